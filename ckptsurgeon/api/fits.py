@@ -19,9 +19,6 @@ from ..storage.read.uri import shown
 from ..storage.small_files import read_file
 from ..tensors.encodings._find import find_codes
 from ..util.text import escape, notes_about
-from .fitting_command import with_command
-from .folder_differences import folder_difference_notes
-from .from_pretrained import with_loader
 from .inputs.argument_types import CheckpointLike
 from .model_folder.adapter_beside import adapter_notes
 from .model_folder.folder import ModelFolder, model_folder, model_folder_at
@@ -57,11 +54,14 @@ def fits(
         versions = checkpoint.header.format not in WITHOUT_VERSIONS
         found = compared(names[0], checkpoint, names[1], target, has_versions=versions)
         found = replace(found, stripped=tuple(checkpoint.stripped))
+        notes = list(_notes(found, checkpoint, target))
         if not found.strict:
+            from .fitting_command import with_command
+            from .from_pretrained import with_loader
+
+            found = with_loader(found, checkpoint, target)
             found = with_command(found, checkpoint, target, source, place, task=task, root=root)
-        notes = [*_notes(found, checkpoint, target), *found.notes]
-        found = with_loader(replace(found, notes=()), checkpoint, target)
-        notes = [*found.notes, *notes, *_model_notes(found, checkpoint, _folder_of(place, target), target)]
+        notes = [*notes, *found.notes, *_model_notes(found, checkpoint, _folder_of(place, target), target)]
     return replace(found, notes=tuple(dict.fromkeys(notes)))
 
 
@@ -113,7 +113,10 @@ def _folder_of(place: CheckpointLike, target: TargetSpec) -> ModelFolder:
 def _model_notes(fit: Fit, checkpoint: Checkpoint, ours: ModelFolder, target: TargetSpec) -> Iterator[str]:
     """Yield notes on what differs between two models besides keys and shapes; ``ours`` is the destination's folder."""
     theirs = model_folder(checkpoint)
-    yield from folder_difference_notes(fit.first, theirs, fit.second, ours)
+    if theirs.files and ours.files:
+        from .folder_differences import folder_difference_notes
+
+        yield from folder_difference_notes(fit.first, theirs, fit.second, ours)
     if theirs.config and not theirs.is_tied:
         for key, owner in target.ties.items():
             if key in checkpoint and owner in checkpoint and (HEAD.search(key) or HEAD.search(owner)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 
-from ..helpers.transformers_models import BERT, MIXTRAL, opened, saved, write_config
+from ..helpers.transformers_models import BERT, MIXTRAL, opened, quiet, saved, write_config
 
 # Mixtures of experts: transformers saves one tensor for each expert, and stacks them when it loads them.
 
@@ -24,6 +25,7 @@ EXPERTS = {
     "num_hidden_layers": 2, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4,
     "v_head_dim": 8, "first_k_dense_replace": 1, "shared_expert_intermediate_size": 16, "use_mamba_kernels": False,
 }  # fmt: skip
+LARGE = 5_000_000
 FAMILIES = {
     "mixtral": "MixtralForCausalLM", "qwen2_moe": "Qwen2MoeForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM",
     "deepseek_v3": "DeepseekV3ForCausalLM", "olmoe": "OlmoeForCausalLM",
@@ -55,6 +57,46 @@ def test_experts_fit_as_transformers_saves_them(kind: str, ckpt: Callable[..., A
     assert others[-1].split()[:2] == ["ckpt", "transplant"]
     assert ckpt(*found.command[1:]).code == 0
     assert cs.fits(found.command[-1], "moe").strict
+
+
+def tiny(kind: str) -> tuple[Any, str]:
+    """Return a small configuration of a model type and the name of its class; raises if the class needs other fields."""
+    import transformers
+    from transformers.models.auto import modeling_auto as auto
+
+    config = transformers.CONFIG_MAPPING[kind].from_dict(EXPERTS)
+    name = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind) or auto.MODEL_MAPPING_NAMES[kind]
+    with torch.device("meta"):
+        model = getattr(transformers, name)._from_config(config)
+    if sum(one.numel() for one in model.parameters()) > LARGE:
+        raise ValueError(kind)
+    return config, name
+
+
+@pytest.mark.long
+def test_every_type_whose_weights_transformers_converts_fits_as_it_is_saved() -> None:
+    transformers = pytest.importorskip("transformers")
+    from transformers import conversion_mapping as conversions
+    from transformers.core_model_loading import WeightConverter
+
+    quiet()
+    named = conversions._MODEL_TO_CONVERSION_PATTERN
+    mapping = conversions._build_checkpoint_conversion_mapping()
+    seen = set()
+    for kind in sorted({*mapping, *named} & {*transformers.CONFIG_MAPPING}):
+        if not any(isinstance(one, WeightConverter) for one in mapping.get(named.get(kind, kind)) or ()):
+            continue
+        try:
+            config, name = tiny(kind)
+            getattr(transformers, name)._from_config(config).save_pretrained(kind)
+        except Exception:  # some classes need other fields, or are large whatever the fields
+            continue
+        seen.add(kind)
+        assert cs.fits(kind, f"{kind}/config.json").fits, kind
+        assert not opened(name, kind)[1], kind
+        shutil.rmtree(kind)
+    assert len(seen) > 40
+    assert {*FAMILIES} <= seen
 
 
 def test_experts_that_are_not_all_there_do_not_fit() -> None:
