@@ -115,8 +115,11 @@ def _model_notes(fit: Fit, checkpoint: Checkpoint, ours: ModelFolder, target: Ta
     theirs = model_folder(checkpoint)
     if theirs.files and ours.files:
         from .folder_differences import folder_difference_notes
+        from .model_folder.config_fields import label_differences
 
         yield from folder_difference_notes(fit.first, theirs, fit.second, ours)
+        shapes = [(key, info.shape) for key, info in checkpoint.items()]
+        yield from label_differences(shapes, (fit.first, theirs.config), (fit.second, ours.config))
     if theirs.config and not theirs.is_tied:
         for key, owner in target.ties.items():
             if key in checkpoint and owner in checkpoint and (HEAD.search(key) or HEAD.search(owner)):

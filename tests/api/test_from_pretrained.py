@@ -237,3 +237,12 @@ def test_an_own_output_layer_in_a_model_that_ties_it_is_said() -> None:
     (note,) = cs.fits("a", "b").notes
     assert "a has both lm_head.weight and model.embed_tokens.weight, and does not tie them, but b" in note
     assert not cs.fits("b", "a").fits
+
+
+def test_other_labels_of_a_classifier_are_said() -> None:
+    labels = ["bad", "good", "neutral"]
+    for name, order in (("a", labels), ("b", labels[::-1]), ("c", labels)):
+        saved(name, BERT, "BertForSequenceClassification", id2label=dict(enumerate(order)))
+    (note,) = cs.fits("a", "b").notes
+    assert note == "row 0 of classifier.weight is bad in a and neutral in b/config.json (id2label); 1 other row too"
+    assert cs.fits("a", "c").notes == ()
