@@ -11,6 +11,7 @@ from ..checkpoint.opening import open_checkpoint
 from ..engine.inputs import PlanInputs
 from ..planning.average import ema_weights, plan_average
 from ..planning.plan.plan import Plan
+from ..planning.possible_codes import with_possible_codes_said
 from .inputs.argument_types import CheckpointLike, checked
 from .inputs.arguments import plain_arguments
 from .inputs.encoding import as_stored, check_encoding, encoding_notes, encoding_said, read_as
@@ -78,6 +79,7 @@ def average(
             notes=[*source_notes(opened, unwrap=unwrap), *twice_notes(opened), *encoding_notes(opened, encoding)],
         )
         plan, opened[:] = keeping_codes(plan, opened, encoding)
+        plan = with_possible_codes_said(plan, [one.codes for one in opened])
         plan = with_settings(plan, opened, 0)
         folders = [folder_of(one) for one in stored]
         plan = with_config_said(plan, folders)

@@ -114,20 +114,14 @@ def folder_differences(first: CheckpointLike, second: CheckpointLike) -> list[st
     paths = ["" if isinstance(one, Checkpoint) else place_of(one) for one in (first, second)]
     if not all(map(os.path.isdir, paths)):
         return []
-    from .model_folder.config_differences import config_notes, generation_differences, input_notes
+    from .folder_differences import folder_difference_notes
+    from .model_folder.config_differences import generation_differences
     from .model_folder.folder import model_folder_at
-    from .model_folder.rows_by_place import difference
 
     here, there = map(model_folder_at, paths)
-    notes: list[str] = []
+    notes = [*folder_difference_notes(paths[0], here, paths[1], there)]
     with suppress(CheckpointError):
-        if here.config and there.config:
-            notes += config_notes(paths[0], here.config, paths[1], there.config)
-        notes += input_notes(paths[0], here, paths[1], there)
         notes += generation_differences(paths[0], here, paths[1], there)
-        if here.vocabulary and there.vocabulary:
-            told = difference((here, escape(paths[0])), (there, escape(paths[1])))
-            notes += [f"the tokenisers differ: {told}"] if told.startswith("row") else [told] if told else []
     return notes
 
 

@@ -13,6 +13,7 @@ from ..engine.inputs import PlanInputs
 from ..errors import ConfigError
 from ..planning.edit import plan_edit
 from ..planning.plan.plan import CarriedEntries, Plan
+from ..planning.possible_codes import with_possible_codes_said
 from ..planning.quantised import check_codes
 from ..planning.transplant.options import Options
 from ..util.text import grouped, listing
@@ -240,6 +241,7 @@ def _edit(
         )
         plan = in_float32(plan) if changed.is_gguf else plan
         check_codes(plan, [checkpoint.codes])
+        plan = with_possible_codes_said(plan, [checkpoint.codes])
         check_settings(plan, [checkpoint])
         plan = with_left_out_said(with_settings(plan, [checkpoint]), checkpoint)
         plan = edited_folder(plan, folder, changed.described, ties, is_described=changes.quantise is not None)

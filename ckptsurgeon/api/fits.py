@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 
 from ..analysis.fits.compare import compared, layer_notes
@@ -14,18 +12,16 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import path_of
 from ..checkpoint.opening import open_checkpoint
 from ..destinations._load import load_target
-from ..errors import ConfigError
 from ..planning.target import TargetSpec
+from ..planning.transplant.by_place import HEAD
 from ..storage.json_text import read_json
 from ..storage.read.uri import shown
 from ..storage.small_files import read_file
 from ..tensors.encodings._find import find_codes
-from ..util.text import escape, listing, notes_about
-from .fitting_command import with_command
+from ..util.text import escape, notes_about
 from .inputs.argument_types import CheckpointLike
 from .model_folder.adapter_beside import adapter_notes
-from .model_folder.folder import model_folder
-from .quantised_class import ignored_keys
+from .model_folder.folder import ModelFolder, model_folder, model_folder_at
 
 __all__ = ["fits"]
 
@@ -37,13 +33,18 @@ WITHOUT_VERSIONS = ("safetensors", "sharded safetensors")
 def fits(
     source: CheckpointLike, destination: CheckpointLike, *, task: str | None = None, root: str | None = None
 ) -> Fit:
-    """Return whether ``load_state_dict(strict=True)`` of a destination would accept a checkpoint; reads only headers.
+    """Return whether a checkpoint loads into a destination; reads only headers.
+
+    It loads if ``load_state_dict(strict=True)`` of the destination accepts it (``Fit.strict``), or if the destination
+    is a model of transformers whose ``from_pretrained`` loads the whole checkpoint (``Fit.loader``).
 
     ``destination`` is a configuration, a model's folder (its config.json is used) or another checkpoint. ``task`` is
     the ESPnet task, if an ESPnet configuration fits several tasks. ``root`` is the dotted path of the state dict in
     ``source``. Keys that the destination's library ties when it loads may be missing, and other dtypes are allowed,
-    because loading casts them. If the checkpoint does not fit, the result has the command of a transplant that makes it
-    fit; this transplant is planned but not carried out. Raises what ``open_checkpoint`` and ``load_target`` raise.
+    because loading casts them. If ``load_state_dict`` does not accept the checkpoint, the result has the command of a
+    transplant that makes it fit; this transplant is planned but not carried out. If both are model folders, notes say
+    which fields of their configurations let equal weights compute different results, and how their tokenisers differ.
+    Raises what ``open_checkpoint`` and ``load_target`` raise.
     """
     place = _destination(destination)
     target = load_target(place, task=task)
@@ -53,9 +54,14 @@ def fits(
         versions = checkpoint.header.format not in WITHOUT_VERSIONS
         found = compared(names[0], checkpoint, names[1], target, has_versions=versions)
         found = replace(found, stripped=tuple(checkpoint.stripped))
-        if not found.fits:
+        notes = list(_notes(found, checkpoint, target))
+        if not found.strict:
+            from .fitting_command import with_command
+            from .from_pretrained import with_loader
+
+            found = with_loader(found, checkpoint, target)
             found = with_command(found, checkpoint, target, source, place, task=task, root=root)
-        notes = [*_notes(found, checkpoint, target), *found.notes]
+        notes = [*notes, *found.notes, *_model_notes(found, checkpoint, _folder_of(place, target), target)]
     return replace(found, notes=tuple(dict.fromkeys(notes)))
 
 
@@ -82,7 +88,6 @@ def _notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[str
         yield from notes_about(checkpoint.path, adapter_notes(model_folder(checkpoint).adapter_beside))
     yield from target.notes
     yield from _encoding_notes(fit, checkpoint, target)
-    yield from _loading_notes(fit, checkpoint, target)
     yield from layer_notes(fit, list(checkpoint), list(target.tensors))
 
 
@@ -96,24 +101,27 @@ def _encoding_notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Ite
         yield f"{second} is quantised and {first} is not"
 
 
-def _loading_notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[str]:
-    """Yield notes on what from_pretrained does that loading a state dict strictly does not."""
-    if target.kind != "transformers" or target.recognise is None or fit.fits:
-        return
-    with suppress(ConfigError):
-        known = target.recognise(checkpoint)
-        if known.names or known.operations:
-            yield f"from_pretrained of {known.by} renames or converts tensors of this layout itself"
-    name = _class_of(target) if fit.missing else ""
-    ignored = ignored_keys(name, is_missing=True) if name else ()
-    made = [key for key in fit.missing if any(re.search(pattern, key) for pattern in ignored)]
-    if made:
-        named = listing(made, 3, where="")
-        yield f"from_pretrained of {escape(name)} initialises {named} itself, and accepts checkpoints without them"
+def _folder_of(place: CheckpointLike, target: TargetSpec) -> ModelFolder:
+    """Return the configuration and tokeniser files of a destination."""
+    if target.companions:
+        return ModelFolder("", target.companions)
+    if isinstance(place, (str, os.PathLike)) and os.path.isdir(place):
+        return model_folder_at(os.fspath(place))
+    return ModelFolder("")
 
 
-def _class_of(target: TargetSpec) -> str:
-    """Return the name of the class of transformers that a destination builds; '' if its config.json has none."""
-    texts = [one.text for one in target.companions if one.name == CONFIG and one.text]
-    named = read_json(texts[0]).get("architectures") if texts else None
-    return str(named[0]) if isinstance(named, list) and named else ""
+def _model_notes(fit: Fit, checkpoint: Checkpoint, ours: ModelFolder, target: TargetSpec) -> Iterator[str]:
+    """Yield notes on what differs between two models besides keys and shapes; ``ours`` is the destination's folder."""
+    theirs = model_folder(checkpoint)
+    if theirs.files and ours.files:
+        from .folder_differences import folder_difference_notes
+        from .model_folder.config_fields import label_differences
+
+        yield from folder_difference_notes(fit.first, theirs, fit.second, ours)
+        shapes = [(key, info.shape) for key, info in checkpoint.items()]
+        yield from label_differences(shapes, (fit.first, theirs.config), (fit.second, ours.config))
+    if theirs.config and not theirs.is_tied:
+        for key, owner in target.ties.items():
+            if key in checkpoint and owner in checkpoint and (HEAD.search(key) or HEAD.search(owner)):
+                apart = f"{escape(fit.first)} has both {escape(key)} and {escape(owner)}, and does not tie them"
+                yield f"{apart}, but {escape(fit.second)} does: one of them replaces the other"

@@ -24,6 +24,7 @@ __all__ = [
     "check_codes",
     "check_decoded",
     "check_replaced",
+    "computation",
     "computing",
     "refuse_codes",
 ]
@@ -67,7 +68,7 @@ def _carried(plan: Plan, sources: Sequence[QuantisedTensors]) -> list[_CarriedCo
             if coded is not None and not (step.key == one.key and coded.codes in anew):  # settings beside new codes
                 entry = found.setdefault(id(coded), _CarriedCodes(plan.sources[one.source].name, coded))
                 entry.names.setdefault(_ending(coded, one.key), []).append(step.key)
-                doing = _doing(plan.verb, step, one)
+                doing = computation(plan.verb, step, one)
                 if doing and one.key != coded.codes:
                     doing = f"{doing} of its {_ending(coded, one.key).rpartition('.')[2]}"
                 if doing and (
@@ -86,7 +87,7 @@ def _ending(coded: QuantisedTensor, key: str) -> str:
     return next(end for end, part in coded.parts.items() if part == key)
 
 
-def _doing(verb: str, step: Step, one: Input) -> str:
+def computation(verb: str, step: Step, one: Input) -> str:
     """Return in words what a step does to its input ``one``, such as ``a cast from A to B``; "" for a copy.
 
     ``verb`` is the command.

@@ -24,14 +24,18 @@ Rows = Mapping[str, str]
 def fit_view(found: Fit, *, every: bool = False) -> RenderableType:
     """Return the verdict, then the differences by kind; tensors that differ only in layer numbers share a row.
 
-    With ``every``, nothing is left out, and each renamed tensor has a row.
+    With ``every``, nothing is left out, and each renamed tensor has a row. Otherwise the differences are left out if
+    from_pretrained loads the checkpoint, because it settles them.
     """
+    if found.loader and not every:
+        return Group(Text(found.verdict, style="green"), Text(found.strictly), *_cast(found))
     limit = 1 << 30 if every else SHOWN
     given = set(found.renamed.values())
     missing = {key: info for key, info in found.missing.items() if key not in given}
     unused = {key: info for key, info in found.unexpected.items() if key not in found.renamed}
     shapes = {p.key: f"{shape_text(p.first.shape)} to {shape_text(p.second.shape)}" for p in found.mismatched}
     parts: list[RenderableType] = [Text(found.verdict, style="green" if found.fits else "red")]
+    parts += [Text(found.strictly)] if found.strictly else []
     parts += left_over("missing", "red", missing, limit)
     parts += _table("other shape", "yellow", shapes, limit, is_first=True)
     parts += _table("not copied", "yellow", found.uncopied, limit)
@@ -47,7 +51,8 @@ def command_lines(found: Fit) -> Iterator[str]:
     if found.command:
         yield from rule_lines(found.rules)
         planned = ", ".join(f"{number} {kind}" for kind, number in found.counts.items())
-        yield f"  this makes it fit: {planned}"
+        what = "this makes it fit load_state_dict(strict=True), too" if found.loader else "this makes it fit"
+        yield f"  {what}: {planned}"
         yield f"    {found.command_line}"
 
 

@@ -249,6 +249,7 @@ def test_what_a_class_makes_itself_is_said() -> None:
     found = cs.fits("marian", "marian/config.json")
     positions = [f"model.{one}.embed_positions.weight" for one in ("encoder", "decoder")]
     assert list(found.missing) == positions
+    assert (found.fits, found.loader) == (True, "MarianMTModel")
     assert found.notes == (
         f"from_pretrained of MarianMTModel initialises {', '.join(positions)} itself, and accepts checkpoints without them",
     )
@@ -278,9 +279,9 @@ def test_the_command_for_another_head_gives_a_folder_that_loads(ckpt: Callable[.
 def test_an_older_layout_is_converted_by_the_command(ckpt: Callable[..., Any]) -> None:
     saved("mixtral", MIXTRAL, "MixtralForCausalLM")
     found = cs.fits("mixtral", "mixtral")
-    assert not found.fits
+    assert not found.strict
     assert ckpt(*found.command[1:]).code == 0
-    assert cs.fits("mixtral-fits", "mixtral").fits
+    assert cs.fits("mixtral-fits", "mixtral").strict
 
 
 def test_token_lists_beside_both_are_proposed(ckpt: Callable[..., Any]) -> None:

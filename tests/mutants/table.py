@@ -54,6 +54,18 @@ MUTANTS = (
         "api/model_folder/test_kinds_by_position.py",
     ),
     Mutant(
+        "a folder whose configuration contradicts its layers is not written",
+        "    if plan.target.refused:\n",
+        "    if False:\n",
+        "api/model_folder/test_kinds_by_position.py",
+    ),
+    Mutant(
+        "a cast of what may be scales is said",
+        "            if scales and used:\n",
+        "            if False:\n",
+        "planning/test_possible_codes.py",
+    ),
+    Mutant(
         "a layer that runs as another kind is said",
         "moved_layer_notes(plan, number, theirs, written, is_own=theirs is ours)",
         "()",

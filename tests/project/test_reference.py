@@ -113,7 +113,7 @@ def rare(plans: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     plan = Plan.from_json(next(one for one in plans if one["verb"] == "transplant"))
     yield replace(plan, vocabularies=(rows,), steps=(replace(plan.steps[0], merge=merge),)).to_json()
     far = PlanTarget("transformers", "config.json", "https://…/config.json", (FilePrint("", 1, "", None, "etag"),))
-    yield replace(plan, rows=replace(rows, new="init"), target=far).to_json()
+    yield replace(plan, rows=replace(rows, new="init"), target=replace(far, notes=("a",), refused="b")).to_json()
     yield replace(plan, sources=(replace(plan.sources[0], path="", memory=True), *plan.sources[1:])).to_json()
     failed, gone = (Failure("w", "a bit differs"),), {"v": "its source is gone"}
     yield Verification("out.safetensors", 1, 0, 0, failed, gone, near=1, products=2).to_json()

@@ -19,8 +19,10 @@ __all__ = ["Fit"]
 class Fit(InNotebooks):
     """How the tensors of a checkpoint (``first``) fit a destination (``second``), by keys and shapes.
 
-    ``fits`` is whether ``load_state_dict(strict=True)`` of the destination would succeed. ``tensors`` is the number of
-    the destination's keys. ``missing`` are keys that only the destination has, ``unexpected`` keys that only the
+    ``strict`` is whether ``load_state_dict(strict=True)`` of the destination would succeed. ``loader`` is the class of
+    transformers whose ``from_pretrained`` loads the whole checkpoint although ``strict`` is false: it converts older
+    layouts, and makes some tensors itself. ``fits`` is whether one of the two is so. ``tensors`` is the number of the
+    destination's keys. ``missing`` are keys that only the destination has, ``unexpected`` keys that only the
     checkpoint has. The tensors in ``mismatched`` have other shapes; the tensors in ``retyped`` have another dtype,
     which loading casts. ``uncopied`` maps keys of both to the reason why torch does not copy one tensor into the other,
     such as a quantised tensor into a plain one. ``tied`` maps keys that the checkpoint may lack to the keys that they
@@ -28,7 +30,7 @@ class Fit(InNotebooks):
     other fields are without them. ``renamed`` maps keys of the checkpoint to the missing keys that they correspond to.
     ``rules`` are the ``--map`` rules that rename them, empty if the destination knows the names. ``command`` has the
     words of a command that makes the checkpoint fit, and ``counts`` the number of tensors of its output in each class,
-    such as copied. Both are empty if the checkpoint fits, or if no such command was found.
+    such as copied. Both are empty if ``strict`` is true, or if no such command was found.
     """
 
     first: str
@@ -46,21 +48,34 @@ class Fit(InNotebooks):
     command: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    loader: str = ""
 
     def __repr__(self) -> str:
         return f"<Fit of {escape(self.first)} in {escape(self.second)}: {self.verdict}>"
 
     @property
     def fits(self) -> bool:
-        """Whether the checkpoint loads into the destination as it is."""
+        """Whether the checkpoint loads into the destination, strictly or with ``from_pretrained``."""
+        return self.strict or bool(self.loader)
+
+    @property
+    def strict(self) -> bool:
+        """Whether ``load_state_dict(strict=True)`` accepts the checkpoint as it is."""
         return not (self.missing or self.unexpected or self.mismatched or self.uncopied or self.stripped)
 
     @property
     def verdict(self) -> str:
         """The answer in one line: ``fits: all 201 tensors``, or how many keys and shapes are wrong."""
-        if self.fits:
+        if self.strict:
             return f"fits: {'all ' if self.tensors > 1 else ''}{count(self.tensors, 'tensor')}"
+        if self.loader:
+            return f"fits: from_pretrained of {escape(self.loader)} loads it"
         return f"does not fit: {', '.join(self._faults())}"
+
+    @property
+    def strictly(self) -> str:
+        """Why ``load_state_dict(strict=True)`` fails for a checkpoint that ``from_pretrained`` loads; else empty."""
+        return f"load_state_dict(strict=True) does not: {', '.join(self._faults())}" if self.loader else ""
 
     def _faults(self) -> Iterator[str]:
         left = self.missing.keys() - set(self.renamed.values())
@@ -91,6 +106,8 @@ class Fit(InNotebooks):
             "first": self.first,
             "second": self.second,
             "fits": self.fits,
+            "strict": self.strict,
+            "loader": self.loader,
             "tensors": self.tensors,
             "missing": [_row(key, info) for key, info in self.missing.items()],
             "unexpected": [_row(key, info) for key, info in self.unexpected.items()],

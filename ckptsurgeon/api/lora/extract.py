@@ -14,6 +14,7 @@ from ...errors import PlanError
 from ...planning.lora_extract.plan import plan_lora_extract, with_tied
 from ...planning.lora_extract.steps import ExtractOptions, check_extraction, comparable
 from ...planning.plan.plan import Plan
+from ...planning.possible_codes import with_possible_codes_said
 from ...planning.quantised import check_codes, refuse_codes
 from ...planning.transplant.by_place import is_of_tokens
 from ...planning.transplant.options import Options
@@ -114,6 +115,7 @@ def lora_extract(
             ],
         )  # fmt: skip
         check_codes(plan, [one.codes for one in opened])
+        plan = with_possible_codes_said(plan, [one.codes for one in opened])
         plan = with_config_said(plan, folders, 1)
         beside = (
             f"{escape(one.path)}: {note}"

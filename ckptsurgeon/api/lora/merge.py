@@ -14,6 +14,7 @@ from ...engine.inputs import PlanInputs
 from ...errors import ConfigError
 from ...planning.lora_merge.plan import plan_lora_merge
 from ...planning.plan.plan import Plan
+from ...planning.possible_codes import with_possible_codes_said
 from ...planning.quantised import check_codes
 from ...planning.transplant.options import Options
 from ...util.text import count
@@ -107,6 +108,7 @@ def lora_merge(
         )
         plan, opened[:] = keeping_codes(plan, opened, encoding, dtype=options.dtype)
         check_codes(plan, [one.codes for one in opened])
+        plan = with_possible_codes_said(plan, [one.codes for one in opened])
         plan = with_settings(plan, opened, 0)
         inputs = PlanInputs(tuple(opened), None, tuple(path for _, path in views if path), memory=most)
         plan = lora_folder(plan, folders[0], opened[0], folders[1:], by_place=by_place)

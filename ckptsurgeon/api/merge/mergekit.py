@@ -32,6 +32,7 @@ from ..model_folder.config_differences import with_config_said
 from ..model_folder.folder import ModelFolder, model_folder_at
 from ..model_folder.layers.renumbered import kinds_stated, not_by_layer, with_layers
 from ..model_folder.merged import merged_folder
+from ..model_folder.output import with_folder_refused
 from ..model_folder.quantised import folder_of
 from ..model_folder.rows_by_place import RECIPE, checked_rows
 from .settings import MergeRequest
@@ -158,17 +159,20 @@ class RecipeModels:
             metadata=self._metadata,
             notes=[*self._notes, *layout.notes, *said],
         )
-        config, more = self._config(layout)
-        plan = replace(plan, notes=(*plan.notes, *more))
+        config, more, faults = self._config(layout)
+        plan = with_folder_refused(replace(plan, notes=(*plan.notes, *more)), faults)
         return merged_folder(plan, self.folders[self.donor], self.folders, config=config, files=files, tokens=tokens)
 
     def _find(self, one: ModelReference) -> ModelFolder:
         number = self._numbers.get(one)
         return self.folders[number] if number is not None else model_folder_at(found(one, self._folder))
 
-    def _config(self, layout: MergeLayout) -> tuple[Mapping[str, Any], list[str]]:
-        """Return the configuration for the output, and notes: the donor's, with the new number of layers."""
-        folder, notes = self.folders[self.donor], list[str]()
+    def _config(self, layout: MergeLayout) -> tuple[Mapping[str, Any], list[str], list[str]]:
+        """Return the configuration for the output, notes, and faults.
+
+        The configuration is the donor's, with the new number of layers. Faults say what it cannot describe.
+        """
+        folder, notes, faults = self.folders[self.donor], list[str](), list[str]()
         config: Mapping[str, Any] = folder.config
         for one in layout.stacks if config else ():
             view = self._views[self.donor]
@@ -178,15 +182,19 @@ class RecipeModels:
             origins = [(self.folders[number].config, layer) for number, layer in one.origins]
             numbers = [layer for _, layer in one.origins]
             if numbers != list(range(old.count)):
-                others = layer_lists(view.tensors, layer_counts(config))
-                why = not_by_layer(config, old, others, 0, is_moved=numbers != list(range(len(numbers))))
-                notes += (f"config.json is changed, but its {reason}" for reason in why)
+                alike = {each.layers.prefix for each in layout.stacks if len(each.origins) == len(numbers)}
+                others = [each for each in layer_lists(view.tensors, layer_counts(config)) if each.prefix not in alike]
+                why = list(not_by_layer(config, old, others, 0, is_moved=numbers != list(range(len(numbers)))))
+                certain = [reason for reason in why if reason.is_certain and len(numbers) != old.count]
+                faults += (f"its {reason.said}" for reason in certain)
+                notes += (f"config.json is changed, but its {reason.said}" for reason in why if reason not in certain)
             made = with_layers(config, old, origins)
             config, notes = made.fields, [*notes, *kinds_stated(made)]
+            faults += made.faults
             if not made.is_counted:
                 what = f"the number of {one.layers.prefix}"
                 notes.append(f"config.json has no field for {what}, which is now {len(origins)}")
-        return config, notes
+        return config, notes, faults
 
     def said(self, document: Any) -> Any:
         """Return the recipe ``document`` with names of models instead of paths: outputs never contain local paths."""

@@ -18,6 +18,7 @@ from ...planning.merge.options import MergeOptions
 from ...planning.merge.values import ParameterSetting, Settings
 from ...planning.mixed_layers import check_mixed_layers
 from ...planning.plan.plan import Plan
+from ...planning.possible_codes import with_possible_codes_said
 from ...planning.quantised import check_codes
 from ...storage.yaml_text import read_yaml
 from ...util.text import brief_repr, escape
@@ -81,6 +82,7 @@ class MergeRequest:
         index of the model whose configuration the output gets.
         """
         check_codes(plan, [one.codes for one in opened])
+        plan = with_possible_codes_said(plan, [one.codes for one in opened])
         check_settings(plan, opened, donor)
         check_mixed_layers(plan, [one.codes for one in opened], donor, opened[donor])
         plan = replace(plan, notes=(*plan.notes, *unsettled_notes(plan, opened, donor)))

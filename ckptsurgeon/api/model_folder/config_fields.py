@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,7 @@ __all__ = [
     "is_derived",
     "is_ignored",
     "is_usual",
+    "label_differences",
     "label_notes",
     "renamed_settings",
     "with_dtype_said",
@@ -201,20 +202,28 @@ def label_notes(
     ``theirs`` is the configuration of the source at index ``source``. ``ours`` is the output's configuration, which
     comes from the model ``name``.
     """
-    there, here = _labels(theirs), _labels(ours)
+    taken = [(step.key, one.shape) for step in plan.steps for one in step.inputs if one.source == source]
+    yield from label_differences(taken, (plan.sources[source].name, theirs), (name, ours))
+
+
+def label_differences(
+    taken: Iterable[tuple[str, Sequence[int]]], one: tuple[str, Mapping[str, Any]], other: tuple[str, Mapping[str, Any]]
+) -> Iterator[str]:
+    """Yield a note on the first classifier in ``taken`` whose rows have other labels in two models.
+
+    ``taken`` has pairs (key, shape) of tensors that both have; ``one`` and ``other`` are name and configuration of a
+    model.
+    """
+    there, here = _labels(one[1]), _labels(other[1])
     rows = [row for row in sorted(there.keys() & here.keys()) if there[row].casefold() != here[row].casefold()]
-    keys = [
-        step.key
-        for step in plan.steps
-        for one in step.inputs
-        if one.source == source and is_of_labels(step.key) and one.shape[:1] == (len(there),)
-    ]
+    keys = [key for key, shape in taken if is_of_labels(key) and tuple(shape[:1]) == (len(there),)]
     keys.sort(key=lambda key: not key.endswith("weight"))
     if rows and keys:
         row, more = rows[0], len(rows) - 1
         also = f"; {count(more, 'other row')} too" if more else ""
-        their_label = f"{escape(there[row])} in {escape(plan.sources[source].name)}"
-        our_label = f"{escape(here[row])} in {escape(name)}"
+        their_label, our_label = (
+            f"{escape(labels[row])} in {escape(name)}" for labels, name in ((there, one[0]), (here, other[0]))
+        )
         yield f"row {row} of {escape(keys[0])} is {their_label} and {our_label} (id2label){also}"
 
 

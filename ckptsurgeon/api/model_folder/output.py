@@ -30,10 +30,11 @@ from .documents import json_text
 from .folder import ModelFolder
 from .layers.renumbered import kinds_stated, not_by_layer, with_layers
 
-__all__ = ["edited_folder", "kept_folder", "with_config", "with_files", "with_new_ids"]
+__all__ = ["edited_folder", "kept_folder", "with_config", "with_files", "with_folder_refused", "with_new_ids"]
 
 QUANTISED_BY = ("quantize_config.json", "quant_config.json")
 """Files with the quantisation settings of AutoGPTQ and AutoAWQ."""
+MOST_FAULTS = 8
 PARTS = "{part}choose a token list that has this token"
 """Hint for a token id whose token the new vocabulary lacks, in a transplant into a checkpoint."""
 
@@ -79,7 +80,8 @@ def edited_folder(
     ]
     if not left and not renamed:
         return _recast(plan, folder, None, ())
-    config, notes = _fewer_layers(folder, list(tensors), left) if not renamed else (None, [])
+    config, notes, faults = _fewer_layers(folder, list(tensors), left) if not renamed else (None, [], [])
+    plan = with_folder_refused(plan, faults)
     if config is not None:
         kept, more = with_heads_left(folder.files, folder, config)
         return _recast(plan, folder, config, [*notes, *more], kept)
@@ -127,11 +129,12 @@ def _why(renamed: Sequence[Step], left: Sequence[str]) -> str:
 
 def _fewer_layers(
     folder: ModelFolder, keys: Sequence[str], left: Sequence[str]
-) -> tuple[dict[str, Any] | None, list[str]]:
-    """Return the configuration with fewer layers if only the last layers are left out, and notes.
+) -> tuple[dict[str, Any] | None, list[str], list[str]]:
+    """Return the configuration with fewer layers if only the last layers are left out, notes, and faults.
 
     ``keys`` are the keys of the source, and ``left`` the keys that are left out. The configuration is None if other
-    tensors are left out, or if it cannot be changed; in the second case, a note has the reason.
+    tensors are left out, or if it cannot be changed; in the second case, a note has the reason. Faults say which layers
+    would run as another kind, because no field can state their kinds.
     """
     config = folder.config
     lists = layer_lists(keys, layer_counts(config)) if config else []
@@ -142,13 +145,13 @@ def _fewer_layers(
         kept = one.count - len(numbers)
         if not outside and gone == len(left) and kept and numbers == set(range(kept, one.count)):
             made = with_layers(config, one, [(config, number) for number in range(kept)])
-            why = [*(f"its {reason}" for reason in not_by_layer(config, one, lists, kept)), *made.faults]
+            why = [*(f"its {reason.said}" for reason in not_by_layer(config, one, lists, kept)), *made.faults]
             if why:
-                return None, [listing(why, 2, where="")]
+                return None, [listing(why, 2, where="")], made.faults
             if made.is_counted:
                 said = f"config.json now has {kept} of the {one.count} layers of {escape(one.prefix)}"
-                return made.fields, [said, *kinds_stated(made)]
-    return None, []
+                return made.fields, [said, *kinds_stated(made)], []
+    return None, [], []
 
 
 def _recast(
@@ -213,6 +216,14 @@ def with_config(files: Sequence[Companion], fields: Mapping[str, Any]) -> tuple[
     return (Companion(CONFIG, text=json_text(fields)), *(one for one in files if one.name != CONFIG))
 
 
+def with_folder_refused(plan: Plan, faults: Sequence[str]) -> Plan:
+    """Return a plan that is refused for an output folder if there are ``faults``: what no config.json can describe."""
+    if not faults:
+        return plan
+    why = f"config.json cannot describe the layers of the output: {'; '.join(faults[:MOST_FAULTS])}."
+    return replace(plan, target=replace(plan.target, refused=why))
+
+
 def with_files(plan: Plan, files: Sequence[Companion], notes: Sequence[str], origin: ModelFolder | None = None) -> Plan:
     """Return a plan whose output gets ``files`` in addition to its weights; ``notes`` are added to the plan's notes.
 
@@ -224,7 +235,8 @@ def with_files(plan: Plan, files: Sequence[Companion], notes: Sequence[str], ori
     weights = ADAPTER_WEIGHTS[0] if _is_adapter(files) else ""
     paths = tuple(one.name for one in plan.target.files)
     target = TargetSpec(plan.target.kind, plan.target.name, {}, companions=files, files=paths, lists=plan.target.lists)
-    made = replace(plan_target(target), config=plan.target.config, implied=plan.target.implied, weights=weights)
+    kept = plan.target
+    made = replace(plan_target(target), config=kept.config, implied=kept.implied, weights=weights, refused=kept.refused)
     notes = [note for note in notes if note not in plan.notes]
     found = (*notes, *faults, *folder_notes(plan, ModelFolder("", files), origin))
     made = replace(made, notes=(*plan.target.notes, *found))

@@ -14,6 +14,7 @@ from ...errors import PatternError, PlanError
 from ...planning.operations.conversions import layouts_known
 from ...planning.plan.files import PlanSource
 from ...planning.plan.plan import Plan
+from ...planning.possible_codes import with_possible_codes_said
 from ...planning.quantised import check_codes
 from ...planning.quantised_error import QuantisedError
 from ...planning.target import KnownLayout, TargetSpec
@@ -214,6 +215,7 @@ def _planned(
         opened[len(specs) :] = held[len(specs) : len(opened)]
         wanted = opened[-1].codes if owner is not None else wanted
         check_codes(plan, [one.codes for one in held], wanted)
+        plan = with_possible_codes_said(plan, [one.codes for one in held])
         quantised_by = (config or {}).get("quantization_config")
         check_settings(plan, held, owner, quantised_by)
         plan = replace(plan, notes=(*plan.notes, *unsettled_notes(plan, held, owner, quantised_by)))

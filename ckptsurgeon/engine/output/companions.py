@@ -112,21 +112,29 @@ def _is_as_written(path: str, one: PlanCompanion) -> bool:
 
 
 BLOCK = 1 << 20
+ONE_FILE = (
+    "Write one file, which has no config.json (-o NAME.safetensors), or choose layers that keep their kinds: whole "
+    "periods of layers, in their order."
+)
 
 
 def as_written(plan: Plan, options: OutputOptions) -> Plan:
     """Return the plan with only the tensors and companion files that its output will have.
 
     If a tensor has several keys (tied weights), the keys that loaders restore by themselves are left out. The tensor is
-    stored under the first of its remaining keys. If the output is a single file, the plan gets no companion files. PEFT
-    reads an adapter only from a folder with one safetensors file. If an adapter is copied to any other kind of output,
-    the plan does not get its PEFT configuration.
+    stored under the first of its remaining keys. If the output is a single file, the plan gets no companion files, and
+    no notes on them. PEFT reads an adapter only from a folder with one safetensors file. If an adapter is copied to any
+    other kind of output, the plan does not get its PEFT configuration. Raises PlanError for a folder if no config.json
+    can describe the weights.
     """
     writer = writer_of(options)
     plan = _without_weights(plan, options)
     if not is_folder(options):
         notes = tuple(note for note in plan.notes if note not in plan.target.notes)
-        return replace(plan, target=replace(plan.target, companions=(), implied=(), notes=()), notes=notes)
+        target = replace(plan.target, companions=(), implied=(), notes=(), refused="")
+        return replace(plan, target=target, notes=notes)
+    if plan.target.refused:
+        raise PlanError(plan.target.refused, hint=ONE_FILE)
     plan = _without_settings(plan)
     implied = () if writer.shares or not writer.suffixes else plan.target.implied
     first: dict[str, str] = {}

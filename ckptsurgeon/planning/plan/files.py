@@ -127,7 +127,7 @@ class PlanTarget(Brief):
     ``implied``, since the library that loads the folder ties them to other tensors. ``weights`` is the name that the
     file of tensors must have, if only one name is possible. ``lists`` are the files of the old and the new token list,
     if the configuration was given another vocabulary. ``notes`` are about the companions, and are shown only if the
-    output gets them.
+    output gets them. ``refused`` is the reason why no folder may be written: no config.json can describe the weights.
     """
 
     kind: str
@@ -139,6 +139,7 @@ class PlanTarget(Brief):
     weights: str = ""
     lists: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    refused: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the object as plain data, for JSON."""
@@ -152,6 +153,7 @@ class PlanTarget(Brief):
             **({"weights": self.weights} if self.weights else {}),
             **({"lists": list(self.lists)} if self.lists else {}),
             **({"notes": list(self.notes)} if self.notes else {}),
+            **({"refused": self.refused} if self.refused else {}),
         }
 
     @staticmethod
@@ -167,6 +169,7 @@ class PlanTarget(Brief):
             text(row.get("weights", "")),
             tuple(text(path) for path in row.get("lists", ())),
             tuple(map(text, row.get("notes", ()))),
+            text(row.get("refused", "")),
         )
 
 

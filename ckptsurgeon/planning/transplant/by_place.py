@@ -58,6 +58,12 @@ _OTHERS = frozenset(
 )  # fmt: skip
 """Words that exclude a tensor: its rows belong to other things than tokens, or it has no rows."""
 
+_PROJECTIONS = frozenset((
+    "q", "k", "v", "qk", "kv", "qkv", "wq", "wk", "wv", "query", "queries", "key", "keys", "value", "values", "proj",
+    "projection", "projector", "gate", "up", "down", "router", "expert", "experts", "adapter", "lora", "hidden",
+))  # fmt: skip
+"""Words in the names of projections, whose sizes are widths."""
+
 FEWEST = 10
 """A smaller classifier has a row for each label: no vocabulary is so small. A larger one may be for tokens (CTC)."""
 
@@ -156,7 +162,7 @@ def _rows_of_tokens(changes: Iterable[ShapeChange]) -> dict[str, Sizes]:
     sure = {sizes for names, sizes in matrices if any(map(_is_surely_of_tokens, names))}
     named = {sizes for names, sizes in matrices if _has_rows(names, 2)} - wider
     tokens = {sizes for names, sizes in matrices if _has_rows(names, 2) and not any(map(is_of_labels, names))} - wider
-    tokens |= _paired([(one.names[0], sizes) for one, sizes, _ in rows]) - wider
+    tokens |= _paired(rows, wider) - wider
     return {
         one.names[0]: sizes
         for one, sizes, axes in rows
@@ -166,21 +172,42 @@ def _rows_of_tokens(changes: Iterable[ShapeChange]) -> dict[str, Sizes]:
     }
 
 
-def _paired(rows: Sequence[tuple[str, Sizes]]) -> set[Sizes]:
+def _paired(rows: Sequence[tuple[ShapeChange, Sizes, int]], wider: Set[Sizes]) -> set[Sizes]:
     """Return the sizes, in source and destination, of pairs of an embedding and its output layer, whatever their names.
 
-    ``rows`` has (key, sizes) of each tensor. One of the two sizes is no multiple of 8, unlike the widths of layers. The
-    two matrices are in modules whose names differ not only in numbers. One of them, the embedding, has no bias.
+    ``rows`` has all tensors of which only the first axis changes, and ``wider`` the sizes by which other axes change.
+    The two matrices are in modules whose names differ not only in numbers. One of them, the embedding, has no bias. If
+    both sizes are multiples of 8, as widths are, the matrices must also look like tables for tokens (``_are_tables``).
     """
-    keys = {key for key, _ in rows}
-    modules: dict[Sizes, set[str]] = {}
-    for key, sizes in rows:
-        is_odd = max(sizes) >= FEWEST and any(size % 8 for size in sizes)
-        if is_odd and "bias" not in key.rpartition(".")[2] and not _has_other_rows(key):
-            modules.setdefault(sizes, set()).add(_module(key))
-    return {
-        sizes for sizes, found in modules.items() if _are_pair(found) and any(f"{m}.bias" not in keys for m in found)
-    }
+    keys = {one.names[0] for one, _, _ in rows}
+    pairs: dict[Sizes, list[ShapeChange]] = {}
+    for one, sizes, _ in rows:
+        key = one.names[0]
+        if max(sizes) >= FEWEST and "bias" not in key.rpartition(".")[2] and not _has_other_rows(key):
+            pairs.setdefault(sizes, []).append(one)
+    found = set()
+    for sizes, some in pairs.items():
+        modules = {_module(one.names[0]) for one in some}
+        is_pair = _are_pair(modules) and any(f"{one}.bias" not in keys for one in modules)
+        if is_pair and (any(size % 8 for size in sizes) or _are_tables(some, sizes, wider)):
+            found.add(sizes)
+    return found
+
+
+def _are_tables(pair: Sequence[ShapeChange], sizes: Sizes, wider: Set[Sizes]) -> bool:
+    """Return whether resized matrices are an embedding and its output layer rather than two projections.
+
+    Both have the width of the model as columns, more rows than columns, and are in no numbered list. Two projections
+    whose results are multiplied (queries and keys, two towers) have telling names, other columns or fewer rows. If
+    results are concatenated, an axis of another tensor changes by a multiple of these sizes.
+    """
+    if any(before * sizes[1] == after * sizes[0] for before, after in wider):
+        return False
+    if any(re.search(r"(^|\.)\d+\.", one.names[0]) for one in pair):
+        return False
+    named = any(_PROJECTIONS & _words(one.names[0].lower().split(".")) for one in pair)
+    widths = {one.want[-1] for one in pair}
+    return not named and len(widths) == 1 and max(sizes) > min(widths)
 
 
 def _module(key: str) -> str:

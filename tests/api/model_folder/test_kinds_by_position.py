@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.apply import check_output
 from ckptsurgeon.api.model_folder.layers.derived_kinds import LayerKinds
 from ckptsurgeon.api.model_folder.layers.renumbered import RenumberedConfig, not_by_layer, with_layers
 from ckptsurgeon.planning.merge.layers import LayerList
@@ -227,15 +228,41 @@ def test_a_nested_configuration_without_a_type_is_of_the_outer_type() -> None:
     [
         (
             {"model_type": "jamba", "attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 1},
-            "layers run as another kind in the output than in m: layers 2, 4 run as mamba, not attention "
-            "(attn_layer_period); layer 3 runs as attention, not mamba (attn_layer_period)",
+            "layers 2, 4 run as mamba, not attention (attn_layer_period); layer 3 runs as attention, not mamba "
+            "(attn_layer_period)",
         ),
         (
             {"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True},
-            "layers run as another kind in the output than in m: layer 2 runs as 1/3, not 1/2 "
-            "(scale_attn_by_inverse_layer_idx); layer 3 runs as 1/4, not 1/3 (scale_attn_by_inverse_layer_idx); layer 4 "
-            "runs as 1/5, not 1/4 (scale_attn_by_inverse_layer_idx)",
+            "layer 2 runs as 1/3, not 1/2 (scale_attn_by_inverse_layer_idx); layer 3 runs as 1/4, not 1/3 "
+            "(scale_attn_by_inverse_layer_idx); layer 4 runs as 1/5, not 1/4 (scale_attn_by_inverse_layer_idx)",
         ),
+        (
+            {"model_type": "gemma4_text", "layer_types": [FULL, SLIDING, FULL, FULL]},
+            "layer 4 runs as full_attention, not sliding_attention (layer_types)",
+        ),
+        ({"model_type": "net", "layer_kinds": ["a", "b", "a", "b"]}, "its layer_kinds still describes all 4 layers"),
+    ],
+)
+def test_no_folder_is_written_whose_configuration_contradicts_its_layers(fields: dict[str, Any], said: str) -> None:
+    model("m", **fields)
+    ends = ([0, 3], [0, 2]) if fields["model_type"] == "gemma4_text" else ([0, 2], [1, 4])
+    slices = [{"sources": [{"model": "m", "layer_range": one}]} for one in ends]
+    Path("r.yaml").write_text(json.dumps({"slices": slices, "merge_method": "passthrough"}))
+    with pytest.raises(cs.PlanError) as error:
+        cs.apply(cs.merge("r.yaml"), "out/")
+    assert error.value.message == f"config.json cannot describe the layers of the output: {said}."
+    assert "-o NAME.safetensors" in str(error.value.hint)
+    assert not Path("out").exists()
+    plan = cs.merge("r.yaml")
+    with pytest.raises(cs.PlanError):
+        check_output("out/", plan=cs.Plan.from_json(plan.to_json()))
+    cs.apply(plan, "out.safetensors")
+    assert len(cs.open_checkpoint("out.safetensors")) == 6
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
         (
             {"model_type": "net", "window_pattern": 2},
             "config.json is changed, but its window_pattern may set the kind of each layer by its position, which has "
@@ -245,10 +272,29 @@ def test_a_nested_configuration_without_a_type_is_of_the_outer_type() -> None:
         ({"model_type": "llama"}, ""),
     ],
 )
-def test_a_kind_that_no_field_can_state_is_said(fields: dict[str, Any], said: str) -> None:
+def test_a_kind_that_may_follow_from_the_position_is_said(fields: dict[str, Any], said: str) -> None:
     model("m", **fields)
     _, notes = stacked(("m", [0, 2]), ("m", [1, 4]))
     assert notes == ([said] if said else [])
+
+
+def test_a_number_of_two_lists_does_not_describe_one_of_them_alone() -> None:
+    model("m", model_type="net")
+    towers = {f"tower.blocks.{at}.fc.weight": torch.ones(4, 4) for at in range(4)}
+    save_file({**load_file("m/model.safetensors"), **towers}, "m/model.safetensors")
+    slices = [{"sources": [{"model": "m", "layer_range": one}]} for one in ([0, 2], [1, 4])]
+    Path("r.yaml").write_text(json.dumps({"slices": slices, "merge_method": "passthrough", "layers": "model.layers"}))
+    with pytest.raises(cs.PlanError, match="its num_hidden_layers is also the number of layers of tower.blocks"):
+        cs.apply(cs.merge("r.yaml"), "out/")
+    cs.apply(cs.merge("r.yaml"), "out.safetensors")
+
+
+@pytest.mark.parametrize("ranges", [([0, 4], [0, 4]), ([0, 4],), ([0, 2],)])
+def test_whole_periods_of_layers_keep_their_kinds(ranges: Sequence[list[int]]) -> None:
+    model("m", model_type="jamba", attn_layer_period=2, attn_layer_offset=1, expert_layer_period=1)
+    config, notes = stacked(*(("m", one) for one in ranges))
+    assert config["num_hidden_layers"] == sum(end - begin for begin, end in ranges)
+    assert notes == []
 
 
 NEO = {
@@ -296,12 +342,16 @@ def test_layers_whose_kinds_follow_from_the_end_are_stated_when_the_last_are_lef
     assert any("now sets layer_types, layer_rope_theta" in one for one in plan.notes)
 
 
-def test_a_configuration_that_cannot_keep_the_kinds_is_not_copied() -> None:
+def test_layers_are_not_left_out_of_a_folder_if_the_others_would_change_their_kinds() -> None:
     model("m", model_type="gemma4_text", sliding_window_pattern=6)
     plan = cs.filter("m", exclude="model.layers.3")
     assert any("layer 2 runs as full_attention, not sliding_attention (layer_types)" in one for one in plan.notes)
-    cs.apply(plan, "out/")
-    assert not Path("out/config.json").exists()
+    with pytest.raises(
+        cs.PlanError, match="config.json cannot describe the layers of the output: layer 2 runs as full"
+    ):
+        cs.apply(plan, "out/")
+    assert not Path("out").exists()
+    cs.apply(cs.filter("m", exclude="model.layers.3"), "out.safetensors")
 
 
 @pytest.mark.parametrize(("shift", "is_said"), [(1, True), (2, False), (0, False)])

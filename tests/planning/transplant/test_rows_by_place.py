@@ -135,6 +135,56 @@ def test_two_matrices_that_grow_alike_are_no_vocabulary_without_more_evidence(ro
     assert resized(shapes, "pad") == []
 
 
+BODY = {"layers.0.weight": ((16, 16), (16, 16))}
+TABLES = [
+    (("table.weight", "readout.weight"), (32, 40)),
+    (("in_vecs.weight", "w_o.weight"), (1000, 1024)),
+    (("in_vecs", "w_o"), (32, 40)),
+    (("net.lookup.weight", "net.final.weight"), (40, 32)),
+]
+
+
+@pytest.mark.parametrize(("pair", "sizes"), TABLES)
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_an_embedding_and_its_output_layer_are_found_by_sizes_that_widths_have_too(
+    pair: tuple[str, str], sizes: tuple[int, int], has_bias: bool
+) -> None:
+    shapes: dict[str, Any] = {key: tuple((size, 16) for size in sizes) for key in pair}
+    shapes |= (
+        {pair[1].replace("weight", "bias"): tuple((size,) for size in sizes)} if has_bias and "." in pair[1] else {}
+    )
+    names = ", ".join(shapes)
+    assert resized({**shapes, **BODY}, "overlap") == [f"{names} go from {sizes[0]} to {sizes[1]} {SAID}"]
+
+
+def matrices(*names: str, width: int = 16, sizes: tuple[int, int] = (32, 40)) -> dict[str, Any]:
+    return {f"{name}.weight": tuple((size, width) for size in sizes) for name in names}
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {**matrices("up_a", "up_b"), "back.weight": ((16, 32), (16, 40))},
+        {**matrices("first", "second"), "norm.weight": ((32,), (40,))},
+        {**matrices("branch_a", "branch_b"), "joined.weight": ((5, 64), (5, 80))},
+        matrices("layers.0.mix", "layers.1.mix"),
+        matrices("blocks.0.left", "blocks.0.right"),
+        {**matrices("table", "readout"), **matrices("layers.0.mix", "layers.1.mix")},
+        matrices("attn.query", "attn.key"),
+        matrices("wq", "wk"),
+        matrices("text_projection", "visual_projection"),
+        {**matrices("left"), **matrices("right", width=24)},
+        matrices("left", "right", width=64),
+        {**matrices("mu", "logvar"), "mu.bias": ((32,), (40,)), "logvar.bias": ((32,), (40,))},
+        matrices("table"),
+        {"conv_a.weight": ((32, 16, 3), (40, 16, 3)), "conv_b.weight": ((32, 16, 3), (40, 16, 3))},
+    ],
+    ids=lambda shapes: ", ".join(shapes),
+)
+def test_layers_that_become_wider_by_such_sizes_are_no_vocabulary(shapes: dict[str, Any]) -> None:
+    assert resized({**shapes, **BODY}, "overlap") == []
+
+
 def test_a_bias_alone_gets_no_note() -> None:
     assert resized({"ctc.bias": ((29,), (33,)), "encoder.weight": ((2, 2), (2, 2))}) == []
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ....planning.merge.layers import LayerList
 from ....util.text import escape, listing
 from ..config import Path, counted_layers
 from .derived_kinds import LayerKinds, layer_kinds, model_type_in
 
-__all__ = ["RenumberedConfig", "differing_kinds", "kinds_stated", "not_by_layer", "part_of", "with_layers"]
+__all__ = ["Reason", "RenumberedConfig", "differing_kinds", "kinds_stated", "not_by_layer", "part_of", "with_layers"]
 
 Fields = Mapping[str, Any]
 
@@ -31,7 +31,15 @@ BY_POSITION = re.compile(
     r"|cross_attention_frequency|layer_group_size|first_k_dense_replace|num_dense_layers|num_sparse_\w*layers)$"
 )
 """Matches names of fields by which a class may derive the kind of a layer from its position."""
+NAMES_LAYERS = re.compile(r"layer|block")
 _SIDES = {"vision": ("vis", "image"), "audio": ("audio",)}
+
+
+class Reason(NamedTuple):
+    """A reason why a configuration does not describe other layers; ``is_certain`` is false if it only may be so."""
+
+    said: str
+    is_certain: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,7 +158,7 @@ def part_of(config: Fields, prefix: str) -> _Part | None:
 
 def not_by_layer(
     config: Fields, old: LayerList, others: Iterable[LayerList], kept: int, *, is_moved: bool = False
-) -> Iterator[str]:
+) -> Iterator[Reason]:
     """Yield the reasons why a configuration cannot be shortened to the first ``kept`` layers of the list ``old``.
 
     There are three reasons: the number of these layers is also the number of layers of another list of the model (one
@@ -163,7 +171,7 @@ def not_by_layer(
         theirs = _chosen(paths, other.prefix) if other.prefix != old.prefix and other.count == old.count else ()
         for path in fields:
             if path in theirs:
-                yield f"{'.'.join(path)} is also the number of layers of {other.prefix}"
+                yield Reason(f"{'.'.join(path)} is also the number of layers of {other.prefix}", is_certain=True)
     for above in dict.fromkeys([(), *(path[:-1] for path in fields)]):
         part = _Part(config, (*above, ""))
         is_about_them = any(path[:-1] == above for path in fields)
@@ -172,10 +180,12 @@ def not_by_layer(
         for name, value in part.inner.items():
             if name in cut or "token" in name:
                 continue
+            field_path = ".".join((*above, name))
             if _is_about_layers(name, value, old.count, kept):
-                yield f"{'.'.join((*above, name))} still describes all {old.count} layers"
+                is_certain = is_about_them and len(value) == old.count and NAMES_LAYERS.search(name) is not None
+                yield Reason(f"{field_path} still describes all {old.count} layers", is_certain)
             elif is_moved and is_about_them and not _is_known(part) and _is_by_position(name, value):
-                yield f"{'.'.join((*above, name))} may set the kind of each layer by its position, which has changed"
+                yield Reason(f"{field_path} may set the kind of each layer by its position, which has changed")
 
 
 def _is_known(part: _Part) -> bool:

@@ -1,0 +1,86 @@
+"""Says whether ``from_pretrained`` loads a checkpoint, and what it does that ``load_state_dict(strict=True)`` does not.
+
+It converts older layouts, such as one tensor for each expert, and makes or ignores some tensors of a class.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from ..analysis.fits.compare import compared
+from ..analysis.fits.fit import Fit
+from ..checkpoint.checkpoint import Checkpoint
+from ..destinations.hf.files import CONFIG
+from ..errors import CheckpointError
+from ..planning.target import KnownLayout, TargetSpec
+from ..storage.json_text import read_json
+from ..tensors.info import TensorInfo
+from ..util.text import escape, listing
+from .inputs.operations import operate
+from .quantised_class import ignored_keys
+
+__all__ = ["with_loader"]
+
+ANY = "AutoModel"
+"""The class that loads a model whose config.json has no ``architectures``."""
+
+
+def with_loader(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Fit:
+    """Return ``fit`` with the class whose ``from_pretrained`` loads the whole checkpoint, and notes on what it does.
+
+    The class is only set if ``from_pretrained`` initialises no tensor that the class should get from a checkpoint, and
+    leaves out no tensor of the checkpoint but those that the class ignores. ``fit`` is returned unchanged if the
+    destination is not a model of transformers, or if the checkpoint fits as it is.
+    """
+    if target.kind != "transformers" or target.recognise is None or fit.strict:
+        return fit
+    name = _class_of(target)
+    known, loads = KnownLayout(), False
+    with suppress(CheckpointError):  # the shapes of an older layout may contradict each other
+        known = target.recognise(checkpoint)
+        loads = not fit.stripped and _loads(fit, _converted(checkpoint, known), target, name)
+    made = _matching(ignored_keys(name, is_missing=True), fit.missing)
+    unused = [key for key in _matching(ignored_keys(name), fit.unexpected) if key not in known.names]
+    notes = tuple(_notes(name, known, made, unused))
+    return replace(fit, loader=name if loads else "", notes=(*fit.notes, *notes))
+
+
+def _notes(name: str, known: KnownLayout, made: Sequence[str], unused: Sequence[str]) -> Iterator[str]:
+    """Yield notes on what ``from_pretrained`` converts, makes itself (``made``) and ignores (``unused``)."""
+    if known.names or known.operations:
+        yield f"from_pretrained of {known.by} renames or converts tensors of this layout itself"
+    if made:
+        named = listing(made, 3, where="")
+        yield f"from_pretrained of {escape(name)} initialises {named} itself, and accepts checkpoints without them"
+    if unused:
+        yield f"from_pretrained of {escape(name)} ignores {listing(unused, 3, where='')}"
+
+
+def _converted(checkpoint: Checkpoint, known: KnownLayout) -> Mapping[str, TensorInfo]:
+    """Return the tensors of a checkpoint after the operations and renamings that ``from_pretrained`` applies to it."""
+    made: Mapping[str, TensorInfo] = checkpoint
+    if known.operations:
+        made = operate([checkpoint], known.operations)[0].checkpoint
+    return {known.names.get(key, key): info for key, info in made.items()}
+
+
+def _loads(fit: Fit, tensors: Mapping[str, TensorInfo], target: TargetSpec, name: str) -> bool:
+    """Return whether the class ``name`` gets all its tensors from ``tensors``, apart from those that it ignores."""
+    found = compared(fit.first, tensors, fit.second, target)
+    missing = found.missing.keys() - {*_matching(ignored_keys(name, is_missing=True), found.missing)}
+    unused = found.unexpected.keys() - {*_matching(ignored_keys(name), found.unexpected)}
+    return not (missing or unused or found.mismatched or found.uncopied)
+
+
+def _matching(patterns: Sequence[str], keys: Mapping[str, TensorInfo]) -> list[str]:
+    return [key for key in keys if any(re.search(pattern, key) for pattern in patterns)]
+
+
+def _class_of(target: TargetSpec) -> str:
+    """Return the name of the class of transformers that a destination builds."""
+    texts = [one.text for one in target.companions if one.name == CONFIG and one.text]
+    named = read_json(texts[0]).get("architectures") if texts else None
+    return str(named[0]) if isinstance(named, list) and named else ANY
