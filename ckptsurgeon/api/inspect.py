@@ -95,9 +95,9 @@ def token_rows(checkpoint: Checkpoint, folder: ModelFolder) -> TokenRows | None:
     Only tensors with a row for each token are considered. Returns None if one of the two numbers is not known.
     """
     from .model_folder.codes.logical_tensors import logical_tensors
-    from .model_folder.embedding_checks import of_tokens
-    from .model_folder.row_checks import token_count
-    from .model_folder.shape_checks import DescribedTensor
+    from .model_folder.weights.embedding_checks import of_tokens
+    from .model_folder.weights.row_checks import token_count
+    from .model_folder.weights.shape_checks import DescribedTensor
 
     tokens = 0 if checkpoint.elsewhere else token_count(folder, folder)
     if not tokens:

@@ -13,7 +13,7 @@ from ...methods.lora.matching import match_modules
 from ...methods.lora.names import peft_key_parts
 from ...methods.lora.targets import ALL, MODULE, bounded
 from ..model_folder.folder import ModelFolder, model_folder
-from ..model_folder.tied_heads import tied_head
+from ..model_folder.weights.tied_heads import tied_head
 
 __all__ = ["adapter_facts"]
 

@@ -23,8 +23,8 @@ from ..inspect import token_rows
 from ..lora.adapter_files import adapter_of, other_base_notes
 from ..model_folder.checks import contradictions
 from ..model_folder.folder import ModelFolder, model_folder
-from ..model_folder.shape_checks import DescribedTensor
-from ..model_folder.tied_heads import stored_heads
+from ..model_folder.weights.shape_checks import DescribedTensor
+from ..model_folder.weights.tied_heads import stored_heads
 from .adapters import adapter_facts
 from .alone import no_adapter, notes_without_folder, short_notes
 

@@ -31,7 +31,7 @@ from ..model_folder.config_differences import with_config_said
 from ..model_folder.folder import ModelFolder
 from ..model_folder.quantised import folder_of
 from ..model_folder.rows_by_place import EXTRACTED, PLACE, check_place, checked_rows, token_note
-from ..model_folder.tied_heads import tied_head
+from ..model_folder.weights.tied_heads import tied_head
 from .adapter_files import model_at
 
 if TYPE_CHECKING:

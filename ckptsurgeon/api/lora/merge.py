@@ -30,7 +30,7 @@ from ..model_folder.checks import source_layer_notes, with_layers_said
 from ..model_folder.merged import lora_folder
 from ..model_folder.quantised import folder_of, with_settings
 from ..model_folder.rows_by_place import ADAPTED, PLACE, check_place, checked_rows
-from ..model_folder.tied_heads import tied_head
+from ..model_folder.weights.tied_heads import tied_head
 from .adapter_files import model_at, other_base_notes
 from .opening import open_adapter
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS
 from ...util.text import escape
-from .shape_checks import UNLOADED
+from .weights.shape_checks import UNLOADED
 
 __all__ = ["adapter_notes"]
 

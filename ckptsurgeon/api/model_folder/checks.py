@@ -15,7 +15,7 @@ from .codes.described_shapes import described_shape_notes
 from .folder import ModelFolder, model_folder
 from .layers.checks import layer_notes
 from .layers.holes import gap_notes
-from .shape_checks import DescribedTensor
+from .weights.shape_checks import DescribedTensor
 
 __all__ = [
     "contradictions",
@@ -42,7 +42,7 @@ def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[str]
     shapes = described_shape_notes(checkpoint, folder.config)
     if not _is_configured(folder):
         return [*gap_notes(list(checkpoint)), *shapes]
-    from .part_checks import part_notes
+    from .weights.part_checks import part_notes
 
     tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in checkpoint.items()]
     return [*layer_notes(tensors, folder.config), *part_notes(tensors, folder.config, checkpoint.codes), *shapes]
@@ -61,7 +61,7 @@ def with_layers_said(plan: Plan, layers: Sequence[str], path: str, config: Mappi
     """
     if not layers:
         return plan
-    from .part_checks import part_notes
+    from .weights.part_checks import part_notes
 
     tensors = [DescribedTensor(step.key, step.dtype, step.shape, step.tied_to) for step in plan.steps]
     own = {*layer_notes(tensors, config), *part_notes(tensors, config), *gap_notes([one.key for one in tensors])}

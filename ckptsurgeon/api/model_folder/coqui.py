@@ -14,7 +14,7 @@ from ...planning.target import Companion
 from ...tensors.info import TensorInfo
 from ...util.text import count
 from .folder import ModelFolder
-from .shape_checks import DescribedTensor
+from .weights.shape_checks import DescribedTensor
 
 __all__ = ["alphabet_notes", "tensorflow_notes"]
 

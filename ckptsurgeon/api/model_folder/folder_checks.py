@@ -20,21 +20,15 @@ from .alignment import alignment_notes
 from .codes.logical_tensors import codes_of, logical_tensors
 from .coqui import alphabet_notes
 from .documents import GENERATION, json_text
-from .embedding_checks import embedding_notes, embeddings, of_tokens
 from .families.own_code import own_code_notes
 from .families.shapes import family_shape_notes
 from .families.values import value_notes
-from .family_checks import family_notes
 from .folder import ModelFolder
 from .generation_checks import generation_notes
 from .input_checks import input_notes
 from .layers.checks import layer_notes
 from .layers.experts import without_like_experts
 from .layers.rotary import factor_notes
-from .part_checks import part_notes
-from .row_checks import has_more_rows, output_notes, position_notes
-from .shape_checks import UNLOADED, DescribedTensor, shape_notes
-from .tied_heads import head_notes, missing_head_notes
 from .tokenizer.absent_ids import absent_id_notes
 from .tokenizer.added_decoder import decoder_notes
 from .tokenizer.chat_template import chat_notes
@@ -47,6 +41,12 @@ from .tokenizer.special_names import added_notes, name_notes
 from .tokenizer.token_lists import token_list_notes
 from .tokenizer.tokenizer_files import local_tokens
 from .unreadable import unreadable_files, unreadable_notes
+from .weights.embedding_checks import embedding_notes, embeddings, of_tokens
+from .weights.family_checks import family_notes
+from .weights.part_checks import part_notes
+from .weights.row_checks import has_more_rows, output_notes, position_notes
+from .weights.shape_checks import UNLOADED, DescribedTensor, shape_notes
+from .weights.tied_heads import head_notes, missing_head_notes
 
 __all__ = ["file_notes", "output_file_notes", "source_file_notes", "weights_notes"]
 

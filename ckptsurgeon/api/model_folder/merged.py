@@ -19,7 +19,7 @@ from ..merge.vocabulary import ModelTokens, config_for, token_files
 from .config import with_dtype
 from .folder import ModelFolder
 from .output import with_config, with_files, with_new_ids
-from .tied_heads import has_new_head, mixed_head_notes
+from .weights.tied_heads import has_new_head, mixed_head_notes
 
 __all__ = ["lora_folder", "merged_folder"]
 

@@ -57,8 +57,8 @@ from ..model_folder.quantised import (
     with_settings,
 )
 from ..model_folder.rows_by_place import COPIED, checked_lists, checked_rows
-from ..model_folder.tied_heads import with_heads_said
 from ..model_folder.unmoved_ids import with_unmoved_ids_noted
+from ..model_folder.weights.tied_heads import with_heads_said
 
 __all__ = ["KnownSource", "check_converted", "plan_into", "recognised"]
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from ckptsurgeon.api.model_folder.folder import ModelFolder
 from ckptsurgeon.api.model_folder.folder_checks import weights_notes
-from ckptsurgeon.api.model_folder.shape_checks import DescribedTensor
+from ckptsurgeon.api.model_folder.weights.shape_checks import DescribedTensor
 from ckptsurgeon.planning.target import Companion
 
 DEPTHS = (4, 8)

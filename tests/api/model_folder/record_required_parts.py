@@ -1,4 +1,4 @@
-"""Record which tensors every model of each class of transformers has: ckptsurgeon/api/model_folder/required_parts.jsonl.
+"""Record which tensors every model of each class of transformers has: ckptsurgeon/api/model_folder/weights/required_parts.jsonl.
 
     python -m tests.api.model_folder.record_required_parts FOLDER [TYPE …]
 
@@ -21,8 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ckptsurgeon.api.model_folder import required_parts
-from ckptsurgeon.api.model_folder.required_parts import BUFFER, pattern_of
+from ckptsurgeon.api.model_folder.weights import required_parts
+from ckptsurgeon.api.model_folder.weights.required_parts import BUFFER, pattern_of
 
 from .architectures import built, classes, corpus, described, made
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ckptsurgeon.api.model_folder.layers.experts import expert_notes, of_first_expert, without_like_experts
-from ckptsurgeon.api.model_folder.required_parts import pattern_of
-from ckptsurgeon.api.model_folder.shape_checks import DescribedTensor
+from ckptsurgeon.api.model_folder.weights.required_parts import pattern_of
+from ckptsurgeon.api.model_folder.weights.shape_checks import DescribedTensor
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 
-from .test_family_checks import keys, model
 from .test_model_folders import model as folder
+from .weights.test_family_checks import keys, model
 
 GAP = "model.layers has layers up to 4 but lacks 1 layer, the first is 3"
 HOLE = "model.layers.2 lacks mlp.up_proj.weight"

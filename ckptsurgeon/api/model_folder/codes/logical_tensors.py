@@ -11,8 +11,8 @@ from ....tensors.encodings._find import find_codes
 from ....tensors.encodings._settings import quantisation_of
 from ....tensors.encodings._sizes import logical_shapes
 from ....tensors.info import TensorInfo
-from ..family_checks import LLAMA
-from ..shape_checks import DescribedTensor, is_number
+from ..weights.family_checks import LLAMA
+from ..weights.shape_checks import DescribedTensor, is_number
 
 __all__ = ["codes_of", "columns_of", "logical_tensors", "plain_tensors", "shapes_of_codes", "whole_shape"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from ....util.text import escape, shape_text
 from ..config import has_parts
-from ..required_parts import pattern_of
-from ..shape_checks import BY_LAYER, UNLOADED, DescribedTensor, is_number
+from ..weights.required_parts import pattern_of
+from ..weights.shape_checks import BY_LAYER, UNLOADED, DescribedTensor, is_number
 from .decoder_rules import FALCON, GPT2, LLAMA, NEOX, OPT, PHI3
 from .encoder_rules import ALBERT, BERT, DISTILBERT, ELECTRA, EMBEDDED
 from .fields import Fields, Rule, Shape, UnknownError, rules

@@ -10,8 +10,8 @@ from typing import Any
 
 from ....util.text import count, escape
 from ..config import DTYPE
-from ..required_parts import is_known_type
-from ..shape_checks import UNLOADED
+from ..weights.required_parts import is_known_type
+from ..weights.shape_checks import UNLOADED
 from .shapes import LLAMA_TYPES, is_of_family
 
 __all__ = ["ACTIVATIONS", "ROPE_TYPES", "value_notes"]

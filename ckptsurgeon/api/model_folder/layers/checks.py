@@ -8,7 +8,7 @@ from typing import Any
 from ....planning.merge.layers import LayerList, all_lists
 from ....util.text import count, escape
 from ..config import declared_layers
-from ..shape_checks import DescribedTensor
+from ..weights.shape_checks import DescribedTensor
 from .dtypes import dtype_notes
 from .holes import STACKS, hole_notes, is_stack, layer_gap_notes, uneven_notes
 from .kinds import layer_kind_notes

@@ -10,7 +10,7 @@ from ....tensors.encodings._find import find_codes
 from ....tensors.encodings._settings import quantisation_of
 from ....tensors.info import TensorInfo
 from ....util.text import count, escape
-from ..shape_checks import DescribedTensor
+from ..weights.shape_checks import DescribedTensor
 from .holes import pairs_in_layers
 
 __all__ = ["dtype_notes"]

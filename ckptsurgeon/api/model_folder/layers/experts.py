@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ....util.text import count, escape, listing, shape_text
-from ..shape_checks import UNLOADED, DescribedTensor, is_number
+from ..weights.shape_checks import UNLOADED, DescribedTensor, is_number
 
 __all__ = ["INITIALISED", "expert_gap_notes", "expert_notes", "of_first_expert", "without_like_experts"]
 

@@ -11,7 +11,7 @@ from typing import Any
 from ....planning.merge.layers import LayerList, layers_of, lists_with_gaps, numbered_lists
 from ....util.text import count, escape, shape_text, together
 from ..codes.logical_tensors import shapes_of_codes
-from ..shape_checks import DescribedTensor, is_number
+from ..weights.shape_checks import DescribedTensor, is_number
 from .experts import expert_gap_notes
 
 __all__ = ["STACKS", "gap_notes", "hole_notes", "is_stack", "layer_gap_notes", "pairs_in_layers", "uneven_notes"]

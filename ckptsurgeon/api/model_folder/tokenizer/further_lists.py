@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from ....util.text import count, escape
 from ..folder import ModelFolder
-from ..shape_checks import DescribedTensor
+from ..weights.shape_checks import DescribedTensor
 from .tokenizer_files import object_in
 
 __all__ = ["further_list_notes"]

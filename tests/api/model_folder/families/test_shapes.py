@@ -11,7 +11,7 @@ import pytest
 
 from ckptsurgeon.api.model_folder.folder import ModelFolder
 from ckptsurgeon.api.model_folder.folder_checks import weights_notes
-from ckptsurgeon.api.model_folder.shape_checks import DescribedTensor
+from ckptsurgeon.api.model_folder.weights.shape_checks import DescribedTensor
 from ckptsurgeon.planning.target import Companion
 
 SMALL = {

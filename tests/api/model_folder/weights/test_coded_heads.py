@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 
-from .test_model_folders import model
+from ..test_model_folders import model
 
 PACKED = {
     "lm_head.weight_packed": torch.zeros(8, 1, dtype=torch.int32),

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.api.model_folder.row_checks import label_notes
-from ckptsurgeon.api.model_folder.shape_checks import DescribedTensor
+from ckptsurgeon.api.model_folder.weights.row_checks import label_notes
+from ckptsurgeon.api.model_folder.weights.shape_checks import DescribedTensor
 
 UNLOADED = "transformers cannot load this model"
 BART = {"model.shared.weight": (6, 4), "model.decoder.embed_tokens.weight": (6, 4), "final_logits_bias": (1, 6)}

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...planning.transplant.by_place import HEAD, is_embedding
-from ...tensors.dtypes import DTYPES
-from ...util.text import count, escape
-from .config import vocabulary_sizes
-from .folder import ModelFolder
+from ....planning.transplant.by_place import HEAD, is_embedding
+from ....tensors.dtypes import DTYPES
+from ....util.text import count, escape
+from ..config import vocabulary_sizes
+from ..folder import ModelFolder
+from ..tokenizer.special_names import added_beyond, listed_beyond, needless, unlisted_names
+from ..tokenizer.tokenizer_files import is_ctc
+from ..unreadable import is_elsewhere
 from .row_checks import has_more_rows, without_token_notes
 from .shape_checks import DescribedTensor, follows
-from .tokenizer.special_names import added_beyond, listed_beyond, needless, unlisted_names
-from .tokenizer.tokenizer_files import is_ctc
-from .unreadable import is_elsewhere
 
 __all__ = ["embedding_notes", "embeddings", "of_tokens"]
 

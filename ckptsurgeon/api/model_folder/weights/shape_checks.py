@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
-from ...tensors.dtypes import DTYPES
-from ...util.text import count, escape, shape_text
-from .config import has_parts
+from ....tensors.dtypes import DTYPES
+from ....util.text import count, escape, shape_text
+from ..config import has_parts
 
 __all__ = ["UNLOADED", "DescribedTensor", "follows", "is_number", "is_plain", "shape_notes"]
 

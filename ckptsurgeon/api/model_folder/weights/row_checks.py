@@ -6,13 +6,13 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ...planning.transplant.by_place import BIAS, HEAD, is_embedding, is_of_labels
-from ...util.text import brief_repr, count, escape
-from .config import has_parts, vocabulary_size, vocabulary_sizes
-from .documents import BYTE_PAIRS, TOKENIZER
-from .folder import ModelFolder
+from ....planning.transplant.by_place import BIAS, HEAD, is_embedding, is_of_labels
+from ....util.text import brief_repr, count, escape
+from ..config import has_parts, vocabulary_size, vocabulary_sizes
+from ..documents import BYTE_PAIRS, TOKENIZER
+from ..folder import ModelFolder
+from ..tokenizer.tokenizer_files import added_tokens, is_ctc, local_tokens, object_in
 from .shape_checks import UNLOADED, DescribedTensor, follows, is_number
-from .tokenizer.tokenizer_files import added_tokens, is_ctc, local_tokens, object_in
 
 __all__ = ["has_more_rows", "label_notes", "output_notes", "position_notes", "token_count", "without_token_notes"]
 

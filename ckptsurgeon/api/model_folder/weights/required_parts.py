@@ -15,12 +15,12 @@ from functools import cache, lru_cache
 from importlib import resources
 from typing import Any, NamedTuple
 
-from ...planning.merge.layers import LayerList, all_lists, layers_of
-from ...planning.transplant.by_place import HEAD, is_embedding
-from ...util.text import NUMBER_IN_KEY, count, escape, listing
-from .config import TIES, untied_by_default
-from .layers.experts import INITIALISED, of_first_expert
-from .layers.holes import is_stack
+from ....planning.merge.layers import LayerList, all_lists, layers_of
+from ....planning.transplant.by_place import HEAD, is_embedding
+from ....util.text import NUMBER_IN_KEY, count, escape, listing
+from ..config import TIES, untied_by_default
+from ..layers.experts import INITIALISED, of_first_expert
+from ..layers.holes import is_stack
 from .shape_checks import DescribedTensor
 
 __all__ = ["BUFFER", "TABLE", "is_known_type", "pattern_of", "required_part_notes", "unknown_key_notes"]

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.api.model_folder import required_parts
-from ckptsurgeon.api.model_folder.required_parts import TABLE, _of_class, pattern_of, required_part_notes
+from ckptsurgeon.api.model_folder.weights import required_parts
+from ckptsurgeon.api.model_folder.weights.required_parts import TABLE, _of_class, pattern_of, required_part_notes
 
-from .record_required_parts import line, made_of
+from ..record_required_parts import line, made_of
 
 transformers = pytest.importorskip("transformers")
 

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.api.model_folder.part_checks import part_notes
-from ckptsurgeon.api.model_folder.shape_checks import DescribedTensor
+from ckptsurgeon.api.model_folder.weights.part_checks import part_notes
+from ckptsurgeon.api.model_folder.weights.shape_checks import DescribedTensor
 
-from ...helpers.transformers_models import BERT, MIXTRAL, WAV2VEC2, WHISPER, saved
+from ....helpers.transformers_models import BERT, MIXTRAL, WAV2VEC2, WHISPER, saved
 
 LLAMA = {
     "model_type": "llama", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,

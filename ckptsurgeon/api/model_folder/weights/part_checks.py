@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...tensors.encodings._encoding import QuantisedTensors
-from ...util.text import count, escape, listing
-from .codes.logical_tensors import codes_of, plain_tensors
-from .config import TIES, has_parts, untied_by_default
-from .layers.experts import INITIALISED, expert_notes
+from ....tensors.encodings._encoding import QuantisedTensors
+from ....util.text import count, escape, listing
+from ..codes.logical_tensors import codes_of, plain_tensors
+from ..config import TIES, has_parts, untied_by_default
+from ..layers.experts import INITIALISED, expert_notes
 from .required_parts import required_part_notes, unknown_key_notes
 from .row_checks import label_notes
 from .shape_checks import DescribedTensor

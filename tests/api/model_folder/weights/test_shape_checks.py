@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.api.model_folder.codes.logical_tensors import logical_tensors
-from ckptsurgeon.api.model_folder.row_checks import output_notes
-from ckptsurgeon.api.model_folder.shape_checks import DescribedTensor, shape_notes
+from ckptsurgeon.api.model_folder.weights.row_checks import output_notes
+from ckptsurgeon.api.model_folder.weights.shape_checks import DescribedTensor, shape_notes
 
 BASE = {
     "model_type": "llama", "vocab_size": 6, "hidden_size": 8, "num_hidden_layers": 2, "intermediate_size": 12,

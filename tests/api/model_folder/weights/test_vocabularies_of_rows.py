@@ -15,7 +15,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.vocabulary.read import read_vocabulary
 from tests.destinations.hf.test_vocabularies import pieces
 
-from .test_model_folders import model
+from ..test_model_folders import model
 
 TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "|", "a", "b", "c")
 NAMES = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ...planning.transplant.by_place import is_of_labels
-from ...util.text import escape
-from .config import has_parts
-from .layers.experts import INITIALISED
+from ....planning.transplant.by_place import is_of_labels
+from ....util.text import escape
+from ..config import has_parts
+from ..layers.experts import INITIALISED
 from .shape_checks import DescribedTensor, is_plain
 
 __all__ = ["LLAMA", "family_notes"]

@@ -6,15 +6,15 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from ...planning.plan.plan import Plan
-from ...planning.plan.step import Step
-from ...planning.transplant.by_place import EMBEDDING, HEAD
-from ...tensors.encodings._find import find_codes
-from ...tensors.encodings._settings import quantisation_of
-from ...tensors.info import TensorInfo
-from ...util.text import escape, listing
-from .config import TIES, model_type_of, untied_by_default
-from .folder import ModelFolder
+from ....planning.plan.plan import Plan
+from ....planning.plan.step import Step
+from ....planning.transplant.by_place import EMBEDDING, HEAD
+from ....tensors.encodings._find import find_codes
+from ....tensors.encodings._settings import quantisation_of
+from ....tensors.info import TensorInfo
+from ....util.text import escape, listing
+from ..config import TIES, model_type_of, untied_by_default
+from ..folder import ModelFolder
 from .shape_checks import DescribedTensor
 
 __all__ = [

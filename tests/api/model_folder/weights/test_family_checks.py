@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.api.model_folder.family_checks import family_notes
 from ckptsurgeon.api.model_folder.folder import ModelFolder
 from ckptsurgeon.api.model_folder.folder_checks import weights_notes
 from ckptsurgeon.api.model_folder.layers.checks import layer_notes
-from ckptsurgeon.api.model_folder.shape_checks import DescribedTensor
+from ckptsurgeon.api.model_folder.weights.family_checks import family_notes
+from ckptsurgeon.api.model_folder.weights.shape_checks import DescribedTensor
 from ckptsurgeon.planning.target import Companion
 
 LLAMA = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
