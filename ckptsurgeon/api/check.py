@@ -25,7 +25,7 @@ CLASS = "class-tensors"
 FILES = ("file-size", "index-keys", "offsets", "shards")
 """The checks that explain why a file cannot be opened."""
 INDEX = ("index", "index size", "missing shard", "shard contents", "shard keys")
-"""Rules about an index; if one is broken, the shards can still be checked."""
+"""Rules of FormatError that are about an index: if an index breaks such a rule, the shards can still be checked."""
 
 
 def check(
@@ -58,9 +58,9 @@ def check(
 
 
 def _is_explained(subject: Subject) -> bool:
-    """Return whether one of the checks in ``FILES`` fails, even if the user skips it.
+    """Return whether one of the checks in ``FILES`` fails, which explains why a checkpoint could not be opened.
 
-    If none fails, nothing in the report explains why the checkpoint could not be opened.
+    A check that the user skips counts too.
     """
     others = [one.id for one in all_checks() if one.id not in FILES]
     return not run_checks(subject, others).ok

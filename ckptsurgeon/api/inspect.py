@@ -178,7 +178,10 @@ def _declared(checkpoint: Checkpoint, output: str | None) -> dict[str, Any]:
 
 
 def _values(checkpoint: Checkpoint, output: str | None) -> dict[str, str]:
-    """Return two fields of the configuration: the checkpoint's path, relative to the output's folder, and its root."""
+    """Return the fields ``values`` and ``root`` of the configuration: path of the checkpoint, path of its state dict.
+
+    The path of the checkpoint is relative to the folder of the output. ``root`` is left out if it is empty.
+    """
     path = checkpoint.path
     if "://" not in path:
         path = os.path.relpath(path, os.path.dirname(output or "") or os.curdir)
@@ -186,7 +189,10 @@ def _values(checkpoint: Checkpoint, output: str | None) -> dict[str, str]:
 
 
 def _adopted(path: str, output: str | None, task: str | None) -> tuple[dict[str, Any], str]:
-    """Return a destination configuration that refers to the toolkit's at ``path``, and comments for its beginning."""
+    """Return a destination configuration that refers to a toolkit's configuration, and comments for its beginning.
+
+    ``path`` is the path of the toolkit's configuration.
+    """
     from ..destinations._load import adopt
 
     document, target = adopt(path, os.path.dirname(output or ""), task)

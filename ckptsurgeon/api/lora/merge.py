@@ -60,9 +60,9 @@ def lora_merge(
     is the dtype of all real floating tensors of the output except codes, by default the base's. ``memory`` (such as
     "512MB") limits the memory of the computation. If the base is a transformers folder, its configuration and tokeniser
     are copied; if an adapter has its own embedding for another vocabulary, the adapter's tokeniser is copied instead.
-    If rows of an embedding would belong to other tokens than before, PlanError is raised, unless ``vocab`` is "place".
-    A quantised base is decoded first; the sums are then quantised like the base, or stored as plain numbers if
-    ``encoding`` is "dequantize".
+    If rows of an embedding would belong to other tokens than in the base, PlanError is raised, unless ``vocab`` is
+    "place": then row n of the adapter is added to row n of the base. A quantised base is decoded first; the sums are
+    then quantised like the base, or stored as plain numbers if ``encoding`` is "dequantize".
 
     If the result has 16 bits, the sum is computed in single precision, otherwise in double precision.
 
@@ -116,7 +116,7 @@ def lora_merge(
 
 
 def _counted(opened: Sequence[Checkpoint]) -> list[str]:
-    """Return notes on adapters that would be added twice; ``opened`` are the base and then the adapters."""
+    """Return notes on adapters that would be added twice; ``opened`` is the base, followed by the adapters."""
     return [*twice_notes(opened[1:]), *merged_notes(opened[0], opened[1:])]
 
 

@@ -43,9 +43,9 @@ _CHECKPOINTS = "speechbrain.utils.checkpoints"
 def hook_of(name: str, thing: object, custom: Mapping[str, Any]) -> Hook | None:
     """Return the function that loads a file into the object ``thing``; None for a module, which the planner loads.
 
-    The first of these is returned: the hook for ``name`` in ``custom``, the hook that SpeechBrain has registered for
-    the object's class or a base class, ``load`` of a SentencePieceProcessor, ``load_state_dict``. Raises ConfigError if
-    there is none.
+    The first of these that exists is returned: the hook for ``name`` in ``custom``, the hook that SpeechBrain has
+    registered for the object's class or a base class, ``load`` of a SentencePieceProcessor, ``load_state_dict``. Raises
+    ConfigError if none exists.
     """
     if name in custom:
         given = custom[name]
@@ -161,10 +161,10 @@ def load_pretrained(
     skipped: tuple[str, ...],
     options: Mapping[str, Mapping[str, Any]] | None,
 ) -> Pretrained:
-    """Load the file in ``paths`` into each object with the same name; on failure, no module is changed.
+    """Load each file in ``paths`` into the object in ``loadables`` that has the same name; return a report.
 
     ``hooks`` are custom hooks by name, ``skipped`` the names of objects whose condition is false, and ``options`` has
-    arguments of ``load_into`` for modules, by the name of the module.
+    arguments of ``load_into`` for modules, by the name of the module. If a file cannot be loaded, no module is changed.
     """
     given = _checked(options, paths)
     by_hook = {name: hook_of(name, loadables[name], hooks) for name in paths}
