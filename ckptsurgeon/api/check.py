@@ -39,7 +39,7 @@ def check(
     """Look for faults in a checkpoint, and return PASS, WARN, FAIL or NOT RUN for each check.
 
     Every value is read once, in bounded memory. If the checkpoint is an adapter, ``base`` is the model that it belongs
-    to. ``root`` is the dotted path of the state dict in a file with several; ``skip`` has the ids of checks to leave
+    to. ``root`` is the dotted path of the state dict, if a file has several; ``skip`` has the ids of checks to leave
     out. ``progress`` is called with (bytes read, bytes in total). Of tensors in memory, only names, shapes and values
     are checked: checks of files are NOT RUN. Damaged or missing files are reported as faults if the header of at least
     one file can be read; otherwise SourceError or FormatError is raised. Raises ConfigError for an unknown id.

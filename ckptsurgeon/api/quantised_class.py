@@ -42,7 +42,7 @@ def quantised_findings(checkpoint: Checkpoint, target: TargetSpec, name: str, se
     """Return findings on modules and vectors that a quantised checkpoint lacks, and on layers that should be quantised.
 
     ``target`` has the tensors of the class ``name`` without quantisation. ``settings`` is the ``quantization_config``
-    of config.json. If ``has_names_of`` is false, there are only findings on plain layers.
+    of config.json. If ``has_names_of`` is false, there are only findings on layers that should be quantised.
     """
     named = _by_class_name(checkpoint, target)
     known = _is_known(named, target)

@@ -56,7 +56,10 @@ _NO_LISTS = ("union", "base", "place")
 
 @dataclass(frozen=True)
 class CompiledRecipe:
-    """A compiled recipe: the plan, and the output and the options for writing it, if they are in the recipe."""
+    """A compiled recipe: the plan and, if they are in the recipe, the output and the options for writing the output.
+
+    ``shared`` has the options ``ranks``, ``axis`` and ``mesh``.
+    """
 
     plan: Plan
     output: str | None = None

@@ -36,8 +36,8 @@ def verify(
     ``sources`` maps names of sources to a new path or to the tensors; sources that were in memory (``<dict>``) must be
     given in this way. ``plugin`` is a Python file with your own merge methods; this file is run. Tensors whose source
     does not exist any more are reported as NOT COMPARED. ``sample`` is the number of merged tensors to compute again;
-    None is all. If ``key`` (the file of a public or private key) is given, every file must have a valid signature by
-    this key, and the folder must contain no other files. If the output is too damaged to be opened, the verification
+    None is all. ``key`` is the file of a public or private key: then every file must have a valid signature by this
+    key, and the folder must contain no other files. If the output is too damaged to be opened, the verification
     has failed; no error is raised. Raises SourceError if the output is missing, ConfigError if there is neither recipe
     nor plan.
     """

@@ -51,9 +51,9 @@ def view(
     The page is one self-contained HTML file; if ``output`` is given, the page is written there. If ckptsurgeon wrote
     the checkpoint, the page shows its recipe: what became of each tensor. ``stats`` reads all values for statistics and
     histograms. The values of two checkpoints are compared, including tensors that have another name; if ``values`` is
-    False, only their headers are compared. With three or more checkpoints, the first is the base of the others: the
-    page shows how each of the others has changed from the base, and whether their changes agree. With ``check``, the
-    page shows what the verb ``check`` finds. ``root`` is the dotted path of the state dict in all checkpoints; ``wait``
+    False, only their headers are compared. With three or more checkpoints, the first is the base. The page then shows
+    how each of the others has changed from the base, and whether their changes agree. With ``check``, the page shows
+    what the verb ``check`` finds. ``root`` is the dotted path of the state dict in all checkpoints; ``wait``
     is as in ``apply``.
 
     Raises what ``open_checkpoint`` raises, ConfigError for arguments that contradict each other, and OutputError if

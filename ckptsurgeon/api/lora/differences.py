@@ -51,8 +51,8 @@ def _without_factors(modules: Sequence[str]) -> Iterator[str]:
     """Yield the modules that have no factors, although the same module has factors in most of the other layers.
 
     ``modules`` are the modules with factors. A module is yielded only if another module in the same parent module
-    (``self_attn``) has factors. If the last layer also lacks factors for a module, that module is not yielded for any
-    layer, because the last layers of some models share keys and values with earlier layers.
+    (``self_attn``) has factors. If the last layer lacks the factors too, the module is not yielded for any layer: the
+    last layers of some models share keys and values with earlier layers.
     """
     for stack in numbered_lists(modules):
         layers = {number: set(rests) for number, rests in layers_of(stack, modules).items()}

@@ -66,8 +66,9 @@ def lora_extract(
     Tensors that differ but cannot be factored are listed in a note; with ``save_modules``, they are saved whole.
     ``dtype`` is the dtype of the factors, and ``seed`` the seed of the randomised decomposition. ``memory`` (such as
     "512MB") limits the memory of the decomposition. The receipt of ``apply`` has the approximation error of each
-    weight. If the rows of an embedding belong to different tokens in the two models, PlanError is raised, unless
-    ``vocab`` is "place": then row n is subtracted from row n. Quantised models are decoded before they are compared.
+    weight. If the rows of an embedding belong to different tokens in the two models, PlanError is raised. If
+    ``vocab`` is "place", there is no error: row n of the base is subtracted from row n of the tuned model, whatever
+    their tokens. Quantised models are decoded before they are compared.
 
     Raises ConfigError for an invalid rank or alpha, PlanError if nothing can be extracted, PatternError for a
     pattern that matches nothing, and what ``open_checkpoint`` raises.

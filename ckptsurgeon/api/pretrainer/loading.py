@@ -33,7 +33,7 @@ __all__ = ["Hook", "Pretrained", "hook_of", "load_pretrained"]
 # Hooks load files into objects that are not modules. They are found as in SpeechBrain 1.1.2:
 #
 # ``speechbrain.utils.parameter_transfer.Pretrainer._call_load_hooks`` and ``speechbrain.utils.checkpoints``. The tables
-# in the latter are read only if SpeechBrain is already imported; otherwise no class has registered a hook.
+# of hooks in ``checkpoints`` are read only if SpeechBrain is already imported; otherwise no hook has been registered.
 
 Hook = Callable[[object, str], object]
 
@@ -43,9 +43,9 @@ _CHECKPOINTS = "speechbrain.utils.checkpoints"
 def hook_of(name: str, thing: object, custom: Mapping[str, Any]) -> Hook | None:
     """Return the function that loads a file into the object ``thing``; None for a module, which the planner loads.
 
-    The first of these that exists is returned: the hook for ``name`` in ``custom``, the hook that SpeechBrain has
-    registered for the object's class or a base class, ``load`` of a SentencePieceProcessor, ``load_state_dict``. Raises
-    ConfigError if none exists.
+    The hook for ``name`` in ``custom`` comes first. Otherwise it is the hook that SpeechBrain has registered for the
+    object's class or a base class, else ``load`` of a SentencePieceProcessor, else ``load_state_dict``. Raises
+    ConfigError if none of these exists.
     """
     if name in custom:
         given = custom[name]

@@ -65,7 +65,7 @@ def prove(
     the stored dtypes. Weights are in memory only while their module runs, up to ``memory`` (by default 1 GiB) at once.
 
     If the outputs differ, the first network runs again with its weights moved at random, as far as rounding to the
-    stored dtypes of both checkpoints may have moved them; the allowed error follows from the effect on the outputs.
+    stored dtypes may have moved them. The allowed error follows from the effect of this on the outputs.
     ``progress`` is called with (parameters read, parameters in total).
 
     Raises ConfigError if there is no configuration or if no inputs can be made for the network, PlanError if a

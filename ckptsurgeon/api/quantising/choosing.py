@@ -151,7 +151,7 @@ def _keep_ties(checkpoint: Checkpoint, chosen: dict[str, str], plain: dict[str, 
 
 
 def _check(checkpoint: Checkpoint, chosen: Mapping[str, str], scheme: Scheme) -> None:
-    """Raise PlanError if nothing is left to quantise, or if a chosen matrix has a size that the library cannot load."""
+    """Raise PlanError if nothing is left to quantise, or if a chosen matrix has a size that the scheme forbids."""
     misfits = {key: why for key, why in chosen.items() if why}
     if misfits:
         (key, why), *others = misfits.items()
