@@ -30,7 +30,7 @@ FILE_TYPES = {
     "float32": 0, "float16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 12,
     "q4_k": 15, "q5_k": 17, "q6_k": 18, "bfloat16": 32, "mxfp4": 38,
 }  # fmt: skip
-"""llama.cpp's number for a file, by the dtype of most of its matrices (``enum llama_ftype``)."""
+"""llama.cpp's file type (``enum llama_ftype``), by the dtype of most matrices in the file."""
 _OF_LLAMA_CPP = ("general.", "tokenizer.", *(f"{architecture}." for architecture in ARCHITECTURES))
 """Prefixes of llama.cpp's own entries. The type of a new entry with such a name follows from its name and value."""
 

@@ -65,7 +65,7 @@ def as_stored(read: Sequence[Checkpoint], encoding: str) -> list[Checkpoint]:
 def with_decoding(
     rows: Sequence[Mapping[str, Any]], opened: Sequence[Checkpoint], encoding: str
 ) -> list[Mapping[str, Any]]:
-    """Return the operations ``rows``, after an operation that decodes all sources if ``encoding`` is "dequantize".
+    """Return the operations ``rows``, preceded by one that decodes all sources if ``encoding`` is "dequantize".
 
     This operation is not added if no source in ``opened`` is quantised, or if ``rows`` already contains it.
     """

@@ -1,4 +1,4 @@
-"""Reads the files of PEFT adapters, compares their scales, and reads the architecture in a base's config.json."""
+"""Reads the files of PEFT adapters, the names of their bases, and the architecture in a base's config.json."""
 
 from __future__ import annotations
 

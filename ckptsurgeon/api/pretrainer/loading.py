@@ -100,7 +100,7 @@ def _load_state_dict(thing: Any, path: str) -> None:
 _log = logging.getLogger(__name__)
 _OPTIONS = ("include", "exclude", "map", "on_mismatch", "on_missing", "require", "strict", "root")
 RENAMES = "speechbrain"
-"""The ruleset for the two names that SpeechBrain renames when it loads a checkpoint."""
+"""The ruleset with the two renames that SpeechBrain makes when it loads a checkpoint."""
 
 
 @dataclass(frozen=True, repr=False)

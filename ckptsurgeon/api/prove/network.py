@@ -75,7 +75,7 @@ class Rounding:
     absolute: float = 0.0
 
     def coarser(self, other: Rounding) -> Rounding:
-        """Return a Rounding with the larger value of both for each field."""
+        """Return a Rounding that has, in each field, the larger of the two values."""
         both = zip(astuple(self), astuple(other), strict=True)
         return Rounding(*map(max, both))
 
