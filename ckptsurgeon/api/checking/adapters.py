@@ -23,7 +23,8 @@ LORA = "LORA"
 def adapter_facts(checkpoint: Checkpoint, folder: ModelFolder, base: Checkpoint | None) -> AdapterFacts | None:
     """Return the facts on a LoRA adapter; None if the checkpoint is not a LoRA adapter.
 
-    ``folder`` has the adapter's configuration. If ``base`` is given, the facts include the shapes of the base's weights.
+    ``folder`` has the adapter's configuration. If ``base`` is given, the facts include the shapes of the weights in
+    ``base``.
     """
     data = folder.adapter
     if data.get("peft_type") != LORA:

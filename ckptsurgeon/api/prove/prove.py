@@ -62,7 +62,8 @@ def prove(
     checkpoint without a config.json, and ``task`` the ESPnet task, if that configuration fits several tasks. ``root``
     is the dotted path of the state dict in both checkpoints. ``inputs`` is a file: arguments of ``forward`` by name
     (.safetensors), lines of text (.txt), or audio (.wav). By default, random inputs are drawn with ``seed``. Both
-    networks run in float32, whatever the stored dtypes. Weights are in memory only while their module runs, up to ``memory`` (by default 1 GiB) at once.
+    networks run in float32, whatever the stored dtypes. Weights are in memory only while their module runs, up to
+    ``memory`` (by default 1 GiB) at once.
 
     If the outputs differ, the first network runs again with its weights moved at random, as far as rounding to the
     stored dtypes may have moved them. The allowed error follows from the effect of this on the outputs.
