@@ -71,9 +71,9 @@ def apply(
 
     ``wait`` is the number of seconds, or math.inf, to wait for another run that writes the same output. ``memory``
     (such as "512MB") limits the memory for computing merges, including those of adapters. ``plugin`` is a Python file
-    with your own merge methods; it is run. ``key`` is the file of a private key (Ed25519) that signs every file of the
-    output; the signature is in ``OUT.sig`` or, for a folder, in its ``model.sig``. ``progress`` is called with (bytes
-    done, bytes in total).
+    with your own merge methods; this file is run. ``key`` is the file of a private key (Ed25519) that signs every file
+    of the output; the signature is in ``OUT.sig`` or, for a folder, in its ``model.sig``. ``progress`` is called with
+    (bytes done, bytes in total).
 
     If a run that writes several shards is interrupted, its finished shards stay in a temporary folder, and the same
     call continues from there; with ``restart``, the call removes these shards and starts again. ``consume`` deletes

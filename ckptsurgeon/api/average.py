@@ -49,7 +49,7 @@ def average(
     ``vocab`` is "place": then row n is averaged with row n, whatever their tokens. Quantised checkpoints are decoded
     for the average; the mean is quantised like the first checkpoint, or stored as plain numbers if ``encoding`` is
     "dequantize". ``metadata`` sets entries of the metadata, as in ``convert``. ``unwrap`` removes a wrapper's prefix,
-    such as ``module.``, from all keys; ``root`` is the entry of each file that contains the tensors, as ``model.ema``.
+    such as ``module.``, from all keys; ``root`` is the dotted path of the state dict in each file (``model.ema``).
 
     Raises ConfigError for fewer than two checkpoints, PlanError if their keys, shapes or kinds of numbers differ,
     and what ``open_checkpoint`` raises.

@@ -45,9 +45,9 @@ class Changes:
 class ChangedSource:
     """A source after its changes.
 
-    ``operated`` has the changed tensors. ``folder`` has the model's files (config.json and others), changed to fit
-    the changed tensors if possible. ``described`` are the tensors that the files in ``folder`` describe: the changed or
-    the original ones. ``options`` include the rules of a layout.
+    ``operated`` has the changed tensors. ``folder`` has the model's files (config.json and others), adapted to the
+    changed tensors if possible. ``described`` has the tensors that these files describe: the changed tensors, or the
+    original tensors if the files were not adapted. ``options`` include the rules of a layout.
     """
 
     operated: OperatedCheckpoint
@@ -101,7 +101,7 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
 
 
 def _layout_named(name: str | None, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:
-    """Return the change of layout that a user asked for; none if ``name`` is None."""
+    """Return the change of layout to ``name``; for None or "keep", a change that does nothing."""
     if name in (None, KEEP):
         return NamedLayout()
     from .gguf.layouts import layout_named  # all layouts, which most commands do without
@@ -119,9 +119,10 @@ def _in_layout(options: Options, layout: NamedLayout) -> Options:
 
 
 def _dtype_of_scales(options: Options, folder: ModelFolder, *, decoded: bool) -> str:
-    """Return the dtype of the scales; '' if each scale gets the dtype of its weight.
+    """Return the dtype for the scales of quantised weights; '' if each scale gets the dtype of its weight.
 
-    ``decoded`` is true if quantised weights were decoded before; then the scales get the dtype in config.json.
+    The result is the output dtype that the user gave. If the user gave none and the source was quantised before
+    (``decoded``), the result is the dtype in config.json.
     """
     if options.dtype not in ("", "keep"):
         return options.dtype

@@ -25,7 +25,7 @@ CLASS = "class-tensors"
 FILES = ("file-size", "index-keys", "offsets", "shards")
 """The checks that explain why a file cannot be opened."""
 INDEX = ("index", "index size", "missing shard", "shard contents", "shard keys")
-"""Rules about an index; if one is broken, the shards can still be checked."""
+"""Rules of FormatError that are about an index: if an index breaks such a rule, the shards can still be checked."""
 
 
 def check(
@@ -39,7 +39,7 @@ def check(
     """Look for faults in a checkpoint, and return PASS, WARN, FAIL or NOT RUN for each check.
 
     Every value is read once, in bounded memory. If the checkpoint is an adapter, ``base`` is the model that it belongs
-    to. ``root`` is the dotted path of the state dict in a file with several; ``skip`` has the ids of checks to leave
+    to. ``root`` is the dotted path of the state dict, if a file has several; ``skip`` has the ids of checks to leave
     out. ``progress`` is called with (bytes read, bytes in total). Of tensors in memory, only names, shapes and values
     are checked: checks of files are NOT RUN. Damaged or missing files are reported as faults if the header of at least
     one file can be read; otherwise SourceError or FormatError is raised. Raises ConfigError for an unknown id.
@@ -58,9 +58,9 @@ def check(
 
 
 def _is_explained(subject: Subject) -> bool:
-    """Return whether one of the checks in ``FILES`` fails, even if the user skips it.
+    """Return whether one of the checks in ``FILES`` fails, which explains why a checkpoint could not be opened.
 
-    If none fails, nothing in the report explains why the checkpoint could not be opened.
+    A check that the user skips counts too.
     """
     others = [one.id for one in all_checks() if one.id not in FILES]
     return not run_checks(subject, others).ok

@@ -26,7 +26,7 @@ __all__ = ["class_findings", "class_notes", "class_without_codes", "comparison_n
 
 QUANTISATION = "quantization_config"
 REFUSES = "refuses the fields of"
-"""The words of the error if a configuration class raises an exception for config.json (``hf.config.describe``)."""
+"""Words in the error message of ``hf.config.describe`` if the configuration class rejects a config.json."""
 _VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})")
 PACKAGES = ("torch", "transformers")
 
@@ -61,7 +61,10 @@ def class_findings(checkpoint: Checkpoint) -> list[ClassFinding]:
 
 
 def _is_of_newer_version(folder: ModelFolder) -> bool:
-    """Return whether a newer transformers than the installed one wrote config.json: its class may accept the fields."""
+    """Return whether a newer transformers than the installed version wrote config.json.
+
+    The class in the newer version may accept fields that the installed class refuses.
+    """
     versions = (str(folder.config.get("transformers_version")), importlib.metadata.version("transformers"))
     found = [_VERSION.match(one) for one in versions]
     wrote, installed = ([int(number) for number in one.groups()] if one is not None else [] for one in found)
@@ -89,7 +92,8 @@ def _is_quantised(checkpoint: Checkpoint, folder: ModelFolder) -> bool:
 def class_without_codes(checkpoint: Checkpoint, folder: ModelFolder) -> tuple[TargetSpec, str] | None:
     """Return the tensors of a model's class without quantisation, and the name of the class.
 
-    Returns None if ``not_compared`` has a reason. Raises CheckpointError if the class cannot be built.
+    Returns None if the model cannot be compared with its class (see ``not_compared``). Raises CheckpointError if the
+    class cannot be built.
     """
     if not_compared(checkpoint, folder):
         return None
@@ -130,7 +134,7 @@ def not_compared(checkpoint: Checkpoint, folder: ModelFolder) -> str:
 
 
 def _architecture(folder: ModelFolder) -> str:
-    """Return the name of the class in ``architectures`` of config.json; '' if there are several or none."""
+    """Return the name of the class in ``architectures`` of config.json; '' if it lists several classes or none."""
     names = folder.config.get("architectures")
     return names[0] if isinstance(names, list) and len(names) == 1 and isinstance(names[0], str) else ""
 
@@ -160,7 +164,7 @@ def _differences(plan: Plan, checkpoint: Checkpoint, name: str) -> Iterator[Clas
 
 
 def _configuration(folder: ModelFolder) -> str:
-    """Return the path of the config.json of a local model; its path may be that of a file in its folder."""
+    """Return the path of the config.json in a local model's folder; ``folder.path`` may be a file in this folder."""
     path = folder.path if os.path.isdir(folder.path) else os.path.dirname(folder.path)
     return os.path.join(path, CONFIG)
 

@@ -35,12 +35,12 @@ def compare_changes(
 ) -> Changes:
     """Compare the changes of two or more models from the base that they were fine-tuned from, tensor by tensor.
 
-    A change is the difference between the weights of a model and those of the base (a task vector). For each tensor and
-    for all tensors together, the result has the norm of each model's change, relative to the base, and the number of
-    values that the model changed. For each pair of models, it has the cosine between their changes, and the share of
-    values that both changed in the same direction. Quantised tensors are decoded before they are compared. ``include``
-    and ``exclude`` select keys. ``root`` is the dotted path of the state dict in all checkpoints. ``progress`` is
-    called with (bytes done, bytes in total).
+    A change is the difference between the weights of a model and those of the base (a task vector). The result has
+    figures for each tensor, and for all tensors together. For each model, these are the norm of the change, relative to
+    the norm of the base, and the number of values that the model changed. For each pair of models, these are the cosine
+    between their changes, and the share of values that both changed in the same direction. Quantised tensors are
+    decoded before they are compared. ``include`` and ``exclude`` select keys. ``root`` is the dotted path of the state
+    dict in all checkpoints. ``progress`` is called with (bytes done, bytes in total).
 
     Raises ConfigError for fewer than two models, PatternError for a pattern that matches nothing, and PlanError for
     quantised tensors that cannot be decoded. Also raises what ``open_checkpoint`` raises, and FormatError for a wrong
@@ -94,7 +94,10 @@ def _dtype_notes(opened: Sequence[Checkpoint], keys: Sequence[str]) -> Iterator[
 
 
 def _rounds(before: str, after: str) -> bool:
-    """Return whether ``after`` cannot hold all values of ``before``: it has fewer bits, or as many (bf16, f16)."""
+    """Return whether converting from dtype ``before`` to ``after`` rounds values.
+
+    This is so if both are floating, differ, and ``after`` has no more bits than ``before`` (bf16 and f16 have as many).
+    """
     if before == after or "float" not in before or "float" not in after:
         return False
     return DTYPES[after].bits <= DTYPES[before].bits

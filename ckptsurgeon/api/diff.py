@@ -25,7 +25,7 @@ from .inputs.dequantising import weights_of
 __all__ = ["diff", "folder_differences"]
 
 LARGE = 4 << 20
-"""Size in bytes from which two files are read in two processes; below it, starting a process takes longer."""
+"""Headers of files of at least this size, in bytes, are read in two processes; for smaller files, this is slower."""
 
 
 def diff(
@@ -46,11 +46,11 @@ def diff(
     Reads only headers, unless ``values`` is set. With ``values``, the differences are measured, and a tensor is changed
     if any element differs by more than ``atol`` + ``rtol`` * abs(element of ``second``). Quantised tensors are compared
     byte by byte. If they differ, or if one checkpoint has the weight in another encoding or not quantised, the decoded
-    weights are compared; the field ``decoded`` of the result has these. With ``renames``, the values are compared, too,
-    and tensors with the same content under other names are found, those that exchanged their names included, and the
-    rules that rename them. ``include`` and ``exclude`` select the keys to compare;
-    ``root`` is the dotted path of the state dict in both. ``second`` may be a configuration: then the keys, shapes and
-    dtypes of its model are compared.
+    weights are compared; the field ``decoded`` of the result has these. ``renames`` also compares the values, and finds
+    tensors with the same content under other names, even if two tensors exchanged their names. The result then has the
+    rules that rename these tensors. ``include`` and ``exclude`` select the keys to compare; ``root`` is the dotted path
+    of the state dict in both. ``second`` may be a configuration: then the keys, shapes and dtypes of its model are
+    compared.
 
     Raises PatternError for a pattern that matches nothing, what ``open_checkpoint`` raises, and FormatError if a
     record that is read fails its checksum.
@@ -61,7 +61,7 @@ def diff(
     if (rtol or atol) and not (values or renames):
         raise ConfigError(
             "--rtol and --atol need --values or --renames, because headers have no values.",
-            hint="Add --values, or leave them out.",
+            hint="Add --values, or leave --rtol and --atol out.",
         )
     _check_order(first, second)
     if isinstance(second, (str, os.PathLike)) and is_configuration(os.fspath(second)):
@@ -148,7 +148,7 @@ def _compared(
 
 
 def _of_one(a: Checkpoint, b: Checkpoint) -> list[str]:
-    """Return the notes of ``ckpt inspect`` that only one of the two checkpoints has, with its path in front."""
+    """Return the notes of ``ckpt inspect`` that only one of two checkpoints has, each after that checkpoint's path."""
     from .model_folder.checks import contradictions
 
     here, there = contradictions(a), contradictions(b)
@@ -157,7 +157,7 @@ def _of_one(a: Checkpoint, b: Checkpoint) -> list[str]:
 
 
 def _is_large(given: CheckpointLike) -> bool:
-    """Return whether a checkpoint is a large file that is not open yet: reading its header may take long."""
+    """Return whether a checkpoint is a large file that is not open yet, whose header may take long to read."""
     path = "" if isinstance(given, Checkpoint) else place_of(given)
     return os.path.isfile(path) and os.path.getsize(path) >= LARGE
 

@@ -212,8 +212,8 @@ def _edit(
 ) -> Plan:
     """Open the source and return the plan of ``verb``; the plan keeps the source open until ``apply``.
 
-    ``options``, ``changes`` and ``metadata`` say what is edited, ``arguments`` are recorded in the recipe, and
-    ``others`` are paths of further files that were read, which the output must not overwrite.
+    ``options``, ``changes`` and ``metadata`` describe the edit. ``arguments`` are the arguments of ``verb`` for the
+    recipe. ``others`` are paths of further files that were read, which the output must not overwrite.
     """
     checkpoint = open_checkpoint(source, root, unwrap=unwrap)
     try:
@@ -262,10 +262,10 @@ def _texts(patterns: Patterns) -> list[str]:
 
 
 def _carried(checkpoint: Checkpoint, keep: bool) -> tuple[CarriedEntries, list[str], list[str]]:
-    """Return the entries of a file that are not tensors and that are copied to the output, some keys, and notes.
+    """Return the entries of a file that are not tensors and are copied to the output, some of their keys, and notes.
 
-    The keys are those of the copied entries that are in the same dict as the tensors. Without ``keep``, no such entries
-    are copied. The notes list the entries that are not copied.
+    The second result lists the keys of those copied entries that are in the same dict as the tensors. Without ``keep``,
+    no entries are copied. The notes list the entries that are not copied.
     """
     if not keep:
         names = extras_left(checkpoint)

@@ -28,9 +28,9 @@ def fetch(
     ``uri`` is ``hf://org/repo[@revision][/file]``, an ``http(s)://`` address, an address that fsspec reads (``s3://``
     and others), or a path. A branch or tag on the hub is resolved to its commit once; if that commit is in the cache,
     no request is sent. Files from the hub are checked against the hub's SHA-256 (LFS) or git's SHA-1; ``sha256`` is the
-    digest that a single file must have. If ``dir`` is given, all files are copied into this folder, or none, each with
-    a file that records its origin; with ``force``, files in it are replaced even if they were not fetched, or were
-    changed after they were fetched.
+    digest that a single file must have. If ``dir`` is given, all files are copied into this folder, or none. For each
+    of them, a further file records the origin. With ``force``, existing files in ``dir`` are replaced even if they were
+    not fetched, or were changed after they were fetched.
 
     Raises SourceError if a file is not available or does not have its checksum, ConfigError for an invalid URI or
     option, OutputError if a file cannot be written.

@@ -29,7 +29,7 @@ __all__ = ["with_command"]
 MOST_PATTERNS = 6
 """The most ``--on-mismatch`` options that are proposed; if more are needed, ``--ignore-mismatch`` replaces them."""
 SURE = ("same name", "prefix", "name")
-"""The kinds of evidence of ``match`` on which a proposed command may rely."""
+"""The kinds of evidence of ``match`` that are reliable enough for a proposed command."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,11 @@ def with_command(
 
 @dataclass(frozen=True)
 class _Facts:
-    """Facts on a plan: how many tensors come from no source, which of them because of their shape, and renamed keys.
+    """Facts on a plan: the tensors that do not come from the source, and the renamed keys.
 
-    ``drawn`` is the number of tensors that are initialised or kept, and ``mismatched`` has the keys of those whose
-    shapes differ. ``renamed`` maps source keys to new keys. ``counts`` has the number of tensors in each class.
+    ``drawn`` is the number of tensors that are initialised or kept. ``mismatched`` has the keys of the tensors whose
+    shapes differ in source and destination. ``renamed`` maps source keys to new keys. ``counts`` has the number of
+    tensors in each class (copied, initialised and others).
     """
 
     drawn: int
@@ -185,7 +186,10 @@ def _token_lists(first: str, second: str) -> str:
 
 
 def _mismatches(keys: Sequence[str]) -> list[str]:
-    """Return the options that initialise tensors whose shapes differ: one option for the same tensor in all layers."""
+    """Return the words of the options that initialise ``keys``, whose shapes differ.
+
+    One ``--on-mismatch`` option stands for the same tensor in all layers.
+    """
     patterns = dict.fromkeys(NUMBER_IN_KEY.sub("*", quoted(key)) for key in keys)
     if len(patterns) > MOST_PATTERNS:
         return ["--ignore-mismatch"]

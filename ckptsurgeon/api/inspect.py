@@ -45,8 +45,8 @@ def inspect(
 ) -> Inspection:
     """Describe a checkpoint from its headers: every tensor, its ties, other entries of the file, an adapter's settings.
 
-    For the folder of a model, notes report other files of the folder that contradict the weights, and ``tokens`` has
-    the number of tokens and the number of embedding rows.
+    For the folder of a model, notes report other files of the folder that contradict the weights. The field ``tokens``
+    has the number of tokens and the number of embedding rows.
 
     ``include`` and ``exclude`` select keys. ``stats`` reads the values of the selected tensors, and decodes quantised
     tensors (``decoded``). With ``model_class``, keys and shapes are also compared with those of the transformers class
@@ -124,12 +124,12 @@ def init_config(
     If ``output`` is given, the configuration is also written to this file. The text is YAML, or JSON if ``output`` ends
     in ``.json``; ``wait`` is as in ``apply``.
 
-    For a checkpoint, the configuration lists every tensor. Headers contain no initialisers, so each tensor gets the one
-    that its name and shape suggest; review them. If nothing is suggested, as for buffers and parts of quantised
-    tensors, the initialiser is ``like``, which keeps the values of the checkpoint. The notes of ``inspect`` are
-    comments at the beginning. For a toolkit's configuration (ESPnet's ``config.yaml``), the result refers to that file,
-    and lists its frozen parameters in ``train:``. ``task`` is the ESPnet task, if the configuration fits several.
-    Raises OutputError if the output exists and ``force`` is not set.
+    For a checkpoint, the configuration lists every tensor. Headers contain no initialisers, so each tensor gets the
+    initialiser that its name and shape suggest; review these initialisers. If name and shape suggest none, as for
+    buffers and parts of quantised tensors, the initialiser is ``like``, which keeps the values of the checkpoint. The
+    notes of ``inspect`` are comments at the beginning. For a toolkit's configuration (ESPnet's ``config.yaml``), the
+    result refers to that file, and lists the parameters that it freezes in ``train:``. ``task`` is the ESPnet task, if
+    the configuration fits several tasks. Raises OutputError if the output exists and ``force`` is not set.
     """
     return initial_config(path, root=root, task=task, output=output, force=force, wait=wait)[0]
 
@@ -178,7 +178,10 @@ def _declared(checkpoint: Checkpoint, output: str | None) -> dict[str, Any]:
 
 
 def _values(checkpoint: Checkpoint, output: str | None) -> dict[str, str]:
-    """Return two fields of the configuration: the checkpoint's path, relative to the output's folder, and its root."""
+    """Return the fields ``values`` and ``root`` of the configuration: path of the checkpoint, path of its state dict.
+
+    The path of the checkpoint is relative to the folder of the output. ``root`` is left out if it is empty.
+    """
     path = checkpoint.path
     if "://" not in path:
         path = os.path.relpath(path, os.path.dirname(output or "") or os.curdir)
@@ -186,7 +189,10 @@ def _values(checkpoint: Checkpoint, output: str | None) -> dict[str, str]:
 
 
 def _adopted(path: str, output: str | None, task: str | None) -> tuple[dict[str, Any], str]:
-    """Return a destination configuration that refers to the toolkit's at ``path``, and comments for its beginning."""
+    """Return a destination configuration that refers to a toolkit's configuration, and comments for its beginning.
+
+    ``path`` is the path of the toolkit's configuration.
+    """
     from ..destinations._load import adopt
 
     document, target = adopt(path, os.path.dirname(output or ""), task)

@@ -43,8 +43,8 @@ def make_patch(
 
     Both checkpoints are files or folders; the other files of a folder (configuration, tokeniser) are in the patch too.
     Unchanged tensors are not stored. For each other tensor, the XOR with the old tensor of the same name and dtype is
-    stored, with its bytes grouped by significance and compressed with Zstandard (``level`` 1 to 19). ``wait`` is as in
-    ``apply``.
+    stored. The bytes of the XOR are grouped by significance and compressed with Zstandard (``level`` 1 to 19). ``wait``
+    is as in ``apply``.
 
     Raises what ``open_checkpoint`` raises, ConfigError without the package zstandard, OutputError if the patch cannot
     be written.
@@ -95,11 +95,12 @@ def apply_patch(
     """Apply one or more patches, in this order, to the checkpoint ``old``, and write the result to ``output``.
 
     ``output`` is a folder if the last patch was made for a folder, else a file. Before anything is written, the CRC-32
-    of every tensor that a patch needs is compared; each file that is written must have the SHA-256 in the patch. The
-    format and the shards of ``old`` may differ from those of the checkpoint that the first patch was made from.
+    of every tensor that a patch needs is compared with the patch; each file that is written must have the SHA-256 in
+    the patch. The format and the shards of ``old`` may differ from those of the checkpoint that the first patch was
+    made from.
 
     Raises PlanError if ``old`` is not the checkpoint that the first patch was made from, or a patch does not fit the
-    one before it; FormatError if a patch is damaged; OutputError if the output cannot be written.
+    patch before it; FormatError if a patch is damaged; OutputError if the output cannot be written.
     """
     from ..engine.patch.apply import check_base, write_files
     from ..engine.patch.bases import OldCheckpoint, PatchedCheckpoint

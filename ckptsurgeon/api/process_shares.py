@@ -20,11 +20,11 @@ MOST = 4096
 def sharing(
     plan: Plan, processes: int, *, output: str | None = None, to: str | None = None, max_shard_size: str | None = None
 ) -> Sharing:
-    """Return which parts of the output each of ``processes`` processes would write, and how long; nothing is written.
+    """Return which parts of the output each of ``processes`` processes would write, and the time that this would take.
 
-    The other arguments are those of ``apply``. The inputs of the plan must be open, as they are when a verb returns the
-    plan. A sample of the output is computed in memory to measure the speed. Raises ConfigError if ``processes`` is not
-    from 1 to 4096, or if the output is remote.
+    Nothing is written: a sample of the output is computed in memory to measure the speed. The other arguments are those
+    of ``apply``. The inputs of the plan must be open, as they are when a verb returns the plan. Raises ConfigError if
+    ``processes`` is not from 1 to 4096, or if the output is remote.
     """
     if not 1 <= processes <= MOST:
         raise ConfigError(f"--processes {processes} is not a number from 1 to {MOST}.")

@@ -20,9 +20,10 @@ __all__ = ["ClassFinding", "Kind", "has_names_of", "ignored_keys", "kept_plain",
 Kind: TypeAlias = Literal["missing", "optional", "shape", "unused", "plain", "unbuilt", "refused"]
 """What a finding is about.
 
-Tensors that the weights lack ("optional" if many models lack them), that have another shape, or that the class does not
-use; layers that are plain but should be quantised; a class that cannot be built ("refused" if the installed
-configuration class refuses the fields of a config.json that is not of a newer version).
+"missing": tensors that the weights lack; "optional": the same, but many models lack these tensors. "shape": tensors
+that have another shape than in the class. "unused": tensors that the class does not use. "plain": layers that are not
+quantised but should be. "unbuilt": a class that cannot be built. "refused": a configuration class that refuses the
+fields of config.json, although no newer version of transformers wrote this file.
 """
 
 
@@ -41,7 +42,7 @@ def quantised_findings(checkpoint: Checkpoint, target: TargetSpec, name: str, se
     """Return findings on modules and vectors that a quantised checkpoint lacks, and on layers that should be quantised.
 
     ``target`` has the tensors of the class ``name`` without quantisation. ``settings`` is the ``quantization_config``
-    of config.json. If ``has_names_of`` is false, there are only findings on plain layers.
+    of config.json. If ``has_names_of`` is false, there are only findings on layers that should be quantised.
     """
     named = _by_class_name(checkpoint, target)
     known = _is_known(named, target)
@@ -60,9 +61,10 @@ def _is_known(named: Mapping[str, str], target: TargetSpec) -> bool:
 
 
 def _by_class_name(checkpoint: Checkpoint, target: TargetSpec) -> dict[str, str]:
-    """Return a dict from names in the class to names in the checkpoint: of plain tensors and of decoded weights.
+    """Return a dict that maps names of tensors in the class to their names in the checkpoint.
 
-    In many models, the names in the checkpoint differ from those in the class; transformers renames them when loading.
+    A quantised weight counts as one tensor, its decoded weight. In many models, the names in the checkpoint differ from
+    those in the class; transformers renames them when loading.
     """
     coded = {one.name: one.shape or (1, 1) for one in checkpoint.codes.tensors}
     tensors = {key: info for key, info in checkpoint.items() if key not in checkpoint.codes.by_key}
@@ -125,10 +127,10 @@ def _plain_tensors(
 
 
 def _is_vector(key: str, dimensions: int, coded: Collection[str]) -> bool:
-    """Return whether a tensor of a class is never quantised: a vector, or the stacked biases of experts.
+    """Return whether the tensor ``key`` of a class is never quantised: a vector, or the stacked biases of experts.
 
-    The stacked biases of a quantised weight ``NAME`` are called ``NAME_bias``; ``coded`` are the names of the quantised
-    weights.
+    ``coded`` are the names of the quantised weights. The stacked biases for a quantised weight ``NAME`` have the key
+    ``NAME_bias``.
     """
     return dimensions == 1 or (key.endswith("_bias") and key.removesuffix("_bias") in coded)
 

@@ -41,7 +41,7 @@ class RayTasks:
         self._tasks: list[Any] = []
 
     def share_out(self, identity: str, folder: str, parts: Sequence[OutputFile]) -> Sequence[OutputFile]:
-        """Start a task for each part, the largest part first; return the parts for this process to write: none."""
+        """Start a task for each part, the largest part first; return [], because this process writes no part itself."""
         task = self._ray.remote(max_retries=RETRIES, num_cpus=1)(_write_part)
         order = sorted(parts, key=lambda part: -part.layout.size)
         self._tasks = [task.remote(self._work, identity, self._options, folder, part.name) for part in order]
@@ -113,7 +113,7 @@ def ray_tasks(engine: str, plan: Plan, inputs: PlanInputs, options: OutputOption
 
 
 _WORKERS: dict[str, PartWorker] = {}
-"""The worker of the output that this Ray process writes, by identity: all its parts share one plan and open inputs."""
+"""The worker for the output that this Ray process writes, by the output's identity. All parts share its open inputs."""
 
 
 def _write_part(
@@ -133,7 +133,8 @@ def _write_part(
             worker = PartWorker(plan, replace(inputs_of(plan), memory=memory), options)
             if worker.identity != identity:
                 raise OutputError(
-                    "its plan differs from the plan of the first process: it runs another version of ckptsurgeon."
+                    "its plan differs from that of the process that started it: the two run different versions of "
+                    "ckptsurgeon."
                 )
             for earlier in _WORKERS.values():
                 close_inputs(earlier.inputs)

@@ -56,7 +56,10 @@ _NO_LISTS = ("union", "base", "place")
 
 @dataclass(frozen=True)
 class CompiledRecipe:
-    """A compiled recipe: the plan, and the output and the options for writing it, if they are in the recipe."""
+    """A compiled recipe: the plan and, if they are in the recipe, the output and the options for writing the output.
+
+    ``shared`` has the options ``ranks``, ``axis`` and ``mesh``.
+    """
 
     plan: Plan
     output: str | None = None
@@ -195,7 +198,7 @@ def _text(name: str, field: str, value: Any) -> str | None:
 def _shared(name: str, document: dict[str, Any]) -> dict[str, Any]:
     """Remove the fields ``ranks``, ``axis`` and ``mesh`` from a recipe, and return them.
 
-    Raises ConfigError for a wrong type; ``name`` is the recipe's name in its message.
+    Raises ConfigError for a wrong type; ``name`` is the recipe's name in the message.
     """
     found = {one: document.pop(one) for one in _SHARED if one in document}
     for one, value in found.items():
@@ -234,7 +237,10 @@ def _proved(name: str, wanted: Any) -> str:
 
 
 def _check_asserted(name: str, wanted: Any, plan: Plan) -> list[str]:
-    """Raise PlanError if the plan does not meet an assertion in ``wanted``; return notes on patterns."""
+    """Raise PlanError if the plan does not meet an assertion in ``wanted``.
+
+    Returns notes on patterns that probably match fewer keys than the user meant.
+    """
     if not isinstance(wanted, dict):
         raise ConfigError(f"{escape(name)}: the field assert is {brief_repr(wanted)}, not a map.")
     keys = [step.key for step in plan.steps]
@@ -262,9 +268,10 @@ def _check_asserted(name: str, wanted: Any, plan: Plan) -> list[str]:
 
 
 def _unmet(pattern: str, expected: Any, plan: Plan, hits: set[str]) -> Sequence[tuple[str, str]]:
-    """Return the differences of a plan from an assertion: pairs (key or pattern, what it is instead); () if it is met.
+    """Return how a plan differs from an assertion, as pairs (key or pattern, what it is instead); [] if it is met.
 
-    ``hits`` are the keys that the pattern matches, and ``expected`` is their number or their class.
+    ``hits`` are the keys that the pattern matches. ``expected`` is the number or the class that the recipe asserts for
+    them.
     """
     if _is_number(expected):
         return [] if len(hits) == expected else [(pattern, f"{count(len(hits), 'tensor')}, not {expected}")]

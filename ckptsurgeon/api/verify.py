@@ -34,11 +34,12 @@ def verify(
     """Check an output against its recipe (and ``plan``): checksums, then each copied or computed tensor bit for bit.
 
     ``sources`` maps names of sources to a new path or to the tensors; sources that were in memory (``<dict>``) must be
-    given in this way. ``plugin`` is a Python file with your own merge methods; it is run. Tensors whose source does not
-    exist any more are reported as NOT COMPARED. ``sample`` is the number of merged tensors to compute again; None is
-    all. If ``key`` (the file of a public or private key) is given, every file must have a valid signature by this key,
-    and the folder must contain no other files. If the output is too damaged to be opened, the verification has failed;
-    no error is raised. Raises SourceError if the output is missing, ConfigError if there is neither recipe nor plan.
+    given in this way. ``plugin`` is a Python file with your own merge methods; this file is run. Tensors whose source
+    does not exist any more are reported as NOT COMPARED. ``sample`` is the number of merged tensors to compute again;
+    None is all. ``key`` is the file of a public or private key: then every file must have a valid signature by this
+    key, and the folder must contain no other files. If the output is too damaged to be opened, the verification
+    has failed; no error is raised. Raises SourceError if the output is missing, ConfigError if there is neither recipe
+    nor plan.
     """
     from ..analysis.verify.expected import expected_of_plan, expected_of_recipe
     from ..analysis.verify.verify import verify_output
@@ -81,7 +82,7 @@ def verify(
 
 
 def _of_decoded(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:
-    """Yield the notes on quantised sources if the output is not quantised: they may have been decoded wrongly."""
+    """Yield the notes on quantised sources if the output is not quantised, because decoding may have gone wrong."""
     from .model_folder.codes.described_shapes import described_shape_notes
     from .model_folder.folder import model_folder
 

@@ -46,14 +46,15 @@ def view(
     wait: float | None = None,
     progress: Progress | None = None,
 ) -> Page:
-    """Return an HTML page about a checkpoint, a training run, the differences of two checkpoints, or several changes.
+    """Return an HTML page about a checkpoint, a training run, or the differences of two or more checkpoints.
 
     The page is one self-contained HTML file; if ``output`` is given, the page is written there. If ckptsurgeon wrote
     the checkpoint, the page shows its recipe: what became of each tensor. ``stats`` reads all values for statistics and
     histograms. The values of two checkpoints are compared, including tensors that have another name; if ``values`` is
-    False, only their headers are compared. With three or more checkpoints the first is the base of the others: the page
-    shows how each has changed from it, and whether their changes agree. With ``check``, the page shows what
-    ``check`` finds. ``root`` is the dotted path of the state dict in all of them; ``wait`` is as in ``apply``.
+    False, only their headers are compared. With three or more checkpoints, the first is the base. The page then shows
+    how each of the others has changed from the base, and whether their changes agree. With ``check``, the page shows
+    what the verb ``check`` finds. ``root`` is the dotted path of the state dict in all checkpoints; ``wait``
+    is as in ``apply``.
 
     Raises what ``open_checkpoint`` raises, ConfigError for arguments that contradict each other, and OutputError if
     the output exists (without ``force``), is an input, or cannot be written.
@@ -119,8 +120,8 @@ def _check(output: str, *, force: bool) -> None:
 def _run(names: Sequence[str], of: int, page: str | None) -> Run | None:
     """Return the training run if one of the paths in ``names`` is the folder of a run, else None.
 
-    ``of`` is the number of inputs of the page, and ``page`` its path. Raises ConfigError for a run if there are two
-    inputs.
+    ``of`` is the number of inputs of the page, and ``page`` the path of the page. Raises ConfigError for a training run
+    if there is more than one input.
     """
     folders = [name for name in names if is_run(name)]
     if not folders:
@@ -134,7 +135,7 @@ def _run(names: Sequence[str], of: int, page: str | None) -> Run | None:
 
 
 def _files(run: Run | None) -> Iterator[File]:
-    """Yield the files of a run that the page is made from."""
+    """Yield the files of a training run from which the page is made."""
     paths = [] if run is None else [os.path.join(run.path, name) for name in FILES]
     for path in paths:
         if os.path.isfile(path):
@@ -184,7 +185,7 @@ def _described(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _said_of(checkpoint: Checkpoint, notes: Sequence[str], of: int) -> list[str]:
-    """Return the notes on a checkpoint, with its path in front if ``of``, the number of checkpoints, is two."""
+    """Return the notes on a checkpoint; if ``of``, the number of checkpoints, is 2, each begins with the path."""
     return [f"{escape(checkpoint.path)}: {note}" if of > 1 else note for note in notes]
 
 

@@ -23,7 +23,8 @@ LORA = "LORA"
 def adapter_facts(checkpoint: Checkpoint, folder: ModelFolder, base: Checkpoint | None) -> AdapterFacts | None:
     """Return the facts on a LoRA adapter; None if the checkpoint is not a LoRA adapter.
 
-    ``folder`` has the adapter's configuration. If ``base`` is given, the facts include the shapes of its weights.
+    ``folder`` has the adapter's configuration. If ``base`` is given, the facts include the shapes of the weights in
+    ``base``.
     """
     data = folder.adapter
     if data.get("peft_type") != LORA:
@@ -74,7 +75,7 @@ def _shapes(base: Checkpoint) -> Mapping[str, tuple[int, ...]]:
 def _matches(targets: object, modules: Sequence[str]) -> dict[str, int]:
     """Return the number of modules that each entry of ``target_modules`` matches, by the rules of PEFT.
 
-    A string is one regular expression; a list has names or last parts of names.
+    If ``targets`` is a string, it is one regular expression; if it is a list, it has names or last parts of names.
     """
     if isinstance(targets, str):
         pattern = bounded(targets) if targets != ALL else None

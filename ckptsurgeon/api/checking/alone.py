@@ -23,7 +23,7 @@ __all__ = [
 _OF_SHARD = re.compile(
     r"is one of \d+ shards|is not the shard that|the shards in its folder have|lists \d+ shards?, but not"
 )
-"""Matches the notes of a checkpoint on its shards; all other notes say how the checkpoint was opened."""
+"""Matches a checkpoint's notes about its shards; all other notes say how the checkpoint was opened."""
 
 
 def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:

@@ -84,7 +84,10 @@ def _notes(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike | N
 
 
 def _wrapped(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if all keys of a model of transformers have a wrapper's prefix: ``from_pretrained`` finds no key."""
+    """Yield a note if all keys of a transformers model begin with one of ``WRAPPERS``, such as ``module.``.
+
+    ``from_pretrained`` finds none of such keys.
+    """
     config = folder.config
     if "auto_map" in config or not ("model_type" in config or "architectures" in config):
         return
@@ -118,7 +121,7 @@ def _has_configuration(folder: ModelFolder) -> bool:
 
 
 def _card(checkpoint: Checkpoint, folder: ModelFolder) -> CardFacts | None:
-    """Return the facts on the model card (README.md); None if the checkpoint is not the folder of a model."""
+    """Return the facts on the model card (README.md); None if the checkpoint's path is not the folder of a model."""
     if checkpoint.folder is None or not _has_configuration(folder) or not _is_folder(checkpoint):
         return None
     text = _card_text(checkpoint.folder)
@@ -149,7 +152,7 @@ def _card_text(folder: Folder) -> str | None:
 
 
 def _ties(checkpoint: Checkpoint, folder: ModelFolder) -> tuple[tuple[str, str], ...]:
-    """Return the keys (embedding, output layer) of each pair that is stored although the configuration ties the two."""
+    """Return pairs of keys (embedding, output layer) whose two tensors are stored, although config.json ties them."""
     ties = checkpoint.ties
     tensors = [DescribedTensor(key, info.dtype, info.shape, ties.get(key, "")) for key, info in checkpoint.items()]
     return tuple((one, head) for one, head in stored_heads(tensors, folder) if head in checkpoint)

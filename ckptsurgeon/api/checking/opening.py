@@ -30,8 +30,9 @@ DAMAGED = "files are damaged, so not all tensors are known"
 class Opened:
     """An open checkpoint, and the facts on its files (``shards``) and its ``index``.
 
-    ``checkpoint`` is None if no tensor can be read. If the checkpoint is damaged, ``fault`` is the error that opening
-    it raised; then the other files of its folder are not compared with it. ``files`` are further open files.
+    ``checkpoint`` is None if no tensor can be read. ``fault`` is the error that ``open_checkpoint`` raised for a
+    damaged checkpoint, else None. A damaged checkpoint is not compared with the other files in its folder. ``files``
+    are the files that were opened to read a damaged checkpoint.
     """
 
     checkpoint: Checkpoint | None
@@ -49,7 +50,10 @@ class Opened:
 
 
 def open_to_check(given: CheckpointLike, root: str | None = None) -> Opened:
-    """Open a checkpoint; raises the error of ``open_checkpoint`` if none of its files has a readable header."""
+    """Open a checkpoint, even if it is damaged; ``root`` is the dotted path of the state dict.
+
+    Raises the error of ``open_checkpoint`` if no file of the checkpoint has a readable header.
+    """
     try:
         checkpoint = open_checkpoint(given, root)
     except UnsafeError:
@@ -88,9 +92,9 @@ def _index_of(checkpoint: Checkpoint) -> IndexFacts | None:
 
 
 def _index(file: File, folder: Folder) -> IndexFacts | None:
-    """Return the contents of an index, None if it cannot be parsed.
+    """Return the contents of an index; None if the index cannot be parsed.
 
-    They include the ``others``: files in the same folder that have names like its shards but are not in the index.
+    The field ``others`` gets the files in ``folder`` that are named like the shards, but are not in the index.
     """
     found = index_facts(file.name, file.read(0, file.size)) if file.size <= limits.INDEX_BYTES else None
     if found is None:
@@ -129,7 +133,7 @@ def _lenient(path: str, tree: Mapping[str, TensorInfo], files: Mapping[str, File
 def _parts(source: File | Folder, folder: Folder) -> tuple[IndexFacts | None, list[str]]:
     """Return the index of a safetensors checkpoint (None if there is none), and the names of its files.
 
-    ``source`` is the file or folder that the user gave, and ``folder`` the folder that it is in.
+    ``source`` is the file or folder that the user gave. ``folder`` is the folder of that file, or the given folder.
     """
     if isinstance(source, File) and source.name.endswith(SUFFIX):
         return None, [source.name]

@@ -1,6 +1,6 @@
 """Notes on metadata of a GGUF file that contradict its tensors or its tokens.
 
-The entries are listed in llama.cpp's ``gguf-py/gguf/constants.py``; its loader derives the shapes of a block from them.
+The entries are listed in llama.cpp's ``gguf-py/gguf/constants.py``. llama.cpp derives the shapes of tensors from them.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ HEADS, FEW, WIDTH = "attention.head_count", "attention.head_count_kv", "embeddin
 def metadata_notes(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str], tokens: int) -> tuple[str, ...]:
     """Return notes on numbers in the metadata that contradict the tensors or the tokens.
 
-    These are the number of blocks, the sizes of the first block, and ids of tokens. ``shapes`` has the shape of each
-    tensor. ``metadata`` maps the names of entries to their values as strings. ``tokens`` is the number of tokens, 0 if
-    there are none. Sizes are compared for all known architectures except DeepSeek's, whose attention differs.
+    The numbers that are checked are the number of blocks, the sizes of the first block, and ids of tokens. ``shapes``
+    has the shape of each tensor. ``metadata`` maps the names of entries to their values as strings. ``tokens`` is the
+    number of tokens, 0 if there are none. Sizes are compared for all known architectures except DeepSeek's, whose
+    attention differs.
     """
     architecture = metadata.get("general.architecture", "")
     own = f"{architecture}."
@@ -100,7 +101,10 @@ def _of_rotation(architecture: str, sizes: Mapping[str, int]) -> Iterator[str]:
 
 
 def _wanted(sizes: Mapping[str, int]) -> Iterator[tuple[str, int, tuple[str, ...], int]]:
-    """Yield (tensor, axis, entries, size): a tensor whose axis has a size that follows from these entries."""
+    """Yield (key, axis, entries, size): the size that an axis of a tensor must have according to metadata entries.
+
+    ``sizes`` maps the names of entries to their values; ``entries`` are the names of those that determine the size.
+    """
     width, heads = sizes.get(WIDTH, 0), sizes.get(HEADS, 0)
     if width:
         yield "token_embd.weight", 1, (WIDTH,), width
@@ -114,10 +118,10 @@ def _wanted(sizes: Mapping[str, int]) -> Iterator[tuple[str, int, tuple[str, ...
 
 
 def _rows(kind: str, heads: tuple[str, int], each: int, sizes: Mapping[str, int]) -> tuple[tuple[str, ...], int]:
-    """Return the entries that determine the number of rows of all heads, and this number.
+    """Return the names of the entries that determine the number of rows of all heads, and this number.
 
-    ``kind`` is "key" or "value". ``heads`` is an entry and its value, the number of heads. ``each`` is the default for
-    the width of a head.
+    ``kind`` is "key" or "value". ``heads`` is the name and the value of the entry with the number of heads. ``each`` is
+    the number of rows of a head if ``sizes`` has no entry for it.
     """
     entry, number = heads
     length = f"attention.{kind}_length"

@@ -25,7 +25,7 @@ DEFAULTS: Mapping[str, tuple[int, int]] = {
     "v_head_dim": (128, 128), "n_routed_experts": (64, 256), "moe_intermediate_size": (1407, 2048),
     "n_shared_experts": (2, 1), "num_experts_per_tok": (0, 8),
 }  # fmt: skip
-"""transformers' defaults for fields that config.json lacks: (of V2, of V3 and Kimi K2)."""
+"""transformers' defaults for fields that config.json lacks: the first for V2, the second for V3 and Kimi K2."""
 _MAY_BE_ZERO = ("first_k_dense_replace", "q_lora_rank")
 
 

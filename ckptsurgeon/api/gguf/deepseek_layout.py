@@ -19,7 +19,7 @@ __all__ = ["deepseek_to_gguf", "deepseek_to_transformers"]
 
 LAYERS = "model.layers."
 PREDICTS = "eh_proj.weight"
-"""A tensor of layers for multi-token prediction, which llama.cpp does not have for DeepSeek V2 and V3."""
+"""Only layers for multi-token prediction have this tensor; llama.cpp has no such layers for DeepSeek V2 and V3."""
 _BIAS_OF_ROUTER = (ROUTER_BIAS.rpartition(".")[2], ARCHITECTURES[DEEPSEEK].names[ROUTER_BIAS].rpartition("}.")[2])
 
 
@@ -43,9 +43,9 @@ def deepseek_to_gguf(
 
 
 def _predicting(checkpoint: Checkpoint, sizes: DeepseekSizes) -> list[int]:
-    """Return the indices of layers after the model's ``num_hidden_layers``, which are for multi-token prediction.
+    """Return the indices of the layers for multi-token prediction: those from ``num_hidden_layers`` on.
 
-    Raises PlanError for such a layer that is not for multi-token prediction.
+    Raises PlanError if a layer with such an index is not for multi-token prediction.
     """
     numbers = {part for key in checkpoint if key.startswith(LAYERS) and (part := key.split(".")[2]).isdecimal()}
     behind = sorted(int(part) for part in numbers if len(part) < 9 and int(part) >= sizes.layers)

@@ -30,7 +30,7 @@ FILE_TYPES = {
     "float32": 0, "float16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 12,
     "q4_k": 15, "q5_k": 17, "q6_k": 18, "bfloat16": 32, "mxfp4": 38,
 }  # fmt: skip
-"""llama.cpp's number for a file, by the dtype of most of its matrices (``enum llama_ftype``)."""
+"""llama.cpp's file type (``enum llama_ftype``), by the dtype of most matrices in the file."""
 _OF_LLAMA_CPP = ("general.", "tokenizer.", *(f"{architecture}." for architecture in ARCHITECTURES))
 """Prefixes of llama.cpp's own entries. The type of a new entry with such a name follows from its name and value."""
 
@@ -69,9 +69,10 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
 
 
 def _described_by(plan: Plan, inputs: PlanInputs, given: Mapping[str, str]) -> Checkpoint | None:
-    """Return the GGUF source whose metadata the plan has, or else the first GGUF source; None if there is none.
+    """Return the GGUF source from which the plan took its metadata, or else the first GGUF source.
 
-    ``given`` has the entries that the user sets.
+    This source has the same metadata as the plan, apart from the entries that the user sets (``given``). Returns None
+    if no source is GGUF.
     """
     stored = [one for one in inputs.sources if one.header.stored]
     rest = {key: value for key, value in plan.metadata.items() if key not in given}
@@ -80,7 +81,7 @@ def _described_by(plan: Plan, inputs: PlanInputs, given: Mapping[str, str]) -> C
 
 
 def _new(key: str, said: str, *, is_given: bool) -> Typed:
-    """Return an entry that no GGUF source has. ``said`` is its value as text.
+    """Return a new metadata entry, which no GGUF source has; ``said`` is its value as text.
 
     If the user gave the entry (``is_given``), or if its name is one of llama.cpp's, its type follows from its name and
     value. Any other entry is a string.
@@ -115,7 +116,10 @@ def _of_source(plan: Plan, source: Checkpoint, given: Mapping[str, str]) -> dict
 
 
 def _file_type(plan: Plan) -> Iterator[tuple[str, Typed]]:
-    """Yield the entries with the type of most matrices (if llama.cpp has a number for it) and the version of blocks."""
+    """Yield the entries ``general.file_type`` and ``general.quantization_version``, as far as they apply to a plan.
+
+    The file type is llama.cpp's number for the dtype of most matrices. The version is for tensors in blocks of codes.
+    """
     if any(DTYPES[step.dtype].block for step in plan.steps):
         yield VERSION, Typed(UINT32, packed(UINT32, 2))
     kinds = Counter(step.dtype for step in plan.steps if len(step.shape) > 1)

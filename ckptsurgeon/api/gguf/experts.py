@@ -14,7 +14,7 @@ __all__ = ["expert_entries"]
 _COUNTS = ("num_local_experts", "num_experts")
 _USED, _NORMED = "num_experts_per_tok", "norm_topk_prob"
 _SAYING_NORMED = ("qwen2moe", "qwen3moe")
-"""Architectures of models whose config.json has ``norm_topk_prob``."""
+"""llama.cpp's architectures for models whose config.json has the field ``norm_topk_prob``."""
 _SIZES = {
     "moe_intermediate_size": "expert_feed_forward_length",
     "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
@@ -24,8 +24,8 @@ _SIZES = {
 def expert_entries(config: Mapping[str, Any], architecture: str, numbers: Set[int]) -> dict[str, str]:
     """Return the entries on experts, without the architecture as prefix; none for a model without experts.
 
-    ``numbers`` has the numbers of experts that occur in the layers of the weights. Raises PlanError if config.json
-    contradicts them, or if the model chooses experts in another way than llama.cpp.
+    ``numbers`` has each number of experts that a layer of the weights has, normally one. Raises PlanError if
+    config.json contradicts ``numbers``, or if the model chooses experts in another way than llama.cpp.
     """
     if not numbers:
         return {}

@@ -39,7 +39,7 @@ def check_gpt_oss(config: Mapping[str, Any], layers: int) -> None:
 
 
 def rope_note(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a note if YaRN does not round its range of frequencies although llama.cpp does, else ()."""
+    """Return a note if config.json turns off the rounding of YaRN's frequencies, which llama.cpp rounds; else ()."""
     stated = config.get("rope_parameters") or config.get("rope_scaling")
     if not isinstance(stated, dict) or stated.get("truncate") is not False:
         return ()
@@ -61,13 +61,13 @@ def _decoding() -> Mapping[str, Any]:
 
 
 def with_codes(change: LayoutChange) -> LayoutChange:
-    """Return the change of layout for mxfp4 experts: it decodes them first, and then encodes the same values again."""
+    """Return a change of layout that decodes mxfp4 experts, applies ``change``, and encodes the same values again."""
     rounding = [{"blocks": key, "to": CODES} for key in STACKED]
     return replace(change, operations=(_decoding(), *change.operations, *rounding))
 
 
 def experts_of_folder(config: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[Regrouping, set[int]]:
-    """Return how the experts of a model of transformers are split, and the numbers of experts that occur in layers."""
+    """Return how the experts of a transformers model are split, and each number of experts that a layer has."""
     sizes = [_number(config.get(name), f"config.json gives {name}") for name in _FIELDS]
     found = {info.shape[0] for key, info in checkpoint.items() if _is_down(key) and info.shape}
     return split_experts(*sizes), found

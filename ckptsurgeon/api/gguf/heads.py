@@ -21,8 +21,9 @@ def heads_of(
 ) -> Heads:
     """Return the attention heads of a model with separate queries and keys.
 
-    ``modules`` are the names of the modules of queries and of keys. ``stated`` has the stated numbers of heads of
-    queries and of keys; if the second is None, it is the same as the first. ``names`` are their fields, for messages.
+    ``modules`` are the names of the modules of queries and of keys. ``stated`` has the numbers of heads of queries and
+    of keys in the configuration; if the second number is None, it is the same as the first. ``names`` are the names of
+    these two fields, for messages.
     Raises PlanError if a number is not valid or does not fit the weights.
     """
     queries = _number(stated[0], names[0])
@@ -49,9 +50,8 @@ def heads_of(
 def fused_heads(checkpoint: Checkpoint, stated: tuple[Any, Any], names: tuple[str, str], module: str = FUSED) -> Heads:
     """Return the attention heads of a model in which one ``module`` has queries, keys and values.
 
-    The size of a head is the width of the model divided by the number of query heads. ``stated`` has the stated numbers
-    of heads of queries and of keys; if the second is None, it is the same as the first. ``names`` are their fields, for
-    messages. Raises PlanError if a number is not valid or does not fit the weights.
+    The size of a head is the width of the model divided by the number of query heads. ``stated`` and ``names`` are as
+    in ``heads_of``. Raises PlanError if a number is not valid or does not fit the weights.
     """
     queries = _number(stated[0], names[0])
     keys = queries if stated[1] is None else _number(stated[1], names[1])
@@ -77,7 +77,7 @@ def _number(stated: Any, name: str) -> int:
 
 
 def _sizes(checkpoint: Checkpoint, module: str) -> tuple[Set[int], Set[int]]:
-    """Return the numbers of rows, and the numbers of columns, that a module's weights have in all layers."""
+    """Return two sets: each number of rows, and each number of columns, that the module's weight has in some layer."""
     found = KeyMatcher([KeyPattern.given(f"{module}.weight", "")]).hits(list(checkpoint))[0]
     shapes = [checkpoint[key].shape for key in found]
     return {shape[0] if shape else 0 for shape in shapes}, {shape[1] if len(shape) == 2 else 0 for shape in shapes}

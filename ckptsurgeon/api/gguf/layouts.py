@@ -49,9 +49,9 @@ TIED = (
 
 
 def layout_named(name: str, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:
-    """Return the change of a checkpoint's layout to the layout ``name``, which is not "keep".
+    """Return the change of a checkpoint's layout to the layout ``name``: "gguf", "transformers" or "auto".
 
-    ``auto`` is ``gguf`` for a model of transformers that llama.cpp supports, and ``keep`` for any other. Raises
+    "auto" is "gguf" for a model of transformers that llama.cpp supports; any other model keeps its layout. Raises
     PlanError if the layout of the checkpoint is not known.
     """
     if name == TRANSFORMERS:

@@ -1,4 +1,4 @@
-"""Finds contradictions in an output: llama.cpp's names in another format, or llama.cpp's metadata with other names."""
+"""Finds contradictions in an output, such as llama.cpp's metadata with transformers' names of tensors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REMEDY = "ckpt convert X --layout gguf -o y.gguf"
 
 
 def check_given(given: Mapping[str, str]) -> None:
-    """Raise ConfigError if a user sets an entry of GGUF that is reserved for how the file was made or split."""
+    """Raise ConfigError if the user sets a reserved entry of GGUF, which says how the file was made or split."""
     for key in RESERVED:
         if given.get(key):
             raise ConfigError(f"the name {key} in metadata is reserved in GGUF.", hint="Choose another name.")
@@ -33,8 +33,8 @@ def check_given(given: Mapping[str, str]) -> None:
 def check_names(plan: Plan, inputs: PlanInputs, architecture: str) -> tuple[str, ...]:
     """Return a note on a GGUF output whose tensors do not have llama.cpp's names, else ().
 
-    ``architecture`` is the architecture in the output's metadata, '' if there is none. Raises PlanError if it is an
-    architecture of llama.cpp and the names are those of transformers.
+    ``architecture`` is the architecture in the output's metadata, '' if there is none. Raises PlanError if llama.cpp
+    has this architecture, but the tensors have the names of transformers.
     """
     keys = [step.key for step in plan.steps]
     if architecture in ARCHITECTURES and in_transformers(keys):
@@ -76,7 +76,7 @@ def notes_on_other_format(plan: Plan, inputs: PlanInputs, options: OutputOptions
     notes, name = [], writer_of(options).name
     unstored = [key for one in inputs.sources for key in one.header.stored if key not in one.metadata]
     if unstored:
-        notes.append(f"not written, since only GGUF stores them: {listing(unstored, 3)}")
+        notes.append(f"metadata not written, since only GGUF stores them: {listing(unstored, 3)}")
     if plan.metadata.get(ARCHITECTURE) in ARCHITECTURES and in_llama_cpp([step.key for step in plan.steps]):
         notes.append(
             "the tensors have the names and layout of llama.cpp, which reads only GGUF: for other programs, "

@@ -25,8 +25,8 @@ def rope_entries(
 ) -> Iterator[tuple[str, str]]:
     """Yield (entry, value) for the rotary embedding; raises PlanError for a scaling that GGUF cannot describe.
 
-    ``of_deepseek`` is true for DeepSeek's YaRN, which also scales the attention scores. If ``rounds``, YaRN with
-    ``truncate: false`` is accepted, although llama.cpp always truncates.
+    ``of_deepseek`` is true for DeepSeek's YaRN, which also scales the attention scores. If ``rounds`` is true, YaRN
+    with ``truncate: false`` is accepted, although llama.cpp always rounds the range of frequencies.
     """
     fields = rope_fields(config)
     yield "rope.freq_base", str(theta_of(fields, config))
@@ -115,8 +115,8 @@ def _check_factor(factor: float) -> None:
 def _yarn_of_deepseek(fields: Mapping[str, Any], factor: float) -> Iterator[tuple[str, str]]:
     """Yield the entries of DeepSeek's YaRN; raises PlanError if ``mscale`` is not equal to ``mscale_all_dim``.
 
-    llama.cpp reads ``mscale_all_dim`` and assumes that ``mscale`` is equal. transformers scales the rotary embedding by
-    the quotient of the scales that belong to the two, which is 1 if they are equal.
+    llama.cpp reads only ``mscale_all_dim``, and assumes that ``mscale`` has the same value. transformers computes a
+    scale from each of the two fields, and multiplies the rotary embedding by the quotient: 1 if the fields are equal.
     """
     _check_factor(factor)
     check_only(fields, "attention_factor", 1.0)

@@ -55,10 +55,9 @@ def _texts(values: Sequence[str]) -> Typed:
 
 
 def _of_pieces(folder: ModelFolder, rows: int) -> tuple[dict[str, Typed], tuple[str, ...]]:
-    """Return the entries for a sentencepiece model, with the tokens that tokenizer.json adds to it.
+    """Return the entries for a sentencepiece model and the tokens that tokenizer.json adds, and notes.
 
-    The result also has a note on rows of the embedding without a token. ``rows`` is the number of rows of the
-    embedding.
+    The notes are about rows of the embedding without a token. ``rows`` is the number of rows of the embedding.
     """
     pieces = described_pieces(PIECES, folder.read(PIECES, LARGEST))
     tokens: Tokens = {number: (piece.text, piece.kind) for number, piece in enumerate(pieces)}
@@ -78,10 +77,10 @@ def _of_pieces(folder: ModelFolder, rows: int) -> tuple[dict[str, Typed], tuple[
 
 
 def _of_pairs(folder: ModelFolder, rows: int) -> tuple[dict[str, Typed], tuple[str, ...]]:
-    """Return the entries for byte-level BPE, with a token list and merges, as GPT-2, Llama 3 and Qwen have.
+    """Return the entries for byte-level BPE (as in GPT-2, Llama 3 and Qwen), and notes.
 
-    The result also has notes, on rows without a token and on an unknown pre-tokeniser. ``rows`` is the number of rows
-    of the embedding.
+    The notes are about rows of the embedding without a token, and about an unknown pre-tokeniser. ``rows`` is the
+    number of rows of the embedding.
     """
     document = _document(folder)
     model = document.get("model")
@@ -129,14 +128,14 @@ def _added(document: Mapping[str, Any]) -> Tokens:
 
 
 def _listed(tokens: Tokens, number: int) -> dict[str, Typed]:
-    """Return the entries with ``number`` tokens and their kinds; an id without a token gets an unused token."""
+    """Return the entries with the list of ``number`` tokens and their kinds; an id without a token gets [PAD<id>]."""
     row = [tokens.get(place) or (f"[PAD{place}]", UNUSED) for place in range(number)]
     kinds = Typed(ARRAY, array(INT32, [kind for _, kind in row]))
     return {"tokenizer.ggml.tokens": _texts([text for text, _ in row]), "tokenizer.ggml.token_type": kinds}
 
 
 def _unused(tokens: Tokens, number: int) -> tuple[str, ...]:
-    """Return a note on ids below ``number`` without a token, for which ``_listed`` makes names; () if there is none."""
+    """Return a note on the ids below ``number`` without a token, which ``_listed`` names; () if all have a token."""
     rows = [place for place in range(number) if not tokens.get(place)]
     if not rows:
         return ()

@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 __all__ = ["encoded_by", "weights_of", "with_stated_shapes"]
 
 MOST_SHAPES = 2000
-"""The most weights whose stated shape is read; the layers of a model of 70 billion parameters have 560 such weights."""
+"""The largest number of weights whose shape is read from a ``quant_state``; a model of 70 B parameters has 560."""
 SMALL = 1 << 20
-"""The most bytes of a stored tensor that describes a quantised weight, such as a ``quant_state`` or a ``g_idx``."""
+"""The largest tensor, in bytes, that is read to describe a quantised weight, such as a ``quant_state``."""
 
 
 def weights_of(checkpoint: Checkpoint) -> Callable[[str], DecodedWeight | None]:
-    """Return a function from the key of a stored tensor to the decoded weight that the tensor is a part of.
+    """Return a function that maps the key of a stored tensor to the decoded weight that this tensor belongs to.
 
-    The function returns None for a tensor that is not quantised, and raises PlanError if the weight cannot be decoded.
+    For example, the keys of codes and of their scales give the same weight. The function returns None for a tensor that
+    is not quantised, and raises PlanError if the weight cannot be decoded.
     """
     return partial(_weight, checkpoint, {}, cache(partial(_settings, checkpoint)))
 
@@ -78,10 +79,11 @@ def _request(checkpoint: Checkpoint, coded: QuantisedTensor, settings: StatedSet
 
 
 def encoded_by(checkpoint: Checkpoint) -> Callable[[QuantisedTensor, TensorInfo], Mapping[str, TensorInfo]]:
-    """Return a function (quantised tensor of the checkpoint, new weight) that encodes the weight like this tensor.
+    """Return a function that encodes a new weight in the same way as a quantised tensor of the checkpoint.
 
-    The function returns the stored tensors of the encoded weight, such as codes and scales, by the endings of their
-    keys. It raises ``UnencodableError`` if no encoder can encode the weight in this way.
+    The arguments of the function are the quantised tensor and the new weight. It returns the tensors to store, such as
+    codes and scales, by the endings of their keys. It raises ``UnencodableError`` if no encoder can encode the weight
+    in this way.
     """
     settings = cache(partial(_settings, checkpoint))
 
@@ -96,8 +98,8 @@ def encoded_by(checkpoint: Checkpoint) -> Callable[[QuantisedTensor, TensorInfo]
 def with_stated_shapes(checkpoint: Checkpoint, codes: QuantisedTensors) -> QuantisedTensors:
     """Return ``codes`` with the shapes that bitsandbytes states in the ``quant_state`` of each 4-bit weight.
 
-    The shape is the value of a small tensor, not in the headers, so it is read from local files only, and for the first
-    ``MOST_SHAPES`` weights. A shape that does not fit the number of codes is left out.
+    A ``quant_state`` is a small tensor whose values are JSON text. It is read only from local files, and only for the
+    first ``MOST_SHAPES`` weights. A shape that does not fit the number of codes is left out.
     """
     unknown = [one for one in codes.tensors if one.shape is None and one.parameters and _state_of(one)]
     if scheme_of(checkpoint.path) or not unknown:

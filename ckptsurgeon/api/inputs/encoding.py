@@ -54,10 +54,10 @@ def read_as(checkpoint: Checkpoint, encoding: str) -> Checkpoint:
 
 
 def as_stored(read: Sequence[Checkpoint], encoding: str) -> list[Checkpoint]:
-    """Return the sources ``read`` in the encoding that the output will have.
+    """Return the sources in the encoding that the output will have: quantised or decoded.
 
-    ``read`` are the results of ``read_as``. If ``encoding`` is ``keep``, the sources with their codes are returned,
-    else the decoded ones.
+    ``read`` are the sources as ``read_as`` returned them. If ``encoding`` is ``keep``, they are returned with their
+    codes, as in their files; otherwise they are returned unchanged, that is, decoded.
     """
     return [one.stored or one if encoding == ENCODINGS[0] else one for one in read]
 
@@ -65,7 +65,10 @@ def as_stored(read: Sequence[Checkpoint], encoding: str) -> list[Checkpoint]:
 def with_decoding(
     rows: Sequence[Mapping[str, Any]], opened: Sequence[Checkpoint], encoding: str
 ) -> list[Mapping[str, Any]]:
-    """Return the operations ``rows``; if ``encoding`` asks for decoding, the first of them decodes all sources."""
+    """Return the operations ``rows``, preceded by one that decodes all sources if ``encoding`` is "dequantize".
+
+    This operation is not added if no source in ``opened`` is quantised, or if ``rows`` already contains it.
+    """
     decodes = encoding != ENCODINGS[0] and any(one.codes for one in opened) and DEQUANTIZE not in rows
     return [*([DEQUANTIZE] if decodes else []), *rows]
 
@@ -76,7 +79,7 @@ def encoding_said(encoding: str) -> dict[str, str]:
 
 
 def encoding_notes(opened: Sequence[Checkpoint], encoding: str) -> list[str]:
-    """Return a note if decoding was asked for, but no source in ``opened`` (from ``read_as``) was quantised."""
+    """Return a note if ``encoding`` is "dequantize", but no source in ``opened`` (from ``read_as``) was quantised."""
     if encoding == ENCODINGS[0] or any(one.stored is not None for one in opened):
         return []
     names = listing([one.path for one in opened], where="")

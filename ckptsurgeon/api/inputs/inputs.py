@@ -49,7 +49,7 @@ __all__ = [
 # Notes on inputs that are given twice or are already merged, and so have too much influence on the result.
 
 LARGEST = 256 << 20
-"""Size in bytes of the largest file that is compared with another."""
+"""The largest file, in bytes, whose contents are compared to find copies of the same checkpoint."""
 SAMPLE = 1 << 16
 BLOCK = 1 << 20
 
@@ -79,7 +79,10 @@ def _settings(one: Checkpoint) -> Mapping[str, Any]:
 
 
 def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint]) -> list[str]:
-    """Return notes on adapters that are already merged into the base, as far as its recipe and the headers show."""
+    """Return notes on adapters that are already merged into ``base``, according to the recipe in ``base``.
+
+    An adapter in the recipe is recognised by its path, and by the sizes and fingerprints of its files.
+    """
     try:
         made = read_json(base.recipe or "{}")
         rows = made["sources"][1:] if made.get("verb") == "lora merge" else ()
@@ -88,7 +91,8 @@ def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint]) -> list[str]:
     except (ValueError, KeyError, TypeError, AttributeError):  # a damaged recipe: verify reports it
         return []
     return [
-        f"{escape(one.path)} is added a second time: {escape(base.path)} already contains it, according to its recipe"
+        f"{escape(one.path)} is added a second time: according to the recipe in {escape(base.path)}, this adapter is "
+        "already merged"
         for one in adapters
         if not one.in_memory and _print(one.path, [vars(each) for each in one.files]) in merged
     ]
@@ -100,9 +104,9 @@ def _print(path: str, files: Sequence[Mapping[str, Any]]) -> Hashable:
 
 
 def _outline(one: Checkpoint) -> Hashable:
-    """Return a value that is equal for copies of a checkpoint.
+    """Return a value that is equal for two checkpoints that may be copies of each other.
 
-    If a file of the checkpoint is too large, remote or consumed, the value is the checkpoint's path and root.
+    If a file is remote, deleted after use (``consume``) or larger than ``LARGEST``, the value is the path and the root.
     """
     files = one.open_files()
     if any(isinstance(file, ConsumedFile) for file in files.values()):  # only its header can be read
@@ -141,7 +145,7 @@ def source_notes(opened: Sequence[Checkpoint], *, unwrap: bool) -> list[str]:
 
 
 def notes_on(one: Checkpoint, of: int) -> list[str]:
-    """Return the notes on an open input; if ``of``, the number of inputs, is not 1, each note contains its path."""
+    """Return the notes on an open input; if ``of``, the number of inputs, is not 1, each note has the input's path."""
     notes = [*one.notes, *parts_elsewhere(one)]
     return notes_about(one.path, notes) if of > 1 else notes
 
@@ -190,7 +194,7 @@ def memory_print(checkpoint: Checkpoint) -> FilePrint:
 
 
 def view_of(source: PlanSource, checkpoint: Checkpoint) -> SourceView:
-    """Return an open checkpoint in the form that planners read: its description, its tensors and its ties."""
+    """Return an open checkpoint in the form that planners read: description, tensors, ties, quantised weights."""
     from ...planning.transplant.select import SourceView
 
     return SourceView(source, checkpoint, codes=checkpoint.codes, decoded_dtype=decoded_dtype(checkpoint))
@@ -218,7 +222,7 @@ def _size_and_digest(path: str) -> tuple[int, str]:
 
 
 def target_files(target: TargetSpec) -> tuple[FilePrint, ...]:
-    """Return the fingerprints of a destination's configuration and of the files that this reads.
+    """Return the fingerprints of a destination's configuration and of the files that the configuration refers to.
 
     Files that are only copied to the output are left out.
     """

@@ -18,12 +18,12 @@ __all__ = ["keeping_codes"]
 def keeping_codes(
     plan: Plan, read: Sequence[Checkpoint], encoding: str, owner: int = 0, *, dtype: str | None = None
 ) -> tuple[Plan, list[Checkpoint]]:
-    """Return a plan whose output is quantised like its sources, and the open sources of this plan.
+    """Return ``plan`` with its output quantised like the sources, and the open sources that the new plan reads.
 
-    If ``encoding`` is not ``keep``, or if no source was decoded, the plan is returned unchanged. ``read`` are the
-    decoded sources with which it was planned. ``owner`` is the index of the source whose configuration the output gets:
-    new weights are encoded like that source. ``dtype`` is the dtype that the user asked for. Raises PlanError for a
-    weight that cannot be encoded.
+    ``read`` are the sources from which ``plan`` was made, as ``read_as`` decoded them. If ``encoding`` is not ``keep``,
+    or if no source was decoded, ``plan`` and ``read`` are returned unchanged. ``owner`` is the index of the source
+    whose configuration is copied to the output: new weights are encoded like that source. ``dtype`` is the output dtype
+    that the user gave. Raises PlanError for a weight that cannot be encoded.
     """
     coded = [at for at, one in enumerate(read) if is_decoded_only(plan.sources[at], one)]
     if encoding != ENCODINGS[0] or not coded:

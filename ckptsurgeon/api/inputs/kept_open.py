@@ -15,12 +15,12 @@ __all__ = ["KeptOpen", "check_decodable"]
 class KeptOpen:
     """A context manager that closes the checkpoints in ``opened`` and ``others`` if its block raises.
 
-    The lists may grow in the block. The first ``sources`` checkpoints in ``opened`` are sources; by default all are. If
-    the block raises QuantisedError, codes of a source would be used as numbers. If this source cannot be decoded, the
-    error that gives the reason is raised instead.
+    Checkpoints may be added to both lists in the block. The first ``sources`` checkpoints in ``opened`` are sources; by
+    default all are. The block raises QuantisedError if a plan would use codes as numbers. If the reason is a source
+    that cannot be decoded, the error of decoding this source is raised instead.
 
-    This is a class because a generator-based context manager, popped from an ``ExitStack``, would run its clean-up and
-    close the checkpoints when the generator is garbage-collected.
+    This is a class, not a generator-based context manager: if that were popped from an ``ExitStack``, the garbage
+    collection of its generator would close the checkpoints.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class KeptOpen:
 def check_decodable(sources: Iterable[Checkpoint]) -> None:
     """Raise PlanError for the first source whose codes cannot be decoded.
 
-    ``read_as`` returns such a source without an error if the encoding is ``keep``.
+    ``read_as`` raises no error for such a source if the encoding is ``keep``.
     """
     for one in sources:
         read_as(one, ENCODINGS[1])

@@ -27,8 +27,8 @@ __all__ = ["OperatedCheckpoint", "asked_conversions", "operate", "operations_fil
 class OperatedCheckpoint:
     """A checkpoint after operations such as split and concat.
 
-    ``rows`` has the operations that changed it, as plain data. ``by`` maps the key of each changed tensor to its
-    derivation.
+    ``rows`` has the operations that changed the checkpoint, as plain data. ``by`` maps the key of each changed tensor
+    to the operation and the source keys from which the tensor was made.
     """
 
     checkpoint: Checkpoint
@@ -71,7 +71,7 @@ def asked_conversions(rulesets: Sequence[str]) -> tuple[list[Mapping[str, Any]],
 
 
 def operations_file(operations: Operations) -> Path | None:
-    """Return the file that operations are read from, or None."""
+    """Return the path of the file with the operations; None if ``operations`` are plain data."""
     return operations if isinstance(operations, (str, os.PathLike)) else None
 
 

@@ -75,7 +75,7 @@ def with_model_files_pinned(plan: Plan, folders: Sequence[ModelFolder]) -> Plan:
 def _lacking(folder: ModelFolder) -> Iterator[FilePrint]:
     """Yield fingerprints without a digest for vocabulary files that do not exist, but would be used if they did.
 
-    They make applying the plan fail if such a file was added after planning.
+    With these fingerprints, applying the plan fails if such a file has been added since the plan was made.
     """
     if not folder.files or scheme_of(folder.path):
         return
@@ -86,10 +86,10 @@ def _lacking(folder: ModelFolder) -> Iterator[FilePrint]:
 
 
 def with_settings_pinned(plan: Plan, folder: ModelFolder) -> Plan:
-    """Return the plan of an edit with the fingerprints of those source files that are changed for the output.
+    """Return the plan of an edit with the fingerprints of those files that the plan changes, such as config.json.
 
-    These are files of the source's folder other than weights, such as config.json. Files that are copied unchanged are
-    checked when they are copied: if the output is a single file, it gets no copies.
+    ``folder`` is the folder of the source. Applying the plan fails if one of these files has changed. No fingerprints
+    are needed for files that are copied unchanged: they are checked when they are copied to the folder of the output.
     """
     changed = {one.name for one in plan.target.companions if one.text}
     beside = tuple(one for one in folder.prints if one.name in changed)
@@ -219,13 +219,13 @@ def _check_reopenable(plan: Plan) -> None:
             hint="Apply it in the process that made it, or plan from a file.",
         )
     if any(source.role == "destination" and not source.path for source in plan.sources):
-        raise PlanError("the plan is for a live module and cannot be written.", hint="Use load_into.")
+        raise PlanError("the plan loads weights into a live module, so it has no output file.", hint="Use load_into.")
 
 
 def reopen(source: PlanSource, given: CheckpointLike | None = None) -> Checkpoint:
-    """Open a source again as it was planned: the same root, wrappers and operations.
+    """Open a source of a plan again, with the same root, the same wrappers removed, and the same operations.
 
-    It is opened from ``given`` (a path, a dict of tensors or a checkpoint) or, if that is None, from its recorded path.
+    ``given`` is a path, a dict of tensors or a checkpoint to open instead of the recorded path.
     """
     root = source.root or "."
     found = open_checkpoint(source.path if given is None else given, root, unwrap=False)
@@ -251,7 +251,7 @@ def _check_prints(source: PlanSource, checkpoint: Checkpoint) -> None:
 
 
 def _check_validators(source: PlanSource, checkpoint: Checkpoint) -> None:
-    """Raise PlanError if a remote file has another commit or another strong ETag than in the plan."""
+    """Raise PlanError if the commit or the strong ETag of a remote file has changed since the plan was made."""
     now = {file.name: file.validator for file in checkpoint.files}
     for file in source.files:
         if file.validator and now.get(file.name, "") != file.validator:
@@ -280,7 +280,8 @@ def find_sources(
     """Open the sources of an output that still exist and have not changed; ``stack`` closes them.
 
     Paths of sources are relative to ``folder``, the folder of the output. ``moved`` maps names of sources to new paths
-    or to tensors. Returns the open sources by index, and for each other index the reason why the source is not open.
+    or to tensors. Returns two dicts by the index of the source: the open sources, and the reasons why the others are
+    not open. Raises ConfigError for an unknown name in ``moved``, SourceError if a new path does not exist.
     """
     names = {source.name for source in sources}
     for name in moved:

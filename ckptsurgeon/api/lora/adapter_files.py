@@ -1,4 +1,4 @@
-"""Reads the files of PEFT adapters, compares their scales, and reads the architecture in a base's config.json."""
+"""Reads the files of PEFT adapters, the names of their bases, and the architecture in a base's config.json."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ def adapter_of(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tuple[st
 
 
 def other_base_notes(base: Checkpoint, *adapters: Checkpoint) -> Iterator[str]:
-    """Yield a note on each adapter whose adapter_config.json gives another base.
+    """Yield a note on each adapter whose adapter_config.json names another base model than ``base``.
 
-    Only the last part of ``base_model_name_or_path`` is compared with the name of the base's folder.
+    The last part of ``base_model_name_or_path`` is compared with the name of the folder of ``base``.
     """
     own = os.path.basename(os.path.normpath(base.folder.uri)) if base.folder is not None else ""
     for adapter in adapters:
@@ -102,7 +102,7 @@ def _read(file: File) -> object:
 
 
 def model_at(path: str, checkpoint: Checkpoint) -> KnownModel | None:
-    """Return the architecture in the config.json of a base's folder; None if there is none, or it is not a known one.
+    """Return the architecture in the config.json of a base's folder; None if there is no known architecture.
 
     ``path`` is the path of the weights; '' for weights in memory, which have no folder.
     """

@@ -17,7 +17,7 @@ __all__ = ["differences"]
 
 TOKENS = "trainable_token_indices"
 _OF_TOKENS = re.compile(r"\.(?:token_adapter|trainable_tokens)")
-"""Matches the keys of the changes of single tokens; an output layer that is tied to the embedding has none."""
+"""Matches the keys of the tensors in which PEFT stores new embedding rows for single tokens."""
 
 
 def differences(checkpoint: Checkpoint, data: object) -> tuple[str, ...]:
@@ -37,7 +37,8 @@ def differences(checkpoint: Checkpoint, data: object) -> tuple[str, ...]:
     except CheckpointError as error:
         return (f"{ADAPTER} does not fit the tensors: {error.message}",)
     selected = [one for one in _without_factors([one.name for one in adapter.modules]) if _selects(config, one)]
-    lost = f"target_modules selects {count(len(selected), 'module')} without factors, although other layers have them"
+    selects = f"target_modules selects {count(len(selected), 'module')}"
+    lost = f"{selects} without factors, although such modules have factors in other layers"
     notes = (*adapter.notes, *([f"{lost}: {listing(selected, 6, where='')}"] if selected else []))
     return tuple(f"{ADAPTER}: {note}" for note in notes)
 
@@ -49,8 +50,9 @@ def _selects(config: AdapterConfig, module: str) -> bool:
 def _without_factors(modules: Sequence[str]) -> Iterator[str]:
     """Yield the modules that have no factors, although the same module has factors in most of the other layers.
 
-    ``modules`` are the modules with factors. A layer is reported only if its parent module (``self_attn``) has other
-    factors, and not if the last layer lacks them too: the last layers may share keys and values with earlier layers.
+    ``modules`` are the modules with factors. A module is yielded only if another module in the same parent module
+    (``self_attn``) has factors. If the last layer lacks the factors too, the module is not yielded for any layer: the
+    last layers of some models share keys and values with earlier layers.
     """
     for stack in numbered_lists(modules):
         layers = {number: set(rests) for number, rests in layers_of(stack, modules).items()}

@@ -59,7 +59,7 @@ def lora_extract(
     unwrap: bool = False,
     root: str | None = None,
 ) -> Plan:
-    """Plan a PEFT adapter: the best factors of rank ``rank`` for each weight of ``tuned`` minus that of ``base``.
+    """Plan a PEFT adapter: for each weight of ``tuned`` minus that of ``base``, the best factors of rank ``rank``.
 
     This reads the values of both models, to find the tensors that differ. ``alpha`` is PEFT's lora_alpha, by default
     the rank. ``include`` and ``exclude`` select keys. With ``embeddings``, embeddings are factored too. Set
@@ -67,8 +67,9 @@ def lora_extract(
     Tensors that differ but cannot be factored are listed in a note; with ``save_modules``, they are saved whole.
     ``dtype`` is the dtype of the factors, and ``seed`` the seed of the randomised decomposition. ``memory`` (such as
     "512MB") limits the memory of the decomposition. The receipt of ``apply`` has the approximation error of each
-    weight. If the rows of an embedding belong to different tokens in the two models, PlanError is raised, unless
-    ``vocab`` is "place". Quantised models are decoded before they are compared.
+    weight. If the rows of an embedding belong to different tokens in the two models, PlanError is raised. If
+    ``vocab`` is "place", there is no error: row n of the base is subtracted from row n of the tuned model, whatever
+    their tokens. Quantised models are decoded before they are compared.
 
     Raises ConfigError for an invalid rank or alpha, PlanError if nothing can be extracted, PatternError for a
     pattern that matches nothing, and what ``open_checkpoint`` raises.
@@ -132,9 +133,9 @@ def lora_extract(
 
 
 def _tied(folders: Sequence[ModelFolder], opened: Sequence[Checkpoint]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return, for the tuned model and for the base, the tied output layer that the model does not store.
+    """Return two dicts, for the tuned model and for the base, with the tied output layer that the model does not store.
 
-    Each is a dict from the key of the output layer to the key of the embedding; {} if there is none.
+    Each dict maps the key of the output layer to the key of the embedding; it is empty if there is no such layer.
     """
     ours, theirs = (tied_head(folder, one) for folder, one in zip(folders, opened, strict=True))
     return ours, theirs
@@ -143,7 +144,8 @@ def _tied(folders: Sequence[ModelFolder], opened: Sequence[Checkpoint]) -> tuple
 def _differing(ours: Checkpoint, theirs: Checkpoint, tied: Sequence[Mapping[str, str]]) -> Iterator[str]:
     """Yield the keys of the tuned model ``ours`` whose tensors differ from those of the base ``theirs``.
 
-    Keys that the base lacks are also yielded. This reads all values. ``tied`` is the result of ``_tied``.
+    Keys that the base lacks are also yielded. All values are read. ``tied`` is the result of ``_tied``. Raises
+    PlanError if the models have no key in common, or if a tensor cannot be read as numbers.
     """
     from ...engine.compute.lora import differ
     from ...engine.prefetch import fetch_tensors

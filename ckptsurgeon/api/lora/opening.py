@@ -36,11 +36,11 @@ METADATA = "lora_adapter_metadata"
 
 
 def open_adapter(given: CheckpointLike, name: str, weight: float, opened: list[Checkpoint]) -> tuple[AdapterView, str]:
-    """Open an adapter, append its checkpoint to ``opened``, and return it with the path of its configuration.
+    """Return an opened adapter and the path of its adapter_config.json; append its checkpoint to ``opened``.
 
     The path is '' if the adapter is remote or in memory, or has no configuration. ``name`` is the adapter's name in
-    messages, and ``weight`` its weight in the sum. Raises SourceError or FormatError if it is not an adapter,
-    ConfigError for an adapter of another kind.
+    messages, and ``weight`` its weight in the sum. Raises SourceError or FormatError if ``given`` is not an adapter,
+    ConfigError if it is an adapter of a kind that cannot be merged.
     """
     checkpoint, config = _opened(given)
     opened.append(checkpoint)
@@ -87,7 +87,7 @@ def _files(source: Source, path: str) -> tuple[File, File | None]:
 
 
 def _adapter_config(file: File) -> tuple[AdapterConfig, tuple[FilePrint, ...]]:
-    """Return the parsed configuration of an adapter, and its fingerprint for the plan."""
+    """Return the parsed configuration of an adapter, and a tuple with the fingerprint of its file for the plan."""
     try:
         given = file.read(0, min(BYTES, file.size))
         data = read_json(given)
@@ -99,7 +99,10 @@ def _adapter_config(file: File) -> tuple[AdapterConfig, tuple[FilePrint, ...]]:
 
 
 def _number(checkpoint: Checkpoint, key: str) -> float:
-    """Return the value of a tensor with one element, an alpha of kohya: no other values are read for planning."""
+    """Return the value of a tensor with one element, such as kohya's ``alpha``.
+
+    Planning reads no other values. Raises FormatError if the value is not finite.
+    """
     from ...engine.compute.reading import read_number
 
     number = read_number(checkpoint, key)
@@ -112,7 +115,7 @@ def _number(checkpoint: Checkpoint, key: str) -> float:
 
 
 def _within(checkpoint: Checkpoint) -> Mapping[str, AdapterConfig]:
-    """Return the adapter configurations in the metadata of a diffusers file, by the part of the pipeline (``unet``)."""
+    """Return the adapter configurations in a diffusers file's metadata, by the pipeline's model (such as ``unet``)."""
     text = checkpoint.metadata.get(METADATA)
     if text is None:
         return {}

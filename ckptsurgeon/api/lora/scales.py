@@ -1,4 +1,4 @@
-"""Compares the scales (lora_alpha / r) of adapters: factors must not get into a folder with other scales."""
+"""Compares the scales (lora_alpha / r) of adapters: copied factors must keep their scale in the output's folder."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SCALES = ("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_
 
 
 def other_scales(donor: ModelFolder, models: Iterable[ModelFolder]) -> list[str]:
-    """Return notes on the adapters in ``models`` whose settings (``SCALES``) differ from those of ``donor``.
+    """Return notes on the adapters in ``models`` whose settings (``SCALES``) differ from those in ``donor``.
 
-    The output gets the adapter_config.json of the donor.
+    ``donor`` is the folder whose adapter_config.json is copied to the output.
     """
     notes = []
     ours = donor.adapter
@@ -30,15 +30,16 @@ def other_scales(donor: ModelFolder, models: Iterable[ModelFolder]) -> list[str]
         names = [name for name in SCALES if (one.adapter.get(name) or None) != (ours.get(name) or None)]
         if names:
             head = f"{ADAPTER} of {escape(one.path)} and {ADAPTER} of {escape(donor.path)} differ in {listing(names)}"
-            notes.append(f"{head}; the output gets the one of {escape(donor.path)}")
+            notes.append(f"{head}; the output gets {ADAPTER} of {escape(donor.path)}")
     return notes
 
 
 def with_scales_checked(plan: Plan, folders: Sequence[ModelFolder], number: int) -> Plan:
     """Return the plan of a transplant with notes on source adapters whose scales differ from the destination's.
 
-    ``folders`` are the folders of the ``number`` sources, followed by the folder of the destination if there is one. A
-    scale is lora_alpha divided by the rank. Raises PlanError if factors from a source would get another scale.
+    ``folders`` are the folders of the sources, followed by the folder of the destination if there is one. ``number`` is
+    the number of sources. A scale is lora_alpha divided by the rank. Raises PlanError if factors from a source would
+    get another scale.
     """
     donor = folders[-1]
     if len(folders) == number or not donor.adapter:

@@ -33,7 +33,7 @@ __all__ = ["Hook", "Pretrained", "hook_of", "load_pretrained"]
 # Hooks load files into objects that are not modules. They are found as in SpeechBrain 1.1.2:
 #
 # ``speechbrain.utils.parameter_transfer.Pretrainer._call_load_hooks`` and ``speechbrain.utils.checkpoints``. The tables
-# in the latter are read only if SpeechBrain is already imported; otherwise no class has registered a hook.
+# of hooks in ``checkpoints`` are read only if SpeechBrain is already imported; otherwise no hook has been registered.
 
 Hook = Callable[[object, str], object]
 
@@ -43,9 +43,9 @@ _CHECKPOINTS = "speechbrain.utils.checkpoints"
 def hook_of(name: str, thing: object, custom: Mapping[str, Any]) -> Hook | None:
     """Return the function that loads a file into the object ``thing``; None for a module, which the planner loads.
 
-    The first of these is returned: the hook for ``name`` in ``custom``, the hook that SpeechBrain has registered for
-    the object's class or a base class, ``load`` of a SentencePieceProcessor, ``load_state_dict``. Raises ConfigError if
-    there is none.
+    The hook for ``name`` in ``custom`` comes first. Otherwise it is the hook that SpeechBrain has registered for the
+    object's class or a base class, else ``load`` of a SentencePieceProcessor, else ``load_state_dict``. Raises
+    ConfigError if none of these exists.
     """
     if name in custom:
         given = custom[name]
@@ -100,7 +100,7 @@ def _load_state_dict(thing: Any, path: str) -> None:
 _log = logging.getLogger(__name__)
 _OPTIONS = ("include", "exclude", "map", "on_mismatch", "on_missing", "require", "strict", "root")
 RENAMES = "speechbrain"
-"""The ruleset for the two names that SpeechBrain renames when it loads a checkpoint."""
+"""The ruleset with the two renames that SpeechBrain makes when it loads a checkpoint."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -161,10 +161,10 @@ def load_pretrained(
     skipped: tuple[str, ...],
     options: Mapping[str, Mapping[str, Any]] | None,
 ) -> Pretrained:
-    """Load the file in ``paths`` into each object with the same name; on failure, no module is changed.
+    """Load each file in ``paths`` into the object in ``loadables`` that has the same name; return a report.
 
     ``hooks`` are custom hooks by name, ``skipped`` the names of objects whose condition is false, and ``options`` has
-    arguments of ``load_into`` for modules, by the name of the module.
+    arguments of ``load_into`` for modules, by the name of the module. If a file cannot be loaded, no module is changed.
     """
     given = _checked(options, paths)
     by_hook = {name: hook_of(name, loadables[name], hooks) for name in paths}

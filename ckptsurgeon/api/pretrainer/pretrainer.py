@@ -76,7 +76,10 @@ class Pretrainer:
         return split_path(path)
 
     def is_loadable(self, name: str) -> bool:
-        """Return whether an object has no condition, or a true one; raises ConfigError if it is not a bool."""
+        """Return whether an object is to be loaded: it has no condition, or its condition is true.
+
+        Raises ConfigError if the condition is not a bool and does not return one.
+        """
         given = self.conditions.get(name, True)
         found = given() if callable(given) else given
         if not isinstance(found, bool):
@@ -149,9 +152,10 @@ class Pretrainer:
         return os.path.join(os.path.abspath(self.collect_in), name + PARAMFILE_EXT)
 
     def _source_of(self, name: str, default_source: object) -> object:
-        """Return the path of an object as the user gave it, before ``collect_files`` replaced it by a collected file.
+        """Return the path that the user gave for an object, before ``collect_files`` replaced it by a collected file.
 
-        If the user gave none, it is the file ``<name>.ckpt`` of the default source.
+        If the user gave no path, the result is the file ``<name>.ckpt`` of the default source. Raises ConfigError if
+        there is no default source either.
         """
         path, asked = self._asked.get(name, ("", None))
         if name in self.paths and self.paths[name] != path:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 __all__ = ["OUTPUT", "Outputs", "Place", "Recording", "block_names", "recorded", "tensors_in"]
 
 OUTPUT = ""
-"""The name of the whole network among the blocks."""
+"""The name that stands for the whole network in a list of block names."""
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 """Modules that only contain others: their ``forward`` is never called."""
 Place = tuple[str, int, int]
@@ -22,7 +22,7 @@ Place = tuple[str, int, int]
 Outputs = dict[Place, Tensor]
 """Tensors by their ``Place``, in the order in which the blocks finished their forward pass."""
 MOST = 64
-"""The most tensors that are kept of one output."""
+"""The largest number of tensors that are recorded from one output of a block."""
 
 
 def block_names(model: nn.Module) -> list[str]:

@@ -15,14 +15,17 @@ ROWS, TARGETS = 2, 8
 WAVE = 16_000
 """The number of samples of the longest random waveform."""
 SPECIAL = 2
-"""Ids 0 and 1 are the blank and the unknown token; the last id is the start and the end of a sentence."""
+"""The number of special ids at the beginning: 0 is the blank, 1 the unknown token.
+
+The last id, which marks the start and the end of a sentence, is special too.
+"""
 
 
 def espnet_inputs(module: nn.Module, chance: torch.Generator) -> dict[str, Tensor] | None:
-    """Return waveforms (batch, samples) and token ids (batch, tokens) with their lengths, for a model that has these.
+    """Return random waveforms (batch, samples) and token ids (batch, tokens) with their lengths, for an ESPnet model.
 
-    They are the arguments of the forward of ``espnet2.asr.espnet_model.ESPnetASRModel``. Returns None for any other
-    network, and for a model without a front end, whose features are of a size that the model does not store.
+    These are the arguments of the ``forward`` of ``espnet2.asr.espnet_model.ESPnetASRModel``. Returns None for any
+    other network. Also returns None for a model without a front end, because the size of its features is not known.
     """
     known = inspect.signature(module.forward).parameters
     tokens: Any = getattr(module, "vocab_size", None)

@@ -47,10 +47,10 @@ class Inputs:
 
 
 def drawn_inputs(module: nn.Module, seed: int, tokens: Sequence[int] | None = None) -> Inputs:
-    """Return random inputs for a model of transformers: token ids, waveforms, features or images; or of ESPnet.
+    """Return random inputs (token ids, waveforms, features or images) for a model of transformers or ESPnet.
 
-    Token ids are drawn from ``tokens``, by default from all ids that are not special. Raises ConfigError if the inputs
-    of the network are not known.
+    The token ids for a model of transformers are drawn from ``tokens``, by default from all ids that are not special.
+    Raises ConfigError if it is not known which inputs the network needs.
     """
     config: Any = getattr(module, "config", None)
     known = inspect.signature(module.forward).parameters
@@ -87,7 +87,7 @@ def _noise(chance: torch.Generator, *shape: int) -> Tensor:
 def _unknown(module: nn.Module, known: Mapping[str, Any]) -> ConfigError:
     names = [name for name, one in known.items() if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
     return ConfigError(
-        f"no random inputs can be made for {type(module).__name__}: it is not known what inputs it needs.",
+        f"no random inputs can be made for {type(module).__name__}: it is not known which inputs this network needs.",
         hint="Give the arguments of its forward as tensors: --inputs FILE.safetensors, with "
         f"{listing(names, 8, where='')}.",
     )
@@ -106,7 +106,10 @@ def _ids(config: Any, chance: torch.Generator, tokens: Sequence[int] | None, siz
 
 
 def _plain_tokens(config: Any, text: Any) -> list[int]:
-    """Return the ids of all tokens except special ones, whose ids are in the configuration (such as pad_token_id)."""
+    """Return the ids of all tokens except special tokens, whose ids are in the configuration (such as pad_token_id).
+
+    ``config`` is the configuration of the model, and ``text`` that of its text model.
+    """
     fields = {**config.to_dict(), **text.to_dict()}
     named = [value for name, value in fields.items() if name.endswith(("_token_id", "_token_index"))]
     every = [one for value in named for one in (value if isinstance(value, list) else [value])]
@@ -146,7 +149,7 @@ def given_inputs(path: str, module: nn.Module, folder: str) -> Inputs:
     """Return the inputs in a file: arguments of ``forward`` by name (safetensors), lines of text, or audio.
 
     Text and audio are prepared by the tokeniser or the feature extractor in the model's ``folder``. Raises ConfigError
-    if the file, the tokeniser or the feature extractor is missing, or if ``forward`` does not have such an argument.
+    if the file, the tokeniser or the feature extractor is missing, or if ``forward`` lacks an argument in the file.
     """
     suffix = os.path.splitext(path)[1].lower()
     if not os.path.isfile(path):

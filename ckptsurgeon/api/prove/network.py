@@ -51,11 +51,11 @@ CODES = {"int8": 2**-8}
 BITS = {name: int(next(filter(str.isdecimal, name))) for name in BLOCKS}
 """The number of bits of a weight in each GGUF type with blocks of codes, read from its name: 4 for ``q4_0``."""
 FOUR_BITS = 2**-4
-"""The same error as in ``CODES``, for codes of 4 bits; it is used for all other dtypes of codes, too."""
+"""The largest rounding error of codes of 4 bits, and of all dtypes of codes that are not in ``CODES`` or ``BITS``."""
 USUAL = 0.7
-"""The share of the largest rounding error by which values are moved: most values are rounded by less.
+"""Values are moved by at most this share of the largest rounding error, because most rounding errors are smaller.
 
-The relative error of rounding is largest just above a power of two, and half as large just below the next one.
+The relative error is largest for values just above a power of two, and half as large just below the next power of two.
 """
 SAMPLED = 4096
 """The approximate number of values that are kept of each tensor as a sample."""
@@ -66,7 +66,8 @@ class Rounding:
     """How far rounding may have moved the values of a tensor.
 
     ``relative`` is a share of each value, ``of_row`` a share of the largest absolute value in the row, and ``absolute``
-    a distance that is the same for all values. The latter is needed because GGUF stores some norms of Gemma plus one.
+    a distance that is the same for all values. ``absolute`` is needed for norms of Gemma: GGUF stores each weight plus
+    1, and this sum is rounded.
     """
 
     relative: float = 0.0
@@ -74,7 +75,7 @@ class Rounding:
     absolute: float = 0.0
 
     def coarser(self, other: Rounding) -> Rounding:
-        """Return a Rounding with the larger value of both for each field."""
+        """Return a Rounding that has, in each field, the larger of the two values."""
         both = zip(astuple(self), astuple(other), strict=True)
         return Rounding(*map(max, both))
 
@@ -96,7 +97,7 @@ def _nothing(number: int) -> None:
 class Network:
     """A module on the meta device, and the plan for reading its weights from a checkpoint as float32.
 
-    ``path`` is that of the checkpoint, and ``folder`` its folder.
+    ``path`` is the path of the checkpoint, and ``folder`` the folder that contains it.
     """
 
     path: str
@@ -110,7 +111,7 @@ class Network:
     samples: dict[str, Tensor] = field(default_factory=dict)
     """About ``SAMPLED`` values of each tensor that was read, evenly spaced."""
     opened: ExitStack = field(default_factory=ExitStack)
-    """Closes the plan, and what it reads from."""
+    """The exit stack that closes the plan and the checkpoints from which the plan reads."""
     progress: Callable[[int], None] = _nothing
     """A function that is called with the number of values of each tensor that is read."""
 
@@ -136,7 +137,7 @@ class Network:
         return values
 
     def rounding(self, key: str) -> Rounding:
-        """Return how far the rounding to a tensor's stored dtype or codes may have moved its values."""
+        """Return how far rounding may have moved a tensor's values when they were stored in their dtype or codes."""
         info = self._source_of(self.steps[key]) if key in self.steps else None
         if info is None:
             return Rounding()
@@ -152,7 +153,7 @@ class Network:
         return tuple(dict.fromkeys(_stored_as(info) for info in infos if info is not None))
 
     def _source_of(self, step: Step) -> TensorInfo | None:
-        """Return the tensor of the checkpoint that a step reads; None if it reads none."""
+        """Return the tensor of the checkpoint that a step reads; None for a step that reads no tensor."""
         inputs = self.plan.inputs
         assert isinstance(inputs, PlanInputs)
         return None if step.source is None else inputs.sources[step.source][step.source_key]
@@ -164,7 +165,7 @@ class Network:
     def load_buffers(self, read: Callable[[Sequence[str]], Mapping[str, Tensor]] | None = None) -> None:
         """Copy the buffers in the checkpoint, such as the statistics of batch norms, into the module.
 
-        ``read`` returns their values by key; the default is the method of that name.
+        ``read`` is a function that returns the values of buffers by key; by default it is the method ``read``.
         """
         own = {key: buffer for key, buffer in self.module.named_buffers() if key in self.steps}
         for key, value in (read or self.read)(list(own)).items():
@@ -212,7 +213,7 @@ def open_network(
     """Open a checkpoint as the network that a configuration describes; raises ConfigError or PlanError.
 
     ``configuration`` is the path of the configuration, ``task`` the ESPnet task, if an ESPnet configuration fits
-    several, and ``root`` the dotted path of the state dict. Without ``read_buffers``, no values are read.
+    several tasks, and ``root`` the dotted path of the state dict. Without ``read_buffers``, no values are read.
     """
     spec = target_with(configuration, None, task, dequantized=True)
     if spec.build is None:
@@ -249,7 +250,7 @@ def open_network(
 
 
 def _to_transformers(source: CheckpointLike, root: str | None) -> Plan | None:
-    """Return the plan that gives a GGUF the names and layout of transformers; None for any other checkpoint."""
+    """Return the plan that gives a GGUF file the names and layout of transformers; None for any other checkpoint."""
     with open_checkpoint(source, root) as checkpoint:
         if not checkpoint.header.stored:
             return None
@@ -267,7 +268,7 @@ def _converted(plan: Plan) -> Checkpoint:
 
 
 def _notes(source: CheckpointLike, root: str | None) -> tuple[str, ...]:
-    """Return the notes on a checkpoint, and on files in its folder that contradict it."""
+    """Return the notes on a checkpoint, and the notes on files in its folder that contradict the tensors."""
     with open_checkpoint(source, root) as checkpoint:
         folder = None if checkpoint.folder is None else model_folder(checkpoint)
         return (*checkpoint.notes, *contradictions(checkpoint, folder))

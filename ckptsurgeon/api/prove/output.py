@@ -16,7 +16,7 @@ from .prove import prove_each
 __all__ = ["check_provable", "check_runs", "prove_output", "require_proof"]
 
 SATISFIES = {SAME: (SAME,), EQUIVALENT: (SAME, EQUIVALENT)}
-"""The verdicts that satisfy the verdict that a recipe asserts."""
+"""Maps each verdict that a recipe can assert to the verdicts of ``prove`` that satisfy the assertion."""
 
 
 def check_provable(plan: Plan) -> None:
@@ -46,8 +46,7 @@ def check_provable(plan: Plan) -> None:
 def check_runs(plan: Plan, output: str | os.PathLike[str], *, to: str | None = None) -> None:
     """Raise the errors of ``prove_output`` that can be found before the output is written.
 
-    This checks the source of the plan and the format of the output. It builds the source's network, but reads no
-    weights.
+    This checks the source of the plan: it builds the network of the source, but reads no weights.
     """
     from .inputs import drawn_inputs
     from .network import configuration_of, open_network
@@ -68,7 +67,7 @@ def check_runs(plan: Plan, output: str | os.PathLike[str], *, to: str | None = N
 def prove_output(plan: Plan, output: str | os.PathLike[str]) -> Proof:
     """Run the networks of a plan's source and of its output, and return the comparison, as ``prove`` does.
 
-    If the source has no configuration, the configuration of the destination is used for it.
+    If the folder of a network's weights has no config.json, the configuration of the plan's destination is used.
     """
     check_provable(plan)
     source = _source(plan)
@@ -88,7 +87,7 @@ def _source(plan: Plan) -> PlanSource:
 
 
 def require_proof(plan: Plan, output: str | os.PathLike[str], wanted: str) -> str:
-    """Return the verdict of ``prove`` on an output; raises VerifyError if it does not satisfy ``wanted``.
+    """Return the verdict of ``prove`` on an output; raises VerifyError if this verdict does not satisfy ``wanted``.
 
     ``wanted`` is the verdict that a recipe asserts.
     """

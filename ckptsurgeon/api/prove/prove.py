@@ -41,10 +41,10 @@ STRICT = 1.25
 Otherwise the multiple is ``weights.FACTOR``.
 """
 FEW = 8.0
-"""For an output of n numbers, the multiple grows by the factor 1 + FEW / sqrt(n): small outputs vary more by chance.
+"""For an output of n numbers, the multiple above grows by the factor 1 + FEW / sqrt(n): small outputs vary more.
 
-The factor is about the square root of the 99.9 % quantile of the distribution F(n, n), that of the ratio of two sums of
-squares: 3.5 for 8 numbers, 1.5 for 64, 1.1 for 1000.
+The ratio of two sums of n squares has the distribution F(n, n). The factor is about the square root of the 99.9 %
+quantile of this distribution: 3.5 for 8 numbers, 1.5 for 64, 1.1 for 1000.
 """
 FLOOR = 1e-6
 """The error that is always allowed, because sums may be computed in another order."""
@@ -59,13 +59,14 @@ def prove(
     """Run the networks of two checkpoints on the same inputs, and compare their outputs after each block.
 
     The network of a checkpoint is built from the config.json in its folder; ``model`` is the configuration for a
-    checkpoint without one, and ``task`` the ESPnet task, if that configuration fits several. ``root`` is the dotted
-    path of the state dict in both. ``inputs`` is a file: arguments of ``forward`` by name (.safetensors), lines of text
-    (.txt), or audio (.wav). Without it, random inputs are drawn with ``seed``. Both networks run in float32, whatever
-    the stored dtypes. Weights are in memory only while their module runs, up to ``memory`` (by default 1 GiB) at once.
+    checkpoint without a config.json, and ``task`` the ESPnet task, if that configuration fits several tasks. ``root``
+    is the dotted path of the state dict in both checkpoints. ``inputs`` is a file: arguments of ``forward`` by name
+    (.safetensors), lines of text (.txt), or audio (.wav). By default, random inputs are drawn with ``seed``. Both
+    networks run in float32, whatever the stored dtypes. Weights are in memory only while their module runs, up to
+    ``memory`` (by default 1 GiB) at once.
 
     If the outputs differ, the first network runs again with its weights moved at random, as far as rounding to the
-    stored dtypes of both checkpoints may have moved them; the allowed error follows from the effect on the outputs.
+    stored dtypes may have moved them. The allowed error follows from the effect of this on the outputs.
     ``progress`` is called with (parameters read, parameters in total).
 
     Raises ConfigError if there is no configuration or if no inputs can be made for the network, PlanError if a
@@ -213,9 +214,10 @@ def _compared(
 
 
 def _with_unseen(proof: Proof, networks: list[Network], shared: SharedTokens | None, inputs: Inputs) -> Proof:
-    """Return ``proof``, in which no block drifts, with the tensors that differ by more than rounding explains.
+    """Return ``proof`` with the tensors that differ by more than rounding explains, although all outputs agree.
 
-    The field ``unused_differing`` gets the tensors whose difference the inputs cannot show; a note lists the others.
+    The field ``unused_differing`` gets those of the tensors that these inputs cannot test, for example because the
+    inputs do not use the values that differ. A note lists the other tensors.
     """
     from .weights import beyond_rounding, hidden_embeddings, without_effect
 
@@ -229,10 +231,10 @@ def _with_unseen(proof: Proof, networks: list[Network], shared: SharedTokens | N
 
 
 def _output_notes(pairs: Mapping[Place, Pair[Tensor]]) -> Iterator[str]:
-    """Yield a note if a part of the first network's output is not finite, because this part cannot be compared.
+    """Yield a note if some numbers of the first network's output are not finite, because they cannot be compared.
 
-    Raises PlanError if the networks have no outputs of the same shape, ConfigError if no number of the output is
-    finite.
+    ``pairs`` has the outputs of both networks. Raises PlanError if the networks have no outputs of the same shape,
+    ConfigError if no number of the first network's output is finite.
     """
     if MAIN not in pairs:
         raise PlanError("the networks have no output that can be compared.", hint="Give two networks of the same kind.")
@@ -247,9 +249,10 @@ def _output_notes(pairs: Mapping[Place, Pair[Tensor]]) -> Iterator[str]:
 
 
 def _pairs(first: Outputs, second: Outputs, shared: SharedTokens | None, notes: list[str]) -> dict[Place, Pair[Tensor]]:
-    """Return the outputs of the blocks that both networks have, in the order in which they finished their forward pass.
+    """Return pairs of the two networks' outputs, by the output's place in the first network, in the order of the run.
 
-    Appends notes on blocks that are not compared to ``notes``.
+    The output of a block is left out if the other network has no such output, or one of another shape; then a note is
+    appended to ``notes``. If no name of a block is in both networks, outputs are paired in the order of the run.
     """
     from .blocks import OUTPUT
 
@@ -286,8 +289,8 @@ def _network_notes(networks: list[Network], shared: SharedTokens | None) -> Iter
 def _allowed(networks: list[Network], inputs: Inputs, plain: Outputs, limit: int) -> dict[Place, float]:
     """Return the allowed error after each block of the first network: the error that rounding may cause.
 
-    It is measured by a run in which the tensors that differ are moved as far as rounding may have moved them. ``plain``
-    are the outputs of the run without this.
+    This error is measured by a second run of the first network. In this run, the tensors that differ between the
+    networks are moved as far as rounding may have moved them. ``plain`` has the outputs of the first run.
     """
     from .weights import FACTOR, beyond_rounding, differing
 

@@ -29,9 +29,10 @@ def units_of(model: nn.Module, limit: int) -> dict[str, list[str]]:
 
 
 def _divide(module: nn.Module, name: str, limit: int, found: dict[str, list[str]], *, into: str) -> None:
-    """Add the parameters of the module ``name`` to the units in ``found``.
+    """Add the keys of a module's parameters to ``found``, the result of ``units_of``; ``name`` is the module's name.
 
-    Direct parameters of a container, which never runs, are added to the unit ``into``, that of the module around it.
+    A container (such as ModuleList) never runs, so its direct parameters are added to the unit of the module ``into``,
+    which contains it.
     """
     every = [f"{name}.{key}".strip(".") for key, _ in module.named_parameters(remove_duplicate=False)]
     nbytes = sum(4 * one.numel() for one in module.parameters())

@@ -18,7 +18,7 @@ __all__ = ["SharedTokens", "shared_tokens"]
 class SharedTokens:
     """The embedding rows of the tokens that two networks share, in the same order for the ``first`` and the ``second``.
 
-    ``sizes`` are the numbers of rows of the two embeddings.
+    ``first`` and ``second`` are row indices; ``sizes`` are the numbers of rows of the two embeddings.
     """
 
     first: Tensor

@@ -38,8 +38,8 @@ def differing(networks: Sequence[Network]) -> list[str]:
 def beyond_rounding(networks: Sequence[Network], shared: SharedTokens | None = None) -> Iterator[str]:
     """Yield the keys of tensors that differ by more than rounding explains, judged by a sample of their values.
 
-    If the token lists differ (``shared``), tensors with a row for each token are left out: their rows have another
-    order.
+    If the token lists differ (``shared``), tensors with a row for each token are left out, because the rows of the two
+    networks have different orders.
     """
     first, second = networks
     for key in differing(networks):
@@ -58,7 +58,7 @@ def _rounding(networks: Sequence[Network], key: str) -> Rounding:
 
 
 def _is_explained(far: Distance, rounding: Rounding, values: Tensor) -> bool:
-    """Return whether rounding explains how far two tensors are apart; ``values`` are those of the first."""
+    """Return whether rounding explains ``far``, the distance of two tensors; ``values`` are those of the first."""
     size = float(values.double().square().mean().sqrt()) or 1.0
     return far.error <= FACTOR * (rounding.relative + rounding.absolute / size) + 2 * FACTOR * rounding.of_row
 
@@ -66,7 +66,7 @@ def _is_explained(far: Distance, rounding: Rounding, values: Tensor) -> bool:
 def not_reached(networks: Sequence[Network], run: Recording) -> list[str]:
     """Return the keys of the tensors that the first network did not use in the run.
 
-    Those that were not read yet are now read from both networks, so that their digests can be compared.
+    Tensors that no run has read are now read from both networks, so that their digests can be compared.
     """
     steps = networks[0].steps
     keys = [key for key, _ in networks[0].module.named_parameters(remove_duplicate=False) if key in steps]
@@ -78,10 +78,10 @@ def not_reached(networks: Sequence[Network], run: Recording) -> list[str]:
 
 
 def without_effect(keys: Iterable[str], blocks: Sequence[BlockResult]) -> Iterator[str]:
-    """Yield those of ``keys`` whose difference the outputs of their block cannot show.
+    """Yield the keys of tensors that differ, but whose difference cannot be seen in the outputs of their block.
 
-    Either these outputs are equal bit for bit, so the inputs did not use the values that differ; or rounding may change
-    the outputs so much (``NOISY``) that they show nothing.
+    Either the outputs of both networks are equal bit for bit, so the inputs did not use the values that differ. Or
+    rounding may change the outputs so much (``NOISY``) that they show nothing.
     """
     for key in keys:
         inner = [one for one in blocks if one.name and key.startswith(f"{one.name}.")]

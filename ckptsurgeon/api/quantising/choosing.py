@@ -29,10 +29,10 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class ChosenMatrices:
-    """The keys of the matrices to quantise; ``plain`` maps the keys of the other matrices to the reason.
+    """The keys of the matrices to quantise, and the matrices that are not quantised.
 
-    ``absent`` are linear layers of the class whose weight is not stored, such as a tied output layer. ``notes`` are for
-    the user.
+    ``plain`` maps the keys of the matrices that are not quantised to the reason. ``absent`` are linear layers of the
+    model's class whose weight is not stored, such as a tied output layer. ``notes`` are for the user.
     """
 
     keys: tuple[str, ...]
@@ -48,7 +48,10 @@ class ChosenMatrices:
         return [*dict.fromkeys((*named, *self.absent))]
 
     def patterns(self, tensors: Mapping[str, TensorInfo]) -> list[str]:
-        """Return patterns that match exactly the keys to quantise of ``tensors``, with few patterns for many blocks."""
+        """Return patterns that match, of all keys in ``tensors``, exactly the keys to quantise.
+
+        One pattern stands for the same matrix of many layers and experts.
+        """
         found: dict[str, list[str]] = {}
         for key in self.keys:
             found.setdefault(_NUMBER.sub("*", quoted(key)), []).append(key)
@@ -148,14 +151,15 @@ def _keep_ties(checkpoint: Checkpoint, chosen: dict[str, str], plain: dict[str, 
 
 
 def _check(checkpoint: Checkpoint, chosen: Mapping[str, str], scheme: Scheme) -> None:
-    """Raise PlanError if nothing is left to quantise, or if a chosen matrix has a size that the library cannot load."""
+    """Raise PlanError if nothing is left to quantise, or if a chosen matrix has a size that the scheme forbids."""
     misfits = {key: why for key, why in chosen.items() if why}
     if misfits:
         (key, why), *others = misfits.items()
         more = f"; {count(len(others), 'other')} too: {listing([one for one, _ in others], SHOWN)}" if others else ""
         raise PlanError(
             f"{escape(key)} cannot be quantised to {scheme.name}: {why}{more}.",
-            hint=f"--exclude {escape(key)} leaves it as it is; fp8-channel, fp8-block and int8 accept any size.",
+            hint=f"--exclude {escape(key)} leaves it as it is; the schemes fp8-channel, fp8-block and int8 accept any "
+            "size.",
             details=[f"{one}: {text}" for one, text in misfits.items()],
         )
     if not chosen:

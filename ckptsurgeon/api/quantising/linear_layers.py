@@ -33,11 +33,11 @@ _GPT2 = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
 
 @dataclass(frozen=True)
 class LinearLayers:
-    """The kinds of a model's matrices: ``why`` maps each key to the reason why it is not a linear layer's weight.
+    """The kinds of a model's matrices: which are weights of linear layers, and what the others are.
 
-    The reason is '' for the weight of a linear layer. ``known_by`` is the name of the transformers class that was used,
-    '' if the names of the matrices were used. ``absent`` are linear layers whose weights the checkpoint lacks, such as
-    a tied output layer.
+    ``why`` maps the key of each matrix to the reason why it is not the weight of a linear layer, else ''.
+    ``known_by`` is the name of the transformers class from which the kinds are known, '' if they were guessed from the
+    keys. ``absent`` are linear layers whose weights the checkpoint lacks, such as a tied output layer.
     """
 
     why: Mapping[str, str]
@@ -118,9 +118,9 @@ def _by_class(keys: Iterable[str], named: Mapping[str, str], facts: _Facts, name
 
 
 def _by_name(key: str, *, turned: bool = False) -> str:
-    """Return the kind of a matrix by its key; '' for the weight of a linear layer.
+    """Return the kind of a matrix, guessed from its key; '' for the weight of a linear layer.
 
-    ``turned`` says that the model has layers like GPT-2's Conv1D.
+    ``turned`` is true for models with Conv1D layers, as GPT-2 has: their weights have the shape (in, out).
     """
     *path, leaf = key.split(".")
     layer = path[-1] if path else ""

@@ -71,7 +71,10 @@ def test_new_entries_get_the_type_of_their_text() -> None:
 
 def test_another_format_gets_the_short_entries_and_a_note_on_the_others() -> None:
     receipt = cs.apply(cs.filter(TYPES, include=["float32"]), "out.safetensors")
-    assert "not written, since only GGUF stores them: tokenizer.ggml.tokens, tokenizer.ggml.scores" in receipt.notes
+    assert (
+        "metadata not written, since only GGUF stores them: tokenizer.ggml.tokens, tokenizer.ggml.scores"
+        in receipt.notes
+    )
     with cs.open_checkpoint("out.safetensors") as found:
         assert found.metadata["general.name"] == "One of each type"
         assert found.metadata["test.numbers"] == "[1, 2, 3]"
