@@ -117,7 +117,7 @@ def apply(
         if proved:
             from .prove.output import check_runs
 
-            check_runs(plan, output, to=to)
+            check_runs(plan)
         if inputs.sources and _makes_adapter(plan):
             from ..planning.lora_extract.config import check_adapter  # only adapters need its imports
 

@@ -144,7 +144,7 @@ class Writing:
         if self.prove:
             from ..api.prove.output import check_runs
 
-            check_runs(plan, self.output, to=self.to)
+            check_runs(plan)
         if self.consume and not self.yes:
             from .consuming import ask_to_consume
 

@@ -43,7 +43,7 @@ def check_provable(plan: Plan) -> None:
         )
 
 
-def check_runs(plan: Plan, output: str | os.PathLike[str], *, to: str | None = None) -> None:
+def check_runs(plan: Plan) -> None:
     """Raise the errors of ``prove_output`` that can be found before the output is written.
 
     This checks the source of the plan: it builds the network of the source, but reads no weights.
