@@ -12,6 +12,8 @@ from ..destinations._load import load_target
 from ..storage.read.uri import shown
 from ..util.text import notes_about
 from .inputs.argument_types import CheckpointLike
+from .model_folder.folder import ModelFolder
+from .model_folder.layers.row_order import row_order_notes
 
 __all__ = ["match"]
 
@@ -32,4 +34,6 @@ def match(
         notes = [*notes_about(checkpoint.path, checkpoint.notes), *target.notes, *found.notes]
         if checkpoint.stripped:
             notes.append(f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}")
+        config = ModelFolder("", target.companions).config
+        notes += row_order_notes(found.names.items(), checkpoint, target.tensors.keys(), config)
     return replace(found, notes=tuple(notes))
