@@ -25,7 +25,7 @@ from .fitting_command import with_command
 from .inputs.argument_types import CheckpointLike
 from .model_folder.adapter_beside import adapter_notes
 from .model_folder.folder import ModelFolder, model_folder
-from .model_folder.layers.row_order import row_order_notes
+from .model_folder.layers.row_order import renaming_notes
 from .quantised_class import ignored_keys
 
 __all__ = ["fits"]
@@ -86,7 +86,7 @@ def _notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[str
     yield from _loading_notes(fit, checkpoint, target)
     yield from layer_notes(fit, list(checkpoint), list(target.tensors))
     config = ModelFolder("", target.companions).config
-    yield from row_order_notes(fit.renamed.items(), checkpoint, target.tensors.keys(), config)
+    yield from renaming_notes(fit.renamed.items(), checkpoint, target.tensors.keys(), config)
 
 
 def _encoding_notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[str]:

@@ -13,7 +13,7 @@ from ..storage.read.uri import shown
 from ..util.text import notes_about
 from .inputs.argument_types import CheckpointLike
 from .model_folder.folder import ModelFolder
-from .model_folder.layers.row_order import row_order_notes
+from .model_folder.layers.row_order import renaming_notes
 
 __all__ = ["match"]
 
@@ -35,5 +35,5 @@ def match(
         if checkpoint.stripped:
             notes.append(f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}")
         config = ModelFolder("", target.companions).config
-        notes += row_order_notes(found.names.items(), checkpoint, target.tensors.keys(), config)
+        notes += renaming_notes(found.names.items(), checkpoint, target.tensors.keys(), config)
     return replace(found, notes=tuple(notes))

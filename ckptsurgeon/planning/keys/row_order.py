@@ -10,6 +10,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ...util.text import count, escape
+
 __all__ = ["HALVES", "PAIRS", "Misordered", "misordered"]
 
 PAIRS, HALVES = "pairs", "halves"
@@ -30,6 +32,8 @@ class _Spelling:
     other: str = "\0"
 
 
+_LEAF = re.compile(r"(?:\.lora_[Bb](?:\.\w+)?)?\.[^.]*$")
+"""The end of a key after the path of its module; the rows of a LoRA adapter's B are those of its module."""
 _SPELLINGS = (
     _Spelling("Meta", PAIRS, re.compile(r"(?:.*\.)?layers\.(?P<number>\d+)\.attention\.w(?P<kind>[qk])")),
     _Spelling("llama.cpp", PAIRS, re.compile(r"blk\.(?P<number>\d+)\.attn_(?P<kind>[qk])")),
@@ -62,20 +66,26 @@ class Misordered:
 
         ``is_llama`` is false if it is not known whether llama.cpp has this model in pairs.
         """
-        old, new = next(iter(self.renamed.items()))
+        old, new = map(escape, next(iter(self.renamed.items())))
         rows = "; ".join(
-            f"- {{{self.order}: '{module}', heads: {heads.get(kind[0], 'N')}}}" for module, kind in self.modules.items()
+            f"- {{{self.order}: '{escape(module)}', heads: {heads.get(kind, 'N')}}}"
+            for module, kind in self.modules.items()
         )
-        n = "" if all(kind[0] in heads for kind in self.modules.values()) else ", where N is the number of heads"
+        n = "" if all(kind in heads for kind in self.modules.values()) else ", where N is the number of heads"
         orders = {PAIRS: "the two rows of each rotated pair side by side", HALVES: "two halves of each head"}
         where = "" if is_llama else "if this is a Llama or Mistral, "
         also = "transformers" if self.order == HALVES else "gguf"
         convert = f" (ckpt convert --layout {also} does both)" if "llama.cpp" in self.libraries else ""
         return (
-            f"{where}{len(self.renamed)} queries and keys get names of {self.libraries[1]}, which mean "
-            f"{orders[self.order]}, but keep the order of rows of {self.libraries[0]} ({old} as {new}), so that the "
-            f"model computes something else: reorder them with --operations{n}: {rows}{convert}"
+            f"{where}{count(len(self.renamed), 'tensor')} of queries and keys would need another order of rows "
+            f"({old} as {new}): {self.libraries[0]} has {orders[_other(self.order)]}, {self.libraries[1]} has "
+            f"{orders[self.order]}; as they are, the model computes something else. Reorder them with "
+            f"--operations{n}: {rows}{convert}"
         )
+
+
+def _other(order: str) -> str:
+    return HALVES if order == PAIRS else PAIRS
 
 
 def misordered(names: Iterable[tuple[str, str]], sides: Sequence[Collection[str]]) -> Misordered | None:
@@ -95,7 +105,7 @@ def misordered(names: Iterable[tuple[str, str]], sides: Sequence[Collection[str]
         if libraries == (here.library, there.library):
             found[old] = new
             start, end = match.span("number")
-            modules[f"{match.string[:start]}{{n}}{match.string[end : match.end()]}"] = match["kind"]
+            modules[f"{old[:start]}{{n}}{old[end:].rpartition('.')[0]}"] = match["kind"]
     if libraries is None:
         return None
     order = PAIRS if libraries[0] == "transformers" else HALVES
@@ -111,5 +121,5 @@ def _known(keys: Collection[str]) -> list[_Spelling]:
 
 def _spelled(key: str, spellings: Sequence[_Spelling]) -> tuple[_Spelling | None, re.Match[str] | None]:
     """Return the spelling of queries or keys that a key has, and the match of its module's path."""
-    module = key.rpartition(".")[0]
+    module = _LEAF.sub("", key)
     return next(((one, found) for one in spellings if (found := one.names.fullmatch(module))), (None, None))

@@ -93,7 +93,7 @@ def test_the_operations_of_the_note_give_equal_logits(llama: Any, ckpt: Any) -> 
     said = ckpt("rename", "meta/consolidated.00.pth", *maps(), "-o", "wrong.safetensors")
     assert said.code == 0
     (note,) = notes(cs.rename("meta/consolidated.00.pth", map=RULES))
-    assert "4 queries and keys get names of transformers" in note
+    assert note.startswith("4 tensors of queries and keys would need another order of rows")
     assert "layers.0.attention.wq.weight as model.layers.0.self_attn.q_proj.weight" in note
     Path("heads.yaml").write_text(remedy(note))
     assert yaml.safe_load(remedy(note)) == [
@@ -189,13 +189,27 @@ def test_models_that_rotate_pairs_in_transformers_too_keep_their_rows(llama: Any
     assert not notes(cs.rename("hf", map=back))
 
 
+def test_the_rows_of_an_adapter_are_those_of_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    at = "layers.0.attention.wq"
+    save_file(
+        {f"{at}.lora_A.weight": torch.zeros(2, 4), f"{at}.lora_B.weight": torch.zeros(8, 2)}, "adapter.safetensors"
+    )
+    (note,) = notes(cs.rename("adapter.safetensors", map=["layers.{n}.attention.wq=layers.{n}.self_attn.q_proj"]))
+    assert note.startswith("1 tensor of queries and keys would need another order of rows")
+    assert "{halves: 'layers.{n}.attention.wq.lora_B', heads: N}" in note
+
+
 def test_torchtune_is_known_by_its_norms(llama: Any) -> None:
     tensors = {"layers.0.attn.q_proj.weight": torch.zeros(8, 4), "layers.0.attn.k_proj.weight": torch.zeros(8, 4)}
     rules = ["layers.{n}.attn=model.layers.{n}.self_attn"]
     save_file(tensors, "plain.safetensors")
     assert not notes(cs.rename("plain.safetensors", map=rules))
     save_file(tensors | {"layers.0.sa_norm.scale": torch.ones(4)}, "tune.safetensors")
-    assert "order of rows of torchtune" in notes(cs.rename("tune.safetensors", map=rules))[0]
+    assert (
+        "torchtune has the two rows of each rotated pair side by side"
+        in notes(cs.rename("tune.safetensors", map=rules))[0]
+    )
     save_file(
         tensors | {"layers.0.sa_norm.scale": torch.ones(4), "layers.0.attn.q_proj.bias": torch.ones(8)},
         "qwen.safetensors",

@@ -1,4 +1,4 @@
-"""Notes on queries and keys that a rule renames from one order of rows to another, with the numbers of heads."""
+"""Notes on tensors that rules rename although their new names mean another order of rows, or a transposed matrix."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from ....checkpoint.checkpoint import Checkpoint
 from ....errors import CheckpointError
 from ....planning.keys.matcher import KeyMatcher
+from ....planning.keys.other_layouts import layout_notes
 from ....planning.keys.pattern import KeyPattern
 from ....planning.keys.row_order import HALVES, PAIRS, Misordered, misordered
 from ....planning.llama_cpp.model_types import MODEL_TYPES
@@ -22,7 +23,7 @@ from ....tensors.info import TensorInfo
 from ....util.text import number_in
 from ..folder import model_folder
 
-__all__ = ["row_order_notes", "with_row_order_said"]
+__all__ = ["renaming_notes", "with_row_order_said"]
 
 PARAMETERS = "params.json"
 """The file in which Meta and Mistral describe a model."""
@@ -37,31 +38,39 @@ _HEADS = {
 }  # fmt: skip
 """The fields with the numbers of heads of queries and of keys: Meta's, transformers' and llama.cpp's."""
 _REORDER = (HALVES, PAIRS, "reshape", "permute")
+_TURN = ("transpose", "permute", "reshape")
 
 Settings = Mapping[str, Any]
 
 
 def with_row_order_said(plan: Plan, sources: Sequence[Checkpoint], config: Settings) -> Plan:
-    """Return the plan with a note on queries and keys whose new names mean another order of rows.
+    """Return the plan with notes on tensors whose new names mean another order of rows, or a transposed matrix.
 
     ``sources`` have the tensors that rules rename; ``config`` are the fields of the destination's configuration.
     """
     keys = [step.key for step in plan.steps]
-    notes = [
-        note
-        for number, source in enumerate(sources)
-        for note in row_order_notes(list(_renamed(plan, number)), source, keys, config)
-    ]
+    notes: list[str] = []
+    for number, source in enumerate(sources):
+        notes += _row_order_notes(list(_renamed(plan, number, _REORDER)), source, keys, config)
+        notes += layout_notes(list(_renamed(plan, number, _TURN)), source)
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
 
 
-def row_order_notes(
+def renaming_notes(
     names: Collection[tuple[str, str]], source: Checkpoint, destination: Collection[str], config: Settings
 ) -> Iterator[str]:
-    """Yield the note on queries and keys that are renamed; ``names`` are pairs of an old and a new key.
+    """Yield notes on tensors whose new names mean another layout; ``names`` are pairs of an old and a new key.
 
     ``destination`` are all keys of the destination, ``config`` are the fields of its configuration.
     """
+    yield from _row_order_notes(names, source, destination, config)
+    yield from layout_notes(names, source)
+
+
+def _row_order_notes(
+    names: Collection[tuple[str, str]], source: Checkpoint, destination: Collection[str], config: Settings
+) -> Iterator[str]:
+    """Yield the note on queries and keys that are renamed."""
     found = misordered(names, (list(source), destination)) if names else None
     if found is not None:
         settings = config, _settings(source)
@@ -86,18 +95,17 @@ def _parameters(path: str) -> dict[str, Any]:
     return {}
 
 
-def _renamed(plan: Plan, number: int) -> Iterator[tuple[str, str]]:
-    """Yield the old and the new key of each tensor of a source that a rule renames and no operation has reordered."""
-    reordering = _reordering(plan.sources[number].operations)
+def _renamed(plan: Plan, number: int, verbs: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the old and the new key of each tensor of a source that a rule renames and that no operation changes.
+
+    ``verbs`` are the operations that count.
+    """
+    rows = plan.sources[number].operations
+    changed = KeyMatcher([KeyPattern.given(row[verb], "") for row in rows for verb in verbs if verb in row])
     for step in plan.steps:
         is_renamed = step.source == number and step.rule.startswith("--map")
-        if is_renamed and not any(map(reordering.match, (step.source_key, *step.made_of))):
+        if is_renamed and not any(map(changed.match, (step.source_key, *step.made_of))):
             yield step.source_key, step.key
-
-
-def _reordering(rows: Sequence[Mapping[str, Any]]) -> KeyMatcher:
-    patterns = [row[verb] for row in rows for verb in _REORDER if verb in row]
-    return KeyMatcher([KeyPattern.given(one, "") for one in patterns])
 
 
 def _architecture(settings: Settings) -> str:
