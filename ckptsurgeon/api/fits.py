@@ -105,7 +105,7 @@ def _loading_notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iter
         return
     with suppress(ConfigError):
         known = target.recognise(checkpoint)
-        if known.names or known.operations:
+        if known.operations or 2 * len(known.names) > len(fit.missing):
             yield f"from_pretrained of {known.by} renames or converts tensors of this layout itself"
     name = _class_of(target) if fit.missing else ""
     ignored = ignored_keys(name, is_missing=True) if name else ()

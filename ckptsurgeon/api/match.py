@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 from ..analysis.match.proposal import Proposal
@@ -12,7 +13,7 @@ from ..destinations._load import load_target
 from ..storage.read.uri import shown
 from ..util.text import notes_about
 from .inputs.argument_types import CheckpointLike
-from .model_folder.folder import ModelFolder
+from .model_folder.folder import ModelFolder, model_folder_at
 from .model_folder.layers.row_order import renaming_notes
 
 __all__ = ["match"]
@@ -34,6 +35,7 @@ def match(
         notes = [*notes_about(checkpoint.path, checkpoint.notes), *target.notes, *found.notes]
         if checkpoint.stripped:
             notes.append(f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}")
-        config = ModelFolder("", target.companions).config
+        beside = ModelFolder("", target.companions)
+        config = beside.config or (model_folder_at(target.keeps).config if os.path.isdir(target.keeps) else {})
         notes += renaming_notes(found.names.items(), checkpoint, target.tensors.keys(), config)
     return replace(found, notes=tuple(notes))

@@ -144,7 +144,8 @@ def test_the_way_back_makes_pairs(llama: Any) -> None:
 def test_match_and_fits_say_it(llama: Any) -> None:
     for found in (cs.match("meta/consolidated.00.pth", "hf"), cs.fits("meta/consolidated.00.pth", "hf")):
         (note,) = notes(found)
-        assert "heads: " in note
+        assert f"- {{halves: 'layers.{{n}}.attention.wk', heads: {KEYS}}}" in note
+        assert not any("from_pretrained" in other for other in found.notes)
     assert cs.match("meta/consolidated.00.pth", "hf").complete
 
 

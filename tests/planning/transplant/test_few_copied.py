@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 
 import ckptsurgeon as cs
+from ckptsurgeon.errors import PlanError
 from ckptsurgeon.planning.plan.plan import Plan
 
 Shapes = dict[str, tuple[int, ...]]
@@ -47,6 +49,13 @@ def test_what_was_asked_for_is_not_said() -> None:
     assert not said(META, OURS, include=["norm"])
     assert not said(META, OURS, exclude=["layers.0"])
     assert not said(META, OURS, reinit=["net.layers.0"])
+
+
+def test_if_nothing_is_copied_a_prefix_for_one_tensor_is_not_the_only_hint() -> None:
+    ours = {("net." if "norm" in key else "") + key: shape for key, shape in OURS.items()}
+    with pytest.raises(PlanError, match="nothing would be loaded") as caught:
+        said(META, ours)
+    assert caught.value.hint == ("--map '=net' would match 1 of 19 tensors. ckpt match proposes names for the others.")
 
 
 def test_rules_that_rename_too_little_are_said() -> None:
