@@ -32,10 +32,11 @@ def transposed(source: Tensors, destination: Tensors, parts: Sequence[Mapping[st
     part of a transformer block their modules may be.
     """
     found = {key: key for key in source if key in destination and _is_turned(source[key], destination[key])}
-    left = [{key: info for key, info in one.items() if key not in found} for one in (source, destination)]
+    left = _left(source, destination, found), _left(destination, source, found)
     first, second = (units_of(one, "tensors", known) for one, known in zip(left, parts, strict=True))
     likeness = Likeness(first, second)
-    of = {turned: unit for unit in first for turned in _turned(unit)}
+    has_kernels = any(KERNEL in made for unit in second for made in unit.makes.values())
+    of = {turned: unit for unit in first for turned in _turned(unit, has_kernels)}
     fitting = FreeUnits(of, second)
     near = Nearness(fitting, likeness, ())
     while pairs := [(a, b) for a, b in near.mutual() if fitting.free(a, b)]:
@@ -44,21 +45,32 @@ def transposed(source: Tensors, destination: Tensors, parts: Sequence[Mapping[st
             fitting.take(turned, other)
             unit = of[turned]
             if not any(key in found for key in unit.keys.values()) and _is_closer(unit, other, first, second, likeness):
-                common = unit.makes.keys() & other.makes.keys()
-                found |= {_key(unit, index): _key(other, index) for index in unit.makes if index in common}
+                here, there = ({index: key for (index, _), key in one.keys.items()} for one in (unit, other))
+                found |= {key: there[index] for index, key in here.items() if index in there}
     return found
+
+
+def _left(one: Tensors, other: Tensors, found: Mapping[str, str]) -> dict[str, TensorInfo]:
+    """Return the tensors that are not in ``found`` and that the other state dict lacks under their name and shape."""
+    return {
+        key: info
+        for key, info in one.items()
+        if key not in found and not (key in other and other[key].shape == info.shape)
+    }
 
 
 def _is_turned(here: TensorInfo, there: TensorInfo) -> bool:
     return len(here.shape) == 2 and here.shape == there.shape[::-1] and not _is_square(here)
 
 
-def _turned(unit: Unit) -> Iterator[Unit]:
+def _turned(unit: Unit, has_kernels: bool) -> Iterator[Unit]:
     """Yield a tensor group as if it were stored transposed: as a kernel or a weight, or with the same last segment."""
     shapes = {index: shape for index, made in unit.makes.items() for shape in made.values()}
     is_kernel = any(KERNEL in made for made in unit.makes.values())
-    if is_kernel or all(len(shape) == 2 for shape in shapes.values()):
-        yield _with(unit, {index: _as_weight(shape) for index, shape in shapes.items()}, "" if is_kernel else KERNEL)
+    if is_kernel:
+        yield _with(unit, {index: _as_weight(shape) for index, shape in shapes.items()}, "")
+    elif has_kernels and all(len(shape) > 1 for shape in shapes.values()):
+        yield _with(unit, {index: _as_kernel(shape) for index, shape in shapes.items()}, KERNEL)
     if not is_kernel and all(len(shape) == 2 and shape[0] != shape[1] for shape in shapes.values()):
         yield _with(unit, {index: shape[::-1] for index, shape in shapes.items()}, "")
 
@@ -68,13 +80,14 @@ def _as_weight(shape: Shape) -> Shape:
     return (shape[-1], shape[-2], *shape[:-2])
 
 
+def _as_kernel(shape: Shape) -> Shape:
+    """Return the shape of a weight of torch as a kernel; the reverse of ``_as_weight``."""
+    return (*shape[2:], shape[1], shape[0])
+
+
 def _with(unit: Unit, shapes: Mapping[tuple[int, ...], Shape], leaf: str) -> Unit:
     keys = {(index, leaf): key for (index, _), key in unit.keys.items()}
     return Unit(unit.path, unit.order, unit.parts, keys, {index: {leaf: shape} for index, shape in shapes.items()})
-
-
-def _key(unit: Unit, index: tuple[int, ...]) -> str:
-    return next(key for (numbers, _), key in unit.keys.items() if numbers == index)
 
 
 def _is_closer(a: Unit, b: Unit, first: Sequence[Unit], second: Sequence[Unit], likeness: Likeness) -> bool:

@@ -251,12 +251,14 @@ def test_conv1d_of_gpt_2_is_not_matched_with_the_other_layer_of_an_mlp() -> None
 def test_kernels_of_jax_are_transposed_even_if_square(backwards: bool) -> None:
     here = {f"layers.{{n}}.attention.{name}.kernel": SQUARE for name in ("query", "key", "value", "out")}
     here |= {"layers.{n}.mlp.fc1.kernel": WIDE, "layers.{n}.mlp.fc2.kernel": TALL, "layers.{n}.layer_norm1.scale": ROW}
+    here |= {"layers.{n}.patches.conv.kernel": (3, 5, 4, D)}
     there = {f"h.{{n}}.attn.{name}.weight": SQUARE for name in ("query", "key", "value", "out")}
     there |= {"h.{n}.mlp.c_fc.weight": TALL, "h.{n}.mlp.c_proj.weight": WIDE, "h.{n}.ln_1.weight": ROW}
+    there |= {"h.{n}.patches.conv.weight": (D, 4, 3, 5)}
     first, second = (there, here) if backwards else (here, there)
     found = propose("a", infos(first), "b", infos(second))
     assert {key.split(".")[2] for key in found.names} == {"ln_1" if backwards else "layer_norm1"}
-    assert f"{6 * LAYERS} matrices whose names correspond, but transposed" in found.notes[0]
+    assert f"{7 * LAYERS} matrices whose names correspond, but transposed" in found.notes[0]
 
 
 def test_names_without_meaning_are_matched_by_shape_as_before() -> None:
