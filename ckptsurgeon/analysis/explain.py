@@ -159,9 +159,11 @@ def _nearest(key: str, places: Sequence[Place]) -> list[Place]:
     if not places:
         return []
     from .match.names import Likeness
+    from .match.units import Unit
 
-    keys = [name for _, name in places]
-    scores = Likeness(keys, [key])(keys, [key])[:, 0].tolist()
+    units = [Unit(name, order) for order, (_, name) in enumerate(places)]
+    wanted = [Unit(key, 0)]
+    scores = Likeness(units, wanted)(units, wanted)[:, 0].tolist()
     ranked = sorted(range(len(places)), key=lambda i: -scores[i])
     return [places[i] for i in ranked[:NEAR] if scores[i] > 0]
 

@@ -31,6 +31,7 @@ from .lora.adapter_files import adapter_of
 from .model_folder.checks import source_layer_notes, with_layers_said
 from .model_folder.config_fields import with_left_out_said
 from .model_folder.folder import model_folder
+from .model_folder.layers.row_order import with_row_order_said
 from .model_folder.output import edited_folder
 from .model_folder.quantised import (
     check_settings,
@@ -239,6 +240,7 @@ def _edit(
             notes=[*changed.notes, *notes],
             decoded_dtype=dtype_of_weights(folder.config),
         )
+        plan = with_row_order_said(plan, [checkpoint], {}) if verb == "rename" else plan
         plan = in_float32(plan) if changed.is_gguf else plan
         check_codes(plan, [checkpoint.codes])
         plan = with_possible_codes_said(plan, [checkpoint.codes])

@@ -22,6 +22,7 @@ from ..util.text import escape, notes_about
 from .inputs.argument_types import CheckpointLike
 from .model_folder.adapter_beside import adapter_notes
 from .model_folder.folder import ModelFolder, model_folder, model_folder_at
+from .model_folder.layers.row_order import renaming_notes
 
 __all__ = ["fits"]
 
@@ -61,6 +62,8 @@ def fits(
 
             found = with_loader(found, checkpoint, target)
             found = with_command(found, checkpoint, target, source, place, task=task, root=root)
+            config = ModelFolder("", target.companions).config
+            notes += renaming_notes(found.renamed.items(), checkpoint, target.tensors.keys(), config)
         notes = [*notes, *found.notes, *_model_notes(found, checkpoint, _folder_of(place, target), target)]
     return replace(found, notes=tuple(dict.fromkeys(notes)))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from ..analysis.fits.compare import tied_keys
 from ..analysis.fits.fit import Fit
+from ..analysis.match.proposal import Proposal
 from ..analysis.match.propose import propose
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import path_of
@@ -71,7 +72,10 @@ def with_command(
     """
     best: tuple[int, _Candidate, _Facts] | None = None
     why = ""
-    for one in _candidates(fit, checkpoint, target, source, destination):
+    is_renamed = not target.tensors.keys() <= checkpoint.keys()  # includes keys that torch's load hooks would rename
+    proposal = propose("", checkpoint, "", target.tensors) if is_renamed else None
+    fit = replace(fit, notes=(*fit.notes, *(proposal.notes if proposal is not None else ())))
+    for one in _candidates(fit, checkpoint, target, source, destination, proposal):
         try:
             plan = one.planned(source, destination, task, root)
         except CheckpointError as error:
@@ -127,28 +131,31 @@ class _Facts:
 
 
 def _candidates(
-    fit: Fit, checkpoint: Checkpoint, target: TargetSpec, source: CheckpointLike, destination: CheckpointLike
+    fit: Fit,
+    checkpoint: Checkpoint,
+    target: TargetSpec,
+    source: CheckpointLike,
+    destination: CheckpointLike,
+    proposal: Proposal | None,
 ) -> Iterator[_Candidate]:
-    """Yield the options to try: without rules first, then with the rules of ``match``.
+    """Yield the options to try: without rules first, then with the rules of ``match``, if it made a ``proposal``.
 
     Each is tried first with ``--vocab``, if shapes differ and both folders have a token list, then without.
     """
     dequantize = bool(checkpoint.codes) and not find_codes(target.tensors)
     lists = _token_lists(path_of(source), path_of(destination)) if fit.mismatched else ""
-    is_renamed = not target.tensors.keys() <= checkpoint.keys()  # includes keys that torch's load hooks would rename
-    rules = _sure_rules(checkpoint, target) if is_renamed else ()
+    rules = _sure_rules(proposal, checkpoint) if proposal is not None else ()
     for some in dict.fromkeys(((), rules)):
         if lists:
             yield _Candidate(some, lists, dequantize)
         yield _Candidate(some, "", dequantize)
 
 
-def _sure_rules(checkpoint: Checkpoint, target: TargetSpec) -> tuple[str, ...]:
+def _sure_rules(found: Proposal, checkpoint: Checkpoint) -> tuple[str, ...]:
     """Return the rules of ``match`` for the keys whose names support the match, and for other keys of the same layers.
 
     A match by shape alone is not enough: different modules, such as a pooler and a head, can have the same shapes.
     """
-    found = propose("", checkpoint, "", target.tensors)
     sure = {key: name for key, name in found.names.items() if found.evidence[key] in SURE or _speaks_for(key, name)}
     layers = {(_layer(key)[0], _layer(name)[0]) for key, name in sure.items()} - {("", "")}
     inside = {key: name for key, name in found.names.items() if (_layer(key)[0], _layer(name)[0]) in layers}

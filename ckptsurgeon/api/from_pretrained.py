@@ -44,14 +44,18 @@ def with_loader(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Fit:
         loads = not fit.stripped and _loads(fit, _converted(checkpoint, known), target, name)
     made = _matching(ignored_keys(name, is_missing=True), fit.missing)
     unused = [key for key in _matching(ignored_keys(name), fit.unexpected) if key not in known.names]
-    notes = tuple(_notes(name, known, made, unused))
+    converts = bool(known.operations) or 2 * len(known.names) > len(fit.missing)
+    notes = tuple(_notes(name, known.by if converts else "", made, unused))
     return replace(fit, loader=name if loads else "", notes=(*fit.notes, *notes))
 
 
-def _notes(name: str, known: KnownLayout, made: Sequence[str], unused: Sequence[str]) -> Iterator[str]:
-    """Yield notes on what ``from_pretrained`` converts, makes itself (``made``) and ignores (``unused``)."""
-    if known.names or known.operations:
-        yield f"from_pretrained of {known.by} renames or converts tensors of this layout itself"
+def _notes(name: str, converter: str, made: Sequence[str], unused: Sequence[str]) -> Iterator[str]:
+    """Yield notes on what ``from_pretrained`` converts, makes itself (``made``) and ignores (``unused``).
+
+    ``converter`` is the library that converts the layout of the checkpoint; '' if it converts only a few tensors.
+    """
+    if converter:
+        yield f"from_pretrained of {converter} renames or converts tensors of this layout itself"
     if made:
         named = listing(made, 3, where="")
         yield f"from_pretrained of {escape(name)} initialises {named} itself, and accepts checkpoints without them"

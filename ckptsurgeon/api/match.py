@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 from ..analysis.match.proposal import Proposal
@@ -10,8 +11,10 @@ from ..checkpoint.in_memory import path_of
 from ..checkpoint.opening import open_checkpoint
 from ..destinations._load import load_target
 from ..storage.read.uri import shown
-from ..util.text import count, notes_about
+from ..util.text import notes_about
 from .inputs.argument_types import CheckpointLike
+from .model_folder.folder import ModelFolder, model_folder_at
+from .model_folder.layers.row_order import renaming_notes
 
 __all__ = ["match"]
 
@@ -19,7 +22,7 @@ __all__ = ["match"]
 def match(
     source: CheckpointLike, destination: CheckpointLike, *, task: str | None = None, root: str | None = None
 ) -> Proposal:
-    """Propose the ``--map`` rules that rename a source's keys to a destination's, from names, shapes and order.
+    """Propose the ``--map`` rules that rename a source's keys to a destination's, from names and shapes.
 
     Nothing is renamed. If several keys fit equally well, none of them is chosen. ``destination`` is a configuration or
     a checkpoint. ``task`` is the ESPnet task, if an ESPnet configuration fits several tasks; ``root`` is the dotted
@@ -32,10 +35,7 @@ def match(
         notes = [*notes_about(checkpoint.path, checkpoint.notes), *target.notes, *found.notes]
         if checkpoint.stripped:
             notes.append(f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}")
-        by_order = [one for one in found.matches if one.why == "order"]
-        if by_order and "safetensors" in checkpoint.format:
-            notes.append(
-                f"{count(len(by_order), 'match', 'matches')} by order alone: check them, since the tensors of a "
-                "safetensors file are sorted by name"
-            )
+        beside = ModelFolder("", target.companions)
+        config = beside.config or (model_folder_at(target.keeps).config if os.path.isdir(target.keeps) else {})
+        notes += renaming_notes(found.names.items(), checkpoint, target.tensors.keys(), config)
     return replace(found, notes=tuple(notes))

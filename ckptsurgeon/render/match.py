@@ -36,7 +36,7 @@ def proposal_view(found: Proposal, *, every: bool = False) -> RenderableType:
 
 
 def _summary(found: Proposal) -> Text:
-    ways = Counter(dict.fromkeys(("same name", "prefix", "name", "shape", "order"), 0))
+    ways = Counter(dict.fromkeys(("same name", "prefix", "name", "shape"), 0))
     for match in found.matches:
         ways[match.why] += match.tensors
     said = ", ".join(f"{number} by {why}" for why, number in ways.items() if number)

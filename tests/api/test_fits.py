@@ -185,6 +185,21 @@ def test_modules_of_one_shape_are_not_taken_for_each_other(net: Callable[..., nn
     assert found.verdict == "does not fit: 1 missing, 1 unexpected"
 
 
+def test_matrices_that_are_transposed_under_other_names_are_said() -> None:
+    """Conv1D of GPT-2 in layers of torch: c_fc has the shape of fc2, and must not fill it."""
+    here = {"mlp.c_fc.weight": (4, 6), "mlp.c_fc.bias": (6,), "mlp.c_proj.weight": (6, 4), "mlp.c_proj.bias": (4,)}
+    there = {"fc1.weight": (6, 4), "fc1.bias": (6,), "fc2.weight": (4, 6), "fc2.bias": (4,)}
+    for name, at, shapes in (("gpt.pth", "h", here), ("net.pth", "layers", there)):
+        torch.save({f"{at}.{n}.{key}": torch.ones(shape) for n in range(2) for key, shape in shapes.items()}, name)
+    found = cs.fits("gpt.pth", "net.pth")
+    assert found.renamed == {
+        f"h.{n}.mlp.{old}.bias": f"layers.{n}.{new}.bias"
+        for old, new in (("c_fc", "fc1"), ("c_proj", "fc2"))
+        for n in (0, 1)
+    }
+    assert any("4 matrices whose names correspond, but transposed" in note for note in found.notes)
+
+
 def test_other_numbers_of_layers_are_said(net: Callable[..., nn.Module]) -> None:
     torch.save(net(layers=5).state_dict(), "src.pth")
     net(layers=3)

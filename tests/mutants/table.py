@@ -18,6 +18,30 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "match never takes one part of a transformer block for another",
+        "if fits(one, other) and agree(one.parts, other.parts):",
+        "if fits(one, other):",
+        "analysis/match",
+    ),
+    Mutant(
+        "queries and keys whose new names mean another order of rows get a note",
+        "match is None or here.order == there.order:",
+        "match is None or here.order != there.order:",
+        "api/model_folder/test_row_order.py",
+    ),
+    Mutant(
+        "halves are made of pairs, and pairs of halves",
+        'grid = (pairs, 2) if operation.verb == "halves" else (2, pairs)',
+        "grid = (pairs, 2)",
+        "planning/operations",
+    ),
+    Mutant(
+        "a transplant that fills little of the destination gets a note",
+        "if 2 * len(missing) <= len(own) or",
+        "if len(missing) <= len(own) or",
+        "planning/transplant",
+    ),
+    Mutant(
         "layers that are joined share the global scale of nvfp4",
         "joined = together(key) if scheme.is_shared else ()",
         "joined = ()",

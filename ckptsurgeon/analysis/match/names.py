@@ -26,11 +26,12 @@ _SAME = {
     "segment": "type seg",
     "ff": "ffn mlp feedforward forward",
     "head": "classifier heads",
-    "output": "out",
+    "output": "out o",
     "encoder": "enc",
     "decoder": "dec",
     "project": "proj projection projector",
-    "layer": "layers block blocks h",
+    "layer": "layers block blocks h blk resblocks",
+    "vision": "visual",
     "linear": "dense fc lin",
     "mask": "masked",
     "codevectors": "vars codebook",
@@ -40,8 +41,8 @@ _CANONICAL = {other.partition(":")[2] or other: other.partition(":")[0] if ":" i
               for name, others in _SAME.items() for other in others.split()}  # fmt: skip
 _COMPOUND = {
     "fc1": "linear first", "fc2": "linear second", "linear1": "linear first", "linear2": "linear second",
-    "w1": "linear first", "w2": "linear second", "norm1": "norm first", "norm2": "norm second",
-    "ln1": "norm first", "ln2": "norm second", "lm_head": "head",
+    "norm1": "norm first", "norm2": "norm second", "ln1": "norm first", "ln2": "norm second", "lm_head": "head",
+    "wq": "query project", "wk": "key project", "wv": "value project", "wo": "output project",
 }  # fmt: skip
 
 
@@ -58,20 +59,21 @@ def words_of(path: str) -> tuple[str, ...]:
 
 
 class Likeness:
-    """Compares module paths of two state dicts by their words; rare words have more weight (inverse frequency).
+    """Compares the names of module groups of two state dicts by their words; rare words have more weight.
 
-    ``first`` and ``second`` are all paths of the two state dicts.
+    The words are those of the paths, and the parts of a transformer block that the modules may be. A word's weight
+    depends on its inverse frequency. ``first`` and ``second`` are all groups of the two state dicts.
     """
 
-    def __init__(self, first: Sequence[str], second: Sequence[str]) -> None:
-        paths = [*first, *second]
-        seen = Counter(word for path in paths for word in set(words_of(path)))
-        self._weights = {word: 0.1 + log(1 + len(paths) / number) for word, number in seen.items()}
+    def __init__(self, first: Sequence[Unit], second: Sequence[Unit]) -> None:
+        units = [*first, *second]
+        seen = Counter(word for unit in units for word in set(_words(unit)))
+        self._weights = {word: 0.1 + log(1 + len(units) / number) for word, number in seen.items()}
 
-    def __call__(self, first: Sequence[str], second: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Return a matrix with the similarity of each path in ``first`` (rows) to each in ``second`` (columns).
+    def __call__(self, first: Sequence[Unit], second: Sequence[Unit]) -> npt.NDArray[np.float64]:
+        """Return a matrix with the similarity of each group in ``first`` (rows) to each in ``second`` (columns).
 
-        The similarity is 0 for paths without a common word, 1 for paths with the same words.
+        The similarity is 0 for groups without a common word, 1 for groups with the same words.
         """
         here, there = self._having(first), self._having(second)
         shared = np.zeros((len(first), len(second)))
@@ -80,20 +82,25 @@ class Likeness:
         whole = np.add.outer(self._whole(first), self._whole(second)) - shared
         return np.divide(shared, whole, out=np.ones_like(shared), where=whole > 0)
 
-    def _having(self, paths: Sequence[str]) -> dict[tuple[str, int], list[int]]:
-        """Return a mapping from (word, n) to the indices of the paths that contain the word more than n times.
+    def _having(self, units: Sequence[Unit]) -> dict[tuple[str, int], list[int]]:
+        """Return a mapping from (word, n) to the indices of the groups that have the word more than n times.
 
         n begins at 0.
         """
         found: dict[tuple[str, int], list[int]] = defaultdict(list)
-        for position, path in enumerate(paths):
-            for word, number in Counter(words_of(path)).items():
+        for position, unit in enumerate(units):
+            for word, number in Counter(_words(unit)).items():
                 for time in range(number):
                     found[word, time].append(position)
         return found
 
-    def _whole(self, paths: Sequence[str]) -> npt.NDArray[np.float64]:
-        return np.array([sum(self._weights[word] for word in words_of(path)) for path in paths])
+    def _whole(self, units: Sequence[Unit]) -> npt.NDArray[np.float64]:
+        return np.array([sum(self._weights[word] for word in _words(unit)) for unit in units])
+
+
+def _words(unit: Unit) -> tuple[str, ...]:
+    """Return the words of a module group's path, and one more for each part of a block that the modules may be."""
+    return (*words_of(unit.path), *(f"part {part}" for part in sorted(unit.parts)))
 
 
 # The change of leading segments, such as removing ``backbone.``, that gives most tensors their name in the other model.

@@ -124,7 +124,7 @@ class Nearness:
             if len(here) * len(there) > CELLS:
                 self.beyond += len(there)
                 continue
-            near = likeness([unit.path for unit in here], [unit.path for unit in there])
+            near = likeness(here, there)
             block = _Block(here, there, np.where(fitting.mask(here, there), near, -np.inf))
             self._blocks.append(block)
             self._block.update(dict.fromkeys((*here, *there), block))

@@ -18,7 +18,7 @@ class Match:
     """A module of the source (``first``) and a module of the destination (``second``) that should correspond.
 
     Layers whose paths differ only in numbers count as one module, with ``{n}`` in place of the number. ``tensors`` is
-    the number of matched tensors. ``why`` is the kind of evidence: same name, prefix, name, shape or order.
+    the number of matched tensors. ``why`` is the kind of evidence: same name, prefix, name or shape.
     """
 
     first: str

@@ -2,8 +2,8 @@
 
 Two modules are matched by the first evidence in this list: the same path; the same path except for leading segments
 that changed for most of the model; shapes that no other module of either state dict has; names that are clearly more
-similar to each other than to any other name; the same position in two equally long lists of modules with the same
-shapes. A matched pair is evidence for its child modules, and leaves fewer candidates for other modules.
+similar to each other than to any other name. Modules whose names say that they are different parts of a transformer
+block are never matched. A matched pair is evidence for its child modules, and leaves fewer candidates for others.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ...planning.keys.infer_rules import rules_for, unspelled
 from ...tensors.info import TensorInfo
-from ...util.text import count, listing
+from ...util.text import count
 from .names import Likeness, moved
 from .nearness import Nearness, Parents, parents_of
+from .parts import Parts, parts_of
 from .proposal import Match, Proposal
+from .transposed import transposed, transposed_note
 from .units import FreeUnits, Unit, fits, units_of
 
 __all__ = ["propose"]
@@ -26,8 +28,15 @@ Pairs = Iterator[tuple[Unit, Unit, str]]
 
 
 class _Matcher:
-    def __init__(self, first: Mapping[str, TensorInfo], second: Mapping[str, TensorInfo]) -> None:
-        self._source, self._destination = first, second
+    """Matches two state dicts; ``parts`` says for the keys of each which parts of a block their modules may be."""
+
+    def __init__(
+        self,
+        first: Mapping[str, TensorInfo],
+        second: Mapping[str, TensorInfo],
+        parts: Sequence[Mapping[str, Parts]],
+    ) -> None:
+        self._source, self._destination, self._parts = first, second, parts
         self.matched: list[tuple[Unit, Unit, str]] = []
         self._agreed: dict[Parents, None] = {}
         self._near: Nearness | None = None
@@ -38,7 +47,7 @@ class _Matcher:
 
         ``units_of`` describes the groups.
         """
-        ways: list[Callable[[], Pairs]] = [self._only_one, self._by_name, self._by_order]
+        ways: list[Callable[[], Pairs]] = [self._only_one, self._by_name]
         for view in ("modules", "parts", "tensors"):
             self._open(view)
             self._take_all(self._same_path())
@@ -50,8 +59,8 @@ class _Matcher:
 
     def _open(self, view: str) -> None:
         """Group the unmatched tensors. ``view`` is the kind of group, such as "modules": see ``units_of``."""
-        self.fitting = FreeUnits(*(units_of(self._left(side), view) for side in (0, 1)))
-        self._likeness = Likeness(*([unit.path for unit in side] for side in (self.fitting.first, self.fitting.second)))
+        self.fitting = FreeUnits(*(units_of(self._left(side), view, self._parts[side]) for side in (0, 1)))
+        self._likeness = Likeness(self.fitting.first, self.fitting.second)
         self._near = None
 
     def _left(self, side: int) -> dict[str, TensorInfo]:
@@ -93,34 +102,17 @@ class _Matcher:
         yield from ((a, b, "prefix") for a, b in moved(self.fitting.first, self.fitting.second).items())
 
     def _only_one(self) -> Pairs:
-        """Yield the pairs of modules that fit each other, by tensor names and shapes, and fit no other module."""
-        yield from ((a, b, "shape") for a, b in self.fitting.only_ones())
+        """Yield the pairs of modules that fit each other, by parts, tensor names and shapes, and fit no other module.
+
+        If the parts of both are known, they are the evidence.
+        """
+        yield from ((a, b, "name" if a.parts and b.parts else "shape") for a, b in self.fitting.only_ones())
 
     def _by_name(self) -> Pairs:
         """Yield the pairs of modules with clearly the most similar names, the most similar pair first."""
         if self._near is None:
             self._near = Nearness(self.fitting, self._likeness, self._agreed)
         yield from ((a, b, "name") for a, b in self._near.mutual())
-
-    def _by_order(self) -> Pairs:
-        """Yield pairs of modules with the same shapes, paired by their order in the state dict.
-
-        Both state dicts must have equally many of these modules. One call pairs only the first such set of modules.
-        """
-        for here, there in self.fitting.equals():
-            if 1 < len(here) == len(there) and _numbered_alike(here, there):
-                yield from ((a, b, "order") for a, b in zip(here, there, strict=True))
-                return
-
-
-def _numbered_alike(here: Sequence[Unit], there: Sequence[Unit]) -> bool:
-    """Return whether module groups with the same shapes can be paired by their order.
-
-    They can if every path has a number, and all groups in ``here`` contain the same numbers.
-    """
-    return all(a.makes.keys() == here[0].makes.keys() for a in here) and all(
-        "#" in unit.path for unit in (*here, *there)
-    )
 
 
 def _together(first: Sequence[str], second: Sequence[str]) -> Iterator[Parents]:
@@ -140,12 +132,15 @@ def propose(
 ) -> Proposal:
     """Propose which tensors of ``source`` and ``destination`` correspond, by names and shapes.
 
-    ``first`` and ``second`` are the paths of the two checkpoints; they only appear in the result. Matrices with the
-    same name on both sides that are transposed in one of them are not matched; a note says what to do.
+    ``first`` and ``second`` are the paths of the two checkpoints; they only appear in the result. Matrices whose names
+    correspond, but which are transposed in one of the two, are not matched; a note says what to do.
     """
-    turned = _transposed(source, destination)
+    parts = parts_of(source), parts_of(destination)
+    turned = transposed(source, destination, parts)
     matcher = _Matcher(
-        *({key: info for key, info in one.items() if key not in turned} for one in (source, destination))
+        {key: info for key, info in source.items() if key not in turned},
+        {key: info for key, info in destination.items() if key not in set(turned.values())},
+        parts,
     )
     matcher.run()
     names: dict[str, str] = {}
@@ -160,7 +155,7 @@ def propose(
     wanted = {**{key: key for key in source}, **names}
     rules = rules_for(wanted)
     notes = [_BEYOND.format(count(matcher.beyond, "module"))] if matcher.beyond else []
-    notes += [_transposed_note(turned, names, source)] if turned else []
+    notes += [transposed_note(turned, names, source)] if turned else []
     return Proposal(
         first,
         second,
@@ -174,31 +169,6 @@ def propose(
         (*notes, *unspelled(wanted, rules)),
         evidence,
     )
-
-
-def _transposed(source: Mapping[str, TensorInfo], destination: Mapping[str, TensorInfo]) -> list[str]:
-    """Return the keys of matrices whose shape in the destination is the reverse of that in the source."""
-    both = ((key, info.shape, destination[key].shape) for key, info in source.items() if key in destination)
-    return [key for key, here, there in both if len(here) == 2 and here == there[::-1] and here != there]
-
-
-def _transposed_note(turned: Sequence[str], names: Mapping[str, str], source: Mapping[str, TensorInfo]) -> str:
-    """Return the note on transposed matrices, and on square matrices, whose shapes do not show if they are transposed.
-
-    ``turned`` are the keys of the transposed matrices. ``names`` maps source keys to the proposed destination keys.
-    """
-    square = [
-        key for key, new in names.items() if key == new and len(source[key].shape) == 2 and _is_square(source[key])
-    ]
-    may_be = f"; square ones with the same name may be transposed, too: {listing(square, 3)}" if square else ""
-    return (
-        f"{count(len(turned), 'matrix', 'matrices')} with the same name on both sides, but transposed, so that no rule "
-        f"is proposed: {listing(turned, 3)}. Transpose them with --operations{may_be}"
-    )
-
-
-def _is_square(info: TensorInfo) -> bool:
-    return info.shape[0] == info.shape[1]
 
 
 def _names(a: Unit, b: Unit) -> dict[str, str]:

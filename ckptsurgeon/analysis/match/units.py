@@ -11,19 +11,23 @@ import numpy as np
 import numpy.typing as npt
 
 from ...tensors.info import TensorInfo
+from .parts import NOTHING, Parts, agree
 
-__all__ = ["FreeUnits", "Unit", "fits", "units_of"]
+__all__ = ["KERNEL", "FreeUnits", "Unit", "fits", "units_of"]
 
 _NUMBER = re.compile(r"\d{1,9}")
 _LEAVES = {
     "gamma": "weight",
     "beta": "bias",
+    "scale": "weight",
     "weight_g": "weight.0",
     "weight_v": "weight.1",
     "parametrizations.weight.original0": "weight.0",
     "parametrizations.weight.original1": "weight.1",
 }
-"""{last segment of a key: common form} for LayerNorm in TensorFlow, and weight norm before and after torch 2.0."""
+"""{last segment of a key: common form} for norms in TensorFlow and torchtune, and weight norm before torch 2.0."""
+KERNEL = "kernel"
+"""The weight of a layer in TensorFlow and JAX, whose matrices are transposed: inputs down, outputs across."""
 _PARAMETRIZED = re.compile(r"(?:^|\.)parametrizations\.[^.]+\.original[01]$")
 
 Index = tuple[int, ...]
@@ -35,11 +39,13 @@ class Unit:
 
     ``path`` has ``#`` in place of each number; '' is the top level. A leaf is the last segment of a tensor's key, such
     as ``weight``. ``keys`` maps (numbers in the path, leaf) to the key. ``makes`` maps the numbers in the path to the
-    shape of each leaf. ``order`` is the index of the group's first tensor in the state dict.
+    shape of each leaf. ``order`` is the index of the group's first tensor in the state dict. ``parts`` says which part
+    of a transformer block the modules may be by their names; it is empty if this is unknown.
     """
 
     path: str
     order: int
+    parts: Parts = NOTHING
     keys: dict[tuple[Index, str], str] = field(default_factory=dict)
     makes: dict[Index, dict[str, tuple[int, ...]]] = field(default_factory=dict)
 
@@ -49,8 +55,10 @@ class Unit:
         self.makes.setdefault(index, {})[leaf] = info.shape
 
 
-def units_of(tensors: Mapping[str, TensorInfo], view: str = "modules") -> list[Unit]:
+def units_of(tensors: Mapping[str, TensorInfo], view: str, parts: Mapping[str, Parts]) -> list[Unit]:
     """Return the tensors of a state dict in groups, in the order of the state dict.
+
+    ``parts`` says for each key which part of a transformer block its module may be.
 
     If ``view`` is "modules", modules whose paths differ only in numbers are one group. "parts" does the same, but
     modules with different last segments are in different groups even if the segment is a number, as in an
@@ -58,15 +66,27 @@ def units_of(tensors: Mapping[str, TensorInfo], view: str = "modules") -> list[U
     """
     found: dict[str, Unit] = {}
     for order, (key, info) in enumerate(tensors.items()):
-        module, leaf = _split(key) if view != "tensors" else (key, "")
+        module, leaf = _split(key) if view != "tensors" else (key, _of_kernel(key, info))
         segments = module.split(".")
         layers = segments[: -1 if view == "parts" else None]
         numbers = tuple(int(part) for part in layers if _NUMBER.fullmatch(part))
         path = ".".join("#" if _NUMBER.fullmatch(part) else part for part in layers)
         path = f"{path}.{segments[-1]}".strip(".") if view == "parts" else path
-        unit = found.setdefault(path, Unit(path, order))
-        unit.add(numbers, _LEAVES.get(leaf, leaf), key, info)
+        here = parts.get(key, NOTHING)
+        unit = found.setdefault(path, Unit(path, order, here))
+        unit.parts = unit.parts if unit.parts == here else NOTHING
+        unit.add(numbers, _common(leaf, module, tensors), key, info)
     return list(found.values())
+
+
+def _common(leaf: str, module: str, tensors: Mapping[str, TensorInfo]) -> str:
+    """Return the common form of a leaf; the ``scale`` beside a ``weight`` is that of a quantised tensor."""
+    return leaf if leaf == "scale" and f"{module}.weight" in tensors else _LEAVES.get(leaf, leaf)
+
+
+def _of_kernel(key: str, info: TensorInfo) -> str:
+    """Return "kernel" for a kernel with two dimensions or more, which fits no tensor that is not one; else ""."""
+    return KERNEL if key.rpartition(".")[2] == KERNEL and len(info.shape) > 1 else ""
 
 
 def _split(key: str) -> tuple[str, str]:
@@ -99,21 +119,22 @@ class _Kinds:
     """The unmatched module groups of one state dict, by kind (numbers in their paths, tensor names, shapes).
 
     ``of`` maps each group to the index of its kind. For each kind, ``free`` has its groups, and ``items`` the numbers,
-    tensor names and shapes.
+    tensor names and shapes. Groups of one kind may be the same parts of a transformer block.
     """
 
     def __init__(self, units: Iterable[Unit]) -> None:
-        numbers: dict[frozenset[object], int] = {}
+        numbers: dict[tuple[Parts, frozenset[object]], int] = {}
         self.of: dict[Unit, int] = {}
         self.free: list[dict[Unit, None]] = []
         self.items: list[frozenset[object]] = []
         for unit in units:
             made = frozenset((index, frozenset(leaves.items())) for index, leaves in unit.makes.items())
-            if made not in numbers:
-                numbers[made] = len(numbers)
+            kind = unit.parts, made
+            if kind not in numbers:
+                numbers[kind] = len(numbers)
                 self.free.append({})
                 self.items.append(made)
-            self.of[unit] = numbers[made]
+            self.of[unit] = numbers[kind]
             self.free[self.of[unit]][unit] = None
 
     def take(self, unit: Unit) -> None:
@@ -128,7 +149,7 @@ class FreeUnits:
         self._options: list[list[int]] = [[] for _ in self._second.free]
         for a, b in self._near():
             one, other = next(iter(self._first.free[a])), next(iter(self._second.free[b]))
-            if fits(one, other):
+            if fits(one, other) and agree(one.parts, other.parts):
                 self._options[b].append(a)
 
     def _near(self) -> Iterator[tuple[int, int]]:

@@ -47,6 +47,7 @@ from ..model_folder.config_differences import with_config_said
 from ..model_folder.config_fields import with_dtype_said
 from ..model_folder.folder import ModelFolder, model_folder
 from ..model_folder.layers.holes import gap_notes
+from ..model_folder.layers.row_order import with_row_order_said
 from ..model_folder.output import kept_folder
 from ..model_folder.quantised import (
     SettingsError,
@@ -239,8 +240,9 @@ def _planned(
 
             plan = with_scales_checked(plan, folders, len(specs))
         given = config or ModelFolder("", target.companions).config
+        beside = folders[-1] if has_file else ModelFolder("", target.companions)
+        plan = with_row_order_said(plan, [one.operated.checkpoint for one in sources], given or beside.config)
         if given or has_file:
-            beside = folders[-1] if has_file else ModelFolder("", target.companions)
             plan = with_config_said(plan, folders, len(specs), (given, target.name, beside))
         if len(specs) == 1 and not has_file:
             plan = with_unmoved_ids_noted(plan, folders[0], ModelFolder("", target.companions), given, change)

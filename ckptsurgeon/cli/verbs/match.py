@@ -12,10 +12,10 @@ from ..printing import Printer
 NAME = "match"
 HELP = """Propose the rules that turn one model's names into another's.
 
-Reads headers only: names, shapes, and the order and numbers of layers. Each proposal has a reason: the same name, the
-same name except for a prefix that most of the model has, a name that is clearly more similar than all others, a shape
-that no other tensor has, or the same position in a repeated layer. Ambiguous and unmatched keys are listed. Nothing is
-applied: review the rules, then use ckpt transplant --map-file.
+Reads headers only: names, shapes, and the numbers of layers. Each proposal has a reason: the same name, the same name
+except for a prefix that most of the model has, a name that is clearly more similar than all others or is known for the
+same part of a transformer block, or a shape that no other tensor has. Ambiguous and unmatched keys are listed. Nothing
+is applied: review the rules, then use ckpt transplant --map-file.
 """
 EXAMPLES = """\b
 Examples:

@@ -63,6 +63,7 @@ def _is_texts(value: Any) -> bool:
 
 
 _DIM = _Field(_is_int, "a dimension, as in 0 or -1", default=0)
+_HEADS = _Field(lambda value: _is_int(value) and value > 0, "the number of heads")
 _NAME = _Field(lambda value: isinstance(value, str), "a name")
 _FIELDS: Mapping[str, Mapping[str, _Field]] = {
     "split": {
@@ -78,6 +79,8 @@ _FIELDS: Mapping[str, Mapping[str, _Field]] = {
     "transpose": {"dims": _Field(lambda v: _is_ints(v) and len(v) == 2, "two dimensions", default=())},
     "permute": {"dims": _Field(_is_ints, "a list of dimensions")},
     "reshape": {"shape": _Field(lambda v: isinstance(v, list) and all(map(_is_int, v)), "a list of sizes")},
+    "halves": {"heads": _HEADS},
+    "pairs": {"heads": _HEADS},
     "scale": {"by": _Field(_is_number, "a finite number")},
     "shift": {"by": _Field(_is_number, "a finite number")},
     "constant": {"values": _Field(_is_numbers, f"a list of 1 to {MOST} numbers that fit into float32")},

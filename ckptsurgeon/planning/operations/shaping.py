@@ -79,11 +79,13 @@ def _sizes(operation: Operation, key: str, info: TensorInfo, dim: int) -> list[i
 
 
 def reshaped_by(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
-    """Return the header of a tensor after an operation that keeps its name: transpose, reshape, scale, shift."""
+    """Return the header of a tensor after an operation that keeps its name: transpose, reshape, halves and others."""
     if operation.verb == "scale":
         return scale(info, float(operation.fields["by"]))
     if operation.verb == "shift":
         return shift(info, float(operation.fields["by"]))
+    if operation.verb in ("halves", "pairs"):
+        return _reordered(operation, key, info)
     if operation.verb == "reshape":
         return reshape(info, _shape(operation, key, info))
     return permute(info, _dims(operation, key, len(info.shape)))
@@ -108,6 +110,21 @@ def _dims(operation: Operation, key: str, dims: int) -> tuple[int, ...]:
     order = tuple(range(dims))
     swapped = {first: second, second: first}
     return tuple(swapped.get(dim, dim) for dim in order)
+
+
+def _reordered(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
+    """Return queries or keys whose rotated pairs of rows, in each head, are stored as two halves or side by side."""
+    heads, rows = operation.fields["heads"], info.shape[0] if info.shape else 0
+    if not rows or rows % (2 * heads):
+        raise PlanError(
+            f"{operation}: {escape(key)} has {count(rows, 'row')}, not {count(heads, 'head')} of an even size.",
+            hint="Give the number of heads: num_attention_heads for queries, num_key_value_heads for keys.",
+        )
+    pairs = rows // heads // 2
+    grid = (pairs, 2) if operation.verb == "halves" else (2, pairs)
+    rest = info.shape[1:]
+    viewed = permute(reshape(info, (heads, *grid, *rest)), (0, 2, 1, *range(3, 3 + len(rest))))
+    return reshape(viewed, info.shape)
 
 
 def _shape(operation: Operation, key: str, info: TensorInfo) -> tuple[int, ...]:

@@ -203,7 +203,8 @@ def _nothing_loaded(
     hint = _spec_that_helps(views, wanted) or _option_that_took_all(steps)
     fix = _renaming_that_helps(names, wanted) if not hint else None
     if fix:
-        hint = f"{fix[0]} would match {fix[1]} of {len(wanted)} tensors."
+        more = "" if 2 * fix[1] > len(names) else " ckpt match proposes names for the others."
+        hint = f"{fix[0]} would match {fix[1]} of {len(wanted)} tensors.{more}"
     elif names and not hint:
         hint = f"The source has {_some_keys(names)}; the destination has {_some_keys(list(wanted))}. Rename with --map."
     return PlanError(f"nothing would be loaded: all {len(steps)} tensors stay as the destination has them.", hint=hint)

@@ -14,6 +14,7 @@ from ..plan.step import Step
 from ..quantised import check_decoded, check_replaced
 from ..target import TargetSpec
 from .decide import InitialView, decide
+from .few_copied import few_copied
 from .options import Options
 from .plan_errors import check_destination_patterns, check_plan, check_prefixes
 from .select import Selection, SourceView, TensorOrigin, select
@@ -75,6 +76,7 @@ def plan_transplant(
             *_overrides(selection, decisions.used),
             *_idle_copies(selection, decisions.used),
             *_growth(decisions.steps),
+            *few_copied(views, decisions.steps, unexpected, options),
         ),
     )
 

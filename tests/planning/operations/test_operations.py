@@ -85,6 +85,31 @@ def test_rotary_halves_are_interleaved() -> None:
     assert torch.equal(renamed(operations, "llama.pth")["q"], wanted)
 
 
+@pytest.mark.parametrize("shape", [(16, 5), (16,), (16, 3, 2)])
+def test_halves_and_pairs_reorder_the_rows_of_each_head(shape: tuple[int, ...]) -> None:
+    weight = torch.randn(shape)
+    torch.save({"l.0.q.weight": weight}, "pairs.pth")
+    made = renamed([{"halves": "l.{n}.q", "heads": 2}], "pairs.pth")
+    order = [0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15]
+    assert torch.equal(made["l.0.q.weight"], weight[order])
+    save_file(made, "halves.safetensors")
+    back = renamed([{"pairs": "l.{n}.q", "heads": 2}], "halves.safetensors")
+    assert torch.equal(back["l.0.q.weight"], weight)
+
+
+@pytest.mark.parametrize("heads", [3, 5, 16])
+def test_rows_that_are_not_heads_of_an_even_size_are_not_reordered(heads: int) -> None:
+    torch.save({"q": torch.zeros(16, 5), "scalar": torch.tensor(1.0)}, "q.pth")
+    with pytest.raises(PlanError, match="q has 16 rows, not") as caught:
+        cs.rename("q.pth", operations=[{"halves": "q", "heads": heads}])
+    assert "num_attention_heads" in caught.value.hint
+    with pytest.raises(PlanError, match="scalar has 0 rows"):
+        cs.rename("q.pth", operations=[{"pairs": "scalar", "heads": heads}])
+    for wrong in (0, -1, "2", 1.5, True):
+        with pytest.raises(ConfigError, match="the number of heads"):
+            cs.rename("q.pth", operations=[{"halves": "q", "heads": wrong}])
+
+
 def test_experts_are_stacked_by_number_and_unstacked() -> None:
     made = renamed([{"stack": "h.{n}.experts.{e}.w1", "into": "h.{n}.experts.w1"}])
     wanted = torch.stack([GPT[f"h.1.experts.{e}.w1"] for e in range(12)])

@@ -1,0 +1,122 @@
+"""Finds matrices whose names correspond, but which one of two state dicts stores transposed.
+
+GPT-2's ``Conv1D`` and the kernels of TensorFlow and JAX have inputs down and outputs across, ``nn.Linear`` the reverse.
+By its shape alone, the first layer of such an MLP would be taken for the second layer of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from ...tensors.info import TensorInfo
+from ...util.text import count, listing
+from .names import Likeness
+from .nearness import MARGIN, Nearness
+from .parts import Parts, agree
+from .units import KERNEL, FreeUnits, Unit, fits, units_of
+
+__all__ = ["transposed", "transposed_note"]
+
+SURE = 0.5
+"""The least similarity of two names that are taken for the same, if it is not known which part of a block they are."""
+
+Tensors = Mapping[str, TensorInfo]
+Shape = tuple[int, ...]
+
+
+def transposed(source: Tensors, destination: Tensors, parts: Sequence[Mapping[str, Parts]]) -> dict[str, str]:
+    """Return the keys of the matrices in ``source`` that one of the two state dicts stores transposed.
+
+    Each is mapped to the key in ``destination`` whose name corresponds to it more than the name of any tensor that has
+    its shape. Square matrices are included only if they are kernels. ``parts`` says for the keys of each side which
+    part of a transformer block their modules may be.
+    """
+    found = {key: key for key in source if key in destination and _is_turned(source[key], destination[key])}
+    left = _left(source, destination, found), _left(destination, source, found)
+    first, second = (units_of(one, "tensors", known) for one, known in zip(left, parts, strict=True))
+    likeness = Likeness(first, second)
+    has_kernels = any(KERNEL in made for unit in second for made in unit.makes.values())
+    of = {turned: unit for unit in first for turned in _turned(unit, has_kernels)}
+    fitting = FreeUnits(of, second)
+    near = Nearness(fitting, likeness, ())
+    while pairs := [(a, b) for a, b in near.mutual() if fitting.free(a, b)]:
+        for turned, other in pairs:
+            near.take(turned, other)
+            fitting.take(turned, other)
+            unit = of[turned]
+            if not any(key in found for key in unit.keys.values()) and _is_closer(unit, other, first, second, likeness):
+                here, there = ({index: key for (index, _), key in one.keys.items()} for one in (unit, other))
+                found |= {key: there[index] for index, key in here.items() if index in there}
+    return found
+
+
+def _left(one: Tensors, other: Tensors, found: Mapping[str, str]) -> dict[str, TensorInfo]:
+    """Return the tensors that are not in ``found`` and that the other state dict lacks under their name and shape."""
+    return {
+        key: info
+        for key, info in one.items()
+        if key not in found and not (key in other and other[key].shape == info.shape)
+    }
+
+
+def _is_turned(here: TensorInfo, there: TensorInfo) -> bool:
+    return len(here.shape) == 2 and here.shape == there.shape[::-1] and not _is_square(here)
+
+
+def _turned(unit: Unit, has_kernels: bool) -> Iterator[Unit]:
+    """Yield a tensor group as if it were stored transposed: as a kernel or a weight, or with the same last segment."""
+    shapes = {index: shape for index, made in unit.makes.items() for shape in made.values()}
+    is_kernel = any(KERNEL in made for made in unit.makes.values())
+    if is_kernel:
+        yield _with(unit, {index: _as_weight(shape) for index, shape in shapes.items()}, "")
+    elif has_kernels and all(len(shape) > 1 for shape in shapes.values()):
+        yield _with(unit, {index: _as_kernel(shape) for index, shape in shapes.items()}, KERNEL)
+    if not is_kernel and all(len(shape) == 2 and shape[0] != shape[1] for shape in shapes.values()):
+        yield _with(unit, {index: shape[::-1] for index, shape in shapes.items()}, "")
+
+
+def _as_weight(shape: Shape) -> Shape:
+    """Return the shape of a kernel as a weight of torch: outputs and inputs first, then the sizes of a convolution."""
+    return (shape[-1], shape[-2], *shape[:-2])
+
+
+def _as_kernel(shape: Shape) -> Shape:
+    """Return the shape of a weight of torch as a kernel; the reverse of ``_as_weight``."""
+    return (*shape[2:], shape[1], shape[0])
+
+
+def _with(unit: Unit, shapes: Mapping[tuple[int, ...], Shape], leaf: str) -> Unit:
+    keys = {(index, leaf): key for (index, _), key in unit.keys.items()}
+    return Unit(unit.path, unit.order, unit.parts, keys, {index: {leaf: shape} for index, shape in shapes.items()})
+
+
+def _is_closer(a: Unit, b: Unit, first: Sequence[Unit], second: Sequence[Unit], likeness: Likeness) -> bool:
+    """Return whether the names of two tensor groups are closer than those of all groups that fit as they are."""
+    score = float(likeness([a], [b])[0, 0])
+    if score < SURE and not (a.parts and b.parts):
+        return False
+    here = [unit for unit in first if fits(unit, b) and agree(unit.parts, b.parts)]
+    there = [unit for unit in second if fits(a, unit) and agree(a.parts, unit.parts)]
+    rivals = [*likeness(here, [b]).ravel(), *likeness([a], there).ravel()]
+    return score >= max(rivals, default=0.0) + MARGIN
+
+
+def transposed_note(turned: Mapping[str, str], names: Mapping[str, str], source: Tensors) -> str:
+    """Return the note on transposed matrices, and on square ones, whose shapes do not show whether they are transposed.
+
+    ``names`` are the proposed names.
+    """
+    is_same = all(key == new for key, new in turned.items())
+    shown = [key if key == new else f"{key} ({new})" for key, new in turned.items()]
+    square = [key for key, new in names.items() if (key == new or not is_same) and _is_square(source[key])]
+    alike = "square ones with the same name" if is_same else "square ones"
+    may_be = f"; {alike} may be transposed, too: {listing(square, 3)}" if square else ""
+    how = "with the same name on both sides" if is_same else "whose names correspond"
+    return (
+        f"{count(len(turned), 'matrix', 'matrices')} {how}, but transposed, so that no rule is proposed: "
+        f"{listing(shown, 3)}. Transpose them with --operations{may_be}"
+    )
+
+
+def _is_square(info: TensorInfo) -> bool:
+    return len(info.shape) == 2 and info.shape[0] == info.shape[1]

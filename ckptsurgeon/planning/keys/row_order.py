@@ -1,0 +1,125 @@
+"""Finds queries and keys whose new names mean another order of rows than their old names.
+
+The rotary embedding rotates pairs of the values of a head. Meta's Llama, Mistral's own files, torchtune and llama.cpp's
+Llama have the two rows of a pair side by side; transformers has all first rows of a head, then all second rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ...util.text import count, escape
+
+__all__ = ["HALVES", "PAIRS", "Misordered", "misordered"]
+
+PAIRS, HALVES = "pairs", "halves"
+"""The two orders of rows, and the operations that make them."""
+
+
+@dataclass(frozen=True)
+class _Spelling:
+    """How a library names queries and keys: ``names`` matches the path of a module, with its ``number`` and ``kind``.
+
+    The library is recognised if any key contains ``mark``, and no key contains ``other``.
+    """
+
+    library: str
+    order: str
+    names: re.Pattern[str]
+    mark: str = ""
+    other: str = "\0"
+
+
+_LEAF = re.compile(r"(?:\.lora_[Bb](?:\.\w+)?)?\.[^.]*$")
+"""The end of a key after the path of its module; the rows of a LoRA adapter's B are those of its module."""
+_SPELLINGS = (
+    _Spelling("Meta", PAIRS, re.compile(r"(?:.*\.)?layers\.(?P<number>\d+)\.attention\.w(?P<kind>[qk])")),
+    _Spelling("llama.cpp", PAIRS, re.compile(r"blk\.(?P<number>\d+)\.attn_(?P<kind>[qk])")),
+    _Spelling(
+        "torchtune", PAIRS, re.compile(r"(?:.*\.)?layers\.(?P<number>\d+)\.attn\.(?P<kind>[qk])_proj"),
+        ".sa_norm.", ".attn.q_proj.bias",  # its Qwen2, which has biases, has halves
+    ),
+    _Spelling(
+        "transformers", HALVES,
+        re.compile(r"(?:.*\.)?layers\.(?P<number>\d+)\.(?:self_attn|attention)\.(?P<kind>[qk])_proj"),
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Misordered:
+    """Queries and keys that need another order of rows: ``renamed`` maps their old keys to their new keys.
+
+    ``libraries`` are the two libraries whose names these are, ``order`` is the order that the new names mean.
+    ``modules`` are patterns of the modules in the old spelling, of queries ("q") and of keys ("k").
+    """
+
+    renamed: Mapping[str, str]
+    libraries: tuple[str, str]
+    order: str
+    modules: Mapping[str, str]
+
+    def note(self, heads: Mapping[str, int], *, is_llama: bool = True) -> str:
+        """Return the note; ``heads`` are the numbers of heads of queries and keys, as far as they are known.
+
+        ``is_llama`` is false if it is not known whether llama.cpp has this model in pairs.
+        """
+        old, new = map(escape, next(iter(self.renamed.items())))
+        rows = "; ".join(
+            f"- {{{self.order}: '{escape(module)}', heads: {heads.get(kind, 'N')}}}"
+            for module, kind in self.modules.items()
+        )
+        n = "" if all(kind in heads for kind in self.modules.values()) else ", where N is the number of heads"
+        orders = {PAIRS: "the two rows of each rotated pair side by side", HALVES: "two halves of each head"}
+        where = "" if is_llama else "if this is a Llama or Mistral, "
+        also = "transformers" if self.order == HALVES else "gguf"
+        convert = f" (ckpt convert --layout {also} does both)" if "llama.cpp" in self.libraries else ""
+        return (
+            f"{where}{count(len(self.renamed), 'tensor')} of queries and keys would need another order of rows "
+            f"({old} as {new}): {self.libraries[0]} has {orders[_other(self.order)]}, {self.libraries[1]} has "
+            f"{orders[self.order]}; as they are, the model computes something else. Reorder them with "
+            f"--operations{n}: {rows}{convert}"
+        )
+
+
+def _other(order: str) -> str:
+    return HALVES if order == PAIRS else PAIRS
+
+
+def misordered(names: Iterable[tuple[str, str]], sides: Sequence[Collection[str]]) -> Misordered | None:
+    """Return the queries and keys whose names change from one order to the other; None if there are none.
+
+    ``names`` are pairs of an old and a new key, ``sides`` are all keys of the source and of the destination.
+    """
+    known = [_known(keys) for keys in sides]
+    found: dict[str, str] = {}
+    modules: dict[str, str] = {}
+    libraries: tuple[str, str] | None = None
+    for old, new in names:
+        (here, match), (there, _) = _spelled(old, known[0]), _spelled(new, known[1])
+        if here is None or there is None or match is None or here.order == there.order:
+            continue
+        libraries = libraries or (here.library, there.library)
+        if libraries == (here.library, there.library):
+            found[old] = new
+            start, end = match.span("number")
+            modules[f"{old[:start]}{{n}}{old[end:].rpartition('.')[0]}"] = match["kind"]
+    if libraries is None:
+        return None
+    order = PAIRS if libraries[0] == "transformers" else HALVES
+    return Misordered(found, libraries, order, modules)
+
+
+def _known(keys: Collection[str]) -> list[_Spelling]:
+    """Return the spellings that the queries and keys of a state dict may have."""
+    return [
+        one for one in _SPELLINGS if any(one.mark in key for key in keys) and not any(one.other in key for key in keys)
+    ]
+
+
+def _spelled(key: str, spellings: Sequence[_Spelling]) -> tuple[_Spelling | None, re.Match[str] | None]:
+    """Return the spelling of queries or keys that a key has, and the match of its module's path."""
+    module = _LEAF.sub("", key)
+    return next(((one, found) for one in spellings if (found := one.names.fullmatch(module))), (None, None))
