@@ -58,7 +58,7 @@ def left() -> list[str]:
 # Signals.
 
 
-@pytest.mark.parametrize("module", ["ckptsurgeon.cli.application", "typer", "ckptsurgeon.cli.verbs.init", "rich.text"])
+@pytest.mark.parametrize("module", ["ckptsurgeon.cli.application", "typer", "ckptsurgeon.cli.verbs.inspect", "rich.text"])
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_signal_while_it_starts_is_one_line(files: object, module: str, number: signal.Signals) -> None:
     done = program(f"sys.meta_path.insert(0, AtImport({module!r}))", "inspect", "best.pth", number=number)
