@@ -108,6 +108,16 @@ def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Let nothing in this process wait until a file is on disk: no test cuts the power, those of syncing count calls."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("fsync", "fdatasync"):
+            patched.setattr(os, name, lambda fd: os.fstat(fd) and None)  # a descriptor that is not open is an error
+        patched.setattr(os, "sync", lambda: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _one_parser() -> Iterator[None]:
     """Build the parser of the command line once, not for each of the thousands of commands that run in this process."""
     import typer

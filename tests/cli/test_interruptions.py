@@ -22,6 +22,8 @@ from ckptsurgeon.render import verification as receipt
 
 Run = Callable[..., Any]
 TRANSPLANT = ("transplant", "best.pth", "ru.yaml", "--ignore-mismatch", "-o", "out.safetensors")
+CONVERT = ("convert", "best.pth", "-o", "out.safetensors")
+"""It writes as the other does, and draws nothing, for which that imports torch."""
 STOPS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 NUMBERS = [signal.SIGINT, *(pytest.param(number, marks=pytest.mark.long) for number in (signal.SIGTERM, signal.SIGHUP))]
 
@@ -58,7 +60,9 @@ def left() -> list[str]:
 # Signals.
 
 
-@pytest.mark.parametrize("module", ["ckptsurgeon.cli.application", "typer", "ckptsurgeon.cli.verbs.inspect", "rich.text"])
+@pytest.mark.parametrize(
+    "module", ["ckptsurgeon.cli.application", "typer", "ckptsurgeon.cli.verbs.inspect", "rich.text"]
+)
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_signal_while_it_starts_is_one_line(files: object, module: str, number: signal.Signals) -> None:
     done = program(f"sys.meta_path.insert(0, AtImport({module!r}))", "inspect", "best.pth", number=number)
@@ -120,23 +124,25 @@ staging.StagedFile.write = write
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-@pytest.mark.parametrize("output", ["out.safetensors", "folder"])
-def test_a_signal_while_it_writes_leaves_nothing(files: object, number: signal.Signals, output: str) -> None:
-    done = program(WRITING.format(do="stop(); signal.pause()"), *TRANSPLANT[:-1], output, number=number)
+@pytest.mark.parametrize("command", [TRANSPLANT, (*CONVERT[:-1], "folder")], ids=["file", "folder"])
+def test_a_signal_while_it_writes_leaves_nothing(
+    files: object, number: signal.Signals, command: tuple[str, ...]
+) -> None:
+    done = program(WRITING.format(do="stop(); signal.pause()"), *command, number=number)
     assert (done.returncode, left()) == (128 + number, [])
     assert done.stderr == f"error: {STOPS[number]}; nothing was left half done.\n"
 
 
 def test_a_signal_that_a_finaliser_swallows_stops_all_the_same(files: object) -> None:
     code = "class Last:\n    def __del__(self):\n        stop()\n"
-    done = program(code + WRITING.format(do="last = Last(); del last; signal.pause()"), *TRANSPLANT)
+    done = program(code + WRITING.format(do="last = Last(); del last; signal.pause()"), *CONVERT)
     assert done.stderr == "error: interrupted; nothing was left half done.\n"
     assert (done.returncode, left()) == (130, [])
 
 
 def test_a_signal_that_becomes_another_error_is_still_a_signal(files: object) -> None:
     do = "\n    try:\n        stop()\n        signal.pause()\n    except BaseException:\n        raise RuntimeError('wrapped')"
-    done = program(WRITING.format(do=do), *TRANSPLANT)
+    done = program(WRITING.format(do=do), *CONVERT)
     assert done.stderr == "error: interrupted; nothing was left half done.\n"
     assert (done.returncode, left()) == (130, [])
 
@@ -147,7 +153,7 @@ SWALLOWED = "\n    try:\n        stop()\n    except BaseException:\n        pass
 @pytest.mark.long
 def test_a_signal_that_something_swallows_for_good_is_still_told(files: object) -> None:
     once = "\n    staging.StagedFile.write = real"
-    done = program(WRITING.format(do=once + SWALLOWED), *TRANSPLANT)
+    done = program(WRITING.format(do=once + SWALLOWED), *CONVERT)
     assert done.stderr == "error: interrupted; out.safetensors was already in place.\n"
     assert (done.returncode, left()) == (130, ["out.safetensors"])
 
@@ -155,17 +161,17 @@ def test_a_signal_that_something_swallows_for_good_is_still_told(files: object) 
 @pytest.mark.long
 def test_whoever_insists_gets_out_at_once_and_is_told_what_stays(files: object) -> None:
     setup = "from ckptsurgeon.cli import stopping\nstopping.IMPATIENT_S = 0\n"
-    done = program(setup + WRITING.format(do=SWALLOWED + "\n    stop(); signal.pause()"), *TRANSPLANT)
+    done = program(setup + WRITING.format(do=SWALLOWED + "\n    stop(); signal.pause()"), *CONVERT)
     assert done.stderr == "error: interrupted; a temp file may be left; the next run removes it.\n"
     assert done.returncode == 130
-    assert shell(f"ckpt {' '.join(TRANSPLANT)}").returncode == 0
+    assert shell(f"ckpt {' '.join(CONVERT)}").returncode == 0
     assert left() == ["out.safetensors"]
 
 
 def test_an_impatient_second_signal_does_not_disturb_the_cleaning_up(files: object) -> None:
     setup = WRITING.format(do="stop(); signal.pause()") + "unlink = os.unlink\n"
     setup += "def twice(path, **more):\n    stop()\n    unlink(path, **more)\nos.unlink = twice\n"
-    done = program(setup, *TRANSPLANT)
+    done = program(setup, *CONVERT)
     assert (done.returncode, left()) == (130, [])
 
 
@@ -174,7 +180,7 @@ def test_an_impatient_second_signal_does_not_disturb_the_cleaning_up(files: obje
 def test_a_signal_behind_the_rename_says_that_the_output_is_there(files: object, output: str) -> None:
     setup = "from ckptsurgeon.storage.write import exchanging, staging\n"
     setup += "exchanging.sync_folder = staging.sync_folder = lambda path: path.endswith('tmp') or stop()\n"
-    done = program(setup, *TRANSPLANT[:-1], output)
+    done = program(setup, *CONVERT[:-1], output)
     assert done.stderr == f"error: interrupted; {output} was already in place.\n"
     assert (done.returncode, left()) == (130, [output])
 
@@ -187,7 +193,7 @@ def test_a_signal_behind_the_last_word_changes_nothing(files: object) -> None:
 @pytest.mark.long
 def test_what_was_told_to_ignore_the_terminal_goes_on_without_it(files: object) -> None:
     setup = "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + WRITING.format(do="stop()")
-    done = program(setup, *TRANSPLANT, number=signal.SIGHUP)
+    done = program(setup, *CONVERT, number=signal.SIGHUP)
     assert (done.returncode, left()) == (0, ["out.safetensors"])
 
 
@@ -218,7 +224,7 @@ def shell(command: str, *, stdout: int = subprocess.PIPE, **environment: str) ->
 @pytest.mark.long
 @pytest.mark.usefixtures("_buffering")
 @pytest.mark.parametrize(
-    "rest", ["inspect best.pth", "-h", "inspect best.pth --json", "merge --list", " ".join(TRANSPLANT)]
+    "rest", ["inspect best.pth", "-h", "inspect best.pth --json", "merge --list", " ".join(CONVERT)]
 )
 def test_a_closed_stdout_loses_no_answer_without_a_word(files: object, rest: str) -> None:
     done = shell(f"ckpt {rest} >&-")
@@ -229,13 +235,13 @@ def test_a_closed_stdout_loses_no_answer_without_a_word(files: object, rest: str
 
 @pytest.mark.long
 def test_a_closed_stdout_is_no_fault_where_nothing_is_to_be_said(files: object) -> None:
-    done = shell(f"ckpt {' '.join(TRANSPLANT)} -q >&-")
+    done = shell(f"ckpt {' '.join(CONVERT)} -q >&-")
     assert (done.returncode, done.stderr, left()) == (0, "", ["out.safetensors"])
 
 
 @pytest.mark.long
 def test_a_closed_stdout_never_lends_its_number_to_an_output(files: object) -> None:
-    assert shell(f"ckpt {' '.join(TRANSPLANT)} -v <&- >&- 2>&-").returncode == 5
+    assert shell(f"ckpt {' '.join(CONVERT)} -v <&- >&- 2>&-").returncode == 5
     assert shell("ckpt verify out.safetensors").returncode == 0
 
 
@@ -260,7 +266,7 @@ def test_a_full_stdout_is_an_output_that_cannot_be_written(files: object, rest: 
 @pytest.mark.long
 @pytest.mark.usefixtures("_buffering")
 def test_a_full_stdout_does_not_hide_that_the_output_was_written(files: object) -> None:
-    done = shell(f"ckpt {' '.join(TRANSPLANT)} >/dev/full")
+    done = shell(f"ckpt {' '.join(CONVERT)} >/dev/full")
     assert done.returncode == 5
     assert done.stderr.endswith("device. out.safetensors was written.\n")
     assert left() == ["out.safetensors"]

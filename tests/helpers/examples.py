@@ -7,13 +7,16 @@ import shlex
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch.distributed.run import get_args_parser
+
 from ..cli.completion.asked import told
 from ..conftest import Result
+from ..trainer.together import together
 from .shell import installed, left_out
 
 __all__ = ["PAGES", "ROOT", "Example", "Reader", "commands_of", "examples"]
@@ -79,6 +82,24 @@ def commands_of(example: Example) -> list[str]:
     return [line.removeprefix("$ ") for line in joined.splitlines() if line.strip()]
 
 
+def _by_torchrun(words: Sequence[str]) -> bool:
+    """Whether torchrun itself starts a command: once for ``train``; tests/engine/test_processes.py does for others."""
+    return "train" in words and "--strategy" not in words
+
+
+def _forked(words: Sequence[str]) -> Result:
+    """Run a command as the processes that torchrun would start, forked from one that has imported torch."""
+    asked = get_args_parser().parse_args(words[1:])
+    assert (asked.training_script, asked.module) == ("ckptsurgeon", True), words
+    rest = asked.training_script_args
+    ended = together(MAIN, *rest, size=int(asked.nproc_per_node))
+    code = next((one.code for one in ended if one.code), 0)
+    return Result(code, ended[0].out, "".join(one.err for one in ended))
+
+
+MAIN = "import sys\nfrom ckptsurgeon.__main__ import main\nsys.exit(main())"
+
+
 @dataclass
 class Reader:
     """Runs examples in the working directory. ``there`` says what stands here in place of what no test can reach."""
@@ -117,6 +138,8 @@ class Reader:
         words = shlex.split(line)
         if words[0] == "ckpt" and "$(" not in line:
             done = self.ckpt(*words[1:])
+        elif words[0] == "torchrun" and not _by_torchrun(words):
+            done = _forked(words)
         else:
             program = f"{shlex.quote(sys.executable)} -m torch.distributed.run --standalone"
             line = line.replace("torchrun", program, 1) if words[0] == "torchrun" else line

@@ -219,12 +219,14 @@ def _entries(block: bytes, allowed: _TableLimits) -> Iterator[tuple[bytes, bytes
     key, at, seen = b"", 0, 0
     while at < end:
         restart = seen < number and at == int.from_bytes(block[end + 4 * seen : end + 4 * seen + 4], "little")
-        try:
-            shared, begin = varint(block, at)
-            own, begin = varint(block, begin)
-            size, begin = varint(block, begin)
-        except ValueError as error:
-            raise _fault(f"a block has an invalid entry at {at}: {error}") from None
+        shared, own, size, begin = block[at], block[at + 1], block[at + 2], at + 3  # restart points follow the entries
+        if (shared | own | size) >= 0x80:  # numbers of several bytes
+            try:
+                shared, begin = varint(block, at)
+                own, begin = varint(block, begin)
+                size, begin = varint(block, begin)
+            except ValueError as error:
+                raise _fault(f"a block has an invalid entry at {at}: {error}") from None
         if shared > len(key) or own + size > end - begin or shared * restart or not (seen or restart):
             raise _fault(f"the entry at {at} of a block is invalid or reaches beyond the block")
         if shared + own > limits.KEY_CHARACTERS or allowed.keys < shared + own:

@@ -15,6 +15,8 @@ _WIDTHS = {_FIXED64: 8, _FIXED32: 4}
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
     """Return the number (a varint of at most 64 bits) at the offset ``at``, and the offset after the number."""
+    if at < len(data) and data[at] < 0x80:
+        return data[at], at + 1
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):

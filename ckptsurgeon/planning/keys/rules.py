@@ -23,6 +23,8 @@ from .target import RuleTarget
 __all__ = ["Rule", "RuleLine", "parse_rule", "rules_from_lines", "target_rule"]
 
 _COMMENT = re.compile(r"(^|\s)#.*", re.DOTALL)
+_MARK = re.compile(r"\\.|[{}=]", re.DOTALL)
+"""Matches what decides where a rule is split: braces, equals signs, and each character after a backslash, literal."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -135,18 +137,14 @@ def _label(text: str) -> str:
 
 
 def _last_equals(text: str) -> int:
-    depth, found, at = 0, -1, 0
-    while at < len(text):
-        char = text[at]
-        if char == "\\":
-            at += 1
-        elif char == "{":
+    depth, found = 0, -1
+    for mark in _MARK.finditer(text):
+        if mark[0] == "{":
             depth += 1
-        elif char == "}":
+        elif mark[0] == "}":
             depth = max(0, depth - 1)
-        elif char == "=" and depth == 0:
-            found = at
-        at += 1
+        elif mark[0] == "=" and depth == 0:
+            found = mark.start()
     return found
 
 

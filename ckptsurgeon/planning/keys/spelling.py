@@ -27,6 +27,8 @@ _PIECE = re.compile(r"\\.|\[[^\]]*\]|\{[^{}]*\}|\.+|.", re.DOTALL)
 
 def undotted(text: str) -> str:
     """Return a pattern or a target without dots at its ends, and with a single dot instead of several in a row."""
+    if not (text.startswith(".") or text.endswith(".") or ".." in text):
+        return text
     pieces = _PIECE.findall(text)
     first = 1 if pieces and _is_dots(pieces[0]) else 0
     end = len(pieces) - (1 if pieces and _is_dots(pieces[-1]) else 0)

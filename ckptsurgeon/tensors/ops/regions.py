@@ -34,6 +34,9 @@ def blocks(shape: Sequence[int], limit: int) -> Iterator[Box]:
     """
     if 0 in shape:
         return
+    if math.prod(shape) <= limit:
+        yield tuple((0, size) for size in shape)
+        return
     cut = 0
     while cut < len(shape) and math.prod(shape[cut + 1 :]) > limit:
         cut += 1

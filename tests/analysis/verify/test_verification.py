@@ -69,9 +69,12 @@ def files_of(output: str) -> list[Path]:
 
 
 def flipped(path: Path, position: int, bit: int = 0) -> None:
-    data = bytearray(path.read_bytes())
-    data[position] ^= 1 << bit
-    path.write_bytes(bytes(data))
+    """Flip a bit where it lies: a file that is cut to nothing and written anew waits for the disk."""
+    with open(path, "r+b", buffering=0) as file:
+        file.seek(position)
+        (byte,) = file.read(1)
+        file.seek(position)
+        file.write(bytes([byte ^ 1 << bit]))
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
@@ -85,19 +88,24 @@ def test_what_was_written_is_sound(name: str) -> None:
 
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_a_flipped_bit_anywhere_is_found(name: str) -> None:
-    """Every byte of a file, or 500 of the files of a folder, one bit each: nothing an output is made of goes unseen."""
+    """Every byte of a safetensors file, 500 of a .pth, or of each file of a folder every fourth, one bit each.
+
+    Nothing an output is made of goes unseen. Of two shards that follow each other other fourths are tried.
+    """
     output = made(name)
     generator = random.Random(0)
-    for path in (files := files_of(output)):
+    for number, path in enumerate(files := files_of(output)):
         whole = path.read_bytes()
-        few = len(whole) < (4000 if len(files) == 1 else 500)
-        positions = range(len(whole)) if few else sorted(generator.sample(range(len(whole)), 500))
+        every = range(len(whole)) if len(files) == 1 else range(number % 4, len(whole), 4)
+        positions = every if len(every) < 4000 else sorted(generator.sample(every, 500))
         for position in some_of(positions):
-            flipped(path, position, generator.randrange(8))
+            bit = generator.randrange(8)
+            flipped(path, position, bit)
             found = cs.verify(output)
             assert not found.ok, (path, position, whole[max(0, position - 20) : position + 20])
             assert all(failure.why for failure in found.failed)
-            path.write_bytes(whole)
+            flipped(path, position, bit)
+        assert path.read_bytes() == whole
     assert cs.verify(output).ok
 
 
