@@ -90,7 +90,7 @@ class ModelFolder:
         return self._config[1]
 
     @cached_property
-    def _config(self) -> tuple[dict[str, Any], str]:
+    def _config(self) -> tuple[Mapping[str, Any], str]:
         fields, fault = self._fields(CONFIG)
         kind = fields.get(KIND)
         if kind is None or isinstance(kind, str):
@@ -103,7 +103,7 @@ class ModelFolder:
         """The fields of its adapter_config.json; empty if it is missing or cannot be read."""
         return self._fields(ADAPTER)[0]
 
-    def _fields(self, name: str) -> tuple[dict[str, Any], str]:
+    def _fields(self, name: str) -> tuple[Mapping[str, Any], str]:
         if all(one.name != name for one in self.files):
             return {}, ""
         try:
@@ -237,10 +237,15 @@ class ModelFolder:
             found.append(Companion(TOKENIZER, text=json_text({**config, "chat_template": template})))
         return (*found, Companion(CHAT, text=template))
 
-    def document(self, name: str) -> dict[str, Any]:
-        """Return the JSON object in one of its files; raises SourceError or ConfigError if there is none."""
-        one = self._file(name)
-        return read_json(one.text) if one.text else parsed_object(self.read(name), one.path)
+    def document(self, name: str) -> Mapping[str, Any]:
+        """Return the JSON object in one of its files; raises SourceError or ConfigError if there is none.
+
+        The object is parsed once: do not change it.
+        """
+        if name not in self._parsed:
+            one = self._file(name)
+            self._parsed[name] = read_json(one.text) if one.text else parsed_object(self.read(name), one.path)
+        return self._parsed[name]
 
     def read(self, name: str, most: int = SMALL_BYTES) -> bytes:
         """Return the bytes of one of its files; small files are read only once."""
@@ -273,6 +278,10 @@ class ModelFolder:
 
     @cached_property
     def _prints(self) -> dict[str, FilePrint]:
+        return {}
+
+    @cached_property
+    def _parsed(self) -> dict[str, Mapping[str, Any]]:
         return {}
 
     @cached_property

@@ -128,7 +128,7 @@ def is_ctc(folder: ModelFolder) -> bool:
     return str(object_in(folder, TOKENIZER).get("tokenizer_class")).endswith("CTCTokenizer")
 
 
-def object_in(folder: ModelFolder, name: str) -> dict[str, Any]:
+def object_in(folder: ModelFolder, name: str) -> Mapping[str, Any]:
     """Return a small JSON object of a folder; empty if it is missing or cannot be read, which is reported elsewhere."""
     if all(one.name != name for one in folder.files):
         return {}
