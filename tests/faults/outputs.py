@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -53,12 +54,14 @@ class World:
         command = [*wrapped, *output.command(turn, self)]
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=self.environment())
 
-    def started(self, output: Output, turn: str) -> Forked:
-        """Begin to write an output, in a process that has imported what this one has."""
+    def started(self, output: Output, turn: str, *, largest: int | None = None) -> Forked:
+        """Begin to write an output, in a process that has imported what this one has and whose files may be so large."""
         import torch._dynamo  # noqa: F401  # as torch does for the first optimizer, which takes a second
         from huggingface_hub import constants
 
         def work() -> int:
+            if largest is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
             _train_alone()
             constants.HF_HOME, constants.HF_HUB_CACHE = (os.environ[name] for name in ("HF_HOME", "HF_HUB_CACHE"))
             return as_ckpt(*output.command(turn, self)[len(CKPT) :])
