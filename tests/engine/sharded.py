@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Callable
+from contextlib import chdir
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -21,6 +26,19 @@ KEYS = [f"layers.{number}.weight" for number in range(5)]
 
 def write_sources() -> None:
     """Write three checkpoints, a configuration with one more tensor, an adapter and a quantised checkpoint."""
+    shutil.copytree(_written_once(), ".", dirs_exist_ok=True)
+
+
+@cache
+def _written_once() -> str:
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    with chdir(folder):
+        _write_sources()
+    return folder
+
+
+def _write_sources() -> None:
     draw = torch.Generator().manual_seed(0)
     for name in ("a", "b", "c"):
         save_file({key: torch.randn(SHAPE, generator=draw) for key in KEYS}, f"{name}.safetensors")

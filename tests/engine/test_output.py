@@ -11,7 +11,7 @@ import signal
 import stat
 import subprocess
 import sys
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from ckptsurgeon.engine import copy_bytes, copy_ranges
 from ckptsurgeon.storage.write import exchanging, folders, staging
 
 from ..helpers.declare import declare
+from ..helpers.forked import Forked, as_ckpt
+from ..helpers.waiting import wait_until
 
 A = torch.arange(1000.0)
 
@@ -281,27 +283,23 @@ def test_leftovers_nobody_holds_are_removed_and_held_ones_stay() -> None:
         ]  # fmt: skip
 
 
-SLOW = """
-import sys, os
-import ckptsurgeon as cs
-from ckptsurgeon.storage.write import staging
-real = staging.StagedFile.write
-def slow(self, offset, data):
-    real(self, offset, data)
-    print("writing", flush=True)
-    sys.stdin.read()
-staging.StagedFile.write = slow
-from ckptsurgeon.cli import main
-sys.exit(main(["transplant", "src.pth", "dst.yaml", "-o", {output!r}, *{more!r}]))
-"""
+def started(output: str, *more: str) -> Forked:
+    """Begin to write, and wait for a signal when the first bytes are there."""
 
+    def work() -> int:
+        real = staging.StagedFile.write
 
-def started(output: str, *more: str) -> subprocess.Popen[str]:
-    code = SLOW.format(output=output, more=list(more))
-    pipe = subprocess.PIPE
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "writing\n"
+        def slow(file: staging.StagedFile, offset: int, data: Any) -> None:
+            real(file, offset, data)
+            open("writing", "w").close()
+            signal.pause()
+
+        staging.StagedFile.write = slow  # type: ignore[method-assign]
+        return as_ckpt("transplant", "src.pth", "dst.yaml", "-o", output, *more)
+
+    process = Forked(work)
+    wait_until(lambda: os.path.exists("writing"))
+    os.unlink("writing")
     return process
 
 
@@ -310,10 +308,9 @@ def started(output: str, *more: str) -> subprocess.Popen[str]:
 def test_an_interrupted_run_cleans_up_and_says_so(output: str, number: signal.Signals, code: int) -> None:
     process = started(output)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert "nothing was left half done" in said
-    assert "Traceback" not in said
+    assert process.ended() == code
+    assert "nothing was left half done" in process.err
+    assert "Traceback" not in process.err
     assert names() == INPUTS
 
 
@@ -323,8 +320,6 @@ def test_a_killed_run_leaves_one_temp_that_the_next_removes(output: str) -> None
     before = cs.open_checkpoint(output).recipe
     process = started(output, "--force")
     process.kill()
-    process.wait()
-    process.communicate()
     left = [name for name in names() if name.endswith(".ckpt-tmp")]
     assert len(left) == 1
     assert cs.open_checkpoint(output).recipe == before
@@ -335,27 +330,13 @@ def test_a_killed_run_leaves_one_temp_that_the_next_removes(output: str) -> None
 
 def test_killed_at_any_moment_there_is_the_old_or_the_new_whole() -> None:
     write()
-    code = "from ckptsurgeon.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
     generator = random.Random(0)
     for turn in range(8):
-        command = [
-            sys.executable,
-            "-c",
-            code,
-            "transplant",
-            "src.pth",
-            "dst.yaml",
-            "-o",
-            "out.safetensors",
-            "--force",
-            "--seed",
-            str(turn),
-        ]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(generator.uniform(0.05, 0.5))
+        process = Forked(
+            partial(as_ckpt, "transplant", "src.pth", "dst.yaml", "-o", "out.safetensors", "--force", "--seed", turn)
+        )
+        process.wait(generator.uniform(0, 0.1))
         process.kill()
-        process.wait()
         assert cs.verify("out.safetensors").ok
     write(force=True)
     assert names() == ["dst.yaml", "out.safetensors", "src.pth"]
@@ -374,14 +355,10 @@ def test_a_file_size_limit_is_an_error_and_leaves_nothing() -> None:
 
 @pytest.mark.long
 def test_two_writers_of_one_output_leave_one_whole_result() -> None:
-    code = "from ckptsurgeon.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
     for force in ([], ["--force"]):
-        command = [sys.executable, "-c", code, "transplant", "src.pth", "dst.yaml", "-o", "out.safetensors", *force]
-        both = [
-            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)
-        ]
-        ends = [(p.communicate(timeout=60)[1], p.returncode) for p in both]
-        codes = sorted(code for _, code in ends)
+        work = partial(as_ckpt, "transplant", "src.pth", "dst.yaml", "-o", "out.safetensors", *force)
+        ends = [(one.ended(), one.err) for one in [Forked(work), Forked(work)]]
+        codes = sorted(code for code, _ in ends)
         assert codes in ([[0, 5], [0, 0]] if force else [[0, 5]]), ends
         assert cs.verify("out.safetensors").ok
         assert names() == ["dst.yaml", "out.safetensors", "src.pth"]

@@ -11,6 +11,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,13 @@ import pytest
 from torch.distributed import HashStore
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine import part_worker, processes
+from ckptsurgeon.engine import part_worker, processes, staged_output
 from ckptsurgeon.engine.part_run import PartRun
 from ckptsurgeon.engine.processes import ProcessGroup, shared_out
 from ckptsurgeon.storage.write.journal import JOURNAL
 from ckptsurgeon.util.torchrun import number_of_processes, rank_of_process
 
+from ..helpers.forked import Forked, as_ckpt
 from ..helpers.waiting import wait_until
 from .sharded import SHARD, VERBS, files, transplant, write_sources
 
@@ -257,28 +260,32 @@ def test_the_environment_says_which_process_this_is(
 # Real processes.
 
 WORDS = ["convert", "a.safetensors", "--dtype", "float64", "-o", "out", "--max-shard-size", SHARD]
-PAUSING = """
-import os, signal, sys
-from ckptsurgeon.engine import part_worker, processes, staged_output
-processes.LOST_S, processes.BEAT_S, processes.BYE_S = 4.0, 0.2, 1.0
-left = [int(os.environ.get("PAUSE_AFTER", "9"))]
-for module in (part_worker, staged_output):
-    def later(run, write=module.write_frame):
-        if not left[0]:
-            open("paused", "w").close()
-            signal.pause()
-        left[0] -= 1
-        write(run)
-    module.write_frame = later
-from ckptsurgeon.__main__ import main
-sys.exit(main())
-"""
-"""Writes as ckpt does, but for ever at the end of one part."""
 
 
 def torchrun(number: int, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(number), "-m", "ckptsurgeon"]
     return subprocess.run([*command, *words], capture_output=True, text=True, env=environment(), timeout=300)
+
+
+def convert() -> int:
+    """Write as ckpt does."""
+    return as_ckpt(*WORDS)
+
+
+def torchrun_forked(number: int, *options: str, work: Callable[[], int] = convert) -> Forked:
+    """Start a process that is torchrun, but forks the processes that it starts: none has to import torch."""
+    from torch.distributed import run
+    from torch.distributed.launcher.api import elastic_launch
+
+    def one() -> None:
+        if code := work():
+            sys.exit(code)
+
+    def all_of_them() -> None:
+        run.elastic_launch = lambda config, **_: lambda *_: elastic_launch(replace(config, start_method="fork"), one)()
+        run.main(["--nproc-per-node", str(number), *options, "-m", "ckptsurgeon"])
+
+    return Forked(all_of_them, environment=environment())
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -287,49 +294,70 @@ def environment(**more: str) -> dict[str, str]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("verb", ["convert", "transplant"])
-def test_torchrun_writes_what_one_process_writes(verb: str) -> None:
-    words = WORDS if verb == "convert" else ["transplant", "a.safetensors", "dst.yaml", "--exclude", "layers.1"]
-    words = words if verb == "convert" else [*words, *WORDS[4:]]
-    done = torchrun(3, *words, "--json")
+def test_torchrun_writes_what_one_process_writes() -> None:
+    done = torchrun(3, *WORDS, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["kind"] == "ckpt.receipt"  # one answer, of the first process
-    cs.apply(VERBS[verb](), "whole", max_shard_size=SHARD)
+    cs.apply(VERBS["convert"](), "whole", max_shard_size=SHARD)
+    assert files("out") == files("whole")
+
+
+@pytest.mark.long
+def test_what_processes_of_torchrun_draw_is_what_one_process_draws() -> None:
+    words = ["transplant", "a.safetensors", "dst.yaml", "--exclude", "layers.1", *WORDS[4:]]
+    done = torchrun_forked(3, work=lambda: as_ckpt(*words, "--json"))
+    assert done.ended() == 0, done.err
+    assert json.loads(done.out)["kind"] == "ckpt.receipt"
+    cs.apply(transplant(), "whole", max_shard_size=SHARD)
     assert files("out") == files("whole")
 
 
 @pytest.mark.long
 def test_torchrun_says_that_an_output_exists() -> None:
-    assert torchrun(2, *WORDS).returncode == 0
-    done = torchrun(2, *WORDS)
-    assert done.returncode != 0
-    assert "error: out holds a checkpoint" in done.stderr
+    cs.apply(VERBS["convert"](), "out", max_shard_size=SHARD)
+    done = torchrun_forked(2)
+    assert done.ended() != 0
+    assert "error: out holds a checkpoint" in done.err
 
 
 @pytest.mark.long
-def test_torchrun_starts_the_processes_again(tmp_path: Path) -> None:
+def test_torchrun_starts_the_processes_again() -> None:
     """One process is killed once, when it has finished a part; torchrun starts both again, and they go on."""
-    code = (
-        "import os, signal\n"
-        "from ckptsurgeon.engine import part_worker\n"
-        "def dying(run, write=part_worker.write_frame):\n"
-        "    write(run)\n"
-        "    if not os.path.exists('died'):\n"
-        "        open('died', 'w').close()\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "part_worker.write_frame = dying\n"
-        "from ckptsurgeon.__main__ import main\n"
-        "raise SystemExit(main())\n"
-    )
-    Path("dying.py").write_text(code)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "3"]
-    done = subprocess.run(
-        [*command, "dying.py", *WORDS], capture_output=True, text=True, env=environment(), timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+
+    def dying() -> int:
+        write = part_worker.write_frame
+
+        def written(run: PartRun) -> None:
+            write(run)
+            if not os.path.exists("died"):
+                open("died", "w").close()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        part_worker.write_frame = written
+        return convert()
+
+    done = torchrun_forked(2, "--max-restarts", "3", work=dying)
+    assert done.ended() == 0, done.err
     assert os.path.exists("died")
     cs.apply(VERBS["convert"](), "whole", max_shard_size=SHARD)
     assert files("out") == files("whole")
+
+
+def pausing(after: int) -> int:
+    """Write as ckpt does, but for ever at the end of one part, after so many others."""
+    processes.LOST_S, processes.BEAT_S, processes.BYE_S = 4.0, 0.2, 1.0
+    left = [after]
+
+    def later(run: PartRun, write: Callable[[PartRun], None]) -> None:
+        if not left[0]:
+            open("paused", "w").close()
+            signal.pause()
+        left[0] -= 1
+        write(run)
+
+    for module in (part_worker, staged_output):
+        module.write_frame = partial(later, write=module.write_frame)
+    return convert()
 
 
 @pytest.mark.long
@@ -342,20 +370,17 @@ def test_a_process_that_is_killed_ends_the_others_and_the_next_run_goes_on(kille
         port = str(free.getsockname()[1])
     address = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     started = [
-        subprocess.Popen(
-            [sys.executable, "-c", PAUSING, *WORDS],
-            env=environment(RANK=str(rank), **address, **({"PAUSE_AFTER": str(parts)} if rank == killed else {})),
-            stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )
+        Forked(partial(pausing, parts if rank == killed else 9), environment=environment(RANK=str(rank), **address))
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     wait_until(lambda: os.path.exists("paused"))
-    started[killed].send_signal(signal.SIGKILL)
-    said = [one.communicate(timeout=120)[1] for one in started]
-    assert started[killed].returncode == -signal.SIGKILL
-    assert started[1 - killed].returncode == 5, said
-    assert "Traceback" not in said[1 - killed]
-    assert "has not responded" in said[1 - killed] or "the first process or its machine has stopped" in said[1 - killed]
+    started[killed].kill()
+    codes = [one.ended() for one in started]
+    said = started[1 - killed].err
+    assert codes[killed] == -signal.SIGKILL
+    assert codes[1 - killed] == 5, said
+    assert "Traceback" not in said
+    assert "has not responded" in said or "the first process or its machine has stopped" in said
     assert not os.path.exists("out")
     found = [Path(name) / JOURNAL for name in os.listdir() if ".ckpt-tmp" in name]
     done = sum(len(path.read_bytes().splitlines()) - 1 for path in found if path.exists())

@@ -7,8 +7,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,8 @@ from ckptsurgeon.engine.part_run import PartRun
 from ckptsurgeon.storage.write.folders import StagedFolder
 from ckptsurgeon.storage.write.journal import JOURNAL
 
+from ..conftest import Result
+from ..helpers.forked import Forked, as_ckpt
 from ..helpers.waiting import wait_until
 from .sharded import SHARD, VERBS, files, transplant, write_sources
 
@@ -402,35 +402,34 @@ def test_a_kept_part_counts_in_the_progress(fail_after: Callable[..., None]) -> 
     assert {total for _, total in seen} == {size}
 
 
-CKPT = (sys.executable, "-m", "ckptsurgeon")
-PAUSING = """
-import signal, sys
-from ckptsurgeon.engine import staged_output
-finished, left = staged_output.StagedOutput.finished, [2]
-def later(output, run):
-    finished(output, run)
-    left[0] -= 1
-    if not left[0]:
-        open("paused", "w").close()
-        signal.pause()
-staged_output.StagedOutput.finished = later
-from ckptsurgeon.__main__ import main
-sys.exit(main())
-"""
-"""Writes as ckpt does, but for ever after two parts."""
+WORDS = ("convert", "a.safetensors", "--dtype", "float64", "-o", "out", "--max-shard-size", SHARD)
+
+
+def pausing() -> int:
+    """Write as ckpt does, but for ever after two parts."""
+    finished, left = staged_output.StagedOutput.finished, [2]
+
+    def later(output: staged_output.StagedOutput, run: PartRun) -> None:
+        finished(output, run)
+        left[0] -= 1
+        if not left[0]:
+            open("paused", "w").close()
+            signal.pause()
+
+    staged_output.StagedOutput.finished = later  # type: ignore[method-assign]
+    return as_ckpt(*WORDS)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_that_is_killed_goes_on(number: signal.Signals) -> None:
-    words = ["convert", "a.safetensors", "--dtype", "float64", "-o", "out", "--max-shard-size", SHARD]
-    process = subprocess.Popen([sys.executable, "-c", PAUSING, *words], stderr=subprocess.PIPE, text=True)
+def test_a_run_that_is_killed_goes_on(number: signal.Signals, ckpt: Callable[..., Result]) -> None:
+    process = Forked(pausing)
     wait_until(lambda: os.path.exists("paused"))
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    assert process.ended() == (-number if number == signal.SIGKILL else 128 + number)
     if number == signal.SIGTERM:
-        assert "terminated; 2 of 5 parts are finished and kept: the same command continues from there" in said
-    again = subprocess.run([*CKPT, *words, "--json"], capture_output=True, text=True, check=True)
-    assert json.loads(again.stdout)["notes"][0].startswith("continued an interrupted run: 2 of 5 parts")
+        said = "terminated; 2 of 5 parts are finished and kept: the same command continues from there"
+        assert said in process.err
+    again = ckpt(*WORDS, "--json")
+    assert json.loads(again.out)["notes"][0].startswith("continued an interrupted run: 2 of 5 parts")
     cs.apply(VERBS["convert"](), "whole", max_shard_size=SHARD)
     assert files("out") == files("whole")

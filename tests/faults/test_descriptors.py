@@ -17,8 +17,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.storage.read.uri import open_source
 
 from ..helpers.depth import some_of
-
-CKPT = (sys.executable, "-m", "ckptsurgeon")
+from ..helpers.forked import Forked, as_ckpt
 
 
 def shards(folder: str, number: int) -> None:
@@ -31,12 +30,14 @@ def shards(folder: str, number: int) -> None:
     Path(folder, "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def limited(most: int, *args: str) -> subprocess.CompletedProcess[str]:
-    """Run a program that may have so many files open."""
-    return subprocess.run(
-        args, capture_output=True, text=True, timeout=300,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (most, most)),
-    )  # fmt: skip
+def limited(most: int, *args: str) -> Forked:
+    """Run ckpt in a process that may have so many files open."""
+
+    def work() -> int:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        return as_ckpt(*args)
+
+    return Forked(work)
 
 
 @pytest.mark.long
@@ -56,25 +57,62 @@ def test_more_shards_than_files_may_be_open(number: int, most: int) -> None:
         ("diff", "--values", "many", "m"),
         ("merge", "many", "pths", "m", "--method", "linear", "--weights", "1,1,1", "-o", "merged.safetensors"),
     ):
-        done = limited(most, *CKPT, *verb)
-        assert done.returncode == 0, (verb, done.stderr)
+        done = limited(most, *verb)
+        assert done.ended() == 0, (verb, done.err)
+
+
+REFUSED = """
+import json, os, resource, sys
+from importlib import import_module
+
+def begin():
+    for name in ("ckptsurgeon.__main__", "ckptsurgeon.cli.run", "ckptsurgeon.cli.verbs.convert"):
+        import_module(name)
+
+def ended(most, work):
+    pid = os.fork()
+    if not pid:
+        code = 99
+        try:
+            os.dup2(os.open("said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+            os.closerange(3, 99)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+            code = work() or 0
+            sys.stdout.flush()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), open("said").read()
+
+fewest = next(most for most in range(4, 32) if ended(most, begin)[0] == 0)
+begin()
+from ckptsurgeon.__main__ import main
+
+def ckpt(*args):
+    sys.argv = ["ckpt", *args]
+    return main()
+
+found = []
+for most in json.loads(sys.argv[1]):
+    for verb in (["inspect", "a.pth"], ["convert", "a.pth", "-o", f"{most}/"], ["inspect", "a.pth", "--json"]):
+        found.append(ended(fewest + most, lambda: ckpt(*verb)))
+print("\\n" + json.dumps(found))
+"""
+"""Finds the fewest files with which ckpt starts, and runs it with few more, each in a process that has just started."""
 
 
 @pytest.mark.long
 def test_what_the_limit_refuses_is_one_line() -> None:
     torch.save({"a": torch.zeros(2)}, "a.pth")
-    starts = (sys.executable, "-c", "import ckptsurgeon.cli.run, ckptsurgeon.cli.verbs.convert")
-    fewest = next(most for most in range(4, 32) if limited(most, *starts).returncode == 0)
-    ends = []
-    for most in some_of(range(fewest, fewest + 12, 2)):
-        for verb in (("inspect", "a.pth"), ("convert", "a.pth", "-o", f"{most}/"), ("inspect", "a.pth", "--json")):
-            done = limited(most, *CKPT, *verb)
-            assert done.returncode in (0, 3, 5), (most, done.stderr)
-            assert "Traceback" not in done.stderr
-            if done.returncode:
-                assert len(done.stderr.splitlines()) == 1
-            ends.append(done.returncode)
-    assert set(ends) > {0}
+    more = json.dumps(some_of(range(0, 12, 2)))
+    done = subprocess.run([sys.executable, "-c", REFUSED, more], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    ends = json.loads(done.stdout.splitlines()[-1])
+    for code, said in ends:
+        assert code in (0, 3, 5), said
+        assert "Traceback" not in said
+        if code:
+            assert len(said.splitlines()) == 1
+    assert {code for code, _ in ends} > {0}
 
 
 def test_a_file_that_was_closed_in_between_is_taken_again_only_if_it_is_the_same(

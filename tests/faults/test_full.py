@@ -9,7 +9,6 @@ import pytest
 
 from ..promises.clauses import FULL, clause
 from .conftest import Mount
-from .disks import needs
 from .outputs import CKPT, OUTPUTS, SIGNED, Output, World, each, listing
 
 pytestmark = clause(FULL)
@@ -57,10 +56,10 @@ def test_a_disk_that_is_full_when_it_is_signed_keeps_what_was_there(output: Outp
 @pytest.mark.long
 @each([one for one in OUTPUTS if one.before])
 def test_a_file_that_may_not_grow_keeps_what_was_there(output: Output, world: World) -> None:
-    needs("prlimit")
     world.written(output, "old")
     before = listing(world.place)
-    done = world.run(output, "new", "prlimit", "--fsize=300000")
+    run = world.started(output, "new", largest=300_000)
+    done = subprocess.CompletedProcess([], run.ended(), "", run.err)
     world.hold(output, done, [5], ["old"])
     assert "larger than is allowed" in done.stderr
     assert listing(world.place) == before

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -58,24 +56,20 @@ def test_killed_at_a_call_there_is_the_old_or_the_new(
 @each(OUTPUTS)
 def test_killed_at_a_random_moment_there_is_the_old_or_the_new(output: Output, turns: int, world: World) -> None:
     draw = random.Random(f"{output.name} {turns}")
-    longest = 3.0 if output.name == "training" else 0.8
+    longest = 0.5 if output.name == "training" else 0.1
     if output.before:
         world.written(output, output.before)
     for _ in range(turns):
-        killed(output, world, draw.uniform(0.1, longest))
+        killed(output, world, draw.uniform(0, longest))
         assert output.state(world) in (*(("old", "new") if output.before else ("", "old", "new")), *output.torn)
     world.settle(output)
 
 
 def killed(output: Output, world: World, after_s: float) -> None:
     """Begin to write what is new, and kill it so many seconds later."""
-    process = subprocess.Popen(
-        output.command("new", world), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=world.environment()
-    )
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(after_s)
+    process = world.started(output, "new")
+    process.wait(after_s)
     process.kill()
-    process.wait()
 
 
 LAST = 3

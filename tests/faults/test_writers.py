@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from itertools import combinations
 
 import pytest
 
+from ..helpers.forked import ckpt_forked
 from ..promises.clauses import WRITERS, clause
-from .outputs import CKPT, OUTPUTS, SHARDS, TURNS, Output, World, Written, each, said
+from .outputs import OUTPUTS, SHARDS, TURNS, Output, World, Written, each, said
 
 pytestmark = clause(WRITERS)
 
@@ -22,18 +22,12 @@ FOLDERS = {"shards": SHARDS, "pth shards": ("--to", "pth", *SHARDS), "DCP": ("--
 def test_two_writers_leave_one_whole_result(output: Output, rounds: int, world: World) -> None:
     for _ in range(rounds):
         turns = ["old", "new"] if output.before else ["new", "new"]
-        both = [
-            subprocess.Popen(
-                output.command(turn, world), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                env=world.environment(),
-            )
-            for turn in turns
-        ]  # fmt: skip
-        ends = [(run.communicate(timeout=60)[1], run.returncode) for run in both]
-        assert all("Traceback" not in text for text, _ in ends), ends
-        assert all((code != 0) == said(text) for text, code in ends), ends
-        assert any(code == 0 for _, code in ends), ends
-        assert all(code in (0, 2, 4, 5) for _, code in ends), ends
+        both = [world.started(output, turn) for turn in turns]
+        ends = [(run.ended(), run.err) for run in both]
+        assert all("Traceback" not in text for _, text in ends), ends
+        assert all((code != 0) == said(text) for code, text in ends), ends
+        assert any(code == 0 for code, _ in ends), ends
+        assert all(code in (0, 2, 4, 5) for code, _ in ends), ends
         assert output.state(world) in turns
         assert not world.temps()
     world.settle(output)
@@ -51,15 +45,12 @@ def test_two_writers_of_one_folder_in_two_formats_leave_no_mixture(
             shutil.rmtree(world.place / "folder")
         options = ["-o", str(world.place / "folder"), *(["--force"] if force else [])]
         both = [
-            subprocess.Popen(
-                [*CKPT, "convert", f"{turn}.pth", *FOLDERS[name], *options], stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE, text=True, env=world.environment(),
-            )
+            ckpt_forked("convert", f"{turn}.pth", *FOLDERS[name], *options, environment=world.environment())
             for name, turn in zip(formats, TURNS, strict=True)
-        ]  # fmt: skip
-        ends = [(run.communicate(timeout=60)[1], run.returncode) for run in both]
-        assert sorted(code for _, code in ends) in ([0, 5], [0, 0] if force else [0, 5]), ends
-        assert all((code != 0) == said(text) for text, code in ends), ends
-        assert output.state(world) in [turn for turn, (_, code) in zip(TURNS, ends, strict=True) if code == 0]
+        ]
+        ends = [(run.ended(), run.err) for run in both]
+        assert sorted(code for code, _ in ends) in ([0, 5], [0, 0] if force else [0, 5]), ends
+        assert all((code != 0) == said(text) for code, text in ends), ends
+        assert output.state(world) in [turn for turn, (code, _) in zip(TURNS, ends, strict=True) if code == 0]
         assert not world.temps()
     assert not list(world.place.rglob("*.ckpt-lock"))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
-import subprocess
-import sys
+import warnings
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from ckptsurgeon.formats.base.header import OutTensor
 from ckptsurgeon.formats.base.slice import TensorPiece, assembled
 from ckptsurgeon.formats.torch.dcp_writer import _MetadataWriter
 from ckptsurgeon.tensors.info import TensorInfo
+
+from ..helpers.forked import Forked
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is ", "ignore:TypedStorage", "ignore:Detected")
 
@@ -75,33 +77,42 @@ def test_what_torch_saved_is_read_as_it_was() -> None:
     assert list(cs.open_checkpoint("d/.metadata")) == list(STATE)
 
 
-SHARDED = """
-import sys, torch, torch.distributed as dist, torch.distributed.checkpoint as dcp
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import Shard, Replicate, distribute_tensor
-rank = int(sys.argv[1])
-dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=4)
-line, grid = init_device_mesh("cpu", (4,)), init_device_mesh("cpu", (2, 2))
-def whole(*shape): return torch.arange(torch.Size(shape).numel(), dtype=torch.float32).reshape(shape)
-dcp.save({
-    "rows": distribute_tensor(whole(5, 3), line, [Shard(0)]),
-    "columns": distribute_tensor(whole(3, 6), line, [Shard(1)]),
-    "few": distribute_tensor(whole(2, 3), line, [Shard(0)]),
-    "both": distribute_tensor(whole(5, 7), grid, [Shard(0), Shard(1)]),
-    "all": distribute_tensor(whole(2, 2), line, [Replicate()]),
-    "plain": whole(3),
-}, checkpoint_id="sharded")
-dist.destroy_process_group()
-"""
+def save_pieces(rank: int, meeting: str) -> None:
+    """Save, as one of four processes, what is cut in several ways."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    warnings.simplefilter("ignore")
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=4)
+    line, grid = init_device_mesh("cpu", (4,)), init_device_mesh("cpu", (2, 2))
+    save(
+        {
+            "rows": distribute_tensor(counted(5, 3), line, [Shard(0)]),
+            "columns": distribute_tensor(counted(3, 6), line, [Shard(1)]),
+            "few": distribute_tensor(counted(2, 3), line, [Shard(0)]),
+            "both": distribute_tensor(counted(5, 7), grid, [Shard(0), Shard(1)]),
+            "all": distribute_tensor(counted(2, 2), line, [Replicate()]),
+            "plain": counted(3),
+        },
+        "sharded",
+    )
+    dist.destroy_process_group()
+
+
+def counted(*shape: int) -> torch.Tensor:
+    return torch.arange(torch.Size(shape).numel(), dtype=torch.float32).reshape(shape)
 
 
 @pytest.mark.long
 def test_what_four_processes_saved_in_pieces_is_put_together() -> None:
     meeting = os.path.abspath("meeting")
-    ranks = [subprocess.Popen([sys.executable, "-W", "ignore", "-c", SHARDED, str(rank), meeting]) for rank in range(4)]
-    assert [rank.wait(120) for rank in ranks] == [0] * 4
+    import torch.distributed.tensor  # which each process has imported when it is forked
+
+    ranks = [Forked(partial(save_pieces, rank, meeting)) for rank in range(4)]
+    assert [one.ended() for one in ranks] == [0] * 4, [one.err for one in ranks]
     shapes = {"rows": (5, 3), "columns": (3, 6), "few": (2, 3), "both": (5, 7), "all": (2, 2), "plain": (3,)}
-    whole = {key: torch.arange(torch.Size(s).numel(), dtype=torch.float32).reshape(s) for key, s in shapes.items()}
+    whole = {key: counted(*shape) for key, shape in shapes.items()}
     with cs.open_checkpoint("sharded") as checkpoint:
         assert {key: info.shape for key, info in checkpoint.items()} == shapes
         assert all(same(checkpoint.tensor(key), value) for key, value in whole.items())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from .forked import Forked
 
 __all__ = ["RANKS", "layers", "loaded", "rank_name", "save_all", "saved", "tensors"]
 
@@ -187,15 +191,18 @@ def _load_all(rank: int, folder: str, ranks: int) -> None:
 
 def loaded(folder: str, ranks: int) -> None:
     """Let real ranks load a folder, and compare it with the tensors in ``folder.whole``."""
-    import torch.multiprocessing as mp
-
-    os.environ["OMP_NUM_THREADS"] = "1"
-    mp.spawn(_load_all, (folder, ranks), ranks)
+    _together(lambda rank: _load_all(rank, folder, ranks), ranks)
 
 
 def saved(folder: str) -> None:
     """Run the ranks, and wait for them."""
-    import torch.multiprocessing as mp
+    _together(lambda rank: save_all(rank, folder), RANKS)
 
-    os.environ["OMP_NUM_THREADS"] = "1"
-    mp.spawn(save_all, (folder,), RANKS)
+
+def _together(work: Callable[[int], None], ranks: int) -> None:
+    # So that each rank has imported them when it is forked, which takes longer than what it does.
+    import torch.distributed.fsdp
+    import torch.distributed.tensor.parallel  # noqa: F401
+
+    forked = [Forked(partial(work, rank)) for rank in range(ranks)]
+    assert [one.ended() for one in forked] == [0] * ranks, [one.err for one in forked]

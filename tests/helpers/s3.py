@@ -88,7 +88,7 @@ def serving_s3() -> Iterator[S3Server]:
 
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
     found.url = f"http://127.0.0.1:{server.port}"
-    thread = threading.Thread(target=server.serve_forever, name="s3", daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), name="s3", daemon=True)
     thread.start()
     try:
         yield found

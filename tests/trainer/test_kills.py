@@ -62,11 +62,17 @@ def killed(work: Callable[[], object], at: int | None, counted: Counted) -> int 
     return int(said) if status == 0 else None
 
 
+LOOKS = {
+    "_path_normpath", "fspath", "fstat", "getcwd", "listdir", "lstat", "scandir", "stat", "statvfs", "urandom",
+}  # fmt: skip
+"""Calls that change nothing: what is on disk before one of them is what is on disk before the next one that does."""
+
+
 def os_call(frame: FrameType, event: str, what: Any) -> bool:
-    """Before each call of the operating system that Python makes; what ctypes calls has a function of ours around it."""
+    """Before each call of the operating system that may change something; a function of ours is around those of ctypes."""
     if event == "call":
         return frame.f_code.co_name in ("exchange", "reserve")
-    return event == "c_call" and getattr(what, "__module__", None) in ("posix", "fcntl")
+    return event == "c_call" and getattr(what, "__module__", None) in ("posix", "fcntl") and what.__name__ not in LOOKS
 
 
 def python_call(frame: FrameType, event: str, what: Any) -> bool:

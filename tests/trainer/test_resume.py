@@ -138,6 +138,24 @@ def test_a_save_that_fails_keeps_the_old_checkpoint(call: str, monkeypatch: pyte
     folder.load()
 
 
+def test_a_disk_that_fills_up_in_the_middle_of_the_state_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a write that failed torch makes another error, as it ends its file."""
+    loop = toy.loop(folder="run", evaluate_every=100)
+    loop.run(until=5)
+    real = os.pwrite
+
+    def full(fd: int, data: Any, offset: int) -> int:
+        if offset and os.readlink(f"/proc/self/fd/{fd}").endswith("/state.pth"):
+            raise OSError(errno.ENOSPC, "no space")
+        return real(fd, data, offset)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "pwrite", full)
+        with pytest.raises(cs.OutputError, match="no space left"):
+            loop.run(until=6)
+    assert RunFolder("run").last_step() == 5
+
+
 @pytest.mark.parametrize("lost", ["torch", "python", "numpy"])
 def test_each_random_state_that_is_lost_is_seen(lost: str) -> None:
     whole, first = toy.loop(**DRAWS), toy.loop(folder="run", **DRAWS)

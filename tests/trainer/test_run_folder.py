@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,20 +13,18 @@ from typing import Any
 import pytest
 
 import ckptsurgeon as cs
+from ckptsurgeon import cli
+from ckptsurgeon.cli import stopping
+from ckptsurgeon.trainer import loop
 from ckptsurgeon.trainer.checks.check import Check
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
+from ckptsurgeon.trainer.folder.run_lock import RunLock
 
+from ..helpers.forked import Forked
+from ..helpers.waiting import wait_until
 from . import toy
 
 Run = Callable[..., Any]
-
-HOLD = """
-import sys
-from ckptsurgeon.trainer.folder.run_lock import RunLock
-RunLock(sys.argv[1]).take()
-print("held", flush=True)
-sys.stdin.read()
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -39,17 +35,21 @@ def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def trained_elsewhere(folder: str) -> Iterator[subprocess.Popen[str]]:
+def trained_elsewhere(folder: str) -> Iterator[Forked]:
     """Another process holds the folder while the block runs."""
     os.makedirs(folder, exist_ok=True)
-    command = [sys.executable, "-c", HOLD, folder]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        try:
-            yield process
-        finally:
-            process.kill()
+
+    def hold() -> None:
+        RunLock(folder).take()
+        print("held", flush=True)
+        signal.pause()
+
+    process = Forked(hold)
+    try:
+        wait_until(lambda: bool(process.out))
+        yield process
+    finally:
+        process.kill()
 
 
 def refused(ckpt: Run, *flags: str, code: int) -> str:
@@ -248,21 +248,21 @@ def test_the_kept_configuration_is_a_configuration(ckpt: Run, init: str, tmp_pat
 @pytest.mark.long
 def test_a_second_signal_says_what_is_saved(init: str) -> None:
     """It does not wait for the step, which here never ends."""
-    code = (
-        "import os, signal, sys\n"
-        "from ckptsurgeon.cli import main, stopping\n"
-        "from ckptsurgeon.trainer import loop\n"
-        "stopping.IMPATIENT_S = 0\n"
-        "real, steps = loop.TrainingLoop._step, []\n"
-        "def step(self, *given):\n"
-        "    steps.append(1)\n"
-        "    if len(steps) == 6:\n"
-        "        for _ in range(2):\n"
-        "            os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    return real(self, *given)\n"
-        "loop.TrainingLoop._step = step\n"
-        "sys.exit(main(['train', 'toy.yaml', '--init', 'toy.init.safetensors', '--run', 'r', '--device', 'cpu']))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 143, done
-    assert "r/steps/4 is saved; ckpt train --run r --resume continues." in " ".join(done.stderr.split())
+
+    def work() -> int:
+        stopping.IMPATIENT_S = 0
+        real, steps = loop.TrainingLoop._step, []
+
+        def step(*given: Any) -> Any:
+            steps.append(1)
+            if len(steps) == 6:
+                for _ in range(2):
+                    os.kill(os.getpid(), signal.SIGTERM)
+            return real(*given)
+
+        loop.TrainingLoop._step = step  # type: ignore[method-assign]
+        return cli.main(["train", *toy.START, "--run", "r", "--device", "cpu"])
+
+    done = Forked(work)
+    assert done.ended() == 143, done.err
+    assert "r/steps/4 is saved; ckpt train --run r --resume continues." in " ".join(done.err.split())

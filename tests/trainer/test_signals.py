@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from safetensors.torch import load_file
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.system.signals import catch_stop_signals
 
+from ..helpers.forked import Forked, as_ckpt
+from ..helpers.waiting import wait_until
 from .sounds import corpus
 
 Run = Callable[..., Any]
@@ -105,17 +108,17 @@ def sounds() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_whole_group_is_not_heard_by_workers(number: int, ckpt: Run) -> None:
     """As Ctrl-C sends it, and what stops a service or a job."""
-    command = [sys.executable, "-m", "ckptsurgeon", "train", "x.yaml", "--device", "cpu"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "dev" in line and line.startswith("  step"):
-                break
-        os.killpg(process.pid, number)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, err
+
+    def work() -> int:
+        os.setsid()
+        return as_ckpt("train", "x.yaml", "--device", "cpu")
+
+    process = Forked(work)
+    wait_until(lambda: re.search("^  step.*dev", process.err, re.M) is not None)
+    before = process.err.rindex("\n") + 1
+    os.killpg(process.pid, number)
+    code, out, err = process.ended(), process.out, process.err[before:]
+    assert code == 128 + number, err
     assert "it finished its step and saved" in out
     assert all(line.startswith("  step") for line in err.splitlines()), err
     step = RunFolder("run").last_step()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from ckptsurgeon.trainer.checks.check import Check
 from ckptsurgeon.trainer.config.section import parse_settings
 from ckptsurgeon.trainer.run.records import read_report
 
+from ..helpers.forked import Forked, as_ckpt
+from ..helpers.waiting import wait_until
 from . import toy
 
 Run = Callable[..., Any]
@@ -149,15 +152,11 @@ def test_a_signal_ends_the_step_saves_and_gives_the_handlers_back(number: int, c
 
 @pytest.mark.long
 def test_a_terminated_process_exits_with_143_and_says_how_to_go_on(init: str) -> None:
-    command = [sys.executable, "-m", "ckptsurgeon", "train", *toy.START, "--device", "cpu", "--steps", "1000000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "dev" in line:
-                break
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 143, err
+    process = Forked(partial(as_ckpt, "train", *toy.START, "--device", "cpu", "--steps", "1000000"))
+    wait_until(lambda: "dev" in process.err)
+    process.send_signal(signal.SIGTERM)
+    code, out, err = process.ended(), process.out, process.err
+    assert code == 143, err
     assert out.rstrip().endswith("next: ckpt train --resume")
     assert "terminated; it finished its step and saved" in out
     assert "Traceback" not in err

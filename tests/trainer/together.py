@@ -114,11 +114,20 @@ CheckpointWriter.__enter__, CheckpointWriter.__exit__ = (lambda self: self), (la
 """Checkpoints are written by no thread: a process that is killed has written what it saved before."""
 
 NURSERY = """
-import faulthandler, json, os, select, signal, sys, time, traceback
-import torch, torch.distributed.checkpoint, torch.distributed.fsdp, torch.distributed.tensor, torch.nn.parallel
-import ckptsurgeon.cli.verbs.train, ckptsurgeon.__main__, ckptsurgeon.render.train, ckptsurgeon.trainer.run.worker_ranks
-import ckptsurgeon.trainer.models.deepspeech, ckptsurgeon.trainer.parallel.sharded_model, ckptsurgeon.trainer.tasks.ctc
-import ckptsurgeon.trainer.run.train, rich.console, safetensors.torch, typer, yaml
+import faulthandler, functools, gc, importlib, json, os, pkgutil, select, signal, sys, time, traceback
+import fsspec, numpy.fft, numpy.random, pydoc, rich.console, rich.progress, safetensors.torch, typer, yaml
+import torch, torch._dynamo, torch._functorch.aot_autograd, torch.distributed.checkpoint, torch.distributed.fsdp
+import torch.distributed.tensor, torch.nn.parallel, torch.profiler
+import ckptsurgeon.__main__, ckptsurgeon.cli.run, ckptsurgeon.destinations, ckptsurgeon.render.train, ckptsurgeon.trainer
+
+for package in (ckptsurgeon.destinations, ckptsurgeon.trainer):
+    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        importlib.import_module(found.name)
+ckptsurgeon.cli.run.application = functools.cache(ckptsurgeon.cli.run.application)
+typer.main.get_command = functools.cache(typer.main.get_command)
+typer.main.get_command(ckptsurgeon.cli.run.application(as_json=False))
+gc.collect()
+gc.freeze()  # each process that ends looks for garbage of its own alone
 
 def born(order):
     os.environ.clear()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from ...destinations.hf.files import ADAPTER_WEIGHTS
-from ...errors import ConfigError, FormatError, SourceError
+from ...errors import ConfigError, FormatError, OutputError, SourceError
 from ...storage.small_files import read_file
 from ...storage.write.folders import StagedFolder, staged_folder
 from ...storage.write.output_checks import output_error
@@ -148,7 +148,12 @@ class RunFolder:
         import torch
 
         with staged.stream(STATE) as file:
-            torch.save(dict(state), cast(IO[bytes], file))  # torch.save only calls its write and flush
+            try:
+                torch.save(dict(state), cast(IO[bytes], file))  # torch.save only calls its write and flush
+            except RuntimeError as error:
+                if isinstance(error.__context__, OutputError):  # a write failed, and then torch's end of the file too
+                    raise error.__context__ from None
+                raise
         moments = os.path.join(staged.path, MOMENTS)
         if os.path.isdir(moments):
             sync_folder(moments)

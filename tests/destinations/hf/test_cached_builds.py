@@ -314,6 +314,7 @@ def test_two_installs_of_one_version_are_told_apart(monkeypatch: pytest.MonkeyPa
 
 CODE = """
 import sys
+sys.path = [path for path in sys.path if path]
 from ckptsurgeon.cli import main
 code = main(sys.argv[1:])
 print([name for name in ("torch", "transformers") if name in sys.modules], file=sys.stderr)
@@ -322,16 +323,19 @@ sys.exit(code)
 
 
 def test_the_second_command_imports_neither_torch_nor_transformers() -> None:
+    """And the first one imports the library, for which it does not take what stands in the working directory."""
+    Path("transformers.py").write_text("raise SystemExit('it ran')")
     config = str(write_config("dst/config.json", GPT2, "GPT2LMHeadModel"))
     source = source_of(config)
 
     def run(*args: str) -> tuple[str, str]:
-        command = [sys.executable, "-c", CODE, *args]
+        command = [sys.executable, "-P", "-c", CODE, *args]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
         return done.stdout, done.stderr.splitlines()[-1]
 
     planned, imported = run("transplant", source, config, "-n", "--json")
     assert imported == "['torch', 'transformers']"
+    assert json.loads(planned)["counts"] == {"copied": len(cs.load_target(config).tensors)}  # stdout has nothing else
     again, imported = run("transplant", source, config, "-n", "--json")
     assert (again, imported) == (planned, "[]")
     assert run("transplant", source, config, "-o", "out")[1] == "[]"

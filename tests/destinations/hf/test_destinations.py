@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -289,21 +288,6 @@ def test_bad_input_writes_nothing_and_ends_as_documented(ckpt: Callable[..., Any
     assert done.code == 4
     assert "nothing would be loaded" in done.err
     assert not Path("out").exists()
-
-
-@pytest.mark.long
-def test_an_answer_on_stdout_is_only_the_answer_and_no_other_module_is_loaded() -> None:
-    """What stands in the working directory is not taken for the library."""
-    write_config("config.json", BERT, "BertModel")
-    Path("transformers.py").write_text("raise SystemExit('it ran')")
-    torch.save({"pooler.dense.bias": torch.ones(16)}, "s.pth")
-    code = "import sys; sys.path = [p for p in sys.path if p]; from ckptsurgeon.cli import main; sys.exit(main())"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code, "transplant", "s.pth", "config.json", "-n", "--json"],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["counts"] == {"copied": 1, "initialised": 38}
 
 
 def test_numbers_that_json_lacks_are_read_as_transformers_writes_them() -> None:

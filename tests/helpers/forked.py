@@ -1,0 +1,130 @@
+"""Processes forked from the one that tests: they start at once, with all that it has imported."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import select
+import signal
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import IO
+
+__all__ = ["Forked", "as_ckpt", "ckpt_forked"]
+
+LONGEST_S = 120
+
+
+class Forked:
+    """A process that does some work, and ends with the code that this returns; what it says is kept.
+
+    As one that is started anew it has no connections of this one, and says nothing into what pytest captures.
+    """
+
+    def __init__(self, work: Callable[[], int | None], *, environment: Mapping[str, str] | None = None) -> None:
+        self._files = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115
+        self._said: list[str] = []
+        self.returncode: int | None = None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of threads: none that waits here holds a lock
+            self.pid = os.fork()
+        if not self.pid:
+            _live(work, os.environ if environment is None else environment, self._files)
+
+    def wait(self, timeout: float = LONGEST_S) -> int | None:
+        """Return the exit code as subprocess has it, or None if it has not ended after so many seconds."""
+        if self.returncode is None:
+            handle = os.pidfd_open(self.pid)
+            try:
+                if select.select([handle], [], [], timeout)[0]:
+                    self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+                    self._said = self._read()
+                    for file in self._files:
+                        file.close()
+            finally:
+                os.close(handle)
+        return self.returncode
+
+    def ended(self) -> int:
+        """Wait for the end; one that hangs says where, and fails."""
+        code = self.wait()
+        if code is None:
+            self.send_signal(signal.SIGUSR1)
+            self.wait(1)
+            self.kill()
+            raise AssertionError(f"it did not end within {LONGEST_S} s: {self.err}")
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal if it is alive."""
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it if it is alive, and wait for its end."""
+        self.send_signal(signal.SIGKILL)
+        self.wait()
+
+    @property
+    def out(self) -> str:
+        """What it has written to stdout."""
+        return (self._said or self._read())[0]
+
+    @property
+    def err(self) -> str:
+        """What it has written to stderr."""
+        return (self._said or self._read())[1]
+
+    def _read(self) -> list[str]:
+        return [os.pread(file.fileno(), 1 << 24, 0).decode() for file in self._files]
+
+
+def ckpt_forked(*args: object, environment: Mapping[str, str] | None = None) -> Forked:
+    """Run ``ckpt`` in a process that is forked, as the program that it is."""
+
+    return Forked(lambda: as_ckpt(*args), environment=environment)
+
+
+def as_ckpt(*args: object) -> int:
+    """Run ``ckpt`` as the program that this process is: in one that is forked."""
+    from ckptsurgeon.__main__ import main
+
+    sys.argv = ["ckpt", *map(str, args)]
+    return main()
+
+
+def _live(work: Callable[[], int | None], environment: Mapping[str, str], files: Sequence[IO[bytes]]) -> None:
+    code: int | None = 99
+    try:
+        gc.freeze()  # what is garbage here would close the numbers of other files
+        given = dict(environment)
+        os.environ.clear()
+        os.environ.update(given)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for number, file in enumerate((nothing, *(one.fileno() for one in files))):
+            os.dup2(file, number)
+        _disconnect()
+        sys.stdin, sys.stdout, sys.stderr = (open(number, mode, closefd=False) for number, mode in enumerate("rww"))  # noqa: SIM115
+        faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
+        code = work()
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else bool(error.code)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code or 0)
+
+
+def _disconnect() -> None:
+    """Close the sockets and pipes of the process that tests: its servers wait until a connection is closed by all."""
+    for number in map(int, os.listdir("/proc/self/fd")):
+        with suppress(OSError):
+            if number > 2 and os.readlink(f"/proc/self/fd/{number}").startswith(("socket:", "pipe:")):
+                os.close(number)
