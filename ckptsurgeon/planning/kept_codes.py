@@ -19,7 +19,7 @@ from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.info import Encoded, Reshaped, TensorInfo
 from ..util.text import count, escape, listing
 from .mixed_layers import DECODED, any_layer
-from .opaque import opaque_error
+from .opaque import is_uncopied, opaque_error
 from .plan.coded_part import CodedPart
 from .plan.files import PlanSource
 from .plan.plan import EqualKeys, Plan
@@ -216,7 +216,7 @@ class _Keeping:
         self._copied_codes += 1
         for end, key in coded.parts.items():
             info = source.tensors[key]
-            if info.opaque:
+            if is_uncopied(info):
                 raise opaque_error(key, source.stored.name, info, "cannot be copied", verb=self._plan.verb)
             yield Step(
                 _renamed(step.key, coded, end), step.op, info.dtype, info.shape, at, key, info.dtype, info.shape,
