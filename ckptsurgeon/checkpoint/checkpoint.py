@@ -22,7 +22,15 @@ from ..util.notebook import InNotebooks
 from ..util.text import count, escape, listing
 from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
 from .quantisation import quantisation_settings, settings_by_file, settings_in, without_settings
-from .quantisation_notes import contradictory, disagreeing_files, missing_settings, of_other_width, unfit, unlike_others
+from .quantisation_notes import (
+    contradictory,
+    disagreeing_files,
+    missing_settings,
+    of_other_width,
+    plain_integers,
+    unfit,
+    unlike_others,
+)
 from .quantised_parts import incomplete, notes_on_parts
 from .quantised_values import notes_on_values, quant_states
 from .refused_settings import refused_settings
@@ -257,6 +265,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
             said += of_other_width(self.path, self.codes, self.folder)
             said += (f"{escape(self.path)}: its quantization_config {one}" for one in refused_settings(settings))
             said += disagreeing_files(self.path, self.codes, settings_in(self.metadata), settings_by_file(self.around))
+        said += plain_integers(self.path, self.codes, shown)
         of_folder = missing_settings(
             self.path, self.codes, shown, self.folder, settings, self.metadata, lambda: self.elsewhere
         )
