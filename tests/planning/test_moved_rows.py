@@ -204,3 +204,23 @@ def test_a_recipe_and_a_plan_carry_the_rows(ckpt: Run) -> None:
         assert ckpt("apply", "plan.json", "-o", f"out{at}").code == 0
         check_rows(made(f"out{at}"), old, NEW)
         assert cs.verify(f"out{at}").ok
+
+
+@pytest.mark.parametrize(("new", "said"), [("init", "are moved as they are stored"), ("mean", "1 new row is computed")])
+def test_rows_of_gguf_are_moved(new: str, said: str) -> None:
+    for name, rows in (("a", len(OLD)), ("b", len(NEW))):
+        embedding = torch.randn(rows, WIDTH, generator=torch.Generator().manual_seed(rows))
+        save_file({"token_embd.weight": embedding, "output_norm.weight": torch.ones(WIDTH)}, f"{name}.safetensors")
+        cs.apply(cs.convert(f"{name}.safetensors", gguf_type="q8_0"), f"{name}.gguf")
+    plan = cs.transplant("a.gguf", "b.gguf", vocab="old.txt:new.txt", new_tokens=new, vocab_keys=["token_embd.weight"])
+    assert any(said in note for note in plan.notes)
+    cs.apply(plan, "out.gguf")
+    assert cs.verify("out.gguf").ok
+    tables = {}
+    for name in ("a", "b", "out"):
+        with cs.open_checkpoint(f"{name}.gguf") as opened:
+            tables[name] = opened.tensor("token_embd.weight")
+    for place, token in enumerate(NEW):
+        if token in OLD:
+            assert torch.equal(tables["out"][place], tables["a"][OLD.index(token)])
+    assert torch.equal(tables["out"][1], tables["b"][1]) is (new == "init")

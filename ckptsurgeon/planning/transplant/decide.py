@@ -189,8 +189,12 @@ class _Decider:
         return step
 
     def _is_copied(self, have: TensorInfo, want: TensorInfo) -> bool:
-        """Return whether a tensor that torch quantised can be copied, because the destination has one like it."""
-        return not is_uncopied(have) and (have.dtype, have.shape) == (want.dtype, want.shape)
+        """Return whether a tensor that torch quantised can be copied, because the destination has one like it.
+
+        A live module keeps its own scales, so that nothing is copied into one.
+        """
+        is_alike = (have.dtype, have.shape) == (want.dtype, want.shape)
+        return is_alike and not is_uncopied(have) and self.target.kind != "module"
 
     def _check_coded(self, step: Step, origin: TensorOrigin) -> None:
         """Record a fault if the tensor is a part of a quantised tensor and the step would not copy it unchanged."""

@@ -206,3 +206,31 @@ def test_a_plan_says_the_dtype_and_is_carried_out_later(ckpt: Run) -> None:
     Path("plan.json").write_text(done.out)
     assert ckpt("apply", "plan.json", "-o", "x.pth").code == 0
     check_equal(loaded()["qint8.axis0"], STATE["qint8.axis0"])
+
+
+def test_none_is_copied_into_a_live_module() -> None:
+    module = torch.nn.Module()
+    module.register_buffer("w", STATE["qint8.tensor"].clone())
+    torch.save({"w": STATE["qint8.tensor"]}, "w.pth")
+    with pytest.raises(cs.PlanError, match="can only copy it as it is"):
+        cs.load_into(module, "w.pth")
+
+
+def test_an_adapter_of_other_layers_leaves_them_as_they_are() -> None:
+    from safetensors.torch import save_file
+
+    stem = "model.layers.0.self_attn"
+    coded = torch.quantize_per_tensor(torch.randn(16, 16), 0.1, 0, torch.qint8)
+    torch.save({f"{stem}.q_proj.weight": coded, f"{stem}.k_proj.weight": torch.randn(16, 16)}, "base.pth")
+    for name in ("q_proj", "k_proj"):
+        Path(name).mkdir()
+        low = f"base_model.model.{stem}.{name}.lora_"
+        factors = {f"{low}A.weight": torch.randn(2, 16), f"{low}B.weight": torch.randn(16, 2)}
+        save_file(factors, f"{name}/adapter_model.safetensors")
+        config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": [name]}
+        Path(name, "adapter_config.json").write_text(json.dumps(config))
+    cs.apply(cs.lora_merge("base.pth", "k_proj"), "x.pth")
+    check_equal(loaded()[f"{stem}.q_proj.weight"], coded)
+    assert cs.verify("x.pth").ok
+    with pytest.raises(cs.PlanError, match="its new values cannot be stored that way"):
+        cs.lora_merge("base.pth", "q_proj")
