@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -12,7 +12,8 @@ from ..analysis.check.measuring.passing import measure
 from ..analysis.check.measuring.pickled_scales import pickled_scales
 from ..analysis.check.report import CheckReport
 from ..analysis.check.running import all_checks, run_checks, skipped_ids
-from ..analysis.check.subject import ClassFacts, Subject
+from ..analysis.check.subject import ClassFacts, Subject, WeightSize
+from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import CheckpointLike, path_of
 from ..storage.read.uri import shown
 from .checking.alone import embeddings_of, heads_of, no_adapter, without_folder
@@ -57,6 +58,12 @@ def check(
     return run_checks(replace(subject, unexplained=opened.fault.message.removesuffix(".")), left)
 
 
+def _decoded_sizes(checkpoint: Checkpoint) -> Mapping[str, WeightSize]:
+    from .checking.decoded_weights import decoded_sizes  # imports the decoders
+
+    return decoded_sizes(checkpoint)
+
+
 def _is_explained(subject: Subject) -> bool:
     """Return whether one of the checks in ``FILES`` fails, which explains why a checkpoint could not be opened.
 
@@ -86,6 +93,7 @@ def _subject(path: str, opened: Opened, base: CheckpointLike | None, progress: P
         methods={key: method for key, _, method in coded},
         codes=frozenset(one.codes for one in checkpoint.codes.tensors if one.codes),
         pickled_scales=pickled_scales(checkpoint) if checkpoint.codes else {},
+        decoded=_decoded_sizes(checkpoint) if checkpoint.codes else {},
         embeddings=embeddings,
         heads=heads_of(checkpoint),
         checksums=sums.number,

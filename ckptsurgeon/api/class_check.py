@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..destinations._document import read_document
+from ..destinations.hf.config import VALIDATOR
 from ..destinations.hf.files import ADAPTER, CONFIG
 from ..destinations.transformers import TOOLKIT as TRANSFORMERS
 from ..errors import CheckpointError, PlanError
@@ -55,9 +56,18 @@ def class_findings(checkpoint: Checkpoint) -> list[ClassFinding]:
             none = f"the weights have no key of {escape(_architecture(folder))}: transformers initialises all tensors"
             return [ClassFinding("missing", f"{none}. {error.hint.partition(' Rename')[0]}".rstrip(". "))]
         said = error.said.removeprefix("config.json: ").removeprefix("config.json cannot be built: ").removesuffix(".")
-        kind: Kind = "refused" if REFUSES in said and not _is_of_newer_version(folder) else "unbuilt"
-        return [ClassFinding(kind, f"the model that config.json describes cannot be built: {said}")]
+        may_be_accepted = error.rule == VALIDATOR or _is_of_newer_version(folder)
+        kind: Kind = "refused" if REFUSES in said and not may_be_accepted else "unbuilt"
+        versions = f" ({_versions(folder)})" if REFUSES in said or "has no model_type" in said else ""
+        return [ClassFinding(kind, f"the model that config.json describes cannot be built: {said}{versions}")]
     return list(_differences(plan, checkpoint, _architecture(folder)))
+
+
+def _versions(folder: ModelFolder) -> str:
+    """Return the versions of transformers that are installed, and that wrote config.json, in words."""
+    installed, wrote = importlib.metadata.version("transformers"), folder.config.get("transformers_version")
+    by = f"transformers {escape(wrote, 20)} wrote" if isinstance(wrote, str) else "no version of transformers is in"
+    return f"transformers {installed} is installed, {by} config.json"
 
 
 def _is_of_newer_version(folder: ModelFolder) -> bool:

@@ -22,9 +22,17 @@ from ..util.notebook import InNotebooks
 from ..util.text import count, escape, listing
 from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
 from .quantisation import quantisation_settings, settings_by_file, settings_in, without_settings
-from .quantisation_notes import contradictory, disagreeing_files, missing_settings, of_other_width, unfit, unlike_others
+from .quantisation_notes import (
+    contradictory,
+    disagreeing_files,
+    missing_settings,
+    of_other_width,
+    plain_integers,
+    unfit,
+    unlike_others,
+)
 from .quantised_parts import incomplete, notes_on_parts
-from .quantised_values import notes_on_values
+from .quantised_values import notes_on_values, quant_states
 from .refused_settings import refused_settings
 from .roots import Root, check_keys, find_root, tensors_of
 from .shard_index import ShardIndex, shard_index, shard_notes
@@ -38,7 +46,7 @@ __all__ = ["Checkpoint"]
 
 _SMALL = 1 << 20
 """The most bytes of a tensor whose values are read for notes."""
-_WORKED_OUT = ("codes", "extras", "metadata", "quantisation_notes", "ties")
+_WORKED_OUT = ("codes", "extras", "metadata", "quant_states", "quantisation_notes", "ties")
 """Cached properties that depend on the tensors: a checkpoint with other keys must compute them again."""
 
 
@@ -209,6 +217,14 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return find_codes(self._shown, lambda: self.quantisation, lambda: self.elsewhere)
 
     @cached_property
+    def quant_states(self) -> Mapping[str, Mapping[str, Any]]:
+        """The ``quant_state`` of each 4-bit weight of bitsandbytes by the name of the weight; {} if files are remote.
+
+        A ``quant_state`` is the value of a small tensor, and so is not in the header.
+        """
+        return quant_states(self.codes, self._shown, self._small)
+
+    @cached_property
     def elsewhere(self) -> Sequence[str]:
         """The keys of the other shards of the model, from the index of shards; empty if this file is not a shard."""
         return self._index.elsewhere
@@ -242,13 +258,14 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
             said += incomplete(self.path, self.codes, shown, self.elsewhere)
             is_whole = bool(self.elsewhere) or not self._shard[1]
             said += notes_on_parts(self.path, self.codes, shown, settings, self.elsewhere, is_whole=is_whole)
-            said += notes_on_values(self.path, self.codes, shown, settings, self._small)
+            said += notes_on_values(self.path, self.codes, shown, settings, self._small, self.quant_states)
             said += unlike_others(self.path, self.codes, shown, settings, parts)
             said = said or list(unknown_layouts(self.path, self.codes, shown, settings))  # others explain it better
         if settings:
             said += of_other_width(self.path, self.codes, self.folder)
             said += (f"{escape(self.path)}: its quantization_config {one}" for one in refused_settings(settings))
             said += disagreeing_files(self.path, self.codes, settings_in(self.metadata), settings_by_file(self.around))
+        said += plain_integers(self.path, self.codes, shown)
         of_folder = missing_settings(
             self.path, self.codes, shown, self.folder, settings, self.metadata, lambda: self.elsewhere
         )

@@ -19,6 +19,7 @@ from ..tensors.encodings._agreement import (
 )
 from ..tensors.encodings._asked import untargeted
 from ..tensors.encodings._encoding import QuantisedTensors
+from ..tensors.encodings._find import are_plain_integers
 from ..tensors.encodings._methods import KNOWN, family, known_by_settings
 from ..tensors.encodings._plain_kinds import plain_kinds
 from ..tensors.encodings._sizes import unfit_sizes
@@ -27,7 +28,15 @@ from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
 from .quantisation import SETTINGS, configuration, quantisation_settings, settings_by_file
 
-__all__ = ["contradictory", "disagreeing_files", "missing_settings", "of_other_width", "unfit", "unlike_others"]
+__all__ = [
+    "contradictory",
+    "disagreeing_files",
+    "missing_settings",
+    "of_other_width",
+    "plain_integers",
+    "unfit",
+    "unlike_others",
+]
 
 Tensors = Mapping[str, TensorInfo]
 OTHERS = ("norm", "embed", "router", ".gate.")
@@ -189,6 +198,17 @@ def _other_algorithm(path: str, codes: QuantisedTensors, modelopt: Mapping[str, 
         shows = f"the shapes of {count(len(known), 'quantised tensor')} say {escape(known[0].method)}"
         says = f"{MODELOPT} says quant_algo {escape(algorithm)}, but {shows}"
         yield f"{escape(path)}: {says}: {listing([one.name for one in known], SHOWN)}"
+
+
+def plain_integers(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[str]:
+    """Yield a note if matrices called ``weight`` are integers, and nothing shows that they are codes."""
+    found = [key for key, info in tensors.items() if are_plain_integers(key, info) and key not in codes.by_key]
+    if found:
+        are = "1 weight is a matrix" if len(found) == 1 else f"{len(found)} weights are matrices"
+        yield (
+            f"{escape(path)}: {are} of integers without scales, taken as plain integers and not as codes of quantised "
+            f"weights: {listing(found, SHOWN)}"
+        )
 
 
 def missing_settings(

@@ -17,7 +17,7 @@ from ..tensors.encodings.bitsandbytes import STATE, VALUES
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
 
-__all__ = ["ORDERS", "OUTSIDE", "UNSET", "notes_on_values"]
+__all__ = ["ORDERS", "OUTSIDE", "UNSET", "notes_on_values", "quant_states"]
 
 Read = Callable[[TensorInfo], bytes]
 """A function that returns the bytes of a small tensor; b"" if the tensor is remote or cannot be read."""
@@ -41,8 +41,35 @@ REORDERED = (
 UNUSED = "a g_idx without columns of some groups, so that the scales of these groups are not used"
 
 
+States = Mapping[str, Mapping[str, Any]]
+"""The ``quant_state`` of each 4-bit weight of bitsandbytes, by the name of the weight."""
+
+
+def quant_states(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read) -> States:
+    """Return the ``quant_state`` of each weight that has one: its shape, block size and so on.
+
+    A ``quant_state`` that cannot be read is left out.
+    """
+    found = {}
+    for one in codes.tensors:
+        state = _parsed(read(tensors[one.parts[end]])) if (end := _state_of(one)) else {}
+        if state:
+            found[one.name] = state
+    return found
+
+
+def _state_of(one: QuantisedTensor) -> str:
+    """Return the ending of the key of a tensor's ``quant_state``; '' if it has none."""
+    return next((end for end in one.parts if end.startswith(STATE)), "")
+
+
 def notes_on_values(
-    path: str, codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Mapping[str, Any], read: Read
+    path: str,
+    codes: QuantisedTensors,
+    tensors: Mapping[str, TensorInfo],
+    settings: Mapping[str, Any],
+    read: Read,
+    states: States,
 ) -> Iterator[str]:
     """Yield a note for each kind of contradiction, with the names of the quantised tensors that have it."""
     found: dict[str, list[str]] = {}
@@ -50,7 +77,7 @@ def notes_on_values(
         if said := _of_order(data, groups, settings, may_be_unset=may_be_unset):
             found.setdefault(said, []).append(name)
     for one in codes.tensors:
-        for said in _of_bitsandbytes(one, tensors, read) if family(one.method) == "bitsandbytes" else ():
+        for said in _of_bitsandbytes(one, tensors, read, states[one.name]) if one.name in states else ():
             found.setdefault(said, []).append(one.name)
     for said, names in found.items():
         has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'}"
@@ -103,13 +130,11 @@ def _usual_order(columns: int, size: int) -> bytes:
     return struct.pack(f"<{columns}i", *(column // size for column in range(columns)))
 
 
-def _of_bitsandbytes(one: QuantisedTensor, tensors: Mapping[str, TensorInfo], read: Read) -> Iterator[str]:
-    """Yield how a 4-bit tensor's ``quant_state`` contradicts its key or ``quant_map``; nothing if it is unreadable."""
-    end = next((end for end in one.parts if end.startswith(STATE)), "")
-    state = _parsed(read(tensors[one.parts[end]])) if end else {}
-    kind, stated = end.removeprefix(STATE), state.get("quant_type")
-    if not state:
-        return
+def _of_bitsandbytes(
+    one: QuantisedTensor, tensors: Mapping[str, TensorInfo], read: Read, state: Mapping[str, Any]
+) -> Iterator[str]:
+    """Yield how a 4-bit tensor's ``quant_state`` contradicts its key or its ``quant_map``."""
+    kind, stated = _state_of(one).removeprefix(STATE), state.get("quant_type")
     if isinstance(stated, str) and stated != kind:
         yield f"a quant_state that says {escape(stated)} under a key that says {escape(kind)}"
     elif ".quant_map" in one.parts and not _is_map(tensors[one.parts[".quant_map"]], VALUES[kind], read):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import SourceError
@@ -95,6 +96,8 @@ def tensor_info(tensor: torch.Tensor, storage_at: StorageAt) -> TensorInfo:
     """
     try:
         why = _why_opaque(tensor)
+        if why == QUANTISED and DTYPES[_dtype(tensor)].bits >= 8:
+            return _quantised(tensor, storage_at)
         return _opaque(tensor, why) if why else _strided(tensor, storage_at)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:  # wrapper tensors without a storage
         return _opaque(tensor, f"its values cannot be read: {escape(str(error).partition(chr(10))[0], 100)}")
@@ -112,6 +115,19 @@ def _strided(tensor: torch.Tensor, storage_at: StorageAt) -> TensorInfo:
         dtype, shape, storage_at(place, piece, big_endian=sys.byteorder == "big"), 0,
         None if contiguous else tuple(stride), tensor.is_conj(), tensor.is_neg(),
     )  # fmt: skip
+
+
+def _quantised(tensor: torch.Tensor, storage_at: StorageAt) -> TensorInfo:
+    """Return the TensorInfo of a tensor that torch quantised, with its parameters as a pickle has them."""
+    import torch
+
+    scheme, numbers = str(tensor.qscheme()), tuple[object, ...]()
+    if tensor.qscheme() == torch.per_tensor_affine:
+        numbers = tensor.q_scale(), tensor.q_zero_point()
+    else:
+        channels = tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()
+        numbers = (*(tensor_info(one, storage_at) for one in channels), tensor.q_per_channel_axis())
+    return replace(_strided(tensor, storage_at), opaque=QUANTISED, parts=((scheme, *numbers),))
 
 
 def _why_opaque(tensor: torch.Tensor) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..checkpoint.in_memory import CheckpointLike, path_of
 from ..checkpoint.opening import open_checkpoint
-from ..planning.opaque import opaque_error
+from ..planning.opaque import is_uncopied, opaque_error
 from ..planning.target import TargetSpec
 from ..tensors.info import TensorInfo
 from ..util.text import brief_repr, escape, notes_about
@@ -20,12 +20,12 @@ def checkpoint_target(given: CheckpointLike, root: str | None = None) -> TargetS
     """Return a checkpoint as a destination, with its keys as they are, including prefixes such as ``module.``.
 
     ``root`` chooses the state dict if the file has several. Raises the errors of ``open_checkpoint``, and FormatError
-    for a tensor whose values are not plain bytes, or PlanError if torch or torchao quantised it.
+    for a tensor that cannot be copied, or PlanError if torchao quantised it.
     """
     path = path_of(given)
     with open_checkpoint(given, root, unwrap=False, called="destination") as checkpoint:
         for key, info in checkpoint.items():
-            if info.opaque:
+            if is_uncopied(info):
                 leave = f"Leave it out first: ckpt filter --exclude {escape(key)}."
                 raise opaque_error(key, path, info, "cannot be in a destination", verb="convert", leave=leave)
         return TargetSpec(

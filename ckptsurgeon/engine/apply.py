@@ -37,6 +37,7 @@ from .output.companions import (
     stale_companions,
 )
 from .output.layout import OutputFile, OutputOptions, OutputShape, is_folder, lay_out
+from .output.quantisers import quantisers_of
 from .output.signing import signing
 from .part_receipt import PartReceipt
 from .part_run import PartRun, adapter_notes, check_unchanged, lost_notes, negative_notes, unsound_notes
@@ -77,8 +78,9 @@ def carry_out(
     recipe = recipe_as_written(recipe, written)
     text = RecipeText(recipe)
     shape = lay_out(
-        written, options, () if is_folder(options) else text.checked({}), beside or _carried_entries(plan, inputs)
-    )
+        written, options, () if is_folder(options) else text.checked({}), beside or _carried_entries(plan, inputs),
+        quantisers_of(written, inputs.sources),
+    )  # fmt: skip
     check_unchanged(inputs.sources)
     path, taken = _output_path(shape, options), set(_identities(inputs, written, options))
     at_address, opened, locked = bool(scheme_of(path)), staged_output, path

@@ -15,6 +15,7 @@ from ..storage.read.base import has_changed
 from ..storage.write.staging import StagedFile
 from ..tensors.dtypes import SATURATED
 from ..tensors.info import TensorInfo
+from ..tensors.torch_quantisers import codes_of
 from ..util.text import count, escape, listing
 from .checksums import crc32
 from .copy_bytes import SMALL
@@ -128,6 +129,7 @@ class PartRun:
     def _checked(self, source: int, key: str, dtype: str, shape: tuple[int, ...]) -> TensorInfo:
         opened = self.inputs.sources[source]
         info = opened.get(key)
+        info = info and (codes_of(info) or info)
         if info is None or info.dtype != dtype or info.shape != shape or info.opaque:
             raise changed_error(opened, key)
         return info

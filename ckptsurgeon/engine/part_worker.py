@@ -18,6 +18,7 @@ from .identity import identity_digest
 from .inputs import PlanInputs
 from .output.companions import as_written
 from .output.layout import OutputOptions, is_folder, lay_out
+from .output.quantisers import quantisers_of
 from .part_receipt import PartReceipt
 from .part_run import PartRun
 from .parts import ByteCounter, plan_of_parts, steps_of_parts, write_frame, write_parts
@@ -75,7 +76,8 @@ class PartWorker:
             check_step(step)
         self.plan, self.inputs, self.options = plan, inputs, options
         self._written = as_written(plan, options)
-        self._shape = lay_out(self._written, options, ())
+        quantisers = quantisers_of(self._written, inputs.sources)
+        self._shape = lay_out(self._written, options, (), quantisers=quantisers)
 
     @property
     def identity(self) -> str:

@@ -18,6 +18,7 @@ from .context import MergeContext
 from .inputs import PlanInputs
 from .output.companions import as_written
 from .output.layout import OutputOptions, is_folder, lay_out
+from .output.quantisers import quantisers_of
 from .part_run import PartRun
 from .parts import plan_of_parts, steps_of_parts, write_parts
 from .processes import shared_out
@@ -37,7 +38,7 @@ def sharing_of(plan: Plan, inputs: PlanInputs, options: OutputOptions, number: i
     computing it is raised. Raises PlanError if the memory limit is too small.
     """
     written = as_written(plan, options)
-    shape = lay_out(written, options, ())
+    shape = lay_out(written, options, (), quantisers=quantisers_of(written, inputs.sources))
     steps = steps_of_parts(written, shape)
     shares = shared_out(shape.parts, number) if is_folder(options) else [list(shape.parts), *([[]] * (number - 1))]
     context = MergeContext(plan.seed, inputs.plugins, inputs.memory) if inputs.memory else MergeContext(plan.seed)
@@ -70,6 +71,7 @@ def _rate(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> float | Non
 def _sample(plan: Plan) -> Iterator[Step]:
     """Yield steps from all over the plan that need no initial values and together make about ``SAMPLE`` bytes."""
     usable = [step for step in plan.steps if not (step.draws or step.tied_to or step.overlays)]
+    usable = [step for step in usable if DTYPES[step.dtype].kind != "quantized"]  # safetensors has no such dtypes
     sizes = {id(step): DTYPES[step.dtype].bits * prod(step.shape) // 8 for step in usable}
     stride = max(1, sum(sizes.values()) // SAMPLE)
     left = SAMPLE

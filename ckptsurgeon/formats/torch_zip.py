@@ -13,6 +13,7 @@ from .base import limits
 from .base.header import FilePrint, Header, naming
 from .base.header_digest import UNSEALED, digest_outside, seal_of
 from .torch.archive import TorchArchive, script_tensors
+from .torch.pickle_writer import PARAMETERS
 from .torch.rebuild import rebuilders
 from .torch.zip_writer import ZIP_RECORD, ZipWriter
 from .zip.archive import Archive
@@ -57,11 +58,13 @@ class _TorchZip:
 
 
 def _frame(archive: Archive, root: str, recipe: str) -> str:
-    """Return the digest of all bytes of a file except those of its storages.
+    """Return the digest of all bytes of a file except those of the storages of its tensors.
 
-    The recipe contains this digest. The digest is computed as if the recipe contained zeros instead.
+    The storages of scales and zero points are included. The recipe contains this digest. The digest is computed as if
+    the recipe contained zeros instead.
     """
-    payload = sorted((e.data, e.data + e.stored) for e in archive.entries.values() if e.name.startswith(f"{root}data/"))
+    stored = [one for one in archive.entries.values() if one.name.startswith(f"{root}data/")]
+    payload = sorted((one.data, one.data + one.stored) for one in stored if not one.name.endswith(PARAMETERS))
     sealed, patches = seal_of(recipe), []
     if sealed:
         entry = archive.entries[ZIP_RECORD]

@@ -11,7 +11,7 @@ from ..tensors.info import Decoded, Encoded, TensorInfo
 from ..tensors.ties import tied_keys
 from ..util.text import count, escape, grouped, listing
 from .mismatch.policy_syntax import cast_fault
-from .opaque import opaque_error
+from .opaque import is_uncopied, opaque_error
 from .plan.files import PlanTarget
 from .plan.plan import CarriedEntries, Plan
 from .plan.step import Step
@@ -40,8 +40,8 @@ def plan_edit(
     the dtype of decoded weights if the options set none.
 
     Raises PatternError for patterns and rules that match nothing; PlanError if two tensors get the same name, a tensor
-    gets a name in ``among``, all tensors are excluded, or a cast would lose information; FormatError if the values of a
-    tensor are not plain bytes.
+    gets a name in ``among``, all tensors are excluded, or a cast would lose information; FormatError if a tensor cannot
+    be copied.
     """
     selection = select([view], options)
     chosen = {name: origins[0] for name, origins in selection.origins.items()}
@@ -120,7 +120,7 @@ def _dtype(info: TensorInfo, wanted: str) -> str:
 
 
 def _check_plain(chosen: Any, view: SourceView, verb: str) -> None:
-    opaque = [origin for origin in chosen if origin.info.opaque]
+    opaque = [origin for origin in chosen if is_uncopied(origin.info)]
     if opaque:
         first = opaque[0]
         raise opaque_error(

@@ -19,11 +19,12 @@ from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.info import Encoded, Reshaped, TensorInfo
 from ..util.text import count, escape, listing
 from .mixed_layers import DECODED, any_layer
-from .opaque import opaque_error
+from .moved_rows import MovedRows, StoredWeight, moved_rows
+from .opaque import is_uncopied, opaque_error
 from .plan.coded_part import CodedPart
 from .plan.files import PlanSource
 from .plan.plan import EqualKeys, Plan
-from .plan.step import Input, Step
+from .plan.step import STORED_ROWS, Input, Step
 from .transplant.select import without_names
 
 __all__ = ["CodedSource", "PartsOf", "with_codes_kept"]
@@ -103,11 +104,23 @@ class _Keeping:
     def __init__(self, plan: Plan, sources: Mapping[int, CodedSource], owner: int, dtype: str) -> None:
         self.decoded: dict[int, int] = {}
         self._encoded_anew: dict[str, list[str]] = {}
+        self._moved: dict[str, list[str]] = {}
+        self._mixed: dict[str, tuple[int, int]] = {}
         self._copied_codes = 0
         self._plan, self._sources, self._owner, self._dtype = plan, sources, owner, dtype
 
     def notes(self) -> Iterator[str]:
-        """Yield notes on weights that are encoded again, on a dtype without effect, and on scales that may differ."""
+        """Yield notes on weights that are moved or encoded again, on a dtype without effect, and on unequal scales."""
+        for method, names in self._moved.items():
+            yield (
+                f"the rows of {count(len(names), 'weight')} are moved as they are stored ({method}), with their "
+                f"scales, and are not rounded again: {listing(names, 3)}"
+            )
+        for name, (kept, new) in self._mixed.items():
+            yield (
+                f"of {escape(name)}, {count(kept, 'row')} {'is' if kept == 1 else 'are'} copied with scales as they "
+                f"are stored, and {count(new, 'new row')} {'is' if new == 1 else 'are'} computed and encoded"
+            )
         for method, names in self._encoded_anew.items():
             each = "is" if len(names) == 1 else "are"
             yield (
@@ -115,7 +128,9 @@ class _Keeping:
                 f"{escape(self._sources[self._owner].stored.name)}: {listing(names, 3)}"
             )
 
-        kept = self._copied_codes + sum(map(len, self._encoded_anew.values()))
+        kept = (
+            self._copied_codes + len(self._mixed) + sum(map(len, (*self._moved.values(), *self._encoded_anew.values())))
+        )
         if self._dtype and self._dtype != "keep" and kept:
             stay = "stays" if kept == 1 else "stay"
             yield (
@@ -144,10 +159,14 @@ class _Keeping:
         copied = self._copied(step, owner, wanted)
         if copied is None and owner is not None and step.key not in owner.tensors and wanted is None:
             self._check_plain(step, owner)
-        if copied is not None and step.source is not None:
+        moved = self._stored(step, wanted)
+        if moved is not None and not moved.computes:
+            self._moved.setdefault(moved.want.coded.method, []).append(moved.want.coded.name)
+            yield from moved.steps()
+        elif copied is not None and step.source is not None:
             yield from self._copies(step, copied, self._sources[step.source], step.source)
         elif wanted is not None and owner is not None:
-            yield from self._encoded(self._decoding(step), wanted, owner)
+            yield from self._encoded(self._decoding(step), wanted, owner, moved.inputs() if moved is not None else {})
         else:
             yield self._decoding(step)
 
@@ -174,6 +193,20 @@ class _Keeping:
         ]
         module = QuantisedModule.of(coded.method, coded.name, wanted.name)
         return coded if parts[0] == parts[1] and not disagreements([module], theirs.settings, owner.settings) else None
+
+    def _stored(self, step: Step, wanted: QuantisedTensor | None) -> MovedRows | None:
+        """Return how the stored rows of a weight move to the rows of another vocabulary; None if they cannot move."""
+        coded = self._coded(step.source, step.source_key)
+        if step.op != "map" or step.source is None or coded is None or wanted is None:
+            return None
+        if step.draws and self._plan.sources[self._owner].role != "destination":
+            return None
+        theirs, owner = self._sources[step.source], self._sources[self._owner]
+        module = QuantisedModule.of(coded.method, coded.name, wanted.name)
+        if coded.method != wanted.method or disagreements([module], theirs.settings, owner.settings):
+            return None
+        have = StoredWeight(coded, theirs.tensors, step.source)
+        return moved_rows(step, have, StoredWeight(wanted, owner.tensors, self._owner))
 
     def _check_plain(self, step: Step, owner: CodedSource) -> None:
         """Raise PlanError if a weight would be stored plain although the owner's settings say that it is quantised."""
@@ -219,7 +252,7 @@ class _Keeping:
         self._copied_codes += 1
         for end, key in coded.parts.items():
             info = source.tensors[key]
-            if info.opaque:
+            if is_uncopied(info):
                 raise opaque_error(key, source.stored.name, info, "cannot be copied", verb=self._plan.verb)
             yield Step(
                 _renamed(step.key, coded, end), step.op, info.dtype, info.shape, at, key, info.dtype, info.shape,
@@ -227,8 +260,13 @@ class _Keeping:
                 tied_to=_renamed(step.tied_to, coded, end) if step.tied_to else "",
             )  # fmt: skip
 
-    def _encoded(self, step: Step, coded: QuantisedTensor, owner: CodedSource) -> Iterator[Step]:
-        """Yield the steps that store a new weight in the encoding of ``coded``, a quantised tensor of ``owner``."""
+    def _encoded(
+        self, step: Step, coded: QuantisedTensor, owner: CodedSource, moved: Mapping[str, Input]
+    ) -> Iterator[Step]:
+        """Yield the steps that store a new weight in the encoding of ``coded``, a quantised tensor of ``owner``.
+
+        ``moved`` are the stored parts of a source, by ending, whose rows are copied if they are rows of the weight.
+        """
         weight = TensorInfo(COMPUTED, step.shape)
         try:
             if step.draws:
@@ -241,7 +279,11 @@ class _Keeping:
                 hint="Dequantise it with --encoding dequantize, and quantise the output with the package of the model.",
                 details=list(coded.keys),
             ) from None
-        self._encoded_anew.setdefault(coded.method, []).append(coded.name)
+        if moved and step.rows is not None:
+            self._mixed[coded.name] = (step.rows.kept, len(step.rows.rows) - step.rows.kept)
+            step = replace(step, policy=STORED_ROWS)
+        else:
+            self._encoded_anew.setdefault(coded.method, []).append(coded.name)
         for end, info in parts.items():
             key, tied = coded.parts[end], _renamed(step.tied_to, coded, end) if step.tied_to else ""
             made = info.made.of.made if isinstance(info.made, Reshaped) else info.made
@@ -253,7 +295,8 @@ class _Keeping:
             part = CodedPart(
                 coded.name, COMPUTED, step.shape, made.encoding, made.role, made.steps, made.scale_dtype, facts
             )
-            yield replace(step, key=key, dtype=info.dtype, shape=info.shape, tied_to=tied, coded=part)
+            more = (moved[end],) if end in moved else step.more
+            yield replace(step, key=key, dtype=info.dtype, shape=info.shape, tied_to=tied, coded=part, more=more)
 
     def _decoding(self, step: Step) -> Step:
         """Return ``step``; each input that is quantised is taken from the decoded copy of its source."""

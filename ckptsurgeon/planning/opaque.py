@@ -7,10 +7,16 @@ from collections.abc import Sequence
 from ..errors import FormatError, PlanError
 from ..tensors.encodings.torch_quantised import is_pickled
 from ..tensors.info import TensorInfo
+from ..tensors.torch_quantisers import codes_of
 from ..util.text import escape
 from .quantised_error import QuantisedError, dequantise
 
-__all__ = ["opaque_error"]
+__all__ = ["is_uncopied", "opaque_error"]
+
+
+def is_uncopied(info: TensorInfo) -> bool:
+    """Return whether ckpt cannot even copy a tensor; it copies the tensors that torch quantised."""
+    return bool(info.opaque) and codes_of(info) is None
 
 
 def opaque_error(
@@ -26,8 +32,9 @@ def opaque_error(
     if not is_pickled(info):
         return FormatError(f"{said}.", hint=leave, details=details, rule="opaque")
     other = f" Or {leave[0].lower()}{leave[1:]}" if leave else ""
+    why = "does not write tensors whose scale is in the pickle" if is_uncopied(info) else "can only copy it as it is"
     return QuantisedError(
-        f"{said}, and ckpt does not write tensors whose scale is in the pickle.",
+        f"{said}, and ckpt {why}.",
         hint=f"{dequantise(verb)}.{other}",
         details=details,
     )

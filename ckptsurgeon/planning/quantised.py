@@ -15,7 +15,7 @@ from ..tensors.encodings._parts import UNCODED
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
 from .plan.plan import Plan
-from .plan.step import Input, Step
+from .plan.step import STORED_ROWS, Input, Step
 from .quantised_error import QuantisedError, dequantise
 from .transplant.select import Selection, SourceView
 
@@ -63,7 +63,7 @@ def _carried(plan: Plan, sources: Sequence[QuantisedTensors]) -> list[_CarriedCo
     computed: dict[int, tuple[str, QuantisedTensor, str]] = {}
     anew = {step.key for step in plan.steps if step.coded is not None}
     for step in plan.steps:
-        for one in step.inputs:
+        for one in step.inputs if step.policy != STORED_ROWS else ():
             coded = sources[one.source].by_key.get(one.key)
             if coded is not None and not (step.key == one.key and coded.codes in anew):  # settings beside new codes
                 entry = found.setdefault(id(coded), _CarriedCodes(plan.sources[one.source].name, coded))
@@ -164,7 +164,9 @@ def _check_destination(plan: Plan, sources: Sequence[QuantisedTensors], destinat
     """Raise PlanError if a quantised tensor of the destination would get codes and scales from different sources."""
     steps = {step.key: step for step in plan.steps} if destination else {}
     for wanted in destination.tensors:
-        made = [steps[key] for key in wanted.keys if key in steps]
+        made = [steps[key] for key in wanted.keys if key in steps and steps[key].policy != STORED_ROWS]
+        if not made:
+            continue
         origins = {_origin(step, sources) if step.coded is None else id(wanted) for step in made}
         if len(origins) > 1 or None in origins:
             odd = next((step for step in made if _origin(step, sources) is None), made[0])

@@ -97,8 +97,8 @@ def test_the_usual_order_with_a_smaller_last_group_has_no_note() -> None:
     codes = QuantisedTensors((QuantisedTensor("x.weight", "GPTQ", "x.qweight", {key[1:]: key for key in info}, None),))
     order = struct.pack("<4304i", *(column // 128 for column in range(4304)))
     settings = {"desc_act": False, "group_size": 128}
-    assert not list(notes_on_values("m", codes, info, settings, lambda _: order))
-    assert list(notes_on_values("m", codes, info, {**settings, "group_size": 64}, lambda _: order))
+    assert not list(notes_on_values("m", codes, info, settings, lambda _: order, {}))
+    assert list(notes_on_values("m", codes, info, {**settings, "group_size": 64}, lambda _: order, {}))
 
 
 def state(kind: str, **more: object) -> torch.Tensor:

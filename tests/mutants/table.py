@@ -42,6 +42,30 @@ MUTANTS = (
         "planning/transplant",
     ),
     Mutant(
+        "the seal of a file covers the scales of channels of torch's quantised tensors",
+        "payload = sorted((one.data, one.data + one.stored) for one in stored if not one.name.endswith(PARAMETERS))",
+        "payload = sorted((one.data, one.data + one.stored) for one in stored)",
+        "tensors/encodings",
+    ),
+    Mutant(
+        "rows of a quantised embedding that the source has are copied as they are stored",
+        "values[copied] = own.reshape(shape)[copied]",
+        "values[copied] = 0",
+        "planning",
+    ),
+    Mutant(
+        "new rows are not mixed with rows under another scale of the whole weight",
+        'if is_mixed and "whole" in kinds.values():',
+        "if False:",
+        "planning",
+    ),
+    Mutant(
+        "scales that are inverse in all layers are found",
+        "if factor and not low <= factor <= high:",
+        "if factor < low:",
+        "analysis/check",
+    ),
+    Mutant(
         "layers that are joined share the global scale of nvfp4",
         "joined = together(key) if scheme.is_shared else ()",
         "joined = ()",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import sqrt
 
 from ...tensors.info import TensorInfo
 from .families import is_weight
@@ -12,7 +13,7 @@ from .measuring.figures import Figures
 from .measuring.measured import Measured
 from .shards import IndexFacts, ShardFacts
 
-__all__ = ["AdapterFacts", "CardFacts", "ClassFacts", "Factors", "Subject"]
+__all__ = ["AdapterFacts", "CardFacts", "ClassFacts", "Factors", "Subject", "WeightSize"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,19 @@ class Factors:
 
 
 @dataclass(frozen=True)
+class WeightSize:
+    """The root mean square of the values of a weight, and the number of inputs of its layer."""
+
+    rms: float
+    inputs: int
+
+    @property
+    def factor(self) -> float:
+        """By how much the layer multiplies the size of its inputs, if weights and inputs are independent."""
+        return self.rms * sqrt(self.inputs)
+
+
+@dataclass(frozen=True)
 class AdapterFacts:
     """A PEFT adapter: its factors by module, and the number of modules that each entry of ``target_modules`` matches.
 
@@ -81,10 +95,11 @@ class Subject:
 
     ``parts`` maps the key of each part of a quantised tensor to the key's ending, such as ``.scales``; ``methods`` maps
     this key to the quantisation method. ``codes`` are the keys of the parts that are codes. ``pickled_scales`` has the
-    figures of scales that a pickle stores with a quantised tensor, by the key of this tensor. ``tied`` are pairs of an
-    embedding and an output layer that are both stored, although the configuration ties them. ``embeddings`` are the
-    keys of token embeddings, ``heads`` the keys of their output layers. ``tokens`` is the number of tokens, 0 if it is
-    not known. ``padding`` is the row of the padding token, None if another token has the same id.
+    figures of scales that a pickle stores with a quantised tensor, by the key of this tensor. ``decoded`` has the sizes
+    of a sample of the weights that quantised tensors encode, by name. ``tied`` are pairs of an embedding and an output
+    layer that are both stored, although the configuration ties them. ``embeddings`` are the keys of token embeddings,
+    ``heads`` the keys of their output layers. ``tokens`` is the number of tokens, 0 if it is not known. ``padding`` is
+    the row of the padding token, None if another token has the same id.
 
     ``checksums`` is the number of records with a stored checksum. ``bad_checksums`` are the names of the records whose
     bytes do not match their checksum.
@@ -105,6 +120,7 @@ class Subject:
     methods: Mapping[str, str] = field(default_factory=dict)
     codes: frozenset[str] = frozenset()
     pickled_scales: Mapping[str, Figures] = field(default_factory=dict)
+    decoded: Mapping[str, WeightSize] = field(default_factory=dict)
     tied: tuple[tuple[str, str], ...] = ()
     embeddings: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...engine.check_steps import check_step
 from ...engine.checksums import crc32
 from ...engine.compute.lora import is_single
+from ...engine.output.quantisers import stored_quantiser
 from ...errors import ConfigError, FormatError, VerifyError
 from ...planning.plan.rows import VocabularyRows
 from ...planning.plan.step import MERGES, Input, Step, with_vocabularies
@@ -18,6 +19,7 @@ from ...planning.recipe import RecipeEntry
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...tensors.ops.casts import count_special, raw_dtype
+from ...tensors.torch_quantisers import codes_of
 from ...util.text import escape
 from .differences import BLOCK, Origins, first_difference, product_fault, reader
 from .expected import Check, difference_of
@@ -44,7 +46,8 @@ def compare(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> None
         return
     sources = _sources(check, made)
     step = _planned(check, key, info, made, sources=sources)
-    origins = [(source[name], source) for source, name in sources]
+    _check_quantiser(check, key, sources[0])
+    origins = [(codes_of(source[name]) or source[name], source) for source, name in sources]
     over = check.expected.keeper if step.overlays else None
     keeper = check.expected.sources[over] if over is not None else None
     differ = partial(first_difference, step, info, check.output, origins, keeper=keeper, context=check.expected.context)
@@ -61,6 +64,20 @@ def compare(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> None
         check.near += 1
     else:
         check.compared += 1
+
+
+def _check_quantiser(check: Check, key: str, origin: Named) -> None:
+    """Raise VerifyError if a tensor that torch quantised has other scales or zero points than its source."""
+    stored, (source, name) = check.output[key], origin
+    found, theirs = codes_of(stored), codes_of(source[name])
+    if found is None and theirs is None:
+        return
+    if (
+        found is None
+        or theirs is None
+        or stored_quantiser(check.output, stored) != stored_quantiser(source, source[name])
+    ):
+        raise VerifyError(f"has other scales or zero points than {escape(name)} of {escape(source.path)}")
 
 
 def _compare_product(check: Check, key: str, step: Step, origins: Origins) -> None:
@@ -131,7 +148,8 @@ def check_values(check: Check, key: str) -> None:
 
     Raises FormatError if the values cannot be read, VerifyError if the sources cannot give this tensor.
     """
-    info, made = check.output[key], check.expected.tensors[key]
+    stored, made = check.output[key], check.expected.tensors[key]
+    info = codes_of(stored) or stored
     if info.opaque:
         raise FormatError(f"the values of this tensor cannot be read: {info.opaque}.")
     crc = _read_through(check, info)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,9 +11,7 @@ from typing import TYPE_CHECKING
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError
 from ...planning.operations.perform import DecodedWeight
-from ...storage.read.uri import scheme_of
 from ...tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
-from ...tensors.encodings.bitsandbytes import STATE
 from ...tensors.info import TensorInfo
 from ...util.text import escape
 
@@ -23,8 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["encoded_by", "weights_of", "with_stated_shapes"]
 
-MOST_SHAPES = 2000
-"""The largest number of weights whose shape is read from a ``quant_state``; a model of 70 B parameters has 560."""
 SMALL = 1 << 20
 """The largest tensor, in bytes, that is read to describe a quantised weight, such as a ``quant_state``."""
 
@@ -98,14 +93,14 @@ def encoded_by(checkpoint: Checkpoint) -> Callable[[QuantisedTensor, TensorInfo]
 def with_stated_shapes(checkpoint: Checkpoint, codes: QuantisedTensors) -> QuantisedTensors:
     """Return ``codes`` with the shapes that bitsandbytes states in the ``quant_state`` of each 4-bit weight.
 
-    A ``quant_state`` is a small tensor whose values are JSON text. It is read only from local files, and only for the
-    first ``MOST_SHAPES`` weights. A shape that does not fit the number of codes is left out.
+    A shape that does not fit the number of codes is left out.
     """
-    unknown = [one for one in codes.tensors if one.shape is None and one.parameters and _state_of(one)]
-    if scheme_of(checkpoint.path) or not unknown:
-        return codes
-    found = {one.name: _stated_shape(checkpoint, one) for one in unknown[:MOST_SHAPES]}
+    states = checkpoint.quant_states if any(one.shape is None and one.parameters for one in codes.tensors) else {}
+    unknown = [one for one in codes.tensors if one.shape is None and one.name in states]
+    found = {one.name: _fitting_shape(one, states[one.name].get("shape")) for one in unknown}
     shaped = {name: shape for name, shape in found.items() if shape is not None}
+    if not shaped:
+        return codes
     made = {one.name: replace(one, shape=shaped[one.name]) for one in codes.tensors if one.name in shaped}
     return QuantisedTensors(
         tuple(made.get(one.name, one) for one in codes.tensors),
@@ -113,16 +108,8 @@ def with_stated_shapes(checkpoint: Checkpoint, codes: QuantisedTensors) -> Quant
     )
 
 
-def _state_of(coded: QuantisedTensor) -> str:
-    return next((end for end in coded.parts if end.startswith(STATE)), "")
-
-
-def _stated_shape(checkpoint: Checkpoint, coded: QuantisedTensor) -> tuple[int, ...] | None:
-    try:
-        state = json.loads(_stored(checkpoint, coded, _state_of(coded)))
-    except (ValueError, RecursionError):
-        return None
-    shape = state.get("shape") if isinstance(state, dict) else None
+def _fitting_shape(coded: QuantisedTensor, shape: object) -> tuple[int, ...] | None:
+    """Return a stated shape if it is one, and fits the number of codes; else None."""
     if not isinstance(shape, list) or not all(type(size) is int and 0 < size < 1 << 40 for size in shape[:8]):
         return None
     number = math.prod(shape[:8])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from .overrides import check_overrides, config_of, merged_fields
 from .processors import processor_files
 from .written import WrittenConfig, files_of, has_fewer_rows
 
-__all__ = ["ModelDescription", "describe", "library"]
+__all__ = ["VALIDATOR", "ModelDescription", "describe", "library"]
 
 OLDEST = 5
 """The oldest major version of transformers that is supported."""
@@ -82,9 +83,9 @@ def describe(document: Document, package: Any, given: GivenFields) -> ModelDescr
         config = config_of(config_class, merged)
     except Exception as error:
         why = " ".join(str(error).split())
-        raise document.fail(
-            f"the class {config_class.__name__} refuses the fields of {where}: {escape(why, 400)}."
-        ) from error
+        fault = document.fail(f"the class {config_class.__name__} refuses the fields of {where}: {escape(why, 400)}.")
+        fault.rule = VALIDATOR if _is_of_validator(error, why) else ""
+        raise fault from error
     config.architectures = [name]
     written = WrittenConfig(config, fields, overrides)
     more, others = processor_files(document, written, name, companions(folder))
@@ -93,6 +94,22 @@ def describe(document: Document, package: Any, given: GivenFields) -> ModelDescr
         files = tuple(one for one in files if not is_of_tokenizer(one.name))
     is_plain = document.vocabulary is None and not (more or said or others or has_fewer_rows(written, fields))
     return ModelDescription(model_class, config, (*files, *more), (*notes, *said, *others), is_plain)
+
+
+VALIDATOR = "validator"
+"""The rule of the error for fields that only a check of the installed version refuses: others may accept them."""
+_TEXT_FOR_NUMBER = re.compile(r"expected (?:int|float), got (?:str|list|dict)")
+"""Matches the errors for values that no version can compute with."""
+
+
+def _is_of_validator(error: Exception, why: str) -> bool:
+    """Return whether a check of values raised an exception of a configuration class, and not its computations.
+
+    transformers 5 checks types and values of fields (``huggingface_hub.dataclasses.strict``); 4 did not.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+
+    return isinstance(error, StrictDataclassError) and _TEXT_FOR_NUMBER.search(why) is None
 
 
 def _config_class(document: Document, package: Any, fields: Mapping[str, Any]) -> Any:

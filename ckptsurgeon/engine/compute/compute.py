@@ -41,7 +41,7 @@ from .lora import (
 from .merge_inputs import merging_bytes, merging_places
 from .merging import merging_of
 from .reading import Blockwise, OutputBlock, Part, Seen, cast_for, named, numbered_blocks, read_as, read_part
-from .rows import mapped_block, overlaid_block
+from .rows import copying_rows, mapped_block, overlaid_block
 from .strips import STRIP_BYTES, coding_boxes, held_bytes
 
 __all__ = [
@@ -196,7 +196,8 @@ def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Block
         check_memory(step, (), context)
         numbers = step.numbers
         weight = blockwise(numbers, parts, context)
-        return coding_of(step, weight, block_places(numbers, parts, context), context)
+        coded = coding_of(step, weight, block_places(numbers, parts, context), context)
+        return copying_rows(step, parts[1], coded) if step.copies_rows else coded
     check_memory(step, block_places(step, parts, context), context)
     parts = [(info, banded(info, source)) for info, source in parts]
     compute: Blockwise = partial(_computed, step, parts, context.roundings)

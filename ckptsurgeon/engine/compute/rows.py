@@ -14,9 +14,9 @@ from ...tensors.ops.casts import CastLosses, cast, raw_dtype
 from ...tensors.ops.means import average, rounded
 from ...tensors.ops.regions import Array, Box, blocks, box_shape, overlap_shape
 from .bands import OpenFiles
-from .reading import Part, cast_for, read_part
+from .reading import Blockwise, OutputBlock, Part, Seen, cast_for, read_part
 
-__all__ = ["gathered", "mapped_block", "mapped_boxes", "overlaid_block", "overlaid_boxes", "overlay"]
+__all__ = ["copying_rows", "gathered", "mapped_block", "mapped_boxes", "overlaid_block", "overlaid_boxes", "overlay"]
 
 # The rows of a tensor for another vocabulary: each row is a row of the source, a mean of source rows, or zero.
 
@@ -54,7 +54,7 @@ def mapped_block(step: Step, info: TensorInfo, source: OpenFiles, box: Box) -> A
     out = gathered(rows, axis, info, source, box)
     for place in range(begin, end):
         these = rows.rows[place]
-        if isinstance(these, tuple):
+        if isinstance(these, tuple) and these:
             parts = ((read_part(source, info, _part(box, axis, row, 1)), info.dtype) for row in these)
             out[_along(box, axis, place - begin, 1)] = rounded(*average(parts, ()), info.dtype)[0]
         elif these is None and rows.new == "mean":
@@ -83,6 +83,25 @@ def gathered(rows: VocabularyRows, axis: int, info: TensorInfo, source: OpenFile
     for place, row, number in rows.runs(begin, end):
         out[_along(box, axis, place - begin, number)] = read_part(source, info, _part(box, axis, row, number))
     return out
+
+
+def copying_rows(step: Step, stored: Part, compute: Blockwise) -> Blockwise:
+    """Return a function like ``compute`` that copies the rows that ``stored`` has: rows of codes, or of their scales.
+
+    ``compute`` computes blocks of a part of a quantised tensor, whose rows are independent of each other.
+    """
+    rows, (info, source) = _rows(step), stored
+
+    def block(place: OutputBlock, seen: Seen | None = None) -> tuple[Array, CastLosses]:
+        values, lost = compute(place, seen)
+        (begin, end), shape = place.box[0], box_shape(place.box)
+        copied = [row - begin for row in range(begin, end) if isinstance(rows.rows[row], int)]
+        values = np.array(values).reshape(shape)
+        own = gathered(rows, 0, info, source, place.box[: len(info.shape)])  # [rows] and [rows, 1] have the same bytes
+        values[copied] = own.reshape(shape)[copied]
+        return values, lost
+
+    return block
 
 
 def _rows(step: Step) -> VocabularyRows:

@@ -10,7 +10,7 @@ from math import prod
 
 from ...errors import ConfigError, OutputError
 from ...formats._open import writers
-from ...formats.base.header import ExtraEntries, IndexFile, OutputLayout, OutTensor, Writer
+from ...formats.base.header import ExtraEntries, IndexFile, OutputLayout, OutTensor, StoredQuantiser, Writer
 from ...formats.base.sharded_writer import split_shards
 from ...formats.base.spread import SpreadLayout
 from ...formats.base.untrusted import most_segments
@@ -198,7 +198,7 @@ def _is_of_folders(writer: Writer) -> bool:
     return not writer.suffixes
 
 
-def _out_tensors(steps: Sequence[Step], writer: Writer) -> list[OutTensor]:
+def _out_tensors(steps: Sequence[Step], writer: Writer, quantisers: Mapping[str, StoredQuantiser]) -> list[OutTensor]:
     made = []
     for step in steps:
         if step.dtype not in writer.dtypes:
@@ -206,14 +206,14 @@ def _out_tensors(steps: Sequence[Step], writer: Writer) -> list[OutTensor]:
             leave = f"Leave the tensor out first: ckpt filter --exclude {escape(step.key)}."
             is_made = step.operation.startswith(QUANTISED_NOW)
             other = " Or leave --gguf-type out." if is_made else " Or decode it: ckpt convert --dequantize."
-            decode = other if DTYPES[step.dtype].block else ""
+            decode = other if DTYPES[step.dtype].kind == "quantized" else ""
             hint = f"Use --to {others[0]}.{decode}" if others else leave
             raise OutputError(
                 f"{writer.name} does not support {step.dtype}, the dtype of {escape(step.key)}.",
                 hint=hint,
             )
         nbytes = (prod(step.shape) * DTYPES[step.dtype].bits + 7) // 8
-        made.append(OutTensor(step.key, step.dtype, step.shape, nbytes, step.tied_to))
+        made.append(OutTensor(step.key, step.dtype, step.shape, nbytes, step.tied_to, quantisers.get(step.key)))
     return made
 
 
@@ -234,13 +234,18 @@ def check_options(options: OutputOptions) -> None:
 
 
 def lay_out(
-    plan: Plan, options: OutputOptions, recipe: Sequence[str], beside: ExtraEntries | None = None
+    plan: Plan,
+    options: OutputOptions,
+    recipe: Sequence[str],
+    beside: ExtraEntries | None = None,
+    quantisers: Mapping[str, StoredQuantiser] | None = None,
 ) -> OutputShape:
     """Return the layout of a plan's output: its files, and the position of each tensor in them.
 
     If the output is a single file, this file also contains ``recipe`` and ``beside``, the entries other than tensors.
-    Raises ConfigError for an unknown format or size, for a size below 1 MB that gives each tensor its own shard, or if
-    the output cannot store ``beside``. Raises OutputError for a dtype that the format does not support.
+    ``quantisers`` are the parameters of the output's tensors that torch quantised, by key. Raises ConfigError for an
+    unknown format or size, for a size below 1 MB that gives each tensor its own shard, or if the output cannot store
+    ``beside``. Raises OutputError for a dtype that the format does not support.
     """
     writer = writer_of(options)
     check_ranks(writer, options.ranks)
@@ -249,7 +254,7 @@ def lay_out(
     if beside is not None and (is_folder(options) or not writer.carries):
         where = "a folder" if is_folder(options) else writer.name
         raise ConfigError(f"{where} cannot store entries other than tensors.", hint="Write one .pth file.")
-    tensors = _out_tensors(plan.steps, writer)
+    tensors = _out_tensors(plan.steps, writer, quantisers or {})
     _check_readable(tensors, writer)
     metadata: Mapping[str, str] = {"format": "pt", **plan.metadata}
     if writes_ranks(writer):

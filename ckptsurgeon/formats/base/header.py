@@ -13,6 +13,7 @@ from ...util.brief import Brief
 from ...util.text import escape
 
 __all__ = [
+    "ChannelNumbers",
     "ExtraEntries",
     "FilePrint",
     "Format",
@@ -23,6 +24,7 @@ __all__ = [
     "ReadWritten",
     "Sharding",
     "StoredEntry",
+    "StoredQuantiser",
     "Writer",
     "naming",
 ]
@@ -128,14 +130,37 @@ class Format(Protocol):
         ...
 
 
+class ChannelNumbers(NamedTuple):
+    """A number for each channel of a tensor that torch quantised: the dtype, and the bytes, little-endian."""
+
+    dtype: str
+    data: bytes
+
+
+class StoredQuantiser(NamedTuple):
+    """The parameters of a tensor that torch quantised, as a pickle stores them: scales and zero points.
+
+    If ``axis`` is not None, it is the dimension of the channels, and each channel has its own numbers.
+    """
+
+    scheme: str
+    scale: float | ChannelNumbers
+    zero: int | ChannelNumbers
+    axis: int | None
+
+
 class OutTensor(NamedTuple):
-    """A tensor to write; ``alias_of`` is the key of an earlier tensor that it is tied to, or ''."""
+    """A tensor to write; ``alias_of`` is the key of an earlier tensor that it is tied to, or ''.
+
+    A tensor that torch quantised has a ``quantiser``.
+    """
 
     key: str
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
     alias_of: str = ""
+    quantiser: StoredQuantiser | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
+from ...tensors.dtypes import DTYPES
 from ..base.header import ExtraEntries, IndexFile, OutputLayout, OutTensor
 from ..base.limits import PIECES
 from .pickle_writer import PickleWriter, tensor_pickle
@@ -199,7 +200,7 @@ class DcpWriter:
     carries = False
     shares = False
     most = PIECES
-    dtypes = ZipWriter.dtypes
+    dtypes = frozenset(name for name in ZipWriter.dtypes if DTYPES[name].kind != "quantized")
 
     def layout(
         self,

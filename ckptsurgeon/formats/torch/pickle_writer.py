@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...tensors.dtypes import DTYPES, contiguous_stride
-from ..base.header import ExtraEntries, OutTensor
+from ..base.header import ChannelNumbers, ExtraEntries, OutTensor, StoredQuantiser
 from ..pickle.torch import STORAGE_DTYPES
 
-__all__ = ["PickleWriter", "state_dict_pickle", "tensor_pickle"]
+__all__ = ["PARAMETERS", "PickleWriter", "parameters_of", "state_dict_pickle", "tensor_pickle"]
 
 _STORAGE_OF = {dtype: name for name, dtype in STORAGE_DTYPES.items() if name != "UntypedStorage"}
+
+
+PARAMETERS = (".scales", ".zero_points")
+"""The endings of the records with the scales and zero points of the channels of a quantised tensor."""
+
+
+def parameters_of(tensor: OutTensor) -> Iterator[tuple[str, ChannelNumbers]]:
+    """Yield the ending of each record with parameters of a quantised tensor, and the numbers in it."""
+    if tensor.quantiser is not None:
+        for ending, numbers in zip(PARAMETERS, (tensor.quantiser.scale, tensor.quantiser.zero), strict=True):
+            if isinstance(numbers, ChannelNumbers):
+                yield ending, numbers
 
 
 class PickleWriter:
@@ -81,27 +93,45 @@ class PickleWriter:
         self.out += b"t" if len(values) > 3 else bytes([0x84 + len(values)])
 
     def tensor(self, tensor: OutTensor, record: str) -> None:
-        """Append a tensor whose bytes are in the record ``data/<record>`` of the archive."""
-        storage = _STORAGE_OF.get(tensor.dtype)
-        items = 1
-        for size in tensor.shape:
-            items *= size
-        self.name("torch._utils", "_rebuild_tensor_v2" if storage else "_rebuild_tensor_v3")
+        """Append a tensor whose bytes are in the record ``data/<record>`` of the archive.
+
+        The records of its parameters, if it is quantised, have the same name with an ending of ``PARAMETERS``.
+        """
+        storage, quantiser = _STORAGE_OF.get(tensor.dtype), tensor.quantiser
+        plain = "_rebuild_tensor_v2" if storage else "_rebuild_tensor_v3"
+        self.name("torch._utils", plain if quantiser is None else "_rebuild_qtensor")
         self.out += b"(("
         self.word("storage")
         self.name("torch" if storage else "torch.storage", storage or "UntypedStorage")
         self.text(record)
         self.word("cpu")
-        self.integer(items if storage else items * DTYPES[tensor.dtype].bits // 8)
+        self.integer(tensor.nbytes // DTYPES[tensor.dtype].itemsize if storage else tensor.nbytes)
         self.out += b"tQK\x00"
         self.integers(tensor.shape)
         self.integers(contiguous_stride(tensor.shape))
+        if quantiser is not None:
+            self._parameters(tensor, quantiser, record)
         self.out += b"\x89"
         self.name("collections", "OrderedDict")
         self.out += b")R"
         if not storage:
             self.name("torch", tensor.dtype)
         self.out += b"tR"
+
+    def _parameters(self, tensor: OutTensor, quantiser: StoredQuantiser, record: str) -> None:
+        """Append the tuple with the parameters of a quantised tensor, as ``torch._utils._rebuild_qtensor`` takes it."""
+        channels = dict(parameters_of(tensor))
+        self.out += b"("
+        self.name("torch", quantiser.scheme)
+        for ending, number in zip(PARAMETERS, (quantiser.scale, quantiser.zero), strict=True):
+            if ending not in channels:
+                self.plain(number)
+                continue
+            dtype, data = channels[ending]
+            self.tensor(OutTensor("", dtype, (len(data) // DTYPES[dtype].itemsize,), len(data)), f"{record}{ending}")
+        if quantiser.axis is not None:
+            self.integer(quantiser.axis)
+        self.out += b"t"
 
     def plain(self, value: Any) -> None:
         """Append plain data: None, numbers, strings, lists, tuples, dicts."""

@@ -182,7 +182,7 @@ class FsdpWriter:
     carries = False
     shares = False
     most = RANK_PIECES
-    dtypes = frozenset(name for name in ZipWriter.dtypes if DTYPES[name].bits >= 8 and not DTYPES[name].block)
+    dtypes = frozenset(name for name in ZipWriter.dtypes if DTYPES[name].kind != "quantized")
 
     def axis_of(self, tensor: OutTensor) -> int | None:
         """Return 0, as FSDP2 splits parameters along axis 0; None for scalars, integer tensors and known buffers."""

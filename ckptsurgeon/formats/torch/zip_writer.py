@@ -15,7 +15,7 @@ from ...tensors.dtypes import DTYPES
 from ..base.header import ExtraEntries, OutTensor
 from ..base.limits import TENSORS
 from ..base.sharded_writer import IndexedShards
-from .pickle_writer import state_dict_pickle
+from .pickle_writer import parameters_of, state_dict_pickle
 
 __all__ = ["ZIP_RECORD", "ZipLayout", "ZipWriter"]
 
@@ -95,13 +95,18 @@ def _end(number: int, size: int, offset: int) -> bytes:
 class ZipLayout:
     """The layout of an archive: a pickle, and one record ``archive/data/NUMBER`` for each tensor of ``owners``.
 
-    ``owners`` are all tensors except those that are tied to an earlier tensor.
+    ``owners`` are all tensors except those that are tied to an earlier tensor. The scales and zero points of channels
+    of a quantised tensor follow in records of their own.
     """
 
     def __init__(self, pickle: bytes, owners: Sequence[OutTensor], recipe: Sequence[str] = ()) -> None:
         fixed = {"data.pkl": pickle, ".format_version": b"1", ".storage_alignment": b"64", "byteorder": b"little"}
         self._records = [_Record((ROOT + n).encode(), len(c), c) for n, c in fixed.items()]
-        self._records += [_Record(f"{ROOT}data/{i}".encode(), t.nbytes, None, key=t.key) for i, t in enumerate(owners)]
+        for number, tensor in enumerate(owners):
+            name = f"{ROOT}data/{number}"
+            self._records.append(_Record(name.encode(), tensor.nbytes, None, key=tensor.key))
+            parameters = parameters_of(tensor)
+            self._records += [_Record(f"{name}{end}".encode(), len(data), data) for end, (_, data) in parameters]
         self._records.append(_Record(f"{ROOT}version".encode(), 2, b"3\n"))
         if recipe:
             raw = "".join(recipe).encode()
@@ -143,7 +148,7 @@ class ZipWriter:
     carries = True
     shares = True
     most = TENSORS
-    dtypes = frozenset(d.name for d in DTYPES.values() if d.kind not in ("quantized", "bits") and d.bits != 6)
+    dtypes = frozenset(d.name for d in DTYPES.values() if d.kind != "bits" and d.bits != 6 and not d.block)
 
     def layout(
         self,

@@ -18,7 +18,7 @@ from ..edit import check_casts
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern import OptionPattern
 from ..keys.pattern_hints import matched
-from ..opaque import opaque_error
+from ..opaque import is_uncopied, opaque_error
 from ..plan.compute import Lora, LoraTerm
 from ..plan.files import PlanTarget
 from ..plan.plan import Plan
@@ -255,7 +255,7 @@ def plan_lora_merge(
 
 
 def _check_plain(base: SourceView) -> None:
-    opaque = [key for key, info in base.tensors.items() if info.opaque]
+    opaque = [key for key, info in base.tensors.items() if is_uncopied(info)]
     if opaque:
         raise opaque_error(
             opaque[0], base.source.name, base.tensors[opaque[0]], "cannot be copied", verb="lora merge",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -68,6 +68,11 @@ class VocabularyRows(Brief):
     def is_identity(self) -> bool:
         """Return whether the two vocabularies have the same rows at the same positions."""
         return len(self.rows) == self.size and all(row == place for place, row in enumerate(self.rows))
+
+    @cached_property
+    def computed(self) -> VocabularyRows:
+        """The same rows, with zeros in place of the rows that are copies of one source row."""
+        return replace(self, rows=tuple(() if isinstance(row, int) else row for row in self.rows))
 
     @property
     def draws(self) -> bool:

@@ -13,10 +13,22 @@ from .coded_part import CodedPart
 from .compute import Factor, Lora, Merge, text
 from .rows import VocabularyRows
 
-__all__ = ["CLASSES", "MERGES", "Input", "Step", "read_step", "step_json", "step_texts", "with_vocabularies"]
+__all__ = [
+    "CLASSES",
+    "MERGES",
+    "STORED_ROWS",
+    "Input",
+    "Step",
+    "read_step",
+    "step_json",
+    "step_texts",
+    "with_vocabularies",
+]
 
 MERGES = ("average", "max", "merge")
 """The operations that combine several inputs element by element."""
+STORED_ROWS = "stored rows"
+"""The ``policy`` of a step that moves rows of codes or scales as they are, with all parts of the quantised tensor."""
 CLASSES = ("copied", "cast", "reshaped", "derived", "resized", "mapped", "merged", "initialised", "kept")
 """The classes of a destination tensor; each tensor is in exactly one."""
 _KINDS = {
@@ -90,9 +102,18 @@ class Step(Brief):
     @property
     def numbers(self) -> Step:
         """The step that computes the numbers that this step stores as codes; the step itself if it stores no codes."""
-        if self.coded is None:
+        part = self.coded
+        if part is None:
             return self
-        return replace(self, key=self.coded.key, dtype=self.coded.dtype, shape=self.coded.shape, coded=None)
+        numbers = replace(self, key=part.key, dtype=part.dtype, shape=part.shape, coded=None)
+        if not self.copies_rows or numbers.rows is None:
+            return numbers
+        return replace(numbers, more=(), rows=numbers.rows.computed)
+
+    @property
+    def copies_rows(self) -> bool:
+        """Whether the step computes and encodes only new rows, and copies the others from its second input."""
+        return self.op == "map" and self.coded is not None and bool(self.more)
 
     @property
     def kind(self) -> str:

@@ -12,7 +12,7 @@ from ...util.text import count, escape, listing, shape_text
 from ..keys.matcher import KeyMatcher
 from ..mismatch.policy_fits import fit
 from ..mismatch.policy_syntax import cast_fault, is_reshape
-from ..opaque import opaque_error
+from ..opaque import is_uncopied, opaque_error
 from ..plan.files import PlanSource
 from ..plan.plan import EqualKeys
 from ..plan.step import Step
@@ -163,7 +163,7 @@ class _Decider:
             return self._initial(key, info, reason="reinit", rule=f"--drop-last {self.options.drop_last}")
         if origin is None:
             return self._absent(key, info)
-        if origin.info.opaque:
+        if origin.info.opaque and not self._is_copied(origin.info, info):
             raise opaque_error(
                 origin.key, self.names[origin.source], origin.info, "cannot be copied", verb="transplant",
                 leave=f"Use --exclude {escape(origin.key)}.",
@@ -189,6 +189,14 @@ class _Decider:
                 where = f"{step.source_dtype} in {self.names[origin.source]}, {step.dtype} in the destination"
                 self.faults.casts.append((key, f"{where}: {fault}"))
         return step
+
+    def _is_copied(self, have: TensorInfo, want: TensorInfo) -> bool:
+        """Return whether a tensor that torch quantised can be copied, because the destination has one like it.
+
+        A live module keeps its own scales, so that nothing is copied into one.
+        """
+        is_alike = (have.dtype, have.shape) == (want.dtype, want.shape)
+        return is_alike and not is_uncopied(have) and self.target.kind != "module"
 
     def _check_coded(self, step: Step, origin: TensorOrigin) -> None:
         """Record a fault if the tensor is a part of a quantised tensor and the step would not copy it unchanged."""

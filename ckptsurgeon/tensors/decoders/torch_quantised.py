@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from math import isfinite, prod
-from typing import Any
 
 import numpy as np
 
@@ -17,16 +16,15 @@ from ...errors import FormatError
 from ...util.text import escape
 from ..composition import decoded
 from ..dtypes import DTYPES
-from ..encodings.torch_quantised import as_float
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box, box_shape
+from ..torch_quantisers import UnknownQuantiserError, as_float, quantiser_of
 from ._decoder import Request, UndecodableError
 
 __all__ = ["DECODER"]
 
 INTEGERS = {"qint8": "int8", "quint8": "uint8", "qint32": "int32"}
 """The integer dtype of the codes of each quantised dtype that has one code per element."""
-MOST_ZERO = 1 << 31
 
 
 class _Torch:
@@ -41,22 +39,18 @@ class _Torch:
 
     def describe(self, asked: Request) -> TensorInfo:
         codes = asked.codes
-        scheme, *given = _parameters(codes)
-        if scheme == "per_tensor_affine" and len(given) == 2:
-            scale, zero = given
-            if type(scale) not in (int, float) or type(zero) is not int or abs(zero) > MOST_ZERO:
-                raise UndecodableError("its scale or its zero point is not a valid number")
-            found, facts = (("codes", _integers(codes)),), [("scale", as_float(scale)), ("zero", float(zero))]
-            return decoded(codes.shape, Decoded(found, "torch_quantised", (*facts, *_bits(codes))))
-        if scheme.startswith("per_channel_affine") and len(given) == 3:
-            scale, zero, axis = given
-            if type(axis) is not int or not 0 <= axis < len(codes.shape):
-                raise UndecodableError("its channels are along a dimension that it does not have")
-            if not all(isinstance(one, TensorInfo) and one.shape == (codes.shape[axis],) for one in (scale, zero)):
-                raise UndecodableError("its scales and zero points are not tensors with a number for each channel")
-            parts = ("codes", _integers(codes)), ("scale", scale), ("zero", zero)
-            return decoded(codes.shape, Decoded(parts, "torch_quantised", (("axis", axis), *_bits(codes))))
-        raise UndecodableError(f"its scheme {scheme[:40]!r} is unknown")
+        try:
+            found = quantiser_of(codes)
+        except UnknownQuantiserError as error:
+            raise UndecodableError(str(error)) from None
+        parts, numbers = [("codes", _integers(codes))], list[tuple[str, float]]()
+        for role, one in (("scale", found.scale), ("zero", found.zero)):
+            if isinstance(one, TensorInfo):
+                parts.append((role, one))
+            else:
+                numbers.append((role, as_float(one)))
+        axis = () if found.axis is None else (("axis", found.axis),)
+        return decoded(codes.shape, Decoded(tuple(parts), "torch_quantised", (*numbers, *axis, *_bits(codes))))
 
     def boxes(self, made: Decoded, box: Box) -> Mapping[str, Box]:
         facts, info = dict(made.facts), made.of[0]
@@ -86,14 +80,6 @@ class _Torch:
         values -= zero.astype(wide)
         values *= scale.astype(wide)
         return values.astype("<f4", copy=False)
-
-
-def _parameters(codes: TensorInfo) -> tuple[Any, ...]:
-    """Return the parameters of the quantiser that the pickle stores: the name of the scheme, scales, zero points."""
-    params = codes.parts[0] if codes.parts else ()
-    if codes.storage is None or not isinstance(params, tuple) or not params:
-        raise UndecodableError("its scale is not known")
-    return (str(params[0]).removeprefix("torch."), *params[1:])
 
 
 def _bits(codes: TensorInfo) -> tuple[tuple[str, float], ...]:

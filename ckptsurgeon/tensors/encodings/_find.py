@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import cast
@@ -18,7 +18,7 @@ from ._parts import could_be_parts, could_be_words, lone_codes, lone_parts, part
 from ._settings import QuantisationSettings, Settings
 from .torch_quantised import pickled_torchao, stored_bytes
 
-__all__ = ["could_be_codes", "find_codes", "is_named_codes", "unknown"]
+__all__ = ["are_plain_integers", "could_be_codes", "find_codes", "is_named_codes", "unknown"]
 
 # Codes in unknown encodings are recognised by scales in the same module, or by the settings in their folder.
 
@@ -31,6 +31,7 @@ _CODE_TYPES = frozenset(
 _SMALL = frozenset(name for name in _CODE_TYPES if DTYPES[name].bits <= 8 and name != "float8_e8m0fnu")
 _WORDS = frozenset({"int16", "uint16", "int32", "uint32"})
 """Types of larger integers, which are never plain weights; MLX and HIGGS use them for codes."""
+_SIGNED = frozenset({"int8", "int16", "int32"})
 _BLOCK_BYTES = 16
 """Bytes in one block of mxfp4, as in gpt-oss."""
 _QUANTISED = r"(?:q|w|q_|w_|quant\w*_|packed_)weights?|weight_(?:packed|q\w*|u?int\d+)|w_?q|qdata"
@@ -53,6 +54,14 @@ def could_be_codes(info: TensorInfo) -> bool:
     return info.dtype in _CODE_TYPES
 
 
+def are_plain_integers(key: str, info: TensorInfo) -> bool:
+    """Return whether a tensor is a matrix of signed integers that is called ``weight``, as a table of ids may be.
+
+    Only scales, settings of quantisation or other quantised tensors show that such integers are codes.
+    """
+    return key.rpartition(".")[2] == "weight" and len(info.shape) > 1 and info.dtype in _SIGNED and info.numel > 1
+
+
 def is_named_codes(key: str) -> bool:
     """Return whether a tensor's name is one that only codes have, such as ``qweight``."""
     return _TELLING.fullmatch(key.rpartition(".")[2]) is not None
@@ -62,13 +71,14 @@ def unknown(
     keys: Iterable[str],
     tensors: Mapping[str, TensorInfo],
     by_module: Mapping[str, Sequence[str]],
-    known: Container[str],
+    known: Collection[str],
     quantisation: QuantisationSettings,
 ) -> Iterator[QuantisedTensor]:
     """Yield the quantised tensors in unknown encodings; ``keys`` are the keys that could be codes.
 
     If the folder has a ``quantization_config``, all tensors of a module except its biases are one quantised tensor.
-    Otherwise codes need a scale whose name is derived from the name of the codes. ``by_module`` contains the keys of
+    Otherwise codes need a scale whose name is derived from the name of the codes, a name or a dtype that only codes
+    have, or other quantised tensors in the state dict. ``by_module`` contains the keys of
     each module, ``known`` the keys that belong to known encodings.
     """
     method = f"{UNKNOWN} ({quantisation.method})" if quantisation.method else UNKNOWN
@@ -80,7 +90,8 @@ def unknown(
         around = [key for key in by_module[module] if key not in known]
         whole = bool(quantisation and module) and any(len(tensors[key].shape) > 1 for key in found)
         for codes, others in _whole(found, around) if whole else _by_name(found, around, by_module, tensors):
-            if others or _is_coded(codes[0], tensors[codes[0]], quantisation):
+            is_alone = not known and are_plain_integers(codes[0], tensors[codes[0]])
+            if others or (_is_coded(codes[0], tensors[codes[0]], quantisation) and not (is_alone and not quantisation)):
                 yield _coded(module if whole or len(codes) > 1 else "", codes, others, tensors, method)
 
 

@@ -6,10 +6,10 @@ https://docs.pytorch.org/docs/stable/quantization.html, https://github.com/pytor
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from math import inf
 
 from ..dtypes import DTYPES
 from ..info import TensorInfo
+from ..torch_quantisers import as_float
 from ._encoding import Encoding, LogicalTensor, Parts, same_shape
 from ._settings import QuantisationSettings
 
@@ -19,7 +19,6 @@ __all__ = [
     "MX",
     "NVFP4",
     "SCALED",
-    "as_float",
     "is_pickled",
     "pickled_scale",
     "pickled_torchao",
@@ -61,14 +60,6 @@ def pickled_scale(info: TensorInfo) -> float | TensorInfo | None:
     if isinstance(scale, (int, float)):
         return as_float(scale)
     return scale if isinstance(scale, TensorInfo) else None
-
-
-def as_float(scale: float) -> float:
-    """Return a number of a pickle as a float; infinity for an integer that is too large for a float."""
-    try:
-        return float(scale)
-    except OverflowError:
-        return inf if scale > 0 else -inf
 
 
 def stored_bytes(info: TensorInfo) -> int:

@@ -123,6 +123,10 @@ def test_there_are_more_than_twenty_faults() -> None:
         ({"vocab_size": "many"}, "FAIL", "cannot be built: the class LlamaConfig refuses the fields of config.json"),
         ({"vocab_size": "many", "transformers_version": "4.1.0.dev0"}, "FAIL", "refuses the fields"),
         ({"vocab_size": "many", "transformers_version": "999.0.0"}, "WARN", "refuses the fields"),
+        ({"hidden_act": None, "transformers_version": "4.1.0"}, "WARN", "transformers 4.1.0 wrote config.json"),
+        ({"layer_types": ["of yesterday"] * 6}, "WARN", "no version of transformers is in config.json"),
+        ({"use_cache": 1, "transformers_version": "4.40.0"}, "WARN", "is installed, transformers 4.40.0 wrote"),
+        ({"model_type": "of tomorrow", "transformers_version": "9.0"}, "WARN", "transformers 9.0 wrote config.json"),
     ],
 )
 def test_a_class_that_cannot_be_built_is_named_with_its_own_advice(

@@ -109,8 +109,8 @@ def test_what_no_scale_can_be_is_refused(params: tuple[Any, ...], why: str) -> N
         decoded_weight(Request(coded, {"": replace(info, storage=None)}, StatedSettings({})))
 
 
-def test_one_that_is_in_memory_is_refused_by_name() -> None:
-    with pytest.raises(PlanError, match="qint8.tensor .* cannot be decoded"):
+def test_one_of_small_codes_that_is_in_memory_is_refused_by_name() -> None:
+    with pytest.raises(PlanError, match="quint4x2.floats .* cannot be decoded"):
         cs.convert(STATE, dtype="float32", dequantize=True)
 
 

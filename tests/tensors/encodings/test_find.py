@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -227,8 +229,8 @@ def test_shapes_that_fit_no_layout_are_codes_of_an_unknown_encoding_if_a_scale_l
     ("key", "dtype", "shape"),
     [
         ("m.weight", "uint32", (8, 8)),
-        ("m.weight", "int32", (8, 8)),
-        ("m.weight", "int16", (8, 8)),
+        ("m.weight", "uint16", (8, 8)),
+        ("m.weight", "uint8", (8, 8)),
         ("m.up_proj_blocks", "uint8", (4, 8, 4, 16)),
     ],
 )
@@ -238,6 +240,36 @@ def test_codes_whose_scales_are_lost_are_no_numbers(key: str, dtype: str, shape:
     ]
     assert not find_codes({key: TensorInfo(dtype, shape[:1])})
     assert not find_codes({key.replace("weight", "mask").replace("blocks", "mask"): TensorInfo(dtype, shape)})
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32"])
+def test_integers_called_weight_are_codes_only_if_something_shows_it(dtype: str) -> None:
+    table = {"ids.weight": TensorInfo(dtype, (8, 8))}
+    assert not find_codes(table)
+    assert find_codes(table, lambda: {"quant_method": "secret"})
+    others = {"m.qweight": TensorInfo("int8", (8, 8)), "m.scales": TensorInfo("float32", (8,))}
+    assert "ids.weight" in find_codes({**others, **table}).by_key
+    assert "ids.weight" in find_codes({**table, "ids.weight_scale": TensorInfo("float32", (8, 1))}).by_key
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32])
+def test_a_table_of_integers_is_copied_and_named(
+    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ckpt: Callable[..., Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = {"ids.weight": torch.arange(64).reshape(8, 8).to(dtype), "out.weight": torch.ones(8, 8)}
+    torch.save(state, "a.pth")
+    for command in (
+        ("average", "a.pth", "a.pth"), ("merge", "a.pth", "a.pth", "-m", "linear", "--weights", "1,1"),
+        ("transplant", "a.pth", "a.pth"), ("convert", "a.pth"),
+    ):  # fmt: skip
+        done = ckpt(*command, "-o", "x.pth", "--force")
+        assert done.code == 0, done
+        assert "taken as plain integers" in " ".join(done.err.split())
+        assert torch.equal(torch.load("x.pth")["ids.weight"], state["ids.weight"])
+    report = cs.check("a.pth")
+    assert report.row("quantisation").status.value == "WARN"
+    assert cs.inspect("a.pth").parameters == 64
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from collections import Counter
@@ -14,12 +13,13 @@ from ....checkpoint.checkpoint import Checkpoint
 from ....storage.read.uri import scheme_of
 from ....tensors.encodings._encoding import QuantisedTensor
 from ....tensors.encodings._methods import family
+from ....tensors.encodings.bitsandbytes import STATE
 from ....util.text import NUMBER_IN_KEY, brief_repr, count, escape, listing
 from .logical_tensors import columns_of, whole_shape
 
 __all__ = ["described_shape_notes"]
 
-STATE, SHAPE, ZEROS = ".quant_state.bitsandbytes__", ".weight_shape", ".qzeros"
+SHAPE, ZEROS = ".weight_shape", ".qzeros"
 INTEGERS = ("int64", "int32")
 """The dtypes of a ``weight_shape``."""
 MOST = 2000
@@ -27,7 +27,7 @@ MOST = 2000
 DIGITS = 60
 """The most characters of a stored number that a note shows."""
 VALUE_BYTES = 4096
-"""The most bytes of a stored shape that are read; a ``quant_state`` of bitsandbytes has about 80 to 200."""
+"""The most bytes of a stored shape that are read."""
 
 
 def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) -> list[str]:
@@ -65,13 +65,7 @@ def _describes(ending: str) -> bool:
 
 
 def _of_state(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    key = next((key for ending, key in one.parts.items() if ending.startswith(STATE)), "")
-    try:
-        state: Any = json.loads(_small_value(checkpoint, key, "uint8"))
-    except (ValueError, RecursionError):  # reported when the weight is decoded
-        return
-    if not isinstance(state, dict):
-        return
+    state = checkpoint.quant_states.get(one.name, {})  # an unreadable state is reported when the weight is decoded
     shape, block = state.get("shape"), state.get("blocksize")
     codes, scales = 2 * checkpoint[one.codes].nbytes, one.parts.get(".absmax")
     if isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-__all__ = ["ENDS_IN_FULL", "FULL", "RULES", "Derive", "positive"]
+__all__ = ["ENDS_IN_FULL", "FULL", "PERIODS", "RULES", "Derive", "positive"]
 
 Fields = Mapping[str, Any]
 Derive = Callable[[Fields, int], list[Any]]
@@ -73,10 +73,26 @@ def _qwen2_moe(config: Fields, number: int) -> list[Any]:
     return [SLIDING if one % 2 == 0 and one < most else FULL for one in range(number)]
 
 
+PERIODS: Mapping[str, tuple[int, str]] = {
+    **dict.fromkeys(("gemma2", "gpt_oss", "t5_gemma_module", "vaultgemma"), (2, "")),
+    "ultrabert": (3, ""),
+    "cohere2": (4, "sliding_window_pattern"),
+    "afmoe": (4, "global_attn_every_n_layers"),
+    **dict.fromkeys(("exaone4", "exaone_moe"), (4, "sliding_window_pattern")),
+    "olmo3": (4, ""),
+    **dict.fromkeys(("gemma3n_text", "kolibri1"), (5, "")),
+    **dict.fromkeys(("gemma3_text", "t5gemma2_decoder", "t5gemma2_text"), (6, "sliding_window_pattern")),
+}  # fmt: skip
+"""{model type: (default period, field that overrides it)}, if the last layer of each period has full attention.
+
+The other layers have a sliding window.
+"""
+
+
 def _exaone(config: Fields, number: int) -> list[Any]:
     if config.get("sliding_window", 4096) is None or not config.get("sliding_window_pattern", 4):
         return [FULL] * number
-    return _last(4, "sliding_window_pattern")(config, number)
+    return _last(*PERIODS["exaone4"])(config, number)
 
 
 def _cohere2_moe(config: Fields, number: int) -> list[Any]:
@@ -154,13 +170,7 @@ def _zamba(config: Fields, number: int) -> list[Any]:
 
 _INTERVAL = _last(4, "full_attention_interval", common=LINEAR)
 _LAYER_TYPES: Mapping[str, Derive] = {
-    **dict.fromkeys(("gemma2", "gpt_oss", "t5_gemma_module", "vaultgemma"), _last(2)),
-    "ultrabert": _last(3),
-    "cohere2": _last(4, "sliding_window_pattern"),
-    "afmoe": _last(4, "global_attn_every_n_layers"),
-    "olmo3": _last(4),
-    **dict.fromkeys(("gemma3n_text", "kolibri1"), _last(5)),
-    **dict.fromkeys(("gemma3_text", "t5gemma2_decoder", "t5gemma2_text"), _last(6, "sliding_window_pattern")),
+    **{kind: _last(*period) for kind, period in PERIODS.items()},
     **dict.fromkeys(("beam", "diffusion_gemma_text", "gemma4_text", "gemma4_unified_text", "neomme"),
                     _last(6, at_end=True)),
     "embedding_gemma2_text": _last(6, "sliding_window_pattern", at_end=True),

@@ -7,17 +7,13 @@ from typing import Any
 
 from ....util.text import count
 from ..config_fields import base_of_rope
-from .derived_kinds import derived_lists
+from .derived_kinds import derived_lists, model_type_in
+from .derived_lists import PERIODS
 
 __all__ = ["factor_notes", "rotary_differences", "with_order"]
 
 _PATTERN = ("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
 """Fields that override the period."""
-_PERIODS = {
-    2: ("gemma2", "gpt_oss", "vaultgemma"), 4: ("afmoe", "cohere2", "exaone4", "exaone_moe", "olmo3"),
-    5: ("gemma3n_text",), 6: ("gemma3_text",),
-}  # fmt: skip
-"""Default periods in which one layer has full attention and the others a sliding window, with their model types."""
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _BASES = {
     "gemma3_text": (("rope_theta", 1e6), ("rope_local_base_freq", 1e4)),
@@ -30,10 +26,9 @@ _BASES = {
 
 def with_order(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields on the order of layer kinds that a configuration omits, with the defaults of its class."""
-    period = next((size for size, kinds in _PERIODS.items() if config.get("model_type") in kinds), None)
-    made: dict[str, Any] = {}
-    if period is not None and not any(name in config for name in _PATTERN):
-        made = dict.fromkeys(_PATTERN, period)
+    kind, made = model_type_in(config), dict[str, Any]()
+    if kind in PERIODS and not any(name in config for name in _PATTERN):
+        made = dict.fromkeys(_PATTERN, PERIODS[kind][0])
     return {**made, **derived_lists(config)}
 
 

@@ -1,0 +1,77 @@
+"""The weights of all layers together have the size of those of a network: outputs are about as large as inputs.
+
+A layer multiplies the size of its inputs by about the root mean square of its weights, times the square root of its
+inputs. In trained and in new networks, the median of this factor over all layers is between about 0.1 and 30.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import isfinite, prod
+
+from ....util.text import count
+from ..check import Check, of_keys
+from ..report import Found, Status
+from ..subject import Subject, WeightSize
+from .scales import CHECK as OF_SCALES
+from .value_family import median
+
+__all__ = ["CHECK"]
+
+FEWEST = 4
+"""The fewest matrices whose median is looked at."""
+DECODED = (0.02, 50.0)
+"""The smallest and the largest plausible median of decoded weights.
+
+Inverse scales make it at least 30 in a network as narrow as MiniLM (384), and more in wider ones.
+"""
+PLAIN = (0.003, 100.0)
+"""The same for weights that are stored plainly; they may be smaller, because norms make up for it."""
+NEAR, BESIDE = (0.1, 20.0), 20.0
+"""Narrower bounds of decoded weights that are ``BESIDE`` times as large as plain embeddings, or a ``BESIDE``th."""
+SCALES = (
+    "Compare with the original (ckpt diff --values): the scales may be inverse (1/scale), squared, or of other codes."
+)
+VALUES = "Compare with the original (ckpt diff --values): all weights may have been multiplied or divided by a number."
+
+
+def _run(subject: Subject) -> Iterator[Found]:
+    decoded: Mapping[str, WeightSize] = {} if any(OF_SCALES.run(subject)) else subject.decoded  # said by that check
+    plain = _plain(subject)
+    for sizes, bounds, decode, todo in ((decoded, DECODED, "decode to", SCALES), (plain, PLAIN, "have", VALUES)):
+        factor = _factor(sizes)
+        low, high = NEAR if sizes is decoded and _contradict_embeddings(subject) else bounds
+        if factor and not low <= factor <= high:
+            what = f"{decode} weights that make outputs {factor:.2g} times as large as inputs (median)"
+            yield of_keys(Status.WARN, list(sizes), what, todo, factor=float(f"{factor:.3g}"))
+
+
+def _plain(subject: Subject) -> Mapping[str, WeightSize]:
+    tables = {*subject.embeddings, *subject.heads}
+    return {key: WeightSize(one.rms, prod(info.shape[1:])) for key, info, one in subject.weights if key not in tables}
+
+
+def _factor(sizes: Mapping[str, WeightSize]) -> float:
+    """Return the median factor by which these layers change the size of their inputs; 0 if there are too few."""
+    found = [one.factor for one in sizes.values() if one.rms > 0 and isfinite(one.rms)]
+    return median(found) if len(found) >= FEWEST else 0.0
+
+
+def _contradict_embeddings(subject: Subject) -> bool:
+    """Return whether decoded weights are far larger or smaller than the embeddings, which are stored plainly."""
+    tables = [subject.measured[key].figures for key in subject.embeddings if key not in subject.parts]
+    sizes = [one.rms for one in tables if one is not None and one.rms > 0]
+    weights = [one.rms for one in subject.decoded.values() if one.rms > 0]
+    return bool(sizes and weights) and not 1 / BESIDE < median(weights) / max(sizes) < BESIDE
+
+
+def _against(subject: Subject) -> str:
+    sizes = max(len(subject.decoded), len(_plain(subject)))
+    return "" if sizes >= FEWEST else f"fewer than {FEWEST} weight matrices can be read"
+
+
+def _looks_at(subject: Subject) -> str:
+    return count(len(subject.decoded) + len(_plain(subject)), "matrix", "matrices")
+
+
+CHECK = Check("weight-size", "weights have the size of those of a network", _run, _against, _looks_at)

@@ -1,0 +1,50 @@
+"""Measures the size of the weights that quantised tensors encode, in a sample of each."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from math import prod, sqrt
+
+import numpy as np
+
+from ...analysis.check.subject import WeightSize
+from ...checkpoint.checkpoint import Checkpoint
+from ...engine.compute.reading import read_part
+from ...errors import CheckpointError
+from ...planning.transplant.by_place import is_embedding
+from ...tensors.info import TensorInfo
+from ...tensors.ops.regions import Box
+from ..inputs.dequantising import weights_of
+
+__all__ = ["decoded_sizes"]
+
+TENSORS = 64
+"""The most quantised tensors that are decoded, evenly spread over the model."""
+ELEMENTS = 1 << 16
+"""The approximate number of values that are decoded of each tensor."""
+
+
+def decoded_sizes(checkpoint: Checkpoint) -> dict[str, WeightSize]:
+    """Return the size of some decoded matrices, by the names of the weights; embeddings have other sizes.
+
+    Tensors that cannot be decoded are left out.
+    """
+    names = [one for one in checkpoint.codes.tensors if one.codes and not is_embedding(one.name)]
+    number, weight_of, found = min(TENSORS, len(names)), weights_of(checkpoint), dict[str, WeightSize]()
+    for at in range(number):
+        one = names[at * len(names) // number]
+        with suppress(CheckpointError):  # such a tensor is reported by other checks
+            weight = weight_of(one.codes)
+            if weight is not None and len(weight.info.shape) > 1 and weight.info.numel:
+                found[one.name] = WeightSize(_rms(checkpoint, weight.info), weight.info.shape[-1])
+    return found
+
+
+def _rms(checkpoint: Checkpoint, info: TensorInfo) -> float:
+    """Return the root mean square of rows in the middle of a matrix, or of the first matrix of experts."""
+    *lead, rows, columns = info.shape
+    several = min(rows, max(1, ELEMENTS // columns))
+    begin = (rows - several) // 2
+    box: Box = (*((0, 1) for _ in lead), (begin, begin + several), (0, columns))
+    values = read_part(checkpoint, info, box).astype(np.float64)
+    return sqrt(float(np.square(values).sum()) / prod(values.shape))

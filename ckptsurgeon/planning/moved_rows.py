@@ -1,0 +1,117 @@
+"""Moves rows of quantised weights between vocabularies as they are stored, so that they are not rounded again.
+
+This is possible if each row has its own codes and scales: then rows of codes, scales and zero points move together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from ..tensors.encodings._encoding import QuantisedTensor
+from ..tensors.encodings._methods import family
+from ..tensors.info import TensorInfo
+from .plan.step import STORED_ROWS, Input, Step
+
+__all__ = ["MovedRows", "StoredWeight", "moved_rows"]
+
+BY_ROW = ("GGUF", "MLX", "bitsandbytes", "fp8", "int8", "mxfp4", "mxfp8", "nvfp4", "packed")
+"""Families of encodings that may store each row by itself; the shapes of the parts show whether they do."""
+DESCRIPTIONS = (".weight_shape", ".weight_format")
+"""Endings of parts that describe the whole weight, and not its values."""
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """A quantised weight of a source: its stored parts in ``tensors``, and the index of the source in the plan."""
+
+    coded: QuantisedTensor
+    tensors: Mapping[str, TensorInfo]
+    source: int
+
+    def part(self, end: str) -> TensorInfo:
+        """Return the stored part whose key has this ending."""
+        return self.tensors[self.coded.parts[end]]
+
+    def input(self, end: str) -> Input:
+        """Return this part as the input of a step."""
+        info = self.part(end)
+        return Input(self.source, self.coded.parts[end], info.dtype, info.shape)
+
+
+@dataclass(frozen=True)
+class MovedRows:
+    """A step that moves the rows of a decoded weight, and how the stored parts of the weight can move instead.
+
+    ``have`` is the source, ``want`` the weight of the destination. ``kinds`` has the kind of each part by its ending:
+    "rows" (it has a row for each row of the weight), "whole" (one number) or "description".
+    """
+
+    step: Step
+    have: StoredWeight
+    want: StoredWeight
+    kinds: Mapping[str, str]
+
+    @property
+    def computes(self) -> bool:
+        """Whether some rows are means of several rows; other new rows are zeros, or rows of the destination."""
+        rows = self.step.rows
+        return rows is not None and bool(rows.composed or (rows.new == "mean" and rows.fresh))
+
+    def inputs(self) -> dict[str, Input]:
+        """Return the stored parts of ``have`` whose rows move, by the endings of their keys."""
+        return {end: self.have.input(end) for end, kind in self.kinds.items() if kind == "rows"}
+
+    def steps(self) -> Iterator[Step]:
+        """Yield the steps that move the rows of each part, if no row is computed."""
+        for end, key in self.want.coded.parts.items():
+            of = self.want if self.kinds[end] == "description" else self.have
+            info, moves = of.part(end), self.kinds[end] == "rows"
+            tied = self.want.coded.part_named(self.step.tied_to, end) if self.step.tied_to else ""
+            yield replace(
+                self.step, key=key, op="map" if moves else "copy", dtype=info.dtype, shape=self.want.part(end).shape,
+                source=of.source, source_key=of.coded.parts[end], source_dtype=info.dtype, source_shape=info.shape,
+                policy=STORED_ROWS, rows=self.step.rows if moves else None, tied_to=tied or "",
+            )  # fmt: skip
+
+
+def moved_rows(step: Step, have: StoredWeight, want: StoredWeight) -> MovedRows | None:
+    """Return how the stored rows of a weight move to the rows of another vocabulary; None if they cannot move.
+
+    Both weights must have the same parts, of the same dtypes and, apart from the rows, shapes.
+    """
+    if step.op != "map" or step.rows is None or step.axis != 0:
+        return None
+    kinds = _kinds(have, step.source_shape[0])
+    if not kinds or kinds != _kinds(want, step.shape[0]) or not _have_equal_parts(have, want, kinds):
+        return None
+    is_mixed = step.rows.fresh or step.rows.composed
+    if is_mixed and "whole" in kinds.values():  # new rows would have another global scale
+        return None
+    return MovedRows(step, have, want, kinds)
+
+
+def _kinds(weight: StoredWeight, rows: int) -> dict[str, str]:
+    """Return the kind of each part of a weight; {} if a row shares codes or scales with other rows."""
+    if family(weight.coded.method) not in BY_ROW or rows < 2:
+        return {}
+    kinds = {end: _kind(end, weight.part(end), rows) for end in weight.coded.parts}
+    codes = weight.coded.ending(weight.coded.codes) if weight.coded.codes else ""
+    return kinds if "" not in kinds.values() and kinds.get(codes) == "rows" else {}
+
+
+def _kind(end: str, info: TensorInfo, rows: int) -> str:
+    if end in DESCRIPTIONS:
+        return "description"
+    if info.opaque:
+        return ""
+    return "rows" if info.shape[:1] == (rows,) else "whole" if info.numel == 1 else ""
+
+
+def _have_equal_parts(have: StoredWeight, want: StoredWeight, kinds: Mapping[str, str]) -> bool:
+    """Return whether two weights have the same parts, with the same dtypes and, apart from the rows, shapes."""
+    pairs = [(kind, have.part(end), want.part(end)) for end, kind in kinds.items() if kind != "description"]
+    return all(
+        a.dtype == b.dtype and (a.shape[1:] == b.shape[1:] if kind == "rows" else a.shape == b.shape)
+        for kind, a, b in pairs
+    )

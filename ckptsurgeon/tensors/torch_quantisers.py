@@ -1,0 +1,94 @@
+"""Reads the parameters that a pickle stores with a tensor that torch quantised: its scales and zero points.
+
+Follows ``_rebuild_qtensor`` in ``torch/_utils.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Any
+
+from .dtypes import DTYPES
+from .info import TensorInfo
+
+__all__ = ["Quantiser", "UnknownQuantiserError", "as_float", "codes_of", "quantiser_of"]
+
+BY_TENSOR, BY_CHANNEL = "per_tensor_affine", "per_channel_affine"
+WRITTEN = (BY_TENSOR, BY_CHANNEL, "per_channel_affine_float_qparams")
+"""The schemes that torch reads."""
+MOST_ZERO = 1 << 31
+
+
+class UnknownQuantiserError(ValueError):
+    """The parameters of a quantised tensor are missing, or are not valid."""
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    """The parameters of a tensor that torch quantised: a value is (code - ``zero``) * ``scale``.
+
+    Both are numbers if all elements share them. Otherwise they are one-dimensional tensors with a number for each
+    channel, and ``axis`` is the dimension of the channels.
+    """
+
+    scheme: str
+    scale: float | TensorInfo
+    zero: int | TensorInfo
+    axis: int | None = None
+
+
+def quantiser_of(info: TensorInfo) -> Quantiser:
+    """Return the parameters of a tensor that torch quantised; raises UnknownQuantiserError if they are not valid."""
+    params = info.parts[0] if info.parts else ()
+    if info.storage is None or not isinstance(params, tuple) or not params:
+        raise UnknownQuantiserError("its scale is not known")
+    scheme, *given = (str(params[0]).removeprefix("torch."), *params[1:])
+    if scheme == BY_TENSOR and len(given) == 2:
+        return _by_tensor(*given)
+    if scheme.startswith(BY_CHANNEL) and len(given) == 3:
+        return _by_channel(info.shape, scheme, *given)
+    raise UnknownQuantiserError(f"its scheme {scheme[:40]!r} is unknown")
+
+
+def _by_tensor(scale: Any, zero: Any) -> Quantiser:
+    if type(scale) not in (int, float) or type(zero) is not int or abs(zero) > MOST_ZERO:
+        raise UnknownQuantiserError("its scale or its zero point is not a valid number")
+    return Quantiser(BY_TENSOR, scale, zero)
+
+
+def _by_channel(shape: tuple[int, ...], scheme: str, scale: Any, zero: Any, axis: Any) -> Quantiser:
+    if type(axis) is not int or not 0 <= axis < len(shape):
+        raise UnknownQuantiserError("its channels are along a dimension that it does not have")
+    for one in (scale, zero):
+        if not isinstance(one, TensorInfo) or one.shape != (shape[axis],):
+            raise UnknownQuantiserError("its scales and zero points are not tensors with a number for each channel")
+    return Quantiser(scheme, scale, zero, axis)
+
+
+def codes_of(info: TensorInfo) -> TensorInfo | None:
+    """Return the codes of a tensor that torch quantised as a tensor of plain bytes, with the same dtype.
+
+    Return None for any other tensor, and if its parameters are not valid, so that it cannot be copied.
+    """
+    dtype = DTYPES[info.dtype]
+    if not info.opaque or dtype.kind != "quantized" or dtype.block:
+        return None
+    try:
+        quantiser = quantiser_of(info)
+    except UnknownQuantiserError:
+        return None
+    scale, zero = quantiser.scale, quantiser.zero
+    if quantiser.scheme not in WRITTEN or type(scale) is int:  # torch stores floats
+        return None
+    if any(isinstance(one, TensorInfo) and one.opaque for one in (scale, zero)):
+        return None
+    return replace(info, opaque="", parts=())
+
+
+def as_float(scale: float) -> float:
+    """Return a number of a pickle as a float; infinity for an integer that is too large for one."""
+    try:
+        return float(scale)
+    except OverflowError:
+        return inf if scale > 0 else -inf
