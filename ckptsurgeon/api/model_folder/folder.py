@@ -261,7 +261,7 @@ class ModelFolder:
         return tuple(self._prints[name] for name in sorted(self._prints))
 
     def knowing(self, prints: Iterable[FilePrint]) -> ModelFolder:
-        """Return this folder after adding the fingerprints of the original files from which its files were made."""
+        """Add ``prints``, the fingerprints of the original files from which files were made; return this folder."""
         self._prints.update((one.name, one) for one in prints)
         return self
 

@@ -1,6 +1,6 @@
 """Compares the configuration and tokeniser files of a model's folder with its weights, and with each other.
 
-The modules for these checks are many, so ``checks.py`` imports this one only if a folder has such files.
+This module imports the modules of many checks, so ``checks.py`` imports it only if a folder has such files.
 """
 
 from __future__ import annotations

@@ -36,7 +36,10 @@ QUANTISED_BY = ("quantize_config.json", "quant_config.json")
 """Files with the quantisation settings of AutoGPTQ and AutoAWQ."""
 MOST_FAULTS = 8
 PARTS = "{part}choose a token list that has this token"
-"""Hint for a token id whose token the new vocabulary lacks, in a transplant into a checkpoint."""
+"""Hint for a token id whose token the new vocabulary lacks, in a transplant into a checkpoint.
+
+``{part}`` is replaced by text on ``--token-map``, or by ''.
+"""
 
 
 def with_new_ids(

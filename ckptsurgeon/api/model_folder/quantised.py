@@ -176,7 +176,7 @@ def check_settings(
                 raise SettingsError(
                     f"the settings of quantisation of {other} do not fit the new names of its modules: {field} is "
                     f"{escape(theirs)} under the old name, {escape(here)} under the new one.",
-                    hint="Do not rename these modules, or leave them out.",
+                    hint="Keep the names of these modules, or leave these modules out of the output.",
                     details=[one.name for one in tensors],
                 )
             raise SettingsError(

@@ -158,7 +158,8 @@ def _configuration(model: nn.Module) -> dict[str, Any]:
 def _staged(loading: ModuleLoading, plan: Plan, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> Plan:
     """Read the new values of a plan, append (tensor, new values) to ``pairs``, and return the plan with all notes.
 
-    If tensors are sharded over processes, all values are written at once instead.
+    If the module's tensors are sharded over processes, each value is written to its tensor as soon as it is read, and
+    nothing is appended.
     """
     from torch import Tensor
 
