@@ -141,9 +141,10 @@ def merge(
 
     ``models`` are the models, or the path of a recipe (``merge("recipe.yaml")``), which itself contains the models, the
     method, the base and the parameters. ``base`` is the model that the others were trained from, or from which the
-    method starts. ``parameters`` of the method can also be given as arguments (``density=0.5``). A value is a number, a
-    list with a number for each model, a map from key patterns to values, or ``{"gradient": [0, 1]}`` for values from
-    the first layer to the last. ``weights`` is the parameter ``weight`` for all keys.
+    method starts. ``parameters`` are those of the method, by name; each can also be given as an argument
+    (``density=0.5``). A value is a number, a list with a number for each model, a map from key patterns to values, or
+    ``{"gradient": [0, 1]}`` for values from the first layer to the last. ``weights`` is the parameter ``weight`` for
+    all keys.
 
     ``on_missing`` decides about a tensor that some models lack: "error"; "base" (the base's tensor replaces it); "skip"
     (the output does not have the tensor); "any" (the models that have it are merged). ``on_mismatch`` decides about a

@@ -72,7 +72,7 @@ def with_config_said(
 
     ``folders`` are the folders of the sources. The output gets the configuration of the source at index ``donor``; if
     this source has none, it gets that of the first source with one. If the output's configuration comes from a
-    destination that is not a source, ``given`` is its configuration, name and folder.
+    destination that is not a source, ``given`` is (configuration, name, folder) of this destination.
 
     All fields are compared, except those that are known not to affect what weights of the same shapes compute. A field
     that only one configuration has is compared if both have the same model type and its value is not the default of

@@ -134,8 +134,8 @@ def plan_into(
 ) -> Plan:
     """Open the sources of a transplant and return its plan, which keeps the sources open for ``apply``.
 
-    If ``encoding`` is "dequantize", quantised sources and destinations are decoded. If it is "keep", codes are copied;
-    if this plan is impossible and the destination is a quantised checkpoint, the transplant is planned with decoded
+    If ``encoding`` is "dequantize", quantised sources and destinations are decoded. If it is "keep", codes are copied.
+    If codes cannot be copied and the destination is a quantised checkpoint, the transplant is planned with decoded
     weights, and the results are encoded like the destination. ``more`` are further arguments of ``_planned``.
     """
     try:

@@ -26,7 +26,7 @@ _NUMBERS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_exp
 
 
 def without_like_experts(tensors: Sequence[DescribedTensor]) -> list[DescribedTensor]:
-    """Return ``tensors``, but only the first of each set that differs in nothing but the index of the expert.
+    """Return ``tensors`` without those whose key differs from an earlier key only in the index of the expert.
 
     A layer may have 256 experts; a check of names or sizes needs only one of them.
     """
@@ -106,7 +106,7 @@ def _choices(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _declared(config: Mapping[str, Any]) -> tuple[str, set[int]]:
-    """Return the field that declares the number of experts ('' if there is none), and the numbers that are valid.
+    """Return (field that declares the number of experts, or ''; set of the numbers that the weights may have).
 
     Two numbers are valid for LongCat: some of its experts compute nothing, and have weights only in transformers 5.
     """

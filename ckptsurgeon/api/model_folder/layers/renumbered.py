@@ -170,9 +170,10 @@ def not_by_layer(
 ) -> Iterator[Reason]:
     """Yield the reasons why a configuration cannot be shortened to the first ``kept`` layers of the list ``old``.
 
-    There are three reasons: the number of these layers is also the number of layers of another list of the model (one
-    of ``others``); an unknown field has an entry for each layer or the index of a removed layer; or, if layers get
-    another index (``is_moved``), a field by which a class that ckpt does not know may choose the kind of each layer.
+    There are three reasons. The field with the number of these layers also states the number of layers of another list
+    of the model (one of ``others``). An unknown field has an entry for each layer, or the index of a removed layer. Or
+    layers get another index (``is_moved``), and there is a field by which a class that ckpt does not know may choose
+    the kind of each layer.
     """
     paths = [path for path, value in counted_layers(config) if value == old.count]
     fields = _chosen(paths, old.prefix)

@@ -81,7 +81,7 @@ _ELSEWHERE = (("deepseek_v2", "mlp_bias"), ("granite_speech5_encoder", "attentio
 def family_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on tensors that contradict the model type in a configuration.
 
-    There are none if the configuration has nested configurations or refers to custom code (``auto_map``).
+    There are no notes if the configuration has nested configurations or refers to custom code (``auto_map``).
     """
     if has_parts(config) or config.get("auto_map"):
         return

@@ -137,7 +137,7 @@ def _table() -> dict[str, str]:
 ADAPTER = re.compile(r"\.(?:base_layer|lora_[AB])\.")
 """Matches names in models with adapters of PEFT that are not merged."""
 WRAPPERS = ("_orig_mod.", "module.")
-"""Prefixes of names in a model that torch.compile or data parallelism wraps."""
+"""Prefixes of the keys of a model that was wrapped by torch.compile or for data parallelism."""
 MOSTLY = 0.8
 """The share of a class's names that the weights must have; else unknown names are not compared with missing names."""
 IGNORED = "transformers ignores them, and initialises the missing weights"
@@ -242,7 +242,10 @@ def _in_all(
 
 
 def _fits(missing: str, one: DescribedTensor, tensors: Sequence[DescribedTensor]) -> bool:
-    """Return whether the tensor ``one`` could be the missing tensor: an output layer has the shape of an embedding."""
+    """Return whether the tensor ``one`` could be the tensor with the key ``missing``.
+
+    An output layer must have the shape of an embedding. No shape is known for other tensors.
+    """
     if not HEAD.search(missing):
         return True
     return any(other.shape == one.shape and is_embedding(other.key) for other in tensors)
