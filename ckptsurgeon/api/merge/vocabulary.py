@@ -151,7 +151,7 @@ def merge_vocabulary(
 
 
 def _is_beside(path: str, model: InputModel) -> bool:
-    """Return whether the token list at ``path`` is in the folder of the model. Other checks compare such lists."""
+    """Return whether the token list at ``path`` is in the folder of the model, whose files other checks compare."""
     return os.path.realpath(os.path.dirname(path) or os.curdir) == os.path.realpath(model.folder.path)
 
 

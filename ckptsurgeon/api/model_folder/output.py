@@ -133,7 +133,7 @@ def _why(renamed: Sequence[Step], left: Sequence[str]) -> str:
 def _fewer_layers(
     folder: ModelFolder, keys: Sequence[str], left: Sequence[str]
 ) -> tuple[dict[str, Any] | None, list[str], list[str]]:
-    """Return the configuration with fewer layers if only the last layers are left out, notes, and faults.
+    """Return (configuration with fewer layers, notes, faults), for an output without the last layers of the source.
 
     ``keys`` are the keys of the source, and ``left`` the keys that are left out. The configuration is None if other
     tensors are left out, or if it cannot be changed; in the second case, a note has the reason. Faults say which layers

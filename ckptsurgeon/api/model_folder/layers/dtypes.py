@@ -99,7 +99,7 @@ def _is_odd(key: str, other: str, dtypes: Mapping[str, str]) -> bool:
 
 
 def _outside(dtypes: Mapping[str, str]) -> dict[str, str]:
-    """Return a dict from each weight that is not floating-point to a weight that is floating-point.
+    """Return {key of a weight that is not floating-point: key of a weight that is floating-point}.
 
     The dict is empty if most weights are not floating-point.
     """

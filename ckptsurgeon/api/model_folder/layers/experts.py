@@ -118,7 +118,7 @@ def _declared(config: Mapping[str, Any]) -> tuple[str, set[int]]:
 
 
 def _together(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if a tensor that stacks all experts of a layer has another number of experts than is declared.
+    """Yield a note if a tensor that stacks all experts of a layer has more or fewer experts than config.json declares.
 
     If no number is declared, such tensors are compared with each other.
     """

@@ -212,7 +212,7 @@ def _lost(own: Collection[str], usual: Sequence[str], counts: Mapping[str, int])
 
 
 def _is_coded(rest: str, own: Collection[str]) -> bool:
-    """Return whether a missing ``weight`` is quantised in this layer: its module has other tensors than a bias.
+    """Return whether a layer has codes in place of a ``weight``: the weight's module has other tensors than a bias.
 
     ``rest`` is the name of the weight, and ``own`` has the names of the layer's tensors.
     """

@@ -128,7 +128,7 @@ def _of_others(keys: Sequence[str], kind: str) -> Iterator[str]:
 
 
 def _parts(keys: Sequence[str], kind: str) -> Iterator[str]:
-    """Yield notes on layers with tensors that no model of type ``kind`` has, or without tensors that every one has."""
+    """Yield notes on layers with tensors that no ``kind`` model has, or without tensors that every such model has."""
     layer = next((key for key in keys if _LAYER.search(key)), "")
     for name, pattern, having, lacking in _PARTS:
         found = next((key for key in keys if pattern.search(key)), "") if kind in (*having, *lacking) else ""

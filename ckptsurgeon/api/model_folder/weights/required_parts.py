@@ -220,7 +220,7 @@ def _in_all(
     forms: Sequence[Collection[str]],
     config: Mapping[str, Any],
 ) -> Iterator[_Renamed]:
-    """Yield each unknown name, with a missing name that has the same last segment.
+    """Yield each unknown name, with a missing name that it seems to replace: both have the same last segment.
 
     ``unknown`` are the tensors whose name no model of the type has. ``forms`` are the patterns that the class always
     has, for each variant of the class.
