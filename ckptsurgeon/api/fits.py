@@ -43,8 +43,9 @@ def fits(
     the ESPnet task, if an ESPnet configuration fits several tasks. ``root`` is the dotted path of the state dict in
     ``source``. Keys that the destination's library ties when it loads may be missing, and other dtypes are allowed,
     because loading casts them. If ``load_state_dict`` does not accept the checkpoint, the result has the command of a
-    transplant that makes it fit; this transplant is planned but not carried out. If both are model folders, notes say
-    which fields of their configurations let equal weights compute different results, and how their tokenisers differ.
+    transplant that makes it fit; this transplant is planned but not carried out. If source and destination are both
+    model folders, notes list how their tokenisers differ, and how their configurations differ if equal weights then
+    compute different results.
     Raises what ``open_checkpoint`` and ``load_target`` raise.
     """
     place = _destination(destination)
@@ -71,8 +72,8 @@ def fits(
 def _destination(given: CheckpointLike) -> CheckpointLike:
     """Return the path of the config.json if ``given`` is the folder of a model; otherwise return ``given``.
 
-    The folder of a quantised model is returned as it is: no module can be built from its configuration, but its weights
-    have the keys and shapes.
+    The folder of a quantised model is returned unchanged, so that keys and shapes are read from its weights: no module
+    can be built from its configuration.
     """
     if not isinstance(given, (str, os.PathLike)) or not os.path.isdir(given):
         return given

@@ -61,7 +61,7 @@ def method_named(name: str, plugins: Sequence[Method]) -> Method:
 def check_names(method: Method, more: Iterable[str], arguments: Iterable[str]) -> None:
     """Raise ConfigError if a name in ``more`` is not a parameter of the method.
 
-    ``arguments`` are the names of the arguments of ``merge``, for the hint.
+    ``arguments`` are the names of the arguments of ``merge``: the hint of the error may propose one of them.
     """
     known = [one.name for one in method.parameters]
     for name in map(parameter_name, more):
@@ -141,16 +141,17 @@ def merge(
 
     ``models`` are the models, or the path of a recipe (``merge("recipe.yaml")``), which itself contains the models, the
     method, the base and the parameters. ``base`` is the model that the others were trained from, or from which the
-    method starts. ``parameters`` of the method can also be given as arguments (``density=0.5``). A value is a number, a
-    list with a number for each model, a map from key patterns to values, or ``{"gradient": [0, 1]}`` for values from
-    the first layer to the last. ``weights`` is the parameter ``weight`` for all keys.
+    method starts. ``parameters`` are those of the method, by name; each can also be given as an argument
+    (``density=0.5``). A value is a number, a list with a number for each model, a map from key patterns to values, or
+    ``{"gradient": [0, 1]}`` for values from the first layer to the last. ``weights`` is the parameter ``weight`` for
+    all keys.
 
     ``on_missing`` decides about a tensor that some models lack: "error"; "base" (the base's tensor replaces it); "skip"
     (the output does not have the tensor); "any" (the models that have it are merged). ``on_mismatch`` decides about a
     tensor whose shape differs from that of the base or, without a base, of the first model: "error"; "skip" (the
     model's tensor is ignored); "slice" (its leading part is merged); "overlap" (the part that all models have is
-    merged, the rest is that of the base or first model). It is one policy for all tensors, or a map from pattern to
-    policy.
+    merged, the rest is that of the base or first model). ``on_mismatch`` is one policy for all tensors, or a map from
+    pattern to policy.
 
     ``vocab`` merges models with different vocabularies token by token; the output's vocabulary is "union", "base" (that
     of the base or first model), or the file of a token list. ``tokens`` gives the token list of a model whose folder
@@ -159,10 +160,13 @@ def merge(
 
     Quantised models are decoded before the merge; the result is quantised like the base or first model, or stored as
     plain numbers if ``encoding`` is "dequantize". ``dtype`` is the dtype of the output, by default the widest of the
-    models' dtypes; ``compute`` is float32 or float64. ``plugin`` is a Python file with your own merge methods; it is
-    run. ``memory`` (such as "512MB") limits the memory of the computation. ``device`` is "cpu" or "cuda"; on "cuda",
-    torch computes. ``metadata`` sets entries of the metadata, as in ``convert``. If the base, or else the first model,
-    is a transformers folder, the output gets its configuration and tokeniser.
+    models' dtypes; ``compute`` is the dtype of the computation, float32 or float64. ``seed`` is the seed of methods
+    that draw random numbers. ``plugin`` is a Python file with your own merge methods; it is run. ``memory`` (such as
+    "512MB") limits the memory of the computation. ``device`` is "cpu" or "cuda"; on "cuda", torch computes.
+
+    ``unwrap`` removes a wrapper's prefix, such as ``module.``, from all keys; ``root`` is the entry of each file that
+    contains the tensors, as ``model.ema``. ``metadata`` sets entries of the metadata, as in ``convert``. If the base,
+    or else the first model, is a transformers folder, the output gets its configuration and tokeniser.
 
     Raises ConfigError for an unknown method or parameter, PlanError if the models differ or ``memory`` is too small,
     and what ``open_checkpoint`` raises.
@@ -213,7 +217,7 @@ def merge(
 def _plan_models(
     models: list[CheckpointLike], base: CheckpointLike | None, method: Method, settings: Settings, asked: MergeRequest
 ) -> Plan:
-    """Return the plan that merges models tensor by tensor; it includes the other files for an output folder.
+    """Return the plan that merges models tensor by tensor, with the configuration and tokeniser for an output folder.
 
     ``settings`` are the parameters of the method, and ``asked`` has the further arguments of ``merge``.
     """

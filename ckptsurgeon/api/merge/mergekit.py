@@ -41,7 +41,7 @@ from .vocabulary import InputModel, ModelTokens, VocabularyRequest, known_keys, 
 
 __all__ = ["RecipeModels", "check_alone", "found", "plan_configuration", "read_recipe"]
 
-# The models of a recipe, and the other files in their folders.
+# The models of a recipe, with the configuration and tokeniser files in their folders.
 
 
 def found(one: ModelReference, folder: str) -> str:
@@ -67,7 +67,7 @@ def found(one: ModelReference, folder: str) -> str:
 
 
 class RecipeModels:
-    """The open models of a recipe, with the other files in their folders."""
+    """The open models of a recipe, with the configuration and tokeniser files in their folders."""
 
     def __init__(
         self,
@@ -100,9 +100,9 @@ class RecipeModels:
         return list(map(InputModel, self._paths, self._views, self.folders))
 
     def vocabulary(self, asked: VocabularyRequest, method: Method) -> VocabularyRequest:
-        """Return the request for the output's vocabulary: the recipe's if rows must be merged by token, else ``asked``.
+        """Return the vocabulary that the recipe requests if rows must be merged by token; otherwise return ``asked``.
 
-        ``asked`` is the request from the user's arguments. Raises ConfigError if it contradicts the recipe.
+        ``asked`` is the request in the user's arguments. Raises ConfigError if the two requests contradict each other.
         """
         tokenizer = self._configuration.tokenizer
         if tokenizer is None or (asked.vocab is not None and not tokenizer.is_detailed):
@@ -125,10 +125,10 @@ class RecipeModels:
         )
 
     def _lender(self, method: Method) -> int | None:
-        """Return the index of the base if models that lack a token get the base's row for it; None otherwise.
+        """Return the index of the base if models that lack a token get the base's row of this token; None otherwise.
 
-        As in mergekit, this is so if the method does not use a base, but the base is one of the merged models in every
-        slice of the output.
+        As in mergekit, this is the case if the method itself uses no base, but the recipe has one, and every slice of
+        the output has this base among its models.
         """
         base = self._configuration.base
         slices = [part for module in self._configuration.modules for part in module.slices]
@@ -143,7 +143,11 @@ class RecipeModels:
         seed: int,
         arguments: Mapping[str, Any],
     ) -> Plan:
-        """Return the plan; it includes the other files of the output folder."""
+        """Return the plan of the merge, with the configuration and tokeniser for an output folder.
+
+        ``tokens`` are the token lists of the models and of the output; None if rows are not merged by token.
+        ``arguments`` are recorded in the recipe of the output.
+        """
         counts = [layer_counts(one.config) for one in self.folders]
         layout = pieces_of_configuration(
             self._configuration, NumberedModels(self._views, self._numbers, counts), method
@@ -168,9 +172,10 @@ class RecipeModels:
         return self.folders[number] if number is not None else model_folder_at(found(one, self._folder))
 
     def _config(self, layout: MergeLayout) -> tuple[Mapping[str, Any], list[str], list[str]]:
-        """Return the configuration for the output, notes, and faults.
+        """Return (configuration for the output, notes, faults).
 
-        The configuration is the donor's, with the new number of layers. Faults say what it cannot describe.
+        The configuration is that of the donor, changed for the new list of layers. Each fault is something about these
+        layers that no field can state.
         """
         folder, notes, faults = self.folders[self.donor], list[str](), list[str]()
         config: Mapping[str, Any] = folder.config
@@ -233,7 +238,10 @@ def read_recipe(path: str) -> dict[str, Any]:
 
 
 def check_alone(recipe: str, **given: Any) -> None:
-    """Raise ConfigError if ``recipe`` is not a recipe's path, or if an argument is ``given`` that a recipe contains."""
+    """Raise ConfigError if ``recipe`` is not the path of a recipe, or if an argument in ``given`` has a value.
+
+    ``given`` are the arguments of ``merge`` that a recipe itself contains, such as the method.
+    """
     if not is_recipe(recipe):
         raise ConfigError(
             f"{escape(recipe)} is not a recipe.", hint="Give a recipe of mergekit (.yaml), or a list of models."

@@ -37,9 +37,9 @@ __all__ = ["GRADIENT", "MergeRequest", "given_settings", "method_settings", "par
 
 @dataclass(frozen=True)
 class MergeRequest:
-    """The arguments of a merge other than models, method and parameters, parsed.
+    """The parsed arguments of a merge, without the models, the method and its parameters.
 
-    ``arguments`` are the same arguments as plain data, for the recipe.
+    ``arguments`` are the same arguments as plain data, which the recipe of the output records.
     """
 
     options: MergeOptions
@@ -73,13 +73,13 @@ class MergeRequest:
         return [*source_notes(opened, unwrap=self.unwrap), *encoding_notes(opened, self.encoding)]
 
     def carried(self, plan: Plan, opened: Sequence[Checkpoint], *others: str, donor: int) -> Plan:
-        """Return the plan with its cost and its inputs, which stay open for ``apply``.
-
-        Raises PlanError if the plan would use codes of quantised tensors as numbers, decode them with wrong settings,
-        or mix encodings.
+        """Return ``plan`` with its estimated cost, and with ``opened`` as its inputs, which stay open for ``apply``.
 
         ``others`` are paths of further files that were read, which the output must not overwrite. ``donor`` is the
         index of the model whose configuration the output gets.
+
+        Raises PlanError if the plan would use codes of quantised tensors as numbers, decode them with wrong settings,
+        or mix encodings.
         """
         check_codes(plan, [one.codes for one in opened])
         plan = with_possible_codes_said(plan, [one.codes for one in opened])
@@ -215,7 +215,7 @@ def given_settings(
 
 
 def _twice(name: str) -> ConfigError:
-    return ConfigError(f"{escape(name)} is given twice.", hint="Leave one out.")
+    return ConfigError(f"the parameter {escape(name)} is given twice.", hint="Leave one of the two out.")
 
 
 def _is_for_all(one: ParameterSetting) -> bool:

@@ -26,10 +26,10 @@ def tokenizer_files(
     donor: int,
     find: Callable[[ModelReference], ModelFolder],
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return the files for an output folder, with the tokeniser and chat template of a recipe, and notes.
+    """Return (files for an output folder, notes); the recipe chooses the tokeniser and the chat template.
 
-    ``configuration`` is the parsed recipe, ``donor`` the index of the model whose files the output gets, and ``find``
-    returns the folder of a model.
+    ``configuration`` is the parsed recipe. ``donor`` is the index of the model whose files the output gets otherwise.
+    ``find`` returns the folder of a model.
 
     Raises ConfigError for an invalid chat template.
     """
@@ -59,9 +59,10 @@ def wanted(
 def different(folders: Sequence[ModelFolder], names: Sequence[str], donor: int, other: ModelFolder) -> list[str]:
     """Return the names of the models whose vocabulary differs from the donor's.
 
-    ``folders`` and ``names`` are the folders and names of the merged models, and ``donor`` is the index of the donor.
-    ``other`` is the folder of the model whose tokeniser the output gets; it is compared too, even if it is not one of
-    the merged models. Models without a vocabulary are not included.
+    ``folders`` and ``names`` are the folders and names of the merged models. The donor, at index ``donor``, is the
+    model whose configuration the output gets. ``other`` is the folder of the model whose tokeniser the output gets;
+    this model is compared too, even if it is not one of the merged models. Models without a vocabulary are not
+    included.
     """
     found = [name for name, one in zip(names, folders, strict=True) if not one.has_tokens_of(folders[donor])]
     return found if other.has_tokens_of(folders[donor]) or other in folders else [*found, other.path]
@@ -106,9 +107,10 @@ def _template(said: str, folders: Sequence[ModelFolder]) -> str:
 class RowsRequest:
     """The embedding rows that a mergekit recipe chooses for single tokens.
 
-    ``numbers`` maps the models of the recipe to their indices. A model that lacks a token gets the row of the model at
-    index ``base``. If ``base`` is None, it gets the mean of the rows of all models that have the token. The output's
-    number of rows is padded to a multiple of ``multiple``.
+    ``tokens`` are the recipe's entries for single tokens, and ``numbers`` maps the models of the recipe to their
+    indices. For any other token that a model lacks, the model gets the row of the model at index ``base``. If ``base``
+    is None, it gets the mean of the rows of all models that have the token. The output's number of rows is padded to a
+    multiple of ``multiple``.
     """
 
     tokens: tuple[TokenRow, ...] = ()
@@ -125,10 +127,10 @@ class RowsRequest:
 def chosen_rows(
     asked: RowsRequest, every: Sequence[VocabularyRows], lists: Sequence[Vocabulary], tokens: Sequence[str]
 ) -> tuple[tuple[VocabularyRows, ...], list[str]]:
-    """Return the rows of each model for the output's ``tokens``, with the recipe's choices applied, and notes.
+    """Return (for each model, its row for each of the output's ``tokens``; notes), as the recipe chooses.
 
-    ``asked`` has the choices of the recipe, ``every`` the rows of each model without them, and ``lists`` the token list
-    of each model. Raises ConfigError if the recipe chooses a row that does not exist.
+    ``asked`` has the choices of the recipe, ``every`` the rows of each model without these choices, and ``lists`` the
+    token list of each model. Raises ConfigError if the recipe chooses a row that does not exist.
     """
     places = {token: place for place, token in enumerate(tokens)}
     needed = [one for one in asked.tokens if one.force or _is_lacking(every, places[one.token])]
@@ -151,9 +153,9 @@ def _lent(
     lists: Sequence[Vocabulary],
 ) -> TokenRowOverride:
     if not one.source:
-        why = "which force requires" if one.force else "but not all models have the token"
+        has = "force: true, but no source" if one.force else "no source, but not all models have the token"
         raise ConfigError(
-            f"the entry {escape(one.where)} of the recipe has no source, {why}.",
+            f"the entry {escape(one.where)} of the recipe has {has}.",
             hint="Write source: and a model, {kind: zero} or {kind: model_token, …}.",
         )
     if one.model is None:
@@ -189,8 +191,8 @@ def _row(one: TokenRow, rows: VocabularyRows, tokens: Vocabulary) -> int:
 def _of_base(every: Sequence[VocabularyRows], base: int, spoken: set[int]) -> Iterator[TokenRowOverride]:
     """Yield the base's row for each token that another model lacks and that is not in the recipe.
 
-    ``every`` has the rows of each model, ``base`` is the index of the base, and ``spoken`` are the output rows of the
-    tokens in the recipe.
+    ``every`` has the rows of each model, and ``base`` is the index of the base. ``spoken`` are the indices of the
+    output rows whose tokens are in the recipe.
     """
     for place, row in enumerate(every[base].rows):
         if isinstance(row, int) and place not in spoken and _is_lacking(every, place):

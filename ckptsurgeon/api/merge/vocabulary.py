@@ -60,7 +60,7 @@ class VocabularyRequest:
 
     @property
     def said(self) -> dict[str, Any]:
-        """The request as arguments for the output's recipe; only the file name of a path is recorded."""
+        """The request as arguments that the output's recipe records; of a path, only the file name is recorded."""
         known = self.vocab is None or self.vocab.lower() in (UNION, BASE, PLACE)
         return {"vocab": self.vocab if known else os.path.basename(str(self.vocab)), "vocab_keys": self.keys}
 
@@ -76,7 +76,7 @@ class InputModel:
     def size(self, tokens: int) -> int:
         """Return the number of rows of the model's embedding; ``tokens`` is the number of tokens in its list.
 
-        It is the vocabulary size in config.json if a tensor has this size, else ``tokens``.
+        The result is the vocabulary size in config.json if a tensor has a dimension of this size, else ``tokens``.
         """
         said = self.folder.rows
         long = said and any(said in info.shape for info in self.view.tensors.values())
@@ -85,11 +85,12 @@ class InputModel:
 
 @dataclass(frozen=True)
 class ModelTokens:
-    """The token lists of the models to merge and of the output, whose embedding has ``size`` rows.
+    """The token lists of the models to merge (``lists``, read from ``paths``), and that of the output (``output``).
 
-    ``of`` is the index of the model that has the same tokens as the output, None if there is none. ``path`` is the file
-    of the output's list, '' if there is no such file. ``begins`` is the file whose tokens come first in the output.
-    ``added`` are tokens in the recipe that are in no list.
+    ``size`` is the number of rows of the output's embedding. ``of`` is the index of the model that has the same tokens
+    as the output, None if there is none. ``path`` is the file of the output's list, '' if there is no such file.
+    ``begins`` is the file whose tokens come first in the output. ``added`` are tokens in the recipe that are in no
+    list.
     """
 
     paths: tuple[str, ...]
@@ -106,7 +107,7 @@ class ModelTokens:
 def merge_vocabulary(
     asked: VocabularyRequest, models: Sequence[InputModel], *, first: int
 ) -> tuple[MergeVocabulary, ModelTokens] | None:
-    """Return the mapping of rows by token, and the token lists; None if rows are not merged by token.
+    """Return (the mapping of rows by token, the token lists); None if rows are not merged by token.
 
     ``first`` is the index of the base or, without a base, of the first model. Raises ConfigError for a missing list,
     PatternError for an invalid pattern.
@@ -150,7 +151,7 @@ def merge_vocabulary(
 
 
 def _is_beside(path: str, model: InputModel) -> bool:
-    """Return whether a token list is in the model's own folder; other checks compare such lists."""
+    """Return whether the token list at ``path`` is in the folder of the model, whose files other checks compare."""
     return os.path.realpath(os.path.dirname(path) or os.curdir) == os.path.realpath(model.folder.path)
 
 
@@ -232,7 +233,7 @@ def _texts(tokens: Iterable[str] | None) -> list[str]:
 def _pair(text: str, known: Collection[str]) -> tuple[str, str]:
     """Return MODEL and LIST of a string MODEL=LIST, split at the "=" after one of the ``known`` models.
 
-    If there is none, the string is split at the first "=".
+    If no known model precedes a "=", the string is split at the first "=".
     """
     places = [at for at, char in enumerate(text) if char == "="]
     cuts = [(text[:at], text[at + 1 :]) for at in places]
@@ -251,11 +252,12 @@ TOKENIZER = "tokenizer.json"
 def token_files(
     chosen: ModelTokens, files: Sequence[Companion], folders: Sequence[ModelFolder], donor: int
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return the ``files`` of an output folder with the files of its vocabulary, and notes.
+    """Return (``files`` of an output folder, with the tokeniser or token list of its new vocabulary; notes).
 
-    The output gets the tokeniser of the model that has the same vocabulary. For a union, it gets the tokeniser of the
-    donor with the additional tokens, if the tokenisers differ in nothing else; otherwise only a token list is written.
-    For a list in a file, it gets the tokeniser next to this file, or if there is none with the same tokens, the list.
+    If a model has the same vocabulary as the output, the output gets its tokeniser. For a union, the output gets the
+    donor's tokeniser with the additional tokens, if the tokenisers differ in nothing else; otherwise it gets only a
+    token list. If the user gave the list as a file, the output gets the tokeniser next to this file. If there is no
+    tokeniser with the same tokens, the output gets the file itself.
     """
     own = {one.name for one in folders[donor].tokenizer}
     rest = tuple(one for one in files if one.name not in own or one.text)  # keep a requested chat template
@@ -277,9 +279,9 @@ def token_files(
 def _with_list(
     chosen: ModelTokens, rest: Sequence[Companion], own: Collection[str]
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return the files of an output whose token list is a file, and notes.
+    """Return (files, notes) for an output whose token list is a file that the user gave.
 
-    ``rest`` are the files that do not belong to the donor's tokeniser, ``own`` the names of those that do.
+    ``rest`` are the donor's files that do not belong to its tokeniser, ``own`` the names of the files that do.
     """
     theirs = tokenizer_of(chosen.path, chosen.output)
     if not theirs:
@@ -297,7 +299,7 @@ def _without(own: Collection[str]) -> list[str]:
 
 
 def _extended(chosen: ModelTokens) -> str | None:
-    """Return the first tokenizer.json with the additional tokens of the other models; None if that is not possible."""
+    """Return the text of the first tokenizer.json after adding the tokens of the others; None if this is impossible."""
     paths = dict.fromkeys((chosen.begins, *chosen.paths))
     if any(os.path.basename(path) != TOKENIZER for path in paths):
         return None
@@ -310,7 +312,7 @@ def _read(path: str) -> bytes:
 
 
 def config_for(config: Mapping[str, Any], size: int) -> tuple[dict[str, Any], list[str]]:
-    """Return a configuration with the vocabulary size ``size``, and a note if it has no field for this size."""
+    """Return (``config`` with the vocabulary size ``size``, notes); a note says if there is no field for the size."""
     changed = dict(config)
     if not config:
         return changed, []

@@ -15,7 +15,8 @@ def adapter_notes(weights: str | None) -> Iterator[str]:
     """Yield a note if the folder of a whole model has an adapter_config.json, too.
 
     If PEFT is installed, ``from_pretrained`` loads the adapter's weights as well, and fails if there are none.
-    ``weights`` is the name of the adapter's weights, as ``ModelFolder.adapter_beside`` has it.
+    ``weights`` is the name of the adapter's weights file; '' if there are no such weights, None if there is no
+    adapter_config.json.
     """
     if weights:
         yield f"transformers also applies the adapter in {ADAPTER} ({escape(weights)}) when it loads this folder"

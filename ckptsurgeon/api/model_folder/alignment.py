@@ -23,7 +23,7 @@ FIELD = "alignment_heads"
 def with_heads_left(
     files: Sequence[Companion], folder: ModelFolder, config: Mapping[str, Any]
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return ``files`` after removing ``alignment_heads`` pairs of layers that ``config`` lacks, and notes on them.
+    """Return (``files`` without ``alignment_heads`` pairs of layers that ``config`` lacks, notes on these pairs).
 
     ``folder`` is the model's folder before layers were removed. ``config`` is the configuration afterwards.
     """

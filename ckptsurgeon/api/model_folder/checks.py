@@ -54,7 +54,7 @@ def _is_configured(folder: ModelFolder) -> bool:
 
 
 def with_layers_said(plan: Plan, layers: Sequence[str], path: str, config: Mapping[str, Any]) -> Plan:
-    """Return a plan with the notes ``layers`` added, which ``source_layer_notes`` returned for its source.
+    """Return a plan with ``layers`` added to its notes: the notes of ``source_layer_notes`` on a source of the plan.
 
     ``path`` is the path of the source, and ``config`` its configuration. A note that is true of the source, but not of
     the output, gets the path as prefix.
@@ -81,7 +81,10 @@ def sources_beside(opened: Sequence[Checkpoint], destination: str) -> list[Check
 
 
 def without_repeats(plan: Plan, *sources: Checkpoint) -> Plan:
-    """Return a plan without notes on its output that repeat a note of ``with_sources_said`` on one of the sources."""
+    """Return a plan without those notes on its output that only repeat a note on one of ``sources``.
+
+    The plan has the notes on its sources from ``with_sources_said``; they begin with the path of the source.
+    """
     begins = tuple(f"{escape(one.path)}: " for one in sources)
     said = {note.removeprefix(begin) for begin in begins for note in plan.notes if note.startswith(begin)}
     target = replace(plan.target, notes=tuple(note for note in plan.target.notes if note not in said))

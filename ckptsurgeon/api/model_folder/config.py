@@ -88,7 +88,7 @@ def has_parts(config: Mapping[str, Any]) -> bool:
 
 
 def declared_layers(config: Mapping[str, Any]) -> dict[str, int]:
-    """Return each field of a configuration that states a number of layers, with this number.
+    """Return {field: number of layers} for each field of a configuration that states such a number.
 
     The result is empty if there are nested configurations: these may omit the number of layers if it is the default of
     their class, so the result would be incomplete.

@@ -72,7 +72,7 @@ def with_config_said(
 
     ``folders`` are the folders of the sources. The output gets the configuration of the source at index ``donor``; if
     this source has none, it gets that of the first source with one. If the output's configuration comes from a
-    destination that is not a source, ``given`` is its configuration, name and folder.
+    destination that is not a source, ``given`` is (configuration, name, folder) of this destination.
 
     All fields are compared, except those that are known not to affect what weights of the same shapes compute. A field
     that only one configuration has is compared if both have the same model type and its value is not the default of
@@ -117,9 +117,9 @@ def config_notes(other: str, theirs: Mapping[str, Any], name: str, ours: Mapping
 
 
 def _line(field: str, *pair: tuple[str, str]) -> str:
-    """Return a line of a note: a field and its values in two models. ``pair`` has two pairs (value, model name).
+    """Return a line of a note: a field and its values in two models.
 
-    If the field is not set in one of the models, this model comes first.
+    ``pair`` has (value, name of the model) for each model. A model in which the field is not set comes first.
     """
     (one, other), (here, name) = sorted(pair, key=lambda value: value[0] != UNSAID)
     return f"{field} is {one} in {other}, {here} in {name}"
@@ -128,9 +128,9 @@ def _line(field: str, *pair: tuple[str, str]) -> str:
 def _parts_of_one_kind(
     theirs: Mapping[str, Any], ours: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Return two configurations to compare.
+    """Return the two configurations to compare: one from ``theirs``, one from ``ours``.
 
-    If one of them has a nested configuration of the other's model type, it is replaced by this nested configuration.
+    If one of the two has a nested configuration of the other's model type, only its nested configuration is compared.
     """
     for part in PARTS:
         inner, outer = theirs.get(part), ours.get(part)

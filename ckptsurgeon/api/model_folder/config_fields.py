@@ -211,8 +211,8 @@ def label_differences(
 ) -> Iterator[str]:
     """Yield a note on the first classifier in ``taken`` whose rows have other labels in two models.
 
-    ``taken`` has pairs (key, shape) of tensors that both have; ``one`` and ``other`` are name and configuration of a
-    model.
+    ``taken`` has pairs (key, shape) of tensors that both models have. ``one`` and ``other`` are the models, each as
+    (name, configuration).
     """
     there, here = _labels(one[1]), _labels(other[1])
     rows = [row for row in sorted(there.keys() & here.keys()) if there[row].casefold() != here[row].casefold()]
@@ -236,7 +236,7 @@ def _labels(config: Mapping[str, Any]) -> dict[int, str]:
     return {} if all(map(_NUMBERED.fullmatch, found.values())) else found
 
 
-# Renames modules in settings of quantisation as the plan renames them.
+# Renames modules in quantisation settings as the plan renames them.
 
 
 def renamed_settings(plan: Plan, place: int, settings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -254,9 +254,9 @@ def renamed_settings(plan: Plan, place: int, settings: Mapping[str, Any]) -> Map
 
 
 def with_left_out_said(plan: Plan, checkpoint: Checkpoint) -> Plan:
-    """Return the plan of an edit, with notes on plain weights that quantisation settings exclude only under old names.
+    """Return the plan of an edit, with notes on renamed plain weights that quantisation settings no longer exclude.
 
-    A loader would read such a weight as quantised, because the settings do not exclude its new name.
+    The settings exclude the old name of such a weight, but not the new name, so a loader would read it as quantised.
     """
     settings = checkpoint.quantisation if checkpoint.codes else {}
     if not settings or all(step.key == step.source_key for step in plan.steps):

@@ -59,7 +59,7 @@ class ModelFolder:
     of configuration and tokeniser files that are symbolic links out of the folder, which are not copied. ``left`` has
     the names of all other files. ``unlisted`` is true for a web address: a web server does not list its folders.
     ``adapter_beside`` is the name of the adapter weights in the folder of a whole model that also has an
-    adapter_config.json; '' if the folder has no such weights, None if it has no such file.
+    adapter_config.json; '' if the folder has no adapter weights, None if it has no adapter_config.json.
     """
 
     path: str
@@ -266,7 +266,7 @@ class ModelFolder:
         return tuple(self._prints[name] for name in sorted(self._prints))
 
     def knowing(self, prints: Iterable[FilePrint]) -> ModelFolder:
-        """Return this folder after adding the fingerprints of the original files from which its files were made."""
+        """Add ``prints``, the fingerprints of the original files from which files were made; return this folder."""
         self._prints.update((one.name, one) for one in prints)
         return self
 

@@ -1,6 +1,6 @@
 """Compares the configuration and tokeniser files of a model's folder with its weights, and with each other.
 
-The modules for these checks are many, so ``checks.py`` imports this one only if a folder has such files.
+This module imports the modules of many checks, so ``checks.py`` imports it only if a folder has such files.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def output_file_notes(
 
     ``tensors`` are the tensors of the output, and ``former`` the same tensors with the keys that they have in the
     source. ``folder`` has the files of the output, and ``origin`` is the folder that they are copied from. ``read`` is
-    one of the two, with the tokeniser of ``folder``; its vocabulary may be loaded already.
+    ``origin`` if it has the same tokeniser as ``folder``, else ``folder``; its vocabulary may be loaded already.
     """
     code = own_code_notes(origin) if origin is not None and any(one.name == CONFIG for one in folder.files) else ()
     notes = [*unreadable_notes(folder, read), *code, *weights_notes(tensors, folder, read)]

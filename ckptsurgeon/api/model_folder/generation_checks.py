@@ -43,7 +43,10 @@ def generation_notes(folder: ModelFolder) -> Iterator[str]:
 
 
 def _start(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if neither file has the start token of the decoder, for models like T5."""
+    """Yield a note if a model like T5 has no start token of the decoder: ``config`` and ``settings`` both lack it.
+
+    ``settings`` has the fields of generation_config.json.
+    """
     kind, names = config.get("model_type"), config.get("architectures")
     is_told = START in config or (kind == "t5" and settings)
     is_started = any(isinstance(one, Mapping) and one.get(START) is not None for one in (config, settings))

@@ -36,7 +36,10 @@ QUANTISED_BY = ("quantize_config.json", "quant_config.json")
 """Files with the quantisation settings of AutoGPTQ and AutoAWQ."""
 MOST_FAULTS = 8
 PARTS = "{part}choose a token list that has this token"
-"""Hint for a token id whose token the new vocabulary lacks, in a transplant into a checkpoint."""
+"""Hint for a token id whose token the new vocabulary lacks, in a transplant into a checkpoint.
+
+``{part}`` is replaced by text on ``--token-map``, or by ''.
+"""
 
 
 def with_new_ids(
@@ -130,7 +133,7 @@ def _why(renamed: Sequence[Step], left: Sequence[str]) -> str:
 def _fewer_layers(
     folder: ModelFolder, keys: Sequence[str], left: Sequence[str]
 ) -> tuple[dict[str, Any] | None, list[str], list[str]]:
-    """Return the configuration with fewer layers if only the last layers are left out, notes, and faults.
+    """Return (configuration with fewer layers, notes, faults), for an output without the last layers of the source.
 
     ``keys`` are the keys of the source, and ``left`` the keys that are left out. The configuration is None if other
     tensors are left out, or if it cannot be changed; in the second case, a note has the reason. Faults say which layers

@@ -131,8 +131,8 @@ def with_settings(plan: Plan, opened: Sequence[Checkpoint], owner: int | None = 
 def _copied(plan: Plan, opened: Sequence[Checkpoint], owner: int | None) -> dict[int, list[QuantisedTensor]]:
     """Return the quantised tensors that a plan copies from its sources, by the index of the source.
 
-    If the plan quantises a weight again, the quantised tensor of the same name in the source ``owner`` is returned.
-    ``opened`` are the sources of the plan.
+    If the plan quantises a weight again, the result has the quantised tensor of the same name in the source at index
+    ``owner``. ``opened`` are the sources of the plan.
     """
     coded = [one.codes.by_key for one in opened]
     found: dict[int, dict[int, QuantisedTensor]] = {}
@@ -176,7 +176,7 @@ def check_settings(
                 raise SettingsError(
                     f"the settings of quantisation of {other} do not fit the new names of its modules: {field} is "
                     f"{escape(theirs)} under the old name, {escape(here)} under the new one.",
-                    hint="Do not rename these modules, or leave them out.",
+                    hint="Keep the names of these modules, or leave these modules out of the output.",
                     details=[one.name for one in tensors],
                 )
             raise SettingsError(

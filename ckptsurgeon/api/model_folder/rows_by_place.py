@@ -135,7 +135,8 @@ def token_note(tuned: ModelFolder, base: ModelFolder, names: tuple[str, str], *,
         return []
     first, second = map(escape, names)
     if whole:
-        return [f"the saved rows belong to the tokens of {first}: put its tokeniser into the adapter's folder"]
+        rows = f"the embedding rows in the adapter belong to the tokens of {first}"
+        return [f"{rows}: put the tokeniser of {first} into the adapter's folder"]
     return [f"the tokenisers of {first} and {second} differ: the adapter is for the tokens of {second}"]
 
 

@@ -33,17 +33,17 @@ def with_unmoved_ids_noted(
 ) -> Plan:
     """Return a plan with a note on ids that the destination's files seem to have copied from the source's.
 
-    A configuration whose vocabulary size is that of the new list is taken to have ids of the new list already. If a
-    field nevertheless has the source's id, whose token is at another id in the new list, it was probably forgotten.
-    ``config`` are the fields of the destination's configuration.
+    ``change`` has the source's token list and the new list, and ``config`` the fields of the destination's
+    configuration. The ids in the destination's files should be those of the new list. If a field has the same id as the
+    source, although the source's token has another id in the new list, the id was probably copied by mistake.
     """
     if change is None:
         return plan
     pairs = [(CONFIG, source.config, config)]
     pairs.append((GENERATION, generation_settings(source), generation_settings(destination)))
     notes = [
-        f"{name} has the source's ids for {listing(said, SHOWN, where='')}: set the ids of the new list if these "
-        "tokens are meant"
+        f"{name} has the source's ids for {listing(said, SHOWN, where='')}: if the former tokens are meant, set their "
+        "ids in the new list"
         for name, before, after in pairs
         if (said := list(_unmoved(before, after, change)))
     ]

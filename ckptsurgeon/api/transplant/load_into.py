@@ -66,8 +66,8 @@ def load_into(
 ) -> Plan:
     """Load one or more sources into a live module by the rules of ``transplant``; return the plan that was carried out.
 
-    The arguments are those of ``transplant``. Tensors that are in no source keep their values. A note of the plan,
-    which is also logged as a warning, lists them, except those that ``include`` or ``exclude`` leaves out; with
+    The arguments are those of ``transplant``. Tensors that are in no source keep their values. A note of the plan lists
+    them, except those that ``include`` or ``exclude`` leaves out; the note is also logged as a warning. With
     ``on_missing="error"``, PlanError is raised instead. If ``encoding`` is "dequantize", quantised sources are decoded.
     Values are cast to the dtypes of the module. If loading fails, no value, ``requires_grad`` or tie of the module has
     changed. Raises what ``transplant`` raises.
@@ -158,7 +158,8 @@ def _configuration(model: nn.Module) -> dict[str, Any]:
 def _staged(loading: ModuleLoading, plan: Plan, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> Plan:
     """Read the new values of a plan, append (tensor, new values) to ``pairs``, and return the plan with all notes.
 
-    If tensors are sharded over processes, all values are written at once instead.
+    If the module's tensors are sharded over processes, each value is written to its tensor as soon as it is read, and
+    nothing is appended.
     """
     from torch import Tensor
 

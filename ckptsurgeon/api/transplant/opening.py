@@ -70,7 +70,7 @@ LOST = "{names} would be made from the source's tensors in an older layout, but 
 
 @dataclass(frozen=True)
 class KnownSource:
-    """A source after all operations, and the layout that was recognised in it.
+    """A source after all operations on its tensors, and the layout (such as older names) that was recognised in it.
 
     The layout says how the source's tensors are renamed and converted to those of the destination.
     """
@@ -103,7 +103,7 @@ def _recognised(raw: Checkpoint, one: OperatedCheckpoint, spec: SourceSpec, targ
 
 
 def _under(found: KnownLayout, source: Checkpoint, spec: SourceSpec, target: TargetSpec) -> KnownLayout:
-    """Return a recognised layout restricted to the destination module of the source (``spec.dst``)."""
+    """Return the part of a recognised layout for the destination's module ``spec.dst``, into which the source goes."""
     names = {
         key: name
         for key, name in found.names.items()
@@ -119,7 +119,7 @@ def _within(key: str, module: str) -> bool:
 
 
 def check_converted(plan: Plan, sources: Sequence[KnownSource]) -> None:
-    """Raise PlanError if tensors would be initialised although a source has their values, in an unsupported layout."""
+    """Raise PlanError if tensors would be initialised although a source has their values in an unsupported layout."""
     unknown: Mapping[str, str] = {key: why for one in sources for key, why in one.recognised.unknown.items()}
     lost = [step.key for step in plan.steps if step.reason == "missing" and step.key in unknown]
     if lost:
@@ -135,8 +135,8 @@ def plan_into(
 ) -> Plan:
     """Open the sources of a transplant and return its plan, which keeps the sources open for ``apply``.
 
-    If ``encoding`` is "dequantize", quantised sources and destinations are decoded. If it is "keep", codes are copied;
-    if this plan is impossible and the destination is a quantised checkpoint, the transplant is planned with decoded
+    If ``encoding`` is "dequantize", quantised sources and destinations are decoded. If it is "keep", codes are copied.
+    If codes cannot be copied and the destination is a quantised checkpoint, the transplant is planned with decoded
     weights, and the results are encoded like the destination. ``more`` are further arguments of ``_planned``.
     """
     try:
@@ -183,8 +183,8 @@ def _planned(
     ``arguments`` are recorded in the recipe, and ``root`` is the dotted path of the state dict in the sources.
     ``others`` are the paths of further files that were read, and ``rows`` the operations on the sources. ``change`` is
     the vocabulary that replaces the destination's. If models have different tokens, row n is copied to row n only if
-    ``by_place`` is set. ``reading`` is the encoding in which the sources are planned, and ``encoding`` the one in which
-    results are stored. ``config`` is the configuration of a live module.
+    ``by_place`` is set. ``reading`` is "dequantize" if quantised sources are decoded, and ``encoding`` is "dequantize"
+    if results are stored as plain numbers; otherwise both are "keep". ``config`` is the configuration of a live module.
     """
     opened: list[Checkpoint] = []
     initial_files: list[Checkpoint] = []
@@ -307,9 +307,9 @@ def _keeper(target: TargetSpec, names: Sequence[str], opened: list[Checkpoint], 
 
 
 def _initial(target: TargetSpec, names: list[str], given: list[Checkpoint]) -> list[InitialView]:
-    """Return the files with initial values of a destination, as further sources of the plan.
+    """Return the files with initial values for a destination's tensors (``target.given``), as further sources.
 
-    Opens these files and appends them to ``given``. ``names`` are the names of the other sources.
+    Opens these files and appends them to ``given``. ``names`` are the names of the other sources of the plan.
     """
     views = []
     for file in target.given:
@@ -320,7 +320,7 @@ def _initial(target: TargetSpec, names: list[str], given: list[Checkpoint]) -> l
 
 
 def _used(plan: Plan, views: Sequence[InitialView], given: Sequence[Checkpoint]) -> tuple[Plan, list[Checkpoint]]:
-    """Return the plan without those files of initial values that no step reads, and the files that remain.
+    """Return (the plan without those files of initial values that no step reads, the files that remain).
 
     The removed files are closed. A step reads a file if it copies a tensor from it, or if it fills the part of a tensor
     that a smaller source tensor does not cover.

@@ -25,7 +25,7 @@ BAD: dict[str, tuple[tuple[str, ...], int, str]] = {
     ),
     "a weight that is none": ((*LINEAR, "--weights", "1,x"), 2, "--weights 1,x is not a list of numbers."),
     "a weight that is no number": ((*LINEAR, "--weights", "nan,1"), 2, "weight is nan, not a number."),
-    "weights twice": ((*LINEAR, "--weights", "1,1", "--param", "weight=1,1"), 2, "weight is given twice."),
+    "weights twice": ((*LINEAR, "--weights", "1,1", "--param", "weight=1,1"), 2, "the parameter weight is given twice."),
     "opposite weights": (
         (*LINEAR, "--weights", "1,-1"), 4,
         "head: the weights sum to zero (1, -1), and normalize divides by their sum. Give other weights, or --param normalize=false",

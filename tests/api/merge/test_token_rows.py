@@ -285,7 +285,7 @@ BAD: dict[str, tuple[Any, int, str]] = {
         "tokenizer.tokens.<n>.source.token_id is -1, not the index of a row",
     ),
     "a strange model": ({"tokens": {"<n>": {"source": "b"}}}, 2, "tokenizer.tokens.<n>.source is b, which is not one of the models."),
-    "no source": ({"tokens": {"<n>": {"force": True}}}, 2, "the entry tokenizer.tokens.<n> of the recipe has no source, which force requires."),
+    "no source": ({"tokens": {"<n>": {"force": True}}}, 2, "the entry tokenizer.tokens.<n> of the recipe has force: true, but no source."),
     "a multiple": ({"pad_to_multiple_of": "64"}, 2, "tokenizer.pad_to_multiple_of is '64', not a number of rows"),
     "a multiple below": ({"pad_to_multiple_of": -8}, 2, "tokenizer.pad_to_multiple_of is -8, not a number of rows"),
     "a strange field": ({"sauce": "base"}, 2, "tokenizer has an unknown field 'sauce'"),

@@ -184,7 +184,8 @@ def test_an_extract_says_whose_tokens_it_is_for() -> None:
     without = cs.lora_extract("a", "b", rank=2, exclude=["lm_head"])
     assert "the tokenisers of a and b differ: the adapter is for the tokens of b" in without.notes
     whole = cs.lora_extract("a", "b", rank=2, exclude=["lm_head"], save_modules=True)
-    said = "the saved rows belong to the tokens of a: put its tokeniser into the adapter's folder"
+    rows = "the embedding rows in the adapter belong to the tokens of a"
+    said = f"{rows}: put the tokeniser of a into the adapter's folder"
     assert (said in whole.notes) == any("embed_tokens" in step.key for step in whole.steps)
     assert said in whole.notes
     Path("a/vocab.json").write_text(Path("b/vocab.json").read_text())

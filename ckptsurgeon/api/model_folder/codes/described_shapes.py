@@ -33,7 +33,7 @@ VALUE_BYTES = 4096
 def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) -> list[str]:
     """Return notes on stored shapes and zero points of quantised weights that contradict codes, settings or ``config``.
 
-    ``config`` is the model's configuration, if there is one; it has the width of the model.
+    ``config`` is the model's configuration, if there is one. Its ``hidden_size`` is a dimension of some weights.
 
     bitsandbytes stores a ``quant_state`` (JSON in a tensor) with the shape of a weight and its block size, which is the
     number of values that share a scale. compressed-tensors stores a ``weight_shape``. In GPTQ, the zero points of
@@ -107,7 +107,8 @@ def _unlike_shapes(
 ) -> Iterator[tuple[str, tuple[str, str]]]:
     """Yield (key of the codes, reason) for each ``weight_shape`` that is unlike those of most other layers.
 
-    Only weights of the same role whose codes have the same shape are compared. The keys in ``said`` have other notes.
+    Only weights that have the same name in different layers, and parts of the same dtypes and shapes, are compared. The
+    keys in ``said`` are left out, because they have other notes.
     """
     alike: dict[tuple[str, int], dict[str, tuple[int, ...]]] = {}
     for one in described:

@@ -40,9 +40,9 @@ def shapes_of_codes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any
 def plain_tensors(
     tensors: Sequence[DescribedTensor], config: Mapping[str, Any], coded: QuantisedTensors
 ) -> tuple[Sequence[DescribedTensor], list[str]]:
-    """Return the tensors that are not parts of quantised tensors, and the keys that all tensors would have if plain.
+    """Return (tensors that are not parts of quantised tensors, keys that all tensors would have if stored plainly).
 
-    ``coded`` are the quantised tensors.
+    ``coded`` are the quantised tensors in ``tensors``.
     """
     if not quantisation_of(config):
         return tensors, [one.key for one in tensors]
@@ -74,7 +74,7 @@ def logical_tensors(
 
 
 def columns_of(key: str, config: Mapping[str, Any]) -> int:
-    """Return the number of columns of a weight whose inputs have the width of the model; 0 if it is not known."""
+    """Return the number of columns of a weight if it is known to be ``hidden_size``; else 0."""
     width = config.get("hidden_size")
     if type(width) is not int or config.get("model_type") not in LLAMA or not _ROWS.search(key):
         return 0
@@ -82,9 +82,10 @@ def columns_of(key: str, config: Mapping[str, Any]) -> int:
 
 
 def whole_shape(key: str, shape: tuple[int, ...], config: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the shape of a tensor; if only its number of parameters is known, compute it from the model's width.
+    """Return ``shape``; if it is only a number of parameters, (n,), compute the shape from the model's width.
 
-    For 4-bit weights of bitsandbytes, which are stored flat, headers contain only the number of parameters.
+    For 4-bit weights of bitsandbytes, which are stored flat, headers contain only the number of parameters. If the
+    shape cannot be computed, ``shape`` is returned.
     """
     width = config.get("hidden_size")
     if (

@@ -8,9 +8,9 @@ __all__ = ["FALCON", "GPT2", "LLAMA", "NEOX", "OPT", "PHI3"]
 
 
 def _heads(c: Fields) -> tuple[int, int]:
-    """Return the number of rows of all query heads, and that of all key heads.
+    """Return (number of rows of all query heads together, number of rows of all key heads together).
 
-    By default, there are as many key heads as query heads.
+    If the configuration ``c`` does not say otherwise, there are as many key heads as query heads.
     """
     heads = c["num_attention_heads"]
     size = c.get("head_dim", c["hidden_size"] // heads)

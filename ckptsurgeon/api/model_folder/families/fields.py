@@ -27,7 +27,7 @@ class Fields:
         self.names: dict[str, None] = {}
 
     def __getitem__(self, name: str) -> int:
-        """Return a size; ``vision_config.hidden_size`` is a field of a nested configuration.
+        """Return the size in field ``name``, which may be in a nested configuration (``vision_config.hidden_size``).
 
         Raises UnknownError if the field is missing or not a valid size.
         """
@@ -38,11 +38,11 @@ class Fields:
         return value
 
     def get(self, name: str, default: int) -> int:
-        """Return a size, or a default if the configuration lacks the field or has null."""
+        """Return the size in field ``name``; ``default`` if the field is missing or null."""
         return default if self._value(name) is None else self[name]
 
     def of(self, name: str, number: int) -> int:
-        """Return the entry at index ``number`` of a list of sizes; a negative index counts from the end.
+        """Return entry ``number`` of the list of sizes in field ``name``; a negative number counts from the end.
 
         Raises UnknownError if there is no such entry or it is not a valid size.
         """
@@ -67,10 +67,10 @@ class Fields:
 
 
 class Rule(NamedTuple):
-    """A function that computes the shape of some tensors from the fields of a configuration.
+    """A rule that computes the shape of the tensors with certain names from the fields of a configuration.
 
-    ``pattern`` is the end of the tensors' names, with # for numbers. ``shape`` is called with the fields and the last
-    number in the name.
+    ``pattern`` is the end of the names, with # for numbers. ``shape`` is the function that returns the shape; its
+    arguments are the fields and the last number in the name.
     """
 
     pattern: str

@@ -55,7 +55,7 @@ def is_of_family(kind: str) -> bool:
 def family_shape_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note on the first tensor whose shape is not the one that follows from the model type and configuration.
 
-    There is none if the configuration refers to custom code (``auto_map``) or has sizes for each layer. Quantised
+    There is no note if the configuration refers to custom code (``auto_map``) or has sizes for each layer. Quantised
     tensors are not compared, and neither are tensors in numbered modules that no rule mentions.
     """
     known = _FAMILIES.get(str(config.get("model_type")), ())

@@ -60,7 +60,7 @@ def _position_groups(c: Fields) -> int:
 
 
 def _without_adapter(c: Fields, name: str) -> int:
-    """Return a size; raises UnknownError if convolutions after the encoder (``add_adapter``) change it."""
+    """Return the size in field ``name``; raises UnknownError if an adapter (``add_adapter``) changes it."""
     if c.says("add_adapter"):
         raise UnknownError
     return c[name]

@@ -50,8 +50,8 @@ def layer_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
 def _gaps(lists: Sequence[LayerList], gaps: Mapping[str, set[int]], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if the layer indices in the keys have gaps or do not begin at 0.
 
-    There is none if a list without gaps has the declared number of layers: then the gaps in another list are modules
-    without weights.
+    There is no note if some list of modules has the declared number of layers and no gaps: then the gaps in another
+    list are modules without weights.
     """
     declared = set(declared_layers(config).values())
     if not declared - {one.count for one in lists}:
@@ -66,6 +66,6 @@ def _gaps(lists: Sequence[LayerList], gaps: Mapping[str, set[int]], config: Mapp
 
 
 def _more_layers(config: Mapping[str, Any]) -> int:
-    """Return how many layers for multi-token prediction follow the declared ones (DeepSeek-V3, GLM-4.5)."""
+    """Return how many layers for multi-token prediction follow the declared layers (DeepSeek-V3, GLM-4.5)."""
     more = config.get("num_nextn_predict_layers")
     return more if type(more) is int else 0

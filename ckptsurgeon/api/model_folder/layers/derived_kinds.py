@@ -1,5 +1,6 @@
-"""Knows what the classes of transformers derive from the position of a layer, and the fields that state it.
+"""Properties of layers that the classes of transformers derive from the index of a layer, and fields that state them.
 
+For example, a layer of DeepSeek-V3 has experts if its index is at least ``first_k_dense_replace``.
 Sources: ``configuration_*.py`` and ``modeling_*.py`` of transformers 5.23.
 """
 
@@ -23,11 +24,11 @@ MOST = 10000
 
 @dataclass(frozen=True)
 class LayerKinds:
-    """A property of layers that follows from their positions and from a few fields.
+    """A property of layers, such as having experts, that follows from their indices and from a few fields.
 
-    ``name`` is the field that users know it by, and ``fields`` are all fields that state it. ``kinds`` returns the
-    property of each layer for a configuration and a number of layers. ``ways`` yields fields that may state a given
-    list of properties.
+    ``fields`` are all fields that determine the property, and ``name`` is the best known of them. ``kinds`` returns the
+    property of each layer, for a configuration and a number of layers. ``ways`` does the reverse: for a list with the
+    property of each layer, it yields {field: value} that may give the layers these properties.
     """
 
     name: str
@@ -36,17 +37,17 @@ class LayerKinds:
     ways: Callable[[Sequence[Any]], Iterable[dict[str, Any]]]
 
     def said(self, config: Fields, wanted: Sequence[Any]) -> dict[str, Any] | None:
-        """Return the fields that give the layers of a configuration the properties ``wanted``; None if none can.
+        """Return {field: value} that gives the layers of a configuration the properties ``wanted``; None if none can.
 
-        The result is empty if the layers have them already.
+        The result is empty if the layers have these properties already.
         """
         tried = ({}, *self.ways(wanted)) if wanted else ()
         return next((way for way in tried if self.of({**config, **way}, len(wanted)) == list(wanted)), None)
 
     def of(self, config: Fields, number: int) -> list[Any]:
-        """Return the property of each layer; empty if fields have values that no class accepts.
+        """Return the property of each of ``number`` layers; empty if fields have values that no class accepts.
 
-        It is also empty for a number of layers that is not plausible, since the list has an entry for each.
+        The list is also empty if the number of layers is implausible: a huge list would need too much memory.
         """
         if not 0 < number < MOST:
             return []
@@ -57,9 +58,10 @@ class LayerKinds:
 
 
 def model_type_in(config: Fields, part: str = "") -> str:
-    """Return the model type of a configuration; in ``part`` (such as ``text_config``), it may have to be guessed.
+    """Return the model type of ``config``, or that of its nested configuration ``part`` (such as ``text_config``).
 
-    ``config`` is the whole configuration. Older nested configurations do not state their type.
+    Older nested configurations do not state their type. Then the type of a ``text_config`` is guessed from that of
+    ``config``, and the result for other parts is ''.
     """
     inner = config.get(part) if part else config
     found = inner.get("model_type") if isinstance(inner, Mapping) else None
@@ -69,7 +71,7 @@ def model_type_in(config: Fields, part: str = "") -> str:
 
 
 def derived_lists(config: Fields) -> dict[str, list[Any]]:
-    """Return the lists with an entry for each layer that a configuration omits, as its class derives them."""
+    """Return {field: list with an entry for each layer} for the lists that a class derives if they are not set."""
     number, kind = config.get("num_hidden_layers"), model_type_in(config)
     if type(number) is not int:
         return {}
@@ -89,7 +91,7 @@ def layer_kinds(config: Fields, kind: str) -> Iterator[LayerKinds]:
 
 
 def _lists(kind: str) -> Iterator[LayerKinds]:
-    """Yield the properties of a model type that a list with an entry for each layer states."""
+    """Yield those properties of a model type that a list with an entry for each layer states (``layer_types``)."""
     for name, rules in RULES.items():
         if kind in rules:
             ends_in_full = name == "layer_types" and kind in ENDS_IN_FULL
@@ -113,7 +115,7 @@ INDICES = (
     "attn_layer_indices", "cross_attention_layers", "full_attn_idxs", "global_attn_indexes", "local_layer_ids",
     "moe_layers", "rope_scaling_layers", "window_block_indexes", "window_block_indices",
 )  # fmt: skip
-"""Fields with the indices of some layers."""
+"""Fields that list the indices of the layers that have some property."""
 
 
 def _are_indices(value: Any) -> bool:
@@ -145,7 +147,10 @@ def _interleaved(config: Fields, number: int) -> Iterable[int]:
 
 
 def _first(name: str, usual: int, *, before: str = "dense", after: str = "sparse") -> LayerKinds:
-    """Return the property of the first layers, whose number is in the field ``name``."""
+    """Return a property that distinguishes the first layers, whose number is in the field ``name``, from the others.
+
+    ``usual`` is the default of the field. ``before`` is the property of the first layers, ``after`` that of the others.
+    """
 
     def kinds(config: Fields, number: int) -> list[str]:
         first = config.get(name, usual)
@@ -155,7 +160,11 @@ def _first(name: str, usual: int, *, before: str = "dense", after: str = "sparse
 
 
 def _periodic(names: tuple[str, str], usual: tuple[int, int], inside: str, outside: str) -> LayerKinds:
-    """Return the property of each layer at an offset within a period; ``names`` are the fields with both numbers."""
+    """Return a property that one layer in each period has: the layer at a certain offset in the period.
+
+    ``names`` are the fields with the period and the offset, and ``usual`` are their defaults. ``inside`` is the
+    property of the layers at the offset, ``outside`` that of the others.
+    """
 
     def kinds(config: Fields, number: int) -> list[str]:
         period, offset = positive(config, names[0], usual=usual[0]), config.get(names[1], usual[1])
@@ -171,7 +180,7 @@ def _periodic(names: tuple[str, str], usual: tuple[int, int], inside: str, outsi
 
 
 def _sparse(first_dense: Sequence[int] = ()) -> LayerKinds:
-    """Return which layers have experts in Qwen; ``first_dense`` is the default of ``mlp_only_layers``."""
+    """Return the property of having experts, as in Qwen; ``first_dense`` is the default of ``mlp_only_layers``."""
 
     def kinds(config: Fields, number: int) -> list[str]:
         step, given = positive(config, "decoder_sparse_step", usual=1), config.get("mlp_only_layers")
@@ -251,7 +260,11 @@ def _shared(config: Fields, number: int) -> list[str]:
 
 
 def _of_layer(config: Fields, number: int) -> list[Any]:
-    """Return the settings of each layer; one more entry for those of layers that do not exist, which are refused."""
+    """Return the settings of each layer in ``per_layer_config``; None for a layer without settings.
+
+    If the field has settings for layers that do not exist, the list has one entry more than there are layers, so that
+    it equals no valid list.
+    """
     given = config.get("per_layer_config")
     if not isinstance(given, Mapping):
         return [None] * number

@@ -1,4 +1,4 @@
-"""Derives the lists with an entry for each layer, as the classes of transformers do if a configuration omits them.
+"""Derives lists such as ``layer_types``, with an entry for each layer, as transformers does if config.json lacks them.
 
 Source: ``configuration_*.py`` of transformers 5.23.
 """
@@ -20,15 +20,19 @@ INDEXED, CONV, WINDOW = "indexed_attention", "conv", "window_attention"
 
 
 def positive(config: Fields, *names: str, usual: int) -> int:
-    """Return the first of these fields that is set, or the default ``usual`` if none is a number above 0."""
+    """Return the value of the first field in ``names`` that is set.
+
+    Returns ``usual`` if none is set, or if the value is not an integer above 0.
+    """
     value = next((config[name] for name in names if config.get(name) is not None), usual)
     return value if type(value) is int and value > 0 else usual
 
 
 def _last(usual: int, field: str = "", *, rare: str = FULL, common: str = SLIDING, at_end: bool = False) -> Derive:
-    """Return the rule for a period whose last layer is of the kind ``rare``; ``field`` overrides the period.
+    """Return the rule by which the last layer of each period is of the kind ``rare``, and the others are ``common``.
 
-    With ``at_end``, the last layer of the model is of this kind too.
+    ``usual`` is the period, unless the field ``field`` sets another one. With ``at_end``, the last layer of the model
+    is of the kind ``rare`` too.
     """
 
     def derive(config: Fields, number: int) -> list[Any]:
@@ -39,7 +43,10 @@ def _last(usual: int, field: str = "", *, rare: str = FULL, common: str = SLIDIN
 
 
 def _first(usual: int, field: str = "") -> Derive:
-    """Return the rule for a period whose first layer has full attention; ``field`` overrides the period."""
+    """Return the rule by which the first layer of each period has full attention, and the others a sliding window.
+
+    ``usual`` is the period, unless the field ``field`` sets another one.
+    """
 
     def derive(config: Fields, number: int) -> list[Any]:
         period = positive(config, *([field] if field else []), usual=usual)
@@ -49,14 +56,15 @@ def _first(usual: int, field: str = "") -> Derive:
 
 
 def _where(is_rare: Callable[[int, int], bool], rare: str = FULL, common: str = SLIDING) -> Derive:
-    """Return the rule for a condition on the index of a layer and the number of layers."""
+    """Return the rule by which a layer is ``rare`` if ``is_rare(index, number of layers)`` is true, else ``common``."""
     return lambda _, number: [rare if is_rare(one, number) else common for one in range(number)]
 
 
 def _windowed(first: int = 28, *, switched: bool = True, window: int | None = 4096) -> Derive:
-    """Return the rule for models whose later layers have a sliding window, from ``max_window_layers`` on.
+    """Return the rule for models whose later layers have a sliding window, from index ``max_window_layers`` on.
 
-    ``first`` and ``window`` are defaults. ``switched`` is true if the window has to be turned on.
+    ``first`` is the default of this field, ``window`` that of ``sliding_window``. If ``switched``, layers have a window
+    only if ``use_sliding_window`` is true.
     """
 
     def derive(config: Fields, number: int) -> list[Any]:
@@ -213,7 +221,10 @@ ENDS_IN_FULL = ("diffusion_gemma_text", "embedding_gemma2_text", "gemma4_text", 
 
 
 def _dense(usual: int, field: str = "first_k_dense_replace", first: str = "dense", rest: str = "sparse") -> Derive:
-    """Return the rule for models whose first layers have no experts; ``field`` has their number."""
+    """Return the rule by which the first layers, whose number is in ``field`` (by default ``usual``), have no experts.
+
+    ``first`` and ``rest`` are the entries for the first layers and for the others.
+    """
 
     def derive(config: Fields, number: int) -> list[Any]:
         dense = config.get(field, usual)
@@ -223,7 +234,11 @@ def _dense(usual: int, field: str = "first_k_dense_replace", first: str = "dense
 
 
 def _stepped(usual: int) -> Derive:
-    """Return the rule for models in which ``moe_layer_freq`` also decides: a step, or an entry for each layer."""
+    """Return the rule by which the layers from ``first_k_dense_replace`` on have experts if ``moe_layer_freq`` says so.
+
+    ``moe_layer_freq`` is a step, or a list with an entry for each layer. ``usual`` is the default number of first
+    layers without experts.
+    """
 
     def derive(config: Fields, number: int) -> list[Any]:
         step, dense = config.get("moe_layer_freq"), config.get("first_k_dense_replace", usual)

@@ -52,7 +52,7 @@ def _half_notes(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
     for first, other in pairs_in_layers(dtypes):
         if dtypes[first] != dtypes[other]:
             differ = f"{escape(first)} is {dtypes[first]}, but {escape(other)} is {dtypes[other]}"
-            yield f"{differ}: some layers may be from another copy, {CASTS}"
+            yield f"{differ}: some layers may be from another copy of the model, {CASTS}"
             return
 
 
@@ -69,7 +69,7 @@ def _outside_layers(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
         (key,) = inner.values()
         more = f"; {count(len(outer) - 1, 'other tensor')} too" if len(outer) > 1 else ""
         differ = f"{escape(outer[0].key)} is {outer[0].dtype}, but {escape(key)} is {next(iter(inner))}"
-        yield f"{differ}, like all layers: it may be from another copy, {CASTS}{more}"
+        yield f"{differ}, like all layers: it may be from another copy of the model, {CASTS}{more}"
 
 
 def _kind_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
@@ -99,7 +99,7 @@ def _is_odd(key: str, other: str, dtypes: Mapping[str, str]) -> bool:
 
 
 def _outside(dtypes: Mapping[str, str]) -> dict[str, str]:
-    """Return a dict from each weight that is not floating-point to a weight that is floating-point.
+    """Return {key of a weight that is not floating-point: key of a weight that is floating-point}.
 
     The dict is empty if most weights are not floating-point.
     """

@@ -26,7 +26,7 @@ _NUMBERS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_exp
 
 
 def without_like_experts(tensors: Sequence[DescribedTensor]) -> list[DescribedTensor]:
-    """Return ``tensors``, but only the first of each set that differs in nothing but the index of the expert.
+    """Return ``tensors`` without those whose key differs from an earlier key only in the index of the expert.
 
     A layer may have 256 experts; a check of names or sizes needs only one of them.
     """
@@ -106,7 +106,7 @@ def _choices(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _declared(config: Mapping[str, Any]) -> tuple[str, set[int]]:
-    """Return the field that declares the number of experts ('' if there is none), and the numbers that are valid.
+    """Return (field that declares the number of experts, or ''; set of the numbers that the weights may have).
 
     Two numbers are valid for LongCat: some of its experts compute nothing, and have weights only in transformers 5.
     """
@@ -118,7 +118,7 @@ def _declared(config: Mapping[str, Any]) -> tuple[str, set[int]]:
 
 
 def _together(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if a tensor that stacks all experts of a layer has another number of experts than is declared.
+    """Yield a note if a tensor that stacks all experts of a layer has more or fewer experts than config.json declares.
 
     If no number is declared, such tensors are compared with each other.
     """
@@ -136,7 +136,7 @@ def _together(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> 
     odd = next((one for one, _ in found if one.shape[0] != usual), None)
     if odd is not None and not field:
         has_other = f"{escape(odd.key)} has {count(odd.shape[0], 'expert')}"
-        yield f"{has_other}, but others have {usual}: {UNLOADED}"
+        yield f"{has_other}, but other layers have {usual}: {UNLOADED}"
         return
     if config.get("model_type") not in _OTHER_ROWS:
         yield from _routers(tensors, {place for _, place in found}, usual, also=declared)
@@ -178,16 +178,16 @@ def _with_gaps(sets: Mapping[str, Collection[int]]) -> Iterator[str]:
         lost = max(numbers) + 1 - len(numbers)
         if lost:
             first = next(number for number in range(max(numbers)) if number not in numbers)
-            has = f"{escape(place)}experts has experts up to {max(numbers)} but lacks {lost}, the first is {first}"
-            yield f"{has}: {INITIALISED}"
+            lacks = f"lacks {count(lost, 'expert')}, the first is {first}"
+            yield f"{escape(place)}experts has experts up to {max(numbers)} but {lacks}: {INITIALISED}"
             return
 
 
 def expert_gap_notes(keys: Sequence[str]) -> Iterator[str]:
     """Yield a note if expert indices have gaps, for a checkpoint without a configuration.
 
-    There is a note only if all modules lack the same experts. Otherwise the file may be a shard, which has only some
-    experts of a module; if its keys are sorted as text, their indices may have gaps.
+    There is a note only if all modules lack the same experts. Otherwise the file may be a shard with only some experts
+    of a module. The indices in a shard may have gaps, because keys are often sorted as text (1, 10, 2).
     """
     sets: dict[str, set[int]] = {}
     for place in filter(None, map(_place_of, keys)):

@@ -19,7 +19,7 @@ __all__ = ["STACKS", "gap_notes", "hole_notes", "is_stack", "layer_gap_notes", "
 STACKS = ("block", "blocks", "h", "layer", "layers")
 """Names of the modules that hold the layers of a model."""
 OWN_LAYERS = ("block_configs", "per_layer_config")
-"""Fields of configurations of models in which any layer may lack any module; no other configurations have them."""
+"""Fields of config.json that show that any layer of the model may lack any module."""
 ALIKE = frozenset((
     "bart", "bert", "bloom", "camembert", "cohere", "distilbert", "electra", "falcon", "gemma", "gemma2", "gemma3_text",
     "gpt2", "gpt_neo", "gpt_neox", "gptj", "granite", "llama", "marian", "mbart", "mistral", "olmo", "olmo2", "opt",
@@ -67,7 +67,8 @@ def hole_notes(
 ) -> Iterator[str]:
     """Yield a note on a layer that lacks tensors that the other layers of its kind have.
 
-    ``lists`` and ``gaps`` are the lists of numbered modules in ``keys``, as ``all_lists`` returns them.
+    ``lists`` are the lists of numbered modules in ``keys`` whose indices have no gaps. ``gaps`` maps the prefix of each
+    other list to the indices that exist.
 
     In many architectures, layers differ on purpose (the first, the last, every second one, layers with attention), and
     each kind has tensors that the others lack. It is a fault if a single layer lacks tensors and has no tensor that the
@@ -133,9 +134,9 @@ def uneven_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
 
 
 def pairs_in_layers(keys: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield (first, other) for each tensor in a layer, except in the first layer that has a tensor of this name.
+    """Yield (key in the first layer, key in a later layer) for tensors that have the same name in both layers.
 
-    ``other`` is the key of the tensor, and ``first`` the key of the tensor of this name in that first layer.
+    The first layer is the first that has a tensor of this name. Each tensor of a later layer is in one pair.
     """
     for one in numbered_lists(list(keys)):
         first: dict[str, str] = {}
@@ -175,9 +176,9 @@ def _lacking(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
 
 
 def _lone(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
-    """Return the tensors that exactly one layer lacks, by the index of this layer.
+    """Return {index of a layer: tensors that only this layer lacks}, if there is exactly one such layer.
 
-    The result is empty if several layers lack such tensors, or if the layer is the first or the last.
+    The result is empty if there are several such layers, or if the layer is the first or the last.
     """
     if len(layers) < FEWEST:
         return {}
@@ -195,7 +196,7 @@ def _lost(own: Collection[str], usual: Sequence[str], counts: Mapping[str, int])
     """Return the ``usual`` tensors that a layer lacks.
 
     ``own`` has the tensors of the layer. ``counts`` has, for each tensor, the number of layers that have it. The result
-    is empty if the layer has a tensor that no other layer has: then it is of another kind.
+    is empty if the layer has a tensor that no other layer has: then the layer is of another kind.
     """
     if any(counts[rest] == 1 for rest in own):
         return []
@@ -211,7 +212,7 @@ def _lost(own: Collection[str], usual: Sequence[str], counts: Mapping[str, int])
 
 
 def _is_coded(rest: str, own: Collection[str]) -> bool:
-    """Return whether a missing ``weight`` is quantised in this layer: its module has other tensors than a bias.
+    """Return whether a layer has codes in place of a ``weight``: the weight's module has other tensors than a bias.
 
     ``rest`` is the name of the weight, and ``own`` has the names of the layer's tensors.
     """
@@ -221,10 +222,10 @@ def _is_coded(rest: str, own: Collection[str]) -> bool:
 
 
 def _of_kinds(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
-    """Return, by the index of the layer, the tensors that a module lacks but has in at least half of the layers.
+    """Return, by the index of the layer, the tensors that a module lacks although it has them in other layers.
 
-    For each module, only layers that have this module are compared. An MLP with a router or experts is treated as
-    another module than an MLP without them, even if both have the same name.
+    For each module, only layers that have this module are compared, and a tensor counts if at least half of them have
+    it. An MLP with a router or experts is another module than an MLP without them, even if both have the same name.
     """
     found: dict[int, list[str]] = {}
     kinds = {number: _modules(rests) for number, rests in layers.items()}

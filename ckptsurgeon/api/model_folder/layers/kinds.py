@@ -20,7 +20,7 @@ WHOLE = ("attention", "full_attention", "sliding_attention", "chunked_attention"
 MIXES = re.compile(
     r"^(?!.*norm).*(att|conv|delta|gru|lstm|mamba|mixer|recurrent|retention|rnn|ssm|temporal)", re.IGNORECASE
 )
-"""Matches modules by which kinds of layers differ. Norms and experts may differ for other reasons."""
+"""Matches names of modules that show the kind of a layer. Norms and experts may differ for other reasons."""
 ATTENTION = re.compile(r"(self_?)?att(ention|n)(_layer)?", re.IGNORECASE)
 
 
@@ -65,7 +65,8 @@ def _mixers(layers: Mapping[int, Sequence[str]]) -> dict[int, frozenset[str]]:
 def _is_of_another(own: frozenset[str], kind: str, usual: Mapping[str, frozenset[str]]) -> bool:
     """Return whether a layer has the usual modules of another kind, and not the usual modules of its own kind.
 
-    ``own`` are its modules, ``kind`` is its kind, and ``usual`` has the most frequent modules of each kind.
+    ``own`` are the modules of the layer, and ``kind`` is its kind. ``usual`` has, for each kind, the set of modules
+    that most layers of this kind have.
     """
     others = [found for name, found in usual.items() if name != kind]
     return bool(usual[kind]) and own != usual[kind] and own in others

@@ -19,7 +19,7 @@ __all__ = ["moved_layer_notes", "written_config"]
 Fields = Mapping[str, Any]
 MOST = 8
 _Places = dict[int, int]
-"""For each layer of an output that a source gives, its index in the source."""
+"""Maps the index of a layer in the output to the index of the source's layer from which it is copied."""
 
 
 def written_config(plan: Plan) -> dict[str, Any]:
@@ -31,9 +31,9 @@ def written_config(plan: Plan) -> dict[str, Any]:
 def moved_layer_notes(plan: Plan, source: int, theirs: Fields, ours: Fields, *, is_own: bool) -> Iterator[str]:
     """Yield a note if layers of a source run as another kind in the output, because they have another index there.
 
-    ``theirs`` is the configuration of the source at index ``source``, and ``ours`` that of the output. If the output's
-    is made from this source's (``is_own``), layers that keep their index are compared too; the other notes on
-    configurations compare those of the other sources.
+    ``theirs`` is the configuration of the source at index ``source``, and ``ours`` that of the output. ``is_own`` is
+    true if the output's configuration is made from that of this source. Then layers that keep their index are compared
+    too; for other sources, ``config_notes`` compares such layers.
     """
     found = [
         reason
@@ -49,7 +49,11 @@ def moved_layer_notes(plan: Plan, source: int, theirs: Fields, ours: Fields, *, 
 def _reasons(
     theirs: Fields, ours: Fields, prefixes: tuple[str, str], places: _Places, *, is_own: bool
 ) -> Iterator[str]:
-    """Yield sentences on layers of one list; ``prefixes`` are the prefix in the source and the prefix in the output."""
+    """Yield a sentence on each group of layers of one list that run as another kind in the output than in the source.
+
+    ``prefixes`` are the key prefix of the list in the source and that in the output. ``places`` maps the index of each
+    layer in the output to its index in the source.
+    """
     there, here = part_of(theirs, prefixes[0]), part_of(ours, prefixes[1])
     if there is None or here is None or there.kind != here.kind:
         return
@@ -60,7 +64,10 @@ def _reasons(
 
 
 def _places(plan: Plan, source: int, one: LayerList) -> dict[str, _Places]:
-    """Return, by the prefix of the layers in a source, the indices of the layers that the list ``one`` gets from it."""
+    """Return {key prefix in the source: {index of a layer in the output: its index in the source}}.
+
+    Only layers of the output's list ``one`` that are copied from the source at index ``source`` are included.
+    """
     found: dict[str, _Places] = {}
     for step in plan.steps:
         here = one.split(step.key)
@@ -72,9 +79,10 @@ def _places(plan: Plan, source: int, one: LayerList) -> dict[str, _Places]:
 
 
 def _layer_in(key: str, rest: str) -> tuple[str, int] | None:
-    """Return (prefix, index) of the layer that contains a key; its name in the output's layer is ``rest``.
+    """Return (prefix, index) of the source's layer that contains the tensor ``key``; None if no layer does.
 
-    If the name differs in the source, the first number in the key is the index.
+    ``rest`` is the name of the tensor within the output's layer. If its name within the source's layer is another, the
+    first number in ``key`` is taken as the index.
     """
     if rest and key.endswith(f".{rest}"):
         prefix, _, number = key[: -len(rest) - 1].rpartition(".")

@@ -1,4 +1,4 @@
-"""Changes config.json for a new list of layers: their number, the entries of each, and what follows from positions."""
+"""Changes config.json for a new list of layers: their number, entries for each layer, and kinds that indices decide."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ _SIDES = {"vision": ("vis", "image"), "audio": ("audio",)}
 
 
 class Reason(NamedTuple):
-    """A reason why a configuration does not describe other layers; ``is_certain`` is false if it only may be so."""
+    """A reason why a configuration does not describe a new list of layers.
+
+    ``is_certain`` is false if the configuration may nevertheless describe it.
+    """
 
     said: str
     is_certain: bool = False
@@ -46,9 +49,9 @@ class Reason(NamedTuple):
 class RenumberedConfig:
     """A configuration for a new list of layers.
 
-    ``is_counted`` is true if it has a field for the number of layers. ``added`` are the fields that now state what
-    followed from the positions of layers before. ``faults`` say which layers run as another kind than they did, because
-    no field can state their kinds.
+    ``is_counted`` is true if it has a field for the number of layers. ``added`` are the fields that were set so that
+    layers keep their kinds, which followed from their former indices. ``faults`` say which layers run as another kind
+    than before, because no field can state their kinds.
     """
 
     fields: dict[str, Any]
@@ -58,7 +61,7 @@ class RenumberedConfig:
 
 
 def with_layers(config: Fields, old: LayerList, origins: Sequence[tuple[Fields, int]]) -> RenumberedConfig:
-    """Return a configuration for a new list of layers, in which each layer is of the kind that it was.
+    """Return a configuration for a new list of layers, in which each layer keeps its kind.
 
     ``old`` is the list of layers that the configuration describes now. For each new layer, ``origins`` has the
     configuration of the model that the layer comes from, and its index in that model.
@@ -80,7 +83,10 @@ def with_layers(config: Fields, old: LayerList, origins: Sequence[tuple[Fields, 
 
 @dataclass(frozen=True)
 class _Part:
-    """The configuration, whole or nested, that describes a list of layers; ``path`` leads to their number."""
+    """The configuration, whole or nested, that describes a list of layers.
+
+    ``config`` is the whole configuration, and ``path`` leads to the field with the number of layers.
+    """
 
     config: Fields
     path: Path
@@ -103,9 +109,11 @@ class _Part:
 
 
 def _keep_kinds(made: RenumberedConfig, inner: dict[str, Any], before: _Part, origins: Sequence[Any]) -> None:
-    """Set the fields in ``inner`` that give each layer what followed from its position in ``before``, or say why not.
+    """Set fields in ``inner`` so that each layer keeps its kind, which followed from its former index, or add faults.
 
-    ``inner`` is the part of ``made.fields`` that describes the layers.
+    ``inner`` is the part of ``made.fields`` that describes the new layers, and ``before`` describes the former layers.
+    ``origins`` are as in ``with_layers``. Adds the fields that are set to ``made.added``, and the layers whose kind
+    changes to ``made.faults``.
     """
     parts = {id(config): _Part(config, before.path) for config, _ in origins}
     parts = {key: part if part.kind == before.kind else before for key, part in parts.items()}
@@ -130,16 +138,17 @@ def _entry(found: Sequence[Any], number: int, known: Sequence[Any]) -> Any:
 
 
 def kinds_stated(made: RenumberedConfig) -> list[str]:
-    """Return a note on the fields that now state what followed from the positions of layers before."""
+    """Return a note on the fields that now state the kinds of layers, which followed from their former indices."""
     if not made.added:
         return []
     return [f"config.json now sets {listing(made.added, where='')}, so that each layer remains of the kind that it was"]
 
 
 def differing_kinds(name: str, wanted: Sequence[tuple[int, Any]], found: Sequence[Any]) -> Iterator[str]:
-    """Yield sentences on layers whose property ``name`` is another than wanted, those with equal properties together.
+    """Yield a sentence on each group of layers whose property ``name`` is not the wanted one.
 
-    ``wanted`` has the index and the property of each layer, ``found`` the actual property of every layer.
+    ``wanted`` has (index, wanted property) of layers, ``found`` the actual property of every layer. Layers with the
+    same two properties are a group.
     """
     groups: dict[tuple[str, str], list[str]] = {}
     for at, one in wanted:
@@ -161,9 +170,10 @@ def not_by_layer(
 ) -> Iterator[Reason]:
     """Yield the reasons why a configuration cannot be shortened to the first ``kept`` layers of the list ``old``.
 
-    There are three reasons: the number of these layers is also the number of layers of another list of the model (one
-    of ``others``); an unknown field has an entry for each layer or the index of a removed layer; or, if layers get
-    another index (``is_moved``), a field by which a class that ckpt does not know may choose the kind of each layer.
+    There are three reasons. The field with the number of these layers also states the number of layers of another list
+    of the model (one of ``others``). An unknown field has an entry for each layer, or the index of a removed layer. Or
+    layers get another index (``is_moved``), and there is a field by which a class that ckpt does not know may choose
+    the kind of each layer.
     """
     paths = [path for path, value in counted_layers(config) if value == old.count]
     fields = _chosen(paths, old.prefix)
@@ -189,7 +199,7 @@ def not_by_layer(
 
 
 def _is_known(part: _Part) -> bool:
-    """Return whether the properties that the class derives from positions are known."""
+    """Return whether ckpt knows the properties that the class of this configuration derives from indices of layers."""
     return next(iter(layer_kinds({}, part.kind)), None) is not None
 
 

@@ -1,4 +1,4 @@
-"""Compares rotary embeddings and the order of layer kinds, with defaults for fields that a configuration omits."""
+"""Compares rotary embeddings in two configurations, and knows defaults of fields on the order of kinds of layers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .derived_lists import PERIODS
 __all__ = ["factor_notes", "rotary_differences", "with_order"]
 
 _PATTERN = ("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
-"""Fields that override the period."""
+"""Fields that override the period in ``PERIODS``."""
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _BASES = {
     "gemma3_text": (("rope_theta", 1e6), ("rope_local_base_freq", 1e4)),
@@ -25,7 +25,7 @@ _BASES = {
 
 
 def with_order(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields on the order of layer kinds that a configuration omits, with the defaults of its class."""
+    """Return {field: default of the class} for fields on the order of kinds of layers that a configuration omits."""
     kind, made = model_type_in(config), dict[str, Any]()
     if kind in PERIODS and not any(name in config for name in _PATTERN):
         made = dict.fromkeys(_PATTERN, PERIODS[kind][0])
@@ -60,16 +60,16 @@ OF_FACTORS = ("longrope", "su")
 ROTATED = ("qk_rope_head_dim", "head_dim")
 """Fields with the number of rotated values of a head, or else its size; the first that exists is used."""
 OF_PHI = ("phi3", "phimoe", "phi4_multimodal")
-"""Model types that have such factors with any ``rope_type``."""
+"""Model types that have ``short_factor`` and ``long_factor`` with any ``rope_type``."""
 
 
 def rotary_differences(
     theirs: Mapping[str, Any], ours: Mapping[str, Any], *, is_one_kind: bool
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (field, their value, our value) for fields of rotary embeddings that differ; None if a field is not set.
+    """Yield (field, value in ``theirs``, value in ``ours``) for each field of rotary embeddings that differs.
 
-    An older field is compared with the newer field that replaced it. ``is_one_kind`` is true if both models have the
-    same type.
+    The value of a field that is not set is None. An older field is compared with the newer field that replaced it.
+    ``is_one_kind`` is true if both configurations have the same model type.
     """
     pair = _by_kind(theirs), _by_kind(ours)
     if pair[0] is None and pair[1] is None:
@@ -125,7 +125,7 @@ def _by_kind(config: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
 def _older(config: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
     """Return settings of rotary embeddings for each kind of layers from a configuration older than transformers 5.
 
-    Returns None if its class has no kinds of layers.
+    Returns None if layers of its model type do not have different settings.
     """
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in _BASES:

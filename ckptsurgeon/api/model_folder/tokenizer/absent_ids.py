@@ -24,9 +24,9 @@ def absent_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield notes on special tokens whose id in a configuration is a row of the embedding that no token has.
 
     An embedding often has more rows than there are tokens, for speed or for later tokens. Further notes are on special
-    tokens that the vocabulary lacks and that transformers adds with the id of such a row. ``read`` is the same folder,
-    or one with the same tokeniser whose vocabulary is loaded already. A tokeniser with custom code, which may have
-    further tokens, gets no notes.
+    tokens that the vocabulary lacks, to which transformers gives the id of a row without a token. ``read`` is the same
+    folder, or one with the same tokeniser whose vocabulary is loaded already. A tokeniser with custom code, which may
+    have further tokens, gets no notes.
     """
     tokens = local_tokens(read) if folder.config else ()
     if not tokens or folder.rows < len(tokens) or not _is_whole(folder, read):
@@ -46,7 +46,7 @@ def absent_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
         f"{name}_id of {file} {'is' if len(ids) == 1 else 'has'} {listing(list(map(str, rows)), 3, where='')}"
         f"{_meant(name, names, own)}"
         for name, file, ids in ids_of_roles(folder)
-        if (rows := absent(ids)) and _counts(folder, name, own)
+        if (rows := absent(ids)) and _is_checked(folder, name, own)
     ]
     found += [f"{field} of {CONFIG} is {row}" for field, row in _of_inputs(folder) if absent([row])]
     if found:
@@ -71,7 +71,7 @@ def _has(folder: ModelFolder, name: str) -> bool:
     return any(one.name == name for one in folder.files)
 
 
-def _counts(folder: ModelFolder, name: str, own: Mapping[str, int]) -> bool:
+def _is_checked(folder: ModelFolder, name: str, own: Mapping[str, int]) -> bool:
     """Return whether the id of special token ``name`` is checked.
 
     The ids of the end token and of the decoder's start token always are. Other ids are checked only if the name is in

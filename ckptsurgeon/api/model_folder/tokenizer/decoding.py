@@ -16,7 +16,7 @@ __all__ = ["decoding_notes", "joins"]
 KNOWN = frozenset((
     "BPEDecoder", "ByteFallback", "ByteLevel", "CTC", "Fuse", "Metaspace", "Replace", "Strip", "WordPiece",
 ))  # fmt: skip
-"""The decoder steps of the library tokenizers. What an unknown step does is not known."""
+"""The decoder steps of the library tokenizers. Any other step may remove marks."""
 READ = {BYTES: "ByteLevel", SPACES: "Metaspace", INSIDE: "WordPiece"}
 """The decoder step that removes each mark, or turns it into a space."""
 SAID = {BYTES: "write spaces as Ġ", SPACES: "write spaces as ▁", INSIDE: "mark the continuation of a word with ##"}

@@ -75,7 +75,8 @@ def _endless(folder: ModelFolder) -> Iterator[str]:
 def _no_ids(fields: Mapping[str, Any], file: str) -> Iterator[str]:
     """Yield a note on an id of an end or start token that is not an integer.
 
-    ``file`` is the name of the file with the ``fields``. In generation_config.json, 2.0 does the same as 2.
+    ``file`` is the name of the file with the ``fields``. In generation_config.json, only strings get a note, because
+    2.0 does the same as 2 there.
     """
     for field in IDS:
         ids = _listed(fields.get(field))
@@ -222,4 +223,5 @@ def _suppressed_at_first(
         named = listing([f"{one} ({brief_token(tokens[one])})" for one in words], 3, where="")
         yield f"{AT_FIRST} of {file} has words of the tokeniser, so that no text can begin with them: {named}"
     if places[end] not in ids:
-        yield f"{AT_FIRST} of {file} lacks the end, {brief_token(end)} ({places[end]}): generated texts may be empty"
+        lacks = f"lacks the end token, {brief_token(end)} ({places[end]})"
+        yield f"{AT_FIRST} of {file} {lacks}: generated texts may be empty"

@@ -18,7 +18,7 @@ LISTS = {
     "target_vocab.json": DECODER, "vocab-tgt.json": DECODER, "vocab-src.json": r"(^|\.)encoder\.embed_tokens\.weight$",
     "entity_vocab.json": r"(^|\.)entity_embeddings\.entity_embeddings\.weight$",
 }  # fmt: skip
-"""The files of Marian (``separate_vocabs``), FSMT and LUKE, and the embedding with a row for each of their tokens."""
+"""Token lists of Marian (``separate_vocabs``), FSMT and LUKE, each with a pattern of the key of its embedding."""
 BYTES, BYTE_IDS, EXTRA = "ByT5Tokenizer", 259, 125
 """ByT5 has no token list: its ids are three special tokens, 256 bytes, and ``extra_ids`` (by default 125)."""
 SHARED = r"(^|\.)shared\.weight$"
@@ -27,7 +27,7 @@ ALPHABET, CTC = "alphabet.json", r"^lm_head\.weight$"
 
 
 def further_list_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
-    """Yield a note for each further list with ids beyond the rows of its embedding or output layer."""
+    """Yield a note for each further token list with ids beyond the rows of its embedding or output layer."""
     for name, pattern in LISTS.items():
         ids = [value for value in object_in(folder, name).values() if type(value) is int]  # several names may share one
         yield from _beyond(name, 1 + max(ids, default=-1), tensors, pattern)

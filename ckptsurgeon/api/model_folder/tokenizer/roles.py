@@ -191,7 +191,7 @@ def _unknown_end(value: Any, file: str, names: Mapping[str, str], own: Mapping[s
 
 
 def _reserved_end(value: Any, file: str, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if all ids in ``value``, an ``eos_token_id``, are reserved tokens and the tokeniser's end is not.
+    """Yield a note if all ids in ``value``, an ``eos_token_id``, are reserved tokens, but ``eos_token`` is not.
 
     Reserved tokens are kept for later use. Other tokens, such as ``<|im_end|>``, get no note: chat models may have an
     end token that is not the ``eos_token`` of the tokeniser. ``file`` is the name of the file with the field. ``names``

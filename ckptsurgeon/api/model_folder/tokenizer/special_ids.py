@@ -124,7 +124,7 @@ def _padding(
 
 
 def _forbidden(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:
-    """Yield a note if Marian's ``bad_words_ids`` forbids a word instead of padding, with which its decoder begins."""
+    """Yield a note if ``bad_words_ids`` of Marian forbids a word, not padding: its decoder begins with padding."""
     for file in (CONFIG, GENERATION) if folder.config.get("model_type") == "marian" else ():
         fields = object_in(folder, file)
         listed, padding = fields.get("bad_words_ids"), fields.get("pad_token_id", folder.config.get("pad_token_id"))

@@ -145,7 +145,7 @@ def _decoder(fields: Mapping[str, Any]) -> list[tuple[int, Any]]:
 
 
 def _extra(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield (field, token) for each further special token in a file, which has no role such as ``eos_token``."""
+    """Yield (field, token) for each special token in a file's ``fields`` that has no role such as ``eos_token``."""
     field = next((name for name in EXTRA if fields.get(name)), "")
     value = fields.get(field)
     for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():

@@ -81,7 +81,7 @@ _ELSEWHERE = (("deepseek_v2", "mlp_bias"), ("granite_speech5_encoder", "attentio
 def family_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on tensors that contradict the model type in a configuration.
 
-    There are none if the configuration has nested configurations or refers to custom code (``auto_map``).
+    There are no notes if the configuration has nested configurations or refers to custom code (``auto_map``).
     """
     if has_parts(config) or config.get("auto_map"):
         return
@@ -128,7 +128,7 @@ def _of_others(keys: Sequence[str], kind: str) -> Iterator[str]:
 
 
 def _parts(keys: Sequence[str], kind: str) -> Iterator[str]:
-    """Yield notes on layers with tensors that no model of type ``kind`` has, or without tensors that every one has."""
+    """Yield notes on layers with tensors that no ``kind`` model has, or without tensors that every such model has."""
     layer = next((key for key in keys if _LAYER.search(key)), "")
     for name, pattern, having, lacking in _PARTS:
         found = next((key for key in keys if pattern.search(key)), "") if kind in (*having, *lacking) else ""

@@ -84,7 +84,7 @@ def part_notes(
 ) -> Iterator[str]:
     """Yield notes on modules that the weights lack but the model type has, and on wrong numbers of layers or experts.
 
-    There are none if the configuration refers to custom code (``auto_map``). ``coded`` are the quantised tensors in
+    There are no notes if the configuration refers to custom code (``auto_map``). ``coded`` are the quantised tensors in
     ``tensors``; None to search for them.
     """
     kind, keys = config.get("model_type"), [one.key for one in tensors]

@@ -76,7 +76,7 @@ def _class_of(config: Mapping[str, Any]) -> str:
 def _has_whole_layer(own: Collection[str], form: Collection[str]) -> bool:
     """Return whether the weights have at least half of the tensors of a layer: then they are not just a fragment.
 
-    ``own`` has the patterns of the weights' keys, and ``form`` the patterns of a model.
+    ``own`` has the patterns of the weights' keys, and ``form`` those of a complete model.
     """
     wanted, there = (
         Counter(one.partition("#")[0] for one in some if "#" in one) for some in (form, set(own) & set(form))
@@ -108,10 +108,10 @@ def is_known_type(kind: str) -> bool:
 
 
 def _decoded(coded: Sequence[Any]) -> list[str]:
-    """Return the keys of a compact list, which has two entries for each key.
+    """Return the keys that a compact list encodes with two entries for each key.
 
-    The first is the number of characters that the key has in common with the start of the previous key, the second is
-    the rest of the key.
+    The first entry is the number of characters at the start of the key that are also at the start of the previous key.
+    The second entry is the rest of the key.
     """
     keys = [""]
     for shared, rest in _pairs(coded):
@@ -137,9 +137,9 @@ def _table() -> dict[str, str]:
 ADAPTER = re.compile(r"\.(?:base_layer|lora_[AB])\.")
 """Matches names in models with adapters of PEFT that are not merged."""
 WRAPPERS = ("_orig_mod.", "module.")
-"""Prefixes of names in a model that torch.compile or data parallelism wraps."""
+"""Prefixes of the keys of a model that was wrapped by torch.compile or for data parallelism."""
 MOSTLY = 0.8
-"""The share of a class's names that the weights must have. Only then are unknown names compared with missing names."""
+"""The share of a class's names that the weights must have; else unknown names are not compared with missing names."""
 IGNORED = "transformers ignores them, and initialises the missing weights"
 AND_SO = "transformers ignores the former and initialises the latter"
 
@@ -191,8 +191,9 @@ def _leaf(key: str) -> str:
 def _in_layers(
     tensors: Sequence[DescribedTensor], unknown: Sequence[DescribedTensor], known: Collection[str]
 ) -> Iterator[_Renamed]:
-    """Yield each unknown name in a layer that lacks a tensor which another layer has in the same shape.
+    """Yield each unknown name in a layer, with the missing name that it seems to replace.
 
+    A name is missing if another layer has a tensor of this name. The two tensors must have the same shape.
     ``unknown`` are the tensors whose name no model of the type has, and ``known`` the patterns of the last three
     segments of the names that models of the type have.
     """
@@ -219,7 +220,7 @@ def _in_all(
     forms: Sequence[Collection[str]],
     config: Mapping[str, Any],
 ) -> Iterator[_Renamed]:
-    """Yield each unknown name, with a missing name that has the same last segment.
+    """Yield each unknown name, with a missing name that it seems to replace: both have the same last segment.
 
     ``unknown`` are the tensors whose name no model of the type has. ``forms`` are the patterns that the class always
     has, for each variant of the class.
@@ -241,7 +242,10 @@ def _in_all(
 
 
 def _fits(missing: str, one: DescribedTensor, tensors: Sequence[DescribedTensor]) -> bool:
-    """Return whether the tensor ``one`` could be the missing tensor: an output layer has the shape of an embedding."""
+    """Return whether the tensor ``one`` could be the tensor with the key ``missing``.
+
+    An output layer must have the shape of an embedding. No shape is known for other tensors.
+    """
     if not HEAD.search(missing):
         return True
     return any(other.shape == one.shape and is_embedding(other.key) for other in tensors)

@@ -31,7 +31,7 @@ _MULTIPLE, _MOST = 32, 128
 def output_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if an output layer does not have ``vocab_size`` rows although the embedding has.
 
-    There is none if the configuration refers to custom code (``auto_map``).
+    There is no note if the configuration refers to custom code (``auto_map``).
     """
     rows, known = vocabulary_size(config), set(vocabulary_sizes(config))
     names = config.get("architectures")
@@ -73,7 +73,7 @@ def _rows(one: DescribedTensor, widths: set[int], classes: Sequence[str]) -> int
 
 
 class _Size(NamedTuple):
-    """A field of config.json that determines the size of some tensors: dimension ``axis`` is the field plus ``more``.
+    """A field of config.json that states a size: dimension ``axis`` of some tensors is its value plus ``more``.
 
     ``kinds`` has the model types of which this is true, and ``pattern`` matches the modules of the tensors.
     """

@@ -36,7 +36,7 @@ USUAL = (64, 96, 128, 256)
 UNLOADED = "transformers cannot load this model"
 UNFIT = "one of the two is from another model"
 BY_LAYER = ("block_configs", "multi_query", "per_layer_config")
-"""Fields of configurations of models whose layers have different sizes; no other configurations have them."""
+"""Fields of config.json that show that the layers of the model may have different sizes."""
 
 
 class DescribedTensor(NamedTuple):
@@ -105,10 +105,10 @@ def _feed_forward(weights: Mapping[str, DescribedTensor], config: Mapping[str, A
 
 
 def _fits_up(weights: Mapping[str, DescribedTensor], keys: Iterable[str], known: Collection[int]) -> bool:
-    """Return whether the ``up_proj`` of a quantised ``down_proj`` in ``keys`` has an inner width that is ``known``.
+    """Return whether config.json states the number of rows of an ``up_proj`` beside a quantised ``down_proj``.
 
-    ``known`` has the inner widths in config.json. The number of columns of a quantised ``down_proj`` may be guessed,
-    but the number of rows of the ``up_proj`` in the same module is certain.
+    ``keys`` has keys of ``down_proj``, and ``known`` the inner widths in config.json. The number of columns of a
+    quantised ``down_proj`` may be guessed, but the number of rows of the ``up_proj`` in the same module is certain.
     """
     names = [key for key in keys if weights[key].is_quantised]
     others = (weights.get(key.replace("down_proj", "up_proj").replace(".w2.", ".w3.")) for key in names)

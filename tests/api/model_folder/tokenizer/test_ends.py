@@ -118,7 +118,7 @@ def test_settings_of_generation_are_checked_though_config_json_is_not_copied(fie
 
 
 WHISPER = {"model_type": "whisper", "eos_token_id": 2}
-LACKS = "lacks the end, '</s>' (2): generated texts may be empty"
+LACKS = "lacks the end token, '</s>' (2): generated texts may be empty"
 
 
 @pytest.mark.parametrize(

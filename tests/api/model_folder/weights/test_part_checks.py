@@ -138,7 +138,7 @@ def stacked(sizes: dict[str, int], rows: int = 4, end: str = "") -> list[Describ
         ({"0": 4, "1": 4}, {}, ""),
         ({"0": 4, "1": 3}, {"num_local_experts": 4}, "says 4 (num_local_experts), but model.layers.1.mlp.experts.down_proj"),
         ({"0": 3, "1": 3}, {"num_local_experts": 4}, "says 4 (num_local_experts), but model.layers.0.mlp.experts.down_proj"),
-        ({"0": 4, "1": 4, "2": 3}, {}, "_proj{end} has 3 experts, but others have 4: transformers cannot load"),
+        ({"0": 4, "1": 4, "2": 3}, {}, "_proj{end} has 3 experts, but other layers have 4: transformers cannot load"),
         ({"0": 3, "1": 3}, {}, "model.layers.0.mlp.router.weight has 4 rows, but there are 3 experts"),
         ({"0": 3, "1": 3}, {"vision_config": {}}, ""),
     ],
