@@ -288,7 +288,7 @@ def _with_list(
         return (*rest, Companion(os.path.basename(chosen.path), chosen.path)), _without(own)
     kept = {one.name for one in rest}
     missing = listing(sorted(set(own) - kept - {one.name for one in theirs}), 12, where="")
-    notes = [f"left out, because no such file is next to {escape(chosen.path)}: {missing}"] if missing else []
+    notes = [f"files left out, because none of them is next to {escape(chosen.path)}: {missing}"] if missing else []
     return (*rest, *(one for one in theirs if one.name not in kept)), notes
 
 

@@ -174,10 +174,10 @@ def with_tokenizer_of(
     beside = {one.name for one in tokenizer_beside(path)}
     other, absent = [one for one in missing if one in beside], [one for one in missing if one not in beside]
     absent_names = listing(absent, 12, where="")
-    notes = [f"left out, because no such file is next to {escape(path)}: {absent_names}"] if absent else []
+    notes = [f"files left out, because none of them is next to {escape(path)}: {absent_names}"] if absent else []
     if other:
         other_names = listing(other, 12, where="")
-        notes.append(f"left out, because the file next to {escape(path)} has other tokens: {other_names}")
+        notes.append(f"files left out, because those next to {escape(path)} have other tokens: {other_names}")
     return (*rest, *theirs), notes
 
 

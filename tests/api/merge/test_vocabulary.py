@@ -335,8 +335,8 @@ def test_a_token_list_brings_the_tokeniser_next_to_it(name: str) -> None:
     Path("c/special_tokens_map.json").write_text("{}")
     Path("c/list.txt").write_text("\n".join(read_vocabulary("c/tokenizer.json").tokens) + "\n")
     plan = cs.merge(["a", "a"], method="linear", weights=[1, 1], vocab=f"c/{name}")
-    assert [note for note in plan.notes if "tokeniser" in note or note.startswith("left out")] == [
-        f"left out, because no such file is next to c/{name}: chat_template.jinja"
+    assert [note for note in plan.notes if "tokeniser" in note or note.startswith("files left out")] == [
+        f"files left out, because none of them is next to c/{name}: chat_template.jinja"
     ]
     cs.apply(plan, "out/")
     for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):

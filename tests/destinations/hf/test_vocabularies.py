@@ -99,7 +99,7 @@ def test_files_that_the_new_tokeniser_lacks_are_named() -> None:
     Path("bert/special_tokens_map.json").write_text("{}")
     tokenizer("new", NEW)
     plan = cs.transplant("bert", section("transformers: bert, vocab_size: 25"), vocab="bert/vocab.txt:new/vocab.txt")
-    assert "left out, because no such file is next to new/vocab.txt: special_tokens_map.json" in told(plan)
+    assert "files left out, because none of them is next to new/vocab.txt: special_tokens_map.json" in told(plan)
 
 
 def test_a_fast_tokeniser_of_other_tokens_beside_the_new_list_does_not_go_along() -> None:
@@ -111,7 +111,7 @@ def test_a_fast_tokeniser_of_other_tokens_beside_the_new_list_does_not_go_along(
     assert {one.name for one in plan.target.companions} == {"config.json", "vocab.txt", "tokenizer_config.json"}
     Path("bert/tokenizer.json").write_text(json.dumps(stale))
     plan = cs.transplant("bert", section("transformers: bert, vocab_size: 25"), vocab="bert/vocab.txt:new/vocab.txt")
-    assert "left out, because the file next to new/vocab.txt has other tokens: tokenizer.json" in told(plan)
+    assert "files left out, because those next to new/vocab.txt have other tokens: tokenizer.json" in told(plan)
     assert "no such file is next to" not in told(plan)
 
 
