@@ -148,7 +148,9 @@ def unlike_others(
     settings: Mapping[str, Any],
     unfit: Mapping[str, Sequence[str]],
 ) -> Iterator[str]:
-    """Yield notes on weights stored unlike similar weights: not quantised, twice, or with parts that do not fit.
+    """Yield notes on weights that are not quantised although similar weights are, stored twice, or have unfit parts.
+
+    "Twice" is once quantised and once as numbers.
 
     ``unfit`` is the result of the function ``unfit``.
     """

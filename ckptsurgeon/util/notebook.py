@@ -31,7 +31,7 @@ class InNotebooks(Brief):
     __slots__ = ()
 
     def _repr_html_(self) -> str:
-        """Return what the terminal would show as HTML, without scripts and with all names escaped."""
+        """Return, as HTML without scripts, what the terminal would show; all names are escaped."""
         return _views().html_of(self)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:

@@ -60,7 +60,7 @@ def _largest(values: Array) -> float:
 
 
 def dot(x: ScaledValues, y: ScaledValues) -> Sum:
-    """Return the sum of the products of the elements of two vectors; if these are complex, the real part of the sum."""
+    """Return the dot product of two vectors; for complex vectors, the real part of the sum of conj(x) times y."""
     return Sum(float(np.vdot(x.values, y.values).real), x.exponent + y.exponent)
 
 

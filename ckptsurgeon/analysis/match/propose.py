@@ -118,8 +118,8 @@ class _Matcher:
 def _together(first: Sequence[str], second: Sequence[str]) -> Iterator[Parents]:
     """Yield the pairs of parents of two matched modules, from the innermost level to the outermost.
 
-    ``first`` and ``second`` are the paths of the modules that contain the two matched modules. The pair of the two top
-    levels is left out, because it is not evidence.
+    ``first`` and ``second`` are the paths of the modules that contain the two matched modules; the last path of the
+    shorter list is repeated. The pair of the two top levels is left out, because it is not evidence.
     """
     for up in range(max(len(first), len(second))):
         parents = (first[min(up, len(first) - 1)], second[min(up, len(second) - 1)])

@@ -31,8 +31,8 @@ def heads_of(
     rows, widths = _sizes(checkpoint, modules[0])
     if len(rows) != 1 or len(widths) != 1 or min(rows) % (2 * queries):
         raise PlanError(
-            f"the queries of {escape(checkpoint.path)} have {sorted(rows) or 'no'} rows, which do not fit {queries} "
-            "heads.",
+            f"the query projections of {escape(checkpoint.path)} have {sorted(rows) or 'no'} rows, which do not "
+            f"fit {queries} heads.",
             hint="Keep the names of the tensors: --layout keep.",
         )
     size, width = min(rows) // queries, min(widths)
@@ -40,8 +40,8 @@ def heads_of(
     if rows != {keys * size} or widths != {width}:
         missing = f" ({names[1]} is missing)" if stated[1] is None else f" ({names[1]})"
         raise PlanError(
-            f"the keys of {escape(checkpoint.path)} have {sorted(rows) or 'no'} rows, which do not fit {keys} heads of "
-            f"{size} rows{missing}.",
+            f"the key projections (of attention) of {escape(checkpoint.path)} have {sorted(rows) or 'no'} rows, which "
+            f"do not fit {keys} heads of {size} rows{missing}.",
             hint=f"Correct {names[1]}, or keep the names of the tensors: --layout keep.",
         )
     return Heads(queries, keys, size, width)

@@ -29,7 +29,7 @@ Examples:
 
 def run(
     source: Annotated[
-        str, typer.Argument(metavar="CKPT|CONFIG", help="The checkpoint or configuration to start from.")
+        str, typer.Argument(metavar="CKPT|CONFIG", help="The checkpoint or toolkit configuration to make it from.")
     ],
     output: Annotated[
         str | None,

@@ -55,7 +55,7 @@ def library(document: Document) -> Any:
         have = f"the package transformers {OLDEST} or newer; {old} is here" if old else "the package transformers"
         missing = "" if old or error.name in (None, "transformers") else f" ({escape(str(error))})"
         raise document.fail(
-            f"a destination that transformers builds needs {have}{missing}.", "pip install 'ckptsurgeon[hf]'."
+            f"to build this destination with transformers, {have}{missing} is needed.", "pip install 'ckptsurgeon[hf]'."
         ) from error
     return found
 

@@ -222,9 +222,9 @@ def _are_pair(modules: Set[str]) -> bool:
 
 
 def _labels_note(before: int, after: int, option: str = BY_TOKEN) -> str:
-    """Return the end of a note on a classifier of resized rows, which says that labels are not compared.
+    """Return the end of a note on a classifier whose number of rows changes: it says that labels are not compared.
 
-    ``before`` and ``after`` are its numbers of rows. If they are so large that the rows may belong to tokens, the text
+    ``before`` and ``after`` are the numbers of rows. If they are so large that the rows may belong to tokens, the text
     also mentions ``option``, which maps rows by token.
     """
     return LABELS_NOTE + (f"; if the rows belong to tokens, use {option}" if max(before, after) >= FEWEST else "")

@@ -72,7 +72,7 @@ def encoder_of(made: Encoded) -> Encoder:
 
 
 def is_encoder(name: str, facts: Iterable[str]) -> bool:
-    """Return whether there is an encoder with this name, and ``facts`` contains all names that it requires."""
+    """Return whether an encoder has this name, and ``facts`` has the names of all numbers that it needs (bits)."""
     return name in _encoders() and set(_encoders()[name].facts) <= set(facts)
 
 

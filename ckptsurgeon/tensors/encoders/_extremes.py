@@ -65,7 +65,7 @@ def extremes(
     if not (np.isfinite(least).all() and np.isfinite(greatest).all()):
         raise PlanError(
             f"{escape(name)} has values that are NaN or infinite, or beyond float32: they cannot be quantised.",
-            hint="ckpt inspect --stats counts them; --exclude leaves the tensor as it is.",
+            hint="ckpt inspect --stats counts such values; --exclude leaves the tensor as it is.",
         )
     return least, greatest
 

@@ -86,7 +86,12 @@ def _sound(path: str, where: str, entry: dict[str, Any]) -> str:
             hint="Save each recording as one file.",
         )
     (source,) = sources
-    if source.get("type") != "file" or not isinstance(source.get("source"), str):
+    if source.get("type") == "file" and not isinstance(source.get("source"), str):
+        raise ConfigError(
+            f"{where}: the cut's sound has no path: its source is {brief_repr(source.get('source'))}.",
+            hint="Write the path of a sound file.",
+        )
+    if source.get("type") != "file":
         raise ConfigError(
             f"{where}: the cut's sound is of type {brief_repr(source.get('type'))}, not a file.",
             hint="Commands, URLs and archives are not supported. Save the sounds as files.",

@@ -61,8 +61,8 @@ def read_words(path: str | Path) -> tuple[str, ...]:
         raise ConfigError(f"the word list {shown} contains {escape(odd)}, which has characters that are not printable.")
     if len(words) < 2:
         raise ConfigError(
-            f"the word list {shown} contains {count(len(words), 'word')}.",
-            hint="Give a list of two or more words; the bundled lists have about 34.",
+            f"the word list {shown} contains {count(len(words), 'word')}, but at least two are needed.",
+            hint="Give a longer list; the bundled lists have about 34 words.",
         )
     return words
 

@@ -78,7 +78,7 @@ def explain_task_errors(name: str, *, there: bool = False) -> Iterator[None]:
             raise
         raise ConfigError(
             f"the task {escape(name)} fails{_where(error, name)}: {type(error).__name__}: {escape(str(error), 500)}.",
-            hint="ckpt creates a task by MyTask(settings, tokens). Set CKPT_DEBUG=1 to see where it failed.",
+            hint="Correct the task: CKPT_DEBUG=1 shows the traceback. ckpt creates a task by MyTask(settings, tokens).",
         ) from error
 
 

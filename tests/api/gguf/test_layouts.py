@@ -233,14 +233,16 @@ def test_a_number_of_heads_that_the_keys_do_not_have_is_an_error(
     told = ckpt("convert", "model", "-o", "x.gguf")
     assert (told.code, Path("x.gguf").exists()) == (4, False)
     assert "num_key_value_heads" in told.err
-    assert "the keys of model have [32] rows, which do not fit" in told.err
+    assert "the key projections (of attention) of model have [32] rows, which do not fit" in told.err
 
 
 @pytest.mark.parametrize("stated", ["4", "1", ""])
 def test_the_way_back_checks_the_heads_of_keys(stated: str) -> None:
     model("llama")
     cs.apply(cs.convert("model", layout="gguf", metadata={"llama.attention.head_count_kv": stated}), "x.gguf")
-    with pytest.raises(cs.PlanError, match="the keys of x.gguf have .* rows, which do not fit"):
+    with pytest.raises(
+        cs.PlanError, match="the key projections .of attention. of x.gguf have .* rows, which do not fit"
+    ):
         cs.convert("x.gguf", layout="transformers")
 
 

@@ -61,9 +61,10 @@ def chance_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
 
 
 def _needs(found: Vocabulary, tokens: tuple[str, ...]) -> bool:
-    """Return whether some texts need an unknown token.
+    """Return whether a tokeniser of this kind needs an unknown token (``unk_token``) for some texts.
 
-    A list of whole words (WordLevel) may be complete, unless it has an unknown token under another name.
+    WordPiece and BPE do; BPE with byte_fallback only if tokens of bytes are missing. WordLevel does only if its list
+    has a token such as [UNK]: otherwise its words may be all words that occur.
     """
     if found.kind == "BPE" and found.model.get("byte_fallback") is True:
         return sum(BYTE.fullmatch(one) is not None for one in tokens) < ALL

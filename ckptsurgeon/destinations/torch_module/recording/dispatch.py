@@ -41,7 +41,10 @@ MAX_REAL = 1 << 20
 
 
 class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Intercepts every operation below autograd, runs it on the meta device and records it."""
+    """Intercepts every operation below autograd, runs it on the meta device and records it.
+
+    Operations that make small constants, or that have only real tensors as inputs, run on the CPU and are not recorded.
+    """
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

@@ -86,7 +86,7 @@ class HttpRanges:
         headers = response.headers
         dated = "" if _is_strong(self.etag) else headers.get("Last-Modified", "")
         if headers.get("ETag", "") != self.etag or dated != self.modified:
-            raise SourceError(f"{escape(self.uri)} has changed while it was read.", hint="Start again.")
+            raise SourceError(f"{escape(self.uri)} has changed while it was being read.", hint="Start again.")
         said = _content_range(response)
         if said is None or said != (begin, end, self.size):
             got = "no range" if said is None else f"bytes {said[0]} to {said[1]} of {said[2]}"
