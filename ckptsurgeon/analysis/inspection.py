@@ -140,7 +140,9 @@ class Inspection(InNotebooks):
 
     ``root`` is the path of the described state dict in the file ('' for the top level), and ``passed`` has the paths of
     the other state dicts in it. ``stripped`` are the prefixes, such as ``module``, that were removed from all keys.
-    ``made_by_us`` is true if ckpt wrote the checkpoint. ``nbytes_files`` is the size of its files in bytes. ``ties`` maps a tied key to the first key of the same tensor.
+    ``made_by_us`` is true if ckpt wrote the checkpoint. ``nbytes_files`` is the size of its files in bytes. ``ties``
+    maps a tied key to the first key of the same tensor.
+
     ``codes`` describes its quantised tensors. ``decoded`` maps the logical name of a quantised weight to the statistics
     of its dequantised values. ``undecoded`` maps the names of weights that cannot be dequantised to the reason.
     ``damaged`` are the names of weights in ``undecoded`` whose stored values are the reason, such as a NaN in a scale.
