@@ -219,10 +219,10 @@ class Writing:
         from ..render.verification import receipt_view
 
         shown = self._show(plan)
-        receipt = replace(receipt, notes=tuple(note for note in receipt.notes if note not in shown))
-        self.printer.show(
-            receipt_view(receipt, next_steps=[f"ckpt verify {quoted(receipt.output)}"], every=self.printer.verbose)
-        )
+        self.printer.notes(note for note in receipt.notes if note not in shown)
+        next_steps = [f"ckpt verify {quoted(receipt.output)}"]
+        receipt = replace(receipt, notes=())
+        self.printer.show(receipt_view(receipt, next_steps=next_steps, every=self.printer.verbose))
 
     def _show(self, plan: Plan) -> tuple[str, ...]:
         """Show the plan; return the notes that were shown."""

@@ -6,12 +6,13 @@ They are in no known encoding, so they are plain tensors for ckpt: a cast or a m
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from ..tensors.dtypes import DTYPES
 from ..tensors.encodings._encoding import QuantisedTensors
+from ..tensors.possible_scales import CODES, decodes_nothing, fits_as_scale
 from ..util.text import count, escape
 from .plan.plan import Plan
 from .plan.step import Input, Step
@@ -19,18 +20,14 @@ from .quantised import computation
 
 __all__ = ["with_possible_codes_said"]
 
-CODES = {"int8": 1, "uint8": 4, "int16": 8, "uint16": 8, "int32": 16, "uint32": 16}
-"""Dtypes of codes, with the most codes in one element. Integers of 64 bits are indices or counters."""
 SMALLEST = 4
 """The fewest rows and columns of codes."""
 OF_INDICES = re.compile(
-    r"(^|_)(ids?|idx|ind(ex|exes|ices|ptr)?|mask|masked|masks|maps?|pos|positions?|types?|buckets?|lengths?|counts?|tril"
+    r"(^|_)(ids?|idx|hash|table|lookup|ind(ex|exes|ices|ptr)?|mask|masked|masks|maps?|pos|positions?|types?|buckets?|lengths?|counts?|tril"
     r"|triu|causal|adj|adjacency|edges?|nodes?|tokens?|labels?|vocab|bytes?|chars?|pieces|flags?|valid|perm|order"
     r"|offsets?|attn|attention)(_|\d|$)"
 )
 """Matches names of integers that are not codes."""
-OF_NETWORKS = re.compile(r"bias$|^(weight|gamma|beta)$|^running_")
-"""Matches names of floats that decode nothing."""
 
 
 class _Use(NamedTuple):
@@ -76,11 +73,15 @@ def _uses(plan: Plan, source: int, known: QuantisedTensors) -> Iterator[_Use]:
                 said = "" if _is_widened(step, one) else computation(plan.verb, step, one)
                 doing[one.key] = doing.get(one.key) or said
     for tensors in modules.values():
+        floats = {one.shape for one in tensors.values() if DTYPES[one.dtype].kind == "float"}
+        scales = _scales(tensors.values(), doing)
         for codes in filter(_could_be_codes, tensors.values()):
-            scales = _scales(codes, tensors)
-            used = next((key for key in (*(one.key for one in scales), codes.key) if doing[key]), "")
-            if scales and used:
-                yield _Use(codes, scales[0], doing[used])
+            if codes.shape in floats:  # these are the weight, and the integers are its mask
+                continue
+            fitting = [scales[shape] for shape in scales if fits_as_scale(codes.dtype, codes.shape, shape)]
+            used = next((used for _, used in fitting if used), codes.key)
+            if fitting and doing[used]:
+                yield _Use(codes, fitting[0][0], doing[used])
 
 
 def _module(key: str) -> str:
@@ -103,25 +104,15 @@ def _leaf(key: str) -> str:
     return key.rpartition(".")[2].lower()
 
 
-def _scales(codes: Input, tensors: Mapping[str, Input]) -> list[Input]:
-    """Return the floating-point tensors of the same module whose shapes fit scales or zero points of ``codes``.
+def _scales(tensors: Iterable[Input], doing: Mapping[str, str]) -> dict[tuple[int, ...], tuple[Input, str]]:
+    """Return, for each shape of floats of a module that may be scales, the first of them and the first in use.
 
-    If the module has floats of the shape of the codes, these are the weight, and the integers are its mask.
+    ``doing`` maps the key of each tensor to what the plan computes with it; '' if it only copies the tensor. The key of
+    the first float that the plan computes with is '' if there is none.
     """
-    floats = [one for one in tensors.values() if DTYPES[one.dtype].kind == "float"]
-    if any(one.shape == codes.shape for one in floats):
-        return []
-    return [one for one in floats if not OF_NETWORKS.search(_leaf(one.key)) and _fits(codes, one.shape)]
-
-
-def _fits(codes: Input, shape: tuple[int, ...]) -> bool:
-    """Return whether there is one scale for the tensor, or one for each row or column, or for each group in it."""
-    *above, rows, columns = codes.shape
-    if all(size == 1 for size in shape):
-        return codes.dtype == "int8"
-    if shape in ((*above, rows), (*above, columns)):
-        return True
-    if len(shape) != len(codes.shape) or list(shape[:-2]) != above:
-        return False
-    groups = (shape[-1], columns) if shape[-2] == rows else (shape[-2], rows) if shape[-1] == columns else (0, 1)
-    return 0 < groups[0] < groups[1] and groups[1] * CODES[codes.dtype] % groups[0] == 0
+    found: dict[tuple[int, ...], tuple[Input, str]] = {}
+    for one in tensors:
+        if DTYPES[one.dtype].kind == "float" and not decodes_nothing(_leaf(one.key)):
+            first, used = found.get(one.shape, (one, ""))
+            found[one.shape] = first, used or (one.key if doing[one.key] else "")
+    return found

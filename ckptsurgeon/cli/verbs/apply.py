@@ -83,7 +83,9 @@ def run(
         return
     from ...render.verification import counts_line, receipt_view
 
-    printer.show(counts_line(receipt), receipt_view(receipt, next_steps=[f"ckpt verify {quoted(receipt.output)}"]))
+    printer.notes(receipt.notes)
+    receipt, next_steps = replace(receipt, notes=()), [f"ckpt verify {quoted(receipt.output)}"]
+    printer.show(counts_line(receipt), receipt_view(receipt, next_steps=next_steps))
 
 
 def _check_output(plan: str, output: str | None) -> None:

@@ -12,6 +12,7 @@ from typing import cast
 from ...util.registry import discover
 from ..dtypes import DTYPES
 from ..info import TensorInfo
+from ..possible_scales import decodes_nothing, fits_as_scale
 from ._encoding import NO_CODES, Encoding, LogicalTensor, Parts, QuantisedTensor, QuantisedTensors
 from ._methods import UNKNOWN
 from ._parts import could_be_parts, could_be_words, lone_codes, lone_parts, part_endings
@@ -91,8 +92,16 @@ def unknown(
         whole = bool(quantisation and module) and any(len(tensors[key].shape) > 1 for key in found)
         for codes, others in _whole(found, around) if whole else _by_name(found, around, by_module, tensors):
             is_alone = not known and are_plain_integers(codes[0], tensors[codes[0]])
+            if is_alone and not others:
+                others = [key for key in around if _may_be_scale(key, tensors[key], tensors[codes[0]])]
             if others or (_is_coded(codes[0], tensors[codes[0]], quantisation) and not (is_alone and not quantisation)):
                 yield _coded(module if whole or len(codes) > 1 else "", codes, others, tensors, method)
+
+
+def _may_be_scale(key: str, info: TensorInfo, codes: TensorInfo) -> bool:
+    """Return whether a float of the same module may be the scale of a matrix of integers, whatever its name."""
+    is_float = DTYPES[info.dtype].kind == "float" and not decodes_nothing(key.rpartition(".")[2])
+    return is_float and fits_as_scale(codes.dtype, codes.shape, info.shape)
 
 
 def _looks_coded(key: str, info: TensorInfo, quantisation: QuantisationSettings) -> bool:

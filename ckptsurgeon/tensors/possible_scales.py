@@ -1,0 +1,32 @@
+"""Recognises floats that may be the scales of integer codes, by their shapes and not by their names."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["CODES", "decodes_nothing", "fits_as_scale"]
+
+CODES = {"int8": 1, "uint8": 4, "int16": 8, "uint16": 8, "int32": 16, "uint32": 16}
+"""Dtypes of codes, with the most codes in one element. Integers of 64 bits are indices or counters."""
+_OF_NETWORKS = re.compile(r"bias$|^(weight|gamma|beta)$|^running_")
+
+
+def decodes_nothing(leaf: str) -> bool:
+    """Return whether the last segment of a key is the name of a parameter of a network, such as ``bias``."""
+    return _OF_NETWORKS.search(leaf.lower()) is not None
+
+
+def fits_as_scale(dtype: str, codes: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Return whether a float of a ``shape`` may be the scale of codes, which have a ``dtype`` and the shape ``codes``.
+
+    It may if there is one scale for the tensor (int8 only), for each row, for each column, or for each group in it.
+    """
+    *above, rows, columns = codes
+    if all(size == 1 for size in shape):
+        return dtype == "int8"
+    if shape in ((*above, rows), (*above, columns)):
+        return True
+    if len(shape) != len(codes) or list(shape[:-2]) != above:
+        return False
+    groups = (shape[-1], columns) if shape[-2] == rows else (shape[-2], rows) if shape[-1] == columns else (0, 1)
+    return 0 < groups[0] < groups[1] and groups[1] * CODES[dtype] % groups[0] == 0
