@@ -56,7 +56,8 @@ def class_findings(checkpoint: Checkpoint) -> list[ClassFinding]:
             none = f"the weights have no key of {escape(_architecture(folder))}: transformers initialises all tensors"
             return [ClassFinding("missing", f"{none}. {error.hint.partition(' Rename')[0]}".rstrip(". "))]
         said = error.said.removeprefix("config.json: ").removeprefix("config.json cannot be built: ").removesuffix(".")
-        may_be_accepted = error.rule == VALIDATOR or _is_of_newer_version(folder)
+        is_of_installed = folder.config.get("transformers_version") == importlib.metadata.version("transformers")
+        may_be_accepted = (error.rule == VALIDATOR and not is_of_installed) or _is_of_newer_version(folder)
         kind: Kind = "refused" if REFUSES in said and not may_be_accepted else "unbuilt"
         versions = f" ({_versions(folder)})" if REFUSES in said or "has no model_type" in said else ""
         return [ClassFinding(kind, f"the model that config.json describes cannot be built: {said}{versions}")]

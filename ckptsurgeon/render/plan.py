@@ -14,7 +14,7 @@ from ..planning.plan.check import Costs
 from ..planning.plan.compute import Merge
 from ..planning.plan.plan import Plan
 from ..planning.plan.rows import VocabularyRows
-from ..planning.plan.step import Step
+from ..planning.plan.step import STORED_ROWS, Step
 from ..util.text import count, escape, human_bytes, human_count, listing, percent, shape_text
 from .columns import Columns, Hanging
 from .tree import branch_names
@@ -99,7 +99,7 @@ def _reason(step: Step) -> str:
         return rows_said(step.rows)
     if step.merge is not None:
         return _merged(step, step.merge)
-    if step.policy:
+    if step.policy and step.policy != STORED_ROWS:
         return f"{step.policy} {shape_text(step.source_shape)} to {shape_text(step.numbers.shape)}"
     if step.operation:
         return step.operation

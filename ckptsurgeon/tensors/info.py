@@ -119,18 +119,28 @@ class TensorInfo:
     def place(self) -> Hashable:
         """A key that is equal for two tensors if they are aliases: the same elements of the same storage.
 
-        It is None for a tensor whose values are not plain bytes. A conjugate view is not an alias: it has the same
-        bytes as its tensor but other values. The stride of a dimension with one element is ignored: a hostile file
-        could otherwise choose these strides so that the hashes of many tensors collide.
+        It is None for a tensor whose values are not plain bytes, unless torch quantised it. A conjugate view is not an
+        alias: it has the same bytes as its tensor but other values. The stride of a dimension with one element is
+        ignored: a hostile file could otherwise choose these strides so that the hashes of many tensors collide.
         """
         if self.made is not None:
             return (id(self.made), self.shape)
-        if self.storage is None or self.opaque:
+        quantiser = self._quantiser if self.opaque else ()
+        if self.storage is None or quantiser is None:
             return None
         steps = self.stride and tuple(
             step if size > 1 else 0 for size, step in zip(self.shape, self.stride, strict=True)
         )
-        return (id(self.storage), self.offset, self.shape, steps, self.dtype, self.conj, self.neg)
+        return (id(self.storage), self.offset, self.shape, steps, self.dtype, self.conj, self.neg, *quantiser)
+
+    @property
+    def _quantiser(self) -> tuple[Hashable, ...] | None:
+        """A key for the scales and zero points of a tensor that torch quantised; None for any other tensor."""
+        found = self.parts[0] if self.parts and DTYPES[self.dtype].kind == "quantized" else None
+        if not isinstance(found, tuple) or not all(isinstance(one, (int, float, TensorInfo)) for one in found[1:]):
+            return None
+        scheme, *numbers = found
+        return (str(scheme), *(one.place if isinstance(one, TensorInfo) else one for one in numbers))
 
 
 @dataclass(frozen=True)

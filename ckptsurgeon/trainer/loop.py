@@ -1,9 +1,8 @@
 """The training loop, from a batch to a saved checkpoint.
 
 ``TrainingLoop.run`` calls ``_train``, which takes step after step. For each step, ``_step`` gets the batches, and
-``gradient_step`` does forward, backward, all-reduce, clipping and the optimizer step. Then come the moving average, the
-log, the evaluation and the checkpoint. ``TrainingState`` has all that a run needs to continue. If there are several
-processes, each runs this code; every collective call is reached by all of them or by none.
+``gradient_step`` does forward, backward, all-reduce, clipping and the optimizer step. Then come the moving average,
+log, evaluation and checkpoint. Each of several processes runs this code, and all or none reach a collective call.
 """
 
 from __future__ import annotations
@@ -48,11 +47,7 @@ ROWS_ON_GPU = 10
 
 
 class TrainingLoop:
-    """Trains a job; ``observer`` is called with each row of the log.
-
-    ``stopped`` is the name of the signal that ended the training, or ''. ``frozen`` are keys of further tensors that
-    are not trained.
-    """
+    """Trains a job; ``observer`` gets each row of the log. ``stopped`` names the signal that ended training, or ''."""
 
     def __init__(
         self, job: Job, model: nn.Module | ParallelModel, *, frozen: Collection[str] = (),
@@ -185,10 +180,9 @@ class TrainingLoop:
         return state.progress.step, rates, result
 
     def _signal(self, stop: StopSignal) -> str:
-        """Return the name of the signal that ends the run, or ''.
+        """Return the name of the signal that ends the run, or ''; it counts only when all ranks know of it.
 
-        With several ranks, a signal only counts when all ranks know of it. Ranks receive signals at different times: if
-        a rank stopped at once, the other ranks would wait for it for ever.
+        If a rank stopped at once, the others would wait for it for ever.
         """
         if self.job.ranks.size > 1:
             stop.name = self._signal_of_step or stop.name
@@ -257,10 +251,10 @@ def gradient_step(
 ) -> StepResult:  # fmt: skip
     """Take one optimizer step on the batches of all ranks, as if they were one batch in one process.
 
-    ``batches`` are those of this rank; the first ``unseen`` of them have clips that the run has not seen before.
-    ``signal`` is a function that returns the name of the signal that this rank received, or ''. ``loss_function`` is
-    the task's compiled loss (None: ``task.loss``). If an error is raised, parameters and buffers are unchanged. No
-    value is read from a GPU, because such a read waits for all queued work.
+    The first ``unseen`` of this rank's ``batches`` have clips that the run has not seen before. ``signal`` returns the
+    name of the signal that this rank received, or ''. ``loss_function`` is the task's compiled loss (None:
+    ``task.loss``). If an error is raised, parameters and buffers are unchanged. No value is read from a GPU, because
+    such a read waits for all queued work.
     """
     device = next(model.module.parameters()).device
     buffers, sums = BufferSnapshot(model.module), LossSums(device)

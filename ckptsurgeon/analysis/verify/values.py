@@ -72,11 +72,8 @@ def _check_quantiser(check: Check, key: str, origin: Named) -> None:
     found, theirs = codes_of(stored), codes_of(source[name])
     if found is None and theirs is None:
         return
-    if (
-        found is None
-        or theirs is None
-        or stored_quantiser(check.output, stored) != stored_quantiser(source, source[name])
-    ):
+    same = found is not None and theirs is not None
+    if not same or not stored_quantiser(check.output, stored).equals(stored_quantiser(source, source[name])):
         raise VerifyError(f"has other scales or zero points than {escape(name)} of {escape(source.path)}")
 
 

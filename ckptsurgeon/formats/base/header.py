@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -147,6 +148,15 @@ class StoredQuantiser(NamedTuple):
     scale: float | ChannelNumbers
     zero: int | ChannelNumbers
     axis: int | None
+
+    def equals(self, other: StoredQuantiser) -> bool:
+        """Return whether both have the same parameters, bit for bit: a scale of NaN equals itself."""
+        scales = (_bits(one.scale) if isinstance(one.scale, float) else one.scale for one in (self, other))
+        return len({*scales}) == 1 and self._replace(scale=0.0) == other._replace(scale=0.0)
+
+
+def _bits(number: float) -> bytes:
+    return struct.pack("<d", number)
 
 
 class OutTensor(NamedTuple):

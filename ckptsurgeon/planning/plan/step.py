@@ -148,7 +148,7 @@ class Step(Brief):
 def _kind_of(step: Step) -> str:
     if step.op != "copy":
         return _KINDS.get(step.op, "resized")
-    if step.operation or step.coded is not None:
+    if step.operation or (step.coded is not None and step.policy != STORED_ROWS):
         return "derived"
     if step.source_shape != step.shape:
         return "reshaped"

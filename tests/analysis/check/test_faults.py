@@ -126,13 +126,16 @@ def test_there_are_more_than_twenty_faults() -> None:
         ({"hidden_act": None, "transformers_version": "4.1.0"}, "WARN", "transformers 4.1.0 wrote config.json"),
         ({"layer_types": ["of yesterday"] * 6}, "WARN", "no version of transformers is in config.json"),
         ({"use_cache": 1, "transformers_version": "4.40.0"}, "WARN", "is installed, transformers 4.40.0 wrote"),
+        ({"num_attention_heads": None, "transformers_version": "installed"}, "FAIL", "refuses the fields"),
+        ({"num_hidden_layers": 2.5, "transformers_version": "installed"}, "FAIL", "refuses the fields"),
         ({"model_type": "of tomorrow", "transformers_version": "9.0"}, "WARN", "transformers 9.0 wrote config.json"),
     ],
 )
 def test_a_class_that_cannot_be_built_is_named_with_its_own_advice(
     change: dict[str, object], status: str, said: str, tmp_path: Path
 ) -> None:
-    pytest.importorskip("transformers")
+    installed = pytest.importorskip("transformers").__version__
+    change = {name: installed if value == "installed" else value for name, value in change.items()}
     folder = healthy(tmp_path / "model")
     edit_json(folder / "config.json", lambda config: config.update(change))
     row = cs.check(folder).row("class-tensors")
