@@ -9,10 +9,12 @@ from typing import NamedTuple, TypeAlias
 from ...errors import FormatError, PlanError
 from ...tensors.composition import blocked, given
 from ...tensors.dtypes import BLOCKS, DTYPES
+from ...tensors.encodings.torch_quantised import is_pickled
 from ...tensors.info import Encoded, TensorInfo
 from ...util.text import escape, listing
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern_hints import matched
+from ..quantised_error import QuantisedError
 from .operation import JOINING, Operation
 from .quantising import quantised
 from .shaping import joined, reshaped_by, split_by
@@ -254,6 +256,11 @@ def _put(after: DerivedSource, key: str, info: TensorInfo, operation: Operation,
 
 
 def _check_operable(key: str, info: TensorInfo, operation: Operation) -> None:
+    if is_pickled(info):
+        raise QuantisedError(
+            f"{operation}: {escape(key)} is quantised, so the operation would use its codes as numbers.",
+            hint="Put an operation - dequantize: KEY before it.",
+        )
     if info.opaque:
         raise FormatError(f"{operation}: {escape(key)} cannot be read: {info.opaque}.", rule="opaque")
     if isinstance(info.made, Encoded):

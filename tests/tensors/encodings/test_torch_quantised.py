@@ -140,6 +140,7 @@ WRITING: dict[str, tuple[list[str], int, str, str]] = {
 @pytest.mark.parametrize("case", WRITING)
 def test_what_would_change_them_says_that_it_cannot_and_what_can_be_done(case: str, ckpt: Run) -> None:
     command, code, said, hint = WRITING[case]
+    Path("scale.yaml").write_text(f"- {{scale: {LAYERS[0]}.weight, by: 2}}\n")
     done = ckpt(*command)
     assert done.code == code
     assert said in done.err
