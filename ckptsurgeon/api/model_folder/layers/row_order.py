@@ -12,6 +12,7 @@ from ....planning.keys.pattern import KeyPattern
 from ....planning.keys.row_order import HALVES, PAIRS, misordered
 from ....planning.plan.plan import Plan
 from .heads import Settings, architecture_of, has_own_order, heads_of, settings_of
+from .reordered import reordering_notes
 
 __all__ = ["renaming_notes", "with_row_order_said"]
 
@@ -22,12 +23,15 @@ _TURN = ("transpose", "permute", "reshape")
 def with_row_order_said(plan: Plan, sources: Sequence[Checkpoint], config: Settings) -> Plan:
     """Return the plan with notes on tensors whose new names mean another order of rows, or a transposed matrix.
 
-    ``sources`` have the tensors that rules rename; ``config`` are the fields of the destination's configuration.
+    Operations that reorder rows in another way than the names and the configuration say get a note, too. ``sources``
+    have the tensors that rules rename, after all operations; ``config`` are the fields of the destination's
+    configuration.
     """
     keys = [step.key for step in plan.steps]
     notes: list[str] = []
     for number, source in enumerate(sources):
         notes += _row_order_notes(list(_renamed(plan, number, _REORDER)), source, keys, config)
+        notes += reordering_notes(plan, number, source, keys, config)
         notes += layout_notes(list(_renamed(plan, number, _TURN)), source)
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
 
