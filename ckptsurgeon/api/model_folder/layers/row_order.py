@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ....checkpoint.checkpoint import Checkpoint
 from ....planning.keys.matcher import KeyMatcher
 from ....planning.keys.other_layouts import layout_notes
 from ....planning.keys.pattern import KeyPattern
 from ....planning.keys.row_order import HALVES, PAIRS, misordered
+from ....planning.keys.turned import square_siblings, turned_hint
 from ....planning.plan.plan import Plan
+from ....planning.plan.step import Step
+from ....util.text import count, listing
 from .heads import Settings, architecture_of, has_own_order, heads_of, settings_of
 from .reordered import reordering_notes
 
@@ -33,6 +37,7 @@ def with_row_order_said(plan: Plan, sources: Sequence[Checkpoint], config: Setti
         notes += _row_order_notes(list(_renamed(plan, number, _REORDER)), source, keys, config)
         notes += reordering_notes(plan, number, source, keys, config)
         notes += layout_notes(list(_renamed(plan, number, _TURN)), source)
+        notes += _forgotten(plan, number)
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
 
 
@@ -64,9 +69,40 @@ def _renamed(plan: Plan, number: int, verbs: Sequence[str]) -> Iterator[tuple[st
 
     ``verbs`` are the operations that count.
     """
-    rows = plan.sources[number].operations
-    changed = KeyMatcher([KeyPattern.given(row[verb], "") for row in rows for verb in verbs if verb in row])
+    changed = _matcher(plan.sources[number].operations, verbs)
     for step in plan.steps:
         is_renamed = step.source == number and step.rule.startswith("--map")
-        if is_renamed and not any(map(changed.match, (step.source_key, *step.made_of))):
+        if is_renamed and not any(map(changed.match, _keys(step))):
             yield step.source_key, step.key
+
+
+def _forgotten(plan: Plan, number: int) -> Iterator[str]:
+    """Yield the note on square matrices that are not transposed, although operations transpose those beside them."""
+    rows = plan.sources[number].operations
+    if not any("transpose" in row for row in rows):
+        return
+    changed = {verb: _matcher(rows, [verb]) for verb in _TURN}
+    steps = [step for step in plan.steps if step.source == number and step.op == "copy" and len(step.shape) == 2]
+    turned = [step.source_key for step in steps if any(map(changed["transpose"].match, _keys(step)))]
+    rest = {
+        step.source_key: step.source_shape
+        for step in steps
+        if not any(matcher.match(key) for matcher in changed.values() for key in _keys(step))
+    }
+    square = square_siblings(turned, rest)
+    if square:
+        yield (
+            f"{count(len(square), 'square matrix is', 'square matrices are')} not transposed, although operations "
+            f"transpose all other matrices of the same layers ({listing(turned, 3)}): {listing(square, 3)}. The shape "
+            f"of a square matrix does not show its layout. {turned_hint(square[0])}"
+        )
+
+
+def _keys(step: Step) -> tuple[str, ...]:
+    """Return the keys of a step's tensor before and after operations."""
+    return (step.source_key, *step.made_of)
+
+
+def _matcher(rows: Sequence[Mapping[str, Any]], verbs: Sequence[str]) -> KeyMatcher:
+    """Return the patterns of the operations ``verbs`` among ``rows``."""
+    return KeyMatcher([KeyPattern.given(row[verb], "") for row in rows for verb in verbs if verb in row])
