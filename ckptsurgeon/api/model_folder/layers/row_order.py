@@ -15,6 +15,7 @@ from ....planning.keys.turned import square_siblings, turned_hint
 from ....planning.plan.plan import Plan
 from ....planning.plan.step import Step
 from ....util.text import count, listing
+from .fused import fused_notes
 from .heads import Settings, architecture_of, has_own_order, heads_of, settings_of
 from .reordered import reordering_notes
 
@@ -38,6 +39,7 @@ def with_row_order_said(plan: Plan, sources: Sequence[Checkpoint], config: Setti
         notes += reordering_notes(plan, number, source, keys, config)
         notes += layout_notes(list(_renamed(plan, number, _TURN)), source)
         notes += _forgotten(plan, number)
+        notes += fused_notes(plan, number, source)
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
 
 
