@@ -61,6 +61,14 @@ def test_a_square_matrix_that_operations_forget_is_noted() -> None:
 def test_if_all_are_transposed_or_others_are_not_nothing_is_said() -> None:
     assert not notes(cs.transplant("nano.pth", "gpt.pth", operations=transposing(*SIZES)))
     assert not notes(cs.rename("nano.pth", operations=transposing("mlp.c_fc")))
+    permuting = [{"permute": f"h.{{n}}.{module}.weight", "dims": [1, 0]} for module in SIZES]
+    assert not notes(cs.rename("nano.pth", operations=permuting))
+    assert len(notes(cs.rename("nano.pth", operations=[permuting[0], permuting[2]]))) == 1
+    apart = [
+        {"copy": "h.{n}.attn.c_proj", "into": ["h.{n}.o"]}, {"transpose": "h.{n}.o.weight"},
+        {"copy": "h.{n}.o", "into": ["h.{n}.attn.c_proj"]}, *transposing("attn.c_attn", "mlp.c_fc"),
+    ]  # fmt: skip
+    assert not notes(cs.rename("nano.pth", operations=apart))
     assert not notes(cs.transplant("gpt.pth", "gpt.pth"))
 
 

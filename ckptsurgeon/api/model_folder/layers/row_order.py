@@ -80,16 +80,13 @@ def _renamed(plan: Plan, number: int, verbs: Sequence[str]) -> Iterator[tuple[st
 
 def _forgotten(plan: Plan, number: int) -> Iterator[str]:
     """Yield the note on square matrices that are not transposed, although operations transpose those beside them."""
-    rows = plan.sources[number].operations
-    if not any("transpose" in row for row in rows):
-        return
-    changed = {verb: _matcher(rows, [verb]) for verb in _TURN}
+    transposes = _matcher(plan.sources[number].operations, ("transpose", "permute"))
     steps = [step for step in plan.steps if step.source == number and step.op == "copy" and len(step.shape) == 2]
-    turned = [step.source_key for step in steps if any(map(changed["transpose"].match, _keys(step)))]
+    turned = [step.source_key for step in steps if any(map(transposes.match, _keys(step)))]
     rest = {
         step.source_key: step.source_shape
         for step in steps
-        if not any(matcher.match(key) for matcher in changed.values() for key in _keys(step))
+        if not any(map(transposes.match, _keys(step))) and not (step.made_of and len({*step.source_shape}) == 1)
     }
     square = square_siblings(turned, rest)
     if square:
