@@ -111,7 +111,7 @@ MUTANTS = (
         "a layer that lacks tensors is said",
         "    yield from hole_notes(lists, gaps, keys, config)",
         "    yield from ()",
-        "api/model_folder/test_family_checks.py",
+        "api/model_folder/weights/test_family_checks.py",
     ),
     Mutant(
         "a layer at another position remains of its kind",

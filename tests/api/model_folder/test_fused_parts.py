@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,3 +89,26 @@ def test_heads_one_after_another_are_read_by_their_first_rows() -> None:
     assert not notes(cs.rename("a.pth", operations=[*operations, split(key, ("q_proj", "k_proj", "v_proj"), 4, 4, 4)]))
     (note,) = notes(cs.rename("a.pth", operations=[*operations, split(key, ("v_proj", "k_proj", "q_proj"), 4, 4, 4)]))
     assert "makes v, k, q" in note
+
+
+def test_blocks_of_a_projection_with_one_head_after_another_are_noted() -> None:
+    key, parts = "h.{n}.attention.query_key_value", ("q_proj", "k_proj", "v_proj")
+    Path("neox").mkdir()
+    save("neox/pytorch_model.bin", key, rows=12)
+    config = {"model_type": "gpt_neox", "num_attention_heads": 2}
+    Path("neox/config.json").write_text(json.dumps(config))
+    blocks = [split(key, parts, 4, 4, 4)]
+    (note,) = said(cs.rename("neox", operations=blocks))
+    assert note.startswith("6 tensors are blocks of the rows of query_key_value (h.0.attention.q_proj.weight)")
+    by_head = [
+        {"reshape": f"{key}.weight", "shape": [2, 3, 2, 4]}, {**blocks[0], "dim": 1, "sizes": [1, 1, 1]},
+        *({"reshape": f"h.{{n}}.attention.{name}.weight", "shape": [4, 4]} for name in parts),
+    ]  # fmt: skip
+    assert not said(cs.rename("neox", operations=by_head))
+    for other in ({"num_attention_heads": 1}, {"model_type": "chatglm"}):
+        Path("neox/config.json").write_text(json.dumps(config | other))
+        assert not said(cs.rename("neox", operations=blocks))
+
+
+def said(plan: Any) -> list[str]:
+    return [note for note in plan.notes if "blocks of the rows" in note]

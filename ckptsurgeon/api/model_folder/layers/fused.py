@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from math import prod
 
+from ....checkpoint.checkpoint import Checkpoint
 from ....planning.keys.fused_parts import order_of_parts, part_of, wrong_order
 from ....planning.plan.plan import Plan
 from ....planning.plan.step import Step
 from ....tensors.info import Decoded, Given, Sliced, TensorInfo
 from ....util.text import count, escape
+from .heads import settings_of
 
 __all__ = ["fused_notes"]
 
 
-def fused_notes(plan: Plan, number: int, source: Mapping[str, TensorInfo]) -> Iterator[str]:
+BY_HEAD = ("bloom", "gpt_neox", "gpt_neox_japanese", "persimmon")
+"""Model types whose query_key_value has the queries, keys and values of one head after those of another."""
+
+
+def fused_notes(plan: Plan, number: int, source: Checkpoint) -> Iterator[str]:
     """Yield notes on fused projections of a plan's source ``number``, if their parts are taken for other parts.
 
     ``source`` has the tensors after all operations.
@@ -27,6 +33,9 @@ def fused_notes(plan: Plan, number: int, source: Mapping[str, TensorInfo]) -> It
             f"{said}, but {escape(keys[0])} has {', '.join(order_of_parts(keys[0]))} by its name "
             f"({count(len(keys), 'fused projection')}): the model would compute something else"
         )
+    settings = settings_of(source)
+    if settings.get("model_type") in BY_HEAD and settings.get("num_attention_heads") != 1:
+        yield from _blocks(steps, source, str(settings["model_type"]))
 
 
 def _split(steps: list[Step], source: Mapping[str, TensorInfo]) -> Iterator[tuple[str, str]]:
@@ -39,6 +48,22 @@ def _split(steps: list[Step], source: Mapping[str, TensorInfo]) -> Iterator[tupl
         order = [_part(found[begin]) for begin in sorted(found)]
         if wrong_order(fused, order):
             yield fused, f"the operation {escape(next(iter(found.values())).operation)} makes {', '.join(order)}"
+
+
+def _blocks(steps: list[Step], source: Mapping[str, TensorInfo], model_type: str) -> Iterator[str]:
+    """Yield the note on queries, keys and values that are blocks of rows of a projection that has heads in turn."""
+    wrong = [
+        step
+        for step in steps
+        if len(step.made_of) == 1 and "query_key_value" in step.made_of[0] and _part(step) and step.source_key in source
+        if source[step.source_key].is_plain
+    ]
+    if wrong:
+        yield (
+            f"{count(len(wrong), 'tensor is a block', 'tensors are blocks')} of the rows of query_key_value "
+            f"({escape(wrong[0].key)}), but {model_type} has the queries, keys and values of one head after another: "
+            "the model would compute something else; reshape to (heads, 3, size, width) before the split"
+        )
 
 
 def _joined(steps: list[Step]) -> Iterator[tuple[str, str]]:
