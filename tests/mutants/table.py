@@ -30,6 +30,24 @@ MUTANTS = (
         "api/model_folder/test_row_order.py",
     ),
     Mutant(
+        "operations with another number of heads than the configuration get a note",
+        'if stated is not None and row["heads"] != stated:',
+        'if stated is not None and row["heads"] < stated:',
+        "api/model_folder/test_row_order.py",
+    ),
+    Mutant(
+        "square matrices that stay as they are beside transposed ones get a note",
+        "return [key for key, shape in flat.items() if shape[0] == shape[1] and _place(key) in places]",
+        "return [key for key, shape in flat.items() if shape[0] != shape[1] and _place(key) in places]",
+        "planning/transplant/test_turned.py",
+    ),
+    Mutant(
+        "parts of fused projections that operations take for other parts get a note",
+        "return found != [kind for kind in order if kind in found]",
+        "return found == order",
+        "api/model_folder/test_fused_parts.py",
+    ),
+    Mutant(
         "halves are made of pairs, and pairs of halves",
         'grid = (pairs, 2) if operation.verb == "halves" else (2, pairs)',
         "grid = (pairs, 2)",
@@ -93,7 +111,7 @@ MUTANTS = (
         "a layer that lacks tensors is said",
         "    yield from hole_notes(lists, gaps, keys, config)",
         "    yield from ()",
-        "api/model_folder/test_family_checks.py",
+        "api/model_folder/weights/test_family_checks.py",
     ),
     Mutant(
         "a layer at another position remains of its kind",

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 from ...util.text import count, escape
 
-__all__ = ["HALVES", "PAIRS", "Misordered", "misordered"]
+__all__ = ["HALVES", "PAIRS", "Misordered", "Spelling", "known_spellings", "misordered", "module_pattern", "spelled"]
 
 PAIRS, HALVES = "pairs", "halves"
 """The two orders of rows, and the operations that make them."""
 
 
 @dataclass(frozen=True)
-class _Spelling:
+class Spelling:
     """How a library names queries and keys: ``names`` matches the path of a module, with its ``number`` and ``kind``.
 
     The library is recognised if any key contains ``mark``, and no key contains ``other``.
@@ -35,13 +35,13 @@ class _Spelling:
 _LEAF = re.compile(r"(?:\.lora_[Bb](?:\.\w+)?)?\.[^.]*$")
 """The end of a key after the path of its module; the rows of a LoRA adapter's B are those of its module."""
 _SPELLINGS = (
-    _Spelling("Meta", PAIRS, re.compile(r"(?:.*\.)?layers\.(?P<number>\d+)\.attention\.w(?P<kind>[qk])")),
-    _Spelling("llama.cpp", PAIRS, re.compile(r"blk\.(?P<number>\d+)\.attn_(?P<kind>[qk])")),
-    _Spelling(
+    Spelling("Meta", PAIRS, re.compile(r"(?:.*\.)?layers\.(?P<number>\d+)\.attention\.w(?P<kind>[qk])")),
+    Spelling("llama.cpp", PAIRS, re.compile(r"blk\.(?P<number>\d+)\.attn_(?P<kind>[qk])")),
+    Spelling(
         "torchtune", PAIRS, re.compile(r"(?:.*\.)?layers\.(?P<number>\d+)\.attn\.(?P<kind>[qk])_proj"),
         ".sa_norm.", ".attn.q_proj.bias",  # its Qwen2, which has biases, has halves
     ),
-    _Spelling(
+    Spelling(
         "transformers", HALVES,
         re.compile(r"(?:.*\.)?layers\.(?P<number>\d+)\.(?:self_attn|attention)\.(?P<kind>[qk])_proj"),
     ),
@@ -93,33 +93,38 @@ def misordered(names: Iterable[tuple[str, str]], sides: Sequence[Collection[str]
 
     ``names`` are pairs of an old and a new key, ``sides`` are all keys of the source and of the destination.
     """
-    known = [_known(keys) for keys in sides]
+    known = [known_spellings(keys) for keys in sides]
     found: dict[str, str] = {}
     modules: dict[str, str] = {}
     libraries: tuple[str, str] | None = None
     for old, new in names:
-        (here, match), (there, _) = _spelled(old, known[0]), _spelled(new, known[1])
+        (here, match), (there, _) = spelled(old, known[0]), spelled(new, known[1])
         if here is None or there is None or match is None or here.order == there.order:
             continue
         libraries = libraries or (here.library, there.library)
         if libraries == (here.library, there.library):
             found[old] = new
-            start, end = match.span("number")
-            modules[f"{old[:start]}{{n}}{old[end:].rpartition('.')[0]}"] = match["kind"]
+            modules[module_pattern(old, match)] = match["kind"]
     if libraries is None:
         return None
     order = PAIRS if libraries[0] == "transformers" else HALVES
     return Misordered(found, libraries, order, modules)
 
 
-def _known(keys: Collection[str]) -> list[_Spelling]:
+def module_pattern(key: str, match: re.Match[str]) -> str:
+    """Return a pattern for the module of a key, in all layers; ``match`` is what ``spelled`` returned for the key."""
+    start, end = match.span("number")
+    return f"{key[:start]}{{n}}{key[end:].rpartition('.')[0]}"
+
+
+def known_spellings(keys: Collection[str]) -> list[Spelling]:
     """Return the spellings that the queries and keys of a state dict may have."""
     return [
         one for one in _SPELLINGS if any(one.mark in key for key in keys) and not any(one.other in key for key in keys)
     ]
 
 
-def _spelled(key: str, spellings: Sequence[_Spelling]) -> tuple[_Spelling | None, re.Match[str] | None]:
+def spelled(key: str, spellings: Sequence[Spelling]) -> tuple[Spelling | None, re.Match[str] | None]:
     """Return the spelling of queries or keys that a key has, and the match of its module's path."""
     module = _LEAF.sub("", key)
     return next(((one, found) for one in spellings if (found := one.names.fullmatch(module))), (None, None))

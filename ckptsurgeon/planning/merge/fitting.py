@@ -9,6 +9,7 @@ from typing import NamedTuple
 from ...errors import PlanError
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape, grouped, listing, shape_text
+from ..keys.turned import is_turned, square_siblings, turned_note
 from ..mismatch.policy_syntax import is_reshape
 from ..plan.step import Input
 from ..transplant.by_place import PositionalRows, ShapeChange
@@ -101,6 +102,8 @@ class ShapeFitting:
         self._rows = options.vocabulary.size if options.vocabulary is not None else 0
         self._unlike: list[tuple[str, str]] = []
         self._moved: list[ShapeChange] = []
+        self._turned: list[str] = []
+        self._shapes: dict[str, Shape] = {}
 
     def fitted(self, piece: MergePiece, there: Mapping[int, SourceKey], base: SourceKey | None) -> FittedInputs:
         """Return the tensors that can be merged into the output tensor ``piece``, with the shape of the output.
@@ -118,6 +121,9 @@ class ShapeFitting:
             if axis is not None:
                 shape = (*first.shape[:axis], self._rows, *first.shape[axis + 1 :])
                 return FittedInputs(inputs, own, shape, "vocab", axis)
+        turned = any(is_turned(one.shape, first.shape) for one in every)
+        self._turned += [piece.key] if turned else []
+        self._shapes |= {} if turned else {piece.key: first.shape}
         policy = self._policies.get(piece.key, self._everywhere)
         fitting = {number: one for number, one in inputs.items() if self._fits(piece.key, first, one, policy)}
         moves = policy in ("slice", "overlap") and any(not _alike(one.shape, first.shape) for one in fitting.values())
@@ -131,6 +137,9 @@ class ShapeFitting:
         if self.axes is not None:
             yield from self.axes.notes()
         yield from PositionalRows((one for one in self._moved if one.have != one.want), {}).merged()
+        if self._turned:
+            square = square_siblings(self._turned, self._shapes)
+            yield turned_note(self._turned, square, "ckpt rename --operations")
 
     def _fits(self, key: str, first: Input, one: Input, policy: str) -> bool:
         """Return whether ``one`` can be merged with ``first``, as it is or after the policy changed its shape.

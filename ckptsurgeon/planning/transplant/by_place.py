@@ -75,12 +75,13 @@ Sizes = tuple[int, int]
 class ShapeChange:
     """A tensor whose shape in the source, ``have``, differs from its shape in the destination, ``want``.
 
-    ``names`` are all its keys.
+    ``names`` are all its keys in the destination, ``source_key`` is its key in the source.
     """
 
     names: tuple[str, ...]
     have: Sequence[int]
     want: Sequence[int]
+    source_key: str = ""
 
     def sizes(self) -> list[Sizes]:
         """Return the size of each axis in source and destination, except for axes of size 1 in both."""

@@ -21,6 +21,7 @@ from .by_place import PositionalRows, ShapeChange
 from .options import Options
 from .plan_errors import PlanFaults, raise_faults
 from .select import Selection, TensorOrigin, operation_fields
+from .turned import turned_notes
 from .vocabulary import VocabularyAxes
 
 __all__ = ["Decisions", "InitialView", "decide", "dropped_layers", "origin_of"]
@@ -180,7 +181,8 @@ class _Decider:
         if mapped is not None:
             step = mapped
         elif origin.info.shape != info.shape and not is_reshape(origin.info.shape, info.shape):
-            self.changes.append(ShapeChange((step.key, *self.aliases.get(step.key, ())), step.source_shape, step.shape))
+            names = (step.key, *self.aliases.get(step.key, ()))
+            self.changes.append(ShapeChange(names, step.source_shape, step.shape, origin.key))
             step = self._resized(step, origin)
         self._check_coded(step, origin)
         if step.op != "init":
@@ -362,4 +364,5 @@ def decide(
     decisions.notes += decider.axes.notes if decider.axes is not None else []
     decisions.notes += decider.check_mapped(decisions.steps)
     decisions.notes += by_place.resized(resized)
+    decisions.notes += turned_notes(decider.changes, owned.values())
     return decisions

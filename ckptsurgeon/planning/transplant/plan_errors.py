@@ -10,6 +10,7 @@ from ...errors import PatternError, PlanError
 from ...util.text import count, escape, grouped, listing, shape_text
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern_hints import matched, nearest
+from ..keys.turned import is_turned, turned_hint
 from ..mismatch.policy_fits import fitting_policies
 from ..plan.step import Step
 from ..quantised import computing
@@ -94,7 +95,8 @@ def _mismatch_error(
     also = f"; {count(len(faults) - 1, 'other')} too: {others}" if others else ""
     fits = fitting_policies(first.source_shape, first.shape, first.source_dtype, first.key)[1:]
     module, source_module = _module(first.key), _module(origin.key)
-    hint = f"Use --on-mismatch {escape(module)}=init"
+    turned = f"{turned_hint(origin.key)}. Or use" if is_turned(first.source_shape, first.shape) else "Use"
+    hint = f"{turned} --on-mismatch {escape(module)}=init"
     hint += f" (or {', '.join(fits)})" if fits else ""
     if {_module(step.key) for step, _, _ in faults} != {module}:
         hint += " for one, --ignore-mismatch for all"

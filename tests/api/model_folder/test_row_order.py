@@ -216,3 +216,71 @@ def test_torchtune_is_known_by_its_norms(llama: Any) -> None:
         "qwen.safetensors",
     )
     assert not notes(cs.rename("qwen.safetensors", map=rules))
+
+
+def said(plan: Any) -> list[str]:
+    return [note for note in plan.notes if note.startswith("the operation ")]
+
+
+def of_meta(queries: str = "halves", keys: str = "halves", *, key_heads: int = KEYS) -> list[dict[str, Any]]:
+    return [
+        {queries: "layers.{n}.attention.wq", "heads": HEADS}, {keys: "layers.{n}.attention.wk", "heads": key_heads}
+    ]  # fmt: skip
+
+
+def test_an_operation_with_other_heads_than_the_configuration_is_noted(llama: Any) -> None:
+    for destination in ("hf", "hf/config.json"):
+        plan = cs.transplant("meta/consolidated.00.pth", destination, map=RULES, operations=of_meta(key_heads=HEADS))
+        (note,) = said(plan)
+        assert note.startswith("the operation halves layers.{n}.attention.wk has heads: 4, but the configuration has 2")
+        assert not said(
+            cs.transplant("meta/consolidated.00.pth", destination, map=RULES, operations=of_meta())
+        )  # fmt: skip
+    wrong = cs.rename("meta/consolidated.00.pth", map=RULES, operations=of_meta(key_heads=HEADS))
+    assert not said(wrong)  # nothing says how many heads there are
+    Path("meta/params.json").write_text(json.dumps({"dim": WIDTH, "n_heads": HEADS, "n_kv_heads": KEYS}))
+    assert len(said(cs.rename("meta/consolidated.00.pth", map=RULES, operations=of_meta(key_heads=HEADS)))) == 1
+    assert not said(cs.rename("meta/consolidated.00.pth", map=RULES, operations=of_meta()))
+
+
+def test_an_operation_in_the_wrong_direction_is_noted(llama: Any) -> None:
+    plan = cs.transplant("meta/consolidated.00.pth", "hf", map=RULES, operations=of_meta("pairs", "pairs"))
+    assert len(said(plan)) == 2
+    assert "makes pairs of rows that are pairs already, by their old name; use halves" in said(plan)[0]
+    rules = [f"layers.{{n}}.attention.w{p}=encoder.{{n}}.{p}" for p in "qk"]
+    assert not said(cs.rename("meta/consolidated.00.pth", map=rules, operations=of_meta()))
+    assert len(said(cs.rename("meta/consolidated.00.pth", map=rules, operations=of_meta("pairs")))) == 1
+    save_file({f"encoder.0.{p}.weight": torch.zeros(HEADS * SIZE, WIDTH) for p in "qk"}, "own.safetensors")
+    back = [f"encoder.{{n}}.{p}=model.layers.{{n}}.self_attn.{p}_proj" for p in "qk"]
+    operations = [{"pairs": "encoder.{n}.q", "heads": HEADS}, {"halves": "encoder.{n}.k", "heads": HEADS}]
+    (note,) = said(cs.rename("own.safetensors", map=back, operations=operations))
+    assert "the operation pairs encoder.{n}.q makes pairs of rows that have to be halves, by their new name" in note
+
+
+def test_an_operation_that_is_not_needed_or_done_twice_is_noted(llama: Any) -> None:
+    operations = [{"halves": "model.layers.{n}.self_attn.q_proj", "heads": HEADS}]
+    (note,) = said(cs.transplant("hf", "hf", operations=operations))
+    assert "are halves already, by their old name; leave it out" in note
+    twice = [*of_meta(), {"halves": "layers.{n}.attention.wq", "heads": HEADS}]
+    notes = said(cs.transplant("meta/consolidated.00.pth", "hf", map=RULES, operations=twice))
+    assert len(notes) == 2
+    assert all("another operation reorders, too" in note for note in notes)
+
+
+def test_operations_on_llama_cpp_s_names_are_judged_by_its_architecture(llama: Any) -> None:
+    cs.apply(cs.convert("hf", layout="gguf"), "hf.gguf")
+    rules = [f"blk.{{n}}.attn_{p}=model.layers.{{n}}.self_attn.{p}_proj" for p in "qk"]
+    operations = [{"halves": f"blk.{{n}}.attn_{p}", "heads": heads} for p, heads in (("q", HEADS), ("k", KEYS))]
+    assert not said(cs.rename("hf.gguf", map=rules, operations=operations))
+    operations[1]["heads"] = HEADS
+    assert "heads: 4, but the configuration has 2" in said(cs.rename("hf.gguf", map=rules, operations=operations))[0]
+    back = ["model.layers.{n}.self_attn.q_proj=blk.{n}.attn_q"]
+    pairs = [{"pairs": "model.layers.{n}.self_attn.q_proj", "heads": HEADS}]
+    assert not said(cs.rename("hf", map=back, operations=pairs))
+    config = json.loads(Path("hf/config.json").read_text())
+    Path("hf/config.json").write_text(json.dumps(config | {"model_type": "qwen2"}))
+    assert "have to be halves, by their new name; leave it out" in said(
+        cs.rename("hf", map=back, operations=pairs)
+    )[0]  # fmt: skip
+    Path("hf/config.json").unlink()
+    assert not said(cs.rename("hf/model.safetensors", map=back, operations=pairs))

@@ -1,0 +1,54 @@
+"""The order of the parts of fused projections (queries, keys, values; gate, up), by the names of modules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+__all__ = ["order_of_parts", "part_of", "wrong_order"]
+
+_PARTS = {
+    "q": "q q_proj wq query query_proj to_q attn_q q_lin linear_q",
+    "k": "k k_proj wk key key_proj to_k attn_k k_lin linear_k",
+    "v": "v v_proj wv value value_proj to_v attn_v v_lin linear_v",
+    "gate": "gate gate_proj w1 ffn_gate",
+    "up": "up up_proj w3 ffn_up",
+}
+_FUSED = {
+    "q k v": "c_attn Wqkv wqkv qkv qkv_proj in_proj in_proj_weight in_proj_bias attn_qkv query_key_value linear_qkv",
+    "k v": "kv_proj to_kv Wkv wkv",
+    "gate up": "gate_up_proj gate_up w13 dense_h_to_4h linear_fc1",
+}
+"""The modules with fused projections, by the order of their parts.
+
+If the parts of one head follow those of another, as in query_key_value, this is the order in each head.
+"""
+_KINDS = {name: kind for kind, names in _PARTS.items() for name in names.split()}
+_ORDERS = {name: tuple(order.split()) for order, names in _FUSED.items() for name in names.split()}
+_OTHER = re.compile(r"(?:^|\.)h\.\d+\.attn\.qkv_proj\.")
+"""The fused projection of CodeGen, which has queries, values, keys, in four blocks."""
+_DEPTH = 4
+"""How many segments at the end of a key may name the module; an adapter's key has more than ``weight`` after it."""
+
+
+def part_of(key: str) -> str:
+    """Return which part of a fused projection a key is, by the name of its module: q, k, v, gate, up or ''."""
+    return next((_KINDS[name] for name in _last(key) if name in _KINDS), "")
+
+
+def order_of_parts(key: str) -> tuple[str, ...]:
+    """Return the parts of a fused projection in their order, by the name of its module; () if the order is unknown."""
+    found = next((_ORDERS[name] for name in _last(key) if name in _ORDERS), ())
+    return () if _OTHER.search(key) else found
+
+
+def wrong_order(fused: str, parts: Iterable[str]) -> bool:
+    """Return whether the ``parts`` (q, k, v, gate, up), in order, are in another order than ``fused`` has them."""
+    order, found = order_of_parts(fused), list(parts)
+    if len(found) < 2 or len(set(found)) != len(found) or not set(found) <= set(order):
+        return False
+    return found != [kind for kind in order if kind in found]
+
+
+def _last(key: str) -> list[str]:
+    return key.split(".")[: -_DEPTH - 1 : -1]
