@@ -179,8 +179,24 @@ def _obstacles(asked: Request) -> Iterator[str]:
         yield "it is stored in another basis (transform_config)"
     if COMFY in asked.parts and not any(f'"{one}"'.encode() in asked.stored(COMFY) for one in PLAIN_COMFY):
         yield "its format is ComfyUI's own (comfy_quant)"
+    if _lacks_zero_points(asked):
+        yield "its zero points are missing, and no setting says that its codes are symmetric"
     if "layers" in asked.settings.fields and family(asked.coded.method) not in ("fp8", "mxfp8"):
         yield "its format is ComfyUI's own"
+
+
+def _lacks_zero_points(asked: Request) -> bool:
+    """Return whether zero points are missing, although the codes are not symmetric by the settings.
+
+    compressed-tensors writes no zero points for codes that are symmetric, which is its default; GPTQ and AWQ write them
+    unless the settings say otherwise.
+    """
+    kind, stated = family(asked.coded.method), asked.settings.stated
+    if kind == "GPTQ":
+        return ".qzeros" not in asked.parts and stated.flags.get("sym") is not True
+    if kind == "AWQ":
+        return ".qzeros" not in asked.parts and stated.flags.get("zero_point") is not False
+    return kind in ("packed", "int8") and ".weight_zero_point" not in asked.parts and set(stated.symmetric) == {False}
 
 
 def decode(read: Read, info: TensorInfo, box: Box, odd: OddScales | None = None) -> Array:
