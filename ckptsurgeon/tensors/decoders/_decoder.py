@@ -11,10 +11,11 @@ import numpy as np
 
 from ...errors import FormatError
 from ...util.registry import discover
-from ...util.text import escape
+from ...util.text import escape, listing
 from ..dtypes import DTYPES
 from ..encodings._encoding import QuantisedTensor
 from ..encodings._methods import family
+from ..encodings._parts import UNSCALED
 from ..encodings._settings import QuantisationSettings, Settings, stated_by
 from ..info import Decoded, TensorInfo
 from ..odd_scales import OddScales
@@ -132,6 +133,10 @@ def _decoder_of(named: str) -> Decoder | None:
 def decoded_weight(asked: Request) -> TensorInfo:
     """Return the description of the decoded weight (float32) of a quantised tensor; raises UndecodableError."""
     coded = asked.coded
+    if coded.method.endswith(UNSCALED):
+        raise UndecodableError(
+            f"it has {listing([*asked.parts], 9)}, but another part that decodes its codes is missing"
+        )
     if not coded.codes:
         raise UndecodableError("its codes are missing, or have a dtype that codes never have")
     for why in _obstacles(asked):
