@@ -7,7 +7,10 @@ from typing import TypeAlias
 
 from ..util.text import count, escape, listing, natural_key
 
-__all__ = ["HUGE", "NEGATIVE", "NO_OFFSET", "ZERO", "OddScales", "odd_scale_notes"]
+__all__ = [
+    "DECODED", "FEWEST", "HUGE", "LARGE", "NEGATIVE", "NO_OFFSET", "SMALL", "USUAL", "ZERO", "OddScales",
+    "odd_scale_notes",
+]  # fmt: skip
 
 ZERO, NEGATIVE, HUGE, NO_OFFSET = "zero", "negative", "huge", "no offset"
 """The kinds of odd scales: 0, negative, too large. The last kind is zero points or biases that are all 0."""
@@ -17,24 +20,43 @@ SAID = {
     NO_OFFSET: "zero points or biases that are all 0, so that none of these weights is negative",
     NEGATIVE: "negative scales, which its encoding does not have, so that these weights change their sign",
 }
+LARGE, SMALL, USUAL = "large", "small", "usual"
+"""The sizes of decoded matrices: above, below or within ``DECODED``. The parts of a matrix may have different sizes."""
+DECODED = (0.02, 50.0)
+"""The smallest and the largest plausible factor by which a layer changes the size of its inputs, as a median.
+
+The factor is the root mean square of the weights, times the square root of the number of inputs. Inverse scales make it
+at least 30 in a network as narrow as MiniLM (384), and more in wider ones.
+"""
+FEWEST = 4
+"""The fewest matrices whose median is looked at."""
+OF_SIZES = {
+    LARGE: f"make outputs over {DECODED[1]:g} times as large as inputs",
+    SMALL: f"make outputs less than {DECODED[0]:g} times as large as inputs",
+}
 SHOWN = 3
 
 
 class OddScales:
-    """The names of quantised tensors with odd scales, by kind; several threads may call ``add`` at once."""
+    """The names of quantised tensors by kind of odd scales and by size; several threads may call ``add`` at once."""
 
     def __init__(self) -> None:
-        self.names: dict[str, dict[str, None]] = {kind: {} for kind in SAID}
+        self.names: dict[str, dict[str, None]] = {kind: {} for kind in (*SAID, LARGE, SMALL, USUAL)}
 
     def add(self, kind: str, name: str) -> None:
-        """Record that the tensor ``name`` has an odd scale of this kind."""
+        """Record that the tensor ``name`` has an odd scale of this kind, or this size."""
         self.names[kind][name] = None
+
+    def add_size(self, name: str, factor: float) -> None:
+        """Record the size of a matrix: the factor by which its layer changes the size of its inputs."""
+        low, high = DECODED
+        self.add(SMALL if factor < low else LARGE if factor > high else USUAL, name)
 
     def __bool__(self) -> bool:
         return any(self.names.values())
 
     def of(self, names: Iterable[str]) -> dict[str, list[str]]:
-        """Return {kind of odd scales: names of tensors}, only for the tensors in ``names``."""
+        """Return {kind or size: names of tensors}, only for the tensors in ``names``."""
         some = set(names)
         return {kind: sorted(some & own.keys(), key=natural_key) for kind, own in self.names.items()}
 
@@ -44,18 +66,38 @@ class OddScales:
 
 
 Found: TypeAlias = Mapping[str, Mapping[str, Sequence[str]]]
-"""The names of quantised tensors with odd scales, by the path of their checkpoint and by kind."""
+"""The names of quantised tensors, by the path of their checkpoint, and by kind of odd scales or by size."""
 
 
 def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
-    """Yield a note for each checkpoint and each kind of odd scales in it.
+    """Yield a note for each checkpoint and each kind of odd scales in it, and on sizes that most matrices have.
 
     The names of one checkpoint may be spread over several items of ``found``.
     """
     every = list(found)
     for path in dict.fromkeys(path for one in every for path in one):
+        names = {
+            kind: {name for one in every for name in one.get(path, {}).get(kind, ())}
+            for kind in (*SAID, LARGE, SMALL, USUAL)
+        }
         for kind, said in SAID.items():
-            names = {name for one in every for name in one.get(path, {}).get(kind, ())}
-            if names:
-                have = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'}"
-                yield f"{escape(path)}: {have} {said}: {listing(sorted(names, key=natural_key), SHOWN)}"
+            if names[kind]:
+                have = f"{count(len(names[kind]), 'quantised tensor')} {'has' if len(names[kind]) == 1 else 'have'}"
+                yield f"{escape(path)}: {have} {said}: {_listed(names[kind])}"
+        yield from _on_sizes(path, names)
+
+
+def _on_sizes(path: str, names: Mapping[str, set[str]]) -> Iterator[str]:
+    """Yield a note if more than half of the decoded matrices are far too large, or far too small, for a network."""
+    every = names[LARGE] | names[SMALL] | names[USUAL]
+    for size, other in ((LARGE, SMALL), (SMALL, LARGE)):
+        alike = names[size] - names[other] - names[USUAL]
+        if len(every) >= FEWEST and len(alike) * 2 > len(every) and not alike <= names[HUGE] | names[ZERO]:
+            yield (
+                f"{escape(path)}: {len(alike)} of {count(len(every), 'decoded matrix', 'decoded matrices')} "
+                f"{OF_SIZES[size]}: the scales may be inverse (1/scale), squared, or of other codes: {_listed(alike)}"
+            )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return listing(sorted(names, key=natural_key), SHOWN)

@@ -211,7 +211,8 @@ ZOO = (
     Quantised(
         "gptq-plain", "GPTQ, 8 bits",
         lambda g: {".qweight": words(g, IN // 4, OUT), ".scales": scales(g, 4, OUT, dtype=HALF)},
-        {"quant_method": "gptq", "bits": 4, "group_size": 128, "dynamic": {"x": {"bits": 8, "group_size": 32}}},
+        {"quant_method": "gptq", "bits": 4, "group_size": 128, "dynamic": {"x": {"bits": 8, "group_size": 32}},
+         "sym": True, "checkpoint_format": "gptq_v2"},
     ),
     Quantised(
         "hqq", "HQQ",

@@ -262,7 +262,7 @@ def _computed(
 def _copied(step: Step, info: TensorInfo, source: OpenFiles, box: Box) -> tuple[Array, CastLosses]:
     """Return the part ``box`` of an input in the dtype of the output, and the counts of values that the cast lost."""
     if isinstance(info.made, Decoded) and DTYPES[step.dtype].kind == "float":
-        found = decode_rounded(partial(read_part, source), info, box, step.dtype)
+        found = decode_rounded(partial(read_part, source), info, box, step.dtype, source.odd_scales)
         if found is not None:
             return found, CastLosses()
     limit = BLOCK_BYTES // info.itemsize

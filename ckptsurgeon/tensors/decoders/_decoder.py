@@ -11,16 +11,17 @@ import numpy as np
 
 from ...errors import FormatError
 from ...util.registry import discover
-from ...util.text import escape
+from ...util.text import escape, listing
 from ..dtypes import DTYPES
 from ..encodings._encoding import QuantisedTensor
 from ..encodings._methods import family
+from ..encodings._parts import UNSCALED
 from ..encodings._settings import QuantisationSettings, Settings, stated_by
 from ..info import Decoded, TensorInfo
 from ..odd_scales import OddScales
 from ..ops.casts import widened
 from ..ops.regions import Array, Box
-from ._odd_scales import are_usual, find_odd_scales
+from ._odd_scales import add_size, are_usual, find_odd_scales
 from ._tables import looked_up, may_be_looked_up, products
 
 __all__ = [
@@ -132,6 +133,10 @@ def _decoder_of(named: str) -> Decoder | None:
 def decoded_weight(asked: Request) -> TensorInfo:
     """Return the description of the decoded weight (float32) of a quantised tensor; raises UndecodableError."""
     coded = asked.coded
+    if coded.method.endswith(UNSCALED):
+        raise UndecodableError(
+            f"it has {listing([*asked.parts], 9)}, but another part that decodes its codes is missing"
+        )
     if not coded.codes:
         raise UndecodableError("its codes are missing, or have a dtype that codes never have")
     for why in _obstacles(asked):
@@ -179,20 +184,37 @@ def _obstacles(asked: Request) -> Iterator[str]:
         yield "it is stored in another basis (transform_config)"
     if COMFY in asked.parts and not any(f'"{one}"'.encode() in asked.stored(COMFY) for one in PLAIN_COMFY):
         yield "its format is ComfyUI's own (comfy_quant)"
+    if _lacks_zero_points(asked):
+        yield "its zero points are missing, and no setting says that its codes are symmetric"
     if "layers" in asked.settings.fields and family(asked.coded.method) not in ("fp8", "mxfp8"):
         yield "its format is ComfyUI's own"
+
+
+def _lacks_zero_points(asked: Request) -> bool:
+    """Return whether zero points are missing, although the codes are not symmetric by the settings.
+
+    compressed-tensors writes no zero points for codes that are symmetric, which is its default; GPTQ and AWQ write them
+    unless the settings say otherwise.
+    """
+    kind, stated = family(asked.coded.method), asked.settings.stated
+    if kind == "GPTQ":
+        return ".qzeros" not in asked.parts and stated.flags.get("sym") is not True
+    if kind == "AWQ":
+        return ".qzeros" not in asked.parts and stated.flags.get("zero_point") is not False
+    return kind in ("packed", "int8") and ".weight_zero_point" not in asked.parts and set(stated.symmetric) == {False}
 
 
 def decode(read: Read, info: TensorInfo, box: Box, odd: OddScales | None = None) -> Array:
     """Return the part ``box`` of a decoded weight, as float32; ``read`` returns a part of a stored tensor.
 
-    If a scale that is read is odd (see ``_odd_scales``), the name of the weight is added to ``odd``.
+    If a scale that is read is odd (see ``_odd_scales``), the name of the weight is added to ``odd``. The size of a
+    matrix is added, too.
     """
     made = info.made
     assert isinstance(made, Decoded)
     decoder, stored = _decoders()[made.encoding], dict(made.parts)
     boxes = decoder.boxes(made, box)
-    found = _looked_up(read, made, boxes, box, "float32")
+    found = _looked_up(read, info, boxes, box, "float32", odd)
     if found is not None:
         return found
     arrays = {name: widened(read(stored[name], one), stored[name].dtype) for name, one in boxes.items()}
@@ -201,21 +223,27 @@ def decode(read: Read, info: TensorInfo, box: Box, odd: OddScales | None = None)
         find_odd_scales(made, arrays, odd, lambda some: decoder.values(made, some, box))
     with np.errstate(all="ignore"):  # infinite values are counted later, when the values are cast
         values: Array = np.ascontiguousarray(decoder.values(made, arrays, box), dtype="<f4")
+    if odd is not None:
+        add_size(info, values, "float32", odd)
     return values
 
 
-def decode_rounded(read: Read, info: TensorInfo, box: Box, dtype: str) -> Array | None:
+def decode_rounded(read: Read, info: TensorInfo, box: Box, dtype: str, odd: OddScales | None = None) -> Array | None:
     """Return the part ``box`` of a decoded weight in a floating-point dtype, faster than ``decode`` and a cast.
 
     The values are the same. Returns None if no table can be used: then the caller has to use ``decode`` and a cast.
     """
     made = info.made
     assert isinstance(made, Decoded)
-    return _looked_up(read, made, _decoders()[made.encoding].boxes(made, box), box, dtype)
+    return _looked_up(read, info, _decoders()[made.encoding].boxes(made, box), box, dtype, odd)
 
 
-def _looked_up(read: Read, made: Decoded, boxes: Mapping[str, Box], box: Box, dtype: str) -> Array | None:
+def _looked_up(
+    read: Read, info: TensorInfo, boxes: Mapping[str, Box], box: Box, dtype: str, odd: OddScales | None
+) -> Array | None:
     """Return the part ``box`` of a weight, looked up in a table of all products; None if it has to be computed."""
+    made = info.made
+    assert isinstance(made, Decoded)
     if not may_be_looked_up(made, boxes):
         return None
     stored = dict(made.parts)
@@ -225,7 +253,10 @@ def _looked_up(read: Read, made: Decoded, boxes: Mapping[str, Box], box: Box, dt
     if table is None:
         return None
     steps = [int(dict(made.facts)[f"step{dim}"]) for dim in range(len(box))]
-    return looked_up(np.ascontiguousarray(read(stored["codes"], box)), table, scale.shape, box, steps)
+    values = looked_up(np.ascontiguousarray(read(stored["codes"], box)), table, scale.shape, box, steps)
+    if odd is not None:
+        add_size(info, values, dtype, odd)
+    return values
 
 
 def _check_scales(made: Decoded, arrays: Mapping[str, Array]) -> None:

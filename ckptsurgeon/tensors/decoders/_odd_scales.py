@@ -6,15 +6,17 @@ Such a scale is negative, makes weights larger than those of any model, or is 0 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import isfinite, sqrt
 
 import numpy as np
 
-from ..info import Decoded
+from ..info import Decoded, TensorInfo
 from ..odd_scales import HUGE, NEGATIVE, NO_OFFSET, ZERO, OddScales
+from ..ops.casts import widened
 from ..ops.regions import Array
 from ..ops.small_floats import SMALL_FLOATS
 
-__all__ = ["are_usual", "find_odd_scales"]
+__all__ = ["add_size", "are_usual", "find_odd_scales"]
 
 WITH_ZEROS = ("scaled", "fp4", "gptq", "awq", "packed", "torch_quantised")
 """Decoders of encodings in which a scale of 0 is odd if its codes are not zero.
@@ -44,6 +46,25 @@ def are_usual(scale: Array, codes: str) -> bool:
 def _largest(codes: str) -> float:
     """Return the largest code of a dtype in ``LARGEST``; 1 for other dtypes, such as those of packed codes."""
     return LARGEST.get(codes, 1.0)
+
+
+SAMPLED = 1024
+"""About how many values of each decoded part are looked at to find its size; to look at all would take far longer."""
+
+
+def add_size(info: TensorInfo, values: Array, dtype: str, seen: OddScales) -> None:
+    """Add the size of a decoded matrix to ``seen``; ``values`` is a part of it, stored as ``dtype``.
+
+    A part that contains only zeros, or values that are not finite, has no size. Only some values are looked at; the
+    distance between them is odd, so that they are spread over all columns.
+    """
+    if len(info.shape) < 2 or not values.size:
+        return
+    some = widened(values.reshape(-1)[:: values.size // SAMPLED | 1], dtype).astype("<f8")
+    size = sqrt(float(np.mean(some * some)))
+    if size > 0 and isfinite(size):
+        assert isinstance(info.made, Decoded)
+        seen.add_size(info.made.name, size * sqrt(info.shape[-1]))
 
 
 def find_odd_scales(

@@ -14,6 +14,7 @@ from ._settings import QuantisationSettings
 
 __all__ = [
     "UNCODED",
+    "UNSCALED",
     "IncompleteTensors",
     "broken_partners",
     "could_be_parts",
@@ -26,6 +27,8 @@ __all__ = [
 
 UNCODED = "without its codes"
 """The end of the name of the encoding of tensors whose codes are missing, or were replaced by plain numbers."""
+UNSCALED = "without all of its scales"
+"""The same if the codes are there, but a part that decodes them is missing, so that no known encoding has them."""
 
 # Quantised tensors that are split over shards: scales in one, codes in another.
 
@@ -157,7 +160,8 @@ def lone_parts(
         is_said = bool(quantisation) and not _SHORT.issuperset(found)
         if is_said or (has_codes and not _VAGUE.issuperset(found)) or _is_certain(stem, found, tensors):
             named = "" if any(end[0] != "." for end in found) else ".weight"
-            method = f"{quantisation.method}, {UNCODED}" if quantisation.method else UNCODED
+            lacking = UNSCALED if f"{stem}{named}"[1:] in known else UNCODED
+            method = f"{quantisation.method}, {lacking}" if quantisation.method else lacking
             vectors = (key for end in _GENERAL if (key := f"{stem}{end}"[1:]) in tensors and key not in known)
             miscast = (key for end in named_codes if (key := f"{stem}{end}"[1:]) in tensors and key not in known)
             keys = dict.fromkeys((*found.values(), *vectors, *sorted(miscast)))

@@ -82,9 +82,27 @@ def refused(store: Callable[[torch.Generator], dict[str, torch.Tensor]], setting
     return error.value.message
 
 
-def without(end: str) -> Callable[[torch.Generator], dict[str, torch.Tensor]]:
-    """What a layer of nvfp4 stores, without one of its parts."""
-    return lambda g: {one: tensor for one, tensor in BY_NAME["nvfp4-packed"].store(g).items() if one != end}
+def without(end: str, name: str = "nvfp4-packed") -> Callable[[torch.Generator], dict[str, torch.Tensor]]:
+    """What a layer of a model of the zoo stores, without one of its parts."""
+    return lambda g: {one: tensor for one, tensor in BY_NAME[name].store(g).items() if one != end}
+
+
+ASYMMETRIC = {"config_groups": {"group_0": {"weights": {"num_bits": 4, "symmetric": False}}}}
+NO_ZEROS: list[tuple[str, str, dict[str, Any]]] = [
+    ("gptq", ".qzeros", {}), ("gptq", ".qzeros", {"sym": False}), ("awq", ".qzeros", {"zero_point": True}),
+    ("int4-packed", ".weight_zero_point", ASYMMETRIC), ("int8", ".weight_zero_point", ASYMMETRIC),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "end", "more"),
+    [("gptq", ".qzeros", {"sym": True}), ("awq", ".qzeros", {"zero_point": False}),
+     ("int4-packed", ".weight_zero_point", {})],
+)  # fmt: skip
+def test_symmetric_codes_need_no_zero_points(name: str, end: str, more: dict[str, Any], tmp_path: Path) -> None:
+    model = Quantised("x", "", without(end, name), BY_NAME[name].settings | more)
+    receipt = cs.apply(cs.convert(model.folder(tmp_path / "m"), dequantize=True), tmp_path / "out")
+    assert receipt.counts["derived"] == len(model.layers)
 
 
 FP8 = {"quant_method": "fp8", "weight_block_size": [32, 64]}
@@ -97,11 +115,13 @@ FP8 = {"quant_method": "fp8", "weight_block_size": [32, 64]}
         (lambda g: {**BY_NAME["int8"].store(g), ".comfy_quant": eight_bits(g, 9)}, {}, "ComfyUI's own"),
         (BY_NAME["hqq"].store, BY_NAME["hqq"].settings, "no decoder knows HQQ"),
         (without(".weight_global_scale"), BY_NAME["nvfp4-packed"].settings, "its weight_global_scale is missing"),
+        (without(".weight.absmax", "bnb-nf4"), BY_NAME["bnb-nf4"].settings, "but another part that decodes its codes is missing"),
         (BY_NAME["bnb-nf4"].store, BY_NAME["bnb-nf4"].settings, "quant_state cannot be read"),
         (lambda g: {".weight": fp8(g, OUT, IN), ".weight_scale_inv": scales(g, 3, 2)}, FP8, "no setting contains a block size"),
         (lambda g: {".weight": fp8(g, OUT, IN), ".weight_scale": scales(g, 7)}, {}, "its scale has the shape"),
         (BY_NAME["fp8-block"].store, {**FP8, "transform_config": {"R1": {}}}, "in another basis"),
         (lambda g: {".weight": fp8(g, OUT, IN), ".weight_scale": scales(g, OUT, 1).to(torch.complex64)}, {}, "scale is complex64"),
+        *((without(end, name), BY_NAME[name].settings | more, "its zero points are missing") for name, end, more in NO_ZEROS),
         (lambda g: {**BY_NAME["gptq"].store(g), ".qzeros": torch.ones(4, 8, dtype=torch.int64)}, {}, "zero points do not fit"),
     ],
 )  # fmt: skip

@@ -241,7 +241,7 @@ DIFFERING = [
     ("awq", {"zero_point": True}, {"zero_point": False}, "zero_point is true in a, false in b"),
     ("awq", {}, {"group_size": 128}, "group_size is 32 in a, 128 in b"),
     ("fp8-block", {}, {"weight_block_size": [40, 64]}, r"weight_block_size is \[32, 64\] in a, \[40, 64\] in b"),
-    ("int4", {}, weights(symmetric=False), "symmetric is true in a, false in b"),
+    ("int4-packed", weights(symmetric=True), weights(symmetric=False), "symmetric is true in a, false in b"),
 ]  # fmt: skip
 
 

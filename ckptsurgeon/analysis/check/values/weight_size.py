@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from math import isfinite, prod
 
+from ....tensors.odd_scales import DECODED, FEWEST
 from ....util.text import count
 from ..check import Check, of_keys
 from ..report import Found, Status
@@ -18,15 +19,8 @@ from .value_family import median
 
 __all__ = ["CHECK"]
 
-FEWEST = 4
-"""The fewest matrices whose median is looked at."""
-DECODED = (0.02, 50.0)
-"""The smallest and the largest plausible median of decoded weights.
-
-Inverse scales make it at least 30 in a network as narrow as MiniLM (384), and more in wider ones.
-"""
 PLAIN = (0.003, 100.0)
-"""The same for weights that are stored plainly; they may be smaller, because norms make up for it."""
+"""As ``DECODED``, for weights that are stored plainly; they may be smaller, because norms make up for it."""
 NEAR, BESIDE = (0.1, 20.0), 20.0
 """Narrower bounds of decoded weights that are ``BESIDE`` times as large as plain embeddings, or a ``BESIDE``th."""
 SCALES = (

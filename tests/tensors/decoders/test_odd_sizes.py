@@ -1,0 +1,93 @@
+"""Decoded weights that are too large or too small for a network are noted by every verb that decodes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.tensors.odd_scales import LARGE, OF_SIZES, SMALL
+
+Change = Callable[[torch.Tensor], torch.Tensor]
+LAYERS = 5
+SCHEMES = ("mxfp4", "int4-group128", "int8", "fp8-channel")
+
+
+def inverse(one: torch.Tensor) -> torch.Tensor:
+    return 254 - one if one.dtype == torch.uint8 else (1 / one.float()).to(one.dtype)
+
+
+def squared(one: torch.Tensor) -> torch.Tensor:
+    return one * 2 - 127 if one.dtype == torch.uint8 else (one.float() ** 2).to(one.dtype)
+
+
+def model(scheme: str, name: str, change: Change = torch.clone, layers: int = LAYERS) -> str:
+    """A folder with matrices, of which the scales of the first ``layers`` are changed."""
+    draw = torch.Generator().manual_seed(0)
+    Path("plain").mkdir(exist_ok=True)
+    Path("plain/config.json").write_text("{}")
+    state = {f"{i}.weight": torch.randn(256, 256, generator=draw) / 50 for i in range(LAYERS)}
+    save_file(state, "plain/model.safetensors")
+    cs.apply(cs.convert("plain", quantize=scheme), name)
+    state = load_file(f"{name}/model.safetensors")
+    for key in state:
+        if key.endswith("weight_scale") and int(key.split(".")[0]) < layers:
+            state[key] = change(state[key])
+    save_file(state, f"{name}/model.safetensors")
+    return name
+
+
+def notes(path: str, size: str, dtype: str = "float32") -> list[str]:
+    told = cs.apply(cs.convert(path, dequantize=True, dtype=dtype), "out.safetensors", force=True).notes
+    return [one for one in told if OF_SIZES[size] in one]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_inverse_and_squared_scales_are_noted(scheme: str) -> None:
+    usual = model(scheme, "usual")
+    assert not notes(usual, LARGE)
+    assert not notes(usual, SMALL)
+    (said,) = notes(model(scheme, "squared", squared), SMALL)
+    assert said.startswith("squared: 5 of 5 decoded matrices make outputs less than 0.02 times as large")
+    if scheme in ("mxfp4", "int4-group128"):  # those of 8 bits make weights above 10,000, which another note says
+        assert notes(model(scheme, "inverse", inverse), LARGE)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_values_that_are_looked_up_count_in_every_dtype(dtype: str) -> None:
+    """Each matrix has a single scale, so that the products of codes and scale are looked up in a table."""
+    draw, state = torch.Generator().manual_seed(0), dict[str, torch.Tensor]()
+    for i in range(LAYERS):
+        state[f"{i}.weight"] = (torch.randn(256, 256, generator=draw) * 20).to(torch.float8_e4m3fn)
+        state[f"{i}.weight_scale"] = torch.tensor(2.0)
+    save_file(state, "fp8.safetensors")
+    assert notes("fp8.safetensors", LARGE, dtype=dtype)
+
+
+@pytest.mark.parametrize(("layers", "is_noted"), [(2, False), (3, True)])
+def test_most_matrices_have_to_be_too_large(layers: int, is_noted: bool) -> None:
+    assert bool(notes(model("int4-group128", "odd", inverse, layers), LARGE)) is is_noted
+
+
+def test_every_verb_that_decodes_notes_it() -> None:
+    odd, usual = model("int4-group128", "odd", inverse), model("int4-group128", "usual")
+    fresh = {f"{i}.weight": torch.zeros(256, 256) for i in range(LAYERS)}
+    save_file(fresh, "fresh.safetensors")
+    told = {
+        "average": cs.apply(cs.average([usual, odd]), "average.safetensors").notes,
+        "merge": cs.apply(cs.merge([usual, odd], method="linear", weights=[0.5, 0.5]), "merge.safetensors").notes,
+        "transplant": cs.apply(
+            cs.transplant(odd, "fresh.safetensors", encoding="dequantize"), "transplant.safetensors"
+        ).notes,
+        "lora extract": cs.apply(cs.lora_extract(usual, odd, rank=4), "adapter").notes,
+        "diff": cs.diff(usual, odd, values=True).notes,
+        "inspect": cs.inspect(odd, stats=True).notes,
+        "shards": cs.apply(cs.convert(odd, dequantize=True), "shards", max_shard_size="300KB").notes,
+    }
+    for verb, said in told.items():
+        assert len([one for one in said if OF_SIZES[LARGE] in one and one.startswith("odd")]) == 1, verb
+        assert not [one for one in said if OF_SIZES[LARGE] in one and one.startswith("usual")], verb
