@@ -13,7 +13,7 @@ from ...errors import ConfigError, SourceError
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import MERGES
 from ...storage.read.uri import scheme_of
-from ...util.text import brief_repr, escape
+from ...util.text import brief_repr, escape, value_text
 from ...vocabulary.token_ids import is_of_ids
 from .alignment import generation_settings
 from .config_fields import IGNORED_PARTS, is_derived, is_ignored, is_usual, label_notes
@@ -215,7 +215,7 @@ def _differ(one: Any, here: Any) -> bool:
 
 
 def _said_in(config: Mapping[str, Any], field: str) -> str:
-    return _said(config[field]) if field in config else UNSAID
+    return value_text(config[field]) if field in config else UNSAID
 
 
 def _said_apart(theirs: Mapping[str, Any], ours: Mapping[str, Any], field: str) -> tuple[str, str]:
@@ -227,22 +227,18 @@ def _said_apart(theirs: Mapping[str, Any], ours: Mapping[str, Any], field: str) 
     if not places:
         return f"a list of {len(one)}", f"a list of {len(here)}"
     more = f" and {len(places) - 1} more" if places[1:] else ""
-    return f"{_said(one[places[0]])} at [{places[0]}]{more}", f"{_said(here[places[0]])} at [{places[0]}]{more}"
+    return (
+        f"{value_text(one[places[0]])} at [{places[0]}]{more}",
+        f"{value_text(here[places[0]])} at [{places[0]}]{more}",
+    )
 
 
 def _said_of_rope(value: Any) -> str:
-    return UNSAID if value is None else _said(None if value == {"rope_type": "default"} else value)
+    return UNSAID if value is None else value_text(None if value == {"rope_type": "default"} else value)
 
 
 def _meant(value: Any) -> Any:
     return ALIKE.get(value, value) if isinstance(value, str) else value
-
-
-def _said(value: Any) -> str:
-    """Return a value as short text; null, true and false as in JSON."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return escape(value[:LONGEST] if isinstance(value, str) else brief_repr(value, LONGEST))
 
 
 # Notes on inputs that two combined models prepare differently, according to the files of their processors.
@@ -264,7 +260,7 @@ def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -
     """
     there, here = _fields(theirs), _fields(ours)
     differing = [
-        f"{escape(field)} is {_input_said(there[field])} in {escape(other)}, {_said(value)} in {escape(name)}"
+        f"{escape(field)} is {_input_said(there[field])} in {escape(other)}, {value_text(value)} in {escape(name)}"
         for field, value in here.items()
         if field in there and not IGNORED.search(field) and _inputs_differ(there[field], value)
     ]
