@@ -20,6 +20,7 @@ from ..storage.small_files import read_file
 from ..tensors.encodings._find import find_codes
 from ..util.text import escape, notes_about
 from .inputs.argument_types import CheckpointLike
+from .lora.adapter_files import adapter_of
 from .model_folder.adapter_beside import adapter_notes
 from .model_folder.folder import ModelFolder, model_folder, model_folder_at
 from .model_folder.layers.row_order import renaming_notes
@@ -88,6 +89,7 @@ def _destination(given: CheckpointLike) -> CheckpointLike:
 
 def _notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[str]:
     yield from notes_about(checkpoint.path, checkpoint.notes)
+    yield from notes_about(checkpoint.path, adapter_of(checkpoint)[1])
     if checkpoint.folder is not None:
         yield from notes_about(checkpoint.path, adapter_notes(model_folder(checkpoint).adapter_beside))
     yield from target.notes

@@ -13,8 +13,10 @@ from ...destinations.hf.files import ADAPTER, CONFIG
 from ...errors import ConfigError
 from ...planning.target import Companion
 from ...tensors.encodings._encoding import QuantisedTensors
+from ...tensors.info import TensorInfo
 from ...util.text import escape, listing
 from ...vocabulary.token_ids import ids_beyond
+from ..lora.differences import differences
 from .adapter_beside import adapter_notes
 from .alignment import alignment_notes
 from .codes.logical_tensors import codes_of, logical_tensors
@@ -105,6 +107,9 @@ def output_file_notes(
     """
     code = own_code_notes(origin) if origin is not None and any(one.name == CONFIG for one in folder.files) else ()
     notes = [*unreadable_notes(folder, read), *code, *weights_notes(tensors, folder, read)]
+    if folder.adapter and not folder.config:
+        infos = {one.key: TensorInfo(one.dtype, one.shape) for one in tensors}
+        notes += differences(infos, folder.adapter)
     known = {} if origin is None else {name: origin.config[name] for name in TYPE if name in origin.config}
     rows = 0 if origin is None else origin.rows
     named = tensors if embeddings(tensors) else former  # a renamed embedding is recognised by its old name only

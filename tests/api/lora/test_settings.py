@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -57,3 +58,35 @@ def test_what_changes_no_results_is_not(one: dict[str, Any], other: dict[str, An
     plans = (cs.average(["b", "a"]), cs.transplant("a", "b"))
     notes = [note for one in (cs.diff("a", "b", values=True), cs.fits("a", "b"), *plans) for note in one.notes]
     assert not [note for note in notes if "the adapters differ" in note]
+
+
+IGNORED = "adapter_config.json: 1 module has factors that lora merge uses, but PEFT ignores because of target_modules"
+VERBS: dict[str, Callable[[], cs.Plan]] = {
+    "transplant": lambda: cs.transplant("a", "b"),
+    "transplant of it": lambda: cs.transplant("b", "a"),
+    "average": lambda: cs.average(["b", "a"]),
+    "average with it": lambda: cs.average(["a", "b"]),
+    "merge": lambda: cs.merge(["b", "a"], method="linear", weights=[0.5, 0.5]),
+    "convert": lambda: cs.convert("b", dtype="float16"),
+    "filter": lambda: cs.filter("b", include=["**"]),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_factors_that_peft_ignores_in_an_output_are_said_once(verb: str) -> None:
+    adapters({"target_modules": ["q"]}, {"target_modules": ["v"]})
+    assert sum(f"{IGNORED}: layers.0.q" in note for note in VERBS[verb]().notes) == 1
+
+
+def test_what_compares_adapters_says_that_peft_ignores_factors() -> None:
+    adapters({"target_modules": ["q"]}, {"target_modules": ["v"]})
+    for found in (cs.diff("a", "b"), cs.fits("b", "a"), cs.fits("b/adapter_model.safetensors", "a")):
+        assert sum(f"{IGNORED}: layers.0.q" in note for note in found.notes) == 1
+
+
+def test_a_rank_that_is_not_that_of_the_factors_is_said_once() -> None:
+    adapters({"target_modules": ["q"]}, {"target_modules": ["q"], "r": 4})
+    said = (
+        "adapter_config.json does not fit the tensors: the configuration of the adapter has the rank 4 for layers.0.q"
+    )
+    assert sum(said in note for note in cs.convert("b").notes) == 1
