@@ -21,6 +21,7 @@ from .documents import GENERATION
 from .folder import ModelFolder
 from .layers.moved import moved_layer_notes, written_config
 from .layers.rotary import rotary_differences, with_order
+from .layers.windows import has_window, is_one_network
 from .tokenizer.text_differences import text_notes
 
 __all__ = ["config_notes", "generation_differences", "input_notes", "with_config_said"]
@@ -153,7 +154,7 @@ def _differing(
 
     In a nested configuration, ``above`` is its path with a dot at the end, and ``is_part`` is true.
     """
-    is_one_kind = theirs.get("model_type") == ours.get("model_type")
+    is_one_kind = is_one_network(theirs, ours)
     made = (with_order(theirs), with_order(ours)) if is_one_kind else ({}, {})
     for field in dict.fromkeys((*ours, *theirs)):
         inner, outer = pair = theirs.get(field), ours.get(field)
@@ -182,7 +183,9 @@ def _is_unused(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, A
     """Return whether a differing field has no effect in two models; ``pair`` has its values in their ``configs``."""
     if field == "rope_theta" or is_ignored(field) or not all(_is_short(value) for value in pair):
         return True
-    if field in WINDOWED and all(one.get("use_sliding_window", True) is False or not one.get(field) for one in configs):
+    if field in WINDOWED and not any(map(has_window, configs)):
+        return True
+    if field == "model_type" and is_one_network(*configs):
         return True
     if field == "hidden_act" and any(str(one.get("model_type")).startswith(OF_GEMMA) for one in configs):
         return True
