@@ -126,6 +126,15 @@ def _model_notes(fit: Fit, checkpoint: Checkpoint, ours: ModelFolder, target: Ta
         yield from folder_difference_notes(fit.first, theirs, fit.second, ours)
         shapes = [(key, info.shape) for key, info in checkpoint.items()]
         yield from label_differences(shapes, (fit.first, theirs.config), (fit.second, ours.config))
+    if theirs.config and target.ties:
+        from .model_folder.weights.shape_checks import DescribedTensor
+        from .model_folder.weights.shared_embeddings import shared_embedding_notes
+        from .model_folder.weights.tied_heads import stored_head_notes
+
+        ties = checkpoint.ties
+        tensors = [DescribedTensor(key, info.dtype, info.shape, ties.get(key, "")) for key, info in checkpoint.items()]
+        stored = (*stored_head_notes(tensors, theirs), *shared_embedding_notes(tensors, theirs))
+        yield from notes_about(checkpoint.path, stored)
     if theirs.config and not theirs.is_tied:
         for key, owner in target.ties.items():
             if key in checkpoint and owner in checkpoint and (HEAD.search(key) or HEAD.search(owner)):

@@ -48,6 +48,7 @@ from .weights.family_checks import family_notes
 from .weights.part_checks import part_notes
 from .weights.row_checks import has_more_rows, output_notes, position_notes
 from .weights.shape_checks import UNLOADED, DescribedTensor, shape_notes
+from .weights.shared_embeddings import shared_embedding_notes
 from .weights.tied_heads import head_notes, missing_head_notes
 
 __all__ = ["file_notes", "output_file_notes", "source_file_notes", "weights_notes"]
@@ -61,6 +62,8 @@ def source_file_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[s
     yield from token_list_notes(folder)
     yield from embedding_notes(logical_tensors(tensors, apart.config, checkpoint.codes), apart, folder)
     yield from missing_head_notes(tensors, apart)
+    ties = checkpoint.ties
+    yield from shared_embedding_notes([one._replace(tied_to=ties.get(one.key, "")) for one in tensors], apart)
     yield from case_notes(apart, folder)
     yield from chat_notes(apart, folder)
     yield from name_notes(apart)
@@ -171,6 +174,7 @@ def weights_notes(
         *factor_notes(folder.config),
         *value_notes(config),
         *head_notes(alike, folder),
+        *shared_embedding_notes(alike, folder),
         *alphabet_notes(alike, folder, read),
         *_beyond(folder),
         *alignment_notes(folder),
