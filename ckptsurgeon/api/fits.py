@@ -20,6 +20,7 @@ from ..storage.small_files import read_file
 from ..tensors.encodings._find import find_codes
 from ..util.text import escape, notes_about
 from .inputs.argument_types import CheckpointLike
+from .lora.adapter_files import adapter_of
 from .model_folder.adapter_beside import adapter_notes
 from .model_folder.folder import ModelFolder, model_folder, model_folder_at
 from .model_folder.layers.row_order import renaming_notes
@@ -88,6 +89,7 @@ def _destination(given: CheckpointLike) -> CheckpointLike:
 
 def _notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[str]:
     yield from notes_about(checkpoint.path, checkpoint.notes)
+    yield from notes_about(checkpoint.path, adapter_of(checkpoint)[1])
     if checkpoint.folder is not None:
         yield from notes_about(checkpoint.path, adapter_notes(model_folder(checkpoint).adapter_beside))
     yield from target.notes
@@ -124,6 +126,15 @@ def _model_notes(fit: Fit, checkpoint: Checkpoint, ours: ModelFolder, target: Ta
         yield from folder_difference_notes(fit.first, theirs, fit.second, ours)
         shapes = [(key, info.shape) for key, info in checkpoint.items()]
         yield from label_differences(shapes, (fit.first, theirs.config), (fit.second, ours.config))
+    if theirs.config and target.ties:
+        from .model_folder.weights.shape_checks import DescribedTensor
+        from .model_folder.weights.shared_embeddings import shared_embedding_notes
+        from .model_folder.weights.tied_heads import stored_head_notes
+
+        ties = checkpoint.ties
+        tensors = [DescribedTensor(key, info.dtype, info.shape, ties.get(key, "")) for key, info in checkpoint.items()]
+        stored = (*stored_head_notes(tensors, theirs), *shared_embedding_notes(tensors, theirs))
+        yield from notes_about(checkpoint.path, stored)
     if theirs.config and not theirs.is_tied:
         for key, owner in target.ties.items():
             if key in checkpoint and owner in checkpoint and (HEAD.search(key) or HEAD.search(owner)):

@@ -1,4 +1,4 @@
-"""Notes on how two model folders differ: in what equal weights compute, in inputs and in tokens."""
+"""Notes on how two model folders differ: in what equal weights compute, in adapters, inputs and tokens."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from ..errors import CheckpointError
 from ..util.text import escape
+from .lora.settings import setting_notes
 from .model_folder.config_differences import config_notes, input_notes
 from .model_folder.folder import ModelFolder
 from .model_folder.rows_by_place import difference
@@ -15,7 +16,7 @@ __all__ = ["folder_difference_notes"]
 
 
 def folder_difference_notes(first: str, one: ModelFolder, second: str, other: ModelFolder) -> Iterator[str]:
-    """Yield notes on how the configurations, processors and tokenisers of two folders differ.
+    """Yield notes on how the configurations, settings of adapters, processors and tokenisers of two folders differ.
 
     ``first`` is the name of the model in the folder ``one``, and ``second`` that of the model in ``other``. Only fields
     that change results are compared. Files that cannot be read are left out.
@@ -23,6 +24,7 @@ def folder_difference_notes(first: str, one: ModelFolder, second: str, other: Mo
     with suppress(CheckpointError):
         if one.config and other.config:
             yield from config_notes(first, one.config, second, other.config)
+        yield from setting_notes(first, one.adapter, second, other.adapter)
         yield from input_notes(first, one, second, other)
         if one.vocabulary and other.vocabulary:
             told = difference((one, escape(first)), (other, escape(second)))

@@ -58,9 +58,8 @@ def inspect(
         from .model_folder.folder import model_folder
 
         folder = None if checkpoint.folder is None else model_folder(checkpoint)
-        adapter, notes = adapter_of(checkpoint)
         found = inspection_of(checkpoint, include, exclude, stats=stats, weights=weights_of(checkpoint))
-        notes += checkpoint.odd_scales.notes(checkpoint.path)
+        notes = checkpoint.odd_scales.notes(checkpoint.path)
         notes = (*notes, *contradictions(checkpoint, folder), *consumed_notes(checkpoint.open_files().values()))
         if model_class:
             from .class_check import comparison_notes
@@ -73,7 +72,14 @@ def inspect(
         tokens = None if folder is None else token_rows(checkpoint, folder)
         model = model_summary(checkpoint, folder)
         codes = with_stated_shapes(checkpoint, found.codes)
-        return replace(found, codes=codes, adapter=adapter, tokens=tokens, model=model, notes=(*found.notes, *notes))
+        return replace(
+            found,
+            codes=codes,
+            adapter=adapter_of(checkpoint)[0],
+            tokens=tokens,
+            model=model,
+            notes=(*found.notes, *notes),
+        )
 
 
 def model_summary(checkpoint: Checkpoint, folder: ModelFolder | None) -> ModelSummary | None:

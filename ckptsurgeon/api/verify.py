@@ -98,7 +98,6 @@ def _of_model(checkpoint: Checkpoint) -> Iterator[Note]:
     The output is also compared with the transformers class in its config.json.
     """
     from .class_check import class_notes
-    from .lora.adapter_files import adapter_of
     from .model_folder.checks import contradictions
 
     name = escape(checkpoint.path)
@@ -106,6 +105,5 @@ def _of_model(checkpoint: Checkpoint) -> Iterator[Note]:
         *checkpoint.quantisation_notes,
         *contradictions(checkpoint),
         *class_notes(checkpoint),
-        *adapter_of(checkpoint)[1],
     )
     yield from (Note(checkpoint.path, said.removeprefix(f"{name}: ")) for said in notes)

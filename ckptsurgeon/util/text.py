@@ -10,8 +10,8 @@ from reprlib import Repr
 
 __all__ = [
     "NUMBER_IN_KEY", "apart", "brief_repr", "count", "escape", "grouped", "human_bytes", "human_count", "listing",
-    "natural_key", "notes_about", "percent", "percent_number", "shape_text", "together", "without_credentials",
-    "without_secrets",
+    "natural_key", "notes_about", "percent", "percent_number", "shape_text", "together", "value_text",
+    "without_credentials", "without_secrets",
 ]  # fmt: skip
 
 LISTED = 5
@@ -93,6 +93,13 @@ def brief_repr(value: object, limit: int = 60) -> str:
     except ValueError:  # a number with more digits than Python converts
         text = f"a {type(value).__name__}"
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def value_text(value: object, limit: int = 60) -> str:
+    """Return at most ``limit`` characters of a JSON value as text; null, true and false as in JSON."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return escape(value[:limit] if isinstance(value, str) else brief_repr(value, limit))
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:

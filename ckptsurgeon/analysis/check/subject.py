@@ -80,11 +80,13 @@ class AdapterFacts:
     """A PEFT adapter: its factors by module, and the number of modules that each entry of ``target_modules`` matches.
 
     ``has_base`` is whether a base model was given. ``is_chosen`` is whether the adapter's configuration selects layers,
-    so that other layers have no factors.
+    so that other layers have no factors. ``unselected`` is the number of modules whose factors PEFT ignores, because no
+    entry of ``target_modules`` matches the module.
     """
 
     factors: tuple[Factors, ...] = ()
     matches: Mapping[str, int] = field(default_factory=dict)
+    unselected: int = 0
     is_chosen: bool = False
     has_base: bool = False
 

@@ -33,10 +33,12 @@ def adapter_facts(checkpoint: Checkpoint, folder: ModelFolder, base: Checkpoint 
     if base is not None:
         found = _with_base(found, base)
     modules = [one.module for one in found]
-    chosen = data.get("layers_to_transform")
+    chosen, targets = data.get("layers_to_transform"), data.get("target_modules")
+    matches = _matches(targets, modules)
     return AdapterFacts(
         tuple(found),
-        _matches(data.get("target_modules"), modules),
+        matches,
+        len(modules) - sum(matches.values()) if isinstance(targets, str) and matches else _unnamed(matches, modules),
         is_chosen=chosen is not None and chosen != [],
         has_base=base is not None,
     )
@@ -84,6 +86,11 @@ def _matches(targets: object, modules: Sequence[str]) -> dict[str, int]:
     wanted = {*names}
     found = Counter(end for one in modules for end in _ends(one) if end in wanted)
     return {name: found[name] for name in names}
+
+
+def _unnamed(names: Mapping[str, int], modules: Sequence[str]) -> int:
+    """Return the number of modules that none of ``names`` matches; 0 if there are no names."""
+    return sum(names.keys().isdisjoint(_ends(one)) for one in modules) if names else 0
 
 
 def _ends(module: str) -> Iterator[str]:

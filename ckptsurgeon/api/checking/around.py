@@ -20,7 +20,7 @@ from ...storage.read.base import Folder
 from ...storage.small_files import SMALL_BYTES
 from ...storage.yaml_text import read_yaml
 from ..inspect import token_rows
-from ..lora.adapter_files import adapter_of, other_base_notes
+from ..lora.adapter_files import other_base_notes
 from ..model_folder.checks import contradictions
 from ..model_folder.folder import ModelFolder, model_folder
 from ..model_folder.weights.shape_checks import DescribedTensor
@@ -76,7 +76,6 @@ def _class_facts(checkpoint: Checkpoint, folder: ModelFolder) -> ClassFacts:
 def _notes(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike | None) -> Iterator[str]:
     yield from notes_without_folder(checkpoint)
     yield from contradictions(checkpoint, folder)
-    yield from adapter_of(checkpoint)[1]
     if base is not None:
         with open_checkpoint(base) as opened:
             yield from other_base_notes(opened, checkpoint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -22,6 +23,7 @@ from ...util.text import escape
 __all__ = [
     "BYTES",
     "adapter_of",
+    "base_name",
     "configuration_of",
     "has_configuration",
     "model_at",
@@ -78,15 +80,25 @@ def adapter_of(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tuple[st
 def other_base_notes(base: Checkpoint, *adapters: Checkpoint) -> Iterator[str]:
     """Yield a note on each adapter whose adapter_config.json names another base model than ``base``.
 
-    The last part of ``base_model_name_or_path`` is compared with the name of the folder of ``base``.
+    ``base_model_name_or_path`` is compared with the folder of ``base`` by ``base_name``.
     """
-    own = os.path.basename(os.path.normpath(base.folder.uri)) if base.folder is not None else ""
+    path = os.path.normpath(base.folder.uri) if base.folder is not None else ""
+    own = os.path.basename(path)
     for adapter in adapters:
         settings, _ = adapter_of(adapter)
         name = settings.base_model or "" if settings is not None else ""
-        if own and name and os.path.basename(name.rstrip("/")).lower() != own.lower():
+        if own and name and base_name(name) != base_name(path):
             said = f"the base of {escape(adapter.path)} is {escape(name)} (base_model_name_or_path)"
             yield f"{said}, not {escape(own)}"
+
+
+def base_name(path: str) -> str:
+    """Return the name of a base model for comparisons: the last part of its path or repository, in lower case.
+
+    For a snapshot in the cache of the Hugging Face Hub, this is the name of the repository.
+    """
+    cached = re.search(r"models--(?:[^/]*--)?([^/]+)/snapshots/[^/]+/*$", path)
+    return (cached[1] if cached else path.rstrip("/").rpartition("/")[2]).lower()
 
 
 def _read(file: File) -> object:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.files import ADAPTER
 from ...errors import CheckpointError
 from ...methods.lora.adapter import read_adapter
 from ...methods.lora.config import AdapterConfig, damage_of, parse_config
 from ...planning.merge.layers import layers_of, numbered_lists
+from ...tensors.info import TensorInfo
 from ...util.text import count, listing
 
 __all__ = ["differences"]
@@ -20,7 +20,7 @@ _OF_TOKENS = re.compile(r"\.(?:token_adapter|trainable_tokens)")
 """Matches the keys of the tensors in which PEFT stores new embedding rows for single tokens."""
 
 
-def differences(checkpoint: Checkpoint, data: object) -> tuple[str, ...]:
+def differences(tensors: Mapping[str, TensorInfo], data: object) -> tuple[str, ...]:
     """Return notes on contradictions between an adapter's configuration ``data`` and its tensors.
 
     If ``lora merge`` does not support this kind of adapter, there are no notes.
@@ -29,11 +29,11 @@ def differences(checkpoint: Checkpoint, data: object) -> tuple[str, ...]:
         config = parse_config(data, ADAPTER)
     except CheckpointError:
         damage = damage_of(data, ADAPTER)
-        if isinstance(data, dict) and data.get(TOKENS) and not any(_OF_TOKENS.search(key) for key in checkpoint):
+        if isinstance(data, dict) and data.get(TOKENS) and not any(_OF_TOKENS.search(key) for key in tensors):
             return (f"{ADAPTER} does not fit the tensors: {TOKENS} selects tokens, but no tensor has their changes",)
         return (f"{damage.removesuffix('.')}: lora merge cannot use it",) if damage else ()
     try:
-        adapter = read_adapter(checkpoint, config, checkpoint.path, lambda key: 1.0)
+        adapter = read_adapter(tensors, config, "the adapter", lambda key: 1.0)
     except CheckpointError as error:
         return (f"{ADAPTER} does not fit the tensors: {error.message}",)
     selected = [one for one in _without_factors([one.name for one in adapter.modules]) if _selects(config, one)]

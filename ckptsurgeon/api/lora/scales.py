@@ -10,32 +10,15 @@ from ...errors import CheckpointError, PlanError
 from ...methods.lora.config import AdapterConfig, parse_config
 from ...methods.lora.names import peft_key_parts
 from ...planning.plan.plan import Plan
-from ...util.text import escape, listing
+from ...util.text import escape
 from ..model_folder.folder import ModelFolder
+from .settings import other_settings
 
-__all__ = ["other_scales", "with_scales_checked"]
-
-SCALES = ("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out")
-"""The fields of adapter_config.json that decide how an adapter's factors are scaled and applied."""
-
-
-def other_scales(donor: ModelFolder, models: Iterable[ModelFolder]) -> list[str]:
-    """Return notes on the adapters in ``models`` whose settings (``SCALES``) differ from those in ``donor``.
-
-    ``donor`` is the folder whose adapter_config.json is copied to the output.
-    """
-    notes = []
-    ours = donor.adapter
-    for one in [one for one in models if one.adapter] if ours else ():
-        names = [name for name in SCALES if (one.adapter.get(name) or None) != (ours.get(name) or None)]
-        if names:
-            head = f"{ADAPTER} of {escape(one.path)} and {ADAPTER} of {escape(donor.path)} differ in {listing(names)}"
-            notes.append(f"{head}; the output gets {ADAPTER} of {escape(donor.path)}")
-    return notes
+__all__ = ["with_scales_checked"]
 
 
 def with_scales_checked(plan: Plan, folders: Sequence[ModelFolder], number: int) -> Plan:
-    """Return the plan of a transplant with notes on source adapters whose scales differ from the destination's.
+    """Return the plan of a transplant with notes on source adapters whose settings differ from the destination's.
 
     ``folders`` are the folders of the sources, followed by the folder of the destination if there is one. ``number`` is
     the number of sources. A scale is lora_alpha divided by the rank. Raises PlanError if factors from a source would
@@ -50,7 +33,7 @@ def with_scales_checked(plan: Plan, folders: Sequence[ModelFolder], number: int)
             taken.setdefault(step.source, []).append(step.key)
     for source, keys in taken.items():
         _check_scales(folders[source], donor, keys)
-    notes = other_scales(donor, [folders[source] for source in sorted(taken)])
+    notes = other_settings(donor, [folders[source] for source in sorted(taken)])
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
 
 

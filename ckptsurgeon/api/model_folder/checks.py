@@ -11,6 +11,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.files import ADAPTER, CONFIG
 from ...planning.plan.plan import Plan
 from ...util.text import escape
+from ..lora.adapter_files import adapter_of
 from .codes.described_shapes import described_shape_notes
 from .folder import ModelFolder, model_folder
 from .layers.checks import layer_notes
@@ -100,12 +101,13 @@ def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequenc
     found = dict[str, None]()
     for checkpoint, folder in zip(opened, folders, strict=False):
         layers = source_layer_notes(checkpoint, folder)
+        adapter = adapter_of(checkpoint)[1]
         if not folder.files or checkpoint.elsewhere:
-            notes = layers
+            notes = [*layers, *adapter]
         else:
             from .folder_checks import source_file_notes
 
-            notes = [*layers, *source_file_notes(checkpoint, folder)]
+            notes = [*layers, *source_file_notes(checkpoint, folder), *adapter]
         found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)
     return replace(plan, notes=(*plan.notes, *found)) if found else plan
 
@@ -131,9 +133,10 @@ def contradictions(checkpoint: Checkpoint, folder: ModelFolder | None = None) ->
 
     Pass the checkpoint's ``folder`` if it has been read already.
     """
-    if checkpoint.folder is None:
-        return [] if checkpoint.elsewhere else [*gap_notes(list(checkpoint)), *described_shape_notes(checkpoint)]
-    return notes_beside(checkpoint, folder)
+    adapter = adapter_of(checkpoint)[1]
+    if checkpoint.folder is not None:
+        return [*notes_beside(checkpoint, folder), *adapter]
+    return [] if checkpoint.elsewhere else [*gap_notes(list(checkpoint)), *described_shape_notes(checkpoint), *adapter]
 
 
 def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> list[str]:

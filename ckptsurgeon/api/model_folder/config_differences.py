@@ -13,7 +13,7 @@ from ...errors import ConfigError, SourceError
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import MERGES
 from ...storage.read.uri import scheme_of
-from ...util.text import brief_repr, escape
+from ...util.text import brief_repr, escape, value_text
 from ...vocabulary.token_ids import is_of_ids
 from .alignment import generation_settings
 from .config_fields import IGNORED_PARTS, is_derived, is_ignored, is_usual, label_notes
@@ -21,6 +21,7 @@ from .documents import GENERATION
 from .folder import ModelFolder
 from .layers.moved import moved_layer_notes, written_config
 from .layers.rotary import rotary_differences, with_order
+from .layers.windows import has_window, is_one_network
 from .tokenizer.text_differences import text_notes
 
 __all__ = ["config_notes", "generation_differences", "input_notes", "with_config_said"]
@@ -153,7 +154,7 @@ def _differing(
 
     In a nested configuration, ``above`` is its path with a dot at the end, and ``is_part`` is true.
     """
-    is_one_kind = theirs.get("model_type") == ours.get("model_type")
+    is_one_kind = is_one_network(theirs, ours)
     made = (with_order(theirs), with_order(ours)) if is_one_kind else ({}, {})
     for field in dict.fromkeys((*ours, *theirs)):
         inner, outer = pair = theirs.get(field), ours.get(field)
@@ -182,7 +183,9 @@ def _is_unused(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, A
     """Return whether a differing field has no effect in two models; ``pair`` has its values in their ``configs``."""
     if field == "rope_theta" or is_ignored(field) or not all(_is_short(value) for value in pair):
         return True
-    if field in WINDOWED and all(one.get("use_sliding_window", True) is False or not one.get(field) for one in configs):
+    if field in WINDOWED and not any(map(has_window, configs)):
+        return True
+    if field == "model_type" and is_one_network(*configs):
         return True
     if field == "hidden_act" and any(str(one.get("model_type")).startswith(OF_GEMMA) for one in configs):
         return True
@@ -215,7 +218,7 @@ def _differ(one: Any, here: Any) -> bool:
 
 
 def _said_in(config: Mapping[str, Any], field: str) -> str:
-    return _said(config[field]) if field in config else UNSAID
+    return value_text(config[field]) if field in config else UNSAID
 
 
 def _said_apart(theirs: Mapping[str, Any], ours: Mapping[str, Any], field: str) -> tuple[str, str]:
@@ -227,22 +230,18 @@ def _said_apart(theirs: Mapping[str, Any], ours: Mapping[str, Any], field: str) 
     if not places:
         return f"a list of {len(one)}", f"a list of {len(here)}"
     more = f" and {len(places) - 1} more" if places[1:] else ""
-    return f"{_said(one[places[0]])} at [{places[0]}]{more}", f"{_said(here[places[0]])} at [{places[0]}]{more}"
+    return (
+        f"{value_text(one[places[0]])} at [{places[0]}]{more}",
+        f"{value_text(here[places[0]])} at [{places[0]}]{more}",
+    )
 
 
 def _said_of_rope(value: Any) -> str:
-    return UNSAID if value is None else _said(None if value == {"rope_type": "default"} else value)
+    return UNSAID if value is None else value_text(None if value == {"rope_type": "default"} else value)
 
 
 def _meant(value: Any) -> Any:
     return ALIKE.get(value, value) if isinstance(value, str) else value
-
-
-def _said(value: Any) -> str:
-    """Return a value as short text; null, true and false as in JSON."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return escape(value[:LONGEST] if isinstance(value, str) else brief_repr(value, LONGEST))
 
 
 # Notes on inputs that two combined models prepare differently, according to the files of their processors.
@@ -264,7 +263,7 @@ def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -
     """
     there, here = _fields(theirs), _fields(ours)
     differing = [
-        f"{escape(field)} is {_input_said(there[field])} in {escape(other)}, {_said(value)} in {escape(name)}"
+        f"{escape(field)} is {_input_said(there[field])} in {escape(other)}, {value_text(value)} in {escape(name)}"
         for field, value in here.items()
         if field in there and not IGNORED.search(field) and _inputs_differ(there[field], value)
     ]

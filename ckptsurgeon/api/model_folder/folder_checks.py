@@ -13,8 +13,10 @@ from ...destinations.hf.files import ADAPTER, CONFIG
 from ...errors import ConfigError
 from ...planning.target import Companion
 from ...tensors.encodings._encoding import QuantisedTensors
+from ...tensors.info import TensorInfo
 from ...util.text import escape, listing
 from ...vocabulary.token_ids import ids_beyond
+from ..lora.differences import differences
 from .adapter_beside import adapter_notes
 from .alignment import alignment_notes
 from .codes.logical_tensors import codes_of, logical_tensors
@@ -46,6 +48,7 @@ from .weights.family_checks import family_notes
 from .weights.part_checks import part_notes
 from .weights.row_checks import has_more_rows, output_notes, position_notes
 from .weights.shape_checks import UNLOADED, DescribedTensor, shape_notes
+from .weights.shared_embeddings import shared_embedding_notes
 from .weights.tied_heads import head_notes, missing_head_notes
 
 __all__ = ["file_notes", "output_file_notes", "source_file_notes", "weights_notes"]
@@ -59,6 +62,8 @@ def source_file_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[s
     yield from token_list_notes(folder)
     yield from embedding_notes(logical_tensors(tensors, apart.config, checkpoint.codes), apart, folder)
     yield from missing_head_notes(tensors, apart)
+    ties = checkpoint.ties
+    yield from shared_embedding_notes([one._replace(tied_to=ties.get(one.key, "")) for one in tensors], apart)
     yield from case_notes(apart, folder)
     yield from chat_notes(apart, folder)
     yield from name_notes(apart)
@@ -105,6 +110,9 @@ def output_file_notes(
     """
     code = own_code_notes(origin) if origin is not None and any(one.name == CONFIG for one in folder.files) else ()
     notes = [*unreadable_notes(folder, read), *code, *weights_notes(tensors, folder, read)]
+    if folder.adapter and not folder.config:
+        infos = {one.key: TensorInfo(one.dtype, one.shape) for one in tensors}
+        notes += differences(infos, folder.adapter)
     known = {} if origin is None else {name: origin.config[name] for name in TYPE if name in origin.config}
     rows = 0 if origin is None else origin.rows
     named = tensors if embeddings(tensors) else former  # a renamed embedding is recognised by its old name only
@@ -166,6 +174,7 @@ def weights_notes(
         *factor_notes(folder.config),
         *value_notes(config),
         *head_notes(alike, folder),
+        *shared_embedding_notes(alike, folder),
         *alphabet_notes(alike, folder, read),
         *_beyond(folder),
         *alignment_notes(folder),

@@ -14,7 +14,7 @@ from ...planning.transplant.by_place import is_of_tokens, vocabulary_keys
 from ...tensors.info import TensorInfo
 from ...util.text import escape, listing
 from ...vocabulary.token_ids import Renumbering
-from ..lora.scales import other_scales
+from ..lora.settings import other_settings
 from ..merge.vocabulary import ModelTokens, config_for, token_files
 from .config import with_dtype
 from .folder import ModelFolder
@@ -61,7 +61,7 @@ def merged_folder(
         plan = replace(plan, notes=(*plan.notes, *tokens.notes))
     notes += donor.notes
     if not donor.config:
-        plan = replace(plan, notes=(*plan.notes, *other_scales(donor, models)))
+        plan = replace(plan, notes=(*plan.notes, *other_settings(donor, models)))
         return with_files(plan, files, notes, donor) if files or notes else plan
     fields, note = with_dtype(config, plan)
     notes += [note] if note else []

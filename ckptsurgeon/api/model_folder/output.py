@@ -243,4 +243,4 @@ def with_files(plan: Plan, files: Sequence[Companion], notes: Sequence[str], ori
     notes = [note for note in notes if note not in plan.notes]
     found = (*notes, *faults, *folder_notes(plan, ModelFolder("", files), origin))
     made = replace(made, notes=(*plan.target.notes, *found))
-    return replace(plan, target=made, notes=(*plan.notes, *found))
+    return replace(plan, target=made, notes=tuple(dict.fromkeys((*plan.notes, *found))))

@@ -65,10 +65,10 @@ def test_single_factors_that_are_zero_are_named() -> None:
     assert found.keys == ("base_model.model.model.layers.3.self_attn.q_proj.lora_B.weight",)
 
 
-def test_a_target_that_matches_nothing_fails() -> None:
-    report = cs.check(saved(trained(), target_modules=["q_proj", "v_proj", "query_proj"]))
-    assert report.row("adapter-targets").status.value == "FAIL"
-    assert "query_proj" in report.row("adapter-targets").found[0].what
+@pytest.mark.parametrize(("targets", "status"), [(["q_proj", "v_proj"], "WARN"), (["q_proj"], "FAIL"), ([], "FAIL")])
+def test_a_target_that_matches_nothing_fails_only_if_factors_are_ignored(targets: list[str], status: str) -> None:
+    row = cs.check(saved(trained(), target_modules=[*targets, "query_proj"])).row("adapter-targets")
+    assert (row.status.value, "query_proj" in row.found[0].what) == (status, True)
 
 
 def test_a_regular_expression_that_matches_nothing_fails() -> None:

@@ -148,7 +148,7 @@ def test_inspect_says_that_a_configuration_is_of_another_adapter() -> None:
     Path("a/adapter_config.json").write_text(json.dumps({**said, "r": 8}))
     (note,) = cs.inspect("a").notes
     assert note.startswith(
-        "adapter_config.json does not fit the tensors: the configuration of a has the rank 8 for model.layers.0.q_proj"
+        "adapter_config.json does not fit the tensors: the configuration of the adapter has the rank 8 for model.layers.0.q_proj"
     )
 
 

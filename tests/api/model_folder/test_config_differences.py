@@ -103,6 +103,9 @@ def test_the_note_has_the_field_and_both_values(theirs: dict[str, Any], note: st
     ("one", "other"),
     [
         ({"use_sliding_window": True}, {"use_sliding_window": False}),
+        ({"sliding_window": None, "max_position_embeddings": 64}, {"sliding_window": 63, "max_position_embeddings": 64}),
+        ({}, {"model_type": "mistral", "sliding_window": 63, "max_position_embeddings": 64}),
+        ({"mlp_bias": True}, {"model_type": "mistral", "sliding_window": None}),
         ({"layer_types": ["full_attention"]}, {"layer_types": ["sliding_attention"]}),
         ({"max_window_layers": 1}, {"max_window_layers": 0, "sliding_window": 4096}),
         ({"rope_local_base_freq": 10000}, {"rope_local_base_freq": 20000}),
@@ -182,6 +185,9 @@ def test_nothing_is_said_of_configurations_of_one_class(config: str) -> None:
     assert not said(cs.average(["a", "b"]))
 
 
+SHORT = {"max_position_embeddings": 64}
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
@@ -195,6 +201,10 @@ def test_nothing_is_said_of_configurations_of_one_class(config: str) -> None:
         ({"model_type": "gemma", "hidden_act": "gelu"}, {"model_type": "gemma", "hidden_act": "gelu_pytorch_tanh"}),
         ({}, {"_name_or_path": "x", "max_position_embeddings": 9, "attention_dropout": 0.5, "eos_token_id": 3}),
         ({"text_config": {"model_type": "llama", "rms_norm_eps": 1e-6}, "model_type": "llava", "rms_norm_eps": 1}, {}),
+        ({"sliding_window": 64, **SHORT}, {"sliding_window": None, **SHORT}),
+        ({"sliding_window": 64, **SHORT}, {"sliding_window": 4096, **SHORT}),
+        ({"model_type": "mistral", **SHORT}, {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1, **SHORT}),
+        ({"model_type": "mistral", "sliding_window": None}, {"max_position_embeddings": 131072}),
     ],
 )  # fmt: skip
 def test_nothing_is_said_of_what_computes_alike(ours: dict[str, Any], theirs: dict[str, Any]) -> None:

@@ -1,4 +1,8 @@
-"""Every entry of an adapter's ``target_modules`` matches a module."""
+"""Every entry of an adapter's ``target_modules`` matches a module with factors.
+
+An entry that matches no module changes nothing. It is a fault only if no other entry matches some of the factors: then
+PEFT ignores these factors.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,12 @@ from ._against import no_adapter
 __all__ = ["CHECK"]
 
 
+RENAME = (
+    "Correct the names (ckpt inspect ADAPTER lists those of the factors): PEFT ignores factors that no entry matches."
+)
+REMOVE = "If factors of these modules are not missing, remove these entries: they change nothing."
+
+
 def _run(subject: Subject) -> Iterator[Found]:
     adapter = subject.adapter
     lost = [name for name, number in adapter.matches.items() if not number] if adapter is not None else []
@@ -20,8 +30,8 @@ def _run(subject: Subject) -> Iterator[Found]:
         number = count(len(lost), "entry", "entries")
         named = listing([escape(one) for one in lost], 5)
         said = f"{number} of target_modules {'matches' if len(lost) == 1 else 'match'} no module: {named}"
-        todo = "Correct the names (ckpt inspect BASE --keys lists them), and train the adapter again."
-        yield Found(Status.FAIL, said, todo, file="adapter_config.json", figures={"entries": len(lost)})
+        status, todo = (Status.FAIL, RENAME) if adapter is not None and adapter.unselected else (Status.WARN, REMOVE)
+        yield Found(status, said, todo, file="adapter_config.json", figures={"entries": len(lost)})
 
 
 CHECK = Check("adapter-targets", "target_modules match modules", _run, no_adapter)

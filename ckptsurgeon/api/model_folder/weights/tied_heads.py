@@ -22,6 +22,7 @@ __all__ = [
     "head_notes",
     "missing_head_notes",
     "mixed_head_notes",
+    "stored_head_notes",
     "stored_heads",
     "tied_head",
     "with_heads_said",
@@ -99,6 +100,11 @@ def head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Itera
     """
     if not folder.said_tied:
         yield from missing_head_notes(tensors, folder)
+    yield from stored_head_notes(tensors, folder)
+
+
+def stored_head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
+    """Yield a note on each output layer that is stored although config.json ties it to the embedding."""
     for embedding, head in stored_heads(tensors, folder):
         yield (
             f"config.json says that {escape(embedding)} is the output layer ({TIES}), but "

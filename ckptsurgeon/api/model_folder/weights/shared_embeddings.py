@@ -1,0 +1,31 @@
+"""Notes on embeddings of an encoder or a decoder that are stored beside the embedding that both of them share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from ....util.text import escape
+from ..folder import ModelFolder
+from .shape_checks import DescribedTensor
+
+__all__ = ["shared_embedding_notes"]
+
+OWN = re.compile(r"^(.*\.)?(?:encoder|decoder)\.embed_tokens\.weight$")
+"""Matches the key of an embedding that BART, T5 and their kin tie to ``shared.weight``; group 1 is the prefix."""
+
+
+def shared_embedding_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
+    """Yield a note on each embedding that is stored although the model's class ties it to ``shared.weight``.
+
+    ``folder`` has the configuration of these weights. There are no notes on tensors that share their bytes.
+    """
+    if not folder.is_tied:
+        return
+    by_key = {one.key: one for one in tensors}
+    for one in tensors:
+        found = OWN.match(one.key)
+        shared = by_key.get(f"{found[1] or ''}shared.weight") if found else None
+        if shared is not None and shared.shape == one.shape and not (one.tied_to or shared.tied_to):
+            tied = f"the model's class ties {escape(shared.key)} and {escape(one.key)}, but the latter is stored too"
+            yield f"{tied}: if the two differ, transformers before 5 ignores the latter"
