@@ -27,15 +27,21 @@ COMPARING: dict[str, Callable[[], Any]] = {
 }
 
 
-def written(name: str, *, exchanged: bool = False, blocks: str | None = "q8_0", **fields: Any) -> None:
-    """Write NAME.gguf; if ``exchanged``, two of its tokens have each other's ids."""
-    model("llama", name, **fields)
-    document = tokenizer(splitter(r"\p{L}+"), added_tokens=[{"id": 5, "content": "<s>", "special": True}])
+def document(*exchanged: str) -> dict[str, Any]:
+    """A tokeniser of 96 tokens, as many as there are rows; two tokens may have each other's ids."""
+    found = tokenizer(splitter(r"\p{L}+"), added_tokens=[{"id": 5, "content": "<s>", "special": True}])
+    listed = found["model"]["vocab"]
+    listed |= {f"t{number}": number for number in range(6, 96)}
     if exchanged:
-        listed = document["model"]["vocab"]
-        first, second = list(listed)[:2]
+        first, second = exchanged
         listed[first], listed[second] = listed[second], listed[first]
-    Path(name, "tokenizer.json").write_text(json.dumps(document))
+    return found
+
+
+def written(name: str, *exchanged: str, blocks: str | None = "q8_0", **fields: Any) -> None:
+    """Write NAME.gguf, and its folder NAME; ``exchanged`` as in ``document``."""
+    model("llama", name, **fields)
+    Path(name, "tokenizer.json").write_text(json.dumps(document(*exchanged)))
     cs.apply(cs.convert(name, layout="gguf", gguf_type=blocks), f"{name}.gguf")
 
 
@@ -43,7 +49,7 @@ def written(name: str, *, exchanged: bool = False, blocks: str | None = "q8_0", 
 @pytest.mark.parametrize("verb", VERBS)
 def test_rows_of_other_tokens_are_not_combined(verb: str, blocks: str | None) -> None:
     written("a", blocks=blocks)
-    written("b", blocks=blocks, exchanged=True)
+    written("b", "a", "b", blocks=blocks)
     with pytest.raises(cs.PlanError, match="the tokenisers differ") as caught:
         VERBS[verb]()
     assert {"token_embd.weight", "output.weight"} <= set(caught.value.details)
@@ -53,7 +59,7 @@ def test_rows_of_other_tokens_are_not_combined(verb: str, blocks: str | None) ->
 @pytest.mark.parametrize("verb", COMPARING)
 def test_comparing_says_that_tokens_differ(verb: str) -> None:
     written("a")
-    written("b", exchanged=True)
+    written("b", "a", "b")
     assert [note for note in COMPARING[verb]().notes if note.startswith(TOKENS)]
 
 
@@ -89,8 +95,8 @@ def test_another_way_to_split_texts_is_said() -> None:
 
 
 def test_quantised_folders_with_other_tokens_are_not_averaged() -> None:
-    for name in ("a", "b"):
-        written(name, exchanged=name == "b", blocks=None)
+    for name, exchanged in {"a": (), "b": ("a", "b")}.items():
+        written(name, *exchanged, blocks=None)
         cs.apply(cs.convert(name, quantize="int8"), f"{name}8/")
     with pytest.raises(cs.PlanError, match="the tokenisers differ"):
         cs.average(["a8", "b8"])
