@@ -24,6 +24,8 @@ from .inputs.dequantising import weights_of
 
 __all__ = ["diff", "folder_differences"]
 
+GGUF = b"GGUF"
+"""The first bytes of a GGUF file."""
 LARGE = 4 << 20
 """Headers of files of at least this size, in bytes, are read in two processes; for smaller files, this is slower."""
 
@@ -74,11 +76,12 @@ def diff(
             )
         return _of_configuration(first, os.fspath(second), root, include, exclude)
     if not (values or renames) and _is_large(first) and _is_large(second):
-        return _of_large(place_of(first), place_of(second), root, include, exclude)
-    found = _compared(
-        first, second, values=values, tolerance=Tolerance(rtol, atol), renames=renames, include=include,
-        exclude=exclude, root=root, progress=progress,
-    )  # fmt: skip
+        found = _of_large(place_of(first), place_of(second), root, include, exclude)
+    else:
+        found = _compared(
+            first, second, values=values, tolerance=Tolerance(rtol, atol), renames=renames, include=include,
+            exclude=exclude, root=root, progress=progress,
+        )  # fmt: skip
     notes = folder_differences(first, second)
     return replace(found, notes=(*found.notes, *notes)) if notes else found
 
@@ -110,10 +113,13 @@ def _of_configuration(
 
 
 def folder_differences(first: CheckpointLike, second: CheckpointLike) -> list[str]:
-    """Return notes on how the configurations and tokenisers of two model folders differ; none for single files."""
+    """Return notes on how the configurations and tokenisers of two model folders, or of two GGUF files, differ.
+
+    There are none for other single files.
+    """
     paths = ["" if isinstance(one, Checkpoint) else place_of(one) for one in (first, second)]
     if not all(map(os.path.isdir, paths)):
-        return []
+        return _embedded_differences(first, second) if _is_gguf(first) and _is_gguf(second) else []
     from .folder_differences import folder_difference_notes
     from .model_folder.config_differences import generation_differences
     from .model_folder.folder import model_folder_at
@@ -123,6 +129,24 @@ def folder_differences(first: CheckpointLike, second: CheckpointLike) -> list[st
     with suppress(CheckpointError):
         notes += generation_differences(paths[0], here, paths[1], there)
     return notes
+
+
+def _is_gguf(given: CheckpointLike) -> bool:
+    """Return whether a checkpoint is a GGUF file, by its first bytes if it is not open."""
+    if isinstance(given, Checkpoint):
+        return bool(given.header.stored)
+    with suppress(OSError), open(place_of(given), "rb") as file:
+        return file.read(len(GGUF)) == GGUF
+    return False
+
+
+def _embedded_differences(first: CheckpointLike, second: CheckpointLike) -> list[str]:
+    """Return notes on how the metadata of two GGUF files differ."""
+    from .folder_differences import folder_difference_notes
+    from .model_folder.folder import model_folder
+
+    with open_checkpoint(first) as a, open_checkpoint(second) as b:
+        return [*folder_difference_notes(a.path, model_folder(a), b.path, model_folder(b))]
 
 
 def _compared(

@@ -19,6 +19,7 @@ from ..storage.read.uri import shown
 from ..storage.small_files import read_file
 from ..tensors.encodings._find import find_codes
 from ..util.text import escape, notes_about
+from .diff import folder_differences
 from .inputs.argument_types import CheckpointLike
 from .lora.adapter_files import adapter_of
 from .model_folder.adapter_beside import adapter_notes
@@ -67,6 +68,7 @@ def fits(
             config = ModelFolder("", target.companions).config
             notes += renaming_notes(found.renamed.items(), checkpoint, target.tensors.keys(), config)
         notes = [*notes, *found.notes, *_model_notes(found, checkpoint, _folder_of(place, target), target)]
+        notes += folder_differences(source, place) if checkpoint.header.stored else []
     return replace(found, notes=tuple(dict.fromkeys(notes)))
 
 

@@ -12,7 +12,7 @@ from ..tensors.encodings._methods import family
 from ..util.text import escape
 from .plan.plan import Plan
 
-__all__ = ["DECODED", "any_layer", "check_mixed_layers"]
+__all__ = ["DECODED", "any_layer", "check_mixed_layers", "stored_sources"]
 
 DECODED = " (decoded)"
 """The suffix of the name of a source that is read decoded; the same source, read as stored, has no suffix."""
@@ -100,3 +100,9 @@ def _mixture(what: str) -> PlanError:
         hint="Quantise all sources alike first, or dequantise them: --encoding dequantize does so if the codes can be "
         "decoded.",
     )
+
+
+def stored_sources(plan: Plan) -> list[int]:
+    """Return, for each source of a plan, its own index or, if it is the decoded copy of a source, that source's."""
+    first = {one.name: number for number, one in reversed([*enumerate(plan.sources)])}
+    return [first.get(one.name.removesuffix(DECODED), number) for number, one in enumerate(plan.sources)]

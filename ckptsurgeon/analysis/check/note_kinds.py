@@ -38,6 +38,8 @@ KINDS = (
           "Merge the adapter into the model (ckpt lora merge), or move its files to a folder of their own."),
     _kind("other-notes", r"^the folder has an adapter_config\.json, but no", FAIL,
           "Remove adapter_config.json, or add the adapter's weights."),
+    _kind("other-notes", r": llama\.cpp cannot load the file|^with [\w.-]+\.\w+ \d+[ ,].* must have", WARN,
+          "Correct the metadata (ckpt convert --set-metadata), or convert the model again."),
     _kind("dtype-family", r"may be from another copy|are of one kind", WARN, "Cast the whole model to one dtype."),
     _kind("ties", r"is stored too: if the two differ", WARN, ""),
     _kind("index-total", r"gives a total_size of", WARN, ""),

@@ -37,10 +37,14 @@ def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:
 
 
 def notes_without_folder(checkpoint: Checkpoint) -> Iterator[str]:
-    """Yield the notes on shards and on quantised tensors."""
+    """Yield the notes on shards, on quantised tensors, and on the metadata of a GGUF file."""
     yield from (note for note in checkpoint.notes if _OF_SHARD.search(note))
     yield from checkpoint.quantisation_notes
     yield from consumed_notes(checkpoint.open_files().values())
+    if checkpoint.header.stored:
+        from ..gguf.outputs import source_notes
+
+        yield from source_notes(checkpoint)
 
 
 def short_notes(checkpoint: Checkpoint, notes: Iterable[str]) -> list[str]:

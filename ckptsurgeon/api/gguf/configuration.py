@@ -16,6 +16,7 @@ from .fields import check_activation, check_only, defaults_of, number_in
 from .gemma import check_gemma
 from .phi_3 import phi_3_entries
 from .rope import rope_entries
+from .windows import window_entries
 
 __all__ = ["common_entries", "described", "entries_of"]
 
@@ -56,11 +57,7 @@ def described(
     if architecture == COHERE:
         found |= cohere_entries(config)
     found |= expert_entries(config, architecture, experts)
-    window = config.get("sliding_window")
-    if type(window) is int and (
-        architecture in ("gemma2", "gemma3", GPT_OSS) or config.get("use_sliding_window") is True
-    ):
-        found["attention.sliding_window"] = str(window)
+    found = window_entries(config, architecture) | found
     if architecture == "gemma2":
         found |= {theirs: str(number_in(config, ours)) for ours, theirs in _OF_GEMMA_2.items() if ours in config}
     return entries_of(architecture, found)

@@ -16,9 +16,11 @@ from ...formats.ggml.writer import FORMAT_KEY, RESERVED
 from ...planning.llama_cpp.names import ARCHITECTURES
 from ...planning.plan.plan import Plan
 from ...tensors.dtypes import DTYPES
+from ..model_folder.embedded import embedded_model
 from ..model_folder.folder import model_folder
 from .contradictions import metadata_notes, shape_of_values
 from .named_layout import ARCHITECTURE, TRANSFORMERS
+from .new_tokens import maps_by_token, with_new_tokens
 from .outputs import check_given, check_names
 from .tokenizer import tokenizer_entries
 
@@ -51,9 +53,12 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
     for key, said in planned.items():
         if key not in found and key not in (FORMAT_KEY, *RESERVED):
             found[key] = _new(key, said, is_given=key in given)
+    rows = next((step.shape[0] for step in plan.steps if step.key == EMBEDDING), 0)
     notes: tuple[str, ...] = ()
+    if source is not None and (embedded := embedded_model(source)) is not None and maps_by_token(plan):
+        is_kept = source is _destination(plan, inputs)
+        found, notes = with_new_tokens(found, plan, embedded, rows, is_kept=is_kept)
     if source is None and ARCHITECTURE in found and inputs.sources:
-        rows = next((step.shape[0] for step in plan.steps if step.key == EMBEDDING), 0)
         tokens, notes = tokenizer_entries(model_folder(inputs.sources[0]), rows)
         found |= {key: entry for key, entry in tokens.items() if key not in found and key not in given}
     is_another = any(step.dtype != step.source_dtype or step.operation for step in plan.steps)
@@ -69,15 +74,24 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
 
 
 def _described_by(plan: Plan, inputs: PlanInputs, given: Mapping[str, str]) -> Checkpoint | None:
-    """Return the GGUF source from which the plan took its metadata, or else the first GGUF source.
+    """Return the GGUF file whose metadata the output gets: the destination, or else one of the sources.
 
-    This source has the same metadata as the plan, apart from the entries that the user sets (``given``). Returns None
-    if no source is GGUF.
+    This source has the same metadata as the plan, apart from the entries that the user sets (``given``); if none has
+    them, it is the first GGUF source. Returns None if no source is GGUF.
     """
+    kept = _destination(plan, inputs)
+    if kept is not None and kept.header.stored:
+        return kept
     stored = [one for one in inputs.sources if one.header.stored]
     rest = {key: value for key, value in plan.metadata.items() if key not in given}
     same = (one for one in stored if rest == {key: said for key, said in one.metadata.items() if key not in given})
     return next(same, stored[0] if stored else None)
+
+
+def _destination(plan: Plan, inputs: PlanInputs) -> Checkpoint | None:
+    """Return the checkpoint that is the destination of a transplant; None if there is none."""
+    pairs = zip(plan.sources, inputs.sources, strict=False)
+    return next((opened for planned, opened in pairs if planned.role == "destination"), None)
 
 
 def _new(key: str, said: str, *, is_given: bool) -> Typed:

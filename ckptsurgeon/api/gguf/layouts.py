@@ -39,6 +39,7 @@ from .heads import fused_heads, heads_of
 from .named_layout import ARCHITECTURE, AUTO, TRANSFORMERS, NamedLayout
 from .phi_3 import phi_3_factors
 from .rope import factors_of
+from .windows import window_notes
 
 __all__ = ["layout_named"]
 
@@ -114,11 +115,11 @@ def _named(
         factors = {"rope_freqs.weight": values} if values else {}
     layers = len({key.split(".")[2] for key in checkpoint if key.startswith("model.layers.")})
     experts, regrouping = experts_of(architecture, keys), NOTHING
-    notes: tuple[str, ...] = ()
+    notes = window_notes(config, architecture, layers)
     if architecture == GPT_OSS:
         check_gpt_oss(config, layers)
         regrouping, experts = experts_of_folder(config, checkpoint)
-        notes = rope_note(config)
+        notes += rope_note(config)
     change = to_llama_cpp(architecture, keys, heads, tied=folder.is_tied, factors=factors, regrouping=regrouping)
     check_even(keys)
     if folder.is_tied and {f"{HEAD}.weight", f"{EMBEDDING}.weight"} <= checkpoint.keys():

@@ -253,7 +253,7 @@ def _plan_models(
         plan = with_sources_said(plan, stored, folders)
         plan = merged_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)
         plan = without_repeats(plan, stored[donor])
-        plan = checked_rows(plan, folders, remedy=MERGED, allowed=asked.vocabulary.is_by_place)
+        plan = checked_rows(plan, folders, remedy=MERGED, donor=donor, allowed=asked.vocabulary.is_by_place)
         plan = with_model_files_pinned(plan, folders)
         plan = asked.carried(plan, every, donor=donor)
         stack.pop_all()

@@ -285,7 +285,9 @@ def plan_configuration(path: str, document: Mapping[str, Any], method: Method, a
             plan, every = keeping_codes(plan, opened, asked.encoding, merged.donor, dtype=options.dtype)
             plan = with_config_said(plan, merged.folders, merged.donor)
             plan = without_repeats(with_sources_said(plan, stored, merged.folders), stored[merged.donor])
-            plan = checked_rows(plan, merged.folders, remedy=RECIPE, allowed=asked.vocabulary.is_by_place)
+            plan = checked_rows(
+                plan, merged.folders, remedy=RECIPE, donor=merged.donor, allowed=asked.vocabulary.is_by_place
+            )
             plan = with_model_files_pinned(plan, merged.folders)
             plan = asked.carried(plan, every, path, donor=merged.donor)
             stack.pop_all()

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...destinations.hf.files import PREPROCESSOR
 from ...errors import ConfigError, SourceError
+from ...planning.mixed_layers import stored_sources
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import MERGES
 from ...storage.read.uri import scheme_of
@@ -18,6 +19,7 @@ from ...vocabulary.token_ids import is_of_ids
 from .alignment import generation_settings
 from .config_fields import IGNORED_PARTS, is_derived, is_ignored, is_usual, label_notes
 from .documents import GENERATION
+from .embedded import embedded_notes
 from .folder import ModelFolder
 from .layers.moved import moved_layer_notes, written_config
 from .layers.rotary import rotary_differences, with_order
@@ -80,7 +82,8 @@ def with_config_said(
     the class. Further notes are on classifier rows with other labels, and on inputs that are prepared differently.
     """
     plan = replace(plan, notes=(*plan.notes, *_factor_notes(plan)))
-    taken = {one.source for step in plan.steps for one in step.inputs}
+    stored = stored_sources(plan)
+    taken = {stored[one.source] for step in plan.steps for one in step.inputs}
     models = [(source.name, folder.config) for source, folder in zip(plan.sources, folders, strict=False)]
     used = {number: model for number, model in enumerate(models) if number in taken and model[1]}
     if given is None or not given[0]:
@@ -93,6 +96,8 @@ def with_config_said(
     notes = [
         f"{fault.removesuffix('.')}: this file is not compared with the output's" for fault in dict.fromkeys(faults)
     ]
+    inside = [(source.name, one.embedded) for source, one in zip(plan.sources, folders, strict=False)]
+    notes += embedded_notes(inside, donor, taken)
     written = written_config(plan) or ours
     for number, (other, theirs) in used.items():
         notes += moved_layer_notes(plan, number, theirs, written, is_own=theirs is ours)

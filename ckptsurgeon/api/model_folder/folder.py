@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -41,6 +41,7 @@ from .documents import (
     parsed_object,
     read_object,
 )
+from .embedded import EmbeddedModel, embedded_model
 
 __all__ = ["LARGEST", "ModelFolder", "model_folder", "model_folder_at"]
 
@@ -59,7 +60,8 @@ class ModelFolder:
     of configuration and tokeniser files that are symbolic links out of the folder, which are not copied. ``left`` has
     the names of all other files. ``unlisted`` is true for a web address: a web server does not list its folders.
     ``adapter_beside`` is the name of the adapter weights in the folder of a whole model that also has an
-    adapter_config.json; '' if the folder has no adapter weights, None if it has no adapter_config.json.
+    adapter_config.json; '' if the folder has no adapter weights, None if it has no adapter_config.json. ``embedded``
+    has the metadata in the file of weights itself, if this is GGUF.
     """
 
     path: str
@@ -68,6 +70,7 @@ class ModelFolder:
     left: tuple[str, ...] = ()
     unlisted: bool = False
     adapter_beside: str | None = None
+    embedded: EmbeddedModel | None = field(default=None, repr=False, compare=False)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -296,7 +299,7 @@ def model_folder(checkpoint: Checkpoint) -> ModelFolder:
     """Return the configuration and tokeniser files in the folder of an open checkpoint."""
     weights = {name.partition("/")[0] for name in checkpoint.open_files()}  # the name of a single file is ''
     weights |= {file.name for file in checkpoint.open_files().values()}
-    return _folder(checkpoint.path, checkpoint.folder, weights)
+    return replace(_folder(checkpoint.path, checkpoint.folder, weights), embedded=embedded_model(checkpoint))
 
 
 def model_folder_at(path: str) -> ModelFolder:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS, CONFIG
-from ...destinations.hf.tokens import renumbered, renumbered_generation, renumbering_of, with_tokenizer_of
+from ...destinations.hf.tokens import renumbered, renumbered_generation, renumbering_of, tokenizer_of, with_tokenizer_of
 from ...errors import CheckpointError
 from ...planning.merge.layers import layer_lists
 from ...planning.plan.plan import Plan
@@ -18,7 +18,7 @@ from ...tensors.dtypes import DTYPES
 from ...tensors.encodings._settings import quantisation_of
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing
-from ...vocabulary.replacement import NewVocabulary
+from ...vocabulary.replacement import NewVocabulary, token_file
 from ...vocabulary.token_ids import Renumbering
 from ...vocabulary.vocabulary import Vocabulary
 from ..inputs.inputs import plan_target
@@ -196,7 +196,8 @@ def kept_folder(plan: Plan, folder: ModelFolder, target: TargetSpec, change: New
     replaced by new ids. Raises ConfigError for an id whose token the new vocabulary lacks.
     """
     if not folder.files:
-        return with_files(plan, (), folder.notes) if folder.notes else plan
+        files = _new_token_files(folder, change)
+        return with_files(plan, files, folder.notes) if files or folder.notes else plan
     files, fields, notes = folder.files, dict(folder.config), list[str]()
     if change is not None:
         own = Vocabulary(folder.path, folder.tokens) if folder.vocabulary and folder.tokens else None
@@ -212,6 +213,14 @@ def kept_folder(plan: Plan, folder: ModelFolder, target: TargetSpec, change: New
     if folder.config and fields != folder.config:
         files = with_config(files, fields)
     return with_files(plan, files, [*notes, *folder.notes], folder)
+
+
+def _new_token_files(folder: ModelFolder, change: NewVocabulary | None) -> tuple[Companion, ...]:
+    """Return the new tokeniser for a GGUF file that has other tokens, or the token list if there is no tokeniser."""
+    if change is None or folder.embedded is None or folder.embedded.tokens == change.new.tokens:
+        return ()
+    name, text = token_file(change.new.tokens)
+    return tuple(tokenizer_of(change.paths[1], change.new)) or (Companion(name, text=text),)
 
 
 def with_config(files: Sequence[Companion], fields: Mapping[str, Any]) -> tuple[Companion, ...]:

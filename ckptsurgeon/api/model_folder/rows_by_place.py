@@ -10,12 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ...errors import ConfigError, PlanError
+from ...planning.mixed_layers import stored_sources
 from ...planning.plan.plan import Plan
 from ...planning.target import Companion
 from ...planning.transplant.by_place import is_of_tokens
 from ...util.text import brief_repr, escape, listing
 from ...vocabulary.replacement import NewVocabulary
 from .documents import BYTE_PAIRS
+from .embedded_folder import with_embedded_tokens
 from .folder import ModelFolder
 from .unreadable import vocabulary_fault
 
@@ -56,19 +58,22 @@ def checked_rows(
     folders: Sequence[ModelFolder],
     *,
     remedy: str,
+    donor: int = 0,
     allowed: bool = False,
     declared: Mapping[str, int] | None = None,
 ) -> Plan:
     """Check that rows which keep their index also keep their token, and return the plan, with notes if necessary.
 
-    ``folders`` are the folders of the sources. Their tokenisers are compared with the output's tokeniser, or if there
-    is none, with that of the first source that has one. Raises PlanError, with ``remedy`` as hint, if a source has
-    other tokens and its row n becomes row n of the output. If the user asked for this (``allowed``), or if tokenisers
-    cannot be compared, the plan gets a note instead. ``declared`` maps keys of tensors to their vocabulary axis.
+    ``folders`` are the folders of the sources; the output gets the tokeniser of the one at index ``donor``. Their
+    tokenisers are compared with the output's tokeniser, or if there is none, with that of the first source that has
+    one. Raises PlanError, with ``remedy`` as hint, if a source has other tokens and its row n becomes row n of the
+    output. If the user asked for this (``allowed``), or if tokenisers cannot be compared, the plan gets a note instead.
+    ``declared`` maps keys of tensors to their vocabulary axis.
     """
+    folders = [with_embedded_tokens(one) for one in folders]
     made = ModelFolder("", tuple(Companion(one.name, one.path, one.text) for one in plan.target.companions))
     output = next(
-        (one for one in folders if one.tokenizer == made.tokenizer), made
+        (one for one in (*folders[donor : donor + 1], *folders) if one.tokenizer == made.tokenizer), made
     )  # its tokens have already been read
     names = [escape(one.name) for one in plan.sources]
     known = [pair for pair in zip((output, *folders), ("the output", *names), strict=False) if pair[0].vocabulary]
@@ -171,10 +176,11 @@ def _by_place(plan: Plan, source: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     Tensors that are resized because of ``on_mismatch`` are omitted, since another note is about them. For the factors
     of an adapter, key and shape are those of the tensor whose change they approximate.
     """
-    for step in plan.steps:
+    stored = stored_sources(plan)
+    for step in (one.numbers for one in plan.steps):
         taken = step.op not in _BY_TOKEN and not step.policy
         key, shape = (step.key, step.shape) if step.factor is None else (step.source_key, step.source_shape)
-        if taken and any(one.source == source and one.shape == shape for one in step.inputs):
+        if taken and any(stored[one.source] == source and one.shape == shape for one in step.inputs):
             yield key, shape
 
 

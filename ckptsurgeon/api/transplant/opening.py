@@ -248,7 +248,9 @@ def _planned(
             plan = with_unmoved_ids_noted(plan, folders[0], ModelFolder("", target.companions), given, change)
         tied = has_file and folders[-1].is_tied
         plan = with_heads_said(plan, folders[: len(specs)], [view.tensors for view in views], tied=tied)
-        plan = checked_rows(plan, folders, remedy=COPIED, allowed=by_place, declared=target.vocabulary)
+        plan = checked_rows(
+            plan, folders, remedy=COPIED, donor=len(specs), allowed=by_place, declared=target.vocabulary
+        )
         plan = with_model_files_pinned(plan, folders)
     others += tuple(one.path for one in target.given)  # also those that no step reads must not be replaced
     return replace(plan, inputs=PlanInputs(tuple(held), target, others, PlanningInputs(views, target, options)))

@@ -32,6 +32,7 @@ __all__ = [
     "parsed",
     "read_entry",
     "text",
+    "texts_in",
 ]
 
 UINT32, INT32, FLOAT32, BOOL, TEXT, ARRAY = 4, 5, 6, 7, 8, 9
@@ -135,6 +136,17 @@ def array(kind: int, values: Sequence[Any]) -> bytes:
     if kind == TEXT:
         return head + b"".join(packed(TEXT, value) for value in values)
     return head + struct.pack(f"<{len(values)}{_FORMATS[kind]}", *values)
+
+
+def texts_in(raw: bytes) -> list[str]:
+    """Return the strings in the bytes of an array of strings, as ``array`` makes them; [] for another array."""
+    kind, number = struct.unpack_from("<IQ", raw)
+    found, place = list[str](), 12
+    for _ in range(number if kind == TEXT else 0):
+        (length,) = struct.unpack_from("<Q", raw, place)
+        found.append(raw[place + 8 : place + 8 + length].decode("utf-8", "replace"))
+        place += 8 + length
+    return found
 
 
 def parsed(key: str, said: str, kind: int) -> bytes:

@@ -38,7 +38,7 @@ BY_TOKEN = "--vocab SRC_TOKENS:DST_TOKENS"
 
 _WORDS = frozenset(
     (
-        "embed", "embedding", "embeddings", "emb", "wte", "vocab", "vocabulary", "ctc", "classifier", "logits",
+        "embed", "embedding", "embeddings", "emb", "embd", "wte", "vocab", "vocabulary", "ctc", "classifier", "logits",
         "predictions", "joint", "joiner", "generator",
     )
 )  # fmt: skip

@@ -36,6 +36,8 @@ def test_a_size_that_is_another_is_said(entry: str) -> None:
     assert said in cs.apply(plan, "y.gguf").notes
     for notes in (cs.inspect("y.gguf").notes, cs.convert("y.gguf").notes):
         assert said in notes
+    assert cs.check("x.gguf").row("other-notes").status.value == "PASS"
+    assert ("WARN", said) in [(one.status.value, one.what) for one in cs.check("y.gguf").row("other-notes").found]
 
 
 def test_without_the_width_of_a_head_it_follows_from_the_width_of_the_model() -> None:

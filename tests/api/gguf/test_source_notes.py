@@ -38,3 +38,5 @@ def test_metadata_that_do_not_fit_are_said(blocks: int, eos: int, said: str) -> 
     path = write(blocks, eos)
     for notes in (cs.inspect(path).notes, cs.convert(path, dtype="bf16").notes, cs.filter(path, include="**").notes):
         assert any(one.startswith(said) for one in notes) if said else not [one for one in notes if "but" in one]
+    warned = [one.what for row in cs.check(path).rows for one in row.found if " but " in one.what]
+    assert warned[0].startswith(said) if said else not warned

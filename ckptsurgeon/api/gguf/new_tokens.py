@@ -1,0 +1,66 @@
+"""Gives a GGUF output whose rows are mapped by token the tokeniser of its new token list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+
+from ...errors import CheckpointError, PlanError
+from ...formats.ggml.values import UINT32, Typed, packed
+from ...planning.plan.plan import Plan
+from ...planning.target import Companion
+from ...vocabulary.read import vocabulary_of
+from ..model_folder.embedded import EmbeddedModel
+from ..model_folder.folder import ModelFolder
+from .tokenizer import tokenizer_entries
+
+__all__ = ["maps_by_token", "with_new_tokens"]
+
+LISTS = ("tokens.txt", "vocab.json")
+"""Files in which a plan has a token list without a tokeniser."""
+VOCABULARY_SIZE = ".vocab_size"
+REMEDY = (
+    "Put the tokenizer.json of the new tokens next to their list, use a GGUF destination that has these tokens, or "
+    "write another format."
+)
+
+
+def maps_by_token(plan: Plan) -> bool:
+    """Return whether a plan moves rows of an embedding or output layer to the places of their tokens in a new list."""
+    return any(step.op == "map" or step.vocabularies for step in plan.steps)
+
+
+def with_new_tokens(
+    found: Mapping[str, Typed], plan: Plan, embedded: EmbeddedModel, rows: int, *, is_kept: bool
+) -> tuple[dict[str, Typed], tuple[str, ...]]:
+    """Return the entries of an output whose rows are mapped by token, and notes.
+
+    ``found`` are the entries of the GGUF file ``embedded``. They are kept if the tokens in this file are the new ones,
+    as they also are if the plan has no other list and the file is the destination (``is_kept``). Otherwise the entries
+    of the tokeniser are made from the plan's files. ``rows`` is the number of rows of the embedding. Raises PlanError
+    if they cannot be made.
+    """
+    made = ModelFolder("", tuple(Companion(one.name, one.path, one.text) for one in plan.target.companions))
+    tokens = _tokens_of(made)
+    if embedded.tokens == tokens if tokens is not None else is_kept:
+        return dict(found), ()
+    entries, notes = tokenizer_entries(made, rows)
+    if not entries:
+        why = notes[0].partition(": ")[2]
+        raise PlanError(
+            f"rows are mapped to new tokens, but no tokeniser for GGUF can be made of these: {why}.", hint=REMEDY
+        )
+    rest = {key: one for key, one in found.items() if not key.startswith("tokenizer.")}
+    sizes = {key: Typed(UINT32, packed(UINT32, rows)) for key in rest if rows and key.endswith(VOCABULARY_SIZE)}
+    return {**rest, **sizes, **entries}, notes
+
+
+def _tokens_of(folder: ModelFolder) -> tuple[str, ...] | None:
+    """Return the token list in the files of a plan; None if there is none that can be read."""
+    if folder.vocabulary:
+        return folder.tokens
+    with suppress(CheckpointError):
+        for one in folder.files:
+            if one.name in LISTS:
+                return vocabulary_of(one.name, folder.read(one.name)).tokens
+    return None

@@ -1,0 +1,140 @@
+"""The configuration and the token list that are inside a GGUF file, and notes on how those of two files differ."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...formats.base.header import StoredEntry
+from ...formats.ggml.values import texts_in
+from ...storage.read.base import File
+from ...util.text import escape
+
+__all__ = ["TOKENS", "EmbeddedModel", "embedded_model", "embedded_notes", "entry_notes"]
+
+ARCHITECTURE = "general.architecture"
+TOKENS = "tokenizer.ggml.tokens"
+IGNORED = (
+    "block_count", "context_length", "embedding_length", "expert_count", "expert_feed_forward_length",
+    "expert_shared_feed_forward_length", "feed_forward_length", "leading_dense_block_count", "vocab_size",
+)  # fmt: skip
+"""Entries of an architecture that do not change what weights of the same shapes compute."""
+DEFAULTS = {
+    "attention.sliding_window": "0", "rope.freq_base": "10000.0", "rope.scaling.factor": "1.0",
+    "rope.scaling.type": "none",
+}  # fmt: skip
+"""The values with which llama.cpp computes if a file lacks the entry; other entries are compared if both have them."""
+OF_TEXTS = (
+    "model", "pre", "merges", "scores", "token_type", "add_bos_token", "add_eos_token", "add_space_prefix",
+    "remove_extra_whitespaces",
+)  # fmt: skip
+"""Entries ``tokenizer.ggml.`` that decide how a text becomes tokens."""
+UNSAID = "not set"
+LONGEST = 60
+
+
+@dataclass(frozen=True)
+class EmbeddedModel:
+    """The metadata of a GGUF file: all entries (``stored``), and those with a short value as text (``metadata``).
+
+    ``file`` is the open file that has them.
+    """
+
+    metadata: Mapping[str, str]
+    stored: Mapping[str, StoredEntry]
+    file: File
+
+    @cached_property
+    def tokens(self) -> tuple[str, ...]:
+        """The tokens in the order of their ids, without the names of the rows after the last token; () if none."""
+        tokens = texts_in(self.raw(TOKENS)) if TOKENS in self.stored else []
+        while tokens and tokens[-1] == f"[PAD{len(tokens) - 1}]":
+            tokens.pop()
+        return tuple(tokens)
+
+    def raw(self, key: str) -> bytes:
+        """Return the bytes of an entry's value."""
+        entry = self.stored[key]
+        return self.file.read(entry.offset, entry.nbytes)
+
+    def digest(self, key: str) -> bytes:
+        """Return the SHA-256 of an entry's value; empty if there is no such entry."""
+        return hashlib.sha256(self.raw(key)).digest() if key in self.stored else b""
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The entries of the model's architecture, without its name, that change what the weights compute."""
+        own = f"{self.metadata.get(ARCHITECTURE, '')}."
+        stated = {key.removeprefix(own): said for key, said in self.metadata.items() if key.startswith(own)}
+        return {key: said for key, said in stated.items() if key not in IGNORED}
+
+
+def embedded_model(checkpoint: Checkpoint) -> EmbeddedModel | None:
+    """Return the metadata of a GGUF file; None for another format."""
+    stored = checkpoint.header.stored
+    if not stored:
+        return None
+    return EmbeddedModel(checkpoint.metadata, stored, checkpoint.open_files()[checkpoint.files[0].name])
+
+
+def embedded_notes(models: Sequence[tuple[str, EmbeddedModel | None]], donor: int, taken: set[int]) -> Iterator[str]:
+    """Yield notes on GGUF sources of a plan whose metadata differ from the output's in a way that changes results.
+
+    ``models`` has the name and the metadata of each source, None if it is not GGUF. The output gets the metadata of the
+    source at index ``donor`` or, if this is not GGUF, of the first that is. ``taken`` has the indices of the sources
+    whose tensors are used.
+    """
+    known = {number: (name, model) for number, (name, model) in enumerate(models) if model is not None}
+    if not known:
+        return
+    whose = donor if donor in known else min(known)
+    for number, (name, model) in known.items():
+        if number != whose and number in taken:
+            yield from entry_notes(name, model, *known[whose])
+
+
+def entry_notes(other: str, theirs: EmbeddedModel, name: str, ours: EmbeddedModel) -> Iterator[str]:
+    """Yield notes on the entries in which two GGUF files differ: in what equal weights compute, and in tokens of texts.
+
+    ``other`` is the name of the model with the metadata ``theirs``, and ``name`` that of the model with ``ours``.
+    """
+    names = escape(other), escape(name)
+    pair = [{ARCHITECTURE: one.metadata.get(ARCHITECTURE, UNSAID), **one.fields} for one in (theirs, ours)]
+    lines = [
+        _line(key, (one, here), names)
+        for key in dict.fromkeys((*pair[1], *pair[0]))
+        if None not in (one := pair[0].get(key, DEFAULTS.get(key)), here := pair[1].get(key, DEFAULTS.get(key)))
+        and not _is_same(str(one), str(here))
+    ]
+    if lines:
+        told = "; ".join(lines)
+        yield f"equal weights compute different results, because the metadata of the GGUF files differ: {told}"
+    if theirs.digest(TOKENS) != ours.digest(TOKENS):
+        return
+    keys = [f"tokenizer.ggml.{one}" for one in OF_TEXTS]
+    both = [key for key in keys if key in theirs.stored and key in ours.stored]
+    others = [
+        _line(key, (theirs.metadata.get(key), ours.metadata.get(key)), names)
+        for key in both
+        if theirs.digest(key) != ours.digest(key)
+    ]
+    if others:
+        yield f"texts become other tokens, because the metadata of the GGUF files differ: {'; '.join(others)}"
+
+
+def _line(key: str, pair: tuple[str | None, str | None], names: tuple[str, str]) -> str:
+    """Return an entry's values in two files as text, or that the values differ if they are too long to be shown."""
+    if None in pair:
+        return f"{escape(key)} differs between {names[0]} and {names[1]}"
+    one, here = (escape(str(value), LONGEST) for value in pair)
+    return f"{escape(key)} is {one} in {names[0]}, {here} in {names[1]}"
+
+
+def _is_same(one: str, here: str) -> bool:
+    with suppress(ValueError):
+        return float(one) == float(here)
+    return one == here
