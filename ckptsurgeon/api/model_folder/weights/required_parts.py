@@ -19,6 +19,7 @@ from ....planning.merge.layers import LayerList, all_lists, layers_of
 from ....planning.transplant.by_place import HEAD, is_embedding
 from ....util.text import NUMBER_IN_KEY, count, escape, listing
 from ..config import TIES, untied_by_default
+from ..layers.expert_layers import DENSE_NAMES, has_dense_layers
 from ..layers.experts import INITIALISED, of_first_expert
 from ..layers.holes import is_stack
 from .shape_checks import DescribedTensor
@@ -157,7 +158,7 @@ def unknown_key_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, A
     patterns, forms, _ = _of_class(kind, _class_of(config))
     if not patterns or config.get("auto_map"):
         return
-    known = set(map(_tail, patterns))
+    known = {*map(_tail, patterns), *(DENSE_NAMES if has_dense_layers(kind) else ())}
     tails = {one.key: _tail(one.key) for one in tensors}
     odd = {tail for tail in set(tails.values()) if pattern_of(tail) not in known}
     unknown = [one for one in tensors if tails[one.key] in odd and not BUFFER.search(one.key)] if odd else []
@@ -217,28 +218,28 @@ def _in_layers(
 def _in_all(
     tensors: Sequence[DescribedTensor],
     unknown: Sequence[DescribedTensor],
-    forms: Sequence[Collection[str]],
+    forms: Sequence[frozenset[str]],
     config: Mapping[str, Any],
 ) -> Iterator[_Renamed]:
     """Yield each unknown name, with a missing name that it seems to replace: both have the same last segment.
 
     ``unknown`` are the tensors whose name no model of the type has. ``forms`` are the patterns that the class always
-    has, for each variant of the class.
+    has, for each variant of the class; names are missing from the variant of which the weights have most.
     """
     own = {pattern_of(key) for key in {of_first_expert(one.key) for one in tensors}}
     odd = {pattern_of(one.key): one for one in unknown}
     tied = config.get(TIES, not untied_by_default(config)) is True
-    for form in forms:
-        missing = [one for one in form if one not in own and not (tied and HEAD.search(one))]
-        if len(missing) < len(odd) or len(form) - len(missing) < MOSTLY * len(form):
-            continue
-        for pattern, one in odd.items():
-            for lost in missing:
-                alike = _leaf(lost) == _leaf(pattern) and lost.partition("#")[0] == pattern.partition("#")[0]
-                is_same = f".{pattern}".endswith(f".{lost}") or f".{lost}".endswith(f".{pattern}")
-                is_like = alike if "#" in lost else _leaf(lost) == _leaf(pattern)
-                if is_like and not is_same and _fits(lost, one, tensors):
-                    yield _Renamed(*(name.replace("#", "*") for name in (pattern, lost)))
+    missing = [{one for one in form - own if not (tied and HEAD.search(one))} for form in forms]
+    lost, form = min(zip(missing, forms, strict=True), key=lambda both: len(both[0]), default=(set[str](), frozenset()))
+    if len(lost) < len(odd) or len(form) - len(lost) < MOSTLY * len(form):
+        return
+    for pattern, one in odd.items():
+        for other in sorted(lost):
+            alike = _leaf(other) == _leaf(pattern) and other.partition("#")[0] == pattern.partition("#")[0]
+            is_same = f".{pattern}".endswith(f".{other}") or f".{other}".endswith(f".{pattern}")
+            is_like = alike if "#" in other else _leaf(other) == _leaf(pattern)
+            if is_like and not is_same and _fits(other, one, tensors):
+                yield _Renamed(*(name.replace("#", "*") for name in (pattern, other)))
 
 
 def _fits(missing: str, one: DescribedTensor, tensors: Sequence[DescribedTensor]) -> bool:
