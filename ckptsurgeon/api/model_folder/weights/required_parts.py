@@ -224,22 +224,24 @@ def _in_all(
     """Yield each unknown name, with a missing name that it seems to replace: both have the same last segment.
 
     ``unknown`` are the tensors whose name no model of the type has. ``forms`` are the patterns that the class always
-    has, for each variant of the class; names are missing from the variant of which the weights have most.
+    has, for each variant of the class. Nothing is yielded if the weights have all of one variant.
     """
     own = {pattern_of(key) for key in {of_first_expert(one.key) for one in tensors}}
     odd = {pattern_of(one.key): one for one in unknown}
     tied = config.get(TIES, not untied_by_default(config)) is True
     missing = [{one for one in form - own if not (tied and HEAD.search(one))} for form in forms]
-    lost, form = min(zip(missing, forms, strict=True), key=lambda both: len(both[0]), default=(set[str](), frozenset()))
-    if len(lost) < len(odd) or len(form) - len(lost) < MOSTLY * len(form):
+    if not all(missing):
         return
-    for pattern, one in odd.items():
-        for other in sorted(lost):
-            alike = _leaf(other) == _leaf(pattern) and other.partition("#")[0] == pattern.partition("#")[0]
-            is_same = f".{pattern}".endswith(f".{other}") or f".{other}".endswith(f".{pattern}")
-            is_like = alike if "#" in other else _leaf(other) == _leaf(pattern)
-            if is_like and not is_same and _fits(other, one, tensors):
-                yield _Renamed(*(name.replace("#", "*") for name in (pattern, other)))
+    for lost, form in zip(missing, forms, strict=True):
+        if len(lost) < len(odd) or len(form) - len(lost) < MOSTLY * len(form):
+            continue
+        for pattern, one in odd.items():
+            for other in sorted(lost):
+                alike = _leaf(other) == _leaf(pattern) and other.partition("#")[0] == pattern.partition("#")[0]
+                is_same = f".{pattern}".endswith(f".{other}") or f".{other}".endswith(f".{pattern}")
+                is_like = alike if "#" in other else _leaf(other) == _leaf(pattern)
+                if is_like and not is_same and _fits(other, one, tensors):
+                    yield _Renamed(*(name.replace("#", "*") for name in (pattern, other)))
 
 
 def _fits(missing: str, one: DescribedTensor, tensors: Sequence[DescribedTensor]) -> bool:
