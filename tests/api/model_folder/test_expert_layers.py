@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.api.model_folder.layers.checks import layer_notes
+from ckptsurgeon.api.model_folder.weights.expert_names import expert_name_notes
 from ckptsurgeon.api.model_folder.weights.shape_checks import DescribedTensor
 
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -159,3 +160,43 @@ def test_the_missing_tensor_in_a_note_does_not_depend_on_the_hash_seed() -> None
     }
     assert len(found) == 1
     assert b"is a name that no qwen3_moe model has" in found.pop()
+
+
+@pytest.mark.parametrize(
+    ("kind", "module", "projections", "known"),
+    [
+        ("mixtral", "block_sparse_moe", ("w1", "w2", "w3"), True),
+        ("mixtral", "mlp", ("w1", "w2", "w3"), True),  # transformers reads this, too
+        ("mixtral", "mlp", MLP, False),
+        ("qwen3_moe", "mlp", MLP, True),
+        ("qwen3_moe", "block_sparse_moe", ("w1", "w2", "w3"), False),
+        ("qwen3_moe", "mlp", ("w1", "w2", "w3"), False),
+        ("deepseek_v3", "feed_forward", MLP, False),
+        ("jamba", "feed_forward", MLP, True),
+        ("net", "mlp", MLP, True),
+        ("gpt_oss", "mlp", MLP, True),  # always stacked; other programs divide them
+    ],
+)
+def test_experts_under_the_names_of_another_family_are_noted(
+    kind: str, module: str, projections: tuple[str, ...], known: bool
+) -> None:
+    keys = [
+        f"layers.{at}.{module}.experts.{e}.{one}.weight" for at in range(2) for e in range(3) for one in projections
+    ]
+    found = list(expert_name_notes([*keys, f"layers.0.{module}.gate.weight"], {"model_type": kind}))
+    assert bool(found) != known
+    assert all(one.startswith(f"{min(keys)} is a name that no expert of a {kind} model has (one has ") for one in found)
+    assert not list(expert_name_notes(keys, {"model_type": kind, "auto_map": {"AutoModel": "code.Net"}}))
+    assert not list(expert_name_notes([*keys, "layers.0.mlp.experts.gate_up_proj"], {"model_type": kind}))
+
+
+def test_all_verbs_note_experts_under_such_names() -> None:
+    qwen(stacked=False)
+    names = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
+    state = {}
+    for key, one in load_file("m/model.safetensors").items():
+        new = next((key.replace(old, name) for old, name in names.items() if f".{old}." in key), key)
+        state[new if ".experts." in key else key] = one
+    save_file(state, "m/model.safetensors")
+    for made in (cs.inspect("m"), cs.convert("m")):
+        assert len([note for note in made.notes if "is a name that no expert of a qwen3_moe model has" in note]) == 1

@@ -24,7 +24,15 @@ from ..layers.experts import INITIALISED, of_first_expert
 from ..layers.holes import is_stack
 from .shape_checks import DescribedTensor
 
-__all__ = ["BUFFER", "TABLE", "is_known_type", "pattern_of", "required_part_notes", "unknown_key_notes"]
+__all__ = [
+    "BUFFER",
+    "TABLE",
+    "is_known_type",
+    "known_patterns",
+    "pattern_of",
+    "required_part_notes",
+    "unknown_key_notes",
+]
 
 TABLE = "required_parts.jsonl"
 _INNER_NUMBER = re.compile(r"\.\d+(?=\.)")
@@ -101,6 +109,11 @@ def _of_class(kind: str, name: str) -> tuple[frozenset[str], list[frozenset[str]
         for form in found["classes"].get(name, ())
     ]
     return frozenset(keys), forms, [(keys[key], keys[source]) for key, source in found["ties"]]
+
+
+def known_patterns(kind: str) -> frozenset[str]:
+    """Return the patterns of all keys that models of the type ``kind`` have; empty for an unknown type."""
+    return _of_class(kind, "")[0]
 
 
 def is_known_type(kind: str) -> bool:
