@@ -63,7 +63,7 @@ def test_every_verb_says_it(verb: str, found: list[str], fields: dict[str, Any],
 
 @pytest.mark.parametrize(
     ("kind", "dtype", "said"),
-    [("llama", "float32", True), ("jamba", "float32", False), ("llama", "uint8", False)],
+    [("llama", "float32", True), ("stablelm", "float32", False), ("llama", "uint8", False)],
 )
 def test_a_layer_of_other_shapes_is_another_models(kind: str, dtype: str, said: bool) -> None:
     tensors = [DescribedTensor(one.key, dtype, (4, 2) if ".2.mlp" in one.key else (4, 4)) for one in described(keys())]
