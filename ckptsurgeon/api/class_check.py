@@ -6,7 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from ..checkpoint.checkpoint import Checkpoint
@@ -53,8 +53,7 @@ def class_findings(checkpoint: Checkpoint) -> list[ClassFinding]:
         plan = transplant(checkpoint, _configuration(folder), on_mismatch="init")
     except CheckpointError as error:
         if isinstance(error, PlanError) and error.message.startswith("nothing would be loaded"):
-            none = f"the weights have no key of {escape(_architecture(folder))}: transformers initialises all tensors"
-            return [ClassFinding("missing", f"{none}. {error.hint.partition(' Rename')[0]}".rstrip(". "))]
+            return [_nothing_of_class(checkpoint, folder, error.hint)]
         said = error.said.removeprefix("config.json: ").removeprefix("config.json cannot be built: ").removesuffix(".")
         is_of_installed = folder.config.get("transformers_version") == importlib.metadata.version("transformers")
         may_be_accepted = (error.rule == VALIDATOR and not is_of_installed) or _is_of_newer_version(folder)
@@ -157,21 +156,39 @@ def _differences(plan: Plan, checkpoint: Checkpoint, name: str) -> Iterator[Clas
     name = escape(name)
     missing = [key for key in missing if not any(re.search(pattern, key) for pattern in ignored)]
     unused = [key for key in unused if not any(re.search(pattern, key) for pattern in ignored)]
-    others = [step for step in plan.steps if step.reason == "mismatch" and not step.tied_to]
+    others = {step.key: step.shape for step in plan.steps if step.reason == "mismatch" and not step.tied_to}
     if missing:
         is_optional = all("pooler" in key.split(".") for key in missing)  # many models are saved without their pooler
         has = f"{name} has {count(len(missing), 'tensor')} that the weights lack"
         said = f"{has}: {listing(missing, 3, where='')}: transformers initialises what is missing"
         yield ClassFinding("optional" if is_optional else "missing", said)
     if others:
-        one = others[0]
-        own = f"is {shape_text(checkpoint[one.key].shape)}" if one.key in checkpoint else "has another shape"
-        rest = f"; the shapes of {count(len(others) - 1, 'other')} differ too" if others[1:] else ""
-        has = f"but {name}, built from config.json, has {shape_text(one.shape)}{rest}"
-        yield ClassFinding("shape", f"{escape(one.key)} {own}, {has}")
+        yield _of_other_shapes(checkpoint, others, name)
     if unused:
         said = f"{name} does not use {count(len(unused), 'tensor')} of the weights: {listing(unused, 3, where='')}"
         yield ClassFinding("unused", said)
+
+
+def _of_other_shapes(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]], name: str) -> ClassFinding:
+    """Return the finding on tensors whose shapes differ from those of the class ``name``, which are ``shapes``."""
+    key, shape = next(iter(shapes.items()))
+    own = f"is {shape_text(checkpoint[key].shape)}" if key in checkpoint else "has another shape"
+    rest = f"; the shapes of {count(len(shapes) - 1, 'other')} differ too" if len(shapes) > 1 else ""
+    has = f"but {name}, built from config.json, has {shape_text(shape)}{rest}"
+    return ClassFinding("shape", f"{escape(key)} {own}, {has}")
+
+
+def _nothing_of_class(checkpoint: Checkpoint, folder: ModelFolder, hint: str) -> ClassFinding:
+    """Return the finding on a model of which no tensor can be loaded: its shapes differ from the class, or its keys.
+
+    ``hint`` is that of the transplant into the class, which compares the keys.
+    """
+    name = escape(_architecture(folder))
+    shapes = {key: one.shape for key, one in _plain_class(folder).tensors.items() if key in checkpoint}
+    if shapes:
+        return _of_other_shapes(checkpoint, shapes, name)
+    none = f"the weights have no key of {name}: transformers initialises all tensors"
+    return ClassFinding("missing", f"{none}. {hint.partition(' Rename')[0]}".rstrip(". "))
 
 
 def _configuration(folder: ModelFolder) -> str:

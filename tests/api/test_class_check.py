@@ -94,6 +94,14 @@ def test_weights_with_a_prefix_are_those_of_no_class() -> None:
     assert "base" in note
 
 
+def test_weights_of_which_every_shape_differs_have_the_keys_of_the_class() -> None:
+    (note,) = (one for one in notes(qwen3("net", hidden_size=64, head_dim=16)) if "Qwen3ForCausalLM" in one)
+    assert note == (
+        "model.embed_tokens.weight is (40, 32), but Qwen3ForCausalLM, built from config.json, has (40, 64); the shapes of "
+        "24 others differ too"
+    )
+
+
 def test_the_settings_of_an_adapter_beside_a_whole_model_are_not_copied() -> None:
     Path(qwen3("net"), "adapter_config.json").write_text('{"peft_type": "LORA"}')
     said = (

@@ -1,16 +1,24 @@
-"""A note on a transplant that fills little of the destination and leaves most of the sources unused."""
+"""Notes on transplants that leave tensors of the sources unused where the destination lacks others.
+
+One is on a transplant that fills little of the destination and leaves most of the sources unused. The other is on
+modules in layers, such as an MLP with experts in the source and one without experts in the destination.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from ...util.text import count, escape
+from ...util.text import count, escape, listing
 from ..plan.step import Step
 from .options import Options
 from .select import SourceView, TensorOrigin
 
-__all__ = ["few_copied"]
+__all__ = ["few_copied", "other_modules"]
+
+_MODULE = re.compile(r"(?:.*?\.)??\d+\.[A-Za-z_]\w*(?:\.\d+\.[A-Za-z_]\w*)?(?=\.)")
+"""Matches the beginning of a key up to a module in a layer: ``layers.0.mlp`` or ``block.0.layer.1.DenseReluDense``."""
 
 
 def few_copied(
@@ -21,11 +29,10 @@ def few_copied(
     Both must be so: an encoder that is put into a model with a decoder is used as a whole, and a model whose head is
     left out fills most of the destination. Options that leave out a part are taken to say that this is wanted.
     """
-    asked = options.include or options.exclude or options.reinit or options.drop_last
-    if asked or any(view.src or view.dst or view.prefixes for view in views):
+    if _is_asked(views, options):
         return
     own = [step for step in steps if not step.tied_to]
-    missing = [step for step in own if step.reason == "missing" and step.kind in ("initialised", "kept")]
+    missing = _missing(own)
     if 2 * len(missing) <= len(own) or 2 * len(unexpected) <= sum(len(view.tensors) for view in views):
         return
     name = escape(views[0].source.name) if len(views) == 1 else "the sources"
@@ -34,6 +41,40 @@ def few_copied(
         f"only {len(own) - len(missing)} of {count(len(own), 'tensor')} of the destination come from {name}, where "
         f"{count(len(unexpected), 'tensor')} {'is' if len(unexpected) == 1 else 'are'} not used{hint}"
     )
+
+
+def other_modules(
+    views: Sequence[SourceView], steps: Sequence[Step], unused: Iterable[str], options: Options
+) -> Iterator[str]:
+    """Yield a note if modules of layers lack tensors, and the sources have unused tensors in the same modules.
+
+    ``unused`` are the names of the unused tensors, after renaming. As for ``few_copied``, there is no note if options
+    leave out a part.
+    """
+    if _is_asked(views, options):
+        return
+    there = {module for name in unused if (module := _module(name))}
+    missing = [step for step in _missing(steps) if not step.tied_to and _module(step.key) in there]
+    if missing:
+        modules = listing(list(dict.fromkeys(_module(step.key) for step in missing)), 3, where="")
+        do = "keep their values" if missing[0].kind == "kept" else "are initialised"
+        has = "although the source has other tensors in the same modules, which are not used"
+        yield f"{count(len(missing), 'tensor')} of the destination {do}, {has}: {modules}"
+
+
+def _module(key: str) -> str:
+    """Return the module in a layer that contains a tensor; '' for a tensor in no such module."""
+    match = _MODULE.match(key)
+    return match[0] if match is not None else ""
+
+
+def _is_asked(views: Sequence[SourceView], options: Options) -> bool:
+    asked = options.include or options.exclude or options.reinit or options.drop_last
+    return bool(asked) or any(view.src or view.dst or view.prefixes for view in views)
+
+
+def _missing(steps: Iterable[Step]) -> list[Step]:
+    return [step for step in steps if step.reason == "missing" and step.kind in ("initialised", "kept")]
 
 
 def _are_alike(missing: Sequence[Step], unexpected: Sequence[TensorOrigin]) -> bool:

@@ -14,7 +14,7 @@ from ..plan.step import Step
 from ..quantised import check_decoded, check_replaced
 from ..target import TargetSpec
 from .decide import InitialView, decide
-from .few_copied import few_copied
+from .few_copied import few_copied, other_modules
 from .options import Options
 from .plan_errors import check_destination_patterns, check_plan, check_prefixes
 from .select import Selection, SourceView, TensorOrigin, select
@@ -56,6 +56,7 @@ def plan_transplant(
     check_replaced(decisions.steps, selection, views, wanted)
     check_plan(decisions.steps, unexpected, selection=selection, options=options, target=target, views=views)
     kept = (keeper,) if keeper is not None else tuple(view.source for view in initial)
+    few = list(few_copied(views, decisions.steps, unexpected, options))
     return Plan(
         verb="transplant",
         sources=(*(view.source for view in views), *kept),
@@ -76,7 +77,7 @@ def plan_transplant(
             *_overrides(selection, decisions.used),
             *_idle_copies(selection, decisions.used),
             *_growth(decisions.steps),
-            *few_copied(views, decisions.steps, unexpected, options),
+            *(few or other_modules(views, decisions.steps, _names(selection, unexpected), options)),
         ),
     )
 
@@ -89,6 +90,12 @@ def _unexpected(selection: Selection, used: set[str]) -> list[TensorOrigin]:
     placed = {(origin.source, origin.key) for name in used for origin in selection.origins.get(name, ())}
     left = {(o.source, o.key): o for name, found in selection.origins.items() if name not in used for o in found}
     return [origin for place, origin in left.items() if place not in placed]
+
+
+def _names(selection: Selection, unexpected: Sequence[TensorOrigin]) -> list[str]:
+    """Return the names, after renaming, of the tensors that the destination lacks."""
+    places = {(origin.source, origin.key) for origin in unexpected}
+    return [name for name, found in selection.origins.items() if any((one.source, one.key) in places for one in found)]
 
 
 def _idle_copies(selection: Selection, used: set[str]) -> list[str]:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.model_folder.layers.kinds import layer_kind_notes
 
 CONV, FULL = "conv", "full_attention"
 KINDS = [CONV, CONV, FULL, CONV, FULL, CONV]
@@ -69,3 +70,26 @@ def test_layers_that_differ_in_other_modules_are_not() -> None:
 
 def test_kinds_with_the_same_modules_are_not() -> None:
     assert notes([FULL, "sliding_attention"] * 3, [FULL] * 6) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "modules", "stored"),
+    [
+        ("jamba", {"attn_layer_period": 2, "attn_layer_offset": 1}, ("mamba.in_proj", "self_attn.q_proj"), "maMa"),
+        ("jamba", {"attn_layer_period": 4, "attn_layer_offset": 2}, ("mamba.in_proj", "self_attn.q_proj"), "mmAm"),
+        ("qwen3_next", {}, ("linear_attn.in_proj", "self_attn.q_proj"), "mmmA"),
+        ("lfm2", {"full_attn_idxs": [1, 2]}, ("conv.in_proj", "self_attn.q_proj"), "mAam"),
+    ],
+)
+def test_kinds_that_a_class_derives_are_compared_too(
+    kind: str, config: dict[str, Any], modules: tuple[str, str], stored: str
+) -> None:
+    def found(layers: str, **more: Any) -> list[str]:
+        keys = [f"model.layers.{n}.{modules[one in 'aA']}.weight" for n, one in enumerate(layers)]
+        return list(layer_kind_notes(keys, {"model_type": kind, "num_hidden_layers": len(layers), **config, **more}))
+
+    assert not found(stored)
+    (note,) = found(stored[1:] + stored[0])
+    assert note.startswith("config.json says ")
+    assert " for layer " in note
+    assert not found(stored[1:] + stored[0], auto_map={"AutoModel": "code.Net"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ckptsurgeon.api.model_folder.layers.experts import expert_notes, of_first_expert, without_like_experts
+from ckptsurgeon.api.model_folder.layers.experts import of_first_expert, without_like_experts
 from ckptsurgeon.api.model_folder.weights.required_parts import pattern_of
 from ckptsurgeon.api.model_folder.weights.shape_checks import DescribedTensor
 
@@ -33,15 +33,6 @@ def test_experts_of_another_shape_or_layer_are_not_alike() -> None:
     ]
     kept = [one.key for one in without_like_experts(tensors)]
     assert kept == [f"layers.{layer}.mlp.experts.{number}.w.weight" for layer in range(2) for number in (0, 2)]
-
-
-@pytest.mark.parametrize("experts_first", [True, False])
-def test_a_layer_with_experts_and_a_dense_part_has_experts_in_any_order(experts_first: bool) -> None:
-    config = {"model_type": "deepseek_v3", "first_k_dense_replace": 1, "num_hidden_layers": 2}
-    dense = DescribedTensor("layers.1.mlp.up_proj.weight", "float32", (4, 4))
-    expert = DescribedTensor("layers.1.mlp.experts.0.up_proj.weight", "float32", (4, 4))
-    tensors = [expert, dense] if experts_first else [dense, expert]
-    assert not [note for note in expert_notes(tensors, config) if "first_k_dense_replace" in note]
 
 
 @pytest.mark.parametrize(

@@ -77,3 +77,38 @@ def test_the_command_says_it(ckpt: Any) -> None:
     done = ckpt("transplant", "meta.pth", "ours.pth", "-o", "out.pth")
     assert done.code == 0
     assert "only 1 of 19 tensors of the destination come from meta.pth" in done.err + done.out
+
+
+def layers(kinds: str) -> Shapes:
+    """Return the shapes of layers with an MLP ("d") or with two experts ("s")."""
+    found = blocks("layers", "self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "norm")
+    for n, kind in enumerate(kinds):
+        names = (
+            ("up", "down")
+            if kind == "d"
+            else ("gate", *(f"experts.{e}.{one}" for e in (0, 1) for one in ("up", "down")))
+        )
+        found |= {f"layers.{n}.mlp.{name}.weight": (4, 4) for name in names}
+    return found
+
+
+def mixed(source: Shapes, destination: Shapes, **options: Any) -> list[str]:
+    said(source, destination)
+    plan: Plan = cs.transplant("meta.pth", "ours.pth", **options)
+    return [note for note in plan.notes if "in the same modules" in note]
+
+
+def test_modules_of_another_kind_in_a_few_layers_are_said() -> None:
+    assert mixed(layers("dsdsds"), layers("sdsdds")) == [
+        "14 tensors of the destination keep their values, although the source has other tensors in the same modules, which "
+        "are not used: layers.0.mlp, layers.1.mlp, layers.2.mlp, and 1 more"
+    ]
+    assert not mixed(layers("dsdsds"), layers("dsdsds"))
+    assert not mixed(layers("dsdsds"), layers("sdsdds"), exclude=["layers.5"])
+
+
+def test_modules_that_only_one_of_the_two_has_are_not() -> None:
+    encoder = {key.replace("decoder", "encoder"): shape for key, shape in DECODER.items()}
+    assert not mixed(encoder, ENCODER)
+    assert not mixed(ENCODER, encoder)
+    assert not mixed(ENCODER | blocks("encoder.layers", "adapter"), encoder | blocks("encoder.layers", "gate"))

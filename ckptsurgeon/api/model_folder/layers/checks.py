@@ -10,6 +10,7 @@ from ....util.text import count, escape
 from ..config import declared_layers
 from ..weights.shape_checks import DescribedTensor
 from .dtypes import dtype_notes
+from .expert_layers import expert_layer_notes
 from .holes import STACKS, hole_notes, is_stack, layer_gap_notes, uneven_notes
 from .kinds import layer_kind_notes
 
@@ -33,6 +34,8 @@ def layer_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
     yield from _gaps(lists, gaps, config)
     yield from layer_gap_notes(keys) if config and not declared_layers(config) else ()
     yield from hole_notes(lists, gaps, keys, config)
+    every = (*lists, *(LayerList(prefix, len(numbers)) for prefix, numbers in gaps.items()))
+    yield from expert_layer_notes([one for one in every if is_stack(one.prefix)], keys, config)
     stacks = [one for one in lists if one.prefix.rpartition(".")[2] in STACKS]
     for name, value in declared_layers(config).items() if stacks else ():
         side = next((one for one in ("decoder", "encoder") if one in name), "")

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from ....util.text import count, escape, listing, shape_text
 from ..weights.shape_checks import UNLOADED, DescribedTensor, is_number
 
-__all__ = ["INITIALISED", "expert_gap_notes", "expert_notes", "of_first_expert", "without_like_experts"]
+__all__ = ["INITIALISED", "NUMBERS", "expert_gap_notes", "expert_notes", "of_first_expert", "without_like_experts"]
 
 INITIALISED = "transformers initialises what is missing"
 _EXPERT = re.compile(r"(.*\.)?(\w*experts)\.(\d{1,9})\.(.*)")
@@ -22,7 +22,8 @@ _OTHER_ROWS = ("inkling_text", "zaya")
 """Model types whose router does not have one row for each expert."""
 _DIGIT = 9
 """The largest number with one digit. Up to 9, numbers that are sorted as text are in numerical order."""
-_NUMBERS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+NUMBERS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+"""Fields of config.json with the number of experts in a layer."""
 
 
 def without_like_experts(tensors: Sequence[DescribedTensor]) -> list[DescribedTensor]:
@@ -53,7 +54,6 @@ def expert_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
     found: list[tuple[DescribedTensor, _Place]] = []
     others: list[DescribedTensor] = []
     sets: dict[str, dict[str, set[str]]] = {}
-    first: dict[str, str] = {}
     for one in tensors:
         place = _place_of(one.key)
         if place is None:
@@ -61,10 +61,8 @@ def expert_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
             continue
         module, number, rest = place
         found.append((one, place))
-        first.setdefault(module, one.key)
         sets.setdefault(module, {}).setdefault(number, set()).add(rest.partition(".")[0])
     yield from _choices(config)
-    yield from _dense([*(one.key for one in others), *first.values()], config)
     yield from _uneven(found)
     yield from _numbered(others, _by_number(sets), config) if sets else _together(tensors, config)
 
@@ -97,7 +95,7 @@ def _by_number(sets: Mapping[str, Mapping[str, set[str]]]) -> dict[str, dict[int
 
 def _choices(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes on a configuration that chooses more experts than there are, or divides them into unequal groups."""
-    field = next((name for name in _NUMBERS if type(config.get(name)) is int), "")
+    field = next((name for name in NUMBERS if type(config.get(name)) is int), "")
     number, chosen, groups = config.get(field, 0), config.get("num_experts_per_tok"), config.get("n_group")
     if field and number and type(chosen) is int and chosen > number:
         yield f"config.json says {chosen} (num_experts_per_tok), but there are {count(number, 'expert')} ({field})"
@@ -110,7 +108,7 @@ def _declared(config: Mapping[str, Any]) -> tuple[str, set[int]]:
 
     Two numbers are valid for LongCat: some of its experts compute nothing, and have weights only in transformers 5.
     """
-    field = next((name for name in _NUMBERS if type(config.get(name)) is int), "")
+    field = next((name for name in NUMBERS if type(config.get(name)) is int), "")
     if not field:
         return "", set()
     zero = config.get("zero_expert_num")
@@ -218,26 +216,6 @@ def _routers(
     other = [one for one in found.values() if len(one.shape) == 2 and is_number(one) and numbers.isdisjoint(one.shape)]
     if other and len(other) == len(found):
         yield f"{escape(other[0].key)} has {count(other[0].shape[0], 'row')}, but there are {count(number, 'expert')}"
-
-
-_OF_LAYER = re.compile(r"(?:^|\.)layers\.(\d{1,9})\.mlp\.(experts\.|(?:gate|up|down)_proj\.)")
-_SOME_DENSE = ("deepseek_v2", "deepseek_v3", "dots1", "glm4_moe")
-"""Model types whose first ``first_k_dense_replace`` layers have no experts."""
-
-
-def _dense(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if a layer has experts although ``first_k_dense_replace`` says that it has none, or the reverse."""
-    first, number = config.get("first_k_dense_replace"), config.get("num_hidden_layers")
-    fits = config.get("model_type") in _SOME_DENSE and config.get("moe_layer_freq") in (None, 1)
-    if not fits or type(first) is not int or type(number) is not int:
-        return
-    found = {int(match[1]): match[2] for key in keys if (match := _OF_LAYER.search(key))}
-    for layer, module in sorted(found.items()):
-        if layer < number and (module == "experts.") != (layer >= first):
-            has = "has experts" if module == "experts." else "has no experts"
-            said = f"config.json says {first} (first_k_dense_replace), the number of layers without experts"
-            yield f"{said}, but layer {layer} {has}: {INITIALISED}"
-            return
 
 
 def _uneven(found: Sequence[tuple[DescribedTensor, _Place]]) -> Iterator[str]:

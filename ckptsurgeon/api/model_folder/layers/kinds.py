@@ -9,12 +9,16 @@ from typing import Any
 
 from ....planning.merge.layers import layers_of, numbered_lists
 from ....util.text import count, escape, listing
+from .derived_kinds import layer_kinds
 from .holes import is_stack
+from .renumbered import part_of
 
 __all__ = ["layer_kind_notes"]
 
 FIELDS = ("layer_types", "layers_block_type")
 """Fields of config.json with the kind of each layer."""
+PERIOD = "attn_layer_period"
+"""The property of Jamba's layers that decides which have attention."""
 WHOLE = ("attention", "full_attention", "sliding_attention", "chunked_attention")
 """Kinds whose layers have a module with "attention" or "attn" in its name; linear attention may have another name."""
 MIXES = re.compile(
@@ -26,12 +30,9 @@ ATTENTION = re.compile(r"(self_?)?att(ention|n)(_layer)?", re.IGNORECASE)
 
 def layer_kind_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if layers have the modules of another kind than the configuration says."""
-    field = next((one for one in FIELDS if isinstance(config.get(one), list)), "")
-    kinds: list[Any] = config.get(field) or []
-    if not all(isinstance(one, str) for one in kinds) or len({*kinds}) < 2:
-        return
     for stack in numbered_lists(list(keys)):
-        if not is_stack(stack.prefix) or stack.count != len(kinds):
+        field, kinds = _stated(config, stack.prefix) if is_stack(stack.prefix) else ("", [])
+        if stack.count != len(kinds) or not all(isinstance(one, str) for one in kinds) or len({*kinds}) < 2:
             continue
         modules = _mixers({number: list(rests) for number, rests in layers_of(stack, keys).items()})
         usual = {name: _most([modules[at] for at, one in enumerate(kinds) if one == name]) for name in {*kinds}}
@@ -43,10 +44,25 @@ def layer_kind_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator
                 odd[number] = own
         for number, own in odd.items():
             more = f"; {count(len(odd) - 1, 'other layer')} too" if len(odd) > 1 else ""
-            said = f"config.json says {escape(kinds[number])} ({field}[{number}])"
+            at = f"({field}[{number}])" if isinstance(config.get(field), list) else f"for layer {number} ({field})"
+            said = f"config.json says {escape(kinds[number])} {at}"
             has = f"{escape(stack.key(number, ''))} has {listing(sorted(own), 3, where='')}"
             yield f"{said}, but {has}, as layers of another kind do: transformers initialises what is missing{more}"
             break
+
+
+def _stated(config: Mapping[str, Any], prefix: str) -> tuple[str, list[Any]]:
+    """Return (field, kind of each layer) for the layers with this key prefix; ('', []) if nothing states their kinds.
+
+    If config.json has no list of kinds, they are derived from other fields as the class of the model type does.
+    """
+    field = next((one for one in FIELDS if isinstance(config.get(one), list)), "")
+    if field:
+        return field, config[field]
+    part = part_of(config, prefix) if not config.get("auto_map") else None
+    rules = layer_kinds({}, part.kind) if part is not None else ()
+    found = ((one.name, part.of(one)) for one in rules if part is not None and one.name in (*FIELDS, PERIOD))
+    return next(((name, kinds) for name, kinds in found if kinds), ("", []))
 
 
 def _mixers(layers: Mapping[int, Sequence[str]]) -> dict[int, frozenset[str]]:

@@ -11,6 +11,7 @@ from ....util.text import count, escape, listing
 from ..codes.logical_tensors import codes_of, plain_tensors
 from ..config import TIES, has_parts, untied_by_default
 from ..layers.experts import INITIALISED, expert_notes
+from .expert_names import expert_name_notes
 from .required_parts import required_part_notes, unknown_key_notes
 from .row_checks import label_notes
 from .shape_checks import DescribedTensor
@@ -91,6 +92,7 @@ def part_notes(
     if config.get("auto_map") or not isinstance(kind, str):
         return
     plain, named = plain_tensors(tensors, config, codes_of(tensors, config) if coded is None else coded)
+    yield from expert_name_notes(named, config)
     if has_parts(config):
         yield from required_part_notes(named, config)
         yield from unknown_key_notes(plain, config)

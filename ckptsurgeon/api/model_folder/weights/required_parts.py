@@ -19,11 +19,20 @@ from ....planning.merge.layers import LayerList, all_lists, layers_of
 from ....planning.transplant.by_place import HEAD, is_embedding
 from ....util.text import NUMBER_IN_KEY, count, escape, listing
 from ..config import TIES, untied_by_default
+from ..layers.expert_layers import DENSE_NAMES, has_dense_layers
 from ..layers.experts import INITIALISED, of_first_expert
 from ..layers.holes import is_stack
 from .shape_checks import DescribedTensor
 
-__all__ = ["BUFFER", "TABLE", "is_known_type", "pattern_of", "required_part_notes", "unknown_key_notes"]
+__all__ = [
+    "BUFFER",
+    "TABLE",
+    "is_known_type",
+    "known_patterns",
+    "pattern_of",
+    "required_part_notes",
+    "unknown_key_notes",
+]
 
 TABLE = "required_parts.jsonl"
 _INNER_NUMBER = re.compile(r"\.\d+(?=\.)")
@@ -102,6 +111,11 @@ def _of_class(kind: str, name: str) -> tuple[frozenset[str], list[frozenset[str]
     return frozenset(keys), forms, [(keys[key], keys[source]) for key, source in found["ties"]]
 
 
+def known_patterns(kind: str) -> frozenset[str]:
+    """Return the patterns of all keys that models of the type ``kind`` have; empty for an unknown type."""
+    return _of_class(kind, "")[0]
+
+
 def is_known_type(kind: str) -> bool:
     """Return whether a model type is in the table, which has nearly all types of transformers."""
     return kind in _table()
@@ -157,7 +171,7 @@ def unknown_key_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, A
     patterns, forms, _ = _of_class(kind, _class_of(config))
     if not patterns or config.get("auto_map"):
         return
-    known = set(map(_tail, patterns))
+    known = {*map(_tail, patterns), *(DENSE_NAMES if has_dense_layers(kind) else ())}
     tails = {one.key: _tail(one.key) for one in tensors}
     odd = {tail for tail in set(tails.values()) if pattern_of(tail) not in known}
     unknown = [one for one in tensors if tails[one.key] in odd and not BUFFER.search(one.key)] if odd else []
@@ -217,28 +231,30 @@ def _in_layers(
 def _in_all(
     tensors: Sequence[DescribedTensor],
     unknown: Sequence[DescribedTensor],
-    forms: Sequence[Collection[str]],
+    forms: Sequence[frozenset[str]],
     config: Mapping[str, Any],
 ) -> Iterator[_Renamed]:
     """Yield each unknown name, with a missing name that it seems to replace: both have the same last segment.
 
     ``unknown`` are the tensors whose name no model of the type has. ``forms`` are the patterns that the class always
-    has, for each variant of the class.
+    has, for each variant of the class. Nothing is yielded if the weights have all of one variant.
     """
     own = {pattern_of(key) for key in {of_first_expert(one.key) for one in tensors}}
     odd = {pattern_of(one.key): one for one in unknown}
     tied = config.get(TIES, not untied_by_default(config)) is True
-    for form in forms:
-        missing = [one for one in form if one not in own and not (tied and HEAD.search(one))]
-        if len(missing) < len(odd) or len(form) - len(missing) < MOSTLY * len(form):
+    missing = [{one for one in form - own if not (tied and HEAD.search(one))} for form in forms]
+    if not all(missing):
+        return
+    for lost, form in zip(missing, forms, strict=True):
+        if len(lost) < len(odd) or len(form) - len(lost) < MOSTLY * len(form):
             continue
         for pattern, one in odd.items():
-            for lost in missing:
-                alike = _leaf(lost) == _leaf(pattern) and lost.partition("#")[0] == pattern.partition("#")[0]
-                is_same = f".{pattern}".endswith(f".{lost}") or f".{lost}".endswith(f".{pattern}")
-                is_like = alike if "#" in lost else _leaf(lost) == _leaf(pattern)
-                if is_like and not is_same and _fits(lost, one, tensors):
-                    yield _Renamed(*(name.replace("#", "*") for name in (pattern, lost)))
+            for other in sorted(lost):
+                alike = _leaf(other) == _leaf(pattern) and other.partition("#")[0] == pattern.partition("#")[0]
+                is_same = f".{pattern}".endswith(f".{other}") or f".{other}".endswith(f".{pattern}")
+                is_like = alike if "#" in other else _leaf(other) == _leaf(pattern)
+                if is_like and not is_same and _fits(other, one, tensors):
+                    yield _Renamed(*(name.replace("#", "*") for name in (pattern, other)))
 
 
 def _fits(missing: str, one: DescribedTensor, tensors: Sequence[DescribedTensor]) -> bool:
