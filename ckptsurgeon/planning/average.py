@@ -10,6 +10,7 @@ from ..errors import ConfigError, PlanError
 from ..tensors.dtypes import DTYPES
 from ..tensors.ties import tied_keys
 from ..util.text import count, escape, listing, shape_text
+from .merge.fitting import UNWRAP, without_wrappers
 from .merge.tied_tensors import ModelTies
 from .opaque import opaque_error
 from .plan.files import PlanTarget
@@ -24,6 +25,8 @@ _WEIGHTS = ("weight", "weights", "kernel")
 """Endings of the names of weights, which are floats in all networks."""
 INT_BUFFERS = ("last", "first", "max")
 """Where integer and boolean tensors, which have no mean, get values: last or first checkpoint, or the maximum."""
+
+ALIKE = "Average checkpoints of one model"
 
 
 def ema_weights(decay: float, number: int) -> tuple[float, ...]:
@@ -116,7 +119,7 @@ def _check_keys(views: Sequence[SourceView]) -> None:
         if missing:
             raise PlanError(
                 f"{escape(view.source.name)} lacks tensors that other checkpoints have: {listing(missing)}.",
-                hint="Average checkpoints of one model, or leave the other tensors out first, with ckpt filter.",
+                hint=UNWRAP if _are_wrapped(views) else f"{ALIKE}, or leave other tensors out first, with ckpt filter.",
                 details=missing,
             )
         opaque = [key for key, info in view.tensors.items() if info.opaque]
@@ -127,17 +130,22 @@ def _check_keys(views: Sequence[SourceView]) -> None:
             )  # fmt: skip
 
 
+def _are_wrapped(views: Sequence[SourceView]) -> bool:
+    """Return whether all checkpoints have the same keys if wrappers such as ``module.`` are left out."""
+    return len({frozenset(map(without_wrappers, view.tensors)) for view in views}) == 1
+
+
 def _check_alike(key: str, inputs: Sequence[Input], views: Sequence[SourceView]) -> None:
     first = inputs[0]
     for one in inputs[1:]:
         here, there = escape(views[first.source].source.name), escape(views[one.source].source.name)
         if one.shape != first.shape:
             shapes = f"{shape_text(first.shape)} in {here}, {shape_text(one.shape)} in {there}"
-            raise PlanError(f"shapes differ: {escape(key)} is {shapes}.", hint="Average checkpoints of one model.")
+            raise PlanError(f"shapes differ: {escape(key)} is {shapes}.", hint=f"{ALIKE}.")
         if DTYPES[one.dtype].kind != DTYPES[first.dtype].kind:
             raise PlanError(
                 f"kinds of numbers differ: {escape(key)} is {first.dtype} in {here}, {one.dtype} in {there}.",
-                hint="Average checkpoints of one model.",
+                hint=f"{ALIKE}.",
             )
     for one in inputs:
         if DTYPES[one.dtype].is_floating and DTYPES[one.dtype].is_packed:

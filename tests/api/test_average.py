@@ -345,6 +345,39 @@ def test_which_dtype_comes_of_several_is_said(names: list[str], first: str, wide
     assert cs.average([paths[0], paths[0]]).notes == (f"{paths[0]} is given twice, and counts twice",)
 
 
+def test_wrapped_keys_are_met_with_the_option_that_unwraps_them() -> None:
+    state = {"w": torch.ones(2, 2), "b": torch.ones(2)}
+    torch.save(state, "a.pth")
+    torch.save({f"module.{key}": value for key, value in state.items()}, "b.pth")
+    with pytest.raises(cs.PlanError) as error:
+        cs.average(["a.pth", "b.pth"])
+    assert error.value.hint == "Use --unwrap: the keys differ only in the wrappers that training added."
+    assert len(cs.average(["a.pth", "b.pth"], unwrap=True).steps) == 2
+    torch.save({"module.w": state["w"]}, "b.pth")
+    with pytest.raises(cs.PlanError) as error:
+        cs.average(["a.pth", "b.pth"])
+    assert "ckpt filter" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("roots", "said"),
+    [
+        (("model", "ema"), "model of 0.pth, ema of 1.pth"),
+        (("", "model_ema"), "the top of 0.pth, model_ema of 1.pth"),
+        (("ema", "model_ema"), ""),
+        (("model", "state_dict"), ""),
+        (("", "schema"), ""),
+    ],
+)
+def test_moving_averages_among_other_weights_are_said(roots: tuple[str, str], said: str) -> None:
+    for number, root in enumerate(roots):
+        state = {"w": torch.full((2, 2), float(number)), "b": torch.ones(2)}
+        torch.save({root: state} if root else state, f"{number}.pth")
+    notes = [note for note in cs.average(["0.pth", "1.pth"]).notes if "mixed" in note]
+    head, tail = "moving averages are mixed with other weights: ", "; --root reads one path in each"
+    assert notes == ([f"{head}{said}{tail}"] if said else [])
+
+
 def test_a_checkpoint_that_is_given_twice_is_said() -> None:
     save_file({"w": torch.ones(4)}, "a.safetensors")
     save_file({"w": torch.zeros(4)}, "b.safetensors")

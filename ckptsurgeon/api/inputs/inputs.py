@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -48,6 +49,8 @@ __all__ = [
 
 # Notes on inputs that are given twice or are already merged, and so have too much influence on the result.
 
+_AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged|shadow)([._]|$)|average_model|avg_model", re.IGNORECASE)
+"""Matches the dotted path of a state dict that is a moving average of a model's weights."""
 LARGEST = 256 << 20
 """The largest file, in bytes, whose contents are compared to find copies of the same checkpoint."""
 SAMPLE = 1 << 16
@@ -140,8 +143,17 @@ def source_notes(opened: Sequence[Checkpoint], *, unwrap: bool) -> list[str]:
     """Return the notes on open inputs, and a note on their entries that are left out because they are not tensors."""
     names = list(dict.fromkeys(key for checkpoint in opened for key in extras_left(checkpoint)))
     notes = [note for one in opened for note in notes_on(one, len(opened))]
-    notes += unwrap_notes(opened, asked=unwrap)
+    notes += (*unwrap_notes(opened, asked=unwrap), *_root_notes(opened))
     return [*notes, f"left out: {listing(names)}"] if names else notes
+
+
+def _root_notes(opened: Sequence[Checkpoint]) -> list[str]:
+    """Return a note if some inputs are moving averages of weights, by the path of their state dict, and others not."""
+    roots = {one.root: one for one in opened}
+    if len({_AVERAGED.search(root) is None for root in roots}) < 2:
+        return []
+    each = [f"{f'{escape(root)} of' if root else 'the top of'} {escape(one.path)}" for root, one in roots.items()]
+    return [f"moving averages are mixed with other weights: {listing(each, where='')}; --root reads one path in each"]
 
 
 def notes_on(one: Checkpoint, of: int) -> list[str]:

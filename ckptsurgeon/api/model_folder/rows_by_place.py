@@ -22,8 +22,8 @@ from .folder import ModelFolder
 from .unreadable import vocabulary_fault
 
 __all__ = [
-    "ADAPTED", "AVERAGED", "COPIED", "EXTRACTED", "MERGED", "PLACE", "RECIPE", "check_place", "checked_lists",
-    "checked_rows", "difference", "other_list_notes", "token_note",
+    "ADAPTED", "AVERAGED", "COPIED", "EXTRACTED", "MERGED", "PLACE", "RECIPE", "by_place", "check_place",
+    "checked_lists", "checked_rows", "difference", "other_list_notes", "token_note",
 ]  # fmt: skip
 
 PLACE = "place"
@@ -82,7 +82,7 @@ def checked_rows(
         if not folder.vocabulary:
             continue
         size = (made if output.vocabulary else known[0][0]).rows
-        rows = dict(_rows(_by_place(plan, number), size, known[0][0].tokens or (), declared or {}))
+        rows = dict(_rows(by_place(plan, number), size, known[0][0].tokens or (), declared or {}))
         told = difference((folder, name), known[0], max(rows.values())) if rows else ""
         if told.startswith(("row", BROKEN)) and not allowed:
             why = told if told.startswith(BROKEN) else f"the tokenisers differ ({told})"
@@ -170,7 +170,7 @@ def difference(one: tuple[ModelFolder, str], other: tuple[ModelFolder, str], row
     return ""
 
 
-def _by_place(plan: Plan, source: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+def by_place(plan: Plan, source: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield key and shape of each tensor in which a plan copies row n of the source to row n of the output.
 
     Tensors that are resized because of ``on_mismatch`` are omitted, since another note is about them. For the factors

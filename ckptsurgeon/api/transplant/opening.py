@@ -57,6 +57,7 @@ from ..model_folder.quantised import (
     unsettled_notes,
     with_settings,
 )
+from ..model_folder.recorded_tokens import with_recorded_tokens_said
 from ..model_folder.rows_by_place import COPIED, checked_lists, checked_rows
 from ..model_folder.unmoved_ids import with_unmoved_ids_noted
 from ..model_folder.weights.tied_heads import with_heads_said
@@ -251,6 +252,8 @@ def _planned(
         plan = checked_rows(
             plan, folders, remedy=COPIED, donor=len(specs), allowed=by_place, declared=target.vocabulary
         )
+        if change is None and not by_place:
+            plan = with_recorded_tokens_said(plan, opened[: len(specs)], target)
         plan = with_model_files_pinned(plan, folders)
     others += tuple(one.path for one in target.given)  # also those that no step reads must not be replaced
     return replace(plan, inputs=PlanInputs(tuple(held), target, others, PlanningInputs(views, target, options)))

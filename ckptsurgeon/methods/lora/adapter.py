@@ -11,7 +11,7 @@ from ...errors import ConfigError, FormatError
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing, shape_text
-from .config import PREFIX, AdapterConfig
+from .config import AdapterConfig, selects
 from .names import DORA_SCALE, KeyParts, loose_key_parts, peft_key_parts, unknown_keys_error
 
 __all__ = ["Adapter", "AdapterModule", "Scales", "base_notes", "config_notes", "read_adapter"]
@@ -78,9 +78,8 @@ def base_notes(
     if lacking:
         yield f"target_modules selects {count(len(lacking), 'module')} without factors: {_named(lacking)}"
     for name in config.saved if any(map(config.saves, changed)) else ():  # else config_notes has a note on all of them
-        own = f".{name.removeprefix(PREFIX)}."
-        there = [key for key in names if own in f".{key}."]
-        if there and not any(own in f".{key}." for key in changed):
+        there = [key for key in names if selects(name, key)]
+        if there and not any(selects(name, key) for key in changed):
             yield f"modules_to_save lists {escape(name)}, but the adapter has no tensors of it: the base's are kept"
     if config.bias in ("all", "lora_only") and not any(key.rpartition(".")[2] == "bias" for key in saved):
         biases = [f"{one}.bias" for one in weights] if config.bias == "lora_only" else names

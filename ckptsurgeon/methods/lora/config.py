@@ -12,7 +12,7 @@ from ...errors import ConfigError
 from ...util.text import brief_repr, escape
 from .targets import PatternTable, Targets, targets_of
 
-__all__ = ["AdapterConfig", "damage_of", "parse_config"]
+__all__ = ["AdapterConfig", "damage_of", "parse_config", "selects"]
 
 PREFIX = "base_model.model."
 """The prefix of all module names in PEFT.
@@ -67,8 +67,16 @@ class AdapterConfig:
         return float(self.alphas.of(module, self.alpha)) / (sqrt(rank) if self.rslora else rank)
 
     def saves(self, key: str) -> bool:
-        """Return whether ``key`` is a module in modules_to_save, or a tensor inside such a module."""
-        return any(f".{name.removeprefix(PREFIX)}." in f".{key}." for name in self.saved)
+        """Return whether ``key`` is a module that modules_to_save selects, or a tensor inside such a module."""
+        return any(selects(name, key) for name in self.saved)
+
+
+def selects(name: str, key: str) -> bool:
+    """Return whether ``name`` in modules_to_save selects the module ``key``, or a module that ``key`` is inside of.
+
+    PEFT saves every module whose name ends with ``name``: "norm" selects "layers.0.input_layernorm", too.
+    """
+    return f"{name}." in f"{PREFIX}{key.removeprefix(PREFIX)}."
 
 
 def parse_config(data: Any, name: str) -> AdapterConfig:

@@ -17,7 +17,7 @@ from ..transplant.select import SourceView
 from .options import MergeOptions, MergePiece, SourceKey
 from .vocabulary import MergeAxes
 
-__all__ = ["FittedInputs", "MissingTensors", "ShapeFitting", "input_of"]
+__all__ = ["UNWRAP", "FittedInputs", "MissingTensors", "ShapeFitting", "input_of", "without_wrappers"]
 
 # Tensors that models lack although no option allows it.
 
@@ -57,8 +57,13 @@ class MissingTensors:
 
     def _are_wrapped(self) -> bool:
         """Return whether every key that was not found would be found without wrappers such as ``module.``."""
-        bare = {source: {_WRAPPERS.sub("", key) for key in self._views[source].tensors} for source in self._keys}
-        return all(_WRAPPERS.sub("", key) in bare[source] for source, keys in self._keys.items() for key in keys)
+        bare = {source: set(map(without_wrappers, self._views[source].tensors)) for source in self._keys}
+        return all(without_wrappers(key) in bare[source] for source, keys in self._keys.items() for key in keys)
+
+
+def without_wrappers(key: str) -> str:
+    """Return a key without the wrappers that training adds, such as ``module.``."""
+    return _WRAPPERS.sub("", key)
 
 
 Shape = tuple[int, ...]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ...api.model_folder.recorded_tokens import other_tokens
 from ...destinations._document import Document, read_document
 from ...destinations._load import target_with
 from ...destinations.torch_module.user_code import user_code
@@ -129,6 +130,8 @@ def build_job(
         *device_notes(settings, where),
         *compile_notes(job),
     )
+    if init is not None and init.recipe is not None and (told := other_tokens(init.recipe, init.path, target)):
+        notes = (*notes, f"the init has rows for other tokens: {told} in ckpt transplant")
     return replace(job, notes=notes)
 
 

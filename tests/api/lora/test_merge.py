@@ -194,6 +194,22 @@ def test_what_is_saved_replaces_adds_and_resizes() -> None:
         cs.lora_merge("base.safetensors", "a", weights=[0.5])
 
 
+def test_a_name_in_modules_to_save_selects_every_module_whose_name_ends_with_it() -> None:
+    names = ("norm.weight", "layers.0.input_layernorm.weight", "layers.0.input_layernorm.inner.bias")
+    base = base_state() | {name: torch.ones(8) for name in names}
+    save_file(base, "base.safetensors")
+    saved = {name: torch.rand(8) for name in names}
+    peft_folder("a", saved, modules_to_save=["norm"])
+    plan = cs.lora_merge("base.safetensors", "a")
+    assert not any("modules_to_save" in note for note in plan.notes)
+    cs.apply(plan, "out.safetensors")
+    found = load_file("out.safetensors")
+    assert all(torch.equal(found[name], saved.get(name, value)) for name, value in base.items())
+    peft_folder("b", saved, modules_to_save=["base_model.model.norm"])
+    with pytest.raises(cs.FormatError, match="has 2 keys that no LoRA adapter has: .*input_layernorm"):
+        cs.lora_merge("base.safetensors", "b")
+
+
 def test_a_folder_of_transformers_stays_one() -> None:
     Path("base").mkdir()
     save_file(base_state(), "base/model.safetensors")

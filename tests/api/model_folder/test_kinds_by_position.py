@@ -19,7 +19,7 @@ from ckptsurgeon.planning.merge.layers import LayerList
 
 from ...helpers.transformers_models import quiet
 
-FULL, SLIDING = "full_attention", "sliding_attention"
+FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
 DEPTH = 10
 ORDERS = ([0, 1, 2, 3, 4, 2, 3, 4, 5, 6, 7, 8, 9], [*range(1, DEPTH)], [*range(7)], [0, 0, 1, 1, 2, 2, 3, 3, 9])
 LISTS = (
@@ -235,6 +235,31 @@ def test_a_nested_configuration_without_a_type_is_of_the_outer_type() -> None:
             {"model_type": "gpt2", "scale_attn_by_inverse_layer_idx": True},
             "layer 2 runs as 1/3, not 1/2 (scale_attn_by_inverse_layer_idx); layer 3 runs as 1/4, not 1/3 "
             "(scale_attn_by_inverse_layer_idx); layer 4 runs as 1/5, not 1/4 (scale_attn_by_inverse_layer_idx)",
+        ),
+        (
+            {"model_type": "diffllama"},
+            "layer 2 runs as 0.470713, not 0.355509 (lambda_init); layer 3 runs as 0.556058, not 0.470713 "
+            "(lambda_init); layer 4 runs as 0.619283, not 0.556058 (lambda_init)",
+        ),
+        (
+            {"model_type": "minimax", "layer_types": [FULL, LINEAR, FULL, FULL]},
+            "layer 1 runs as decay 1/4, not decay 1/3 (slope_rate); layer 2 runs as decay 2/4, not decay 1/3 (slope_rate)",
+        ),
+        (
+            {"model_type": "minimax"},
+            "layer 1 runs as decay 1/4, not decay 1/3 (slope_rate); layer 2 runs as decay 2/4, not decay 1/3 "
+            "(slope_rate); layer 4 runs as decay 4/4, not decay 3/3 (slope_rate)",
+        ),
+        ({"model_type": "esmc"}, "layers 0, 1, 2, 3, 4 run as 1/sqrt(5/36), not 1/sqrt(4/36) (residual scale)"),
+        (
+            {"model_type": "beam"},
+            "layer 2 runs as 1/sqrt(6), not 1/sqrt(4) (residual scale); layer 3 runs as 1/sqrt(8), not 1/sqrt(6) "
+            "(residual scale); layer 4 runs as 1/sqrt(10), not 1/sqrt(8) (residual scale)",
+        ),
+        (
+            {"model_type": "inkling2_text", "n_layers_per_attn_res_block": 3},
+            "layer 3 runs as the first of a block, not inside a block (n_layers_per_attn_res_block); layer 4 runs as "
+            "inside a block, not the first of a block (n_layers_per_attn_res_block)",
         ),
         (
             {"model_type": "gemma4_text", "layer_types": [FULL, SLIDING, FULL, FULL]},

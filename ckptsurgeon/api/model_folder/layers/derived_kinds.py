@@ -13,6 +13,7 @@ from itertools import groupby, islice
 from typing import Any
 
 from ....util.text import number_in
+from .depth_rules import depth_rules
 from .derived_lists import ENDS_IN_FULL, FULL, RULES, Derive, positive
 
 __all__ = ["LayerKinds", "derived_lists", "layer_kinds", "model_type_in"]
@@ -88,6 +89,7 @@ def layer_kinds(config: Fields, kind: str) -> Iterator[LayerKinds]:
         if _are_indices(config.get(name)) and not any(name in one.fields for one in known):
             yield _indices(name)
     yield from (one for one in _BY_FIELD if config.get(one.name))
+    yield from (LayerKinds(name, (name,), rule, _no_ways) for name, rule in depth_rules(config, kind))
 
 
 def _lists(kind: str) -> Iterator[LayerKinds]:
@@ -289,10 +291,6 @@ _BY_FIELD = (
         "hybrid_override_pattern", ("hybrid_override_pattern",),
         lambda config, number: list(config["hybrid_override_pattern"][: number + 1]),
         lambda kinds: [{"hybrid_override_pattern": "".join(map(str, kinds))}],
-    ),
-    LayerKinds(
-        "scale_attn_by_inverse_layer_idx", ("scale_attn_by_inverse_layer_idx",),
-        lambda _, number: [f"1/{one + 1}" for one in range(number)], _no_ways,
     ),
 )  # fmt: skip
 """Properties of any model type whose configuration sets the field of this name."""

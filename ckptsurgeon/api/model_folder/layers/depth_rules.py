@@ -1,0 +1,66 @@
+"""How layers of equal weights compute differently at another depth, where no list in config.json can keep them equal.
+
+For example, DiffLlama subtracts two attentions with a factor that follows from the index of the layer.
+Source: ``modeling_*.py`` of transformers 5.23.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import exp
+from typing import Any
+
+from .derived_lists import LINEAR, RULES, Derive, Fields, positive
+
+__all__ = ["depth_rules"]
+
+
+def depth_rules(config: Fields, kind: str) -> Iterator[tuple[str, Derive]]:
+    """Yield (name of a property, its rule) for the properties that follow from the depth of layers.
+
+    A rule returns the property of each layer as a text, for a configuration and a number of layers. ``kind`` is the
+    model type.
+    """
+    if kind in _OF_TYPES:
+        yield _OF_TYPES[kind]
+    yield from ((name, rule) for name, rule in _BY_FIELD.items() if config.get(name))
+
+
+def _lambda_init(_: Fields, number: int) -> list[Any]:
+    return [f"{0.8 - 0.6 * exp(-0.3 * one):.6g}" for one in range(number)]
+
+
+def _decay(config: Fields, number: int) -> list[Any]:
+    """Return the factor of the decay of each layer with linear attention, which depends on the number of layers too."""
+    kinds = config.get("layer_types") or RULES["layer_types"]["minimax"](config, number)
+    return [f"decay {one}/{number - 1}" if kinds[one] == LINEAR else kinds[one] for one in range(number)]
+
+
+def _equal_scale(_: Fields, number: int) -> list[Any]:
+    return [f"1/sqrt({number}/36)"] * number
+
+
+def _residual_scale(_: Fields, number: int) -> list[Any]:
+    return [f"1/sqrt({2 * (one + 1)})" for one in range(number)]
+
+
+def _inverse_index(_: Fields, number: int) -> list[Any]:
+    return [f"1/{one + 1}" for one in range(number)]
+
+
+def _block_boundary(config: Fields, number: int) -> list[Any]:
+    step = positive(config, "n_layers_per_attn_res_block", usual=6)
+    return ["inside a block" if one % step else "the first of a block" for one in range(number)]
+
+
+_OF_TYPES: Mapping[str, tuple[str, Derive]] = {
+    "beam": ("residual scale", _residual_scale),
+    "diffllama": ("lambda_init", _lambda_init),
+    "esmc": ("residual scale", _equal_scale),
+    "inkling2_text": ("n_layers_per_attn_res_block", _block_boundary),
+    "minimax": ("slope_rate", _decay),
+}
+"""Name and rule of the property, by model type."""
+
+_BY_FIELD: Mapping[str, Derive] = {"scale_attn_by_inverse_layer_idx": _inverse_index}
+"""Rules of any model type whose configuration sets the field of this name."""

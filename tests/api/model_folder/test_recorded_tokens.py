@@ -1,0 +1,76 @@
+"""A source whose recipe names another token list than the destination has: rows by position get wrong tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import ckptsurgeon as cs
+from ckptsurgeon.api.model_folder.recorded_tokens import other_tokens
+from ckptsurgeon.destinations._load import target_with
+from ckptsurgeon.trainer.job.init_checkpoint import read_init
+
+MODEL = {"name": "hybrid_asr", "d_model": 8, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "n_mels": 12}
+LETTERS = ["a", "b", "c", "d"]
+KNOWN = (
+    "rows are copied by position, but row 2 is 'a' in en.txt, for which en.pth was made, and 'd' in rev.txt: "
+    "use --vocab en.txt:rev.txt"
+)
+GONE = (
+    "rows are copied by position, but en.pth was made for another token list than rev.txt, and that list, en.txt, is "
+    "gone or changed: use --vocab SRC_TOKENS:DST_TOKENS"
+)
+
+
+@pytest.fixture(autouse=True)
+def files() -> None:
+    for name, letters in (("en", LETTERS), ("rev", LETTERS[::-1])):
+        Path(f"{name}.txt").write_text("\n".join(["<blank>", "<unk>", *letters, "<sos/eos>"]) + "\n")
+        Path(f"{name}.yaml").write_text(yaml.safe_dump({"model": {**MODEL, "tokens": f"{name}.txt"}}))
+    torch.save({"ctc.bias": torch.zeros(7)}, "some.pth")
+    cs.apply(cs.transplant("some.pth", "en.yaml"), "en.pth")
+
+
+def said(**options: object) -> list[str]:
+    return [note for note in cs.transplant("en.pth", "rev.yaml", **options).notes if "position" in note]  # type: ignore[arg-type]
+
+
+def test_rows_for_other_tokens_are_said() -> None:
+    assert said() == [KNOWN]
+
+
+@pytest.mark.parametrize("change", ["gone", "changed"])
+def test_a_list_that_is_gone_is_compared_by_its_checksum(change: str) -> None:
+    if change == "gone":
+        Path("en.txt").unlink()
+    else:
+        Path("en.txt").write_text(Path("rev.txt").read_text())
+    assert said() == [GONE]
+    Path("rev.txt").write_text("\n".join(["<blank>", "<unk>", *LETTERS, "<sos/eos>"]) + "\n")
+    assert said() == []
+
+
+@pytest.mark.parametrize("options", [
+    {"vocab": "en.txt:rev.txt"}, {"vocab": "place"}, {"exclude": ["ctc.*", "decoder.embed.*", "decoder.out.*"]},
+])  # fmt: skip
+def test_rows_that_do_not_go_by_position_are_not_said(options: dict[str, object]) -> None:
+    assert said(**options) == []
+
+
+def test_an_equal_list_in_another_file_is_not_said() -> None:
+    Path("rev.txt").write_text(Path("en.txt").read_text().rstrip("\n"))
+    assert said() == []
+
+
+def test_an_init_of_a_run_is_compared_too() -> None:
+    cs.apply(cs.transplant("en.pth", "rev.yaml", vocab="en.txt:rev.txt"), "good.pth")
+    target = target_with("rev.yaml", None)
+    for name, start in (("en.pth", "row 2 is 'a' in en.txt, for which en.pth was made"), ("good.pth", "")):
+        init = read_init(name)
+        assert init.recipe is not None
+        told = other_tokens(init.recipe, name, target)
+        assert told.startswith(start)
+        assert bool(told) == bool(start)
