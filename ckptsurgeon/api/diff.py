@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 
 from ..analysis.compare.compare import compare, compare_outlines
@@ -16,7 +16,8 @@ from ..checkpoint.in_memory import place_of
 from ..checkpoint.opening import open_checkpoint
 from ..destinations._load import is_configuration, load_target
 from ..errors import CheckpointError, ConfigError
-from ..storage.read.uri import shown
+from ..storage.read.base import File
+from ..storage.read.uri import open_source, shown
 from ..util.collection import no_collection
 from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, Path, Patterns, Progress
@@ -132,11 +133,16 @@ def folder_differences(first: CheckpointLike, second: CheckpointLike) -> list[st
 
 
 def _is_gguf(given: CheckpointLike) -> bool:
-    """Return whether a checkpoint is a GGUF file, by its first bytes if it is not open."""
+    """Return whether a checkpoint is a GGUF file, by its first bytes if it is a local file that is not open."""
     if isinstance(given, Checkpoint):
         return bool(given.header.stored)
-    with suppress(OSError), open(place_of(given), "rb") as file:
-        return file.read(len(GGUF)) == GGUF
+    if not os.path.isfile(place_of(given)):
+        return False
+    with suppress(CheckpointError):
+        source = open_source(place_of(given))
+        if isinstance(source, File):
+            with closing(source):
+                return source.size >= len(GGUF) and source.read(0, len(GGUF)) == GGUF
     return False
 
 

@@ -127,8 +127,8 @@ MUTANTS = (
     ),
     Mutant(
         "a cast of what may be scales is said",
-        "            if scales and used:\n",
-        "            if False:\n",
+        "if fitting and doing[used]:",
+        "if False and doing[used]:",
         "planning/test_possible_codes.py",
     ),
     Mutant(

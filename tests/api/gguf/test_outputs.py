@@ -101,7 +101,7 @@ def test_blocks_that_are_left_out_are_said_when_it_is_written_and_when_it_is_rea
     assert not said(cs.inspect("x.gguf").notes, "block_count")
     end = f"llama.block_count is {number}, but block {last} has no tensors: llama.cpp cannot load the file "
     end += f"(--set-metadata llama.block_count={last})"
-    assert end in " ".join(ckpt("filter", "x.gguf", "--exclude", f"blk.{last}", "-o", "end.gguf").out.split())
+    assert end in " ".join(ckpt("filter", "x.gguf", "--exclude", f"blk.{last}", "-o", "end.gguf").err.split())
     assert end in cs.inspect("end.gguf").notes
     cs.apply(cs.filter("x.gguf", exclude=[f"blk.{last}"], metadata={"llama.block_count": str(last)}), "set.gguf")
     assert not said(cs.inspect("set.gguf").notes, "block_count")

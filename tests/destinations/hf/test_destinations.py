@@ -200,8 +200,8 @@ def no_transformers() -> Iterator[None]:
 @pytest.mark.usefixtures("no_transformers")
 def test_a_missing_package_is_named_with_its_extra() -> None:
     write_config("config.json", BERT, "BertModel")
-    assert "ckptsurgeon[hf]" in refused("needs the package transformers")
-    assert "ckptsurgeon[hf]" in refused("needs the package transformers", section())
+    assert "ckptsurgeon[hf]" in refused("the package transformers is needed")
+    assert "ckptsurgeon[hf]" in refused("the package transformers is needed", section())
 
 
 def test_what_is_not_known_is_refused_with_what_is_near() -> None:
