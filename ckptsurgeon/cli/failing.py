@@ -195,7 +195,7 @@ def _usage(error: Exception, args: Sequence[str]) -> ConfigError:
     for arg in args:
         if arg.startswith("-") and os.path.lexists(arg):
             hint = f"For the file {escape(arg)} write ./{escape(arg)}."
-    return ConfigError(f"{escape(message, 1000)}.", hint=hint)
+    return ConfigError(escape(message, 1000) + ("" if message.endswith("?") else "."), hint=hint)
 
 
 def _bug(error: Exception) -> CheckpointError:

@@ -46,8 +46,9 @@ def plan_edit(
     selection = select([view], options)
     chosen = {name: origins[0] for name, origins in selection.origins.items()}
     if not chosen:
+        are = f"all {len(view.tensors)} tensors are" if len(view.tensors) > 1 else "its only tensor is"
         raise PlanError(
-            f"nothing is left of {escape(view.source.name)}: all {count(len(view.tensors), 'tensor')} are excluded.",
+            f"nothing is left of {escape(view.source.name)}: {are} excluded.",
             hint="Leave an --exclude out, or widen --include.",
         )
     _check_plain(chosen.values(), view, verb)

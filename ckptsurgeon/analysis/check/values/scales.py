@@ -71,7 +71,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 def _has_codes(subject: Subject, key: str) -> bool:
     """Return whether the scales ``key`` belong to codes that are not all zero, or to codes that are not known.
 
-    If a weight is zero, both its codes and its scales are zero, which is no fault.
+    If a weight is zero, both its codes and its scales are zero, which is not a fault.
     """
     codes = [subject.measured[one].figures for one in _codes_of(subject, key)]
     return not codes or any(one is None or one.zeros < one.number for one in codes)
