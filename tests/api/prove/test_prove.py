@@ -301,6 +301,48 @@ def test_another_vocabulary_is_compared_over_the_shared_tokens() -> None:
         cs.prove("a", "b")
 
 
+def more_layers() -> dict[str, Any]:
+    """Llama b is Llama a and a fourth layer, whose output projections are zero."""
+    own, wider = llama("a").state_dict(), llama("b", num_hidden_layers=4).state_dict()
+    zero = {key: torch.zeros_like(value) for key, value in wider.items() if "o_proj" in key or "down_proj" in key}
+    return {**wider, **zero, **own}
+
+
+def wider_layers() -> dict[str, Any]:
+    """Llama b is Llama a with each neuron twice (HyperCloning, arXiv:2409.12903)."""
+    own = llama("a").state_dict()
+    llama("b", hidden_size=64, intermediate_size=128, num_attention_heads=8, num_key_value_heads=4)
+    return {
+        key: torch.cat([one] * 2, one.dim() - 1) if "embed" in key or one.dim() == 1
+        else torch.cat([one] * 2, 1) / 2 if key == "lm_head.weight"
+        else torch.cat([torch.cat([one] * 2, 1) / 2] * 2)
+        for key, one in own.items()
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("made", "verdict", "note"),
+    [
+        (more_layers, "SAME", "only one of the networks has model.layers.3: not compared"),
+        (wider_layers, "EQUIVALENT", "not compared, because their outputs have different shapes: model.embed_tokens,"),
+    ],
+)
+def test_networks_of_other_sizes_are_compared_by_what_they_share(
+    made: Callable[[], dict[str, Any]], verdict: str, note: str
+) -> None:
+    state = made()
+    save_file(
+        {key: value.contiguous() for key, value in state.items()}, "b/model.safetensors", metadata={"format": "pt"}
+    )
+    found = cs.prove("a", "b")
+    assert found.verdict == verdict
+    assert any(one.startswith(note) for one in found.notes)
+    assert found.prediction is not None
+    assert found.prediction.agreement == 1
+    edit("b", lambda own: own["model.layers.1.mlp.up_proj.weight"].mul_(1.01))
+    assert cs.prove("a", "b").verdict == "DIFFERENT"
+
+
 def edit(folder: str, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
     path = Path(folder, "model.safetensors")
     state = load_file(path)
