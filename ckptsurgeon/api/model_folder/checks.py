@@ -40,7 +40,7 @@ def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[str]
     """
     if checkpoint.elsewhere:
         return []
-    shapes = described_shape_notes(checkpoint, folder.config)
+    shapes = described_shape_notes(checkpoint, folder.config) if checkpoint.codes or checkpoint.stored else []
     if not _is_configured(folder):
         return [*gap_notes(list(checkpoint)), *shapes]
     from .weights.part_checks import part_notes
@@ -101,7 +101,7 @@ def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequenc
     found = dict[str, None]()
     for checkpoint, folder in zip(opened, folders, strict=False):
         layers = source_layer_notes(checkpoint, folder)
-        adapter = adapter_of(checkpoint)[1]
+        adapter = adapter_of(checkpoint)[1] if folder.files or folder.unlisted else ()
         if not folder.files or checkpoint.elsewhere:
             notes = [*layers, *adapter]
         else:

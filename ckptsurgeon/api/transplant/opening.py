@@ -34,33 +34,10 @@ from ..inputs.inputs import names_of, notes_on, plan_source, plan_target
 from ..inputs.kept_codes import keeping_codes
 from ..inputs.kept_open import KeptOpen, check_decodable
 from ..inputs.operations import OperatedCheckpoint, operate
-from ..inputs.reopening import with_model_files_pinned
-from ..model_folder.checks import (
-    folder_notes,
-    source_layer_notes,
-    sources_beside,
-    with_layers_said,
-    with_sources_said,
-    without_repeats,
-)
-from ..model_folder.config_differences import with_config_said
-from ..model_folder.config_fields import with_dtype_said
-from ..model_folder.folder import ModelFolder, model_folder
-from ..model_folder.layers.holes import gap_notes
-from ..model_folder.layers.row_order import with_row_order_said
-from ..model_folder.output import kept_folder
-from ..model_folder.quantised import (
-    SettingsError,
-    check_settings,
-    decoded_dtype,
-    folder_of,
-    unsettled_notes,
-    with_settings,
-)
+from ..model_folder.quantised import SettingsError, check_settings, decoded_dtype, unsettled_notes, with_settings
 from ..model_folder.recorded_tokens import with_recorded_tokens_said
-from ..model_folder.rows_by_place import COPIED, checked_lists, checked_rows
-from ..model_folder.unmoved_ids import with_unmoved_ids_noted
-from ..model_folder.weights.tied_heads import with_heads_said
+from .layer_notes import with_layers_noted
+from .models import TransplantModels
 
 __all__ = ["KnownSource", "check_converted", "plan_into", "recognised"]
 
@@ -219,42 +196,27 @@ def _planned(
         check_codes(plan, [one.codes for one in held], wanted)
         plan = with_possible_codes_said(plan, [one.codes for one in held])
         quantised_by = (config or {}).get("quantization_config")
-        check_settings(plan, held, owner, quantised_by)
-        plan = replace(plan, notes=(*plan.notes, *unsettled_notes(plan, held, owner, quantised_by)))
-        plan = with_settings(plan, held, owner)
-        folders = list(map(folder_of, (*held[: len(specs)], *opened[len(specs) :])))
-        plan = checked_lists(with_dtype_said(plan, target), folders, change)
-        has_file = len(opened) > len(specs)
-        if has_file:
-            plan = kept_folder(plan, folders[-1], target, change)
-        else:
-            gaps = gap_notes([step.key for step in plan.steps]) if target.kind == "tensors" else ()
-            plan = replace(plan, notes=(*plan.notes, *folder_notes(plan, ModelFolder("", target.companions)), *gaps))
-        if has_file:
-            layers = source_layer_notes(opened[-1], folders[-1])
-            plan = with_layers_said(plan, layers, opened[-1].path, folders[-1].config)
-        plan = with_sources_said(plan, opened[: len(specs)], folders)
-        plan = without_repeats(plan, *sources_beside(opened, opened[-1].path if has_file else target.config))
-        plan = _with_files_said(plan, initial_files)
-        if folders[-1].adapter:
-            from ..lora.scales import with_scales_checked
+        if any(one.codes for one in held):
+            check_settings(plan, held, owner, quantised_by)
+            plan = replace(plan, notes=(*plan.notes, *unsettled_notes(plan, held, owner, quantised_by)))
+            plan = with_settings(plan, held, owner)
+        models = TransplantModels(
+            opened[: len(specs)], held[: len(specs)], [view.tensors for view in views],
+            opened[-1] if owner is not None else None, target, config or {},
+        )  # fmt: skip
+        if models.have_files:
+            from .model_folders import with_files_compared, with_output_files  # they import checks of tokenisers
 
-            plan = with_scales_checked(plan, folders, len(specs))
-        given = config or ModelFolder("", target.companions).config
-        beside = folders[-1] if has_file else ModelFolder("", target.companions)
-        plan = with_row_order_said(plan, [one.operated.checkpoint for one in sources], given or beside.config)
-        if given or has_file:
-            plan = with_config_said(plan, folders, len(specs), (given, target.name, beside))
-        if len(specs) == 1 and not has_file:
-            plan = with_unmoved_ids_noted(plan, folders[0], ModelFolder("", target.companions), given, change)
-        tied = has_file and folders[-1].is_tied
-        plan = with_heads_said(plan, folders[: len(specs)], [view.tensors for view in views], tied=tied)
-        plan = checked_rows(
-            plan, folders, remedy=COPIED, donor=len(specs), allowed=by_place, declared=target.vocabulary
-        )
-        if change is None and not by_place:
-            plan = with_recorded_tokens_said(plan, opened[: len(specs)], target)
-        plan = with_model_files_pinned(plan, folders)
+            plan = with_output_files(plan, models, change)
+        plan = with_layers_noted(plan, models, initial_files)
+        if models.have_files:
+            plan = with_files_compared(plan, models, change, by_place=by_place)
+        if options.rules or any(source.operations for source in plan.sources):
+            from ..model_folder.layers.row_order import with_row_order_said
+
+            plan = with_row_order_said(plan, [one.operated.checkpoint for one in sources], models.config)
+        if change is None and not by_place and target.vocabulary:
+            plan = with_recorded_tokens_said(plan, models.opened, target)
     others += tuple(one.path for one in target.given)  # also those that no step reads must not be replaced
     return replace(plan, inputs=PlanInputs(tuple(held), target, others, PlanningInputs(views, target, options)))
 
@@ -344,13 +306,6 @@ def _used(plan: Plan, views: Sequence[InitialView], given: Sequence[Checkpoint])
         steps = tuple(replace(one, source=moved.get(one.source or 0, one.source)) for one in steps)
     sources = (*plan.sources[:first], *(plan.sources[place] for place in places))
     return replace(plan, sources=sources, steps=steps), [given[place - first] for place in places]
-
-
-def _with_files_said(plan: Plan, files: Sequence[Checkpoint]) -> Plan:
-    """Return the plan with notes on the ``files`` with initial values, and on the other files in their folders."""
-    notes = (note for one in files for note in one.notes if note not in plan.notes)
-    plan = replace(plan, notes=(*plan.notes, *notes))
-    return with_sources_said(plan, files, list(map(model_folder, files)))
 
 
 def _given(itself: object, path: str) -> CheckpointLike:

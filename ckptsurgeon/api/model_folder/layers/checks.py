@@ -10,9 +10,7 @@ from ....util.text import count, escape
 from ..config import declared_layers
 from ..weights.shape_checks import DescribedTensor
 from .dtypes import dtype_notes
-from .expert_layers import expert_layer_notes
 from .holes import STACKS, hole_notes, is_stack, layer_gap_notes, uneven_notes
-from .kinds import layer_kind_notes
 
 __all__ = ["layer_notes"]
 
@@ -21,7 +19,16 @@ COUNTED_OTHERWISE = ("efficientnet", "hrm_text", "swin2sr")
 
 
 def layer_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on layers that contradict a configuration or each other: number, gaps, kinds, shapes, dtypes."""
+    """Yield notes on layers that contradict a configuration or each other: number, gaps, kinds, shapes, dtypes.
+
+    Without a configuration, only dtypes are compared.
+    """
+    if not config:
+        yield from dtype_notes(tensors, config)
+        return
+    from .expert_layers import expert_layer_notes
+    from .kinds import layer_kind_notes
+
     keys = [one.key for one in tensors]
     kinds, number = config.get("layer_types"), config.get("num_hidden_layers")
     if isinstance(kinds, list) and type(number) is int and len(kinds) != number:
@@ -32,7 +39,7 @@ def layer_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
     yield from layer_kind_notes(keys, config)
     lists, gaps = all_lists(keys)
     yield from _gaps(lists, gaps, config)
-    yield from layer_gap_notes(keys) if config and not declared_layers(config) else ()
+    yield from layer_gap_notes(keys) if not declared_layers(config) else ()
     yield from hole_notes(lists, gaps, keys, config)
     every = (*lists, *(LayerList(prefix, len(numbers)) for prefix, numbers in gaps.items()))
     yield from expert_layer_notes([one for one in every if is_stack(one.prefix)], keys, config)

@@ -1,0 +1,47 @@
+"""Compares the files in the folders of a transplant's models, and gives the output the files of the destination."""
+
+from __future__ import annotations
+
+from ...planning.plan.plan import Plan
+from ...vocabulary.replacement import NewVocabulary
+from ..inputs.reopening import with_model_files_pinned
+from ..model_folder.config_differences import with_config_said
+from ..model_folder.config_fields import with_dtype_said
+from ..model_folder.output import kept_folder
+from ..model_folder.rows_by_place import COPIED, checked_lists, checked_rows
+from ..model_folder.unmoved_ids import with_unmoved_ids_noted
+from ..model_folder.weights.tied_heads import with_heads_said
+from .models import TransplantModels
+
+__all__ = ["with_files_compared", "with_output_files"]
+
+
+def with_output_files(plan: Plan, models: TransplantModels, change: NewVocabulary | None) -> Plan:
+    """Return a plan whose output gets the files of the destination, changed as its weights and tokens are.
+
+    ``change`` is the vocabulary that replaces the destination's. Raises ConfigError for a token id whose token the new
+    vocabulary lacks, or PlanError if the two token lists were given in the wrong order.
+    """
+    plan = checked_lists(with_dtype_said(plan, models.target), models.folders, change)
+    return plan if models.kept is None else kept_folder(plan, models.destination, models.target, change)
+
+
+def with_files_compared(plan: Plan, models: TransplantModels, change: NewVocabulary | None, *, by_place: bool) -> Plan:
+    """Return a plan with notes on files of sources that contradict those of the output: settings, tokens, labels.
+
+    If models have different tokens, row n is copied to row n only if ``by_place`` is set; else PlanError is raised.
+    """
+    folders, kept, number = models.folders, models.kept, len(models.opened)
+    if folders[-1].adapter:
+        from ..lora.scales import with_scales_checked
+
+        plan = with_scales_checked(plan, folders, number)
+    if models.stated or kept is not None:
+        plan = with_config_said(plan, folders, number, (models.stated, models.target.name, models.destination))
+    if number == 1 and kept is None:
+        plan = with_unmoved_ids_noted(plan, folders[0], models.destination, models.stated, change)
+    tied = kept is not None and models.destination.is_tied
+    plan = with_heads_said(plan, folders[:number], models.keys, tied=tied)
+    rows = models.target.vocabulary
+    plan = checked_rows(plan, folders, remedy=COPIED, donor=number, allowed=by_place, declared=rows)
+    return with_model_files_pinned(plan, folders)
