@@ -31,8 +31,8 @@ from .output.companions import (
     StaleCompanions,
     all_checksums,
     as_written,
-    companion_notes,
     copy_companions,
+    implied_notes,
     recipe_as_written,
     stale_companions,
 )
@@ -124,6 +124,7 @@ def carry_out(
         plan_sha256=plan.sha256(),
         fits=tuple(fit for one in receipts for fit in one.fits),
         rounded=tuple(rounded for one in receipts for rounded in one.rounded),
+        beside=tuple(one.name for one in written.target.companions),
         notes=(
             *staged.notes,
             *lost_notes(_merged(one.lost for one in receipts), written.steps),
@@ -131,7 +132,7 @@ def carry_out(
             *negative_notes(_merged(one.negative for one in receipts)),
             *adapter_notes(one.adapters for one in receipts),
             *odd_scale_notes(one.odd_scales for one in receipts),
-            *companion_notes(written),
+            *implied_notes(written),
             *_left_out_notes(plan, written, options),
             *former.notes,
             *consumed,

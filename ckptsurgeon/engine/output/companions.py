@@ -30,8 +30,8 @@ __all__ = [
     "StaleCompanions",
     "all_checksums",
     "as_written",
-    "companion_notes",
     "copy_companions",
+    "implied_notes",
     "recipe_as_written",
     "stale_companions",
 ]
@@ -233,12 +233,8 @@ def _changed(companion: PlanCompanion) -> PlanError:
     return PlanError(f"{escape(companion.path)} has changed since the plan was made.", hint="Make a new plan.")
 
 
-def companion_notes(plan: Plan) -> tuple[str, ...]:
-    """Return notes on the companion files that were written, and on the tied tensors that are not stored."""
-    notes = []
-    if plan.target.companions:
-        notes.append(f"next to the weights: {listing([one.name for one in plan.target.companions], 12, where='')}")
-    if plan.target.implied:
-        names = listing(plan.target.implied, 3, where="")
-        notes.append(f"not stored, since loaders tie these tensors to others: {names}")
-    return tuple(notes)
+def implied_notes(plan: Plan) -> tuple[str, ...]:
+    """Return a note on the tied tensors that are not stored."""
+    if not plan.target.implied:
+        return ()
+    return (f"not stored, since loaders tie these tensors to others: {listing(plan.target.implied, 3, where='')}",)

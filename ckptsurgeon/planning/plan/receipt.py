@@ -55,6 +55,7 @@ class Receipt(InNotebooks):
     ``counts`` are the numbers of tensors of each class (copied, initialised, ...), ``unexpected`` are source keys that
     were not used. ``fits`` says how exact the factors of ``lora extract`` are, ``rounded`` how exact codes are.
     ``proved`` is the verdict on whether the output computes the same as its source, if a proof was asked for.
+    ``beside`` are the names of the files that were written next to the weights, such as config.json.
     """
 
     output: str
@@ -68,6 +69,7 @@ class Receipt(InNotebooks):
     fits: tuple[FactorFit, ...] = ()
     rounded: tuple[RoundedTensor, ...] = ()
     proved: str = ""
+    beside: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         classes = ", ".join(f"{number} {kind}" for kind, number in self.counts.items())
@@ -86,6 +88,7 @@ class Receipt(InNotebooks):
             "elapsed_s": round(self.elapsed_s, 3),
             "plan_sha256": self.plan_sha256,
             "notes": list(self.notes),
+            **({"beside": list(self.beside)} if self.beside else {}),
             **({"modules": [fit.to_json() for fit in self.fits]} if self.fits else {}),
             **({"rounded": [one.to_json() for one in self.rounded]} if self.rounded else {}),
             **({"proved": self.proved} if self.proved else {}),

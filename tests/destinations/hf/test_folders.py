@@ -49,7 +49,7 @@ def test_a_folder_opens_with_nothing_missing_unexpected_or_mismatched(architectu
     plan = cs.transplant("source", "source/config.json")
     assert not plan.counts.get("initialised")
     receipt = cs.apply(plan, "out")
-    assert "config.json" in " ".join(receipt.notes)
+    assert "config.json" in receipt.beside
     assert cs.verify("out").ok
     model, faults = opened(architecture, "out")
     assert not faults
