@@ -16,14 +16,14 @@ from ..planning.plan.plan import CarriedEntries, Plan
 from ..planning.possible_codes import with_possible_codes_said
 from ..planning.quantised import check_codes
 from ..planning.transplant.options import Options
-from ..util.text import grouped, listing
+from ..util.text import grouped
 from .changed_source import Changes, Quantisation, changed_source
 from .gguf.named_layout import check_layout
 from .gguf.types import check_type, in_float32
 from .inputs.argument_types import CheckpointLike, Operations, Path, Patterns, Rules, checked
 from .inputs.arguments import plain_arguments, rules_as_text, rules_of
 from .inputs.encoding import DEQUANTIZE
-from .inputs.inputs import extras_left, names_of, plan_source, unwrap_notes, view_of
+from .inputs.inputs import extras_left, left_notes, names_of, plan_source, unwrap_notes, view_of
 from .inputs.metadata import check_metadata, merged_metadata
 from .inputs.operations import asked_conversions, operations_file, operations_of
 from .inputs.reopening import with_settings_pinned
@@ -270,8 +270,7 @@ def _carried(checkpoint: Checkpoint, keep: bool) -> tuple[CarriedEntries, list[s
     no entries are copied. The notes list the entries that are not copied.
     """
     if not keep:
-        names = extras_left(checkpoint)
-        return CarriedEntries(), [], [f"left out: {listing(names)}"] if names else []
+        return CarriedEntries(), [], left_notes(extras_left(checkpoint), [checkpoint])
     entries = checkpoint.to_carry()
     rest = [(entry.name, entry.why) for entry in entries if entry.why]
     notes = [f"not carried: {grouped(rest, where='')}"] if rest else []

@@ -82,6 +82,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         self._tensors = tensors_of(root)
         check_keys(path, self._tensors)
         self._entries = root.entries
+        self._packing = root.packing
         self._keys = root.keys
         self._show(unwrap(self._tensors) if unwrapped else unwrap_as(self._tensors, ()))
         self.checked: set[Storage] = set()
@@ -163,7 +164,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes for the user on how the file was opened, such as which state dict was chosen."""
-        notes = [*self.header.notes]
+        notes = [*self.header.notes, *self._packing.notes()]
         shard, number = self._shard
         if number:
             notes.append(f"{escape(shard)} is one of {number} shards: the tensors of the other shards are not read")
@@ -187,8 +188,12 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
         An object of an unknown class is not rebuilt: only the name of its class is shown.
         """
-        aside = {key: self._tensors[key] for key in self._view.aside}
-        return extras_of(self.header.tree, self._keys, self._entries, aside)
+        return extras_of(self.header.tree, self._keys, self._entries, self._aside)
+
+    @property
+    def _aside(self) -> dict[str, TensorInfo]:
+        """The tensors that are not the model's: the counter of an averaged model, scales that nothing uses."""
+        return {**{key: self._tensors[key] for key in self._view.aside}, **self._packing.unused}
 
     @property
     def root_names(self) -> tuple[str, ...] | None:
@@ -200,7 +205,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
         ``why`` of an entry is the reason why it cannot be written into another file, or ''.
         """
-        aside = [ExtraEntry(key, key, (), None, "it is a tensor") for key in self._view.aside]
+        aside = [ExtraEntry(key, key, (), None, "it is a tensor") for key in self._aside]
         entries = entries_to_carry(entries_beside(self.header.tree, self._keys, self._entries))
         if self.root_names is None:  # an output has only dicts: the entries would get another path
             entries = (replace(entry, why=entry.why or NO_NAMES) for entry in entries)
@@ -252,6 +257,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
             return self.stored.quantisation_notes
         settings, shown = self.quantisation if self.codes else {}, self._shown
         said = list[str]()
+        packed = tuple(self._packing.faults(self.path))
         if self.codes:
             parts = unfit(self.codes, shown, settings)
             said += contradictory(self.path, self.codes, shown, settings, parts, self.elsewhere)
@@ -269,7 +275,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         of_folder = missing_settings(
             self.path, self.codes, shown, self.folder, settings, self.metadata, lambda: self.elsewhere
         )
-        return (*said, *of_folder)
+        return (*packed, *said, *of_folder)
 
     def _small(self, info: TensorInfo) -> bytes:
         """Return the bytes of a small tensor; b"" if the tensor is too large, is remote, or cannot be read."""

@@ -16,7 +16,7 @@ from ..storage.read._memory import MemoryFile, MemorySegment
 from ..tensors.dtypes import DTYPES, contiguous_stride, reach
 from ..tensors.info import Storage, TensorInfo
 from ..util.collection import no_collection
-from ..util.text import brief_repr
+from ..util.text import brief_repr, escape
 from .checkpoint import Checkpoint
 from .torch_tensors import ArrayBytes, StorageAt, is_tensor, tensor_info
 
@@ -151,6 +151,8 @@ def place_of(given: object) -> str:
 
 FORMAT = "memory"
 """The format name of a checkpoint in memory."""
+PACKED = "ParamsBase"
+"""The end of the name of each class in which torch packs weights, such as LinearPackedParamsBase."""
 _SCALARS = (bool, int, float, complex, str, bytes)
 
 
@@ -237,11 +239,14 @@ class _Walk:
 def _emptied(value: Any) -> tuple[Any, Iterable[tuple[Any, Any]]]:
     """Return an empty container for the content of ``value``, and the (key, item) pairs to put into the container.
 
-    For a module, the content is its ``state_dict()``. For a value that is not a container, an OpaqueResult and no items
-    are returned.
+    For a module, the content is its ``state_dict()``; for packed weights, their state and class. For a value that is
+    not a container, an OpaqueResult and no items are returned. Raises what ``_check_unpacked`` raises.
     """
     if is_module(value):
+        _check_unpacked(value)
         value = value.state_dict(keep_vars=True)
+    if _is_packed(value):
+        value = value.__getstate__()
     if isinstance(value, Mapping):
         keys = [_plain(key) for key in value]
         return dict.fromkeys(keys), zip(keys, value.values(), strict=True)
@@ -252,6 +257,25 @@ def _emptied(value: Any) -> tuple[Any, Iterable[tuple[Any, Any]]]:
     if isinstance(value, (set, frozenset)):
         return PickledSet([None] * len(value)), enumerate(value)
     return OpaqueResult(GlobalName(type(value).__module__, type(value).__qualname__)), ()
+
+
+def _check_unpacked(module: Any) -> None:
+    """Raise ConfigError if a module is TorchScript with packed weights, which only its file contains."""
+    scripted = sys.modules["torch"].jit.ScriptModule
+    for name, one in module.named_modules() if isinstance(module, scripted) else ():
+        if any(str(kind.annotation_str).endswith(PACKED) for kind in one._c._type().containedTypes()):
+            where = f"the module {escape(name)}" if name else "it"
+            raise ConfigError(
+                f"{path_of(module)} is TorchScript, and {where} has packed weights, which its state_dict() lacks.",
+                hint="Save it with torch.jit.save, and give the path of the file.",
+            )
+
+
+def _is_packed(value: Any) -> bool:
+    """Return whether a value is an object of a C++ class of torch that can be saved, such as packed weights."""
+    torch = sys.modules.get("torch")
+    is_object = torch is not None and isinstance(value, torch.ScriptObject)
+    return is_object and value._has_method("__getstate__")
 
 
 def _plain(value: Any) -> Any:

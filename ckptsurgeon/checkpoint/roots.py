@@ -12,89 +12,20 @@ from typing import Any
 from ..errors import ConfigError, FormatError, UnsafeError
 from ..formats.base import limits
 from ..formats.base.untrusted import most_segments
-from ..formats.pickle.values import OpaqueResult, PickledSet, key_text
+from ..formats.pickle.values import OpaqueResult, key_text
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing, shape_text
+from .packed_parameters import NOTHING_PACKED, Packing, unpacked
+from .pickled_modules import SearchLimit, is_module, module_entries
 
 __all__ = [
     "NAMED_ROOTS",
     "Root",
-    "SearchLimit",
     "check_keys",
     "find_root",
-    "is_module",
-    "module_tensors",
     "parts_of",
     "tensors_of",
 ]
-
-# Reads the state dict of a pickled ``nn.Module`` without importing its class.
-
-
-class SearchLimit:
-    """Counts how many modules and tensors one search may still visit.
-
-    A module or tensor that occurs several times counts each time.
-    """
-
-    def __init__(self) -> None:
-        self.modules = limits.TREE_NODES
-        self.tensors = limits.TREE_TENSORS
-
-    def take(self, *, modules: int = 0, tensors: int = 0) -> None:
-        """Count visited modules and tensors; raises UnsafeError if the limit is exceeded."""
-        self.modules -= modules
-        self.tensors -= tensors
-        if self.modules < 0 or self.tensors < 0:
-            raise UnsafeError(
-                "a pickled module has more submodules or tensors than the limit.",
-                hint="Save its state_dict() instead.",
-                rule="module tree",
-            )
-
-
-def is_module(node: Any) -> bool:
-    """Return whether a pickled object has the attributes that every ``nn.Module`` has, such as ``_parameters``."""
-    return isinstance(node, OpaqueResult) and {"_parameters", "_buffers", "_modules"} <= node.attributes().keys()
-
-
-def module_tensors(root: OpaqueResult, allowed: SearchLimit) -> Iterator[tuple[str, TensorInfo]]:
-    """Yield the entries of ``state_dict()`` of a pickled ``nn.Module``, in its order.
-
-    Raises UnsafeError if there are more modules or tensors than ``allowed``, or a name is too long.
-    """
-    waiting = [("", root, 0)]
-    while waiting:
-        prefix, module, depth = waiting.pop()
-        if depth > limits.TREE_DEPTH or len(prefix) > limits.KEY_CHARACTERS:
-            raise UnsafeError(
-                f"a pickled module is nested more than {limits.TREE_DEPTH} deep, or has a longer name than the limit.",
-                hint="Save its state_dict() instead.",
-                rule="module tree",
-            )
-        allowed.take(modules=1)
-        yield from ((f"{prefix}{name}", value) for name, value in _own_tensors(module, allowed))
-        children = module.attributes().get("_modules")
-        named = children.items() if isinstance(children, dict) else ()
-        allowed.take(modules=len(named))
-        waiting += [
-            (f"{prefix}{key_text(name)}.", child, depth + 1) for name, child in reversed(named) if is_module(child)
-        ]
-
-
-def _own_tensors(module: OpaqueResult, allowed: SearchLimit) -> Iterator[tuple[str, TensorInfo]]:
-    attributes = module.attributes()
-    skipped = attributes.get("_non_persistent_buffers_set")
-    hidden = {name for name in skipped if isinstance(name, str)} if isinstance(skipped, PickledSet) else set()
-    for kind in ("_parameters", "_buffers"):
-        entries = attributes.get(kind)
-        if not isinstance(entries, dict):
-            continue
-        allowed.take(tensors=len(entries))
-        for name, value in entries.items():
-            if isinstance(value, TensorInfo) and not (kind == "_buffers" and name in hidden):
-                yield key_text(name), value
-
 
 NAMED_ROOTS = ("state_dict", "model_state_dict", "model", "module", "net")
 """The keys under which training frameworks save the model, most specific first."""
@@ -110,13 +41,15 @@ _NAMES_LISTED = 100
 class Root:
     """A state dict in a file: its dotted path ('' is the top level), its entries, and how many of them are tensors.
 
-    ``keys`` is the same path as a tuple of keys, indices and attributes, since a name may contain dots.
+    ``keys`` is the same path as a tuple of keys, indices and attributes, since a name may contain dots. ``packing``
+    describes packed weights, whose tensors are among the entries.
     """
 
     path: str
     entries: Mapping[Any, Any]
     tensors: int
     keys: tuple[Any, ...] = ()
+    packing: Packing = NOTHING_PACKED
 
 
 def find_root(tree: Any, wanted: str | None, uri: str) -> tuple[Root, list[Root]]:
@@ -161,7 +94,7 @@ def _wanted(tree: Any, wanted: str, candidates: Sequence[Root], uri: str) -> Roo
         if root.path == path:
             return root
     node, keys = _descend(tree, path)
-    entries = _state_dict(node, SearchLimit())
+    entries, packing = _state_dict(node, SearchLimit())
     tensors = _tensors(entries)
     if not tensors:
         paths = [root.path or "the top level (--root .)" for root in candidates]
@@ -170,7 +103,7 @@ def _wanted(tree: Any, wanted: str, candidates: Sequence[Root], uri: str) -> Roo
             hint=f"Choose one of its state dicts: {listing(paths)}." if paths else "",
             details=[root.path or "." for root in candidates],
         )
-    return Root(path, entries, tensors, keys)
+    return Root(path, entries, tensors, keys, packing)
 
 
 def _descend(node: Any, path: str) -> tuple[Any, tuple[Any, ...]]:
@@ -205,10 +138,10 @@ def _candidates(tree: Any, uri: str) -> Iterator[Root]:
         if id(node) in seen or len(keys) > limits.TREE_DEPTH:
             continue
         seen.add(id(node))
-        entries = _state_dict(node, allowed)
+        entries, packing = _state_dict(node, allowed)
         tensors = _tensors(entries)
         if tensors and set(map(type, entries)) <= {str}:
-            yield Root(path, entries, tensors, keys)
+            yield Root(path, entries, tensors, keys, packing)
         if is_module(node) or _is_optimizer(node) or (tensors and tensors == len(entries)):
             continue  # no state dict can be nested in it
         for key, child in _children(node):
@@ -243,11 +176,13 @@ def _tensors(entries: Mapping[Any, Any]) -> int:
     return list(map(type, entries.values())).count(TensorInfo)
 
 
-def _state_dict(node: Any, allowed: SearchLimit) -> Mapping[Any, Any]:
-    """Return the state dict of a pickled module, or a dict unchanged; {} for other values."""
-    if is_module(node):
-        return dict(module_tensors(node, allowed))
-    return node if isinstance(node, dict) else {}
+def _state_dict(node: Any, allowed: SearchLimit) -> tuple[Mapping[Any, Any], Packing]:
+    """Return the state dict of a pickled module, or a dict, with packed weights as tensors; {} for other values."""
+    of_module = is_module(node)
+    entries = dict(module_entries(node, allowed)) if of_module else node if isinstance(node, dict) else {}
+    if _tensors(entries) == len(entries):
+        return entries, NOTHING_PACKED
+    return unpacked(entries, allowed.take_key, is_module=of_module)
 
 
 def _contents(tree: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 
 from ..storage.read.base import File, Source
+from ..util.text import count
 from .base import limits
 from .base.header import FilePrint, Header, naming
 from .base.header_digest import UNSEALED, digest_outside, seal_of
@@ -49,12 +50,19 @@ class _TorchZip:
         return Header(
             format="torchscript" if scripted else self.name,
             tree=tree,
-            notes=("read the tensors of a TorchScript module, not its program",) if scripted else (),
+            notes=(_script_note(records, root),) if scripted else (),
             files=(FilePrint.of(source, archive.digest(), name),),
             handles={name: records.file},
             recipe=recipe,
             frame=lambda: _frame(records, root, recipe or ""),
         )
+
+
+def _script_note(archive: Archive, root: str) -> str:
+    """Return the note on a TorchScript archive; a module that is frozen in part has weights among its constants."""
+    constants = sum(name.startswith(f"{root}constants/") for name in archive.entries)
+    also = f", and not {count(constants, 'tensor')} that its program has as constants" if constants else ""
+    return f"read the tensors of a TorchScript module, not its program{also}"
 
 
 def _frame(archive: Archive, root: str, recipe: str) -> str:

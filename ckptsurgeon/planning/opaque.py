@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..errors import FormatError, PlanError
 from ..tensors.encodings.torch_quantised import is_pickled
 from ..tensors.info import TensorInfo
-from ..tensors.torch_quantisers import codes_of
+from ..tensors.torch_quantisers import PACKED, codes_of
 from ..util.text import escape
 from .quantised_error import QuantisedError, dequantise
 
@@ -26,12 +26,16 @@ def opaque_error(
 
     ``what`` says what cannot be done with the tensor, such as "cannot be copied". ``leave`` is a hint on how to leave
     the tensor out. If torch or torchao quantised the tensor, the error is a PlanError, as for other quantised tensors.
-    Its hint then says how to decode the tensor for the command ``verb``. Otherwise the error is a FormatError.
+    Its hint then says how to decode the tensor for the command ``verb``. It is also a PlanError for a tensor inside
+    packed weights. Otherwise the error is a FormatError.
     """
     said = f"the tensor {escape(key)} of {escape(name)} {what}: {info.opaque}"
+    other = f" Or {leave[0].lower()}{leave[1:]}" if leave else ""
+    if info.opaque == PACKED:
+        hint = f"Take the weights from before the network was quantised.{other}"
+        return PlanError(f"{said}.", hint=hint, details=details)
     if not is_pickled(info):
         return FormatError(f"{said}.", hint=leave, details=details, rule="opaque")
-    other = f" Or {leave[0].lower()}{leave[1:]}" if leave else ""
     why = "does not write tensors whose scale is in the pickle" if is_uncopied(info) else "can only copy it as it is"
     return QuantisedError(
         f"{said}, and ckpt {why}.",

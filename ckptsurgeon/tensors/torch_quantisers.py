@@ -12,12 +12,14 @@ from typing import Any
 from .dtypes import DTYPES
 from .info import TensorInfo
 
-__all__ = ["Quantiser", "UnknownQuantiserError", "as_float", "codes_of", "quantiser_of"]
+__all__ = ["PACKED", "Quantiser", "UnknownQuantiserError", "as_float", "codes_of", "quantiser_of"]
 
 BY_TENSOR, BY_CHANNEL = "per_tensor_affine", "per_channel_affine"
 WRITTEN = (BY_TENSOR, BY_CHANNEL, "per_channel_affine_float_qparams")
 """The schemes that torch reads."""
 MOST_ZERO = 1 << 31
+PACKED = "it is packed in an object that ckpt does not read"
+"""The reason why the values of a tensor cannot be read, if it is inside an object of a quantised layer."""
 
 
 class UnknownQuantiserError(ValueError):
@@ -41,6 +43,8 @@ class Quantiser:
 def quantiser_of(info: TensorInfo) -> Quantiser:
     """Return the parameters of a tensor that torch quantised; raises UnknownQuantiserError if they are not valid."""
     params = info.parts[0] if info.parts else ()
+    if info.opaque == PACKED:
+        raise UnknownQuantiserError(PACKED)
     if info.storage is None or not isinstance(params, tuple) or not params:
         raise UnknownQuantiserError("its scale is not known")
     scheme, *given = (str(params[0]).removeprefix("torch."), *params[1:])

@@ -45,6 +45,16 @@ def test_entries_at_every_level_are_named() -> None:
     assert "not carried: a.opt (it contains tensors)" in notes(objects, "a.model", keep=True)
 
 
+def test_lists_of_tensors_in_the_state_dict_are_named_apart() -> None:
+    state = {"w": T, "epoch": 3, "layers": [T, T], "pair": (T, None), "rest": [1, 2]}
+    said = "tensors in lists are not entries of a state dict, and are left out: "
+    found = "layers (list of 2, 2 tensors in it), pair (tuple of 2, 1 tensor in it)"
+    assert notes(state, ".", keep=False) == f"left out: epoch, layers, pair, rest {said}{found}"
+    assert said + found in cs.average(["x.pth", "x.pth"]).notes
+    inner = {"model": {"w": T, "layers": [T]}, "rng": [T], "optimizer": {"state": [T]}}
+    assert notes(inner, "model", keep=False).endswith(f"{said}model.layers (list of 1, 1 tensor in it)")
+
+
 @pytest.mark.parametrize("value", [{"a.model": {"w": T}, "x": 1}, {"a.b": {"c.d": {"w": T}, "y": 2}, "x": 1}])
 def test_a_name_with_a_dot_stays_one_name(value: dict[str, Any]) -> None:
     found = carried(value)

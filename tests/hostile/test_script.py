@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+import ckptsurgeon as cs
+from ckptsurgeon.formats.base import limits
+
 from ..promises.clauses import NEVER_RUN, SCRIPT
 from .bombs import long_script_names, named, script, scripted, tensor, text, zipped
 from .case import Case, Refusal, broken, each, unsafe, written
@@ -37,3 +42,25 @@ def test_an_archive_without_a_sound_module_is_refused(case: Case, ckpt: Any) -> 
 @each([Case(name, NEVER_RUN, broken("torchscript"), written("x.pt", data)) for name, data in PAYLOADS.items()])
 def test_a_payload_is_no_module(case: Case, ckpt: Any) -> None:
     held(case, ckpt)
+
+
+PACKED = named("__torch__.torch.classes.quantized", "LinearPackedParamsBase") + b")\x81"
+"""An object of torch's C++ class for packed weights; its state follows."""
+
+
+def test_a_packed_object_that_is_its_own_state_has_no_tensors() -> None:
+    path = written("x.pt", script(scripted(text("w") + tensor() + text("p") + PACKED + b"q\x05h\x05b")))()
+    with cs.open_checkpoint(path) as found:
+        assert list(found) == ["w"]
+
+
+def test_packed_objects_that_share_tensors_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = b"]q\x06(" + tensor() * 50 + b"e0"
+    entries = b"".join(text(f"p{i}") + PACKED + b"h\x06\x85b" for i in range(50))
+    path = written("x.pt", script(shared + scripted(entries)))()
+    with cs.open_checkpoint(path) as found:
+        assert len(found) == 50  # each refers to the same six numbers
+    monkeypatch.setattr(limits, "TREE_TENSORS", 1000)
+    with pytest.raises(cs.UnsafeError) as caught:
+        cs.open_checkpoint(path)
+    assert caught.value.rule == "module tree"

@@ -18,6 +18,12 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "packed weights of torch.ao that are not read are refused, not left out",
+        "if key in packed and (is_module or key in read or hidden[key]):",
+        "if key in packed and (is_module or key in read):",
+        "checkpoint/test_packed_parameters.py",
+    ),
+    Mutant(
         "match never takes one part of a transformer block for another",
         "if fits(one, other) and agree(one.parts, other.parts):",
         "if fits(one, other):",

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import ConfigError, PlanError
+from ...tensors.encodings.torch_quantised import notes_on_activations
 from ...util.text import escape, listing
 from .operations import operate
 
@@ -79,8 +80,13 @@ def encoding_said(encoding: str) -> dict[str, str]:
 
 
 def encoding_notes(opened: Sequence[Checkpoint], encoding: str) -> list[str]:
-    """Return a note if ``encoding`` is "dequantize", but no source in ``opened`` (from ``read_as``) was quantised."""
-    if encoding == ENCODINGS[0] or any(one.stored is not None for one in opened):
+    """Return notes on sources (from ``read_as``) if ``encoding`` is "dequantize".
+
+    They say that no source was quantised, or that scales of activations are kept.
+    """
+    if encoding == ENCODINGS[0]:
         return []
+    if any(one.stored is not None for one in opened):
+        return list(dict.fromkeys(note for one in opened for note in notes_on_activations(one)))
     names = listing([one.path for one in opened], where="")
     return [f"--encoding {encoding} changes nothing: there are no quantised tensors in {names}"]

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.extras import Extra
 from ...destinations.hf.files import ALPHABET, FLAGS
 from ...engine.inputs import PlanInputs
 from ...errors import SourceError
@@ -35,6 +36,7 @@ __all__ = [
     "close_plan",
     "extras_left",
     "file_print",
+    "left_notes",
     "memory_print",
     "merged_notes",
     "names_of",
@@ -144,7 +146,25 @@ def source_notes(opened: Sequence[Checkpoint], *, unwrap: bool) -> list[str]:
     names = list(dict.fromkeys(key for checkpoint in opened for key in extras_left(checkpoint)))
     notes = [note for one in opened for note in notes_on(one, len(opened))]
     notes += (*unwrap_notes(opened, asked=unwrap), *_root_notes(opened))
-    return [*notes, f"left out: {listing(names)}"] if names else notes
+    return [*notes, *left_notes(names, opened)]
+
+
+def left_notes(names: Sequence[str], opened: Sequence[Checkpoint]) -> list[str]:
+    """Return notes on the entries ``names`` of open inputs that are left out because they are not tensors.
+
+    A list or tuple of tensors in the state dict has a note of its own, since the tensors may be weights.
+    """
+    lists = [f"{extra.key} ({extra.type})" for one in opened for extra in one.extras if _is_list_of_tensors(extra, one)]
+    notes = [f"left out: {listing(names)}"] if names else []
+    if lists:
+        said = listing(list(dict.fromkeys(lists)))
+        notes.append(f"tensors in lists are not entries of a state dict, and are left out: {said}")
+    return notes
+
+
+def _is_list_of_tensors(extra: Extra, one: Checkpoint) -> bool:
+    is_inside = not one.root or extra.key.startswith(f"{one.root}.")
+    return is_inside and extra.type.startswith(("list ", "tuple ")) and extra.type.endswith(" in it")
 
 
 def _root_notes(opened: Sequence[Checkpoint]) -> list[str]:

@@ -159,21 +159,25 @@ class _Storages:
 _CLASSES = "__torch__"
 
 
-def script_tensors(tree: Any) -> dict[str, TensorInfo]:
-    """Return the tensors of a scripted module by their dotted names.
+def script_tensors(tree: Any) -> dict[str, TensorInfo | OpaqueResult]:
+    """Return the tensors of a scripted module by their dotted names, and the objects that have another state.
+
+    Such an object is in the place of a quantised layer or its weights, and contains the tensors in an order of its own.
 
     Raises FormatError if ``tree`` is not a scripted module, has no tensors, or has a name that is too long. Raises
     UnsafeError if there are too many submodules, or they are nested too deeply.
     """
     if not _is_module(tree):
         raise FormatError("the archive contains no scripted module.", rule="torchscript")
-    found: dict[str, TensorInfo] = {}
+    found: dict[str, TensorInfo | OpaqueResult] = {}
     waiting, visits, characters = [("", tree)], 0, 0
     while waiting:
         prefix, module = waiting.pop()
         visits += 1
         if visits > limits.TENSORS or prefix.count(".") > limits.KEY_SEGMENTS or len(found) > limits.TENSORS:
             raise _endless()
+        if prefix and module.state is not None and not isinstance(module.state, dict):
+            found[prefix[:-1]] = module
         children = []
         for name, value in _attributes(module):
             path = _path(prefix, name)

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 from ...errors import FormatError, PlanError
 from ...tensors.composition import blocked, given
 from ...tensors.dtypes import BLOCKS, DTYPES
-from ...tensors.encodings.torch_quantised import is_pickled
+from ...tensors.encodings.torch_quantised import is_pickled, notes_on_activations
 from ...tensors.info import Encoded, TensorInfo
 from ...util.text import escape, listing
 from ..keys.matcher import KeyMatcher
@@ -105,6 +105,7 @@ def perform(
                 else:
                     made = _operated(result.tensors, operation, hits)
                 _put_in_place(result, operation, made)
+                notes += notes_on_activations(result.tensors) if operation.verb == "dequantize" else []
                 result.done = (*result.done, place)
                 result.notes, notes = [*result.notes, *notes], []
     return results

@@ -33,8 +33,8 @@ UNSCALED = "without all of its scales"
 # Quantised tensors that are split over shards: scales in one, codes in another.
 
 _GENERAL = frozenset({
-    ".scale", "_scale", ".zero", ".shape", ".meta", ".perm", ".axis", ".group_size", ".packing", ".optimize", ".tables",
-    ".su", ".sv", ".output_scale", ".act_scale", ".activation_scale", "_activation_scale",
+    ".scale", "_scale", ".zero", ".zero_point", ".shape", ".meta", ".perm", ".axis", ".group_size", ".packing",
+    ".optimize", ".tables", ".su", ".sv", ".output_scale", ".act_scale", ".activation_scale", "_activation_scale",
 })  # fmt: skip
 """Endings that plain tensors have too: a vector with such an ending may be the gain of a norm, for example."""
 _VAGUE = _GENERAL | frozenset(ACTIVATIONS)

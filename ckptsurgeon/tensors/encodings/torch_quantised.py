@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from ...util.text import listing
 from ..dtypes import DTYPES
-from ..info import TensorInfo
+from ..info import Decoded, TensorInfo
 from ..torch_quantisers import as_float
 from ._encoding import Encoding, LogicalTensor, Parts, same_shape
 from ._settings import QuantisationSettings
@@ -20,6 +21,7 @@ __all__ = [
     "NVFP4",
     "SCALED",
     "is_pickled",
+    "notes_on_activations",
     "pickled_scale",
     "pickled_torchao",
     "stored_bytes",
@@ -62,6 +64,24 @@ def pickled_scale(info: TensorInfo) -> float | TensorInfo | None:
     return scale if isinstance(scale, TensorInfo) else None
 
 
+def notes_on_activations(tensors: Mapping[str, TensorInfo]) -> list[str]:
+    """Return a note on scales of activations that are left among the decoded weights of a network that torch quantised.
+
+    Such a scale and its zero point are one number each: ``quant.scale`` and ``quant.zero_point``, or
+    ``fc_input_scale_0`` and ``fc_input_zero_point_0``.
+    """
+    if not any(isinstance(info.made, Decoded) and info.made.encoding == "torch_quantised" for info in tensors.values()):
+        return []
+    found = []
+    for key, info in tensors.items():
+        before, name, after = key.rpartition("zero_point")
+        scale = tensors.get(f"{before}scale{after}") if name and (info.dtype, info.numel) == ("int64", 1) else None
+        if scale is not None and (scale.dtype, scale.numel) == ("float32", 1):
+            found += [f"{before}scale{after}", key]
+    said = f"only a quantised network has them (ckpt filter --exclude leaves them out): {listing(found)}"
+    return [f"scales of activations are kept, although {said}"] if found else []
+
+
 def stored_bytes(info: TensorInfo) -> int:
     """Return the size of a stored tensor in bytes; for a pickled tensor of torchao, the size of its attributes.
 
@@ -83,6 +103,8 @@ def _torchao(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor 
 
 
 ENCODINGS = (
+    Encoding(".weight", _TYPES, (), same_shape("quantised by torch"), (".scale", ".zero_point")),
     Encoding("", _TYPES, (), same_shape("quantised by torch"), named=""),
     Encoding("", _OUTWARD, (), _torchao, named=""),
 )
+"""A quantised layer of torch.ao also stores scale and zero point of its output, which belong to its weight."""

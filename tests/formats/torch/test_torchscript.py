@@ -73,6 +73,15 @@ def test_a_frozen_one_says_where_its_weights_are() -> None:
         cs.open_checkpoint("net.pt")
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit", "ignore::DeprecationWarning")
+def test_one_that_is_frozen_in_part_says_how_many_tensors_are_not_read() -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3)).eval()
+    torch.jit.save(torch.jit.freeze(torch.jit.script(net), preserved_attrs=["1"]), "net.pt")
+    found = cs.inspect("net.pt")
+    assert list(found.tensors) == ["1.weight", "1.bias"]
+    assert "not its program, and not 2 tensors that its program has as constants" in found.notes[0]
+
+
 @pytest.mark.parametrize("payload", [b"cos\nsystem\n(S'touch canary'\ntR.", b"c__builtin__\neval\n(S'1/0'\ntR."])
 def test_a_payload_in_it_runs_nothing(payload: bytes) -> None:
     written("scripted")

@@ -1,0 +1,296 @@
+"""Reads the weights that quantised layers of torch.ao pack into one entry of a state dict.
+
+``Linear`` packs its weight and bias into a tuple, a recurrent layer into objects of torch's C++ classes. A pickled
+module and a TorchScript archive have such objects for every layer, and the state of a convolution as a tuple.
+https://github.com/pytorch/pytorch/tree/main/torch/ao/nn/quantized
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias, TypeGuard
+
+from ..formats.pickle.values import GlobalName, OpaqueResult, brief
+from ..tensors.dtypes import DTYPES
+from ..tensors.info import TensorInfo
+from ..tensors.torch_quantisers import PACKED
+from ..util.text import count, escape, listing
+
+__all__ = ["NOTHING_PACKED", "Packing", "is_script_object", "unpacked"]
+
+Entries: TypeAlias = Mapping[Any, Any]
+Tensors: TypeAlias = dict[str, TensorInfo]
+Take: TypeAlias = Callable[[int], None]
+"""A function that counts a value, and the characters of a key for it; it raises UnsafeError if there are too many."""
+
+LAYER = "._packed_params"
+LINEAR = {
+    f"{LAYER}._packed_params": (".weight", ".bias"),
+    "._packed_weight_ih": (".weight_ih", ".bias_ih"),
+    "._packed_weight_hh": (".weight_hh", ".bias_hh"),
+}
+"""{end of the key of a packed weight and bias: ends of the keys of the two}, for Linear, and cells such as LSTMCell."""
+EMBEDDING = f"{LAYER}._packed_weight"
+RECURRENT = re.compile(r"(.*)\._all_weight_values\.(\d{1,4})\.param")
+"""Matches the key of the packed weights of one layer and direction of LSTM or GRU."""
+SCRIPTED = "__torch__"
+"""The beginning of the module of each class of TorchScript, also of torch's C++ classes."""
+OF_CONVOLUTION, ITS_WEIGHT = 15, 10
+"""The number of values in the state of a pickled convolution, and the place of its weight; its bias comes next."""
+UNUSED = (".scale", ".zero_point")
+"""The entries of a Linear that are not used if its weight has 16 bits."""
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The packed entries of a state dict.
+
+    ``layers`` are the modules whose packed weights are read. ``unread`` maps each packed entry that is not read to the
+    name of its class. ``unused`` has the tensors that such a layer saves, but does not use.
+    """
+
+    layers: tuple[str, ...] = ()
+    unread: Mapping[str, str] = field(default_factory=dict)
+    unused: Mapping[str, TensorInfo] = field(default_factory=dict)
+
+    def notes(self) -> Iterator[str]:
+        """Yield a note on the layers that are read."""
+        if self.layers:
+            layers = f"{count(len(self.layers), 'layer')}: {listing(self.layers, SHOWN)}"
+            yield f"the packed weights of torch.ao are read, and written, as tensors (weight, bias), in {layers}"
+
+    def faults(self, path: str) -> Iterator[str]:
+        """Yield a note on the entries of the file ``path`` that are not read."""
+        if self.unread:
+            each = [f"{key} ({kind})" for key, kind in self.unread.items()]
+            packed = f"{count(len(each), 'entry', 'entries')} of quantised layers"
+            hold = "holds" if len(each) == 1 else "hold"
+            yield f"{escape(path)}: {packed} {hold} packed weights that ckpt does not read: {listing(each, SHOWN)}"
+
+
+NOTHING_PACKED = Packing()
+
+
+def unpacked(entries: Entries, take: Take, *, is_module: bool) -> tuple[Entries, Packing]:
+    """Return a state dict with tensors in place of packed weights, and a description of what was packed.
+
+    Each tensor in an entry that cannot be read becomes a tensor without values: so it is counted, and a command that
+    would lose it refuses. ``is_module`` is whether the entries are those of a pickled module; then any object in them
+    is a layer.
+    """
+    packed = {key: value for key, value in entries.items() if _is_packed(key, value, is_module=is_module)}
+    if not packed:
+        return entries, NOTHING_PACKED
+    read = _apart({**{key: _layer(key, value) for key, value in packed.items()}, **_recurrent(packed)}, entries)
+    hidden = {key: _hidden(key, value, take) for key, value in packed.items() if key not in read}
+    unused = dict(_unused(read, entries))
+    left = {*unused, *_dtypes(read, entries)}
+    found: dict[Any, Any] = {}
+    for key, value in entries.items():
+        if key in packed and (is_module or key in read or hidden[key]):
+            found.update(read[key] if key in read else hidden[key])
+        elif key not in left:
+            found[key] = value
+    unread = {key: _kind(packed[key]) for key, tensors in hidden.items() if tensors}
+    return found, Packing(tuple(dict.fromkeys(map(_module, read))), unread, unused)
+
+
+def is_script_object(value: object) -> bool:
+    """Return whether a value is an object of a class of TorchScript or of one of torch's C++ classes."""
+    if isinstance(value, OpaqueResult):
+        return _is_scripted(value) or _has_class(value.state)
+    return _has_class(value)
+
+
+def _is_scripted(value: OpaqueResult) -> bool:
+    return isinstance(value.name, GlobalName) and value.name.module.startswith(SCRIPTED)
+
+
+def _has_class(value: object) -> TypeGuard[Sequence[Any]]:
+    """Return whether a value is a pair of a state and the name of its class, as ``torch.ScriptObject`` pickles it."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        return False
+    return type(value[1]) is str and value[1].startswith(SCRIPTED)
+
+
+def _is_packed(key: object, value: object, *, is_module: bool) -> bool:
+    if type(key) is not str:
+        return False
+    if isinstance(value, TensorInfo):
+        return f".{key}".endswith(EMBEDDING)
+    is_pair = isinstance(value, (list, tuple)) and f".{key}".endswith(tuple(LINEAR))
+    return is_pair or is_script_object(value) or (is_module and isinstance(value, OpaqueResult))
+
+
+def _content(value: object) -> Any:
+    """Return the state of an object, without the name of its class; any other value unchanged."""
+    state = value.state if isinstance(value, OpaqueResult) else value
+    return state[0] if _has_class(state) else state
+
+
+def _kind(value: object) -> str:
+    """Return the name of the class of a packed value, for messages."""
+    state = value.state if isinstance(value, OpaqueResult) else value
+    name = state[1] if _has_class(state) else brief(value)
+    return name.rpartition(".")[2]
+
+
+def _module(key: str) -> str:
+    """Return the name of the module that has the packed entry ``key``."""
+    cell = RECURRENT.fullmatch(f".{key}")
+    if cell is not None:
+        return cell[1][1:]
+    ends = (end for end in (*LINEAR, EMBEDDING) if f".{key}".endswith(end))
+    return f".{key}".removesuffix(next(ends, ""))[1:]
+
+
+def _layer(key: str, value: object) -> Tensors:
+    """Return the weight and bias in a packed entry of Linear, a cell, an embedding or a convolution; {} if in none."""
+    content, stem = _content(value), _module(key)
+    for end, names in LINEAR.items():
+        if f".{key}".endswith(end):
+            return _named(stem, names, _pair(content))
+    if f".{key}".endswith(EMBEDDING):
+        return _named(stem, (".weight",), _embedding(content))
+    return _named(stem, (".weight", ".bias"), _convolution(value))
+
+
+def _named(stem: str, ends: Iterable[str], tensors: Sequence[TensorInfo | None]) -> Tensors:
+    return {f".{stem}{end}".lstrip("."): one for end, one in zip(ends, tensors, strict=False) if one is not None}
+
+
+def _pair(content: Any) -> Sequence[TensorInfo | None]:
+    """Return (weight, bias) of a Linear, () if ``content`` is something else; a sparse Linear adds two sizes."""
+    if not isinstance(content, (list, tuple)) or len(content) not in (2, 4):
+        return ()
+    weight, bias, *sizes = content
+    is_pair = (
+        isinstance(weight, TensorInfo) and len(weight.shape) == 2 and (bias is None or isinstance(bias, TensorInfo))
+    )
+    return (weight, bias) if is_pair and all(type(size) is int for size in sizes) else ()
+
+
+def _embedding(content: Any) -> Sequence[TensorInfo]:
+    """Return (weight,) of an embedding: a tensor, or (version, [tensor], numbers, numbers); else ()."""
+    parts = [content]
+    if isinstance(content, (list, tuple)) and len(content) == 4:
+        parts = _items(content[1])
+    return parts if len(parts) == 1 and isinstance(parts[0], TensorInfo) else ()
+
+
+def _convolution(value: object) -> Sequence[TensorInfo | None]:
+    """Return (weight, bias) of a pickled convolution of torch.ao; () for anything else."""
+    if not isinstance(value, OpaqueResult) or not isinstance(value.state, tuple) or len(value.state) != OF_CONVOLUTION:
+        return ()
+    weight, bias = value.state[ITS_WEIGHT : ITS_WEIGHT + 2]
+    if not isinstance(value.name, GlobalName) or ".quantized." not in value.name.module:
+        return ()
+    return (weight, bias) if isinstance(weight, TensorInfo) and (bias is None or isinstance(bias, TensorInfo)) else ()
+
+
+def _items(value: Any) -> list[Any]:
+    """Return the items of a list, also of one that TorchScript tags with its type; [] for any other value."""
+    if isinstance(value, OpaqueResult) and isinstance(value.args, tuple) and value.args:
+        value = value.args[0]
+    return list(value) if isinstance(value, (list, tuple)) else []
+
+
+# LSTM and GRU: each layer and direction has an object with two packed pairs, for the input and for the hidden state.
+
+
+def _recurrent(packed: Entries) -> dict[str, Tensors]:
+    """Return {key of an entry: tensors} for all layers of LSTM and GRU that can be read."""
+    layers: dict[str, dict[int, str]] = {}
+    for key in packed:
+        found = RECURRENT.fullmatch(f".{key}")
+        if found is not None:
+            layers.setdefault(found[1], {})[int(found[2])] = key
+    read: dict[str, Tensors] = {}
+    for stem, keys in layers.items():
+        cells = [_cell(packed[keys[place]]) for place in range(len(keys)) if place in keys]
+        directions = _directions(cells) if len(cells) == len(keys) and all(cells) else 0
+        for place, cell in enumerate(cells if directions else ()):
+            layer, is_reverse = divmod(place, directions)
+            end = f"_l{layer}{'_reverse' * is_reverse}"
+            names = [f".{part}{end}" for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+            read[keys[place]] = _named(stem[1:], names, cell)
+    return read
+
+
+def _cell(value: object) -> Sequence[TensorInfo | None]:
+    """Return the weights for the input and for the hidden state, and their biases; () if they cannot be read."""
+    content = _content(value)
+    parts = _items(content[4]) if isinstance(content, (list, tuple)) and len(content) == 5 else []
+    pairs = [_pair(_content(part)) for part in parts]
+    if len(pairs) != 2 or not all(pairs):
+        return ()
+    return tuple(one for both in zip(*pairs, strict=True) for one in both)
+
+
+def _directions(cells: Sequence[Sequence[TensorInfo | None]]) -> int:
+    """Return the number of directions of a recurrent layer, from the number of inputs of each cell; 0 if not known.
+
+    The cells of a layer follow each other. From the second layer on, inputs are the hidden states of all directions.
+    """
+    inputs = [cell[0].shape[1] for cell in cells if cell[0] is not None]
+    hidden = cells[0][1].shape[1] if cells[0][1] is not None else 0
+    if len(cells) == 1:
+        return 1
+    if len(cells) == 2:
+        return 0 if inputs[0] == hidden else 1 if inputs[1] == hidden else 2
+    return 2 if inputs[2] == 2 * hidden else 1
+
+
+# Entries that are not read, and entries that are not needed.
+
+
+def _apart(read: Mapping[str, Tensors], entries: Collection[Any]) -> dict[str, Tensors]:
+    """Return the packed entries that have tensors, without those whose tensors would get the key of another entry."""
+    taken, found = set(entries), dict[str, Tensors]()
+    for key, tensors in read.items():
+        if tensors and taken.isdisjoint(tensors):
+            found[key] = tensors
+            taken |= tensors.keys()
+    return found
+
+
+def _hidden(key: str, value: object, take: Take) -> Tensors:
+    """Return every tensor inside a packed value as a tensor whose values cannot be read, under numbered keys."""
+    waiting, seen, found = [value], set[int](), dict[object, TensorInfo]()
+    while waiting:
+        node = waiting.pop()
+        take(len(key))
+        if isinstance(node, TensorInfo):
+            place = (id(node.storage), node.offset, node.shape, node.dtype)
+            found.setdefault(place, replace(node, opaque=PACKED, parts=()))
+        elif id(node) not in seen:
+            seen.add(id(node))
+            waiting += reversed(_inside(node))
+    return {f"{key}.{number}": info for number, info in enumerate(found.values())}
+
+
+def _inside(node: object) -> Sequence[Any]:
+    if isinstance(node, OpaqueResult):
+        return (node.args, node.state, node.items)
+    return [*node.values()] if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else ()
+
+
+def _dtypes(read: Iterable[str], entries: Entries) -> Iterator[str]:
+    """Yield the keys of the dtypes that are stored with packed weights: the weights have the same dtype."""
+    for key in read:
+        layer = key.rpartition(".")[0]
+        if f".{layer}".endswith(LAYER) and not isinstance(entries.get(f"{layer}.dtype"), TensorInfo):
+            yield f"{layer}.dtype"
+
+
+def _unused(read: Mapping[str, Tensors], entries: Entries) -> Iterator[tuple[str, TensorInfo]]:
+    """Yield the scale and zero point of each Linear whose weight has 16 bits: torch.ao stores it as plain floats."""
+    for key, tensors in read.items():
+        if f".{key}".endswith(LAYER) and all(DTYPES[one.dtype].kind == "float" for one in tensors.values()):
+            for end in UNUSED:
+                other = f".{_module(key)}{end}".lstrip(".")
+                if isinstance(entries.get(other), TensorInfo) and entries[other].numel == 1:
+                    yield other, entries[other]

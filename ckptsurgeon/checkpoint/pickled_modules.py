@@ -1,0 +1,95 @@
+"""Reads the state dict of a pickled ``nn.Module`` without importing its class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import UnsafeError
+from ..formats.base import limits
+from ..formats.pickle.values import OpaqueResult, PickledSet, key_text
+from ..tensors.info import TensorInfo
+from .packed_parameters import is_script_object
+
+__all__ = ["SearchLimit", "is_module", "module_entries"]
+
+USUAL_KEY = 64
+"""The number of characters of a key that is not unusually long."""
+
+
+class SearchLimit:
+    """Counts how many modules and tensors one search may still visit.
+
+    A module or tensor that occurs several times counts each time.
+    """
+
+    def __init__(self) -> None:
+        self.modules = limits.TREE_NODES
+        self.tensors = limits.TREE_TENSORS
+
+    def take(self, *, modules: int = 0, tensors: int = 0) -> None:
+        """Count visited modules and tensors; raises UnsafeError if the limit is exceeded."""
+        self.modules -= modules
+        self.tensors -= tensors
+        if self.modules < 0 or self.tensors < 0:
+            raise UnsafeError(
+                "a pickled module has more submodules or tensors than the limit.",
+                hint="Save its state_dict() instead.",
+                rule="module tree",
+            )
+
+    def take_key(self, characters: int) -> None:
+        """Count a visited tensor; one whose key is long counts several times. Raises UnsafeError as ``take`` does."""
+        self.take(tensors=1 + characters // USUAL_KEY)
+
+
+def is_module(node: Any) -> bool:
+    """Return whether a pickled object has the attributes that every ``nn.Module`` has, such as ``_parameters``."""
+    return isinstance(node, OpaqueResult) and {"_parameters", "_buffers", "_modules"} <= node.attributes().keys()
+
+
+def module_entries(root: OpaqueResult, allowed: SearchLimit) -> Iterator[tuple[str, Any]]:
+    """Yield the entries of ``state_dict()`` of a pickled ``nn.Module``, in its order.
+
+    The values are tensors, and the objects of quantised layers: a submodule that pickles another state than its
+    attributes, or an attribute that is an object of TorchScript.
+
+    Raises UnsafeError if there are more modules or tensors than ``allowed``, or a name is too long.
+    """
+    waiting = [("", root, 0)]
+    while waiting:
+        prefix, module, depth = waiting.pop()
+        if depth > limits.TREE_DEPTH or len(prefix) > limits.KEY_CHARACTERS:
+            raise UnsafeError(
+                f"a pickled module is nested more than {limits.TREE_DEPTH} deep, or has a longer name than the limit.",
+                hint="Save its state_dict() instead.",
+                rule="module tree",
+            )
+        allowed.take(modules=1)
+        if not is_module(module):
+            yield prefix[:-1], module
+            continue
+        yield from ((f"{prefix}{name}", value) for name, value in _own_entries(module, allowed))
+        children = module.attributes().get("_modules")
+        named = children.items() if isinstance(children, dict) else ()
+        allowed.take(modules=len(named))
+        waiting += [
+            (f"{prefix}{key_text(name)}.", child, depth + 1)
+            for name, child in reversed(named)
+            if isinstance(child, OpaqueResult)
+        ]
+
+
+def _own_entries(module: OpaqueResult, allowed: SearchLimit) -> Iterator[tuple[str, Any]]:
+    attributes = module.attributes()
+    skipped = attributes.get("_non_persistent_buffers_set")
+    hidden = {name for name in skipped if isinstance(name, str)} if isinstance(skipped, PickledSet) else set()
+    for kind in ("_parameters", "_buffers"):
+        entries = attributes.get(kind)
+        if not isinstance(entries, dict):
+            continue
+        allowed.take(tensors=len(entries))
+        for name, value in entries.items():
+            if isinstance(value, TensorInfo) and not (kind == "_buffers" and name in hidden):
+                yield key_text(name), value
+    yield from ((key_text(name), value) for name, value in attributes.items() if is_script_object(value))
