@@ -213,7 +213,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @cached_property
     def ties(self) -> Mapping[str, str]:
-        """Maps each key whose tensor shares its bytes with the tensor of an earlier key to the earlier key."""
+        """The tied tensors: {key: first key whose tensor has the same bytes}; the first key itself is left out."""
         return tied_keys(self._shown)
 
     @cached_property

@@ -61,7 +61,8 @@ def module_entries(root: OpaqueResult, allowed: SearchLimit) -> Iterator[tuple[s
         prefix, module, depth = waiting.pop()
         if depth > limits.TREE_DEPTH or len(prefix) > limits.KEY_CHARACTERS:
             raise UnsafeError(
-                f"a pickled module is nested more than {limits.TREE_DEPTH} deep, or has a longer name than the limit.",
+                f"a pickled module is nested more than {limits.TREE_DEPTH} levels deep, or has a name longer than the "
+                "limit.",
                 hint="Save its state_dict() instead.",
                 rule="module tree",
             )

@@ -135,8 +135,8 @@ def of_other_width(path: str, codes: QuantisedTensors, folder: Folder | None) ->
     if len(widths) == 1 and all(one.shape[-1] != widths[0] for one in found if one.shape):
         columns = found[0].shape[-1] if found[0].shape else 0
         yield (
-            f"{escape(path)}: {count(len(found), 'quantised tensor')} of layers would have {columns} columns with its "
-            f"quantization_config, but config.json says {widths[0]} (hidden_size): "
+            f"{escape(path)}: with its quantization_config, {count(len(found), 'quantised tensor')} of layers would "
+            f"have {columns} columns, but config.json says {widths[0]} (hidden_size): "
             f"{listing([one.name for one in found], SHOWN)}"
         )
 
@@ -148,11 +148,10 @@ def unlike_others(
     settings: Mapping[str, Any],
     unfit: Mapping[str, Sequence[str]],
 ) -> Iterator[str]:
-    """Yield notes on weights that are not quantised although similar weights are, stored twice, or have unfit parts.
+    """Yield notes on weights that are stored unlike similar weights.
 
-    "Twice" is once quantised and once as numbers.
-
-    ``unfit`` is the result of the function ``unfit``.
+    They are weights that are not quantised although similar weights are; weights that are stored twice, quantised and
+    not quantised; and quantised weights with parts that do not fit, as returned by the function ``unfit``.
     """
     twice = stored_twice(codes, tensors)
     plain = [name for name in plain_among_codes(codes, tensors, settings) if name not in twice]
@@ -222,11 +221,11 @@ def missing_settings(
     metadata: Mapping[str, str],
     elsewhere: Callable[[], Sequence[str]],
 ) -> Iterator[str]:
-    """Yield a note if tensors are quantised but config.json has no quantisation settings, or the opposite.
+    """Yield a note if config.json has no settings for quantised tensors, or has settings but nothing is quantised.
 
-    ``settings`` are the settings, wherever they were found. Settings that are only in ``metadata``, the metadata of the
-    file, are not found by transformers. ``elsewhere`` is a function that returns the keys of the other shards, whose
-    tensors may be quantised.
+    ``settings`` are the quantisation settings, wherever they were found. Settings that are only in ``metadata``, the
+    metadata of the file, are not found by transformers. ``elsewhere`` is a function that returns the keys of the other
+    shards, whose tensors may be quantised.
     """
     if folder is None:
         return

@@ -169,5 +169,5 @@ def _scaleless(
     names = [one.name for one in codes.tensors if one.method.endswith(NO_SCALES)]
     if method and len(names) == len(codes.tensors) and names and not elsewhere:
         has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'} no scales"
-        said = f"and its quantization_config says quant_method {escape(method)}"
+        said = f"although the quant_method {escape(method)} in its quantization_config needs scales"
         yield f"{escape(path)}: {has}, {said}: {listing(names, SHOWN)}"

@@ -89,7 +89,8 @@ def _orders(
 ) -> Iterator[tuple[str, bytes, int, bool]]:
     """Yield (name, bytes of ``g_idx``, number of groups, whether it may be unset) for each tensor with a ``g_idx``.
 
-    ``g_idx`` is the order of the columns; compressed-tensors may store one that is not set.
+    ``g_idx`` is the order of the columns. compressed-tensors may store a ``g_idx`` that is unset: all its
+    entries are -1.
     """
     left = MOST
     for one in codes.tensors:
@@ -118,7 +119,10 @@ def _of_order(data: bytes, groups: int, settings: Mapping[str, Any], *, may_be_u
 
 
 def _group_size(columns: int, groups: int, stated: object) -> int:
-    """Return the group size: ``stated`` if it makes ``groups`` groups (the last may be smaller), else computed."""
+    """Return the group size: ``stated``, from the settings, if it gives ``groups`` groups; else a computed one.
+
+    In both cases, the last group may be smaller.
+    """
     if type(stated) is int and stated > 0 and -(-columns // stated) == groups:
         return stated
     return -(-columns // groups)
@@ -138,7 +142,7 @@ def _of_bitsandbytes(
     if isinstance(stated, str) and stated != kind:
         yield f"a quant_state that says {escape(stated)} under a key that says {escape(kind)}"
     elif ".quant_map" in one.parts and not _is_map(tensors[one.parts[".quant_map"]], VALUES[kind], read):
-        yield f"a quant_map with other values than {escape(kind)} has, the quant_type of its quant_state"
+        yield f"a quant_map whose values are not those of {escape(kind)}, the quant_type of its quant_state"
 
 
 def _parsed(data: bytes) -> Mapping[str, Any]:

@@ -21,7 +21,10 @@ SHOWN = 3
 
 
 def refused_settings(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a predicate for "its quantization_config" on each kind of value that transformers refuses or ignores."""
+    """Yield the rest of a sentence that begins with "its quantization_config": what transformers refuses or ignores.
+
+    There is one sentence for each kind of such values, for example "has strings in place of numbers".
+    """
     texts = [
         f"{name} {escape(repr(value), 40)}"
         for name in (*NUMBERS, *FLAGS)
@@ -30,7 +33,7 @@ def refused_settings(settings: Mapping[str, Any]) -> Iterator[str]:
     ]
     if texts:
         named = listing(texts, SHOWN)
-        yield f"has texts in place of numbers or of true and false, which libraries refuse or ignore: {named}"
+        yield f"has strings in place of numbers or booleans, which libraries refuse or ignore: {named}"
     method = str(settings.get("quant_method", "")).lower()
     if method == "bitsandbytes" and not (settings.get("load_in_4bit") or settings.get("load_in_8bit")):
         yield "has neither load_in_4bit nor load_in_8bit: transformers refuses to load it"

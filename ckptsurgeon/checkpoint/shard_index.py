@@ -60,8 +60,8 @@ def _total(document: Any) -> int | None:
 def shard_notes(shard: str, keys: Collection[str], index: ShardIndex, folder: Folder | None) -> Iterator[str]:
     """Yield a note if ``keys``, the keys of a shard, are not the keys that the index lists for it.
 
-    If they are, but the size of all shards in a local folder is not the ``total_size`` of the index, yield a note on
-    that.
+    If they are the same keys, yield a note if the size of all shards in a local folder is not the index's
+    ``total_size``.
     """
     if not index.name:
         return

@@ -155,5 +155,5 @@ def _read_folder(folder: Folder) -> Header:
 
 
 def _argument(file: File) -> str:
-    """Return the name of a file for a shell command: its path, or, if it is remote, its name after a download."""
+    """Return the name of a file for a shell command: its path, or the name that a remote file has after a download."""
     return file.name if file.remote else file.uri

@@ -129,7 +129,7 @@ def _weight(folder: Folder, name: str, opened: list[StateFile]) -> TensorInfo:
     tree = _state(folder, name, opened)
     info = tree.get("param") if isinstance(tree, Mapping) else tree
     if not isinstance(info, TensorInfo):
-        raise FormatError(f"{escape(opened[-1].file.uri)} has no tensor param.", rule="universal")
+        raise FormatError(f"{escape(opened[-1].file.uri)} has no entry param that is a tensor.", rule="universal")
     return info
 
 
@@ -147,7 +147,7 @@ def _add_states(
     tree = _state(folder, f"{tag}{_FIRST}", opened)
     if not isinstance(tree, Mapping):
         raise FormatError(
-            f"{escape(opened[-1].file.uri)} is not a dict of training states, which DeepSpeed saves.",
+            f"{escape(opened[-1].file.uri)} is not a dict of training states as DeepSpeed saves it.",
             rule="zero states",
         )
     model = opened[-1]

@@ -107,7 +107,7 @@ def _states(folder: Folder, tag: str, names: Sequence[str], suffix: str) -> list
         header = read_header(file, inner)
         if not isinstance(header.tree, Mapping):
             raise FormatError(
-                f"{escape(file.uri)} is not a dict of training states, which DeepSpeed saves.", rule="zero states"
+                f"{escape(file.uri)} is not a dict of training states as DeepSpeed saves it.", rule="zero states"
             )
         found.append(StateFile(file, header))
     return found

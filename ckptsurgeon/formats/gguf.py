@@ -69,7 +69,7 @@ def _header(found: GgufHeader, name: str) -> Header:
 
 
 def _without_own(entries: Mapping[str, _Entry]) -> dict[str, _Entry]:
-    """Return metadata entries without the recipe and the entries that say how a model is split."""
+    """Return the metadata entries, except the recipe and the entries that say how a model is split."""
     return {key: one for key, one in entries.items() if key not in RESERVED}
 
 
@@ -100,8 +100,8 @@ def _names(found: GgufHeader, parts: int) -> list[str]:
     ending = f"-00001-of-{parts:05d}.gguf"
     if found.metadata.get(SPLIT_NUMBER) != "0" or not found.file.name.endswith(ending):
         raise FormatError(
-            f"it is one of {parts} files of a split model, but its name or its entry {SPLIT_NUMBER} is not that of the "
-            "first.",
+            f"it is one of {parts} files of a split model; its name or its entry {SPLIT_NUMBER} says that it is not "
+            "the first.",
             hint=f"Pass the first file, whose name ends with {ending}.",
             rule="split",
         )
@@ -157,7 +157,7 @@ def _part(first: File, name: str, number: int, stack: ExitStack) -> GgufHeader:
         if found.metadata.get(SPLIT_NUMBER) != str(number):
             stored = escape(str(found.metadata.get(SPLIT_NUMBER, "missing")))
             raise FormatError(
-                f"it is file {number} by its name, counted from 0, but its entry {SPLIT_NUMBER} is {stored}.",
+                f"its name says that it is file {number}, counted from 0, but its entry {SPLIT_NUMBER} is {stored}.",
                 rule="split",
             )
     return found

@@ -72,10 +72,12 @@ def _raw_header(file: File) -> bytes:
         raise _fail(file, "HeaderTooSmall", f"the file has only {file.size} bytes")
     length = int.from_bytes(file.read(0, 8), "little")
     if length > limits.JSON_HEADER_BYTES:
-        raise _fail(file, "HeaderTooLarge", f"its header claims {length} bytes")
+        raise _fail(file, "HeaderTooLarge", f"its header has {length} bytes, more than {limits.JSON_HEADER_BYTES}")
     if length > file.size - 8:
         raise _fail(
-            file, "InvalidHeaderLength", f"its header claims {length} of {file.size} bytes; the file is truncated"
+            file,
+            "InvalidHeaderLength",
+            f"its header has {length} bytes, but the file only {file.size}: it is truncated",
         )
     return file.read(8, length)
 
@@ -98,11 +100,12 @@ def _parse(file: File, raw: bytes) -> dict[str, Any]:
 
 
 def _has_all_strings(entries: Any, raw: bytes) -> bool:
-    """Return whether the header certainly has no duplicate keys: as many strings were parsed as its JSON text contains.
+    """Return whether the header certainly has no duplicate keys, by counting the strings that were parsed.
 
-    ``json`` keeps only the last of duplicate keys. An entry of a tensor has four strings besides its key (three keys
-    and a dtype); metadata are pairs of strings. Counting the quotes is faster than looking at the keys of each tensor.
-    If the text has escapes, or values of other types, the answer is False.
+    ``json`` keeps only the last of duplicate keys, so fewer strings are parsed than the text contains. An entry of a
+    tensor has four strings besides its key (three keys and a dtype); metadata are pairs of strings. Counting the quotes
+    in the text is faster than looking at the keys of each tensor. If the text has escapes, or values of other types,
+    the result is False.
     """
     if not isinstance(entries, dict) or b"\\" in raw or set(map(type, entries.values())) != {dict}:
         return False
@@ -120,13 +123,13 @@ def _check_unknown(file: File, value: Any, depth: int) -> None:
         _check_text(file, [value])
     elif isinstance(value, (dict, list)):
         if depth > _DEEPEST:
-            raise _fail(file, "InvalidHeaderDeserialization", f"its header is nested over {_DEEPEST} deep")
+            raise _fail(file, "InvalidHeaderDeserialization", f"its header is nested more than {_DEEPEST} levels deep")
         for inner in (*value, *value.values()) if isinstance(value, dict) else value:
             _check_unknown(file, inner, depth + 1)
 
 
 def _check_text(file: File, texts: Iterable[str | tuple[str, str]]) -> None:
-    """Raise FormatError if a string has half of a surrogate pair: possible as a JSON escape, but not in UTF-8."""
+    """Raise FormatError if a string has half of a surrogate pair: JSON can write it as an escape, but UTF-8 cannot."""
     for text in texts:
         try:
             "".join(text).encode()

@@ -143,10 +143,10 @@ def _unnamed(index: File, folder: Folder, shards: Collection[str]) -> Iterator[s
 
 
 def _check_count(index: File, shards: Mapping[str, Header], total: object) -> Iterator[str]:
-    """Raise FormatError if the shard names imply more shards than the index lists: then some are missing.
+    """Raise FormatError if the shard names imply more shards than the index lists, since some are missing then.
 
-    ``total`` is the ``total_size`` of the index. If it is the size of the tensors that were found, nothing is missing,
-    and only a note is yielded.
+    No shard is missing if ``total``, the ``total_size`` of the index, is the size of the tensors that were found. Then
+    only a note is yielded.
     """
     missing, many = missing_shards(shards, most=2)
     if not missing:
@@ -155,10 +155,10 @@ def _check_count(index: File, shards: Mapping[str, Header], total: object) -> It
     said = f"{escape(index.name)} lists {count(len(shards), 'shard')}, but not {', '.join(map(escape, missing))}"
     said += f" and {many - len(missing):,} more" if many > len(missing) else ""
     if total == size:
-        yield f"{said}; its total_size is the size of the shards that it lists"
+        yield f"{said}; its total_size is the size of the shards that it lists, so none seems to be missing"
         return
     raise FormatError(
-        f"{said}, which should exist by the names of the shards: a part of the checkpoint is missing.",
+        f"{said}, although the names of the shards imply more: a part of the checkpoint is missing.",
         hint="Fetch the whole checkpoint, or pass the path of a shard to read it alone. "
         f"If the rest was left out on purpose, set total_size = {size} in the index.",
         details=missing_shards(shards, most=1000)[0],

@@ -48,7 +48,7 @@ class _Files:
         return {}
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return those of the files ``present`` in a folder that belong to a checkpoint of this format."""
+        """Return the names in ``present``, the files of a folder, that belong to a checkpoint of this format."""
         found = {name for name in present if _FILE.fullmatch(name)}
         return found | ({INDEX} & set(present)) if found else set()
 
@@ -204,8 +204,8 @@ def _joined(
                 )
             if axis is None and equal_bytes(first, part, handles) is False:
                 raise FormatError(
-                    f"{escape(folder.uri)}: {escape(key)}, which by {INDEX} is not split, has other values in "
-                    f"{_name(rank)} than in {_name(0)}.",
+                    f"{escape(folder.uri)}: {escape(key)}, which is not split according to {INDEX}, has other values "
+                    f"in {_name(rank)} than in {_name(0)}.",
                     rule="rank values",
                 )
         made[key] = first if axis is None else join(parts, axis)

@@ -146,7 +146,7 @@ class _Shards:
 
 
 def _tree(bundle: Bundle, shards: _Shards) -> dict[str, Any]:
-    """Return {name: state dict} of the variables; variables that are not plain numbers become entries next to these."""
+    """Return {name: state dict} of the variables, with an extra entry for each variable that is not plain numbers."""
     slices = {slice_key(key, part) for key, entry in bundle.entries.items() for part in entry.slices}
     variables: dict[str, TensorInfo] = {}
     others: dict[str, Any] = {}

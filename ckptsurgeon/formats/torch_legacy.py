@@ -103,7 +103,7 @@ class _Pickles:
 
 
 def _no_storage(pid: Any) -> object:
-    raise FormatError("a pickle refers to a storage, but may contain no tensors.", rule="legacy")
+    raise FormatError("a pickle that must not contain tensors refers to a storage.", rule="legacy")
 
 
 def _fields(pid: Any) -> tuple[str, str, int, Any]:
@@ -174,7 +174,11 @@ def _counts(file: File, declared: dict[str, tuple[str, int]], keys: list[str], a
 
 
 def _resolve(storages: dict[str, Storage], pid: Any) -> object:
-    """Return the storage that a persistent id refers to, or only a part if it contains a view (key, offset, size)."""
+    """Return the storage that a persistent id refers to.
+
+    If the persistent id contains a view (key, offset, size), only this part of the storage is returned. For a module,
+    its class is returned.
+    """
     if type(pid) is tuple and pid[:1] == ("module",):
         return pid[1] if len(pid) > 1 else None
     dtype, key, _, view = _fields(pid)

@@ -209,7 +209,9 @@ def _key(value: Any) -> str:
 
 
 def _no_object(pid: Any) -> object:
-    raise FormatError("a pickle of the tar archive refers to a tensor, but may contain none.", rule="persistent id")
+    raise FormatError(
+        "a pickle of the tar archive that must not contain tensors refers to a tensor.", rule="persistent id"
+    )
 
 
 def _object(objects: dict[str, Any], pid: Any) -> object:

@@ -105,16 +105,17 @@ def _loaded(path: str) -> Any:
     except TypeError as error:  # how cryptography reports an encrypted key
         raise ConfigError(
             f"the key {escape(path)} is encrypted, and ckpt does not ask for passwords.",
-            hint="Make and use a copy without a password: openssl pkey -in KEY -out COPY, ssh-keygen -p -f COPY.",
+            hint="Use a copy without a password: openssl pkey -in KEY -out COPY, or for an OpenSSH key: cp KEY COPY; "
+            "ssh-keygen -p -f COPY.",
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(f"{escape(path)} is not a key in PEM or OpenSSH format.", hint=MAKE) from error
 
 
 def _arguments(public: Any, path: str) -> tuple[Any, ...]:
-    """Return the arguments after the data with which ``sign`` and ``verify`` of a key are called.
+    """Return the arguments of ``sign`` and ``verify`` that follow the data; they depend on the kind of the key.
 
-    For Ed25519, these are (); for an elliptic curve, they are (ECDSA with a hash,). Raises ConfigError if the kind of
+    For Ed25519, there are none; for an elliptic curve, there is ECDSA with a hash. Raises ConfigError if the kind of
     the key is not supported.
     """
     from cryptography.hazmat.primitives import hashes
@@ -219,7 +220,7 @@ def _digests(statement: Any) -> dict[str, str]:
     rows = statement["predicate"]["resources"]
     found = {str(row["name"]): str(row["digest"]) for row in rows}
     if len(found) != len(rows) or any(row["algorithm"] != "sha256" for row in rows):
-        raise ValueError("a name occurs twice, or has another digest algorithm")
+        raise ValueError("a file is listed twice, or with another digest than SHA-256")
     if subject["digest"]["sha256"] != _root(row["digest"] for row in rows):
         raise ValueError("the digest of all files does not match the files")
     return found

@@ -206,10 +206,10 @@ def _viewed(info: TensorInfo, shape: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def _take(left: list[int], stride: list[int], size: int, step: int) -> bool:
-    """Remove sizes with the product ``size`` from the end of ``left``, and append their strides to ``stride``.
+    """Append the strides of the last dimensions in ``left`` to ``stride``, and remove their sizes from ``left``.
 
-    ``left`` are the sizes of the dimensions that have no stride yet, and ``step`` is the stride of the last of them.
-    Returns False if no sizes at the end of ``left`` have the product ``size``.
+    ``left`` are the sizes of the dimensions that have no stride yet. As many are taken as have the product ``size``;
+    ``step`` is the stride of the last one. Returns False if no sizes at the end of ``left`` have this product.
     """
     done = 1
     while done < size:

@@ -37,7 +37,7 @@ class DType:
 
     @property
     def is_packed(self) -> bool:
-        """Whether an element is less than a byte, or packs several numbers: such tensors can only be copied."""
+        """Whether an element is less than a byte, or packs several numbers. Tensors of this type can only be copied."""
         return self.bits % 8 != 0 or self.values > 1 or self.block is not None
 
 

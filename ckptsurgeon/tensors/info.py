@@ -30,10 +30,10 @@ __all__ = [
 # Not frozen: a file may have a hundred thousand storages, and a frozen dataclass takes twice as long to create.
 @dataclass(slots=True, eq=False)
 class Storage:
-    """A range of bytes in one file, of which tensors are views; two storages are equal only if they are one object.
+    """A range of bytes in one file; tensors are views of it. Two storages are equal only if they are one object.
 
-    ``offset`` and ``nbytes`` are in bytes. ``crc32`` (in some formats ``crc32c``) is the checksum of these bytes that
-    the file contains, if there is one.
+    ``offset`` and ``nbytes`` are in bytes. If the file contains a checksum of these bytes, it is ``crc32`` (in some
+    formats ``crc32c``).
     """
 
     file: str
@@ -83,10 +83,10 @@ class TensorInfo:
 
     @property
     def meant_shape(self) -> tuple[int, ...]:
-        """The shape of the weight: ``shape``, except for a stored tensor of GGUF's blocks, whose ``shape`` is in bytes.
+        """The shape of the weight. It differs from ``shape`` only for stored tensors in the block types of GGUF.
 
-        A view of a quantised tensor is not stored. Its ``dtype`` is the name of the encoding, which may also be the
-        name of a type of blocks (mxfp4), but its ``shape`` is already the shape of the weight.
+        The ``shape`` of such a stored tensor is in bytes. A view of a quantised tensor is not stored: its ``dtype`` may
+        have the same name as a block type (mxfp4), but its ``shape`` is already the shape of the weight.
         """
         dtype = DTYPES.get(self.dtype)
         if dtype is None or dtype.block is None or self.storage is None:
@@ -119,9 +119,9 @@ class TensorInfo:
     def place(self) -> Hashable:
         """A key that is equal for two tensors if they are aliases: the same elements of the same storage.
 
-        It is None for a tensor whose values are not plain bytes, unless torch quantised it. A conjugate view is not an
-        alias: it has the same bytes as its tensor but other values. The stride of a dimension with one element is
-        ignored: a hostile file could otherwise choose these strides so that the hashes of many tensors collide.
+        It is None if the values are neither plain bytes nor quantised by torch. A conjugate view is not an alias: it
+        has the same bytes as its tensor but other values. The stride of a dimension with one element is ignored: a
+        hostile file could otherwise choose these strides so that the hashes of many tensors collide.
         """
         if self.made is not None:
             return (id(self.made), self.shape)

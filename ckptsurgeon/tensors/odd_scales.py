@@ -1,4 +1,7 @@
-"""Collects the names of quantised tensors with scales or zero points that no method writes, and makes notes on them."""
+"""Collects the names of quantised tensors with odd scales or zero points, and makes notes on them.
+
+Scales and zero points are odd if no quantisation method writes them, such as negative scales.
+"""
 
 from __future__ import annotations
 
@@ -38,17 +41,20 @@ SHOWN = 3
 
 
 class OddScales:
-    """The names of quantised tensors by kind of odd scales and by size; several threads may call ``add`` at once."""
+    """The names of quantised tensors, by kind of odd scales and by size of the decoded matrix. Threads may share it.
+
+    A size is ``LARGE``, ``SMALL`` or ``USUAL``.
+    """
 
     def __init__(self) -> None:
         self.names: dict[str, dict[str, None]] = {kind: {} for kind in (*SAID, LARGE, SMALL, USUAL)}
 
     def add(self, kind: str, name: str) -> None:
-        """Record that the tensor ``name`` has an odd scale of this kind, or this size."""
+        """Record the tensor ``name`` under ``kind``, a kind of odd scales or a size."""
         self.names[kind][name] = None
 
     def add_size(self, name: str, factor: float) -> None:
-        """Record the size of a matrix: the factor by which its layer changes the size of its inputs."""
+        """Record the size of a matrix; its layer makes outputs that are ``factor`` times as large as its inputs."""
         low, high = DECODED
         self.add(SMALL if factor < low else LARGE if factor > high else USUAL, name)
 
@@ -56,7 +62,7 @@ class OddScales:
         return any(self.names.values())
 
     def of(self, names: Iterable[str]) -> dict[str, list[str]]:
-        """Return {kind or size: names of tensors}, only for the tensors in ``names``."""
+        """Return {kind of odd scales, or size: names of tensors}; only names in ``names`` are returned."""
         some = set(names)
         return {kind: sorted(some & own.keys(), key=natural_key) for kind, own in self.names.items()}
 
@@ -70,9 +76,10 @@ Found: TypeAlias = Mapping[str, Mapping[str, Sequence[str]]]
 
 
 def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
-    """Yield a note for each checkpoint and each kind of odd scales in it, and on sizes that most matrices have.
+    """Yield notes on the tensors in ``found``: one for each checkpoint and each kind of odd scales in it.
 
-    The names of one checkpoint may be spread over several items of ``found``.
+    There is also a note if most decoded matrices of a checkpoint are too large or too small. The names of one
+    checkpoint may be spread over several items of ``found``.
     """
     every = list(found)
     for path in dict.fromkeys(path for one in every for path in one):
@@ -95,7 +102,8 @@ def _on_sizes(path: str, names: Mapping[str, set[str]]) -> Iterator[str]:
         if len(every) >= FEWEST and len(alike) * 2 > len(every) and not alike <= names[HUGE] | names[ZERO]:
             yield (
                 f"{escape(path)}: {len(alike)} of {count(len(every), 'decoded matrix', 'decoded matrices')} "
-                f"{OF_SIZES[size]}: the scales may be inverse (1/scale), squared, or of other codes: {_listed(alike)}"
+                f"{OF_SIZES[size]}: the scales may be inverse (1/scale) or squared, or belong to other codes: "
+                f"{_listed(alike)}"
             )
 
 

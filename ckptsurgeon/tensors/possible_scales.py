@@ -12,14 +12,15 @@ _OF_NETWORKS = re.compile(r"bias$|^(weight|gamma|beta)$|^running_")
 
 
 def decodes_nothing(leaf: str) -> bool:
-    """Return whether the last segment of a key is the name of a parameter of a network, such as ``bias``."""
+    """Return whether a parameter is never a scale, because the last segment of its key is a name such as ``bias``."""
     return _OF_NETWORKS.search(leaf.lower()) is not None
 
 
 def fits_as_scale(dtype: str, codes: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Return whether a float of a ``shape`` may be the scale of codes, which have a ``dtype`` and the shape ``codes``.
+    """Return whether a floating-point tensor of the shape ``shape`` may be the scale of integer codes.
 
-    It may if there is one scale for the tensor (int8 only), for each row, for each column, or for each group in it.
+    ``dtype`` and ``codes`` are the dtype and the shape of the codes. The tensor may be their scale if it has one number
+    for all codes (int8 only), for each row, for each column, or for each group in a row or column.
     """
     *above, rows, columns = codes
     if all(size == 1 for size in shape):

@@ -71,9 +71,10 @@ def _by_channel(shape: tuple[int, ...], scheme: str, scale: Any, zero: Any, axis
 
 
 def codes_of(info: TensorInfo) -> TensorInfo | None:
-    """Return the codes of a tensor that torch quantised as a tensor of plain bytes, with the same dtype.
+    """Return a tensor that torch quantised as if it were not opaque, so that its codes can be copied like plain bytes.
 
-    Return None for any other tensor, and if its parameters are not valid, so that it cannot be copied.
+    The dtype stays the same. Returns None for a tensor that torch did not quantise, and for invalid parameters: then
+    the tensor cannot be copied.
     """
     dtype = DTYPES[info.dtype]
     if not info.opaque or dtype.kind != "quantized" or dtype.block:
@@ -91,7 +92,7 @@ def codes_of(info: TensorInfo) -> TensorInfo | None:
 
 
 def as_float(scale: float) -> float:
-    """Return a number of a pickle as a float; infinity for an integer that is too large for one."""
+    """Return a number from a pickle as a float; infinity for an integer that is too large for a float."""
     try:
         return float(scale)
     except OverflowError:

@@ -117,7 +117,7 @@ def test_what_bitsandbytes_stores_has_no_note(name: str, tmp_path: Path) -> None
         (".weight.quant_state.bitsandbytes__nf4", state("fp4"), "a quant_state that says fp4 under a key that says nf4"),
         (
             ".weight.quant_map", torch.from_numpy(FP4.copy()),
-            "a quant_map with other values than nf4 has, the quant_type of its quant_state",
+            "a quant_map whose values are not those of nf4, the quant_type of its quant_state",
         ),
     ],
 )  # fmt: skip

@@ -13,7 +13,7 @@ from ckptsurgeon.checkpoint.refused_settings import refused_settings
 
 from ..helpers.zoo import BY_NAME
 
-TEXTS = "has texts in place of numbers or of true and false, which libraries refuse or ignore: "
+TEXTS = "has strings in place of numbers or booleans, which libraries refuse or ignore: "
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "bits": ({"quant_method": "gptq", "bits": "4"}, f"{TEXTS}bits '4'"),
     "group": ({"quant_method": "gptq", "bits": 4, "group_size": "64"}, f"{TEXTS}group_size '64'"),

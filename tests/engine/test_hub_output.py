@@ -165,7 +165,7 @@ def test_a_repository_or_branch_that_is_not_there(place: HubPlace) -> None:
         cs.apply(cs.convert("a.safetensors"), "hf://org/none")
     with pytest.raises(cs.OutputError, match="has no revision none"):
         cs.apply(cs.convert("a.safetensors"), f"{place.uri}@none")
-    with pytest.raises(cs.OutputError, match="a commit does not change. Name a branch"):
+    with pytest.raises(cs.OutputError, match="a commit cannot be changed. Use a branch"):
         cs.apply(cs.convert("a.safetensors"), f"{place.uri}@{place.repository.main}")
 
 

@@ -252,9 +252,9 @@ def test_a_split_model_is_read_by_its_first_file() -> None:
     ("files", "read", "why"),
     [
         ({FIRST: part(0, "ab")}, FIRST, f"{SECOND} cannot be read"),
-        ({SECOND: part(1, "c")}, SECOND, "its entry split.no is not that of the first"),
-        ({"m.gguf": part(0, "ab")}, "m.gguf", "its entry split.no is not that of the first"),
-        ({FIRST: part(0, "ab"), SECOND: part(0, "c")}, FIRST, f"{SECOND}: it is file 1 by its name, counted from 0, but its entry split.no is 0"),
+        ({SECOND: part(1, "c")}, SECOND, "its entry split.no says that it is not the first"),
+        ({"m.gguf": part(0, "ab")}, "m.gguf", "its entry split.no says that it is not the first"),
+        ({FIRST: part(0, "ab"), SECOND: part(0, "c")}, FIRST, f"{SECOND}: its name says that it is file 1, counted from 0, but its entry split.no is 0"),
         ({FIRST: part(0, "ab"), SECOND: part(1, "b")}, FIRST, f"{SECOND} has the tensor b, which an earlier file has, too"),
         ({FIRST: part(0, "ab", total=4), SECOND: part(1, "c")}, FIRST, "says that the model has 4 tensors"),
         ({FIRST: part(0, "ab", of=60_000)}, FIRST, "its model is split into 60000 files, more than"),

@@ -104,7 +104,7 @@ def test_an_index_may_name_its_shards_with_a_dot_for_the_folder(named: str) -> N
     index("m/model.safetensors.index.json", weight_map)
     os.remove("m/model-00002-of-00002.safetensors")
     with pytest.raises(
-        cs.FormatError, match=r"but not model-00002-of-00002.safetensors, which should exist by the names of the shards"
+        cs.FormatError, match=r"but not model-00002-of-00002.safetensors, although the names of the shards imply more"
     ):
         cs.open_checkpoint("m")
 

@@ -226,7 +226,7 @@ class Sharding(Protocol):
         ...
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return those of the files ``present`` in a folder that belong to a checkpoint of this format.
+        """Return the names in ``present``, the files of a folder, that belong to a checkpoint of this format.
 
         ``read`` is a function that returns the bytes of a file.
         """

@@ -38,10 +38,10 @@ def seal(recipe: Sequence[str], digest: str) -> list[str]:
 
 
 def digest_outside(file: File, payload: Iterable[tuple[int, int]], patches: Sequence[tuple[int, bytes]] = ()) -> str:
-    """Return the SHA-256 of a file's bytes outside ``payload``: (begin, end) of each tensor, in ascending order.
+    """Return the SHA-256 of the bytes of a file that are outside its tensors.
 
-    ``patches`` has pairs (offset, bytes). The digest is computed as if the file had these bytes at these offsets. They
-    are the bytes that the file had before its seal was set.
+    ``payload`` has (begin, end) of each tensor, in ascending order. ``patches`` has (offset, bytes): the digest is
+    computed as if the file had these bytes at these offsets, as it had before its seal was set.
     """
     digest, at = hashlib.sha256(), 0
     parts = [*payload, (file.size, file.size)]

@@ -86,13 +86,13 @@ def missing_shards(shards: Collection[str], most: int) -> tuple[list[str], int]:
 
 
 def shards_of(name: str) -> int:
-    """Return the number of shards that a file name states: 2 for ``model-00001-of-00002.bin``; 0 if none, or 1."""
+    """Return the number of shards in a file name: 2 for ``model-00001-of-00002.bin``; 0 if it has no number above 1."""
     found = _COUNTED.fullmatch(name)
     return int(found[4]) if found and int(found[4]) > 1 else 0
 
 
 def shards_among(names: Sequence[str]) -> set[str]:
-    """Return those of ``names`` that are names of shards, such as ``model-00001-of-00002.safetensors``."""
+    """Return the names of shards among ``names``, such as ``model-00001-of-00002.safetensors``."""
     ranks = {name: found.groups() for name in names if (found := _RANK.fullmatch(name))}
     several = Counter(ranks.values())
     return {name for name in names if _NUMBERED.fullmatch(name) or (name in ranks and several[ranks[name]] > 1)}
@@ -185,7 +185,7 @@ class IndexedShards:
         return f"{self._stem}{self._suffix}{INDEX}"
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return those of the files ``present`` in a folder that belong to a checkpoint in this convention.
+        """Return the names in ``present``, the files of a folder, that belong to a checkpoint in this convention.
 
         These are files with names of shards, and files that the index lists. ``read`` is a function that returns the
         bytes of a file. Since the caller may delete the returned files, a listed file must also have the suffix of a

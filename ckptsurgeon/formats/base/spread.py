@@ -119,7 +119,7 @@ class SpreadLayout:
             offset, data, number = offset + len(part), data[len(part) :], number + 1
 
     def _parts(self, cut: _Cut, at: int, data: memoryview) -> Iterator[tuple[str, int, bytes | memoryview]]:
-        """Yield (file name, offset, bytes) to write for ``data``, bytes of one tensor that begin at its byte ``at``.
+        """Yield (file name, offset, bytes) to write for ``data``, the bytes of one tensor from its byte ``at`` on.
 
         Each rank gets a single run of bytes in its file.
         """

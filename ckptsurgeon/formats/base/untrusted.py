@@ -77,9 +77,9 @@ def parse_json(
     a float. Raises ValueError with the reason if the text is not valid or has too many values. The values are counted
     before they are made, since three bytes of text can become sixty bytes of memory.
     """
-    opened = raw.count(b"[") + raw.count(b"{")
-    if opened > limits.JSON_OPENED or raw.count(b",") > limits.JSON_COMMAS:
-        raise ValueError(f"it has {opened} arrays and objects, or too many values to read")
+    opened, commas = raw.count(b"[") + raw.count(b"{"), raw.count(b",")
+    if opened > limits.JSON_OPENED or commas > limits.JSON_COMMAS:
+        raise ValueError(f"it has too many values to read: {opened} arrays and objects, {commas} commas")
     try:
         return json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, **(_strict_parsers(raw) if strict else {}))
     except UnicodeDecodeError:

@@ -140,7 +140,8 @@ class RankJoiner:
     ) -> TensorInfo:
         """Return the tensor ``key``, joined from the parts of all ranks.
 
-        ``infos`` has the header of the tensor on each rank, ``parts`` the rank's part of it (None: not distributed).
+        ``infos`` has the header of the tensor on each rank. ``parts`` has the part of each rank; it is None if the
+        tensor is not distributed on that rank.
         """
         first, layout = next(iter(infos.values())), next(part.layout for part in parts.values() if part is not None)
         pieces: dict[tuple[int, ...], TensorPiece] = {}
@@ -172,7 +173,7 @@ class RankJoiner:
                 raise self._error(
                     rank,
                     f"{escape(key)} is {info.dtype} {info.shape}, but {first.dtype} {first.shape} on rank "
-                    f"{next(iter(infos))}: the files are not of one run.",
+                    f"{next(iter(infos))}: the files are not from the same run.",
                     "rank shapes",
                 )
 

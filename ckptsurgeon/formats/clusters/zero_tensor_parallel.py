@@ -104,7 +104,7 @@ def _patterns(model: StateFile) -> tuple[dict[str, list[re.Pattern[str]]], int]:
 
 
 def _is_plain(text: str) -> bool:
-    """Return whether the pattern ``text`` is simple, so that matching takes time proportional to the name.
+    """Return whether the pattern ``text`` is simple: the time to match it is proportional to the length of the name.
 
     At most one part of a simple pattern may match text of any length.
     """

@@ -154,7 +154,8 @@ def _stored_shape(key: str, dtype: str, shape: tuple[int, ...]) -> tuple[int, ..
         return shape
     if not shape or shape[-1] % block[0]:
         raise FormatError(
-            f"the tensor {escape(key)} of shape {list(shape)} is {dtype}: its rows must be multiples of {block[0]}.",
+            f"the tensor {escape(key)} of shape {list(shape)} is {dtype}, but its row length is not a multiple of "
+            f"{block[0]}.",
             rule="blocks",
         )
     return (*shape[:-1], shape[-1] // block[0] * block[1])

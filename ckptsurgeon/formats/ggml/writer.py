@@ -52,7 +52,7 @@ class _GgufLayout:
             is_valid = 0 < alignment <= LARGEST_ALIGNMENT and not alignment & (alignment - 1)
             if entries[ALIGNMENT].kind != UINT32 or not is_valid:
                 raise ConfigError(
-                    f"{ALIGNMENT} is not a power of two up to {LARGEST_ALIGNMENT}, of the type uint32.",
+                    f"{ALIGNMENT} must be a power of two up to {LARGEST_ALIGNMENT}, with the type uint32.",
                     hint="Set another value.",
                 )
         offsets, at = [], 0

@@ -1,7 +1,7 @@
 """Finds the operand of each instruction of a pickle, by tables of operand lengths.
 
-Follows CPython's ``Lib/pickletools.py``, and is tested against it. If an operand is longer than the rest of the data,
-all pickle readers stop at its instruction.
+Follows CPython's ``Lib/pickletools.py``, and is tested against it. If the operand of an instruction is longer than the
+rest of the data, all readers of pickles stop at this instruction.
 """
 
 from __future__ import annotations

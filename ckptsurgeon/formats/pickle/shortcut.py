@@ -129,7 +129,7 @@ def _number(raw: bytes) -> int:
 
 @lru_cache(_REMEMBERED)
 def _form(size: bytes, stride: bytes) -> StridedForm:
-    """Return the StridedForm of a size and a stride, given as the pickle instructions of the numbers in each tuple."""
+    """Return the StridedForm of a size and a stride; the arguments are the pickle instructions for their numbers."""
     return form_of(_numbers(size), _numbers(stride))
 
 

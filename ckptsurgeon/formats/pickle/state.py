@@ -131,7 +131,7 @@ class MachineState:
         return line
 
     def _leave_frame(self, position: int) -> None:
-        """End the current frame; raises FormatError if the last instruction exceeds the frame (readers differ then)."""
+        """End the current frame; raises FormatError if the last instruction exceeds the frame: readers would differ."""
         if position > self.edge:
             raise self._broken("has an instruction that reaches beyond its frame")
         self.edge = NO_EDGE

@@ -77,7 +77,7 @@ class OpaqueResult:
         return brief(self.name)
 
     def keep(self, items: list[Any]) -> None:
-        """Keep what the pickle adds to the object: items, or keys and values (key, value, key, value, ...)."""
+        """Store items that the pickle adds to the object; entries of a dict are (key, value, key, value and so on)."""
         self.items.extend(items)
 
     def attributes(self) -> Mapping[object, object]:

@@ -196,7 +196,8 @@ def join_slices(name: str, entry: BundleEntry, parts: list[TensorInfo]) -> Tenso
     for part, info in zip(entry.slices, parts, strict=True):
         if len(part) != len(entry.shape):
             raise FormatError(
-                f"a slice of the variable {escape(name)} has {len(part)} dimensions, the variable {len(entry.shape)}.",
+                f"a slice of the variable {escape(name)} has {len(part)} dimensions, but the variable "
+                f"has {len(entry.shape)}.",
                 rule="slice",
             )
         sizes = tuple(full if length == -1 else length for (_, length), full in zip(part, entry.shape, strict=True))

@@ -151,7 +151,7 @@ def chosen(folder: Folder) -> Chosen:
         also = f"; also in the folder: {listing(others, where='')}" if others else ""
         return Chosen(named, f"read {escape(named)}, as {state} says{also}", _print_of(folder, state))
     raise FormatError(
-        f"{escape(folder.uri)} has no valid {STATES[0]} or {STATES[1]}, which would say what checkpoint to read.",
+        f"{escape(folder.uri)} has no valid {STATES[0]} or {STATES[1]}: one of them must say which checkpoint to read.",
         hint=_which(folder, prefixes),
         rule="no checkpoint",
     )

@@ -87,7 +87,7 @@ class _Bundle:
         return {f"{_NAME}.index": lambda read: _index(files, read), LAST: lambda _: state.encode()}
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return those of the files ``present`` in a folder that belong to a checkpoint of this format.
+        """Return the names in ``present``, the files of a folder, that belong to a checkpoint of this format.
 
         A file that says which checkpoint to read (``best_dev_checkpoint``, ``checkpoint``) is included even if it
         refers to another checkpoint, since the other checkpoint would be read instead. ``read`` is a function that

@@ -51,7 +51,7 @@ class TorchArchive:
         return _pickle.load(self.pickle, rebuild=rebuild, persistent=self._storages.resolve, stored=stored)
 
     def load_cached(self, rebuild: Rebuild, known: Templates) -> Any:
-        """Return the same as ``load``, but do not interpret the pickle of a single tensor again if it is in ``known``.
+        """Return the same as ``load``; a pickle of a single tensor that is in ``known`` is not interpreted again.
 
         ``known`` maps pickles of single tensors to headers; a pickle that is not in ``known`` is added.
         """

@@ -37,9 +37,9 @@ class PieceFiles:
     _data: int = 0
 
     def affords(self, length: int) -> bool:
-        """Return whether a piece of ``length`` bytes that is not a tensor may be read, and count its bytes.
+        """Return whether ``length`` more bytes of pieces that are not tensors may be read, and count these bytes.
 
-        All pieces that are not tensors may have ``limits.PIECE_DATA`` bytes together.
+        The limit for all such pieces together is ``limits.PIECE_DATA`` bytes.
         """
         self._data += max(length, 0)
         return self._data <= limits.PIECE_DATA

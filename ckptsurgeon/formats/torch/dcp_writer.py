@@ -65,7 +65,7 @@ class _Distributed:
         return {METADATA: lambda _: _metadata(files)}
 
     def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return those of the files ``present`` in a folder that belong to a checkpoint of this format."""
+        """Return the names in ``present``, the files of a folder, that belong to a checkpoint of this format."""
         return {name for name in present if name == METADATA or _FILE.fullmatch(name)}
 
 

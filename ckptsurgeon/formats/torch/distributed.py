@@ -56,9 +56,9 @@ class MeshPart:
         return self.mesh.sizes, self.cuts
 
     def pieces(self, shape: tuple[int, ...], rank: int) -> list[TensorPiece]:
-        """Return [piece] of ``rank``, or [] if it is empty; raises FormatError if the piece has an unexpected shape.
+        """Return a list with the piece of ``rank``, or [] if the rank has no elements of the tensor.
 
-        ``shape`` is the shape of the whole tensor.
+        ``shape`` is the shape of the whole tensor. Raises FormatError if the piece has an unexpected shape.
         """
         found = [self._interval(size, cuts, rank) for size, cuts in zip(shape, self.cuts, strict=True)]
         wanted = tuple(size for _, size in found)
@@ -160,10 +160,10 @@ def _cuts(
 ) -> tuple[tuple[int, ...], ...]:
     """Return, for each dimension of the tensor, the dimensions of the mesh that split it, in the order of splitting.
 
-    ``mesh`` has the sizes of the mesh, ``spec`` the attributes of the DTensorSpec. A mesh dimension with the placement
-    ``_StridedShard`` splits after later mesh dimensions: those whose sizes multiply to its ``split_factor``. torch
-    interprets such a placement in two ways. Raises UnknownDistributedError unless both give the same parts
-    (``_is_certain``).
+    ``mesh`` has the sizes of the mesh, ``spec`` the attributes of the DTensorSpec. Usually an earlier mesh dimension
+    splits first. If its placement is ``_StridedShard``, it splits after some of the later mesh dimensions: those whose
+    sizes multiply to its ``split_factor``. torch interprets such a placement in two ways. Raises
+    UnknownDistributedError unless both ways give the same parts (``_is_certain``).
     """
     placements = spec.get("placements")
     if not isinstance(placements, (tuple, list)) or len(placements) != len(mesh):
@@ -188,10 +188,10 @@ def _cuts(
 def _is_certain(size: int, before: int, ranks: int, *, after: int) -> bool:
     """Return whether torch's two interpretations of a strided shard give the same parts of a dimension of ``size``.
 
-    In both, tensor parallelism splits the dimension into ``before`` parts, and FSDP2 splits each of these parts into
-    ``ranks`` parts. In the first interpretation, these are the final parts. In the second,
-    ``_StridedShard._split_tensor`` joins all parts of one rank of FSDP2, and ``Shard`` then splits the joined part into
-    ``before`` parts again. ``after`` is the number of parts of any further splits.
+    In both interpretations, tensor parallelism splits the dimension into ``before`` parts, and FSDP2 splits each of
+    these parts into ``ranks`` parts. In the first interpretation, these are the final parts. In the second
+    interpretation, ``_StridedShard._split_tensor`` joins all parts of one rank of FSDP2, and ``Shard`` then splits the
+    joined part into ``before`` parts again. ``after`` is the number of parts of any further splits.
     """
     if size % (before * ranks * max(after, 1)) == 0:
         return True
@@ -227,7 +227,7 @@ def _placed(placement: Any, dims: int) -> tuple[int | None, int]:
 
 
 def _in_order(cuts: Sequence[Sequence[int]], order: Any) -> Iterator[Sequence[int]]:
-    """Yield the cuts of each dimension in the order that ``order`` states, or else as they are.
+    """Yield the cuts of each dimension in the order that ``order`` states; if it states none, in their present order.
 
     ``order`` is the tensor's ``shard_order``, which torch stores since version 2.10. Raises UnknownDistributedError if
     it is not valid, or contradicts ``cuts``.

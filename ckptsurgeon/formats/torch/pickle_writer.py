@@ -95,7 +95,8 @@ class PickleWriter:
     def tensor(self, tensor: OutTensor, record: str) -> None:
         """Append a tensor whose bytes are in the record ``data/<record>`` of the archive.
 
-        The records of its parameters, if it is quantised, have the same name with an ending of ``PARAMETERS``.
+        If the tensor is quantised, its scales and zero points are in records named ``record`` plus an ending of
+        ``PARAMETERS``.
         """
         storage, quantiser = _STORAGE_OF.get(tensor.dtype), tensor.quantiser
         plain = "_rebuild_tensor_v2" if storage else "_rebuild_tensor_v3"

@@ -189,7 +189,7 @@ def _onnx(head: bytes, name: str) -> UnreadableFile | None:
 
 
 def _described(head: bytes, name: str) -> UnreadableFile | None:
-    """Recognise a Core ML model and the graph of a TensorFlow SavedModel; return None for any other file.
+    """Return a description of a Core ML model or of the graph of a TensorFlow SavedModel; None for any other file.
 
     Both are protocol buffers that begin with a version number and a message; the suffix ``.pb`` tells them apart.
     """
@@ -203,7 +203,7 @@ def _described(head: bytes, name: str) -> UnreadableFile | None:
 
 
 def _msgpack(head: bytes, name: str) -> UnreadableFile | None:
-    """Recognise a MessagePack map whose first key is a string; return None for any other file.
+    """Return a description of a MessagePack map whose first key is a string; None for any other file.
 
     https://github.com/msgpack/msgpack/blob/master/spec.md.
     """

@@ -108,7 +108,10 @@ class RecordsFile(File):
         return self._file.closed
 
     def descriptor(self) -> AbstractContextManager[int | None]:
-        """Return a context whose value is a descriptor for copies by the kernel; None until all records are checked."""
+        """Return a context manager that yields a descriptor for copies by the kernel.
+
+        It yields None until all records are checked, since the kernel checks no record.
+        """
         return nullcontext() if self._unseen else self._file.descriptor()
 
     def folder(self) -> Folder:

@@ -1,4 +1,4 @@
-"""Collects fetched files in a folder; any other file in the folder is replaced only if the user asks for this."""
+"""Collects fetched files in a folder; replaces files that were not fetched, or were changed, only if the user asks."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def _check_distinct(paths: Mapping[str, str]) -> None:
     taken = [name for name, path in paths.items() if path in records]
     if taken:
         raise FormatError(
-            f"the file {escape(taken[0])} has the name under which ckpt records the origin of another file.",
+            f"the file {escape(taken[0])} has the name that ckpt needs for its record of the origin of another file.",
             rule="outside",
         )
 

@@ -104,7 +104,7 @@ class FetchOrigin:
 
     @property
     def path(self) -> str:
-        """The source and the file as one path or address; an address has its credentials in it."""
+        """The source and the file as one path or address; an address includes its credentials."""
         return f"{self.source.rstrip('/')}/{self.file}"
 
     @property
@@ -187,7 +187,7 @@ def _text(value: Any, what: str) -> str:
     except TypeError:
         text = b""
     if not isinstance(text, str) or not text:
-        raise ConfigError(f"{brief_repr(value)} is not {what}.", hint="Name a folder, a repository or an address.")
+        raise ConfigError(f"{brief_repr(value)} is not {what}.", hint="Give a folder, a repository or an address.")
     return text
 
 
@@ -209,7 +209,7 @@ def _no_folder(text: str) -> SourceError:
     if "://" in text:
         return SourceError(f"{escape(text)} is neither a folder nor an http(s) address.")
     if os.path.exists(text):
-        return SourceError(f"{escape(text)} is a file; name its folder as the source.")
+        return SourceError(f"{escape(text)} is a file: give its folder as the source.")
     parent, name = os.path.split(os.path.abspath(os.path.expanduser(text)))
     near = difflib.get_close_matches(name, _folders(parent), n=1)
     home = " ~ is not expanded." if text.startswith("~") else ""

@@ -55,8 +55,8 @@ class FetchedFile(Brief):
 class Fetched(Brief):
     """The result of a fetch; functions such as ``open`` accept it as the path of the file or folder.
 
-    ``uri`` has no credentials. For a hub repository, ``uri`` contains the commit, whose content never changes. Then
-    ``commit`` is this commit; otherwise it is ''.
+    ``uri`` has no credentials. For a hub repository, ``commit`` is the commit, whose content never changes, and ``uri``
+    contains it. For any other source, ``commit`` is ''.
     """
 
     uri: str

@@ -75,8 +75,8 @@ class Descriptor:
 
     The function ``first`` opens the file. The attribute ``again`` is the function that reopens the file; it is
     ``first`` until it is replaced. Threads may share a Descriptor: it is not closed while a thread uses it. If an
-    object closes its Descriptor in ``__del__``, these functions must not refer to the object, which would never be
-    deleted then.
+    object closes its Descriptor in ``__del__``, these functions must not refer to the object: the reference would keep
+    the object alive for ever.
     """
 
     __slots__ = ("_fd", "_users", "again", "closed")

@@ -1,4 +1,4 @@
-"""Reads bytes in the memory of this process like a file made of segments."""
+"""Reads bytes in the memory of this process through the interface of a file; the bytes are a list of segments."""
 
 from __future__ import annotations
 

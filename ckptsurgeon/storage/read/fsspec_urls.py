@@ -20,7 +20,7 @@ __all__ = ["SOURCE", "FsspecFolder", "driver_errors", "file_system", "said_by"]
 
 @dataclass(frozen=True)
 class _Ranges:
-    """A remote file in a file system of fsspec, which also decides on retries."""
+    """A remote file in a file system of fsspec; fsspec also decides whether a failed request is sent again."""
 
     fs: Any
     path: str

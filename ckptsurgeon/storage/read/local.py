@@ -115,7 +115,7 @@ class LocalFile(File):
         return self
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{escape(self.uri)} is open and cannot be pickled; open it anew where it is wanted")
+        raise TypeError(f"{escape(self.uri)} is open and cannot be pickled; open it again where it is needed")
 
     def _failed(self, error: OSError) -> SourceError:
         return SourceError(f"{escape(self.uri)} cannot be read: {error.strerror or error}.")

@@ -144,7 +144,7 @@ class RemoteFile(File):
         return self
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{escape(self.uri)} is open and cannot be pickled; open it anew where it is wanted")
+        raise TypeError(f"{escape(self.uri)} is open and cannot be pickled; open it again where it is needed")
 
     def __del__(self) -> None:
         if hasattr(self, "_spool"):

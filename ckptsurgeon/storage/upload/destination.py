@@ -56,13 +56,13 @@ def check_writable(uri: str) -> None:
     """Raise OutputError if an address is of a kind that can only be read; no request is made."""
     scheme, why, hint = scheme_of(uri), "", ""
     if scheme in ("http", "https"):
-        why, hint = "web servers are only read", "Name an object store (s3://, gs://), or hf://org/repo."
+        why, hint = "ckpt only reads from web servers", "Use an object store (s3://, gs://), or hf://org/repo."
     elif "::" in uri:
-        why, hint = "an address with :: is only read", "Name the folder or the file itself."
+        why, hint = "ckpt only reads from addresses with ::", "Use the address of the folder or file itself."
     elif "?" in uri:
-        why, hint = "an address with ? is only read", "Leave out what follows it."
+        why, hint = "ckpt only reads from addresses with ?", "Remove the ? and the text after it."
     elif scheme == "hf" and is_commit(hub_address(uri).revision):
-        why, hint = "a commit does not change", "Name a branch: hf://org/repo@branch."
+        why, hint = "a commit cannot be changed", "Use a branch: hf://org/repo@branch."
     if why:
         raise OutputError(f"cannot write {escape(shown(uri))}: {why}.", hint=hint)
 

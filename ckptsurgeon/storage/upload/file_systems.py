@@ -66,7 +66,7 @@ class FsspecDestination:
             return bool(self._fs.exists(self._of(name)))
 
     def begin(self, names: Sequence[str]) -> None:
-        """Remove unfinished uploads of a killed run, and make the mark, by which a later run finds this upload."""
+        """Remove unfinished uploads of a killed run, and write the mark that tells a later run about this upload."""
         with _errors(self.uri):
             self._pending.clean()
             self._begun = True
@@ -147,7 +147,8 @@ def _output_error(uri: str, error: Exception) -> OutputError:
     name, said = type(error).__name__, said_by(error)
     if isinstance(error, FileNotFoundError):
         return OutputError(
-            f"{what}: the bucket, folder or upload is not there ({said}).", hint="Try again, or make it."
+            f"{what}: the bucket, folder or upload is not there ({said}).",
+            hint="Create the bucket or folder, or try again.",
         )
     if isinstance(error, PermissionError):
         return OutputError(f"{what}: access is denied ({said}).", hint="Check that the credentials are valid.")

@@ -54,7 +54,7 @@ class HubDestination:
 
     @cached_property
     def _parent(self) -> str:
-        """The newest commit of the branch before the upload; the hub accepts ours only if this is still the newest."""
+        """The newest commit of the branch before the upload; the hub rejects the upload if the branch has changed."""
         return commit_of_revision(self._query)
 
     def _head(self) -> str:
@@ -158,7 +158,7 @@ class HubDestination:
             status = getattr(getattr(error, "response", None), "status_code", 0)
             kind, hint = (_BusyError if status in BUSY else OutputError), said.hint
             if status in (401, 403):
-                hint = hint or "The token must be allowed to write: hf auth login."
+                hint = hint or "Log in with a token that may write: hf auth login."
             elif status == 412:
                 hint = "Another commit was made during the upload: run the command again."
             raise kind(said.message, hint=hint) from None

@@ -17,7 +17,8 @@ BLOCK = 4 << 20
 class PendingUploads(Protocol):
     """The uploads of one output in a file system of fsspec; ``path`` is the final path of an upload.
 
-    The methods may raise any exception.
+    The methods may raise any exception. Each implementation writes a mark, a file or folder that tells the next run
+    about the uploads of a killed run.
     """
 
     def clean(self) -> None:
@@ -25,7 +26,7 @@ class PendingUploads(Protocol):
         ...
 
     def begin(self, paths: Sequence[str]) -> None:
-        """Make a mark, by which the next run finds the uploads of a killed run; raises if nothing can be written."""
+        """Write a mark that tells the next run about these uploads if this run is killed; raises if this fails."""
         ...
 
     def put(self, path: str, source: str, advance: Advance) -> int:

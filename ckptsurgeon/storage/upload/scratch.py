@@ -1,4 +1,4 @@
-"""Writes the files of an output for an address into a local folder, from which they are uploaded one by one."""
+"""Writes an output whose destination is an address: first into a local folder, from which each file is uploaded."""
 
 from __future__ import annotations
 

@@ -220,7 +220,10 @@ def check_no_unfinished(path: str, shown: str, why: str = "", *, restart: bool =
 
 
 def _check_removable(path: str, *, but: str) -> None:
-    """Raise OutputError if an interrupted run left a folder with the only copy of values, other than ``but``."""
+    """Raise OutputError if an interrupted run of this output left a folder with the only copy of values.
+
+    The folder ``but`` is ignored, because this run continues it.
+    """
     for folder in only_copies(path):
         if folder != but:
             raise OutputError(

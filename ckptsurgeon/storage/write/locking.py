@@ -112,7 +112,7 @@ def _is_at(fd: int, folder: int, name: str) -> bool:
 
 
 def _write_holder(fd: int) -> None:
-    """Write who holds the lock into the lock file; an error, such as a full disk, is ignored."""
+    """Write a description of this process into the lock file; an error, such as a full disk, is ignored."""
     with suppress(OSError):
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)

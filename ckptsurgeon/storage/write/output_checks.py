@@ -40,7 +40,7 @@ def output_error(path: str, error: OSError) -> OutputError:
 
 
 def check_is_path(path: str) -> None:
-    """Raise OutputError if ``path``, for an output that is only written to this machine, is an address."""
+    """Raise OutputError if ``path`` is an address; this is for outputs that can only be written to this machine."""
     if scheme_of(path):
         raise OutputError(
             f"cannot write {escape(path)}: this output cannot be written to an address.",

@@ -178,7 +178,7 @@ def temp_file(path: str, size: int | None) -> Iterator[StagedFile]:
 
 
 def _place(temp: str, path: str, *, force: bool) -> None:
-    """Rename the temp file to ``path``; without ``force``, raise OSError if ``path`` exists by now.
+    """Rename the temp file to ``path``; without ``force``, raises OSError if a file with this path has appeared.
 
     Without ``force``, the file gets its name by a hard link, which fails if there is a file with this name.
     """

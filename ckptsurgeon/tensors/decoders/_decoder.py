@@ -135,7 +135,7 @@ def decoded_weight(asked: Request) -> TensorInfo:
     coded = asked.coded
     if coded.method.endswith(UNSCALED):
         raise UndecodableError(
-            f"it has {listing([*asked.parts], 9)}, but another part that decodes its codes is missing"
+            f"it has {listing([*asked.parts], 9)}, but a part that is needed to decode its codes is missing"
         )
     if not coded.codes:
         raise UndecodableError("its codes are missing, or have a dtype that codes never have")
@@ -181,20 +181,20 @@ def _obstacles(asked: Request) -> Iterator[str]:
         if end in asked.parts:
             yield f"the inputs of its layer are scaled too ({end[1:]}): the decoded weight alone would be wrong"
     if asked.settings.fields.get("transform_config"):
-        yield "it is stored in another basis (transform_config)"
+        yield "it is stored in another basis than the one in which its layer computes (transform_config)"
     if COMFY in asked.parts and not any(f'"{one}"'.encode() in asked.stored(COMFY) for one in PLAIN_COMFY):
-        yield "its format is ComfyUI's own (comfy_quant)"
+        yield "no decoder knows ComfyUI's own format of its codes (comfy_quant)"
     if _lacks_zero_points(asked):
         yield "its zero points are missing, and no setting says that its codes are symmetric"
     if "layers" in asked.settings.fields and family(asked.coded.method) not in ("fp8", "mxfp8"):
-        yield "its format is ComfyUI's own"
+        yield "no decoder knows ComfyUI's own format of its codes"
 
 
 def _lacks_zero_points(asked: Request) -> bool:
-    """Return whether zero points are missing, although the codes are not symmetric by the settings.
+    """Return whether zero points are missing that the settings require.
 
-    compressed-tensors writes no zero points for codes that are symmetric, which is its default; GPTQ and AWQ write them
-    unless the settings say otherwise.
+    compressed-tensors stores zero points only if the settings say that codes are not symmetric. GPTQ and AWQ store zero
+    points unless the settings say that codes are symmetric.
     """
     kind, stated = family(asked.coded.method), asked.settings.stated
     if kind == "GPTQ":
@@ -207,8 +207,8 @@ def _lacks_zero_points(asked: Request) -> bool:
 def decode(read: Read, info: TensorInfo, box: Box, odd: OddScales | None = None) -> Array:
     """Return the part ``box`` of a decoded weight, as float32; ``read`` returns a part of a stored tensor.
 
-    If a scale that is read is odd (see ``_odd_scales``), the name of the weight is added to ``odd``. The size of a
-    matrix is added, too.
+    If ``odd`` is given, the name of the weight is added to it for each kind of odd scales (see ``_odd_scales``) that
+    was read. If the weight is a matrix, its size (large, small or usual) is added, too.
     """
     made = info.made
     assert isinstance(made, Decoded)
@@ -229,9 +229,10 @@ def decode(read: Read, info: TensorInfo, box: Box, odd: OddScales | None = None)
 
 
 def decode_rounded(read: Read, info: TensorInfo, box: Box, dtype: str, odd: OddScales | None = None) -> Array | None:
-    """Return the part ``box`` of a decoded weight in a floating-point dtype, faster than ``decode`` and a cast.
+    """Return the part ``box`` of a decoded weight in a floating-point dtype, from a table of all products.
 
-    The values are the same. Returns None if no table can be used: then the caller has to use ``decode`` and a cast.
+    This is faster than ``decode`` followed by a cast, and the values are the same. Returns None if no table can be
+    used: then the caller has to use ``decode`` and a cast.
     """
     made = info.made
     assert isinstance(made, Decoded)

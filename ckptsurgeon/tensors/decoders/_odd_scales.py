@@ -1,6 +1,7 @@
-"""Finds scales and zero points that no method of quantisation writes, while weights are decoded.
+"""Finds odd scales and zero points while weights are decoded: no quantisation method writes them.
 
-Such a scale is negative, makes weights larger than those of any model, or is 0 although its codes are not all 0.
+A scale is odd if it is negative, if it makes weights larger than those of any model, or if it is 0 although its codes
+are not all 0.
 """
 
 from __future__ import annotations
@@ -53,10 +54,11 @@ SAMPLED = 1024
 
 
 def add_size(info: TensorInfo, values: Array, dtype: str, seen: OddScales) -> None:
-    """Add the size of a decoded matrix to ``seen``; ``values`` is a part of it, stored as ``dtype``.
+    """Add the size (large, small or usual) of a decoded matrix to ``seen``; ``values`` is a part of it, as ``dtype``.
 
-    A part that contains only zeros, or values that are not finite, has no size. Only some values are looked at; the
-    distance between them is odd, so that they are spread over all columns.
+    The size is measured as a root mean square. A part has no size if it contains only zeros, or values that are not
+    finite. Only some values are used, at equal distances. The distance is odd, so that these values are spread over all
+    columns.
     """
     if len(info.shape) < 2 or not values.size:
         return
@@ -70,10 +72,10 @@ def add_size(info: TensorInfo, values: Array, dtype: str, seen: OddScales) -> No
 def find_odd_scales(
     made: Decoded, arrays: Mapping[str, Array], seen: OddScales, decode: Callable[[Mapping[str, Array]], Array]
 ) -> None:
-    """Add the quantised tensor to ``seen`` for each kind of odd scales or zero points in ``arrays``.
+    """Add the name of a quantised tensor to ``seen`` once for each kind of odd scales or zero points in ``arrays``.
 
-    ``arrays`` contains the parts of its stored tensors that were read, by role; ``decode`` returns the values decoded
-    from such arrays. Codes are decoded only if a scale is zero.
+    ``arrays`` contains, by role, the parts of the stored tensors that were read. ``decode`` is a function of such
+    arrays that returns the decoded values; it is called only if a scale is zero.
     """
     if "scale" not in arrays:
         return

@@ -29,9 +29,10 @@ ELEMENTS = 1 << 17
 
 
 def may_be_looked_up(made: Decoded, boxes: Mapping[str, Box]) -> bool:
-    """Return whether the codes are 8-bit floats, and a part of a weight has far more elements than possible products.
+    """Return whether a table of all products of codes and scales saves time for a part of a weight.
 
-    ``boxes`` are the parts of its stored tensors that are needed, by role.
+    It does if the codes are 8-bit floats, and the part has far more elements than there are products. ``boxes`` has, by
+    role, the part of each stored tensor that is needed.
     """
     stored = dict(made.parts)
     if made.encoding != "scaled" or set(stored) != {"codes", "scale"} or "times" in dict(made.facts):
@@ -49,7 +50,7 @@ def products(codes: str, scale: Array, dtype: str) -> Array | None:
     """Return each of the 256 values of the 8-bit dtype ``codes`` times each scale, rounded to ``dtype``.
 
     The 256 products of a scale follow each other. Returns None if a product is infinite, or becomes infinite or zero in
-    ``dtype``: then the caller has to compute the values without a table, and counts those that were lost.
+    ``dtype``. Then the caller has to compute the values without a table, so that lost values are counted.
     """
     values = from_small(np.arange(CODES, dtype="u1"), codes)
     with np.errstate(all="ignore"):

@@ -81,7 +81,7 @@ def _in_safetensors(asked: Request) -> _Described:
 
 
 def _plain(stored: Any) -> object:
-    """Return a setting unchanged, except a JSON object: it describes a dtype, and the dtype's name is returned."""
+    """Return a setting; if it is a JSON object that describes a dtype, return the name of the dtype."""
     return str(stored.get("_data")) if isinstance(stored, dict) else stored
 
 

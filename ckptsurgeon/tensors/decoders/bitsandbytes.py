@@ -46,7 +46,7 @@ class _Blocks:
             if asked.stored(".weight_format").strip(b"\0"):
                 raise UndecodableError("its codes are stored in the order of a GPU kernel (weight_format)")
             if scale.shape != codes.shape[:1]:
-                raise UndecodableError("the length of its SCB is not its number of rows")
+                raise UndecodableError("its SCB does not have one scale for each row")
             scale = reshape(scale, (*scale.shape, *(1,) * (len(codes.shape) - 1)))
             steps = [(f"step{dim}", size if dim else 1) for dim, size in enumerate(codes.shape)]
             made = Decoded((("codes", codes), ("scale", scale)), "scaled", (*steps, ("times", PART_OF_127)))
@@ -68,7 +68,7 @@ class _Blocks:
         codes = _bytes(codes)
         table, scales = asked.parts.get(".quant_map"), asked.parts.get(".absmax")
         if table is None or scales is None or table.shape != (16,):
-            raise UndecodableError("it has no quant_map or no absmax")
+            raise UndecodableError("its quant_map or its absmax is missing, or its quant_map does not have 16 values")
         if block < 1 or codes.numel != -(-number // 2) or scales.numel != -(-number // block):
             raise UndecodableError(f"its quant_state has the shape {shape}, which does not fit its codes or its absmax")
         found = [("codes", codes), ("scale", reshape(scales, (scales.numel,))), ("values", table)]

@@ -116,13 +116,13 @@ DENSE = (0, 18)
 
 
 def _version(stated: object) -> tuple[int, int] | None:
-    """Return (major, minor) of the compressed-tensors version in the settings; None if it is not there."""
+    """Return (major, minor) of the compressed-tensors version in the settings; None if the settings have no version."""
     found = re.match(r"(\d{1,4})\.(\d{1,4})", stated) if isinstance(stated, str) else None
     return (int(found[1]), int(found[2])) if found else None
 
 
 def _words(columns: int, bits: int) -> tuple[int, int]:
-    """Return how many words hold ``columns`` codes of ``bits`` bits, if packed without gaps and if packed with gaps.
+    """Return how many words hold ``columns`` codes of ``bits`` bits: packed without gaps, and packed with gaps.
 
     With gaps, no code crosses the end of a word.
     """

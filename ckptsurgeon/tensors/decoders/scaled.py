@@ -1,8 +1,7 @@
-"""Decodes codes that are numbers (8-bit floats or integers) times a scale: one for the tensor, each row or each block.
+"""Decodes 8-bit floats or integers by multiplying them by a scale: one for the tensor, each row or each block.
 
 If there is a zero point, it is subtracted from the codes first. Codes are also multiplied by ``weight_scale_inv`` of
-DeepSeek-V3, although its name says inverse:
-https://huggingface.co/deepseek-ai/DeepSeek-V3/blob/main/README_WEIGHTS.md.
+DeepSeek-V3, although its name says inverse: https://huggingface.co/deepseek-ai/DeepSeek-V3/blob/main/README_WEIGHTS.md.
 """
 
 from __future__ import annotations
@@ -110,8 +109,8 @@ def _within(shape: Sequence[int], ranges: Sequence[tuple[int, int]]) -> Box:
 def _spread(scale: Array, steps: Sequence[int], box: Box, rows: int) -> Array:
     """Return the scales of a group of rows as float32, in a shape that numpy broadcasts to the group's shape.
 
-    ``steps`` is the size of a block of elements that share a scale, ``box`` the part of the weight, ``rows`` the index
-    of the group as ``_row_groups`` yields it.
+    ``steps`` is the size of a block of elements that share a scale, and ``box`` is the part of the weight. ``rows`` is
+    the index of the group, as ``_row_groups`` yields it.
     """
     made: Array = scale.astype("<f4")
     if rows >= 0 and made.shape[-2] > 1:

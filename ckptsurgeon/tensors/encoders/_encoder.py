@@ -72,7 +72,7 @@ def encoder_of(made: Encoded) -> Encoder:
 
 
 def is_encoder(name: str, facts: Iterable[str]) -> bool:
-    """Return whether an encoder has this name, and ``facts`` has the names of all numbers that it needs (bits)."""
+    """Return whether an encoder has this name, and ``facts`` has all names that it needs, such as ``bits``."""
     return name in _encoders() and set(_encoders()[name].facts) <= set(facts)
 
 
@@ -82,9 +82,10 @@ def packing_of(made: Encoded) -> Packing:
 
 
 def part_shape(made: Encoded, stored: Sequence[int]) -> tuple[int, ...]:
-    """Return the shape in which the stored tensor ``made`` is computed; ``stored`` is its shape in the file.
+    """Return the shape that ``encode`` computes for the stored tensor ``made``; its shape in the file is ``stored``.
 
-    Scales and zero points have an element for each group of the arranged weight, but zero points may be packed.
+    The two may differ. Scales and zero points have an element for each group of the arranged weight, unless zero points
+    are packed.
     """
     if made.role in ("whole", "shape"):
         return tuple(stored)

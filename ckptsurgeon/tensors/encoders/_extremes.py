@@ -26,13 +26,13 @@ It is a multiple of the number of codes in a stored word and in a block, so that
 
 
 def as_float32(values: Array, dtype: str) -> Array:
-    """Return values of the dtype ``dtype`` as float32; float64 values beyond the range of float32 become infinite."""
+    """Return values of a dtype as float32; float64 values beyond the range of float32 become infinite."""
     with np.errstate(all="ignore"):
         return np.ascontiguousarray(widened(values, dtype), dtype="<f4")
 
 
 def shifted(box: Box, origin: Box) -> Box:
-    """Return ``box`` with indices into the whole tensor; in ``box``, indices count from the start of ``origin``."""
+    """Return ``box`` with indices that count from the start of the tensor, not from the start of the box ``origin``."""
     return tuple((begin + at, end + at) for (begin, end), (at, _) in zip(box, origin, strict=True))
 
 
@@ -48,8 +48,8 @@ def extremes(
     """Return the minimum and the maximum of each group in the box ``groups``, as float32.
 
     Unless ``with_zero`` is false, the range from minimum to maximum is extended to contain 0. ``steps`` is the size of
-    a group along each dimension. Raises PlanError if a value is NaN or infinite; ``name`` is the tensor's name in its
-    message.
+    a group along each dimension. Raises PlanError if a value is NaN or infinite; the message contains ``name``, the
+    name of the tensor.
     """
     far = np.float32(0 if with_zero else np.inf)
     least, greatest = np.full(box_shape(groups), far), np.full(box_shape(groups), -far)
@@ -64,7 +64,7 @@ def extremes(
         greatest[at] = np.maximum(greatest[at], high)
     if not (np.isfinite(least).all() and np.isfinite(greatest).all()):
         raise PlanError(
-            f"{escape(name)} has values that are NaN or infinite, or beyond float32: they cannot be quantised.",
+            f"{escape(name)} has values that are NaN or infinite, or too large for float32: they cannot be quantised.",
             hint="ckpt inspect --stats counts such values; --exclude leaves the tensor as it is.",
         )
     return least, greatest

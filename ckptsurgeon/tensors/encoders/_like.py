@@ -22,9 +22,9 @@ def encoded_like(weight: TensorInfo, asked: Request) -> dict[str, TensorInfo]:
     stay correct (block and group sizes, zero points, bits and so on). Stored tensors that describe the encoding, and
     scales of a layer's inputs, are taken from ``asked``.
 
-    ``weight`` is a floating-point tensor, stored or computed, in the shape of the decoded ``asked``. Its values are
-    rounded to nearest, with scales from the minimum and the maximum of each group. No value is read here: ``encode`` in
-    ``_encode`` computes the values of each returned tensor.
+    ``weight`` is a floating-point tensor, stored or computed, with the shape of the decoded weight of ``asked``. Its
+    values are rounded to nearest, with scales from the minimum and the maximum of each group. No value is read here:
+    ``encode`` in ``_encode`` computes the values of each returned tensor.
 
     If nothing changed a weight, copy its codes instead: integers shrink a little each time that they are decoded and
     rounded again, because the largest integer is not the end of the range. Small floats do not shrink.
@@ -60,7 +60,7 @@ def _part(template: Encoded, end: str, stored: TensorInfo, asked: Request) -> Te
     own = replace(template, role=role)
     made = TensorInfo(stored.dtype, part_shape(own, stored.shape), made=own)
     if not is_computed_in(own, stored.dtype):
-        raise UnencodableError(f"its part {name} is {stored.dtype}")
+        raise UnencodableError(f"its part {name} is {stored.dtype}, a dtype in which no encoder computes it")
     if made.numel != stored.numel:
         raise UnencodableError(f"its part {name} has a shape that does not fit its weight")
     return reshape(made, stored.shape)

@@ -38,7 +38,7 @@ class RoundingLoss:
 def loss_of(values: Array, meant: Array, name: str) -> RoundingLoss:
     """Return the loss of rounding ``values`` to the quantised values ``meant``.
 
-    Raises PlanError if a quantised value is infinite; ``name`` is the tensor's name in its message.
+    Raises PlanError if a quantised value is infinite; the message contains ``name``, the name of the tensor.
     """
     if not values.size:
         return RoundingLoss()

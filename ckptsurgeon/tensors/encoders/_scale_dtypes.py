@@ -22,8 +22,8 @@ EXPONENTS = "float8_e8m0fnu"
 def stored_scale(made: Encoded, scale: Array) -> Array:
     """Return scales (float32) in their stored dtype; 0 becomes a small number, so that nothing is divided by 0.
 
-    Powers of two are rounded up, so that no value is beyond the largest code. Raises PlanError if a scale exceeds the
-    range of the stored dtype.
+    If scales are stored as powers of two, they are rounded up, so that no value is beyond the largest code. Raises
+    PlanError if a scale exceeds the range of the stored dtype.
     """
     if made.scale_dtype == EXPONENTS:
         bits = np.maximum(scale, np.float32(2.0**-126)).view("<u4")

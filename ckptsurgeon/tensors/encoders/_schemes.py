@@ -52,12 +52,12 @@ class Scheme:
 
     @property
     def is_strict(self) -> bool:
-        """Whether the number of columns of a weight must be a multiple of the columns that share a scale."""
+        """Whether a matrix can be quantised only if its number of columns is a multiple of the group size."""
         return self.steps[0] == 1 and self.steps[1] > 0
 
     @property
     def is_shared(self) -> bool:
-        """Whether a weight has a global scale, which the layers in a group of ``JOINED`` share."""
+        """Whether a weight has a global scale; layers that vLLM joins (``JOINED``) share one global scale."""
         return "over" in dict(self.facts)
 
 

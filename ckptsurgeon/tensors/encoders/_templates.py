@@ -1,6 +1,6 @@
-"""Finds how to encode new values like an existing quantised tensor: the encoder, the groups and the facts.
+"""Finds how to encode new values like an existing quantised tensor: the encoder, the group sizes and its numbers.
 
-They are determined from the ``Decoded`` that describes how that tensor is decoded.
+They are determined from the ``Decoded`` that describes how the existing tensor is decoded.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def template_of(request: Request, made: Decoded, shape: tuple[int, ...]) -> Temp
     asked = _Asked(request, made, shape)
     found = _FAMILIES[made.encoding](asked) if made.encoding in _FAMILIES else None
     if found is None:
-        raise UnencodableError(f"no encoder writes {request.coded.method} as it is stored here")
+        raise UnencodableError(f"no encoder writes {request.coded.method} in the layout that this tensor has")
     return found
 
 
@@ -97,7 +97,7 @@ def _scaled(asked: _Asked) -> Template | None:
 
 def _packed(asked: _Asked) -> Template | None:
     if "order" in asked.parts:
-        raise UnencodableError("its columns are in another order")
+        raise UnencodableError("its columns are permuted")
     if "bias" in asked.parts:
         if asked.parts["bias"] != asked.parts["scale"]:
             raise UnencodableError(f"its scales are {asked.parts['scale']}, but its biases are {asked.parts['bias']}")
@@ -161,7 +161,7 @@ def _group_in_order(asked: _Asked) -> int:
         group = max(1, int(np.count_nonzero(numbers == 0)))
         if np.array_equal(numbers, np.arange(asked.shape[-1]) // group):
             return group
-    raise UnencodableError("its columns are in another order (g_idx)")
+    raise UnencodableError("its columns are permuted (g_idx)")
 
 
 def _awq(asked: _Asked) -> Template:

@@ -24,7 +24,7 @@ LARGEST = {E4M3: 448.0, E5M2: 57344.0}
 class _Float8:
     """The encoder of 8-bit floats. ``Encoded.facts`` has ``top`` (the largest code) and perhaps ``reciprocal``.
 
-    With ``reciprocal`` (1), scales are computed as transformers does, else as compressed-tensors does.
+    If ``reciprocal`` is 1, scales are computed as in transformers; otherwise as in compressed-tensors.
     """
 
     facts = ("top",)

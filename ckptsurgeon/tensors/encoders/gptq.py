@@ -1,7 +1,8 @@
-"""Rounds values to integers in GPTQ's layout, to nearest: GPTQ's own corrections would need inputs of the layer.
+"""Rounds values to the nearest integers in GPTQ's layout, without GPTQ's corrections, which need inputs of the layer.
 
 Codes are packed along the inputs, and stored with rows and columns exchanged. The first version of the format stores
-zero points minus one. For this version, no zero point is 0: libraries disagree on what to store for 0.
+zero points minus one. For this version, no zero point is 0, because libraries store a zero point of 0 in different
+ways.
 """
 
 from __future__ import annotations

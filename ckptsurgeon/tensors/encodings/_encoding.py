@@ -64,9 +64,9 @@ class Encoding:
     endings of further tensors that may exist. ``codes`` is the ending of the codes if it is not ``telling``. ``named``
     is the ending of the key that the logical tensor would have if it were stored plainly.
 
-    ``logical`` returns the logical tensor, or None if shapes or dtypes show that this is not the encoding. ``places``
-    maps each ending to its position in the order of endings. ``is_of_modules`` is true if each ending is a dot and one
-    name.
+    ``logical`` is a function that returns the logical tensor, or None if shapes or dtypes show that this is not the
+    encoding. ``places`` has the position of each ending in the list of all endings, in which ``telling`` is first.
+    ``is_of_modules`` is true if each ending is a dot and one name.
     """
 
     telling: str

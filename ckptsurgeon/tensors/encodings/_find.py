@@ -56,9 +56,9 @@ def could_be_codes(info: TensorInfo) -> bool:
 
 
 def are_plain_integers(key: str, info: TensorInfo) -> bool:
-    """Return whether a tensor is a matrix of signed integers that is called ``weight``, as a table of ids may be.
+    """Return whether a tensor is a matrix of signed integers called ``weight``; it may be a table of ids, not codes.
 
-    Only scales, settings of quantisation or other quantised tensors show that such integers are codes.
+    Such integers are taken for codes only if there are scales, quantisation settings or other quantised tensors.
     """
     return key.rpartition(".")[2] == "weight" and len(info.shape) > 1 and info.dtype in _SIGNED and info.numel > 1
 
@@ -78,9 +78,9 @@ def unknown(
     """Yield the quantised tensors in unknown encodings; ``keys`` are the keys that could be codes.
 
     If the folder has a ``quantization_config``, all tensors of a module except its biases are one quantised tensor.
-    Otherwise codes need a scale whose name is derived from the name of the codes, a name or a dtype that only codes
-    have, or other quantised tensors in the state dict. ``by_module`` contains the keys of
-    each module, ``known`` the keys that belong to known encodings.
+    Otherwise a tensor is taken for codes in one of three cases: the name of a scale is derived from its name; only
+    codes have its name or dtype; or the state dict has other quantised tensors. ``by_module`` contains the keys of each
+    module, ``known`` the keys that belong to known encodings.
     """
     method = f"{UNKNOWN} ({quantisation.method})" if quantisation.method else UNKNOWN
     modules: dict[str, list[str]] = {}
@@ -99,7 +99,10 @@ def unknown(
 
 
 def _may_be_scale(key: str, info: TensorInfo, codes: TensorInfo) -> bool:
-    """Return whether a float of the same module may be the scale of a matrix of integers, whatever its name."""
+    """Return whether a floating-point tensor may be, by its shape, the scale of a matrix of integers in its module.
+
+    Its name only has to differ from those of parameters that are never scales, such as ``bias``.
+    """
     is_float = DTYPES[info.dtype].kind == "float" and not decodes_nothing(key.rpartition(".")[2])
     return is_float and fits_as_scale(codes.dtype, codes.shape, info.shape)
 
@@ -142,9 +145,10 @@ def _by_name(
 ) -> Iterator[_Group]:
     """Yield a group for each key of codes, with the keys of the scales whose names are derived from that key.
 
-    If the codes are 8-bit floats, a scale may have any name that is the codes' name followed by text with "scal". If a
-    module contains one matrix of 8-bit floats and a single float, the float is the scale, whatever its name. If only
-    some of the codes have such scales, all codes and scales of the module are one group.
+    If the codes are 8-bit floats, the name of a scale may also be the name of the codes followed by text with "scal".
+    If a module contains one matrix of 8-bit floats and a floating-point tensor with one element, this tensor is the
+    scale, whatever its name. If only some of the codes have such scales, all codes and scales of the module are one
+    group.
     """
     by_leaf = {key.rpartition(".")[2]: key for key in codes}
     weight = next((key for leaf, key in by_leaf.items() if _WEIGHT.fullmatch(leaf)), None)
@@ -165,7 +169,10 @@ def _by_name(
 
 
 def _only_matrix(codes: Sequence[str], key: str, tensors: Mapping[str, TensorInfo]) -> str | None:
-    """Return the only codes of a module if they are a matrix of 8-bit floats, and ``key`` is a single float."""
+    """Return the key of a module's codes if they can only have the scale ``key``; else None.
+
+    This is so if the codes are one matrix of 8-bit floats, and ``key`` is a floating-point tensor with one element.
+    """
     first = tensors[codes[0]]
     is_matrix = len(codes) == 1 and len(first.shape) > 1 and DTYPES[first.dtype].kind == "float"
     return codes[0] if is_matrix and "." in key and _is_single_float(tensors[key]) else None
@@ -178,7 +185,8 @@ def _is_single_float(info: TensorInfo) -> bool:
 def _is_scaled_by(codes: str, key: str, tensors: Mapping[str, TensorInfo]) -> bool:
     """Return whether ``codes`` are 8-bit floats and ``key`` is their scale.
 
-    A scale is a single float, or its key is the key of the codes followed by text that contains "scal".
+    A scale is a floating-point tensor with one element, or its key is the key of the codes followed by text with
+    "scal".
     """
     is_scale = _is_single_float(tensors[key]) or "scal" in key[len(codes) :].lower()
     return DTYPES[tensors[codes].dtype].kind == "float" and is_scale
@@ -290,7 +298,7 @@ class _Forms:
 
 
 def _told(info: TensorInfo) -> tuple[str, int] | tuple[()]:
-    """Return (``opaque``, size in bytes) for an opaque tensor, such as torchao's in a pickle; () for any other tensor.
+    """Return (``opaque``, size in bytes) of a tensor that is not plain bytes, such as torchao's; () for any other.
 
     If these values differ, two opaque tensors have different forms, even if their dtypes and shapes are equal.
     """
@@ -318,7 +326,7 @@ def _part_endings() -> tuple[str, ...]:
 
 @cache
 def _long_endings() -> tuple[str, ...]:
-    """Return the endings of keys whose 64-bit integers can be codes; under other keys they are indices or counters."""
+    """Return the endings of keys whose 64-bit integers may be codes; other 64-bit integers are indices or counters."""
     return tuple(one.telling[1:] for one in _all_encodings() if "int64" in one.dtypes)
 
 

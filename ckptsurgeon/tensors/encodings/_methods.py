@@ -88,7 +88,7 @@ def is_stored_by(method: str, coded: QuantisedTensor) -> bool:
 def family(method: str) -> str:
     """Return the short name of an encoding: "GPTQ" for "GPTQ, 4 bits", and "packed" for all packed integers.
 
-    For names that begin with ``UNKNOWN`` or ``IN_OTHER_SHARD``, this is the short name.
+    The short name of a name that begins with ``UNKNOWN`` or ``IN_OTHER_SHARD`` is this beginning.
     """
     if method.startswith((UNKNOWN, IN_OTHER_SHARD)):
         return UNKNOWN if method.startswith(UNKNOWN) else IN_OTHER_SHARD

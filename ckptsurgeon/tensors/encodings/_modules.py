@@ -33,10 +33,10 @@ _STEPS = 1_000_000_000
 class Modules:
     """The sections of settings for single modules, and the modules that the settings leave unquantised.
 
-    A section has an index, its ``place``. Regular expressions that could take long are not evaluated; their sections
-    are treated as general settings. ``unread`` are the entries of ``ignore`` with such an expression. ``is_exact`` is
-    false if the targets of a config group contain such an expression. ``is_spent`` becomes true when the comparisons
-    with expressions have used up ``_STEPS``: then no further names are compared.
+    A section has an index, its ``place``. Some regular expressions could take long to match. They are not evaluated,
+    and their sections are treated as general settings. ``unread`` are the entries of ``ignore`` that contain one of
+    them; ``is_exact`` is false if a target of a config group contains one. ``is_spent`` becomes true when the
+    comparisons with expressions have used up ``_STEPS``: then no further names are compared.
     """
 
     def __init__(self, settings: Settings) -> None:

@@ -105,7 +105,7 @@ def _is_asked(end: str, stem: str, tensors: Mapping[str, TensorInfo]) -> bool:
 
 
 def _stems(layout: _Layout, codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """Return the common beginning of the keys of each quantised weight, with a dot before it."""
+    """Return the common beginning of the keys of each quantised weight, with a dot in front: ``.layers.0.proj``."""
     ends = tuple(end for part in layout.parts for end in part if end not in ("", ".weight", *layout.vague))
     found = dict[str, None]()
     for key in codes.by_key:
@@ -118,7 +118,7 @@ def _stems(layout: _Layout, codes: QuantisedTensors, tensors: Mapping[str, Tenso
 
 
 def _is_plain(stem: str, layout: _Layout, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether the weight whose keys begin with ``stem`` is not quantised: floats of more than 8 bits."""
+    """Return whether a weight is stored as floats of more than 8 bits, not quantised; its keys begin with ``stem``."""
     names = (stem[1:], f"{stem}.weight"[1:])
     return layout.parts[0] != ("",) and any(name in tensors and is_number(tensors[name]) for name in names)
 

@@ -27,7 +27,7 @@ __all__ = [
 
 UNCODED = "without its codes"
 """The end of the name of the encoding of tensors whose codes are missing, or were replaced by plain numbers."""
-UNSCALED = "without all of its scales"
+UNSCALED = "without some of its scales"
 """The same if the codes are there, but a part that decodes them is missing, so that no known encoding has them."""
 
 # Quantised tensors that are split over shards: scales in one, codes in another.
@@ -104,7 +104,8 @@ def lone_codes(
 ) -> Iterator[QuantisedTensor]:
     """Yield the codes whose scales are in another shard; ``elsewhere`` contains the keys of the other shards.
 
-    If a key that is not the key of the codes identifies an encoding (as in bitsandbytes), codes may have any dtype.
+    In some encodings, such as those of bitsandbytes, another key than that of the codes identifies the encoding. Then
+    the codes may have any dtype.
     """
     if not any(f".{key}".endswith(part_endings(encodings)) for key in elsewhere):
         return
@@ -143,7 +144,7 @@ def lone_parts(
 
     ``parts`` maps the keys of the scales and zero points to their endings. If the folder has a ``quantization_config``,
     the endings are enough. Otherwise the codes must be in another shard (``elsewhere`` contains the keys of other
-    shards), or the endings must be such that only quantised tensors have them. A tensor with the name of codes but a
+    shards), or the endings must be endings that only quantised tensors have. A tensor with the name of codes but a
     dtype that codes never have is treated as a part of the quantised tensor. Scales of a KV cache are left out.
     """
     stems: dict[str, dict[str, str]] = {}
@@ -315,7 +316,10 @@ def _left_out(
 
 
 def _has_float_scales(one: QuantisedTensor, tensors: Tensors) -> bool:
-    """Return whether the scales of ``one`` are floats: only then does MLX store biases (not for mxfp4 and nvfp4)."""
+    """Return whether the scales of ``one`` are floats.
+
+    MLX stores biases only with such scales, and so not for mxfp4 and nvfp4.
+    """
     return ".scales" in one.parts and tensors[one.parts[".scales"]].dtype in FLOATS
 
 

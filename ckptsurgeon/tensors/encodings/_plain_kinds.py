@@ -75,8 +75,8 @@ def _plain(tensors: Mapping[str, TensorInfo], method: str) -> Iterator[str]:
 def leaves_out(modules: Modules, settings: Settings, module: str) -> bool:
     """Return whether the settings may leave a module unquantised, possibly under another name of the module.
 
-    Entries contain names of modules in transformers or in vLLM: with a different prefix, or with the name of a module
-    that vLLM made by joining several modules.
+    The settings list modules under the names of transformers or vLLM. A name may have another prefix than in the file,
+    or be the name of a module that vLLM makes by joining several modules.
     """
     names = [module, *(joined.sub(name, module) for joined, name in _TOGETHER if joined.search(module))]
     words = [name.split(".") for name in names]

@@ -1,4 +1,4 @@
-"""Reads a ``quantization_config``, which is untrusted and may have any content, and its values that describe codes."""
+"""Reads the values that describe codes from a ``quantization_config``, which is untrusted and may have any content."""
 
 from __future__ import annotations
 
@@ -122,8 +122,9 @@ _LONGEST = 40
 class Scheme:
     """The settings of the weights in one config group of compressed-tensors.
 
-    A field that is not stated is 0 or "", and ``symmetric`` is None. If there are several config groups, ``format`` is
-    "" unless the group itself states it.
+    If the group does not state a number or a string, the field is 0 or "". If it does not state ``symmetric``, that
+    field is None. If there are several config groups, ``format`` is only what the group itself states. If
+    there is only one, ``format`` may also be that of the general settings.
     """
 
     bits: int

@@ -138,11 +138,12 @@ class OddTensors:
 
 
 def odd_ones(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> Iterator[OddTensors]:
-    """Yield the few 8-bit floats whose scales have an unusual name or dtype, or whose codes have an unusual dtype.
+    """Yield the few quantised tensors of 8-bit floats whose codes, scales or names of scales are unusual in the model.
 
-    A tensor is yielded only if the same module of another layer has the usual name and dtypes: different kinds of
-    modules may differ on purpose. Bytes with a scale in an unknown encoding are treated as 8-bit floats if the codes
-    with the same name in other modules are 8-bit floats.
+    Their codes or scales have another dtype than those of most tensors, or their scales have another name. A tensor is
+    yielded only if the same module of another layer has the usual name and dtypes: different kinds of modules may
+    differ on purpose. Bytes with a scale in an unknown encoding are treated as 8-bit floats if the codes with the same
+    name in other modules are 8-bit floats.
     """
     groups: dict[tuple[str, str], list[QuantisedTensor]] = {}
     renamed = of_another_scale(codes, settings)[1]
@@ -184,7 +185,7 @@ def _odd(group: list[QuantisedTensor], trait: Callable[[QuantisedTensor], str]) 
 
 
 def of_another_scale(codes: QuantisedTensors, settings: Settings) -> tuple[str, list[str]]:
-    """Return the name that scales should have, and the names of the 8-bit floats whose scales have the other name.
+    """Return the name that scales should have, and the names of the 8-bit weights whose scales have the other name.
 
     The name is "" if loaders accept either name. Loaders of the method "fp8" (transformers, vLLM, SGLang) accept only
     ``weight_scale_inv`` if the settings contain a ``weight_block_size``; loaders of compressed-tensors accept only

@@ -1,8 +1,8 @@
 """Recognises compressed-tensors' ``pack-quantized``: integers of few bits packed into 32-bit words.
 
 The stored tensors are ``weight_packed`` (out, in * bits / 32), ``weight_scale`` (out, groups), ``weight_zero_point``
-(out * bits / 32, groups), and ``weight_shape``, whose two values are the shape: they are not in the header.
-https://github.com/vllm-project/compressed-tensors
+(out * bits / 32, groups), and ``weight_shape``. The two values of ``weight_shape`` are the shape of the weight; values
+are not in the header. https://github.com/vllm-project/compressed-tensors
 """
 
 from __future__ import annotations

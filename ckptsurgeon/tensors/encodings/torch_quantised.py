@@ -51,7 +51,7 @@ def is_pickled(info: TensorInfo) -> bool:
 
 
 def pickled_scale(info: TensorInfo) -> float | TensorInfo | None:
-    """Return the scale that a pickle stores with a quantised tensor of torch or torchao; a tensor if there are several.
+    """Return the scale, or the tensor of scales, that a pickle stores with a quantised tensor of torch or torchao.
 
     Returns None if torch and torchao did not quantise the tensor, or if its scale is not in the file.
     """

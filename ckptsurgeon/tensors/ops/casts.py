@@ -171,7 +171,10 @@ def goes_to_zero(source: str, destination: str) -> bool:
 
 
 def count_nonzero(values: Array, dtype: str) -> int:
-    """Return how many values are not zero; ``dtype`` is in ``_NARROW``, ``values`` have the type of ``raw_dtype``."""
+    """Return how many values are not zero; ``dtype`` is a float of 8 or 16 bits that ``_NARROW`` has a mask for.
+
+    ``values`` has the numpy type that ``raw_dtype`` returns.
+    """
     bits = values.view(f"<u{values.itemsize}")
     return int(np.count_nonzero(bits & bits.dtype.type(_NARROW[dtype])))
 

@@ -19,10 +19,10 @@ Part = tuple[Array, str]
 
 
 def average(parts: Iterable[Part], weights: Sequence[float]) -> Part:
-    """Return the mean (or, with ``weights``, the weighted sum) of arrays in double precision, and the result's dtype.
+    """Return the mean or the weighted sum of arrays in double precision, and the dtype of the result.
 
-    Arrays are added one after the other, so that an iterator needs only one array in memory at a time. The arrays must
-    be all real or all complex.
+    If ``weights`` is empty, the result is the mean. Arrays are added one after the other, so that an iterator needs
+    only one array in memory at a time. The arrays must be all real or all complex.
     """
     total, wide, number = np.empty(0), "float64", 0
     for values, dtype in parts:

@@ -62,7 +62,7 @@ def test_reserved_names_of_another_format_are_left_out() -> None:
 @pytest.mark.parametrize("number", [2**21, 2**31, 48])
 def test_an_alignment_that_cannot_be_read_is_refused(number: int) -> None:
     plain()
-    with pytest.raises(cs.ConfigError, match="general.alignment is not a power of two up to 1048576"):
+    with pytest.raises(cs.ConfigError, match="general.alignment must be a power of two up to 1048576"):
         cs.apply(cs.convert("x.safetensors", metadata={"general.alignment": str(number)}), "x.gguf")
     cs.apply(cs.convert("x.safetensors", metadata={"general.alignment": str(2**20)}), "x.gguf")
     assert cs.verify("x.gguf").ok

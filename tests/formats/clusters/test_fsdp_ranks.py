@@ -184,7 +184,7 @@ WRONG: dict[str, tuple[int, Callable[[Any], object], str]] = {
     "no specification": (0, lambda s: setattr(s["even"], "_spec", 3), "instead of a DTensorSpec"),
     "a tensor less": (3, lambda s: s.pop("even"), "it lacks even, which rank 0 has"),
     "a buffer less": (3, lambda s: s.pop("buffer"), "it lacks buffer, which rank 0 has"),
-    "another buffer": (3, lambda s: s.update(buffer=torch.ones(4)), "the files are not of one run"),
+    "another buffer": (3, lambda s: s.update(buffer=torch.ones(4)), "the files are not from the same run"),
     "a plain tensor": (1, lambda s: s.update(even=torch.ones(8, 4)), "split in another way"),
 }  # fmt: skip
 
@@ -203,7 +203,7 @@ def test_another_tensor_of_the_same_name_is_refused(layout: Layout, ckpt: Any) -
     layout("rows")
     changed(2, lambda state: state.update(even=state["uneven"]))
     done = ckpt("inspect", "d")
-    assert (done.code, "the files are not of one run" in " ".join(done.err.split())) == (3, True), done.err
+    assert (done.code, "the files are not from the same run" in " ".join(done.err.split())) == (3, True), done.err
 
 
 def test_a_file_that_is_cut_short_is_refused(layout: Layout, ckpt: Any) -> None:

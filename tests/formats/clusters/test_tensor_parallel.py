@@ -120,4 +120,7 @@ def test_whole_tensors_that_differ_between_the_ranks_are_refused(key: str, ckpt:
     index["axes"].pop(key, None)
     Path("d/ranks.json").write_text(json.dumps(index))
     done = ckpt("inspect", "d")
-    assert (done.code, f"{key}, which by ranks.json is not split" in " ".join(done.err.split())) == (3, True), done.err
+    assert (done.code, f"{key}, which is not split according to ranks.json" in " ".join(done.err.split())) == (
+        3,
+        True,
+    ), done.err

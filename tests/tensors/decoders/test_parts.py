@@ -115,7 +115,7 @@ FP8 = {"quant_method": "fp8", "weight_block_size": [32, 64]}
         (lambda g: {**BY_NAME["int8"].store(g), ".comfy_quant": eight_bits(g, 9)}, {}, "ComfyUI's own"),
         (BY_NAME["hqq"].store, BY_NAME["hqq"].settings, "no decoder knows HQQ"),
         (without(".weight_global_scale"), BY_NAME["nvfp4-packed"].settings, "its weight_global_scale is missing"),
-        (without(".weight.absmax", "bnb-nf4"), BY_NAME["bnb-nf4"].settings, "but another part that decodes its codes is missing"),
+        (without(".weight.absmax", "bnb-nf4"), BY_NAME["bnb-nf4"].settings, "but a part that is needed to decode its codes is missing"),
         (BY_NAME["bnb-nf4"].store, BY_NAME["bnb-nf4"].settings, "quant_state cannot be read"),
         (lambda g: {".weight": fp8(g, OUT, IN), ".weight_scale_inv": scales(g, 3, 2)}, FP8, "no setting contains a block size"),
         (lambda g: {".weight": fp8(g, OUT, IN), ".weight_scale": scales(g, 7)}, {}, "its scale has the shape"),

@@ -197,7 +197,7 @@ def test_settings_by_which_no_codes_are_as_wide_as_the_model_are_said(
     for size, number in ((IN, bool(columns)), (None, False)):
         (folder / "config.json").write_text(json.dumps({**config, "hidden_size": size}))
         for verb in (cs.inspect, cs.convert):
-            said = [note for note in verb(folder).notes if "columns with its quantization_config" in note]
+            said = [note for note in verb(folder).notes if "with its quantization_config, " in note]
             assert len(said) == number
             assert all("4 quantised tensors of layers would have" in note for note in said)
             assert all(f"would have {columns} columns" in note and f"says {IN} (hidden_size)" in note for note in said)

@@ -1,4 +1,4 @@
-"""Keeps the received bytes of a remote file on this machine: a sparse file, a journal of its ranges, free space."""
+"""Stores the received bytes of a remote file on this machine, with a journal of their ranges; checks the free space."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EVERY = 16 << 20
 
 
 def free_bytes(found: os.statvfs_result) -> int | None:
-    """Return how many bytes can be written to a file system if enough space must stay free; None if unknown."""
+    """Return how many bytes can be written to a file system, less those that must stay free; None if unknown."""
     if not found.f_blocks:
         return None
     left = min(LEFT, int(found.f_blocks * found.f_frsize * SHARE))

@@ -116,7 +116,7 @@ class ThreadTimeLimits:
         self._kept = threading.local()
 
     def asked(self, what: str) -> None:
-        """Start the time limit of the thread's request ``what``; the same request again does not get more time."""
+        """Start the time limit of this thread's request ``what``; if it is sent again, it does not get more time."""
         if getattr(self._kept, "what", None) != what:
             self._kept.what, self._kept.pace = what, TimeLimit(timeout_s(), _too_slow)
         limit_reads(self._kept.pace)

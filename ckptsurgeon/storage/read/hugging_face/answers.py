@@ -104,7 +104,7 @@ def checked_answers(commit: str, digest_of: Callable[[str], str]) -> Iterator[No
 
 
 def _check_wait(response: httpx2.Response) -> None:
-    """Raise SourceError if a hub asks to wait for over ``LONGEST_WAIT_S`` seconds: huggingface_hub would do so."""
+    """Raise SourceError if a hub asks to wait for over ``LONGEST_WAIT_S`` seconds, since huggingface_hub would wait."""
     said = response.headers.get("Retry-After", "").strip()
     resets = re.search(r";\s*t\s*=\s*(\d{1,9})", response.headers.get("ratelimit", ""))
     wait_s = float(said) if said.isascii() and said.isdigit() else float(resets[1]) if resets else 0.0
@@ -123,7 +123,7 @@ def _check_commit(response: httpx2.Response, commit: str) -> None:
 
 
 def _check_etag(response: httpx2.Response, digest_of: Callable[[str], str]) -> None:
-    """If the ETag is not a digest, as from some mirrors of the hub, replace it by the digest in the hub's listing.
+    """Replace an ETag that is not a digest, as from some mirrors of the hub, by the digest in the hub's listing.
 
     Raises SourceError if the listing has no digest.
     """

@@ -244,10 +244,7 @@ def _no_revision(query: HubQuery) -> SourceError:
 
 
 def not_cached_error(query: HubQuery) -> SourceError:
-    """Return the error for a file that is not in the cache, and cannot be fetched since the hub must not be asked.
-
-    It is also the error if the hub cannot be reached.
-    """
+    """Return the error for a file that is not in the cache, if the hub must not be asked or cannot be reached."""
     what = f"{escape(query.file)} of the {query.at}" if query.file else f"the whole of the {query.at}"
     if not query.network:
         return SourceError(f"{what} is not in the cache, and allow_network is False.")
