@@ -160,7 +160,7 @@ def read_hyperparams(document: Document, overrides: Mapping[str, Any], *entries:
     notes = (
         (
             f"built only {escape(entries[0])} and the entries that it needs; "
-            f"{count(others, 'other entry', 'other entries')} not run",
+            f"{count(others, 'other entry was', 'other entries were')} not run",
         )
         if others
         else ()
@@ -293,7 +293,8 @@ def _check_placeholders(document: Document, entry: str, needed: Mapping[str, Any
     open_ones = [path for path, node in found if tag_of(node) == _PLACEHOLDER]
     if open_ones:
         raise document.fail(
-            f"the entry {escape(entry)} needs a value for {listing(open_ones)}, left open as {_PLACEHOLDER}.",
+            f"the entry {escape(entry)} needs a value for {listing(open_ones)}: "
+            f"the file has only {_PLACEHOLDER} there.",
             f"Write the value: model: {{speechbrain: {document.name}, overrides: {_nested(open_ones[0])}}}.",
         )
 

@@ -125,7 +125,8 @@ def _resolve_all(document: Document, node: Any, found: list[_Located]) -> None:
     """
     if isinstance(node, str) and "${" in node:
         raise document.fail(
-            f"{brief_repr(node, 80)} is an interpolation, which is not resolved here.", "Write the value itself."
+            f"{brief_repr(node, 80)} is an interpolation of OmegaConf, which ckpt does not resolve.",
+            "Write the value itself.",
         )
     if isinstance(node, Mapping):
         if "_target_" in node:

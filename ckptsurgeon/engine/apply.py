@@ -185,8 +185,8 @@ def _carried_entries(plan: Plan, inputs: PlanInputs) -> ExtraEntries | None:
     if source is None or path is None or source.root != carried.root:
         where = escape(carried.root) if carried.root else "the top level"
         raise PlanError(
-            f"the plan copies entries other than tensors that belong to the state dict at {where}, but the source has "
-            "no state dict there.",
+            f"the plan copies entries that are not tensors from the state dict at {where}, but the source has no state "
+            "dict there.",
             hint="Make a new plan.",
         )
     wanted = set(carried.entries)

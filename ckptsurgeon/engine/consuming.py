@@ -82,8 +82,9 @@ def source_consumer(
         )
     if not is_known(plan, inputs):
         raise OutputError(
-            "--consume needs inputs that a later run can recognise as unchanged: files, and no initial values that "
-            "your own code draws.",
+            "--consume does not work with these inputs: if the run is interrupted, a later run must be able to check "
+            "that they are unchanged. That is impossible for tensors in memory, for addresses without a version, and "
+            "for initial values that your own code draws.",
             hint="Leave out --consume.",
         )
     files = consumable_files(plan, inputs)
@@ -165,9 +166,9 @@ class SourceConsumer:
             )
         if lost:
             raise PlanError(
-                f"finished shards of {escape(self._output)} are damaged or cannot be read, and the sources that they "
-                f"were made of were consumed: {listing(lost)}. Nothing was changed.",
-                hint="Run the command again; if that does not help, download these files again.",
+                f"finished shards of {escape(self._output)} are damaged or cannot be read, and the source files with "
+                f"their values were deleted (--consume): {listing(lost)}. Nothing was changed.",
+                hint="Run the command again; if that does not help, download these source files again.",
                 details=lost,
             )
 

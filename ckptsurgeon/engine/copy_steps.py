@@ -61,10 +61,10 @@ def check_storages(runs: Iterable[PartRun]) -> None:
 
 
 def _passes_by(info: TensorInfo) -> bool:
-    """Return whether a tensor that is copied needs no check before it is copied.
+    """Return whether a tensor can be copied without checking its storage before.
 
-    This is so if its storage has no checksum. It is also so if the tensor is the whole storage and the checksum is a
-    CRC-32, since copying computes and compares the CRC-32.
+    There are two cases: the storage has no checksum, or the tensor is the whole storage and the checksum is a CRC-32,
+    which copying itself computes and compares.
     """
     storage = info.storage
     if storage is None or not storage.has_checksum:

@@ -108,8 +108,8 @@ class PartRun:
     def sources_of(self, step: Step) -> list[tuple[TensorInfo, Checkpoint]]:
         """Return (header of the tensor, its checkpoint) for each input of a step.
 
-        If a source provides only some of the values, and a destination checkpoint the others, the tensor of the
-        destination is last.
+        If a source provides only some of the values, and a destination checkpoint the others, the last pair is the
+        tensor of the destination.
         """
         first = [] if step.source is None else [(self.info(step), self.inputs.sources[step.source])]
         return [*first, *map(self._part, step.more), *self._kept(step)]
@@ -238,6 +238,6 @@ def adapter_notes(counts: Iterable[Mapping[str, Sequence[int]]]) -> Iterator[str
 def negative_notes(negative: Mapping[str, int]) -> tuple[str, ...]:
     """Return notes on variances that became negative; ``negative`` is the number of such values by key."""
     return tuple(
-        f"{count(number, 'value')} of {escape(key)} became negative, but layers take their square root"
+        f"{count(number, 'value')} of the variance {escape(key)} became negative, but layers take their square root"
         for key, number in negative.items()
     )

@@ -88,7 +88,7 @@ def _draw(runs: Sequence[PartRun]) -> None:
 def write_frame(run: PartRun) -> None:
     """Write the bytes of an output file that belong to no tensor, such as the header; put their SHA-256 in its receipt.
 
-    For the files of several ranks, their SHA-256 are put into the ``SpreadFile``.
+    If the output has a file for each rank, the SHA-256 of each file is put into the ``SpreadFile`` instead.
     """
     if isinstance(run.file, SpreadFile):
         run.file.finish()

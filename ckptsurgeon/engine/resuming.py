@@ -66,7 +66,7 @@ class PartsJournal:
         """Whether the run waits until each new line of the journal is on disk."""
 
     def begin(self, plan: Plan, inputs: PlanInputs, options: OutputOptions) -> None:
-        """Begin a new journal, unless no later run could continue."""
+        """Begin a new journal if a later run could continue this one; else do nothing."""
         if len(self._shape.parts) > 1 and is_known(plan, inputs):
             self._journal = Journal(self._folder.path, self._folder.shown)
             self._journal.begin({**identity_of(plan, inputs, options, self._shape), "on_disk": on_disk(inputs)})

@@ -1,4 +1,4 @@
-"""Evaluates a model on a split or on batches, without changing random states and the modes of modules."""
+"""Evaluates a model on a split or on batches; restores random states and the training mode of modules afterwards."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def loss_per_item(
 
 
 def uniform_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> float | None:
-    """Return the loss per item of a model whose outputs are all the same; None if the task does not define it."""
+    """Return the loss per item if all answers were equally likely; None if the task does not define this loss."""
     function = getattr(task, "uniform_loss", None)
     if function is None:
         return None

@@ -180,9 +180,9 @@ class TrainingLoop:
         return state.progress.step, rates, result
 
     def _signal(self, stop: StopSignal) -> str:
-        """Return the name of the signal that ends the run, or ''; it counts only when all ranks know of it.
+        """Return the name of the signal that ends the run; '' if there is none, or if some rank does not know it yet.
 
-        If a rank stopped at once, the others would wait for it for ever.
+        If a rank stopped as soon as it received a signal, the other ranks would wait for this rank for ever.
         """
         if self.job.ranks.size > 1:
             stop.name = self._signal_of_step or stop.name
@@ -194,7 +194,7 @@ class TrainingLoop:
         return step > 0 and (step % every == 0 or step == self.settings.steps)
 
     def _write_rows(self, since: float) -> str:
-        """Write the pending steps to the log; return NONFINITE or COLLAPSED if that ends the run, else ''."""
+        """Write the pending steps to the log; return NONFINITE or COLLAPSED if one of them ends the run, else ''."""
         progress, collapsed = self.state.progress, getattr(self.job.task, "collapsed", None)
         pending, self._pending = self._pending, []
         rows = log_rows(pending, since, flops=self.state.flops_per_place or 0.0, peak=self._peak_flops)
@@ -251,10 +251,10 @@ def gradient_step(
 ) -> StepResult:  # fmt: skip
     """Take one optimizer step on the batches of all ranks, as if they were one batch in one process.
 
-    The first ``unseen`` of this rank's ``batches`` have clips that the run has not seen before. ``signal`` returns the
-    name of the signal that this rank received, or ''. ``loss_function`` is the task's compiled loss (None:
-    ``task.loss``). If an error is raised, parameters and buffers are unchanged. No value is read from a GPU, because
-    such a read waits for all queued work.
+    ``unseen`` is how many of this rank's ``batches``, counted from the first, have clips that the run has not seen
+    before. ``signal`` returns the name of the signal that this rank received, or ''. ``loss_function`` is the task's
+    compiled loss (None: ``task.loss``). If an error is raised, parameters and buffers are unchanged. No value is read
+    from a GPU, because such a read waits for all queued work.
     """
     device = next(model.module.parameters()).device
     buffers, sums = BufferSnapshot(model.module), LossSums(device)
@@ -294,6 +294,9 @@ def gradient_step(
 
 
 def _forward(loss_function: LossFunction, batch: Batch, model: nn.Module) -> tuple[Tensor, Loss]:
-    """Return the total loss, for the backward pass (DDP needs it first), and the loss without its autograd graph."""
+    """Return a pair: the total loss, for the backward pass, and the loss without its autograd graph.
+
+    The total loss comes first, because DDP requires that the backward pass starts from the first value.
+    """
     loss = loss_function(model, batch)
     return without_effect(loss) if batch.idle else (loss.total, detached(loss))

@@ -39,8 +39,8 @@ class StepCounts:
     ) -> StepCounts:
         """Return the counts of all ranks together; every rank must call this.
 
-        The first ``unseen`` of the ``batches`` hold clips that the run has not seen before. Raises ConfigError if the
-        losses of the ranks have different ``parts``.
+        ``unseen`` is how many of the ``batches``, counted from the first, have clips that the run has not seen before.
+        Raises ConfigError if the losses of the ranks have different ``parts``.
         """
         packed = StepCounts.pack(batches, unseen, signal, parts)
         ranks.all_reduce([packed])
@@ -144,7 +144,8 @@ class LossSums:
 class BufferSnapshot:
     """A copy of the buffers of all modules in training mode, such as the statistics of batch norms.
 
-    ``Tensor._version`` does not show whether a buffer has changed: torch's norm layers do not increase it.
+    All of these buffers are copied, because ``Tensor._version`` does not show which of them have changed: torch's norm
+    layers do not increase it.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -180,8 +181,8 @@ def detached(loss: Loss) -> Loss:
 def without_effect(loss: Loss) -> tuple[Tensor, Loss]:
     """Return the total of a loss times 0, for the backward pass, and a loss in which all sums and items are 0.
 
-    A rank that has no clip in this step runs a clip of another rank, because every rank must take part in the
-    all-reduce. This clip must not count twice. ``nan_to_num`` is needed because 0 times NaN is NaN.
+    Every rank must take part in the all-reduce. So a rank without clips in this step runs a clip of another rank, and
+    this function keeps the clip from counting twice. ``nan_to_num`` is needed because 0 times NaN is NaN.
     """
     nothing = detached(loss)
     short = None if loss.too_short is None else torch.zeros_like(loss.too_short)

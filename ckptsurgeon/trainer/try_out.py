@@ -71,7 +71,7 @@ def _moments(state: TrainingState) -> list[Tensor]:
 
 @contextmanager
 def _explained(settings: Settings) -> Iterator[None]:
-    """Raise ConfigError if the settings ask for determinism and torch has no deterministic form of an operation."""
+    """Inside the block, raise ConfigError if ``train.deterministic`` needs a form of an operation that torch lacks."""
     try:
         yield
     except RuntimeError as error:

@@ -68,7 +68,10 @@ class _HuggingFace:
 
 
 def _single(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the strings, numbers, booleans and nulls of the section ``model``, not its vocabulary and merge rules."""
+    """Return the fields of the section ``model`` whose value is a string, number, boolean or null.
+
+    Its vocabulary and merge rules, which are lists and dicts, are left out.
+    """
     return {name: value for name, value in model.items() if value is None or isinstance(value, (str, int, float))}
 
 

@@ -159,7 +159,7 @@ def _of_language(name: str, data: bytes, read: Callable[[str], bytes | None]) ->
 def _fields(data: bytes | None) -> dict[str, Any]:
     """Return the fields of a JSON object; empty for any other bytes.
 
-    No error is raised for a malformed file, because it is reported when it is copied.
+    No error is raised for a malformed file here: the error is raised later, when the file is copied.
     """
     try:
         document = read_json(data or b"{}")

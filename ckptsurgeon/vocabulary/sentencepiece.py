@@ -65,7 +65,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | float | bytes]]:
         elif kind == _FIXED64:
             at += 8
         else:
-            raise ValueError(f"a field of kind {kind}")
+            raise ValueError(f"a field has the wire type {kind}")
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

@@ -179,11 +179,11 @@ def _numbers(value: Any) -> Iterator[int]:
 
 
 def _sizes(fields: Mapping[str, Any], numbers: Renumbering) -> frozenset[int]:
-    """Return the vocabulary sizes of the configurations, nested ones included, whose ids are to be renumbered.
+    """Return vocabulary sizes: the ids of configurations with one of these sizes are to be renumbered.
 
-    These are the vocabulary sizes of the configuration itself and of its ``text_config``. If neither has a vocabulary
-    size, they are the size of the new vocabulary, and the smallest size of a nested configuration with room for all old
-    tokens. If there is no such nested configuration, the result is empty: then all ids are to be renumbered.
+    These are the sizes of the configuration itself and of its ``text_config``. If neither has a vocabulary size, the
+    nested configurations decide: of their sizes that have room for all old tokens, the smallest is returned, together
+    with the size of the new vocabulary. If there is none, the result is empty, and all ids are to be renumbered.
     """
     found = dict(_parts(fields))
     own = {found.get(path) for path in ((), ("text_config",))} - {None}

@@ -45,30 +45,32 @@ class TokenRowOverride:
     force: bool = False
 
 
-def with_overrides(every: Sequence[VocabularyRows], lent: Sequence[TokenRowOverride]) -> tuple[VocabularyRows, ...]:
-    """Return the rows of each model after the overrides ``lent`` are applied.
+def with_overrides(
+    every: Sequence[VocabularyRows], overrides: Sequence[TokenRowOverride]
+) -> tuple[VocabularyRows, ...]:
+    """Return the rows of each model after the ``overrides`` are applied.
 
     ``every`` has the rows of each model, in the order of the models. A token has at most one override.
     """
-    by_place = {one.place: one for one in lent}
+    by_place = {one.place: one for one in overrides}
     return tuple(
         replace(
             rows,
             rows=tuple(_row(row, by_place.get(place)) for place, row in enumerate(rows.rows)),
-            lent=tuple((one.place, one.row) for one in lent if one.model == number),
+            lent=tuple((one.place, one.row) for one in overrides if one.model == number),
         )
         for number, rows in enumerate(every)
     )
 
 
-def _row(row: Row, lent: TokenRowOverride | None) -> Row:
-    """Return ``row``, the row that a model has for a token, or the result of the override ``lent`` if it applies.
+def _row(row: Row, override: TokenRowOverride | None) -> Row:
+    """Return the row that a model gets for a token: ``row``, which it has, or the result of ``override`` if it applies.
 
     The result of an override is None if a row of another model is used, and an empty tuple if the row is all zeros.
     """
-    if lent is None or (row is not None and not lent.force):
+    if override is None or (row is not None and not override.force):
         return row
-    return None if lent.model is not None else ()
+    return None if override.model is not None else ()
 
 
 def with_padding(every: Sequence[VocabularyRows], multiple: int) -> tuple[VocabularyRows, ...]:

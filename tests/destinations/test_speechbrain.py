@@ -103,7 +103,7 @@ def test_only_what_the_modules_need_is_run_and_that_is_said(ckpt: Run) -> None:
     target = cs.load_target("recipe.yaml")
     assert target.ran == ("recipe.Encoder from recipe.py", "torch.nn.Linear from torch")
     assert target.files == ("recipe.py",)
-    assert target.notes == ("built only modules and the entries that it needs; 6 other entries not run",)
+    assert target.notes == ("built only modules and the entries that it needs; 6 other entries were not run",)
     assert not Path("logged").exists()
     assert not Path("results").exists()
     torch.save(nn.ModuleDict({"enc": nn.Linear(4, 4), "head": nn.Linear(4, 7)}).state_dict(), "src.pth")
@@ -147,11 +147,11 @@ def test_the_same_seed_draws_the_same_and_another_seed_others() -> None:
     [
         (
             "speechbrain: recipe.yaml, entry: logger",
-            r"the entry logger needs a value for name, left open as !PLACEHOLDER.*overrides: \{name: …",
+            r"the entry logger needs a value for name: the file has only !PLACEHOLDER there.*overrides: \{name: …",
         ),
         (
             "speechbrain: recipe.yaml, entry: deep",
-            r"the entry deep needs a value for deep\.a\.b, .*overrides: \{deep: \{a: \{b: …\}\}\}",
+            r"the entry deep needs a value for deep\.a\.b: .*overrides: \{deep: \{a: \{b: …\}\}\}",
         ),
         (
             "speechbrain: recipe.yaml, entry: encoder",

@@ -232,7 +232,9 @@ def test_variances_that_a_merge_makes_negative_are_said(size: int, dtype: torch.
         save_file({"bn.running_var": values, "bn.weight": values - 2}, f"{name}.safetensors")
     both = ["b.safetensors", "a.safetensors"]
     receipt = cs.apply(cs.merge(both, method="linear", weights=[2.0, -1.0], normalize=False), "o.safetensors")
-    assert receipt.notes == ("2 values of bn.running_var became negative, but layers take their square root",)
+    assert receipt.notes == (
+        "2 values of the variance bn.running_var became negative, but layers take their square root",
+    )
     assert not cs.apply(cs.merge(both, method="linear", weights=[0.5, 0.5]), "p.safetensors").notes
     save_file({"bn.running_var": -load_file("a.safetensors")["bn.running_var"]}, "n.safetensors")
     twice = cs.average(["n.safetensors"] * 2)

@@ -145,7 +145,7 @@ def test_only_train_is_changed_and_every_epoch_otherwise(job: Callable[..., Job]
 
 def test_a_cache_keeps_what_is_not_changed(job: Callable[..., Job]) -> None:
     noisy = ("augment.snr_db=[0, 10]", "data.cache=cache")
-    note = "train.augment changes the sounds of train: their features are computed anew, not cached"
+    note = "train.augment changes the sounds of train: their features are computed each time, not cached"
     assert note in job(*noisy).notes
     assert note not in job(*MASKS, "data.cache=cache").notes
     assert torch.equal(inputs(job(*noisy).train), inputs(job("augment.snr_db=[0, 10]").train))

@@ -251,7 +251,10 @@ def test_a_dataset_that_draws_passes_every_check(ckpt: Run) -> None:
         ({"_target_": "my_data.smoe"}, "train.data.train: the module my_data has no smoe."),
         ({"_target_": "my_dtaa.some"}, "my_dtaa.some cannot be imported: there is no module my_dtaa."),
         ({"_target_": "my_data.py:some"}, "not of the form package.module.function. Write my_data.some."),
-        ({"_target_": "my_data.Squares", "seed": "${x}"}, "is an interpolation, which is not resolved here"),
+        (
+            {"_target_": "my_data.Squares", "seed": "${x}"},
+            "is an interpolation of OmegaConf, which ckpt does not resolve",
+        ),
         ({**SOME, "_partial_": True}, "my_data.some returns partial, not a map-style dataset."),
         ({"target": "my_data.some"}, "not a string, a map with hf_dataset or _target_, or a list of these."),
         ([SOME, "x.csv"], "train.data.train has a function together with other entries."),

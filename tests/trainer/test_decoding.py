@@ -204,9 +204,10 @@ def test_what_the_error_rates_are_of_is_said() -> None:
 
     corpus("train.csv", ["a", "b"])
     data = {"train": "train.csv"}
-    assert Hybrid(settings(data=data), TOKENS).notes()[-1] == "error rates are of CTC alone (train.decoding: ctc)"
+    ctc = Hybrid(settings(data=data), TOKENS).notes()[-1]
+    assert ctc == "texts for error rates are decoded by CTC alone (train.decoding: ctc)"
     joint = Hybrid(settings(data=data, decoding="joint", beam=3), TOKENS).notes()[-1]
-    assert joint == "error rates are of CTC and the decoder together, beam 3 (train.decoding: joint)"
+    assert joint == "texts for error rates are decoded by CTC and the decoder together, beam 3 (train.decoding: joint)"
 
 
 def test_what_cannot_be_decoded_is_an_error() -> None:

@@ -142,7 +142,7 @@ def test_the_average_is_that_of_adapters(init: str) -> None:
         ({"rank": 8}, {}, "train.lora has no targets"),
         ({"targets": ["second"], "rank": 0}, {}, "train.lora.rank is 0; it must be 1 or more"),
         ({"targets": ["second"], "dropout": 1.0}, {}, "train.lora.dropout is 1.0"),
-        ({"targets": ["second"]}, {"freeze": ["body"]}, "train.freeze is about the weights"),
+        ({"targets": ["second"]}, {"freeze": ["body"]}, "train.freeze applies to the weights"),
     ],
 )
 def test_what_cannot_be_trained_is_an_error(init: str, lora: dict[str, Any], more: dict[str, Any], why: str) -> None:

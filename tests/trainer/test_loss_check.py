@@ -98,7 +98,7 @@ def test_a_run_that_does_not_learn_warns_with_the_figures() -> None:
     found = checked(steps=60, lr=1e-12)
     assert found.status == WARN, found
     assert "over the first and last 6 steps, noise 0." in found.says
-    assert found.says.endswith(": it fell by no more than the noise")
+    assert found.says.endswith(": the loss fell by no more than the noise")
 
 
 def test_what_is_frozen_but_for_a_useless_bias_does_not_pass() -> None:
@@ -110,7 +110,7 @@ def test_what_is_frozen_but_for_a_useless_bias_does_not_pass() -> None:
 def test_a_run_of_a_few_steps_is_not_judged() -> None:
     found = checked(steps=5, evaluate_every=5, save_every=5)
     assert found.status == NOT_RUN
-    assert found.says.endswith("; 5 steps, but noise hides a fall in fewer than 6")
+    assert found.says.endswith("; 5 steps; noise hides a fall in fewer than 6 steps")
 
 
 def test_a_run_that_diverged_in_a_few_steps_fails_all_the_same() -> None:

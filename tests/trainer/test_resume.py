@@ -268,7 +268,7 @@ def test_a_run_that_is_done_goes_on_with_more_steps(schedule: str, ckpt: Any) ->
     assert lineage()["prolonged"] == [{"at": 6, "from": 6, "to": 12}]
     assert [row["step"] for row in read_log("run/log.jsonl") if "loss" in row] == list(range(1, 13))
     again = ckpt("train", "--resume", "--device", "cpu")  # without --steps: those of the last time
-    assert "the run was done, at step 12/12" in " ".join((again.out + again.err).split())
+    assert "the run has already done all of its 12 steps" in " ".join((again.out + again.err).split())
     assert "was edited" not in again.err
     assert yaml.safe_load(Path("run/config.yaml").read_text())["train"]["steps"] == 12
     assert len(lineage()["prolonged"]) == 1

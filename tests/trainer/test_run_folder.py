@@ -147,7 +147,7 @@ def test_a_run_without_a_checkpoint_is_said_to_be_one(ckpt: Run, init: str) -> N
     cs.train(**toy.STARTED, device="cpu", steps=4)
     shutil.rmtree("run/steps")
     assert "run contains a run without a complete checkpoint" in refused(ckpt, "--resume", code=3)
-    assert "No file of this run is removed" in refused(ckpt, code=3)
+    assert "which leaves the files of this run as they are" in refused(ckpt, code=3)
 
 
 @pytest.mark.parametrize(("name", "how"), [("model.safetensors", "flip"), ("state.pth", "flip"), ("state.pth", "cut")])
@@ -160,7 +160,7 @@ def test_damage_is_noticed_and_the_checkpoint_before_it_is_named(name: str, how:
     said = refused(ckpt, "--resume", code=3)
     assert said == (
         f"run/steps/12/{name} is damaged: it has changed since it was written. run/steps/8 is complete: "
-        "run mv run/steps/12 run.damaged, and --resume goes on from run/steps/8."
+        "run mv run/steps/12 run.damaged; then --resume goes on from run/steps/8."
     )
     os.rename("run/steps/12", "run.damaged")
     assert ckpt("train", "--resume", "--device", "cpu").code == 0
@@ -190,7 +190,10 @@ def test_an_edited_record_is_said_not_to_be_read(ckpt: Run, init: str) -> None:
 def test_a_run_that_was_done_is_said_to_be(ckpt: Run, init: str) -> None:
     cs.train(**toy.STARTED, device="cpu", steps=4)
     said = " ".join(ckpt("train", "--resume", "--device", "cpu").err.split())
-    assert said.count("note: the run was done, at step 4/4: nothing is left to train, it is only checked again") == 1
+    assert (
+        said.count("note: the run has already done all of its 4 steps: it is not trained further, only checked again")
+        == 1
+    )
 
 
 def test_a_folder_with_other_things_is_said(ckpt: Run, init: str) -> None:
@@ -198,7 +201,7 @@ def test_a_folder_with_other_things_is_said(ckpt: Run, init: str) -> None:
     Path("wav/1.wav").touch()
     done = ckpt("train", *toy.START, "--run", "wav", "--device", "cpu")
     assert done.code == 0
-    assert "wav also contains files that are not of the run: 1.wav" in " ".join(done.err.split())
+    assert "wav also contains files that no run writes: 1.wav" in " ".join(done.err.split())
     Path("file").touch()
     assert "file is not a folder." in ckpt("train", *toy.START, "--run", "file", "--device", "cpu").err
 

@@ -85,7 +85,7 @@ def test_a_run_that_is_killed_in_its_controls_has_a_result_and_they_can_be_run_a
     assert (left.step, left.ended, left.controls) == (4, "unchecked", None)
     last = {check.name: (check.status, check.says) for check in left.checks if check.when == "after"}
     assert last == {
-        "checks after the last step": ("NOT RUN", "not made yet; --resume makes them"),
+        "checks after the last step": ("NOT RUN", "not run yet; --resume runs them"),
         "controls": ("NOT RUN", "not run yet; --resume --controls runs them"),
     }
     said = " ".join(ckpt("train", "--report").out.split())

@@ -113,7 +113,10 @@ def train(model: str) -> Callable[..., Any]:
 
 
 def test_a_job_cuts_by_the_segmenter_and_says_when_it_guesses(train: Callable[..., Any], model: str) -> None:
-    guess = "texts are cut into the longest pieces, not as the tokeniser does: set train.data.segmenter to its file"
+    guess = (
+        "texts are cut into the longest pieces, not as the tokeniser cuts them: "
+        "set train.data.segmenter to the tokeniser's file"
+    )
     assert guess not in train().notes
     assert guess in train("data.segmenter=null").notes
     processor = sentencepiece.SentencePieceProcessor(model_file=model)

@@ -142,7 +142,7 @@ def _foreign() -> dict[str, Any]:
         (dict, "train.keep_optimizer needs an init that ckpt wrote"),
         (_foreign, "train.keep_optimizer needs an init that ckpt wrote"),
         (_without_source, "no moments of Adam were found for start.safetensors: english is no longer at its path"),
-        (_plain, "no moments of Adam were found for start.safetensors: plain.safetensors has none"),
+        (_plain, "no moments of Adam were found for start.safetensors: none in plain.safetensors"),
         (lambda: {"init": "start.safetensors", "sets": ["optimizer=sgd"]}, "but train.optimizer is sgd"),
     ],
 )

@@ -233,7 +233,7 @@ def test_one_batch_is_learned_by_heart(init: str, monkeypatch: pytest.MonkeyPatc
     found = cs.train(**toy.STARTED, overfit_one_batch=True, device="cpu", steps=40)
     by_name = {check.name: check for check in found.checks}
     assert by_name["one batch by heart"].status == "PASS"
-    assert by_name["one batch by heart"].says == "error 0 after 40 steps, must be below 0.05"
+    assert by_name["one batch by heart"].says == "error 0 after 40 steps; it must be below 0.05"
     cold = cs.train("toy.yaml", overfit_one_batch=True, device="cpu", steps=1, run="b", sets=["warmup=0"])
     assert {check.name: check.status for check in cold.checks}["one batch by heart"] == "FAIL"
 
@@ -375,7 +375,7 @@ def test_a_run_of_an_older_version_goes_on(ckpt: Run, init: str) -> None:
         ({"beams": 4}, ["beams=4"], "train has no field 'beams'."),
         ({"decoding": "viterbi"}, [], "train.decoding is 'viterbi'."),
         ({"data": {"mirror": "x"}}, [], "train.data has no field 'mirror'."),
-        ({"lm": "a.arpa"}, [], "train.lm needs train.decoding ctc_beam, but train.decoding is ctc."),
+        ({"lm": "a.arpa"}, [], "train.lm needs train.decoding: ctc_beam, but train.decoding is ctc."),
     ],
 )
 def test_settings_that_no_longer_are_have_a_way_out(

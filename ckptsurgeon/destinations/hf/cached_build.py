@@ -42,7 +42,7 @@ def spec_key(document: Document, given: GivenFields) -> str:
 
 
 def cached_spec(key: str, document: Document, given: GivenFields) -> TargetSpec | None:
-    """Return the destination that the cache has under ``key``, without fields that are functions; None if none."""
+    """Return the destination that the cache has under ``key``, without fields that are functions; else None."""
     document_found = cached_document(key)
     if document_found is None:
         return None
@@ -102,7 +102,10 @@ def keep_spec(key: str, spec: TargetSpec, given: GivenFields, known: tuple[str, 
 
 
 def _given(given: GivenFields) -> dict[str, Any]:
-    """Return the user's fields with the overrides applied: a written config.json has only few other fields."""
+    """Return the user's fields with the overrides applied.
+
+    The cache stores the written config.json as its changes to these fields, which are few.
+    """
 
     def over(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
         both = {name: first[name] for name in second if isinstance(first.get(name), dict)}

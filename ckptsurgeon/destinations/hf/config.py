@@ -52,10 +52,12 @@ def library(document: Document) -> Any:
         importlib.import_module("transformers.conversion_mapping")
     except ImportError as error:
         old = getattr(sys.modules.get("transformers"), "__version__", "")
-        have = f"the package transformers {OLDEST} or newer; {old} is here" if old else "the package transformers"
-        missing = "" if old or error.name in (None, "transformers") else f" ({escape(str(error))})"
+        needed = f"the package transformers {OLDEST} or newer" if old else "the package transformers"
+        why = f"; {old} is installed" if old else ""
+        if not old and error.name not in (None, "transformers"):
+            why = f" ({escape(str(error))})"
         raise document.fail(
-            f"to build this destination with transformers, {have}{missing} is needed.", "pip install 'ckptsurgeon[hf]'."
+            f"to build this destination, {needed} is needed{why}.", "pip install 'ckptsurgeon[hf]'."
         ) from error
     return found
 

@@ -198,7 +198,7 @@ class OperationChain:
         return next(iter(values.items()))
 
     def target(self, values: Values) -> str:
-        """Return the key in ``Values`` for the result of an operation on a single tensor."""
+        """Return the pattern under which the result of an operation on a single tensor is stored in ``Values``."""
         patterns = self.group.converter.target_patterns
         return patterns[0] if len(patterns) == 1 else next(iter(values))
 

@@ -125,9 +125,9 @@ class KeyConversions:
         off = sum(key == f"{self.prefix}.{name}" for key, name in pairs)
         head = f"{self.prefix}, the base model's prefix in {self.model}, is"
         if added:
-            yield f"{head} put before {count(added, 'source key')}, as --map '={self.prefix}' would"
+            yield f"{head} put before {count(added, 'source key')} (--map '={self.prefix}' does the same)"
         if off:
-            yield f"{head} removed from {count(off, 'source key')}, as --map '{self.prefix}=' would"
+            yield f"{head} removed from {count(off, 'source key')} (--map '{self.prefix}=' does the same)"
 
     def _renaming_notes(self, pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
         others = [(k, n) for k, n in pairs if f"{self.prefix}.{k}" != n and k != f"{self.prefix}.{n}"]

@@ -69,7 +69,7 @@ def _chunk(chain: OperationChain, operation: Any, values: Values) -> Values:
     """``Chunk``: a tensor is split into equal parts."""
     patterns = chain.group.converter.target_patterns
     if getattr(operation, "num_shards_attribute", None) is not None:
-        raise UnknownConversion("the number of its parts is only in the configuration")
+        raise UnknownConversion("it splits a tensor into a number of parts that only the configuration has")
     return _split(chain, operation, values, patterns)
 
 

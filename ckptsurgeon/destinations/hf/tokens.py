@@ -84,10 +84,11 @@ def renumbered(
     notes = []
     if moved.changed:
         said = [f"{'.'.join(path)} = {brief_repr(value, 24)}" for path, value in moved.changed.items()]
-        notes.append(f"token ids of {name} follow their tokens: {listing(said, LISTED, where='')}")
+        shown = listing(said, LISTED, where="")
+        notes.append(f"token ids in {name} are changed to the new ids of their tokens: {shown}")
     if moved.stale:
         wrong = [f"{escape(one.field)} was {one.number} ({escape(brief_repr(one.token, 24))})" for one in moved.stale]
-        notes.append(f"ids in {name} whose old token did not match their field's name: {listing(wrong, 4, where='')}")
+        notes.append(f"ids in {name} belonged to another token than their field is for: {listing(wrong, 4, where='')}")
     if moved.dropped:
         dropped = listing(moved.dropped, LISTED, where="")
         notes.append(f"left out of {name}, because {escape(new)} has no such tokens: {dropped}")

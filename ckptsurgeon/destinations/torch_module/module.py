@@ -43,7 +43,11 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 @dataclass
 class _Built:
-    """A constructed module: dtype and shape of each tensor, and its view in the recording or its real values."""
+    """A constructed module: dtype and shape of each tensor, its ties, and where its values come from.
+
+    ``real`` has the tensors of a module that was constructed with storage. For a module without storage, ``refs`` has
+    the view of each tensor in the recording ``record``, and ``nodes`` the operations that make its values.
+    """
 
     infos: dict[str, TensorInfo]
     ties: dict[str, str]
@@ -293,8 +297,8 @@ def _copies(built: _Built) -> Iterator[str]:
         if drawn and key not in owners and key not in built.ties and all(map(partial(_copied, built, key), owners)):
             copies.append(key)
     if copies:
-        starts = "starts as a copy" if len(copies) == 1 else "start as copies"
-        yield f"{count(len(copies), 'tensor')} {starts}, made from one template: {listing(copies, 3, where='')}"
+        starts = "starts as a copy of a tensor" if len(copies) == 1 else "start as copies of tensors"
+        yield f"{count(len(copies), 'tensor')} {starts} of another layer: {listing(copies, 3, where='')}"
 
 
 def _copied(built: _Built, key: str, owner: str) -> bool:
@@ -309,7 +313,8 @@ def _unset(built: _Built) -> Iterator[str]:
     unset = [key for key in built.refs if not built.nodes[key] and built.infos[key].numel]
     if unset:
         starts = "starts as zeros" if len(unset) == 1 else "start as zeros"
-        yield f"{count(len(unset), 'tensor')} never set by the constructor {starts}: {listing(unset, where='')}"
+        never = count(len(unset), "tensor that the constructor never sets", "tensors that the constructor never sets")
+        yield f"{never} {starts}: {listing(unset, where='')}"
 
 
 # Live modules, whose tensors are written in place.

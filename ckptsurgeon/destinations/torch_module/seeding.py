@@ -29,8 +29,8 @@ def derived_seed(seed: int, key: str, place: int) -> int:
 def drawing() -> Iterator[None]:
     """Make torch run on the CPU, with one thread and without gradients, during the block.
 
-    Afterwards the number of threads and the random state are restored. Other threads of the process that draw wait
-    meanwhile: they share the generator.
+    Afterwards the number of threads and the random state are restored. Only one thread of the process can be in such a
+    block, because all threads share the random generator; other threads wait.
     """
     with PROCESS_STATE:
         threads, state = torch.get_num_threads(), torch.get_rng_state()

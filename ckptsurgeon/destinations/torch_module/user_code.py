@@ -77,7 +77,8 @@ def own_file(module: Any) -> str:
 def imported(document: Document, names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Import the modules of the dotted ``names`` in a document, before tensors are recorded.
 
-    Returns a phrase for each module ("names from file"), and the files of the user's own modules.
+    Returns a phrase for each file or package, such as ``net.Encoder, net.Decoder from net.py``, and the files of the
+    user's own modules.
     """
     places: dict[str, list[str]] = {}
     files: list[str] = []

@@ -20,14 +20,14 @@ Shape = tuple[int, ...]
 
 
 def shape_in(step: Step, one: Input) -> Shape:
-    """Return the shape of the input ``one``; for (1,) or (), return the output's shape if that is also (1,) or ()."""
+    """Return the shape of the input ``one``; but if it and the output have one element, as (1,) or (), the output's."""
     return step.shape if is_reshape(one.shape, step.shape) else one.shape
 
 
 def common_shape(step: Step) -> Shape:
-    """Return the shape of the merged values: the output's shape or, with the policy ``overlap``, what all inputs have.
+    """Return the shape of the merged values: the output's shape or, with the policy ``overlap``, that of the overlap.
 
-    With ``overlap``, the size along each dimension is the smallest size of an input along this dimension.
+    The overlap is the region that all inputs have: along each dimension, its size is the smallest size of an input.
     """
     if step.policy != "overlap":
         return step.shape
@@ -69,7 +69,7 @@ def _goes_by_vocabularies(step: Step, shapes: Sequence[Shape]) -> bool:
     if len(every) != len(shapes) or not 0 <= axis < len(step.shape):
         return False
     lengths = all(len(rows.rows) == step.shape[axis] for rows in every)
-    return lengths and all(map(partial(_has_rows, step.shape, axis), shapes, every)) and _every_token_is_had(every)
+    return lengths and all(map(partial(_has_rows, step.shape, axis), shapes, every)) and _can_fill_every_row(every)
 
 
 def _has_rows(want: Shape, axis: int, shape: Shape, rows: VocabularyRows) -> bool:
@@ -81,7 +81,7 @@ def _has_rows(want: Shape, axis: int, shape: Shape, rows: VocabularyRows) -> boo
     return others and shape[axis] >= rows.size
 
 
-def _every_token_is_had(every: Sequence[VocabularyRows]) -> bool:
+def _can_fill_every_row(every: Sequence[VocabularyRows]) -> bool:
     """Return whether each row of the output can be filled, and no row is the mean of several rows of one model.
 
     A row can be filled if at least one model has its token. If all models have the setting "others or zero" for new
@@ -144,7 +144,7 @@ class MissingRowFiller:
         return [np.where(self._along(own, len(box)), one, others) for own, one in zip(has, values, strict=True)]
 
     def _others(self, values: Sequence[Array], has: Array) -> Array:
-        """Return a row for each token, which replaces missing rows: the row of the base model, or a mean.
+        """Return, for each token, the row that models without the token get: the base model's row, or else a mean.
 
         The mean is over the models that have the token; it is used if the base model lacks the token, or if there is
         no base model. ``has[i, j]`` is whether the input ``i`` has the token ``j``.
@@ -177,6 +177,6 @@ class MissingRowFiller:
 
 
 def _lent(rows: VocabularyRows) -> VocabularyRows:
-    """Return ``rows`` with only the rows that models without the token take from this model; other rows are None."""
+    """Return the rows of a model that other models use for tokens that they lack; all other rows become None."""
     lent = dict(rows.lent)
     return replace(rows, rows=tuple(lent.get(place) for place in range(len(rows.rows))))

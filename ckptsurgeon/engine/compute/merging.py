@@ -44,7 +44,7 @@ def had_none(parts: Sequence[Part]) -> bool:
 
 
 def merging_of(step: Step, parts: Sequence[Part], context: MergeContext) -> Blockwise:
-    """Return a function that merges one block. Before, the merge method is prepared; for this it may read the inputs.
+    """Prepare the merge method, which may read the inputs for this, and return a function that merges one block.
 
     Raises PlanError if the method cannot merge these tensors, or if there is not enough memory.
     """

@@ -305,6 +305,9 @@ def named(
 
 
 def relevant(lost: CastLosses, inputs: Iterable[TensorInfo], step: Step) -> CastLosses:
-    """Return ``lost``, without the count of zeros if no cast from an input's dtype can turn other values into zero."""
+    """Return the counts ``lost``; without the count of zeros if no input has a dtype whose cast can make zeros.
+
+    Then the zeros are results of the computation, and not values that a narrower dtype has lost.
+    """
     narrowed = any(goes_to_zero(info.dtype, step.dtype) for info in inputs)
     return lost if narrowed else CastLosses(lost.infinite)

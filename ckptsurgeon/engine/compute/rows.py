@@ -86,9 +86,10 @@ def gathered(rows: VocabularyRows, axis: int, info: TensorInfo, source: OpenFile
 
 
 def copying_rows(step: Step, stored: Part, compute: Blockwise) -> Blockwise:
-    """Return a function like ``compute`` that copies the rows that ``stored`` has: rows of codes, or of their scales.
+    """Return a function that does the same as ``compute``, but copies rows that the stored tensor ``stored`` has.
 
-    ``compute`` computes blocks of a part of a quantised tensor, whose rows are independent of each other.
+    ``compute`` computes blocks of a part of a quantised tensor, such as its codes or scales. The rows of this part are
+    independent of each other, so a copied row need not be encoded again.
     """
     rows, (info, source) = _rows(step), stored
 

@@ -113,8 +113,8 @@ def _is_as_written(path: str, one: PlanCompanion) -> bool:
 
 BLOCK = 1 << 20
 ONE_FILE = (
-    "Write one file, which has no config.json (-o NAME.safetensors), or choose layers that keep their kinds: whole "
-    "periods of layers, in their order."
+    "Write one file, which has no config.json (-o NAME.safetensors), or choose layers so that the order of their kinds "
+    "repeats as in the model: whole periods, such as layers 0 to 3 of a model with attention in every fourth layer."
 )
 
 
@@ -148,7 +148,7 @@ def as_written(plan: Plan, options: OutputOptions) -> Plan:
 
 
 def _without_settings(plan: Plan) -> Plan:
-    """Return the plan; if a companion file contains its quantisation settings, remove these from its metadata."""
+    """Return the plan; remove its metadata on quantisation if a companion file has the same quantisation settings."""
     if SETTINGS not in plan.metadata:
         return plan
     files = {one.name: one for one in plan.target.companions}
@@ -164,7 +164,10 @@ def _document(companion: PlanCompanion) -> Any:
 
 
 def _without_weights(plan: Plan, options: OutputOptions) -> Plan:
-    """Return the plan; if it copies an adapter to an output that PEFT cannot read, make it copy a plain checkpoint."""
+    """Return the plan; if it copies an adapter to an output that PEFT cannot read, the adapter becomes plain tensors.
+
+    Then adapter_config.json is not written, and the file of weights does not get PEFT's name.
+    """
     made = any(step.op == "factor" for step in plan.steps)  # for an extracted adapter, such a form is an error
     if made or not plan.target.weights or is_adapter(options):
         return plan

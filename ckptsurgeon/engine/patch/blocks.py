@@ -88,9 +88,9 @@ class Decoder:
         self._size_of = library.frame_content_size
 
     def decode(self, data: bytes | memoryview, out: Bytes) -> None:
-        """Decode ``data``, and apply the difference to ``out`` in place: before, it is the old block, then the new one.
+        """Decode the difference ``data``, and apply it in place: this turns ``out`` from the old into the new block.
 
-        If there is no old block, ``out`` must be zeros before. Raises FormatError if ``data`` is damaged.
+        If there is no old block, ``out`` must contain zeros. Raises FormatError if ``data`` is damaged.
         """
         if not len(data):
             return

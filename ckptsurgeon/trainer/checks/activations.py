@@ -185,7 +185,7 @@ def activation_scale(layers: list[LayerActivations]) -> Check:
     if odd:
         return Check(name, WARN, f"{says}; {listing(_said(odd), 3, where='')}")
     rest = (
-        f"; {count(len(norms), 'norm undoes', 'norms undo')} small factors"
+        f"; {count(len(norms), 'normalisation layer undoes', 'normalisation layers undo')} small factors"
         if norms and min(ratios.values()) < MIN_RATIO
         else ""
     )

@@ -59,7 +59,7 @@ def not_collapsed(state: TrainingState) -> Check:
     """
     task, progress = state.job.task, state.progress
     if getattr(task, "collapsed", None) is None:
-        return Check(COLLAPSE, NOT_RUN, "the task does not define a collapse")
+        return Check(COLLAPSE, NOT_RUN, "the task does not say how to recognise a collapse")
     if progress.ended == COLLAPSED:
         return Check(COLLAPSE, FAIL, f"stopped at step {progress.step}: {progress.collapse}")
     if progress.collapse:
@@ -85,5 +85,5 @@ def overfits_one_batch(figures: Mapping[str, float], metric: str, step: int, *, 
     value = figures[metric]
     bound = 1 - BELOW if higher else BELOW
     said, wanted = apart(value, bound)
-    says = f"{metric} {said} after {step} steps, must be {'above' if higher else 'below'} {wanted}"
+    says = f"{metric} {said} after {step} steps; it must be {'above' if higher else 'below'} {wanted}"
     return Check(ONE_BATCH, PASS if (value > bound if higher else value < bound) else FAIL, says)

@@ -53,7 +53,7 @@ def no_constant_tensors(model: nn.Module, target: TargetSpec, seed: int) -> Chec
         return Check(name, FAIL, f"{listing(matrices, where='')}: constant, but the initialiser draws random values")
     if odd:
         return Check(name, WARN, f"{listing(odd, where='')}: constant, but the initialiser draws random values")
-    rest = f", {len(constant)} constant by initialiser" if constant else ""
+    rest = f"; the initialisers of {len(constant)} of them make constants" if constant else ""
     return Check(name, PASS, f"{len(_floating(model))} tensors{rest}")
 
 

@@ -45,13 +45,14 @@ def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: 
         return Check(INDEPENDENT, FAIL, says)
     padding = _padded_loss(model, task, few, settings)
     if isinstance(padding, str):
-        return Check(INDEPENDENT, PASS, f"{says}; with more padding the loss raises {escape(padding, 100)}")
+        why = escape(padding, 100)
+        return Check(INDEPENDENT, PASS, f"{says}; with more padding, the loss cannot be computed: {why}")
     says = f"{says}, {padding:.5g} with more padding"
     if abs(padding - together) <= near:
         return Check(INDEPENDENT, PASS, says)
     seen = next((f"{kind} {escape(name)}" for name, module in model.named_modules() if (kind := _sees(module))), "")
     if seen:
-        return Check(INDEPENDENT, WARN, f"{says}; the {seen} sees padding, by design")
+        return Check(INDEPENDENT, WARN, f"{says}; padding changes the output of the {seen}, by design")
     return Check(INDEPENDENT, FAIL, says)
 
 
@@ -68,7 +69,7 @@ def _sees(module: nn.Module) -> str:
 
 
 def _padded_loss(model: nn.Module, task: Task, batch: Batch, settings: Settings) -> float | str:
-    """Return the loss of a batch with more padding; if computing the loss raises an error, the error as a string."""
+    """Return the loss of a batch with more padding; if this raises an error, return the error as a string."""
     try:
         part = getattr(task, "per_clip", "")
         return loss_per_item(model, task, [_padded(batch)], settings=settings, part=part)

@@ -115,16 +115,21 @@ def initialised_tensors(
     others = _other_draws(target, wanted, seed, parts)
     found = {key: z_score(values[key], others[key]) for key in wanted}
     wrong = [
-        f"{key} ({'another constant' if math.isinf(z) else f'z {z:.0f}'})" for key, z in found.items() if z > MAX_Z
+        f"{key} ({'another constant' if math.isinf(z) else f'z-score {z:.0f}'})"
+        for key, z in found.items()
+        if z > MAX_Z
     ]
     if wrong:
         return Check(
-            INITIALISED, FAIL, f"{count(len(wrong), 'tensor')} of {len(wanted)} do not fit: {listing(wrong, where='')}"
+            INITIALISED,
+            FAIL,
+            f"of {count(len(wanted), 'tensor')}, {count(len(wrong), 'differs', 'differ')} from what the initialiser "
+            f"draws: {listing(wrong, where='')}",
         )
     same = [key for key in wanted if _repeats(values[key], others[key])]
     if same:
         return Check(INITIALISED, FAIL, f"another seed gives the same values: {escape(listing(same, where=''))}")
-    rest = f", {len(parts)} of them partly" if parts else ""
+    rest = f", {len(parts)} of them only in part" if parts else ""
     return Check(INITIALISED, PASS, f"{len(wanted)} of {len(wanted)}{rest}, largest z-score {max(found.values()):.1f}")
 
 
@@ -168,7 +173,7 @@ def loaded_tensors(model: nn.Module, init: InitCheckpoint | None, plan: Plan | N
     from.
     """
     if init is None or plan is None:
-        return Check(LOADED, NOT_RUN, "no init: every tensor is drawn")
+        return Check(LOADED, NOT_RUN, "no init: every tensor is newly initialised")
     tensors = state_tensors(model)
     wrong = _differing(tensors, init, plan)
     if wrong:

@@ -110,13 +110,13 @@ def _step_losses(folder: RunFolder | None) -> list[float]:
 def _beyond_noise(losses: Sequence[float], says: str) -> Check:
     fall = loss_drop(losses)
     if fall is None:
-        few = f"{count(len(losses), 'step')}, but noise hides a fall in fewer than {MIN_STEPS}"
+        few = f"{count(len(losses), 'step')}; noise hides a fall in fewer than {MIN_STEPS} steps"
         return Check(LOSS_FELL, NOT_RUN, f"{says}; {few}")
     if fall.is_clear:
         return Check(LOSS_FELL, PASS, says)
     first, last = apart(fall.first, fall.last)
     ends = f"{first} to {last} over the first and last {fall.steps} steps, noise {fall.noise:.2g}"
-    return Check(LOSS_FELL, WARN, f"{says}; {ends}: it fell by no more than the noise")
+    return Check(LOSS_FELL, WARN, f"{says}; {ends}: the loss fell by no more than the noise")
 
 
 TOLERANCE = 0.25
@@ -137,7 +137,7 @@ def first_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings
     if uniform is None:
         return Check(name, NOT_RUN, f"{found:.3g}; the task has no uniform_loss to compare it with")
     if not math.isfinite(uniform) or uniform <= 0:
-        return Check(name, PASS, f"{found:.3g}; the loss of uniform outputs ({uniform:.3g}) is no measure here")
+        return Check(name, PASS, f"{found:.3g}; the loss of uniform outputs ({uniform:.3g}) cannot be compared with it")
     share = found / uniform - 1
     said, wanted = apart(found, uniform)
     says = f"{said}, {_compared(share)} the {wanted} of uniform outputs"

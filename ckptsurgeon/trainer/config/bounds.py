@@ -96,7 +96,7 @@ def find_fault(made: Settings) -> str:
     if made.augment.noise and not ratios:
         return "train.augment.noise needs snr_db, the lowest and the highest ratio of speech to noise, as in [5, 20]"
     if made.lm is not None and made.decoding != "ctc_beam":
-        return f"train.lm needs train.decoding ctc_beam, but train.decoding is {made.decoding}"
+        return f"train.lm needs train.decoding: ctc_beam, but train.decoding is {made.decoding}"
     if not math.isfinite(made.word_bonus):
         return f"train.word_bonus is {made.word_bonus}; it must be finite"
     if made.data.min_s > made.data.max_s:
@@ -113,7 +113,7 @@ def _fault_of_lora(made: Settings) -> str:
     for name in ("freeze", "lr_scale", "keep_optimizer"):
         if getattr(made, name):
             return (
-                f"train.{name} is about the weights, but with train.lora only adapters are trained; "
+                f"train.{name} applies to the weights, but with train.lora only adapters are trained; "
                 f"leave train.{name} or train.lora out"
             )
     return ""

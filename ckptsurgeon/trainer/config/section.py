@@ -155,7 +155,7 @@ def _truth(value: Any) -> bool:
 
 
 def _switch(value: Any) -> str:
-    """Return a string; true becomes ``on`` and false ``off``, because YAML reads ``on`` and ``off`` as booleans."""
+    """Return a setting as a string: ``on`` for true and ``off`` for false, because YAML reads both as booleans."""
     return _text({True: "on", False: "off"}[value] if isinstance(value, bool) else value)
 
 
@@ -187,7 +187,7 @@ def _sequence(value: Any) -> Sequence[Any]:
 def _freeze(value: Any) -> dict[str, int | None]:
     """Return the setting ``freeze`` as a dict from key pattern to the step from which its tensors are trained.
 
-    None means never. If the setting is a list of patterns, all of them have None.
+    None means that they are never trained. If the setting is a list of patterns, each pattern gets None.
     """
     if isinstance(value, Mapping):
         return {_text(pattern): None if step is None else _whole(step) for pattern, step in value.items()}

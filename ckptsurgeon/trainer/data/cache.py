@@ -42,7 +42,7 @@ Place = tuple[str, float, float, Cell | None]
 
 
 def place_of(clip: Clip) -> Place:
-    """Return what identifies the sound of a clip in the cache."""
+    """Return a tuple that identifies the sound of a clip in the cache: its file and its position in the file."""
     return clip.path, clip.begin_s, clip.seconds, clip.cell
 
 

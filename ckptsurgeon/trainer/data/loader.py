@@ -130,7 +130,7 @@ class Batches:
 class _BatchSampler(torch.utils.data.Sampler[list[Key]]):
     """Gives the DataLoader the keys (seed, epoch, index) of the clips in each batch.
 
-    ``batches`` is replaced for each epoch; the DataLoader and its workers stay.
+    ``batches`` is replaced for each epoch, so that all epochs can use the same DataLoader and workers.
     """
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ is in seconds.
 
 @dataclass(frozen=True)
 class BatchSize:
-    """The size of a batch: ``clips`` clips, or, if ``seconds`` is not None, so many seconds with the padding.
+    """The size of a batch: ``clips`` clips, or, if ``seconds`` is not None, this number of seconds.
 
     If the size is in seconds, a batch has as many clips as fit when each is padded to the longest, but at least one.
     """

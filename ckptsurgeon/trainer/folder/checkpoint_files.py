@@ -49,9 +49,9 @@ def linked_step(run: str) -> int | None:
 
 
 def clear_last(run: str, step: int) -> None:
-    """Remove ``last`` from a run folder if it is not a link, but a copy of a checkpoint, as ``cp -rL`` makes it.
+    """Remove ``last`` from a run folder if it is a copy of a checkpoint in place of a link, as ``cp -rL`` makes it.
 
-    Raises OutputError if ``last`` is a folder that differs from all checkpoints, so that no data are lost. The hint
+    If ``last`` is a folder that differs from all checkpoints, it is not removed, and OutputError is raised. The hint
     says that the run can be resumed from ``step``.
     """
     last = os.path.join(run, "last")
@@ -63,7 +63,7 @@ def clear_last(run: str, step: int) -> None:
     if copy_of is None:
         raise OutputError(
             f"{escape(last)} is a folder, and differs from every checkpoint in {escape(os.path.join(run, 'steps'))}.",
-            hint=f"Move {escape(last)} out of the run; then --resume goes on from step {step}.",
+            hint=f"Move {escape(last)} out of the run folder; then --resume goes on from step {step}.",
         )
     gone = temp_name(last)
     with suppress(OSError):
@@ -126,7 +126,7 @@ def damage_error(
     aside = f"{os.path.dirname(os.path.dirname(folder))}.damaged"
     return FormatError(
         f"{escape(path)} is damaged: {why}.",
-        hint=f"{escape(others[-1])} is complete: run mv {escape(folder)} {escape(aside)}, and --resume goes on from "
+        hint=f"{escape(others[-1])} is complete: run mv {escape(folder)} {escape(aside)}; then --resume goes on from "
         f"{escape(others[-1])}.",
     )
 

@@ -98,8 +98,8 @@ class RunFolder:
         if not self.saved_steps:
             raise SourceError(
                 f"{escape(self.path)} contains a run without a complete checkpoint in {escape(self.of('steps'))}.",
-                hint="Copy a checkpoint back into that folder, or start another run with --run DIR. "
-                "No file of this run is removed.",
+                hint="Copy a checkpoint back into that folder, or start another run with --run DIR, which leaves the "
+                "files of this run as they are.",
             )
         return self.saved_steps[-1]
 
@@ -172,11 +172,11 @@ class RunFolder:
             raise output_error(self.of("last"), error) from error
 
     def _prune(self, step: int, keep: int) -> None:
-        """Remove all checkpoints but the newest ``keep`` of the steps up to ``step``, and the leftovers of killed runs.
+        """Remove old checkpoints and the leftovers of killed runs; keep the newest ``keep`` checkpoints up to ``step``.
 
-        Checkpoints of later steps are removed, too, because the run was resumed from an earlier step. Each checkpoint
-        is renamed, and the rename is synced, before its files are removed: so half a checkpoint never has the name of a
-        checkpoint.
+        Checkpoints of steps after ``step`` are removed, too: they are from before the run was resumed at an earlier
+        step. Each checkpoint is renamed, and the rename is synced, before its files are removed: so half a checkpoint
+        never has the name of a checkpoint.
         """
         found = sorted(one for name in os.listdir(self.of("steps")) if (one := number_in(name)) is not None)
         kept = [one for one in found if one <= step][-keep:]

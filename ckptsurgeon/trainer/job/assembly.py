@@ -117,7 +117,7 @@ def build_job(
         notes = (*notes, f"train.epochs {settings.epochs}: {count(job.settings.steps, 'step')}")
     settings = job.settings
     if settings.data.cache is not None and (settings.augment.speed or settings.augment.snr_db):
-        notes = (*notes, "train.augment changes the sounds of train: their features are computed anew, not cached")
+        notes = (*notes, "train.augment changes the sounds of train: their features are computed each time, not cached")
     if settings.schedule in ANNEALED and job.dev is None:
         raise ConfigError(
             f"train.schedule {settings.schedule} needs evaluations, and there is no train.data.dev.",

@@ -183,9 +183,10 @@ def new_part_masks(job: Job, plan: Plan | None) -> dict[str, Tensor]:
 def new_part_mask(init: InitCheckpoint, key: str, value: Tensor, own: Tensor) -> Tensor:
     """Return a mask of a tensor's shape that is true for the values that came from an initialiser, not from a source.
 
-    ``value`` is the tensor in the init; ``own`` is what its initialiser draws for the whole tensor with the init's
-    seed. If a vocabulary was mapped, the recipe lists the new rows. Otherwise the values of the source are a block that
-    begins at index 0 of each axis. It is found by comparing ``value`` with ``own``; all values outside of it are new.
+    If a vocabulary was mapped, the recipe lists the new rows. Otherwise the values of the source are a block that
+    begins at index 0 of each axis, and all values outside of the block are new. To find the block, this function
+    compares ``value``, the tensor in the init, with ``own``, all values that the tensor's initialiser draws with the
+    seed of the init.
     """
     assert init.recipe is not None
     made, rows = init.recipe.tensors[key], init.recipe.rows

@@ -69,7 +69,7 @@ class Logger(ABC):
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers in a row of the log by name, without the step; nested names are as ``parts/ctc``."""
+    """Return the numbers in a row of the log, without the step, by name; nested names are like ``parts/ctc``."""
     found: dict[str, Any] = {}
     for name, value in row.items():
         found |= {f"{name}/{part}": one for part, one in value.items()} if isinstance(value, Mapping) else {name: value}

@@ -16,9 +16,10 @@ WAIT_S = 60.0
 
 
 class LoggerThread:
-    """Passes rows of the log to a logger in a separate thread; rows that come while the thread is busy go together.
+    """Passes rows of the log to a logger in a separate thread.
 
-    If the logger raises an error, ``error`` becomes that error, and further rows are dropped.
+    Rows that arrive while the thread is busy are passed in one call. If the logger raises an error, ``error`` becomes
+    that error, and further rows are dropped.
     """
 
     def __init__(self, logger: Logger, wait_s: float = WAIT_S) -> None:
@@ -54,7 +55,7 @@ class LoggerThread:
             self.error = error
 
     def _next(self) -> tuple[list[Mapping[str, Any]], Summary | None]:
-        """Wait for a row or the summary; return all rows in the queue, and the summary, or None if it is not queued."""
+        """Wait for a row or the summary; return all queued rows, and the summary (None if it is not queued yet)."""
         rows: list[Mapping[str, Any]] = []
         found = self._queue.get()
         while not isinstance(found, Summary):

@@ -59,7 +59,10 @@ class WeightsAndBiases(Logger):
         if mode != OFFLINE:
             return self._run.url or f"nowhere, because WANDB_MODE is {mode}"
         folder = os.path.relpath(os.path.dirname(self._run.dir))
-        return f"{folder}, and sends nothing: wandb sync sends it later; WANDB_MODE=online sends while a run trains"
+        return (
+            f"{folder}, and sends nothing: wandb sync {folder} sends it later; with WANDB_MODE=online, the figures are "
+            "sent during training"
+        )
 
 
 LOGGER = WeightsAndBiases

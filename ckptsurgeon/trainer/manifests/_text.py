@@ -59,7 +59,7 @@ def place(path: str, line: int) -> str:
 
 
 def file_beside(manifest: str, path: str) -> str:
-    """Return ``path``, which stands in ``manifest``, joined to the manifest's folder; an absolute path is unchanged."""
+    """Return ``path``, from a line of ``manifest``, joined to the manifest's folder; an absolute path is unchanged."""
     return os.path.normpath(os.path.join(os.path.dirname(manifest), path))
 
 

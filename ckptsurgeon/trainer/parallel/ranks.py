@@ -157,7 +157,7 @@ class Ranks:
         return self.device is None or self.device.settle()
 
     def watched(self) -> AbstractContextManager[object]:
-        """Return a context manager: if another rank ends while the block waits for the GPU, its work is aborted."""
+        """Return a context manager that aborts the GPU's work if another rank ends while the block waits for it."""
         if self.device is None:
             return nullcontext()
         return RankWatch(self.watching, self.rank, self.size, self.device.give_up)
@@ -210,7 +210,9 @@ SINGLE_PROCESS = Ranks()
 
 
 class LostRanksError(CheckpointError):
-    """Raised if other processes ended before the run; ``ranks`` maps each lost rank to its reported reason, or ''.
+    """Raised if other processes ended before the run was done.
+
+    ``ranks`` maps the rank of each ended process to the reason that it reported, '' for none.
 
     ``is_whole`` is true if the model of this process has the values after the last complete step. It is false if the
     GPU was in a step, and the step was aborted.
@@ -223,7 +225,7 @@ class LostRanksError(CheckpointError):
 
 
 def describe_lost_rank(rank: int, reason: str) -> str:
-    """Return a phrase for messages: the rank ended, and why. ``reason`` is what the rank reported, '' for nothing."""
+    """Return a phrase for messages that says that a rank ended, and why; ``reason`` is what it reported, or ''."""
     return f"rank {rank} ended{f' with {escape(reason, 300)}' if reason else ', without giving a reason'}"
 
 

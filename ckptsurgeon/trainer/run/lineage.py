@@ -191,13 +191,13 @@ def edited_config_note(folder: RunFolder, lineage: Mapping[str, Any]) -> str:
         return ""
     if found == lineage.get(KEPT, found):
         return ""
-    return f"{escape(path)} was edited; --resume does not read it, and the run keeps its settings"
+    return f"{escape(path)} was edited; --resume does not read it, and the run keeps its old settings"
 
 
 def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> list[str]:
-    """Return a note on each change since the run was started with which the run can still be resumed.
+    """Check what has changed since the run was started; return a note on each change.
 
-    Raises ConfigError, which lists the changes, if the model, the data or other settings changed.
+    Raises ConfigError if the model, the data or a setting has changed in such a way that the run cannot be resumed.
     """
     if lineage["model_sha256"] != _model_sha256(job.document):
         raise ConfigError(

@@ -50,7 +50,7 @@ __all__ = [
 
 UNDONE = "unchecked"
 """The value of ``ended`` in a result if the last step is done, but the checks or controls after it are not."""
-UNCHECKED = Check("checks after the last step", NOT_RUN, "not made yet; --resume makes them", "after")
+UNCHECKED = Check("checks after the last step", NOT_RUN, "not run yet; --resume runs them", "after")
 UNCONTROLLED = Check("controls", NOT_RUN, "not run yet; --resume --controls runs them", "after")
 
 
@@ -154,9 +154,9 @@ def _request_training(job: Job, start: RunStart, options: RunOptions) -> None:
 
 
 def lost_notes(lost: Mapping[int, str], folder: RunFolder) -> tuple[str, ...]:
-    """Return a note on each rank that ended before the run; ``lost`` maps each rank to its reported reason, or ''."""
+    """Return a note on each rank that ended before the run was done; ``lost`` maps the rank to its reason, or ''."""
     saved = folder.saved_steps
-    goes_on = f"step {saved[-1]} is saved, and --resume goes on" if saved else "nothing was saved yet"
+    goes_on = f"step {saved[-1]} is saved, and --resume goes on from it" if saved else "nothing was saved yet"
     return tuple(f"{describe_lost_rank(rank, reason)}; {goes_on}" for rank, reason in lost.items())
 
 
@@ -165,7 +165,7 @@ def _already_done(loop: TrainingLoop) -> tuple[str, ...]:
     step, steps = loop.state.progress.step, loop.settings.steps
     if step < steps:
         return ()
-    return (f"the run was done, at step {step}/{steps}: nothing is left to train, it is only checked again",)
+    return (f"the run has already done all of its {steps} steps: it is not trained further, only checked again",)
 
 
 def _lock_folder(options: RunOptions) -> None:

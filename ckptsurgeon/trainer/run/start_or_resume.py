@@ -86,7 +86,7 @@ def other_files_note(folder: RunFolder) -> tuple[str, ...]:
     if not others:
         return ()
     shown = listing(others, 3, where="")
-    return (f"{escape(folder.path)} also contains files that are not of the run: {shown}",)
+    return (f"{escape(folder.path)} also contains files that no run writes: {shown}",)
 
 
 def check_inputs_are_safe(folder: RunFolder, job: Job) -> None:
@@ -146,20 +146,20 @@ def resume_start(
 def _same_init(path: str, files: Sequence[dict[str, object]]) -> InitCheckpoint:
     if not os.path.exists(path):
         raise ConfigError(
-            f"--controls start from the run's init, and {escape(path)} is gone.",
+            f"--controls trains again from the run's init, but {escape(path)} is gone.",
             hint="Put the file back, or resume without --controls.",
         )
     init = read_init(path)
     if [(file["size"], file["sha256"]) for file in init.files] != [(file["size"], file["sha256"]) for file in files]:
         raise ConfigError(
-            f"--controls start from the run's init, and {escape(path)} is not the file that the run was started from.",
+            f"--controls trains again from the run's init, but {escape(path)} has changed since the run was started.",
             hint="Put the old file back, or resume without --controls.",
         )
     return init
 
 
 def check_overfitting(start: RunStart, asked: bool, folder: RunFolder) -> bool:
-    """Return whether the run trains on one batch only: as ``asked`` for a new run, as before for a resumed run.
+    """Return whether the run trains on one batch only: for a new run ``asked``, for a resumed run its own record.
 
     Raises ConfigError if ``asked`` is true, but the resumed run was started on all of its data.
     """

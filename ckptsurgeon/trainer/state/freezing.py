@@ -116,7 +116,7 @@ class FreezeSchedule:
     def apply(self, step: int) -> None:
         """Set which parameters require gradients from ``step`` on.
 
-        To be called before step 0 and at each of ``unfreeze_steps``.
+        Call this before step 0 and at each of ``unfreeze_steps``.
         """
         frozen = set(self.frozen(step))
         unfrozen = [

@@ -36,8 +36,8 @@ def _modules_hint(keys: Collection[str]) -> str:
 def check_lora(lora: Lora, keys: Collection[str], new: Collection[str] = ()) -> None:
     """Raise ConfigError, before anything slow is done, if adapters cannot be trained in a model with these ``keys``.
 
-    This is so if PEFT is not installed, if a name in ``lora`` matches no module, or if a tensor in ``new`` would never
-    be trained. ``new`` are the keys of tensors that are in no source of the initial weights.
+    The reasons are: PEFT is not installed, a name in ``lora`` matches no module, or a tensor in ``new`` would never be
+    trained. ``new`` are the keys of tensors that are in no source of the initial weights.
     """
     _package()
     paths = {parent for key in keys for parent in _parents(key.rpartition(".")[0])}
@@ -63,7 +63,7 @@ def check_lora(lora: Lora, keys: Collection[str], new: Collection[str] = ()) -> 
 
 
 def _of_name(name: str) -> Callable[[str], bool]:
-    """Return a function of a module's path: whether PEFT matches it with ``name``, which is the path or its end."""
+    """Return a function that returns whether PEFT matches a module's path with ``name``: it is the path or its end."""
     return lambda path: path == name or path.endswith(f".{name}")
 
 

@@ -1,4 +1,4 @@
-"""Reads, draws, restores and digests the tensors of a model by key, and writes them as safetensors."""
+"""Reads, initialises, restores and digests the tensors of a model by key, and writes them as safetensors."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def _open(init: InitCheckpoint, stack: ExitStack) -> dict[int, _Moments]:
     there, absent = find_sources(sources, folder, {}, stack)
     found = {number: one for number in there if (one := _moments(sources[number], folder, stack)) is not None}
     if not found:
-        why = "; ".join(absent.values()) or f"{listing([escape(one.name) for one in sources], where='')} has none"
+        why = "; ".join(absent.values()) or f"none in {listing([escape(one.name) for one in sources], where='')}"
         raise ConfigError(
             f"{OPTION}: no moments of Adam were found for {escape(init.path)}: {why}.",
             hint=f"Leave {OPTION} out. Moments are only read from checkpoints of Coqui STT ({FIRST} and {SECOND}).",

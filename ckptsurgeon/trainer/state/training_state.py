@@ -31,7 +31,7 @@ class TrainingState:
     """Everything that decides how a run continues. Each process of a run has its own TrainingState.
 
     ``frozen`` are keys to freeze in addition to ``train.freeze``. ``lost_ranks`` has the ranks of the processes that
-    ended before the run, each with the reason that the process reported.
+    ended before the run was done, each with the reason that the process reported.
     """
 
     def __init__(self, job: Job, model: nn.Module | ParallelModel, *, frozen: Collection[str] = ()) -> None:
@@ -145,7 +145,7 @@ class TrainingState:
         self._random_states = state["random"]
 
     def _gather_random_states(self) -> list[dict[str, Any] | None]:
-        """Return the random state of every rank; if ``is_alone`` is true, None in place of those of the other ranks."""
+        """Return the random state of every rank; None for each other rank if this rank saves alone (``is_alone``)."""
         ranks = self.job.ranks
         if self.is_alone:
             return [random_state() if rank == ranks.rank else None for rank in range(ranks.size)]

@@ -62,9 +62,9 @@ def compiled_loss(job: Job, model: nn.Module) -> LossFunction | None:
 def _loss_of_compiled_blocks(loss: LossFunction, model: nn.Module, compiled: Any) -> LossFunction | None:
     """Return a loss function in which each block of the model is compiled separately; None if there are no blocks.
 
-    ``compiled`` is a function that compiles a function. DDP sums the gradients of a block while the backward pass
-    continues, and FSDP gathers the parameters of a block right before the block runs. A single graph of the whole step
-    would prevent both (https://github.com/pytorch/torchtitan compiles blocks, too).
+    ``compiled`` returns the compiled form of a function, as torch.compile does. DDP sums the gradients of a block while
+    the backward pass continues, and FSDP gathers the parameters of a block right before the block runs. A single graph
+    of the whole step would prevent both (https://github.com/pytorch/torchtitan compiles blocks, too).
     """
     blocks = [
         (owner, method, compiled(getattr(owner, method)))
@@ -118,7 +118,8 @@ def compile_notes(job: Job) -> list[str]:
     if job.settings.compile != "auto" or job.device.type != "cuda" or not lengths:
         return []
     if len(lengths) == 1:
-        return [] if _can_compile() else [f"not compiled: this needs torch 2.7, and torch is {torch.__version__}"]
+        old = f"not compiled: this needs torch 2.7 or newer, and this is torch {torch.__version__}"
+        return [] if _can_compile() else [old]
     return [
         f"not compiled: crops last {min(lengths):g} to {max(lengths):g} s. Batches have one shape, and are compiled, "
         "if train.pretrain.crop_s is set and train.data.min_s is not below it"

@@ -18,7 +18,7 @@ NEAR_ZERO = 1e-7
 
 
 class ConvFrontend:
-    """A convolutional front end of a model: how many frames it makes, and whether it gets padding masks."""
+    """The convolutional front end of a model: how many frames it makes, and whether the model gets padding masks."""
 
     def __init__(self, model: nn.Module) -> None:
         config: Any = getattr(model, "config", None)
@@ -36,10 +36,10 @@ class ConvFrontend:
         """Whether the model gets a padding mask: models with a group norm were trained without one."""
 
     def frames(self, samples: Any, *, with_adapter: bool = True) -> Any:
-        """Return how many frames the model makes of ``samples`` samples (a number or a tensor); below 1 for no frame.
+        """Return how many frames the model makes of ``samples`` samples (a number or a tensor).
 
-        If ``with_adapter`` is true and the model has an adapter, the frames are counted after the adapter, which
-        reduces their number.
+        The result is 0 or negative if the samples are too few for a frame. If ``with_adapter`` is true and the model
+        has an adapter, the frames are counted after the adapter, which reduces their number.
         """
         for kernel, stride in self.layers if with_adapter else self.convolutions:
             samples = (samples - kernel) // stride + 1

@@ -109,14 +109,14 @@ def _check_inputs(model: nn.Module, inputs: Tensor, rate: int) -> None:
         )
 
 
-def ctc_losses(said: CTCOutput, batch: Batch, blank: int) -> Tensor:
+def ctc_losses(output: CTCOutput, batch: Batch, blank: int) -> Tensor:
     """Return the CTC loss (batch,) of each clip; 0 for a clip with too few frames for its labels.
 
-    ``said`` is the model's output for the batch. In a deterministic run on a GPU, the CPU computes the loss, because
+    ``output`` is the model's output for the batch. In a deterministic run on a GPU, the CPU computes the loss, because
     torch has no deterministic backward pass of CTC on a GPU. Lengths are passed on the CPU, because torch reads them
     there.
     """
-    log_probs, lengths = said.log_probs, said.lengths if said.cpu_lengths is None else said.cpu_lengths
+    log_probs, lengths = output.log_probs, output.lengths if output.cpu_lengths is None else output.cpu_lengths
     given = [log_probs.transpose(0, 1), batch.labels, lengths, batch.cpu_label_lengths]
     if torch.are_deterministic_algorithms_enabled():
         given = [one.cpu() for one in given]
@@ -124,11 +124,11 @@ def ctc_losses(said: CTCOutput, batch: Batch, blank: int) -> Tensor:
     return losses.to(log_probs.device)
 
 
-def uniform_losses(said: CTCOutput, batch: Batch, blank: int) -> Tensor:
+def uniform_losses(output: CTCOutput, batch: Batch, blank: int) -> Tensor:
     """Return the CTC loss (batch,) that each clip would have if all tokens were equally likely in every frame."""
-    tokens = said.log_probs.shape[2]
-    uniform = torch.full_like(said.log_probs, -math.log(tokens))
-    return ctc_losses(said._replace(log_probs=uniform), batch, blank)
+    tokens = output.log_probs.shape[2]
+    uniform = torch.full_like(output.log_probs, -math.log(tokens))
+    return ctc_losses(output._replace(log_probs=uniform), batch, blank)
 
 
 def too_short_clips(lengths: Tensor, batch: Batch) -> Tensor:
@@ -140,20 +140,20 @@ def too_short_clips(lengths: Tensor, batch: Batch) -> Tensor:
 
 
 def clip_rows(
-    said: CTCOutput, batch: Batch, labels: Labels, read: Sequence[Sequence[int]] | None = None
+    output: CTCOutput, batch: Batch, labels: Labels, decoded: Sequence[Sequence[int]] | None = None
 ) -> list[dict[str, Any]]:
     """Return a row (dict) for each clip of a batch: name, reference text, decoded text, number of frames and of blanks.
 
-    ``read`` are the decoded tokens of each clip. If it is None, the text is decoded from CTC's most likely token of
+    ``decoded`` are the decoded tokens of each clip. If it is None, the text is decoded from CTC's most likely token of
     each frame.
     """
     rows = []
-    best = said.log_probs.argmax(-1).cpu()
+    best = output.log_probs.argmax(-1).cpu()
     for clip, (path, frames, ids, size) in enumerate(
-        zip(best, said.lengths.tolist(), batch.labels.cpu(), batch.label_lengths.tolist(), strict=True)
+        zip(best, output.lengths.tolist(), batch.labels.cpu(), batch.label_lengths.tolist(), strict=True)
     ):
         likeliest = path[:frames].tolist()
-        tokens = labels.collapse(likeliest) if read is None else read[clip]
+        tokens = labels.collapse(likeliest) if decoded is None else decoded[clip]
         rows.append(
             {
                 "clip": batch.names[clip], "reference": labels.decode(ids[:size].tolist()),

@@ -76,7 +76,7 @@ class WordScores:
         return self._words(words.score + words.gain, words.after, () if token in self._spaces else (token,))
 
     def whole(self, words: _Words) -> float:
-        """Return the score of a complete text: of all its words, with the open word, and of the end of the sentence."""
+        """Return the score of ``words`` as a complete text: it includes the open word and the end of the sentence."""
         return words.score + words.gain + self._weight * self._ngrams.end(words.after)
 
     def _words(self, score: float, state: State, tokens: tuple[int, ...]) -> _Words:
@@ -94,8 +94,8 @@ class WordScores:
 class _Words(NamedTuple):
     """The words of a text: the ``score`` of the words that have ended, and the tokens of the ``open`` last word.
 
-    ``state`` is the language model's state after the words that have ended. ``pending`` is a penalty for an open word
-    with which no word of the model begins, else 0. When the open word ends, ``gain`` is added to the score, and
+    ``state`` is the language model's state after the words that have ended. ``pending`` is a penalty if no word of the
+    language model begins with the open word, else 0. When the open word ends, ``gain`` is added to the score, and
     ``after`` is the new state.
     """
 
@@ -114,7 +114,8 @@ NO_WORDS = _Words(0.0, (), (), 0.0, 0.0, ())
 class _Prefix:
     """The beginning of a text: its last token, the prefix before it (``parent``), and its words.
 
-    There is only one object for each text: ``children`` has the prefixes with one more token, by that token.
+    ``children`` maps a token to the prefix that is one token longer and ends in this token. So there is only one object
+    for each text.
     """
 
     __slots__ = ("children", "parent", "token", "words")
@@ -194,10 +195,11 @@ class CTCSearch:
         return letters[:CANDIDATES]
 
     def _join(self, beam: _Beam, frame: Numbers, letters: Places, label: Numbers, grown: Numbers) -> None:
-        """Merge each prefix in the beam with its parent in the beam plus one token, because both are the same text.
+        """Add up the probabilities of texts that are both in the beam and in ``grown``, in place.
 
-        ``label`` (beam,) has the log-probabilities of the prefixes, ``grown`` (beam, letters) those of each prefix plus
-        one of ``letters``. Both change in place: the probability in ``grown`` is added to ``label``, and then set to 0.
+        ``label`` (beam,) has the log-probabilities of the prefixes in the beam, ``grown`` (beam, letters) those of each
+        prefix plus one of ``letters``. If the beam has a prefix and its parent, the parent plus one token is the same
+        text as the prefix. The probability of this text in ``grown`` is added to ``label``, and then set to 0.
         """
         import numpy as np
 
@@ -246,7 +248,7 @@ class CTCSearch:
         return _Beam(prefixes, blank, label)
 
     def _child(self, parent: _Prefix, token: int) -> _Prefix:
-        """Return the prefix that is ``parent`` plus one token, as the same object each time."""
+        """Return the prefix that is ``parent`` plus one token; the same arguments return the same object."""
         found = parent.children.get(token)
         if found is None:
             words = self._scores.extend(parent.words, token) if self._scores is not None else NO_WORDS

@@ -93,10 +93,11 @@ class PrefixScores:
 
 
 def _behind(sums: Tensor, begun: Tensor) -> Tensor:
-    """Return the log-probabilities (…, frames + 1) that a label began at some frame, and is repeated up to each frame.
+    """Return, for 0, 1, 2, … frames, the log-probability (…, frames + 1) that they end in one label.
 
-    ``sums`` (…, frames + 1) are the log-probabilities of the label, summed from the first frame up to each frame.
-    ``begun`` (…, frames) are the log-probabilities of all that comes before the label if it begins at a frame.
+    The label may begin at any of these frames, and is then repeated up to the last of them. ``sums`` (…, frames + 1)
+    are the log-probabilities of the label, summed over the first 0, 1, 2, … frames. ``begun`` (…, frames) is, for each
+    frame, the log-probability of all that comes before the label if the label begins there.
     """
     found = sums[..., 1:] + (begun - sums[..., :-1]).logcumsumexp(-1)
     return torch.nn.functional.pad(found, (1, 0), value=LOG_ZERO)
@@ -169,8 +170,8 @@ class _BeamState(NamedTuple):
     """The prefixes of a beam search, all of one length: ``beam`` prefixes for each of n ``clips`` that are not done.
 
     ``tokens`` (n, beam, length) are the prefixes, which begin with the start token. ``decoder`` (n, beam) are the
-    decoder's log-probabilities of the prefixes, ``scores`` (n, beam) the scores by CTC and decoder together (-inf:
-    there is no prefix), and ``spelled`` CTC's log-probabilities (n, beam, frames + 1).
+    decoder's log-probabilities of the prefixes, and ``spelled`` (n, beam, frames + 1) are CTC's. ``scores`` (n, beam)
+    are the scores by CTC and decoder together; -inf marks an unused entry, which has no prefix.
     """
 
     clips: Tensor
@@ -234,9 +235,9 @@ class _BeamSearch:
         return (1 - self._weight) * decoder + self._weight * ctc
 
     def _end(self, beams: _BeamState, ends: Tensor) -> None:
-        """Replace the best text of each clip so far by one of the clip's prefixes, if better as a complete text.
+        """Score each prefix as a complete text; if a prefix beats the best text of its clip so far, replace that text.
 
-        ``ends`` (n, beam) are the decoder's log-probabilities of the end token.
+        ``ends`` (n, beam) are the decoder's log-probabilities of the end token after each prefix.
         """
         scores = self._joined(beams.decoder + ends, PrefixScores.whole(beams.spelled))
         scores = scores.masked_fill(beams.scores.isinf(), -math.inf)
@@ -248,7 +249,10 @@ class _BeamSearch:
                 self.best[clip] = value, tokens[place][1:]
 
     def _extend(self, beams: _BeamState, following: Tensor, ctc: PrefixScores) -> _BeamState:
-        """Return the best prefixes with one more token; ``following`` are the decoder's log-probabilities of it."""
+        """Return the best prefixes with one more token.
+
+        ``following`` are the decoder's log-probabilities of the next token.
+        """
         letters = following.clone()
         letters[..., self._symbols.end] = -math.inf
         values, tokens = letters.topk(min(CANDIDATES, int(letters[0, 0].isfinite().sum())), -1)  # (n, beam, candidates)

@@ -128,7 +128,10 @@ def _no_sequences(position_ids: Tensor) -> None:
 
 @contextmanager
 def _replaced(module: Any, name: str, function: Callable[..., Any] | None) -> Iterator[None]:
-    """Inside the block, replace the function ``name`` of a module, if it has one; not while torch.compile traces."""
+    """Inside the block, replace the function ``name`` of a Python module.
+
+    Do nothing if the module has no such function, or while torch.compile traces.
+    """
     original = getattr(module, name, None)
     if original is None or function is None or torch.compiler.is_compiling():
         yield

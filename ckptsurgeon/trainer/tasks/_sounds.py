@@ -165,7 +165,10 @@ class TranscribedTask(SoundTask):
         """Return the notes on each split, and a note if texts are cut into word pieces without the tokeniser."""
         if not self.labels.is_guessed:
             return super().notes()
-        guess = "texts are cut into the longest pieces, not as the tokeniser does: set train.data.segmenter to its file"
+        guess = (
+            "texts are cut into the longest pieces, not as the tokeniser cuts them: "
+            "set train.data.segmenter to the tokeniser's file"
+        )
         return [*super().notes(), guess]
 
     def label(self, clip: Clip) -> Tensor:
@@ -235,8 +238,8 @@ class MeasuredTask(TranscribedTask):
         """Return the notes on the data, and a note on the beam search if texts are decoded by it."""
         if self._search is None:
             return super().notes()
-        how = described(self.settings)
-        return [*super().notes(), f"error rates are of {how} (train.decoding: {self.settings.decoding})"]
+        how = f"{described(self.settings)} (train.decoding: {self.settings.decoding})"
+        return [*super().notes(), f"texts for error rates are decoded by {how}"]
 
     def decoded(self, log_probs: Tensor, lengths: Tensor) -> list[list[int]] | None:
         """Return the tokens of each clip that a beam search finds; None if CTC decodes frame by frame.

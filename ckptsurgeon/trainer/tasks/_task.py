@@ -120,8 +120,8 @@ class Task(Protocol):
       checks compare the first and the last loss with it.
     - ``per_clip`` is the name of the part of the loss that is a sum over clips, if the whole loss is not.
       ``gradient_band`` is the lowest and the highest mean gradient norm of healthy runs. ``static`` is true if the
-      shapes of a batch depend only on its longest clip, so that the loss can be compiled. ``by_blocks`` is true if the
-      loss also computes on the CPU, so that only the blocks of the model can be compiled.
+      shapes of a batch depend only on its longest clip, so that the loss can be compiled. ``by_blocks`` is true if
+      torch.compile can compile the blocks of the model, but not the loss, because the loss also computes on the CPU.
     - ``measure(model, batch)`` returns a row (a dict of plain data) for each example, and ``figures(rows)`` returns the
       metrics over many rows. With them, several processes share an evaluation, and rows with a ``clip``, a
       ``reference`` and a ``hypothesis`` are saved for the user.

@@ -35,7 +35,7 @@ class _HybridLosses(NamedTuple):
     ``asked`` is the number of tokens that the decoder had to predict, ``right`` how many it predicted correctly.
     """
 
-    said: CTCOutput
+    output: CTCOutput
     ctc: Tensor
     attention: Tensor
     right: Tensor
@@ -66,7 +66,8 @@ class Hybrid(MeasuredTask):
         """Return notes on the data, and on how the texts for error rates are decoded."""
         if self.settings.decoding == "ctc_beam":
             return super().notes()
-        return [*super().notes(), f"error rates are of {self._said_by()} (train.decoding: {self.settings.decoding})"]
+        how = f"{self._said_by()} (train.decoding: {self.settings.decoding})"
+        return [*super().notes(), f"texts for error rates are decoded by {how}"]
 
     def _said_by(self) -> str:
         both = f"CTC and the decoder together, beam {self.settings.beam or BEAM}"
@@ -78,20 +79,20 @@ class Hybrid(MeasuredTask):
         weight = _weight(model)
         total = weight * answer.ctc + (1 - weight) * answer.attention
         parts = {"ctc": answer.ctc.detach(), "attention": answer.attention.detach()}
-        return Loss(total, batch.label_lengths.sum(), parts, too_short_clips(answer.said.lengths, batch).sum())
+        return Loss(total, batch.label_lengths.sum(), parts, too_short_clips(answer.output.lengths, batch).sum())
 
     def _ask(self, model: nn.Module, batch: Batch) -> _HybridLosses:
         previous, wanted = self._taught(batch)
-        said = run_model(model, batch, self.labels, previous, rate=self.settings.features.rate)
-        if said.decoder is None:
+        output = run_model(model, batch, self.labels, previous, rate=self.settings.features.rate)
+        if output.decoder is None:
             raise ConfigError("the model has no decoder, which the task hybrid needs.", hint="Use the task ctc.")
-        ctc = ctc_losses(said, batch, self.labels.blank).sum()
+        ctc = ctc_losses(output, batch, self.labels.blank).sum()
         attention = nn.functional.cross_entropy(
-            said.decoder.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="sum",
+            output.decoder.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="sum",
             label_smoothing=self.settings.label_smoothing,
         )  # fmt: skip
-        right = (said.decoder.argmax(-1) == wanted).sum()
-        return _HybridLosses(said, ctc, attention, right, (wanted != IGNORED).sum())
+        right = (output.decoder.argmax(-1) == wanted).sum()
+        return _HybridLosses(output, ctc, attention, right, (wanted != IGNORED).sum())
 
     def _taught(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the inputs of the decoder and the tokens that it has to predict, both (batch, longest + 1).
@@ -109,9 +110,9 @@ class Hybrid(MeasuredTask):
     @torch.no_grad()
     def uniform_loss(self, model: nn.Module, batch: Batch) -> float:
         """Return the loss per label if all tokens are equally likely."""
-        said = run_model(model, batch, self.labels, self._taught(batch)[0], rate=self.settings.features.rate)
+        output = run_model(model, batch, self.labels, self._taught(batch)[0], rate=self.settings.features.rate)
         weight, labels = _weight(model), int(batch.label_lengths.sum())
-        ctc = float(uniform_losses(said, batch, self.labels.blank).sum())
+        ctc = float(uniform_losses(output, batch, self.labels.blank).sum())
         attention = (labels + len(batch.labels)) * math.log(len(self.labels))
         return (weight * ctc + (1 - weight) * attention) / labels
 
@@ -122,8 +123,8 @@ class Hybrid(MeasuredTask):
         The loss and the decoder's counts are sums over the batch, in the row of the first clip; other rows have 0.
         """
         answer, weight = self._ask(model, batch), _weight(model)
-        rows = clip_rows(answer.said, batch, self.labels, self._read(model, batch, answer.said))
-        short = too_short_clips(answer.said.lengths, batch).tolist()
+        rows = clip_rows(answer.output, batch, self.labels, self._read(model, batch, answer.output))
+        short = too_short_clips(answer.output.lengths, batch).tolist()
         sums = {
             "loss": float(weight * answer.ctc + (1 - weight) * answer.attention), "right": int(answer.right),
             "asked": int(answer.asked),
@@ -139,15 +140,15 @@ class Hybrid(MeasuredTask):
         loss, accuracy = total["loss"] / max(total["items"], 1), total["right"] / max(total["asked"], 1)
         return {"loss": loss, **error_figures(rows), "accuracy": accuracy}
 
-    def _read(self, model: nn.Module, batch: Batch, said: CTCOutput) -> list[list[int]] | None:
+    def _read(self, model: nn.Module, batch: Batch, output: CTCOutput) -> list[list[int]] | None:
         """Return the decoded tokens of each clip; None if CTC alone decodes frame by frame."""
         if self.settings.decoding in ("ctc", "ctc_beam"):
-            return self.decoded(said.log_probs, said.lengths)
+            return self.decoded(output.log_probs, output.lengths)
         decoder = decodable(model)
         if self.settings.decoding == "attention":
             return greedy_search(decoder, batch, self._symbols)
         return beam_search(
-            decoder, batch, said.log_probs, self._symbols, weight=_weight(model), beam=self.settings.beam or BEAM
+            decoder, batch, output.log_probs, self._symbols, weight=_weight(model), beam=self.settings.beam or BEAM
         )  # fmt: skip
 
 

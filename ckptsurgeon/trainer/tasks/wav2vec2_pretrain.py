@@ -214,7 +214,7 @@ class Wav2Vec2Pretraining(SoundTask):
             return ""
         if loss < COLLAPSED_LOSS and perplexity < COLLAPSED_PERPLEXITY * self.groups:
             return (
-                f"contrastive loss {loss:.2g} with a perplexity of {perplexity:.3g}, of {self.entries} entries in "
+                f"contrastive loss {loss:.2g} and perplexity {perplexity:.3g}, for {self.entries} codebook entries in "
                 f"{escape(str(self.groups))} groups: every frame has the same code"
             )
         return ""

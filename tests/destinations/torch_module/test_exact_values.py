@@ -499,5 +499,5 @@ def test_only_true_copies_are_called_copies() -> None:
 
     _, notes = ours(functools.partial(Made, make))
     assert [note for note in notes if "copies" in note] == [
-        "2 tensors start as copies, made from one template: b.weight, b.bias"
+        "2 tensors start as copies of tensors of another layer: b.weight, b.bias"
     ]

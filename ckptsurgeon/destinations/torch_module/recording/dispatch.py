@@ -114,9 +114,10 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tensor.layout is not torch.strided or self.record.knows(tensor)
 
     def _adopt(self, tensor: Tensor, *, overwritten: bool) -> None:
-        """Add a real tensor (one that has memory) to the recording; ``torch.Tensor(3, 4)`` always makes such a tensor.
+        """Add a tensor that has memory to the recording.
 
-        ``overwritten`` is true if the next operation overwrites all values of the tensor.
+        This is needed because ``torch.Tensor(3, 4)`` always allocates memory. ``overwritten`` is true if the next
+        operation overwrites all values of the tensor.
         """
         if tensor.layout is not torch.strided:
             raise self.record.lost(f"changes a {tensor.layout} tensor")

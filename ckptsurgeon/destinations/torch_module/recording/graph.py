@@ -113,9 +113,9 @@ class Recording:
         return ref
 
     def face(self, ghost: Tensor) -> Tensor:
-        """Return a CPU tensor that the recording treats as ``ghost``, a recorded meta tensor.
+        """Return a CPU tensor that stands in for ``ghost``, a recorded meta tensor: the recording treats both alike.
 
-        It is needed where torch requires a CPU tensor, as for ``.data`` of another CPU tensor.
+        It is needed if torch requires a CPU tensor, as for ``.data`` of another CPU tensor.
         """
         ref = self.ref(ghost)
         self.twins[ref.storage] = self.storages[ref.storage]

@@ -111,7 +111,10 @@ def _tensor(record: Recording, real: dict[int, torch.UntypedStorage], ref: Stora
 
 
 def _bind(record: Recording, real: dict[int, torch.UntypedStorage], ref: StorageView, tensor: Tensor) -> None:
-    """Keep the storage of the result ``tensor`` for later operations; a copy if its layout is not the recorded one."""
+    """Make the values of the result ``tensor`` available to later operations, as the recorded view ``ref``.
+
+    The storage of ``tensor`` is used itself if its layout is that of ``ref``; otherwise its values are copied.
+    """
     same = tensor.stride() == ref.stride and tensor.storage_offset() == ref.offset
     if tensor.dtype != ref.dtype or tuple(tensor.shape) != ref.size:
         raise Unrecordable("makes a tensor of another dtype or shape with storage than without storage")

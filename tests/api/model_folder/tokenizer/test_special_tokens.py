@@ -208,7 +208,7 @@ def test_token_ids_of_processors_follow_their_tokens(name: str) -> None:
     cs.apply(plan, "out")
     assert json.loads(Path("out", name).read_text()) == {"image_token_id": 3, "size": 4, "audio_token_id": None}
     assert Path("out/audio_tokenizer_config.json").read_text() == text
-    assert f"token ids of {name} follow their tokens: image_token_id = 3" in plan.notes
+    assert f"token ids in {name} are changed to the new ids of their tokens: image_token_id = 3" in plan.notes
     assert cs.verify("out").ok
 
 
