@@ -215,6 +215,7 @@ def commands() -> Iterator[list[str]]:
     yield ["transplant", "hf://org/net/model.safetensors", "a.safetensors", "-n"]
     yield ["convert", "a.pth", "-o", "a2.pth", "--keep-extras"]
     yield ["convert", "a.pth", "--keep-extras", "-n"]
+    yield ["convert", "tuned.safetensors", "--quantize", "fp8-channel", "-o", "codes/"]
     yield ["verify", "made.safetensors"]
     yield ["verify", "a.safetensors"]
     write_key("signer", Ed25519PrivateKey.generate())
