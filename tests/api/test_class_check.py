@@ -80,9 +80,9 @@ def test_an_output_with_notes_is_not_said_to_be_without_them(ckpt: Callable[...,
     )
     shown = ckpt("verify", "out")
     assert shown.code == 0
-    assert f"as written, but see {len({note.why for note in found.notes})} note" in " ".join(shown.out.split())
+    assert f"unchanged, but see {len({note.why for note in found.notes})} note" in " ".join(shown.out.split())
     cs.apply(cs.convert(qwen3("sound")), "whole")
-    assert "as written, but" not in ckpt("verify", "whole").out
+    assert "unchanged, but" not in ckpt("verify", "whole").out
     assert "noted" not in repr(cs.verify("whole"))
 
 
