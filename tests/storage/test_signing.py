@@ -118,7 +118,7 @@ def test_a_forger_with_checksums_that_fit_is_found() -> None:
     reseal(output, "t0", torch.zeros(40))
     os.rename("model", "gone")
     assert cs.verify(output).ok
-    assert why(output) == [f"{output} is not as it was signed"]
+    assert why(output) == [f"{output} has changed since it was signed"]
 
 
 @pytest.mark.parametrize("change", ["payload", "sig", "mediaType", "text", "empty", "array"])
