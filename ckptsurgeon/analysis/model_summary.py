@@ -50,7 +50,7 @@ class ModelSummary:
                 count(self.heads, "head") + (f" ({self.key_value_heads} of keys and values)" if shared else "")
             )
         if self.experts is not None:
-            chosen = f" ({self.experts_per_token} for a token)" if self.experts_per_token is not None else ""
+            chosen = f" ({self.experts_per_token} per token)" if self.experts_per_token is not None else ""
             words.append(f"{count(self.experts, 'expert')}{chosen}")
         return ", ".join(words)
 

@@ -136,7 +136,8 @@ def apply(
         )
         if options.ranks.ranks and (processes or engine):
             raise ConfigError(
-                f"--to {to} is written by one process.", hint="Leave --engine out, and do not use torchrun."
+                f"--to {to} cannot be used with several processes: one process writes the files of all ranks.",
+                hint="Leave --engine out, and do not use torchrun.",
             )
         recipe = make_recipe(plan, options.path.rstrip("/"), __version__)
         entries, lost = _metadata_of(plan, inputs, options)
@@ -277,7 +278,7 @@ def _makes_adapter(plan: Plan) -> bool:
 
 
 def _metadata_of(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tuple[ExtraEntries | None, tuple[str, ...]]:
-    """Return the metadata of an output in GGUF, None for another format; and notes on them."""
+    """Return the metadata of a GGUF output (None for an output in another format), and notes on the metadata."""
     from .gguf.outputs import is_gguf, notes_on_other_format
 
     if not is_gguf(options):

@@ -56,7 +56,7 @@ def average(
     """
     check_metadata(metadata)
     check_encoding(encoding)
-    check_place(vocab, "rows in the same position are averaged.", AVERAGED)
+    check_place(vocab, "row n is always averaged with row n.", AVERAGED)
     paths = list(map(path_of, sources))
     weights = ema_weights(ema, len(paths)) if ema is not None and len(paths) > 1 else ()
     opened: list[Checkpoint] = []

@@ -101,7 +101,7 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
 
 
 def _layout_named(name: str | None, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:
-    """Return the change of layout to ``name``; for None or "keep", a change that does nothing."""
+    """Return the changes that give the tensors the layout ``name``; no changes for None or "keep"."""
     if name in (None, KEEP):
         return NamedLayout()
     from .gguf.layouts import layout_named  # all layouts, which most commands do without

@@ -65,9 +65,9 @@ def _decoded_sizes(checkpoint: Checkpoint) -> Mapping[str, WeightSize]:
 
 
 def _is_explained(subject: Subject) -> bool:
-    """Return whether one of the checks in ``FILES`` fails, which explains why a checkpoint could not be opened.
+    """Return whether one of the checks in ``FILES`` fails: its findings explain why the checkpoint cannot be opened.
 
-    A check that the user skips counts too.
+    These checks are run even if the user skips them.
     """
     others = [one.id for one in all_checks() if one.id not in FILES]
     return not run_checks(subject, others).ok

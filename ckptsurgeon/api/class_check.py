@@ -64,7 +64,7 @@ def class_findings(checkpoint: Checkpoint) -> list[ClassFinding]:
 
 
 def _versions(folder: ModelFolder) -> str:
-    """Return the versions of transformers that are installed, and that wrote config.json, in words."""
+    """Return a phrase with two versions of transformers: the installed version, and the one that wrote config.json."""
     installed, wrote = importlib.metadata.version("transformers"), folder.config.get("transformers_version")
     by = f"transformers {escape(wrote, 20)} wrote" if isinstance(wrote, str) else "no version of transformers is in"
     return f"transformers {installed} is installed, {by} config.json"
@@ -170,7 +170,10 @@ def _differences(plan: Plan, checkpoint: Checkpoint, name: str) -> Iterator[Clas
 
 
 def _of_other_shapes(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]], name: str) -> ClassFinding:
-    """Return the finding on tensors whose shapes differ from those of the class ``name``, which are ``shapes``."""
+    """Return the finding that tensors have other shapes in the checkpoint than in the class ``name``.
+
+    ``shapes`` maps the keys of these tensors to their shapes in the class.
+    """
     key, shape = next(iter(shapes.items()))
     own = f"is {shape_text(checkpoint[key].shape)}" if key in checkpoint else "has another shape"
     rest = f"; the shapes of {count(len(shapes) - 1, 'other')} differ too" if len(shapes) > 1 else ""
@@ -179,15 +182,15 @@ def _of_other_shapes(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...
 
 
 def _nothing_of_class(checkpoint: Checkpoint, folder: ModelFolder, hint: str) -> ClassFinding:
-    """Return the finding on a model of which no tensor can be loaded: its shapes differ from the class, or its keys.
+    """Return the finding that no tensor of a model can be loaded into its class: the shapes differ, or the keys.
 
-    ``hint`` is that of the transplant into the class, which compares the keys.
+    ``hint`` is the hint of the transplant into the class, which failed; it says how the keys differ.
     """
     name = escape(_architecture(folder))
     shapes = {key: one.shape for key, one in _plain_class(folder).tensors.items() if key in checkpoint}
     if shapes:
         return _of_other_shapes(checkpoint, shapes, name)
-    none = f"the weights have no key of {name}: transformers initialises all tensors"
+    none = f"the weights have none of the keys of {name}: transformers initialises all tensors"
     return ClassFinding("missing", f"{none}. {hint.partition(' Rename')[0]}".rstrip(". "))
 
 

@@ -96,7 +96,8 @@ def _dtype_notes(opened: Sequence[Checkpoint], keys: Sequence[str]) -> Iterator[
 def _rounds(before: str, after: str) -> bool:
     """Return whether converting from dtype ``before`` to ``after`` rounds values.
 
-    This is so if both are floating, differ, and ``after`` has no more bits than ``before`` (bf16 and f16 have as many).
+    It does if both are floating, they differ, and ``after`` does not have more bits than ``before``. So conversions
+    between bf16 and f16, which both have 16 bits, round in both directions.
     """
     if before == after or "float" not in before or "float" not in after:
         return False

@@ -178,7 +178,7 @@ def _compared(
 
 
 def _of_one(a: Checkpoint, b: Checkpoint) -> list[str]:
-    """Return the notes of ``ckpt inspect`` that only one of two checkpoints has, each after that checkpoint's path."""
+    """Return the notes of ``ckpt inspect`` that only one of two checkpoints has; each begins with that one's path."""
     from .model_folder.checks import contradictions
 
     here, there = contradictions(a), contradictions(b)

@@ -264,10 +264,10 @@ def _texts(patterns: Patterns) -> list[str]:
 
 
 def _carried(checkpoint: Checkpoint, keep: bool) -> tuple[CarriedEntries, list[str], list[str]]:
-    """Return the entries of a file that are not tensors and are copied to the output, some of their keys, and notes.
+    """Return the entries to copy to the output besides the tensors, some of their keys, and notes.
 
-    The second result lists the keys of those copied entries that are in the same dict as the tensors. Without ``keep``,
-    no entries are copied. The notes list the entries that are not copied.
+    The entries are those in the file that are not tensors, such as the epoch; none without ``keep``. The keys are those
+    of copied entries that are in the same dict as the tensors. The notes list the entries that are not copied.
     """
     if not keep:
         return CarriedEntries(), [], left_notes(extras_left(checkpoint), [checkpoint])

@@ -46,8 +46,9 @@ def fits(
     ``source``. Keys that the destination's library ties when it loads may be missing, and other dtypes are allowed,
     because loading casts them. If ``load_state_dict`` does not accept the checkpoint, the result has the command of a
     transplant that makes it fit; this transplant is planned but not carried out. If source and destination are both
-    model folders, notes list how their tokenisers differ, and how their configurations differ if equal weights then
+    model folders, notes list how their tokenisers differ, and which fields of their configurations let equal weights
     compute different results.
+
     Raises what ``open_checkpoint`` and ``load_target`` raise.
     """
     place = _destination(destination)
@@ -119,7 +120,7 @@ def _folder_of(place: CheckpointLike, target: TargetSpec) -> ModelFolder:
 
 
 def _model_notes(fit: Fit, checkpoint: Checkpoint, ours: ModelFolder, target: TargetSpec) -> Iterator[str]:
-    """Yield notes on what differs between two models besides keys and shapes; ``ours`` is the destination's folder."""
+    """Yield notes on differences of two models other than keys and shapes; ``ours`` is the destination's folder."""
     theirs = model_folder(checkpoint)
     if theirs.files and ours.files:
         from .folder_differences import folder_difference_notes

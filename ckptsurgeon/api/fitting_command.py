@@ -156,16 +156,16 @@ def _sure_rules(found: Proposal, checkpoint: Checkpoint) -> tuple[str, ...]:
 
     A match by shape alone is not enough: different modules, such as a pooler and a head, can have the same shapes.
     """
-    sure = {key: name for key, name in found.names.items() if found.evidence[key] in SURE or _speaks_for(key, name)}
+    sure = {key: name for key, name in found.names.items() if found.evidence[key] in SURE or _has_like_name(key, name)}
     layers = {(_layer(key)[0], _layer(name)[0]) for key, name in sure.items()} - {("", "")}
     inside = {key: name for key, name in found.names.items() if (_layer(key)[0], _layer(name)[0]) in layers}
     return tuple(rules_for({**{key: key for key in checkpoint}, **sure, **inside}))
 
 
-def _speaks_for(key: str, name: str) -> bool:
-    """Return whether two keys differ only in a prefix, or are the same tensor of layers with the same numbers.
+def _has_like_name(key: str, name: str) -> bool:
+    """Return whether two keys name the same tensor: they differ only in a prefix, or in the name of a list of layers.
 
-    For example, ``encoder.layer.3.mlp.weight`` and ``layers.3.mlp.weight`` are the same tensor of layer 3.
+    For example, ``encoder.layer.3.mlp.weight`` and ``layers.3.mlp.weight`` name the same tensor of layer 3.
     """
     (layer, rest), (other, same) = _layer(key), _layer(name)
     is_moved = key.endswith(f".{name}") or name.endswith(f".{key}")
@@ -195,7 +195,7 @@ def _token_lists(first: str, second: str) -> str:
 def _mismatches(keys: Sequence[str]) -> list[str]:
     """Return the words of the options that initialise ``keys``, whose shapes differ.
 
-    One ``--on-mismatch`` option stands for the same tensor in all layers.
+    There is one ``--on-mismatch`` option for the same tensor in all layers.
     """
     patterns = dict.fromkeys(NUMBER_IN_KEY.sub("*", quoted(key)) for key in keys)
     if len(patterns) > MOST_PATTERNS:

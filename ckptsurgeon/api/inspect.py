@@ -96,9 +96,10 @@ def model_summary(checkpoint: Checkpoint, folder: ModelFolder | None) -> ModelSu
 
 
 def token_rows(checkpoint: Checkpoint, folder: ModelFolder) -> TokenRows | None:
-    """Return the number of tokens in the tokeniser of a folder, and the number of rows of the tensor with most rows.
+    """Return the number of tokens in a folder's tokeniser, and the number of rows for tokens in the weights.
 
-    Only tensors with a row for each token are considered. Returns None if one of the two numbers is not known.
+    If several tensors have a row for each token, such as embedding and output layer, the one with the most rows counts.
+    Returns None if one of the two numbers is not known.
     """
     from .model_folder.codes.logical_tensors import logical_tensors
     from .model_folder.weights.embedding_checks import of_tokens

@@ -42,7 +42,7 @@ def quantised_findings(checkpoint: Checkpoint, target: TargetSpec, name: str, se
     """Return findings on modules and vectors that a quantised checkpoint lacks, and on layers that should be quantised.
 
     ``target`` has the tensors of the class ``name`` without quantisation. ``settings`` is the ``quantization_config``
-    of config.json. If ``has_names_of`` is false, there are only findings on layers that should be quantised.
+    of config.json. If ``has_names_of`` returns False, there are only findings on layers that should be quantised.
     """
     named = _by_class_name(checkpoint, target)
     known = _is_known(named, target)
@@ -63,8 +63,8 @@ def _is_known(named: Mapping[str, str], target: TargetSpec) -> bool:
 def _by_class_name(checkpoint: Checkpoint, target: TargetSpec) -> dict[str, str]:
     """Return a dict that maps names of tensors in the class to their names in the checkpoint.
 
-    A quantised weight counts as one tensor, its decoded weight. In many models, the names in the checkpoint differ from
-    those in the class; transformers renames them when loading.
+    The stored parts of a quantised weight count as one tensor, under the name of the weight. In many models, the names
+    in the checkpoint differ from those in the class; transformers renames them when loading.
     """
     coded = {one.name: one.shape or (1, 1) for one in checkpoint.codes.tensors}
     tensors = {key: info for key, info in checkpoint.items() if key not in checkpoint.codes.by_key}
@@ -157,7 +157,7 @@ def _left_plain(checkpoint: Checkpoint, target: TargetSpec, settings: object) ->
         if found:
             said = f"{count(len(found), 'linear layer')} with plain weights: {listing(found, 3, where='')}"
             method = NAMES.get(str(settings["quant_method"]), escape(str(settings["quant_method"])))
-            why = f"the settings of {method} do not exclude them, so transformers expects codes there"
+            why = f"the settings of {method} do not exclude them, so transformers expects them to be quantised"
             yield ClassFinding("plain", f"{said}: {why}")
 
 

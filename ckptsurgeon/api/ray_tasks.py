@@ -133,8 +133,8 @@ def _write_part(
             worker = PartWorker(plan, replace(inputs_of(plan), memory=memory), options)
             if worker.identity != identity:
                 raise OutputError(
-                    "its plan differs from that of the process that started it: the two run different versions of "
-                    "ckptsurgeon."
+                    "the plan of this Ray task differs from that of the process that started it: the two run different "
+                    "versions of ckptsurgeon."
                 )
             for earlier in _WORKERS.values():
                 close_inputs(earlier.inputs)

@@ -1,4 +1,4 @@
-"""Recipes: YAML files with a verb and its arguments, compiled to the same plan as the command with these options."""
+"""Recipes: YAML files with a verb and its arguments. A recipe gives the same plan as the command with these options."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def load_order(path: Path, *, run_code: bool = True) -> CompiledRecipe:
 
 
 def _notes_of_code(plan: Plan) -> Iterator[str]:
-    """Yield a note that lists the user's code that applying a plan runs, or why that would fail."""
+    """Yield a note on the user's code that applying a plan will run, or on the reason why applying it will fail."""
     try:
         code = code_of(plan)
     except ConfigError as error:
@@ -175,9 +175,9 @@ def _is_path(field: str, value: Any) -> bool:
 
 
 def _resolved(folder: str, value: Any) -> Any:
-    """Return paths of a recipe (one, a list or a dict of them), made relative to the working directory.
+    """Convert paths relative to ``folder``, the folder of a recipe, to paths relative to the working directory.
 
-    In the recipe they are relative to ``folder``, the folder of the recipe.
+    ``value`` is one path, or a list or dict of paths; the result has the same form.
     """
     if isinstance(value, list):
         return [_resolved(folder, one) for one in value]
@@ -268,7 +268,9 @@ def _check_asserted(name: str, wanted: Any, plan: Plan) -> list[str]:
 
 
 def _unmet(pattern: str, expected: Any, plan: Plan, hits: set[str]) -> Sequence[tuple[str, str]]:
-    """Return how a plan differs from an assertion, as pairs (key or pattern, what it is instead); [] if it is met.
+    """Return the differences between a plan and an assertion, as pairs; [] if the plan meets the assertion.
+
+    Examples of a pair are ("ctc.*", "3 tensors, not 2") and ("ctc.bias", "copied, not initialised").
 
     ``hits`` are the keys that the pattern matches. ``expected`` is the number or the class that the recipe asserts for
     them.

@@ -16,9 +16,9 @@ __all__ = ["scan"]
 def scan(path: Path, *, progress: Progress | None = None) -> Scan:
     """Report what loading a file, or any file of a folder, would import and call. Nothing is run.
 
-    ``scan(path).ok`` is true if everything could be judged, and is plain data or only rebuilds tensors. Only a path is
-    accepted, since the bytes of files are read. ``progress`` is called with (files done, files in total). Raises
-    SourceError if there is no such file.
+    ``scan(path).ok`` is true if every file was scanned completely, and loading it does no more than rebuild tensors.
+    Tensors in memory and open checkpoints are not accepted, because the bytes of files are scanned. ``progress`` is
+    called with (files done, files in total). Raises SourceError if there is no such file.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ConfigError(f"{brief_repr(path)} is not a path.", hint=path_hint(path) or "Name a file or a folder.")

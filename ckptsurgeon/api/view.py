@@ -152,7 +152,7 @@ def _inspected(opened: Sequence[Checkpoint], run: Run | None, *, stats: bool) ->
         for one, give in zip(opened, weights, strict=True)
     ]
     found = [
-        replace(one, notes=(*one.notes, *_said_of(checkpoint, contradictions(checkpoint), len(opened))))
+        replace(one, notes=(*one.notes, *_with_path(checkpoint, contradictions(checkpoint), len(opened))))
         for checkpoint, one in zip(opened, described, strict=True)
     ]
     notes = [note for one in found for note in one.notes]
@@ -184,9 +184,9 @@ def _described(checkpoint: Checkpoint) -> dict[str, Any]:
     return {"model": model_summary(checkpoint, folder), "adapter": adapter_of(checkpoint)[0]}
 
 
-def _said_of(checkpoint: Checkpoint, notes: Sequence[str], of: int) -> list[str]:
-    """Return the notes on a checkpoint; if ``of``, the number of checkpoints, is 2, each begins with the path."""
-    return [f"{escape(checkpoint.path)}: {note}" if of > 1 else note for note in notes]
+def _with_path(checkpoint: Checkpoint, notes: Sequence[str], checkpoints: int) -> list[str]:
+    """Return the notes on a checkpoint, each after its path if the page is about more than one of ``checkpoints``."""
+    return [f"{escape(checkpoint.path)}: {note}" if checkpoints > 1 else note for note in notes]
 
 
 def _recipe(checkpoint: Checkpoint) -> tuple[Recipe | None, list[str]]:

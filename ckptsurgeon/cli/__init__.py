@@ -19,7 +19,7 @@ __all__ = ["command", "main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``ckpt`` and return its exit code; a traceback is shown only with CKPT_DEBUG=1.
 
-    Without ``argv``, the command line of the process is run, and a signal handler may end the process directly.
+    Without ``argv``, the command line of the process is used; then a signal may end the process at once.
     """
     if argv is None and len(sys.argv) == 1 and "_CKPT_COMPLETE" in os.environ:  # a shell asks for completions
         from .completion.answers import run as complete

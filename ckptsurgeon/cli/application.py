@@ -144,7 +144,7 @@ def application(*, as_json: bool, word: str = "") -> typer.Typer:
         timeout: Annotated[
             float | None,  # shown in the help only: run.py has already removed it
             typer.Option(
-                TIMEOUT, metavar="SECONDS", help="Give up on a server after so long without progress. [default: 60]"
+                TIMEOUT, metavar="SECONDS", help="Give up on a server that sends nothing for this long. [default: 60]"
             ),
         ] = None,
     ) -> None:

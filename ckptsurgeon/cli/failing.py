@@ -104,7 +104,7 @@ class _AnswerStream(_Stream):
             raise ReaderGoneError from error
         written = output_in_place()
         raise OutputError(
-            f"cannot write the answer to stdout: {error.strerror or error}.",
+            f"cannot write the result to stdout: {error.strerror or error}.",
             hint=f"{written} was written." if written else "",
         ) from error
 
@@ -148,7 +148,7 @@ def _known(error: Exception) -> CheckpointError | None:
         return SourceError("not enough memory.")
     if isinstance(error, OSError):
         if not _has_folder():
-            return SourceError("the working directory no longer exists.", hint="Change to one that exists.")
+            return SourceError("the working directory no longer exists.", hint="Change to a folder that exists.")
         about = f"{escape(os.fsdecode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
         return SourceError(f"{about}{error.strerror or error}.")
     return None

@@ -173,7 +173,7 @@ Processes = Annotated[
     typer.Option(
         "--processes",
         metavar="N",
-        help="With -n: show what each of N processes would read, write and need, and how long it would take.",
+        help="With -n: show how much each of N processes would read and write, its memory, and its time.",
     ),
 ]
 DryRun = Annotated[

@@ -78,7 +78,7 @@ def _completion(shell: str, *, path: str = "", start: str = "") -> dict[str, Any
 
 
 def _answer(answer: dict[str, Any] | str) -> None:
-    """Print a text, or plain data as JSON, and exit; paths keep their bytes, even if they are not valid UTF-8."""
+    """Print a text, or plain data as JSON, and exit. Paths are printed byte for byte, even if they are not UTF-8."""
     stream: Any = sys.stdout
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(encoding=sys.getfilesystemencoding(), errors=sys.getfilesystemencodeerrors())

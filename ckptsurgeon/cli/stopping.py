@@ -47,7 +47,7 @@ class _SignalState:
 
 @contextmanager
 def stoppable(as_json: bool, *, whole_program: bool) -> Iterator[None]:
-    """Handle SIGINT, SIGTERM and SIGHUP during the block; a signal that the parent process ignores stays ignored.
+    """Handle SIGINT, SIGTERM and SIGHUP during the block, except signals that are ignored when it begins (``nohup``).
 
     With ``whole_program``, signals are ignored after the block: the interpreter's exit cannot be interrupted safely.
     """
@@ -155,10 +155,10 @@ def _remains() -> str:
         return saved
     placed = output_in_place()
     if placed:
-        return f"{placed} was already in place"
+        return f"{placed} was already written"
     if parts := _finished_parts():
         return parts
-    return "a temp file may be left; the next run removes it" if _SignalState.hasty else "nothing was left half done"
+    return "a temp file may be left; the next run removes it" if _SignalState.hasty else "no incomplete file was left"
 
 
 def _finished_parts() -> str:

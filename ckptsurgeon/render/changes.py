@@ -23,9 +23,10 @@ OPPOSED = -0.05
 
 
 def changes_view(found: Changes, *, every: bool = False, depth: int | None = None) -> RenderableType:
-    """Return a table of the models, one of the pairs of models, and one with a row for each layer of the network.
+    """Return a table of the models, a table of the pairs of models, and a table of the layers of the network.
 
-    With ``depth``, the last table has a row for each module at that level instead, with ``every`` for each tensor.
+    With ``depth``, the last table has a row for each module at that level instead of each layer. With ``every``, it has
+    a row for each tensor.
     """
     keys = [one.key for one in found.tensors]
     if every:
@@ -61,7 +62,7 @@ def _models(found: Changes) -> RenderableType:
         tensors = [one for one in found.tensors if index in one.sums.models]
         changed = sum(bool(one.sums.models[index].changed) for one in tensors)
         alone = sum(one.sums.changed_by == (index,) for one in tensors)
-        words = f"{changed} of {len(tensors)}" + (f", {alone} by it alone" if alone else "")
+        words = f"{changed} of {len(tensors)}" + (f", {alone} by no other model" if alone else "")
         share = percent(own.changed / own.values) if own.values else "-"
         rows.append([Text(_letter(index), "bold"), _relative(own), share, words, escape(name)])
     head = Hanging(Text("  "), Text(f"changes from {escape(found.base)}, in percent of its norm", "bold"))

@@ -92,7 +92,7 @@ def _unmeasured(pair: Pair) -> str:
         return "other codes"
     if pair.numbers is None:
         return f"{pair.first.dtype}, not measured"
-    return "" if pair.numbers.differing else "equal in value, other bits"
+    return "" if pair.numbers.differing else "equal values, other bits"
 
 
 def _lines(name: str, rows: Sequence[_Row], *, every: bool) -> Iterator[list[str | Text]]:
@@ -146,10 +146,10 @@ def _even(group: list[_Row]) -> list[list[_Row]]:
 
 
 def _is_even(group: Sequence[_Row]) -> bool:
-    """Return whether one pattern stands for exactly the keys of a group, and another for exactly their new names.
+    """Return whether the keys of a group can be written as one pattern, and their new names as another.
 
-    Each pattern must stand for every combination of its numbers. If the new names do not keep the order of the keys,
-    only one number may vary: only a single list (``{2,1}``) shows which key has which new name.
+    They can if every combination of the numbers in a pattern occurs. If the new names have another order than the keys,
+    only one number may vary, because a reader can assign keys to new names only by a single list, such as ``{2,1}``.
     """
     places = [list(map(set, zip(*map(numbers_of, texts), strict=True))) for texts in _names(group)]
     if any(math.prod(map(len, each)) != len(set(texts)) for each, texts in zip(places, _names(group), strict=True)):

@@ -181,7 +181,7 @@ def _elsewhere(changes: Mapping[str, float]) -> Iterator[RenderableType]:
 
 
 def _largest_first(change: float) -> tuple[bool, float]:
-    """Return a sort key that puts the largest change first, and before it unknown changes (NaN)."""
+    """Return a sort key that puts unknown changes (NaN) first, then the largest change, and the smallest last."""
     return (False, 0.0) if math.isnan(change) else (True, -change)
 
 

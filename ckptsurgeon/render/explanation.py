@@ -66,7 +66,7 @@ def _facts(one: Explanation) -> Iterator[tuple[str, str]]:
         yield "cast", f"{step.source_dtype} to {step.dtype}"
     part = "the remaining values: " if one.source else ""
     if one.seed is not None:
-        yield "drawn", f"{part}by the destination's own initialiser, seed {one.seed}"
+        yield "drawn", f"{part}by the destination's initialiser, seed {one.seed}"
     elif (step.op == "keep" and not one.source) or step.overlays:
         yield "kept", f"{part}the destination's own value"
     if one.ties:

@@ -24,8 +24,8 @@ Rows = Mapping[str, str]
 def fit_view(found: Fit, *, every: bool = False) -> RenderableType:
     """Return the verdict, then the differences by kind; tensors that differ only in layer numbers share a row.
 
-    With ``every``, nothing is left out, and each renamed tensor has a row. Otherwise the differences are left out if
-    from_pretrained loads the checkpoint, because it settles them.
+    With ``every``, nothing is left out, and each renamed tensor has a row. Otherwise, if ``from_pretrained`` loads the
+    checkpoint, the differences are left out, because they do not matter then.
     """
     if found.loader and not every:
         return Group(Text(found.verdict, style="green"), Text(found.strictly), *_cast(found))
@@ -77,7 +77,7 @@ def _renamed(found: Fit, *, every: bool) -> list[RenderableType]:
         return []
     if every:
         return _table("renamed", "cyan", {old: f"is {new}" for old, new in found.renamed.items()}, 1 << 30)
-    how = "by these rules" if found.rules else "the destination knows their names"
+    how = "by these rules" if found.rules else "under names that the destination also accepts"
     return [Columns([[Text("renamed", style="cyan"), f"{count(len(found.renamed), 'tensor')}, {how}"]])]
 
 
@@ -92,7 +92,10 @@ def _cast(found: Fit) -> list[RenderableType]:
 
 
 def _rows(tensors: Rows) -> Iterator[tuple[str, str]]:
-    """Yield a row for each group of keys that differ only in numbers, and whose descriptions are alike."""
+    """Yield a row (pattern of keys, description) for each group of keys that differ only in numbers.
+
+    The descriptions of the keys in a group are equal, or they differ only in the numbers that the keys contain.
+    """
     groups: dict[tuple[str, str], list[str]] = {}
     for key, said in tensors.items():
         alike = pattern_of(said) if numbers_of(said) == numbers_of(key) else said
@@ -103,10 +106,10 @@ def _rows(tensors: Rows) -> Iterator[tuple[str, str]]:
 
 
 def _even(keys: list[str]) -> list[list[str]]:
-    """Return the keys in groups that can each be written as one pattern.
+    """Divide keys that differ only in numbers into groups that can each be written as one pattern.
 
-    They are one group if they have every combination of their numbers. Otherwise the keys of a group differ only in the
-    first number.
+    If every combination of the numbers occurs, all keys are one group. Otherwise the keys of each group differ only in
+    the first number.
     """
     found = [numbers_of(key) for key in keys]
     if math.prod(len(set(place)) for place in zip(*found, strict=True)) == len(keys):

@@ -47,7 +47,7 @@ def _kind(adapter: AdapterSettings) -> str:
 
 
 def _rs(adapter: AdapterSettings) -> str:
-    return " over the root of the rank" if adapter.rslora else ""
+    return ", scaled by alpha / sqrt(rank)" if adapter.rslora else ""
 
 
 def _number(value: float | None) -> str:

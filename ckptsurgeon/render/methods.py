@@ -19,7 +19,7 @@ BASES = {
     "none": "",
     "optional": "base or none",
     "required": "needs a base",
-    "model": "a base is the first model",
+    "model": "if given, the base is the first model",
 }
 
 

@@ -21,7 +21,9 @@ def patch_view(patch: Patch, what: str, *, next_steps: Sequence[str] = ()) -> Re
     """
     line = Text(escape(patch.path), style="bold")
     part = percent(patch.nbytes / patch.new_nbytes, 1) if patch.new_nbytes else "-"
-    line.append(f"  {human_bytes(patch.nbytes)}, {part} of the {human_bytes(patch.new_nbytes)} it makes", "not bold")
+    line.append(
+        f"  {human_bytes(patch.nbytes)}, {part} of the {human_bytes(patch.new_nbytes)} of new files", "not bold"
+    )
     line.append(f"  {patch.elapsed_s:.1f} s" if patch.elapsed_s else "", "not bold")
     notes = [Hanging(Text("  note  ", "yellow"), escape(note, 1000)) for note in patch.notes]
     return Group(*_contents(patch), Hanging(Text(f"  {what} "), line), *notes, *next_view(next_steps))
@@ -31,7 +33,7 @@ def applied_view(patch: Patch, output: str) -> RenderableType:
     """Return a view of the output that a patch made at the path ``output``."""
     line = Text(escape(output), style="bold")
     line.append(f"  {human_bytes(patch.new_nbytes)}  {patch.elapsed_s:.1f} s", "not bold")
-    same = Hanging(Text("  bytes "), Text("equal to those of the files that the patch was made for (SHA-256)"))
+    same = Hanging(Text("  bytes "), Text("equal to the new checkpoint that the patch was made from (SHA-256)"))
     return Group(*_contents(patch), Hanging(Text("  wrote "), line), same)
 
 

@@ -78,7 +78,7 @@ def costs_said(costs: Costs) -> str:
     )
 
 
-FITTED = {"vocab": "by token", "slice": "their leading parts", "overlap": "the part that all have"}
+FITTED = {"vocab": "by token", "slice": "their leading parts", "overlap": "their common part"}
 
 
 def _merged(step: Step, merge: Merge) -> str:
@@ -127,7 +127,7 @@ def plan_view(plan: Plan) -> RenderableType:
     rows.append(_total_row(branches, present))
     parts: list[RenderableType] = [Columns(rows, right=range(1, len(present) + 1))]
     if plan.costs is not None:
-        parts.append(Hanging(Text("  takes     ", "dim"), costs_said(plan.costs)))
+        parts.append(Hanging(Text("  costs     ", "dim"), costs_said(plan.costs)))
     if plan.unexpected:
         parts.append(Hanging(Text("  not used  ", "yellow"), listing([key for _, key in plan.unexpected])))
     return Group(*parts)

@@ -23,12 +23,14 @@ def sharing_view(sharing: Sharing, *, every: bool = False) -> RenderableType:
     rows: list[list[str | Text]] = [[Text(head, "dim") for head in heads]]
     rows += [_row(number, share) for number, share in shown]
     left = len(order) - len(shown)
-    more = [Text(f"  and {left} more with as many bytes or fewer (-v shows all)", "dim")] if left else []
+    more = [Text(f"  and {left} more with no more bytes than these (-v shows all)", "dim")] if left else []
     disk = f"  on disk {human_bytes(sharing.nbytes_disk)}, in addition to an output that is replaced"
     if sharing.rate is None:
         time = "  time: not measured, since the sources are remote or values are initialised"
     else:
-        time = f"  time: one process makes {human_bytes(int(sharing.rate))}/s here; writing is not counted"
+        time = (
+            f"  time: computed from {human_bytes(int(sharing.rate))}/s, measured here with one process, without writing"
+        )
     return Group(Columns(rows, right=tuple(range(len(heads)))), *more, Text(disk), Text(time))
 
 

@@ -51,7 +51,7 @@ def _why(proof: Proof) -> str:
         return "some weights differ, but these inputs do not use them, so their effect is not known"
     where = f"from {escape(drift.name)} on" if drift.name else "only in the output"
     return (
-        f"the networks drift {where}: {_share(drift.distance.error)} there, where rounding explains "
+        f"the networks drift {where}: they are {_share(drift.distance.error)} apart there, but rounding explains only "
         f"{_share(drift.allowed)}; the outputs are {_share(output.distance.error)} apart{_predicted(proof)}"
     )
 
@@ -59,7 +59,7 @@ def _why(proof: Proof) -> str:
 def _between(proof: Proof) -> str:
     """Return a text on blocks that drift without an effect on the output; '' if there are none."""
     inside = next((one.name for one in proof.blocks if one.drifts), "")
-    return f"; blocks from {escape(inside)} on differ by more, without effect on the output" if inside else ""
+    return f"; blocks from {escape(inside)} on differ by more, but that has no effect on the output" if inside else ""
 
 
 def _predicted(proof: Proof) -> str:
@@ -71,8 +71,11 @@ def _predicted(proof: Proof) -> str:
 
 
 def _share(value: float) -> str:
-    """Return a share in percent with two significant digits; "beyond measure" if it is infinite (a change of zeros)."""
-    return f"{percent_number(value)} %" if math.isfinite(value) else "beyond measure"
+    """Return a share as a percentage with two significant digits; ``∞ %`` if it is infinite.
+
+    A change is infinite if all values before it are zero.
+    """
+    return f"{percent_number(value)} %" if math.isfinite(value) else "∞ %"
 
 
 def _network(letter: str, one: ProvedNetwork, width: int) -> list[str | Text]:

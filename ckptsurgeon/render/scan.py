@@ -89,6 +89,6 @@ def _summary(found: Scan) -> Text:
 
 
 def _verdict(found: Scan) -> RenderableType:
-    whole = "" if found.whole else ", and not all could be judged"
+    whole = "" if found.whole else ", not scanned completely"
     label = Text("  ok ", "green") if found.ok else Text("  NOT OK ", "bold red")
     return Hanging(label, Text(f"{escape(found.path)}  {found.verdict}{whole}"))

@@ -136,7 +136,7 @@ def _controls(found: Controls) -> Iterator[RenderableType]:
     yield Columns(rows)
     style = {"KNOWLEDGE": "bold green", "NONE": "bold red"}.get(found.verdict, "bold yellow")
     line = Text("  verdict  ").append(found.verdict, style=style)
-    yield line.append(f"  by dev after the last step, {HEADS[found.decided_on == 'frozen']}", style="dim")
+    yield line.append(f"  from the dev results after the last step, {HEADS[found.decided_on == 'frozen']}", style="dim")
     if found.plateau:
         flat = f"{' and '.join(found.plateau)} {'has' if len(found.plateau) == 1 else 'have'} learned nothing yet"
         yield Hanging(Text("           "), Text(flat, style="yellow"))

@@ -30,11 +30,11 @@ Signature = int
 
 @dataclass(slots=True)
 class Branch:
-    """A module or a tensor, or several equal siblings as one.
+    """A node of the tree: a module, a tensor, or several siblings with equal contents.
 
-    ``times`` is the number of siblings; ``parameters`` and ``nbytes`` are totals of all of them, but the numbers of the
-    children are for a single sibling. ``make`` is a number that is the same for modules with the same contents.
-    ``more`` is True if ``parameters`` is a lower bound.
+    ``times`` is the number of siblings. ``parameters`` and ``nbytes`` are totals over all siblings; those of
+    ``children`` are totals over one sibling only. ``more`` is True if ``parameters`` is a lower bound. ``make`` is a
+    number that is the same for nodes with equal contents.
     """
 
     name: str
@@ -65,9 +65,10 @@ def build_tree(
 ) -> Branch:
     """Return the tree of a state dict with repeated modules joined; the parameters of ``tied`` keys are not counted.
 
-    Equal siblings are joined: numbered ones as ranges, named ones as lists. A module with a single child is joined with
-    it. The order is that of ``tensors``, or by bytes if ``by_size`` is True. ``parameters`` returns the number of
-    parameters of a tensor, or a lower bound if ``is_counted`` returns False for its key, and ``nbytes`` its bytes.
+    Siblings with equal contents are joined: numbered ones as ranges, named ones as lists. A module with a single child
+    and this child become one node, such as ``a.b``. The order is that of ``tensors``, or by bytes if ``by_size`` is
+    True. ``parameters`` returns the number of parameters of a tensor, which is only a lower bound if ``is_counted``
+    returns False for its key. ``nbytes`` returns the bytes of a tensor.
     """
     root = Branch("")
     aliases = set(tied)

@@ -103,20 +103,20 @@ def _found(found: Verification, without_recipe: bool) -> Iterator[Row]:
     elif all(failure.key for failure in found.failed):
         yield [_mark(True), "header, metadata and recipe", "as they were written"]
     if found.signed:
-        yield [_mark(True), "signature", "by this key, over every file"]
+        yield [_mark(True), "signature", "made with this key, valid for every file"]
     # Every tensor with right values was compared, or was drawn, or had nothing to compare with. Failures may be of
     # keys that were never checked, so the number of right tensors cannot be derived from them.
     right = found.compared + found.near + found.products + found.drawn + len(found.not_compared or {})
-    yield [_mark(right == found.checked), "values as they should be", f"{right} of {count(found.checked, 'tensor')}"]
+    yield [_mark(right == found.checked), "values as expected", f"{right} of {count(found.checked, 'tensor')}"]
     if found.compared:
-        yield ["", "equal, bit for bit", f"{found.compared}, copied or computed again from the sources"]
+        yield ["", "equal, bit for bit", f"{found.compared}, compared with the sources or computed again from them"]
     if found.near:
-        how = "within 1e-5 of the largest: computed by torch, or on another processor"
+        how = "within 1e-5 of the largest value: computed by torch, or on another processor"
         yield ["", "close to numpy's result", f"{found.near}, {how}"]
     if found.products:
         yield ["", "equal in their product", f"{found.products}, up to rounding: factors are not unique"]
     if found.drawn:
-        how = "not compared: a plan has no checksums" if without_recipe else "compared with the checksum recorded then"
+        how = "not compared: a plan has no checksums" if without_recipe else "compared with the checksum in the recipe"
         yield ["", "drawn", f"{found.drawn}, {how}"]
     special = [f"{number} {name}" for number, name in ((found.nan, "NaN"), (found.inf, "Inf")) if number]
     yield ["", "NaN and Inf", Text(", ".join(special), "yellow") if special else "none"]
@@ -181,7 +181,7 @@ def _verdict(found: Verification) -> RenderableType:
     if found.checked:
         text.append(f"  {human_bytes(found.nbytes)}  {found.elapsed_s:.1f} s", "default not bold")
     if found.ok and found.notes:
-        text.append(f"  as written, but see {count(len({note.why for note in found.notes}), 'note')} above", "yellow")
+        text.append(f"  unchanged, but see {count(len({note.why for note in found.notes}), 'note')} above", "yellow")
     return Hanging(label, text)
 
 

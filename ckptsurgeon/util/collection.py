@@ -1,4 +1,4 @@
-"""Pauses the cyclic garbage collector while a header is read, which makes many objects, but no garbage."""
+"""Pauses the cyclic garbage collector while a header is read. Reading makes many objects, but none becomes garbage."""
 
 from __future__ import annotations
 

@@ -22,9 +22,10 @@ COMPARED = 300
 
 
 def close_names(wanted: str, names: Iterable[str], most: int) -> list[str]:
-    """Return up to three names that are most similar to ``wanted``, without those clearly less similar than the best.
+    """Return up to three names that are most similar to ``wanted``, the most similar one first.
 
-    At most ``most`` of the names are compared letter by letter; their lengths, beginnings and ends decide which.
+    Names that are clearly less similar than the first are left out. To save time, only ``most`` of the names are
+    compared letter by letter: those whose lengths, beginnings and ends are most like those of ``wanted``.
     """
     likely = heapq.nsmallest(most, names, key=lambda name: _unlike(wanted, name))
     near = difflib.get_close_matches(wanted, likely, n=NAMED, cutoff=ALIKE)
@@ -53,7 +54,10 @@ def did_you_mean(path: str, otherwise: str = "") -> str:
 
 
 def _near(path: str) -> list[str]:
-    """Return up to three existing paths that differ from ``path`` in one component: the first that does not exist."""
+    """Return up to three existing paths that differ from ``path`` in only one component (file or folder name).
+
+    This component is the first in ``path`` that does not exist.
+    """
     folder, name = os.path.split(path.rstrip("/"))
     below: tuple[str, ...] = ()
     while folder.strip("/") and not os.path.lexists(folder):
@@ -78,6 +82,9 @@ def _alike(name: str, folder: str) -> list[str]:
 
 
 def _are_stems_alike(one: str, other: str) -> bool:
-    """Return whether two names are similar without their suffixes; with them, any two short names seem similar."""
+    """Return whether two file names are similar if their suffixes are ignored.
+
+    With the same suffix, any two short names would count as similar.
+    """
     first, second = (os.path.splitext(name)[0].lower() for name in (one, other))
     return difflib.SequenceMatcher(None, first, second).ratio() >= ALIKE

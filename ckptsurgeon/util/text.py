@@ -96,7 +96,7 @@ def brief_repr(value: object, limit: int = 60) -> str:
 
 
 def value_text(value: object, limit: int = 60) -> str:
-    """Return at most ``limit`` characters of a JSON value as text; null, true and false as in JSON."""
+    """Return at most ``limit`` characters of a value as text; None, True and False become null, true and false."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return escape(value[:limit] if isinstance(value, str) else brief_repr(value, limit))

@@ -24,7 +24,7 @@ from ckptsurgeon.analysis.model_summary import summary_of_config, summary_of_ggu
         ({"model_type": "x", "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4},
          "x, 1 layer, 4 heads"),
         ({"architectures": ["MixtralForCausalLM"], "num_hidden_layers": 2, "num_local_experts": 8,
-          "num_experts_per_tok": 2}, "MixtralForCausalLM, 2 layers, 8 experts (2 for a token)"),
+          "num_experts_per_tok": 2}, "MixtralForCausalLM, 2 layers, 8 experts (2 per token)"),
         ({"architectures": ["WhisperForConditionalGeneration"], "encoder_layers": 4, "decoder_layers": 6, "d_model": 384},
          "WhisperForConditionalGeneration, 4 + 6 layers (encoder, decoder), 384 wide"),
         ({"architectures": ["LlavaForConditionalGeneration"], "text_config": {"num_hidden_layers": 3, "hidden_size": 8}},

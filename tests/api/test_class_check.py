@@ -80,9 +80,9 @@ def test_an_output_with_notes_is_not_said_to_be_without_them(ckpt: Callable[...,
     )
     shown = ckpt("verify", "out")
     assert shown.code == 0
-    assert f"as written, but see {len({note.why for note in found.notes})} note" in " ".join(shown.out.split())
+    assert f"unchanged, but see {len({note.why for note in found.notes})} note" in " ".join(shown.out.split())
     cs.apply(cs.convert(qwen3("sound")), "whole")
-    assert "as written, but" not in ckpt("verify", "whole").out
+    assert "unchanged, but" not in ckpt("verify", "whole").out
     assert "noted" not in repr(cs.verify("whole"))
 
 
@@ -90,7 +90,9 @@ def test_weights_with_a_prefix_are_those_of_no_class() -> None:
     tensors = load_file(f"{qwen3('net')}/model.safetensors")
     save_file({f"base.{key}": value for key, value in tensors.items()}, "net/model.safetensors", {"format": "pt"})
     (note,) = notes("net")
-    assert note.startswith("the weights have no key of Qwen3ForCausalLM: transformers initialises all tensors. ")
+    assert note.startswith(
+        "the weights have none of the keys of Qwen3ForCausalLM: transformers initialises all tensors. "
+    )
     assert "base" in note
 
 
@@ -175,7 +177,7 @@ def test_the_modules_of_a_quantised_model_are_compared() -> None:
         "net: 2 weights are not quantised in any layer, although its quantization_config does not exclude them: "
         "model.layers.0.mlp.down_proj.weight, model.layers.1.mlp.down_proj.weight",
         "2 linear layers with plain weights: model.layers.0.mlp.down_proj, model.layers.1.mlp.down_proj: the settings "
-        "of GPTQ do not exclude them, so transformers expects codes there",
+        "of GPTQ do not exclude them, so transformers expects them to be quantised",
     ]
     left_out = {"modules_in_block_to_quantize": [["self_attn.q_proj", "mlp.up_proj"]]}
     changed = json.loads(Path("net/config.json").read_text()) | {"quantization_config": settings | left_out}

@@ -197,7 +197,7 @@ def test_matrices_that_are_transposed_under_other_names_are_said() -> None:
         for old, new in (("c_fc", "fc1"), ("c_proj", "fc2"))
         for n in (0, 1)
     }
-    assert any("4 matrices whose names correspond, but transposed" in note for note in found.notes)
+    assert any("4 matrices whose names correspond, because only one" in note for note in found.notes)
 
 
 def test_other_numbers_of_layers_are_said(net: Callable[..., nn.Module]) -> None:

@@ -71,14 +71,14 @@ def test_every_tensor_is_listed_when_asked(files: object, ckpt: Run) -> None:
 def test_a_failed_verification_names_what_failed(files: object, ckpt: Run, golden: Golden) -> None:
     ckpt("transplant", "best.pth", "ru.yaml", "--exclude", "decoder", "--ignore-mismatch")
     info = cs.open_checkpoint("ru.init.safetensors")["encoder.layers.2.linear1.weight"]
-    assert "PASS  values as they should be     56 of 56 tensors" in ckpt("verify", "ru.init.safetensors").out
+    assert "PASS  values as expected           56 of 56 tensors" in ckpt("verify", "ru.init.safetensors").out
     data = bytearray(Path("ru.init.safetensors").read_bytes())
     assert info.storage is not None
     data[info.storage.offset + info.offset] ^= 1
     Path("ru.init.safetensors").write_bytes(bytes(data))
     done = ckpt("verify", "ru.init.safetensors")
     assert done.code == 1
-    assert "FAIL  values as they should be     55 of 56 tensors" in done.out
+    assert "FAIL  values as expected           55 of 56 tensors" in done.out
     assert "FAIL  encoder.layers.2.linear1.weight" in done.out
 
 
@@ -109,7 +109,7 @@ def test_a_plan_is_held_against_a_file_without_a_recipe(files: object, ckpt: Run
     assert done.code == 0
     assert "no recipe in it" in done.out
     assert "as they were written" not in done.out
-    assert "PASS  values as they should be  56 of 56 tensors" in done.out
+    assert "PASS  values as expected  56 of 56 tensors" in done.out
     assert "checksum recorded" not in done.out
 
 

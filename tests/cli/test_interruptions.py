@@ -66,7 +66,7 @@ def left() -> list[str]:
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_signal_while_it_starts_is_one_line(files: object, module: str, number: signal.Signals) -> None:
     done = program(f"sys.meta_path.insert(0, AtImport({module!r}))", "inspect", "best.pth", number=number)
-    assert done.stderr == f"error: {STOPS[number]}; nothing was left half done.\n"
+    assert done.stderr == f"error: {STOPS[number]}; no incomplete file was left.\n"
     assert (done.returncode, done.stdout) == (128 + number, "")
 
 
@@ -130,20 +130,20 @@ def test_a_signal_while_it_writes_leaves_nothing(
 ) -> None:
     done = program(WRITING.format(do="stop(); signal.pause()"), *command, number=number)
     assert (done.returncode, left()) == (128 + number, [])
-    assert done.stderr == f"error: {STOPS[number]}; nothing was left half done.\n"
+    assert done.stderr == f"error: {STOPS[number]}; no incomplete file was left.\n"
 
 
 def test_a_signal_that_a_finaliser_swallows_stops_all_the_same(files: object) -> None:
     code = "class Last:\n    def __del__(self):\n        stop()\n"
     done = program(code + WRITING.format(do="last = Last(); del last; signal.pause()"), *CONVERT)
-    assert done.stderr == "error: interrupted; nothing was left half done.\n"
+    assert done.stderr == "error: interrupted; no incomplete file was left.\n"
     assert (done.returncode, left()) == (130, [])
 
 
 def test_a_signal_that_becomes_another_error_is_still_a_signal(files: object) -> None:
     do = "\n    try:\n        stop()\n        signal.pause()\n    except BaseException:\n        raise RuntimeError('wrapped')"
     done = program(WRITING.format(do=do), *CONVERT)
-    assert done.stderr == "error: interrupted; nothing was left half done.\n"
+    assert done.stderr == "error: interrupted; no incomplete file was left.\n"
     assert (done.returncode, left()) == (130, [])
 
 
@@ -154,7 +154,7 @@ SWALLOWED = "\n    try:\n        stop()\n    except BaseException:\n        pass
 def test_a_signal_that_something_swallows_for_good_is_still_told(files: object) -> None:
     once = "\n    staging.StagedFile.write = real"
     done = program(WRITING.format(do=once + SWALLOWED), *CONVERT)
-    assert done.stderr == "error: interrupted; out.safetensors was already in place.\n"
+    assert done.stderr == "error: interrupted; out.safetensors was already written.\n"
     assert (done.returncode, left()) == (130, ["out.safetensors"])
 
 
@@ -181,7 +181,7 @@ def test_a_signal_behind_the_rename_says_that_the_output_is_there(files: object,
     setup = "from ckptsurgeon.storage.write import exchanging, staging\n"
     setup += "exchanging.sync_folder = staging.sync_folder = lambda path: path.endswith('tmp') or stop()\n"
     done = program(setup, *CONVERT[:-1], output)
-    assert done.stderr == f"error: interrupted; {output} was already in place.\n"
+    assert done.stderr == f"error: interrupted; {output} was already written.\n"
     assert (done.returncode, left()) == (130, [output])
 
 
@@ -229,7 +229,7 @@ def shell(command: str, *, stdout: int = subprocess.PIPE, **environment: str) ->
 def test_a_closed_stdout_loses_no_answer_without_a_word(files: object, rest: str) -> None:
     done = shell(f"ckpt {rest} >&-")
     assert (done.returncode, done.stdout) == (5, "")
-    assert done.stderr.count("error: cannot write the answer to stdout: ") + done.stderr.count('"exit_code": 5') == 1
+    assert done.stderr.count("error: cannot write the result to stdout: ") + done.stderr.count('"exit_code": 5') == 1
     assert done.stderr.endswith("out.safetensors was written.\n") == ("-o" in rest)
 
 
@@ -259,7 +259,7 @@ def test_a_broken_stderr_keeps_the_exit_code(files: object, to: str, rest: str, 
 def test_a_full_stdout_is_an_output_that_cannot_be_written(files: object, rest: str) -> None:
     done = shell(f"ckpt {rest} >/dev/full")
     assert done.returncode == 5
-    assert done.stderr.count("cannot write the answer to stdout: No space left on device.") == 1
+    assert done.stderr.count("cannot write the result to stdout: No space left on device.") == 1
     assert done.stderr.count("\n") == 1
 
 

@@ -74,7 +74,7 @@ def test_kept_values_are_those_of_the_file_and_a_source_of_their_own(ckpt: Any) 
     assert all(made[key].equal(FRONT[f"module.{key}"]) for key in KEPT)
     assert made["enc.weight"].eq(3).all()
     done = ckpt("verify", "out.pth")
-    assert "5, copied or computed again" in done.out
+    assert "5, compared with the sources" in done.out
     shown = ckpt("transplant", "src.pth", "conf/dst.yaml", "-n", "--explain", "normalize.std").out
     assert "front.pth: normalize.std (6) float32" in " ".join(shown.split())
     assert "no source has it" in shown

@@ -309,7 +309,7 @@ def test_an_interrupted_run_cleans_up_and_says_so(output: str, number: signal.Si
     process = started(output)
     process.send_signal(number)
     assert process.ended() == code
-    assert "nothing was left half done" in process.err
+    assert "no incomplete file was left" in process.err
     assert "Traceback" not in process.err
     assert names() == INPUTS
 

@@ -107,7 +107,7 @@ def test_the_table_is_aligned_and_the_verdict_stands_below(monkeypatch: pytest.M
         "  warm      0.15 (0.1 to 0.2)  0.15 (0.1 to 0.2)\n"
         "  scratch   0.15 (0.1 to 0.2)  0.15 (0.1 to 0.2)\n"
         "  permuted  0.15 (0.1 to 0.2)  0.15 (0.1 to 0.2)\n"
-        "  verdict  KNOWLEDGE  by dev after the last step, body frozen\n"
+        "  verdict  KNOWLEDGE  from the dev results after the last step, body frozen\n"
         "  trained run  500/500 steps  1:05  loss 7.6 to 0.31  best cer 0.14 at step 480\n"
     )
     assert "before the first step" not in shown(trained_view(found, checked=["before"]))

@@ -118,7 +118,7 @@ def test_a_forger_with_checksums_that_fit_is_found() -> None:
     reseal(output, "t0", torch.zeros(40))
     os.rename("model", "gone")
     assert cs.verify(output).ok
-    assert why(output) == [f"{output} is not as it was signed"]
+    assert why(output) == [f"{output} has changed since it was signed"]
 
 
 @pytest.mark.parametrize("change", ["payload", "sig", "mediaType", "text", "empty", "array"])
@@ -210,7 +210,7 @@ def test_the_command_line(ckpt: Run) -> None:
     assert ckpt("convert", "model", "-o", "out.safetensors", "--key", "mine.pem").code == 0
     done = ckpt("verify", "out.safetensors", "--key", "mine.pub")
     assert done.code == 0
-    assert "PASS signature by this key, over every file" in " ".join(done.out.split())
+    assert "PASS signature made with this key, valid for every file" in " ".join(done.out.split())
     assert json.loads(ckpt("verify", "out.safetensors", "--key", "mine.pub", "--json").out)["signed"] is True
     done = ckpt("verify", "out.safetensors", "--key", "other.pub")
     assert done.code == 1

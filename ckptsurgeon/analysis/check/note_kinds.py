@@ -60,7 +60,7 @@ KINDS = (
         "Fetch or write this file again.",
     ),
     _kind("layer-sequence", r"has layers up to \d+ but lacks|nothing of layer \d+", FAIL,
-          "Take the missing layers from the source, or number the others anew."),
+          "Take the missing layers from the source, or renumber the others."),
     _kind("quantisation", r"which .{1,80} needs: |no scales, and|ha(s|ve) numbers in place of codes"
           r"|\blacks? (?!\S*(?:input|output|act|[kv])_scale).{1,80}, which [\d,]+ similar"
           r"|does not fit the codes|quant_state of .* gives the shape|^the weight_shape of |too few or too many values"
@@ -77,10 +77,10 @@ KINDS = (
     _kind("missing-tensors", r"initialises|transformers ignores|but there is no output layer", FAIL,
           "Take what is missing from the source, or correct config.json."),
     _kind("token-ids", r"these ids stay as they are|\bids?\b", WARN, "Correct the ids in the files that are named."),
-    _kind("vocabulary", r"\b(tokens?|rows?|vocab\w*)\b", WARN, "Look whether tokeniser and weights belong together."),
+    _kind("vocabulary", r"\b(tokens?|rows?|vocab\w*)\b", WARN, "Check whether tokeniser and weights belong together."),
     _kind("configuration", r"config\.json|generation_config|\(\w+\)", WARN,
-          "Look whether both files are of this model."),
-    _kind("other-notes", r"", WARN, "Look whether these files belong together."),
+          "Check whether both files are of this model."),
+    _kind("other-notes", r"", WARN, "Check whether these files belong together."),
 )  # fmt: skip
 """The kinds of notes; a note belongs to the first kind whose pattern is found in it."""
 

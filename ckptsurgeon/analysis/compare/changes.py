@@ -77,7 +77,10 @@ class Agreement:
 
     @property
     def share_of_same_sign(self) -> float | None:
-        """Of the values that both models have changed, the share that moved in the same direction; None without any."""
+        """Of the values that both models have changed, the share that moved in the same direction.
+
+        None if there are no such values.
+        """
         return self.same_sign / self.both if self.both else None
 
 
@@ -85,7 +88,7 @@ class Agreement:
 class ChangeSums:
     """The changes of each model, by its index, and the agreement of each pair of models, by their indices.
 
-    A model without the tensor, or with another shape of it, is in neither mapping. ``not_finite`` counts values that
+    A model that lacks the tensor, or has it in another shape, is in neither mapping. ``not_finite`` counts values that
     are NaN or infinite in the base or a model: they are left out of all sums.
     """
 

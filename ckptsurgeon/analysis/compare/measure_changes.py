@@ -81,7 +81,9 @@ def _integer_note(tensors: Sequence[TensorChanges]) -> list[str]:
     others = [one.key for one in tensors if not one.is_weight]
     if not others or len(others) == len(tensors):
         return []
-    return [f"tensors of integers are compared, but are in no sum of several tensors: {listing(others, 3, where='')}"]
+    return [
+        f"tensors of integers are compared, but left out of figures for several tensors: {listing(others, 3, where='')}"
+    ]
 
 
 def _sorted(keys: Iterable[str]) -> tuple[str, ...]:
@@ -146,7 +148,7 @@ def _sums(base: _Source, models: Mapping[int, _Source]) -> ChangeSums:
 
 
 def _sums_of_block(base: Array, models: Mapping[int, Array]) -> ChangeSums:
-    """Return the sums over a block of flat arrays; each element counts once, also a complex one."""
+    """Return the sums over a block of flat arrays. A complex number counts as one element."""
     if any(one.dtype.kind == "c" for one in (base, *models.values())):
         base, models = base.astype("<c16"), {index: values.astype("<c16") for index, values in models.items()}
     usable = np.isfinite(base)

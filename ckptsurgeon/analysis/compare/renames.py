@@ -72,11 +72,11 @@ def _to_remove(replaced: Set[str]) -> Iterator[str]:
     if replaced:
         named = f"{escape(min(replaced, key=natural_key))}{' and others' if len(replaced) > 1 else ''}"
         number = count(len(replaced), "removed tensor")
-        yield f"leave out {number} before the rules are applied, because they reuse the names: {named}"
+        yield f"the rules reuse the names of {number}: filter out {named} before you apply the rules"
 
 
 def _without_collisions(pairs: Mapping[str, str], both: Set[str]) -> dict[str, str]:
-    """Return ``pairs`` without those whose new name another tensor keeps; ``both`` are keys in both checkpoints.
+    """Return the pairs (old name, new name) without false renames; ``both`` are the keys in both checkpoints.
 
     The pairs form chains: the new name of each tensor is the old name of the next. The last new name may be the key of
     a tensor that is not renamed. If the first old name is not in the second checkpoint, that tensor was replaced: for

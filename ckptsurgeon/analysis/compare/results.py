@@ -70,13 +70,13 @@ class Difference(InNotebooks):
     ``close`` (equal within the tolerance) are in both. ``identical`` counts the tensors that are the same: byte for
     byte if ``values`` is set, otherwise in dtype and shape. ``renamed`` maps keys of the first to keys of the second
     with the same bytes. If another tensor of the second has the old key of a renamed tensor, this key is in ``added``.
-    If a renamed tensor has replaced a tensor of the first, the key of the latter is in ``removed``. ``rules`` are the
-    ``--map`` rules for these renames, to be used with --unwrap if ``unwrap`` is set. ``same`` are the identical keys;
-    ``not_compared`` maps keys whose values cannot be read (sparse, quantised) to the reason. ``decoded`` has the
+    If a renamed tensor has replaced a tensor of the first, the key of the replaced one is in ``removed``. ``rules`` are
+    the ``--map`` rules for these renames, to be used with --unwrap if ``unwrap`` is set. ``same`` are the identical
+    keys; ``not_compared`` maps keys whose values cannot be read (sparse, quantised) to the reason. ``decoded`` has the
     quantised weights that were compared by their decoded values, under their logical names: weights whose codes or
-    scales differ, and weights that are encoded differently. The stored tensors of the latter are in none of the other
-    groups. ``left_out`` counts the keys that patterns did not select. ``has_values`` is False if the second is a
-    configuration.
+    scales differ, and weights that are encoded differently. The stored parts of weights that are encoded differently
+    are in none of the other groups. ``left_out`` counts the keys that patterns did not select. ``has_values`` is False
+    if the second is a configuration.
     """
 
     first: str

@@ -92,7 +92,7 @@ def _why_not_copied(pair: Pair) -> str:
     if first.opaque:
         return "" if first.opaque == ARRAY else first.opaque
     is_castable = not any(DTYPES[one.dtype].is_packed or DTYPES[one.dtype].kind == "bits" for one in (first, second))
-    return "" if is_castable or first.dtype == second.dtype else f"torch casts no {first.dtype} to {second.dtype}"
+    return "" if is_castable or first.dtype == second.dtype else f"torch cannot cast {first.dtype} to {second.dtype}"
 
 
 def tied_keys(source: Collection[str], target: TargetSpec) -> Iterator[tuple[str, str]]:

@@ -21,16 +21,16 @@ class Fit(InNotebooks):
 
     ``strict`` is whether ``load_state_dict(strict=True)`` of the destination would succeed. ``loader`` is the class of
     transformers whose ``from_pretrained`` loads the whole checkpoint although ``strict`` is false: it converts older
-    layouts, and makes some tensors itself. ``fits`` is whether one of the two is so. ``tensors`` is the number of the
-    destination's keys. ``missing`` are keys that only the destination has, ``unexpected`` keys that only the
-    checkpoint has. The tensors in ``mismatched`` have other shapes; the tensors in ``retyped`` have another dtype,
-    which loading casts. ``uncopied`` maps keys of both to the reason why torch does not copy one tensor into the other,
-    such as a quantised tensor into a plain one. ``tied`` maps keys that the checkpoint may lack to the keys that they
-    are tied to. ``stripped`` are prefixes that all keys of the checkpoint have, such as ``module``; the keys in the
-    other fields are without them. ``renamed`` maps keys of the checkpoint to the missing keys that they correspond to.
-    ``rules`` are the ``--map`` rules that rename them, empty if the destination knows the names. ``command`` has the
-    words of a command that makes the checkpoint fit, and ``counts`` the number of tensors of its output in each class,
-    such as copied. Both are empty if ``strict`` is true, or if no such command was found.
+    layouts, and makes some tensors itself. ``fits`` is true if ``strict`` is true or ``loader`` is set. ``tensors`` is
+    the number of the destination's keys. ``missing`` are keys that only the destination has, ``unexpected`` keys that
+    only the checkpoint has. The tensors in ``mismatched`` have other shapes; the tensors in ``retyped`` have another
+    dtype, which loading casts. ``uncopied`` maps keys of both to the reason why torch does not copy one tensor into the
+    other, such as a quantised tensor into a plain one. ``tied`` maps keys that the checkpoint may lack to the keys that
+    they are tied to. ``stripped`` are prefixes that all keys of the checkpoint have, such as ``module``; the keys in
+    the other fields are without them. ``renamed`` maps keys of the checkpoint to the missing keys that they correspond
+    to. ``rules`` are the ``--map`` rules that rename them, empty if the destination knows the names. ``command`` has
+    the words of a command that makes the checkpoint fit, and ``counts`` the number of tensors of its output in each
+    class, such as copied. Both are empty if ``strict`` is true, or if no such command was found.
     """
 
     first: str
@@ -75,7 +75,7 @@ class Fit(InNotebooks):
     @property
     def strictly(self) -> str:
         """Why ``load_state_dict(strict=True)`` fails for a checkpoint that ``from_pretrained`` loads; else empty."""
-        return f"load_state_dict(strict=True) does not: {', '.join(self._faults())}" if self.loader else ""
+        return f"load_state_dict(strict=True) does not load it: {', '.join(self._faults())}" if self.loader else ""
 
     def _faults(self) -> Iterator[str]:
         left = self.missing.keys() - set(self.renamed.values())

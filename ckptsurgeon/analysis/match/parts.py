@@ -84,7 +84,7 @@ class _Neighbours:
                 self._inside[path[:end]].add(path[end])
 
     def part(self, path: tuple[str, ...]) -> Parts:
-        """Return which part a module may be."""
+        """Return which part of a transformer block a module may be, by its name and the names of its neighbours."""
         if path not in self._known:
             self._known[path] = self._of(path) if path else NOTHING
         return self._known[path]
@@ -161,13 +161,16 @@ def _gated(name: str, beside: Set[str]) -> Parts:
 
 
 def _at_top(path: Sequence[str], beside: Collection[str]) -> Parts:
-    """Return whether a module is the output layer: ``output`` beside the embedding of Meta or of llama.cpp."""
+    """Return whether a module is the output layer of a Llama with Meta's or llama.cpp's names: ``output`` at the top.
+
+    These models name their embedding ``tok_embeddings`` or ``token_embd``.
+    """
     is_output = tuple(path) == ("output",) and not {"tok_embeddings", "token_embd"}.isdisjoint(beside)
     return _ANYWHERE["lm_head"] if is_output else NOTHING
 
 
 def _nearest(above: Sequence[str]) -> str:
-    """Return the innermost module around another one that is attention or an MLP by its name; '' if there is none."""
+    """Return the innermost of the modules ``above`` whose name says attention or MLP; '' if there is none."""
     return next((name for name in reversed(above) if _ATTENTION.search(name) or _MLP.search(name)), "")
 
 

@@ -1,7 +1,8 @@
 """Finds matrices whose names correspond, but which one of two state dicts stores transposed.
 
-GPT-2's ``Conv1D`` and the kernels of TensorFlow and JAX have inputs down and outputs across, ``nn.Linear`` the reverse.
-By its shape alone, the first layer of such an MLP would be taken for the second layer of another.
+The weight of ``nn.Linear`` has the shape (outputs, inputs). ``Conv1D`` of GPT-2 and the kernels of TensorFlow and JAX
+have the shape (inputs, outputs). So by shapes alone, the first layer of an MLP in one state dict would be matched with
+the second layer of the MLP in the other.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ Shape = tuple[int, ...]
 
 
 def transposed(source: Tensors, destination: Tensors, parts: Sequence[Mapping[str, Parts]]) -> dict[str, str]:
-    """Return the keys of the matrices in ``source`` that one of the two state dicts stores transposed.
+    """Return {key in ``source``: key in ``destination``} of the matrices that one of the two stores transposed.
 
-    Each is mapped to the key in ``destination`` whose name corresponds to it more than the name of any tensor that has
-    its shape. Square matrices are included only if they are kernels. ``parts`` says for the keys of each side which
-    part of a transformer block their modules may be.
+    The names of such a pair are more similar than the names of all pairs that fit without transposing. Square matrices
+    are included only if they are kernels. ``parts`` has two mappings, for ``source`` and ``destination``: from a key to
+    the part of a transformer block that its module may be.
     """
     found = {key: key for key in source if key in destination and _is_turned(source[key], destination[key])}
     left = _left(source, destination, found), _left(destination, source, found)
@@ -51,7 +52,7 @@ def transposed(source: Tensors, destination: Tensors, parts: Sequence[Mapping[st
 
 
 def _left(one: Tensors, other: Tensors, found: Mapping[str, str]) -> dict[str, TensorInfo]:
-    """Return the tensors that are not in ``found`` and that the other state dict lacks under their name and shape."""
+    """Return the tensors of ``one``, except those in ``found`` and those with the same name and shape in ``other``."""
     return {
         key: info
         for key, info in one.items()
@@ -64,7 +65,11 @@ def _is_turned(here: TensorInfo, there: TensorInfo) -> bool:
 
 
 def _turned(unit: Unit, has_kernels: bool) -> Iterator[Unit]:
-    """Yield a tensor group as if it were stored transposed: as a kernel or a weight, or with the same last segment."""
+    """Yield the tensor groups that ``unit`` would be if its tensors were stored transposed.
+
+    A kernel is yielded as a weight. A weight is yielded as a kernel, if the other state dict ``has_kernels``, and as a
+    transposed weight, if it is a matrix.
+    """
     shapes = {index: shape for index, made in unit.makes.items() for shape in made.values()}
     is_kernel = any(KERNEL in made for made in unit.makes.values())
     if is_kernel:
@@ -91,7 +96,7 @@ def _with(unit: Unit, shapes: Mapping[tuple[int, ...], Shape], leaf: str) -> Uni
 
 
 def _is_closer(a: Unit, b: Unit, first: Sequence[Unit], second: Sequence[Unit], likeness: Likeness) -> bool:
-    """Return whether the names of two tensor groups are closer than those of all groups that fit as they are."""
+    """Return whether two tensor groups have more similar names than all pairs that fit without transposing."""
     score = float(likeness([a], [b])[0, 0])
     if score < SURE and not (a.parts and b.parts):
         return False
@@ -109,12 +114,12 @@ def transposed_note(turned: Mapping[str, str], names: Mapping[str, str], source:
     is_same = all(key == new for key, new in turned.items())
     shown = [key if key == new else f"{key} ({new})" for key, new in turned.items()]
     square = [key for key, new in names.items() if (key == new or not is_same) and _is_square(source[key])]
-    alike = "square ones with the same name" if is_same else "square ones"
+    alike = "square matrices with the same name" if is_same else "square matrices"
     may_be = f"; {alike} may be transposed, too: {listing(square, 3)}" if square else ""
     how = "with the same name on both sides" if is_same else "whose names correspond"
     return (
-        f"{count(len(turned), 'matrix', 'matrices')} {how}, but transposed, so that no rule is proposed: "
-        f"{listing(shown, 3)}. Transpose them with --operations{may_be}"
+        f"no rules are proposed for {count(len(turned), 'matrix', 'matrices')} {how}, because only one of the two "
+        f"models stores them transposed: {listing(shown, 3)}. Transpose them with --operations{may_be}"
     )
 
 

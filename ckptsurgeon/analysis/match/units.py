@@ -60,9 +60,9 @@ def units_of(tensors: Mapping[str, TensorInfo], view: str, parts: Mapping[str, P
 
     ``parts`` says for each key which part of a transformer block its module may be.
 
-    If ``view`` is "modules", modules whose paths differ only in numbers are one group. "parts" does the same, but
-    modules with different last segments are in different groups even if the segment is a number, as in an
-    ``nn.Sequential``. If it is "tensors", tensors whose keys differ only in numbers are one group.
+    If ``view`` is "modules", modules whose paths differ only in numbers are one group. If ``view`` is "parts", the same
+    holds, but modules with different last segments are in different groups, even if the segment is a number, as in an
+    ``nn.Sequential``. If ``view`` is "tensors", tensors whose keys differ only in numbers are one group.
     """
     found: dict[str, Unit] = {}
     for order, (key, info) in enumerate(tensors.items()):
@@ -80,12 +80,15 @@ def units_of(tensors: Mapping[str, TensorInfo], view: str, parts: Mapping[str, P
 
 
 def _common(leaf: str, module: str, tensors: Mapping[str, TensorInfo]) -> str:
-    """Return the common form of a leaf; the ``scale`` beside a ``weight`` is that of a quantised tensor."""
+    """Return the common form of a leaf, such as ``weight`` for ``gamma``.
+
+    A ``scale`` in a module with a ``weight`` keeps its name, because it belongs to a quantised tensor.
+    """
     return leaf if leaf == "scale" and f"{module}.weight" in tensors else _LEAVES.get(leaf, leaf)
 
 
 def _of_kernel(key: str, info: TensorInfo) -> str:
-    """Return "kernel" for a kernel with two dimensions or more, which fits no tensor that is not one; else ""."""
+    """Return "kernel" for a kernel of two or more dimensions, so that it is matched only with kernels; else ""."""
     return KERNEL if key.rpartition(".")[2] == KERNEL and len(info.shape) > 1 else ""
 
 

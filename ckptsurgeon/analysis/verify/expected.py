@@ -136,7 +136,7 @@ def check_plan(check: Check, plan: Plan) -> None:
     for fault in _other_than_planned(check.expected.said, plan) if check.expected.said is not None else ():
         check.fail("", fault)
     if check.expected.seed not in (None, plan.seed):
-        check.fail("", f"was drawn with seed {check.expected.seed}, planned with {plan.seed}")
+        check.fail("", f"was initialised with seed {check.expected.seed}, but the seed in the plan is {plan.seed}")
     planned = {step.key: step for step in plan.steps}
     for key in check.expected.tensors.keys() - planned.keys():
         check.fail(key, "is not in the plan")

@@ -48,7 +48,7 @@ def companion_faults(path: str, companions: Sequence[PlanCompanion]) -> Iterator
             yield f"{escape(one.name)} next to the weights cannot be read: {error.message}"
             continue
         if not same:
-            yield f"{escape(one.name)} next to the weights is not as it was written"
+            yield f"{escape(one.name)} next to the weights has changed since it was written"
 
 
 def digest_of(file: File) -> str:
@@ -133,4 +133,4 @@ def _other_than_signed(output: Checkpoint, folder: Folder | None, signed: dict[s
             yield f"{escape(name)} was signed, but cannot be read: {error.message.rstrip('.')}"
             continue
         if not same:
-            yield f"{escape(os.path.basename(path))} is not as it was signed"
+            yield f"{escape(os.path.basename(path))} has changed since it was signed"

@@ -56,7 +56,9 @@ def relabelled_notes(check: Check, keys: Iterable[str]) -> Iterator[Note]:
             contents[found] = _by_content(alike[found])
         if content in contents[found]:
             source, name = contents[found][content]
-            yield Note(key, f"is drawn, according to the recipe, but equals {escape(name)} of {escape(source.path)}")
+            yield Note(
+                key, f"was drawn at random according to the recipe, but equals {escape(name)} of {escape(source.path)}"
+            )
 
 
 def _kind(info: TensorInfo) -> Kind:
@@ -125,9 +127,9 @@ def verify_output(
 
     ``expected`` is the expected content of the output. If a ``plan`` is given, the output's recipe must also agree with
     the plan. A tensor whose source is missing is checked only by its checksum, and reported as NOT COMPARED. Tensors
-    that were drawn at random are never drawn again. ``sample`` is the number of merged tensors to compute again, None
-    for all. If a ``key_file`` is given, the output must be signed with its key. ``progress`` is called with (bytes
-    done, bytes in all).
+    that were drawn at random are checked only by their checksums. ``sample`` is the number of merged tensors to compute
+    again, None for all. If a ``key_file`` is given, the output must be signed with its key. ``progress`` is called with
+    (bytes done, bytes in all).
     """
     began = time.perf_counter()
     total = 2 * sum(info.nbytes for info in output.values())

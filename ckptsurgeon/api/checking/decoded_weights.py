@@ -1,4 +1,4 @@
-"""Measures the size of the weights that quantised tensors encode, in a sample of each."""
+"""Measures the root mean square of the values that quantised tensors encode, from a sample of each tensor."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ ELEMENTS = 1 << 16
 
 
 def decoded_sizes(checkpoint: Checkpoint) -> dict[str, WeightSize]:
-    """Return the size of some decoded matrices, by the names of the weights; embeddings have other sizes.
+    """Return the root mean squares of some decoded weights, by the names of the weights.
 
-    Tensors that cannot be decoded are left out.
+    Embeddings are left out, because their values have other magnitudes; so are tensors that cannot be decoded.
     """
     names = [one for one in checkpoint.codes.tensors if one.codes and not is_embedding(one.name)]
     number, weight_of, found = min(TENSORS, len(names)), weights_of(checkpoint), dict[str, WeightSize]()

@@ -233,5 +233,5 @@ def _call(hooked: Mapping[str, Hook], loadables: Mapping[str, object], paths: Ma
         try:
             hook(loadables[name], paths[name])
         except Exception as error:
-            error.add_note(f"in the hook of {name!r}, loading {paths[name]}; no module has changed")
+            error.add_note(f"the hook of {name!r} raised this while it loaded {paths[name]}; no module has changed")
             raise

@@ -191,7 +191,7 @@ class Pretrainer:
                     near = difflib.get_close_matches(str(name), self.loadables, n=1)
                     there = f"Use {listing([*self.loadables], where='')}." if self.loadables else ""
                     hint = f"Did you mean {escape(near[0])}?" if near else there
-                    raise ConfigError(f"{what} has an entry {brief_repr(name)}, which is not a loadable.", hint=hint)
+                    raise ConfigError(f"{what} has an entry {brief_repr(name)}, which is not in loadables.", hint=hint)
 
 
 class _Default:

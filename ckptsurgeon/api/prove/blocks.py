@@ -62,7 +62,10 @@ class Recording:
     """The names of the modules whose calls are recorded: the blocks and all modules that contain them."""
 
     def reaches(self, key: str) -> bool:
-        """Return whether the innermost watched module that contains the parameter ``key`` was called in the run."""
+        """Return whether the module that contains the parameter ``key`` was called in the run.
+
+        If calls of this module are not recorded, the innermost module around it in ``watched`` is used.
+        """
         path = key.rpartition(".")[0]
         parts = path.split(".")
         above = [".".join(parts[:size]) for size in range(len(parts), 0, -1)]

@@ -80,7 +80,7 @@ def _drawn_text(drawn: Mapping[str, Tensor], seed: int) -> str:
 
 def _noise(chance: torch.Generator, *shape: int) -> Tensor:
     if math.prod(shape) > MOST:
-        raise ValueError("inputs of this size are not drawn")
+        raise ValueError("inputs of this size are too large to be made at random")
     return torch.randn(*shape, generator=chance)
 
 

@@ -260,7 +260,7 @@ def _to_transformers(source: CheckpointLike, root: str | None) -> Plan | None:
 
 
 def _converted(plan: Plan) -> Checkpoint:
-    """Return the tensors that a plan would write, as a checkpoint that is read through the plan's open source."""
+    """Return the tensors that a plan would write, as a checkpoint; values are read from the plan's open source."""
     assert isinstance(plan.inputs, PlanInputs)
     (opened,) = plan.inputs.sources
     steps = [step for step in plan.steps if step.source is not None]

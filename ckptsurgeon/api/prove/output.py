@@ -95,9 +95,9 @@ def require_proof(plan: Plan, output: str | os.PathLike[str], wanted: str) -> st
     if found.verdict in SATISFIES[wanted]:
         return found.verdict
     where = f" from {escape(found.drift.name)} on" if found.drift is not None and found.drift.name else ""
-    what = "computes something else" if found.verdict == DIFFERENT else "does not compute the same bit for bit"
+    what = "computes something else" if found.verdict == DIFFERENT else "computes the same only up to rounding"
     name = escape(shown(os.fspath(output)))
     raise VerifyError(
-        f"{name} is written, but {what}{where}: the verdict is {found.verdict}, but the recipe asserts {wanted}.",
+        f"{name} is written, but {what}{where}: the recipe asserts {wanted}, and the verdict is {found.verdict}.",
         hint=f"ckpt prove {escape(found.first.path)} {name} shows the difference after each block.",
     )

@@ -214,10 +214,10 @@ def _compared(
 
 
 def _with_unseen(proof: Proof, networks: list[Network], shared: SharedTokens | None, inputs: Inputs) -> Proof:
-    """Return ``proof`` with the tensors that differ by more than rounding explains, although all outputs agree.
+    """Add the tensors that differ by more than rounding explains to ``proof``, although the outputs in it agree.
 
-    The field ``unused_differing`` gets those of the tensors that these inputs cannot test, for example because the
-    inputs do not use the values that differ. A note lists the other tensors.
+    If the inputs cannot show the effect of such a tensor, for example because they do not use the values that differ,
+    the tensor is in ``unused_differing`` of the result. A note lists the other tensors.
     """
     from .weights import beyond_rounding, hidden_embeddings, without_effect
 
@@ -249,10 +249,11 @@ def _output_notes(pairs: Mapping[Place, Pair[Tensor]]) -> Iterator[str]:
 
 
 def _pairs(first: Outputs, second: Outputs, shared: SharedTokens | None, notes: list[str]) -> dict[Place, Pair[Tensor]]:
-    """Return pairs of the two networks' outputs, by the output's place in the first network, in the order of the run.
+    """Return the outputs of the two networks in pairs, in the order of the run.
 
-    The output of a block is left out if the other network has no such output, or one of another shape; then a note is
-    appended to ``notes``. If no name of a block is in both networks, outputs are paired in the order of the run.
+    Each pair is under the name and position of the output in the first network. The output of a block is left out if
+    the other network lacks it, or has it in another shape; then a note is appended to ``notes``. If the networks have
+    no block name in common, outputs are paired in the order of the run.
     """
     from .blocks import OUTPUT
 

@@ -16,9 +16,10 @@ __all__ = ["SharedTokens", "shared_tokens"]
 
 @dataclass(frozen=True)
 class SharedTokens:
-    """The embedding rows of the tokens that two networks share, in the same order for the ``first`` and the ``second``.
+    """The tokens that two networks share, as rows of their embeddings.
 
-    ``first`` and ``second`` are row indices; ``sizes`` are the numbers of rows of the two embeddings.
+    ``first`` has the row of each shared token in the first network, ``second`` its row in the second network, in the
+    same order of tokens. ``sizes`` are the numbers of rows of the two embeddings.
     """
 
     first: Tensor
@@ -26,7 +27,7 @@ class SharedTokens:
     sizes: tuple[int, int]
 
     def translated(self, ids: Tensor) -> Tensor:
-        """Return the second network's ids of the tokens that have the ``ids`` in the first network.
+        """Return token ids of the first network as the ids of the same tokens in the second network.
 
         Raises ConfigError if the second network lacks a token.
         """
@@ -41,7 +42,10 @@ class SharedTokens:
         return table[ids]
 
     def columns(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Return two outputs reduced to the columns of the shared tokens, if their last axes are the vocabularies."""
+        """Return the columns of the shared tokens of two outputs.
+
+        Outputs whose last axes are not the vocabularies are returned unchanged.
+        """
         if (first.shape[-1], second.shape[-1]) != self.sizes:
             return first, second
         return first[..., self.first], second[..., self.second]

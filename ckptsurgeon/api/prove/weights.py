@@ -57,10 +57,10 @@ def _rounding(networks: Sequence[Network], key: str) -> Rounding:
     return first.rounding(key).coarser(second.rounding(key))
 
 
-def _is_explained(far: Distance, rounding: Rounding, values: Tensor) -> bool:
-    """Return whether rounding explains ``far``, the distance of two tensors; ``values`` are those of the first."""
+def _is_explained(measured: Distance, rounding: Rounding, values: Tensor) -> bool:
+    """Return whether rounding explains the measured distance of two tensors; ``values`` are those of the first one."""
     size = float(values.double().square().mean().sqrt()) or 1.0
-    return far.error <= FACTOR * (rounding.relative + rounding.absolute / size) + 2 * FACTOR * rounding.of_row
+    return measured.error <= FACTOR * (rounding.relative + rounding.absolute / size) + 2 * FACTOR * rounding.of_row
 
 
 def not_reached(networks: Sequence[Network], run: Recording) -> list[str]:

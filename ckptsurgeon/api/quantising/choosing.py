@@ -50,7 +50,7 @@ class ChosenMatrices:
     def patterns(self, tensors: Mapping[str, TensorInfo]) -> list[str]:
         """Return patterns that match, of all keys in ``tensors``, exactly the keys to quantise.
 
-        One pattern stands for the same matrix of many layers and experts.
+        A pattern can match the same matrix in many layers and experts.
         """
         found: dict[str, list[str]] = {}
         for key in self.keys:
@@ -139,7 +139,7 @@ def _why_plain(key: str, layers: LinearLayers, wanted: set[str], include: Sequen
 
 
 def _keep_ties(checkpoint: Checkpoint, chosen: dict[str, str], plain: dict[str, str]) -> None:
-    """Move matrices that are tied to a matrix that is not quantised from ``chosen`` to ``plain``."""
+    """Leave matrices unquantised that are tied to an unquantised matrix: move them from ``chosen`` to ``plain``."""
     groups: dict[str, list[str]] = {}
     for key, owner in checkpoint.ties.items():
         groups.setdefault(owner, [owner]).append(key)
@@ -173,7 +173,7 @@ def _said(
     scheme: Scheme, chosen: Mapping[str, str], plain: Mapping[str, str], vectors: Sequence[str], layers: LinearLayers
 ) -> Iterator[str]:
     """Yield notes on the number of quantised matrices, and on the reasons why others are not quantised."""
-    by = f"linear layers of {escape(layers.known_by)}" if layers.known_by else "linear layers, by their names"
+    by = f"linear layers of {escape(layers.known_by)}" if layers.known_by else "linear layers, guessed from their names"
     yield f"quantised to {scheme.name}: {len(chosen)} of {count(len(chosen) + len(plain), 'matrix', 'matrices')} ({by})"
     reasons: dict[str, list[str]] = {}
     for key, why in plain.items():
@@ -183,4 +183,4 @@ def _said(
     if scheme.of_experts and any(".experts." in key for key in chosen):
         yield scheme.of_experts
     if vectors:
-        yield f"not quantised, not of two dimensions: {count(len(vectors), 'tensor')}"
+        yield f"not quantised, not a matrix: {count(len(vectors), 'tensor')}"

@@ -87,7 +87,7 @@ def script(shell: str, words: Sequence[str]) -> str:
 def program() -> tuple[str, ...]:
     """Return the command that runs this program from any folder.
 
-    It is the path of ``ckpt`` if this was started as ``ckpt``, else ``python -m ckptsurgeon``.
+    It is the path of ``ckpt`` if the program was started as ``ckpt``, else ``python -m ckptsurgeon``.
     """
     found = shutil.which(sys.argv[0])
     if found is not None and os.path.basename(found) == "ckpt":

@@ -106,7 +106,7 @@ def segments(keys: Iterable[str], text: str) -> dict[str, bool]:
 
 
 def _under(keys: Iterable[str], prefix: str) -> dict[str, bool]:
-    """Return the prefixes of ``keys`` that are one segment longer than ``prefix``, each with whether it continues."""
+    """Return the segments that follow ``prefix`` in ``keys``, each with whether more segments follow it in a key."""
     found: dict[str, bool] = {}
     if prefix and not all(map(_is_plain, prefix[:-1].split("."))):
         return found

@@ -53,7 +53,7 @@ def run(
         typer.Option(
             "--gguf-type",
             metavar="TYPE",
-            help="Round the matrices of a GGUF file to blocks: q8_0, q5_0, q4_0 or mxfp4.",
+            help="Quantise the matrices of a GGUF output to this type: q8_0, q5_0, q4_0 or mxfp4.",
         ),
     ] = None,
     quantize: Annotated[

@@ -29,7 +29,7 @@ Examples:
 def run(
     source: Annotated[str, typer.Argument(metavar="CKPT", help="The checkpoint to load.")],
     destination: Annotated[
-        str, typer.Argument(metavar="DST", help="The configuration, model folder or checkpoint that it should fit.")
+        str, typer.Argument(metavar="DST", help="The destination: a configuration, model folder or checkpoint.")
     ],
     task: Task = None,
     root: Root = None,

@@ -29,7 +29,7 @@ Examples:
 
 def run(
     source: Annotated[
-        str, typer.Argument(metavar="CKPT|CONFIG", help="The checkpoint or toolkit configuration to make it from.")
+        str, typer.Argument(metavar="CKPT|CONFIG", help="The checkpoint or toolkit configuration to describe.")
     ],
     output: Annotated[
         str | None,

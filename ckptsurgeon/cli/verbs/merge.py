@@ -64,7 +64,8 @@ def run(
         list[str] | None,
         typer.Option(
             metavar="[GLOB=]error|skip|slice|overlap",
-            help="If shapes differ: fail, skip the model, take its leading part, or merge the common part. Repeatable.",
+            help="If shapes differ: fail, skip the model, use the leading part of the larger tensor, or merge the "
+            "common part. Repeatable.",
         ),
     ] = None,
     vocab: Annotated[
@@ -72,7 +73,8 @@ def run(
         typer.Option(
             "--vocab",
             metavar="union|base|FILE|place",
-            help="Merge rows by token, for all tokens (union), the base's or FILE's; place: merge row n with row n.",
+            help="Merge the rows of the same token; the output has all tokens (union), those of the base, or those in "
+            "FILE. place: merge row n with row n.",
         ),
     ] = None,
     tokens: Annotated[

@@ -31,7 +31,7 @@ def run(
     second: Annotated[str, typer.Argument(metavar="B", help="The checkpoint that should compute the same.")],
     model: Annotated[
         str | None,
-        typer.Option("--model", metavar="CONFIG", help="The network of a checkpoint without a config.json next to it."),
+        typer.Option("--model", metavar="CONFIG", help="The configuration for a checkpoint without a config.json."),
     ] = None,
     inputs: Annotated[
         str | None,

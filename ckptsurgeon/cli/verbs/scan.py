@@ -28,7 +28,7 @@ Examples:
 
 
 def run(
-    path: Annotated[str, typer.Argument(metavar="FILE|DIR", help="The file, or the folder with all files in it.")],
+    path: Annotated[str, typer.Argument(metavar="FILE|DIR", help="The file, or a folder whose files are all scanned.")],
     *,
     printer: Printer,
 ) -> None:

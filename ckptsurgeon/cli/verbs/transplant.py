@@ -137,7 +137,7 @@ def run(
         typer.Option(
             "--drop-last",
             metavar="N",
-            help="Initialise the last N layers in the destination's own order; 1 means the output layer.",
+            help="Initialise the last N layers, in the order of the destination; 1 means the output layer.",
         ),
     ] = 0,
     require: Annotated[

@@ -35,7 +35,7 @@ def run(
     plugin: Annotated[
         str | None,
         typer.Option(
-            "--plugin", metavar="FILE.py", help="Run this Python file for the merge method that made the output."
+            "--plugin", metavar="FILE.py", help="Run this Python file, which has the merge method of the output."
         ),
     ] = None,
     sample: Annotated[

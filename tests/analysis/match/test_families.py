@@ -242,9 +242,9 @@ def test_conv1d_of_gpt_2_is_not_matched_with_the_other_layer_of_an_mlp() -> None
     }
     assert not found.complete
     (note,) = found.notes
-    assert "6 matrices whose names correspond, but transposed" in note
+    assert "6 matrices whose names correspond, because only one" in note
     assert "h.0.mlp.c_fc.weight (layers.0.fc1.weight)" in note
-    assert "square ones may be transposed, too: h.0.attn.c_proj.weight" in note
+    assert "square matrices may be transposed, too: h.0.attn.c_proj.weight" in note
 
 
 @pytest.mark.parametrize("backwards", [False, True])
@@ -258,7 +258,7 @@ def test_kernels_of_jax_are_transposed_even_if_square(backwards: bool) -> None:
     first, second = (there, here) if backwards else (here, there)
     found = propose("a", infos(first), "b", infos(second))
     assert {key.split(".")[2] for key in found.names} == {"ln_1" if backwards else "layer_norm1"}
-    assert f"{7 * LAYERS} matrices whose names correspond, but transposed" in found.notes[0]
+    assert f"{7 * LAYERS} matrices whose names correspond, because only one" in found.notes[0]
 
 
 def test_names_without_meaning_are_matched_by_shape_as_before() -> None:

@@ -81,23 +81,23 @@ FOUND: dict[str, tuple[Callable[[], bytes], str]] = {
     "pickle: EXT4": (extension(b"\x84\x01\x02\x03\x04"), "unknown code"),
     "pickle: in bytes": (lambda: pickle.dumps({"a": payload()}), "unknown code"),
     "pickle: in a text": (lambda: pickle.dumps({"a": payload(2).decode("latin-1")}), "unknown code"),
-    "pickle: before a corrupt tail": (streams("before a broken tail"), "unknown code, and not all could be judged"),
-    "pickle: before its end": (streams("before a truncated tail"), "unknown code, and not all could be judged"),
+    "pickle: before a corrupt tail": (streams("before a broken tail"), "unknown code, not scanned completely"),
+    "pickle: before its end": (streams("before a truncated tail"), "unknown code, not scanned completely"),
     "pickle: second of two": (streams("behind another pickle"), "unknown code"),
     "torch: zip": (lambda: as_torch_zip(payload()), "unknown code"),
     "torch: legacy": (lambda: as_legacy(payload()), "unknown code"),
     "torch: TorchScript": (script, "unknown code"),
-    "disguised: safetensors in front": (lambda: payload() + as_torch_zip(pickle.dumps({})), "unknown code, and not all could be judged"),
-    "zip: local name": (tricked(b"archive/data.pkl", b"another/data.pkl"), "unknown code, and not all could be judged"),
-    "zip: name in the directory": (tricked(b"archive/data.pkl", b"another/data.pkl", last=True), "unknown code, and not all could be judged"),
-    "zip: encrypted": (flagged(1), "unknown code, and not all could be judged"),
+    "disguised: safetensors in front": (lambda: payload() + as_torch_zip(pickle.dumps({})), "unknown code, not scanned completely"),
+    "zip: local name": (tricked(b"archive/data.pkl", b"another/data.pkl"), "unknown code, not scanned completely"),
+    "zip: name in the directory": (tricked(b"archive/data.pkl", b"another/data.pkl", last=True), "unknown code, not scanned completely"),
+    "zip: encrypted": (flagged(1), "unknown code, not scanned completely"),
     "zip: patched data": (flagged(1 << 5), "unknown code"),
-    "zip: false checksum": (bad_crc, "unknown code, and not all could be judged"),
-    "zip: case-folded": (twice("A/DATA.PKL"), "unknown code, and not all could be judged"),
-    "zip: outside": (twice("../data.pkl"), "unknown code, and not all could be judged"),
-    "zip: something in front": (lambda: b"before" + as_torch_zip(payload()), "unknown code, and not all could be judged"),
-    "zip: something behind": (lambda: as_torch_zip(payload()) + b"behind", "unknown code, and not all could be judged"),
-    "zip: no directory": (lambda: as_torch_zip(payload()).partition(b"PK\1\2")[0], "unknown code, and not all could be judged"),
+    "zip: false checksum": (bad_crc, "unknown code, not scanned completely"),
+    "zip: case-folded": (twice("A/DATA.PKL"), "unknown code, not scanned completely"),
+    "zip: outside": (twice("../data.pkl"), "unknown code, not scanned completely"),
+    "zip: something in front": (lambda: b"before" + as_torch_zip(payload()), "unknown code, not scanned completely"),
+    "zip: something behind": (lambda: as_torch_zip(payload()) + b"behind", "unknown code, not scanned completely"),
+    "zip: no directory": (lambda: as_torch_zip(payload()).partition(b"PK\1\2")[0], "unknown code, not scanned completely"),
 }  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def test_what_is_found_is_said_and_ends_with_one(name: str, ckpt: Run) -> None:
     done = ckpt("scan", "model.safetensors")
     assert (done.code, done.err) == (1, "")
     assert verdict in " ".join(done.out.split()), done
-    whole = "not all" not in verdict
+    whole = "not scanned" not in verdict
     said = json.loads(ckpt("scan", "model.safetensors", "--json").out)
     assert (said["kind"], said["version"], said["ok"], said["whole"]) == ("ckpt.scan", 1, False, whole)
     assert any(one["verdict"] == "unknown code" for one in said["found"]) is verdict.startswith("unknown code")

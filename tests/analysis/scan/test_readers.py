@@ -92,7 +92,7 @@ def _c_sees_no_frames() -> bool:
         (b"I1\0x\n.", "a line has its value in a form that no pickler writes"),
         (b"F1e400\n.", "a line has its value in a form that no pickler writes"),
         (b"\x80\x02Nr\0\0\0\x7f.", "gigabytes"),
-        (b"\x80\x02N(e.", "no items are added"),
+        (b"\x80\x02N(e.", "an empty group of items is added"),
         (b"\x80\x02ctorch\nSize\n]R.", "a call has arguments that are not a tuple"),
         (b"\x80\x02ctorch\nSize\n)R}R.", "a call has arguments that are not a tuple"),
         (b"\x80\x02ccollections\nOrderedDict\n)R)b.", "a state has a form that no pickler writes"),

@@ -51,7 +51,7 @@ def test_a_tensor_of_a_source_that_is_called_drawn_is_said() -> None:
     reseal("out.safetensors", "new", source_value("secret"))
     found = cs.verify("out.safetensors")
     assert found.ok
-    why = f"is drawn, according to the recipe, but equals secret of {Path('src.pth').absolute()}"
+    why = f"was drawn at random according to the recipe, but equals secret of {Path('src.pth').absolute()}"
     assert [(note.name, note.why) for note in found.notes] == [("new", why)]
     assert found.to_json()["notes"] == [{"name": "new", "why": why}]
 
@@ -80,7 +80,7 @@ def test_it_is_shown_and_is_no_failure(ckpt: Run) -> None:
     reseal("out.safetensors", "new", source_value("secret"))
     found = ckpt("verify", "out.safetensors")
     assert found.code == 0
-    assert "  NOTE  new  is drawn, according to the recipe, but equals secret of" in found.out
+    assert "  NOTE  new  was drawn at random according to the recipe, but equals secret of" in found.out
 
 
 def test_tensors_that_begin_alike_are_read_once_each(monkeypatch: pytest.MonkeyPatch) -> None:

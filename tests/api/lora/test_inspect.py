@@ -43,7 +43,7 @@ def configured(text: str | bytes) -> None:
 @pytest.mark.parametrize("path", ["lora", "lora/adapter_model.safetensors"])
 def test_an_adapter_says_its_rank_its_alpha_and_what_it_is_for(path: str, ckpt: Any) -> None:
     wanted = (
-        "adapter LoRA, rank 8 (layers.0.q_proj: 4), alpha 16 (v_proj: 2.5) over the root of the rank, "
+        "adapter LoRA, rank 8 (layers.0.q_proj: 4), alpha 16 (v_proj: 2.5), scaled by alpha / sqrt(rank), "
         "2 target modules (q_proj, v_proj), base org/model"
     )
     assert wanted in printed(ckpt, path)

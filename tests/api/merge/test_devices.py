@@ -77,7 +77,7 @@ def test_a_value_that_is_farther_off_fails(ckpt: Run) -> None:
     cs.apply(on_device(planned("linear"), "cpu"), "torch.safetensors")
     done = ckpt("verify", "torch.safetensors")
     assert (
-        "close to numpy's result 2, within 1e-5 of the largest: computed by torch, or on another processor"
+        "close to numpy's result 2, within 1e-5 of the largest value: computed by torch, or on another processor"
         in " ".join(done.out.split())
     )
     plan = cs.merge(["a.safetensors", "b.safetensors", "c.safetensors"], method="linear", weights=[1, 1, 1.01])

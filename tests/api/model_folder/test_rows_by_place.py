@@ -95,7 +95,7 @@ def test_averaging_rows_of_other_tokens_is_an_error_with_the_choice() -> None:
     assert "ckpt merge -m linear --vocab union" in error.value.hint
     plan = cs.average(["a", "b"], vocab="place")
     assert "rows are copied by position, but row 4 is 'w' in b and 'a' in the output" in plan.notes
-    with pytest.raises(cs.ConfigError, match="rows in the same position are averaged"):
+    with pytest.raises(cs.ConfigError, match="row n is always averaged with row n"):
         cs.average(["a", "b"], vocab="union")
 
 

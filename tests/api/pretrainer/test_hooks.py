@@ -34,7 +34,7 @@ def test_hooks_are_called_after_everything_was_checked_and_before_anything_is_wr
     with pytest.raises(OSError, match="the labels are gone") as error:
         ours.load_collected({"head": {"on_mismatch": "slice"}})
     assert calls == ["0 of 4"]
-    assert "in the hook of 'labels'" in error.value.__notes__[0]
+    assert "the hook of 'labels' raised this" in error.value.__notes__[0]
     assert CASES.count_changed(before, CASES.values_of(enc)) == "0 of 4"
 
 

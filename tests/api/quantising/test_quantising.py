@@ -67,7 +67,7 @@ def test_linear_layers_are_quantised_and_the_folder_says_so(name: str, tmp_path:
     assert f"quantised to {name}: 14 of 16 matrices (linear layers of LlamaForCausalLM)" in plan.notes
     assert "not quantised, output layer: lm_head.weight" in plan.notes
     assert "not quantised, embedding: model.embed_tokens.weight" in plan.notes
-    assert "not quantised, not of two dimensions: 5 tensors" in plan.notes
+    assert "not quantised, not a matrix: 5 tensors" in plan.notes
     report = cs.verify(tmp_path / "q")
     assert (report.ok, report.notes) == (True, ())
     scales = {
@@ -205,7 +205,7 @@ def test_without_a_class_names_tell(tmp_path: Path) -> None:
     cs.apply(plan, tmp_path / "q.safetensors")
     found = load_file(tmp_path / "q.safetensors")
     assert [key for key, one in found.items() if one.dtype == torch.int8] == ["enc.layers.0.fc1.weight"]
-    assert "quantised to int8: 1 of 8 matrices (linear layers, by their names)" in plan.notes
+    assert "quantised to int8: 1 of 8 matrices (linear layers, guessed from their names)" in plan.notes
     assert "not quantised, it is int64: enc.layers.0.idx.weight" in plan.notes
     assert "not quantised, it has no elements: enc.layers.0.none.weight" in plan.notes
     assert "not quantised, not the weight of a layer: enc.pos, mask" in plan.notes

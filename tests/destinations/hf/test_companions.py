@@ -66,7 +66,7 @@ def test_verify_holds_the_files_beside_the_weights_against_the_recipe() -> None:
     text = Path("out/config.json").read_text()
     Path("out/config.json").write_text(text.replace("16", "32", 1))
     found = cs.verify("out")
-    assert [fault.why for fault in found.failed] == ["config.json next to the weights is not as it was written"]
+    assert [fault.why for fault in found.failed] == ["config.json next to the weights has changed since it was written"]
     Path("out/config.json").unlink()
     assert not cs.verify("out").ok
 

@@ -90,7 +90,7 @@ def test_what_a_constructor_loads_is_copied_from_its_file(how: str, ckpt: Any) -
     cs.apply(plan, "out.pth")
     made = torch.load("out.pth")
     assert all(made[f"body.{key}"].equal(value) for key, value in BODY.items())
-    assert "equal, bit for bit           5, copied or computed again" in ckpt("verify", "out.pth").out
+    assert "equal, bit for bit           5, compared with the sources" in ckpt("verify", "out.pth").out
     shown = " ".join(ckpt("transplant", "src.pth", "net.yaml", "-n", "--explain", "body.0.weight").out.split())
     assert "from body.bin: 0.weight (4, 4) float32 rule loaded by its constructor because no source has it" in shown
 

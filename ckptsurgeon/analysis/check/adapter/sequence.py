@@ -22,8 +22,8 @@ SHOWN = 8
 STACKS = ("block", "blocks", "experts", "h", "layer", "layers")
 """Names of lists of layers or experts (``nn.ModuleList``)."""
 ADVICE = (
-    "Look whether saving lost a shard, or the factors of one process; if layers have no factors on purpose, set "
-    "layers_to_transform."
+    "Check whether a shard, or the factors of one process, were lost during saving; if layers have no factors on "
+    "purpose, set layers_to_transform."
 )
 
 

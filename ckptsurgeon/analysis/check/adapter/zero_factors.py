@@ -12,7 +12,7 @@ from ._against import no_adapter
 __all__ = ["CHECK"]
 
 ADVICE = "The adapter changes nothing: was it saved before training, or before sharded weights were gathered?"
-SOME = "These modules were not trained: look whether gradients reached them."
+SOME = "These modules were not trained: check whether they got gradients."
 
 
 def _run(subject: Subject) -> Iterator[Found]:

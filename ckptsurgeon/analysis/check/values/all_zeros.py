@@ -1,4 +1,4 @@
-"""No weight matrix and no codes are all zeros. Routers and norms may be, if they are in most layers."""
+"""No weight matrix and no codes are all zeros. Routers and norms may be all zeros if they are so in most layers."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _alone(subject: Subject) -> Iterator[str]:
-    """Yield the routers and norms that are all zeros, although most with the same role in other layers are not.
+    """Yield the routers and norms that are all zeros, if fewer than half of those with the same role are.
 
-    If routers or norms are zeros in most layers, this may be on purpose, as in new blocks.
+    If at least half of them are zeros, this may be on purpose, as in new blocks.
     """
     sizes = {key: len(info.shape) for key, info in subject.tensors.items() if key not in subject.parts}
     routers = (key for key, size in sizes.items() if size == 2 and ROUTER.search(key))

@@ -26,9 +26,7 @@ def _run(subject: Subject) -> Iterator[Found]:
     if shares:
         most = max(shares.values())
         said = f"{'has' if len(shares) == 1 else 'have'} up to {percent(most)} of denormal values"
-        todo = (
-            "Such values are often underflow: look at the scale of these weights, or store them as bfloat16 or float32."
-        )
+        todo = "Such values often come from underflow: check the weights' scale, or store them as bfloat16 or float32."
         yield of_keys(Status.WARN, list(shares), said, todo, share=round(most, 4))
 
 

@@ -90,8 +90,8 @@ def _beside(subject: Subject, key: str) -> Mapping[str, str]:
 def _makes_large_weights(subject: Subject, key: str, scales: Figures) -> bool:
     """Return whether the largest scale gives weights above ``LARGE``, if it is multiplied by the largest code.
 
-    A scale of a whole weight (NVFP4) is also multiplied by the largest scale of the weight's blocks. If codes are
-    divided by it, its inverse is used.
+    The scale of a whole weight (NVFP4) is also multiplied by the largest scale of the weight's blocks. If the codes are
+    divided by the scale of the whole weight, its inverse is used.
     """
     if _is_of_blocks(subject, key):
         return False

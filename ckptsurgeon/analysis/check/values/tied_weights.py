@@ -36,7 +36,12 @@ def _by_class(subject: Subject) -> Iterator[Found]:
         ]  # fmt: skip
         if differing:
             said = f"the model's class ties {escape(first)} and {together(differing)}, but their values differ"
-            yield Found(Status.FAIL, f"{said}: a loader that ties them keeps one", CLASS_ADVICE, (first, *differing))
+            yield Found(
+                Status.FAIL,
+                f"{said}: a loader that ties them uses only one of the values",
+                CLASS_ADVICE,
+                (first, *differing),
+            )
 
 
 def _by_configuration(subject: Subject) -> Iterator[Found]:
@@ -46,7 +51,7 @@ def _by_configuration(subject: Subject) -> Iterator[Found]:
             continue
         if (one.crc32, one.nbytes) != (other.crc32, other.nbytes):
             differ = f"{escape(embedding)} and {escape(head)} are tied by config.json, but their values differ"
-            said = f"{differ}: transformers before 5 ignores the latter"
+            said = f"{differ}: transformers before version 5 ignores {escape(head)}"
             yield Found(Status.FAIL, said, ADVICE, (embedding, head))
 
 

@@ -1,7 +1,8 @@
-"""The weights of all layers together have the size of those of a network: outputs are about as large as inputs.
+"""The weights of all layers together are neither too large nor too small: outputs are about as large as inputs.
 
-A layer multiplies the size of its inputs by about the root mean square of its weights, times the square root of its
-inputs. In trained and in new networks, the median of this factor over all layers is between about 0.1 and 30.
+A layer multiplies the size of its inputs by about the root mean square of its weights, times the square root of the
+number of its inputs. In trained and in new networks, the median of this factor over all layers is between about 0.1 and
+30.
 """
 
 from __future__ import annotations
@@ -68,4 +69,4 @@ def _looks_at(subject: Subject) -> str:
     return count(len(subject.decoded) + len(_plain(subject)), "matrix", "matrices")
 
 
-CHECK = Check("weight-size", "weights have the size of those of a network", _run, _against, _looks_at)
+CHECK = Check("weight-size", "weights are neither too large nor too small", _run, _against, _looks_at)

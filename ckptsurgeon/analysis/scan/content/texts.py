@@ -42,7 +42,9 @@ def look_at_text(place: ScanItem, head: bytes) -> bool:
     """
     suffix = next((end for end in _PROGRAMS if place.name.endswith(end)), "")
     if suffix:
-        place.add(_PROGRAMS[suffix], notes=("a program in the model's files: a toolkit runs it only if told to",))
+        place.add(
+            _PROGRAMS[suffix], notes=("a program in the model's files: toolkits run it only if the user allows it",)
+        )
         return True
     if place.name.endswith((".json", ".yaml", ".yml")):
         return _look_at_configuration(place, is_json=place.name.endswith(".json"))

@@ -1,6 +1,6 @@
 """Decodes one pickle without executing it: finds the names that it would import, and the calls of these names.
 
-The stream is divided into instructions in the same way as all pickle readers do it (``operands``). At a fault that
+The stream is divided into instructions in the same way as by all pickle readers (``operands``). At a fault that
 would stop a reader, such as an empty stack, decoding records the fault and continues, so that no later import is
 missed. The decoder distinguishes only plain data, containers and imported names. It keeps the contents of containers
 only to display them.

@@ -219,7 +219,7 @@ class PickleState:
         of container.
         """
         if not isinstance(target, list) or target[0] != opening:
-            self.part("no items are added to a value that is not a container for them")
+            self.part("an empty group of items is added to a value of the wrong kind")
 
     def build(self, target: Value, state: Value) -> None:
         """Count that ``target`` gets a state, which calls its ``__setstate__`` if it has this method."""
