@@ -97,7 +97,7 @@ def _mixed(steps: Sequence[Step], views: Sequence[SourceView]) -> Iterator[str]:
 
 
 def _kept(steps: Sequence[Step], int_buffers: str) -> Iterator[str]:
-    """Yield a note on integer tensors that have names of weights: they have no mean, and may be codes."""
+    """Yield a note on tensors that are named like weights but are integers, which have no mean and may be codes."""
     odd = [
         step.key
         for step in steps
@@ -158,7 +158,7 @@ def _check_alike(key: str, inputs: Sequence[Input], views: Sequence[SourceView])
 
 
 def _ties(views: Sequence[SourceView]) -> dict[str, str]:
-    """Return the ties that all checkpoints have, as a map from each further key of a tensor to its first key."""
+    """Return the ties that all checkpoints have: a map from each further key of a tied tensor to its first key."""
     first, *others = (tied_keys(view.tensors) for view in views)
     return {key: owner for key, owner in first.items() if all(other.get(key) == owner for other in others)}
 

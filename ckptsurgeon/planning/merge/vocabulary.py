@@ -146,9 +146,9 @@ class MergeAxes:
             )
 
     def _check_lenders(self, key: str, inputs: Sequence[Input], lent: Collection[int]) -> None:
-        """Raise PlanError if the configuration uses a row of a model that this tensor is not merged from.
+        """Raise PlanError if the configuration takes a token's row from a model that this tensor is not merged from.
 
-        ``lent`` are the indices of output rows that get a row of an input of this tensor.
+        ``lent`` are the indices of the output rows for which one of the tensor's ``inputs`` provides the row.
         """
         merged = {one.source for one in inputs}
         for source, rows in enumerate(self._options.rows):

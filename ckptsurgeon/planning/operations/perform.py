@@ -146,11 +146,10 @@ def _decoded(
 
 
 def _blocked(result: DerivedSource, operation: Operation, keys: Sequence[str]) -> Made:
-    """Return the matrices in ``keys``, rounded to the GGUF type of the operation, whose values are stored in blocks.
+    """Return the matrices in ``keys`` after an operation that rounds them to a GGUF type.
 
-    Matrices whose rows do not divide into blocks are left out, with a note.
-
-    Raises PlanError if no tensor can be rounded.
+    GGUF stores the values of a row in blocks. A matrix whose rows do not divide into blocks is left out, with a note.
+    Raises PlanError if no matrix can be rounded.
     """
     numbers = BLOCKS[operation.fields["to"]][0]
     chosen = [key for key in keys if _is_matrix(result.tensors[key])]

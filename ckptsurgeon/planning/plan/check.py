@@ -38,7 +38,10 @@ class Costs:
 
     @staticmethod
     def from_json(data: Any) -> Costs | None:
-        """Return the costs in plain data, None for None; raises TypeError, ValueError or KeyError for wrong data."""
+        """Return the costs that ``data`` describes, or None if ``data`` is None.
+
+        Raises TypeError, ValueError or KeyError for wrong data.
+        """
         if data is None:
             return None
         return Costs(*(int(data[name]) for name in ("passes", "nbytes_read", "nbytes_written", "memory_nbytes")))

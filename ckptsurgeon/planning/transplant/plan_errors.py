@@ -116,7 +116,7 @@ def _is_unloaded(step: Step) -> bool:
 
 
 def check_destination_patterns(target: TargetSpec, options: Options) -> list[str]:
-    """Return notes on patterns for destination keys that match little; raises PatternError if one matches no key."""
+    """Return notes on patterns that match few keys of the destination; raises PatternError if one matches no key."""
     flags = [*options.reinit, *options.require, *(flag for flag, _ in options.mismatch.scoped)]
     return matched([(str(flag), flag.pattern) for flag in flags], list(target.tensors), "destination")[1]
 
