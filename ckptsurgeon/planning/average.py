@@ -119,7 +119,9 @@ def _check_keys(views: Sequence[SourceView]) -> None:
         if missing:
             raise PlanError(
                 f"{escape(view.source.name)} lacks tensors that other checkpoints have: {listing(missing)}.",
-                hint=UNWRAP if _are_wrapped(views) else f"{ALIKE}, or leave other tensors out first, with ckpt filter.",
+                hint=UNWRAP
+                if _are_wrapped(views)
+                else f"{ALIKE}, or first leave out the tensors that not all of them have, with ckpt filter.",
                 details=missing,
             )
         opaque = [key for key, info in view.tensors.items() if info.opaque]

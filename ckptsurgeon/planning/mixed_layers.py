@@ -97,7 +97,7 @@ def _plain(plan: Plan, sources: Sequence[QuantisedTensors]) -> Iterator[_Weight]
 
 def _mixture(what: str) -> PlanError:
     return PlanError(
-        f"{what}: a loader reads all layers of a model by one quantization_config.",
+        f"{what}: a loader reads all layers of a model with one quantization_config.",
         hint="Quantise all sources alike first, or dequantise them: --encoding dequantize does so if the codes can be "
         "decoded.",
     )

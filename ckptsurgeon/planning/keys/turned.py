@@ -48,10 +48,11 @@ def turned_note(turned: Sequence[str], square: Sequence[str], option: str = "--o
     ``square`` are square matrices in the same layers that may be transposed, too. ``option`` is the option that takes
     operations.
     """
-    also = f"; square matrices beside them may be transposed, too: {listing(square, 3)}" if square else ""
+    also = f"; square matrices in the same layers may be transposed, too: {listing(square, 3)}" if square else ""
     return (
-        f"{count(len(turned), 'matrix looks', 'matrices look')} transposed, as the shapes are each other's transpose, "
-        f"which --on-mismatch does not change: {listing(turned, 3)}. {turned_hint(turned[0], option)}{also}"
+        f"{count(len(turned), 'matrix looks', 'matrices look')} transposed, as the numbers of rows and columns are "
+        f"swapped between the models; --on-mismatch does not transpose matrices: {listing(turned, 3)}. "
+        f"{turned_hint(turned[0], option)}{also}"
     )
 
 

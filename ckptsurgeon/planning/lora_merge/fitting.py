@@ -164,7 +164,7 @@ def _is_transposed(placed: ModuleWeight, known: KnownModel | None, seen: bool | 
 def _conflict_notes(keys: Sequence[str], model: KnownModel | None) -> Iterator[str]:
     if keys and model is not None:
         one = "has another layout, by its shape" if len(keys) == 1 else "have another layout, by their shapes"
-        yield f"config.json has {model.kind}, but {_count(keys)} {one}: {_list(keys)}"
+        yield f"config.json has the model type {model.kind}, but {_count(keys)} {one}: {_list(keys)}"
 
 
 def _override_notes(
@@ -188,7 +188,8 @@ def _override_notes(
     way = "(out, in)" if setting else "(in, out)"
     why = "as the shapes show"
     if known is not None:
-        why = f"as PEFT does: config.json has {known.kind}, in which they are {'not ' if setting else ''}Conv1D"
+        are = "are not" if setting else "are"
+        why = f"as PEFT does: config.json has the model type {known.kind}, in which these modules {are} Conv1D"
     yield f"{lead}{_count(keys)} {'is' if len(keys) == 1 else 'are'} merged as {way}, {why}: {_list(keys)}"
 
 
@@ -202,7 +203,8 @@ def _setting_notes(keys: Sequence[str], linear: KnownModel | None) -> Iterator[s
         if linear is None:
             yield f"{lead} (in, out), since nothing else shows their layout: {_list(keys)}"
         else:
-            yield f"{lead} (out, in), as PEFT does: config.json has {linear.kind}, which has no Conv1D: {_list(keys)}"
+            why = f"config.json has the model type {linear.kind}, which has no Conv1D"
+            yield f"{lead} (out, in), as PEFT does: {why}: {_list(keys)}"
 
 
 def _guess_notes(keys: Sequence[str], seen: bool | None) -> Iterator[str]:
@@ -213,8 +215,8 @@ def _guess_notes(keys: Sequence[str], seen: bool | None) -> Iterator[str]:
     """
     if keys and seen is None:
         yield (
-            f"{_count(keys)} named like GPT-2's Conv1D, merged as (out, in), which is a guess; "
-            f"a config.json next to the base would decide: {_list(keys)}"
+            f"{_count(keys)} {'is' if len(keys) == 1 else 'are'} named like GPT-2's Conv1D, but merged as (out, in), "
+            f"which is a guess; a config.json next to the base would decide: {_list(keys)}"
         )
 
 

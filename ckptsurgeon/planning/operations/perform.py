@@ -11,7 +11,7 @@ from ...tensors.composition import blocked, given
 from ...tensors.dtypes import BLOCKS, DTYPES
 from ...tensors.encodings.torch_quantised import is_pickled
 from ...tensors.info import Encoded, TensorInfo
-from ...util.text import escape, listing
+from ...util.text import count, escape, listing
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern_hints import matched
 from ..quantised_error import QuantisedError
@@ -162,7 +162,8 @@ def _blocked(result: DerivedSource, operation: Operation, keys: Sequence[str]) -
     odd = [key for key in chosen if key not in set(fitting)]
     if odd:
         result.notes.append(
-            f"not rounded to {operation.fields['to']}, as the row length is not a multiple of {numbers}: {listing(odd)}"
+            f"{count(len(odd), 'tensor is', 'tensors are')} not rounded to {operation.fields['to']}, as the row length "
+            f"is not a multiple of {numbers}: {listing(odd)}"
         )
     made: Made = {(key,): {key: blocked(result.tensors[key], operation.fields["to"], key)} for key in fitting}
     return _once(made, result.tensors)

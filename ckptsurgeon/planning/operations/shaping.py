@@ -124,7 +124,8 @@ def _reordered(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
     heads, rows = operation.fields["heads"], info.shape[0] if info.shape else 0
     if not rows or rows % (2 * heads):
         raise PlanError(
-            f"{operation}: {escape(key)} has {count(rows, 'row')}, not {count(heads, 'head')} of an even size.",
+            f"{operation}: {escape(key)} has {count(rows, 'row')}, not a multiple of {2 * heads}: each of "
+            f"{count(heads, 'head')} needs an even number of rows.",
             hint="Give the number of heads: num_attention_heads for queries, num_key_value_heads for keys.",
         )
     pairs = rows // heads // 2

@@ -122,7 +122,7 @@ class VocabularyRows(Brief):
             or not 0 <= padded < max(1, len(rows))
             or any(row is not None for row in rows[len(rows) - padded :])
         ):
-            raise ValueError(f"{padded!r:.40} is not a number of rows without a token")
+            raise ValueError(f"padded is {padded!r:.40}, but must be the number of rows at the end that have no token")
         return VocabularyRows(str(data["source"]), str(data["destination"]), size, rows, new, lent, padded)
 
 

@@ -156,8 +156,9 @@ def check_plan(
     missing = [step.key for step in steps if step.reason == "missing"]
     if options.on_missing == "error" and missing:
         raise PlanError(
-            f"no source has {count(len(missing), 'tensor')} of the destination: {listing(missing)}.",
-            hint="Leave --on-missing error out to initialise these tensors.",
+            f"{count(len(missing), 'tensor')} of the destination {'is' if len(missing) == 1 else 'are'} in no source: "
+            f"{listing(missing)}.",
+            hint="Leave out --on-missing error to initialise these tensors.",
             details=missing,
         )
     left = [origin.key for origin in unexpected]
@@ -166,7 +167,7 @@ def check_plan(
         words += [f"not used: {listing(left)}"] if left else []
         raise PlanError(
             f"--strict: {'; '.join(words)}.",
-            hint="Leave keys that are not used out with --exclude, rename keys with --map, or leave --strict out.",
+            hint="Exclude unused keys with --exclude, rename keys with --map, or leave out --strict.",
             details=[*missing, *left],
         )
 
