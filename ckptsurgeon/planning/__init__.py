@@ -1,1 +1,1 @@
-"""Planners: they make a plan from headers and rules. They open no file, log nothing and read no tensor values."""
+"""Planners, which make plans from headers and rules. They open no file, log nothing and read no tensor values."""

@@ -97,7 +97,7 @@ def _mixed(steps: Sequence[Step], views: Sequence[SourceView]) -> Iterator[str]:
 
 
 def _kept(steps: Sequence[Step], int_buffers: str) -> Iterator[str]:
-    """Yield a note on integer tensors that have names of weights: they have no mean, and may be codes."""
+    """Yield a note on tensors that are named like weights but are integers, which have no mean and may be codes."""
     odd = [
         step.key
         for step in steps
@@ -119,7 +119,9 @@ def _check_keys(views: Sequence[SourceView]) -> None:
         if missing:
             raise PlanError(
                 f"{escape(view.source.name)} lacks tensors that other checkpoints have: {listing(missing)}.",
-                hint=UNWRAP if _are_wrapped(views) else f"{ALIKE}, or leave other tensors out first, with ckpt filter.",
+                hint=UNWRAP
+                if _are_wrapped(views)
+                else f"{ALIKE}, or first leave out the tensors that not all of them have, with ckpt filter.",
                 details=missing,
             )
         opaque = [key for key, info in view.tensors.items() if info.opaque]
@@ -158,7 +160,7 @@ def _check_alike(key: str, inputs: Sequence[Input], views: Sequence[SourceView])
 
 
 def _ties(views: Sequence[SourceView]) -> dict[str, str]:
-    """Return the ties that all checkpoints have, as a map from each further key of a tensor to its first key."""
+    """Return the ties that all checkpoints have: a map from each further key of a tied tensor to its first key."""
     first, *others = (tied_keys(view.tensors) for view in views)
     return {key: owner for key, owner in first.items() if all(other.get(key) == owner for other in others)}
 

@@ -70,9 +70,10 @@ def plan_edit(
 
 
 def _first_names(chosen: Mapping[str, TensorOrigin]) -> dict[str, TensorInfo]:
-    """Return the chosen tensors by their new names; if a rule copies a source key several times, only the first copy.
+    """Return the chosen tensors by their new names, with one new name for each source key.
 
-    Ties of the output are found between these tensors, since copies that a rule makes are not tied to each other.
+    If a rule copies a source key to several names, only the first of them is in the result. It is used to find the ties
+    of the output, since the copies that a rule makes are not tied to each other.
     """
     first: dict[str, str] = {}
     return {name: origin.info for name, origin in chosen.items() if first.setdefault(origin.key, name) == name}

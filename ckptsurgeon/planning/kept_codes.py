@@ -47,7 +47,7 @@ class CodedSource:
 
     ``stored`` describes the source as it is stored, ``tensors`` are all its stored tensors, and ``codes`` its quantised
     tensors. The plan was made with their decoded weights. ``settings`` is the ``quantization_config``. ``encoded``
-    returns the parts that store a new weight in the same encoding; it raises ``unencodable`` if no encoder can.
+    returns the parts that store a new weight in the same encoding; it raises ``unencodable`` if there is no encoder.
     """
 
     stored: PlanSource
@@ -96,7 +96,7 @@ def with_codes_kept(
 
 
 class _Keeping:
-    """Replaces the steps of weights by the steps of their stored parts; parameters as in ``with_codes_kept``.
+    """Replaces each step of a weight by the steps of its stored parts; for the parameters see ``with_codes_kept``.
 
     The owner is the source whose encodings and settings (``quantization_config``) the output gets.
     """
@@ -195,7 +195,7 @@ class _Keeping:
         return coded if parts[0] == parts[1] and not disagreements([module], theirs.settings, owner.settings) else None
 
     def _stored(self, step: Step, wanted: QuantisedTensor | None) -> MovedRows | None:
-        """Return how the stored rows of a weight move to the rows of another vocabulary; None if they cannot move."""
+        """Return how a weight's rows move to another vocabulary without being decoded; None if that is impossible."""
         coded = self._coded(step.source, step.source_key)
         if step.op != "map" or step.source is None or coded is None or wanted is None:
             return None
@@ -223,20 +223,23 @@ class _Keeping:
 
     @cached_property
     def _alike(self) -> Mapping[str, QuantisedTensor]:
-        """The first quantised tensor with each result of ``any_layer``, in the source whose encodings are used."""
+        """The quantised tensors of the source whose encodings are used, by the result of ``any_layer`` for their names.
+
+        Several layers have the same result; only the first of their tensors is here.
+        """
         found: dict[str, QuantisedTensor] = {}
         for one in self._sources[self._owner].codes.tensors if self._owner in self._sources else ():
             found.setdefault(any_layer(one.name), one)
         return found
 
     def equal(self, pair: EqualKeys) -> EqualKeys:
-        """Return ``pair``; if one of its keys is a quantised weight, its source is replaced by the decoded copy."""
+        """Return ``pair``; if one of its keys is a quantised weight, the pair's source becomes the decoded copy."""
         if self._coded(pair.source, pair.first) is None and self._coded(pair.source, pair.second) is None:
             return pair
         return replace(pair, source=self._twin(pair.source))
 
     def unexpected(self, source: int, key: str) -> list[tuple[int, str]]:
-        """Return (source, stored key) for each part of a tensor that the plan does not use."""
+        """Return (source, stored key) for each stored part of ``key``, a tensor that the plan does not use."""
         coded = self._coded(source, key)
         return [(source, key)] if coded is None else [(source, part) for part in coded.keys]
 
@@ -265,7 +268,8 @@ class _Keeping:
     ) -> Iterator[Step]:
         """Yield the steps that store a new weight in the encoding of ``coded``, a quantised tensor of ``owner``.
 
-        ``moved`` are the stored parts of a source, by ending, whose rows are copied if they are rows of the weight.
+        ``moved`` has stored parts of a source, by the endings of their keys. Rows that the weight takes from the source
+        are copied from these parts, and are not encoded again.
         """
         weight = TensorInfo(COMPUTED, step.shape)
         try:

@@ -34,16 +34,17 @@ class _Weight(NamedTuple):
 
 
 def any_layer(key: str) -> str:
-    """Return a key with ``*`` for the numbers of layers and experts: equal for the same weight of all layers."""
+    """Return a key with ``*`` for the numbers of layers and experts: the same text for a weight in all layers."""
     return _NUMBER.sub(".*", key)
 
 
 def check_mixed_layers(plan: Plan, sources: Sequence[QuantisedTensors], owner: int, stored: Collection[str]) -> None:
     """Raise PlanError if the output would mix encodings of two sources, or have some layers quantised and others plain.
 
-    ``sources`` are the quantised tensors of each source. A loader reads all weights by one ``quantization_config``. In
-    the output, it is that of the source with the index ``owner``, whose keys are ``stored``. If this source itself has
-    several encodings, or some plain layers, the output may have them too. GGUF allows all mixtures.
+    A loader reads all weights with one ``quantization_config``. The output gets that of the source with the index
+    ``owner``; ``stored`` are the keys of this source. If this source itself has several encodings, or some plain
+    layers, the output may have them too. GGUF allows all mixtures. ``sources`` has the quantised tensors of each
+    source.
     """
     coded = list(_coded(plan, sources, owner))
     if not coded or any(family(one.method) == GGUF for one in coded):
@@ -96,13 +97,13 @@ def _plain(plan: Plan, sources: Sequence[QuantisedTensors]) -> Iterator[_Weight]
 
 def _mixture(what: str) -> PlanError:
     return PlanError(
-        f"{what}: a loader reads all layers of a model by one quantization_config.",
+        f"{what}: a loader reads all layers of a model with one quantization_config.",
         hint="Quantise all sources alike first, or dequantise them: --encoding dequantize does so if the codes can be "
         "decoded.",
     )
 
 
 def stored_sources(plan: Plan) -> list[int]:
-    """Return, for each source of a plan, its own index or, if it is the decoded copy of a source, that source's."""
+    """Return, for each source of a plan, its own index; for a decoded copy, the index of the source that it copies."""
     first = {one.name: number for number, one in reversed([*enumerate(plan.sources)])}
     return [first.get(one.name.removesuffix(DECODED), number) for number, one in enumerate(plan.sources)]

@@ -1,6 +1,7 @@
-"""Moves rows of quantised weights between vocabularies as they are stored, so that they are not rounded again.
+"""Moves rows of quantised weights to another vocabulary without decoding them, so that they are not rounded again.
 
-This is possible if each row has its own codes and scales: then rows of codes, scales and zero points move together.
+This is possible if each row has its own codes and scales: then the codes, scales and zero points of a row move
+together.
 """
 
 from __future__ import annotations
@@ -41,10 +42,11 @@ class StoredWeight:
 
 @dataclass(frozen=True)
 class MovedRows:
-    """A step that moves the rows of a decoded weight, and how the stored parts of the weight can move instead.
+    """A step that moves the rows of a decoded weight, and how the rows of its stored parts can be moved instead.
 
-    ``have`` is the source, ``want`` the weight of the destination. ``kinds`` has the kind of each part by its ending:
-    "rows" (it has a row for each row of the weight), "whole" (one number) or "description".
+    ``have`` is the weight in the source, ``want`` the weight in the destination. ``kinds`` maps the ending of each
+    part's key to the kind of the part: "rows" (it has a row for each row of the weight), "whole" (one number) or
+    "description".
     """
 
     step: Step
@@ -54,7 +56,7 @@ class MovedRows:
 
     @property
     def computes(self) -> bool:
-        """Whether some rows are means of several rows; other new rows are zeros, or rows of the destination."""
+        """Whether some rows have to be computed, as means of several rows; all others are copies or zeros."""
         rows = self.step.rows
         return rows is not None and bool(rows.composed or (rows.new == "mean" and rows.fresh))
 
@@ -76,9 +78,10 @@ class MovedRows:
 
 
 def moved_rows(step: Step, have: StoredWeight, want: StoredWeight) -> MovedRows | None:
-    """Return how the stored rows of a weight move to the rows of another vocabulary; None if they cannot move.
+    """Return how a weight's rows move to another vocabulary without being decoded; None if that is impossible.
 
-    Both weights must have the same parts, of the same dtypes and, apart from the rows, shapes.
+    Both weights must have the same parts. These must have the same dtypes and, except for the number of rows, the same
+    shapes.
     """
     if step.op != "map" or step.rows is None or step.axis != 0:
         return None
@@ -109,7 +112,7 @@ def _kind(end: str, info: TensorInfo, rows: int) -> str:
 
 
 def _have_equal_parts(have: StoredWeight, want: StoredWeight, kinds: Mapping[str, str]) -> bool:
-    """Return whether two weights have the same parts, with the same dtypes and, apart from the rows, shapes."""
+    """Return whether the parts of two weights have equal dtypes and, except for the number of rows, equal shapes."""
     pairs = [(kind, have.part(end), want.part(end)) for end, kind in kinds.items() if kind != "description"]
     return all(
         a.dtype == b.dtype and (a.shape[1:] == b.shape[1:] if kind == "rows" else a.shape == b.shape)

@@ -15,7 +15,7 @@ __all__ = ["is_uncopied", "opaque_error"]
 
 
 def is_uncopied(info: TensorInfo) -> bool:
-    """Return whether ckpt cannot even copy a tensor; it copies the tensors that torch quantised."""
+    """Return whether ckpt cannot copy a tensor: its values are not plain bytes, and torch did not quantise it."""
     return bool(info.opaque) and codes_of(info) is None
 
 

@@ -1,6 +1,7 @@
 """Notes on integer matrices that may be codes of quantised weights, if a plan computes with them or their scales.
 
-They are in no known encoding, so they are plain tensors for ckpt: a cast or a merge changes scales, but not codes.
+These matrices are in no known encoding, so ckpt treats them and their scales as plain tensors: a cast or a merge then
+changes the scales, but not the codes.
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ class _Use(NamedTuple):
 
 
 def with_possible_codes_said(plan: Plan, sources: Sequence[QuantisedTensors]) -> Plan:
-    """Return a plan with a note for each source if it computes with what may be codes, or scales, of this source.
+    """Return a plan with a note for each source that may have codes in an unknown encoding.
 
-    ``sources`` are the quantised tensors of each source that are known, which ``check_codes`` checks.
+    There is a note only if the plan computes with these codes or their scales. ``sources`` are the quantised tensors of
+    each source in known encodings, which ``check_codes`` checks.
     """
     notes = []
     for number, known in enumerate(sources[: len(plan.sources)]):
@@ -105,10 +107,10 @@ def _leaf(key: str) -> str:
 
 
 def _scales(tensors: Iterable[Input], doing: Mapping[str, str]) -> dict[tuple[int, ...], tuple[Input, str]]:
-    """Return, for each shape of floats of a module that may be scales, the first of them and the first in use.
+    """Return the floats that may be scales, by shape: the first tensor of each shape, and the key of the first in use.
 
-    ``doing`` maps the key of each tensor to what the plan computes with it; '' if it only copies the tensor. The key of
-    the first float that the plan computes with is '' if there is none.
+    A tensor is in use if the plan computes with it; the key is '' if none is in use. ``tensors`` are the tensors of one
+    module. ``doing`` maps the key of each to what the plan computes with it; '' if the plan only copies it.
     """
     found: dict[tuple[int, ...], tuple[Input, str]] = {}
     for one in tensors:

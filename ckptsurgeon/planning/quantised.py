@@ -213,7 +213,8 @@ def check_decoded(steps: Sequence[Step], selection: Selection, views: Sequence[S
 def _why(found: Mapping[str, str]) -> str:
     """Return the reason of the first tensor in ``found``, which maps keys to reasons, followed by the other keys."""
     why = escape(next(iter(found.values())))
-    return f"{why}; {count(len(found) - 1, 'other')} too: {listing(list(found)[1:], 3)}" if len(found) > 1 else why
+    others = f"{count(len(found) - 1, 'other tensor')}: {listing(list(found)[1:], 3)}"
+    return f"{why}; the same is true of {others}" if len(found) > 1 else why
 
 
 def check_replaced(

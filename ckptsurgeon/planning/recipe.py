@@ -29,9 +29,9 @@ class RecipeEntry(NamedTuple):
     axis. ``merge`` is the method that merged the inputs, ``lora`` the changes by adapters, ``factor`` the extracted
     factor. If the computed weight is stored quantised, ``coded`` says which part of the quantised tensor this tensor
     is. ``implied`` is true if the output does not store the tensor, since the library that loads the output ties it to
-    another tensor. The other fields are only for people. ``rule`` is the option that decided, as the user wrote it.
-    ``reason`` is why a tensor is initialised. ``shared`` is the number of values from the source if the other values
-    were initialised.
+    another tensor. The other fields only inform people: ``rule`` is the option that decided, as the user wrote it,
+    ``reason`` is why a tensor is initialised, and ``shared`` is the number of values from the source, if the others are
+    initialised.
     """
 
     op: str

@@ -59,11 +59,11 @@ class Undrawable:
 
 @dataclass(frozen=True, repr=False)
 class KnownLayout(Brief):
-    """The changes that a source needs because the destination recognises its layout or its older names.
+    """The changes that fit a source to a destination that recognises the source's layout or older names.
 
-    They are made without an option. ``operations`` come first, in the form in which users write them. ``names`` then
-    maps the resulting keys to the destination's keys; ``by`` says whose names the resulting keys are. ``unknown`` maps
-    each key of the destination that the source cannot provide to the reason.
+    The changes are made without an option. The ``operations``, in the form in which users write them, are applied
+    first. ``names`` then maps the resulting keys to the destination's keys; ``by`` says whose names the resulting keys
+    are. ``unknown`` maps each key of the destination that the source cannot provide to the reason.
     """
 
     operations: tuple[Mapping[str, Any], ...] = ()

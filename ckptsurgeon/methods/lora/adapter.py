@@ -1,4 +1,4 @@
-"""Reads an adapter: the factors and scales of its modules, tensors saved whole, and notes on its configuration."""
+"""Reads an adapter: the factors and scales of its modules, tensors saved in full, and notes on its configuration."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WITHIN = re.compile(r"(?:base_model\.model\.)?(.+?)\.base_layer\.")
 def config_notes(modules: Iterable[AdapterModule], saved: Iterable[str], config: AdapterConfig) -> Iterator[str]:
     """Yield notes on differences between an adapter's configuration and its tensors, found without the base model.
 
-    ``saved`` are the keys of tensors that the adapter saves whole.
+    ``saved`` are the keys of tensors that the adapter saves in full, not as factors.
     """
     modules, kept = list(modules), list(saved)
     others: dict[str, list[str]] = {}
@@ -135,10 +135,11 @@ class AdapterModule:
 class Adapter:
     """An adapter, as its headers and its configuration describe it.
 
-    ``saved`` maps keys of the base model to keys of the adapter, for tensors of the adapter that replace whole tensors
-    of the base. ``transposed`` is PEFT's ``fan_in_fan_out``: whether a weight is (in, out), if its shape does not show
-    this. ``spelling`` is the toolkit whose names the tensors have: PEFT, kohya or diffusers. ``config`` is PEFT's
-    configuration, if there is one. ``notes`` are on differences between the configuration and the tensors.
+    ``saved`` is for tensors that the adapter saves in full, to replace tensors of the base: it maps their keys in the
+    base to their keys in the adapter. ``transposed`` is PEFT's ``fan_in_fan_out``: whether a weight is (in, out), if
+    its shape does not show this. ``spelling`` is the toolkit whose names the tensors have: PEFT, kohya or diffusers.
+    ``config`` is PEFT's configuration, if there is one. ``notes`` are on differences between the configuration and the
+    tensors.
     """
 
     name: str
@@ -204,7 +205,7 @@ def read_adapter(
 
 
 def _is_saved(key: str, config: AdapterConfig | None) -> bool:
-    """Return whether an adapter with this configuration saves the tensor ``key`` whole, instead of as factors."""
+    """Return whether an adapter with this configuration saves the tensor ``key`` in full, not as factors."""
     if config is None:
         return False
     module, _, last = key.rpartition(".")

@@ -28,9 +28,9 @@ REFUSED = {
     "trainable_token_indices": "it trains single tokens",
     "use_qalora": "it pools its inputs",
     "use_bdlora": "its factors consist of blocks",
-    "alora_invocation_tokens": "tokens of the input switch it on, so no fixed weights equal it",
+    "alora_invocation_tokens": "it acts only after certain tokens of the input, but merged weights always act",
     "kasa_config": "its singular values are changed",
-    "monteclora_config": "its values are drawn at random each time",
+    "monteclora_config": "its values are sampled anew each time",
     "velora_config": "it is another kind of adapter",
     "arrow_config": "it chooses between adapters",
 }

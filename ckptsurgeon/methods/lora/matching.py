@@ -55,7 +55,7 @@ class MatchedModules:
         return self.shifts.get("", PrefixChange())
 
     def saved(self, key: str) -> str:
-        """Return the key in the base of the tensor that the adapter saves whole under the key ``key``."""
+        """Return the key in the base of a tensor that the adapter saves in full, under the key ``key``."""
         return self.shift.apply(key) or key
 
 
@@ -66,7 +66,7 @@ def match_modules(
 
     Each of ``modules`` is (component, name, whether underscores replace the dots of the name); a component is a model
     of a pipeline. All names of a component get the same change of prefix: the change with which most modules match. If
-    there are no modules, the prefix is found by ``saved``, the keys of tensors that the adapter saves whole.
+    there are no modules, the prefix is found with ``saved``, the keys of tensors that the adapter saves in full.
     """
     names = MatchedModules()
     dotted, joined = _index(keys, lambda name: name), _index(keys, lambda name: name.replace(".", "_"))

@@ -76,7 +76,7 @@ DORA_SCALE = ".dora_scale"
 class KeyParts:
     """The parts of the key of an adapter's tensor: its module, and its role (A, B, bias, magnitude, alpha or saved).
 
-    "saved" is a tensor that the adapter saves whole. If ``joined``, the module's name has underscores instead of the
+    "saved" is a tensor that the adapter saves in full. If ``joined``, the module's name has underscores instead of the
     model's dots. ``component`` is the name of a model in a pipeline of diffusers, '' if there is only one model.
     ``times`` is how often the trained network adds the product of the factors.
     """

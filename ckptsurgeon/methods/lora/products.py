@@ -175,7 +175,7 @@ class DoubleProducts:
         return np.concatenate(made)
 
     def _in_order(self, base: Array, begin: int) -> tuple[Array, CastLosses]:
-        """Return the result of ``changed``, summed in order, if values are or may become infinite or NaN."""
+        """Return the result of ``changed``, summed in order: for values that are or may become infinite or NaN."""
         return changed([LowRankChange("product", 1.0, self.left, self.right)], "float32", base.astype("<f8"), begin)
 
 

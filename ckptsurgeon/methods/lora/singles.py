@@ -35,7 +35,8 @@ The order in which BLAS adds depends on the size of the blocks."""
 class SingleProducts:
     """Adds products of factors to rows of a base, and rounds them to ``dtype``, a float of 16 bits.
 
-    BLAS multiplies tiles of whole rows that begin at fixed rows, so that no value depends on which rows are computed.
+    BLAS multiplies blocks of whole rows. The blocks always begin at the same rows, so that a value does not depend on
+    which rows are asked for.
     Rows with infinite values or NaN are computed in double precision, in order.
     """
 

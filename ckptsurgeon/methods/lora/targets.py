@@ -63,8 +63,7 @@ class PatternTable:
             return
         if len(self._others) == EXPRESSIONS:
             raise ConfigError(
-                f"rank_pattern or alpha_pattern has more patterns that are not plain names than the limit of "
-                f"{EXPRESSIONS}.",
+                f"rank_pattern or alpha_pattern has more than {EXPRESSIONS} patterns that are not plain names.",
                 hint="Write names as re.escape() does, with ^ in front.",
             )
         self._others.append((number, _compiled(text), value))

@@ -130,11 +130,11 @@ class Method:
     """A merge method: its name, its function, its paper, and its requirements.
 
     ``base`` is "none", "optional", "required", or "model" (the base is merged as the first model). ``models`` are the
-    least and the most models that it merges; a base counts only if it is merged as a model. ``by_rows`` asks for slices
-    with whole rows (all of the last dimension), always or for some shapes and parameters. ``passes`` is how often
-    an input of float32 is read at most, including for the merge itself; smaller dtypes need no more. ``elementwise``
-    promises that each element of the result depends only on the inputs' elements at its position, always or for some
-    parameters: many small tensors are then merged at once.
+    least and the greatest number of models that it merges; a base counts only if it is merged as a model. ``by_rows``
+    asks for slices with whole rows (all of the last dimension), always or for some shapes and parameters. ``passes`` is
+    how often an input of float32 is read at most, including for the merge itself; smaller dtypes need no more.
+    ``elementwise`` promises that each element of the result depends only on the inputs' elements at its position,
+    always or for some parameters: many small tensors are then merged at once.
     """
 
     name: str
@@ -213,7 +213,7 @@ def merge_method(
     the whole merged array.
 
     ``paper`` is the reference of the method. ``base`` is "none", "optional", "required", or "model" (the base is merged
-    as the first model). ``models`` are the least and the most models that it merges. ``by_rows`` asks for slices with
+    as the first model). ``models`` are the least and the greatest number of models. ``by_rows`` asks for slices with
     whole rows (all of the last dimension). ``passes`` is how often the tensors are read at most: once for each ``map``
     and ``whole``, and once for the merge. ``elementwise`` promises that each element of the result depends only on the
     inputs' elements at its position: many small tensors are then merged at once. ``by_rows`` and ``elementwise`` may

@@ -87,7 +87,7 @@ def _plugin_errors(place: _PluginLocation) -> Iterator[None]:
 
 
 def _is_ours(frames: traceback.StackSummary, path: str) -> bool:
-    """Return whether ckptsurgeon raised an error, not the user's file ``path``, by the frames of the traceback."""
+    """Return whether ckptsurgeon, and not the user's file ``path``, raised the error with the traceback ``frames``."""
     known = (one.filename for one in reversed(frames) if one.filename == path or one.filename.startswith(OURS))
     return next(known, path) not in (path, __file__)
 

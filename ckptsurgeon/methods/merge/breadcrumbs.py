@@ -30,9 +30,9 @@ def breadcrumbs(
 ) -> Merging:
     """Return the base plus the weighted sum of the changes of medium size.
 
-    From each model's difference to the base the share ``gamma`` with the largest magnitudes is left out. Then so many
-    of the smallest magnitudes are left out that the share ``density`` is kept; if that is impossible, fewer of the
-    largest are left out. ``int8_mask`` has no effect.
+    A change is the difference of a model to the base. Of the elements of each model's change, the share ``gamma`` with
+    the largest magnitudes is left out; then the smallest are left out, until the share ``density`` is kept. If
+    ``gamma`` and ``density`` sum to more than 1, fewer of the largest are left out. ``int8_mask`` has no effect.
     """
     how = DeltaMixing(weight, normalize, rescale, lambda_)
     return mixed(tensors, _middling(tensors, density, gamma), how)

@@ -35,9 +35,10 @@ def ties(
 ) -> Merging:
     """Return the base plus the mean of the largest changes that have the sign of the majority.
 
-    Of each model's difference to the base the share ``density`` with the largest magnitudes is kept. If the models
-    disagree in an element, changes against the sign of the weighted sum are dropped. ``normalize`` divides each element
-    by the sum of the weights of the models that are left there, unless this sum is zero. ``int8_mask`` has no effect.
+    A change is the difference of a model to the base. Of the elements of each model's change, the share ``density``
+    with the largest magnitudes is kept. If the models disagree in an element, changes against the sign of the weighted
+    sum are dropped. ``normalize`` divides each element by the sum of the weights of the models that are left there,
+    unless this sum is zero. ``int8_mask`` has no effect.
     """
     how = DeltaMixing(weight, normalize, rescale, lambda_, elect=True)
     return mixed(tensors, _largest(tensors, density), how)

@@ -36,9 +36,9 @@ def layout_notes(names: Collection[tuple[str, str]], source: Mapping[str, Tensor
         old, new = fused[0]
         yield (
             f"{count(len(fused), 'fused projection')} may need another order of rows ({escape(old)} as {escape(new)}): "
-            "query_key_value of GPT-NeoX, BLOOM and Falcon has the queries, keys and values of one head after another, "
-            "the other name usually all queries, then all keys, then all values; reorder them with reshape and permute "
-            "of --operations"
+            "query_key_value of GPT-NeoX, BLOOM and Falcon has the queries, keys and values of the first head, then "
+            "those of the next; a projection with the other name usually has all queries, all keys, then all values; "
+            "reorder the rows with reshape and permute of --operations"
         )
 
 

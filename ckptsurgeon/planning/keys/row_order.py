@@ -64,7 +64,8 @@ class Misordered:
     def note(self, heads: Mapping[str, int], *, is_llama: bool = True) -> str:
         """Return the note; ``heads`` are the numbers of heads of queries and keys, as far as they are known.
 
-        ``is_llama`` is false if it is not known whether llama.cpp has this model in pairs.
+        ``is_llama`` is false if it is not known whether the model is a Llama or Mistral, which llama.cpp stores in
+        pairs; the note then begins with this condition.
         """
         old, new = map(escape, next(iter(self.renamed.items())))
         rows = "; ".join(

@@ -1,6 +1,6 @@
 """Finds matrices that a state dict stores transposed, by their shapes, and square ones whose shapes do not show it.
 
-GPT-2's ``Conv1D`` and the kernels of TensorFlow and JAX have inputs down and outputs across, ``nn.Linear`` the reverse.
+Weights of GPT-2's ``Conv1D`` and kernels of TensorFlow and JAX are (in, out), weights of ``nn.Linear`` are (out, in).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def is_turned(have: Shape, want: Shape) -> bool:
 
 
 def square_siblings(turned: Iterable[str], matrices: Mapping[str, Shape]) -> list[str]:
-    """Return the keys of square matrices that may be transposed, since the matrices ``turned`` beside them are.
+    """Return the keys of square matrices that may be transposed, since other matrices in the same layers are.
 
     ``turned`` are keys of matrices that are known to be transposed, and ``matrices`` are the shapes of the others.
-    Matrices with the same last segment in one list of layers are stored alike; a list that has a matrix that is neither
-    square nor transposed does not count.
+    Matrices with the same last segment in one list of layers are assumed to be stored alike. No keys are returned for a
+    list that has a matrix that is neither square nor transposed.
     """
     places = {_place(key) for key in turned} - {None}
     flat = {key: shape for key, shape in matrices.items() if len(shape) == 2}
@@ -45,15 +45,17 @@ def _place(key: str) -> tuple[str, ...] | None:
 def turned_note(turned: Sequence[str], square: Sequence[str], option: str = "--operations") -> str:
     """Return the note on the matrices ``turned``, which --on-mismatch resizes, skips or initialises.
 
-    ``square`` are square matrices beside them that may be transposed, too. ``option`` does operations.
+    ``square`` are square matrices in the same layers that may be transposed, too. ``option`` is the option that takes
+    operations.
     """
-    also = f"; square matrices beside them may be transposed, too: {listing(square, 3)}" if square else ""
+    also = f"; square matrices in the same layers may be transposed, too: {listing(square, 3)}" if square else ""
     return (
-        f"{count(len(turned), 'matrix looks', 'matrices look')} transposed, as the shapes are each other's transpose, "
-        f"which --on-mismatch does not change: {listing(turned, 3)}. {turned_hint(turned[0], option)}{also}"
+        f"{count(len(turned), 'matrix looks', 'matrices look')} transposed, as the numbers of rows and columns are "
+        f"swapped between the models; --on-mismatch does not transpose matrices: {listing(turned, 3)}. "
+        f"{turned_hint(turned[0], option)}{also}"
     )
 
 
 def turned_hint(key: str, option: str = "--operations") -> str:
-    """Return how to transpose the matrix ``key`` and those of the same name in other layers; ``option`` does it."""
+    """Return how to transpose the matrix ``key`` and those of the same name in other layers, by means of ``option``."""
     return f"Transpose with {option}, as in - {{transpose: '{NUMBER_IN_KEY.sub('*', escape(key))}'}}"

@@ -54,7 +54,7 @@ class DeepseekSizes:
     def __post_init__(self) -> None:
         if self.layers * self.experts > MOST:
             raise PlanError(
-                f"{self.layers} layers of {self.experts} experts are more than {MOST} experts.",
+                f"{self.layers} layers with {self.experts} experts each have more than {MOST} experts in total.",
                 hint="Keep the names of the tensors: --layout keep.",
             )
 

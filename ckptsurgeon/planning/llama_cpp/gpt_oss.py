@@ -21,10 +21,10 @@ Operations = Iterator[Mapping[str, Any]]
 
 
 def split_experts(experts: int, width: int, inner: int) -> Regrouping:
-    """Return how gate and up become separate matrices, (experts, out, in).
+    """Return the operations that split gate and up into separate matrices, (experts, out, in).
 
     ``width`` is the model's width, ``inner`` the width inside an expert. All matrices are transposed first, so that
-    each row that is read is a row as it is stored.
+    their rows are the rows of the stored codes.
     """
     turned = tuple({"permute": key, "dims": [0, 2, 1]} for key in (BOTH, DOWN))
     return Regrouping((*turned, *_split(experts, width, inner)), (BOTH, f"{BOTH}_bias"))
@@ -39,7 +39,7 @@ def _split(experts: int, width: int, inner: int) -> Operations:
 
 
 def joined_experts(experts: int, width: int, inner: int) -> Regrouping:
-    """Return how gate and up become one matrix again, as transformers has it."""
+    """Return the operations that join gate and up into one matrix, as in transformers."""
     taken = tuple(f"{name}.{end}" for name in (GATE, UP) for end in ("weight", "bias"))
     turned = tuple({"permute": key, "dims": [0, 2, 1]} for key in (BOTH, f"{DOWN_THERE}.weight"))
     return Regrouping((*_joined(experts, width, inner), *turned), taken)

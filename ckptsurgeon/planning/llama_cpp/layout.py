@@ -66,7 +66,7 @@ def to_llama_cpp(
     without: Sequence[int] = (),
     regrouping: Regrouping = NOTHING,
 ) -> LayoutChange:
-    """Return the change from transformers' layout to llama.cpp's; raises PlanError for a tensor without a name in it.
+    """Return the change from transformers' layout to llama.cpp's; raises PlanError if a tensor has no name there.
 
     ``heads`` may be None if the rows of queries and keys keep their order. ``tied`` is true if the output layer is tied
     to the embedding; llama.cpp then stores only the embedding. ``factors`` maps names of tensors to divisors of the
@@ -104,7 +104,7 @@ def to_transformers(
     left: Sequence[str] = (),
     regrouping: Regrouping = NOTHING,
 ) -> LayoutChange:
-    """Return the change from llama.cpp's layout to transformers'; raises PlanError for a tensor without a name in it.
+    """Return the change from llama.cpp's layout to transformers'; raises PlanError if a tensor has no name there.
 
     ``left`` are patterns of tensors that are left out, in addition to those that transformers computes.
     """
@@ -128,7 +128,7 @@ def to_transformers(
 
 
 def experts_of(architecture: str, keys: Collection[str]) -> set[int]:
-    """Return the numbers of experts that the layers of a transformers model have; a sound model has only one number."""
+    """Return the different numbers of experts in the layers of a transformers model; a valid model has only one."""
     found: Counter[tuple[str, str]] = Counter()
     for name in ARCHITECTURES[architecture].experts:
         found.update((name, key.split(".experts.")[0]) for key in _matched(f"{name}.weight", keys))

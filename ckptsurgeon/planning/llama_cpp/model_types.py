@@ -20,10 +20,11 @@ MODEL_TYPES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Defaults:
-    """transformers' defaults for fields that config.json lacks, and the names of the only activation of llama.cpp.
+    """What transformers and llama.cpp assume about a model type.
 
-    ``norm`` is the field that contains the epsilon of norms; if it begins with ``rms``, norms divide by the root mean
-    square.
+    ``theta`` (the base of the rotary embedding) and ``epsilon`` (of norms) are transformers' defaults for fields that
+    config.json lacks. ``activations`` are the names of the only activation that llama.cpp has for the model type.
+    ``norm`` is the field that contains the epsilon; if it begins with ``rms``, norms divide by the root mean square.
     """
 
     theta: float = 1e4

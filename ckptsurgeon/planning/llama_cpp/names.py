@@ -124,10 +124,10 @@ _ROUTER_OF_MIXTRAL, _ROUTER_OF_QWEN = ({name: ROUTER} for name in ROUTERS[:2])
 class Architecture:
     """How llama.cpp stores an architecture: ``names`` maps the modules of transformers to those of llama.cpp.
 
-    With ``pairs``, the rows of a head's queries and keys are in the order of the pairs that the rotary embedding
-    rotates; otherwise all first halves come before all second halves. With ``one_more``, the weights of norms are
-    stored with 1 added. ``experts`` maps the modules of the expert ``{i}`` to the tensor that contains all experts.
-    With ``normed``, the weights of the chosen experts are divided by their sum.
+    The rotary embedding rotates pairs of rows of queries and keys. If ``pairs`` is true, the two rows of a pair are
+    next to each other; otherwise a head has all first rows, then all second rows. If ``one_more`` is true, the weights
+    of norms are stored with 1 added. ``experts`` maps the modules of the expert ``{i}`` to the tensor that contains all
+    experts. If ``normed`` is true, the weights of the chosen experts are divided by their sum.
     """
 
     names: Mapping[str, str]

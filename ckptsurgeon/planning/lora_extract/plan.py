@@ -45,13 +45,14 @@ def layout_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: Extr
     odd = [module_of(key) for key, lies in lie.items() if lies != asked.transposed]
     if asked.model and odd:
         kind = "Linear" if asked.transposed else "Conv1D"
-        what = "--fan-in-fan-out does not apply to" if asked.transposed else "fan_in_fan_out is true, for"
-        yield f"config.json has {asked.model.kind}, so {what} {count(len(odd), kind, kind)}: {listing(odd, where='')}"
+        what = "--fan-in-fan-out does not apply to" if asked.transposed else "fan_in_fan_out is true for"
+        layers_text = f"{count(len(odd), f'{kind} layer')}: {listing(odd, where='')}"
+        yield f"config.json has the model type {asked.model.kind}, so {what} {layers_text}"
     named = [module_of(key) for key, lies in lie.items() if is_named_conv1d(key) and not lies]
     if asked.model is None and named:
         yield (
-            f"{count(len(named), 'module')} named like GPT-2's Conv1D, treated as (out, in) without --fan-in-fan-out: "
-            f"{listing(named, where='')}"
+            f"{count(len(named), 'module is', 'modules are')} named like GPT-2's Conv1D, but treated as (out, in) "
+            f"without --fan-in-fan-out: {listing(named, where='')}"
         )
 
 
@@ -67,9 +68,9 @@ def extract_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: Ext
     convolutions = [module_of(key) for key in found.factored if is_convolution(tuned[key].shape)]
     if convolutions:
         yield (
-            f"{count(len(convolutions), 'convolution')}, treated as neither grouped nor transposed: no tensor shows "
-            "whether that is so, and PEFT cannot merge grouped or transposed ones (leave them out with --exclude): "
-            f"{listing(convolutions, where='')}"
+            f"{count(len(convolutions), 'convolution is', 'convolutions are')} taken to be neither grouped nor "
+            "transposed, which no tensor shows; PEFT cannot merge grouped or transposed ones (leave them out with "
+            f"--exclude): {listing(convolutions, where='')}"
         )
     if found.left:
         hint = "; --save-modules saves tensors that are not weights of layers" if found.savable else ""
@@ -87,7 +88,7 @@ def _cut_rank_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: E
             smaller.setdefault(rank, []).append(module_of(key))
     for rank, modules in sorted(smaller.items()):
         yield (
-            f"rank {asked.rank} is cut to {rank}, the smaller side, for {count(len(modules), 'module')}: "
+            f"rank {asked.rank} is cut to {rank}, the smaller side of the weight, for {count(len(modules), 'module')}: "
             f"{listing(modules, where='')}"
         )
 
@@ -161,10 +162,10 @@ def _untied_notes(found: SortedKeys, tied: Sequence[Mapping[str, str]]) -> list[
             which = (
                 "both the output layer and the embedding"
                 if key in adapted
-                else "the output layer, and not the embedding"
+                else "the output layer, but not the embedding"
             )
             notes.setdefault(which, []).append(f"{escape(head)} ({escape(key)})")
-    return [f"the adapter has {which}, which PEFT unties: {listing(pairs)}" for which, pairs in notes.items()]
+    return [f"the adapter has {which}, and PEFT unties the two: {listing(pairs)}" for which, pairs in notes.items()]
 
 
 def _check_any(found: SortedKeys, tuned: SourceView, base: SourceView) -> None:

@@ -144,8 +144,8 @@ def _module_weight(module: AdapterModule, key: str, one: AdapterView, base: Sour
 def _shown_layout(placed: Sequence[ModuleWeight], named: bool) -> bool | None:
     """Return the one layout that the shapes of some weights show: True for (in, out), False for (out, in).
 
-    If ``named`` is true, only weights with the names of GPT-2's Conv1D layers are considered, else only all others.
-    None means that the shapes show no layout, or both.
+    If ``named`` is true, only weights with the names of GPT-2's Conv1D layers are considered; if it is false, only
+    weights with other names. The result is None if no shape shows a layout, or if different shapes show different ones.
     """
     ways = {p.shows for p in placed if p.shows is not None and is_named_conv1d(p.key) == named}
     return ways.pop() if len(ways) == 1 else None
@@ -164,7 +164,7 @@ def _is_transposed(placed: ModuleWeight, known: KnownModel | None, seen: bool | 
 def _conflict_notes(keys: Sequence[str], model: KnownModel | None) -> Iterator[str]:
     if keys and model is not None:
         one = "has another layout, by its shape" if len(keys) == 1 else "have another layout, by their shapes"
-        yield f"config.json has {model.kind}, but {_count(keys)} {one}: {_list(keys)}"
+        yield f"config.json has the model type {model.kind}, but {_count(keys)} {one}: {_list(keys)}"
 
 
 def _override_notes(
@@ -176,8 +176,8 @@ def _override_notes(
 ) -> Iterator[str]:
     """Yield a note on layers whose layout contradicts the adapter's fan_in_fan_out.
 
-    ``transposed`` has the layout of each weight in ``placed``; True is (in, out). ``known`` has the facts from
-    config.json, if these decided. Layers in ``undecided`` are not mentioned.
+    ``transposed`` has the layout of each weight in ``placed``; True is (in, out). ``known`` is the model in
+    config.json, None if it did not decide the layouts. There is no note on the layers in ``undecided``.
     """
     setting, apart = one.adapter.transposed, {p.key for p in undecided}
     ways = zip(placed, transposed, strict=True)
@@ -188,7 +188,8 @@ def _override_notes(
     way = "(out, in)" if setting else "(in, out)"
     why = "as the shapes show"
     if known is not None:
-        why = f"as PEFT does: config.json has {known.kind}, in which they are {'not ' if setting else ''}Conv1D"
+        are = "are not" if setting else "are"
+        why = f"as PEFT does: config.json has the model type {known.kind}, in which these modules {are} Conv1D"
     yield f"{lead}{_count(keys)} {'is' if len(keys) == 1 else 'are'} merged as {way}, {why}: {_list(keys)}"
 
 
@@ -202,18 +203,20 @@ def _setting_notes(keys: Sequence[str], linear: KnownModel | None) -> Iterator[s
         if linear is None:
             yield f"{lead} (in, out), since nothing else shows their layout: {_list(keys)}"
         else:
-            yield f"{lead} (out, in), as PEFT does: config.json has {linear.kind}, which has no Conv1D: {_list(keys)}"
+            why = f"config.json has the model type {linear.kind}, which has no Conv1D"
+            yield f"{lead} (out, in), as PEFT does: {why}: {_list(keys)}"
 
 
 def _guess_notes(keys: Sequence[str], seen: bool | None) -> Iterator[str]:
-    """Yield a note on the layers ``keys``, which are square and have GPT-2's names, if their layout is a guess.
+    """Yield a note on the layers ``keys`` if their layout is a guess: they are square, and have GPT-2's names.
 
-    ``seen`` is the layout that the shapes of other such layers show; if it is not None, there is no note.
+    ``seen`` is the layout that the shapes of other layers with GPT-2's names show. If it is not None, the layout is not
+    a guess, and there is no note.
     """
     if keys and seen is None:
         yield (
-            f"{_count(keys)} named like GPT-2's Conv1D, merged as (out, in), which is a guess; "
-            f"a config.json next to the base would decide: {_list(keys)}"
+            f"{_count(keys)} {'is' if len(keys) == 1 else 'are'} named like GPT-2's Conv1D, but merged as (out, in), "
+            f"which is a guess; a config.json next to the base would decide: {_list(keys)}"
         )
 
 

@@ -44,8 +44,8 @@ class TensorChanges:
 class BaseChanges:
     """The changes of all tensors of the base, collected from one adapter after the other.
 
-    ``tied`` maps an output layer that the base does not store, because it is tied to the embedding, to that embedding.
-    An adapter may change only one of the two.
+    ``tied`` is for output layers that the base does not store, because they are tied to the embedding: it maps the key
+    of the output layer to that of the embedding. An adapter may change only one of the two.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class BaseChanges:
 
 
 def named(module: AdapterModule) -> str:
-    """Return the name of a module that users' patterns must match; in kohya's format it has a prefix: lora_unet."""
+    """Return the module's name that users' patterns must match; kohya's names have a prefix, such as lora_unet."""
     return f"{module.component}_{module.name}" if module.joined else module.name
 
 
@@ -228,10 +228,12 @@ def plan_lora_merge(
 ) -> Plan:
     """Return the plan of a base with adapters added: ``base`` is the first source, the adapters follow in their order.
 
-    ``model`` has the known facts about the base; ``exclude`` leaves modules of the adapters out. ``tied`` maps an
-    output layer that the base does not store, because it is tied to the embedding, to that embedding. Raises PlanError
-    if an adapter is for another model; PatternError for a pattern that matches no module; FormatError if the values of
-    a tensor are not plain bytes.
+    ``model`` has the known facts about the base; ``exclude`` leaves modules of the adapters out. ``tied`` is for
+    output layers that the base does not store, because they are tied to the embedding: it maps the key of the output
+    layer to that of the embedding.
+
+    Raises PlanError if an adapter is for another model; PatternError for a pattern that matches no module; FormatError
+    if the values of a tensor are not plain bytes.
     """
     _check_plain(base)
     every = [named(module) for one in adapters for module in one.adapter.modules]

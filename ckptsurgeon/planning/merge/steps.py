@@ -212,7 +212,8 @@ class MergeSteps:
             f"the tensor {escape(piece.key)} is {one.dtype}, and its shape differs between the models: {rule} cannot "
             f"be used with "
             f"--on-mismatch {fitted.policy}.",
-            hint=f"Use --int-buffers first, or --on-mismatch {escape(piece.key)}=skip.",
+            hint="Take the values of the first model (--int-buffers first), or merge without those that differ: "
+            f"--on-mismatch {escape(piece.key)}=skip.",
         )
 
     def _dtype(self, piece: MergePiece, inputs: Sequence[Input]) -> str:

@@ -61,11 +61,11 @@ class ModelTies:
         self._owners = [tied_keys(view.tensors) for view in views]
 
     def place(self, place: SourceKey, models: Sequence[SourceKey]) -> SourceKey:
-        """Return ``place``, with another key of the same tensor if the model does not store it under ``place.key``.
+        """Return ``place``; if the model stores the tensor only under another key, the result has that key.
 
-        A file may store a tied tensor under only one of its names: transformers does not store that of the output
-        layer. ``models`` has the tensor's key in each model. The models that store their key decide which keys name the
-        same tensor: the other key must do so in all of them.
+        A file may store a tied tensor under only one of its names: transformers leaves out that of the output layer.
+        ``models`` has the tensor's key in each model. Another key is only used if it names the same tensor in all
+        models that store their key.
         """
         if place.key in self._views[place.source].tensors:
             return place

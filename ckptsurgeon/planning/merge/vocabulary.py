@@ -146,9 +146,9 @@ class MergeAxes:
             )
 
     def _check_lenders(self, key: str, inputs: Sequence[Input], lent: Collection[int]) -> None:
-        """Raise PlanError if the configuration uses a row of a model that this tensor is not merged from.
+        """Raise PlanError if the configuration takes a token's row from a model that this tensor is not merged from.
 
-        ``lent`` are the indices of output rows that get a row of an input of this tensor.
+        ``lent`` are the indices of the output rows for which one of the tensor's ``inputs`` provides the row.
         """
         merged = {one.source for one in inputs}
         for source, rows in enumerate(self._options.rows):
@@ -189,7 +189,8 @@ class MergeAxes:
             rows = "their rows are" if len(self._nobodys) > 1 else "its row is"
             yield f"no model that is merged has {listing([repr(token) for token in self._nobodys])}: {rows} zero"
         if padded := self._options.rows[0].padded:
-            yield f"{count(padded, 'row')} at the end without a token: each model's value is the mean of its other rows"
+            rows = count(padded, "row at the end has", "rows at the end have")
+            yield f"{rows} no token: each model fills them with the mean of its other rows"
         if self._passed:
             keep = "keeps its order" if len(self._passed) == 1 else "keep their order"
             named = listing([f"--vocab-keys {escape(key)}={axis}" for key, axis in self._passed.items()], where="")

@@ -257,5 +257,9 @@ def _homes(module: ModuleConfig, keys: Sequence[str]) -> tuple[str, ...]:
     if not found:
         near = nearest(module.name, keys)
         hint = f"Did you mean {escape(near[0][0])}? " if near else ""
-        raise fault(module.where, "is not the name of a module of the models", f"{hint}Add layers: GLOB to it.")
+        raise fault(
+            module.where,
+            "is not the name of a module of the models",
+            f"{hint}Add the field layers: GLOB, which matches the module that contains its layers.",
+        )
     return tuple(found)

@@ -96,12 +96,12 @@ def _undecided(policy: Policy, number: int, wanted: int, found: list[tuple[int, 
     sizes = f"{number} and {wanted} positions"
     if found:
         could = " or ".join(f"prefix={prefix}" for prefix, _, _ in found)
-        return f"{sizes} are squares after several numbers of prefix tokens: use {could}"
+        return f"{sizes} can be two squares with different numbers of prefix tokens: choose {could}"
     if policy.get("from") or policy.get("to") or policy.get("prefix"):
         return f"{sizes} are not {_request_text(policy)}"
     alike = (p for p in range(3, min(number, wanted)) if _grid(number - p, None) and _grid(wanted - p, None))
     could = " or ".join(f"prefix={prefix}" for prefix in islice(alike, SHOWN))
-    reason = f"{sizes} are not two squares after the same 0, 1 or 2 prefix tokens"
+    reason = f"{sizes} are not two squares, even without 1 or 2 prefix tokens"
     return f"{reason}; {could} would fit, or give the grids with from= and to=" if could else _rectangular(reason)
 
 

@@ -11,7 +11,7 @@ from ...tensors.composition import blocked, given
 from ...tensors.dtypes import BLOCKS, DTYPES
 from ...tensors.encodings.torch_quantised import is_pickled, notes_on_activations
 from ...tensors.info import Encoded, TensorInfo
-from ...util.text import escape, listing
+from ...util.text import count, escape, listing
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern_hints import matched
 from ..quantised_error import QuantisedError
@@ -147,11 +147,10 @@ def _decoded(
 
 
 def _blocked(result: DerivedSource, operation: Operation, keys: Sequence[str]) -> Made:
-    """Return the matrices in ``keys``, rounded to the GGUF type of the operation, whose values are stored in blocks.
+    """Return the matrices in ``keys`` after an operation that rounds them to a GGUF type.
 
-    Matrices whose rows do not divide into blocks are left out, with a note.
-
-    Raises PlanError if no tensor can be rounded.
+    GGUF stores the values of a row in blocks. A matrix whose rows do not divide into blocks is left out, with a note.
+    Raises PlanError if no matrix can be rounded.
     """
     numbers = BLOCKS[operation.fields["to"]][0]
     chosen = [key for key in keys if _is_matrix(result.tensors[key])]
@@ -164,7 +163,8 @@ def _blocked(result: DerivedSource, operation: Operation, keys: Sequence[str]) -
     odd = [key for key in chosen if key not in set(fitting)]
     if odd:
         result.notes.append(
-            f"not rounded to {operation.fields['to']}, as the row length is not a multiple of {numbers}: {listing(odd)}"
+            f"{count(len(odd), 'tensor is', 'tensors are')} not rounded to {operation.fields['to']}, as the row length "
+            f"is not a multiple of {numbers}: {listing(odd)}"
         )
     made: Made = {(key,): {key: blocked(result.tensors[key], operation.fields["to"], key)} for key in fitting}
     return _once(made, result.tensors)

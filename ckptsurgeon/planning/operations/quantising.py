@@ -42,7 +42,7 @@ def quantised(
 def _check(operation: Operation, key: str, info: TensorInfo, scheme: Scheme) -> None:
     why = misfit(info, scheme)
     if not why and not key.endswith(".weight"):
-        why = "its key does not end with .weight, like the weight of a linear layer"
+        why = "its key must end with .weight, as those of linear layers do"
     if why:
         raise PlanError(
             f"{operation}: {escape(key)} cannot be quantised: {why}.",

@@ -18,7 +18,10 @@ UNSTACKED = 100_000
 
 
 def dimension(operation: Operation, dim: int, key: str, dims: int) -> int:
-    """Return ``dim`` counted from the front, even if it is negative; raises PlanError if it is out of range."""
+    """Return the dimension ``dim`` as an index from 0; a negative ``dim`` counts from the end.
+
+    Raises PlanError if ``dim`` is out of range.
+    """
     if not -dims <= dim < dims:
         hint = "A module's bias has fewer dimensions than its weight: select only the weight."
         raise PlanError(f"{operation}: {escape(key)} has {count(dims, 'dimension')}, no dimension {dim}.", hint=hint)
@@ -113,11 +116,16 @@ def _dims(operation: Operation, key: str, dims: int) -> tuple[int, ...]:
 
 
 def _reordered(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
-    """Return queries or keys whose rotated pairs of rows, in each head, are stored as two halves or side by side."""
+    """Return queries or keys with their rows in another order, for the rotary embedding, which rotates pairs of rows.
+
+    In each head, ``halves`` puts the first rows of all pairs before the second rows; ``pairs`` puts the two rows of
+    each pair next to each other.
+    """
     heads, rows = operation.fields["heads"], info.shape[0] if info.shape else 0
     if not rows or rows % (2 * heads):
         raise PlanError(
-            f"{operation}: {escape(key)} has {count(rows, 'row')}, not {count(heads, 'head')} of an even size.",
+            f"{operation}: {escape(key)} has {count(rows, 'row')}, not a multiple of {2 * heads}: each of "
+            f"{count(heads, 'head')} needs an even number of rows.",
             hint="Give the number of heads: num_attention_heads for queries, num_key_value_heads for keys.",
         )
     pairs = rows // heads // 2

@@ -1,1 +1,4 @@
-"""Plans: where the values of every destination tensor come from. Made from headers alone, reviewable as JSON."""
+"""Plans. A plan says where the values of every destination tensor come from.
+
+It is made from headers alone, and can be reviewed as JSON.
+"""

@@ -38,7 +38,10 @@ class Costs:
 
     @staticmethod
     def from_json(data: Any) -> Costs | None:
-        """Return the costs in plain data, None for None; raises TypeError, ValueError or KeyError for wrong data."""
+        """Return the costs that ``data`` describes, or None if ``data`` is None.
+
+        Raises TypeError, ValueError or KeyError for wrong data.
+        """
         if data is None:
             return None
         return Costs(*(int(data[name]) for name in ("passes", "nbytes_read", "nbytes_written", "memory_nbytes")))
@@ -86,10 +89,12 @@ def _check_target(plan: CheckedPlan) -> None:
     names = [one.name for one in plan.target.companions]
     weights = plan.target.weights
     if weights and not (PlanCompanion(weights, 0, "").is_plain and weights.endswith(".safetensors")):
-        raise _fault(f"its weights {escape(weights)} are not a file name without folders that ends in .safetensors")
+        raise _fault(f"the file of its weights, {escape(weights)}, is not a plain file name that ends in .safetensors")
     for one in plan.target.companions:
         if not one.is_plain:
-            raise _fault(f"its companion {escape(one.name)} is not a file name without folders")
+            raise _fault(
+                f"its companion {one.name!r:.80} is not a plain file name: folders and a leading dot are not allowed"
+            )
         text = one.text.encode("utf-8", "surrogatepass")
         if not one.path and (len(text), hashlib.sha256(text).hexdigest()) != (one.size, one.sha256):
             raise _fault(f"its companion {escape(one.name)} does not match its size and checksum")
@@ -127,5 +132,5 @@ def _check_tie(step: Step, owner: Step | None) -> None:
 
 def _fault(why: str) -> ConfigError:
     return ConfigError(
-        f"the plan is malformed: {why}.", hint="Make a new plan; change it by options, not by editing the plan."
+        f"the plan is malformed: {why}.", hint="Make a new plan; to change it, use options instead of editing the plan."
     )

@@ -37,7 +37,10 @@ class CodedPart:
 
     @staticmethod
     def from_json(data: Any) -> CodedPart | None:
-        """Return the object that ``data`` describes, None for None; raises TypeError, ValueError or KeyError."""
+        """Return the object that ``data`` describes, or None if ``data`` is None.
+
+        Raises TypeError, ValueError or KeyError for wrong data.
+        """
         if data is None:
             return None
         facts: Mapping[str, Any] = dict(data["facts"])

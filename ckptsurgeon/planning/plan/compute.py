@@ -1,4 +1,4 @@
-"""How a tensor is computed: merged from several, changed by adapters, or a factor of a difference; as JSON data."""
+"""How a tensor is computed, to and from JSON: by a merge, by adding adapters, or as a factor of a difference."""
 
 from __future__ import annotations
 
@@ -36,8 +36,12 @@ FACTORS: Mapping[str, int] = {"product": 2, "dora": 3, "saved": 1, "added": 1}
 class LoraTerm:
     """What one adapter adds to a tensor W: ``weight`` times a change that depends on ``kind``.
 
-    product: ``scale B A``; dora: ``m / |V| V - W`` with ``V = W + scale B A``; saved: ``S - W`` with the adapter's own
-    tensor S; added: ``scale S``. W is (out, in), or (in, out) if ``transposed``.
+    - product: ``scale B A``;
+    - dora: ``m / |V| V - W`` with ``V = W + scale B A`` and the adapter's magnitudes m;
+    - saved: ``S - W`` with the adapter's tensor S, which replaces W;
+    - added: ``scale S``.
+
+    W is (out, in), or (in, out) if ``transposed``.
     """
 
     kind: str
@@ -91,7 +95,10 @@ class Lora:
 
     @staticmethod
     def from_json(data: Any) -> Lora | None:
-        """Return the object that ``data`` describes, None for None; raises TypeError, ValueError or KeyError."""
+        """Return the object that ``data`` describes, or None if ``data`` is None.
+
+        Raises TypeError, ValueError or KeyError for wrong data.
+        """
         if data is None:
             return None
         terms = (
@@ -139,7 +146,10 @@ class Factor:
 
     @staticmethod
     def from_json(data: Any) -> Factor | None:
-        """Return the object that ``data`` describes, None for None; raises TypeError, ValueError or KeyError."""
+        """Return the object that ``data`` describes, or None if ``data`` is None.
+
+        Raises TypeError, ValueError or KeyError for wrong data.
+        """
         if data is None:
             return None
         return Factor(
@@ -186,7 +196,10 @@ class Merge:
 
     @staticmethod
     def from_json(data: Any) -> Merge | None:
-        """Return the object that ``data`` describes, None for None; raises TypeError, ValueError or KeyError."""
+        """Return the object that ``data`` describes, or None if ``data`` is None.
+
+        Raises TypeError, ValueError or KeyError for wrong data.
+        """
         if data is None:
             return None
         parameters = {

@@ -82,7 +82,7 @@ class Plan(InNotebooks):
 
     @property
     def counts(self) -> dict[str, int]:
-        """The number of destination tensors in each class; the numbers sum to ``len(steps)``."""
+        """The number of destination tensors in each class (copied, initialised, ...); the sum is ``len(steps)``."""
         return dict(self._counted)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Says which rows of a source make each row of a destination that has another vocabulary."""
+"""The source rows that make up each row of a destination with another vocabulary."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class VocabularyRows(Brief):
 
     @cached_property
     def kept(self) -> int:
-        """The number of tokens that keep their row of the source, at the same position or another."""
+        """The number of tokens whose row is copied from the source, to the same position or another."""
         return sum(isinstance(row, int) for row in self.rows)
 
     @cached_property
     def moved(self) -> int:
-        """The number of tokens that keep their row of the source, but at another position."""
+        """The number of tokens whose row is copied from the source to another position."""
         return sum(isinstance(row, int) and row != place for place, row in enumerate(self.rows))
 
     @cached_property
@@ -71,7 +71,7 @@ class VocabularyRows(Brief):
 
     @cached_property
     def computed(self) -> VocabularyRows:
-        """The same rows, with zeros in place of the rows that are copies of one source row."""
+        """A copy of this object in which each row that only copies a source row is replaced by zeros."""
         return replace(self, rows=tuple(() if isinstance(row, int) else row for row in self.rows))
 
     @property
@@ -105,7 +105,10 @@ class VocabularyRows(Brief):
 
     @staticmethod
     def from_json(data: Any) -> VocabularyRows | None:
-        """Return the rows in plain data, None for None; raises TypeError, ValueError or KeyError."""
+        """Return the rows that ``data`` describes, or None if ``data`` is None.
+
+        Raises TypeError, ValueError or KeyError for wrong data.
+        """
         if data is None:
             return None
         size, new = int(data["size"]), str(data["new"])
@@ -119,7 +122,7 @@ class VocabularyRows(Brief):
             or not 0 <= padded < max(1, len(rows))
             or any(row is not None for row in rows[len(rows) - padded :])
         ):
-            raise ValueError(f"{padded!r:.40} is not a number of rows without a token")
+            raise ValueError(f"padded is {padded!r:.40}, but must be the number of rows at the end that have no token")
         return VocabularyRows(str(data["source"]), str(data["destination"]), size, rows, new, lent, padded)
 
 

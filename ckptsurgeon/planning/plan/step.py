@@ -156,7 +156,7 @@ def _kind_of(step: Step) -> str:
 
 
 def with_vocabularies(step: Step, vocabularies: Sequence[VocabularyRows]) -> Step:
-    """Return a merge step of the policy ``vocab`` with the vocabulary of each of its inputs; other steps unchanged.
+    """Return a merge step of the policy ``vocab`` with the vocabulary of each input; any other step is unchanged.
 
     ``vocabularies`` are the vocabularies of all sources. Raises ValueError if the step needs vocabularies and there are
     none.

@@ -144,11 +144,12 @@ def _declared_rows(changes: Iterable[ShapeChange], declared: Mapping[str, int]) 
 def _rows_of_tokens(changes: Iterable[ShapeChange]) -> dict[str, Sizes]:
     """Return the sizes of the first axis of each tensor that has a row for each token, by the tensor's first key.
 
-    Names and shapes decide. Only a matrix or bias whose first axis alone changes can have such rows. If another axis,
-    or a vector other than a bias, changes by the same sizes, a layer became wider. Then the matrix must have a name
-    that is certain. Otherwise one matrix with the name of a vocabulary is enough, or two matrices that look like an
-    embedding and its output layer. Other matrices and biases that change by these sizes then have a row for each token,
-    too.
+    Names and shapes decide. The candidates are matrices and biases of which only the first axis changes. Candidates
+    that change by the same sizes have a row for each token if one of these is true:
+
+    - one of the matrices has a name that is certain, such as ``lm_head.weight``;
+    - no other axis, and no vector other than a bias, changes by these sizes (if one does, a layer has become wider);
+      and one of the matrices has the name of a vocabulary, or two look like an embedding and its output layer.
     """
     rows: list[tuple[ShapeChange, Sizes, int]] = []
     wider: set[Sizes] = set()
@@ -177,8 +178,9 @@ def _paired(rows: Sequence[tuple[ShapeChange, Sizes, int]], wider: Set[Sizes]) -
     """Return the sizes, in source and destination, of pairs of an embedding and its output layer, whatever their names.
 
     ``rows`` has all tensors of which only the first axis changes, and ``wider`` the sizes by which other axes change.
-    The two matrices are in modules whose names differ not only in numbers. One of them, the embedding, has no bias. If
-    both sizes are multiples of 8, as widths are, the matrices must also look like tables for tokens (``_are_tables``).
+    Two matrices are a pair if the names of their modules differ in more than numbers, and one of them, the embedding,
+    has no bias. If both sizes are multiples of 8, as widths are, the matrices must also look like tables for tokens
+    (``_are_tables``).
     """
     keys = {one.names[0] for one, _, _ in rows}
     pairs: dict[Sizes, list[ShapeChange]] = {}
@@ -198,9 +200,9 @@ def _paired(rows: Sequence[tuple[ShapeChange, Sizes, int]], wider: Set[Sizes]) -
 def _are_tables(pair: Sequence[ShapeChange], sizes: Sizes, wider: Set[Sizes]) -> bool:
     """Return whether resized matrices are an embedding and its output layer rather than two projections.
 
-    Both have the width of the model as columns, more rows than columns, and are in no numbered list. Two projections
-    whose results are multiplied (queries and keys, two towers) have telling names, other columns or fewer rows. If
-    results are concatenated, an axis of another tensor changes by a multiple of these sizes.
+    An embedding and its output layer have one column for each feature of the model, more rows than columns, and are in
+    no numbered list. Two projections are recognised by their names, different numbers of columns, or fewer rows. If the
+    results of projections are concatenated, an axis of another tensor changes by a multiple of their sizes.
     """
     if any(before * sizes[1] == after * sizes[0] for before, after in wider):
         return False

@@ -87,7 +87,7 @@ def _check_equal(first: TensorOrigin, other: TensorOrigin, equal: list[EqualKeys
         raise PlanError(
             f"the tensors {escape(first.key)} and {escape(other.key)} of {escape(names[first.source])} are not "
             "equal, but the destination ties them.",
-            hint="Leave the one that should not be used out, with --exclude.",
+            hint="Leave out the one that should not be used, with --exclude.",
         )
     equal.append(EqualKeys(first.source, first.key, other.key))
 

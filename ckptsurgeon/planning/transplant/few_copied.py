@@ -1,7 +1,8 @@
-"""Notes on transplants that leave tensors of the sources unused where the destination lacks others.
+"""Notes on transplants in which the sources have unused tensors although the destination lacks tensors.
 
-One is on a transplant that fills little of the destination and leaves most of the sources unused. The other is on
-modules in layers, such as an MLP with experts in the source and one without experts in the destination.
+``few_copied`` is for transplants that fill little of the destination and leave most of the sources unused.
+``other_modules`` is for modules in layers, such as an MLP with experts in the source and one without experts in the
+destination.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ def few_copied(
 ) -> Iterator[str]:
     """Yield the note if most tensors of the destination are in no source and most tensors of the sources are not used.
 
-    Both must be so: an encoder that is put into a model with a decoder is used as a whole, and a model whose head is
-    left out fills most of the destination. Options that leave out a part are taken to say that this is wanted.
+    Both conditions must be met. If an encoder is put into a model with a decoder, the second is not met, since all of
+    the encoder is used. If the source has another head than the destination, the first is not met, since its other
+    tensors fill most of the destination. There is no note either if an option leaves out a part of a source.
     """
     if _is_asked(views, options):
         return

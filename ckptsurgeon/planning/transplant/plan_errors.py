@@ -116,7 +116,7 @@ def _is_unloaded(step: Step) -> bool:
 
 
 def check_destination_patterns(target: TargetSpec, options: Options) -> list[str]:
-    """Return notes on patterns for destination keys that match little; raises PatternError if one matches no key."""
+    """Return notes on patterns that match few keys of the destination; raises PatternError if one matches no key."""
     flags = [*options.reinit, *options.require, *(flag for flag, _ in options.mismatch.scoped)]
     return matched([(str(flag), flag.pattern) for flag in flags], list(target.tensors), "destination")[1]
 
@@ -156,8 +156,9 @@ def check_plan(
     missing = [step.key for step in steps if step.reason == "missing"]
     if options.on_missing == "error" and missing:
         raise PlanError(
-            f"no source has {count(len(missing), 'tensor')} of the destination: {listing(missing)}.",
-            hint="Leave --on-missing error out to initialise these tensors.",
+            f"{count(len(missing), 'tensor')} of the destination {'is' if len(missing) == 1 else 'are'} in no source: "
+            f"{listing(missing)}.",
+            hint="Leave out --on-missing error to initialise these tensors.",
             details=missing,
         )
     left = [origin.key for origin in unexpected]
@@ -166,7 +167,7 @@ def check_plan(
         words += [f"not used: {listing(left)}"] if left else []
         raise PlanError(
             f"--strict: {'; '.join(words)}.",
-            hint="Leave keys that are not used out with --exclude, rename keys with --map, or leave --strict out.",
+            hint="Exclude unused keys with --exclude, rename keys with --map, or leave out --strict.",
             details=[*missing, *left],
         )
 

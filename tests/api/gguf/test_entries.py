@@ -125,7 +125,7 @@ def test_blocks_are_those_of_gguf_py(kind: str) -> None:
 def test_rows_that_are_no_whole_blocks_stay_with_a_note() -> None:
     save_file({"w": torch.ones(2, 32), "odd": torch.ones(2, 31), "norm": torch.ones(32)}, "x.safetensors")
     plan = cs.convert("x.safetensors", gguf_type="q8_0")
-    assert "not rounded to q8_0, as the row length is not a multiple of 32: odd" in plan.notes
+    assert "1 tensor is not rounded to q8_0, as the row length is not a multiple of 32: odd" in plan.notes
     cs.apply(plan, "out.gguf")
     with cs.open_checkpoint("out.gguf") as found:
         assert {key: info.dtype for key, info in found.items()} == {"w": "q8_0", "odd": "float32", "norm": "float32"}

@@ -56,8 +56,8 @@ def test_an_adapter_of_a_gpt2_is_merged_as_peft_merges_it(name: str, base: str) 
 def test_what_is_merged_otherwise_than_the_adapter_says_is_noted() -> None:
     plan = cs.lora_merge(GOLDEN / "base", GOLDEN / "score")
     assert plan.notes == (
-        "score: fan_in_fan_out is false, and 2 modules are merged as (in, out), as PEFT does: config.json has gpt2, "
-        "in which they are Conv1D: transformer.h.0.attn.c_proj, transformer.h.1.attn.c_proj",
+        "score: fan_in_fan_out is false, and 2 modules are merged as (in, out), as PEFT does: config.json has the "
+        "model type gpt2, in which these modules are Conv1D: transformer.h.0.attn.c_proj, transformer.h.1.attn.c_proj",
     )
 
 
@@ -77,7 +77,7 @@ def test_shapes_are_followed_where_the_configuration_says_otherwise() -> None:
     found = merged("base", "a")
     assert all(torch.allclose(found[f"{name}.weight"], product) for name, product in products.items())
     assert cs.lora_merge("base", "a").notes == (
-        "a: config.json has gpt2, but 1 module has another layout, by its shape: h.0.attn.c_attn",
+        "a: config.json has the model type gpt2, but 1 module has another layout, by its shape: h.0.attn.c_attn",
     )
 
 
@@ -103,8 +103,8 @@ def test_a_model_without_a_conv1d_is_not_merged_transposed() -> None:
     products = adapter("a", ("q", 8, 8), fan_in_fan_out=True)
     assert torch.allclose(merged("base", "a")["q.weight"], products["q"])
     assert cs.lora_merge("base", "a").notes == (
-        "a: fan_in_fan_out is true, and 1 module is merged as (out, in), as PEFT does: config.json has llama, which "
-        "has no Conv1D: q",
+        "a: fan_in_fan_out is true, and 1 module is merged as (out, in), as PEFT does: config.json has the model "
+        "type llama, which has no Conv1D: q",
     )
 
 
@@ -140,8 +140,8 @@ def test_what_is_named_as_a_conv1d_and_nothing_tells_is_noted() -> None:
     product = adapter("a", ("attn.c_proj", 8, 8))["attn.c_proj"]
     assert torch.allclose(merged("base/part/model.safetensors", "a")["attn.c_proj.weight"], product)
     assert cs.lora_merge("base/part/model.safetensors", "a").notes == (
-        "a: 1 module named like GPT-2's Conv1D, merged as (out, in), which is a guess; a config.json next to the base "
-        "would decide: attn.c_proj",
+        "a: 1 module is named like GPT-2's Conv1D, but merged as (out, in), which is a guess; a config.json next to the "
+        "base would decide: attn.c_proj",
     )
 
 
@@ -190,13 +190,17 @@ C_PROJ, SCORE = "transformer.h.0.attn.c_proj", "score"
         (
             "base",
             False,
-            f"config.json has gpt2, so fan_in_fan_out is true, for 1 Conv1D: {C_PROJ}",
+            f"config.json has the model type gpt2, so fan_in_fan_out is true for 1 Conv1D layer: {C_PROJ}",
         ),
-        ("base", True, "config.json has gpt2, so --fan-in-fan-out does not apply to 1 Linear: score"),
+        (
+            "base",
+            True,
+            "config.json has the model type gpt2, so --fan-in-fan-out does not apply to 1 Linear layer: score",
+        ),
         (
             "plain",
             False,
-            f"1 module named like GPT-2's Conv1D, treated as (out, in) without --fan-in-fan-out: {C_PROJ}",
+            f"1 module is named like GPT-2's Conv1D, but treated as (out, in) without --fan-in-fan-out: {C_PROJ}",
         ),
     ],
 )

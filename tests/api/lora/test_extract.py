@@ -352,7 +352,7 @@ def test_what_was_excluded_is_named_without_advice() -> None:
 def test_a_rank_that_is_cut_is_said() -> None:
     write()
     plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=16)
-    assert "rank 16 is cut to 8, the smaller side, for 2 modules: layers.0.q, layers.1.up" in plan.notes
+    assert "rank 16 is cut to 8, the smaller side of the weight, for 2 modules: layers.0.q, layers.1.up" in plan.notes
     assert {step.factor.rank for step in plan.steps if step.factor is not None} == {8}
     plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=8)
     assert not any("is cut" in note for note in plan.notes)
@@ -377,7 +377,7 @@ def test_a_convolution_has_factors_as_peft_s(shape: tuple[int, ...], factors_of:
     save_file({"c.weight": change.reshape(shape), "q.weight": torch.ones(4, 4)}, "tuned.safetensors")
     plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=2)
     assert [step.shape for step in plan.steps if ".c." in step.key] == (factors_of or [])
-    assert any("1 convolution, treated as neither grouped" in note for note in plan.notes) == bool(factors_of)
+    assert any("1 convolution is taken to be neither grouped" in note for note in plan.notes) == bool(factors_of)
     assert [key for _, key in plan.unexpected] == ([] if factors_of else ["c.weight"])
     cs.apply(plan, "a/")
     assert cs.verify("a").ok
@@ -422,7 +422,7 @@ def test_a_dry_run_says_what_the_run_says(ckpt: Any) -> None:
     write()
     said = ["lora", "extract", "tuned.safetensors", "base.safetensors", "--rank", "999"]
     dry = ckpt(*said, "-n")
-    assert "rank 999 is cut to 8, the smaller side, for 2 modules: layers.0.q," in dry.err
+    assert "rank 999 is cut to 8, the smaller side of the weight, for 2 modules: layers.0.q," in dry.err
     assert ckpt(*said, "-o", "a/").err == dry.err
 
 

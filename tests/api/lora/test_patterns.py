@@ -44,9 +44,7 @@ def test_plain_names_are_looked_up_and_never_compiled(monkeypatch: pytest.Monkey
 
 def test_too_many_expressions_are_an_error() -> None:
     rows = {f"layers.{i}.q": 3 for i in range(patterns.EXPRESSIONS + 1)}
-    with pytest.raises(
-        cs.ConfigError, match="alpha_pattern has more patterns that are not plain names than the limit of 10000"
-    ):
+    with pytest.raises(cs.ConfigError, match="alpha_pattern has more than 10000 patterns that are not plain names"):
         parse_config({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "rank_pattern": rows}, "a")
 
 

@@ -117,7 +117,7 @@ def test_8_bit_floats_are_interpolated_as_the_numbers_they_are() -> None:
 
 
 REFUSED: dict[str, tuple[list[int], list[int], str]] = {
-    "positions-2d": ([1, 18, 6], [1, 50, 6], "not two squares after the same 0, 1 or 2 prefix tokens"),
+    "positions-2d": ([1, 18, 6], [1, 50, 6], "not two squares, even without 1 or 2 prefix tokens"),
     "positions-2d:prefix=2": ([1, 17, 6], [1, 50, 6], "a square and a square after 2 prefix tokens"),
     "positions-2d:from=4x5": ([1, 17, 6], [1, 50, 6], "are not 4x5 and a square"),
     "positions-2d:method=bicubic": ([1, 9, 6], [1, 14, 6], "prefix=5 would fit"),

@@ -221,7 +221,7 @@ def test_a_cast_that_loses_what_a_value_is_exits_4(source: str, destination: str
 def test_missing_is_initialised_or_an_error() -> None:
     made = plan({"a": (2,)}, {"a": (2,), "b": (2,)})
     assert {s.key: s.reason for s in made.steps} == {"a": "", "b": "missing"}
-    with pytest.raises(cs.PlanError, match="no source has 1 tensor of the destination: b"):
+    with pytest.raises(cs.PlanError, match="1 tensor of the destination is in no source: b"):
         plan({"a": (2,)}, {"a": (2,), "b": (2,)}, on_missing="error")
 
 

@@ -38,7 +38,7 @@ def test_a_policy_for_other_shapes_that_takes_a_transposed_matrix_is_noted(polic
     assert note.startswith("4 matrices look transposed")
     assert "- {transpose: 'h.*.attn.c_attn.weight'}" in note
     assert note.endswith(
-        "square matrices beside them may be transposed, too: h.0.attn.c_proj.weight, h.1.attn.c_proj.weight"
+        "square matrices in the same layers may be transposed, too: h.0.attn.c_proj.weight, h.1.attn.c_proj.weight"
     )
 
 

@@ -98,7 +98,7 @@ def mixed(tensors: Tensors, masks: Masks, how: DeltaMixing, columns: int | None 
 
 
 def _kept(at: Slice, delta: Array, mask: Array | bool) -> Array:
-    """Return a delta with the elements set to 0 that ``mask`` does not keep; ``delta`` may be overwritten."""
+    """Return a delta in which elements that ``mask`` does not keep are 0; ``delta`` may be overwritten."""
     kept: Array = at.xp.zeros_like(delta) if mask is False else delta
     if not isinstance(mask, bool):
         kept *= mask
