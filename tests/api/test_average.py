@@ -374,7 +374,7 @@ def test_moving_averages_among_other_weights_are_said(roots: tuple[str, str], sa
         state = {"w": torch.full((2, 2), float(number)), "b": torch.ones(2)}
         torch.save({root: state} if root else state, f"{number}.pth")
     notes = [note for note in cs.average(["0.pth", "1.pth"]).notes if "mixed" in note]
-    head, tail = "moving averages are mixed with other weights: ", "; --root reads one path in each"
+    head, tail = "moving averages are mixed with other weights: ", "; --root reads the same path in each input"
     assert notes == ([f"{head}{said}{tail}"] if said else [])
 
 

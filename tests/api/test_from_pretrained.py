@@ -244,5 +244,8 @@ def test_other_labels_of_a_classifier_are_said() -> None:
     for name, order in (("a", labels), ("b", labels[::-1]), ("c", labels)):
         saved(name, BERT, "BertForSequenceClassification", id2label=dict(enumerate(order)))
     (note,) = cs.fits("a", "b").notes
-    assert note == "row 0 of classifier.weight is bad in a and neutral in b/config.json (id2label); 1 other row too"
+    assert (
+        note
+        == "row 0 of classifier.weight has the label bad in a and neutral in b/config.json (id2label); 1 other row too"
+    )
     assert cs.fits("a", "c").notes == ()

@@ -291,7 +291,9 @@ def test_labels_of_a_live_model_are_compared_with_those_of_the_folder() -> None:
     saved("a", BERT, "BertForSequenceClassification", id2label={0: "neg", 1: "pos"})
     ours = model_of(BERT, "BertForSequenceClassification", id2label={0: "pos", 1: "neg"})
     (note,) = cs.load_into(ours, "a").notes
-    assert "row 0 of classifier.weight is neg in a and pos in BertForSequenceClassification (id2label)" in note
+    assert (
+        "row 0 of classifier.weight has the label neg in a and pos in BertForSequenceClassification (id2label)" in note
+    )
 
 
 @pytest.mark.parametrize("config", [{"id2label": {0: "neg", (1,): "pos"}}, {"id2label": {}, "itself": ...}, None])

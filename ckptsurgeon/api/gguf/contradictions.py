@@ -60,7 +60,10 @@ def _of_tokens(metadata: Mapping[str, str], tokens: int) -> Iterator[str]:
 
 
 def shape_of_values(dtype: str, shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the shape of a stored tensor's values; for blocks of codes, the last number of ``shape`` is in bytes."""
+    """Return the shape of a stored tensor, counted in values.
+
+    If the tensor has blocks of codes, the last number in ``shape`` counts bytes; it is converted.
+    """
     if dtype not in BLOCKS or not shape:
         return tuple(shape)
     values, nbytes = BLOCKS[dtype]

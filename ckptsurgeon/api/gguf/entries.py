@@ -40,7 +40,7 @@ _OF_LLAMA_CPP = ("general.", "tokenizer.", *(f"{architecture}." for architecture
 def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tuple[ExtraEntries | None, tuple[str, ...]]:
     """Return the metadata of a GGUF output, and notes on missing or contradicting entries.
 
-    The metadata are None if the plan copies further entries of a pickle, or if the output is a folder.
+    The metadata are None if the output is a folder, or if the plan copies entries of a pickle that are not tensors.
     """
     if plan.carried.entries or is_folder(options):
         return None, ()
@@ -76,8 +76,8 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
 def _described_by(plan: Plan, inputs: PlanInputs, given: Mapping[str, str]) -> Checkpoint | None:
     """Return the GGUF file whose metadata the output gets: the destination, or else one of the sources.
 
-    This source has the same metadata as the plan, apart from the entries that the user sets (``given``); if none has
-    them, it is the first GGUF source. Returns None if no source is GGUF.
+    Of the GGUF sources, it is the first that has the same metadata as the plan; entries that the user sets (``given``)
+    are not compared. If no source has the same metadata, it is the first GGUF source, or None if there is none.
     """
     kept = _destination(plan, inputs)
     if kept is not None and kept.header.stored:

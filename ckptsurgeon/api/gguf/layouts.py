@@ -74,7 +74,7 @@ def _unknown(is_auto: bool, checkpoint: Checkpoint, folder: ModelFolder) -> Name
     stated = folder.config.get("model_type")
     why = f"the model_type is {escape(stated, 40)}" if isinstance(stated, str) else "there is no config.json"
     if is_auto:
-        note = f"llama.cpp will not load the output, because its tensors keep their names, since {why}"
+        note = f"llama.cpp will not load the output: its tensors keep their names, because {why}"
         return NamedLayout(notes=(note,))
     raise PlanError(
         f"llama.cpp's layout of {escape(checkpoint.path)} is not known: {why}.",

@@ -35,10 +35,10 @@ def with_new_tokens(
 ) -> tuple[dict[str, Typed], tuple[str, ...]]:
     """Return the entries of an output whose rows are mapped by token, and notes.
 
-    ``found`` are the entries of the GGUF file ``embedded``. They are kept if the tokens in this file are the new ones,
-    as they also are if the plan has no other list and the file is the destination (``is_kept``). Otherwise the entries
-    of the tokeniser are made from the plan's files. ``rows`` is the number of rows of the embedding. Raises PlanError
-    if they cannot be made.
+    ``found`` are the entries of the GGUF file ``embedded``. They are not changed if this file already has the new
+    tokens, or if the plan has no other list and this file is the destination (``is_kept``). Otherwise the entries of
+    the tokeniser are made from the plan's files. ``rows`` is the number of rows of the embedding. Raises PlanError if
+    the entries cannot be made.
     """
     made = ModelFolder("", tuple(Companion(one.name, one.path, one.text) for one in plan.target.companions))
     tokens = _tokens_of(made)
@@ -48,7 +48,7 @@ def with_new_tokens(
     if not entries:
         why = notes[0].partition(": ")[2]
         raise PlanError(
-            f"rows are mapped to new tokens, but no tokeniser for GGUF can be made of these: {why}.", hint=REMEDY
+            f"rows are mapped to new tokens, but no GGUF tokeniser can be made for these tokens: {why}.", hint=REMEDY
         )
     rest = {key: one for key, one in found.items() if not key.startswith("tokenizer.")}
     sizes = {key: Typed(UINT32, packed(UINT32, rows)) for key in rest if rows and key.endswith(VOCABULARY_SIZE)}

@@ -136,7 +136,7 @@ def _yarn_of_deepseek(fields: Mapping[str, Any], factor: float) -> Iterator[tupl
 
 
 def _check_yarn(fields: Mapping[str, Any], factor: float, truncates: tuple[bool, ...]) -> None:
-    """Raise PlanError for a field of YaRN with another value than llama.cpp computes with.
+    """Raise PlanError if a field of YaRN has a value that llama.cpp does not compute with.
 
     ``truncates`` has the accepted values of ``truncate``.
     """

@@ -101,7 +101,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Kind:
-    """A type of arguments: ``wanted`` describes the type in messages, and ``holds`` checks whether a value has it."""
+    """A type of arguments: ``wanted`` describes it in messages, and ``holds`` checks whether a value has this type."""
 
     wanted: str
     holds: Callable[[Any], bool]

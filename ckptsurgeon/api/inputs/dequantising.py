@@ -109,7 +109,7 @@ def with_stated_shapes(checkpoint: Checkpoint, codes: QuantisedTensors) -> Quant
 
 
 def _fitting_shape(coded: QuantisedTensor, shape: object) -> tuple[int, ...] | None:
-    """Return a stated shape if it is one, and fits the number of codes; else None."""
+    """Return ``shape`` as a tuple if it is a valid shape that fits the number of codes; else None."""
     if not isinstance(shape, list) or not all(type(size) is int and 0 < size < 1 << 40 for size in shape[:8]):
         return None
     number = math.prod(shape[:8])

@@ -168,12 +168,16 @@ def _is_list_of_tensors(extra: Extra, one: Checkpoint) -> bool:
 
 
 def _root_notes(opened: Sequence[Checkpoint]) -> list[str]:
-    """Return a note if some inputs are moving averages of weights, by the path of their state dict, and others not."""
+    """Return a note if some inputs are moving averages of weights and others are not.
+
+    The path of the state dict, such as ``model.ema``, shows this.
+    """
     roots = {one.root: one for one in opened}
     if len({_AVERAGED.search(root) is None for root in roots}) < 2:
         return []
     each = [f"{f'{escape(root)} of' if root else 'the top of'} {escape(one.path)}" for root, one in roots.items()]
-    return [f"moving averages are mixed with other weights: {listing(each, where='')}; --root reads one path in each"]
+    mixed = f"moving averages are mixed with other weights: {listing(each, where='')}"
+    return [f"{mixed}; --root reads the same path in each input"]
 
 
 def notes_on(one: Checkpoint, of: int) -> list[str]:

@@ -156,9 +156,9 @@ def read_plan(path: Path) -> Plan:
 
 
 def code_of(plan: Plan) -> tuple[str, ...]:
-    """Return the names of the user's code that applying a plan runs: the model's class, if initial values are drawn.
+    """Return the names of the user's code that runs when a plan is applied; () if none runs.
 
-    Returns () if no code is run.
+    This is the code of the model's class, if the class is built to draw initial values.
     """
     from ...destinations._load import code_named
 

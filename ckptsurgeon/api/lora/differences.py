@@ -30,7 +30,7 @@ def differences(tensors: Mapping[str, TensorInfo], data: object) -> tuple[str, .
     except CheckpointError:
         damage = damage_of(data, ADAPTER)
         if isinstance(data, dict) and data.get(TOKENS) and not any(_OF_TOKENS.search(key) for key in tensors):
-            return (f"{ADAPTER} does not fit the tensors: {TOKENS} selects tokens, but no tensor has their changes",)
+            return (f"{ADAPTER} does not fit the tensors: {TOKENS} selects tokens, but no tensor has rows for them",)
         return (f"{damage.removesuffix('.')}: lora merge cannot use it",) if damage else ()
     try:
         adapter = read_adapter(tensors, config, "the adapter", lambda key: 1.0)
@@ -38,7 +38,7 @@ def differences(tensors: Mapping[str, TensorInfo], data: object) -> tuple[str, .
         return (f"{ADAPTER} does not fit the tensors: {error.message}",)
     selected = [one for one in _without_factors([one.name for one in adapter.modules]) if _selects(config, one)]
     selects = f"target_modules selects {count(len(selected), 'module')}"
-    lost = f"{selects} without factors, although such modules have factors in other layers"
+    lost = f"{selects} without factors, although such a module has factors in most other layers"
     notes = (*adapter.notes, *([f"{lost}: {listing(selected, 6, where='')}"] if selected else []))
     return tuple(f"{ADAPTER}: {note}" for note in notes)
 

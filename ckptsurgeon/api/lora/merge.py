@@ -58,13 +58,13 @@ def lora_merge(
 
     Adapters are PEFT folders, single files with kohya's or diffusers' key names, or dicts of an adapter's tensors.
     ``weights`` has a weight for each adapter, by default 1; ``exclude`` leaves out modules of the adapters. ``dtype``
-    is the dtype of all real floating tensors of the output except codes, by default that of the base. ``memory`` (such
-    as "512MB") limits the memory of the computation. If the base is a transformers folder, its configuration and
-    tokeniser are copied; if an adapter has its own embedding for another vocabulary, the adapter's tokeniser is copied
-    instead. If rows of an embedding would belong to other tokens than in the base, PlanError is raised. If ``vocab`` is
-    "place", there is no error: row n of the adapter is added to row n of the base, whatever their tokens. A quantised
-    base is decoded first; the sums are then quantised like the base, or stored as plain numbers if ``encoding`` is
-    "dequantize".
+    is the dtype of all floating-point tensors of the output except complex tensors and codes, by default that of the
+    base. ``memory`` (such as "512MB") limits the memory of the computation. If the base is a transformers folder, its
+    configuration and tokeniser are copied; if an adapter has its own embedding for another vocabulary, the adapter's
+    tokeniser is copied instead. If rows of an embedding would belong to other tokens than in the base, PlanError is
+    raised. If ``vocab`` is "place", there is no error: row n of the adapter is added to row n of the base, whatever
+    their tokens. A quantised base is decoded first; the sums are then quantised like the base, or stored as plain
+    numbers if ``encoding`` is "dequantize".
 
     If the result has 16 bits, the sum is computed in single precision, otherwise in double precision.
 

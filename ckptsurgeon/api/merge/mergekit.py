@@ -125,10 +125,10 @@ class RecipeModels:
         )
 
     def _lender(self, method: Method) -> int | None:
-        """Return the index of the base if models that lack a token get the base's row of this token; None otherwise.
+        """Return the index of the base if its rows replace the rows of tokens that a model lacks; None otherwise.
 
-        As in mergekit, this is the case if the method itself uses no base, but the recipe has one, and every slice of
-        the output has this base among its models.
+        As in mergekit, this is the case if the method itself uses no base, but the recipe has a base, and every slice
+        of the output contains this base as a model.
         """
         base = self._configuration.base
         slices = [part for module in self._configuration.modules for part in module.slices]

@@ -1,4 +1,4 @@
-"""A note on an adapter in the folder of a whole model, which transformers applies when it loads the model."""
+"""A note on an adapter in the folder of a complete model: transformers also loads the adapter if PEFT is installed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["adapter_notes"]
 
 
 def adapter_notes(weights: str | None) -> Iterator[str]:
-    """Yield a note if the folder of a whole model has an adapter_config.json, too.
+    """Yield a note if the folder of a complete model also has an adapter_config.json.
 
-    If PEFT is installed, ``from_pretrained`` loads the adapter's weights as well, and fails if there are none.
-    ``weights`` is the name of the adapter's weights file; '' if there are no such weights, None if there is no
+    If PEFT is installed, ``from_pretrained`` then loads the adapter too, and fails if the adapter's weights are
+    missing. ``weights`` is the name of the file with these weights: '' if it is missing, None if there is no
     adapter_config.json.
     """
     if weights:

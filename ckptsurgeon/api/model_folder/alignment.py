@@ -23,9 +23,9 @@ FIELD = "alignment_heads"
 def with_heads_left(
     files: Sequence[Companion], folder: ModelFolder, config: Mapping[str, Any]
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return (``files`` without ``alignment_heads`` pairs of layers that ``config`` lacks, notes on these pairs).
+    """Return ``files`` without the ``alignment_heads`` in removed layers, and notes on the heads that were removed.
 
-    ``folder`` is the model's folder before layers were removed. ``config`` is the configuration afterwards.
+    ``folder`` is the model's folder before layers were removed. ``config`` is the configuration after that.
     """
     layers, fields = config.get("decoder_layers"), generation_settings(folder)
     heads = fields.get(FIELD)
@@ -43,7 +43,7 @@ def with_heads_left(
 
 
 def alignment_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if ``alignment_heads`` lists a layer or an attention head beyond the numbers in config.json."""
+    """Yield a note if ``alignment_heads`` lists a layer or an attention head that does not exist by config.json."""
     heads = generation_settings(folder).get(FIELD)
     sizes = [folder.config.get(name) for name in ("decoder_layers", "decoder_attention_heads")]
     rows = heads if isinstance(heads, list) else []

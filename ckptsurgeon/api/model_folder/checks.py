@@ -55,10 +55,10 @@ def _is_configured(folder: ModelFolder) -> bool:
 
 
 def with_layers_said(plan: Plan, layers: Sequence[str], path: str, config: Mapping[str, Any]) -> Plan:
-    """Return a plan with ``layers`` added to its notes: the notes of ``source_layer_notes`` on a source of the plan.
+    """Return a plan with additional notes, ``layers``: ``source_layer_notes`` returned them for a source of the plan.
 
-    ``path`` is the path of the source, and ``config`` its configuration. A note that is true of the source, but not of
-    the output, gets the path as prefix.
+    ``path`` is the path of this source, and ``config`` its configuration. A note that is true of the source, but not
+    of the output, gets the path as prefix.
     """
     if not layers:
         return plan
@@ -82,9 +82,9 @@ def sources_beside(opened: Sequence[Checkpoint], destination: str) -> list[Check
 
 
 def without_repeats(plan: Plan, *sources: Checkpoint) -> Plan:
-    """Return a plan without those notes on its output that only repeat a note on one of ``sources``.
+    """Return a plan in which no note on the output repeats a note on one of ``sources``.
 
-    The plan has the notes on its sources from ``with_sources_said``; they begin with the path of the source.
+    ``with_sources_said`` has already added the notes on the sources. Each begins with the path of its source.
     """
     begins = tuple(f"{escape(one.path)}: " for one in sources)
     said = {note.removeprefix(begin) for begin in begins for note in plan.notes if note.startswith(begin)}

@@ -73,13 +73,13 @@ def with_config_said(
 ) -> Plan:
     """Return a plan with notes on sources whose configuration differs from the output's in a way that changes results.
 
-    ``folders`` are the folders of the sources. The output gets the configuration of the source at index ``donor``; if
-    this source has none, it gets that of the first source with one. If the output's configuration comes from a
-    destination that is not a source, ``given`` is (configuration, name, folder) of this destination.
+    ``folders`` are the folders of the sources. The output gets the configuration of the source at index ``donor`` or,
+    if this source has none, of the first source that has one. If the output gets the configuration of a destination
+    that is not a source, ``given`` is (configuration, name, folder) of this destination.
 
-    All fields are compared, except those that are known not to affect what weights of the same shapes compute. A field
-    that only one configuration has is compared if both have the same model type and its value is not the default of
-    the class. Further notes are on classifier rows with other labels, and on inputs that are prepared differently.
+    Fields that are known to have no effect on results are not compared. If only one configuration sets a field, there
+    is a note only if both have the same model type, and if the value is not the default of the class. There are also
+    notes on classifiers with other labels than the output's, and on models that prepare inputs differently.
     """
     plan = replace(plan, notes=(*plan.notes, *_factor_notes(plan)))
     stored = stored_sources(plan)
@@ -134,9 +134,10 @@ def _line(field: str, *pair: tuple[str, str]) -> str:
 def _parts_of_one_kind(
     theirs: Mapping[str, Any], ours: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Return the two configurations to compare: one from ``theirs``, one from ``ours``.
+    """Return the two configurations to compare: ``theirs`` and ``ours``, or a nested configuration of one of them.
 
-    If one of the two has a nested configuration of the other's model type, only its nested configuration is compared.
+    For example, if ``theirs`` is the configuration of a language model and ``ours`` has a ``text_config`` of the same
+    model type, ``theirs`` is compared with this ``text_config``.
     """
     for part in PARTS:
         inner, outer = theirs.get(part), ours.get(part)
@@ -157,7 +158,7 @@ def _differing(
 ) -> Iterator[tuple[str, str, str]]:
     """Yield (field, their value, our value), as text, for each field that differs, including nested configurations.
 
-    In a nested configuration, ``above`` is its path with a dot at the end, and ``is_part`` is true.
+    ``is_part`` is true for nested configurations. ``above`` is then their path, such as "text_config.".
     """
     is_one_kind = is_one_network(theirs, ours)
     made = (with_order(theirs), with_order(ours)) if is_one_kind else ({}, {})
@@ -185,7 +186,7 @@ def _differing(
 
 
 def _is_unused(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether a differing field has no effect in two models; ``pair`` has its values in their ``configs``."""
+    """Return whether a field has no effect in two models; ``pair`` are its values, ``configs`` the configurations."""
     if field == "rope_theta" or is_ignored(field) or not all(_is_short(value) for value in pair):
         return True
     if field in WINDOWED and not any(map(has_window, configs)):
@@ -203,9 +204,9 @@ def _is_short(value: Any) -> bool:
 
 
 def _is_unusual(field: str, pair: Sequence[Any], kind: object, *, is_part: bool) -> bool:
-    """Return whether a field that only one of two models sets has another value than the default of its class.
+    """Return whether the value of a field that only one of two models sets differs from the default of its class.
 
-    ``pair`` has the value and None, in any order. If the default is not known, true is returned, or false in a nested
+    ``pair`` has this value and None, in any order. If the default is not known, the result is true, except in a nested
     configuration (``is_part``).
     """
     usual = is_usual(field, _meant(next(value for value in pair if value is not None)), kind)
@@ -213,9 +214,9 @@ def _is_unusual(field: str, pair: Sequence[Any], kind: object, *, is_part: bool)
 
 
 def _differ(one: Any, here: Any) -> bool:
-    """Return whether two values differ; of two lists, the extra entries of the longer list are ignored.
+    """Return whether two values differ; two lists are compared only up to the end of the shorter list.
 
-    The models may have different numbers of layers.
+    Lists may have an entry for each layer, and the models may have different numbers of layers.
     """
     if isinstance(one, list) and isinstance(here, list):
         return any(a != b for a, b in zip(one, here, strict=False))

@@ -65,7 +65,7 @@ def with_dtype_said(plan: Plan, target: TargetSpec) -> Plan:
 
 
 def _renamed(fields: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """Return a configuration in which each field ``dtype``, also in nested configurations, has this value."""
+    """Return a configuration in which each field named "dtype" is set to ``dtype``, also in nested configurations."""
     changed = {key: _renamed(value, dtype) if isinstance(value, dict) else value for key, value in fields.items()}
     return {**changed, "dtype": dtype} if str(fields.get("dtype")) in DTYPES else changed
 
@@ -162,7 +162,7 @@ _OF_ACTIVATION = ("activation", "activation_function", "hidden_act")
 
 
 def is_ignored(field: str) -> bool:
-    """Return whether a field needs no comparison: it does not affect results, or is visible in shapes of weights."""
+    """Return whether a field needs no comparison: it does not affect results, or it is a size that shapes show."""
     is_size = _SIZE.search(field) is not None and _NOT_SHAPES.search(field) is None
     return field in _NAMES or is_size or _WORDS.search(field) is not None
 
@@ -209,7 +209,7 @@ def label_notes(
 def label_differences(
     taken: Iterable[tuple[str, Sequence[int]]], one: tuple[str, Mapping[str, Any]], other: tuple[str, Mapping[str, Any]]
 ) -> Iterator[str]:
-    """Yield a note on the first classifier in ``taken`` whose rows have other labels in two models.
+    """Yield a note on the first classifier in ``taken`` whose rows have different labels in two models.
 
     ``taken`` has pairs (key, shape) of tensors that both models have. ``one`` and ``other`` are the models, each as
     (name, configuration).
@@ -224,7 +224,7 @@ def label_differences(
         their_label, our_label = (
             f"{escape(labels[row])} in {escape(name)}" for labels, name in ((there, one[0]), (here, other[0]))
         )
-        yield f"row {row} of {escape(keys[0])} is {their_label} and {our_label} (id2label){also}"
+        yield f"row {row} of {escape(keys[0])} has the label {their_label} and {our_label} (id2label){also}"
 
 
 def _labels(config: Mapping[str, Any]) -> dict[int, str]:
@@ -269,8 +269,8 @@ def with_left_out_said(plan: Plan, checkpoint: Checkpoint) -> Plan:
             if by and not now.left_out(step.key.removesuffix(".weight")):
                 lost.setdefault(by, []).append(step.key)
     notes = [
-        f"the quantisation settings exclude {count(len(keys), 'tensor')} only under the old name ({escape(by)}), so a "
-        f"loader expects codes: {escape(keys[0])}"
+        f"the quantisation settings exclude {count(len(keys), 'tensor')} by the old name ({escape(by)}), but not by "
+        f"the new name, so a loader expects codes in {escape(keys[0])}"
         for by, keys in lost.items()
     ]
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan

@@ -50,7 +50,7 @@ class EmbeddedModel:
 
     @cached_property
     def tokens(self) -> tuple[str, ...]:
-        """The tokens in the order of their ids, without the names of the rows after the last token; () if none."""
+        """The tokens in the order of their ids, without padding such as [PAD9] at the end; () if there are none."""
         tokens = texts_in(self.raw(TOKENS)) if TOKENS in self.stored else []
         while tokens and tokens[-1] == f"[PAD{len(tokens) - 1}]":
             tokens.pop()
@@ -67,7 +67,7 @@ class EmbeddedModel:
 
     @property
     def fields(self) -> dict[str, str]:
-        """The entries of the model's architecture, without its name, that change what the weights compute."""
+        """The entries that affect results; their names do not have the architecture (``llama.``) as prefix."""
         own = f"{self.metadata.get(ARCHITECTURE, '')}."
         stated = {key.removeprefix(own): said for key, said in self.metadata.items() if key.startswith(own)}
         return {key: said for key, said in stated.items() if key not in IGNORED}
@@ -84,9 +84,9 @@ def embedded_model(checkpoint: Checkpoint) -> EmbeddedModel | None:
 def embedded_notes(models: Sequence[tuple[str, EmbeddedModel | None]], donor: int, taken: set[int]) -> Iterator[str]:
     """Yield notes on GGUF sources of a plan whose metadata differ from the output's in a way that changes results.
 
-    ``models`` has the name and the metadata of each source, None if it is not GGUF. The output gets the metadata of the
-    source at index ``donor`` or, if this is not GGUF, of the first that is. ``taken`` has the indices of the sources
-    whose tensors are used.
+    ``models`` has (name, metadata) of each source; the metadata are None if the source is not GGUF. The output gets the
+    metadata of the source at index ``donor`` or, if this source is not GGUF, of the first GGUF source. ``taken`` has
+    the indices of the sources whose tensors are used.
     """
     known = {number: (name, model) for number, (name, model) in enumerate(models) if model is not None}
     if not known:
@@ -98,7 +98,7 @@ def embedded_notes(models: Sequence[tuple[str, EmbeddedModel | None]], donor: in
 
 
 def entry_notes(other: str, theirs: EmbeddedModel, name: str, ours: EmbeddedModel) -> Iterator[str]:
-    """Yield notes on the entries in which two GGUF files differ: in what equal weights compute, and in tokens of texts.
+    """Yield notes on metadata of two GGUF files that differ and so change results of equal weights, or tokens of texts.
 
     ``other`` is the name of the model with the metadata ``theirs``, and ``name`` that of the model with ``ours``.
     """
@@ -127,7 +127,7 @@ def entry_notes(other: str, theirs: EmbeddedModel, name: str, ours: EmbeddedMode
 
 
 def _line(key: str, pair: tuple[str | None, str | None], names: tuple[str, str]) -> str:
-    """Return an entry's values in two files as text, or that the values differ if they are too long to be shown."""
+    """Return text with an entry's values in two files; if they are too long, it only says that the values differ."""
     if None in pair:
         return f"{escape(key)} differs between {names[0]} and {names[1]}"
     one, here = (escape(str(value), LONGEST) for value in pair)

@@ -1,4 +1,4 @@
-"""The token list inside a GGUF file, in the form of a model's folder, so that it is compared as tokenisers are."""
+"""Turns the token list inside a GGUF file into a model's folder, so that it can be compared with other tokenisers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _EmbeddedFolder(ModelFolder):
 
 
 def with_embedded_tokens(folder: ModelFolder) -> ModelFolder:
-    """Return a folder with the token list inside its GGUF file as the only file; unchanged if there is none."""
+    """Return a folder whose only file is the token list inside its GGUF file; ``folder`` if there is no such list."""
     if folder.embedded is None or not folder.embedded.tokens:
         return folder
     return _EmbeddedFolder(folder.path, embedded=folder.embedded)

@@ -57,11 +57,11 @@ class ModelFolder:
     """The configuration and the tokeniser files in a model's folder, which are copied to outputs.
 
     ``files`` is empty for a single file of weights, and for a folder without a configuration. ``linked`` has the names
-    of configuration and tokeniser files that are symbolic links out of the folder, which are not copied. ``left`` has
-    the names of all other files. ``unlisted`` is true for a web address: a web server does not list its folders.
-    ``adapter_beside`` is the name of the adapter weights in the folder of a whole model that also has an
-    adapter_config.json; '' if the folder has no adapter weights, None if it has no adapter_config.json. ``embedded``
-    has the metadata in the file of weights itself, if this is GGUF.
+    of configuration and tokeniser files that are symbolic links to files outside the folder; they are not copied.
+    ``left`` has the names of all other files. ``unlisted`` is true for a web address: a web server does not list its
+    folders. If the folder of a complete model also has an adapter_config.json, ``adapter_beside`` is the name of the
+    file with the adapter's weights, '' if this file is missing; else it is None. ``embedded`` has the metadata inside
+    the file of weights, if this is a GGUF file.
     """
 
     path: str
@@ -74,7 +74,7 @@ class ModelFolder:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes on files that are not copied, and on an adapter beside a whole model."""
+        """Notes on files that are not copied, and on an adapter in the folder of a complete model."""
         if self.unlisted:
             return (UNLISTED,)
         linked = f"symbolic links to files outside the folder are not copied: {listing(self.linked, 12, where='')}"
@@ -269,7 +269,7 @@ class ModelFolder:
         return tuple(self._prints[name] for name in sorted(self._prints))
 
     def knowing(self, prints: Iterable[FilePrint]) -> ModelFolder:
-        """Add ``prints``, the fingerprints of the original files from which files were made; return this folder."""
+        """Record ``prints``, the fingerprints of the files that this folder was made from; return this folder."""
         self._prints.update((one.name, one) for one in prints)
         return self
 
@@ -309,9 +309,9 @@ def model_folder_at(path: str) -> ModelFolder:
 
 
 def _has_both(files: Sequence[Companion], weights: Collection[str]) -> bool:
-    """Return whether the folder of a whole model has an adapter_config.json, too.
+    """Return whether a folder has both a complete model and an adapter_config.json.
 
-    ``weights`` has the names of the files with weights that were opened.
+    ``weights`` has the names of the weights files that were opened.
     """
     return {CONFIG, ADAPTER} <= {one.name for one in files} and not set(ADAPTER_WEIGHTS).intersection(weights)
 

@@ -104,9 +104,9 @@ def output_file_notes(
 ) -> list[str]:
     """Return notes on the files of a plan's output folder that contradict its weights or cannot be read.
 
-    ``tensors`` are the tensors of the output, and ``former`` the same tensors with the keys that they have in the
-    source. ``folder`` has the files of the output, and ``origin`` is the folder that they are copied from. ``read`` is
-    ``origin`` if it has the same tokeniser as ``folder``, else ``folder``; its vocabulary may be loaded already.
+    ``tensors`` are the tensors of the output. ``former`` are the same tensors, but with their keys in the source.
+    ``folder`` has the files of the output, which are copied from the folder ``origin``. The vocabulary of ``read`` is
+    used: this is ``origin``, whose vocabulary may be loaded already, if it has the same tokeniser; else ``folder``.
     """
     code = own_code_notes(origin) if origin is not None and any(one.name == CONFIG for one in folder.files) else ()
     notes = [*unreadable_notes(folder, read), *code, *weights_notes(tensors, folder, read)]
@@ -122,12 +122,12 @@ def output_file_notes(
 def _without_configuration(
     folder: ModelFolder, read: ModelFolder, tensors: Sequence[DescribedTensor], known: Mapping[str, Any], rows: int = 0
 ) -> Iterator[str]:
-    """Yield notes on a folder without config.json: on its number of tokens, and the ids in generation_config.json.
+    """Yield notes on a folder without config.json: on its number of tokens, and on token ids in generation_config.json.
 
     ``ckpt rename`` and ``ckpt filter`` write such folders. ``read`` is a folder with the same tokeniser, whose
-    vocabulary may be loaded already. ``known`` has the fields of config.json with the model's type, if they are known.
-    ``rows`` is the vocabulary size. If it is 0, the number of rows of the largest embedding is used instead, or the
-    number of tokens if there is no embedding.
+    vocabulary may be loaded already. ``known`` has the model type and architectures, as in config.json, if they are
+    known. ``rows`` is the vocabulary size. If it is 0, the number of rows of the largest embedding is used instead, or
+    the number of tokens if there is no embedding.
     """
     names = {one.name for one in folder.files}
     if not (GENERATION in names or folder.vocabulary) or not names.isdisjoint((CONFIG, ADAPTER)):

@@ -39,7 +39,7 @@ def generation_notes(folder: ModelFolder) -> Iterator[str]:
     is_whisper = config.get("model_type") == "whisper"
     if is_whisper and settings.get("is_multilingual") is False and isinstance(languages, dict) and len(languages) > 1:
         has = f"lang_to_id has {count(len(languages), 'language')}"
-        yield f"{GENERATION} says is_multilingual: false, but {has}: transformers refuses to choose one"
+        yield f"{GENERATION} says is_multilingual: false, but {has}: transformers refuses to set a language"
 
 
 def _start(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:

@@ -72,7 +72,7 @@ def _mel_bins(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[st
 
 
 def _frames(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if Whisper's audio is padded to another number of frames than two for each encoder position."""
+    """Yield a note if the frames to which Whisper's audio is padded are not twice as many as the encoder positions."""
     seconds, positions = made.get("chunk_length", 30), config.get("max_source_positions", 1500)
     rate, hop = made.get("sampling_rate", 16000), made.get("hop_length", 160)
     if config.get("model_type") != "whisper" or made.get("feature_extractor_type") != "WhisperFeatureExtractor":
@@ -121,7 +121,7 @@ def _two_templates(folder: ModelFolder) -> Iterator[str]:
         return
     with suppress(ConfigError, SourceError):
         if folder.chat_template.strip() != other.strip():
-            yield f"{CHAT} and {TOKENIZER} have different chat templates: transformers uses the former"
+            yield f"{CHAT} and {TOKENIZER} have different chat templates: transformers uses {CHAT}"
 
 
 def _size(made: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
@@ -143,6 +143,6 @@ def _placeholders(folder: ModelFolder, tokens: tuple[str, ...], added: set[str])
         own = sorted(one for one in added if match[1] in one.lower() and SPECIAL.fullmatch(one))
         if own and match[1] not in token.lower():
             yield (
-                f"{escape(field)} of config.json is {number}, which is {brief_token(token)} in the tokeniser; "
-                f"the tokeniser also has {listing([brief_token(one) for one in own], 3, where='')}"
+                f"{escape(field)} of config.json is {number}, but in the tokeniser this is the id of "
+                f"{brief_token(token)}, not of {listing([brief_token(one) for one in own], 3, where='')}"
             )

@@ -117,10 +117,10 @@ def lora_folder(
 def _of_new_rows(
     plan: Plan, base: ModelFolder, adapters: Sequence[ModelFolder], *, resized: bool
 ) -> ModelFolder | None:
-    """Return the folder of the first adapter that replaces the embedding and has a tokeniser of other tokens, or None.
+    """Return the folder of the first adapter whose tokeniser the output must get; None if there is none.
 
-    The output gets this adapter's tokeniser. If ``resized``, the embedding has another number of rows than the base's,
-    and the adapter's tokeniser may also have the same tokens.
+    This adapter replaces the embedding, and its tokeniser has other tokens than the base's. If ``resized``, the new
+    embedding has another number of rows than the base's. Then the tokeniser may also have the same tokens.
     """
     for number, one in enumerate(adapters, 1):
         if one.tokenizer and _brings_rows(plan, number) and (resized or not one.has_tokens_of(base)):

@@ -98,7 +98,8 @@ def edited_folder(
 def _is_operated(step: Step, *, is_plain: bool) -> bool:
     """Return whether an operation made a tensor that the folder's configuration does not describe.
 
-    ``is_plain`` is true if the configuration has no quantisation settings. Then it also describes dequantised weights.
+    ``is_plain`` is true if the configuration has no quantisation settings. Such a configuration describes dequantised
+    weights.
     """
     return bool(step.operation) and not (is_plain and step.operation.startswith("dequantize "))
 
@@ -136,8 +137,8 @@ def _fewer_layers(
     """Return (configuration with fewer layers, notes, faults), for an output without the last layers of the source.
 
     ``keys`` are the keys of the source, and ``left`` the keys that are left out. The configuration is None if other
-    tensors are left out, or if it cannot be changed; in the second case, a note has the reason. Faults say which layers
-    would run as another kind, because no field can state their kinds.
+    tensors are left out too. It is also None if it cannot be changed; then a note has the reason. Each fault names
+    layers whose kind (such as full or sliding attention) would change, because no field can state it.
     """
     config = folder.config
     lists = layer_lists(keys, layer_counts(config)) if config else []
@@ -216,7 +217,10 @@ def kept_folder(plan: Plan, folder: ModelFolder, target: TargetSpec, change: New
 
 
 def _new_token_files(folder: ModelFolder, change: NewVocabulary | None) -> tuple[Companion, ...]:
-    """Return the new tokeniser for a GGUF file that has other tokens, or the token list if there is no tokeniser."""
+    """Return the files of the new tokeniser for a GGUF file that has other tokens; () if nothing changes.
+
+    If the new token list has no tokeniser, the result is the token list alone.
+    """
     if change is None or folder.embedded is None or folder.embedded.tokens == change.new.tokens:
         return ()
     name, text = token_file(change.new.tokens)
@@ -229,7 +233,10 @@ def with_config(files: Sequence[Companion], fields: Mapping[str, Any]) -> tuple[
 
 
 def with_folder_refused(plan: Plan, faults: Sequence[str]) -> Plan:
-    """Return a plan that is refused for an output folder if there are ``faults``: what no config.json can describe."""
+    """Return a plan that refuses to write a folder if there are ``faults``.
+
+    Each fault is something about the layers of the output that no config.json can describe.
+    """
     if not faults:
         return plan
     why = f"config.json cannot describe the layers of the output: {'; '.join(faults[:MOST_FAULTS])}."

@@ -129,10 +129,10 @@ def with_settings(plan: Plan, opened: Sequence[Checkpoint], owner: int | None = 
 
 
 def _copied(plan: Plan, opened: Sequence[Checkpoint], owner: int | None) -> dict[int, list[QuantisedTensor]]:
-    """Return the quantised tensors that a plan copies from its sources, by the index of the source.
+    """Return the quantised tensors of the sources that the output has too, by the index of the source.
 
-    If the plan quantises a weight again, the result has the quantised tensor of the same name in the source at index
-    ``owner``. ``opened`` are the sources of the plan.
+    The plan copies these tensors. If it computes a weight and quantises it again, the quantised tensor of the same name
+    in the source at index ``owner`` is returned. ``opened`` are the sources of the plan.
     """
     coded = [one.codes.by_key for one in opened]
     found: dict[int, dict[int, QuantisedTensor]] = {}

@@ -1,4 +1,4 @@
-"""Notes on rows that go by position, although a source's recipe names another token list than the destination."""
+"""Notes on rows that are copied by position, although the source was made for other tokens than the destination."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def with_recorded_tokens_said(plan: Plan, sources: Sequence[Checkpoint], target:
 def other_tokens(recipe: Recipe, path: str, target: TargetSpec) -> str:
     """Return how the token list of a checkpoint differs from that of a destination, and a remedy; '' if it does not.
 
-    ``recipe`` is the recipe of the checkpoint at ``path``. It has the SHA-256 of the list, which may be gone.
+    ``recipe`` is the recipe of the checkpoint at ``path``. It records the SHA-256 of the token list, so the lists are
+    compared even if the checkpoint's list no longer exists.
     """
     own, recorded = _list_of(target), _recorded_list(recipe)
     if not own or recorded is None or recipe.target.kind != target.kind:
@@ -56,7 +57,7 @@ def other_tokens(recipe: Recipe, path: str, target: TargetSpec) -> str:
 
 
 def _list_of(target: TargetSpec) -> str:
-    """Return the path of the token list that a destination reads; '' if it is not known, or --vocab replaces it."""
+    """Return the path of a destination's token list; '' if it is not known, or if --vocab gives another list."""
     files = [file for file in target.files if file != target.config]
     return files[0] if len(files) == 1 and target.vocabulary and not target.lists else ""
 
@@ -87,15 +88,15 @@ def _told(source: tuple[str, str, Sequence[str] | None], own: tuple[str, Sequenc
     lists = f"--vocab {escape(_short(there))}:{escape(_short(here))}"
     if theirs is None:
         return (
-            f"{name} was made for another token list than {escape(os.path.basename(here))}, and that list, "
-            f"{escape(os.path.basename(there))}, is gone or changed: use --vocab SRC_TOKENS:DST_TOKENS"
+            f"{name} was made for the token list {escape(os.path.basename(there))}, which is missing or has changed, "
+            f"not for {escape(os.path.basename(here))}: use --vocab SRC_TOKENS:DST_TOKENS"
         )
     row = next((at for at, (one, other) in enumerate(zip(tokens, theirs, strict=False)) if one != other), None)
     if row is None:
         return f"{name} was made for {len(theirs)} tokens, not {len(tokens)}: use {lists}"
     return (
-        f"row {row} is {_token(theirs[row])} in {escape(os.path.basename(there))}, for which {name} was made, and "
-        f"{_token(tokens[row])} in {escape(os.path.basename(here))}: use {lists}"
+        f"{name} was made for the token list {escape(os.path.basename(there))}, in which row {row} is "
+        f"{_token(theirs[row])}, not {_token(tokens[row])} as in {escape(os.path.basename(here))}: use {lists}"
     )
 
 

@@ -48,7 +48,7 @@ _BY_TOKEN = ("map", "init", "keep")
 
 
 def check_place(vocab: str | None, why: str, remedy: str) -> None:
-    """Raise ConfigError unless ``vocab`` is None or "place". ``why`` is the reason, and ``remedy`` the hint."""
+    """Raise ConfigError, with the reason ``why`` and the hint ``remedy``, if ``vocab`` is neither None nor "place"."""
     if vocab not in (None, PLACE):
         raise ConfigError(f"--vocab is {brief_repr(vocab, 40)}, and only 'place' is valid here: {why}", hint=remedy)
 
@@ -62,12 +62,12 @@ def checked_rows(
     allowed: bool = False,
     declared: Mapping[str, int] | None = None,
 ) -> Plan:
-    """Check that rows which keep their index also keep their token, and return the plan, with notes if necessary.
+    """Check that rows copied by position keep their tokens, and return the plan, with notes if necessary.
 
-    ``folders`` are the folders of the sources; the output gets the tokeniser of the one at index ``donor``. Their
-    tokenisers are compared with the output's tokeniser, or if there is none, with that of the first source that has
-    one. Raises PlanError, with ``remedy`` as hint, if a source has other tokens and its row n becomes row n of the
-    output. If the user asked for this (``allowed``), or if tokenisers cannot be compared, the plan gets a note instead.
+    ``folders`` are the folders of the sources. The output gets the tokeniser of the source at index ``donor``. The
+    tokeniser of each source is compared with the output's or, if the output has none, with that of the first source
+    that has one. If they differ in a row that is copied by position, PlanError is raised, with ``remedy`` as hint. If
+    the user asked for such copies (``allowed``), or if tokenisers cannot be compared, the plan gets a note instead.
     ``declared`` maps keys of tensors to their vocabulary axis.
     """
     folders = [with_embedded_tokens(one) for one in folders]
@@ -189,8 +189,9 @@ def _rows(
 ) -> Iterator[tuple[str, int]]:
     """Yield (key, number of rows) of each tensor in ``taken`` that has a row for each token.
 
-    ``taken`` has pairs (key, shape). Such a tensor is in ``declared``, with its vocabulary axis, or is recognised by
-    its name and its size. ``size`` is the vocabulary size, and ``tokens`` are the tokens of the tokeniser.
+    ``taken`` has pairs (key, shape). ``declared`` maps the keys of some of these tensors to their vocabulary axis.
+    Other tensors are recognised by their name and their size. ``size`` is the vocabulary size, and ``tokens`` are the
+    tokens of the tokeniser.
     """
     for key, shape in taken:
         axis = declared.get(key, 0)
@@ -203,8 +204,8 @@ def _rows(
 def _first_other(output: ModelFolder, folder: ModelFolder, rows: int) -> tuple[int, str, str] | None:
     """Return (row, token in ``output``, token in ``folder``) for the first row whose token differs, else None.
 
-    A missing token is ''. A shorter list lacks tokens only if it is from ``tokenizer.json``: other files do not list
-    added tokens.
+    If one list is shorter, the token that it lacks is ''. This counts as a difference only if the shorter list is from
+    ``tokenizer.json``: other files do not list added tokens.
     """
     mine, theirs = output.tokens or (), folder.tokens or ()
     for place, (one, other) in enumerate(zip(mine[:rows], theirs, strict=False)):

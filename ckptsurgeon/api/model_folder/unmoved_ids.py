@@ -42,8 +42,8 @@ def with_unmoved_ids_noted(
     pairs = [(CONFIG, source.config, config)]
     pairs.append((GENERATION, generation_settings(source), generation_settings(destination)))
     notes = [
-        f"{name} has the source's ids for {listing(said, SHOWN, where='')}: if the former tokens are meant, set their "
-        "ids in the new list"
+        f"{name} has the source's ids for {listing(said, SHOWN, where='')}: if the old tokens are meant, set the ids "
+        "that they have in the new list"
         for name, before, after in pairs
         if (said := list(_unmoved(before, after, change)))
     ]
@@ -66,6 +66,6 @@ def _unmoved(before: Mapping[str, Any], after: Mapping[str, Any], change: NewVoc
 
 
 def _is_for(field: str, token: str) -> bool:
-    """Return whether a token's text shows that it is the one that a field such as ``pad_token_id`` is for."""
+    """Return whether a token's text shows that it belongs to ``field``, as "<pad>" belongs to ``pad_token_id``."""
     texts = ROLES.get(field.rpartition(".")[2].partition("_")[0], ())
     return any(text in token.lower() for text in texts)

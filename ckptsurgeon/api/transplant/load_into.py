@@ -1,4 +1,4 @@
-"""``load_into``: loads sources into a live module; also into several modules, of which all are loaded or none."""
+"""``load_into``: loads sources into a live module, or into several: then all modules are loaded, or none is."""
 
 from __future__ import annotations
 

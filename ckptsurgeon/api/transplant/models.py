@@ -1,4 +1,4 @@
-"""The models of a transplant as the checks of their folders need them: its sources and its destination."""
+"""The sources and the destination of a transplant, in the form that the checks of their folders need."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["TransplantModels"]
 class TransplantModels:
     """The models of a transplant.
 
-    ``opened`` are the sources as they were opened, and ``read`` the same after decoding and operations. ``keys`` has
-    the keys of each source. ``kept`` is the destination if it is a checkpoint. ``given`` is the configuration of a
-    destination that is a live module, else empty.
+    ``opened`` are the sources as they were opened, and ``read`` are the same sources after decoding and operations.
+    ``keys`` has the keys of each source. ``kept`` is the destination if it is a checkpoint, else None. If the
+    destination is a live module, ``given`` is its configuration, else empty.
     """
 
     opened: Sequence[Checkpoint]
@@ -38,7 +38,7 @@ class TransplantModels:
 
     @cached_property
     def destination(self) -> ModelFolder:
-        """The folder of the destination; if it is a configuration, the files that go next to the output's weights."""
+        """The files of the destination: its folder or, for a configuration, the files that the output gets."""
         return self.folders[-1] if self.kept is not None else ModelFolder("", self.target.companions)
 
     @property

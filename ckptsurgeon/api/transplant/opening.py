@@ -43,7 +43,7 @@ __all__ = ["KnownSource", "check_converted", "plan_into", "recognised"]
 
 # Sources after the user's operations, and then after the operations for their recognised layout.
 
-LOST = "{names} would be made from the source's tensors in an older layout, but {why}"
+LOST = "{names} must be converted from the older layout of the source, but {why}"
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,10 @@ def _recognised(raw: Checkpoint, one: OperatedCheckpoint, spec: SourceSpec, targ
 
 
 def _under(found: KnownLayout, source: Checkpoint, spec: SourceSpec, target: TargetSpec) -> KnownLayout:
-    """Return the part of a recognised layout for the destination's module ``spec.dst``, into which the source goes."""
+    """Return the part of a recognised layout that is about the module ``spec.dst`` of the destination.
+
+    The source is loaded into this module.
+    """
     names = {
         key: name
         for key, name in found.names.items()

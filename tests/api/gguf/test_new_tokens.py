@@ -51,7 +51,7 @@ def test_the_tokens_follow_the_rows(destination: str) -> None:
 def test_a_list_without_a_tokeniser_is_refused() -> None:
     Path("lists").mkdir()
     Path("lists/new.txt").write_text("".join(f"{token}\n" for token in tokens("b.gguf")))
-    with pytest.raises(cs.PlanError, match="no tokeniser for GGUF can be made"):
+    with pytest.raises(cs.PlanError, match="no GGUF tokeniser can be made"):
         cs.apply(moved("a.gguf", "lists/new.txt"), "x.gguf")
     assert not Path("x.gguf").exists()
     cs.apply(moved("b.gguf", "lists/new.txt"), "x.gguf")  # the destination has these tokens

@@ -185,7 +185,9 @@ def test_experts_under_the_names_of_another_family_are_noted(
     ]
     found = list(expert_name_notes([*keys, f"layers.0.{module}.gate.weight"], {"model_type": kind}))
     assert bool(found) != known
-    assert all(one.startswith(f"{min(keys)} is a name that no expert of a {kind} model has (one has ") for one in found)
+    assert all(
+        one.startswith(f"{min(keys)} is a name that no expert of a {kind} model has (a valid name is ") for one in found
+    )
     assert not list(expert_name_notes(keys, {"model_type": kind, "auto_map": {"AutoModel": "code.Net"}}))
     assert not list(expert_name_notes([*keys, "layers.0.mlp.experts.gate_up_proj"], {"model_type": kind}))
 

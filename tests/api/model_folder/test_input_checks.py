@@ -70,7 +70,7 @@ def test_a_processor_with_other_mel_bins_is_named(bins: int, named: bool) -> Non
     [(2, ["<image>"], True), (1, ["<image>"], False), (4, ["<image>"], False), (2, ["<audio>"], False), (2, [], False)],
 )
 def test_a_word_that_stands_for_images_is_named(number: int, added: list[str], named: bool) -> None:
-    said = "image_token_index of config.json is 2, which is 'a' in the tokeniser; the tokeniser also has '<image>'"
+    said = "image_token_index of config.json is 2, but in the tokeniser this is the id of 'a', not of '<image>'"
     assert (said in model(*added, config={"image_token_index": number})) == named
 
 
@@ -84,7 +84,7 @@ def test_a_word_that_stands_for_images_is_named(number: int, added: list[str], n
 )
 def test_a_chat_template_of_another_tokeniser_is_named(added: list[str], named: bool) -> None:
     said = (
-        "chat_template.jinja writes tokens that the tokeniser lacks and so splits: '<|eot_id|>'; the tokeniser has "
+        "chat_template.jinja writes tokens that the tokeniser lacks, so it splits them: '<|eot_id|>'; the tokeniser has "
         "'<|im_end|>', '<|im_start|>'"
     )
     assert (said in model(*added, config={}, chat="{{ m }}<|eot_id|>")) == named
@@ -98,7 +98,7 @@ def test_kinds_of_more_layers_than_there_are_are_named(kinds: int, named: bool) 
 
 
 def test_a_special_token_that_is_no_image_is_named() -> None:
-    said = "image_token_id of config.json is 4, which is '<|end|>' in the tokeniser; the tokeniser also has '<image>'"
+    said = "image_token_id of config.json is 4, but in the tokeniser this is the id of '<|end|>', not of '<image>'"
     assert said in model("<|end|>", "<image>", config={"image_token_id": 4})
 
 
@@ -117,7 +117,7 @@ def test_a_layer_of_a_tower_that_there_is_not_is_named(layer: Any, named: bool) 
 
 @pytest.mark.parametrize(("other", "named"), [("{{ m }} {{ n }}", True), ("{{ m }}\n", False)])
 def test_two_chat_templates_are_named(other: str, named: bool) -> None:
-    said = "chat_template.jinja and tokenizer_config.json have different chat templates: transformers uses the former"
+    said = "chat_template.jinja and tokenizer_config.json have different chat templates: transformers uses chat_template.jinja"
     assert (said in model(config={}, chat="{{ m }}", tokenizer_config={"chat_template": other})) == named
 
 

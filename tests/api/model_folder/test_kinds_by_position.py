@@ -198,7 +198,7 @@ def test_a_stack_states_the_kind_of_each_layer() -> None:
     model("m")
     config, notes = stacked(("m", [0, 3]), ("m", [0, 4]))
     assert config["layer_types"] == [SLIDING, FULL, SLIDING, SLIDING, FULL, SLIDING, FULL]
-    assert notes == ["config.json now sets layer_types, so that each layer remains of the kind that it was"]
+    assert notes == ["config.json now sets layer_types, so that each layer keeps its kind"]
 
 
 def test_a_stack_in_which_positions_still_say_the_kinds_is_left() -> None:

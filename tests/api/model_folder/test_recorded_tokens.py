@@ -16,12 +16,12 @@ from ckptsurgeon.trainer.job.init_checkpoint import read_init
 MODEL = {"name": "hybrid_asr", "d_model": 8, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "n_mels": 12}
 LETTERS = ["a", "b", "c", "d"]
 KNOWN = (
-    "rows are copied by position, but row 2 is 'a' in en.txt, for which en.pth was made, and 'd' in rev.txt: "
-    "use --vocab en.txt:rev.txt"
+    "rows are copied by position, but en.pth was made for the token list en.txt, in which row 2 is 'a', not 'd' as in "
+    "rev.txt: use --vocab en.txt:rev.txt"
 )
 GONE = (
-    "rows are copied by position, but en.pth was made for another token list than rev.txt, and that list, en.txt, is "
-    "gone or changed: use --vocab SRC_TOKENS:DST_TOKENS"
+    "rows are copied by position, but en.pth was made for the token list en.txt, which is missing or has changed, not "
+    "for rev.txt: use --vocab SRC_TOKENS:DST_TOKENS"
 )
 
 
@@ -68,7 +68,10 @@ def test_an_equal_list_in_another_file_is_not_said() -> None:
 def test_an_init_of_a_run_is_compared_too() -> None:
     cs.apply(cs.transplant("en.pth", "rev.yaml", vocab="en.txt:rev.txt"), "good.pth")
     target = target_with("rev.yaml", None)
-    for name, start in (("en.pth", "row 2 is 'a' in en.txt, for which en.pth was made"), ("good.pth", "")):
+    for name, start in (
+        ("en.pth", "en.pth was made for the token list en.txt, in which row 2 is 'a'"),
+        ("good.pth", ""),
+    ):
         init = read_init(name)
         assert init.recipe is not None
         told = other_tokens(init.recipe, name, target)

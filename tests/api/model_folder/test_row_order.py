@@ -246,7 +246,7 @@ def test_an_operation_with_other_heads_than_the_configuration_is_noted(llama: An
 def test_an_operation_in_the_wrong_direction_is_noted(llama: Any) -> None:
     plan = cs.transplant("meta/consolidated.00.pth", "hf", map=RULES, operations=of_meta("pairs", "pairs"))
     assert len(said(plan)) == 2
-    assert "makes pairs of rows that are pairs already, by their old name; use halves" in said(plan)[0]
+    assert "puts rows into pairs, but by their old name they are in pairs already; use halves" in said(plan)[0]
     rules = [f"layers.{{n}}.attention.w{p}=encoder.{{n}}.{p}" for p in "qk"]
     assert not said(cs.rename("meta/consolidated.00.pth", map=rules, operations=of_meta()))
     assert len(said(cs.rename("meta/consolidated.00.pth", map=rules, operations=of_meta("pairs")))) == 1
@@ -254,13 +254,15 @@ def test_an_operation_in_the_wrong_direction_is_noted(llama: Any) -> None:
     back = [f"encoder.{{n}}.{p}=model.layers.{{n}}.self_attn.{p}_proj" for p in "qk"]
     operations = [{"pairs": "encoder.{n}.q", "heads": HEADS}, {"halves": "encoder.{n}.k", "heads": HEADS}]
     (note,) = said(cs.rename("own.safetensors", map=back, operations=operations))
-    assert "the operation pairs encoder.{n}.q makes pairs of rows that have to be halves, by their new name" in note
+    assert (
+        "the operation pairs encoder.{n}.q puts rows into pairs, but by their new name they must be in halves" in note
+    )
 
 
 def test_an_operation_that_is_not_needed_or_done_twice_is_noted(llama: Any) -> None:
     operations = [{"halves": "model.layers.{n}.self_attn.q_proj", "heads": HEADS}]
     (note,) = said(cs.transplant("hf", "hf", operations=operations))
-    assert "are halves already, by their old name; leave it out" in note
+    assert "by their old name they are in halves already; leave it out" in note
     twice = [*of_meta(), {"halves": "layers.{n}.attention.wq", "heads": HEADS}]
     notes = said(cs.transplant("meta/consolidated.00.pth", "hf", map=RULES, operations=twice))
     assert len(notes) == 2
@@ -279,7 +281,7 @@ def test_operations_on_llama_cpp_s_names_are_judged_by_its_architecture(llama: A
     assert not said(cs.rename("hf", map=back, operations=pairs))
     config = json.loads(Path("hf/config.json").read_text())
     Path("hf/config.json").write_text(json.dumps(config | {"model_type": "qwen2"}))
-    assert "have to be halves, by their new name; leave it out" in said(
+    assert "by their new name they must be in halves; leave it out" in said(
         cs.rename("hf", map=back, operations=pairs)
     )[0]  # fmt: skip
     Path("hf/config.json").unlink()

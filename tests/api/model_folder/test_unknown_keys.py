@@ -54,7 +54,7 @@ def notes(name: Callable[[str], str], **config: Any) -> list[str]:
 def test_a_tensor_under_another_name_is_noted(old: str, new: str) -> None:
     (note,) = notes(lambda key: new if key == old else key)
     assert note.startswith(
-        f"{new} is a name that no llama model has, but {old} is missing: transformers ignores the former"
+        f"{new} is a name that no llama model has, but {old} is missing: transformers ignores the unknown tensor"
     )
 
 

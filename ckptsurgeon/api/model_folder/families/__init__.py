@@ -1,1 +1,1 @@
-"""Knows the sizes of well-known model types by the fields of their configurations."""
+"""Checks the shapes of tensors and the values of fields in config.json by rules for well-known model types."""

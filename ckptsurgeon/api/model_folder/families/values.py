@@ -71,7 +71,7 @@ def value_notes(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _dtypes(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if the field with the dtype and its former name contradict each other."""
+    """Yield a note if ``dtype`` and ``torch_dtype``, the older name of this field, have different values."""
     new, old = (str(value).removeprefix("torch.") if (value := config.get(name)) else "" for name in DTYPE)
     if new and old and new != old and "auto" not in (new, old):
         said = f"config.json says {escape(new, 40)} ({DTYPE[0]}), but {escape(old, 40)} ({DTYPE[1]})"

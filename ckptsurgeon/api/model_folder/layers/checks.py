@@ -1,4 +1,4 @@
-"""Notes on layers: a wrong number in config.json, gaps in their indices, tensors that single layers lack."""
+"""Notes on layers: a wrong number in config.json, gaps in their indices, tensors that some layers lack."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""How layers of equal weights compute differently at another depth, where no list in config.json can keep them equal.
+"""Properties of layers that depend on the depth of the layer, and that no list in config.json can set.
 
+A layer that is moved to another depth computes something else, even with the same weights.
 For example, DiffLlama subtracts two attentions with a factor that follows from the index of the layer.
 Source: ``modeling_*.py`` of transformers 5.23.
 """
@@ -16,10 +17,9 @@ __all__ = ["depth_rules"]
 
 
 def depth_rules(config: Fields, kind: str) -> Iterator[tuple[str, Derive]]:
-    """Yield (name of a property, its rule) for the properties that follow from the depth of layers.
+    """Yield (name, rule) of each property that depends on the depth of a layer, for the model type ``kind``.
 
-    A rule returns the property of each layer as a text, for a configuration and a number of layers. ``kind`` is the
-    model type.
+    A rule is a function. For a configuration and a number of layers, it returns a text for each layer.
     """
     if kind in _OF_TYPES:
         yield _OF_TYPES[kind]
@@ -31,7 +31,7 @@ def _lambda_init(_: Fields, number: int) -> list[Any]:
 
 
 def _decay(config: Fields, number: int) -> list[Any]:
-    """Return the factor of the decay of each layer with linear attention, which depends on the number of layers too."""
+    """Return text on the decay in each layer with linear attention; it depends on index and number of layers."""
     kinds = config.get("layer_types") or RULES["layer_types"]["minimax"](config, number)
     return [f"decay {one}/{number - 1}" if kinds[one] == LINEAR else kinds[one] for one in range(number)]
 

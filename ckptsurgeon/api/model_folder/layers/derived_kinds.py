@@ -27,9 +27,9 @@ MOST = 10000
 class LayerKinds:
     """A property of layers, such as having experts, that follows from their indices and from a few fields.
 
-    ``fields`` are all fields that determine the property, and ``name`` is the best known of them. ``kinds`` returns the
-    property of each layer, for a configuration and a number of layers. ``ways`` does the reverse: for a list with the
-    property of each layer, it yields {field: value} that may give the layers these properties.
+    ``fields`` are all fields that determine the property, and ``name`` is the best known of them. For a configuration
+    and a number of layers, ``kinds`` returns the property of each layer. ``ways`` does the reverse: for the wanted
+    property of each layer, it yields {field: value} that may lead to it.
     """
 
     name: str
@@ -38,7 +38,7 @@ class LayerKinds:
     ways: Callable[[Sequence[Any]], Iterable[dict[str, Any]]]
 
     def said(self, config: Fields, wanted: Sequence[Any]) -> dict[str, Any] | None:
-        """Return {field: value} that gives the layers of a configuration the properties ``wanted``; None if none can.
+        """Return {field: value} that gives layers the properties ``wanted``; None if no value of any field does.
 
         The result is empty if the layers have these properties already.
         """
@@ -93,7 +93,7 @@ def layer_kinds(config: Fields, kind: str) -> Iterator[LayerKinds]:
 
 
 def _lists(kind: str) -> Iterator[LayerKinds]:
-    """Yield those properties of a model type that a list with an entry for each layer states (``layer_types``)."""
+    """Yield the properties for which a model type has a list with an entry for each layer, such as ``layer_types``."""
     for name, rules in RULES.items():
         if kind in rules:
             ends_in_full = name == "layer_types" and kind in ENDS_IN_FULL
@@ -125,7 +125,10 @@ def _are_indices(value: Any) -> bool:
 
 
 def _indices(name: str, derive: Callable[[Fields, int], Iterable[int]] | None = None) -> LayerKinds:
-    """Return the property of being listed in the field ``name``; if it is not set, ``derive`` returns the indices."""
+    """Return the property of a layer that is "listed" if the field ``name`` lists its index, else "unlisted".
+
+    If the field is not set, ``derive`` returns the indices.
+    """
 
     def kinds(config: Fields, number: int) -> list[str]:
         given = config.get(name)
@@ -182,7 +185,10 @@ def _periodic(names: tuple[str, str], usual: tuple[int, int], inside: str, outsi
 
 
 def _sparse(first_dense: Sequence[int] = ()) -> LayerKinds:
-    """Return the property of having experts, as in Qwen; ``first_dense`` is the default of ``mlp_only_layers``."""
+    """Return the property of a layer that is "sparse" if the layer has experts, else "dense", as in Qwen.
+
+    ``first_dense`` is the default of ``mlp_only_layers``.
+    """
 
     def kinds(config: Fields, number: int) -> list[str]:
         step, given = positive(config, "decoder_sparse_step", usual=1), config.get("mlp_only_layers")

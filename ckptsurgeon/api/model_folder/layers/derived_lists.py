@@ -234,10 +234,10 @@ def _dense(usual: int, field: str = "first_k_dense_replace", first: str = "dense
 
 
 def _stepped(usual: int) -> Derive:
-    """Return the rule by which the layers from ``first_k_dense_replace`` on have experts if ``moe_layer_freq`` says so.
+    """Return the rule by which ``first_k_dense_replace`` and ``moe_layer_freq`` determine the layers with experts.
 
-    ``moe_layer_freq`` is a step, or a list with an entry for each layer. ``usual`` is the default number of first
-    layers without experts.
+    The first ``first_k_dense_replace`` layers (by default ``usual``) have none. Of the others, ``moe_layer_freq``
+    selects some: it is a step (multiples of it have experts), or a list with an entry for each layer.
     """
 
     def derive(config: Fields, number: int) -> list[Any]:

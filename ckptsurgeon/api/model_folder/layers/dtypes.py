@@ -94,7 +94,7 @@ def _kind_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
 
 
 def _is_odd(key: str, other: str, dtypes: Mapping[str, str]) -> bool:
-    """Return whether the dtype of ``other``, a tensor of another layer, is in ``PLAIN``, but that of ``key`` is not."""
+    """Return whether the dtype of ``key`` is not in ``PLAIN``, although that of ``other``, from another layer, is."""
     return dtypes[other] in PLAIN and dtypes[key] not in PLAIN
 
 

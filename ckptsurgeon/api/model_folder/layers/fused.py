@@ -21,7 +21,7 @@ BY_HEAD = ("bloom", "gpt_neox", "gpt_neox_japanese", "persimmon")
 
 
 def fused_notes(plan: Plan, number: int, source: Checkpoint) -> Iterator[str]:
-    """Yield notes on fused projections of a plan's source ``number``, if their parts are taken for other parts.
+    """Yield notes on fused projections that operations on source ``number`` split or join in a wrong order.
 
     ``source`` has the tensors after all operations.
     """
@@ -30,7 +30,7 @@ def fused_notes(plan: Plan, number: int, source: Checkpoint) -> Iterator[str]:
     for said in dict.fromkeys(said for _, said in wrong):
         keys = [fused for fused, one in wrong if one == said]
         yield (
-            f"{said}, but {escape(keys[0])} has {', '.join(order_of_parts(keys[0]))} by its name "
+            f"{said}, but the name {escape(keys[0])} means the order {', '.join(order_of_parts(keys[0]))} "
             f"({count(len(keys), 'fused projection')}): the model would compute something else"
         )
     settings = settings_of(source)
@@ -51,7 +51,10 @@ def _split(steps: list[Step], source: Mapping[str, TensorInfo]) -> Iterator[tupl
 
 
 def _blocks(steps: list[Step], source: Mapping[str, TensorInfo], model_type: str) -> Iterator[str]:
-    """Yield the note on queries, keys and values that are blocks of rows of a projection that has heads in turn."""
+    """Yield a note if a ``query_key_value`` is split into three blocks of rows, although it has one head after another.
+
+    In such a projection, the queries, keys and values of a head are next to each other.
+    """
     wrong = [
         step
         for step in steps
@@ -80,7 +83,7 @@ def _part(step: Step) -> str:
 
 
 def _begin(info: TensorInfo) -> int:
-    """Return where a tensor begins in the tensor that it is a part of; parts of one tensor can be compared."""
+    """Return the position at which a part begins in its tensor; only positions in the same tensor can be compared."""
     made = info.made
     if made is None or isinstance(made, Decoded | Given):
         return info.offset

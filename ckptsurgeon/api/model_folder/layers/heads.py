@@ -1,4 +1,4 @@
-"""The numbers of heads and the order of rows of queries and keys, as far as what describes a model says them."""
+"""Finds the numbers of heads, and the order of rows of queries and keys, in the files that describe a model."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def architecture_of(settings: Settings) -> str:
 
 
 def has_own_order(libraries: Sequence[str], settings: Sequence[Settings]) -> bool:
-    """Return whether the model is known to have the same order of rows in both libraries."""
+    """Return whether both libraries are known to store the rows of a model's queries and keys in the same order."""
     architectures = [ARCHITECTURES[name] for name in map(architecture_of, settings) if name]
     in_llama_cpp = "llama.cpp" in libraries and any(not one.pairs for one in architectures)
     return in_llama_cpp or rotates_pairs(settings)
 
 
 def rotates_pairs(settings: Sequence[Settings]) -> bool:
-    """Return whether transformers' own code for the model rotates rows side by side."""
+    """Return whether transformers rotates pairs of adjacent rows in the model's heads, not pairs from two halves."""
     return any(str(one.get("model_type")) in IN_PAIRS for one in settings)
 
 

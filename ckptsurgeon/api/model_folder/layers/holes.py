@@ -1,4 +1,4 @@
-"""Notes on tensors that single layers lack, or that differ in shape from the same tensors of other layers."""
+"""Notes on tensors that some layers lack, or that differ in shape from the same tensors of other layers."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def hole_notes(
     ``lists`` are the lists of numbered modules in ``keys`` whose indices have no gaps. ``gaps`` maps the prefix of each
     other list to the indices that exist.
 
-    In many architectures, layers differ on purpose (the first, the last, every second one, layers with attention), and
-    each kind has tensors that the others lack. It is a fault if a single layer lacks tensors and has no tensor that the
-    other layers lack.
+    In many architectures, layers differ on purpose (the first, the last, every second one, layers with attention):
+    each kind of layer has tensors that the other kinds lack. So a layer that lacks tensors is at fault if it is the
+    only such layer, and if it has no tensor that the other layers lack.
     """
     if not config or any(name in config for name in OWN_LAYERS):
         return
@@ -212,9 +212,9 @@ def _lost(own: Collection[str], usual: Sequence[str], counts: Mapping[str, int])
 
 
 def _is_coded(rest: str, own: Collection[str]) -> bool:
-    """Return whether a layer has codes in place of a ``weight``: the weight's module has other tensors than a bias.
+    """Return whether a layer has codes instead of the weight with the name ``rest``.
 
-    ``rest`` is the name of the weight, and ``own`` has the names of the layer's tensors.
+    This is the case if the weight's module has any tensor except a bias. ``own`` has the names of the layer's tensors.
     """
     module, _, leaf = rest.rpartition(".")
     names = {one.removeprefix(f"{module}.") for one in own if one.startswith(f"{module}.")}
@@ -241,7 +241,7 @@ def _of_kinds(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
 
 
 def _modules(rests: Collection[str]) -> dict[tuple[str, bool], dict[str, None]]:
-    """Return the tensors of a layer by (name of their module, whether this module has experts).
+    """Return the tensors of a layer, grouped by (name of their module, whether this module has experts).
 
     Tensors of modules without submodules, such as norms, are under the name ''.
     """
@@ -278,11 +278,11 @@ def _is_elsewhere(rest: str, own: Collection[str]) -> bool:
 
 
 def _essential(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
-    """Return, by the index of the layer, each projection that is missing although the others of its module exist.
+    """Return, by the index of the layer, each missing projection whose module has its other projections.
 
-    These are the output projection of attention and each of the three matrices of an MLP, plain or quantised. The
-    projections of queries, keys and values are left out: layers may share them. A projection is reported only if most
-    layers with the other projections have it.
+    Only the output projection of attention and the three matrices of an MLP, plain or quantised, are reported: layers
+    may share the projections of queries, keys and values. A projection is reported only if most of the layers with the
+    other projections have it.
     """
     found: dict[int, list[str]] = {}
     names = {number: {rest[: match.end()] for rest in rests if (match := _PROJECTION.match(rest))}

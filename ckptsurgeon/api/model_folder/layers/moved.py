@@ -1,4 +1,4 @@
-"""Notes on layers that run as another kind in the output than in the model that they are copied from."""
+"""Notes on layers whose kind, such as sliding or full attention, is not the same in the output as in the source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changes config.json for a new list of layers: their number, entries for each layer, and kinds that indices decide."""
+"""Changes config.json for a new list of layers: their number, lists with an entry for each layer, and their kinds."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class Reason(NamedTuple):
 class RenumberedConfig:
     """A configuration for a new list of layers.
 
-    ``is_counted`` is true if it has a field for the number of layers. ``added`` are the fields that were set so that
-    layers keep their kinds, which followed from their former indices. ``faults`` say which layers run as another kind
-    than before, because no field can state their kinds.
+    ``is_counted`` is true if it has a field for the number of layers. The kind of a layer, such as sliding attention,
+    may follow from its index. ``added`` are the fields that were set so that layers keep their kinds at their new
+    indices. ``faults`` say which layers change their kind, because no field can state it.
     """
 
     fields: dict[str, Any]
@@ -109,11 +109,11 @@ class _Part:
 
 
 def _keep_kinds(made: RenumberedConfig, inner: dict[str, Any], before: _Part, origins: Sequence[Any]) -> None:
-    """Set fields in ``inner`` so that each layer keeps its kind, which followed from its former index, or add faults.
+    """Set fields in ``inner`` so that each layer keeps the kind that followed from its old index.
 
-    ``inner`` is the part of ``made.fields`` that describes the new layers, and ``before`` describes the former layers.
-    ``origins`` are as in ``with_layers``. Adds the fields that are set to ``made.added``, and the layers whose kind
-    changes to ``made.faults``.
+    ``inner`` is the part of ``made.fields`` that describes the new layers, and ``before`` describes the old layers.
+    ``origins`` are as in ``with_layers``. The fields that are set are added to ``made.added``. If no field can state
+    the kinds, sentences on the layers whose kind changes are added to ``made.faults``.
     """
     parts = {id(config): _Part(config, before.path) for config, _ in origins}
     parts = {key: part if part.kind == before.kind else before for key, part in parts.items()}
@@ -138,10 +138,10 @@ def _entry(found: Sequence[Any], number: int, known: Sequence[Any]) -> Any:
 
 
 def kinds_stated(made: RenumberedConfig) -> list[str]:
-    """Return a note on the fields that now state the kinds of layers, which followed from their former indices."""
+    """Return a note on the fields that were set so that layers keep their kinds; [] if none was set."""
     if not made.added:
         return []
-    return [f"config.json now sets {listing(made.added, where='')}, so that each layer remains of the kind that it was"]
+    return [f"config.json now sets {listing(made.added, where='')}, so that each layer keeps its kind"]
 
 
 def differing_kinds(name: str, wanted: Sequence[tuple[int, Any]], found: Sequence[Any]) -> Iterator[str]:
@@ -170,10 +170,10 @@ def not_by_layer(
 ) -> Iterator[Reason]:
     """Yield the reasons why a configuration cannot be shortened to the first ``kept`` layers of the list ``old``.
 
-    There are three reasons. The field with the number of these layers also states the number of layers of another list
-    of the model (one of ``others``). An unknown field has an entry for each layer, or the index of a removed layer. Or
-    layers get another index (``is_moved``), and there is a field by which a class that ckpt does not know may choose
-    the kind of each layer.
+    There are three possible reasons. First, the field with the number of these layers is also the number of layers of
+    another list (one of ``others``). Second, an unknown field has an entry for each layer, or the index of a removed
+    layer. Third, layers get another index (``is_moved``), ckpt does not know the class of the model, and this class may
+    use a field to choose the kind of each layer by its index.
     """
     paths = [path for path, value in counted_layers(config) if value == old.count]
     fields = _chosen(paths, old.prefix)
@@ -210,8 +210,8 @@ def _is_by_position(name: str, value: Any) -> bool:
 def _is_about_layers(name: str, value: Any, count: int, kept: int) -> bool:
     """Return whether a field may describe layers: ``count`` is their number, and those from ``kept`` on are removed.
 
-    It may do so if it is a list with ``count`` entries, or has an inner list that contains ``count``. A list of numbers
-    with a name such as ``layer_ids`` does so too if it contains the index of a removed layer.
+    It may if its value is a list with ``count`` entries, or a list of lists of which one contains ``count``. It also
+    may if it has a name such as ``layer_ids`` and its value is a list with the index of a removed layer.
     """
     if not isinstance(value, list):
         return False

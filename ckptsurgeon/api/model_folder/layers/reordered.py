@@ -1,4 +1,4 @@
-"""Notes on the operations ``halves`` and ``pairs`` if they contradict the names or the configuration of a model."""
+"""Notes on operations ``halves`` and ``pairs`` that contradict the tensors' names or the model's configuration."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _KINDS = {"q": "queries", "k": "keys"}
 
 @dataclass(frozen=True)
 class _Reordered:
-    """Queries or keys that operations reorder: the keys ``old`` and ``new``, their ``kind`` ("q" or "k") and module.
+    """A tensor of queries (``kind`` "q") or keys ("k") that operations reorder, with its ``old`` and ``new`` name.
 
-    ``before`` and ``after`` are the orders of rows that the two keys mean, '' if that is not known. ``operations`` are
-    the indices of the operations.
+    ``before`` is the order of rows in models that use the old name, and ``after`` that in models that use the new name;
+    '' if the order is not known. ``operations`` are the indices of the operations.
     """
 
     old: str
@@ -92,7 +92,7 @@ def _verb(row: Mapping[str, Any]) -> str:
 
 
 def _order(spelling: Spelling | None, settings: Sequence[Settings]) -> str:
-    """Return the order of rows that a library has for this model; '' if it is not known."""
+    """Return the order in which a library stores the rows of queries and keys of this model; '' if it is not known."""
     if spelling is None or rotates_pairs(settings):
         return "" if spelling is None else PAIRS
     if spelling.library != "llama.cpp":
@@ -108,8 +108,8 @@ def _faults(row: Mapping[str, Any], one: _Reordered, heads: Mapping[str, int]) -
     if len(one.operations) > 1:
         yield "reorders rows that another operation reorders, too; use one of them"
     elif one.before == verb:
-        yield f"makes {verb} of rows that are {verb} already, by their old name; {use}"
+        yield f"puts rows into {verb}, but by their old name they are in {verb} already; {use}"
     elif one.after not in ("", verb):
-        yield f"makes {verb} of rows that have to be {one.after}, by their new name; {use}"
+        yield f"puts rows into {verb}, but by their new name they must be in {one.after}; {use}"
     if stated is not None and row["heads"] != stated:
         yield f"has heads: {row['heads']}, but the configuration has {stated} heads for {_KINDS[one.kind]}"

@@ -1,4 +1,4 @@
-"""Compares rotary embeddings in two configurations, and knows defaults of fields on the order of kinds of layers."""
+"""Compares rotary embeddings in two configurations, and has defaults of fields with the kind of each layer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BASES = {
 
 
 def with_order(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return {field: default of the class} for fields on the order of kinds of layers that a configuration omits."""
+    """Return {field: default of the class} for omitted fields with the kind of each layer, such as ``layer_types``."""
     kind, made = model_type_in(config), dict[str, Any]()
     if kind in PERIODS and not any(name in config for name in _PATTERN):
         made = dict.fromkeys(_PATTERN, PERIODS[kind][0])

@@ -28,9 +28,9 @@ _TURN = ("transpose", "permute", "reshape")
 def with_row_order_said(plan: Plan, sources: Sequence[Checkpoint], config: Settings) -> Plan:
     """Return the plan with notes on tensors whose new names mean another order of rows, or a transposed matrix.
 
-    Operations that reorder rows in another way than the names and the configuration say get a note, too. ``sources``
-    have the tensors that rules rename, after all operations; ``config`` are the fields of the destination's
-    configuration.
+    There are also notes on operations that reorder rows in another way than the names and the configuration say.
+    ``sources`` are the sources after all operations, before rules rename their tensors. ``config`` are the fields of
+    the destination's configuration.
     """
     keys = [step.key for step in plan.steps]
     notes: list[str] = []
@@ -67,9 +67,9 @@ def _row_order_notes(
 
 
 def _renamed(plan: Plan, number: int, verbs: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the old and the new key of each tensor of a source that a rule renames and that no operation changes.
+    """Yield the old and the new key of each tensor of a source that a rule renames, but no operation changes.
 
-    ``verbs`` are the operations that count.
+    Only the operations ``verbs``, such as "transpose", are considered.
     """
     changed = _matcher(plan.sources[number].operations, verbs)
     for step in plan.steps:
@@ -79,7 +79,7 @@ def _renamed(plan: Plan, number: int, verbs: Sequence[str]) -> Iterator[tuple[st
 
 
 def _forgotten(plan: Plan, number: int) -> Iterator[str]:
-    """Yield the note on square matrices that are not transposed, although operations transpose those beside them."""
+    """Yield a note on square matrices that are not transposed, although all other matrices of their layers are."""
     transposes = _matcher(plan.sources[number].operations, ("transpose", "permute"))
     steps = [step for step in plan.steps if step.source == number and step.op == "copy" and len(step.shape) == 2]
     turned = [step.source_key for step in steps if any(map(transposes.match, _keys(step)))]
@@ -103,5 +103,5 @@ def _keys(step: Step) -> tuple[str, ...]:
 
 
 def _matcher(rows: Sequence[Mapping[str, Any]], verbs: Sequence[str]) -> KeyMatcher:
-    """Return the patterns of the operations ``verbs`` among ``rows``."""
+    """Return a matcher for the keys that operations in ``rows`` change, if the operation is one of ``verbs``."""
     return KeyMatcher([KeyPattern.given(row[verb], "") for row in rows for verb in verbs if verb in row])

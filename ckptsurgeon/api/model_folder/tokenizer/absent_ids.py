@@ -1,4 +1,4 @@
-"""Notes on ids of special tokens that are rows of the embedding, but ids of no token in the tokeniser."""
+"""Notes on ids of special tokens for which the embedding has a row, but the tokeniser has no token."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ INPUTS = ("image", "video", "audio", "vision")
 
 
 def absent_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield notes on special tokens whose id in a configuration is a row of the embedding that no token has.
+    """Yield notes on ids of special tokens in configurations for which there is an embedding row, but no token.
 
-    An embedding often has more rows than there are tokens, for speed or for later tokens. Further notes are on special
-    tokens that the vocabulary lacks, to which transformers gives the id of a row without a token. ``read`` is the same
-    folder, or one with the same tokeniser whose vocabulary is loaded already. A tokeniser with custom code, which may
-    have further tokens, gets no notes.
+    An embedding often has more rows than there are tokens, for speed or for later tokens. There are also notes on
+    special tokens that the vocabulary lacks, if transformers gives them the id of a row without a token. A tokeniser
+    with custom code gets no notes, because it may have further tokens. ``read`` is the same folder, or one with the
+    same tokeniser whose vocabulary is loaded already.
     """
     tokens = local_tokens(read) if folder.config else ()
     if not tokens or folder.rows < len(tokens) or not _is_whole(folder, read):
@@ -88,10 +88,11 @@ def _meant(name: str, names: Mapping[str, str], own: Mapping[str, int]) -> str:
 def _renamed(
     folder: ModelFolder, tokens: tuple[str, ...], names: Mapping[str, str], new: Mapping[str, NewId]
 ) -> Iterator[str]:
-    """Yield a note on a special token that transformers adds with a new id while a configuration has an older one.
+    """Yield a note on a special token that the vocabulary lacks, if a configuration has another id than transformers.
 
-    No row of the weights was trained for the new id. A new id without any row is reported by other notes. ``tokens``
-    has the listed tokens, ``names`` the special tokens by role, and ``new`` the new ids by token.
+    transformers gives such a token a new id, whose row in the weights was not trained for it. If there is no such row,
+    other notes report this. ``tokens`` has the tokens of the vocabulary, ``names`` the special tokens by role, and
+    ``new`` the new ids by token.
     """
     meant = {**dict(enumerate(tokens)), **{one.number: token for token, one in new.items()}} if new else {}
     for name, token in names.items():
@@ -103,6 +104,6 @@ def _renamed(
             if ids and new[token].number not in ids and ids[0] in meant:
                 lacks = f"{brief_token(token)}, which {escape(folder.vocabulary)} lacks"
                 said = f"{name}_id of {file} is {ids[0]} ({brief_token(meant[ids[0]])})"
-                gets = f"transformers gives it {new[token].number}, while {said}"
+                gets = f"transformers gives it the id {new[token].number}, while {said}"
                 yield f"{new[token].file} has the {name} {lacks}: {gets}"
                 break

@@ -24,22 +24,22 @@ def decoder_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     tokens = local_tokens(read) if is_known and MORE in object_in(folder, TOKENIZER) else ()
     if not tokens or object_in(folder, TOKENIZER).get("auto_map"):
         return
-    places = {token: row for row, token in enumerate(tokens)}
+    places, listed = {token: row for row, token in enumerate(tokens)}, escape(folder.vocabulary)
     found, free = list[str](), len(tokens)
     for token, row in sorted(added_in(folder, TOKENIZER), key=lambda one: one[1]):
         if token in places:
             if places[token] != row:
-                found.append(f"{brief_token(token)} is {row} in the former and {places[token]} in the latter")
+                found.append(f"{brief_token(token)} is {row} in {TOKENIZER} and {places[token]} in {listed}")
         elif row >= len(tokens) and (not read.has_all_tokens or row == free):
             free += 1
         elif 0 <= row < len(tokens) and tokens[row] and not read.has_all_tokens:
-            found.append(
-                f"{brief_token(token)} is {row} in the former, where the latter has {brief_token(tokens[row])}"
-            )
+            found.append(f"{row} is {brief_token(token)} in {TOKENIZER} and {brief_token(tokens[row])} in {listed}")
         elif read.has_all_tokens:
             own = f", where {row} is {brief_token(tokens[row])}" if 0 <= row < len(tokens) else ""
-            found.append(f"{brief_token(token)} is {row} in the former and missing in the latter{own}: it gets {free}")
+            found.append(
+                f"{brief_token(token)} is {row} in {TOKENIZER} and missing in {listed}{own}: it gets the id {free}"
+            )
             free += 1
     if found:
-        files = f"{MORE} of {TOKENIZER} and {escape(folder.vocabulary)}"
+        files = f"{MORE} of {TOKENIZER} and {listed}"
         yield f"{files} have different ids for {count(len(found), 'token')}: {listing(found, 3, where='')}"

@@ -45,7 +45,7 @@ def _other_prefix(prefix: str, spelling: Spelling) -> Iterator[str]:
     """Yield a note if WordPiece tokens begin with ``##``, and none begins with ``prefix``, which is configured."""
     if spelling.mark == INSIDE and prefix != INSIDE and not (prefix and _has(spelling, prefix, at_end=False)):
         has = f"{count(len(spelling.marked), 'token')} begin with {INSIDE}"
-        none = " and none with that" if prefix else ""
+        none = " and none with this prefix" if prefix else ""
         yield f"{PREFIX} of {WHOLE} is {brief_token(prefix)}, but {has}{none}: words of several pieces become unknown"
 
 

@@ -47,7 +47,7 @@ def chat_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     if named and others and not tokens.intersection(named):
         names = listing([brief_token(one) for one in named], 3, where="")
         has = listing([brief_token(one) for one in others], 3, where="")
-        yield f"{where} writes tokens that the tokeniser lacks and so splits: {names}; the tokeniser has {has}"
+        yield f"{where} writes tokens that the tokeniser lacks, so it splits them: {names}; the tokeniser has {has}"
 
 
 def template_fault(template: str) -> str:

@@ -183,7 +183,7 @@ def _suppressed(fields: Mapping[str, Any]) -> Iterator[str]:
 def _ordinary(
     folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int], tokens: tuple[str, ...]
 ) -> Iterator[str]:
-    """Yield a note if the tokeniser's end token is unk_token or a word, while a configuration has a special token.
+    """Yield a note if the tokeniser's end token is a word or its unk_token, but a configuration has a special token.
 
     There is no note on two different special tokens, which chat models have (``<|im_end|>``). ``names`` has the
     tokeniser's special tokens by role, ``tokens`` all tokens in the order of their ids, and ``places`` the id of each

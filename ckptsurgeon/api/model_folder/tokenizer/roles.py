@@ -1,4 +1,4 @@
-"""Notes on ids of special tokens in configurations that are the ids of a token with another role."""
+"""Notes on token ids in configurations that belong to another role: the pad_token as ``eos_token_id``, for example."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ RESERVED = re.compile(r"[<\[|]*(reserved|unused|placeholder|extra_id|madeupword)
 
 
 def role_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield notes on ids of special tokens in configurations that are the ids of a token with another role.
+    """Yield notes on fields such as ``eos_token_id`` whose id belongs to a token with another role, such as pad_token.
 
     ``names`` has the tokeniser's special tokens by role (``eos_token``), and ``places`` the id of each token.
     """
@@ -154,7 +154,7 @@ def _forced_padding(value: Any, file: str, names: Mapping[str, str], own: Mappin
 
 
 def _shared(field: str, names: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the other roles whose tokens a field may have.
+    """Return the other roles whose token is also valid for a field, such as "pad_token".
 
     A model may pad with its unknown token, as Vicuna does with ``<unk>``, but not if it has BERT's ``[PAD]`` and
     ``[UNK]``. ``names`` has the tokeniser's special tokens by role.
@@ -240,4 +240,4 @@ def _starts(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
                 yield f"{field} of {file} is {other}, but the decoder of Whisper begins with {begins}"
     elif len(set(found.values())) == 2 and set(found.values()) <= tokens.keys():
         said = " and ".join(f"{number} ({brief_token(tokens[number])}) in {file}" for file, number in found.items())
-        yield f"{field} is {said}: generation begins with the latter"
+        yield f"{field} is {said}: generation begins with {found[GENERATION]}"

@@ -1,4 +1,4 @@
-"""A note on T5's sentinels, such as ``<extra_id_0>``, that tokenizer.json lacks, so that they get each other's ids."""
+"""A note on T5's sentinels, such as ``<extra_id_0>``: if the token list lacks them, they get ids in the wrong order."""
 
 from __future__ import annotations
 

@@ -61,12 +61,12 @@ def _examples(spelling: Spelling) -> str:
 
 
 def _foreign(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield a note if tokens have characters that ByteLevel writes for no byte: UTF-8 was decoded wrongly."""
+    """Yield a note if tokens have characters that ByteLevel never writes, because UTF-8 was decoded wrongly."""
     letters, added = byte_letters(), added_tokens(folder)
     own = [one for one in spelling.tokens if one not in added and not SPECIAL.fullmatch(one)]
     foreign = [one for one in own if not letters.issuperset(one)]
     if len(foreign) * SHARE > len(own):
-        many = f"{len(foreign)} of its {len(own)} tokens have characters that stand for no byte"
+        many = f"{len(foreign)} of its {len(own)} tokens have characters that byte-level BPE does not use"
         never = "the tokeniser never produces these tokens"
         yield f"{WHOLE} is byte-level, but {many}, for example {brief_token(foreign[0])}: {never}"
 
@@ -87,7 +87,7 @@ def _writes_spaces(head: Mapping[str, Any]) -> bool:
 
 
 def _unsplit(head: Mapping[str, Any], spelling: Spelling) -> Iterator[str]:
-    """Yield a note if words for a WordPiece list get a mark that no token has, or if texts are not split into words."""
+    """Yield a note if WordPiece gets words with a mark that no token has, or texts that are not split into words."""
     marks = {"ByteLevel": BYTES, "Metaspace": SPACES}
     types = types_in(head.get("pre_tokenizer"))
     for kind in sorted(marks.keys() & types):

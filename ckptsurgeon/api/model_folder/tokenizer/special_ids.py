@@ -1,4 +1,4 @@
-"""Notes on ids of special tokens in configurations that are the ids of ordinary words in the tokeniser."""
+"""Notes on fields such as ``eos_token_id`` in configurations, if the id belongs to an ordinary word."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OLD = "clip"
 
 
 def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield notes on ids of special tokens in configurations that are the ids of ordinary words in the tokeniser.
+    """Yield notes on fields such as ``eos_token_id`` in configurations, if the id belongs to an ordinary word.
 
     Further notes are on ids of tokens with another role. ``read`` is the same folder, or one with the same tokeniser
     whose vocabulary is loaded already.
@@ -124,7 +124,10 @@ def _padding(
 
 
 def _forbidden(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:
-    """Yield a note if ``bad_words_ids`` of Marian forbids a word, not padding: its decoder begins with padding."""
+    """Yield a note if ``bad_words_ids`` of Marian forbids a word instead of the padding token.
+
+    Marian's decoder begins with the padding token, but must not generate it.
+    """
     for file in (CONFIG, GENERATION) if folder.config.get("model_type") == "marian" else ():
         fields = object_in(folder, file)
         listed, padding = fields.get("bad_words_ids"), fields.get("pad_token_id", folder.config.get("pad_token_id"))
@@ -134,8 +137,8 @@ def _forbidden(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:
         words = [one for one in alone if type(one) is int and 0 <= one < len(tokens) and _is_word(tokens[one])]
         if words and padding not in alone:
             named = f"{words[0]} ({brief_token(tokens[words[0]])})"
-            instead = f"a word, instead of the padding, {padding}, with which Marian begins"
-            yield f"bad_words_ids of {file} is {named}, {instead}"
+            must = f"for Marian it must forbid the padding, {padding}"
+            yield f"bad_words_ids of {file} forbids the word {named}, but {must}"
 
 
 def _unlisted_languages(folder: ModelFolder, read: ModelFolder, file: str, tokens: tuple[str, ...]) -> Iterator[LostId]:
@@ -195,9 +198,10 @@ def _lost_end(folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...
     other = [one for one in theirs if one not in ours and not SPECIAL.fullmatch(tokens[one])]
     other = [one for one in other if tokens[one] not in special]
     if lost and other:
-        says, has = ([f"{one} ({brief_token(tokens[one])})" for one in ids] for ids in (lost, other))
-        instead = f"{listing(has, 3, where='')} instead of {listing(says, 3, where='')}"
-        yield f"eos_token_id of {GENERATION} has {instead}, which {CONFIG} has: generation does not end at the latter"
+        named = ([f"{one} ({brief_token(tokens[one])})" for one in ids] for ids in (lost, other))
+        says, has = (listing(ids, 3, where="") for ids in named)
+        differ = f"eos_token_id has {says} in {CONFIG}, but {has} in {GENERATION}"
+        yield f"{differ}: generation does not end at {listing([str(one) for one in lost], 3, where='')}"
 
 
 def _is_word(token: str) -> bool:
@@ -232,9 +236,9 @@ def ids_of_roles(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
 
 
 def _ends_of_part(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
-    """Yield the ``eos_token_id`` of a nested configuration, if generation uses it because there is no other.
+    """Yield the ``eos_token_id`` of a nested configuration, if generation uses it.
 
-    ``GenerationConfig.from_model_config`` of transformers does the same.
+    Like ``GenerationConfig.from_model_config`` of transformers, generation uses it if there is no other.
     """
     if any(one.name == GENERATION for one in folder.files) or folder.config.get("eos_token_id") is not None:
         return
@@ -247,7 +251,7 @@ def _ends_of_part(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
 
 
 def _is_of_words(one: tuple[str, str, list[int]], names: dict[str, str], tokens: tuple[str, ...]) -> bool:
-    """Return whether all ids in ``one``, (role, file, ids), are of tokens like words, and none is the role's token.
+    """Return whether no id in ``one``, (role, file, ids), belongs to a special token or to the token of the role.
 
     ``names`` has the tokeniser's special tokens by role, and ``tokens`` all tokens in the order of their ids.
     """

@@ -124,7 +124,7 @@ def new_ids(folder: ModelFolder, listed: tuple[str, ...]) -> dict[str, NewId]:
 
 
 def _named(folder: ModelFolder) -> dict[str, tuple[str, str]]:
-    """Return {token: (file, field)} of the special tokens that transformers adds if they are missing, in its order."""
+    """Return {token: (file, field)} of the special tokens that transformers adds if missing, in the order of adding."""
     said = object_in(folder, TOKENIZER)
     mapped = {} if MORE in said else object_in(folder, MAP)
     added = [(text_of(one), TOKENIZER, MORE) for _, one in _decoder(said)] if folder.has_all_tokens else []
@@ -166,7 +166,7 @@ def _added(folder: ModelFolder, size: int) -> frozenset[str]:
 def name_notes(folder: ModelFolder) -> Iterator[str]:
     """Yield a note if ``special_tokens_map.json`` has other special tokens than ``tokenizer_config.json``.
 
-    If transformers does not read the former, there is a note only if two tokens are swapped.
+    If transformers does not read ``special_tokens_map.json``, there is a note only if two tokens are swapped.
     """
     said = object_in(folder, TOKENIZER)
     there, here = roles_in(object_in(folder, MAP)), roles_in(said)
@@ -176,7 +176,7 @@ def name_notes(folder: ModelFolder) -> Iterator[str]:
         named = listing(
             [f"{name} {brief_token(there[name])} and {brief_token(here[name])}" for name in other], 3, where=""
         )
-        wins = "transformers uses the former" if MORE not in said else "transformers before 4.34 uses the former"
+        wins = f"transformers{' before 4.34' if MORE in said else ''} uses {MAP}"
         yield f"{MAP} and {TOKENIZER} have different special tokens: {named}: {wins}"
 
 

@@ -1,4 +1,4 @@
-"""Finds the mark by which tokens show spaces or parts of words: of byte-level BPE, sentencepiece or WordPiece."""
+"""Finds the mark of spaces or parts of words in tokens: that of byte-level BPE, of sentencepiece or of WordPiece."""
 
 from __future__ import annotations
 

@@ -32,5 +32,5 @@ def expert_name_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterato
     own = {key: match for one, key in found.items() if (match := _OF_ONE.search(one))}
     if own and len(own) == len(found) and not any(one[1] in modules and one[2] in projections for one in own.values()):
         key, name = min(own), next(iter(usual)).replace("#", "*")
-        has = f"{escape(key)} is a name that no expert of a {escape(kind)} model has (one has {escape(name)})"
+        has = f"{escape(key)} is a name that no expert of a {escape(kind)} model has (a valid name is {escape(name)})"
         yield f"{has}: transformers ignores these experts and initialises its own"

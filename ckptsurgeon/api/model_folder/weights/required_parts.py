@@ -83,7 +83,7 @@ def _class_of(config: Mapping[str, Any]) -> str:
 
 
 def _has_whole_layer(own: Collection[str], form: Collection[str]) -> bool:
-    """Return whether the weights have at least half of the tensors of a layer: then they are not just a fragment.
+    """Return whether the weights have at least half of the tensors of a layer, so that they are more than a fragment.
 
     ``own`` has the patterns of the weights' keys, and ``form`` those of a complete model.
     """
@@ -95,10 +95,10 @@ def _has_whole_layer(own: Collection[str], form: Collection[str]) -> bool:
 
 @lru_cache(maxsize=4)
 def _of_class(kind: str, name: str) -> tuple[frozenset[str], list[frozenset[str]], list[tuple[str, str]]]:
-    """Return the table's patterns of the model type ``kind`` and its class ``name``; empty for an unknown type.
+    """Return what the table says about the class ``name`` of the model type ``kind``; empty for an unknown type.
 
-    The result is (all patterns of the type, the patterns that each variant of the class always has, the tied pairs of
-    patterns as (key, source)).
+    The result has three parts: the patterns of all keys of the type; for each variant of the class, the patterns that
+    it always has; the pairs of tied patterns, as (key, source).
     """
     if kind not in _table():
         return frozenset(), [], []
@@ -155,7 +155,7 @@ WRAPPERS = ("_orig_mod.", "module.")
 MOSTLY = 0.8
 """The share of a class's names that the weights must have; else unknown names are not compared with missing names."""
 IGNORED = "transformers ignores them, and initialises the missing weights"
-AND_SO = "transformers ignores the former and initialises the latter"
+AND_SO = "transformers ignores the unknown tensor and initialises the missing one"
 
 
 class _Renamed(NamedTuple):

@@ -73,9 +73,9 @@ def _rows(one: DescribedTensor, widths: set[int], classes: Sequence[str]) -> int
 
 
 class _Size(NamedTuple):
-    """A field of config.json that states a size: dimension ``axis`` of some tensors is its value plus ``more``.
+    """A field of config.json with a size of some tensors: their dimension ``axis`` is the field's value plus ``more``.
 
-    ``kinds`` has the model types of which this is true, and ``pattern`` matches the modules of the tensors.
+    ``pattern`` matches the modules of these tensors, and ``kinds`` has the model types that have them.
     """
 
     field: str
@@ -134,7 +134,7 @@ def _other_size(size: _Size, tensors: Sequence[DescribedTensor], config: Mapping
     for one in _found(size, tensors, config):
         if one.shape[size.axis] != declared + size.more:
             has = f"{escape(one.key)} has {count(one.shape[size.axis], 'channel' if size.axis else 'row')}"
-            unused = f", {size.more} of them for no position" if size.more else ""
+            unused = f", {size.more} of which are not for positions" if size.more else ""
             yield f"config.json says {declared} ({size.field}), but {has}{unused}: {follows(one)}"
             return
 
@@ -175,8 +175,8 @@ def label_notes(tensors: Sequence[DescribedTensor], classes: Sequence[str], conf
 def _numbers(rows: set[int], last: DescribedTensor, config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if the classifier's number of rows is not the number of labels, or if a row has no label.
 
-    If ``num_labels`` and ``id2label`` disagree, transformers 5 uses the former and earlier versions use the latter.
-    ``rows`` has the numbers of rows of all tensors of the classifier, and ``last`` is one of these tensors.
+    If ``num_labels`` and ``id2label`` disagree, transformers 5 uses ``num_labels``, and earlier versions use
+    ``id2label``. ``rows`` has the numbers of rows of all tensors of the classifier; ``last`` is one of these tensors.
     """
     labels = config.get("id2label")
     numbers = {"id2label": len(labels) if isinstance(labels, dict) else None, "num_labels": config.get("num_labels")}

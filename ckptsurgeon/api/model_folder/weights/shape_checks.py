@@ -73,9 +73,10 @@ def shape_notes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -
 
 
 def follows(one: DescribedTensor) -> str:
-    """Return the end of a note on a tensor whose size does not fit: for a plain tensor, it says that loading fails.
+    """Return the end of a note on a tensor whose size contradicts config.json: what follows from the contradiction.
 
-    Loading may work for a quantised tensor, because not all libraries compare its size.
+    For a plain tensor, the text says that transformers cannot load the model. It does not say this for a quantised
+    tensor, because not all libraries compare its size.
     """
     return UNFIT if one.is_quantised else UNLOADED
 
@@ -105,10 +106,10 @@ def _feed_forward(weights: Mapping[str, DescribedTensor], config: Mapping[str, A
 
 
 def _fits_up(weights: Mapping[str, DescribedTensor], keys: Iterable[str], known: Collection[int]) -> bool:
-    """Return whether config.json states the number of rows of an ``up_proj`` beside a quantised ``down_proj``.
+    """Return whether an ``up_proj`` in the module of a quantised ``down_proj`` has a number of rows from config.json.
 
-    ``keys`` has keys of ``down_proj``, and ``known`` the inner widths in config.json. The number of columns of a
-    quantised ``down_proj`` may be guessed, but the number of rows of the ``up_proj`` in the same module is certain.
+    ``keys`` are the keys of ``down_proj``, and ``known`` has the inner widths in config.json. The inner width is also
+    the number of columns of ``down_proj``; but if this tensor is quantised, that number may be only a guess.
     """
     names = [key for key in keys if weights[key].is_quantised]
     others = (weights.get(key.replace("down_proj", "up_proj").replace(".w2.", ".w3.")) for key in names)
@@ -229,7 +230,7 @@ _CONVOLUTION = re.compile(r"(?:^|\.)feature_extractor\.conv_layers\.(\d{1,9})\.c
 
 
 def _undivided(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if the number of heads does not divide a width that it divides in every model of the type."""
+    """Yield a note if the number of heads does not divide a width, as it must in every model of this type."""
     for kinds, width, heads in _DIVIDED:
         size, number = config.get(width), config.get(heads)
         if config.get("model_type") not in kinds or type(size) is not int or type(number) is not int:

@@ -1,4 +1,4 @@
-"""Notes on embeddings of an encoder or a decoder that are stored beside the embedding that both of them share."""
+"""Notes on embeddings of an encoder or a decoder that are stored, although both should use one shared embedding."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ def shared_embedding_notes(tensors: Sequence[DescribedTensor], folder: ModelFold
         found = OWN.match(one.key)
         shared = by_key.get(f"{found[1] or ''}shared.weight") if found else None
         if shared is not None and shared.shape == one.shape and not (one.tied_to or shared.tied_to):
-            tied = f"the model's class ties {escape(shared.key)} and {escape(one.key)}, but the latter is stored too"
-            yield f"{tied}: if the two differ, transformers before 5 ignores the latter"
+            tied = f"{escape(one.key)} is stored, although the model's class ties it to {escape(shared.key)}"
+            yield f"{tied}: if the two differ, transformers before 5 uses only {escape(shared.key)}"

@@ -108,7 +108,7 @@ def stored_head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -
     for embedding, head in stored_heads(tensors, folder):
         yield (
             f"config.json says that {escape(embedding)} is the output layer ({TIES}), but "
-            f"{escape(head)} is stored too: if the two differ, transformers before 5 ignores the latter"
+            f"{escape(head)} is stored too: if the two differ, transformers before 5 uses only the embedding"
         )
 
 
@@ -159,7 +159,7 @@ def _architectures(folder: ModelFolder) -> list[str]:
 
 
 def tied_head(folder: ModelFolder, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
-    """Return {key of the output layer: key of the embedding} if both are tied and only the embedding is stored.
+    """Return {key of the output layer: key of the embedding} if the output layer is not stored because it is tied.
 
     The mapping is empty if the model stores its output layer, does not tie it, or is not a language model.
     """

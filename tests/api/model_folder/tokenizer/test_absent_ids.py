@@ -104,14 +104,14 @@ def test_a_tokeniser_that_adds_tokens_by_its_code_is_not_judged() -> None:
 @pytest.mark.parametrize(
     ("names", "config", "said"),
     [
-        ({"eos_token": "<end>"}, {}, "eos_token '<end>', which {} lacks: transformers gives it 12, while "
+        ({"eos_token": "<end>"}, {}, "eos_token '<end>', which {} lacks: transformers gives it the id 12, while "
          "eos_token_id of config.json is 2 ('</s>')"),
-        ({"pad_token": {"content": "[PAD]"}}, {"pad_token_id": 0}, "pad_token '[PAD]', which {} lacks: transformers gives it 12, "
+        ({"pad_token": {"content": "[PAD]"}}, {"pad_token_id": 0}, "pad_token '[PAD]', which {} lacks: transformers gives it the id 12, "
          "while pad_token_id of config.json is 0 ('<pad>')"),
-        ({"unk_token": "[X]"}, {"unk_token_id": 3}, "unk_token '[X]', which {} lacks: transformers gives it 12, while "
+        ({"unk_token": "[X]"}, {"unk_token_id": 3}, "unk_token '[X]', which {} lacks: transformers gives it the id 12, while "
          "unk_token_id of config.json is 3 ('<unk>')"),
         ({"eos_token": "<end>", "pad_token": "[PAD]"}, {"eos_token_id": 13, "pad_token_id": 13}, "eos_token '<end>', "
-         "which {} lacks: transformers gives it 12, while eos_token_id of config.json is 13 ('[PAD]')"),
+         "which {} lacks: transformers gives it the id 12, while eos_token_id of config.json is 13 ('[PAD]')"),
         ({"unk_token": "[X]"}, {}, ""),
         ({"eos_token": "<end>"}, {"eos_token_id": 12}, ""),
         ({"eos_token": "<end>"}, {"eos_token_id": [2, 12]}, ""),

@@ -14,6 +14,7 @@ from ..test_model_folders import TOKENS, model, verbs_of
 from .test_token_lists import whole
 
 BEGIN = "added_tokens_decoder of tokenizer_config.json and {} have different ids for {}: "
+OURS, WHOLE = "tokenizer_config.json", "tokenizer.json"
 
 
 def say(path: str, numbers: dict[int, str]) -> None:
@@ -28,11 +29,11 @@ def notes() -> list[str]:
 @pytest.mark.parametrize(
     ("numbers", "number", "said"),
     [
-        ({5: "<user>"}, "1 token", "'<user>' is 5 in the former and missing in the latter, where 5 is 'b': it gets 8"),
-        ({7: "<s>"}, "1 token", "'<s>' is 7 in the former and 1 in the latter"),
-        ({6: "<s>", 7: "<x>"}, "2 tokens", "'<s>' is 6 in the former and 1 in the latter, '<x>' is 7 in the former "
-         "and missing in the latter, where 7 is 'd': it gets 8"),
-        ({9: "<x>"}, "1 token", "'<x>' is 9 in the former and missing in the latter: it gets 8"),
+        ({5: "<user>"}, "1 token", f"'<user>' is 5 in {OURS} and missing in {WHOLE}, where 5 is 'b': it gets the id 8"),
+        ({7: "<s>"}, "1 token", f"'<s>' is 7 in {OURS} and 1 in {WHOLE}"),
+        ({6: "<s>", 7: "<x>"}, "2 tokens", f"'<s>' is 6 in {OURS} and 1 in {WHOLE}, '<x>' is 7 in {OURS} "
+         f"and missing in {WHOLE}, where 7 is 'd': it gets the id 8"),
+        ({9: "<x>"}, "1 token", f"'<x>' is 9 in {OURS} and missing in {WHOLE}: it gets the id 8"),
     ],
 )  # fmt: skip
 def test_an_id_of_another_token_is_said(numbers: Any, number: str, said: str) -> None:
@@ -49,7 +50,7 @@ def test_equal_ids_and_tokens_that_follow_are_not(numbers: Any) -> None:
 def test_a_token_with_another_id_than_in_an_older_list_is_said() -> None:
     model("m")
     say("m", {7: "<s>"})
-    assert notes() == [BEGIN.format("vocab.json", "1 token") + "'<s>' is 7 in the former and 1 in the latter"]
+    assert notes() == [BEGIN.format("vocab.json", "1 token") + f"'<s>' is 7 in {OURS} and 1 in vocab.json"]
 
 
 @pytest.mark.parametrize("verb", verbs_of(""))
@@ -69,5 +70,5 @@ def test_transformers_agrees() -> None:
 def test_a_token_whose_id_is_that_of_another_in_an_older_list_is_said() -> None:
     model("m")
     say("m", {5: "|", 8: "<x>"})  # what follows the list is an added token
-    said = f"'|' is 5 in the former, where the latter has {TOKENS[5]!r}"
+    said = f"5 is '|' in {OURS} and {TOKENS[5]!r} in vocab.json"
     assert notes() == [BEGIN.format("vocab.json", "1 token") + said]

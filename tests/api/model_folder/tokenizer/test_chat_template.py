@@ -120,7 +120,7 @@ def test_a_whole_template_costs_no_import_of_jinja2() -> None:
     ],
 )
 def test_a_template_of_another_tokeniser_is_said(template: str, added: list[str], said: str) -> None:
-    text = f"chat_template.jinja writes tokens that the tokeniser lacks and so splits: {said}"
+    text = f"chat_template.jinja writes tokens that the tokeniser lacks, so it splits them: {said}"
     assert notes(template, *added) == ([text] if said else [])
 
 

@@ -102,7 +102,7 @@ def test_texts_that_are_bytes_need_no_unknown_token() -> None:
     ("tokens", "section", "said"),
     [
         (WORDS, {"type": "WordPiece", "continuing_subword_prefix": "@@"}, "continuing_subword_prefix of tokenizer.json "
-         "is '@@', but 2 tokens begin with ## and none with that: words of several pieces become unknown"),
+         "is '@@', but 2 tokens begin with ## and none with this prefix: words of several pieces become unknown"),
         (WORDS, {"type": "WordPiece", "continuing_subword_prefix": ""}, "continuing_subword_prefix of tokenizer.json "
          "is '', but 2 tokens begin with ##: words of several pieces become unknown"),
         (WORDS, {"type": "WordPiece", "continuing_subword_prefix": "##"}, ""),
@@ -287,9 +287,12 @@ def test_tokens_for_bytes_that_no_decoder_joins_are_said(
 def test_byte_level_tokens_read_in_another_encoding_of_characters_are_said(
     tokens: list[str], steps: dict[str, Any], is_said: bool
 ) -> None:
-    found = [one for one in notes(tokens, steps, {"type": "BPE"}, "gpt2") if "stand for no byte" in one]
+    found = [one for one in notes(tokens, steps, {"type": "BPE"}, "gpt2") if "byte-level BPE does not use" in one]
     assert len(found) == is_said
-    assert all("is byte-level, but 8 of its 263 tokens have characters that stand for no byte" in one for one in found)
+    assert all(
+        "is byte-level, but 8 of its 263 tokens have characters that byte-level BPE does not use" in one
+        for one in found
+    )
 
 
 def scored(path: str, scores: list[float]) -> str:

@@ -97,7 +97,7 @@ def test_each_id_of_a_list_counts() -> None:
 @pytest.mark.parametrize(
     ("ours", "theirs", "said"),
     [
-        ([2, 11], [2, 10], "eos_token_id of generation_config.json has 10 ('Ċ') instead of 11 ('<|im_end|>')"),
+        ([2, 11], [2, 10], "eos_token_id has 11 ('<|im_end|>') in config.json, but 10 ('Ċ') in generation_config.json"),
         ([2, 11], [2], ""),
         ([2], [2, 10], ""),
         ([2, 11], [2, 9], ""),  # another special token
@@ -106,14 +106,14 @@ def test_each_id_of_a_list_counts() -> None:
 def test_an_end_in_place_of_a_special_one_is_said(ours: list[int], theirs: list[int], said: str) -> None:
     """As with the generation_config.json of another version of the model."""
     found = notes({"eos_token_id": ours}, {"eos_token_id": theirs}, LLAMA)
-    more = ", which config.json has: generation does not end at the latter"
+    more = ": generation does not end at 11"
     assert found == ([said + more] if said else [])
 
 
 def test_two_files_that_name_another_beginning_of_the_decoder_are_said() -> None:
     told = "decoder_start_token_id is 2 ('</s>') in config.json and 0 ('<pad>') in generation_config.json"
     assert notes({"decoder_start_token_id": 2}, {"decoder_start_token_id": 0}, LLAMA) == [
-        f"{told}: generation begins with the latter"
+        f"{told}: generation begins with 0"
     ]
 
 
@@ -234,7 +234,9 @@ def test_a_word_that_marian_may_not_write_in_place_of_its_padding_is_said(
     kind: str, forbidden: Any, is_said: bool
 ) -> None:
     found = notes({"model_type": kind, "pad_token_id": 0}, {"bad_words_ids": forbidden, "eos_token_id": 2}, LLAMA)
-    note = "bad_words_ids of generation_config.json is 4 ('a'), a word, instead of the padding, 0, with which Marian begins"
+    note = (
+        "bad_words_ids of generation_config.json forbids the word 4 ('a'), but for Marian it must forbid the padding, 0"
+    )
     assert [one for one in found if "bad_words" in one] == ([note] if is_said else [])
 
 

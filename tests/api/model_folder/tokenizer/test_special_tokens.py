@@ -152,15 +152,16 @@ def test_names_of_special_tokens_map_count_unless_it_is_not_read() -> None:
 
 
 SWAP = "eos_token '<s>' and '</s>'"
+FILE = "special_tokens_map.json"
 
 
 @pytest.mark.parametrize(
     ("names", "mapped", "said"),
     [
-        (NAMES, {"eos_token": "<s>"}, f"{SWAP}: transformers uses the former"),
-        (NAMES, {"eos_token": "<s>", "bos_token": "</s>"}, f"bos_token '</s>' and '<s>', {SWAP}: transformers uses the former"),
+        (NAMES, {"eos_token": "<s>"}, f"{SWAP}: transformers uses {FILE}"),
+        (NAMES, {"eos_token": "<s>", "bos_token": "</s>"}, f"bos_token '</s>' and '<s>', {SWAP}: transformers uses {FILE}"),
         ({**NAMES, "added_tokens_decoder": {}}, {"eos_token": "<s>", "bos_token": "</s>"},
-         f"bos_token '</s>' and '<s>', {SWAP}: transformers before 4.34 uses the former"),
+         f"bos_token '</s>' and '<s>', {SWAP}: transformers before 4.34 uses {FILE}"),
         ({**NAMES, "added_tokens_decoder": {}}, {"eos_token": "<unk>"}, ""),
         (NAMES, {"eos_token": {"content": "</s>", "lstrip": False}, "pad_token": None}, ""),
         ({}, NAMES, ""),

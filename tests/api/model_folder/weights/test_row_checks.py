@@ -86,7 +86,7 @@ P = "embeddings.position_embeddings.weight"
         ("bert", "type_vocab_size", "embeddings.token_type_embeddings.weight", (2, 4), 2, "has 2 rows"),
         ("gpt2", "n_positions", "wpe.weight", (8, 4), 8, "has 8 rows"),
         ("bart", "max_position_embeddings", "encoder.embed_positions.weight", (8, 4), 6,
-         "has 8 rows, 2 of them for no position"),
+         "has 8 rows, 2 of which are not for positions"),
         ("whisper", "max_source_positions", "encoder.embed_positions.weight", (8, 4), 8, "has 8 rows"),
         ("whisper", "max_target_positions", "decoder.embed_positions.weight", (8, 4), 8, "has 8 rows"),
         ("whisper", "num_mel_bins", "encoder.conv1.weight", (4, 5, 3), 5, "has 5 channels"),
