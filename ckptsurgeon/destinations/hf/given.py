@@ -25,9 +25,10 @@ class GivenFields(NamedTuple):
 
 
 def given_fields(document: Document) -> GivenFields:
-    """Return the fields of the config.json that a document is, or to which it refers; imports nothing.
+    """Return the fields of a destination's config.json, and its overrides; imports nothing.
 
-    Raises ConfigError if the file is not a configuration of transformers.
+    The config.json is the document itself, or the file to which the document refers. Raises ConfigError if it is not a
+    configuration of transformers.
     """
     found = _given(document)
     if document.dequantized:

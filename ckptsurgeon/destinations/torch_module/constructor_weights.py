@@ -177,9 +177,9 @@ def confirmed(
 ) -> list[InitialFile]:
     """Return the files, each with only those keys whose values the constructor really reads from that file.
 
-    Other keys, such as position ids or the ones of a norm, have the same values by chance. To find these keys,
-    ``build`` constructs the module again while the loading functions return changed values. If that fails, all keys
-    are kept.
+    Other keys, such as position ids or the weights of a new norm (all 1), have the same values by chance. To find these
+    keys, ``build`` constructs the module again while the loading functions return changed values: tensors that stay the
+    same are not read from a file. If this second construction fails, the result has all keys.
     """
     found = list(found)
     made = changed_values(build) if found else None
