@@ -126,7 +126,7 @@ def map_tokens(
         shown = listing([repr(token) for token in destination.tokens[:3]], where="")
         raise ConfigError(
             f"the vocabularies {source.name} and {destination.name} have no token in common.",
-            hint=f"Give two lists of the same kind: {destination.name} begins with {escape(shown)}.",
+            hint=f"Give token lists of tokenisers that share tokens: {destination.name} begins with {escape(shown)}.",
         )
     return VocabularyRows(
         source.name, destination.name, len(source.tokens), tuple(found), "init" if new == "subword" else new

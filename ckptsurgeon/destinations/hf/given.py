@@ -44,7 +44,7 @@ def _given(document: Document) -> GivenFields:
         named = os.path.join(named, "config.json")
         if leads_out(document.resolve(named)):
             raise document.fail(
-                f"{escape(named)} is a link to outside of its folder, which is not followed.",
+                f"{escape(named)} is a link to a file outside its folder; such links are not followed.",
                 "Name the file that the link leads to.",
             )
     text = document.text_file(named, "transformers")

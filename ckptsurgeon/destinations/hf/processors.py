@@ -93,7 +93,7 @@ def _with_blank(written: WrittenConfig, tokens: Sequence[str]) -> list[str]:
     if number is None or written.config.pad_token_id == number:
         return []
     written.apply(MovedIds({("pad_token_id",): number}))
-    return [f"pad_token_id becomes {number}, the blank {escape(blank or '')} of the tokens"]
+    return [f"pad_token_id becomes {number}, the id of the CTC blank {escape(blank or '')}"]
 
 
 def _map(value: object) -> Mapping[str, Any]:

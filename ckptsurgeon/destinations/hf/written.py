@@ -172,8 +172,8 @@ def _of_fewer_rows(
     if own is None or len(own.tokens) <= rows:
         return files, [*notes, *more]
     note = (
-        f"the tokeniser in {escape(folder or '.')} has {count(len(own.tokens), 'token')}, but the model has {rows} "
-        "rows: it is not copied; use --vocab SRC_TOKENS:DST_TOKENS to match rows by token"
+        f"the tokeniser in {escape(folder or '.')} is not copied: it has {count(len(own.tokens), 'token')}, but the "
+        f"model has {rows} rows; --vocab SRC_TOKENS:DST_TOKENS matches rows by token"
     )
     return tuple(one for one in files if not is_of_tokenizer(one.name)), [*notes, *more, note]
 

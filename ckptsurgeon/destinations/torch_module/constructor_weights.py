@@ -161,7 +161,8 @@ def _likeness(key: str, there: str) -> int:
 def left_out(path: str) -> Undrawable:
     """Return the reason why a tensor has no initial values: --no-constructor-weights left out the file ``path``."""
     return Undrawable(
-        f"has a constructor that reads {{keys}} from {_braced(escape(path))}",
+        f"has a constructor that reads {{keys}} from {_braced(escape(path))}, but --no-constructor-weights leaves its "
+        "values out",
         "Use a source that has this tensor, or leave --no-constructor-weights out.",
     )
 
