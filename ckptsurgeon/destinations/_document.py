@@ -25,7 +25,7 @@ RELATIVE_TO = "relative_to"
 class Document:
     """A configuration file that describes a destination: its path, text and content.
 
-    ``content`` is None if our YAML reader cannot read the file, because it has tags of a toolkit; ``fault`` is then the
+    ``content`` is None if the file has tags of a toolkit, which our YAML reader cannot read; ``fault`` is then its
     error. ``model`` and ``train`` are the sections ``model:`` and ``train:``, empty if the file lacks them; ``train``
     includes the user's changes. While the destination is loaded, two lists grow. ``read`` gets the path of each
     file that the configuration refers to, when it is read. ``ran`` gets the name of each class and function that the

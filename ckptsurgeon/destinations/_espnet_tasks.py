@@ -73,7 +73,7 @@ def chosen_classes() -> frozenset[str]:
 
 
 def is_whole(values: Mapping[str, Any]) -> bool:
-    """Return whether a training run wrote this configuration; then it has every entry of its task."""
+    """Return whether a training run wrote this configuration: such a file has every entry of its task."""
     return WHOLE in values
 
 

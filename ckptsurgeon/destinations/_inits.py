@@ -65,10 +65,10 @@ class Init:
 
 NO_INIT = Undrawable(
     "does not say how to initialise {keys}, and no source has all of the values",
-    "Give each of these tensors an init: in the destination's file.",
+    "Give each of these tensors a field init in the destination's file.",
 )
 ZERO_DEVIATION = Undrawable(
-    "would start with zeros in {keys}, a standard deviation or variance, by which models divide",
+    "initialises {keys} with zeros, but models divide by standard deviations and variances",
     "Use a source that has this tensor, or pass --reinit {key} to start with zeros nevertheless.",
     allowed=True,
 )
@@ -113,9 +113,9 @@ def _unfit(info: TensorInfo, name: str) -> str:
     if not wanted or (name in _AT_LEAST_2 and dims < 2):
         return f"it has {dims} dimensions"
     if name != "zeros" and (dtype.kind in ("quantized", "bits") or dtype.values > 1 or dtype.bits % 8):
-        return f"it is {info.dtype}, which can only start as zeros"
+        return f"a tensor of {info.dtype} can only be initialised with zeros"
     if name not in _EXACT and not dtype.is_floating:
-        return f"it is {info.dtype}"
+        return f"its dtype is {info.dtype}, not a floating-point dtype"
     if name == "arange" and info.numel and not _holds(info.dtype, info.shape[-1] - 1):
         return f"{info.dtype} cannot represent {info.shape[-1] - 1}"
     return ""

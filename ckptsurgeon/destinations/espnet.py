@@ -173,10 +173,14 @@ def _read(document: Document) -> _Read:
         found = _found(document, name, holder[name])
         files.append(found)
         if found != os.path.normpath(holder[name]):
-            notes.append(f"{name} {escape(holder[name])} of {escape(document.name)} was found at {escape(found)}")
+            said = f"the file {escape(holder[name])} (field {name} of {escape(document.name)})"
+            notes.append(f"{said} was found at {escape(found)}")
         holder[name] = found
     if values.get("use_adapter"):
-        notes.append("its adapters are left out: ESPnet adds them after it has loaded the weights of init_param")
+        notes.append(
+            "the model is built without its adapters (use_adapter): ESPnet adds them after it has loaded the weights "
+            "of init_param"
+        )
     return _Read(task, values, tuple(files), tuple(notes))
 
 

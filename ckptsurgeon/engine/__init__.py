@@ -1,1 +1,1 @@
-"""Applies plans: copies bytes between files, computes the other tensors, and publishes the output atomically."""
+"""Applies plans: copies the bytes of unchanged tensors, computes all other tensors, publishes the output atomically."""

@@ -59,7 +59,7 @@ def _from(step: Step) -> str:
 
 
 def _resizes(step: Step) -> bool:
-    """Return whether the policy of a step, applied to the shapes of source and output, uses the step's operation."""
+    """Return whether the step's operation is the one that its policy chooses for the shapes of source and output."""
     found = fit(step.policy, step.source_shape, step.shape, step.source_dtype)
     return found.op == step.op and found.op != "init"
 

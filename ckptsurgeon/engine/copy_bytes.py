@@ -71,7 +71,7 @@ class _SliceChecksums:
 
 
 class _Worker:
-    """Runs copy tasks; it remembers between which pairs of files the kernel cannot copy."""
+    """Runs copy tasks, and remembers the pairs of files between which the kernel cannot copy."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance
@@ -107,7 +107,7 @@ class _Worker:
         self._advance(task.nbytes)
 
     def _in_kernel(self, task: CopyTask) -> bool:
-        """Let the kernel copy the bytes of a task; return False if the kernel cannot, so that this process has to."""
+        """Let the kernel copy the bytes of a task; return False if the kernel cannot copy between these files."""
         copy, pair = task.copy, (id(task.copy.source), id(task.copy.output))
         if pair in self._refused or not hasattr(os, "copy_file_range"):
             return False
@@ -171,7 +171,8 @@ def copying(copies: Iterable[CopyRange], advance: Advance) -> Iterator[Callable[
     have their checksums.
 
     Raises FormatError if a piece does not match the checksum in its source, SourceError and OutputError if a file
-    cannot be read or written. An exception in the body stops the copies before it leaves the ``with``.
+    cannot be read or written. If the body raises an exception, the copies are stopped first; then the ``with`` raises
+    the exception.
     """
     runs = joined(copies)
     worker = _Worker(advance)

@@ -102,7 +102,7 @@ def difference(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         sources = {one["path"]: one for one in begun["sources"]}
         gone = [path for path in sources if path not in {one["path"] for one in now["sources"]}]
         if gone:
-            return f": they are made from other sources: {listing(gone)}"
+            return f": they are made from sources that this command does not have: {listing(gone)}"
         changed = [
             one["path"]
             for one in now["sources"]

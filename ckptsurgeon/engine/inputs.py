@@ -35,7 +35,7 @@ class PlanInputs(Brief):
     memory: int = 0
 
     def keeper(self, plan: Plan) -> Checkpoint | None:
-        """Return the checkpoint that is the destination; None if there is none, as for a configuration.
+        """Return the destination if it is a checkpoint; None if it is anything else, such as a configuration.
 
         Tensors that no source contains keep their values from this checkpoint.
         """

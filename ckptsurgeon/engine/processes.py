@@ -57,7 +57,7 @@ def shared_out(parts: Sequence[OutputFile], number: int) -> list[list[OutputFile
 
 
 class Helpers(Protocol):
-    """The other processes that write files of an output: the interface for the process that publishes the output."""
+    """The interface to the other processes that write files of an output, for the process that publishes the output."""
 
     def share_out(self, identity: str, folder: str, parts: Sequence[OutputFile]) -> Sequence[OutputFile]:
         """Let the other processes write some of the files ``parts`` into ``folder``; return those for this process.

@@ -77,9 +77,10 @@ def _removed(present: Sequence[str], parts: Sequence[str], companions: Sequence[
 
 
 def _staged(shape: OutputShape, folder: UploadedFolder, alone: str) -> StagedOutput:
-    """Return the temporary files of an output; progress also counts the uploaded bytes.
+    """Return the temporary files of an output, which report uploaded bytes as progress, too.
 
-    ``alone`` is the file's name if the output is a single file.
+    So the total of the progress is twice the size of the output: bytes are first written, then uploaded. ``alone`` is
+    the name of the file if the output is a single file.
     """
     files = {} if shape.folder else {"": folder.file(alone, shape.size)}
     staged = StagedOutput(shape, files, folder if shape.folder else None)

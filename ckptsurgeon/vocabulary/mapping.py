@@ -33,8 +33,8 @@ def greedy(token: str, rows: Mapping[str, int], inside: str, longest: int) -> tu
     """Return the rows of the pieces of a token, each piece as long as possible; empty if the token cannot be cut.
 
     ``rows`` maps each piece to its row, and ``longest`` is the length of the longest piece. ``inside`` is the prefix of
-    pieces that do not begin a word; if the token begins with this prefix, all of its pieces do. Special tokens such as
-    ``[MASK]`` are not cut.
+    pieces that do not begin a word, such as ``##``. If the token begins with this prefix, it is cut only into pieces
+    with the prefix. Special tokens such as ``[MASK]`` are not cut.
     """
     if token[0] == "[" and token[-1] == "]":
         return ()
@@ -126,7 +126,7 @@ def map_tokens(
         shown = listing([repr(token) for token in destination.tokens[:3]], where="")
         raise ConfigError(
             f"the vocabularies {source.name} and {destination.name} have no token in common.",
-            hint=f"Give two lists of the same kind: {destination.name} begins with {escape(shown)}.",
+            hint=f"Give token lists of tokenisers that share tokens: {destination.name} begins with {escape(shown)}.",
         )
     return VocabularyRows(
         source.name, destination.name, len(source.tokens), tuple(found), "init" if new == "subword" else new

@@ -109,10 +109,11 @@ def _text(token: Any) -> str:
 
 
 def _fairseq(*last: str) -> Callable[[Sequence[str], Mapping[str, Any]], Sequence[str] | None]:
-    """Return a function that makes the list of tokens from the pieces of a tokeniser of fairseq, and its settings.
+    """Return a function that puts the pieces of a fairseq tokeniser in the order of the embedding's rows.
 
-    The list is ``<s> <pad> </s> <unk>``, then the pieces from the fourth on, then ``last``. The function returns None
-    unless the first three pieces are ``<unk>``, ``<s>`` and ``</s>``, in any order.
+    The arguments of the function are the pieces and the tokeniser's settings, which it does not use. It returns
+    ``<s> <pad> </s> <unk>``, then the pieces from the fourth on, then ``last``. It returns None unless the first three
+    pieces are ``<unk>``, ``<s>`` and ``</s>``, in any order.
     """
     return lambda pieces, _: (*_FAIRSEQ, *pieces[3:], *last) if {*pieces[:3]} == _FIRST else None
 

@@ -48,7 +48,7 @@ def config(text: str, name: str = "dst.yaml") -> cs.TargetSpec:
         ("model: {tensors: {a: {shape: [1], init: xavier_uniform}}}", "it has 1 dimensions"),
         ("model: {tensors: {a: {shape: [1], init: {normal: {sdt: 1}}}}}", "Did you mean std"),
         ("model: {tensors: {a: {shape: [1], init: constant}}}", "needs the argument val"),
-        ("model: {tensors: {a: {shape: [1], dtype: int64, init: normal}}}", "it is int64"),
+        ("model: {tensors: {a: {shape: [1], dtype: int64, init: normal}}}", "its dtype is int64, not a floating"),
         ("model: {tensors: {a: {shape: [1]}}, tied: [[a]]}", "two or more"),
         ("model: {tensors: {a: {shape: [1]}}, tied: [[{a: a}, a]]}", "is not a key of the field 'tensors'"),
         ("model: {tensors: {a: {shape: [1]}}, tied: [[a, a]]}", "'tied' has the key a twice"),
@@ -267,7 +267,7 @@ model: {_target_: hydra_net.net, _recursive_: false, norm: {_target_: torch.nn.L
         ("shape: [2], dtype: uint8, init: -1", "-1 is not a value of uint8"),
         ("shape: [2], dtype: bool, init: 2", "2 is not a value of bool"),
         ("shape: [300], dtype: int8, init: arange", "int8 cannot represent 299"),
-        ("shape: [2], dtype: float4_e2m1fn_x2, init: ones", "only start as zeros"),
+        ("shape: [2], dtype: float4_e2m1fn_x2, init: ones", "can only be initialised with zeros"),
     ],
 )
 def test_an_initialiser_that_cannot_be_is_refused_at_once(row: str, why: str) -> None:

@@ -348,8 +348,8 @@ def test_paths_are_found_from_the_configuration_s_folder_and_above_and_said(monk
     spec = cs.load_target("recipe/exp/asr_train/config.yaml")
     assert spec.files == ("recipe/exp/asr_train/tokens.txt", "recipe/stats.npz")
     assert spec.notes == (
-        "token_list tokens.txt of config.yaml was found at recipe/exp/asr_train/tokens.txt",
-        "stats_file stats.npz of config.yaml was found at recipe/stats.npz",
+        "the file tokens.txt (field token_list of config.yaml) was found at recipe/exp/asr_train/tokens.txt",
+        "the file stats.npz (field stats_file of config.yaml) was found at recipe/stats.npz",
     )
 
 
@@ -546,4 +546,7 @@ def test_a_statistics_file_that_nothing_reads_may_be_gone() -> None:
 @pytest.mark.usefixtures("_espnet")
 def test_adapters_are_left_out_and_said() -> None:
     spec = cs.load_target(config({"use_adapter": True, "adapter": "lora"}))
-    assert spec.notes == ("its adapters are left out: ESPnet adds them after it has loaded the weights of init_param",)
+    assert spec.notes == (
+        "the model is built without its adapters (use_adapter): ESPnet adds them after it has loaded the weights of "
+        "init_param",
+    )

@@ -25,9 +25,10 @@ class GivenFields(NamedTuple):
 
 
 def given_fields(document: Document) -> GivenFields:
-    """Return the fields of the config.json that a document is, or to which it refers; imports nothing.
+    """Return the fields of a destination's config.json, and its overrides; imports nothing.
 
-    Raises ConfigError if the file is not a configuration of transformers.
+    The config.json is the document itself, or the file to which the document refers. Raises ConfigError if it is not a
+    configuration of transformers.
     """
     found = _given(document)
     if document.dequantized:
@@ -43,7 +44,7 @@ def _given(document: Document) -> GivenFields:
         named = os.path.join(named, "config.json")
         if leads_out(document.resolve(named)):
             raise document.fail(
-                f"{escape(named)} is a link to outside of its folder, which is not followed.",
+                f"{escape(named)} is a link to a file outside its folder; such links are not followed.",
                 "Name the file that the link leads to.",
             )
     text = document.text_file(named, "transformers")

@@ -34,10 +34,10 @@ def processor_files(
 ) -> tuple[tuple[Companion, ...], list[str]]:
     """Return the files of the feature extractor and the tokeniser for a model of waveforms, and notes.
 
-    ``name`` is the name of the model's class. ``present`` are the files in the folder of the configuration: a file with
-    the same name is not returned, except a tokeniser if the tokens in ``present`` differ from the trained tokens. No
-    files are returned for other models, or if the document has no ``train:`` section with waveforms as features. The
-    padding token of ``written`` becomes the blank of CTC, because transformers uses the padding token as the blank.
+    ``name`` is the name of the model's class. ``present`` are the files in the folder of the configuration. They are
+    not replaced, with one exception: a tokeniser is replaced if its tokens differ from the trained tokens. No files are
+    returned for other models, or if the document has no ``train:`` section with waveforms as features. In ``written``,
+    the blank of CTC becomes the padding token, because transformers uses the padding token as the blank.
     """
     features, config = _map(document.train.get("features")), written.config
     if getattr(config, "conv_kernel", None) is None or features.get("kind") != "waves":
@@ -65,10 +65,10 @@ def processor_files(
 
 
 def _other_tokens(present: Sequence[Companion], tokens: Sequence[str], named: str) -> str:
-    """Return how the vocab.json in the configuration's folder differs from the tokens that are trained, '' if equal.
+    """Return a clause for a note: the first difference of vocab.json from the trained tokens; '' if there is none.
 
-    ``named`` is the file of the tokens that are trained, as the document names it. The blank, the space and the unknown
-    token may be written differently in the two lists.
+    This is the vocab.json in the folder of the configuration. ``named`` is the file of the trained tokens, as the
+    document names it. The blank, the space and the unknown token may be written differently in the two lists.
     """
     path = next((one.path for one in present if one.name == VOCABULARY and one.path), "")
     spelled = {*BLANKS, *SPACES, "<unk>", "[UNK]"}
@@ -93,7 +93,7 @@ def _with_blank(written: WrittenConfig, tokens: Sequence[str]) -> list[str]:
     if number is None or written.config.pad_token_id == number:
         return []
     written.apply(MovedIds({("pad_token_id",): number}))
-    return [f"pad_token_id becomes {number}, the blank {escape(blank or '')} of the tokens"]
+    return [f"pad_token_id becomes {number}, the id of the CTC blank {escape(blank or '')}"]
 
 
 def _map(value: object) -> Mapping[str, Any]:

@@ -154,10 +154,11 @@ def _given(section: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _of_fewer_rows(
     document: Document, files: tuple[Companion, ...], written: WrittenConfig, before: int, folder: str
 ) -> tuple[tuple[Companion, ...], list[str]]:
-    """Return the files, without the tokeniser if it has more tokens than the model has rows, and notes.
+    """Remove token ids that have no row any more, if the model has fewer rows than before; return the files, and notes.
 
-    Changes nothing if the document does not reduce the ``before`` rows of the vocabulary. Raises ConfigError for a
-    token id that has no row any more.
+    ``before`` is the number of rows of the vocabulary in the original config.json, and ``folder`` its folder. The
+    tokeniser is left out of the files if it has more tokens than the model has rows. Raises ConfigError for a token id
+    that the model needs but that has no row any more. If the number of rows is not smaller, nothing is changed.
     """
     rows = _rows(written.config)
     if not rows or rows >= before:
@@ -171,8 +172,8 @@ def _of_fewer_rows(
     if own is None or len(own.tokens) <= rows:
         return files, [*notes, *more]
     note = (
-        f"the tokeniser in {escape(folder or '.')} has {count(len(own.tokens), 'token')}, but the model has {rows} "
-        "rows: it is not copied; use --vocab SRC_TOKENS:DST_TOKENS to match rows by token"
+        f"the tokeniser in {escape(folder or '.')} is not copied: it has {count(len(own.tokens), 'token')}, but the "
+        f"model has {rows} rows; --vocab SRC_TOKENS:DST_TOKENS matches rows by token"
     )
     return tuple(one for one in files if not is_of_tokenizer(one.name)), [*notes, *more, note]
 

@@ -161,7 +161,8 @@ def _likeness(key: str, there: str) -> int:
 def left_out(path: str) -> Undrawable:
     """Return the reason why a tensor has no initial values: --no-constructor-weights left out the file ``path``."""
     return Undrawable(
-        f"has a constructor that reads {{keys}} from {_braced(escape(path))}",
+        f"has a constructor that reads {{keys}} from {_braced(escape(path))}, but --no-constructor-weights leaves its "
+        "values out",
         "Use a source that has this tensor, or leave --no-constructor-weights out.",
     )
 
@@ -177,9 +178,9 @@ def confirmed(
 ) -> list[InitialFile]:
     """Return the files, each with only those keys whose values the constructor really reads from that file.
 
-    Other keys, such as position ids or the ones of a norm, have the same values by chance. To find these keys,
-    ``build`` constructs the module again while the loading functions return changed values. If that fails, all keys
-    are kept.
+    Other keys, such as position ids or the weights of a new norm (all 1), have the same values by chance. To find these
+    keys, ``build`` constructs the module again while the loading functions return changed values: tensors that stay the
+    same are not read from a file. If this second construction fails, the result has all keys.
     """
     found = list(found)
     made = changed_values(build) if found else None

@@ -66,7 +66,8 @@ THREADS = min(8, len(os.sched_getaffinity(0)))
 class MemoryNeed:
     """The bytes of memory that computing a tensor takes, and the reason (for an error message).
 
-    ``kept`` bytes are needed until the tensor is done; each block that is computed needs another ``block`` bytes.
+    ``kept`` is the number of bytes that are needed until the whole tensor is computed. ``block`` is the number of
+    additional bytes for each block, which are needed only while the block is computed.
     """
 
     block: int

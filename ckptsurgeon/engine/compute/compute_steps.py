@@ -1,6 +1,6 @@
 """Writes the tensors that are not plain copies: tensors that are cast, resized, merged or initialised.
 
-Small tensors are computed together if the values are the same then.
+Many small tensors are computed together, as one tensor, if this does not change their values.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ Larger groups are split. To compute the scale of such a group, rows of other blo
 class Roundings:
     """The rounding losses of quantised tensors, by key and by index of the block.
 
-    If ``is_measured`` is false, losses are not measured. ``kept`` caches numbers that need all values of a tensor, such
-    as its global scale.
+    If ``is_measured`` is false, losses are not measured. ``kept`` caches numbers that are computed from all values of a
+    tensor, such as its global scale.
     """
 
     is_measured: bool = False

@@ -59,7 +59,10 @@ KEPT = 3
 
 
 def adapting_places(step: Step) -> list[OutputBlock]:
-    """Return the blocks of a tensor to which LoRA adapters are added; they have whole rows, since DoRA needs norms."""
+    """Return the blocks in which LoRA adapters are added to a tensor.
+
+    Each block has whole rows, because DoRA needs the norm of each row.
+    """
     limit = max(ADAPTING_ELEMENTS * ARRAYS["float32"] // ARRAYS[_wide(step)], prod(step.shape[1:]))
     return list(numbered_blocks(blocks(step.shape, limit), raw_dtype(step.dtype).itemsize))
 
@@ -167,13 +170,16 @@ def _change(step: Step, term: LoraTerm, own: Sequence[Part], base: Part) -> LowR
 
 
 def _values(step: Step, part: Part, scale: float) -> Callable[[int, int], Array]:
-    """Return a function that returns the rows (begin, end) of ``part``, which has the base's shape, times ``scale``."""
+    """Return a function that reads rows of ``part`` and multiplies them by ``scale``.
+
+    ``part`` has the shape of the base. The arguments of the function are the first row, and the row after the last.
+    """
     tail = tuple((0, size) for size in step.shape[1:])
     return lambda begin, end: scale * _rows(part, ((begin, end), *tail) if step.shape else (), None)
 
 
 def _norms(step: Step, change: LowRankChange, base: Part) -> Array:
-    """Return the norm of each column of the base plus the low-rank product in ``change``."""
+    """Return the norms of the columns of a sum: the base plus the low-rank product of ``change``."""
     squares = np.zeros(step.shape[1])
     for place in adapting_places(step):
         begin, end = place.box[0]

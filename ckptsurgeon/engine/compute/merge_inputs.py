@@ -137,9 +137,10 @@ class MergedTensors:
         return self.slice(OutputBlock(0, 0, tuple((0, size) for size in self.shape)))
 
     def slice(self, place: OutputBlock, seen: Seen | None = None) -> Slice:
-        """Return the values of all inputs in the block ``place``, whose indices refer to the shape that is merged.
+        """Return the values of all inputs in the block ``place``.
 
-        ``seen``, if given, is called with the index of each input and the values that were read from it.
+        The indices of the block refer to the merged region (``shape``), which may be smaller than the output. ``seen``,
+        if given, is called with the index of each input and the values that were read from it.
         """
         values = [self._read(number, place.box, seen) for number in range(len(self._parts))]
         if self._fill is not None:
@@ -170,9 +171,10 @@ class MergedTensors:
         return cast(values, dtype, self._compute)[0].reshape(box_shape(box))
 
     def kept(self, box: Box) -> tuple[Array, CastLosses]:
-        """Return the values of a part ``box`` of the output that is not merged, and counts of values that a cast lost.
+        """Return values of the output that are not merged, and the counts of values that a cast lost.
 
-        The values come from the base model or, if there is no base model, from the first model.
+        These are the values in the part ``box``. They come from the base model or, if there is no base model, from the
+        first model.
         """
         info, source = self._parts[-1 if self.has_base else 0]
         values, lost = cast_for(self._step, read_part(source, info, box), info.dtype)

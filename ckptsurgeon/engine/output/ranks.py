@@ -55,7 +55,8 @@ def check_ranks(writer: Writer, options: RankOptions) -> None:
         return
     if not options.ranks:
         raise ConfigError(
-            f"--to {writer.name} writes a file for each rank.", hint="Give the number of ranks: --ranks 8."
+            f"--to {writer.name} needs the number of ranks, because it writes a file for each rank.",
+            hint="Give the number, as in --ranks 8.",
         )
     if not 1 <= options.ranks <= RANKS:
         raise ConfigError(f"--ranks {options.ranks} is not a number from 1 to {RANKS}.")
@@ -105,12 +106,12 @@ def _checked(option: str, tensor: OutTensor, axis: int) -> int:
     if not -len(tensor.shape) <= axis < len(tensor.shape):
         raise ConfigError(
             f"{escape(option)}: {escape(tensor.key)} has no axis {axis}: its shape is {tensor.shape}.",
-            hint="Use a narrower pattern, or =none for tensors that every rank stores whole.",
+            hint=f"Use a narrower pattern, or --axis GLOB={NONE} for tensors that every rank stores whole.",
         )
     if DTYPES[tensor.dtype].block or DTYPES[tensor.dtype].bits < 8:
         raise OutputError(
             f"{escape(tensor.key)} is {tensor.dtype}, which cannot be split between ranks.",
-            hint="Leave it whole: --axis KEY=none.",
+            hint=f"Store the whole tensor in the file of every rank: --axis KEY={NONE}.",
         )
     return axis % len(tensor.shape)
 

@@ -139,7 +139,8 @@ class PatchedCheckpoint:
     def _block(self, file: int, number: int, block: int) -> Bytes:
         """Return the block ``block`` of the segment ``number`` of a file; all three are indices.
 
-        The last blocks are cached: a block of a patch that is applied to this result may overlap two blocks.
+        The blocks that were computed last are cached: a second patch, which is applied to this result, may need the
+        same block for two of its own blocks.
         """
         place = (file, number, block)
         with self._lock:

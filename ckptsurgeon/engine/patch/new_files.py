@@ -50,7 +50,7 @@ class NewFiles:
         for name in sorted({*names, *handles}):
             if os.path.basename(name) != name:
                 raise SourceError(
-                    f"{escape(name)} is in a subfolder of {escape(new.path)}, but a patch is made of one folder.",
+                    f"{escape(name)} is in a subfolder of {escape(new.path)}, but a patch cannot contain subfolders.",
                     hint="Make a separate patch of each folder.",
                 )
             path = os.path.join(new.path, name)

@@ -170,7 +170,8 @@ def _patch(policy: Policy, have: Shape, want: Shape) -> dict[int, InterpolationW
 def _channels(policy: Policy, have: Shape, want: Shape) -> dict[int, InterpolationWeights]:
     """Return {1: weights} for changing the number of input channels (axis 1), as in timm's ``adapt_input_conv``.
 
-    One channel is the sum of all input channels. Several channels repeat the input channels, scaled.
+    If the output has one channel, it is the sum of all input channels. If it has several, the input channels are
+    repeated in order, and scaled so that the sum over all channels stays about the same.
 
     https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/_manipulate.py
     """

@@ -45,7 +45,7 @@ def test_a_folder_of_a_ctc_model_is_used_by_transformers(ckpt: Any) -> None:
     from transformers import AutoProcessor, pipeline
 
     spec = destination()
-    assert "pad_token_id becomes 2, the blank <pad> of the tokens" in spec.notes
+    assert "pad_token_id becomes 2, the id of the CTC blank <pad>" in spec.notes
     assert content(spec, "config.json")["pad_token_id"] == 2
     cs.apply(cs.transplant({"lm_head.bias": np.zeros(5, np.float32)}, "dst.yaml"), "out/")
     assert not cs.inspect("out").notes

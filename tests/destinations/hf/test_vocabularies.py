@@ -302,7 +302,7 @@ def test_fewer_rows_by_place_have_no_tokeniser_of_more_tokens_and_no_id_beyond_t
     Path("bert/generation_config.json").write_text('{"eos_token_id": 3, "suppress_tokens": [7, 30]}')
     plan = cs.transplant("bert", section("transformers: bert, vocab_size: 25"), on_mismatch="slice")
     cs.apply(plan, "out")
-    assert "the tokeniser in bert has 50 tokens, but the model has 25 rows: it is not copied" in told(plan)
+    assert "the tokeniser in bert is not copied: it has 50 tokens, but the model has 25 rows" in told(plan)
     assert set(os.listdir("out")) == {"config.json", "generation_config.json", "model.safetensors", "ckptsurgeon.json"}
     assert json.loads(Path("out/generation_config.json").read_text()) == {"eos_token_id": 3, "suppress_tokens": [7]}
     with pytest.raises(cs.ConfigError, match="is not in a vocabulary of 3 rows") as error:

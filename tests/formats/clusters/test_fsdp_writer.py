@@ -108,8 +108,8 @@ def test_a_recipe_gives_the_ranks(source: dict[str, torch.Tensor], ckpt: Any) ->
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"to": "fsdp"}, ConfigError, "writes a file for each rank"),
-        ({"to": "fsdp", "ranks": 0}, ConfigError, "writes a file for each rank"),
+        ({"to": "fsdp"}, ConfigError, "needs the number of ranks"),
+        ({"to": "fsdp", "ranks": 0}, ConfigError, "needs the number of ranks"),
         ({"to": "fsdp", "ranks": -1}, ConfigError, "not a number from 1 to"),
         ({"to": "fsdp", "ranks": 10**9}, ConfigError, "not a number from 1 to"),
         ({"to": "pth", "ranks": 2}, ConfigError, "needs to="),

@@ -133,10 +133,11 @@ class _Disguise(TorchFunctionMode):
         return copied
 
     def _shown(self, func: Any, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Return the result of ``func``, which reads the values of ``tensor``; a recorded tensor's values are computed.
+        """Return the result of ``func``, which reads the values of ``tensor``.
 
-        If ``func`` asks for the memory of a recorded tensor, the recording fails, because changes in that memory could
-        not be recorded.
+        If ``tensor`` is a recorded tensor, which has no values yet, its values are computed for ``func``. If ``func``
+        asks for the memory of a recorded tensor, the recording fails, because changes in that memory could not be
+        recorded.
         """
         with _disable_current_modes(), torch._C.DisableTorchFunction():
             if not self._dispatch.is_ghost(tensor):
