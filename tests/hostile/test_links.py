@@ -178,7 +178,7 @@ def test_verify_opens_none(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     verified = cs.verify("out")
     assert [one.why for one in verified.failed] == [
-        "tokenizer.json next to the weights is a link to outside of the folder, which is not followed"
+        "tokenizer.json next to the weights is a link to a file outside the folder; such links are not followed"
     ]
     assert opened
     assert not any("tokenizer" in path for path in opened)
@@ -204,7 +204,7 @@ def test_a_configuration_of_an_adapter_that_leads_out_is_refused() -> None:
     Path("lora/adapter_config.json").rename("elsewhere/adapter_config.json")
     Path("lora/adapter_config.json").symlink_to("../elsewhere/adapter_config.json")
     for given in ("lora", "lora/adapter_model.safetensors"):
-        with pytest.raises(cs.SourceError, match=r"adapter_config\.json is a link to outside of its folder"):
+        with pytest.raises(cs.SourceError, match=r"adapter_config\.json is a link to a file outside its folder"):
             cs.lora_merge("m", given)
 
 

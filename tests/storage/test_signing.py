@@ -108,7 +108,7 @@ def test_a_file_that_was_signed_and_is_gone_or_a_link_is_a_failure() -> None:
     shutil.move(config, "elsewhere.json")
     assert "config.json was signed, but is not in the folder" in why(output)
     config.symlink_to(Path("elsewhere.json").absolute())
-    assert "config.json is a link to outside of the folder, which is not followed" in why(output)
+    assert "config.json is a link to a file outside the folder; such links are not followed" in why(output)
 
 
 def test_a_forger_with_checksums_that_fit_is_found() -> None:

@@ -39,7 +39,7 @@ def companion_faults(path: str, companions: Sequence[PlanCompanion]) -> Iterator
         folder = source.folder() if isinstance(source, File) else source
     for one in companions:
         if leads_out(os.path.join(folder.uri, one.name)):
-            yield f"{escape(one.name)} next to the weights is a link to outside of the folder, which is not followed"
+            yield f"{escape(one.name)} next to the weights is a link to a file outside the folder; such links are not followed"
             continue
         try:
             with closing(folder.file(one.name)) as file:
@@ -121,7 +121,7 @@ def _other_than_signed(output: Checkpoint, folder: Folder | None, signed: dict[s
             continue
         path = output.path if folder is None else os.path.join(folder.uri, name)
         if folder is not None and leads_out(path):
-            yield f"{escape(name)} is a link to outside of the folder, which is not followed"
+            yield f"{escape(name)} is a link to a file outside the folder; such links are not followed"
             continue
         try:
             file = open_source(path) if folder is None else folder.file(name)

@@ -51,7 +51,7 @@ def configuration_of(folder: Folder) -> File:
     path = os.path.join(folder.uri, ADAPTER)
     if leads_out(path):
         raise SourceError(
-            f"{escape(path)} is a link to outside of its folder, which is not followed.",
+            f"{escape(path)} is a link to a file outside its folder; such links are not followed.",
             hint="Copy it into the folder.",
         )
     return folder.file(ADAPTER)
