@@ -8,18 +8,30 @@ from typing import TypeAlias
 from ..util.text import count, escape, listing, natural_key
 
 __all__ = [
-    "DECODED", "FEWEST", "HUGE", "LARGE", "NEGATIVE", "NO_OFFSET", "SMALL", "USUAL", "ZERO", "OddScales",
-    "odd_scale_notes",
+    "DECODED", "EXCHANGED", "FEWEST", "HUGE", "LARGE", "NEGATED", "NEGATIVE", "NESTED", "NO_OFFSET",
+    "OF_SIZES", "OPPOSED", "SAID", "SMALL", "USUAL", "ZERO", "ZERO_BLOCKS", "OddScales", "odd_scale_notes",
 ]  # fmt: skip
 
 ZERO, NEGATIVE, HUGE, NO_OFFSET = "zero", "negative", "huge", "no offset"
 """The kinds of odd scales: 0, negative, too large. The last kind is zero points or biases that are all 0."""
+NEGATED, EXCHANGED, OPPOSED, NESTED = "negated", "exchanged", "opposed", "nested"
+"""Further kinds: scales that are all negative; MLX's scales in place of its biases; MLX's scales with the sign of its
+biases; scales of scales that are 0."""
 SAID = {
     ZERO: "scales of 0 for codes that are not zero, so that these weights become 0",
     HUGE: "scales that make weights larger than 10,000: perhaps they are inverse scales, or those of another layer",
     NO_OFFSET: "zero points or biases that are all 0, so that none of these weights is negative",
     NEGATIVE: "negative scales, which its encoding does not have, so that these weights change their sign",
+    NEGATED: "scales that are all negative: perhaps their signs were changed",
+    EXCHANGED: "scales that are larger than their biases: perhaps scales and biases are exchanged",
+    OPPOSED: "scales with the sign of their biases: perhaps the signs of the scales were changed",
+    NESTED: "scales of scales that are all 0, so that all blocks have the same scale",
 }
+ZERO_BLOCKS = "zero blocks"
+"""The kind of a part of a GGUF tensor in which all scales are 0, for codes that differ.
+
+Blocks of tiny numbers have such scales, too. So this is odd only if no part of the tensor has a size.
+"""
 LARGE, SMALL, USUAL = "large", "small", "usual"
 """The sizes of decoded matrices: above, below or within ``DECODED``. The parts of a matrix may have different sizes."""
 DECODED = (0.02, 50.0)
@@ -34,6 +46,7 @@ OF_SIZES = {
     LARGE: f"make outputs over {DECODED[1]:g} times as large as inputs",
     SMALL: f"make outputs less than {DECODED[0]:g} times as large as inputs",
 }
+KINDS = (*SAID, ZERO_BLOCKS, LARGE, SMALL, USUAL)
 SHOWN = 3
 
 
@@ -41,7 +54,7 @@ class OddScales:
     """The names of quantised tensors by kind of odd scales and by size; several threads may call ``add`` at once."""
 
     def __init__(self) -> None:
-        self.names: dict[str, dict[str, None]] = {kind: {} for kind in (*SAID, LARGE, SMALL, USUAL)}
+        self.names: dict[str, dict[str, None]] = {kind: {} for kind in KINDS}
 
     def add(self, kind: str, name: str) -> None:
         """Record that the tensor ``name`` has an odd scale of this kind, or this size."""
@@ -76,10 +89,8 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
     """
     every = list(found)
     for path in dict.fromkeys(path for one in every for path in one):
-        names = {
-            kind: {name for one in every for name in one.get(path, {}).get(kind, ())}
-            for kind in (*SAID, LARGE, SMALL, USUAL)
-        }
+        names = {kind: {name for one in every for name in one.get(path, {}).get(kind, ())} for kind in KINDS}
+        names[ZERO] |= names[ZERO_BLOCKS] - names[LARGE] - names[SMALL] - names[USUAL]
         for kind, said in SAID.items():
             if names[kind]:
                 have = f"{count(len(names[kind]), 'quantised tensor')} {'has' if len(names[kind]) == 1 else 'have'}"
