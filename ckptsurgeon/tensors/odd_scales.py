@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from ..util.text import count, escape, listing, natural_key
 
 __all__ = [
-    "DECODED", "EXCHANGED", "FEWEST", "HUGE", "LARGE", "NEGATED", "NEGATIVE", "NESTED", "NO_OFFSET",
-    "OF_SIZES", "OPPOSED", "SAID", "SMALL", "USUAL", "ZERO", "ZERO_BLOCKS", "OddScales", "odd_scale_notes",
+    "DECODED", "EXCHANGED", "FEWEST", "HUGE", "INVERSE", "LARGE", "NEGATED", "NEGATIVE", "NESTED", "NO_OFFSET",
+    "OF_SIZES", "OPPOSED", "RISING", "SAID", "SMALL", "USUAL", "ZERO", "ZERO_BLOCKS", "OddScales", "odd_scale_notes",
 ]  # fmt: skip
 
 ZERO, NEGATIVE, HUGE, NO_OFFSET = "zero", "negative", "huge", "no offset"
@@ -34,19 +34,24 @@ Blocks of tiny numbers have such scales, too. So this is odd only if no part of 
 """
 LARGE, SMALL, USUAL = "large", "small", "usual"
 """The sizes of decoded matrices: above, below or within ``DECODED``. The parts of a matrix may have different sizes."""
+INVERSE = "inverse"
+"""A size between ``RISING`` and ``DECODED``, if also larger scales have larger codes, as only inverse scales do."""
 DECODED = (0.02, 50.0)
 """The smallest and the largest plausible factor by which a layer changes the size of its inputs, as a median.
 
 The factor is the root mean square of the weights, times the square root of the number of inputs. Inverse scales make it
 at least 30 in a network as narrow as MiniLM (384), and more in wider ones.
 """
+RISING = 10.0
+"""The smallest factor for which scales and codes are compared. The median of a healthy network is rarely larger."""
 FEWEST = 4
 """The fewest matrices whose median is looked at."""
 OF_SIZES = {
     LARGE: f"make outputs over {DECODED[1]:g} times as large as inputs",
     SMALL: f"make outputs less than {DECODED[0]:g} times as large as inputs",
+    INVERSE: f"make outputs over {RISING:g} times as large as inputs, with larger codes for larger scales",
 }
-KINDS = (*SAID, ZERO_BLOCKS, LARGE, SMALL, USUAL)
+KINDS = (*SAID, ZERO_BLOCKS, LARGE, SMALL, USUAL, INVERSE)
 SHOWN = 3
 
 
@@ -60,10 +65,16 @@ class OddScales:
         """Record that the tensor ``name`` has an odd scale of this kind, or this size."""
         self.names[kind][name] = None
 
-    def add_size(self, name: str, factor: float) -> None:
-        """Record the size of a matrix: the factor by which its layer changes the size of its inputs."""
+    def add_size(self, name: str, factor: float, is_inverse: Callable[[], bool]) -> None:
+        """Record the size of a matrix: the factor by which its layer changes the size of its inputs.
+
+        ``is_inverse`` compares codes with scales; it is called only for factors that are large for a network.
+        """
         low, high = DECODED
-        self.add(SMALL if factor < low else LARGE if factor > high else USUAL, name)
+        if RISING < factor <= high and name not in self.names[USUAL] and is_inverse():
+            self.add(INVERSE, name)
+        else:
+            self.add(SMALL if factor < low else LARGE if factor > high else USUAL, name)
 
     def __bool__(self) -> bool:
         return any(self.names.values())
@@ -90,7 +101,7 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
     every = list(found)
     for path in dict.fromkeys(path for one in every for path in one):
         names = {kind: {name for one in every for name in one.get(path, {}).get(kind, ())} for kind in KINDS}
-        names[ZERO] |= names[ZERO_BLOCKS] - names[LARGE] - names[SMALL] - names[USUAL]
+        names[ZERO] |= names[ZERO_BLOCKS] - names[LARGE] - names[SMALL] - names[USUAL] - names[INVERSE]
         for kind, said in SAID.items():
             if names[kind]:
                 have = f"{count(len(names[kind]), 'quantised tensor')} {'has' if len(names[kind]) == 1 else 'have'}"
@@ -100,13 +111,15 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
 
 def _on_sizes(path: str, names: Mapping[str, set[str]]) -> Iterator[str]:
     """Yield a note if more than half of the decoded matrices are far too large, or far too small, for a network."""
-    every = names[LARGE] | names[SMALL] | names[USUAL]
-    for size, other in ((LARGE, SMALL), (SMALL, LARGE)):
-        alike = names[size] - names[other] - names[USUAL]
+    large = names[LARGE] | names[INVERSE]
+    every = large | names[SMALL] | names[USUAL]
+    for size, found, other in ((LARGE, large, names[SMALL]), (SMALL, names[SMALL], large)):
+        alike = found - other - names[USUAL]
         if len(every) >= FEWEST and len(alike) * 2 > len(every) and not alike <= names[HUGE] | names[ZERO]:
+            said = OF_SIZES[INVERSE if alike & names[INVERSE] else size]
             yield (
                 f"{escape(path)}: {len(alike)} of {count(len(every), 'decoded matrix', 'decoded matrices')} "
-                f"{OF_SIZES[size]}: the scales may be inverse (1/scale), squared, or of other codes: {_listed(alike)}"
+                f"{said}: the scales may be inverse (1/scale), squared, or of other codes: {_listed(alike)}"
             )
 
 

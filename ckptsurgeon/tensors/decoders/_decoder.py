@@ -225,12 +225,20 @@ def decode(read: Read, info: TensorInfo, box: Box, odd: OddScales | None = None)
     if odd is not None:
         if made.encoding == "gguf":
             find_odd_blocks(made, arrays["codes"], values, odd)
-        add_size(info, values, "float32", odd)
+        add_size(info, values, "float32", odd, lambda: _without_scales(read, made, boxes, box))
     return values
 
 
 def _arrays(read: Read, stored: Parts, boxes: Mapping[str, Box]) -> dict[str, Array]:
     return {name: widened(read(stored[name], one), stored[name].dtype) for name, one in boxes.items()}
+
+
+def _without_scales(read: Read, made: Decoded, boxes: Mapping[str, Box], box: Box) -> Array | None:
+    """Return a part of a weight decoded with scales of 1; None if its values are not just codes times scales."""
+    if "scale" not in boxes or {"bias", "nested_scale", "zero"} & boxes.keys():
+        return None
+    arrays = _arrays(read, dict(made.parts), boxes)  # read again: decoders may write into arrays
+    return _decoders()[made.encoding].values(made, {**arrays, "scale": np.ones_like(arrays["scale"])}, box)
 
 
 def decode_rounded(read: Read, info: TensorInfo, box: Box, dtype: str, odd: OddScales | None = None) -> Array | None:

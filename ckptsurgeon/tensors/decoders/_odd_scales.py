@@ -18,7 +18,7 @@ from ..odd_scales import HUGE, NEGATED, NEGATIVE, NESTED, NO_OFFSET, ZERO, ZERO_
 from ..ops.casts import widened
 from ..ops.regions import Array
 from ..ops.small_floats import SMALL_FLOATS
-from ._scale_tests import are_negative, have_many_values, odd_biases, should_be_mixed
+from ._scale_tests import are_negative, have_many_values, odd_biases, rise_with_scales, should_be_mixed
 
 __all__ = ["add_size", "are_usual", "check_scales", "find_odd_blocks", "find_odd_scales"]
 
@@ -56,11 +56,14 @@ SAMPLED = 1024
 """About how many values of each decoded part are looked at to find its size; to look at all would take far longer."""
 
 
-def add_size(info: TensorInfo, values: Array, dtype: str, seen: OddScales) -> None:
+def add_size(
+    info: TensorInfo, values: Array, dtype: str, seen: OddScales, codes: Callable[[], Array | None] = lambda: None
+) -> None:
     """Add the size of a decoded matrix to ``seen``; ``values`` is a part of it, stored as ``dtype``.
 
     A part that contains only zeros, or values that are not finite, has no size. Only some values are looked at; the
-    distance between them is odd, so that they are spread over all columns.
+    distance between them is odd, so that they are spread over all columns. ``codes`` returns what ``values`` (float32)
+    would be if all scales were 1, or None if this is not known; it is called only if the values are rather large.
     """
     if len(info.shape) < 2 or not values.size:
         return
@@ -68,7 +71,7 @@ def add_size(info: TensorInfo, values: Array, dtype: str, seen: OddScales) -> No
     size = sqrt(float(np.mean(some * some)))
     if size > 0 and isfinite(size):
         assert isinstance(info.made, Decoded)
-        seen.add_size(info.made.name, size * sqrt(info.shape[-1]))
+        seen.add_size(info.made.name, size * sqrt(info.shape[-1]), lambda: rise_with_scales(values, codes()))
 
 
 def find_odd_scales(

@@ -1,4 +1,4 @@
-"""Tells from scales and codes whether scales have the wrong sign, are 0, or were exchanged with biases."""
+"""Tells from scales and codes whether scales have the wrong sign, are inverse or 0, or were exchanged with biases."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ __all__ = [
     "are_negative",
     "have_many_values",
     "odd_biases",
+    "rise_with_scales",
     "should_be_mixed",
 ]
 
@@ -27,6 +28,20 @@ MIXED = 1 / 3
 """The smallest share of values of the rarer sign in a weight whose scales would be negative about half of the time."""
 DIFFERENT = 3
 """Codes other than 0 with at least this many values are not those of zeros: these have one code, or two by rounding."""
+RISES = 0.1
+"""The smallest slope of the logarithm of codes on that of scales that shows inverse scales.
+
+A scale is the largest magnitude of its block, divided by a constant. So in a block with an outlier the scale is larger
+and the other codes are smaller: the slope is negative (-0.9 to -0.03 in all matrices of MiniLM), that of inverse scales
+positive.
+"""
+CLIPPED, AT_TOP = 0.05, 0.99
+"""The share of codes of at least ``AT_TOP`` of the largest one, above which weights seem to have been clipped.
+
+In a block of clipped weights with a larger scale, the other codes are larger too, although the scale is right.
+"""
+VARIES = 1e-6
+"""The smallest variance of the logarithm of scales for which the slope can be computed."""
 SMALLEST = 1e-5
 """Scales of MLX may be larger than biases if both are smaller than this: it has no scales below 1e-7."""
 FEW = 4
@@ -76,3 +91,17 @@ def are_exchanged(smallest: float, scales: float, biases: float) -> bool:
     ``smallest`` is the smallest scale; ``scales`` and ``biases`` are mean squares.
     """
     return smallest < 0 and scales > max(biases, SMALLEST**2)
+
+
+def rise_with_scales(values: Array, codes: Array | None) -> bool:
+    """Return whether codes are larger where scales are larger; ``values`` are codes times scales."""
+    if codes is None:
+        return False
+    some = (values != 0) & (codes != 0)
+    sizes = np.log(abs(codes[some].astype("<f8")))
+    scales = np.log(abs(values[some].astype("<f8"))) - sizes
+    if not scales.size or np.mean(sizes > sizes.max() + np.log(AT_TOP)) > CLIPPED:
+        return False
+    scales -= scales.mean()
+    variance = float(np.mean(scales * scales))
+    return variance > VARIES and float(np.mean(scales * sizes)) > RISES * variance
