@@ -280,7 +280,7 @@ class _Keeping:
             raise PlanError(
                 f"the tensor {escape(coded.name)} of {escape(owner.stored.name)} is quantised ({coded.method}), and "
                 f"its new values cannot be stored that way: {error}.",
-                hint="Dequantise it with --encoding dequantize, and quantise the output with the package of the model.",
+                hint=_remedy(step),
                 details=list(coded.keys),
             ) from None
         if moved and step.rows is not None:
@@ -322,6 +322,13 @@ class _Keeping:
 def _dtypes(coded: QuantisedTensor, source: CodedSource) -> dict[str, str]:
     """Return the dtypes of the parts of a quantised tensor, by the endings of their keys."""
     return {end: source.tensors[key].dtype for end, key in coded.parts.items()}
+
+
+def _remedy(step: Step) -> str:
+    """Return the hint for a weight that cannot be encoded; for new tokens, other values may do."""
+    or_other = "Use --new-tokens mean or zero, or dequantise it" if step.rows is not None and step.draws else ""
+    how = "with --encoding dequantize, and quantise the output with the package of the model."
+    return f"{or_other or 'Dequantise it'} {how}"
 
 
 def _renamed(key: str, coded: QuantisedTensor, end: str) -> str:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from ..errors import ConfigError
 
-__all__ = ["BLOCKS", "DTYPES", "ROUNDED", "SATURATED", "DType", "contiguous_stride", "dtype_named", "reach"]
+__all__ = [
+    "BLOCKS", "BLOCK_SCALES", "DTYPES", "ROUNDED", "SATURATED", "DType", "contiguous_stride", "dtype_named", "reach",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,12 @@ BLOCKS: Mapping[str, tuple[int, int]] = {
 
 https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h
 """
+BLOCK_SCALES: Mapping[str, tuple[int, int]] = {
+    "q4_0": (0, 1), "q4_1": (0, 2), "q5_0": (0, 1), "q5_1": (0, 2), "q8_0": (0, 1), "q8_1": (0, 2), "q2_k": (80, 2),
+    "q3_k": (108, 1), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208, 1), "iq2_xxs": (0, 1), "iq2_xs": (0, 1),
+    "iq2_s": (0, 1), "iq3_xxs": (0, 1), "iq3_s": (0, 1), "iq1_s": (0, 1), "iq4_nl": (0, 1), "iq4_xs": (0, 1),
+}  # fmt: skip
+"""{type in ``BLOCKS``: (offset of the float16 scales in a block, number of these scales)}; the first is a scale."""
 ROUNDED: Mapping[str, int] = {"q8_0": 8, "q5_0": 6, "q4_0": 2, "mxfp4": 39}
 """The types in ``BLOCKS`` that this package can write, each with its number in ``enum ggml_type``."""
 

@@ -5,38 +5,56 @@ Scales and zero points are odd if no quantisation method writes them, such as ne
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from ..util.text import count, escape, listing, natural_key
 
 __all__ = [
-    "DECODED", "FEWEST", "HUGE", "LARGE", "NEGATIVE", "NO_OFFSET", "SMALL", "USUAL", "ZERO", "OddScales",
-    "odd_scale_notes",
+    "DECODED", "EXCHANGED", "FEWEST", "HUGE", "INVERSE", "LARGE", "NEGATED", "NEGATIVE", "NESTED", "NO_OFFSET",
+    "OF_SIZES", "OPPOSED", "RISING", "SAID", "SMALL", "USUAL", "ZERO", "ZERO_BLOCKS", "OddScales", "odd_scale_notes",
 ]  # fmt: skip
 
 ZERO, NEGATIVE, HUGE, NO_OFFSET = "zero", "negative", "huge", "no offset"
 """The kinds of odd scales: 0, negative, too large. The last kind is zero points or biases that are all 0."""
+NEGATED, EXCHANGED, OPPOSED, NESTED = "negated", "exchanged", "opposed", "nested"
+"""Further kinds: scales that are all negative; MLX's scales in place of its biases; MLX's scales with the sign of its
+biases; scales of scales that are 0."""
 SAID = {
     ZERO: "scales of 0 for codes that are not zero, so that these weights become 0",
     HUGE: "scales that make weights larger than 10,000: perhaps they are inverse scales, or those of another layer",
     NO_OFFSET: "zero points or biases that are all 0, so that none of these weights is negative",
     NEGATIVE: "negative scales, which its encoding does not have, so that these weights change their sign",
+    NEGATED: "scales that are all negative: perhaps their signs were changed",
+    EXCHANGED: "scales that are larger than their biases: perhaps scales and biases are exchanged",
+    OPPOSED: "scales with the sign of their biases: perhaps the signs of the scales were changed",
+    NESTED: "scales of scales that are all 0, so that all blocks have the same scale",
 }
+ZERO_BLOCKS = "zero blocks"
+"""The kind of a part of a GGUF tensor in which all scales are 0, for codes that differ.
+
+Blocks of tiny numbers have such scales, too. So this is odd only if no part of the tensor has a size.
+"""
 LARGE, SMALL, USUAL = "large", "small", "usual"
 """The sizes of decoded matrices: above, below or within ``DECODED``. The parts of a matrix may have different sizes."""
+INVERSE = "inverse"
+"""A size between ``RISING`` and ``DECODED``, if also larger scales have larger codes, as only inverse scales do."""
 DECODED = (0.02, 50.0)
 """The smallest and the largest plausible factor by which a layer changes the size of its inputs, as a median.
 
 The factor is the root mean square of the weights, times the square root of the number of inputs. Inverse scales make it
 at least 30 in a network as narrow as MiniLM (384), and more in wider ones.
 """
+RISING = 10.0
+"""The smallest factor for which scales and codes are compared. The median of a healthy network is rarely larger."""
 FEWEST = 4
 """The fewest matrices whose median is looked at."""
 OF_SIZES = {
     LARGE: f"make outputs over {DECODED[1]:g} times as large as inputs",
     SMALL: f"make outputs less than {DECODED[0]:g} times as large as inputs",
+    INVERSE: f"make outputs over {RISING:g} times as large as inputs, with larger codes for larger scales",
 }
+KINDS = (*SAID, ZERO_BLOCKS, LARGE, SMALL, USUAL, INVERSE)
 SHOWN = 3
 
 
@@ -47,16 +65,22 @@ class OddScales:
     """
 
     def __init__(self) -> None:
-        self.names: dict[str, dict[str, None]] = {kind: {} for kind in (*SAID, LARGE, SMALL, USUAL)}
+        self.names: dict[str, dict[str, None]] = {kind: {} for kind in KINDS}
 
     def add(self, kind: str, name: str) -> None:
         """Record the tensor ``name`` under ``kind``, a kind of odd scales or a size."""
         self.names[kind][name] = None
 
-    def add_size(self, name: str, factor: float) -> None:
-        """Record the size of a matrix; its layer makes outputs that are ``factor`` times as large as its inputs."""
+    def add_size(self, name: str, factor: float, is_inverse: Callable[[], bool]) -> None:
+        """Record the size of a matrix; its layer makes outputs that are ``factor`` times as large as its inputs.
+
+        ``is_inverse`` compares codes with scales; it is called only for factors that are large for a network.
+        """
         low, high = DECODED
-        self.add(SMALL if factor < low else LARGE if factor > high else USUAL, name)
+        if RISING < factor <= high and name not in self.names[USUAL] and is_inverse():
+            self.add(INVERSE, name)
+        else:
+            self.add(SMALL if factor < low else LARGE if factor > high else USUAL, name)
 
     def __bool__(self) -> bool:
         return any(self.names.values())
@@ -83,10 +107,8 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
     """
     every = list(found)
     for path in dict.fromkeys(path for one in every for path in one):
-        names = {
-            kind: {name for one in every for name in one.get(path, {}).get(kind, ())}
-            for kind in (*SAID, LARGE, SMALL, USUAL)
-        }
+        names = {kind: {name for one in every for name in one.get(path, {}).get(kind, ())} for kind in KINDS}
+        names[ZERO] |= names[ZERO_BLOCKS] - names[LARGE] - names[SMALL] - names[USUAL] - names[INVERSE]
         for kind, said in SAID.items():
             if names[kind]:
                 have = f"{count(len(names[kind]), 'quantised tensor')} {'has' if len(names[kind]) == 1 else 'have'}"
@@ -96,14 +118,15 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
 
 def _on_sizes(path: str, names: Mapping[str, set[str]]) -> Iterator[str]:
     """Yield a note if more than half of the decoded matrices are far too large, or far too small, for a network."""
-    every = names[LARGE] | names[SMALL] | names[USUAL]
-    for size, other in ((LARGE, SMALL), (SMALL, LARGE)):
-        alike = names[size] - names[other] - names[USUAL]
+    large = names[LARGE] | names[INVERSE]
+    every = large | names[SMALL] | names[USUAL]
+    for size, found, other in ((LARGE, large, names[SMALL]), (SMALL, names[SMALL], large)):
+        alike = found - other - names[USUAL]
         if len(every) >= FEWEST and len(alike) * 2 > len(every) and not alike <= names[HUGE] | names[ZERO]:
+            said = OF_SIZES[INVERSE if alike & names[INVERSE] else size]
             yield (
                 f"{escape(path)}: {len(alike)} of {count(len(every), 'decoded matrix', 'decoded matrices')} "
-                f"{OF_SIZES[size]}: the scales may be inverse (1/scale) or squared, or belong to other codes: "
-                f"{_listed(alike)}"
+                f"{said}: the scales may be inverse (1/scale) or squared, or belong to other codes: {_listed(alike)}"
             )
 
 

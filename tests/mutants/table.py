@@ -90,6 +90,24 @@ MUTANTS = (
         "analysis/check",
     ),
     Mutant(
+        "inverse scales of narrow models are found by their codes",
+        "float(np.mean(scales * sizes)) > RISES * variance",
+        "float(np.mean(scales * sizes)) > 1e9 * variance",
+        "tensors/decoders/test_odd_sizes.py",
+    ),
+    Mutant(
+        "scales that are all negative are named",
+        "return scale.size >= CERTAIN and",
+        "return False and",
+        "tensors/decoders/test_odd_signs.py",
+    ),
+    Mutant(
+        "scales of MLX that were exchanged with biases are named",
+        "return smallest < 0 and scales > max(biases, SMALLEST**2)",
+        "return smallest > 0 and scales > max(biases, SMALLEST**2)",
+        "tensors/decoders/test_exchanged_biases.py",
+    ),
+    Mutant(
         "layers that are joined share the global scale of nvfp4",
         "joined = together(key) if scheme.is_shared else ()",
         "joined = ()",

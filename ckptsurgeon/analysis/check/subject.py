@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import sqrt
@@ -98,10 +98,11 @@ class Subject:
     ``parts`` maps the key of each part of a quantised tensor to the key's ending, such as ``.scales``; ``methods`` maps
     this key to the quantisation method. ``codes`` are the keys of the parts that are codes. ``pickled_scales`` has the
     figures of scales that a pickle stores with a quantised tensor, by the key of this tensor. ``decoded`` has the root
-    mean squares of some weights that quantised tensors encode, by name. ``tied`` are pairs of an embedding and an
-    output layer that are both stored, although the configuration ties them. ``embeddings`` are the keys of token
-    embeddings, ``heads`` the keys of their output layers. ``tokens`` is the number of tokens, 0 if it is not known.
-    ``padding`` is the row of the padding token, None if another token has the same id.
+    mean squares of some weights that quantised tensors encode, by name, and ``odd`` the names of those of them that
+    have odd scales, by kind (see ``tensors.odd_scales``). ``tied`` are pairs of an embedding and an output layer that
+    are both stored, although the configuration ties them. ``embeddings`` are the keys of token embeddings, ``heads``
+    the keys of their output layers. ``tokens`` is the number of tokens, 0 if it is not known. ``padding`` is the row of
+    the padding token, None if another token has the same id.
 
     ``checksums`` is the number of records with a stored checksum. ``bad_checksums`` are the names of the records whose
     bytes do not match their checksum.
@@ -123,6 +124,7 @@ class Subject:
     codes: frozenset[str] = frozenset()
     pickled_scales: Mapping[str, Figures] = field(default_factory=dict)
     decoded: Mapping[str, WeightSize] = field(default_factory=dict)
+    odd: Mapping[str, Sequence[str]] = field(default_factory=dict)
     tied: tuple[tuple[str, str], ...] = ()
     embeddings: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from math import log
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from .units import Unit, fits
 
-__all__ = ["Likeness", "moved", "words_of"]
+__all__ = ["Likeness", "by_word", "moved", "words_of"]
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _SAME = {
@@ -44,6 +44,9 @@ _COMPOUND = {
     "norm1": "norm first", "norm2": "norm second", "ln1": "norm first", "ln2": "norm second", "lm_head": "head",
     "wq": "query project", "wk": "key project", "wv": "value project", "wo": "output project",
 }  # fmt: skip
+
+ROUNDING = 1e-6
+"""More than the rounding errors of a sum of weights."""
 
 
 @lru_cache(maxsize=65536)
@@ -82,6 +85,18 @@ class Likeness:
         whole = np.add.outer(self._whole(first), self._whole(second)) - shared
         return np.divide(shared, whole, out=np.ones_like(shared), where=whole > 0)
 
+    def telling(self, unit: Unit, least: float) -> set[str]:
+        """Return words of a group; each group that is at least as similar to it as ``least`` has one of them.
+
+        The words that are left out are the most frequent ones, which have too little weight to make two names similar.
+        """
+        words = sorted(_words(unit), key=self._weights.__getitem__)
+        spare = least * sum(map(self._weights.__getitem__, words)) - ROUNDING
+        first = 0
+        while first < len(words) and (spare := spare - self._weights[words[first]]) > 0:
+            first += 1
+        return set(words[first:])
+
     def _having(self, units: Sequence[Unit]) -> dict[tuple[str, int], list[int]]:
         """Return a mapping from (word, n) to the indices of the groups that have the word more than n times.
 
@@ -96,6 +111,15 @@ class Likeness:
 
     def _whole(self, units: Sequence[Unit]) -> npt.NDArray[np.float64]:
         return np.array([sum(self._weights[word] for word in _words(unit)) for unit in units])
+
+
+def by_word(units: Iterable[Unit]) -> dict[str, list[Unit]]:
+    """Return the groups that have each word."""
+    found: dict[str, list[Unit]] = defaultdict(list)
+    for unit in units:
+        for word in set(_words(unit)):
+            found[word].append(unit)
+    return found
 
 
 def _words(unit: Unit) -> tuple[str, ...]:

@@ -137,9 +137,10 @@ def propose(
     """
     parts = parts_of(source), parts_of(destination)
     turned = transposed(source, destination, parts)
+    turned_there = set(turned.values())
     matcher = _Matcher(
         {key: info for key, info in source.items() if key not in turned},
-        {key: info for key, info in destination.items() if key not in set(turned.values())},
+        {key: info for key, info in destination.items() if key not in turned_there},
         parts,
     )
     matcher.run()

@@ -7,11 +7,12 @@ the second layer of the MLP in the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ...tensors.info import TensorInfo
 from ...util.text import count, listing
-from .names import Likeness
+from .names import Likeness, by_word
 from .nearness import MARGIN, Nearness
 from .parts import Parts, agree
 from .units import KERNEL, FreeUnits, Unit, fits, units_of
@@ -38,14 +39,14 @@ def transposed(source: Tensors, destination: Tensors, parts: Sequence[Mapping[st
     likeness = Likeness(first, second)
     has_kernels = any(KERNEL in made for unit in second for made in unit.makes.values())
     of = {turned: unit for unit in first for turned in _turned(unit, has_kernels)}
-    fitting = FreeUnits(of, second)
+    fitting, rivals = FreeUnits(of, second), (_Rivals(first), _Rivals(second))
     near = Nearness(fitting, likeness, ())
     while pairs := [(a, b) for a, b in near.mutual() if fitting.free(a, b)]:
         for turned, other in pairs:
             near.take(turned, other)
             fitting.take(turned, other)
             unit = of[turned]
-            if not any(key in found for key in unit.keys.values()) and _is_closer(unit, other, first, second, likeness):
+            if not any(key in found for key in unit.keys.values()) and _is_closer(unit, other, rivals, likeness):
                 here, there = ({index: key for (index, _), key in one.keys.items()} for one in (unit, other))
                 found |= {key: there[index] for index, key in here.items() if index in there}
     return found
@@ -81,8 +82,11 @@ def _turned(unit: Unit, has_kernels: bool) -> Iterator[Unit]:
 
 
 def _as_weight(shape: Shape) -> Shape:
-    """Return the shape of a kernel as a weight of torch: outputs and inputs first, then the sizes of a convolution."""
-    return (shape[-1], shape[-2], *shape[:-2])
+    """Return the shape of a kernel as a weight of torch: outputs and inputs first, then the sizes of a convolution.
+
+    A vector in a group of kernels stays as it is.
+    """
+    return shape if len(shape) < 2 else (shape[-1], shape[-2], *shape[:-2])
 
 
 def _as_kernel(shape: Shape) -> Shape:
@@ -95,15 +99,40 @@ def _with(unit: Unit, shapes: Mapping[tuple[int, ...], Shape], leaf: str) -> Uni
     return Unit(unit.path, unit.order, unit.parts, keys, {index: {leaf: shape} for index, shape in shapes.items()})
 
 
-def _is_closer(a: Unit, b: Unit, first: Sequence[Unit], second: Sequence[Unit], likeness: Likeness) -> bool:
+class _Rivals:
+    """Finds tensor groups of one state dict that fit a group of the other as they are, and have a similar name."""
+
+    def __init__(self, units: Sequence[Unit]) -> None:
+        self._having = by_word(units)
+        self._made: dict[object, list[Unit]] = defaultdict(list)
+        for unit in units:
+            for module in _made(unit):
+                self._made[module].append(unit)
+
+    def of(self, unit: Unit, words: Collection[str]) -> list[Unit]:
+        """Return the groups that fit ``unit``, or only those of them that have one of ``words`` (if there are any)."""
+        alike = [self._made[module] for module in _made(unit) if module in self._made]
+        near = [self._having[word] for word in words if word in self._having]
+        fewer = min(alike, near if words else alike, key=lambda lists: sum(map(len, lists)))
+        options = dict.fromkeys(one for several in fewer for one in several)
+        return [one for one in options if fits(one, unit) and agree(one.parts, unit.parts)]
+
+
+def _made(unit: Unit) -> Iterator[object]:
+    """Yield the modules of a group: the numbers in the path, and the shape of each tensor."""
+    return ((index, frozenset(leaves.items())) for index, leaves in unit.makes.items())
+
+
+def _is_closer(a: Unit, b: Unit, rivals: tuple[_Rivals, _Rivals], likeness: Likeness) -> bool:
     """Return whether two tensor groups have more similar names than all pairs that fit without transposing."""
     score = float(likeness([a], [b])[0, 0])
-    if score < SURE and not (a.parts and b.parts):
+    if score < (MARGIN if a.parts and b.parts else SURE):
         return False
-    here = [unit for unit in first if fits(unit, b) and agree(unit.parts, b.parts)]
-    there = [unit for unit in second if fits(a, unit) and agree(a.parts, unit.parts)]
-    rivals = [*likeness(here, [b]).ravel(), *likeness([a], there).ravel()]
-    return score >= max(rivals, default=0.0) + MARGIN
+    here, there = (
+        side.of(unit, likeness.telling(unit, score - MARGIN)) for side, unit in zip(rivals, (b, a), strict=True)
+    )
+    near = [*likeness(here, [b]).ravel(), *likeness([a], there).ravel()]
+    return score >= max(near, default=0.0) + MARGIN
 
 
 def transposed_note(turned: Mapping[str, str], names: Mapping[str, str], source: Tensors) -> str:

@@ -215,11 +215,7 @@ class FreeUnits:
         Each subset is a pair of lists, from the first and the second state dict. Groups of different subsets cannot
         correspond.
         """
-        part = list(range(len(self._first.free)))
-        for kinds in self._options:
-            joined = {part[a] for a in kinds}
-            if len(joined) > 1:
-                part = [min(joined) if number in joined else number for number in part]
+        part = self._joined()
         parts: dict[int, tuple[list[Unit], list[Unit]]] = defaultdict(lambda: ([], []))
         for unit, kind in self._first.of.items():
             parts[part[kind]][0].append(unit)
@@ -230,10 +226,30 @@ class FreeUnits:
 
     def mask(self, here: Sequence[Unit], there: Sequence[Unit]) -> npt.NDArray[np.bool_]:
         """Return a boolean matrix: which groups in ``here`` (rows) can correspond to which in ``there`` (columns)."""
-        table = np.zeros((len(self._first.free), len(self._second.free)), bool)
-        for b, kinds in enumerate(self._options):
-            table[kinds, b] = True
-        return table[np.ix_([self._first.of[a] for a in here], [self._second.of[b] for b in there])]
+        rows, columns = (
+            [side.of[unit] for unit in units] for side, units in ((self._first, here), (self._second, there))
+        )
+        row_of = {kind: number for number, kind in enumerate(dict.fromkeys(rows))}
+        column_of = {kind: number for number, kind in enumerate(dict.fromkeys(columns))}
+        table = np.zeros((len(row_of), len(column_of)), bool)
+        for b, column in column_of.items():
+            table[[row_of[a] for a in self._options[b] if a in row_of], column] = True
+        return table[np.ix_([row_of[a] for a in rows], [column_of[b] for b in columns])]
+
+    def _joined(self) -> list[int]:
+        """Return a kind of the first state dict for each of its kinds: the same one for all kinds of a subset."""
+        above = list(range(len(self._first.free)))
+
+        def top(kind: int) -> int:
+            while above[kind] != kind:
+                above[kind] = kind = above[above[kind]]
+            return kind
+
+        for first, *others in filter(None, self._options):
+            for other in others:
+                one, another = sorted((top(first), top(other)))
+                above[another] = one
+        return [top(kind) for kind in range(len(above))]
 
 
 def _order(unit: Unit) -> int:

@@ -223,7 +223,10 @@ def _ties(shown: PageContents) -> dict[str, str]:
 
 
 def _stats(about: Sequence[Inspection]) -> Mapping[str, Stats | None] | None:
-    """Return the statistics of each row; the row of quantised codes has the statistics of the dequantised weight."""
+    """Return the statistics for each row of the page's table, which shows one tensor in a row.
+
+    For a tensor with codes of a quantised weight, they are the statistics of the dequantised weight.
+    """
     found = [one for one in about if one.stats is not None]
     return {key: stats for one in found for key, stats in _measured(one).items()} if found else None
 

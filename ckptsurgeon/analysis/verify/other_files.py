@@ -39,7 +39,8 @@ def companion_faults(path: str, companions: Sequence[PlanCompanion]) -> Iterator
         folder = source.folder() if isinstance(source, File) else source
     for one in companions:
         if leads_out(os.path.join(folder.uri, one.name)):
-            yield f"{escape(one.name)} next to the weights is a link to a file outside the folder; such links are not followed"
+            where = "next to the weights is a link to a file outside the folder"
+            yield f"{escape(one.name)} {where}; such links are not followed"
             continue
         try:
             with closing(folder.file(one.name)) as file:

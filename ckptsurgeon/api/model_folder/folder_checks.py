@@ -105,8 +105,9 @@ def output_file_notes(
     """Return notes on the files of a plan's output folder that contradict its weights or cannot be read.
 
     ``tensors`` are the tensors of the output. ``former`` are the same tensors, but with their keys in the source.
-    ``folder`` has the files of the output, which are copied from the folder ``origin``. The vocabulary of ``read`` is
-    used: this is ``origin``, whose vocabulary may be loaded already, if it has the same tokeniser; else ``folder``.
+    ``folder`` has the files of the output, which are copied from the folder ``origin``. The vocabulary is
+    taken from ``read``. If ``origin`` and ``folder`` have the same tokeniser files, ``read`` is ``origin``, because its
+    vocabulary may be loaded already; otherwise it is ``folder``.
     """
     code = own_code_notes(origin) if origin is not None and any(one.name == CONFIG for one in folder.files) else ()
     notes = [*unreadable_notes(folder, read), *code, *weights_notes(tensors, folder, read)]

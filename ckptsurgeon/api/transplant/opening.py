@@ -16,7 +16,6 @@ from ...planning.plan.files import PlanSource
 from ...planning.plan.plan import Plan
 from ...planning.possible_codes import with_possible_codes_said
 from ...planning.quantised import check_codes
-from ...planning.quantised_error import QuantisedError
 from ...planning.target import KnownLayout, TargetSpec
 from ...planning.transplant.decide import InitialView
 from ...planning.transplant.options import Options
@@ -131,9 +130,21 @@ def plan_into(
             raise
         try:
             return _planned(specs, decoded, options, encoding=encoding, reading=ENCODINGS[1], **more)
-        except (PlanError, PatternError) as other:  # a pattern may match only parts of quantised tensors
-            is_clearer = isinstance(error, QuantisedError) and not isinstance(other, PatternError)
-            raise (other if is_clearer else error) from None
+        except (_UndecodableSourceError, PatternError):  # a pattern may match only parts of quantised tensors
+            raise error from None
+        except PlanError as other:  # clearer: its shapes and dtypes are those of weights, not of codes
+            raise other from None
+
+
+class _UndecodableSourceError(PlanError):
+    """Raised for a source that cannot be decoded; the plan that copies codes has the clearer error then."""
+
+
+def _check_decodable(sources: Sequence[Checkpoint]) -> None:
+    try:
+        check_decodable(sources)
+    except PlanError as error:
+        raise _UndecodableSourceError(error.message) from None
 
 
 def _tried(target: TargetSpec) -> TargetSpec:
@@ -175,7 +186,7 @@ def _planned(
             raw = open_checkpoint(_given(spec.given, spec.uri), root, unwrap=False, called=called)
             opened.append(raw.unwrapped(destination=list(target.tensors)))
         if reading != encoding:
-            check_decodable(opened)
+            _check_decodable(opened)
         sources = recognised(opened, with_decoding(rows, opened, reading), specs, target)
         views = _views(sources, specs)
         keeper = _keeper(target, [view.source.name for view in views], opened, reading)

@@ -108,9 +108,10 @@ class RecordsFile(File):
         return self._file.closed
 
     def descriptor(self) -> AbstractContextManager[int | None]:
-        """Return a context manager that yields a descriptor for copies by the kernel.
+        """Return a context manager that yields a file descriptor from which the kernel can copy.
 
-        It yields None until all records are checked, since the kernel checks no record.
+        It yields None if the checksum of some entry of the archive has not been checked yet: the kernel would copy the
+        entry without checking it.
         """
         return nullcontext() if self._unseen else self._file.descriptor()
 

@@ -117,7 +117,7 @@ _MOST = 1 << 16
 
 @dataclass(frozen=True)
 class FetchRecord:
-    """The record of a collected file: its origin, and its size, time and digest when it was put in place.
+    """The record of a fetched file: where it came from, and its size, time and digest when it was put in place.
 
     A record contains no secrets.
     ``origin_sha256`` identifies the origin (``FetchOrigin.sha256``). ``fingerprint`` is the size and time of a local
@@ -139,7 +139,7 @@ class FetchRecord:
 def record_of(
     origin: FetchOrigin, at: str, *, commit: str = "", fingerprint: str = "", link: str = "", sha256: str = ""
 ) -> FetchRecord:
-    """Return the record of a collected file.
+    """Return the record of a fetched file.
 
     ``at`` is the path at which the bytes of the file are now: a temp file, or the target of a link.
     """

@@ -9,9 +9,8 @@ from typing import Protocol, TypeAlias, cast
 
 import numpy as np
 
-from ...errors import FormatError
 from ...util.registry import discover
-from ...util.text import escape, listing
+from ...util.text import listing
 from ..dtypes import DTYPES
 from ..encodings._encoding import QuantisedTensor
 from ..encodings._methods import family
@@ -21,7 +20,7 @@ from ..info import Decoded, TensorInfo
 from ..odd_scales import OddScales
 from ..ops.casts import widened
 from ..ops.regions import Array, Box
-from ._odd_scales import add_size, are_usual, find_odd_scales
+from ._odd_scales import add_size, are_usual, check_scales, find_odd_blocks, find_odd_scales
 from ._tables import looked_up, may_be_looked_up, products
 
 __all__ = [
@@ -217,15 +216,29 @@ def decode(read: Read, info: TensorInfo, box: Box, odd: OddScales | None = None)
     found = _looked_up(read, info, boxes, box, "float32", odd)
     if found is not None:
         return found
-    arrays = {name: widened(read(stored[name], one), stored[name].dtype) for name, one in boxes.items()}
-    _check_scales(made, arrays)
+    arrays = _arrays(read, stored, boxes)
+    check_scales(made, arrays)
     if odd is not None:
         find_odd_scales(made, arrays, odd, lambda some: decoder.values(made, some, box))
     with np.errstate(all="ignore"):  # infinite values are counted later, when the values are cast
         values: Array = np.ascontiguousarray(decoder.values(made, arrays, box), dtype="<f4")
     if odd is not None:
-        add_size(info, values, "float32", odd)
+        if made.encoding == "gguf":
+            find_odd_blocks(made, arrays["codes"], values, odd)
+        add_size(info, values, "float32", odd, lambda: _without_scales(read, made, boxes, box))
     return values
+
+
+def _arrays(read: Read, stored: Parts, boxes: Mapping[str, Box]) -> dict[str, Array]:
+    return {name: widened(read(stored[name], one), stored[name].dtype) for name, one in boxes.items()}
+
+
+def _without_scales(read: Read, made: Decoded, boxes: Mapping[str, Box], box: Box) -> Array | None:
+    """Return a part of a weight decoded with scales of 1; None if its values are not just codes times scales."""
+    if "scale" not in boxes or {"bias", "nested_scale", "zero"} & boxes.keys():
+        return None
+    arrays = _arrays(read, dict(made.parts), boxes)  # read again: decoders may write into arrays
+    return _decoders()[made.encoding].values(made, {**arrays, "scale": np.ones_like(arrays["scale"])}, box)
 
 
 def decode_rounded(read: Read, info: TensorInfo, box: Box, dtype: str, odd: OddScales | None = None) -> Array | None:
@@ -249,7 +262,7 @@ def _looked_up(
         return None
     stored = dict(made.parts)
     scale = widened(read(stored["scale"], boxes["scale"]), stored["scale"].dtype)
-    _check_scales(made, {"scale": scale})
+    check_scales(made, {"scale": scale})
     table = products(stored["codes"].dtype, scale, dtype) if are_usual(scale, stored["codes"].dtype) else None
     if table is None:
         return None
@@ -258,19 +271,6 @@ def _looked_up(
     if odd is not None:
         add_size(info, values, dtype, odd)
     return values
-
-
-def _check_scales(made: Decoded, arrays: Mapping[str, Array]) -> None:
-    """Raise FormatError if a scale is NaN or infinite, or if a scale that codes are divided by is 0."""
-    for name in SCALES:
-        if name in arrays and arrays[name].dtype.kind == "f" and not np.isfinite(arrays[name]).all():
-            raise FormatError(f"a scale of the quantised tensor {escape(made.name)} is NaN or infinite.", rule="scale")
-    if "over" in arrays and not arrays["over"].all():
-        raise FormatError(f"a scale that the quantised tensor {escape(made.name)} is divided by is 0.", rule="scale")
-
-
-SCALES = ("scale", "bias", "nested_scale", "times", "over")
-"""The roles of stored tensors whose values must be finite."""
 
 
 def as_exponents(info: TensorInfo) -> TensorInfo:

@@ -11,20 +11,24 @@ from math import isfinite, sqrt
 
 import numpy as np
 
+from ...errors import FormatError
+from ...util.text import escape
+from ..dtypes import BLOCK_SCALES, BLOCKS
 from ..info import Decoded, TensorInfo
-from ..odd_scales import HUGE, NEGATIVE, NO_OFFSET, ZERO, OddScales
+from ..odd_scales import HUGE, NEGATED, NEGATIVE, NESTED, NO_OFFSET, ZERO, ZERO_BLOCKS, OddScales
 from ..ops.casts import widened
 from ..ops.regions import Array
 from ..ops.small_floats import SMALL_FLOATS
+from ._scale_tests import are_negative, have_many_values, odd_biases, rise_with_scales, should_be_mixed
 
-__all__ = ["add_size", "are_usual", "find_odd_scales"]
+__all__ = ["add_size", "are_usual", "check_scales", "find_odd_blocks", "find_odd_scales"]
 
 WITH_ZEROS = ("scaled", "fp4", "gptq", "awq", "packed", "torch_quantised")
 """Decoders of encodings in which a scale of 0 is odd if its codes are not zero.
 
-In GGUF and in bitsandbytes' 4-bit encodings scales of 0 are normal: a block of tiny numbers gets one.
+In GGUF scales of 0 are normal: a block of tiny numbers gets one. In bitsandbytes' 4-bit encodings and in MLX a block of
+zeros has the same code everywhere, but this code need not be that of 0.
 """
-
 
 TINY, LARGE = 1e-30, 1e4
 """Scales up to TINY count as 0: the smallest exponent of mxfp4 is 2**-127. No layer has weights above LARGE."""
@@ -34,7 +38,7 @@ LARGEST = {"float8_e4m3fn": 448.0, "float8_e4m3fnuz": 240.0, "int8": 128.0}
 https://arxiv.org/abs/2209.05433
 """
 MANY = 4
-"""If at least this many scales are all 0, this is not by chance."""
+"""If at least this many quantised scales are all 0, this is not by chance."""
 OFFSETS = {"gptq": "zero", "awq": "zero", "packed": "bias"}
 """{decoder of unsigned codes: role of the offsets of codes}: if all offsets are 0, no decoded weight is negative."""
 
@@ -53,12 +57,15 @@ SAMPLED = 1024
 """About how many values of each decoded part are looked at to find its size; to look at all would take far longer."""
 
 
-def add_size(info: TensorInfo, values: Array, dtype: str, seen: OddScales) -> None:
+def add_size(
+    info: TensorInfo, values: Array, dtype: str, seen: OddScales, codes: Callable[[], Array | None] = lambda: None
+) -> None:
     """Add the size (large, small or usual) of a decoded matrix to ``seen``; ``values`` is a part of it, as ``dtype``.
 
     The size is measured as a root mean square. A part has no size if it contains only zeros, or values that are not
     finite. Only some values are used, at equal distances. The distance is odd, so that these values are spread over all
-    columns.
+    columns. ``codes`` returns what ``values`` (float32) would be if all scales were 1, or None if this is not known; it
+    is called only if the values are rather large.
     """
     if len(info.shape) < 2 or not values.size:
         return
@@ -66,7 +73,7 @@ def add_size(info: TensorInfo, values: Array, dtype: str, seen: OddScales) -> No
     size = sqrt(float(np.mean(some * some)))
     if size > 0 and isfinite(size):
         assert isinstance(info.made, Decoded)
-        seen.add_size(info.made.name, size * sqrt(info.shape[-1]))
+        seen.add_size(info.made.name, size * sqrt(info.shape[-1]), lambda: rise_with_scales(values, codes()))
 
 
 def find_odd_scales(
@@ -75,23 +82,34 @@ def find_odd_scales(
     """Add the name of a quantised tensor to ``seen`` once for each kind of odd scales or zero points in ``arrays``.
 
     ``arrays`` contains, by role, the parts of the stored tensors that were read. ``decode`` is a function of such
-    arrays that returns the decoded values; it is called only if a scale is zero.
+    arrays that returns the decoded values; it is called only if a scale is zero, or if all are negative.
     """
     if "scale" not in arrays:
         return
     if _lacks_offsets(made, arrays):
         seen.add(NO_OFFSET, made.name)
-    if _has_only_zeros(made, arrays):
+    if "nested_scale" in arrays:
+        if not arrays["nested_scale"].any() and have_many_values(arrays["scale"].astype("<i4") + 1):
+            seen.add(NESTED, made.name)
+        if arrays["scale"].size >= MANY and not arrays["scale"].any() and arrays["codes"].any():
+            seen.add(ZERO, made.name)
+        return
+    if (made.encoding == "bitsandbytes" or "bias" in arrays) and _hides_codes(arrays, decode):
         seen.add(ZERO, made.name)
-    if "bias" in arrays or "nested_scale" in arrays:
+    if "bias" in arrays:
+        for kind in odd_biases(int(dict(made.facts)["bits"]), arrays["scale"], arrays["bias"]):
+            seen.add(kind, made.name)
         return
     scale, codes = _whole_scale(arrays), dict(made.parts)["codes"].dtype
     if are_usual(scale, codes):
         return
     if bool((abs(scale) * _largest(codes) > LARGE).any()):
         seen.add(HUGE, made.name)
-    if _has_no_negative(made) and bool((scale < 0).any()):
-        seen.add(NEGATIVE, made.name)
+    if _has_no_negative(made):
+        if bool((scale < 0).any()):
+            seen.add(NEGATIVE, made.name)
+    elif are_negative(scale) and should_be_mixed(decode({**_copied(arrays), "scale": np.ones_like(arrays["scale"])})):
+        seen.add(NEGATED, made.name)
     if made.name not in seen.names[ZERO] and _makes_zeros(made, arrays, abs(scale) <= TINY, decode):
         seen.add(ZERO, made.name)
 
@@ -104,14 +122,18 @@ def _lacks_offsets(made: Decoded, arrays: Mapping[str, Array]) -> bool:
     return bool(arrays["scale"].any() and arrays["codes"].any())
 
 
-def _has_only_zeros(made: Decoded, arrays: Mapping[str, Array]) -> bool:
-    """Return whether all scales are 0, although not all codes are 0.
+def _copied(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Return copies of arrays, because ``decode`` may write into them."""
+    return {role: one.copy() for role, one in arrays.items()}
 
-    Only encodings in which a few scales of 0 are usual are examined; ``_makes_zeros`` examines the others.
-    """
-    if made.encoding in WITH_ZEROS and "bias" not in arrays:
+
+def _hides_codes(arrays: Mapping[str, Array], decode: Callable[[Mapping[str, Array]], Array]) -> bool:
+    """Return whether scales of 0 hide different codes. All codes of a block of zeros are the same code."""
+    is_zero = arrays["scale"] == 0
+    if not is_zero.any():
         return False
-    return arrays["scale"].size >= MANY and not arrays["scale"].any() and bool(arrays["codes"].any())
+    bias = {"bias": np.zeros_like(arrays["bias"])} if "bias" in arrays else {}
+    return have_many_values(decode({**_copied(arrays), **bias, "scale": is_zero.astype("<f4")}))
 
 
 def _whole_scale(arrays: Mapping[str, Array]) -> Array:
@@ -132,8 +154,7 @@ def _makes_zeros(
     """Return whether a code that is not 0 has a scale of 0 (``is_zero``), in an encoding in which this is odd."""
     if made.encoding not in WITH_ZEROS or not is_zero.any():
         return False
-    # The arrays are copied, because ``decode`` may write into them.
-    parts = {role: one.copy() for role, one in arrays.items() if role not in ("times", "over")}
+    parts = {role: one for role, one in _copied(arrays).items() if role not in ("times", "over")}
     with np.errstate(all="ignore"):
         alone = decode({**parts, "scale": is_zero.astype("<f4")})
     return bool((alone != 0).any())
@@ -150,3 +171,33 @@ def _has_no_negative(made: Decoded) -> bool:
     return made.encoding in ("fp4", "bitsandbytes") or (
         made.encoding == "scaled" and (codes in SMALL_FLOATS or "times" in dict(made.facts))
     )
+
+
+def find_odd_blocks(made: Decoded, codes: Array, values: Array, seen: OddScales) -> None:
+    """Add a tensor of GGUF to ``seen`` if all blocks of a part of it have scales that are 0, or negative.
+
+    ``codes`` are the bytes of these blocks, ``values`` the decoded numbers.
+    """
+    dtype = made.of[0].dtype
+    blocks = codes.reshape(-1, BLOCKS[dtype][1])
+    if not values.any():
+        if bool((blocks != blocks[:1]).any()):
+            seen.add(ZERO_BLOCKS, made.name)
+    elif dtype in BLOCK_SCALES:
+        begin, _ = BLOCK_SCALES[dtype]
+        scale = np.ascontiguousarray(blocks[:, begin : begin + 2]).view("<f2")
+        if are_negative(scale) and should_be_mixed(values):
+            seen.add(NEGATED, made.name)
+
+
+def check_scales(made: Decoded, arrays: Mapping[str, Array]) -> None:
+    """Raise FormatError if a scale is NaN or infinite, or if a scale that codes are divided by is 0."""
+    for name in SCALES:
+        if name in arrays and arrays[name].dtype.kind == "f" and not np.isfinite(arrays[name]).all():
+            raise FormatError(f"a scale of the quantised tensor {escape(made.name)} is NaN or infinite.", rule="scale")
+    if "over" in arrays and not arrays["over"].all():
+        raise FormatError(f"a scale that the quantised tensor {escape(made.name)} is divided by is 0.", rule="scale")
+
+
+SCALES = ("scale", "bias", "nested_scale", "times", "over")
+"""The roles of stored tensors whose values must be finite."""

@@ -167,9 +167,9 @@ class QuantisedTensors:
         return {key: coded.name for key, coded in self.by_key.items()}
 
     def only(self, keys: Container[str]) -> QuantisedTensors:
-        """Return only the quantised tensors whose codes are in ``keys``.
+        """Return the quantised tensors whose codes are in ``keys``, and leave out the others.
 
-        A quantised tensor whose codes are in another shard is returned if the first of its keys is in ``keys``.
+        If this shard has only other parts of a tensor (such as its scales), the first of these parts decides.
         """
         found = tuple(one for one in self.tensors if (one.codes or one.keys[0]) in keys)
         return self if len(found) == len(self.tensors) else QuantisedTensors(found, self.by_key)

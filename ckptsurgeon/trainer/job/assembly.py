@@ -203,8 +203,8 @@ def load_task_data(
         )
     if "train" not in splits:
         raise document.fail(
-            f"the task {escape(settings.task)} has no data to train on: its method splits must return a dict with "
-            "the source train."
+            f"the task {escape(settings.task)} has no data to train on: the dict that "
+            "its method splits returns must have the key train."
         )
     return task, splits, notes, tokens
 

@@ -169,8 +169,9 @@ class Ranks:
                 self.store.set(f"ended/{self.rank}", reason)
 
     def find_lost(self, error: Exception) -> dict[int, str]:
-        """Return a dict from each rank that ended to its reported reason, or ''; {} if ``error`` has another cause.
+        """Return {rank that has ended: the reason that it reported, '' if none}.
 
+        The dict is empty if no rank has ended, so that ``error`` must have another cause.
         A failed collective call fails on every living rank. So every living rank calls this method, which reports in
         the store that the rank is alive. A rank that has reported nothing after five seconds has ended.
         """

@@ -215,9 +215,9 @@ class BrainBatch:
             return [[self._labels.tokens[one] for one in ids] for ids in self._ids()]
         raise ConfigError(
             f"the Brain uses batch.{escape(name)}, which a batch of ckpt does not have.",
-            hint=f"A batch has id, {listing(SIGNALS, 9)} (three names of one tensor), {listing(LISTS, 9)}, "
-            f"{listing(TEXTS, 9)}, tokens and phn_encoded, char_encoded, wrd_encoded; "
-            "the last four also with _bos, _eos or _list appended.",
+            hint=f"A batch has id; {listing(SIGNALS, 9)}, which are the same tensor; {listing(LISTS, 9)}; "
+            f"{listing(TEXTS, 9)}; and tokens, phn_encoded, char_encoded and wrd_encoded, each of these four also with "
+            "_bos, _eos or _list appended.",
         )
 
     def __getitem__(self, name: str) -> Any:

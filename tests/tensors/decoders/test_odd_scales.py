@@ -170,14 +170,27 @@ def test_offsets_that_are_all_zero_are_noted(name: str, end: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["bitsandbytes-nf4", "bitsandbytes-fp4"])
-def test_scales_of_bitsandbytes_that_are_all_zero_are_noted(name: str, tmp_path: Path) -> None:
-    """A single one is usual: that of a block of zeros."""
+def test_scales_of_bitsandbytes_that_are_zero_are_noted(name: str, tmp_path: Path) -> None:
     _, _, stored = decoded(Path(__file__).parent / f"recorded/{name}.safetensors", tmp_path)
     (key,) = (key for key in stored if key.endswith(".absmax"))
-    for scale, is_noted in ((stored[key], False), (with_first(0)(stored[key]), False), (stored[key] * 0, True)):
+    for scale, is_noted in ((stored[key], False), (with_first(0)(stored[key]), True), (stored[key] * 0, True)):
         save_file({**stored, key: scale}, tmp_path / "model.safetensors")
         assert any(ZERO in note for note in notes(tmp_path)) == is_noted
         (tmp_path / "out.safetensors").unlink()
+
+
+@pytest.mark.parametrize("name", ["bitsandbytes-nf4", "bitsandbytes-fp4"])
+@pytest.mark.parametrize("code", [0x00, 0x77, 0xFF])
+def test_a_block_of_zeros_of_bitsandbytes_is_usual(name: str, code: int, tmp_path: Path) -> None:
+    """Its scale is 0, and its codes depend on what the comparisons of 0/0 return: they are all the same."""
+    _, _, stored = decoded(Path(__file__).parent / f"recorded/{name}.safetensors", tmp_path)
+    (key,) = (key for key in stored if key.endswith(".absmax"))
+    codes = stored[key.removesuffix(".absmax")].clone()
+    codes.view(torch.uint8).reshape(-1)[:32] = code
+    save_file(
+        {**stored, key: with_first(0)(stored[key]), key.removesuffix(".absmax"): codes}, tmp_path / "model.safetensors"
+    )
+    assert not any(ZERO in note for note in notes(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["fp8-block", "fp8-channel", "int8", "bnb-int8", "awq", "gptq"])

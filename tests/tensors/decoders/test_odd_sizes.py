@@ -10,7 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.tensors.odd_scales import LARGE, OF_SIZES, SMALL
+from ckptsurgeon.tensors.decoders._scale_tests import rise_with_scales
+from ckptsurgeon.tensors.odd_scales import INVERSE, LARGE, OF_SIZES, SMALL
+
+from ...helpers import coded_matrices
+from ...helpers.coded_matrices import SETTINGS, save_model
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 LAYERS = 5
@@ -91,3 +95,64 @@ def test_every_verb_that_decodes_notes_it() -> None:
     for verb, said in told.items():
         assert len([one for one in said if OF_SIZES[LARGE] in one and one.startswith("odd")]) == 1, verb
         assert not [one for one in said if OF_SIZES[LARGE] in one and one.startswith("usual")], verb
+
+
+NARROW = (128, 192)
+
+
+def narrow(method: str, change: Change = torch.clone, factor: float = 1.0, clip: float = torch.inf) -> Path:
+    """Five matrices whose rows have different sizes, as bitsandbytes stores them: their scales are changed."""
+    draw, coded = torch.Generator().manual_seed(0), {}
+    for number in range(LAYERS):
+        rows = torch.exp(torch.randn(NARROW[0], 1, generator=draw) / 4)
+        weight = rows * torch.randn(NARROW, generator=draw) / NARROW[1] ** 0.5
+        parts = getattr(coded_matrices, method)(factor * weight.clamp(-clip, clip))
+        coded[f"layers.{number}.up_proj"] = {
+            end: change(one) if end in (".SCB", ".weight.absmax") else one for end, one in parts.items()
+        }
+    return save_model(Path(method), SETTINGS[method], coded)
+
+
+def warned(path: Path) -> bool:
+    return bool(cs.check(path, skip=["model-card", "class-tensors"]).row("weight-size").found)
+
+
+@pytest.mark.parametrize("method", ["nf4", "llm_int8"])
+def test_inverse_scales_of_narrow_models_are_noted(method: str) -> None:
+    """Inverse scales of bitsandbytes, whose codes are below 1, make weights that are only 20 to 50 times too large."""
+    path = narrow(method, inverse)
+    told = cs.apply(cs.convert(path, dequantize=True), "out.safetensors").notes
+    (said,) = (one for one in told if "decoded matrices" in one)
+    assert said.startswith(f"{path}: 5 of 5 decoded matrices {OF_SIZES[INVERSE]}: the scales may be inverse")
+    assert said in cs.inspect(path, stats=True).notes
+    assert said in cs.apply(cs.average([path, path], encoding="dequantize"), "average.safetensors").notes
+    assert warned(path)
+
+
+@pytest.mark.parametrize("method", ["nf4", "llm_int8", "gptq", "auto_round", "awq", "mlx"])
+@pytest.mark.parametrize(("factor", "clip"), [(1.0, torch.inf), (20.0, torch.inf), (25.0, 0.08)])
+def test_large_weights_with_their_own_scales_are_not(method: str, factor: float, clip: float) -> None:
+    """Codes are smaller where scales are larger, except for clipped weights."""
+    path = narrow(method, factor=factor, clip=clip)
+    told = cs.apply(cs.convert(path, dequantize=True), "out.safetensors").notes
+    assert not [one for one in told if "decoded matrices" in one]
+    assert not warned(path)
+
+
+def test_the_real_network_has_smaller_codes_where_scales_are_larger(minilm: Path) -> None:
+    """In each of its matrices, also if these are large; so inverse scales are found."""
+    for key, weight in load_file(minilm / "model.safetensors").items():
+        if weight.dim() == 2 and ".layer." in key:
+            for parts in (coded_matrices.llm_int8(weight), coded_matrices.nf4(weight)):
+                scale, codes = parted(parts)
+                assert not rise_with_scales((scale * codes).numpy(), codes.numpy()), key
+                found = rise_with_scales((codes / scale).numpy(), codes.numpy())
+                assert found or "attention.output" in key, key
+
+
+def parted(parts: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scales, and the codes as numbers."""
+    if ".SCB" in parts:
+        return parts[".SCB"][:, None], parts[".weight"].float()
+    pairs = torch.cat([parts[".weight"] >> 4, parts[".weight"] & 15], 1).long()
+    return parts[".weight.absmax"][:, None], parts[".weight.quant_map"][pairs].reshape(-1, 64)

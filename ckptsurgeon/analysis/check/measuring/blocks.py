@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,23 +11,12 @@ from ....checkpoint.checkpoint import Checkpoint
 from ....engine.checksums import crc32
 from ....engine.compute.bands import banded
 from ....engine.compute.reading import read_part
-from ....tensors.dtypes import DTYPES
+from ....tensors.dtypes import BLOCK_SCALES, DTYPES
 from ....tensors.info import TensorInfo
 from ....tensors.ops.regions import Array, Box, blocks
 from .figures import BLOCK, Figures, Workspace, figures_of
 
-__all__ = ["SCALES", "Block", "BlockFigures", "blocks_of", "is_measured", "measured_block"]
-
-SCALES: Mapping[str, tuple[int, int]] = {
-    "q4_0": (0, 1), "q4_1": (0, 2), "q5_0": (0, 1), "q5_1": (0, 2), "q8_0": (0, 1), "q8_1": (0, 2), "q2_k": (80, 2),
-    "q3_k": (108, 1), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208, 1), "iq2_xxs": (0, 1), "iq2_xs": (0, 1),
-    "iq2_s": (0, 1), "iq3_xxs": (0, 1), "iq3_s": (0, 1), "iq1_s": (0, 1), "iq4_nl": (0, 1), "iq4_xs": (0, 1),
-}  # fmt: skip
-"""{GGUF dtype: (offset of the float16 scales in a block of codes, number of these scales)}.
-
-https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h
-"""
-
+__all__ = ["Block", "BlockFigures", "blocks_of", "is_measured", "measured_block"]
 
 PARTS = {"complex32": "float16", "complex64": "float32", "complex128": "float64"}
 """The dtypes of the real and imaginary parts of complex numbers, which are measured as separate values."""
@@ -91,7 +80,7 @@ def measured_block(checkpoint: Checkpoint, block: Block, work: Workspace) -> Blo
     """Read a block and return its figures; raises SourceError if the file ends before the end of the block."""
     raw = _read(checkpoint, block, work)
     crc, dtype = crc32(raw), block.info.dtype
-    if dtype in SCALES:
+    if dtype in BLOCK_SCALES:
         return BlockFigures(figures_of(_scales(raw, dtype), "float16", work), crc, raw.size)
     dtype = PARTS.get(dtype, dtype)
     if DTYPES[dtype].is_packed or DTYPES[dtype].kind not in ("float", "int", "uint", "bool"):
@@ -113,7 +102,7 @@ def _read(checkpoint: Checkpoint, block: Block, work: Workspace) -> Array:
 
 
 def _scales(raw: Array, dtype: str) -> Array:
-    begin, number = SCALES[dtype]
+    begin, number = BLOCK_SCALES[dtype]
     layout = DTYPES[dtype].block
     assert layout is not None
     return np.ascontiguousarray(raw.reshape(-1, layout[1])[:, begin : begin + 2 * number]).reshape(-1)

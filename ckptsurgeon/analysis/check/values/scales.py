@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from ....tensors.decoders._scale_tests import are_exchanged
 from ....tensors.dtypes import DTYPES
+from ....tensors.odd_scales import NEGATED, NESTED, OPPOSED, SAID
 from ....util.text import count
 from ..check import Check, of_keys
 from ..families import is_scale
@@ -35,6 +37,10 @@ NAN_E8M0, ONE_E8M0 = 255, 127
 EXPONENTS = re.compile(r"mxfp|mxint|ue8m0", re.IGNORECASE)
 SIGNED = ("MLX", "q4_0", "q5_0", "q3_k", "q6_k", "iq")
 """Encodings whose scales may be negative."""
+MIXED = re.compile(r"GPTQ|AWQ|int\d|packed", re.IGNORECASE)
+"""Encodings of integers that may come from AutoRound, which makes about half of the scales negative."""
+ODD = (NEGATED, OPPOSED, NESTED)
+"""Kinds of scales that only the decoded weights show."""
 DECODE = "Quantise the model again from its weights: these codes decode to unusable values."
 
 
@@ -45,7 +51,9 @@ def _run(subject: Subject) -> Iterator[Found]:
     huge = [key for key, one in found.items() if one.largest > HUGE and not is_global_or_activation(subject, key)]
     large = [key for key, one in found.items() if key not in huge and _makes_large_weights(subject, key, one)]
     some = [key for key, one in found.items() if one.zeros and key not in zero and not one.nan]
-    below = [key for key, one in found.items() if one.low < 0 and not _is_signed(subject, key)]
+    mixed = _of_mixed_signs(subject, found)
+    below = [key for key, one in found.items() if one.low < 0 and key not in mixed and not _is_signed(subject, key)]
+    exchanged = [key for key, one in found.items() if _is_exchanged(subject, key, one)]
     for keys, status, what, todo in (
         (broken, Status.FAIL, "of scales with NaN or infinities", DECODE),
         (zero, Status.FAIL, "of scales that are all zero", DECODE),
@@ -58,6 +66,12 @@ def _run(subject: Subject) -> Iterator[Found]:
         ),
         (below, Status.WARN, "of scales with negative values", "Look at how these scales were computed."),
         (
+            exchanged,
+            Status.WARN,
+            "of scales that are larger than the biases beside them: perhaps the two are exchanged",
+            "Exchange them, or take these tensors from the original again.",
+        ),
+        (
             some,
             Status.WARN,
             "of scales with zeros",
@@ -66,6 +80,11 @@ def _run(subject: Subject) -> Iterator[Found]:
     ):
         if keys:
             yield of_keys(status, keys, what, todo, values=_number(keys, found))
+    named = {key.removesuffix(subject.parts.get(key, "")) for key in below}
+    for kind in ODD:
+        names = [one for one in subject.odd.get(kind, ()) if one.removesuffix(".weight") not in named]
+        if names:
+            yield of_keys(Status.WARN, names, f"with {SAID[kind]}", "Look at how these scales were computed.")
 
 
 def _has_codes(subject: Subject, key: str) -> bool:
@@ -154,6 +173,25 @@ def is_global_weight_scale(subject: Subject, key: str) -> bool:
 def _is_signed(subject: Subject, key: str) -> bool:
     said = subject.methods.get(key, subject.tensors[key].dtype)
     return _is_of_blocks(subject, key) or any(word in said for word in SIGNED)
+
+
+def _of_mixed_signs(subject: Subject, found: Mapping[str, Figures]) -> set[str]:
+    """Return the scales of integers that have both signs, if those of most tensors have both, as AutoRound makes them.
+
+    If the scales of a few tensors have both signs, these tensors are odd.
+    """
+    whole = [key for key in found if MIXED.search(subject.methods.get(key, ""))]
+    mixed = {key for key in whole if found[key].low < 0 < found[key].high}
+    return mixed if len(mixed) * 2 > len(whole) else set()
+
+
+def _is_exchanged(subject: Subject, key: str, scales: Figures) -> bool:
+    """Return whether these are rather the biases of MLX's affine codes, of at least 2 bits."""
+    biases = subject.measured.get(_beside(subject, key).get(".biases", ""))
+    if subject.parts.get(key) != ".scales" or biases is None or biases.figures is None or not scales.number:
+        return False
+    is_binary = "1 bit" in subject.methods.get(key, "")
+    return not is_binary and are_exchanged(scales.low, scales.rms**2, biases.figures.rms**2)
 
 
 def _is_of_blocks(subject: Subject, key: str) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from math import isfinite, prod
 
-from ....tensors.odd_scales import DECODED, FEWEST
+from ....tensors.odd_scales import DECODED, FEWEST, INVERSE, LARGE, OF_SIZES, SMALL, USUAL
 from ....util.text import count
 from ..check import Check, of_keys
 from ..report import Found, Status
@@ -24,9 +24,7 @@ PLAIN = (0.003, 100.0)
 """As ``DECODED``, for weights that are stored plainly; they may be smaller, because norms make up for it."""
 NEAR, BESIDE = (0.1, 20.0), 20.0
 """Narrower bounds of decoded weights that are ``BESIDE`` times as large as plain embeddings, or a ``BESIDE``th."""
-SCALES = (
-    "Compare with the original (ckpt diff --values): the scales may be inverse (1/scale), squared, or of other codes."
-)
+SCALES = "Compare with the original (ckpt diff --values): the scales may be inverse (1/scale) or squared, or belong to other codes."
 VALUES = "Compare with the original (ckpt diff --values): all weights may have been multiplied or divided by a number."
 
 
@@ -39,6 +37,16 @@ def _run(subject: Subject) -> Iterator[Found]:
         if factor and not low <= factor <= high:
             what = f"{decode} weights that make outputs {factor:.2g} times as large as inputs (median)"
             yield of_keys(Status.WARN, list(sizes), what, todo, factor=float(f"{factor:.3g}"))
+        elif sizes is decoded and len(names := _inverse(subject)) * 2 > len(decoded) >= FEWEST:
+            what = f"decode to weights that {OF_SIZES[INVERSE]}"
+            yield of_keys(Status.WARN, names, what, todo, factor=float(f"{factor:.3g}"))
+
+
+def _inverse(subject: Subject) -> list[str]:
+    """Return the names of decoded weights whose scales seem to be inverse."""
+    others = {*subject.odd.get(USUAL, ()), *subject.odd.get(SMALL, ())}
+    large = dict.fromkeys((*subject.odd.get(LARGE, ()), *subject.odd.get(INVERSE, ())))
+    return [name for name in large if name not in others]
 
 
 def _plain(subject: Subject) -> Mapping[str, WeightSize]:

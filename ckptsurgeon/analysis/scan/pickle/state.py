@@ -170,7 +170,9 @@ class PickleState:
         The reader's ``copyreg`` registry maps the number to a name.
         """
         found = self.name("copyreg.extension", str(code))
-        found.why = "the reader decides which name the number refers to"
+        found.why = (
+            "it is a number, and the copyreg registry of the program that loads the file decides which name it is"
+        )
         return found
 
     # Uses of names.

@@ -23,7 +23,7 @@ BY_HEAD = ("bloom", "gpt_neox", "gpt_neox_japanese", "persimmon")
 def fused_notes(plan: Plan, number: int, source: Checkpoint) -> Iterator[str]:
     """Yield notes on fused projections that operations on source ``number`` split or join in a wrong order.
 
-    ``source`` has the tensors after all operations.
+    ``source`` has the tensors of this source as the plan's operations leave them.
     """
     steps = [step for step in plan.steps if step.source == number and step.made_of and not step.tied_to]
     wrong = [*_split(steps, source), *_joined(steps)]

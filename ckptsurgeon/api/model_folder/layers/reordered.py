@@ -42,8 +42,8 @@ def reordering_notes(
 ) -> Iterator[str]:
     """Yield notes on operations of a plan's source ``number`` that reorder queries and keys in a wrong way.
 
-    ``source`` has the tensors after all operations, ``keys`` are all keys of the result, and ``config`` are the fields
-    of the destination's configuration.
+    ``source`` has the tensors of this source as the plan's operations leave them. ``keys`` are all keys of the output,
+    and ``config`` are the fields of the destination's configuration.
     """
     rows = [row for row in plan.sources[number].operations if HALVES in row or PAIRS in row]
     if not rows:

@@ -104,7 +104,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _check_origin(self, name: str, args: Any, tensors: list[Tensor]) -> None:
         """Raise Unrecordable if a tensor is from another recording or a cache, or if its values are in a file."""
         if any(tensor.is_meta and not self._is_own(tensor) for tensor in tensors):
-            raise self.record.lost("uses a tensor without values that was made elsewhere")
+            raise self.record.lost("uses a meta tensor (one without values) that it did not make itself")
         if name == "aten::set_" and any(
             isinstance(arg, torch.UntypedStorage) and arg._cdata not in self.record.numbers for arg in args
         ):

@@ -1,0 +1,107 @@
+"""Tells from scales and codes whether scales have the wrong sign, are inverse or 0, or were exchanged with biases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..odd_scales import EXCHANGED, OPPOSED
+from ..ops.regions import Array
+
+__all__ = [
+    "are_exchanged",
+    "are_negative",
+    "have_many_values",
+    "odd_biases",
+    "rise_with_scales",
+    "should_be_mixed",
+]
+
+CERTAIN = 64
+"""If at least this many scales are all negative, this is not by chance.
+
+AutoRound and llama.cpp choose the sign of each scale so that the value of the largest magnitude gets the code of the
+largest magnitude, which is negative. So about half of their scales are negative.
+"""
+MIXED = 1 / 3
+"""The smallest share of values of the rarer sign in a weight whose scales would be negative about half of the time."""
+DIFFERENT = 3
+"""Codes other than 0 with at least this many values are not those of zeros: these have one code, or two by rounding."""
+RISES = 0.1
+"""The smallest slope of the logarithm of codes on that of scales that shows inverse scales.
+
+A scale is the largest magnitude of its block, divided by a constant. So in a block with an outlier the scale is larger
+and the other codes are smaller: the slope is negative (-0.9 to -0.03 in all matrices of MiniLM), that of inverse scales
+positive.
+"""
+CLIPPED, AT_TOP = 0.05, 0.99
+"""The share of codes of at least ``AT_TOP`` of the largest one, above which weights seem to have been clipped.
+
+In a block of clipped weights with a larger scale, the other codes are larger too, although the scale is right.
+"""
+VARIES = 1e-6
+"""The smallest variance of the logarithm of scales for which the slope can be computed."""
+SMALLEST = 1e-5
+"""Scales of MLX may be larger than biases if both are smaller than this: it has no scales below 1e-7."""
+FEW = 4
+
+
+def are_negative(scale: Array) -> bool:
+    """Return whether no scale is positive, and more are negative than can be by chance."""
+    return scale.size >= CERTAIN and not scale.max() > 0 and int(np.count_nonzero(scale < 0)) >= CERTAIN
+
+
+def should_be_mixed(values: Array) -> bool:
+    """Return whether about half of the scales of such values are negative, if any are.
+
+    This is not so if most values have one sign, or if the largest and the smallest value of most blocks have the same
+    magnitude, as in ternary weights: then AutoRound makes the scale negative.
+    """
+    below, above = int(np.count_nonzero(values < 0)), int(np.count_nonzero(values > 0))
+    return min(below, above) > MIXED * (below + above) and have_many_values(values)
+
+
+def have_many_values(codes: Array) -> bool:
+    """Return whether there are several different codes other than 0."""
+    return len(np.unique(codes[codes != 0])) >= DIFFERENT
+
+
+def odd_biases(bits: int, scale: Array, bias: Array) -> Iterator[str]:
+    """Yield the kinds of odd scales of MLX's affine codes.
+
+    The bias of a group is its end that is farther from 0, and a multiple of its scale with the other sign. So it is
+    never smaller than the scale. Older versions of MLX have only positive scales; their biases are the smallest values.
+    (mlx/backend/cpu/quantized.cpp, ``quantize``.)
+    """
+    some = (scale != 0) & (bias != 0)
+    scale, bias = scale[some].astype("<f8"), bias[some].astype("<f8")
+    if scale.size < FEW or bits < 2:
+        return
+    if are_exchanged(float(scale.min()), float(np.mean(scale * scale)), float(np.mean(bias * bias))):
+        yield EXCHANGED
+    both = int(np.count_nonzero((scale < 0) & (bias < 0)))
+    if both >= FEW and both > int(np.count_nonzero((scale < 0) != (bias < 0))):
+        yield OPPOSED
+
+
+def are_exchanged(smallest: float, scales: float, biases: float) -> bool:
+    """Return whether scales are larger than biases, and some are negative, so that they are biases.
+
+    ``smallest`` is the smallest scale; ``scales`` and ``biases`` are mean squares.
+    """
+    return smallest < 0 and scales > max(biases, SMALLEST**2)
+
+
+def rise_with_scales(values: Array, codes: Array | None) -> bool:
+    """Return whether codes are larger where scales are larger; ``values`` are codes times scales."""
+    if codes is None:
+        return False
+    some = (values != 0) & (codes != 0)
+    sizes = np.log(abs(codes[some].astype("<f8")))
+    scales = np.log(abs(values[some].astype("<f8"))) - sizes
+    if not scales.size or np.mean(sizes > sizes.max() + np.log(AT_TOP)) > CLIPPED:
+        return False
+    scales -= scales.mean()
+    variance = float(np.mean(scales * scales))
+    return variance > VARIES and float(np.mean(scales * sizes)) > RISES * variance
