@@ -64,7 +64,9 @@ def comparisons(size: int, shape: Callable[[int], Shape], monkeypatch: pytest.Mo
             units, "np", type("Counted", (), {"zeros": staticmethod(zeros), "ix_": np.ix_, "bool_": np.bool_})
         )
         found = propose("a", source, "b", destination)
-    assert found.notes[0].startswith(f"{size} matrices whose names correspond, but transposed")
+    assert found.notes[0].startswith(
+        f"no rules are proposed for {size} matrices whose names correspond, because only one"
+    )
     return counts[0], counts[1]
 
 
@@ -106,4 +108,4 @@ def test_a_vector_among_numbered_kernels_stays_as_it_is() -> None:
     source = {f"{name}.kernel": TensorInfo("float32", shape) for name, shape in shapes.items()}
     found = propose("a", source, "b", {"layers.1.mlp.up_proj.weight": TensorInfo("float32", (16, 8))})
     assert found.names == {}
-    assert found.notes[0].startswith("1 matrix whose names correspond, but transposed")
+    assert found.notes[0].startswith("no rules are proposed for 1 matrix whose names")

@@ -184,7 +184,7 @@ def test_what_is_no_file_in_the_folder_is_not_opened_and_said(kind: str, ckpt: R
     special(kind)
     Path("a.pkl").write_bytes(PLAIN)
     done = ckpt("scan", ".")
-    assert (done.code, "UNREADABLE" in done.out, "could be judged" in done.out) == (1, True, True), done
+    assert (done.code, "UNREADABLE" in done.out, "not scanned completely" in done.out) == (1, True, True), done
 
 
 def test_a_file_that_cannot_be_read_is_said(monkeypatch: pytest.MonkeyPatch, ckpt: Run) -> None:
