@@ -25,8 +25,8 @@ PLAIN = (0.003, 100.0)
 NEAR, BESIDE = (0.1, 20.0), 20.0
 """Narrower bounds of decoded weights that are ``BESIDE`` times as large as plain embeddings, or a ``BESIDE``th."""
 SCALES = (
-    "Compare with the original (ckpt diff --values): the scales may be inverse (1/scale) or squared, or belong to other "
-    "codes."
+    "Compare with the original (ckpt diff --values): the scales may be inverse (1/scale) or squared, or belong to "
+    "other codes."
 )
 VALUES = "Compare with the original (ckpt diff --values): all weights may have been multiplied or divided by a number."
 
