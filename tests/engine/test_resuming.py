@@ -206,7 +206,7 @@ def changed(name: str) -> None:
         ),
         (
             lambda: write(lambda: cs.transplant("b.safetensors", "dst.yaml", exclude=["layers.1"])),
-            "from other sources: .*a.saf",
+            "from sources that this command does not have: .*a.saf",
         ),
         (
             lambda: cs.apply(transplant(), "out", max_shard_size="2MB"),

@@ -173,7 +173,7 @@ def settings(**given: Any) -> Any:
 
 
 def test_settings_of_a_search_are_checked() -> None:
-    with pytest.raises(cs.ConfigError, match=r"train\.lm needs train\.decoding ctc_beam, but train\.decoding is ctc"):
+    with pytest.raises(cs.ConfigError, match=r"train\.lm needs train\.decoding: ctc_beam, but train\.decoding is ctc"):
         settings(lm="lm.arpa")
     for section in ({"lm_weight": -1.0}, {"word_bonus": math.inf}, {"beam": 0}):
         with pytest.raises(cs.ConfigError):

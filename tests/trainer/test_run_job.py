@@ -102,7 +102,7 @@ def test_controls_of_a_run_that_goes_on_need_the_init_that_it_was_started_from(i
     stop_at(2, device="cpu", steps=4)
     shutil.move(init, "kept")
     assert refused(controls=True).startswith(
-        "controls=True start from the run's init, and toy.init.safetensors is gone."
+        "controls=True trains again from the run's init, but toy.init.safetensors is gone."
     )
     save_file({key: value + 1 for key, value in load_file("kept").items()}, init)
     assert "is not the file that the run was started from" in refused(controls=True)

@@ -79,11 +79,11 @@ def test_a_dry_run_says_what_it_takes(ckpt: Any) -> None:
     write(64, 48, 8)
     base, factor = 3 * 64 * 48 * 4, 8 * (64 + 48) * 4
     merge = ["lora", "merge", "base.safetensors", "adapter", "-n"]
-    assert "takes reads 40.4 kB, writes 36.9 kB, about 16.8 MB of memory" in " ".join(ckpt(*merge).out.split())
+    assert "costs reads 40.4 kB, writes 36.9 kB, about 16.8 MB of memory" in " ".join(ckpt(*merge).out.split())
     costs = json.loads(ckpt(*merge, "--json").out)["costs"]
     assert costs == {"passes": 1, "nbytes_read": base + factor, "nbytes_written": base, "memory_nbytes": 16 << 20}
     extract = ["lora", "extract", "tuned.safetensors", "base.safetensors", "--rank", "8", "-n"]
-    assert "takes reads up to 172.0 kB in 7 passes, writes 3.6 kB" in " ".join(ckpt(*extract).out.split())
+    assert "costs reads up to 172.0 kB in 7 passes, writes 3.6 kB" in " ".join(ckpt(*extract).out.split())
     costs = json.loads(ckpt(*extract, "--json").out)["costs"]
     assert (costs["passes"], costs["nbytes_read"], costs["nbytes_written"]) == (7, 7 * 2 * base // 3, factor)
 

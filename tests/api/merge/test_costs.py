@@ -106,7 +106,7 @@ def test_a_dry_run_says_what_it_takes(ckpt: Run) -> None:
              "--weights", "1,1", "--param", "density=0.5", "-n"]  # fmt: skip
     shown = " ".join(ckpt(*asked).out.split())
     assert "ties of 2 models onto the base" in shown
-    assert "takes reads up to 73.8 kB in 5 passes, writes 4.9 kB, about 16.8 MB of memory" in shown
+    assert "costs reads up to 73.8 kB in 5 passes, writes 4.9 kB, about 16.8 MB of memory" in shown
     costs = json.loads(ckpt(*asked, "--json").out)["costs"]
     assert costs == {"passes": 5, "nbytes_read": 73800, "nbytes_written": 4920, "memory_nbytes": 16 << 20}
     assert not list(Path().glob("o.*"))
