@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.quantisation import folder_of_model
 from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS, CONFIG, FLAGS, is_of_tokenizer, linked_away, model_files
 from ...errors import ConfigError, SourceError
-from ...formats.base.sharded_writer import RECIPE_FILE
+from ...formats.base.sharded_writer import RECIPE_FILE, shards_among
 from ...formats.clusters.rank_files import has_rank_files
 from ...planning.plan.files import FilePrint
 from ...planning.target import Companion
@@ -303,9 +304,16 @@ def model_folder(checkpoint: Checkpoint) -> ModelFolder:
 
 
 def model_folder_at(path: str) -> ModelFolder:
-    """Return the configuration and tokeniser files in the folder at ``path``, without opening its weights."""
+    """Return the configuration and tokeniser files in the folder at ``path``, without reading its weights.
+
+    ``path`` may be a file of weights in this folder: one with a usual name, such as model.safetensors, or a shard.
+    """
     source = open_source(path)
-    return _folder(path, source if isinstance(source, Folder) else None)
+    if isinstance(source, Folder):
+        return _folder(path, source)
+    with closing(source):
+        folder = source.folder() if shards_among([source.name]) else folder_of_model(source)
+        return _folder(path, folder, (source.name,))
 
 
 def _has_both(files: Sequence[Companion], weights: Collection[str]) -> bool:
