@@ -12,7 +12,17 @@ from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.quantisation import folder_of_model
-from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS, CONFIG, FLAGS, is_of_tokenizer, linked_away, model_files
+from ...destinations.hf.files import (
+    ADAPTER,
+    ADAPTER_WEIGHTS,
+    CONFIG,
+    FLAGS,
+    is_card,
+    is_of_tokenizer,
+    licence_files,
+    linked_away,
+    model_files,
+)
 from ...errors import ConfigError, SourceError
 from ...formats.base.sharded_writer import RECIPE_FILE, shards_among
 from ...formats.clusters.rank_files import has_rank_files
@@ -34,7 +44,6 @@ from .config import TIES, untied_by_default, vocabulary_size
 from .documents import (
     BYTE_PAIRS,
     CHAT,
-    OF_PEOPLE,
     SECOND,
     TOKENIZER,
     VOCABULARIES,
@@ -58,8 +67,9 @@ class ModelFolder:
     """The configuration and the tokeniser files in a model's folder, which are copied to outputs.
 
     ``files`` is empty for a single file of weights, and for a folder without a configuration. ``linked`` has the names
-    of configuration and tokeniser files that are symbolic links out of the folder, which are not copied. ``left`` has
-    the names of all other files. ``unlisted`` is true for a web address: a web server does not list its folders.
+    of configuration and tokeniser files that are symbolic links out of the folder, which are not copied. ``licences``
+    are the files with terms of use, and ``cards`` the names of model cards, which are not copied. ``left`` has the
+    names of all other files. ``unlisted`` is true for a web address: a web server does not list its folders.
     ``adapter_beside`` is the name of the adapter weights in the folder of a whole model that also has an
     adapter_config.json; '' if the folder has no adapter weights, None if it has no adapter_config.json. ``embedded``
     has the metadata in the file of weights itself, if this is GGUF.
@@ -72,6 +82,8 @@ class ModelFolder:
     unlisted: bool = False
     adapter_beside: str | None = None
     embedded: EmbeddedModel | None = field(default=None, repr=False, compare=False)
+    licences: tuple[Companion, ...] = ()
+    cards: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -79,9 +91,10 @@ class ModelFolder:
         if self.unlisted:
             return (UNLISTED,)
         linked = f"symbolic links to files outside the folder are not copied: {listing(self.linked, 12, where='')}"
-        left = f"files in the folder that are not copied: {listing(self.left, 12, where='')}"
+        names = (*self.cards, *self.left)
+        left = f"files in the folder that are not copied: {listing(names, 12, where='')}"
         adapter = (f"{escape(self.path)}: {note}" for note in adapter_notes(self.adapter_beside))
-        return (*((linked,) if self.linked else ()), *((left,) if self.left else ()), *adapter)
+        return (*((linked,) if self.linked else ()), *((left,) if names else ()), *adapter)
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -345,9 +358,11 @@ def _folder(path: str, folder: Folder | None, weights: Collection[str] = ()) -> 
         files = tuple(one for one in files if one.name != ADAPTER)
         beside = next((name for name in ADAPTER_WEIGHTS if name in own.names()), "")
     linked = linked_away(own)
-    known = {*(one.name for one in files), *linked, *weights, RECIPE_FILE}
+    licences = licence_files(own) or licence_files(folder)
+    cards = tuple(name for name in folder.names() if is_card(name))
+    known = {*(one.name for one in (*files, *licences)), *cards, *linked, *weights, RECIPE_FILE}
     inside = () if own is folder else (VERL,)
     others = [*folder.names(), *(f"{name}/" for name in folder.folders() if name not in (*weights, *inside))]
     others += (f"{name} (a broken link)" for name in broken_links(folder))
-    left = [name for name in others if name not in known and not name.lower().startswith((".", *OF_PEOPLE))]
-    return ModelFolder(path, files, linked, tuple(left), adapter_beside=beside)
+    left = tuple(name for name in others if name not in known and not name.startswith("."))
+    return ModelFolder(path, files, linked, left, adapter_beside=beside, licences=licences, cards=cards)

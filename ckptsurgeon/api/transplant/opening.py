@@ -48,6 +48,7 @@ from ..model_folder.config_fields import with_dtype_said
 from ..model_folder.folder import ModelFolder, model_folder
 from ..model_folder.layers.holes import gap_notes
 from ..model_folder.layers.row_order import with_row_order_said
+from ..model_folder.licences import with_licences
 from ..model_folder.output import kept_folder
 from ..model_folder.quantised import (
     SettingsError,
@@ -233,6 +234,7 @@ def _planned(
         if has_file:
             layers = source_layer_notes(opened[-1], folders[-1])
             plan = with_layers_said(plan, layers, opened[-1].path, folders[-1].config)
+        plan = with_licences(plan, [*folders[len(specs) :], *folders[: len(specs)]])
         plan = with_sources_said(plan, opened[: len(specs)], folders)
         plan = without_repeats(plan, *sources_beside(opened, opened[-1].path if has_file else target.config))
         plan = _with_files_said(plan, initial_files)
