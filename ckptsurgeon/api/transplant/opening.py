@@ -254,8 +254,8 @@ def _planned(
         plan = checked_rows(
             plan, folders, remedy=COPIED, donor=len(specs), allowed=by_place, declared=target.vocabulary
         )
-        if change is None and not by_place:
-            plan = with_recorded_tokens_said(plan, opened[: len(specs)], target)
+        if not by_place:
+            plan = with_recorded_tokens_said(plan, opened[: len(specs)], target, folders, change)
         plan = with_model_files_pinned(plan, folders)
     others += tuple(one.path for one in target.given)  # also those that no step reads must not be replaced
     return replace(plan, inputs=PlanInputs(tuple(held), target, others, PlanningInputs(views, target, options)))
