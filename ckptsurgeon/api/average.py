@@ -24,6 +24,7 @@ from .model_folder.checks import with_sources_said, without_repeats
 from .model_folder.config_differences import with_config_said
 from .model_folder.merged import merged_folder
 from .model_folder.quantised import folder_of, with_settings
+from .model_folder.recorded_tokens import with_other_lists_said
 from .model_folder.rows_by_place import AVERAGED, PLACE, check_place, checked_rows
 
 __all__ = ["average"]
@@ -90,6 +91,7 @@ def average(
             remedy=AVERAGED,
             allowed=vocab == PLACE,
         )
+        plan = plan if vocab == PLACE else with_other_lists_said(plan, stored)
         plan = with_model_files_pinned(plan, folders)
     return replace(with_metadata(plan, metadata), inputs=PlanInputs(tuple(opened), None))
 

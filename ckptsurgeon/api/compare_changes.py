@@ -64,11 +64,7 @@ def compare_changes(
         found = measure_changes(decoded[0], decoded[1:], include=include, exclude=exclude, progress=progress)
         compared = [one.key for one in found.tensors]
         notes = [*found.notes, *_notes(opened), *_dtype_notes(decoded, compared)]
-    notes += [
-        f"{escape(one.path)}: {note}"
-        for one, source in zip(opened[1:], given, strict=True)
-        for note in folder_differences(base, source)
-    ]
+        notes += (f"{escape(one.path)}: {note}" for one in opened[1:] for note in folder_differences(opened[0], one))
     return replace(found, notes=tuple(dict.fromkeys(notes)))
 
 

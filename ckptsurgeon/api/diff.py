@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import closing, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 from ..analysis.compare.compare import compare, compare_outlines
@@ -16,8 +16,7 @@ from ..checkpoint.in_memory import place_of
 from ..checkpoint.opening import open_checkpoint
 from ..destinations._load import is_configuration, load_target
 from ..errors import CheckpointError, ConfigError
-from ..storage.read.base import File
-from ..storage.read.uri import open_source, shown
+from ..storage.read.uri import shown
 from ..util.collection import no_collection
 from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, Path, Patterns, Progress
@@ -25,8 +24,6 @@ from .inputs.dequantising import weights_of
 
 __all__ = ["diff", "folder_differences"]
 
-GGUF = b"GGUF"
-"""The first bytes of a GGUF file."""
 LARGE = 4 << 20
 """Headers of files of at least this size, in bytes, are read in two processes; for smaller files, this is slower."""
 
@@ -78,13 +75,11 @@ def diff(
         return _of_configuration(first, os.fspath(second), root, include, exclude)
     if not (values or renames) and _is_large(first) and _is_large(second):
         found = _of_large(place_of(first), place_of(second), root, include, exclude)
-    else:
-        found = _compared(
-            first, second, values=values, tolerance=Tolerance(rtol, atol), renames=renames, include=include,
-            exclude=exclude, root=root, progress=progress,
-        )  # fmt: skip
-    notes = folder_differences(first, second)
-    return replace(found, notes=(*found.notes, *notes)) if notes else found
+        return replace(found, notes=(*found.notes, *folder_differences(first, second)))
+    return _compared(
+        first, second, values=values, tolerance=Tolerance(rtol, atol), renames=renames, include=include,
+        exclude=exclude, root=root, progress=progress,
+    )  # fmt: skip
 
 
 def _check_order(first: CheckpointLike, second: CheckpointLike) -> None:
@@ -114,45 +109,22 @@ def _of_configuration(
 
 
 def folder_differences(first: CheckpointLike, second: CheckpointLike) -> list[str]:
-    """Return notes on how the configurations and tokenisers of two model folders, or of two GGUF files, differ.
+    """Return notes on how the configurations and tokenisers of two models differ.
 
-    There are none for other single files.
+    These are the files in their folders, also if the models are given as files in these folders, or the metadata of
+    GGUF files. There are none for checkpoints in memory, and for other single files.
     """
-    paths = ["" if isinstance(one, Checkpoint) else place_of(one) for one in (first, second)]
-    if not all(map(os.path.isdir, paths)):
-        return _embedded_differences(first, second) if _is_gguf(first) and _is_gguf(second) else []
-    from .folder_differences import folder_difference_notes
+    if not (place_of(first) and place_of(second)):
+        return []
+    from .folder_differences import folder_difference_notes, folder_of
     from .model_folder.config_differences import generation_differences
-    from .model_folder.folder import model_folder_at
 
-    here, there = map(model_folder_at, paths)
-    notes = [*folder_difference_notes(paths[0], here, paths[1], there)]
-    with suppress(CheckpointError):
-        notes += generation_differences(paths[0], here, paths[1], there)
+    names, notes = [shown(place_of(one)) for one in (first, second)], list[str]()
+    with suppress(CheckpointError), ExitStack() as stack:
+        here, there = folder_of(first, stack), folder_of(second, stack)
+        notes += folder_difference_notes(names[0], here, names[1], there)
+        notes += generation_differences(names[0], here, names[1], there)
     return notes
-
-
-def _is_gguf(given: CheckpointLike) -> bool:
-    """Return whether a checkpoint is a GGUF file, by its first bytes if it is a local file that is not open."""
-    if isinstance(given, Checkpoint):
-        return bool(given.header.stored)
-    if not os.path.isfile(place_of(given)):
-        return False
-    with suppress(CheckpointError):
-        source = open_source(place_of(given))
-        if isinstance(source, File):
-            with closing(source):
-                return source.size >= len(GGUF) and source.read(0, len(GGUF)) == GGUF
-    return False
-
-
-def _embedded_differences(first: CheckpointLike, second: CheckpointLike) -> list[str]:
-    """Return notes on how the metadata of two GGUF files differ."""
-    from .folder_differences import folder_difference_notes
-    from .model_folder.folder import model_folder
-
-    with open_checkpoint(first) as a, open_checkpoint(second) as b:
-        return [*folder_difference_notes(a.path, model_folder(a), b.path, model_folder(b))]
 
 
 def _compared(
@@ -173,7 +145,7 @@ def _compared(
             weights=(weights_of(a), weights_of(b)), progress=progress,
         )  # fmt: skip
         odd = (note for one in (a, b) for note in one.odd_scales.notes(one.path))
-        notes = [*_of_one(a, b), *odd]
+        notes = [*_of_one(a, b), *odd, *folder_differences(a, b)]
     return replace(found, notes=(*found.notes, *notes)) if notes else found
 
 

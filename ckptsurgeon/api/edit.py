@@ -32,6 +32,7 @@ from .model_folder.checks import source_layer_notes, with_layers_said
 from .model_folder.config_fields import with_left_out_said
 from .model_folder.folder import model_folder
 from .model_folder.layers.row_order import with_row_order_said
+from .model_folder.licences import with_licences
 from .model_folder.output import edited_folder
 from .model_folder.quantised import (
     check_settings,
@@ -218,15 +219,15 @@ def _edit(
     """
     checkpoint = open_checkpoint(source, root, unwrap=unwrap)
     try:
-        folder, ties = model_folder(checkpoint), checkpoint.ties
+        own, ties = model_folder(checkpoint), checkpoint.ties
         carried, among, notes = _carried(checkpoint, keep_extras)
         notes += (*parts_elsewhere(checkpoint), *unwrap_notes([checkpoint], asked=unwrap), *adapter_of(checkpoint)[1])
         if checkpoint.header.stored:
             from .gguf.outputs import source_notes
 
             notes += source_notes(checkpoint)
-        layers = source_layer_notes(checkpoint, folder)
-        changed = changed_source(checkpoint, folder, options, changes)
+        layers = source_layer_notes(checkpoint, own)
+        changed = changed_source(checkpoint, own, options, changes)
         checkpoint, folder = changed.checkpoint, changed.folder
         planned = plan_source(names_of([checkpoint.path])[0], checkpoint, operations=changed.operated.rows)
         plan = plan_edit(
@@ -247,6 +248,7 @@ def _edit(
         check_settings(plan, [checkpoint])
         plan = with_left_out_said(with_settings(plan, [checkpoint]), checkpoint)
         plan = edited_folder(plan, folder, changed.described, ties, is_described=changes.quantise is not None)
+        plan = with_licences(plan, [own])
         plan = with_settings_pinned(with_layers_said(plan, layers, checkpoint.path, folder.config), folder)
     except BaseException:
         checkpoint.close()

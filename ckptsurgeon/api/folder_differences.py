@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.in_memory import place_of
+from ..checkpoint.opening import open_checkpoint
 from ..errors import CheckpointError
+from ..formats._choosing import is_weights
+from ..storage.read.base import Folder
+from ..storage.read.uri import open_source, scheme_of
 from ..util.text import escape
+from .inputs.argument_types import CheckpointLike
 from .lora.settings import setting_notes
 from .model_folder.config_differences import config_notes, input_notes
 from .model_folder.embedded import entry_notes
 from .model_folder.embedded_folder import with_embedded_tokens
-from .model_folder.folder import ModelFolder
+from .model_folder.folder import ModelFolder, model_folder, model_folder_at
 from .model_folder.rows_by_place import difference
 
-__all__ = ["folder_difference_notes"]
+__all__ = ["folder_difference_notes", "folder_of"]
+
+GGUF, SUFFIX = b"GGUF", ".gguf"
+"""The first bytes of a GGUF file, and the suffix of its name."""
 
 
 def folder_difference_notes(first: str, one: ModelFolder, second: str, other: ModelFolder) -> Iterator[str]:
@@ -35,3 +45,28 @@ def folder_difference_notes(first: str, one: ModelFolder, second: str, other: Mo
         if one.vocabulary and other.vocabulary:
             told = difference((one, escape(first)), (other, escape(second)))
             yield from [f"the tokenisers differ: {told}"] if told.startswith("row") else [told] if told else []
+
+
+def folder_of(given: CheckpointLike, stack: ExitStack) -> ModelFolder:
+    """Return the files beside a checkpoint that is not in memory, and the metadata in it if it is a GGUF file.
+
+    A GGUF file stays open until ``stack`` is closed.
+    """
+    path = place_of(given)
+    if isinstance(given, Checkpoint) and (scheme_of(path) or given.header.stored):
+        return model_folder(given)  # without fetching anything again
+    if scheme_of(path) in ("http", "https"):
+        return ModelFolder(path)  # a web server does not list its folders
+    if not _is_gguf(path):
+        return model_folder_at(path)
+    return model_folder(stack.enter_context(open_checkpoint(path)))
+
+
+def _is_gguf(path: str) -> bool:
+    """Return whether a path is a GGUF file, by its first bytes, or a folder with GGUF files and no other weights."""
+    source = open_source(path)
+    if isinstance(source, Folder):
+        weights = [name for name in source.names() if is_weights(name)]
+        return bool(weights) and all(name.lower().endswith(SUFFIX) for name in weights)
+    with closing(source):
+        return source.size >= len(GGUF) and source.read(0, len(GGUF)) == GGUF

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import path_of
 from ..checkpoint.opening import open_checkpoint
-from ..errors import ConfigError, FormatError, VerifyError
+from ..errors import CheckpointError, ConfigError, FormatError, VerifyError
 from ..planning.plan.plan import Plan
 from ..planning.plan.receipt import Failure, Note, Verification
 from ..util.text import escape
@@ -29,6 +29,7 @@ def verify(
     plugin: Path | None = None,
     sample: int | None = None,
     key: Path | None = None,
+    patch: Path | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Check an output against its recipe (and ``plan``): checksums, then each copied or computed tensor bit for bit.
@@ -37,9 +38,10 @@ def verify(
     given in this way. ``plugin`` is a Python file with your own merge methods; this file is run. Tensors whose source
     does not exist any more are reported as NOT COMPARED. ``sample`` is the number of merged tensors to compute again;
     None is all. ``key`` is the file of a public or private key: then every file must have a valid signature by this
-    key, and the folder must contain no other files. If the output is too damaged to be opened, the verification
-    has failed; no error is raised. Raises SourceError if the output is missing, ConfigError if there is neither recipe
-    nor plan.
+    key, and the folder must contain no other files. ``patch`` is the patch that made the output, or the last of
+    several: then only the SHA-256 of the files are compared, with those in the patch. If the output is too damaged to
+    be opened, the verification has failed; no error is raised. Raises SourceError if the output is missing, ConfigError
+    if there is neither recipe nor plan nor patch.
     """
     from ..analysis.verify.expected import expected_of_plan, expected_of_recipe
     from ..analysis.verify.verify import verify_output
@@ -48,6 +50,9 @@ def verify(
     from ..planning.recipe import folder_of_recipe
     from ..planning.recipe_text import parse_recipe
 
+    if patch is not None:
+        others = {"--plan": plan, "--source": sources, "--plugin": plugin, "--sample": sample, "--key": key}
+        return _of_patch(output, patch, [name for name, value in others.items() if value], progress)
     planned = read_plan(plan) if plan is not None and not isinstance(plan, Plan) else plan
     plugins = load_plugin(os.fspath(plugin)) if plugin is not None else ()
     context = MergeContext(plugins=plugins, memory=sys.maxsize, device="")  # numpy, no limit
@@ -71,14 +76,37 @@ def verify(
             expected = expected_of_plan(planned, found, absent, context)
         else:
             raise ConfigError(
-                f"{escape(path_of(output))} has no recipe: ckptsurgeon did not write it.",
-                hint="Compare it with a plan: --plan FILE.",
+                f"{escape(path_of(output))} has no recipe, so it is not known how it was made: ckptsurgeon did not "
+                "write it, or wrote it by ckpt patch apply.",
+                hint="Compare it with a plan, --plan FILE, or with the patch that made it, --patch FILE.",
             )
         result = verify_output(
             checkpoint, expected, plan=planned, sample=sample, key_file=os.fspath(key or ""), progress=progress
         )
         said = (*changed_model_files(named, found), *_of_decoded(checkpoint, found.values()), *_of_model(checkpoint))
         return replace(result, notes=(*result.notes, *said))
+
+
+def _of_patch(output: CheckpointLike, patch: Path, others: Sequence[str], progress: Progress | None) -> Verification:
+    """Compare the files of an output with a patch; ``others`` are further options, which do not apply.
+
+    Raises ConfigError for such options, and for an output in memory.
+    """
+    from ..analysis.verify.patched import verify_patched
+    from ..engine.patch.patch_file import open_patch
+
+    if others:
+        raise ConfigError(
+            f"--patch compares files with the patch only, so {others[0]} has no effect.",
+            hint="Use one of the two at a time.",
+        )
+    if not isinstance(output, (str, os.PathLike)):
+        raise ConfigError("--patch compares files, and tensors in memory have none.", hint="Give the path of a file.")
+    with closing(open_patch(os.fspath(patch))) as opened:
+        found = verify_patched(os.fspath(output), opened, progress)
+    with suppress(CheckpointError), open_checkpoint(output) as checkpoint:
+        return replace(found, recipe=checkpoint.recipe is not None)
+    return found
 
 
 def _of_decoded(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:

@@ -72,7 +72,7 @@ def view(
         shown, notes = _inspected(opened[: 2 if len(opened) == 2 else 1], run, stats=stats)
         if len(opened) == 2:
             found = _compared(opened, values=values, progress=progress)
-            shown, more_notes = replace(shown, difference=found), (*found.notes, *folder_differences(*sources))
+            shown, more_notes = replace(shown, difference=found), (*found.notes, *folder_differences(*opened))
         elif len(opened) > 2:
             changes = compare_changes(sources[0], sources[1:], root=root, progress=progress)
             shown, more_notes = replace(shown, changes=changes), changes.notes

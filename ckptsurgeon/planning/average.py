@@ -10,7 +10,8 @@ from ..errors import ConfigError, PlanError
 from ..tensors.dtypes import DTYPES
 from ..tensors.ties import tied_keys
 from ..util.text import count, escape, listing, shape_text
-from .merge.fitting import UNWRAP, without_wrappers
+from .llama_cpp.names import layout_hint
+from .merge.fitting import UNWRAP, named_keys, without_wrappers
 from .merge.tied_tensors import ModelTies
 from .opaque import opaque_error
 from .plan.files import PlanTarget
@@ -121,7 +122,8 @@ def _check_keys(views: Sequence[SourceView]) -> None:
                 f"{escape(view.source.name)} lacks tensors that other checkpoints have: {listing(missing)}.",
                 hint=UNWRAP
                 if _are_wrapped(views)
-                else f"{ALIKE}, or first leave out the tensors that not all of them have, with ckpt filter.",
+                else layout_hint(named_keys(views))
+                or f"{ALIKE}, or first leave out the tensors that not all of them have, with ckpt filter.",
                 details=missing,
             )
         opaque = [key for key, info in view.tensors.items() if info.opaque]

@@ -29,12 +29,12 @@ def patch_view(patch: Patch, what: str, *, next_steps: Sequence[str] = ()) -> Re
     return Group(*_contents(patch), Hanging(Text(f"  {what} "), line), *notes, *next_view(next_steps))
 
 
-def applied_view(patch: Patch, output: str) -> RenderableType:
+def applied_view(patch: Patch, output: str, *, next_steps: Sequence[str] = ()) -> RenderableType:
     """Return a view of the output that a patch made at the path ``output``."""
     line = Text(escape(output), style="bold")
     line.append(f"  {human_bytes(patch.new_nbytes)}  {patch.elapsed_s:.1f} s", "not bold")
     same = Hanging(Text("  bytes "), Text("equal to the new checkpoint that the patch was made from (SHA-256)"))
-    return Group(*_contents(patch), Hanging(Text("  wrote "), line), same)
+    return Group(*_contents(patch), Hanging(Text("  wrote "), line), same, *next_view(next_steps))
 
 
 def _contents(patch: Patch) -> list[RenderableType]:

@@ -98,6 +98,12 @@ def verification_view(found: Verification, *, full: bool = False) -> RenderableT
 def _found(found: Verification, without_recipe: bool) -> Iterator[Row]:
     if not found.checked:
         return
+    if found.patch:
+        told = (
+            f"{found.compared} of {count(found.checked, 'tensor')} in files with the SHA-256 in {escape(found.patch)}"
+        )
+        yield [_mark(found.ok), "bytes as the patch makes them", told]
+        return
     if without_recipe:
         yield ["", "no recipe in it", "compared with the plan only, without checksums"]
     elif all(failure.key for failure in found.failed):
@@ -133,7 +139,7 @@ def _failures(found: Verification) -> Iterator[Row]:
         else:
             yield [
                 _mark(False),
-                count(len(keys), "tensor"),
+                count(len(keys), "file" if found.patch else "tensor"),
                 f"{escape(why, 600)}: {listing(keys, where=' (-v lists all)')}",
             ]
     if len(groups) > SHOWN_FAILURES:

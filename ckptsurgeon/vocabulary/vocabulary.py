@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..errors import ConfigError
 from ..util.text import count, listing
 
-__all__ = ["TWICE", "Reader", "Vocabulary", "checked"]
+__all__ = ["TWICE", "Reader", "Vocabulary", "checked", "digest_of_tokens"]
 
 MOST = 4_000_000
 """The most tokens that a list may have; real vocabularies have fewer."""
@@ -73,3 +75,11 @@ def checked(name: str, tokens: Sequence[str], scores: Sequence[float] = ()) -> V
     if twice:
         raise ConfigError(f"{name} {TWICE}: {listing([repr(token) for token in twice], where='')}.")
     return Vocabulary(name, tuple(tokens), tuple(scores))
+
+
+def digest_of_tokens(tokens: Iterable[str]) -> str:
+    """Return a SHA-256 of tokens in their order, whatever the file that lists them."""
+    made = hashlib.sha256()
+    for token in tokens:
+        made.update(json.dumps(token).encode() + b"\n")
+    return made.hexdigest()

@@ -7,6 +7,7 @@ import math
 import os
 import shlex
 import threading
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -403,19 +404,61 @@ def test_other_content_is_no_rename() -> None:
 # The command.
 
 
-def test_two_model_folders_are_compared_by_their_files_too(state: dict[str, torch.Tensor], ckpt: Any) -> None:
+def two_folders(state: dict[str, torch.Tensor], weights: str = "model.safetensors") -> None:
     for name, theta in (("a", 1e4), ("b", 5e5)):
         Path(name).mkdir()
-        save_file(state, f"{name}/model.safetensors")
+        save_file(state, f"{name}/{weights}")
         Path(name, "config.json").write_text(json.dumps({"model_type": "llama", "rope_theta": theta}))
+        Path(name, "generation_config.json").write_text(json.dumps({"top_k": theta}))
         Path(name, "chat_template.jinja").write_text(name)
-    assert cs.diff("a", "b").notes == (
-        "equal weights compute different results, because the config.json files differ: rope_theta is 10000.0 in a, "
-        "500000.0 in b",
-        "the chat templates of a and b differ, first at character 0",
+
+
+def said_of(first: str, second: str) -> tuple[str, ...]:
+    return (
+        "equal weights compute different results, because the config.json files differ: rope_theta is 10000.0 in "
+        f"{first}, 500000.0 in {second}",
+        f"the chat templates of {first} and {second} differ, first at character 0",
+        "the models generate text differently, according to generation_config.json: top_k is 10000.0 in "
+        f"{first}, 500000.0 in {second}",
     )
-    assert not cs.diff("a/model.safetensors", "b/model.safetensors").notes
+
+
+def test_two_model_folders_are_compared_by_their_files_too(state: dict[str, torch.Tensor], ckpt: Any) -> None:
+    two_folders(state)
+    assert cs.diff("a", "b").notes == said_of("a", "b")
     assert "rope_theta" in ckpt("diff", "a", "b").err
+
+
+@pytest.mark.parametrize("large", [True, False])
+@pytest.mark.parametrize(
+    "weights", ["model.safetensors", "adapter_model.safetensors", "model-00001-of-00002.safetensors"]
+)
+def test_files_in_model_folders_are_compared_by_the_files_beside_them(
+    weights: str, large: bool, state: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ckptsurgeon.api.diff.LARGE", 0 if large else 1 << 40)
+    two_folders(state, weights)
+    first, second = f"a/{weights}", f"b/{weights}"
+    assert cs.diff(first, second).notes[-3:] == said_of(first, second)
+    assert not [note for note in cs.diff(first, first).notes if "differ" in note]
+
+
+def test_folders_files_and_open_checkpoints_are_compared_with_each_other(state: dict[str, torch.Tensor]) -> None:
+    two_folders(state)
+    assert cs.diff("a/model.safetensors", "b").notes == said_of("a/model.safetensors", "b")
+    assert not cs.diff("a/model.safetensors", "a").notes
+    with cs.open_checkpoint("a") as a, cs.open_checkpoint("b") as b:
+        assert cs.diff(a, b).notes == said_of("a", "b")
+    assert not cs.diff("a", state).notes
+
+
+def test_files_of_other_names_are_not_compared_by_the_files_beside_them(state: dict[str, torch.Tensor]) -> None:
+    two_folders(state, "optimizer.safetensors")
+    assert not cs.diff("a/optimizer.safetensors", "b/optimizer.safetensors").notes
+    with zipfile.ZipFile("a.zip", "w") as archive:
+        archive.write("a/optimizer.safetensors", "a/model.safetensors")
+    (note,) = cs.diff("a.zip/a/model.safetensors", "b/optimizer.safetensors").notes
+    assert "read from the archive" in note
 
 
 def test_the_command_says_it_by_its_exit_code(state: dict[str, torch.Tensor], ckpt: Any) -> None:

@@ -492,3 +492,70 @@ def test_the_commands(ckpt: Callable[..., Result]) -> None:
     assert (done.code, "ckpt patch show" in done.err) == (3, True)
     done = ckpt("patch", "show", "old.safetensors")
     assert (done.code, "is not a patch" in done.err) == (3, True)
+
+
+@pytest.mark.parametrize("form", ["{}.safetensors", "{}", "{}-shards"])
+def test_an_output_is_verified_by_its_patch(form: str, ckpt: Callable[..., Result]) -> None:
+    old, new, out = (form.format(name) for name in ("old", "new", "out"))
+    write(base(), old), write(tuned(), new)
+    cs.make_patch(old, new, "d.ckptpatch")
+    done = ckpt("patch", "apply", old, "d.ckptpatch", "-o", out)
+    assert f"next: ckpt verify {out} --patch d.ckptpatch" in done.out
+    done = ckpt("verify", out, "--patch", "d.ckptpatch")
+    assert (done.code, f"{len(tuned())} of {len(tuned())} tensors" in done.out, f"verified {out}" in done.out) == (
+        0,
+        True,
+        True,
+    )
+    found = cs.verify(out, patch="d.ckptpatch")
+    assert (found.ok, found.checked, found.compared, found.patch) == (True, len(tuned()), len(tuned()), "d.ckptpatch")
+    assert found.recipe is (old == "old" or "shards" in form)  # a folder is an output of ckpt, and has its recipe
+    wrong = cs.verify(old, patch="d.ckptpatch")
+    assert wrong.failed
+    assert wrong.compared < len(tuned())
+
+
+def test_each_file_of_an_output_is_compared_with_the_patch(ckpt: Callable[..., Result]) -> None:
+    write(base(), "old"), write(tuned(), "new")
+    cs.make_patch("old", "new", "d.ckptpatch")
+    cs.apply_patch("old", "d.ckptpatch", "out")
+    for name in ("config.json", "tokenizer.model"):
+        data = bytearray(Path("out", name).read_bytes())
+        data[-1] ^= 1
+        Path("out", name).write_bytes(data)
+    Path("out/more.txt").write_text("more")
+    Path("out/model.safetensors").unlink()
+    found = cs.verify("out", patch="d.ckptpatch")
+    assert {one.key: one.why for one in found.failed} == {
+        "config.json": "does not have the SHA-256 that is stored in the patch",
+        "tokenizer.model": "does not have the SHA-256 that is stored in the patch",
+        "model.safetensors": "cannot be read: out/model.safetensors does not exist",
+    }
+    assert [(note.name, note.why) for note in found.notes] == [("more.txt", "in the folder, but not in the patch")]
+    assert found.compared == 0
+    done = ckpt("verify", "out", "--patch", "d.ckptpatch")
+    assert (done.code, "2 files" in done.out) == (1, True)
+    assert json.loads(ckpt("verify", "out", "--patch", "d.ckptpatch", "--json").out)["patch"] == "d.ckptpatch"
+
+
+def test_a_file_is_not_the_folder_that_a_patch_makes() -> None:
+    write(base(), "old"), write(tuned(), "new"), write(tuned(), "new.safetensors")
+    cs.make_patch("old", "new", "folder.ckptpatch")
+    cs.make_patch("old", "new.safetensors", "file.ckptpatch")
+    (failure,) = cs.verify("new.safetensors", patch="folder.ckptpatch").failed
+    assert failure.why == "is one file, but the patch makes a folder"
+    (failure,) = cs.verify("new", patch="file.ckptpatch").failed
+    assert failure.why == "is a folder, but the patch makes one file"
+    assert cs.verify("new.safetensors", patch="file.ckptpatch").ok
+
+
+def test_an_output_of_a_patch_without_the_patch_says_how_it_is_verified(ckpt: Callable[..., Result]) -> None:
+    write(base(), "old.safetensors"), write(tuned(), "new.safetensors")
+    cs.make_patch("old.safetensors", "new.safetensors", "d.ckptpatch")
+    cs.apply_patch("old.safetensors", "d.ckptpatch", "out.safetensors")
+    done = ckpt("verify", "out.safetensors")
+    assert (done.code, "or wrote it by ckpt patch apply" in done.err, "--patch FILE" in done.err) == (2, True, True)
+    done = ckpt("verify", "out.safetensors", "--patch", "d.ckptpatch", "--sample", "1")
+    assert (done.code, "so --sample has no effect" in done.err) == (2, True)
+    with pytest.raises(cs.ConfigError, match="tensors in memory have none"):
+        cs.verify(tuned(), patch="d.ckptpatch")

@@ -270,6 +270,12 @@ MUTANTS = (
         "methods/merge/test_mergekit.py methods/merge/test_properties.py",
     ),
     Mutant(
+        "verify --patch finds a file that is not the one that the patch makes",
+        "if file.size == one.size and digest_of(file) == one.sha256:",
+        "if file.size == one.size:",
+        "api/test_patch.py",
+    ),
+    Mutant(
         "verify finds a value that is not the one that was written",
         "    if check.expected.has_checksums and crc != made.crc32:",
         "    if check.expected.has_checksums and crc < 0:",

@@ -243,6 +243,7 @@ def commands() -> Iterator[list[str]]:
     yield ["fetch", "a.safetensors"]
     yield ["fetch", "hf://org/net/model.safetensors"]
     yield ["patch", "make", "a.safetensors", "c.safetensors", "-o", "c.ckptpatch"]
+    yield ["verify", "c.safetensors", "--patch", "c.ckptpatch"]
     yield ["merge", "--list"]
     yield ["merge", "a.safetensors", "a.safetensors"]
 

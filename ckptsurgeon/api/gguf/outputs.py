@@ -74,7 +74,8 @@ def is_gguf(options: OutputOptions) -> bool:
 def notes_on_other_format(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tuple[str, ...]:
     """Return notes on an output in another format than GGUF: on llama.cpp's layout, and on lost metadata."""
     notes, name = [], writer_of(options).name
-    unstored = [key for one in inputs.sources for key in one.header.stored if key not in one.metadata]
+    stored = dict.fromkeys(key for one in inputs.sources for key in one.header.stored if key not in one.metadata)
+    unstored = list(stored)
     if unstored:
         notes.append(f"metadata not written, since only GGUF stores them: {listing(unstored, 3)}")
     if plan.metadata.get(ARCHITECTURE) in ARCHITECTURES and in_llama_cpp([step.key for step in plan.steps]):

@@ -41,6 +41,7 @@ __all__ = [
     "merged_notes",
     "names_of",
     "notes_on",
+    "plan_companion",
     "plan_source",
     "plan_target",
     "source_notes",
@@ -238,14 +239,15 @@ def view_of(source: PlanSource, checkpoint: Checkpoint) -> SourceView:
 
 def plan_target(target: TargetSpec) -> PlanTarget:
     """Return the description of a destination for a plan."""
-    files, companions = target_files(target), tuple(map(_companion, target.companions))
+    files, companions = target_files(target), tuple(map(plan_companion, target.companions))
     implied = tuple(key for key in target.tensors if key in target.implied)
     return PlanTarget(
         target.kind, target.name, target.config, files, companions, implied, lists=target.lists
     )  # fmt: skip
 
 
-def _companion(one: Companion) -> PlanCompanion:
+def plan_companion(one: Companion) -> PlanCompanion:
+    """Return the description of a small file for a plan; the file is read when its size or checksum is needed."""
     if one.path:
         return PlanCompanion.copy_of(one.name, one.path, partial(_size_and_digest, one.path))
     data = one.text.encode()

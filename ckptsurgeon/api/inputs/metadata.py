@@ -27,5 +27,5 @@ def with_metadata(plan: Plan, given: Mapping[str, str] | None) -> Plan:
     """Return a plan whose output has the user's metadata; the entries are also recorded in the plan's arguments."""
     if not given:
         return plan
-    arguments = {**plan.arguments, "metadata": dict(given)}
+    arguments = {**plan.arguments, "metadata": {**plan.arguments.get("metadata", {}), **given}}
     return replace(plan, metadata=merged_metadata(plan.metadata, given), arguments=arguments)

@@ -11,6 +11,7 @@ from ...checkpoint.in_memory import path_of, place_of
 from ...checkpoint.opening import open_checkpoint
 from ...engine.inputs import PlanInputs
 from ...errors import PlanError
+from ...planning.llama_cpp.names import in_llama_cpp, layout_hint
 from ...planning.lora_extract.plan import plan_lora_extract, with_tied
 from ...planning.lora_extract.steps import ExtractOptions, check_extraction, comparable
 from ...planning.plan.plan import Plan
@@ -28,7 +29,9 @@ from ..inputs.memory_budget import memory_bytes, with_costs
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.checks import notes_beside, with_sources_said
 from ..model_folder.config_differences import with_config_said
+from ..model_folder.embedded_folder import with_embedded_tokens
 from ..model_folder.folder import ModelFolder
+from ..model_folder.licences import with_licences
 from ..model_folder.quantised import folder_of
 from ..model_folder.rows_by_place import EXTRACTED, PLACE, check_place, checked_rows, token_note
 from ..model_folder.weights.tied_heads import tied_head
@@ -112,7 +115,7 @@ def lora_extract(
             },
             notes=[
                 *(note for one in opened for note in notes_on(one, 2)), *unwrap_notes(opened, asked=unwrap),
-                *_lacking(ours, theirs, tied[0]),
+                *_lacking(ours, theirs, tied[0]), *_other_encoding(opened), *_of_llama_cpp(theirs),
             ],
         )  # fmt: skip
         check_codes(plan, [one.codes for one in opened])
@@ -123,10 +126,11 @@ def lora_extract(
             for one, folder in zip(opened, folders, strict=True)
             for note in notes_beside(one, folder)
         )
-        plan = with_sources_said(plan, opened, folders)
+        plan = with_sources_said(with_licences(plan, folders), opened, folders)
         plan = replace(plan, notes=tuple(dict.fromkeys((*plan.notes, *beside))))
         whole = any(step.factor is None and is_of_tokens(step.source_key, len(step.shape)) for step in plan.steps)
-        said = token_note(folders[0], folders[1], (names[0], names[1]), whole=whole) if vocab is None or whole else []
+        listed = [with_embedded_tokens(one) for one in folders]
+        said = token_note(listed[0], listed[1], (names[0], names[1]), whole=whole) if vocab is None or whole else []
         plan = checked_rows(plan, folders, remedy=EXTRACTED, allowed=vocab == PLACE)
         plan = with_model_files_pinned(replace(plan, notes=(*plan.notes, *said)), folders)
         return with_costs(replace(plan, inputs=PlanInputs(tuple(opened), None, memory=most)), most)
@@ -153,7 +157,8 @@ def _differing(ours: Checkpoint, theirs: Checkpoint, tied: Sequence[Mapping[str,
     if not any(key in theirs for key in ours):
         raise PlanError(
             f"{escape(ours.path)} and {escape(theirs.path)} have no key in common.",
-            hint="Give the base that the model was tuned from; add --unwrap if keys have prefixes such as module.",
+            hint=layout_hint([(ours.path, ours), (theirs.path, theirs)])
+            or "Give the base that the model was tuned from; add --unwrap if keys have prefixes such as module.",
         )
     tuned, base = with_tied(ours, tied[0]), with_tied(theirs, tied[1])
     shared = [key for key in tuned if key in base and comparable(tuned[key], base[key])]
@@ -173,3 +178,23 @@ def _lacking(ours: Checkpoint, theirs: Checkpoint, tied: Mapping[str, str]) -> l
         return []
     lacks = f"{escape(ours.path)} lacks {count(len(lacking), 'tensor')} of the base"
     return [f"{lacks}, which the adapter does not change: {listing(lacking, where='')}"]
+
+
+def _other_encoding(opened: Sequence[Checkpoint]) -> list[str]:
+    """Return a note if only one of the two models is quantised, so that all its weights differ from the other's."""
+    quantised = [one.stored is not None for one in opened]
+    if quantised[0] == quantised[1]:
+        return []
+    names = [escape(one.path) for one in opened]
+    coded, plain = names if quantised[0] else names[::-1]
+    return [f"{coded} is quantised and {plain} is not: the adapter includes the rounding of {coded}"]
+
+
+def _of_llama_cpp(base: Checkpoint) -> list[str]:
+    """Return a note if the models are GGUF files, whose names PEFT does not know."""
+    if not (base.header.stored and in_llama_cpp(base)):
+        return []
+    return [
+        "the adapter has the names and layout of llama.cpp: ckpt lora merge can apply it to the GGUF file, but PEFT "
+        "cannot load it; for PEFT, first convert both models with ckpt convert X.gguf --layout transformers"
+    ]

@@ -35,6 +35,7 @@ from ..model_folder.checks import with_sources_said, without_repeats
 from ..model_folder.config_differences import with_config_said
 from ..model_folder.merged import merged_folder
 from ..model_folder.quantised import folder_of
+from ..model_folder.recorded_tokens import with_other_lists_said
 from ..model_folder.rows_by_place import MERGED, checked_rows
 from .mergekit import check_alone, plan_configuration, read_recipe
 from .settings import MergeRequest, given_settings, parameter_name, plain_settings
@@ -254,6 +255,8 @@ def _plan_models(
         plan = merged_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)
         plan = without_repeats(plan, stored[donor])
         plan = checked_rows(plan, folders, remedy=MERGED, donor=donor, allowed=asked.vocabulary.is_by_place)
+        if chosen is None and not asked.vocabulary.is_by_place:
+            plan = with_other_lists_said(plan, [stored[donor], *stored])
         plan = with_model_files_pinned(plan, folders)
         plan = asked.carried(plan, every, donor=donor)
         stack.pop_all()

@@ -24,6 +24,7 @@ from ...vocabulary.read import tokens_beside
 from ..inputs.encoding import ENCODINGS, as_stored
 from ..inputs.inputs import names_of, plan_source, view_of
 from ..inputs.kept_codes import keeping_codes
+from ..inputs.metadata import with_metadata
 from ..inputs.recipe_files import is_recipe, read_recipe_file
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.checks import with_sources_said, without_repeats
@@ -36,7 +37,7 @@ from ..model_folder.output import with_folder_refused
 from ..model_folder.quantised import folder_of
 from ..model_folder.rows_by_place import RECIPE, checked_rows
 from .settings import MergeRequest
-from .tokenizers import RowsRequest, different, tokenizer_files, wanted
+from .tokenizers import RowsRequest, different, embedded_template, tokenizer_files, wanted
 from .vocabulary import InputModel, ModelTokens, VocabularyRequest, known_keys, merge_vocabulary
 
 __all__ = ["RecipeModels", "check_alone", "found", "plan_configuration", "read_recipe"]
@@ -165,6 +166,7 @@ class RecipeModels:
         )
         config, more, faults = self._config(layout)
         plan = with_folder_refused(replace(plan, notes=(*plan.notes, *more)), faults)
+        plan = with_metadata(plan, embedded_template(self._configuration, self.folders, self.donor))
         return merged_folder(plan, self.folders[self.donor], self.folders, config=config, files=files, tokens=tokens)
 
     def _find(self, one: ModelReference) -> ModelFolder:

@@ -15,9 +15,10 @@ from ...planning.target import Companion
 from ...util.text import brief_repr, escape, listing
 from ...vocabulary.union import TokenRowOverride, with_overrides, with_padding
 from ...vocabulary.vocabulary import Vocabulary
+from ..model_folder.embedded import TEMPLATE
 from ..model_folder.folder import ModelFolder
 
-__all__ = ["RowsRequest", "chosen_rows", "different", "tokenizer_files", "wanted"]
+__all__ = ["RowsRequest", "chosen_rows", "different", "embedded_template", "tokenizer_files", "wanted"]
 
 
 def tokenizer_files(
@@ -48,6 +49,18 @@ def tokenizer_files(
     return files, notes
 
 
+def embedded_template(configuration: Configuration, folders: Sequence[ModelFolder], donor: int) -> dict[str, str]:
+    """Return the entry with the chat template that a recipe chooses, for the metadata of a GGUF output.
+
+    Returns {} if the recipe chooses none, or if the model at index ``donor`` is not a GGUF file. Raises ConfigError for
+    an invalid chat template.
+    """
+    if not configuration.chat_template or folders[donor].embedded is None:
+        return {}
+    template = _template(configuration.chat_template, folders)
+    return {TEMPLATE: template} if template else {}
+
+
 def wanted(
     configuration: Configuration, donor: ModelFolder, find: Callable[[ModelReference], ModelFolder]
 ) -> ModelFolder:
@@ -73,6 +86,11 @@ def _with_tokenizer(donor: ModelFolder, other: ModelFolder, where: str) -> tuple
 
     ``where`` is the name of the recipe's field with the tokeniser, for the message.
     """
+    if not other.tokenizer and (other.embedded is not None or other.path.lower().endswith(".gguf")):
+        raise ConfigError(
+            f"{where} is {escape(other.path)}, whose tokeniser is inside the GGUF file.",
+            hint="Write this model as base_model, or first: a GGUF output gets the tokeniser of that model.",
+        )
     if not other.tokenizer:
         raise ConfigError(
             f"{where} is {escape(other.path)}, which has no tokeniser.", hint="Write base, union or another model."
@@ -88,7 +106,8 @@ def _template(said: str, folders: Sequence[ModelFolder]) -> str:
     template.
     """
     if said == "auto":
-        found = Counter(one.chat_template.strip() for one in folders if one.chat_template.strip())
+        own = (one.chat_template or (one.embedded.chat_template if one.embedded else "") for one in folders)
+        found = Counter(template.strip() for template in own if template.strip())
         return found.most_common(1)[0][0] if found else ""
     if said in TEMPLATES:
         return TEMPLATES[said]

@@ -16,7 +16,6 @@ __all__ = [
     "BYTE_PAIRS",
     "CHAT",
     "GENERATION",
-    "OF_PEOPLE",
     "SECOND",
     "TOKENIZER",
     "VOCABULARIES",
@@ -28,8 +27,6 @@ __all__ = [
 # Names of the files in a model's folder, except the weights.
 
 GENERATION = "generation_config.json"
-OF_PEOPLE = ("readme", "license", "licence", "copying", "notice", "use_policy")
-"""Prefixes of the names of files for people (in lower case), which describe the original model and are not copied."""
 CHAT = "chat_template.jinja"
 TOKENIZER = "tokenizer_config.json"
 BYTE_PAIRS = ("tekken.json", "qwen.tiktoken", "tiktoken.model")

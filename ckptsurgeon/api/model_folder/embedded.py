@@ -10,14 +10,15 @@ from functools import cached_property
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...formats.base.header import StoredEntry
-from ...formats.ggml.values import texts_in
+from ...formats.ggml.values import TEXT, texts_in
 from ...storage.read.base import File
 from ...util.text import escape
 
-__all__ = ["TOKENS", "EmbeddedModel", "embedded_model", "embedded_notes", "entry_notes"]
+__all__ = ["TEMPLATE", "TOKENS", "EmbeddedModel", "embedded_model", "embedded_notes", "entry_notes", "other_template"]
 
 ARCHITECTURE = "general.architecture"
 TOKENS = "tokenizer.ggml.tokens"
+TEMPLATE = "tokenizer.chat_template"
 IGNORED = (
     "block_count", "context_length", "embedding_length", "expert_count", "expert_feed_forward_length",
     "expert_shared_feed_forward_length", "feed_forward_length", "leading_dense_block_count", "vocab_size",
@@ -55,6 +56,12 @@ class EmbeddedModel:
         while tokens and tokens[-1] == f"[PAD{len(tokens) - 1}]":
             tokens.pop()
         return tuple(tokens)
+
+    @cached_property
+    def chat_template(self) -> str:
+        """The chat template of its tokeniser; '' if there is none."""
+        entry = self.stored.get(TEMPLATE)
+        return self.raw(TEMPLATE)[8:].decode("utf-8", "replace") if entry is not None and entry.kind == TEXT else ""
 
     def raw(self, key: str) -> bytes:
         """Return the bytes of an entry's value."""
@@ -113,6 +120,8 @@ def entry_notes(other: str, theirs: EmbeddedModel, name: str, ours: EmbeddedMode
     if lines:
         told = "; ".join(lines)
         yield f"equal weights compute different results, because the metadata of the GGUF files differ: {told}"
+    if theirs.digest(TEMPLATE) != ours.digest(TEMPLATE):
+        yield from other_template(theirs.chat_template, other, ours.chat_template, name)
     if theirs.digest(TOKENS) != ours.digest(TOKENS):
         return
     keys = [f"tokenizer.ggml.{one}" for one in OF_TEXTS]
@@ -124,6 +133,17 @@ def entry_notes(other: str, theirs: EmbeddedModel, name: str, ours: EmbeddedMode
     ]
     if others:
         yield f"texts become other tokens, because the metadata of the GGUF files differ: {'; '.join(others)}"
+
+
+def other_template(one: str, first: str, other: str, second: str) -> Iterator[str]:
+    """Yield a note if the chat templates ``one`` and ``other``, of the models ``first`` and ``second``, differ.
+
+    White space at their ends is ignored; there is no note if one of the two is empty.
+    """
+    there, here = one.strip(), other.strip()
+    if there and here and there != here:
+        place = next((n for n, (a, b) in enumerate(zip(there, here, strict=False)) if a != b), len(min(there, here)))
+        yield f"the chat templates of {escape(first)} and {escape(second)} differ, first at character {place}"
 
 
 def _line(key: str, pair: tuple[str | None, str | None], names: tuple[str, str]) -> str:

@@ -5,15 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS, CONFIG, FLAGS, is_of_tokenizer, linked_away, model_files
+from ...checkpoint.quantisation import folder_of_model
+from ...destinations.hf.files import (
+    ADAPTER,
+    ADAPTER_WEIGHTS,
+    CONFIG,
+    FLAGS,
+    is_card,
+    is_of_tokenizer,
+    licence_files,
+    linked_away,
+    model_files,
+)
 from ...errors import ConfigError, SourceError
-from ...formats.base.sharded_writer import RECIPE_FILE
+from ...formats.base.sharded_writer import RECIPE_FILE, shards_among
 from ...formats.clusters.rank_files import has_rank_files
 from ...planning.plan.files import FilePrint
 from ...planning.target import Companion
@@ -33,7 +44,6 @@ from .config import TIES, untied_by_default, vocabulary_size
 from .documents import (
     BYTE_PAIRS,
     CHAT,
-    OF_PEOPLE,
     SECOND,
     TOKENIZER,
     VOCABULARIES,
@@ -58,10 +68,11 @@ class ModelFolder:
 
     ``files`` is empty for a single file of weights, and for a folder without a configuration. ``linked`` has the names
     of configuration and tokeniser files that are symbolic links to files outside the folder; they are not copied.
-    ``left`` has the names of all other files. ``unlisted`` is true for a web address: a web server does not list its
-    folders. If the folder of a complete model also has an adapter_config.json, ``adapter_beside`` is the name of the
-    file with the adapter's weights, '' if this file is missing; else it is None. ``embedded`` has the metadata inside
-    the file of weights, if this is a GGUF file.
+    ``licences`` are the files with terms of use, and ``cards`` the names of model cards, which are not copied. ``left``
+    has the names of all other files. ``unlisted`` is true for a web address: a web server does not list its folders. If
+    the folder of a complete model also has an adapter_config.json, ``adapter_beside`` is the name of the file with the
+    adapter's weights, '' if this file is missing; else it is None. ``embedded`` has the metadata inside the file of
+    weights, if this is a GGUF file.
     """
 
     path: str
@@ -71,6 +82,8 @@ class ModelFolder:
     unlisted: bool = False
     adapter_beside: str | None = None
     embedded: EmbeddedModel | None = field(default=None, repr=False, compare=False)
+    licences: tuple[Companion, ...] = ()
+    cards: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -78,9 +91,10 @@ class ModelFolder:
         if self.unlisted:
             return (UNLISTED,)
         linked = f"symbolic links to files outside the folder are not copied: {listing(self.linked, 12, where='')}"
-        left = f"files in the folder that are not copied: {listing(self.left, 12, where='')}"
+        names = (*self.cards, *self.left)
+        left = f"files in the folder that are not copied: {listing(names, 12, where='')}"
         adapter = (f"{escape(self.path)}: {note}" for note in adapter_notes(self.adapter_beside))
-        return (*((linked,) if self.linked else ()), *((left,) if self.left else ()), *adapter)
+        return (*((linked,) if self.linked else ()), *((left,) if names else ()), *adapter)
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -303,9 +317,16 @@ def model_folder(checkpoint: Checkpoint) -> ModelFolder:
 
 
 def model_folder_at(path: str) -> ModelFolder:
-    """Return the configuration and tokeniser files in the folder at ``path``, without opening its weights."""
+    """Return the configuration and tokeniser files in the folder at ``path``, without reading its weights.
+
+    ``path`` may be a file of weights in this folder: one with a usual name, such as model.safetensors, or a shard.
+    """
     source = open_source(path)
-    return _folder(path, source if isinstance(source, Folder) else None)
+    if isinstance(source, Folder):
+        return _folder(path, source)
+    with closing(source):
+        folder = source.folder() if shards_among([source.name]) else folder_of_model(source)
+        return _folder(path, folder, (source.name,))
 
 
 def _has_both(files: Sequence[Companion], weights: Collection[str]) -> bool:
@@ -337,9 +358,11 @@ def _folder(path: str, folder: Folder | None, weights: Collection[str] = ()) -> 
         files = tuple(one for one in files if one.name != ADAPTER)
         beside = next((name for name in ADAPTER_WEIGHTS if name in own.names()), "")
     linked = linked_away(own)
-    known = {*(one.name for one in files), *linked, *weights, RECIPE_FILE}
+    licences = licence_files(own) or licence_files(folder)
+    cards = tuple(name for name in folder.names() if is_card(name))
+    known = {*(one.name for one in (*files, *licences)), *cards, *linked, *weights, RECIPE_FILE}
     inside = () if own is folder else (VERL,)
     others = [*folder.names(), *(f"{name}/" for name in folder.folders() if name not in (*weights, *inside))]
     others += (f"{name} (a broken link)" for name in broken_links(folder))
-    left = [name for name in others if name not in known and not name.lower().startswith((".", *OF_PEOPLE))]
-    return ModelFolder(path, files, linked, tuple(left), adapter_beside=beside)
+    left = tuple(name for name in others if name not in known and not name.startswith("."))
+    return ModelFolder(path, files, linked, left, adapter_beside=beside, licences=licences, cards=cards)

@@ -18,6 +18,7 @@ from ..lora.settings import other_settings
 from ..merge.vocabulary import ModelTokens, config_for, token_files
 from .config import with_dtype
 from .folder import ModelFolder
+from .licences import with_licences
 from .output import with_config, with_files, with_new_ids
 from .weights.tied_heads import has_new_head, mixed_head_notes
 
@@ -62,13 +63,14 @@ def merged_folder(
     notes += donor.notes
     if not donor.config:
         plan = replace(plan, notes=(*plan.notes, *other_settings(donor, models)))
-        return with_files(plan, files, notes, donor) if files or notes else plan
+        plan = with_files(plan, files, notes, donor) if files or notes else plan
+        return with_licences(plan, [donor, *models])
     fields, note = with_dtype(config, plan)
     notes += [note] if note else []
     if donor.is_tied and has_own_head(plan.steps, all(one.is_tied for one in models)):
         fields["tie_word_embeddings"] = False
         notes.append(OWN_HEAD)
-    return with_files(plan, with_config(files, fields), notes, donor)
+    return with_licences(with_files(plan, with_config(files, fields), notes, donor), [donor, *models])
 
 
 def lora_folder(
@@ -86,7 +88,7 @@ def lora_folder(
     rows are copied by position (``by_place``). Raises ConfigError for an id whose token the new vocabulary lacks.
     """
     if not base.files:
-        return with_files(plan, (), base.notes) if base.notes else plan
+        return with_licences(with_files(plan, (), base.notes) if base.notes else plan, [base, *adapters])
     files, fields, notes = base.files, None, list[str]()
     sizes = {step.shape[0] for step in plan.steps if _is_resized(step, tensors)}
     theirs = _of_new_rows(plan, base, adapters, resized=bool(sizes))
@@ -111,7 +113,8 @@ def lora_folder(
     if base.is_tied and has_new_head(plan, tensors):
         fields = {**(base.config if fields is None else fields), "tie_word_embeddings": False}
         notes.append(OWN_HEAD)
-    return with_files(plan, with_config(files, fields) if fields else files, [*notes, *base.notes], base)
+    files = with_config(files, fields) if fields else files
+    return with_licences(with_files(plan, files, [*notes, *base.notes], base), [base, *adapters])
 
 
 def _of_new_rows(

@@ -1,59 +1,166 @@
-"""Notes on rows that are copied by position, although the source was made for other tokens than the destination."""
+"""Compares token lists with the list that a source's recipe records, or the lineage of the run that trained it."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...errors import CheckpointError
+from ...errors import CheckpointError, PlanError
 from ...formats.base.header import FilePrint
 from ...planning.plan.plan import Plan
 from ...planning.recipe import Recipe, folder_of_recipe
 from ...planning.recipe_text import parse_recipe
 from ...planning.target import TargetSpec
+from ...planning.transplant.by_place import is_of_tokens
 from ...storage.small_files import read_file
 from ...util.text import brief_repr, escape
 from ...vocabulary.read import VOCABULARY_BYTES, read_vocabulary, vocabulary_of
+from ...vocabulary.replacement import NewVocabulary
+from ...vocabulary.vocabulary import digest_of_tokens
+from .folder import ModelFolder
 from .rows_by_place import by_place
+from .trained_tokens import trained_list
 
-__all__ = ["other_tokens", "with_recorded_tokens_said"]
+__all__ = ["other_tokens", "with_other_lists_said", "with_recorded_tokens_said"]
 
 
-def with_recorded_tokens_said(plan: Plan, sources: Sequence[Checkpoint], target: TargetSpec) -> Plan:
-    """Return the plan with a note on each source whose rows are copied by position, but were made for other tokens."""
+@dataclass(frozen=True)
+class RecordedList:
+    """The token list for which a checkpoint was made, or with which it was trained.
+
+    ``model`` is the name of the checkpoint, and ``path`` the path of the list, '' if it is not known. ``tokens`` is
+    None if the list is gone or has changed: then ``digest`` decides, the SHA-256 of the file or, if ``trained``, of
+    the tokens. ``kind`` is the kind of the destination that had the list.
+    """
+
+    model: str
+    path: str
+    tokens: Sequence[str] | None
+    digest: str
+    kind: str
+    trained: bool = False
+
+    def is_list(self, path: str, tokens: Sequence[str]) -> bool:
+        """Return whether a list at ``path`` with these tokens is the recorded list."""
+        if self.tokens is not None or self.trained:
+            return self.tokens == tokens or (self.trained and self.digest == digest_of_tokens(tokens))
+        with suppress(CheckpointError, OSError):
+            return hashlib.sha256(read_file(path, VOCABULARY_BYTES)).hexdigest() == self.digest
+        return False
+
+
+def with_recorded_tokens_said(
+    plan: Plan,
+    sources: Sequence[Checkpoint],
+    target: TargetSpec,
+    folders: Sequence[ModelFolder] = (),
+    change: NewVocabulary | None = None,
+) -> Plan:
+    """Return the plan with a note on each source whose rows get other tokens than it was made or trained for.
+
+    These are rows that are copied by position to a destination with another token list, or the source's list in
+    ``--vocab`` (``change``) is another one. A source whose folder has a tokeniser, which was already compared with the
+    lists of ``change``, is left out. Raises PlanError if the lists of ``change`` were given in the wrong order.
+    """
     notes = []
-    for number, one in enumerate(sources if _list_of(target) else ()):
-        if one.recipe is None or not any(key in target.vocabulary for key, _ in by_place(plan, number)):
+    for number, one in enumerate(sources):
+        if one.in_memory:
             continue
-        with suppress(CheckpointError):  # ckpt verify reports a damaged recipe
-            notes.append(other_tokens(parse_recipe(one.recipe), one.path, target))
-    said = [f"rows are copied by position, but {note}" for note in notes if note]
+        if change is not None:
+            beside = number < len(folders) and folders[number].tokens is not None
+            notes.append("" if beside else _other_list(_recorded(_recipe(one), one.path), change, target))
+        elif _list_of(target) and any(key in target.vocabulary for key, _ in by_place(plan, number)):
+            told = other_tokens(_recipe(one), one.path, target)
+            notes.append(told and f"rows are copied by position, but {told}")
+    said = tuple(note for note in notes if note)
     return replace(plan, notes=(*plan.notes, *said)) if said else plan
 
 
-def other_tokens(recipe: Recipe, path: str, target: TargetSpec) -> str:
+def with_other_lists_said(plan: Plan, sources: Sequence[Checkpoint]) -> Plan:
+    """Return the plan of an average or a merge by position, with a note on models made or trained for other tokens.
+
+    The models are compared with the first of ``sources`` whose list is recorded.
+    """
+    if not any(is_of_tokens(step.key, len(step.shape)) for step in plan.steps):
+        return plan
+    known = [
+        replace(found, model=one.path)
+        for one in sources
+        if not one.in_memory and (found := _recorded(_recipe(one), one.path)) is not None
+    ]
+    notes = [
+        f"rows are combined by position, but {_apart(known[0], one)}" for one in known[1:] if not _alike(known[0], one)
+    ]
+    return replace(plan, notes=tuple(dict.fromkeys((*plan.notes, *notes)))) if notes else plan
+
+
+def _alike(one: RecordedList, other: RecordedList) -> bool:
+    """Return whether two lists have the same tokens; also true if this cannot be known."""
+    if one.tokens is not None and other.tokens is not None:
+        return one.tokens == other.tokens
+    digests = [digest_of_tokens(found) if (found := each.tokens) else each.digest for each in (one, other)]
+    known = all(each.trained or each.tokens for each in (one, other))
+    return digests[0] == digests[1] or not known
+
+
+def _apart(one: RecordedList, other: RecordedList) -> str:
+    told = f"{escape(one.model)} and {escape(other.model)} have different token lists"
+    pairs = enumerate(zip(one.tokens or (), other.tokens or (), strict=False))
+    row = next((f"row {at} is {_token(a)} and {_token(b)}" for at, (a, b) in pairs if a != b), "")
+    return f"{told}: {row}" if row else told
+
+
+def _recipe(checkpoint: Checkpoint) -> Recipe | None:
+    with suppress(CheckpointError):  # ckpt verify reports a damaged recipe
+        return parse_recipe(checkpoint.recipe) if checkpoint.recipe is not None else None
+    return None
+
+
+def _other_list(recorded: RecordedList | None, change: NewVocabulary, target: TargetSpec) -> str:
+    """Return a note if the source's list in ``--vocab`` is not the recorded list; '' if it is, or none is known."""
+    old, new = zip(change.paths, (change.source.tokens, change.new.tokens), strict=True)
+    if recorded is None or any(recorded.is_list(*one) for one in _lists_at(*old)):
+        return ""
+    if any(recorded.is_list(*one) for one in _lists_at(*new)):
+        raise PlanError(
+            f"--vocab has {escape(new[0])} as the destination's token list, but this is the token list "
+            f"{_for(recorded)}.",
+            hint=f"Put the source's list first: --vocab {escape(new[0])}:{escape(old[0])}.",
+        )
+    if recorded.tokens is None and not recorded.trained and recorded.kind != target.kind:
+        return ""  # the recorded file may be another than a token list
+    told = _told(recorded, old)
+    return f"{told}: the list of --vocab is used"
+
+
+def _lists_at(path: str, tokens: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield the list at ``path`` with the added tokens of other files beside it (``tokens``), and without them."""
+    yield path, tokens
+    with suppress(CheckpointError, OSError):
+        yield path, read_vocabulary(path).tokens
+
+
+def other_tokens(recipe: Recipe | None, path: str, target: TargetSpec) -> str:
     """Return how the token list of a checkpoint differs from that of a destination, and a remedy; '' if it does not.
 
-    ``recipe`` is the recipe of the checkpoint at ``path``. It records the SHA-256 of the token list, so the lists are
-    compared even if the checkpoint's list no longer exists.
+    ``recipe`` is the recipe of the checkpoint at ``path``. It records the SHA-256 of the token list, as the lineage of
+    a run of ``ckpt train`` does, so the lists are compared even if the checkpoint's list no longer exists.
     """
-    own, recorded = _list_of(target), _recorded_list(recipe)
-    if not own or recorded is None or recipe.target.kind != target.kind:
+    own, recorded = _list_of(target), _recorded(recipe, path)
+    if not own or recorded is None or recorded.kind != target.kind:
         return ""
     try:
-        data = read_file(own, VOCABULARY_BYTES)
-        if hashlib.sha256(data).hexdigest() == recorded.sha256:
-            return ""
-        tokens = vocabulary_of(os.path.basename(own), data).tokens
-        there = os.path.normpath(os.path.join(folder_of_recipe(path), recorded.name))
-        theirs = read_vocabulary(there).tokens if _is_unchanged(there, recorded) else None
+        tokens = vocabulary_of(os.path.basename(own), read_file(own, VOCABULARY_BYTES)).tokens
     except (CheckpointError, OSError):
         return ""
-    return "" if theirs == tokens else _told((path, there, theirs), (own, tokens))
+    if recorded.is_list(own, tokens):
+        return ""
+    lists = "SRC_TOKENS:DST_TOKENS" if recorded.tokens is None else f"{_short(recorded.path)}:{_short(own)}"
+    return f"{_told(recorded, (own, tokens))}: use --vocab {escape(lists)}"
 
 
 def _list_of(target: TargetSpec) -> str:
@@ -62,7 +169,23 @@ def _list_of(target: TargetSpec) -> str:
     return files[0] if len(files) == 1 and target.vocabulary and not target.lists else ""
 
 
-def _recorded_list(recipe: Recipe) -> FilePrint | None:
+def _recorded(recipe: Recipe | None, path: str) -> RecordedList | None:
+    """Return the list that the recipe of the checkpoint at ``path`` records, or the lineage of its run; or None."""
+    name = os.path.basename(path)
+    if recipe is None:
+        run = trained_list(path)
+        return None if run is None else RecordedList(name, run.path, run.tokens, run.digest, run.kind, trained=True)
+    listed = _list_of_recipe(recipe)
+    if listed is None:
+        return None
+    there = os.path.normpath(os.path.join(folder_of_recipe(path), listed.name))
+    tokens: Sequence[str] | None = None
+    with suppress(CheckpointError, OSError):
+        tokens = read_vocabulary(there).tokens if _is_unchanged(there, listed) else None
+    return RecordedList(name, there, tokens, listed.sha256, recipe.target.kind)
+
+
+def _list_of_recipe(recipe: Recipe) -> FilePrint | None:
     """Return name, size and SHA-256 of the token list for which a checkpoint was made; None if it is not recorded."""
     files = [file for file in recipe.target.files if file.name != recipe.target.config]
     if len(files) != 1:
@@ -77,27 +200,24 @@ def _is_unchanged(path: str, recorded: FilePrint) -> bool:
     return hashlib.sha256(read_file(path, VOCABULARY_BYTES)).hexdigest() == recorded.sha256
 
 
-def _told(source: tuple[str, str, Sequence[str] | None], own: tuple[str, Sequence[str]]) -> str:
-    """Return the difference of two lists in words, with a remedy.
+def _for(recorded: RecordedList) -> str:
+    """Return what a list was for the checkpoint, to follow the name of the list."""
+    name = escape(recorded.model)
+    return f"with which {name} was trained" if recorded.trained else f"for which {name} was made"
 
-    ``source`` has the paths of the checkpoint and of its list, and the list's tokens (None if the file is gone).
-    ``own`` has the path and the tokens of the destination's list.
-    """
-    (path, there, theirs), (here, tokens) = source, own
-    name = escape(os.path.basename(path))
-    lists = f"--vocab {escape(_short(there))}:{escape(_short(here))}"
+
+def _told(recorded: RecordedList, given: tuple[str, Sequence[str]]) -> str:
+    """Return the difference of the recorded list from another list, in words; ``given`` is its path and its tokens."""
+    here, tokens = escape(os.path.basename(given[0])), given[1]
+    name, there = escape(recorded.model), escape(os.path.basename(recorded.path))
+    theirs, made = recorded.tokens, "was trained with" if recorded.trained else "was made for"
     if theirs is None:
-        return (
-            f"{name} was made for the token list {escape(os.path.basename(there))}, which is missing or has changed, "
-            f"not for {escape(os.path.basename(here))}: use --vocab SRC_TOKENS:DST_TOKENS"
-        )
+        gone = f", and that list, {there}, is missing or has changed" if there else ""
+        return f"{name} {made} another token list than {here}{gone}"
     row = next((at for at, (one, other) in enumerate(zip(tokens, theirs, strict=False)) if one != other), None)
     if row is None:
-        return f"{name} was made for {len(theirs)} tokens, not {len(tokens)}: use {lists}"
-    return (
-        f"{name} was made for the token list {escape(os.path.basename(there))}, in which row {row} is "
-        f"{_token(theirs[row])}, not {_token(tokens[row])} as in {escape(os.path.basename(here))}: use {lists}"
-    )
+        return f"{name} {made} {len(theirs)} tokens, not {len(tokens)}"
+    return f"row {row} is {_token(theirs[row])} in {there}, {_for(recorded)}, and {_token(tokens[row])} in {here}"
 
 
 def _short(path: str) -> str:

@@ -31,6 +31,11 @@ PLACE = "place"
 MERGED = "Use --vocab union (or base, or FILE) to merge rows by token, or --vocab place to merge them by position."
 """Hint of ``ckpt merge``. The next constants are the hints of other commands."""
 RECIPE = f"Write tokenizer_source: union (or base, or a model) into the recipe. Or u{MERGED[1:]}"
+OF_GGUF = (
+    "The tokens of a GGUF file are inside it. To merge rows by token, give them as lists, too: --vocab union (or base, "
+    "or FILE) --vocab-keys '{token_embd,output}=0' --tokens MODEL=LIST for each model. Or use --vocab place to merge "
+    "them by position."
+)
 AVERAGED = (
     "Average by token with ckpt merge -m linear --vocab union (or base, or FILE), or by position with --vocab place."
 )
@@ -86,9 +91,10 @@ def checked_rows(
         told = difference((folder, name), known[0], max(rows.values())) if rows else ""
         if told.startswith(("row", BROKEN)) and not allowed:
             why = told if told.startswith(BROKEN) else f"the tokenisers differ ({told})"
+            inside = remedy in (MERGED, RECIPE) and any(one.embedded is not None for one in folders)
             raise PlanError(
                 f"{why}, but rows would be copied by position, not by token: {listing(list(rows), 3)}.",
-                hint=remedy, details=list(rows),
+                hint=OF_GGUF if inside else remedy, details=list(rows),
             )  # fmt: skip
         notes += [f"rows are copied by position, but {told}"] if told else []
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan

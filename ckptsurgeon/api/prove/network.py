@@ -36,6 +36,7 @@ from ..inputs.encoding import ENCODINGS
 from ..inputs.inputs import close_plan
 from ..inputs.reopening import inputs_of
 from ..model_folder.checks import contradictions
+from ..model_folder.embedded import embedded_model
 from ..model_folder.folder import model_folder
 from ..transplant.opening import plan_into
 
@@ -106,6 +107,8 @@ class Network:
     folder: str
     notes: tuple[str, ...] = ()
     """The notes of ``inspect`` on the checkpoint."""
+    tokens: tuple[str, ...] = ()
+    """The token list inside the checkpoint, if it is a GGUF file; () if there is none."""
     digests: dict[str, int] = field(default_factory=dict)
     """The CRC-32 of each tensor that was read, computed from its float32 values."""
     samples: dict[str, Tensor] = field(default_factory=dict)
@@ -229,7 +232,10 @@ def open_network(
             opened.callback(close_plan, conversion)
             given, inner = _converted(conversion), None
         try:
-            plan = plan_into(specs_of(given), spec, options, seed=0, arguments={}, root=inner, encoding=ENCODINGS[1])
+            # Row n is row n of the network, whatever tokeniser lies beside its configuration: see shared_tokens.
+            plan = plan_into(
+                specs_of(given), spec, options, seed=0, arguments={}, root=inner, by_place=True, encoding=ENCODINGS[1]
+            )
         except PlanError as error:
             name = escape(shown(path_of(source)))
             raise PlanError(
@@ -242,7 +248,7 @@ def open_network(
         module = _built(spec.build)
         path = path_of(source)
         folder = path if os.path.isdir(path) else os.path.dirname(path) or os.curdir
-        network = Network(shown(path), module, plan, folder, _notes(source, root))
+        network = Network(shown(path), module, plan, folder, _notes(source, root), _tokens(source, root))
         if read_buffers:
             network.load_buffers()
         network.opened = opened.pop_all()
@@ -257,6 +263,12 @@ def _to_transformers(source: CheckpointLike, root: str | None) -> Plan | None:
         in_blocks = any(DTYPES[info.dtype].block for info in checkpoint.values())
     dtype = "float32" if in_blocks else None
     return convert(source, layout=TRANSFORMERS, root=root, dequantize=in_blocks, dtype=dtype)
+
+
+def _tokens(source: CheckpointLike, root: str | None) -> tuple[str, ...]:
+    with open_checkpoint(source, root) as checkpoint:
+        embedded = embedded_model(checkpoint)
+        return embedded.tokens if embedded is not None else ()
 
 
 def _converted(plan: Plan) -> Checkpoint:

@@ -140,17 +140,19 @@ def _inputs(networks: list[Network], path: Path | None, seed: int) -> tuple[list
     The tokens are None if the token lists are the same, or if the inputs are the tensors of a file.
     """
     from .inputs import drawn_inputs, given_inputs
-    from .vocabularies import shared_tokens
+    from .vocabularies import shared_tokens, tokens_of
 
     modules = [network.module for network in networks]
     text = str(path) if path is not None else ""
     if text.lower().endswith(".safetensors"):
         given = given_inputs(text, modules[0], networks[0].folder)
         return [given, given], None
-    shared = shared_tokens(modules, [network.folder for network in networks])
+    shared = shared_tokens(modules, [tokens_of(network.tokens, network.folder) for network in networks])
     if path is not None:
-        if shared is not None and text.lower().endswith(".txt"):
-            return [given_inputs(text, one.module, one.folder) for one in networks], shared
+        if text.lower().endswith(".txt"):
+            _check_tokeniser(networks[0])
+            if shared is not None and not networks[1].tokens:
+                return [given_inputs(text, one.module, one.folder) for one in networks], shared
         found = given_inputs(text, modules[0], networks[0].folder)
     else:
         found = drawn_inputs(modules[0], seed, None if shared is None else shared.first.tolist())
@@ -158,6 +160,18 @@ def _inputs(networks: list[Network], path: Path | None, seed: int) -> tuple[list
         return [found, found], None
     ids = {name: shared.translated(value) for name, value in found.arguments.items() if name.endswith("input_ids")}
     return [found, replace(found, arguments={**found.arguments, **ids})], shared
+
+
+def _check_tokeniser(network: Network) -> None:
+    """Raise ConfigError if the tokeniser next to a GGUF file has other tokens than the file."""
+    from .vocabularies import tokens_of
+
+    beside = tokens_of((), network.folder)
+    if network.tokens and beside and beside != network.tokens:
+        raise ConfigError(
+            f"the tokeniser in the folder of {escape(network.path)} has other tokens than this file.",
+            hint="Put the tokeniser of the GGUF file next to it, or give tensors: --inputs FILE.safetensors.",
+        )
 
 
 def _run(network: Network, inputs: Inputs, read: ReadWeights, limit: int) -> Recording:

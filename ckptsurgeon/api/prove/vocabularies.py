@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...errors import ConfigError
 from ...vocabulary.replacement import tokens_at
 
-__all__ = ["SharedTokens", "shared_tokens"]
+__all__ = ["SharedTokens", "shared_tokens", "tokens_of"]
 
 
 @dataclass(frozen=True)
@@ -51,24 +51,33 @@ class SharedTokens:
         return first[..., self.first], second[..., self.second]
 
 
-def shared_tokens(modules: Sequence[nn.Module], folders: Sequence[str]) -> SharedTokens | None:
+def tokens_of(own: tuple[str, ...], folder: str) -> tuple[str, ...]:
+    """Return the token list of a network: ``own``, the list in its GGUF file, or else the list in its ``folder``.
+
+    The result is empty if there is none.
+    """
+    found = tokens_at(folder) if folder and not own else None
+    return own or (found.tokens if found is not None else ())
+
+
+def shared_tokens(modules: Sequence[nn.Module], lists: Sequence[tuple[str, ...]]) -> SharedTokens | None:
     """Return the tokens that two networks share; None if they have the same token list, or no token lists.
 
-    Raises ConfigError if the numbers of tokens differ and a token list is missing, or if no token is in both lists.
+    ``lists`` are the token lists of the networks, () if there is none. Raises ConfigError if the numbers of tokens
+    differ and a token list is missing, or if no token is in both lists.
     """
     sizes = [_rows(module) for module in modules]
-    lists = [tokens_at(folder) if folder else None for folder in folders]
-    if lists[0] is None or lists[1] is None:
+    if not (lists[0] and lists[1]):
         if sizes[0] == sizes[1]:
             return None
         raise ConfigError(
             f"the networks have {sizes[0]} and {sizes[1]} tokens, but there are no token lists to compare them.",
             hint="Put the tokenisers into the folders of the models, or give tensors: --inputs FILE.safetensors.",
         )
-    if lists[0].tokens == lists[1].tokens and sizes[0] == sizes[1]:
+    if lists[0] == lists[1] and sizes[0] == sizes[1]:
         return None
-    second = {token: row for row, token in enumerate(lists[1].tokens[: sizes[1]])}
-    both = [(row, second[token]) for row, token in enumerate(lists[0].tokens[: sizes[0]]) if token in second]
+    second = {token: row for row, token in enumerate(lists[1][: sizes[1]])}
+    both = [(row, second[token]) for row, token in enumerate(lists[0][: sizes[0]]) if token in second]
     if not both:
         raise ConfigError("the networks have no token in common.", hint="Give tensors: --inputs FILE.safetensors.")
     rows = torch.tensor(both)

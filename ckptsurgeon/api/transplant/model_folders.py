@@ -7,6 +7,7 @@ from ...vocabulary.replacement import NewVocabulary
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.config_differences import with_config_said
 from ..model_folder.config_fields import with_dtype_said
+from ..model_folder.licences import with_licences
 from ..model_folder.output import kept_folder
 from ..model_folder.rows_by_place import COPIED, checked_lists, checked_rows
 from ..model_folder.unmoved_ids import with_unmoved_ids_noted
@@ -23,7 +24,10 @@ def with_output_files(plan: Plan, models: TransplantModels, change: NewVocabular
     vocabulary lacks, or PlanError if the two token lists were given in the wrong order.
     """
     plan = checked_lists(with_dtype_said(plan, models.target), models.folders, change)
-    return plan if models.kept is None else kept_folder(plan, models.destination, models.target, change)
+    if models.kept is not None:
+        plan = kept_folder(plan, models.destination, models.target, change)
+    number = len(models.opened)
+    return with_licences(plan, [*models.folders[number:], *models.folders[:number]])
 
 
 def with_files_compared(plan: Plan, models: TransplantModels, change: NewVocabulary | None, *, by_place: bool) -> Plan:

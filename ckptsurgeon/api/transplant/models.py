@@ -53,7 +53,7 @@ class TransplantModels:
 
     @property
     def have_files(self) -> bool:
-        """Whether any model may have a configuration, a tokeniser or token ids; a file of weights alone has none."""
+        """Whether any model may have a configuration, tokens or terms of use; a file of weights alone has none."""
         if self.kept is not None or self.given or self.target.companions:
             return True
-        return any(one.files or one.embedded or one.unlisted for one in self.folders)
+        return any(one.files or one.licences or one.embedded or one.unlisted for one in self.folders)

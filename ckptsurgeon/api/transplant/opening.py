@@ -229,8 +229,8 @@ def _planned(
             from ..model_folder.layers.row_order import with_row_order_said
 
             plan = with_row_order_said(plan, [one.operated.checkpoint for one in sources], models.config)
-        if change is None and not by_place and target.vocabulary:
-            plan = with_recorded_tokens_said(plan, models.opened, target)
+        if not by_place and (change is not None or target.vocabulary):
+            plan = with_recorded_tokens_said(plan, models.opened, target, models.folders, change)
     others += tuple(one.path for one in target.given)  # also those that no step reads must not be replaced
     return replace(plan, inputs=PlanInputs(tuple(held), target, others, PlanningInputs(views, target, options)))
 

@@ -19,6 +19,7 @@ EXAMPLES = """\b
 Examples:
   ckpt verify ru.init.safetensors
   ckpt verify ru.init.safetensors --source best.pth=/archive/en/best.pth
+  ckpt verify tuned/ --patch tuned.ckptpatch
 """
 
 
@@ -50,6 +51,12 @@ def run(
             "--key", metavar="FILE", help="Fail unless every file is signed with this key; the public half is enough."
         ),
     ] = None,
+    patch: Annotated[
+        str | None,
+        typer.Option(
+            "--patch", metavar="FILE", help="Compare the files with the checksums in this patch, the last one applied."
+        ),
+    ] = None,
     *,
     printer: Printer,
 ) -> None:
@@ -58,8 +65,9 @@ def run(
 
     with printer.working("checking") as progress:
         found = verify(
-            output, plan=plan, sources=_moved(source or []), plugin=plugin, sample=sample, key=key, progress=progress
-        )
+            output, plan=plan, sources=_moved(source or []), plugin=plugin, sample=sample, key=key, patch=patch,
+            progress=progress,
+        )  # fmt: skip
     if not printer.answer(found):
         from ...render.verification import verification_view
 

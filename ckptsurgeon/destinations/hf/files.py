@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,7 +22,9 @@ __all__ = [
     "PREPROCESSOR",
     "PROCESSORS",
     "companions",
+    "is_card",
     "is_of_tokenizer",
+    "licence_files",
     "linked_away",
     "model_files",
     "tokenizer_beside",
@@ -49,12 +52,35 @@ TOKENIZERS = (
     "tokenizer_config.json", "vocab-src.json", "vocab-tgt.json", "vocab.bpe", "vocab.json", "vocab.txt",
     "word_pronunciation.json", "word_shape.json",
 )  # fmt: skip
-"""The file names of tokenisers that transformers or Coqui STT looks for; other files and code are never copied."""
+"""The file names of tokenisers that transformers or Coqui STT looks for; code is never copied."""
+LICENCES = frozenset(("copying", "licence", "licences", "license", "licenses", "notice", "notices"))
+"""Words in the names of files with the terms under which weights may be used and passed on."""
+TEXTS = ("htm", "html", "md", "pdf", "rst", "txt")
+"""Suffixes of texts for people."""
 
 
 def is_of_tokenizer(name: str) -> bool:
     """Return whether a file with this name belongs to a tokeniser and depends on its tokens."""
     return name in TOKENIZERS
+
+
+def is_licence(name: str) -> bool:
+    """Return whether a file with this name has terms of use, such as LICENSE-MODEL, NOTICE.txt or USE_POLICY.md."""
+    stem, dot, suffix = name.lower().rpartition(".")
+    if dot and suffix.isalpha() and suffix not in TEXTS:
+        return False
+    words = set(re.split("[^a-z]+", stem if dot else suffix))
+    return not name.startswith(".") and (not LICENCES.isdisjoint(words) or {"use", "policy"} <= words)
+
+
+def is_card(name: str) -> bool:
+    """Return whether a file with this name is a model card, which describes one model with its name and figures."""
+    return name.lower().startswith("readme") and not is_licence(name)
+
+
+def licence_files(folder: Folder) -> tuple[Companion, ...]:
+    """Return the files in ``folder`` with terms of use, which must accompany the weights and what is made of them."""
+    return _copies(folder, filter(is_licence, folder.names()))
 
 
 def companions(folder: str) -> tuple[Companion, ...]:
@@ -70,7 +96,8 @@ def model_files(folder: Folder) -> tuple[Companion, ...]:
 def linked_away(folder: Folder) -> tuple[str, ...]:
     """Return the names of small files that are links to files outside the folder; such links are never followed."""
     present = set(folder.names())
-    return tuple(name for name in _known() if name in present and leads_out(os.path.join(folder.uri, name)))
+    known = [name for name in _known() if name in present] + list(filter(is_licence, folder.names()))
+    return tuple(name for name in known if leads_out(os.path.join(folder.uri, name)))
 
 
 def tokenizer_beside(path: str) -> tuple[Companion, ...]:

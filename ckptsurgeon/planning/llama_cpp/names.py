@@ -5,8 +5,10 @@ https://github.com/ggml-org/llama.cpp/blob/master/src/llama-arch.cpp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+
+from ...util.text import escape
 
 __all__ = [
     "ARCHITECTURES",
@@ -22,6 +24,7 @@ __all__ = [
     "Architecture",
     "in_llama_cpp",
     "in_transformers",
+    "layout_hint",
 ]
 
 _COMMON = {
@@ -168,3 +171,22 @@ def in_llama_cpp(keys: Iterable[str]) -> bool:
 def in_transformers(keys: Iterable[str]) -> bool:
     """Return whether tensors have the names that transformers gives a language model."""
     return any(key.startswith(("model.", "lm_head.")) for key in keys)
+
+
+def layout_hint(models: Iterable[tuple[str, Collection[str]]], *, convert: str = "") -> str:
+    """Return a hint if models have the names of llama.cpp and of transformers; '' if all have the names of one.
+
+    ``models`` are the names and the keys of the models. The hint says how the model ``convert`` gets the names of the
+    others, or by default the first with the names of llama.cpp.
+    """
+    given = [(name, any(key.startswith(("blk.", "token_embd.")) for key in keys), keys) for name, keys in models]
+    theirs = [name for name, is_theirs, _ in given if is_theirs]
+    ours = [name for name, is_theirs, keys in given if not is_theirs and in_transformers(keys)]
+    if not (theirs and ours):
+        return ""
+    which = convert or theirs[0]
+    layout, output = ("transformers", "NAME/") if which in theirs else ("gguf", "NAME.gguf")
+    return (
+        f"{escape(theirs[0])} has the names and layout of llama.cpp, {escape(ours[0])} those of transformers: first "
+        f"run ckpt convert {escape(which)} --layout {layout} -o {output}."
+    )

@@ -10,6 +10,7 @@ from ...methods.lora.adapter import Adapter, AdapterModule
 from ...methods.lora.conv1d import KnownModel, is_named_conv1d
 from ...methods.lora.matching import MatchedModules
 from ...util.text import count, escape, listing, shape_text
+from ..llama_cpp.names import layout_hint
 from ..plan.compute import LoraTerm
 from ..plan.step import Input
 from ..transplant.select import SourceView
@@ -36,7 +37,11 @@ def check_names(modules: Sequence[AdapterModule], names: MatchedModules, one: Ad
         raise PlanError(
             f"the adapter {name} is for another model: {theirs} has none of its {count(len(modules), 'module')}, "
             f"such as {escape(modules[0].name)}.",
-            hint="Use the model that the adapter was trained on; ckpt inspect --keys shows the names of both.",
+            hint=layout_hint(
+                [(base.source.name, base.tensors), (one.adapter.name, [f"{module.name}." for module in modules])],
+                convert=base.source.name,
+            )
+            or "Use the model that the adapter was trained on; ckpt inspect --keys shows the names of both.",
             details=names.lacking,
         )
     if names.lacking:

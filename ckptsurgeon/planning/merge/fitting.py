@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ...errors import PlanError
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape, grouped, listing, shape_text
 from ..keys.turned import is_turned, square_siblings, turned_note
+from ..llama_cpp.names import layout_hint
 from ..mismatch.policy_syntax import is_reshape
 from ..plan.step import Input
 from ..transplant.by_place import PositionalRows, ShapeChange
@@ -17,7 +18,7 @@ from ..transplant.select import SourceView
 from .options import MergeOptions, MergePiece, SourceKey
 from .vocabulary import MergeAxes
 
-__all__ = ["UNWRAP", "FittedInputs", "MissingTensors", "ShapeFitting", "input_of", "without_wrappers"]
+__all__ = ["UNWRAP", "FittedInputs", "MissingTensors", "ShapeFitting", "input_of", "named_keys", "without_wrappers"]
 
 # Tensors that models lack although no option allows it.
 
@@ -48,7 +49,7 @@ class MissingTensors:
         lacks += [f"{self._name(source)} lacks {count(len(k), 'tensor')}" for source, k in others]
         raise PlanError(
             f"{'; '.join(lacks)}.",
-            hint=UNWRAP if self._are_wrapped() else ALIKE,
+            hint=UNWRAP if self._are_wrapped() else layout_hint(named_keys(self._views)) or ALIKE,
             details=[f"{self._views[source].source.name}: {key}" for source, k in self._keys.items() for key in k],
         )
 
@@ -59,6 +60,11 @@ class MissingTensors:
         """Return whether every key that was not found would be found without wrappers such as ``module.``."""
         bare = {source: set(map(without_wrappers, self._views[source].tensors)) for source in self._keys}
         return all(without_wrappers(key) in bare[source] for source, keys in self._keys.items() for key in keys)
+
+
+def named_keys(views: Iterable[SourceView]) -> Iterator[tuple[str, Collection[str]]]:
+    """Yield the name and the keys of each model."""
+    return ((view.source.name, view.tensors.keys()) for view in views)
 
 
 def without_wrappers(key: str) -> str:

@@ -125,7 +125,7 @@ class Verification(InNotebooks):
     ``not_compared`` maps tensors that could not be compared to the reason. ``nan`` and ``inf`` count elements of all
     floating tensors. ``recipe`` is whether the output has a recipe; without one, only a plan shows how it was made.
     ``notes`` are not faults, such as other files in the folder. ``signed`` is whether every file matches the signature;
-    None if no key was given.
+    None if no key was given. ``patch`` is the patch with whose checksums the files were compared; '' if there is none.
     """
 
     output: str
@@ -143,6 +143,7 @@ class Verification(InNotebooks):
     products: int = 0
     notes: tuple[Note, ...] = ()
     signed: bool | None = None
+    patch: str = ""
 
     def __repr__(self) -> str:
         found = [("failed", len(self.failed)), ("not compared", len(self.not_compared or ()))]
@@ -179,6 +180,7 @@ class Verification(InNotebooks):
             "compared": self.compared,
             "drawn": self.drawn,
             **({"signed": self.signed} if self.signed is not None else {}),
+            **({"patch": self.patch} if self.patch else {}),
             **({"near": self.near} if self.near else {}),
             **({"products": self.products} if self.products else {}),
             "failed": [{"key": failure.key, "why": failure.why} for failure in self.failed],

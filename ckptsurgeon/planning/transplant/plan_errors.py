@@ -11,6 +11,7 @@ from ...util.text import count, escape, grouped, listing, shape_text
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern_hints import matched, nearest
 from ..keys.turned import is_turned, turned_hint
+from ..llama_cpp.names import layout_hint
 from ..mismatch.policy_fits import fitting_policies
 from ..plan.step import Step
 from ..quantised import computing
@@ -204,6 +205,7 @@ def _nothing_loaded(
     wanted = set(target.tensors)
     names = [origin.key for origin in unexpected]
     hint = _spec_that_helps(views, wanted) or _option_that_took_all(steps)
+    hint = hint or layout_hint([*((view.source.name, view.tensors) for view in views), (target.name, wanted)])
     fix = _renaming_that_helps(names, wanted) if not hint else None
     if fix:
         more = "" if 2 * fix[1] > len(names) else " ckpt match proposes names for the others."

@@ -130,7 +130,7 @@ def build_job(
         *device_notes(settings, where),
         *compile_notes(job),
     )
-    if init is not None and init.recipe is not None and (told := other_tokens(init.recipe, init.path, target)):
+    if init is not None and (told := other_tokens(init.recipe, init.path, target)):
         notes = (*notes, f"the init has rows for other tokens: {told} in ckpt transplant")
     return replace(job, notes=notes)
 

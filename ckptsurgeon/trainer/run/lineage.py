@@ -15,6 +15,7 @@ from ...storage.small_files import open_file, read_file
 from ...storage.yaml_text import dump_yaml
 from ...util.text import count, escape, listing
 from ...util.version import __version__
+from ...vocabulary.vocabulary import digest_of_tokens
 from ..config.settings import ANNEALED, Settings
 from ..data.loader import Batches
 from ..data.sound import Clip
@@ -51,7 +52,7 @@ def data_digests(job: Job) -> dict[str, str]:
     order), ``lm`` (the language model for decoding) and ``task`` (the file with the user's own task).
     """
     home = os.path.dirname(os.path.abspath(job.document.path))
-    found = {"tokens": _digest(json.dumps(token) for token in job.tokens)} if job.tokens else {}
+    found = {"tokens": digest_of_tokens(job.tokens)} if job.tokens else {}
     for name, source in (("train", job.train), ("dev", job.dev)):
         if isinstance(source, Batches):
             found[name] = _digest(_line(clip, home) for clip in source.split.clips)

@@ -63,6 +63,17 @@ def test_comparing_says_that_tokens_differ(verb: str) -> None:
     assert [note for note in COMPARING[verb]().notes if note.startswith(TOKENS)]
 
 
+def test_folders_that_have_only_a_gguf_file_are_compared_by_its_tokens() -> None:
+    written("a")
+    written("b", "a", "b")
+    for name in ("a", "b"):
+        Path("of", name).mkdir(parents=True)
+        Path(f"{name}.gguf").rename(Path("of", name, "model.gguf"))
+    assert [note for note in cs.diff("of/a", "of/b").notes if note.startswith(TOKENS)]
+    assert [note for note in cs.diff("of/a", "b").notes if note.startswith(TOKENS)]
+    assert not [note for note in cs.diff("of/a", "a").notes if note.startswith(TOKENS)]
+
+
 @pytest.mark.parametrize("verb", [*VERBS, *COMPARING])
 def test_another_rotary_base_is_said(verb: str) -> None:
     written("a")

@@ -406,6 +406,15 @@ def test_a_model_at_an_address_brings_its_files(hub: Hub) -> None:
     assert beside("again") == BESIDE
 
 
+def test_a_diff_of_models_at_addresses_compares_their_files_too(hub: Hub) -> None:
+    for name, tokens in (("a", TOKENS), ("b", TOKENS[::-1])):
+        folder = Path(model(name, tokens=tokens))
+        hub.repository(f"org/{name}", {one: (folder / one).read_bytes() for one in [*BESIDE, "model.safetensors"]})
+    for end in ("", "/model.safetensors"):
+        (note,) = cs.diff(f"hf://org/a{end}", f"hf://org/b{end}").notes
+        assert note.startswith("the tokenisers differ: row 0 is '<pad>' in hf://org/a")
+
+
 @pytest.mark.parametrize("text", ["{broken", "[1]", " " * (17 << 20)], ids=["broken", "list", "large"])
 @pytest.mark.parametrize("verb", ["convert", "filter", "average", "merge", "transplant", "lora_merge"])
 def test_a_configuration_that_cannot_be_read_refuses_nothing(verb: str, text: str) -> None:
@@ -578,7 +587,8 @@ def test_all_that_stays_behind_is_named() -> None:
     Path("m/1_Pooling").mkdir()
     Path("m/tokenizer.json").symlink_to("nowhere")
     plan = cs.convert("m")
-    left = "a.safetensors, flax_model.msgpack, modeling_x.py, modules.json, 1_Pooling/, tokenizer.json (a broken link)"
+    left = "README.md, a.safetensors, flax_model.msgpack, modeling_x.py, modules.json, 1_Pooling/"
+    left += ", tokenizer.json (a broken link)"
     assert plan.target.notes == (f"files in the folder that are not copied: {left}",)
     cs.apply(cs.convert("m"), "shards", max_shard_size="300B")
     assert cs.convert("shards").target.notes == ()
@@ -777,7 +787,8 @@ def test_a_diff_of_folders_says_that_their_tokens_differ() -> None:
     model("a"), model("b"), model("c", tokens=TOKENS[::-1])
     assert not cs.diff("a", "b").notes
     assert cs.diff("a", "c").notes == ("the tokenisers differ: row 0 is '<pad>' in a and 'd' in c",)
-    assert not cs.diff("a", "c/model.safetensors").notes
+    (note,) = cs.diff("a", "c/model.safetensors").notes
+    assert note == "the tokenisers differ: row 0 is '<pad>' in a and 'd' in c/model.safetensors"
 
 
 @pytest.mark.parametrize(("start", "said"), [(7, ""), (250, "the vocabulary size is 8, but decoder_start_token_id")])

@@ -65,6 +65,28 @@ def test_an_equal_list_in_another_file_is_not_said() -> None:
     assert said() == []
 
 
+def test_the_source_s_list_in_vocab_is_compared_with_the_recipe() -> None:
+    def told(vocab: str, target: str = "rev.yaml") -> list[str]:
+        return [note for note in cs.transplant("en.pth", target, vocab=vocab).notes if "list of" in note]
+
+    Path("ru.txt").write_text("\n".join(["<blank>", "<unk>", *"dabc", "<sos/eos>"]) + "\n")
+    Path("copy.txt").write_text(Path("en.txt").read_text().rstrip("\n"))
+    assert told("en.txt:rev.txt") == told("copy.txt:rev.txt") == []
+    assert told("ru.txt:rev.txt") == [
+        "row 2 is 'a' in en.txt, for which en.pth was made, and 'd' in ru.txt: the list of --vocab is used"
+    ]
+    with pytest.raises(
+        cs.PlanError, match="en.txt as the destination's token list, .* for which en.pth was made"
+    ) as caught:
+        told("rev.txt:en.txt", "en.yaml")
+    assert caught.value.exit_code == 4
+    Path("en.txt").unlink()
+    assert told("ru.txt:rev.txt") == [
+        "en.pth was made for another token list than ru.txt, and that list, en.txt, is missing or has changed: the list of "
+        "--vocab is used"
+    ]
+
+
 def test_an_init_of_a_run_is_compared_too() -> None:
     cs.apply(cs.transplant("en.pth", "rev.yaml", vocab="en.txt:rev.txt"), "good.pth")
     target = target_with("rev.yaml", None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.vocabulary.replacement import PLAIN
+
+from ..gguf.test_tokenizer import splitter, tokenizer
 
 transformers = pytest.importorskip("transformers")
 
@@ -125,3 +130,68 @@ def test_a_file_is_closed_if_its_network_cannot_be_built(monkeypatch: pytest.Mon
     with pytest.raises(cs.ConfigError):
         cs.prove("model.gguf", "model.gguf", model=f"{folder}/config.json")
     assert len(closed) == 1
+
+
+# Two GGUF files with other tokens.
+
+
+def listed(*exchanged: str) -> dict[str, Any]:
+    found = tokenizer(splitter(r"\p{L}+"), added_tokens=[{"id": 5, "content": "<s>", **PLAIN, "special": True}])
+    tokens = found["model"]["vocab"]
+    tokens |= {f"t{number}": number for number in range(6, 64)}
+    if exchanged:
+        first, second = exchanged
+        tokens[first], tokens[second] = tokens[second], tokens[first]
+    return found
+
+
+def with_tokens(*exchanged: str) -> None:
+    """Write a.gguf; same.gguf, with other tokens of the same rows; moved.gguf, with the rows of these tokens, too."""
+    rows = [listed()["model"]["vocab"][token] for token in exchanged]
+    made("llama", "a")
+    Path("a/tokenizer.json").write_text(json.dumps(listed()))
+    for name in ("same", "moved"):
+        shutil.copytree("a", name)
+        Path(name, "tokenizer.json").write_text(json.dumps(listed(*exchanged)))
+    state = load_file("moved/model.safetensors")
+    for key in ("model.embed_tokens.weight", "lm_head.weight"):
+        state[key][rows] = state[key][rows[::-1]].clone()
+    save_file(state, "moved/model.safetensors", {"format": "pt"})
+    for name in ("a", "same", "moved"):
+        Path("gguf").mkdir(exist_ok=True)
+        as_gguf(name, f"gguf/{name}.gguf")
+    Path("bare").mkdir()
+    shutil.copy("a/config.json", "bare")
+
+
+@pytest.mark.parametrize("config", ["a/config.json", "bare/config.json"])
+def test_gguf_files_with_other_tokens_are_compared_token_by_token(config: str, ckpt: Any) -> None:
+    with_tokens("t10", "t20")
+    moved = cs.prove("gguf/a.gguf", "gguf/moved.gguf", model=config)
+    assert moved.verdict == "EQUIVALENT"
+    said = "the token lists differ: only the 64 tokens that are in both are compared"
+    assert said in moved.notes
+    assert "the tokenisers differ: row 10 is 't10' in gguf/a.gguf and 't20' in gguf/moved.gguf" in moved.notes
+    same = cs.prove("gguf/a.gguf", "gguf/same.gguf", model=config)
+    assert (same.verdict, same.drift.name if same.drift else "") == ("DIFFERENT", "model.embed_tokens")
+    assert said in same.notes
+    alike = cs.prove("gguf/same.gguf", "same", model=config)
+    assert (alike.verdict, [note for note in alike.notes if "differ" in note]) == ("SAME", [])
+    assert cs.prove("a", "gguf/moved.gguf").verdict == "EQUIVALENT"
+    assert ckpt("prove", "gguf/a.gguf", "gguf/same.gguf", "--model", config).code == 1
+
+
+def test_texts_are_not_cut_by_the_tokeniser_of_other_tokens() -> None:
+    with_tokens("a", "b")
+    Path("texts.txt").write_text("a b a a\n")
+    shutil.copy("same/tokenizer.json", "gguf")
+    with pytest.raises(
+        cs.ConfigError, match="the tokeniser in the folder of gguf/a.gguf has other tokens than this file"
+    ):
+        cs.prove("gguf/a.gguf", "gguf/moved.gguf", model="a/config.json", inputs="texts.txt")
+    model = {**listed()["model"], "merges": []}
+    splits = {"version": "1.0", "added_tokens": listed()["added_tokens"], "pre_tokenizer": {"type": "Whitespace"}}
+    Path("gguf/tokenizer.json").write_text(json.dumps({**splits, "model": model}))
+    Path("gguf/tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    proof = cs.prove("gguf/a.gguf", "gguf/moved.gguf", model="a/config.json", inputs="texts.txt")
+    assert proof.verdict == "EQUIVALENT"

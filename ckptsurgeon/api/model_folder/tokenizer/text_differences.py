@@ -12,6 +12,7 @@ from ....storage.read.uri import scheme_of
 from ....util.text import brief_repr, escape
 from ....vocabulary.vocabulary import Vocabulary
 from ..documents import TOKENIZER
+from ..embedded import other_template
 from ..folder import ModelFolder
 from .around import OF_ENCODERS
 from .decoding import joins
@@ -141,12 +142,7 @@ def _template_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolde
     ``other`` is the name of the model in the folder ``theirs``, and ``name`` that of the model in ``ours``.
     """
     with suppress(ConfigError, SourceError):
-        there, here = theirs.chat_template.strip(), ours.chat_template.strip()
-        if there and here and there != here:
-            place = next(
-                (n for n, (a, b) in enumerate(zip(there, here, strict=False)) if a != b), len(min(there, here))
-            )
-            yield f"the chat templates of {escape(other)} and {escape(name)} differ, first at character {place}"
+        yield from other_template(theirs.chat_template, other, ours.chat_template, name)
 
 
 def _note(

@@ -38,9 +38,12 @@ def run(
     """Apply the patches in order, and write the resulting checkpoint."""
     from ....api.patch import apply_patch
     from ....render.patch import applied_view
+    from ....storage.read.uri import shown
+    from ...options import quoted
 
     output = given_output(output)
     with printer.working("writing", output) as progress:
         made = apply_patch(old, patches, output, force=force, wait=wait, progress=progress)
     if not printer.answer(made):
-        printer.show(applied_view(made, output))
+        check = f"ckpt verify {quoted(shown(output))} --patch {quoted(shown(patches[-1]))}"
+        printer.show(applied_view(made, output, next_steps=[check]))
