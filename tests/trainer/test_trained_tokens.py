@@ -20,7 +20,7 @@ from ckptsurgeon.trainer.job.init_checkpoint import read_init
 from .test_hypotheses import configuration
 
 MODEL = {"name": "hybrid_asr", "d_model": 16, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "n_mels": 20}
-TRAINED = "row 2 is 'a' in en.txt, with which {} was trained, and 'd' in rev.txt"
+TRAINED = "{} was trained with the token list en.txt, in which row 2 is 'a', not 'd' as in rev.txt"
 LISTS = {"en": "abcd", "rev": "dcba", "ru": "wxyzab"}
 
 
@@ -90,12 +90,12 @@ def test_rows_of_a_run_that_get_other_tokens_are_said(run: str) -> None:
     Path("en.txt").rename("letters.txt")
     assert said("run/best.safetensors", "ru.yaml", vocab="letters.txt:ru.txt") == []
     assert said("run/best.safetensors", "ru.yaml", vocab="rev.txt:ru.txt") == [
-        "best.safetensors was trained with another token list than rev.txt, and that list, en.txt, is missing or has changed: "
+        "best.safetensors was trained with the token list en.txt, which is missing or has changed, not with rev.txt: "
         "the list of --vocab is used"
     ]
     assert said("run/best.safetensors", "rev.yaml") == [
-        "rows are copied by position, but best.safetensors was trained with another token list than rev.txt, and that "
-        "list, en.txt, is missing or has changed: use --vocab SRC_TOKENS:DST_TOKENS"
+        "rows are copied by position, but best.safetensors was trained with the token list en.txt, which is missing "
+        "or has changed, not with rev.txt: use --vocab SRC_TOKENS:DST_TOKENS"
     ]
     # Nothing is known of other files in the folder, nor of weights that were taken out of it, nor in memory.
     weights = load_file("run/best.safetensors")

@@ -211,13 +211,15 @@ def _told(recorded: RecordedList, given: tuple[str, Sequence[str]]) -> str:
     here, tokens = escape(os.path.basename(given[0])), given[1]
     name, there = escape(recorded.model), escape(os.path.basename(recorded.path))
     theirs, made = recorded.tokens, "was trained with" if recorded.trained else "was made for"
+    if theirs is None and there:
+        return f"{name} {made} the token list {there}, which is missing or has changed, not {made.split()[-1]} {here}"
     if theirs is None:
-        gone = f", and that list, {there}, is missing or has changed" if there else ""
-        return f"{name} {made} another token list than {here}{gone}"
+        return f"{name} {made} another token list than {here}"
     row = next((at for at, (one, other) in enumerate(zip(tokens, theirs, strict=False)) if one != other), None)
     if row is None:
         return f"{name} {made} {len(theirs)} tokens, not {len(tokens)}"
-    return f"row {row} is {_token(theirs[row])} in {there}, {_for(recorded)}, and {_token(tokens[row])} in {here}"
+    differ = f"in which row {row} is {_token(theirs[row])}, not {_token(tokens[row])} as in {here}"
+    return f"{name} {made} the token list {there}, {differ}"
 
 
 def _short(path: str) -> str:

@@ -205,7 +205,7 @@ def with_act_order(path: Path, seed: int) -> Path:
 @pytest.mark.parametrize("verb", VERBS)
 def test_an_encoding_without_an_encoder_is_named(verb: str, tmp_path: Path) -> None:
     a, b = (with_act_order(tmp_path / one, seed) for seed, one in enumerate("ab"))
-    with pytest.raises(cs.PlanError, match=r"new values cannot be stored that way: .* in another order") as error:
+    with pytest.raises(cs.PlanError, match=r"new values cannot be stored that way: .* permuted") as error:
         VERBS[verb](a, b)
     assert error.value.exit_code == 4
     assert "--encoding dequantize" in error.value.hint

@@ -66,7 +66,9 @@ def test_terms_of_use_go_with_the_weights_and_are_verified(verb: str) -> None:
     assert {name: Path("out", name).read_bytes() for name in TERMS} == TERMS
     assert cs.verify("out").ok
     Path("out/NOTICE.txt").write_bytes(b"\xff notics")
-    assert [one.why for one in cs.verify("out").failed] == ["NOTICE.txt next to the weights is not as it was written"]
+    assert [one.why for one in cs.verify("out").failed] == [
+        "NOTICE.txt next to the weights has changed since it was written"
+    ]
 
 
 @pytest.mark.parametrize("verb", ["average", "merge", "merge onto a base", "merge by mergekit", "lora merge"])

@@ -73,7 +73,7 @@ def test_the_source_s_list_in_vocab_is_compared_with_the_recipe() -> None:
     Path("copy.txt").write_text(Path("en.txt").read_text().rstrip("\n"))
     assert told("en.txt:rev.txt") == told("copy.txt:rev.txt") == []
     assert told("ru.txt:rev.txt") == [
-        "row 2 is 'a' in en.txt, for which en.pth was made, and 'd' in ru.txt: the list of --vocab is used"
+        "en.pth was made for the token list en.txt, in which row 2 is 'a', not 'd' as in ru.txt: the list of --vocab is used"
     ]
     with pytest.raises(
         cs.PlanError, match="en.txt as the destination's token list, .* for which en.pth was made"
@@ -82,8 +82,8 @@ def test_the_source_s_list_in_vocab_is_compared_with_the_recipe() -> None:
     assert caught.value.exit_code == 4
     Path("en.txt").unlink()
     assert told("ru.txt:rev.txt") == [
-        "en.pth was made for another token list than ru.txt, and that list, en.txt, is missing or has changed: the list of "
-        "--vocab is used"
+        "en.pth was made for the token list en.txt, which is missing or has changed, not for ru.txt: the list of --vocab "
+        "is used"
     ]
 
 

@@ -58,5 +58,5 @@ def test_a_source_that_cannot_be_decoded_leaves_the_first_error(tmp_path: Path) 
     """A plain tensor of such a source can be copied, so that what is wrong with it is said."""
     source, destination = BY_NAME["aqlm"].folder(tmp_path / "from"), BY_NAME["gptq"].folder(tmp_path / "to")
     embedding = "model.embed_tokens.weight"
-    with pytest.raises(cs.PlanError, match="no source has .* of the destination"):
+    with pytest.raises(cs.PlanError, match="tensors of the destination are in no source"):
         cs.transplant(source, destination, include=[embedding], on_missing="error")
