@@ -139,7 +139,8 @@ def _unnamed(index: File, folder: Folder, shards: Collection[str]) -> Iterator[s
     own = numbered(stem, suffix, any_case=True)
     others = [name for name in folder.names() if name not in shards and own.fullmatch(name)]
     if others:
-        yield f"{escape(index.name)} does not list {listing(others, 2, where='')}, so they were not read"
+        were = "it was" if len(others) == 1 else "they were"
+        yield f"{escape(index.name)} does not list {listing(others, 2, where='')}, so {were} not read"
 
 
 def _check_count(index: File, shards: Mapping[str, Header], total: object) -> Iterator[str]:

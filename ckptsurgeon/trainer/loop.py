@@ -294,9 +294,6 @@ def gradient_step(
 
 
 def _forward(loss_function: LossFunction, batch: Batch, model: nn.Module) -> tuple[Tensor, Loss]:
-    """Return a pair: the total loss, for the backward pass, and the loss without its autograd graph.
-
-    The total loss comes first, because DDP requires that the backward pass starts from the first value.
-    """
+    """Return the total loss, from which DDP starts the backward pass, and the loss without its autograd graph."""
     loss = loss_function(model, batch)
     return without_effect(loss) if batch.idle else (loss.total, detached(loss))

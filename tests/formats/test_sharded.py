@@ -88,7 +88,7 @@ def test_a_shard_that_the_index_does_not_name_is_said() -> None:
         save_file({"z": torch.ones(2)}, f"m/{name}")
     assert cs.open_checkpoint("m").notes == (
         "read model.safetensors.index.json; also in the folder: other-00001-of-00002.safetensors",
-        "model.safetensors.index.json does not list model-00003-of-00003.safetensors, so they were not read",
+        "model.safetensors.index.json does not list model-00003-of-00003.safetensors, so it was not read",
     )
 
 

@@ -105,7 +105,7 @@ def test_controls_of_a_run_that_goes_on_need_the_init_that_it_was_started_from(i
         "controls=True trains again from the run's init, but toy.init.safetensors is gone."
     )
     save_file({key: value + 1 for key, value in load_file("kept").items()}, init)
-    assert "is not the file that the run was started from" in refused(controls=True)
+    assert "toy.init.safetensors has changed since the run was started" in refused(controls=True)
     shutil.move("kept", init)
     found = cs.train(resume=True, device="cpu", controls=True, seeds=1)
     assert found.step == 4

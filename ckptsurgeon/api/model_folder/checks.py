@@ -119,12 +119,13 @@ def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = N
     the tokens of ``origin`` are used, so that its vocabulary is not read a second time.
     """
     read = origin if origin is not None and origin.tokenizer == folder.tokenizer else folder
-    tensors = [DescribedTensor(step.key, step.dtype, step.shape, step.tied_to) for step in plan.steps]
+    steps = [step for step in plan.steps if step.key not in plan.target.implied]  # what the output stores
+    tensors = [DescribedTensor(step.key, step.dtype, step.shape, step.tied_to) for step in steps]
     if not folder.files and not read.files:
         return [*layer_notes(tensors, {})]  # without files, layers can only contradict each other
     from .folder_checks import output_file_notes
 
-    former = [DescribedTensor(step.source_key or step.key, step.dtype, step.shape, step.tied_to) for step in plan.steps]
+    former = [DescribedTensor(step.source_key or step.key, step.dtype, step.shape, step.tied_to) for step in steps]
     return output_file_notes(tensors, former, folder, read, origin)
 
 

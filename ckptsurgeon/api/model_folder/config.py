@@ -13,7 +13,9 @@ from ...tensors.encodings._settings import quantisation_of
 from ...tensors.info import TensorInfo
 
 __all__ = [
+    "AFTER_PADDING",
     "DTYPE",
+    "PADDING",
     "TIES",
     "UNTIED",
     "Path",
@@ -28,6 +30,14 @@ __all__ = [
     "vocabulary_sizes",
     "with_dtype",
 ]
+
+PADDING = "pad_token_id"
+AFTER_PADDING = frozenset((
+    "bridgetower", "camembert", "clap", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke",
+    "m2m_100", "markuplm", "mpnet", "nllb-moe", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
+    "xmod",
+))  # fmt: skip
+"""Model types that count positions from ``pad_token_id`` on: another id gives each token another position."""
 
 # Whether a model of transformers uses its embedding as output layer if config.json lacks ``tie_word_embeddings``.
 

@@ -17,6 +17,7 @@ from ...storage.read.uri import scheme_of
 from ...util.text import brief_repr, escape, value_text
 from ...vocabulary.token_ids import is_of_ids
 from .alignment import generation_settings
+from .config import AFTER_PADDING, PADDING
 from .config_fields import IGNORED_PARTS, is_derived, is_ignored, is_usual, label_notes
 from .documents import GENERATION
 from .embedded import embedded_notes
@@ -168,6 +169,10 @@ def _differing(
             meant = [by_class.get(field) if one is None else one for one, by_class in zip(pair, made, strict=True)]
             if None not in meant and _differ(*meant):
                 yield above + field, _said_in(theirs, field), _said_in(ours, field)
+            continue
+        if field == PADDING and {theirs.get("model_type"), ours.get("model_type")} <= AFTER_PADDING:
+            if None not in pair and inner != outer:
+                yield above + field, *_said_apart(theirs, ours, field)
             continue
         if is_of_ids(field):
             continue

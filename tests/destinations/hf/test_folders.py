@@ -56,6 +56,21 @@ def test_a_folder_opens_with_nothing_missing_unexpected_or_mismatched(architectu
     same(model, source)
 
 
+def test_an_output_layer_that_is_tied_and_not_stored_is_not_said_to_be() -> None:
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 20,
+    }
+    saved("source", {"model_type": "xlm-roberta", **sizes}, "XLMRobertaForMaskedLM")
+    receipt = cs.apply(cs.transplant("source", "source/config.json"), "out")
+    assert "lm_head.decoder.weight" not in cs.inspect("out").tensors
+    assert any(note.startswith("not stored, since loaders tie") for note in receipt.notes)
+    assert not any("is stored too" in note for note in receipt.notes)
+
+
 @pytest.mark.parametrize("architecture", MODELS)
 def test_a_folder_has_the_names_that_save_pretrained_writes_for_ties(architecture: str) -> None:
     model = saved("source", MODELS[architecture], architecture)

@@ -9,6 +9,7 @@ from typing import Any
 from ....destinations.hf.files import CONFIG
 from ....util.text import escape, listing
 from ....vocabulary.token_ids import LostId, stale_ids
+from ..config import AFTER_PADDING, PADDING
 from ..documents import GENERATION, TOKENIZER
 from ..folder import ModelFolder
 from .roles import role_notes
@@ -106,21 +107,23 @@ def _blank(
 def _padding(
     folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...], places: dict[str, int]
 ) -> Iterator[str]:
-    """Yield a note if the ``pad_token_id`` of a text classifier is not the padding token of its tokeniser.
+    """Yield a note if ``pad_token_id`` is not the padding token of the tokeniser, and the model computes with it.
 
-    A classifier on a decoder-only model classifies by the last token that is not ``pad_token_id``. ``names`` has the
-    tokeniser's special tokens by role, ``tokens`` all tokens in the order of their ids, and ``places`` the id of each
-    token.
+    A classifier on a decoder-only model classifies by the last token that is not ``pad_token_id``, and models such as
+    RoBERTa count positions from it on. ``names`` has the tokeniser's special tokens by role, ``tokens`` all tokens in
+    the order of their ids, and ``places`` the id of each token.
     """
-    number, padding = folder.config.get("pad_token_id"), names.get("pad_token", "")
+    number, padding = folder.config.get(PADDING), names.get("pad_token", "")
     classes = folder.config.get("architectures")
     is_classifier = isinstance(classes, list) and any(str(one).endswith("ForSequenceClassification") for one in classes)
-    if not is_classifier or padding not in places or type(number) is not int or not 0 <= number < len(tokens):
+    counts = folder.config.get("model_type") in AFTER_PADDING
+    if not (is_classifier or counts) or padding not in places or type(number) is not int:
         return
-    if tokens[number] != padding:
-        own = f"pad_token_id of {CONFIG} is {number} ({brief_token(tokens[number])})"
+    if 0 <= number < len(tokens) and tokens[number] != padding:
+        own = f"{PADDING} of {CONFIG} is {number} ({brief_token(tokens[number])})"
         meant = f"pad_token of {TOKENIZER} is {brief_token(padding)} ({places[padding]})"
-        yield f"{own}, and {meant}: a text that is padded may be classified by its padding"
+        classified = "a text that is padded may be classified by its padding"
+        yield f"{own}, and {meant}: {'each token gets another position' if counts else classified}"
 
 
 def _forbidden(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:

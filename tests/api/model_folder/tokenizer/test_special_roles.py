@@ -273,3 +273,31 @@ def test_a_t5_that_does_not_begin_with_padding_is_said(fields: dict[str, Any], s
     assert [one.startswith(said) for one in found] == ([True] if said else [])
     bart = {"model_type": "bart", "architectures": ["BartForConditionalGeneration"]}
     assert notes({**bart, "decoder_start_token_id": 2}, {}, T5) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "is_said"),
+    [(1, "xlm-roberta", True), (2, "mpnet", True), (0, "roberta", False), (None, "roberta", False), (2, "bert", False)],
+)
+def test_padding_from_which_positions_are_counted_is_that_of_the_tokeniser(
+    number: Any, kind: str, is_said: bool
+) -> None:
+    found = notes({"pad_token_id": number, "model_type": kind}, None, LLAMA)
+    own = (
+        f"pad_token_id of config.json is {number} ('{TOKENS[number or 0]}'), and pad_token of tokenizer_config.json is"
+    )
+    assert found == ([f"{own} '<pad>' (0): each token gets another position"] if is_said else [])
+
+
+@pytest.mark.parametrize(("kind", "is_said"), [("xlm-roberta", True), ("bert", False)])
+def test_two_models_that_count_positions_from_other_ids_compute_other_results(kind: str, is_said: bool) -> None:
+    for path, number in (("a", 0), ("b", 1)):
+        model(path, tokens=TOKENS, model_type=kind, pad_token_id=number)
+    said = (
+        "equal weights compute different results, because the config.json files differ: pad_token_id is 0 in a, 1 in b"
+    )
+    for found in (cs.diff("a", "b"), cs.average(["b", "a"])):
+        assert (
+            any(said in note or said.replace("0 in a, 1 in b", "1 in b, 0 in a") in note for note in found.notes)
+            == is_said
+        )
