@@ -260,13 +260,14 @@ def _emptied(value: Any) -> tuple[Any, Iterable[tuple[Any, Any]]]:
 
 
 def _check_unpacked(module: Any) -> None:
-    """Raise ConfigError if a module is TorchScript with packed weights, which only its file contains."""
+    """Raise ConfigError if a module, or one in it, is TorchScript with packed weights, which only its file contains."""
     scripted = sys.modules["torch"].jit.ScriptModule
-    for name, one in module.named_modules() if isinstance(module, scripted) else ():
-        if any(str(kind.annotation_str).endswith(PACKED) for kind in one._c._type().containedTypes()):
-            where = f"the module {escape(name)}" if name else "it"
+    for name, one in module.named_modules():
+        kinds = one._c._type().containedTypes() if isinstance(one, scripted) else ()
+        if any(str(kind.annotation_str).endswith(PACKED) for kind in kinds):
+            where = f"the module {escape(name)} of {path_of(module)}" if name else path_of(module)
             raise ConfigError(
-                f"{path_of(module)} is TorchScript, and {where} has packed weights, which its state_dict() lacks.",
+                f"{where} is TorchScript, and has packed weights, which its state_dict() lacks.",
                 hint="Save it with torch.jit.save, and give the path of the file.",
             )
 

@@ -7,6 +7,7 @@ https://github.com/pytorch/pytorch/tree/main/torch/ao/nn/quantized
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,7 @@ from typing import Any, TypeAlias, TypeGuard
 from ..formats.pickle.values import GlobalName, OpaqueResult, brief
 from ..tensors.dtypes import DTYPES
 from ..tensors.info import TensorInfo
-from ..tensors.torch_quantisers import PACKED
+from ..tensors.torch_quantisers import OWN_PICKLE, PACKED
 from ..util.text import count, escape, listing
 
 __all__ = ["NOTHING_PACKED", "Packing", "is_script_object", "unpacked"]
@@ -49,12 +50,14 @@ class Packing:
     """The packed entries of a state dict.
 
     ``layers`` are the modules whose packed weights are read. ``unread`` maps each packed entry that is not read to the
-    name of its class. ``unused`` has the tensors that such a layer saves, but does not use.
+    name of its class. ``own`` maps each module that is no quantised layer, but pickles another state than its
+    attributes, to its class. ``unused`` has the tensors that a packed layer saves, but does not use.
     """
 
     layers: tuple[str, ...] = ()
     unread: Mapping[str, str] = field(default_factory=dict)
     unused: Mapping[str, TensorInfo] = field(default_factory=dict)
+    own: Mapping[str, str] = field(default_factory=dict)
 
     def notes(self) -> Iterator[str]:
         """Yield a note on the layers that are read."""
@@ -64,6 +67,10 @@ class Packing:
 
     def faults(self, path: str) -> Iterator[str]:
         """Yield a note on the entries of the file ``path`` that are not read."""
+        if self.own:
+            each = [f"{key} ({kind})" for key, kind in self.own.items()]
+            modules = count(len(each), "module that defines", "modules that define")
+            yield f"{escape(path)}: ckpt cannot read {modules} how it is pickled: {listing(each, SHOWN)}"
         if self.unread:
             each = [f"{key} ({kind})" for key, kind in self.unread.items()]
             packed = f"{count(len(each), 'entry', 'entries')} of quantised layers"
@@ -85,7 +92,8 @@ def unpacked(entries: Entries, take: Take, *, is_module: bool) -> tuple[Entries,
     if not packed:
         return entries, NOTHING_PACKED
     read = _apart({**{key: _layer(key, value) for key, value in packed.items()}, **_recurrent(packed)}, entries)
-    hidden = {key: _hidden(key, value, take) for key, value in packed.items() if key not in read}
+    taken = {*entries, *(name for tensors in read.values() for name in tensors)}
+    hidden = {key: _hidden(key, value, take, taken) for key, value in packed.items() if key not in read}
     unused = dict(_unused(read, entries))
     left = {*unused, *_dtypes(read, entries)}
     found: dict[Any, Any] = {}
@@ -94,8 +102,17 @@ def unpacked(entries: Entries, take: Take, *, is_module: bool) -> tuple[Entries,
             found.update(read[key] if key in read else hidden[key])
         elif key not in left:
             found[key] = value
-    unread = {key: _kind(packed[key]) for key, tensors in hidden.items() if tensors}
-    return found, Packing(tuple(dict.fromkeys(map(_module, read))), unread, unused)
+    kinds = {key: _kind(packed[key]) for key, tensors in hidden.items() if tensors}
+    own = {key: kind for key, kind in kinds.items() if not _is_quantised(key, packed[key])}
+    unread = {key: kind for key, kind in kinds.items() if key not in own}
+    return found, Packing(tuple(dict.fromkeys(map(_module, read))), unread, unused, own)
+
+
+def _is_quantised(key: str, value: object) -> bool:
+    """Return whether a packed entry is one of a quantised layer, by its key or the module of its class."""
+    if is_script_object(value) or not isinstance(value, OpaqueResult) or _module(key) != key:
+        return True
+    return isinstance(value.name, GlobalName) and ".quantized" in value.name.module
 
 
 def is_script_object(value: object) -> bool:
@@ -257,19 +274,24 @@ def _apart(read: Mapping[str, Tensors], entries: Collection[Any]) -> dict[str, T
     return found
 
 
-def _hidden(key: str, value: object, take: Take) -> Tensors:
-    """Return every tensor inside a packed value as a tensor whose values cannot be read, under numbered keys."""
+def _hidden(key: str, value: object, take: Take, taken: Collection[Any]) -> Tensors:
+    """Return every tensor inside a packed value as a tensor whose values cannot be read, under numbered keys.
+
+    ``taken`` are keys of other tensors, which these do not get.
+    """
+    reason = PACKED if _is_quantised(key, value) else OWN_PICKLE
     waiting, seen, found = [value], set[int](), dict[object, TensorInfo]()
     while waiting:
         node = waiting.pop()
         take(len(key))
         if isinstance(node, TensorInfo):
             place = (id(node.storage), node.offset, node.shape, node.dtype)
-            found.setdefault(place, replace(node, opaque=PACKED, parts=()))
+            found.setdefault(place, replace(node, opaque=reason, parts=()))
         elif id(node) not in seen:
             seen.add(id(node))
             waiting += reversed(_inside(node))
-    return {f"{key}.{number}": info for number, info in enumerate(found.values())}
+    names = (name for number in itertools.count() if (name := f"{key}.{number}") not in taken)
+    return dict(zip(names, found.values(), strict=False))
 
 
 def _inside(node: object) -> Sequence[Any]:

@@ -56,7 +56,7 @@ def module_entries(root: OpaqueResult, allowed: SearchLimit) -> Iterator[tuple[s
 
     Raises UnsafeError if there are more modules or tensors than ``allowed``, or a name is too long.
     """
-    waiting = [("", root, 0)]
+    waiting, objects = [("", root, 0)], dict[int, list[tuple[Any, Any]]]()
     while waiting:
         prefix, module, depth = waiting.pop()
         if depth > limits.TREE_DEPTH or len(prefix) > limits.KEY_CHARACTERS:
@@ -68,9 +68,17 @@ def module_entries(root: OpaqueResult, allowed: SearchLimit) -> Iterator[tuple[s
             )
         allowed.take(modules=1)
         if not is_module(module):
+            allowed.take_key(len(prefix))
             yield prefix[:-1], module
             continue
-        yield from ((f"{prefix}{name}", value) for name, value in _own_entries(module, allowed))
+        yield from ((f"{prefix}{name}", value) for name, value in _own_tensors(module, allowed))
+        if id(module) not in objects:  # searched once: thousands of names may stand for one module
+            attributes = module.attributes().items()
+            objects[id(module)] = [(name, value) for name, value in attributes if is_script_object(value)]
+        for name, value in objects[id(module)]:
+            key = f"{prefix}{key_text(name)}"
+            allowed.take_key(len(key))
+            yield key, value
         children = module.attributes().get("_modules")
         named = children.items() if isinstance(children, dict) else ()
         allowed.take(modules=len(named))
@@ -81,7 +89,7 @@ def module_entries(root: OpaqueResult, allowed: SearchLimit) -> Iterator[tuple[s
         ]
 
 
-def _own_entries(module: OpaqueResult, allowed: SearchLimit) -> Iterator[tuple[str, Any]]:
+def _own_tensors(module: OpaqueResult, allowed: SearchLimit) -> Iterator[tuple[str, TensorInfo]]:
     attributes = module.attributes()
     skipped = attributes.get("_non_persistent_buffers_set")
     hidden = {name for name in skipped if isinstance(name, str)} if isinstance(skipped, PickledSet) else set()
@@ -93,4 +101,3 @@ def _own_entries(module: OpaqueResult, allowed: SearchLimit) -> Iterator[tuple[s
         for name, value in entries.items():
             if isinstance(value, TensorInfo) and not (kind == "_buffers" and name in hidden):
                 yield key_text(name), value
-    yield from ((key_text(name), value) for name, value in attributes.items() if is_script_object(value))

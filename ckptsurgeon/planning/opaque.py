@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..errors import FormatError, PlanError
 from ..tensors.encodings.torch_quantised import is_pickled
 from ..tensors.info import TensorInfo
-from ..tensors.torch_quantisers import PACKED, codes_of
+from ..tensors.torch_quantisers import OWN_PICKLE, PACKED, codes_of
 from ..util.text import escape
 from .quantised_error import QuantisedError, dequantise
 
@@ -34,6 +34,8 @@ def opaque_error(
     if info.opaque == PACKED:
         hint = f"Take the weights from before the network was quantised.{other}"
         return PlanError(f"{said}.", hint=hint, details=details)
+    if info.opaque == OWN_PICKLE:
+        return PlanError(f"{said}.", hint=f"Save the network's state_dict() instead.{other}", details=details)
     if not is_pickled(info):
         return FormatError(f"{said}.", hint=leave, details=details, rule="opaque")
     why = "does not write tensors whose scale is in the pickle" if is_uncopied(info) else "can only copy it as it is"

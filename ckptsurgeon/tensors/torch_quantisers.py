@@ -12,13 +12,14 @@ from typing import Any
 from .dtypes import DTYPES
 from .info import TensorInfo
 
-__all__ = ["PACKED", "Quantiser", "UnknownQuantiserError", "as_float", "codes_of", "quantiser_of"]
+__all__ = ["OWN_PICKLE", "PACKED", "Quantiser", "UnknownQuantiserError", "as_float", "codes_of", "quantiser_of"]
 
 BY_TENSOR, BY_CHANNEL = "per_tensor_affine", "per_channel_affine"
 WRITTEN = (BY_TENSOR, BY_CHANNEL, "per_channel_affine_float_qparams")
 """The schemes that torch reads."""
 MOST_ZERO = 1 << 31
 PACKED = "it is packed in an object that ckpt does not read"
+OWN_PICKLE = "its module defines how it is pickled, which ckpt cannot read"
 """The reason why the values of a tensor cannot be read, if it is inside an object of a quantised layer."""
 
 

@@ -210,8 +210,35 @@ def test_a_script_in_memory_does_not_give_its_packed_weights(name: str) -> None:
     network, small = quantised(name)
     with pytest.raises(cs.ConfigError, match="has packed weights.*Save it with torch.jit.save"):
         cs.convert(torch.jit.script(small))
+    outer = nn.Sequential(nn.Linear(2, 2), torch.jit.script(small))
+    with pytest.raises(cs.ConfigError, match="the module 1.* has packed weights"):
+        cs.convert(outer)
     if name != "static":
         assert len(cs.convert(torch.jit.script(network)).steps) == len(network.state_dict())
+
+
+def test_a_module_that_pickles_itself_is_not_said_to_be_quantised() -> None:
+    from torch import fx
+
+    torch.save(nn.Sequential(fx.symbolic_trace(nn.Linear(3, 4)), nn.Linear(4, 2)), "net.pth")
+    found = cs.inspect("net.pth")
+    assert list(found.tensors) == ["0.0", "0.1", "1.weight", "1.bias"]
+    assert "net.pth: ckpt cannot read 1 module that defines how it is pickled: 0 (reduce_graph_module)" in found.notes
+    with pytest.raises(cs.PlanError, match="its module defines how it is pickled.*Save the network's state_dict"):
+        cs.convert("net.pth")
+    (report,) = [one for one in cs.check("net.pth").rows if one.status.value == "WARN"]
+    assert report.id == "other-notes"
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_numbers_of_tensors_that_are_not_read_leave_other_keys_as_they_are(first: bool) -> None:
+    own = {"x._packed_params._packed_params.0": torch.zeros(3, 3), "y": torch.ones(2)}
+    packed = {"x._packed_params._packed_params": (torch.ones(2, 2),) * 3}
+    torch.save({**packed, **own} if first else {**own, **packed}, "x.pth")
+    found = cs.inspect("x.pth").tensors
+    assert found["x._packed_params._packed_params.0"].shape == (3, 3)
+    assert found["x._packed_params._packed_params.1"].shape == (2, 2)
+    assert len(found) == 3
 
 
 def pair(value: Any) -> dict[str, Any]:

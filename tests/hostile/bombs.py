@@ -161,6 +161,14 @@ def shared_parameters(depth: int, parameters: int) -> bytes:
     return data + b"."
 
 
+def objects_of_a_shared_module(number: int) -> bytes:
+    """One module under many names; it has as many attributes, each of which is an object of torch's C++ classes."""
+    pair = b"K\x00" + text("__torch__.X") + b"\x86q\x01"
+    attributes = text("p") + pair + b"".join(text(f"p{i}") + b"h\x01" for i in range(number))
+    child = module(b"")[:-2] + attributes + b"ubq\x02"
+    return module(b"(" + text("m") + child + b"".join(text(f"m{i}") + b"h\x02" for i in range(number)) + b"u") + b"."
+
+
 def many_over_shared_modules(number: int) -> bytes:
     shared = shared_modules(12)[:-1]
     return shared + b"0}(" + b"".join(text(str(i)) + module(text("x") + b"h\x01s") for i in range(number)) + b"u."
@@ -260,6 +268,7 @@ LARGE = {
     "sizes of a list": lambda: zipped(b"](" + b"N" * 100_000 + b"eq\x00" + copies(named("torch", "Size"), b"h\x00")),
     "bytes of a text": lambda: zipped(text("x" * 10_000_000) + b"q\x00" + copies(named("_codecs", "encode"), b"h\x00")),
     "modules over shared modules": lambda: zipped(many_over_shared_modules(500)),
+    "objects of a shared module": lambda: zipped(objects_of_a_shared_module(2000), **SIX_FLOATS),
     "parameters shared by modules": lambda: zipped(shared_parameters(16, 2000), **SIX_FLOATS),
     "millions of names": lambda: zipped(b"".join(b"\x84" + struct.pack("<i", i) + b"0" for i in range(limits.PICKLE_NAMES + 1)) + b"N.", zipfile.ZIP_DEFLATED),
     "millions of tensors": lambda: zipped(named("torch._utils", "_rebuild_tensor_v2") + b"q\x00(" + STORED + b"K\x00K\x06\x85K\x01\x85\x89}tq\x01](" + b"h\x00h\x01R" * (limits.PICKLE_CALLS + 1) + b"e.", **SIX_FLOATS),

@@ -20,7 +20,7 @@ ADDRESS_SPACE = 2 << 30
 
 RULES = {
     broken("key length"): ("long names in a script", "a key of three thousand segments", "a key of a million characters"),
-    unsafe("module tree"): ("a long path to many tensors of a script", "a long path to many modules of a script", "modules shared by modules", "modules over shared modules", "parameters shared by modules"),
+    unsafe("module tree"): ("a long path to many tensors of a script", "a long path to many modules of a script", "modules shared by modules", "modules over shared modules", "objects of a shared module", "parameters shared by modules"),
     broken("persistent id"): ("a persistent id of itself", "a storage of itself"),
     broken("no state dict"): ("an extra that is a tuple of itself", "a million tuples deep", "a tuple of itself as a key", "billion laughs", "a list that holds itself", "a mapping that holds itself"),
     broken("tensor dtype"): ("a tensor of a type that is a tuple of itself",),

@@ -33,9 +33,9 @@ __all__ = [
 
 PADDING = "pad_token_id"
 AFTER_PADDING = frozenset((
-    "bridgetower", "camembert", "clap", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke",
-    "m2m_100", "markuplm", "mpnet", "nllb-moe", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl",
-    "xmod",
+    "bridgetower_text_model", "camembert", "clap_text_model", "data2vec-text", "ibert", "layoutlmv3", "lilt",
+    "longformer", "luke", "m2m_100", "markuplm", "nllb-moe", "roberta", "roberta-prelayernorm", "xlm-roberta",
+    "xlm-roberta-xl", "xmod",
 ))  # fmt: skip
 """Model types that count positions from ``pad_token_id`` on: another id gives each token another position."""
 

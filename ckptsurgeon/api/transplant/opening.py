@@ -144,7 +144,7 @@ def _check_decodable(sources: Sequence[Checkpoint]) -> None:
     try:
         check_decodable(sources)
     except PlanError as error:
-        raise _UndecodableSourceError(error.message) from None
+        raise _UndecodableSourceError(error.message, hint=error.hint, details=error.details) from None
 
 
 def _tried(target: TargetSpec) -> TargetSpec:

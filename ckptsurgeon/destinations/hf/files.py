@@ -55,6 +55,8 @@ TOKENIZERS = (
 """The file names of tokenisers that transformers or Coqui STT looks for; code is never copied."""
 LICENCES = frozenset(("copying", "licence", "licences", "license", "licenses", "notice", "notices"))
 """Words in the names of files with the terms under which weights may be used and passed on."""
+PLATE = "plate"
+"""A word beside which a licence is not that of the weights: detectors of licence plates have lists of classes."""
 TEXTS = ("htm", "html", "md", "pdf", "rst", "txt")
 """Suffixes of texts for people."""
 
@@ -69,8 +71,9 @@ def is_licence(name: str) -> bool:
     stem, dot, suffix = name.lower().rpartition(".")
     if dot and suffix.isalpha() and suffix not in TEXTS:
         return False
-    words = set(re.split("[^a-z]+", stem if dot else suffix))
-    return not name.startswith(".") and (not LICENCES.isdisjoint(words) or {"use", "policy"} <= words)
+    words = [one for one in re.split("[^a-z]+", stem if dot else suffix) if one]
+    named = bool(words) and not LICENCES.isdisjoint((words[0], words[-1])) and PLATE not in words
+    return not name.startswith(".") and (named or {"use", "policy"} <= set(words))
 
 
 def is_card(name: str) -> bool:

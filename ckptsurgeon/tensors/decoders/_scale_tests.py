@@ -42,6 +42,8 @@ In a block of clipped weights with a larger scale, the other codes are larger to
 """
 VARIES = 1e-6
 """The smallest variance of the logarithm of scales for which the slope can be computed."""
+LOOKED_AT, SCALES = 1 << 16, 16
+"""About how many values are compared with their codes, and the fewest different scales that show a slope."""
 SMALLEST = 1e-5
 """Scales of MLX may be larger than biases if both are smaller than this: it has no scales below 1e-7."""
 FEW = 4
@@ -97,10 +99,14 @@ def rise_with_scales(values: Array, codes: Array | None) -> bool:
     """Return whether codes are larger where scales are larger; ``values`` are codes times scales."""
     if codes is None:
         return False
+    step = values.size // LOOKED_AT | 1  # odd, so that values of all columns are looked at
+    values, codes = values.reshape(-1)[::step], codes.reshape(-1)[::step]
     some = (values != 0) & (codes != 0)
     sizes = np.log(abs(codes[some].astype("<f8")))
     scales = np.log(abs(values[some].astype("<f8"))) - sizes
     if not scales.size or np.mean(sizes > sizes.max() + np.log(AT_TOP)) > CLIPPED:
+        return False
+    if len(np.unique(scales.round(4))) < SCALES:
         return False
     scales -= scales.mean()
     variance = float(np.mean(scales * scales))

@@ -172,3 +172,14 @@ def test_these_are_terms_of_use(name: str) -> None:
 )  # fmt: skip
 def test_these_are_no_terms_of_use(name: str) -> None:
     assert not is_licence(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("LICENSE-MODEL", True), ("third_party_notices.txt", True), ("LICENSE.apache-2.0.txt", True), ("license_plate_classes.txt", False),
+        ("plate_license.txt", False), ("my_license_free_words.txt", False),
+    ],
+)  # fmt: skip
+def test_a_name_with_the_word_in_it_is_not_always_that_of_terms(name: str, is_one: bool) -> None:
+    assert is_licence(name) == is_one

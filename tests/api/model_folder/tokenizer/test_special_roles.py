@@ -277,7 +277,14 @@ def test_a_t5_that_does_not_begin_with_padding_is_said(fields: dict[str, Any], s
 
 @pytest.mark.parametrize(
     ("number", "kind", "is_said"),
-    [(1, "xlm-roberta", True), (2, "mpnet", True), (0, "roberta", False), (None, "roberta", False), (2, "bert", False)],
+    [
+        (1, "xlm-roberta", True),
+        (2, "luke", True),
+        (2, "mpnet", False),
+        (0, "roberta", False),
+        (None, "roberta", False),
+        (2, "bert", False),
+    ],
 )
 def test_padding_from_which_positions_are_counted_is_that_of_the_tokeniser(
     number: Any, kind: str, is_said: bool
