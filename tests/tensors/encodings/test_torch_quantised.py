@@ -123,8 +123,8 @@ WRITING: dict[str, tuple[list[str], int, str, str]] = {
     "destination": (
         ["transplant", "plain.pth", "a.pth", "-o", "x.pth"],
         4,
-        "have no meaning in another dtype",
-        "--exclude",
+        "its new values cannot be stored that way",
+        "--encoding dequantize",
     ),
     "init": (["init", "a.pth"], 4, "can only copy it as it is", "ckpt convert --dequantize"),
     "safetensors": (
