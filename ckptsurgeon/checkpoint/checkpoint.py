@@ -37,6 +37,7 @@ from .refused_settings import refused_settings
 from .roots import Root, check_keys, find_root, tensors_of
 from .shard_index import ShardIndex, shard_index, shard_notes
 from .unknown_layouts import unknown_layouts
+from .unwritten import unwritten_notes
 from .wrappers import Unwrapping, unwrap, unwrap_as
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ __all__ = ["Checkpoint"]
 
 _SMALL = 1 << 20
 """The most bytes of a tensor whose values are read for notes."""
-_WORKED_OUT = ("codes", "extras", "metadata", "quant_states", "quantisation_notes", "ties")
+_WORKED_OUT = ("_unwritten_notes", "codes", "extras", "metadata", "quant_states", "quantisation_notes", "ties")
 """Cached properties that depend on the tensors: a checkpoint with other keys must compute them again."""
 
 
@@ -175,7 +176,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
                 f"the keys of the destination begin with {lacking}., but the keys of {escape(self.path)} do not: "
                 f"--map ={lacking} adds this prefix"
             )
-        notes += self.quantisation_notes
+        notes += [*self._unwritten_notes, *self.quantisation_notes]
         if not self.passed:
             return tuple(notes)
         where = f"root {self.root}" if self.root else "the top level"
@@ -244,6 +245,13 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     def _shard_notes(self) -> tuple[str, ...]:
         """Notes on a shard whose keys are not those in its index, and on a wrong ``total_size`` in the index."""
         return tuple(shard_notes(self._shard[0], self._tensors, self._index, self.around)) if not self.root else ()
+
+    @cached_property
+    def _unwritten_notes(self) -> tuple[str, ...]:
+        """A note on tensors whose bytes were never written to the file."""
+        if self.stored is not None:
+            return self.stored._unwritten_notes
+        return tuple(unwritten_notes(self._shown, self.header.handles))
 
     @cached_property
     def quantisation(self) -> Mapping[str, Any]:

@@ -25,7 +25,6 @@ from ckptsurgeon.storage.write import exchanging, folders, staging
 
 from ..helpers.declare import declare
 from ..helpers.forked import Forked, as_ckpt
-from ..helpers.waiting import wait_until
 
 A = torch.arange(1000.0)
 
@@ -298,7 +297,7 @@ def started(output: str, *more: str) -> Forked:
         return as_ckpt("transplant", "src.pth", "dst.yaml", "-o", output, *more)
 
     process = Forked(work)
-    wait_until(lambda: os.path.exists("writing"))
+    process.wait_until(lambda: os.path.exists("writing"))
     os.unlink("writing")
     return process
 

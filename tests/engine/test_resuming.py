@@ -22,7 +22,6 @@ from ckptsurgeon.storage.write.journal import JOURNAL
 
 from ..conftest import Result
 from ..helpers.forked import Forked, as_ckpt
-from ..helpers.waiting import wait_until
 from .sharded import SHARD, VERBS, files, transplant, write_sources
 
 
@@ -423,7 +422,7 @@ def pausing() -> int:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_that_is_killed_goes_on(number: signal.Signals, ckpt: Callable[..., Result]) -> None:
     process = Forked(pausing)
-    wait_until(lambda: os.path.exists("paused"))
+    process.wait_until(lambda: os.path.exists("paused"))
     process.send_signal(number)
     assert process.ended() == (-number if number == signal.SIGKILL else 128 + number)
     if number == signal.SIGTERM:

@@ -9,15 +9,17 @@ import select
 import signal
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import IO
+from typing import IO, NoReturn
 
 __all__ = ["Forked", "as_ckpt", "ckpt_forked"]
 
-LONGEST_S = 120
+LONGEST_S, SOON_S, LOOK_S = 120, 60, 0.005
+"""After so long a process that has not ended, and one that has not come to a point, are at fault."""
 
 
 class Forked:
@@ -54,11 +56,23 @@ class Forked:
         """Wait for the end; one that hangs says where, and fails."""
         code = self.wait()
         if code is None:
-            self.send_signal(signal.SIGUSR1)
-            self.wait(1)
-            self.kill()
-            raise AssertionError(f"it did not end within {LONGEST_S} s: {self.err}")
+            self._fail(f"it did not end within {LONGEST_S} s")
         return code
+
+    def wait_until(self, reached: Callable[[], bool]) -> None:
+        """Return as soon as a fact is so; it fails, and says where it is, after a minute, or when it has ended."""
+        end = time.monotonic() + SOON_S
+        while not reached():
+            if self.wait(LOOK_S) is not None:
+                assert reached(), f"it ended with {self.returncode} before: {self.err}"
+            elif time.monotonic() > end:
+                self._fail(f"not so after {SOON_S} s")
+
+    def _fail(self, why: str) -> NoReturn:
+        self.send_signal(signal.SIGUSR1)
+        self.wait(1)
+        self.kill()
+        raise AssertionError(f"{why}: {self.err}")
 
     def send_signal(self, number: int) -> None:
         """Send a signal if it is alive."""

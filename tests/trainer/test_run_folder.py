@@ -21,7 +21,6 @@ from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.folder.run_lock import RunLock
 
 from ..helpers.forked import Forked
-from ..helpers.waiting import wait_until
 from . import toy
 
 Run = Callable[..., Any]
@@ -46,7 +45,7 @@ def trained_elsewhere(folder: str) -> Iterator[Forked]:
 
     process = Forked(hold)
     try:
-        wait_until(lambda: bool(process.out))
+        process.wait_until(lambda: bool(process.out))
         yield process
     finally:
         process.kill()

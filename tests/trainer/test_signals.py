@@ -22,7 +22,6 @@ from ckptsurgeon.trainer.folder.run_folder import RunFolder
 from ckptsurgeon.trainer.system.signals import catch_stop_signals
 
 from ..helpers.forked import Forked, as_ckpt
-from ..helpers.waiting import wait_until
 from .sounds import corpus
 
 Run = Callable[..., Any]
@@ -114,7 +113,7 @@ def test_a_signal_to_the_whole_group_is_not_heard_by_workers(number: int, ckpt: 
         return as_ckpt("train", "x.yaml", "--device", "cpu")
 
     process = Forked(work)
-    wait_until(lambda: re.search("^  step.*dev", process.err, re.M) is not None)
+    process.wait_until(lambda: re.search("^  step.*dev", process.err, re.M) is not None)
     before = process.err.rindex("\n") + 1
     os.killpg(process.pid, number)
     code, out, err = process.ended(), process.out, process.err[before:]

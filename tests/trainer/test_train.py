@@ -24,7 +24,6 @@ from ckptsurgeon.trainer.config.section import parse_settings
 from ckptsurgeon.trainer.run.records import read_report
 
 from ..helpers.forked import Forked, as_ckpt
-from ..helpers.waiting import wait_until
 from . import toy
 
 Run = Callable[..., Any]
@@ -153,7 +152,7 @@ def test_a_signal_ends_the_step_saves_and_gives_the_handlers_back(number: int, c
 @pytest.mark.long
 def test_a_terminated_process_exits_with_143_and_says_how_to_go_on(init: str) -> None:
     process = Forked(partial(as_ckpt, "train", *toy.START, "--device", "cpu", "--steps", "1000000"))
-    wait_until(lambda: "dev" in process.err)
+    process.wait_until(lambda: "dev" in process.err)
     process.send_signal(signal.SIGTERM)
     code, out, err = process.ended(), process.out, process.err
     assert code == 143, err

@@ -20,10 +20,11 @@ __all__ = [
     "embeddings_of", "heads_of", "no_adapter", "notes_without_folder", "short_notes", "without_folder",
 ]  # fmt: skip
 
-_OF_SHARD = re.compile(
+_OF_FILES = re.compile(
     r"is one of \d+ shards|is not the shard that|the shards in its folder have|lists \d+ shards?, but not"
+    r"|bytes were never written to the file"
 )
-"""Matches a checkpoint's notes about its shards; all other notes say how the checkpoint was opened."""
+"""Matches a checkpoint's notes about its shards and missing bytes; all other notes say how it was opened."""
 
 
 def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:
@@ -37,8 +38,8 @@ def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:
 
 
 def notes_without_folder(checkpoint: Checkpoint) -> Iterator[str]:
-    """Yield the notes on shards, on quantised tensors, and on the metadata of a GGUF file."""
-    yield from (note for note in checkpoint.notes if _OF_SHARD.search(note))
+    """Yield the notes on shards and missing bytes, on quantised tensors, and on the metadata of a GGUF file."""
+    yield from (note for note in checkpoint.notes if _OF_FILES.search(note))
     yield from checkpoint.quantisation_notes
     yield from consumed_notes(checkpoint.open_files().values())
     if checkpoint.header.stored:

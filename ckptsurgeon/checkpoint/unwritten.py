@@ -1,0 +1,48 @@
+"""Makes a note on tensors whose bytes were never written to the file, as if a download was interrupted."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+
+from ..storage.read.base import File
+from ..storage.read.holes import holes
+from ..storage.read.local import ConsumedFile
+from ..tensors.info import TensorInfo
+from ..util.text import count, listing
+
+__all__ = ["unwritten_notes"]
+
+
+def unwritten_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> Iterator[str]:
+    """Yield a note on the tensors that are partly or wholly in holes of a file; such bytes are read as zeros.
+
+    Programs that download a file in several parts give it its full size first, so that its size does not show that
+    parts are missing. ``handles`` maps each ``Storage.file`` to the open file.
+    """
+    sparse = {name: found for name, file in handles.items() if (found := _holes(file))}
+    if not sparse:
+        return
+    keys = [key for key, info in tensors.items() if _is_in(info, sparse)]
+    if keys:
+        yield (
+            f"{count(len(keys), 'tensor')} {'is' if len(keys) == 1 else 'are'} zeros, wholly or in part, because the "
+            f"bytes were never written to the file (was a download interrupted?): {listing(keys)}"
+        )
+
+
+def _holes(file: File) -> list[tuple[int, int]]:
+    return [] if isinstance(file, ConsumedFile) else list(holes(file))
+
+
+def _is_in(info: TensorInfo, sparse: Mapping[str, list[tuple[int, int]]]) -> bool:
+    """Return whether a part of a tensor is in a hole."""
+    storage = info.storage
+    found = sparse.get(storage.file) if storage is not None else None
+    if storage is None or not found:
+        return False
+    begin, nbytes = storage.offset, storage.nbytes
+    if info.stride is None:
+        begin, nbytes = begin + info.offset, info.nbytes
+    place = bisect_right(found, begin, key=lambda hole: hole[1])
+    return nbytes > 0 and place < len(found) and found[place][0] < begin + nbytes
