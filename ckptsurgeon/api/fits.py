@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from ..analysis.fits.compare import compared, layer_notes
 from ..analysis.fits.fit import Fit
@@ -12,6 +14,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import path_of
 from ..checkpoint.opening import open_checkpoint
 from ..destinations._load import load_target
+from ..errors import CheckpointError
 from ..planning.target import TargetSpec
 from ..planning.transplant.by_place import HEAD
 from ..storage.json_text import read_json
@@ -51,7 +54,7 @@ def fits(
 
     Raises what ``open_checkpoint`` and ``load_target`` raise.
     """
-    place = _destination(destination)
+    place, said = _destination(destination)
     target = load_target(place, task=task)
     with open_checkpoint(source, root, unwrap=False) as raw:
         checkpoint = raw.unwrapped(destination=list(target.tensors))
@@ -59,7 +62,7 @@ def fits(
         versions = checkpoint.header.format not in WITHOUT_VERSIONS
         found = compared(names[0], checkpoint, names[1], target, has_versions=versions)
         found = replace(found, stripped=tuple(checkpoint.stripped))
-        notes = list(_notes(found, checkpoint, target))
+        notes = [*said, *_notes(found, checkpoint, target)]
         if not found.strict:
             from .fitting_command import with_command
             from .from_pretrained import with_loader
@@ -73,21 +76,34 @@ def fits(
     return replace(found, notes=tuple(dict.fromkeys(notes)))
 
 
-def _destination(given: CheckpointLike) -> CheckpointLike:
-    """Return the path of the config.json if ``given`` is the folder of a model; otherwise return ``given``.
+def _destination(given: CheckpointLike) -> tuple[CheckpointLike, list[str]]:
+    """Return the destination whose keys and shapes are read, and a note if it is another one than ``given``.
 
-    The folder of a quantised model is returned unchanged, so that keys and shapes are read from its weights: no module
-    can be built from its configuration.
+    It is the config.json of a folder of a model. The weights of the folder are read if the model is quantised, because
+    no module can be built from its configuration; so also if ``given`` is the config.json of such a folder.
     """
-    if not isinstance(given, (str, os.PathLike)) or not os.path.isdir(given):
-        return given
-    config = os.path.join(os.fspath(given), CONFIG)
+    if not isinstance(given, (str, os.PathLike)):
+        return given, []
+    path = os.fspath(given)
+    if os.path.isdir(path):
+        fields = _configuration(os.path.join(path, CONFIG))
+        is_plain = fields and fields.get("quantization_config") is None
+        return (os.path.join(path, CONFIG), []) if is_plain else (given, [])
+    folder = os.path.dirname(path) or "."
+    if os.path.basename(path) == CONFIG and _configuration(path).get("quantization_config") is not None:
+        with suppress(CheckpointError), open_checkpoint(folder):
+            said = f"{escape(path)} is of a quantised model: the keys and shapes are those of the weights beside it"
+            return folder, [said]
+    return given, []
+
+
+def _configuration(path: str) -> dict[str, Any]:
+    """Return the fields of a config.json of transformers; {} if the file is none."""
     try:
-        fields = read_json(read_file(config))
+        fields = read_json(read_file(path))
     except (OSError, ValueError):
-        return given
-    known = isinstance(fields, dict) and ("model_type" in fields or "architectures" in fields)
-    return config if known and fields.get("quantization_config") is None else given
+        return {}
+    return fields if isinstance(fields, dict) and ("model_type" in fields or "architectures" in fields) else {}
 
 
 def _notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[str]:

@@ -90,7 +90,12 @@ def with_command(
     if best is None:
         return replace(fit, notes=(*fit.notes, f"no transplant makes the checkpoint fit: {why}"))
     _, chosen, facts = best
-    renamed = {old: new for old, new in facts.renamed.items() if new in fit.missing}
+    codes = find_codes(target.tensors).by_key
+    renamed = {
+        old: new
+        for old, new in facts.renamed.items()
+        if new in fit.missing and (new not in codes or codes[new].codes == new)  # scales are not the weight, renamed
+    }
     more = {key: owner for key, owner in tied_keys({*checkpoint, *renamed.values()}, target) if key in fit.missing}
     missing = {key: info for key, info in fit.missing.items() if key not in more}
     fit = replace(fit, missing=missing, tied={**fit.tied, **more})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -308,6 +310,35 @@ def test_token_lists_beside_both_are_proposed(ckpt: Callable[..., Any]) -> None:
     assert found.command[found.command.index("--vocab") + 1] == "src/vocab.txt:dst/vocab.txt"
     assert ckpt(*found.command[1:]).code == 0
     assert cs.fits("src-fits", "dst").fits
+
+
+def quantised_folder() -> Path:
+    """A small Llama with blocks of fp8 in ``quantised``, made of the one in ``plain``."""
+    config = transformers.LlamaConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4, vocab_size=32
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained("plain")
+    cs.apply(cs.convert("plain", quantize="fp8-block"), "quantised")
+    return Path("quantised")
+
+
+def test_scales_are_no_other_names_of_weights() -> None:
+    quantised_folder()
+    found = cs.fits("plain", "quantised")
+    assert found.verdict == "does not fit: 7 missing"
+    assert all(key.endswith("_scale_inv") for key in found.missing)
+    assert not found.renamed
+
+
+def test_the_configuration_of_a_quantised_model_stands_for_its_folder(ckpt: Callable[..., Any]) -> None:
+    folder = quantised_folder()
+    done = ckpt("fits", folder, folder / "config.json")
+    assert (done.code, done.out) == (0, "fits: all 19 tensors\n")
+    assert "config.json is of a quantised model: the keys and shapes are those of the weights" in done.err
+    assert ckpt("fits", "plain", folder / "config.json").code == 1
+    Path("alone").mkdir()
+    shutil.copy(folder / "config.json", "alone")
+    assert "no quantised model can be built" in ckpt("fits", folder, "alone/config.json").err
 
 
 @pytest.mark.parametrize("names", [("q.safetensors", "plain.safetensors"), ("plain.safetensors", "q.safetensors")])
