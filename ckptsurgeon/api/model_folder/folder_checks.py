@@ -34,6 +34,7 @@ from .layers.rotary import factor_notes
 from .tokenizer.absent_ids import absent_id_notes
 from .tokenizer.added_decoder import decoder_notes
 from .tokenizer.chat_template import chat_notes
+from .tokenizer.ctc import ctc_notes
 from .tokenizer.ends import end_notes
 from .tokenizer.further_lists import further_list_notes
 from .tokenizer.letter_case import case_notes
@@ -65,6 +66,7 @@ def source_file_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[s
     ties = checkpoint.ties
     yield from shared_embedding_notes([one._replace(tied_to=ties.get(one.key, "")) for one in tensors], apart)
     yield from case_notes(apart, folder)
+    yield from ctc_notes(apart, folder)
     yield from chat_notes(apart, folder)
     yield from name_notes(apart)
     yield from added_notes(apart, folder)
@@ -183,6 +185,7 @@ def weights_notes(
         *further_list_notes(logical, folder),
         *token_list_notes(read),
         *case_notes(folder, read),
+        *ctc_notes(folder, read),
         *name_notes(read),
         *added_notes(folder, read),
         *decoder_notes(folder, read),

@@ -18,7 +18,6 @@ __all__ = ["case_notes"]
 LINES = VOCABULARIES[2]
 KIND = "WordPiece"
 FIELD = "do_lower_case"
-OF_CTC = "Wav2Vec2CTCTokenizer"
 OF_BERT = frozenset((
     "bert", "convbert", "distilbert", "electra", "funnel", "layoutlm", "layoutlmv2", "lxmert", "mobilebert", "mpnet",
     "retribert", "splinter", "squeezebert",
@@ -39,7 +38,6 @@ def case_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     with the same tokeniser whose vocabulary is loaded already. A vocabulary that lacks a letter from a to z may be for
     another script, and gets no note on missing capital letters.
     """
-    yield from _of_ctc(folder, read)
     said = list(_said(folder, read))
     if not said:
         return
@@ -55,20 +53,6 @@ def case_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
         elif by and not lowers and not capitals and _has_letters(words):
             unknown = "words with capital letters become unknown"
             yield f"{by} keeps capital letters, but no word in {name} has one: {unknown}"
-
-
-def _of_ctc(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield a note if the tokeniser of wav2vec 2.0 upper-cases texts, but its list has only small letters.
-
-    Its ``do_lower_case`` makes capital letters, whatever the name says.
-    """
-    settings = object_in(folder, TOKENIZER)
-    if settings.get(FIELD) is not True or settings.get("tokenizer_class") != OF_CTC:
-        return
-    letters = [one for one in local_tokens(read) if len(one) == 1 and one.isalpha()]
-    if letters and not any(map(str.isupper, letters)) and any(one != one.upper() for one in letters):
-        has = f"no letter in {escape(folder.vocabulary)} is a capital letter"
-        yield f"{FIELD} of {TOKENIZER} (true) upper-cases texts, but {has}: letters become unknown"
 
 
 def _examples(words: Sequence[str]) -> str:

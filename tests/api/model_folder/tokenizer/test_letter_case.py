@@ -102,21 +102,3 @@ def test_transformers_agrees() -> None:
     tokeniser("cased", CASED, True), tokeniser("small", SMALL, False)
     assert transformers.BertTokenizer.from_pretrained("cased").tokenize("The") == ["the"]
     assert transformers.BertTokenizer.from_pretrained("small").tokenize("The the") == ["[UNK]", "the"]
-
-
-@pytest.mark.parametrize(
-    ("letters", "lowers", "name", "is_said"),
-    [
-        (string.ascii_lowercase, True, "Wav2Vec2CTCTokenizer", True),
-        (string.ascii_uppercase, True, "Wav2Vec2CTCTokenizer", False),
-        (string.ascii_lowercase, False, "Wav2Vec2CTCTokenizer", False),
-        (string.ascii_lowercase, True, "BertTokenizer", False),
-        ("一二三", True, "Wav2Vec2CTCTokenizer", False),
-    ],
-)
-def test_capitals_for_a_list_of_small_letters_are_said(letters: str, lowers: bool, name: str, is_said: bool) -> None:
-    """The tokeniser of wav2vec 2.0 makes capital letters of texts if do_lower_case is true."""
-    model("m", tokens=["<pad>", "<s>", "</s>", "<unk>", "|", *letters], architectures=["Wav2Vec2ForCTC"])
-    Path("m/tokenizer_config.json").write_text(json.dumps({"do_lower_case": lowers, "tokenizer_class": name}))
-    has = "no letter in vocab.json is a capital letter: letters become unknown"
-    assert notes() == ([f"{BERT} (true) upper-cases texts, but {has}"] if is_said else [])
