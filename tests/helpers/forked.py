@@ -122,7 +122,7 @@ def _live(work: Callable[[], int | None], environment: Mapping[str, str], files:
         nothing = os.open(os.devnull, os.O_RDONLY)
         for number, file in enumerate((nothing, *(one.fileno() for one in files))):
             os.dup2(file, number)
-        _disconnect()
+        _disconnect(nothing)
         sys.stdin, sys.stdout, sys.stderr = (open(number, mode, closefd=False) for number, mode in enumerate("rww"))  # noqa: SIM115
         faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
         code = work()
@@ -136,9 +136,13 @@ def _live(work: Callable[[], int | None], environment: Mapping[str, str], files:
         os._exit(code or 0)
 
 
-def _disconnect() -> None:
-    """Close the sockets and pipes of the process that tests: its servers wait until a connection is closed by all."""
+def _disconnect(nothing: int) -> None:
+    """Disconnect the sockets and pipes of the process that tests: its servers wait until a connection is closed by all.
+
+    Their numbers stay taken: what a library that owns one of them does with it after a fork (Arrow closes the pipe of
+    its signals, and opens another) would hit a file that was opened under this number since.
+    """
     for number in map(int, os.listdir("/proc/self/fd")):
         with suppress(OSError):
             if number > 2 and os.readlink(f"/proc/self/fd/{number}").startswith(("socket:", "pipe:")):
-                os.close(number)
+                os.dup2(nothing, number)
