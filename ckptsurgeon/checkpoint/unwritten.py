@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
+from operator import itemgetter
 
 from ..storage.read.base import File
 from ..storage.read.holes import holes
@@ -41,8 +42,8 @@ def _is_in(info: TensorInfo, sparse: Mapping[str, list[tuple[int, int]]]) -> boo
     found = sparse.get(storage.file) if storage is not None else None
     if storage is None or not found:
         return False
-    begin, nbytes = storage.offset, storage.nbytes
-    if info.stride is None:
-        begin, nbytes = begin + info.offset, info.nbytes
-    place = bisect_right(found, begin, key=lambda hole: hole[1])
-    return nbytes > 0 and place < len(found) and found[place][0] < begin + nbytes
+    begin = storage.offset + (info.offset if info.stride is None else 0)
+    place = bisect_right(found, begin, key=itemgetter(1))
+    if place == len(found) or 0 in info.shape:
+        return False
+    return found[place][0] <= begin or found[place][0] < begin + (info if info.stride is None else storage).nbytes

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ...errors import PlanError
 from ...util.text import count, escape, listing, number_in
@@ -54,19 +55,20 @@ def numbered_lists(keys: Iterable[str]) -> list[LayerList]:
     return all_lists(keys)[0]
 
 
-def lists_with_gaps(keys: Iterable[str]) -> dict[str, set[int]]:
+def lists_with_gaps(keys: Iterable[str]) -> Mapping[str, Set[int]]:
     """Return the lists of modules whose numbers have gaps, as a map from the prefix to the numbers that occur."""
     return all_lists(keys)[1]
 
 
-def all_lists(keys: Iterable[str]) -> tuple[list[LayerList], dict[str, set[int]]]:
+def all_lists(keys: Iterable[str]) -> tuple[list[LayerList], Mapping[str, Set[int]]]:
     """Return the results of ``numbered_lists`` and ``lists_with_gaps`` together."""
-    found = _numbers(keys)
+    found = _numbers(tuple(keys))
     gaps = {prefix: numbers for prefix, numbers in found.items() if max(numbers) + 1 != len(numbers)}
     return [LayerList(prefix, len(numbers)) for prefix, numbers in found.items() if prefix not in gaps], gaps
 
 
-def _numbers(keys: Iterable[str]) -> dict[str, set[int]]:
+@lru_cache(2)  # checks of one model ask several times
+def _numbers(keys: Sequence[str]) -> Mapping[str, Set[int]]:
     found: dict[str, set[int]] = {}
     seen = {""}
     for key in keys:
@@ -151,6 +153,11 @@ def depth_in(lists: Sequence[LayerList], key: str) -> float:
 
 def layers_of(one: LayerList, keys: Iterable[str]) -> Mapping[int, list[str]]:
     """Return a map from the number of each layer to the ends of its keys, such as ``mlp.weight``."""
+    return _layers_of(one, tuple(keys))
+
+
+@lru_cache(2)
+def _layers_of(one: LayerList, keys: Sequence[str]) -> Mapping[int, list[str]]:
     head = f"{one.prefix}." if one.prefix else ""
     found: dict[int, list[str]] = {}
     for key in keys:  # the same as ``split``, but faster

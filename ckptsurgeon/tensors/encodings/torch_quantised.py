@@ -87,6 +87,8 @@ def stored_bytes(info: TensorInfo) -> int:
 
     In older versions, an attribute may be a tensor of torchao itself, whose attributes are plain tensors.
     """
+    if not info.parts:  # most tensors, and a hundred thousand of them are asked for
+        return info.nbytes
     kind, attributes = pickled_torchao(info)
     inner = [pickled_torchao(one)[1].values() or (one,) for one in _tensors(attributes.values())]
     return sum(one.nbytes for each in inner for one in _tensors(each)) if kind else info.nbytes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from ....planning.merge.layers import LayerList, all_lists
@@ -57,7 +57,7 @@ def layer_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
             return
 
 
-def _gaps(lists: Sequence[LayerList], gaps: Mapping[str, set[int]], config: Mapping[str, Any]) -> Iterator[str]:
+def _gaps(lists: Sequence[LayerList], gaps: Mapping[str, Set[int]], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if the layer indices in the keys have gaps or do not begin at 0.
 
     There is no note if some list of modules has the declared number of layers and no gaps: then the gaps in another
