@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 
 from ..storage.read.base import File
-from ..storage.read.holes import holes
-from ..storage.read.local import ConsumedFile
+from ..storage.read.local import LocalFile
 from ..tensors.info import TensorInfo
 from ..util.text import count, listing
 
@@ -21,7 +20,7 @@ def unwritten_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, Fil
     Programs that download a file in several parts give it its full size first, so that its size does not show that
     parts are missing. ``handles`` maps each ``Storage.file`` to the open file.
     """
-    sparse = {name: found for name, file in handles.items() if (found := _holes(file))}
+    sparse = {name: file.holes for name, file in handles.items() if isinstance(file, LocalFile) and file.holes}
     if not sparse:
         return
     keys = [key for key, info in tensors.items() if _is_in(info, sparse)]
@@ -32,11 +31,7 @@ def unwritten_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, Fil
         )
 
 
-def _holes(file: File) -> list[tuple[int, int]]:
-    return [] if isinstance(file, ConsumedFile) else list(holes(file))
-
-
-def _is_in(info: TensorInfo, sparse: Mapping[str, list[tuple[int, int]]]) -> bool:
+def _is_in(info: TensorInfo, sparse: Mapping[str, Sequence[tuple[int, int]]]) -> bool:
     """Return whether a part of a tensor is in a hole."""
     storage = info.storage
     found = sparse.get(storage.file) if storage is not None else None

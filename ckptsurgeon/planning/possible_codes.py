@@ -67,13 +67,12 @@ def _note(found: Sequence[_Use], source: str) -> str:
 def _uses(plan: Plan, source: int, known: QuantisedTensors) -> Iterator[_Use]:
     """Yield, for each matrix of a source that may be codes, the first use of it or of its scales as numbers."""
     doing: dict[str, str] = {}
-    modules: dict[str, dict[str, Input]] = {}
-    for step in plan.steps:
-        for one in step.inputs:
-            if one.source == source and one.key not in known.by_key:
-                modules.setdefault(_module(one.key), {})[one.key] = one
-                said = "" if _is_widened(step, one) else computation(plan.verb, step, one)
-                doing[one.key] = doing.get(one.key) or said
+    modules = {_module(one.key): dict[str, Input]() for _, one in _inputs(plan, source, known) if _could_be_codes(one)}
+    for step, one in _inputs(plan, source, known) if modules else ():  # most models have no such matrix
+        if (module := _module(one.key)) in modules:
+            modules[module][one.key] = one
+            said = "" if _is_widened(step, one) else computation(plan.verb, step, one)
+            doing[one.key] = doing.get(one.key) or said
     for tensors in modules.values():
         floats = {one.shape for one in tensors.values() if DTYPES[one.dtype].kind == "float"}
         scales = _scales(tensors.values(), doing)
@@ -84,6 +83,14 @@ def _uses(plan: Plan, source: int, known: QuantisedTensors) -> Iterator[_Use]:
             used = next((used for _, used in fitting if used), codes.key)
             if fitting and doing[used]:
                 yield _Use(codes, fitting[0][0], doing[used])
+
+
+def _inputs(plan: Plan, source: int, known: QuantisedTensors) -> Iterator[tuple[Step, Input]]:
+    """Yield (step, input) for each input from a source that is not in a known encoding."""
+    for step in plan.steps:
+        for one in step.inputs:
+            if one.source == source and one.key not in known.by_key:
+                yield step, one
 
 
 def _module(key: str) -> str:
@@ -98,8 +105,9 @@ def _is_widened(step: Step, one: Input) -> bool:
 
 
 def _could_be_codes(one: Input) -> bool:
-    is_matrix = len(one.shape) > 1 and min(one.shape[-2:]) >= SMALLEST
-    return one.dtype in CODES and is_matrix and OF_INDICES.search(_leaf(one.key)) is None
+    if one.dtype not in CODES:
+        return False
+    return len(one.shape) > 1 and min(one.shape[-2:]) >= SMALLEST and OF_INDICES.search(_leaf(one.key)) is None
 
 
 def _leaf(key: str) -> str:

@@ -165,8 +165,11 @@ class SpacedWords:
 
 
 def notes_view(notes: Iterable[str]) -> RenderableType:
-    """Return notes, one per line."""
-    return Group(*(Hanging(Text("note: ", "yellow"), escape(note, 1000)) for note in notes))
+    """Return notes, one per line; those that ``ckpt check`` reports as failures are warnings."""
+    from ..analysis.check.note_kinds import is_serious  # its patterns take 10 ms, and most commands have no notes
+
+    labels = {False: Text("note: ", "yellow"), True: Text("warning: ", "bold yellow")}
+    return Group(*(Hanging(labels[is_serious(note)], escape(note, 1000)) for note in notes))
 
 
 def next_view(commands: Iterable[str]) -> Iterator[RenderableType]:

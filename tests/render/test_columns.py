@@ -77,3 +77,14 @@ def test_a_cell_that_is_too_long_for_a_column_does_not_widen_it() -> None:
         "  FAIL  key.key.key.key.key.key.key.key.key.key.weight",
         "                  has another checksum",
     ]
+
+
+@pytest.mark.parametrize("path", ["", "m.safetensors: "])
+def test_notes_on_models_that_do_not_load_are_warnings(path: str) -> None:
+    notes = [
+        f"{path}took root model",
+        f"{path}every key begins with module.: from_pretrained initialises all of them",
+        f"{path}q_proj.weight lacks weight_scale, which 3 similar tensors have",
+    ]
+    labels = [line.partition(": ")[0] for line in printed(notes_view(notes), 120)]
+    assert labels == ["note", "warning", "warning"]

@@ -9,11 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .report import Found, Status
-from .subject import Subject
 
-__all__ = ["CODES", "KINDS", "NoteKind", "noted"]
+if TYPE_CHECKING:
+    from .subject import Subject  # it imports numpy, which the notes of most commands do not need
+
+__all__ = ["CODES", "KINDS", "NoteKind", "is_serious", "noted"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,15 @@ KINDS = (
 def noted(subject: Subject, id: str) -> Iterator[Found]:
     """Yield the findings for those notes of the checkpoint that the check ``id`` reports."""
     for note in subject.notes:
-        kind = next(one for one in KINDS if one.pattern.search(note))
+        kind = _kind_of(note)
         if kind.id == id:
             yield Found(kind.status, note, kind.todo)
+
+
+def is_serious(note: str) -> bool:
+    """Return whether a note is a failure in a check; the note may begin with the path of a checkpoint."""
+    return FAIL in (_kind_of(note).status, _kind_of(note.partition(": ")[2]).status)
+
+
+def _kind_of(note: str) -> NoteKind:
+    return next(one for one in KINDS if one.pattern.search(note))

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
-
-from .base import File
 
 __all__ = ["holes"]
 
 
-def holes(file: File) -> Iterator[tuple[int, int]]:
-    """Yield the (begin, end) byte ranges of a file on this machine that were never written, in order.
+def holes(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield the (begin, end) byte ranges of an open file that were never written, in order; ``size`` is its size.
 
-    A file system that does not know holes says that there are none. Yields nothing for a file that is not on this
-    machine. Raises SourceError if the file cannot be opened again.
+    A file system that does not know holes says that there are none.
     """
-    with file.descriptor() as fd:
-        if fd is None:
+    end = 0
+    while end < size:
+        begin = _seek(fd, end, os.SEEK_HOLE, size)
+        if begin >= size:
             return
-        end = 0
-        while end < file.size:
-            begin = _seek(fd, end, os.SEEK_HOLE, file.size)
-            if begin >= file.size:
-                return
-            end = _seek(fd, begin, os.SEEK_DATA, file.size)
-            yield begin, end
+        end = _seek(fd, begin, os.SEEK_DATA, size)
+        yield begin, end
 
 
 def _seek(fd: int, offset: int, whence: int, size: int) -> int:
     """Return the next place of one kind; ``size`` if there is none, or if the file system cannot say."""
     try:
         return os.lseek(fd, offset, whence)
-    except OSError as error:
-        if error.errno not in (errno.ENXIO, errno.EINVAL, errno.ENOTSUP, errno.ENOTTY):
-            raise
+    except OSError:
         return size

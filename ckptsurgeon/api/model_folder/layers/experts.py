@@ -61,7 +61,13 @@ def expert_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
             continue
         module, number, rest = place
         found.append((one, place))
-        sets.setdefault(module, {}).setdefault(number, set()).add(rest.partition(".")[0])
+        experts = sets.get(module)
+        if experts is None:  # setdefault would make ninety thousand dicts and sets that are not kept
+            experts = sets[module] = {}
+        names = experts.get(number)
+        if names is None:
+            names = experts[number] = set()
+        names.add(rest.partition(".")[0])
     yield from _choices(config)
     yield from _uneven(found)
     yield from _numbered(others, _by_number(sets), config) if sets else _together(tensors, config)
@@ -188,8 +194,8 @@ def expert_gap_notes(keys: Sequence[str]) -> Iterator[str]:
     of a module. The indices in a shard may have gaps, because keys are often sorted as text (1, 10, 2).
     """
     sets: dict[str, set[int]] = {}
-    for place in filter(None, map(_place_of, keys)):
-        sets.setdefault(place[0], set()).add(int(place[1]))
+    for module, number in dict.fromkeys(place[:2] for place in filter(None, map(_place_of, keys))):
+        sets.setdefault(module, set()).add(int(number))
     numbers = next(iter(sets.values()), set[int]())
     if not numbers or any(one != numbers for one in sets.values()) or (len(sets) < 2 and max(numbers) > _DIGIT):
         return
@@ -223,6 +229,9 @@ def _uneven(found: Sequence[tuple[DescribedTensor, _Place]]) -> Iterator[str]:
 
     ``found`` has the tensors of experts, each with the parts of its key.
     """
+    first: dict[tuple[str, str], tuple[int, ...]] = {}
+    if all(first.setdefault((module, rest), one.shape) == one.shape for one, (module, _, rest) in found):
+        return
     sets: dict[tuple[str, str], dict[str, tuple[int, ...]]] = {}
     for one, (module, _, rest) in found:
         if len(one.shape) == 2 and one.key.endswith(".weight") and is_number(one):
