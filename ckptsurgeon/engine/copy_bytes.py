@@ -144,7 +144,11 @@ class _Worker:
             self._advance(len(block))
 
     def _blocks(self, task: CopyTask) -> Iterator[memoryview]:
-        """Yield the bytes of a task, block by block, and compute the checksums of its pieces."""
+        """Yield the bytes that a copy task copies, in blocks of at most ``BLOCK`` bytes.
+
+        Meanwhile the CRC-32 of each slice in ``task.slices`` is computed and recorded. A block is valid only
+        until the next one, because all blocks use the same buffer.
+        """
         sums, copy, size, done = _SliceChecksums(task.slices), task.copy, task.nbytes, 0
         while done < size:
             block = self._view(min(BLOCK, size - done))

@@ -19,7 +19,7 @@ ZERO, NEGATIVE, HUGE, NO_OFFSET = "zero", "negative", "huge", "no offset"
 """The kinds of odd scales: 0, negative, too large. The last kind is zero points or biases that are all 0."""
 NEGATED, EXCHANGED, OPPOSED, NESTED = "negated", "exchanged", "opposed", "nested"
 """Further kinds: scales that are all negative; MLX's scales in place of its biases; MLX's scales with the sign of its
-biases; scales of scales that are 0."""
+biases; second-level scales (double quantisation) that are 0."""
 SAID = {
     ZERO: "scales of 0 for codes that are not zero, so that these weights become 0",
     HUGE: "scales that make weights larger than 10,000: perhaps they are inverse scales, or those of another layer",

@@ -1,4 +1,4 @@
-"""Joins the vocabularies of several models; the rows of some tokens may be chosen from certain models."""
+"""Joins the vocabularies of several models. For a token that a model lacks, the row of another model may be chosen."""
 
 from __future__ import annotations
 

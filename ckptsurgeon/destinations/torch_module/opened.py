@@ -29,9 +29,10 @@ READERS: tuple[tuple[Any, str], ...] = ((safetensors, "safe_open"), (torch.jit, 
 
 
 class OwnThreads:
-    """The set of threads that are watched: the thread that makes this object, and threads started in ``starting``.
+    """The threads whose reads of files and connections are recorded.
 
-    A thread that a watched thread starts is watched, too.
+    At first this is only the thread that makes this object. In a block ``with threads.starting():``, each thread that
+    one of these threads starts is added.
     """
 
     def __init__(self) -> None:

@@ -118,7 +118,11 @@ def _scales(encoder: Encoder, made: Encoded, extremes_of: Extremes, groups: Box,
 
 
 def _shared(made: Encoded, groups: Box) -> Box:
-    """Return the box of all groups that share a scale of scales with a group in the box ``groups``."""
+    """Widen a range of groups so that it covers whole sets of groups, and return it.
+
+    In double quantisation, the scales of one set of groups are quantised with one second-level scale. ``groups`` and
+    the result are ranges (begin, end) along each dimension; ``made`` describes the encoded tensor.
+    """
     nested = int(dict(made.facts).get("nested", 1))
     number = -(-made.of[0].shape[-1] // made.steps[-1])
     begin, end = groups_of(groups[-1], nested)

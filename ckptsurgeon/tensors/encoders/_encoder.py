@@ -19,7 +19,7 @@ __all__ = ["Encoder", "Packing", "Scales", "encoder_of", "is_computed_in", "is_e
 Scales: TypeAlias = Mapping[str, Array]
 """Arrays by role: scales of groups (``scale``), and perhaps zero points (``zero``) and so on, in their stored dtypes.
 
-``nested`` contains the scales of scales; each other array has one element for each group.
+``nested`` contains the second-level scales of double quantisation; each other array has one element for each group.
 """
 
 

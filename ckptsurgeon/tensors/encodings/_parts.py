@@ -90,7 +90,7 @@ def could_be_words(tensors: Mapping[str, TensorInfo]) -> bool:
 
 
 def part_endings(encodings: Sequence[Encoding]) -> tuple[str, ...]:
-    """Return the endings, in all encodings, of scales and other tensors that decode codes, the longest first."""
+    """Return the endings, in all encodings, of scales and other tensors that decoding needs, the longest first."""
     ends = {end for one in encodings for end in one.places} - _code_endings(encodings)
     return tuple(sorted(ends, key=lambda end: (-len(end), end)))
 

@@ -81,7 +81,10 @@ def _reach(dtype: str) -> int:
 
 
 def widened(array: Array, dtype: str) -> Array:
-    """Return values in a type that numpy computes with; ``array`` has the type that ``raw_dtype`` returns."""
+    """Return values as float32 or another type that numpy computes with; ``array`` is as ``raw_dtype`` says.
+
+    For example, bfloat16 is given as uint16 and returned as float32.
+    """
     if dtype == "bfloat16":
         bits: Array = array.astype("<u4")
         bits <<= np.uint32(16)  # in place: a second array costs more than the shift

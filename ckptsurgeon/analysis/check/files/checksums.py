@@ -1,4 +1,4 @@
-"""Every record of a file matches the checksum that the file stores for it."""
+"""Checks that every record of a file matches the checksum that the file stores for it."""
 
 from __future__ import annotations
 

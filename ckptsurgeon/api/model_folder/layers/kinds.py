@@ -1,4 +1,4 @@
-"""A note on layers of another kind than config.json says: attention instead of a convolution, or the reverse."""
+"""A note on layers of another kind than config.json says, such as attention instead of Mamba or a convolution."""
 
 from __future__ import annotations
 
