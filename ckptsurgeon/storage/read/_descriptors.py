@@ -125,6 +125,8 @@ class Descriptor:
 
     def close(self) -> None:
         """Close the descriptor for ever, as soon as no thread uses it."""
+        if _lock is None:  # Python is ending: it has cleared this module, and the system closes all files
+            return
         with _lock:
             self.closed = True
             if not self._users:

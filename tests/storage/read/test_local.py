@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,14 @@ def test_an_open_file_cannot_be_pickled() -> None:
     Path("x").write_bytes(b"x")
     with pytest.raises(TypeError, match="x is open and cannot be pickled"):
         pickle.dumps(open_source("x"))
+
+
+def test_a_checkpoint_that_nobody_closes_is_no_noise_at_the_end_of_python() -> None:
+    """Python clears the modules of the package before objects that other modules refer to."""
+    torch.save({"a": torch.ones(2)}, "x.pth")
+    script = "import os, ckptsurgeon; os.kept = ckptsurgeon.open_checkpoint('x.pth')"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_a_link_to_itself_does_not_hide_the_rest_of_a_folder() -> None:
