@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+from ..checkpoint.checkpoint import Checkpoint
 from ..storage.read.base import File
 from ..tensors.info import Storage, TensorInfo
 from .checksums import check_storage, checkable
@@ -49,6 +50,9 @@ def check_storages(runs: Iterable[PartRun]) -> None:
     """
     wanted: dict[int, tuple[File, Storage]] = {}
     for run in runs:
+        read = [*run.inputs.sources, *([run.keeper] if run.keeper is not None else [])]
+        if not any(map(_may_have_checksums, read)):
+            continue
         partly = [step for step, info in run.copies.values() if not _passes_by(info)]
         for step in (*partly, *run.others, *run.shared):
             for info, source in run.sources_of(step):
@@ -58,6 +62,10 @@ def check_storages(runs: Iterable[PartRun]) -> None:
         return
     with ThreadPoolExecutor(THREADS, thread_name_prefix="check") as pool:
         list(pool.map(lambda pair: check_storage(*pair), wanted.values()))
+
+
+def _may_have_checksums(source: Checkpoint) -> bool:
+    return any(one.made is not None or one.storage is None or one.storage.has_checksum for one in source.values())
 
 
 def _passes_by(info: TensorInfo) -> bool:

@@ -85,13 +85,13 @@ def with_other_lists_said(plan: Plan, sources: Sequence[Checkpoint]) -> Plan:
 
     The models are compared with the first of ``sources`` whose list is recorded.
     """
-    if not any(is_of_tokens(step.key, len(step.shape)) for step in plan.steps):
-        return plan
     known = [
         replace(found, model=one.path)
         for one in sources
         if not one.in_memory and (found := _recorded(_recipe(one), one.path)) is not None
     ]
+    if len(known) < 2 or not any(is_of_tokens(step.key, len(step.shape)) for step in plan.steps):
+        return plan
     notes = [
         f"rows are combined by position, but {_apart(known[0], one)}" for one in known[1:] if not _alike(known[0], one)
     ]

@@ -80,7 +80,8 @@ def _memory(step: Step, context: MergeContext) -> int:
 
 def _stored_bytes(one: Input, sources: Sequence[Checkpoint]) -> int:
     """Return the stored size in bytes of an input of a step; for a decoded weight, the size of its codes and scales."""
-    info = sources[one.source].get(one.key) if one.source < len(sources) else None
+    source = sources[one.source] if one.source < len(sources) else None
+    info = source.get(one.key) if source is not None and source.stored is not None else None
     if info is not None and is_decoded(info):
         return sum(leaf.nbytes for leaf in leaves(info))
     return _nbytes(one.dtype, one.shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 from ...errors import ConfigError, PatternError
@@ -75,6 +76,7 @@ class ParameterValues:
 
     def __init__(self, method: Method, shared: Settings, own: Sequence[Settings], how: str = "") -> None:
         self._method, self._shared, self._own, self._how = method, shared, own, how
+        self._kept: dict[tuple[int, ...], dict[str, Value | tuple[Value, ...]]] = {}
         known = {one.name: one for one in method.parameters}
         for settings in (shared, *own):
             for name, found in settings.items():
@@ -119,12 +121,26 @@ class ParameterValues:
         ``models`` maps the index of each model to the key that the tensor has in it. ``depth`` is 0 in the first layer,
         1 in the last.
         """
+        if not self._are_alike:
+            return self._of(key, models, depth)
+        numbers = tuple(models)
+        if numbers not in self._kept:  # a model may have a hundred thousand tensors
+            self._kept[numbers] = self._of(key, models, depth)
+        return dict(self._kept[numbers])
+
+    def _of(self, key: str, models: Mapping[int, str], depth: float) -> dict[str, Value | tuple[Value, ...]]:
         return {
             one.name: tuple(self._one(one, name, model, depth) for model, name in models.items())
             if one.each
             else self._one(one, key, None, depth)
             for one in self._method.parameters
         }
+
+    @cached_property
+    def _are_alike(self) -> bool:
+        """Whether the values depend on the models alone: not on the key, and not on the depth."""
+        every = [one for settings in (self._shared, *self._own) for found in settings.values() for one in found]
+        return all(one.is_for_all and not one.layers for one in every)
 
     def _one(self, parameter: Parameter, key: str, model: int | None, depth: float) -> Value:
         own = self._own[model].get(parameter.name, ()) if model is not None else ()
