@@ -15,12 +15,12 @@ __all__ = ["unwritten_notes"]
 
 
 def unwritten_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> Iterator[str]:
-    """Yield a note on the tensors that are partly or wholly in holes of a file; such bytes are read as zeros.
+    """Yield a note on the tensors of which some bytes were never written to the file, and are read as zeros.
 
     Programs that download a file in several parts give it its full size first, so that its size does not show that
     parts are missing. ``handles`` maps each ``Storage.file`` to the open file.
     """
-    sparse = {name: file.holes for name, file in handles.items() if isinstance(file, LocalFile) and file.holes}
+    sparse = {name: one.unwritten for name, one in handles.items() if isinstance(one, LocalFile) and one.unwritten}
     if not sparse:
         return
     keys = [key for key, info in tensors.items() if _is_in(info, sparse)]
@@ -32,7 +32,7 @@ def unwritten_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, Fil
 
 
 def _is_in(info: TensorInfo, sparse: Mapping[str, Sequence[tuple[int, int]]]) -> bool:
-    """Return whether a part of a tensor is in a hole."""
+    """Return whether a part of a tensor was never written."""
     storage = info.storage
     found = sparse.get(storage.file) if storage is not None else None
     if storage is None or not found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import save, save_file
 
 from ckptsurgeon.checkpoint.opening import open_checkpoint
-from ckptsurgeon.storage.read.holes import holes
+from ckptsurgeon.storage.read.unwritten import unwritten_ranges
 
 Run = Callable[..., Any]
 PAGE = 4096
@@ -121,14 +122,34 @@ def test_the_note_is_there_after_the_file_is_closed(half: str) -> None:
     assert any("never written" in note for note in checkpoint.notes)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="FIEMAP is a call of Linux")
+def test_space_that_was_only_reserved_stays_known_after_it_was_read() -> None:
+    """A downloader that reserves space leaves no hole, and SEEK_DATA calls the space data once it is in the cache."""
+    content = save(WHOLE)
+    Path("x.safetensors").write_bytes(content[: -10 * PAGE])
+    with open("x.safetensors", "r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, len(content))
+        except OSError:
+            pytest.skip("this file system reserves no space")
+    for _ in range(2):
+        assert "3 tensors are zeros" in note_of("x.safetensors")
+        Path("x.safetensors").read_bytes()
+    with open("x.safetensors", "r+b") as file:  # written, but perhaps not yet on disk
+        file.write(content)
+    assert "never written" not in note_of("x.safetensors")
+
+
 def test_a_file_system_that_does_not_know_holes_has_none(half: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = os.path.getsize(half)
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
     with open(half, "rb") as file:
-        assert [end - begin for begin, end in holes(file.fileno(), os.path.getsize(half))] == [
+        assert [end - begin for begin, end in unwritten_ranges(file.fileno(), size)] == [
             pytest.approx(10 * PAGE, abs=PAGE)
         ]
-
-        def refuse(fd: int, offset: int, whence: int) -> int:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-
         monkeypatch.setattr(os, "lseek", refuse)
-        assert [*holes(file.fileno(), os.path.getsize(half))] == []
+        monkeypatch.setattr("fcntl.ioctl", refuse)
+        assert unwritten_ranges(file.fileno(), size) == ()

@@ -15,7 +15,7 @@ from ..small_files import IrregularError, open_regular
 from ._descriptors import Descriptor, check_name
 from .base import Advance, File, Folder, Source
 from .consumed import CONSUMED, consumed_shard
-from .holes import holes
+from .unwritten import unwritten_ranges
 
 __all__ = ["SOURCE", "ConsumedFile", "LocalFile", "LocalFolder", "broken_links", "contents", "link_of"]
 
@@ -26,8 +26,8 @@ INDEX = ".index"
 class LocalFile(File):
     """A regular file that is kept open, so that all reads are from the file for which a plan was made.
 
-    If too many files are open, unused files are closed; they are reopened later, if they are unchanged. ``holes`` are
-    the (begin, end) ranges of bytes that were never written.
+    If too many files are open, unused files are closed; they are reopened later, if they are unchanged. ``unwritten``
+    are the (begin, end) ranges of bytes that were never written.
     """
 
     remote = False
@@ -41,7 +41,7 @@ class LocalFile(File):
         self._descriptor = Descriptor(partial(_open_regular, path, self.uri))
         with self._descriptor.used() as fd:
             found = os.fstat(fd)
-            self.holes = tuple(holes(fd, found.st_size))
+            self.unwritten = unwritten_ranges(fd, found.st_size)
         self._descriptor.again = partial(_open_again, place, self.uri, _identity(found))
         self.size = found.st_size
         self.mtime_ns: int | None = found.st_mtime_ns
@@ -141,7 +141,7 @@ class ConsumedFile(LocalFile):
                 f"{escape(uri + CONSUMED)} does not describe a consumed shard.", rule="consumed"
             ) from error
         self.path, self.name = path, os.path.basename(path)
-        self.size, self.mtime_ns, self.holes = self.shard.size, self.shard.mtime_ns, ()
+        self.size, self.mtime_ns, self.unwritten = self.shard.size, self.shard.mtime_ns, ()
 
     def read(self, offset: int, nbytes: int) -> bytes:
         """Return bytes that are kept; raises SourceError for any other bytes."""

@@ -1,0 +1,88 @@
+"""Finds the ranges of a file that were never written, and are read as zeros.
+
+These are the holes of a sparse file (lseek(2), SEEK_HOLE), and space that was only reserved (fallocate(2)). Once such
+space has been read, lseek calls it data, so the file system's map of the file is read as well
+(https://docs.kernel.org/filesystems/fiemap.html).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import sys
+from collections.abc import Iterable, Iterator
+
+__all__ = ["unwritten_ranges"]
+
+_MAP = 0xC020660B
+"""The number of the call that maps a file (FS_IOC_FIEMAP)."""
+_SYNC, _RESERVED, _LAST = 1, 0x800, 1
+"""A flag of the call (write cached data first), and two flags of an extent (it is only reserved; it is the last)."""
+_REQUEST, _EXTENT = struct.Struct("=QQIIII"), struct.Struct("=QQQ16xI12x")
+_EXTENTS = 256
+"""How many extents are asked for at once."""
+
+
+def unwritten_ranges(fd: int, size: int) -> tuple[tuple[int, int], ...]:
+    """Return the (begin, end) ranges of an open file of ``size`` bytes that were never written, in order.
+
+    A file system that cannot say which ranges these are has none.
+    """
+    return tuple(_joined([*_holes(fd, size), *_reserved(fd, size)]))
+
+
+def _holes(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    end = 0
+    while end < size:
+        begin = _seek(fd, end, os.SEEK_HOLE, size)
+        if begin >= size:
+            return
+        end = _seek(fd, begin, os.SEEK_DATA, size)
+        yield begin, end
+
+
+def _seek(fd: int, offset: int, whence: int, size: int) -> int:
+    """Return the next place of one kind; ``size`` if there is none, or if the file system cannot say."""
+    try:
+        return os.lseek(fd, offset, whence)
+    except OSError:
+        return size
+
+
+def _reserved(fd: int, size: int) -> list[tuple[int, int]]:
+    """Return the ranges that are only reserved; data that is still to be written to them is written first."""
+    if sys.platform != "linux" or not any(True for _ in _mapped(fd, size, 0)):
+        return []
+    return list(_mapped(fd, size, _SYNC))
+
+
+def _mapped(fd: int, size: int, flags: int) -> Iterator[tuple[int, int]]:
+    """Yield the reserved ranges in the file system's map of a file; nothing if there is no map."""
+    at = 0
+    while at < size:
+        answer = bytearray(_REQUEST.size + _EXTENTS * _EXTENT.size)
+        _REQUEST.pack_into(answer, 0, at, size - at, flags, 0, _EXTENTS, 0)
+        try:
+            fcntl.ioctl(fd, _MAP, answer)
+        except OSError:
+            return
+        number = _REQUEST.unpack_from(answer)[3]
+        extents = [_EXTENT.unpack_from(answer, _REQUEST.size + i * _EXTENT.size) for i in range(number)]
+        for begin, _, length, kind in extents:
+            if kind & _RESERVED and begin < size:
+                yield max(begin, at), min(begin + length, size)
+        if not extents or extents[-1][3] & _LAST:
+            return
+        at = extents[-1][0] + extents[-1][2]
+
+
+def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return ranges in order, with those that touch made one."""
+    found: list[tuple[int, int]] = []
+    for begin, end in sorted(ranges):
+        if found and begin <= found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
+        else:
+            found.append((begin, end))
+    return found
