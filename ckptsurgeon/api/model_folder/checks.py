@@ -12,6 +12,7 @@ from ...destinations.hf.files import ADAPTER, CONFIG
 from ...planning.plan.plan import Plan
 from ...util.text import escape
 from ..lora.adapter_files import adapter_of
+from .changed_lists import changed_list_notes
 from .codes.described_shapes import described_shape_notes
 from .folder import ModelFolder, model_folder
 from .layers.checks import layer_notes
@@ -36,11 +37,13 @@ def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[str]
     """Return notes on layers of a source that lack tensors, or have other tensors than its configuration implies.
 
     There are no notes if the source is a single shard. If the folder has no configuration, the only notes are on layers
-    without any tensor, and on quantised tensors whose stored shape contradicts their codes.
+    without any tensor, and on quantised tensors whose stored shape contradicts their codes. Token lists that were
+    changed since they were written with the weights are noted as well.
     """
     if checkpoint.elsewhere:
         return []
     shapes = described_shape_notes(checkpoint, folder.config) if checkpoint.codes or checkpoint.stored else []
+    shapes = [*changed_list_notes(checkpoint, folder), *shapes]
     if not _is_configured(folder):
         return [*gap_notes(list(checkpoint)), *shapes]
     from .weights.part_checks import part_notes

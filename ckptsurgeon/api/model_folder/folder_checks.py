@@ -19,6 +19,7 @@ from ...vocabulary.token_ids import ids_beyond
 from ..lora.differences import differences
 from .adapter_beside import adapter_notes
 from .alignment import alignment_notes
+from .changed_lists import changed_list_notes
 from .codes.logical_tensors import codes_of, logical_tensors
 from .coqui import alphabet_notes
 from .documents import GENERATION, json_text
@@ -88,6 +89,7 @@ def file_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
         yield folder.fault.removesuffix(".")
     yield from (f"{name}: {why}" for name, why in unreadable_files(folder, folder))
     yield from own_code_notes(folder)
+    yield from changed_list_notes(checkpoint, folder)
     yield from weights_notes(tensors, folder, folder, checkpoint.codes)
     yield from _without_configuration(folder, folder, tensors, {})
     yield from adapter_notes(folder.adapter_beside)

@@ -74,7 +74,7 @@ def _mapped(fd: int, size: int, flags: int) -> Iterator[tuple[int, int]]:
                 yield max(begin, at), min(begin + length, size)
         if not extents or extents[-1][3] & _LAST:
             return
-        at = extents[-1][0] + extents[-1][2]
+        at = max(at + 1, extents[-1][0] + extents[-1][2])
 
 
 def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
