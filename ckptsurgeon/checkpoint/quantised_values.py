@@ -1,6 +1,7 @@
 """Makes notes on parts of quantised tensors whose values contradict each other, or contradict the settings.
 
-The parts are the order of GPTQ's columns (``g_idx``), and the ``quant_state`` and ``quant_map`` of bitsandbytes.
+The parts are the order of GPTQ's columns (``g_idx``) and its zero points, and the ``quant_state`` and ``quant_map`` of
+bitsandbytes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ __all__ = ["ORDERS", "OUTSIDE", "UNSET", "notes_on_values", "quant_states"]
 Read = Callable[[TensorInfo], bytes]
 """A function that returns the bytes of a small tensor; b"" if the tensor is remote or cannot be read."""
 MOST = 8 << 20
-"""The most bytes of ``g_idx`` that are read in all; this suffices, because most models have one kind of order."""
+"""The most bytes of ``g_idx``, and of zero points, that are read in all; most models have one kind of each."""
 NEAR = 0.02
 """How far a value of a ``quant_map`` may be from the exact value.
 
@@ -38,6 +39,15 @@ REORDERED = (
     "a g_idx that is not in the order of the groups, although its quantization_config says desc_act false, so runtimes "
     "may ignore g_idx, and compute wrong weights"
 )
+ASYMMETRIC = (
+    "qzeros that are not the middle of the codes, although its quantization_config says sym true, so runtimes may "
+    "ignore them, and compute wrong weights"
+)
+MIDDLES = {2: b"\x55\xaa", 4: b"\x77\x88", 8: b"\x7f\x80"}
+"""The byte that GPTQ's zero points repeat if they are the middle of the codes, by the number of bits.
+
+The first is of the format ``gptq``, which stores zero points less 1, the second of ``gptq_v2``.
+"""
 UNUSED = "a g_idx without columns of some groups, so that the scales of these groups are not used"
 
 
@@ -76,6 +86,8 @@ def notes_on_values(
     for name, data, groups, may_be_unset in _orders(codes, tensors, read):
         if said := _of_order(data, groups, settings, may_be_unset=may_be_unset):
             found.setdefault(said, []).append(name)
+    for name in _asymmetric(codes, tensors, read) if settings.get("sym") is True else ():
+        found.setdefault(ASYMMETRIC, []).append(name)
     for one in codes.tensors:
         for said in _of_bitsandbytes(one, tensors, read, states[one.name]) if one.name in states else ():
             found.setdefault(said, []).append(one.name)
@@ -101,6 +113,20 @@ def _orders(
         left -= order.nbytes
         if order.dtype == "int32" and len(scale) == 2 and scale[place] and left >= 0 and (data := read(order)):
             yield one.name, data, scale[place], end == ".weight_g_idx"
+
+
+def _asymmetric(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read) -> Iterator[str]:
+    """Yield the name of each GPTQ tensor whose zero points are not all the middle of the codes."""
+    left = MOST
+    for one in codes.tensors:
+        if family(one.method) != "GPTQ" or not {".qweight", ".qzeros", ".scales"} <= one.parts.keys():
+            continue
+        zeros, scales = tensors[one.parts[".qzeros"]], tensors[one.parts[".scales"]]
+        left -= zeros.nbytes
+        middles = MIDDLES.get(8 * zeros.nbytes // max(scales.numel, 1), b"")
+        data = read(zeros) if middles and left >= 0 else b""
+        if data and not any(data.count(middle) == len(data) for middle in middles):
+            yield one.name
 
 
 def _of_order(data: bytes, groups: int, settings: Mapping[str, Any], *, may_be_unset: bool) -> str:

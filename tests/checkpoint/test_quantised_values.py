@@ -56,6 +56,23 @@ def test_other_orders_are_not(order: torch.Tensor, settings: dict[str, Any], tmp
     assert notes(with_part(BY_NAME["gptq"], ".g_idx", order, **settings), tmp_path / "m") == []
 
 
+def zeros(word: int) -> torch.Tensor:
+    """Zero points whose 32-bit words are all the same."""
+    return torch.full_like(BY_NAME["gptq"].store(torch.Generator())[".qzeros"], word - (word >> 31 << 32))
+
+
+@pytest.mark.parametrize("word", [0x77777777, 0x88888888])
+def test_zero_points_in_the_middle_are_symmetric(word: int, tmp_path: Path) -> None:
+    assert notes(with_part(BY_NAME["gptq"], ".qzeros", zeros(word), sym=True), tmp_path / "m") == []
+
+
+@pytest.mark.parametrize("word", [0x77777776, 0x33333333, 0])
+def test_other_zero_points_are_noted_if_the_settings_say_symmetric(word: int, tmp_path: Path) -> None:
+    (found,) = notes(with_part(BY_NAME["gptq"], ".qzeros", zeros(word), sym=True), tmp_path / "m")
+    assert "2 quantised tensors have qzeros that are not the middle of the codes" in found
+    assert notes(with_part(BY_NAME["gptq"], ".qzeros", zeros(word), sym=False), tmp_path / "n") == []
+
+
 def with_order(*first: int) -> torch.Tensor:
     return torch.tensor([*first, *(SHUFFLED.tolist()[len(first) :])], dtype=torch.int32)
 

@@ -59,7 +59,7 @@ MODEL_OPT = {
     "quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"],
     "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "float", "group_size": 16, "dynamic": False}}},
 }  # fmt: skip
-GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True}
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": False}
 
 SOUND = [
     Quantised("w4a16", "", packed, compressed("pack-quantized", INT4)),

@@ -185,7 +185,7 @@ def test_zero_points_of_the_other_version_are_said(zero: int, bits: int, format_
         (8, {"sym": True, "checkpoint_format": "gptq_v2"}),
         (8, {"sym": False}),  # a zero point like any other
         (8, {}),
-        (5, {"sym": True}),  # neither version's
+        (5, {"sym": False}),
     ],
 )
 def test_zero_points_that_fit_or_tell_nothing_get_no_note(zero: int, settings: dict[str, Any]) -> None:
