@@ -93,14 +93,16 @@ def _blank(
 ) -> Iterator[str]:
     """Yield a note if the blank of a CTC model is not the pad_token of the tokeniser but another special token.
 
-    ``names`` has the tokeniser's special tokens by role, ``tokens`` all tokens in the order of their ids, and
-    ``places`` the id of each token.
+    Words get a note from ``special_id_notes``, unless the tokeniser adds them to its list, as it does the word
+    delimiter '|'. ``names`` has the tokeniser's special tokens by role, ``tokens`` all tokens in the order of their
+    ids, and ``places`` the id of each token.
     """
     number, blank = folder.config.get("pad_token_id"), names.get("pad_token", "")
     if not is_ctc(folder) or type(number) is not int or not 0 <= number < len(tokens) or blank not in places:
         return
-    if number != places[blank] and SPECIAL.fullmatch(tokens[number]):
-        own = f"pad_token_id of {CONFIG}, the blank of CTC, is {number} ({brief_token(tokens[number])})"
+    token = tokens[number]
+    if number != places[blank] and (SPECIAL.fullmatch(token) or token in {*names.values(), *added_tokens(folder)}):
+        own = f"pad_token_id of {CONFIG}, the blank of CTC, is {number} ({brief_token(token)})"
         yield f"{own}, and pad_token of {TOKENIZER} is {brief_token(blank)} ({places[blank]})"
 
 

@@ -46,6 +46,34 @@ def test_ids_of_ordinary_words_are_said(config: dict[str, Any], said: str) -> No
     ]
 
 
+LETTERS = ["|", "a", "b", "[UNK]", "[PAD]"]
+OF_CTC = {"tokenizer_class": "Wav2Vec2CTCTokenizer", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+DELIMITER = {"added_tokens_decoder": {"0": {"content": "|"}, "4": {"content": "[PAD]"}}}
+
+
+def ctc(path: str, number: Any, names: dict[str, Any], tokens: list[str] = LETTERS) -> str:
+    model(path, tokens=tokens, architectures=["Wav2Vec2ForCTC"], eos_token_id=None, pad_token_id=number)
+    Path(path, "generation_config.json").unlink()
+    Path(path, "tokenizer_config.json").write_text(json.dumps(names))
+    return path
+
+
+@pytest.mark.parametrize("names", [{}, DELIMITER])
+@pytest.mark.parametrize("number", range(5))
+def test_a_blank_that_is_another_token_is_said(number: int, names: dict[str, Any]) -> None:
+    """As the word delimiter, which the tokeniser of wav2vec 2.0 adds to its list."""
+    ctc("m", number, {**OF_CTC, **names})
+    for found in (cs.inspect("m").notes, cs.convert("m").notes):
+        about = [note for note in found if "pad_token_id" in note]
+        assert [f"is {number} ('{LETTERS[number]}')" in note for note in about] == ([] if number == 4 else [True])
+
+
+def test_the_word_delimiter_as_blank_is_said() -> None:
+    ctc("m", 0, {**OF_CTC, **DELIMITER})
+    said = "pad_token_id of config.json, the blank of CTC, is 0 ('|'), and pad_token of tokenizer_config.json is '[PAD]' (4)"
+    assert said in cs.inspect("m").notes
+
+
 @pytest.mark.parametrize(
     ("names", "config"),
     [
