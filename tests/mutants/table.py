@@ -18,6 +18,18 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "a token list that the ids of a model without a tokeniser contradict gets a note",
+        "if not {field.removeprefix(TEXT) for field in wrong} <= WEAK:",
+        "if not wrong:",
+        "api/model_folder/tokenizer/test_given_list.py",
+    ),
+    Mutant(
+        "a CTC model whose blank is its word delimiter gets a note",
+        "(SPECIAL.fullmatch(token) or token in {*names.values(), *added_tokens(folder)})",
+        "SPECIAL.fullmatch(token)",
+        "api/model_folder/tokenizer/test_special_tokens.py",
+    ),
+    Mutant(
         "packed weights of torch.ao that are not read are refused, not left out",
         "if key in packed and (is_module or key in read or hidden[key]):",
         "if key in packed and (is_module or key in read):",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from ...vocabulary.vocabulary import Vocabulary
 from ..inputs.argument_types import Patterns, Rules
 from ..model_folder.folder import ModelFolder
 from ..model_folder.rows_by_place import PLACE, other_list_notes
+from ..model_folder.tokenizer.given_list import given_list_notes
 from ..transplant.vocabulary import vocabulary_key
 from .tokenizers import RowsRequest, chosen_rows
 
@@ -132,8 +133,8 @@ def merge_vocabulary(
     notes = [
         note
         for one, own, path in zip(models, lists, found, strict=True)
-        if asked.tokens and one.folder.vocabulary and not _is_beside(path, one)
-        for note in other_list_notes((own.tokens, path), one.folder.tokens or (), one.view.source.name, "--tokens")
+        if asked.tokens
+        for note in _list_notes(one, (own.tokens, path))
     ]
     if asked.rows is not None:
         rows, more = chosen_rows(asked.rows, rows, lists, output.tokens)
@@ -148,6 +149,15 @@ def merge_vocabulary(
     of = next((number for number in (first, *range(len(lists))) if lists[number].tokens == output.tokens), None)
     path = found[of] if of is not None else "" if added else path
     return chosen, ModelTokens(tuple(found), lists, output, chosen.size, of, path, begins, added, tuple(notes))
+
+
+def _list_notes(model: InputModel, given: tuple[Sequence[str], str]) -> Iterator[str]:
+    """Yield notes if ``given``, the tokens and path of a list in ``--tokens``, is not the list of the model."""
+    name = model.view.source.name
+    if not model.folder.vocabulary:
+        yield from given_list_notes(model.folder, given, name)
+    elif not _is_beside(given[1], model):
+        yield from other_list_notes(given, model.folder.tokens or (), name, "--tokens")
 
 
 def _is_beside(path: str, model: InputModel) -> bool:

@@ -19,6 +19,7 @@ from ...vocabulary.replacement import NewVocabulary
 from .documents import BYTE_PAIRS
 from .embedded_folder import with_embedded_tokens
 from .folder import ModelFolder
+from .tokenizer.given_list import given_list_notes
 from .unreadable import vocabulary_fault
 
 __all__ = [
@@ -103,12 +104,17 @@ def checked_rows(
 def checked_lists(plan: Plan, folders: Sequence[ModelFolder], change: NewVocabulary | None) -> Plan:
     """Return a plan with a note if the source's token list in ``--vocab`` differs from the tokeniser in its folder.
 
-    ``change`` has the two token lists of ``--vocab``. Raises PlanError if they were given in the wrong order.
+    If the folder has no tokeniser, the list is compared with the token ids in its configuration. ``change`` has the two
+    token lists of ``--vocab``. Raises PlanError if they were given in the wrong order.
     """
     notes: list[str] = []
     for source, folder in zip(plan.sources, folders, strict=False):
-        theirs = folder.tokens if change is not None and folder.vocabulary and source.role == "source" else None
-        if change is None or theirs is None or theirs == change.source.tokens:
+        if change is None or source.role != "source":
+            continue
+        given = (change.source.tokens, change.paths[0])
+        theirs = folder.tokens if folder.vocabulary else None
+        if theirs is None or theirs == change.source.tokens:
+            notes += given_list_notes(folder, given, source.name) if theirs is None else ()
             continue
         new = escape(change.paths[1])
         if theirs == change.new.tokens:
@@ -117,7 +123,7 @@ def checked_lists(plan: Plan, folders: Sequence[ModelFolder], change: NewVocabul
                 f"{escape(source.name)}.",
                 hint=f"Put the source's list first: --vocab {new}:{escape(change.paths[0])}.",
             )
-        notes += other_list_notes((change.source.tokens, change.paths[0]), theirs, source.name, "--vocab")
+        notes += other_list_notes(given, theirs, source.name, "--vocab")
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ....destinations.hf.files import CONFIG
 from ....util.text import escape, listing
+from ....vocabulary.spoken import BLANKS, first_of
 from ....vocabulary.token_ids import LostId, stale_ids
 from ..config import AFTER_PADDING, PADDING
 from ..documents import GENERATION, TOKENIZER
@@ -29,6 +30,8 @@ BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 """Matches tokens for a single byte, with which characters are encoded that have no token."""
 BOUNDS = ("_start_token_id", "_end_token_id")
 """Suffixes of the names of fields with the ids of tokens before and after images, videos and audio."""
+UNMARKED = ("blank", "blk", "eps", "epsilon", "pad", "ε")
+"""Names of the CTC blank that look like words."""
 OLD = "clip"
 """Part of the names of model types whose published ids are wrong; transformers corrects this (CLIPTextModel)."""
 
@@ -52,6 +55,7 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     if named_so:
         yield f"ids that belong to other tokens than their fields say: {listing(named_so, 4, where='')}"
     yield from _blank(folder, names, tokens, places)
+    yield from _letter_as_blank(folder, names, tokens, places)
     yield from _padding(folder, names, tokens, places)
     yield from _forbidden(folder, tokens)
     yield from role_notes(folder, names, places)
@@ -93,15 +97,37 @@ def _blank(
 ) -> Iterator[str]:
     """Yield a note if the blank of a CTC model is not the pad_token of the tokeniser but another special token.
 
-    ``names`` has the tokeniser's special tokens by role, ``tokens`` all tokens in the order of their ids, and
-    ``places`` the id of each token.
+    Words get a note from ``special_id_notes``, unless the tokeniser adds them to its list, as it does the word
+    delimiter '|'. ``names`` has the tokeniser's special tokens by role, ``tokens`` all tokens in the order of their
+    ids, and ``places`` the id of each token.
     """
     number, blank = folder.config.get("pad_token_id"), names.get("pad_token", "")
     if not is_ctc(folder) or type(number) is not int or not 0 <= number < len(tokens) or blank not in places:
         return
-    if number != places[blank] and SPECIAL.fullmatch(tokens[number]):
-        own = f"pad_token_id of {CONFIG}, the blank of CTC, is {number} ({brief_token(tokens[number])})"
+    token = tokens[number]
+    if number != places[blank] and (SPECIAL.fullmatch(token) or token in {*names.values(), *added_tokens(folder)}):
+        own = f"pad_token_id of {CONFIG}, the blank of CTC, is {number} ({brief_token(token)})"
         yield f"{own}, and pad_token of {TOKENIZER} is {brief_token(blank)} ({places[blank]})"
+
+
+def _letter_as_blank(
+    folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...], places: dict[str, int]
+) -> Iterator[str]:
+    """Yield a note if the blank of a CTC model is a letter or a word, and its tokeniser names no other blank.
+
+    The word delimiter '|' is reported only if the list has a blank. ``names`` has the tokeniser's special tokens by
+    role, ``tokens`` all tokens in the order of their ids, and ``places`` the id of each token.
+    """
+    number = folder.config.get(PADDING)
+    if not is_ctc(folder) or type(number) is not int or not 0 <= number < len(tokens):
+        return
+    token, blank = tokens[number], first_of(BLANKS, places)
+    is_word = token.strip("▁").isalpha() and token.lower() not in UNMARKED
+    if names.get("pad_token") in places or not (is_word or (token == "|" and blank is not None)):
+        return
+    own = f"{PADDING} of {CONFIG}, the blank of CTC, is {number} ({brief_token(token)})"
+    has = f"has {brief_token(blank)} ({places[blank]})" if blank is not None else "has no token for the blank"
+    yield f"{own}, and {escape(folder.vocabulary)} {has}: the model never writes {brief_token(token)}"
 
 
 def _padding(

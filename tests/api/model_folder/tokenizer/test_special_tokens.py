@@ -46,6 +46,68 @@ def test_ids_of_ordinary_words_are_said(config: dict[str, Any], said: str) -> No
     ]
 
 
+LETTERS = ["|", "a", "b", "[UNK]", "[PAD]"]
+OF_CTC = {"tokenizer_class": "Wav2Vec2CTCTokenizer", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+DELIMITER = {"added_tokens_decoder": {"0": {"content": "|"}, "4": {"content": "[PAD]"}}}
+
+
+def ctc(path: str, number: Any, names: dict[str, Any], tokens: list[str] = LETTERS) -> str:
+    model(path, tokens=tokens, architectures=["Wav2Vec2ForCTC"], eos_token_id=None, pad_token_id=number)
+    Path(path, "generation_config.json").unlink()
+    Path(path, "tokenizer_config.json").write_text(json.dumps(names))
+    return path
+
+
+@pytest.mark.parametrize("names", [{}, DELIMITER])
+@pytest.mark.parametrize("number", range(5))
+def test_a_blank_that_is_another_token_is_said(number: int, names: dict[str, Any]) -> None:
+    """As the word delimiter, which the tokeniser of wav2vec 2.0 adds to its list."""
+    ctc("m", number, {**OF_CTC, **names})
+    for found in (cs.inspect("m").notes, cs.convert("m").notes):
+        about = [note for note in found if "pad_token_id" in note]
+        assert [f"is {number} ('{LETTERS[number]}')" in note for note in about] == ([] if number == 4 else [True])
+
+
+def test_the_word_delimiter_as_blank_is_said() -> None:
+    ctc("m", 0, {**OF_CTC, **DELIMITER})
+    said = "pad_token_id of config.json, the blank of CTC, is 0 ('|'), and pad_token of tokenizer_config.json is '[PAD]' (4)"
+    assert said in cs.inspect("m").notes
+
+
+@pytest.mark.parametrize(
+    ("tokens", "number", "names", "said"),
+    [
+        (["a", "b", "|"], 0, {}, "0 ('a'), and vocab.json has no token for the blank: the model never writes 'a'"),
+        (["а", "б", "|"], 1, {}, "1 ('б'), and vocab.json has no token for the blank: the model never writes 'б'"),
+        (["▁the", "b"], 0, {}, "0 ('▁the'), and vocab.json has no token for the blank: the model never writes '▁the'"),
+        (["a", "<pad>"], 0, {}, "0 ('a'), and vocab.json has '<pad>' (1): the model never writes 'a'"),
+        (["a", "b"], 0, {"pad_token": "[PAD]"}, "0 ('a'), and vocab.json has no token for the blank: the model never writes 'a'"),
+        (LETTERS, 0, {}, "0 ('|'), and vocab.json has '[PAD]' (4): the model never writes '|'"),
+        (["|", "a"], 0, {}, ""),
+        (["-", "a", "|"], 0, {}, ""),  # signs may be blanks
+        (["ε", "a", "|"], 0, {}, ""),
+        (["<s>", "<pad>", "a"], 0, {}, ""),  # fairseq
+        (["<pad>", "a"], 0, {}, ""),
+        (["a", "<pad>"], None, {}, ""),
+        (["a", "<pad>"], 7, {}, ""),
+        (["a", "<pad>"], 1, {"pad_token": "<pad>"}, ""),
+    ],
+)  # fmt: skip
+def test_a_letter_as_blank_is_said_if_nothing_names_another(
+    tokens: list[str], number: Any, names: dict[str, Any], said: str
+) -> None:
+    ctc("m", number, names, tokens)
+    found = [note for note in cs.inspect("m").notes if "the blank of CTC" in note]
+    assert found == ([f"pad_token_id of config.json, the blank of CTC, is {said}"] if said else [])
+
+
+def test_a_letter_that_a_transplant_makes_the_blank_is_said() -> None:
+    """With the source's pad_token_id, beside a list that has no padding token."""
+    ctc("m", 0, OF_CTC, ["[PAD]", "a", "b", "|"]), ctc("new", 0, {}, ["a", "b", "c", "d", "|"])
+    plan = cs.transplant("m", "new", vocab="m/vocab.json:new/vocab.json", vocab_keys=["lm_head", "model.embed_tokens"])
+    assert [note for note in plan.notes if "is 0 ('a'), and vocab.json has no token for the blank" in note]
+
+
 @pytest.mark.parametrize(
     ("names", "config"),
     [
