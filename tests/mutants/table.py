@@ -18,6 +18,18 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "check compares the values of an output with the checksums in its recipe",
+        "bad = tuple(key for key in compared if here[key] != sums[key])",
+        "bad = ()",
+        "analysis/check/test_recipe_checksums.py",
+    ),
+    Mutant(
+        "a shard of another output beside those of a recipe gets a note",
+        "if strange and others:",
+        "if strange and not others:",
+        "checkpoint/test_shard_origin.py",
+    ),
+    Mutant(
         "packed weights of torch.ao that are not read are refused, not left out",
         "if key in packed and (is_module or key in read or hidden[key]):",
         "if key in packed and (is_module or key in read):",
