@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
-from ..analysis.check.checksums import checked_sums
+from ..analysis.check.checksums import checked_sums, recipe_sums
 from ..analysis.check.measuring.passing import measure
 from ..analysis.check.measuring.pickled_scales import pickled_scales
 from ..analysis.check.report import CheckReport
@@ -99,6 +99,7 @@ def _subject(path: str, opened: Opened, base: CheckpointLike | None, progress: P
         heads=heads_of(checkpoint),
         checksums=sums.number,
         bad_checksums=sums.bad,
+        recipe=recipe_sums(checkpoint, measured),
         in_memory=checkpoint.in_memory,
         fault="" if opened.fault is None else DAMAGED,
     )

@@ -36,6 +36,7 @@ from .quantised_values import notes_on_values, quant_states
 from .refused_settings import refused_settings
 from .roots import Root, check_keys, find_root, tensors_of
 from .shard_index import ShardIndex, shard_index, shard_notes
+from .shard_origin import other_shard_notes
 from .unknown_layouts import unknown_layouts
 from .unwritten import unwritten_notes
 from .wrappers import Unwrapping, unwrap, unwrap_as
@@ -80,7 +81,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         self.passed = tuple(other.path for other in passed)
         self.stored: Checkpoint | None = None
         self._is_lent = False
-        self._tensors = tensors_of(root)
+        self._tensors = self._in_files = tensors_of(root)
         check_keys(path, self._tensors)
         self._entries = root.entries
         self._packing = root.packing
@@ -176,7 +177,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
                 f"the keys of the destination begin with {lacking}., but the keys of {escape(self.path)} do not: "
                 f"--map ={lacking} adds this prefix"
             )
-        notes += [*self._unwritten_notes, *self.quantisation_notes]
+        notes += [*self._other_shard_notes, *self._unwritten_notes, *self.quantisation_notes]
         if not self.passed:
             return tuple(notes)
         where = f"root {self.root}" if self.root else "the top level"
@@ -245,6 +246,11 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     def _shard_notes(self) -> tuple[str, ...]:
         """Notes on a shard whose keys are not those in its index, and on a wrong ``total_size`` in the index."""
         return tuple(shard_notes(self._shard[0], self._tensors, self._index, self.around)) if not self.root else ()
+
+    @cached_property
+    def _other_shard_notes(self) -> tuple[str, ...]:
+        """A note on shards that are not from the output that the recipe beside them describes."""
+        return tuple(other_shard_notes(self.header.recipe, self._in_files, self.header.handles))
 
     @cached_property
     def _unwritten_notes(self) -> tuple[str, ...]:

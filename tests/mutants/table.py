@@ -28,6 +28,28 @@ MUTANTS = (
         "(SPECIAL.fullmatch(token) or token in {*names.values(), *added_tokens(folder)})",
         "SPECIAL.fullmatch(token)",
         "api/model_folder/tokenizer/test_special_tokens.py",
+        "an adapter whose saved modules the base has already gets a note",
+        "if _is_trained(opened[number], one) and _are_equal(opened[0], opened[number], keys):",
+        "if not _is_trained(opened[number], one) and _are_equal(opened[0], opened[number], keys):",
+        "api/lora/test_already_merged.py",
+    ),
+    Mutant(
+        "a model that is also the base of its merge gets a note",
+        "return [*notes, *base_notes(opened[models], opened[:models])] if len(opened) > models else notes",
+        "return notes",
+        "api/merge/test_repeated_models.py",
+    ),
+    Mutant(
+        "check compares the values of an output with the checksums in its recipe",
+        "bad = tuple(key for key in compared if here[key] != sums[key])",
+        "bad = ()",
+        "analysis/check/test_recipe_checksums.py",
+    ),
+    Mutant(
+        "a shard of another output beside those of a recipe gets a note",
+        "if strange and others:",
+        "if strange and not others:",
+        "checkpoint/test_shard_origin.py",
     ),
     Mutant(
         "packed weights of torch.ao that are not read are refused, not left out",

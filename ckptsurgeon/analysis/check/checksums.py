@@ -1,17 +1,24 @@
-"""Compares the checksums that a file stores for its records with the checksums of the records' bytes."""
+"""Compares checksums with the bytes: those that a file stores for its records, and those in ckptsurgeon's recipe."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...engine.checksums import check_storage, checkable
-from ...errors import FormatError
+from ...errors import CheckpointError, FormatError, VerifyError
+from ...formats.base.header_digest import seal_of
+from ...formats.base.sharded_writer import RECIPE_FILE, folder_recipe
 from ...tensors.info import Storage, TensorInfo
 from .measuring.measured import Measured
 
-__all__ = ["Checksums", "checked_sums"]
+if TYPE_CHECKING:
+    from ...planning.recipe import RecipeEntry
+
+__all__ = ["Checksums", "RecipeSums", "checked_sums", "recipe_sums"]
 
 
 @dataclass(frozen=True)
@@ -45,3 +52,77 @@ def checked_sums(checkpoint: Checkpoint, measured: Mapping[str, Measured]) -> Ch
 
 def _fills(info: TensorInfo, storage: Storage) -> bool:
     return info.storage is storage and info.is_plain and info.offset == 0 and info.nbytes == storage.nbytes
+
+
+# The checksums in the recipe of an output.
+
+
+@dataclass(frozen=True)
+class RecipeSums:
+    """The tensors of an output compared with the checksums in its recipe.
+
+    ``place`` says where the recipe is. ``number`` is the number of tensors that were compared, and ``bad`` has the keys
+    of those whose CRC-32 is another one; ``file`` is the file that has all of them, '' if there are several. ``more``
+    are keys that the recipe lacks, ``fewer`` those that only the recipe has. ``is_other`` is true if the recipe seems
+    to describe other weights, so that its checksums say nothing about damage. ``fault`` is the reason if the recipe
+    cannot be read.
+    """
+
+    place: str = ""
+    number: int = 0
+    bad: tuple[str, ...] = ()
+    file: str = ""
+    more: tuple[str, ...] = ()
+    fewer: tuple[str, ...] = ()
+    is_other: bool = False
+    fault: str = ""
+
+
+def recipe_sums(checkpoint: Checkpoint, measured: Mapping[str, Measured]) -> RecipeSums:
+    """Compare the CRC-32 of each tensor in ``measured`` with the one in the recipe of the checkpoint.
+
+    The recipe of a shard that is opened alone is in its folder. There is nothing to compare without a recipe, or if the
+    file has several state dicts.
+    """
+    beside = _recipe_beside(checkpoint)
+    text = beside if checkpoint.recipe is None and checkpoint.elsewhere else checkpoint.recipe
+    if text is None or checkpoint.passed:
+        return RecipeSums()
+    from ...planning.recipe_text import parse_recipe
+
+    place = RECIPE_FILE if text == beside else "the recipe in the file"
+    try:
+        found = _compared(checkpoint, parse_recipe(text).tensors, measured)
+    except VerifyError as error:
+        return RecipeSums(place, fault=error.said)
+    is_none_right = text == beside and len(found.bad) == found.number
+    is_other = bool(found.more or found.fewer or (found.bad and (is_none_right or not _is_sealed(checkpoint))))
+    return replace(found, place=place, is_other=is_other)
+
+
+def _compared(checkpoint: Checkpoint, made: Mapping[str, RecipeEntry], measured: Mapping[str, Measured]) -> RecipeSums:
+    """Compare the CRC-32 of the tensors in ``measured`` with those in ``made``, the entries of a recipe.
+
+    If a shard is opened alone, the recipe may have more tensors.
+    """
+    sums = {key: one.crc32 for key, one in made.items() if not one.implied}
+    here = {checkpoint.stored_key(key): one.crc32 for key, one in measured.items()}
+    compared = [key for key in here if key in sums]
+    bad = tuple(key for key in compared if here[key] != sums[key])
+    stored = checkpoint.unwrapped(stripped=())
+    more = tuple(key for key in stored if key not in made)
+    fewer = tuple(key for key in sums if key not in stored) if checkpoint.recipe is not None else ()
+    files = {storage.file for key in bad if (storage := stored[key].storage) is not None}
+    return RecipeSums("", len(compared), bad, files.pop() if len(files) == 1 else "", more, fewer)
+
+
+def _recipe_beside(checkpoint: Checkpoint) -> str | None:
+    """Return the recipe in the folder of a checkpoint; None if there is none."""
+    with suppress(CheckpointError):
+        return folder_recipe(checkpoint.around) if checkpoint.around is not None else None
+    return None
+
+
+def _is_sealed(checkpoint: Checkpoint) -> bool:
+    """Return whether the seal of the recipe fits the headers, or cannot be compared, since a shard is opened alone."""
+    return checkpoint.recipe is None or checkpoint.header.frame() == seal_of(checkpoint.recipe)

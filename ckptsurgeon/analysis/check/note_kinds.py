@@ -47,6 +47,7 @@ KINDS = (
     _kind("ties", r"is stored too: if the two differ", WARN, ""),
     _kind("index-total", r"gives a total_size of", WARN, ""),
     _kind("orphaned-shards", r"^\S+ does not list ", WARN, ""),
+    _kind("checksums", r"not from the same output as", FAIL, "Fetch or write this shard again."),
     _kind("shard", r"is one of \d+ shards|^only the headers? of ", WARN, "Check the whole folder."),
     _kind("shard", r"is not the shard that|the shards in its folder have", FAIL,
           "Fetch or save the whole folder again."),

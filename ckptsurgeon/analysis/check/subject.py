@@ -8,6 +8,7 @@ from functools import cached_property
 from math import sqrt
 
 from ...tensors.info import TensorInfo
+from .checksums import RecipeSums
 from .families import is_weight
 from .measuring.figures import Figures
 from .measuring.measured import Measured
@@ -105,7 +106,7 @@ class Subject:
     the padding token, None if another token has the same id.
 
     ``checksums`` is the number of records with a stored checksum. ``bad_checksums`` are the names of the records whose
-    bytes do not match their checksum.
+    bytes do not match their checksum. ``recipe`` is the comparison with the checksums in ckptsurgeon's recipe.
 
     ``in_memory`` is true if the tensors are not in a file. ``fault`` is the reason if a shard is damaged, so that the
     other files cannot be compared with the weights. ``unexplained`` is the error of opening the checkpoint, if no check
@@ -132,6 +133,7 @@ class Subject:
     padding: int | None = None
     checksums: int = 0
     bad_checksums: tuple[str, ...] = ()
+    recipe: RecipeSums = field(default_factory=RecipeSums)
     in_memory: bool = False
     has_configuration: bool = False
     card: CardFacts | None = None

@@ -22,7 +22,7 @@ from ...planning.plan.plan import Plan
 from ...planning.target import Companion, TargetSpec
 from ...storage.json_text import read_json
 from ...storage.read.base import File
-from ...storage.read.local import ConsumedFile
+from ...storage.read.local import ConsumedFile, LocalFile
 from ...storage.read.uri import open_source, shown
 from ...util.text import escape, listing, notes_about
 from ..model_folder.quantised import decoded_dtype, parts_elsewhere
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ...planning.transplant.select import SourceView
 
 __all__ = [
+    "base_notes",
     "close_inputs",
     "close_plan",
     "extras_left",
@@ -79,6 +80,22 @@ def twice_notes(opened: Sequence[Checkpoint]) -> list[str]:
     return notes
 
 
+def base_notes(base: Checkpoint, models: Sequence[Checkpoint]) -> list[str]:
+    """Return notes on models that are the base itself, or copies of it, for methods that merge differences from it."""
+    if base.in_memory:
+        return []
+    outline, zero = _outline(base), "its difference from the base is zero, which can only weaken the other differences"
+    notes = []
+    for one in models:
+        if one.in_memory or _outline(one) != outline:
+            continue
+        if one.path == base.path:
+            notes.append(f"{escape(one.path)} is both the base and a model: {zero}")
+        elif _settings(one) == _settings(base) and _is_copy(base, one):
+            notes.append(f"{escape(one.path)} has the same weights as the base {escape(base.path)}: {zero}")
+    return notes
+
+
 def _settings(one: Checkpoint) -> Mapping[str, Any]:
     """Return the quantisation settings of a checkpoint: with other settings, equal codes decode to other weights."""
     return (one.stored or one).quantisation
@@ -112,15 +129,22 @@ def _print(path: str, files: Sequence[Mapping[str, Any]]) -> Hashable:
 def _outline(one: Checkpoint) -> Hashable:
     """Return a value that is equal for two checkpoints that may be copies of each other.
 
-    If a file is remote, deleted after use (``consume``) or larger than ``LARGEST``, the value is the path and the root.
+    If a file is remote or deleted after use (``consume``), the value is the path and the root. If a file is larger than
+    ``LARGEST``, it is the real paths of the files and the root.
     """
     files = one.open_files()
     if any(isinstance(file, ConsumedFile) for file in files.values()):  # only its header can be read
         return one.path, one.root
-    if "://" in one.path or any(each.size > LARGEST or each.name not in files for each in one.files):
+    if "://" in one.path or any(each.name not in files for each in one.files):
         return one.path, one.root
+    if any(each.size > LARGEST for each in one.files):
+        return one.root, tuple(_real_path(files[each.name]) for each in one.files)
     ends = [files[each.name].read(max(0, each.size - SAMPLE), min(SAMPLE, each.size)) for each in one.files]
     return one.root, tuple((each.size, each.sha256) for each in one.files), tuple(map(bytes, ends))
+
+
+def _real_path(file: File) -> str:
+    return os.path.realpath(file.path if isinstance(file, LocalFile) else file.uri)
 
 
 def _is_copy(one: Checkpoint, other: Checkpoint) -> bool:
@@ -130,6 +154,8 @@ def _is_copy(one: Checkpoint, other: Checkpoint) -> bool:
 
 def _holds(one: File, other: File) -> bool:
     """Return whether two files of the same size have the same bytes."""
+    if _real_path(one) == _real_path(other):
+        return True
     places = range(0, one.size, BLOCK)
     return all(one.read(at, min(BLOCK, one.size - at)) == other.read(at, min(BLOCK, one.size - at)) for at in places)
 

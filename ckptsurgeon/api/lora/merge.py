@@ -32,6 +32,7 @@ from ..model_folder.quantised import folder_of, with_settings
 from ..model_folder.rows_by_place import ADAPTED, PLACE, check_place, checked_rows
 from ..model_folder.weights.tied_heads import tied_head
 from .adapter_files import model_at, other_base_notes
+from .already_merged import already_merged_notes
 from .opening import open_adapter
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ def lora_merge(
                 *other_base_notes(*opened),
             ],
         )
+        merged = already_merged_notes(plan, opened, [view for view, _ in views])
+        plan = replace(plan, notes=(*plan.notes, *merged))
         plan, opened[:] = keeping_codes(plan, opened, encoding, dtype=options.dtype)
         check_codes(plan, [one.codes for one in opened])
         plan = with_possible_codes_said(plan, [one.codes for one in opened])

@@ -26,7 +26,7 @@ from ...util.text import count, escape
 from ..inputs.argument_types import CheckpointLike, Given, Mismatch, Parameters, Path, Patterns, Rules, Sources, checked
 from ..inputs.arguments import check_seed, plain_arguments
 from ..inputs.encoding import as_stored, check_encoding, encoding_said
-from ..inputs.inputs import names_of, plan_source, twice_notes, view_of
+from ..inputs.inputs import base_notes, names_of, plan_source, twice_notes, view_of
 from ..inputs.kept_codes import keeping_codes
 from ..inputs.memory_budget import memory_bytes
 from ..inputs.metadata import check_metadata, with_metadata
@@ -247,7 +247,7 @@ def _plan_models(
                 **({"base": views[-1].source.name} if base is not None else {}),
             },
             metadata=stored[donor].metadata,
-            notes=[*asked.notes(opened), *twice_notes(opened[: len(models)])],
+            notes=[*asked.notes(opened), *_repeated(opened, len(models), method)],
         )  # fmt: skip
         plan, every = keeping_codes(plan, opened, asked.encoding, donor, dtype=asked.options.dtype)
         plan = with_config_said(plan, folders, donor)
@@ -261,6 +261,14 @@ def _plan_models(
         plan = asked.carried(plan, every, donor=donor)
         stack.pop_all()
     return plan
+
+
+def _repeated(opened: Sequence[Checkpoint], models: int, method: Method) -> list[str]:
+    """Return notes on models that are given twice, and on models that are also the base, which follows the models."""
+    if method.base == "model":
+        return twice_notes(opened)
+    notes = twice_notes(opened[:models])
+    return [*notes, *base_notes(opened[models], opened[:models])] if len(opened) > models else notes
 
 
 def _views(names: Sequence[str], opened: Sequence[Checkpoint]) -> list[SourceView]:

@@ -22,7 +22,7 @@ from ...planning.plan.plan import Plan
 from ...util.text import brief_repr, escape
 from ...vocabulary.read import tokens_beside
 from ..inputs.encoding import ENCODINGS, as_stored
-from ..inputs.inputs import names_of, plan_source, view_of
+from ..inputs.inputs import base_notes, names_of, plan_source, view_of
 from ..inputs.kept_codes import keeping_codes
 from ..inputs.metadata import with_metadata
 from ..inputs.recipe_files import is_recipe, read_recipe_file
@@ -275,7 +275,7 @@ def plan_configuration(path: str, document: Mapping[str, Any], method: Method, a
                 folder,
                 dict(zip(references, paths, strict=True)),
                 opened,
-                asked.notes(opened),
+                [*asked.notes(opened), *_base_notes(configuration, references, opened, method)],
                 asked.encoding,
             )
             stored = as_stored(opened, asked.encoding)
@@ -296,3 +296,13 @@ def plan_configuration(path: str, document: Mapping[str, Any], method: Method, a
     except ConfigError as error:
         raise type(error)(f"{escape(os.path.basename(path))}: {error.message}", hint=error.hint) from error
     return plan
+
+
+def _base_notes(
+    configuration: Configuration, references: Sequence[ModelReference], opened: Sequence[Checkpoint], method: Method
+) -> list[str]:
+    """Return notes on models that are copies of the recipe's base; the base itself may be among the models."""
+    if configuration.base is None or method.base not in ("required", "optional"):
+        return []
+    at = references.index(configuration.base)
+    return base_notes(opened[at], [*opened[:at], *opened[at + 1 :]])

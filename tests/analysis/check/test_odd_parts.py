@@ -38,6 +38,7 @@ def changed(folder: Path, end: str, change: Callable[[torch.Tensor], torch.Tenso
     key = next(key for key in state if key.startswith(ODD) and key.endswith(end))
     state[key] = change(state[key])
     save_file(state, path, metadata={"format": "pt"})
+    (folder / "ckptsurgeon.json").unlink()  # the recipe, whose checksums fit no longer
 
 
 def found(folder: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Checks that every record of a file matches the checksum that the file stores for it."""
+"""Checks that bytes match the checksums that a file stores for its records, and those in ckptsurgeon's recipe."""
 
 from __future__ import annotations
 
@@ -19,14 +19,53 @@ def _run(subject: Subject) -> Iterator[Found]:
         said = f"{count(len(bad), 'record')} of {subject.checksums:,} do not match the checksum in the file: {named}"
         todo = "The file is damaged: fetch or save it again."
         yield Found(Status.FAIL, said, todo, figures={"records": len(bad), "checked": subject.checksums})
+    yield from _of_recipe(subject)
+
+
+def _of_recipe(subject: Subject) -> Iterator[Found]:
+    """Yield a finding if tensors do not have the checksums in the recipe, or if it is the recipe of other weights."""
+    found = subject.recipe
+    if found.fault:
+        todo = f"Write the output again, or remove {found.place}."
+        yield Found(Status.WARN, f"checksums were not compared with those in {found.place}: {found.fault}", todo)
+        return
+    if found.is_other:
+        why = filter(None, (_keys("has no", found.more), _keys("has also", found.fewer), _bad(subject)))
+        said = f"{found.place} describes other weights: {'; '.join(why)}"
+        todo = "Remove the recipe if another program wrote these weights; else fetch or write them again."
+        yield Found(Status.WARN, said, todo, (*found.more, *found.fewer, *found.bad))
+    elif found.bad:
+        todo = "Fetch or write these files again: they are damaged, or from another output."
+        figures = {"tensors": len(found.bad), "checked": found.number}
+        yield Found(Status.FAIL, _bad(subject), todo, found.bad, found.file, figures)
+
+
+def _keys(has: str, keys: tuple[str, ...]) -> str:
+    return f"it {has} {listing([escape(key) for key in sorted(keys)], SHOWN)}" if keys else ""
+
+
+def _bad(subject: Subject) -> str:
+    found = subject.recipe
+    if not found.bad:
+        return ""
+    named = listing([escape(key) for key in found.bad], SHOWN)
+    have = "has" if len(found.bad) == 1 else "have"
+    than = "" if found.is_other else f" than in {found.place}"
+    where = f", all in {escape(found.file)}" if found.file and len(subject.shards) > 1 else ""
+    return f"{len(found.bad):,} of {count(found.number, 'tensor')} {have} another checksum{than}{where}: {named}"
 
 
 def _against(subject: Subject) -> str:
-    return without_files(subject) or ("" if subject.checksums else f"{subject.format} files have no checksums")
+    if subject.checksums or subject.recipe.place:
+        return without_files(subject)
+    return without_files(subject) or f"{subject.format} files have no checksums"
 
 
 def _looks_at(subject: Subject) -> str:
-    return count(subject.checksums, "record")
+    looked = (
+        count(one, what) for one, what in ((subject.checksums, "record"), (subject.recipe.number, "tensor")) if one
+    )
+    return ", ".join(looked)
 
 
-CHECK = Check("checksums", "bytes match the checksums in the file", _run, _against, _looks_at)
+CHECK = Check("checksums", "bytes match the checksums in the file or the recipe", _run, _against, _looks_at)

@@ -1,0 +1,89 @@
+"""Makes a note on an adapter that another program seems to have merged into the base already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...errors import CheckpointError
+from ...planning.lora_merge.fitting import AdapterView
+from ...planning.plan.plan import Plan
+from ...tensors.info import TensorInfo
+from ...util.text import escape, together
+from ..inputs.inputs import merged_notes
+
+__all__ = ["already_merged_notes"]
+
+SAMPLE = 1 << 16
+
+
+def already_merged_notes(plan: Plan, opened: Sequence[Checkpoint], views: Sequence[AdapterView]) -> Iterator[str]:
+    """Yield a note on each adapter whose modules in modules_to_save all have the bytes that the base has, too.
+
+    Such modules are trained, so that a base from before the training has other values. The weights of other modules
+    cannot show it. ``opened`` is the base, followed by the adapters; ``views`` are the adapters. An adapter that was
+    merged according to the base's recipe is left out, because it has a note of its own.
+    """
+    for number, one in enumerate(views, 1):
+        keys = _replaced(plan, number, one, opened[0])
+        if not any(len(opened[0][key].shape) > 1 for key in keys) or merged_notes(
+            opened[0], opened[number : number + 1]
+        ):
+            continue
+        if _is_trained(opened[number], one) and _are_equal(opened[0], opened[number], keys):
+            yield (
+                f"{escape(one.adapter.name)} seems to be merged into {escape(opened[0].path)} already, and would be "
+                f"added a second time: {together(list(keys), 2)} (modules_to_save) {'is' if len(keys) == 1 else 'are'} "
+                "equal bit for bit in both"
+            )
+
+
+def _replaced(plan: Plan, number: int, one: AdapterView, base: Checkpoint) -> dict[str, str]:
+    """Return {key of the base: key of the adapter} of the tensors of modules_to_save; {} if the base lacks one.
+
+    ``number`` is the index of the adapter in the plan's sources.
+    """
+    config = one.adapter.config
+    copied = {step.source_key: step.key for step in plan.steps if step.source == number and step.key in base}
+    saved = [key for name, key in one.adapter.saved.items() if config is not None and config.saves(name)]
+    return {copied[key]: key for key in saved} if copied.keys() >= set(saved) else {}
+
+
+def _is_trained(adapter: Checkpoint, one: AdapterView) -> bool:
+    """Return whether a factor B of an adapter has a value other than zero: before the training, all are zero."""
+    with suppress(CheckpointError):
+        factors = (adapter[module.b] for module in one.adapter.modules if module.b)
+        return any(_bytes(adapter, info, info.nbytes).strip(b"\0") for info in factors)
+    return False
+
+
+def _bytes(adapter: Checkpoint, info: TensorInfo, most: int) -> bytes:
+    from ...analysis.verify.differences import reader
+
+    return bytes(reader(adapter, info)(0, min(info.nbytes, most)))
+
+
+def _are_equal(base: Checkpoint, adapter: Checkpoint, keys: Mapping[str, str]) -> bool:
+    """Return whether all tensors have the same bytes, from the smallest on, and one is a matrix of several values.
+
+    Decoded and remote tensors are not read.
+    """
+    from ...analysis.verify.differences import first_different_byte
+
+    if any(file.remote for each in (base, adapter) for file in each.open_files().values()):
+        return False
+    pairs = sorted(((base[ours], adapter[theirs]) for ours, theirs in keys.items()), key=lambda pair: pair[0].nbytes)
+    if not all(ours.is_plain and theirs.is_plain and ours.dtype == theirs.dtype for ours, theirs in pairs):
+        return False
+    with suppress(CheckpointError):
+        return any(_is_matrix_of_several(adapter, theirs) for _, theirs in pairs) and all(
+            first_different_byte(base, ours, adapter, theirs) is None for ours, theirs in pairs
+        )
+    return False
+
+
+def _is_matrix_of_several(adapter: Checkpoint, info: TensorInfo) -> bool:
+    """Return whether a tensor is a matrix whose first values are not all the same, as they are in a buffer of ones."""
+    data = _bytes(adapter, info, SAMPLE) if len(info.shape) > 1 else b""
+    return data != data[: info.itemsize] * (len(data) // info.itemsize)
