@@ -14,9 +14,9 @@ from ...errors import CheckpointError
 from ...formats.base.header import FilePrint
 from ...planning.plan.plan import Plan
 from ...planning.recipe import MergedAdapter, folder_of_recipe
-from ...storage.json_text import read_json
 from ...storage.read.local import ConsumedFile
 from ...util.text import escape
+from .stored_recipes import changed_tensor, stale_note, stored_recipe
 
 if TYPE_CHECKING:
     from ...engine.inputs import PlanInputs
@@ -33,10 +33,11 @@ NOTHING = 1e-9
 def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint], weights: Sequence[float]) -> list[str]:
     """Return notes on adapters that are already merged into ``base``, according to the recipe in ``base``.
 
-    ``weights`` are the weights of ``adapters``. An adapter that is subtracted, to undo its merge, is not noted.
+    ``weights`` are the weights of ``adapters``. An adapter that is subtracted, to undo its merge, is not noted. If the
+    recipe is of other weights than ``base`` has now, the only note says so.
     """
     known = _recorded(base)
-    notes = []
+    notes: list[str] = []
     for one, weight in zip(adapters, weights, strict=True) if known else ():
         again = next((old for old in known if not one.in_memory and _is_same(old, _adapter(one, weight))), None)
         if again is not None and again.weight * weight > 0:
@@ -44,7 +45,8 @@ def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint], weights: Sequ
                 f"{escape(one.path)} is added a second time: according to the recipe in {escape(base.path)}, this "
                 "adapter is already merged"
             )
-    return notes
+    changed = changed_tensor(base, stored_recipe(base)) if notes else ""
+    return [stale_note(base, changed)] if changed else notes
 
 
 def merged_adapters(plan: Plan, inputs: PlanInputs) -> tuple[MergedAdapter, ...]:
@@ -62,7 +64,7 @@ def merged_adapters(plan: Plan, inputs: PlanInputs) -> tuple[MergedAdapter, ...]
             if not one.in_memory:
                 _add(found, _adapter(one, _weights(plan.arguments, len(plan.sources) - 1)[index - 1]))
         elif index in used:
-            for old in _recorded(one):
+            for old in _in_weights(one):
                 if adds or not any(_is_same(old, other) for other in found):
                     _add(found, old)
     return tuple(one for one in found if abs(one.weight) > NOTHING)
@@ -107,13 +109,19 @@ def _is_same(one: MergedAdapter, other: MergedAdapter) -> bool:
     return one.tail == other.tail if one.tail and other.tail else one.path == other.path
 
 
+def _in_weights(one: Checkpoint) -> list[MergedAdapter]:
+    """Return the adapters in a checkpoint; none if its recipe is of other weights than it has now."""
+    found = _recorded(one)
+    return [] if found and changed_tensor(one, stored_recipe(one)) else found
+
+
 def _recorded(one: Checkpoint) -> list[MergedAdapter]:
     """Return the adapters in a checkpoint, according to its recipe; their paths are absolute, or addresses."""
     text = one.recipe or ""
     if '"adapters"' not in text and f'"{VERB}"' not in text:
         return []
     try:
-        recipe = read_json(text)
+        recipe = stored_recipe(one)
         rows = list(map(MergedAdapter.from_json, recipe["adapters"])) if "adapters" in recipe else list(_older(recipe))
         folder = folder_of_recipe(one.path)
         return [replace(row, path=_absolute(row.path, folder)) for row in rows]

@@ -121,3 +121,25 @@ def test_the_same_inputs_give_the_same_bytes_from_a_plan_too(merged: str) -> Non
     cs.apply("plan.json", "x.safetensors")
     cs.apply(cs.convert("m"), "y.safetensors")
     assert Path("x.safetensors").read_bytes() == Path("y.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("output", ["m", "converted"])
+def test_a_recipe_of_other_weights_is_not_believed(merged: str, output: str) -> None:
+    cs.apply(cs.convert("m"), "converted/")
+    save_file(base_state(), f"{output}/model.safetensors")
+    note = f"the recipe of {output} describes other weights than it has now (layers.0.q.weight has another checksum)"
+    assert again(output) == [] == again(output, "two")
+    assert f"{note}, so it is not used" in cs.lora_merge(output, "one").notes
+    assert not any("recipe" in said for said in cs.lora_merge(output, "two").notes)
+    cs.apply(cs.convert(output), "c.safetensors")
+    assert not any("recipe" in said for said in cs.lora_merge("c.safetensors", "one").notes)
+
+
+def test_a_quantised_or_wrapped_model_keeps_its_recipe(merged: str) -> None:
+    cs.apply(cs.rename("m", map=["=module"]), "wrapped.safetensors")
+    cs.apply(cs.convert("m", quantize="int8"), "int8/")
+    cs.apply(cs.convert("m"), "m.pth")
+    for made in ("wrapped.safetensors", "int8", "m.pth"):
+        notes = cs.lora_merge(made, "one", unwrap=True).notes
+        assert [note for note in notes if "recipe" in note and SAID not in note] == []
+        assert any(SAID in note for note in notes)
