@@ -11,7 +11,7 @@ from ...planning.recipe import folder_of_recipe
 from ...util.text import escape
 from .stored_recipes import changed_tensor, stored_recipe
 
-__all__ = ["counted_notes"]
+__all__ = ["counted_notes", "swapped_notes"]
 
 COPIES, MIXES = ("convert", "filter", "rename"), ("average", "merge")
 """Verbs whose output has the weights of its only source, or those of each of its sources in part."""
@@ -33,6 +33,34 @@ def counted_notes(opened: Sequence[Checkpoint]) -> list[str]:
             if source is not one and _is_source(source, one, recipe) and not changed_tensor(one, recipe)
         )
     )
+
+
+def swapped_notes(tuned: Checkpoint, base: Checkpoint) -> list[str]:
+    """Return a note if ``base`` was made from ``tuned``, according to its recipe: they are probably swapped.
+
+    This holds for a model to which adapters or changes of other models were added. Other verbs may rightly make a base
+    from a tuned model, such as a quantised one.
+    """
+    recipe = stored_recipe(base)
+    if not _is_made(base, tuned, recipe) or changed_tensor(base, recipe):
+        return []
+    ours, theirs = escape(tuned.path), escape(base.path)
+    return [
+        f"{theirs} was made from {ours} by {recipe['verb']}, according to its recipe: the adapter takes that change "
+        f"back; to extract the change, write {theirs} first, then {ours}"
+    ]
+
+
+def _is_made(made: Checkpoint, base: Checkpoint, recipe: Mapping[str, Any]) -> bool:
+    """Return whether adapters or changes of other models were added to ``base``, which made ``made``."""
+    try:
+        verb, arguments, rows = recipe["verb"], recipe["arguments"], recipe["sources"]
+        if verb == "merge":
+            return any(row["name"] == arguments.get("base") and _is_row(base, made, row) for row in rows)
+        adds = max(arguments.get("weights") or [1.0]) > 0  # not if adapters are only subtracted, to undo their merge
+        return bool(verb == "lora merge" and adds and _is_row(base, made, rows[0]))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):  # a damaged recipe: verify reports it
+        return False
 
 
 def _is_source(source: Checkpoint, one: Checkpoint, recipe: Mapping[str, Any]) -> bool:

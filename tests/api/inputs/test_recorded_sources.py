@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 
+from ...helpers.adapters import factors, peft_folder
+
 SAID = "according to the recipe there: it counts twice"
 
 
@@ -19,7 +21,7 @@ def model(path: str, seed: int) -> str:
     """A folder with two tensors; all folders have equal headers."""
     torch.manual_seed(seed)
     Path(path).mkdir(parents=True)
-    save_file({"a": torch.randn(4, 4), "b": torch.randn(4)}, f"{path}/model.safetensors")
+    save_file({"a.weight": torch.randn(4, 4), "b": torch.randn(4)}, f"{path}/model.safetensors")
     return path
 
 
@@ -89,3 +91,30 @@ def test_a_recipe_of_other_weights_is_not_believed() -> None:
 def test_damaged_recipes_are_left_to_verify(text: str) -> None:
     Path("av/ckptsurgeon.json").write_text(text)
     assert counted("av", "ft2") == []
+
+
+def swapped(tuned: str, base: str) -> list[str]:
+    return [note for note in cs.lora_extract(tuned, base, rank=2).notes if "recipe" in note]
+
+
+def test_models_in_the_wrong_order_are_noted_by_extract() -> None:
+    a, b = factors(4, 4)
+    peft_folder("adapter", {"a.lora_A.weight": a, "a.lora_B.weight": b})
+    cs.apply(cs.lora_merge("base", "adapter"), "tuned/")
+    (note,) = swapped("base", "tuned")
+    said = "tuned was made from base by lora merge, according to its recipe: the adapter takes that change back"
+    assert note == f"{said}; to extract the change, write tuned first, then base"
+    assert swapped("tuned", "base") == []
+    cs.apply(cs.lora_merge("tuned", "adapter", weights=[-1]), "back/")
+    assert swapped("tuned", "back") == []
+    cs.apply(cs.merge(["ft1", "ft2"], base="ft3", method="task_arithmetic", weight=0.5), "merged/")
+    assert len(swapped("ft3", "merged")) == 1
+    assert swapped("merged", "ft3") == swapped("ft1", "merged") == swapped("ft1", "av") == []
+
+
+def test_extract_from_a_copy_of_the_model_is_no_mistake() -> None:
+    cs.apply(cs.convert("ft1", dtype="fp16"), "low/")
+    assert swapped("ft1", "low") == []
+    cs.apply(cs.lora_extract("ft1", "ft2", rank=2), "extracted/")
+    Path("av/ckptsurgeon.json").write_text("[]")
+    assert swapped("ft1", "av") == []
