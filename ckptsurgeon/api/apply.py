@@ -93,6 +93,7 @@ def apply(
     from ..engine.processes import process_group
     from ..planning.recipe import make_recipe
     from ..storage.write.locking import check_wait
+    from .inputs.merged_adapters import merged_adapters
 
     check_wait(wait)
     from_file, proved = not isinstance(plan, Plan), ""
@@ -139,7 +140,7 @@ def apply(
                 f"--to {to} cannot be used with several processes: one process writes the files of all ranks.",
                 hint="Leave --engine out, and do not use torchrun.",
             )
-        recipe = make_recipe(plan, options.path.rstrip("/"), __version__)
+        recipe = make_recipe(plan, options.path.rstrip("/"), __version__, merged_adapters(plan, inputs))
         entries, lost = _metadata_of(plan, inputs, options)
         with ExitStack() as stack:
             group = stack.enter_context(process_group()) if processes else None

@@ -19,6 +19,7 @@ from .inputs.inputs import names_of, plan_source, source_notes, twice_notes, vie
 from .inputs.kept_codes import keeping_codes
 from .inputs.kept_open import KeptOpen
 from .inputs.metadata import check_metadata, with_metadata
+from .inputs.recorded_sources import counted_notes
 from .inputs.reopening import with_model_files_pinned
 from .model_folder.checks import with_sources_said, without_repeats
 from .model_folder.config_differences import with_config_said
@@ -77,7 +78,12 @@ def average(
                 **_said(ema),
             },
             metadata=stored[0].metadata if stored else {},
-            notes=[*source_notes(opened, unwrap=unwrap), *twice_notes(opened), *encoding_notes(opened, encoding)],
+            notes=[
+                *source_notes(opened, unwrap=unwrap),
+                *twice_notes(opened),
+                *counted_notes(opened),
+                *encoding_notes(opened, encoding),
+            ],
         )
         plan, opened[:] = keeping_codes(plan, opened, encoding)
         plan = with_possible_codes_said(plan, [one.codes for one in opened])

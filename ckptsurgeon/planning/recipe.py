@@ -17,7 +17,7 @@ from .plan.plan import Plan
 from .plan.rows import VocabularyRows
 from .plan.step import Step
 
-__all__ = ["VERSION", "Recipe", "RecipeEntry", "folder_of_recipe", "make_recipe", "recipe_entry"]
+__all__ = ["VERSION", "MergedAdapter", "Recipe", "RecipeEntry", "folder_of_recipe", "make_recipe", "recipe_entry"]
 
 VERSION = 1
 
@@ -55,10 +55,37 @@ class RecipeEntry(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False)
+class MergedAdapter(Brief):
+    """An adapter that is merged into an output: its path, the fingerprints of its files, and its weight in the sum.
+
+    ``tail`` is the SHA-256 of the last bytes of its files, since adapters of the same model have equal headers; '' if
+    these bytes were not read.
+    """
+
+    path: str
+    files: tuple[FilePrint, ...]
+    weight: float = 1.0
+    tail: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object as plain data, for JSON."""
+        files = [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in self.files]
+        tail = {"tail": self.tail} if self.tail else {}
+        return {"path": self.path, "weight": self.weight, "files": files, **tail}
+
+    @staticmethod
+    def from_json(row: Mapping[str, Any]) -> MergedAdapter:
+        """Return the object that ``row`` describes; raises KeyError, TypeError or ValueError."""
+        files = tuple(FilePrint(str(one["name"]), int(one["size"]), str(one["sha256"])) for one in row["files"])
+        return MergedAdapter(str(row["path"]), files, float(row["weight"]), str(row.get("tail", "")))
+
+
+@dataclass(frozen=True, repr=False)
 class Recipe(Brief):
     """The recipe of an output: its sources, its options, and how each tensor was made.
 
-    Paths of ``sources`` and ``target`` are relative to the output's folder. ``seal`` is a digest of all bytes of the
+    ``adapters`` are the adapters that are merged into the output, by this verb or earlier. Their paths, and those of
+    ``sources`` and ``target``, are relative to the output's folder. ``seal`` is a digest of all bytes of the
     output file that are not part of a tensor.
     """
 
@@ -73,16 +100,18 @@ class Recipe(Brief):
     metadata: Mapping[str, str] | None = None
     rows: VocabularyRows | None = None
     vocabularies: tuple[VocabularyRows, ...] = ()
+    adapters: tuple[MergedAdapter, ...] = ()
     seal: str = UNSEALED
 
 
 # From a plan to its recipe.
 
 
-def make_recipe(plan: Plan, output: str, version: str) -> Recipe:
+def make_recipe(plan: Plan, output: str, version: str, adapters: Iterable[MergedAdapter] = ()) -> Recipe:
     """Return the recipe of a plan's output at the path ``output``, with zeros for the checksums.
 
-    If the output is at an address, the paths of its sources are relative to the working directory.
+    ``adapters`` are the adapters that are merged into the output. If the output is at an address, the paths of its
+    sources are relative to the working directory.
     """
     folder = folder_of_recipe(output)
     target = replace(
@@ -103,6 +132,7 @@ def make_recipe(plan: Plan, output: str, version: str) -> Recipe:
         metadata=plan.metadata,
         rows=plan.rows,
         vocabularies=plan.vocabularies,
+        adapters=tuple(replace(one, path=_relative(one.path, folder)) for one in adapters),
     )
 
 

@@ -14,7 +14,7 @@ from .plan.coded_part import CodedPart
 from .plan.compute import Factor, Lora, Merge
 from .plan.files import PlanCompanion, PlanSource, PlanTarget
 from .plan.rows import VocabularyRows, rows_of_each
-from .recipe import VERSION, Recipe, RecipeEntry
+from .recipe import VERSION, MergedAdapter, Recipe, RecipeEntry
 
 __all__ = ["RecipeText", "parse_recipe"]
 
@@ -47,6 +47,7 @@ def parse_recipe(text: str) -> Recipe:
             metadata={str(k): str(v) for k, v in data["metadata"].items()},
             rows=VocabularyRows.from_json(data.get("vocabulary")),
             vocabularies=rows_of_each(data, len(data["sources"])),
+            adapters=tuple(map(MergedAdapter.from_json, data.get("adapters", ()))),
             seal=str(data["seal"]),
         )  # fmt: skip
     except (ValueError, KeyError, TypeError, OverflowError, AttributeError, IndexError, RecursionError) as error:
@@ -163,6 +164,7 @@ class RecipeText:
             **({"vocabularies": [rows.to_json() for rows in recipe.vocabularies]} if recipe.vocabularies else {}),
             "metadata": dict(recipe.metadata or {}),
             "unexpected": [[source, key] for source, key in recipe.unexpected],
+            **_adapters_json(recipe),
             **({"rules": list(rules)} if rules else {}),
             **({"merges": [json.loads(merge) for merge in merges]} if merges else {}),
         }
@@ -215,6 +217,12 @@ def _source_json(source: PlanSource) -> dict[str, Any]:
         "files": [_file_json(file) for file in source.files],
         **({"beside": [_file_json(file) for file in source.beside]} if source.beside else {}),
     }
+
+
+def _adapters_json(recipe: Recipe) -> dict[str, Any]:
+    """Return the entry with the merged adapters; a merge of adapters has it even if all of them are subtracted."""
+    rows = [one.to_json() for one in recipe.adapters]
+    return {"adapters": rows} if rows or recipe.verb == "lora merge" else {}
 
 
 def _target_json(target: PlanTarget) -> dict[str, Any]:

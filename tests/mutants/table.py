@@ -28,6 +28,8 @@ MUTANTS = (
         "(SPECIAL.fullmatch(token) or token in {*names.values(), *added_tokens(folder)})",
         "SPECIAL.fullmatch(token)",
         "api/model_folder/tokenizer/test_special_tokens.py",
+    ),
+    Mutant(
         "an adapter whose saved modules the base has already gets a note",
         "if _is_trained(opened[number], one) and _are_equal(opened[0], opened[number], keys):",
         "if not _is_trained(opened[number], one) and _are_equal(opened[0], opened[number], keys):",

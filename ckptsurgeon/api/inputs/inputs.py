@@ -20,7 +20,6 @@ from ...formats.base.header import FilePrint
 from ...planning.plan.files import PlanCompanion, PlanSource, PlanTarget
 from ...planning.plan.plan import Plan
 from ...planning.target import Companion, TargetSpec
-from ...storage.json_text import read_json
 from ...storage.read.base import File
 from ...storage.read.local import ConsumedFile, LocalFile
 from ...storage.read.uri import open_source, shown
@@ -39,7 +38,6 @@ __all__ = [
     "file_print",
     "left_notes",
     "memory_print",
-    "merged_notes",
     "names_of",
     "notes_on",
     "plan_companion",
@@ -51,7 +49,7 @@ __all__ = [
     "view_of",
 ]
 
-# Notes on inputs that are given twice or are already merged, and so have too much influence on the result.
+# Notes on inputs that are given twice, and so have too much influence on the result.
 
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged|shadow)([._]|$)|average_model|avg_model", re.IGNORECASE)
 """Matches the dotted path of a state dict that is a moving average of a model's weights."""
@@ -99,31 +97,6 @@ def base_notes(base: Checkpoint, models: Sequence[Checkpoint]) -> list[str]:
 def _settings(one: Checkpoint) -> Mapping[str, Any]:
     """Return the quantisation settings of a checkpoint: with other settings, equal codes decode to other weights."""
     return (one.stored or one).quantisation
-
-
-def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint]) -> list[str]:
-    """Return notes on adapters that are already merged into ``base``, according to the recipe in ``base``.
-
-    An adapter in the recipe is recognised by its path, and by the sizes and fingerprints of its files.
-    """
-    try:
-        made = read_json(base.recipe or "{}")
-        rows = made["sources"][1:] if made.get("verb") == "lora merge" else ()
-        folder = os.path.dirname(os.path.abspath(base.path))
-        merged = {_print(os.path.join(folder, row["path"]), row["files"]) for row in rows if row["path"]}
-    except (ValueError, KeyError, TypeError, AttributeError):  # a damaged recipe: verify reports it
-        return []
-    return [
-        f"{escape(one.path)} is added a second time: according to the recipe in {escape(base.path)}, this adapter is "
-        "already merged"
-        for one in adapters
-        if not one.in_memory and _print(one.path, [vars(each) for each in one.files]) in merged
-    ]
-
-
-def _print(path: str, files: Sequence[Mapping[str, Any]]) -> Hashable:
-    place = path if "://" in path else os.path.abspath(path)
-    return place, tuple((each["size"], each["sha256"]) for each in files)
 
 
 def _outline(one: Checkpoint) -> Hashable:

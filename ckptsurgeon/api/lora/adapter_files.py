@@ -80,16 +80,22 @@ def adapter_of(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tuple[st
 def other_base_notes(base: Checkpoint, *adapters: Checkpoint) -> Iterator[str]:
     """Yield a note on each adapter whose adapter_config.json names another base model than ``base``.
 
-    ``base_model_name_or_path`` is compared with the folder of ``base`` by ``base_name``.
+    ``base_model_name_or_path`` is compared with the folder of ``base`` by ``base_name``; if the path of the folder is a
+    link, its own name and that of the folder that it leads to are both right.
     """
-    path = os.path.normpath(base.folder.uri) if base.folder is not None else ""
-    own = os.path.basename(path)
+    paths = _folders(base.folder.uri) if base.folder is not None else [""]
+    own, known = os.path.basename(paths[0]), set(map(base_name, paths))
     for adapter in adapters:
         settings, _ = adapter_of(adapter)
         name = settings.base_model or "" if settings is not None else ""
-        if own and name and base_name(name) != base_name(path):
+        if own and name and base_name(name) not in known:
             said = f"the base of {escape(adapter.path)} is {escape(name)} (base_model_name_or_path)"
             yield f"{said}, not {escape(own)}"
+
+
+def _folders(uri: str) -> list[str]:
+    """Return the absolute path of a local folder, and the same path without links; an address as it is."""
+    return [uri.rstrip("/")] if scheme_of(uri) else [os.path.abspath(uri), os.path.realpath(uri)]
 
 
 def base_name(path: str) -> str:

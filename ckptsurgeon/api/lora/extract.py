@@ -26,6 +26,7 @@ from ..inputs.encoding import ENCODINGS, read_as
 from ..inputs.inputs import names_of, notes_on, plan_source, unwrap_notes, view_of
 from ..inputs.kept_open import KeptOpen
 from ..inputs.memory_budget import memory_bytes, with_costs
+from ..inputs.recorded_sources import swapped_notes
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.checks import notes_beside, with_sources_said
 from ..model_folder.config_differences import with_config_said
@@ -116,6 +117,7 @@ def lora_extract(
             notes=[
                 *(note for one in opened for note in notes_on(one, 2)), *unwrap_notes(opened, asked=unwrap),
                 *_lacking(ours, theirs, tied[0]), *_other_encoding(opened), *_of_llama_cpp(theirs),
+                *swapped_notes(ours, theirs),
             ],
         )  # fmt: skip
         check_codes(plan, [one.codes for one in opened])

@@ -21,10 +21,11 @@ from ...util.text import count
 from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked
 from ..inputs.arguments import plain_arguments
 from ..inputs.encoding import as_stored, check_encoding, encoding_notes, encoding_said, read_as
-from ..inputs.inputs import merged_notes, names_of, plan_source, source_notes, twice_notes, unwrap_notes, view_of
+from ..inputs.inputs import names_of, plan_source, source_notes, twice_notes, unwrap_notes, view_of
 from ..inputs.kept_codes import keeping_codes
 from ..inputs.kept_open import KeptOpen
 from ..inputs.memory_budget import memory_bytes, with_costs
+from ..inputs.merged_adapters import merged_notes
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.checks import source_layer_notes, with_layers_said
 from ..model_folder.merged import lora_folder
@@ -104,7 +105,7 @@ def lora_merge(
                 *source_notes(opened, unwrap=False),
                 *unwrap_notes(opened[:1], asked=unwrap),
                 *encoding_notes(opened[:1], encoding),
-                *_counted(opened),
+                *_counted(opened, counts),
                 *other_base_notes(*opened),
             ],
         )
@@ -121,9 +122,9 @@ def lora_merge(
         return with_costs(replace(plan, inputs=inputs), most)
 
 
-def _counted(opened: Sequence[Checkpoint]) -> list[str]:
+def _counted(opened: Sequence[Checkpoint], weights: Sequence[float]) -> list[str]:
     """Return notes on adapters that would be added twice; ``opened`` is the base, followed by the adapters."""
-    return [*twice_notes(opened[1:]), *merged_notes(opened[0], opened[1:])]
+    return [*twice_notes(opened[1:]), *merged_notes(opened[0], opened[1:], weights)]
 
 
 def _weights(weights: Sequence[float] | None, adapters: Sequence[object]) -> list[float]:

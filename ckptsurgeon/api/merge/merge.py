@@ -30,6 +30,7 @@ from ..inputs.inputs import base_notes, names_of, plan_source, twice_notes, view
 from ..inputs.kept_codes import keeping_codes
 from ..inputs.memory_budget import memory_bytes
 from ..inputs.metadata import check_metadata, with_metadata
+from ..inputs.recorded_sources import counted_notes
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.checks import with_sources_said, without_repeats
 from ..model_folder.config_differences import with_config_said
@@ -247,7 +248,10 @@ def _plan_models(
                 **({"base": views[-1].source.name} if base is not None else {}),
             },
             metadata=stored[donor].metadata,
-            notes=[*asked.notes(opened), *_repeated(opened, len(models), method)],
+            notes=[
+                *asked.notes(opened), *_repeated(opened, len(models), method), *twice_notes(opened[: len(models)]),
+                *counted_notes(opened[: len(models)]),
+            ],
         )  # fmt: skip
         plan, every = keeping_codes(plan, opened, asked.encoding, donor, dtype=asked.options.dtype)
         plan = with_config_said(plan, folders, donor)

@@ -45,6 +45,22 @@ def test_an_adapter_of_another_base_is_named(of: str | None, named: bool) -> Non
     assert not [note for note in plan.notes if "base_model_name_or_path" in note and note != said]
 
 
+@pytest.mark.parametrize("path", [".", "./", "../llama-3", "sub/..", "model.safetensors", "../link"])
+@pytest.mark.parametrize(("of", "named"), [("org/Llama-3", False), ("Qwen/Qwen3-0.6B", True)])
+def test_the_folder_of_a_base_has_its_real_name(
+    path: str, of: str, named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link has two right names: its own, and that of its folder."""
+    adapter("tuned", of)
+    base("models/llama-3")
+    Path("models/llama-3/sub").mkdir()
+    Path("models/link").symlink_to("llama-3")
+    monkeypatch.chdir("models/llama-3")
+    notes = [note for note in cs.lora_merge(path, "../../tuned").notes if "base_model_name_or_path" in note]
+    assert len(notes) == named
+    assert all(note.endswith(f", not {'link' if 'link' in path else 'llama-3'}") for note in notes)
+
+
 SAID = "the factors of adapters (lora_A, lora_B) are merged separately"
 
 

@@ -1,0 +1,146 @@
+"""Finds the adapters that are already merged into inputs, according to the recipes in the inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...errors import CheckpointError
+from ...formats.base.header import FilePrint
+from ...planning.plan.plan import Plan
+from ...planning.recipe import MergedAdapter, folder_of_recipe
+from ...storage.read.local import ConsumedFile
+from ...util.text import escape
+from .stored_recipes import changed_tensor, stale_note, stored_recipe
+
+if TYPE_CHECKING:
+    from ...engine.inputs import PlanInputs
+
+__all__ = ["merged_adapters", "merged_notes"]
+
+TAIL = 1 << 16
+"""The number of last bytes of an adapter's file that distinguish it from adapters with an equal header."""
+VERB = "lora merge"
+NOTHING = 1e-9
+"""An adapter whose weights add up to less than this is no longer in the model."""
+
+
+def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint], weights: Sequence[float]) -> list[str]:
+    """Return notes on adapters that are already merged into ``base``, according to the recipe in ``base``.
+
+    ``weights`` are the weights of ``adapters``. An adapter that is subtracted, to undo its merge, is not noted. If the
+    recipe is of other weights than ``base`` has now, the only note says so.
+    """
+    known = _recorded(base)
+    notes: list[str] = []
+    for one, weight in zip(adapters, weights, strict=True) if known else ():
+        again = next((old for old in known if not one.in_memory and _is_same(old, _adapter(one, weight))), None)
+        if again is not None and again.weight * weight > 0:
+            notes.append(
+                f"{escape(one.path)} is added a second time: according to the recipe in {escape(base.path)}, this "
+                "adapter is already merged"
+            )
+    changed = changed_tensor(base, stored_recipe(base)) if notes else ""
+    return [stale_note(base, changed)] if changed else notes
+
+
+def merged_adapters(plan: Plan, inputs: PlanInputs) -> tuple[MergedAdapter, ...]:
+    """Return the adapters in the output of a plan: those that it merges, and those in the models that it uses.
+
+    The paths are absolute, or addresses. An extracted adapter is a difference of models, so it has none.
+    """
+    if plan.verb == "lora extract":
+        return ()
+    used = {index for step in plan.steps for index in (step.source, *(one.source for one in step.more))}
+    adds = plan.verb == VERB
+    found: list[MergedAdapter] = []
+    for index, one in enumerate(inputs.sources):
+        if adds and index > 0:
+            if not one.in_memory:
+                _add(found, _adapter(one, _weights(plan.arguments, len(plan.sources) - 1)[index - 1]))
+        elif index in used:
+            for old in _in_weights(one):
+                if adds or not any(_is_same(old, other) for other in found):
+                    _add(found, old)
+    return tuple(one for one in found if abs(one.weight) > NOTHING)
+
+
+def _add(found: list[MergedAdapter], one: MergedAdapter) -> None:
+    """Add an adapter to a list, or its weight to that of the same adapter in the list."""
+    at = next((at for at, other in enumerate(found) if _is_same(one, other)), None)
+    if at is None:
+        found.append(one)
+    else:
+        found[at] = replace(found[at], weight=found[at].weight + one.weight)
+
+
+def _adapter(one: Checkpoint, weight: float) -> MergedAdapter:
+    """Return the description of an open adapter that is merged."""
+    path = one.path if "://" in one.path else os.path.abspath(one.path)
+    return MergedAdapter(path, tuple(map(_plain, one.files)), weight, _tail(one))
+
+
+def _plain(file: FilePrint) -> FilePrint:
+    return FilePrint(file.name, file.size, file.sha256)
+
+
+def _tail(one: Checkpoint) -> str:
+    """Return the SHA-256 of the last bytes of an adapter's files; '' if they are remote, or cannot be read."""
+    files = one.open_files().values()
+    if any(file.remote or isinstance(file, ConsumedFile) for file in files):
+        return ""
+    digest = hashlib.sha256()
+    with suppress(CheckpointError):  # ``apply`` reports a file that has changed
+        for file in files:
+            digest.update(file.read(max(0, file.size - TAIL), min(TAIL, file.size)))
+        return digest.hexdigest()
+    return ""
+
+
+def _is_same(one: MergedAdapter, other: MergedAdapter) -> bool:
+    """Return whether two adapters are the same: by their content or, if a tail is not known, by their path."""
+    if [(file.size, file.sha256) for file in one.files] != [(file.size, file.sha256) for file in other.files]:
+        return False
+    return one.tail == other.tail if one.tail and other.tail else one.path == other.path
+
+
+def _in_weights(one: Checkpoint) -> list[MergedAdapter]:
+    """Return the adapters in a checkpoint; none if its recipe is of other weights than it has now."""
+    found = _recorded(one)
+    return [] if found and changed_tensor(one, stored_recipe(one)) else found
+
+
+def _recorded(one: Checkpoint) -> list[MergedAdapter]:
+    """Return the adapters in a checkpoint, according to its recipe; their paths are absolute, or addresses."""
+    text = one.recipe or ""
+    if '"adapters"' not in text and f'"{VERB}"' not in text:
+        return []
+    try:
+        recipe = stored_recipe(one)
+        rows = list(map(MergedAdapter.from_json, recipe["adapters"])) if "adapters" in recipe else list(_older(recipe))
+        folder = folder_of_recipe(one.path)
+        return [replace(row, path=_absolute(row.path, folder)) for row in rows]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError):  # verify reports the damage
+        return []
+
+
+def _older(recipe: Mapping[str, Any]) -> Iterator[MergedAdapter]:
+    """Yield the adapters that the recipe of an older version merges: it has no list of adapters."""
+    if recipe["verb"] == VERB:
+        rows = recipe["sources"][1:]
+        for row, weight in zip(rows, _weights(recipe["arguments"], len(rows)), strict=True):
+            if row["path"]:
+                yield MergedAdapter.from_json({**row, "weight": weight})
+
+
+def _weights(arguments: Mapping[str, Any], number: int) -> list[float]:
+    return list(map(float, arguments.get("weights") or [1.0] * number))
+
+
+def _absolute(path: str, folder: str) -> str:
+    return path if "://" in path else os.path.normpath(os.path.join(folder, path))
