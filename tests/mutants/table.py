@@ -389,4 +389,10 @@ MUTANTS = (
         "encode(wave[None], length[None])",
         "trainer/test_espnet_task.py",
     ),
+    Mutant(
+        "a tensor that llama.cpp needs and a GGUF file lacks is said",
+        '    if lost:\n        needs = f"which llama.cpp needs',
+        '    if False:\n        needs = f"which llama.cpp needs',
+        "api/gguf/test_block_tensors.py",
+    ),
 )  # fmt: skip

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ...planning.llama_cpp.names import ARCHITECTURES, DEEPSEEK
 from ...tensors.dtypes import BLOCKS
 from ...util.text import count, escape, listing
+from .block_tensors import is_whole_model, lacking_notes
 
 __all__ = ["metadata_notes", "shape_of_values"]
 
@@ -21,12 +22,12 @@ HEADS, FEW, WIDTH = "attention.head_count", "attention.head_count_kv", "embeddin
 
 
 def metadata_notes(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str], tokens: int) -> tuple[str, ...]:
-    """Return notes on numbers in the metadata that contradict the tensors or the tokens.
+    """Return notes on metadata that contradict the tensors or the tokens, and on tensors that the model lacks.
 
     The numbers that are checked are the number of blocks, the sizes of the first block, and ids of tokens. ``shapes``
-    has the shape of each tensor. ``metadata`` maps the names of entries to their values as strings. ``tokens`` is the
-    number of tokens, 0 if there are none. Sizes are compared for all known architectures except DeepSeek's, whose
-    attention differs.
+    has the shape of each tensor. ``metadata`` maps the names of entries to their values as strings, '' if they are too
+    long. ``tokens`` is the number of tokens, 0 if there are none. Sizes are compared for all known architectures except
+    DeepSeek's, whose attention differs. Missing tensors are noted unless the file is one of several, or an adapter.
     """
     architecture = metadata.get("general.architecture", "")
     own = f"{architecture}."
@@ -34,9 +35,11 @@ def metadata_notes(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, s
         key.removeprefix(own): int(said) for key, said in metadata.items() if key.startswith(own) and _is_number(said)
     }
     sizes = stated if architecture in ARCHITECTURES and architecture != DEEPSEEK else {}
+    is_whole = is_whole_model(shapes, metadata)
     return (
         *_of_another(architecture, metadata),
-        *_of_blocks(shapes, architecture, stated.get("block_count")),
+        *(_of_blocks(shapes, architecture, stated.get("block_count")) if is_whole else ()),
+        *(lacking_notes(shapes, metadata) if is_whole else ()),
         *_of_shapes(shapes, architecture, sizes),
         *_of_rotation(architecture, sizes),
         *_of_tokens(metadata, tokens),

@@ -60,7 +60,8 @@ def source_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Return notes on metadata of a GGUF file that contradict its tensors or its tokens."""
     shapes = {key: shape_of_values(one.dtype, one.shape) for key, one in checkpoint.items()}
     tokens = checkpoint.header.stored.get("tokenizer.ggml.tokens")
-    return metadata_notes(shapes, checkpoint.metadata, tokens.items if tokens is not None else 0)
+    metadata = {**dict.fromkeys(checkpoint.header.stored, ""), **checkpoint.metadata}
+    return metadata_notes(shapes, metadata, tokens.items if tokens is not None else 0)
 
 
 def is_gguf(options: OutputOptions) -> bool:
