@@ -395,4 +395,10 @@ MUTANTS = (
         '    if False:\n        needs = f"which llama.cpp needs',
         "api/gguf/test_block_tensors.py",
     ),
+    Mutant(
+        "a GGUF file whose texts end at an ordinary token gets a note",
+        'return "" if text.startswith(SPECIAL) else text',
+        'return ""',
+        "api/gguf/test_tokenizer_notes.py",
+    ),
 )  # fmt: skip

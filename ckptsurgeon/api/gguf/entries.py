@@ -11,7 +11,7 @@ from ...engine.inputs import PlanInputs
 from ...engine.output.layout import OutputOptions, is_folder
 from ...errors import ConfigError
 from ...formats.base.header import ExtraEntries
-from ...formats.ggml.values import INT32, TEXT, UINT32, Typed, kind_of, packed, parsed
+from ...formats.ggml.values import BOOL, INT32, TEXT, UINT32, Typed, kind_of, packed, parsed
 from ...formats.ggml.writer import FORMAT_KEY, RESERVED
 from ...planning.llama_cpp.names import ARCHITECTURES
 from ...planning.plan.plan import Plan
@@ -23,6 +23,7 @@ from .named_layout import ARCHITECTURE, TRANSFORMERS
 from .new_tokens import maps_by_token, with_new_tokens
 from .outputs import check_given, check_names
 from .tokenizer import tokenizer_entries
+from .tokenizer_notes import tokenizer_notes
 
 __all__ = ["gguf_entries"]
 
@@ -71,13 +72,17 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
     shapes = {step.key: shape_of_values(step.dtype, step.shape) for step in plan.steps}
     listed = found.get("tokenizer.ggml.tokens")
     number = int.from_bytes(listed.raw[4:12], "little") if listed is not None else 0  # after 4 bytes for the item type
-    return ExtraEntries((), (found,)), (*notes, *metadata_notes(shapes, texts, number))
+    notes += metadata_notes(shapes, texts, number)
+    notes += (*tokenizer_notes(texts, number, lambda key, begin, size: found[key].raw[begin : begin + size]),)
+    return ExtraEntries((), (found,)), notes
 
 
 def _said(entry: Typed) -> str:
-    """Return a whole number or a short string as text; '' for any other value."""
+    """Return a whole number, a truth value or a short string as text; '' for any other value."""
     if entry.kind == TEXT and len(entry.raw) <= LONGEST:
         return entry.raw[8:].decode("utf-8", "replace")
+    if entry.kind == BOOL:
+        return "true" if any(entry.raw) else "false"
     return str(int.from_bytes(entry.raw, "little")) if entry.kind in (UINT32, INT32) else ""
 
 
