@@ -425,4 +425,16 @@ MUTANTS = (
         "encode(wave[None], length[None])",
         "trainer/test_espnet_task.py",
     ),
+    Mutant(
+        "a tensor that llama.cpp needs and a GGUF file lacks is said",
+        '    if lost:\n        needs = f"which llama.cpp needs',
+        '    if False:\n        needs = f"which llama.cpp needs',
+        "api/gguf/test_block_tensors.py",
+    ),
+    Mutant(
+        "a GGUF file whose texts end at an ordinary token gets a note",
+        'return "" if text.startswith(SPECIAL) else text',
+        'return ""',
+        "api/gguf/test_tokenizer_notes.py",
+    ),
 )  # fmt: skip

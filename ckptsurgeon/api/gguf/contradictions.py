@@ -8,25 +8,38 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from ...planning.llama_cpp.model_types import DEFAULTS, MODEL_TYPES
 from ...planning.llama_cpp.names import ARCHITECTURES, DEEPSEEK
 from ...tensors.dtypes import BLOCKS
 from ...util.text import count, escape, listing
+from .block_tensors import is_whole_model, lacking_notes
 
 __all__ = ["metadata_notes", "shape_of_values"]
 
 DIGITS = 9
 """Numbers with more digits are not compared."""
 _BLOCK = re.compile(r"blk\.(\d{1,9})\.")
+EMBEDDING = "token_embd.weight"
+_REQUIRED = {
+    architecture: (
+        "block_count",
+        "context_length",
+        "embedding_length",
+        f"attention.layer_norm_{'rms_' if DEFAULTS[name].norm.startswith('rms') else ''}epsilon",
+    )
+    for name, architecture in MODEL_TYPES.items()
+}
+"""The entries without which llama.cpp loads no model, by its architecture."""
 HEADS, FEW, WIDTH = "attention.head_count", "attention.head_count_kv", "embedding_length"
 
 
 def metadata_notes(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, str], tokens: int) -> tuple[str, ...]:
-    """Return notes on numbers in the metadata that contradict the tensors or the tokens.
+    """Return notes on metadata that contradict the tensors or the tokens, and on tensors that the model lacks.
 
     The numbers that are checked are the number of blocks, the sizes of the first block, and ids of tokens. ``shapes``
-    has the shape of each tensor. ``metadata`` maps the names of entries to their values as strings. ``tokens`` is the
-    number of tokens, 0 if there are none. Sizes are compared for all known architectures except DeepSeek's, whose
-    attention differs.
+    has the shape of each tensor. ``metadata`` maps the names of entries to their values as strings, '' if they are too
+    long. ``tokens`` is the number of tokens, 0 if there are none. Sizes are compared for all known architectures except
+    DeepSeek's, whose attention differs. Missing tensors are noted unless the file is one of several, or an adapter.
     """
     architecture = metadata.get("general.architecture", "")
     own = f"{architecture}."
@@ -34,12 +47,16 @@ def metadata_notes(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, s
         key.removeprefix(own): int(said) for key, said in metadata.items() if key.startswith(own) and _is_number(said)
     }
     sizes = stated if architecture in ARCHITECTURES and architecture != DEEPSEEK else {}
+    is_whole = is_whole_model(shapes, metadata)
     return (
         *_of_another(architecture, metadata),
-        *_of_blocks(shapes, architecture, stated.get("block_count")),
+        *(_of_blocks(shapes, architecture, stated.get("block_count")) if is_whole else ()),
+        *(lacking_notes(shapes, metadata) if is_whole else ()),
+        *(_of_missing(architecture, metadata) if is_whole and any(map(_BLOCK.match, shapes)) else ()),
         *_of_shapes(shapes, architecture, sizes),
         *_of_rotation(architecture, sizes),
-        *_of_tokens(metadata, tokens),
+        *_of_tokens(metadata, tokens, stated.get("vocab_size")),
+        *_of_rows(shapes.get(EMBEDDING, ()), architecture, tokens or sizes.get("vocab_size", 0), bool(tokens)),
     )
 
 
@@ -52,9 +69,24 @@ def _of_another(architecture: str, metadata: Mapping[str, str]) -> Iterator[str]
         yield f"{said}: llama.cpp cannot load the file"
 
 
-def _of_tokens(metadata: Mapping[str, str], tokens: int) -> Iterator[str]:
+def _of_missing(architecture: str, metadata: Mapping[str, str]) -> Iterator[str]:
+    """Yield a note on entries that llama.cpp needs; none if the entries belong to another architecture."""
+    lost = [one for name in _REQUIRED.get(architecture, ()) if (one := f"{architecture}.{name}") not in metadata]
+    if lost and not any(f"{name}.block_count" in metadata for name in ARCHITECTURES if name != architecture):
+        yield f"the metadata lack {listing(lost, where='')}, which llama.cpp needs: llama.cpp cannot load the file"
+
+
+def _of_rows(shape: Sequence[int], architecture: str, number: int, is_of_tokens: bool) -> Iterator[str]:
+    """Yield a note if the embedding of a known architecture has another number of rows than ``number``."""
+    if architecture in ARCHITECTURES and len(shape) == 2 and number and shape[0] != number:
+        has = f"the file has {count(number, 'token')}" if is_of_tokens else f"{architecture}.vocab_size is {number}"
+        yield f"{EMBEDDING} has {count(shape[0], 'row')}, but {has}: llama.cpp cannot load the file"
+
+
+def _of_tokens(metadata: Mapping[str, str], tokens: int, stated: int | None) -> Iterator[str]:
     ids = (key for key in metadata if key.startswith("tokenizer.ggml.") and key.endswith("_token_id"))
     beyond = [f"{key} is {metadata[key]}" for key in ids if _is_number(metadata[key]) and int(metadata[key]) >= tokens]
+    beyond += [f"{metadata['general.architecture']}.vocab_size is {stated}"] if stated not in (None, tokens) else []
     if tokens and beyond:
         yield f"the file has {count(tokens, 'token')}, but {listing(beyond, where='')}"
 
@@ -110,7 +142,7 @@ def _wanted(sizes: Mapping[str, int]) -> Iterator[tuple[str, int, tuple[str, ...
     """
     width, heads = sizes.get(WIDTH, 0), sizes.get(HEADS, 0)
     if width:
-        yield "token_embd.weight", 1, (WIDTH,), width
+        yield EMBEDDING, 1, (WIDTH,), width
     if "feed_forward_length" in sizes:
         yield "blk.0.ffn_down.weight", 1, ("feed_forward_length",), sizes["feed_forward_length"]
     if width and heads:

@@ -11,7 +11,7 @@ from ...engine.inputs import PlanInputs
 from ...engine.output.layout import OutputOptions, is_folder
 from ...errors import ConfigError
 from ...formats.base.header import ExtraEntries
-from ...formats.ggml.values import INT32, TEXT, UINT32, Typed, kind_of, packed, parsed
+from ...formats.ggml.values import BOOL, INT32, TEXT, UINT32, Typed, kind_of, packed, parsed
 from ...formats.ggml.writer import FORMAT_KEY, RESERVED
 from ...planning.llama_cpp.names import ARCHITECTURES
 from ...planning.plan.plan import Plan
@@ -23,11 +23,14 @@ from .named_layout import ARCHITECTURE, TRANSFORMERS
 from .new_tokens import maps_by_token, with_new_tokens
 from .outputs import check_given, check_names
 from .tokenizer import tokenizer_entries
+from .tokenizer_notes import tokenizer_notes
 
 __all__ = ["gguf_entries"]
 
 FILE_TYPE, VERSION = "general.file_type", "general.quantization_version"
 EMBEDDING = "token_embd.weight"
+LONGEST = 200
+"""The longest string, in bytes, that is compared with tensors."""
 FILE_TYPES = {
     "float32": 0, "float16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 12,
     "q4_k": 15, "q5_k": 17, "q6_k": 18, "bfloat16": 32, "mxfp4": 38,
@@ -64,13 +67,23 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
     is_another = any(step.dtype != step.source_dtype or step.operation for step in plan.steps)
     if FILE_TYPE in found if source is not None and is_another else ARCHITECTURE in found and source is None:
         found.update(_file_type(plan))
-    named = found[ARCHITECTURE].raw[8:].decode("utf-8", "replace") if ARCHITECTURE in found else ""
-    notes += check_names(plan, inputs, named)
-    texts = {key: str(int.from_bytes(one.raw, "little")) for key, one in found.items() if one.kind in (UINT32, INT32)}
+    texts = {key: _said(one) for key, one in found.items()}
+    notes += check_names(plan, inputs, texts.get(ARCHITECTURE, ""))
     shapes = {step.key: shape_of_values(step.dtype, step.shape) for step in plan.steps}
     listed = found.get("tokenizer.ggml.tokens")
     number = int.from_bytes(listed.raw[4:12], "little") if listed is not None else 0  # after 4 bytes for the item type
-    return ExtraEntries((), (found,)), (*notes, *metadata_notes(shapes, {**texts, ARCHITECTURE: named}, number))
+    notes += metadata_notes(shapes, texts, number)
+    notes += (*tokenizer_notes(texts, number, lambda key, begin, size: found[key].raw[begin : begin + size]),)
+    return ExtraEntries((), (found,)), notes
+
+
+def _said(entry: Typed) -> str:
+    """Return a whole number, a truth value or a short string as text; '' for any other value."""
+    if entry.kind == TEXT and len(entry.raw) <= LONGEST:
+        return entry.raw[8:].decode("utf-8", "replace")
+    if entry.kind == BOOL:
+        return "true" if any(entry.raw) else "false"
+    return str(int.from_bytes(entry.raw, "little")) if entry.kind in (UINT32, INT32) else ""
 
 
 def _described_by(plan: Plan, inputs: PlanInputs, given: Mapping[str, str]) -> Checkpoint | None:

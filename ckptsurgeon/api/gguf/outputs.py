@@ -14,9 +14,11 @@ from ...planning.llama_cpp.model_types import MODEL_TYPES
 from ...planning.llama_cpp.names import ARCHITECTURES, in_llama_cpp, in_transformers
 from ...planning.plan.plan import Plan
 from ...util.text import escape, listing
+from ..model_folder.embedded import embedded_model
 from ..model_folder.folder import model_folder
 from .contradictions import metadata_notes, shape_of_values
 from .named_layout import ARCHITECTURE
+from .tokenizer_notes import tokenizer_notes
 
 __all__ = ["check_given", "check_names", "is_gguf", "notes_on_other_format", "source_notes"]
 
@@ -60,7 +62,13 @@ def source_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Return notes on metadata of a GGUF file that contradict its tensors or its tokens."""
     shapes = {key: shape_of_values(one.dtype, one.shape) for key, one in checkpoint.items()}
     tokens = checkpoint.header.stored.get("tokenizer.ggml.tokens")
-    return metadata_notes(shapes, checkpoint.metadata, tokens.items if tokens is not None else 0)
+    metadata = {**dict.fromkeys(checkpoint.header.stored, ""), **checkpoint.metadata}
+    number = tokens.items if tokens is not None else 0
+    model = embedded_model(checkpoint)
+    return (
+        *metadata_notes(shapes, metadata, number),
+        *(tokenizer_notes(metadata, number, model.part) if model is not None else ()),
+    )
 
 
 def is_gguf(options: OutputOptions) -> bool:

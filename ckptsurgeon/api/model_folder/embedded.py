@@ -68,6 +68,11 @@ class EmbeddedModel:
         entry = self.stored[key]
         return self.file.read(entry.offset, entry.nbytes)
 
+    def part(self, key: str, begin: int, number: int) -> bytes:
+        """Return ``number`` bytes of an entry's value, fewer at its end; ``begin`` is the position of the first."""
+        entry = self.stored[key]
+        return self.file.read(entry.offset + begin, max(0, min(number, entry.nbytes - begin)))
+
     def digest(self, key: str) -> bytes:
         """Return the SHA-256 of an entry's value; empty if there is no such entry."""
         return hashlib.sha256(self.raw(key)).digest() if key in self.stored else b""

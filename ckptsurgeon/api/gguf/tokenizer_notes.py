@@ -1,0 +1,90 @@
+"""Notes on the tokeniser in the metadata of a GGUF file: lists that are not those of its kind, and odd special tokens.
+
+llama.cpp reads these entries in its ``src/llama-vocab.cpp``.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+
+from ...formats.ggml.values import texts_in
+from ...util.text import escape
+
+__all__ = ["Read", "tokenizer_notes"]
+
+OWN = "tokenizer.ggml."
+MODEL, TOKENS, KINDS, MERGES, SCORES = (
+    f"{OWN}{name}" for name in ("model", "tokens", "token_type", "merges", "scores")
+)
+NORMAL, CONTROL = 1, 3
+"""llama.cpp's numbers for tokens of ordinary texts, and for tokens such as the end of a text."""
+DIGITS = 10
+"""Ids with more digits are not looked up."""
+HEAD = 12
+"""The number of bytes before the first item of an array."""
+SPECIAL = ("<", "[", "｜", "\u2581<")
+"""How special tokens begin; some files give them the kind of ordinary tokens."""
+SPACE = "Ġ"
+"""How byte-level BPE writes a space; sentencepiece writes ▁."""
+
+Read = Callable[[str, int, int], bytes]
+"""Returns bytes of an entry's value: takes its name, the position of the first byte, and the number of bytes."""
+
+
+def tokenizer_notes(metadata: Mapping[str, str], tokens: int, read: Read) -> Iterator[str]:
+    """Yield notes on a tokeniser whose lists do not fit its kind, or whose special tokens are ordinary ones.
+
+    ``metadata`` maps the names of all entries to their values as text, '' if they are too long. ``tokens`` is the
+    number of tokens. ``read`` reads one token's kind; it reads lists only if they may be wrong.
+    """
+    if not tokens:
+        return
+    yield from _of_lists(metadata, read)
+    ends = {"eos_token_id": "llama.cpp ends texts there"}
+    if metadata.get(f"{OWN}add_bos_token") == "true":
+        ends["bos_token_id"] = "llama.cpp begins texts with it"
+    for name, follows in ends.items():
+        said = metadata.get(f"{OWN}{name}", "")
+        if KINDS in metadata and said.isdecimal() and len(said) <= DIGITS and int(said) < tokens:
+            text = _ordinary(int(said), read)
+            if text:
+                yield f"{OWN}{name} is {said}, the id of the ordinary token {escape(text, 40)}: {follows}"
+
+
+def _of_lists(metadata: Mapping[str, str], read: Read) -> Iterator[str]:
+    model = metadata.get(MODEL, "")
+    has_merges, has_scores = MERGES in metadata, SCORES in metadata
+    if model == "gpt2" and not has_merges:
+        yield f"{MODEL} is gpt2 (byte-level BPE), but there are no {MERGES}: llama.cpp cannot load the file"
+    if model == "llama" and not has_scores:
+        why = f"there are {MERGES} and no {SCORES}" if has_merges else _letters(read)
+        if why:
+            follows = "llama.cpp splits texts into other tokens (--set-metadata tokenizer.ggml.model=gpt2)"
+            yield f"{MODEL} is llama (sentencepiece), but {why}, as in byte-level BPE: {follows}"
+
+
+def _letters(read: Read) -> str:
+    """Return text that says that tokens begin with the space of byte-level BPE; '' if they do not."""
+    known = _texts(read)
+    number = sum(one.startswith(SPACE) for one in known)
+    return f"tokens begin with {SPACE}" if number > sum(one.startswith("\u2581") for one in known) else ""
+
+
+def _ordinary(id: int, read: Read) -> str:
+    """Return a token's text if the token is an ordinary one although others are special; '' otherwise."""
+    if read(KINDS, HEAD + 4 * id, 4) != struct.pack("<I", NORMAL):
+        return ""
+    kinds = read(KINDS, HEAD, 1 << 30)
+    if CONTROL not in memoryview(kinds[: len(kinds) // 4 * 4]).cast("I"):
+        return ""
+    known = _texts(read)
+    text = known[id] if id < len(known) else ""
+    return "" if text.startswith(SPECIAL) else text
+
+
+def _texts(read: Read) -> list[str]:
+    with suppress(struct.error):
+        return texts_in(read(TOKENS, 0, 1 << 30))
+    return []

@@ -1,0 +1,110 @@
+"""Entries of a GGUF file that contradict its tokeniser, and entries that llama.cpp needs: all verbs note them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ckptsurgeon as cs
+from ckptsurgeon.api.gguf.contradictions import metadata_notes
+from ckptsurgeon.api.gguf.tokenizer_notes import tokenizer_notes
+from ckptsurgeon.formats.ggml.values import FLOAT32, INT32, TEXT, array
+
+from .test_layouts import MODELS, model
+from .test_more_models import KINDS, saved
+from .test_tokenizer import splitter, tokenizer
+
+CANNOT = "llama.cpp cannot load the file"
+OWN = "tokenizer.ggml."
+SPLITS = "llama.cpp splits texts into other tokens (--set-metadata tokenizer.ggml.model=gpt2)"
+WRONG = {
+    "llama.vocab_size=77": "the file has 96 tokens, but llama.vocab_size is 77",
+    f"{OWN}eos_token_id=3": f"{OWN}eos_token_id is 3, the id of the ordinary token ab: llama.cpp ends texts there",
+    f"{OWN}bos_token_id=1": f"{OWN}bos_token_id is 1, the id of the ordinary token b: llama.cpp begins texts with it",
+    f"{OWN}model=llama": f"{OWN}model is llama (sentencepiece), but there are {OWN}merges and no {OWN}scores, as in "
+    f"byte-level BPE: {SPLITS}",
+    f"{OWN}merges=": f"{OWN}model is gpt2 (byte-level BPE), but there are no {OWN}merges: {CANNOT}",
+    "llama.attention.layer_norm_rms_epsilon=": "the metadata lack llama.attention.layer_norm_rms_epsilon, which "
+    f"llama.cpp needs: {CANNOT}",
+    "llama.context_length=": f"the metadata lack llama.context_length, which llama.cpp needs: {CANNOT}",
+}  # fmt: skip
+
+
+def written() -> None:
+    model("llama", bos_token_id=5, eos_token_id=5)
+    Path("model/tokenizer.json").write_text(json.dumps(tokenizer(splitter(r"\p{L}+"))))
+    cs.apply(cs.convert("model", layout="gguf"), "x.gguf")
+
+
+@pytest.mark.parametrize("change", WRONG)
+def test_an_entry_that_is_wrong_is_said(change: str) -> None:
+    written()
+    key, _, value = change.partition("=")
+    receipt = cs.apply(cs.convert("x.gguf", metadata={key: value}), "y.gguf")
+    for notes in (receipt.notes, cs.inspect("y.gguf").notes, cs.filter("y.gguf", include="**").notes):
+        assert WRONG[change] in notes
+    assert WRONG[change] in [one.what for row in cs.check("y.gguf").rows for one in row.found]
+    assert not [one.what for row in cs.check("x.gguf").rows for one in row.found if OWN in one.what]
+
+
+def test_rows_without_a_token_are_said() -> None:
+    written()
+    none = {f"{OWN}{name}": "" for name in ("tokens", "model", "merges", "token_type")}
+    receipt = cs.apply(cs.convert("x.gguf", metadata={**none, "llama.vocab_size": "77"}), "y.gguf")
+    said = f"token_embd.weight has 96 rows, but llama.vocab_size is 77: {CANNOT}"
+    for notes in (receipt.notes, cs.inspect("y.gguf").notes):
+        assert said in notes
+
+
+def test_another_number_of_rows_than_tokens_is_said() -> None:
+    said = f"token_embd.weight has 96 rows, but the file has 90 tokens: {CANNOT}"
+    assert said in metadata_notes({"token_embd.weight": (96, 64)}, {"general.architecture": "llama"}, 90)
+    assert not metadata_notes({"token_embd.weight": (90, 64)}, {"general.architecture": "llama"}, 90)
+
+
+@pytest.mark.parametrize("name", [*MODELS, *KINDS])
+def test_nothing_is_said_of_a_model_as_it_is(name: str) -> None:
+    model(name) if name in MODELS else saved(name)
+    receipt = cs.apply(cs.convert("model", layout="gguf"), "x.gguf")
+    assert not [note for note in (*receipt.notes, *cs.inspect("x.gguf").notes) if OWN in note or " lack " in note]
+
+
+def notes_on(tokens: list[str], **entries: Any) -> list[str]:
+    """The notes on a tokeniser; ``entries`` are numbers, texts and lists."""
+    lists = {f"{OWN}tokens": array(TEXT, [one.encode() for one in tokens])}
+    for name, items in entries.items():
+        if isinstance(items, list):
+            lists[f"{OWN}{name}"] = array(FLOAT32 if name == "scores" else INT32, items)
+    said = {f"{OWN}{name}": str(value) for name, value in entries.items() if not isinstance(value, list)}
+    metadata = {**dict.fromkeys(lists, ""), **said}
+    return [*tokenizer_notes(metadata, len(tokens), lambda key, begin, size: lists[key][begin : begin + size])]
+
+
+def test_letters_of_byte_level_bpe_are_said_without_merges_too() -> None:
+    said = f"{OWN}model is llama (sentencepiece), but tokens begin with Ġ, as in byte-level BPE: {SPLITS}"
+    assert notes_on(["a", "Ġ", "Ġa"], model="llama") == [said]
+    assert not notes_on(["a", "▁", "▁a", "Ġ"], model="llama")
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"model": "llama", "scores": [0.0] * 4, "merges": [0]},  # older files of sentencepiece have merges, too
+        {"model": "bert"},
+        {"model": "gpt2", "merges": [0], "eos_token_id": 1, "token_type": [1, 1, 1, 1]},  # no token is special
+        {"model": "gpt2", "merges": [0], "eos_token_id": 2, "token_type": [1, 1, 3, 1]},
+        {"model": "gpt2", "merges": [0], "eos_token_id": 3, "token_type": [1, 1, 3, 1]},  # <|im_end|>
+        {"model": "gpt2", "merges": [0], "eos_token_id": 9, "token_type": [1, 1, 3, 1]},
+        {"model": "gpt2", "merges": [0], "bos_token_id": 1, "add_bos_token": "false", "token_type": [1, 1, 3, 1]},
+        {"model": "gpt2", "merges": [0], "eos_token_id": 1},
+    ],
+)
+def test_tokenisers_of_real_files_get_no_note(entries: dict[str, Any]) -> None:
+    assert not notes_on(["a", "b", "</s>", "<|im_end|>"], **entries)
+
+
+def test_a_list_of_kinds_that_is_too_short_is_no_error() -> None:
+    assert not notes_on(["a", "b", "c"], model="gpt2", merges=[0], eos_token_id=2, token_type=[1])
