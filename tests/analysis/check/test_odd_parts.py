@@ -57,6 +57,8 @@ def test_a_model_that_ckpt_has_quantised_passes(scheme: str) -> None:
         ("mxfp4", "_scale", torch.zeros_like, "scales", "scales that are all zero"),
         ("mxfp4", "_scale", lambda one: one + 40, "scales", "scales above 1e+06"),
         ("mxfp4", "_scale", lambda one: one + 10, "value-family", "mean scale of 1 tensor is far"),
+        ("mxfp4", "_scale", lambda one: one * 0 + 127, "value-family", "mean scale of 1 tensor is far"),
+        ("mxfp4", "_scale", lambda one: one - 10, "value-family", "mean scale of 1 tensor is far"),
         ("mxfp4", "_scale", lambda one: one * 0 + 255, "scales", "NaN or infinities"),
         ("nvfp4", "weight_global_scale", lambda one: one / 100, "value-family", "mean scale of 1 tensor is far"),
         ("fp8-block", "weight_scale_inv", lambda one: one * 100, "value-family", "mean scale of 1 tensor is far"),
@@ -71,6 +73,43 @@ def test_the_layer_that_is_odd_is_named(
     assert said in told[check]
     assert ODD in told[check]
     assert told.keys() == {check}
+
+
+def test_scales_that_are_exponents_are_compared_as_numbers_in_other_formats() -> None:
+    """MLX stores them as uint8, GGUF in its blocks, and a file of safetensors may have them as float8_e8m0fnu."""
+    state = load_file(quantised("mxfp4") / "model.safetensors")
+    odd = f"{ODD}.weight_scale"
+    for change, expected in ((0, {}), (8, {"value-family"})):
+        changed_state = {**state, odd: state[odd] + change}
+        powers = {
+            key: one.view(torch.float8_e8m0fnu) if key.endswith("_scale") else one for key, one in changed_state.items()
+        }
+        save_file(powers, "powers.safetensors")
+        assert found(Path("powers.safetensors")).keys() == {*expected}
+        names = {"weight_packed": "weight", "weight_scale": "scales"}
+        mlx = {f"{key.rpartition('.')[0]}.{names[key.rpartition('.')[2]]}": one for key, one in changed_state.items()}
+        mlx = {key: one.view(torch.uint32) if key.endswith("weight") else one for key, one in mlx.items()}
+        Path("mlx").mkdir(exist_ok=True)
+        save_file(mlx, "mlx/model.safetensors", {"format": "mlx"})
+        settings = {"group_size": 32, "bits": 4, "mode": "mxfp4"}
+        Path("mlx/config.json").write_text(json.dumps({"quantization": settings, "quantization_config": settings}))
+        assert found(Path("mlx")).keys() == {*expected}
+
+
+@pytest.mark.parametrize(("factor", "status"), [(1, "PASS"), (128, "WARN")])
+def test_scales_in_blocks_of_mxfp4_are_compared(factor: float, status: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    weights = {
+        f"blk.{layer}.ffn_up_exps.weight": torch.randn(2, 64, 64, generator=draw) / 20 for layer in range(LAYERS)
+    }
+    weights["blk.2.ffn_up_exps.weight"] *= factor
+    weights["blk.4.ffn_up_exps.weight"] *= 0
+    save_file(weights, "x.safetensors")
+    cs.apply(cs.convert("x.safetensors", gguf_type="mxfp4", layout="keep"), "x.gguf")
+    report = cs.check("x.gguf")
+    assert report.row("scales").status.value == "PASS"
+    assert report.row("value-family").status.value == status
+    assert all("mean scale of 1 tensor is far" in one.what for one in report.row("value-family").found)
 
 
 def modelopt(state: Tensors) -> Tensors:
