@@ -17,12 +17,12 @@ LAYERS = 6
 ODD = "model.layers.3.self_attn.q_proj"
 
 
-def quantised(scheme: str) -> Path:
+def quantised(scheme: str, layers: int = LAYERS) -> Path:
     """A folder of six layers, quantised by ckpt itself."""
     draw = torch.Generator().manual_seed(0)
     state = {
         f"model.layers.{layer}.self_attn.{name}.weight": 0.05 * torch.randn(128, 128, generator=draw)
-        for layer in range(LAYERS)
+        for layer in range(layers)
         for name in ("q_proj", "k_proj")
     }
     Path("plain").mkdir()
@@ -73,6 +73,40 @@ def test_the_layer_that_is_odd_is_named(
     assert said in told[check]
     assert ODD in told[check]
     assert told.keys() == {check}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "end", "number"),
+    [
+        ("nvfp4", "weight_global_scale", 1),
+        ("fp8-block", "weight_scale_inv", 1),
+        ("int8", "weight_scale", 1),
+        ("int4-group128", "weight_scale", 1),
+        ("mxfp4", "weight_scale", 127),
+    ],
+)
+def test_two_other_layers_show_scales_that_were_never_set(scheme: str, end: str, number: int) -> None:
+    folder = quantised(scheme, layers=3)
+    assert found(folder) == {}
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    key = f"model.layers.1.self_attn.q_proj.{end}"
+    save_file({**state, key: torch.full_like(state[key], number)}, path, {"format": "pt"})
+    told = found(folder)
+    assert told.keys() == {"value-family"}
+    assert f"far from that of other layers: {key} has 1, the median is" in told["value-family"]
+    few = {key: one for key, one in load_file(path).items() if ".layers.2." not in key}
+    save_file(few, path, {"format": "pt"})
+    assert found(folder) == {}, "with one other layer, either may be wrong"
+
+
+@pytest.mark.parametrize(("factor", "status"), [(50, "PASS"), (1000, "WARN")])
+def test_a_plain_weight_far_from_two_others_is_named(factor: float, status: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    state = {f"layers.{layer}.up_proj.weight": torch.randn(64, 64, generator=draw) / 20 for layer in range(3)}
+    state["layers.1.up_proj.weight"] *= factor
+    save_file(state, "x.safetensors")
+    assert cs.check("x.safetensors").row("value-family").status.value == status
 
 
 def test_scales_that_are_exponents_are_compared_as_numbers_in_other_formats() -> None:
