@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from ..analysis.check.checksums import checked_sums, recipe_sums
+from ..analysis.check.measuring.byte_scales import with_byte_scales
 from ..analysis.check.measuring.passing import measure
 from ..analysis.check.measuring.pickled_scales import pickled_scales
 from ..analysis.check.report import CheckReport
@@ -79,7 +80,7 @@ def _subject(path: str, opened: Opened, base: CheckpointLike | None, progress: P
     if checkpoint is None:
         return Subject(shown(path), "safetensors", {}, {}, opened.shards, opened.index, fault=DAMAGED)
     embeddings = embeddings_of(checkpoint)
-    measured = measure(checkpoint, checkpoint, embeddings, progress)
+    measured = measure(checkpoint, with_byte_scales(checkpoint), embeddings, progress)
     sums = checked_sums(checkpoint, measured)
     coded = [(key, end, one.method) for one in checkpoint.codes.tensors for end, key in one.parts.items()]
     subject = Subject(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ..errors import ConfigError
 
 __all__ = [
-    "BLOCKS", "BLOCK_SCALES", "DTYPES", "ROUNDED", "SATURATED", "DType", "contiguous_stride", "dtype_named", "reach",
+    "BLOCKS", "BLOCK_EXPONENTS", "BLOCK_SCALES", "DTYPES", "ROUNDED", "SATURATED", "DType", "contiguous_stride",
+    "dtype_named", "reach",
 ]  # fmt: skip
 
 
@@ -60,6 +61,8 @@ BLOCK_SCALES: Mapping[str, tuple[int, int]] = {
     "iq2_s": (0, 1), "iq3_xxs": (0, 1), "iq3_s": (0, 1), "iq1_s": (0, 1), "iq4_nl": (0, 1), "iq4_xs": (0, 1),
 }  # fmt: skip
 """{type in ``BLOCKS``: (offset of the float16 scales in a block, number of these scales)}; the first is a scale."""
+BLOCK_EXPONENTS: Mapping[str, int] = {"mxfp4": 0}
+"""{type in ``BLOCKS`` whose scales are powers of two: offset of the exponent, a byte, in a block}."""
 ROUNDED: Mapping[str, int] = {"q8_0": 8, "q5_0": 6, "q4_0": 2, "mxfp4": 39}
 """The types in ``BLOCKS`` that this package can write, each with its number in ``enum ggml_type``."""
 

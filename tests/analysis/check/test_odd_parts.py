@@ -17,12 +17,12 @@ LAYERS = 6
 ODD = "model.layers.3.self_attn.q_proj"
 
 
-def quantised(scheme: str) -> Path:
+def quantised(scheme: str, layers: int = LAYERS) -> Path:
     """A folder of six layers, quantised by ckpt itself."""
     draw = torch.Generator().manual_seed(0)
     state = {
         f"model.layers.{layer}.self_attn.{name}.weight": 0.05 * torch.randn(128, 128, generator=draw)
-        for layer in range(LAYERS)
+        for layer in range(layers)
         for name in ("q_proj", "k_proj")
     }
     Path("plain").mkdir()
@@ -58,6 +58,8 @@ def test_a_model_that_ckpt_has_quantised_passes(scheme: str) -> None:
         ("mxfp4", "_scale", torch.zeros_like, "scales", "scales that are all zero"),
         ("mxfp4", "_scale", lambda one: one + 40, "scales", "scales above 1e+06"),
         ("mxfp4", "_scale", lambda one: one + 10, "value-family", "mean scale of 1 tensor is far"),
+        ("mxfp4", "_scale", lambda one: one * 0 + 127, "value-family", "mean scale of 1 tensor is far"),
+        ("mxfp4", "_scale", lambda one: one - 10, "value-family", "mean scale of 1 tensor is far"),
         ("mxfp4", "_scale", lambda one: one * 0 + 255, "scales", "NaN or infinities"),
         ("nvfp4", "weight_global_scale", lambda one: one / 100, "value-family", "mean scale of 1 tensor is far"),
         ("fp8-block", "weight_scale_inv", lambda one: one * 100, "value-family", "mean scale of 1 tensor is far"),
@@ -72,6 +74,77 @@ def test_the_layer_that_is_odd_is_named(
     assert said in told[check]
     assert ODD in told[check]
     assert told.keys() == {check}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "end", "number"),
+    [
+        ("nvfp4", "weight_global_scale", 1),
+        ("fp8-block", "weight_scale_inv", 1),
+        ("int8", "weight_scale", 1),
+        ("int4-group128", "weight_scale", 1),
+        ("mxfp4", "weight_scale", 127),
+    ],
+)
+def test_two_other_layers_show_scales_that_were_never_set(scheme: str, end: str, number: int) -> None:
+    folder = quantised(scheme, layers=3)
+    assert found(folder) == {}
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    key = f"model.layers.1.self_attn.q_proj.{end}"
+    save_file({**state, key: torch.full_like(state[key], number)}, path, {"format": "pt"})
+    told = found(folder)
+    assert told.keys() == {"value-family"}
+    assert f"far from that of other layers: {key} has 1, the median is" in told["value-family"]
+    few = {key: one for key, one in load_file(path).items() if ".layers.2." not in key}
+    save_file(few, path, {"format": "pt"})
+    assert found(folder) == {}, "with one other layer, either may be wrong"
+
+
+@pytest.mark.parametrize(("factor", "status"), [(50, "PASS"), (1000, "WARN")])
+def test_a_plain_weight_far_from_two_others_is_named(factor: float, status: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    state = {f"layers.{layer}.up_proj.weight": torch.randn(64, 64, generator=draw) / 20 for layer in range(3)}
+    state["layers.1.up_proj.weight"] *= factor
+    save_file(state, "x.safetensors")
+    assert cs.check("x.safetensors").row("value-family").status.value == status
+
+
+def test_scales_that_are_exponents_are_compared_as_numbers_in_other_formats() -> None:
+    """MLX stores them as uint8, GGUF in its blocks, and a file of safetensors may have them as float8_e8m0fnu."""
+    state = load_file(quantised("mxfp4") / "model.safetensors")
+    odd = f"{ODD}.weight_scale"
+    for change, expected in ((0, {}), (8, {"value-family"})):
+        changed_state = {**state, odd: state[odd] + change}
+        powers = {
+            key: one.view(torch.float8_e8m0fnu) if key.endswith("_scale") else one for key, one in changed_state.items()
+        }
+        save_file(powers, "powers.safetensors")
+        assert found(Path("powers.safetensors")).keys() == {*expected}
+        names = {"weight_packed": "weight", "weight_scale": "scales"}
+        mlx = {f"{key.rpartition('.')[0]}.{names[key.rpartition('.')[2]]}": one for key, one in changed_state.items()}
+        mlx = {key: one.view(torch.uint32) if key.endswith("weight") else one for key, one in mlx.items()}
+        Path("mlx").mkdir(exist_ok=True)
+        save_file(mlx, "mlx/model.safetensors", {"format": "mlx"})
+        settings = {"group_size": 32, "bits": 4, "mode": "mxfp4"}
+        Path("mlx/config.json").write_text(json.dumps({"quantization": settings, "quantization_config": settings}))
+        assert found(Path("mlx")).keys() == {*expected}
+
+
+@pytest.mark.parametrize(("factor", "status"), [(1, "PASS"), (128, "WARN")])
+def test_scales_in_blocks_of_mxfp4_are_compared(factor: float, status: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    weights = {
+        f"blk.{layer}.ffn_up_exps.weight": torch.randn(2, 64, 64, generator=draw) / 20 for layer in range(LAYERS)
+    }
+    weights["blk.2.ffn_up_exps.weight"] *= factor
+    weights["blk.4.ffn_up_exps.weight"] *= 0
+    save_file(weights, "x.safetensors")
+    cs.apply(cs.convert("x.safetensors", gguf_type="mxfp4", layout="keep"), "x.gguf")
+    report = cs.check("x.gguf")
+    assert report.row("scales").status.value == "PASS"
+    assert report.row("value-family").status.value == status
+    assert all("mean scale of 1 tensor is far" in one.what for one in report.row("value-family").found)
 
 
 def modelopt(state: Tensors) -> Tensors:

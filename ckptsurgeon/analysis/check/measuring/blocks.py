@@ -11,7 +11,7 @@ from ....checkpoint.checkpoint import Checkpoint
 from ....engine.checksums import crc32
 from ....engine.compute.bands import banded
 from ....engine.compute.reading import read_part
-from ....tensors.dtypes import BLOCK_SCALES, DTYPES
+from ....tensors.dtypes import BLOCK_EXPONENTS, BLOCK_SCALES, DTYPES
 from ....tensors.info import TensorInfo
 from ....tensors.ops.regions import Array, Box, blocks
 from .figures import BLOCK, Figures, Workspace, figures_of
@@ -82,6 +82,8 @@ def measured_block(checkpoint: Checkpoint, block: Block, work: Workspace) -> Blo
     crc, dtype = crc32(raw), block.info.dtype
     if dtype in BLOCK_SCALES:
         return BlockFigures(figures_of(_scales(raw, dtype), "float16", work), crc, raw.size)
+    if dtype in BLOCK_EXPONENTS:
+        return BlockFigures(figures_of(_exponents(raw, dtype), dtype, work), crc, raw.size)
     dtype = PARTS.get(dtype, dtype)
     if DTYPES[dtype].is_packed or DTYPES[dtype].kind not in ("float", "int", "uint", "bool"):
         return BlockFigures(None, crc, raw.size)
@@ -106,6 +108,12 @@ def _scales(raw: Array, dtype: str) -> Array:
     layout = DTYPES[dtype].block
     assert layout is not None
     return np.ascontiguousarray(raw.reshape(-1, layout[1])[:, begin : begin + 2 * number]).reshape(-1)
+
+
+def _exponents(raw: Array, dtype: str) -> Array:
+    layout = DTYPES[dtype].block
+    assert layout is not None
+    return np.ascontiguousarray(raw.reshape(-1, layout[1])[:, BLOCK_EXPONENTS[dtype]])
 
 
 def _of_each_row(values: Array) -> tuple[Array, Array]:

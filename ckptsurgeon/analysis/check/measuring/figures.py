@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ....tensors.dtypes import DTYPES
+from ....tensors.dtypes import BLOCK_EXPONENTS, DTYPES
 from ....tensors.ops.casts import cast
 from ....tensors.ops.regions import Array
 
@@ -89,7 +89,7 @@ def figures_of(raw: Array, dtype: str, work: Workspace) -> Figures | None:
         return Figures()
     if dtype in LAYOUTS:
         return _floats(raw, work, LAYOUTS[dtype])
-    if dtype.startswith("float8_"):
+    if dtype.startswith("float8_") or dtype in BLOCK_EXPONENTS:
         return _rare(raw, dtype)
     return _integers(raw.view(np.dtype(dtype))) if DTYPES[dtype].kind in ("int", "uint", "bool") else None
 
@@ -231,6 +231,8 @@ def _integers(values: Array) -> Figures:
     return Figures(values.size, float(values.min()), float(values.max()), zeros=zeros)
 
 
+ONE_E8M0 = 127
+"""The code of the scale 1 in E8M0 (scales that are stored as exponents)."""
 # Rare 8-bit floats: the figures are computed from the number of times that each of the 256 codes occurs.
 
 
@@ -250,6 +252,8 @@ def _rare(raw: Array, dtype: str) -> Figures:
 
 @cache
 def _values_of_codes(dtype: str) -> Array:
-    """Return the values of the 256 codes of an 8-bit dtype."""
+    """Return the values of the 256 codes of an 8-bit dtype, or of the exponents of a type of GGUF, which has no NaN."""
+    if dtype in BLOCK_EXPONENTS:
+        return np.exp2(np.arange(256, dtype=np.float64) - ONE_E8M0)
     values, _ = cast(np.arange(256, dtype=np.uint8), dtype, "float64")
     return values

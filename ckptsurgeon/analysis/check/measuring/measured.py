@@ -24,7 +24,8 @@ class Measured:
 
     ``figures`` is None if the values are not numbers. ``digest`` is the BLAKE2b digest of the bytes if another tensor
     has the same size and CRC-32; else ''. ``is_of_scales`` is true for a tensor of GGUF codes, whose figures are
-    those of the scales in its blocks.
+    those of the scales in its blocks. ``dtype`` is the dtype of the measured numbers: scales that are stored as uint8
+    are measured as the numbers that the bytes stand for.
     """
 
     figures: Figures | None
@@ -33,3 +34,4 @@ class Measured:
     digest: str = ""
     rows: Rows | None = None
     is_of_scales: bool = False
+    dtype: str = ""

@@ -15,11 +15,12 @@ import numpy as np
 
 from ....checkpoint.checkpoint import Checkpoint
 from ....engine.checksums import combine
-from ....tensors.dtypes import BLOCK_SCALES
+from ....tensors.dtypes import BLOCK_EXPONENTS, BLOCK_SCALES
 from ....tensors.info import TensorInfo
 from ....tensors.ops.regions import Array
 from .alike_rows import alike_rows
 from .blocks import Block, BlockFigures, blocks_of, is_measured, measured_block
+from .byte_scales import EXPONENTS
 from .figures import Workspace, added
 from .measured import Measured, Rows
 
@@ -126,7 +127,8 @@ def _together(checkpoint: Checkpoint, info: TensorInfo, found: Sequence[BlockFig
         crc32=combine([(one.crc32, one.nbytes) for one in found]),
         nbytes=sum(one.nbytes for one in found),
         rows=_rows(checkpoint, info, np.concatenate(totals), np.concatenate(squares)) if totals else None,
-        is_of_scales=info.dtype in BLOCK_SCALES,
+        is_of_scales=info.dtype in BLOCK_SCALES or info.dtype in BLOCK_EXPONENTS,
+        dtype=EXPONENTS if info.dtype in BLOCK_EXPONENTS else info.dtype,
     )
 
 

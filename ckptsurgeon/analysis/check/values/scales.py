@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from ....tensors.decoders._scale_tests import are_exchanged
 from ....tensors.dtypes import DTYPES
@@ -11,6 +12,7 @@ from ....tensors.odd_scales import NEGATED, NESTED, OPPOSED, SAID
 from ....util.text import count
 from ..check import Check, of_keys
 from ..families import is_scale
+from ..measuring.byte_scales import EXPONENTS
 from ..measuring.figures import Figures
 from ..report import Found, Status
 from ..subject import Subject
@@ -32,9 +34,8 @@ FP4, DIVISOR = 6.0, "weight_global_scale"
 """The largest 4-bit float; and the key ending of the scales of whole weights by which codes are divided."""
 LARGEST_CODE = 128.0
 """The largest 8-bit code, which is assumed for torch's own quantised tensors: their codes are not measured."""
-NAN_E8M0, ONE_E8M0 = 255, 127
-"""The codes of NaN and of the scale 1 in E8M0 (scales that are stored as exponents)."""
-EXPONENTS = re.compile(r"mxfp|mxint|ue8m0", re.IGNORECASE)
+SMALLEST = 2.0**-127
+"""The smallest scale that is stored as an exponent: that of blocks of zeros."""
 SIGNED = ("MLX", "q4_0", "q5_0", "q3_k", "q6_k", "iq")
 """Encodings whose scales may be negative."""
 MIXED = re.compile(r"GPTQ|AWQ|int\d|packed", re.IGNORECASE)
@@ -90,8 +91,11 @@ def _run(subject: Subject) -> Iterator[Found]:
 def _has_codes(subject: Subject, key: str) -> bool:
     """Return whether the scales ``key`` belong to codes that are not all zero, or to codes that are not known.
 
-    If a weight is zero, both its codes and its scales are zero, which is not a fault.
+    If a weight is zero, both its codes and its scales are zero, which is not a fault. The codes in GGUF's blocks
+    are not measured.
     """
+    if _is_of_blocks(subject, key):
+        return False
     codes = [subject.measured[one].figures for one in _codes_of(subject, key)]
     return not codes or any(one is None or one.zeros < one.number for one in codes)
 
@@ -139,25 +143,16 @@ def scales_of(subject: Subject) -> Iterator[tuple[str, Figures]]:
     for key, one in subject.measured.items():
         if one.figures is None or not (one.is_of_scales or is_scale(subject.parts.get(key, ""))):
             continue
-        dtype = subject.tensors[key].dtype
-        if one.is_of_scales or DTYPES[dtype].kind == "float":
-            yield key, one.figures
-        elif dtype == "uint8" and EXPONENTS.search(subject.methods.get(key, "")) and one.figures.number:
+        if one.dtype == EXPONENTS:
             yield key, _of_exponents(one.figures)
+        elif one.is_of_scales or DTYPES[one.dtype].kind == "float":
+            yield key, one.figures
 
 
 def _of_exponents(one: Figures) -> Figures:
-    """Return the figures of scales that are stored as exponents in bytes; ``one`` has the figures of the bytes.
-
-    The largest scale is used as the mean, because the mean of the scales does not follow from ``one``. The smallest
-    scale would mislead, because it may be that of a block of zeros.
-    """
-    if one.high == NAN_E8M0:
-        return Figures(number=1, low=1, high=1, nan=1)
-    low, high = (2.0 ** (value - ONE_E8M0) if value else 0.0 for value in (one.low, one.high))
-    return Figures(
-        number=one.number, low=low, high=high, total=high * one.number, squares=high**2 * one.number,
-    )  # fmt: skip
+    """Return the figures of scales that are stored as exponents, with 0 for the smallest scale, that of zeros."""
+    low, high = (0.0 if value == SMALLEST else value for value in (one.low, one.high))
+    return replace(one, low=low, high=high, total=one.total if high else 0.0)
 
 
 def is_global_or_activation(subject: Subject, key: str) -> bool:

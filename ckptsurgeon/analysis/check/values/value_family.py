@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from math import log2
 
 from ....util.text import count, escape, listing
@@ -16,8 +16,8 @@ from .scales import is_global_or_activation, is_global_weight_scale, scales_of
 
 __all__ = ["CHECK"]
 
-FEWEST = 4
-"""The smallest family (tensors with the same role) in which an outlier can be found."""
+FEWEST, MANY = 3, 4
+"""The smallest family (tensors with the same role) in which an outlier can be found, and the smallest large family."""
 FACTOR = 3.0
 """The largest allowed ratio of a standard deviation to the median of its family, as a power of two: a factor of 8."""
 SCALES = 5.0
@@ -25,6 +25,11 @@ SCALES = 5.0
 
 It is larger than ``FACTOR``, since scales depend on the largest weight, which varies more than the standard deviation.
 """
+OF_FEW = log2(100)
+"""The same for both in a family of fewer: two other layers are weak evidence, so only a factor of 100 is an outlier."""
+UNSET = 16
+"""A tensor of at least this many scales that are all 1 was perhaps never set: then ``FACTOR`` and half of
+``SPREADS`` are enough."""
 SPREADS = 8.0
 """An outlier's distance from the median is also this many times its family's median distance (in powers of two)."""
 ADVICE = "Compare these layers with their source (ckpt diff --values): a wrong scale, another model, or a flipped bit."
@@ -32,7 +37,8 @@ ADVICE = "Compare these layers with their source (ckpt diff --values): a wrong s
 
 def _run(subject: Subject) -> Iterator[Found]:
     yield from _out_of_family(_deviations(subject), FACTOR, "standard deviation", "weight")
-    yield from _out_of_family(_sizes_of_scales(subject), SCALES, "mean scale", "tensor")
+    unset = {key for key, one in scales_of(subject) if one.number >= UNSET and one.low == one.high == 1}
+    yield from _out_of_family(_sizes_of_scales(subject), SCALES, "mean scale", "tensor", unset)
 
 
 def _deviations(subject: Subject) -> dict[str, float]:
@@ -52,10 +58,12 @@ def _sizes_of_scales(subject: Subject) -> dict[str, float]:
     return found
 
 
-def _out_of_family(sizes: dict[str, float], factor: float, figure: str, thing: str) -> Iterator[Found]:
+def _out_of_family(
+    sizes: dict[str, float], factor: float, figure: str, thing: str, unset: Collection[str] = ()
+) -> Iterator[Found]:
     odd = {}
     for keys in families(sizes).values():
-        odd.update(_odd({key: sizes[key] for key in keys}, factor))
+        odd.update(_odd({key: sizes[key] for key in keys}, factor, unset))
     if odd:
         told = [f"{escape(key)} has {std:.3g}, the median is {usual:.3g}" for key, (std, usual) in odd.items()]
         said = f"the {figure} of {count(len(odd), thing)} is far from that of other layers: {listing(told, SHOWN)}"
@@ -63,18 +71,24 @@ def _out_of_family(sizes: dict[str, float], factor: float, figure: str, thing: s
         yield Found(Status.WARN, said, ADVICE, tuple(odd), figures={"tensors": len(odd), "factor": round(worst, 2)})
 
 
-def _odd(stds: dict[str, float], factor: float) -> dict[str, tuple[float, float]]:
+def _odd(stds: dict[str, float], factor: float, unset: Collection[str]) -> dict[str, tuple[float, float]]:
     """Return the outliers of a family by key, each with (its standard deviation, the median of the family).
 
-    ``factor`` is the smallest distance of an outlier from the median, in powers of two.
+    ``factor`` is the smallest distance of an outlier from the median, in powers of two. ``unset`` has the keys of
+    tensors of scales that are all 1.
     """
     if len(stds) < FEWEST:
         return {}
     logs = {key: log2(std) for key, std in stds.items()}
     middle = median(logs.values())
     spread = median(abs(one - middle) for one in logs.values())
-    most = max(factor, SPREADS * spread)
-    return {key: (stds[key], 2.0**middle) for key, one in logs.items() if abs(one - middle) > most}
+    most = max(factor if len(stds) >= MANY else OF_FEW, SPREADS * spread)
+    of_unset = max(FACTOR, SPREADS / 2 * spread)
+    return {
+        key: (stds[key], 2.0**middle)
+        for key, one in logs.items()
+        if abs(one - middle) > (of_unset if key in unset else most)
+    }
 
 
 def median(values: Iterable[float]) -> float:

@@ -1,0 +1,43 @@
+"""Finds scales that are stored as bytes (uint8), and says which numbers the bytes stand for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ....checkpoint.checkpoint import Checkpoint
+from ....tensors.encodings._encoding import QuantisedTensor
+from ....tensors.encodings._settings import stated_by
+from ....tensors.info import TensorInfo
+from ..families import is_scale
+
+__all__ = ["EXPONENTS", "with_byte_scales"]
+
+EXPONENTS = "float8_e8m0fnu"
+"""The dtype of numbers that are powers of two, of which only the exponent is stored."""
+_OF_POWERS = re.compile(r"mxfp|mxint|ue8m0", re.IGNORECASE)
+"""Matches encodings whose scales are exponents."""
+_MODES = {"mxfp4": EXPONENTS, "mxfp8": EXPONENTS, "nvfp4": "float8_e4m3fn"}
+"""The modes of MLX with scales in bytes, each with the dtype of these scales."""
+
+
+def with_byte_scales(checkpoint: Checkpoint) -> Mapping[str, TensorInfo]:
+    """Return the tensors of a checkpoint; scales that are stored as uint8 have the dtype of the numbers they encode."""
+    scales = {
+        key: one
+        for one in checkpoint.codes.tensors
+        for end, key in one.parts.items()
+        if is_scale(end) and checkpoint[key].dtype == "uint8"
+    }
+    modes = stated_by(checkpoint.quantisation).modes if scales else ()
+    dtypes = {key: dtype for key, one in scales.items() if (dtype := _dtype(one, modes))}
+    return {**checkpoint, **{key: replace(checkpoint[key], dtype=dtype) for key, dtype in dtypes.items()}}
+
+
+def _dtype(one: QuantisedTensor, modes: tuple[str, ...]) -> str:
+    """Return the dtype of the scales of a quantised tensor whose scales are bytes; "" if it is not known."""
+    if _OF_POWERS.search(one.method):
+        return EXPONENTS
+    is_mlx = one.method.startswith("MLX") and ".biases" not in one.parts
+    return next((_MODES[mode] for mode in modes if mode in _MODES), "") if is_mlx else ""
