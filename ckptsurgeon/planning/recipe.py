@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any, NamedTuple
 
 from ..formats.base.header import FilePrint
@@ -77,7 +78,10 @@ class MergedAdapter(Brief):
     def from_json(row: Mapping[str, Any]) -> MergedAdapter:
         """Return the object that ``row`` describes; raises KeyError, TypeError or ValueError."""
         files = tuple(FilePrint(str(one["name"]), int(one["size"]), str(one["sha256"])) for one in row["files"])
-        return MergedAdapter(str(row["path"]), files, float(row["weight"]), str(row.get("tail", "")))
+        weight = float(row["weight"])
+        if not isfinite(weight):
+            raise ValueError(f"the weight {weight} of an adapter is not finite")
+        return MergedAdapter(str(row["path"]), files, weight, str(row.get("tail", "")))
 
 
 @dataclass(frozen=True, repr=False)

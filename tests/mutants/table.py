@@ -436,5 +436,27 @@ MUTANTS = (
         'return "" if text.startswith(SPECIAL) else text',
         'return ""',
         "api/gguf/test_tokenizer_notes.py",
+        "a merged adapter is recorded in every recipe that is made of the merged model",
+        "        elif index in used:",
+        "        elif adds:",
+        "api/inputs/test_merged_adapters.py",
+    ),
+    Mutant(
+        "a recipe of other weights is not believed",
+        "if _checksum(stored, info) != int(wanted, 16):",
+        "if _checksum(stored, info) < 0:",
+        "api/inputs/test_merged_adapters.py",
+    ),
+    Mutant(
+        "average and merge note an input that another input was made from",
+        "if source is not one and _is_source(source, one, recipe) and not changed_tensor(one, recipe)",
+        "if source is one and _is_source(source, one, recipe) and not changed_tensor(one, recipe)",
+        "api/inputs/test_recorded_sources.py",
+    ),
+    Mutant(
+        "lora extract notes two models in the wrong order",
+        "if not _is_made(base, tuned, recipe) or changed_tensor(base, recipe):",
+        "if not _is_made(tuned, base, recipe) or changed_tensor(base, recipe):",
+        "api/inputs/test_recorded_sources.py",
     ),
 )  # fmt: skip

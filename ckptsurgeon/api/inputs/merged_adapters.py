@@ -26,6 +26,8 @@ __all__ = ["merged_adapters", "merged_notes"]
 TAIL = 1 << 16
 """The number of last bytes of an adapter's file that distinguish it from adapters with an equal header."""
 VERB = "lora merge"
+MOST = 1000
+"""The most adapters that are read from a recipe: each is compared with all others."""
 NOTHING = 1e-9
 """An adapter whose weights add up to less than this is no longer in the model."""
 
@@ -122,20 +124,21 @@ def _recorded(one: Checkpoint) -> list[MergedAdapter]:
         return []
     try:
         recipe = stored_recipe(one)
-        rows = list(map(MergedAdapter.from_json, recipe["adapters"])) if "adapters" in recipe else list(_older(recipe))
+        listed = recipe["adapters"] if "adapters" in recipe else list(_older(recipe))
+        rows = [MergedAdapter.from_json(row) for row in listed[:MOST]]
         folder = folder_of_recipe(one.path)
         return [replace(row, path=_absolute(row.path, folder)) for row in rows]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError):  # verify reports the damage
         return []
 
 
-def _older(recipe: Mapping[str, Any]) -> Iterator[MergedAdapter]:
-    """Yield the adapters that the recipe of an older version merges: it has no list of adapters."""
+def _older(recipe: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the adapters, as plain data, that the recipe of an older version merges: it has no list of adapters."""
     if recipe["verb"] == VERB:
         rows = recipe["sources"][1:]
         for row, weight in zip(rows, _weights(recipe["arguments"], len(rows)), strict=True):
             if row["path"]:
-                yield MergedAdapter.from_json({**row, "weight": weight})
+                yield {**row, "weight": weight}
 
 
 def _weights(arguments: Mapping[str, Any], number: int) -> list[float]:

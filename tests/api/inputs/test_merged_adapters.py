@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,6 +115,19 @@ def test_a_damaged_record_is_left_to_verify(merged: str, rows: object) -> None:
     assert not again("m")
     cs.apply(cs.convert("m"), "c.safetensors")
     assert not cs.verify("m").ok
+
+
+def test_a_record_that_costs_too_much_is_cut_and_numbers_are_finite(merged: str) -> None:
+    path = Path("m/ckptsurgeon.json")
+    recipe = json.loads(path.read_text())
+    for rows in ([{"path": "x", "weight": 1, "files": []}] * 100_000, [{**recipe["adapters"][0], "weight": 1e999}]):
+        path.write_text(json.dumps({**recipe, "adapters": rows}))
+        began = time.perf_counter()
+        cs.apply(cs.convert("m"), "c.safetensors", force=True)
+        assert not again("m")
+        assert time.perf_counter() - began < 30
+        with cs.open_checkpoint("c.safetensors") as made:
+            assert "Infinity" not in (made.recipe or "")
 
 
 def test_the_same_inputs_give_the_same_bytes_from_a_plan_too(merged: str) -> None:
