@@ -436,6 +436,8 @@ MUTANTS = (
         'return "" if text.startswith(SPECIAL) else text',
         'return ""',
         "api/gguf/test_tokenizer_notes.py",
+    ),
+    Mutant(
         "a merged adapter is recorded in every recipe that is made of the merged model",
         "        elif index in used:",
         "        elif adds:",

@@ -11,7 +11,7 @@ from ...planning.lora_merge.fitting import AdapterView
 from ...planning.plan.plan import Plan
 from ...tensors.info import TensorInfo
 from ...util.text import escape, together
-from ..inputs.inputs import merged_notes
+from ..inputs.merged_adapters import merged_notes
 
 __all__ = ["already_merged_notes"]
 
@@ -28,7 +28,7 @@ def already_merged_notes(plan: Plan, opened: Sequence[Checkpoint], views: Sequen
     for number, one in enumerate(views, 1):
         keys = _replaced(plan, number, one, opened[0])
         if not any(len(opened[0][key].shape) > 1 for key in keys) or merged_notes(
-            opened[0], opened[number : number + 1]
+            opened[0], opened[number : number + 1], [1.0]
         ):
             continue
         if _is_trained(opened[number], one) and _are_equal(opened[0], opened[number], keys):
