@@ -249,8 +249,7 @@ def _plan_models(
             },
             metadata=stored[donor].metadata,
             notes=[
-                *asked.notes(opened), *_repeated(opened, len(models), method), *twice_notes(opened[: len(models)]),
-                *counted_notes(opened[: len(models)]),
+                *asked.notes(opened), *_repeated(opened, len(models), method), *counted_notes(opened[: len(models)]),
             ],
         )  # fmt: skip
         plan, every = keeping_codes(plan, opened, asked.encoding, donor, dtype=asked.options.dtype)
