@@ -55,7 +55,8 @@ KINDS = (
     _kind("adapter-config", r"^adapter_config\.json does not fit|^adapter_config\.json: .*without factors", FAIL,
           "Save the adapter and its configuration again, together."),
     _kind("adapter-config", r"lora merge cannot use it$", FAIL, "Correct adapter_config.json."),
-    _kind("adapter-config", r"base_model_name_or_path", WARN, "Give the base that this adapter was trained on."),
+    _kind("adapter-config", r"base_model_name_or_path|\(auto_mapping\)", WARN,
+          "Give the base that this adapter was trained on."),
     _kind("adapter-config", r"^adapter_config\.json: (?!it )", WARN, "Correct adapter_config.json."),
     _kind(
         "unreadable-files",

@@ -32,6 +32,7 @@ from ..model_folder.quantised import folder_of, with_settings
 from ..model_folder.rows_by_place import ADAPTED, PLACE, check_place, checked_rows
 from ..model_folder.weights.tied_heads import tied_head
 from .adapter_files import model_at, other_base_notes
+from .base_class import other_class_notes
 from .opening import open_adapter
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def lora_merge(
                 *encoding_notes(opened[:1], encoding),
                 *_counted(opened),
                 *other_base_notes(*opened),
+                *other_class_notes(*opened),
             ],
         )
         plan, opened[:] = keeping_codes(plan, opened, encoding, dtype=options.dtype)
