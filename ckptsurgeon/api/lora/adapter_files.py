@@ -19,6 +19,7 @@ from ...storage.read.base import File, Folder
 from ...storage.read.uri import scheme_of
 from ...storage.small_files import SMALL_BYTES, read_file
 from ...util.text import escape
+from .recorded_alpha import recorded_alpha_notes
 
 __all__ = [
     "BYTES",
@@ -60,12 +61,12 @@ def configuration_of(folder: Folder) -> File:
 def adapter_of(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tuple[str, ...]]:
     """Return the settings (rank, alpha, modules) of the adapter in a checkpoint, and notes on them.
 
-    The settings are None if the checkpoint is not an adapter, or if they cannot be read.
+    The settings are None if the checkpoint is not an adapter, has no configuration, or if they cannot be read.
     """
     weights = next((file for file in checkpoint.open_files().values() if file.name in ADAPTER_WEIGHTS), None)
     try:
         if weights is None or not has_configuration(weights):
-            return None, ()
+            return None, tuple(recorded_alpha_notes(checkpoint))
         data = _read(configuration_of(weights.folder()))
         settings = adapter_settings(data)
         if settings is None:
