@@ -19,7 +19,6 @@ from ...storage.read.base import File, Folder
 from ...storage.read.uri import scheme_of
 from ...storage.small_files import SMALL_BYTES, read_file
 from ...util.text import escape
-from .recorded_alpha import recorded_alpha_notes
 
 __all__ = [
     "BYTES",
@@ -30,6 +29,9 @@ __all__ = [
     "model_at",
     "other_base_notes",
 ]
+
+RECORDED_ALPHA = "ss_network_alpha"
+"""The entry of the metadata in which kohya's scripts record the alpha of an adapter."""
 
 # The files of a PEFT adapter: its weights, and the configuration in the same folder.
 
@@ -66,7 +68,7 @@ def adapter_of(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tuple[st
     weights = next((file for file in checkpoint.open_files().values() if file.name in ADAPTER_WEIGHTS), None)
     try:
         if weights is None or not has_configuration(weights):
-            return None, tuple(recorded_alpha_notes(checkpoint))
+            return None, _without_configuration(checkpoint)
         data = _read(configuration_of(weights.folder()))
         settings = adapter_settings(data)
         if settings is None:
@@ -76,6 +78,15 @@ def adapter_of(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tuple[st
         return settings, differences(checkpoint, data)
     except (ValueError, SourceError, FormatError) as error:
         return None, (f"{ADAPTER} cannot be used: {error}",)
+
+
+def _without_configuration(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Return the notes on a checkpoint without an adapter_config.json, which may be an adapter of kohya."""
+    if RECORDED_ALPHA not in checkpoint.metadata:
+        return ()
+    from .recorded_alpha import recorded_alpha_notes  # only adapters need its imports
+
+    return tuple(recorded_alpha_notes(checkpoint))
 
 
 def other_base_notes(base: Checkpoint, *adapters: Checkpoint) -> Iterator[str]:
