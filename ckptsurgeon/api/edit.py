@@ -226,6 +226,10 @@ def _edit(
             from .gguf.outputs import source_notes
 
             notes += source_notes(checkpoint)
+        if any(key.endswith(".block_count") for key in checkpoint.metadata):
+            from .model_folder.recorded_settings import recorded_setting_notes
+
+            notes += recorded_setting_notes(checkpoint.metadata, own.config)
         layers = source_layer_notes(checkpoint, own)
         changed = changed_source(checkpoint, own, options, changes)
         checkpoint, folder = changed.checkpoint, changed.folder

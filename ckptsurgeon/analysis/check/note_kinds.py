@@ -43,6 +43,7 @@ KINDS = (
           "Remove adapter_config.json, or add the adapter's weights."),
     _kind("other-notes", r": llama\.cpp cannot load the file|^with [\w.-]+\.\w+ \d+[ ,].* must have", WARN,
           "Correct the metadata (ckpt convert --set-metadata), or convert the model again."),
+    _kind("other-notes", r"\(ss_network_alpha ", WARN, "Merge it with this weight, unless the factors contain it."),
     _kind("dtype-family", r"may be from another copy|are of one kind", WARN, "Cast the whole model to one dtype."),
     _kind("ties", r"is stored too: if the two differ", WARN, ""),
     _kind("index-total", r"gives a total_size of", WARN, ""),
@@ -56,7 +57,8 @@ KINDS = (
     _kind("adapter-config", r"^adapter_config\.json does not fit|^adapter_config\.json: .*without factors", FAIL,
           "Save the adapter and its configuration again, together."),
     _kind("adapter-config", r"lora merge cannot use it$", FAIL, "Correct adapter_config.json."),
-    _kind("adapter-config", r"base_model_name_or_path", WARN, "Give the base that this adapter was trained on."),
+    _kind("adapter-config", r"base_model_name_or_path|\(auto_mapping\)", WARN,
+          "Give the base that this adapter was trained on."),
     _kind("adapter-config", r"^adapter_config\.json: (?!it )", WARN, "Correct adapter_config.json."),
     _kind(
         "unreadable-files",

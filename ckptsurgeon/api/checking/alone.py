@@ -20,6 +20,8 @@ __all__ = [
     "embeddings_of", "heads_of", "no_adapter", "notes_without_folder", "short_notes", "without_folder",
 ]  # fmt: skip
 
+RECORDED_ALPHA = "ss_network_alpha"
+"""The entry of the metadata in which kohya's scripts record the alpha of an adapter."""
 _OF_FILES = re.compile(
     r"is one of \d+ shards|is not the shard that|the shards in its folder have|lists \d+ shards?, but not"
     r"|bytes were never written to the file"
@@ -38,10 +40,14 @@ def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:
 
 
 def notes_without_folder(checkpoint: Checkpoint) -> Iterator[str]:
-    """Yield the notes on shards and missing bytes, on quantised tensors, and on the metadata of a GGUF file."""
+    """Yield the notes on shards and missing bytes, on quantised tensors, and on metadata of kohya and GGUF files."""
     yield from (note for note in checkpoint.notes if _OF_FILES.search(note))
     yield from checkpoint.quantisation_notes
     yield from consumed_notes(checkpoint.open_files().values())
+    if RECORDED_ALPHA in checkpoint.metadata:
+        from ..lora.recorded_alpha import recorded_alpha_notes
+
+        yield from recorded_alpha_notes(checkpoint)
     if checkpoint.header.stored:
         from ..gguf.outputs import source_notes
 

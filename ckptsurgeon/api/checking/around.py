@@ -21,6 +21,7 @@ from ...storage.small_files import SMALL_BYTES
 from ...storage.yaml_text import read_yaml
 from ..inspect import token_rows
 from ..lora.adapter_files import other_base_notes
+from ..lora.base_class import other_class_notes
 from ..model_folder.checks import contradictions
 from ..model_folder.folder import ModelFolder, model_folder
 from ..model_folder.weights.shape_checks import DescribedTensor
@@ -79,6 +80,7 @@ def _notes(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike | N
     if base is not None:
         with open_checkpoint(base) as opened:
             yield from other_base_notes(opened, checkpoint)
+            yield from other_class_notes(opened, checkpoint)
     yield from _wrapped(checkpoint, folder)
 
 

@@ -30,6 +30,9 @@ __all__ = [
     "other_base_notes",
 ]
 
+RECORDED_ALPHA = "ss_network_alpha"
+"""The entry of the metadata in which kohya's scripts record the alpha of an adapter."""
+
 # The files of a PEFT adapter: its weights, and the configuration in the same folder.
 
 BYTES = 16 << 20
@@ -60,12 +63,12 @@ def configuration_of(folder: Folder) -> File:
 def adapter_of(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tuple[str, ...]]:
     """Return the settings (rank, alpha, modules) of the adapter in a checkpoint, and notes on them.
 
-    The settings are None if the checkpoint is not an adapter, or if they cannot be read.
+    The settings are None if the checkpoint is not an adapter, has no configuration, or if they cannot be read.
     """
     weights = next((file for file in checkpoint.open_files().values() if file.name in ADAPTER_WEIGHTS), None)
     try:
         if weights is None or not has_configuration(weights):
-            return None, ()
+            return None, _without_configuration(checkpoint)
         data = _read(configuration_of(weights.folder()))
         settings = adapter_settings(data)
         if settings is None:
@@ -75,6 +78,15 @@ def adapter_of(checkpoint: Checkpoint) -> tuple[AdapterSettings | None, tuple[st
         return settings, differences(checkpoint, data)
     except (ValueError, SourceError, FormatError) as error:
         return None, (f"{ADAPTER} cannot be used: {error}",)
+
+
+def _without_configuration(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Return the notes on a checkpoint without an adapter_config.json, which may be an adapter of kohya."""
+    if RECORDED_ALPHA not in checkpoint.metadata:
+        return ()
+    from .recorded_alpha import recorded_alpha_notes  # only adapters need its imports
+
+    return tuple(recorded_alpha_notes(checkpoint))
 
 
 def other_base_notes(base: Checkpoint, *adapters: Checkpoint) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ...destinations.hf.files import ADAPTER
 from ...errors import CheckpointError
-from ...methods.lora.adapter import read_adapter
+from ...methods.lora.adapter import LINEAR, read_adapter
 from ...methods.lora.config import AdapterConfig, damage_of, parse_config
 from ...planning.merge.layers import layers_of, numbered_lists
 from ...tensors.info import TensorInfo
@@ -39,8 +39,23 @@ def differences(tensors: Mapping[str, TensorInfo], data: object) -> tuple[str, .
     selected = [one for one in _without_factors([one.name for one in adapter.modules]) if _selects(config, one)]
     selects = f"target_modules selects {count(len(selected), 'module')}"
     lost = f"{selects} without factors, although such a module has factors in most other layers"
-    notes = (*adapter.notes, *([f"{lost}: {listing(selected, 6, where='')}"] if selected else []))
+    notes = (
+        *adapter.notes,
+        *_few(config, [one.name for one in adapter.modules]),
+        *([f"{lost}: {listing(selected, 6, where='')}"] if selected else []),
+    )
     return tuple(f"{ADAPTER}: {note}" for note in notes)
+
+
+def _few(config: AdapterConfig, modules: Sequence[str]) -> Iterator[str]:
+    """Yield a note if "all-linear" selects all linear layers, but all factors are of one kind of them.
+
+    Whatever has queries, or the first matrix of an MLP, has other linear layers, too.
+    """
+    kinds = {f".{one}".rpartition(".")[2] for one in modules}
+    if config.linear is not None and len(kinds) == 1 and all(LINEAR.search(f".{one}") for one in modules):
+        number = f"{count(len(modules), 'module')} {'has' if len(modules) == 1 else 'have'} factors"
+        yield f"target_modules is all-linear, but only {number}: {listing(modules, 6, where='')}"
 
 
 def _selects(config: AdapterConfig, module: str) -> bool:

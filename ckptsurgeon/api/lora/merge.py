@@ -34,6 +34,7 @@ from ..model_folder.rows_by_place import ADAPTED, PLACE, check_place, checked_ro
 from ..model_folder.weights.tied_heads import tied_head
 from .adapter_files import model_at, other_base_notes
 from .already_merged import already_merged_notes
+from .base_class import other_class_notes
 from .opening import open_adapter
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def lora_merge(
                 *encoding_notes(opened[:1], encoding),
                 *_counted(opened, counts),
                 *other_base_notes(*opened),
+                *other_class_notes(*opened),
             ],
         )
         merged = already_merged_notes(plan, opened, [view for view, _ in views])

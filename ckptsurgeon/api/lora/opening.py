@@ -25,6 +25,7 @@ from ...util.text import brief_repr, escape
 from ..inputs.argument_types import CheckpointLike
 from ..inputs.inputs import plan_source, view_of
 from .adapter_files import BYTES, configuration_of, has_configuration
+from .recorded_alpha import recorded_alpha_notes
 
 __all__ = ["open_adapter"]
 
@@ -47,6 +48,8 @@ def open_adapter(given: CheckpointLike, name: str, weight: float, opened: list[C
     fetch_keys(checkpoint, [key for key in checkpoint if key.endswith(ALPHA)])
     said, held = _adapter_config(config) if config is not None else (None, ())
     adapter = read_adapter(checkpoint, said, name, lambda key: _number(checkpoint, key), _within(checkpoint))
+    if config is None:
+        adapter = replace(adapter, notes=(*adapter.notes, *recorded_alpha_notes(checkpoint)))
     source: PlanSource = replace(plan_source(name, checkpoint), beside=held)
     here = config.uri if config is not None and "://" not in config.uri else ""
     return AdapterView(view_of(source, checkpoint), adapter, weight), here

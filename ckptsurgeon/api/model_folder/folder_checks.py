@@ -32,6 +32,7 @@ from .input_checks import input_notes
 from .layers.checks import layer_notes
 from .layers.experts import without_like_experts
 from .layers.rotary import factor_notes
+from .recorded_settings import recorded_setting_notes
 from .tokenizer.absent_ids import absent_id_notes
 from .tokenizer.added_decoder import decoder_notes
 from .tokenizer.chat_template import chat_notes
@@ -76,6 +77,7 @@ def source_file_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[s
     yield from absent_id_notes(apart, folder)
     yield from end_notes(apart, folder)
     yield from sentinel_notes(apart, folder)
+    yield from recorded_setting_notes(checkpoint.metadata, apart.config)
     yield from _without_configuration(apart, folder, tensors, {})
     yield from own_code_notes(folder)
     yield from adapter_notes(folder.adapter_beside)
@@ -91,6 +93,7 @@ def file_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
     yield from own_code_notes(folder)
     yield from changed_list_notes(checkpoint, folder)
     yield from weights_notes(tensors, folder, folder, checkpoint.codes)
+    yield from recorded_setting_notes(checkpoint.metadata, folder.config)
     yield from _without_configuration(folder, folder, tensors, {})
     yield from adapter_notes(folder.adapter_beside)
 

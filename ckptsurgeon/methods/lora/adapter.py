@@ -14,12 +14,20 @@ from ...util.text import count, escape, listing, shape_text
 from .config import AdapterConfig, selects
 from .names import DORA_SCALE, KeyParts, loose_key_parts, peft_key_parts, unknown_keys_error
 
-__all__ = ["Adapter", "AdapterModule", "Scales", "base_notes", "config_notes", "read_adapter"]
+__all__ = ["LINEAR", "Adapter", "AdapterModule", "Scales", "base_notes", "config_notes", "read_adapter"]
 
 # Notes on differences between a PEFT configuration and the tensors.
 
 _WITHIN = re.compile(r"(?:base_model\.model\.)?(.+?)\.base_layer\.")
 """Matches a layer inside a module that PEFT wraps as a whole (torch's attention); group 1 is that module's name."""
+
+
+_NUMBER = re.compile(r"\.\d+(?=\.)\.")
+LINEAR = re.compile(
+    r"\.(?:\w+_proj|(?:self|self_attn|attention)\.(?:query|key|value|query_key_value|dense)|fc[12]|c_(?:attn|fc)"
+    r"|dense_h_to_4h|dense_4h_to_h|[qkv]_lin|out_lin|lin[12]|w[io](?:_[01])?)$"
+)
+"""Matches names of modules that are linear layers in models of transformers."""
 
 
 def config_notes(modules: Iterable[AdapterModule], saved: Iterable[str], config: AdapterConfig) -> Iterator[str]:
@@ -75,6 +83,8 @@ def base_notes(
     layers = [key.removesuffix(".weight") for key, info in names.items() if _is_layer(key, info)]
     targets = config.targets
     lacking = [one for one in layers if one not in changed and targets is not None and targets.has(one)]
+    if config.linear is not None:
+        lacking = [one for one in _linear(names, weights) if one not in changed and config.linear.has(one)]
     if lacking:
         yield f"target_modules selects {count(len(lacking), 'module')} without factors: {_named(lacking)}"
     for name in config.saved if any(map(config.saves, changed)) else ():  # else config_notes has a note on all of them
@@ -94,6 +104,23 @@ def _excluding_field(module: AdapterModule, config: AdapterConfig) -> str:
     field = config.targets.against(module.name) if config.targets is not None else ""
     found = _WITHIN.match(module.a) if field else None
     return "" if found is not None and config.targets is not None and config.targets.has(found[1]) else field
+
+
+def _linear(names: Mapping[str, TensorInfo], modules: Iterable[str]) -> Iterator[str]:
+    """Yield the modules of a base that are surely linear layers, so that "all-linear" selects them.
+
+    ``names`` are the headers of the base. Modules are yielded that are in a list of layers in which the adapter has
+    ``modules``, and that have a common name of linear layers or the same name as one of ``modules`` in another layer.
+    """
+    alike = {_NUMBER.sub(".*.", f".{one}") for one in modules}
+    stacks = {one.partition("*")[0] for one in alike if "*" in one}
+    for key, info in names.items():
+        module = key.removesuffix(".weight")
+        pattern = _NUMBER.sub(".*.", f".{module}")
+        if key == module or len(info.shape) != 2 or ".experts" in pattern:
+            continue
+        if pattern.partition("*")[0] in stacks and (pattern in alike or LINEAR.search(pattern)):
+            yield module
 
 
 def _is_layer(key: str, info: TensorInfo) -> bool:

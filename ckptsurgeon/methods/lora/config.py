@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...util.text import brief_repr, escape
-from .targets import PatternTable, Targets, targets_of
+from .targets import PatternTable, Targets, linear_targets_of, targets_of
 
 __all__ = ["AdapterConfig", "damage_of", "parse_config", "selects"]
 
@@ -42,7 +42,8 @@ class AdapterConfig:
     """The settings of a PEFT adapter that are needed to interpret its tensors.
 
     ``rank`` and ``alpha`` are for all modules, except for those that ``ranks`` and ``alphas`` match. ``saved`` is
-    modules_to_save, and ``transposed`` is fan_in_fan_out.
+    modules_to_save, and ``transposed`` is fan_in_fan_out. If target_modules is "all-linear", ``targets`` is None and
+    ``linear`` has the other settings that select modules.
     """
 
     rank: int
@@ -56,6 +57,7 @@ class AdapterConfig:
     bias: str = "none"
     lora_bias: bool | None = None
     targets: Targets | None = None
+    linear: Targets | None = None
 
     def rank_of(self, module: str) -> int:
         """Return the rank of a module's factors, as the configuration gives it."""
@@ -160,6 +162,7 @@ def _parsed(data: Mapping[str, Any]) -> AdapterConfig:
         bias=_text(data.get("bias") or "none"),
         lora_bias=_truth(data["lora_bias"]) if data.get("lora_bias") is not None else None,
         targets=targets_of(data),
+        linear=linear_targets_of(data),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from ...errors import ConfigError
 from ...util.text import brief_repr
 
-__all__ = ["MODULE", "PatternTable", "Targets", "bounded", "targets_of"]
+__all__ = ["ALL", "MODULE", "PatternTable", "Targets", "bounded", "linear_targets_of", "targets_of"]
 
 # PEFT's patterns: the modules that an entry of ``rank_pattern`` or ``alpha_pattern`` matches.
 #
@@ -202,6 +202,16 @@ def targets_of(data: Mapping[str, Any]) -> Targets | None:
     patterns = tuple(re.compile(rf".*\.{name}\.(\d{{1,9}})\.") for name in names)
     tied = data.get("ensure_weight_tying") is True and not _TIED.isdisjoint(map(_last, chosen.names))
     return Targets(chosen, excluded, frozenset(numbers), patterns or (_LAYER,), tied)
+
+
+def linear_targets_of(data: Mapping[str, Any]) -> Targets | None:
+    """Return which linear layers an adapter_config.json selects with "all-linear": all but those that it excludes.
+
+    Returns None for other values of target_modules, and if only some layers are selected (layers_to_transform).
+    """
+    said = data.get("target_modules")
+    is_all = isinstance(said, str) and said.lower() == ALL and data.get("layers_to_transform") in (None, [])
+    return targets_of({**data, "target_modules": ".*"}) if is_all else None
 
 
 def _chosen(value: Any) -> _ModulePatterns | None:

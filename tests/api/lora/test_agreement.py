@@ -103,7 +103,6 @@ def test_what_a_base_has_and_an_adapter_should_is_said_by_a_merge(
 
 SOUND = [
     {**Q, "bias": "none", "lora_bias": False, "layers_to_transform": [0, 1, 2], "layers_pattern": "layers"},
-    {"target_modules": "all-linear"},
     {"target_modules": r"(?:.*?(?:language|text).*?(?:self_attn|mlp).*?(?:q_proj|o_proj))|(?:model.*q_proj)"},
     {"target_modules": [f"{layer}.q_proj" for layer in LAYERS], "layers_to_transform": [7]},
     {**Q, "modules_to_save": ["classifier", "score"], "more": {"score.weight": torch.ones(2, 4)}},

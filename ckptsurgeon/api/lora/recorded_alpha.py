@@ -1,0 +1,43 @@
+"""Compares the scale of kohya's factors with the scale that the metadata of their file give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from math import isfinite
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...methods.lora.names import loose_key_parts
+from ...util.text import count
+
+__all__ = ["recorded_alpha_notes"]
+
+ALPHA, RANK = "ss_network_alpha", "ss_network_dim"
+"""Entries in which kohya's scripts record the settings of the training."""
+OF_DIFFUSERS = "lora_adapter_metadata"
+"""The entry of diffusers that gives modules their scale."""
+
+
+def recorded_alpha_notes(checkpoint: Checkpoint) -> Iterator[str]:
+    """Yield a note if factors have no alpha, and so the scale 1, although the metadata of their file give another."""
+    alpha, rank = (_number(checkpoint.metadata.get(name)) for name in (ALPHA, RANK))
+    if not alpha or not rank or alpha == rank or OF_DIFFUSERS in checkpoint.metadata:
+        return
+    modules: dict[tuple[str, str], set[str]] = {}
+    for key in checkpoint:
+        part = loose_key_parts(key)
+        if part is not None:
+            modules.setdefault((part.component, part.module), set()).add(part.part)
+    number = sum("A" in parts and "alpha" not in parts for parts in modules.values())
+    if number:
+        scale = f"{alpha / rank:g} ({ALPHA} {alpha:g} / {RANK} {rank:g})"
+        have = f"{count(number, 'module')} {'has' if number == 1 else 'have'} no alpha, and so the scale 1"
+        yield f"{have}, although the metadata give {scale}: lora merge --weights {alpha / rank:g} applies it"
+
+
+def _number(text: str | None) -> float:
+    """Return the number above 0 that a text gives; 0 for any other text."""
+    with suppress(ValueError):
+        value = float(text or 0)
+        return value if isfinite(value) and value > 0 else 0.0
+    return 0.0

@@ -1,0 +1,60 @@
+"""Compares config.json with the settings of a GGUF file that are still in the metadata of the weights made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from math import isclose
+from typing import Any
+
+from ...destinations.hf.files import CONFIG
+from ...planning.llama_cpp.model_types import DEFAULTS, MODEL_TYPES
+from ...planning.llama_cpp.names import DEEPSEEK
+from ...util.text import escape
+
+__all__ = ["recorded_setting_notes"]
+
+HEADS, FEW = "num_attention_heads", "num_key_value_heads"
+
+
+def recorded_setting_notes(metadata: Mapping[str, str], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if config.json gives other heads, epsilon or rotary base than the GGUF file of the weights.
+
+    ``metadata`` are those of the weights. They describe llama.cpp's tensors if they name an architecture; then they are
+    not compared, as for DeepSeek, whose entries mean other heads.
+    """
+    model_type = str(config.get("model_type"))
+    own = MODEL_TYPES.get(model_type, "")
+    if not own or own == DEEPSEEK or "general.architecture" in metadata or f"{own}.block_count" not in metadata:
+        return
+    lines = [
+        f"{field} is {escape(str(value), 40)}, not {escape(said, 40)} ({escape(entry)})"
+        for field, value, entry in _stated(config, model_type, own)
+        if (said := metadata.get(entry, "")) and _differ(value, said)
+    ]
+    if lines:
+        other = f"{CONFIG} may be of another model than the weights"
+        yield f"{other}, whose metadata have the settings of their GGUF file: {'; '.join(lines)}"
+
+
+def _stated(config: Mapping[str, Any], model_type: str, architecture: str) -> Iterator[tuple[str, Any, str]]:
+    """Yield (field, value, entry): each setting in config.json, and the name of the entry with the same setting."""
+    norm = DEFAULTS[model_type].norm
+    rope = config.get("rope_parameters")
+    base = rope.get("rope_theta") if isinstance(rope, Mapping) else None
+    heads = config.get(HEADS)
+    few = config.get(FEW)
+    epsilon = "layer_norm_rms_epsilon" if norm.startswith("rms") else "layer_norm_epsilon"
+    yield HEADS, heads, f"{architecture}.attention.head_count"
+    yield FEW, heads if few is None else few, f"{architecture}.attention.head_count_kv"
+    yield norm, config.get(norm), f"{architecture}.attention.{epsilon}"
+    yield "rope_theta", config.get("rope_theta") if base is None else base, f"{architecture}.rope.freq_base"
+
+
+def _differ(value: Any, said: str) -> bool:
+    """Return whether a number differs from one in the metadata, which was rounded to single precision."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    with suppress(ValueError, OverflowError):
+        return not isclose(float(value), float(said), rel_tol=1e-6)
+    return False
