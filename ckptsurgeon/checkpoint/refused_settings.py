@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..tensors.encodings._facts import STORED_BY
 from ..tensors.encodings._settings import values_called
 from ..util.text import escape, listing
 
@@ -41,6 +42,20 @@ def refused_settings(settings: Mapping[str, Any]) -> Iterator[str]:
         for old, (name, usual) in OLD_NAMES.items():
             if name not in settings and type(settings.get(old)) is int and settings[old] != usual:
                 yield f"has {old} {settings[old]} and no {name}: transformers ignores {old}, and uses {name} {usual}"
+    if method == "compressed-tensors":
+        yield from _other_format(settings)
+
+
+def _other_format(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence if the ``format`` of compressed-tensors stores other codes than those of all config groups."""
+    groups = settings.get("config_groups")
+    own = [one.get("format") for one in groups.values() if isinstance(one, dict)] if isinstance(groups, dict) else []
+    stated, formats = settings.get("format"), [one for one in own if isinstance(one, str)]
+    stores = set(STORED_BY.get(stated, ())) if isinstance(stated, str) else set()
+    others = [set(STORED_BY.get(one, stores)) for one in formats]
+    if stores and others and len(formats) == len(own) and all(stores.isdisjoint(one) for one in others):
+        named = listing(list(dict.fromkeys(formats)), SHOWN)
+        yield f"says format {escape(str(stated))}, but its config_groups say {named}: loaders may use either"
 
 
 def _is_quoted(value: object, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Makes a note on codes that are in none of the layouts of the quantisation method in the settings."""
+"""Makes notes on codes and scales in none of the layouts of the quantisation method in the settings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from ..tensors.encodings._encoding import QuantisedTensors
 from ..tensors.encodings._methods import UNKNOWN, family
+from ..tensors.encodings._settings import stated_by
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing, shape_text
 
@@ -17,15 +18,29 @@ WHOLE = ("gptq", "awq", "fp8", "mxfp4")
 """The quantisation methods of which every layout is known."""
 OTHER_LAYOUTS = {"gptq": ("checkpoint_format", ("gptq", "gptq_v2")), "awq": ("version", ("gemm",))}
 """{method: (setting, values)}: with any other value of this setting, the method stores layouts that are not known."""
+EXPONENTS = ("uint8", "float8_e8m0fnu")
+"""The dtypes of scales that are stored as exponents."""
+STORED_AS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "mxfp4-pack-quantized": {".weight_packed": ("uint8",), ".weight_scale": EXPONENTS},
+    "mxfp8-quantized": {".weight": ("float8_e4m3fn", "float8_e5m2"), ".weight_scale": EXPONENTS},
+    "nvfp4-pack-quantized": {".weight_packed": ("uint8",), ".weight_scale": ("float8_e4m3fn",)},
+    "int-quantized": {".weight": ("int8",)},
+    "pack-quantized": {".weight_packed": ("int32",)},
+}
+"""{format of compressed-tensors: {ending of a key: dtypes in which the format stores this part}}.
+
+https://github.com/vllm-project/compressed-tensors/tree/main/src/compressed_tensors/compressors
+"""
 
 
 def unknown_layouts(
     path: str, codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Yield a note on quantised tensors whose parts have other dtypes or shapes than their ``quant_method`` stores.
+    """Yield notes on quantised tensors whose parts have other dtypes or shapes than their ``quant_method`` stores.
 
     No program can decode such tensors. Examples are 8-bit floats whose dtype is uint8, and transposed scales.
     """
+    yield from _other_dtypes(path, codes, tensors, settings)
     method = _known_method(settings)
     found = [one for one in codes.tensors if one.codes and family(one.method) == UNKNOWN] if method else []
     if found:
@@ -37,6 +52,33 @@ def unknown_layouts(
             f"{escape(path)}: {number} cannot be decoded, since their quant_method {escape(method)} does not store "
             f"{escape(', '.join(parts), 300)}: {names}"
         )
+
+
+def _other_dtypes(
+    path: str, codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Mapping[str, Any]
+) -> Iterator[str]:
+    """Yield a note for each dtype that is not one in which a ``format`` of compressed-tensors stores a part.
+
+    compressed-tensors computes 2**(number - 127) from a scale that should be an exponent, whatever its dtype; but it
+    uses the values of other parts, such as scales of nvfp4 in bfloat16, in any dtype.
+    """
+    stated = stated_by(settings)
+    formats = list(dict.fromkeys(scheme.format for scheme in stated.schemes))
+    if stated.method != "compressed-tensors" or len(formats) != 1 or formats[0] not in STORED_AS:
+        return
+    found: dict[tuple[str, str], list[str]] = {}
+    for one in codes.tensors:
+        for end, dtypes in STORED_AS[formats[0]].items() if one.codes else ():
+            dtype = tensors[one.parts[end]].dtype if end in one.parts else dtypes[0]
+            if dtype not in dtypes and (dtypes == EXPONENTS or family(one.method) == UNKNOWN):
+                found.setdefault((end, dtype), []).append(one.name)
+    for (end, dtype), names in found.items():
+        dtypes = STORED_AS[formats[0]][end]
+        has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'} {end[1:]} in {dtype}"
+        what = f"{dtypes[0]} exponents: loaders take these numbers for exponents"
+        if dtypes != EXPONENTS:
+            what = f"{dtypes[0]}: ckpt cannot decode this, and a loader only if it copies the values"
+        yield f"{escape(path)}: {has}, but the format {formats[0]} has {what}: {listing(names, SHOWN)}"
 
 
 def _known_method(settings: Mapping[str, Any]) -> str:

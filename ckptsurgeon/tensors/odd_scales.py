@@ -5,14 +5,16 @@ Scales and zero points are odd if no quantisation method writes them, such as ne
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from ..util.text import count, escape, listing, natural_key
+from ..util.text import NUMBER_IN_KEY, count, escape, listing, natural_key
 
 __all__ = [
-    "DECODED", "EXCHANGED", "FEWEST", "HUGE", "INVERSE", "LARGE", "NEGATED", "NEGATIVE", "NESTED", "NO_OFFSET",
-    "OF_SIZES", "OPPOSED", "RISING", "SAID", "SMALL", "USUAL", "ZERO", "ZERO_BLOCKS", "OddScales", "odd_scale_notes",
+    "DECODED", "ENORMOUS", "EXCHANGED", "FEWEST", "HUGE", "INVERSE", "LARGE", "NEGATED", "NEGATIVE", "NESTED",
+    "NO_OFFSET", "OF_SIZES", "OPPOSED", "RISING", "SAID", "SMALL", "USUAL", "ZERO", "ZERO_BLOCKS", "OddScales",
+    "odd_scale_notes",
 ]  # fmt: skip
 
 ZERO, NEGATIVE, HUGE, NO_OFFSET = "zero", "negative", "huge", "no offset"
@@ -54,7 +56,14 @@ OF_SIZES = {
     SMALL: f"make outputs less than {DECODED[0]:g} times as large as inputs",
     INVERSE: f"make outputs over {RISING:g} times as large as inputs, with larger codes for larger scales",
 }
-KINDS = (*SAID, ZERO_BLOCKS, LARGE, SMALL, USUAL, INVERSE)
+ENORMOUS, UNLIKE = "enormous", 1000.0
+"""A size in addition to ``LARGE``: over ``UNLIKE`` times, which no layer does whose scales are its own.
+
+It is odd if the same weight has a usual size in the other layers.
+"""
+OTHERS = 2
+"""The fewest such layers for each enormous weight."""
+KINDS = (*SAID, ZERO_BLOCKS, LARGE, SMALL, USUAL, INVERSE, ENORMOUS)
 SHOWN = 3
 
 
@@ -81,6 +90,8 @@ class OddScales:
             self.add(INVERSE, name)
         else:
             self.add(SMALL if factor < low else LARGE if factor > high else USUAL, name)
+        if factor > UNLIKE:
+            self.add(ENORMOUS, name)
 
     def __bool__(self) -> bool:
         return any(self.names.values())
@@ -102,8 +113,8 @@ Found: TypeAlias = Mapping[str, Mapping[str, Sequence[str]]]
 def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
     """Yield notes on the tensors in ``found``: one for each checkpoint and each kind of odd scales in it.
 
-    There is also a note if most decoded matrices of a checkpoint are too large or too small. The names of one
-    checkpoint may be spread over several items of ``found``.
+    There is also a note if most decoded matrices of a checkpoint are too large or too small, or if some are enormous
+    that are not so in other layers. The names of one checkpoint may be spread over several items of ``found``.
     """
     every = list(found)
     for path in dict.fromkeys(path for one in every for path in one):
@@ -114,6 +125,23 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
                 have = f"{count(len(names[kind]), 'quantised tensor')} {'has' if len(names[kind]) == 1 else 'have'}"
                 yield f"{escape(path)}: {have} {said}: {_listed(names[kind])}"
         yield from _on_sizes(path, names)
+        if unlike := _unlike_other_layers(names):
+            makes = "makes" if len(unlike) == 1 else "make"
+            yield (
+                f"{escape(path)}: {count(len(unlike), 'decoded matrix', 'decoded matrices')} {makes} outputs over "
+                f"{UNLIKE:,.0f} times as large as inputs, but those of other layers at most {DECODED[1]:g} times: the "
+                f"scales may be those of other codes, or may never have been set: {_listed(unlike)}"
+            )
+
+
+def _unlike_other_layers(names: Mapping[str, set[str]]) -> set[str]:
+    """Return the enormous matrices whose role (name without numbers) has twice as many matrices that are not large."""
+    found: dict[str, set[str]] = {}
+    for name in names[ENORMOUS] - names[HUGE]:
+        found.setdefault(NUMBER_IN_KEY.sub("#", name), set()).add(name)
+    others = (names[USUAL] | names[SMALL]) - names[LARGE] if found else set()
+    usual = Counter(NUMBER_IN_KEY.sub("#", name) for name in others)
+    return {name for role, some in found.items() if usual[role] >= OTHERS * len(some) for name in some}
 
 
 def _on_sizes(path: str, names: Mapping[str, set[str]]) -> Iterator[str]:

@@ -31,6 +31,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"quant_method": "awq", "w_bit": 4, "q_group_size": 32},
         "has q_group_size 32 and no group_size: transformers ignores q_group_size, and uses group_size 128",
     ),
+    "format": (
+        {"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": {"a": {"format": "float-quantized"}}},
+        "says format int-quantized, but its config_groups say float-quantized: loaders may use either",
+    ),
+    "formats": (
+        {
+            "quant_method": "compressed-tensors",
+            "format": "pack-quantized",
+            "config_groups": {"a": {"format": "nvfp4-pack-quantized"}, "b": {"format": "float-quantized"}},
+        },
+        "says format pack-quantized, but its config_groups say nvfp4-pack-quantized, float-quantized: loaders may use either",
+    ),
 }  # fmt: skip
 SOUND: list[dict[str, Any]] = [
     {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False},
@@ -39,6 +51,21 @@ SOUND: list[dict[str, Any]] = [
     {"quant_method": "bitsandbytes", "load_in_4bit": True},
     {"quant_method": "bitsandbytes", "load_in_8bit": True, "load_in_4bit": False},
     {"quant_method": "fp8", "weight_block_size": [128, 128]},
+    *(
+        {"quant_method": "compressed-tensors", "format": stated, "config_groups": groups}
+        for stated, groups in (
+            ("float-quantized", {"a": {"format": "float-quantized"}}),
+            ("naive-quantized", {"a": {"format": "float-quantized"}}),
+            ("mixed-precision", {"a": {"format": "float-quantized"}, "b": {"format": "int-quantized"}}),
+            ("int-quantized", {"a": {"format": "float-quantized"}, "b": {"format": "int-quantized"}}),
+            ("int-quantized", {"a": {"format": None}}),
+            ("int-quantized", {"a": {}, "b": {"format": "float-quantized"}}),
+            ("int-quantized", {"a": {"format": "of-tomorrow"}}),
+            (None, {"a": {"format": "float-quantized"}}),
+            ("int-quantized", None),
+            ("int-quantized", {"a": 3}),
+        )
+    ),
     {"quant_method": "hqq", "sym": None, "group_size": "per_channel"},
 ]
 

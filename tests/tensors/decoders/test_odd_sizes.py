@@ -156,3 +156,43 @@ def parted(parts: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         return parts[".SCB"][:, None], parts[".weight"].float()
     pairs = torch.cat([parts[".weight"] >> 4, parts[".weight"] & 15], 1).long()
     return parts[".weight.absmax"][:, None], parts[".weight.quant_map"][pairs].reshape(-1, 64)
+
+
+UNSET = "1 decoded matrix makes outputs over 1,000 times as large as inputs, but those of other layers at most 50 times"
+
+
+def of_layers(scheme: str, end: str, odd: dict[int, float], layers: int = 3) -> Path:
+    """A quantised folder; ``odd`` has the numbers that replace all scales of some layers."""
+    draw = torch.Generator().manual_seed(0)
+    Path("plain").mkdir(exist_ok=True)
+    Path("plain/config.json").write_text("{}")
+    state = {f"layers.{i}.up_proj.weight": torch.randn(256, 256, generator=draw) / 50 for i in range(layers)}
+    save_file(state, "plain/model.safetensors")
+    cs.apply(cs.convert("plain", quantize=scheme), "odd", force=True)
+    state = load_file("odd/model.safetensors")
+    for layer, number in odd.items():
+        key = f"layers.{layer}.up_proj.{end}"
+        state[key] = torch.full_like(state[key], number)
+    save_file(state, "odd/model.safetensors", {"format": "pt"})
+    return Path("odd")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "end"), [("nvfp4", "weight_global_scale"), ("fp8-block", "weight_scale_inv"), ("fp8-channel", "weight_scale")]
+)  # fmt: skip
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_matrix_that_two_other_layers_contradict_is_noted(scheme: str, end: str, dtype: str) -> None:
+    def noted() -> list[str]:
+        told = cs.apply(cs.convert("odd", dequantize=True, dtype=dtype), "out.safetensors", force=True).notes
+        return [one for one in told if "decoded matri" in one]
+
+    of_layers(scheme, end, {})
+    assert not noted()
+    of_layers(scheme, end, {1: 1})
+    assert noted() == [
+        f"odd: {UNSET}: the scales may be those of other codes, or may never have been set: layers.1.up_proj.weight"
+    ]
+    averaged = cs.average(["odd", "odd"], encoding="dequantize")
+    assert any(UNSET in one for one in cs.apply(averaged, "mean.safetensors", force=True).notes)
+    of_layers(scheme, end, {1: 1, 2: 1})
+    assert not noted(), "it is not known which layer is right"
