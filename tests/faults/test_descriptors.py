@@ -103,7 +103,7 @@ print("\\n" + json.dumps(found))
 @pytest.mark.long
 def test_what_the_limit_refuses_is_one_line() -> None:
     torch.save({"a": torch.zeros(2)}, "a.pth")
-    more = json.dumps(some_of(range(0, 12, 2)))
+    more = json.dumps([0, *some_of(range(2, 12, 2)), 12])
     done = subprocess.run([sys.executable, "-c", REFUSED, more], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     ends = json.loads(done.stdout.splitlines()[-1])
