@@ -12,11 +12,11 @@ from ...destinations.hf.files import ADAPTER, CONFIG
 from ...planning.plan.plan import Plan
 from ...util.text import escape
 from ..lora.adapter_files import adapter_of
-from .changed_lists import changed_list_notes
 from .codes.described_shapes import described_shape_notes
 from .folder import ModelFolder, model_folder
 from .layers.checks import layer_notes
 from .layers.holes import gap_notes
+from .tokenizer.changed_lists import changed_list_notes
 from .weights.shape_checks import DescribedTensor
 
 __all__ = [

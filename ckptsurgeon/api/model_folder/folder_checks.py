@@ -19,7 +19,6 @@ from ...vocabulary.token_ids import ids_beyond
 from ..lora.differences import differences
 from .adapter_beside import adapter_notes
 from .alignment import alignment_notes
-from .changed_lists import changed_list_notes
 from .codes.logical_tensors import codes_of, logical_tensors
 from .coqui import alphabet_notes
 from .documents import GENERATION, json_text
@@ -35,6 +34,7 @@ from .layers.rotary import factor_notes
 from .recorded_settings import recorded_setting_notes
 from .tokenizer.absent_ids import absent_id_notes
 from .tokenizer.added_decoder import decoder_notes
+from .tokenizer.changed_lists import changed_list_notes
 from .tokenizer.chat_template import chat_notes
 from .tokenizer.ctc import ctc_notes
 from .tokenizer.ends import end_notes

@@ -9,7 +9,7 @@ import pytest
 
 import ckptsurgeon as cs
 
-from .test_model_folders import TOKENS, model, verbs_of
+from ..test_model_folders import TOKENS, model, verbs_of
 
 SAID = "vocab.json is not the list that was written with these weights (ckptsurgeon.json): if it has other tokens"
 

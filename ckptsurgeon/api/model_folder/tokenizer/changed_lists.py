@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from ...checkpoint.checkpoint import Checkpoint
-from ...errors import CheckpointError
-from ...formats.base.sharded_writer import RECIPE_FILE
-from ...storage.small_files import SMALL_BYTES
-from ...util.text import escape
-from .documents import VOCABULARIES
-from .folder import ModelFolder
+from ....checkpoint.checkpoint import Checkpoint
+from ....errors import CheckpointError
+from ....formats.base.sharded_writer import RECIPE_FILE
+from ....storage.small_files import SMALL_BYTES
+from ....util.text import escape
+from ..documents import VOCABULARIES
+from ..folder import ModelFolder
 
 __all__ = ["changed_list_notes"]
 
