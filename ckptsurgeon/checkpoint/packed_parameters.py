@@ -50,8 +50,8 @@ class Packing:
     """The packed entries of a state dict.
 
     ``layers`` are the modules whose packed weights are read. ``unread`` maps each packed entry that is not read to the
-    name of its class. ``own`` maps each module that is no quantised layer, but pickles another state than its
-    attributes, to its class. ``unused`` has the tensors that a packed layer saves, but does not use.
+    name of its class. ``own`` maps each module that is not a quantised layer, but pickles another state than
+    its attributes, to its class. ``unused`` has the tensors that a packed layer saves, but does not use.
     """
 
     layers: tuple[str, ...] = ()

@@ -88,7 +88,8 @@ class MergedAdapter(Brief):
 class Recipe(Brief):
     """The recipe of an output: its sources, its options, and how each tensor was made.
 
-    ``adapters`` are the adapters that are merged into the output, by this verb or earlier. Their paths, and those of
+    ``adapters`` are the adapters that are merged into the output, by this verb or earlier; None if the recipe is of an
+    older version, or if there never were any. Their paths, and those of
     ``sources`` and ``target``, are relative to the output's folder. ``seal`` is a digest of all bytes of the
     output file that are not part of a tensor.
     """
@@ -104,7 +105,7 @@ class Recipe(Brief):
     metadata: Mapping[str, str] | None = None
     rows: VocabularyRows | None = None
     vocabularies: tuple[VocabularyRows, ...] = ()
-    adapters: tuple[MergedAdapter, ...] = ()
+    adapters: tuple[MergedAdapter, ...] | None = None
     seal: str = UNSEALED
 
 

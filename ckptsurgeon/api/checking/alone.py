@@ -15,13 +15,12 @@ from ...checkpoint.shard_index import consumed_notes
 from ...errors import ConfigError
 from ...planning.transplant.by_place import EMBEDDING, HEAD, is_embedding
 from ...util.text import escape
+from ..lora.adapter_files import adapter_of
 
 __all__ = [
     "embeddings_of", "heads_of", "no_adapter", "notes_without_folder", "short_notes", "without_folder",
 ]  # fmt: skip
 
-RECORDED_ALPHA = "ss_network_alpha"
-"""The entry of the metadata in which kohya's scripts record the alpha of an adapter."""
 _OF_FILES = re.compile(
     r"is one of \d+ shards|is not the shard that|the shards in its folder have|lists \d+ shards?, but not"
     r"|bytes were never written to the file"
@@ -35,19 +34,15 @@ def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:
     from ..model_folder.layers.holes import gap_notes
 
     of_keys = () if checkpoint.elsewhere else (*gap_notes(list(checkpoint)), *described_shape_notes(checkpoint))
-    notes = (*notes_without_folder(checkpoint), *of_keys)
+    notes = (*notes_without_folder(checkpoint), *of_keys, *adapter_of(checkpoint)[1])
     return replace(subject, notes=tuple(short_notes(checkpoint, notes)))
 
 
 def notes_without_folder(checkpoint: Checkpoint) -> Iterator[str]:
-    """Yield the notes on shards and missing bytes, on quantised tensors, and on metadata of kohya and GGUF files."""
+    """Yield the notes on shards and missing bytes, on quantised tensors, and on the metadata of a GGUF file."""
     yield from (note for note in checkpoint.notes if _OF_FILES.search(note))
     yield from checkpoint.quantisation_notes
     yield from consumed_notes(checkpoint.open_files().values())
-    if RECORDED_ALPHA in checkpoint.metadata:
-        from ..lora.recorded_alpha import recorded_alpha_notes
-
-        yield from recorded_alpha_notes(checkpoint)
     if checkpoint.header.stored:
         from ..gguf.outputs import source_notes
 

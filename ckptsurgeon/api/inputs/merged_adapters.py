@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import CheckpointError
 from ...formats.base.header import FilePrint
 from ...planning.plan.plan import Plan
-from ...planning.recipe import MergedAdapter, folder_of_recipe
+from ...planning.recipe import MergedAdapter, Recipe, folder_of_recipe
 from ...storage.read.local import ConsumedFile
 from ...util.text import escape
-from .stored_recipes import changed_tensor, stale_note, stored_recipe
+from .stored_recipes import changed_tensor, stale_note, stored_recipe, weights_of
 
 if TYPE_CHECKING:
     from ...engine.inputs import PlanInputs
@@ -29,7 +29,7 @@ VERB = "lora merge"
 MOST = 1000
 """The most adapters that are read from a recipe: each is compared with all others."""
 NOTHING = 1e-9
-"""An adapter whose weights add up to less than this is no longer in the model."""
+"""If the weights of an adapter add up to less than this, its merge was undone."""
 
 
 def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint], weights: Sequence[float]) -> list[str]:
@@ -47,7 +47,7 @@ def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint], weights: Sequ
                 f"{escape(one.path)} is added a second time: according to the recipe in {escape(base.path)}, this "
                 "adapter is already merged"
             )
-    changed = changed_tensor(base, stored_recipe(base)) if notes else ""
+    changed = changed_tensor(base) if notes else ""
     return [stale_note(base, changed)] if changed else notes
 
 
@@ -64,7 +64,7 @@ def merged_adapters(plan: Plan, inputs: PlanInputs) -> tuple[MergedAdapter, ...]
     for index, one in enumerate(inputs.sources):
         if adds and index > 0:
             if not one.in_memory:
-                _add(found, _adapter(one, _weights(plan.arguments, len(plan.sources) - 1)[index - 1]))
+                _add(found, _adapter(one, weights_of(plan.arguments, len(plan.sources) - 1)[index - 1]))
         elif index in used:
             for old in _in_weights(one):
                 if adds or not any(_is_same(old, other) for other in found):
@@ -114,35 +114,26 @@ def _is_same(one: MergedAdapter, other: MergedAdapter) -> bool:
 def _in_weights(one: Checkpoint) -> list[MergedAdapter]:
     """Return the adapters in a checkpoint; none if its recipe is of other weights than it has now."""
     found = _recorded(one)
-    return [] if found and changed_tensor(one, stored_recipe(one)) else found
+    return [] if found and changed_tensor(one) else found
 
 
 def _recorded(one: Checkpoint) -> list[MergedAdapter]:
     """Return the adapters in a checkpoint, according to its recipe; their paths are absolute, or addresses."""
-    text = one.recipe or ""
-    if '"adapters"' not in text and f'"{VERB}"' not in text:
+    recipe = stored_recipe(one)
+    if recipe is None:
         return []
-    try:
-        recipe = stored_recipe(one)
-        listed = recipe["adapters"] if "adapters" in recipe else list(_older(recipe))
-        rows = [MergedAdapter.from_json(row) for row in listed[:MOST]]
-        folder = folder_of_recipe(one.path)
-        return [replace(row, path=_absolute(row.path, folder)) for row in rows]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError):  # verify reports the damage
+    folder = folder_of_recipe(one.path)
+    known = list(recipe.adapters) if recipe.adapters is not None else _older(recipe)
+    return [replace(old, path=_absolute(old.path, folder)) for old in known[:MOST]]
+
+
+def _older(recipe: Recipe) -> list[MergedAdapter]:
+    """Return the adapters that the recipe of an older version merges: it has no list of adapters."""
+    if recipe.verb != VERB:
         return []
-
-
-def _older(recipe: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the adapters, as plain data, that the recipe of an older version merges: it has no list of adapters."""
-    if recipe["verb"] == VERB:
-        rows = recipe["sources"][1:]
-        for row, weight in zip(rows, _weights(recipe["arguments"], len(rows)), strict=True):
-            if row["path"]:
-                yield {**row, "weight": weight}
-
-
-def _weights(arguments: Mapping[str, Any], number: int) -> list[float]:
-    return list(map(float, arguments.get("weights") or [1.0] * number))
+    rows = recipe.sources[1:]
+    pairs = zip(rows, weights_of(recipe.arguments, len(rows)), strict=False)
+    return [MergedAdapter(row.path, row.files, weight) for row, weight in pairs if row.path]
 
 
 def _absolute(path: str, folder: str) -> str:

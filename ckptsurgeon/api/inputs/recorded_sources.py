@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...planning.recipe import folder_of_recipe
+from ...formats.base.header import FilePrint
+from ...planning.plan.files import PlanSource
+from ...planning.recipe import Recipe, folder_of_recipe
 from ...util.text import escape
-from .stored_recipes import changed_tensor, stored_recipe
+from .stored_recipes import changed_tensor, stored_recipe, weights_of
 
 __all__ = ["counted_notes", "swapped_notes"]
 
@@ -22,15 +23,15 @@ def counted_notes(opened: Sequence[Checkpoint]) -> list[str]:
 
     The base of a merge counts as no source: interpolating its output with the base is usual.
     """
-    recipes = [(one, stored_recipe(one)) for one in opened]
-    told = [(one, recipe) for one, recipe in recipes if recipe.get("verb") in (*COPIES, *MIXES)]
+    recipes = [(one, recipe) for one in opened if (recipe := stored_recipe(one)) is not None]
+    told = [(one, recipe) for one, recipe in recipes if recipe.verb in (*COPIES, *MIXES)]
     return list(
         dict.fromkeys(
             f"{escape(source.path)} is also a source of {escape(one.path)}, according to the recipe there: it counts "
             "twice"
             for one, recipe in told
             for source in opened
-            if source is not one and _is_source(source, one, recipe) and not changed_tensor(one, recipe)
+            if source is not one and _is_source(source, one, recipe) and not changed_tensor(one)
         )
     )
 
@@ -42,58 +43,53 @@ def swapped_notes(tuned: Checkpoint, base: Checkpoint) -> list[str]:
     from a tuned model, such as a quantised one.
     """
     recipe = stored_recipe(base)
-    if not _is_made(base, tuned, recipe) or changed_tensor(base, recipe):
+    if recipe is None or not _is_made(base, tuned, recipe) or changed_tensor(base):
         return []
     ours, theirs = escape(tuned.path), escape(base.path)
     return [
-        f"{theirs} was made from {ours} by {recipe['verb']}, according to its recipe: the adapter takes that change "
+        f"{theirs} was made from {ours} by {recipe.verb}, according to its recipe: the adapter takes that change "
         f"back; to extract the change, write {theirs} first, then {ours}"
     ]
 
 
-def _is_made(made: Checkpoint, base: Checkpoint, recipe: Mapping[str, Any]) -> bool:
+def _is_made(made: Checkpoint, base: Checkpoint, recipe: Recipe) -> bool:
     """Return whether adapters or changes of other models were added to ``base``, which made ``made``."""
-    try:
-        verb, arguments, rows = recipe["verb"], recipe["arguments"], recipe["sources"]
-        if verb == "merge":
-            return any(row["name"] == arguments.get("base") and _is_row(base, made, row) for row in rows)
-        adds = max(arguments.get("weights") or [1.0]) > 0  # not if adapters are only subtracted, to undo their merge
-        return bool(verb == "lora merge" and adds and _is_row(base, made, rows[0]))
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):  # a damaged recipe: verify reports it
-        return False
+    if recipe.verb == "merge":
+        named = [one for one in recipe.sources if one.name == recipe.arguments.get("base")]
+        return any(_is_source_of(base, made, one) for one in named)
+    weights = weights_of(recipe.arguments, len(recipe.sources) - 1)
+    adds = max(weights, default=1.0) > 0  # not if adapters are only subtracted, to undo their merge
+    return recipe.verb == "lora merge" and adds and any(_is_source_of(base, made, one) for one in recipe.sources[:1])
 
 
-def _is_source(source: Checkpoint, one: Checkpoint, recipe: Mapping[str, Any]) -> bool:
+def _is_source(source: Checkpoint, one: Checkpoint, recipe: Recipe) -> bool:
     """Return whether an input is a source of ``one``, apart from the base of a merge, according to the recipe.
 
     A merge by a recipe of mergekit may use some layers of a model only, so it is left out.
     """
-    try:
-        if "recipe" in recipe["arguments"]:
-            return False
-        base = recipe["arguments"].get("base")
-        rows = [row for row in recipe["sources"] if row["role"] == "source" and row["name"] != base]
-        return any(_is_row(source, one, row) for row in rows)
-    except (ValueError, KeyError, TypeError, AttributeError):  # a damaged recipe: verify reports it
+    if "recipe" in recipe.arguments:
         return False
+    base = recipe.arguments.get("base")
+    rest = [each for each in recipe.sources if each.role == "source" and each.name != base]
+    return any(_is_source_of(source, one, each) for each in rest)
 
 
-def _is_row(source: Checkpoint, one: Checkpoint, row: Mapping[str, Any]) -> bool:
-    """Return whether an input is the source of ``one`` that ``row`` of its recipe describes.
+def _is_source_of(source: Checkpoint, one: Checkpoint, recorded: PlanSource) -> bool:
+    """Return whether an input is the source ``recorded`` in the recipe of ``one``.
 
     It is recognised by the paths, sizes and fingerprints of its files. Models of one architecture have equal
     fingerprints, so a file that was written after ``one``, such as the newest checkpoint of a run, is another model.
     """
-    if source.in_memory or not row["path"] or source.root != row["root"] or _is_newer(source, one):
+    if source.in_memory or not recorded.path or source.root != recorded.root or _is_newer(source, one):
         return False
-    return _prints(row["path"], row["files"], folder_of_recipe(one.path)) == _prints(
-        source.path, [vars(file) for file in source.files], os.getcwd()
+    return _prints(recorded.path, recorded.files, folder_of_recipe(one.path)) == _prints(
+        source.path, source.files, os.getcwd()
     )
 
 
-def _prints(path: str, files: Sequence[Mapping[str, Any]], folder: str) -> list[tuple[str, int, str]]:
+def _prints(path: str, files: Sequence[FilePrint], folder: str) -> list[tuple[str, int, str]]:
     place = path if "://" in path else os.path.normpath(os.path.join(folder, path))
-    return [(os.path.join(place, file["name"]).rstrip("/"), file["size"], file["sha256"]) for file in files]
+    return [(os.path.join(place, file.name).rstrip("/"), file.size, file.sha256) for file in files]
 
 
 def _is_newer(source: Checkpoint, one: Checkpoint) -> bool:

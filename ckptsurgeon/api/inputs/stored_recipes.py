@@ -9,51 +9,63 @@ from typing import Any
 from ...checkpoint.checkpoint import Checkpoint
 from ...engine.checksums import crc32
 from ...errors import CheckpointError
-from ...storage.json_text import read_json
+from ...planning.recipe import Recipe, RecipeEntry
+from ...planning.recipe_text import parse_recipe
 from ...storage.read.local import ConsumedFile
 from ...tensors.info import TensorInfo
 from ...util.text import escape
 
-__all__ = ["changed_tensor", "stale_note", "stored_recipe"]
+__all__ = ["changed_tensor", "stale_note", "stored_recipe", "weights_of"]
 
 MOST = 64 << 20
 """The most bytes of tensors that are read, to compare them with the checksums in a recipe."""
 BLOCK = 1 << 20
 
 
-def stored_recipe(one: Checkpoint) -> Mapping[str, Any]:
-    """Return the recipe in a checkpoint as plain data; {} if it has none, or a damaged one, which verify reports."""
-    with suppress(ValueError):
-        recipe = read_json(one.recipe or "{}")
-        return recipe if isinstance(recipe, dict) else {}
-    return {}
+def stored_recipe(one: Checkpoint) -> Recipe | None:
+    """Return the recipe in a checkpoint, without its tensors; None if it has none, or a damaged one.
+
+    ``ckpt verify`` reports a damaged recipe.
+    """
+    with suppress(CheckpointError):
+        return parse_recipe(one.recipe, tensors=False) if one.recipe is not None else None
+    return None
 
 
-def changed_tensor(one: Checkpoint, recipe: Mapping[str, Any]) -> str:
+def weights_of(arguments: Mapping[str, Any], number: int) -> list[float]:
+    """Return the weight of each of ``number`` adapters, from the arguments of ``lora merge``; none if damaged."""
+    with suppress(ValueError, TypeError):
+        return list(map(float, arguments.get("weights") or [1.0] * number))
+    return []
+
+
+def changed_tensor(one: Checkpoint) -> str:
     """Return the key of a tensor whose values do not have the checksum in the recipe; '' if none is found.
 
     Such a recipe is stale: it describes weights that were replaced since. Computed tensors are compared first, and 64
     MB at most; tensors of remote files are not compared.
     """
-    stored = one.stored or one
-    rows = recipe.get("tensors")
-    left = MOST
-    for key, info, wanted in _by_size(stored, rows if isinstance(rows, dict) else {}):
+    stored, left = one.stored or one, MOST
+    try:
+        made = parse_recipe(one.recipe or "").tensors
+    except CheckpointError:
+        return ""
+    for key, info, crc in _by_size(stored, made):
         left -= info.nbytes
         if left < 0:
             break
-        with suppress(CheckpointError, ValueError, TypeError):  # verify and ``apply`` report these
-            if _checksum(stored, info) != int(wanted, 16):
+        with suppress(CheckpointError):  # ``apply`` reports it
+            if _checksum(stored, info) != crc:
                 return key
     return ""
 
 
-def _by_size(stored: Checkpoint, rows: Mapping[str, Any]) -> Iterator[tuple[str, TensorInfo, Any]]:
+def _by_size(stored: Checkpoint, made: Mapping[str, RecipeEntry]) -> Iterator[tuple[str, TensorInfo, int]]:
     """Yield the key, header and recorded checksum of local tensors: first those that were computed, each by size."""
     local = {key: info for key, info in stored.items() if info.is_plain and info.nbytes and _is_local(stored, info)}
-    known = {key: rows[key] for key in local if isinstance(rows.get(key), dict)}
-    for key in sorted(known, key=lambda key: (known[key].get("op", "copy") == "copy", local[key].nbytes)):
-        yield key, local[key], known[key].get("crc32")
+    known = {key: made[key] for key in local if key in made and not made[key].implied}
+    for key in sorted(known, key=lambda key: (known[key].op == "copy", local[key].nbytes)):
+        yield key, local[key], known[key].crc32
 
 
 def _is_local(stored: Checkpoint, info: TensorInfo) -> bool:

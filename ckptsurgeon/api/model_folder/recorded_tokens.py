@@ -13,7 +13,6 @@ from ...errors import CheckpointError, PlanError
 from ...formats.base.header import FilePrint
 from ...planning.plan.plan import Plan
 from ...planning.recipe import Recipe, folder_of_recipe
-from ...planning.recipe_text import parse_recipe
 from ...planning.target import TargetSpec
 from ...planning.transplant.by_place import is_of_tokens
 from ...storage.small_files import read_file
@@ -21,6 +20,7 @@ from ...util.text import brief_repr, escape
 from ...vocabulary.read import VOCABULARY_BYTES, read_vocabulary, vocabulary_of
 from ...vocabulary.replacement import NewVocabulary
 from ...vocabulary.vocabulary import digest_of_tokens
+from ..inputs.stored_recipes import stored_recipe
 from .folder import ModelFolder
 from .rows_by_place import by_place
 from .trained_tokens import trained_list
@@ -72,9 +72,9 @@ def with_recorded_tokens_said(
             continue
         if change is not None:
             beside = number < len(folders) and folders[number].tokens is not None
-            notes.append("" if beside else _other_list(_recorded(_recipe(one), one.path), change, target))
+            notes.append("" if beside else _other_list(_recorded(stored_recipe(one), one.path), change, target))
         elif _list_of(target) and any(key in target.vocabulary for key, _ in by_place(plan, number)):
-            told = other_tokens(_recipe(one), one.path, target)
+            told = other_tokens(stored_recipe(one), one.path, target)
             notes.append(told and f"rows are copied by position, but {told}")
     said = tuple(note for note in notes if note)
     return replace(plan, notes=(*plan.notes, *said)) if said else plan
@@ -88,7 +88,7 @@ def with_other_lists_said(plan: Plan, sources: Sequence[Checkpoint]) -> Plan:
     known = [
         replace(found, model=one.path)
         for one in sources
-        if not one.in_memory and (found := _recorded(_recipe(one), one.path)) is not None
+        if not one.in_memory and (found := _recorded(stored_recipe(one), one.path)) is not None
     ]
     if len(known) < 2 or not any(is_of_tokens(step.key, len(step.shape)) for step in plan.steps):
         return plan
@@ -112,12 +112,6 @@ def _apart(one: RecordedList, other: RecordedList) -> str:
     pairs = enumerate(zip(one.tokens or (), other.tokens or (), strict=False))
     row = next((f"row {at} is {_token(a)} and {_token(b)}" for at, (a, b) in pairs if a != b), "")
     return f"{told}: {row}" if row else told
-
-
-def _recipe(checkpoint: Checkpoint) -> Recipe | None:
-    with suppress(CheckpointError):  # ckpt verify reports a damaged recipe
-        return parse_recipe(checkpoint.recipe) if checkpoint.recipe is not None else None
-    return None
 
 
 def _other_list(recorded: RecordedList | None, change: NewVocabulary, target: TargetSpec) -> str:

@@ -58,7 +58,7 @@ def _reserved(fd: int, size: int) -> list[tuple[int, int]]:
 
 
 def _mapped(fd: int, size: int, flags: int) -> Iterator[tuple[int, int]]:
-    """Yield the reserved ranges in the file system's map of a file; nothing if there is no map."""
+    """Yield the reserved ranges in the file system's map of a file; nothing if it does not provide a map."""
     at = 0
     while at < size:
         answer = bytearray(_REQUEST.size + _EXTENTS * _EXTENT.size)

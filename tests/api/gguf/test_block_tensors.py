@@ -1,4 +1,4 @@
-"""Tensors that a GGUF file lacks: inspecting, copying and writing it say so, and say nothing of whole models."""
+"""Tensors that a GGUF file lacks: inspecting, copying and writing it note them; whole models get no note."""
 
 from __future__ import annotations
 

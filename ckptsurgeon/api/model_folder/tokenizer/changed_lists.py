@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
 
 from ....checkpoint.checkpoint import Checkpoint
 from ....errors import CheckpointError
@@ -19,8 +16,6 @@ from ..folder import ModelFolder
 
 __all__ = ["changed_list_notes"]
 
-_COMPANIONS = re.compile(r'"companions":(?=\[)')
-"""Matches where a recipe lists the small files of its output. (Quotes inside a string of JSON are escaped.)"""
 _MOST = 4 * SMALL_BYTES
 
 
@@ -29,21 +24,14 @@ def changed_list_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[
 
     The settings of a tokeniser (tokenizer_config.json, chat templates) are left out, as they are often edited.
     """
-    written = _written(checkpoint.recipe or "")
+    if checkpoint.recipe is None or not folder.files:
+        return
+    from ...inputs.stored_recipes import stored_recipe  # most checkpoints have no recipe
+
+    recipe = stored_recipe(checkpoint)
+    written = {one.name: one.sha256 for one in recipe.target.companions} if recipe is not None else {}
     for name in [one.name for one in folder.files if one.name in VOCABULARIES and one.name in written]:
         with suppress(CheckpointError, OSError):
             if hashlib.sha256(folder.read(name, _MOST)).hexdigest() != written[name]:
                 is_not = f"{escape(name)} is not the list that was written with these weights ({RECIPE_FILE})"
                 yield f"{is_not}: if it has other tokens, rows and tokens do not belong together"
-
-
-def _written(recipe: str) -> dict[str, str]:
-    """Return {name: SHA-256} of the small files that a recipe lists; the recipe, which may be large, is not parsed."""
-    found = _COMPANIONS.search(recipe)
-    if found is None:
-        return {}
-    try:
-        rows: Any = json.JSONDecoder().raw_decode(recipe, found.end())[0]
-        return {str(row["name"]): str(row["sha256"]) for row in rows}
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return {}  # ckpt verify reports a damaged recipe
