@@ -17,7 +17,7 @@ from ..analysis.check.subject import ClassFacts, Subject, WeightSize
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import CheckpointLike, path_of
 from ..storage.read.uri import shown
-from .checking.alone import embeddings_of, heads_of, no_adapter, without_folder
+from .checking.alone import embeddings_of, heads_of, no_adapter, with_zero_runs, without_folder
 from .checking.opening import DAMAGED, Opened, open_to_check
 from .inputs.argument_types import Progress
 
@@ -109,7 +109,7 @@ def _subject(path: str, opened: Opened, base: CheckpointLike | None, progress: P
     if checkpoint.folder is None:
         if base is not None:
             raise no_adapter(shown(path))
-        return without_folder(subject, checkpoint)
+        return with_zero_runs(without_folder(subject, checkpoint), checkpoint)
     from .checking.around import with_folder
 
-    return with_folder(subject, checkpoint, base)
+    return with_zero_runs(with_folder(subject, checkpoint, base), checkpoint)

@@ -40,6 +40,7 @@ from .shard_origin import other_shard_notes
 from .unknown_layouts import unknown_layouts
 from .unwritten import unwritten_notes
 from .wrappers import Unwrapping, unwrap, unwrap_as
+from .zero_runs import zero_run_notes
 
 if TYPE_CHECKING:
     import torch
@@ -254,10 +255,11 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @cached_property
     def _unwritten_notes(self) -> tuple[str, ...]:
-        """A note on tensors whose bytes were never written to the file."""
+        """Notes on tensors whose bytes were never written to the file, or are zeros because of that."""
         if self.stored is not None:
             return self.stored._unwritten_notes
-        return tuple(unwritten_notes(self._shown, self.header.handles))
+        shown, files = self._shown, self.header.handles
+        return (*unwritten_notes(shown, files), *zero_run_notes(shown, files))
 
     @cached_property
     def quantisation(self) -> Mapping[str, Any]:

@@ -461,4 +461,10 @@ MUTANTS = (
         "not _is_made(tuned, base, recipe) or changed_tensor(base):",
         "api/inputs/test_recorded_sources.py",
     ),
+    Mutant(
+        "zeros where a part of a file is missing are noted",
+        "if min(column, rest) >= NEAR and goes_on and above >= one.begin and any(file.read(above, rest)):",
+        "if min(column, rest) >= NEAR and goes_on and above >= one.begin and not any(file.read(above, rest)):",
+        "checkpoint/test_zero_runs.py",
+    ),
 )  # fmt: skip

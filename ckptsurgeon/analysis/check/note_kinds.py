@@ -52,6 +52,7 @@ KINDS = (
     _kind("shard", r"is one of \d+ shards|^only the headers? of ", WARN, "Check the whole folder."),
     _kind("shard", r"is not the shard that|the shards in its folder have", FAIL,
           "Fetch or save the whole folder again."),
+    _kind("shard", r"zeros begin or end in the middle of a row", WARN, "Fetch the file again."),
     _kind("shard", r"bytes were never written to the file", WARN,
           "Fetch or save the file again, unless a program that leaves out zeros copied it."),
     _kind("adapter-config", r"^adapter_config\.json does not fit|^adapter_config\.json: .*without factors", FAIL,

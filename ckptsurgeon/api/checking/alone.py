@@ -12,18 +12,20 @@ from dataclasses import replace
 from ...analysis.check.subject import Subject
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.shard_index import consumed_notes
+from ...checkpoint.zero_runs import PAGE, is_zero_run_note, zero_run_notes
 from ...errors import ConfigError
 from ...planning.transplant.by_place import EMBEDDING, HEAD, is_embedding
 from ...util.text import escape
 from ..lora.adapter_files import adapter_of
 
 __all__ = [
-    "embeddings_of", "heads_of", "no_adapter", "notes_without_folder", "short_notes", "without_folder",
+    "embeddings_of", "heads_of", "no_adapter", "notes_without_folder", "short_notes", "with_zero_runs",
+    "without_folder",
 ]  # fmt: skip
 
 _OF_FILES = re.compile(
     r"is one of \d+ shards|is not the shard that|the shards in its folder have|lists \d+ shards?, but not"
-    r"|bytes were never written to the file"
+    r"|bytes were never written to the file|the zeros begin or end in the middle of a row"
 )
 """Matches a checkpoint's notes about its shards and missing bytes; all other notes say how it was opened."""
 
@@ -47,6 +49,24 @@ def notes_without_folder(checkpoint: Checkpoint) -> Iterator[str]:
         from ..gguf.outputs import source_notes
 
         yield from source_notes(checkpoint)
+
+
+def with_zero_runs(subject: Subject, checkpoint: Checkpoint) -> Subject:
+    """Return ``subject`` with a note on all tensors that a lost part of a file made zeros.
+
+    The notes of the checkpoint are on runs of zeros that opening it found; here every value has been measured.
+    """
+    partly = [
+        key
+        for key, info in checkpoint.items()
+        if len(info.shape) > 1 and (one := subject.measured.get(key)) is not None and one.figures is not None
+        and 0 < one.figures.zeros < one.figures.number and one.figures.zeros * one.nbytes >= one.figures.number * PAGE
+    ]  # fmt: skip
+    if not partly:
+        return subject
+    others = [note for note in subject.notes if not is_zero_run_note(note)]
+    found = short_notes(checkpoint, zero_run_notes(checkpoint, checkpoint.open_files(), partly))
+    return replace(subject, notes=(*found, *others))
 
 
 def short_notes(checkpoint: Checkpoint, notes: Iterable[str]) -> list[str]:
