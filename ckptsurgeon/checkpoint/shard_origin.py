@@ -30,7 +30,7 @@ def other_shard_notes(
     read: its smallest, and its largest of at most ``LARGEST`` bytes. ``tensors`` are the tensors by their keys in the
     files, ``handles`` maps each ``Storage.file`` to the open file.
     """
-    shards = _samples(tensors, handles)
+    shards = _samples(tensors, handles) if recipe and len(handles) > 1 else {}
     sums = _checksums(recipe, [key for keys in shards.values() for key in keys]) if recipe and len(shards) > 1 else {}
     wrong = {
         name: [key for key in keys if _differs(handles[name], tensors[key], sums[key])]
