@@ -153,9 +153,18 @@ def _of_one(a: Checkpoint, b: Checkpoint) -> list[str]:
     """Return the notes of ``ckpt inspect`` that only one of two checkpoints has; each begins with that one's path."""
     from .model_folder.checks import contradictions
 
-    here, there = contradictions(a), contradictions(b)
+    here, there = ([*contradictions(one), *_on_gguf(one)] for one in (a, b))
     sides = ((a, here, there), (b, there, here))
     return [f"{escape(one.path)}: {note}" for one, own, other in sides for note in own if note not in other]
+
+
+def _on_gguf(one: Checkpoint) -> tuple[str, ...]:
+    """Return the notes on the metadata of a GGUF file."""
+    if not one.header.stored:
+        return ()
+    from .gguf.outputs import source_notes
+
+    return source_notes(one)
 
 
 def _is_large(given: CheckpointLike) -> bool:

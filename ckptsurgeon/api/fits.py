@@ -109,6 +109,10 @@ def _configuration(path: str) -> dict[str, Any]:
 def _notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[str]:
     yield from notes_about(checkpoint.path, checkpoint.notes)
     yield from notes_about(checkpoint.path, adapter_of(checkpoint)[1])
+    if checkpoint.header.stored:
+        from .gguf.outputs import source_notes
+
+        yield from notes_about(checkpoint.path, source_notes(checkpoint))
     if checkpoint.folder is not None:
         yield from notes_about(checkpoint.path, adapter_notes(model_folder(checkpoint).adapter_beside))
     yield from target.notes

@@ -36,7 +36,7 @@ from .quantised_values import notes_on_values, quant_states
 from .refused_settings import refused_settings
 from .roots import Root, check_keys, find_root, tensors_of
 from .shard_index import ShardIndex, shard_index, shard_notes
-from .shard_origin import other_shard_notes
+from .shard_origin import damaged_recipe_notes, other_shard_notes
 from .unknown_layouts import unknown_layouts
 from .unwritten import unwritten_notes
 from .wrappers import Unwrapping, unwrap, unwrap_as
@@ -250,8 +250,10 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @cached_property
     def _other_shard_notes(self) -> tuple[str, ...]:
-        """A note on shards that are not from the output that the recipe beside them describes."""
-        return tuple(other_shard_notes(self.header.recipe, self._in_files, self.header.handles))
+        """Notes on a damaged recipe, and on shards that are not from the output that the recipe describes."""
+        recipe = self.header.recipe
+        others = other_shard_notes(recipe, self._in_files, self.header.handles)
+        return (*damaged_recipe_notes(recipe, self.path), *others)
 
     @cached_property
     def _unwritten_notes(self) -> tuple[str, ...]:

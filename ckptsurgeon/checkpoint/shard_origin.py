@@ -1,4 +1,4 @@
-"""Compares small tensors of each shard with the checksums in the recipe beside the shards."""
+"""Makes notes on a damaged recipe, and on shards whose small tensors do not have the checksums in the recipe."""
 
 from __future__ import annotations
 
@@ -13,12 +13,20 @@ from ..formats.base.sharded_writer import RECIPE_FILE
 from ..storage.read.base import File
 from ..storage.read.local import ConsumedFile
 from ..tensors.info import TensorInfo
-from ..util.text import listing, together
+from ..util.text import escape, listing, together
 
-__all__ = ["other_shard_notes"]
+__all__ = ["damaged_recipe_notes", "other_shard_notes"]
 
 LARGEST = 1 << 18
 """The most bytes of a tensor that is compared."""
+
+
+def damaged_recipe_notes(recipe: str | None, path: str) -> Iterator[str]:
+    """Yield a note on a recipe that is cut short. ``ckpt check`` and ``ckpt verify`` also find other damage."""
+    if recipe is not None and not recipe.rstrip().endswith("}"):
+        yield (
+            f"the recipe of {escape(path)} is damaged: its weights and its token list are not compared with the recipe"
+        )
 
 
 def other_shard_notes(

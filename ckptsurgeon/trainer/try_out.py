@@ -71,7 +71,7 @@ def _moments(state: TrainingState) -> list[Tensor]:
 
 @contextmanager
 def _explained(settings: Settings) -> Iterator[None]:
-    """Inside the block, raise ConfigError if ``train.deterministic`` needs a form of an operation that torch lacks."""
+    """Turn torch's RuntimeError on an operation that has no deterministic implementation into a ConfigError."""
     try:
         yield
     except RuntimeError as error:

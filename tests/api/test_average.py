@@ -386,8 +386,8 @@ def test_a_checkpoint_that_is_given_twice_is_said() -> None:
     assert not cs.average(["a.safetensors", "b.safetensors"]).notes
     assert cs.average(["a.safetensors"] * 2).notes == ("a.safetensors is given twice, and counts twice",)
     assert cs.average([f"{name}.safetensors" for name in "abcd"]).notes == (
-        "c.safetensors has the same weights as a.safetensors, and both count",
-        "d.safetensors has the same weights as b.safetensors, and both count",
+        "c.safetensors has the same weights as a.safetensors, so these weights count twice",
+        "d.safetensors has the same weights as b.safetensors, so these weights count twice",
     )
 
 

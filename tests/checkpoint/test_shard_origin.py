@@ -82,9 +82,17 @@ def test_without_a_recipe_nothing_is_said(mixed: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"tensors": []}', '{"tensors": {"layers.1.bias": {"crc32": 7}}}'])
-def test_a_damaged_recipe_is_left_to_verify(text: str, mixed: str) -> None:
+def test_nothing_is_compared_with_a_damaged_recipe(text: str, mixed: str) -> None:
     (Path(mixed) / "ckptsurgeon.json").write_text(text)
     assert not said(mixed)
+
+
+def test_a_recipe_that_is_cut_short_is_noted(mixed: str, ckpt: Callable[..., Any]) -> None:
+    recipe = Path(mixed) / "ckptsurgeon.json"
+    recipe.write_text(recipe.read_text()[:-100])
+    for command in (("inspect", mixed), ("convert", mixed, "-o", "out.safetensors"), ("diff", mixed, "first")):
+        done = ckpt(*command)
+        assert "is damaged: its weights and its token list are not compared" in " ".join((done.out + done.err).split())
 
 
 def test_weights_that_were_all_saved_again_are_no_strangers() -> None:

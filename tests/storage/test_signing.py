@@ -210,7 +210,7 @@ def test_the_command_line(ckpt: Run) -> None:
     assert ckpt("convert", "model", "-o", "out.safetensors", "--key", "mine.pem").code == 0
     done = ckpt("verify", "out.safetensors", "--key", "mine.pub")
     assert done.code == 0
-    assert "PASS signature made with this key, valid for every file" in " ".join(done.out.split())
+    assert "PASS signature made with the given key; it covers every file" in " ".join(done.out.split())
     assert json.loads(ckpt("verify", "out.safetensors", "--key", "mine.pub", "--json").out)["signed"] is True
     done = ckpt("verify", "out.safetensors", "--key", "other.pub")
     assert done.code == 1

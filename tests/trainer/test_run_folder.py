@@ -139,7 +139,9 @@ def test_a_folder_called_last_that_is_no_copy_is_not_removed(ckpt: Run, init: st
     os.mkdir("run/last")
     Path("run/last/thesis.txt").write_text("mine")
     said = refused(ckpt, "--resume", code=5)
-    assert said.startswith("run/last is a folder, and differs from every checkpoint in run/steps.")
+    assert said.startswith(
+        "run/last should be a link to a checkpoint, but is a folder that differs from every checkpoint in run/steps."
+    )
 
 
 def test_a_run_without_a_checkpoint_is_said_to_be_one(ckpt: Run, init: str) -> None:

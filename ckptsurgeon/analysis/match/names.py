@@ -130,7 +130,7 @@ def _words(unit: Unit) -> tuple[str, ...]:
 # The change of leading segments, such as removing ``backbone.``, that gives most tensors their name in the other model.
 
 MANY = 8
-"""The smallest number of tensors that must have the same change of path."""
+"""A change of leading segments is accepted only if it pairs modules with at least this many tensors."""
 DEEPEST = 4
 """The most leading segments that may change."""
 

@@ -70,7 +70,8 @@ def _is_long(fields: Mapping[str, Any]) -> bool:
     kind = str(fields.get("rope_type") or fields.get("type") or DEFAULT)
     if kind not in (DEFAULT, LONG, "su"):
         raise PlanError(
-            f"config.json scales the rotary embedding by {escape(kind, 40)}, which llama.cpp does not read for phi3.",
+            f"config.json scales the rotary embedding with the method "
+            f"{escape(kind, 40)}, which llama.cpp does not read for phi3.",
             hint="Keep the names of the tensors: --layout keep.",
         )
     return kind != DEFAULT

@@ -37,7 +37,8 @@ def rope_entries(
         return
     if kind not in ("linear", "yarn"):
         raise PlanError(
-            f"config.json scales the rotary embedding by {escape(kind, 40)}, for which GGUF needs a separate tensor "
+            f"config.json scales the rotary embedding with the method "
+            f"{escape(kind, 40)}, for which GGUF needs a separate tensor "
             "that cannot be made yet.",
             hint="Convert the model with llama.cpp's convert_hf_to_gguf.py.",
         )
@@ -63,22 +64,24 @@ def factors_of(config: Mapping[str, Any], architecture: str, size: int) -> tuple
         return ()
     if architecture != "llama":
         raise PlanError(
-            f"config.json scales the rotary embedding by {_LLAMA_3}, which llama.cpp's architecture "
-            f"{architecture} does not know.",
+            f"config.json scales the rotary embedding with the method {_LLAMA_3}, which llama.cpp does not support for "
+            f"the architecture {architecture}.",
             hint="Keep the names of the tensors: --layout keep.",
         )
     for name in _OF_LLAMA_3:
         value = fields.get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
             raise PlanError(
-                f"config.json scales the rotary embedding by {_LLAMA_3}, and its {name} is {brief_repr(value, 40)}, "
+                f"config.json scales the rotary embedding with the method "
+                f"{_LLAMA_3}, and its {name} is {brief_repr(value, 40)}, "
                 "not a number above 0.",
                 hint="Complete config.json.",
             )
     factor, low, high, context = (float(fields[name]) for name in _OF_LLAMA_3)
     if low >= high:
         raise PlanError(
-            f"config.json scales the rotary embedding by {_LLAMA_3}, and its low_freq_factor is {low:g}, which is not "
+            f"config.json scales the rotary embedding with the method "
+            f"{_LLAMA_3}, and its low_freq_factor is {low:g}, which is not "
             f"below its high_freq_factor, {high:g}.",
             hint="Correct config.json.",
         )

@@ -74,7 +74,7 @@ def twice_notes(opened: Sequence[Checkpoint]) -> list[str]:
         if found is not one and found.path == one.path:
             notes.append(f"{name} is given twice, and counts twice")
         elif found is not one and _settings(found) == _settings(one) and _is_copy(found, one):
-            notes.append(f"{name} has the same weights as {escape(found.path)}, and both count")
+            notes.append(f"{name} has the same weights as {escape(found.path)}, so these weights count twice")
     return notes
 
 
@@ -183,6 +183,10 @@ def _root_notes(opened: Sequence[Checkpoint]) -> list[str]:
 def notes_on(one: Checkpoint, of: int) -> list[str]:
     """Return the notes on an open input; if ``of``, the number of inputs, is not 1, each note has the input's path."""
     notes = [*one.notes, *parts_elsewhere(one)]
+    if one.header.stored:
+        from ..gguf.outputs import source_notes as notes_on_gguf
+
+        notes += notes_on_gguf(one.stored or one)
     return notes_about(one.path, notes) if of > 1 else notes
 
 

@@ -137,7 +137,10 @@ def plan_into(
 
 
 class _UndecodableSourceError(PlanError):
-    """Raised for a source that cannot be decoded; the plan that copies codes has the clearer error then."""
+    """Raised if a quantised source cannot be decoded.
+
+    A plan that copies the codes of the source was tried before; its error is reported then, because it is clearer.
+    """
 
 
 def _check_decodable(sources: Sequence[Checkpoint]) -> None:

@@ -41,7 +41,7 @@ MANY = 8
 """With more models than this, slices have fewer elements than ``ELEMENTS`` or ``DEVICE_ELEMENTS``."""
 
 TEMPORARIES = 3
-"""The most arrays of a slice's size that a merge method has in memory at once, for each input."""
+"""A merge method has at most this many temporary arrays for each input, each of a slice's size, beside the inputs."""
 
 WORDS = 8
 """How many 32-bit numbers Philox makes from one counter value."""

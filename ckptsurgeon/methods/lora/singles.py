@@ -49,7 +49,10 @@ class SingleProducts:
             self._factors = self._left.astype("<f4"), self._right.astype("<f4")
 
     def changed(self, base: Array, begin: int) -> tuple[Array, CastLosses]:
-        """Return rows of the base plus the products, and the counts of values that became infinite or NaN."""
+        """Return the rows of the base from ``begin`` on, with the product of the factors added to them.
+
+        Also return the counts of values that became infinite or NaN.
+        """
         if not self._is_plain:
             return self._in_order(base, np.arange(begin, begin + len(base)))
         total = self._product(begin, begin + len(base))

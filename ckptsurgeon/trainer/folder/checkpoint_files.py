@@ -62,7 +62,8 @@ def clear_last(run: str, step: int) -> None:
     )
     if copy_of is None:
         raise OutputError(
-            f"{escape(last)} is a folder, and differs from every checkpoint in {escape(os.path.join(run, 'steps'))}.",
+            f"{escape(last)} should be a link to a checkpoint, but is a folder that differs from every checkpoint in "
+            f"{escape(os.path.join(run, 'steps'))}.",
             hint=f"Move {escape(last)} out of the run folder; then --resume goes on from step {step}.",
         )
     gone = temp_name(last)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError, ConfigError
-from ...util.text import escape
+from ...util.text import escape, listing
 from ..system.signals import ignore_sigterm
 from .device_group import DeviceGroup
 from .watch import RankWatch
@@ -250,13 +250,20 @@ def read_torchrun_env(environment: Mapping[str, str]) -> TorchrunEnv:
     given = [environment[name] for name in names if name in environment]
     if not given:
         return TorchrunEnv()
-    if len(given) < len(names) or not all(one.isdecimal() for one in given) or int(given[0]) >= int(given[1]):
-        said = ", ".join(f"{name}={escape(environment[name], 20)}" for name in names if name in environment)
-        raise ConfigError(
-            f"the environment sets {said}, which does not describe a rank.",
-            hint="Start the processes with torchrun, which sets RANK, WORLD_SIZE and LOCAL_RANK, or unset these.",
-        )
-    return TorchrunEnv(*map(int, given))
+    lacking = [name for name in names if name not in environment]
+    wrong = [name for name in names if name in environment and not environment[name].isdecimal()]
+    if lacking:
+        said = f"does not set {listing(lacking, where='')}, but other variables of torchrun"
+    elif wrong:
+        said = f"sets {wrong[0]}={escape(environment[wrong[0]], 20)}, which is not a whole number"
+    elif int(given[0]) >= int(given[1]):
+        said = f"sets RANK={given[0]}, which must be below WORLD_SIZE={given[1]}"
+    else:
+        return TorchrunEnv(*map(int, given))
+    raise ConfigError(
+        f"the environment {said}.",
+        hint="Start the processes with torchrun, which sets RANK, WORLD_SIZE and LOCAL_RANK, or unset these.",
+    )
 
 
 _CALLS = itertools.count()

@@ -166,7 +166,7 @@ def test_a_tensor_without_a_name_is_an_error() -> None:
 
 def test_a_rotary_embedding_that_needs_a_tensor_is_an_error() -> None:
     model("llama", rope_parameters={"rope_theta": 5e5, "rope_type": "longrope", "factor": 8.0})
-    with pytest.raises(cs.PlanError, match="scales the rotary embedding by longrope"):
+    with pytest.raises(cs.PlanError, match="scales the rotary embedding with the method longrope"):
         cs.convert("model", layout="gguf")
 
 

@@ -120,7 +120,7 @@ def test_fields_that_do_not_fit_are_an_error(changes: dict[str, Any], why: str) 
 
 def test_another_architecture_does_not_know_the_tensor() -> None:
     model("qwen2", rope_parameters={"rope_theta": 5e5, **SCALED})
-    with pytest.raises(cs.PlanError, match="llama.cpp's architecture qwen2 does not know"):
+    with pytest.raises(cs.PlanError, match="llama.cpp does not support for the architecture qwen2"):
         cs.convert("model", layout="gguf")
 
 

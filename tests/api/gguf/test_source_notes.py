@@ -38,5 +38,17 @@ def test_metadata_that_do_not_fit_are_said(blocks: int, eos: int, said: str) -> 
     path = write(blocks, eos)
     for notes in (cs.inspect(path).notes, cs.convert(path, dtype="bf16").notes, cs.filter(path, include="**").notes):
         assert any(one.startswith(said) for one in notes) if said else not [one for one in notes if "but" in one]
+    plain = "x.safetensors"
+    cs.apply(cs.convert(path), plain)
+    for verb in (
+        lambda: cs.average([path, plain]).notes,
+        lambda: cs.merge([path, plain], method="linear", weights=[1, 1]).notes,
+        lambda: cs.transplant(path, plain).notes,
+        lambda: cs.diff(path, plain).notes,
+        lambda: cs.fits(path, plain).notes,
+    ):
+        notes = verb()
+        found = [one for one in notes if one.removeprefix("x.gguf: ").startswith(said or "llama.block_count is")]
+        assert bool(found) is bool(said), notes
     warned = [one.what for row in cs.check(path).rows for one in row.found if " but " in one.what]
     assert warned[0].startswith(said) if said else not warned

@@ -50,7 +50,7 @@ def test_a_copy_or_another_path_of_the_base_is_said(monkeypatch: pytest.MonkeyPa
 
 def test_a_large_model_under_two_paths_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "LARGEST", 10)
-    said = "./a.safetensors has the same weights as a.safetensors, and both count"
+    said = "./a.safetensors has the same weights as a.safetensors, so these weights count twice"
     assert notes(["a", "./a", "b"], "linear", None, weights=[1, 1, 1]) == [said]
     assert list(cs.average(["a.safetensors", "./a.safetensors"]).notes) == [said]
     assert not cs.average(["a.safetensors", "b.safetensors"]).notes
