@@ -164,11 +164,11 @@ def staged_folder(
     """
     if unfinished is None:
         check_no_unfinished(path, path, restart=restart)
-    if os.path.isdir(path):
-        check_exchange(path)
     begun = unfinished.folder if unfinished is not None else ""
     _check_removable(path, but=begun)
-    remove_leftovers(path, but=begun)
+    remove_leftovers(path, but=begun)  # first: what follows may make one temp folder
+    if os.path.isdir(path):
+        check_exchange(path)
     _check_not_within(path)
     check_space(os.path.dirname(os.path.abspath(path)), size, path)
     with ExitStack() as stack:
