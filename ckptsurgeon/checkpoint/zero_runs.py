@@ -1,11 +1,11 @@
-"""Finds tensors that are zeros in part because a part of the file was missing when it was copied."""
+"""Finds tensors that are zeros because a part of the file was missing when it was copied."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from operator import itemgetter
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from ..errors import CheckpointError
 from ..storage.read.base import File
 from ..storage.read.local import ConsumedFile, LocalFile
 from ..tensors.info import TensorInfo
-from ..util.text import count, escape, listing
+from ..util.text import NUMBER_IN_KEY, count, escape, listing
 
 __all__ = ["PAGE", "is_zero_run_note", "zero_run_notes"]
 
@@ -23,41 +23,92 @@ SEGMENTS = 16
 BLOCK = 1 << 20
 PAGE = 4096
 """The fewest bytes of a missing part."""
+PROBE = 512
+"""The bytes of a block that is read to find where zeros begin and end."""
 NEAR = 16
 """Zeros begin or end in the middle of a row if this many bytes of the row are on both sides."""
 NARROW = 64
 """If the last dimension is smaller, as in the kernels of convolutions, a row is an element of the first dimension."""
+ROLES = 2
+"""The fewest roles of matrices that are lost together. New blocks may have one matrix of zeros on purpose."""
+LOOKED_AT = 4
+"""How many other matrices of a role are looked at, at most."""
 SAID = "the zeros begin or end in the middle of a row of "
+WHOLE = "one after the other in the file, although those of other layers are not"
 
 
 def zero_run_notes(
     tensors: Mapping[str, TensorInfo], handles: Mapping[str, File], keys: Collection[str] | None = None
 ) -> Iterator[str]:
-    """Yield a note on tensors that are zeros in part, if these zeros begin or end in the middle of a row.
+    """Yield notes on tensors that are zeros because a part of the file was missing.
 
-    Zeros that are there on purpose fill whole rows, or the same columns of several rows. All bytes of ``keys`` are
-    read. If it is None, one page is read at the end of each part in which a file may have been downloaded. ``handles``
-    maps each ``Storage.file`` to the open file. Remote files, and files with unwritten ranges, are not read.
+    Zeros that are there on purpose fill whole rows, or the same columns of several rows. So there is a note on zeros
+    that begin or end in the middle of a row, and on matrices of several roles, one after the other in the file, that
+    are all zeros although those of other layers are not.
+
+    All bytes of ``keys`` are read. If it is None, a few blocks are read at the end of each part in which a file may
+    have been downloaded. ``handles`` maps each ``Storage.file`` to the open file. Remote files are not read, nor are
+    files with unwritten ranges.
     """
-    matrix, found = "", dict[str, None]()
-    for name, file in sorted(handles.items()):
-        if isinstance(file, LocalFile) and not (isinstance(file, ConsumedFile) or file.closed or file.unwritten):
-            places = _Places(tensors, name)
-            with suppress(CheckpointError):  # the command reports it when it reads the values
-                for cut, begin, end in _lost_parts(file, places, keys):
-                    matrix = matrix or cut
-                    found.update(dict.fromkeys(places.between(begin, end)))
-    if found:
-        are = "is" if len(found) == 1 else "are"
+    open_files = {name: file for name, file in sorted(handles.items()) if _is_readable(file)}
+    matrix, cut, whole = "", dict[str, None](), dict[str, None]()
+    for name, file in open_files.items():
+        places = _Places(tensors, name)
+        with suppress(CheckpointError):  # the command reports it when it reads the values
+            for begin, end in _zeros(file, places, keys):
+                if at := _cut_row(file, places, begin, end):
+                    matrix = matrix or at
+                    cut.update(dict.fromkeys(places.between(begin, end)))
+                else:
+                    whole.update(dict.fromkeys(_lost_matrices(tensors, open_files, places.within(begin, end))))
+    if cut:
+        are = "is" if len(cut) == 1 else "are"
         yield (
-            f"{count(len(found), 'tensor')} {are} zeros, wholly or in part: {SAID}{escape(matrix)} (was a file with "
-            f"missing parts copied?): {listing(list(found))}"
+            f"{count(len(cut), 'tensor')} {are} zeros, wholly or in part: {SAID}{escape(matrix)} (was a file with "
+            f"missing parts copied?): {listing(list(cut))}"
+        )
+    if whole:
+        yield (
+            f"{len(whole)} matrices are all zeros, {WHOLE} (was a file with missing parts copied?): "
+            f"{listing(list(whole))}"
         )
 
 
 def is_zero_run_note(note: str) -> bool:
     """Return whether a note is from ``zero_run_notes``."""
-    return SAID in note
+    return SAID in note or WHOLE in note
+
+
+def _is_readable(file: File) -> bool:
+    return isinstance(file, LocalFile) and not (isinstance(file, ConsumedFile) or file.closed or file.unwritten)
+
+
+def _lost_matrices(
+    tensors: Mapping[str, TensorInfo], files: Mapping[str, File], places: Sequence[_Place]
+) -> Sequence[str]:
+    """Return the keys of matrices that are one after the other in a file if they seem to be lost; else ().
+
+    Their roles are their names without numbers. There must be at least two roles, and for each there must be a matrix
+    elsewhere that is not zero.
+    """
+    matrices = [place.key for place in places if place.row]
+    roles = dict.fromkeys(NUMBER_IN_KEY.sub("#", key) for key in matrices)
+    if len(roles) < ROLES:
+        return ()
+    others: dict[str, list[TensorInfo]] = {role: [] for role in roles}
+    for key, info in tensors.items():
+        role = NUMBER_IN_KEY.sub("#", key)
+        if role in others and len(others[role]) < LOOKED_AT and key not in matrices and info.is_plain and info.nbytes:
+            others[role].append(info)
+    return matrices if all(any(map(partial(_has_values, files), some)) for some in others.values()) else ()
+
+
+def _has_values(files: Mapping[str, File], info: TensorInfo) -> bool:
+    """Return whether a block in the middle of a tensor is not zero; False if its file cannot be read."""
+    assert info.storage is not None
+    file = files.get(info.storage.file)
+    begin = info.storage.offset + info.offset + info.nbytes // 2
+    return file is not None and any(file.read(begin, min(PROBE, info.nbytes - info.nbytes // 2)))
 
 
 class _Place(NamedTuple):
@@ -90,6 +141,10 @@ class _Places:
         place = self.all[number] if number >= 0 else None
         return place if place is not None and place.row and offset < place.end else None
 
+    def within(self, begin: int, end: int) -> list[_Place]:
+        """Return the places that are wholly in a range."""
+        return [place for place in self.all if begin <= place.begin and place.end <= end]
+
     def between(self, begin: int, end: int) -> Iterator[str]:
         """Yield the keys of the tensors that have a byte of a range."""
         return (place.key for place in self.all if place.begin < end and begin < place.end)
@@ -101,22 +156,20 @@ def _row(info: TensorInfo) -> int:
     return info.nbytes // (prod(info.shape[:-1]) if info.shape[-1] >= NARROW else info.shape[0])
 
 
-def _lost_parts(file: File, places: _Places, keys: Collection[str] | None) -> Iterator[tuple[str, int, int]]:
-    """Yield the ranges of zeros that begin or end in the middle of a row, each with the key of that matrix."""
+def _zeros(file: File, places: _Places, keys: Collection[str] | None) -> Iterator[tuple[int, int]]:
+    """Yield (begin, end) of ranges of zeros that are in matrices."""
     end = 0
     for page in _pages_at_ends(file) if keys is None else _pages_of(file, places, keys):
-        if page >= end:
+        if page >= end and places.at(page) is not None and _is_zero(file, page, PAGE):
             begin, end = _around(file, page)
-            cut = _cut_row(file, places, begin, end)
-            if cut:
-                yield cut, begin, end
+            yield begin, end
 
 
 def _pages_at_ends(file: File) -> Iterator[int]:
-    """Yield the offsets of those pages at the end of each part of a file that are zeros."""
+    """Yield the offsets of those pages at the end of each part of a file that begin with zeros."""
     if file.size > 4 * SEGMENTS * PAGE:
         ends = (file.size * number // SEGMENTS - PAGE for number in range(1, SEGMENTS + 1))
-        yield from (at for at in ends if file.read(at, PAGE) == bytes(PAGE))
+        yield from (at for at in ends if _is_zero(file, at, PROBE))
 
 
 def _pages_of(file: File, places: _Places, keys: Collection[str]) -> Iterator[int]:
@@ -127,22 +180,35 @@ def _pages_of(file: File, places: _Places, keys: Collection[str]) -> Iterator[in
             yield from (at + one for one in range(0, len(block) - PAGE + 1, PAGE) if block.startswith(bytes(PAGE), one))
 
 
+def _is_zero(file: File, begin: int, nbytes: int) -> bool:
+    return file.read(begin, nbytes) == bytes(nbytes)
+
+
 def _around(file: File, page: int) -> tuple[int, int]:
-    """Return the (begin, end) of the zeros around a page of zeros."""
-    begin, end = page, page + PAGE
-    while begin > 0:
-        size = min(BLOCK, begin)
-        others = len(file.read(begin - size, size).rstrip(b"\0"))
-        begin -= size - others
-        if others:
-            break
-    while end < file.size:
-        size = min(BLOCK, file.size - end)
-        others = len(file.read(end, size).lstrip(b"\0"))
-        end += size - others
-        if others:
-            break
-    return begin, end
+    """Return the (begin, end) of the zeros around a page of zeros.
+
+    Only some blocks of ``PROBE`` bytes are read, at distances that are doubled until a block is not zero, and then
+    halved. So a few other bytes between the zeros may be missed.
+    """
+    last = page + PAGE - PROBE
+    before = _steps(page // PROBE, lambda steps: _is_zero(file, page - steps * PROBE, PROBE))
+    after = _steps((file.size - last) // PROBE - 1, lambda steps: _is_zero(file, last + steps * PROBE, PROBE))
+    begin, end = page - before * PROBE, last + (after + 1) * PROBE
+    head, tail = min(PROBE, begin), min(PROBE, file.size - end)
+    more = file.read(begin - head, head), file.read(end, tail)
+    return begin - head + len(more[0].rstrip(b"\0")), end + tail - len(more[1].lstrip(b"\0"))
+
+
+def _steps(most: int, is_zero: Callable[[int], bool]) -> int:
+    """Return the largest number of steps, up to ``most``, after which a block is zero."""
+    good, step = 0, 1
+    while good + step <= most and is_zero(good + step):
+        good, step = good + step, 2 * step
+    bad = min(good + step, most + 1)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if is_zero(middle) else (good, middle)
+    return good
 
 
 def _cut_row(file: File, places: _Places, begin: int, end: int) -> str:
@@ -154,14 +220,16 @@ def _cut_row(file: File, places: _Places, begin: int, end: int) -> str:
     if one is not None:
         column = (begin - one.begin) % one.row
         rest, above = one.row - column, begin - one.row
-        goes_on = end >= begin + rest + max(one.row, PAGE)
-        if min(column, rest) >= NEAR and goes_on and above >= one.begin and any(file.read(above, rest)):
-            return one.key
+        if min(column, rest) >= NEAR and above >= one.begin and any(file.read(above, min(rest, BLOCK))):
+            more = rest + max(one.row, PAGE)
+            if begin + more <= end and _is_zero(file, begin, min(more, BLOCK)):
+                return one.key
     one = places.at(end)
     if one is not None:
         column = (end - one.begin) % one.row
         rest, below = one.row - column, end - column + one.row
-        goes_on = begin <= end - column - max(one.row, PAGE)
-        if min(column, rest) >= NEAR and goes_on and below < one.end and any(file.read(below, column)):
-            return one.key
+        if min(column, rest) >= NEAR and below < one.end and any(file.read(below, min(column, BLOCK))):
+            more = min(column + max(one.row, PAGE), BLOCK)
+            if end - begin >= column + max(one.row, PAGE) and _is_zero(file, end - more, more):
+                return one.key
     return ""

@@ -5,14 +5,15 @@ Scales and zero points are odd if no quantisation method writes them, such as ne
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from math import log2
 from typing import TypeAlias
 
 from ..util.text import NUMBER_IN_KEY, count, escape, listing, natural_key
 
 __all__ = [
-    "DECODED", "ENORMOUS", "EXCHANGED", "FEWEST", "HUGE", "INVERSE", "LARGE", "NEGATED", "NEGATIVE", "NESTED",
+    "APART", "DECODED", "EXCHANGED", "FEWEST", "HUGE", "INVERSE", "LARGE", "NEGATED", "NEGATIVE", "NESTED",
     "NO_OFFSET", "OF_SIZES", "OPPOSED", "RISING", "SAID", "SMALL", "USUAL", "ZERO", "ZERO_BLOCKS", "OddScales",
     "odd_scale_notes",
 ]  # fmt: skip
@@ -56,14 +57,13 @@ OF_SIZES = {
     SMALL: f"make outputs less than {DECODED[0]:g} times as large as inputs",
     INVERSE: f"make outputs over {RISING:g} times as large as inputs, with larger codes for larger scales",
 }
-ENORMOUS, UNLIKE = "enormous", 1000.0
-"""A size in addition to ``LARGE``: over ``UNLIKE`` times, which no layer does whose scales are its own.
-
-It is odd if the same weight has a usual size in the other layers.
-"""
-OTHERS = 2
-"""The fewest such layers for each enormous weight."""
-KINDS = (*SAID, ZERO_BLOCKS, LARGE, SMALL, USUAL, INVERSE, ENORMOUS)
+POWER = "2^"
+"""The kind ``2^k`` has the decoded matrices whose factor rounds to this power of two; a matrix may be in several."""
+APART = 5
+"""Matrices of one role whose factors differ by this power of two (32 times) do not belong to one network."""
+SUSPECT = 3
+"""In the part of a role with the larger factors, these are wrong if they are above this power of two (8 times)."""
+KINDS = (*SAID, ZERO_BLOCKS, LARGE, SMALL, USUAL, INVERSE)
 SHOWN = 3
 
 
@@ -90,8 +90,7 @@ class OddScales:
             self.add(INVERSE, name)
         else:
             self.add(SMALL if factor < low else LARGE if factor > high else USUAL, name)
-        if factor > UNLIKE:
-            self.add(ENORMOUS, name)
+        self.names.setdefault(f"{POWER}{round(log2(factor))}", {})[name] = None
 
     def __bool__(self) -> bool:
         return any(self.names.values())
@@ -113,8 +112,9 @@ Found: TypeAlias = Mapping[str, Mapping[str, Sequence[str]]]
 def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
     """Yield notes on the tensors in ``found``: one for each checkpoint and each kind of odd scales in it.
 
-    There is also a note if most decoded matrices of a checkpoint are too large or too small, or if some are enormous
-    that are not so in other layers. The names of one checkpoint may be spread over several items of ``found``.
+    There is also a note if most decoded matrices of a checkpoint are too large or too small, or if some are far larger
+    or smaller than the same matrices of other layers. The names of one checkpoint may be spread over several items of
+    ``found``.
     """
     every = list(found)
     for path in dict.fromkeys(path for one in every for path in one):
@@ -125,23 +125,48 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
                 have = f"{count(len(names[kind]), 'quantised tensor')} {'has' if len(names[kind]) == 1 else 'have'}"
                 yield f"{escape(path)}: {have} {said}: {_listed(names[kind])}"
         yield from _on_sizes(path, names)
-        if unlike := _unlike_other_layers(names):
-            makes = "makes" if len(unlike) == 1 else "make"
-            yield (
-                f"{escape(path)}: {count(len(unlike), 'decoded matrix', 'decoded matrices')} {makes} outputs over "
-                f"{UNLIKE:,.0f} times as large as inputs, but those of other layers at most {DECODED[1]:g} times: the "
-                f"scales may be those of other codes, or may never have been set: {_listed(unlike)}"
-            )
+        powers = _powers(every, path)
+        large, small = _unlike_other_layers(powers, names)
+        for unlike, as_large in ((large, f"at least {1 << APART} times"), (small, f"at most 1/{1 << APART}")):
+            if unlike:
+                matrices = count(len(unlike), "decoded matrix", "decoded matrices")
+                are, of_others = ("is", "that") if len(unlike) == 1 else ("are", "those")
+                yield (
+                    f"{escape(path)}: {matrices} {are} {as_large} as large as {of_others} of other layers: the scales "
+                    f"may be those of other codes, or may never have been set: {_listed(unlike)}"
+                )
 
 
-def _unlike_other_layers(names: Mapping[str, set[str]]) -> set[str]:
-    """Return the enormous matrices whose role (name without numbers) has twice as many matrices that are not large."""
-    found: dict[str, set[str]] = {}
-    for name in names[ENORMOUS] - names[HUGE]:
-        found.setdefault(NUMBER_IN_KEY.sub("#", name), set()).add(name)
-    others = (names[USUAL] | names[SMALL]) - names[LARGE] if found else set()
-    usual = Counter(NUMBER_IN_KEY.sub("#", name) for name in others)
-    return {name for role, some in found.items() if usual[role] >= OTHERS * len(some) for name in some}
+def _powers(every: Sequence[Found], path: str) -> dict[str, int]:
+    """Return the largest power of two of each decoded matrix of a checkpoint, by name."""
+    found: dict[str, int] = {}
+    for one in every:
+        for kind, names in one.get(path, {}).items():
+            if kind.startswith(POWER):
+                power = int(kind.removeprefix(POWER))
+                found.update((name, max(power, found.get(name, power))) for name in names)
+    return found
+
+
+def _unlike_other_layers(powers: Mapping[str, int], names: Mapping[str, set[str]]) -> tuple[set[str], set[str]]:
+    """Return the matrices that are far too large, and far too small, beside matrices of the same role in other layers.
+
+    The role is the name without numbers. The factors of a role are divided at their widest gap. Which side is wrong
+    shows in the factor itself. Small experts are left out: an expert that is never chosen shrinks.
+    """
+    roles: dict[str, list[str]] = {}
+    for name in powers:
+        roles.setdefault(NUMBER_IN_KEY.sub("#", name), []).append(name)
+    large, small = set[str](), set[str]()
+    for some in roles.values():
+        ordered = sorted(some, key=powers.__getitem__)
+        gap, at = max(((powers[b] - powers[a], i) for i, (a, b) in enumerate(pairwise(ordered), 1)), default=(0, 0))
+        if gap >= APART:
+            if powers[ordered[at]] > SUSPECT:
+                large.update(ordered[at:])
+            elif 2.0 ** powers[ordered[at - 1]] < DECODED[0]:
+                small.update(name for name in ordered[:at] if "expert" not in name)
+    return large - names[HUGE], small - names[ZERO]
 
 
 def _on_sizes(path: str, names: Mapping[str, set[str]]) -> Iterator[str]:

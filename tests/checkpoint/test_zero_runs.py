@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save, save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.analysis.check.note_kinds import is_serious
 from ckptsurgeon.checkpoint.opening import open_checkpoint
 
 Run = Callable[..., Any]
@@ -110,6 +111,36 @@ def test_torch_files_and_shards_have_the_note_too() -> None:
     content = Path(f"m/{names[2]}").read_bytes()
     with_zeros(f"m/{names[2]}", content, 700_000, len(content))
     assert f"{SAID}2.layers." in note_of("m")
+
+
+def layers(number: int, lost: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """Layers of three matrices and a norm; those of ``lost`` are zeros."""
+    draw, state = torch.Generator().manual_seed(0), dict[str, torch.Tensor]()
+    for layer in range(number):
+        for role in ("down", "gate", "up"):
+            state[f"layers.{layer}.{role}.weight"] = torch.randn(200, 100, generator=draw)
+        state[f"layers.{layer}.zz_norm.weight"] = torch.ones(100)
+    return {key: value.zero_() if int(key.split(".")[1]) in lost else value for key, value in state.items()}
+
+
+def test_matrices_that_are_lost_from_the_beginning_of_one_on_are_noted() -> None:
+    save_file(layers(6, (4, 5)), "x.safetensors")
+    said = "6 matrices are all zeros, one after the other in the file, although those of other layers are not"
+    assert note_of("x.safetensors").startswith(f"{said} (was a file with missing parts copied?): layers.4.down.weight")
+    assert warning_of("x.safetensors").startswith(said)
+    assert is_serious(note_of("x.safetensors")) is False
+
+
+@pytest.mark.parametrize("name", ["all", "one role", "none", "new blocks"])
+def test_zeros_that_all_layers_or_one_role_have_are_not(name: str) -> None:
+    state = layers(6, tuple(range(6)) if name == "all" else ())
+    for key, value in state.items():
+        if name == "one role" and ".up." in key:
+            value.zero_()
+        if name == "new blocks" and "layers.5" in key and ".gate." not in key and "norm" not in key:
+            value.zero_()  # outputs of attention and of the feed-forward network
+    save_file(state, "x.safetensors")
+    assert note_of("x.safetensors") == warning_of("x.safetensors") == ""
 
 
 BLOCK = torch.ones(300, 300)

@@ -463,8 +463,8 @@ MUTANTS = (
     ),
     Mutant(
         "zeros where a part of a file is missing are noted",
-        "if min(column, rest) >= NEAR and goes_on and above >= one.begin and any(file.read(above, rest)):",
-        "if min(column, rest) >= NEAR and goes_on and above >= one.begin and not any(file.read(above, rest)):",
+        "if min(column, rest) >= NEAR and above >= one.begin and any(file.read(above, min(rest, BLOCK))):",
+        "if min(column, rest) >= NEAR and above >= one.begin and not any(file.read(above, min(rest, BLOCK))):",
         "checkpoint/test_zero_runs.py",
     ),
 )  # fmt: skip

@@ -26,6 +26,7 @@ __all__ = [
 _OF_FILES = re.compile(
     r"is one of \d+ shards|is not the shard that|the shards in its folder have|lists \d+ shards?, but not"
     r"|bytes were never written to the file|the zeros begin or end in the middle of a row"
+    r"|are all zeros, one after the other in the file"
 )
 """Matches a checkpoint's notes about its shards and missing bytes; all other notes say how it was opened."""
 
@@ -60,7 +61,7 @@ def with_zero_runs(subject: Subject, checkpoint: Checkpoint) -> Subject:
         key
         for key, info in checkpoint.items()
         if len(info.shape) > 1 and (one := subject.measured.get(key)) is not None and one.figures is not None
-        and 0 < one.figures.zeros < one.figures.number and one.figures.zeros * one.nbytes >= one.figures.number * PAGE
+        and one.figures.zeros and one.figures.zeros * one.nbytes >= one.figures.number * PAGE
     ]  # fmt: skip
     if not partly:
         return subject

@@ -150,7 +150,11 @@ def test_norms_that_are_matrices_are_not_rounded() -> None:
     [
         ("phi3", {"num_attention_heads": 8}, "which do not fit 8 heads of queries and 2 heads of keys"),
         ("phi3", {"num_key_value_heads": 4}, "which do not fit 4 heads of queries and 4 heads of keys"),
-        ("phi3", {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "by yarn, which llama.cpp does not read"),
+        (
+            "phi3",
+            {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}},
+            "with the method yarn, which llama.cpp does not read",
+        ),
         ("phi3-long", {"rope_parameters": {**LONG, "long_factor": [1.0]}}, "long_factor as .1.0., not 6 numbers"),
         ("phi3-long", {"rope_parameters": {**LONG, "short_factor": [0.0] * 6}}, "short_factor as .* not 6 numbers"),
         ("phi3-long", {"rope_parameters": {**LONG, "attention_factor": 2.0}}, "attention_factor as 2.0"),

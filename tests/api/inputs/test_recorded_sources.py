@@ -90,11 +90,11 @@ def test_a_recipe_of_other_weights_is_not_believed() -> None:
 @pytest.mark.parametrize("text", ["[]", "{", '{"verb":"average"}', '{"verb":"average","arguments":{},"sources":[1]}'])
 def test_damaged_recipes_are_left_to_verify(text: str) -> None:
     Path("av/ckptsurgeon.json").write_text(text)
-    assert counted("av", "ft2") == []
+    assert [note for note in counted("av", "ft2") if "is damaged" not in note] == []
 
 
 def swapped(tuned: str, base: str) -> list[str]:
-    return [note for note in cs.lora_extract(tuned, base, rank=2).notes if "recipe" in note]
+    return [note for note in cs.lora_extract(tuned, base, rank=2).notes if "its recipe" in note]
 
 
 def test_models_in_the_wrong_order_are_noted_by_extract() -> None:

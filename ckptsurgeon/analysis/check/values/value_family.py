@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from math import log2
 
 from ....util.text import count, escape, listing
@@ -30,6 +30,9 @@ OF_FEW = log2(100)
 UNSET = 16
 """A tensor of at least this many scales that are all 1 was perhaps never set: then ``FACTOR`` and half of
 ``SPREADS`` are enough."""
+HALVES = 3.5
+"""Weights of a role whose standard deviations form two groups this far apart (in powers of two: a factor of 11) are
+not of one network, even if half of the layers are in each group, so that the median tells nothing."""
 SPREADS = 8.0
 """An outlier's distance from the median is also this many times its family's median distance (in powers of two)."""
 ADVICE = "Compare these layers with their source (ckpt diff --values): a wrong scale, another model, or a flipped bit."
@@ -84,11 +87,28 @@ def _odd(stds: dict[str, float], factor: float, unset: Collection[str]) -> dict[
     spread = median(abs(one - middle) for one in logs.values())
     most = max(factor if len(stds) >= MANY else OF_FEW, SPREADS * spread)
     of_unset = max(FACTOR, SPREADS / 2 * spread)
+    if upper := _upper_half(logs, HALVES + factor - FACTOR):
+        return {key: (stds[key], 2.0 ** median(logs[key] for key in logs if key not in upper)) for key in upper}
     return {
         key: (stds[key], 2.0**middle)
         for key, one in logs.items()
         if abs(one - middle) > (of_unset if key in unset else most)
     }
+
+
+def _upper_half(logs: Mapping[str, float], apart: float) -> Sequence[str]:
+    """Return the keys with the larger values if the values form two groups with at least a third of them in each.
+
+    The gap between the groups is at least ``apart``, and three times as wide as each group.
+    """
+    keys = sorted(logs, key=logs.__getitem__)
+    some = range((len(keys) + 2) // 3, len(keys) * 2 // 3 + 1) if len(keys) >= MANY else ()
+    for at in some:
+        gap = logs[keys[at]] - logs[keys[at - 1]]
+        width = max(logs[keys[at - 1]] - logs[keys[0]], logs[keys[-1]] - logs[keys[at]])
+        if gap >= max(apart, 3 * width):
+            return keys[at:]
+    return ()
 
 
 def median(values: Iterable[float]) -> float:

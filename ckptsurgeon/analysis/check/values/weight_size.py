@@ -39,7 +39,8 @@ def _run(subject: Subject) -> Iterator[Found]:
         low, high = NEAR if sizes is decoded and _contradict_embeddings(subject) else bounds
         if factor and not low <= factor <= high:
             what = f"{decode} weights that make outputs {factor:.2g} times as large as inputs (median)"
-            yield of_keys(Status.WARN, list(sizes), what, todo, factor=float(f"{factor:.3g}"))
+            odd = [name for name, one in sizes.items() if not low <= one.factor <= high]
+            yield of_keys(Status.WARN, odd, what, todo, factor=float(f"{factor:.3g}"))
         elif sizes is decoded and len(names := _inverse(subject)) * 2 > len(decoded) >= FEWEST:
             what = f"decode to weights that {OF_SIZES[INVERSE]}"
             yield of_keys(Status.WARN, names, what, todo, factor=float(f"{factor:.3g}"))
