@@ -23,7 +23,7 @@ __all__ = ["Chooser", "explain"]
 # Alternatives of a destination tensor: other sources, rules, policies and names.
 
 NEAR = 3
-"""The most similar names that are shown."""
+"""The largest number of similar names that are shown."""
 COMPARED = 1 << 18
 """The most names that are compared in one call of ``explain``; comparing that many takes some seconds."""
 

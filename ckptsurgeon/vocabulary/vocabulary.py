@@ -78,7 +78,7 @@ def checked(name: str, tokens: Sequence[str], scores: Sequence[float] = ()) -> V
 
 
 def digest_of_tokens(tokens: Iterable[str]) -> str:
-    """Return a SHA-256 of tokens in their order, whatever the file that lists them."""
+    """Return a SHA-256 of tokens in their order; it does not depend on the format of the file that lists them."""
     made = hashlib.sha256()
     for token in tokens:
         made.update(json.dumps(token).encode() + b"\n")

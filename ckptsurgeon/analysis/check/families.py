@@ -1,4 +1,4 @@
-"""Groups tensors into families (the same role in all layers), and tells weight matrices, masks and scales by name."""
+"""Groups tensors into families (the same role in all layers); recognises weights, masks and scales by their keys."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def _changed(first: Checkpoint, second: Checkpoint, keys: set[str], weights: Seq
         if name in there and not keys.isdisjoint(one.keys):
             try:
                 a, b = (give(coded.codes) for coded, give in zip((one, there[name]), weights, strict=True))
-            except PlanError:  # the rows of its stored tensors say that they differ
+            except PlanError:  # it cannot be decoded: ``found.changed`` has its stored tensors
                 continue
             if a is not None and b is not None:
                 yield Pair(name, a.info, b.info, encodings=(one.method, there[name].method))

@@ -27,7 +27,7 @@ _LEAVES = {
 }
 """{last segment of a key: common form} for norms in TensorFlow and torchtune, and weight norm before torch 2.0."""
 KERNEL = "kernel"
-"""The weight of a layer in TensorFlow and JAX, whose matrices are transposed: inputs down, outputs across."""
+"""The name of a layer's weight in TensorFlow and JAX, whose matrices have the shape (inputs, outputs)."""
 _PARAMETRIZED = re.compile(r"(?:^|\.)parametrizations\.[^.]+\.original[01]$")
 
 Index = tuple[int, ...]

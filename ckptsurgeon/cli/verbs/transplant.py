@@ -216,7 +216,7 @@ def _split(paths: list[str], sources: list[str]) -> tuple[list[str], str]:
 
     if len(paths) != (1 if sources else 2):
         raise ConfigError(
-            "transplant needs a source and a destination."
+            "transplant needs exactly one source and one destination."
             if not sources
             else "with --source, give only the destination.",
             hint="Write ckpt transplant SRC DST, or ckpt transplant --source A --source B DST.",

@@ -17,6 +17,7 @@ __all__ = ["CHECK"]
 
 _NUMBER = re.compile(r"\.(\d{1,9})(?=\.|$)")
 FEWEST = 2
+"""A list of layers or experts is checked only if at least this many of its indices have factors."""
 SHOWN = 8
 """The most missing indices that a finding lists."""
 STACKS = ("block", "blocks", "experts", "h", "layer", "layers")
