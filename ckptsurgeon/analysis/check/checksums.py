@@ -1,4 +1,4 @@
-"""Compares checksums with the bytes: those that a file stores for its records, and those in ckptsurgeon's recipe."""
+"""Compares the bytes of a checkpoint with the checksums in its files, and with those in ckptsurgeon's recipe."""
 
 from __future__ import annotations
 

@@ -14,13 +14,13 @@ from .units import FreeUnits, Unit
 __all__ = ["Nearness", "Parents", "parents_of"]
 
 MARGIN = 0.1
-"""The least difference of the best and the second best score: a smaller difference is ambiguous."""
+"""The least difference between a module's best and second best score; with a smaller one, its partner is ambiguous."""
 NEAR = 0.2
 """The least score of a pair that is matched by its names."""
 CONTEXT = 0.5
 """The most that is added to the score of two modules inside two matched modules."""
 CELLS = 1 << 24
-"""The most pairs of modules in one matrix of scores: 4,096 modules on each side."""
+"""The most pairs of modules that are compared in one matrix of scores: 4,096 modules of each state dict."""
 
 Numbers = npt.NDArray[np.float64]
 Parents = tuple[str, str]

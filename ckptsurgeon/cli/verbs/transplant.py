@@ -96,7 +96,8 @@ def run(
         typer.Option(
             "--new-tokens",
             metavar="init|mean|zero|subword",
-            help="How to make the rows of tokens that the source lacks.",
+            help="Fill the rows of tokens that the source lacks with the destination's initial values, the mean of all "
+            "rows, zeros, or the mean of the rows of the token's pieces.",
         ),
     ] = "init",
     token_map: Annotated[

@@ -31,7 +31,7 @@ WITH_RANGE = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "int8")
 In other encodings, a scale is multiplied by at most about 1 or 8, whatever the code.
 """
 FP4, DIVISOR = 6.0, "weight_global_scale"
-"""The largest 4-bit float; and the key ending of the scales of whole weights by which codes are divided."""
+"""The largest 4-bit float, and the ending of the keys of scales by which codes are divided, not multiplied."""
 LARGEST_CODE = 128.0
 """The largest 8-bit code, which is assumed for torch's own quantised tensors: their codes are not measured."""
 SMALLEST = 2.0**-127

@@ -38,7 +38,10 @@ SPREADS = 8.0
 
 Distances are those of logarithms.
 """
-ADVICE = "Compare these layers with their source (ckpt diff --values): a wrong scale, another model, or a flipped bit."
+ADVICE = (
+    "Compare these layers with their source (ckpt diff --values): the cause may be a wrong scale, another model, or a "
+    "flipped bit."
+)
 
 
 def _run(subject: Subject) -> Iterator[Found]:
