@@ -25,7 +25,7 @@ __all__ = ["Chooser", "explain"]
 NEAR = 3
 """The largest number of similar names that are shown."""
 COMPARED = 1 << 18
-"""The most names that are compared in one call of ``explain``; comparing that many takes some seconds."""
+"""The largest number of names that are compared in one call of ``explain``; comparing that many takes some seconds."""
 
 Place = tuple[int, str]
 """The index of a source, and the key of one of its tensors."""

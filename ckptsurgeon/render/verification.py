@@ -16,13 +16,13 @@ __all__ = ["counts_line", "receipt_view", "verification_view"]
 # Receipts.
 
 WORST = 12
-"""The most weights whose errors as LoRA factors are shown without -v: those with the largest errors."""
+"""The largest number of weights whose errors as LoRA factors are shown without -v: those with the largest errors."""
 
 WORST_ROUNDED = 5
-"""The most quantised tensors whose errors are shown without -v: those with the largest errors."""
+"""The largest number of quantised tensors whose errors are shown without -v: those with the largest errors."""
 
 RATE_BYTES, RATE_S = 10_000_000, 1.0
-"""If fewer bytes were written, or in less time, the speed of writing is not shown."""
+"""The speed of writing is shown only if at least this many bytes were written, in at least this many seconds."""
 
 
 def receipt_view(receipt: Receipt, *, next_steps: Sequence[str] = (), every: bool = False) -> RenderableType:

@@ -15,7 +15,7 @@ from ..util.text import count, listing
 __all__ = ["TWICE", "Reader", "Vocabulary", "checked", "digest_of_tokens"]
 
 MOST = 4_000_000
-"""The most tokens that a list may have; real vocabularies have fewer."""
+"""The largest number of tokens that a list may have; real vocabularies have fewer."""
 TWICE = "has tokens twice"
 """A part of the message about a list in which a token has two ids."""
 

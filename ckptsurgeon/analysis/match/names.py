@@ -132,7 +132,7 @@ def _words(unit: Unit) -> tuple[str, ...]:
 MANY = 8
 """A change of leading segments is accepted only if it pairs modules with at least this many tensors."""
 DEEPEST = 4
-"""The most leading segments that may change."""
+"""The largest number of leading segments that may change."""
 
 Moves = Mapping[Unit, Unit]
 

@@ -20,7 +20,7 @@ from .units import KERNEL, FreeUnits, Unit, fits, units_of
 __all__ = ["transposed", "transposed_note"]
 
 SURE = 0.5
-"""The least similarity of two names that are taken for the same, if it is not known which part of a block they are."""
+"""Two names must be at least this similar to be matched, if it is not known which part of a block their modules are."""
 
 Tensors = Mapping[str, TensorInfo]
 Shape = tuple[int, ...]

@@ -20,7 +20,7 @@ __all__ = ["missing_notes"]
 Open: TypeAlias = Callable[[], File]
 """A function that opens a file."""
 SHOWN = 1000
-"""The most names of missing shards that are derived from the names of other shards."""
+"""The largest number of names of missing shards that are derived from the names of other shards."""
 
 
 def missing_notes(found: Mapping[str, Open]) -> Iterator[str]:

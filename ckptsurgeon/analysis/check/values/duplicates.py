@@ -13,7 +13,7 @@ from ..subject import Subject
 __all__ = ["CHECK"]
 
 FEWEST = 64
-"""The fewest elements of a weight that is compared: smaller weights may be equal by chance."""
+"""Only weights with at least this many elements are compared: smaller weights may be equal by chance."""
 ADVICE = "If they are not meant to be equal (as repeated or tied layers are), one was written in place of another."
 
 

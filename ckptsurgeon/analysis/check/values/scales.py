@@ -20,7 +20,7 @@ from ..subject import Subject
 __all__ = ["CHECK", "is_global_or_activation", "is_global_weight_scale", "scales_of"]
 
 _GLOBAL = re.compile(r"global|input|output|act|scale_2|[kv]_scale|smooth|descale", re.IGNORECASE)
-"""Parts of the keys of scales of whole tensors and of activations, which may have any size."""
+"""Matches parts of the keys of scales of whole tensors and of activations, which may have any size."""
 HUGE = 1e6
 """The largest plausible scale: larger ones cannot give usable weights."""
 LARGE = 1e4

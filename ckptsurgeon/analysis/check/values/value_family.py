@@ -17,7 +17,7 @@ from .scales import is_global_or_activation, is_global_weight_scale, scales_of
 __all__ = ["CHECK"]
 
 FEWEST, MANY = 3, 4
-"""The smallest family (tensors with the same role) in which an outlier can be found, and the smallest large family."""
+"""A family (tensors with the same role) needs ``FEWEST`` tensors to have an outlier, ``MANY`` to count as large."""
 FACTOR = 3.0
 """The largest allowed ratio of a standard deviation to the median of its family, as a power of two: a factor of 8."""
 SCALES = 5.0

@@ -62,7 +62,7 @@ def _plain(subject: Subject) -> Mapping[str, WeightSize]:
 
 
 def _factor(sizes: Mapping[str, WeightSize]) -> float:
-    """Return the median factor by which these layers change the size of their inputs; 0 if there are too few."""
+    """Return the median factor by which layers change the size of their inputs; 0 for fewer than ``FEWEST`` layers."""
     found = [one.factor for one in sizes.values() if one.rms > 0 and isfinite(one.rms)]
     return median(found) if len(found) >= FEWEST else 0.0
 

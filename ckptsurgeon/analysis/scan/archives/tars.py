@@ -181,9 +181,9 @@ def _corrupt(why: str) -> Fault:
 
 _SHOWN = 10
 _KEPT = 1000
-"""The most faults and notes of one archive that are kept."""
+"""The largest number of faults and notes of one archive that are kept."""
 _DEEP = 256
-"""The deepest nesting of folders for a member."""
+"""The largest number of nested folders in the path of a member."""
 _LINKS = {b"1": "a hard link", b"2": "a link"}
 _SPECIAL = {b"3": "a device", b"4": "a device", b"6": "a FIFO"}
 
