@@ -23,9 +23,9 @@ __all__ = ["Chooser", "explain"]
 # Alternatives of a destination tensor: other sources, rules, policies and names.
 
 NEAR = 3
-"""The most similar names that are shown."""
+"""The largest number of similar names that are shown."""
 COMPARED = 1 << 18
-"""The most names that are compared in one call of ``explain``; comparing that many takes some seconds."""
+"""The largest number of names that are compared in one call of ``explain``; comparing that many takes some seconds."""
 
 Place = tuple[int, str]
 """The index of a source, and the key of one of its tensors."""

@@ -39,7 +39,7 @@ __all__ = [
 
 CHARACTERS = 500
 ENTRIES = 1000
-"""The most characters of a string, and the most entries of a list or mapping, that are kept."""
+"""At most ``CHARACTERS`` characters of a string, and ``ENTRIES`` entries of a list or mapping, are kept."""
 NUMBER = 2**53
 """The first integer that JSON readers with float64 numbers, such as JavaScript, may round."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -31,6 +32,8 @@ NARROW = 64
 """If the last dimension is smaller, as in the kernels of convolutions, a row is an element of the first dimension."""
 ROLES = 2
 """The fewest roles of matrices that are lost together. New blocks may have one matrix of zeros on purpose."""
+PART = re.compile(r"[._](?:weight\w*|blocks|qweight|qzeros|biases|\w*scales?(?:_inv)?)$")
+"""Matches the end of the key of a weight, or of a part of a quantised weight: these parts are one matrix."""
 LOOKED_AT = 4
 """How many other matrices of a role are looked at, at most."""
 SAID = "the zeros begin or end in the middle of a row of "
@@ -88,19 +91,23 @@ def _lost_matrices(
 ) -> Sequence[str]:
     """Return the keys of matrices that are one after the other in a file if they seem to be lost; else ().
 
-    Their roles are their names without numbers. There must be at least two roles, and for each there must be a matrix
+    Their roles are their names without numbers and without ``PART``. There must be at least two roles, and for each there must be a matrix
     elsewhere that is not zero.
     """
     matrices = [place.key for place in places if place.row]
-    roles = dict.fromkeys(NUMBER_IN_KEY.sub("#", key) for key in matrices)
+    roles = dict.fromkeys(map(_role, matrices))
     if len(roles) < ROLES:
         return ()
     others: dict[str, list[TensorInfo]] = {role: [] for role in roles}
     for key, info in tensors.items():
-        role = NUMBER_IN_KEY.sub("#", key)
+        role = _role(key)
         if role in others and len(others[role]) < LOOKED_AT and key not in matrices and info.is_plain and info.nbytes:
             others[role].append(info)
     return matrices if all(any(map(partial(_has_values, files), some)) for some in others.values()) else ()
+
+
+def _role(key: str) -> str:
+    return NUMBER_IN_KEY.sub("#", PART.sub("", key))
 
 
 def _has_values(files: Mapping[str, File], info: TensorInfo) -> bool:

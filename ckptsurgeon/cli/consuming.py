@@ -34,7 +34,8 @@ def ask_to_consume(plan: Plan) -> None:
     found, lost = consumption(plan), ""
     what = f"{count(len(found.files), 'file')} ({human_bytes(found.nbytes)}): {listing(found.files, 3, where='')}"
     if found.lost:
-        lost = f"{count(len(found.lost), 'tensor')} of them will be lost: {listing(found.lost, 3, where='')}. "
+        number = count(len(found.lost), "tensor")
+        lost = f"Not used by the output, and lost after the run: {number} ({listing(found.lost, 3, where='')}). "
     first = f"The run deletes {what}, as the output is written. Go on?"
-    if not (typer.confirm(first, err=True) and typer.confirm(f"{lost}Really delete them?", err=True)):
+    if not (typer.confirm(first, err=True) and typer.confirm(f"{lost}Really delete the files?", err=True)):
         raise ConfigError("nothing was written or deleted.")

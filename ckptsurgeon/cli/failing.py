@@ -115,7 +115,7 @@ class _ErrorStream(_Stream):
 
 BUG = 70
 LONGEST = 1200
-"""The most characters of a message or hint that are shown as text; --json shows all characters."""
+"""The largest number of characters of a message or hint that are shown as text; --json shows all characters."""
 RED, PLAIN = "\x1b[1;31m", "\x1b[0m"
 _NO_MEMORY = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory")
 """Messages of the dynamic loader when memory runs out."""

@@ -17,6 +17,7 @@ __all__ = ["run"]
 
 GLOBAL = ("--json", "-q", "--quiet", "-v", "--verbose")
 SIGPIPE = 141
+"""The exit code if the process that reads stdout has ended."""
 
 
 def run(args: Sequence[str]) -> int:

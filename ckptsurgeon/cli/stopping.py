@@ -21,6 +21,7 @@ WORDS = {int(signal.SIGINT): "interrupted", int(signal.SIGTERM): "terminated", i
 IMPATIENT_S = 1.0
 """A second signal that comes at least this long after the first ends the program without removing temporary files."""
 AGAIN_S = 0.01
+"""If Python ignored a StoppedBySignal, it is raised again after this time."""
 
 Identity = tuple[int, int] | None
 
@@ -33,7 +34,13 @@ class StoppedBySignal(BaseException):
 
 
 class _SignalState:
-    """The state of the signal handlers; global, because a process has one set of handlers."""
+    """The state of the signal handlers; global, because a process has one set of handlers.
+
+    ``unwinds`` is whether a signal raises StoppedBySignal instead of ending the program. ``number`` is the first signal
+    that was received, 0 if none was; ``since`` is its time. ``before`` identifies the file that was at the path
+    ``output`` when the work began. ``hasty`` is whether a second signal ended the program before temporary files were
+    removed. ``run`` is the folder of a training run.
+    """
 
     as_json = False
     unwinds = False

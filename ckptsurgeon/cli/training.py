@@ -18,7 +18,7 @@ __all__ = ["ProgressDisplay", "training_progress"]
 
 DRAWN_A_SECOND = 8
 SMOOTH = 0.9
-"""The weight of the previous value in the exponentially smoothed rate."""
+"""The weight of the previous value in the exponentially smoothed time of a step."""
 
 
 class ProgressDisplay:

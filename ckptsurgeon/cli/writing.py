@@ -102,7 +102,10 @@ class Writing:
         api_check_output(self.output, to=self.to, max_shard_size=self.max_shard_size, **self.shared.given)
 
     def check_consent(self) -> None:
-        """Raise ConfigError if --consume cannot ask because there is no terminal, or if --yes has no --consume."""
+        """Raise ConfigError if --consume cannot ask because there is no terminal, or if options contradict each other.
+
+        --yes needs --consume; --processes needs --dry-run, and cannot be used with the options for ranks.
+        """
         from ..errors import ConfigError
 
         if self.yes and not self.consume:
@@ -119,7 +122,7 @@ class Writing:
         if self.processes is not None and self.shared.given:
             raise ConfigError(
                 "--processes cannot be used with --ranks, --axis or --mesh: one process writes the files of all ranks.",
-                hint="Leave it out.",
+                hint="Leave --processes out.",
             )
 
     def carry_out(self, plan: Plan) -> None:

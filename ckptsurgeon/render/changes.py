@@ -16,7 +16,7 @@ from .tree import modules_at
 __all__ = ["changes_view"]
 
 FEW = 3
-"""The most pairs of models that have a column each; if there are more, only the lowest cosine is shown."""
+"""The largest number of pairs of models that have a column each; if there are more, only the lowest cosine is shown."""
 SHOWN = 8
 OPPOSED = -0.05
 """A cosine below this is shown in red: the changes cancel each other."""

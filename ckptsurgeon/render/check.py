@@ -15,7 +15,7 @@ __all__ = ["check_view"]
 
 STYLES = {Status.PASS: "green", Status.WARN: "bold yellow", Status.FAIL: "bold red", Status.NOT_RUN: "dim"}
 FOUND = 5
-"""The most findings of one check that are shown; ``-v`` shows all."""
+"""The largest number of findings of one check that are shown; ``-v`` shows all."""
 
 
 def check_view(report: CheckReport, *, every: bool = False) -> RenderableType:

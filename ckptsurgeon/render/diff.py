@@ -18,7 +18,7 @@ from .tree import branch_names, collapsed, modules_at, numbers_of, pattern_of
 __all__ = ["difference_view"]
 
 SHOWN = 12
-"""The most rows of each kind before "and N more"; equal layers are one row."""
+"""The largest number of rows of each kind before "and N more"; equal layers are one row."""
 
 FEW = 4
 """If there are more rows than this, a table also shows how much differs in each branch."""

@@ -19,7 +19,7 @@ from .columns import Columns, Hanging
 __all__ = ["layers_view"]
 
 SHADES = " ░▒▓█"
-"""Shades from no change to the largest change of all layers; each shade stands for ten times the change of the last."""
+"""Shades from no change to the largest change of all layers; each stands for ten times the change of the one before."""
 COLOURS = ("", "dim", "yellow", "bold yellow", "bold red")
 CELL = 7
 """The width of a column: a shade, a number of up to five characters, and a gap."""

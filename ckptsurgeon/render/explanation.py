@@ -15,7 +15,7 @@ from .plan import rows_said
 __all__ = ["explained_view"]
 
 SHOWN = 12
-"""The most tensors that are shown without -v."""
+"""The largest number of tensors that are shown without -v."""
 CANDIDATES = 5
 
 Row = Sequence[str | Text]

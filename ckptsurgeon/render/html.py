@@ -36,7 +36,7 @@ __all__ = ["COLOURS", "Lines", "as_html", "as_text", "html_of", "html_of_lines",
 
 WIDTH = 100
 LINES = 400
-"""The most lines of a view; if it has more, only the first and the last are shown."""
+"""The largest number of lines of a view; if it has more, only the first and the last are shown."""
 TAIL = 12
 COLOURS = {
     "green": "#148d3c", "yellow": "#a17204", "red": "#d84747", "cyan": "#0c8797",

@@ -125,7 +125,10 @@ def _tested(found: Trained) -> Iterator[RenderableType]:
 
 
 def _controls(found: Controls) -> Iterator[RenderableType]:
-    """Yield the table of the control runs: a row for each kind of initial weights, a column for each trained part."""
+    """Yield the table of the control runs: a row for each kind of initial weights.
+
+    The table has a column for the runs with a frozen body, and a column for the runs that train the whole model.
+    """
     ways = list(dict.fromkeys(arm.name for arm in found.arms))
     kinds = [frozen for frozen in (True, False) if any(arm.frozen == frozen for arm in found.arms)]
     rows: list[list[str | Text]] = [[Text(""), *(Text(HEADS[kind], "dim") for kind in kinds), Text("")]]

@@ -16,12 +16,12 @@ from .tree import Branch
 __all__ = ["TreeRow", "TreeTable", "fitting"]
 
 ROWS = 36
-"""The most rows of the tree; deeper levels are folded."""
+"""The largest number of rows of the tree; deeper levels are folded."""
 DEEPEST = 64
 NARROW = 16
 """The smallest width of the column of dtypes and encodings; the largest is three tenths of the whole width."""
 NAME = 400
-"""The most characters of a name."""
+"""The largest number of characters of a name that are shown."""
 
 
 @dataclass(frozen=True)

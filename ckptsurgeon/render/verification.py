@@ -16,13 +16,13 @@ __all__ = ["counts_line", "receipt_view", "verification_view"]
 # Receipts.
 
 WORST = 12
-"""The most weights whose errors as LoRA factors are shown without -v: those with the largest errors."""
+"""The largest number of weights whose errors as LoRA factors are shown without -v: those with the largest errors."""
 
 WORST_ROUNDED = 5
-"""The most quantised tensors whose errors are shown without -v: those with the largest errors."""
+"""The largest number of quantised tensors whose errors are shown without -v: those with the largest errors."""
 
 RATE_BYTES, RATE_S = 10_000_000, 1.0
-"""If fewer bytes were written, or in less time, the speed of writing is not shown."""
+"""The speed of writing is shown only if at least this many bytes were written, in at least this many seconds."""
 
 
 def receipt_view(receipt: Receipt, *, next_steps: Sequence[str] = (), every: bool = False) -> RenderableType:
@@ -50,7 +50,7 @@ def _fits(fits: Sequence[FactorFit], every: bool) -> list[RenderableType]:
     rows: list[list[str | Text]] = [["", Text("rank", "dim"), Text("lost", "dim")]]
     rows += [[f"{escape(fit.key)} {shape_text(fit.shape)}", str(fit.rank), percent(fit.error, 1)] for fit in shown]
     more = len(worst) - len(shown)
-    rest = [Text(f"  and {more} more that fit as well or better (-v shows all)", "dim")] if more else []
+    rest = [Text(f"  and {more} more with losses that are no larger (-v shows all)", "dim")] if more else []
     return [Columns(rows, right=(1,)), *rest]
 
 
@@ -64,7 +64,7 @@ def _rounded(rounded: Sequence[RoundedTensor], every: bool) -> list[RenderableTy
     for one in shown:
         rows.append([f"{escape(one.key)} {shape_text(one.shape)}", percent(one.error, 2), f"{one.largest:.2g}"])
     more = len(worst) - len(shown)
-    rest = [Text(f"  and {more} more that are as exact or better (-v shows all)", "dim")] if more else []
+    rest = [Text(f"  and {more} more with errors that are no larger (-v shows all)", "dim")] if more else []
     return [Columns(rows, right=(1, 2)), *rest]
 
 

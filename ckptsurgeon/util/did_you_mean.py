@@ -14,8 +14,9 @@ __all__ = ["close_names", "did_you_mean"]
 
 NAMED = 3
 ALIKE = 0.6
+"""The smallest similarity (difflib's ratio) of a name that is suggested."""
 CLEARLY_WORSE = 0.1
-"""A name is not suggested if its similarity (difflib's ratio) is this much below that of the best name."""
+"""A name is not suggested if its similarity is this much below that of the most similar name."""
 LISTED = 20_000
 COMPARED = 300
 """At most ``LISTED`` names of a folder are read, and at most ``COMPARED`` of them compared, since difflib is slow."""

@@ -27,9 +27,13 @@ class _ESPnet:
                 f"{name} has no tokens: its token_list is the file {brief_repr(tokens, 80)}.",
                 hint="Give that file instead.",
             )
-        if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
+        if not isinstance(tokens, list):
             raise ConfigError(
-                f"{name} has no token_list, or not all of its tokens are strings.",
+                f"{name} has no list of tokens (token_list).", hint="Give the config.yaml that a run of ESPnet wrote."
+            )
+        if not all(isinstance(token, str) for token in tokens):
+            raise ConfigError(
+                f"the token_list of {name} has tokens that are not strings.",
                 hint="Quote tokens that look like numbers.",
             )
         return checked(name, tokens)

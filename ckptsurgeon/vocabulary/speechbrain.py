@@ -46,11 +46,13 @@ class _SpeechBrain:
 def _entry(name: str, place: int, line: str) -> tuple[str, int]:
     label, between, number = line.rpartition(_BETWEEN)
     if not between or not (number.isascii() and number.isdigit() and int(number[:12]) < MOST):
-        raise ConfigError(f"{name}, line {place}: {line!r:.60} is not a label with an index.")
+        said = f"{name}, line {place}: {line!r:.60} is not a label with an index."
+        raise ConfigError(said, hint="Write each line as 'LABEL' => INDEX.")
     try:
         value = ast.literal_eval(label)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
-        raise ConfigError(f"{name}, line {place}: {label!r:.60} is not a label.") from None
+        said = f"{name}, line {place}: {label!r:.60} is not a label."
+        raise ConfigError(said, hint="Write a label as a string in quotes.") from None
     return value if isinstance(value, str) else repr(value), int(number[:12])
 
 

@@ -15,6 +15,9 @@ __all__ = ["LostId", "MovedIds", "Renumbering", "ids_beyond", "ids_by_field", "i
 
 Path: TypeAlias = tuple[str, ...]
 
+# The fields with token ids, by the form of their values: an id or a list of ids (_ENDS, _NAMES); pairs [position, id];
+# lists from which an id may be removed (_SETS); lists of sequences of ids; pairs [sequence, bias]; lists of sequences
+# of which the output must contain one (_FORCED); and maps of names to ids.
 _ENDS = ("_token_id", "_token_ids", "_token_index")
 _NAMES = ("pad_index", "bos_index", "eos_index", "unk_index", "mask_index", "blank_id")
 _PAIRS = ("forced_decoder_ids",)

@@ -15,7 +15,7 @@ from ..util.text import count, listing
 __all__ = ["TWICE", "Reader", "Vocabulary", "checked", "digest_of_tokens"]
 
 MOST = 4_000_000
-"""The most tokens that a list may have; real vocabularies have fewer."""
+"""The largest number of tokens that a list may have; real vocabularies have fewer."""
 TWICE = "has tokens twice"
 """A part of the message about a list in which a token has two ids."""
 
@@ -78,7 +78,7 @@ def checked(name: str, tokens: Sequence[str], scores: Sequence[float] = ()) -> V
 
 
 def digest_of_tokens(tokens: Iterable[str]) -> str:
-    """Return a SHA-256 of tokens in their order, whatever the file that lists them."""
+    """Return a SHA-256 of tokens in their order; it does not depend on the format of the file that lists them."""
     made = hashlib.sha256()
     for token in tokens:
         made.update(json.dumps(token).encode() + b"\n")

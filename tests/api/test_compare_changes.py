@@ -234,7 +234,9 @@ def test_integers_are_in_no_sum_of_several_tensors() -> None:
     assert found.differs
     (own,) = [one.sums for one in found.tensors if one.key == "ids"]
     assert own.changed_by == (1,)
-    assert any("integers are compared, but left out of figures" in note and "ids" in note for note in found.notes)
+    assert any(
+        "integers are compared, but left out of the figures of layers" in note and "ids" in note for note in found.notes
+    )
     assert cs.compare_changes({"ids": ids}, [{"ids": ids + 1}, {"ids": ids}]).total.models[0].changed == 512
 
 

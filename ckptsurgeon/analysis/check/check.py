@@ -12,7 +12,7 @@ from .subject import Subject
 __all__ = ["SHOWN", "Check", "nothing_against", "of_keys", "without_files", "without_values"]
 
 SHOWN = 3
-"""The most keys in the message of a finding; ``--json`` lists all keys."""
+"""The largest number of keys in the message of a finding; ``--json`` lists all keys."""
 
 
 def nothing_against(subject: Subject) -> str:

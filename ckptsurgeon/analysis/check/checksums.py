@@ -1,4 +1,4 @@
-"""Compares checksums with the bytes: those that a file stores for its records, and those in ckptsurgeon's recipe."""
+"""Compares the bytes of a checkpoint with the checksums in its files, and with those in ckptsurgeon's recipe."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def _fills(info: TensorInfo, storage: Storage) -> bool:
 class RecipeSums:
     """The tensors of an output compared with the checksums in its recipe.
 
-    ``place`` says where the recipe is. ``number`` is the number of tensors that were compared, and ``bad`` has the keys
-    of those whose CRC-32 is another one; ``file`` is the file that has all of them, '' if there are several. ``more``
-    are keys that the recipe lacks, ``fewer`` those that only the recipe has. ``is_other`` is true if the recipe seems
-    to describe other weights, so that its checksums say nothing about damage. ``fault`` is the reason if the recipe
-    cannot be read.
+    ``place`` says where the recipe is. ``number`` is the number of tensors that were compared. ``bad`` has the keys of
+    tensors whose CRC-32 differs from the recipe's; ``file`` is the file with all of these tensors, '' if they are in
+    several. ``more`` are keys that the recipe lacks, ``fewer`` keys that only the recipe has. ``is_other`` is true if
+    the recipe seems to describe other weights, so that its checksums say nothing about damage. ``fault`` is the reason
+    if the recipe cannot be read.
     """
 
     place: str = ""
@@ -81,7 +81,7 @@ class RecipeSums:
 def recipe_sums(checkpoint: Checkpoint, measured: Mapping[str, Measured]) -> RecipeSums:
     """Compare the CRC-32 of each tensor in ``measured`` with the one in the recipe of the checkpoint.
 
-    The recipe of a shard that is opened alone is in its folder. There is nothing to compare without a recipe, or if the
+    The recipe of a shard that is opened alone is in its folder. Nothing is compared if there is no recipe, or if the
     file has several state dicts.
     """
     beside = _recipe_beside(checkpoint)
@@ -103,7 +103,7 @@ def recipe_sums(checkpoint: Checkpoint, measured: Mapping[str, Measured]) -> Rec
 def _compared(checkpoint: Checkpoint, made: Mapping[str, RecipeEntry], measured: Mapping[str, Measured]) -> RecipeSums:
     """Compare the CRC-32 of the tensors in ``measured`` with those in ``made``, the entries of a recipe.
 
-    If a shard is opened alone, the recipe may have more tensors.
+    If a shard is opened alone, the recipe may have more tensors than the shard; these do not count as ``fewer``.
     """
     sums = {key: one.crc32 for key, one in made.items() if not one.implied}
     here = {checkpoint.stored_key(key): one.crc32 for key, one in measured.items()}
@@ -124,5 +124,8 @@ def _recipe_beside(checkpoint: Checkpoint) -> str | None:
 
 
 def _is_sealed(checkpoint: Checkpoint) -> bool:
-    """Return whether the seal of the recipe fits the headers, or cannot be compared, since a shard is opened alone."""
+    """Return whether the seal of the recipe, a digest of all bytes outside the tensors, is that of the checkpoint.
+
+    Also returns True if the seal cannot be compared, because a shard is opened alone.
+    """
     return checkpoint.recipe is None or checkpoint.header.frame() == seal_of(checkpoint.recipe)

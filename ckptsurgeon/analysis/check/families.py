@@ -1,4 +1,4 @@
-"""Groups tensors into families (the same role in all layers), and tells weight matrices, masks and scales by name."""
+"""Groups tensors into families (the same role in all layers); recognises weights, masks and scales by their keys."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ...util.text import NUMBER_IN_KEY
 __all__ = ["families", "is_masked", "is_scale", "is_weight", "role_of"]
 
 _WEIGHT = re.compile(r"(?:weight|kernel|_proj|_[wW]|\bw\d?|[AB])$")
-"""Ends of the keys of weights: of modules, and of experts that are stored in one tensor."""
+"""Matches the ends of the keys of weights, also of those that contain several experts in one tensor."""
 _OTHER = re.compile(
     r"norm|(?:^|[._])(?:ln|bn|rms)(?:[._\d]|$)|bias|mask|running_|rotary|inv_freq|pos(?:ition)?(?:al|s)?_?(?:emb|bias)"
     r"|relative|scale|gamma|beta|lora_|token_type|cls_token|buffer|running|(?:^|\.)gate\.weight|router",
     re.IGNORECASE,
 )
-"""Parts of the keys of norms, biases, buffers and adapter factors, which may be constant."""
+"""Matches parts of the keys of norms, biases, buffers and adapter factors, which may be constant."""
 _SCALE = re.compile(r"scale|absmax|SCB", re.IGNORECASE)
 _MASK = re.compile(r"mask|(?:attn|attention)\.bias$|causal|inf\b", re.IGNORECASE)
 

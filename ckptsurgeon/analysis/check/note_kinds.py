@@ -107,7 +107,7 @@ def noted(subject: Subject, id: str) -> Iterator[Found]:
 
 
 def is_serious(note: str) -> bool:
-    """Return whether a note is a failure in a check; the note may begin with the path of a checkpoint."""
+    """Return whether ``ckpt check`` reports a note as a failure; the note may begin with the path of a checkpoint."""
     return FAIL in (_kind_of(note).status, _kind_of(note.partition(": ")[2]).status)
 
 

@@ -19,7 +19,7 @@ __all__ = ["SCHEMA", "sarif_of"]
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 LEVELS = {Status.FAIL: "error", Status.WARN: "warning"}
 MOST_KEYS = 1000
-"""The most tensors that a result lists."""
+"""The largest number of tensors that a result lists."""
 
 
 def sarif_of(reports: Sequence[CheckReport]) -> dict[str, Any]:

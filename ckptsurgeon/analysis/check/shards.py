@@ -117,7 +117,8 @@ def _facts(file: File, name: str) -> ShardFacts:
         return ShardFacts(name, file.size, fault=f"it is {text.what}")
     length = int.from_bytes(file.read(0, LENGTH), "little")
     if length > limits.JSON_HEADER_BYTES:
-        return ShardFacts(name, file.size, fault=f"its header claims {length:,} bytes")
+        why = f"its header would have {length:,} bytes, but at most {limits.JSON_HEADER_BYTES:,} are allowed"
+        return ShardFacts(name, file.size, fault=why)
     start = LENGTH + length
     if start > file.size:
         return ShardFacts(name, file.size, start, "its header is truncated")

@@ -31,8 +31,9 @@ class CardFacts:
 
 @dataclass(frozen=True)
 class ClassFacts:
-    """How the tensors differ from those of the model's transformers class; ``unknown`` is the reason if not compared.
+    """How the tensors differ from those of the model's class in transformers.
 
+    ``unknown`` is the reason if the two were not compared.
     ``faults`` are notes on tensors that are missing or of another shape, ``remarks`` notes on other differences.
     ``unbuilt`` is the reason if the class cannot be built. ``refused`` is set instead if the installed configuration
     class refuses config.json, because ``from_pretrained`` would fail, too. ``tied`` has the keys of each group of
@@ -99,7 +100,7 @@ class Subject:
     ``parts`` maps the key of each part of a quantised tensor to the key's ending, such as ``.scales``; ``methods`` maps
     this key to the quantisation method. ``codes`` are the keys of the parts that are codes. ``pickled_scales`` has the
     figures of scales that a pickle stores with a quantised tensor, by the key of this tensor. ``decoded`` has the root
-    mean squares of some weights that quantised tensors encode, by name, and ``odd`` the names of those of them that
+    mean squares of some weights that quantised tensors encode, by name. ``odd`` has the names of those weights that
     have odd scales, by kind (see ``tensors.odd_scales``). ``tied`` are pairs of an embedding and an output layer that
     are both stored, although the configuration ties them. ``embeddings`` are the keys of token embeddings, ``heads``
     the keys of their output layers. ``tokens`` is the number of tokens, 0 if it is not known. ``padding`` is the row of

@@ -82,7 +82,8 @@ def _integer_note(tensors: Sequence[TensorChanges]) -> list[str]:
     if not others or len(others) == len(tensors):
         return []
     return [
-        f"tensors of integers are compared, but left out of figures for several tensors: {listing(others, 3, where='')}"
+        f"tensors of integers are compared, but left out of the figures of layers and models: "
+        f"{listing(others, 3, where='')}"
     ]
 
 

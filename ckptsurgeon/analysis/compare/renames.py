@@ -26,6 +26,7 @@ HEAD = 1 << 12
 """The number of first bytes of each tensor that are compared before whole tensors are read."""
 
 Make = tuple[str, tuple[int, ...]]
+"""The dtype and the shape of a tensor."""
 
 
 def with_renames(found: Difference, first: Checkpoint, second: Checkpoint) -> Difference:

@@ -78,7 +78,7 @@ def _opaque(first: Checkpoint, second: Checkpoint, key: str) -> str:
 
 
 def _are_pickled(pair: Pair, first: Checkpoint, second: Checkpoint) -> bool:
-    """Return whether two weights are pickled tensors of one torchao class, or of one torch dtype and scale."""
+    """Return whether two weights are pickled tensors of the same torchao class, or of the same dtype and scale."""
     here, there = (one.get(pair.key) for one in (first, second))
     if here is None or there is None or not (is_pickled(here) and is_pickled(there)):
         return False
@@ -160,7 +160,7 @@ def _changed(first: Checkpoint, second: Checkpoint, keys: set[str], weights: Seq
         if name in there and not keys.isdisjoint(one.keys):
             try:
                 a, b = (give(coded.codes) for coded, give in zip((one, there[name]), weights, strict=True))
-            except PlanError:  # the rows of its stored tensors say that they differ
+            except PlanError:  # it cannot be decoded: ``found.changed`` has its stored tensors
                 continue
             if a is not None and b is not None:
                 yield Pair(name, a.info, b.info, encodings=(one.method, there[name].method))

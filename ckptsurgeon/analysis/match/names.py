@@ -46,7 +46,7 @@ _COMPOUND = {
 }  # fmt: skip
 
 ROUNDING = 1e-6
-"""More than the rounding errors of a sum of weights."""
+"""An upper bound of the rounding errors of a sum of word weights."""
 
 
 @lru_cache(maxsize=65536)
@@ -86,9 +86,9 @@ class Likeness:
         return np.divide(shared, whole, out=np.ones_like(shared), where=whole > 0)
 
     def telling(self, unit: Unit, least: float) -> set[str]:
-        """Return words of a group; each group that is at least as similar to it as ``least`` has one of them.
+        """Return words of ``unit``: every group whose similarity to ``unit`` is at least ``least`` has one of them.
 
-        The words that are left out are the most frequent ones, which have too little weight to make two names similar.
+        The words that are left out are the most frequent ones. Together they weigh too little for this similarity.
         """
         words = sorted(_words(unit), key=self._weights.__getitem__)
         spare = least * sum(map(self._weights.__getitem__, words)) - ROUNDING
@@ -114,7 +114,7 @@ class Likeness:
 
 
 def by_word(units: Iterable[Unit]) -> dict[str, list[Unit]]:
-    """Return the groups that have each word."""
+    """Return a mapping from each word to the groups that have it."""
     found: dict[str, list[Unit]] = defaultdict(list)
     for unit in units:
         for word in set(_words(unit)):
@@ -132,7 +132,7 @@ def _words(unit: Unit) -> tuple[str, ...]:
 MANY = 8
 """A change of leading segments is accepted only if it pairs modules with at least this many tensors."""
 DEEPEST = 4
-"""The most leading segments that may change."""
+"""The largest number of leading segments that may change."""
 
 Moves = Mapping[Unit, Unit]
 

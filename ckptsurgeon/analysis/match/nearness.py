@@ -14,13 +14,13 @@ from .units import FreeUnits, Unit
 __all__ = ["Nearness", "Parents", "parents_of"]
 
 MARGIN = 0.1
-"""The least difference of the best and the second best score: a smaller difference is ambiguous."""
+"""If the difference between a module's best and second best score is smaller than this, its partner is ambiguous."""
 NEAR = 0.2
-"""The least score of a pair that is matched by its names."""
+"""The smallest score of a pair that is matched by its names."""
 CONTEXT = 0.5
-"""The most that is added to the score of two modules inside two matched modules."""
+"""The largest bonus that is added to the score of two modules inside two matched modules."""
 CELLS = 1 << 24
-"""The most pairs of modules in one matrix of scores: 4,096 modules on each side."""
+"""The largest number of scores in one matrix, such as 4,096 modules of each state dict; more are not compared."""
 
 Numbers = npt.NDArray[np.float64]
 Parents = tuple[str, str]

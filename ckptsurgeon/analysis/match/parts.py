@@ -18,7 +18,7 @@ Parts = frozenset[str]
 
 NOTHING: Parts = frozenset()
 FIRST: Parts = frozenset({"gate", "up"})
-"""The first layer of an MLP without a gate, which corresponds to no single layer of an MLP with one."""
+"""The first layer of an MLP without a gate, which corresponds to no single layer of an MLP with a gate."""
 
 _ATTENTION = re.compile(r"attn|attention|^att$|^mha$", re.I)
 _CROSS = re.compile(r"^encoder_att|cross_?att|encdecatt|^src_att", re.I)
@@ -149,7 +149,7 @@ class _Neighbours:
 
 
 def _gated(name: str, beside: Set[str]) -> Parts:
-    """Return which layer of an MLP a module is, if this depends on the MLP having a gate."""
+    """Return which layer of an MLP a module is, for names whose meaning depends on whether the MLP has a gate."""
     if {"w1", "w2"} <= beside and "v1" not in beside and name in ("w1", "w2", "w3"):
         return {"w1": _ANYWHERE["gate_proj"] if "w3" in beside else FIRST, "w3": _ANYWHERE["wi_1"]}.get(
             name, _ANYWHERE["fc2"]

@@ -3,7 +3,8 @@
 Two modules are matched by the first evidence in this list: the same path; the same path except for leading segments
 that changed for most of the model; shapes that no other module of either state dict has; names that are clearly more
 similar to each other than to any other name. Modules whose names say that they are different parts of a transformer
-block are never matched. A matched pair is evidence for its child modules, and leaves fewer candidates for others.
+block are never matched. A matched pair is evidence for its child modules, and leaves fewer candidates for all other
+modules.
 """
 
 from __future__ import annotations

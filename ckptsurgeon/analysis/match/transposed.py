@@ -20,7 +20,7 @@ from .units import KERNEL, FreeUnits, Unit, fits, units_of
 __all__ = ["transposed", "transposed_note"]
 
 SURE = 0.5
-"""The least similarity of two names that are taken for the same, if it is not known which part of a block they are."""
+"""Two names must be at least this similar to be matched, if it is not known which part of a block their modules are."""
 
 Tensors = Mapping[str, TensorInfo]
 Shape = tuple[int, ...]
@@ -29,9 +29,9 @@ Shape = tuple[int, ...]
 def transposed(source: Tensors, destination: Tensors, parts: Sequence[Mapping[str, Parts]]) -> dict[str, str]:
     """Return {key in ``source``: key in ``destination``} of the matrices that one of the two stores transposed.
 
-    The names of such a pair are more similar than the names of all pairs that fit without transposing. Square matrices
-    are included only if they are kernels. ``parts`` has two mappings, for ``source`` and ``destination``: from a key to
-    the part of a transformer block that its module may be.
+    The two names of such a pair are more similar than either of them is to any name that fits without transposing.
+    Square matrices are included only if they are kernels. ``parts`` has two mappings, for ``source`` and
+    ``destination``: from a key to the part of a transformer block that its module may be.
     """
     found = {key: key for key in source if key in destination and _is_turned(source[key], destination[key])}
     left = _left(source, destination, found), _left(destination, source, found)
@@ -124,7 +124,10 @@ def _made(unit: Unit) -> Iterator[object]:
 
 
 def _is_closer(a: Unit, b: Unit, rivals: tuple[_Rivals, _Rivals], likeness: Likeness) -> bool:
-    """Return whether two tensor groups have more similar names than all pairs that fit without transposing."""
+    """Return whether the names of two tensor groups are similar, and more similar than those of any rival pair.
+
+    In a rival pair, one of the two groups is paired with a group that it fits without transposing.
+    """
     score = float(likeness([a], [b])[0, 0])
     if score < (MARGIN if a.parts and b.parts else SURE):
         return False
@@ -145,7 +148,7 @@ def transposed_note(turned: Mapping[str, str], names: Mapping[str, str], source:
     square = [key for key, new in names.items() if (key == new or not is_same) and _is_square(source[key])]
     alike = "square matrices with the same name" if is_same else "square matrices"
     may_be = f"; {alike} may be transposed, too: {listing(square, 3)}" if square else ""
-    how = "with the same name on both sides" if is_same else "whose names correspond"
+    how = "with the same name in both models" if is_same else "whose names correspond"
     return (
         f"no rules are proposed for {count(len(turned), 'matrix', 'matrices')} {how}, because only one of the two "
         f"models stores them transposed: {listing(shown, 3)}. Transpose them with --operations{may_be}"

@@ -27,7 +27,7 @@ _LEAVES = {
 }
 """{last segment of a key: common form} for norms in TensorFlow and torchtune, and weight norm before torch 2.0."""
 KERNEL = "kernel"
-"""The weight of a layer in TensorFlow and JAX, whose matrices are transposed: inputs down, outputs across."""
+"""The name of a layer's weight in TensorFlow and JAX, whose matrices have the shape (inputs, outputs)."""
 _PARAMETRIZED = re.compile(r"(?:^|\.)parametrizations\.[^.]+\.original[01]$")
 
 Index = tuple[int, ...]
@@ -104,8 +104,9 @@ def _split(key: str) -> tuple[str, str]:
     return module, leaf
 
 
-# Groups that can correspond by their tensor names and shapes. Groups with the same numbers, tensor names and shapes are
-# one kind. There are few kinds, so kinds are compared instead of groups.
+# Groups that can correspond by their tensor names and shapes. Groups are of one kind if they are the same parts of a
+# transformer block, and have the same numbers, tensor names and shapes. There are few kinds, so kinds are compared
+# instead of groups.
 
 
 def fits(a: Unit, b: Unit) -> bool:
@@ -119,10 +120,11 @@ def fits(a: Unit, b: Unit) -> bool:
 
 
 class _Kinds:
-    """The unmatched module groups of one state dict, by kind (numbers in their paths, tensor names, shapes).
+    """The unmatched module groups of one state dict, by kind.
 
-    ``of`` maps each group to the index of its kind. For each kind, ``free`` has its groups, and ``items`` the numbers,
-    tensor names and shapes. Groups of one kind may be the same parts of a transformer block.
+    Groups of one kind have the same ``parts``, and the same numbers in their paths, tensor names and shapes. ``of``
+    maps each group to the index of its kind. For each kind, ``free`` has its groups, and ``items`` the numbers, tensor
+    names and shapes.
     """
 
     def __init__(self, units: Iterable[Unit]) -> None:

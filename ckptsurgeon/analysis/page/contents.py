@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Page", "PageContents", "contents_of", "receipt_of"]
 
 NAMED = 50
-"""The most tensors of one finding of ``check`` that are listed."""
+"""The largest number of tensors that are listed for one finding of ``check``."""
 
 # The columns with how each tensor was made, from an output's recipe.
 

@@ -33,11 +33,11 @@ __all__ = [
 # Conversion of untrusted data to strings, numbers and lists of bounded length.
 
 LISTED = 500
-"""The most entries of a list that are shown."""
+"""The largest number of entries of a list that are shown."""
 LONGEST = 2000
-"""The most characters of a string that are shown; metadata can contain a tokeniser with millions of characters."""
+"""The largest number of characters of a string that are shown; a tokeniser in metadata can have millions."""
 FIGURES = 50
-"""The most numbers of one mapping that are shown, such as the metrics of an evaluation."""
+"""At most this many numbers of one mapping, such as the metrics of an evaluation, are shown."""
 
 
 def brief(value: str, longest: int = LONGEST) -> str:

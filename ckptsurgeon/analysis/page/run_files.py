@@ -19,9 +19,9 @@ from ...util.text import escape
 __all__ = ["json_lines", "json_object"]
 
 LARGEST = 64 << 20
-"""The most characters of a file that is read whole; the files of a run are far smaller."""
+"""A file that is read whole may have at most this many characters; the files of a run are far smaller."""
 LINE = 1 << 20
-"""The most characters of a line."""
+"""The largest number of characters of a line; a longer line is read in pieces, which are not valid JSON."""
 
 
 def json_lines(path: str) -> Iterator[dict[str, Any]]:

@@ -19,7 +19,7 @@ __all__ = ["FILES", "Curves", "Run", "is_run", "read_run"]
 # The curves of a run, thinned while its log is read, so that a log of a million steps needs little memory.
 
 POINTS = 2000
-"""The most points of a curve; a screen has about as many columns of pixels."""
+"""The largest number of points of a curve; a screen has about as many columns of pixels."""
 
 
 class Curves:
@@ -77,7 +77,7 @@ MODELS = (
     os.path.join("adapter", "adapter_model.safetensors"),
     os.path.join("last", "model.safetensors"),
 )
-"""The weights of a run to show: the first file that exists."""
+"""The files of a run that may have weights to show; the first that exists is used."""
 
 
 @dataclass(frozen=True)

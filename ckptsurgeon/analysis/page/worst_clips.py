@@ -15,7 +15,7 @@ __all__ = ["HYPOTHESES", "SHOWN", "WorstClips", "read_worst_clips"]
 
 HYPOTHESES = "dev.hypotheses.jsonl"
 SHOWN = 20
-"""The most clips that are shown."""
+"""The largest number of clips that are shown."""
 SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus")
 """The file name endings of sounds that a page can play."""
 

@@ -40,7 +40,7 @@ class Expected:
     keeper: int | None = None
     """The index of the source that is the destination itself; None if the destination is a configuration."""
     context: MergeContext = field(default_factory=MergeContext)
-    """The context of merges."""
+    """The settings for computing tensors again."""
 
     @cached_property
     def factors(self) -> Mapping[Any, Mapping[str, str]]:
@@ -99,8 +99,10 @@ def expected_of_plan(
 class Check:
     """An output that is being verified, and the results so far.
 
-    ``left_out`` maps the keys of tensors that are not compared to the reason. ``done`` and ``total`` are numbers of
-    bytes.
+    ``left_out`` maps the keys of tensors that are not to be compared to the reason. ``done`` and ``total`` are numbers
+    of bytes. ``compared`` counts the tensors that equal those computed again, bit for bit; ``near`` those with nearly
+    equal values; ``products`` the low-rank factors with an equal product; ``drawn`` the tensors drawn at random.
+    ``nan`` and ``inf`` count values.
     """
 
     output: Checkpoint

@@ -151,7 +151,7 @@ def check_values(check: Check, key: str) -> None:
         raise FormatError(f"the values of this tensor cannot be read: {info.opaque}.")
     crc = _read_through(check, info)
     if check.expected.has_checksums and crc != made.crc32:
-        check.fail(key, f"has CRC-32 {crc:08x}, but {made.crc32:08x} was recorded")
+        check.fail(key, f"has CRC-32 {crc:08x}, but the recipe has {made.crc32:08x}")
         return
     storage = info.storage
     whole_record = storage is not None and info.is_plain and info.nbytes == storage.nbytes

@@ -20,8 +20,8 @@ class TypedLine:
     """A command line that is being typed: the complete words, without the program's name, and the current word.
 
     ``current`` has its quotes removed. ``kept`` is the beginning of ``current`` up to an equals sign, which bash treats
-    as a separate word and does not replace. ``plain`` is true if nothing is quoted or escaped; a single quote character
-    at the beginning is allowed.
+    as a separate word and does not replace. ``plain`` is true if nothing is quoted or escaped; a quotation mark at the
+    beginning of ``current`` is allowed.
     """
 
     words: tuple[str, ...]

@@ -27,9 +27,9 @@ __all__ = ["destination_keys", "roots", "segments", "shorten_to_beginnings", "so
 # A file may contain any string as a key; only keys without special characters of shells and patterns are offered.
 
 MAX_CANDIDATES = 400
-"""The most candidates that are offered; if there are more, common prefixes of the candidates are offered instead."""
+"""The largest number of candidates that are offered; if there are more, common prefixes of them are offered instead."""
 MAX_SOURCES = 4
-"""The most sources whose keys are read; the sources of a merge or an average usually have the same keys."""
+"""The keys of at most this many sources are read; the sources of a merge or an average usually have the same keys."""
 _PLAIN = re.compile(r"[\w/@%+-]+")
 _CONFIGURATIONS = (".yaml", ".yml", ".json")
 

@@ -14,8 +14,8 @@ HELP = """Say whether a checkpoint loads into a model, and what would make it fi
 
 Compares keys and shapes, from headers, as load_state_dict(strict=True) does: keys that the library itself ties may be
 missing, and other dtypes are cast. DST is a configuration, the folder of a model (its config.json is used), or another
-checkpoint. A checkpoint that only from_pretrained of transformers loads as a whole, because it converts the layout,
-fits, too; the first lines say so. Lists the keys that are missing, unexpected or of another shape. The last lines are
+checkpoint. A checkpoint also fits if only from_pretrained of transformers loads all of it, by converting its layout;
+the first lines say so. Lists the keys that are missing, unexpected or of another shape. The last lines are
 the rules that rename keys, and a ckpt transplant command that makes it fit; its plan has been checked. Notes say what
 two model folders compute differently with equal weights. Exit status 1 if it does not load.
 """

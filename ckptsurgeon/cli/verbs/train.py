@@ -78,7 +78,9 @@ def run(
     ] = False,
     seeds: Annotated[
         int | None,
-        typer.Option("--seeds", metavar="N", help="With --controls: train each with this many seeds. [default: 3]"),
+        typer.Option(
+            "--seeds", metavar="N", help="With --controls: train each control run with this many seeds. [default: 3]"
+        ),
     ] = None,
     overfit_one_batch: Annotated[
         bool,

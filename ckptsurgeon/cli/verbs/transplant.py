@@ -96,7 +96,8 @@ def run(
         typer.Option(
             "--new-tokens",
             metavar="init|mean|zero|subword",
-            help="How to make the rows of tokens that the source lacks.",
+            help="Fill the rows of tokens that the source lacks with the destination's initial values, the mean of all "
+            "rows, zeros, or the mean of the rows of the token's pieces.",
         ),
     ] = "init",
     token_map: Annotated[
@@ -216,7 +217,7 @@ def _split(paths: list[str], sources: list[str]) -> tuple[list[str], str]:
 
     if len(paths) != (1 if sources else 2):
         raise ConfigError(
-            "transplant needs a source and a destination."
+            "transplant needs exactly one source and one destination."
             if not sources
             else "with --source, give only the destination.",
             hint="Write ckpt transplant SRC DST, or ckpt transplant --source A --source B DST.",

@@ -117,7 +117,7 @@ def test_factors_that_do_not_fit_the_base_fail() -> None:
     assert cs.check(folder).row("adapter-shapes").status.value == "PASS"
     found = cs.check(folder, base="base").row("adapter-shapes")
     assert found.status.value == "FAIL"
-    assert "changes a weight of shape (16, 24), but in the base it has (16, 16)" in found.found[0].what
+    assert "changes a weight of shape (16, 24), but the base's weight has shape (16, 16)" in found.found[0].what
 
 
 def test_an_output_size_that_is_only_the_input_size_of_the_base_fails() -> None:
@@ -125,7 +125,7 @@ def test_an_output_size_that_is_only_the_input_size_of_the_base_fails() -> None:
     save_base_with_fewer_heads()
     found = cs.check(saved(factors, target_modules=["k_proj"]), base="narrow.safetensors").row("adapter-shapes")
     assert found.status.value == "FAIL"
-    assert "changes a weight of shape (16, 16), but in the base it has (8, 16)" in found.found[0].what
+    assert "changes a weight of shape (16, 16), but the base's weight has shape (8, 16)" in found.found[0].what
 
 
 def save_base_with_fewer_heads() -> None:

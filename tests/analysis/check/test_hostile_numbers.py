@@ -48,7 +48,7 @@ def test_a_total_that_no_int64_holds_is_named(tmp_path: Path) -> None:
     (tmp_path / INDEX).write_text(json.dumps(index))
     found = cs.check(tmp_path / INDEX).row("index-total").found
     assert [one.what for one in found] == [
-        f"{INDEX} has a total_size that is not a number of bytes; the tensors have 8"
+        f"{INDEX} has a total_size that is not a number of bytes; the tensors have 8 bytes"
     ]
 
 

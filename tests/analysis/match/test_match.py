@@ -182,7 +182,7 @@ def test_transposed_matrices_are_not_matched_with_each_other() -> None:
     assert {key for key in there if "fc" in key and key.endswith("weight")} == {*found.missing} == {*found.unmatched}
     (note,) = found.notes
     assert note == (
-        "no rules are proposed for 4 matrices with the same name on both sides, because only one of the two models "
+        "no rules are proposed for 4 matrices with the same name in both models, because only one of the two models "
         "stores them transposed: h.0.fc1.weight, "
         "h.0.fc2.weight, h.1.fc1.weight, and 1 more (--json lists all). Transpose them with --operations; square matrices "
         "with the same name may be transposed, too: h.0.out.weight, h.1.out.weight"

@@ -75,7 +75,7 @@ def test_what_is_compressed_as_we_cannot_unpack_is_said(ckpt: Run) -> None:
     shutil.copy(GOLDEN / "before.lz4.joblib", "x.joblib")
     done = ckpt("scan", "x.joblib")
     assert done.code == 1
-    assert "files compressed with lz4 are not unpacked" in done.out
+    assert "ckpt cannot unpack lz4: unpack it, and scan the result" in done.out
 
 
 @pytest.mark.parametrize(

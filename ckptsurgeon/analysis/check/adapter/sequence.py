@@ -17,8 +17,9 @@ __all__ = ["CHECK"]
 
 _NUMBER = re.compile(r"\.(\d{1,9})(?=\.|$)")
 FEWEST = 2
+"""A list of layers or experts is checked only if at least this many of its indices have factors."""
 SHOWN = 8
-"""The most missing indices that a finding lists."""
+"""The largest number of missing indices that a finding lists."""
 STACKS = ("block", "blocks", "experts", "h", "layer", "layers")
 """Names of lists of layers or experts (``nn.ModuleList``)."""
 ADVICE = (
@@ -49,7 +50,7 @@ def _gaps(numbers: set[int], missing: int) -> str:
 
 
 def _sequences(modules: list[str]) -> dict[str, set[int]]:
-    """Return a mapping from each list of modules, such as ``model.layers``, to the indices that occur after it."""
+    """Return a mapping from each list of modules, such as ``model.layers``, to its indices in the paths ``modules``."""
     found: dict[str, set[int]] = defaultdict(set)
     for module in modules:
         for part in _NUMBER.finditer(module):

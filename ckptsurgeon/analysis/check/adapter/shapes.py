@@ -20,7 +20,7 @@ def _run(subject: Subject) -> Iterator[Found]:
     factors = subject.adapter.factors if subject.adapter is not None else ()
     lone = [f"{escape(one.module)} lacks {'B' if one.a else 'A'}" for one in factors if not (one.a and one.b)]
     if lone:
-        said = f"{count(len(lone), 'module')} with one factor: {listing(lone, SHOWN)}"
+        said = f"{count(len(lone), 'module')} with only one of the factors A and B: {listing(lone, SHOWN)}"
         yield Found(Status.FAIL, said, "Save the adapter again, with both factors.", figures={"modules": len(lone)})
     unfit = {one: why for one in factors if (why := _misfit(one, has_base=not no_base(subject)))}
     if unfit:
@@ -39,13 +39,13 @@ def _misfit(one: Factors, *, has_base: bool) -> str:
         return "has factors that are not matrices"
     rank_a, rank_b = (a[-1], b[0]) if one.is_embedding else (a[0], b[1])
     if rank_a != rank_b:
-        return f"has factors of rank {rank_a} and {rank_b}"
+        return f"has an A of rank {rank_a}, but a B of rank {rank_b}"
     if not has_base or not one.base:
         return ""
     product = Counter((one.a_shape[1], one.b_shape[0])) if len(a) == 2 else Counter((one.b_shape[0],))
     if not product <= Counter(one.base):  # in either order, because some layers store the weight transposed
         changed = shape_text((one.b_shape[0], one.a_shape[1]))
-        return f"changes a weight of shape {changed}, but in the base it has {shape_text(one.base)}"
+        return f"changes a weight of shape {changed}, but the base's weight has shape {shape_text(one.base)}"
     return ""
 
 

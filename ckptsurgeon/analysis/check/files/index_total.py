@@ -20,12 +20,13 @@ def _run(subject: Subject) -> Iterator[Found]:
     infos = list(subject.tensors.values())
     size = sum(info.nbytes for info in infos)
     if index.total is not None and index.total not in (size, _once(infos)):
-        said = f"{escape(index.name)} gives a total_size of {index.total:,} bytes, but the tensors have {size:,}"
-        todo = "Set total_size to this number, if no shard is from another model."
+        said = f"{escape(index.name)} gives a total_size of {index.total:,} bytes, but the tensors have {size:,} bytes"
+        todo = "Set total_size to the size of the tensors, unless a shard is from another model."
         yield Found(Status.WARN, said, todo, file=index.name, figures={"total": index.total, "nbytes": size})
     elif index.has_bad_total:
-        said = f"{escape(index.name)} has a total_size that is not a number of bytes; the tensors have {size:,}"
-        yield Found(Status.WARN, said, "Set total_size to this number.", file=index.name, figures={"nbytes": size})
+        said = f"{escape(index.name)} has a total_size that is not a number of bytes; the tensors have {size:,} bytes"
+        todo = "Set total_size to the size of the tensors."
+        yield Found(Status.WARN, said, todo, file=index.name, figures={"nbytes": size})
 
 
 def _once(infos: list[TensorInfo]) -> int:

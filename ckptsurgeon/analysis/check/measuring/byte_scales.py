@@ -19,7 +19,7 @@ EXPONENTS = "float8_e8m0fnu"
 _OF_POWERS = re.compile(r"mxfp|mxint|ue8m0", re.IGNORECASE)
 """Matches encodings whose scales are exponents."""
 _MODES = {"mxfp4": EXPONENTS, "mxfp8": EXPONENTS, "nvfp4": "float8_e4m3fn"}
-"""The modes of MLX with scales in bytes, each with the dtype of these scales."""
+"""MLX's quantisation modes whose scales are bytes, each with the dtype of the numbers that these bytes encode."""
 
 
 def with_byte_scales(checkpoint: Checkpoint) -> Mapping[str, TensorInfo]:

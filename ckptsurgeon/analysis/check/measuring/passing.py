@@ -27,7 +27,7 @@ from .measured import Measured, Rows
 __all__ = ["measure"]
 
 THREADS = 4
-"""The most threads: more do not read faster."""
+"""The largest number of threads; more threads do not read faster."""
 FLOATS = ("float16", "float32", "bfloat16")
 """The dtypes of matrices whose rows can be measured."""
 

@@ -1,4 +1,4 @@
-"""No weight matrix and no codes are all zeros. Routers and norms may be all zeros if they are so in most layers."""
+"""No weight matrix and no codes are all zeros. A router or norm may be, if at least half of its family are."""
 
 from __future__ import annotations
 

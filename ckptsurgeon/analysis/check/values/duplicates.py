@@ -13,7 +13,7 @@ from ..subject import Subject
 __all__ = ["CHECK"]
 
 FEWEST = 64
-"""The fewest elements of a weight that is compared: smaller weights may be equal by chance."""
+"""Only weights with at least this many elements are compared: smaller weights may be equal by chance."""
 ADVICE = "If they are not meant to be equal (as repeated or tied layers are), one was written in place of another."
 
 
@@ -29,7 +29,7 @@ def _run(subject: Subject) -> Iterator[Found]:
         pairs = [f"{escape(keys[-1])} = {escape(keys[0])}" for keys in groups]
         copies = tuple(key for keys in groups for key in keys)
         number = count(len(copies), "weight")
-        said = f"{number} are equal to another, bit for bit: {listing(pairs, SHOWN)}"
+        said = f"{number} are equal to another weight, bit for bit: {listing(pairs, SHOWN)}"
         yield Found(Status.WARN, said, ADVICE, copies, figures={"tensors": len(copies), "groups": len(groups)})
 
 

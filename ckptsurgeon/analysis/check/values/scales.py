@@ -20,7 +20,7 @@ from ..subject import Subject
 __all__ = ["CHECK", "is_global_or_activation", "is_global_weight_scale", "scales_of"]
 
 _GLOBAL = re.compile(r"global|input|output|act|scale_2|[kv]_scale|smooth|descale", re.IGNORECASE)
-"""Parts of the keys of scales of whole tensors and of activations, which may have any size."""
+"""Matches parts of the keys of scales of whole tensors and of activations, which may have any size."""
 HUGE = 1e6
 """The largest plausible scale: larger ones cannot give usable weights."""
 LARGE = 1e4
@@ -31,7 +31,7 @@ WITH_RANGE = ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "int8")
 In other encodings, a scale is multiplied by at most about 1 or 8, whatever the code.
 """
 FP4, DIVISOR = 6.0, "weight_global_scale"
-"""The largest 4-bit float; and the key ending of the scales of whole weights by which codes are divided."""
+"""The largest 4-bit float, and the ending of the keys of scales by which codes are divided, not multiplied."""
 LARGEST_CODE = 128.0
 """The largest 8-bit code, which is assumed for torch's own quantised tensors: their codes are not measured."""
 SMALLEST = 2.0**-127
@@ -92,7 +92,7 @@ def _has_codes(subject: Subject, key: str) -> bool:
     """Return whether the scales ``key`` belong to codes that are not all zero, or to codes that are not known.
 
     If a weight is zero, both its codes and its scales are zero, which is not a fault. The codes in GGUF's blocks
-    are not measured.
+    are not measured: for them, the result is False.
     """
     if _is_of_blocks(subject, key):
         return False
@@ -150,7 +150,7 @@ def scales_of(subject: Subject) -> Iterator[tuple[str, Figures]]:
 
 
 def _of_exponents(one: Figures) -> Figures:
-    """Return the figures of scales that are stored as exponents, with 0 for the smallest scale, that of zeros."""
+    """Return the figures of scales that are stored as exponents, with 0 for ``SMALLEST``, the scale of zero blocks."""
     low, high = (0.0 if value == SMALLEST else value for value in (one.low, one.high))
     return replace(one, low=low, high=high, total=one.total if high else 0.0)
 
@@ -173,7 +173,7 @@ def _is_signed(subject: Subject, key: str) -> bool:
 def _of_mixed_signs(subject: Subject, found: Mapping[str, Figures]) -> set[str]:
     """Return the scales of integers that have both signs, if those of most tensors have both, as AutoRound makes them.
 
-    If the scales of a few tensors have both signs, these tensors are odd.
+    If the scales of only a few tensors have both signs, the result is empty: their negative scales are then reported.
     """
     whole = [key for key in found if MIXED.search(subject.methods.get(key, ""))]
     mixed = {key for key in whole if found[key].low < 0 < found[key].high}
@@ -181,7 +181,10 @@ def _of_mixed_signs(subject: Subject, found: Mapping[str, Figures]) -> set[str]:
 
 
 def _is_exchanged(subject: Subject, key: str, scales: Figures) -> bool:
-    """Return whether these are rather the biases of MLX's affine codes, of at least 2 bits."""
+    """Return whether the scales ``key`` seem to be exchanged with the biases of the same tensor of MLX.
+
+    Tensors with 1-bit codes are not checked.
+    """
     biases = subject.measured.get(_beside(subject, key).get(".biases", ""))
     if subject.parts.get(key) != ".scales" or biases is None or biases.figures is None or not scales.number:
         return False

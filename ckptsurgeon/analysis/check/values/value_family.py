@@ -17,7 +17,7 @@ from .scales import is_global_or_activation, is_global_weight_scale, scales_of
 __all__ = ["CHECK"]
 
 FEWEST, MANY = 3, 4
-"""The smallest family (tensors with the same role) in which an outlier can be found, and the smallest large family."""
+"""A family (tensors with the same role) needs ``FEWEST`` tensors to have an outlier, ``MANY`` to count as large."""
 FACTOR = 3.0
 """The largest allowed ratio of a standard deviation to the median of its family, as a power of two: a factor of 8."""
 SCALES = 5.0
@@ -26,16 +26,25 @@ SCALES = 5.0
 It is larger than ``FACTOR``, since scales depend on the largest weight, which varies more than the standard deviation.
 """
 OF_FEW = log2(100)
-"""The same for both in a family of fewer: two other layers are weak evidence, so only a factor of 100 is an outlier."""
+"""The largest allowed ratio in a family of fewer than ``MANY``, for standard deviations and scales: a factor of 100.
+
+It is large, because two other layers are weak evidence.
+"""
 UNSET = 16
-"""A tensor of at least this many scales that are all 1 was perhaps never set: then ``FACTOR`` and half of
-``SPREADS`` are enough."""
+"""A tensor of at least this many scales that are all 1 was perhaps never set. For such a tensor, ``FACTOR`` and half of
+``SPREADS`` apply, so that it is an outlier at a smaller distance from the median."""
 HALVES = 3.5
-"""Weights of a role whose standard deviations form two groups this far apart (in powers of two: a factor of 11) are
-not of one network, even if half of the layers are in each group, so that the median tells nothing."""
+"""If the standard deviations of a role form two groups at least this far apart (in powers of two: a factor of 11), they
+are not of one network. This finds half of the layers, where the median tells nothing."""
 SPREADS = 8.0
-"""An outlier's distance from the median is also this many times its family's median distance (in powers of two)."""
-ADVICE = "Compare these layers with their source (ckpt diff --values): a wrong scale, another model, or a flipped bit."
+"""An outlier must also be this many times as far from the median as the median tensor of its family.
+
+Distances are those of logarithms.
+"""
+ADVICE = (
+    "Compare these layers with their source (ckpt diff --values): the cause may be a wrong scale, another model, or a "
+    "flipped bit."
+)
 
 
 def _run(subject: Subject) -> Iterator[Found]:
@@ -75,7 +84,7 @@ def _out_of_family(
 
 
 def _odd(stds: dict[str, float], factor: float, unset: Collection[str]) -> dict[str, tuple[float, float]]:
-    """Return the outliers of a family by key, each with (its standard deviation, the median of the family).
+    """Return the outliers of a family by key, each with (its standard deviation or mean scale, the family's median).
 
     ``factor`` is the smallest distance of an outlier from the median, in powers of two. ``unset`` has the keys of
     tensors of scales that are all 1.

@@ -21,9 +21,13 @@ from .value_family import median
 __all__ = ["CHECK"]
 
 PLAIN = (0.003, 100.0)
-"""As ``DECODED``, for weights that are stored plainly; they may be smaller, because norms make up for it."""
+"""The smallest and the largest plausible median factor of weights that are stored plainly.
+
+For weights that are decoded, the bounds are ``DECODED``. Plain weights may be smaller, because norms make up for it.
+"""
 NEAR, BESIDE = (0.1, 20.0), 20.0
-"""Narrower bounds of decoded weights that are ``BESIDE`` times as large as plain embeddings, or a ``BESIDE``th."""
+"""``NEAR`` are the bounds of decoded weights whose size differs from that of plain embeddings by a factor of ``BESIDE``
+or more."""
 SCALES = (
     "Compare with the original (ckpt diff --values): the scales may be inverse (1/scale) or squared, or belong to "
     "other codes."
@@ -59,7 +63,7 @@ def _plain(subject: Subject) -> Mapping[str, WeightSize]:
 
 
 def _factor(sizes: Mapping[str, WeightSize]) -> float:
-    """Return the median factor by which these layers change the size of their inputs; 0 if there are too few."""
+    """Return the median factor by which layers change the size of their inputs; 0 for fewer than ``FEWEST`` layers."""
     found = [one.factor for one in sizes.values() if one.rms > 0 and isfinite(one.rms)]
     return median(found) if len(found) >= FEWEST else 0.0
 

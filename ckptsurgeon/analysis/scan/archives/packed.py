@@ -71,7 +71,9 @@ def look_at_packed(place: ScanItem, packing: str) -> None:
     at = len(place.state.found)
     place.add(packing)
     if packing not in _MAKERS:
-        place.state.amend(at, fault=Fault("unreadable", f"files compressed with {packing} are not unpacked"))
+        place.state.amend(
+            at, fault=Fault("unreadable", f"ckpt cannot unpack {packing}: unpack it, and scan the result")
+        )
         return
     try:
         data, fault = _unpacked(place, packing)

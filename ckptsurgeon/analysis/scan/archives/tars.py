@@ -117,7 +117,7 @@ def _sized(head: bytes, more: _More, size: int, faults: list[Fault]) -> int:
     told = more.fields.get(b"size", b"")
     if told.isdigit() and int(told[:20]) != size:
         if int(told[:20]) < _OCTAL_SIZES:
-            faults.append(_corrupt("a member has two sizes"))
+            faults.append(_corrupt("a member has one size in its header and another in its pax header"))
         size = int(told[:20])
     kind = head[156:157]
     is_folder = kind == _FOLDER or (kind == b"\0" and _name(head).endswith("/"))
@@ -181,9 +181,9 @@ def _corrupt(why: str) -> Fault:
 
 _SHOWN = 10
 _KEPT = 1000
-"""The most faults and notes of one archive that are kept."""
+"""The largest number of faults and notes of one archive that are kept."""
 _DEEP = 256
-"""The deepest nesting of folders for a member."""
+"""The largest number of nested folders in the path of a member."""
 _LINKS = {b"1": "a hard link", b"2": "a link"}
 _SPECIAL = {b"3": "a device", b"4": "a device", b"6": "a FIFO"}
 
@@ -208,7 +208,10 @@ class _Tar:
         if path.startswith("/") or ".." in name.split("/"):
             self._corrupt(f"{name} points outside the archive")
         if self._is_under_link(path):
-            self._corrupt(f"{name} is under a link, or over {_DEEP} folders deep")
+            is_deep = path.count("/") >= _DEEP
+            self._corrupt(
+                f"{name} is over {_DEEP} folders deep" if is_deep else f"{name} is in a folder that is a link"
+            )
         if member.kind == b"5" or name.endswith("/"):
             return
         if path in self.paths:

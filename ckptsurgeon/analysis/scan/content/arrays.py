@@ -43,7 +43,8 @@ def look_at_array(place: ScanItem) -> bool:
         head = place.head(length + 12)
         header, _ = _header(head)
     if len(header) != length:
-        place.add("numpy array", fault=Fault("corrupt", "its header is truncated, or is larger than 1 MiB"))
+        why = "its header is larger than 1 MiB" if length > _LONGEST else "its header is truncated"
+        place.add("numpy array", fault=Fault("corrupt", why))
         return True
     begin = _start(head) + length
     plain = _plain(header)

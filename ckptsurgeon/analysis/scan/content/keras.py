@@ -99,7 +99,7 @@ def _is_keras(module: object) -> bool:
 def _why_class(name: str) -> str:
     if name.endswith("Lambda") or name == "__lambda__":
         return f"Keras runs the compiled Python of {name}"
-    return f"Keras creates {name}, which is not one of its known layers"
+    return f"Keras creates {name}, which is not in ckpt's list of harmless Keras classes"
 
 
 def _why_module(module: object) -> str:

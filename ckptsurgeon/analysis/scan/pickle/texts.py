@@ -114,9 +114,9 @@ def _literals(data: bytes, at: int) -> Iterator[int]:
 # A call as a string: escaped, and shortened to a limit even if the arguments share and nest values.
 
 _SHOWN = 200
-"""The most characters of one call."""
+"""The largest number of characters in the text of a call."""
 _TEXT = 60
-"""The most characters of one string in a call."""
+"""The largest number of characters that are shown of a string in a call."""
 _DEEP = 6
 _ITEMS = 8
 _CLOSING_BRACKETS = {"[": "]", "{": "}", "set(": ")", "frozenset(": ")"}

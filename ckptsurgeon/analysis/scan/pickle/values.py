@@ -30,9 +30,9 @@ __all__ = [
 ]
 
 KEPT = 9
-"""The most entries of the list for a container: the bracket and eight items."""
+"""The largest number of entries of the list for a container: the bracket and eight items."""
 SHOWN_CALLS = 3
-"""The most calls of one name that are shown with their arguments."""
+"""The largest number of calls of one name that are shown with their arguments."""
 UNKNOWN = -1
 """The offset of an unknown value: the value was missing, or is not in the file."""
 

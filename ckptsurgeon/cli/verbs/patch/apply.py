@@ -12,7 +12,8 @@ from ...printing import Printer
 NAME = "patch apply"
 HELP = """Make the new checkpoint from the old checkpoint and one or more patches, bit for bit.
 
-Before a byte is written, every tensor of OLD that the patch needs is compared by its CRC-32: another base is an error.
+Before a byte is written, the CRC-32 of every tensor of OLD that the patch needs is compared with the one in the patch;
+it is an error if they differ.
 The files that are written must have the SHA-256 that the patch stores for them.
 """
 EXAMPLES = """\b
