@@ -273,7 +273,10 @@ def target_files(target: TargetSpec) -> tuple[FilePrint, ...]:
 
 
 def file_print(path: str) -> FilePrint:
-    """Read a whole file and return its fingerprint (size, SHA-256, modification time); raises SourceError."""
+    """Read a whole file and return its fingerprint (size, SHA-256, modification time).
+
+    Raises SourceError if the file cannot be read.
+    """
     source = open_source(path)
     if not isinstance(source, File):
         raise SourceError(f"{escape(path)} is a folder, not a file.")

@@ -25,7 +25,7 @@ WAVE = 16_000
 
 
 MOST = 1 << 27
-"""The most random numbers in one input; as float32 they take half a gigabyte."""
+"""The largest number of random numbers in one input; as float32, they take half a gigabyte."""
 
 
 @dataclass(frozen=True)
