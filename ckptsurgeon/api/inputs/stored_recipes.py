@@ -33,7 +33,7 @@ def stored_recipe(one: Checkpoint) -> Recipe | None:
 
 
 def weights_of(arguments: Mapping[str, Any], number: int) -> list[float]:
-    """Return the weight of each of ``number`` adapters, from the arguments of ``lora merge``; [] if they are damaged."""
+    """Return the weight of each of ``number`` adapters, from the arguments of ``lora merge``; [] if these are wrong."""
     with suppress(ValueError, TypeError):
         return list(map(float, arguments.get("weights") or [1.0] * number))
     return []

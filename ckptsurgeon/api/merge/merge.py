@@ -77,7 +77,7 @@ def check_names(method: Method, more: Iterable[str], arguments: Iterable[str]) -
 
 
 def check_number(method: Method, number: int, base: CheckpointLike | None) -> None:
-    """Raise ConfigError if the number of models is wrong for a method, or if it needs a base or cannot use one.
+    """Raise ConfigError if the number of models, or the presence of a base, is wrong for a method.
 
     ``number`` is the number of models without the base. ``base`` is None if the user gave none.
     """

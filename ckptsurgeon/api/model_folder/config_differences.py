@@ -239,7 +239,7 @@ def _said_apart(theirs: Mapping[str, Any], ours: Mapping[str, Any], field: str) 
         return _said_in(theirs, field), _said_in(ours, field)
     places = [place for place, (a, b) in enumerate(zip(one, here, strict=False)) if a != b]
     if not places:
-        return f"a list of {len(one)}", f"a list of {len(here)}"
+        return f"a list of {len(one)} values", f"a list of {len(here)} values"
     more = f" and {len(places) - 1} more" if places[1:] else ""
     return (
         f"{value_text(one[places[0]])} at [{places[0]}]{more}",

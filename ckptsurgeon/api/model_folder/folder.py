@@ -228,7 +228,7 @@ class ModelFolder:
         found = dict[str, tuple[str, ...] | None]()
         for one in self.tokenizer:
             if is_of_pieces(one.name) and one.name not in BYTE_PAIRS and one.path and not scheme_of(one.path):
-                with suppress(ConfigError, SourceError):  # reported when the file is copied
+                with suppress(ConfigError, SourceError):  # an unreadable file is reported when it is copied
                     data = read_small(one.path, LARGEST)  # without a fingerprint: no plan depends on this file
                     if not TIKTOKEN.sniff(one.name, data):
                         found[one.name] = pieces_in(data)
