@@ -56,7 +56,9 @@ _AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged|shadow)([._]|$)|average_model
 LARGEST = 256 << 20
 """The largest file, in bytes, whose contents are compared to find copies of the same checkpoint."""
 SAMPLE = 1 << 16
+"""The number of bytes at the end of each file that are compared before whole files are."""
 BLOCK = 1 << 20
+"""The number of bytes that are read from a file at a time."""
 
 
 def twice_notes(opened: Sequence[Checkpoint]) -> list[str]:

@@ -20,6 +20,7 @@ __all__ = ["changed_tensor", "stale_note", "stored_recipe", "weights_of"]
 MOST = 64 << 20
 """The largest number of bytes of tensors that are read, to compare the tensors with the checksums in a recipe."""
 BLOCK = 1 << 20
+"""The number of bytes that are read from a file at a time."""
 
 
 def stored_recipe(one: Checkpoint) -> Recipe | None:

@@ -16,6 +16,7 @@ from ..inputs.merged_adapters import merged_notes
 __all__ = ["already_merged_notes"]
 
 SAMPLE = 1 << 16
+"""The number of bytes of a tensor that are read to find out whether its values are all equal."""
 
 
 def already_merged_notes(plan: Plan, opened: Sequence[Checkpoint], views: Sequence[AdapterView]) -> Iterator[str]:

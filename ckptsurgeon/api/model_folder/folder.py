@@ -59,6 +59,7 @@ KIND = "model_type"
 VERL = "huggingface"
 """The subfolder of a verl checkpoint that has the configuration and the tokeniser."""
 LARGEST = 256 << 20
+"""The largest file with a vocabulary, in bytes, that is read."""
 UNLISTED = "a web server does not list its folders, so no configuration or tokeniser is read or copied"
 
 

@@ -166,7 +166,7 @@ def _list_of(target: TargetSpec) -> str:
 
 
 def _recorded(recipe: Recipe | None, path: str) -> RecordedList | None:
-    """Return the list in the recipe of the checkpoint at ``path``, or in the lineage.json of its run, if there is one."""
+    """Return the list in the recipe of the checkpoint at ``path`` or in its run's lineage.json; None without a list."""
     name = os.path.basename(path)
     if recipe is None:
         run = trained_list(path)

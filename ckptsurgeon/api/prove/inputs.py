@@ -20,6 +20,7 @@ from .espnet_inputs import espnet_inputs
 __all__ = ["Inputs", "drawn_inputs", "given_inputs"]
 
 ROWS, TOKENS, TARGETS = 4, 32, 8
+"""The numbers of random inputs in a batch, of tokens in a random text, and of random tokens for a decoder."""
 WAVE = 16_000
 """The number of samples of a random waveform: one second at the sample rate of most speech models."""
 

@@ -26,6 +26,7 @@ _GENERATING = re.compile(r"(ForConditionalGeneration|MTModel)$")
 _DECODER = re.compile(r"(^|\.)(en|de)coder\.embed_tokens\.weight$")
 _LOGITS = "final_logits_bias"
 _MULTIPLE, _MOST = 32, 128
+"""Padding makes the number of rows a multiple of 32, and adds fewer than 128 rows."""
 
 
 def output_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
