@@ -48,10 +48,11 @@ def average(
     For ``ema``, the order of ``sources`` is oldest first. Floating and complex tensors are averaged in double precision
     and keep the dtype of the first checkpoint. Integers and booleans, which have no mean, come from the "last" or the
     "first" checkpoint, or are the "max" of all (``int_buffers``). Folders whose tokenisers differ are averaged only if
-    ``vocab`` is "place": then row n is averaged with row n, whatever their tokens. Quantised checkpoints are decoded
-    for the average; the mean is quantised like the first checkpoint, or stored as plain numbers if ``encoding`` is
-    "dequantize". ``metadata`` sets entries of the metadata, as in ``convert``. ``unwrap`` removes a wrapper's prefix,
-    such as ``module.``, from all keys; ``root`` is the dotted path of the state dict in each file (``model.ema``).
+    ``vocab`` is "place": then row n of each embedding is averaged with row n of the others, whatever their tokens.
+    Quantised checkpoints are decoded for the average; the mean is quantised like the first checkpoint, or stored as
+    plain numbers if ``encoding`` is "dequantize". ``metadata`` sets entries of the metadata, as in ``convert``.
+    ``unwrap`` removes a wrapper's prefix, such as ``module.``, from all keys; ``root`` is the dotted path of the state
+    dict in each file (``model.ema``).
 
     Raises ConfigError for fewer than two checkpoints, PlanError if their keys, shapes or kinds of numbers differ,
     and what ``open_checkpoint`` raises.

@@ -78,7 +78,7 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
     if decoded and not checkpoint.codes:
         described, folder = dict(checkpoint.items()), without_quantisation(folder)
     if changes.quantise is not None:
-        from .quantising.quantising import quantising  # builds transplants, which other edits do without
+        from .quantising.quantising import quantising  # imports transplants, which other edits do not need
 
         scheme, include, exclude = changes.quantise
         own = _dtype_of_scales(options, folder, decoded=decoded)
@@ -104,7 +104,7 @@ def _layout_named(name: str | None, checkpoint: Checkpoint, folder: ModelFolder)
     """Return the changes that give the tensors the layout ``name``; no changes for None or "keep"."""
     if name in (None, KEEP):
         return NamedLayout()
-    from .gguf.layouts import layout_named  # all layouts, which most commands do without
+    from .gguf.layouts import layout_named  # imports all layouts, which most commands do not need
 
     return layout_named(name, checkpoint, folder)
 

@@ -49,7 +49,7 @@ def check(
     left = skipped_ids([skip] if isinstance(skip, str) else skip)
     with closing(open_to_check(path, root)) as opened:
         subject = _subject(path_of(path), opened, base, progress)
-        if CLASS in left:  # building it takes seconds, and the check of ties would ask for it, too
+        if CLASS in left:  # the check of ties would build the class too, which takes seconds
             subject = replace(subject, look_at_class=partial(ClassFacts, "skipped"))
         report = run_checks(subject, left)
     if opened.fault is None or _is_explained(subject):

@@ -47,12 +47,12 @@ def compare_changes(
     checksum.
     """
     if isinstance(models, (str, os.PathLike, Mapping, Checkpoint)):
-        raise ConfigError("models is one model.", hint="Give a list of two or more.")
+        raise ConfigError("models is one model, not a list of models.", hint="Give a list of two or more models.")
     given = list(models)
     if len(given) < 2:
         raise ConfigError(
-            f"to compare changes, two or more models are needed, but {count(len(given), 'model')} was given.",
-            hint="Compare the base with one model by ckpt diff BASE A --values.",
+            f"to compare changes, two or more models are needed, but the list has {count(len(given), 'model')}.",
+            hint="To compare the base with a single model, run ckpt diff BASE A --values.",
         )
     for one in (base, *given):
         path = "" if isinstance(one, Checkpoint) else place_of(one)

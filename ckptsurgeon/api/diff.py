@@ -25,7 +25,7 @@ from .inputs.dequantising import weights_of
 __all__ = ["diff", "folder_differences"]
 
 LARGE = 4 << 20
-"""Headers of files of at least this size, in bytes, are read in two processes; for smaller files, this is slower."""
+"""Headers of files of at least this many bytes are read in two processes; for smaller files, that would be slower."""
 
 
 def diff(
@@ -46,11 +46,11 @@ def diff(
     Reads only headers, unless ``values`` is set. With ``values``, the differences are measured, and a tensor is changed
     if any element differs by more than ``atol`` + ``rtol`` * abs(element of ``second``). Quantised tensors are compared
     byte by byte. If they differ, or if one checkpoint has the weight in another encoding or not quantised, the decoded
-    weights are compared; the field ``decoded`` of the result has these. ``renames`` also compares the values, and finds
-    tensors with the same content under other names, even if two tensors exchanged their names. The result then has the
-    rules that rename these tensors. ``include`` and ``exclude`` select the keys to compare; ``root`` is the dotted path
-    of the state dict in both. ``second`` may be a configuration: then the keys, shapes and dtypes of its model are
-    compared.
+    weights are compared; the field ``decoded`` of the result names these weights. ``renames`` also compares the values,
+    and finds tensors with the same content under other names, even if two tensors exchanged their names. The result
+    then has the rules that rename these tensors. ``include`` and ``exclude`` select the keys to compare; ``root`` is
+    the dotted path of the state dict in both. ``second`` may be a configuration: then the keys, shapes and dtypes of
+    its model are compared.
 
     Raises PatternError for a pattern that matches nothing, what ``open_checkpoint`` raises, and FormatError if a
     record that is read fails its checksum.
@@ -111,8 +111,8 @@ def _of_configuration(
 def folder_differences(first: CheckpointLike, second: CheckpointLike) -> list[str]:
     """Return notes on how the configurations and tokenisers of two models differ.
 
-    These are the files in their folders, also if the models are given as files in these folders, or the metadata of
-    GGUF files. There are none for checkpoints in memory, and for other single files.
+    The files in the folders of the models are compared, even if a model is given as a single file in its folder. For a
+    GGUF file, its metadata are compared instead. There are no notes on checkpoints in memory.
     """
     if not (place_of(first) and place_of(second)):
         return []
@@ -150,7 +150,7 @@ def _compared(
 
 
 def _of_one(a: Checkpoint, b: Checkpoint) -> list[str]:
-    """Return the notes of ``ckpt inspect`` that only one of two checkpoints has; each begins with that one's path."""
+    """Return the notes of ``ckpt inspect`` that only one of two checkpoints has; each note begins with its path."""
     from .model_folder.checks import contradictions
 
     here, there = ([*contradictions(one), *_on_gguf(one)] for one in (a, b))

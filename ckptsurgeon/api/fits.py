@@ -77,10 +77,10 @@ def fits(
 
 
 def _destination(given: CheckpointLike) -> tuple[CheckpointLike, list[str]]:
-    """Return the destination whose keys and shapes are read, and a note if it is another one than ``given``.
+    """Return the destination whose keys and shapes are read, and a note if weights are read instead of ``given``.
 
-    It is the config.json of a folder of a model. The weights of the folder are read if the model is quantised, because
-    no module can be built from its configuration; so also if ``given`` is the config.json of such a folder.
+    For a model's folder, the result is its config.json. If the model is quantised, no module can be built from its
+    config.json, so the result is the folder with the weights, even if ``given`` is this config.json.
     """
     if not isinstance(given, (str, os.PathLike)):
         return given, []
@@ -98,7 +98,7 @@ def _destination(given: CheckpointLike) -> tuple[CheckpointLike, list[str]]:
 
 
 def _configuration(path: str) -> dict[str, Any]:
-    """Return the fields of a config.json of transformers; {} if the file is none."""
+    """Return the fields of a config.json of transformers; {} for any other file."""
     try:
         fields = read_json(read_file(path))
     except (OSError, ValueError):
@@ -162,4 +162,4 @@ def _model_notes(fit: Fit, checkpoint: Checkpoint, ours: ModelFolder, target: Ta
         for key, owner in target.ties.items():
             if key in checkpoint and owner in checkpoint and (HEAD.search(key) or HEAD.search(owner)):
                 apart = f"{escape(fit.first)} has both {escape(key)} and {escape(owner)}, and does not tie them"
-                yield f"{apart}, but {escape(fit.second)} does: one of them replaces the other"
+                yield f"{apart}, but {escape(fit.second)} does: one of the two tensors replaces the other"

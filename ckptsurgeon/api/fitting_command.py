@@ -28,7 +28,7 @@ from .transplant.transplant import transplant
 __all__ = ["with_command"]
 
 MOST_PATTERNS = 6
-"""The most ``--on-mismatch`` options that are proposed; if more are needed, ``--ignore-mismatch`` replaces them."""
+"""The largest number of ``--on-mismatch`` options in a command; more of them are replaced by ``--ignore-mismatch``."""
 SURE = ("same name", "prefix", "name")
 """The kinds of evidence of ``match`` that are reliable enough for a proposed command."""
 
@@ -94,7 +94,7 @@ def with_command(
     renamed = {
         old: new
         for old, new in facts.renamed.items()
-        if new in fit.missing and (new not in codes or codes[new].codes == new)  # scales are not the weight, renamed
+        if new in fit.missing and (new not in codes or codes[new].codes == new)  # a scale is not a renamed weight
     }
     more = {key: owner for key, owner in tied_keys({*checkpoint, *renamed.values()}, target) if key in fit.missing}
     missing = {key: info for key, info in fit.missing.items() if key not in more}

@@ -31,8 +31,8 @@ ANY = "AutoModel"
 def with_loader(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Fit:
     """Return ``fit`` with the class whose ``from_pretrained`` loads the whole checkpoint, and notes on what it does.
 
-    The class is only set if ``from_pretrained`` initialises no tensor that the class should get from a checkpoint, and
-    leaves out no tensor of the checkpoint but those that the class ignores. ``fit`` is returned unchanged if the
+    The class is set only if ``from_pretrained`` initialises no tensor that the class should get from a checkpoint, and
+    uses all tensors of the checkpoint except those that the class ignores. ``fit`` is returned unchanged if the
     destination is not a model of transformers, or if the checkpoint fits as it is.
     """
     if target.kind != "transformers" or target.recognise is None or fit.strict:

@@ -50,7 +50,7 @@ class RayTasks:
     def receipts(self) -> Iterator[PartReceipt]:
         """Yield the receipts of the tasks that finished since the last call.
 
-        Then raises the error of a task that failed, or OutputError for a task that was lost ``RETRIES`` + 1 times.
+        Raises the error of a task that failed, or OutputError for a task that was lost ``RETRIES`` + 1 times.
         """
         if not self._tasks:
             return

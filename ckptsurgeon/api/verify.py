@@ -55,11 +55,11 @@ def verify(
         return _of_patch(output, patch, [name for name, value in others.items() if value], progress)
     planned = read_plan(plan) if plan is not None and not isinstance(plan, Plan) else plan
     plugins = load_plugin(os.fspath(plugin)) if plugin is not None else ()
-    context = MergeContext(plugins=plugins, memory=sys.maxsize, device="")  # numpy, no limit
+    context = MergeContext(plugins=plugins, memory=sys.maxsize, device="")  # "": compute with numpy; no memory limit
     with ExitStack() as stack:
         try:
             checkpoint = stack.enter_context(open_checkpoint(output, unwrap=False))
-        except FormatError as error:  # too damaged to open
+        except FormatError as error:  # the output is too damaged to be opened
             return Verification(path_of(output), 0, 0, 0, failed=(Failure("", error.said),))
         folder = folder_of_recipe(path_of(output))
         if checkpoint.recipe is not None:

@@ -154,7 +154,7 @@ def test_bad_input_is_refused(ckpt: Any, arguments: list[str], said: str) -> Non
 
 
 def test_one_model_is_not_enough() -> None:
-    with pytest.raises(cs.ConfigError, match="two or more models are needed, but 1 model was given"):
+    with pytest.raises(cs.ConfigError, match="two or more models are needed, but the list has 1 model"):
         cs.compare_changes(saved("base", w=torch.ones(2)), ["base.safetensors"])
 
 

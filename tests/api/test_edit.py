@@ -99,8 +99,10 @@ def test_ties_survive_whichever_name_is_left() -> None:
 def test_plain_entries_are_carried_and_others_named() -> None:
     plan = cs.filter("training.pth", exclude=["module.2"], keep_extras=True)
     assert plan.carried.entries == ("epoch", "history")
-    (note,) = [note for note in plan.notes if note.startswith("not carried")]
-    assert note == "not carried: model_ema and optimizer (it contains tensors); args (it contains a argparse.Namespace)"
+    (note,) = [note for note in plan.notes if note.startswith("not copied to the output")]
+    assert note == (
+        "not copied to the output: model_ema and optimizer (it contains tensors); args (it contains a argparse.Namespace)"
+    )
     cs.apply(plan, "out.pth")
     found: Any = read("out.pth")
     assert list(found) == ["model", "epoch", "history"]

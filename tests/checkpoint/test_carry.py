@@ -42,7 +42,7 @@ def test_entries_at_every_level_stay_at_their_level() -> None:
 def test_entries_at_every_level_are_named() -> None:
     assert "left out: x, a.epoch, a.b, a.model.n" in notes(NESTED, "a.model", keep=False)
     objects = {"a": {"model": {"w": T}, "opt": {"t": T}}, "x": 1}
-    assert "not carried: a.opt (it contains tensors)" in notes(objects, "a.model", keep=True)
+    assert "not copied to the output: a.opt (it contains tensors)" in notes(objects, "a.model", keep=True)
 
 
 def test_lists_of_tensors_in_the_state_dict_are_named_apart() -> None:
@@ -71,7 +71,7 @@ def test_what_lies_beside_no_name_is_not_carried(value: Any) -> None:
     torch.save(value, "x.pth")
     plan = cs.filter("x.pth", keep_extras=True)
     assert plan.carried.entries == ()
-    (note,) = [note for note in plan.notes if note.startswith("not carried")]
+    (note,) = [note for note in plan.notes if note.startswith("not copied to the output")]
     assert ("its name is not a string" if isinstance(value, list) else "x (the state dict is inside a list") in note
     cs.apply(plan, "out.pth")
     assert list(torch.load("out.pth", weights_only=True)) == ["w"]

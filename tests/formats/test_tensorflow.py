@@ -131,7 +131,7 @@ def test_moments_of_a_variable_that_is_saved_under_other_names_are_the_optimizer
 
 def test_what_lies_beside_is_carried_when_it_is_asked_for(ckpt: Any) -> None:
     done = ckpt("convert", GOLDEN / "stt", "--keep-extras", "-o", "x.pth")
-    assert "not carried: optimizer" in " ".join(done.err.split())
+    assert "not copied to the output: optimizer" in " ".join(done.err.split())
     carried = torch.load("x.pth", weights_only=True)
     assert carried.keys() == {"model", "flags.txt", "alphabet.txt"}
     assert carried["flags.txt"]["n_hidden"] == 8

@@ -42,7 +42,7 @@ def test_entries_that_are_not_carried_for_one_reason_share_it() -> None:
         {"model": {"w": torch.ones(2)}, "step": 3, "odd": {1}, **{k: {"t": v} for k, v in beside.items()}}, "a.pth"
     )
     plan = cs.filter("a.pth", root="model", keep_extras=True)
-    assert "not carried: odd (it contains a set); ema, optim and swa (it contains tensors)" in plan.notes
+    assert "not copied to the output: odd (it contains a set); ema, optim and swa (it contains tensors)" in plan.notes
 
 
 def test_casts_that_lose_are_one_sentence() -> None:

@@ -53,9 +53,10 @@ def notes_without_folder(checkpoint: Checkpoint) -> Iterator[str]:
 
 
 def with_zero_runs(subject: Subject, checkpoint: Checkpoint) -> Subject:
-    """Return ``subject`` with a note on all tensors that a lost part of a file made zeros.
+    """Return ``subject`` with notes on all tensors that have zeros because part of a file is missing.
 
-    The notes of the checkpoint are on runs of zeros that opening it found; here every value has been measured.
+    They replace the notes on zeros that the checkpoint got when it was opened. At that time, its values had not been
+    read; here, every value has been measured.
     """
     partly = [
         key

@@ -35,6 +35,7 @@ CARD = "README.md"
 WRAPPERS = ("module.", "_orig_mod.")
 """The prefixes that DistributedDataParallel and torch.compile add to every key."""
 _FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
+"""Matches the YAML at the beginning of a model card, between two lines ``---``."""
 
 
 def with_folder(subject: Subject, checkpoint: Checkpoint, base: CheckpointLike | None) -> Subject:

@@ -19,7 +19,7 @@ from ..inputs.dequantising import weights_of
 __all__ = ["decoded_sizes"]
 
 TENSORS = 64
-"""The most quantised tensors that are decoded, evenly spread over the model."""
+"""The largest number of quantised tensors that are decoded. They are evenly spread over the model."""
 ELEMENTS = 1 << 16
 """The approximate number of values that are decoded of each tensor."""
 
@@ -33,7 +33,7 @@ def decoded_sizes(checkpoint: Checkpoint) -> dict[str, WeightSize]:
     number, weight_of, found = min(TENSORS, len(names)), weights_of(checkpoint), dict[str, WeightSize]()
     for at in range(number):
         one = names[at * len(names) // number]
-        with suppress(CheckpointError):  # such a tensor is reported by other checks
+        with suppress(CheckpointError):  # other checks report a tensor that cannot be decoded
             weight = weight_of(one.codes)
             if weight is not None and len(weight.info.shape) > 1 and weight.info.numel:
                 found[one.name] = WeightSize(_rms(checkpoint, weight.info), weight.info.shape[-1])
@@ -41,7 +41,7 @@ def decoded_sizes(checkpoint: Checkpoint) -> dict[str, WeightSize]:
 
 
 def _rms(checkpoint: Checkpoint, info: TensorInfo) -> float:
-    """Return the root mean square of rows in the middle of a matrix, or of the first matrix of experts."""
+    """Return the root mean square of the middle rows of a matrix; for stacked matrices of experts, of the first one."""
     *lead, rows, columns = info.shape
     several = min(rows, max(1, ELEMENTS // columns))
     begin = (rows - several) // 2

@@ -15,7 +15,7 @@ from ...util.text import count, listing
 __all__ = ["is_whole_model", "lacking_notes"]
 
 Blocks = Mapping[int, Set[str]]
-"""The names of the tensors of each block, without ``blk.2.``."""
+"""The names of each block's tensors, by the number of the block; names have no prefix such as ``blk.2.``."""
 
 _KEY = re.compile(r"blk\.(\d{1,9})\.(.+\.(?:weight|bias))$")
 _OF_EXPERTS = re.compile(r"ffn_\w+_exps\.|ffn_gate_inp\.|ffn_\w+\.\d+\.")
@@ -30,9 +30,9 @@ _NEEDED = frozenset((
 _OUTSIDE = ("token_embd.weight", "output_norm.weight")
 """Tensors outside blocks that every model has; ``output.weight`` is missing if the embedding is the output layer."""
 _PER_BLOCK = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
-"""Entries that are lists if the blocks of a model differ on purpose."""
+"""Metadata entries that are lists with a value for each block if the blocks of a model differ on purpose."""
 FEWEST = 4
-"""The fewest blocks of an unknown architecture in which a single block that lacks a tensor is noted."""
+"""If the architecture is unknown, a single block that lacks tensors is noted only if there are this many blocks."""
 
 
 def is_whole_model(keys: Iterable[str], metadata: Mapping[str, str]) -> bool:
@@ -113,7 +113,7 @@ def _kinds(blocks: Blocks) -> list[list[int]]:
 def _odd_block(blocks: Blocks) -> Iterator[str]:
     """Yield a note if a single block, not the first or the last, has only some of the tensors that most blocks have.
 
-    A block that lacks all tensors of a part, such as attention, is of another kind.
+    There is no note on a block that lacks all tensors of a part, such as attention: it is a block of another kind.
     """
     usual, number = Counter(frozenset(own) for own in blocks.values()).most_common(1)[0]
     fewer = [place for place, own in blocks.items() if own < usual]

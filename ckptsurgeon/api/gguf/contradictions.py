@@ -29,7 +29,7 @@ _REQUIRED = {
     )
     for name, architecture in MODEL_TYPES.items()
 }
-"""The entries without which llama.cpp loads no model, by its architecture."""
+"""The metadata entries without which llama.cpp does not load a model, by the model's architecture."""
 HEADS, FEW, WIDTH = "attention.head_count", "attention.head_count_kv", "embedding_length"
 
 

@@ -115,8 +115,8 @@ def _groups(config: Mapping[str, Any], experts: int) -> dict[str, str]:
         return {}
     if type(groups) is not int or type(chosen) is not int or not 0 < chosen <= groups or experts % groups:
         raise PlanError(
-            f"config.json gives n_group as {brief_repr(groups, 40)} and topk_group as {brief_repr(chosen, 40)}, which "
-            f"do not fit {experts} experts.",
+            f"config.json gives n_group as {brief_repr(groups, 40)} and topk_group as {brief_repr(chosen, 40)}, but "
+            f"n_group must divide the number of experts, {experts}, and topk_group must be from 1 to n_group.",
             hint="Correct config.json.",
         )
     return {"expert_group_count": str(groups), "expert_group_used_count": str(chosen)}

@@ -30,7 +30,7 @@ __all__ = ["gguf_entries"]
 FILE_TYPE, VERSION = "general.file_type", "general.quantization_version"
 EMBEDDING = "token_embd.weight"
 LONGEST = 200
-"""The longest string, in bytes, that is compared with tensors."""
+"""Strings whose entries have more bytes than this are not compared with tensors."""
 FILE_TYPES = {
     "float32": 0, "float16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 12,
     "q4_k": 15, "q5_k": 17, "q6_k": 18, "bfloat16": 32, "mxfp4": 38,

@@ -67,7 +67,7 @@ def with_codes(change: LayoutChange) -> LayoutChange:
 
 
 def experts_of_folder(config: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[Regrouping, set[int]]:
-    """Return how the experts of a transformers model are split, and each number of experts that a layer has."""
+    """Return how the experts of a transformers model are split, and the set of the numbers of experts in its layers."""
     sizes = [_number(config.get(name), f"config.json gives {name}") for name in _FIELDS]
     found = {info.shape[0] for key, info in checkpoint.items() if _is_down(key) and info.shape}
     return split_experts(*sizes), found

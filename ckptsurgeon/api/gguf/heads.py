@@ -23,8 +23,7 @@ def heads_of(
 
     ``modules`` are the names of the modules of queries and of keys. ``stated`` has the numbers of heads of queries and
     of keys in the configuration; if the second number is None, it is the same as the first. ``names`` are the names of
-    these two fields, for messages.
-    Raises PlanError if a number is not valid or does not fit the weights.
+    these two fields, for messages. Raises PlanError if a number is not valid or does not fit the weights.
     """
     queries = _number(stated[0], names[0])
     keys = queries if stated[1] is None else _number(stated[1], names[1])
@@ -32,7 +31,7 @@ def heads_of(
     if len(rows) != 1 or len(widths) != 1 or min(rows) % (2 * queries):
         raise PlanError(
             f"the query projections of {escape(checkpoint.path)} have {sorted(rows) or 'no'} rows, which do not "
-            f"fit {queries} heads.",
+            f"fit {queries} heads: all layers must have the same shape, with an even number of rows for each head.",
             hint="Keep the names of the tensors: --layout keep.",
         )
     size, width = min(rows) // queries, min(widths)

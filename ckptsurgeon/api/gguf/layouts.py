@@ -78,7 +78,7 @@ def _unknown(is_auto: bool, checkpoint: Checkpoint, folder: ModelFolder) -> Name
         return NamedLayout(notes=(note,))
     raise PlanError(
         f"llama.cpp's layout of {escape(checkpoint.path)} is not known: {why}.",
-        hint=f"Known are {', '.join(MODEL_TYPES)}; --layout keep keeps the names.",
+        hint=f"The known model types are {', '.join(MODEL_TYPES)}; --layout keep keeps the names.",
     )
 
 
@@ -133,7 +133,7 @@ def _from_gguf(checkpoint: Checkpoint) -> NamedLayout:
         has = f"its architecture is {escape(architecture, 40)}" if architecture else f"it has no {ARCHITECTURE}"
         raise PlanError(
             f"transformers' layout for {escape(checkpoint.path)} is not known: {has}.",
-            hint=f"Known are {', '.join(ARCHITECTURES)}; --layout keep keeps the names.",
+            hint=f"The known architectures are {', '.join(ARCHITECTURES)}; --layout keep keeps the names.",
         )
     if architecture == DEEPSEEK:
         change = deepseek_to_transformers(checkpoint)

@@ -45,7 +45,7 @@ def phi_3_factors(config: Mapping[str, Any], size: int) -> dict[str, Sequence[fl
     """Return the divisors of the rotary frequencies, by the names of llama.cpp's tensors; {} without ``longrope``.
 
     ``size`` is the size of a head. Raises PlanError if a divisor is not a number above 0, or if the number of
-    divisors is wrong: half the number of values of a head that are rotated.
+    divisors is not half the number of values that the rotary embedding rotates in a head.
     """
     fields = rope_fields(config)
     if not _is_long(fields):

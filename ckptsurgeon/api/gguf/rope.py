@@ -112,7 +112,9 @@ def theta_of(fields: Mapping[str, Any], config: Mapping[str, Any]) -> float:
 
 def _check_factor(factor: float) -> None:
     if factor < 1:
-        raise PlanError(f"config.json gives the factor {factor:g} of yarn, less than 1.", hint="Correct config.json.")
+        raise PlanError(
+            f"config.json gives the factor {factor:g} of yarn, but it must be at least 1.", hint="Correct config.json."
+        )
 
 
 def _yarn_of_deepseek(fields: Mapping[str, Any], factor: float) -> Iterator[tuple[str, str]]:

@@ -20,6 +20,7 @@ TOKENIZER_JSON, PIECES = "tokenizer.json", "tokenizer.model"
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 """The numbers that sentencepiece and llama.cpp have for kinds of tokens."""
 ADDED_SCORE = -1000.0
+"""The score of each token that the sentencepiece model lacks."""
 ROLES = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
 
 Tokens = dict[int, tuple[str, int]]

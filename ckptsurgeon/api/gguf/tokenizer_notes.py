@@ -1,4 +1,4 @@
-"""Notes on the tokeniser in the metadata of a GGUF file: lists that are not those of its kind, and odd special tokens.
+"""Notes on the tokeniser in the metadata of a GGUF file: lists that do not fit its kind, and odd special tokens.
 
 llama.cpp reads these entries in its ``src/llama-vocab.cpp``.
 """
@@ -73,7 +73,7 @@ def _letters(read: Read) -> str:
 
 
 def _ordinary(id: int, read: Read) -> str:
-    """Return a token's text if the token is an ordinary one although others are special; '' otherwise."""
+    """Return the text of token ``id`` if it is an ordinary token, but other tokens are special; '' otherwise."""
     if read(KINDS, HEAD + 4 * id, 4) != struct.pack("<I", NORMAL):
         return ""
     kinds = read(KINDS, HEAD, 1 << 30)

@@ -56,7 +56,9 @@ _AVERAGED = re.compile(r"(^|[._])(ema|swa|averaged|shadow)([._]|$)|average_model
 LARGEST = 256 << 20
 """The largest file, in bytes, whose contents are compared to find copies of the same checkpoint."""
 SAMPLE = 1 << 16
+"""The number of bytes at the end of each file that are compared before whole files are."""
 BLOCK = 1 << 20
+"""The number of bytes that are read from a file at a time."""
 
 
 def twice_notes(opened: Sequence[Checkpoint]) -> list[str]:
@@ -273,7 +275,10 @@ def target_files(target: TargetSpec) -> tuple[FilePrint, ...]:
 
 
 def file_print(path: str) -> FilePrint:
-    """Read a whole file and return its fingerprint (size, SHA-256, modification time); raises SourceError."""
+    """Read a whole file and return its fingerprint (size, SHA-256, modification time).
+
+    Raises SourceError if the file cannot be read.
+    """
     source = open_source(path)
     if not isinstance(source, File):
         raise SourceError(f"{escape(path)} is a folder, not a file.")

@@ -19,8 +19,8 @@ class KeptOpen:
     default all are. The block raises QuantisedError if a plan would use codes as numbers. If the reason is a source
     that cannot be decoded, the error of decoding this source is raised instead.
 
-    This is a class, not a generator-based context manager: if that were popped from an ``ExitStack``, the garbage
-    collection of its generator would close the checkpoints.
+    This is a class, not a generator-based context manager: if a generator-based one were popped from an ``ExitStack``,
+    the garbage collection of its generator would close the checkpoints.
     """
 
     def __init__(

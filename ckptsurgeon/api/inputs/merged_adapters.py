@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["merged_adapters", "merged_notes"]
 
 TAIL = 1 << 16
-"""The number of last bytes of an adapter's file that distinguish it from adapters with an equal header."""
+"""The number of bytes at the end of an adapter's file by which adapters with equal headers are distinguished."""
 VERB = "lora merge"
 MOST = 1000
-"""The most adapters that are read from a recipe: each is compared with all others."""
+"""The largest number of adapters that are read from a recipe. More would take long, as each is compared with all."""
 NOTHING = 1e-9
 """If the weights of an adapter add up to less than this, its merge was undone."""
 
@@ -36,7 +36,7 @@ def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint], weights: Sequ
     """Return notes on adapters that are already merged into ``base``, according to the recipe in ``base``.
 
     ``weights`` are the weights of ``adapters``. An adapter that is subtracted, to undo its merge, is not noted. If the
-    recipe is of other weights than ``base`` has now, the only note says so.
+    recipe does not describe the weights that ``base`` has now, the only note says so.
     """
     known = _recorded(base)
     notes: list[str] = []
@@ -54,7 +54,7 @@ def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint], weights: Sequ
 def merged_adapters(plan: Plan, inputs: PlanInputs) -> tuple[MergedAdapter, ...]:
     """Return the adapters in the output of a plan: those that it merges, and those in the models that it uses.
 
-    The paths are absolute, or addresses. An extracted adapter is a difference of models, so it has none.
+    The paths are absolute, or addresses. The result is empty for an extracted adapter, which is a difference of models.
     """
     if plan.verb == "lora extract":
         return ()
@@ -112,7 +112,7 @@ def _is_same(one: MergedAdapter, other: MergedAdapter) -> bool:
 
 
 def _in_weights(one: Checkpoint) -> list[MergedAdapter]:
-    """Return the adapters in a checkpoint; none if its recipe is of other weights than it has now."""
+    """Return the adapters in a checkpoint; none if its recipe does not describe the weights that it has now."""
     found = _recorded(one)
     return [] if found and changed_tensor(one) else found
 
@@ -128,7 +128,7 @@ def _recorded(one: Checkpoint) -> list[MergedAdapter]:
 
 
 def _older(recipe: Recipe) -> list[MergedAdapter]:
-    """Return the adapters that the recipe of an older version merges: it has no list of adapters."""
+    """Return the adapters that were merged, from a recipe of an older version, which has no list of adapters."""
     if recipe.verb != VERB:
         return []
     rows = recipe.sources[1:]

@@ -90,7 +90,7 @@ def operations_of(operations: Operations) -> list[Mapping[str, Any]]:
 
 def _read(path: str) -> Any:
     try:
-        from ...storage.yaml_text import read_yaml  # imports yaml, which most commands do without
+        from ...storage.yaml_text import read_yaml  # imports yaml, which most commands do not need
 
         document = read_yaml(read_text(path), os.path.basename(path))
     except (OSError, UnicodeDecodeError) as error:

@@ -22,7 +22,7 @@ def is_recipe(path: Path) -> bool:
 def read_recipe_file(path: str) -> Any:
     """Return the parsed YAML of a recipe; raises SourceError if it cannot be read, ConfigError if it is invalid."""
     try:
-        from ...storage.yaml_text import read_yaml  # imports yaml, which most commands do without
+        from ...storage.yaml_text import read_yaml  # imports yaml, which most commands do not need
 
         return read_yaml(read_text(path), os.path.basename(path))
     except OSError as error:

@@ -15,13 +15,13 @@ from .stored_recipes import changed_tensor, stored_recipe, weights_of
 __all__ = ["counted_notes", "swapped_notes"]
 
 COPIES, MIXES = ("convert", "filter", "rename"), ("average", "merge")
-"""Verbs whose output has the weights of its only source, or those of each of its sources in part."""
+"""Verbs whose output has the weights of its only source, and verbs whose output mixes the weights of its sources."""
 
 
 def counted_notes(opened: Sequence[Checkpoint]) -> list[str]:
     """Return notes on inputs that count twice, since another input was made from them, according to its recipe.
 
-    The base of a merge counts as no source: interpolating its output with the base is usual.
+    The base of a merge is not counted as a source, because the output of a merge is often interpolated with the base.
     """
     recipes = [(one, recipe) for one in opened if (recipe := stored_recipe(one)) is not None]
     told = [(one, recipe) for one, recipe in recipes if recipe.verb in (*COPIES, *MIXES)]
@@ -39,21 +39,21 @@ def counted_notes(opened: Sequence[Checkpoint]) -> list[str]:
 def swapped_notes(tuned: Checkpoint, base: Checkpoint) -> list[str]:
     """Return a note if ``base`` was made from ``tuned``, according to its recipe: they are probably swapped.
 
-    This holds for a model to which adapters or changes of other models were added. Other verbs may rightly make a base
-    from a tuned model, such as a quantised one.
+    There is a note only if ``base`` was made by adding adapters, or changes of other models, to ``tuned``. Other verbs
+    may rightly make a base from a tuned model, for example by quantising it.
     """
     recipe = stored_recipe(base)
     if recipe is None or not _is_made(base, tuned, recipe) or changed_tensor(base):
         return []
     ours, theirs = escape(tuned.path), escape(base.path)
     return [
-        f"{theirs} was made from {ours} by {recipe.verb}, according to its recipe: the adapter takes that change "
-        f"back; to extract the change, write {theirs} first, then {ours}"
+        f"{theirs} was made from {ours} by {recipe.verb}, according to its recipe: the adapter undoes that "
+        f"change; to extract the change, write {theirs} first, then {ours}"
     ]
 
 
 def _is_made(made: Checkpoint, base: Checkpoint, recipe: Recipe) -> bool:
-    """Return whether adapters or changes of other models were added to ``base``, which made ``made``."""
+    """Return whether ``made`` was made by adding adapters, or changes of other models, to ``base``."""
     if recipe.verb == "merge":
         named = [one for one in recipe.sources if one.name == recipe.arguments.get("base")]
         return any(_is_source_of(base, made, one) for one in named)
@@ -65,7 +65,7 @@ def _is_made(made: Checkpoint, base: Checkpoint, recipe: Recipe) -> bool:
 def _is_source(source: Checkpoint, one: Checkpoint, recipe: Recipe) -> bool:
     """Return whether an input is a source of ``one``, apart from the base of a merge, according to the recipe.
 
-    A merge by a recipe of mergekit may use some layers of a model only, so it is left out.
+    The result is False for a merge by a recipe of mergekit, because it may use only some layers of a model.
     """
     if "recipe" in recipe.arguments:
         return False
@@ -77,8 +77,8 @@ def _is_source(source: Checkpoint, one: Checkpoint, recipe: Recipe) -> bool:
 def _is_source_of(source: Checkpoint, one: Checkpoint, recorded: PlanSource) -> bool:
     """Return whether an input is the source ``recorded`` in the recipe of ``one``.
 
-    It is recognised by the paths, sizes and fingerprints of its files. Models of one architecture have equal
-    fingerprints, so a file that was written after ``one``, such as the newest checkpoint of a run, is another model.
+    The source is recognised by the paths, sizes and fingerprints of its files. Models of one architecture have equal
+    fingerprints. So a file that was written after ``one``, such as the newest checkpoint of a run, does not count.
     """
     if source.in_memory or not recorded.path or source.root != recorded.root or _is_newer(source, one):
         return False

@@ -55,6 +55,7 @@ __all__ = [
 # Fingerprints of the other files in the sources' folders: these files must not change before the plan is applied.
 
 LARGEST = 256 << 20
+"""A larger file, in bytes, is not read to find out whether it has changed: it counts as changed."""
 
 
 def with_model_files_pinned(plan: Plan, folders: Sequence[ModelFolder]) -> Plan:
@@ -121,7 +122,8 @@ def _changed(source: PlanSource, checkpoint: Checkpoint) -> Iterator[str]:
 def _digest(checkpoint: Checkpoint, file: FilePrint) -> str:
     """Return the current SHA-256 of the recorded ``file`` in a checkpoint's folder; '' if it is missing.
 
-    Returns "another" if the digest is certainly different, for example because the size differs.
+    Returns "another" for a file that counts as changed without a comparison of digests: its size differs, it has more
+    than ``LARGEST`` bytes, or it did not exist when the plan was made.
     """
     folder = checkpoint.around
     if folder is None or leads_out(os.path.join(folder.uri, file.name)):

@@ -18,8 +18,9 @@ from ...util.text import escape
 __all__ = ["changed_tensor", "stale_note", "stored_recipe", "weights_of"]
 
 MOST = 64 << 20
-"""The most bytes of tensors that are read, to compare them with the checksums in a recipe."""
+"""The largest number of bytes of tensors that are read, to compare the tensors with the checksums in a recipe."""
 BLOCK = 1 << 20
+"""The number of bytes that are read from a file at a time."""
 
 
 def stored_recipe(one: Checkpoint) -> Recipe | None:
@@ -33,7 +34,7 @@ def stored_recipe(one: Checkpoint) -> Recipe | None:
 
 
 def weights_of(arguments: Mapping[str, Any], number: int) -> list[float]:
-    """Return the weight of each of ``number`` adapters, from the arguments of ``lora merge``; none if damaged."""
+    """Return the weight of each of ``number`` adapters, from the arguments of ``lora merge``; [] if these are wrong."""
     with suppress(ValueError, TypeError):
         return list(map(float, arguments.get("weights") or [1.0] * number))
     return []
@@ -42,8 +43,8 @@ def weights_of(arguments: Mapping[str, Any], number: int) -> list[float]:
 def changed_tensor(one: Checkpoint) -> str:
     """Return the key of a tensor whose values do not have the checksum in the recipe; '' if none is found.
 
-    Such a recipe is stale: it describes weights that were replaced since. Computed tensors are compared first, and 64
-    MB at most; tensors of remote files are not compared.
+    The recipe is then stale: it describes weights that have been replaced. At most 64 MB are compared, computed tensors
+    before copied ones. Tensors of remote files are not compared.
     """
     stored, left = one.stored or one, MOST
     try:
@@ -54,14 +55,14 @@ def changed_tensor(one: Checkpoint) -> str:
         left -= info.nbytes
         if left < 0:
             break
-        with suppress(CheckpointError):  # ``apply`` reports it
+        with suppress(CheckpointError):  # ``apply`` reports a tensor that cannot be read
             if _checksum(stored, info) != crc:
                 return key
     return ""
 
 
 def _by_size(stored: Checkpoint, made: Mapping[str, RecipeEntry]) -> Iterator[tuple[str, TensorInfo, int]]:
-    """Yield the key, header and recorded checksum of local tensors: first those that were computed, each by size."""
+    """Yield (key, header, recorded checksum) of local tensors: computed ones, then copied ones, each by size."""
     local = {key: info for key, info in stored.items() if info.is_plain and info.nbytes and _is_local(stored, info)}
     known = {key: made[key] for key in local if key in made and not made[key].implied}
     for key in sorted(known, key=lambda key: (known[key].op == "copy", local[key].nbytes)):
@@ -84,8 +85,8 @@ def _checksum(stored: Checkpoint, info: TensorInfo) -> int:
 
 
 def stale_note(one: Checkpoint, key: str) -> str:
-    """Return a note on a checkpoint whose recipe is of other weights: the tensor ``key`` has another checksum."""
+    """Return a note that a checkpoint's recipe describes other weights: the tensor ``key`` has another checksum."""
     return (
-        f"the recipe of {escape(one.path)} describes other weights than it has now ({escape(key)} has another "
-        "checksum), so it is not used"
+        f"the recipe of {escape(one.path)} is not used, because the weights have been replaced since it was written: "
+        f"{escape(key)} does not have the checksum in the recipe"
     )

@@ -55,7 +55,7 @@ def configuration_of(folder: Folder) -> File:
     if leads_out(path):
         raise SourceError(
             f"{escape(path)} is a link to a file outside its folder; such links are not followed.",
-            hint="Copy it into the folder.",
+            hint="Copy the file into the folder.",
         )
     return folder.file(ADAPTER)
 
@@ -92,8 +92,8 @@ def _without_configuration(checkpoint: Checkpoint) -> tuple[str, ...]:
 def other_base_notes(base: Checkpoint, *adapters: Checkpoint) -> Iterator[str]:
     """Yield a note on each adapter whose adapter_config.json names another base model than ``base``.
 
-    ``base_model_name_or_path`` is compared with the folder of ``base`` by ``base_name``; if the path of the folder is a
-    link, its own name and that of the folder that it leads to are both right.
+    ``base_model_name_or_path`` is compared with the folder of ``base`` by ``base_name``. If the path of the folder is a
+    link, the name of the link and the name of the folder that it leads to are both accepted.
     """
     paths = _folders(base.folder.uri) if base.folder is not None else [""]
     own, known = os.path.basename(paths[0]), set(map(base_name, paths))

@@ -16,14 +16,16 @@ from ..inputs.merged_adapters import merged_notes
 __all__ = ["already_merged_notes"]
 
 SAMPLE = 1 << 16
+"""The number of bytes of a tensor that are read to find out whether its values are all equal."""
 
 
 def already_merged_notes(plan: Plan, opened: Sequence[Checkpoint], views: Sequence[AdapterView]) -> Iterator[str]:
     """Yield a note on each adapter whose modules in modules_to_save all have the bytes that the base has, too.
 
-    Such modules are trained, so that a base from before the training has other values. The weights of other modules
-    cannot show it. ``opened`` is the base, followed by the adapters; ``views`` are the adapters. An adapter that was
-    merged according to the base's recipe is left out, because it has a note of its own.
+    Modules in modules_to_save are trained as a whole, so an unmerged base has other values. The weights of other
+    modules do not show whether the adapter was merged. ``opened`` is the base, followed by the adapters; ``views`` are
+    the adapters. An adapter that was merged according to the base's recipe is left out, because it has a note of its
+    own.
     """
     for number, one in enumerate(views, 1):
         keys = _replaced(plan, number, one, opened[0])
@@ -40,7 +42,7 @@ def already_merged_notes(plan: Plan, opened: Sequence[Checkpoint], views: Sequen
 
 
 def _replaced(plan: Plan, number: int, one: AdapterView, base: Checkpoint) -> dict[str, str]:
-    """Return {key of the base: key of the adapter} of the tensors of modules_to_save; {} if the base lacks one.
+    """Return {key of the base: key of the adapter} for all tensors of modules_to_save; {} if the base lacks any.
 
     ``number`` is the index of the adapter in the plan's sources.
     """
@@ -65,9 +67,9 @@ def _bytes(adapter: Checkpoint, info: TensorInfo, most: int) -> bytes:
 
 
 def _are_equal(base: Checkpoint, adapter: Checkpoint, keys: Mapping[str, str]) -> bool:
-    """Return whether all tensors have the same bytes, from the smallest on, and one is a matrix of several values.
+    """Return whether all tensors have the same bytes, and at least one is a matrix whose values are not all equal.
 
-    Decoded and remote tensors are not read.
+    Smaller tensors are compared first. The result is False if a tensor is decoded or remote.
     """
     from ...analysis.verify.differences import first_different_byte
 
@@ -84,6 +86,6 @@ def _are_equal(base: Checkpoint, adapter: Checkpoint, keys: Mapping[str, str]) -
 
 
 def _is_matrix_of_several(adapter: Checkpoint, info: TensorInfo) -> bool:
-    """Return whether a tensor is a matrix whose first values are not all the same, as they are in a buffer of ones."""
+    """Return whether a tensor is a matrix whose first values are not all equal (in a buffer of ones, they are)."""
     data = _bytes(adapter, info, SAMPLE) if len(info.shape) > 1 else b""
     return data != data[: info.itemsize] * (len(data) // info.itemsize)

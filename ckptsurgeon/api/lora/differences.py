@@ -48,9 +48,9 @@ def differences(tensors: Mapping[str, TensorInfo], data: object) -> tuple[str, .
 
 
 def _few(config: AdapterConfig, modules: Sequence[str]) -> Iterator[str]:
-    """Yield a note if "all-linear" selects all linear layers, but all factors are of one kind of them.
+    """Yield a note if "all-linear" selects all linear layers, but all factors are for modules of one name (``q_proj``).
 
-    Whatever has queries, or the first matrix of an MLP, has other linear layers, too.
+    A model with such a module has other linear layers, too.
     """
     kinds = {f".{one}".rpartition(".")[2] for one in modules}
     if config.linear is not None and len(kinds) == 1 and all(LINEAR.search(f".{one}") for one in modules):

@@ -104,7 +104,7 @@ def _adapter_config(file: File) -> tuple[AdapterConfig, tuple[FilePrint, ...]]:
 def _number(checkpoint: Checkpoint, key: str) -> float:
     """Return the value of a tensor with one element, such as kohya's ``alpha``.
 
-    Planning reads no other values. Raises FormatError if the value is not finite.
+    These are the only values of an adapter that are read for a plan. Raises FormatError if the value is not finite.
     """
     from ...engine.compute.reading import read_number
 

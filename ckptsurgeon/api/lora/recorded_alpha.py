@@ -15,7 +15,7 @@ __all__ = ["recorded_alpha_notes"]
 ALPHA, RANK = "ss_network_alpha", "ss_network_dim"
 """Entries in which kohya's scripts record the settings of the training."""
 OF_DIFFUSERS = "lora_adapter_metadata"
-"""The entry of diffusers that gives modules their scale."""
+"""The metadata entry of diffusers that decides the scales of modules. A file that has it is not compared."""
 
 
 def recorded_alpha_notes(checkpoint: Checkpoint) -> Iterator[str]:

@@ -31,8 +31,10 @@ OFF_BY_DEFAULT = (
 All other fields are compared only if both files have a value: an older file lacks newer fields, and null as the base or
 the task means that it is not known.
 """
-LONGEST = 200  # the paths of two bases may differ at their ends
+LONGEST = 200
+"""Longer values of settings are shortened in notes. The number is large, as two paths may differ only at their ends."""
 MOST = 6
+"""The largest number of settings that a note lists."""
 
 
 def other_settings(donor: ModelFolder, models: Iterable[ModelFolder]) -> list[str]:

@@ -77,7 +77,7 @@ def check_names(method: Method, more: Iterable[str], arguments: Iterable[str]) -
 
 
 def check_number(method: Method, number: int, base: CheckpointLike | None) -> None:
-    """Raise ConfigError if the number of models is wrong for a method, or if a base is missing or not used.
+    """Raise ConfigError if the number of models, or the presence of a base, is wrong for a method.
 
     ``number`` is the number of models without the base. ``base`` is None if the user gave none.
     """
@@ -267,7 +267,10 @@ def _plan_models(
 
 
 def _repeated(opened: Sequence[Checkpoint], models: int, method: Method) -> list[str]:
-    """Return notes on models that are given twice, and on models that are also the base, which follows the models."""
+    """Return notes on models that are given twice, and on models that are also the base.
+
+    ``opened`` has the models, whose number is ``models``, and then the base, if there is one.
+    """
     if method.base == "model":
         return twice_notes(opened)
     notes = twice_notes(opened[:models])

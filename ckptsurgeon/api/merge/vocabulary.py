@@ -309,7 +309,7 @@ def _without(own: Collection[str]) -> list[str]:
 
 
 def _extended(chosen: ModelTokens) -> str | None:
-    """Return the text of the first tokenizer.json after adding the tokens of the others; None if this is impossible."""
+    """Return the first tokenizer.json with the other models' tokens added, as text; None if this is impossible."""
     paths = dict.fromkeys((chosen.begins, *chosen.paths))
     if any(os.path.basename(path) != TOKENIZER for path in paths):
         return None

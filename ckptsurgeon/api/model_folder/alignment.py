@@ -43,7 +43,7 @@ def with_heads_left(
 
 
 def alignment_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if ``alignment_heads`` lists a layer or an attention head that does not exist by config.json."""
+    """Yield a note if ``alignment_heads`` lists a layer or an attention head that config.json does not have."""
     heads = generation_settings(folder).get(FIELD)
     sizes = [folder.config.get(name) for name in ("decoder_layers", "decoder_attention_heads")]
     rows = heads if isinstance(heads, list) else []

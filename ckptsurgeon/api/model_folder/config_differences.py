@@ -44,8 +44,11 @@ ROTARY = re.compile(r"rope|rotary|theta|freq")
 """Matches names of fields that transformers 5 moved into ``rope_parameters``."""
 UNSAID = "not set"
 LONGEST = 60
+"""The largest number of characters of a value, or of two lists, that a note shows in full."""
 MANY = 256
+"""Lists with more values than this are not compared."""
 MOST = 12
+"""The largest number of fields that a note lists."""
 
 
 FACTOR = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B)(?:\.|$)")
@@ -239,7 +242,7 @@ def _said_apart(theirs: Mapping[str, Any], ours: Mapping[str, Any], field: str) 
         return _said_in(theirs, field), _said_in(ours, field)
     places = [place for place, (a, b) in enumerate(zip(one, here, strict=False)) if a != b]
     if not places:
-        return f"a list of {len(one)}", f"a list of {len(here)}"
+        return f"a list of {len(one)} values", f"a list of {len(here)} values"
     more = f" and {len(places) - 1} more" if places[1:] else ""
     return (
         f"{value_text(one[places[0]])} at [{places[0]}]{more}",
@@ -265,6 +268,7 @@ IGNORED = re.compile(r"^_|_(type|class)$|^(return_|use_fast|device|disable_group
 OF_WRITING = re.compile(r"^_|^transformers_version$")
 """Matches names of fields about the program that wrote a file."""
 MOST_FIELDS = 6
+"""The largest number of fields that a note on inputs or generation lists."""
 
 
 def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:

@@ -191,7 +191,7 @@ def base_of_rope(model_type: object) -> float:
 _NUMBERED = re.compile(r"LABEL_\d+")
 """Matches the names that transformers gives to labels without a name."""
 LONGEST = 10
-"""A number with this many digits is not read as the index of a row."""
+"""A number with this many digits, or more, is not read as the index of a row."""
 
 
 def label_notes(

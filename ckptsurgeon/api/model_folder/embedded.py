@@ -36,6 +36,7 @@ OF_TEXTS = (
 """Entries ``tokenizer.ggml.`` that decide how a text becomes tokens."""
 UNSAID = "not set"
 LONGEST = 60
+"""The largest number of characters of a value that a note shows."""
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ KIND = "model_type"
 VERL = "huggingface"
 """The subfolder of a verl checkpoint that has the configuration and the tokeniser."""
 LARGEST = 256 << 20
+"""The largest file with a vocabulary, in bytes, that is read."""
 UNLISTED = "a web server does not list its folders, so no configuration or tokeniser is read or copied"
 
 
@@ -228,7 +229,7 @@ class ModelFolder:
         found = dict[str, tuple[str, ...] | None]()
         for one in self.tokenizer:
             if is_of_pieces(one.name) and one.name not in BYTE_PAIRS and one.path and not scheme_of(one.path):
-                with suppress(ConfigError, SourceError):  # reported when the file is copied
+                with suppress(ConfigError, SourceError):  # an unreadable file is reported when it is copied
                     data = read_small(one.path, LARGEST)  # without a fingerprint: no plan depends on this file
                     if not TIKTOKEN.sniff(one.name, data):
                         found[one.name] = pieces_in(data)

@@ -218,7 +218,7 @@ def _beyond(folder: ModelFolder) -> list[str]:
             for name in (CONFIG, GENERATION)
             if rows and not has_more_rows(folder) and any(one.name == name for one in folder.files)
         }
-    except ConfigError:  # already reported
+    except ConfigError:  # another note reports this file
         return []
     stale = [f"{escape(field)} of {name} is {number}" for name, ids in found.items() for field, number in ids]
     size = f"the vocabulary size is {rows}"

@@ -35,6 +35,7 @@ __all__ = ["edited_folder", "kept_folder", "with_config", "with_files", "with_fo
 QUANTISED_BY = ("quantize_config.json", "quant_config.json")
 """Files with the quantisation settings of AutoGPTQ and AutoAWQ."""
 MOST_FAULTS = 8
+"""The largest number of faults that the reason for a refusal lists."""
 PARTS = "{part}choose a token list that has this token"
 """Hint for a token id whose token the new vocabulary lacks, in a transplant into a checkpoint.
 

@@ -18,10 +18,11 @@ HEADS, FEW = "num_attention_heads", "num_key_value_heads"
 
 
 def recorded_setting_notes(metadata: Mapping[str, str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if config.json gives other heads, epsilon or rotary base than the GGUF file of the weights.
+    """Yield a note if config.json has other heads, epsilon or rotary base than the GGUF file of the weights.
 
-    ``metadata`` are those of the weights. They describe llama.cpp's tensors if they name an architecture; then they are
-    not compared, as for DeepSeek, whose entries mean other heads.
+    ``metadata`` are the metadata of the weights. If they name an architecture, they describe tensors in the layout of
+    llama.cpp, and are not compared. Those of DeepSeek are not compared either: their numbers of heads mean something
+    else than in config.json.
     """
     model_type = str(config.get("model_type"))
     own = MODEL_TYPES.get(model_type, "")

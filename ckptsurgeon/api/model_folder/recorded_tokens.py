@@ -1,4 +1,4 @@
-"""Compares token lists with the list that a source's recipe records, or the lineage of the run that trained it."""
+"""Compares token lists with the list in a source's recipe, or in the lineage.json of the run that trained it."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class RecordedList:
     """The token list for which a checkpoint was made, or with which it was trained.
 
     ``model`` is the name of the checkpoint, and ``path`` the path of the list, '' if it is not known. ``tokens`` is
-    None if the list is gone or has changed: then ``digest`` decides, the SHA-256 of the file or, if ``trained``, of
-    the tokens. ``kind`` is the kind of the destination that had the list.
+    None if the list is gone or has changed: then lists are compared by ``digest``, which is the SHA-256 of the file or,
+    if ``trained`` is true, of the tokens. ``kind`` is the kind of the destination that had the list.
     """
 
     model: str
@@ -62,9 +62,10 @@ def with_recorded_tokens_said(
 ) -> Plan:
     """Return the plan with a note on each source whose rows get other tokens than it was made or trained for.
 
-    These are rows that are copied by position to a destination with another token list, or the source's list in
-    ``--vocab`` (``change``) is another one. A source whose folder has a tokeniser, which was already compared with the
-    lists of ``change``, is left out. Raises PlanError if the lists of ``change`` were given in the wrong order.
+    Without ``change``, these are rows that are copied by position to a destination with another token list. With
+    ``change``, the source's list in ``--vocab`` is compared with the recorded list, unless the source's folder has a
+    tokeniser: then this tokeniser has already been compared with the lists in ``--vocab``. Raises PlanError if the
+    lists of ``change`` were given in the wrong order.
     """
     notes = []
     for number, one in enumerate(sources):
@@ -126,7 +127,7 @@ def _other_list(recorded: RecordedList | None, change: NewVocabulary, target: Ta
             hint=f"Put the source's list first: --vocab {escape(new[0])}:{escape(old[0])}.",
         )
     if recorded.tokens is None and not recorded.trained and recorded.kind != target.kind:
-        return ""  # the recorded file may be another than a token list
+        return ""  # the recorded file may not be a token list
     told = _told(recorded, old)
     return f"{told}: the list of --vocab is used"
 
@@ -141,8 +142,9 @@ def _lists_at(path: str, tokens: Sequence[str]) -> Iterator[tuple[str, Sequence[
 def other_tokens(recipe: Recipe | None, path: str, target: TargetSpec) -> str:
     """Return how the token list of a checkpoint differs from that of a destination, and a remedy; '' if it does not.
 
-    ``recipe`` is the recipe of the checkpoint at ``path``. It records the SHA-256 of the token list, as the lineage of
-    a run of ``ckpt train`` does, so the lists are compared even if the checkpoint's list no longer exists.
+    ``recipe`` is the recipe of the checkpoint at ``path``. It records the SHA-256 of the token list, as the
+    lineage.json of a run of ``ckpt train`` does, so the lists are compared even if the checkpoint's list no longer
+    exists.
     """
     own, recorded = _list_of(target), _recorded(recipe, path)
     if not own or recorded is None or recorded.kind != target.kind:
@@ -164,7 +166,7 @@ def _list_of(target: TargetSpec) -> str:
 
 
 def _recorded(recipe: Recipe | None, path: str) -> RecordedList | None:
-    """Return the list that the recipe of the checkpoint at ``path`` records, or the lineage of its run; or None."""
+    """Return the list in the recipe of the checkpoint at ``path`` or in its run's lineage.json; None without a list."""
     name = os.path.basename(path)
     if recipe is None:
         run = trained_list(path)

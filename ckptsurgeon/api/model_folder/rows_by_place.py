@@ -80,7 +80,7 @@ def checked_rows(
     made = ModelFolder("", tuple(Companion(one.name, one.path, one.text) for one in plan.target.companions))
     output = next(
         (one for one in (*folders[donor : donor + 1], *folders) if one.tokenizer == made.tokenizer), made
-    )  # its tokens have already been read
+    )  # the tokens of such a folder have already been read
     names = [escape(one.name) for one in plan.sources]
     known = [pair for pair in zip((output, *folders), ("the output", *names), strict=False) if pair[0].vocabulary]
     notes = []

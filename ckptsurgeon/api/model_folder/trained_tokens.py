@@ -23,6 +23,7 @@ LINEAGE, CONFIG = "lineage.json", "config.yaml"
 OF_RUN = re.compile(r"\.|best\.safetensors|(adapter|last|steps/\d+)(/.*)?")
 """Matches the paths of a run's checkpoints, relative to the run's folder."""
 DEEPEST = 3
+"""The number of folders in which the records of a run are searched: the checkpoint's own, and those above it."""
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def _head(path: str) -> bytes:
 
     The file gets no fingerprint in a plan, because no plan depends on these bytes.
     """
-    with suppress(OSError, SourceError):  # reported when the file is copied
+    with suppress(OSError, SourceError):  # an unreadable file is reported when it is copied
         if os.path.getsize(path) in PAGES and isinstance(source := open_source(path), File):
             with closing(source):
                 return source.read(0, min(HEAD_BYTES, source.size))
@@ -117,7 +117,7 @@ def json_fault(folder: ModelFolder, name: str) -> str:
         return "it is nested too deeply"
     except ValueError as error:
         return f"it is not valid JSON: {escape(str(error))}"
-    except (SourceError, ConfigError):  # reported when the file is copied
+    except (SourceError, ConfigError):  # an unreadable file is reported when it is copied
         return ""
     return error_message(document) if isinstance(document, dict) else "it is not a JSON object"
 

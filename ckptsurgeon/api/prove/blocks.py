@@ -16,7 +16,7 @@ __all__ = ["OUTPUT", "Outputs", "Place", "Recording", "block_names", "recorded",
 OUTPUT = ""
 """The name that stands for the whole network in a list of block names."""
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-"""Modules that only contain others: their ``forward`` is never called."""
+"""Modules that only contain other modules or parameters: their ``forward`` is never called."""
 Place = tuple[str, int, int]
 """Identifies a tensor: the name of a block, the index of the block's call, and the tensor's index in the output."""
 Outputs = dict[Place, Tensor]

@@ -12,6 +12,7 @@ __all__ = ["espnet_inputs"]
 
 ARGUMENTS = ("speech", "speech_lengths", "text", "text_lengths")
 ROWS, TARGETS = 2, 8
+"""The number of random waveforms, and the number of random tokens for each."""
 WAVE = 16_000
 """The number of samples of the longest random waveform."""
 SPECIAL = 2

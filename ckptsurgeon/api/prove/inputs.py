@@ -20,12 +20,13 @@ from .espnet_inputs import espnet_inputs
 __all__ = ["Inputs", "drawn_inputs", "given_inputs"]
 
 ROWS, TOKENS, TARGETS = 4, 32, 8
+"""The numbers of random inputs in a batch, of tokens in a random text, and of random tokens for a decoder."""
 WAVE = 16_000
 """The number of samples of a random waveform: one second at the sample rate of most speech models."""
 
 
 MOST = 1 << 27
-"""The most random numbers in one input; as float32 they take half a gigabyte."""
+"""The largest number of random numbers in one input; as float32, they take half a gigabyte."""
 
 
 @dataclass(frozen=True)

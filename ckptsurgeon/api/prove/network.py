@@ -232,7 +232,7 @@ def open_network(
             opened.callback(close_plan, conversion)
             given, inner = _converted(conversion), None
         try:
-            # Row n is row n of the network, whatever tokeniser lies beside its configuration: see shared_tokens.
+            # Row n is copied to row n, even if the configuration's folder has another tokeniser: see shared_tokens.
             plan = plan_into(
                 specs_of(given), spec, options, seed=0, arguments={}, root=inner, by_place=True, encoding=ENCODINGS[1]
             )

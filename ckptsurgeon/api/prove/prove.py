@@ -33,6 +33,7 @@ T = TypeVar("T")
 Pair: TypeAlias = tuple[T, T]
 
 MEMORY = 1 << 30
+"""The default of ``memory``, in bytes."""
 MAIN = ("", 0, 0)
 """The ``Place`` of the main output of the whole network."""
 STRICT = 1.25

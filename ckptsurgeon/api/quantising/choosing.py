@@ -1,4 +1,4 @@
-"""Chooses the matrices of a model to quantise, and gives the reasons why the others are not quantised."""
+"""Chooses the matrices of a model to quantise, and gives the reasons why other matrices are not quantised."""
 
 from __future__ import annotations
 

@@ -132,14 +132,14 @@ def plan_into(
             return _planned(specs, decoded, options, encoding=encoding, reading=ENCODINGS[1], **more)
         except (_UndecodableSourceError, PatternError):  # a pattern may match only parts of quantised tensors
             raise error from None
-        except PlanError as other:  # clearer: its shapes and dtypes are those of weights, not of codes
+        except PlanError as other:  # clearer than ``error``: it is about weights, not codes
             raise other from None
 
 
 class _UndecodableSourceError(PlanError):
     """Raised if a quantised source cannot be decoded.
 
-    A plan that copies the codes of the source was tried before; its error is reported then, because it is clearer.
+    The transplant was first planned with copied codes. The error of that plan is reported instead of this one.
     """
 
 
@@ -234,7 +234,7 @@ def _planned(
             plan = with_row_order_said(plan, [one.operated.checkpoint for one in sources], models.config)
         if not by_place and (change is not None or target.vocabulary):
             plan = with_recorded_tokens_said(plan, models.opened, target, models.folders, change)
-    others += tuple(one.path for one in target.given)  # also those that no step reads must not be replaced
+    others += tuple(one.path for one in target.given)  # the output must not overwrite them, read by a step or not
     return replace(plan, inputs=PlanInputs(tuple(held), target, others, PlanningInputs(views, target, options)))
 
 

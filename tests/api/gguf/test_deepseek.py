@@ -257,7 +257,7 @@ def test_a_missing_tensor_is_named(gone: str) -> None:
         ({"first_k_dense_replace": 2}, "lacks 3 tensors that config.json describes: model.layers.1.mlp.gate_proj"),
         ({"num_hidden_layers": 2}, "gives num_hidden_layers as 2, but model has model.layers.2"),
         ({"num_hidden_layers": 4}, "lacks .* that config.json describes: model.layers.3"),
-        ({"n_group": 5}, "n_group as 5 and topk_group as 2, which do not fit 12 experts"),
+        ({"n_group": 5}, "n_group as 5 and topk_group as 2, but n_group must divide the number of experts, 12"),
         ({"num_experts_per_tok": 13}, "num_experts_per_tok as 13, but there are only 12 experts"),
         ({"kv_lora_rank": 0}, "kv_lora_rank as 0, but llama.cpp needs a number above 0"),
         ({"q_lora_rank": "32"}, "q_lora_rank as '32', but llama.cpp needs a number"),

@@ -102,7 +102,7 @@ def test_models_in_the_wrong_order_are_noted_by_extract() -> None:
     peft_folder("adapter", {"a.lora_A.weight": a, "a.lora_B.weight": b})
     cs.apply(cs.lora_merge("base", "adapter"), "tuned/")
     (note,) = swapped("base", "tuned")
-    said = "tuned was made from base by lora merge, according to its recipe: the adapter takes that change back"
+    said = "tuned was made from base by lora merge, according to its recipe: the adapter undoes that change"
     assert note == f"{said}; to extract the change, write tuned first, then base"
     assert swapped("tuned", "base") == []
     cs.apply(cs.lora_merge("tuned", "adapter", weights=[-1]), "back/")

@@ -566,8 +566,8 @@ def test_factors_of_long_texts_of_another_number_are_said() -> None:
     said = "config.json has 48 numbers in long_factor, but a head rotates 8 pairs of numbers: the model cannot be run"
     assert said in cs.inspect("b").notes
     (note,) = [one for one in cs.diff("a", "b").notes if "config.json files differ" in one]
-    assert "long_factor is a list of 8 in a, a list of 48 in b" in note
-    assert any("a list of 48" in one for one in cs.average(["a", "b"]).notes)
+    assert "long_factor is a list of 8 values in a, a list of 48 values in b" in note
+    assert any("a list of 48 values" in one for one in cs.average(["a", "b"]).notes)
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,11 @@ SHAPE, ZEROS = ".weight_shape", ".qzeros"
 INTEGERS = ("int64", "int32")
 """The dtypes of a ``weight_shape``."""
 MOST = 2000
-"""The most weights whose stored shape is read; the layers of a model of 70 billion parameters have 560 such weights."""
+"""The largest number of weights whose stored shape is read. A model of 70 billion parameters has 560 such weights."""
 DIGITS = 60
-"""The most characters of a stored number that a note shows."""
+"""The largest number of characters of a stored number that a note shows."""
 VALUE_BYTES = 4096
-"""The most bytes of a stored shape that are read."""
+"""A tensor with more bytes than this is not read as a stored shape."""
 
 
 def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) -> list[str]:
@@ -95,7 +95,7 @@ def _of_shape(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str,
         return
     rows, columns = shape
     if rows != codes[0] or not 4 * (codes[1] - 1) < columns <= 32 * codes[1]:  # 1 to 8 bits each, in 32-bit integers
-        yield "weight_shape", f"is [{rows}, {columns}], but the codes are {list(codes)}"
+        yield "weight_shape", f"is [{rows}, {columns}], but the codes have the shape {list(codes)}"
     elif (width := columns_of(one.name, config)) not in (0, columns):
         width_text = escape(str(width), DIGITS)
         said = f"hidden_size is {width_text} in config.json"

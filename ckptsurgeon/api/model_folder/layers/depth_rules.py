@@ -60,7 +60,7 @@ _OF_TYPES: Mapping[str, tuple[str, Derive]] = {
     "inkling2_text": ("n_layers_per_attn_res_block", _block_boundary),
     "minimax": ("slope_rate", _decay),
 }
-"""Name and rule of the property, by model type."""
+"""The name and the rule of the property that depends on the depth, by model type."""
 
 _BY_FIELD: Mapping[str, Derive] = {"scale_attn_by_inverse_layer_idx": _inverse_index}
-"""Rules of any model type whose configuration sets the field of this name."""
+"""The rules of properties that any model type has if its configuration sets the field of this name."""

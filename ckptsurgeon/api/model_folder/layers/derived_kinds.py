@@ -259,7 +259,7 @@ _OF_TYPES: Mapping[str, Sequence[LayerKinds]] = {
     "gpt_neo": (LayerKinds("attention_types", ("attention_types",), _gpt_neo, _gpt_neo_ways),),
     "recurrent_gemma": (LayerKinds("block_types", ("block_types",), _griffin, partial(_as_list, "block_types")),),
 }  # fmt: skip
-"""Properties by model type."""
+"""The properties of layers that follow from indices, by model type."""
 
 
 def _shared(config: Fields, number: int) -> list[str]:

@@ -150,7 +150,7 @@ def _kimi(config: Fields, number: int) -> list[Any]:
     full = given.get("full_attn_layers") if isinstance(given, Mapping) else None
     if isinstance(given, Mapping) and isinstance(full, list):
         if max((*full, *given.get("kda_layers", ()))) > number:
-            raise IndexError  # as in the class
+            raise IndexError  # the class raises this, too
         return [FULL if one + 1 in full else LINEAR for one in range(number)]
     return [FULL if one and one % 4 == 0 else LINEAR for one in range(number)]
 
@@ -307,7 +307,7 @@ RULES: Mapping[str, Mapping[str, Derive]] = {
         "gemma3n_text": lambda _, number: [0.95 if number > 10 and one < 10 else 0.0 for one in range(number)],
     },
 }  # fmt: skip
-"""Fields with an entry for each layer that some classes derive from the positions if they are not set.
+"""{field: {model type: rule}} for fields with an entry for each layer that classes derive if config.json lacks them.
 
-In llama4 and SmolLM3, ``layer_types`` is derived from ``no_rope_layers``, which is therefore the first.
+``no_rope_layers`` comes first, because in llama4 and SmolLM3 ``layer_types`` is derived from it.
 """

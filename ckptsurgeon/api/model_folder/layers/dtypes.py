@@ -18,7 +18,7 @@ __all__ = ["dtype_notes"]
 CASTS = "and transformers casts all to one dtype"
 HALVES = ("float16", "bfloat16")
 PLAIN = (*HALVES, "float32")
-"""Dtypes of models that are not quantised. (A quantised model may have scales of float16 and weights of bfloat16.)"""
+"""The dtypes of weights that are not quantised. (In a quantised model, scales may be float16 and weights bfloat16.)"""
 
 
 def dtype_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
@@ -89,7 +89,10 @@ def _kind_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
         more = f"; {count(len(odd) - 1, 'other tensor')} too" if len(odd) > 1 else ""
         differ = f"{escape(key)} is {dtypes[key]}, but {escape(other)} is {dtypes[other]}"
         eight = ", and 8-bit floats without scales are read as numbers" if DTYPES[dtypes[key]].kind == "float" else ""
-        yield f"{differ}: the weights of a model that is not quantised are of one kind{eight}{more}"
+        yield (
+            f"{differ}: the weights of a model that is not quantised are normally float16, bfloat16 or float32"
+            f"{eight}{more}"
+        )
         return
 
 

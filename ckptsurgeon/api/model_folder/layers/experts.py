@@ -43,7 +43,7 @@ def of_first_expert(key: str) -> str:
     if not found:
         return key
     number, dot, rest = tail.partition(".")
-    is_usual = dot and number.isdecimal() and "experts." not in rest  # takes half the time of a regular expression
+    is_usual = dot and number.isdecimal() and "experts." not in rest  # twice as fast as a regular expression
     if is_usual:
         return f"{head}experts.0.{rest}"
     return _OF_EXPERT.sub("experts.0.", key)
@@ -210,7 +210,7 @@ def _routers(
     tensors: Sequence[DescribedTensor], sets: Collection[str], number: int, *, also: Collection[int] = ()
 ) -> Iterator[str]:
     found: dict[str, DescribedTensor] = {}
-    for one in filter(lambda one: _ROUTER.search(one.key), tensors):  # few of tens of thousands of tensors
+    for one in filter(lambda one: _ROUTER.search(one.key), tensors):  # only few of tens of thousands of tensors match
         for place in (place for place in sets if one.key.startswith(place)):
             if _ROUTER.match(one.key.removeprefix(place)):
                 found.setdefault(place, one)

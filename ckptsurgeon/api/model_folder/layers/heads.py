@@ -26,7 +26,7 @@ IN_PAIRS = frozenset((
     "cohere", "cohere2", "cohere2_moe", "ernie4_5", "ernie4_5_moe", "ernie4_5_vl_moe", "glm", "glm4", "glm4v",
     "glm_ocr", "helium", "llama4", "llama4_text", "moonshine", "moonshine_streaming",
 ))  # fmt: skip
-"""Model types of transformers whose own code rotates pairs side by side."""
+"""Model types for which the code in transformers itself rotates pairs of adjacent values."""
 _HEADS = {
     "q": ("n_heads", "num_attention_heads", "head_count"), "k": ("n_kv_heads", "num_key_value_heads", "head_count_kv"),
 }  # fmt: skip

@@ -35,7 +35,7 @@ OF_KINDS = frozenset((
 """Model types with a few kinds of layers. All layers with the same module (such as attention) have the same tensors
 in this module."""
 FEWEST = 4
-"""The fewest layers in which a single layer that lacks a tensor is a fault.
+"""A single layer that lacks a tensor gets a note only if the model has at least this many layers.
 
 With 3 layers, a tensor that every second layer has may be missing in only one of them.
 """
@@ -48,7 +48,7 @@ ESSENTIAL = (
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"),
     ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
 )
-"""Sets of projections: a module of this name that has some of a set normally has all of them."""
+"""Sets of projections: a module that has some projections of a set normally has all projections of this set."""
 OUTPUTS = ("o_proj", "out_proj", "gate_proj", "up_proj", "down_proj")
 """The projections in ``ESSENTIAL`` that layers never share with each other."""
 _PROJECTION = re.compile(r"(?:self_attn|mlp)\.\w+_proj(?=\.|_)|(?:self_attn|mlp)\.\w+_proj$")

@@ -18,6 +18,7 @@ __all__ = ["moved_layer_notes", "written_config"]
 
 Fields = Mapping[str, Any]
 MOST = 8
+"""The largest number of sentences in a note."""
 _Places = dict[int, int]
 """Maps the index of a layer in the output to the index of the source's layer from which it is copied."""
 

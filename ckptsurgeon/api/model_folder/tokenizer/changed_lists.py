@@ -17,6 +17,7 @@ from ..folder import ModelFolder
 __all__ = ["changed_list_notes"]
 
 _MOST = 4 * SMALL_BYTES
+"""The largest token list, in bytes, that is read."""
 
 
 def changed_list_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:

@@ -14,7 +14,7 @@ __all__ = ["ctc_notes"]
 CLASS = "Wav2Vec2CTCTokenizer"
 LOWERS, DELIMITER = "do_lower_case", "word_delimiter_token"
 FEWEST = 20
-"""The fewest letters with two cases (Latin, Greek, Cyrillic) of a list for texts that have spaces between words."""
+"""If a list has fewer letters with two cases (Latin, Greek, Cyrillic), its texts may have no spaces between words."""
 
 
 def ctc_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
@@ -37,6 +37,6 @@ def ctc_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     if not isinstance(token, str) or token in {*tokens, *added_tokens(folder), ""} or len(letters) < FEWEST:
         return
     rows = folder.config.get("vocab_size")
-    if isinstance(rows, int) and rows <= len(tokens):  # else its row was trained
+    if isinstance(rows, int) and rows <= len(tokens):  # otherwise the model has a row for the delimiter
         lacks = f"{escape(folder.vocabulary)} lacks the {DELIMITER} {brief_token(token)}, which replaces spaces"
         yield f"{lacks}: transformers gives it the id {len(tokens)}, for which the model has no row"

@@ -27,7 +27,7 @@ OTHERS = {
     "unk_token": ("bos_token", "eos_token", "pad_token"),
     "mask_token": (),
 }
-"""Fields (without ``_id``), each with other roles whose token is a valid value of the field too."""
+"""Fields (without ``_id``), each with further roles: the id of a token with such a role is valid in the field, too."""
 WEAK = {"bos_token_id", "unk_token_id"}
 """Fields that valid models leave at the default of their class."""
 FIRST = "[<|｜_"

@@ -14,7 +14,8 @@ from .tokenizer_files import brief_token, is_ctc, object_in
 
 __all__ = ["OF_GENERATION", "SPELLED", "generates", "role_notes"]
 
-# For example, the ``eos_token_id`` may be the id of the beginning token, or of the mask token.
+# A role is the use of a special token, such as ``eos_token``. For example, the ``eos_token_id`` may be the id of the
+# beginning token, or of the mask token.
 #
 # An id is reported only if the tokeniser gives its token another role, if the token looks like this role (``<pad>``,
 # not ``<|endoftext|>``, which many models use for several roles), and if the tokeniser also has the right token.
@@ -39,7 +40,7 @@ SHARED = {
     "pad_token": ("bos_token", "eos_token", "unk_token"),
     "sep_token": ("eos_token", "bos_token"),
 }
-"""Fields (without ``_id``), each with other roles whose token is a valid value of the field too."""
+"""Fields (without ``_id``), each with further roles: the id of a token with such a role is valid in the field, too."""
 OF_T5 = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
 """Model types whose decoder begins with the padding token. (BART's decoder begins with the end token.)"""
 OF_GENERATION = ("eos_token", "bos_token", "forced_eos_token", "forced_bos_token", START)

@@ -33,6 +33,7 @@ OPTIONS = ("byte_fallback", "dropout", "ignore_merges")
 AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
 """The prefix and suffix in tokenizer.json for parts of words. A missing one is equal to an empty string and null."""
 LONGEST = 60
+"""The largest number of characters of a setting that a note shows."""
 
 
 def text_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:

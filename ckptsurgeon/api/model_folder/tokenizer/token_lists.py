@@ -37,7 +37,7 @@ MERGES, TOKENS, BOTH = "merges.txt", "vocab.json", "tokenizer.json"
 SPACE, PIECE = "Ġ", "▁"
 """The characters that byte-level BPE and sentencepiece write for a space; many tokens begin with them."""
 FEWEST, FEW = 20, 0.05
-"""The fewest tokens without a merge rule, as a number and as a share, that get a note; fewer may be special tokens."""
+"""Fewer tokens without a merge rule than this number, or this share of all tokens, get no note: they may be special."""
 
 
 def merge_rule_notes(folder: ModelFolder) -> Iterator[str]:

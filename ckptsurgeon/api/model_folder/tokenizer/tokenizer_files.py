@@ -44,7 +44,7 @@ https://github.com/huggingface/transformers, tokenization_utils_base.py). Otherw
 the special tokens in tokenizer_config.json.
 """
 LONGEST = 10
-"""A number with this many digits is not read as an id."""
+"""A number with this many digits, or more, is not read as an id."""
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """Fields with special tokens, in the order in which transformers adds tokens that a vocabulary lacks."""
 SPECIAL = re.compile(r"▁?(<.*>|\[.*\]|\|.*\||__\w+__|[a-z]{2,3}_[A-Z]\w+|)", re.DOTALL)

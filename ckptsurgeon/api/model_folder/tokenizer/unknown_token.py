@@ -17,15 +17,15 @@ __all__ = ["chance_notes", "unknown_notes"]
 UNKNOWN = re.compile(r"[<\[]_?unk(nown)?_?[>\]]", re.IGNORECASE)
 FAILS = "texts with a character that the list lacks cannot be encoded"
 FEWEST = 20
-"""The fewest pieces with equal scores that get a note; test models have only a few pieces."""
+"""Fewer pieces with equal scores get no note, because test models have only a few pieces."""
 ALL = 240
-"""The fewest byte tokens that count as all 256: some lists leave out impossible bytes, or have a character instead."""
+"""This many byte tokens, or more, count as all 256: some lists lack impossible bytes, or have a character instead."""
 
 
 def unknown_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
     """Yield a note if the model of a tokenizer.json needs an unknown token but has none, or uses a word for it.
 
-    Tokenisers that turn every text into bytes first need none.
+    There is no note on tokenisers that first turn every text into bytes: they need no unknown token.
     """
     found, head = folder.token_list, folder.tokenizer_head
     types = {kind for name in ("normalizer", "pre_tokenizer") for kind in types_in(head.get(name))}

@@ -26,6 +26,7 @@ _GENERATING = re.compile(r"(ForConditionalGeneration|MTModel)$")
 _DECODER = re.compile(r"(^|\.)(en|de)coder\.embed_tokens\.weight$")
 _LOGITS = "final_logits_bias"
 _MULTIPLE, _MOST = 32, 128
+"""Padding makes the number of rows a multiple of 32, and adds fewer than 128 rows."""
 
 
 def output_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
@@ -117,7 +118,7 @@ def position_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> I
         return
     notes = [note for size in _SIZES for note in _other_size(size, tensors, config)]
     yield from notes
-    if not notes and config.get("model_type") != "whisper":  # its tokeniser has another length for prompts
+    if not notes and config.get("model_type") != "whisper":  # Whisper's tokeniser states a length for prompts
         yield from _too_long(tensors, folder)
 
 
@@ -224,7 +225,7 @@ def has_more_rows(folder: ModelFolder) -> bool:
 
 
 SPARE, SHARE = 127, 25
-"""The most rows without a token that a model may have: 127 (padding to a multiple of 128), or one for 25 tokens.
+"""A model may have this many rows without a token: 127 (padding to a multiple of 128), or 1 for every 25 tokens.
 
 Such rows are added for speed or for later tokens. Of published models, Phi-2 has most: 51,200 rows for 50,295 tokens.
 """

@@ -123,7 +123,7 @@ def test_a_state_that_fits_or_tells_nothing_gets_no_note(changes: dict[str, Any]
     ("shape", "is_said"), [([32, 64], False), ([32, 62], False), ([64, 32], True), ([16, 64], True), ([32, 512], True)]
 )
 def test_the_shape_of_packed_weights_fits_the_codes(shape: list[int], is_said: bool) -> None:
-    why = f"the weight_shape of a.weight_packed is {shape}, but the codes are [32, 8]"
+    why = f"the weight_shape of a.weight_packed is {shape}, but the codes have the shape [32, 8]"
     assert packed(shape) == ([why] if is_said else [])
 
 
