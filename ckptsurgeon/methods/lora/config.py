@@ -195,5 +195,5 @@ def _rank(value: Any) -> int:
 
 def _alpha(value: Any) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not isfinite(value):
-        raise ValueError(f"{brief_repr(value)} is not a valid alpha")
+        raise ValueError(f"{brief_repr(value)} is not a valid alpha: it must be a finite number")
     return float(value)

@@ -253,7 +253,7 @@ def read_torchrun_env(environment: Mapping[str, str]) -> TorchrunEnv:
     lacking = [name for name in names if name not in environment]
     wrong = [name for name in names if name in environment and not environment[name].isdecimal()]
     if lacking:
-        said = f"does not set {listing(lacking, where='')}, but other variables of torchrun"
+        said = f"does not set {listing(lacking, where='')}, but sets other variables of torchrun"
     elif wrong:
         said = f"sets {wrong[0]}={escape(environment[wrong[0]], 20)}, which is not a whole number"
     elif int(given[0]) >= int(given[1]):
@@ -302,8 +302,9 @@ def process_group(env: TorchrunEnv, device: torch.device) -> Iterator[Ranks]:
         control = distributed.new_group(backend="gloo", timeout=TIMEOUT) if gpu else distributed.group.WORLD
         watching = distributed.new_group(backend="gloo", timeout=NEVER) if gpu else None
     except (RuntimeError, ValueError) as error:
+        why = escape(str(error).splitlines()[0], 200)
         raise ConfigError(
-            f"rank {env.rank} of {env.world_size} cannot reach the others: {escape(str(error).splitlines()[0], 200)}.",
+            f"rank {env.rank} of {env.world_size} cannot reach the other ranks: {why}.",
             hint="Start all ranks with torchrun, which sets MASTER_ADDR and MASTER_PORT too.",
         ) from error
     nccl = DeviceGroup.of_default(device) if gpu else None

@@ -33,7 +33,7 @@ PAIRS = ((0, 0), (1, 1), (0, 1))
 """The pairs of vectors that are multiplied: each with itself, and both with each other."""
 
 SLICE, SUMS, MOST = 1 << 17, 8 * len(PAIRS), 16 << 20
-"""The approximate number of elements of a slice, the bytes of sums for each column, and the most bytes of all sums."""
+"""The approximate number of elements of a slice, the bytes of sums for each column, the limit in bytes for all sums."""
 
 
 def column_products(tensors: Tensors) -> Array:
