@@ -189,7 +189,7 @@ class Targets:
 def targets_of(data: Mapping[str, Any]) -> Targets | None:
     """Return the modules that the data of an adapter_config.json selects.
 
-    Returns None if the data selects no modules, or selects modules in a way that is not known here.
+    Returns None if the data selects no modules, or selects modules in a way that ckptsurgeon does not know.
     """
     chosen, excluded = _chosen(data.get("target_modules")), _chosen(data.get("exclude_modules") or ())
     layers, lists = data.get("layers_to_transform"), data.get("layers_pattern") or ()

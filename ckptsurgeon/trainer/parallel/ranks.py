@@ -148,12 +148,12 @@ class Ranks:
             self.device.begin()
 
     def confirm_device_work(self) -> None:
-        """Record that the GPU has ended its work with the others; raises torch's DistBackendError if it was aborted."""
+        """Record that the GPU has ended its work with other GPUs; raises torch's DistBackendError if it was aborted."""
         if self.device is not None:
             self.device.confirm()
 
     def settle_device(self) -> bool:
-        """Wait for the GPU to end its work with the others, or abort it; return whether the GPU's values are right."""
+        """Wait until the GPU's work with other GPUs ends, or abort it; return whether the GPU's values are right."""
         return self.device is None or self.device.settle()
 
     def watched(self) -> AbstractContextManager[object]:
@@ -314,7 +314,7 @@ def process_group(env: TorchrunEnv, device: torch.device) -> Iterator[Ranks]:
     except BaseException as error:
         ranks.report_exit(f"{type(error).__name__}: {error}"[:500])
         if nccl is not None:
-            nccl.abort()  # NCCL would wait for the others before it lets this process go
+            nccl.abort()  # NCCL would wait for the other ranks before it lets this process go
         raise
     finally:
         # DDP's reducer refers to the group. If it were the last reference, the destructor would hold the GIL and wait

@@ -146,9 +146,9 @@ def run_controls(job: Job, *, seeds: int, observer: RunObserver | None = None) -
 def _runs(job: Job, seeds: int, metric: str) -> list[ControlRun]:
     """Return all control runs in their order, with ``seeds`` seeds for each kind of initial weights.
 
-    First come the runs in which only the new tensors are trained, and the others are frozen. Then come the runs in
-    which all tensors are trained. If there are no new tensors, or if the job trains adapters, only the runs in
-    which all tensors are trained are returned.
+    First come the runs in which only the new tensors are trained, and all other tensors are frozen. Then come the runs
+    in which all tensors are trained. If there are no new tensors, or if the job trains adapters, all runs are of the
+    second kind.
     """
     assert job.init is not None
     trains_head = job.init.new & job.target.tensors.keys() and not job.settings.lora.targets

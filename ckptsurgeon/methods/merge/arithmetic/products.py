@@ -27,7 +27,7 @@ __all__ = [
     "shares",
 ]
 
-# Products of columns: the vectors along a tensor's first dimension, one for each position in the others.
+# Products of columns: the vectors along a tensor's first dimension, one for each position in the other dimensions.
 
 PAIRS = ((0, 0), (1, 1), (0, 1))
 """The pairs of vectors that are multiplied: each with itself, and both with each other."""
