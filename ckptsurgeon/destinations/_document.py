@@ -25,11 +25,11 @@ RELATIVE_TO = "relative_to"
 class Document:
     """A configuration file that describes a destination: its path, text and content.
 
-    ``content`` is None if the file has tags of a toolkit, which our YAML reader cannot read; ``fault`` is then its
-    error. ``model`` and ``train`` are the sections ``model:`` and ``train:``, empty if the file lacks them; ``train``
-    includes the user's changes. While the destination is loaded, two lists grow. ``read`` gets the path of each
-    file that the configuration refers to, when it is read. ``ran`` gets the name of each class and function that the
-    configuration refers to, when it is imported or called.
+    ``content`` is None if the file has tags of a toolkit, which our YAML reader cannot read; ``fault`` is then the
+    reader's error. ``model`` and ``train`` are the sections ``model:`` and ``train:``, empty if the file lacks them;
+    ``train`` includes the user's changes (``--set``). While the destination is loaded, two lists grow. If a file to
+    which the configuration refers is read, its path is added to ``read``. If a class or function to which the
+    configuration refers is imported or called, its name is added to ``ran``.
 
     ``vocabulary`` replaces the vocabulary of the model, if given. ``task`` is the ESPnet task that the user chose, if
     any. If ``constructor_weights`` is false, the model is built without the weights that its constructor would load.

@@ -68,7 +68,7 @@ def layers_of(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
     modules = (*_ENCODER, *(_DECODER if "decoder" in heads else ("ctc",)))
     found = {module: _layers_in(module, tensors) for module in modules}
     if not (found["encoder.encoders"] and found[modules[-1]]):
-        return ()  # RNN and others: their layers have other names
+        return ()  # an RNN or another model whose layers do not have a transformer's names
     return tuple(layer for layers in found.values() for layer in layers)
 
 

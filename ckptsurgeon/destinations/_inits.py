@@ -47,7 +47,7 @@ _EXACT = ("constant", "ones", "zeros", "eye", "arange")
 LIKE = "like"
 """The value of the field ``init`` for a tensor that starts with its values in a checkpoint."""
 TORCH_SLOPE = 2.23607
-"""The square root of 5: the ``a`` of ``reset_parameters`` in torch's linear and convolution layers."""
+"""The square root of 5: the ``a`` with which torch's linear and convolution layers call ``kaiming_uniform_``."""
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,14 @@ def _unfit(info: TensorInfo, name: str) -> str:
     dims, dtype = len(info.shape), DTYPES[info.dtype]
     wanted = {"eye": dims == 2, "sparse": dims == 2, "dirac": 3 <= dims <= 5, "arange": dims >= 1}.get(name, True)
     if not wanted or (name in _AT_LEAST_2 and dims < 2):
-        return f"it has {dims} dimensions"
+        needed = {"eye": "2", "sparse": "2", "dirac": "3 to 5", "arange": "1 or more"}.get(name, "2 or more")
+        return f"it has {dims} dimensions, not {needed}"
     if name != "zeros" and (dtype.kind in ("quantized", "bits") or dtype.values > 1 or dtype.bits % 8):
         return f"a tensor of {info.dtype} can only be initialised with zeros"
     if name not in _EXACT and not dtype.is_floating:
         return f"its dtype is {info.dtype}, not a floating-point dtype"
     if name == "arange" and info.numel and not _holds(info.dtype, info.shape[-1] - 1):
-        return f"{info.dtype} cannot represent {info.shape[-1] - 1}"
+        return f"{info.dtype} cannot represent the last value, {info.shape[-1] - 1}"
     return ""
 
 
@@ -138,7 +139,7 @@ def _bad_arguments(info: TensorInfo, name: str, arguments: Mapping[str, Any]) ->
         return f"sparsity is {arguments['sparsity']}, not between 0 and 1"
     groups = arguments.get("groups", 1)
     if not isinstance(groups, int) or groups < 1 or (name == "dirac" and info.shape[0] % groups):
-        return f"groups is {groups}, which does not divide {info.shape[0]}"
+        return f"groups is {groups}, not a whole number that divides the size of the first axis, {info.shape[0]}"
     if name == "constant" and not _holds(info.dtype, arguments["val"]):
         return f"{arguments['val']} is not a value of {info.dtype}"
     return ""

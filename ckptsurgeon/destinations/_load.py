@@ -251,6 +251,6 @@ def module_destination(model: nn.Module) -> TargetSpec:
         return target
     from .hf.names import KeyConversions
 
-    with suppress(ImportError):  # transformers before 5 has no table of names
+    with suppress(ImportError):  # transformers before 5 has no table of renamed keys
         return replace(target, recognise=KeyConversions.of(model, package).of_targets(target.tensors))
     return target

@@ -109,7 +109,8 @@ def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str
         for key in rest:
             if tensors[key] != tensors[first]:
                 raise document.fail(
-                    f"the tensor {escape(key)} is tied to {escape(first)}, but differs in shape or dtype."
+                    f"the tensor {escape(key)}, {_type_text(tensors[key])}, is tied to {escape(first)}, "
+                    f"{_type_text(tensors[first])}: tied tensors must have the same shape and dtype."
                 )
             if key in inits and inits.setdefault(first, inits[key]) != inits[key]:
                 raise document.fail(
@@ -117,6 +118,10 @@ def _ties(document: Document, tensors: Mapping[str, TensorInfo], inits: dict[str
                 )
             ties[key] = first
     return ties
+
+
+def _type_text(info: TensorInfo) -> str:
+    return f"{info.dtype} {shape_text(info.shape)}"
 
 
 def _given(document: Document, kept: Mapping[str, TensorInfo], ties: Mapping[str, str]) -> tuple[InitialFile, ...]:

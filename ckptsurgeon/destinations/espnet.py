@@ -35,7 +35,7 @@ _LISTS = ("token_list", "src_token_list", "tgt_token_list", "unit_token_list", "
 _RECIPE = "config"
 """The entry of a run's configuration with the path of the recipe's file, which ESPnet's parser would read again."""
 _OF_RUNS = ("required", "version", "distributed")
-"""Entries that a run adds to its arguments."""
+"""Entries that a training run adds to the arguments of its configuration."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def _parsed(
             parsed = vars(parser.parse_args([]))
     except SystemExit:
         why = escape(said.getvalue().strip().rpartition("error: ")[2])
-        raise document.fail(f"ESPnet refuses its arguments: {why}") from None
+        raise document.fail(f"ESPnet refuses the arguments in the file: {why}") from None
     left = [name for name in others if name not in _OF_RUNS and values[name] not in (None, [], {})]
     note = f"the installed ESPnet has no argument {listing(left, 6, where='')}: ignored"
     return {**parsed, **{name: values[name] for name in others}}, (note,) if left else ()

@@ -186,8 +186,9 @@ def _module(document: Document, entry: str, made: Any) -> Any:
     found = made
     for part in entry.split("."):
         if not isinstance(found, Mapping) or part not in found:
-            names = ", ".join(map(str, found)) if isinstance(found, Mapping) else f"it is a {type(found).__name__}"
-            raise document.fail(f"the file has no entry {escape(entry)}.", f"There is {escape(names)}.")
+            is_map = isinstance(found, Mapping)
+            there = f"There is {', '.join(map(str, found))}." if is_map else f"A {type(found).__name__} has no entries."
+            raise document.fail(f"the file has no entry {escape(entry)}.", escape(there))
         found = found[part]
     if isinstance(found, nn.Module):
         return found

@@ -29,7 +29,7 @@ def try_longest_batch(state: TrainingState) -> None:
 
     Does nothing if the model is sharded, or if ``train`` is not a ``Batches``, because other sources cannot return
     their longest batch. Raises torch.OutOfMemoryError, and ConfigError if the settings ask for determinism and torch
-    has no deterministic form of an operation.
+    has no deterministic implementation of an operation.
     """
     job = state.job
     if not isinstance(job.train, Batches) or state.parallel.is_sharded:

@@ -367,7 +367,7 @@ def test_pre_training_normalises_over_all_of_them() -> None:
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({"RANK": "0"}, "does not set WORLD_SIZE, LOCAL_RANK, but other variables of torchrun."),
+        ({"RANK": "0"}, "does not set WORLD_SIZE, LOCAL_RANK, but sets other variables of torchrun."),
         ({"RANK": "0", "WORLD_SIZE": "x", "LOCAL_RANK": "0"}, "sets WORLD_SIZE=x, which is not a whole number."),
         ({"RANK": "0", "WORLD_SIZE": "0", "LOCAL_RANK": "0"}, "sets RANK=0, which must be below WORLD_SIZE=0."),
     ],

@@ -276,7 +276,7 @@ def refused(ckpt: Run, *args: object, code: int = 2) -> str:
 
 def test_nothing_to_start_from(ckpt: Run) -> None:
     told = refused(ckpt)
-    assert "no configuration is given, and there is no *.init.safetensors here" in told
+    assert "no configuration is given, and the working directory has no *.init.safetensors" in told
     assert "Make an init with ckpt transplant SRC dst.yaml" in told
 
 
@@ -288,7 +288,10 @@ def test_a_configuration_that_is_not_there(ckpt: Run, init: str) -> None:
 
 def test_several_to_start_from_are_listed(ckpt: Run, init: str) -> None:
     shutil.copy(init, "b.init.safetensors")
-    assert "2 files here match *.init.safetensors: b.init.safetensors, toy.init.safetensors" in refused(ckpt)
+    assert (
+        "2 files in the working directory match *.init.safetensors: b.init.safetensors, toy.init.safetensors"
+        in refused(ckpt)
+    )
 
 
 def test_a_configuration_that_changed_since_the_init(ckpt: Run, init: str) -> None:

@@ -1,8 +1,8 @@
 """Stores the destination that a config.json describes in the user's cache, to skip torch and transformers next time.
 
 A cache entry has the keys, shapes, dtypes and ties, and all other fields of a ``TargetSpec`` that are plain data. It
-contains no path and no string of the user. Its key is a SHA-256 of the configuration and the versions. The written
-config.json is stored as changes to the user's config.json.
+contains no path and no string of the user. Its key is a SHA-256 of the configuration and of the versions of the
+installed packages. The written config.json is stored as changes to the user's config.json.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WITH_STORAGE = "built with storage in "
 
 
 def spec_key(document: Document, given: GivenFields) -> str:
-    """Return the cache key of a destination; "" if the destination depends on more than its fields and the versions."""
+    """Return the cache key of a destination; "" if the destination depends on more than its fields and the packages."""
     features = document.train.get("features")
     is_trained = isinstance(features, Mapping) and features.get("kind") == "waves"
     if document.vocabulary is not None or is_trained:

@@ -92,7 +92,7 @@ def describe(document: Document, package: Any, given: GivenFields) -> ModelDescr
     written = WrittenConfig(config, fields, overrides)
     more, others = processor_files(document, written, name, companions(folder))
     files, said = files_of(document, written, fields, folder)
-    if any(is_of_tokenizer(one.name) for one in more):  # written for the tokens that are trained
+    if any(is_of_tokenizer(one.name) for one in more):  # the tokeniser of the trained tokens replaces the folder's
         files = tuple(one for one in files if not is_of_tokenizer(one.name))
     is_plain = document.vocabulary is None and not (more or said or others or has_fewer_rows(written, fields))
     return ModelDescription(model_class, config, (*files, *more), (*notes, *said, *others), is_plain)

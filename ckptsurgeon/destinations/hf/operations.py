@@ -69,7 +69,7 @@ def _chunk(chain: OperationChain, operation: Any, values: Values) -> Values:
     """``Chunk``: a tensor is split into equal parts."""
     patterns = chain.group.converter.target_patterns
     if getattr(operation, "num_shards_attribute", None) is not None:
-        raise UnknownConversion("it splits a tensor into a number of parts that only the configuration has")
+        raise UnknownConversion("it splits a tensor into a number of parts that only the model's configuration gives")
     return _split(chain, operation, values, patterns)
 
 
@@ -122,7 +122,7 @@ def _interleave(chain: OperationChain, operation: Any, values: Values) -> Values
 def _permute_for_rope(chain: OperationChain, operation: Any, values: Values) -> Values:
     """``PermuteForRope``: in each head, move rows with even indices before rows with odd indices, or the inverse."""
     if not hasattr(operation, "subconfig_key"):
-        raise UnknownConversion("PermuteForRope differs in this version of transformers")
+        raise UnknownConversion("ckptsurgeon does not know PermuteForRope as it is in this version of transformers")
     config = getattr(chain.config, operation.subconfig_key or "", chain.config)
     heads = getattr(config, "num_attention_heads", 1)
     wanted = operation.permute_layer_names

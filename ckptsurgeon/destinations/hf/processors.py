@@ -49,7 +49,7 @@ def processor_files(
         return tuple(made), []
     try:
         tokens = read_vocabulary(document.resolve(named)).tokens
-    except (ConfigError, SourceError) as error:  # the weights do not need it; training reports the error again
+    except (ConfigError, SourceError) as error:  # the weights need no tokeniser; training reports the error again
         return tuple(made), [f"no tokeniser is written for transformers: {error.message.rstrip('.')}"]
     has_tokeniser, why = not known.isdisjoint((VOCABULARY, TOKENIZER)), _unfit(tokens, config)
     other = _other_tokens(present, tokens, named) if has_tokeniser else ""

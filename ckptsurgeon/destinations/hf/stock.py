@@ -23,9 +23,9 @@ _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 def versions() -> dict[str, str]:
     """Return values that identify all installed code that builds a model; {} if no values can identify it.
 
-    Imports neither torch nor transformers. There are two cases in which no values identify the code. If this process
-    has already imported transformers, classes may have been registered or changed. If a package is installed as an
-    editable checkout, its code changes without a new version.
+    Imports neither torch nor transformers. In three cases, no values can identify the code: this process has already
+    imported transformers, so that classes may have been registered or changed; this process has changed torch's
+    default dtype or device; a package is installed as an editable checkout, whose code changes without a new version.
     """
     if "transformers" in sys.modules or _has_other_defaults():
         return {}

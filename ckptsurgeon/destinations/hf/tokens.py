@@ -23,13 +23,14 @@ from .files import GENERATION, PROCESSORS, is_of_tokenizer, tokenizer_beside
 __all__ = ["IN_YAML", "renumbered", "renumbered_generation", "renumbering_of", "tokenizer_of", "with_tokenizer_of"]
 
 LISTED = 8
+"""The maximum number of entries that a note lists."""
 WITH_ROWS = ("tokenizer.json", "vocab.json", "vocab.txt")
 WITH_PIECES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model", "spm.model")
 """Files with the pieces of sentencepiece in the order of their ids; other files of the tokeniser may add tokens."""
 CODEC = "audio_tokenizer_config.json"
 """The configuration of an audio tokeniser: a model whose token ids are of a separate vocabulary."""
 SPECIAL = 4
-"""How many pieces at the beginning a tokeniser may have in another order: <unk>, <s>, </s>, <pad>."""
+"""How many of a tokeniser's first pieces may be in another order in the vocabulary: <unk>, <s>, </s>, <pad>."""
 IN_YAML = "{part}set it in the destination's YAML: {field}: ID, or null"
 """The hint for an id whose token is not in the new list; ``part`` is "" or a phrase about the option --token-map."""
 
@@ -164,11 +165,10 @@ def with_tokenizer_of(
     theirs = tokenizer_of(path, new)
     missing = sorted({one.name for one in files} - {one.name for one in (*rest, *theirs)})
     if not theirs:
-        lies = "the one next to {} has other tokens" if tokenizer_beside(path) else "there is none next to {}"
+        has = "has other tokens than this list"
+        lies = f"the one next to {{}} {has}" if tokenizer_beside(path) else "there is none next to {}"
         note = f"no tokeniser is copied: {lies.format(escape(path))}"
-        note += (
-            f", and the destination's tokeniser ({listing(missing, 12, where='')}) has other tokens" if missing else ""
-        )
+        note += f", and the destination's tokeniser ({listing(missing, 12, where='')}) {has}" if missing else ""
         return rest, [f"{note}; make a tokeniser in which the id of each token is its index in this list"]
     if not missing:
         return (*rest, *theirs), []
@@ -178,7 +178,8 @@ def with_tokenizer_of(
     notes = [f"files left out, because none of them is next to {escape(path)}: {absent_names}"] if absent else []
     if other:
         other_names = listing(other, 12, where="")
-        notes.append(f"files left out, because those next to {escape(path)} have other tokens: {other_names}")
+        said = f"files left out, because those next to {escape(path)} have other tokens than this list"
+        notes.append(f"{said}: {other_names}")
     return (*rest, *theirs), notes
 
 
@@ -207,7 +208,7 @@ def _agrees(one: Companion, new: Vocabulary) -> bool | None:
 
 
 def _has_pieces(tokens: Sequence[str], pieces: Sequence[str]) -> bool:
-    """Return whether a vocabulary has all ``pieces`` in the same order; only the first four may be in another order."""
+    """Return whether a vocabulary has all ``pieces`` in their order; the first four may be in another order."""
     places = {token: place for place, token in enumerate(tokens)}
     found = [places.get(piece, -1) for piece in pieces]
     return min(found) >= 0 and found[SPECIAL:] == sorted(found[SPECIAL:])

@@ -39,7 +39,7 @@ class WrittenConfig:
         self._fields: Fields = copy.deepcopy(dict(fields))
         if self._fields.get("model_type") is None:
             self._fields["model_type"] = config.model_type
-        if "num_labels" in overrides:  # transformers writes their labels
+        if "num_labels" in overrides:  # transformers writes the labels, not their number
             self._fields.pop("num_labels")
             self._fields.update({name: getattr(config, name) for name in ("id2label", "label2id")})
         self._fields["architectures"] = config.architectures

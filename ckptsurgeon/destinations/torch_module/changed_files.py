@@ -173,7 +173,7 @@ class _SafeOpen:
 
 
 class _Slice:
-    """A tensor of a safetensors file that is read in parts; its values are changed on purpose, to see who uses them."""
+    """A tensor of a safetensors file, read in parts, with changed values: these show which tensors are made from it."""
 
     def __init__(self, file: _SafeOpen, inner: Any) -> None:
         self._of = file

@@ -42,7 +42,7 @@ def in_child(run: Callable[[], Result]) -> Result | None:
     with PROCESS_STATE:  # so that no other thread holds the lock at the fork: the child could never take it
         here, there = os.pipe()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # about threads: only this one runs in the child
+            warnings.simplefilter("ignore", DeprecationWarning)  # it warns of other threads; the child has none
             child = os.fork()
         if not child:
             os.close(here)

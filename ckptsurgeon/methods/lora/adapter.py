@@ -109,8 +109,9 @@ def _excluding_field(module: AdapterModule, config: AdapterConfig) -> str:
 def _linear(names: Mapping[str, TensorInfo], modules: Iterable[str]) -> Iterator[str]:
     """Yield the modules of a base that are surely linear layers, so that "all-linear" selects them.
 
-    ``names`` are the headers of the base. Modules are yielded that are in a list of layers in which the adapter has
-    ``modules``, and that have a common name of linear layers or the same name as one of ``modules`` in another layer.
+    ``names`` are the headers of the base, ``modules`` the adapter's modules. A module of the base is yielded on two
+    conditions. It must be in a list of layers that has one of ``modules``. And its name must be usual for a linear
+    layer, or one of ``modules`` must have the same name in another layer of the list.
     """
     alike = {_NUMBER.sub(".*.", f".{one}") for one in modules}
     stacks = {one.partition("*")[0] for one in alike if "*" in one}
@@ -182,7 +183,7 @@ class Adapter:
 class _ModuleKeys:
     """The keys of an adapter's tensors for one module, by their role: A, B, bias, magnitude or alpha.
 
-    ``part`` has the parts of the key of a factor, A or B.
+    ``part`` is the ``KeyParts`` of one of the factors, A or B.
     """
 
     keys: dict[str, str] = field(default_factory=dict)
@@ -252,7 +253,8 @@ def _check_values(key: str, info: TensorInfo, name: str, *, number: bool) -> Non
             rule="alpha",
         )
     if info.opaque or kind.kind not in (("float", "int") if number else ("float",)) or kind.is_packed:
-        why = info.opaque or f"its dtype is {info.dtype}"
+        wanted = "an unpacked integer or floating-point dtype" if number else "an unpacked floating-point dtype"
+        why = info.opaque or f"its dtype is {info.dtype}, not {wanted}"
         raise FormatError(f"the tensor {escape(key)} of {escape(name)} cannot be merged: {why}.", rule="opaque")
 
 

@@ -129,7 +129,7 @@ def _check_meaning(data: Mapping[str, Any], name: str) -> None:
     for setting, why in REFUSED.items():
         if data.get(setting):
             raise ConfigError(
-                f"{escape(name)} sets {setting}, so the adapter cannot be merged here: {why}.",
+                f"{escape(name)} sets {setting}, so ckpt cannot merge the adapter: {why}.",
                 hint="Merge it with PEFT: merge_and_unload().",
             )
     start = data.get("init_lora_weights")
@@ -195,5 +195,5 @@ def _rank(value: Any) -> int:
 
 def _alpha(value: Any) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not isfinite(value):
-        raise ValueError(f"{brief_repr(value)} is not a valid alpha")
+        raise ValueError(f"{brief_repr(value)} is not a valid alpha: it must be a finite number")
     return float(value)

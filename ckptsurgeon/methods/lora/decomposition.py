@@ -24,7 +24,7 @@ __all__ = ["PASSES", "Decomposition", "Rows", "decompose", "elements_held", "mul
 # Limits numpy's BLAS to the calling thread if several threads call it at once.
 #
 # If OpenBLAS splits products over threads of its own, two of our threads that multiply at once wait for each other: a
-# product of 64 by 256 by 2048 then took 20 ms, and 0.8 ms without.
+# product of 64 by 256 by 2048 took 20 ms, and 0.8 ms if OpenBLAS did not split it.
 
 ALONE = 1 << 18
 """OpenBLAS computes products with at most this many multiplications in one thread (SMP_THRESHOLD_MIN, gemm.c)."""

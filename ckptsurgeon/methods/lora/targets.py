@@ -21,7 +21,7 @@ __all__ = ["ALL", "MODULE", "PatternTable", "Targets", "bounded", "linear_target
 # names, one for each module, which are looked up: so a table of 100,000 entries takes linear time.
 
 PATTERN, REPEATS, CHOICES, MODULE = 400, 4, 12, 400
-"""The most characters, repetitions and choices of a pattern, and characters of a name: a match takes milliseconds."""
+"""Limits for a match within milliseconds: characters, repetitions, choices of a pattern, and characters of a name."""
 
 EXPRESSIONS, TRIES = 10_000, 10_000_000
 """Limits of a table: patterns that are not plain names, and attempts to match them (which take some seconds)."""
@@ -174,7 +174,7 @@ class Targets:
 
     def against(self, module: str) -> str:
         """Return the field of the configuration that excludes a module, '' if none does."""
-        if len(module) > MODULE:  # longer names are not matched with expressions
+        if len(module) > MODULE:  # regular expressions are not tried on longer names
             return ""
         if self.excluded.has(module):
             return "exclude_modules"
@@ -189,7 +189,7 @@ class Targets:
 def targets_of(data: Mapping[str, Any]) -> Targets | None:
     """Return the modules that the data of an adapter_config.json selects.
 
-    Returns None if the data selects no modules, or selects modules in a way that is not known here.
+    Returns None if the data selects no modules, or selects modules in a way that ckptsurgeon does not know.
     """
     chosen, excluded = _chosen(data.get("target_modules")), _chosen(data.get("exclude_modules") or ())
     layers, lists = data.get("layers_to_transform"), data.get("layers_pattern") or ()

@@ -16,6 +16,7 @@ from .arithmetic.threshold import MagnitudeRank, cuts
 __all__ = ["METHODS"]
 
 _EPSILON = 1e-8
+"""The number that is added to each probability, so that none is zero."""
 
 MOST = 4 << 20
 """How many bytes of divergences may stay in memory; if there are more, they are computed again in every pass."""
@@ -37,8 +38,8 @@ def arcee_fusion(tensors: Tensors) -> Merging:
 
     The importance of a change is its magnitude times the divergence of its row from the base's row (Kullback-Leibler,
     between their softmaxes). A change is taken if its importance exceeds the median by at least one and a half times
-    the distance between the quartiles. Median and quartiles are exact; for larger tensors mergekit estimates them from
-    a million samples.
+    the distance between the quartiles. Median and quartiles are exact; mergekit estimates them from a million samples
+    if a tensor has more elements.
     """
     columns, total = row_length(tensors), math.prod(tensors.shape)
     if total < 2:

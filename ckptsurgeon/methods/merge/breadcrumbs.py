@@ -32,7 +32,8 @@ def breadcrumbs(
 
     A change is the difference of a model to the base. Of the elements of each model's change, the share ``gamma`` with
     the largest magnitudes is left out; then the smallest are left out, until the share ``density`` is kept. If
-    ``gamma`` and ``density`` sum to more than 1, fewer of the largest are left out. ``int8_mask`` has no effect.
+    ``gamma`` and ``density`` sum to more than 1, a smaller share than ``gamma`` is left out. ``int8_mask``
+    has no effect.
     """
     how = DeltaMixing(weight, normalize, rescale, lambda_)
     return mixed(tensors, _middling(tensors, density, gamma), how)

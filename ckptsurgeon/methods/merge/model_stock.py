@@ -16,6 +16,7 @@ from .arithmetic.products import combination, gram, lengths
 __all__ = ["METHODS"]
 
 _SHORT, _SINGULAR = 1e-6, 1e-6
+"""Limits of divisors: a smaller product of norms is replaced by the first; below the second, the quotient becomes 0."""
 
 
 _PAPER = "https://arxiv.org/abs/2403.19522"

@@ -12,6 +12,7 @@ from .arithmetic.pieces import in_pieces
 __all__ = ["METHODS"]
 
 _NEAREST = 1e-6
+"""A difference of smaller magnitude is replaced by this divisor, to avoid a division by zero."""
 
 
 @merge_method(

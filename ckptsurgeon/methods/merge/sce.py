@@ -19,6 +19,7 @@ from .arithmetic.threshold import MagnitudeCut, MagnitudeRank, cuts
 __all__ = ["METHODS"]
 
 _TINY = 1e-6
+"""If the mean squares of all models sum to less than this, the models have equal weights."""
 
 
 @merge_method("sce", paper="https://arxiv.org/abs/2408.07990", base="required", passes=6)

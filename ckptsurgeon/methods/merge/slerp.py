@@ -19,9 +19,11 @@ __all__ = ["METHODS"]
 _PAPER = "https://doi.org/10.1145/325334.325242"
 
 _STRAIGHT = 0.9995
-"""If the cosine of two vectors is larger than this, slerp is linear, as in mergekit."""
+"""If the magnitude of the cosine of two vectors is larger than this, slerp is linear, as in mergekit."""
 _ZERO_LENGTH = 1e-8
+"""A vector that is not longer than this is not divided by its length in slerp."""
 _SHORT = 1e-7
+"""The smallest length by which nuslerp divides."""
 _ALIGNED = 2.0**-24
 """A squared sine that float32 cannot distinguish from zero."""
 

@@ -19,6 +19,7 @@ from .check import FAIL, NOT_RUN, PASS, WARN, Check
 __all__ = ["LayerActivations", "activation_scale", "dead_units", "layer_activations"]
 
 MIN_RATIO, MAX_RATIO = 0.5, 2.0
+"""The bounds of the usual ratio between the scales (RMS) of a layer's output and input."""
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 _CHANNELS_SECOND = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 

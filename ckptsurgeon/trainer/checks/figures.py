@@ -27,7 +27,7 @@ def blank_share(figures: Mapping[str, float], *, diverged: bool = False) -> Chec
         return Check(name, NOT_RUN, NO_CTC if figures else NOT_EVALUATED)
     share = figures["blanks"]
     if share >= BLANK_PLATEAU:
-        advice = "with another lr" if diverged else "train longer, or with another lr"
+        advice = "train with another lr" if diverged else "train longer, or with another lr"
         return Check(name, FAIL, f"{percent(share, 1)} of frames: the all-blank plateau; {advice}")
     return Check(name, PASS, f"{percent(share, 1)} of frames")
 

@@ -19,7 +19,9 @@ INDEPENDENT = "independent of batch and padding"
 CLIPS = 4
 TOLERANCE = 1e-3
 TOLERANCE_BF16 = 3e-2
+"""The largest relative difference of losses that count as equal; the second one is for ``bf16``."""
 MORE_PADDING = 0.5
+"""The length of the added padding, as a share of the length of the batch."""
 IGNORED = -100
 """The label of positions that torch's cross-entropy ignores by default."""
 
@@ -57,7 +59,7 @@ def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: 
 
 
 def _sees(module: nn.Module) -> str:
-    """Return the kind of a layer that lets padding change a clip's values, such as ``convolution``; '' for others.
+    """Return the kind of a layer in which padding changes a clip's values (``convolution``); '' for any other layer.
 
     Many networks do not mask padding before such layers.
     """

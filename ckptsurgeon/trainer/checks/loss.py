@@ -26,6 +26,7 @@ __all__ = ["LOSS_FELL", "MIN_STEPS", "LossDrop", "first_loss", "loss_drop", "los
 MIN_STEPS = 6
 """The least number of steps in which a fall of the loss can be told from noise: three at each end."""
 SHARE = 10
+"""The mean loss of the first of this many equal parts of a run is compared with the mean loss of the last part."""
 ERRORS = 2.0
 """A fall by more standard errors than this is significant; chance alone makes such a fall in 1 of 20 to 40 runs."""
 ROUNDED = 1e-3
@@ -72,6 +73,7 @@ LOSS_FELL = "loss fell"
 ABOVE = 1.02
 """A loss of more than this factor times another loss is not higher by chance."""
 RISEN = 1.25
+"""The check warns if the loss on the first batch is above this factor times its value before the training."""
 
 
 def loss_fell(state: TrainingState, folder: RunFolder | None) -> Check:
@@ -95,9 +97,9 @@ def loss_fell(state: TrainingState, folder: RunFolder | None) -> Check:
     if not math.isfinite(last):
         return Check(LOSS_FELL, FAIL, says)
     if bounds and last > ABOVE * max(bounds):
-        return Check(LOSS_FELL, FAIL, f"{says}: it diverged; try a smaller train.lr or a longer train.warmup")
+        return Check(LOSS_FELL, FAIL, f"{says}: the loss diverged; try a smaller train.lr or a longer train.warmup")
     if first is not None and last > RISEN * first:
-        return Check(LOSS_FELL, WARN, f"{says}: it rose")
+        return Check(LOSS_FELL, WARN, f"{says}: the loss rose")
     return _beyond_noise(_step_losses(folder), says)
 
 
@@ -120,6 +122,7 @@ def _beyond_noise(losses: Sequence[float], says: str) -> Check:
 
 
 TOLERANCE = 0.25
+"""The largest usual difference of the first loss from the loss of uniform outputs, as a share of the latter."""
 
 
 def first_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings, drawn: bool) -> Check:

@@ -43,7 +43,8 @@ def gradient_norm(state: TrainingState) -> Check:
     # The mean of the other norms, because the largest norm is never far above a mean that contains it.
     others = (norms["sum"] - norms["largest"]) / max(norms["steps"] - 1, 1)
     if norms["steps"] > 1 and norms["largest"] > MAX_SPIKE * others:
-        return Check(name, WARN, f"{says}: over {MAX_SPIKE:g} times the mean of the others, {others:.2g}")
+        much = f"the largest is over {MAX_SPIKE:g} times the mean of the other norms, {others:.2g}"
+        return Check(name, WARN, f"{says}: {much}")
     return Check(name, PASS, says)
 
 

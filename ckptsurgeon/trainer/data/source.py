@@ -58,7 +58,8 @@ class BatchStream:
         if used >= _epoch_size(self._source, self._seed, epoch):
             epoch, used, self._batches = epoch + 1, 0, None
         batch: Batch | None
-        # torch's DataLoader draws from the global generator when an epoch begins; a resumed run begins one epoch more.
+        # torch's DataLoader draws from the global generator when an epoch begins. A resumed run begins one epoch more
+        # than an uninterrupted run, so the states of the generators are restored.
         if self._batches is None:
             with preserve_random_state():
                 self._batches = iter(self._source.read(self._seed, epoch, used))

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 STORE = "mlruns"
 METRICS, PARAMS = 1000, 100
-"""The most metrics, and the most parameters or tags, that MLflow accepts in one request."""
+"""How many metrics, and how many parameters or tags, MLflow accepts in one request."""
 LONGEST = 5000
 """Values are cut to this many characters: MLflow refuses parameters of over 6,000 and tags of over 8,000."""
 

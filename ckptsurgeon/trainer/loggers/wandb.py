@@ -43,7 +43,8 @@ class WeightsAndBiases(Logger):
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Log rows under their steps, without the figures of ``test``, which are logged with the summary.
 
-        They may belong to an earlier step (that of the best model), and the client refuses rows of earlier steps.
+        The figures of ``test`` are those of the best model, perhaps of an earlier step, and the client refuses earlier
+        steps.
         """
         for row in rows:
             if "test" not in row:

@@ -148,12 +148,12 @@ class Ranks:
             self.device.begin()
 
     def confirm_device_work(self) -> None:
-        """Record that the GPU has ended its work with the others; raises torch's DistBackendError if it was aborted."""
+        """Record that the GPU has ended its work with other GPUs; raises torch's DistBackendError if it was aborted."""
         if self.device is not None:
             self.device.confirm()
 
     def settle_device(self) -> bool:
-        """Wait for the GPU to end its work with the others, or abort it; return whether the GPU's values are right."""
+        """Wait until the GPU's work with other GPUs ends, or abort it; return whether the GPU's values are right."""
         return self.device is None or self.device.settle()
 
     def watched(self) -> AbstractContextManager[object]:
@@ -253,7 +253,7 @@ def read_torchrun_env(environment: Mapping[str, str]) -> TorchrunEnv:
     lacking = [name for name in names if name not in environment]
     wrong = [name for name in names if name in environment and not environment[name].isdecimal()]
     if lacking:
-        said = f"does not set {listing(lacking, where='')}, but other variables of torchrun"
+        said = f"does not set {listing(lacking, where='')}, but sets other variables of torchrun"
     elif wrong:
         said = f"sets {wrong[0]}={escape(environment[wrong[0]], 20)}, which is not a whole number"
     elif int(given[0]) >= int(given[1]):
@@ -302,8 +302,9 @@ def process_group(env: TorchrunEnv, device: torch.device) -> Iterator[Ranks]:
         control = distributed.new_group(backend="gloo", timeout=TIMEOUT) if gpu else distributed.group.WORLD
         watching = distributed.new_group(backend="gloo", timeout=NEVER) if gpu else None
     except (RuntimeError, ValueError) as error:
+        why = escape(str(error).splitlines()[0], 200)
         raise ConfigError(
-            f"rank {env.rank} of {env.world_size} cannot reach the others: {escape(str(error).splitlines()[0], 200)}.",
+            f"rank {env.rank} of {env.world_size} cannot reach the other ranks: {why}.",
             hint="Start all ranks with torchrun, which sets MASTER_ADDR and MASTER_PORT too.",
         ) from error
     nccl = DeviceGroup.of_default(device) if gpu else None
@@ -313,7 +314,7 @@ def process_group(env: TorchrunEnv, device: torch.device) -> Iterator[Ranks]:
     except BaseException as error:
         ranks.report_exit(f"{type(error).__name__}: {error}"[:500])
         if nccl is not None:
-            nccl.abort()  # NCCL would wait for the others before it lets this process go
+            nccl.abort()  # NCCL would wait for the other ranks before it lets this process go
         raise
     finally:
         # DDP's reducer refers to the group. If it were the last reference, the destructor would hold the GIL and wait

@@ -98,7 +98,7 @@ class ShardedModel(ParallelModel):
         """Return ``function(module)``; every rank must call this with the same function."""
         self.ranks.begin_device_work()
         with warnings.catch_warnings():
-            # torch warns of each recurrent layer and each view; nothing here changes one in place.
+            # torch warns of each recurrent layer and each view, because a view must not be changed in place; none is.
             warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
             found = cast(T, self._root(function))
         if torch.is_grad_enabled():

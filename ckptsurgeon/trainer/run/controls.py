@@ -39,7 +39,7 @@ __all__ = [
 KNOWLEDGE_MOVED = "knowledge moved"
 KNOWLEDGE, SCALE_ONLY, NONE = "KNOWLEDGE", "SCALE ONLY", "NONE"
 MARGIN = 0.05
-"""One kind of initial weights beats another if its metric is better with each seed, and its mean by this share."""
+"""One kind of initial weights beats another if it is better with each seed, and on average by more than this share."""
 MIN_SEEDS = 3
 
 
@@ -146,9 +146,9 @@ def run_controls(job: Job, *, seeds: int, observer: RunObserver | None = None) -
 def _runs(job: Job, seeds: int, metric: str) -> list[ControlRun]:
     """Return all control runs in their order, with ``seeds`` seeds for each kind of initial weights.
 
-    First come the runs in which only the new tensors are trained, and the others are frozen. Then come the runs in
-    which all tensors are trained. If there are no new tensors, or if the job trains adapters, there are only the
-    latter.
+    First come the runs in which only the new tensors are trained, and all other tensors are frozen. Then come the runs
+    in which all tensors are trained. If there are no new tensors, or if the job trains adapters, all runs are of the
+    second kind.
     """
     assert job.init is not None
     trains_head = job.init.new & job.target.tensors.keys() and not job.settings.lora.targets

@@ -1,4 +1,4 @@
-"""The lineage of a run, a record of its origin: it is written once, and compared when the run is resumed."""
+"""The lineage of a run, a record of its origin: it is written at the start, and compared when the run is resumed."""
 
 from __future__ import annotations
 

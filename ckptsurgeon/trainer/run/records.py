@@ -131,7 +131,7 @@ def write_start_records(
         os.path.relpath(folder.adapter, folder.path),
         "result.json",
         LOGGER_IDS,
-    )  # by a run that was killed early
+    )  # files of a run that was killed before its first checkpoint
     for name in left:
         folder.remove(name)
     home = os.path.abspath(job.document.folder)

@@ -67,7 +67,7 @@ class Trained(InNotebooks):
     figures of the best weights on the ``test_clips`` clips of the split ``test``, empty if it was not evaluated.
     ``elapsed_s`` is the total time in seconds, including checks; of the time before the run was resumed, only the
     training time counts. ``train_s`` is the time of steps and evaluations alone. ``exit_code`` is the exit status of
-    the program. With several processes, only ``rank`` 0 has the whole result; the others check and write nothing.
+    the program. With several processes, only ``rank`` 0 has the whole result; the other ranks check and write nothing.
     """
 
     config: str

@@ -211,10 +211,10 @@ def find_start(config: str | None, init: str | None) -> RunStart:
 def _the_one_init() -> str:
     found = sorted(glob.glob(PATTERN))
     if not found:
-        raise ConfigError(f"no configuration is given, and there is no {PATTERN} here.", hint=MAKES_ONE)
+        raise ConfigError(f"no configuration is given, and the working directory has no {PATTERN}.", hint=MAKES_ONE)
     if len(found) > 1:
         raise ConfigError(
-            f"{len(found)} files here match {PATTERN}: {listing(found, where='')}.",
+            f"{len(found)} files in the working directory match {PATTERN}: {listing(found, where='')}.",
             hint="Choose one of them with --init.", details=found,
         )  # fmt: skip
     return found[0]

@@ -30,7 +30,8 @@ class RunProgress:
     - ``norms``: statistics of the gradient norm: number of steps, how many were clipped, the largest norm, the sum.
     - ``too_short``: how many of the ``fresh`` clips of the first epoch have too few frames for CTC; None without CTC.
     - ``lr_scale``: the factor by which evaluations have lowered the learning rate; ``compared``: the metric with which
-      the next evaluation is compared; ``stalled``: the number of evaluations that were not better.
+      the next evaluation is compared; ``stalled``: the number of evaluations that did not
+      improve enough (see ``anneal``).
     - ``ended``: how the run ended, or ''.
     """
 

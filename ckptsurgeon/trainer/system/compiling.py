@@ -92,7 +92,7 @@ def _loss_of_compiled_blocks(loss: LossFunction, model: nn.Module, compiled: Any
 
 def _is_wanted(job: Job) -> bool:
     if job.settings.compile == "auto":
-        of_equal_clips = getattr(job.task, "by_blocks", False) and not lengths_vary(job)  # labels are in no block
+        of_equal_clips = getattr(job.task, "by_blocks", False) and not lengths_vary(job)  # blocks get no labels
         return job.device.type == "cuda" and (has_one_shape(job) or of_equal_clips) and _can_compile()
     return job.settings.compile == "on"
 

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 MOST_WORKERS = 8
-"""The most data workers for one GPU, if the settings do not give a number."""
+"""The largest default number of data workers for one GPU."""
 
 
 def choose_device(name: str | None, local: int | None = None) -> torch.device:

@@ -122,7 +122,7 @@ def catch_stop_signals() -> Iterator[StopSignal]:
 def ignore_sigterm() -> None:
     """Ignore SIGTERM from now on.
 
-    When a process has ended, torchrun terminates the others, but these still have to save and report.
+    When a process has ended, torchrun terminates the other processes, but these still have to save and report.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -34,7 +34,7 @@ BEAM = 100
 UNKNOWN = -10 * math.log(10)
 """Added to the log-probability of ``<unk>`` for a word that the language model does not know."""
 LETTERS = 6
-"""An unknown word of n letters, more than this, gets ``UNKNOWN`` * n / LETTERS, because it is often several words."""
+"""An unknown word with n letters, if n is above this, gets ``UNKNOWN`` * n / LETTERS: it is often several words."""
 CANDIDATES = 40
 """Only this many tokens, the most likely at a frame, are tried as the next token of a text."""
 

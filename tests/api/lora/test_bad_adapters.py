@@ -24,13 +24,13 @@ PAIR = {"layers.0.q.lora_A.weight": A, "layers.0.q.lora_B.weight": B}
         ({"r": -3}, 2, "a/adapter_config.json: the rank -3 is not"),
         ({"rank_pattern": {"q": 0}}, 2, "a/adapter_config.json: the rank 0 is not"),
         ({"r": 3}, 2, "has the rank 3 for layers.0.q, but its factors have the rank 2"),
-        ({"lora_alpha": "big"}, 2, "'big' is not a valid alpha"),
+        ({"lora_alpha": "big"}, 2, "'big' is not a valid alpha: it must be a finite number"),
         ({"use_dora": True}, 2, "has use_dora true, but layers.0.q lacks magnitudes"),
         ({"init_lora_weights": "pissa_niter_4"}, 2, "which changed the base"),
         (
             {"layer_replication": [[0, 1]]},
             2,
-            "sets layer_replication, so the adapter cannot be merged here: it repeats layers",
+            "sets layer_replication, so ckpt cannot merge the adapter: it repeats layers",
         ),
         ({"trainable_token_indices": [1]}, 2, "it trains single tokens"),
         ({"rank_pattern": {"(a*)*b": 2}}, 2, "could take too long to match"),
@@ -63,7 +63,7 @@ def test_a_configuration_that_does_not_fit_is_said(config: dict[str, Any], code:
         ({"other.q.lora_A.weight": A, "other.q.lora_B.weight": B}, 4, "is for another model: base.safetensors has none"),
         ({**PAIR, "layers.7.q.lora_A.weight": A, "layers.7.q.lora_B.weight": B}, 4, "1 module that base.safetensors lacks"),
         ({"layers.0.q.lora_A.weight": A[:, :5], "layers.0.q.lora_B.weight": B}, 4, "does not fit layers.0.q.weight"),
-        ({"layers.0.q.lora_A.weight": A.long(), "layers.0.q.lora_B.weight": B}, 3, "its dtype is int64"),
+        ({"layers.0.q.lora_A.weight": A.long(), "layers.0.q.lora_B.weight": B}, 3, "its dtype is int64, not an unpacked floating-point dtype"),
     ],
 )  # fmt: skip
 def test_tensors_that_do_not_fit_are_said(tensors: dict[str, torch.Tensor], code: int, why: str, ckpt: Any) -> None:

@@ -35,9 +35,9 @@ __all__ = ["CPU", "Dispatch"]
 CPU = torch.device("cpu")
 
 MAX_CONSTANT = 1 << 24
-"""The most elements of a real tensor that may be changed in part, because the recording then stores its values."""
+"""The largest size (in elements) of a real tensor that may be changed in part: the recording then stores its values."""
 MAX_REAL = 1 << 20
-"""The most elements of a constant tensor that is made with storage."""
+"""The largest size (in elements) of a constant tensor that is made with storage."""
 
 
 class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -171,9 +171,11 @@ ALLOCATES = {
     "aten::empty_strided",
     "aten::new_empty_strided",
 }
+"""Operations that allocate memory, but write no values."""
 COPIES = {"aten::clone", "aten::copy_", "aten::detach", "aten::alias"}
 """Operations that copy values unchanged."""
 REBINDS = {"aten::set_", "aten::resize_", "aten::detach_", "aten::requires_grad_"}
+"""Operations that change a tensor's storage, size or autograd state, but no values."""
 OVERWRITES = {
     "aten::normal_", "aten::uniform_", "aten::zero_", "aten::fill_", "aten::copy_", "aten::random_", "aten::bernoulli_",
     "aten::exponential_", "aten::log_normal_", "aten::cauchy_", "aten::geometric_", "aten::eye",

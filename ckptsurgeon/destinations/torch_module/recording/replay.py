@@ -37,7 +37,7 @@ def behind(record: Recording, storages: Iterable[int]) -> list[Node]:
         storage, end = waiting.pop()
         writers = record.writers.get(storage, [])
         for node in reversed(writers[: bisect_left(writers, end, key=lambda node: node.index)]):
-            if (storage, node.index) in walked:  # and so are all nodes before it that count
+            if (storage, node.index) in walked:  # the nodes before this one were found then, too
                 break
             walked.add((storage, node.index))
             if node.index not in found:

@@ -27,13 +27,13 @@ __all__ = [
     "shares",
 ]
 
-# Products of columns: the vectors along a tensor's first dimension, one for each position in the others.
+# Products of columns: the vectors along a tensor's first dimension, one for each position in the other dimensions.
 
 PAIRS = ((0, 0), (1, 1), (0, 1))
 """The pairs of vectors that are multiplied: each with itself, and both with each other."""
 
 SLICE, SUMS, MOST = 1 << 17, 8 * len(PAIRS), 16 << 20
-"""The approximate number of elements of a slice, the bytes of sums for each column, and the most bytes of all sums."""
+"""The approximate number of elements of a slice, the bytes of sums for each column, the limit in bytes for all sums."""
 
 
 def column_products(tensors: Tensors) -> Array:

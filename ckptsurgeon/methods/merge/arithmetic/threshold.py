@@ -80,6 +80,7 @@ Quantities = Callable[[Slice], Sequence[Array]]
 """A function that returns the arrays of a piece whose magnitudes are compared; their signs are ignored."""
 
 _BINS = 1 << 16
+"""The number of patterns of 16 bits."""
 FEW = 1 << 14
 """Up to this many values, sorting is faster than counting."""
 _WIDE = 1 << 18
