@@ -261,7 +261,7 @@ def _resolved(array: Array, info: TensorInfo) -> Array:
 def _negated(array: Array, dtype: str) -> Array:
     """Return negated values; in types that numpy lacks, the sign bit is inverted.
 
-    The codes 0x00 and 0x80 of 8-bit floats are not changed, since some of these types have no -0.
+    The bytes 0x00 and 0x80 of 8-bit floats are not changed, since some of these types have no -0.
     """
     if dtype == "complex32":
         return array ^ np.uint32(0x8000_8000)
