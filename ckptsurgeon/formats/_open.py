@@ -120,7 +120,7 @@ def _read(fmt: Format, source: Source, name: str, head: bytes = b"") -> Header:
 
 
 def _more_precise(source: File, head: bytes, error: FormatError) -> FormatError:
-    """Return a more precise error for an unreadable archive if its member names show what it is; else ``error``."""
+    """Return an error that says what an unreadable archive is, if its member names show this; else ``error``."""
     with suppress(CheckpointError):
         found = in_zip(names_in_zip(source), _argument(source)) if head.startswith(b"PK") else None
         found = in_tar(names_in_tar(source), _argument(source)) if is_tar(head) else found
