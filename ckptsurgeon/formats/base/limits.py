@@ -28,8 +28,7 @@ PICKLE_FREE = 20 << 20
 PICKLE_GROWTH = 5
 """If a pickle has more than ``PICKLE_FREE`` bytes, some limits grow in proportion to its size.
 
-These are ``PICKLE_OPS``, ``PICKLE_RARE`` and ``PICKLE_CALLS``; they grow to at most ``PICKLE_GROWTH`` times their values.
-
+These are ``PICKLE_OPS``, ``PICKLE_RARE`` and ``PICKLE_CALLS``; they grow at most ``PICKLE_GROWTH``-fold.
 A tensor takes at least 50 bytes of a pickle. So a small file can only cause little work.
 """
 

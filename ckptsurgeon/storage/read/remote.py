@@ -101,7 +101,7 @@ class RemoteFile(File):
         """
         with self._lock, self._wanted():
             missing = [part for begin, end in ranges for part in self._spool.missing(begin, end)]
-            if missing and self._late is not None:  # given up: its time limit is over
+            if missing and self._late is not None:  # an earlier call exceeded its time limit
                 raise self._late
             try:
                 self._fetch(cut(joined(missing, GAP), REQUEST), advance)

@@ -131,9 +131,8 @@ def open_http(address: Address, name: str, around: Callable[[], Folder]) -> Remo
             except BaseException:
                 spool.close()
                 raise
-            note = (
-                f"the server of {escape(address.shown)} supports no ranges: all {human_bytes(size)} of it were fetched"
-            )
+            said = f"the whole file was fetched ({human_bytes(size)})"
+            note = f"the server of {escape(address.shown)} supports no ranges: {said}"
             return RemoteFile(HttpRanges(address, name, size, etag, modified, around, digest), spool, (note,))
 
 

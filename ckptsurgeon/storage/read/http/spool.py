@@ -123,7 +123,7 @@ class Spool:
     """
 
     folder = "folder for temporary files"
-    hint = "Make room in the folder for temporary files, or set TMPDIR to another."
+    hint = "Make room in the folder for temporary files, or set TMPDIR to another folder."
     is_wanted = False
 
     def __init__(self, uri: str, fd: int = -1) -> None:
