@@ -305,9 +305,9 @@ def named(
 
 
 def relevant(lost: CastLosses, inputs: Iterable[TensorInfo], step: Step) -> CastLosses:
-    """Return the counts ``lost``; without the count of zeros if no input has a dtype whose cast can make zeros.
+    """Return the counts ``lost``, but without the count of zeros if no input has a dtype whose cast can make zeros.
 
-    Then the zeros are results of the computation, and not values that a narrower dtype has lost.
+    In that case, the zeros are results of the computation, not values that a narrower dtype has lost.
     """
     narrowed = any(goes_to_zero(info.dtype, step.dtype) for info in inputs)
     return lost if narrowed else CastLosses(lost.infinite)
