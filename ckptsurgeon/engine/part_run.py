@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 WRITE = 1 << 20
+"""How many bytes are written at once."""
 
 FEW = 10
 """A tensor gets a note if at least one in ``FEW`` of its values became zero.

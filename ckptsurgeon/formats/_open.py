@@ -27,6 +27,7 @@ from .zip.archive import names_in as names_in_zip
 __all__ = ["read_header", "writers"]
 
 _HEAD = 512
+"""How many bytes of a file are read to find its format."""
 
 
 def _formats() -> list[Format]:

@@ -22,6 +22,7 @@ GAP = 64 << 10
 REQUEST = 4 << 20
 """The most bytes of one request; a lost connection loses at most as many."""
 CONNECTIONS = 4
+"""How many requests for one file are sent at the same time."""
 
 
 class Ranges(Protocol):

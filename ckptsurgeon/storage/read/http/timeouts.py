@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 TIMEOUT_S = 60.0
+"""How many seconds a server may take without progress, if the user sets no other limit."""
 SLOWEST = 1024
 """The fewest bytes of a body that a server must send in a second."""
 LONGEST_WAIT_S = 60.0
