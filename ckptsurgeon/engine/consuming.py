@@ -72,7 +72,8 @@ def source_consumer(
         return None
     if scheme_of(options.path):
         raise OutputError(
-            "--consume does not work with an output at an address: an interrupted run leaves no finished parts there.",
+            "--consume does not work with an output at an address: an interrupted run leaves no finished parts there, "
+            "so the values of the sources that it has deleted would be lost.",
             hint="Write the output to this machine, or leave out --consume.",
         )
     if not shape.folder or len(shape.parts) < 2:
@@ -99,7 +100,9 @@ def source_consumer(
                 hint="Run that command again.",
             )
         if path in kept:
-            raise OutputError(f"{escape(file.uri)} is the destination, and cannot be consumed.")
+            raise OutputError(
+                f"{escape(file.uri)} is the destination, and cannot be consumed.", hint="Leave out --consume."
+            )
     return SourceConsumer(plan, inputs, options.path, files=files, parts=steps_of_parts(plan, shape))
 
 

@@ -72,5 +72,5 @@ class MergeContext:
             raise PlanError(
                 f"{escape(step.key)}: computing this tensor takes {human_bytes(needed)} of memory, since {why}; "
                 f"the limit is {human_bytes(self.memory)}.",
-                hint=f"Allow more: --memory {needed}B{hint}.",
+                hint=f"Allow more memory: --memory {needed}B{hint}.",
             )

@@ -22,7 +22,7 @@ __all__ = ["difference", "identity_digest", "identity_of", "is_known", "on_disk"
 
 
 _OPTIONS = ("to", "max_shard_size", "consume")
-"""The options of the output that a message mentions if they differ."""
+"""The options of the output that a message names if their values differ between the two runs."""
 
 
 def identity_of(plan: Plan, inputs: PlanInputs, options: OutputOptions, shape: OutputShape) -> dict[str, Any]:

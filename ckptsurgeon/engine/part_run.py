@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 WRITE = 1 << 20
+"""How many bytes are written at once."""
 
 FEW = 10
 """A tensor gets a note if at least one in ``FEW`` of its values became zero.
@@ -200,7 +201,7 @@ def unsound_notes(unsound: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def lost_notes(lost: Mapping[str, CastLosses], steps: Sequence[Step]) -> tuple[str, ...]:
-    """Return notes on values that became infinite, NaN, the largest of their dtype, or zero.
+    """Return notes on values that became infinite, NaN, the largest value of their dtype, or zero.
 
     There is a note on zeros only if at least one value in ten became zero: some weights are always near zero.
     """
@@ -209,7 +210,7 @@ def lost_notes(lost: Mapping[str, CastLosses], steps: Sequence[Step]) -> tuple[s
     made = {step.key: step for step in steps if step.key in lost}
     texts = [
         f"{count(one.infinite, 'value')} of {escape(key)} became "
-        + (f"the largest of {made[key].dtype}, or NaN" if made[key].dtype in SATURATED else "infinite or NaN")
+        + (f"the largest value of {made[key].dtype}, or NaN" if made[key].dtype in SATURATED else "infinite or NaN")
         for key, one in lost.items()
         if one.infinite
     ]

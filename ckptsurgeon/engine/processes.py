@@ -60,7 +60,7 @@ class Helpers(Protocol):
     """The interface to the other processes that write files of an output, for the process that publishes the output."""
 
     def share_out(self, identity: str, folder: str, parts: Sequence[OutputFile]) -> Sequence[OutputFile]:
-        """Let the other processes write some of the files ``parts`` into ``folder``; return those for this process.
+        """Let the other processes write some of the files ``parts`` into ``folder``; return the files for this process.
 
         ``identity`` is a digest that is equal in all processes that write the same output.
         """
@@ -124,7 +124,7 @@ class ProcessGroup:
     # What the first process does.
 
     def share_out(self, identity: str, folder: str, parts: Sequence[OutputFile]) -> Sequence[OutputFile]:
-        """Tell the other processes which of ``parts`` they write into ``folder``; return those for this process."""
+        """Tell the other processes which of ``parts`` they write into ``folder``; return the files for this process."""
         shares = shared_out(parts, self.size)
         names = [[part.name for part in share] for share in shares]
         self._put("assignment", {"identity": identity, "folder": folder, "parts": names})

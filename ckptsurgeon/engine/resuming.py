@@ -41,7 +41,7 @@ def unfinished_parts(
     if found is None:
         return None
     now = {**identity_of(plan, inputs, options, shape), "on_disk": on_disk(inputs)}
-    if options.consume:  # if a user has repaired why a shard could not be deleted, its inode or ctime may have changed
+    if options.consume:  # making a shard deletable, after a failure, may change its inode or ctime
         now["on_disk"] = found.head.get("on_disk")
     why = difference(found.head, now)
     if why:

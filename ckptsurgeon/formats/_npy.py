@@ -59,11 +59,15 @@ def npy_entry(head: bytes, storage: Storage) -> TensorInfo | OpaqueResult:
 def _header(head: bytes) -> tuple[str, int]:
     """Return the text of a header, and the offset at which the values begin."""
     if len(head) < 12 or not head.startswith(MAGIC) or head[6] not in (1, 2, 3):
-        raise FormatError("a numpy array has no valid magic bytes.", rule="npy header")
+        raise FormatError(
+            "a numpy array does not begin with its magic bytes and a format version from 1 to 3.", rule="npy header"
+        )
     form, start = ("<H", 10) if head[6] == 1 else ("<I", 12)
     length = struct.unpack_from(form, head, 8)[0]
     if length > limits.NPY_HEADER_BYTES or start + length > len(head):
         raise FormatError(
-            f"a numpy array has a header of {length} bytes, which is too long or truncated.", rule="npy header"
+            f"a numpy array has a header of {length} bytes, which is truncated or exceeds the limit of "
+            f"{limits.NPY_HEADER_BYTES}.",
+            rule="npy header",
         )
     return head[start : start + length].decode("latin-1"), start + length

@@ -27,6 +27,7 @@ from .zip.archive import names_in as names_in_zip
 __all__ = ["read_header", "writers"]
 
 _HEAD = 512
+"""How many bytes of a file are read to find its format."""
 
 
 def _formats() -> list[Format]:
@@ -120,7 +121,7 @@ def _read(fmt: Format, source: Source, name: str, head: bytes = b"") -> Header:
 
 
 def _more_precise(source: File, head: bytes, error: FormatError) -> FormatError:
-    """Return a more precise error for an unreadable archive if its member names show what it is; else ``error``."""
+    """Return an error that says what an unreadable archive is, if its member names show this; else ``error``."""
     with suppress(CheckpointError):
         found = in_zip(names_in_zip(source), _argument(source)) if head.startswith(b"PK") else None
         found = in_tar(names_in_tar(source), _argument(source)) if is_tar(head) else found

@@ -1,7 +1,7 @@
 """Reads DeepSpeed's universal checkpoints: the float32 weights, each in ``zero/<name of the parameter>/fp32.pt``.
 
-``ds_to_universal.py`` joined the parts of all ranks: each file is a dict with the whole tensor as ``param``. Next to it
-are the optimizer's moments (``exp_avg.pt``); the model states of the run are in the same folder as ``zero``. Follows
+``ds_to_universal.py`` joined the parts of all ranks: each file is a dict with the whole tensor as ``param``. Next to
+``fp32.pt`` are the optimizer's moments (``exp_avg.pt``); the model states of the run are next to ``zero``. Follows
 ``deepspeed/checkpoint/{ds_to_universal,universal_checkpoint}.py`` (0.19).
 """
 
@@ -54,7 +54,10 @@ class _DeepSpeedUniversal:
         tag = "" if _ZERO in source.folders() else f"{_tag(source)}/"
         parameters = _parameters(source, tag)
         if len(parameters) > limits.PIECES:
-            raise UnsafeError(f"{escape(source.uri)} has too many parameters.", rule="pieces")
+            raise UnsafeError(
+                f"{escape(source.uri)} has {len(parameters)} parameters, more than the limit of {limits.PIECES}.",
+                rule="pieces",
+            )
         opened: list[StateFile] = []
         try:
             weights = {key: _weight(source, f"{tag}{_ZERO}/{key}/{_WEIGHT}", opened) for key in parameters}

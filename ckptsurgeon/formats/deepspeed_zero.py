@@ -119,7 +119,7 @@ def _of_all_ranks(models: Sequence[StateFile], optimizers: Sequence[StateFile]) 
     if len(ranks) == 1:
         return _weights(models, optimizers)
     if ranks != list(range(len(ranks))) or ranks != sorted({_model_rank(one) for one in optimizers}):
-        raise FormatError("the states of some tensor-parallel ranks are missing.", rule="zero ranks")
+        raise FormatError("the model or optimizer states of some tensor-parallel ranks are missing.", rule="zero ranks")
     made, first = [], []
     for rank in ranks:
         own = [[one for one in every if _model_rank(one) == rank] for every in (models, optimizers)]

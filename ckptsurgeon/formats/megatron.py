@@ -107,7 +107,9 @@ def _stages(folder: Folder) -> list[list[str]]:
             )
         found[int(rank[2] or 0), int(rank[1])] = name
     if len(found) > limits.RANKS:
-        raise UnsafeError(f"{escape(folder.uri)} has too many ranks.", rule="ranks")
+        raise UnsafeError(
+            f"{escape(folder.uri)} has {len(found)} ranks, more than the limit of {limits.RANKS}.", rule="ranks"
+        )
     stages, ranks = max(found)[0] + 1, max(rank for _, rank in found) + 1
     missing = [(stage, rank) for stage in range(stages) for rank in range(ranks) if (stage, rank) not in found]
     if missing:

@@ -180,7 +180,7 @@ def _other_size(index: File, shards: Mapping[str, Header], total: object) -> Ite
     each = sum(info.nbytes for info in infos)
     if total == each:
         return
-    once = sum({info.place: info.nbytes for info in infos if info.place is not None}.values())  # tied ones once
+    once = sum({info.place: info.nbytes for info in infos if info.place is not None}.values())  # tied tensors once
     if total != once:
         said = f"{total:,}"[:40]
         yield (

@@ -30,6 +30,7 @@ _MODEL = "model.ckpt"
 _POINTER = b"version https://git-lfs"
 _TEXT_BYTES = 1 << 20
 _SHOWN_BYTES = 200
+"""The most bytes of a text file that are read, and the size in bytes of the largest text file that is shown."""
 _NO_METRICS = ("unixtime", "end-of-epoch")
 
 

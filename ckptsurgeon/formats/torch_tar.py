@@ -131,7 +131,10 @@ class _MemberReader:
         """Return the next pickle, which is the number of items that follow."""
         number = self.value()
         if type(number) is not int or not 0 <= number <= limits.TENSORS:
-            raise UnsafeError("the tar archive has no valid number of tensors, or too many tensors.", rule="tensors")
+            raise UnsafeError(
+                f"the number of storages or tensors in the tar archive is not an integer from 0 to {limits.TENSORS}.",
+                rule="tensors",
+            )
         return number
 
     def check_end(self) -> None:

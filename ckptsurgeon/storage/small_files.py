@@ -57,7 +57,7 @@ def _check_regular(found: os.stat_result, path: str) -> None:
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     if not stat.S_ISREG(found.st_mode):
-        raise IrregularError(_KINDS.get(stat.S_IFMT(found.st_mode), "not a regular file"), path)
+        raise IrregularError(_KINDS.get(stat.S_IFMT(found.st_mode), "of an unknown kind"), path)
 
 
 def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:

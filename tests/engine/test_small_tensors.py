@@ -160,7 +160,7 @@ def test_what_is_cut_to_the_largest_of_a_type_without_infinity_is_said(size: int
     save_file({"w": values, "v": torch.tensor([464.0, float("nan")])}, "a.safetensors")
     receipt = cs.apply(cs.convert("a.safetensors", dtype="float8_e4m3fn"), "o.safetensors")
     assert receipt.notes == (
-        "3 values of w became the largest of float8_e4m3fn, or NaN",
+        "3 values of w became the largest value of float8_e4m3fn, or NaN",
         "NaN and infinite values come from the inputs: v (1 value)",
     )
     found = load_file("o.safetensors")["w"].float()

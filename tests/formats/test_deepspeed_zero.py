@@ -160,7 +160,10 @@ def test_a_model_that_is_spread_over_ranks_is_refused(ckpt: Any) -> None:
     zero_folder("d", 2, 1)
     torch.save({}, "d/mp_rank_01_model_states.pt")
     done = ckpt("inspect", "d")
-    assert (done.code, "states of some tensor-parallel ranks are missing" in " ".join(done.err.split())) == (3, True)
+    assert (done.code, "optimizer states of some tensor-parallel ranks are missing" in " ".join(done.err.split())) == (
+        3,
+        True,
+    )
     for name in ("mp_rank_{}_model_states.pt", "bf16_zero_pp_rank_0_mp_rank_{}_optim_states.pt"):
         shutil.copy(f"d/{name.format('00')}", f"d/{name.format('01')}")
     done = ckpt("inspect", "d")

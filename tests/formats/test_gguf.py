@@ -333,7 +333,7 @@ def test_a_file_that_breaks_a_rule_is_refused(name: str) -> None:
         ("an unknown type", r"the tensor a is of unknown type \(99\)"), ("a type that was dropped", "Q4_0_4_4"),
         ("an offset that is not aligned", "the tensor a begins at offset 8, which is not a multiple of 32"),
         ("tensors that overlap", "the tensors a and b overlap"), ("one of three files", "one of 3 files"),
-        ("an array of 2^60 texts", "it ends inside the entry a of its metadata|too many"),
+        ("an array of 2^60 texts", "it ends inside the entry a of its metadata|more than the limit"),
     ],
 )  # fmt: skip
 def test_the_error_says_what_is_wrong(name: str, why: str) -> None:

@@ -28,7 +28,7 @@ from ..project.test_architecture import ROOT
         ("as in --weights 0.7,0.3.", "as in weights=[0.7, 0.3]."),
         ("for example --wait 60.", "for example wait=60."),
         ("There is the top level (--root .).", 'There is the top level (root=".").'),
-        ("Allow more: --memory 3.5 GB.", 'Allow more: memory="3.5 GB".'),
+        ("Allow more memory: --memory 3.5 GB.", 'Allow more memory: memory="3.5 GB".'),
         ("--no-constructor-weights loads none.", "constructor_weights=False loads none."),
         ("--param x=2 and --set lr=1", 'parameters="x=2" and sets="lr=1"'),
         ("--ignore-mismatch for all", 'on_mismatch="init" for all'),

@@ -20,7 +20,7 @@ Shape = tuple[int, ...]
 
 
 def shape_in(step: Step, one: Input) -> Shape:
-    """Return the shape of the input ``one``; but if it and the output have one element, as (1,) or (), the output's."""
+    """Return the shape of the input ``one``, or the shape of the output if one of the two is (1,) and the other ()."""
     return step.shape if is_reshape(one.shape, step.shape) else one.shape
 
 
@@ -132,7 +132,7 @@ class MissingRowFiller:
         return [np.where(beyond, mean[self._across(box)], one) for mean, one in zip(self._means, filled, strict=True)]
 
     def _filled(self, values: Sequence[Array], box: Box) -> list[Array]:
-        """Return ``values`` with the missing rows of tokens filled, but not padding rows."""
+        """Return ``values`` with the missing rows of tokens filled; padding rows are left as they are."""
         has = self._has[:, slice(*box[self._axis])]
         if has.all():
             return list(values)

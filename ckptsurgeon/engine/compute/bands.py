@@ -22,9 +22,9 @@ __all__ = ["BandedFiles", "OpenFiles", "banded"]
 BAND_BYTES = 1 << 20
 """The size in bytes of a band: of a range of columns that is read from a matrix at once."""
 KEPT = 2
-"""How many bands of each matrix are cached: threads that compute neighbouring blocks need one band or the next."""
+"""How many bands of each matrix are cached: threads that compute adjacent blocks need the same band or the next."""
 WIDE = 4
-"""A strip is read from a band if the matrix has more than this many times the columns of the strip."""
+"""A strip is read from a band if the matrix has more than this many times as many columns as the strip."""
 
 
 class OpenFiles(Protocol):

@@ -111,7 +111,7 @@ def check_memory(step: Step, places: Sequence[OutputBlock], context: MergeContex
     """Raise PlanError if a tensor cannot be computed in the available memory, even one block at a time."""
     need = memory_need(step, places, context)
     if need is not None:
-        hint = ", or use another method for it" if step.op == "merge" else ""
+        hint = ", or use another merge method for this tensor" if step.op == "merge" else ""
         context.check(step, need.least, need.why, hint)
 
 

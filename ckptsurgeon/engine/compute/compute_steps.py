@@ -44,7 +44,7 @@ __all__ = ["check_equal", "compute_steps", "computed_together", "draw_steps", "g
 # at a time, so that the message can contain the key of the tensor.
 
 ORDER = "g_idx"
-"""The attribute ``rule`` of the error for an invalid g_idx; the key of the tensor is added to this error later."""
+"""The ``rule`` of the error for an invalid g_idx (GPTQ's order of columns); its message later gets the tensor's key."""
 FEW = 1 << 14
 """A tensor with more elements than this is computed alone, not together with other tensors."""
 

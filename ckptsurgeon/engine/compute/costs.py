@@ -40,7 +40,7 @@ def costs_of(plan: Plan, context: MergeContext) -> Costs:
         raise PlanError(
             f"copying takes {human_bytes(BUFFERS)} of memory ({BUFFERS} bytes); "
             f"the limit is {human_bytes(context.memory)} ({context.memory} bytes).",
-            hint=f"Allow more: --memory {BUFFERS}B.",
+            hint=f"Allow more memory: --memory {BUFFERS}B.",
         )
     distinct = {_alike(step): step for step in reversed(plan.steps)}  # even a large model has few different steps
     memory = max((_memory(step, context) for step in reversed(distinct.values())), default=0)

@@ -133,7 +133,7 @@ class MergedTensors:
         """Return the whole tensors as one slice; raises PlanError if this needs more memory than is allowed."""
         size = np.dtype(self._compute).itemsize * len(self._parts) * TEMPORARIES
         why = "the method needs a whole tensor at once"
-        self._context.check(self._step, prod(self.shape) * size, why, ", or use another method for it")
+        self._context.check(self._step, prod(self.shape) * size, why, ", or use another merge method for this tensor")
         return self.slice(OutputBlock(0, 0, tuple((0, size) for size in self.shape)))
 
     def slice(self, place: OutputBlock, seen: Seen | None = None) -> Slice:

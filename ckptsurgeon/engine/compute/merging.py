@@ -97,7 +97,7 @@ def _finished(
     if values.shape != wanted:
         raise PlanError(
             f"the merge method {escape(merge.method)} returned an array of the shape {values.shape} for inputs of the "
-            f"shape {wanted}."
+            f"shape {wanted}; it must return an array of the same shape."
         )
     lost = CastLosses(_overflown(values, tensors, inner)) if not np.isfinite(values).all() else CastLosses()
     made, more = _rounded(step, merge, values)
@@ -116,6 +116,6 @@ def _overflown(values: Array, tensors: MergedTensors, inner: OutputBlock) -> int
 
 
 def _rounded(step: Step, merge: Merge, values: Array) -> tuple[Array, CastLosses]:
-    if merge.compute == "float64" or step.dtype == "float8_e8m0fnu":  # has no sign: ``rounded`` checks for that
+    if merge.compute == "float64" or step.dtype == "float8_e8m0fnu":  # unsigned: ``rounded`` refuses negative values
         return named(step, rounded, values.astype("<f8", copy=False), "float64")
     return cast_for(step, values.astype("<f4", copy=False), "float32")

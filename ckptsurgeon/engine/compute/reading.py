@@ -261,7 +261,7 @@ def _resolved(array: Array, info: TensorInfo) -> Array:
 def _negated(array: Array, dtype: str) -> Array:
     """Return negated values; in types that numpy lacks, the sign bit is inverted.
 
-    The codes 0x00 and 0x80 of 8-bit floats are not changed, since some of these types have no -0.
+    The bytes 0x00 and 0x80 of 8-bit floats are not changed, since some of these types have no -0.
     """
     if dtype == "complex32":
         return array ^ np.uint32(0x8000_8000)
@@ -305,9 +305,9 @@ def named(
 
 
 def relevant(lost: CastLosses, inputs: Iterable[TensorInfo], step: Step) -> CastLosses:
-    """Return the counts ``lost``; without the count of zeros if no input has a dtype whose cast can make zeros.
+    """Return the counts ``lost``, but without the count of zeros if no input has a dtype whose cast can make zeros.
 
-    Then the zeros are results of the computation, and not values that a narrower dtype has lost.
+    In that case, the zeros are results of the computation, not values that a narrower dtype has lost.
     """
     narrowed = any(goes_to_zero(info.dtype, step.dtype) for info in inputs)
     return lost if narrowed else CastLosses(lost.infinite)

@@ -21,6 +21,7 @@ __all__ = ["copying_rows", "gathered", "mapped_block", "mapped_boxes", "overlaid
 # The rows of a tensor for another vocabulary: each row is a row of the source, a mean of source rows, or zero.
 
 ELEMENTS = 1 << 18
+"""How many elements are read at once to compute the mean of all rows."""
 
 NEAR = 8
 """Rows are read at once if the range that contains them has at most this many times as many rows as are needed."""

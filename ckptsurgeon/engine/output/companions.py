@@ -39,6 +39,7 @@ __all__ = [
 # Companions of an earlier output: ckptsurgeon removes a companion only if it is unchanged since ckptsurgeon wrote it.
 
 RECIPE_BYTES = 128 << 20
+"""The maximum size in bytes of an earlier output's recipe; a larger recipe is not read."""
 CONFIG, ADAPTER, ADAPTER_WEIGHTS = "config.json", "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -168,7 +169,7 @@ def _without_weights(plan: Plan, options: OutputOptions) -> Plan:
 
     Then adapter_config.json is not written, and the file of weights does not get PEFT's name.
     """
-    made = any(step.op == "factor" for step in plan.steps)  # for an extracted adapter, such a form is an error
+    made = any(step.op == "factor" for step in plan.steps)  # then an output that PEFT cannot read is an error
     if made or not plan.target.weights or is_adapter(options):
         return plan
     kept = tuple(one for one in plan.target.companions if one.name != ADAPTER)
@@ -240,4 +241,5 @@ def implied_notes(plan: Plan) -> tuple[str, ...]:
     """Return a note on the tied tensors that are not stored."""
     if not plan.target.implied:
         return ()
-    return (f"not stored, since loaders tie these tensors to others: {listing(plan.target.implied, 3, where='')}",)
+    keys = listing(plan.target.implied, 3, where="")
+    return (f"not stored, since loaders tie these tensors to other tensors: {keys}",)

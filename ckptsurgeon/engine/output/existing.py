@@ -12,6 +12,7 @@ from ...storage.small_files import open_file
 __all__ = ["INDEX_BYTES", "checkpoint_files", "existing_checkpoint"]
 
 INDEX_BYTES = 1 << 30
+"""The most bytes that are read of a file of the folder, such as an index."""
 
 
 def existing_checkpoint(path: str) -> list[str]:

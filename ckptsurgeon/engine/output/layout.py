@@ -82,7 +82,7 @@ ALL_RANKS = "all ranks"
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """The path and form of an output: ``to`` is the format; with ``max_shard_size`` (``5GB``) a folder is written.
+    """The options of an output: ``to`` is its format; with ``max_shard_size`` (``5GB``) a folder is written.
 
     ``force`` allows the output to replace an earlier one. ``inputs`` are other files that were read and must not be
     overwritten, such as the plan or a file of rules. ``wait`` is the number of seconds to wait for another run that

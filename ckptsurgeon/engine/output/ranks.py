@@ -19,6 +19,7 @@ from ...util.text import count, escape
 __all__ = ["RankOptions", "check_ranks", "rank_shares", "writes_ranks"]
 
 NONE = "none"
+"""The axis in ``GLOB=AXIS`` for tensors that are not split."""
 _MESH = re.compile(r"(?:([a-z][a-z0-9]*):)?([A-Za-z_]\w*)")
 
 

@@ -31,6 +31,7 @@ _LENGTH = struct.Struct("<I")
 _PLAIN = 1 << 31
 """The bit that is set in the stored length of a stream that is not compressed."""
 _SIZES = (1, 2, 4, 8)
+"""The possible sizes of an element in bytes."""
 
 
 def zstandard() -> Any:

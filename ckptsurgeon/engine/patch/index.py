@@ -146,8 +146,10 @@ class PatchIndex:
 def _check(index: PatchIndex) -> None:
     """Raise ValueError if an index contradicts itself, or if a file name is not a plain name without a folder."""
     names = [one.name for one in index.files]
-    if len(set(names)) < len(names) or (not index.folder and names != [""]):
-        raise ValueError("it lists a file twice, or lists no file")
+    if len(set(names)) < len(names):
+        raise ValueError("it lists a file twice")
+    if not index.folder and names != [""]:
+        raise ValueError("it is for a single file, but does not list exactly one file, with an empty name")
     for name in (*(names if index.folder else ()), *index.old_files):
         if name in ("", ".", "..") or os.path.basename(name) != name or "\0" in name or name.startswith(".ckpt"):
             raise ValueError(f"{name!r:.80} is not a valid file name: it must be a name without a folder")

@@ -165,6 +165,7 @@ _KERNELS: Mapping[str, tuple[Callable[[float], float], float]] = {
     "bilinear": (_linear, 1.0),
     "bicubic": (lambda x: _cubic(x, -0.5), 2.0),
 }
+"""{method: (kernel for antialiasing, radius of the kernel before it is widened)}."""
 
 
 # Linear (bilinear) interpolation, part by part.

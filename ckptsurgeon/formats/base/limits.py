@@ -13,7 +13,7 @@ The limit keeps the time to seconds. An instruction takes up to 100 bytes of mem
 """
 
 PICKLE_RARE = 5_000_000
-"""The most instructions of one pickle that take three times as long as others.
+"""The most rarely used instructions that one pickle may have: each takes three times as long as a frequent one.
 
 State dicts have about 15 of them for each tensor.
 """
@@ -26,8 +26,9 @@ A call takes as long as ten instructions.
 
 PICKLE_FREE = 20 << 20
 PICKLE_GROWTH = 5
-"""For a pickle larger than ``PICKLE_FREE`` bytes, the limits grow in proportion, up to ``PICKLE_GROWTH`` times.
+"""If a pickle has more than ``PICKLE_FREE`` bytes, some limits grow in proportion to its size.
 
+These are ``PICKLE_OPS``, ``PICKLE_RARE`` and ``PICKLE_CALLS``; they grow at most ``PICKLE_GROWTH``-fold.
 A tensor takes at least 50 bytes of a pickle. So a small file can only cause little work.
 """
 

@@ -46,6 +46,7 @@ _INDEX_NAME = re.compile(r"(.+)\.index(?:\.([\w-]+))?\.json", re.IGNORECASE | re
 _NUMBERED = re.compile(r"(.*)[-_.]\d+[-_]of[-_](?!0*1(?!\d))\d+((?:\.[^.]*)*)", re.IGNORECASE | re.DOTALL)
 """Matches the names of shards; file 1 of 1 is not a shard, but the whole checkpoint."""
 _COUNTED = re.compile(r"(.*[-_.])(\d{1,7})([-_]of[-_])(\d{1,7})((?:\.[^.]*)*)", re.IGNORECASE | re.DOTALL)
+"""Matches numbered files; the second group is the number of the file, the fourth the number of all files."""
 _RANK = re.compile(r"(consolidated)\.\d+(\.[a-z]+)", re.IGNORECASE)
 """Matches Llama's files: if there are several, each has the part of one rank; a single file is the whole model."""
 

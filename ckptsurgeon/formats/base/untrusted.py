@@ -40,7 +40,9 @@ class CopyBudget:
         """Subtract a number of elements from the budget; raises UnsafeError if the budget becomes negative."""
         self.left -= elements
         if self.left < 0:
-            raise UnsafeError("the pickle copies the same values over and over.", rule="pickle copies")
+            raise UnsafeError(
+                f"the pickle copies more elements than the limit of {limits.PICKLE_COPIES}.", rule="pickle copies"
+            )
 
 
 def check_sizes(values: Any, what: str) -> None:

@@ -151,7 +151,9 @@ class RankJoiner:
             if isinstance(part, MeshPart):
                 self._check_ranks(key, infos, part.ranks)
                 if rank not in part.ranks:
-                    raise self._error(rank, f"{escape(key)} belongs to other ranks: {_some(part.ranks)}.", "rank part")
+                    raise self._error(
+                        rank, f"{escape(key)} is split over other ranks: {_some(part.ranks)}.", "rank part"
+                    )
             with naming(self.files[rank].file):
                 for piece in part.pieces(first.shape, rank):
                     known = pieces.setdefault(piece.offsets, piece)

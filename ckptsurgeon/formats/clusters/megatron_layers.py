@@ -95,7 +95,8 @@ def join_ranks(
         odd = sorted(tree.keys() ^ trees[0].keys())
         if odd:
             raise FormatError(
-                f"{name} and {names[0]} do not have the same tensors: {escape(odd[0])}.", rule="rank keys"
+                f"{name} and {names[0]} do not have the same tensors: only one of them has {escape(odd[0])}.",
+                rule="rank keys",
             )
     if len(trees) == 1:
         return dict(trees[0])
@@ -192,7 +193,7 @@ def _gated(parts: Sequence[TensorInfo]) -> TensorInfo:
     size = parts[0].shape[0]
     if size % 2:
         raise FormatError(
-            f"a gated layer has {size} rows on a rank, an odd number: gates and values differ in number.",
+            f"a gated layer has {size} rows on a rank: an odd number of rows cannot be half gates and half values.",
             rule="megatron layer",
         )
     halves = [[cut(part, 0, begin, size // 2) for part in parts] for begin in (0, size // 2)]

@@ -88,7 +88,7 @@ def rank_files(folder: Folder) -> RankFiles:
         )
     others = _others(folder.names(), {name for group in groups.values() for name in group.values()})
     if others:
-        notes.append(f"left out the states of optimizers and others: {listing(others, 2, where='')}")
+        notes.append(f"left out other files of the ranks, such as states of optimizers: {listing(others, 2, where='')}")
     return RankFiles(tuple(found[rank] for rank in range(ranks)), tuple(notes))
 
 

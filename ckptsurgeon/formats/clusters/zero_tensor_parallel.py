@@ -31,6 +31,7 @@ _PLAIN = re.compile(
 )
 """Matches the simple patterns: literal names, with placeholders for digits and at most one ``.*``."""
 PATTERNS, CHARACTERS = 64, 200
+"""The most patterns in one entry, and the most characters of a pattern."""
 _HINT = "Convert the checkpoint with DeepSpeed's ds_to_universal.py first: ckpt reads the result."
 
 
@@ -90,7 +91,9 @@ def _patterns(model: StateFile) -> tuple[dict[str, list[re.Pattern[str]]], int]:
     for name in (_WHOLE, _GATED, _ROWS, _VOCABULARY):
         texts = info.get(name) or []
         if not isinstance(texts, (list, tuple)) or len(texts) > PATTERNS:
-            raise FormatError(f"{where} has an entry {name} that is not a list, or is too long.", rule="model parallel")
+            raise FormatError(
+                f"{where} has an entry {name} that is not a list of at most {PATTERNS} patterns.", rule="model parallel"
+            )
         for text in texts:
             if not isinstance(text, str) or len(text) > CHARACTERS or not _is_plain(text):
                 raise FormatError(

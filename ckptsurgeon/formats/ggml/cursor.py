@@ -13,6 +13,7 @@ __all__ = ["Cursor", "cut_short"]
 
 _FIRST = 1 << 16
 _PIECE = 1 << 20
+"""How many bytes are read at once: ``_FIRST`` at the beginning of a file, later ``_PIECE``."""
 _LENGTH = struct.Struct("<Q")
 
 

@@ -72,7 +72,8 @@ def _counts(cursor: Cursor) -> tuple[int, int]:
     cursor.within = "the list of its tensors"
     if tensors > limits.TENSORS or entries > limits.GGUF_ENTRIES:
         raise UnsafeError(
-            f"its header claims {count(tensors, 'tensor')} and {entries:,} metadata entries, too many to read.",
+            f"its header claims {count(tensors, 'tensor')} and {entries:,} metadata entries; at most "
+            f"{limits.TENSORS:,} tensors and {limits.GGUF_ENTRIES:,} entries can be read.",
             rule="counts",
         )
     cursor.check(tensors * _INFO_BYTES + entries * _ENTRY_BYTES)

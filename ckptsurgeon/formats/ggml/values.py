@@ -78,7 +78,7 @@ def _number(cursor: Cursor, kind: int) -> Any:
         raise FormatError(f"{cursor.within} has the unknown type {kind}.", rule="metadata type")
     raw = cursor.take(struct.calcsize(_FORMATS[kind]))
     if kind == BOOL and raw[0] > 1:
-        raise FormatError(f"{cursor.within} is a bool with the value {raw[0]}.", rule="metadata type")
+        raise FormatError(f"{cursor.within} is a bool with the value {raw[0]}, not 0 or 1.", rule="metadata type")
     return struct.unpack(f"<{_FORMATS[kind]}", raw)[0]
 
 
@@ -92,7 +92,9 @@ def _array(cursor: Cursor) -> tuple[int, str, str | None]:
         raise FormatError(f"{cursor.within} {why}.", rule="metadata type")
     said = f"{number:,} values of the type {_NAMES[kind]}" if kind != TEXT else f"{number:,} strings"
     if kind == TEXT and number > limits.GGUF_TEXTS:
-        raise UnsafeError(f"{cursor.within} has {number} strings, too many to read.", rule="metadata size")
+        raise UnsafeError(
+            f"{cursor.within} has {number} strings, more than the limit of {limits.GGUF_TEXTS}.", rule="metadata size"
+        )
     if number <= SHOWN:
         values = [_scalar(cursor, kind) if kind == TEXT else _number(cursor, kind) for _ in range(number)]
         if None in values or any(isinstance(one, float) and not math.isfinite(one) for one in values):
@@ -160,7 +162,7 @@ def parsed(key: str, said: str, kind: int) -> bytes:
             return packed(BOOL, {"true": True, "false": False}[said.lower()])
         return packed(kind, float(said) if kind in _FLOATS else int(said))
     except (ValueError, LookupError, struct.error, OverflowError, TypeError):
-        name = "array of JSON" if kind == ARRAY else _NAMES[kind]
+        name = "JSON array" if kind == ARRAY else _NAMES[kind]
         raise ConfigError(
             f"{escape(key)} = {escape(said, 40)} in the metadata is not a value of the type {name}.",
             hint="Set another value with --set-metadata.",
@@ -175,7 +177,7 @@ _OF_NUMBERS = re.compile(r"general\.(alignment|file_type|quantization_version|\w
 def kind_of(key: str, said: str) -> int:
     """Return the type of a new metadata entry whose value a user wrote as ``said``.
 
-    ``5``, for example, is a number. It is a string under a key whose values are strings, such as ``general.version``.
+    For example, ``5`` is a number; but it is a string if the values of the key are strings, as for ``general.version``.
     """
     if key.startswith(_OF_TEXTS) and not _OF_NUMBERS.fullmatch(key):
         return TEXT

@@ -38,7 +38,7 @@ _NAME_BYTES = 63
 _DIMENSIONS = 4
 """The limits of llama.cpp: names have fewer than 64 bytes, tensors at most four dimensions."""
 FORMAT_KEY = "format"
-"""The entry ``"format": "pt"`` of safetensors files, which is not copied into GGUF."""
+"""The key of the entry ``"format": "pt"`` of safetensors files, which is not copied into GGUF."""
 
 
 class _GgufLayout:

@@ -108,7 +108,9 @@ def _header(data: bytes) -> tuple[int, bool]:
             f"the index says that there are {shards} data files; 1 to {limits.SHARDS} can be read.", rule="shards"
         )
     if endianness not in (0, 1) or needed > _VERSION:
-        raise FormatError("the version of the index is too new to be read.", rule="bundle version")
+        odd = f"the index has the unknown byte order {endianness}, not 0 or 1."
+        why = odd if endianness not in (0, 1) else "the version of the index is too new to be read."
+        raise FormatError(why, rule="bundle version")
     return shards, endianness == 1
 
 

@@ -170,7 +170,7 @@ def _footer(raw: bytes) -> tuple[_Handle, _Handle]:
     others, at = _handle(footer, 0)
     index, at = _handle(footer, at)
     if index.end != len(raw) - FOOTER or others.end != index.offset or footer[at : -len(MAGIC)].strip(b"\0"):
-        raise _fault("its footer points to an index past the end of the file: the file is truncated")
+        raise _fault("its footer does not fit the rest of the file, which may be truncated")
     return others, index
 
 

@@ -160,9 +160,9 @@ _CLASSES = "__torch__"
 
 
 def script_tensors(tree: Any) -> dict[str, TensorInfo | OpaqueResult]:
-    """Return the tensors of a scripted module by their dotted names, and the objects that have another state.
+    """Return the tensors of a scripted module by their dotted names, and the objects whose state is not a dict.
 
-    Such an object is in the place of a quantised layer or its weights, and contains the tensors in an order of its own.
+    Such an object stands for a quantised layer or its weights, and contains the tensors in an order of its own.
 
     Raises FormatError if ``tree`` is not a scripted module, has no tensors, or has a name that is too long. Raises
     UnsafeError if there are too many submodules, or they are nested too deeply.

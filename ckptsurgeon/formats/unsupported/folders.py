@@ -27,7 +27,7 @@ _OTHERS = (
     ".onnx", ".msgpack", ".h5", ".hdf5", ".keras", ".nemo", ".pt2", ".pte", ".tflite", ".mlmodel", ".engine",
     ".plan", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".pkl",
 )  # fmt: skip
-"""Suffixes of formats that cannot be read; opening a file with such a suffix raises a more precise error."""
+"""Suffixes of formats that cannot be read; the error for opening such a file says which format it has."""
 
 
 def folder_kind(folder: Folder, names: Sequence[str]) -> UnreadableFile | None:

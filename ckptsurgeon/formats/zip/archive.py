@@ -50,7 +50,8 @@ class Archive:
             )
         if entry.size > max(limits.INFLATED_FREE, limits.INFLATED * entry.stored):
             raise UnsafeError(
-                f"{record_at(self.file, name)} would unpack from {entry.stored} bytes to {entry.size} bytes, too many.",
+                f"{record_at(self.file, name)} would unpack from {entry.stored} bytes to {entry.size}, over "
+                f"{limits.INFLATED} times as many.",
                 rule="deflate bomb",
             )
         data = self.file.read(entry.data, entry.stored)

@@ -165,7 +165,9 @@ def _check_local(file: File, row: Listed, raw: bytes) -> int:
     if (flags | local_flags) & _ENCRYPTED:
         raise FormatError(f"{record_at(file, name)} is encrypted.", rule="zip encryption")
     if method not in (STORED, DEFLATED):
-        raise UnsafeError(f"{record_at(file, name)} has an unsupported compression method.", rule="zip method")
+        raise UnsafeError(
+            f"{record_at(file, name)} has an unsupported compression method: {method}.", rule="zip method"
+        )
     if local_method != method:
         raise UnsafeError(
             f"{record_at(file, name)} has another compression method in its local header than in the directory.",

@@ -110,8 +110,8 @@ class RecordsFile(File):
     def descriptor(self) -> AbstractContextManager[int | None]:
         """Return a context manager that yields a file descriptor from which the kernel can copy.
 
-        It yields None if the checksum of some entry of the archive has not been checked yet: the kernel would copy the
-        entry without checking it.
+        It yields None if some record was not yet checked against the directory: the kernel would copy the record
+        without this check.
         """
         return nullcontext() if self._unseen else self._file.descriptor()
 

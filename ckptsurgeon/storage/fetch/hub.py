@@ -107,7 +107,7 @@ def from_hub(
         if offline:
             break
     raise SourceError(
-        f"{escape(origin.shown)} does not match the hub: its SHA-256 differs. It was removed from the cache.",
+        f"{escape(origin.shown)} does not match the hub: its digest differs. The file was removed from the cache.",
         hint="Fetch it again.",
     )
 

@@ -266,5 +266,5 @@ def file_name(origin: FetchOrigin) -> str:
     path = unquote(urlsplit(origin.path).path) if origin.kind == "url" else origin.path
     name = origin.file if origin.kind == "hub" else path.rpartition("/")[2]
     if name in ("", ".", "..") or "\0" in name or "\\" in name:
-        raise ConfigError(f"{escape(origin.shown)} has no file name.")
+        raise ConfigError(f"{escape(origin.shown)} has no file name.", hint="Add the name of the file.")
     return name

@@ -22,6 +22,7 @@ GAP = 64 << 10
 REQUEST = 4 << 20
 """The most bytes of one request; a lost connection loses at most as many."""
 CONNECTIONS = 4
+"""How many requests for one file are sent at the same time."""
 
 
 class Ranges(Protocol):
@@ -101,7 +102,7 @@ class RemoteFile(File):
         """
         with self._lock, self._wanted():
             missing = [part for begin, end in ranges for part in self._spool.missing(begin, end)]
-            if missing and self._late is not None:  # given up: its time limit is over
+            if missing and self._late is not None:  # an earlier call exceeded its time limit
                 raise self._late
             try:
                 self._fetch(cut(joined(missing, GAP), REQUEST), advance)

@@ -27,7 +27,7 @@ _EXTENTS = 256
 def unwritten_ranges(fd: int, size: int) -> tuple[tuple[int, int], ...]:
     """Return the (begin, end) ranges of an open file of ``size`` bytes that were never written, in order.
 
-    A file system that cannot say which ranges these are has none.
+    Returns () if the file system does not report such ranges.
     """
     return tuple(_joined([*_holes(fd, size), *_reserved(fd, size)]))
 
@@ -43,7 +43,7 @@ def _holes(fd: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _seek(fd: int, offset: int, whence: int, size: int) -> int:
-    """Return the next place of one kind; ``size`` if there is none, or if the file system cannot say."""
+    """Return the offset of the next hole or data (``whence``); ``size`` if there is none, or it cannot be found."""
     try:
         return os.lseek(fd, offset, whence)
     except OSError:
@@ -51,7 +51,7 @@ def _seek(fd: int, offset: int, whence: int, size: int) -> int:
 
 
 def _reserved(fd: int, size: int) -> list[tuple[int, int]]:
-    """Return the ranges that are only reserved; data that is still to be written to them is written first."""
+    """Return the ranges that are only reserved, after the kernel has written cached data of the file to them."""
     if sys.platform != "linux" or not any(True for _ in _mapped(fd, size, 0)):
         return []
     return list(_mapped(fd, size, _SYNC))
@@ -78,7 +78,7 @@ def _mapped(fd: int, size: int, flags: int) -> Iterator[tuple[int, int]]:
 
 
 def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return ranges in order, with those that touch made one."""
+    """Return the ranges, sorted; ranges that overlap or touch are joined."""
     found: list[tuple[int, int]] = []
     for begin, end in sorted(ranges):
         if found and begin <= found[-1][1]:

@@ -15,7 +15,7 @@ from .pending import DeferredUploads, MovedUploads, PendingUploads
 __all__ = ["FsspecDestination"]
 
 MARK = ".ckpt-upload"
-"""The suffix of a file or folder at the address, the mark: it exists during an upload, and after a run was killed."""
+"""The suffix of the mark: a file or folder that exists at the address during an upload, and after a run was killed."""
 
 DEFERRED = ("s3", "s3a", "gs", "gcs")
 """The schemes of object stores in which an upload appears only when it is completed.
@@ -88,7 +88,7 @@ class FsspecDestination:
         if lost:
             raise OutputError(
                 f"uploads to {escape(self.uri)} are gone: {listing(lost)}. No file there has changed.",
-                hint="Another run may write to this address: run the command again when it has ended.",
+                hint="Another run may write to this address: run the command again when that run has ended.",
             )
         try:
             with _errors(self.uri):

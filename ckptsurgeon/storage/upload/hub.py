@@ -87,7 +87,9 @@ class HubDestination:
             made = CommitOperationAdd(f"{self._folder}{name}", path)
             self._api.preupload_lfs_files(self._query.repository, [made], revision=self._query.revision)
             if getattr(made, "_should_ignore", False):  # the hub would leave the file out of the commit
-                raise OutputError(f"the .gitignore of {escape(self.uri)} excludes {escape(name)}.", hint="Change it.")
+                raise OutputError(
+                    f"the .gitignore of {escape(self.uri)} excludes {escape(name)}.", hint="Change the .gitignore."
+                )
             if made.path_or_fileobj:  # not uploaded yet; the local file will be removed
                 with made.as_file() as file:
                     made = CommitOperationAdd(f"{self._folder}{name}", file.read())

@@ -35,7 +35,10 @@ def check_deletable(path: str, shown: str) -> None:
         )
     folder = os.path.dirname(os.path.abspath(path))
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"{escape(shown)} cannot be consumed: nothing can be deleted in its folder.")
+        raise OutputError(
+            f"{escape(shown)} cannot be consumed: nothing can be deleted in its folder.",
+            hint="Make the folder writable, or leave out --consume.",
+        )
 
 
 def consume(file: LocalFile, output: str) -> None:

@@ -100,7 +100,7 @@ class UnfinishedOutput(NamedTuple):
 def unfinished_output(path: str) -> UnfinishedOutput | None:
     """Return the unfinished output that an earlier run left for ``path``; None if no run has left a finished file.
 
-    On file systems without locks there may be several; then the unfinished output with the most parts is returned.
+    On file systems without locks there may be several; then the one with the most finished parts is returned.
     """
     found = [begun for folder in leftovers(path) if _is_own(folder) and (begun := _read(folder)) is not None]
     return max(found, key=lambda begun: len(begun.rows), default=None)

@@ -71,7 +71,7 @@ def test_what_does_not_fit_the_memory_is_an_error(plan: str, why: str, monkeypat
         cs.PlanError, match=rf"takes [\d.]+ MB of memory, since {why}.*; the limit is 17\.0 MB"
     ) as error:
         eval(plan)
-    assert error.value.hint.startswith("Allow more: --memory ")
+    assert error.value.hint.startswith("Allow more memory: --memory ")
     assert not Path("out").exists()
 
 

@@ -190,7 +190,7 @@ def test_a_slice_that_does_not_fit_the_memory_is_an_error() -> None:
         cs.PlanError, match=r"w: computing this tensor takes 38\.4 MB of memory, since .*; the limit is 32\.0 MB"
     ) as error:
         cs.merge(["a.safetensors", "b.safetensors"], **how, memory="32MB")
-    assert error.value.hint == "Allow more: --memory 38400000B, or use another method for it."
+    assert error.value.hint == "Allow more memory: --memory 38400000B, or use another merge method for this tensor."
     plan = cs.merge(["a.safetensors", "b.safetensors"], **how, memory="38400000B")
     assert plan.costs is not None
     assert plan.costs.memory_nbytes == 38400000
@@ -208,7 +208,7 @@ def test_less_memory_than_a_dry_run_says_at_least_is_refused(memory: str | int) 
     ):
         with pytest.raises(cs.PlanError, match=r"copying takes 16\.8 MB of memory") as error:
             act()
-        assert error.value.hint == "Allow more: --memory 16777216B."
+        assert error.value.hint == "Allow more memory: --memory 16777216B."
     assert not Path("o.safetensors").exists()
     cs.apply(cs.merge(["a.safetensors", "b.safetensors"], **asked, memory="16777216B"), "o.safetensors")
 

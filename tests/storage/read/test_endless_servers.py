@@ -99,7 +99,7 @@ def test_the_pace_is_by_the_head_and_then_by_the_bytes(monkeypatch: pytest.Monke
         assert pace.left() == 10
     pace.count(10 * _pace.SLOWEST - 1)
     clock.now += 10
-    with pytest.raises(ValueError, match="only 10239 bytes more within 10 s"):
+    with pytest.raises(ValueError, match="only 10239 more bytes within 10 s"):
         pace.left()
 
 

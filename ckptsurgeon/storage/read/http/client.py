@@ -38,6 +38,7 @@ __all__ = [
 CONNECT_S = 15.0
 """How many seconds connecting to a server may take."""
 TRIES = 5
+"""After this many failed attempts, a request is given up."""
 ENOUGH = 64 << 10
 """If an attempt receives at least this many bytes, the count of failures starts again at 0."""
 REDIRECTS = 10

@@ -34,7 +34,7 @@ class KeptSpool(Spool):
     """
 
     folder = "cache folder"
-    hint = "Make room in the cache folder, or set CKPTSURGEON_CACHE to another."
+    hint = "Make room in the cache folder, or set CKPTSURGEON_CACHE to another folder."
 
     def __init__(self, uri: str, fd: int, path: str, content: str) -> None:
         super().__init__(uri, fd)

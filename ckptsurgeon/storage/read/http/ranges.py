@@ -131,9 +131,8 @@ def open_http(address: Address, name: str, around: Callable[[], Folder]) -> Remo
             except BaseException:
                 spool.close()
                 raise
-            note = (
-                f"the server of {escape(address.shown)} supports no ranges: all {human_bytes(size)} of it were fetched"
-            )
+            said = f"the whole file was fetched ({human_bytes(size)})"
+            note = f"the server of {escape(address.shown)} supports no ranges: {said}"
             return RemoteFile(HttpRanges(address, name, size, etag, modified, around, digest), spool, (note,))
 
 
@@ -208,5 +207,5 @@ def _check_plain(address: Address, response: httpx2.Response) -> None:
     coding = response.headers.get("Content-Encoding", "identity").lower()
     if coding != "identity":
         raise SourceError(
-            f"{escape(address.shown)}: the server sent the file as {escape(coding)} without being asked to."
+            f"{escape(address.shown)}: the server compressed the file ({escape(coding)}) without being asked to."
         )

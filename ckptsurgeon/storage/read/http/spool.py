@@ -25,7 +25,7 @@ EVERY = 16 << 20
 
 
 def free_bytes(found: os.statvfs_result) -> int | None:
-    """Return how many bytes can be written to a file system, less those that must stay free; None if unknown."""
+    """Return how many bytes can be written to a file system, minus the bytes that must stay free; None if unknown."""
     if not found.f_blocks:
         return None
     left = min(LEFT, int(found.f_blocks * found.f_frsize * SHARE))
@@ -123,7 +123,7 @@ class Spool:
     """
 
     folder = "folder for temporary files"
-    hint = "Make room in the folder for temporary files, or set TMPDIR to another."
+    hint = "Make room in the folder for temporary files, or set TMPDIR to another folder."
     is_wanted = False
 
     def __init__(self, uri: str, fd: int = -1) -> None:

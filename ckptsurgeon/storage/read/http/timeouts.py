@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 TIMEOUT_S = 60.0
+"""How many seconds a server may take without progress, if the user sets no other limit."""
 SLOWEST = 1024
 """The fewest bytes of a body that a server must send in a second."""
 LONGEST_WAIT_S = 60.0
@@ -54,7 +55,10 @@ def checked_seconds(said: str, name: str) -> float:
     except ValueError:
         found = math.nan
     if not 0 < found < 1e6:
-        raise ConfigError(f"{name} is {escape(said)!r}, not a number of seconds.", hint=f"Write {name} 60.")
+        raise ConfigError(
+            f"{name} is {escape(said)!r}, not a number of seconds above 0 and below 1000000.",
+            hint="Write a number, such as 60.",
+        )
     return found
 
 
@@ -93,7 +97,7 @@ class TimeLimit:
         until = self._head_until if in_head else self._until
         left = self._limit if until is None else until - time.monotonic()
         if left <= 0:
-            what = "no answer" if in_head else f"only {self._came} bytes more"
+            what = "no answer" if in_head else f"only {self._came} more bytes"
             raise self._error(f"{what} within {self._limit:g} s")
         return left
 
