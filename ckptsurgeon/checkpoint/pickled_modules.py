@@ -14,7 +14,7 @@ from .packed_parameters import is_script_object
 __all__ = ["SearchLimit", "is_module", "module_entries"]
 
 USUAL_KEY = 64
-"""The number of characters of a key that is not unusually long."""
+"""A key with fewer characters than this counts as one tensor, a longer key as several."""
 
 
 class SearchLimit:

@@ -19,12 +19,13 @@ from ..util.text import count, escape, listing
 __all__ = ["PAGE", "is_zero_run_note", "zero_run_notes"]
 
 SEGMENTS = 16
-"""How many parts of a file programs download at once, at most, as a rule: the end of each part may be missing."""
+"""The most parts of a file that programs usually download at once: the end of each part may be missing."""
 BLOCK = 1 << 20
+"""The number of bytes that are read at once."""
 PAGE = 4096
-"""The fewest bytes of a missing part."""
+"""The smallest number of missing bytes that is found."""
 NEAR = 16
-"""Zeros begin or end in the middle of a row if this many bytes of the row are on both sides."""
+"""Zeros begin or end in the middle of a row if at least this many bytes of the row are on each side."""
 NARROW = 64
 """If the last dimension is smaller, as in the kernels of convolutions, a row is an element of the first dimension."""
 SAID = "the zeros begin or end in the middle of a row of "
@@ -85,13 +86,13 @@ class _Places:
         )
 
     def at(self, offset: int) -> _Place | None:
-        """Return the place of a matrix that has a byte; None if the byte is in no matrix."""
+        """Return the place of the matrix that contains the byte at ``offset``; None if no matrix contains it."""
         number = bisect_right(self.all, offset, key=itemgetter(0)) - 1
         place = self.all[number] if number >= 0 else None
         return place if place is not None and place.row and offset < place.end else None
 
     def between(self, begin: int, end: int) -> Iterator[str]:
-        """Yield the keys of the tensors that have a byte of a range."""
+        """Yield the keys of the tensors that have bytes in the range from ``begin`` to before ``end``."""
         return (place.key for place in self.all if place.begin < end and begin < place.end)
 
 
@@ -113,14 +114,14 @@ def _lost_parts(file: File, places: _Places, keys: Collection[str] | None) -> It
 
 
 def _pages_at_ends(file: File) -> Iterator[int]:
-    """Yield the offsets of those pages at the end of each part of a file that are zeros."""
+    """Yield the offset of the last page of each part of a file, if this page contains only zeros."""
     if file.size > 4 * SEGMENTS * PAGE:
         ends = (file.size * number // SEGMENTS - PAGE for number in range(1, SEGMENTS + 1))
         yield from (at for at in ends if file.read(at, PAGE) == bytes(PAGE))
 
 
 def _pages_of(file: File, places: _Places, keys: Collection[str]) -> Iterator[int]:
-    """Yield the offsets of the pages of some tensors that are zeros."""
+    """Yield the offset of each page in the tensors ``keys`` that contains only zeros."""
     for place in places.all:
         for at in range(place.begin, place.end, BLOCK) if place.key in keys else ():
             block = file.read(at, min(BLOCK, place.end - at))
@@ -146,9 +147,10 @@ def _around(file: File, page: int) -> tuple[int, int]:
 
 
 def _cut_row(file: File, places: _Places, begin: int, end: int) -> str:
-    """Return the key of the matrix in which zeros begin or end in the middle of a row, and go on in other rows; or ''.
+    """Return the key of the matrix in which a run of zeros begins or ends in the middle of a row; '' if there is none.
 
-    If the same columns of the next row are zeros, too, the matrix may have been enlarged by columns of zeros.
+    The run must continue in other rows, and the same columns of the row before or after the run must not be zeros:
+    otherwise the matrix may have been enlarged by columns of zeros.
     """
     one = places.at(begin)
     if one is not None:
