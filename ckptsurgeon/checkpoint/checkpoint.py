@@ -181,9 +181,9 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         notes += [*self._other_shard_notes, *self._unwritten_notes, *self.quantisation_notes]
         if not self.passed:
             return tuple(notes)
-        where = f"root {self.root}" if self.root else "the top level"
+        where = f"the state dict {self.root}" if self.root else "the top level"
         others = [path or "the top level" for path in self.passed]
-        return (*notes, f"took {where}; also in the file: {listing(others)} (choose with --root)")
+        return (*notes, f"{where} is used; the file also has {listing(others)} (choose with --root)")
 
     @cached_property
     def extras(self) -> tuple[Extra, ...]:
