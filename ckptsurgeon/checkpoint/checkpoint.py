@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint"]
 
 _SMALL = 1 << 20
-"""The most bytes of a tensor whose values are read for notes."""
+"""The largest size, in bytes, of a tensor whose values are read to make notes."""
 _WORKED_OUT = ("_unwritten_notes", "codes", "extras", "metadata", "quant_states", "quantisation_notes", "ties")
 """Cached properties that depend on the tensors: a checkpoint with other keys must compute them again."""
 
@@ -92,7 +92,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         self.odd_scales = OddScales()
 
     def _show(self, view: Unwrapping) -> None:
-        self._view = view if view.stripped else replace(view, stored={})  # each key is its own
+        self._view = view if view.stripped else replace(view, stored={})  # keys are as in the file
         shown = {key: self._tensors[stored] for key, stored in view.stored.items()} if view.stripped else self._tensors
         self._shown: Mapping[str, TensorInfo] = shown
 
@@ -181,9 +181,9 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         notes += [*self._other_shard_notes, *self._unwritten_notes, *self.quantisation_notes]
         if not self.passed:
             return tuple(notes)
-        where = f"root {self.root}" if self.root else "the top level"
+        where = f"the state dict {self.root}" if self.root else "the top level"
         others = [path or "the top level" for path in self.passed]
-        return (*notes, f"took {where}; also in the file: {listing(others)} (choose with --root)")
+        return (*notes, f"{where} is used; the file also has {listing(others)} (choose with --root)")
 
     @cached_property
     def extras(self) -> tuple[Extra, ...]:
@@ -284,7 +284,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
             said += notes_on_parts(self.path, self.codes, shown, settings, self.elsewhere, is_whole=is_whole)
             said += notes_on_values(self.path, self.codes, shown, settings, self._small, self.quant_states)
             said += unlike_others(self.path, self.codes, shown, settings, parts)
-            said = said or list(unknown_layouts(self.path, self.codes, shown, settings))  # others explain it better
+            said = said or list(unknown_layouts(self.path, self.codes, shown, settings))  # other notes are more exact
         if settings:
             said += of_other_width(self.path, self.codes, self.folder)
             said += (f"{escape(self.path)}: its quantization_config {one}" for one in refused_settings(settings))

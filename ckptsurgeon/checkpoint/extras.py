@@ -19,9 +19,12 @@ __all__ = ["NO_NAMES", "Extra", "ExtraEntry", "entries_beside", "entries_to_carr
 
 MAX_TEXT = 200
 MAX_ITEMS = 8
+"""The most characters of a string, and the most items of a list, whose value is shown."""
 
 Place = tuple[str, ...]
+"""The names of the dicts that contain an entry, outermost first."""
 Plain = None | bool | int | float | str | list[Any]
+"""A value that can be shown."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,7 @@ class _TensorCounter:
 
 MAX_DEPTH = 64
 MAX_BITS = 2000
+"""The deepest nesting of an entry, and the most bits of an integer, that can be written into another file."""
 NO_NAMES = "the state dict is inside a list or an object, or its key is not a string"
 TOO_MUCH = "the file has too many entries to search"
 

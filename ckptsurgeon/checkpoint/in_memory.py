@@ -116,7 +116,7 @@ def is_module(value: object) -> bool:
 
 
 def is_given(value: object) -> bool:
-    """Return whether the type of a value can be opened as a checkpoint: a path, a Checkpoint, a dict or a module."""
+    """Return whether a value has a type that can be opened as a checkpoint: path, Checkpoint, dict or module."""
     return isinstance(value, (str, os.PathLike, Mapping)) or is_module(value)
 
 

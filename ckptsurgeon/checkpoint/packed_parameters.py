@@ -24,9 +24,10 @@ __all__ = ["NOTHING_PACKED", "Packing", "is_script_object", "unpacked"]
 Entries: TypeAlias = Mapping[Any, Any]
 Tensors: TypeAlias = dict[str, TensorInfo]
 Take: TypeAlias = Callable[[int], None]
-"""A function that counts a value, and the characters of a key for it; it raises UnsafeError if there are too many."""
+"""A function ``take(characters)`` that counts a value with a key of this length; raises UnsafeError beyond a limit."""
 
 LAYER = "._packed_params"
+"""The submodule of a quantised ``Linear`` or embedding that contains its packed weight."""
 LINEAR = {
     f"{LAYER}._packed_params": (".weight", ".bias"),
     "._packed_weight_ih": (".weight_ih", ".bias_ih"),
@@ -39,7 +40,7 @@ RECURRENT = re.compile(r"(.*)\._all_weight_values\.(\d{1,4})\.param")
 SCRIPTED = "__torch__"
 """The beginning of the module of each class of TorchScript, also of torch's C++ classes."""
 OF_CONVOLUTION, ITS_WEIGHT = 15, 10
-"""The number of values in the state of a pickled convolution, and the place of its weight; its bias comes next."""
+"""The number of values in the state of a pickled convolution, and the index of its weight; its bias comes next."""
 UNUSED = (".scale", ".zero_point")
 """The entries of a Linear that are not used if its weight has 16 bits."""
 SHOWN = 3
@@ -63,7 +64,7 @@ class Packing:
         """Yield a note on the layers that are read."""
         if self.layers:
             layers = f"{count(len(self.layers), 'layer')}: {listing(self.layers, SHOWN)}"
-            yield f"the packed weights of torch.ao are read, and written, as tensors (weight, bias), in {layers}"
+            yield f"packed weights of torch.ao are read, and written, as tensors (weight, bias) in {layers}"
 
     def faults(self, path: str) -> Iterator[str]:
         """Yield a note on the entries of the file ``path`` that are not read."""

@@ -14,7 +14,7 @@ from .packed_parameters import is_script_object
 __all__ = ["SearchLimit", "is_module", "module_entries"]
 
 USUAL_KEY = 64
-"""The number of characters of a key that is not unusually long."""
+"""A key with fewer characters than this counts as one tensor, a longer key as several."""
 
 
 class SearchLimit:
@@ -54,15 +54,17 @@ def module_entries(root: OpaqueResult, allowed: SearchLimit) -> Iterator[tuple[s
     The values are tensors, and the objects of quantised layers: a submodule that pickles another state than its
     attributes, or an attribute that is an object of TorchScript.
 
-    Raises UnsafeError if there are more modules or tensors than ``allowed``, or a name is too long.
+    Raises UnsafeError if there are more modules or tensors than ``allowed``, a module is nested too deeply, or a
+    name is too long.
     """
     waiting, objects = [("", root, 0)], dict[int, list[tuple[Any, Any]]]()
     while waiting:
         prefix, module, depth = waiting.pop()
         if depth > limits.TREE_DEPTH or len(prefix) > limits.KEY_CHARACTERS:
+            deep = f"is nested more than {limits.TREE_DEPTH} levels deep"
+            name = f"has a name of more than {limits.KEY_CHARACTERS} characters"
             raise UnsafeError(
-                f"a pickled module is nested more than {limits.TREE_DEPTH} levels deep, or has a name longer than the "
-                "limit.",
+                f"a pickled module {deep if depth > limits.TREE_DEPTH else name}.",
                 hint="Save its state_dict() instead.",
                 rule="module tree",
             )

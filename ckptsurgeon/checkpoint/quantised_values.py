@@ -23,7 +23,7 @@ __all__ = ["ORDERS", "OUTSIDE", "UNSET", "notes_on_values", "quant_states"]
 Read = Callable[[TensorInfo], bytes]
 """A function that returns the bytes of a small tensor; b"" if the tensor is remote or cannot be read."""
 MOST = 8 << 20
-"""The most bytes of ``g_idx``, and of zero points, that are read in all; most models have one kind of each."""
+"""The most bytes that are read of all ``g_idx`` together, and of all zero points together; the rest is not checked."""
 NEAR = 0.02
 """How far a value of a ``quant_map`` may be from the exact value.
 
@@ -156,7 +156,7 @@ def _group_size(columns: int, groups: int, stated: object) -> int:
 
 @cache
 def _usual_order(columns: int, size: int) -> bytes:
-    """Return the bytes of ``g_idx``, each column's group number, if a group is ``size`` neighbouring columns."""
+    """Return the bytes of the ``g_idx`` (group number of each column) in which a group is ``size`` adjacent columns."""
     return struct.pack(f"<{columns}i", *(column // size for column in range(columns)))
 
 

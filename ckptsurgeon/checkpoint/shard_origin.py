@@ -18,14 +18,14 @@ from ..util.text import escape, listing, together
 __all__ = ["damaged_recipe_notes", "other_shard_notes"]
 
 LARGEST = 1 << 18
-"""The most bytes of a tensor that is compared."""
+"""The largest size, in bytes, of a tensor whose checksum is compared with the recipe."""
 
 
 def damaged_recipe_notes(recipe: str | None, path: str) -> Iterator[str]:
     """Yield a note on a recipe that is cut short. ``ckpt check`` and ``ckpt verify`` also find other damage."""
     if recipe is not None and not recipe.rstrip().endswith("}"):
         yield (
-            f"the recipe of {escape(path)} is damaged: its weights and its token list are not compared with the recipe"
+            f"the recipe of {escape(path)} is damaged: the weights and the token list are not compared with the recipe"
         )
 
 

@@ -77,7 +77,7 @@ def _other_dtypes(
         has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'} {end[1:]} in {dtype}"
         what = f"{dtypes[0]} exponents: loaders take these numbers for exponents"
         if dtypes != EXPONENTS:
-            what = f"{dtypes[0]}: ckpt cannot decode this, and a loader only if it copies the values"
+            what = f"{dtypes[0]}: ckpt cannot decode them, and a loader can do so only if it copies the values"
         yield f"{escape(path)}: {has}, but the format {formats[0]} has {what}: {listing(names, SHOWN)}"
 
 

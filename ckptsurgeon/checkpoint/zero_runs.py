@@ -20,14 +20,15 @@ from ..util.text import NUMBER_IN_KEY, count, escape, listing
 __all__ = ["PAGE", "is_zero_run_note", "zero_run_notes"]
 
 SEGMENTS = 16
-"""How many parts of a file programs download at once, at most, as a rule: the end of each part may be missing."""
+"""The most parts of a file that programs usually download at once: the end of each part may be missing."""
 BLOCK = 1 << 20
+"""The number of bytes that are read at once."""
 PAGE = 4096
-"""The fewest bytes of a missing part."""
+"""The smallest number of missing bytes that is found."""
 PROBE = 512
 """The bytes of a block that is read to find where zeros begin and end."""
 NEAR = 16
-"""Zeros begin or end in the middle of a row if this many bytes of the row are on both sides."""
+"""Zeros begin or end in the middle of a row if at least this many bytes of the row are on each side."""
 NARROW = 64
 """If the last dimension is smaller, as in the kernels of convolutions, a row is an element of the first dimension."""
 ROLES = 2
@@ -91,8 +92,8 @@ def _lost_matrices(
 ) -> Sequence[str]:
     """Return the keys of matrices that are one after the other in a file if they seem to be lost; else ().
 
-    Their roles are their names without numbers and without ``PART``. There must be at least two roles, and for each there must be a matrix
-    elsewhere that is not zero.
+    Their roles are their names without numbers and without ``PART``. There must be at least two roles, and for each
+    role a matrix elsewhere that is not zero.
     """
     matrices = [place.key for place in places if place.row]
     roles = dict.fromkeys(map(_role, matrices))
@@ -143,7 +144,7 @@ class _Places:
         )
 
     def at(self, offset: int) -> _Place | None:
-        """Return the place of a matrix that has a byte; None if the byte is in no matrix."""
+        """Return the place of the matrix that contains the byte at ``offset``; None if no matrix contains it."""
         number = bisect_right(self.all, offset, key=itemgetter(0)) - 1
         place = self.all[number] if number >= 0 else None
         return place if place is not None and place.row and offset < place.end else None
@@ -153,7 +154,7 @@ class _Places:
         return [place for place in self.all if begin <= place.begin and place.end <= end]
 
     def between(self, begin: int, end: int) -> Iterator[str]:
-        """Yield the keys of the tensors that have a byte of a range."""
+        """Yield the keys of the tensors that have bytes in the range from ``begin`` to before ``end``."""
         return (place.key for place in self.all if place.begin < end and begin < place.end)
 
 
@@ -173,14 +174,14 @@ def _zeros(file: File, places: _Places, keys: Collection[str] | None) -> Iterato
 
 
 def _pages_at_ends(file: File) -> Iterator[int]:
-    """Yield the offsets of those pages at the end of each part of a file that begin with zeros."""
+    """Yield the offset of the last page of each part of a file, if this page begins with zeros."""
     if file.size > 4 * SEGMENTS * PAGE:
         ends = (file.size * number // SEGMENTS - PAGE for number in range(1, SEGMENTS + 1))
         yield from (at for at in ends if _is_zero(file, at, PROBE))
 
 
 def _pages_of(file: File, places: _Places, keys: Collection[str]) -> Iterator[int]:
-    """Yield the offsets of the pages of some tensors that are zeros."""
+    """Yield the offset of each page in the tensors ``keys`` that contains only zeros."""
     for place in places.all:
         for at in range(place.begin, place.end, BLOCK) if place.key in keys else ():
             block = file.read(at, min(BLOCK, place.end - at))
@@ -219,9 +220,10 @@ def _steps(most: int, is_zero: Callable[[int], bool]) -> int:
 
 
 def _cut_row(file: File, places: _Places, begin: int, end: int) -> str:
-    """Return the key of the matrix in which zeros begin or end in the middle of a row, and go on in other rows; or ''.
+    """Return the key of the matrix in which a run of zeros begins or ends in the middle of a row; '' if there is none.
 
-    If the same columns of the next row are zeros, too, the matrix may have been enlarged by columns of zeros.
+    The run must continue in other rows, and the same columns of the row before or after the run must not be zeros:
+    otherwise the matrix may have been enlarged by columns of zeros.
     """
     one = places.at(begin)
     if one is not None:

@@ -25,7 +25,7 @@ __all__ = ["INT_BUFFERS", "ema_weights", "plan_average"]
 _WEIGHTS = ("weight", "weights", "kernel")
 """Endings of the names of weights, which are floats in all networks."""
 INT_BUFFERS = ("last", "first", "max")
-"""Where integer and boolean tensors, which have no mean, get values: last or first checkpoint, or the maximum."""
+"""The rules for integer and boolean tensors, which have no mean: take the last or the first value, or the maximum."""
 
 ALIKE = "Average checkpoints of one model"
 

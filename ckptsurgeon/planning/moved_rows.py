@@ -17,7 +17,7 @@ from .plan.step import STORED_ROWS, Input, Step
 __all__ = ["MovedRows", "StoredWeight", "moved_rows"]
 
 BY_ROW = ("GGUF", "MLX", "bitsandbytes", "fp8", "int8", "mxfp4", "mxfp8", "nvfp4", "packed")
-"""Families of encodings that may store each row by itself; the shapes of the parts show whether they do."""
+"""Families of encodings that may have separate codes and scales for each row; the shapes of the parts show whether."""
 DESCRIPTIONS = (".weight_shape", ".weight_format")
 """Endings of parts that describe the whole weight, and not its values."""
 

@@ -22,7 +22,7 @@ from .quantised import computation
 __all__ = ["with_possible_codes_said"]
 
 SMALLEST = 4
-"""The fewest rows and columns of codes."""
+"""A matrix with fewer rows or columns than this is not treated as codes."""
 OF_INDICES = re.compile(
     r"(^|_)(ids?|idx|hash|table|lookup|ind(ex|exes|ices|ptr)?|mask|masked|masks|maps?|pos|positions?|types?|buckets?|lengths?|counts?|tril"
     r"|triu|causal|adj|adjacency|edges?|nodes?|tokens?|labels?|vocab|bytes?|chars?|pieces|flags?|valid|perm|order"

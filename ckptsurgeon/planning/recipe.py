@@ -89,9 +89,8 @@ class Recipe(Brief):
     """The recipe of an output: its sources, its options, and how each tensor was made.
 
     ``adapters`` are the adapters that are merged into the output, by this verb or earlier; None if the recipe is of an
-    older version, or if there never were any. Their paths, and those of
-    ``sources`` and ``target``, are relative to the output's folder. ``seal`` is a digest of all bytes of the
-    output file that are not part of a tensor.
+    older version, or if there never were any. The paths of adapters, ``sources`` and ``target`` are relative to the
+    output's folder. ``seal`` is a digest of all bytes of the output file that are not part of a tensor.
     """
 
     version: str
@@ -115,8 +114,8 @@ class Recipe(Brief):
 def make_recipe(plan: Plan, output: str, version: str, adapters: Iterable[MergedAdapter] = ()) -> Recipe:
     """Return the recipe of a plan's output at the path ``output``, with zeros for the checksums.
 
-    ``adapters`` are the adapters that are merged into the output. If the output is at an address, the paths of its
-    sources are relative to the working directory.
+    ``adapters`` are the adapters that are merged into the output. If ``output`` is a URI, the paths of the sources are
+    relative to the working directory.
     """
     folder = folder_of_recipe(output)
     target = replace(

@@ -208,8 +208,8 @@ def _viewed(info: TensorInfo, shape: tuple[int, ...]) -> tuple[int, ...] | None:
 def _take(left: list[int], stride: list[int], size: int, step: int) -> bool:
     """Append the strides of the last dimensions in ``left`` to ``stride``, and remove their sizes from ``left``.
 
-    ``left`` are the sizes of the dimensions that have no stride yet. As many are taken as have the product ``size``;
-    ``step`` is the stride of the last one. Returns False if no sizes at the end of ``left`` have this product.
+    ``left`` are the sizes of the dimensions that have no stride yet. Sizes are taken from its end until their product
+    is ``size``; ``step`` is the stride of the last dimension. Returns False if no sizes at the end have this product.
     """
     done = 1
     while done < size:

@@ -60,7 +60,7 @@ BLOCK_SCALES: Mapping[str, tuple[int, int]] = {
     "q3_k": (108, 1), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208, 1), "iq2_xxs": (0, 1), "iq2_xs": (0, 1),
     "iq2_s": (0, 1), "iq3_xxs": (0, 1), "iq3_s": (0, 1), "iq1_s": (0, 1), "iq4_nl": (0, 1), "iq4_xs": (0, 1),
 }  # fmt: skip
-"""{type in ``BLOCKS``: (offset of the float16 scales in a block, number of these scales)}; the first is a scale."""
+"""{type in ``BLOCKS``: (offset of the float16 numbers in a block, how many there are)}; the first number is a scale."""
 BLOCK_EXPONENTS: Mapping[str, int] = {"mxfp4": 0}
 """{type in ``BLOCKS`` whose scales are powers of two: offset of the exponent, a byte, in a block}."""
 ROUNDED: Mapping[str, int] = {"q8_0": 8, "q5_0": 6, "q4_0": 2, "mxfp4": 39}

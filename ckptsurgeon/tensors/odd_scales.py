@@ -41,7 +41,8 @@ Blocks of tiny numbers have such scales, too. So this is odd only if no part of 
 LARGE, SMALL, USUAL = "large", "small", "usual"
 """The sizes of decoded matrices: above, below or within ``DECODED``. The parts of a matrix may have different sizes."""
 INVERSE = "inverse"
-"""A size between ``RISING`` and ``DECODED``, if also larger scales have larger codes, as only inverse scales do."""
+"""The size of a matrix whose factor is between ``RISING`` and the upper limit in ``DECODED``, if its codes are larger
+where its scales are larger: this is so only for inverse scales."""
 DECODED = (0.02, 50.0)
 """The smallest and the largest plausible factor by which a layer changes the size of its inputs, as a median.
 
@@ -51,7 +52,7 @@ at least 30 in a network as narrow as MiniLM (384), and more in wider ones.
 RISING = 10.0
 """The smallest factor for which scales and codes are compared. The median of a healthy network is rarely larger."""
 FEWEST = 4
-"""The fewest matrices whose median is looked at."""
+"""The fewest decoded matrices for which a note can say that most of them are too large or too small."""
 OF_SIZES = {
     LARGE: f"make outputs over {DECODED[1]:g} times as large as inputs",
     SMALL: f"make outputs less than {DECODED[0]:g} times as large as inputs",
@@ -70,7 +71,8 @@ SHOWN = 3
 class OddScales:
     """The names of quantised tensors, by kind of odd scales and by size of the decoded matrix. Threads may share it.
 
-    A size is ``LARGE``, ``SMALL`` or ``USUAL``.
+    A size is ``LARGE``, ``SMALL``, ``USUAL`` or ``INVERSE``. In addition, a matrix has the kind
+    of its power of two (see ``POWER``).
     """
 
     def __init__(self) -> None:

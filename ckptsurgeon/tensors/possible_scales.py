@@ -7,7 +7,7 @@ import re
 __all__ = ["CODES", "decodes_nothing", "fits_as_scale"]
 
 CODES = {"int8": 1, "uint8": 4, "int16": 8, "uint16": 8, "int32": 16, "uint32": 16}
-"""Dtypes of codes, with the most codes in one element. Integers of 64 bits are indices or counters."""
+"""{dtype of codes: most codes in one element}; integers of 64 bits are not codes, but indices or counters."""
 _OF_NETWORKS = re.compile(r"bias$|^(weight|gamma|beta)$|^running_")
 
 

@@ -18,9 +18,10 @@ BY_TENSOR, BY_CHANNEL = "per_tensor_affine", "per_channel_affine"
 WRITTEN = (BY_TENSOR, BY_CHANNEL, "per_channel_affine_float_qparams")
 """The schemes that torch reads."""
 MOST_ZERO = 1 << 31
+"""The largest magnitude of a zero point."""
 PACKED = "it is packed in an object that ckpt does not read"
 OWN_PICKLE = "its module defines how it is pickled, which ckpt cannot read"
-"""The reason why the values of a tensor cannot be read, if it is inside an object of a quantised layer."""
+"""Two reasons why the values of a tensor inside an object of a quantised layer cannot be read."""
 
 
 class UnknownQuantiserError(ValueError):

@@ -92,7 +92,7 @@ def test_a_recipe_that_is_cut_short_is_noted(mixed: str, ckpt: Callable[..., Any
     recipe.write_text(recipe.read_text()[:-100])
     for command in (("inspect", mixed), ("convert", mixed, "-o", "out.safetensors"), ("diff", mixed, "first")):
         done = ckpt(*command)
-        assert "is damaged: its weights and its token list are not compared" in " ".join((done.out + done.err).split())
+        assert "is damaged: the weights and the token list are not compared" in " ".join((done.out + done.err).split())
 
 
 def test_weights_that_were_all_saved_again_are_no_strangers() -> None:

@@ -14,7 +14,7 @@ import ckptsurgeon as cs
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 EXPONENTS = "loaders take these numbers for exponents"
-COPIES = "ckpt cannot decode this, and a loader only if it copies the values"
+COPIES = "ckpt cannot decode them, and a loader can do so only if it copies the values"
 
 
 def model(scheme: str) -> Path:

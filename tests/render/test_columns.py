@@ -82,7 +82,7 @@ def test_a_cell_that_is_too_long_for_a_column_does_not_widen_it() -> None:
 @pytest.mark.parametrize("path", ["", "m.safetensors: "])
 def test_notes_on_models_that_do_not_load_are_warnings(path: str) -> None:
     notes = [
-        f"{path}took root model",
+        f"{path}the state dict model is used",
         f"{path}every key begins with module.: from_pretrained initialises all of them",
         f"{path}q_proj.weight lacks weight_scale, which 3 similar tensors have",
     ]

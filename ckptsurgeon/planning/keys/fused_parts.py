@@ -14,6 +14,7 @@ _PARTS = {
     "gate": "gate gate_proj w1 ffn_gate",
     "up": "up up_proj w3 ffn_up",
 }
+"""The modules that compute only one part of a fused projection, by this part."""
 _FUSED = {
     "q k v": "c_attn Wqkv wqkv qkv qkv_proj in_proj in_proj_weight in_proj_bias attn_qkv query_key_value linear_qkv",
     "k v": "kv_proj to_kv Wkv wkv",
@@ -28,11 +29,11 @@ _ORDERS = {name: tuple(order.split()) for order, names in _FUSED.items() for nam
 _OTHER = re.compile(r"(?:^|\.)h\.\d+\.attn\.qkv_proj\.")
 """The fused projection of CodeGen, which has queries, values, keys, in four blocks."""
 _DEPTH = 4
-"""How many segments at the end of a key may name the module; an adapter's key has more than ``weight`` after it."""
+"""How many segments at the end of a key are searched: in an adapter's key, several follow the name of the module."""
 
 
 def part_of(key: str) -> str:
-    """Return which part of a fused projection a key is, by the name of its module: q, k, v, gate, up or ''."""
+    """Return the part of a fused projection that a tensor is, by the name of its module: q, k, v, gate, up or ''."""
     return next((_KINDS[name] for name in _last(key) if name in _KINDS), "")
 
 

@@ -1,4 +1,4 @@
-"""Hints about patterns that match nothing or less than meant; selects keys by ``--include`` and ``--exclude``."""
+"""Makes hints on patterns that match no key, or fewer keys than meant; selects keys by --include and --exclude."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _counts(patterns: Sequence[KeyPattern], keys: Iterable[str]) -> list[int]:
 def matched(
     flags: Iterable[tuple[str, KeyPattern]], keys: Sequence[str], whose: str
 ) -> tuple[list[list[str]], list[str]]:
-    """Return the keys that each pattern matches, and the notes on patterns that match less than was meant.
+    """Return the keys that each pattern matches, and notes on patterns that probably match fewer keys than meant.
 
     ``flags`` are pairs of the option as the user wrote it and its pattern. ``whose`` says in messages what has the
     keys: "source" or "destination". Raises PatternError for a pattern that matches no key.

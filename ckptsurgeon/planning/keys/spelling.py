@@ -36,7 +36,7 @@ def undotted(text: str) -> str:
 
 
 def without_dots(text: str, before: str = "", behind: str = "") -> str:
-    """Return the hint for a pattern or target with a superfluous dot; ``before`` and ``behind`` are the text around."""
+    """Return the hint for a pattern or target with a superfluous dot, between the texts ``before`` and ``behind``."""
     at_ends = text.startswith(".") or text.endswith(".")
     why = "a name has no dot at its ends" if at_ends else "a name has no two dots in a row"
     return f"Write {escape(f'{before}{undotted(text)}{behind}')}: {why}."

@@ -39,6 +39,7 @@ _IMPLIED = re.compile(r"(?<![A-Za-z0-9_])([0-9]+)(?=[A-Za-z_])")
 """Matches a number directly before a name, as in ``2n``: the name is multiplied by it."""
 
 Part = str | Callable[[Captures], str]
+"""A piece of a target: literal text, or a function that returns the text for the captures of a key."""
 Choice = tuple[Part, ...]
 """The alternatives at one position of a target: a single part, or all items of a list."""
 _ARITHMETIC = "Write {n}, {n+12}, {2n} or {n//2}."

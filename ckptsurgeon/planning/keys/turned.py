@@ -57,5 +57,5 @@ def turned_note(turned: Sequence[str], square: Sequence[str], option: str = "--o
 
 
 def turned_hint(key: str, option: str = "--operations") -> str:
-    """Return how to transpose the matrix ``key`` and those of the same name in other layers, by means of ``option``."""
+    """Return a hint: how ``option`` transposes the matrix ``key`` and the matrices of the same name in other layers."""
     return f"Transpose with {option}, as in - {{transpose: '{NUMBER_IN_KEY.sub('*', escape(key))}'}}"

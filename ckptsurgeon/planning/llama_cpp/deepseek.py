@@ -22,7 +22,7 @@ KEYS_OF_HEADS, VALUES_OF_HEADS = PARTS = ("blk.{n}.attn_k_b", "blk.{n}.attn_v_b"
 """The two matrices that llama.cpp stores instead of the matrix of keys and values."""
 LAYER = "model.layers.{n}."
 MOST = 1_000_000
-"""The most experts of all layers together."""
+"""The most experts that all layers together may have."""
 Shapes = dict[str, tuple[int, ...]]
 
 

@@ -69,8 +69,8 @@ def extract_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: Ext
     if convolutions:
         yield (
             f"{count(len(convolutions), 'convolution is', 'convolutions are')} taken to be neither grouped nor "
-            "transposed, which no tensor shows; PEFT cannot merge grouped or transposed ones (leave them out with "
-            f"--exclude): {listing(convolutions, where='')}"
+            "transposed, since no tensor shows this; PEFT cannot merge grouped or transposed convolutions (leave them "
+            f"out with --exclude): {listing(convolutions, where='')}"
         )
     if found.left:
         hint = "; --save-modules saves tensors that are not weights of layers" if found.savable else ""

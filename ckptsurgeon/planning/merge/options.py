@@ -153,7 +153,7 @@ class MergePiece(NamedTuple):
 # Notes on tensors that are not merged in the usual way.
 
 FITTED = {"slice": "with their leading parts", "overlap": "in the part that all have"}
-"""For notes: how tensors of other shapes are merged, by policy."""
+"""{policy: the words that say in notes how tensors of different shapes are merged}."""
 
 
 @dataclass

@@ -108,6 +108,7 @@ _TRUTH = ("yes or no", re.compile("yes|no"))
 _RESAMPLING = {"method": _METHOD, "antialias": _TRUTH}
 
 _BEGUN = re.compile(r"([a-z0-9-]+)[,;=( ]")
+"""Matches the name of a policy that is followed by another character than a colon."""
 
 ARGUMENTS: Mapping[str, Mapping[str, tuple[str, re.Pattern[str]]]] = {
     "positions-1d": {"prefix": _NUMBER},

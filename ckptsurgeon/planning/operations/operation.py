@@ -23,6 +23,7 @@ from ..keys.rules import Rule, target_rule
 __all__ = ["JOINING", "Operation", "parse_operations"]
 
 MOST = 10_000
+"""The most operations, and the most numbers of a constant."""
 LARGEST = 3.4028234663852886e38
 """The largest number of float32."""
 
@@ -155,7 +156,7 @@ def _parsed(row: Any, where: str) -> Operation:
         raise PatternError(f"{where} ({verb}): {error.message}", hint=error.hint) from None
     if also and INDEX in patterns[0].kinds:
         raise PatternError(
-            f"{where} ({verb}): the pattern captures {{{INDEX}}}, which here means the index of a part.",
+            f"{where} ({verb}): the pattern captures {{{INDEX}}}, which must mean the index of each new tensor.",
             hint="Capture the number under another name, as in {n}.",
         )
     rules = tuple(target_rule(pattern, name, f"{where} ({verb})", also) for pattern in patterns for name in names)

@@ -67,7 +67,7 @@ def check_plan(plan: CheckedPlan, data: Mapping[str, Any]) -> None:
     if not plan.steps:
         raise _fault("it has no steps")
     if not 0 <= plan.seed < 2**63:
-        raise _fault(f"its seed is {plan.seed}")
+        raise _fault(f"its seed is {plan.seed}, not a number from 0 to 2**63 - 1")
     _check_steps(plan.steps)
     _check_target(plan)
     for source in plan.sources:

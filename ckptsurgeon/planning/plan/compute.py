@@ -210,7 +210,7 @@ class Merge:
             raise ValueError(f"{data['compute']!r:.40} is not a dtype for computing: use 'float32' or 'float64'")
         device = data.get("device", "")
         if device not in DEVICES:
-            raise ValueError(f"{device!r:.40} is not a device to compute on")
+            raise ValueError(f"{device!r:.40} is not a device to compute on: use 'cpu' or 'cuda'")
         return Merge(str(data["method"]), parameters, truth(data["base"]), str(data["compute"]), str(device))
 
 

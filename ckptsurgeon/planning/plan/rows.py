@@ -127,6 +127,7 @@ class VocabularyRows(Brief):
 
 
 NEW = ("init", "mean", "zero")
+"""Values of ``new`` for rows that are None, except in merges."""
 OF_MERGES = ("others", "others or zero")
 """Values of ``new`` for rows that are None in a merge."""
 

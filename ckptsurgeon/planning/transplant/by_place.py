@@ -44,7 +44,7 @@ _WORDS = frozenset(
 )  # fmt: skip
 """Words in the names of tensors that have a row for each token, or in the names of their modules."""
 _SURE = frozenset(("ctc", "vocab", "vocabulary", "logits", "joint", "joiner"))
-"""The words of ``_WORDS`` that are certain: the first axis of such a matrix is always the vocabulary."""
+"""The words in ``_WORDS`` that alone are enough: if the name has one, the first axis is always the vocabulary."""
 _HEADS = frozenset(("lm_head", "output", "output_layer", "out", "proj_out", "decoder", "shared"))
 """Names of modules that have a tensor with a row for each token; the whole name must be equal."""
 _AROUND = frozenset(("seq_lin", "decoder_layers"))
@@ -65,7 +65,7 @@ _PROJECTIONS = frozenset((
 """Words in the names of projections, whose sizes are widths."""
 
 FEWEST = 10
-"""A smaller classifier has a row for each label: no vocabulary is so small. A larger one may be for tokens (CTC)."""
+"""If a classifier has fewer rows, they belong to labels, since no vocabulary is so small; else perhaps to tokens."""
 
 Sizes = tuple[int, int]
 """The size of an axis in the source, and in the destination."""

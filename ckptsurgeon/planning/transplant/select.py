@@ -109,7 +109,7 @@ def renamed_by_spec(key: str, src: str, dst: str) -> str:
 
 
 LOOKED_DEEPER = 20
-"""If there are more rules, none of them is checked for whether it would match many more keys with ``**.`` before it."""
+"""If there are more rules than this, there are no notes on rules that would match many more keys after ``**.``."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,4 +1,4 @@
-"""Finds the vocabulary axis of a destination's tensors; raises an error, instead of guessing, if several fit."""
+"""Finds the vocabulary axis of a destination's tensors; raises an error, instead of guessing, if several axes fit."""
 
 from __future__ import annotations
 
@@ -101,7 +101,8 @@ class VocabularyAxes:
 
     def _ambiguous(self, key: str, axes: Sequence[int], want: Shape) -> PlanError:
         return PlanError(
-            f"{self._options}: axes {' and '.join(map(str, axes))} of {escape(key)} {shape_text(want)} both fit.",
+            f"{self._options}: axes {' and '.join(map(str, axes))} of {escape(key)} {shape_text(want)} both fit the "
+            "vocabularies.",
             hint=f"Choose one: --vocab-keys {escape(key)}={axes[0]}.",
         )
 

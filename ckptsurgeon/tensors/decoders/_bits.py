@@ -25,8 +25,9 @@ def words_of(span: tuple[int, int], bits: int) -> tuple[int, int]:
 def unpacked(words: Array, span: tuple[int, int], bits: int, places: tuple[int, ...] = ()) -> Array:
     """Return the codes in ``span``, as uint8, from the words in the range that ``words_of`` returns.
 
-    Words and codes run along the last dimension. The lowest bits of a word come first, and codes of 3, 5 or 6 bits
-    cross words. If the codes of a word are permuted, ``places[i]`` is the position of the code ``i`` in the word.
+    Words and codes run along the last dimension. The lowest bits of a word come first, and a code of 3, 5 or 6 bits
+    may begin in one word and end in the next. If the codes of a word are permuted, ``places[i]`` is the position of the
+    code ``i`` in the word.
     """
     words = np.ascontiguousarray(words).view("<u4")
     first = span[0] * bits // WORD * WORD // bits if WORD % bits == 0 else 0

@@ -134,7 +134,7 @@ def decoded_weight(asked: Request) -> TensorInfo:
     coded = asked.coded
     if coded.method.endswith(UNSCALED):
         raise UndecodableError(
-            f"it has {listing([*asked.parts], 9)}, but a part that is needed to decode its codes is missing"
+            f"it has {listing([*asked.parts], 9)}, but a tensor that is needed to decode its codes is missing"
         )
     if not coded.codes:
         raise UndecodableError("its codes are missing, or have a dtype that codes never have")
@@ -155,7 +155,7 @@ def decoded_weight(asked: Request) -> TensorInfo:
             raise UndecodableError(f"its {name} cannot be read")
         is_nested = name == "scale" and any(role == "nested_scale" for role, _ in made.made.parts)
         if kind not in KINDS.get(name, (kind,)) and not is_nested:
-            raise UndecodableError(f"its {name} is {info.dtype}")
+            raise UndecodableError(f"no decoder accepts {info.dtype} as the dtype of its {name}")
     told = made.made
     return TensorInfo(made.dtype, made.shape, made=Decoded(told.parts, told.encoding, told.facts, coded.name))
 
@@ -171,7 +171,7 @@ With double quantisation, the ``scale`` of bitsandbytes is exempt: it contains c
 ON_INPUTS = (".pre_quant_scale", ".prequant_scaling_factor", ".smooth_scale")
 """Endings of scales that are applied to the inputs of a layer: the decoded weight alone is then not enough."""
 COMFY, PLAIN_COMFY = ".comfy_quant", ("float8_e4m3fn", "float8_e5m2")
-"""The ending of ComfyUI's description of a weight's format, and the formats without rotations and tiles."""
+"""The ending of ComfyUI's description of a weight's format, and the formats that use neither rotations nor tiles."""
 
 
 def _obstacles(asked: Request) -> Iterator[str]:

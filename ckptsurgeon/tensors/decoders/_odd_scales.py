@@ -1,4 +1,4 @@
-"""Finds odd scales and zero points while weights are decoded: no quantisation method writes them.
+"""Finds, while weights are decoded, odd scales and zero points: those that no quantisation method writes.
 
 A scale is odd if it is negative, if it makes weights larger than those of any model, or if it is 0 although its codes
 are not all 0.
@@ -31,7 +31,7 @@ zeros has the same code everywhere, but this code need not be that of 0.
 """
 
 TINY, LARGE = 1e-30, 1e4
-"""Scales up to TINY count as 0: the smallest exponent of mxfp4 is 2**-127. No layer has weights above LARGE."""
+"""Scales up to TINY count as 0, such as 2**-127, the smallest scale of mxfp4. No layer has weights above LARGE."""
 LARGEST = {"float8_e4m3fn": 448.0, "float8_e4m3fnuz": 240.0, "int8": 128.0}
 """{dtype of codes: largest code}, for dtypes whose scales are chosen so that the largest weight gets this code.
 
@@ -128,7 +128,7 @@ def _copied(arrays: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _hides_codes(arrays: Mapping[str, Array], decode: Callable[[Mapping[str, Array]], Array]) -> bool:
-    """Return whether scales of 0 hide different codes. All codes of a block of zeros are the same code."""
+    """Return whether codes whose scale is 0 differ from each other. In a block of zeros, all codes are equal."""
     is_zero = arrays["scale"] == 0
     if not is_zero.any():
         return False

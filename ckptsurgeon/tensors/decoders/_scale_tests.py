@@ -25,9 +25,12 @@ AutoRound and llama.cpp choose the sign of each scale so that the value of the l
 largest magnitude, which is negative. So about half of their scales are negative.
 """
 MIXED = 1 / 3
-"""The smallest share of values of the rarer sign in a weight whose scales would be negative about half of the time."""
+"""If more than this share of a weight's values has the rarer sign, none or about half of its scales are negative."""
 DIFFERENT = 3
-"""Codes other than 0 with at least this many values are not those of zeros: these have one code, or two by rounding."""
+"""If codes have at least this many different values other than 0, they are not all codes of the number 0.
+
+The number 0 has one code, or two by rounding.
+"""
 RISES = 0.1
 """The smallest slope of the logarithm of codes on that of scales that shows inverse scales.
 
@@ -36,7 +39,7 @@ and the other codes are smaller: the slope is negative (-0.9 to -0.03 in all mat
 positive.
 """
 CLIPPED, AT_TOP = 0.05, 0.99
-"""The share of codes of at least ``AT_TOP`` of the largest one, above which weights seem to have been clipped.
+"""If more than the share ``CLIPPED`` of codes exceeds ``AT_TOP`` times the largest code, weights were perhaps clipped.
 
 In a block of clipped weights with a larger scale, the other codes are larger too, although the scale is right.
 """
@@ -45,8 +48,9 @@ VARIES = 1e-6
 LOOKED_AT, SCALES = 1 << 16, 16
 """About how many values are compared with their codes, and the fewest different scales that show a slope."""
 SMALLEST = 1e-5
-"""Scales of MLX may be larger than biases if both are smaller than this: it has no scales below 1e-7."""
+"""Scales of MLX may be larger than biases if both are smaller than this, since MLX has no scales below 1e-7."""
 FEW = 4
+"""If fewer scales than this are compared with biases, or are negative like their biases, nothing is reported."""
 
 
 def are_negative(scale: Array) -> bool:
@@ -88,7 +92,7 @@ def odd_biases(bits: int, scale: Array, bias: Array) -> Iterator[str]:
 
 
 def are_exchanged(smallest: float, scales: float, biases: float) -> bool:
-    """Return whether scales are larger than biases, and some are negative, so that they are biases.
+    """Return whether scales are larger than biases, and some scales are negative: then they must be the biases.
 
     ``smallest`` is the smallest scale; ``scales`` and ``biases`` are mean squares.
     """

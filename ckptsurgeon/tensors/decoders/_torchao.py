@@ -94,8 +94,9 @@ def _scaled(codes: TensorInfo, scale: TensorInfo, zero: TensorInfo | None) -> Te
         if len(one.shape) != len(codes.shape) or any(
             not number or size % number for size, number in zip(codes.shape, one.shape, strict=True)
         ):
+            have = "scales have" if one is scale else "zero points have"
             raise UndecodableError(
-                f"its scales have the shape {list(one.shape)}, which does not fit its codes {list(codes.shape)}"
+                f"its {have} the shape {list(one.shape)}, which does not fit its codes {list(codes.shape)}"
             )
     if zero is not None and zero.shape != scale.shape:
         raise UndecodableError("its zero points have a different shape from its scales")
@@ -111,7 +112,7 @@ def _fp4(codes: TensorInfo, scale: TensorInfo, times: TensorInfo | None) -> Tens
         raise UndecodableError("its scales do not fit its codes")
     columns = codes.shape[-1] * 2
     if columns % scale.shape[-1] or (times is not None and times.numel != 1):
-        raise UndecodableError("its scales do not fit its codes")
+        raise UndecodableError("its scales do not fit its codes, or its global scale is not a single number")
     whole = [("times", reshape(times, (1,)))] if times is not None else []
     stored = (("codes", replace(codes, dtype="uint8")), ("scale", scale), *whole)
     facts = (("block", columns // scale.shape[-1]), ("turned", 0))

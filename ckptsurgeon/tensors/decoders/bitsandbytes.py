@@ -26,6 +26,7 @@ from ._decoder import Request, UndecodableError, groups_of, whole
 __all__ = ["DECODER"]
 
 MOST_DIMENSIONS = 8
+"""The most dimensions of a shape that is read from a ``quant_state``."""
 PART_OF_127 = 7.874015718698502e-3
 """1 / 127, as bitsandbytes rounds it."""
 

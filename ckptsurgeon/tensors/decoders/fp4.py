@@ -58,7 +58,8 @@ class _FourBits:
             raise UndecodableError("its scales are stored in the order of a GPU kernel, or do not fit its codes")
         sizes = (32,) if scale.dtype in EXPONENTS else (16, 32)  # mxfp4, nvfp4
         if columns % scale.shape[-1] or columns // scale.shape[-1] not in sizes:
-            raise UndecodableError(f"it has {scale.shape[-1]} scales for {columns} columns")
+            wanted = " or ".join(map(str, sizes))
+            raise UndecodableError(f"it has {scale.shape[-1]} scales for {columns} columns, not one for each {wanted}")
         named = [("times", ".weight_scale_2"), ("over", ".weight_global_scale")]
         whole = [(name, asked.parts[end]) for name, end in named if end in asked.parts]
         if not whole and scale.dtype not in EXPONENTS and ".weight_packed" in asked.parts:

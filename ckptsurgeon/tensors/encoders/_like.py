@@ -60,9 +60,9 @@ def _part(template: Encoded, end: str, stored: TensorInfo, asked: Request) -> Te
     own = replace(template, role=role)
     made = TensorInfo(stored.dtype, part_shape(own, stored.shape), made=own)
     if not is_computed_in(own, stored.dtype):
-        raise UnencodableError(f"its part {name} is {stored.dtype}, a dtype in which no encoder computes it")
+        raise UnencodableError(f"no encoder computes its stored tensor {name} as {stored.dtype}")
     if made.numel != stored.numel:
-        raise UnencodableError(f"its part {name} has a shape that does not fit its weight")
+        raise UnencodableError(f"its stored tensor {name} has a shape that does not fit its weight")
     return reshape(made, stored.shape)
 
 

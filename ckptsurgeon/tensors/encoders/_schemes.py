@@ -128,7 +128,7 @@ def misfit(info: TensorInfo, scheme: Scheme) -> str:
     if info.opaque or dtype.kind != "float" or dtype.is_packed or dtype.bits < 16:
         return f"it is {info.opaque or info.dtype}"
     if len(info.shape) != 2:
-        return f"it has {len(info.shape)} dimension{'' if len(info.shape) == 1 else 's'}"
+        return f"it has {len(info.shape)} dimension{'' if len(info.shape) == 1 else 's'}, not 2"
     if not info.numel:
         return "it has no elements"
     if scheme.is_strict and info.shape[1] % scheme.steps[1]:

@@ -80,7 +80,7 @@ def _scaled(asked: _Asked) -> Template | None:
     codes, scale = asked.request.codes.dtype, asked.parts["scale"]
     if ".SCB" in asked.request.parts:
         if scale != "float32":
-            raise UnencodableError(f"its SCB is {scale}")
+            raise UnencodableError(f"its SCB is {scale}, not float32")
         return Template("int8_rows", (*(1 for _ in asked.shape[1:]), asked.shape[-1]))
     if "times" in asked.facts or "times" in asked.parts:
         return None
@@ -137,7 +137,7 @@ def _bitsandbytes(asked: _Asked) -> Template:
             raise UnencodableError("the values in its nested_quant_map are not those that bitsandbytes computes")
         found += [("nested", facts["nested"]), ("offset", facts["offset"])]
     elif asked.parts["scale"] != "float32":
-        raise UnencodableError(f"its absmax is {asked.parts['scale']}")
+        raise UnencodableError(f"its absmax is {asked.parts['scale']}, not float32")
     return Template("bitsandbytes", asked.along_rows, tuple(found))
 
 

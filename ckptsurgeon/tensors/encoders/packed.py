@@ -1,7 +1,8 @@
 """Rounds values to integers of few bits, packed in words of 32 bits, as in compressed-tensors' ``pack-quantized``.
 
-An offset is added to codes and zero points, so that none is negative. The lowest bits of a word come first, and codes
-of 3, 5, 6 or 7 bits cross words (compressed_tensors/compressors/pack_quantized/helpers.py, ``pack_to_int32``).
+An offset is added to codes and zero points, so that none is negative. The lowest bits of a word come first, and a code
+of 3, 5, 6 or 7 bits may begin in one word and end in the next
+(compressed_tensors/compressors/pack_quantized/helpers.py, ``pack_to_int32``).
 """
 
 from __future__ import annotations

@@ -325,6 +325,6 @@ def _lost(theirs: StatedValues, ours: StatedValues, field: str, *, value: bool) 
 
 
 def _disjoint(field: str, theirs: Sequence[object], ours: Sequence[object]) -> Iterator[Fact]:
-    """Yield ``field``, with the first value of each side, if the two sides have no value in common."""
+    """Yield ``field``, with the first value in ``theirs`` and in ``ours``, if the two have no value in common."""
     if theirs and ours and not any(one in ours for one in theirs):
         yield field, str(theirs[0]).lower(), str(ours[0]).lower()

@@ -16,7 +16,7 @@ __all__ = ["GENERAL", "SKIPPED", "Modules", "expression_of", "module_of", "renam
 GENERAL = -1
 """The index of the general settings, which apply to modules without their own section."""
 SKIPPED = ("modules_to_not_convert", "llm_int8_skip_modules", "ignored_layers")
-"""Fields of transformers with module names; a name covers the module, its submodules, and modules that end with it."""
+"""Fields of transformers that list modules; a name means a module, its submodules, and modules whose names end so."""
 _IGNORED, _DYNAMIC, _EXTRA, _GROUPS = "ignore", "dynamic", "extra_config", "config_groups"
 """Fields of compressed-tensors (the first and the last), of GPTQModel (``dynamic``) and of AutoRound."""
 _BLOCKS = "modules_in_block_to_quantize"
@@ -24,8 +24,9 @@ _BLOCKS = "modules_in_block_to_quantize"
 _IN_LAYER = re.compile(r"\.\d+\.")
 _OF_MLX = ("bits", "group_size", "mode")
 _PLAIN = re.compile(r"\^?(?:[\w\-/]|(?:\\[.d\-_]|\.|\[[\w\-]+\])[*+]?\??|\((?:\?:)?[\w|.\\\-]+\)\??)*\$?")
-"""Regular expressions in settings that are safe to match, since no group in them is repeated."""
+"""Matches those regular expressions in settings that are safe to evaluate, since they repeat no group."""
 _REPEATED, _GROUPED, _LONGEST, _MOST = 3, 2, 200, 200
+"""Limits: unlimited repetitions and groups in an expression, characters of an expression or name, entries of a list."""
 _STEPS = 1_000_000_000
 """How many steps all expressions in settings may take in the worst case: this many take seconds."""
 

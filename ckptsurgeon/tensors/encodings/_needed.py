@@ -23,8 +23,10 @@ __all__ = ["NeededPart", "needed_parts"]
 _STATES = (".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4")
 _GPTQ = ("", "gptq", "gptq_v2")
 _NVFP4 = ("NVFP4", "NVFP4_AWQ", "W4A16_NVFP4", "W4A8_NVFP4_FP8")
+"""Values of ``quant_algo`` with which ModelOpt stores nvfp4."""
 _PACKED = ("pack-quantized", "nvfp4-pack-quantized", "mxfp4-pack-quantized")
 _SCALED = ("float-quantized", "int-quantized", "naive-quantized")
+"""Formats of compressed-tensors: those that pack several codes in an element, and those with 8 bits for each code."""
 _EIGHT_BITS = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "int8")
 _ONLY_IF: Mapping[str, tuple[str, frozenset[str]]] = {
     ".biases": (".scales", FLOATS),

@@ -28,7 +28,7 @@ __all__ = [
 UNCODED = "without its codes"
 """The end of the name of the encoding of tensors whose codes are missing, or were replaced by plain numbers."""
 UNSCALED = "without some of its scales"
-"""The same if the codes are there, but a part that decodes them is missing, so that no known encoding has them."""
+"""The end of such a name if the codes exist, but not all tensors that decode them, so that no known encoding fits."""
 
 # Quantised tensors that are split over shards: scales in one, codes in another.
 

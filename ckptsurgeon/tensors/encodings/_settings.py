@@ -28,6 +28,7 @@ _PARTS = ("text_config", "llm_config", "language_config")
 _NAMES = ("quantization_config", "compression_config", "quantization")
 _METHODS = ("quant_method", "quant_algo", "mode")
 _DEEPEST = 6
+"""How many levels of nested JSON objects and lists are searched for a field."""
 
 
 def quantisation_of(config: Any) -> Settings:
@@ -116,6 +117,7 @@ _LARGEST = 1 << 31
 _MOST = 64
 """If a field has more different values than this, the field is ignored: it says nothing about any single tensor."""
 _LONGEST = 40
+"""Strings in the settings are cut to this many characters."""
 
 
 @dataclass(frozen=True)
