@@ -20,6 +20,7 @@ from ..tensors.odd_scales import OddScales
 from ..tensors.ties import tied_keys
 from ..util.notebook import InNotebooks
 from ..util.text import count, escape, listing
+from .cast_codes import cast_code_notes
 from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
 from .quantisation import quantisation_settings, settings_by_file, settings_in, without_settings
 from .quantisation_notes import (
@@ -49,7 +50,7 @@ __all__ = ["Checkpoint"]
 
 _SMALL = 1 << 20
 """The largest size, in bytes, of a tensor whose values are read to make notes."""
-_WORKED_OUT = ("_unwritten_notes", "codes", "extras", "metadata", "quant_states", "quantisation_notes", "ties")
+_WORKED_OUT = ("_value_notes", "codes", "extras", "metadata", "quant_states", "quantisation_notes", "ties")
 """Cached properties that depend on the tensors: a checkpoint with other keys must compute them again."""
 
 
@@ -178,7 +179,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
                 f"the keys of the destination begin with {lacking}., but the keys of {escape(self.path)} do not: "
                 f"--map ={lacking} adds this prefix"
             )
-        notes += [*self._other_shard_notes, *self._unwritten_notes, *self.quantisation_notes]
+        notes += [*self._other_shard_notes, *self._value_notes, *self.quantisation_notes]
         if not self.passed:
             return tuple(notes)
         where = f"the state dict {self.root}" if self.root else "the top level"
@@ -256,12 +257,12 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return (*damaged_recipe_notes(recipe, self.path), *others)
 
     @cached_property
-    def _unwritten_notes(self) -> tuple[str, ...]:
-        """Notes on tensors whose bytes were never written to the file, or are zeros because of that."""
+    def _value_notes(self) -> tuple[str, ...]:
+        """Notes on tensors whose values cannot be right: bytes that were never written, and codes without scales."""
         if self.stored is not None:
-            return self.stored._unwritten_notes
+            return self.stored._value_notes
         shown, files = self._shown, self.header.handles
-        return (*unwritten_notes(shown, files), *zero_run_notes(shown, files))
+        return (*unwritten_notes(shown, files), *zero_run_notes(shown, files), *cast_code_notes(shown, files))
 
     @cached_property
     def quantisation(self) -> Mapping[str, Any]:

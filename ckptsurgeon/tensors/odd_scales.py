@@ -13,16 +13,16 @@ from typing import TypeAlias
 from ..util.text import NUMBER_IN_KEY, count, escape, listing, natural_key
 
 __all__ = [
-    "APART", "DECODED", "EXCHANGED", "FEWEST", "HUGE", "INVERSE", "LARGE", "NEGATED", "NEGATIVE", "NESTED",
+    "APART", "DECODED", "EXCHANGED", "FEWEST", "HUGE", "INVERSE", "LARGE", "NARROW", "NEGATED", "NEGATIVE", "NESTED",
     "NO_OFFSET", "OF_SIZES", "OPPOSED", "RISING", "SAID", "SMALL", "USUAL", "ZERO", "ZERO_BLOCKS", "OddScales",
     "odd_scale_notes",
 ]  # fmt: skip
 
 ZERO, NEGATIVE, HUGE, NO_OFFSET = "zero", "negative", "huge", "no offset"
 """The kinds of odd scales: 0, negative, too large. The last kind is zero points or biases that are all 0."""
-NEGATED, EXCHANGED, OPPOSED, NESTED = "negated", "exchanged", "opposed", "nested"
+NEGATED, EXCHANGED, OPPOSED, NARROW, NESTED = "negated", "exchanged", "opposed", "narrow", "nested"
 """Further kinds: scales that are all negative; MLX's scales in place of its biases; MLX's scales with the sign of its
-biases; second-level scales (double quantisation) that are 0."""
+biases; MLX's scales that are too small for its biases; second-level scales (double quantisation) that are 0."""
 SAID = {
     ZERO: "scales of 0 for codes that are not zero, so that these weights become 0",
     HUGE: "scales that make weights larger than 10,000: perhaps they are inverse scales, or those of another layer",
@@ -31,6 +31,8 @@ SAID = {
     NEGATED: "scales that are all negative: perhaps their signs were changed",
     EXCHANGED: "scales that are larger than their biases: perhaps scales and biases are exchanged",
     OPPOSED: "scales with the sign of their biases: perhaps the signs of the scales were changed",
+    NARROW: "scales so small beside their biases that the weights of a group hardly differ: perhaps they belong to "
+    "codes of more bits",
     NESTED: "scales of scales that are all 0, so that all blocks have the same scale",
 }
 ZERO_BLOCKS = "zero blocks"

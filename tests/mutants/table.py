@@ -467,4 +467,16 @@ MUTANTS = (
         "if min(column, rest) >= NEAR and above >= one.begin and not any(file.read(above, min(rest, BLOCK))):",
         "checkpoint/test_zero_runs.py",
     ),
+    Mutant(
+        "codes that were cast without their scales are noted",
+        "if not any(one & ((1 << LOW_BITS[dtype]) - 1) for one in bits):",
+        "if not any(one & (1 << LOW_BITS[dtype]) for one in bits):",
+        "checkpoint/test_cast_codes.py",
+    ),
+    Mutant(
+        "half of the layers may be those that are wrong",
+        "if powers[ordered[at]] > SUSPECT:",
+        "if powers[ordered[at]] > SUSPECT and at > len(ordered) // 2:",
+        "tensors/decoders/test_odd_sizes.py",
+    ),
 )  # fmt: skip

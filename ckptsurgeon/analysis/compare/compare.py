@@ -13,7 +13,7 @@ from .logical import EncodedOtherwise, coded_in_both, encoded_otherwise
 from .outline import Outline, outline_of
 from .results import Difference, Pair, Tolerance
 
-__all__ = ["compare", "compare_outlines"]
+__all__ = ["compare", "compare_outlines", "decoding_differences"]
 
 Progress = Callable[[int, int], None]
 Given = Iterable[str] | None
@@ -47,7 +47,7 @@ def compare_outlines(
             retyped.append(Pair(key, info, other))
     added = [key for key in there if key not in here]
     said = [note for one in (first, second) for note in notes_about(one.path, one.notes)]
-    notes = (*said, *chosen.notes, *_decoded(first, second))
+    notes = (*said, *chosen.notes, *decoding_differences(first, second))
     return Difference(
         first.path, second.path, values, _sorted(added), _sorted(removed), tuple(reshaped), tuple(retyped),
         identical=len(same), notes=notes, same=tuple(same),
@@ -55,7 +55,7 @@ def compare_outlines(
     )  # fmt: skip
 
 
-def _decoded(first: Outline, second: Outline) -> list[str]:
+def decoding_differences(first: Outline, second: Outline) -> list[str]:
     """Return a note for each quantisation setting that differs between the checkpoints.
 
     With different settings, the same quantised codes mean different numbers.

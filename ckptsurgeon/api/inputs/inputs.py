@@ -75,9 +75,20 @@ def twice_notes(opened: Sequence[Checkpoint]) -> list[str]:
         name = escape(one.path)
         if found is not one and found.path == one.path:
             notes.append(f"{name} is given twice, and counts twice")
-        elif found is not one and _settings(found) == _settings(one) and _is_copy(found, one):
-            notes.append(f"{name} has the same weights as {escape(found.path)}, so these weights count twice")
+        elif found is not one and _is_copy(found, one):
+            said = f"{name} has the same weights as {escape(found.path)}, so these weights count twice"
+            notes += _decoded_otherwise(found, one) or [said]
     return notes
+
+
+def _decoded_otherwise(one: Checkpoint, copy: Checkpoint) -> list[str]:
+    """Return notes on settings by which the quantised codes of a checkpoint and of its copy mean different numbers."""
+    if _settings(one) == _settings(copy):
+        return []
+    from ...analysis.compare.compare import decoding_differences
+    from ...analysis.compare.outline import outline_of
+
+    return decoding_differences(outline_of(one.stored or one), outline_of(copy.stored or copy))
 
 
 def base_notes(base: Checkpoint, models: Sequence[Checkpoint]) -> list[str]:

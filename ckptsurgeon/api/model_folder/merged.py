@@ -149,8 +149,10 @@ def _unused(plan: Plan, base: ModelFolder, adapters: Sequence[ModelFolder]) -> l
     ]
     if not names:
         return []
-    theirs = f"the tokeniser of {listing(names)}"
-    return [f"the base's tokeniser is copied: {theirs} has other tokens, but there are no rows for them"]
+    return [
+        f"the base's tokeniser is copied, but the tokeniser of {listing(names)} has other tokens or other ids: perhaps "
+        "the adapter was trained on another base"
+    ]
 
 
 def _is_resized(step: Step, tensors: Mapping[str, TensorInfo]) -> bool:

@@ -157,7 +157,8 @@ class VocabularyAxes:
         rows = self._options.rows
         return PlanError(
             f"{self._options}: no tensor that comes from a source changes from {rows.size} to {len(rows.rows)} rows.",
-            hint="Select the tensors to map: --vocab-keys GLOB, or GLOB=AXIS.",
+            hint="Select the tensors to map: --vocab-keys GLOB, or GLOB=AXIS. Padded embeddings, which have the same "
+            "number of rows in both models, must also be selected.",
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..odd_scales import EXCHANGED, OPPOSED
+from ..odd_scales import EXCHANGED, NARROW, OPPOSED
 from ..ops.regions import Array
 
 __all__ = [
@@ -49,6 +49,10 @@ LOOKED_AT, SCALES = 1 << 16, 16
 """About how many values are compared with their codes, and the fewest different scales that show a slope."""
 SMALLEST = 1e-5
 """Scales of MLX may be larger than biases if both are smaller than this, since MLX has no scales below 1e-7."""
+SPAN, MOST = 0.3, 0.9
+"""If the weights of most groups differ by less than this share of the largest weight, the scales are too small."""
+VARIED = 0.05
+"""Only if biases vary by more than this share of their mean: weights may be nearly constant, as those of norms are."""
 FEW = 4
 """If fewer scales than this are compared with biases, or are negative like their biases, nothing is reported."""
 
@@ -89,6 +93,15 @@ def odd_biases(bits: int, scale: Array, bias: Array) -> Iterator[str]:
     both = int(np.count_nonzero((scale < 0) & (bias < 0)))
     if both >= FEW and both > int(np.count_nonzero((scale < 0) != (bias < 0))):
         yield OPPOSED
+    elif scale.size >= CERTAIN and _are_narrow(bits, abs(scale), abs(bias)):
+        yield NARROW
+
+
+def _are_narrow(bits: int, scale: Array, bias: Array) -> bool:
+    """Return whether the weights of most groups hardly differ, although those of different groups do."""
+    if not np.std(bias) > VARIED * np.mean(bias):
+        return False
+    return bool(np.mean(scale * (2**bits - 1) < SPAN * bias) > MOST)
 
 
 def are_exchanged(smallest: float, scales: float, biases: float) -> bool:

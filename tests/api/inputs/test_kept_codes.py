@@ -327,6 +327,19 @@ def test_codes_under_other_settings_are_not_copied(tmp_path: Path) -> None:
         cs.transplant(a, b)
 
 
+def test_equal_codes_that_are_decoded_in_two_ways_are_noted(tmp_path: Path) -> None:
+    a, b = (BY_NAME["gptq"].folder(tmp_path / one, 0) for one in "ab")
+    said = f"{b} has the same weights as {a}, so these weights count twice"
+    assert said in cs.average([a, b]).notes
+    config = json.loads((b / "config.json").read_text())
+    config["quantization_config"]["checkpoint_format"] = "gptq_v2"
+    (b / "config.json").write_text(json.dumps(config))
+    otherwise = f"the same codes mean other numbers: checkpoint_format is gptq in {a}, gptq_v2 in {b}"
+    for plan in (cs.average([a, b]), cs.merge([a, b], method="linear", weights=[1, 1], encoding="dequantize")):
+        assert otherwise in plan.notes
+        assert said not in plan.notes
+
+
 def test_a_policy_fits_a_plain_tensor_to_a_quantised_one(tmp_path: Path) -> None:
     destination = BY_NAME["fp8-block"].folder(tmp_path / "to", 0)
     torch.manual_seed(0)

@@ -12,7 +12,7 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.tensors.decoders._scale_tests import odd_biases
-from ckptsurgeon.tensors.odd_scales import EXCHANGED, OPPOSED, SAID
+from ckptsurgeon.tensors.odd_scales import EXCHANGED, NARROW, OPPOSED, SAID
 
 from ...helpers.coded_matrices import SETTINGS, Encode, mlx, old_mlx, save_model
 
@@ -109,6 +109,18 @@ def test_scales_with_the_sign_of_their_biases_are_named(encode: Encode) -> None:
     path = model(opposed, encode)
     assert [one for one in notes(path) if SAID[OPPOSED] in one]
     assert ("scales", "WARN", tuple(f"{name}.weight" for name in LAYERS)) in checked(path)
+
+
+def narrow(parts: Parts) -> Parts:
+    """Scales of codes of eight bits, which are 17 times smaller, beside codes of four."""
+    return {**parts, ".scales": parts[".scales"] / 17}
+
+
+def test_scales_of_codes_of_more_bits_are_named() -> None:
+    path = model(narrow, mlx, 2)
+    (said,) = notes(path)
+    assert said == f"m: 2 quantised tensors have {SAID[NARROW]}: {', '.join(f'{name}.weight' for name in LAYERS[:2])}"
+    assert ("scales", "WARN", tuple(f"{name}.weight" for name in LAYERS[:2])) in checked(path)
 
 
 def test_statistics_and_merges_note_it() -> None:

@@ -53,8 +53,8 @@ def look_at_array(place: ScanItem) -> bool:
     place.add("numpy array of objects")
     found = look_at_pickles(place, begin)
     if found is None:
-        why = Fault("unreadable", "its header has no numeric dtype, and no pickle follows")
-        place.state.amend(len(place.state.found) - 1, fault=why)
+        fault = Fault("unreadable", "its header has no numeric dtype, and no pickle follows")
+        place.state.amend(len(place.state.found) - 1, fault=fault)
     else:
         _look_behind(place, found.end)
     return True

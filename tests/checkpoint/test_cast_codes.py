@@ -1,0 +1,91 @@
+"""Weights that are codes without their scales, as a program that casts a quantised model tensor by tensor writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.checkpoint.opening import open_checkpoint
+
+Run = Callable[..., Any]
+SAID = "perhaps they are quantised codes that were cast without their scales"
+
+
+def weights(layers: int = 6, size: float = 0.02) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return {f"layers.{i}.up.weight": size * torch.randn(256, 256, generator=draw) for i in range(layers)}
+
+
+def cast_codes(scheme: str, dtype: torch.dtype, layers: int = 6) -> str:
+    """A file with the codes of the first ``layers`` layers, and with the weights of the others."""
+    Path("plain").mkdir()
+    Path("plain/config.json").write_text("{}")
+    save_file(weights(), "plain/model.safetensors")
+    cs.apply(cs.convert("plain", quantize=scheme), "coded")
+    coded = {
+        key: value for key, value in load_file("coded/model.safetensors").items() if key.endswith((".weight", ".codes"))
+    }
+    state = {**weights(), **{key: value for key, value in coded.items() if int(key.split(".")[1]) < layers}}
+    save_file({key: value.to(dtype) for key, value in state.items()}, "cast.safetensors")
+    return "cast.safetensors"
+
+
+def notes_of(path: str) -> list[str]:
+    with open_checkpoint(path) as checkpoint:
+        return [note for note in checkpoint.notes if SAID in note]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize(("scheme", "kind"), [("fp8-block", "8-bit floats"), ("int8", "whole numbers")])
+def test_codes_are_noted(scheme: str, kind: str, dtype: torch.dtype) -> None:
+    (said,) = notes_of(cast_codes(scheme, dtype))
+    assert said.startswith(
+        f"the values of 6 of 6 matrices that were looked at are {kind} above 32: {SAID}: layers.0.up"
+    )
+
+
+def test_codes_in_some_layers_are_noted() -> None:
+    (said,) = notes_of(cast_codes("fp8-block", torch.bfloat16, layers=2))
+    assert said.endswith("layers.0.up.weight, layers.1.up.weight")
+
+
+@pytest.mark.parametrize("verb", ["convert", "average", "filter", "transplant", "diff", "inspect"])
+def test_every_verb_has_the_note(verb: str, ckpt: Run) -> None:
+    path = cast_codes("fp8-block", torch.bfloat16)
+    save_file(weights(), "whole.safetensors")
+    more = {
+        "convert": ("--dtype", "fp16"), "average": ("whole.safetensors",), "filter": ("--exclude", "layers.0.**"),
+        "transplant": ("whole.safetensors", "--dtype", "keep"), "diff": ("whole.safetensors",), "inspect": (),
+    }[verb]  # fmt: skip
+    output = () if verb in ("diff", "inspect") else ("-o", "out.safetensors")
+    done = ckpt(verb, path, *more, *output)
+    assert done.code in (0, 1), done
+    assert SAID in " ".join((done.out + done.err).split()), done
+
+
+HEALTHY = {
+    "weights": weights(),
+    "large weights": weights(size=30),
+    "small whole numbers": {f"{i}": torch.randint(-8, 9, (256, 256)).float() for i in range(6)},
+    "decoded with powers of two": {
+        key: (value * 2**9).to(torch.float8_e4m3fn).float() / 2**9 for key, value in weights().items()
+    },
+    "one matrix": {**weights(), "layers.0.up.weight": torch.randint(-127, 128, (256, 256)).float()},
+    "ones": {f"{i}": torch.full((256, 256), 64.0) for i in range(6)},
+    "positions": {f"{i}": torch.arange(65536).float().reshape(256, 256) for i in range(6)},
+    "integers": {f"{i}": torch.randint(-127, 128, (256, 256)) for i in range(6)},
+    "narrow": {f"{i}": torch.randint(-127, 128, (2048, 32)).float() for i in range(6)},
+    "infinite": {f"{i}": torch.full((256, 256), torch.inf) for i in range(6)},
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_other_values_are_not(name: str) -> None:
+    save_file(HEALTHY[name], "x.safetensors")
+    assert not notes_of("x.safetensors")
