@@ -184,6 +184,12 @@ def listing(items: Sequence[str], limit: int = LISTED, *, where: str = " (--json
     return f"{shown}, and {more} more{where}" if more > 0 else shown
 
 
+def reasons(texts: Sequence[str], limit: int) -> str:
+    """Return the first ``limit`` texts, with semicolons between them; if there are more, their number follows."""
+    more = [f"and {len(texts) - limit} more"] if len(texts) > limit else []
+    return "; ".join([*texts[:limit], *more])
+
+
 def notes_about(name: str, notes: Iterable[str]) -> list[str]:
     """Return the notes, each with the escaped ``name`` and a colon in front, unless the note contains the name."""
     shown = escape(name)

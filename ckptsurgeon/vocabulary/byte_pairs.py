@@ -38,7 +38,8 @@ class _BytePairs:
                 return checked(name, _tekken(read_json(data)))
             return checked(name, _in_order([(int(rank), text) for text, rank in map(bytes.split, data.splitlines())]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{name} is not a valid byte-pair vocabulary: {error}.") from None
+            why = f"it has no field {error}" if isinstance(error, KeyError) else str(error)
+            raise ConfigError(f"{name} is not a valid byte-pair vocabulary: {why}.") from None
 
 
 def _tekken(document: Any) -> list[str]:

@@ -113,7 +113,7 @@ def test_coqui_loads_every_variable_and_computes_the_same() -> None:
 
 def test_what_is_written_for_coqui_is_said() -> None:
     notes = for_coqui().notes
-    assert any("state of an Adam optimiser before its first step" in note for note in notes)
+    assert any("state of an Adam optimizer before its first step" in note for note in notes)
     assert not any("has no alphabet.txt" in note for note in notes)
     shutil.move("torch/model.safetensors", "alone.safetensors")
     receipt = cs.apply(cs.rename("alone.safetensors", ruleset="coqui-stt-tensorflow"), "alone", to="tensorflow")

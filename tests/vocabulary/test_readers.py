@@ -170,8 +170,8 @@ WRONG: dict[str, tuple[str, str | bytes, str]] = {
         "'a' => 0\n'b' => 0\n======\n",
         "the token index 0 is already used on an earlier line",
     ),
-    "a model cut short": ("m.model", MODEL[:-20], "is not a sentencepiece model"),
-    "a model of noise": ("m.model", b"\xff" * 40, "is not a sentencepiece model"),
+    "a model cut short": ("m.model", MODEL[:-20], "is not a complete sentencepiece model"),
+    "a model of noise": ("m.model", b"\xff" * 40, "is not a complete sentencepiece model"),
 }
 
 

@@ -47,7 +47,7 @@ def tensorflow_notes(plan: Plan) -> Iterator[str]:
     """Yield notes on a plan whose output is in TensorFlow's format: whether Coqui STT can load it, or what it lacks."""
     tensors = {step.key: TensorInfo(step.dtype, step.shape) for step in plan.steps}
     if is_network(tensors):
-        yield "for Coqui STT, the output also has the state of an Adam optimiser before its first step"
+        yield "for Coqui STT, the output also has the state of an Adam optimizer before its first step"
         files = tuple(Companion(one.name, one.path, one.text) for one in plan.target.companions)
         if all(one.name != ALPHABET for one in files) and not _is_of_bytes(ModelFolder("", files)):
             yield f"the output's folder has no {ALPHABET}: Coqui STT needs such a file for --alphabet_config_path"

@@ -17,7 +17,7 @@ from ...planning.target import Companion, TargetSpec
 from ...tensors.dtypes import DTYPES
 from ...tensors.encodings._settings import quantisation_of
 from ...tensors.info import TensorInfo
-from ...util.text import count, escape, listing
+from ...util.text import count, escape, listing, reasons
 from ...vocabulary.replacement import NewVocabulary, token_file
 from ...vocabulary.token_ids import Renumbering
 from ...vocabulary.vocabulary import Vocabulary
@@ -240,7 +240,7 @@ def with_folder_refused(plan: Plan, faults: Sequence[str]) -> Plan:
     """
     if not faults:
         return plan
-    why = f"config.json cannot describe the layers of the output: {'; '.join(faults[:MOST_FAULTS])}."
+    why = f"config.json cannot describe the layers of the output: {reasons(faults, MOST_FAULTS)}."
     return replace(plan, target=replace(plan.target, refused=why))
 
 

@@ -80,9 +80,12 @@ def _check_inputs(merge: Merge, method: Method, number: int) -> None:
         or number < least
         or (most is not None and number > most)
     ):
-        with_base = " and a base" if merge.base else ""
+        with_base = " and a base" if merge.base else " without a base"
+        wanted = f"at least {least}" if most is None else f"{least}" if least == most else f"{least} to {most}"
+        base = {"required": "and a base", "optional": "and perhaps a base"}.get(method.base, "and no base")
         raise PlanError(
-            f"the merge method {escape(merge.method)} cannot merge {count(number, 'model')}{with_base}.",
+            f"the plan merges {count(number, 'model')}{with_base}, but the merge method {escape(merge.method)} needs "
+            f"{wanted} {base}.",
             hint="Make a new plan.",
         )
 

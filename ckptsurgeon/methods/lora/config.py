@@ -152,35 +152,38 @@ def _parsed(data: Mapping[str, Any]) -> AdapterConfig:
         )
     return AdapterConfig(
         rank=_rank(data["r"]),
-        alpha=_alpha(data["lora_alpha"]),
+        alpha=_alpha("lora_alpha", data["lora_alpha"]),
         ranks=PatternTable({text: _rank(value) for text, value in dict(data.get("rank_pattern") or {}).items()}),
-        alphas=PatternTable({text: _alpha(value) for text, value in dict(data.get("alpha_pattern") or {}).items()}),
-        rslora=_truth(data.get("use_rslora")),
-        dora=_truth(data.get("use_dora")),
-        transposed=_truth(data.get("fan_in_fan_out")),
-        saved=tuple(map(_text, [saved] if isinstance(saved, str) else _list(saved))),
-        bias=_text(data.get("bias") or "none"),
-        lora_bias=_truth(data["lora_bias"]) if data.get("lora_bias") is not None else None,
+        alphas=PatternTable(
+            {text: _alpha("alpha_pattern", value) for text, value in dict(data.get("alpha_pattern") or {}).items()}
+        ),
+        rslora=_truth(data, "use_rslora"),
+        dora=_truth(data, "use_dora"),
+        transposed=_truth(data, "fan_in_fan_out"),
+        saved=tuple(_text("modules_to_save", one) for one in ([saved] if isinstance(saved, str) else _list(saved))),
+        bias=_text("bias", data.get("bias") or "none"),
+        lora_bias=_truth(data, "lora_bias") if data.get("lora_bias") is not None else None,
         targets=targets_of(data),
         linear=linear_targets_of(data),
     )
 
 
-def _truth(value: Any) -> bool:
+def _truth(data: Mapping[str, Any], field: str) -> bool:
+    value = data.get(field)
     if value is not None and not isinstance(value, bool):
-        raise TypeError(f"{brief_repr(value)} is neither true nor false")
+        raise TypeError(f"{field} is {brief_repr(value)}, which is neither true nor false")
     return bool(value)
 
 
-def _text(value: Any) -> str:
+def _text(field: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{brief_repr(value)} is not a string")
+        raise TypeError(f"{field} has {brief_repr(value)}, which is not a string")
     return value
 
 
 def _list(value: Any) -> Sequence[Any]:
     if not isinstance(value, (list, tuple)):
-        raise TypeError(f"{brief_repr(value)} is not a list")
+        raise TypeError(f"modules_to_save is {brief_repr(value)}, which is not a list")
     return value
 
 
@@ -193,7 +196,7 @@ def _rank(value: Any) -> int:
     return value
 
 
-def _alpha(value: Any) -> float:
+def _alpha(field: str, value: Any) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not isfinite(value):
-        raise ValueError(f"{brief_repr(value)} is not a valid alpha: it must be a finite number")
+        raise ValueError(f"{field} has {brief_repr(value)}, which is not a finite number")
     return float(value)

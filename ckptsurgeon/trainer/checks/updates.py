@@ -73,7 +73,7 @@ def frozen_unchanged(state: TrainingState) -> Check:
         return Check(name, FAIL, f"{count(len(moved), 'tensor')} of {len(ever)} changed: {listing(moved, where='')}")
     stateful = [key for key in frozen if state.optimizer.has_state(key)]
     if stateful:
-        return Check(name, FAIL, f"the optimiser has state for {listing(stateful, where='')}")
+        return Check(name, FAIL, f"the optimizer has state for {listing(stateful, where='')}")
     thawed = f", {len(ever) - len(frozen)} unfrozen since" if len(ever) > len(frozen) else ""
     return Check(name, PASS, f"{len(ever)} of {len(ever)}, bit for bit{thawed}")
 

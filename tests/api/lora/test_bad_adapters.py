@@ -24,7 +24,7 @@ PAIR = {"layers.0.q.lora_A.weight": A, "layers.0.q.lora_B.weight": B}
         ({"r": -3}, 2, "a/adapter_config.json: the rank -3 is not"),
         ({"rank_pattern": {"q": 0}}, 2, "a/adapter_config.json: the rank 0 is not"),
         ({"r": 3}, 2, "has the rank 3 for layers.0.q, but its factors have the rank 2"),
-        ({"lora_alpha": "big"}, 2, "'big' is not a valid alpha: it must be a finite number"),
+        ({"lora_alpha": "big"}, 2, "lora_alpha has 'big', which is not a finite number"),
         ({"use_dora": True}, 2, "has use_dora true, but layers.0.q lacks magnitudes"),
         ({"init_lora_weights": "pissa_niter_4"}, 2, "which changed the base"),
         (

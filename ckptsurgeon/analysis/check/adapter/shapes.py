@@ -13,6 +13,7 @@ from ._against import no_adapter, no_base
 
 __all__ = ["CHECK"]
 
+SAVE_AGAIN = "Save the adapter again: its factors contradict each other."
 ADVICE = "Take the base that this adapter was trained on, or train the adapter again on the given base."
 
 
@@ -22,16 +23,19 @@ def _run(subject: Subject) -> Iterator[Found]:
     if lone:
         said = f"{count(len(lone), 'module')} with only one of the factors A and B: {listing(lone, SHOWN)}"
         yield Found(Status.FAIL, said, "Save the adapter again, with both factors.", figures={"modules": len(lone)})
-    unfit = {one: why for one in factors if (why := _misfit(one, has_base=not no_base(subject)))}
-    if unfit:
-        named = [f"{escape(one.module)} {why}" for one, why in unfit.items()]
-        said = f"{count(len(unfit), 'module')} {'does' if len(unfit) == 1 else 'do'} not fit: {listing(named, SHOWN)}"
-        keys = tuple(key for one in unfit for key in (one.a, one.b))
-        yield Found(Status.FAIL, said, ADVICE, keys, figures={"modules": len(unfit)})
+    contradict = {one: why for one in factors if (why := _contradiction(one))}
+    unfit = {one: why for one in factors if one not in contradict and not no_base(subject) and (why := _misfit(one))}
+    for found, advice in ((contradict, SAVE_AGAIN), (unfit, ADVICE)):
+        if found:
+            named = [f"{escape(one.module)} {why}" for one, why in found.items()]
+            do = "does" if len(found) == 1 else "do"
+            said = f"{count(len(found), 'module')} {do} not fit: {listing(named, SHOWN)}"
+            keys = tuple(key for one in found for key in (one.a, one.b))
+            yield Found(Status.FAIL, said, advice, keys, figures={"modules": len(found)})
 
 
-def _misfit(one: Factors, *, has_base: bool) -> str:
-    """Return why the factors of a module do not fit each other or the base, '' if they do."""
+def _contradiction(one: Factors) -> str:
+    """Return why the factors of a module do not fit each other, '' if they do."""
     if not (one.a and one.b):
         return ""
     a, b = (one.a_shape[::-1], one.b_shape[::-1]) if one.is_embedding else (one.a_shape, one.b_shape)
@@ -40,9 +44,14 @@ def _misfit(one: Factors, *, has_base: bool) -> str:
     rank_a, rank_b = (a[-1], b[0]) if one.is_embedding else (a[0], b[1])
     if rank_a != rank_b:
         return f"has an A of rank {rank_a}, but a B of rank {rank_b}"
-    if not has_base or not one.base:
+    return ""
+
+
+def _misfit(one: Factors) -> str:
+    """Return why the factors of a module do not fit the base, '' if they do."""
+    if not (one.a and one.b and one.base):
         return ""
-    product = Counter((one.a_shape[1], one.b_shape[0])) if len(a) == 2 else Counter((one.b_shape[0],))
+    product = Counter((one.a_shape[1], one.b_shape[0])) if len(one.a_shape) == 2 else Counter((one.b_shape[0],))
     if not product <= Counter(one.base):  # in either order, because some layers store the weight transposed
         changed = shape_text((one.b_shape[0], one.a_shape[1]))
         return f"changes a weight of shape {changed}, but the base's weight has shape {shape_text(one.base)}"

@@ -9,7 +9,7 @@ from ....destinations.hf.files import CONFIG
 from ....planning.merge.layers import LayerList, layer_lists
 from ....planning.plan.plan import Plan
 from ....storage.json_text import read_json
-from ....util.text import escape, number_in
+from ....util.text import escape, number_in, reasons
 from ..config import layer_counts
 from .derived_kinds import layer_kinds
 from .renumbered import differing_kinds, part_of
@@ -44,7 +44,7 @@ def moved_layer_notes(plan: Plan, source: int, theirs: Fields, ours: Fields, *, 
     ]
     if found:
         of = escape(plan.sources[source].name)
-        yield f"layers run as another kind in the output than in {of}: {'; '.join(found[:MOST])}"
+        yield f"layers run as another kind in the output than in {of}: {reasons(found, MOST)}"
 
 
 def _reasons(
