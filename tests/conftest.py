@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from .helpers.depth import FULL, evenly_spaced, examples_of
+from .helpers.disk import SYNCS  # noqa: F401  # before they are replaced
 from .helpers.hub.fixtures import hub, naps, other_host
 from .promises.table import pytest_terminal_summary, tell_promises
 
@@ -109,7 +110,7 @@ def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_waiting_for_the_disk() -> Iterator[None]:
-    """Let nothing in this process wait until a file is on disk: no test cuts the power, those of syncing count calls."""
+    """Let nothing in this process wait until a file is on disk: tests of syncing count calls, or take ``SYNCS`` back."""
     with pytest.MonkeyPatch.context() as patched:
         for name in ("fsync", "fdatasync"):
             patched.setattr(os, name, lambda fd: os.fstat(fd) and None)  # a descriptor that is not open is an error

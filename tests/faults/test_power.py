@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import subprocess
 
 import pytest
 
+from ..helpers.disk import SYNCS
 from ..promises.clauses import POWER, clause
 from .conftest import Mount
 from .outputs import CHECKPOINTS, OUTPUTS, Output, World, each
@@ -19,6 +21,13 @@ KINDS = {"ext4": 64, "xfs": 320}
 
 DURABLE = [one for one in OUTPUTS if one.name != "cache of the hub"]
 """The hub's client does not flush its cache; what is damaged there is fetched again."""
+
+
+@pytest.fixture(autouse=True)
+def _waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some outputs are written by this process, or by a fork of it."""
+    for name, real in SYNCS.items():
+        monkeypatch.setattr(os, name, real)
 
 
 @pytest.mark.parametrize("kind", KINDS)
