@@ -5,7 +5,7 @@ Scales and zero points are odd if no quantisation method writes them, such as ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from math import log2
 from typing import TypeAlias
@@ -14,8 +14,8 @@ from ..util.text import NUMBER_IN_KEY, count, escape, listing, natural_key
 
 __all__ = [
     "APART", "DECODED", "EXCHANGED", "FEWEST", "HUGE", "INVERSE", "LARGE", "NARROW", "NEGATED", "NEGATIVE", "NESTED",
-    "NO_OFFSET", "OF_SIZES", "OPPOSED", "RISING", "SAID", "SMALL", "USUAL", "ZERO", "ZERO_BLOCKS", "OddScales",
-    "odd_scale_notes",
+    "NO_OFFSET", "OFF_BY_ONE", "OF_SIZES", "OPPOSED", "RISING", "SAID", "SHIFT", "SHIFTED", "SMALL", "USUAL", "ZERO",
+    "ZERO_BLOCKS", "OddScales", "odd_scale_notes", "shifted_names",
 ]  # fmt: skip
 
 ZERO, NEGATIVE, HUGE, NO_OFFSET = "zero", "negative", "huge", "no offset"
@@ -62,11 +62,20 @@ OF_SIZES = {
 }
 POWER = "2^"
 """The kind ``2^k`` has the decoded matrices whose factor rounds to this power of two; a matrix may be in several."""
+SHIFTED = {True: "shifted up", False: "shifted down"}
+"""The kinds of matrices whose mean is far above 0, or far below: zero points that are off by one shift all weights."""
+SHIFT, MOSTLY = 0.15, 0.75
+"""A mean is far from 0 if it is more than this share of the root mean square. For a note, most matrices must have such
+a mean: at least the second share."""
 APART = 5
 """Matrices of one role whose factors differ by this power of two (32 times) do not belong to one network."""
 SUSPECT = 3
 """In the part of a role with the larger factors, these are wrong if they are above this power of two (8 times)."""
-KINDS = (*SAID, ZERO_BLOCKS, LARGE, SMALL, USUAL, INVERSE)
+KINDS = (*SAID, ZERO_BLOCKS, LARGE, SMALL, USUAL, INVERSE, *SHIFTED.values())
+OFF_BY_ONE = (
+    f"have a mean of over {100 * SHIFT:g} % of their size: perhaps the zero points are off by one (checkpoint_format "
+    "gptq, gptq_v2)"
+)
 SHOWN = 3
 
 
@@ -130,6 +139,8 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
                 yield f"{escape(path)}: {have} {said}: {_listed(names[kind])}"
         yield from _on_sizes(path, names)
         powers = _powers(every, path)
+        if shifted := shifted_names(names, len(powers)):
+            yield f"{escape(path)}: {len(shifted)} of {len(powers)} decoded matrices {OFF_BY_ONE}: {_listed(shifted)}"
         large, small = _unlike_other_layers(powers, names)
         for unlike, as_large in ((large, f"at least {1 << APART} times"), (small, f"at most 1/{1 << APART}")):
             if unlike:
@@ -139,6 +150,18 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
                     f"{escape(path)}: {matrices} {are} {as_large} as large as {of_others} of other layers: the scales "
                     f"may be those of other codes, or may never have been set: {_listed(unlike)}"
                 )
+
+
+def shifted_names(names: Mapping[str, Collection[str]], number: int) -> set[str]:
+    """Return the matrices with a mean far from 0 if most of ``number`` matrices have one of the same sign, else none.
+
+    ``names`` are the names of matrices by kind.
+    """
+    for is_up, kind in SHIFTED.items():
+        some = set(names[kind]) - set(names[SHIFTED[not is_up]])
+        if number >= FEWEST and len(some) > MOSTLY * number:
+            return some
+    return set()
 
 
 def _powers(every: Sequence[Found], path: str) -> dict[str, int]:

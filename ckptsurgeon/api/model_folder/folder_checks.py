@@ -98,6 +98,8 @@ def file_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
     yield from adapter_notes(folder.adapter_beside)
 
 
+SUPPRESSED = ("begin_suppress_tokens", "forced_decoder_ids", "suppress_tokens")
+"""Fields of config.json, with defaults of Whisper, that transformers reads only without generation_config.json."""
 TYPE = ("architectures", "model_type")
 """Fields of config.json with the type of the model."""
 
@@ -220,6 +222,9 @@ def _beyond(folder: ModelFolder) -> list[str]:
         }
     except ConfigError:  # another note reports this file
         return []
+    if GENERATION in found:  # transformers takes these from there
+        generation = folder.document(GENERATION)
+        found[CONFIG] = [one for one in found.get(CONFIG, ()) if one[0] not in SUPPRESSED or one[0] not in generation]
     stale = [f"{escape(field)} of {name} is {number}" for name, ids in found.items() for field, number in ids]
     size = f"the vocabulary size is {rows}"
     return [f"{size}, but {listing(stale, where='')}: these ids stay as they are"] if stale else []

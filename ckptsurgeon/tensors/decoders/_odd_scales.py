@@ -15,7 +15,18 @@ from ...errors import FormatError
 from ...util.text import escape
 from ..dtypes import BLOCK_SCALES, BLOCKS
 from ..info import Decoded, TensorInfo
-from ..odd_scales import HUGE, NEGATED, NEGATIVE, NESTED, NO_OFFSET, ZERO, ZERO_BLOCKS, OddScales
+from ..odd_scales import (
+    HUGE,
+    NEGATED,
+    NEGATIVE,
+    NESTED,
+    NO_OFFSET,
+    SHIFT,
+    SHIFTED,
+    ZERO,
+    ZERO_BLOCKS,
+    OddScales,
+)
 from ..ops.casts import widened
 from ..ops.regions import Array
 from ..ops.small_floats import SMALL_FLOATS
@@ -74,6 +85,9 @@ def add_size(
     if size > 0 and isfinite(size):
         assert isinstance(info.made, Decoded)
         seen.add_size(info.made.name, size * sqrt(info.shape[-1]), lambda: rise_with_scales(values, codes()))
+        mean = float(np.mean(some))
+        if info.made.encoding == "gptq" and abs(mean) > SHIFT * size:
+            seen.add(SHIFTED[mean > 0], info.made.name)
 
 
 def find_odd_scales(

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.tensors.decoders._scale_tests import rise_with_scales
-from ckptsurgeon.tensors.odd_scales import INVERSE, LARGE, OF_SIZES, SMALL
+from ckptsurgeon.tensors.odd_scales import INVERSE, LARGE, OF_SIZES, OFF_BY_ONE, SMALL
 
 from ...helpers import coded_matrices
 from ...helpers.coded_matrices import SETTINGS, save_model
@@ -224,3 +224,15 @@ def test_half_of_the_layers_may_be_wrong(factor: float, said: str, name: str) ->
             f"odd: 3 decoded matrices {said.replace('is', 'are', 1)} as large as those of other layers"
         )
         assert one.endswith(f"layers.3.{name}.weight, layers.4.{name}.weight, layers.5.{name}.weight")
+
+
+@pytest.mark.parametrize(("version", "is_noted"), [("gptq", False), ("gptq_v2", True)])
+def test_zero_points_that_are_off_by_one_are_noted(version: str, is_noted: bool) -> None:
+    """The same codes under the other ``checkpoint_format`` are shifted by one step in all layers."""
+    coded = {f"layers.{number}.up_proj": coded_matrices.gptq(torch.randn(128, 256) / 50) for number in range(LAYERS)}
+    path = save_model(Path("m"), {**SETTINGS["gptq"], "checkpoint_format": version}, coded)
+    told = cs.apply(cs.convert(path, dequantize=True), "out.safetensors").notes
+    said = f"m: 5 of 5 decoded matrices {OFF_BY_ONE}: layers.0.up_proj.weight, layers.1.up_proj.weight"
+    assert any(one.startswith(said) for one in told) is is_noted
+    found = cs.check(path, skip=["model-card", "class-tensors"]).row("weight-size").found
+    assert any(OFF_BY_ONE in one.what for one in found) is is_noted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ..check import Check, of_keys, without_values
 from ..families import families
@@ -17,9 +17,12 @@ ROUTER = re.compile(r"(?:^|\.)(?:gate|router)(?:\.(?:layer|classifier|wg))?\.wei
 NORM = re.compile(r"(?:norm|ln|LayerNorm)[\w.]*\.(?:weight|gamma)$")
 """Matches the ends of the keys of the weights of norms."""
 ADVICE = (
-    "If they are not zero on purpose (as in new blocks), take them from the source: these layers compute only zeros."
+    "If they are not zero on purpose (as in new blocks), take them from the source: a layer of zeros computes only "
+    "zeros."
 )
 
+FEWEST, PART = 3, 20
+"""The fewest norms of a role, and which part of a norm (a 20th) may be zero by chance."""
 OFFSETS = (".qzeros", ".biases")
 """Ends of the keys of zero points and biases, which belong to unsigned codes."""
 CODES = "Take these codes from the quantised model again, or quantise it again."
@@ -28,6 +31,7 @@ CODES = "Take these codes from the quantised model again, or quantise it again."
 def _run(subject: Subject) -> Iterator[Found]:
     found = [key for key, info, figures in subject.weights if figures.zeros == info.numel]
     found += _alone(subject)
+    found += _last_norms(subject, found)
     codes = [key for key in subject.tensors if key in subject.codes and _is_zero(subject, key)]
     offsets = [
         key for key in subject.tensors if subject.parts.get(key, "").endswith(OFFSETS) and _is_zero(subject, key)
@@ -37,7 +41,9 @@ def _run(subject: Subject) -> Iterator[Found]:
     if codes:
         yield of_keys(Status.WARN, codes, "of codes that are all zero", CODES)
     if found:
-        yield of_keys(Status.WARN, found, "is all zeros" if len(found) == 1 else "are all zeros", ADVICE)
+        are = "is" if len(found) == 1 else "are"
+        wholly = all(_is_zero(subject, key) for key in found)
+        yield of_keys(Status.WARN, found, f"{are} all zeros" if wholly else f"{are} zeros, wholly or in part", ADVICE)
 
 
 def _alone(subject: Subject) -> Iterator[str]:
@@ -52,6 +58,21 @@ def _alone(subject: Subject) -> Iterator[str]:
         zero = [key for key in keys if _is_zero(subject, key)]
         if len(zero) * 2 < len(keys):
             yield from zero
+
+
+def _last_norms(subject: Subject, found: Sequence[str]) -> Iterator[str]:
+    """Yield the norms that are zeros, wholly or in part, although no norm of the layers has a zero.
+
+    Such a norm has no others of its role, like the norm after the last layer.
+    """
+    norms = [
+        key for key, info in subject.tensors.items() if len(info.shape) == 1 and NORM.search(key) and key not in found
+    ]
+    zeros = {key: one.figures.zeros for key in norms if (one := subject.measured.get(key)) and one.figures is not None}
+    lone = [key for keys in families(zeros).values() if len(keys) < FEWEST for key in keys]
+    others = [number for key, number in zeros.items() if key not in lone]
+    if len(others) >= FEWEST and not any(others):
+        yield from (key for key in lone if zeros[key] * PART > subject.tensors[key].numel)
 
 
 def _is_zero(subject: Subject, key: str) -> bool:

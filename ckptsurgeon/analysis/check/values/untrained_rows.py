@@ -19,6 +19,9 @@ PADDING = 1
 """The number of zero rows that an embedding may have: the row of its padding token."""
 SMALL = 0.1
 """A row counts as never trained if its root mean square is below this share of the median of non-zero rows."""
+TRAINED = 0.5
+"""A row without a token counts as trained if it is larger than this share of the median of rows with tokens."""
+OTHER_TOKENS = "Take the tokeniser that was saved with these weights: this one seems to lack tokens."
 ADVICE = "Tokens of these rows give unpredictable results: train them, or remove them from the tokeniser."
 
 
@@ -28,6 +31,7 @@ def _run(subject: Subject) -> Iterator[Found]:
         if measured is None or measured.rows is None:
             continue
         width = subject.tensors[key].shape[1]
+        yield from _without_token(key, measured.rows, subject.tokens)
         zero, equal, small = (
             _without(rows, subject.padding) for rows in _untrained(measured.rows, subject.tokens, width)
         )
@@ -41,6 +45,19 @@ def _run(subject: Subject) -> Iterator[Found]:
             said = f"{escape(key)} has {_rows(len(rows))} never trained ({', '.join(told)}): {named}"
             figures = {"rows": len(rows), "zero": len(zero), "equal": len(equal), "small": len(small)}
             yield Found(Status.WARN, said, ADVICE, (key,), figures=figures)
+
+
+def _without_token(key: str, rows: Rows, tokens: int) -> Iterator[Found]:
+    """Yield a finding on rows after the last token that are as large as those of tokens; rows of padding are small."""
+    sizes = np.sqrt(rows.squares)
+    if not 0 < tokens < len(sizes):
+        return
+    usual, beyond = np.sort(sizes[:tokens])[tokens // 2], sizes[tokens:]
+    trained = [tokens + int(row) for row in np.flatnonzero(beyond > TRAINED * usual)]
+    if trained and np.count_nonzero(beyond < SMALL * usual) > len(trained):
+        named = listing([str(row) for row in trained[:1000]], 5, where="")
+        said = f"{escape(key)} has {count(len(trained), 'trained row')} without a token: {named}"
+        yield Found(Status.WARN, said, OTHER_TOKENS, (key,), figures={"rows": len(trained)})
 
 
 def _without(rows: Array, row: int | None) -> Array:

@@ -11,6 +11,7 @@ from ..families import families
 from ..report import Found, Status
 from ..subject import Subject
 from .huge_values import HUGE
+from .scales import CHECK as OF_SCALES
 from .scales import HUGE as TOO_LARGE
 from .scales import is_global_or_activation, is_global_weight_scale, scales_of
 
@@ -50,7 +51,11 @@ ADVICE = (
 def _run(subject: Subject) -> Iterator[Found]:
     yield from _out_of_family(_deviations(subject), FACTOR, "standard deviation", "weight")
     unset = {key for key, one in scales_of(subject) if one.number >= UNSET and one.low == one.high == 1}
-    yield from _out_of_family(_sizes_of_scales(subject), SCALES, "mean scale", "tensor", unset)
+    found = list(_out_of_family(_sizes_of_scales(subject), SCALES, "mean scale", "tensor", unset))
+    if not found and not any(OF_SCALES.run(subject)):  # else these explain the size of decoded weights
+        decoded = {name: one.rms for name, one in subject.decoded.items() if one.rms > 0}
+        found += _out_of_family(decoded, SCALES, "root mean square", "decoded weight")
+    yield from found
 
 
 def _deviations(subject: Subject) -> dict[str, float]:
@@ -126,9 +131,18 @@ def median(values: Iterable[float]) -> float:
     return found[len(found) // 2]
 
 
+def _against(subject: Subject) -> str:
+    return without_values(subject) or ("" if _families(subject) else f"no weight has {FEWEST} layers or more")
+
+
+def _families(subject: Subject) -> int:
+    """Return the number of roles in which an outlier can be found."""
+    keys = [*(key for key, *_ in subject.weights), *subject.decoded, *_sizes_of_scales(subject)]
+    return sum(len(some) >= FEWEST for some in families(dict.fromkeys(keys)).values())
+
+
 def _looks_at(subject: Subject) -> str:
-    found = [keys for keys in families(key for key, *_ in subject.weights).values() if len(keys) >= FEWEST]
-    return count(len(found), "role")
+    return count(_families(subject), "role")
 
 
-CHECK = Check("value-family", "standard deviations are like those of other layers", _run, without_values, _looks_at)
+CHECK = Check("value-family", "standard deviations are like those of other layers", _run, _against, _looks_at)

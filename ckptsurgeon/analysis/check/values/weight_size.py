@@ -10,7 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from math import isfinite, prod
 
-from ....tensors.odd_scales import DECODED, FEWEST, INVERSE, LARGE, OF_SIZES, SMALL, USUAL
+from ....tensors.odd_scales import (
+    DECODED,
+    FEWEST,
+    INVERSE,
+    LARGE,
+    OF_SIZES,
+    OFF_BY_ONE,
+    SHIFTED,
+    SMALL,
+    USUAL,
+    shifted_names,
+)
 from ....util.text import count
 from ..check import Check, of_keys
 from ..report import Found, Status
@@ -38,6 +49,7 @@ VALUES = "Compare with the original (ckpt diff --values): all weights may have b
 def _run(subject: Subject) -> Iterator[Found]:
     decoded: Mapping[str, WeightSize] = {} if any(OF_SCALES.run(subject)) else subject.decoded  # said by that check
     plain = _plain(subject)
+    yield from _shifted(subject)
     for sizes, bounds, decode, todo in ((decoded, DECODED, "decode to", SCALES), (plain, PLAIN, "have", VALUES)):
         factor = _factor(sizes)
         low, high = NEAR if sizes is decoded and _contradict_embeddings(subject) else bounds
@@ -48,6 +60,13 @@ def _run(subject: Subject) -> Iterator[Found]:
         elif sizes is decoded and len(names := _inverse(subject)) * 2 > len(decoded) >= FEWEST:
             what = f"decode to weights that {OF_SIZES[INVERSE]}"
             yield of_keys(Status.WARN, names, what, todo, factor=float(f"{factor:.3g}"))
+
+
+def _shifted(subject: Subject) -> Iterator[Found]:
+    some = shifted_names({kind: subject.odd.get(kind, ()) for kind in SHIFTED.values()}, len(subject.decoded))
+    if some:
+        todo = "Compare with the original, or with the same model under the other checkpoint_format."
+        yield of_keys(Status.WARN, sorted(some), f"decode to weights that {OFF_BY_ONE}", todo)
 
 
 def _inverse(subject: Subject) -> list[str]:

@@ -1,0 +1,84 @@
+"""Faults of tensors that have no others of their role, and of layers whose scales alone do not show them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+
+WIDTH, LAYERS = 128, 6
+
+
+def state() -> dict[str, torch.Tensor]:
+    draw, found = torch.Generator().manual_seed(0), dict[str, torch.Tensor]()
+    for layer in range(LAYERS):
+        found[f"model.layers.{layer}.up_proj.weight"] = torch.randn(WIDTH, WIDTH, generator=draw) / 50
+        found[f"model.layers.{layer}.input_layernorm.weight"] = 1 + torch.randn(WIDTH, generator=draw) / 20
+    return {**found, "model.norm.weight": 1 + torch.randn(WIDTH, generator=draw) / 20}
+
+
+def found(path: str, id: str) -> list[str]:
+    return [one.what for one in cs.check(path, skip=["model-card", "class-tensors"]).row(id).found]
+
+
+@pytest.mark.parametrize(
+    ("zeros", "said"), [(0, ""), (3, ""), (100, "is zeros, wholly or in part"), (WIDTH, "is all zeros")]
+)
+def test_the_last_norm_is_compared_with_those_of_the_layers(zeros: int, said: str) -> None:
+    tensors = state()
+    tensors["model.norm.weight"][WIDTH - zeros :] = 0
+    save_file(tensors, "x.safetensors")
+    assert found("x.safetensors", "all-zeros") == ([f"1 tensor {said}: model.norm.weight"] if said else [])
+
+
+def test_a_norm_of_zeros_beside_others_with_zeros_is_usual() -> None:
+    tensors = {key: torch.zeros_like(one) if "norm" in key else one for key, one in state().items()}
+    save_file(tensors, "x.safetensors")  # as Gemma's, whose norms begin as zeros
+    assert not found("x.safetensors", "all-zeros")
+
+
+def test_a_layer_whose_codes_and_scales_do_not_belong_together_is_found() -> None:
+    """A plain cast of small weights to fp8, beside the scales of before: neither is odd alone."""
+    Path("plain").mkdir()
+    Path("plain/config.json").write_text("{}")
+    tensors = state()
+    save_file(tensors, "plain/model.safetensors")
+    cs.apply(cs.convert("plain", quantize="fp8-block"), "coded")
+    assert not found("coded", "value-family")
+    coded = load_file("coded/model.safetensors")
+    key = "model.layers.4.up_proj.weight"
+    coded[key] = tensors[key].to(torch.float8_e4m3fn)
+    save_file(coded, "coded/model.safetensors", {"format": "pt"})
+    (said,) = found("coded", "value-family")
+    assert said.startswith(f"the root mean square of 1 decoded weight is far from that of other layers: {key} has ")
+
+
+def test_without_layers_to_compare_the_check_is_not_run() -> None:
+    save_file({"a": torch.randn(64, 64), "b": torch.randn(64, 64)}, "x.safetensors")
+    row = cs.check("x.safetensors").row("value-family")
+    assert (row.status.value, row.why) == ("NOT RUN", "no weight has 3 layers or more")
+
+
+@pytest.mark.parametrize(("trained", "said"), [(0, []), (4, ["4 trained rows without a token: 100, 101, 102, 103"])])
+def test_trained_rows_without_a_token_are_found(trained: int, said: list[str]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randn(128, 64, generator=draw) / 50
+    rows[100 + trained :] /= 100
+    Path("m").mkdir()
+    config = {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": 128,
+        "tie_word_embeddings": True,
+    }
+    Path("m/config.json").write_text(json.dumps(config))
+    Path("m/tokenizer.json").write_text(
+        json.dumps({"model": {"type": "WordLevel", "vocab": {f"w{n}": n for n in range(100)}, "unk_token": "w0"}})
+    )
+    save_file({"model.embed_tokens.weight": rows}, "m/model.safetensors")
+    assert [one.partition(" has ")[2] for one in found("m", "untrained-rows") if "without a token" in one] == said
