@@ -79,6 +79,7 @@ def role_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[st
         if "eos_token" not in said:
             yield from _unknown_end(fields.get("eos_token_id"), file, names, own)
             yield from _reserved_end(fields.get("eos_token_id"), file, names, places)
+            yield from _end_and_padding(fields, file, names, own)
     yield from _starts(folder, places)
     yield from _suppressed_languages(object_in(folder, GENERATION), places)
 
@@ -189,6 +190,29 @@ def _unknown_end(value: Any, file: str, names: Mapping[str, str], own: Mapping[s
         named = f"{brief_token(names['unk_token'])}, the unk_token of the tokeniser"
         meant = f"{brief_token(names['eos_token'])} ({end})"
         yield f"eos_token_id of {file} is {unknown} ({named}), while eos_token is {meant}"
+
+
+def _end_and_padding(
+    fields: Mapping[str, Any], file: str, names: Mapping[str, str], own: Mapping[str, int]
+) -> Iterator[str]:
+    """Yield a note if neither ``eos_token_id`` nor ``pad_token_id`` is the id of the tokeniser's token.
+
+    One of them alone may differ on purpose: chat models end with a token of their own, and many models pad with the end
+    token. Ids of tokens with another role have notes of their own. ``file`` is the name of the file with the
+    ``fields``. ``names`` has the tokeniser's special tokens by role, and ``own`` has their ids.
+    """
+    value, pad = fields.get("eos_token_id"), fields.get("pad_token_id")
+    ends = value if isinstance(value, list) else [value]
+    wanted = [own.get("eos_token"), own.get("pad_token")]
+    ids = [*ends, pad]
+    if None in wanted or len(ids) < 2 or not all(type(one) is int for one in ids) or pad in ends:
+        return
+    if wanted[0] != wanted[1] and not set(ids).intersection(own.values()):
+        meant = " and ".join(
+            f"{role} is {brief_token(names[role])} ({own[role]})" for role in ("eos_token", "pad_token")
+        )
+        has = f"eos_token_id of {file} is {', '.join(map(str, ends))}, and pad_token_id is {pad}"
+        yield f"{has}, while {meant}: perhaps they are the ids of another tokeniser"
 
 
 def _reserved_end(value: Any, file: str, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:

@@ -308,3 +308,31 @@ def test_two_models_that_count_positions_from_other_ids_compute_other_results(ki
             any(said in note or said.replace("0 in a, 1 in b", "1 in b, 0 in a") in note for note in found.notes)
             == is_said
         )
+
+
+ENDS = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+CHAT = ["a", "b", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>"]
+
+
+@pytest.mark.parametrize(
+    ("eos", "pad", "is_noted"),
+    [
+        (5, 3, True),  # each is one too high
+        ([5, 0], 3, True),
+        (4, 2, False),
+        (5, 2, False),  # an end of its own
+        (4, 3, False),
+        ([4, 5], 3, False),
+        (5, 5, False),  # padding with the end
+        (5, None, False),
+    ],
+)
+def test_end_and_padding_that_are_both_others_are_noted(eos: Any, pad: Any, is_noted: bool) -> None:
+    found = notes({"eos_token_id": eos, "pad_token_id": pad}, None, ENDS, CHAT)
+    ends = ", ".join(map(str, eos)) if isinstance(eos, list) else eos
+    said = (
+        f"eos_token_id of config.json is {ends}, and pad_token_id is {pad}, while eos_token is '<|im_end|>' (4) and "
+        "pad_token is '<|endoftext|>' (2): perhaps they are the ids of another tokeniser"
+    )
+    assert (said in found) is is_noted, found
+    assert is_noted or not [one for one in found if "another tokeniser" in one]
