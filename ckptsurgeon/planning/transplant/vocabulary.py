@@ -61,6 +61,8 @@ class VocabularyAxes:
             return self._checked(key, axis if axis is not None else self._only(key, have, want), have, want)
         declared = next((self._target.vocabulary[n] for n in names if n in self._target.vocabulary), None)
         if declared is not None:
+            if self._options.rows.is_identity and have == want:
+                return None  # no row moves, even if there are further rows of padding
             return self._checked(key, declared, have, want)
         fitting = self._fitting(have, want)
         if self._options.keys or self._target.vocabulary:

@@ -40,6 +40,18 @@ def told(plan: cs.Plan) -> str:
     return "\n".join(plan.notes)
 
 
+def test_rows_of_padding_are_no_error_if_no_row_moves() -> None:
+    bert(vocab_size=64)  # 50 tokens
+    plan = cs.transplant("bert", "bert/config.json", vocab="bert/vocab.txt:bert/vocab.txt")
+    cs.apply(plan, "out")
+    before, after = (load_file(f"{name}/model.safetensors") for name in ("bert", "out"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[key], one) for key, one in before.items())
+    tokenizer("new", NEW)
+    with pytest.raises(cs.PlanError, match="vocab.txt has 50 tokens, but the tensor"):
+        cs.transplant("bert", "bert/config.json", vocab="bert/vocab.txt:new/vocab.txt")
+
+
 def test_the_new_list_s_tokeniser_goes_along_and_ids_follow_their_tokens() -> None:
     bert()
     tokenizer("new", NEW, marked="new")
