@@ -10,7 +10,7 @@ from itertools import pairwise
 from math import log2
 from typing import TypeAlias
 
-from ..util.text import NUMBER_IN_KEY, count, escape, listing, natural_key
+from ..util.text import NUMBER_IN_KEY, count, escape, listing, natural_key, percent
 
 __all__ = [
     "APART", "DECODED", "EXCHANGED", "FEWEST", "HUGE", "INVERSE", "LARGE", "NARROW", "NEGATED", "NEGATIVE", "NESTED",
@@ -73,7 +73,7 @@ SUSPECT = 3
 """In the part of a role with the larger factors, these are wrong if they are above this power of two (8 times)."""
 KINDS = (*SAID, ZERO_BLOCKS, LARGE, SMALL, USUAL, INVERSE, *SHIFTED.values())
 OFF_BY_ONE = (
-    f"have a mean of over {100 * SHIFT:g} % of their size: perhaps the zero points are off by one (checkpoint_format "
+    f"have a mean of over {percent(SHIFT)} of their size: perhaps the zero points are off by one (checkpoint_format "
     "gptq, gptq_v2)"
 )
 SHOWN = 3
