@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
+from itertools import islice
 from math import prod
 from operator import itemgetter
 from typing import NamedTuple
@@ -56,15 +57,17 @@ def zero_run_notes(
     """
     open_files = {name: file for name, file in sorted(handles.items()) if _is_readable(file)}
     matrix, cut, whole = "", dict[str, None](), dict[str, None]()
+    by_file = cache(partial(_by_file, tensors))  # only made if there are zeros, and once for all files
+    by_role = cache(partial(_by_role, tensors))
     for name, file in open_files.items():
-        places = _Places(tensors, name)
+        places = _Places(by_file, name)
         with suppress(CheckpointError):  # the command reports it when it reads the values
             for begin, end in _zeros(file, places, keys):
                 if at := _cut_row(file, places, begin, end):
                     matrix = matrix or at
                     cut.update(dict.fromkeys(places.between(begin, end)))
                 else:
-                    whole.update(dict.fromkeys(_lost_matrices(tensors, open_files, places.within(begin, end))))
+                    whole.update(dict.fromkeys(_lost_matrices(by_role, tensors, open_files, places.within(begin, end))))
     if cut:
         are = "is" if len(cut) == 1 else "are"
         yield (
@@ -88,23 +91,34 @@ def _is_readable(file: File) -> bool:
 
 
 def _lost_matrices(
-    tensors: Mapping[str, TensorInfo], files: Mapping[str, File], places: Sequence[_Place]
+    by_role: Callable[[], Mapping[str, list[str]]],
+    tensors: Mapping[str, TensorInfo],
+    files: Mapping[str, File],
+    places: Sequence[_Place],
 ) -> Sequence[str]:
     """Return the keys of matrices that are one after the other in a file if they seem to be lost; else ().
 
     Their roles are their names without numbers and without ``PART``. There must be at least two roles, and for each
     role a matrix elsewhere that is not zero.
     """
-    matrices = [place.key for place in places if place.row]
+    matrices = dict.fromkeys(place.key for place in places if place.row)
     roles = dict.fromkeys(map(_role, matrices))
     if len(roles) < ROLES:
         return ()
-    others: dict[str, list[TensorInfo]] = {role: [] for role in roles}
+    for role in roles:
+        others = islice((key for key in by_role()[role] if key not in matrices), LOOKED_AT)
+        if not any(_has_values(files, tensors[key]) for key in others):
+            return ()
+    return list(matrices)
+
+
+def _by_role(tensors: Mapping[str, TensorInfo]) -> dict[str, list[str]]:
+    """Return the keys of tensors by their roles."""
+    found: dict[str, list[str]] = {}
     for key, info in tensors.items():
-        role = _role(key)
-        if role in others and len(others[role]) < LOOKED_AT and key not in matrices and info.is_plain and info.nbytes:
-            others[role].append(info)
-    return matrices if all(any(map(partial(_has_values, files), some)) for some in others.values()) else ()
+        if info.storage is not None and info.is_plain and info.nbytes:
+            found.setdefault(_role(key), []).append(key)
+    return found
 
 
 def _role(key: str) -> str:
@@ -131,17 +145,13 @@ class _Place(NamedTuple):
 class _Places:
     """The places of the tensors that are stored as plain bytes in one file."""
 
-    def __init__(self, tensors: Mapping[str, TensorInfo], name: str) -> None:
-        self._tensors, self._name = tensors, name
+    def __init__(self, by_file: Callable[[], Mapping[str, list[_Place]]], name: str) -> None:
+        self._by_file, self._name = by_file, name
 
     @cached_property
     def all(self) -> list[_Place]:
         """All places, by their offsets."""
-        return sorted(
-            _Place(info.storage.offset + info.offset, info.storage.offset + info.offset + info.nbytes, key, _row(info))
-            for key, info in self._tensors.items()
-            if info.storage is not None and info.storage.file == self._name and info.is_plain and info.nbytes
-        )
+        return sorted(self._by_file().get(self._name, ()))
 
     def at(self, offset: int) -> _Place | None:
         """Return the place of the matrix that contains the byte at ``offset``; None if no matrix contains it."""
@@ -151,11 +161,23 @@ class _Places:
 
     def within(self, begin: int, end: int) -> list[_Place]:
         """Return the places that are wholly in a range."""
-        return [place for place in self.all if begin <= place.begin and place.end <= end]
+        first = bisect_left(self.all, begin, key=itemgetter(0))
+        last = bisect_left(self.all, end, key=itemgetter(0))
+        return [place for place in self.all[first:last] if place.end <= end]
 
     def between(self, begin: int, end: int) -> Iterator[str]:
         """Yield the keys of the tensors that have bytes in the range from ``begin`` to before ``end``."""
         return (place.key for place in self.all if place.begin < end and begin < place.end)
+
+
+def _by_file(tensors: Mapping[str, TensorInfo]) -> dict[str, list[_Place]]:
+    """Return the places of tensors by the names of their files."""
+    found: dict[str, list[_Place]] = {}
+    for key, info in tensors.items():
+        if info.storage is not None and info.is_plain and info.nbytes:
+            begin = info.storage.offset + info.offset
+            found.setdefault(info.storage.file, []).append(_Place(begin, begin + info.nbytes, key, _row(info)))
+    return found
 
 
 def _row(info: TensorInfo) -> int:
