@@ -150,7 +150,11 @@ def _candidates(tree: Any, uri: str) -> Iterator[Root]:
                 continue
             found += 1
             if found > limits.TREE_NODES or len(path) + len(name) > limits.KEY_CHARACTERS:
-                raise UnsafeError(f"{escape(uri)} has too many nested containers to search.", rule="tree size")
+                raise UnsafeError(
+                    f"{escape(uri)} has more nested dicts and lists than are searched for a state dict, "
+                    f"or a longer key (limits: {limits.TREE_NODES:,} and {limits.KEY_CHARACTERS:,} characters).",
+                    rule="tree size",
+                )
             queue.append((f"{path}.{name}" if keys else name, (*keys, key), child))
 
 

@@ -172,10 +172,13 @@ def _check_there(document: Document, key: str, info: TensorInfo, checkpoint: Che
     there = checkpoint.get(key)
     name = escape(checkpoint.path)
     if there is None:
-        raise document.fail(f"the tensor {escape(key)} has init: like, but {name} has no such tensor.")
+        raise document.fail(
+            f"the tensor {escape(key)} is to be as in another file (init: like), but {name} has no tensor of that name."
+        )
     if there.opaque:
         raise document.fail(
-            f"the tensor {escape(key)} has init: like, but in {name} it cannot be read: {there.opaque}."
+            f"the tensor {escape(key)} is to be as in another file (init: like), but in {name} it cannot be read: "
+            f"{there.opaque}."
         )
     if there.shape != info.shape:
         raise document.fail(

@@ -213,7 +213,7 @@ def _key(value: Any) -> str:
 
 def _no_object(pid: Any) -> object:
     raise FormatError(
-        "a pickle of the tar archive that must not contain tensors refers to a tensor.", rule="persistent id"
+        "a pickle of the tar archive refers to a tensor, which only its member pickle may do.", rule="persistent id"
     )
 
 

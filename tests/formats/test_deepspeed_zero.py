@@ -204,7 +204,7 @@ WRONG: dict[str, tuple[str, Any, str]] = {
         OPTIM, lambda s: s["optimizer_state_dict"]["single_partition_of_fp32_groups"].pop(), "different numbers of parameter groups",
     ),
     "paddings that are none": (
-        OPTIM, lambda s: s["optimizer_state_dict"].update(param_alignment_paddings=[[0]]), "the number of paddings",
+        OPTIM, lambda s: s["optimizer_state_dict"].update(param_alignment_paddings=[[0]]), "has 1 numbers for group 0, which has 4 parameters",
     ),
 }  # fmt: skip
 

@@ -114,7 +114,7 @@ class Likeness:
 
 
 def by_word(units: Iterable[Unit]) -> dict[str, list[Unit]]:
-    """Return a mapping from each word to the groups that have it."""
+    """Return a mapping from each word to the units whose names contain it."""
     found: dict[str, list[Unit]] = defaultdict(list)
     for unit in units:
         for word in set(_words(unit)):

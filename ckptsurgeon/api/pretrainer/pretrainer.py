@@ -135,7 +135,7 @@ class Pretrainer:
             options, device = None, options
         if device is not None and not hasattr(device, "type") and not isinstance(device, str):
             raise ConfigError(
-                f"the argument {brief_repr(device)} of load_collected is neither a map of options nor a device."
+                f"load_collected got {brief_repr(device)}, which is neither a map of options nor a device."
             )
         wanted = [name for name in self.loadables if self.is_loadable(name)]
         skipped = tuple(name for name in self.loadables if name not in wanted)

@@ -367,6 +367,6 @@ def _check_writable(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     foreign = [key for key, tensor in tensors.items() if tensor.untyped_storage()._cdata not in own]
     if foreign:
         raise ConfigError(
-            f"state_dict() returns copies of {listing(foreign)}, not the module's own tensors.",
-            hint="Apply a transplant, and load its output with load_state_dict.",
+            f"state_dict() returns copies of {listing(foreign)}: values written to them would not change the module.",
+            hint="Write the transplant to a file instead (transplant, apply), and load it with load_state_dict.",
         )

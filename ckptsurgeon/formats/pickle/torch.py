@@ -1,4 +1,4 @@
-"""Makes the headers of the tensors in torch's pickles; each tensor is a view of a storage.
+"""Describes the tensors in torch's pickles (dtype, shape, place in a storage) without reading their values.
 
 Follows ``torch/_utils.py``. This module also makes the checks that torch makes in C++, before any value is read.
 """

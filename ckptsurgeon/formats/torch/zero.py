@@ -104,10 +104,18 @@ def _paddings(paddings: Any, group: int, number: int) -> Sequence[int]:
     if paddings is None:
         return [0] * number
     of_group = paddings[group] if isinstance(paddings, (list, tuple)) and group < len(paddings) else None
-    if not isinstance(of_group, (list, tuple)) or len(of_group) != number:
-        raise FormatError("the number of paddings is not the number of parameters.", rule="zero")
+    if not isinstance(of_group, (list, tuple)):
+        raise FormatError(f"param_alignment_paddings of the ZeRO state has no list for group {group}.", rule="zero")
+    if len(of_group) != number:
+        raise FormatError(
+            f"param_alignment_paddings of the ZeRO state has {len(of_group)} numbers for group {group}, "
+            f"which has {number} parameters.",
+            rule="zero",
+        )
     if not all(type(one) is int and 0 <= one < 2**40 for one in of_group):
-        raise FormatError("the paddings of the parameters are invalid.", rule="zero")
+        raise FormatError(
+            "param_alignment_paddings of the ZeRO state has a value that is not a number of elements.", rule="zero"
+        )
     return of_group
 
 

@@ -199,7 +199,9 @@ def _check_each(file: File, names: list[str]) -> None:
     folded: dict[str, str] = {}
     for name in names:
         if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
-            raise UnsafeError(f"{record_at(file, name)} points outside the archive.", rule="zip name")
+            raise UnsafeError(
+                f"{record_at(file, name)} has a name that leads out of the archive's folder.", rule="zip name"
+            )
         same = name.casefold()
         other = folded.get(same)
         if other is not None:

@@ -49,7 +49,10 @@ def _middle(tensors: Tensors, cut: int) -> Merging:
 
 
 def _mean(at: Slice, values: list[Array]) -> Array:
-    """Return the mean of arrays that are sorted at each position; the mean of huge values does not overflow."""
+    """Return the elementwise mean of arrays; the mean of huge values does not overflow.
+
+    At each position, the values ascend from the first array to the last.
+    """
     total = values[0] / len(values)
     for one in values[1:]:
         total += one / len(values)

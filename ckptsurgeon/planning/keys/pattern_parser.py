@@ -63,8 +63,9 @@ class Token:
     def regex(self, seen: set[str]) -> str:
         """Return the token as a regular expression.
 
-        ``seen`` contains the names of the numbers in earlier tokens; this token's name is added. If a name is in
-        ``seen`` already, it must match the same number again.
+        A token may be a named number, such as ``{layer}``. ``seen`` contains the names that earlier tokens use; this
+        token's name is added. If ``seen`` contains it already, the token only matches the number that the earlier
+        token matched.
         """
         if self.kind in ("text", "choice"):
             words = sorted(self.words, key=len, reverse=True)

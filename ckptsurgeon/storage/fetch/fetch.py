@@ -156,8 +156,9 @@ def _check_distinct(paths: Mapping[str, str]) -> None:
     taken = [name for name, path in paths.items() if path in records]
     if taken:
         raise FormatError(
-            f"the file {escape(taken[0])} has the name that ckpt needs for its record of the origin of another file.",
+            f"{escape(taken[0])} cannot be fetched: ckpt needs this name for a record of where another file came from.",
             rule="outside",
+            hint="Rename it where it is fetched from, or leave it out.",
         )
 
 

@@ -206,7 +206,7 @@ class _Tar:
         """Record a member, and its faults: for example a name that points outside the archive."""
         name, path = member.name, posixpath.normpath(member.name).casefold()
         if path.startswith("/") or ".." in name.split("/"):
-            self._corrupt(f"{name} points outside the archive")
+            self._corrupt(f"{name} leads out of the archive's folder")
         if self._is_under_link(path):
             is_deep = path.count("/") >= _DEEP
             self._corrupt(

@@ -114,10 +114,10 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tensor.layout is not torch.strided or self.record.knows(tensor)
 
     def _adopt(self, tensor: Tensor, *, overwritten: bool) -> None:
-        """Add a tensor that has memory to the recording.
+        """Add a tensor that was allocated outside the recording, with real memory.
 
-        This is needed because ``torch.Tensor(3, 4)`` always allocates memory. ``overwritten`` is true if the next
-        operation overwrites all values of the tensor.
+        ``torch.Tensor(3, 4)`` makes such a tensor: it allocates memory while operations are recorded, too.
+        ``overwritten`` is true if the next operation overwrites all values of the tensor.
         """
         if tensor.layout is not torch.strided:
             raise self.record.lost(f"changes a {tensor.layout} tensor")
