@@ -155,8 +155,8 @@ def convert(
     quantises the weights of linear layers, except output layers and routers of experts; ``include`` and ``exclude``
     restrict it to some of these weights. ``layout`` gives the tensors the names, shapes and metadata that another
     program expects: "gguf" converts a model of transformers for llama.cpp, "transformers" converts it back.
-    ``gguf_type`` ("q8_0", "q5_0", "q4_0", "mxfp4") quantises matrices to a type that only GGUF stores. ``metadata``
-    sets entries of the metadata of safetensors or GGUF; an empty value removes the entry.
+    ``gguf_type`` ("q8_0", "q4_k", "q4_k_m") quantises matrices to a type, or a mixture of types, that only GGUF
+    stores. ``metadata`` sets entries of the metadata of safetensors or GGUF; an empty value removes the entry.
 
     Raises PlanError for a cast that would lose values, a quantised tensor that cannot be decoded, a matrix that cannot
     be quantised or an unknown layout, and what ``open_checkpoint`` raises.

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from ..errors import ConfigError
 
 __all__ = [
-    "BLOCKS", "BLOCK_EXPONENTS", "BLOCK_SCALES", "DTYPES", "ROUNDED", "SATURATED", "DType", "contiguous_stride",
-    "dtype_named", "reach",
+    "BLOCKS", "BLOCK_EXPONENTS", "BLOCK_SCALES", "DTYPES", "OF_SHORT_ROWS", "ROUNDED", "SATURATED", "DType",
+    "contiguous_stride", "dtype_named", "reach",
 ]  # fmt: skip
 
 
@@ -63,8 +63,16 @@ BLOCK_SCALES: Mapping[str, tuple[int, int]] = {
 """{type in ``BLOCKS``: (offset of the float16 numbers in a block, how many there are)}; the first number is a scale."""
 BLOCK_EXPONENTS: Mapping[str, int] = {"mxfp4": 0}
 """{type in ``BLOCKS`` whose scales are powers of two: offset of the exponent, a byte, in a block}."""
-ROUNDED: Mapping[str, int] = {"q8_0": 8, "q5_0": 6, "q4_0": 2, "mxfp4": 39}
+ROUNDED: Mapping[str, int] = {
+    "q8_0": 8, "q6_k": 14, "q5_k": 13, "q5_1": 7, "q5_0": 6, "q4_k": 12, "q4_1": 3, "q4_0": 2, "q3_k": 11, "q2_k": 10,
+    "mxfp4": 39,
+}  # fmt: skip
 """The types in ``BLOCKS`` that this package can write, each with its number in ``enum ggml_type``."""
+OF_SHORT_ROWS: Mapping[str, str] = {"q6_k": "q8_0", "q5_k": "q5_1", "q4_k": "q5_0", "q3_k": "q4_0", "q2_k": "q4_0"}
+"""{type with blocks of 256: type with blocks of 32 to which rows are rounded that do not divide into blocks of 256}.
+
+For q4_k, q5_k and q6_k these are the types that llama.cpp takes (``llama_tensor_get_type``).
+"""
 
 
 def _table() -> dict[str, DType]:

@@ -36,6 +36,8 @@ FILE_TYPES = {
     "q4_k": 15, "q5_k": 17, "q6_k": 18, "bfloat16": 32, "mxfp4": 38,
 }  # fmt: skip
 """llama.cpp's file type (``enum llama_ftype``), by the dtype of most matrices in the file."""
+UNMIXED_FILE_TYPES = {"q3_k": 11, "q4_k": 14, "q5_k": 16}
+"""The file types, called small by llama.cpp, if no matrix of the file has blocks of another type."""
 _OF_LLAMA_CPP = ("general.", "tokenizer.", *(f"{architecture}." for architecture in ARCHITECTURES))
 """Prefixes of llama.cpp's own entries. The type of a new entry with such a name follows from its name and value."""
 
@@ -151,5 +153,7 @@ def _file_type(plan: Plan) -> Iterator[tuple[str, Typed]]:
         yield VERSION, Typed(UINT32, packed(UINT32, 2))
     kinds = Counter(step.dtype for step in plan.steps if len(step.shape) > 1)
     for dtype, _ in kinds.most_common(1):
+        is_mixed = sum(bool(DTYPES[kind].block) for kind in kinds) > 1
         if dtype in FILE_TYPES:
-            yield FILE_TYPE, Typed(UINT32, packed(UINT32, FILE_TYPES[dtype]))
+            number = FILE_TYPES[dtype] if is_mixed else UNMIXED_FILE_TYPES.get(dtype, FILE_TYPES[dtype])
+            yield FILE_TYPE, Typed(UINT32, packed(UINT32, number))

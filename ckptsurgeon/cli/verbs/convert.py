@@ -53,7 +53,8 @@ def run(
         typer.Option(
             "--gguf-type",
             metavar="TYPE",
-            help="Quantise the matrices of a GGUF output to this type: q8_0, q5_0, q4_0 or mxfp4.",
+            help="Quantise the matrices of a GGUF output to this type: q8_0, q6_k, q5_k, q5_1, q5_0, q4_k, q4_1, q4_0, "
+            "q3_k, q2_k or mxfp4; or to a mixture of types: q5_k_m or q4_k_m.",
         ),
     ] = None,
     quantize: Annotated[

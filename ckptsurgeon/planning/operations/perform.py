@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 from ...errors import FormatError, PlanError
 from ...tensors.composition import blocked, given
-from ...tensors.dtypes import BLOCKS, DTYPES
+from ...tensors.dtypes import BLOCKS, DTYPES, OF_SHORT_ROWS
 from ...tensors.encodings.torch_quantised import is_pickled, notes_on_activations
 from ...tensors.info import Encoded, TensorInfo
 from ...util.text import count, escape, listing
@@ -149,25 +149,33 @@ def _decoded(
 def _blocked(result: DerivedSource, operation: Operation, keys: Sequence[str]) -> Made:
     """Return the matrices in ``keys`` after an operation that rounds them to a GGUF type.
 
-    GGUF stores the values of a row in blocks. A matrix whose rows do not divide into blocks is left out, with a note.
-    Raises PlanError if no matrix can be rounded.
+    GGUF stores the values of a row in blocks. A matrix whose rows do not divide into the blocks of the type is rounded
+    to the type in ``OF_SHORT_ROWS``, or left out if there is none or it does not fit; notes say so. Raises PlanError if
+    no matrix can be rounded.
     """
-    numbers = BLOCKS[operation.fields["to"]][0]
+    to = operation.fields["to"]
     chosen = [key for key in keys if _is_matrix(result.tensors[key])]
-    fitting = [key for key in chosen if result.tensors[key].shape[-1] % numbers == 0]
-    if not fitting:
+    types = {key: _type_for(to, result.tensors[key].shape[-1]) for key in chosen}
+    made: Made = {(key,): {key: blocked(result.tensors[key], of, key)} for key, of in types.items() if of}
+    if not made:
         raise PlanError(
-            f"{operation}: no matching tensor is a floating-point matrix whose row length is a multiple of {numbers}.",
+            f"{operation}: no matching tensor is a floating-point matrix whose row length is a multiple of "
+            f"{BLOCKS[OF_SHORT_ROWS.get(to, to)][0]}.",
             hint="Leave the type out.",
         )
-    odd = [key for key in chosen if key not in set(fitting)]
-    if odd:
+    for other in sorted({of for of in types.values() if of != to}):
+        odd = [key for key, of in types.items() if of == other]
+        how = f"rounded to {other}, not {to}" if other else f"not rounded to {to}"
         result.notes.append(
-            f"{count(len(odd), 'tensor is', 'tensors are')} not rounded to {operation.fields['to']}, as the row length "
-            f"is not a multiple of {numbers}: {listing(odd)}"
+            f"{count(len(odd), 'tensor is', 'tensors are')} {how}, as the row length is not a multiple of "
+            f"{BLOCKS[to if other else OF_SHORT_ROWS.get(to, to)][0]}: {listing(odd)}"
         )
-    made: Made = {(key,): {key: blocked(result.tensors[key], operation.fields["to"], key)} for key in fitting}
     return _once(made, result.tensors)
+
+
+def _type_for(to: str, row: int) -> str:
+    """Return the GGUF type to which rows of ``row`` values are rounded if ``to`` is asked for; "" if there is none."""
+    return next((of for of in (to, OF_SHORT_ROWS.get(to, to)) if row % BLOCKS[of][0] == 0), "")
 
 
 def _is_matrix(info: TensorInfo) -> bool:

@@ -172,9 +172,7 @@ def _awq(asked: _Asked) -> Template:
 
 
 def _gguf(asked: _Asked) -> Template:
-    dtype = asked.request.codes.dtype
-    if dtype not in ROUNDED:
-        raise UnencodableError(f"no encoder rounds to {dtype}")
+    dtype = asked.request.codes.dtype  # there is an encoder for each type that can be decoded
     return Template("gguf", (*(1 for _ in asked.shape[1:]), BLOCKS[dtype][0]), (("type", float(ROUNDED[dtype])),))
 
 

@@ -1,6 +1,7 @@
-"""Rounds rows of numbers to the blocks of GGUF, 32 numbers with a scale, to the same bits as llama.cpp and gguf-py.
+"""Rounds rows of numbers to the blocks of GGUF, which contain their scales, to the same bits as llama.cpp and gguf-py.
 
 https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-quants.c (``quantize_row_q4_0_ref`` and the like).
+Blocks of 32 numbers are made here, those of 256 numbers (the K types) in ``_k_blocks``.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from ..dtypes import BLOCKS, ROUNDED
 from ..info import Encoded
 from ..ops.regions import Array
 from ._encoder import Packing, Scales
+from ._k_blocks import K_TYPES, bits_together
 
 __all__ = ["ENCODER"]
 
 _NAMES = {number: name for name, number in ROUNDED.items()}
 SIZE = 32
-_HALF_MOST = np.float32(65504)
 
 
 class _Gguf:
@@ -37,16 +38,15 @@ class _Gguf:
 
     def codes(self, made: Encoded, values: Array, scales: Scales, over: float) -> tuple[Array, Array]:
         dtype = _type(made)
-        blocks = np.ascontiguousarray(values, "<f4").reshape(-1, SIZE)
+        blocks = np.ascontiguousarray(values, "<f4").reshape(-1, BLOCKS[dtype][0])
         if not np.isfinite(blocks).all():
             raise PlanError(f"a value of {escape(made.name)} is NaN or infinite, which {dtype} cannot represent.")
-        found, codes = _TYPES[dtype](blocks)
-        if found.dtype == np.float32 and found.size and float(np.abs(found).max()) > _HALF_MOST:
+        stored = _TYPES[dtype](blocks)
+        meant = values_of_blocks(stored, dtype).reshape(values.shape)
+        if not np.isfinite(meant).all():
             raise PlanError(
                 f"a block of {escape(made.name)} has values too large for {dtype}, whose scales are float16."
             )
-        stored = np.concatenate([found.astype("<f2").view("u1") if found.dtype == np.float32 else found, codes], 1)
-        meant = values_of_blocks(stored, dtype).reshape(values.shape)
         return stored.reshape(*values.shape[:-1], -1), meant
 
     def packed(self, made: Encoded, codes: Array) -> Array:
@@ -75,32 +75,60 @@ def _codes(blocks: Array, scales: Array, middle: int) -> Array:
     return shifted.astype("u1").clip(0, 2 * middle - 1)
 
 
-def _pairs(codes: Array) -> Array:
+def _block(*parts: Array) -> Array:
+    """Return the bytes of blocks: float32 numbers are stored as float16, and bytes as they are."""
+    return np.concatenate(
+        [one if one.dtype == np.uint8 else np.ascontiguousarray(one.astype("<f2")).view("u1") for one in parts], 1
+    )
+
+
+def _low(codes: Array) -> Array:
     """Return the lower four bits of codes, two codes in a byte: the lower bits are from the first half of a block."""
-    low = codes & np.uint8(15)
-    return low[:, : SIZE // 2] | low[:, SIZE // 2 :] << np.uint8(4)
+    return bits_together(codes & np.uint8(15), 4, SIZE // 2)
 
 
-def _q4_0(blocks: Array) -> tuple[Array, Array]:
+def _fifth(codes: Array) -> Array:
+    """Return the fifth bit of each code, in words of 32 bits."""
+    return np.packbits(codes >> np.uint8(4), 1, bitorder="little")
+
+
+def _q4_0(blocks: Array) -> Array:
     scales = _extreme(blocks) / np.float32(-8)
-    return scales, _pairs(_codes(blocks, scales, 8))
+    return _block(scales, _low(_codes(blocks, scales, 8)))
 
 
-def _q5_0(blocks: Array) -> tuple[Array, Array]:
+def _q4_1(blocks: Array) -> Array:
+    scales, least, codes = _above_minimum(blocks, 15)
+    return _block(scales, least, _low(codes))
+
+
+def _q5_0(blocks: Array) -> Array:
     scales = _extreme(blocks) / np.float32(-16)
     codes = _codes(blocks, scales, 16)
-    high = np.packbits(codes >> np.uint8(4), 1, bitorder="little")
-    return scales, np.concatenate([high, _pairs(codes)], 1)
+    return _block(scales, _fifth(codes), _low(codes))
 
 
-def _q8_0(blocks: Array) -> tuple[Array, Array]:
+def _q5_1(blocks: Array) -> Array:
+    scales, least, codes = _above_minimum(blocks, 31)
+    return _block(scales, least, _fifth(codes), _low(codes))
+
+
+def _above_minimum(blocks: Array, most: int) -> tuple[Array, Array, Array]:
+    """Return the scale and the minimum of each block, and codes from 0 to ``most`` of steps above the minimum."""
+    least = blocks.min(1, keepdims=True)
+    scales = (blocks.max(1, keepdims=True) - least) / np.float32(most)
+    codes = np.trunc((blocks - least) * _over(scales) + np.float32(0.5))
+    return scales, least, codes.clip(0, most).astype("u1")
+
+
+def _q8_0(blocks: Array) -> Array:
     scales = np.abs(blocks).max(1, keepdims=True) / np.float32(127)
     codes = blocks * _over(scales)
     whole = codes.astype("i1")
     codes -= whole
     codes += codes
     whole += codes.astype("i1")  # halves are rounded away from 0
-    return scales, whole.view("u1")
+    return _block(scales, whole.view("u1"))
 
 
 _MIDDLES = tuple(map(np.float32, (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5)))
@@ -109,7 +137,7 @@ _BIAS, _LARGEST = 127, 2
 """The bias of the exponents of mxfp4, and the exponent of its largest value, 6."""
 
 
-def _mxfp4(blocks: Array) -> tuple[Array, Array]:
+def _mxfp4(blocks: Array) -> Array:
     """Return the exponent of the power of two of each block, and codes of a sign and three bits."""
     sizes = np.abs(blocks)
     largest = sizes.max(1, keepdims=True)
@@ -119,14 +147,17 @@ def _mxfp4(blocks: Array) -> tuple[Array, Array]:
     for middle in _MIDDLES:
         codes += (sizes > middle).view("u1")
     codes |= ((blocks < 0) & (codes > 0)).view("u1") << np.uint8(3)
-    return exponents.astype("u1"), _pairs(codes)
+    return _block(exponents.astype("u1"), _low(codes))
 
 
-_TYPES: Mapping[str, Callable[[Array], tuple[Array, Array]]] = {
+_TYPES: Mapping[str, Callable[[Array], Array]] = {
     "q4_0": _q4_0,
+    "q4_1": _q4_1,
     "q5_0": _q5_0,
+    "q5_1": _q5_1,
     "q8_0": _q8_0,
     "mxfp4": _mxfp4,
+    **K_TYPES,
 }
 
 ENCODER = _Gguf()

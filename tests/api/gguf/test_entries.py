@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.tensors.dtypes import ROUNDED
 
 from ...helpers.gguf_files import UINT32, gguf, tensor_info
 
@@ -110,7 +111,7 @@ def test_the_bytes_of_a_file_are_those_of_gguf() -> None:
     assert raw[start:] == data
 
 
-@pytest.mark.parametrize("kind", ["q8_0", "q5_0", "q4_0"])
+@pytest.mark.parametrize("kind", ["q8_0", "q5_0", "q5_1", "q4_0", "q4_1"])
 def test_blocks_are_those_of_gguf_py(kind: str) -> None:
     """Bit for bit, on a weight with an outlier, a row of zeros, and values halfway between two codes."""
     with np.load(GOLDEN / "types.npz") as found:
@@ -136,15 +137,17 @@ def test_rows_that_are_no_whole_blocks_stay_with_a_note() -> None:
         cs.convert("y.safetensors", gguf_type="q8_0")
 
 
+@pytest.mark.parametrize("kind", [one for one in ROUNDED if one != "mxfp4"])
 @pytest.mark.parametrize(
-    ("value", "why"), [(float("nan"), "is NaN or infinite"), (1e9, "has values too large for q4_0")]
+    ("value", "why"),
+    [(float("nan"), "is NaN or infinite"), (1e10, "has values too large for"), (-3e38, "has values too large for")],
 )
-def test_values_that_blocks_cannot_hold_are_an_error(value: float, why: str) -> None:
-    weight = torch.ones(2, 32)
+def test_values_that_blocks_cannot_hold_are_an_error(value: float, why: str, kind: str) -> None:
+    weight = torch.ones(2, 256)
     weight[1, 5] = value
     save_file({"w": weight}, "x.safetensors")
     with pytest.raises(cs.PlanError, match=why):
-        cs.apply(cs.convert("x.safetensors", gguf_type="q4_0"), "out.gguf")
+        cs.apply(cs.convert("x.safetensors", gguf_type=kind), "out.gguf")
     assert not Path("out.gguf").exists()
 
 
@@ -161,8 +164,8 @@ def test_what_gguf_cannot_hold_is_an_error() -> None:
     for options in ({"to": "gguf"}, {"max_shard_size": "1GB", "to": "gguf"}):
         with pytest.raises(cs.ConfigError, match="GGUF is written as one file"):
             cs.apply(cs.convert("x.safetensors"), "folder", **options)  # type: ignore[arg-type]
-    with pytest.raises(cs.ConfigError, match="--gguf-type 'q4_k' is unknown"):
-        cs.convert("x.safetensors", gguf_type="q4_k")
+    with pytest.raises(cs.ConfigError, match="--gguf-type 'iq4_xs' is unknown"):
+        cs.convert("x.safetensors", gguf_type="iq4_xs")
     torch.save({"epoch": 3, "model": {"a": torch.ones(1)}}, "x.pth")
     with pytest.raises(cs.ConfigError, match="GGUF cannot store entries other than tensors"):
         cs.apply(cs.convert("x.pth", keep_extras=True), "out.gguf")
