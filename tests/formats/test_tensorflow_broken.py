@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats.tf.protobuf import varint as varint_at
+from ckptsurgeon.formats.base.protobuf import varint as varint_at
 from ckptsurgeon.storage.crc32c import crc32c
 
 from ..helpers.tensorflow_files import BEST, GOLDEN, HEADER, block, entry, field, handle, index_of, refused, table

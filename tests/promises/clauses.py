@@ -23,6 +23,7 @@ RANKS = "Folders with a file for each rank"
 NUMPY = "NumPy's files"
 TENSORFLOW = "TensorFlow's checkpoints"
 GGUF = "GGUF files"
+ONNX = "ONNX models, and the files beside them"
 SPECIAL = "FIFOs, devices, sockets, links to nowhere and to themselves"
 INPUTS = "Plans, recipes, configurations, vocabularies and map files"
 MUTATED = "Sound files with bytes flipped, cut, spliced or edited"
@@ -48,7 +49,7 @@ PLACED = "Links, files, folders and names in the way of what was fetched"
 
 OPENING = (
     NEVER_RUN, PICKLE, COSTS, LIMITS, CLAIMS, ZIP_NAMES, ZIP_PLACES, ZIP_PACKED, CHECKSUM, LEGACY, SCRIPT, SAFETENSORS,
-    INDEX, DCP, ZERO, RANKS, NUMPY, TENSORFLOW, GGUF, SPECIAL, INPUTS, MUTATED, SHOWN,
+    INDEX, DCP, ZERO, RANKS, NUMPY, TENSORFLOW, GGUF, ONNX, SPECIAL, INPUTS, MUTATED, SHOWN,
 )  # fmt: skip
 WRITING = (FULL, FAILING, OTHERWISE, KILLED, POWER, UNFLUSHED, UNREADABLE, MEMORY, REFLINKS, WRITERS)
 FETCHING = (SENT, KEPT, MOVED, BROKEN_OFF, ELSEWHERE, PLACED)

@@ -101,6 +101,14 @@ GGUF_SHOWN = 16 << 20
 GGUF_TEXTS = 10_000_000
 """The most strings in one array of a GGUF header. Moving past a string takes 0.2 microseconds."""
 
+ONNX_FIELDS = 4_000_000
+"""The most fields of messages in an ONNX model that are read; a tensor has about five. They take some ten seconds."""
+ONNX_TEXT = 1 << 20
+"""The most bytes of a text in the metadata of an ONNX model."""
+ONNX_NUMBERS = 1_000_000
+"""The most values of a tensor that an ONNX model stores as numbers of variable length."""
+ONNX_DEPTH = 16
+"""How deeply nested subgraphs of an ONNX model are searched for constants."""
 INDEX_BYTES = 256_000_000
 """The most bytes of the index of a sharded checkpoint; 100,000 keys take 10 MB."""
 

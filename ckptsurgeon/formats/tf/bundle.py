@@ -16,9 +16,9 @@ from ...storage.read.base import File
 from ...tensors.info import TensorInfo
 from ...util.text import escape
 from ..base import limits
+from ..base.protobuf import fields, signed
 from ..base.slice import TensorPiece, assembled
 from .leveldb import entries
-from .protobuf import fields, signed
 
 __all__ = ["DTYPES", "Bundle", "BundleEntry", "Slice", "join_slices", "read_bundle", "slice_key"]
 

@@ -17,7 +17,7 @@ from ...storage.crc32c import SHORT, SHORTEST, crc32c, unmasked
 from ...storage.read.base import File
 from ...util.text import escape
 from ..base import limits
-from .protobuf import varint
+from ..base.protobuf import varint
 
 __all__ = ["FOOTER", "MAGIC", "decompress_snappy", "entries", "is_table"]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ...storage.crc32c import crc32c, masked
+from ..base.protobuf import varint_bytes
 from .leveldb import FOOTER, MAGIC
-from .protobuf import varint_bytes
 
 __all__ = ["table"]
 

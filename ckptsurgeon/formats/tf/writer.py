@@ -16,11 +16,11 @@ from ...storage.crc32c import crc32c, masked
 from ...util.text import count, escape
 from ..base import limits
 from ..base.header import ExtraEntries, IndexFile, OutputLayout, OutTensor, ReadWritten
+from ..base.protobuf import field, field32
 from .bundle import DTYPES
 from .coqui import fresh_state, is_network
 from .folder import LAST, STATES, named_in, place_of
 from .leveldb_writer import table
-from .protobuf import field, field32
 
 __all__ = ["TensorFlowWriter"]
 

@@ -126,10 +126,6 @@ _USER_BLOCKS = (0, 512, 1024, 2048, 4096)
 """Offsets at which the HDF5 signature may be (HDF5 File Format Specification 3.0, II.A)."""
 _PROTOCOLS = (2, 3, 4, 5)
 """The pickle protocols that are stored in the second byte of a pickle."""
-_ONNX = re.compile(
-    rb"\x08[\x01-\x3f](?:\x12[\x01-\x7f][\x20-\x7e]|\x3a[\x80-\xff]{0,4}[\0-\x7f][\x0a\x12]|\x42[\x01-\x7f][\x0a\x10])"
-)
-"""Matches a ``ModelProto``: its version, then the name of its producer, its graph or its operator sets (onnx.proto)."""
 _LINES = re.compile(rb"(?:\([dlt]p\d+\n|c[\w.]+\n[\w.]+\n|[\]}]q\0).*\.", re.DOTALL)
 """Matches a pickle of protocol 0 or 1, in which no protocol is stored."""
 _PRINTED = re.compile(rb"[\x20-\x7e]+")
@@ -182,12 +178,6 @@ def _hdf5(head: bytes, name: str) -> UnreadableFile | None:
     )
 
 
-def _onnx(head: bytes, name: str) -> UnreadableFile | None:
-    return (
-        UnreadableFile("an ONNX model", "Use the checkpoint that it was exported from.") if _ONNX.match(head) else None
-    )
-
-
 def _described(head: bytes, name: str) -> UnreadableFile | None:
     """Return a description of a Core ML model or of the graph of a TensorFlow SavedModel; None for any other file.
 
@@ -234,5 +224,5 @@ def _zeros(head: bytes, name: str) -> UnreadableFile | None:
 
 
 _KINDS: tuple[Callable[[bytes, str], UnreadableFile | None], ...] = (
-    packed, _hdf5, _onnx, _described, _msgpack, _pickle, _zeros,
+    packed, _hdf5, _described, _msgpack, _pickle, _zeros,
 )  # fmt: skip

@@ -78,8 +78,6 @@ FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str, str]] = {
     "many in msgpack": (
         "x", b"\xde\x00\x20\xd9\x28" + b"k" * 40 + b"\1", "a msgpack file, the format of Flax for weights", "msgpack_restore",
     ),
-    "onnx": ("x.onnx", b"\x08\x08\x12\x07pytorch\x1a\x052.6.0" + bytes(40), "an ONNX model", "exported from"),
-    "onnx without a producer": ("x", b"\x08\x0a\x3a\xa0\x01\x0a\x10\x0a\x01x" + bytes(400), "an ONNX model", "exported"),
     "core ml": ("x.mlmodel", b"\x08\x04\x12\xb4\x01\x0a\x10\x0a\x05image" + bytes(200), "a Core ML model", "converted"),
     "saved model": (
         "saved_model.pb", b"\x08\x01\x12\xb4\x8a\x01\x0a\x90\x01\x0a\x05" + bytes(200),

@@ -1,4 +1,4 @@
-"""Reads and writes the parts of protocol buffers that TensorFlow checkpoints use: (field number, value) of each field.
+"""Reads and writes protocol buffers: (field number, value) of each field.
 
 https://protobuf.dev/programming-guides/encoding. Reading raises ValueError if the bytes are not a valid message.
 """
