@@ -137,15 +137,21 @@ class VocabularyAxes:
             (want, len(rows.rows), rows.destination, escape(self._target.name), self._options.own[1]),
         ):
             more = shape[axis] - size if axis < len(shape) else -1
-            if more and not (more > 0 and (asked or own)):
-                remedy = "ive the vocabulary of this model, with its blank and special tokens, or initialise the tensor"
-                padded = f"If its last {count(more, 'row')} are padding, name it: --vocab-keys {escape(key)}={axis}."
+            is_turned = more != 0 and self._is_turned(axis, have, want)
+            if is_turned or (more and not (more > 0 and (asked or own))):
                 raise PlanError(
                     f"the vocabulary {escape(name)} has {count(size, 'token')}, but the tensor {escape(key)} is "
                     f"{shape_text(shape)} in {where}.",
-                    hint=f"{f'{padded} Or g' if more > 0 else 'G'}{remedy}: --reinit {escape(key)}.",
+                    hint=f"The lists fit in the other order: put the source's list first, {escape(rows.destination)}."
+                    if is_turned
+                    else _remedy(key, axis, more),
                 )
         return axis
+
+    def _is_turned(self, axis: int, have: Shape, want: Shape) -> bool:
+        """Return whether the destination's list has the source's number of rows, and the other way round."""
+        sizes = (len(self._options.rows.rows), self._options.rows.size)
+        return axis < min(len(have), len(want)) and (have[axis], want[axis]) == sizes
 
     def _ambiguous(self, key: str, axes: Sequence[int], want: Shape) -> PlanError:
         return PlanError(
@@ -209,6 +215,13 @@ class VocabularyAxes:
             hint="Select the tensors to map: --vocab-keys GLOB, or GLOB=AXIS. Padded embeddings, which have the same "
             "number of rows in both models, must also be selected.",
         )
+
+
+def _remedy(key: str, axis: int, more: int) -> str:
+    """Return the hint for a tensor that has ``more`` rows than its list has tokens; below 0: fewer, or no such axis."""
+    padded = f"If its last {count(more, 'row')} are padding, name it: --vocab-keys {escape(key)}={axis}. Or g"
+    given = "ive the vocabulary of this model, with its blank and special tokens, or initialise the tensor"
+    return f"{padded if more > 0 else 'G'}{given}: --reinit {escape(key)}."
 
 
 def _alike(have: Shape, want: Shape, axis: int) -> bool:

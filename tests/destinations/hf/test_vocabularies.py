@@ -346,7 +346,32 @@ def test_ids_that_nothing_tells_the_tokens_of_are_an_error() -> None:
     tokenizer("new", NEW)
     with pytest.raises(cs.ConfigError, match="the token of this id is not known") as error:
         cs.transplant("bert", section("transformers: other, vocab_size: 25"), vocab="bert/vocab.txt:new/vocab.txt")
-    assert "Put the tokeniser next to config.json" in error.value.hint
+    assert "is that of neither bert/vocab.txt (50) nor new/vocab.txt (25)" in error.value.message
+    assert "put the tokeniser next to config.json" in error.value.hint
+
+
+def test_a_list_that_contradicts_the_ids_of_a_bare_configuration_is_noted() -> None:
+    bert()
+    saved("bare", {**BERT, "vocab_size": 25}, "BertForMaskedLM", pad_token_id=4, cls_token_id=3, sep_token_id=2)
+    Path("new.txt").write_text("\n".join(NEW) + "\n")
+    other = ["w5", "q", "z", "y", "k", "[UNK]", "[MASK]", "[SEP]", "[CLS]", "[PAD]", *(f"m{i}" for i in range(15))]
+    Path("other.txt").write_text("\n".join(other) + "\n")
+    plan = cs.transplant("bert", "bare/config.json", vocab="bert/vocab.txt:new.txt")
+    assert "is it the token list of another model?" not in told(plan)
+    plan = cs.transplant("bert", "bare/config.json", vocab="bert/vocab.txt:other.txt")
+    (note,) = (note for note in plan.notes if note.endswith("is it the token list of another model?"))
+    assert note.startswith("according to other.txt, ids in config.json of the destination belong to other tokens than")
+    assert "pad_token_id is 4 ('k', while '[PAD]' is 9)" in note
+
+
+def test_lists_whose_lengths_fit_in_the_other_order_only_say_so() -> None:
+    bert()
+    saved("bare", {**BERT, "vocab_size": 25}, "BertForMaskedLM")
+    for name, tokens in (("old.txt", OLD), ("new.txt", NEW)):
+        Path(name).write_text("\n".join(tokens) + "\n")
+    with pytest.raises(cs.PlanError, match="new.txt has 25 tokens, but the tensor .* is \\(50, 16\\)") as error:
+        cs.transplant("bert", "bare/config.json", vocab="new.txt:old.txt")
+    assert error.value.hint == "The lists fit in the other order: put the source's list first, old.txt."
 
 
 def test_the_letters_of_wav2vec2_move_with_their_blank_and_its_files() -> None:
