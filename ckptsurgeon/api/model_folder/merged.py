@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from ...destinations.hf.files import GENERATION
-from ...errors import CheckpointError
 from ...planning.merge.tied_tensors import has_own_head
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
@@ -25,6 +23,7 @@ from .documents import json_text
 from .folder import ModelFolder
 from .licences import with_licences
 from .output import with_config, with_files, with_new_ids
+from .tokenizer.tokenizer_files import object_in
 from .weights.tied_heads import has_new_head, mixed_head_notes
 
 __all__ = ["lora_folder", "merged_folder"]
@@ -93,7 +92,7 @@ def _with_names(
     fields, places = json.loads(own.text), {token: place for place, token in enumerate(tokens.output.tokens)}
     notes = []
     for folder, known in zip(models, tokens.lists, strict=True):
-        found = new_names(fields, _generation(folder), known.tokens, places)
+        found = new_names(fields, object_in(folder, GENERATION), known.tokens, places)
         for field, ids in found.items():
             said, of = listing([f"{name} = {one}" for name, one in ids.items()], where=""), escape(known.name)
             if field not in fields:
@@ -103,13 +102,6 @@ def _with_names(
             notes.append(f"{field} of {GENERATION} gets the names that only {of} has: {said}")
     made = Companion(GENERATION, text=json_text(fields))
     return tuple(made if one is own else one for one in files), notes
-
-
-def _generation(folder: ModelFolder) -> Mapping[str, Any]:
-    """Return the generation_config.json of a model; {} if it has none that can be read."""
-    with suppress(CheckpointError):
-        return folder.document(GENERATION)
-    return {}
 
 
 def lora_folder(

@@ -372,3 +372,5 @@ def test_languages_and_tasks_that_only_another_model_has_get_their_ids() -> None
     assert not any("lang_to_id" in note for note in plan.notes)  # the output has no such token
     cs.apply(plan, "base")
     assert json.loads(Path("base/generation_config.json").read_text())["lang_to_id"] == {"<|en|>": 1, "<|de|>": 2}
+    Path("two/generation_config.json").unlink()
+    assert not any("lang_to_id" in note for note in cs.merge(["one", "two"], vocab="union", **how).notes)
