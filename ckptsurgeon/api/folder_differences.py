@@ -20,6 +20,7 @@ from .model_folder.embedded import entry_notes
 from .model_folder.embedded_folder import with_embedded_tokens
 from .model_folder.folder import ModelFolder, model_folder, model_folder_at
 from .model_folder.rows_by_place import difference
+from .model_folder.tokenizer.file_differences import tokenizer_differences
 
 __all__ = ["folder_difference_notes", "folder_of"]
 
@@ -40,7 +41,9 @@ def folder_difference_notes(first: str, one: ModelFolder, second: str, other: Mo
         yield from setting_notes(first, one.adapter, second, other.adapter)
         if one.embedded is not None and other.embedded is not None:
             yield from entry_notes(first, one.embedded, second, other.embedded)
-        yield from input_notes(first, one, second, other)
+        inputs = list(input_notes(first, one, second, other))
+        yield from inputs
+        yield from tokenizer_differences(first, one, second, other, inputs)
         one, other = with_embedded_tokens(one), with_embedded_tokens(other)
         if one.vocabulary and other.vocabulary:
             told = difference((one, escape(first)), (other, escape(second)))

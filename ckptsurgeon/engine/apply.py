@@ -24,6 +24,7 @@ from ..storage.write.output_checks import check_output, identities
 from ..tensors.odd_scales import odd_scale_notes
 from ..util.text import escape, listing
 from .check_steps import check_step
+from .checksums import recipe_notes
 from .consuming import source_consumer
 from .identity import identity_digest
 from .inputs import PlanInputs
@@ -110,7 +111,8 @@ def carry_out(
         parts = staged.begin_parts(lambda: identity_digest(plan, inputs, options, shape))
         receipts = _write_parts(written, inputs, staged, parts, progress)
         check_unchanged(inputs.sources)
-        _finish(receipts, shape, staged, text.checked(all_checksums(plan, _merged(one.checksums for one in receipts))))
+        sums = _merged(one.checksums for one in receipts)
+        _finish(receipts, shape, staged, text.checked(all_checksums(plan, sums)))
         signed.finish(staged.files.values(), staged.folder)
         nbytes = staged.folder.nbytes if staged.folder is not None else shape.size
     consumed = consumer.finish() if consumer is not None else ()
@@ -132,6 +134,7 @@ def carry_out(
             *negative_notes(_merged(one.negative for one in receipts)),
             *adapter_notes(one.adapters for one in receipts),
             *odd_scale_notes(one.odd_scales for one in receipts),
+            *recipe_notes(written, inputs.sources, sums),
             *implied_notes(written),
             *_left_out_notes(plan, written, options),
             *former.notes,

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TypeAlias
 
 from isal import isal_zlib
 
 from ..checkpoint.checkpoint import Checkpoint
-from ..errors import FormatError
+from ..errors import FormatError, VerifyError
+from ..planning.plan.plan import Plan
 from ..storage.crc32c import crc32c
 from ..storage.read.base import File
 from ..tensors.composition import leaves
 from ..tensors.info import Storage, TensorInfo
-from ..util.text import escape
+from ..util.text import count, escape, listing
 
-__all__ = ["bad_checksum", "check_range", "check_storage", "check_values", "checkable", "combine", "crc32"]
+__all__ = [
+    "bad_checksum",
+    "check_range",
+    "check_storage",
+    "check_values",
+    "checkable",
+    "combine",
+    "crc32",
+    "recipe_notes",
+]
 
 BLOCK = 1 << 20
 """How many bytes are read at once: about the size of a core's cache."""
@@ -76,3 +87,35 @@ def check_range(file: File, offset: int, nbytes: int, sum_of: Sum = crc32) -> in
         file.readinto(offset + done, view)
         crc, done = sum_of(view, crc), done + len(view)
     return crc
+
+
+def recipe_notes(plan: Plan, sources: Sequence[Checkpoint], written: Mapping[str, int]) -> Iterator[str]:
+    """Yield a note on each source in which copied tensors do not have the checksums in the source's own recipe.
+
+    ``written`` has the CRC-32 of each written tensor, so nothing is read for this; other tensors are not compared.
+    """
+    for number, source in enumerate(sources):
+        copied = {
+            step.source_key: written[step.key]
+            for step in plan.steps
+            if step.kind == "copied" and step.source == number and not step.tied_to and step.key in written
+        }
+        made = _recorded(source) if copied else {}
+        bad = [key for key, crc in copied.items() if key in source and made.get(source.stored_key(key), crc) != crc]
+        if bad:
+            have = "has another checksum" if len(bad) == 1 else "have other checksums"
+            yield (
+                f"{count(len(bad), 'copied tensor')} of {escape(source.path)} {have} than in its recipe: "
+                f"{listing([escape(key) for key in bad])}: the values were changed after ckpt wrote them"
+            )
+
+
+def _recorded(source: Checkpoint) -> dict[str, int]:
+    """Return the CRC-32 of each tensor, by key, in the recipe of a source; {} if there is none that can be read."""
+    if source.recipe is None or source.passed:
+        return {}
+    from ..planning.recipe_text import parse_recipe
+
+    with suppress(VerifyError):
+        return {key: one.crc32 for key, one in parse_recipe(source.recipe).tensors.items() if not one.implied}
+    return {}

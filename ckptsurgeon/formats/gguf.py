@@ -74,9 +74,12 @@ def _without_own(entries: Mapping[str, _Entry]) -> dict[str, _Entry]:
 
 
 def _recipe(file: File, entry: StoredEntry) -> str:
-    if entry.kind != TEXT or entry.nbytes > limits.RECIPE_BYTES:
+    if entry.kind != TEXT:
+        raise FormatError(f"its entry {RECIPE_KEY} is not a string, but a recipe is one.", rule="recipe size")
+    if entry.nbytes > limits.RECIPE_BYTES:
         raise FormatError(
-            f"its entry {RECIPE_KEY} is not a string, or is too large to be a recipe.", rule="recipe size"
+            f"its entry {RECIPE_KEY} has {entry.nbytes:,} bytes, more than the {limits.RECIPE_BYTES:,} of a recipe.",
+            rule="recipe size",
         )
     return file.read(entry.offset + 8, entry.nbytes - 8).decode("utf-8", "replace")
 
@@ -98,10 +101,19 @@ def _parts(found: GgufHeader) -> int:
 def _names(found: GgufHeader, parts: int) -> list[str]:
     """Return the file names of a split model; raises FormatError unless ``found`` is its first file."""
     ending = f"-00001-of-{parts:05d}.gguf"
-    if found.metadata.get(SPLIT_NUMBER) != "0" or not found.file.name.endswith(ending):
+    number = found.metadata.get(SPLIT_NUMBER)
+    why = (
+        f"its name does not end with {ending}, as the name of the first file does"
+        if not found.file.name.endswith(ending)
+        else f"it has no entry {SPLIT_NUMBER}, which is 0 in the first file"
+        if number is None
+        else f"its entry {SPLIT_NUMBER} is {escape(number, 20)}, and 0 in the first file"
+        if number != "0"
+        else ""
+    )
+    if why:
         raise FormatError(
-            f"it is one of {parts} files of a split model; its name or its entry {SPLIT_NUMBER} says that it is not "
-            "the first.",
+            f"it is one of {parts} files of a split model, but not the first: {why}.",
             hint=f"Pass the first file, whose name ends with {ending}.",
             rule="split",
         )

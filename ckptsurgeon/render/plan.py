@@ -62,11 +62,12 @@ def _share(step: Step) -> float:
 
 
 def rows_said(rows: VocabularyRows) -> str:
-    """Return what becomes of the rows of tokens: ``19 of 30 tokens kept (7 moved), 11 new``."""
+    """Return what becomes of the rows of tokens: ``19 of 30 tokens kept (7 moved), 11 new, 2 rows of padding``."""
     moved = f" ({rows.moved} moved)" if rows.moved else ""
     more = [f"{rows.composed} composed"] if rows.composed else []
-    more += [f"{rows.fresh} new"] if rows.fresh else []
-    return ", ".join([f"{rows.kept} of {len(rows.rows)} tokens kept{moved}", *more])
+    more += [f"{rows.fresh - rows.padded} new"] if rows.fresh > rows.padded else []
+    more += [f"{count(rows.padded, 'row')} of padding"] if rows.padded else []
+    return ", ".join([f"{rows.kept} of {len(rows.rows) - rows.padded} tokens kept{moved}", *more])
 
 
 def costs_said(costs: Costs) -> str:

@@ -63,6 +63,7 @@ class _HuggingFace:
             vocabulary, inside=inside if isinstance(inside, str) else "", rules=len(rules), unlisted=unlisted,
             unmade=sum(token not in joined for token in longer) if _has_rules(model) else 0,
             kind=kind if isinstance(kind, str) else "", model=_single(model),
+            rule_hash=hash(tuple(rules)),
             lacks_unknown=isinstance(unknown := model.get("unk_token"), str) and unknown not in numbers,
         )  # fmt: skip
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError, PlanError
+from ..util.text import escape
 from . import huggingface, plain
 from .read import read_vocabulary, tokens_beside, vocabulary_beside
 from .token_ids import Renumbering
@@ -97,7 +98,11 @@ class NewVocabulary:
             return None
         if rows == len(self.source.tokens):
             return Renumbering.of(self.source.tokens, self.new.tokens, self.parts)
-        raise LookupError("there is no token list in the folder of the configuration")
+        raise LookupError(
+            f"there is no token list in the folder of the configuration, whose vocabulary size, {rows}, is that of "
+            f"neither {escape(self.paths[0])} ({len(self.source.tokens)}) nor {escape(self.paths[1])} "
+            f"({len(self.new.tokens)})"
+        )
 
 
 def _whole(path: str) -> Vocabulary:

@@ -11,7 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-__all__ = ["LostId", "MovedIds", "Renumbering", "ids_beyond", "ids_by_field", "is_of_ids", "moved_ids", "stale_ids"]
+__all__ = [
+    "LostId",
+    "MovedIds",
+    "Renumbering",
+    "ids_beyond",
+    "ids_by_field",
+    "is_of_ids",
+    "moved_ids",
+    "new_names",
+    "stale_ids",
+]
 
 Path: TypeAlias = tuple[str, ...]
 
@@ -149,6 +159,25 @@ def ids_beyond(fields: Mapping[str, Any], rows: int) -> list[tuple[str, int]]:
         numbers = _numbers(value)
         found += [(".".join(path), one) for one in numbers if one >= rows]
     return found
+
+
+def new_names(
+    fields: Mapping[str, Any], others: Mapping[str, Any], tokens: Sequence[str], new: Mapping[str, int]
+) -> dict[str, dict[str, int]]:
+    """Return the names that maps from names to ids, such as ``lang_to_id``, have in ``others`` and lack in ``fields``.
+
+    ``fields`` and ``others`` are configurations of two models, and ``tokens`` are the tokens of the second. A name gets
+    the id of its token in ``new``, which maps tokens to ids; names whose token is not in ``new`` are left out. The
+    result is {field: {name: id}}, without fields that have no such names.
+    """
+    found = {}
+    for field in _MAPS:
+        theirs, own = others.get(field), fields.get(field)
+        if isinstance(theirs, dict) and (own is None or isinstance(own, dict)):
+            lacking = {name: one for name, one in theirs.items() if name not in (own or {}) and type(one) is int}
+            ids = {name: new.get(tokens[one]) for name, one in lacking.items() if 0 <= one < len(tokens)}
+            found[field] = {name: place for name, place in ids.items() if place is not None}
+    return {field: ids for field, ids in found.items() if ids}
 
 
 def ids_by_field(fields: Mapping[str, Any], numbers: Renumbering) -> dict[str, tuple[int, ...]]:

@@ -33,7 +33,7 @@ class Vocabulary:
     The other fields come from the section ``model`` of a tokenizer.json. ``kind`` is its type: BPE, Unigram, WordPiece,
     WordLevel. ``model`` has its strings, numbers, booleans and nulls. ``lacks_unknown`` is true if the unknown token is
     not in the section's list of tokens, which does not include added tokens. ``piece_scores`` are the log-probabilities
-    of that list, in its order.
+    of that list, in its order. ``rule_hash`` is a hash of the merge rules in their order: it differs between processes.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Vocabulary:
     model: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
     lacks_unknown: bool = False
     piece_scores: tuple[float, ...] = field(default=(), hash=False, compare=False)
+    rule_hash: int = field(default=0, hash=False, compare=False)
 
 
 class Reader(Protocol):

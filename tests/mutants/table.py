@@ -78,6 +78,30 @@ MUTANTS = (
         "api/model_folder/test_row_order.py",
     ),
     Mutant(
+        "rows of padding in the source are in no mean for new tokens",
+        "number = info.shape[step.axis] - rows.unlisted",
+        "number = info.shape[step.axis]",
+        "destinations/hf/test_vocabularies.py",
+    ),
+    Mutant(
+        "rows beyond a list are padding only if the list is the model's own, or the user names the tensor",
+        "if is_turned or (more and not (more > 0 and (asked or own))):",
+        "if is_turned or more < 0:",
+        "destinations/hf/test_vocabularies.py",
+    ),
+    Mutant(
+        "copied values that contradict the recipe of their file get a note",
+        "made.get(source.stored_key(key), crc) != crc",
+        "made.get(source.stored_key(key), crc) == crc",
+        "engine/test_recipes_of_sources.py",
+    ),
+    Mutant(
+        "merge rules in another order get a note",
+        "theirs.tokens == ours.tokens and theirs.rule_hash != ours.rule_hash:",
+        "theirs.tokens == ours.tokens and theirs.rules != ours.rules:",
+        "api/model_folder/tokenizer/test_file_differences.py",
+    ),
+    Mutant(
         "square matrices that stay as they are beside transposed ones get a note",
         "return [key for key, shape in flat.items() if shape[0] == shape[1] and _place(key) in places]",
         "return [key for key, shape in flat.items() if shape[0] != shape[1] and _place(key) in places]",

@@ -28,19 +28,27 @@ def heads_of(
     queries = _number(stated[0], names[0])
     keys = queries if stated[1] is None else _number(stated[1], names[1])
     rows, widths = _sizes(checkpoint, modules[0])
-    if len(rows) != 1 or len(widths) != 1 or min(rows) % (2 * queries):
+    _check_alike("the query projections", checkpoint, rows, widths)
+    if min(rows) % (2 * queries):
         raise PlanError(
-            f"the query projections of {escape(checkpoint.path)} have {sorted(rows) or 'no'} rows, which do not "
-            f"fit {queries} heads: all layers must have the same shape, with an even number of rows for each head.",
-            hint="Keep the names of the tensors: --layout keep.",
+            f"the query projections of {escape(checkpoint.path)} have {min(rows)} rows, which do not fit {queries} "
+            f"heads ({names[0]}): each head needs the same even number of rows.",
+            hint=f"Correct {names[0]}, or keep the names of the tensors: --layout keep.",
         )
     size, width = min(rows) // queries, min(widths)
     rows, widths = _sizes(checkpoint, modules[1])
-    if rows != {keys * size} or widths != {width}:
+    _check_alike("the key projections (of attention)", checkpoint, rows, widths)
+    if widths != {width}:
+        raise PlanError(
+            f"the key projections (of attention) of {escape(checkpoint.path)} have {min(widths)} columns, but the "
+            f"query projections have {width}.",
+            hint="Keep the names of the tensors: --layout keep.",
+        )
+    if rows != {keys * size}:
         missing = f" ({names[1]} is missing)" if stated[1] is None else f" ({names[1]})"
         raise PlanError(
-            f"the key projections (of attention) of {escape(checkpoint.path)} have {sorted(rows) or 'no'} rows, which "
-            f"do not fit {keys} heads of {size} rows{missing}.",
+            f"the key projections (of attention) of {escape(checkpoint.path)} have {min(rows)} rows, which do not fit "
+            f"{keys} heads of {size} rows{missing}.",
             hint=f"Correct {names[1]}, or keep the names of the tensors: --layout keep.",
         )
     return Heads(queries, keys, size, width)
@@ -55,14 +63,29 @@ def fused_heads(checkpoint: Checkpoint, stated: tuple[Any, Any], names: tuple[st
     queries = _number(stated[0], names[0])
     keys = queries if stated[1] is None else _number(stated[1], names[1])
     rows, widths = _sizes(checkpoint, module)
-    width = min(widths, default=0)
-    if len(widths) != 1 or width % queries or rows != {width + 2 * keys * (width // queries)}:
+    what = "queries, keys and values"
+    _check_alike(what, checkpoint, rows, widths)
+    width = min(widths)
+    wanted = width + 2 * keys * (width // queries)
+    if width % queries or rows != {wanted}:
+        needs = f"{wanted} are needed" if width % queries == 0 else f"{width} columns cannot be divided by {queries}"
         raise PlanError(
-            f"queries, keys and values of {escape(checkpoint.path)} have {sorted(rows) or 'no'} rows of "
-            f"{sorted(widths) or 'no'} numbers, which do not fit {queries} heads of queries and {keys} heads of keys.",
+            f"{what} of {escape(checkpoint.path)} have {min(rows)} rows of {width} numbers, which do not fit {queries} "
+            f"heads of queries and {keys} heads of keys: {needs}.",
             hint=f"Correct {names[0]} or {names[1]}, or keep the names of the tensors: --layout keep.",
         )
     return Heads(queries, keys, width // queries, width)
+
+
+def _check_alike(what: str, checkpoint: Checkpoint, rows: Set[int], columns: Set[int]) -> None:
+    """Raise PlanError unless the weights of ``what`` have the same number of rows and of columns in all layers."""
+    for name, found in (("rows", rows), ("columns", columns)):
+        if len(found) != 1:
+            have = f"{sorted(found)} {name} in different layers" if found else f"no {name}: there is no such tensor"
+            raise PlanError(
+                f"{what} of {escape(checkpoint.path)} have {have}; all layers must have the same shape.",
+                hint="Keep the names of the tensors: --layout keep.",
+            )
 
 
 def _number(stated: Any, name: str) -> int:

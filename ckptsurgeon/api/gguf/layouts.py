@@ -31,7 +31,9 @@ from ...planning.llama_cpp.names import (
 )
 from ...planning.llama_cpp.regrouping import NOTHING
 from ...util.text import escape, listing
+from ..model_folder.config import untied_by_default
 from ..model_folder.folder import ModelFolder
+from .block_tensors import is_whole_model
 from .configuration import described
 from .deepseek_layout import deepseek_to_gguf, deepseek_to_transformers
 from .gpt_oss import check_gpt_oss, decoded_experts, experts_in_file, experts_of_folder, rope_note, with_codes
@@ -46,6 +48,13 @@ __all__ = ["layout_named"]
 TIED = (
     "lm_head.weight is left out, since config.json says that the embedding is the output layer (tie_word_embeddings); "
     "if the two differ, set tie_word_embeddings: false in config.json to keep it"
+)
+
+
+OUTPUT = "output.weight"
+NO_OUTPUT = (
+    f"there is no {OUTPUT}, so llama.cpp takes token_embd.weight as output layer: config.json needs "
+    "tie_word_embeddings: true, or transformers initialises the output layer"
 )
 
 
@@ -157,4 +166,11 @@ def _from_gguf(checkpoint: Checkpoint) -> NamedLayout:
     left = [one for one in change.exclude if one in PARTS]
     if left:
         notes.append(f"left out: {listing(left)}, whose values are also in attn_kv_b")
+    if _is_untied(architecture) and is_whole_model(checkpoint, checkpoint.metadata):
+        notes += [] if OUTPUT in checkpoint else [NO_OUTPUT]
     return NamedLayout(change, None, tuple(notes), without=(ARCHITECTURE,))
+
+
+def _is_untied(architecture: str) -> bool:
+    """Return whether transformers' models of an architecture have an output layer if config.json does not tie it."""
+    return any(untied_by_default({"model_type": one}) for one, theirs in MODEL_TYPES.items() if theirs == architecture)

@@ -240,16 +240,35 @@ def reopen(source: PlanSource, given: CheckpointLike | None = None) -> Checkpoin
 
 
 def _check_prints(source: PlanSource, checkpoint: Checkpoint) -> None:
+    """Raise PlanError if a file of a source, or the tensors of a source in memory, are not those of the plan."""
     if source.memory:
-        if source.files != (memory_print(checkpoint),):
-            raise PlanError("its keys, dtypes or shapes differ.")
+        _check_memory(source, memory_print(checkpoint))
         return
     now = {file.name: file for file in checkpoint.files}
     for file in source.files:
-        found = now.get(file.name)
-        same = found is not None and (found.size, found.sha256) == (file.size, file.sha256)
-        if not same or (file.mtime_ns is not None and found is not None and found.mtime_ns != file.mtime_ns):
-            raise _input_changed(source, file)
+        if why := _change(file, now.get(file.name)):
+            raise _input_changed(source, file, why)
+
+
+def _check_memory(source: PlanSource, found: FilePrint) -> None:
+    (file,) = source.files or (found,)
+    if found.size != file.size:
+        raise PlanError(f"its tensors have {found.size:,} bytes, not {file.size:,}.")
+    if source.files != (found,):  # a digest of all three: which of them differs is not known
+        raise PlanError("its tensors have as many bytes, but other keys, dtypes or shapes.")
+
+
+def _change(file: FilePrint, found: FilePrint | None) -> str:
+    """Return how a file differs from its recorded fingerprint ``file``; "" if it does not, or may not, differ."""
+    if found is None:
+        return "the file is missing"
+    if found.size != file.size:
+        return f"it has {found.size:,} bytes, not {file.size:,}"
+    if found.sha256 != file.sha256:
+        return "its header is another one"
+    if file.mtime_ns is not None and found.mtime_ns != file.mtime_ns:
+        return "it was written again since, with the same size and header"
+    return ""
 
 
 def _check_validators(source: PlanSource, checkpoint: Checkpoint) -> None:
@@ -257,12 +276,12 @@ def _check_validators(source: PlanSource, checkpoint: Checkpoint) -> None:
     now = {file.name: file.validator for file in checkpoint.files}
     for file in source.files:
         if file.validator and now.get(file.name, "") != file.validator:
-            raise _input_changed(source, file)
+            raise _input_changed(source, file, "its commit or ETag is another one")
 
 
-def _input_changed(source: PlanSource, file: FilePrint) -> PlanError:
+def _input_changed(source: PlanSource, file: FilePrint, why: str) -> PlanError:
     path = os.path.join(source.path, file.name).rstrip("/")
-    return PlanError(f"{escape(path)} has changed since the plan was made.", hint="Make a new plan.")
+    return PlanError(f"{escape(path)} has changed since the plan was made: {why}.", hint="Make a new plan.")
 
 
 def _check_target(plan: Plan, target: TargetSpec | None) -> None:

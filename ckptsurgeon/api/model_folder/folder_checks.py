@@ -119,7 +119,7 @@ def output_file_notes(
     vocabulary may be loaded already; otherwise it is ``folder``.
     """
     code = own_code_notes(origin) if origin is not None and any(one.name == CONFIG for one in folder.files) else ()
-    notes = [*unreadable_notes(folder, read), *code, *weights_notes(tensors, folder, read)]
+    notes = [*unreadable_notes(folder, read), *code, *weights_notes(tensors, folder, read, written=True)]
     if folder.adapter and not folder.config:
         infos = {one.key: TensorInfo(one.dtype, one.shape) for one in tensors}
         notes += differences(infos, folder.adapter)
@@ -162,11 +162,14 @@ def weights_notes(
     folder: ModelFolder,
     read: ModelFolder,
     codes: QuantisedTensors | None = None,
+    *,
+    written: bool = False,
 ) -> list[str]:
     """Return notes on the files of a folder that contradict the tensors of its weights.
 
     ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already. ``codes`` are the
-    quantised tensors in ``tensors``; None to search for them.
+    quantised tensors in ``tensors``; None to search for them. ``written`` is true if these files are written to an
+    output.
     """
     config = {} if any(one.name == ADAPTER for one in folder.files) else folder.config
     coded = codes_of(tensors, folder.config) if codes is None else codes
@@ -186,7 +189,7 @@ def weights_notes(
         *head_notes(alike, folder),
         *shared_embedding_notes(alike, folder),
         *alphabet_notes(alike, folder, read),
-        *_beyond(folder),
+        *_beyond(folder, written=written),
         *alignment_notes(folder),
         *generation_notes(folder),
         *further_list_notes(logical, folder),
@@ -211,8 +214,11 @@ def _rows_of_decoder(config: Mapping[str, Any]) -> int:
     return size if type(size) is int else 0
 
 
-def _beyond(folder: ModelFolder) -> list[str]:
-    """Return a note on the token ids in config.json and generation_config.json that are not below ``vocab_size``."""
+def _beyond(folder: ModelFolder, *, written: bool = False) -> list[str]:
+    """Return a note on the token ids in config.json and generation_config.json that are not below ``vocab_size``.
+
+    If these files are ``written`` to an output, the note says that the ids are not changed.
+    """
     rows = folder.rows or _rows_of_decoder(folder.config)
     try:
         found = {
@@ -227,4 +233,5 @@ def _beyond(folder: ModelFolder) -> list[str]:
         found[CONFIG] = [one for one in found.get(CONFIG, ()) if one[0] not in SUPPRESSED or one[0] not in generation]
     stale = [f"{escape(field)} of {name} is {number}" for name, ids in found.items() for field, number in ids]
     size = f"the vocabulary size is {rows}"
-    return [f"{size}, but {listing(stale, where='')}: these ids stay as they are"] if stale else []
+    unchanged = "; they are written unchanged" if written else ""
+    return [f"{size}, but {listing(stale, where='')}: there is no row for these ids{unchanged}"] if stale else []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ...destinations.hf.files import GENERATION
 from ...planning.merge.tied_tensors import has_own_head
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
@@ -13,13 +15,15 @@ from ...planning.target import Companion
 from ...planning.transplant.by_place import is_of_tokens, vocabulary_keys
 from ...tensors.info import TensorInfo
 from ...util.text import escape, listing
-from ...vocabulary.token_ids import Renumbering
+from ...vocabulary.token_ids import Renumbering, new_names
 from ..lora.settings import other_settings
 from ..merge.vocabulary import ModelTokens, config_for, token_files
 from .config import with_dtype
+from .documents import json_text
 from .folder import ModelFolder
 from .licences import with_licences
 from .output import with_config, with_files, with_new_ids
+from .tokenizer.tokenizer_files import object_in
 from .weights.tied_heads import has_new_head, mixed_head_notes
 
 __all__ = ["lora_folder", "merged_folder"]
@@ -58,7 +62,8 @@ def merged_folder(
         config, more = config_for(config, tokens.size)
         numbers = Renumbering.of(tokens.lists[models.index(donor)].tokens, tokens.output.tokens)
         config, files, moved = with_new_ids(config, files, numbers, "the output's vocabulary", UNITED)
-        notes = [*notes, *made, *more, *moved]
+        files, named = _with_names(files, models, tokens)
+        notes = [*notes, *made, *more, *moved, *named]
         plan = replace(plan, notes=(*plan.notes, *tokens.notes))
     notes += donor.notes
     if not donor.config:
@@ -71,6 +76,32 @@ def merged_folder(
         fields["tie_word_embeddings"] = False
         notes.append(OWN_HEAD)
     return with_licences(with_files(plan, with_config(files, fields), notes, donor), [donor, *models])
+
+
+def _with_names(
+    files: Sequence[Companion], models: Sequence[ModelFolder], tokens: ModelTokens
+) -> tuple[tuple[Companion, ...], list[str]]:
+    """Return (files, notes): generation_config.json gets the languages and tasks of the other models, with their ids.
+
+    ``files`` are those of the output, whose vocabulary is that of ``tokens``. A map that the output's file lacks is not
+    added: other settings, such as ``is_multilingual``, go with it.
+    """
+    own = next((one for one in files if one.name == GENERATION and one.text), None)
+    if own is None:
+        return tuple(files), []
+    fields, places = json.loads(own.text), {token: place for place, token in enumerate(tokens.output.tokens)}
+    notes = []
+    for folder, known in zip(models, tokens.lists, strict=True):
+        found = new_names(fields, object_in(folder, GENERATION), known.tokens, places)
+        for field, ids in found.items():
+            said, of = listing([f"{name} = {one}" for name, one in ids.items()], where=""), escape(known.name)
+            if field not in fields:
+                notes.append(f"{GENERATION} has no {field}, but that of {of} has: {said}")
+                continue
+            fields[field] = {**fields[field], **ids}
+            notes.append(f"{field} of {GENERATION} gets the names that only {of} has: {said}")
+    made = Companion(GENERATION, text=json_text(fields))
+    return tuple(made if one is own else one for one in files), notes
 
 
 def lora_folder(

@@ -24,7 +24,7 @@ from .unreadable import vocabulary_fault
 
 __all__ = [
     "ADAPTED", "AVERAGED", "COPIED", "EXTRACTED", "MERGED", "PLACE", "RECIPE", "by_place", "check_place",
-    "checked_lists", "checked_rows", "difference", "other_list_notes", "token_note",
+    "checked_lists", "checked_rows", "difference", "other_list_notes", "token_note", "with_new_list_checked",
 ]  # fmt: skip
 
 PLACE = "place"
@@ -77,7 +77,7 @@ def checked_rows(
     ``declared`` maps keys of tensors to their vocabulary axis.
     """
     folders = [with_embedded_tokens(one) for one in folders]
-    made = ModelFolder("", tuple(Companion(one.name, one.path, one.text) for one in plan.target.companions))
+    made = _made(plan)
     output = next(
         (one for one in (*folders[donor : donor + 1], *folders) if one.tokenizer == made.tokenizer), made
     )  # the tokens of such a folder have already been read
@@ -125,6 +125,22 @@ def checked_lists(plan: Plan, folders: Sequence[ModelFolder], change: NewVocabul
             )
         notes += other_list_notes(given, theirs, source.name, "--vocab")
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
+
+
+def with_new_list_checked(plan: Plan, change: NewVocabulary) -> Plan:
+    """Return a plan with a note if token ids in the output's configuration contradict the new token list.
+
+    The plan is unchanged if the output gets a tokeniser: other checks compare the ids with it.
+    """
+    made = _made(plan)
+    given = (change.new.tokens, change.paths[1])
+    notes = () if made.vocabulary else tuple(given_list_notes(made, given, "the destination"))
+    return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
+
+
+def _made(plan: Plan) -> ModelFolder:
+    """Return the folder that the output of a plan gets."""
+    return ModelFolder("", tuple(Companion(one.name, one.path, one.text) for one in plan.target.companions))
 
 
 def other_list_notes(given: tuple[Sequence[str], str], own: Sequence[str], model: str, option: str) -> Iterator[str]:

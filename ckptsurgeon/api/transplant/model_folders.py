@@ -9,7 +9,7 @@ from ..model_folder.config_differences import with_config_said
 from ..model_folder.config_fields import with_dtype_said
 from ..model_folder.licences import with_licences
 from ..model_folder.output import kept_folder
-from ..model_folder.rows_by_place import COPIED, checked_lists, checked_rows
+from ..model_folder.rows_by_place import COPIED, checked_lists, checked_rows, with_new_list_checked
 from ..model_folder.unmoved_ids import with_unmoved_ids_noted
 from ..model_folder.weights.tied_heads import with_heads_said
 from .models import TransplantModels
@@ -42,8 +42,11 @@ def with_files_compared(plan: Plan, models: TransplantModels, change: NewVocabul
         plan = with_scales_checked(plan, folders, number)
     if models.stated or kept is not None:
         plan = with_config_said(plan, folders, number, (models.stated, models.target.name, models.destination))
+    noted = plan.notes
     if number == 1 and kept is None:
         plan = with_unmoved_ids_noted(plan, folders[0], models.destination, models.stated, change)
+    if change is not None and plan.notes == noted:
+        plan = with_new_list_checked(plan, change)
     tied = kept is not None and models.destination.is_tied
     plan = with_heads_said(plan, folders[:number], models.keys, tied=tied)
     rows = models.target.vocabulary

@@ -109,7 +109,9 @@ def transplant(
     )  # fmt: skip
     rows = operations_of(operations)
     named, rulesets = asked_conversions(options.rulesets)
-    vocabulary = vocabulary_options(change, keys=vocab_keys, new=new_tokens, spelled=token_map)
+    specs = specs_of(source)
+    models = ([one.uri for one in specs], os.fspath(destination) if isinstance(destination, str | os.PathLike) else "")
+    vocabulary = vocabulary_options(change, keys=vocab_keys, new=new_tokens, spelled=token_map, models=models)
     asked, options = options.rulesets, replace(options, vocabulary=vocabulary, rulesets=rulesets)
     arguments = plain_arguments(
         include=include, exclude=exclude, map=map, ruleset=asked, operations=rows,
@@ -121,7 +123,7 @@ def transplant(
     )  # fmt: skip
     others = tuple(os.fspath(path) for path in (map_file, operations_file(operations), *lists) if path is not None)
     plan = plan_into(
-        specs_of(source), target, options, seed=seed, arguments=arguments, root=root, others=others,
+        specs, target, options, seed=seed, arguments=arguments, root=root, others=others,
         rows=[*rows, *named], change=change, by_place=vocab == PLACE, encoding=encoding,
     )  # fmt: skip
     return with_metadata(plan, metadata)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from ...errors import ConfigError
+from ...destinations.hf.files import CONFIG
+from ...errors import ConfigError, PlanError
 from ...planning.keys.pattern import OptionPattern
 from ...planning.transplant.vocabulary import VocabularyOptions
+from ...storage.read.uri import scheme_of
 from ...util.text import escape
 from ...vocabulary.mapping import map_tokens
 from ...vocabulary.replacement import NewVocabulary
@@ -49,12 +51,18 @@ def new_vocabulary(files: Sequence[str], spelled: Rules = ()) -> NewVocabulary |
 
 
 def vocabulary_options(
-    change: NewVocabulary | None, *, keys: Patterns, new: str, spelled: Rules
+    change: NewVocabulary | None,
+    *,
+    keys: Patterns,
+    new: str,
+    spelled: Rules,
+    models: tuple[Sequence[str], str] = ((), ""),
 ) -> VocabularyOptions | None:
     """Return the planner's options for embeddings whose rows are mapped by token; None if ``change`` is None.
 
-    ``keys``, ``new`` and ``spelled`` are the values of --vocab-keys, --new-tokens and --token-map. Raises ConfigError
-    or PatternError if one of them is invalid, or is given without a ``change``.
+    ``keys``, ``new`` and ``spelled`` are the values of --vocab-keys, --new-tokens and --token-map. ``models`` are the
+    paths of the sources and of the destination. Raises ConfigError or PatternError if an option is invalid, or is given
+    without a ``change``; PlanError if the list in the folder of the destination comes first, the source's second.
     """
     named = [keys] if isinstance(keys, str) else list(keys or ())
     if change is None:
@@ -65,7 +73,32 @@ def vocabulary_options(
             )
         return None
     rows = map_tokens(change.source, change.new, spelled=change.parts, new=new)
-    return VocabularyOptions(rows, tuple(vocabulary_key(text) for text in named))
+    own = _are_beside(change.paths, *models)
+    if not any(own) and change.source.tokens != change.new.tokens and all(_are_beside(change.paths[::-1], *models)):
+        first, second = map(escape, change.paths)
+        raise PlanError(
+            f"--vocab has {second} as the destination's token list, but this list is in the folder of the source, and "
+            f"{first} is in that of the destination.",
+            hint=f"Put the source's list first: --vocab {second}:{first}.",
+        )
+    return VocabularyOptions(rows, tuple(vocabulary_key(text) for text in named), own)
+
+
+def _are_beside(paths: Sequence[str], sources: Sequence[str], destination: str) -> tuple[bool, bool]:
+    """Return whether the first list of ``paths`` is in the folder of a source, and the second in the destination's."""
+    return any(_is_beside(paths[0], path) for path in sources), _is_beside(paths[1], destination)
+
+
+def _is_beside(path: str, model: str) -> bool:
+    """Return whether a token list is in the folder of a model.
+
+    A folder with several models is the folder of none of them: the model must be given as a folder, or its config.json.
+    """
+    is_config = os.path.basename(model) == CONFIG
+    if not model or scheme_of(model) or not (is_config or os.path.isdir(model)):
+        return False
+    folder = os.path.dirname(model) if is_config else model
+    return os.path.realpath(folder or os.curdir) == os.path.realpath(os.path.dirname(path) or os.curdir)
 
 
 def _spelled(pairs: Rules) -> dict[str, str]:

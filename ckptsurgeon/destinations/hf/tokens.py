@@ -53,7 +53,8 @@ def renumbering_of(
         said = f"the field {escape(lost[0].field)} of config.json is {lost[0].number}"
         raise ConfigError(
             f"{said}, and the token of this id is not known: {error}.",
-            hint=f"Put the tokeniser next to config.json, or set the id in the destination: {_last(lost[0])}: ID.",
+            hint="Give the token list of this model. Or put the tokeniser next to config.json, or set the id in the "
+            f"destination: {_last(lost[0])}: ID.",
             details=[f"{one.field}: {one.number}" for one in lost],
         ) from None
 

@@ -124,27 +124,32 @@ def _these(box: Box, axis: int, rows: list[int]) -> tuple[slice | list[int], ...
 
 
 def _mean(step: Step, info: TensorInfo, source: OpenFiles) -> Array:
-    """Return the mean of all rows of a source tensor; the mean is cached in ``step.rows``."""
+    """Return the mean of all rows of a source tensor but those of padding; the mean is cached in ``step.rows``."""
     rows = _rows(step)
     known = (step.source, step.source_key)
     if known not in rows.means:
-        rows.means[known] = rounded(*_mean_along(step.axis, info, source), info.dtype)[0]
+        number = info.shape[step.axis] - rows.unlisted
+        rows.means[known] = rounded(*_mean_along(step.axis, info, source, number), info.dtype)[0]
     found: Array = rows.means[known]
     return found
 
 
-def _mean_along(axis: int, info: TensorInfo, source: OpenFiles) -> tuple[Array, str]:
-    """Return the mean of a tensor along an axis, and the dtype of the mean; the tensor is read in blocks."""
+def _mean_along(axis: int, info: TensorInfo, source: OpenFiles, number: int) -> tuple[Array, str]:
+    """Return the mean of a tensor's first ``number`` rows along an axis, and the dtype of the mean.
+
+    The tensor is read in blocks.
+    """
     shape: Sequence[int] = [1 if d == axis else size for d, size in enumerate(info.shape)]
     total, wide = None, "float64"
-    for box in blocks(info.shape, ELEMENTS):
+    taken = tuple(number if d == axis else size for d, size in enumerate(info.shape))
+    for box in blocks(taken, ELEMENTS):
         values, wide = average([(read_part(source, info, box), info.dtype)], ())
         if total is None:
             total = np.zeros(shape, values.dtype)
         inner = tuple(slice(0, 1) if d == axis else slice(*ends) for d, ends in enumerate(box))
         total[inner] += values.sum(axis=axis, keepdims=True)
     assert total is not None
-    return total / info.shape[axis], wide
+    return total / number, wide
 
 
 # Overwrites initial values of a tensor, or of a block of it, with the part of the source that fits the output.

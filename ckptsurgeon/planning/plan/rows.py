@@ -36,6 +36,8 @@ class VocabularyRows(Brief):
     """Pairs (output row, row of this source): models of a merge that lack the output row's token use the source row."""
     padded: int = 0
     """The number of rows at the end that have no token; a merge fills them with the mean of each model's other rows."""
+    unlisted: int = 0
+    """The number of rows at the end of the source that have no token: padding, which is in no mean of all rows."""
     means: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     """A cache: the mean of all rows of a tensor."""
 
@@ -74,6 +76,16 @@ class VocabularyRows(Brief):
         """A copy of this object in which each row that only copies a source row is replaced by zeros."""
         return replace(self, rows=tuple(() if isinstance(row, int) else row for row in self.rows))
 
+    def between(self, have: int, want: int) -> VocabularyRows:
+        """Return the rows for a source of ``have`` rows and a destination of ``want`` rows, those of padding included.
+
+        ``have`` and ``want`` are at least the numbers of tokens of the two vocabularies. Rows of padding in the
+        destination are made like those of new tokens.
+        """
+        more = want - len(self.rows)
+        rows = (*self.rows, *(None,) * more)
+        return replace(self, size=have, rows=rows, padded=more, unlisted=have - self.size, means={})
+
     @property
     def draws(self) -> bool:
         """Return whether the destination's own initial values are needed."""
@@ -101,6 +113,7 @@ class VocabularyRows(Brief):
             "source": self.source, "destination": self.destination, "size": self.size, "new": self.new, "rows": rows,
             **({"lent": [list(pair) for pair in self.lent]} if self.lent else {}),
             **({"padded": self.padded} if self.padded else {}),
+            **({"unlisted": self.unlisted} if self.unlisted else {}),
         }  # fmt: skip
 
     @staticmethod
@@ -123,7 +136,12 @@ class VocabularyRows(Brief):
             or any(row is not None for row in rows[len(rows) - padded :])
         ):
             raise ValueError(f"padded is {padded!r:.40}, but must be the number of rows at the end that have no token")
-        return VocabularyRows(str(data["source"]), str(data["destination"]), size, rows, new, lent, padded)
+        unlisted = data.get("unlisted", 0)
+        if type(unlisted) is not int or not 0 <= unlisted < max(1, size):
+            raise ValueError(
+                f"unlisted is {unlisted!r:.40}, but must be the number of the source's rows without a token"
+            )
+        return VocabularyRows(str(data["source"]), str(data["destination"]), size, rows, new, lent, padded, unlisted)
 
 
 NEW = ("init", "mean", "zero")

@@ -267,10 +267,11 @@ class _Decider:
         """
         assert self.axes is not None
         assert self.options.vocabulary is not None
-        rows, have, want = self.options.vocabulary.rows, step.source_shape, step.shape
+        have, want = step.source_shape, step.shape
         axis = self.axes.axis(step.key, [step.key, *self.aliases.get(step.key, ())], have, want)
         if axis is None or any(h != w for i, (h, w) in enumerate(zip(have, want, strict=True)) if i != axis):
             return None
+        rows = self.axes.rows(step.key, axis, have, want)
         if (rows.composed or (rows.new == "mean" and rows.fresh)) and not DTYPES[step.source_dtype].is_floating:
             raise PlanError(
                 f"the tensor {escape(step.key)} is {step.source_dtype}, which has no mean for new tokens.",
@@ -363,6 +364,7 @@ def decide(
     raise_faults(decider.faults, names, target.name, decider.axes, by_place)
     decisions.notes += decider.axes.notes if decider.axes is not None else []
     decisions.notes += decider.check_mapped(decisions.steps)
+    decisions.notes += decider.axes.padding_notes() if decider.axes is not None else []
     decisions.notes += by_place.resized(resized)
     decisions.notes += turned_notes(decider.changes, owned.values())
     return decisions

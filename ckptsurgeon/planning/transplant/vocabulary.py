@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ...errors import PlanError
@@ -23,11 +23,14 @@ Shape = Sequence[int]
 class VocabularyOptions:
     """The options --vocab and --vocab-keys: ``rows`` has the source row that each row of the destination gets.
 
-    ``keys`` are the patterns of --vocab-keys, each with its axis, or None if the user gave no axis.
+    ``keys`` are the patterns of --vocab-keys, each with its axis, or None if the user gave no axis. ``own`` says of the
+    lists of source and destination whether they are in the folder of their model: if such a list is shorter than the
+    model's embedding, the further rows are padding.
     """
 
     rows: VocabularyRows
     keys: tuple[tuple[OptionPattern, int | None], ...] = ()
+    own: tuple[bool, bool] = (False, False)
 
     def __str__(self) -> str:
         return f"--vocab {self.rows.source}:{self.rows.destination}"
@@ -43,6 +46,7 @@ class VocabularyAxes:
         self._options = options
         self._target = target
         self._passed: dict[str, list[int]] = {}
+        self._padded: dict[tuple[int, int], tuple[VocabularyRows, list[str]]] = {}
         self._matcher = KeyMatcher([flag.pattern for flag, _ in options.keys])
         flags = [(str(flag), flag.pattern) for flag, _ in options.keys]
         self.notes = matched(flags, list(destination), "destination")[1]
@@ -56,13 +60,14 @@ class VocabularyAxes:
         ``names`` are all its names. Raises PlanError if sizes contradict the vocabularies or several axes fit.
         """
         hits = frozenset[int]().union(*(self._matcher.match(name) for name in names))
+        declared = next((self._target.vocabulary[n] for n in names if n in self._target.vocabulary), None)
+        if (hits or declared is not None) and self._options.rows.is_identity and have == want:
+            return None  # no row moves, even if there are further rows of padding
         if hits:
             axis = self._options.keys[max(hits)][1]
-            return self._checked(key, axis if axis is not None else self._only(key, have, want), have, want)
-        declared = next((self._target.vocabulary[n] for n in names if n in self._target.vocabulary), None)
+            axis = axis if axis is not None else self._only(key, have, want)
+            return self._checked(key, axis, have, want, asked=True)
         if declared is not None:
-            if self._options.rows.is_identity and have == want:
-                return None  # no row moves, even if there are further rows of padding
             return self._checked(key, declared, have, want)
         fitting = self._fitting(have, want)
         if self._options.keys or self._target.vocabulary:
@@ -72,6 +77,41 @@ class VocabularyAxes:
         if len(found) > 1:
             raise self._ambiguous(key, found, want)
         return found[0] if found else None
+
+    def rows(self, key: str, axis: int, have: Shape, want: Shape) -> VocabularyRows:
+        """Return the rows of a tensor whose vocabulary axis is ``axis``, those of padding included.
+
+        Raises PlanError if tensors differ in the number of these rows.
+        """
+        rows, sizes = self._options.rows, (have[axis], want[axis])
+        is_padded = sizes != (rows.size, len(rows.rows))
+        found, keys = self._padded.setdefault(sizes, (rows.between(*sizes) if is_padded else rows, []))
+        keys.append(key)
+        for others, (_, named) in self._padded.items():
+            if others != sizes:
+                raise PlanError(
+                    f"{self._options}: tensors with a row for each token differ in the number of rows: {escape(key)} "
+                    f"has {sizes[0]} in the source and {sizes[1]} in {escape(self._target.name)}, {escape(named[0])} "
+                    f"has {others[0]} and {others[1]}.",
+                    hint=f"Initialise one of them: --reinit {escape(key)}.",
+                )
+        return found
+
+    def padding_notes(self) -> list[str]:
+        """Return a note if mapped tensors have more rows than there are tokens: these rows are padding."""
+        return [
+            f"{listing(keys, 3)}: {'; '.join(self._padding_said(sizes, rows))}"
+            for sizes, (rows, keys) in self._padded.items()
+            if rows is not self._options.rows
+        ]
+
+    def _padding_said(self, sizes: tuple[int, int], rows: VocabularyRows) -> Iterator[str]:
+        if rows.unlisted:
+            of = f"{sizes[0]} rows in the source, of which the last {rows.unlisted} have no token in"
+            yield f"{of} {escape(rows.source)} and are not copied"
+        if rows.padded:
+            of = f"{sizes[1]} rows in {escape(self._target.name)}, of which the last {rows.padded} have no token in"
+            yield f"{of} {escape(rows.destination)} and get the values of new tokens ({rows.new})"
 
     def _fitting(self, have: Shape, want: Shape) -> list[int]:
         rows = self._options.rows
@@ -86,20 +126,32 @@ class VocabularyAxes:
             raise self._ambiguous(key, found, want)
         return found[0] if found else 0
 
-    def _checked(self, key: str, axis: int, have: Shape, want: Shape) -> int:
+    def _checked(self, key: str, axis: int, have: Shape, want: Shape, *, asked: bool = False) -> int:
+        """Return ``axis``; raise PlanError if the tensor has another number of rows along it than a list has tokens.
+
+        More rows than tokens are padding if the user named the tensor (``asked``), or the list is the model's own.
+        """
         rows = self._options.rows
-        for shape, size, name, where in (
-            (have, rows.size, rows.source, "the source"),
-            (want, len(rows.rows), rows.destination, escape(self._target.name)),
+        for shape, size, name, where, own in (
+            (have, rows.size, rows.source, "the source", self._options.own[0]),
+            (want, len(rows.rows), rows.destination, escape(self._target.name), self._options.own[1]),
         ):
-            if axis >= len(shape) or shape[axis] != size:
+            more = shape[axis] - size if axis < len(shape) else -1
+            is_turned = more != 0 and self._is_turned(axis, have, want)
+            if is_turned or (more and not (more > 0 and (asked or own))):
                 raise PlanError(
                     f"the vocabulary {escape(name)} has {count(size, 'token')}, but the tensor {escape(key)} is "
                     f"{shape_text(shape)} in {where}.",
-                    hint="Give the vocabulary of this model, with its blank and special tokens, or initialise the "
-                    f"tensor: --reinit {escape(key)}.",
+                    hint=f"The lists fit in the other order: put the source's list first, {escape(rows.destination)}."
+                    if is_turned
+                    else _remedy(key, axis, more),
                 )
         return axis
+
+    def _is_turned(self, axis: int, have: Shape, want: Shape) -> bool:
+        """Return whether the destination's list has the source's number of rows, and the other way round."""
+        sizes = (len(self._options.rows.rows), self._options.rows.size)
+        return axis < min(len(have), len(want)) and (have[axis], want[axis]) == sizes
 
     def _ambiguous(self, key: str, axes: Sequence[int], want: Shape) -> PlanError:
         return PlanError(
@@ -150,7 +202,8 @@ class VocabularyAxes:
         return PlanError(
             f"{escape(rows.source)} has {count(rows.size, 'token')} and {escape(rows.destination)} {len(rows.rows)}, "
             f"but no tensor changes from {rows.size} to {len(rows.rows)} rows. These differ: {listing(shapes)}.",
-            hint="Give the vocabularies of these models, with their blank and special tokens.",
+            hint="Give the vocabularies of these models, with their blank and special tokens. If the tensors have "
+            "further rows of padding, select them: --vocab-keys GLOB, or GLOB=AXIS.",
             details=shapes,
         )
 
@@ -162,6 +215,13 @@ class VocabularyAxes:
             hint="Select the tensors to map: --vocab-keys GLOB, or GLOB=AXIS. Padded embeddings, which have the same "
             "number of rows in both models, must also be selected.",
         )
+
+
+def _remedy(key: str, axis: int, more: int) -> str:
+    """Return the hint for a tensor that has ``more`` rows than its list has tokens; below 0: fewer, or no such axis."""
+    padded = f"If its last {count(more, 'row')} are padding, name it: --vocab-keys {escape(key)}={axis}. Or g"
+    given = "ive the vocabulary of this model, with its blank and special tokens, or initialise the tensor"
+    return f"{padded if more > 0 else 'G'}{given}: --reinit {escape(key)}."
 
 
 def _alike(have: Shape, want: Shape, axis: int) -> bool:

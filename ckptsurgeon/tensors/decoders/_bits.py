@@ -7,14 +7,24 @@ from collections.abc import Mapping
 import numpy as np
 
 from ...errors import FormatError
+from ..info import TensorInfo
 from ..ops.regions import Array
+from ._decoder import UndecodableError
 
-__all__ = ["WORD", "WORDS", "group_numbers", "unpacked", "words_of"]
+__all__ = ["WORD", "WORDS", "check_zeros", "group_numbers", "unpacked", "words_of"]
 
 WORD = 32
 """The number of bits in a word."""
 WORDS = ("int32", "uint32")
 """The dtypes in which words are stored."""
+
+
+def check_zeros(zero: TensorInfo, wanted: tuple[int, ...], words: tuple[str, ...] = WORDS) -> None:
+    """Raise UndecodableError unless zero points have one of the dtypes ``words`` and the shape ``wanted``."""
+    if zero.dtype not in words:
+        raise UndecodableError(f"its zero points are {zero.dtype}, not {' or '.join(words)}")
+    if zero.shape != wanted:
+        raise UndecodableError(f"its zero points have the shape {list(zero.shape)}, but its scales need {list(wanted)}")
 
 
 def words_of(span: tuple[int, int], bits: int) -> tuple[int, int]:

@@ -43,8 +43,13 @@ def _weight(asked: Request) -> TensorInfo:
         )
     if kind and kind not in KINDS:
         raise UndecodableError(f"no decoder knows torchao's class {kind[:60]}")
-    if codes is None or scale is None or not kind:
-        raise UndecodableError("its file does not say which torchao class it has, or contains no scale for it")
+    if not kind:
+        raise UndecodableError("its file does not say which torchao class it has")
+    for part, name in ((codes, "codes (qdata)"), (scale, "scale")):
+        if part is None:
+            raise UndecodableError(f"its file contains no {name} for it, which torchao's class {kind} needs")
+    assert codes is not None
+    assert scale is not None
     if fields.get("is_swizzled_scales"):
         raise UndecodableError("its scales are stored in the order of a GPU kernel (is_swizzled_scales)")
     if codes.stride is not None:
@@ -108,11 +113,20 @@ def _scaled(codes: TensorInfo, scale: TensorInfo, zero: TensorInfo | None) -> Te
 
 def _fp4(codes: TensorInfo, scale: TensorInfo, times: TensorInfo | None) -> TensorInfo:
     """Describe 4-bit floats, two in a byte, with a scale for each block of a row, and perhaps a global scale."""
-    if not codes.shape or scale.shape[:-1] != codes.shape[:-1] or not scale.shape[-1]:
-        raise UndecodableError("its scales do not fit its codes")
+    if not codes.shape:
+        raise UndecodableError("its codes are a single number, not rows of codes")
+    if scale.shape[:-1] != codes.shape[:-1] or not scale.shape[-1:] or not scale.shape[-1]:
+        raise UndecodableError(
+            f"its scales have the shape {list(scale.shape)}, but its codes {list(codes.shape)}: all but the last "
+            "dimension must be equal"
+        )
     columns = codes.shape[-1] * 2
-    if columns % scale.shape[-1] or (times is not None and times.numel != 1):
-        raise UndecodableError("its scales do not fit its codes, or its global scale is not a single number")
+    if columns % scale.shape[-1]:
+        raise UndecodableError(
+            f"it has {scale.shape[-1]} scales for each row, which do not divide its {columns} columns"
+        )
+    if times is not None and times.numel != 1:
+        raise UndecodableError(f"its global scale has {times.numel:,} values, not one")
     whole = [("times", reshape(times, (1,)))] if times is not None else []
     stored = (("codes", replace(codes, dtype="uint8")), ("scale", scale), *whole)
     facts = (("block", columns // scale.shape[-1]), ("turned", 0))

@@ -13,7 +13,7 @@ import numpy as np
 from ..composition import decoded
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
-from ._bits import WORDS, group_numbers, unpacked, words_of
+from ._bits import check_zeros, group_numbers, unpacked, words_of
 from ._decoder import Request, UndecodableError, groups_of
 
 __all__ = ["BITS", "DECODER", "PLACES"]
@@ -33,14 +33,11 @@ class _Awq:
         codes, scale, zero = (asked.parts.get(end) for end in (".qweight", ".scales", ".qzeros"))
         assert codes is not None
         assert scale is not None
-        if codes.shape != (columns, rows // 8) or rows % 8 or scale.shape[1] != rows or columns % scale.shape[0]:
-            raise UndecodableError(
-                "its codes do not fit its scales, or have the layout of matrix-vector products (gemv)"
-            )
+        if fault := _fault(codes, scale, rows, columns):
+            raise UndecodableError(fault)
         found = [("codes", codes), ("scale", scale)]
         if zero is not None:
-            if zero.dtype not in WORDS or zero.shape != (scale.shape[0], rows // 8):
-                raise UndecodableError("its zero points do not fit its scales")
+            check_zeros(zero, (scale.shape[0], rows // 8))
             found.append(("zero", zero))
         return decoded((rows, columns), Decoded(tuple(found), "awq", (("group", columns // scale.shape[0]),)))
 
@@ -60,6 +57,21 @@ class _Awq:
             values -= np.float32(1 << (BITS - 1))
         values *= np.take(arrays["scale"].astype("<f4"), group, 0)
         return values.T
+
+
+def _fault(codes: TensorInfo, scale: TensorInfo, rows: int, columns: int) -> str:
+    """Return why codes and scales do not make a weight of ``rows`` and ``columns``; "" if they do."""
+    if scale.shape[0] == codes.shape[0] and scale.shape[1] != rows:
+        return "its codes have the layout of matrix-vector products (gemv), which no decoder knows"
+    if rows % 8:
+        return f"its scales are for {rows} outputs, which is not a multiple of 8, the outputs in a word of codes"
+    if codes.shape != (columns, rows // 8):
+        return f"its codes have the shape {list(codes.shape)}, but its scales need {[columns, rows // 8]}"
+    if scale.shape[1] != rows:
+        return f"it has {scale.shape[1]} scales for each group, but {rows} outputs"
+    if columns % scale.shape[0]:
+        return f"it has {scale.shape[0]} groups of scales, which do not divide its {columns} inputs"
+    return ""
 
 
 DECODER = _Awq()

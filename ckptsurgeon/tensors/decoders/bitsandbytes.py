@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ...util.text import brief_repr
 from ..composition import decoded, reshape
 from ..encodings._facts import STORAGE, cast_from
 from ..encodings.bitsandbytes import STATE
@@ -47,7 +48,9 @@ class _Blocks:
             if asked.stored(".weight_format").strip(b"\0"):
                 raise UndecodableError("its codes are stored in the order of a GPU kernel (weight_format)")
             if scale.shape != codes.shape[:1]:
-                raise UndecodableError("its SCB does not have one scale for each row")
+                raise UndecodableError(
+                    f"its SCB has the shape {list(scale.shape)}, not {list(codes.shape[:1])}, one scale for each row"
+                )
             scale = reshape(scale, (*scale.shape, *(1,) * (len(codes.shape) - 1)))
             steps = [(f"step{dim}", size if dim else 1) for dim, size in enumerate(codes.shape)]
             made = Decoded((("codes", codes), ("scale", scale)), "scaled", (*steps, ("times", PART_OF_127)))
@@ -57,37 +60,26 @@ class _Blocks:
                 f"its codes were stored as {cast} ({STORAGE}) and then cast to {codes.dtype}, which changed their bytes"
             )
         state = _state(next((asked.stored(end) for end in asked.parts if end.startswith(STATE)), b""))
-        shape, block = state.get("shape"), state.get("blocksize")
-        if (
-            not isinstance(shape, list)
-            or len(shape) > MOST_DIMENSIONS
-            or not all(type(size) is int and size > 0 for size in shape)
-            or type(block) is not int
-        ):
-            raise UndecodableError("its quant_state cannot be read")
-        number = prod(shape)
+        shape, block = _sizes(state)
         codes = _bytes(codes)
-        table, scales = asked.parts.get(".quant_map"), asked.parts.get(".absmax")
-        if table is None or scales is None or table.shape != (16,):
-            raise UndecodableError("its quant_map or its absmax is missing, or its quant_map does not have 16 values")
-        if block < 1 or codes.numel != -(-number // 2) or scales.numel != -(-number // block):
-            raise UndecodableError(f"its quant_state has the shape {shape}, which does not fit its codes or its absmax")
+        table, scales = _table(asked.parts, ".quant_map", 16), _needed(asked.parts, ".absmax")
+        number = prod(shape)
+        said = f"its quant_state has the shape {shape}, which needs"
+        if codes.numel != -(-number // 2):
+            raise UndecodableError(f"{said} {-(-number // 2):,} bytes of codes, but there are {codes.numel:,}")
+        if scales.numel != -(-number // block):
+            raise UndecodableError(
+                f"{said} {-(-number // block):,} scales (one for {block} values), but its absmax has {scales.numel:,}"
+            )
         found = [("codes", codes), ("scale", reshape(scales, (scales.numel,))), ("values", table)]
         sizes = [(f"size{dim}", size) for dim, size in enumerate(shape)]
         facts: list[tuple[str, float]] = [*sizes, ("block", block)]
         nested, outer = state.get("nested_blocksize"), asked.parts.get(".nested_absmax")
         if nested is not None or outer is not None:
-            values, offset = asked.parts.get(".nested_quant_map"), state.get("nested_offset")
-            if outer is None or values is None or values.shape != (256,) or type(nested) is not int or nested < 1:
-                raise UndecodableError("its scales are quantised, but tensors or settings to decode them are missing")
-            if (
-                not isinstance(offset, (int, float))
-                or outer.numel != -(-scales.numel // nested)
-                or scales.dtype != "uint8"
-            ):
-                raise UndecodableError("its quantised scales do not fit their own scales (nested_absmax)")
+            values, outer = _table(asked.parts, ".nested_quant_map", 256), _needed(asked.parts, ".nested_absmax")
+            nested, offset = _of_nested(state, scales, outer)
             found += [("nested_scale", reshape(outer, (outer.numel,))), ("nested_values", values)]
-            facts += [("nested", nested), ("offset", float(offset))]
+            facts += [("nested", nested), ("offset", offset)]
         return decoded(tuple(shape), Decoded(tuple(found), "bitsandbytes", tuple(facts)))
 
     def boxes(self, made: Decoded, box: Box) -> Mapping[str, Box]:
@@ -115,6 +107,64 @@ class _Blocks:
         values = pairs[span[0] % 2 :][: span[1] - span[0]]
         values = values * np.take(scale.astype("<f4"), np.arange(*span) // block - begin)
         return _cut(values, _shape(facts), box)
+
+
+def _sizes(state: Mapping[str, Any]) -> tuple[list[int], int]:
+    """Return the shape and the block size in a ``quant_state``; raises UndecodableError for other values."""
+    if not state:
+        raise UndecodableError("its quant_state is not a JSON object with its shape and block size")
+    shape, block = state.get("shape"), state.get("blocksize")
+    if (
+        not isinstance(shape, list)
+        or len(shape) > MOST_DIMENSIONS
+        or not all(type(size) is int and size > 0 for size in shape)
+    ):
+        raise UndecodableError(
+            f"the shape in its quant_state is {brief_repr(shape)}, not a list of at most {MOST_DIMENSIONS} positive "
+            "whole numbers"
+        )
+    if type(block) is not int or block < 1:
+        raise UndecodableError(f"the blocksize in its quant_state is {brief_repr(block)}, not a whole number above 0")
+    return shape, block
+
+
+def _needed(parts: Mapping[str, TensorInfo], end: str) -> TensorInfo:
+    """Return the stored tensor whose key has the ending ``end``; raises UndecodableError if it is missing."""
+    if end not in parts:
+        raise UndecodableError(f"its {end[1:]} is missing")
+    return parts[end]
+
+
+def _table(parts: Mapping[str, TensorInfo], end: str, number: int) -> TensorInfo:
+    """Return the stored table of the ``number`` values of codes; raises UndecodableError if there is no such table."""
+    found = _needed(parts, end)
+    if found.shape != (number,):
+        raise UndecodableError(
+            f"its {end[1:]} has the shape {list(found.shape)}, not [{number}], one value for each code"
+        )
+    return found
+
+
+def _of_nested(state: Mapping[str, Any], scales: TensorInfo, outer: TensorInfo) -> tuple[int, float]:
+    """Return how many quantised scales share a scale, and their offset; raises UndecodableError if they do not fit."""
+    nested, offset = state.get("nested_blocksize"), state.get("nested_offset")
+    if type(nested) is not int or nested < 1:
+        raise UndecodableError(
+            f"its scales are quantised, but the nested_blocksize in its quant_state is {brief_repr(nested)}, not a "
+            "whole number above 0"
+        )
+    if isinstance(offset, bool) or not isinstance(offset, (int, float)):
+        raise UndecodableError(
+            f"its scales are quantised, but the nested_offset in its quant_state is {brief_repr(offset)}, not a number"
+        )
+    if scales.dtype != "uint8":
+        raise UndecodableError(f"its scales are quantised, but its absmax is {scales.dtype}, not uint8")
+    if outer.numel != -(-scales.numel // nested):
+        raise UndecodableError(
+            f"its nested_absmax has {outer.numel:,} scales, not {-(-scales.numel // nested):,}, one for {nested} of "
+            f"the {scales.numel:,} scales in its absmax"
+        )
+    return nested, float(offset)
 
 
 def _shape(facts: Mapping[str, float]) -> tuple[int, ...]:

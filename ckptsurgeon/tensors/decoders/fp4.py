@@ -39,8 +39,12 @@ class _FourBits:
         blocks = next((asked.parts[end] for end in ("_scales", ".scales") if end in asked.parts), None)
         if blocks is not None:  # gpt-oss
             *outer, number, nbytes = codes.shape
-            if blocks.shape != (*outer, number) or asked.coded.shape is None:
-                raise UndecodableError("its scales do not fit its blocks")
+            if blocks.shape != (*outer, number):
+                raise UndecodableError(
+                    f"its scales have the shape {list(blocks.shape)}, not {[*outer, number]}, one for each block"
+                )
+            if asked.coded.shape is None:
+                raise UndecodableError("its shape cannot be determined from the headers")
             codes = reshape(codes, (*outer, number * nbytes))
             found = (("codes", codes), ("scale", as_exponents(blocks)))
             facts = (("block", nbytes * 2), ("turned", 1 if len(outer) == 2 else 0))
@@ -54,8 +58,15 @@ class _FourBits:
             None,
         )
         columns = codes.shape[-1] * 2
-        if scale is None or ".weight_sf" in asked.parts or scale.shape[:-1] != codes.shape[:-1] or not scale.shape[-1]:
-            raise UndecodableError("its scales are stored in the order of a GPU kernel, or do not fit its codes")
+        if ".weight_sf" in asked.parts:
+            raise UndecodableError("its scales are stored in the order of a GPU kernel (weight_sf)")
+        if scale is None:
+            raise UndecodableError("it has no scales")
+        if scale.shape[:-1] != codes.shape[:-1] or not scale.shape[-1:] or not scale.shape[-1]:
+            raise UndecodableError(
+                f"its scales have the shape {list(scale.shape)}, but its codes {list(codes.shape)}: all but the last "
+                "dimension must be equal"
+            )
         sizes = (32,) if scale.dtype in EXPONENTS else (16, 32)  # mxfp4, nvfp4
         if columns % scale.shape[-1] or columns // scale.shape[-1] not in sizes:
             wanted = " or ".join(map(str, sizes))
@@ -64,8 +75,9 @@ class _FourBits:
         whole = [(name, asked.parts[end]) for name, end in named if end in asked.parts]
         if not whole and scale.dtype not in EXPONENTS and ".weight_packed" in asked.parts:
             raise UndecodableError("its weight_global_scale is missing")
-        if any(info.numel != 1 for _, info in whole):
-            raise UndecodableError("its global scale is not a single number")
+        many = next((info.numel for _, info in whole if info.numel != 1), 1)
+        if many != 1:
+            raise UndecodableError(f"its global scale has {many:,} values, not one")
         facts = (("block", columns // scale.shape[-1]), ("turned", 0))
         stored = (("codes", replace(codes, dtype="uint8")), ("scale", as_exponents(scale)), *whole)
         return decoded((*codes.shape[:-1], columns), Decoded(stored, "fp4", facts))

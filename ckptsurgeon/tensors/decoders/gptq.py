@@ -14,7 +14,7 @@ import numpy as np
 from ..composition import decoded
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
-from ._bits import WORD, WORDS, group_numbers, unpacked, words_of
+from ._bits import WORD, check_zeros, group_numbers, unpacked, words_of
 from ._decoder import Request, UndecodableError, groups_of
 
 __all__ = ["DECODER"]
@@ -36,12 +36,18 @@ class _Gptq:
         assert scale is not None
         bits = codes.shape[0] * WORD // columns
         group = -(-columns // scale.shape[0])
-        if not 1 < bits <= 8 or codes.shape[0] != -(-columns * bits // WORD) or scale.shape[1] != rows:
-            raise UndecodableError("its codes and scales do not fit each other")
+        if not 1 < bits <= 8:
+            raise UndecodableError(f"its codes have {bits} bits for each of its {columns} columns, not 2 to 8")
+        if codes.shape[0] != -(-columns * bits // WORD):
+            raise UndecodableError(
+                f"its codes have {codes.shape[0]} rows of words, but {columns} columns of {bits} bits need "
+                f"{-(-columns * bits // WORD)}"
+            )
+        if scale.shape[1] != rows:
+            raise UndecodableError(f"it has {scale.shape[1]} scales for each group, but {rows} rows")
         found = [("codes", codes), ("scale", scale)]
         if zero is not None:
-            if zero.dtype not in WORDS or zero.shape != (scale.shape[0], -(-rows * bits // WORD)):
-                raise UndecodableError("its zero points do not fit its scales")
+            check_zeros(zero, (scale.shape[0], -(-rows * bits // WORD)))
             found.append(("zero", zero))
         if order is not None:
             if order.shape != (columns,):

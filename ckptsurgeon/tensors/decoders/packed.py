@@ -18,7 +18,7 @@ from ...util.text import number_in
 from ..composition import decoded, reshape
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
-from ._bits import WORD, group_numbers, unpacked, words_of
+from ._bits import WORD, check_zeros, group_numbers, unpacked, words_of
 from ._decoder import EXPONENTS, Request, UndecodableError, groups_of
 
 __all__ = ["DECODER"]
@@ -37,15 +37,17 @@ class _Packed:
         if "MLX" in asked.coded.method:
             return _mlx(asked)
         codes, scale = asked.parts.get(".weight_packed"), asked.parts.get(".weight_scale")
-        if codes is None or scale is None or asked.coded.shape is None or not codes.numel:
-            raise UndecodableError(
-                "its scale is missing, or the bits of its codes cannot be determined from the headers"
-            )
+        if scale is None:
+            raise UndecodableError("its scale (weight_scale) is missing")
+        if codes is None or asked.coded.shape is None or not codes.numel:
+            raise UndecodableError("the bits of its codes cannot be determined from the headers")
         digits = asked.coded.method.removeprefix("int").split()[0]
         bits = number_in(digits) or 0
         shape = _stored_shape(asked.stored(".weight_shape")) or asked.coded.shape
         columns = shape[-1]
-        if not 1 < bits <= 8 or shape[:-1] != codes.shape[:-1] or codes.shape[-1] not in _words(columns, bits):
+        if not 1 < bits <= 8:
+            raise UndecodableError(f"its codes have {bits} bits, not 2 to 8")
+        if shape[:-1] != codes.shape[:-1] or codes.shape[-1] not in _words(columns, bits):
             raise UndecodableError(f"its weight_shape {list(shape)} does not fit its codes {list(codes.shape)}")
         dense, padded = _words(columns, bits)
         said = _version(asked.settings.fields.get("version")) if dense == padded else None
@@ -60,14 +62,13 @@ class _Packed:
             )
         rows = prod(codes.shape[:-1])
         if not scale.numel or scale.numel % rows:
-            raise UndecodableError("its scales do not fit its codes")
+            raise UndecodableError(f"it has {scale.numel:,} scales, not the same number for each of its {rows:,} rows")
         scale = reshape(scale, (*codes.shape[:-1], scale.numel // rows))
         group = -(-columns // scale.shape[-1])
         found = [("codes", codes), ("scale", scale)]
         if (zero := asked.parts.get(".weight_zero_point")) is not None:
             packed = -(-codes.shape[-2] * bits // WORD)
-            if zero.dtype != "int32" or zero.shape != (*codes.shape[:-2], packed, scale.shape[-1]):
-                raise UndecodableError("its zero points do not fit its scales")
+            check_zeros(zero, (*codes.shape[:-2], packed, scale.shape[-1]), ("int32",))
             found.append(("zero", zero))
         if (order := asked.parts.get(".weight_g_idx")) is not None and order.numel:
             if order.shape != (columns,):

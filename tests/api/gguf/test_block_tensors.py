@@ -54,6 +54,18 @@ def test_a_way_back_to_transformers_says_it_too() -> None:
     assert said(cs.convert("y.gguf", layout="transformers").notes)
 
 
+@pytest.mark.parametrize(("kind", "is_said"), [("llama", True), ("gemma2", False)])
+def test_a_way_back_without_an_output_layer_says_that_it_is_tied(kind: str, is_said: bool) -> None:
+    """Nothing in the file shows whether the model was tied or has lost its output layer."""
+    model(kind)
+    cs.apply(cs.convert("model", layout="gguf"), "x.gguf")
+    cs.apply(cs.filter("x.gguf", exclude="output.weight") if is_said else cs.convert("x.gguf"), "y.gguf")
+    plan = cs.convert("y.gguf", layout="transformers")
+    assert any("there is no output.weight, so llama.cpp takes token_embd" in note for note in plan.notes) is is_said
+    plan = cs.convert("x.gguf", layout="transformers")
+    assert not any("there is no output.weight" in note for note in plan.notes)
+
+
 @pytest.mark.parametrize("gone", ["blk.1.attn_q.bias", "blk.0.attn_k.bias"])
 def test_a_bias_that_other_blocks_have_is_said(gone: str) -> None:
     model("qwen2")

@@ -233,7 +233,7 @@ def test_a_number_of_heads_that_the_keys_do_not_have_is_an_error(
     told = ckpt("convert", "model", "-o", "x.gguf")
     assert (told.code, Path("x.gguf").exists()) == (4, False)
     assert "num_key_value_heads" in told.err
-    assert "the key projections (of attention) of model have [32] rows, which do not fit" in told.err
+    assert "the key projections (of attention) of model have 32 rows, which do not fit" in told.err
 
 
 @pytest.mark.parametrize("stated", ["4", "1", ""])
@@ -266,3 +266,17 @@ def test_blocks_go_back_decoded() -> None:
     cs.apply(cs.convert("x.gguf", layout="transformers", dequantize=True, dtype="float32"), "found.safetensors")
     want, found = load_file("want.safetensors"), load_file("found.safetensors")
     assert all(torch.equal(found[key], value) for key, value in want.items())
+
+
+def test_layers_of_several_shapes_are_another_fault_than_a_wrong_number_of_heads() -> None:
+    tensors = model("llama")
+    key = "model.layers.1.self_attn.q_proj.weight"
+    save_file({**tensors, key: tensors[key][: 3 * SIZE]}, "model/model.safetensors")
+    with pytest.raises(
+        cs.PlanError, match=r"the query projections of model have \[48, 64\] rows in different layers; all"
+    ):
+        cs.convert("model", layout="gguf")
+    keys = {one: value[:, :32].contiguous() if "k_proj.weight" in one else value for one, value in tensors.items()}
+    save_file(keys, "model/model.safetensors")
+    with pytest.raises(cs.PlanError, match="have 32 columns, but the query projections have 64"):
+        cs.convert("model", layout="gguf")

@@ -327,7 +327,13 @@ def test_verify_finds_what_has_changed_in_memory(net: Net) -> None:
     found = cs.verify("out.safetensors", sources={"<dict>": state})
     assert [failure.key for failure in found.failed] == ["decoder.bias"]
     less = cs.verify("out.safetensors", sources={"<dict>": {"w": torch.ones(1)}})
-    assert "<dict> is a different file now: its keys, dtypes or shapes differ" in (less.not_compared or {}).values()
+    assert "<dict> is a different file now: its tensors have 4 bytes, not " in "".join(
+        (less.not_compared or {}).values()
+    )
+    state["decoder.other"] = state.pop("decoder.bias")
+    other = cs.verify("out.safetensors", sources={"<dict>": state})
+    said = "<dict> is a different file now: its tensors have as many bytes, but other keys, dtypes or shapes"
+    assert said in (other.not_compared or {}).values()
 
 
 def test_tensors_in_memory_are_held_against_a_plan(net: Net) -> None:
@@ -426,3 +432,23 @@ def test_the_inputs_of_a_plan_stay_open_until_it_is_applied(verb: str, net: Net)
     inputs = plan.inputs
     assert isinstance(inputs, PlanInputs)
     assert not [source.path for source in inputs.sources if source.closed]
+
+
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        ({"w": torch.ones(4, 2)}, r"it was written again since, with the same size and header"),
+        ({"v": torch.ones(4, 2)}, r"its header is another one"),
+        ({"w": torch.ones(5, 2)}, r"it has \d+ bytes, not \d+"),
+        ({}, "b.safetensors"),
+    ],
+)
+def test_an_input_that_has_changed_says_in_what(state: dict[str, torch.Tensor], why: str) -> None:
+    save_file({"w": torch.zeros(4, 2)}, "b.safetensors")
+    plan = cs.filter("b.safetensors").to_json()
+    Path("p.json").write_text(json.dumps(plan))
+    Path("b.safetensors").unlink()
+    if state:
+        save_file(state, "b.safetensors")
+    with pytest.raises(cs.CheckpointError, match=why):
+        cs.apply("p.json", "out.safetensors")

@@ -346,3 +346,31 @@ def test_a_token_list_brings_the_tokeniser_next_to_it(name: str) -> None:
     if name == "list.txt":
         notes = cs.merge(["a", "a"], method="linear", weights=[1, 1], vocab="c/list.txt").notes
         assert "the output has a token list but no tokeniser" in "; ".join(notes)
+
+
+def whisper(name: str, tokens: Sequence[str], **generation: Any) -> None:
+    """A folder of a model with ``tokens``, and a generation_config.json with ids of languages and tasks."""
+    save_file({"model.embed_tokens.weight": torch.randn(len(tokens), 4)}, Path(name, "model.safetensors"))
+    Path(name, "config.json").write_text(json.dumps({"model_type": "whisper", "vocab_size": len(tokens)}))
+    Path(name, "generation_config.json").write_text(json.dumps({"eos_token_id": 0, **generation}))
+    Path(name, "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+
+
+def test_languages_and_tasks_that_only_another_model_has_get_their_ids() -> None:
+    for name in ("one", "two"):
+        Path(name).mkdir()
+    whisper("one", ["<e>", "<|en|>", "<|de|>", "x"], lang_to_id={"<|en|>": 1, "<|de|>": 2})
+    whisper("two", ["<e>", "<|fr|>", "<|en|>", "y"], lang_to_id={"<|fr|>": 1, "<|en|>": 2}, task_to_id={"t": 3})
+    how: dict[str, Any] = {"method": "linear", "weights": [0.5, 0.5]}
+    plan = cs.merge(["one", "two"], vocab="union", **how)
+    cs.apply(plan, "out")
+    made = json.loads(Path("out/generation_config.json").read_text())
+    assert made == {"eos_token_id": 0, "lang_to_id": {"<|en|>": 1, "<|de|>": 2, "<|fr|>": 4}}
+    assert "lang_to_id of generation_config.json gets the names that only two has: <|fr|> = 4" in plan.notes
+    assert "generation_config.json has no task_to_id, but that of two has: t = 5" in plan.notes
+    plan = cs.merge(["one", "two"], vocab="base", **how)
+    assert not any("lang_to_id" in note for note in plan.notes)  # the output has no such token
+    cs.apply(plan, "base")
+    assert json.loads(Path("base/generation_config.json").read_text())["lang_to_id"] == {"<|en|>": 1, "<|de|>": 2}
+    Path("two/generation_config.json").unlink()
+    assert not any("lang_to_id" in note for note in cs.merge(["one", "two"], vocab="union", **how).notes)

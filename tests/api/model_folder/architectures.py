@@ -27,7 +27,7 @@ from ckptsurgeon.planning.target import Companion
 
 DEPTHS = (4, 8)
 EXPERTS = 8
-OF_IDS = "these ids stay as they are"
+OF_IDS = "there is no row for these ids"
 """In notes on ids beyond the vocabulary: defaults of a model of text and images are often ids of another text model."""
 OF_DEPTH = "(vision_feature_layer)"
 """In notes on layers whose outputs are taken: VipLLaVA's defaults need more layers than the smaller models have."""

@@ -213,8 +213,15 @@ def test_ids_beyond_the_rows_are_said_once(verb: str) -> None:
     assert note == (
         "the vocabulary size is 8, but eos_token_id of config.json is 8, pad_token_id of config.json is 99, "
         "forced_decoder_ids of generation_config.json is 9, sequence_bias of generation_config.json is 10: "
-        "these ids stay as they are"
+        "there is no row for these ids; they are written unchanged"
     )
+
+
+def test_what_only_reads_does_not_say_what_is_written() -> None:
+    model("m", eos_token_id=9)
+    said = "the vocabulary size is 8, but eos_token_id of config.json is 9: there is no row for these ids"
+    assert said in cs.inspect("m").notes
+    assert any(one.what == said for row in cs.check("m").rows for one in row.found)
 
 
 def test_rename_has_no_configuration_and_says_why() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -279,10 +280,16 @@ def test_lists_named_the_other_way_round_are_an_error_and_another_list_is_said()
     keys = ["model.embed_tokens=0", "lm_head=0"]
     with pytest.raises(
         cs.PlanError,
-        match=r"has a/vocab\.json as the destination's token list, but this is the token list of the source a",
+        match=r"has a/vocab\.json as the destination's token list, but this list is in the folder of the source",
     ) as error:
         cs.transplant("a", "b", vocab="b/vocab.json:a/vocab.json", vocab_keys=keys)
     assert "--vocab a/vocab.json:b/vocab.json" in error.value.hint
+    for name in "ab":
+        shutil.copy(f"{name}/vocab.json", f"{name}.json")
+    with pytest.raises(
+        cs.PlanError, match=r"has a\.json as the destination's token list, but this is the token list of the source a"
+    ):
+        cs.transplant("a", "b", vocab="b.json:a.json", vocab_keys=keys)
     Path("spelled.txt").write_text("\n".join([*TOKENS[:7], "z"]) + "\n")
     plan = cs.transplant("a", "b", vocab="spelled.txt:b/vocab.json", vocab_keys=keys)
     assert "row 7 is 'z' in spelled.txt and 'd' in the tokeniser of a: the list of --vocab is used" in plan.notes

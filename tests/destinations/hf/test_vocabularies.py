@@ -48,8 +48,99 @@ def test_rows_of_padding_are_no_error_if_no_row_moves() -> None:
     assert before.keys() == after.keys()
     assert all(torch.equal(after[key], one) for key, one in before.items())
     tokenizer("new", NEW)
-    with pytest.raises(cs.PlanError, match="vocab.txt has 50 tokens, but the tensor"):
+    with pytest.raises(cs.PlanError, match="vocab.txt has 25 tokens, but the tensor"):
         cs.transplant("bert", "bert/config.json", vocab="bert/vocab.txt:new/vocab.txt")
+
+
+EMBEDDING = "bert.embeddings.word_embeddings.weight"
+
+
+def padded(*more: str, **arguments: Any) -> tuple[cs.Plan, torch.Tensor, torch.Tensor]:
+    """A plan from 50 tokens in 64 rows to 25 tokens in 32 rows, and the embeddings before and after."""
+    bert(vocab_size=64)
+    saved("other", {**BERT, "vocab_size": 32}, "BertForMaskedLM", pad_token_id=4, sep_token_id=2)
+    tokenizer("other", NEW)
+    arguments = {"vocab": "bert/vocab.txt:other/vocab.txt", **arguments}
+    plan = cs.transplant("bert", "other/config.json", **arguments)
+    cs.apply(plan, "out")
+    assert cs.verify("out").ok
+    return plan, *(load_file(f"{name}/model.safetensors")[EMBEDDING] for name in ("bert", "out"))
+
+
+def test_rows_of_padding_in_both_models_are_no_tokens_and_this_is_said() -> None:
+    plan, before, after = padded()
+    for place, token in enumerate(NEW[:7]):
+        assert torch.equal(after[place], before[OLD.index(token)])
+    (step,) = (one for one in plan.steps if one.key == EMBEDDING)
+    assert (step.rows.size, step.rows.unlisted, step.rows.padded, len(step.rows.rows)) == (64, 14, 7, 32)
+    assert not any((row == after[25:]).all(1).any() for row in before[50:])
+    said = (
+        f"{EMBEDDING}, cls.predictions.bias: 64 rows in the source, of which the last 14 have no token in vocab.txt and "
+        "are not copied; 32 rows in config.json, of which the last 7 have no token in vocab.txt and get the values of "
+        "new tokens (init)"
+    )
+    assert said in plan.notes
+    Path("p.json").write_text(json.dumps(plan.to_json()))
+    cs.apply("p.json", "again")
+    assert Path("again/model.safetensors").read_bytes() == Path("out/model.safetensors").read_bytes()
+
+
+def test_rows_of_padding_are_not_in_the_mean_for_new_tokens() -> None:
+    _, before, after = padded(new_tokens="mean")
+    assert torch.allclose(after[31], before[:50].mean(0), atol=1e-6)
+    assert not torch.allclose(after[31], before.mean(0), atol=1e-6)
+
+
+def test_no_padding_is_no_note() -> None:
+    bert()
+    tokenizer("new", NEW)
+    plan = cs.transplant("bert", section("transformers: bert, vocab_size: 25"), vocab="bert/vocab.txt:new/vocab.txt")
+    assert "have no token in" not in told(plan)
+    assert all(one.rows is None or one.rows == plan.rows for one in plan.steps)
+
+
+def test_further_rows_that_may_be_of_another_model_are_an_error_until_they_are_named() -> None:
+    bert(vocab_size=64)
+    tokenizer("new", NEW)
+    where, lists = section("transformers: bert, vocab_size: 32"), "bert/vocab.txt:new/vocab.txt"
+    with pytest.raises(cs.PlanError, match=r"vocab.txt has 25 tokens, but the tensor .* is \(32, 16\)") as error:
+        cs.transplant("bert", where, vocab=lists)
+    assert f"If its last 7 rows are padding, name it: --vocab-keys {EMBEDDING}=0. Or give" in error.value.hint
+    plan = cs.transplant("bert", where, vocab=lists, vocab_keys=[EMBEDDING, "cls.predictions.bias"])
+    assert "32 rows in dst.yaml, of which the last 7 have no token" in told(plan)
+    Path("long.txt").write_text("\n".join([*NEW, *(f"z{i}" for i in range(20))]) + "\n")
+    with pytest.raises(cs.PlanError, match="long.txt has 45 tokens") as error:
+        cs.transplant("bert", where, vocab="bert/vocab.txt:long.txt", vocab_keys=[EMBEDDING])
+    assert "padding" not in error.value.hint
+
+
+def test_tensors_of_tokens_that_differ_in_rows_are_an_error() -> None:
+    torch.save({"in": torch.randn(8, 4), "out": torch.randn(6, 4)}, "a.pth")
+    torch.save({"in": torch.randn(8, 4), "out": torch.randn(6, 4)}, "b.pth")
+    Path("a.txt").write_text("a\nb\nc\nd\n")
+    Path("b.txt").write_text("d\nc\nb\na\n")
+    with pytest.raises(cs.PlanError, match="differ in the number of rows: out has 6 in the source and 6 in b.pth, in "):
+        cs.transplant("a.pth", "b.pth", vocab="a.txt:b.txt", vocab_keys=["in=0", "out=0"])
+    plan = cs.transplant("a.pth", "b.pth", vocab="a.txt:b.txt", vocab_keys=["in=0"])
+    cs.apply(plan, "out.pth")
+    a, b, out = (torch.load(f"{name}.pth")["in"] for name in ("a", "b", "out"))
+    assert torch.equal(out, torch.cat([a[:4].flip(0), b[4:]]))  # a checkpoint keeps its rows of padding
+
+
+def test_lists_in_the_folders_of_each_other_s_model_are_in_the_wrong_order() -> None:
+    bert()
+    for name, tokens in (("bert", OLD), ("other", NEW)):
+        Path(name).mkdir(exist_ok=True)
+        Path(name, "tokens.txt").write_text("\n".join(tokens) + "\n")
+    Path("bert/vocab.txt").unlink()
+    saved("other", {**BERT, "vocab_size": 25}, "BertForMaskedLM")
+    with pytest.raises(
+        cs.PlanError,
+        match="vocab has bert/tokens.txt as the destination's token list, but this list is in the folder of the source",
+    ) as error:
+        cs.transplant("bert", "other/config.json", vocab="other/tokens.txt:bert/tokens.txt")
+    assert error.value.hint == "Put the source's list first: --vocab bert/tokens.txt:other/tokens.txt."
+    cs.transplant("bert", "other/config.json", vocab="bert/tokens.txt:other/tokens.txt")
 
 
 def test_the_new_list_s_tokeniser_goes_along_and_ids_follow_their_tokens() -> None:
@@ -255,7 +346,32 @@ def test_ids_that_nothing_tells_the_tokens_of_are_an_error() -> None:
     tokenizer("new", NEW)
     with pytest.raises(cs.ConfigError, match="the token of this id is not known") as error:
         cs.transplant("bert", section("transformers: other, vocab_size: 25"), vocab="bert/vocab.txt:new/vocab.txt")
-    assert "Put the tokeniser next to config.json" in error.value.hint
+    assert "is that of neither bert/vocab.txt (50) nor new/vocab.txt (25)" in error.value.message
+    assert "put the tokeniser next to config.json" in error.value.hint
+
+
+def test_a_list_that_contradicts_the_ids_of_a_bare_configuration_is_noted() -> None:
+    bert()
+    saved("bare", {**BERT, "vocab_size": 25}, "BertForMaskedLM", pad_token_id=4, cls_token_id=3, sep_token_id=2)
+    Path("new.txt").write_text("\n".join(NEW) + "\n")
+    other = ["w5", "q", "z", "y", "k", "[UNK]", "[MASK]", "[SEP]", "[CLS]", "[PAD]", *(f"m{i}" for i in range(15))]
+    Path("other.txt").write_text("\n".join(other) + "\n")
+    plan = cs.transplant("bert", "bare/config.json", vocab="bert/vocab.txt:new.txt")
+    assert "is it the token list of another model?" not in told(plan)
+    plan = cs.transplant("bert", "bare/config.json", vocab="bert/vocab.txt:other.txt")
+    (note,) = (note for note in plan.notes if note.endswith("is it the token list of another model?"))
+    assert note.startswith("according to other.txt, ids in config.json of the destination belong to other tokens than")
+    assert "pad_token_id is 4 ('k', while '[PAD]' is 9)" in note
+
+
+def test_lists_whose_lengths_fit_in_the_other_order_only_say_so() -> None:
+    bert()
+    saved("bare", {**BERT, "vocab_size": 25}, "BertForMaskedLM")
+    for name, tokens in (("old.txt", OLD), ("new.txt", NEW)):
+        Path(name).write_text("\n".join(tokens) + "\n")
+    with pytest.raises(cs.PlanError, match="new.txt has 25 tokens, but the tensor .* is \\(50, 16\\)") as error:
+        cs.transplant("bert", "bare/config.json", vocab="new.txt:old.txt")
+    assert error.value.hint == "The lists fit in the other order: put the source's list first, old.txt."
 
 
 def test_the_letters_of_wav2vec2_move_with_their_blank_and_its_files() -> None:

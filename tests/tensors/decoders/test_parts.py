@@ -106,6 +106,61 @@ def test_symmetric_codes_need_no_zero_points(name: str, end: str, more: dict[str
 
 
 FP8 = {"quant_method": "fp8", "weight_block_size": [32, 64]}
+BNB = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+
+
+def nf4(state: dict[str, Any], **parts: torch.Tensor | None) -> Callable[[torch.Generator], dict[str, torch.Tensor]]:
+    """What a layer of bitsandbytes' nf4 of 8 x 16 values stores, with other settings or ``parts``; None: no such part."""
+    told = {"shape": [8, 16], "blocksize": 64, **state}
+    of_state = torch.tensor(list(json.dumps(told).encode()), dtype=torch.uint8)
+    found: dict[str, torch.Tensor | None] = {
+        ".weight": torch.ones(64, 1, dtype=torch.uint8), ".weight.absmax": torch.ones(2),
+        ".weight.quant_map": torch.ones(16), ".weight.quant_state.bitsandbytes__nf4": of_state,
+        **{f".weight.{name}" if name else ".weight": part for name, part in parts.items()},
+    }  # fmt: skip
+    return lambda g: {end: tensor.clone() for end, tensor in found.items() if tensor is not None}
+
+
+NESTED: dict[str, Any] = {"nested_blocksize": 256, "nested_offset": 0.5}
+OF_NESTED: dict[str, Any] = {
+    "absmax": torch.ones(2, dtype=torch.uint8), "nested_absmax": torch.ones(1), "nested_quant_map": torch.ones(256),
+}  # fmt: skip
+OF_NF4: list[tuple[Callable[[torch.Generator], dict[str, torch.Tensor]], str]] = [
+    (nf4({"shape": "8"}), "the shape in its quant_state is '8', not a list of at most 8 positive whole numbers"),
+    (nf4({"shape": [8, 0]}), "the shape in its quant_state is [8, 0], not a list"),
+    (nf4({"blocksize": 0}), "the blocksize in its quant_state is 0, not a whole number above 0"),
+    (nf4({"shape": [8, 8]}), "has the shape [8, 8], which needs 32 bytes of codes, but there are 64"),
+    (nf4({"blocksize": 32}), "which needs 4 scales (one for 32 values), but its absmax has 2"),
+    (nf4({}, quant_map=None), "its quant_map is missing"),
+    (nf4({}, quant_map=torch.ones(8)), "its quant_map has the shape [8], not [16], one value for each code"),
+    (nf4(NESTED, **{**OF_NESTED, "nested_quant_map": None}), "its nested_quant_map is missing"),
+    (nf4(NESTED, **{**OF_NESTED, "nested_absmax": None}), "its nested_absmax is missing"),
+    (nf4(NESTED, **{**OF_NESTED, "nested_absmax": torch.ones(2)}), "its nested_absmax has 2 scales, not 1, one for 256 of"),
+    (nf4(NESTED, **{**OF_NESTED, "absmax": torch.ones(2)}), "its scales are quantised, but its absmax is float32"),
+    (nf4({**NESTED, "nested_offset": None}, **OF_NESTED), "the nested_offset in its quant_state is None, not a number"),
+    (nf4({**NESTED, "nested_blocksize": 0}, **OF_NESTED), "the nested_blocksize in its quant_state is 0, not a whole"),
+    (lambda g: {".weight": eight_bits(g, 8, 16, dtype=torch.int8), ".SCB": scales(g, 7)},
+     "its SCB has the shape [7], not [8], one scale for each row"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("store", "why"), OF_NF4)
+def test_each_fault_of_bitsandbytes_has_its_own_message(
+    store: Callable[[torch.Generator], dict[str, torch.Tensor]], why: str, tmp_path: Path
+) -> None:
+    assert why in refused(store, BNB, tmp_path / "m")
+
+
+@pytest.mark.parametrize(("state", "parts"), [({}, {}), (NESTED, OF_NESTED)])
+def test_what_fits_is_decoded(state: dict[str, Any], parts: dict[str, Any], tmp_path: Path) -> None:
+    folder = Quantised("x", "", nf4(state, **parts), BNB).folder(tmp_path / "m")
+    cs.apply(cs.convert(folder, dequantize=True), tmp_path / "out")
+    assert (tmp_path / "out").exists()
+
+
+def awq_gemv(g: torch.Generator) -> dict[str, torch.Tensor]:
+    """What AWQ stores in its layout for matrix-vector products."""
+    return {".qweight": torch.ones(64, 4, dtype=torch.int32), ".scales": torch.ones(64, 2).half()}
 
 
 @pytest.mark.parametrize(
@@ -116,13 +171,16 @@ FP8 = {"quant_method": "fp8", "weight_block_size": [32, 64]}
         (BY_NAME["hqq"].store, BY_NAME["hqq"].settings, "no decoder knows HQQ"),
         (without(".weight_global_scale"), BY_NAME["nvfp4-packed"].settings, "its weight_global_scale is missing"),
         (without(".weight.absmax", "bnb-nf4"), BY_NAME["bnb-nf4"].settings, "but a tensor that is needed to decode its codes is missing"),
-        (BY_NAME["bnb-nf4"].store, BY_NAME["bnb-nf4"].settings, "quant_state cannot be read"),
+        (BY_NAME["bnb-nf4"].store, BY_NAME["bnb-nf4"].settings, "its quant_state is not a JSON object"),
         (lambda g: {".weight": fp8(g, OUT, IN), ".weight_scale_inv": scales(g, 3, 2)}, FP8, "no setting contains a block size"),
         (lambda g: {".weight": fp8(g, OUT, IN), ".weight_scale": scales(g, 7)}, {}, "its scale has the shape"),
         (BY_NAME["fp8-block"].store, {**FP8, "transform_config": {"R1": {}}}, "in another basis"),
         (lambda g: {".weight": fp8(g, OUT, IN), ".weight_scale": scales(g, OUT, 1).to(torch.complex64)}, {}, "accepts complex64 as the dtype of its scale"),
         *((without(end, name), BY_NAME[name].settings | more, "its zero points are missing") for name, end, more in NO_ZEROS),
-        (lambda g: {**BY_NAME["gptq"].store(g), ".qzeros": torch.ones(4, 8, dtype=torch.int64)}, {}, "zero points do not fit"),
+        (lambda g: {**BY_NAME["gptq"].store(g), ".qzeros": torch.ones(4, 8, dtype=torch.int64)}, {}, "its zero points are int64, not int32 or uint32"),
+        (lambda g: {**BY_NAME["gptq"].store(g), ".qzeros": torch.ones(3, 8, dtype=torch.int32)}, {}, "its zero points have the shape [3, 8], but its scales need [4, 8]"),
+        (lambda g: {**BY_NAME["awq"].store(g), ".qzeros": torch.ones(3, 8, dtype=torch.int32)}, BY_NAME["awq"].settings, "its zero points have the shape [3, 8], but its scales need ["),
+        (awq_gemv, BY_NAME["awq"].settings | {"zero_point": False}, "its codes have the layout of matrix-vector products (gemv), which no decoder knows"),
     ],
 )  # fmt: skip
 def test_what_no_product_of_codes_and_scales_gives_is_refused(

@@ -163,8 +163,8 @@ def test_only_classes_of_torchao_are_decoded(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ({"scale": None}, "contains no scale for it"),
-        ({"qdata": "text"}, "contains no scale for it"),
+        ({"scale": None}, "contains no scale for it, which torchao's class Int8Tensor needs"),
+        ({"qdata": "text"}, r"contains no codes \(qdata\) for it, which torchao's class Int8Tensor needs"),
         ({"scale": torch.ones(3, 1)}, r"its scales have the shape \[3, 1\]"),
         ({"zero_point": torch.zeros(4, 2)}, "zero points have a different shape"),
         ({"act_pre_scale": torch.ones(8)}, "the inputs of its layer are scaled"),
@@ -212,5 +212,5 @@ def test_attributes_of_an_attribute_count(tmp_path: Path, monkeypatch: pytest.Mo
     torch.save({"weight": kind(tensor_impl=kind(**FITTING))}, tmp_path / "nested.pth")
     found = cs.inspect(tmp_path / "nested.pth")
     assert found.nbytes == 4 * 8 + 4 * 4
-    with pytest.raises(PlanError, match="contains no scale for it"):
+    with pytest.raises(PlanError, match=r"contains no codes \(qdata\) for it"):
         cs.convert(tmp_path / "nested.pth", dequantize=True)

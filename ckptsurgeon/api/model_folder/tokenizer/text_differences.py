@@ -107,6 +107,7 @@ def _model_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) 
         differing = [field for field in values[1] if values[0][field] != values[1][field]]
         yield from _note(WHOLE, differing, (other, values[0]), (name, values[1]), what="look up tokens")
         yield from _score_note(other, there, name, here)
+        yield from _rule_note(other, there, name, here)
     mark = spelling_of(ours).mark
     decoders = [one.tokenizer_head.get("decoder", ...) for one in (theirs, ours)]
     if mark and ... not in decoders and joins(decoders[0], mark) != joins(decoders[1], mark):
@@ -130,6 +131,18 @@ def _score_note(other: str, theirs: Vocabulary, name: str, ours: Vocabulary) -> 
         first = f"that of {brief_token(ours.tokens[rows[0]])} is {scores}"
         many = f"the scores of {len(rows)} of {number} pieces differ"
         yield f"the tokenisers split texts differently, according to {WHOLE}: {many}, {first}"
+
+
+def _rule_note(other: str, theirs: Vocabulary, name: str, ours: Vocabulary) -> Iterator[str]:
+    """Yield a note if two BPE models have the same tokens, but other merge rules, or these in another order.
+
+    ``other`` is the name of the model with the token list ``theirs``, and ``name`` that of the model with ``ours``.
+    """
+    if ours.rules and theirs.rules and theirs.tokens == ours.tokens and theirs.rule_hash != ours.rule_hash:
+        same = theirs.rules == ours.rules
+        told = f"the {ours.rules} merge rules differ, or are in another order"
+        counts = f"{theirs.rules} merge rules in {escape(other)}, {ours.rules} in {escape(name)}"
+        yield f"the tokenisers split texts differently, according to {WHOLE}: {told if same else counts}"
 
 
 def _differ(first: float, second: float) -> bool:

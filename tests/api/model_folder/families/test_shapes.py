@@ -116,7 +116,7 @@ def notes(shapes: dict[str, Shape], config: dict[str, Any]) -> list[str]:
 def test_a_model_of_transformers_gets_no_note(name: str) -> None:
     shapes, whole, short = small(name)
     for config in (whole, short):
-        assert not [one for one in notes(shapes, config) if "these ids stay as they are" not in one]
+        assert not [one for one in notes(shapes, config) if "there is no row for these ids" not in one]
 
 
 def turned(shape: Shape) -> Shape:

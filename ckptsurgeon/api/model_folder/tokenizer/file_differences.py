@@ -1,0 +1,120 @@
+"""Notes of ``ckpt diff`` on tokeniser files that differ, if no other note says how: the first difference of each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from ....errors import CheckpointError
+from ....storage.read.uri import read_small, scheme_of
+from ....util.text import brief_repr, escape, listing
+from ..documents import CHAT, TOKENIZER
+from ..folder import LARGEST, ModelFolder
+from .text_differences import FIELDS
+from .tokenizer_files import WHOLE
+
+__all__ = ["tokenizer_differences"]
+
+SECTIONS = {
+    "added_tokens": "", "normalizer": "normalise texts", "pre_tokenizer": "normalise texts",
+    "post_processor": "add different special tokens", "decoder": "decode texts", "truncation": "", "padding": "",
+}  # fmt: skip
+"""Sections of a tokenizer.json, each with words of the other note on a difference in it."""
+ELSEWHERE = frozenset((WHOLE, TOKENIZER, CHAT))
+"""Files that are not compared byte by byte, but by their content."""
+IGNORED = frozenset(
+    ("chat_template", "name_or_path", "tokenizer_file", "special_tokens_map_file", "transformers_version", *FIELDS)
+)
+"""Fields of tokenizer_config.json that other notes compare, or that only say where files were."""
+LONGEST = 60
+"""The largest number of characters of a value that a note shows."""
+
+
+def tokenizer_differences(
+    first: str, one: ModelFolder, second: str, other: ModelFolder, told: Collection[str]
+) -> Iterator[str]:
+    """Yield notes on local tokeniser files of two folders that differ: at most one on each section and on each file.
+
+    ``first`` is the name of the model in the folder ``one``, and ``second`` that of the model in ``other``. ``told``
+    are the other notes on the two tokenisers: a section that they are about is left out.
+    """
+    here, there = one.tokenizer_head, other.tokenizer_head
+    for section, words in SECTIONS.items() if here and there else ():
+        if not (words and any(words in note for note in told)):
+            found = _first_difference(section, _by_token(here.get(section)), _by_token(there.get(section)))
+            yield from _told(WHOLE, found, first, second)
+    if TOKENIZER in _names(one) & _names(other):
+        yield from _told(TOKENIZER, _first_difference("", _fields(one), _fields(other)), first, second)
+    yield from _only_template(first, one, second, other)
+    lists = {folder.vocabulary for folder in (one, other) if not _has_more(folder.vocabulary, one, other)}
+    names = [name for name in sorted(_names(one) & _names(other) - ELSEWHERE - lists) if _differ(name, one, other)]
+    if names:
+        differ = "differs" if len(names) == 1 else "differ"
+        yield f"the tokenisers differ: {listing(names, where='')} {differ} between {escape(first)} and {escape(second)}"
+
+
+def _told(file: str, found: tuple[str, Any, Any] | None, first: str, second: str) -> Iterator[str]:
+    if found is not None:
+        path, mine, theirs = found
+        values = f"{_said(mine)} in {escape(first)}, {_said(theirs)} in {escape(second)}"
+        yield f"the tokenisers differ, according to {file}: {escape(path.removeprefix('.'))} is {values}"
+
+
+def _only_template(first: str, one: ModelFolder, second: str, other: ModelFolder) -> Iterator[str]:
+    """Yield a note if only one of two models with tokenisers has a chat template."""
+    with suppress(CheckpointError):
+        having = [name for name, folder in ((first, one), (second, other)) if folder.chat_template]
+        if len(having) == 1 and one.tokenizer and other.tokenizer:
+            yield f"only {escape(having[0])} has a chat template"
+
+
+def _fields(folder: ModelFolder) -> Mapping[str, Any]:
+    """Return the fields of a local tokenizer_config.json that no other note compares; {} if it cannot be read."""
+    with suppress(CheckpointError):
+        return {name: value for name, value in folder.document(TOKENIZER).items() if name not in IGNORED}
+    return {}
+
+
+def _by_token(value: Any) -> Any:
+    """Return the list ``added_tokens`` as a dict from each token to its entry; any other value unchanged."""
+    rows = value if isinstance(value, list) else []
+    if rows and all(isinstance(row, dict) and isinstance(row.get("content"), str) for row in rows):
+        return {row["content"]: row for row in rows}
+    return value
+
+
+def _first_difference(path: str, one: Any, other: Any) -> tuple[str, Any, Any] | None:
+    """Return the path of the first difference between two values of JSON, and the two values there; None if equal."""
+    if one == other:
+        return None
+    if isinstance(one, list) and isinstance(other, list):
+        one, other = dict(enumerate(one)), dict(enumerate(other))
+    if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
+        return path, one, other
+    keys = dict.fromkeys((*one, *other))
+    found = (_first_difference(f"{path}.{key}", one.get(key), other.get(key)) for key in keys)
+    return next((difference for difference in found if difference is not None), (path, len(one), len(other)))
+
+
+def _said(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return escape(brief_repr(value, LONGEST))
+
+
+def _names(folder: ModelFolder) -> set[str]:
+    return {file.name for file in folder.tokenizer if file.path and not scheme_of(file.path)}
+
+
+def _has_more(name: str, one: ModelFolder, other: ModelFolder) -> bool:
+    """Return whether a file with the tokens may differ although the tokens are the same: a sentencepiece model."""
+    return name.endswith(".model") and one.has_tokens_of(other)
+
+
+def _differ(name: str, *folders: ModelFolder) -> bool:
+    """Return whether a file differs between two folders; False if it cannot be read."""
+    with suppress(CheckpointError):
+        data = [read_small(next(file.path for file in one.tokenizer if file.name == name), LARGEST) for one in folders]
+        return data[0] != data[1]
+    return False
