@@ -99,13 +99,17 @@ def _of_configuration(
 
     Tied keys that the model's library restores when loading may be missing in ``first``.
     """
+    from .inputs.fitting_notes import checkpoint_notes, destination_notes  # imports the modules that read folders
+
     target = load_target(second)
     with open_checkpoint(first, root, called="first") as checkpoint:
         here = outline_of(checkpoint)
         untold = dict(tied_keys(here.tensors, target))
         wanted = {key: info for key, info in target.tensors.items() if key not in untold}
         there = Outline(shown(second), wanted, target.notes)
-        return replace(compare_outlines(here, there, include=include, exclude=exclude), has_values=False)
+        found = compare_outlines(here, there, include=include, exclude=exclude)
+        notes = dict.fromkeys((*found.notes, *checkpoint_notes(checkpoint), *destination_notes(second, target)))
+        return replace(found, has_values=False, notes=tuple(notes))
 
 
 def folder_differences(first: CheckpointLike, second: CheckpointLike) -> list[str]:

@@ -232,6 +232,10 @@ def _edit(
             notes += recorded_setting_notes(checkpoint.metadata, own.config)
         layers = source_layer_notes(checkpoint, own)
         changed = changed_source(checkpoint, own, options, changes)
+        if changed.checkpoint.codes:  # they are copied; what decodes them looks at them all
+            from .inputs.sampled_scales import sampled_scale_notes
+
+            notes += sampled_scale_notes(checkpoint)
         checkpoint, folder = changed.checkpoint, changed.folder
         planned = plan_source(names_of([checkpoint.path])[0], checkpoint, operations=changed.operated.rows)
         plan = plan_edit(

@@ -24,8 +24,7 @@ from ..tensors.encodings._find import find_codes
 from ..util.text import escape, notes_about
 from .diff import folder_differences
 from .inputs.argument_types import CheckpointLike
-from .lora.adapter_files import adapter_of
-from .model_folder.adapter_beside import adapter_notes
+from .inputs.fitting_notes import checkpoint_notes, destination_notes
 from .model_folder.folder import ModelFolder, model_folder, model_folder_at
 from .model_folder.layers.row_order import renaming_notes
 
@@ -48,7 +47,8 @@ def fits(
     the ESPnet task, if an ESPnet configuration fits several tasks. ``root`` is the dotted path of the state dict in
     ``source``. Keys that the destination's library ties when it loads may be missing, and other dtypes are allowed,
     because loading casts them. If ``load_state_dict`` does not accept the checkpoint, the result has the command of a
-    transplant that makes it fit; this transplant is planned but not carried out. If source and destination are both
+    transplant that makes it fit; this transplant is planned but not carried out. The result has the notes of
+    ``inspect`` on both, and on files in their folders that contradict the weights. If source and destination are both
     model folders, notes list how their tokenisers differ, and which fields of their configurations let equal weights
     compute different results.
 
@@ -62,7 +62,7 @@ def fits(
         versions = checkpoint.header.format not in WITHOUT_VERSIONS
         found = compared(names[0], checkpoint, names[1], target, has_versions=versions)
         found = replace(found, stripped=tuple(checkpoint.stripped))
-        notes = [*said, *_notes(found, checkpoint, target)]
+        notes = [*said, *_notes(found, checkpoint, target, place)]
         if not found.strict:
             from .fitting_command import with_command
             from .from_pretrained import with_loader
@@ -106,16 +106,10 @@ def _configuration(path: str) -> dict[str, Any]:
     return fields if isinstance(fields, dict) and ("model_type" in fields or "architectures" in fields) else {}
 
 
-def _notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Iterator[str]:
-    yield from notes_about(checkpoint.path, checkpoint.notes)
-    yield from notes_about(checkpoint.path, adapter_of(checkpoint)[1])
-    if checkpoint.header.stored:
-        from .gguf.outputs import source_notes
-
-        yield from notes_about(checkpoint.path, source_notes(checkpoint))
-    if checkpoint.folder is not None:
-        yield from notes_about(checkpoint.path, adapter_notes(model_folder(checkpoint).adapter_beside))
+def _notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec, place: CheckpointLike) -> Iterator[str]:
+    yield from checkpoint_notes(checkpoint)
     yield from target.notes
+    yield from destination_notes(place, target)
     yield from _encoding_notes(fit, checkpoint, target)
     yield from layer_notes(fit, list(checkpoint), list(target.tensors))
 

@@ -59,7 +59,11 @@ def inspect(
 
         folder = None if checkpoint.folder is None else model_folder(checkpoint)
         found = inspection_of(checkpoint, include, exclude, stats=stats, weights=weights_of(checkpoint))
-        notes = checkpoint.odd_scales.notes(checkpoint.path)
+        notes = checkpoint.odd_scales.notes(checkpoint.path)  # of tensors that stats decoded
+        if checkpoint.codes and not stats:
+            from .inputs.sampled_scales import sampled_scale_notes
+
+            notes = sampled_scale_notes(checkpoint)
         notes = (*notes, *contradictions(checkpoint, folder), *consumed_notes(checkpoint.open_files().values()))
         if model_class:
             from .class_check import comparison_notes

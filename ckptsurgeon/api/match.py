@@ -11,8 +11,8 @@ from ..checkpoint.in_memory import path_of
 from ..checkpoint.opening import open_checkpoint
 from ..destinations._load import load_target
 from ..storage.read.uri import shown
-from ..util.text import notes_about
 from .inputs.argument_types import CheckpointLike
+from .inputs.fitting_notes import checkpoint_notes, destination_notes
 from .model_folder.folder import ModelFolder, model_folder_at
 from .model_folder.layers.row_order import renaming_notes
 
@@ -26,16 +26,17 @@ def match(
 
     Nothing is renamed. If several keys fit equally well, none of them is chosen. ``destination`` is a configuration or
     a checkpoint. ``task`` is the ESPnet task, if an ESPnet configuration fits several tasks; ``root`` is the dotted
-    path of the state dict in ``source``. Raises what ``open_checkpoint`` and ``load_target`` raise.
+    path of the state dict in ``source``. The result has the notes of ``inspect`` on both. Raises what
+    ``open_checkpoint`` and ``load_target`` raise.
     """
     target = load_target(destination, task=task)
     with open_checkpoint(source, root, unwrap=False) as raw:
         checkpoint = raw.unwrapped(destination=list(target.tensors))
         found = propose(shown(path_of(source)), checkpoint, shown(path_of(destination)), target.tensors)
-        notes = [*notes_about(checkpoint.path, checkpoint.notes), *target.notes, *found.notes]
+        notes = [*checkpoint_notes(checkpoint), *target.notes, *destination_notes(destination, target), *found.notes]
         if checkpoint.stripped:
             notes.append(f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}")
         beside = ModelFolder("", target.companions)
         config = beside.config or (model_folder_at(target.keeps).config if os.path.isdir(target.keeps) else {})
         notes += renaming_notes(found.names.items(), checkpoint, target.tensors.keys(), config)
-    return replace(found, notes=tuple(notes))
+    return replace(found, notes=tuple(dict.fromkeys(notes)))

@@ -11,7 +11,11 @@ from ..planning.plan.receipt import FactorFit, RoundedTensor
 if TYPE_CHECKING:
     from ..tensors.ops.casts import CastLosses
 
-__all__ = ["PartReceipt"]
+__all__ = ["CHANGES", "EVERY", "NO_MAGNITUDE", "ZERO", "ZERO_DORA", "PartReceipt"]
+
+CHANGES = EVERY, ZERO, ZERO_DORA, NO_MAGNITUDE = "every", "zero", "zero DoRA", "no magnitude"
+"""The kinds of tensors that an adapter changes: every tensor; those whose change is zero, as a factor is; those of DoRA
+with such a factor, whose magnitudes may still change them; those of DoRA in which a magnitude is zero."""
 
 
 @dataclass
@@ -23,8 +27,8 @@ class PartReceipt:
     inputs. ``negative`` counts variances that became negative.
 
     ``odd_scales`` is {path of a source: {kind of suspicious scale: names of quantised tensors}}. ``adapters`` is {path
-    of an adapter: [number of its changes that are zero, number of its changes]}. ``digest`` is the SHA-256 of all bytes
-    of the file that do not belong to a tensor.
+    of an adapter: {kind in ``CHANGES``: keys of the tensors}}. ``digest`` is the SHA-256 of all bytes of the file that
+    do not belong to a tensor.
     """
 
     name: str
@@ -33,7 +37,7 @@ class PartReceipt:
     unsound: dict[str, int] = field(default_factory=dict)
     negative: dict[str, int] = field(default_factory=dict)
     odd_scales: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    adapters: dict[str, list[int]] = field(default_factory=dict)
+    adapters: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     nbytes_read: int = 0
     fits: tuple[FactorFit, ...] = ()
     rounded: tuple[RoundedTensor, ...] = ()
@@ -70,7 +74,7 @@ class PartReceipt:
             _numbers(row["unsound"]),
             _numbers(row["negative"]),
             {str(path): _names(one) for path, one in row["odd_scales"].items()},
-            {str(path): [int(zero), int(every)] for path, (zero, every) in row["adapters"].items()},
+            {str(path): _names(one) for path, one in row["adapters"].items()},
             int(row["nbytes_read"]),
             tuple(FactorFit(str(key), _shape(dims), int(rank), float(error)) for key, dims, rank, error in row["fits"]),
             tuple(

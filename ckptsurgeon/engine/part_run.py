@@ -21,7 +21,7 @@ from .checksums import crc32
 from .copy_bytes import SMALL
 from .inputs import PlanInputs
 from .output.layout import OutputFile
-from .part_receipt import PartReceipt
+from .part_receipt import CHANGES, EVERY, NO_MAGNITUDE, ZERO, ZERO_DORA, PartReceipt
 
 if TYPE_CHECKING:
     from ..tensors.ops.casts import CastLosses
@@ -225,15 +225,27 @@ def lost_notes(lost: Mapping[str, CastLosses], steps: Sequence[Step]) -> tuple[s
     return tuple(texts)
 
 
-def adapter_notes(counts: Iterable[Mapping[str, Sequence[int]]]) -> Iterator[str]:
-    """Yield a note on each adapter whose changes are all zero; ``counts`` are the ``adapters`` of all PartReceipts."""
-    every = list(counts)
+def adapter_notes(receipts: Iterable[Mapping[str, Mapping[str, Sequence[str]]]]) -> Iterator[str]:
+    """Yield notes on adapters with zero changes, all or some; ``receipts`` are the ``adapters`` of all PartReceipts."""
+    every = list(receipts)
     for path in dict.fromkeys(path for one in every for path in one):
-        zero, number = (sum(one[path][place] for one in every if path in one) for place in (0, 1))
-        if number and zero == number:
+        keys = {kind: [key for one in every if path in one for key in one[path][kind]] for kind in CHANGES}
+        number, zero, dora = len(keys[EVERY]), keys[ZERO], keys[ZERO_DORA]
+        if number and number == len(zero):
             are = "its change is zero" if number == 1 else f"all of its {number} changes are zero"
             why = "its A or B matrices, or its scales, are zero"
             yield f"{escape(path)}: {are} ({why}), so that merging it changes nothing"
+        elif number == len(zero) + len(dora):
+            are = "its product B A is" if number == 1 else f"all of its {number} products B A are"
+            yield f"{escape(path)}: {are} zero, so that only DoRA's magnitudes may change the base"
+        elif zero or dora:
+            are, they = ("is", "it was") if len(zero) + len(dora) == 1 else ("are", "they were")
+            of = f"{len(zero) + len(dora)} of its {number} changes {are} zero"
+            why = f"as A, B or the scale is (perhaps {they} never trained)"
+            yield f"{escape(path)}: {of}, {why}: {listing([*zero, *dora], where='')}"
+        if none := keys[NO_MAGNITUDE]:
+            have = f"{count(len(none), 'tensor')} {'has' if len(none) == 1 else 'have'} magnitudes of DoRA"
+            yield f"{escape(path)}: {have} that are 0, so that whole rows become 0: {listing(none, where='')}"
 
 
 def negative_notes(negative: Mapping[str, int]) -> tuple[str, ...]:

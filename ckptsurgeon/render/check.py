@@ -18,11 +18,19 @@ FOUND = 5
 """The largest number of findings of one check that are shown; ``-v`` shows all."""
 
 
-def check_view(report: CheckReport, *, every: bool = False) -> RenderableType:
-    """Return the verdict of a report, its findings, and one line on the other checks; with ``every``, their list."""
+LENIENT = "  A WARN alone leaves the exit status at 0; --strict makes it 1."
+
+
+def check_view(report: CheckReport, *, every: bool = False, is_lenient: bool = False) -> RenderableType:
+    """Return the verdict of a report, its findings, and one line on the other checks; with ``every``, their list.
+
+    ``is_lenient`` is whether the command exits with 0 in spite of a WARN; then a line says so.
+    """
     views: list[RenderableType] = [_verdict(report)]
     for row in report.with_status(Status.FAIL, Status.WARN):
         views += _findings(row, 1 << 30 if every else FOUND)
+    if report.verdict is Status.WARN and is_lenient:
+        views.append(Text(LENIENT, "dim"))
     if every:
         views.append(Columns(_line(row) for row in report.with_status(Status.PASS, Status.NOT_RUN)))
     else:

@@ -11,6 +11,7 @@ from math import log2
 from typing import TypeAlias
 
 from ..util.text import NUMBER_IN_KEY, count, escape, listing, natural_key, percent
+from .layer_groups import larger_layers
 
 __all__ = [
     "APART", "DECODED", "EXCHANGED", "FEWEST", "HUGE", "INVERSE", "LARGE", "NARROW", "NEGATED", "NEGATIVE", "NESTED",
@@ -61,7 +62,7 @@ OF_SIZES = {
     INVERSE: f"make outputs over {RISING:g} times as large as inputs, with larger codes for larger scales",
 }
 POWER = "2^"
-"""The kind ``2^k`` has the decoded matrices whose factor rounds to this power of two; a matrix may be in several."""
+"""The kind ``2^k.d`` has the decoded matrices whose factor rounds to this power of two; a matrix may be in several."""
 SHIFTED = {True: "shifted up", False: "shifted down"}
 """The kinds of matrices whose mean is far above 0, or far below: zero points that are off by one shift all weights."""
 SHIFT, MOSTLY = 0.15, 0.75
@@ -71,6 +72,8 @@ APART = 5
 """Matrices of one role whose factors differ by this power of two (32 times) do not belong to one network."""
 SUSPECT = 3
 """In the part of a role with the larger factors, these are wrong if they are above this power of two (8 times)."""
+ALL_ROLES = 2
+"""If the factors of all roles differ by this power of two (4 times) in two groups of layers, one of them is wrong."""
 KINDS = (*SAID, ZERO_BLOCKS, LARGE, SMALL, USUAL, INVERSE, *SHIFTED.values())
 OFF_BY_ONE = (
     f"have a mean of over {percent(SHIFT)} of their size: perhaps the zero points are off by one (checkpoint_format "
@@ -103,7 +106,7 @@ class OddScales:
             self.add(INVERSE, name)
         else:
             self.add(SMALL if factor < low else LARGE if factor > high else USUAL, name)
-        self.names.setdefault(f"{POWER}{round(log2(factor))}", {})[name] = None
+        self.names.setdefault(f"{POWER}{log2(factor):.1f}", {})[name] = None
 
     def __bool__(self) -> bool:
         return any(self.names.values())
@@ -126,8 +129,8 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
     """Yield notes on the tensors in ``found``: one for each checkpoint and each kind of odd scales in it.
 
     There is also a note if most decoded matrices of a checkpoint are too large or too small, or if some are far larger
-    or smaller than the same matrices of other layers. The names of one checkpoint may be spread over several items of
-    ``found``.
+    or smaller than the same matrices of other layers, in one role or, by less, in all roles. The names of one
+    checkpoint may be spread over several items of ``found``.
     """
     every = list(found)
     for path in dict.fromkeys(path for one in every for path in one):
@@ -141,7 +144,7 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
         powers = _powers(every, path)
         if shifted := shifted_names(names, len(powers)):
             yield f"{escape(path)}: {len(shifted)} of {len(powers)} decoded matrices {OFF_BY_ONE}: {_listed(shifted)}"
-        large, small = _unlike_other_layers(powers, names)
+        large, small = _unlike_other_layers({name: round(power) for name, power in powers.items()}, names)
         for unlike, as_large in ((large, f"at least {1 << APART} times"), (small, f"at most 1/{1 << APART}")):
             if unlike:
                 matrices = count(len(unlike), "decoded matrix", "decoded matrices")
@@ -150,6 +153,13 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
                     f"{escape(path)}: {matrices} {are} {as_large} as large as {of_others} of other layers: the scales "
                     f"may be those of other codes, or may never have been set: {_listed(unlike)}"
                 )
+        groups = larger_layers(powers, ALL_ROLES) if not (large or small) else []
+        if groups:
+            yield (
+                f"{escape(path)}: {len(groups)} of {len(powers)} decoded matrices are at least {1 << ALL_ROLES} times "
+                "as large as all those of other layers, whatever their role: the scales of some layers may be those of "
+                f"another model: {_listed(groups)}"
+            )
 
 
 def shifted_names(names: Mapping[str, Collection[str]], number: int) -> set[str]:
@@ -164,13 +174,13 @@ def shifted_names(names: Mapping[str, Collection[str]], number: int) -> set[str]
     return set()
 
 
-def _powers(every: Sequence[Found], path: str) -> dict[str, int]:
+def _powers(every: Sequence[Found], path: str) -> dict[str, float]:
     """Return the largest power of two of each decoded matrix of a checkpoint, by name."""
-    found: dict[str, int] = {}
+    found: dict[str, float] = {}
     for one in every:
         for kind, names in one.get(path, {}).items():
             if kind.startswith(POWER):
-                power = int(kind.removeprefix(POWER))
+                power = float(kind.removeprefix(POWER))
                 found.update((name, max(power, found.get(name, power))) for name in names)
     return found
 

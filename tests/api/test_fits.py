@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import ckptsurgeon as cs
+from ckptsurgeon.util.text import notes_about
 
 from ..helpers.transformers_models import BERT, GPT2, MIXTRAL, model_of, opened, saved, write_config
 
@@ -261,7 +262,9 @@ def test_what_a_class_makes_itself_is_said() -> None:
 
     sizes = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    config = MarianConfig(vocab_size=12, pad_token_id=11, max_position_embeddings=16, **sizes, **heads)
+    config = MarianConfig(
+        vocab_size=12, pad_token_id=11, decoder_start_token_id=11, max_position_embeddings=16, **sizes, **heads
+    )
     MarianMTModel(config).save_pretrained("marian")
     found = cs.fits("marian", "marian/config.json")
     positions = [f"model.{one}.embed_positions.weight" for one in ("encoder", "decoder")]
@@ -451,3 +454,103 @@ def test_a_configuration_has_no_values(option: str, net: Callable[..., nn.Module
     refused = ckpt("diff", "src.pth", "dst.yaml", option)
     assert refused.code == 2
     assert f"{option} compares values" in refused.err
+
+
+# Notes on the folders of the checkpoint and of the destination.
+
+
+def _llama_folder(path: str) -> None:
+    """Write a small Llama with a tokeniser of its 64 tokens."""
+    size = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "vocab_size": 64}
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(num_hidden_layers=3, **size, **ids)).save_pretrained(path)
+    tokens = ["<pad>", "<s>", "</s>", *(f"t{number}" for number in range(61))]
+    added = [{"id": number, "content": tokens[number], "special": True} for number in range(3)]
+    model = {"type": "WordLevel", "vocab": {token: number for number, token in enumerate(tokens)}, "unk_token": "t0"}
+    Path(path, "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": added, "model": model}))
+    named = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    Path(path, "tokenizer_config.json").write_text(json.dumps(named))
+
+
+def _with_fields(**fields: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+    return change
+
+
+def _more_tokens(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    data = json.loads(path.read_text())
+    data["model"]["vocab"] |= {f"more{number}": 64 + number for number in range(4)}
+    path.write_text(json.dumps(data))
+
+
+def _cut_recipe(folder: Path) -> None:
+    shutil.move(folder, "was")
+    cs.apply(cs.convert("was", dtype="bfloat16"), folder)
+    recipe = folder / "ckptsurgeon.json"
+    recipe.write_bytes(recipe.read_bytes()[:300])
+
+
+CONTRADICTIONS = {
+    "ids of another tokeniser": (_with_fields(eos_token_id=40, pad_token_id=41), "the ids of another tokeniser"),
+    "an id beyond the rows": (_with_fields(eos_token_id=99), "eos_token_id of config.json is 99"),
+    "more tokens than rows": (_more_tokens, "68 tokens, but model.embed_tokens.weight has 64 rows"),
+    "fewer layers": (_with_fields(num_hidden_layers=2), "model.layers has 3 layers"),
+    "settings of other codes": (
+        _with_fields(quantization_config={"quant_method": "gptq", "bits": 8}), "no tensor is quantised"
+    ),
+    "a recipe that is cut short": (_cut_recipe, "is damaged"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("verb", "place"),
+    [("fits", "src"), ("fits", "dst"), ("fits", "dst/config.json"), ("match", "src"), ("match", "dst")],
+)
+@pytest.mark.parametrize("change", CONTRADICTIONS)
+def test_contradictions_in_either_folder_are_said(change: str, place: str, verb: str, ckpt: Callable[..., Any]) -> None:
+    """They are those that ``inspect`` reports, once and with the folder's name."""
+    _llama_folder("src")
+    _llama_folder("dst")
+    changed = Path(place.partition("/")[0])
+    apply, said = CONTRADICTIONS[change]
+    apply(changed)
+    other = "dst" if place == "src" else place
+    notes = getattr(cs, verb)("src", other).notes
+    own = [note for note in cs.inspect(changed).notes if said in note]
+    assert own
+    assert [note for note in notes if note in notes_about(str(changed), own)] == notes_about(str(changed), own)
+    assert len(set(notes)) == len(notes)
+    assert said in ckpt(verb, "src", other).err
+
+
+@pytest.mark.parametrize("verb", ["fits", "match", "diff"])
+def test_healthy_folders_have_no_notes(verb: str) -> None:
+    _llama_folder("src")
+    shutil.copytree("src", "dst")
+    assert not getattr(cs, verb)("src", "dst/config.json").notes
+    for name in Path("dst").glob("*.safetensors"):
+        name.unlink()
+    assert not getattr(cs, verb)("src", "dst/config.json").notes
+
+
+def test_a_destination_without_weights_is_compared_with_the_tensors_of_its_class() -> None:
+    _llama_folder("src")
+    shutil.copytree("src", "dst")
+    _with_fields(eos_token_id=40, pad_token_id=41)(Path("dst"))
+    Path("dst/model.safetensors").unlink()
+    for notes in (cs.fits("src", "dst").notes, cs.diff("src", "dst/config.json").notes):
+        assert any(note.startswith("dst: eos_token_id of config.json is 40") for note in notes)
+
+
+def test_weights_beside_a_configuration_that_cannot_be_opened_are_said() -> None:
+    _llama_folder("src")
+    shutil.copytree("src", "dst")
+    whole = Path("dst/model.safetensors").read_bytes()
+    Path("dst/model.safetensors").write_bytes(whole[:-1000])
+    found = cs.fits("src", "dst")
+    assert found.strict
+    assert any(note.startswith("dst: its weights cannot be opened: ") for note in found.notes)

@@ -83,7 +83,7 @@ class AdapterFacts:
 
     ``has_base`` is whether a base model was given. ``is_chosen`` is whether the adapter's configuration selects layers,
     so that other layers have no factors. ``unselected`` is the number of modules whose factors PEFT ignores, because no
-    entry of ``target_modules`` matches the module.
+    entry of ``target_modules`` matches the module. ``magnitudes`` are the keys of DoRA's magnitudes.
     """
 
     factors: tuple[Factors, ...] = ()
@@ -91,6 +91,7 @@ class AdapterFacts:
     unselected: int = 0
     is_chosen: bool = False
     has_base: bool = False
+    magnitudes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ def adapter_facts(checkpoint: Checkpoint, folder: ModelFolder, base: Checkpoint 
         len(modules) - sum(matches.values()) if isinstance(targets, str) and matches else _unnamed(matches, modules),
         is_chosen=chosen is not None and chosen != [],
         has_base=base is not None,
+        magnitudes=tuple(key for key in checkpoint if (part := peft_key_parts(key)) and part.part == "magnitude"),
     )
 
 

@@ -196,6 +196,10 @@ def _root_notes(opened: Sequence[Checkpoint]) -> list[str]:
 def notes_on(one: Checkpoint, of: int) -> list[str]:
     """Return the notes on an open input; if ``of``, the number of inputs, is not 1, each note has the input's path."""
     notes = [*one.notes, *parts_elsewhere(one)]
+    if one.codes:
+        from .sampled_scales import sampled_scale_notes
+
+        notes += sampled_scale_notes(one)
     if one.header.stored:
         from ..gguf.outputs import source_notes as notes_on_gguf
 

@@ -21,11 +21,12 @@ never trained, scales), the files next to the weights (config.json, tokeniser, m
 PASS, WARN, FAIL or NOT RUN. WARN: a maintainer should look at this. FAIL: the model does not load, or computes wrong
 results.
 
-Exit status: 0 nothing failed; 1 a check failed; 2 usage; 3 not a checkpoint.
+Exit status: 0 nothing failed; 1 a check failed or, with --strict, warned; 2 usage; 3 not a checkpoint.
 """
 EXAMPLES = """\b
 Examples:
   ckpt check model/
+  ckpt check model/ --strict --skip model-card
   ckpt check model/ --sarif > check.sarif
   ckpt check adapter/ --base base/
   ckpt check model.safetensors --skip duplicates -v
@@ -40,6 +41,7 @@ def run(
     skip: Annotated[
         list[str] | None, typer.Option("--skip", metavar="CHECK", help="Leave out the check with this id. Repeatable.")
     ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a check warns, as if it failed.")] = False,
     sarif: Annotated[
         bool, typer.Option("--sarif", help="Print SARIF 2.1.0, which code hosts show next to a change.")
     ] = False,
@@ -59,16 +61,16 @@ def run(
         except (FormatError, SourceError) as error:  # the other checkpoints are still checked
             unread.append(error)
     if reports:
-        _print(reports, printer, sarif=sarif)
+        _print(reports, printer, sarif=sarif, strict=strict)
     for one in unread[:-1]:
         failed(one, (), as_json=printer.json)
     if unread:
         raise unread[-1]
-    if not all(report.ok for report in reports):
+    if not all(report.ok and not (strict and report.verdict.value == "WARN") for report in reports):
         raise typer.Exit(1)
 
 
-def _print(reports: list[CheckReport], printer: Printer, *, sarif: bool) -> None:
+def _print(reports: list[CheckReport], printer: Printer, *, sarif: bool, strict: bool) -> None:
     if sarif:
         import json
 
@@ -82,4 +84,4 @@ def _print(reports: list[CheckReport], printer: Printer, *, sarif: bool) -> None
     from ...render.check import check_view
 
     for report in reports:
-        printer.show(check_view(report, every=printer.verbose))
+        printer.show(check_view(report, every=printer.verbose, is_lenient=not strict))

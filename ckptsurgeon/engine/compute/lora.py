@@ -20,6 +20,7 @@ from ...planning.plan.step import Step
 from ...tensors.ops.casts import CastLosses, cast, count_nonzero, goes_to_zero, raw_dtype
 from ...tensors.ops.means import rounded
 from ...tensors.ops.regions import Array, Box, blocks, box_shape
+from ..part_receipt import CHANGES, EVERY, NO_MAGNITUDE, ZERO, ZERO_DORA
 from .bands import banded
 from .reading import Blockwise, OutputBlock, Part, Seen, numbered_blocks, read_part
 
@@ -87,21 +88,23 @@ def adapting_passes(step: Step) -> int:
 
 @dataclass
 class AdapterChanges:
-    """Counts how many tensors each adapter changes, and how many of these changes are zero.
+    """Records the tensors that each adapter changes, and those that its factors or magnitudes leave without a change.
 
-    ``counts`` is {index of the adapter among the sources: [number of changes that are zero, number of changes]}.
+    ``keys`` is {index of the adapter among the sources: {kind: keys of tensors}}; the kinds are ``CHANGES``.
     """
 
-    counts: dict[int, list[int]] = field(default_factory=dict)
+    keys: dict[int, dict[str, list[str]]] = field(default_factory=dict)
 
     def add(self, step: Step, changes: Sequence[LowRankChange]) -> None:
-        """Count the changes of a step; a change counts as zero if it is a matrix product with a factor that is zero."""
+        """Record the changes of a step; the product of two factors is zero if one of them is."""
         for (_, own), one in zip(_lora(step).parted(step.inputs), changes, strict=True):
+            of = self.keys.setdefault(own[-1].source, {kind: [] for kind in CHANGES})
             factors = [factor for factor in (one.left, one.right) if factor is not None]
-            is_zero = one.kind == "product" and not all(factor.any() for factor in factors)
-            of = self.counts.setdefault(own[-1].source, [0, 0])
-            of[0] += is_zero
-            of[1] += 1
+            of[EVERY].append(step.key)
+            if not all(factor.any() for factor in factors):
+                of[ZERO if one.magnitude is None else ZERO_DORA].append(step.key)
+            if one.magnitude is not None and not one.magnitude.all():
+                of[NO_MAGNITUDE].append(step.key)
 
 
 def adapting_of(step: Step, parts: Sequence[Part], counted: AdapterChanges) -> Blockwise:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,33 @@ def test_factors_that_are_all_zero_are_named() -> None:
     report = cs.check(saved(factors))
     assert findings(report) == {"adapter-zero": "WARN"}
     assert "(all B factors)" in report.row("adapter-zero").found[0].what
+
+
+@pytest.mark.parametrize(("layers", "said"), [((3,), "(of 12 A factors) are zero"), (range(6), "(all A factors)")])
+def test_zero_factors_a_are_named(layers: Sequence[int], said: str) -> None:
+    """Those of embeddings are zero before training, in place of B."""
+    factors = trained()
+    for layer in layers:
+        for name in ("q_proj", "v_proj"):
+            factors[f"model.layers.{layer}.self_attn.{name}.lora_A.weight"].zero_()
+    report = cs.check(saved(factors))
+    assert findings(report) == {"adapter-zero": "WARN"}
+    assert said in report.row("adapter-zero").found[0].what
+
+
+@pytest.mark.parametrize("rows", [0, 1, 16])
+def test_magnitudes_that_are_zero_are_named(rows: int) -> None:
+    factors = trained()
+    for key in list(factors):
+        if key.endswith("lora_B.weight"):
+            factors[key.replace("lora_B.weight", "lora_magnitude_vector")] = torch.linspace(0.5, 1, 16)
+    name = "model.layers.2.self_attn.q_proj.lora_magnitude_vector"
+    factors[name][:rows] = 0
+    report = cs.check(saved(factors, use_dora=True))
+    assert findings(report) == ({"adapter-zero": "WARN"} if rows else {})
+    assert [key for one in report.row("adapter-zero").found for key in one.keys] == (
+        [f"base_model.model.{name}"] if rows else []
+    )
 
 
 def test_single_factors_that_are_zero_are_named() -> None:

@@ -125,6 +125,23 @@ def test_the_page_shows_what_is_printed(ckpt: Run, monkeypatch: pytest.MonkeyPat
     assert shows(ckpt("check", "model.safetensors").out, page.split("```text\n")[1].split("```")[0], loose=True)
 
 
+def test_a_warning_changes_the_exit_status_only_if_it_is_strict(ckpt: Run, model: Path) -> None:
+    """The output names the option, as a script would take the 0 for sound values."""
+    assert ckpt("check", "model", "--strict").code == 0
+    edited(UP, put(100.0))(model)
+    lenient, strict = ckpt("check", "model"), ckpt("check", "model", "--strict")
+    assert (lenient.code, strict.code) == (0, 1)
+    assert lenient.out.startswith("WARN model")
+    said = "  A WARN alone leaves the exit status at 0; --strict makes it 1.\n"
+    assert said in lenient.out
+    assert lenient.out.replace(said, "") == strict.out
+    assert ckpt("check", "model", "--strict", "--json").code == ckpt("check", "model", "--strict", "--sarif").code == 1
+    edited(UP, put(np.nan))(model)
+    failed = ckpt("check", "model")
+    assert failed.code == 1
+    assert "--strict" not in failed.out
+
+
 def test_verbose_lists_every_check(ckpt: Run, model: Path) -> None:
     out = ckpt("check", "model", "-v").out
     assert all(f"  {one.id} " in out for one in all_checks())

@@ -25,8 +25,13 @@ E4M3, BLOCKS = torch.float8_e4m3fn, {"quant_method": "fp8", "weight_block_size":
 STATIC, LOCAL = {"num_bits": 8, "dynamic": False}, {"num_bits": 4, "dynamic": "local"}
 
 
+RANDOM = ("scales of 0 for codes", "negative scales")
+"""Notes on the values of scales, which are random here."""
+
+
 def said(folder: Path) -> list[str]:
-    return [note.partition(": ")[2] for note in cs.inspect(folder).notes if "quanti" in note]
+    notes = (note.partition(": ")[2] for note in cs.inspect(folder).notes if "quanti" in note)
+    return [note for note in notes if not any(one in note for one in RANDOM)]
 
 
 def model(store: Store | str, settings: dict[str, Any]) -> Quantised:

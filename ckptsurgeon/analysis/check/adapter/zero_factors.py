@@ -1,8 +1,11 @@
-"""No B factor of an adapter is zero. Before the first training step all are zero: the adapter has no effect."""
+"""No factor of an adapter is zero, and no magnitude of DoRA.
+
+Before the first training step all B factors are zero (of embeddings, all A factors): the adapter has no effect.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ..check import Check, of_keys
 from ..report import Found, Status
@@ -13,19 +16,28 @@ __all__ = ["CHECK"]
 
 ADVICE = "The adapter changes nothing: was it saved before training, or before sharded weights were gathered?"
 SOME = "These modules were not trained: check whether they got gradients."
+MAGNITUDES = "Take the magnitudes from the adapter's training again: merged rows would be zero."
 
 
 def _run(subject: Subject) -> Iterator[Found]:
     factors = subject.adapter.factors if subject.adapter is not None else ()
-    known = {
-        one.b: figures for one in factors if one.b in subject.measured and (figures := subject.measured[one.b].figures)
-    }
+    yield from _zeros(subject, "B", [one.b for one in factors])
+    yield from _zeros(subject, "A", [one.a for one in factors])
+    magnitudes = subject.adapter.magnitudes if subject.adapter is not None else ()
+    none = [key for key in magnitudes if (one := subject.measured.get(key)) and one.figures and one.figures.zeros]
+    if none:
+        yield of_keys(Status.WARN, none, "of magnitudes (DoRA) with zeros, which make rows of zeros", MAGNITUDES)
+
+
+def _zeros(subject: Subject, side: str, keys: Sequence[str]) -> Iterator[Found]:
+    """Yield a finding on the factors ``keys`` of one side, A or B, that are zero."""
+    known = {key: one.figures for key in keys if (one := subject.measured.get(key)) and one.figures}
     zero = [key for key, figures in known.items() if figures.low == figures.high == 0]
     are = "is zero" if len(zero) == 1 else "are zero"
     if zero and len(zero) == len(known):
-        yield of_keys(Status.WARN, zero, f"(all B factors) {are}", ADVICE)
+        yield of_keys(Status.WARN, zero, f"(all {side} factors) {are}", ADVICE)
     elif zero:
-        yield of_keys(Status.WARN, zero, f"(of {len(known):,} B factors) {are}", SOME)
+        yield of_keys(Status.WARN, zero, f"(of {len(known):,} {side} factors) {are}", SOME)
 
 
-CHECK = Check("adapter-zero", "B factors are not zero", _run, no_adapter)
+CHECK = Check("adapter-zero", "factors are not zero", _run, no_adapter)

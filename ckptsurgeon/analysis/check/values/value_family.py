@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from math import log2
 
+from ....tensors.layer_groups import larger_layers
 from ....util.text import count, escape, listing
 from ..check import SHOWN, Check, without_values
 from ..families import families
@@ -37,6 +38,9 @@ UNSET = 16
 HALVES = 3.5
 """If the standard deviations of a role form two groups at least this far apart (in powers of two: a factor of 11), they
 are not of one network. This finds half of the layers, where the median tells nothing."""
+ALL_ROLES = 2.0
+"""If the weights of all roles are at least this far apart (in powers of two: a factor of 4) in two groups of layers,
+these groups are not of one network. Different roles of a network differ in different layers."""
 SPREADS = 8.0
 """An outlier must also be this many times as far from the median as the median tensor of its family.
 
@@ -54,7 +58,7 @@ def _run(subject: Subject) -> Iterator[Found]:
     found = list(_out_of_family(_sizes_of_scales(subject), SCALES, "mean scale", "tensor", unset))
     if not found and not any(OF_SCALES.run(subject)):  # else these explain the size of decoded weights
         decoded = {name: one.rms for name, one in subject.decoded.items() if one.rms > 0}
-        found += _out_of_family(decoded, SCALES, "root mean square", "decoded weight")
+        found += _out_of_family(decoded, FACTOR, "root mean square", "decoded weight")
     yield from found
 
 
@@ -79,8 +83,12 @@ def _out_of_family(
     sizes: dict[str, float], factor: float, figure: str, thing: str, unset: Collection[str] = ()
 ) -> Iterator[Found]:
     odd = {}
+    larger = {*larger_layers({key: log2(size) for key, size in sizes.items()}, ALL_ROLES)}
     for keys in families(sizes).values():
-        odd.update(_odd({key: sizes[key] for key in keys}, factor, unset))
+        of_role = {key: sizes[key] for key in keys}
+        others = [size for key, size in of_role.items() if key not in larger]
+        in_groups = {key: (of_role[key], median(others)) for key in keys if key in larger and others}
+        odd.update(in_groups or _odd(of_role, factor, unset))
     if odd:
         told = [f"{escape(key)} has {std:.3g}, the median is {usual:.3g}" for key, (std, usual) in odd.items()]
         said = f"the {figure} of {count(len(odd), thing)} is far from that of other layers: {listing(told, SHOWN)}"

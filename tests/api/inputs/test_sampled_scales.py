@@ -1,0 +1,147 @@
+"""Verbs that copy codes decode a sample of them: inverse scales make weights of an impossible size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.storage.read.local import LocalFile
+
+from ...helpers.coded_matrices import SETTINGS, Encode, auto_round, awq, gptq, llm_int8, mlx, nf4, old_mlx, save_model
+
+LAYERS, WIDTH = 10, 512
+ROLES = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj")
+SCHEMES = ("fp8-block", "fp8-channel", "int8", "int4-group128", "mxfp4", "nvfp4")
+SAID = ("inverse", "times as large as", "quantised tensor")
+
+
+def write(scheme: str) -> Path:
+    """A folder of quantised layers whose sizes differ, as those of trained layers do."""
+    draw = torch.Generator().manual_seed(0)
+    tensors = {
+        f"model.layers.{layer}.{role}.weight": torch.randn(WIDTH, WIDTH, generator=draw) * 0.02 * (1 + layer % 3)
+        for layer in range(LAYERS)
+        for role in ROLES
+    }
+    Path("plain").mkdir()
+    Path("plain/config.json").write_text(json.dumps({"model_type": "llama"}))
+    save_file(tensors, "plain/model.safetensors", {"format": "pt"})
+    cs.apply(cs.convert("plain", quantize=scheme), "coded")
+    Path("coded/ckptsurgeon.json").unlink()
+    return Path("coded")
+
+
+def invert(folder: Path, is_meant: Callable[[str], bool] = lambda key: True) -> None:
+    """Replace scales by their inverse."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    for key, one in tensors.items():
+        if "scale" in key and is_meant(key) and one.dtype != torch.float8_e4m3fn:
+            tensors[key] = 254 - one if one.dtype == torch.uint8 else 1 / one
+    save_file(tensors, path, {"format": "pt"})
+
+
+VERBS: dict[str, Callable[[Path], list[str]]] = {
+    "convert": lambda folder: [*cs.convert(folder).notes],
+    "filter": lambda folder: [*cs.filter(folder, exclude="model.layers.9.**").notes],
+    "rename": lambda folder: [*cs.rename(folder, map="model.layers=layers").notes],
+    "transplant": lambda folder: [*cs.transplant(folder, folder).notes],
+    "inspect": lambda folder: [*cs.inspect(folder).notes],
+    "fits": lambda folder: [*cs.fits(folder, folder).notes],
+}
+
+
+def found(notes: list[str]) -> list[str]:
+    return [note for note in notes if any(one in note for one in SAID)]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_inverse_scales_are_noted_by_copies(scheme: str, verb: str) -> None:
+    folder = write(scheme)
+    assert found(VERBS[verb](folder)) == []
+    invert(folder)
+    notes = found(VERBS[verb](folder))
+    assert len(notes) == 1
+    assert "inverse" in notes[0]
+
+
+def test_a_verb_that_decodes_notes_them_once(ckpt: Callable[..., object]) -> None:
+    folder = write("int8")
+    invert(folder)
+    plan = cs.convert(folder, dequantize=True)
+    assert len(found([*plan.notes, *cs.apply(plan, "out").notes])) == 1
+    assert len(found([*cs.inspect(folder, stats=True).notes])) == 1
+
+
+def test_scales_of_half_of_the_layers_are_noted() -> None:
+    folder = write("int8")
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    for key in tensors:
+        if key.endswith("weight_scale") and int(key.split(".")[2]) >= LAYERS // 2:
+            tensors[key] = tensors[key] * 64
+    save_file(tensors, path, {"format": "pt"})
+    (note,) = found(VERBS["convert"](folder))
+    assert "32 times as large as those of other layers" in note
+    assert note.endswith("(in a sample of 24 of 30 quantised tensors)")
+
+
+def test_little_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of a few tensors is read, whatever the number of the others, and nothing of plain weights."""
+    folder = write("int8")
+    plain, coded = (bytes_read(monkeypatch, lambda one=one: cs.convert(one)) for one in ("plain", folder))
+    assert 0 < coded - plain <= 3 * 8 * 64 * (WIDTH + 4)  # the rows of a part are read whole
+
+
+def bytes_read(monkeypatch: pytest.MonkeyPatch, plan: Callable[[], object]) -> int:
+    number, read = 0, LocalFile.readinto
+
+    def counted(self: LocalFile, offset: int, view: memoryview) -> None:
+        nonlocal number
+        number += len(view)
+        read(self, offset, view)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalFile, "readinto", counted)
+        plan()
+    return number
+
+
+ENCODE: dict[str, Encode] = {
+    "gptq": gptq, "auto_round": auto_round, "awq": awq, "nf4": nf4, "llm_int8": llm_int8, "mlx": mlx, "old_mlx": old_mlx,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ENCODE)
+def test_codes_of_other_programs(method: str) -> None:
+    """Healthy ones have no note; inverse scales have at least one."""
+    draw = torch.Generator().manual_seed(1)
+    weights = {
+        f"model.layers.{layer}.{role}": ENCODE[method](torch.randn(256, 512, generator=draw) * 0.02 * (1 + layer % 3))
+        for layer in range(6)
+        for role in ROLES
+    }
+    folder = save_model(Path("coded"), SETTINGS[method], weights)
+    assert cs.inspect(folder).codes.tensors
+    assert found(VERBS["convert"](folder)) == found(VERBS["inspect"](folder)) == []
+    for parts in weights.values():
+        for end in parts:
+            if end.endswith((".scales", ".absmax", ".SCB")):
+                parts[end] = 1 / parts[end]
+    save_model(folder, SETTINGS[method], weights)
+    assert found(VERBS["convert"](folder))
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q4_0"])
+def test_healthy_codes_of_gguf_have_no_note(kind: str) -> None:
+    write("int8")
+    cs.apply(cs.convert("plain", gguf_type=kind), "x.gguf")
+    assert cs.inspect("x.gguf").codes.tensors
+    assert found(VERBS["inspect"](Path("x.gguf"))) == found(VERBS["convert"](Path("x.gguf"))) == []
