@@ -21,6 +21,7 @@ from ..tensors.info import (
     Concatenated,
     Decoded,
     Encoded,
+    Filled,
     Given,
     Permuted,
     Reshaped,
@@ -137,12 +138,15 @@ def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
         return _coded(checkpoint, key, info)
     if isinstance(made, Given):
         return torch.tensor(made.values, dtype=_dtype(info)).reshape(info.shape)
+    if isinstance(made, Filled):
+        return torch.full(info.shape, made.value, dtype=_dtype(info))
     if isinstance(made, Concatenated):
         return torch.cat([_materialised(checkpoint, key, one) for one in made.of], made.dim)
     if isinstance(made, Summed):
         first, *others = (_materialised(checkpoint, key, one) for one in made.of)
         wide = torch.complex128 if first.is_complex() else torch.float64
-        return functools.reduce(torch.add, others, first.to(wide)).to(first.dtype)
+        number = len(made.of) if made.is_mean else 1
+        return (functools.reduce(torch.add, others, first.to(wide)) / number).to(first.dtype)
     assert isinstance(made, (Cast, Permuted, Reshaped, Scaled, Shifted, Sliced))
     of = _materialised(checkpoint, key, made.of)
     if isinstance(made, Reshaped):

@@ -16,6 +16,7 @@ from .info import (
     Concatenated,
     Decoded,
     Encoded,
+    Filled,
     Given,
     Made,
     Permuted,
@@ -33,6 +34,7 @@ __all__ = [
     "cut",
     "decoded",
     "decoded_names",
+    "filled",
     "given",
     "is_decoded",
     "join",
@@ -153,9 +155,14 @@ def given(values: Sequence[float]) -> TensorInfo:
     return TensorInfo("float32", (len(values),), made=Given(tuple(values)))
 
 
-def total(infos: Sequence[TensorInfo]) -> TensorInfo:
-    """Return the sum of floating-point tensors that all have the same dtype and shape."""
-    return _made(infos[0], infos[0].shape, Summed(tuple(infos)))
+def total(infos: Sequence[TensorInfo], *, is_mean: bool = False) -> TensorInfo:
+    """Return the sum, or the mean, of floating-point tensors that all have the same dtype and shape."""
+    return _made(infos[0], infos[0].shape, Summed(tuple(infos), is_mean))
+
+
+def filled(info: TensorInfo, shape: Sequence[int], value: float) -> TensorInfo:
+    """Return a tensor with the dtype of ``info`` whose elements are all ``value``."""
+    return _made(info, tuple(shape), Filled(value))
 
 
 def cast(info: TensorInfo, dtype: str) -> TensorInfo:

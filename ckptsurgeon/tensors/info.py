@@ -192,9 +192,13 @@ class Shifted:
 
 @dataclass(frozen=True)
 class Summed:
-    """The sum of the tensors ``of``, added element by element in double precision, and then rounded to their dtype."""
+    """The sum of the tensors ``of``, added element by element in double precision, and then rounded to their dtype.
+
+    If ``is_mean`` is true, the sum is divided by their number before it is rounded.
+    """
 
     of: tuple[TensorInfo, ...]
+    is_mean: bool = False
 
 
 @dataclass(frozen=True)
@@ -260,6 +264,18 @@ class Given:
         return ()
 
 
+@dataclass(frozen=True)
+class Filled:
+    """A tensor in which every element is ``value``; no tensor is read."""
+
+    value: float
+
+    @property
+    def of(self) -> tuple[TensorInfo, ...]:
+        """The tensors that this operation uses: none."""
+        return ()
+
+
 Made: TypeAlias = (
-    Given | Decoded | Encoded | Sliced | Permuted | Reshaped | Concatenated | Scaled | Shifted | Summed | Cast
+    Given | Filled | Decoded | Encoded | Sliced | Permuted | Reshaped | Concatenated | Scaled | Shifted | Summed | Cast
 )

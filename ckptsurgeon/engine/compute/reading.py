@@ -23,6 +23,7 @@ from ...tensors.info import (
     Concatenated,
     Decoded,
     Encoded,
+    Filled,
     Given,
     Permuted,
     Reshaped,
@@ -109,6 +110,8 @@ def read_derived(read: Read, info: TensorInfo, box: Box, odd: OddScales | None =
     if isinstance(made, Given):
         values = np.array(made.values, raw_dtype(info.dtype)).reshape(info.shape)
         return values[tuple(slice(*span) for span in box)]
+    if isinstance(made, Filled):
+        return cast(np.full(box_shape(box), made.value), "float64", info.dtype)[0]
     if isinstance(made, Sliced):
         return read(made.of, tuple((a + at, b + at) for (a, b), at in zip(box, made.begin, strict=True)))
     if isinstance(made, Permuted):
@@ -122,7 +125,7 @@ def read_derived(read: Read, info: TensorInfo, box: Box, odd: OddScales | None =
         wide = cast(read(made.of, box), made.of.dtype, "float64")[0] + made.by
         return wide.astype(raw_dtype(info.dtype))
     if isinstance(made, Summed):
-        return added([read(one, box) for one in made.of], info.dtype)
+        return added([read(one, box) for one in made.of], info.dtype, is_mean=made.is_mean)
     if isinstance(made, Cast):
         return cast(read(made.of, box), made.of.dtype, info.dtype)[0]
     assert isinstance(made, Reshaped)

@@ -122,10 +122,16 @@ def target_rule(pattern: KeyPattern, target: str, label: str, also: Sequence[str
         raise PatternError(f"{label}: a name is empty.", hint="Write the tensor's new name.")
     made = RuleTarget(target, pattern, rule=label, also=also)
     if made.several:
-        raise PatternError(
-            f"{label}: {escape(target)} means several names.", hint="Write the names one by one, in a list."
-        )
+        raise PatternError(f"{label}: {escape(target)} means several names, but there is one tensor to name.")
     return Rule(f"{pattern.text}={target}", pattern, made)
+
+
+def target_rules(pattern: KeyPattern, target: str, label: str) -> list[Rule]:
+    """Return the same as ``target_rule``: a rule for each name that the lists and ranges in ``target`` mean."""
+    if not target:
+        raise PatternError(f"{label}: a name is empty.", hint="Write the tensor's new name.")
+    made = RuleTarget(target, pattern, rule=label)
+    return [Rule(f"{pattern.text}={target}", pattern, one) for one in made.each()]
 
 
 def _place(text: str) -> str:

@@ -6,6 +6,7 @@ import ast
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from itertools import product
 from math import prod
 
@@ -70,6 +71,14 @@ class RuleTarget:
         self.several = len(self._spelled) > 1
         if text and "" in re.sub(r"\{[^{}]*\}", "{}", text).split("."):
             raise self._fail("the target has an empty segment", without_dots(text, start) if undotted(text) else "")
+
+    def each(self) -> list[RuleTarget]:
+        """Return a target for each combination of items of the lists in this target, in order."""
+        found = []
+        for one in self._spelled:
+            found.append(copy(self))
+            found[-1]._spelled, found[-1].several = (one,), False
+        return found
 
     def render(self, caught: Captures) -> list[str]:
         """Return the new names: the target with the captures filled in, for each combination of items of its lists.

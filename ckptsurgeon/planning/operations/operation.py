@@ -18,7 +18,7 @@ from ...tensors.dtypes import ROUNDED
 from ...tensors.encoders._schemes import OWN_DTYPES, SCHEMES
 from ...util.text import brief_repr, escape
 from ..keys.pattern import KeyPattern
-from ..keys.rules import Rule, target_rule
+from ..keys.rules import Rule, target_rule, target_rules
 
 __all__ = ["JOINING", "Operation", "parse_operations"]
 
@@ -65,21 +65,35 @@ def _is_texts(value: Any) -> bool:
 
 _DIM = _Field(_is_int, "a dimension, as in 0 or -1", default=0)
 _HEADS = _Field(lambda value: _is_int(value) and value > 0, "the number of heads")
+_COUNT = _Field(lambda value: _is_int(value) and value > 0, "a number above 0")
+_GROUPS = _Field(lambda value: _is_int(value) and value > 0, "the number of groups", default=1)
 _NAME = _Field(lambda value: isinstance(value, str), "a name")
+_NAMES = _Field(lambda value: isinstance(value, str) or _is_texts(value), "a list of names, or a name with a range")
 _FIELDS: Mapping[str, Mapping[str, _Field]] = {
     "split": {
-        "into": _Field(lambda value: _is_texts(value) and len(value) > 1, "a list of two names or more"),
+        "into": _NAMES,
         "dim": _DIM,
         "sizes": _Field(_is_ints, "a list of sizes", default=()),
+        "groups": _GROUPS,
     },
-    "concat": {"into": _NAME, "dim": _DIM},
+    "concat": {"into": _NAME, "dim": _DIM, "groups": _GROUPS},
     "stack": {"into": _NAME, "dim": _DIM},
     "add": {"into": _NAME},
-    "copy": {"into": _Field(_is_texts, "a list of names")},
+    "mean": {"into": _NAME},
+    "copy": {"into": _NAMES},
     "unstack": {"into": _Field(lambda v: isinstance(v, str) and "{i" in v, "a name with {i} in it"), "dim": _DIM},
     "transpose": {"dims": _Field(lambda v: _is_ints(v) and len(v) == 2, "two dimensions", default=())},
     "permute": {"dims": _Field(_is_ints, "a list of dimensions")},
     "reshape": {"shape": _Field(lambda v: isinstance(v, list) and all(map(_is_int, v)), "a list of sizes")},
+    "slice": {
+        "dim": _DIM,
+        "begin": _Field(_is_int, "the index of the first element", default=0),
+        "end": _Field(_is_int, "the index after the last element"),
+    },
+    "pad": {"dim": _DIM, "size": _COUNT, "value": _Field(_is_single, "a number that fits into float32", default=0)},
+    "tile": {"dim": _DIM, "times": _COUNT},
+    "pool": {"heads": _HEADS, "to": _COUNT},
+    "repeat": {"heads": _HEADS, "to": _COUNT},
     "halves": {"heads": _HEADS},
     "pairs": {"heads": _HEADS},
     "scale": {"by": _Field(_is_number, "a finite number")},
@@ -92,7 +106,7 @@ _FIELDS: Mapping[str, Mapping[str, _Field]] = {
         "scales": _Field(lambda value: value in OWN_DTYPES, f"one of {', '.join(OWN_DTYPES)}", default=""),
     },
 }
-JOINING = ("concat", "stack", "add")
+JOINING = ("concat", "stack", "add", "mean")
 """Operations that make one tensor from several tensors."""
 SEVERAL = (*JOINING, "quantize")
 """Operations that accept a list of patterns."""
@@ -159,7 +173,13 @@ def _parsed(row: Any, where: str) -> Operation:
             f"{where} ({verb}): the pattern captures {{{INDEX}}}, which must mean the index of each new tensor.",
             hint="Capture the number under another name, as in {n}.",
         )
-    rules = tuple(target_rule(pattern, name, f"{where} ({verb})", also) for pattern in patterns for name in names)
+    label = f"{where} ({verb})"
+    if verb in ("split", "copy"):
+        rules = tuple(rule for name in names for rule in target_rules(patterns[0], name, label))
+        if verb == "split" and len(rules) < 2:
+            raise ConfigError(f"{label}: into has one name, but a split makes two tensors or more.")
+    else:
+        rules = tuple(target_rule(pattern, name, label, also) for pattern in patterns for name in names)
     return Operation(verb, patterns, rules, fields)
 
 

@@ -280,9 +280,11 @@ def _check_operable(key: str, info: TensorInfo, operation: Operation) -> None:
     dtype = DTYPES[info.dtype]
     if dtype.is_packed:
         raise PlanError(f"{operation}: {escape(key)} is {info.dtype}, which packs several numbers in a byte.")
-    if operation.verb in ("scale", "add") and not dtype.is_floating:
+    if operation.verb in ("scale", "add", "mean", "pool") and not dtype.is_floating:
         raise PlanError(
-            f"{operation}: {escape(key)} is {info.dtype}; only floating-point tensors can be scaled or added."
+            f"{operation}: {escape(key)} is {info.dtype}; only floating-point tensors can be scaled, added or averaged."
         )
+    if operation.verb == "pad" and dtype.kind not in ("float", "complex") and operation.fields["value"]:
+        raise PlanError(f"{operation}: {escape(key)} is {info.dtype}, which is padded with 0 only.")
     if operation.verb == "shift" and dtype.kind != "float":
         raise PlanError(f"{operation}: {escape(key)} is {info.dtype}; only real floating-point tensors can be shifted.")

@@ -1,7 +1,8 @@
-"""The operations on tensors: split, stack, copy, transpose, reshape, scale, concatenate, add."""
+"""The operations on tensors: split, stack, copy, transpose, reshape, slice, pad, scale, concatenate, add, average."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from math import prod
 
@@ -10,22 +11,11 @@ from ...tensors.composition import cut, join, permute, reshape, scale, shift, to
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing, natural_key, number_in, shape_text
 from .operation import INDEX, Operation
+from .resizing import MOST_PARTS, dimension, of_heads, resized
 
-__all__ = ["dimension", "joined", "reshaped_by", "split_by"]
+__all__ = ["joined", "reshaped_by", "split_by"]
 
-UNSTACKED = 100_000
-"""The most tensors that an unstack may make from one: enough for experts or layers, not for a vocabulary's rows."""
-
-
-def dimension(operation: Operation, dim: int, key: str, dims: int) -> int:
-    """Return the dimension ``dim`` as an index from 0; a negative ``dim`` counts from the end.
-
-    Raises PlanError if ``dim`` is out of range.
-    """
-    if not -dims <= dim < dims:
-        hint = "A module's bias has fewer dimensions than its weight: select only the weight."
-        raise PlanError(f"{operation}: {escape(key)} has {count(dims, 'dimension')}, no dimension {dim}.", hint=hint)
-    return dim % dims
+_NUMBER = re.compile(r"[0-9]+")
 
 
 def split_by(operation: Operation, key: str, info: TensorInfo) -> dict[str, TensorInfo]:
@@ -38,19 +28,36 @@ def split_by(operation: Operation, key: str, info: TensorInfo) -> dict[str, Tens
     dim = dimension(operation, operation.fields["dim"], key, len(info.shape))
     size = info.shape[dim]
     if operation.verb == "unstack":
-        if size > UNSTACKED:
+        if size > MOST_PARTS:
             raise PlanError(
-                f"{operation}: {escape(key)} would become {size} tensors, more than the limit of {UNSTACKED}."
+                f"{operation}: {escape(key)} would become {size} tensors, more than the limit of {MOST_PARTS}."
             )
         rest = (*info.shape[:dim], *info.shape[dim + 1 :])
         for index in range(size):
             _put(made, operation.rules[0].apply(key, {INDEX: str(index)}), reshape(cut(info, dim, index, 1), rest), key)
         return made
-    at = 0
-    for rule, part in zip(operation.rules, _sizes(operation, key, info, dim), strict=True):
-        _put(made, rule.apply(key), cut(info, dim, at, part), key)
+    groups, at = operation.fields["groups"], 0
+    viewed, inner = _grouped(operation, key, info, dim)
+    for rule, part in zip(operation.rules, _sizes(operation, key, viewed, inner), strict=True):
+        shape = (*info.shape[:dim], groups * part, *info.shape[dim + 1 :])
+        _put(made, rule.apply(key), reshape(cut(viewed, inner, at, part), shape), key)
         at += part
     return made
+
+
+def _grouped(operation: Operation, key: str, info: TensorInfo, dim: int) -> tuple[TensorInfo, int]:
+    """Return a tensor with a dimension of ``groups`` before ``dim``, and the index that ``dim`` has then.
+
+    Without groups, the tensor and its dimension stay as they are.
+    """
+    groups, size = operation.fields["groups"], info.shape[dim]
+    if groups == 1:
+        return info, dim
+    if size % groups:
+        raise PlanError(
+            f"{operation}: dimension {dim} of {escape(key)} has size {size}, not a multiple of {groups} groups."
+        )
+    return reshape(info, (*info.shape[:dim], groups, size // groups, *info.shape[dim + 1 :])), dim + 1
 
 
 def _put(made: dict[str, TensorInfo], name: str | None, info: TensorInfo, key: str) -> None:
@@ -89,8 +96,12 @@ def reshaped_by(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
         return shift(info, float(operation.fields["by"]))
     if operation.verb in ("halves", "pairs"):
         return _reordered(operation, key, info)
+    if operation.verb in ("pool", "repeat"):
+        return of_heads(operation, key, info)
     if operation.verb == "reshape":
         return reshape(info, _shape(operation, key, info))
+    if operation.verb in ("slice", "pad", "tile"):
+        return resized(operation, key, info)
     return permute(info, _dims(operation, key, len(info.shape)))
 
 
@@ -150,7 +161,7 @@ def _shape(operation: Operation, key: str, info: TensorInfo) -> tuple[int, ...]:
     return tuple(shape)
 
 
-# Operations that make one tensor from several: concat, stack and add.
+# Operations that make one tensor from several: concat, stack, add and mean.
 
 Groups = dict[str, dict[int, list[str]]]
 """For each new name: the keys that each pattern (by index) matches."""
@@ -159,7 +170,7 @@ Groups = dict[str, dict[int, list[str]]]
 def joined(
     operation: Operation, hits: Sequence[Sequence[str]], tensors: Mapping[str, TensorInfo]
 ) -> dict[tuple[str, ...], dict[str, TensorInfo]]:
-    """Return the tensors that a concat, stack or add makes, by the keys of their inputs, in order.
+    """Return the tensors that a concat, stack, add or mean makes, by the keys of their inputs, in order.
 
     If the operation has several patterns, each matches one input, and the inputs are in the order of the patterns. A
     single pattern matches all inputs, and the inputs are in the order of the numbers in their keys. ``hits`` has the
@@ -208,6 +219,8 @@ def _check_gaps(operation: Operation, name: str, keys: Sequence[str]) -> None:
     """Raise PlanError unless the keys differ in one captured number only, and these numbers have no gaps."""
     caught = [found.ordered for key in keys if (found := operation.patterns[0].captures(key)) is not None]
     varying = [values for values in zip(*caught, strict=True) if len(set(values)) > 1]
+    if not varying and len({_NUMBER.sub("#", key) for key in keys}) == 1:  # the pattern has a range, as in {0..7}
+        varying = [values for values in zip(*map(_NUMBER.findall, keys), strict=True) if len(set(values)) > 1]
     if len(varying) > 1:
         raise PlanError(
             f"{operation}: {len(keys)} tensors, whose names differ in {len(varying)} captures, "
@@ -230,7 +243,7 @@ def _check_gaps(operation: Operation, name: str, keys: Sequence[str]) -> None:
 
 def _join(operation: Operation, name: str, keys: Sequence[str], tensors: Mapping[str, TensorInfo]) -> TensorInfo:
     infos = [tensors[key] for key in keys]
-    stacks, adds = operation.verb == "stack", operation.verb == "add"
+    stacks, adds = operation.verb == "stack", operation.verb in ("add", "mean")
     dims = len(infos[0].shape) + stacks
     dim = -1 if adds else dimension(operation, operation.fields["dim"], keys[0], dims)
     if stacks:
@@ -248,7 +261,14 @@ def _join(operation: Operation, name: str, keys: Sequence[str], tensors: Mapping
                 f"{operation}: the shapes of the parts of {escape(name)} do not fit: {escape(keys[0])} is {there}, "
                 f"{escape(key)} is {here}."
             )
-    return total(infos) if adds else join(infos, dim)
+    if adds:
+        return total(infos, is_mean=operation.verb == "mean")
+    groups = operation.fields.get("groups", 1)
+    if groups == 1:
+        return join(infos, dim)
+    whole = join([_grouped(operation, key, info, dim)[0] for key, info in zip(keys, infos, strict=True)], dim + 1)
+    rows = sum(info.shape[dim] for info in infos)
+    return reshape(whole, (*infos[0].shape[:dim], rows, *infos[0].shape[dim + 1 :]))
 
 
 def _fit(first: Sequence[int], other: Sequence[int], dim: int) -> bool:

@@ -104,9 +104,13 @@ def scaled(values: Array, dtype: str, factor: float) -> Array:
     return made
 
 
-def added(parts: Sequence[Array], dtype: str) -> Array:
-    """Return the sum of arrays of one dtype, rounded to this dtype; raises PlanError if a value becomes infinite."""
-    made, lost = rounded(*average([(values, dtype) for values in parts], [1.0] * len(parts)), dtype)
+def added(parts: Sequence[Array], dtype: str, *, is_mean: bool = False) -> Array:
+    """Return the sum, or the mean, of arrays of one dtype, rounded to this dtype.
+
+    Raises PlanError if a value becomes infinite.
+    """
+    weights = () if is_mean else [1.0] * len(parts)
+    made, lost = rounded(*average([(values, dtype) for values in parts], weights), dtype)
     if lost.infinite:
         raise PlanError(
             f"{count(lost.infinite, 'value')} of the sum would exceed the range of {dtype}.",

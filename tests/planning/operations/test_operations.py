@@ -314,7 +314,7 @@ WRONG: list[tuple[Any, type[CheckpointError], str]] = [
     ([3], ConfigError, "it has no operation. Use one of split"),
     ([{"splt": "head"}], ConfigError, "Did you mean split?"),
     ([{"split": "a", "stack": "b"}], ConfigError, "it has several operations"),
-    ([{"split": "head.weight", "into": ["a"]}], ConfigError, "not a list of two names or more"),
+    ([{"split": "head.weight", "into": ["a"]}], ConfigError, "into has one name, but a split makes two tensors"),
     ([{"split": "head.weight"}], ConfigError, "needs the field into"),
     ([{"split": "head.weight", "into": ["a", "b"], "dmi": 1}], ConfigError, "has no field dmi. Did you mean dim?"),
     ([{"split": "head.weight", "into": ["a", "b"], "dim": True}], ConfigError, "dim is True"),

@@ -1,0 +1,82 @@
+"""The operations that make a tensor larger or smaller: slice, pad, tile, pool and repeat."""
+
+from __future__ import annotations
+
+from ...errors import PlanError
+from ...tensors.composition import cut, filled, join, reshape, total
+from ...tensors.info import TensorInfo
+from ...util.text import count, escape
+from .operation import Operation
+
+__all__ = ["MOST_PARTS", "dimension", "of_heads", "resized"]
+
+MOST_PARTS = 100_000
+"""The most parts into which an operation divides a tensor, or from which it makes one: enough for experts, heads or
+layers, not for the rows of a vocabulary."""
+
+
+def dimension(operation: Operation, dim: int, key: str, dims: int) -> int:
+    """Return the dimension ``dim`` as an index from 0; a negative ``dim`` counts from the end.
+
+    Raises PlanError if ``dim`` is out of range.
+    """
+    if not -dims <= dim < dims:
+        hint = "A module's bias has fewer dimensions than its weight: select only the weight."
+        raise PlanError(f"{operation}: {escape(key)} has {count(dims, 'dimension')}, no dimension {dim}.", hint=hint)
+    return dim % dims
+
+
+def of_heads(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
+    """Return keys or values with fewer heads, each the mean of neighbours, or more, each repeated.
+
+    Both is done in https://arxiv.org/abs/2305.13245, where heads are pooled, and where grouped heads are used.
+    """
+    heads, to = operation.fields["heads"], operation.fields["to"]
+    fewer, more = (to, heads) if operation.verb == "pool" else (heads, to)
+    if fewer > more or more % fewer:
+        wanted = f"a divisor of {heads}" if operation.verb == "pool" else f"a multiple of {heads}"
+        raise PlanError(f"{operation}: the {count(heads, 'head')} cannot become {to}, which is not {wanted}.")
+    if more > MOST_PARTS:
+        raise PlanError(f"{operation}: {more} heads are more than the limit of {MOST_PARTS}.")
+    rows, rest = info.shape[0] if info.shape else 0, info.shape[1:]
+    if not rows or rows % heads:
+        raise PlanError(
+            f"{operation}: {escape(key)} has {count(rows, 'row')}, not a multiple of {count(heads, 'head')}.",
+            hint="Give the number of heads that the keys and values have: num_key_value_heads.",
+        )
+    size, times = rows // heads, more // fewer
+    if operation.verb == "repeat":
+        viewed = reshape(info, (heads, 1, size, *rest))
+        return reshape(join([viewed] * times, 1), (to * size, *rest))
+    viewed = reshape(info, (to, times, size, *rest))
+    mean = total([cut(viewed, 1, index, 1) for index in range(times)], is_mean=True)
+    return reshape(mean, (to * size, *rest))
+
+
+def resized(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
+    """Return a tensor after a slice, a pad or a tile: with more or fewer elements along one dimension."""
+    dim = dimension(operation, operation.fields["dim"], key, len(info.shape))
+    size = info.shape[dim]
+    if operation.verb == "tile":
+        times = operation.fields["times"]
+        if times > MOST_PARTS:
+            raise PlanError(f"{operation}: {times} times are more than the limit of {MOST_PARTS}.")
+        return join([info] * times, dim)
+    if operation.verb == "pad":
+        more = operation.fields["size"] - size
+        if more < 0:
+            raise PlanError(
+                f"{operation}: dimension {dim} of {escape(key)} has size {size} already, more than "
+                f"{operation.fields['size']}.",
+                hint="Use slice to make it smaller.",
+            )
+        shape = (*info.shape[:dim], more, *info.shape[dim + 1 :])
+        return join([info, filled(info, shape, float(operation.fields["value"]))], dim) if more else info
+    begin, end = (one + size if one < 0 else one for one in (operation.fields["begin"], operation.fields["end"]))
+    if not 0 <= begin < end <= size:
+        raise PlanError(
+            f"{operation}: {operation.fields['begin']} to {operation.fields['end']} are no elements of dimension {dim} "
+            f"of {escape(key)}, which has size {size}.",
+            hint="The end is the index after the last element; indices below 0 count from the end.",
+        )
+    return cut(info, dim, begin, end - begin)

@@ -1,0 +1,181 @@
+"""Operations that make tensors larger or smaller, and those on groups: what torch makes of the same tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.errors import CheckpointError, ConfigError, PatternError, PlanError
+
+Tensors = dict[str, torch.Tensor]
+Row = dict[str, Any]
+
+
+def both_ways(source: Tensors, operations: list[Row]) -> Tensors:
+    """Rename with operations, verify the output, and compare it with the tensors in memory; return it."""
+    save_file(source, "source.safetensors")
+    plan = cs.rename("source.safetensors", operations=operations)
+    cs.apply(plan, "out.safetensors", force=True)
+    assert cs.verify("out.safetensors").ok
+    written = load_file("out.safetensors")
+    made = cs.rename("source.safetensors", operations=operations).inputs.sources[0]  # type: ignore[attr-defined]
+    assert set(made) == set(written)
+    for key, one in written.items():
+        assert torch.equal(made.tensor(key), one), key
+    return written
+
+
+def pooled(weight: torch.Tensor, heads: int, to: int) -> torch.Tensor:
+    """Means of neighbouring heads, in double precision."""
+    size = len(weight) // heads
+    groups = weight.double().reshape(to, heads // to, size, *weight.shape[1:])
+    return groups.mean(1).reshape(to * size, *weight.shape[1:]).to(weight.dtype)
+
+
+CASES: dict[str, tuple[Row, Callable[[torch.Tensor], torch.Tensor]]] = {
+    "slice": ({"slice": "w", "begin": 2, "end": 9}, lambda w: w[2:9]),
+    "slice of columns": ({"slice": "w", "dim": 1, "end": 3}, lambda w: w[:, :3]),
+    "slice from the end": ({"slice": "w", "dim": -1, "begin": -2, "end": 6}, lambda w: w[:, -2:]),
+    "slice before the end": ({"slice": "w", "begin": 0, "end": -1}, lambda w: w[:-1]),
+    "pad": ({"pad": "w", "size": 30}, lambda w: torch.cat([w, w.new_zeros(6, 6)])),
+    "pad columns": ({"pad": "w", "dim": 1, "size": 8, "value": -2}, lambda w: torch.nn.functional.pad(w, (0, 2), value=-2)),
+    "pad to the same": ({"pad": "w", "size": 24}, lambda w: w),
+    "tile": ({"tile": "w", "times": 3}, lambda w: w.tile(3, 1)),
+    "tile columns": ({"tile": "w", "dim": 1, "times": 2}, lambda w: w.tile(1, 2)),
+    "pool": ({"pool": "w", "heads": 6, "to": 2}, lambda w: pooled(w, 6, 2)),
+    "pool to one": ({"pool": "w", "heads": 8, "to": 1}, lambda w: pooled(w, 8, 1)),
+    "pool to as many": ({"pool": "w", "heads": 8, "to": 8}, lambda w: w),
+    "repeat": (
+        {"repeat": "w", "heads": 4, "to": 12}, lambda w: w.reshape(4, 6, 6).repeat_interleave(3, 0).reshape(72, 6),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", CASES)
+def test_one_tensor_becomes_larger_or_smaller(name: str, dtype: torch.dtype) -> None:
+    operation, wanted = CASES[name]
+    weight = torch.randn(24, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
+    made = both_ways({"w": weight, "other": torch.ones(2)}, [operation])
+    assert torch.equal(made["w"], wanted(weight))
+
+
+def test_whole_numbers_and_biases_too() -> None:
+    source = {"n": torch.arange(6), "k.weight": torch.randn(8, 3), "k.bias": torch.randn(8)}
+    made = both_ways(
+        source,
+        [
+            {"pad": "n", "size": 8},
+            {"slice": "n", "begin": 1, "end": 8},
+            {"tile": "n", "times": 2},
+            {"pool": "k", "heads": 4, "to": 2},
+        ],
+    )
+    assert made["n"].tolist() == [1, 2, 3, 4, 5, 0, 0] * 2
+    assert torch.equal(made["k.bias"], pooled(source["k.bias"], 4, 2))
+    assert torch.equal(made["k.weight"], pooled(source["k.weight"], 4, 2))
+
+
+def test_the_mean_of_several_tensors_is_rounded_once() -> None:
+    layers = {f"layers.{n}.w": torch.randn(4, 5).bfloat16() for n in range(3)}
+    made = both_ways(layers, [{"mean": "layers.{n}.w", "into": "w"}])
+    assert torch.equal(made["w"], (sum(one.double() for one in layers.values()) / 3).bfloat16())
+    save_file({"a": torch.full((2,), 6e4).half(), "b": torch.full((2,), 5e4).half()}, "source.safetensors")
+    cs.apply(cs.rename("source.safetensors", operations=[{"mean": ["a", "b"], "into": "c"}]), "half.safetensors")
+    assert load_file("half.safetensors")["c"].tolist() == [54976.0] * 2  # their sum is beyond the range of float16
+
+
+def test_parts_that_stand_together_in_each_group() -> None:
+    """Megatron and GPT-NeoX: the queries, the key and the value of each group of heads are consecutive."""
+    groups, queries, size, width = 3, 4, 2, 5
+    fused = torch.randn(groups * (queries + 2) * size, width)
+    sizes = [queries * size, size, size]
+    split: Row = {"split": "qkv", "into": ["q", "k", "v"], "groups": groups, "sizes": sizes}
+    bias = torch.randn(len(fused))
+    made = both_ways({"qkv.weight": fused, "qkv.bias": bias}, [split])
+    for at, name in enumerate("qkv"):
+        begin = sum(sizes[:at])
+        part = fused.reshape(groups, -1, width)[:, begin : begin + sizes[at]].reshape(-1, width)
+        assert torch.equal(made[f"{name}.weight"], part)
+        assert torch.equal(made[f"{name}.bias"], bias.reshape(groups, -1)[:, begin : begin + sizes[at]].reshape(-1))
+    back = both_ways(made, [{"concat": ["q", "k", "v"], "into": "qkv", "groups": groups}])
+    assert torch.equal(back["qkv.weight"], fused)
+    assert torch.equal(back["qkv.bias"], bias)
+
+
+def test_groups_along_columns_and_equal_parts() -> None:
+    weight = torch.randn(3, 24)
+    made = both_ways({"w": weight}, [{"split": "w", "into": ["a", "b"], "dim": -1, "groups": 4}])
+    assert torch.equal(made["b"], weight.reshape(3, 4, 2, 3)[:, :, 1].reshape(3, 12))
+    back = both_ways(made, [{"concat": ["a", "b"], "into": "w", "dim": 1, "groups": 4}])
+    assert torch.equal(back["w"], weight)
+
+
+def test_a_name_with_a_range_means_several() -> None:
+    weight = torch.randn(8, 3)
+    made = both_ways({"mlp.w1": weight}, [{"copy": "mlp.w1", "into": "experts.{0..7}.w1"}])
+    assert set(made) == {f"experts.{n}.w1" for n in range(8)}
+    assert all(torch.equal(one, weight) for one in made.values())
+    made = both_ways({"h.2.w": weight}, [{"split": "h.{n}.w", "into": ["h.{n}.{a,b}", "h.{n}.c.{1..2}"]}])
+    assert torch.equal(made["h.2.c.1"], weight[4:6])
+    rows = {f"e.{n}.w": weight[n % 8 : n % 8 + 1].clone() for n in range(12)}
+    back = both_ways(rows, [{"concat": "e.{0..7}.w", "into": "w"}])
+    assert torch.equal(back["w"], weight)
+    assert {"e.8.w", "e.11.w"} <= set(back)
+    with pytest.raises(PlanError, match="lacks the tensor with number 3 of 2 to 13|lacks the tensor with number 12 of"):
+        both_ways({**rows, "e.13.w": weight}, [{"stack": "e.{2..13}.w", "into": "w"}])
+
+
+@pytest.mark.parametrize(
+    ("operation", "error", "why"),
+    [
+        (
+            {"slice": "w", "begin": 5, "end": 5},
+            PlanError,
+            "5 to 5 are no elements of dimension 0 of w, which has size 24",
+        ),
+        ({"slice": "w", "end": 25}, PlanError, "0 to 25 are no elements"),
+        ({"slice": "w", "dim": 2, "end": 1}, PlanError, "no dimension 2"),
+        ({"slice": "w"}, ConfigError, "needs the field end"),
+        ({"pad": "w", "size": 23}, PlanError, "has size 24 already, more than 23"),
+        ({"pad": "n", "size": 9, "value": 1}, PlanError, "n is int64, which is padded with 0 only"),
+        ({"pad": "w", "size": 9, "value": 1e39}, ConfigError, "not a number that fits into float32"),
+        ({"tile": "w", "times": 0}, ConfigError, "not a number above 0"),
+        ({"tile": "w", "times": 1 << 30}, PlanError, "more than the limit of 100000"),
+        ({"pool": "w", "heads": 6, "to": 4}, PlanError, "the 6 heads cannot become 4, which is not a divisor of 6"),
+        ({"pool": "w", "heads": 2, "to": 4}, PlanError, "not a divisor of 2"),
+        ({"repeat": "w", "heads": 4, "to": 6}, PlanError, "not a multiple of 4"),
+        ({"pool": "w", "heads": 5, "to": 1}, PlanError, "w has 24 rows, not a multiple of 5 heads"),
+        ({"pool": "n", "heads": 2, "to": 1}, PlanError, "only floating-point tensors can be scaled, added or averaged"),
+        ({"mean": ["n", "n2"], "into": "m"}, PlanError, "only floating-point tensors"),
+        ({"split": "w", "into": ["a", "b"], "groups": 5}, PlanError, "size 24, not a multiple of 5 groups"),
+        ({"split": "w", "into": ["a", "b"], "groups": 4, "sizes": [3, 4]}, PlanError, "needs 2 parts with the sum 6"),
+        ({"split": "w", "into": "a"}, ConfigError, "into has one name, but a split makes two tensors or more"),
+        ({"concat": ["w", "v"], "into": "a.{0..1}"}, PatternError, "means several names"),
+        ({"copy": "w", "into": "a.{0..999999}"}, PatternError, "the range .* is too long"),
+    ],
+)
+def test_what_cannot_be_is_an_error(operation: Row, error: type[CheckpointError], why: str) -> None:
+    save_file(
+        {"w": torch.ones(24, 6), "v": torch.ones(24, 6), "n": torch.arange(8), "n2": torch.arange(8)},
+        "source.safetensors",
+    )
+    with pytest.raises(error, match=why):
+        cs.rename("source.safetensors", operations=[operation])
+
+
+def test_codes_are_not_pooled(ckpt: Any) -> None:
+    codes = torch.randn(8, 256).to(torch.float8_e4m3fn)
+    save_file({"k.weight": codes, "k.weight_scale_inv": torch.ones(1, 2)}, "source.safetensors")
+    for row in (
+        {"pool": "k.weight", "heads": 4, "to": 2},
+        {"pad": "k.weight", "size": 16},
+        {"slice": "k.weight", "end": 4},
+    ):
+        with pytest.raises(PlanError, match="quantised"):
+            cs.rename("source.safetensors", operations=[row])
