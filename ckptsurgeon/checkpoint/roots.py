@@ -30,8 +30,8 @@ __all__ = [
 NAMED_ROOTS = ("state_dict", "model_state_dict", "model", "module", "net")
 """The keys under which training frameworks save the model, most specific first."""
 
-_OPTIMIZER = re.compile(r"(?i:optim(?:izer)?s?)(?![a-z])")
-"""Matches ``optimizer``, ``optim_states`` and ``optimizerG``, but not ``optimus``."""
+_OPTIMIZER = re.compile(r"(?i:optim(?:izer)?s?|opt_state)(?![a-z])")
+"""Matches ``optimizer``, ``optim_states``, ``optimizerG`` and Flax's ``opt_state``, but not ``optimus``."""
 
 _CONTAINERS = (dict, list, tuple, OpaqueResult)
 _NAMES_LISTED = 100

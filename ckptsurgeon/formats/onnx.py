@@ -27,6 +27,7 @@ from .base.header_digest import digest_outside
 from .base.protobuf import signed, varint
 from .base.sharded_writer import shard_name
 from .base.untrusted import check_elements, check_sizes
+from .base.window import Window
 
 __all__ = ["FORMAT"]
 
@@ -52,7 +53,6 @@ _FITTING = {
         *(name for name in _DTYPES.values() if name.startswith("float8"))},
 }  # fmt: skip
 """The types whose values a field may contain."""
-_WINDOW = 1 << 16
 _LARGE = 1 << 10
 """A constant of a node is noted if it has at least this many bytes: smaller ones are shapes, axes and the like."""
 _MADE_NAME = re.compile(r"(?:onnx::\w+_\d+|val_\d+|\d+)")
@@ -77,7 +77,7 @@ class _Messages:
     def __init__(self, file: File) -> None:
         self.file = file
         self._left = limits.ONNX_FIELDS
-        self._begin, self._buffer = 0, b""
+        self._window = Window(file)
 
     def fields(self, begin: int, end: int) -> Iterator[_Field]:
         """Yield the fields of the message in a range of the file; raises FormatError if it is not a message."""
@@ -86,7 +86,7 @@ class _Messages:
             self._left -= 1
             if self._left < 0:
                 raise UnsafeError(f"it has more than {limits.ONNX_FIELDS:,} fields.", rule="onnx fields")
-            head = self._near(at, min(20, end - at))
+            head = self._window.read(at, min(20, end - at))
             try:
                 tag, used = varint(head, 0)
                 kind, length = tag & 7, {1: 8, 5: 4}.get(tag & 7, 0)
@@ -107,7 +107,7 @@ class _Messages:
         """Return the bytes of a field; raises FormatError if there are more than ``most``."""
         if one.end - one.begin > most:
             raise FormatError(f"a name or text of the model has more than {most:,} bytes.", rule="onnx text")
-        return self._near(one.begin, one.end - one.begin)
+        return self._window.read(one.begin, one.end - one.begin)
 
     def text(self, one: _Field, most: int = limits.KEY_CHARACTERS) -> str:
         """Return a field as text; raises FormatError if it is too long or not UTF-8."""
@@ -115,12 +115,6 @@ class _Messages:
             return self.raw(one, most).decode()
         except UnicodeDecodeError:
             raise FormatError("a name or text of the model is not UTF-8.", rule="onnx text") from None
-
-    def _near(self, at: int, nbytes: int) -> bytes:
-        if not self._begin <= at <= at + nbytes <= self._begin + len(self._buffer):
-            size = max(nbytes, _WINDOW)
-            self._begin, self._buffer = at, self.file.read(at, min(size, self.file.size - at))
-        return self._buffer[at - self._begin : at - self._begin + nbytes]
 
 
 @dataclass

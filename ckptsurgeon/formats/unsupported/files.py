@@ -192,23 +192,6 @@ def _described(head: bytes, name: str) -> UnreadableFile | None:
     return UnreadableFile("a Core ML model", "Use the checkpoint that it was converted from.")
 
 
-def _msgpack(head: bytes, name: str) -> UnreadableFile | None:
-    """Return a description of a MessagePack map whose first key is a string; None for any other file.
-
-    https://github.com/msgpack/msgpack/blob/master/spec.md.
-    """
-    sizes = {0xDE: 3, 0xDF: 5}
-    at = 1 if head and 0x81 <= head[0] <= 0x8F else sizes.get(head[0], 0) if head else 0
-    if not at or len(head) < at + 2:
-        return None
-    begin, length = (at + 1, head[at] & 0x1F) if 0xA0 <= head[at] <= 0xBF else (at + 2, head[at + 1])
-    if (head[at] != 0xD9 and not 0xA1 <= head[at] <= 0xBF) or not _PRINTED.fullmatch(head[begin : begin + length]):
-        return None
-    return UnreadableFile(
-        "a msgpack file, the format of Flax for weights", f"Read it with flax.serialization.msgpack_restore {_ARRAYS}"
-    )
-
-
 def _pickle(head: bytes, name: str) -> UnreadableFile | None:
     said = len(head) > 1 and head[0] == 0x80 and head[1] in _PROTOCOLS
     if not said and not (len(head) < HEAD and _LINES.fullmatch(head)):
@@ -224,5 +207,5 @@ def _zeros(head: bytes, name: str) -> UnreadableFile | None:
 
 
 _KINDS: tuple[Callable[[bytes, str], UnreadableFile | None], ...] = (
-    packed, _hdf5, _described, _msgpack, _pickle, _zeros,
+    packed, _hdf5, _described, _pickle, _zeros,
 )  # fmt: skip

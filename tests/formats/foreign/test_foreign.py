@@ -71,13 +71,6 @@ FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str, str]] = {
     ),
     "tar": ("x.tar", tarred("readme", "net/a.pth"), "a tar archive that contains net/a.pth", "tar xf x.tar net/a.pth"),
     "ggml": ("model.bin", b"tjgg\3\0\0\0" + bytes(64), "a GGML file of llama.cpp", "Use the .pth"),
-    "flax": (
-        "flax_model.msgpack", b"\x82\xa6params\x81\xa6kernel\xc7\x10\x01\x93\x92\x01\x02\xa7float32\xc4\4\0\0\0\0\xa1b\1",
-        "a msgpack file, the format of Flax for weights", f"flax.serialization.msgpack_restore and {SAVEZ}",
-    ),
-    "many in msgpack": (
-        "x", b"\xde\x00\x20\xd9\x28" + b"k" * 40 + b"\1", "a msgpack file, the format of Flax for weights", "msgpack_restore",
-    ),
     "core ml": ("x.mlmodel", b"\x08\x04\x12\xb4\x01\x0a\x10\x0a\x05image" + bytes(200), "a Core ML model", "converted"),
     "saved model": (
         "saved_model.pb", b"\x08\x01\x12\xb4\x8a\x01\x0a\x90\x01\x0a\x05" + bytes(200),
