@@ -503,4 +503,40 @@ MUTANTS = (
         "if powers[ordered[at]] > SUSPECT and at > len(ordered) // 2:",
         "tensors/decoders/test_odd_sizes.py",
     ),
+    Mutant(
+        "a tensor of an ONNX model is only read in the folder of the model",
+        'if location.startswith("/") or "\\\\" in location or ".." in location.split("/") or location == self.own:',
+        'if location.startswith("/") or location == self.own:',
+        "hostile/test_onnx.py",
+    ),
+    Mutant(
+        "constants of an ONNX model that are not read are noted",
+        "if one.number in (5, 10):  # a tensor, or one of several",
+        "if one.number == 10:  # a tensor, or one of several",
+        "formats/test_onnx.py",
+    ),
+    Mutant(
+        "an array of Flax has as many bytes as its shape needs",
+        "if prod(shape) * DTYPES[dtype].bits // 8 != data.length:",
+        "if prod(shape) * DTYPES[dtype].bits // 8 < data.length:",
+        "hostile/test_flax.py",
+    ),
+    Mutant(
+        "a weight that cannot be stored in blocks of GGUF is an error",
+        "        if not np.isfinite(meant).all():",
+        "        if np.isnan(meant).all():",
+        "api/gguf/test_entries.py",
+    ),
+    Mutant(
+        "rows that do not divide into blocks are noted",
+        "    for other in sorted({of for of in types.values() if of != to}):",
+        "    for other in sorted({of for of in types.values() if not of}):",
+        "api/gguf/test_types.py",
+    ),
+    Mutant(
+        "a mean of several tensors does not overflow where their sum would",
+        "    weights = () if is_mean else [1.0] * len(parts)",
+        "    weights = [1.0] * len(parts)",
+        "planning/operations/test_resizing.py",
+    ),
 )  # fmt: skip
