@@ -529,8 +529,8 @@ MUTANTS = (
     ),
     Mutant(
         "rows that do not divide into blocks are noted",
-        "    for other in sorted({of for of in types.values() if of != to}):",
-        "    for other in sorted({of for of in types.values() if not of}):",
+        "for to, other in sorted({(wanted[key], of) for key, of in types.items() if of != wanted[key]}):",
+        "for to, other in sorted({(wanted[key], of) for key, of in types.items() if not of}):",
         "api/gguf/test_types.py",
     ),
     Mutant(

@@ -20,10 +20,15 @@ from ...util.text import brief_repr, escape
 from ..keys.pattern import KeyPattern
 from ..keys.rules import Rule, target_rule, target_rules
 
-__all__ = ["JOINING", "Operation", "parse_operations"]
+__all__ = ["JOINING", "MIXTURES", "Operation", "parse_operations"]
 
 MOST = 10_000
 """The most operations, and the most numbers of a constant."""
+MIXTURES: Mapping[str, tuple[str, str, str]] = {
+    "q5_k_m": ("q5_k", "q6_k", "q6_k"),
+    "q4_k_m": ("q4_k", "q5_k", "q6_k"),
+}
+"""{mixture of GGUF types: (type of most matrices, of queries, keys and values in one matrix, of the most important)}"""
 LARGEST = 3.4028234663852886e38
 """The largest number of float32."""
 
@@ -100,7 +105,7 @@ _FIELDS: Mapping[str, Mapping[str, _Field]] = {
     "shift": {"by": _Field(_is_number, "a finite number")},
     "constant": {"values": _Field(_is_numbers, f"a list of 1 to {MOST} numbers that fit into float32")},
     "dequantize": {},
-    "blocks": {"to": _Field(lambda v: v in ROUNDED, f"one of {', '.join(ROUNDED)}")},
+    "blocks": {"to": _Field(lambda v: v in (*ROUNDED, *MIXTURES), f"one of {', '.join((*ROUNDED, *MIXTURES))}")},
     "quantize": {
         "to": _Field(lambda value: isinstance(value, str) and value in SCHEMES, f"one of {', '.join(SCHEMES)}"),
         "scales": _Field(lambda value: value in OWN_DTYPES, f"one of {', '.join(OWN_DTYPES)}", default=""),

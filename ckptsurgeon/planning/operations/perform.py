@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from ...errors import FormatError, PlanError
-from ...tensors.composition import blocked, given
-from ...tensors.dtypes import BLOCKS, DTYPES, OF_SHORT_ROWS
+from ...tensors.composition import given
+from ...tensors.dtypes import DTYPES
 from ...tensors.encodings.torch_quantised import is_pickled, notes_on_activations
 from ...tensors.info import Encoded, TensorInfo
-from ...util.text import count, escape, listing
+from ...util.text import escape
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern_hints import matched
 from ..quantised_error import QuantisedError
+from .blocks import in_blocks
 from .operation import JOINING, Operation
 from .quantising import quantised
 from .shaping import joined, reshaped_by, split_by
@@ -147,40 +148,10 @@ def _decoded(
 
 
 def _blocked(result: DerivedSource, operation: Operation, keys: Sequence[str]) -> Made:
-    """Return the matrices in ``keys`` after an operation that rounds them to a GGUF type.
-
-    GGUF stores the values of a row in blocks. A matrix whose rows do not divide into the blocks of the type is rounded
-    to the type in ``OF_SHORT_ROWS``, or left out if there is none or it does not fit; notes say so. Raises PlanError if
-    no matrix can be rounded.
-    """
-    to = operation.fields["to"]
-    chosen = [key for key in keys if _is_matrix(result.tensors[key])]
-    types = {key: _type_for(to, result.tensors[key].shape[-1]) for key in chosen}
-    made: Made = {(key,): {key: blocked(result.tensors[key], of, key)} for key, of in types.items() if of}
-    if not made:
-        raise PlanError(
-            f"{operation}: no matching tensor is a floating-point matrix whose row length is a multiple of "
-            f"{BLOCKS[OF_SHORT_ROWS.get(to, to)][0]}.",
-            hint="Leave the type out.",
-        )
-    for other in sorted({of for of in types.values() if of != to}):
-        odd = [key for key, of in types.items() if of == other]
-        how = f"rounded to {other}, not {to}" if other else f"not rounded to {to}"
-        result.notes.append(
-            f"{count(len(odd), 'tensor is', 'tensors are')} {how}, as the row length is not a multiple of "
-            f"{BLOCKS[to if other else OF_SHORT_ROWS.get(to, to)][0]}: {listing(odd)}"
-        )
-    return _once(made, result.tensors)
-
-
-def _type_for(to: str, row: int) -> str:
-    """Return the GGUF type to which rows of ``row`` values are rounded if ``to`` is asked for; "" if there is none."""
-    return next((of for of in (to, OF_SHORT_ROWS.get(to, to)) if row % BLOCKS[of][0] == 0), "")
-
-
-def _is_matrix(info: TensorInfo) -> bool:
-    dtype = DTYPES[info.dtype]
-    return len(info.shape) > 1 and not info.opaque and dtype.kind == "float" and dtype.bits >= 16 and info.numel > 0
+    """Return the matrices in ``keys`` rounded to a type of GGUF; notes are added to ``result``."""
+    found, notes = in_blocks(operation, keys, result.tensors)
+    result.notes += notes
+    return _once({(key,): {key: info} for key, info in found.items()}, result.tensors)
 
 
 def _operated(tensors: Mapping[str, TensorInfo], operation: Operation, hits: Sequence[Sequence[str]]) -> Made:

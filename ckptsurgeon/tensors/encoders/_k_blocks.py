@@ -104,7 +104,6 @@ def _q6_k(blocks: Array) -> Array:
     found, drafts = _symmetric(values, 32)
     scales = _by_block(found, 16)
     signed, top = _rounded_signed(scales, 128)
-    signed = np.minimum(signed, _F(127))
     codes = _in_blocks(_recoded(values, drafts, _times(top, signed), None, (-32, 31)))
     empty = np.abs(scales).max(1) < _NOTHING
     signed[empty], top[empty], codes[empty] = 0, 0, 0

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.api.gguf.types import rounded
 
 LAYERS = 16
 BETTER = {0, 1, 4, 7, 10, 13, 14, 15}
@@ -106,13 +105,52 @@ def test_rows_that_no_block_divides_stay_as_they_are() -> None:
 def test_queries_keys_and_values_in_one_matrix_get_the_type_between() -> None:
     """As in Phi-3."""
     keys = [f"model.layers.{n}.{name}.weight" for n in range(4) for name in ("self_attn.qkv_proj", "mlp.down_proj")]
-    found = rounded("q4_k_m", ["lm_head.weight", *keys])
-    assert [row["to"] for row in found] == ["q6_k", "q6_k", "q5_k", "q4_k"]
     save_file({key: torch.ones(2, 256) for key in ("lm_head.weight", *keys)}, "x.safetensors")
     cs.apply(cs.convert("x.safetensors", gguf_type="q4_k_m"), "out.gguf")
     down = {f"model.layers.{n}.mlp.down_proj.weight": "q6_k" if n in (2, 3) else "q4_k" for n in range(4)}
     fused = {f"model.layers.{n}.self_attn.qkv_proj.weight": "q5_k" for n in range(4)}
     assert types("out.gguf") == {"lm_head.weight": "q6_k", **down, **fused}
+
+
+def test_the_last_matrices_of_experts_that_are_one_tensor() -> None:
+    """As transformers stores those of gpt-oss, without ``.weight``."""
+    keys = {
+        f"model.layers.{n}.mlp.experts.{name}": (2, 256, 256) for n in range(4) for name in ("down_proj", "up_proj")
+    }
+    biases = {f"model.layers.{n}.mlp.experts.down_proj_bias": (2, 256) for n in range(4)}
+    save_file({key: torch.ones(shape) for key, shape in (keys | biases).items()}, "x.safetensors")
+    cs.apply(cs.convert("x.safetensors", gguf_type="q4_k_m"), "out.gguf")
+    found = types("out.gguf")
+    assert {key for key, kind in found.items() if kind == "q6_k"} == {
+        f"model.layers.{n}.mlp.experts.down_proj" for n in (2, 3)
+    }
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"model.layers.0.self_attn.q_proj.weight": (2, 256)},
+        {"lm_head.weight": (2, 256)},
+        {"lm_head.weight": (2, 48), "model.layers.0.mlp.up_proj.weight": (2, 256)},
+        {"lm_head.weight": (0, 256), "model.layers.0.mlp.up_proj.weight": (2, 256)},
+        {"model.layers.0.mlp.down_proj.weight": (2, 48), "model.layers.0.mlp.up_proj.weight": (2, 256)},
+        {f"model.layers.{10**17}.mlp.down_proj.weight": (2, 256)},
+        {f"model.layers.{'9' * 5000}.mlp.down_proj.weight": (2, 256)},
+    ],
+)
+def test_a_mixture_is_possible_where_one_type_is(shapes: dict[str, tuple[int, ...]]) -> None:
+    save_file({key: torch.ones(shape) for key, shape in shapes.items()}, "x.safetensors")
+    assert len(cs.convert("x.safetensors", gguf_type="q4_k_m").steps) == len(shapes)
+
+
+def test_codes_must_be_decoded_first(ckpt: Any) -> None:
+    save_file({"w": torch.randn(4, 256)}, "x.safetensors")
+    cs.apply(cs.convert("x.safetensors", gguf_type="q4_k"), "coded.gguf")
+    done = ckpt("convert", "coded.gguf", "-o", "out.gguf", "--gguf-type", "q6_k")
+    assert done.code == 4
+    assert "some are quantised already. Decode them first: --dequantize" in " ".join(done.err.split())
+    cs.apply(cs.convert("coded.gguf", dequantize=True, gguf_type="q6_k"), "out.gguf")
+    assert types("out.gguf") == {"w": "q6_k"}
 
 
 def test_an_adapter_is_merged_into_a_mixture() -> None:
