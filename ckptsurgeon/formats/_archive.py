@@ -16,7 +16,7 @@ from ..errors import FormatError
 from ..storage.read.base import File, Folder, Source
 from ..storage.read.uri import open_source
 from ..util.text import escape, listing
-from ._choosing import is_weights
+from ._choosing import is_exported, is_weights
 from ._espnet_pack import META
 from .base.header import FilePrint, Header, naming
 from .base.slice import FileSlice
@@ -135,7 +135,7 @@ class ArchiveFolder(Folder):
     @property
     def has_checkpoint(self) -> bool:
         """Whether a file directly in this folder is named like a checkpoint, or describes one (``CKPT.yaml``)."""
-        return any(is_weights(name) or name in _SAVED for name in self.names())
+        return any(is_weights(name) or is_exported(name) or name in _SAVED for name in self.names())
 
     @property
     def way_in(self) -> str:

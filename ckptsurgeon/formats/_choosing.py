@@ -24,6 +24,7 @@ __all__ = [
     "chosen_of_run",
     "example_of_run",
     "has_weights",
+    "is_exported",
     "is_weights",
     "note_of",
 ]
@@ -77,6 +78,8 @@ def example_of_run(names: Sequence[str]) -> str:
 
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz", ".gguf")
+EXPORTED = (".onnx", ".msgpack")
+"""Suffixes of files that are read if a folder has no other checkpoint: exports often stand beside the weights."""
 _PREFERRED = (
     "model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors", "adapter_model.safetensors",
     "adapter_model.bin",
@@ -105,6 +108,11 @@ def is_weights(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+def is_exported(name: str) -> bool:
+    """Return whether a file name has the suffix of an exported model, such as ``.onnx``."""
+    return name.lower().endswith(EXPORTED)
+
+
 def has_weights(names: Sequence[str]) -> bool:
     """Return whether ``names`` include a usual name of model weights, such as ``model.safetensors``.
 
@@ -124,6 +132,8 @@ def choose(folder: Folder, names: Sequence[str]) -> Choice:
     if not candidates and not shards and (packed := packed_weights(folder, names)):
         entry, name = next(iter(packed.items()))
         return Choice(name, [path for path in packed.values() if path != name], f", the {escape(entry)} of {META}")
+    if not candidates and not shards:
+        candidates = [name for name in names if is_exported(name)]
     if not candidates:
         raise _none(folder, sorted(shards))
     known = {indexed_name(name).lower() for name in indexes}

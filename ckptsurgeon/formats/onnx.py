@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from array import array
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -60,12 +61,16 @@ _MADE_NAME = re.compile(r"(?:onnx::\w+_\d+|val_\d+|\d+)")
 
 
 class _Field(NamedTuple):
-    """A field of a message: its number, and a number (``value``) or the range of its bytes in the file."""
+    """A field of a message: its number, and either the number that it contains or the range of its bytes in the file.
+
+    ``is_number`` says which; then ``value`` is the number.
+    """
 
     number: int
     value: int
     begin: int
     end: int
+    is_number: bool
 
 
 class _Messages:
@@ -77,6 +82,7 @@ class _Messages:
     def __init__(self, file: File) -> None:
         self.file = file
         self._left = limits.ONNX_FIELDS
+        self._numbers = 0
         self._window = Window(file)
 
     def fields(self, begin: int, end: int) -> Iterator[_Field]:
@@ -100,8 +106,31 @@ class _Messages:
                 raise FormatError("it is not a valid ONNX model: a field has an unknown type.", rule="protobuf")
             if length > end - at - used:
                 raise FormatError("it is truncated, or not a valid ONNX model.", rule="cut short")
-            yield _Field(tag >> 3, value, at + used, at + used + length)
+            yield _Field(tag >> 3, value, at + used, at + used + length, kind == 0)
             at += used + length
+
+    def numbers(self, one: _Field, most: int) -> array[int]:
+        """Return the numbers in a field, which contains one or, packed, several.
+
+        Raises FormatError for more than ``most``, UnsafeError if all fields have more than ``limits.ONNX_NUMBERS``.
+        """
+        if one.is_number:
+            return array("Q", [one.value])
+        found, data, at = array("Q"), self.raw(one, 10 * most), 0
+        while at < len(data):
+            try:
+                value, at = varint(data, at)
+            except ValueError as error:
+                raise FormatError(f"it is not a valid ONNX model: {error}.", rule="protobuf") from None
+            found.append(value)
+            if len(found) > most:
+                raise FormatError(f"a list of numbers has more than {most:,} items.", rule="onnx numbers")
+        self._numbers += len(found)
+        if self._numbers > limits.ONNX_NUMBERS:
+            raise UnsafeError(
+                f"its tensors have more than {limits.ONNX_NUMBERS:,} numbers of variable length.", rule="onnx numbers"
+            )
+        return found
 
     def raw(self, one: _Field, most: int) -> bytes:
         """Return the bytes of a field; raises FormatError if there are more than ``most``."""
@@ -125,7 +154,7 @@ class _Tensor:
     dtype: int = 0
     shape: list[int] = field(default_factory=list)
     places: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-    numbers: list[int] = field(default_factory=list)
+    numbers: array[int] = field(default_factory=lambda: array("Q"))
     external: dict[str, str] = field(default_factory=dict)
     is_external: bool = False
 
@@ -137,6 +166,7 @@ class _Found:
     tensors: list[_Tensor] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)
     sparse: int = 0
+    long: int = 0
     constants: int = 0
     has_graph: bool = False
     has_training: bool = False
@@ -195,6 +225,8 @@ def _model(messages: _Messages) -> _Found:
     for one in messages.fields(0, size):
         if one.number == 1:
             found.metadata["ir_version"] = str(one.value)
+        elif one.end - one.begin > limits.ONNX_TEXT and one.number in (*texts, 8, 14):
+            found.long += 1
         elif one.number in texts and one.end > one.begin:
             found.metadata[texts[one.number]] = messages.text(one, limits.ONNX_TEXT)
         elif one.number == 7:
@@ -220,8 +252,7 @@ def _pair(messages: _Messages, of: _Field) -> tuple[str, str]:
     found = {1: "", 2: ""}
     for one in messages.fields(of.begin, of.end):
         if one.number in found:
-            is_text = one.end > one.begin or not one.value
-            found[one.number] = messages.text(one, limits.ONNX_TEXT) if is_text else str(signed(one.value))
+            found[one.number] = str(signed(one.value)) if one.is_number else messages.text(one, limits.ONNX_TEXT)
     return found[1], found[2]
 
 
@@ -248,28 +279,27 @@ def _constants(messages: _Messages, node: _Field, depth: int = 0) -> int:
             if one.number in (5, 10):  # a tensor, or one of several
                 total += 1
             elif one.number in (6, 11) and depth < limits.ONNX_DEPTH:  # a graph, or one of several
-                for part in list(messages.fields(one.begin, one.end)):
-                    if part.end - part.begin >= _LARGE:
-                        total += 1 if part.number == 5 else _constants(messages, part, depth + 1) * (part.number == 1)
+                parts = [part for part in messages.fields(one.begin, one.end) if part.end - part.begin >= _LARGE]
+                total += sum(part.number == 5 for part in parts)
+                total += sum(_constants(messages, part, depth + 1) for part in parts if part.number == 1)
     return total
 
 
 def _tensor(messages: _Messages, of: _Field) -> _Tensor:
     tensor = _Tensor()
     for one in messages.fields(of.begin, of.end):
-        is_number = one.end == one.begin
         if one.number == 1:
-            tensor.shape += [one.value] if is_number else _varints(messages.raw(one, 1 << 10), limits.DIMENSIONS)
+            tensor.shape += messages.numbers(one, limits.DIMENSIONS)
         elif one.number == 2:
             tensor.dtype = one.value
         elif one.number == 8:
             tensor.name = messages.text(one)
         elif one.number in _NUMBERS:
-            most = limits.ONNX_NUMBERS
-            tensor.numbers += [one.value] if is_number else _varints(messages.raw(one, 10 * most), most)
+            tensor.numbers.extend(messages.numbers(one, limits.ONNX_NUMBERS))
             tensor.places[one.number] = []
         elif one.number in (_FLOATS, _DOUBLES, _RAW, 6):
-            tensor.places.setdefault(one.number, []).append((one.begin, one.end))
+            if one.end > one.begin:
+                tensor.places.setdefault(one.number, []).append((one.begin, one.end))
         elif one.number == _EXTERNAL:
             key, value = _pair(messages, one)
             tensor.external[key] = value
@@ -278,19 +308,6 @@ def _tensor(messages: _Messages, of: _Field) -> _Tensor:
     if not tensor.name:
         raise FormatError("one of its initialisers has no name.", rule="onnx name")
     return tensor
-
-
-def _varints(data: bytes, most: int) -> list[int]:
-    found, at = [], 0
-    while at < len(data):
-        try:
-            value, at = varint(data, at)
-        except ValueError as error:
-            raise FormatError(f"it is not a valid ONNX model: {error}.", rule="protobuf") from None
-        found.append(value)
-        if len(found) > most:
-            raise FormatError(f"a list of numbers has more than {most:,} items.", rule="onnx numbers")
-    return found
 
 
 # The values.
@@ -435,11 +452,15 @@ def _notes(found: _Found, tree: Mapping[str, TensorInfo]) -> Iterator[str]:
         yield f"not read: {count(found.sparse, 'sparse tensor')}"
     if found.has_training:
         yield "the graphs for training in this ONNX model were not read"
+    if found.long:
+        yield f"left out: {count(found.long, 'entry', 'entries')} of metadata longer than {limits.ONNX_TEXT >> 20} MB"
     made = [key for key, info in tree.items() if len(info.shape) > 1 and _MADE_NAME.fullmatch(key)]
     if made:
+        have = "1 weight has a name" if len(made) == 1 else f"{len(made)} weights have names"
         yield (
-            f"{count(len(made), 'weight')} have names that the exporter made, such as {escape(made[0])}: it has "
-            "transposed or folded them, so match them by shape and values (ckpt match --values), and transpose them"
+            f"{have} that the exporter made, such as {escape(made[0])}: weights of linear layers are transposed "
+            "there, and the gates of LSTM and GRU are in another order; use the checkpoint that was exported, if you "
+            "have it"
         )
 
 

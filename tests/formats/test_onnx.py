@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.formats.base import limits
@@ -53,6 +54,9 @@ def test_weights_that_torch_exported(name: str) -> None:
             assert torch.equal(found.tensor(key), state[key])
         made = next(key for key, info in found.items() if info.shape == state["linear.weight"].T.shape)
         assert torch.equal(found.tensor(made), state["linear.weight"].T)
+        gates = next(key for key, info in found.items() if info.shape == (1, 15, 4))
+        r, z, n = state["recurrent.weight_ih_l0"].chunk(3)
+        assert torch.equal(found.tensor(gates)[0], torch.cat([z, r, n]))  # another order than torch's
         noted = " ".join(found.notes)
     assert "read the weights of an ONNX model (its initialisers), not its operators" in noted
     assert f"names that the exporter made, such as {made}" in noted
@@ -78,6 +82,8 @@ def test_numbers_of_variable_length_are_values_too() -> None:
                 tensor("w", (2, 3), 1, ONES, 4),
                 tensor("empty", (0, 4), values=None),
                 tensor("one", (), 1, struct.pack("<f", 2.5)),
+                field(1, b"") + tensor("scalar", (), 7, packed([5]), 7),
+                tensor("none", (0,), 7, b"", 7),
             ]
         )
     )
@@ -87,6 +93,7 @@ def test_numbers_of_variable_length_are_values_too() -> None:
         assert found.tensor("half").dtype == torch.float16
         assert found.tensor("small").tolist() == [-3, 7]
         assert found.tensor("w").tolist() == [[1] * 3] * 2
+        assert (found.tensor("scalar").item(), found["none"].shape) == (5, (0,))
         assert (found["empty"].shape, found.tensor("one").item()) == ((0, 4), 2.5)
     cs.apply(cs.convert("x.onnx"), "out.safetensors")
     assert cs.verify("out.safetensors").ok
@@ -108,6 +115,12 @@ def test_what_is_not_read_is_noted() -> None:
     assert "3 tensors of 1 kB or more are constants of nodes or of subgraphs, not initialisers" in notes
     assert "not read: 1 sparse tensor" in notes
     assert "the graphs for training in this ONNX model were not read" in notes
+    commented = graph([W], more=field(10, b"doc" * 1000))
+    with opened(model(graph([W], [node("If", attribute("then_branch", 6, commented))]))) as found:
+        assert len(found.notes) == 1
+    with opened(model(graph([W]), field(6, b"d" * (limits.ONNX_TEXT + 1)))) as found:
+        assert "left out: 1 entry of metadata longer than 1 MB" in found.notes
+        assert "doc_string" not in found.metadata
     with opened(model(graph([W]))) as found:
         assert found.notes == ("read the weights of an ONNX model (its initialisers), not its operators",)
 
@@ -138,6 +151,19 @@ def test_a_file_beside_the_model_is_found_from_any_folder(ckpt: Any, tmp_path: P
     done = ckpt("inspect", "net/x.onnx")
     assert done.code == 3
     assert "the tensor w is in deep/w.bin, which cannot be read" in " ".join(done.err.split())
+
+
+def test_a_folder_or_an_archive_with_one_model_is_opened() -> None:
+    Path("net").mkdir()
+    Path("net/model.onnx").write_bytes(of(W))
+    with zipfile.ZipFile("net.zip", "w") as archive:
+        archive.write("net/model.onnx")
+    for path in ("net", "net.zip"):
+        with cs.open_checkpoint(path) as found:
+            assert found.tensor("w").tolist() == [[1] * 3] * 2
+    save_file({"other": torch.ones(2)}, "net/model.safetensors")
+    with cs.open_checkpoint("net") as found:  # an export beside the weights
+        assert list(found) == ["other"]
 
 
 def of(*tensors: bytes, more: bytes = b"") -> bytes:
@@ -198,5 +224,13 @@ def test_many_fields_are_refused_quickly(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(limits, "ONNX_FIELDS", 100)
     with opened(of(*(tensor(f"w{n}", (1,), values=ONES[:4]) for n in range(15)))) as found:
         assert len(found) == 15
+    monkeypatch.setattr(limits, "ONNX_NUMBERS", 50)
+    numbers = [tensor(f"n{n}", (10,), 7, packed(range(10)), 7) for n in range(6)]
+    with opened(of(*numbers[:5])) as found:
+        assert found.tensor("n4").tolist() == [*range(10)]
+    with pytest.raises(cs.UnsafeError, match="more than 50 numbers"):
+        opened(of(*numbers))
+    with pytest.raises(cs.FormatError, match="more than 50 items"):
+        opened(of(tensor("n", (60,), 7, packed(range(60)), 7)))
     with pytest.raises(cs.UnsafeError, match="more than 100 fields"):
         opened(of(*(tensor(f"w{n}", (1,), values=ONES[:4]) for n in range(30))))

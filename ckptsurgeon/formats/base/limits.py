@@ -105,8 +105,8 @@ ONNX_FIELDS = 4_000_000
 """The most fields of messages in an ONNX model that are read; a tensor has about five. They take some ten seconds."""
 ONNX_TEXT = 1 << 20
 """The most bytes of a text in the metadata of an ONNX model."""
-ONNX_NUMBERS = 1_000_000
-"""The most values of a tensor that an ONNX model stores as numbers of variable length."""
+ONNX_NUMBERS = 2_000_000
+"""The most values that all tensors of an ONNX model store as numbers of variable length. They take two seconds."""
 ONNX_DEPTH = 16
 """How deeply nested subgraphs of an ONNX model are searched for constants."""
 INDEX_BYTES = 256_000_000

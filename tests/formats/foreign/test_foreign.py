@@ -287,8 +287,7 @@ FOLDERS: dict[str, tuple[list[str], str, str]] = {
         "a folder with checkpoints in its subfolders: checkpoint-10, checkpoint-20", "ckpt inspect m/checkpoint-10",
     ),
     "others": (
-        ["config.json", "tf_model.h5", "flax_model.msgpack"], "a folder with flax_model.msgpack, tf_model.h5",
-        "ckpt inspect m/flax_model.msgpack",
+        ["config.json", "tf_model.h5", "x.keras"], "a folder with tf_model.h5, x.keras", "ckpt inspect m/tf_model.h5",
     ),
 }  # fmt: skip
 
