@@ -16,7 +16,7 @@ TOGETHER := -n 2 $(FILES)
 
 ORACLES := espnet speechbrain tensorflow mfcc coqui mergekit peft scanners datasets quantised quantised_earlier gguf
 
-.PHONY: help bytecode demo test test-all test-browser test-gpu test-matrix wheels test-faults test-loggers test-ray mutants architectures required-parts fuzz fuzz-pickles check docs reference bench oracle format clean
+.PHONY: help bytecode demo test test-all test-browser test-gpu test-matrix wheels test-faults test-loggers test-ray mutants architectures required-parts fuzz fuzz-pickles lint check docs reference bench oracle format clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1 /p' $(MAKEFILE_LIST)
@@ -103,10 +103,12 @@ fuzz-pickles: $(STAMP)  ## hold a million made-up pickles against CPython's two 
 	.fuzz/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' atheris==3.0.0
 	@touch $@
 
-check: $(STAMP)  ## format, lint, types, documentation, architecture
+lint: $(STAMP)  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+check: lint  ## format, lint, types, documentation, architecture
 	$(BIN)/python -m pytest -q -m 'not long' tests/project/test_documentation.py tests/project/test_architecture.py
 
 docs: $(STAMP)  ## build the documentation into site/, strictly
