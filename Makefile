@@ -16,7 +16,7 @@ TOGETHER := -n 2 $(FILES)
 
 ORACLES := espnet speechbrain tensorflow mfcc coqui mergekit peft scanners datasets quantised quantised_earlier gguf onnx flax
 
-.PHONY: help bytecode demo test test-all test-browser test-gpu test-matrix wheels test-faults test-loggers test-ray mutants architectures required-parts fuzz fuzz-pickles check docs reference bench oracle format clean
+.PHONY: help bytecode demo test test-all test-browser chromium test-gpu test-matrix wheels test-faults test-loggers test-ray mutants architectures required-parts fuzz fuzz-pickles lint check docs reference bench oracle format clean
 
 help:  ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1 /p' $(MAKEFILE_LIST)
@@ -46,10 +46,12 @@ test-all: bytecode  ## run all tests, each as deep as it goes
 mutants: $(STAMP)  ## break promises of the package on purpose, one line each, and see that make test notices (WORDS: which)
 	$(BIN)/python -m tests.mutants $(WORDS)
 
-test-browser: bytecode  ## run the tests of pages in a browser (as root it installs Debian's chromium where there is none)
+test-browser: bytecode chromium  ## run the tests of pages in a browser
+	$(BIN)/python -m pytest -m browser -n 2 tests/analysis/page
+
+chromium:  ## install Debian's chromium, as root, where there is none
 	@{ command -v chromium && command -v chromedriver; } >/dev/null || { apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; }
-	$(BIN)/python -m pytest -m browser -n 2 tests/analysis/page
 
 test-speech: bytecode  ## train as docs/howto/wav2vec2.md says, to the end: four minutes
 	$(BIN)/python -m pytest -m speech tests/trainer
@@ -103,10 +105,12 @@ fuzz-pickles: $(STAMP)  ## hold a million made-up pickles against CPython's two 
 	.fuzz/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' atheris==3.0.0
 	@touch $@
 
-check: $(STAMP)  ## format, lint, types, documentation, architecture
+lint: $(STAMP)  ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+check: lint  ## format, lint, types, documentation, architecture
 	$(BIN)/python -m pytest -q -m 'not long' tests/project/test_documentation.py tests/project/test_architecture.py
 
 docs: $(STAMP)  ## build the documentation into site/, strictly

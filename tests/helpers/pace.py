@@ -8,15 +8,20 @@ square of a file's size takes hours with the files that are tried, and where a b
 
 from __future__ import annotations
 
+import io
 import resource
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 
-__all__ = ["allowed_s", "in_time", "little_memory"]
+from ckptsurgeon.cli import main
+
+from .forked import Forked, as_ckpt
+
+__all__ = ["allowed_s", "bounded", "in_time", "little_memory"]
 
 TURNS = 1_000_000
 TIMES = 500
@@ -53,9 +58,39 @@ def in_time() -> Iterator[None]:
 def little_memory() -> Iterator[None]:
     """Let this process take half a gigabyte more, and no more."""
     before = resource.getrlimit(resource.RLIMIT_AS)
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken + (512 << 20), before[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (_taken() + (512 << 20), before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def bounded(*args: object, memory: int) -> Forked:
+    """Run ``ckpt`` in a forked process that may take so many bytes more, and compute for as long as the limit.
+
+    It ends if it reads a file that costs more; nor does it wait. Started anew it would only import the same again.
+    """
+
+    def work() -> int:
+        for limit, most in ((resource.RLIMIT_AS, _taken() + memory), (resource.RLIMIT_CPU, allowed_s())):
+            resource.setrlimit(limit, (most, most))
+        return as_ckpt(*args)
+
+    allowed_s()  # here once, and not in each forked process
+    _import_what_it_needs(str(args[0]))
+    done = Forked(work)
+    if done.wait(10 * allowed_s()) is None:
+        done.kill()
+    return done
+
+
+@cache
+def _import_what_it_needs(verb: str) -> None:
+    """Let a verb look at a file that is no checkpoint: what it imports is there when it is forked."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        main([verb, __file__])
+
+
+def _taken() -> int:
+    """Return how many bytes of address space this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -1,22 +1,19 @@
-"""Files that cost neither time nor memory: each is opened in a process of 2 GiB whose own time is limited."""
+"""Files that cost neither time nor memory: each is opened in a process that may take 1 GiB and whose own time is limited."""
 
 from __future__ import annotations
 
 import json
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from ..helpers.pace import allowed_s
+from ..helpers.pace import bounded
 from ..promises.clauses import COSTS, clause
 from .bombs import BOMB, FILES, LARGE, OPENS, model_with, tensor, zipped
 from .case import Case, all_named, broken, by_refusal, each, unsafe
 from .holding import nothing_changed
 
-ADDRESS_SPACE = 2 << 30
+MEMORY = 1 << 30
 
 RULES = {
     broken("key length"): ("long names in a script", "a key of three thousand segments", "a key of a million characters"),
@@ -74,25 +71,14 @@ LONG = (
 """Those that take a second or more; each rule that they break has another case, or one that is as large elsewhere."""
 
 
-def inspected(*arguments: str) -> subprocess.CompletedProcess[str]:
-    limits = {resource.RLIMIT_AS: ADDRESS_SPACE, resource.RLIMIT_CPU: allowed_s()}
-    return subprocess.run(
-        [sys.executable, "-m", "ckptsurgeon", "inspect", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=10 * allowed_s(),  # nor does it wait
-        preexec_fn=lambda: [resource.setrlimit(limit, (most, most)) for limit, most in limits.items()],
-    )
-
-
 @each(CASES, LONG)
 def test_a_file_that_would_cost_too_much_is_refused(case: Case) -> None:
     path = case.make()
     with nothing_changed():
-        done = inspected(path, "--json")
-    assert done.returncode == 3, (done.returncode, done.stderr[-500:])
-    assert len(done.stderr) < 2000
-    said = json.loads(done.stderr)
+        done = bounded("inspect", path, "--json", memory=MEMORY)
+    assert done.returncode == 3, (done.returncode, done.err[-500:])
+    assert len(done.err) < 2000
+    said = json.loads(done.err)
     assert (said["error"], said["rule"]) == (case.refusal.error, case.refusal.rule), said
 
 
@@ -105,12 +91,12 @@ def test_every_file_has_a_case() -> None:
 @pytest.mark.parametrize("name", OPENS)
 def test_an_odd_file_is_opened_in_time_and_memory(name: str) -> None:
     Path("x.pth").write_bytes(OPENS[name]())
-    done = inspected("x.pth")
-    assert done.returncode == 0, (done.returncode, done.stderr[-500:])
+    done = bounded("inspect", "x.pth", memory=MEMORY)
+    assert done.returncode == 0, (done.returncode, done.err[-500:])
 
 
 @clause(COSTS)
 def test_a_tensor_over_no_storage_is_shown_with_the_reason() -> None:
     Path("x.pth").write_bytes(zipped(model_with(tensor(storage=BOMB))))
-    done = inspected("x.pth")
-    assert (done.returncode, "its storage is a tuple, not a storage of torch" in done.stdout) == (0, True)
+    done = bounded("inspect", "x.pth", memory=MEMORY)
+    assert (done.returncode, "its storage is a tuple, not a storage of torch" in done.out) == (0, True)

@@ -13,6 +13,7 @@ import torch
 from ..helpers.example_files import AT_ADDRESSES, HERE
 from ..helpers.examples import PAGES, ROOT, Example, Reader, commands_of, examples
 from ..helpers.shell import left_out
+from ..trainer.conftest import reopen_here
 from . import test_contributing, test_tutorial
 
 Run = Callable[..., Any]
@@ -68,6 +69,7 @@ def test_the_examples_of_a_page_run(
     if name == "docs/howto/completion.md":  # which writes into the user's own files
         monkeypatch.setenv("HOME", str(Path("home").absolute()))
         monkeypatch.setenv("SHELL", "/bin/bash")
+    reopen_here(monkeypatch)
     torch.manual_seed(0)
     HERE.get(name, lambda: None)()
     there = AT_ADDRESSES[name](request.getfixturevalue("hub")) if name in AT_ADDRESSES else {}

@@ -35,7 +35,10 @@ def test_make_test_leaves_out_what_is_long_and_make_test_all_goes_as_deep_as_it_
 def test_what_continuous_integration_runs_is_everything() -> None:
     script = (ROOT / ".ci/run").read_text()
     goals = " ".join(re.findall(r"^make (.*)$", script, re.M)).split()
-    assert [goal for goal in goals if not goal.startswith("-")] == ["check", "test-all", "test-browser"]
+    assert [goal for goal in goals if not goal.startswith("-")] == ["lint", "chromium", "test-all", "test-browser"]
+    assert re.search(r"^check: lint ", MAKEFILE, re.M)
+    (command,) = target("check").splitlines()  # what it runs besides is among all tests
+    assert all((ROOT / name).is_file() for name in command.partition("-m 'not long' ")[2].split())
 
 
 @pytest.mark.parametrize("section", SECTIONS)

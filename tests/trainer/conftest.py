@@ -22,7 +22,7 @@ from ckptsurgeon.trainer.run.records import curves_png
 
 from .toy import init, source
 
-__all__ = ["another_process", "cheap", "curves", "init", "source"]
+__all__ = ["another_process", "cheap", "curves", "init", "reopen_here", "source"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,8 +49,13 @@ def another_process() -> None:
 def _reopened_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this process say what another would of saved weights, where a test does not ask for ``another_process``."""
     if "another_process" not in request.fixturenames:
-        here = SimpleNamespace(run=_again, TimeoutExpired=subprocess.TimeoutExpired)
-        monkeypatch.setattr("ckptsurgeon.trainer.checks.reload.subprocess", here)
+        reopen_here(monkeypatch)
+
+
+def reopen_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process say what another would of saved weights: that begins by importing torch, for seconds."""
+    here = SimpleNamespace(run=_again, TimeoutExpired=subprocess.TimeoutExpired)
+    monkeypatch.setattr("ckptsurgeon.trainer.checks.reload.subprocess", here)
 
 
 def _again(command: list[str], *, input: str, cwd: str | None, **_: Any) -> subprocess.CompletedProcess[str]:

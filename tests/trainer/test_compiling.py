@@ -14,6 +14,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+import torch._inductor.config
 import yaml
 
 import ckptsurgeon as cs
@@ -197,6 +198,7 @@ def test_another_word_is_an_error() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_real_compiler_makes_the_same_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "BACKEND", "inductor")
+    monkeypatch.setattr(torch._inductor.config.cpp, "vec_isa_ok", False)  # as NO_VECTORS
     Path("plain.py").write_text(PLAIN)
     net = {"_target_": "plain.Net"}
     loops = [toy.loop(model=net, task="plain.py:Task", compile=how, steps=4) for how in ("on", "off")]
@@ -259,6 +261,12 @@ def run(self, **options):
     return ended
 loop.TrainingLoop.run = run
 """
+
+NO_VECTORS = """
+import torch._inductor.config
+torch._inductor.config.cpp.vec_isa_ok = False
+"""
+"""The compiler of a machine without vector instructions: else it begins with a program for each kind, to see if it runs."""
 
 
 @pytest.mark.parametrize(
@@ -333,7 +341,7 @@ def test_the_real_compiler_compiles_block_by_block() -> None:
     document = yaml.safe_load(Path(configured).read_text())
     Path(configured).write_text(yaml.safe_dump({**document, "model": {"_target_": "blocks_net.Net"}}))
     for compiled in ("on", "off"):
-        before = COUNTED.replace("aot_eager", "inductor")
+        before = COUNTED.replace("aot_eager", "inductor") + NO_VECTORS
         ended = together.train(configured, "--run", compiled, "--set", f"compile={compiled}", BEFORE=before)
         assert [one.code for one in ended] == [0, 0], ended
     assert together.apart("on", "off") < 1e-4

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -188,12 +188,11 @@ class _Slice:
 
 @contextmanager
 def _reading(readers: ChangedReaders) -> Iterator[None]:
-    with ExitStack() as stack:
-        for module, name, make in (
-            (torch, "load", readers.of_torch), (torch.jit, "load", readers.of_script),
-            (numpy, "load", readers.of_numpy), (safetensors, "safe_open", readers.of_safetensors),
-        ):  # fmt: skip
-            stack.enter_context(exchanged(getattr(module, name), name, make))
+    changed = (
+        (torch, "load", readers.of_torch), (torch.jit, "load", readers.of_script),
+        (numpy, "load", readers.of_numpy), (safetensors, "safe_open", readers.of_safetensors),
+    )  # fmt: skip
+    with exchanged(*((getattr(module, name), name, make) for module, name, make in changed)):
         yield
 
 

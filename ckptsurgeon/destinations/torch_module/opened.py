@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -131,9 +131,8 @@ def watched() -> Iterator[Opened]:
         before, _now = _now, seen
         stack.callback(_again, before)
         stack.enter_context(seen.threads.starting())
-        for module, name in READERS:
-            stack.enter_context(exchanged(getattr(module, name), name, partial(_reading, seen)))
-        stack.enter_context(exchanged(torch.save, "save", partial(_writing, seen)))
+        readers = ((getattr(module, name), name, partial(_reading, seen)) for module, name in READERS)
+        stack.enter_context(exchanged(*readers, (torch.save, "save", partial(_writing, seen))))
         stack.enter_context(_offline_after_failure(seen))
         yield seen
 
@@ -179,29 +178,41 @@ def stand_in(original: Any, call: Callable[..., Any]) -> Any:
 
 
 @contextmanager
-def exchanged(original: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
-    """Replace ``original`` by ``make(original)`` during the block, in all imported modules.
+def exchanged(*functions: tuple[Any, str, Callable[[Any], Any]]) -> Iterator[None]:
+    """Replace each ``original`` by ``make(original)`` during the block, in all imported modules.
 
-    Only modules that have ``original`` under the name ``name`` are changed. At the end the original is put back, also
-    in modules that were imported during the block and that have the replacement under any name.
+    ``functions`` are tuples of an original, its name and ``make``. Only modules that have an original under its name
+    are changed. At the end the originals are put back, also in modules that were imported during the block and that
+    have a replacement under any name. There can be thousands of modules, so all functions are replaced in one pass.
     """
-    made, before = make(original), set(sys.modules)
-    _exchange(name, original, made)
+    made = [(name, original, make(original)) for original, name, make in functions]
+    before = set(sys.modules)
+    _exchange(made)
     try:
         yield
     finally:
-        _exchange(name, made, original)
-        for module in set(sys.modules) - before:
+        _exchange([(name, new, original) for name, original, new in made])
+        for module in sys.modules.keys() - before:
             names = getattr(sys.modules.get(module), "__dict__", {})
-            for other in [key for key, value in names.items() if value is made] if isinstance(names, dict) else ():
-                names[other] = original
+            for key, value in list(names.items()) if isinstance(names, dict) else ():
+                for _, original, new in made:
+                    if value is new:
+                        names[key] = original
 
 
-def _exchange(name: str, old: object, new: object) -> None:
+def _exchange(functions: Iterable[tuple[str, object, object]]) -> None:
+    """Replace functions in all modules; ``functions`` are tuples of a name, the old function and the new one."""
+    named: dict[str, list[tuple[object, object]]] = {}
+    for name, old, new in functions:
+        named.setdefault(name, []).append((old, new))
     for module in list(sys.modules.values()):
         names = getattr(module, "__dict__", {})
-        if isinstance(names, dict) and names.get(name) is old:
-            names[name] = new
+        if not isinstance(names, dict):
+            continue
+        for name, pairs in named.items():
+            if name in names:
+                found = names[name]
+                names[name] = next((new for old, new in pairs if found is old), found)
 
 
 @contextmanager

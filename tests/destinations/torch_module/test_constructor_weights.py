@@ -401,6 +401,23 @@ def test_blocks_in_blocks_hear_each_of_their_own() -> None:
     assert [list(one.files) for one in (outer, inner)] == [["a", "c"], ["b"]]
 
 
+def test_modules_are_gone_through_once_at_the_begin_and_once_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With transformers there are thousands, and a plan builds its network several times."""
+
+    class Counted:
+        times = 0
+
+        @property
+        def __dict__(self) -> dict[str, object]:  # type: ignore[override]
+            Counted.times += 1
+            return {}
+
+    monkeypatch.setitem(sys.modules, "counted", Counted())  # type: ignore[arg-type]
+    with watched():
+        assert Counted.times == 1
+    assert Counted.times == 2
+
+
 def test_shards_are_given_as_their_folder() -> None:
     network("""
         for name in ('a', 'b'):
