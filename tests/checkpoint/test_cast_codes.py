@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,45 @@ def test_codes_in_some_layers_are_noted() -> None:
     assert said.endswith("layers.0.up.weight, layers.1.up.weight")
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize(
+    ("codes", "kind"),
+    [
+        ([*range(-7, 8)], "whole numbers up to 7"),
+        ([*range(-8, 8)], "whole numbers up to 8"),
+        ([*range(16)], "whole numbers up to 15"),
+        ([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.5, -1, -1.5, -2, -3, -4, -6], "4-bit floats"),
+    ],
+)
+def test_codes_of_four_bits_are_noted(codes: list[float], kind: str, dtype: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(0)
+    table = torch.tensor(codes, dtype=torch.float64)
+    state = {
+        key: table[torch.randint(0, len(codes), one.shape, generator=draw)].to(dtype) for key, one in weights().items()
+    }
+    save_file(state, "cast.safetensors")
+    (said,) = notes_of("cast.safetensors")
+    assert f"6 of 6 matrices that were looked at are {kind}: {SAID}" in said
+
+
+def test_codes_in_one_of_many_shards_are_noted() -> None:
+    """As if one shard were of another copy: its matrices are looked at, wherever it stands."""
+    state = weights(layers=60)
+    state |= {
+        key: (100 * one / one.abs().max()).round() for key, one in weights(60).items() if int(key.split(".")[1]) >= 57
+    }
+    index = {}
+    Path("m").mkdir()
+    for shard in range(20):
+        part = {key: one for key, one in state.items() if int(key.split(".")[1]) // 3 == shard}
+        name = f"model-{shard + 1:05d}-of-00020.safetensors"
+        save_file(part, f"m/{name}")
+        index |= dict.fromkeys(part, name)
+    Path("m/model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    (said,) = notes_of("m")
+    assert said.endswith("layers.57.up.weight, layers.59.up.weight")
+
+
 @pytest.mark.parametrize("verb", ["convert", "average", "filter", "transplant", "diff", "inspect"])
 def test_every_verb_has_the_note(verb: str, ckpt: Run) -> None:
     path = cast_codes("fp8-block", torch.bfloat16)
@@ -72,7 +112,9 @@ def test_every_verb_has_the_note(verb: str, ckpt: Run) -> None:
 HEALTHY = {
     "weights": weights(),
     "large weights": weights(size=30),
-    "small whole numbers": {f"{i}": torch.randint(-8, 9, (256, 256)).float() for i in range(6)},
+    "ternary": {f"{i}": torch.randint(-1, 2, (256, 256)).float() for i in range(6)},
+    "some whole numbers": {f"{i}": torch.tensor([0.0, 1, 12])[torch.randint(0, 3, (256, 256))] for i in range(6)},
+    "counts": {f"{i}": torch.randint(0, 21, (256, 256)).float() for i in range(6)},
     "decoded with powers of two": {
         key: (value * 2**9).to(torch.float8_e4m3fn).float() / 2**9 for key, value in weights().items()
     },

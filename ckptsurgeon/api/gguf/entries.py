@@ -16,6 +16,7 @@ from ...formats.ggml.writer import FORMAT_KEY, RESERVED
 from ...planning.llama_cpp.names import ARCHITECTURES
 from ...planning.plan.plan import Plan
 from ...tensors.dtypes import DTYPES
+from ...util.text import notes_about
 from ..model_folder.embedded import embedded_model
 from ..model_folder.folder import model_folder
 from .contradictions import metadata_notes, shape_of_values
@@ -64,7 +65,13 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
         is_kept = source is _destination(plan, inputs)
         found, notes = with_new_tokens(found, plan, embedded, rows, is_kept=is_kept)
     if source is None and ARCHITECTURE in found and inputs.sources:
-        tokens, notes = tokenizer_entries(model_folder(inputs.sources[0]), rows)
+        folder = model_folder(inputs.sources[0])
+        tokens, notes = tokenizer_entries(folder, rows)
+        if folder.files:
+            from ..model_folder.folder_checks import source_file_notes
+
+            beside = notes_about(inputs.sources[0].path, source_file_notes(inputs.sources[0], folder))
+            notes = (*notes, *(note for note in beside if note not in plan.notes))
         found |= {key: entry for key, entry in tokens.items() if key not in found and key not in given}
     is_another = any(step.dtype != step.source_dtype or step.operation for step in plan.steps)
     if FILE_TYPE in found if source is not None and is_another else ARCHITECTURE in found and source is None:

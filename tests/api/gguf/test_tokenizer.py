@@ -157,3 +157,17 @@ def test_pieces_of_sentencepiece_have_scores_and_kinds() -> None:
     assert struct.unpack_from("<6f", raw["tokenizer.ggml.scores"], 12) == (0, 0, 0, -1.5, -1000, -1000)
     assert (said["tokenizer.ggml.model"], said["tokenizer.ggml.add_space_prefix"]) == ("llama", "false")
     assert said["tokenizer.ggml.bos_token_id"] == "1"
+
+
+def test_a_list_beside_tokenizer_json_that_contradicts_it_is_noted() -> None:
+    """The GGUF file gets the tokens of tokenizer.json alone, so nothing in it tells of the other list."""
+    model("llama")
+    document = tokenizer(splitter(LLAMA_3))
+    del document["added_tokens"][1]  # whose id leaves a gap
+    Path("model/tokenizer.json").write_text(json.dumps(document))
+    own = document["model"]["vocab"]
+    for listed, contradicts in ((own, False), ({**own, "ab": own["Ġa"], "Ġa": own["ab"]}, True)):
+        Path("model/vocab.json").write_text(json.dumps(listed))
+        receipt = cs.apply(cs.convert("model", layout="gguf"), "x.gguf", force=True)
+        said = "model: vocab.json and tokenizer.json have different tokens in 2 of 5 rows"
+        assert any(note.startswith(said) for note in receipt.notes) is contradicts, receipt.notes
