@@ -15,15 +15,16 @@ from .layer_groups import larger_layers
 
 __all__ = [
     "APART", "DECODED", "EXCHANGED", "FEWEST", "HUGE", "INVERSE", "LARGE", "NARROW", "NEGATED", "NEGATIVE", "NESTED",
-    "NO_OFFSET", "OFF_BY_ONE", "OF_SIZES", "OPPOSED", "RISING", "SAID", "SHIFT", "SHIFTED", "SMALL", "USUAL", "ZERO",
+    "NO_OFFSET", "OFF_BY_ONE", "OF_SIZES", "OPPOSED", "RISING", "SAID", "SHIFT", "SHIFTED", "SMALL", "UNSET", "USUAL", "ZERO",
     "ZERO_BLOCKS", "OddScales", "odd_scale_notes", "shifted_names",
 ]  # fmt: skip
 
 ZERO, NEGATIVE, HUGE, NO_OFFSET = "zero", "negative", "huge", "no offset"
 """The kinds of odd scales: 0, negative, too large. The last kind is zero points or biases that are all 0."""
-NEGATED, EXCHANGED, OPPOSED, NARROW, NESTED = "negated", "exchanged", "opposed", "narrow", "nested"
+NEGATED, EXCHANGED, OPPOSED, NARROW, NESTED, UNSET = "negated", "exchanged", "opposed", "narrow", "nested", "unset"
 """Further kinds: scales that are all negative; MLX's scales in place of its biases; MLX's scales with the sign of its
-biases; MLX's scales that are too small for its biases; second-level scales (double quantisation) that are 0."""
+biases; MLX's scales that are too small for its biases; second-level scales (double quantisation) that are 0; scales of
+bitsandbytes, the largest weights of blocks, that are all 1."""
 SAID = {
     ZERO: "scales of 0 for codes that are not zero, so that these weights become 0",
     HUGE: "scales that make weights larger than 10,000: perhaps they are inverse scales, or those of another layer",
@@ -34,6 +35,7 @@ SAID = {
     OPPOSED: "scales with the sign of their biases: perhaps the signs of the scales were changed",
     NARROW: "scales so small beside their biases that the weights of a group hardly differ: perhaps they belong to "
     "codes of more bits",
+    UNSET: "scales that are all exactly 1: perhaps they were never set",
     NESTED: "scales of scales that are all 0, so that all blocks have the same scale",
 }
 ZERO_BLOCKS = "zero blocks"

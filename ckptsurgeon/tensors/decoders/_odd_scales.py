@@ -23,6 +23,7 @@ from ..odd_scales import (
     NO_OFFSET,
     SHIFT,
     SHIFTED,
+    UNSET,
     ZERO,
     ZERO_BLOCKS,
     OddScales,
@@ -49,7 +50,7 @@ LARGEST = {"float8_e4m3fn": 448.0, "float8_e4m3fnuz": 240.0, "int8": 128.0}
 https://arxiv.org/abs/2209.05433
 """
 MANY = 4
-"""If at least this many quantised scales are all 0, this is not by chance."""
+"""If at least this many scales are all 0, or all 1, this is not by chance."""
 OFFSETS = {"gptq": "zero", "awq": "zero", "packed": "bias"}
 """{decoder of unsigned codes: role of the offsets of codes}: if all offsets are 0, no decoded weight is negative."""
 
@@ -108,6 +109,8 @@ def find_odd_scales(
         if arrays["scale"].size >= MANY and not arrays["scale"].any() and arrays["codes"].any():
             seen.add(ZERO, made.name)
         return
+    if made.encoding == "bitsandbytes" and arrays["scale"].size >= MANY and bool((arrays["scale"] == 1).all()):
+        seen.add(UNSET, made.name)
     if (made.encoding == "bitsandbytes" or "bias" in arrays) and _hides_codes(arrays, decode):
         seen.add(ZERO, made.name)
     if "bias" in arrays:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.tensors.odd_scales import HUGE, NO_OFFSET, SAID
+from ckptsurgeon.tensors.odd_scales import HUGE, NO_OFFSET, SAID, UNSET
 
 from ...helpers.quantised import LAYERS, Quantised
 from ...helpers.zoo import BY_NAME
@@ -167,6 +167,16 @@ def test_offsets_that_are_all_zero_are_noted(name: str, end: str, tmp_path: Path
     folder = changed(BY_NAME[name], end, torch.zeros_like, tmp_path / "m")
     said = cs.apply(cs.convert(folder, dequantize=True), folder / "out.safetensors").notes
     assert f"{folder}: 1 quantised tensor has {SAID[NO_OFFSET]}: {FIRST}" in said
+
+
+@pytest.mark.parametrize("name", ["bitsandbytes-nf4", "bitsandbytes-fp4"])
+def test_scales_of_bitsandbytes_that_are_all_one_are_noted(name: str, tmp_path: Path) -> None:
+    _, _, stored = decoded(Path(__file__).parent / f"recorded/{name}.safetensors", tmp_path)
+    (key,) = (key for key in stored if key.endswith(".absmax"))
+    for scale, is_noted in ((torch.ones_like(stored[key]), True), (with_first(1)(stored[key]), False)):
+        save_file({**stored, key: scale}, tmp_path / "model.safetensors")
+        assert any(SAID[UNSET] in note for note in notes(tmp_path)) is is_noted
+        (tmp_path / "out.safetensors").unlink()
 
 
 @pytest.mark.parametrize("name", ["bitsandbytes-nf4", "bitsandbytes-fp4"])
