@@ -15,8 +15,8 @@ from .layer_groups import larger_layers
 
 __all__ = [
     "APART", "DECODED", "EXCHANGED", "FEWEST", "HUGE", "INVERSE", "LARGE", "NARROW", "NEGATED", "NEGATIVE", "NESTED",
-    "NO_OFFSET", "OFF_BY_ONE", "OF_SIZES", "OPPOSED", "RISING", "SAID", "SHIFT", "SHIFTED", "SMALL", "UNSET", "USUAL", "ZERO",
-    "ZERO_BLOCKS", "OddScales", "odd_scale_notes", "shifted_names",
+    "NO_OFFSET", "OFF_BY_ONE", "OF_SIZES", "OPPOSED", "RISING", "SAID", "SHIFT", "SHIFTED", "SMALL", "UNSET", "USUAL",
+    "ZERO", "ZERO_BLOCKS", "OddScales", "odd_scale_notes", "shifted_names",
 ]  # fmt: skip
 
 ZERO, NEGATIVE, HUGE, NO_OFFSET = "zero", "negative", "huge", "no offset"
