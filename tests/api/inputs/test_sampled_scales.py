@@ -90,6 +90,13 @@ def test_a_verb_that_decodes_notes_them_once(ckpt: Callable[..., object]) -> Non
     assert len(found([*cs.inspect(folder, stats=True).notes])) == 1
 
 
+def test_comparisons_of_headers_and_pages_note_them() -> None:
+    folder = write("int8")
+    invert(folder)
+    for verb in ("diff", "diff the other way", "diff of large files", "view"):
+        assert len(found(VERBS[verb](folder))) == 1, verb
+
+
 @pytest.mark.parametrize(
     ("factor", "said"),
     [

@@ -251,6 +251,14 @@ def test_a_group_of_layers_is_compared_with_the_other_in_every_role(factor: floa
     assert list(seen.notes("m")) == [said] * is_noted
 
 
+def test_layers_that_are_larger_in_some_roles_only_are_no_other_group() -> None:
+    seen = OddScales()
+    for layer in range(4):
+        for role, factor in (("up", 8), ("down", 8), ("gate", 8), ("q", 1)):
+            seen.add_size(f"layers.{layer}.{role}.weight", 0.3 * (factor if layer > 1 else 1), lambda: False)
+    assert not list(seen.notes("m"))
+
+
 @pytest.mark.parametrize(("version", "is_noted"), [("gptq", False), ("gptq_v2", True)])
 def test_zero_points_that_are_off_by_one_are_noted(version: str, is_noted: bool) -> None:
     """The same codes under the other ``checkpoint_format`` are shifted by one step in all layers."""
