@@ -148,9 +148,16 @@ def _compared(
             a, b, values=values, tolerance=tolerance, renames=renames, include=include, exclude=exclude,
             weights=(weights_of(a), weights_of(b)), progress=progress,
         )  # fmt: skip
-        odd = (note for one in (a, b) for note in one.odd_scales.notes(one.path))
+        odd = _on_scales(a, b)
         notes = [*_of_one(a, b), *odd, *folder_differences(a, b)]
     return replace(found, notes=(*found.notes, *notes)) if notes else found
+
+
+def _on_scales(*opened: Checkpoint) -> list[str]:
+    """Return the notes on odd scales of quantised tensors; if nothing was decoded, on those of a sample."""
+    from .inputs.sampled_scales import odd_scale_notes_on
+
+    return [note for one in opened if one.codes for note in odd_scale_notes_on(one)]
 
 
 def _of_one(a: Checkpoint, b: Checkpoint) -> list[str]:
@@ -188,4 +195,5 @@ def _of_large(first: Path, second: Path, root: str | None, include: Patterns, ex
 
 def _outline(path: Path, root: str | None) -> Outline:
     with open_checkpoint(path, root) as checkpoint:
-        return outline_of(checkpoint)
+        found = outline_of(checkpoint)
+        return replace(found, notes=(*found.notes, *_on_scales(checkpoint)))

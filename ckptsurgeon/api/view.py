@@ -27,6 +27,7 @@ from .compare_changes import compare_changes
 from .diff import folder_differences
 from .inputs.argument_types import CheckpointLike, Path, Progress
 from .inputs.dequantising import weights_of
+from .inputs.sampled_scales import odd_scale_notes_on
 from .inspect import model_summary
 from .lora.adapter_files import adapter_of
 
@@ -78,6 +79,8 @@ def view(
             shown, more_notes = replace(shown, changes=changes), changes.notes
         else:
             more_notes = ()
+        if len(opened) < 3:  # compare_changes has these notes
+            more_notes += tuple(note for one in opened if one.codes for note in odd_scale_notes_on(one))
         if check and sources:
             shown = replace(shown, report=run_checks(cast("Path", sources[0]), root=root, progress=progress))
         data = contents_of(shown)

@@ -64,7 +64,7 @@ OF_SIZES = {
     INVERSE: f"make outputs over {RISING:g} times as large as inputs, with larger codes for larger scales",
 }
 POWER = "2^"
-"""The kind ``2^k.d`` has the decoded matrices whose factor rounds to this power of two; a matrix may be in several."""
+"""The kind ``2^k.d`` has the decoded matrices whose largest factor is this power of two, which is not rounded."""
 SHIFTED = {True: "shifted up", False: "shifted down"}
 """The kinds of matrices whose mean is far above 0, or far below: zero points that are off by one shift all weights."""
 SHIFT, MOSTLY = 0.15, 0.75
@@ -93,6 +93,7 @@ class OddScales:
 
     def __init__(self) -> None:
         self.names: dict[str, dict[str, None]] = {kind: {} for kind in KINDS}
+        self._powers: dict[str, list[float]] = {}
 
     def add(self, kind: str, name: str) -> None:
         """Record the tensor ``name`` under ``kind``, a kind of odd scales or a size."""
@@ -108,7 +109,7 @@ class OddScales:
             self.add(INVERSE, name)
         else:
             self.add(SMALL if factor < low else LARGE if factor > high else USUAL, name)
-        self.names.setdefault(f"{POWER}{log2(factor):.1f}", {})[name] = None
+        self._powers.setdefault(name, []).append(log2(factor))
 
     def __bool__(self) -> bool:
         return any(self.names.values())
@@ -116,11 +117,18 @@ class OddScales:
     def of(self, names: Iterable[str]) -> dict[str, list[str]]:
         """Return {kind of odd scales, or size: names of tensors}; only names in ``names`` are returned."""
         some = set(names)
-        return {kind: sorted(some & own.keys(), key=natural_key) for kind, own in self.names.items()}
+        return {kind: sorted(some & own.keys(), key=natural_key) for kind, own in self._kinds().items()}
 
     def notes(self, path: str) -> tuple[str, ...]:
         """Return notes on all recorded tensors; ``path`` is the path of their checkpoint."""
-        return tuple(odd_scale_notes([{path: {kind: [*names] for kind, names in self.names.items()}}]))
+        return tuple(odd_scale_notes([{path: {kind: [*names] for kind, names in self._kinds().items()}}]))
+
+    def _kinds(self) -> dict[str, dict[str, None]]:
+        """Return the names by kind; each matrix also has the kind of its largest power of two."""
+        found = dict(self.names)
+        for name, powers in self._powers.items():
+            found.setdefault(f"{POWER}{max(powers)!r}", {})[name] = None
+        return found
 
 
 Found: TypeAlias = Mapping[str, Mapping[str, Sequence[str]]]
@@ -146,7 +154,7 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
         powers = _powers(every, path)
         if shifted := shifted_names(names, len(powers)):
             yield f"{escape(path)}: {len(shifted)} of {len(powers)} decoded matrices {OFF_BY_ONE}: {_listed(shifted)}"
-        large, small = _unlike_other_layers({name: round(power) for name, power in powers.items()}, names)
+        large, small = _unlike_other_layers(powers, names)
         for unlike, as_large in ((large, f"at least {1 << APART} times"), (small, f"at most 1/{1 << APART}")):
             if unlike:
                 matrices = count(len(unlike), "decoded matrix", "decoded matrices")
@@ -158,9 +166,9 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
         groups = larger_layers(powers, ALL_ROLES) if not (large or small) else []
         if groups:
             yield (
-                f"{escape(path)}: {len(groups)} of {len(powers)} decoded matrices are at least {1 << ALL_ROLES} times "
-                "as large as all those of other layers, whatever their role: the scales of some layers may be those of "
-                f"another model: {_listed(groups)}"
+                f"{escape(path)}: in every role, the decoded matrices of some layers are at least {1 << ALL_ROLES} "
+                "times as large as those of the other layers: the scales of some layers may be those of another model: "
+                f"{_listed(groups)} ({len(groups)} of {len(powers)})"
             )
 
 
@@ -187,7 +195,7 @@ def _powers(every: Sequence[Found], path: str) -> dict[str, float]:
     return found
 
 
-def _unlike_other_layers(powers: Mapping[str, int], names: Mapping[str, set[str]]) -> tuple[set[str], set[str]]:
+def _unlike_other_layers(powers: Mapping[str, float], names: Mapping[str, set[str]]) -> tuple[set[str], set[str]]:
     """Return the matrices that are far too large, and far too small, beside matrices of the same role in other layers.
 
     The role is the name without numbers. The factors of a role are divided at their widest gap. Which side is wrong
@@ -199,7 +207,7 @@ def _unlike_other_layers(powers: Mapping[str, int], names: Mapping[str, set[str]
     large, small = set[str](), set[str]()
     for some in roles.values():
         ordered = sorted(some, key=powers.__getitem__)
-        gap, at = max(((powers[b] - powers[a], i) for i, (a, b) in enumerate(pairwise(ordered), 1)), default=(0, 0))
+        gap, at = max(((powers[b] - powers[a], i) for i, (a, b) in enumerate(pairwise(ordered), 1)), default=(0.0, 0))
         if gap >= APART:
             if powers[ordered[at]] > SUSPECT:
                 large.update(ordered[at:])

@@ -22,7 +22,7 @@ from .dequantising import weights_of
 if TYPE_CHECKING:
     from ...tensors.ops.regions import Box  # imports numpy
 
-__all__ = ["sampled_scale_notes"]
+__all__ = ["odd_scale_notes_on", "sampled_scale_notes"]
 
 ROLES, LAYERS = 4, 8
 """How many roles (names without numbers) are looked at, and how many tensors of each, at most."""
@@ -57,6 +57,11 @@ def sampled_scale_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
     number = len(checkpoint.codes.tensors)
     of = f" (in a sample of {len(chosen)} of {number:,} quantised tensors)" if len(chosen) < number else ""
     return tuple(f"{note}{of}" for note in sample.odd_scales.notes(checkpoint.path))
+
+
+def odd_scale_notes_on(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Return notes on odd scales of what was decoded of a checkpoint; if there are none, on those of a sample."""
+    return checkpoint.odd_scales.notes(checkpoint.path) or sampled_scale_notes(checkpoint)
 
 
 @dataclass

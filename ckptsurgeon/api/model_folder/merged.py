@@ -95,7 +95,7 @@ def _with_names(
         found = new_names(fields, object_in(folder, GENERATION), known.tokens, places)
         for field, ids in found.items():
             said, of = listing([f"{name} = {one}" for name, one in ids.items()], where=""), escape(known.name)
-            if field not in fields:
+            if fields.get(field) is None:
                 notes.append(f"{GENERATION} has no {field}, but that of {of} has: {said}")
                 continue
             fields[field] = {**fields[field], **ids}

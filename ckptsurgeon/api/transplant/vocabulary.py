@@ -81,7 +81,7 @@ def vocabulary_options(
             f"{first} is in that of the destination.",
             hint=f"Put the source's list first: --vocab {second}:{first}.",
         )
-    return VocabularyOptions(rows, tuple(vocabulary_key(text) for text in named), own)
+    return VocabularyOptions(rows, tuple(vocabulary_key(text) for text in named), own, change.paths)
 
 
 def _are_beside(paths: Sequence[str], sources: Sequence[str], destination: str) -> tuple[bool, bool]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...errors import PlanError
@@ -13,6 +13,7 @@ from ..keys.pattern_hints import matched
 from ..plan.rows import VocabularyRows
 from ..plan.step import Step
 from ..target import TargetSpec
+from .by_place import vocabulary_keys
 
 __all__ = ["VocabularyAxes", "VocabularyOptions"]
 
@@ -31,22 +32,40 @@ class VocabularyOptions:
     rows: VocabularyRows
     keys: tuple[tuple[OptionPattern, int | None], ...] = ()
     own: tuple[bool, bool] = (False, False)
+    paths: tuple[str, str] = ("", "")
+    """The files of the two lists, as the user gave them. Messages have them if both files have the same name."""
 
     def __str__(self) -> str:
         return f"--vocab {self.rows.source}:{self.rows.destination}"
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The names of the two lists in messages: those of their files, or their paths if the names are equal."""
+        names = self.rows.source, self.rows.destination
+        return self.paths if names[0] == names[1] and all(self.paths) else names
+
+    @property
+    def said(self) -> str:
+        """The option --vocab in messages."""
+        return f"--vocab {':'.join(map(escape, self.names))}"
 
 
 class VocabularyAxes:
     """Finds the vocabulary axis of each tensor: the axis that has a row for each token.
 
     It is the axis that the user gave, else the axis that the destination declares, else the only axis whose sizes fit.
+    If no axis fits and the lists are those of the models, it is the first axis of an embedding or output layer, judged
+    by its name, with rows of padding.
     """
 
     def __init__(self, target: TargetSpec, options: VocabularyOptions, destination: Sequence[str]) -> None:
         self._options = options
+        self._said = options.said
+        self._old, self._new = map(escape, options.names)
         self._target = target
         self._passed: dict[str, list[int]] = {}
         self._padded: dict[tuple[int, int], tuple[VocabularyRows, list[str]]] = {}
+        self._found: set[tuple[Shape, Shape]] = set()
         self._matcher = KeyMatcher([flag.pattern for flag, _ in options.keys])
         flags = [(str(flag), flag.pattern) for flag, _ in options.keys]
         self.notes = matched(flags, list(destination), "destination")[1]
@@ -70,6 +89,14 @@ class VocabularyAxes:
         if declared is not None:
             return self._checked(key, declared, have, want)
         fitting = self._fitting(have, want)
+        if (
+            not fitting
+            and not self._options.keys
+            and not self._target.vocabulary
+            and self._is_padded(names, have, want)
+        ):
+            self._found.add(((have[0],), (want[0],)))
+            return 0
         if self._options.keys or self._target.vocabulary:
             self._passed.update({key: fitting} if fitting else {})
             return None
@@ -90,7 +117,7 @@ class VocabularyAxes:
         for others, (_, named) in self._padded.items():
             if others != sizes:
                 raise PlanError(
-                    f"{self._options}: tensors with a row for each token differ in the number of rows: {escape(key)} "
+                    f"{self._said}: tensors with a row for each token differ in the number of rows: {escape(key)} "
                     f"has {sizes[0]} in the source and {sizes[1]} in {escape(self._target.name)}, {escape(named[0])} "
                     f"has {others[0]} and {others[1]}.",
                     hint=f"Initialise one of them: --reinit {escape(key)}.",
@@ -108,10 +135,10 @@ class VocabularyAxes:
     def _padding_said(self, sizes: tuple[int, int], rows: VocabularyRows) -> Iterator[str]:
         if rows.unlisted:
             of = f"{sizes[0]} rows in the source, of which the last {rows.unlisted} have no token in"
-            yield f"{of} {escape(rows.source)} and are not copied"
+            yield f"{of} {self._old} and are not copied"
         if rows.padded:
             of = f"{sizes[1]} rows in {escape(self._target.name)}, of which the last {rows.padded} have no token in"
-            yield f"{of} {escape(rows.destination)} and get the values of new tokens ({rows.new})"
+            yield f"{of} {self._new} and get the values of new tokens ({rows.new})"
 
     def _fitting(self, have: Shape, want: Shape) -> list[int]:
         rows = self._options.rows
@@ -119,6 +146,17 @@ class VocabularyAxes:
             return []
         pairs = enumerate(zip(have, want, strict=True))
         return [axis for axis, pair in pairs if pair == (rows.size, len(rows.rows))]
+
+    def _is_padded(self, names: Sequence[str], have: Shape, want: Shape) -> bool:
+        """Return whether a tensor has a row for each token, and rows of padding, according to its names and rows.
+
+        A list must be the model's own if the model has more rows than the list has tokens.
+        """
+        rows, own = self._options.rows, self._options.own
+        if not have or not want or have[1:] != want[1:] or not vocabulary_keys(names):
+            return False
+        more = (have[0] - rows.size, want[0] - len(rows.rows))
+        return all(one == 0 or (one > 0 and is_own) for one, is_own in zip(more, own, strict=True))
 
     def _only(self, key: str, have: Shape, want: Shape) -> int:
         found = self._fitting(have, want)
@@ -133,16 +171,16 @@ class VocabularyAxes:
         """
         rows = self._options.rows
         for shape, size, name, where, own in (
-            (have, rows.size, rows.source, "the source", self._options.own[0]),
-            (want, len(rows.rows), rows.destination, escape(self._target.name), self._options.own[1]),
+            (have, rows.size, self._old, "the source", self._options.own[0]),
+            (want, len(rows.rows), self._new, escape(self._target.name), self._options.own[1]),
         ):
             more = shape[axis] - size if axis < len(shape) else -1
             is_turned = more != 0 and self._is_turned(axis, have, want)
             if is_turned or (more and not (more > 0 and (asked or own))):
                 raise PlanError(
-                    f"the vocabulary {escape(name)} has {count(size, 'token')}, but the tensor {escape(key)} is "
+                    f"the vocabulary {name} has {count(size, 'token')}, but the tensor {escape(key)} is "
                     f"{shape_text(shape)} in {where}.",
-                    hint=f"The lists fit in the other order: put the source's list first, {escape(rows.destination)}."
+                    hint=f"The lists fit in the other order: put the source's list first, {self._new}."
                     if is_turned
                     else _remedy(key, axis, more),
                 )
@@ -155,7 +193,7 @@ class VocabularyAxes:
 
     def _ambiguous(self, key: str, axes: Sequence[int], want: Shape) -> PlanError:
         return PlanError(
-            f"{self._options}: axes {' and '.join(map(str, axes))} of {escape(key)} {shape_text(want)} both fit the "
+            f"{self._said}: axes {' and '.join(map(str, axes))} of {escape(key)} {shape_text(want)} both fit the "
             "vocabularies.",
             hint=f"Choose one: --vocab-keys {escape(key)}={axes[0]}.",
         )
@@ -164,7 +202,7 @@ class VocabularyAxes:
         size = len(self._options.rows.rows)
         found = [key for key in keys if size in self._target.tensors[key].shape]
         return PlanError(
-            f"{self._options}: both lists have {count(size, 'token')}, so no shape shows which tensors have a "
+            f"{self._said}: both lists have {count(size, 'token')}, so no shape shows which tensors have a "
             f"vocabulary axis. These have an axis of {size}: {listing(found)}.",
             hint="Select the tensors with a row for each token: --vocab-keys GLOB, or GLOB=AXIS.",
             details=found,
@@ -173,13 +211,29 @@ class VocabularyAxes:
     def passed_over(self, steps: Sequence[Step]) -> list[str]:
         """Return notes on tensors that have an axis as long as the vocabulary, but whose rows are not mapped."""
         rows = self._options.rows
-        axes = {
-            step.key: self._passed[step.key]
-            for step in steps
-            if step.key in self._passed and step.op not in ("init", "keep")
-        }
-        if not axes or rows.is_identity:
+        copied = [step for step in steps if step.op not in ("init", "keep")]
+        axes = {step.key: self._passed[step.key] for step in copied if step.key in self._passed}
+        if rows.is_identity:
             return []
+        return [*self._passed_padding(copied), *(self._passed_axes(axes) if axes else [])]
+
+    def _passed_padding(self, steps: Sequence[Step]) -> Iterator[str]:
+        """Yield a note on tensors with as many rows as those that were found to have padding, which stay in order."""
+        sizes = self._found
+        keys = [
+            step.key
+            for step in steps
+            if step.rows is None and step.shape and (step.source_shape[:1], step.shape[:1]) in sizes
+        ]
+        if keys:
+            keep = "keeps its order" if len(keys) == 1 else "keep their order"
+            yield (
+                f"{count(len(keys), 'tensor')} with as many rows as the embedding, padding included, {keep}: "
+                f"{listing(keys, 3)}; if these are rows of tokens, map all such tensors with --vocab-keys GLOB=AXIS"
+            )
+
+    def _passed_axes(self, axes: Mapping[str, Sequence[int]]) -> list[str]:
+        rows = self._options.rows
         named = [f"--vocab-keys {escape(key)}={'|'.join(map(str, fits))}" for key, fits in axes.items()]
         size = f"of {rows.size}" if rows.size == len(rows.rows) else f"from {rows.size} to {len(rows.rows)}"
         keep = "keeps its order" if len(axes) == 1 else "keep their order"
@@ -196,11 +250,11 @@ class VocabularyAxes:
         rows = self._options.rows
         if self._options.keys or self._target.vocabulary or rows.size == len(rows.rows):
             return None
-        if any(self._fitting(step.source_shape, step.shape) for step in steps):
+        if self._padded or any(self._fitting(step.source_shape, step.shape) for step in steps):
             return None
         shapes = [f"{s.key} from {shape_text(s.source_shape)} to {shape_text(s.shape)}" for s in steps]
         return PlanError(
-            f"{escape(rows.source)} has {count(rows.size, 'token')} and {escape(rows.destination)} {len(rows.rows)}, "
+            f"{self._old} has {count(rows.size, 'token')} and {self._new} {len(rows.rows)}, "
             f"but no tensor changes from {rows.size} to {len(rows.rows)} rows. These differ: {listing(shapes)}.",
             hint="Give the vocabularies of these models, with their blank and special tokens. If the tensors have "
             "further rows of padding, select them: --vocab-keys GLOB, or GLOB=AXIS.",
@@ -211,7 +265,7 @@ class VocabularyAxes:
         """Return the error for a --vocab that maps no tensor."""
         rows = self._options.rows
         return PlanError(
-            f"{self._options}: no tensor that comes from a source changes from {rows.size} to {len(rows.rows)} rows.",
+            f"{self._said}: no tensor that comes from a source changes from {rows.size} to {len(rows.rows)} rows.",
             hint="Select the tensors to map: --vocab-keys GLOB, or GLOB=AXIS. Padded embeddings, which have the same "
             "number of rows in both models, must also be selected.",
         )

@@ -28,6 +28,10 @@ __all__ = ["DECODER"]
 
 MOST_DIMENSIONS = 8
 """The most dimensions of a shape that is read from a ``quant_state``."""
+MOST_VALUES = 2**63 - 1
+"""The most values of a weight: sizes are int64 in every format."""
+LARGEST = 3.4028234663852886e38
+"""The largest number of float32, in which the scales are computed."""
 PART_OF_127 = 7.874015718698502e-3
 """1 / 127, as bitsandbytes rounds it."""
 
@@ -123,8 +127,12 @@ def _sizes(state: Mapping[str, Any]) -> tuple[list[int], int]:
             f"the shape in its quant_state is {brief_repr(shape)}, not a list of at most {MOST_DIMENSIONS} positive "
             "whole numbers"
         )
-    if type(block) is not int or block < 1:
-        raise UndecodableError(f"the blocksize in its quant_state is {brief_repr(block)}, not a whole number above 0")
+    if prod(shape) > MOST_VALUES:  # each size is at least 1
+        raise UndecodableError(f"the shape in its quant_state is {brief_repr(shape)}, which is too many values")
+    if type(block) is not int or not 1 <= block <= MOST_VALUES:
+        raise UndecodableError(
+            f"the blocksize in its quant_state is {brief_repr(block)}, not a whole number from 1 to {MOST_VALUES}"
+        )
     return shape, block
 
 
@@ -148,14 +156,15 @@ def _table(parts: Mapping[str, TensorInfo], end: str, number: int) -> TensorInfo
 def _of_nested(state: Mapping[str, Any], scales: TensorInfo, outer: TensorInfo) -> tuple[int, float]:
     """Return how many quantised scales share a scale, and their offset; raises UndecodableError if they do not fit."""
     nested, offset = state.get("nested_blocksize"), state.get("nested_offset")
-    if type(nested) is not int or nested < 1:
+    if type(nested) is not int or not 1 <= nested <= MOST_VALUES:
         raise UndecodableError(
             f"its scales are quantised, but the nested_blocksize in its quant_state is {brief_repr(nested)}, not a "
-            "whole number above 0"
+            f"whole number from 1 to {MOST_VALUES}"
         )
-    if isinstance(offset, bool) or not isinstance(offset, (int, float)):
+    if isinstance(offset, bool) or not isinstance(offset, (int, float)) or not -LARGEST <= offset <= LARGEST:
         raise UndecodableError(
-            f"its scales are quantised, but the nested_offset in its quant_state is {brief_repr(offset)}, not a number"
+            f"its scales are quantised, but the nested_offset in its quant_state is {brief_repr(offset)}, not a number "
+            "of float32"
         )
     if scales.dtype != "uint8":
         raise UndecodableError(f"its scales are quantised, but its absmax is {scales.dtype}, not uint8")

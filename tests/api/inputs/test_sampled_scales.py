@@ -54,6 +54,16 @@ VERBS: dict[str, Callable[[Path], list[str]]] = {
     "transplant": lambda folder: [*cs.transplant(folder, folder).notes],
     "inspect": lambda folder: [*cs.inspect(folder).notes],
     "fits": lambda folder: [*cs.fits(folder, folder).notes],
+    "match": lambda folder: [*cs.match(folder, folder).notes],
+    "diff": lambda folder: [*cs.diff(folder, "plain").notes],
+    "diff the other way": lambda folder: [*cs.diff("plain", folder).notes],
+    "diff --values": lambda folder: [*cs.diff(folder, "plain", values=True).notes],
+    "diff of large files": lambda folder: [*cs.diff("plain/model.safetensors", folder / "model.safetensors").notes],
+    "view": lambda folder: [*cs.view(folder).notes],
+    "view --stats": lambda folder: [*cs.view(folder, stats=True).notes],
+    "view of two": lambda folder: [*cs.view("plain", folder).notes],
+    "view of two without values": lambda folder: [*cs.view("plain", folder, values=False).notes],
+    "view of three": lambda folder: [*cs.view("plain", folder, "plain").notes],
 }
 
 
@@ -80,16 +90,31 @@ def test_a_verb_that_decodes_notes_them_once(ckpt: Callable[..., object]) -> Non
     assert len(found([*cs.inspect(folder, stats=True).notes])) == 1
 
 
-def test_scales_of_half_of_the_layers_are_noted() -> None:
+def test_comparisons_of_headers_and_pages_note_them() -> None:
+    folder = write("int8")
+    invert(folder)
+    for verb in ("diff", "diff the other way", "diff of large files", "view"):
+        assert len(found(VERBS[verb](folder))) == 1, verb
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [
+        (128, "at least 32 times as large as those of other layers"),
+        (64, "of some layers are at least 4 times as large"),
+    ],
+)
+def test_scales_of_half_of_the_layers_are_noted(factor: float, said: str) -> None:
+    """The sizes of the layers differ by 3 already: those of half of them are 43 times, or 21 times, as large."""
     folder = write("int8")
     path = folder / "model.safetensors"
     tensors = load_file(path)
     for key in tensors:
         if key.endswith("weight_scale") and int(key.split(".")[2]) >= LAYERS // 2:
-            tensors[key] = tensors[key] * 64
+            tensors[key] = tensors[key] * factor
     save_file(tensors, path, {"format": "pt"})
     (note,) = found(VERBS["convert"](folder))
-    assert "32 times as large as those of other layers" in note
+    assert said in note
     assert note.endswith("(in a sample of 24 of 30 quantised tensors)")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -374,3 +375,29 @@ def test_languages_and_tasks_that_only_another_model_has_get_their_ids() -> None
     assert json.loads(Path("base/generation_config.json").read_text())["lang_to_id"] == {"<|en|>": 1, "<|de|>": 2}
     Path("two/generation_config.json").unlink()
     assert not any("lang_to_id" in note for note in cs.merge(["one", "two"], vocab="union", **how).notes)
+
+
+@pytest.mark.parametrize(("own", "is_said"), [(None, True), ({}, False), ([], False), ("x", False), (True, False)])
+def test_a_map_of_languages_may_be_null_or_no_map(own: Any, is_said: bool) -> None:
+    for name in ("one", "two"):
+        Path(name).mkdir()
+    whisper("one", ["<e>", "<|en|>", "<|de|>", "x"], lang_to_id=own)
+    whisper("two", ["<e>", "<|fr|>", "<|en|>", "y"], lang_to_id={"<|fr|>": 1})
+    plan = cs.merge(["one", "two"], vocab="union", method="linear", weights=[0.5, 0.5])
+    cs.apply(plan, "out")
+    made = json.loads(Path("out/generation_config.json").read_text())["lang_to_id"]
+    assert made == ({**own, "<|fr|>": 4} if isinstance(own, dict) else own)
+    lacks = "generation_config.json has no lang_to_id, but that of two has: <|fr|> = 4"
+    assert (lacks in plan.notes) is is_said
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "7", "{", '{"lang_to_id": {"<|fr|>": true, "<|en|>": 1e999, "x": -1}}'])
+@pytest.mark.parametrize("whose", ["one", "two"])
+def test_a_generation_config_without_usable_maps_adds_no_names(text: str, whose: str) -> None:
+    for name in ("one", "two"):
+        Path(name).mkdir()
+        whisper(name, ["<e>", "<|en|>", "<|fr|>", "x"], lang_to_id={"<|en|>": 1})
+    Path(whose, "generation_config.json").write_text(text)
+    with suppress(cs.ConfigError):  # a file that is no object is an error, with a message
+        plan = cs.merge(["one", "two"], vocab="union", method="linear", weights=[0.5, 0.5])
+        assert not any("gets the names" in note for note in plan.notes)

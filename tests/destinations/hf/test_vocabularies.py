@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 
@@ -75,9 +75,9 @@ def test_rows_of_padding_in_both_models_are_no_tokens_and_this_is_said() -> None
     assert (step.rows.size, step.rows.unlisted, step.rows.padded, len(step.rows.rows)) == (64, 14, 7, 32)
     assert not any((row == after[25:]).all(1).any() for row in before[50:])
     said = (
-        f"{EMBEDDING}, cls.predictions.bias: 64 rows in the source, of which the last 14 have no token in vocab.txt and "
-        "are not copied; 32 rows in config.json, of which the last 7 have no token in vocab.txt and get the values of "
-        "new tokens (init)"
+        f"{EMBEDDING}, cls.predictions.bias: 64 rows in the source, of which the last 14 have no token in "
+        "bert/vocab.txt and are not copied; 32 rows in config.json, of which the last 7 have no token in other/vocab.txt "
+        "and get the values of new tokens (init)"
     )
     assert said in plan.notes
     Path("p.json").write_text(json.dumps(plan.to_json()))
@@ -112,6 +112,73 @@ def test_further_rows_that_may_be_of_another_model_are_an_error_until_they_are_n
     with pytest.raises(cs.PlanError, match="long.txt has 45 tokens") as error:
         cs.transplant("bert", where, vocab="bert/vocab.txt:long.txt", vocab_keys=[EMBEDDING])
     assert "padding" not in error.value.hint
+
+
+def folders(rows: tuple[int, int] = (64, 32), **more: tuple[int, int]) -> None:
+    """Two folders with an embedding, a layer and a token list of 50 and 25 tokens; ``more`` has the rows of others."""
+    for place, (name, tokens) in enumerate((("one", OLD), ("two", NEW))):
+        tokenizer(name, tokens)
+        tensors = {"embed_tokens.weight": torch.randn(rows[place], 4), "layers.0.up.weight": torch.randn(8, 4)}
+        tensors |= {f"{key}.weight": torch.randn(size[place], 4) for key, size in more.items()}
+        save_file(tensors, f"{name}/model.safetensors")
+
+
+OF_FOLDERS = "one/vocab.txt:two/vocab.txt"
+
+
+def test_rows_of_padding_go_into_a_folder_of_weights() -> None:
+    folders(lm_head=(64, 32))
+    plan = cs.transplant("one", "two", vocab=OF_FOLDERS)
+    cs.apply(plan, "out")
+    before, there, after = (load_file(f"{name}/model.safetensors") for name in ("one", "two", "out"))
+    for key in ("embed_tokens.weight", "lm_head.weight"):
+        for place, token in enumerate(NEW[:7]):
+            assert torch.equal(after[key][place], before[key][OLD.index(token)])
+        assert torch.equal(after[key][7:], there[key][7:])
+    assert (
+        "embed_tokens.weight, lm_head.weight: 64 rows in the source, of which the last 14 have no token in "
+        "one/vocab.txt and are not copied; 32 rows in two, of which the last 7 have no token in two/vocab.txt and get "
+        "the values of new tokens (init)"
+    ) in plan.notes
+    assert "keep" not in told(plan)
+    assert cs.verify("out").ok
+
+
+def test_only_a_list_of_the_model_may_be_shorter_than_its_embedding() -> None:
+    folders()
+    for name in ("one", "two"):
+        Path(name, "vocab.txt").rename(f"{name}.txt")
+    with pytest.raises(
+        cs.PlanError, match=r"one.txt has 50 tokens and two.txt 25, but no tensor changes from 50 to 25"
+    ):
+        cs.transplant("one", "two", vocab="one.txt:two.txt")
+    folders(rows=(64, 20))  # fewer rows than tokens
+    with pytest.raises(cs.PlanError, match=r"one/vocab.txt has 50 tokens and two/vocab.txt 25, but no tensor changes"):
+        cs.transplant("one", "two", vocab=OF_FOLDERS)
+
+
+def test_an_output_layer_that_its_name_does_not_show_is_not_left_in_silence() -> None:
+    folders(rows=(64, 64), last=(64, 64))
+    plan = cs.transplant("one", "two", vocab=OF_FOLDERS)
+    said = (
+        "1 tensor with as many rows as the embedding, padding included, keeps its order: last.weight; if these are rows"
+    )
+    assert said in told(plan)
+    plan = cs.transplant("one", "two", vocab=OF_FOLDERS, vocab_keys=["embed_tokens.weight", "last.weight=0"])
+    assert "keeps its order" not in told(plan)
+    folders(last=(64, 32))
+    with pytest.raises(cs.PlanError, match="last.weight"):
+        cs.transplant("one", "two", vocab=OF_FOLDERS)
+
+
+def test_lists_of_the_same_file_name_are_told_apart() -> None:
+    folders(rows=(50, 25))
+    with pytest.raises(cs.PlanError) as error:
+        cs.transplant("one", "two", vocab=OF_FOLDERS, vocab_keys=["layers.0.up.weight=0"])
+    assert "the vocabulary one/vocab.txt has 50 tokens, but the tensor layers.0.up.weight" in error.value.message
+    plan = cs.transplant("one", "two", vocab=OF_FOLDERS)
+    (rule,) = {one.rule for one in plan.steps if one.rows}
+    assert rule.endswith("--vocab vocab.txt:vocab.txt")  # a plan does not depend on where the lists are
 
 
 def test_tensors_of_tokens_that_differ_in_rows_are_an_error() -> None:

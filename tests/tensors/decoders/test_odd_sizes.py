@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.tensors.decoders._scale_tests import rise_with_scales
-from ckptsurgeon.tensors.odd_scales import INVERSE, LARGE, OF_SIZES, OFF_BY_ONE, SMALL
+from ckptsurgeon.tensors.odd_scales import INVERSE, LARGE, OF_SIZES, OFF_BY_ONE, SMALL, OddScales
 
 from ...helpers import coded_matrices
 from ...helpers.coded_matrices import SETTINGS, save_model
@@ -224,6 +224,39 @@ def test_half_of_the_layers_may_be_wrong(factor: float, said: str, name: str) ->
             f"odd: 3 decoded matrices {said.replace('is', 'are', 1)} as large as those of other layers"
         )
         assert one.endswith(f"layers.3.{name}.weight, layers.4.{name}.weight, layers.5.{name}.weight")
+
+
+@pytest.mark.parametrize(("factor", "is_noted"), [(32.1, True), (31.9, False), (31.0, False), (1 / 31.9, False)])
+def test_what_is_said_to_be_32_times_as_large_is(factor: float, is_noted: bool) -> None:
+    seen = OddScales()
+    for layer in range(4):
+        size = 0.3 if factor > 1 else 0.019 / factor
+        seen.add_size(f"layers.{layer}.up.weight", size * (factor if layer > 1 else 1), lambda: False)
+    assert any("at least 32 times" in one or "at most 1/32" in one for one in seen.notes("m")) is is_noted
+
+
+@pytest.mark.parametrize(("factor", "is_noted"), [(4.01, True), (3.99, False)])
+def test_a_group_of_layers_is_compared_with_the_other_in_every_role(factor: float, is_noted: bool) -> None:
+    """Roles may differ in size by more than the groups do: a small role of one is below a large role of the other."""
+    seen = OddScales()
+    for layer in range(4):
+        for role, size in (("up", 0.3), ("down", 1.0), ("q", 2.0)):
+            seen.add_size(f"layers.{layer}.{role}.weight", size * (factor if layer > 1 else 1), lambda: False)
+            seen.add_size(f"layers.{layer}.{role}.weight", 0.01, lambda: False)  # another part of the matrix
+    said = (
+        "m: in every role, the decoded matrices of some layers are at least 4 times as large as those of the other "
+        "layers: the scales of some layers may be those of another model: layers.2.down.weight, layers.2.q.weight, "
+        "layers.2.up.weight, and 3 more (--json lists all) (6 of 12)"
+    )
+    assert list(seen.notes("m")) == [said] * is_noted
+
+
+def test_layers_that_are_larger_in_some_roles_only_are_no_other_group() -> None:
+    seen = OddScales()
+    for layer in range(4):
+        for role, factor in (("up", 8), ("down", 8), ("gate", 8), ("q", 1)):
+            seen.add_size(f"layers.{layer}.{role}.weight", 0.3 * (factor if layer > 1 else 1), lambda: False)
+    assert not list(seen.notes("m"))
 
 
 @pytest.mark.parametrize(("version", "is_noted"), [("gptq", False), ("gptq_v2", True)])

@@ -128,7 +128,14 @@ OF_NESTED: dict[str, Any] = {
 OF_NF4: list[tuple[Callable[[torch.Generator], dict[str, torch.Tensor]], str]] = [
     (nf4({"shape": "8"}), "the shape in its quant_state is '8', not a list of at most 8 positive whole numbers"),
     (nf4({"shape": [8, 0]}), "the shape in its quant_state is [8, 0], not a list"),
-    (nf4({"blocksize": 0}), "the blocksize in its quant_state is 0, not a whole number above 0"),
+    (nf4({"blocksize": 0}), "the blocksize in its quant_state is 0, not a whole number from 1 to 9223372036854775807"),
+    (nf4({"shape": [10**3999] * 3}), "which is too many values"),
+    (nf4({"shape": [2**40] * 8}), "which is too many values"),
+    (nf4({"blocksize": 10**3999}), "not a whole number from 1 to 9223372036854775807"),
+    (nf4({**NESTED, "nested_blocksize": 10**3999}, **OF_NESTED), "not a whole number from 1 to 9223372036854775807"),
+    (nf4({**NESTED, "nested_offset": 10**3999}, **OF_NESTED), "not a number of float32"),
+    (nf4({**NESTED, "nested_offset": float("inf")}, **OF_NESTED), "is inf, not a number of float32"),
+    (nf4({**NESTED, "nested_offset": float("nan")}, **OF_NESTED), "is nan, not a number of float32"),
     (nf4({"shape": [8, 8]}), "has the shape [8, 8], which needs 32 bytes of codes, but there are 64"),
     (nf4({"blocksize": 32}), "which needs 4 scales (one for 32 values), but its absmax has 2"),
     (nf4({}, quant_map=None), "its quant_map is missing"),
@@ -148,7 +155,9 @@ OF_NF4: list[tuple[Callable[[torch.Generator], dict[str, torch.Tensor]], str]] =
 def test_each_fault_of_bitsandbytes_has_its_own_message(
     store: Callable[[torch.Generator], dict[str, torch.Tensor]], why: str, tmp_path: Path
 ) -> None:
-    assert why in refused(store, BNB, tmp_path / "m")
+    said = refused(store, BNB, tmp_path / "m")
+    assert why in said
+    assert len(said) < 1000  # a number of 4,000 digits is not printed
 
 
 @pytest.mark.parametrize(("state", "parts"), [({}, {}), (NESTED, OF_NESTED)])

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from ....checkpoint.checkpoint import Checkpoint
+from ....formats.base.limits import ELEMENTS
 from ....storage.read.uri import scheme_of
 from ....tensors.encodings._encoding import QuantisedTensor
 from ....tensors.encodings._methods import family
@@ -71,7 +72,7 @@ def _of_state(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str,
     if isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape):
         number = math.prod(shape)
         if number + number % 2 != codes:
-            values = escape(f"{number:,}", DIGITS)
+            values = escape(f"{number:,}", DIGITS) if number <= ELEMENTS else "too many"  # Python prints 4,300 digits
             yield (
                 "quant_state",
                 f"gives the shape {brief_repr(shape)}, which is {values} values, but there are {codes:,} codes",

@@ -16,17 +16,22 @@ from .tokenizer_files import WHOLE
 
 __all__ = ["tokenizer_differences"]
 
+ADDED = "added_tokens"
 SECTIONS = {
-    "added_tokens": "", "normalizer": "normalise texts", "pre_tokenizer": "normalise texts",
+    ADDED: "", "normalizer": "normalise texts", "pre_tokenizer": "normalise texts",
     "post_processor": "add different special tokens", "decoder": "decode texts", "truncation": "", "padding": "",
 }  # fmt: skip
 """Sections of a tokenizer.json, each with words of the other note on a difference in it."""
 ELSEWHERE = frozenset((WHOLE, TOKENIZER, CHAT))
 """Files that are not compared byte by byte, but by their content."""
 IGNORED = frozenset(
-    ("chat_template", "name_or_path", "tokenizer_file", "special_tokens_map_file", "transformers_version", *FIELDS)
-)
-"""Fields of tokenizer_config.json that other notes compare, or that only say where files were."""
+    (
+        "chat_template", "is_local", "local_files_only", "name_or_path", "special_tokens_map_file", "tokenizer_file",
+        "transformers_version", *FIELDS,
+    )
+)  # fmt: skip
+"""Fields of tokenizer_config.json that other notes compare, or that only say where files were and how they were read.
+"""
 LONGEST = 60
 """The largest number of characters of a value that a note shows."""
 
@@ -37,15 +42,19 @@ def tokenizer_differences(
     """Yield notes on local tokeniser files of two folders that differ: at most one on each section and on each file.
 
     ``first`` is the name of the model in the folder ``one``, and ``second`` that of the model in ``other``. ``told``
-    are the other notes on the two tokenisers: a section that they are about is left out.
+    are the other notes on the two tokenisers: a section that they are about is left out, and so are the
+    ids of added tokens, and tokens that only one of the models has, if another note says that the token lists differ.
     """
     here, there = one.tokenizer_head, other.tokenizer_head
+    is_alike = one.has_tokens_of(other)
     for section, words in SECTIONS.items() if here and there else ():
         if not (words and any(words in note for note in told)):
-            found = _first_difference(section, _by_token(here.get(section)), _by_token(there.get(section)))
-            yield from _told(WHOLE, found, first, second)
+            mine, theirs = _by_token(here.get(section)), _by_token(there.get(section))
+            if section == ADDED and not is_alike:
+                mine, theirs = _shared(mine, theirs), _shared(theirs, mine)
+            yield from _told(WHOLE, _first_difference(section, mine, theirs), first, second)
     if TOKENIZER in _names(one) & _names(other):
-        yield from _told(TOKENIZER, _first_difference("", _fields(one), _fields(other)), first, second)
+        yield from _on_fields(_fields(one), _fields(other), first, second)
     yield from _only_template(first, one, second, other)
     lists = {folder.vocabulary for folder in (one, other) if not _has_more(folder.vocabulary, one, other)}
     names = [name for name in sorted(_names(one) & _names(other) - ELSEWHERE - lists) if _differ(name, one, other)]
@@ -58,7 +67,15 @@ def _told(file: str, found: tuple[str, Any, Any] | None, first: str, second: str
     if found is not None:
         path, mine, theirs = found
         values = f"{_said(mine)} in {escape(first)}, {_said(theirs)} in {escape(second)}"
-        yield f"the tokenisers differ, according to {file}: {escape(path.removeprefix('.'))} is {values}"
+        yield f"the tokenisers differ, according to {file}: {escape(path.removeprefix('.'), LONGEST)} is {values}"
+
+
+def _on_fields(one: Mapping[str, Any], other: Mapping[str, Any], first: str, second: str) -> Iterator[str]:
+    """Yield a note on the fields of tokenizer_config.json that differ: the values of the first, the names of others."""
+    for said in _told(TOKENIZER, _first_difference("", one, other), first, second):
+        more = [name for name in dict.fromkeys((*one, *other)) if one.get(name) != other.get(name)][1:]
+        named = listing([name[:LONGEST] for name in more], 3, where="")
+        yield f"{said}; {named} {'differs' if len(more) == 1 else 'differ'}, too" if more else said
 
 
 def _only_template(first: str, one: ModelFolder, second: str, other: ModelFolder) -> Iterator[str]:
@@ -70,9 +87,13 @@ def _only_template(first: str, one: ModelFolder, second: str, other: ModelFolder
 
 
 def _fields(folder: ModelFolder) -> Mapping[str, Any]:
-    """Return the fields of a local tokenizer_config.json that no other note compares; {} if it cannot be read."""
+    """Return the fields of a local tokenizer_config.json that no other note compares; {} if it cannot be read.
+
+    Fields that are null are left out, as if they were missing.
+    """
     with suppress(CheckpointError):
-        return {name: value for name, value in folder.document(TOKENIZER).items() if name not in IGNORED}
+        fields = folder.document(TOKENIZER).items()
+        return {name: value for name, value in fields if name not in IGNORED and value is not None}
     return {}
 
 
@@ -82,6 +103,14 @@ def _by_token(value: Any) -> Any:
     if rows and all(isinstance(row, dict) and isinstance(row.get("content"), str) for row in rows):
         return {row["content"]: row for row in rows}
     return value
+
+
+def _shared(one: Any, other: Any) -> Any:
+    """Return the added tokens in ``one`` that ``other`` has, too, without ids; any other value unchanged."""
+    if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
+        return one
+    rows = {token: row for token, row in one.items() if token in other}
+    return {token: {field: value for field, value in row.items() if field != "id"} for token, row in rows.items()}
 
 
 def _first_difference(path: str, one: Any, other: Any) -> tuple[str, Any, Any] | None:

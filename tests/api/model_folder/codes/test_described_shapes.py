@@ -83,6 +83,17 @@ def test_a_note_shows_only_a_part_of_a_long_number(field: str) -> None:
     assert len(note) < 300
 
 
+@pytest.mark.parametrize("shape", [[10**3900] * 3, [2**60, 64], [10**3900, 1]])
+def test_a_product_that_python_does_not_print_is_too_many_values(shape: list[int]) -> None:
+    (note,) = nf4(shape=shape)
+    assert "which is too many values, but there are 2,048 codes" in note
+    assert len(note) < 300
+    assert cs.check("m").row("quantisation").found
+    cs.convert("m")
+    with pytest.raises(cs.PlanError, match="which is too many values"):
+        cs.convert("m", dequantize=True)
+
+
 @pytest.mark.parametrize(
     ("width", "is_said"), [(True, False), (10**3900, True), (64, False)], ids=["truth", "long", "width"]
 )

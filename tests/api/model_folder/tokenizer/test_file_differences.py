@@ -96,3 +96,40 @@ def test_settings_templates_and_other_files_that_differ_are_said() -> None:
     assert "the tokenisers differ, according to tokenizer_config.json: eos_token is '</s>' in a, '<s>' in b" in notes
     assert "only a has a chat template" in notes
     assert "the tokenisers differ: merges.txt differs between a and b" in notes
+
+
+def test_a_tokeniser_that_was_loaded_and_saved_again_gets_no_note() -> None:
+    """transformers 5 writes how the tokeniser was loaded."""
+    folder("a")
+    folder("b", settings={**SETTINGS, "is_local": True, "local_files_only": False, "pad_token": None})
+    assert not cs.diff("a", "b").notes
+
+
+@pytest.mark.parametrize(
+    ("changes", "more"),
+    [
+        ({"eos_token": "<s>"}, ""),
+        ({"eos_token": "<s>", "x": 1}, "; x differs, too"),
+        ({"eos_token": "<s>", "pad_token": "<s>", "x": {"y": 1}}, "; pad_token, x differ, too"),
+        ({"eos_token": "<s>", **{f"x{i}": 1 for i in range(9)}}, "; x0, x1, x2, and 6 more differ, too"),
+    ],
+)
+def test_all_fields_that_differ_are_named(changes: dict[str, Any], more: str) -> None:
+    folder("a")
+    folder("b", settings={**SETTINGS, **changes})
+    (note,) = cs.diff("a", "b").notes
+    of = "the tokenisers differ, according to tokenizer_config.json: "
+    assert note == f"{of}eos_token is '</s>' in a, '<s>' in b{more}"
+
+
+@pytest.mark.parametrize("is_special", [True, False])
+def test_an_added_token_is_told_once(is_special: bool) -> None:
+    """Only what the note on the token lists does not say is another difference."""
+    folder("a")
+    other = copy.deepcopy(TOKENIZER)
+    other["added_tokens"] = [{"id": 9, "content": "<x>", "special": True}, *other["added_tokens"]]
+    other["added_tokens"][3]["special"] = is_special
+    folder("b", other)
+    more = [] if is_special else [f"{ACCORDING}added_tokens.</s>.special is true in a, false in b"]
+    told = [note for note in cs.diff("a", "b").notes if "differ" in note]
+    assert told == [*more, "the tokenisers differ: row 9 is no token in a and '<x>' in b"]
