@@ -162,9 +162,9 @@ def test_the_modules_of_a_quantised_model_are_compared() -> None:
         rows, columns = tensors.pop(key).shape
         module = key.removesuffix("weight")
         tensors |= {
-            f"{module}qweight": torch.zeros(columns // 8, rows, dtype=torch.int32),
-            f"{module}qzeros": torch.zeros(columns // 16, rows // 8, dtype=torch.int32),
-            f"{module}scales": torch.ones(columns // 16, rows, dtype=torch.float16),
+            f"{module}qweight": torch.randint(-(2**31), 2**31, (columns // 8, rows)).to(torch.int32),
+            f"{module}qzeros": torch.full((columns // 16, rows // 8), 0x77777777, dtype=torch.int32),
+            f"{module}scales": torch.full((columns // 16, rows), 0.01, dtype=torch.float16),
             f"{module}g_idx": torch.arange(columns, dtype=torch.int32) // 16,
         }
     save_file(tensors, "net/model.safetensors", {"format": "pt"})

@@ -11,6 +11,7 @@ from ...checkpoint.opening import open_checkpoint
 from ...destinations.hf.files import CONFIG
 from ...errors import CheckpointError
 from ...planning.target import TargetSpec
+from ...storage.read.uri import scheme_of
 from ...util.text import escape, notes_about
 from ..model_folder.checks import contradictions
 from ..model_folder.folder import ModelFolder, model_folder
@@ -34,9 +35,10 @@ def destination_notes(given: CheckpointLike, target: TargetSpec) -> Iterator[str
 
     The destination is ``given``, a checkpoint or a configuration, and was loaded as ``target``. If it is a config.json,
     the notes are on the whole model in its folder; without weights there, the files are compared with the tensors of
-    ``target``. Only headers of weights are read, and what opening a checkpoint reads.
+    ``target``. Only headers of weights are read, and what opening a checkpoint reads. A remote checkpoint is not opened
+    a second time for this: it has no notes.
     """
-    if target.keeps:
+    if target.keeps and not scheme_of(target.keeps):
         with open_checkpoint(_kept(target), target.keeps_root or ".", unwrap=False) as kept:
             yield from checkpoint_notes(kept.unwrapped())
     elif (place := _folder_with_config(given)) and target.companions:

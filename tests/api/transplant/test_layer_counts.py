@@ -115,7 +115,7 @@ def test_what_was_tied_and_renamed_stays_tied() -> None:
 
 def test_an_operation_names_its_tensors_one_by_one() -> None:
     with pytest.raises(cs.PatternError, match="means several names"):
-        cs.rename("src.pth", operations=[{"split": "enc.layers.{n}.a", "into": ["enc.{n,1}.a", "enc.x.{n}"]}])
+        cs.rename("src.pth", operations=[{"concat": ["enc.layers.{n}.a", "enc.layers.{n}.b"], "into": "enc.{n,1}.a"}])
 
 
 def test_recipes_and_map_files_list_names_too(ckpt: Run) -> None:
