@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from math import prod
-from typing import NamedTuple
 
 from ..errors import FormatError, SourceError, UnsafeError
 from ..storage.read._memory import MemoryFile
@@ -25,10 +24,10 @@ from ..util.text import count, escape, number_in
 from .base import limits
 from .base.header import FilePrint, Header, naming
 from .base.header_digest import digest_outside
-from .base.protobuf import signed, varint
+from .base.messages import Field, Messages
+from .base.protobuf import signed
 from .base.sharded_writer import shard_name
 from .base.untrusted import check_elements, check_sizes
-from .base.window import Window
 
 __all__ = ["FORMAT"]
 
@@ -58,92 +57,6 @@ _LARGE = 1 << 10
 """A constant of a node is noted if it has at least this many bytes: smaller ones are shapes, axes and the like."""
 _MADE_NAME = re.compile(r"(?:onnx::\w+_\d+|val_\d+|\d+)")
 """Matches names that torch's exporters make for weights that they have transposed or folded."""
-
-
-class _Field(NamedTuple):
-    """A field of a message: its number, and either the number that it contains or the range of its bytes in the file.
-
-    ``is_number`` says which; then ``value`` is the number.
-    """
-
-    number: int
-    value: int
-    begin: int
-    end: int
-    is_number: bool
-
-
-class _Messages:
-    """Yields the fields of messages in a file, reading a window of the file at a time.
-
-    Raises UnsafeError if more fields than ``limits.ONNX_FIELDS`` are read.
-    """
-
-    def __init__(self, file: File) -> None:
-        self.file = file
-        self._left = limits.ONNX_FIELDS
-        self._numbers = 0
-        self._window = Window(file)
-
-    def fields(self, begin: int, end: int) -> Iterator[_Field]:
-        """Yield the fields of the message in a range of the file; raises FormatError if it is not a message."""
-        at = begin
-        while at < end:
-            self._left -= 1
-            if self._left < 0:
-                raise UnsafeError(f"it has more than {limits.ONNX_FIELDS:,} fields.", rule="onnx fields")
-            head = self._window.read(at, min(20, end - at))
-            try:
-                tag, used = varint(head, 0)
-                kind, length = tag & 7, {1: 8, 5: 4}.get(tag & 7, 0)
-                value = 0
-                if kind in (0, 2):
-                    value, used = varint(head, used)
-                    length = value if kind == 2 else 0
-            except ValueError as error:
-                raise FormatError(f"it is not a valid ONNX model: {error}.", rule="protobuf") from None
-            if kind not in (0, 1, 2, 5) or not tag >> 3:
-                raise FormatError("it is not a valid ONNX model: a field has an unknown type.", rule="protobuf")
-            if length > end - at - used:
-                raise FormatError("it is truncated, or not a valid ONNX model.", rule="cut short")
-            yield _Field(tag >> 3, value, at + used, at + used + length, kind == 0)
-            at += used + length
-
-    def numbers(self, one: _Field, most: int) -> array[int]:
-        """Return the numbers in a field, which contains one or, packed, several.
-
-        Raises FormatError for more than ``most``, UnsafeError if all fields have more than ``limits.ONNX_NUMBERS``.
-        """
-        if one.is_number:
-            return array("Q", [one.value])
-        found, data, at = array("Q"), self.raw(one, 10 * most), 0
-        while at < len(data):
-            try:
-                value, at = varint(data, at)
-            except ValueError as error:
-                raise FormatError(f"it is not a valid ONNX model: {error}.", rule="protobuf") from None
-            found.append(value)
-            if len(found) > most:
-                raise FormatError(f"a list of numbers has more than {most:,} items.", rule="onnx numbers")
-        self._numbers += len(found)
-        if self._numbers > limits.ONNX_NUMBERS:
-            raise UnsafeError(
-                f"its tensors have more than {limits.ONNX_NUMBERS:,} numbers of variable length.", rule="onnx numbers"
-            )
-        return found
-
-    def raw(self, one: _Field, most: int) -> bytes:
-        """Return the bytes of a field; raises FormatError if there are more than ``most``."""
-        if one.end - one.begin > most:
-            raise FormatError(f"a name or text of the model has more than {most:,} bytes.", rule="onnx text")
-        return self._window.read(one.begin, one.end - one.begin)
-
-    def text(self, one: _Field, most: int = limits.KEY_CHARACTERS) -> str:
-        """Return a field as text; raises FormatError if it is too long or not UTF-8."""
-        try:
-            return self.raw(one, most).decode()
-        except UnicodeDecodeError:
-            raise FormatError("a name or text of the model is not UTF-8.", rule="onnx text") from None
 
 
 @dataclass
@@ -187,7 +100,7 @@ class _Onnx:
         """
         assert isinstance(source, File)
         with naming(source), ExitStack() as stack:
-            found = _model(_Messages(source))
+            found = _model(Messages(source))
             own = source.name if any(one.is_external for one in found.tensors) and not name else name
             files = _Files(source, own, stack)
             tree: dict[str, TensorInfo] = {}
@@ -217,7 +130,7 @@ class _Onnx:
 # The messages.
 
 
-def _model(messages: _Messages) -> _Found:
+def _model(messages: Messages) -> _Found:
     """Return the content of a ``ModelProto``; raises FormatError if it has no graph."""
     found = _Found()
     size = messages.file.size
@@ -247,7 +160,7 @@ def _model(messages: _Messages) -> _Found:
     return found
 
 
-def _pair(messages: _Messages, of: _Field) -> tuple[str, str]:
+def _pair(messages: Messages, of: Field) -> tuple[str, str]:
     """Return the two fields of a message, 1 and 2, as text; a number is returned as its digits."""
     found = {1: "", 2: ""}
     for one in messages.fields(of.begin, of.end):
@@ -256,7 +169,7 @@ def _pair(messages: _Messages, of: _Field) -> tuple[str, str]:
     return found[1], found[2]
 
 
-def _graph(messages: _Messages, of: _Field, found: _Found) -> None:
+def _graph(messages: Messages, of: Field, found: _Found) -> None:
     for one in messages.fields(of.begin, of.end):
         if one.number == 1 and one.end - one.begin >= _LARGE:
             found.constants += _constants(messages, one)
@@ -268,7 +181,7 @@ def _graph(messages: _Messages, of: _Field, found: _Found) -> None:
             found.sparse += 1
 
 
-def _constants(messages: _Messages, node: _Field, depth: int = 0) -> int:
+def _constants(messages: Messages, node: Field, depth: int = 0) -> int:
     """Return how many large tensors are attributes of a node, or of nodes and initialisers in its subgraphs."""
     total = 0
     attributes = [one for one in messages.fields(node.begin, node.end) if one.number == 5]
@@ -285,7 +198,7 @@ def _constants(messages: _Messages, node: _Field, depth: int = 0) -> int:
     return total
 
 
-def _tensor(messages: _Messages, of: _Field) -> _Tensor:
+def _tensor(messages: Messages, of: Field) -> _Tensor:
     tensor = _Tensor()
     for one in messages.fields(of.begin, of.end):
         if one.number == 1:
@@ -295,7 +208,7 @@ def _tensor(messages: _Messages, of: _Field) -> _Tensor:
         elif one.number == 8:
             tensor.name = messages.text(one)
         elif one.number in _NUMBERS:
-            tensor.numbers.extend(messages.numbers(one, limits.ONNX_NUMBERS))
+            tensor.numbers.extend(messages.numbers(one, limits.MESSAGE_NUMBERS))
             tensor.places[one.number] = []
         elif one.number in (_FLOATS, _DOUBLES, _RAW, 6):
             if one.end > one.begin:
@@ -425,7 +338,7 @@ class _Files:
         if location not in self.others:
             if location.startswith("/") or "\\" in location or ".." in location.split("/") or location == self.own:
                 raise UnsafeError(
-                    f"the tensor {escape(name)} is in {escape(location)}, no other file in the folder of the model.",
+                    f"the tensor {escape(name)} is in {escape(location)}, which is not another file in its folder.",
                     rule="outside",
                 )
             if len(self.others) >= limits.SHARDS:

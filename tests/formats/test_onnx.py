@@ -221,10 +221,10 @@ def test_what_breaks_a_rule_is_refused(name: str) -> None:
 
 
 def test_many_fields_are_refused_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "ONNX_FIELDS", 100)
+    monkeypatch.setattr(limits, "MESSAGE_FIELDS", 100)
     with opened(of(*(tensor(f"w{n}", (1,), values=ONES[:4]) for n in range(15)))) as found:
         assert len(found) == 15
-    monkeypatch.setattr(limits, "ONNX_NUMBERS", 50)
+    monkeypatch.setattr(limits, "MESSAGE_NUMBERS", 50)
     numbers = [tensor(f"n{n}", (10,), 7, packed(range(10)), 7) for n in range(6)]
     with opened(of(*numbers[:5])) as found:
         assert found.tensor("n4").tolist() == [*range(10)]

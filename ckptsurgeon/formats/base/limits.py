@@ -101,11 +101,11 @@ GGUF_SHOWN = 16 << 20
 GGUF_TEXTS = 10_000_000
 """The most strings in one array of a GGUF header. Moving past a string takes 0.2 microseconds."""
 
-ONNX_FIELDS = 4_000_000
-"""The most fields of messages in an ONNX model that are read; a tensor has about five. They take some ten seconds."""
+MESSAGE_FIELDS = 4_000_000
+"""The most fields of an ONNX model that are read; a tensor has about five. They take some ten seconds."""
 ONNX_TEXT = 1 << 20
 """The most bytes of a text in the metadata of an ONNX model."""
-ONNX_NUMBERS = 2_000_000
+MESSAGE_NUMBERS = 2_000_000
 """The most values that all tensors of an ONNX model store as numbers of variable length. They take two seconds."""
 ONNX_DEPTH = 16
 """How deeply nested subgraphs of an ONNX model are searched for constants."""

@@ -75,7 +75,7 @@ def resized(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
     begin, end = (one + size if one < 0 else one for one in (operation.fields["begin"], operation.fields["end"]))
     if not 0 <= begin < end <= size:
         raise PlanError(
-            f"{operation}: {operation.fields['begin']} to {operation.fields['end']} are no elements of dimension {dim} "
+            f"{operation}: {operation.fields['begin']} to {operation.fields['end']} is not a range of dimension {dim} "
             f"of {escape(key)}, which has size {size}.",
             hint="The end is the index after the last element; indices below 0 count from the end.",
         )

@@ -1,0 +1,104 @@
+"""Reads a file that is one protocol buffer field by field, so that a file of any size is read in little memory.
+
+https://protobuf.dev/programming-guides/encoding.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ...errors import FormatError, UnsafeError
+from ...storage.read.base import File
+from . import limits
+from .protobuf import varint
+from .window import Window
+
+__all__ = ["Field", "Messages"]
+
+
+class Field(NamedTuple):
+    """A field of a message: its number, and either the number that it contains or the range of its bytes in the file.
+
+    ``is_number`` says which; then ``value`` is the number.
+    """
+
+    number: int
+    value: int
+    begin: int
+    end: int
+    is_number: bool
+
+
+class Messages:
+    """Yields the fields of messages in a file, reading a window of the file at a time.
+
+    Raises UnsafeError if more fields than ``limits.MESSAGE_FIELDS`` are read.
+    """
+
+    def __init__(self, file: File) -> None:
+        self.file = file
+        self._left = limits.MESSAGE_FIELDS
+        self._numbers = 0
+        self._window = Window(file)
+
+    def fields(self, begin: int, end: int) -> Iterator[Field]:
+        """Yield the fields of the message in a range of the file; raises FormatError if it is not a message."""
+        at = begin
+        while at < end:
+            self._left -= 1
+            if self._left < 0:
+                raise UnsafeError(f"it has more than {limits.MESSAGE_FIELDS:,} fields.", rule="message fields")
+            head = self._window.read(at, min(20, end - at))
+            try:
+                tag, used = varint(head, 0)
+                kind, length = tag & 7, {1: 8, 5: 4}.get(tag & 7, 0)
+                value = 0
+                if kind in (0, 2):
+                    value, used = varint(head, used)
+                    length = value if kind == 2 else 0
+            except ValueError as error:
+                raise FormatError(f"it is not a valid protocol buffer: {error}.", rule="protobuf") from None
+            if kind not in (0, 1, 2, 5) or not tag >> 3:
+                raise FormatError("it is not a valid protocol buffer: a field has an unknown type.", rule="protobuf")
+            if length > end - at - used:
+                raise FormatError("it is truncated, or not a valid protocol buffer.", rule="cut short")
+            yield Field(tag >> 3, value, at + used, at + used + length, kind == 0)
+            at += used + length
+
+    def numbers(self, one: Field, most: int) -> array[int]:
+        """Return the numbers in a field, which contains one or, packed, several.
+
+        Raises FormatError for more than ``most``, UnsafeError if all fields have more than ``limits.MESSAGE_NUMBERS``.
+        """
+        if one.is_number:
+            return array("Q", [one.value])
+        found, data, at = array("Q"), self.raw(one, 10 * most), 0
+        while at < len(data):
+            try:
+                value, at = varint(data, at)
+            except ValueError as error:
+                raise FormatError(f"it is not a valid protocol buffer: {error}.", rule="protobuf") from None
+            found.append(value)
+            if len(found) > most:
+                raise FormatError(f"a list of numbers has more than {most:,} items.", rule="message numbers")
+        self._numbers += len(found)
+        if self._numbers > limits.MESSAGE_NUMBERS:
+            raise UnsafeError(
+                f"it has more than {limits.MESSAGE_NUMBERS:,} numbers of variable length.", rule="message numbers"
+            )
+        return found
+
+    def raw(self, one: Field, most: int) -> bytes:
+        """Return the bytes of a field; raises FormatError if there are more than ``most``."""
+        if one.end - one.begin > most:
+            raise FormatError(f"a name or text has more than {most:,} bytes.", rule="message text")
+        return self._window.read(one.begin, one.end - one.begin)
+
+    def text(self, one: Field, most: int = limits.KEY_CHARACTERS) -> str:
+        """Return a field as text; raises FormatError if it is too long or not UTF-8."""
+        try:
+            return self.raw(one, most).decode()
+        except UnicodeDecodeError:
+            raise FormatError("a name or text is not UTF-8.", rule="message text") from None
