@@ -100,7 +100,7 @@ class _Onnx:
         """
         assert isinstance(source, File)
         with naming(source), ExitStack() as stack:
-            found = _model(Messages(source))
+            found = _model(Messages(source, "ONNX model"))
             own = source.name if any(one.is_external for one in found.tensors) and not name else name
             files = _Files(source, own, stack)
             tree: dict[str, TensorInfo] = {}

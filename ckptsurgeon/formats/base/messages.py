@@ -34,11 +34,13 @@ class Field(NamedTuple):
 class Messages:
     """Yields the fields of messages in a file, reading a window of the file at a time.
 
-    Raises UnsafeError if more fields than ``limits.MESSAGE_FIELDS`` are read.
+    ``what`` is what the file should be, for messages: "ONNX model". Raises UnsafeError if more fields than
+    ``limits.MESSAGE_FIELDS`` are read.
     """
 
-    def __init__(self, file: File) -> None:
+    def __init__(self, file: File, what: str) -> None:
         self.file = file
+        self._what = what
         self._left = limits.MESSAGE_FIELDS
         self._numbers = 0
         self._window = Window(file)
@@ -59,11 +61,11 @@ class Messages:
                     value, used = varint(head, used)
                     length = value if kind == 2 else 0
             except ValueError as error:
-                raise FormatError(f"it is not a valid protocol buffer: {error}.", rule="protobuf") from None
+                raise FormatError(f"it is not a valid {self._what}: {error}.", rule="protobuf") from None
             if kind not in (0, 1, 2, 5) or not tag >> 3:
-                raise FormatError("it is not a valid protocol buffer: a field has an unknown type.", rule="protobuf")
+                raise FormatError(f"it is not a valid {self._what}: a field has an unknown type.", rule="protobuf")
             if length > end - at - used:
-                raise FormatError("it is truncated, or not a valid protocol buffer.", rule="cut short")
+                raise FormatError(f"it is truncated, or not a valid {self._what}.", rule="cut short")
             yield Field(tag >> 3, value, at + used, at + used + length, kind == 0)
             at += used + length
 
@@ -79,7 +81,7 @@ class Messages:
             try:
                 value, at = varint(data, at)
             except ValueError as error:
-                raise FormatError(f"it is not a valid protocol buffer: {error}.", rule="protobuf") from None
+                raise FormatError(f"it is not a valid {self._what}: {error}.", rule="protobuf") from None
             found.append(value)
             if len(found) > most:
                 raise FormatError(f"a list of numbers has more than {most:,} items.", rule="message numbers")
