@@ -7,6 +7,7 @@ from .analysis.explanation import Explained as Explained
 from .analysis.explanation import Explanation as Explanation
 from .analysis.fits.fit import Fit as Fit
 from .analysis.inspection import Inspection as Inspection
+from .analysis.known_layouts import KnownLayouts as KnownLayouts
 from .analysis.match.proposal import Proposal as Proposal
 from .analysis.page.contents import Page as Page
 from .analysis.patch import Patch as Patch
@@ -29,6 +30,7 @@ from .api.fetch import fetch as fetch
 from .api.fits import fits as fits
 from .api.inspect import init_config as init_config
 from .api.inspect import inspect as inspect
+from .api.layouts.layouts import layouts as layouts
 from .api.lora.extract import lora_extract as lora_extract
 from .api.lora.merge import lora_merge as lora_merge
 from .api.match import match as match

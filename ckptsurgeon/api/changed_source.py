@@ -10,9 +10,9 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.quantisation import without_settings
 from ..planning.transplant.options import Options
 from ..tensors.info import TensorInfo
-from .gguf.named_layout import KEEP, NamedLayout
 from .gguf.types import rounded
 from .inputs.operations import OperatedCheckpoint, operate
+from .layouts.named_layout import KEEP, NamedLayout
 from .model_folder.folder import ModelFolder
 from .model_folder.quantised import dtype_of_weights, without_quantisation
 
@@ -31,12 +31,13 @@ class Quantisation(NamedTuple):
 class Changes:
     """The changes to the tensors of a source, in the order in which they are made; by default none.
 
-    ``rows`` are operations as plain data. ``layout`` is the name of a layout ("gguf"), and ``gguf_type`` the name of a
-    GGUF quantisation type ("q8_0").
+    ``rows`` are operations as plain data. ``layout`` is the name of a layout ("gguf"), ``heads`` are the numbers of
+    heads that the user gave for it ("32/8"), and ``gguf_type`` is the name of a GGUF quantisation type ("q8_0").
     """
 
     rows: Sequence[Mapping[str, Any]] = ()
     layout: str | None = None
+    heads: str = ""
     gguf_type: str | None = None
     quantise: Quantisation | None = None
 
@@ -70,7 +71,7 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
     Raises PlanError if a change does not fit the tensors, and the errors of ``operate``.
     """
     plain = operate([stored], changes.rows)[0].checkpoint if changes.rows and changes.layout else stored
-    layout = _layout_named(changes.layout, plain, folder)
+    layout = _layout_named(changes, plain, folder)
     options, described = _in_layout(options, layout), dict(stored.items())
     rows = [*changes.rows, *layout.change.operations, *rounded(changes.gguf_type, described)]
     operated = operate([stored], rows)[0]
@@ -100,13 +101,13 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
     )
 
 
-def _layout_named(name: str | None, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:
-    """Return the changes that give the tensors the layout ``name``; no changes for None or "keep"."""
-    if name in (None, KEEP):
+def _layout_named(changes: Changes, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:
+    """Return what gives the tensors the layout of ``changes``; no changes for None or "keep"."""
+    if changes.layout is None or changes.layout == KEEP:
         return NamedLayout()
-    from .gguf.layouts import layout_named  # imports all layouts, which most commands do not need
+    from .layouts.layout_named import layout_named  # imports all layouts, which most commands do not need
 
-    return layout_named(name, checkpoint, folder)
+    return layout_named(changes.layout, checkpoint, folder, changes.heads)
 
 
 def _in_layout(options: Options, layout: NamedLayout) -> Options:

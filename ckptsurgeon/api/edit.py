@@ -18,7 +18,6 @@ from ..planning.quantised import check_codes
 from ..planning.transplant.options import Options
 from ..util.text import grouped
 from .changed_source import Changes, Quantisation, changed_source
-from .gguf.named_layout import check_layout
 from .gguf.types import check_type, in_float32
 from .inputs.argument_types import CheckpointLike, Operations, Path, Patterns, Rules, checked
 from .inputs.arguments import plain_arguments, rules_as_text, rules_of
@@ -27,6 +26,7 @@ from .inputs.inputs import extras_left, left_notes, names_of, plan_source, unwra
 from .inputs.metadata import check_metadata, merged_metadata
 from .inputs.operations import asked_conversions, operations_file, operations_of
 from .inputs.reopening import with_settings_pinned
+from .layouts.named_layout import check_layout, layout_arguments
 from .lora.adapter_files import adapter_of
 from .model_folder.checks import source_layer_notes, with_layers_said
 from .model_folder.config_fields import with_left_out_said
@@ -58,6 +58,8 @@ def rename(
     map_file: Path | None = None,
     ruleset: Patterns = (),
     operations: Operations = (),
+    layout: str | None = None,
+    heads: str | None = None,
     unwrap: bool = False,
     keep_extras: bool = False,
     root: str | None = None,
@@ -68,7 +70,9 @@ def rename(
     ``map`` has the rules, and ``map_file`` is a file with further rules. ``ruleset`` are names of rulesets that ship
     with ckptsurgeon ("weight-norm"); their rules come after those of ``map``. ``operations`` (split, concat and others,
     see ``docs/howto/operations.md``) are plain data or a YAML file; they are done before the rules. Rules are matched
-    with the keys as they are in the file, including wrappers such as ``module.``, unless ``unwrap`` is set.
+    with the keys as they are in the file, including wrappers such as ``module.``, unless ``unwrap`` is set. ``layout``
+    is the name of a library's layout ("openai", "meta"), which gives all tensors their names, so it excludes rules;
+    ``heads`` has the numbers of heads of queries and keys ("32/8"), if no configuration beside the weights has them.
     ``keep_extras`` keeps entries that are not tensors, if they are plain data. ``metadata`` sets entries of the
     metadata, as in ``convert``. Raises PatternError for a rule that matches nothing, PlanError if two keys get the same
     name or an operation does not fit, and what ``open_checkpoint`` raises.
@@ -78,14 +82,16 @@ def rename(
     options = Options.of(rules=rules, rulesets=ruleset)
     rows = operations_of(operations)
     named, rulesets = asked_conversions(options.rulesets)
-    if not rules and not unwrap and not options.rulesets and not rows:
+    if not rules and not unwrap and not options.rulesets and not rows and layout is None:
         raise ConfigError(
             "no rule given.",
-            hint="Use --map FROM=TO, --map-file, --ruleset, --operations or --unwrap.",
+            hint="Use --map FROM=TO, --map-file, --ruleset, --operations, --layout or --unwrap.",
         )
+    check_layout(layout, heads, is_ruled=bool(rules or rulesets))
     arguments = plain_arguments(
-        map=rules, ruleset=options.rulesets, operations=rows, unwrap=unwrap, keep_extras=keep_extras, root=root,
-        metadata=metadata or {},
+        map=rules, ruleset=options.rulesets, operations=rows,
+        **layout_arguments(layout, heads),
+        unwrap=unwrap, keep_extras=keep_extras, root=root, metadata=metadata or {},
     )  # fmt: skip
     others = [os.fspath(path) for path in (map_file, operations_file(operations)) if path is not None]
     options, rows = replace(options, rulesets=rulesets), [*rows, *named]
@@ -98,7 +104,7 @@ def rename(
         keep_extras=keep_extras,
         root=root,
         others=others,
-        changes=Changes(rows),
+        changes=Changes(rows, layout, heads or ""),
         metadata=metadata or {},
     )
 
@@ -139,6 +145,7 @@ def convert(
     dtype: str | torch.dtype | None = None,
     dequantize: bool = False,
     layout: str | None = None,
+    heads: str | None = None,
     gguf_type: str | None = None,
     quantize: str | None = None,
     include: Patterns = (),
@@ -154,7 +161,8 @@ def convert(
     decoded weights, in ``dtype``, else in the dtype of config.json, else in bfloat16. ``quantize`` ("fp8-block")
     quantises the weights of linear layers, except output layers and routers of experts; ``include`` and ``exclude``
     restrict it to some of these weights. ``layout`` gives the tensors the names, shapes and metadata that another
-    program expects: "gguf" converts a model of transformers for llama.cpp, "transformers" converts it back.
+    program expects: "gguf" converts a model of transformers for llama.cpp, "transformers" converts it back; the others
+    are those of ``rename``, which describes ``heads``, too.
     ``gguf_type`` ("q8_0", "q4_k", "q4_k_m") quantises matrices to a type, or a mixture of types, that only GGUF
     stores. ``metadata`` sets entries of the metadata of safetensors or GGUF; an empty value removes the entry.
 
@@ -162,7 +170,7 @@ def convert(
     be quantised or an unknown layout, and what ``open_checkpoint`` raises.
     """
     check_metadata(metadata)
-    check_layout(layout)
+    check_layout(layout, heads)
     check_type(gguf_type)
     wanted = str(dtype) if dtype is not None else None
     among = _texts(include), _texts(exclude)
@@ -170,7 +178,7 @@ def convert(
     arguments = plain_arguments(
         dtype=wanted,
         dequantize=dequantize,
-        **({"layout": layout} if layout is not None else {}),
+        **layout_arguments(layout, heads),
         **({"gguf_type": gguf_type} if gguf_type is not None else {}),
         quantize=quantize,
         include=among[0],
@@ -193,6 +201,7 @@ def convert(
         changes=Changes(
             [DEQUANTIZE] if dequantize else (),
             layout,
+            heads or "",
             gguf_type,
             Quantisation(quantize, *among) if quantize is not None else None,
         ),

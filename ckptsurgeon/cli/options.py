@@ -19,9 +19,11 @@ __all__ = [
     "Encoding",
     "Engine",
     "Force",
+    "Heads",
     "Json",
     "KeepExtras",
     "Key",
+    "Layout",
     "MaxShard",
     "Memory",
     "Mesh",
@@ -69,6 +71,24 @@ Root = Annotated[
     str | None,
     typer.Option(
         metavar="PATH", help="Use the state dict in this entry of the file, such as model_ema; . is the top level."
+    ),
+]
+Layout = Annotated[
+    str | None,
+    typer.Option(
+        "--layout",
+        metavar="LAYOUT",
+        help="Write the tensors with the names, order and shapes of another library, such as transformers, openai or "
+        "gguf (llama.cpp); ckpt layouts lists them. keep changes nothing.",
+    ),
+]
+Heads = Annotated[
+    str | None,
+    typer.Option(
+        "--heads",
+        metavar="N[/M]",
+        help="With --layout: the numbers of heads of queries (N) and of keys and values (M), if no config.json or "
+        "params.json beside the weights has them.",
     ),
 ]
 Output = Annotated[
@@ -209,8 +229,9 @@ Operations = Annotated[
     typer.Option(
         "--operations",
         metavar="FILE",
-        help="Apply the operations in this YAML file before all rules: split, concat, stack, unstack, add, copy, "
-        "transpose, permute, reshape, scale, shift, constant, dequantize, quantize, blocks.",
+        help="Apply the operations in this YAML file before all rules: split, concat, stack, unstack, add, mean, copy, "
+        "transpose, permute, reshape, slice, pad, tile, pool, repeat, halves, pairs, scale, shift, constant, "
+        "dequantize, quantize, blocks.",
     ),
 ]
 Encoding = Annotated[

@@ -207,6 +207,8 @@ def commands() -> Iterator[list[str]]:
     yield ["fits", "bits.pth", "out.pth"]
     yield ["match", "a.safetensors", "b.safetensors"]
     yield ["match", "left.pth", "x.pth"]
+    yield ["layouts", str(ROOT / "fixtures/golden/layouts/whisper/openai.safetensors")]
+    yield ["layouts", "a.safetensors"]
     yield ["prove", "bert", "bert2"]
     yield ["convert", "bert", "-o", "bert3/", "--prove"]
     yield ["transplant", "more.pth", "more.pth", "--exclude", "head", "-n", "--explain", "head"]

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError
+from ...planning.layouts.layout import LayoutChange
 from ...planning.llama_cpp.deepseek import PARTS, DeepseekSizes, check_tensors, joined, shapes_of, split, stored_as
-from ...planning.llama_cpp.layout import LayoutChange, check_known, to_llama_cpp, to_transformers
+from ...planning.llama_cpp.layout import check_known, to_llama_cpp, to_transformers
 from ...planning.llama_cpp.names import ARCHITECTURES, DEEPSEEK, KEYS_AND_VALUES, ROUTER_BIAS
 from ...planning.llama_cpp.regrouping import NOTHING
 from ...util.text import count, escape, listing

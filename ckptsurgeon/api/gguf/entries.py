@@ -17,10 +17,10 @@ from ...planning.llama_cpp.names import ARCHITECTURES
 from ...planning.plan.plan import Plan
 from ...tensors.dtypes import DTYPES
 from ...util.text import notes_about
+from ..layouts.named_layout import ARCHITECTURE, TRANSFORMERS
 from ..model_folder.embedded import embedded_model
 from ..model_folder.folder import model_folder
 from .contradictions import metadata_notes, shape_of_values
-from .named_layout import ARCHITECTURE, TRANSFORMERS
 from .new_tokens import maps_by_token, with_new_tokens
 from .outputs import check_given, check_names
 from .tokenizer import tokenizer_entries

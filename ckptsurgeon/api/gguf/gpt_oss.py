@@ -8,8 +8,8 @@ from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError
+from ...planning.layouts.layout import LayoutChange
 from ...planning.llama_cpp.gpt_oss import CODED, DOWN, DOWN_THERE, STACKED, joined_experts, split_experts
-from ...planning.llama_cpp.layout import LayoutChange
 from ...planning.llama_cpp.names import GPT_OSS
 from ...planning.llama_cpp.regrouping import Regrouping
 from ...util.text import brief_repr, number_in

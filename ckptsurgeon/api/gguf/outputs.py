@@ -14,10 +14,10 @@ from ...planning.llama_cpp.model_types import MODEL_TYPES
 from ...planning.llama_cpp.names import ARCHITECTURES, in_llama_cpp, in_transformers
 from ...planning.plan.plan import Plan
 from ...util.text import escape, listing
+from ..layouts.named_layout import ARCHITECTURE
 from ..model_folder.embedded import embedded_model
 from ..model_folder.folder import model_folder
 from .contradictions import metadata_notes, shape_of_values
-from .named_layout import ARCHITECTURE
 from .tokenizer_notes import tokenizer_notes
 
 __all__ = ["check_given", "check_names", "is_gguf", "notes_on_other_format", "source_notes"]

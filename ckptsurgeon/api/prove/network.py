@@ -29,12 +29,12 @@ from ...tensors.dtypes import BLOCKS, DTYPES
 from ...tensors.info import Shifted, TensorInfo
 from ...util.text import escape
 from ..edit import convert
-from ..gguf.named_layout import TRANSFORMERS
 from ..inputs.argument_types import CheckpointLike
 from ..inputs.arguments import specs_of
 from ..inputs.encoding import ENCODINGS
 from ..inputs.inputs import close_plan
 from ..inputs.reopening import inputs_of
+from ..layouts.named_layout import TRANSFORMERS
 from ..model_folder.checks import contradictions
 from ..model_folder.embedded import embedded_model
 from ..model_folder.folder import model_folder

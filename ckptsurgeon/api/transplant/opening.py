@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,9 @@ from ..inputs.inputs import names_of, notes_on, plan_source, plan_target
 from ..inputs.kept_codes import keeping_codes
 from ..inputs.kept_open import KeptOpen, check_decodable
 from ..inputs.operations import OperatedCheckpoint, operate
+from ..layouts.for_destination import layout_for
+from ..layouts.named_layout import AUTO, KEEP
+from ..model_folder.folder import ModelFolder, model_folder, model_folder_at
 from ..model_folder.quantised import SettingsError, check_settings, decoded_dtype, unsettled_notes, with_settings
 from ..model_folder.recorded_tokens import with_recorded_tokens_said
 from .layer_notes import with_layers_noted
@@ -57,26 +61,43 @@ class KnownSource:
 
 
 def recognised(
-    raw: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]], specs: Sequence[SourceSpec], target: TargetSpec
+    raw: Sequence[Checkpoint],
+    rows: Sequence[Mapping[str, Any]],
+    specs: Sequence[SourceSpec],
+    target: TargetSpec,
+    layout: str = KEEP,
+    heads: str = "",
 ) -> list[KnownSource]:
     """Return the sources ``raw`` after the operations ``rows``, each with the layout that is then recognised in it.
 
-    ``specs`` says, for each source, from which module the tensors are read and into which module they go.
+    ``specs`` says, for each source, from which module the tensors are read and into which module they go. ``layout`` is
+    the layout that they get ("auto": that of the destination), and ``heads`` the value of ``--heads``.
     """
     return [
-        _recognised(checkpoint, one, spec, target)
+        _recognised(checkpoint, one, spec, target, layout, heads)
         for checkpoint, one, spec in zip(raw, operate(raw, rows), specs, strict=True)
     ]
 
 
-def _recognised(raw: Checkpoint, one: OperatedCheckpoint, spec: SourceSpec, target: TargetSpec) -> KnownSource:
+def _recognised(
+    raw: Checkpoint, one: OperatedCheckpoint, spec: SourceSpec, target: TargetSpec, layout: str, heads: str
+) -> KnownSource:
+    found = layout_for(layout, one.checkpoint, target.tensors, lambda: _config_of(raw, target), heads)
     recognise = target.recognise or layouts_known(target.tensors)
-    if recognise is None:
+    if found is None and recognise is None:
         return KnownSource(one)
-    found = recognise(one.checkpoint)
+    if found is None:
+        assert recognise is not None
+        found = recognise(one.checkpoint)
     if found.operations:
         one = operate([raw], [*one.rows, *found.operations])[0]
     return KnownSource(one, _under(found, one.checkpoint, spec, target) if spec.src or spec.dst else found)
+
+
+def _config_of(source: Checkpoint, target: TargetSpec) -> Mapping[str, Any]:
+    """Return the fields of the source's config.json or, if it has none, of the destination's."""
+    beside = model_folder_at(target.keeps).config if os.path.isdir(target.keeps) else {}
+    return model_folder(source).config or ModelFolder("", target.companions).config or beside
 
 
 def _under(found: KnownLayout, source: Checkpoint, spec: SourceSpec, target: TargetSpec) -> KnownLayout:
@@ -172,6 +193,8 @@ def _planned(
     encoding: str = ENCODINGS[0],
     reading: str = ENCODINGS[0],
     config: Mapping[str, Any] | None = None,
+    layout: str | None = None,
+    heads: str = "",
 ) -> Plan:
     """Open the sources of a transplant and return its plan.
 
@@ -180,7 +203,11 @@ def _planned(
     the vocabulary that replaces the destination's. If models have different tokens, row n is copied to row n only if
     ``by_place`` is set. ``reading`` is "dequantize" if quantised sources are decoded, and ``encoding`` is "dequantize"
     if results are stored as plain numbers; otherwise both are "keep". ``config`` is the configuration of a live module.
+    ``layout`` is the layout that the sources get; None is that of the destination, unless rules or operations are
+    given. ``heads`` is the value of ``--heads``.
     """
+    is_ruled = bool(rows or options.rules or options.rulesets)
+    layout = layout or (KEEP if is_ruled else AUTO)
     opened: list[Checkpoint] = []
     initial_files: list[Checkpoint] = []
     with KeptOpen(opened, initial_files, sources=len(specs)):
@@ -190,7 +217,7 @@ def _planned(
             opened.append(raw.unwrapped(destination=list(target.tensors)))
         if reading != encoding:
             _check_decodable(opened)
-        sources = recognised(opened, with_decoding(rows, opened, reading), specs, target)
+        sources = recognised(opened, with_decoding(rows, opened, reading), specs, target, layout, heads)
         views = _views(sources, specs)
         keeper = _keeper(target, [view.source.name for view in views], opened, reading)
         initial = _initial(target, names_of([spec.uri for spec in specs]), initial_files)

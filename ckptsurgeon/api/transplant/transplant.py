@@ -25,6 +25,7 @@ from ..inputs.arguments import check_seed, plain_arguments, rules_as_text, rules
 from ..inputs.encoding import check_encoding, encoding_said
 from ..inputs.metadata import check_metadata, with_metadata
 from ..inputs.operations import asked_conversions, operations_file, operations_of
+from ..layouts.named_layout import check_layout, layout_arguments
 from ..model_folder.rows_by_place import PLACE
 from .opening import plan_into
 from .vocabulary import new_vocabulary, vocabulary_files, vocabulary_options
@@ -46,6 +47,8 @@ def transplant(
     map_file: Path | None = None,
     ruleset: Patterns = (),
     operations: Operations = (),
+    layout: str | None = None,
+    heads: str | None = None,
     vocab: Vocabularies = None,
     vocab_keys: Patterns = (),
     new_tokens: str = "init",
@@ -72,7 +75,9 @@ def transplant(
     Rules: ``include`` and ``exclude`` select keys of the sources. ``map`` has rules FROM=TO, or is a map from FROM to
     TO; ``map_file`` is a file with further rules; ``ruleset`` are names of rulesets that ship with ckptsurgeon.
     ``operations`` (split, concat and others, as plain data or as a YAML file) change the sources' tensors before keys
-    are selected.
+    are selected. ``layout`` is the layout that the sources get, instead of rules; by default it is that of the
+    destination, if both are networks of one known family, and no rules and operations are given; "keep" changes
+    nothing. ``heads`` are the numbers of heads of queries and keys ("32/8"), if no configuration has them.
 
     Vocabularies: ``vocab`` has the token lists of source and destination, as "SRC:DST" or a pair; tokens in both lists
     keep their rows. ``new_tokens`` says how the rows of all other tokens are made (init, mean, zero, subword).
@@ -98,6 +103,7 @@ def transplant(
     check_metadata(metadata)
     map = [*rules_as_text(map), *rules_of(map_file)]
     check_encoding(encoding)
+    check_layout(layout, heads, is_ruled=bool(map or ruleset))
     check_seed(seed)
     dtype = str(dtype) if dtype is not None else None
     lists = vocabulary_files(vocab)
@@ -119,11 +125,12 @@ def transplant(
         vocab_keys=vocab_keys, new_tokens=new_tokens,
         token_map=rules_as_text(token_map), on_mismatch=on_mismatch, on_missing=on_missing, reinit=reinit,
         drop_last=drop_last, require=require, strict=strict, dtype=dtype, root=root, task=task,
-        no_constructor_weights=not constructor_weights, **encoding_said(encoding),
+        no_constructor_weights=not constructor_weights, **encoding_said(encoding), **layout_arguments(layout, heads),
     )  # fmt: skip
     others = tuple(os.fspath(path) for path in (map_file, operations_file(operations), *lists) if path is not None)
     plan = plan_into(
         specs, target, options, seed=seed, arguments=arguments, root=root, others=others,
         rows=[*rows, *named], change=change, by_place=vocab == PLACE, encoding=encoding,
+        layout=layout, heads=heads or "",
     )  # fmt: skip
     return with_metadata(plan, metadata)

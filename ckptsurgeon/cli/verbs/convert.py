@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import KeepExtras, Root, SetMetadata, Unwrap, metadata_of
+from ..options import Heads, KeepExtras, Layout, Root, SetMetadata, Unwrap, metadata_of
 from ..writing import Writing
 
 NAME = "convert"
@@ -15,8 +15,8 @@ HELP = """Write a checkpoint in another format, sharding or dtype.
 The suffix of the output gives the format: .safetensors, .pth, or a folder of shards; --to dcp writes a folder that
 torch.distributed.checkpoint loads, --to tensorflow a folder that TensorFlow loads. --dtype casts all real floats and
 leaves integers as they are; a note counts values that become infinite. --dequantize decodes quantised tensors;
---quantize rounds the weights of linear layers to codes, and shows the error of each. Metadata is copied; --set-metadata
-sets or removes entries.
+--quantize rounds the weights of linear layers to codes, and shows the error of each. For -o x.gguf --layout is
+gguf, if the architecture is known. Metadata is copied; --set-metadata sets or removes entries.
 """
 EXAMPLES = """\b
 Examples:
@@ -39,15 +39,8 @@ def run(
             "--dequantize", help="Decode quantised tensors, and write them in --dtype or the dtype of config.json."
         ),
     ] = False,
-    layout: Annotated[
-        str | None,
-        typer.Option(
-            "--layout",
-            metavar="LAYOUT",
-            help="Write the tensors with the names and order of another program: gguf (llama.cpp), transformers, keep. "
-            "For -o x.gguf the default is gguf, if the architecture is known.",
-        ),
-    ] = None,
+    layout: Layout = None,
+    heads: Heads = None,
     gguf_type: Annotated[
         str | None,
         typer.Option(
@@ -93,6 +86,7 @@ def run(
         dequantize=dequantize,
         gguf_type=gguf_type,
         layout=layout or ("auto" if writing.is_gguf else None),
+        heads=heads,
         quantize=quantize,
         include=include,
         exclude=exclude,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import KeepExtras, Operations, Root, Ruleset, SetMetadata, Unwrap, metadata_of
+from ..options import Heads, KeepExtras, Layout, Operations, Root, Ruleset, SetMetadata, Unwrap, metadata_of
 from ..writing import Writing
 
 NAME = "rename"
@@ -14,11 +14,12 @@ HELP = """Rename the keys of a checkpoint.
 
 The first rule that matches a key renames it; keys that no rule matches keep their names. Rules match the keys as they
 are in the file, with wrappers, unless --unwrap is given. It is an error if two keys get the same name, or if a rule
-matches nothing.
+matches nothing. --layout needs no rules: it recognises the network by its keys.
 """
 EXAMPLES = """\b
 Examples:
   ckpt rename wrapped.pth --map module= -o plain.safetensors
+  ckpt rename whisper-tiny.pt --layout transformers -o model.safetensors
   ckpt rename bert.pth --map 'encoder.layer.{n}.**=layers.{n}.**' --map-file names.map -o renamed.pth
 """
 
@@ -36,6 +37,8 @@ def run(
     ] = None,
     ruleset: Ruleset = None,
     operations: Operations = None,
+    layout: Layout = None,
+    heads: Heads = None,
     set_metadata: SetMetadata = None,
     root: Root = None,
     unwrap: Unwrap = False,
@@ -48,7 +51,7 @@ def run(
 
     writing.check()
     plan = rename(
-        source, map=map, map_file=map_file, ruleset=ruleset, operations=operations, unwrap=unwrap,
-        keep_extras=keep_extras, root=root, metadata=metadata_of(set_metadata),
+        source, map=map, map_file=map_file, ruleset=ruleset, operations=operations, layout=layout, heads=heads,
+        unwrap=unwrap, keep_extras=keep_extras, root=root, metadata=metadata_of(set_metadata),
     )  # fmt: skip
     writing.carry_out(plan)

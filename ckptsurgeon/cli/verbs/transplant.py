@@ -9,6 +9,8 @@ import typer
 
 from ..options import (
     Encoding,
+    Heads,
+    Layout,
     Operations,
     Root,
     Ruleset,
@@ -74,6 +76,8 @@ def run(
     ] = None,
     ruleset: Ruleset = None,
     operations: Operations = None,
+    layout: Layout = None,
+    heads: Heads = None,
     vocab: Annotated[
         str | None,
         typer.Option(
@@ -200,7 +204,8 @@ def run(
     writing.check()
     plan = transplant(
         sources, destination, include=include or (), exclude=exclude or (), map=map or (), map_file=map_file,
-        ruleset=ruleset, operations=operations, vocab=vocab, vocab_keys=vocab_keys or (), new_tokens=new_tokens,
+        ruleset=ruleset, operations=operations, layout=layout, heads=heads, vocab=vocab,
+        vocab_keys=vocab_keys or (), new_tokens=new_tokens,
         token_map=token_map or (), on_mismatch=policies, on_missing=on_missing, reinit=reinit or (),
         drop_last=drop_last, require=require or (), strict=strict, dtype=dtype, seed=seed,
         encoding=encoding, root=root, task=task, constructor_weights=not no_constructor_weights,

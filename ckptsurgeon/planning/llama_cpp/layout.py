@@ -9,6 +9,7 @@ from typing import Any
 
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern import KeyPattern
+from ..layouts.layout import LayoutChange
 from .checks import check_named
 from .names import ARCHITECTURES, ROUTERS, SHARED_GATE
 from .regrouping import NOTHING, Regrouping
@@ -20,7 +21,6 @@ __all__ = [
     "KEYS",
     "QUERIES",
     "Heads",
-    "LayoutChange",
     "check_known",
     "experts_of",
     "routers",
@@ -45,15 +45,6 @@ class Heads:
     keys: int
     size: int
     width: int
-
-
-@dataclass(frozen=True)
-class LayoutChange:
-    """A change of layout: operations, then rules FROM=TO for all tensors except those that ``exclude`` matches."""
-
-    operations: tuple[Mapping[str, Any], ...]
-    rules: tuple[str, ...]
-    exclude: tuple[str, ...]
 
 
 def to_llama_cpp(

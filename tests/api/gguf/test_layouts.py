@@ -197,8 +197,9 @@ def test_an_unknown_layout_is_an_error() -> None:
     model("llama")
     with pytest.raises(cs.ConfigError, match="--layout 'ggml' is unknown"):
         cs.convert("model", layout="ggml")
+    cs.apply(cs.rename("model", map=["model.layers=blk"]), "names.safetensors")
     with pytest.raises(cs.PlanError, match="has no general.architecture"):
-        cs.convert("model", layout="transformers")
+        cs.convert("names.safetensors", layout="transformers")
 
 
 def test_a_plan_file_gives_the_same_file() -> None:

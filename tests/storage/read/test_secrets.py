@@ -63,7 +63,7 @@ LINES = {
     "lora merge": ["{a}", "adapter", "-o", "out.safetensors"],
     "lora extract": ["{a}", "{b}", "--rank", "2", "-o", "out"], "apply": ["plan.json", "-o", "out.safetensors"],
     "verify": ["kept.safetensors", "--source", "{shown}={a}"], "scan": ["{a}"], "view": ["{a}", "{b}", "-o", "page.html"],
-    "init": ["{a}", "-o", "dst.yaml"], "fetch": ["{a}", "--dir", "got"], "train": ["{r}", "--init", "{a}"],
+    "init": ["{a}", "-o", "dst.yaml"], "layouts": ["{a}"], "fetch": ["{a}", "--dir", "got"], "train": ["{r}", "--init", "{a}"],
     "patch make": ["{a}", "{b}", "-o", "d.ckptpatch"], "patch apply": ["{a}", "near.ckptpatch", "-o", "out.pth"],
     "patch show": ["{a}"], "demo-data": ["{a}"], "transcribe": ["{r}", "{a}"],  # both of which are refused
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Changes a checkpoint's layout as ``--layout`` asks for: to that of llama.cpp, or to that of transformers."""
+"""Changes a checkpoint's layout from that of transformers to that of llama.cpp, and back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError
+from ...planning.layouts.layout import LayoutChange
 from ...planning.llama_cpp.checks import check_even
 from ...planning.llama_cpp.deepseek import PARTS
 from ...planning.llama_cpp.layout import (
@@ -14,7 +15,6 @@ from ...planning.llama_cpp.layout import (
     HEAD,
     KEYS,
     QUERIES,
-    LayoutChange,
     experts_of,
     to_llama_cpp,
     to_transformers,
@@ -31,6 +31,7 @@ from ...planning.llama_cpp.names import (
 )
 from ...planning.llama_cpp.regrouping import NOTHING
 from ...util.text import escape, listing
+from ..layouts.named_layout import ARCHITECTURE, AUTO, TRANSFORMERS, NamedLayout
 from ..model_folder.config import untied_by_default
 from ..model_folder.folder import ModelFolder
 from .block_tensors import is_whole_model
@@ -38,12 +39,11 @@ from .configuration import described
 from .deepseek_layout import deepseek_to_gguf, deepseek_to_transformers
 from .gpt_oss import check_gpt_oss, decoded_experts, experts_in_file, experts_of_folder, rope_note, with_codes
 from .heads import fused_heads, heads_of
-from .named_layout import ARCHITECTURE, AUTO, TRANSFORMERS, NamedLayout
 from .phi_3 import phi_3_factors
 from .rope import factors_of
 from .windows import window_notes
 
-__all__ = ["layout_named"]
+__all__ = ["llama_cpp_layout"]
 
 TIED = (
     "lm_head.weight is left out, since config.json says that the embedding is the output layer (tie_word_embeddings); "
@@ -58,7 +58,7 @@ NO_OUTPUT = (
 )
 
 
-def layout_named(name: str, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:
+def llama_cpp_layout(name: str, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:
     """Return the change of a checkpoint's layout to the layout ``name``: "gguf", "transformers" or "auto".
 
     "auto" is "gguf" for a model of transformers that llama.cpp supports; any other model keeps its layout. Raises

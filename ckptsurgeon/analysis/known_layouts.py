@@ -1,0 +1,62 @@
+"""What ``layouts`` answers: the layouts of each family of networks, and which of them a checkpoint has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..util.brief import Brief
+
+__all__ = ["KnownFamily", "KnownLayouts", "LayoutRow"]
+
+
+@dataclass(frozen=True)
+class LayoutRow:
+    """A layout of a family: its name (``--layout NAME``), whose layout it is, and with which version it was tested."""
+
+    name: str
+    library: str
+    tested: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as plain data."""
+        return {"name": self.name, "library": self.library, "tested": self.tested}
+
+
+@dataclass(frozen=True)
+class KnownFamily:
+    """A family of networks and its layouts; a network in one of these layouts can get each of the others."""
+
+    name: str
+    layouts: tuple[LayoutRow, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the family as plain data."""
+        return {"name": self.name, "layouts": [row.to_json() for row in self.layouts]}
+
+
+@dataclass(frozen=True, repr=False)
+class KnownLayouts(Brief):
+    """The families whose layouts are known.
+
+    If a checkpoint was given, ``checkpoint`` is its path, and ``found`` are the layouts that it may have, as pairs of a
+    family and a layout: none if its layout is not known, several only if they have the same names.
+    """
+
+    families: tuple[KnownFamily, ...]
+    checkpoint: str = ""
+    found: tuple[tuple[str, str], ...] = ()
+
+    def __repr__(self) -> str:
+        names = ", ".join(f"{layout} of {family}" for family, layout in self.found)
+        return f"<KnownLayouts {self.checkpoint}: {names or 'not known'}>" if self.checkpoint else "<KnownLayouts>"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as plain data."""
+        return {
+            "kind": "ckpt.layouts",
+            "version": 1,
+            "checkpoint": self.checkpoint or None,
+            "found": [{"family": family, "layout": layout} for family, layout in self.found],
+            "families": [one.to_json() for one in self.families],
+        }

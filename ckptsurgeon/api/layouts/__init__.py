@@ -1,0 +1,1 @@
+"""Changes the layout of a checkpoint to that of another library (``--layout``)."""

@@ -1,0 +1,79 @@
+"""Changes a checkpoint's layout as ``--layout`` asks for: to llama.cpp's, or to that of a library of its family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...errors import PlanError
+from ...planning.layouts.conversion import LayoutConversion, conversion
+from ...planning.layouts.layout import Family, Layout
+from ...planning.layouts.recognise import families, recognised
+from ...planning.llama_cpp.names import in_llama_cpp
+from ...util.text import escape, listing
+from ..model_folder.folder import ModelFolder
+from .named_layout import AUTO, GGUF, TRANSFORMERS, NamedLayout
+from .settings import settings_of
+
+__all__ = ["changed_layout", "layout_named", "said_of"]
+
+
+def layout_named(name: str, checkpoint: Checkpoint, folder: ModelFolder, heads: str = "") -> NamedLayout:
+    """Return the change of a checkpoint's layout to the layout ``name``.
+
+    ``heads`` is the value of ``--heads``, '' if it is not given. Raises PlanError if the layout of the checkpoint is
+    not known, or cannot be changed to ``name``.
+    """
+    if name in (AUTO, GGUF) or (name == TRANSFORMERS and _is_llama_cpp(checkpoint)):
+        from ..gguf.llama_cpp_layout import llama_cpp_layout  # imports tokenisers, which other layouts do not need
+
+        return llama_cpp_layout(name, checkpoint, folder)
+    found = changed_layout(name, checkpoint, settings_of(checkpoint, folder.config, heads))
+    return NamedLayout(found.change, None, (said_of(found), *found.notes))
+
+
+def _is_llama_cpp(checkpoint: Checkpoint) -> bool:
+    return bool(checkpoint.header.stored) or (in_llama_cpp(checkpoint) and not recognised(checkpoint))
+
+
+def changed_layout(name: str, checkpoint: Checkpoint, config: Mapping[str, Any]) -> LayoutConversion:
+    """Return the conversion of a checkpoint to the layout ``name`` of its family.
+
+    ``config`` has the fields of its configuration. Raises PlanError if its layout is not known, several fit, or its
+    family has no layout of that name, and the errors of ``conversion``.
+    """
+    family, source = _family(name, checkpoint)
+    return conversion(family, source, family.named(name), checkpoint, config, checkpoint.path)
+
+
+def said_of(found: LayoutConversion) -> str:
+    """Return the note on a conversion."""
+    if found.source is found.target:
+        return f"the tensors already have the layout {found.target.name}"
+    return f"the tensors get the layout of {found.target.library}; they had that of {found.source.library}"
+
+
+def _family(name: str, checkpoint: Checkpoint) -> tuple[Family, Layout]:
+    found = recognised(checkpoint)
+    known = [(family, layout) for family, layout in found if family.named(name)]
+    if known and len({family.name for family, _ in known}) == 1:
+        return known[0]
+    if known:
+        both = listing([f"{layout.name} of {family.name}" for family, layout in known], where="")
+        raise PlanError(
+            f"the tensors of {escape(checkpoint.path)} fit several layouts: {both}.",
+            hint="Rename them with rules and operations.",
+        )
+    if found:
+        family, layout = found[0]
+        others = listing(sorted({one.name for one in family.layouts} - {layout.name}), where="")
+        raise PlanError(
+            f"the family {family.name} has no layout {name}: {escape(checkpoint.path)} has its layout {layout.name}.",
+            hint=f"It can get {others}.",
+        )
+    raise PlanError(
+        f"the layout of {escape(checkpoint.path)} is not known.",
+        hint=f"The known families are {listing([one.name for one in families()], 40, where='')} (ckpt layouts); "
+        "convert others with rules and --operations.",
+    )

@@ -1,0 +1,51 @@
+"""Finds what a change of layout needs to know beside shapes: the fields of a configuration, or ``--heads``."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...errors import CheckpointError, ConfigError
+from ...storage.json_text import read_json
+from ...storage.read.uri import read_small
+
+__all__ = ["check_heads", "settings_of"]
+
+PARAMETERS = "params.json"
+"""The configuration in Meta's and Mistral's own folders."""
+_HEADS = re.compile(r"([1-9][0-9]{0,5})(?:/([1-9][0-9]{0,5}))?")
+
+
+def settings_of(checkpoint: Checkpoint, config: Mapping[str, Any], heads: str = "") -> Mapping[str, Any]:
+    """Return the fields that state the numbers of heads of a checkpoint.
+
+    They are those of ``heads``, the value of ``--heads``, else of ``config``, its config.json, else of the params.json
+    beside the weights.
+    """
+    if heads:
+        queries, keys = check_heads(heads)
+        return {"num_attention_heads": queries, "num_key_value_heads": keys}
+    return config or _parameters(checkpoint.path)
+
+
+def check_heads(heads: str) -> tuple[int, int]:
+    """Return the numbers of heads of queries and of keys in "32/8", or twice the one in "32"; raises ConfigError."""
+    found = _HEADS.fullmatch(heads)
+    if found is None:
+        raise ConfigError(
+            f"--heads {heads!r:.60} is not a number of heads.",
+            hint="Write 32, or 32/8 for 32 heads of queries and 8 of keys and values.",
+        )
+    return int(found[1]), int(found[2] or found[1])
+
+
+def _parameters(path: str) -> Mapping[str, Any]:
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    with suppress(CheckpointError, OSError, ValueError):
+        fields = read_json(read_small(os.path.join(folder, PARAMETERS)))
+        return fields if isinstance(fields, dict) else {}
+    return {}

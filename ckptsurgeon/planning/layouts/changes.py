@@ -1,0 +1,170 @@
+"""The reversible changes of which layouts consist: each is an operation there, and one back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ...errors import PlanError
+from ...tensors.info import TensorInfo
+from ...util.text import escape
+from ..keys.matcher import KeyMatcher
+from ..keys.pattern import KeyPattern
+from ..keys.row_order import HALVES, PAIRS
+from .layout import Numbers, Row, Tensors
+
+__all__ = ["WHAT", "Fused", "Paired", "Squeezed", "Stacked", "Transposed", "matched", "number_of"]
+
+WHAT: Mapping[str, str] = {"heads": "attention heads", "keys": "heads of keys and values"}
+"""The numbers that shapes do not show, in words."""
+
+
+def matched(pattern: str, tensors: Tensors) -> list[str]:
+    """Return the keys that a pattern matches, in the order of the tensors."""
+    return KeyMatcher([KeyPattern(pattern)]).hits(tensors)[0]
+
+
+def number_of(name: str, numbers: Numbers) -> int:
+    """Return a number that shapes do not show; raises PlanError if it is not known."""
+    if name not in numbers:
+        raise PlanError(
+            f"the number of {WHAT[name]} is not known, and the shapes of the tensors do not show it.",
+            hint="Put the model's config.json (params.json for files of Meta and Mistral) beside the weights.",
+        )
+    return numbers[name]
+
+
+@dataclass(frozen=True)
+class Fused:
+    """``parts`` are joined along dimension 0 into ``made``.
+
+    The sizes of the parts have the ratio of the numbers in ``ratio``, or are equal without it. With ``groups``, the
+    parts of one group stand together: those of the first head, then those of the second.
+    """
+
+    parts: tuple[str, ...]
+    made: str
+    ratio: tuple[str, ...] = ()
+    groups: str = ""
+
+    def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        """Return the operation that joins the parts."""
+        parts = [at(part) for part in self.parts]
+        if not any(matched(part, tensors) for part in parts):
+            return []
+        return [{"concat": parts, "into": self.made, **self._groups(numbers)}]
+
+    def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        """Return the operation that splits the tensor."""
+        keys = matched(self.made, tensors)
+        if not keys:
+            return []
+        row: dict[str, object] = {"split": self.made, "into": list(self.parts), **self._groups(numbers)}
+        if self.ratio:
+            row["sizes"] = self._sizes(keys[0], tensors[keys[0]], numbers)
+        return [row]
+
+    def _groups(self, numbers: Numbers) -> dict[str, int]:
+        return {"groups": number_of(self.groups, numbers)} if self.groups else {}
+
+    def _sizes(self, key: str, info: TensorInfo, numbers: Numbers) -> list[int]:
+        shares = [number_of(name, numbers) for name in self.ratio]
+        groups = number_of(self.groups, numbers) if self.groups else 1
+        rows = info.shape[0] if info.shape else 0
+        if not rows or rows % sum(shares):
+            heads = " and ".join(f"{numbers[name]} {WHAT[name]}" for name in dict.fromkeys(self.ratio))
+            raise PlanError(
+                f"{escape(key)} has {rows} rows, which {heads} do not divide.",
+                hint="Correct the numbers of heads in the model's config.json.",
+            )
+        return [rows // sum(shares) * share // groups for share in shares]
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """The tensors ``parts``, whose pattern captures ``{i}``, are stacked along a new first dimension into ``made``."""
+
+    parts: str
+    made: str
+
+    def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        """Return the operation that stacks the tensors."""
+        parts = at(self.parts)
+        return [{"stack": parts, "into": self.made}] if matched(parts, tensors) else []
+
+    def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        """Return the operation that makes a tensor of each index."""
+        return [{"unstack": self.made, "into": self.parts}] if matched(self.made, tensors) else []
+
+
+@dataclass(frozen=True)
+class Transposed:
+    """The matrices ``name`` are transposed."""
+
+    name: str
+    made: str = ""
+
+    def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        """Return the operation that transposes the matrices; it is its own reverse."""
+        return [{"transpose": at(self.name)}] if matched(at(self.name), tensors) else []
+
+    back = there
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The rows of queries or keys ``name``: two halves of each head in the family, rotated pairs in the layout.
+
+    ``number`` is the name of their number of heads.
+    """
+
+    name: str
+    number: str
+    made: str = ""
+
+    def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        """Return the operation that puts the two rows of each pair side by side."""
+        return self._ordered(PAIRS, tensors, numbers, at)
+
+    def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        """Return the operation that makes two halves of each head."""
+        return self._ordered(HALVES, tensors, numbers, at)
+
+    def _ordered(self, order: str, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        name = at(self.name)
+        return [{order: name, "heads": number_of(self.number, numbers)}] if matched(name, tensors) else []
+
+
+@dataclass(frozen=True)
+class Squeezed:
+    """The tensors ``name`` have further dimensions of size 1 in the family, at the indices ``dims``."""
+
+    name: str
+    dims: tuple[int, ...]
+    made: str = ""
+
+    def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        """Return the operations that remove the dimensions."""
+        return self._reshaped(tensors, at, self._without)
+
+    def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        """Return the operations that add the dimensions."""
+        return self._reshaped(tensors, at, self._with)
+
+    def _reshaped(
+        self, tensors: Tensors, at: Callable[[str], str], change: Callable[[Sequence[int]], list[int]]
+    ) -> list[Row]:
+        keys = matched(at(self.name), tensors)
+        shapes = {tensors[key].shape for key in keys}
+        if len(shapes) == 1:
+            return [{"reshape": at(self.name), "shape": change(next(iter(shapes)))}]
+        return [{"reshape": key, "shape": change(tensors[key].shape)} for key in keys]
+
+    def _without(self, shape: Sequence[int]) -> list[int]:
+        return [size for dim, size in enumerate(shape) if dim not in self.dims or size != 1]
+
+    def _with(self, shape: Sequence[int]) -> list[int]:
+        sizes = list(shape)
+        for dim in self.dims:
+            sizes.insert(dim, 1)
+        return sizes

@@ -1,0 +1,143 @@
+"""Converts the tensors of a network from one library's layout to another's: finds the operations and rules."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import PlanError
+from ...util.text import count, escape, listing, natural_key
+from ..keys.matcher import KeyMatcher
+from ..keys.pattern import KeyPattern
+from ..operations.operation import parse_operations
+from ..operations.perform import perform
+from .changes import matched
+from .layout import Family, Layout, LayoutChange, Numbers, Row, Tensors
+
+__all__ = ["LayoutConversion", "conversion"]
+
+LAYER = "{n}"
+"""The placeholder of the number of a layer in names."""
+
+
+@dataclass(frozen=True)
+class LayoutConversion:
+    """The change of a network's layout, between which layouts it is, and notes on what is left out."""
+
+    change: LayoutChange
+    source: Layout
+    target: Layout
+    notes: tuple[str, ...] = ()
+
+
+def conversion(
+    family: Family,
+    source: Layout,
+    targets: Sequence[Layout],
+    tensors: Tensors,
+    config: Mapping[str, Any],
+    label: str,
+    *,
+    is_part: bool = False,
+) -> LayoutConversion:
+    """Return the conversion of ``tensors``, which have the layout ``source``, to one of the layouts ``targets``.
+
+    The first target that has names for all tensors is used. ``config`` has the fields of the model's configuration, as
+    far as it is known. ``label`` is the name of the checkpoint in messages. If ``is_part`` is true, tensors may be
+    missing from layers, and tensors without a name in the target keep their names. Raises PlanError if a tensor has no
+    name there, a layer lacks a tensor that other layers have, or a number that the shapes do not show is missing from
+    ``config``.
+    """
+    if source in targets:
+        return LayoutConversion(LayoutChange((), (), ()), source, source)
+    if not is_part:
+        _check_even(family, source, tensors, label)
+    numbers = family.numbers(tensors, config)
+    best = min((_Conversion(source, target, numbers, tensors) for target in targets), key=lambda one: len(one.odd))
+    if best.odd and not is_part:
+        has = "has" if len(best.odd) == 1 else "have"
+        raise PlanError(
+            f"{count(len(best.odd), 'tensor')} of {escape(label)} {has} no name in the layout {best.target.name} of "
+            f"the family {family.name}: {listing(best.odd)}; the others have its layout {source.name}.",
+            hint="Leave them out first, with ckpt filter --exclude.",
+            details=best.odd,
+        )
+    return LayoutConversion(LayoutChange(tuple(best.rows), best.rules, best.exclude), source, best.target, best.notes)
+
+
+class _Conversion:
+    """The operations and rules from one layout to another, and the keys, ``odd``, that have no name there."""
+
+    def __init__(self, source: Layout, target: Layout, numbers: Numbers, tensors: Tensors) -> None:
+        self.source, self.target = source, target
+        self.rows: list[Row] = []
+        self._now = dict(tensors)
+        for change in reversed(source.changes):
+            self._do(change.back(self._now, numbers, self._at))
+        for change in target.changes:
+            self._do(change.there(self._now, numbers, self._at))
+        computed = [one for one in source.computed if matched(one, self._now)]
+        tied = [self._at(one) for one in target.tied if matched(self._at(one), self._now)]
+        self.exclude = (*computed, *tied)
+        self.notes = tuple(self._left(computed, tied))
+        spelled = {self._at(ours): theirs for ours, theirs in target.names.items()}
+        hits = dict(zip(spelled, _hits(spelled, self._now), strict=True))
+        self.rules = tuple(f"{now}={theirs}" for now, theirs in spelled.items() if hits[now] and now != theirs)
+        made = [change.made for change in target.changes if change.made]
+        covered = {key for keys in hits.values() for key in keys}
+        covered |= {key for keys in _hits((*made, *self.exclude), self._now) for key in keys}
+        self.odd = [key for key in self._now if key not in covered]
+
+    def _do(self, rows: Sequence[Row]) -> None:
+        if rows:
+            self.rows += rows
+            self._now = perform([self._now], parse_operations(rows))[0].tensors
+
+    def _at(self, name: str) -> str:
+        """Return the present name of a tensor or module that has the given name in the family."""
+        module, rest = name, ""
+        while module:
+            if module in self.source.names:
+                return f"{self.source.names[module]}{rest}"
+            module, dot, last = module.rpartition(".")
+            rest = f"{dot}{last}{rest}"
+        return name
+
+    def _left(self, computed: Sequence[str], tied: Sequence[str]) -> Iterable[str]:
+        if computed:
+            yield f"left out: {listing(computed)}, which {self.target.library} computes"
+        for one in tied:
+            name = next(ours for ours in self.target.tied if self._at(ours) == one)
+            to = self._at(self.target.tied[name])
+            yield (
+                f"left out: {escape(one)}, since {self.target.library} uses {escape(to)} in its place; if the two "
+                "differ, the output computes something else"
+            )
+
+
+def _hits(patterns: Iterable[str], keys: Collection[str]) -> list[list[str]]:
+    return KeyMatcher([KeyPattern(pattern) for pattern in patterns]).hits(keys)
+
+
+def _check_even(family: Family, layout: Layout, tensors: Tensors, label: str) -> None:
+    """Raise PlanError if a layer lacks a tensor that other layers of the same stack have."""
+    layers: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    stacks: defaultdict[str, set[str]] = defaultdict(set)
+    spelled = {ours: theirs for ours, theirs in layout.names.items() if LAYER in theirs and ours not in family.some}
+    patterns = [KeyPattern(theirs) for theirs in spelled.values()]
+    for pattern, keys in zip(patterns, KeyMatcher(patterns).hits(tensors), strict=True):
+        stack = pattern.text.partition(LAYER)[0]
+        for key in keys:
+            number, _, name = key.removeprefix(stack).partition(".")
+            stacks[stack].add(number)
+            layers[stack, name][number] = key
+    for (stack, name), found in layers.items():
+        lost = sorted(stacks[stack] - found.keys(), key=natural_key)
+        if lost:
+            raise PlanError(
+                f"{escape(stack)}{lost[0]}.{escape(name)} is missing from {escape(label)}: other layers have such a "
+                "tensor.",
+                hint="Complete the model first.",
+            )

@@ -1,0 +1,88 @@
+"""A family of networks, and the layouts in which libraries store it; all of this is data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+from ...tensors.info import TensorInfo
+
+__all__ = ["NO_NUMBERS", "Change", "Family", "Layout", "LayoutChange", "Numbers", "Row", "Tensors"]
+
+Tensors: TypeAlias = Mapping[str, TensorInfo]
+Row: TypeAlias = Mapping[str, Any]
+"""An operation as users write it: ``{"transpose": "layers.{n}.fc.weight"}``."""
+Numbers: TypeAlias = Mapping[str, int]
+"""Numbers that shapes do not show, by name: ``{"heads": 32, "keys": 8}``."""
+NO_NUMBERS: Numbers = {}
+
+
+class Change(Protocol):
+    """A reversible change of values between the names of the family and a layout.
+
+    ``there`` returns the operations that make the layout's tensors, ``back`` the operations that reverse them; none if
+    ``tensors`` has no tensor to change. ``at`` translates a name of the family into the name that the tensor has now.
+    """
+
+    @property
+    def made(self) -> str:
+        """The pattern of the tensors that only this layout has; '' if the names stay."""
+
+    def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        """Return the operations from the family's names to the layout."""
+
+    def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        """Return the operations from the layout to the family's names."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tensors of a family as one library stores them.
+
+    ``name`` is the value of ``--layout``, ``library`` says whose layout it is, and ``tested`` names the code, with its
+    version, with which it was compared. ``names`` maps the family's names, which are patterns of modules or keys, to
+    those of the library; a name that is absent does not exist there, unless one of the ``changes`` makes another tensor
+    of it. ``marks`` are keys that every state dict in this layout has. ``computed`` are patterns of tensors that the
+    library computes itself, so that other layouts do without them. ``tied`` maps each name of the family that is stored
+    only once here to the name of the tensor that it is tied to.
+    """
+
+    name: str
+    library: str
+    tested: str
+    names: Mapping[str, str]
+    marks: tuple[str, ...]
+    changes: tuple[Change, ...] = ()
+    computed: tuple[str, ...] = ()
+    tied: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Networks that compute the same, and their ``layouts``.
+
+    The first layout has the family's own names; the others have names for the same modules and keys, or for some.
+
+    A library with several forms, such as a model with and without its head, has several layouts of one name.
+    ``numbers`` finds what shapes do not show, from the tensors and the fields of a configuration. Tensors of the
+    patterns ``some`` exist in some layers only; all other tensors of a layer exist in all layers.
+    """
+
+    name: str
+    layouts: tuple[Layout, ...]
+    numbers: Callable[[Tensors, Mapping[str, Any]], Numbers] = lambda tensors, config: NO_NUMBERS
+    some: tuple[str, ...] = ()
+
+    def named(self, name: str) -> list[Layout]:
+        """Return the layouts with a name, in their order."""
+        return [layout for layout in self.layouts if layout.name == name]
+
+
+@dataclass(frozen=True)
+class LayoutChange:
+    """A change of layout: operations, then rules FROM=TO for all tensors except those that ``exclude`` matches."""
+
+    operations: tuple[Row, ...]
+    rules: tuple[str, ...]
+    exclude: tuple[str, ...]

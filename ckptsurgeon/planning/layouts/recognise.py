@@ -1,0 +1,52 @@
+"""Recognises the layout of a state dict by its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import cache
+from typing import cast
+
+from ...util.registry import discover
+from ..keys.matcher import KeyMatcher
+from ..keys.pattern import KeyPattern
+from .layout import Family, Layout
+
+__all__ = ["families", "layout_names", "recognised"]
+
+
+@cache
+def families() -> tuple[Family, ...]:
+    """Return all families of networks whose layouts are known."""
+    return tuple(cast("Family", one) for one in discover(f"{__package__}.families", "FAMILY").values())
+
+
+def layout_names() -> tuple[str, ...]:
+    """Return the names of all layouts, sorted: the values of ``--layout``."""
+    return tuple(sorted({layout.name for family in families() for layout in family.layouts}))
+
+
+def recognised(keys: Collection[str]) -> list[tuple[Family, Layout]]:
+    """Return the layouts that a state dict may have, those with names for most of its keys.
+
+    The list is empty if no layout is recognised. Several layouts have names for the same number of keys only if their
+    names are the same.
+    """
+    present = keys if isinstance(keys, (dict, set, frozenset)) else set(keys)
+    fitting = [
+        (family, layout)
+        for family in families()
+        for layout in family.layouts
+        if all(mark in present for mark in layout.marks)
+    ]
+    if len(fitting) < 2:
+        return fitting
+    known = [_known(layout, keys) for _, layout in fitting]
+    return [pair for pair, number in zip(fitting, known, strict=True) if number == max(known)]
+
+
+def _known(layout: Layout, keys: Collection[str]) -> int:
+    """Return how many keys have names in a layout."""
+    made = [change.made for change in layout.changes if change.made]
+    patterns = [KeyPattern(text) for text in dict.fromkeys((*layout.names.values(), *made, *layout.computed))]
+    matcher = KeyMatcher(patterns)
+    return sum(bool(matcher.match(key)) for key in keys)

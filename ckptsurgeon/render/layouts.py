@@ -1,0 +1,35 @@
+"""Shows the layouts that are known, and the layout of a checkpoint."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from ..analysis.known_layouts import KnownFamily, KnownLayouts
+from ..util.text import escape, listing
+from .columns import Columns
+
+__all__ = ["layouts_view"]
+
+
+def layouts_view(found: KnownLayouts) -> RenderableType:
+    """Return a table of families and layouts; for a checkpoint, its layout and the layouts that it can get."""
+    if not found.checkpoint:
+        return Columns([row for family in found.families for row in _rows(family)])
+    if not found.found:
+        known = listing([family.name for family in found.families], len(found.families), where="")
+        return Text(f"{escape(found.checkpoint)}: the layout is not known; known families: {known}")
+    by_name = {family.name: family for family in found.families}
+    lines = []
+    for family, layout in found.found:
+        others = [row.name for row in by_name[family].layouts if row.name != layout]
+        lines.append(Text(f"{escape(found.checkpoint)}: layout {layout} of {family}"))
+        lines += [Text(f"  ckpt convert {escape(found.checkpoint)} --layout {name} -o OUT") for name in others]
+    return Group(*lines)
+
+
+def _rows(family: KnownFamily) -> list[list[str | Text]]:
+    return [
+        [Text(family.name if place == 0 else "", style="bold"), row.name, row.library, f"tested with {row.tested}"]
+        for place, row in enumerate(family.layouts)
+    ]

@@ -1,0 +1,200 @@
+"""``--layout``: what is refused, what is said, and the transplant that needs no option."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.api import edit
+from ckptsurgeon.errors import ConfigError, PlanError
+from ckptsurgeon.planning.layouts import recognise
+from ckptsurgeon.planning.layouts.layout import Family, Layout
+from ckptsurgeon.tensors.info import TensorInfo
+
+from ...conftest import Result
+
+RECORDED = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts"
+Run = Callable[..., Result]
+
+
+def recorded(family: str, layout: str) -> dict[str, torch.Tensor]:
+    """The tensors of a recording."""
+    return load_file(RECORDED / family / f"{layout}.safetensors")
+
+
+def test_layouts_are_listed_and_recognised(ckpt: Run) -> None:
+    listed = ckpt("layouts")
+    assert "whisper" in listed.out
+    assert "openai-whisper 20250625" in listed.out
+    save_file(recorded("llama", "meta"), "meta.safetensors")
+    found = ckpt("layouts", "meta.safetensors")
+    assert found.code == 0
+    assert "layout meta of llama" in found.out
+    assert "ckpt convert meta.safetensors --layout torchtune -o OUT" in found.out
+    save_file({"weight": torch.ones(2)}, "other.safetensors")
+    assert ckpt("layouts", "other.safetensors").code == 1
+    assert json.loads(ckpt("layouts", "meta.safetensors", "--json").out)["found"] == [
+        {"family": "llama", "layout": "meta"}
+    ]
+
+
+def test_heads_come_from_a_configuration_an_option_or_the_rotary_embedding(ckpt: Run) -> None:
+    meta, wanted = recorded("llama", "meta"), recorded("llama", "transformers")
+    save_file(meta, "meta.safetensors")
+    done = ckpt("rename", "meta.safetensors", "--layout", "transformers", "-o", "out.safetensors")
+    assert done.code == 4
+    assert "the number of heads of keys and values is not known" in done.err
+    assert (
+        ckpt("rename", "meta.safetensors", "--layout", "transformers", "--heads", "6/2", "-o", "a.safetensors").code
+        == 0
+    )
+    Path("params.json").write_text(json.dumps({"n_heads": 6, "n_kv_heads": 2}))
+    assert ckpt("rename", "meta.safetensors", "--layout", "transformers", "-o", "b.safetensors").code == 0
+    Path("params.json").unlink()
+    save_file({**meta, "rope.freqs": torch.ones(2)}, "freqs.safetensors")
+    done = ckpt("rename", "freqs.safetensors", "--layout", "transformers", "-o", "c.safetensors")
+    assert done.code == 0
+    assert "left out: rope.freqs, which transformers computes" in " ".join(done.err.split())
+    for name in "abc":
+        made = load_file(f"{name}.safetensors")
+        assert made.keys() == wanted.keys()
+        assert all(torch.equal(made[key], wanted[key]) for key in wanted)
+    with pytest.raises(ConfigError, match="is not a number of heads"):
+        cs.convert("meta.safetensors", layout="transformers", heads="6,2")
+
+
+def test_heads_that_do_not_fit_are_an_error() -> None:
+    save_file(recorded("llama", "meta"), "meta.safetensors")
+    with pytest.raises(PlanError, match="not a multiple of 10"):
+        cs.convert("meta.safetensors", layout="transformers", heads="5")
+    save_file(recorded("llama", "transformers"), "plain.safetensors")
+    cs.apply(cs.convert("plain.safetensors", layout="fused"), "fused.safetensors")
+    with pytest.raises(
+        PlanError, match="has 40 rows, which 7 attention heads and 1 heads of keys and values do not divide"
+    ):
+        cs.convert("fused.safetensors", layout="transformers", heads="7/1")
+
+
+def test_phi_3_computes_the_same_with_fused_tensors() -> None:
+    from transformers import LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
+
+    Path("model").mkdir()
+    shutil.copy(RECORDED / "llama" / "transformers.safetensors", "model/model.safetensors")
+    shutil.copy(RECORDED / "llama" / "config.json", "model")
+    cs.apply(cs.convert("model", layout="fused"), "fused.safetensors")
+    fields = {**json.loads(Path("model/config.json").read_text()), "pad_token_id": 0, "model_type": "phi3"}
+    fused, plain = Phi3ForCausalLM(Phi3Config(**fields)), LlamaForCausalLM.from_pretrained("model")
+    fused.load_state_dict(load_file("fused.safetensors"))
+    tokens = torch.tensor([[3, 5, 7]])
+    with torch.no_grad():
+        torch.testing.assert_close(fused.eval()(tokens).logits, plain.eval()(tokens).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_what_has_no_layout_or_not_all_of_it_is_an_error() -> None:
+    tensors = recorded("whisper", "openai")
+    save_file(tensors, "openai.safetensors")
+    with pytest.raises(ConfigError, match="unknown"):
+        cs.convert("openai.safetensors", layout="opnai")
+    with pytest.raises(
+        PlanError, match="the family whisper has no layout meta: openai.safetensors has its layout openai"
+    ):
+        cs.convert("openai.safetensors", layout="meta")
+    save_file({**tensors, "encoder.extra.weight": torch.ones(2)}, "more.safetensors")
+    with pytest.raises(PlanError, match="1 tensor of more.safetensors has no name in the layout transformers"):
+        cs.convert("more.safetensors", layout="transformers")
+    save_file({k: v for k, v in tensors.items() if k != "decoder.blocks.1.mlp.0.bias"}, "less.safetensors")
+    with pytest.raises(PlanError, match=re.escape("decoder.blocks.1.mlp.0.bias is missing from less.safetensors")):
+        cs.convert("less.safetensors", layout="transformers")
+    save_file({"weight": torch.ones(2)}, "other.safetensors")
+    with pytest.raises(PlanError, match=r"the layout of other.safetensors is not known\. The known families are"):
+        cs.convert("other.safetensors", layout="transformers")
+
+
+def test_rules_and_a_layout_are_an_error_and_operations_come_first() -> None:
+    save_file(recorded("whisper", "openai"), "openai.safetensors")
+    with pytest.raises(ConfigError, match="--layout gives all tensors their names"):
+        cs.rename("openai.safetensors", layout="transformers", map=["encoder=e"])
+    plan = cs.rename(
+        "openai.safetensors", layout="transformers", operations=[{"scale": "encoder.ln_post.weight", "by": 2}]
+    )
+    cs.apply(plan, "out.safetensors")
+    made, before = load_file("out.safetensors"), recorded("whisper", "openai")
+    assert torch.equal(made["model.encoder.layer_norm.weight"], 2 * before["encoder.ln_post.weight"])
+
+
+def test_a_tied_layer_that_is_not_stored_is_said() -> None:
+    tensors = recorded("whisper", "openai")
+    save_file(tensors, "openai.safetensors")
+    cs.apply(cs.convert("openai.safetensors", layout="transformers"), "hf.safetensors")
+    hf = load_file("hf.safetensors")
+    save_file({**hf, "proj_out.weight": hf["model.decoder.embed_tokens.weight"].clone()}, "tied.safetensors")
+    plan = cs.convert("tied.safetensors", layout="openai")
+    assert any("left out: proj_out, since openai-whisper uses model.decoder.embed_tokens" in one for one in plan.notes)
+    cs.apply(plan, "back.safetensors")
+    assert load_file("back.safetensors").keys() == tensors.keys()
+
+
+def test_a_layout_that_the_tensors_have_changes_nothing() -> None:
+    save_file(recorded("llama", "transformers"), "model.safetensors")
+    plan = cs.rename("model.safetensors", layout="transformers")
+    assert "the tensors already have the layout transformers" in plan.notes
+    assert all(step.key == step.source_key for step in plan.steps)
+
+
+def test_a_transplant_converts_sources_of_the_destination_s_family() -> None:
+    save_file(recorded("llama", "meta"), "meta.safetensors")
+    Path("model").mkdir()
+    shutil.copy(RECORDED / "llama" / "transformers.safetensors", "model/model.safetensors")
+    shutil.copy(RECORDED / "llama" / "config.json", "model")
+    plan = cs.transplant("meta.safetensors", "model")
+    assert "the tensors get the layout of transformers; they had that of Meta, Mistral, torchtitan" in plan.notes
+    cs.apply(plan, "out.safetensors")
+    made, wanted = load_file("out.safetensors"), recorded("llama", "transformers")
+    assert all(torch.equal(made[key], wanted[key]) for key in wanted)
+    with pytest.raises(PlanError, match="nothing would be loaded"):
+        cs.transplant("meta.safetensors", "model", layout="keep")
+    ruled = cs.transplant("meta.safetensors", "model", map=["output=lm_head"])
+    assert ruled.counts["copied"] == 1
+    assert not any("layout" in note for note in ruled.notes)
+
+
+def test_the_layout_of_a_transplant_may_be_named() -> None:
+    save_file(recorded("llama", "torchtune"), "tune.safetensors")
+    tensors = recorded("llama", "transformers")
+    save_file({key: value for key, value in tensors.items() if "embed" not in key}, "dst.safetensors")  # not recognised
+    plan = cs.transplant("tune.safetensors", "dst.safetensors", layout="transformers", heads="6/2")
+    assert (plan.counts["copied"], plan.counts["derived"]) == (16, 4)
+    with pytest.raises(ConfigError, match="--layout gives all tensors their names"):
+        cs.transplant("tune.safetensors", "dst.safetensors", layout="transformers", map=["=lm"])
+
+
+def test_two_families_with_the_same_names_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"body.weight": "body.weight"}
+    twins = tuple(
+        Family(
+            name, (Layout("a", "a", "1", names, ("body.weight",)), Layout("b", "b", "1", {"body.weight": "x"}, ("x",)))
+        )
+        for name in ("one", "two")
+    )
+    monkeypatch.setattr(recognise, "families", lambda: twins)
+    monkeypatch.setattr(edit, "check_layout", lambda *given: None)
+    save_file({"body.weight": torch.ones(2)}, "model.safetensors")
+    with pytest.raises(PlanError, match=r"fit several layouts: a of one, a of two"):
+        cs.convert("model.safetensors", layout="b")
+
+
+def test_92_000_keys_are_recognised_by_a_few_lookups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pattern is matched unless two layouts have all their marks."""
+    info = TensorInfo("float32", (2,))
+    keys = {f"model.layers.{n}.mlp.experts.{e}.up_proj.weight": info for n in range(60) for e in range(1536)}
+    monkeypatch.setattr(recognise, "_known", lambda *given: pytest.fail("all keys were matched"))
+    assert len(keys) > 92_000
+    assert recognise.recognised(keys) == []
