@@ -22,6 +22,7 @@ from ..util.notebook import InNotebooks
 from ..util.text import count, escape, listing
 from .cast_codes import cast_code_notes
 from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
+from .non_finite import non_finite_notes
 from .quantisation import quantisation_settings, settings_by_file, settings_in, without_settings
 from .quantisation_notes import (
     contradictory,
@@ -258,11 +259,12 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @cached_property
     def _value_notes(self) -> tuple[str, ...]:
-        """Notes on tensors whose values cannot be right: bytes that were never written, and codes without scales."""
+        """Notes on tensors whose values cannot be right: bytes never written, codes without scales, NaN."""
         if self.stored is not None:
             return self.stored._value_notes
         shown, files = self._shown, self.header.handles
-        return (*unwritten_notes(shown, files), *zero_run_notes(shown, files), *cast_code_notes(shown, files))
+        lost = (*unwritten_notes(shown, files), *zero_run_notes(shown, files))
+        return (*lost, *cast_code_notes(shown, files), *non_finite_notes(shown, files))
 
     @cached_property
     def quantisation(self) -> Mapping[str, Any]:

@@ -41,7 +41,15 @@ from .output.layout import OutputFile, OutputOptions, OutputShape, is_folder, la
 from .output.quantisers import quantisers_of
 from .output.signing import signing
 from .part_receipt import PartReceipt
-from .part_run import PartRun, adapter_notes, check_unchanged, lost_notes, negative_notes, unsound_notes
+from .part_run import (
+    PartRun,
+    adapter_notes,
+    check_unchanged,
+    lost_notes,
+    negative_notes,
+    unsound_copy_notes,
+    unsound_notes,
+)
 from .parts import ByteCounter, plan_of_parts, steps_of_parts, write_parts
 from .prefetch import keeping, prefetch
 from .processes import Helpers
@@ -131,6 +139,7 @@ def carry_out(
             *staged.notes,
             *lost_notes(_merged(one.lost for one in receipts), written.steps),
             *unsound_notes(_merged(one.unsound for one in receipts)),
+            *unsound_copy_notes([key for one in receipts for key in one.unsound_copies], plan.notes),
             *negative_notes(_merged(one.negative for one in receipts)),
             *adapter_notes(one.adapters for one in receipts),
             *odd_scale_notes(one.odd_scales for one in receipts),

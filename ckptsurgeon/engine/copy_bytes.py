@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 from ..storage.write.output_checks import output_error
+from ..tensors.non_finite import size_of_float
 from .checksums import bad_checksum, crc32
 from .copy_ranges import CopyPiece, CopyRange, CopyTask, batched, joined, tasks_of
 
@@ -24,6 +25,8 @@ BLOCK = 1 << 20
 """How many bytes are read at once: about the size of a core's cache."""
 SMALL = 256 << 10
 """Fewer bytes than this are read and written by this process, which is as fast as a copy by the kernel."""
+LOOKED_AT = 64 << 10
+"""In how many bytes of a tensor a task looks for NaN and infinite values: all of most norms, biases and scales."""
 THREADS = 2
 
 _NO_KERNEL_COPY = {
@@ -61,6 +64,8 @@ class _SliceChecksums:
         while self._slice is not None:
             piece, begin, length = self._slice
             part = block[at : at + length - self._done]
+            if piece.dtype and not self._done:
+                _look_at(piece, begin, part)
             self._crc = crc32(part, self._crc)
             self._done, at = self._done + len(part), at + len(part)
             if self._done < length:
@@ -68,6 +73,13 @@ class _SliceChecksums:
             piece.done(begin, self._crc, length)
             self._slice = next(self._left, None)
             self._crc = self._done = 0
+
+
+def _look_at(piece: CopyPiece, begin: int, part: memoryview) -> None:
+    """Look for NaN and infinite values in the first bytes that a task copies of a tensor, ``LOOKED_AT`` at most."""
+    size = size_of_float(piece.dtype)
+    skipped = -begin % size
+    piece.look_at(part[skipped : skipped + min(LOOKED_AT, (len(part) - skipped) // size * size)])
 
 
 class _Worker:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..storage.read.base import File
 from ..storage.write.staging import StagedFile
+from ..tensors.non_finite import has_non_finite
 from .checksums import combine
 
 __all__ = ["CopyPiece", "CopyRange", "CopyTask", "batched", "joined", "tasks_of"]
@@ -21,14 +22,22 @@ BATCH = 256
 class CopyPiece:
     """The bytes of one tensor within a ``CopyRange``; ``expected`` is the CRC-32 in the source file, if there is one.
 
-    If several tasks copy these bytes, ``parts`` contains (first byte, CRC-32, number of bytes) for each task.
+    If several tasks copy these bytes, ``parts`` contains (first byte, CRC-32, number of bytes) for each task. ``dtype``
+    is the dtype of the tensor if NaN and infinite values are looked for, else ''; ``unsound`` says whether any were
+    found.
     """
 
     name: str
     nbytes: int
     expected: int | None = None
+    dtype: str = ""
+    unsound: bool = False
     crc: int = 0
     parts: list[tuple[int, int, int]] | None = None
+
+    def look_at(self, block: memoryview) -> None:
+        """Look for NaN and infinite values in whole values of the tensor; any thread may call this."""
+        self.unsound = self.unsound or has_non_finite(self.dtype, bytes(block))
 
     def done(self, begin: int, crc: int, nbytes: int) -> None:
         """Record that ``nbytes`` bytes from ``begin`` on were copied, and their CRC-32; any thread may call this."""

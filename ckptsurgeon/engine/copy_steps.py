@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from ..checkpoint.checkpoint import Checkpoint
 from ..storage.read.base import File
 from ..tensors.info import Storage, TensorInfo
+from ..tensors.non_finite import is_masked, size_of_float
 from .checksums import check_storage, checkable
 from .copy_bytes import THREADS, copying
 from .copy_ranges import CopyPiece, CopyRange
@@ -25,6 +26,7 @@ def copied_steps(run: PartRun) -> Iterator[None]:
         yield
     run.receipt.nbytes_read += sum(piece.nbytes for piece in pieces.values())
     run.receipt.checksums.update({key: piece.checksum() for key, piece in pieces.items()})
+    run.receipt.unsound_copies += (key for key, piece in pieces.items() if piece.unsound)
     run.copies.clear()
 
 
@@ -38,7 +40,8 @@ def _copies(run: PartRun, pieces: dict[str, CopyPiece]) -> Iterator[CopyRange]:
         assert info.storage is not None
         source = run.inputs.sources[step.source]
         whole = info.nbytes == info.storage.nbytes
-        piece = pieces[key] = CopyPiece(info.storage.name, nbytes, info.storage.crc32 if whole else None)
+        dtype = info.dtype if size_of_float(info.dtype) and not (info.storage.big_endian or is_masked(key)) else ""
+        piece = pieces[key] = CopyPiece(info.storage.name, nbytes, info.storage.crc32 if whole else None, dtype)
         yield CopyRange(source.file(info), info.storage.offset + info.offset, run.file, offset, [piece])
 
 

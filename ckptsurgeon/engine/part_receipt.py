@@ -24,7 +24,8 @@ class PartReceipt:
 
     Four fields are dicts by the key of a tensor. ``checksums`` has the CRC-32 of the tensor's bytes. ``lost`` counts
     the values that became infinite or zero in a cast. ``unsound`` counts NaN and infinite values that come from the
-    inputs. ``negative`` counts variances that became negative.
+    inputs. ``unsound_copies`` are the keys of copied tensors in which such values were seen; only a part of a large
+    tensor is looked at. ``negative`` counts variances that became negative.
 
     ``odd_scales`` is {path of a source: {kind of suspicious scale: names of quantised tensors}}. ``adapters`` is {path
     of an adapter: {kind in ``CHANGES``: keys of the tensors}}. ``digest`` is the SHA-256 of all bytes of the file that
@@ -35,6 +36,7 @@ class PartReceipt:
     checksums: dict[str, int] = field(default_factory=dict)
     lost: dict[str, CastLosses] = field(default_factory=dict)
     unsound: dict[str, int] = field(default_factory=dict)
+    unsound_copies: list[str] = field(default_factory=list)
     negative: dict[str, int] = field(default_factory=dict)
     odd_scales: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     adapters: dict[str, dict[str, list[str]]] = field(default_factory=dict)
@@ -50,6 +52,7 @@ class PartReceipt:
             "checksums": self.checksums,
             "lost": {key: [one.infinite, one.zero] for key, one in self.lost.items() if one.infinite or one.zero},
             "unsound": self.unsound,
+            "unsound_copies": self.unsound_copies,
             "negative": self.negative,
             "odd_scales": self.odd_scales,
             "adapters": self.adapters,
@@ -72,6 +75,7 @@ class PartReceipt:
             _numbers(row["checksums"]),
             lost,
             _numbers(row["unsound"]),
+            [str(key) for key in row["unsound_copies"]],
             _numbers(row["negative"]),
             {str(path): _names(one) for path, one in row["odd_scales"].items()},
             {str(path): _names(one) for path, one in row["adapters"].items()},

@@ -8,6 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.non_finite import is_non_finite_note
 from ..errors import PlanError
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import MERGES, Input, Step
@@ -36,6 +37,7 @@ __all__ = [
     "is_copy",
     "lost_notes",
     "negative_notes",
+    "unsound_copy_notes",
     "unsound_notes",
 ]
 
@@ -198,6 +200,16 @@ def unsound_notes(unsound: Mapping[str, int]) -> tuple[str, ...]:
         return ()
     texts = [f"{escape(key)} ({count(number, 'value')})" for key, number in unsound.items()]
     return (f"NaN and infinite values come from the inputs: {listing(texts, where='')}",)
+
+
+def unsound_copy_notes(keys: Sequence[str], said: Sequence[str]) -> tuple[str, ...]:
+    """Return a note on copied tensors in which NaN or infinite values were seen, or () if there are none.
+
+    ``said`` are the notes of the plan; tensors that one of them names as not finite are left out.
+    """
+    before = [note for note in said if is_non_finite_note(note)]
+    keys = [key for key in keys if not any(escape(key) in note for note in before)]
+    return (f"NaN or infinite values were copied (ckpt check counts them): {listing(keys)}",) if keys else ()
 
 
 def lost_notes(lost: Mapping[str, CastLosses], steps: Sequence[Step]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...util.text import NUMBER_IN_KEY
 
-__all__ = ["families", "is_masked", "is_scale", "is_weight", "role_of"]
+__all__ = ["families", "is_scale", "is_weight", "role_of"]
 
 _WEIGHT = re.compile(r"(?:weight|kernel|_proj|_[wW]|\bw\d?|[AB])$")
 """Matches the ends of the keys of weights, also of those that contain several experts in one tensor."""
@@ -21,7 +21,6 @@ _OTHER = re.compile(
 )
 """Matches parts of the keys of norms, biases, buffers and adapter factors, which may be constant."""
 _SCALE = re.compile(r"scale|absmax|SCB", re.IGNORECASE)
-_MASK = re.compile(r"mask|(?:attn|attention)\.bias$|causal|inf\b", re.IGNORECASE)
 
 
 def role_of(key: str) -> str:
@@ -39,11 +38,6 @@ def is_weight(key: str, info: TensorInfo) -> bool:
     if DTYPES[info.dtype].kind != "float" or sum(size > 1 for size in info.shape) < 2:
         return False
     return _WEIGHT.search(key) is not None and _OTHER.search(key) is None
-
-
-def is_masked(key: str) -> bool:
-    """Return whether a tensor is a mask, by its key. Masks contain infinities on purpose."""
-    return _MASK.search(key) is not None
 
 
 def families(keys: Iterable[str]) -> dict[str, list[str]]:

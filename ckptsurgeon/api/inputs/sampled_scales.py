@@ -15,8 +15,9 @@ from ...storage.read.base import File
 from ...storage.read.local import ConsumedFile
 from ...tensors.encodings._encoding import QuantisedTensor
 from ...tensors.info import TensorInfo
+from ...tensors.non_finite import has_non_finite
 from ...tensors.odd_scales import NO_OFFSET, ZERO_BLOCKS, OddScales
-from ...util.text import NUMBER_IN_KEY
+from ...util.text import NUMBER_IN_KEY, count, escape, listing
 from .dequantising import weights_of
 
 if TYPE_CHECKING:
@@ -47,16 +48,32 @@ def sampled_scale_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
 
     sample, weight_of = _Sample(checkpoint), weights_of(checkpoint)
     chosen = list(_chosen(checkpoint))
+    unsound, faults = [], []
     for one in chosen:
-        with suppress(CheckpointError):  # check reports a tensor that cannot be decoded; a copy does not need to
+        weight = None
+        with suppress(CheckpointError):  # a note says which encodings are not known; a copy does not need to know them
             weight = weight_of(one.codes)
-            if weight is not None and len(weight.info.shape) > 1 and weight.info.numel:
-                read_part(sample, weight.info, _middle(weight.info))
+        if weight is None or len(weight.info.shape) < 2 or not weight.info.numel:
+            continue
+        try:
+            values = read_part(sample, weight.info, _middle(weight.info))
+            if has_non_finite(weight.info.dtype, values.tobytes()):
+                unsound.append(one.name)
+        except CheckpointError as error:
+            faults.append(error.message)
     for kind in UNSURE:
         sample.odd_scales.names[kind].clear()
     number = len(checkpoint.codes.tensors)
     of = f" (in a sample of {len(chosen)} of {number:,} quantised tensors)" if len(chosen) < number else ""
-    return tuple(f"{note}{of}" for note in sample.odd_scales.notes(checkpoint.path))
+    path = escape(checkpoint.path)
+    notes = [*sample.odd_scales.notes(checkpoint.path)]
+    if unsound:
+        are = count(len(unsound), "quantised tensor")
+        notes.append(
+            f"{path}: {are} {'has' if len(unsound) == 1 else 'have'} NaN or infinite values: {listing(unsound)}"
+        )
+    notes += [f"{path}: {faults[0].rstrip(chr(46))}"] if faults else []
+    return tuple(f"{note}{of}" for note in notes)
 
 
 def odd_scale_notes_on(checkpoint: Checkpoint) -> tuple[str, ...]:

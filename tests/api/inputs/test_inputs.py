@@ -77,6 +77,7 @@ SAID: dict[str, Callable[[Any], Any]] = {
     "fits with": lambda given: cs.fits("b.safetensors", given).to_json()["missing"],
     "match": lambda given: {**cs.match(given, "b.safetensors").to_json(), "first": "", "notes": []},
     "match with": lambda given: {**cs.match("b.safetensors", given).to_json(), "second": "", "notes": []},
+    "layouts": lambda given: cs.layouts(given).found,
     "init_config": lambda given: cs.init_config(given),
     "load_target": lambda given: cs.load_target(given).tensors,
     "view": lambda given: cs.view(given, "b.safetensors").tensors,

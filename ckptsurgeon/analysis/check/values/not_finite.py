@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ....tensors.dtypes import DTYPES
+from ....tensors.non_finite import is_masked
 from ....util.text import count
 from ..check import Check, of_keys, without_values
-from ..families import is_masked, is_scale
+from ..families import is_scale
 from ..report import Found, Status
 from ..subject import Subject
 
