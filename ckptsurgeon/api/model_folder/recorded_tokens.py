@@ -212,8 +212,9 @@ def _for(recorded: RecordedList) -> str:
 
 def _told(recorded: RecordedList, given: tuple[str, Sequence[str]]) -> str:
     """Return the difference of the recorded list from another list, in words; ``given`` is its path and its tokens."""
-    here, tokens = escape(os.path.basename(given[0])), given[1]
-    name, there = escape(recorded.model), escape(os.path.basename(recorded.path))
+    names, tokens = [os.path.basename(one) for one in (recorded.path, given[0])], given[1]
+    there, here = map(escape, names if names[0] != names[1] else map(_short, (recorded.path, given[0])))
+    name = escape(recorded.model)
     theirs, made = recorded.tokens, "was trained with" if recorded.trained else "was made for"
     if theirs is None and there:
         return f"{name} {made} the token list {there}, which is missing or has changed, not {made.split()[-1]} {here}"
