@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.encodings._methods import family
+from ..tensors.encodings._settings import values_called
 from ..tensors.encodings.bitsandbytes import STATE, VALUES
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
@@ -49,6 +51,10 @@ MIDDLES = {2: b"\x55\xaa", 4: b"\x77\x88", 8: b"\x7f\x80"}
 The first is of the format ``gptq``, which stores zero points less 1, the second of ``gptq_v2``.
 """
 UNUSED = "a g_idx without columns of some groups, so that the scales of these groups are not used"
+UNEVEN = (
+    "a g_idx in which some groups have more columns than group_size, and others fewer, so that some columns get the "
+    "scales of other groups"
+)
 
 
 States = Mapping[str, Mapping[str, Any]]
@@ -141,7 +147,21 @@ def _of_order(data: bytes, groups: int, settings: Mapping[str, Any], *, may_be_u
         return OUTSIDE
     if settings.get("desc_act") is False:
         return REORDERED
-    return UNUSED if len(used) < groups else ""
+    if len(used) < groups:
+        return UNUSED
+    return UNEVEN if _is_uneven(data, groups, settings) else ""
+
+
+def _is_uneven(data: bytes, groups: int, settings: Mapping[str, Any]) -> bool:
+    """Return whether some group in a ``g_idx`` has more columns than the group size of the settings.
+
+    GPTQ sorts the columns and then cuts them into groups, so each has that many, only the last may have fewer. Nothing
+    is compared if no group size in the settings gives ``groups`` groups.
+    """
+    columns = len(data) // 4
+    stated = [one for one in values_called(settings, "group_size") if type(one) is int and one > 0]
+    sizes = [one for one in stated if -(-columns // one) == groups]
+    return bool(sizes) and max(Counter(struct.unpack(f"<{columns}i", data)).values()) > max(sizes)
 
 
 def _group_size(columns: int, groups: int, stated: object) -> int:

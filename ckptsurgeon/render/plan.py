@@ -15,6 +15,7 @@ from ..planning.plan.compute import Merge
 from ..planning.plan.plan import Plan
 from ..planning.plan.rows import VocabularyRows
 from ..planning.plan.step import STORED_ROWS, Step
+from ..tensors.dtypes import DTYPES
 from ..util.text import count, escape, human_bytes, human_count, listing, percent, shape_text
 from .columns import Columns, Hanging
 from .tree import branch_names
@@ -40,7 +41,7 @@ class _Branch:
         self.classes[step.kind] += 1
         if step.tied_to:
             return
-        elements = prod(step.shape)
+        elements = _values(step)
         self.elements += elements
         if step.kind == "copied" and not (step.reason or step.policy):  # the usual case: copied whole, without a note
             self.loaded += elements
@@ -51,14 +52,27 @@ class _Branch:
             self.reasons[reason] += 1
 
 
+def _values(step: Step) -> int:
+    """Return the number of values in a tensor: of quantised ones, the numbers that codes mean, not bytes or words.
+
+    Scales that a step stores beside codes count as no values. Packed codes that are copied as they are count as words.
+    """
+    if step.coded is not None:
+        return prod(step.coded.shape) if step.coded.role == "codes" else 0
+    dtype = DTYPES[step.dtype]
+    numbers, nbytes = dtype.block or (dtype.values, 1)
+    return prod(step.shape) * numbers // nbytes
+
+
 def _share(step: Step) -> float:
     """Return the part of a tensor's values that comes from a source, from 0 to 1."""
     if step.kind in UNLOADED:
         return 0.0
     if step.rows is not None:
         return step.rows.share
-    elements: int = prod(step.shape)
-    return step.shared / elements if step.shared is not None and elements else 1.0
+    numbers = step.numbers
+    elements: int = prod(numbers.shape)
+    return numbers.shared / elements if numbers.shared is not None and elements else 1.0
 
 
 def rows_said(rows: VocabularyRows) -> str:

@@ -95,15 +95,21 @@ NEW_TOKENS = ("init", "mean", "zero", "subword")
 
 
 def map_tokens(
-    source: Vocabulary, destination: Vocabulary, *, spelled: Mapping[str, str] | None = None, new: str = "init"
+    source: Vocabulary,
+    destination: Vocabulary,
+    *,
+    spelled: Mapping[str, str] | None = None,
+    new: str = "init",
+    names: tuple[str, str] | None = None,
 ) -> VocabularyRows:
     """Return, for each row of ``destination``, the row of ``source`` with the same token, or how to fill the row.
 
     ``spelled`` maps tokens of the source to tokens of the destination with another name. ``new`` is the way to fill the
     row of a token that the source lacks: the destination's initial value (``init``), the mean of all rows (``mean``),
     or zeros (``zero``). With ``subword``, the row is the mean of the rows of the token's pieces in the source's
-    vocabulary, or the initial value if the token cannot be cut. Raises ConfigError if ``new`` or ``spelled`` is wrong,
-    or if the vocabularies share no token.
+    vocabulary, or the initial value if the token cannot be cut. ``names`` are the names of the two lists in messages,
+    those of their files by default. Raises ConfigError if ``new`` or ``spelled`` is wrong, or if the vocabularies share
+    no token.
     """
     if new not in NEW_TOKENS:
         raise ConfigError(
@@ -111,7 +117,8 @@ def map_tokens(
         )
     rows = {token: row for row, token in enumerate(source.tokens)}
     spelled = dict(spelled or {})
-    _check_spelled(spelled, source, destination)
+    first, second = names or (source.name, destination.name)
+    _check_spelled(spelled, (source, first), (destination, second))
     theirs = {target: rows[token] for token, target in spelled.items()}
     taken = set(spelled)
     pieces = Pieces(source) if new == "subword" else None
@@ -125,21 +132,24 @@ def map_tokens(
     if not any(isinstance(row, int) for row in found):
         shown = listing([repr(token) for token in destination.tokens[:3]], where="")
         raise ConfigError(
-            f"the vocabularies {source.name} and {destination.name} have no token in common.",
-            hint=f"Give token lists of tokenisers that share tokens: {destination.name} begins with {escape(shown)}.",
+            f"the vocabularies {escape(first)} and {escape(second)} have no token in common.",
+            hint=f"Give token lists of tokenisers that share tokens: {escape(second)} begins with {escape(shown)}.",
         )
     return VocabularyRows(
         source.name, destination.name, len(source.tokens), tuple(found), "init" if new == "subword" else new
     )
 
 
-def _check_spelled(spelled: Mapping[str, str], source: Vocabulary, destination: Vocabulary) -> None:
+def _check_spelled(
+    spelled: Mapping[str, str], source: tuple[Vocabulary, str], destination: tuple[Vocabulary, str]
+) -> None:
+    """Raise ConfigError for a pair of which a list lacks a token; each list has its name in messages."""
     for token, target in spelled.items():
-        for one, vocabulary in ((token, source), (target, destination)):
+        for one, (vocabulary, name) in ((token, source), (target, destination)):
             if one not in vocabulary.tokens:
                 where = f"--token-map {escape(token)}={escape(target)}"
                 raise ConfigError(
-                    f"{where}: {vocabulary.name} has no token {escape(repr(one))}.", hint=_near(one, vocabulary.tokens)
+                    f"{where}: {escape(name)} has no token {escape(repr(one))}.", hint=_near(one, vocabulary.tokens)
                 )
     if len(set(spelled.values())) < len(spelled):
         raise ConfigError("--token-map maps two tokens of the source to the same token of the destination.")

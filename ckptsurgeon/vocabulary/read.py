@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ __all__ = [
     "BYTES",
     "BY_LANGUAGE",
     "VOCABULARY_BYTES",
+    "read_lists",
     "read_vocabulary",
     "tokens_beside",
     "vocabulary_beside",
@@ -51,6 +53,22 @@ def read_vocabulary(path: str) -> Vocabulary:
         said = f"the vocabulary {escape(path)} cannot be read: {error.strerror}."
         raise ConfigError(said, hint=did_you_mean(path)) from error
     return vocabulary_of(os.path.basename(path), data)
+
+
+def read_lists(paths: Sequence[str], read: Callable[[str], Vocabulary]) -> list[Vocabulary]:
+    """Return the vocabularies that ``read`` returns for ``paths``.
+
+    Raises its ConfigError, with the whole path in the message if another of the files has the same name.
+    """
+    found, names = [], Counter(map(os.path.basename, dict.fromkeys(paths)))
+    for path in paths:
+        try:
+            found.append(read(path))
+        except ConfigError as error:
+            if names[os.path.basename(path)] < 2 or escape(path) in error.message:
+                raise
+            raise ConfigError(f"{escape(path)}: {error.message}", hint=error.hint) from error
+    return found
 
 
 def vocabulary_of(filename: str, data: bytes) -> Vocabulary:

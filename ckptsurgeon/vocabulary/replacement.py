@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import ConfigError, PlanError
 from ..util.text import escape
 from . import huggingface, plain
-from .read import read_vocabulary, tokens_beside, vocabulary_beside
+from .read import read_lists, read_vocabulary, tokens_beside, vocabulary_beside
 from .token_ids import Renumbering
 from .vocabulary import Vocabulary
 
@@ -83,7 +83,13 @@ class NewVocabulary:
         Added tokens in other files of the same folders are included. Raises ConfigError if a list cannot be read.
         """
         source, new = paths
-        return NewVocabulary(_whole(source), _whole(new), (source, new), parts or {})
+        old_list, new_list = read_lists((source, new), _whole)
+        return NewVocabulary(old_list, new_list, (source, new), parts or {})
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The names of the two lists in messages: those of their files, or their paths if the names are equal."""
+        return self.paths if self.source.name == self.new.name else (self.source.name, self.new.name)
 
     def renumbering(self, own: Vocabulary | None, rows: int) -> Renumbering | None:
         """Return how to renumber the token ids in a configuration whose vocabulary size is ``rows``.

@@ -84,6 +84,7 @@ def with_order(*first: int) -> torch.Tensor:
         (with_order(-1), "FAIL", "contains a group index outside its groups, so that it cannot be decoded"),
         (SHUFFLED * 0, "WARN", "without columns of some groups, so that the scales of these groups are not used"),
         (SHUFFLED.clamp(max=2), "WARN", "without columns of some groups"),
+        (with_order(0, 0, 0, 0, 0, 0, 0, 0), "WARN", "some groups have more columns than group_size, and others fewer"),
         (SHUFFLED, "PASS", ""),
     ],
 )
@@ -92,6 +93,35 @@ def test_an_order_that_the_groups_deny_is_noted(order: torch.Tensor, status: str
     assert [said in one for one in notes(model, tmp_path / "m")] == ([True] if said else [])
     assert cs.check(tmp_path / "m").row("quantisation").status.value == status
     assert any(said in one for one in cs.convert(tmp_path / "m").notes) or not said
+
+
+@pytest.mark.parametrize("settings", [{"group_size": None}, {"group_size": -1}, {"group_size": 64}])
+def test_groups_are_not_counted_if_no_group_size_fits_them(settings: dict[str, Any], tmp_path: Path) -> None:
+    order = with_order(0, 0, 0, 0, 0, 0, 0, 0)
+    found = notes(with_part(BY_NAME["gptq"], ".g_idx", order, desc_act=True, **settings), tmp_path / "m")
+    assert not [note for note in found if "more columns" in note]
+
+
+@pytest.mark.parametrize("order", [SHUFFLED, with_order(0, 0, 0, 0, 0, 0, 0, 0)])
+def test_so_is_an_order_of_compressed_tensors(order: torch.Tensor, tmp_path: Path) -> None:
+    settings = BY_NAME["int4-packed"].settings
+    weights = {"num_bits": 4, "type": "int", "group_size": 32, "strategy": "group", "actorder": "group"}
+    changed = {**settings, "config_groups": {"group_0": {"weights": weights, "targets": ["Linear"]}}}
+    found = notes(with_part(BY_NAME["int4-packed"], ".weight_g_idx", order, **changed), tmp_path / "m")
+    assert ["more columns than group_size" in note for note in found] == ([] if order is SHUFFLED else [True])
+
+
+@pytest.mark.parametrize(("sizes", "is_noted"), [((32, 32, 32, 4), False), ((32, 36, 28, 4), True)])
+def test_the_last_group_of_sorted_columns_may_be_smaller(sizes: tuple[int, ...], is_noted: bool) -> None:
+    info = {
+        "x.qweight": TensorInfo("int32", (100 // 4, 64)),
+        "x.g_idx": TensorInfo("int32", (100,)),
+        "x.scales": TensorInfo("float16", (4, 64)),
+    }
+    codes = QuantisedTensors((QuantisedTensor("x.weight", "GPTQ", "x.qweight", {key[1:]: key for key in info}, None),))
+    order = struct.pack("<100i", *[group for group, size in enumerate(sizes) for _ in range(size)][::-1])
+    settings = {"desc_act": True, "group_size": 32}
+    assert bool(list(notes_on_values("m", codes, info, settings, lambda _: order, {}))) == is_noted
 
 
 def test_a_wrong_order_in_a_tensor_that_is_too_large_for_a_note_fails(

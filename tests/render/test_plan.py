@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -63,6 +64,30 @@ def test_a_resized_weight_that_is_stored_as_codes_has_its_own_shape() -> None:
     ]  # fmt: skip
     said = " ".join(" ".join(shown(*parts)).split())
     assert said.count("interpolate (256, 384) to (256, 512)") == said.count("interpolate") == 2
+
+
+def coded(key: str, dtype: str, shape: tuple[int, ...], role: str, **more: Any) -> Step:
+    part = CodedPart("w", "float32", (256, 512), "gptq", role, (1, 128), "float16")
+    return Step(key, "copy", dtype, shape, 0, "w", "float32", (256, 512), coded=part, **more)
+
+
+@pytest.mark.parametrize(
+    ("steps", "values"),
+    [
+        ([Step("w", "copy", "q8_0", (64, 272), 0, "w", "q8_0", (64, 272))], "16.4 k"),  # 34 bytes for 32 numbers
+        ([Step("w", "copy", "q4_k", (64, 144), 0, "w", "float32", (64, 256), operation="quantize")], "16.4 k"),
+        ([Step("w", "copy", "float4_e2m1fn_x2", (8, 8), 0, "w", "float4_e2m1fn_x2", (8, 8))], "128"),
+        ([coded("q", "int32", (64, 256), "codes"), coded("s", "float16", (4, 256), "scale")], "131.1 k"),
+        ([copied("w", 34)], "34"),
+    ],
+)
+def test_values_are_counted_as_numbers_not_as_bytes(steps: list[Step], values: str) -> None:
+    assert shown(*steps)[-1].endswith(f"100 %  of {values} values")
+
+
+def test_the_part_of_a_padded_weight_is_that_of_its_numbers() -> None:
+    codes = replace(coded("q", "int32", (64, 256), "codes"), op="pad", policy="pad", source_shape=(128, 512))
+    assert " 50 %  of 131.1 k values" in shown(codes)[-1]
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -64,8 +64,9 @@ class RecipeSums:
     ``place`` says where the recipe is. ``number`` is the number of tensors that were compared. ``bad`` has the keys of
     tensors whose CRC-32 differs from the recipe's; ``file`` is the file with all of these tensors, '' if they are in
     several. ``more`` are keys that the recipe lacks, ``fewer`` keys that only the recipe has. ``is_other`` is true if
-    the recipe seems to describe other weights, so that its checksums say nothing about damage. ``fault`` is the reason
-    if the recipe cannot be read.
+    the recipe seems to describe other weights, so that its checksums say nothing about damage. ``is_unsealed`` is true
+    if all tensors are those of the recipe, but its seal shows that other bytes have changed. ``fault`` is the reason if
+    the recipe cannot be read.
     """
 
     place: str = ""
@@ -75,11 +76,12 @@ class RecipeSums:
     more: tuple[str, ...] = ()
     fewer: tuple[str, ...] = ()
     is_other: bool = False
+    is_unsealed: bool = False
     fault: str = ""
 
 
 def recipe_sums(checkpoint: Checkpoint, measured: Mapping[str, Measured]) -> RecipeSums:
-    """Compare the CRC-32 of each tensor in ``measured`` with the one in the recipe of the checkpoint.
+    """Compare the CRC-32 of each tensor in ``measured`` with the one in the recipe of the checkpoint, and the seal.
 
     The recipe of a shard that is opened alone is in its folder. Nothing is compared if there is no recipe, or if the
     file has several state dicts.
@@ -97,7 +99,8 @@ def recipe_sums(checkpoint: Checkpoint, measured: Mapping[str, Measured]) -> Rec
         return RecipeSums(place, fault=error.said)
     is_none_right = text == beside and len(found.bad) == found.number
     is_other = bool(found.more or found.fewer or (found.bad and (is_none_right or not _is_sealed(checkpoint))))
-    return replace(found, place=place, is_other=is_other)
+    is_unsealed = not (is_other or found.bad or _is_sealed(checkpoint))
+    return replace(found, place=place, is_other=is_other, is_unsealed=is_unsealed)
 
 
 def _compared(checkpoint: Checkpoint, made: Mapping[str, RecipeEntry], measured: Mapping[str, Measured]) -> RecipeSums:
@@ -126,6 +129,7 @@ def _recipe_beside(checkpoint: Checkpoint) -> str | None:
 def _is_sealed(checkpoint: Checkpoint) -> bool:
     """Return whether the seal of the recipe, a digest of all bytes outside the tensors, is that of the checkpoint.
 
-    Also returns True if the seal cannot be compared, because a shard is opened alone.
+    Also returns True if the seal cannot be compared, because a shard is opened alone. Only the bytes outside the
+    tensors are read.
     """
     return checkpoint.recipe is None or checkpoint.header.frame() == seal_of(checkpoint.recipe)

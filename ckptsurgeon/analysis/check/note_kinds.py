@@ -45,6 +45,8 @@ KINDS = (
           "Correct the metadata (ckpt convert --set-metadata), or convert the model again."),
     _kind("other-notes", r"\(ss_network_alpha ", WARN, "Merge it with this weight, unless the factors contain it."),
     _kind("dtype-family", r"may be from another copy|are of one kind", WARN, "Cast the whole model to one dtype."),
+    _kind("configuration", r"\((?:torch_)?dtype\), but (?:nearly )?all weights are ", WARN,
+          "Set this field to the dtype of the weights, or cast the weights (ckpt convert --dtype)."),
     _kind("ties", r"is stored too: if the two differ", WARN, ""),
     _kind("index-total", r"gives a total_size of", WARN, ""),
     _kind("orphaned-shards", r"^\S+ does not list ", WARN, ""),

@@ -16,7 +16,7 @@ from ...planning.transplant.by_place import vocabulary_keys
 from ...planning.transplant.select import SourceView
 from ...storage.small_files import read_file
 from ...util.text import escape, listing
-from ...vocabulary.read import VOCABULARY_BYTES, tokens_beside, vocabulary_beside
+from ...vocabulary.read import VOCABULARY_BYTES, read_lists, tokens_beside, vocabulary_beside
 from ...vocabulary.replacement import token_file, with_added_tokens
 from ...vocabulary.union import rows_in, united
 from ...vocabulary.vocabulary import Vocabulary
@@ -123,7 +123,8 @@ def merge_vocabulary(
         return None
     found = _paths(models, asked, first)
     names = [one.view.source.name for one in models]
-    lists = tuple(replace(vocabulary_beside(path), name=name) for path, name in zip(found, names, strict=True))
+    read = read_lists(found, vocabulary_beside)
+    lists = tuple(replace(one, name=name) for one, name in zip(read, names, strict=True))
     output, begins, path = _output(asked.vocab, lists, found, first)
     added = asked.rows.added(output.tokens) if asked.rows is not None else ()
     output = replace(output, tokens=(*output.tokens, *added))

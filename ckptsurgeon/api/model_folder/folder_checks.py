@@ -46,6 +46,7 @@ from .tokenizer.special_names import added_notes, name_notes
 from .tokenizer.token_lists import token_list_notes
 from .tokenizer.tokenizer_files import local_tokens
 from .unreadable import unreadable_files, unreadable_notes
+from .weights.declared_dtype import declared_dtype_notes
 from .weights.embedding_checks import embedding_notes, embeddings, of_tokens
 from .weights.family_checks import family_notes
 from .weights.part_checks import part_notes
@@ -93,6 +94,8 @@ def file_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
     yield from own_code_notes(folder)
     yield from changed_list_notes(checkpoint, folder)
     yield from weights_notes(tensors, folder, folder, checkpoint.codes)
+    if not any(one.name == ADAPTER for one in folder.files):
+        yield from declared_dtype_notes(checkpoint, folder.config)
     yield from recorded_setting_notes(checkpoint.metadata, folder.config)
     yield from _without_configuration(folder, folder, tensors, {})
     yield from adapter_notes(folder.adapter_beside)

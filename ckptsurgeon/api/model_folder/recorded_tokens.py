@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...errors import CheckpointError, PlanError
+from ...errors import CheckpointError
 from ...formats.base.header import FilePrint
 from ...planning.plan.plan import Plan
 from ...planning.recipe import Recipe, folder_of_recipe
@@ -23,6 +23,7 @@ from ...vocabulary.vocabulary import digest_of_tokens
 from ..inputs.stored_recipes import stored_recipe
 from .folder import ModelFolder
 from .rows_by_place import by_place
+from .tokenizer.turned_lists import turned_error
 from .trained_tokens import trained_list
 
 __all__ = ["other_tokens", "with_other_lists_said", "with_recorded_tokens_said"]
@@ -59,13 +60,14 @@ def with_recorded_tokens_said(
     target: TargetSpec,
     folders: Sequence[ModelFolder] = (),
     change: NewVocabulary | None = None,
+    destination: ModelFolder | None = None,
 ) -> Plan:
     """Return the plan with a note on each source whose rows get other tokens than it was made or trained for.
 
     Without ``change``, these are rows that are copied by position to a destination with another token list. With
     ``change``, the source's list in ``--vocab`` is compared with the recorded list, unless the source's folder has a
-    tokeniser: then this tokeniser has already been compared with the lists in ``--vocab``. Raises PlanError if the
-    lists of ``change`` were given in the wrong order.
+    tokeniser: then this tokeniser has already been compared with the lists in ``--vocab``. ``destination`` is the
+    folder of a destination that is a checkpoint. Raises PlanError if the source's list was given as the destination's.
     """
     notes = []
     for number, one in enumerate(sources):
@@ -73,7 +75,11 @@ def with_recorded_tokens_said(
             continue
         if change is not None:
             beside = number < len(folders) and folders[number].tokens is not None
-            notes.append("" if beside else _other_list(_recorded(stored_recipe(one), one.path), change, target))
+            notes.append(
+                ""
+                if beside
+                else _other_list(plan, _recorded(stored_recipe(one), one.path), change, target, destination)
+            )
         elif _list_of(target) and any(key in target.vocabulary for key, _ in by_place(plan, number)):
             told = other_tokens(stored_recipe(one), one.path, target)
             notes.append(told and f"rows are copied by position, but {told}")
@@ -115,17 +121,19 @@ def _apart(one: RecordedList, other: RecordedList) -> str:
     return f"{told}: {row}" if row else told
 
 
-def _other_list(recorded: RecordedList | None, change: NewVocabulary, target: TargetSpec) -> str:
+def _other_list(
+    plan: Plan,
+    recorded: RecordedList | None,
+    change: NewVocabulary,
+    target: TargetSpec,
+    destination: ModelFolder | None,
+) -> str:
     """Return a note if the source's list in ``--vocab`` is not the recorded list; '' if it is, or none is known."""
     old, new = zip(change.paths, (change.source.tokens, change.new.tokens), strict=True)
     if recorded is None or any(recorded.is_list(*one) for one in _lists_at(*old)):
         return ""
     if any(recorded.is_list(*one) for one in _lists_at(*new)):
-        raise PlanError(
-            f"--vocab has {escape(new[0])} as the destination's token list, but this is the token list "
-            f"{_for(recorded)}.",
-            hint=f"Put the source's list first: --vocab {escape(new[0])}:{escape(old[0])}.",
-        )
+        raise turned_error(plan, change, f"the token list {_for(recorded)}", destination)
     if recorded.tokens is None and not recorded.trained and recorded.kind != target.kind:
         return ""  # the recorded file may not be a token list
     told = _told(recorded, old)
@@ -204,8 +212,9 @@ def _for(recorded: RecordedList) -> str:
 
 def _told(recorded: RecordedList, given: tuple[str, Sequence[str]]) -> str:
     """Return the difference of the recorded list from another list, in words; ``given`` is its path and its tokens."""
-    here, tokens = escape(os.path.basename(given[0])), given[1]
-    name, there = escape(recorded.model), escape(os.path.basename(recorded.path))
+    names, tokens = [os.path.basename(one) for one in (recorded.path, given[0])], given[1]
+    there, here = map(escape, names if names[0] != names[1] else map(_short, (recorded.path, given[0])))
+    name = escape(recorded.model)
     theirs, made = recorded.tokens, "was trained with" if recorded.trained else "was made for"
     if theirs is None and there:
         return f"{name} {made} the token list {there}, which is missing or has changed, not {made.split()[-1]} {here}"

@@ -20,6 +20,7 @@ from .documents import BYTE_PAIRS
 from .embedded_folder import with_embedded_tokens
 from .folder import ModelFolder
 from .tokenizer.given_list import given_list_notes
+from .tokenizer.turned_lists import turned_error
 from .unreadable import vocabulary_fault
 
 __all__ = [
@@ -101,11 +102,14 @@ def checked_rows(
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
 
 
-def checked_lists(plan: Plan, folders: Sequence[ModelFolder], change: NewVocabulary | None) -> Plan:
+def checked_lists(
+    plan: Plan, folders: Sequence[ModelFolder], change: NewVocabulary | None, destination: ModelFolder | None = None
+) -> Plan:
     """Return a plan with a note if the source's token list in ``--vocab`` differs from the tokeniser in its folder.
 
     If the folder has no tokeniser, the list is compared with the token ids in its configuration. ``change`` has the two
-    token lists of ``--vocab``. Raises PlanError if they were given in the wrong order.
+    token lists of ``--vocab``. ``destination`` is the folder of a destination that is a checkpoint. Raises PlanError if
+    the source's list was given as the destination's.
     """
     notes: list[str] = []
     for source, folder in zip(plan.sources, folders, strict=False):
@@ -116,13 +120,8 @@ def checked_lists(plan: Plan, folders: Sequence[ModelFolder], change: NewVocabul
         if theirs is None or theirs == change.source.tokens:
             notes += given_list_notes(folder, given, source.name) if theirs is None else ()
             continue
-        new = escape(change.paths[1])
         if theirs == change.new.tokens:
-            raise PlanError(
-                f"--vocab has {new} as the destination's token list, but this is the token list of the source "
-                f"{escape(source.name)}.",
-                hint=f"Put the source's list first: --vocab {new}:{escape(change.paths[0])}.",
-            )
+            raise turned_error(plan, change, f"the token list of the source {escape(source.name)}", destination)
         notes += other_list_notes(given, theirs, source.name, "--vocab")
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
 

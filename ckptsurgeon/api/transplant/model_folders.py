@@ -21,9 +21,9 @@ def with_output_files(plan: Plan, models: TransplantModels, change: NewVocabular
     """Return a plan whose output gets the files of the destination, changed as its weights and tokens are.
 
     ``change`` is the vocabulary that replaces the destination's. Raises ConfigError for a token id whose token the new
-    vocabulary lacks, or PlanError if the two token lists were given in the wrong order.
+    vocabulary lacks, or PlanError if the source's token list was given as the destination's.
     """
-    plan = checked_lists(with_dtype_said(plan, models.target), models.folders, change)
+    plan = checked_lists(with_dtype_said(plan, models.target), models.folders, change, models.kept_folder)
     if models.kept is not None:
         plan = kept_folder(plan, models.destination, models.target, change)
     number = len(models.opened)

@@ -42,6 +42,11 @@ class TransplantModels:
         return self.folders[-1] if self.kept is not None else ModelFolder("", self.target.companions)
 
     @property
+    def kept_folder(self) -> ModelFolder | None:
+        """The folder of a destination that is a checkpoint; None for a configuration."""
+        return None if self.kept is None else self.folders[-1]
+
+    @property
     def stated(self) -> Mapping[str, Any]:
         """The configuration of a destination that is not a checkpoint; empty if it has none."""
         return self.given or ({} if self.kept is not None else self.destination.config)

@@ -260,7 +260,8 @@ def _planned(
 
             plan = with_row_order_said(plan, [one.operated.checkpoint for one in sources], models.config)
         if not by_place and (change is not None or target.vocabulary):
-            plan = with_recorded_tokens_said(plan, models.opened, target, models.folders, change)
+            kept_folder = models.kept_folder
+            plan = with_recorded_tokens_said(plan, models.opened, target, models.folders, change, kept_folder)
     others += tuple(one.path for one in target.given)  # the output must not overwrite them, read by a step or not
     return replace(plan, inputs=PlanInputs(tuple(held), target, others, PlanningInputs(views, target, options)))
 

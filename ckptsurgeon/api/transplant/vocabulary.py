@@ -72,7 +72,7 @@ def vocabulary_options(
                 hint="Write --vocab SRC_TOKENS:DST_TOKENS.",
             )
         return None
-    rows = map_tokens(change.source, change.new, spelled=change.parts, new=new)
+    rows = map_tokens(change.source, change.new, spelled=change.parts, new=new, names=change.names)
     own = _are_beside(change.paths, *models)
     if not any(own) and change.source.tokens != change.new.tokens and all(_are_beside(change.paths[::-1], *models)):
         first, second = map(escape, change.paths)

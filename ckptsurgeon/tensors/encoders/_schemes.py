@@ -12,7 +12,7 @@ from typing import Any
 from ..dtypes import DTYPES
 from ..info import Encoded, TensorInfo
 
-__all__ = ["OWN_DTYPES", "SCHEMES", "Scheme", "misfit", "quantised_parts", "stated_settings", "together"]
+__all__ = ["JOINED", "OWN_DTYPES", "SCHEMES", "Scheme", "misfit", "quantised_parts", "stated_settings", "together"]
 
 WEIGHT = ".weight"
 FLOAT8, EXPONENTS = "float8_e4m3fn", "float8_e8m0fnu"

@@ -95,11 +95,12 @@ def test_two_other_layers_show_scales_that_were_never_set(scheme: str, end: str,
     key = f"model.layers.1.self_attn.q_proj.{end}"
     save_file({**state, key: torch.full_like(state[key], number)}, path, {"format": "pt"})
     told = found(folder)
-    assert told.keys() == {"value-family"}
+    fused = {"scales"} if scheme == "nvfp4" else set()  # it is far from those of k and v in its own layer, too
+    assert told.keys() == {"value-family"} | fused
     assert f"far from that of other layers: {key} has 1, the median is" in told["value-family"]
     few = {key: one for key, one in load_file(path).items() if ".layers.2." not in key}
     save_file(few, path, {"format": "pt"})
-    assert found(folder) == {}, "with one other layer, either may be wrong"
+    assert found(folder).keys() == fused, "with one other layer, either may be wrong"
 
 
 @pytest.mark.parametrize(("factor", "status"), [(50, "PASS"), (1000, "WARN")])

@@ -53,6 +53,39 @@ def test_outputs_as_they_were_written_pass(name: str, options: Any) -> None:
     assert "8 tensors" in found.looked_at
 
 
+def unsealed(path: Path) -> None:
+    (found,) = row(path).found
+    assert found.status.value == "WARN"
+    assert "its seal is broken" in found.what
+    assert "ckpt verify" in found.todo
+    assert not cs.verify(path).ok
+
+
+def test_changed_metadata_breaks_the_seal() -> None:
+    path = made("out.safetensors")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b'"format":"pt"', b'"format":"xy"', 1))
+    assert path.read_bytes() != data
+    unsealed(path)
+
+
+@pytest.mark.parametrize("name", ["folder", "shards"])
+def test_so_does_a_recipe_that_was_edited(name: str) -> None:
+    folder = made(name, **({"max_shard_size": "600B"} if name == "shards" else {}))
+    file = folder / "ckptsurgeon.json"
+    text = file.read_text()
+    file.write_text(text.replace("source0.safetensors", "source9.safetensors"))
+    assert file.read_text() != text
+    unsealed(folder)
+
+
+def test_so_does_a_shard_that_was_saved_again_with_other_metadata() -> None:
+    folder = made("shards", max_shard_size="600B")
+    save_file(load_file(folder / SECOND), folder / SECOND, {"format": "pt", "epoch": "3"})
+    unsealed(folder)
+    assert row(folder / SECOND).status.value == "PASS"  # a shard alone: the seal is that of the folder
+
+
 def test_a_model_that_ckpt_did_not_write_is_as_before() -> None:
     save_file({"w": torch.randn(4, 4)}, "a.safetensors")
     assert row(Path("a.safetensors")).status.value == "NOT RUN"

@@ -87,6 +87,13 @@ def test_the_source_s_list_in_vocab_is_compared_with_the_recipe() -> None:
     ]
 
 
+def test_two_lists_with_one_name_are_told_apart() -> None:
+    Path("ru").mkdir()
+    Path("ru/en.txt").write_text("\n".join(["<blank>", "<unk>", *"dabc", "<sos/eos>"]) + "\n")
+    (note,) = [n for n in cs.transplant("en.pth", "rev.yaml", vocab="ru/en.txt:rev.txt").notes if "list of" in n]
+    assert "made for the token list en.txt, in which row 2 is 'a', not 'd' as in ru/en.txt" in note
+
+
 def test_an_init_of_a_run_is_compared_too() -> None:
     cs.apply(cs.transplant("en.pth", "rev.yaml", vocab="en.txt:rev.txt"), "good.pth")
     target = target_with("rev.yaml", None)

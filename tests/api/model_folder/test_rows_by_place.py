@@ -295,6 +295,61 @@ def test_lists_named_the_other_way_round_are_an_error_and_another_list_is_said()
     assert "row 7 is 'z' in spelled.txt and 'd' in the tokeniser of a: the list of --vocab is used" in plan.notes
 
 
+def turned(vocab: str, destination: str = "b") -> str:
+    """Return the hint for a source's list that stands second."""
+    keys = ["model.embed_tokens*=0", "lm_head*=0"]
+    with pytest.raises(cs.PlanError, match="as the destination's token list, but this is the token list") as error:
+        cs.transplant("a", destination, vocab=vocab, vocab_keys=keys)
+    return error.value.hint
+
+
+def test_lists_are_to_be_swapped_only_if_the_first_is_the_destination_s() -> None:
+    pair()
+    for name in "ab":
+        shutil.copy(f"{name}/vocab.json", f"{name}.json")
+    Path("third.txt").write_text("\n".join([*TOKENS[:7], "z"]) + "\n")
+    assert turned("b.json:a.json") == "Put the source's list first: --vocab a.json:b.json."
+    assert turned("third.txt:a.json") == (
+        "third.txt is not the destination's list either (the tokeniser of b has other tokens): give that list, "
+        "--vocab a.json:DST_TOKENS."
+    )
+    assert turned("third.txt:a.json", "a") == "The tokeniser of a has the same tokens: leave --vocab out."
+    cs.transplant("a", "b", vocab="a.json:b.json", vocab_keys=["model.embed_tokens*=0", "lm_head*=0"])
+
+
+def test_without_a_tokeniser_the_rows_of_the_destination_decide() -> None:
+    pair()
+    shutil.copy("a/vocab.json", "a.json")
+    shutil.copy("b/model.safetensors", "b.safetensors")
+    Path("third.txt").write_text("\n".join([*TOKENS[:7], "z"]) + "\n")
+    assert turned("third.txt:a.json", "b.safetensors") == (
+        "If third.txt is the destination's list, put the source's list first: --vocab a.json:third.txt. Else give the "
+        "destination's list: --vocab a.json:DST_TOKENS."
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "hint"),
+    [
+        (9, "Put the source's list first: --vocab a.json:long.txt."),
+        (
+            8,
+            "long.txt is not the destination's list either (lm_head.weight has 8 rows in b.safetensors, but the list has",
+        ),
+        (12, "If long.txt is the destination's list, put"),  # further rows may be padding
+    ],
+)
+def test_a_longer_first_list_fits_as_many_rows(rows: int, hint: str) -> None:
+    pair()
+    shutil.copy("a/vocab.json", "a.json")
+    state = load_file("a/model.safetensors")
+    names = ("lm_head.weight", "model.embed_tokens.weight")
+    for path, size in (("a/model.safetensors", 16), ("b.safetensors", rows)):
+        save_file({**state, **{key: torch.ones(size, state[key].shape[1]) for key in names}}, path, {"format": "pt"})
+    Path("long.txt").write_text("\n".join([*TOKENS[:7], "y", "z"]) + "\n")
+    assert turned("long.txt:a.json", "b.safetensors").startswith(hint)
+
+
 @pytest.mark.parametrize(
     "made",
     [

@@ -334,3 +334,51 @@ def test_a_list_of_another_length_than_any_tensor_is_named_with_the_sizes() -> N
     tokens("long.txt", list("abcdefg"))
     with pytest.raises(PlanError, match=r"short\.txt has 2 tokens and long\.txt 7.*w from \(5, 4\) to \(7, 4\)"):
         cs.transplant("five.safetensors", "seven.safetensors", vocab="short.txt:long.txt")
+
+
+def lists_of_one_name(first: str, second: str) -> list[str]:
+    """Write a/vocab.txt and b/vocab.txt, with a token for each letter."""
+    paths = []
+    for name, letters in (("a", first), ("b", second)):
+        Path(name).mkdir()
+        Path(name, "vocab.txt").write_text("\n".join(letters) + "\n")
+        save_file({"emb.weight": torch.ones(len(letters), 2)}, f"{name}.safetensors")
+        paths.append(f"{name}/vocab.txt")
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("letters", "options", "message", "hint"),
+    [
+        (
+            "vwxyz",
+            {},
+            "the vocabularies a/vocab.txt and b/vocab.txt have no token in common",
+            "b/vocab.txt begins with",
+        ),
+        ("abcx", {"token_map": ["q=x"]}, "--token-map q=x: a/vocab.txt has no token 'q'", ""),
+        ("abcx", {"token_map": ["d=q"]}, "--token-map d=q: b/vocab.txt has no token 'q'", ""),
+        ("abcc", {}, "b/vocab.txt: vocab.txt has tokens twice", ""),
+    ],
+)
+def test_errors_tell_two_lists_with_one_name_apart(letters: str, options: Any, message: str, hint: str) -> None:
+    vocab = lists_of_one_name("abcd", letters)
+    with pytest.raises(ConfigError) as error:
+        cs.transplant("a.safetensors", "b.safetensors", vocab=vocab, **options)
+    assert message in error.value.message
+    assert hint in error.value.hint
+
+
+def test_so_do_those_of_a_merge() -> None:
+    lists_of_one_name("abcd", "abcc")
+    models = ["a.safetensors", "b.safetensors"]
+    given = {f"{name}.safetensors": f"{name}/vocab.txt" for name in "ab"}
+    with pytest.raises(ConfigError, match=r"^b/vocab\.txt: vocab\.txt has tokens twice: 'c'"):
+        cs.merge(models, method="linear", weights=[1, 1], vocab="union", tokens=given)
+
+
+def test_lists_with_two_names_are_called_by_these() -> None:
+    lists_of_one_name("abcd", "vwxyz")
+    Path("b/vocab.txt").rename("b/other.txt")
+    with pytest.raises(ConfigError, match=r"the vocabularies vocab\.txt and other\.txt have no token in common"):
+        cs.transplant("a.safetensors", "b.safetensors", vocab="a/vocab.txt:b/other.txt")

@@ -23,7 +23,10 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _of_recipe(subject: Subject) -> Iterator[Found]:
-    """Yield a finding if tensors do not have the checksums in the recipe, or if it is the recipe of other weights."""
+    """Yield a finding if tensors do not have the checksums in the recipe, or if it is of other weights.
+
+    If all tensors are right, its seal, a digest of all other bytes, is compared.
+    """
     found = subject.recipe
     if found.fault:
         todo = f"Write the output again, or remove {found.place}."
@@ -38,6 +41,12 @@ def _of_recipe(subject: Subject) -> Iterator[Found]:
         todo = "Fetch or write these files again: they are damaged, or from another output."
         figures = {"tensors": len(found.bad), "checked": found.number}
         yield Found(Status.FAIL, _bad(subject), todo, found.bad, found.file, figures)
+    elif found.is_unsealed:
+        said = (
+            f"all tensors are those of {found.place}, but its seal is broken: a header, metadata or the recipe changed"
+        )
+        todo = "ckpt verify fails this output: write it again, or remove the recipe if you changed it on purpose."
+        yield Found(Status.WARN, said, todo)
 
 
 def _keys(has: str, keys: tuple[str, ...]) -> str:

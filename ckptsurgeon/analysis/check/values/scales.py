@@ -16,6 +16,7 @@ from ..measuring.byte_scales import EXPONENTS
 from ..measuring.figures import Figures
 from ..report import Found, Status
 from ..subject import Subject
+from ._fused_scales import APART, unlike_fused
 
 __all__ = ["CHECK", "is_global_or_activation", "is_global_weight_scale", "scales_of"]
 
@@ -81,6 +82,12 @@ def _run(subject: Subject) -> Iterator[Found]:
     ):
         if keys:
             yield of_keys(status, keys, what, todo, values=_number(keys, found))
+    fused = unlike_fused(subject, {key: one for key, one in found.items() if is_global_weight_scale(subject, key)})
+    if fused:
+        what = f"of global scales that are over {APART} times apart in modules that vLLM fuses, with one scale for all"
+        yield of_keys(
+            Status.WARN, fused, what, "Quantise again with one global scale for q, k, v, and one for gate, up."
+        )
     named = {key.removesuffix(subject.parts.get(key, "")) for key in below}
     for kind in ODD:
         names = [one for one in subject.odd.get(kind, ()) if one.removesuffix(".weight") not in named]

@@ -1,0 +1,53 @@
+"""The error for a source's token list that stands second in ``--vocab``, and advice on the first list."""
+
+from __future__ import annotations
+
+from ....errors import PlanError
+from ....planning.plan.plan import Plan
+from ....util.text import count, escape
+from ....vocabulary.replacement import NewVocabulary
+from ..folder import ModelFolder
+
+__all__ = ["turned_error"]
+
+
+def turned_error(plan: Plan, change: NewVocabulary, why: str, destination: ModelFolder | None) -> PlanError:
+    """Return the error that the second list of ``change`` is the source's; ``why`` says how this is known.
+
+    ``destination`` is the folder of a destination that is a checkpoint; None for a configuration, which is built with
+    the second list, so that its rows tell nothing. The hint is to swap the lists only if the first is the
+    destination's, by its tokeniser or, without one, by its number of rows.
+    """
+    first, second = map(escape, change.paths)
+    swapped = f"--vocab {second}:{first}"
+    own = None if destination is None else destination.tokens
+    rows = {} if destination is None or own is not None else _rows(plan)
+    tokens = len(change.source.tokens)
+    name = escape(plan.target.name)
+    small = next((key for key, number in rows.items() if number < tokens), "")
+    if own is not None and own == change.new.tokens:
+        hint = f"The tokeniser of {name} has the same tokens: leave --vocab out."
+    elif own is not None and own != change.source.tokens:
+        hint = _neither(first, second, f"the tokeniser of {name} has other tokens")
+    elif small:
+        has = f"{escape(small)} has {count(rows[small], 'row')} in {name}"
+        hint = _neither(first, second, f"{has}, but the list has {count(tokens, 'token')}")
+    elif own is not None or (rows and set(rows.values()) == {tokens} and tokens != len(change.new.tokens)):
+        hint = f"Put the source's list first: {swapped}."
+    else:
+        hint = f"If {first} is the destination's list, put the source's list first: {swapped}. Else give the "
+        hint += f"destination's list: --vocab {second}:DST_TOKENS."
+    return PlanError(f"--vocab has {second} as the destination's token list, but this is {why}.", hint=hint)
+
+
+def _neither(first: str, second: str, why: str) -> str:
+    return f"{first} is not the destination's list either ({why}): give that list, --vocab {second}:DST_TOKENS."
+
+
+def _rows(plan: Plan) -> dict[str, int]:
+    """Return the number of rows of each tensor of the destination whose rows are mapped by token."""
+    return {
+        step.key: step.shape[step.axis]
+        for step in plan.steps
+        if step.rows is not None and step.axis is not None and step.axis < len(step.shape)
+    }

@@ -1,0 +1,66 @@
+"""Global scales of nvfp4 that are far apart in modules that vLLM fuses: ``ckpt check`` warns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+
+FUSED = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
+OTHERS = ("self_attn.o_proj", "mlp.down_proj")
+
+
+def model(sizes: dict[str, float], *, packed: bool = False) -> Path:
+    """Write four layers of nvfp4 whose global scales are 0.01, times ``sizes`` for some modules."""
+    torch.manual_seed(0)
+    state = {}
+    for module in (f"model.layers.{i}.{name}" for i in range(4) for name in (*FUSED, *OTHERS)):
+        scale = torch.tensor(0.01 * next((size for name, size in sizes.items() if module.endswith(name)), 1.0))
+        blocks = (torch.rand(32, 2) + 0.5).to(torch.float8_e4m3fn)
+        codes = torch.randint(0, 256, (32, 16), dtype=torch.uint8)
+        if packed:
+            state |= {f"{module}.weight_packed": codes, f"{module}.weight_global_scale": 1 / scale.reshape(1)}
+        else:
+            state |= {f"{module}.weight": codes, f"{module}.weight_scale_2": scale}
+        state[f"{module}.weight_scale"] = blocks
+    folder = Path("m")
+    folder.mkdir(exist_ok=True)
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    method = {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}
+    settings = method if packed else {"quant_method": "modelopt", "quant_algo": "NVFP4"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": settings}))
+    return folder
+
+
+def said(folder: Path) -> list[str]:
+    row = cs.check(folder).row("scales")
+    assert row.looked_at
+    return [one.what for one in row.found if "vLLM fuses" in one.what]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("module", "number"), [("k_proj", 12), ("gate_proj", 8), ("layers.2.self_attn.q_proj", 3)])
+@pytest.mark.parametrize("size", [12.0, 1 / 12])
+def test_global_scales_that_are_far_apart_are_a_warning(module: str, number: int, size: float, packed: bool) -> None:
+    (found,) = said(model({module: size}, packed=packed))
+    assert found.startswith(f"{number} tensors of global scales that are over 11 times apart")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {},
+        {"q_proj": 3.0, "k_proj": 0.5},  # calibrated apart, as some exporters do
+        {"o_proj": 50.0, "down_proj": 1 / 50},  # not fused
+        {"q_proj": 50.0, "k_proj": 50.0, "v_proj": 50.0},  # not fused with the MLP
+        {"layers.1.mlp.gate_proj": 50.0, "layers.1.mlp.up_proj": 50.0},  # nor with other layers
+    ],
+)
+def test_others_are_not(sizes: dict[str, float], packed: bool) -> None:
+    assert not said(model(sizes, packed=packed))
