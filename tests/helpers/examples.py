@@ -16,7 +16,7 @@ from torch.distributed.run import get_args_parser
 
 from ..cli.completion.asked import told
 from ..conftest import Result
-from ..trainer.together import together
+from ..trainer.together import MAIN, together
 from .shell import installed, left_out
 
 __all__ = ["PAGES", "ROOT", "Example", "Reader", "commands_of", "examples"]
@@ -95,9 +95,6 @@ def _forked(words: Sequence[str]) -> Result:
     ended = together(MAIN, *rest, size=int(asked.nproc_per_node))
     code = next((one.code for one in ended if one.code), 0)
     return Result(code, ended[0].out, "".join(one.err for one in ended))
-
-
-MAIN = "import sys\nfrom ckptsurgeon.__main__ import main\nsys.exit(main())"
 
 
 @dataclass

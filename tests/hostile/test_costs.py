@@ -53,7 +53,7 @@ RULES = {
 def made(name: str):
     def make() -> str:
         path = "x.index.json" if "an index" in name else "x.pth"
-        Path(path).write_bytes(FILES[name] if name in FILES else LARGE[name]())
+        Path(path).write_bytes({**FILES, **LARGE}[name]())
         return path
 
     return make

@@ -88,10 +88,24 @@ def together(
     return [Ended(code, out.read_text(), err.read_text()) for code, (out, err) in zip(codes, said, strict=True)]
 
 
+def alone(*words: str, folder: Path, environment: Mapping[str, str]) -> tuple[int, str]:
+    """Run ``ckpt`` in a folder, as the program that it is; returns its exit code, and what it printed and said."""
+    said = Path("said.txt").absolute()
+    said.unlink(missing_ok=True)
+    order = {
+        "program": MAIN, "arguments": ["ckpt", *words], "folder": str(folder), "environment": dict(environment),
+        "out": str(said), "err": str(said),
+    }  # fmt: skip
+    (code,) = _started().carry_out([order], seconds=600)
+    return code, said.read_text()
+
+
 def train(*arguments: str, size: int = 2, **others: Any) -> list[Ended]:
     """Run ``ckpt train`` as so many processes, without what takes long beside: checks after the run, and pictures."""
     return together(TRAIN, "train", *arguments, size=size, **others)
 
+
+MAIN = "import sys\nfrom ckptsurgeon.__main__ import main\nsys.exit(main())"
 
 TRAIN = """
 import os, sys
@@ -134,7 +148,7 @@ def born(order):
     os.environ.update(order["environment"])
     os.chdir(order["folder"])
     for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.dup2(os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND), number)
     faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
     sys.argv = order["arguments"]
     sys.path.insert(0, "")
@@ -157,8 +171,9 @@ def ended(pid, until):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 for line in sys.stdin:
-    pids, until = [], time.monotonic() + 200
-    for order in json.loads(line):
+    asked = json.loads(line)
+    pids, until = [], time.monotonic() + asked["seconds"]
+    for order in asked["orders"]:
         pid = os.fork()
         if not pid:
             code = born(order)
@@ -178,11 +193,11 @@ class _Nursery:
             env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"},  # as ckpt train sets it
         )  # fmt: skip
 
-    def carry_out(self, orders: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Run what is ordered, all of it at once; returns the exit codes."""
+    def carry_out(self, orders: Sequence[Mapping[str, Any]], seconds: int = 200) -> list[int]:
+        """Run what is ordered, all of it at once, and no longer than so many seconds; returns the exit codes."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(orders) + "\n")
+        self._process.stdin.write(json.dumps({"orders": orders, "seconds": seconds}) + "\n")
         self._process.stdin.flush()
         return list(json.loads(self._process.stdout.readline()))
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
+from types import FunctionType
 from typing import Any
 from unittest import mock
 from weakref import WeakSet
@@ -24,6 +25,9 @@ import torch
 from .user_code import PROCESS_STATE
 
 __all__ = ["Opened", "OwnThreads", "exchanged", "stand_in", "watched", "writes"]
+
+_ORIGINAL = "_ckptsurgeon_original"
+"""The attribute of a replacement that has what it replaces."""
 
 READERS: tuple[tuple[Any, str], ...] = ((safetensors, "safe_open"), (torch.jit, "load"))
 
@@ -183,15 +187,20 @@ def exchanged(*functions: tuple[Any, str, Callable[[Any], Any]]) -> Iterator[Non
 
     ``functions`` are tuples of an original, its name and ``make``. Only modules that have an original under its name
     are changed. At the end the originals are put back, also in modules that were imported during the block and that
-    have a replacement under any name. There can be thousands of modules, so all functions are replaced in one pass.
+    have a replacement under any name. There can be thousands of modules, so they are gone through once, for all
+    functions. A replacement that code in the block put elsewhere calls the original, and is replaced by the next block.
     """
     made = [(name, original, make(original)) for original, name, make in functions]
     before = set(sys.modules)
-    _exchange(made)
+    for _, original, new in made:
+        setattr(new, _ORIGINAL, original)
+    changed = list(_exchange(made))
     try:
         yield
     finally:
-        _exchange([(name, new, original) for name, original, new in made])
+        for names, name, found, new in changed:
+            if names.get(name) is new:
+                names[name] = found
         for module in sys.modules.keys() - before:
             names = getattr(sys.modules.get(module), "__dict__", {})
             for key, value in list(names.items()) if isinstance(names, dict) else ():
@@ -200,8 +209,11 @@ def exchanged(*functions: tuple[Any, str, Callable[[Any], Any]]) -> Iterator[Non
                         names[key] = original
 
 
-def _exchange(functions: Iterable[tuple[str, object, object]]) -> None:
-    """Replace functions in all modules; ``functions`` are tuples of a name, the old function and the new one."""
+def _exchange(functions: Iterable[tuple[str, object, object]]) -> Iterator[tuple[dict[str, Any], str, object, object]]:
+    """Replace functions in all modules; ``functions`` are tuples of a name, the old function and the new one.
+
+    Yields each place: the names of a module, the name, the function to put back, and the new one.
+    """
     named: dict[str, list[tuple[object, object]]] = {}
     for name, old, new in functions:
         named.setdefault(name, []).append((old, new))
@@ -212,7 +224,18 @@ def _exchange(functions: Iterable[tuple[str, object, object]]) -> None:
         for name, pairs in named.items():
             if name in names:
                 found = names[name]
-                names[name] = next((new for old, new in pairs if found is old), found)
+                new = next((new for old, new in pairs if _of(found) is _of(old)), None)
+                if new is not None:
+                    before = found if any(found is old for old, _ in pairs) else _of(found)
+                    names[name] = new
+                    yield names, name, before, new
+
+
+def _of(function: object) -> object:
+    """Return the original of a replacement, of this block or of one before; return any other object itself."""
+    while issubclass(type(function), (FunctionType, type)) and _ORIGINAL in vars(function):
+        function = vars(function)[_ORIGINAL]
+    return function
 
 
 @contextmanager

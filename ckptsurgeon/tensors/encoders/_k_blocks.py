@@ -273,10 +273,12 @@ def _nearest(numbers: Array, least: float, most: float) -> Array:
 
 
 def _total(rows: Array) -> Array:
-    """Return the sum of the numbers of each group, added from the first to the last."""
-    total: Array = rows[0].copy()
-    for row in rows[1:]:
-        total += row
+    """Return the sum of the numbers of each group, added from the first to the last.
+
+    numpy adds whole rows in this order. (Along the rows it would add in pairs, which rounds in another way: so it would
+    for a single group, but a block has at least eight.)
+    """
+    total: Array = np.add.reduce(rows)
     return total
 
 

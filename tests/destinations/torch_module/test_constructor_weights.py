@@ -8,8 +8,9 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -401,7 +402,7 @@ def test_blocks_in_blocks_hear_each_of_their_own() -> None:
     assert [list(one.files) for one in (outer, inner)] == [["a", "c"], ["b"]]
 
 
-def test_modules_are_gone_through_once_at_the_begin_and_once_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modules_are_gone_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """With transformers there are thousands, and a plan builds its network several times."""
 
     class Counted:
@@ -414,8 +415,23 @@ def test_modules_are_gone_through_once_at_the_begin_and_once_at_the_end(monkeypa
 
     monkeypatch.setitem(sys.modules, "counted", Counted())  # type: ignore[arg-type]
     with watched():
-        assert Counted.times == 1
-    assert Counted.times == 2
+        pass
+    assert Counted.times == 1
+
+
+@pytest.mark.parametrize(("module", "name"), [(safetensors, "safe_open"), (torch.jit, "load")])
+def test_a_function_that_a_block_put_into_a_module_is_watched_by_the_next(
+    module: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = ModuleType("late")
+    monkeypatch.setitem(sys.modules, "late", late)
+    original = getattr(module, name)
+    with watched():
+        setattr(late, name, getattr(module, name))
+    with watched() as seen, suppress(Exception):
+        getattr(late, name)("nothing.pt", "pt")
+    assert list(seen.files) == ["nothing.pt"]
+    assert getattr(late, name) is original
 
 
 def test_shards_are_given_as_their_folder() -> None:

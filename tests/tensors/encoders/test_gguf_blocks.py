@@ -11,6 +11,7 @@ from ckptsurgeon.tensors.composition import blocked
 from ckptsurgeon.tensors.decoders.gguf import _TYPES, values_of_blocks
 from ckptsurgeon.tensors.dtypes import BLOCKS, OF_SHORT_ROWS, ROUNDED
 from ckptsurgeon.tensors.encoders._encode import encode
+from ckptsurgeon.tensors.encoders._k_blocks import _total
 from ckptsurgeon.tensors.encoders._losses import RoundingLoss
 from ckptsurgeon.tensors.info import TensorInfo
 from ckptsurgeon.tensors.ops.regions import Array, Box
@@ -52,6 +53,17 @@ def test_a_block_does_not_depend_on_the_blocks_beside_it(kind: str) -> None:
     last = 256 // BLOCKS[kind][0] * BLOCKS[kind][1]
     for row in (0, 1):
         assert np.array_equal(rounded(values[row : row + 1, -256:], kind)[0], whole[row : row + 1, -last:])
+
+
+@pytest.mark.parametrize("size", [16, 32])
+@pytest.mark.parametrize("groups", [8, 9, 64, 1000, 16384])
+def test_the_numbers_of_a_group_are_added_one_after_another(size: int, groups: int) -> None:
+    rows = np.random.default_rng(groups).standard_normal((size, groups), dtype=np.float32)
+    wanted = rows[0].copy()
+    for row in rows[1:]:
+        wanted += row
+    assert np.array_equal(_total(rows), wanted)
+    assert not np.array_equal(np.add.reduce(np.ascontiguousarray(rows.T), 1), wanted)  # another order rounds otherwise
 
 
 def test_what_is_decoded_can_be_encoded() -> None:
