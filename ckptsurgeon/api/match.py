@@ -13,6 +13,7 @@ from ..destinations._load import load_target
 from ..storage.read.uri import shown
 from .inputs.argument_types import CheckpointLike
 from .inputs.fitting_notes import checkpoint_notes, destination_notes
+from .layouts.for_destination import layouts_between
 from .model_folder.folder import ModelFolder, model_folder_at
 from .model_folder.layers.row_order import renaming_notes
 
@@ -36,6 +37,12 @@ def match(
         notes = [*checkpoint_notes(checkpoint), *target.notes, *destination_notes(destination, target), *found.notes]
         if checkpoint.stripped:
             notes.append(f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}")
+        if between := layouts_between(checkpoint, target.tensors):
+            family, here, there = between
+            notes.append(
+                f"no rules are needed: both are networks of the family {family.name}, and ckpt transplant converts the "
+                f"layout {here.name} to {there.name}"
+            )
         beside = ModelFolder("", target.companions)
         config = beside.config or (model_folder_at(target.keeps).config if os.path.isdir(target.keeps) else {})
         notes += renaming_notes(found.names.items(), checkpoint, target.tensors.keys(), config)

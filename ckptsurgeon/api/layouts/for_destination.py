@@ -9,6 +9,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...planning.keys.renaming import rename
 from ...planning.keys.rules import parse_rule
 from ...planning.layouts.conversion import LayoutConversion, conversion
+from ...planning.layouts.layout import Family, Layout
 from ...planning.layouts.recognise import recognised
 from ...planning.operations.operation import parse_operations
 from ...planning.operations.perform import perform
@@ -18,7 +19,7 @@ from .layout_named import changed_layout, said_of
 from .named_layout import AUTO, KEEP
 from .settings import settings_of
 
-__all__ = ["layout_for"]
+__all__ = ["layout_for", "layouts_between"]
 
 
 def layout_for(
@@ -38,18 +39,26 @@ def layout_for(
         return None
     if name != AUTO:
         return _known(changed_layout(name, checkpoint, settings_of(checkpoint, config(), heads)), checkpoint)
+    found = layouts_between(checkpoint, wanted)
+    if found is None:
+        return None
+    family, here, there = found
+    settings = settings_of(checkpoint, config(), heads)
+    return _known(conversion(family, here, [there], checkpoint, settings, checkpoint.path, is_part=True), checkpoint)
+
+
+def layouts_between(
+    source: Mapping[str, TensorInfo], wanted: Mapping[str, TensorInfo]
+) -> tuple[Family, Layout, Layout] | None:
+    """Return the family of two networks, and their layouts if these differ; None if it is not known or they do not."""
     there = recognised(wanted)
     both = [
         (family, here, target)
-        for family, here in (recognised(checkpoint) if there else ())
+        for family, here in (recognised(source) if there else ())
         for other, target in there
         if other is family and target.name != here.name
     ]
-    if len(both) != 1:
-        return None
-    family, here, target = both[0]
-    settings = settings_of(checkpoint, config(), heads)
-    return _known(conversion(family, here, [target], checkpoint, settings, checkpoint.path, is_part=True), checkpoint)
+    return both[0] if len(both) == 1 else None
 
 
 def _known(found: LayoutConversion, checkpoint: Checkpoint) -> KnownLayout | None:
