@@ -1,20 +1,23 @@
-"""Finds the numbers of attention heads of a network in its configuration."""
+"""Finds the numbers of attention heads of a network in its configuration, and compares them with the shapes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from ...errors import PlanError
+from ...util.text import escape
 from .layout import Numbers, Tensors
 
 __all__ = ["heads_in", "heads_of_decoder"]
 
 _HEADS = ("num_attention_heads", "n_heads", "n_head", "num_heads", "encoder_attention_heads")
 _KEYS = ("num_key_value_heads", "n_kv_heads")
+_WIDTH = ("hidden_size", "dim")
 FREQUENCIES = "rope.freqs"
 """The frequencies of the rotary embedding in Meta's files: one for each pair of rows of a head."""
-QUERIES, KEYS = "layers.0.attention.wq.weight", "layers.0.attention.wk.weight"
-"""The first queries and keys in Meta's files."""
+PROJECTIONS = ("layers.0.attention.w{}", "layers.0.attn.{}_proj", "model.layers.0.self_attn.{}_proj")
+"""The first queries (q) and keys (k) in the layouts of Meta, torchtune and transformers."""
 
 
 def heads_in(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
@@ -22,23 +25,40 @@ def heads_in(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
 
     Reads the fields of transformers' config.json and of Meta's and Mistral's params.json.
     """
-    heads = next((config[name] for name in _HEADS if _is_number(config.get(name))), None)
-    if heads is None:
-        return {}
-    return {"heads": heads, "keys": next((config[name] for name in _KEYS if _is_number(config.get(name))), heads)}
+    heads = _stated(config, _HEADS)
+    return {"heads": heads, "keys": _stated(config, _KEYS) or heads} if heads else {}
 
 
 def heads_of_decoder(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
-    """Return ``heads_in`` of a configuration; without a configuration, the numbers that ``rope.freqs`` shows."""
-    stated = heads_in(tensors, config)
-    if stated or FREQUENCIES not in tensors or not {QUERIES, KEYS} <= tensors.keys():
+    """Return ``heads_in`` of a configuration; without a configuration, the numbers that ``rope.freqs`` shows.
+
+    Raises PlanError if the numbers contradict the rows of queries and keys.
+    """
+    queries, keys = (_first(kind, tensors) for kind in "qk")
+    stated, width = heads_in(tensors, config), _stated(config, _WIDTH)
+    if not queries or not keys:
         return stated
-    head = 2 * tensors[FREQUENCIES].numel
-    rows = [tensors[key].shape[0] if tensors[key].shape else 0 for key in (QUERIES, KEYS)]
-    if not head or any(not number or number % head for number in rows):
-        return {}
-    return {"heads": rows[0] // head, "keys": rows[1] // head}
+    rows = [tensors[key].shape[0] if tensors[key].shape else 0 for key in (queries, keys)]
+    if not stated and FREQUENCIES in tensors:
+        size = 2 * tensors[FREQUENCIES].numel
+        if size and all(number and number % size == 0 for number in rows):
+            return {"heads": rows[0] // size, "keys": rows[1] // size}
+    if stated:
+        size = _stated(config, ("head_dim",)) or (width // stated["heads"] if width else rows[0] // stated["heads"])
+        if rows != [stated["heads"] * size, stated["keys"] * size]:
+            raise PlanError(
+                f"{escape(queries)} has {rows[0]} rows and {escape(keys)} has {rows[1]}, which do not fit "
+                f"{stated['heads']} heads of queries and {stated['keys']} of keys with {size} rows each.",
+                hint="Correct the numbers of heads. If the file is one of several ranks, join them first.",
+            )
+    return stated
 
 
-def _is_number(value: object) -> bool:
-    return type(value) is int and 0 < value < 1 << 20
+def _stated(config: Mapping[str, Any], names: tuple[str, ...]) -> int:
+    """Return the first of these fields that is a whole number above 0; 0 if none is."""
+    return next((config[name] for name in names if type(config.get(name)) is int and 0 < config[name] < 1 << 20), 0)
+
+
+def _first(kind: str, tensors: Tensors) -> str:
+    """Return the key of the first queries ("q") or keys ("k"); '' if there are none."""
+    return next((key for one in PROJECTIONS if (key := f"{one.format(kind)}.weight") in tensors), "")
