@@ -513,7 +513,7 @@ MUTANTS = (
         "constants of an ONNX model that are not read are noted",
         "if one.number in (5, 10):  # a tensor, or one of several",
         "if one.number == 10:  # a tensor, or one of several",
-        "formats/test_onnx.py",
+        "formats/exported/test_onnx.py",
     ),
     Mutant(
         "an array of Flax has as many bytes as its shape needs",

@@ -17,9 +17,9 @@ import ckptsurgeon as cs
 from ckptsurgeon.formats.base import limits
 from ckptsurgeon.formats.base.protobuf import field, varint_bytes
 
-from ..helpers.onnx_files import attribute, external, graph, model, node, packed, tensor
+from ...helpers.onnx_files import attribute, external, graph, model, node, packed, tensor
 
-GOLDEN = Path(__file__).parents[2] / "fixtures" / "golden" / "onnx"
+GOLDEN = Path(__file__).parents[3] / "fixtures" / "golden" / "onnx"
 ONES = np.ones(6, "<f4").tobytes()
 W = tensor("w", (2, 3), values=ONES)
 
