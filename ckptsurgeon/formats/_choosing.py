@@ -78,7 +78,7 @@ def example_of_run(names: Sequence[str]) -> str:
 
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz", ".gguf")
-EXPORTED = (".onnx", ".msgpack")
+EXPORTED = (".onnx", ".msgpack", ".pt2")
 """Suffixes of files that are read if a folder has no other checkpoint: exports often stand beside the weights."""
 _PREFERRED = (
     "model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors", "adapter_model.safetensors",

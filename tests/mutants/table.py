@@ -516,6 +516,12 @@ MUTANTS = (
         "formats/exported/test_onnx.py",
     ),
     Mutant(
+        "all tensors of a record of torch.export have one dtype",
+        "if known != dtype:  # torch would",
+        "if DTYPES[known].bits != DTYPES[dtype].bits:  # torch would",
+        "hostile/test_pt2.py",
+    ),
+    Mutant(
         "an array of Flax has as many bytes as its shape needs",
         "if prod(shape) * DTYPES[dtype].bits // 8 != data.length:",
         "if prod(shape) * DTYPES[dtype].bits // 8 < data.length:",
