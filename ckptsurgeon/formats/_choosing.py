@@ -80,6 +80,8 @@ def example_of_run(names: Sequence[str]) -> str:
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz", ".gguf")
 EXPORTED = (".onnx", ".msgpack", ".pt2")
 """Suffixes of files that are read if a folder has no other checkpoint: exports often stand beside the weights."""
+PICKLED = (".pkl",)
+"""Suffixes of files that are read if a folder has none of these either: such a file may contain anything."""
 _PREFERRED = (
     "model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors", "adapter_model.safetensors",
     "adapter_model.bin",
@@ -109,8 +111,8 @@ def is_weights(name: str) -> bool:
 
 
 def is_exported(name: str) -> bool:
-    """Return whether a file name has the suffix of an exported model, such as ``.onnx``."""
-    return name.lower().endswith(EXPORTED)
+    """Return whether a file name has the suffix of an exported model or of a pickle, such as ``.onnx``."""
+    return name.lower().endswith(EXPORTED + PICKLED)
 
 
 def has_weights(names: Sequence[str]) -> bool:
@@ -132,8 +134,8 @@ def choose(folder: Folder, names: Sequence[str]) -> Choice:
     if not candidates and not shards and (packed := packed_weights(folder, names)):
         entry, name = next(iter(packed.items()))
         return Choice(name, [path for path in packed.values() if path != name], f", the {escape(entry)} of {META}")
-    if not candidates and not shards:
-        candidates = [name for name in names if is_exported(name)]
+    for suffixes in (EXPORTED, PICKLED) if not shards else ():
+        candidates = candidates or [name for name in names if name.lower().endswith(suffixes)]
     if not candidates:
         raise _none(folder, sorted(shards))
     known = {indexed_name(name).lower() for name in indexes}

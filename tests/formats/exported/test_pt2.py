@@ -126,6 +126,12 @@ def test_a_folder_or_an_archive_with_one_program_is_opened() -> None:
         assert list(found) == ["other"]
 
 
+@pytest.mark.parametrize("name", ["program", "old", "older", "compiled"])
+def test_a_program_at_an_address_is_read_by_ranges(name: str, hub: Any) -> None:
+    with cs.open_checkpoint(hub.file(f"{name}.pt2", (GOLDEN / f"{name}.pt2").read_bytes())) as found:
+        assert found.tensor("part").tolist() == [2, 3, 4, 5][: found["part"].numel]
+
+
 def test_the_scan_looks_into_the_records(ckpt: Any) -> None:
     evil = b"cos\nsystem\n(S'true'\ntR."
     Path("x.pt2").write_bytes(program({"w": entry("weight_0")}, {**W, "data/constants/opaque_obj_0": evil}))
