@@ -78,7 +78,7 @@ def example_of_run(names: Sequence[str]) -> str:
 
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz", ".gguf")
-EXPORTED = (".onnx", ".msgpack", ".pt2")
+EXPORTED = (".onnx", ".msgpack", ".pt2", ".pdparams")
 """Suffixes of files that are read if a folder has no other checkpoint: exports often stand beside the weights."""
 PICKLED = (".pkl",)
 """Suffixes of files that are read if a folder has none of these either: such a file may contain anything."""

@@ -1,8 +1,8 @@
 """Reads pickles of numpy's arrays (``.pkl``): a dict of arrays, also in further dicts and lists. Nothing is unpickled.
 
-Models of Caffe2, detectron2 and JAX are published as such files, and PaddlePaddle's are of this kind, too (``paddle``).
-The values are read where they are in the file. Pickles of protocols 0 to 2 store them as text: it is decoded when the
-values are read.
+Models of Caffe2, detectron2 and JAX are published as such files, and PaddlePaddle's are of this kind, too (see
+``paddle.py``). The values are read where they are in the file. Pickles of protocols 0 to 2 store them as text: it is
+decoded when the values are read.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from ..pickle.values import GlobalName, OpaqueResult, PlacedBytes
 from ..safetensors import FORMAT as SAFETENSORS
 from ..torch_legacy import FORMAT as TORCH_LEGACY
 from ..unsupported.text import UnreadableFile, argument, not_a_checkpoint
+from .paddle import NOTE as PADDLE_NOTE
+from .paddle import is_of_paddle, named_array, with_slices_joined
 
 __all__ = ["FORMAT"]
 
@@ -39,6 +41,7 @@ _JOBLIB = b"joblib.numpy_pickle"
 _PARTS = ("state_dict", "model_state_dict", "model", "module", "net", "params", "blobs", "weights")
 """The keys under which programs save a model next to other entries; the dicts below them are joined one by one."""
 _CHUNK = 8 << 20
+_OF_PADDLE = (".pdparams", ".pdopt")
 _TUPLES = 8
 """The most levels of tuples in which arrays are looked for."""
 
@@ -60,13 +63,20 @@ class _PickledArrays:
             _refuse_joblib(source)
             found = load_placed(source)
             arrays = _Arrays(source, name)
+            arrays.paddle = is_of_paddle(found.value)
             tree = arrays.converted(found.value)
             if not arrays.made:
                 raise _no_arrays(source)
+            if isinstance(tree, dict) and arrays.paddle:
+                tree = with_slices_joined(tree)
             notes = [*arrays.notes(), *_rest(source, found.end)]
             flat = _joined(tree, os.path.splitext(source.name)[0] or "array")
         return Header(
-            self.name, flat, (FilePrint.of(source, found.digest, name),), arrays.handles(), notes=tuple(notes)
+            "paddle" if arrays.paddle else self.name,
+            flat,
+            (FilePrint.of(source, found.digest, name),),
+            arrays.handles(),
+            notes=tuple(notes),
         )
 
 
@@ -116,10 +126,14 @@ def _has_texts(tree: Any) -> bool:
 
 
 class _Arrays:
-    """Makes the headers of arrays in ``file``; ``made`` counts them. ``within`` is the file's name in storages."""
+    """Makes the headers of arrays in ``file``; ``made`` counts them. ``within`` is the file's name in storages.
+
+    ``paddle`` is true if PaddlePaddle wrote the file, as far as is known.
+    """
 
     def __init__(self, file: File, within: str) -> None:
         self.made = 0
+        self.paddle = False
         self._file, self._within = file, within
         self._segments: list[MemorySegment] = []
         self._size = 0
@@ -135,8 +149,15 @@ class _Arrays:
         return found
 
     def notes(self) -> list[str]:
-        """Return the notes on arrays that are not read."""
-        return [f"not read: {count(self._others, 'array')} of strings, objects or records"] if self._others else []
+        """Return the notes on arrays that are not read, and on those of PaddlePaddle."""
+        notes = [f"not read: {count(self._others, 'array')} of strings, objects or records"] if self._others else []
+        unsigned = sum(isinstance(info, TensorInfo) and info.dtype == "uint16" for _, info in self._known.values())
+        if unsigned and self._file.name.endswith(_OF_PADDLE):
+            notes.append(
+                f"PaddlePaddle stores bfloat16 as uint16: {count(unsigned, 'tensor')} may be of bfloat16, but the file "
+                "does not say that PaddlePaddle wrote it"
+            )
+        return [*notes, PADDLE_NOTE] if self.paddle else notes
 
     def converted(self, tree: Any) -> Any:
         """Return the tree with a TensorInfo for each array; dicts and lists are changed in place.
@@ -157,9 +178,16 @@ class _Arrays:
                 continue
             for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
                 node[key] = self._value(value, waiting, 0)
+        if self.paddle:
+            for _, info in self._known.values():
+                if isinstance(info, TensorInfo) and info.dtype == "uint16":
+                    info.dtype = "bfloat16"  # nobody else has these headers yet
         return holder[0]
 
     def _value(self, value: Any, waiting: list[Any], depth: int) -> Any:
+        named = named_array(value) if isinstance(value, OpaqueResult) else None
+        self.paddle |= named is not None
+        value = named or value
         if isinstance(value, Array):
             return self._array(value)
         if isinstance(value, PlacedBytes):
