@@ -16,7 +16,7 @@ from ..errors import FormatError
 from ..storage.read.base import File, Folder, Source
 from ..storage.read.uri import open_source
 from ..util.text import escape, listing
-from ._choosing import is_exported, is_weights
+from ._choosing import is_exported, is_weights, only_pickle
 from ._espnet_pack import META
 from .base.header import FilePrint, Header, naming
 from .base.slice import FileSlice
@@ -130,8 +130,13 @@ class ArchiveFolder(Folder):
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether a file directly in this folder is named like a checkpoint, or describes one (``CKPT.yaml``)."""
-        return any(is_weights(name) or is_exported(name) or name in _SAVED for name in self.names())
+        """Whether a file directly in this folder is named like a checkpoint, or describes one (``CKPT.yaml``).
+
+        A pickle counts if it is the only one here and no file in the subfolders is named like a checkpoint.
+        """
+        if any(is_weights(name) or is_exported(name) or name in _SAVED for name in self.names()):
+            return True
+        return bool(only_pickle(self.names())) and not any(map(is_weights, self._paths))
 
     @property
     def way_in(self) -> str:

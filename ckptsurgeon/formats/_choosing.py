@@ -27,6 +27,7 @@ __all__ = [
     "is_exported",
     "is_weights",
     "note_of",
+    "only_pickle",
 ]
 
 # Chooses one of the checkpoints that a training run of ESPnet leaves in its folder.
@@ -80,8 +81,8 @@ def example_of_run(names: Sequence[str]) -> str:
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz", ".gguf")
 EXPORTED = (".onnx", ".msgpack", ".pt2", ".pdparams")
 """Suffixes of files that are read if a folder has no other checkpoint: exports often stand beside the weights."""
-PICKLED = (".pkl",)
-"""Suffixes of files that are read if a folder has none of these either: such a file may contain anything."""
+_PICKLED = ".pkl"
+"""The suffix of a file that is read if it is the only one in a folder without other checkpoints: it may be anything."""
 _PREFERRED = (
     "model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors", "adapter_model.safetensors",
     "adapter_model.bin",
@@ -111,8 +112,14 @@ def is_weights(name: str) -> bool:
 
 
 def is_exported(name: str) -> bool:
-    """Return whether a file name has the suffix of an exported model or of a pickle, such as ``.onnx``."""
-    return name.lower().endswith(EXPORTED + PICKLED)
+    """Return whether a file name has the suffix of an exported model, such as ``.onnx``."""
+    return name.lower().endswith(EXPORTED)
+
+
+def only_pickle(names: Sequence[str]) -> list[str]:
+    """Return [name] of the only pickle among file names; [] if there is none, or several."""
+    found = [name for name in names if name.lower().endswith(_PICKLED)]
+    return found if len(found) == 1 else []
 
 
 def has_weights(names: Sequence[str]) -> bool:
@@ -134,8 +141,8 @@ def choose(folder: Folder, names: Sequence[str]) -> Choice:
     if not candidates and not shards and (packed := packed_weights(folder, names)):
         entry, name = next(iter(packed.items()))
         return Choice(name, [path for path in packed.values() if path != name], f", the {escape(entry)} of {META}")
-    for suffixes in (EXPORTED, PICKLED) if not shards else ():
-        candidates = candidates or [name for name in names if name.lower().endswith(suffixes)]
+    if not candidates and not shards:
+        candidates = [name for name in names if is_exported(name)] or only_pickle(names)
     if not candidates:
         raise _none(folder, sorted(shards))
     known = {indexed_name(name).lower() for name in indexes}

@@ -14,7 +14,7 @@ from ..util.collection import no_collection
 from ..util.registry import discover
 from ..util.text import escape, listing
 from ._archive import Member, archive_folder, of_archive
-from ._choosing import choose, has_weights, is_weights, note_of
+from ._choosing import choose, has_weights, is_weights, note_of, only_pickle
 from .base.header import Format, Header, Writer
 from .base.sharded_writer import folder_frame, folder_recipe
 from .torch.tar import is_tar
@@ -143,7 +143,11 @@ def _read_folder(folder: Folder) -> Header:
         found = folder_kind(folder, names) if error.rule == "no checkpoint" and not error.details else None
         raise not_a_checkpoint(folder.uri, found, error.rule) if found is not None else error from None
     name = choice.name
-    header = read_header(choice.file or folder.file(name), name)
+    try:
+        header = read_header(choice.file or folder.file(name), name)
+    except FormatError as error:
+        found = folder_kind(folder, names) if only_pickle([name]) and error.rule == "no state dict" else None
+        raise not_a_checkpoint(folder.uri, found, error.rule) if found is not None else error from None
     notes = note_of(choice, {file.name for file in header.files})
     if "latest" in names:
         notes.append(

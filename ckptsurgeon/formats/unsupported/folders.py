@@ -25,7 +25,7 @@ _LOOKED_INTO = 16
 """The most subfolders that are searched, since each may cost a request over the network."""
 _OTHERS = (
     ".h5", ".hdf5", ".keras", ".nemo", ".pte", ".tflite", ".mlmodel", ".engine",
-    ".plan", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar",
+    ".plan", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".pkl",
 )  # fmt: skip
 """Suffixes of formats that cannot be read; the error for opening such a file says which format it has."""
 

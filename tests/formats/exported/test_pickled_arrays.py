@@ -120,6 +120,25 @@ def test_a_folder_or_an_archive_with_one_pickle_is_opened() -> None:
         assert list(found) == ["other"]
 
 
+def test_a_pickle_of_other_things_does_not_hide_checkpoints_in_subfolders() -> None:
+    Path("run/checkpoints").mkdir(parents=True)
+    save_file({"w": torch.ones(2)}, "run/checkpoints/model.safetensors")
+    Path("run/state.pkl").write_bytes(pickle.dumps({"epoch": 3}))
+    for more in ("", "run/other.pkl"):
+        if more:
+            Path(more).write_bytes(pickle.dumps({"epoch": 3}))
+        with pytest.raises(cs.FormatError, match="a folder with checkpoints in its subfolders: checkpoints"):
+            cs.open_checkpoint("run")
+    with zipfile.ZipFile("run.zip", "w") as archive:
+        archive.write("run/state.pkl", "state.pkl")
+        archive.write("run/checkpoints/model.safetensors", "checkpoints/model.safetensors")
+    with pytest.raises(cs.FormatError, match="a zip archive that contains checkpoints/model.safetensors"):
+        cs.open_checkpoint("run.zip")
+    Path("vocabulary.pkl").write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(cs.FormatError, match="without arrays of numpy"):
+        cs.open_checkpoint("vocabulary.pkl")
+
+
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_a_pickle_at_an_address_is_read_by_ranges(protocol: int, hub: Any) -> None:
     large = np.arange(1_000_000, dtype="f4")
