@@ -127,8 +127,12 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @property
     def in_memory(self) -> bool:
-        """Whether the tensors are in memory and not in a file."""
-        return any(isinstance(file, MemoryFile) for file in self.header.handles.values())
+        """Whether the tensors are in memory and not in a file.
+
+        Some readers keep values in memory that they had to decode, next to the file: such a checkpoint is in a file.
+        """
+        files = self.header.handles.values()
+        return bool(files) and all(isinstance(file, MemoryFile) for file in files)
 
     @property
     def closed(self) -> bool:

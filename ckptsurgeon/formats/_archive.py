@@ -16,12 +16,12 @@ from ..errors import FormatError
 from ..storage.read.base import File, Folder, Source
 from ..storage.read.uri import open_source
 from ..util.text import escape, listing
-from ._choosing import is_exported, is_weights
+from ._choosing import is_exported, is_weights, only_pickle
 from ._espnet_pack import META
 from .base.header import FilePrint, Header, naming
 from .base.slice import FileSlice
 from .torch.tar import is_tar, plain_members
-from .zip.archive import is_of_torch, read_archive
+from .zip.archive import is_of_export, is_of_torch, read_archive
 from .zip.records import STORED
 
 __all__ = ["ArchiveFolder", "Member", "archive_folder", "of_archive", "open_member"]
@@ -34,10 +34,6 @@ _SAVED = ("CKPT.yaml", META, ".metadata")
 
 _NEMO_CONFIG, _NEMO_WEIGHTS = "model_config.yaml", "model_weights"
 """The ``.nemo`` of a large model has a folder ``model_weights`` of torch distributed instead of one weights file."""
-
-
-_EXPORTED = "serialized_exported_program.json"
-"""The file by which archives of torch.export (2.6 and older) are recognised; such archives are not read."""
 
 
 class _Place(NamedTuple):
@@ -54,7 +50,7 @@ def archive_folder(file: Source, head: bytes) -> ArchiveFolder | None:
     subfolder. Raises FormatError or UnsafeError if the archive is damaged.
     """
     folder = _whole(file, head) if isinstance(file, File) and not isinstance(file, Member) else None
-    if folder is None or _EXPORTED in folder.names():
+    if folder is None:
         return None
     while not folder.has_checkpoint and (name := folder.way_in):
         folder = folder.inside(name)
@@ -62,14 +58,14 @@ def archive_folder(file: Source, head: bytes) -> ArchiveFolder | None:
 
 
 def _whole(file: File, head: bytes) -> ArchiveFolder | None:
-    """Return a whole archive as a folder; None if the file is not an archive, or if ``torch.save`` wrote it.
+    """Return a whole archive as a folder; None if the file is not an archive, or is one that torch wrote.
 
     Also returns None if a zip archive contains a compressed checkpoint. ``head`` has the first bytes of the file.
     """
     if head.startswith(b"PK"):
         archive = read_archive(file)
         packed = [name for name, one in archive.entries.items() if one.method != STORED and is_weights(name)]
-        if packed or is_of_torch(archive.entries):
+        if packed or is_of_torch(archive.entries) or is_of_export(archive.entries):
             return None
         plain = [one for one in archive.entries.values() if one.method == STORED and not one.name.endswith("/")]
         return ArchiveFolder(archive.file, {one.name: _Place(one.data, one.stored) for one in plain})
@@ -134,8 +130,13 @@ class ArchiveFolder(Folder):
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether a file directly in this folder is named like a checkpoint, or describes one (``CKPT.yaml``)."""
-        return any(is_weights(name) or is_exported(name) or name in _SAVED for name in self.names())
+        """Whether a file directly in this folder is named like a checkpoint, or describes one (``CKPT.yaml``).
+
+        A pickle counts if it is the only one here and no file in the subfolders is named like a checkpoint.
+        """
+        if any(is_weights(name) or is_exported(name) or name in _SAVED for name in self.names()):
+            return True
+        return bool(only_pickle(self.names())) and not any(map(is_weights, self._paths))
 
     @property
     def way_in(self) -> str:

@@ -27,6 +27,7 @@ __all__ = [
     "is_exported",
     "is_weights",
     "note_of",
+    "only_pickle",
 ]
 
 # Chooses one of the checkpoints that a training run of ESPnet leaves in its folder.
@@ -78,8 +79,10 @@ def example_of_run(names: Sequence[str]) -> str:
 
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz", ".gguf")
-EXPORTED = (".onnx", ".msgpack")
+EXPORTED = (".onnx", ".msgpack", ".pt2", ".pdparams")
 """Suffixes of files that are read if a folder has no other checkpoint: exports often stand beside the weights."""
+_PICKLED = ".pkl"
+"""The suffix of a file that is read if it is the only one in a folder without other checkpoints: it may be anything."""
 _PREFERRED = (
     "model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors", "adapter_model.safetensors",
     "adapter_model.bin",
@@ -113,6 +116,12 @@ def is_exported(name: str) -> bool:
     return name.lower().endswith(EXPORTED)
 
 
+def only_pickle(names: Sequence[str]) -> list[str]:
+    """Return [name] of the only pickle among file names; [] if there is none, or several."""
+    found = [name for name in names if name.lower().endswith(_PICKLED)]
+    return found if len(found) == 1 else []
+
+
 def has_weights(names: Sequence[str]) -> bool:
     """Return whether ``names`` include a usual name of model weights, such as ``model.safetensors``.
 
@@ -133,7 +142,7 @@ def choose(folder: Folder, names: Sequence[str]) -> Choice:
         entry, name = next(iter(packed.items()))
         return Choice(name, [path for path in packed.values() if path != name], f", the {escape(entry)} of {META}")
     if not candidates and not shards:
-        candidates = [name for name in names if is_exported(name)]
+        candidates = [name for name in names if is_exported(name)] or only_pickle(names)
     if not candidates:
         raise _none(folder, sorted(shards))
     known = {indexed_name(name).lower() for name in indexes}

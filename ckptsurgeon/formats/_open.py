@@ -14,7 +14,7 @@ from ..util.collection import no_collection
 from ..util.registry import discover
 from ..util.text import escape, listing
 from ._archive import Member, archive_folder, of_archive
-from ._choosing import choose, has_weights, is_weights, note_of
+from ._choosing import choose, has_weights, is_weights, note_of, only_pickle
 from .base.header import Format, Header, Writer
 from .base.sharded_writer import folder_frame, folder_recipe
 from .torch.tar import is_tar
@@ -24,14 +24,18 @@ from .unsupported.folders import PIPELINE, folder_kind
 from .unsupported.text import not_a_checkpoint
 from .zip.archive import names_in as names_in_zip
 
-__all__ = ["read_header", "writers"]
+__all__ = ["formats", "read_header", "writers"]
 
+_FOLDERS = ("ckptsurgeon.formats", "ckptsurgeon.formats.exported")
+"""The folders with a module for each format."""
 _HEAD = 512
 """How many bytes of a file are read to find its format."""
 
 
-def _formats() -> list[Format]:
-    return cast("list[Format]", list(discover("ckptsurgeon.formats", "FORMAT").values()))
+def formats() -> list[Format]:
+    """Return all formats, in the order of the names of their modules: the first one that fits a file reads it."""
+    found = {name: one for folder in _FOLDERS for name, one in discover(folder, "FORMAT").items()}
+    return cast("list[Format]", [found[name] for name in sorted(found)])
 
 
 def _formats_of(head: bytes = b"") -> list[Format]:
@@ -40,12 +44,12 @@ def _formats_of(head: bytes = b"") -> list[Format]:
     These are the formats whose magic bytes match, or else all formats without magic bytes. So a zip archive, for
     example, is not tried as a tar archive or as an index.
     """
-    return [one for one in _formats() if head.startswith(one.magic)] or [one for one in _formats() if not one.magic]
+    return [one for one in formats() if head.startswith(one.magic)] or [one for one in formats() if not one.magic]
 
 
 def writers() -> dict[str, Writer]:
     """Return the Writer of each format that can be written, by its name in the option ``--to``."""
-    found = {fmt.name: getattr(fmt, "writer", None) for fmt in _formats()}
+    found = {fmt.name: getattr(fmt, "writer", None) for fmt in formats()}
     return {w.name: w for w in found.values() if w is not None}
 
 
@@ -139,7 +143,11 @@ def _read_folder(folder: Folder) -> Header:
         found = folder_kind(folder, names) if error.rule == "no checkpoint" and not error.details else None
         raise not_a_checkpoint(folder.uri, found, error.rule) if found is not None else error from None
     name = choice.name
-    header = read_header(choice.file or folder.file(name), name)
+    try:
+        header = read_header(choice.file or folder.file(name), name)
+    except FormatError as error:
+        found = folder_kind(folder, names) if only_pickle([name]) and error.rule == "no state dict" else None
+        raise not_a_checkpoint(folder.uri, found, error.rule) if found is not None else error from None
     notes = note_of(choice, {file.name for file in header.files})
     if "latest" in names:
         notes.append(

@@ -25,7 +25,7 @@ from ..helpers.torch_files import rezipped
 KEPT = Path(__file__).parents[2] / "fixtures/fuzz"
 """A folder of sound files for each target, written by ``python -m tests.fuzz.seeds``."""
 
-ARCHIVES = (".pt", ".pth", ".ckpt")
+ARCHIVES = (".pt", ".pth", ".ckpt", ".pt2")
 """Sound files that are changed record by record: a zip's checksums keep changes of its bytes from its readers."""
 
 Files = Mapping[str, bytes]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.formats.test_flax import HOSTILE
+from tests.formats.exported.test_flax import HOSTILE
 
 from ..promises.clauses import FLAX
 from .case import all_named, broken, by_refusal, each, unsafe, written

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.formats.test_onnx import BESIDE, HOSTILE, ONES
+from tests.formats.exported.test_onnx import BESIDE, HOSTILE, ONES
 
 from ..promises.clauses import ONNX
 from .case import all_named, broken, by_refusal, each, unsafe, written

@@ -513,7 +513,25 @@ MUTANTS = (
         "constants of an ONNX model that are not read are noted",
         "if one.number in (5, 10):  # a tensor, or one of several",
         "if one.number == 10:  # a tensor, or one of several",
-        "formats/test_onnx.py",
+        "formats/exported/test_onnx.py",
+    ),
+    Mutant(
+        "a slice of PaddlePaddle belongs to one tensor",
+        "if len({*names}) < len(names) or used & {*names}:",
+        "if len({*names}) < len(names):",
+        "hostile/test_paddle.py",
+    ),
+    Mutant(
+        "a string of a pickle that is skipped is in the file",
+        "if begin + at + length > self.file.size:",
+        "if begin + at > self.file.size:",
+        "hostile/test_pickled_arrays.py",
+    ),
+    Mutant(
+        "all tensors of a record of torch.export have one dtype",
+        "if known != dtype:  # torch would",
+        "if DTYPES[known].bits != DTYPES[dtype].bits:  # torch would",
+        "hostile/test_pt2.py",
     ),
     Mutant(
         "an array of Flax has as many bytes as its shape needs",

@@ -25,6 +25,9 @@ TENSORFLOW = "TensorFlow's checkpoints"
 GGUF = "GGUF files"
 ONNX = "ONNX models, and the files beside them"
 FLAX = "msgpack files of Flax"
+EXPORT = "Programs of torch.export"
+PICKLED = "Pickles of numpy's arrays"
+PADDLE = "Files of PaddlePaddle"
 SPECIAL = "FIFOs, devices, sockets, links to nowhere and to themselves"
 INPUTS = "Plans, recipes, configurations, vocabularies and map files"
 MUTATED = "Sound files with bytes flipped, cut, spliced or edited"
@@ -50,7 +53,7 @@ PLACED = "Links, files, folders and names in the way of what was fetched"
 
 OPENING = (
     NEVER_RUN, PICKLE, COSTS, LIMITS, CLAIMS, ZIP_NAMES, ZIP_PLACES, ZIP_PACKED, CHECKSUM, LEGACY, SCRIPT, SAFETENSORS,
-    INDEX, DCP, ZERO, RANKS, NUMPY, TENSORFLOW, GGUF, ONNX, FLAX, SPECIAL, INPUTS, MUTATED, SHOWN,
+    INDEX, DCP, ZERO, RANKS, NUMPY, TENSORFLOW, GGUF, ONNX, FLAX, EXPORT, PICKLED, PADDLE, SPECIAL, INPUTS, MUTATED, SHOWN,
 )  # fmt: skip
 WRITING = (FULL, FAILING, OTHERWISE, KILLED, POWER, UNFLUSHED, UNREADABLE, MEMORY, REFLINKS, WRITERS)
 FETCHING = (SENT, KEPT, MOVED, BROKEN_OFF, ELSEWHERE, PLACED)

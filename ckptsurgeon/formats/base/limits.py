@@ -166,6 +166,12 @@ PIECE_DATA = 4 << 20
 Tensors of the same dtype and shape have the same pickle.
 """
 
+EXPORT_PICKLES = 64 << 20
+"""The most bytes of all pickles of tensors in one archive of torch.export: about 120 for each tensor.
+
+An archive may have many pickles, and each may take seconds for its size.
+"""
+
 ZERO_PIECES = 500_000
 """The most pieces of all parameters on all ranks of ZeRO; each piece takes a TensorInfo in memory."""
 

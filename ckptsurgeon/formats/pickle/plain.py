@@ -12,11 +12,12 @@ from math import prod
 from typing import Any
 
 from ...errors import FormatError
+from ...tensors.dtypes import DTYPES
 from ...util.text import shape_text
 from ..base.untrusted import CopyBudget, check_elements, check_sizes
-from .values import SHOWN, GlobalName, OpaqueResult, PickledSet, set_items
+from .values import SHOWN, GlobalName, OpaqueResult, PickledSet, PlacedBytes, set_items
 
-__all__ = ["NUMPY", "Array", "plain_functions"]
+__all__ = ["ML_DTYPES", "NUMPY", "Array", "plain_functions"]
 
 _CHARACTERS = 32
 """Encoding this many characters takes as long as copying one element, and counts as one in the CopyBudget."""
@@ -113,6 +114,10 @@ TORCH_NAMES = {
     "u4": "uint32", "u8": "uint64", "f2": "float16", "f4": "float32", "f8": "float64",
     "c8": "complex64", "c16": "complex128",
 }  # fmt: skip
+ML_DTYPES = frozenset(
+    {"bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu"}
+)
+"""The dtypes of the package ml_dtypes (of JAX) that torch has under the same names."""
 _LONGEST_CODE = 20
 
 
@@ -135,27 +140,33 @@ class _Type:
 class Array:
     """A numpy array whose bytes are in the pickle; ``dtype`` is torch's name for its dtype, '' if torch has none.
 
+    ``placed`` is the place of the bytes if they were not read; ``data`` is empty then.
+
     Raises FormatError if the shape is invalid, or the data has more or fewer bytes than the shape needs.
     """
 
-    __slots__ = ("_data", "big_endian", "dtype", "fortran", "shape")
+    __slots__ = ("_data", "big_endian", "dtype", "fortran", "placed", "shape")
 
     def __init__(self, kind: object = None, shape: object = (0,), data: object = b"", order: object = "C") -> None:
         check_sizes(shape, "size")
         assert isinstance(shape, tuple)  # by check_sizes
         check_elements(shape)
         code = kind.code if isinstance(kind, _Type) else ""
-        self.dtype = TORCH_NAMES.get(code, "")
+        self.dtype = code if code in ML_DTYPES else TORCH_NAMES.get(code, "")
         self.big_endian = isinstance(kind, _Type) and kind.big
         self.shape: tuple[int, ...] = shape
         self.fortran = order == "F" or order is True
+        self.placed = data if isinstance(data, PlacedBytes) else None
         self._data = data if isinstance(data, (bytes, bytearray, str)) else b""
-        if self.dtype and len(self._data) != prod(shape) * int(code[1:]):
+        if self.dtype and not self._fits(prod(shape) * DTYPES[self.dtype].itemsize):
             raise FormatError(
-                f"a numpy array of {self.dtype} and shape {shape_text(shape)} has {len(self._data)} bytes, "
-                "which do not fit this shape.",
+                f"a numpy array of {self.dtype} and shape {shape_text(shape)} has {self.placed or len(self._data)}"
+                f"{'' if self.placed else ' bytes'}, which do not fit this shape.",
                 rule="numpy",
             )
+
+    def _fits(self, nbytes: int) -> bool:
+        return len(self._data) == nbytes if self.placed is None else self.placed.fits(nbytes)
 
     @property
     def data(self) -> bytes | bytearray:
@@ -184,6 +195,8 @@ class Array:
 
 
 def _dtype(code: object, *_: object) -> _Type:
+    if isinstance(code, GlobalName) and code.module == "ml_dtypes":
+        return _Type(code.name)
     text = code[:_LONGEST_CODE] if isinstance(code, str) else ""
     return _Type(text.lstrip("<>|="), text.startswith(">"))
 

@@ -18,6 +18,7 @@ __all__ = [
     "OpaqueResult",
     "PickledFrozenSet",
     "PickledSet",
+    "PlacedBytes",
     "Unhashable",
     "brief",
     "key_text",
@@ -86,6 +87,32 @@ class OpaqueResult:
         if isinstance(state, tuple) and len(state) == 2:
             state = state[1] if not isinstance(state[0], dict) else state[0]
         return state if isinstance(state, dict) else {}
+
+
+class PlacedBytes:
+    """A long byte string of a pickle that was not read: its place in the file.
+
+    ``kind`` is "bytes", or "text" for a string in UTF-8, or "encoded" if the bytes are those of this string in Latin-1,
+    whose number is only known when they are read: ``nbytes`` is the number of bytes in the file.
+    """
+
+    __slots__ = ("kind", "nbytes", "offset")
+
+    def __init__(self, offset: int, nbytes: int, kind: str) -> None:
+        self.offset = offset
+        self.nbytes = nbytes
+        self.kind = kind
+
+    def encoded(self) -> PlacedBytes:
+        """Return the bytes of this string in Latin-1."""
+        return PlacedBytes(self.offset, self.nbytes, "encoded")
+
+    def fits(self, nbytes: int) -> bool:
+        """Return whether these may be ``nbytes`` bytes; a character of Latin-1 has one or two bytes in UTF-8."""
+        return nbytes == self.nbytes if self.kind == "bytes" else nbytes <= self.nbytes <= 2 * nbytes
+
+    def __repr__(self) -> str:
+        return f"{self.nbytes} bytes"
 
 
 class PickledSet(list[Any]):

@@ -22,7 +22,7 @@ from ..pickle.torch import STORAGE_DTYPES, TypedStorage
 from ..pickle.values import GlobalName, OpaqueResult, brief
 from ..zip.archive import Archive, ZipEntry, read_archive
 
-__all__ = ["TorchArchive", "script_tensors"]
+__all__ = ["TorchArchive", "is_big_endian", "script_tensors", "storages_in"]
 
 _ORDER_BYTES = 64
 
@@ -84,7 +84,7 @@ def _root(file: File, archive: Archive) -> str:
     return roots[0]
 
 
-def _is_big_endian(archive: Archive, root: str) -> bool:
+def is_big_endian(archive: Archive, root: str) -> bool:
     """Return whether an archive says that its numbers are big-endian; raises FormatError for an unknown byte order."""
     order = f"{root}byteorder"
     said = archive.read(order, _ORDER_BYTES) if order in archive.entries else b"little"
@@ -102,7 +102,7 @@ class _Storages:
         self._folder = f"{root}data/"
         self._records: dict[str, ZipEntry | Storage] = dict(archive.entries)
         self._kinds: dict[GlobalName, tuple[str, int]] = {}
-        self._big = _is_big_endian(archive, root)
+        self._big = is_big_endian(archive, root)
 
     def resolve(self, pid: Any) -> object:
         """Return the TypedStorage for the persistent id ``('storage', type, key, location, numel)``."""
@@ -148,6 +148,25 @@ class _Storages:
                 rule="compressed record",
             )
         return Storage(self._within, data, size, crc32 or None, name, self._big)
+
+
+def storages_in(tree: Any) -> list[Storage]:
+    """Return the storages of all tensors in the content of an archive, each storage once."""
+    found: dict[int, Storage] = {}
+    waiting, seen = [tree], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, TensorInfo):
+            if node.storage is not None:
+                found[id(node.storage)] = node.storage
+            waiting.extend(node.parts)
+        elif isinstance(node, (dict, list, tuple)) and id(node) not in seen:
+            seen.add(id(node))
+            waiting.extend(node.values() if isinstance(node, dict) else node)
+        elif isinstance(node, OpaqueResult) and id(node) not in seen:
+            seen.add(id(node))
+            waiting.extend((node.args, node.state, node.items))
+    return list(found.values())
 
 
 # TorchScript archives: the tensors of a scripted module, without its program.

@@ -16,8 +16,7 @@ from ..base.header import FilePrint
 from ..base.header_digest import digest_outside
 from ..base.slice import FileSlice
 from ..pickle.state import Rebuild
-from ..pickle.values import OpaqueResult
-from .archive import TorchArchive
+from .archive import TorchArchive, storages_in
 from .rebuild import rebuilders
 
 __all__ = ["PieceFiles"]
@@ -77,7 +76,7 @@ class PieceFiles:
             )
         tree = archive.load_cached(self._rebuild, self._known)
         self.digests[name].update(archive.digest().encode())
-        for storage in _storages(tree):
+        for storage in storages_in(tree):
             storage.offset += offset
             self.storages[name].append(storage)
         return tree
@@ -92,22 +91,3 @@ class PieceFiles:
             name: digest_outside(file, sorted((s.offset, s.offset + s.nbytes) for s in self.storages[name]))
             for name, file in self.handles.items()
         }
-
-
-def _storages(tree: Any) -> list[Storage]:
-    """Return the storages of all tensors in the content of an archive, each storage once."""
-    found: dict[int, Storage] = {}
-    waiting, seen = [tree], set[int]()
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, TensorInfo):
-            if node.storage is not None:
-                found[id(node.storage)] = node.storage
-            waiting.extend(node.parts)
-        elif isinstance(node, (dict, list, tuple)) and id(node) not in seen:
-            seen.add(id(node))
-            waiting.extend(node.values() if isinstance(node, dict) else node)
-        elif isinstance(node, OpaqueResult) and id(node) not in seen:
-            seen.add(id(node))
-            waiting.extend((node.args, node.state, node.items))
-    return list(found.values())

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ...util.text import escape, listing
 from .._choosing import is_weights
-from ..zip.archive import is_of_torch
+from ..zip.archive import is_of_export, is_of_torch
 from .text import UnreadableFile, argument, text_kind
 
 __all__ = ["HEAD", "UnreadableFile", "foreign", "in_tar", "in_zip", "packed"]
@@ -92,11 +92,8 @@ def in_zip(names: Sequence[str], name: str) -> UnreadableFile | None:
     Returns None if the archive is unknown, or if torch wrote it.
     """
     bare = {one.rpartition("/")[2] for one in names}
-    if is_of_torch(names):
+    if is_of_torch(names) or is_of_export(names):
         return None
-    if bare & {"archive_format", "serialized_exported_program.json"}:
-        advice = "Load it with torch.export.load, and save its state_dict() with torch.save."
-        return UnreadableFile("a program exported by torch.export (.pt2)", advice)
     if {"config.json", "model.weights.h5"} <= bare:
         advice = "Load it in Keras, and save the arrays with numpy.savez: ckpt reads .npz."
         return UnreadableFile("a Keras model, a zip archive", advice)

@@ -19,7 +19,16 @@ from ..base import limits
 from .records import DEFLATED, FULL, Listed, ZipEntry, locate, record_at, wide_sizes
 from .remote import locate_remote
 
-__all__ = ["Archive", "ZipEntry", "is_of_torch", "names_in", "read_archive"]
+__all__ = [
+    "EXPORT_MARK",
+    "EXPORT_OLD",
+    "Archive",
+    "ZipEntry",
+    "is_of_export",
+    "is_of_torch",
+    "names_in",
+    "read_archive",
+]
 
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
@@ -101,6 +110,17 @@ def names_in(file: File) -> list[str]:
 def is_of_torch(names: Iterable[str]) -> bool:
     """Return whether torch wrote an archive with these records: one is ``data.pkl``, at the top or in a folder."""
     return any(name.count("/") <= 1 and f"/{name}".endswith("/data.pkl") for name in names)
+
+
+EXPORT_MARK = "archive_format"
+"""A record that archives of ``torch.export`` have, in their only folder."""
+EXPORT_OLD = "serialized_exported_program.json"
+"""A record that archives of ``torch.export`` of torch 2.6 and older have."""
+
+
+def is_of_export(names: Iterable[str]) -> bool:
+    """Return whether ``torch.export`` wrote an archive with these records."""
+    return any(name == EXPORT_OLD or (name.count("/") == 1 and name.endswith(f"/{EXPORT_MARK}")) for name in names)
 
 
 def _find_directory(file: File) -> tuple[int, int, int]:

@@ -71,6 +71,7 @@ def test_objects_are_found_however_they_are_spelt(where: str, spelling: str, ver
     "made",
     [
         np.ones(3), np.ones((2, 3), ">f2"), np.array(3), np.zeros(0, "<i8"), np.array(["O", "a"]), np.array([b"O"]),
+        np.zeros(2, "u1"), np.ones(2, ">u4"),
         np.array([1, 2], "M8[ns]"), np.ones(2, "m8[25s]"), np.ones((2, 2), order="F"), np.ones(1, "c16"), np.zeros(2, "V5"),
         np.zeros(2, [("Offset", "<f4"), ("O", "S3", (2, 2))]), np.zeros(1, [("a", [("b", "<f4"), ("c", [("d", "?")])])]),
         np.zeros(1, [(("title", "name"), "<i2")]), np.zeros(2, [(f"field {i}", "<f4") for i in range(300)]),

@@ -43,13 +43,6 @@ def tarred(*names: str) -> bytes:
     return out.getvalue()
 
 
-def exported() -> bytes:
-    program = torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))
-    out = io.BytesIO()
-    torch.export.save(program, out)
-    return out.getvalue()
-
-
 def hdf5(at: int) -> bytes:
     return b"\0" * at + b"\x89HDF\r\n\x1a\n" + b"\0" * 200
 
@@ -85,11 +78,6 @@ FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str, str]] = {
     "keras": (
         "x.keras", zipped("metadata.json", "config.json", "model.weights.h5"), "a Keras model, a zip archive", SAVEZ,
     ),
-    "pt2 of torch 2.6": (
-        "x.pt2", zipped("serialized_exported_program.json", "serialized_state_dict.pt", "serialized_constants.pt", "version"),
-        "a program exported by torch.export (.pt2)", "save its state_dict() with torch.save.",
-    ),
-    "pt2": ("x.pt2", exported, "a program exported by torch.export (.pt2)", "save its state_dict() with torch.save."),
     "zip of safetensors": (
         "x.zip", zipped("net/", "net/model.safetensors", deflated=True),
         "a zip archive that contains net/model.safetensors", "unzip x.zip net/model.safetensors",
@@ -147,7 +135,7 @@ def test_a_file_says_what_it_is_and_what_to_do(kind: str) -> None:
     assert bool(advice) == bool(caught.value.hint)
 
 
-@pytest.mark.parametrize("kind", ["old nemo", "json error in an index", "pt2", "lfs"])
+@pytest.mark.parametrize("kind", ["old nemo", "json error in an index", "keras", "lfs"])
 @pytest.mark.parametrize("verb", [["inspect"], ["convert", "-o", "y.pth"], ["view", "-o", "y.html"], ["diff", "x.pth"]])
 def test_every_verb_says_so_and_ends_with_3(kind: str, verb: list[str], ckpt: Any) -> None:
     torch.save({"a": torch.ones(1)}, "x.pth")

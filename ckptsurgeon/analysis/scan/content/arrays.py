@@ -17,7 +17,7 @@ _FIRST = 4096
 _LONGEST = 1 << 20
 _NESTED = 32
 
-_TYPE = rb"'[<>|=]?(?P<code>[?bBhHiIlLqQefdgFDGcSaUVmM])(?P<size>\d{0,18})(?:\[\w+\])?'"
+_TYPE = rb"'[<>|=]?(?P<code>[?bBhHiuIlLqQefdgFDGcSaUVmM])(?P<size>\d{0,18})(?:\[\w+\])?'"
 _NAME = rb"(?:'[^'\\]*'|\"[^\"\\]*\")"
 _SHAPE = rb"\((?P<shape>(?:\d+L?(?:, |,|(?=\))))*)\)"
 _FIELD = rb"\((?:%b|\(%b, %b\)), %b(?:, %b)?\)" % (_NAME, _NAME, _NAME, _TYPE, _SHAPE)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
+from ....formats.pickle.plain import ML_DTYPES
 from ....formats.pickle.torch import STORAGE_DTYPES
 from ....tensors.dtypes import DTYPES
 from ..findings import Verdict
@@ -71,6 +72,7 @@ _OTHERS = {
     "numpy._core.multiarray": ("_reconstruct", "scalar"),
     "numpy.core.numeric": ("_frombuffer",),
     "numpy._core.numeric": ("_frombuffer",),
+    "ml_dtypes": tuple(ML_DTYPES),
 }  # fmt: skip
 
 

@@ -15,19 +15,19 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from math import prod
 
-from ..errors import FormatError, SourceError, UnsafeError
-from ..storage.read._memory import MemoryFile
-from ..storage.read.base import File, Source
-from ..tensors.dtypes import DTYPES
-from ..tensors.info import Storage, TensorInfo
-from ..util.text import count, escape, number_in
-from .base import limits
-from .base.header import FilePrint, Header, naming
-from .base.header_digest import digest_outside
-from .base.messages import Field, Messages
-from .base.protobuf import signed
-from .base.sharded_writer import shard_name
-from .base.untrusted import check_elements, check_sizes
+from ...errors import FormatError, SourceError, UnsafeError
+from ...storage.read._memory import MemoryFile
+from ...storage.read.base import File, Source
+from ...tensors.dtypes import DTYPES
+from ...tensors.info import Storage, TensorInfo
+from ...util.text import count, escape, number_in
+from ..base import limits
+from ..base.header import FilePrint, Header, naming
+from ..base.header_digest import digest_outside
+from ..base.messages import Field, Messages
+from ..base.protobuf import signed
+from ..base.sharded_writer import shard_name
+from ..base.untrusted import check_elements, check_sizes
 
 __all__ = ["FORMAT"]
 

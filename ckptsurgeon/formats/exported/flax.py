@@ -14,18 +14,18 @@ from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any, NamedTuple
 
-from ..errors import FormatError, UnsafeError
-from ..storage.read.base import File, Source
-from ..tensors.composition import join, reshape
-from ..tensors.dtypes import DTYPES
-from ..tensors.info import Storage, TensorInfo
-from ..util.text import escape
-from .base import limits
-from .base.header import FilePrint, Header, naming
-from .base.header_digest import digest_outside
-from .base.untrusted import check_elements, check_sizes
-from .base.window import Window
-from .pickle.values import GlobalName, OpaqueResult
+from ...errors import FormatError, UnsafeError
+from ...storage.read.base import File, Source
+from ...tensors.composition import join, reshape
+from ...tensors.dtypes import DTYPES
+from ...tensors.info import Storage, TensorInfo
+from ...util.text import escape
+from ..base import limits
+from ..base.header import FilePrint, Header, naming
+from ..base.header_digest import digest_outside
+from ..base.untrusted import check_elements, check_sizes
+from ..base.window import Window
+from ..pickle.values import GlobalName, OpaqueResult
 
 __all__ = ["FORMAT"]
 

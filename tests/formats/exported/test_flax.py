@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 import ckptsurgeon as cs
 from ckptsurgeon.formats.base import limits
 
-from ..helpers.flax_files import Raw, array, extension, packed
+from ...helpers.flax_files import Raw, array, extension, packed
 
-GOLDEN = Path(__file__).parents[2] / "fixtures" / "golden" / "flax"
+GOLDEN = Path(__file__).parents[3] / "fixtures" / "golden" / "flax"
 ONES = np.ones(6, "<f4").tobytes()
 W = array((2, 3), "float32", ONES)
 

@@ -1,0 +1,76 @@
+"""Joins the keys of nested dicts and lists that contain tensors: ``{"a": {"b": tensor}}`` becomes ``a.b``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ...errors import FormatError, UnsafeError
+from ...tensors.info import TensorInfo
+from ...util.text import escape
+from ..pickle.values import key_text
+from . import limits
+
+__all__ = ["flattened", "holds_tensors"]
+
+
+class _Allowed:
+    """Counts the values that may still be visited, since a pickle may share containers at many levels."""
+
+    def __init__(self) -> None:
+        self._left = limits.TREE_NODES
+
+    def take(self, depth: int) -> None:
+        self._left -= 1
+        if self._left < 0 or depth > limits.TREE_DEPTH:
+            raise UnsafeError(
+                f"its dicts and lists have over {limits.TREE_NODES:,} values, or over {limits.TREE_DEPTH} levels.",
+                rule="tree size",
+            )
+
+
+def holds_tensors(tree: Any) -> bool:
+    """Return whether a tensor is in nested dicts and lists; raises UnsafeError if there are too many values."""
+    allowed, seen = _Allowed(), set[int]()
+    waiting = [(tree, 0)]
+    while waiting:
+        node, depth = waiting.pop()
+        if isinstance(node, TensorInfo):
+            return True
+        if isinstance(node, (dict, list, tuple)) and id(node) not in seen:
+            allowed.take(depth)
+            seen.add(id(node))
+            waiting.extend((child, depth + 1) for child in (node.values() if isinstance(node, dict) else node))
+    return False
+
+
+def flattened(tree: Any) -> dict[str, Any]:
+    """Return the values of nested dicts and lists under their dotted keys; containers without tensors stay whole.
+
+    Raises FormatError for a key that occurs twice, UnsafeError if there are too many values or too long keys.
+    """
+    found: dict[str, Any] = {}
+    characters = 0
+    for key, value in _leaves(tree, "", 0, _Allowed(), {}):
+        characters += len(key)
+        if len(key) > limits.KEY_CHARACTERS or characters > limits.PATH_CHARACTERS:
+            raise UnsafeError("a key, or all keys together, are too long.", rule="key length")
+        if key in found:
+            raise FormatError(f"two of its values have the key {escape(key)}.", rule="duplicate key")
+        found[key] = value
+    return found
+
+
+def _leaves(
+    tree: Any, prefix: str, depth: int, allowed: _Allowed, holding: dict[int, bool]
+) -> Iterator[tuple[str, Any]]:
+    """Yield the keys and values in ``tree``; ``holding`` says of each container that was seen if it has tensors."""
+    for name, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        allowed.take(depth)
+        nested = isinstance(value, (dict, list, tuple))
+        if nested and id(value) not in holding:
+            holding[id(value)] = holds_tensors(value)
+        if nested and holding[id(value)]:
+            yield from _leaves(value, f"{prefix}{key_text(name)}.", depth + 1, allowed, holding)
+        else:
+            yield f"{prefix}{key_text(name)}", value
