@@ -1,0 +1,134 @@
+"""Reads folders of Meta's Llama with a file for each rank: ``consolidated.00.pth`` and so on, and ``params.json``.
+
+Follows ``llama_models/llama3/model.py``, and ``llama/model.py`` of Llama 1 and 2: the layers of fairscale split weights
+along one dimension, and each rank stores the norms.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from ..errors import FormatError, UnsafeError
+from ..storage.read.base import Folder, Source
+from ..tensors.composition import join
+from ..tensors.info import TensorInfo
+from ..util.text import count, escape, listing
+from ._open import read_header
+from .base import limits
+from .base.header import Header
+from .clusters.joining import equal_bytes
+from .torch.zero import StateFile
+
+__all__ = ["FORMAT"]
+
+_FILE = re.compile(r"consolidated\.(\d{2})\.pth")
+_SPLIT = re.compile(r"(?:^|\.)(?:wq|wk|wv|w1|w3|output|(?P<columns>wo|w2)|(?P<words>tok_embeddings))\.(?:weight|bias)$")
+"""Matches the weights that are split: along their columns, words either way, all others along their rows."""
+
+
+class _MetaRanks:
+    name = "meta ranks"
+    magic: tuple[bytes, ...] = ()
+
+    def sniff(self, source: Source, head: bytes) -> bool:
+        """Return whether a folder has Meta's files of two ranks or more."""
+        return isinstance(source, Folder) and len(_ranks(source)) > 1
+
+    def read(self, source: Source, name: str = "") -> Header:
+        """Return one header, made from the files of all ranks; raises FormatError if the files do not fit together."""
+        assert isinstance(source, Folder)
+        names = _names(source)
+        files: list[StateFile] = []
+        try:
+            for one in names:
+                file = source.file(one)
+                files.append(StateFile(file, read_header(file, one)))
+            weights, notes = _joined(files)
+        except BaseException:
+            for opened in files:
+                opened.file.close()
+            raise
+        return Header(
+            format=self.name,
+            tree=weights,
+            files=tuple(file for one in files for file in one.header.files),
+            handles={key: file for one in files for key, file in one.header.handles.items()},
+            notes=(f"read as one model: {count(len(files), 'rank')} of tensor parallelism", *notes),
+        )
+
+
+def _ranks(folder: Folder) -> dict[int, str]:
+    return {int(found[1]): name for name in folder.names() if (found := _FILE.fullmatch(name))}
+
+
+def _names(folder: Folder) -> list[str]:
+    """Return the names of the files of all ranks, in order; raises FormatError if one is missing."""
+    found = _ranks(folder)
+    lost = [f"consolidated.{rank:02d}.pth" for rank in range(max(found)) if rank not in found]
+    if lost:
+        raise FormatError(f"{escape(folder.uri)} lacks the files of some ranks: {listing(lost)}.", rule="ranks")
+    if len(found) > limits.RANKS:
+        raise UnsafeError(
+            f"{escape(folder.uri)} has {len(found)} ranks, more than the limit of {limits.RANKS}.", rule="ranks"
+        )
+    return [found[rank] for rank in sorted(found)]
+
+
+def _joined(files: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], list[str]]:
+    """Return the tensors of the whole model, and a note on tensors that should be equal on all ranks but are not."""
+    first, handles = files[0], {key: file for one in files for key, file in one.header.handles.items()}
+    weights: dict[str, TensorInfo] = {}
+    differing = []
+    for one in files:
+        if not isinstance(one.header.tree, Mapping) or one.header.tree.keys() != first.header.tree.keys():
+            raise FormatError(
+                f"{escape(one.file.uri)} has other keys than {escape(first.file.uri)}: they are not ranks of one "
+                "model.",
+                rule="rank keys",
+            )
+    width = _width(first)
+    for key in first.header.tree:
+        infos = [one.header.tree[key] for one in files]
+        if not all(isinstance(info, TensorInfo) for info in infos):
+            continue
+        dim = _dimension(key, infos[0], width, len(files))
+        if dim is None:
+            weights[key] = infos[0]
+            differing += [key] if any(equal_bytes(infos[0], info, handles) is False for info in infos) else []
+            continue
+        for one, info in zip(files, infos, strict=True):
+            if (info.dtype, info.shape) != (infos[0].dtype, infos[0].shape):
+                raise FormatError(
+                    f"{escape(one.file.uri)}: {escape(key)} is {info.dtype} {info.shape}, but {infos[0].dtype} "
+                    f"{infos[0].shape} on the first rank: they are not ranks of one model.",
+                    rule="rank shapes",
+                )
+        weights[key] = join(infos, dim)
+    said = f"{count(len(differing), 'tensor')} that should be equal on all ranks differ; those of the first are used"
+    return weights, [f"{said}: {listing(differing, where='')}"] if differing else []
+
+
+def _width(first: StateFile) -> int:
+    """Return the width of the model, the size of its last norm; 0 if it has none."""
+    norm = first.header.tree.get("norm.weight")
+    return norm.shape[0] if isinstance(norm, TensorInfo) and len(norm.shape) == 1 else 0
+
+
+def _dimension(key: str, info: TensorInfo, width: int, ranks: int) -> int | None:
+    """Return the dimension along which a tensor is split, None if every rank has the whole tensor.
+
+    Llama 1 and 2 split the columns of the embedding, Llama 3 its rows. Biases of layers whose columns are split are
+    whole.
+    """
+    found = _SPLIT.search(key) if isinstance(key, str) else None
+    if found is None or not info.shape:
+        return None
+    if found["words"]:
+        return 1 if len(info.shape) == 2 and info.shape[1] * ranks == width else 0
+    if found["columns"]:
+        return 1 if len(info.shape) == 2 else None
+    return 0
+
+
+FORMAT = _MetaRanks()
