@@ -40,6 +40,9 @@ from .shard_index import ShardIndex, shard_index, shard_notes
 from .shard_origin import damaged_recipe_notes, other_shard_notes
 from .unknown_layouts import unknown_layouts
 from .unwritten import unwritten_notes
+from .values.impossible_values import impossible_value_notes
+from .values.mislabelled_floats import mislabelled_float_notes
+from .values.sampled_matrices import sampled_matrices
 from .wrappers import Unwrapping, unwrap, unwrap_as
 from .zero_runs import zero_run_notes
 
@@ -258,11 +261,18 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @cached_property
     def _value_notes(self) -> tuple[str, ...]:
-        """Notes on tensors whose values cannot be right: bytes that were never written, and codes without scales."""
+        """Notes on values that cannot be right, such as bytes that were never written, and codes without scales."""
         if self.stored is not None:
             return self.stored._value_notes
         shown, files = self._shown, self.header.handles
-        return (*unwritten_notes(shown, files), *zero_run_notes(shown, files), *cast_code_notes(shown, files))
+        sample = tuple(sampled_matrices(shown, files))
+        return (
+            *unwritten_notes(shown, files),
+            *zero_run_notes(shown, files),
+            *cast_code_notes(sample),
+            *mislabelled_float_notes(sample),
+            *impossible_value_notes(shown, files),
+        )
 
     @cached_property
     def quantisation(self) -> Mapping[str, Any]:
