@@ -516,6 +516,12 @@ MUTANTS = (
         "checkpoint/values/test_mislabelled_floats.py",
     ),
     Mutant(
+        "norms of some layers with one value are found",
+        "if len(keys) - len(constant) >= max(FEWEST, len(constant)):",
+        "if len(keys) - len(constant) >= max(FEWEST, 4 * len(constant)):",
+        "analysis/check/test_lone_faults.py",
+    ),
+    Mutant(
         "half of the layers may be those that are wrong",
         "if powers[ordered[at]] > SUSPECT:",
         "if powers[ordered[at]] > SUSPECT and at > len(ordered) // 2:",
