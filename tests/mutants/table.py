@@ -522,6 +522,18 @@ MUTANTS = (
         "analysis/check/test_lone_faults.py",
     ),
     Mutant(
+        "adapters whose changes are far above the weights are noted",
+        "rows, columns = box if not term.transposed else box[::-1]",
+        "rows, columns = box[::-1]",
+        "api/lora/test_large_changes.py",
+    ),
+    Mutant(
+        "models that were not trained from the base are noted",
+        "if each[0] > DIFFERENCE and each[1] < COSINE",
+        "if each[0] > DIFFERENCE and each[1] < -COSINE",
+        "api/inputs/test_unrelated_models.py",
+    ),
+    Mutant(
         "half of the layers may be those that are wrong",
         "if powers[ordered[at]] > SUSPECT:",
         "if powers[ordered[at]] > SUSPECT and at > len(ordered) // 2:",
