@@ -529,8 +529,8 @@ MUTANTS = (
     ),
     Mutant(
         "models that were not trained from the base are noted",
-        "if each[0] > DIFFERENCE and each[1] < COSINE",
-        "if each[0] > DIFFERENCE and each[1] < -COSINE",
+        "if each[0] > DIFFERENCE and each[1] < largest",
+        "if each[0] > DIFFERENCE and each[1] < -largest",
         "api/inputs/test_unrelated_models.py",
     ),
     Mutant(

@@ -21,10 +21,11 @@ DIFFERENCE, COSINE = 0.6, 0.5
 
 Fine-tuning changes weights by some per cent; two models that were trained apart have a cosine of about 0.
 """
+SAME, WITHOUT_BASE = "the same model as ", 0.2
+"""What precedes the name of a model that is itself merged, and is no base; and the cosine for such models.
 
-
-SAME = "the same model as "
-"""What precedes the name of a model that is itself merged, and is no base."""
+It is smaller, because checkpoints of one training may be far apart.
+"""
 
 
 def unrelated_notes(base: Checkpoint, models: Iterable[Checkpoint], called: str = "the base ") -> Iterator[str]:
@@ -37,7 +38,8 @@ def unrelated_notes(base: Checkpoint, models: Iterable[Checkpoint], called: str 
         return
     for one in models:
         found = list(_differences(base, one)) if is_local(one) else []
-        apart = sorted(each for each in found if each[0] > DIFFERENCE and each[1] < COSINE)
+        largest = WITHOUT_BASE if called == SAME else COSINE
+        apart = sorted(each for each in found if each[0] > DIFFERENCE and each[1] < largest)
         if len(apart) >= FEWEST and 2 * len(apart) > len(found):
             difference, cosine = apart[len(apart) // 2]
             yield (

@@ -78,6 +78,12 @@ def test_tuned_models_are_not_noted() -> None:
     assert not noted(cs.average(["base", "tuned", "far"]))
 
 
+def test_checkpoints_of_one_training_may_be_far_apart() -> None:
+    model("late", 0, 2.5)  # a cosine of 0.37 with the beginning
+    assert not noted(cs.average(["base", "late"]))
+    assert len(noted(cs.merge(["tuned", "late"], base="base", method="ties"))) == 1
+
+
 def test_layers_that_were_trained_anew_do_not_make_a_note() -> None:
     state, other = load_file("tuned/model.safetensors"), load_file("other/model.safetensors")
     keys = [key for key in state if "up_proj" in key]
