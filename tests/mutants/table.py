@@ -523,8 +523,8 @@ MUTANTS = (
     ),
     Mutant(
         "adapters whose changes are far above the weights are noted",
-        "rows, columns = box if not term.transposed else box[::-1]",
-        "rows, columns = box[::-1]",
+        "abs(term.weight * term.scale) * _rms(left @ right)",
+        "abs(term.weight) * _rms(left @ right)",
         "api/lora/test_large_changes.py",
     ),
     Mutant(
