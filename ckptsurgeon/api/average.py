@@ -21,6 +21,7 @@ from .inputs.kept_open import KeptOpen
 from .inputs.metadata import check_metadata, with_metadata
 from .inputs.recorded_sources import counted_notes
 from .inputs.reopening import with_model_files_pinned
+from .inputs.unrelated_models import SAME, unrelated_notes
 from .model_folder.checks import with_sources_said, without_repeats
 from .model_folder.config_differences import with_config_said
 from .model_folder.merged import merged_folder
@@ -82,6 +83,7 @@ def average(
             notes=[
                 *source_notes(opened, unwrap=unwrap),
                 *twice_notes(opened),
+                *(unrelated_notes(opened[0], opened[1:], SAME) if opened else ()),
                 *counted_notes(opened),
                 *encoding_notes(opened, encoding),
             ],

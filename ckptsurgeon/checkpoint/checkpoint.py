@@ -20,9 +20,7 @@ from ..tensors.odd_scales import OddScales
 from ..tensors.ties import tied_keys
 from ..util.notebook import InNotebooks
 from ..util.text import count, escape, listing
-from .cast_codes import cast_code_notes
 from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
-from .non_finite import non_finite_notes
 from .quantisation import quantisation_settings, settings_by_file, settings_in, without_settings
 from .quantisation_notes import (
     contradictory,
@@ -40,9 +38,8 @@ from .roots import Root, check_keys, find_root, tensors_of
 from .shard_index import ShardIndex, shard_index, shard_notes
 from .shard_origin import damaged_recipe_notes, other_shard_notes
 from .unknown_layouts import unknown_layouts
-from .unwritten import unwritten_notes
+from .values.value_notes import value_notes
 from .wrappers import Unwrapping, unwrap, unwrap_as
-from .zero_runs import zero_run_notes
 
 if TYPE_CHECKING:
     import torch
@@ -263,12 +260,10 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
 
     @cached_property
     def _value_notes(self) -> tuple[str, ...]:
-        """Notes on tensors whose values cannot be right: bytes never written, codes without scales, NaN."""
+        """Notes on values that cannot be right, such as bytes that were never written, and codes without scales."""
         if self.stored is not None:
             return self.stored._value_notes
-        shown, files = self._shown, self.header.handles
-        lost = (*unwritten_notes(shown, files), *zero_run_notes(shown, files))
-        return (*lost, *cast_code_notes(shown, files), *non_finite_notes(shown, files))
+        return tuple(value_notes(self._shown, self.header.handles))
 
     @cached_property
     def quantisation(self) -> Mapping[str, Any]:

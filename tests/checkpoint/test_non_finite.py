@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.checkpoint import non_finite
+from ckptsurgeon.checkpoint.values import non_finite
 from ckptsurgeon.tensors.non_finite import has_non_finite, size_of_float
 
 from ..conftest import Result

@@ -37,8 +37,8 @@ MUTANTS = (
     ),
     Mutant(
         "a model that is also the base of its merge gets a note",
-        "return [*notes, *base_notes(opened[models], opened[:models])] if len(opened) > models else notes",
-        "return notes",
+        "return [*notes, *base_notes(base, opened[:models]), *unrelated_notes(base, opened[:models])]",
+        "return [*notes, *unrelated_notes(base, opened[:models])]",
         "api/merge/test_repeated_models.py",
     ),
     Mutant(
@@ -498,6 +498,42 @@ MUTANTS = (
         "checkpoint/test_cast_codes.py",
     ),
     Mutant(
+        "negative running variances are noted",
+        "ends[0] < NEGATIVE]",
+        "ends[1] < NEGATIVE]",
+        "checkpoint/values/test_impossible_values.py",
+    ),
+    Mutant(
+        "statistics of batch norms that were lost are noted",
+        "extent(key) == (1, 1) and extent(mean) == (0, 0):",
+        "extent(key) == (0, 0) and extent(mean) == (0, 0):",
+        "checkpoint/values/test_impossible_values.py",
+    ),
+    Mutant(
+        "float16 numbers that are labelled bfloat16 are noted",
+        'is_odd = high >= WIDE * low if dtype == "bfloat16" else high <= NARROW * low',
+        'is_odd = high >= WIDE * low if dtype == "float16" else high <= NARROW * low',
+        "checkpoint/values/test_mislabelled_floats.py",
+    ),
+    Mutant(
+        "norms of some layers with one value are found",
+        "if len(keys) - len(constant) >= max(FEWEST, len(constant)):",
+        "if len(keys) - len(constant) >= max(FEWEST, 4 * len(constant)):",
+        "analysis/check/test_lone_faults.py",
+    ),
+    Mutant(
+        "adapters whose changes are far above the weights are noted",
+        "abs(term.weight * term.scale) * _rms(left @ right)",
+        "abs(term.weight) * _rms(left @ right)",
+        "api/lora/test_large_changes.py",
+    ),
+    Mutant(
+        "models that were not trained from the base are noted",
+        "if each[0] > DIFFERENCE and each[1] < largest",
+        "if each[0] > DIFFERENCE and each[1] < -largest",
+        "api/inputs/test_unrelated_models.py",
+    ),
+    Mutant(
         "half of the layers may be those that are wrong",
         "if powers[ordered[at]] > SUSPECT:",
         "if powers[ordered[at]] > SUSPECT and at > len(ordered) // 2:",
@@ -577,7 +613,7 @@ MUTANTS = (
     ),
     Mutant(
         "sampled scales are those of a part of each tensor",
-        "read_part(sample, weight.info, _middle(weight.info))",
+        "read_part(sample, weight.info, middle(weight.info.shape, ROWS, COLUMNS))",
         "read_part(sample, weight.info, tuple((0, size) for size in weight.info.shape))",
         "api/inputs/test_sampled_scales.py",
     ),

@@ -26,9 +26,9 @@ __all__ = [
 _OF_FILES = re.compile(
     r"is one of \d+ shards|is not the shard that|the shards in its folder have|lists \d+ shards?, but not"
     r"|bytes were never written to the file|the zeros begin or end in the middle of a row"
-    r"|are all zeros, one after the other in the file"
+    r"|are all zeros, one after the other in the file|the dtype in the header is perhaps wrong"
 )
-"""Matches a checkpoint's notes about its shards and missing bytes; all other notes say how it was opened."""
+"""Matches a checkpoint's notes about its files and their bytes; all other notes say how it was opened."""
 
 
 def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:
@@ -42,7 +42,7 @@ def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:
 
 
 def notes_without_folder(checkpoint: Checkpoint) -> Iterator[str]:
-    """Yield the notes on shards and missing bytes, on quantised tensors, and on the metadata of a GGUF file."""
+    """Yield the notes on files and their bytes, on quantised tensors, and on the metadata of a GGUF file."""
     yield from (note for note in checkpoint.notes if _OF_FILES.search(note))
     yield from checkpoint.quantisation_notes
     yield from consumed_notes(checkpoint.open_files().values())

@@ -15,6 +15,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.in_memory import CheckpointLike
 from ...checkpoint.opening import open_checkpoint
 from ...destinations.hf.files import ADAPTER, CONFIG
+from ...engine.inputs import PlanInputs
 from ...errors import CheckpointError, ConfigError
 from ...storage.read.base import Folder
 from ...storage.small_files import SMALL_BYTES
@@ -82,7 +83,20 @@ def _notes(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike | N
         with open_checkpoint(base) as opened:
             yield from other_base_notes(opened, checkpoint)
             yield from other_class_notes(opened, checkpoint)
+        yield from _large_changes(checkpoint, base)
     yield from _wrapped(checkpoint, folder)
+
+
+def _large_changes(adapter: Checkpoint, base: CheckpointLike) -> Iterator[str]:
+    """Yield the note of ``lora merge`` on an adapter whose changes are far larger than the weights of the base."""
+    from ..lora.large_changes import LARGER
+    from ..lora.merge import lora_merge  # imports all that planning needs
+
+    with suppress(CheckpointError):  # other checks report an adapter that cannot be merged
+        plan = lora_merge(base, [adapter])
+        for one in plan.inputs.sources if isinstance(plan.inputs, PlanInputs) else ():
+            one.close()
+        yield from (note for note in plan.notes if LARGER in note)
 
 
 def _wrapped(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:

@@ -5,30 +5,23 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import CheckpointError
 from ...planning.transplant.by_place import is_embedding
-from ...storage.read.base import File
-from ...storage.read.local import ConsumedFile
 from ...tensors.encodings._encoding import QuantisedTensor
-from ...tensors.info import TensorInfo
 from ...tensors.non_finite import has_non_finite
-from ...tensors.odd_scales import NO_OFFSET, ZERO_BLOCKS, OddScales
+from ...tensors.odd_scales import NO_OFFSET, ZERO_BLOCKS
 from ...util.text import NUMBER_IN_KEY, count, escape, listing
 from .dequantising import weights_of
-
-if TYPE_CHECKING:
-    from ...tensors.ops.regions import Box  # imports numpy
+from .sampled_parts import SampledFiles, is_local, middle
 
 __all__ = ["odd_scale_notes_on", "sampled_scale_notes"]
 
 ROLES, LAYERS = 4, 8
 """How many roles (names without numbers) are looked at, and how many tensors of each, at most."""
-ROWS, COLUMNS, ALIGNED = 64, 128, 256
-"""The rows and columns in the middle of a tensor that are decoded, and a multiple of which the first column is.
+ROWS, COLUMNS = 64, 128
+"""The rows and columns in the middle of a tensor that are decoded.
 
 A layer with 4096 inputs and outputs costs at most 256 kB, as stored rows between the first and the last are read."""
 UNSURE = (ZERO_BLOCKS, NO_OFFSET)
@@ -42,11 +35,11 @@ def sampled_scale_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
     is decoded. There are no notes if weights are already decoded by the verb, or if files are remote or are deleted
     after use.
     """
-    if checkpoint.stored is not None or not checkpoint.codes or not _is_local(checkpoint):
+    if checkpoint.stored is not None or not checkpoint.codes or not is_local(checkpoint):
         return ()
     from ...engine.compute.reading import read_part  # imports numpy
 
-    sample, weight_of = _Sample(checkpoint), weights_of(checkpoint)
+    sample, weight_of = SampledFiles(checkpoint), weights_of(checkpoint)
     chosen = list(_chosen(checkpoint))
     unsound, faults = [], []
     for one in chosen:
@@ -56,7 +49,7 @@ def sampled_scale_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
         if weight is None or len(weight.info.shape) < 2 or not weight.info.numel:
             continue
         try:
-            values = read_part(sample, weight.info, _middle(weight.info))
+            values = read_part(sample, weight.info, middle(weight.info.shape, ROWS, COLUMNS))
             if has_non_finite(weight.info.dtype, values.tobytes()):
                 unsound.append(one.name)
         except CheckpointError as error:
@@ -81,22 +74,6 @@ def odd_scale_notes_on(checkpoint: Checkpoint) -> tuple[str, ...]:
     return checkpoint.odd_scales.notes(checkpoint.path) or sampled_scale_notes(checkpoint)
 
 
-@dataclass
-class _Sample:
-    """The open files of a checkpoint, with scales of their own: those of the checkpoint are of what a verb decodes."""
-
-    checkpoint: Checkpoint
-    odd_scales: OddScales = field(default_factory=OddScales)
-
-    def file(self, info: TensorInfo) -> File:
-        return self.checkpoint.file(info)
-
-
-def _is_local(checkpoint: Checkpoint) -> bool:
-    files = checkpoint.open_files().values()
-    return not any(one.remote or one.closed or isinstance(one, ConsumedFile) for one in files)
-
-
 def _chosen(checkpoint: Checkpoint) -> Iterator[QuantisedTensor]:
     """Yield the quantised tensors to look at: some of each of the roles that the most tensors have."""
     roles: dict[str, list[QuantisedTensor]] = defaultdict(list)
@@ -106,15 +83,3 @@ def _chosen(checkpoint: Checkpoint) -> Iterator[QuantisedTensor]:
     for some in sorted(roles.values(), key=len, reverse=True)[:ROLES]:
         number = min(LAYERS, len(some))
         yield from (some[at * len(some) // number] for at in range(number))
-
-
-def _middle(info: TensorInfo) -> Box:
-    """Return a box in the middle of a matrix; for stacked matrices, of the first one."""
-    *lead, rows, columns = info.shape
-    row = max(0, rows - ROWS) // 2
-    column = max(0, columns - COLUMNS) // 2 // ALIGNED * ALIGNED  # groups begin there
-    return (
-        *((0, 1) for _ in lead),
-        (row, min(rows, row + ROWS)),
-        (column, min(columns, column + COLUMNS)),
-    )

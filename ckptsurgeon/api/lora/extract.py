@@ -28,6 +28,7 @@ from ..inputs.kept_open import KeptOpen
 from ..inputs.memory_budget import memory_bytes, with_costs
 from ..inputs.recorded_sources import swapped_notes
 from ..inputs.reopening import with_model_files_pinned
+from ..inputs.unrelated_models import unrelated_notes
 from ..model_folder.checks import notes_beside, with_sources_said
 from ..model_folder.config_differences import with_config_said
 from ..model_folder.embedded_folder import with_embedded_tokens
@@ -117,7 +118,7 @@ def lora_extract(
             notes=[
                 *(note for one in opened for note in notes_on(one, 2)), *unwrap_notes(opened, asked=unwrap),
                 *_lacking(ours, theirs, tied[0]), *_other_encoding(opened), *_of_llama_cpp(theirs),
-                *swapped_notes(ours, theirs),
+                *swapped_notes(ours, theirs), *unrelated_notes(theirs, [ours]),
             ],
         )  # fmt: skip
         check_codes(plan, [one.codes for one in opened])

@@ -35,6 +35,7 @@ from ..model_folder.weights.tied_heads import tied_head
 from .adapter_files import model_at, other_base_notes
 from .already_merged import already_merged_notes
 from .base_class import other_class_notes
+from .large_changes import large_change_notes
 from .opening import open_adapter
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def lora_merge(
             ],
         )
         merged = already_merged_notes(plan, opened, [view for view, _ in views])
-        plan = replace(plan, notes=(*plan.notes, *merged))
+        plan = replace(plan, notes=(*plan.notes, *merged, *large_change_notes(plan, opened)))
         plan, opened[:] = keeping_codes(plan, opened, encoding, dtype=options.dtype)
         check_codes(plan, [one.codes for one in opened])
         plan = with_possible_codes_said(plan, [one.codes for one in opened])

@@ -32,6 +32,7 @@ from ..inputs.memory_budget import memory_bytes
 from ..inputs.metadata import check_metadata, with_metadata
 from ..inputs.recorded_sources import counted_notes
 from ..inputs.reopening import with_model_files_pinned
+from ..inputs.unrelated_models import SAME, unrelated_notes
 from ..model_folder.checks import with_sources_said, without_repeats
 from ..model_folder.config_differences import with_config_said
 from ..model_folder.merged import merged_folder
@@ -267,14 +268,15 @@ def _plan_models(
 
 
 def _repeated(opened: Sequence[Checkpoint], models: int, method: Method) -> list[str]:
-    """Return notes on models that are given twice, and on models that are also the base.
+    """Return notes on models that are given twice, that are also the base, or that were not trained from it.
 
     ``opened`` has the models, whose number is ``models``, and then the base, if there is one.
     """
-    if method.base == "model":
-        return twice_notes(opened)
+    if method.base == "model" or len(opened) == models:
+        return [*twice_notes(opened), *unrelated_notes(opened[0], opened[1:], SAME)]
     notes = twice_notes(opened[:models])
-    return [*notes, *base_notes(opened[models], opened[:models])] if len(opened) > models else notes
+    base = opened[models]
+    return [*notes, *base_notes(base, opened[:models]), *unrelated_notes(base, opened[:models])]
 
 
 def _views(names: Sequence[str], opened: Sequence[Checkpoint]) -> list[SourceView]:

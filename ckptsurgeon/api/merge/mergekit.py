@@ -27,6 +27,7 @@ from ..inputs.kept_codes import keeping_codes
 from ..inputs.metadata import with_metadata
 from ..inputs.recipe_files import is_recipe, read_recipe_file
 from ..inputs.reopening import with_model_files_pinned
+from ..inputs.unrelated_models import unrelated_notes
 from ..model_folder.checks import with_sources_said, without_repeats
 from ..model_folder.config import layer_counts
 from ..model_folder.config_differences import with_config_said
@@ -301,8 +302,12 @@ def plan_configuration(path: str, document: Mapping[str, Any], method: Method, a
 def _base_notes(
     configuration: Configuration, references: Sequence[ModelReference], opened: Sequence[Checkpoint], method: Method
 ) -> list[str]:
-    """Return notes on models that are copies of the recipe's base; the base itself may be among the models."""
+    """Return notes on models that are copies of the recipe's base, or that were not trained from it.
+
+    The base itself may be among the models.
+    """
     if configuration.base is None or method.base not in ("required", "optional"):
         return []
     at = references.index(configuration.base)
-    return base_notes(opened[at], [*opened[:at], *opened[at + 1 :]])
+    others = [*opened[:at], *opened[at + 1 :]]
+    return [*base_notes(opened[at], others), *unrelated_notes(opened[at], others)]

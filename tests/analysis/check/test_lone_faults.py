@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,46 @@ def test_trained_rows_without_a_token_are_found(trained: int, said: list[str]) -
     )
     save_file({"model.embed_tokens.weight": rows}, "m/model.safetensors")
     assert [one.partition(" has ")[2] for one in found("m", "untrained-rows") if "without a token" in one] == said
+
+
+NORMS = "model.layers.{}.input_layernorm.weight"
+
+
+@pytest.mark.parametrize(
+    ("changed", "value", "found_in"),
+    [((5,), 1.0, (5,)), ((5,), 0.5, (5,)), ((3, 4, 5), 1.0, (3, 4, 5)), ((2, 3, 4, 5), 1.0, ()), (range(6), 1.0, ())],
+)
+def test_norms_with_one_value_are_compared_with_those_of_other_layers(
+    changed: Sequence[int], value: float, found_in: Sequence[int]
+) -> None:
+    """As of layers that were never loaded or trained; in a new model all norms are like this."""
+    tensors = state()
+    for layer in changed:
+        tensors[NORMS.format(layer)].fill_(value)
+    save_file(tensors, "x.safetensors")
+    row = cs.check("x.safetensors").row("constants")
+    assert [key for one in row.found for key in one.keys] == [NORMS.format(layer) for layer in found_in]
+    assert all("although those of other layers vary" in one.what for one in row.found)
+
+
+@pytest.mark.parametrize("name", ["layers.{}.sa_norm.scale", "encoder.layer.{}.ln.gamma", "blk.{}.attn_norm.weight"])
+def test_norms_of_other_libraries_are_compared_too(name: str) -> None:
+    tensors = {name.format(layer): state()[NORMS.format(layer)] for layer in range(LAYERS)}
+    tensors[name.format(3)].fill_(1)
+    save_file(tensors, "x.safetensors")
+    assert len(found("x.safetensors", "constants")) == 1
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {f"layers.{layer}.norm.weight": torch.ones(WIDTH) for layer in range(4)},
+        {f"layers.{layer}.norm.bias": torch.ones(WIDTH) * (layer == 3) for layer in range(4)},
+        {f"layers.{layer}.q_norm.weight": torch.ones(4) + (layer < 3) * torch.rand(4) for layer in range(4)},
+        {"a.norm.weight": torch.ones(WIDTH), "b.norm.weight": torch.rand(WIDTH)},
+        {"layers.0.norm.weight": torch.ones(WIDTH), "layers.1.norm.weight": torch.rand(WIDTH)},
+    ],
+)
+def test_other_norms_with_one_value_are_usual(others: dict[str, torch.Tensor]) -> None:
+    save_file({**state(), **others}, "x.safetensors")
+    assert not found("x.safetensors", "constants")

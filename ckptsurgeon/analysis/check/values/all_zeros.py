@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from ..check import Check, of_keys, without_values
-from ..families import families
+from ..families import NORM, families
 from ..report import Found, Status
 from ..subject import Subject
 
@@ -14,8 +14,6 @@ __all__ = ["CHECK"]
 
 ROUTER = re.compile(r"(?:^|\.)(?:gate|router)(?:\.(?:layer|classifier|wg))?\.weight$")
 """Matches the ends of the keys of routers, the weights that select experts."""
-NORM = re.compile(r"(?:norm|ln|LayerNorm)[\w.]*\.(?:weight|gamma)$")
-"""Matches the ends of the keys of the weights of norms."""
 ADVICE = (
     "If they are not zero on purpose (as in new blocks), take them from the source: a layer of zeros computes only "
     "zeros."

@@ -1,16 +1,23 @@
-"""No weight matrix has the same value everywhere; norms, biases and buffers may."""
+"""No weight matrix has the same value everywhere; biases and buffers may, and norms if those of most layers do."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from ..check import Check, of_keys, without_values
+from ..families import NORM, families
 from ..report import Found, Status
 from ..subject import Subject
 
 __all__ = ["CHECK"]
 
 ADVICE = "These weights were perhaps never initialised or loaded: take them from the source."
+NORMS = (
+    "These layers were perhaps never loaded or trained: take them from the source. New layers, as a transplant into "
+    "more layers makes them, have such norms until they are trained."
+)
+FEWEST, VALUES = 2, 8
+"""The fewest norms of a role that must have different values, and the fewest values of a norm."""
 
 
 def _run(subject: Subject) -> Iterator[Found]:
@@ -23,6 +30,33 @@ def _run(subject: Subject) -> Iterator[Found]:
         yield of_keys(
             Status.WARN, found, "has one value everywhere" if len(found) == 1 else "have one value everywhere", ADVICE
         )
+    if norms := [*_norms_unlike_others(subject)]:
+        has = "has" if len(norms) == 1 else "have"
+        yield of_keys(Status.WARN, norms, f"{has} one value everywhere, although those of other layers vary", NORMS)
 
 
-CHECK = Check("constants", "no weight has one value everywhere", _run, without_values)
+def _norms_unlike_others(subject: Subject) -> Iterator[str]:
+    """Yield the norms with one value everywhere if at least half of those with the same role have different values.
+
+    In a new model all norms are constant, and a training in 16 bits may change few of them. Norms of zeros are left
+    out, because the check of zeros reports them.
+    """
+    ends = {
+        key: (one.figures.low, one.figures.high)
+        for key, info in subject.tensors.items()
+        if len(info.shape) == 1 and info.numel >= VALUES and key not in subject.parts and NORM.search(key)
+        and (one := subject.measured.get(key)) is not None and one.figures is not None
+        and one.figures.number == info.numel
+    }  # fmt: skip
+    for keys in families(ends).values():
+        constant = [key for key in keys if ends[key][0] == ends[key][1]]
+        if len(keys) - len(constant) >= max(FEWEST, len(constant)):
+            yield from (key for key in constant if ends[key][0])
+
+
+CHECK = Check(
+    "constants",
+    "no weight matrix has one value everywhere, nor a norm in some layers only",
+    _run,
+    without_values,
+)

@@ -24,6 +24,7 @@ from ....tensors.odd_scales import (
 )
 from ....util.text import count
 from ..check import Check, of_keys
+from ..note_kinds import noted
 from ..report import Found, Status
 from ..subject import Subject, WeightSize
 from .scales import CHECK as OF_SCALES
@@ -31,6 +32,7 @@ from .value_family import median
 
 __all__ = ["CHECK"]
 
+ID = "weight-size"
 PLAIN = (0.003, 100.0)
 """The smallest and the largest plausible median factor of weights that are stored plainly.
 
@@ -50,6 +52,9 @@ def _run(subject: Subject) -> Iterator[Found]:
     decoded: Mapping[str, WeightSize] = {} if any(OF_SCALES.run(subject)) else subject.decoded  # said by that check
     plain = _plain(subject)
     yield from _shifted(subject)
+    if mislabelled := tuple(noted(subject, ID)):  # they explain the size of plain weights
+        yield from mislabelled
+        plain = {}
     for sizes, bounds, decode, todo in ((decoded, DECODED, "decode to", SCALES), (plain, PLAIN, "have", VALUES)):
         factor = _factor(sizes)
         low, high = NEAR if sizes is decoded and _contradict_embeddings(subject) else bounds
@@ -97,11 +102,11 @@ def _contradict_embeddings(subject: Subject) -> bool:
 
 def _against(subject: Subject) -> str:
     sizes = max(len(subject.decoded), len(_plain(subject)))
-    return "" if sizes >= FEWEST else f"fewer than {FEWEST} weight matrices can be read"
+    return "" if sizes >= FEWEST or any(noted(subject, ID)) else f"fewer than {FEWEST} weight matrices can be read"
 
 
 def _looks_at(subject: Subject) -> str:
     return count(len(subject.decoded) + len(_plain(subject)), "matrix", "matrices")
 
 
-CHECK = Check("weight-size", "weights are neither too large nor too small", _run, _against, _looks_at)
+CHECK = Check(ID, "weights are neither too large nor too small", _run, _against, _looks_at)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
-from ..errors import CheckpointError
-from ..storage.read.base import File
-from ..storage.read.local import ConsumedFile
-from ..tensors.info import TensorInfo
-from ..tensors.non_finite import has_non_finite, is_masked, size_of_float
-from ..util.text import NUMBER_IN_KEY, count, listing
+from ...errors import CheckpointError
+from ...storage.read.base import File
+from ...storage.read.local import ConsumedFile
+from ...tensors.info import TensorInfo
+from ...tensors.non_finite import has_non_finite, is_masked, size_of_float
+from ...util.text import NUMBER_IN_KEY, count, listing
 
 __all__ = ["is_non_finite_note", "non_finite_notes"]
 

@@ -1,0 +1,76 @@
+"""Reads small parts of weights, for notes by verbs that otherwise plan from headers only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...storage.read.base import File
+from ...storage.read.local import ConsumedFile
+from ...tensors.dtypes import DTYPES
+from ...tensors.info import TensorInfo
+from ...tensors.odd_scales import OddScales
+
+if TYPE_CHECKING:
+    from ...tensors.ops.regions import Array, Box  # imports numpy
+
+__all__ = ["SampledFiles", "is_local", "is_sampled", "middle", "numbers", "spread"]
+
+ROWS, COLUMNS, ALIGNED = 16, 128, 256
+"""The rows and columns in the middle of a matrix that are read, and a multiple of which the first column is.
+
+Of a layer with 4096 inputs in 16 bits, at most 128 kB are read: the stored rows between the first and the last.
+"""
+SMALLEST = 64
+"""The fewest rows and columns of a matrix that is read."""
+
+
+@dataclass
+class SampledFiles:
+    """The open files of a checkpoint, with odd scales of their own: those of the checkpoint are what a verb decodes."""
+
+    checkpoint: Checkpoint
+    odd_scales: OddScales = field(default_factory=OddScales)
+
+    def file(self, info: TensorInfo) -> File:
+        """Return the open file that stores a tensor."""
+        return self.checkpoint.file(info)
+
+
+def is_local(checkpoint: Checkpoint) -> bool:
+    """Return whether all files are local, open, and not deleted while they are read."""
+    files = checkpoint.open_files().values()
+    return not any(one.remote or one.closed or isinstance(one, ConsumedFile) for one in files)
+
+
+def is_sampled(info: TensorInfo) -> bool:
+    """Return whether a tensor is a matrix of real numbers that is large enough for a sample, or a stack of such."""
+    dtype = DTYPES[info.dtype]
+    is_large = 2 <= len(info.shape) <= 3 and min(info.shape[-2:]) >= SMALLEST and info.shape[0] > 0
+    return is_large and dtype.kind == "float" and not dtype.is_packed and not info.opaque
+
+
+def spread(keys: Sequence[str], most: int) -> list[str]:
+    """Return at most ``most`` keys, evenly spread."""
+    number = min(most, len(keys))
+    return [keys[at * len(keys) // number] for at in range(number)]
+
+
+def middle(shape: Sequence[int], rows: int = ROWS, columns: int = COLUMNS) -> Box:
+    """Return a box in the middle of a matrix; for stacked matrices, of the first one."""
+    *lead, height, width = shape
+    row = max(0, height - rows) // 2
+    column = max(0, width - columns) // 2 // ALIGNED * ALIGNED  # groups of quantised weights begin there
+    return (*((0, 1) for _ in lead), (row, min(height, row + rows)), (column, min(width, column + columns)))
+
+
+def numbers(checkpoint: Checkpoint, key: str, box: Box) -> Array:
+    """Return a part of a tensor in double precision; raises CheckpointError if it cannot be read."""
+    from ...engine.compute.reading import read_part  # imports numpy
+    from ...tensors.ops.casts import cast
+
+    info = checkpoint[key]
+    found: Array = cast(read_part(SampledFiles(checkpoint), info, box), info.dtype, "float64")[0]
+    return found

@@ -1,0 +1,85 @@
+"""Makes notes on adapters whose changes are far larger than the weights of the base, by a sample of both."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from math import isfinite, sqrt
+from typing import TYPE_CHECKING
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...errors import CheckpointError
+from ...planning.plan.compute import LoraTerm
+from ...planning.plan.plan import Plan
+from ...planning.plan.step import Input, Step
+from ...util.text import escape, listing
+from ..inputs.sampled_parts import is_local, is_sampled, middle, numbers
+
+if TYPE_CHECKING:
+    from ...tensors.ops.regions import Array  # imports numpy
+
+__all__ = ["LARGER", "large_change_notes"]
+
+MODULES, FEWEST = 16, 2
+"""How many modules of each adapter are looked at, at most, and the fewest that make a note."""
+LARGEST = 10.0
+"""The largest plausible change of a weight, as a multiple of the weight; training changes weights by some per cent."""
+LARGER = "times as large as the weights of the base: perhaps its alpha or its weight is wrong"
+
+
+def large_change_notes(plan: Plan, opened: Sequence[Checkpoint]) -> Iterator[str]:
+    """Yield a note on each adapter that changes most weights by more than ``LARGEST`` times their size.
+
+    ``opened`` is the base, followed by the adapters. Parts of the same rows and columns of at most ``MODULES`` weights
+    are read, with all of the factors that change these rows and columns. Changes by DoRA do not make weights larger,
+    and are left out. Remote files are not read.
+    """
+    if not all(map(is_local, opened)):
+        return
+    for number, changes in _changes(plan, opened[0]).items():
+        found = {}
+        for at in range(min(MODULES, len(changes))):
+            step, term, factors = changes[at * len(changes) // min(MODULES, len(changes))]
+            with suppress(CheckpointError):  # lora merge reports a tensor that cannot be read
+                if (times := _times(opened[0], opened[number], step, term, factors)) is not None:
+                    found[step.key] = times
+        large = {key: times for key, times in found.items() if times > LARGEST}
+        if len(large) >= FEWEST and 2 * len(large) > len(found):
+            times = sorted(large.values())[len(large) // 2]
+            yield (
+                f"the changes by {escape(plan.sources[number].name)} of {len(large)} of {len(found)} weights that were "
+                f"looked at are about {times:,.3g} {LARGER}: {listing([*large])}"
+            )
+
+
+def _changes(plan: Plan, base: Checkpoint) -> dict[int, list[tuple[Step, LoraTerm, Sequence[Input]]]]:
+    """Return the products of factors that adapters add to matrices, by the index of the adapter in ``plan.sources``."""
+    found: dict[int, list[tuple[Step, LoraTerm, Sequence[Input]]]] = defaultdict(list)
+    for step in plan.steps:
+        if (
+            step.lora is None
+            or len(step.shape) != 2
+            or step.source_key not in base
+            or not is_sampled(base[step.source_key])
+        ):
+            continue
+        for term, inputs in step.lora.parted(step.inputs):
+            if term.kind == "product" and all(len(one.shape) == 2 for one in inputs):
+                found[inputs[0].source].append((step, term, inputs))
+    return found
+
+
+def _times(base: Checkpoint, adapter: Checkpoint, step: Step, term: LoraTerm, factors: Sequence[Input]) -> float | None:
+    """Return how many times as large as a part of a weight its change is; None if the weight is zero or not finite."""
+    a, b = factors
+    box = middle(step.source_shape)
+    rows, columns = box if not term.transposed else box[::-1]
+    left = numbers(adapter, b.key, (rows, (0, b.shape[1])))
+    right = numbers(adapter, a.key, ((0, a.shape[0]), columns))
+    size, change = _rms(numbers(base, step.source_key, box)), abs(term.weight * term.scale) * _rms(left @ right)
+    return change / size if size and isfinite(size) and isfinite(change) else None
+
+
+def _rms(values: Array) -> float:
+    return sqrt(float((values * values).mean()))

@@ -1,0 +1,1 @@
+"""Notes that need the values of some tensors: a bounded number of bytes is read from local files."""

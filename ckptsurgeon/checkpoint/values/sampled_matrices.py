@@ -1,0 +1,62 @@
+"""Reads some values of a few matrices in each file, for notes by verbs that otherwise read headers only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import NamedTuple
+
+from ...errors import CheckpointError
+from ...storage.read.base import File
+from ...storage.read.local import ConsumedFile
+from ...tensors.info import TensorInfo
+
+__all__ = ["VALUES", "MatrixSample", "sampled_matrices"]
+
+MATRICES, IN_FILE, FILES, VALUES = 32, 2, 256, 512
+"""How many matrices are read, or how many of each file if that is more; how many files and values of each, at most."""
+COLUMNS = 64
+"""The fewest columns of a matrix that is read."""
+DTYPES = ("bfloat16", "float16", "float32")
+
+
+class MatrixSample(NamedTuple):
+    """The bytes of ``VALUES`` values in the middle of a matrix."""
+
+    key: str
+    dtype: str
+    raw: bytes
+
+
+def sampled_matrices(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> Iterator[MatrixSample]:
+    """Yield some values of some matrices of each file, spread over the file.
+
+    ``handles`` maps each ``Storage.file`` to the open file; remote files are not read. Matrices that cannot be read are
+    left out: the command reports it when it reads the values.
+    """
+    for key, file in _chosen(tensors, handles):
+        info = tensors[key]
+        assert info.storage is not None
+        begin = info.storage.offset + info.offset + (info.numel - VALUES) // 2 * info.itemsize
+        with suppress(CheckpointError):
+            yield MatrixSample(key, info.dtype, file.read(begin, VALUES * info.itemsize))
+
+
+def _chosen(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> Iterator[tuple[str, File]]:
+    """Yield the matrices to look at, and their files: some of each file, spread over the file."""
+    by_file: dict[str, list[str]] = {}
+    for key, info in tensors.items():
+        if info.storage is not None:
+            by_file.setdefault(info.storage.file, []).append(key)
+    number = max(IN_FILE, MATRICES // max(1, len(by_file)))
+    for name in list(by_file)[:: len(by_file) // FILES + 1]:
+        file, keys = handles.get(name), by_file[name]
+        if file is None or file.remote or file.closed or isinstance(file, ConsumedFile):
+            continue
+        some = [key for key in keys[:: len(keys) // (8 * number) + 1] if _is_matrix(tensors[key])]
+        yield from ((key, file) for key in some[:: len(some) // number + 1])
+
+
+def _is_matrix(info: TensorInfo) -> bool:
+    shape = info.shape
+    return len(shape) > 1 and shape[-1] >= COLUMNS and info.numel >= VALUES and info.dtype in DTYPES and info.is_plain

@@ -1,0 +1,31 @@
+"""Notes on values that cannot be right, from a small part of the bytes of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ...storage.read.base import File
+from ...tensors.info import TensorInfo
+from ..cast_codes import cast_code_notes
+from ..unwritten import unwritten_notes
+from ..zero_runs import zero_run_notes
+from .impossible_values import impossible_value_notes
+from .mislabelled_floats import mislabelled_float_notes
+from .non_finite import non_finite_notes
+from .sampled_matrices import sampled_matrices
+
+__all__ = ["value_notes"]
+
+
+def value_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> Iterator[str]:
+    """Yield notes on bytes that were never written, codes without scales, wrong dtypes, impossible values, and NaN.
+
+    ``handles`` maps each ``Storage.file`` to the open file; remote files are not read.
+    """
+    yield from unwritten_notes(tensors, handles)
+    yield from zero_run_notes(tensors, handles)
+    sample = tuple(sampled_matrices(tensors, handles))
+    yield from cast_code_notes(sample)
+    yield from mislabelled_float_notes(sample)
+    yield from impossible_value_notes(tensors, handles)
+    yield from non_finite_notes(tensors, handles)
