@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ...planning.computed_buffers import is_computed
 from ...planning.plan.plan import Plan
 from ...tensors.dtypes import DTYPES
 from ...tensors.encodings._find import find_codes
@@ -141,9 +142,9 @@ def float_dtypes(plan: Plan, config: Mapping[str, Any]) -> list[str]:
     """Return the floating-point dtypes in a plan, without those of quantised tensors and scales (no loader casts them).
 
     Tensors that transformers always keeps in float32 (``_keep_in_fp32_modules``) are ignored too, unless the plan has
-    no other floating-point tensors.
+    no other floating-point tensors; so are buffers that a model computes, such as ``inv_freq``.
     """
-    infos = {step.key: TensorInfo(step.dtype, step.shape) for step in plan.steps}
+    infos = {step.key: TensorInfo(step.dtype, step.shape) for step in plan.steps if not is_computed(step.key)}
     coded = find_codes(infos, lambda: quantisation_of(config)).by_key
     floats = {key: info.dtype for key, info in infos.items() if key not in coded and DTYPES[info.dtype].kind == "float"}
     cast = {dtype for key, dtype in floats.items() if dtype != "float32" or not KEPT.search(key)}
