@@ -68,9 +68,9 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
         folder = model_folder(inputs.sources[0])
         tokens, notes = tokenizer_entries(folder, rows)
         if folder.files:
-            from ..model_folder.folder_checks import source_file_notes
+            from ..model_folder.folder_checks import notes_for_gguf
 
-            beside = notes_about(inputs.sources[0].path, source_file_notes(inputs.sources[0], folder))
+            beside = notes_about(inputs.sources[0].path, notes_for_gguf(inputs.sources[0], folder))
             notes = (*notes, *(note for note in beside if note not in plan.notes))
         found |= {key: entry for key, entry in tokens.items() if key not in found and key not in given}
     is_another = any(step.dtype != step.source_dtype or step.operation for step in plan.steps)

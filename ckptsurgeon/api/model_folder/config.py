@@ -17,6 +17,7 @@ __all__ = [
     "AFTER_PADDING",
     "DTYPE",
     "PADDING",
+    "TIED",
     "TIES",
     "UNTIED",
     "Path",
@@ -26,6 +27,7 @@ __all__ = [
     "has_parts",
     "layer_counts",
     "model_type_of",
+    "tied_by_default",
     "untied_by_default",
     "vocabulary_size",
     "vocabulary_sizes",
@@ -53,6 +55,14 @@ UNTIED = frozenset({
 })  # fmt: skip
 """Types of language models whose ``tie_word_embeddings`` is false by default; for most other types, it is true."""
 
+TIED = frozenset({
+    "bloom", "cohere", "cohere2", "ernie4_5", "ernie4_5_moe", "falcon", "falcon_mamba", "gemma", "gemma2", "gemma3_text",
+    "gemma3n_text", "gpt-sw3", "gpt2", "gpt_bigcode", "gpt_neo", "jetmoe", "lfm2", "lfm2_moe", "mamba", "minicpm3",
+    "modernbert-decoder", "mpt", "openai-gpt", "opt", "recurrent_gemma", "smollm3", "starcoder2", "vaultgemma", "xglm",
+    "zamba", "zamba2",
+})  # fmt: skip
+"""Types of language models whose ``tie_word_embeddings`` is true by default."""
+
 
 def model_type_of(config: Mapping[str, Any]) -> str:
     """Return the ``model_type`` of a configuration, or of its ``text_config`` if there is one; '' if it is missing."""
@@ -64,6 +74,11 @@ def model_type_of(config: Mapping[str, Any]) -> str:
 def untied_by_default(config: Mapping[str, Any]) -> bool:
     """Return whether a model of this type has an untied output layer if ``tie_word_embeddings`` is not set."""
     return model_type_of(config) in UNTIED
+
+
+def tied_by_default(config: Mapping[str, Any]) -> bool:
+    """Return whether a model of this type uses its embedding as output layer if ``tie_word_embeddings`` is not set."""
+    return model_type_of(config) in TIED
 
 
 LAYERS = (
