@@ -58,8 +58,8 @@ UNTIED = frozenset({
 TIED = frozenset({
     "bloom", "cohere", "cohere2", "ernie4_5", "ernie4_5_moe", "falcon", "falcon_mamba", "gemma", "gemma2",
     "gemma3_text", "gemma3n_text", "gpt-sw3", "gpt2", "gpt_bigcode", "gpt_neo", "jetmoe", "lfm2", "lfm2_moe", "mamba",
-    "minicpm3", "modernbert-decoder", "mpt", "openai-gpt", "opt", "recurrent_gemma", "smollm3", "starcoder2", "vaultgemma",
-    "xglm", "zamba", "zamba2",
+    "minicpm3", "modernbert-decoder", "mpt", "openai-gpt", "opt", "recurrent_gemma", "smollm3", "starcoder2",
+    "vaultgemma", "xglm", "zamba", "zamba2",
 })  # fmt: skip
 """Types of language models whose ``tie_word_embeddings`` is true by default."""
 

@@ -53,9 +53,9 @@ from .weights.part_checks import part_notes
 from .weights.row_checks import has_more_rows, output_notes, position_notes
 from .weights.shape_checks import UNLOADED, DescribedTensor, shape_notes
 from .weights.shared_embeddings import shared_embedding_notes
-from .weights.tied_heads import head_notes, missing_head_notes, stored_head_notes
+from .weights.tied_heads import head_notes, missing_head_notes
 
-__all__ = ["file_notes", "notes_for_gguf", "output_file_notes", "source_file_notes", "weights_notes"]
+__all__ = ["file_notes", "output_file_notes", "source_file_notes", "weights_notes"]
 
 
 def source_file_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
@@ -83,17 +83,6 @@ def source_file_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[s
     yield from own_code_notes(folder)
     yield from class_type_notes(apart.config)
     yield from adapter_notes(folder.adapter_beside)
-
-
-def notes_for_gguf(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
-    """Yield notes on the files of a source whose content goes into a GGUF file, and on a stored but tied output layer.
-
-    llama.cpp uses a stored output layer, transformers before 5 the embedding.
-    """
-    yield from source_file_notes(checkpoint, folder)
-    ties = checkpoint.ties
-    tensors = [DescribedTensor(key, info.dtype, info.shape, ties.get(key, "")) for key, info in checkpoint.items()]
-    yield from stored_head_notes(tensors, folder)
 
 
 def file_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
