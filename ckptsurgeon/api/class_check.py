@@ -20,6 +20,7 @@ from ..planning.target import TargetSpec
 from ..storage.read.uri import scheme_of
 from ..util.text import count, escape, listing, shape_text
 from .model_folder.folder import ModelFolder, model_folder
+from .model_folder.weights.class_types import loaded_class
 from .quantised_class import ClassFinding, Kind, has_names_of, ignored_keys, quantised_findings
 from .transplant.transplant import transplant
 
@@ -144,9 +145,8 @@ def not_compared(checkpoint: Checkpoint, folder: ModelFolder) -> str:
 
 
 def _architecture(folder: ModelFolder) -> str:
-    """Return the name of the class in ``architectures`` of config.json; '' if it lists several classes or none."""
-    names = folder.config.get("architectures")
-    return names[0] if isinstance(names, list) and len(names) == 1 and isinstance(names[0], str) else ""
+    """Return the name of the class that config.json describes; '' if it lists several classes or none."""
+    return loaded_class(folder.config)
 
 
 def _differences(plan: Plan, checkpoint: Checkpoint, name: str) -> Iterator[ClassFinding]:

@@ -10,6 +10,7 @@ from ..errors import ConfigError, PlanError
 from ..tensors.dtypes import DTYPES
 from ..tensors.ties import tied_keys
 from ..util.text import count, escape, listing, shape_text
+from .computed_buffers import is_computed
 from .llama_cpp.names import layout_hint
 from .merge.fitting import UNWRAP, named_keys, without_wrappers
 from .merge.tied_tensors import ModelTies
@@ -55,6 +56,7 @@ def plan_average(
 
     The output has its tensors in the order of the first checkpoint. Without ``weights`` all checkpoints have the same
     weight. ``int_buffers`` decides the value of integer tensors: the last checkpoint's, the first's, or the maximum.
+    Buffers that a model computes, such as ``inv_freq``, are copied from the first checkpoint.
 
     Raises ConfigError for fewer than two checkpoints or an unknown ``int_buffers``; PlanError if keys, shapes or kinds
     of numbers differ, or a tensor is quantised; FormatError if the values of a tensor are not plain bytes.
@@ -172,6 +174,8 @@ def _step(
 ) -> Step:
     first, last = inputs[0], inputs[-1]
     floating = DTYPES[first.dtype].is_floating
+    if is_computed(key):
+        return Step(key, "copy", first.dtype, first.shape, first.source, key, first.dtype, first.shape, tied_to=tied_to)
     if not floating and int_buffers != "max":
         one = last if int_buffers == "last" else first
         return Step(

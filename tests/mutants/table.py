@@ -18,6 +18,24 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "packed codes in two's complement get a note",
+        "return bool(min(low, high) >= END and middle < MIDDLE)",
+        "return bool(min(low, high) >= END and middle < -MIDDLE)",
+        "tensors/decoders/test_signed_codes.py",
+    ),
+    Mutant(
+        "stored frequencies of another base than config.json get a note",
+        "if len(values) < 2 or _are_of(base, values):",
+        "if len(values) < 2 or values:",
+        "api/model_folder/test_frequencies.py",
+    ),
+    Mutant(
+        "a class of another model type than model_type gets a note",
+        "    if not other:\n        return\n    loaded =",
+        "    if other:\n        return\n    loaded =",
+        "api/model_folder/weights/test_class_types.py",
+    ),
+    Mutant(
         "a token list that the ids of a model without a tokeniser contradict gets a note",
         "if not {field.removeprefix(TEXT) for field in wrong} <= WEAK:",
         "if not wrong:",

@@ -41,7 +41,8 @@ KINDS = (
           "Merge the adapter into the model (ckpt lora merge), or move its files to a folder of their own."),
     _kind("other-notes", r"^the folder has an adapter_config\.json, but no", FAIL,
           "Remove adapter_config.json, or add the adapter's weights."),
-    _kind("other-notes", r": llama\.cpp cannot load the file|^with [\w.-]+\.\w+ \d+[ ,].* must have", WARN,
+    _kind("other-notes", r": llama\.cpp cannot load the file|^with [\w.-]+\.\w+ \d+[ ,].* must have"
+          r"|^\w+\.\S+ is \S+, which is not above 0", WARN,
           "Correct the metadata (ckpt convert --set-metadata), or convert the model again."),
     _kind("other-notes", r"\(ss_network_alpha ", WARN, "Merge it with this weight, unless the factors contain it."),
     _kind("weight-size", r"the dtype in the header is perhaps wrong", FAIL,

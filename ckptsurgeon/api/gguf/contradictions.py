@@ -5,6 +5,7 @@ The entries are listed in llama.cpp's ``gguf-py/gguf/constants.py``. llama.cpp d
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -30,6 +31,13 @@ _REQUIRED = {
     for name, architecture in MODEL_TYPES.items()
 }
 """The metadata entries without which llama.cpp does not load a model, by the model's architecture."""
+_POSITIVE = {
+    "attention.layer_norm_rms_epsilon": "norms of zeros become NaN",
+    "attention.layer_norm_epsilon": "norms of zeros become NaN",
+    "rope.freq_base": "the rotary embedding becomes NaN",
+    "rope.freq_base_swa": "the rotary embedding becomes NaN",
+}
+"""Entries whose number is above 0 in every model, each with what happens if it is not."""
 HEADS, FEW, WIDTH = "attention.head_count", "attention.head_count_kv", "embedding_length"
 
 
@@ -55,6 +63,7 @@ def metadata_notes(shapes: Mapping[str, Sequence[int]], metadata: Mapping[str, s
         *(_of_missing(architecture, metadata) if is_whole and any(map(_BLOCK.match, shapes)) else ()),
         *_of_shapes(shapes, architecture, sizes),
         *_of_rotation(architecture, sizes),
+        *_of_positive(architecture, metadata),
         *_of_tokens(metadata, tokens, stated.get("vocab_size")),
         *_of_rows(shapes.get(EMBEDDING, ()), architecture, tokens or sizes.get("vocab_size", 0), bool(tokens)),
     )
@@ -133,6 +142,22 @@ def _of_rotation(architecture: str, sizes: Mapping[str, int]) -> Iterator[str]:
     turned = sizes.get("rope.dimension_count", head)
     if architecture == "llama" and head and turned != head:
         yield f"llama.rope.dimension_count is {turned}, but a head has {head} values: llama.cpp cannot load the file"
+
+
+def _of_positive(architecture: str, metadata: Mapping[str, str]) -> Iterator[str]:
+    """Yield a note on each number of a known architecture that must be above 0 and is not."""
+    for entry, why in _POSITIVE.items() if architecture in ARCHITECTURES else ():
+        said = metadata.get(f"{architecture}.{entry}", "")
+        if said and not _value(said) > 0:
+            yield f"{architecture}.{entry} is {escape(said, 40)}, which is not above 0: {why}"
+
+
+def _value(text: str) -> float:
+    """Return the number in a text; NaN for "nan", infinity for a text without a number."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.inf
 
 
 def _wanted(sizes: Mapping[str, int]) -> Iterator[tuple[str, int, tuple[str, ...], int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -11,7 +12,7 @@ from ...engine.inputs import PlanInputs
 from ...engine.output.layout import OutputOptions, is_folder
 from ...errors import ConfigError
 from ...formats.base.header import ExtraEntries
-from ...formats.ggml.values import BOOL, INT32, TEXT, UINT32, Typed, kind_of, packed, parsed
+from ...formats.ggml.values import BOOL, FLOAT32, INT32, TEXT, UINT32, Typed, kind_of, packed, parsed
 from ...formats.ggml.writer import FORMAT_KEY, RESERVED
 from ...planning.llama_cpp.names import ARCHITECTURES
 from ...planning.plan.plan import Plan
@@ -87,11 +88,13 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
 
 
 def _said(entry: Typed) -> str:
-    """Return a whole number, a truth value or a short string as text; '' for any other value."""
+    """Return a number of 32 bits, a truth value or a short string as text; '' for any other value."""
     if entry.kind == TEXT and len(entry.raw) <= LONGEST:
         return entry.raw[8:].decode("utf-8", "replace")
     if entry.kind == BOOL:
         return "true" if any(entry.raw) else "false"
+    if entry.kind == FLOAT32:
+        return repr(struct.unpack("<f", entry.raw)[0])
     return str(int.from_bytes(entry.raw, "little")) if entry.kind in (UINT32, INT32) else ""
 
 

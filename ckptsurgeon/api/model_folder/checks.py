@@ -15,6 +15,7 @@ from ..lora.adapter_files import adapter_of
 from .codes.described_shapes import described_shape_notes
 from .folder import ModelFolder, model_folder
 from .layers.checks import layer_notes
+from .layers.frequencies import frequency_notes, unlike_frequency_notes
 from .layers.holes import gap_notes
 from .tokenizer.changed_lists import changed_list_notes
 from .weights.shape_checks import DescribedTensor
@@ -43,7 +44,7 @@ def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[str]
     if checkpoint.elsewhere:
         return []
     shapes = described_shape_notes(checkpoint, folder.config) if checkpoint.codes or checkpoint.stored else []
-    shapes = [*changed_list_notes(checkpoint, folder), *shapes]
+    shapes = [*changed_list_notes(checkpoint, folder), *frequency_notes(checkpoint, folder.config), *shapes]
     if not _is_configured(folder):
         return [*gap_notes(list(checkpoint)), *shapes]
     from .weights.part_checks import part_notes
@@ -112,6 +113,7 @@ def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequenc
 
             notes = [*layers, *source_file_notes(checkpoint, folder), *adapter]
         found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)
+    found |= dict.fromkeys(unlike_frequency_notes(plan, opened) if plan.verb in ("average", "merge") else ())
     return replace(plan, notes=(*plan.notes, *found)) if found else plan
 
 
@@ -152,7 +154,7 @@ def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> l
     folder = folder or model_folder(checkpoint)
     if checkpoint.elsewhere:
         return []
-    shapes = described_shape_notes(checkpoint, folder.config)
+    shapes = [*described_shape_notes(checkpoint, folder.config), *frequency_notes(checkpoint, folder.config)]
     gaps = shapes if _is_configured(folder) else [*gap_notes(list(checkpoint)), *shapes]
     if not folder.files:
         return gaps if checkpoint.folder is not None and folder.path == checkpoint.folder.uri else shapes

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ...planning.computed_buffers import is_computed
 from ...planning.plan.plan import Plan
 from ...tensors.dtypes import DTYPES
 from ...tensors.encodings._find import find_codes
@@ -16,6 +17,7 @@ __all__ = [
     "AFTER_PADDING",
     "DTYPE",
     "PADDING",
+    "TIED",
     "TIES",
     "UNTIED",
     "Path",
@@ -25,6 +27,7 @@ __all__ = [
     "has_parts",
     "layer_counts",
     "model_type_of",
+    "tied_by_default",
     "untied_by_default",
     "vocabulary_size",
     "vocabulary_sizes",
@@ -52,6 +55,14 @@ UNTIED = frozenset({
 })  # fmt: skip
 """Types of language models whose ``tie_word_embeddings`` is false by default; for most other types, it is true."""
 
+TIED = frozenset({
+    "bloom", "cohere", "cohere2", "ernie4_5", "ernie4_5_moe", "falcon", "falcon_mamba", "gemma", "gemma2",
+    "gemma3_text", "gemma3n_text", "gpt-sw3", "gpt2", "gpt_bigcode", "gpt_neo", "jetmoe", "lfm2", "lfm2_moe", "mamba",
+    "minicpm3", "modernbert-decoder", "mpt", "openai-gpt", "opt", "recurrent_gemma", "smollm3", "starcoder2",
+    "vaultgemma", "xglm", "zamba", "zamba2",
+})  # fmt: skip
+"""Types of language models whose ``tie_word_embeddings`` is true by default."""
+
 
 def model_type_of(config: Mapping[str, Any]) -> str:
     """Return the ``model_type`` of a configuration, or of its ``text_config`` if there is one; '' if it is missing."""
@@ -63,6 +74,11 @@ def model_type_of(config: Mapping[str, Any]) -> str:
 def untied_by_default(config: Mapping[str, Any]) -> bool:
     """Return whether a model of this type has an untied output layer if ``tie_word_embeddings`` is not set."""
     return model_type_of(config) in UNTIED
+
+
+def tied_by_default(config: Mapping[str, Any]) -> bool:
+    """Return whether a model of this type uses its embedding as output layer if ``tie_word_embeddings`` is not set."""
+    return model_type_of(config) in TIED
 
 
 LAYERS = (
@@ -141,9 +157,9 @@ def float_dtypes(plan: Plan, config: Mapping[str, Any]) -> list[str]:
     """Return the floating-point dtypes in a plan, without those of quantised tensors and scales (no loader casts them).
 
     Tensors that transformers always keeps in float32 (``_keep_in_fp32_modules``) are ignored too, unless the plan has
-    no other floating-point tensors.
+    no other floating-point tensors; so are buffers that a model computes, such as ``inv_freq``.
     """
-    infos = {step.key: TensorInfo(step.dtype, step.shape) for step in plan.steps}
+    infos = {step.key: TensorInfo(step.dtype, step.shape) for step in plan.steps if not is_computed(step.key)}
     coded = find_codes(infos, lambda: quantisation_of(config)).by_key
     floats = {key: info.dtype for key, info in infos.items() if key not in coded and DTYPES[info.dtype].kind == "float"}
     cast = {dtype for key, dtype in floats.items() if dtype != "float32" or not KEPT.search(key)}

@@ -46,6 +46,7 @@ from .tokenizer.special_names import added_notes, name_notes
 from .tokenizer.token_lists import token_list_notes
 from .tokenizer.tokenizer_files import local_tokens
 from .unreadable import unreadable_files, unreadable_notes
+from .weights.class_types import class_type_notes
 from .weights.declared_dtype import declared_dtype_notes
 from .weights.embedding_checks import embedding_notes, embeddings, of_tokens
 from .weights.family_checks import family_notes
@@ -81,6 +82,7 @@ def source_file_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[s
     yield from recorded_setting_notes(checkpoint.metadata, apart.config)
     yield from _without_configuration(apart, folder, tensors, {})
     yield from own_code_notes(folder)
+    yield from class_type_notes(apart.config)
     yield from adapter_notes(folder.adapter_beside)
 
 
@@ -189,6 +191,7 @@ def weights_notes(
         *sized,
         *factor_notes(folder.config),
         *value_notes(config),
+        *class_type_notes(config),
         *head_notes(alike, folder),
         *shared_embedding_notes(alike, folder),
         *alphabet_notes(alike, folder, read),

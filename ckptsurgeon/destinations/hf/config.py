@@ -144,8 +144,9 @@ def _architecture(
 ) -> tuple[str, tuple[str, ...]]:
     """Return the name of the model's class, and notes.
 
-    The class is the one in the document, else the one in the config.json, else the one that AutoModel chooses. Raises
-    ConfigError if transformers does not have the class, or the class belongs to another model_type.
+    The class is the one in the document, else the one in the config.json, else the one that AutoModel chooses. If the
+    class in the config.json belongs to another model_type, it is the class of its own model_type with the same purpose.
+    Raises ConfigError if transformers does not have the class, or the class belongs to another model_type.
     """
     listed = fields.get("architectures") or []
     asked = document.model.get("architecture")
@@ -162,6 +163,10 @@ def _architecture(
         raise document.fail(f"transformers {package.__version__} has no model class {brief_repr(name, 60)}.", hint)
     wanted = getattr(found, "config_class", None)
     if config_class is not None and wanted is not None and not issubclass(config_class, wanted):
+        own = "" if asked is not None or "auto_map" in fields else _class_instead(package, name, config_class)
+        if own:
+            said = f"{escape(own)} is built, the class of the model_type {escape(config_class.model_type)}"
+            return own, (f"{said}, and not {escape(name)} (architectures), as transformers' Auto classes do",)
         raise document.fail(
             f"the class {name} belongs to the model_type {wanted.model_type or wanted.__name__}, "
             f"not to {config_class.model_type}.",
@@ -169,6 +174,30 @@ def _architecture(
         )
     notes = ("the custom code listed in auto_map is not run: transformers itself contains the model",)
     return str(name), notes if "auto_map" in fields else ()
+
+
+_PRETRAINING, _PRETRAINED = "PRETRAINING", "ForPreTraining"
+"""A part of the name of the list for pretraining, and the end of the names of classes for pretraining."""
+
+
+def _class_instead(package: Any, name: str, config_class: Any) -> str:
+    """Return the class of a configuration with the purpose of the class ``name``, which is of another model type.
+
+    Both are in one of the lists of transformers' Auto classes, such as that of AutoModelForCausalLM. Returns '' if no
+    list has both, and for the class of a part of the model (see ``_part``). The list for pretraining has classes of
+    every purpose, so it is used for classes of pretraining alone.
+    """
+    if _part(config_class, getattr(package, name).config_class):
+        return ""
+    lists = vars(importlib.import_module("transformers.models.auto.modeling_auto"))
+    names = [
+        one for one in lists if one.endswith("_MAPPING_NAMES") and (_PRETRAINED in name or _PRETRAINING not in one)
+    ]
+    for classes in (lists[one] for one in names):
+        found = classes.get(config_class.model_type)
+        if found and any(name == one if isinstance(one, str) else name in one for one in classes.values()):
+            return str(found if isinstance(found, str) else found[0])
+    return ""
 
 
 def _part(config_class: Any, wanted: Any) -> str:

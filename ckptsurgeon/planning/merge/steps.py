@@ -11,6 +11,7 @@ from ...methods.merge._method import Method
 from ...tensors.dtypes import DTYPES
 from ...tensors.encodings._encoding import QuantisedTensor
 from ...util.text import escape
+from ..computed_buffers import is_computed
 from ..mismatch.policy_syntax import is_reshape
 from ..opaque import opaque_error
 from ..plan.compute import Merge
@@ -104,6 +105,8 @@ class MergeSteps:
         if not inputs or (len(inputs) < len(piece.models) and len(inputs) < piece.method.models[0]):
             return self._alone(piece, fitted, base if base is not None else inputs[0])
         self._check_values(piece, inputs)
+        if is_computed(piece.key) and not fitted.policy:
+            return _copy(piece, inputs[0], inputs[0].dtype)
         kind = DTYPES[inputs[0].dtype].kind
         if kind != "float":
             return self._integers(piece, fitted, kind)

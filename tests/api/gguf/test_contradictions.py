@@ -75,6 +75,28 @@ def test_entries_with_which_llama_cpp_loads_nothing_are_said(entries: dict[str, 
         assert f"{said}: llama.cpp cannot load the file" in notes
 
 
+@pytest.mark.parametrize(
+    ("entry", "value", "why"),
+    [
+        ("attention.layer_norm_rms_epsilon", "0", "norms of zeros become NaN"),
+        ("attention.layer_norm_rms_epsilon", "-1e-6", "norms of zeros become NaN"),
+        ("rope.freq_base", "0", "the rotary embedding becomes NaN"),
+        ("rope.freq_base", "nan", "the rotary embedding becomes NaN"),
+        ("rope.freq_base", "1000000", ""),
+        ("attention.layer_norm_rms_epsilon", "1e-12", ""),
+    ],
+)
+def test_numbers_that_must_be_above_0_are_said(entry: str, value: str, why: str) -> None:
+    model("llama")
+    cs.apply(cs.convert("model", layout="gguf"), "x.gguf")
+    receipt = cs.apply(cs.convert("x.gguf", metadata={f"llama.{entry}": value}), "y.gguf")
+    of_check = [one.what for one in cs.check("y.gguf").row("other-notes").found]
+    for notes in (receipt.notes, cs.inspect("y.gguf").notes, cs.convert("y.gguf").notes, of_check):
+        found = [note for note in notes if "which is not above 0" in note]
+        assert len(found) == bool(why), notes
+        assert all(note.startswith(f"llama.{entry} is ") and note.endswith(f"above 0: {why}") for note in found)
+
+
 def test_an_id_beyond_the_tokens_is_said_where_it_is_written() -> None:
     model("llama")
     Path("model/tokenizer.json").write_text(json.dumps(tokenizer(splitter(r"\p{L}+"))))

@@ -211,11 +211,25 @@ def test_what_is_not_known_is_refused_with_what_is_near() -> None:
     assert "BertForSequenceClassification" in refused("has no model class 'BertForSequenceClasification'")
     write_config("config.json", BERT, "BertTokenizer")
     refused("has no model class 'BertTokenizer'")
-    write_config("config.json", BERT, "GPT2Model")
-    assert "alone" not in refused("GPT2Model belongs to the model_type gpt2, not to bert")
+    assert "alone" not in refused(
+        "GPT2Model belongs to the model_type gpt2, not to bert", section(architecture="GPT2Model")
+    )
     write_config("config.json", BERT, "BertModel")
     assert "num_labels" in refused("has no field 'num_label'", section(num_label=3))
     refused("has no field 'model_type'", section(model_type="gpt2"))
+
+
+def test_a_class_of_another_model_type_gives_way_to_that_of_its_own_as_in_transformers() -> None:
+    import transformers
+
+    write_config("config.json", {**BERT, "is_decoder": True}, "GPT2LMHeadModel")
+    target = cs.load_target("config.json")
+    own = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained("config.json"))
+    assert set(own.state_dict()) == set(target.tensors)
+    assert type(own).__name__ in target.notes[0]
+    assert "not GPT2LMHeadModel (architectures)" in target.notes[0]
+    write_config("config.json", BERT, "T5ForConditionalGeneration")  # BERT has no such class
+    refused("T5ForConditionalGeneration belongs to the model_type t5, not to bert")
 
 
 def test_a_model_of_a_part_is_refused_as_transformers_refuses_it_and_built_from_the_part() -> None:

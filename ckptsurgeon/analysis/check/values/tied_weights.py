@@ -50,7 +50,7 @@ def _by_configuration(subject: Subject) -> Iterator[Found]:
         if one is None or other is None or subject.tensors[embedding].dtype != subject.tensors[head].dtype:
             continue
         if (one.crc32, one.nbytes) != (other.crc32, other.nbytes):
-            differ = f"{escape(embedding)} and {escape(head)} are tied by config.json, but their values differ"
+            differ = f"{escape(embedding)} and {escape(head)} are tied by the configuration, but their values differ"
             said = f"{differ}: transformers before version 5 ignores {escape(head)}"
             yield Found(Status.FAIL, said, ADVICE, (embedding, head))
 

@@ -34,7 +34,8 @@ VALUE_BYTES = 4096
 def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) -> list[str]:
     """Return notes on stored shapes and zero points of quantised weights that contradict codes, settings or ``config``.
 
-    ``config`` is the model's configuration, if there is one. Its ``hidden_size`` is a dimension of some weights.
+    ``config`` is the model's configuration, if there is one. Its ``hidden_size`` and ``intermediate_size`` are
+    dimensions of some weights.
 
     bitsandbytes stores a ``quant_state`` (JSON in a tensor) with the shape of a weight and its block size, which is the
     number of values that share a scale. compressed-tensors stores a ``weight_shape``. In GPTQ, the zero points of
@@ -95,11 +96,12 @@ def _of_shape(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str,
     if len(shape) != 2 or len(codes) != 2:
         return
     rows, columns = shape
+    width, field = columns_of(one.name, config)
     if rows != codes[0] or not 4 * (codes[1] - 1) < columns <= 32 * codes[1]:  # 1 to 8 bits each, in 32-bit integers
         yield "weight_shape", f"is [{rows}, {columns}], but the codes have the shape {list(codes)}"
-    elif (width := columns_of(one.name, config)) not in (0, columns):
+    elif width not in (0, columns):
         width_text = escape(str(width), DIGITS)
-        said = f"hidden_size is {width_text} in config.json"
+        said = f"{field} is {width_text} in config.json"
         yield "weight_shape", f"is [{rows}, {columns}], but it must be [{rows}, {width_text}]: {said}"
 
 

@@ -22,6 +22,9 @@ _ROWS = re.compile(r"\d\.(?:self_attn\.[qkv]_proj|mlp\.(?:gate|up)_proj)\.weight
 _COLUMNS = re.compile(r"\d\.(?:self_attn\.o_proj|mlp\.down_proj)\.weight$")
 """Matches weights whose number of rows is the width of the model."""
 
+_WIDTHS = ((_ROWS, "hidden_size"), (re.compile(r"\blayers\.\d+\.mlp\.down_proj\.weight$"), "intermediate_size"))
+"""Patterns of weights, each with the field that has their number of columns."""
+
 
 def codes_of(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -> QuantisedTensors:
     """Return the quantised tensors in ``tensors``. For an open checkpoint, use its attribute ``codes`` instead."""
@@ -73,12 +76,14 @@ def logical_tensors(
     return [*(one for one in tensors if one.key not in replaced), *found]
 
 
-def columns_of(key: str, config: Mapping[str, Any]) -> int:
-    """Return the number of columns of a weight if it is known to be ``hidden_size``; else 0."""
-    width = config.get("hidden_size")
-    if type(width) is not int or config.get("model_type") not in LLAMA or not _ROWS.search(key):
-        return 0
-    return max(width, 0)
+def columns_of(key: str, config: Mapping[str, Any]) -> tuple[int, str]:
+    """Return the number of columns of a weight, and the field of ``config`` that says it; (0, "") if unknown."""
+    if config.get("model_type") in LLAMA:
+        field = next((field for pattern, field in _WIDTHS if pattern.search(key)), "")
+        width = config.get(field)
+        if type(width) is int and width > 0:
+            return width, field
+    return 0, ""
 
 
 def whole_shape(key: str, shape: tuple[int, ...], config: Mapping[str, Any]) -> tuple[int, ...]:

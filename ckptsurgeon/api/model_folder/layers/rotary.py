@@ -10,7 +10,7 @@ from ..config_fields import base_of_rope
 from .derived_kinds import derived_lists, model_type_in
 from .derived_lists import PERIODS
 
-__all__ = ["factor_notes", "rotary_differences", "with_order"]
+__all__ = ["factor_notes", "rope_settings", "rotary_differences", "with_order"]
 
 _PATTERN = ("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
 """Fields that override the period in ``PERIODS``."""
@@ -34,7 +34,7 @@ def with_order(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def factor_notes(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if ``short_factor`` or ``long_factor`` does not have one number for each rotated pair of a head."""
-    rope, width, heads = _rope(config), config.get("hidden_size"), config.get("num_attention_heads")
+    rope, width, heads = rope_settings(config), config.get("hidden_size"), config.get("num_attention_heads")
     if config.get("model_type") not in OF_PHI and rope.get("rope_type") not in OF_FACTORS:
         return
     size = next((config[name] for name in ROTATED if config.get(name) is not None), None)
@@ -74,7 +74,7 @@ def rotary_differences(
     pair = _by_kind(theirs), _by_kind(ours)
     if pair[0] is None and pair[1] is None:
         section = "rope_scaling" if any(one.get("rope_scaling") for one in (theirs, ours)) else "rope_parameters"
-        yield from _compared(_rope(theirs), _rope(ours), ours, is_one_kind=is_one_kind, section=section)
+        yield from _compared(rope_settings(theirs), rope_settings(ours), ours, is_one_kind=is_one_kind, section=section)
         return
     kind = ours.get("model_type")
     found = [
@@ -142,7 +142,7 @@ def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
+def rope_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of rotary embeddings (scaling, base) that a configuration has for all layers.
 
     If it has both the older section ``rope_scaling`` and ``rope_parameters``, transformers 5 uses the older one.

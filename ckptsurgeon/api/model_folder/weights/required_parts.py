@@ -27,10 +27,12 @@ from .shape_checks import DescribedTensor
 __all__ = [
     "BUFFER",
     "TABLE",
+    "classes_of",
     "is_known_type",
     "known_patterns",
     "pattern_of",
     "required_part_notes",
+    "types_with",
     "unknown_key_notes",
 ]
 
@@ -119,6 +121,21 @@ def known_patterns(kind: str) -> frozenset[str]:
 def is_known_type(kind: str) -> bool:
     """Return whether a model type is in the table, which has nearly all types of transformers."""
     return kind in _table()
+
+
+def classes_of(kind: str) -> frozenset[str]:
+    """Return the names of the classes of a model type; empty for an unknown type."""
+    return frozenset(json.loads(_table()[kind])["classes"]) if kind in _table() else frozenset()
+
+
+def types_with(name: str) -> list[str]:
+    """Return the model types that have a class of this name, the one after which the class is named first.
+
+    The lines of the table, 1 MB, are searched as text: about 1 ms.
+    """
+    mark = f"{json.dumps(name)}:"
+    found = [kind for kind, line in _table().items() if mark in line]
+    return sorted(found, key=lambda kind: not name.lower().startswith(re.sub(r"\W|_", "", kind.lower())))
 
 
 def _decoded(coded: Sequence[Any]) -> list[str]:

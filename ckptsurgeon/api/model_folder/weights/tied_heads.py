@@ -13,7 +13,7 @@ from ....tensors.encodings._find import find_codes
 from ....tensors.encodings._settings import quantisation_of
 from ....tensors.info import TensorInfo
 from ....util.text import escape, listing
-from ..config import TIES, model_type_of, untied_by_default
+from ..config import TIES, model_type_of, tied_by_default, untied_by_default
 from ..folder import ModelFolder
 from .shape_checks import DescribedTensor
 
@@ -104,12 +104,17 @@ def head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Itera
 
 
 def stored_head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
-    """Yield a note on each output layer that is stored although config.json ties it to the embedding."""
+    """Yield a note on each output layer that is stored although the configuration ties it to the embedding.
+
+    This may be the default of the model type.
+    """
     for embedding, head in stored_heads(tensors, folder):
-        yield (
-            f"config.json says that {escape(embedding)} is the output layer ({TIES}), but "
-            f"{escape(head)} is stored too: if the two differ, transformers before 5 uses only the embedding"
-        )
+        said = f"config.json says that {escape(embedding)} is the output layer ({TIES})"
+        if folder.said_tied is None:
+            kind = escape(model_type_of(folder.config))
+            said = f"config.json does not set {TIES}: the output layer of {kind} is then {escape(embedding)}"
+        stored = f"{escape(head)} is stored too"
+        yield f"{said}, but {stored}: if the two differ, transformers before 5 uses only the embedding"
 
 
 def missing_head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
@@ -119,9 +124,13 @@ def missing_head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) 
 
 
 def stored_heads(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> list[tuple[str, str]]:
-    """Return the keys (embedding, output layer) of each output layer that is stored although config.json ties it."""
+    """Return the keys (embedding, output layer) of each output layer that is stored although it is tied.
+
+    It is tied by config.json, or by the default of the model type.
+    """
     embedding = _embedding(tensors)
-    if embedding is None or not folder.said_tied or folder.config.get("model_type") in UNSHARED:
+    tied = folder.said_tied if folder.said_tied is not None else tied_by_default(folder.config)
+    if embedding is None or not tied or folder.config.get("model_type") in UNSHARED:
         return []
     plain = [one.key for one in tensors if one.shape[1:] == embedding.shape[1:] and not one.tied_to]
     heads = filter(HEAD.search, dict.fromkeys((*plain, *_coded_heads(tensors, folder))))

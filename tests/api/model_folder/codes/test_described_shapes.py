@@ -174,6 +174,22 @@ def test_a_weight_shape_that_the_codes_allow_may_contradict_the_model(
 
 
 @pytest.mark.parametrize(
+    ("kind", "size", "columns", "is_said"),
+    [("llama", 64, 62, True), ("llama", 64, 64, False), ("llama", 62, 62, False), ("my_own", 64, 62, False)],
+)
+def test_the_columns_of_down_projections_are_the_intermediate_size(
+    kind: str, size: int, columns: int, is_said: bool
+) -> None:
+    shapes = [[32, columns]] * 2
+    config = {"model_type": kind, "hidden_size": 32, "intermediate_size": size}
+    layers_of("mlp.down_proj", *shapes, config=config)
+    notes = [note for note in cs.inspect("m").notes if "weight_shape" in note]
+    assert notes == [note.removeprefix("m: ") for note in cs.convert("m").notes if "weight_shape" in note]
+    assert len(notes) == is_said
+    assert all("is [32, 62], but it must be [32, 64]: intermediate_size is 64 in config.json" in one for one in notes)
+
+
+@pytest.mark.parametrize(
     ("zero", "bits", "format_", "why"),
     [
         (8, 4, None, "is 8 for each weight, as version 2 of GPTQ stores symmetric weights, but the quantization_config "

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.api.model_folder.config import UNTIED
+from ckptsurgeon.api.model_folder.config import TIED, UNTIED
 
 EMBED = "model.embed_tokens.weight"
 TIES = "tie_word_embeddings"
@@ -96,6 +96,40 @@ def test_a_head_that_the_configuration_ties_away_is_said(verb: str) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
+def test_a_head_that_the_default_of_the_type_ties_away_is_said(verb: str) -> None:
+    model("both", tied=None, head=True, model_type="gemma2")
+    said = notes(VERBS[verb]("both"))
+    does = f"config.json does not set tie_word_embeddings: the output layer of gemma2 is then {EMBED}"
+    assert said.count(f"{does}, but lm_head.weight {STORED}") == 1, said
+    model("untied", tied=None, head=True)  # Llama
+    assert TIES not in notes(VERBS[verb]("untied"))
+    model("named", tied=False, head=True, model_type="gemma2")
+    assert TIES not in notes(VERBS[verb]("named"))
+    model("tied", tied=None, head=False, model_type="gemma2")
+    assert TIES not in notes(VERBS[verb]("tied"))
+
+
+def test_check_and_gguf_find_a_head_that_the_default_of_the_type_ties_away() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.GemmaConfig(**sizes, num_key_value_heads=1, head_dim=16, vocab_size=32)
+    transformers.GemmaForCausalLM(config).save_pretrained("tied")
+    for name in ("equal", "other"):
+        state = load_file("tied/model.safetensors")
+        state["lm_head.weight"] = state[EMBED].clone() + (name == "other")
+        Path(name).mkdir()
+        save_file(state, f"{name}/model.safetensors", {"format": "pt"})
+        fields = json.loads(Path("tied/config.json").read_text())
+        Path(name, "config.json").write_text(json.dumps({key: fields[key] for key in fields if key != TIES}))
+    (found,) = cs.check("other").row("ties").found
+    assert "are tied by the configuration, but their values differ" in found.what
+    assert not cs.check("equal").row("ties").found
+    for name in ("other", "tied"):
+        made = cs.apply(cs.convert(name, layout="gguf"), f"{name}.gguf")
+        assert any(one.startswith("lm_head.weight is left out") for one in made.notes) == (name == "other")
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_a_head_that_the_configuration_wants_and_nobody_has_is_said(verb: str) -> None:
     model("lost", tied=False, head=False)
     said = notes(VERBS[verb]("lost"))
@@ -155,6 +189,9 @@ def test_defaults_of_classes_are_those_of_transformers() -> None:
     found = {kind: getattr(known[kind](), TIES, None) for kind in sorted(UNTIED) if kind in known}
     assert len(found) > len(UNTIED) / 2
     assert {kind for kind, tied in found.items() if tied is not False} == set()
+    found = {kind: getattr(known[kind](), TIES, None) for kind in sorted(TIED) if kind in known}
+    assert len(found) > len(TIED) / 2
+    assert {kind for kind, tied in found.items() if tied is not True} == set()
     for kind in ("gpt2", "gemma", "gemma2", "falcon", "bloom", "opt", "cohere", "starcoder2", "t5", "bert"):
         assert getattr(known[kind](), TIES, True) is True
         assert kind not in UNTIED

@@ -68,7 +68,8 @@ def test_tokens_of_a_ctc_model_are_held_against_its_output_layer(
 
 @pytest.mark.parametrize(("number", "is_said"), [(2, False), (3, True)])
 def test_sentinels_of_t5_beyond_the_rows_are_said(number: int, is_said: bool) -> None:
-    ctc("m", {}, {"tokenizer_class": "T5Tokenizer", "extra_ids": number}, architectures=["T5Model"], hidden_size=4)
+    names = {"tokenizer_class": "T5Tokenizer", "extra_ids": number}
+    ctc("m", {}, names, architectures=["T5Model"], model_type="my_t5", hidden_size=4)
     Path("m/vocab.json").unlink()
     Path("m/spiece.model").write_bytes(pieces("<pad>", "</s>", "<unk>", "a", "b", "c"))
     save_file({"shared.weight": torch.ones(8, 4)}, "m/model.safetensors")
