@@ -1,4 +1,4 @@
-"""wav2vec 2.0 and the networks made of it: spellings, what only training uses, heads, and networks that do not fit."""
+"""wav2vec 2.0, the networks made of it, and Parakeet: spellings, what only training uses, heads, and networks that do not fit."""
 
 from __future__ import annotations
 
@@ -99,6 +99,7 @@ def test_the_average_of_data2vec_s_teacher_is_left_out_with_a_note() -> None:
         ("wav2vec2", "fairseq", "w2v_encoder.w2v_model.target_glu.0.weight", "transformers"),
         ("wav2vec2.pre-trained", "fairseq", "input_quantizer.vars", "torchaudio"),
         ("data2vec-audio", "fairseq", "w2v_encoder.w2v_model.encoder.extra.weight", "transformers"),
+        ("parakeet", "nemo", "joint.joint_net.2.weight", "transformers"),
     ],
 )
 def test_what_has_no_name_is_an_error(network: str, layout: str, more: str, target: str) -> None:
@@ -154,6 +155,14 @@ def test_networks_are_told_apart(ckpt: Any) -> None:
         save_file(recorded(network, layout), "model.safetensors")
         found = json.loads(ckpt("layouts", "model.safetensors", "--json").out)["found"]
         assert found == [{"family": family, "layout": layout}]
+
+
+def test_the_window_and_filters_of_nemo_are_left_out_with_a_note() -> None:
+    tensors = recorded("parakeet", "nemo")
+    plain, _ = converted(tensors, "transformers")
+    made, notes = converted({**tensors, "preprocessor.featurizer.window": torch.ones(2)}, "transformers")
+    assert same(made, plain)
+    assert "left out: preprocessor.featurizer, which transformers computes" in notes
 
 
 @pytest.mark.parametrize(
