@@ -44,18 +44,19 @@ def conversion(
 ) -> LayoutConversion:
     """Return the conversion of ``tensors``, which have the layout ``source``, to one of the layouts ``targets``.
 
-    The first target that has names for all tensors is used. ``config`` has the fields of the model's configuration, as
-    far as it is known. ``label`` is the name of the checkpoint in messages. If ``is_part`` is true, tensors may be
-    missing from layers, and tensors without a name in the target keep their names. Raises PlanError if a tensor has no
-    name there, a layer lacks a tensor that other layers have, or a number that the shapes do not show is missing from
-    ``config``.
+    The target that has names for the most tensors is used: of several, one without a head, or the first. ``config`` has
+    the fields of the model's configuration, as far as it is known. ``label`` is the name of the checkpoint in messages.
+    If ``is_part`` is true, tensors may be missing from layers, and tensors without a name in the target keep their
+    names. Raises PlanError if a tensor has no name there, a layer lacks a tensor that other layers have, or a number
+    that the shapes do not show is missing from ``config``.
     """
     if source in targets:
         return LayoutConversion(LayoutChange((), (), ()), source, source)
     if not is_part:
         _check_even(family, source, tensors, label)
     numbers = family.numbers(tensors, config)
-    best = min((_Conversion(source, target, numbers, tensors) for target in targets), key=lambda one: len(one.odd))
+    found = (_Conversion(source, target, numbers, tensors) for target in targets)
+    best = min(found, key=lambda one: (one.unnamed, not one.target.is_bare))
     if best.odd and not is_part:
         has = "has" if len(best.odd) == 1 else "have"
         raise PlanError(
@@ -68,7 +69,10 @@ def conversion(
 
 
 class _Conversion:
-    """The operations and rules from one layout to another, and the keys, ``odd``, that have no name there."""
+    """The operations and rules from one layout to another, and the keys, ``odd``, that have no name there.
+
+    ``unnamed`` is the number of tensors that have no name there, those included that only training uses.
+    """
 
     def __init__(self, source: Layout, target: Layout, numbers: Numbers, tensors: Tensors) -> None:
         self.source, self.target = source, target
@@ -80,15 +84,20 @@ class _Conversion:
             self._do(change.there(self._now, numbers, self._at))
         computed = [one for one in source.computed if matched(one, self._now)]
         tied = [self._at(one) for one in target.tied if matched(self._at(one), self._now)]
-        self.exclude = (*computed, *tied)
-        self.notes = tuple(self._left(computed, tied))
+        self.exclude: tuple[str, ...] = (*computed, *tied)
         spelled = {self._at(ours): theirs for ours, theirs in target.names.items()}
         hits = dict(zip(spelled, _hits(spelled, self._now), strict=True))
-        self.rules = tuple(f"{now}={theirs}" for now, theirs in spelled.items() if hits[now] and now != theirs)
+        self.rules = tuple(_rules(spelled, hits))
         made = [change.made for change in target.changes if change.made]
         covered = {key for keys in hits.values() for key in keys}
         covered |= {key for keys in _hits((*made, *self.exclude), self._now) for key in keys}
+        training = dict(zip(source.training, _hits(source.training, self._now), strict=True))
+        unused = [one for one, keys in training.items() if keys and covered.isdisjoint(keys)]
+        self.unnamed = len(self._now) - len(covered)
+        covered |= {key for one in unused for key in training[one]}
+        self.exclude += tuple(unused)
         self.odd = [key for key in self._now if key not in covered]
+        self.notes = tuple(self._left(computed, tied, unused))
 
     def _do(self, rows: Sequence[Row]) -> None:
         if rows:
@@ -105,7 +114,7 @@ class _Conversion:
             rest = f"{dot}{last}{rest}"
         return name
 
-    def _left(self, computed: Sequence[str], tied: Sequence[str]) -> Iterable[str]:
+    def _left(self, computed: Sequence[str], tied: Sequence[str], training: Sequence[str]) -> Iterable[str]:
         if computed:
             yield f"left out: {listing(computed)}, which {self.target.library} computes"
         for one in tied:
@@ -115,6 +124,23 @@ class _Conversion:
                 f"left out: {escape(one)}, since {self.target.library} uses {escape(to)} in its place; if the two "
                 "differ, the output computes something else"
             )
+        if training:
+            yield (
+                f"left out: {listing(training)}, which only training uses: {self.target.library} has no name for "
+                f"{'it' if len(training) == 1 else 'them'}"
+            )
+
+
+def _rules(spelled: Mapping[str, str], hits: Mapping[str, Collection[str]]) -> Iterable[str]:
+    """Yield a rule for each pattern of ``spelled`` that is spelled in another way, and that renames keys of its own.
+
+    ``hits`` has the keys that each pattern matches: two patterns may match the same ones, of which the first is used.
+    """
+    renamed: set[str] = set()
+    for now, theirs in spelled.items():
+        if now != theirs and not renamed.issuperset(hits[now]):
+            yield f"{now}={theirs}"
+        renamed.update(hits[now])
 
 
 def _hits(patterns: Iterable[str], keys: Collection[str]) -> list[list[str]]:

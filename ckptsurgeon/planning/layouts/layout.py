@@ -45,7 +45,9 @@ class Layout:
     those of the library; a name that is absent does not exist there, unless one of the ``changes`` makes another tensor
     of it. ``marks`` are keys that every state dict in this layout has. ``computed`` are patterns of tensors that the
     library computes itself, so that other layouts do without them. ``tied`` maps each name of the family that is stored
-    only once here to the name of the tensor that it is tied to.
+    only once here to the name of the tensor that it is tied to. ``training`` are patterns of tensors that only training
+    uses: other layouts that have no name for them do without them. ``is_bare`` is true for the form without a head that
+    is written if the tensors have no head.
     """
 
     name: str
@@ -56,6 +58,8 @@ class Layout:
     changes: tuple[Change, ...] = ()
     computed: tuple[str, ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
+    training: tuple[str, ...] = ()
+    is_bare: bool = False
 
 
 @dataclass(frozen=True)

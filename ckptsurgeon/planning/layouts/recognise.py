@@ -47,6 +47,7 @@ def recognised(keys: Collection[str]) -> list[tuple[Family, Layout]]:
 def _known(layout: Layout, keys: Collection[str]) -> int:
     """Return how many keys have names in a layout."""
     made = [change.made for change in layout.changes if change.made]
-    patterns = [KeyPattern(text) for text in dict.fromkeys((*layout.names.values(), *made, *layout.computed))]
+    texts = dict.fromkeys((*layout.names.values(), *made, *layout.computed, *layout.training))
+    patterns = [KeyPattern(text) for text in texts]
     matcher = KeyMatcher(patterns)
     return sum(bool(matcher.match(key)) for key in keys)

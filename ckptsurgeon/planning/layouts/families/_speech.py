@@ -1,0 +1,123 @@
+"""Layouts of wav2vec 2.0 and of the networks made of it: the names that they share.
+
+Libraries have the convolution of positions with a weight norm in torch's older spelling (``weight_g``) or in its
+present one (``parametrizations``). transformers 5 and torchaudio 2 write the present one and read both; fairseq has the
+older one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..layout import Change, Layout
+
+__all__ = ["CORE", "LAYERS", "MASK", "NORMS", "Names", "in_fairseq", "in_torchaudio", "in_transformers", "within"]
+
+Names = Mapping[str, str]
+MASK = "masked_spec_embed"
+"""The vector that masked features are replaced by, which only training uses."""
+_CONVOLUTIONS = "feature_extractor.conv_layers.{n}.conv"
+NORMS = "feature_extractor.conv_layers.{n}.layer_norm"
+"""The norm of each convolution, in networks with ``feat_extract_norm`` "layer"."""
+_ONE_NORM = "feature_extractor.conv_layers.0.layer_norm"
+"""The only norm of the convolutions, in networks with ``feat_extract_norm`` "group"."""
+LAYERS = "encoder.layers.{n}."
+CORE: Names = {
+    MASK: "mask_emb",
+    _CONVOLUTIONS: "feature_extractor.conv_layers.{n}.0",
+    "feature_projection.layer_norm": "layer_norm",
+    "feature_projection.projection": "post_extract_proj",
+    f"{LAYERS}attention.q_proj": f"{LAYERS}self_attn.q_proj",
+    f"{LAYERS}attention.k_proj": f"{LAYERS}self_attn.k_proj",
+    f"{LAYERS}attention.v_proj": f"{LAYERS}self_attn.v_proj",
+    f"{LAYERS}attention.out_proj": f"{LAYERS}self_attn.out_proj",
+    f"{LAYERS}layer_norm": f"{LAYERS}self_attn_layer_norm",
+    f"{LAYERS}feed_forward.intermediate_dense": f"{LAYERS}fc1",
+    f"{LAYERS}feed_forward.output_dense": f"{LAYERS}fc2",
+    f"{LAYERS}final_layer_norm": f"{LAYERS}final_layer_norm",
+    "encoder.layer_norm": "encoder.layer_norm",
+}
+"""What all these networks have, in transformers' layout and in fairseq's."""
+_POSITIONS = "encoder.pos_conv_embed.conv."
+_BIAS, _NORM, _DIRECTION = (
+    f"{_POSITIONS}{part}" for part in ("bias", "parametrizations.weight.original0", "parametrizations.weight.original1")
+)
+_PRESENT = {one: one for one in (_BIAS, _NORM, _DIRECTION)}
+_OLDER = {_BIAS: _BIAS, _NORM: f"{_POSITIONS}weight_g", _DIRECTION: f"{_POSITIONS}weight_v"}
+_FAIRSEQ_POSITIONS = dict(
+    zip(_OLDER, (f"encoder.pos_conv.0.{part}" for part in ("bias", "weight_g", "weight_v")), strict=True)
+)
+_FAIRSEQ_NORMS = (
+    {_ONE_NORM: "feature_extractor.conv_layers.0.2"},
+    {NORMS: "feature_extractor.conv_layers.{n}.2.1"},
+)
+
+
+def within(ours: str, theirs: str, names: Names) -> dict[str, str]:
+    """Return names with the module ``ours`` before the family's, and ``theirs`` before those of a library."""
+    return {f"{ours}{name}": f"{theirs}{spelled}" for name, spelled in names.items()}
+
+
+def in_transformers(
+    name: str, library: str, ours: str, before: str, heads: Names, *, more: Names | None = None,
+    training: tuple[str, ...] = (), marks: tuple[str, ...] = (),
+) -> list[Layout]:  # fmt: skip
+    """Return transformers' layouts with the module ``before``, in both spellings of the weight norm.
+
+    ``ours`` is the module in the family's own names, ``more`` are further names in the module, ``heads`` those beside
+    it. ``training`` and ``marks`` are further names of these kinds.
+    """
+    same = {one: one for one in (*CORE, *(more or {}), _ONE_NORM, NORMS)}
+    return [
+        Layout(
+            name, library, "transformers 5.23.0 and 4.40.2", {**within(ours, before, {**same, **positions}), **heads},
+            (f"{before}feature_projection.projection.weight", f"{before}{positions[_DIRECTION]}", *marks),
+            training=(f"{before}{MASK}", *training), is_bare=not before,
+        )
+        for positions in (_PRESENT, _OLDER)
+    ]  # fmt: skip
+
+
+def in_fairseq(
+    name: str, library: str, tested: str, ours: str, before: str, heads: Names, *, more: Names | None = None,
+    training: tuple[str, ...] = (), marks: tuple[str, ...] = (),
+) -> list[Layout]:  # fmt: skip
+    """Return fairseq's layouts with the module ``before``: with one norm of the convolutions, and with one for each.
+
+    The arguments are those of ``in_transformers``; the names in ``training`` are in the module.
+    """
+    names = {**CORE, **(more or {}), **_FAIRSEQ_POSITIONS}
+    return [
+        Layout(
+            name, library, tested, {**within(ours, before, {**names, **norms}), **heads},
+            (*marks, f"{before}encoder.pos_conv.0.weight_g", f"{before}{spelled.format(n=0)}.weight"),
+            training=(f"{before}mask_emb", *(f"{before}{one}" for one in training)),
+        )
+        for norms in _FAIRSEQ_NORMS
+        for spelled in norms.values()
+    ]  # fmt: skip
+
+
+def in_torchaudio(
+    ours: str, more: Names, changes: tuple[Change, ...] = (), marks: tuple[str, ...] = ()
+) -> list[Layout]:
+    """Return torchaudio's layouts, in both spellings of the weight norm.
+
+    ``more`` are names that replace or add to those of ``CORE``; a tensor whose name is '' there does not exist.
+    """
+    names = {**{one: one for one in (*CORE, _ONE_NORM, NORMS) if one != MASK}, **more}
+    return [
+        Layout(
+            "torchaudio", "torchaudio", "torchaudio 2.11.0",
+            {f"{ours}{name}": _in_encoder(spelled) for name, spelled in {**names, **positions}.items() if spelled}
+            | {"lm_head": "aux"},
+            ("encoder.feature_projection.projection.weight", _in_encoder(positions[_DIRECTION]), *marks), changes,
+        )
+        for positions in (_PRESENT, _OLDER)
+    ]  # fmt: skip
+
+
+def _in_encoder(name: str) -> str:
+    """Return a name with the modules that torchaudio has around the encoder and before it."""
+    module, _, rest = name.partition(".")
+    return {"encoder": f"encoder.transformer.{rest}", "feature_projection": f"encoder.{name}"}.get(module, name)
