@@ -18,6 +18,12 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "a tensor that only begins with the name of a layout's tensor has no name in another layout",
+        "found |= set(_whole(theirs, hit) if ours.endswith(_KEYS) else hit)",
+        "found |= set(hit)",
+        "api/layouts/test_layouts.py",
+    ),
+    Mutant(
         "a token list that the ids of a model without a tokeniser contradict gets a note",
         "if not {field.removeprefix(TEXT) for field in wrong} <= WEAK:",
         "if not wrong:",

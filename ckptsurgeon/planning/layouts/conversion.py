@@ -20,6 +20,8 @@ __all__ = ["LayoutConversion", "conversion"]
 
 LAYER = "{n}"
 """The placeholder of the number of a layer in names."""
+_KEYS = (".weight", ".bias")
+"""Endings of names that are whole keys, not modules."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class _Conversion:
     def __init__(self, source: Layout, target: Layout, numbers: Numbers, tensors: Tensors) -> None:
         self.source, self.target = source, target
         self.rows: list[Row] = []
-        self._now = dict(tensors)
+        known = _named(source, source.names, source.computed, tensors)
+        self._now = {key: info for key, info in tensors.items() if key in known}
         for change in reversed(source.changes):
             self._do(change.back(self._now, numbers, self._at))
         for change in target.changes:
@@ -83,12 +86,12 @@ class _Conversion:
         self.exclude = (*computed, *tied)
         self.notes = tuple(self._left(computed, tied))
         spelled = {self._at(ours): theirs for ours, theirs in target.names.items()}
-        hits = dict(zip(spelled, _hits(spelled, self._now), strict=True))
-        self.rules = tuple(f"{now}={theirs}" for now, theirs in spelled.items() if hits[now] and now != theirs)
-        made = [change.made for change in target.changes if change.made]
-        covered = {key for keys in hits.values() for key in keys}
-        covered |= {key for keys in _hits((*made, *self.exclude), self._now) for key in keys}
-        self.odd = [key for key in self._now if key not in covered]
+        hits = zip(spelled.items(), _hits(spelled, self._now), strict=True)
+        self.rules = tuple(f"{now}={theirs}" for (now, theirs), keys in hits if keys and now != theirs)
+        now_named = {ours: self._at(ours) for ours in target.names}
+        covered = _named(target, now_named, self.exclude, self._now)
+        self.odd = [key for key in tensors if key not in known]
+        self.odd += [key for key in self._now if key not in covered]
 
     def _do(self, rows: Sequence[Row]) -> None:
         if rows:
@@ -115,6 +118,24 @@ class _Conversion:
                 f"left out: {escape(one)}, since {self.target.library} uses {escape(to)} in its place; if the two "
                 "differ, the output computes something else"
             )
+
+
+def _named(layout: Layout, names: Mapping[str, str], others: Iterable[str], keys: Collection[str]) -> set[str]:
+    """Return the keys that a layout has names for, or that match ``others``.
+
+    ``names`` has the pattern of each name of the family. Where that name is a whole key, such as
+    ``text_projection.weight``, a longer key does not count: it has no name.
+    """
+    made = [change.made for change in layout.changes if change.made]
+    found = {key for hit in _hits((*made, *others), keys) for key in hit}
+    for (ours, theirs), hit in zip(names.items(), _hits(names.values(), keys), strict=True):
+        found |= set(_whole(theirs, hit) if ours.endswith(_KEYS) else hit)
+    return found
+
+
+def _whole(name: str, keys: Iterable[str]) -> list[str]:
+    pattern = KeyPattern(name)
+    return [key for key in keys if (found := pattern.captures(key)) and not found.rest]
 
 
 def _hits(patterns: Iterable[str], keys: Collection[str]) -> list[list[str]]:

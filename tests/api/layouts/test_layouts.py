@@ -110,6 +110,9 @@ def test_what_has_no_layout_or_not_all_of_it_is_an_error() -> None:
     save_file({**tensors, "encoder.extra.weight": torch.ones(2)}, "more.safetensors")
     with pytest.raises(PlanError, match="1 tensor of more.safetensors has no name in the layout transformers"):
         cs.convert("more.safetensors", layout="transformers")
+    save_file({**tensors, "decoder.positional_embedding.scale": torch.ones(2)}, "module.safetensors")
+    with pytest.raises(PlanError, match=r"no name in .* whisper: decoder\.positional_embedding\.scale"):
+        cs.convert("module.safetensors", layout="transformers")  # a whole key there, not a module
     save_file({k: v for k, v in tensors.items() if k != "decoder.blocks.1.mlp.0.bias"}, "less.safetensors")
     with pytest.raises(PlanError, match=re.escape("decoder.blocks.1.mlp.0.bias is missing from less.safetensors")):
         cs.convert("less.safetensors", layout="transformers")
