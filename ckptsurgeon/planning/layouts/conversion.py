@@ -81,10 +81,11 @@ class _Conversion:
             self._do(change.back(self._now, numbers, self._at))
         for change in target.changes:
             self._do(change.there(self._now, numbers, self._at))
+        doubled = [*self._double(target)]
         computed = [one for one in source.computed if matched(one, self._now)]
         tied = [self._at(one) for one in target.tied if matched(self._at(one), self._now)]
         self.exclude = (*computed, *tied)
-        self.notes = tuple(self._left(computed, tied))
+        self.notes = (*self._left(computed, tied), *doubled)
         spelled = {self._at(ours): theirs for ours, theirs in target.names.items()}
         hits = zip(spelled.items(), _hits(spelled, self._now), strict=True)
         self.rules = tuple(f"{now}={theirs}" for (now, theirs), keys in hits if keys and now != theirs)
@@ -97,6 +98,19 @@ class _Conversion:
         if rows:
             self.rows += rows
             self._now = perform([self._now], parse_operations(rows))[0].tensors
+
+    def _double(self, target: Layout) -> Iterable[str]:
+        """Add copies of the tensors that the target stores twice, and yield notes on them."""
+        for name, other in target.doubled.items():
+            now, of = self._at(name), self._at(other)
+            if matched(now, self._now):
+                yield (
+                    f"{escape(now)} and {escape(of)} are one tensor in {target.library}; if they differ, the output "
+                    "computes something else"
+                )
+            elif matched(of, self._now):
+                self._do([{"copy": of, "into": [of, now]}])
+                yield f"added: {escape(now)}, a copy of {escape(of)}, since {target.library} stores both"
 
     def _at(self, name: str) -> str:
         """Return the present name of a tensor or module that has the given name in the family."""

@@ -45,7 +45,9 @@ class Layout:
     those of the library; a name that is absent does not exist there, unless one of the ``changes`` makes another tensor
     of it. ``marks`` are keys that every state dict in this layout has. ``computed`` are patterns of tensors that the
     library computes itself, so that other layouts do without them. ``tied`` maps each name of the family that is stored
-    only once here to the name of the tensor that it is tied to.
+    only once here to the name of the tensor that it is tied to; ``doubled`` maps each name that is stored here although
+    its tensor is always equal to another one to the name of that one. ``fits`` says of tensors with all marks whether
+    their shapes are those of this layout.
     """
 
     name: str
@@ -56,6 +58,8 @@ class Layout:
     changes: tuple[Change, ...] = ()
     computed: tuple[str, ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
+    doubled: Mapping[str, str] = field(default_factory=dict)
+    fits: Callable[[Tensors], bool] = lambda tensors: True
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def same(one: Tensors, other: Tensors) -> bool:
 def stored_once(family: Family, layout: str, tensors: Tensors) -> Tensors:
     """The tensors that a layout stores, without those that it computes or ties to others."""
     known = [one for one in family.named(layout) if all(mark in tensors for mark in one.marks)]
-    left = {ours for one in family.layouts for ours in one.tied}
+    left = {ours for one in family.layouts for ours in one.tied if not any(ours in x.doubled for x in known)}
     names = {one.names.get(ours, ours) for one in known for ours in left}
     computed = {text for one in known for text in one.computed}
     return {
