@@ -15,7 +15,7 @@ from ...planning.operations.perform import perform
 from ...planning.target import KnownLayout
 from ...tensors.info import TensorInfo
 from .layout_named import changed_layout, said_of
-from .named_layout import AUTO, KEEP
+from .named_layout import AUTO, KEEP, TRANSFORMERS
 from .settings import settings_of
 
 __all__ = ["layout_for"]
@@ -27,11 +27,15 @@ def layout_for(
     wanted: Mapping[str, TensorInfo],
     config: Callable[[], Mapping[str, Any]],
     heads: str = "",
+    *,
+    reads_older: bool = False,
 ) -> KnownLayout | None:
     """Return the operations and new names that give a source the layout ``name``; None if nothing is to be changed.
 
     ``name`` "auto" is the layout of the destination, whose tensors are ``wanted``, if both are of one family and their
-    layouts differ. ``config`` returns the fields of the configuration, ``heads`` is the value of ``--heads``.
+    layouts differ. ``config`` returns the fields of the configuration, ``heads`` is the value of ``--heads``. If
+    ``reads_older`` is true, the destination itself converts what files in the layout of transformers have, so nothing
+    is done for them.
     Raises the errors of ``changed_layout``.
     """
     if name == KEEP:
@@ -43,7 +47,7 @@ def layout_for(
         (family, here, target)
         for family, here in (recognised(checkpoint) if there else ())
         for other, target in there
-        if other is family and target.name != here.name
+        if other is family and target.name != here.name and not (reads_older and here.name == TRANSFORMERS)
     ]
     if len(both) != 1:
         return None

@@ -157,19 +157,22 @@ def _hits(patterns: Iterable[str], keys: Collection[str]) -> list[list[str]]:
 
 
 def _check_even(family: Family, layout: Layout, tensors: Tensors, label: str) -> None:
-    """Raise PlanError if a layer lacks a tensor that other layers of the same stack have."""
-    layers: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
-    stacks: defaultdict[str, set[str]] = defaultdict(set)
-    spelled = {ours: theirs for ours, theirs in layout.names.items() if LAYER in theirs and ours not in family.some}
-    patterns = [KeyPattern(theirs) for theirs in spelled.values()]
-    for pattern, keys in zip(patterns, KeyMatcher(patterns).hits(tensors), strict=True):
-        stack = pattern.text.partition(LAYER)[0]
+    """Raise PlanError if a layer lacks a tensor that other layers of the same stack have.
+
+    The tensors of a group in ``family.some`` are compared among the layers that have any of them.
+    """
+    layers: defaultdict[tuple[str, int, str], dict[str, str]] = defaultdict(dict)
+    stacks: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
+    groups = {ours: place for place, group in enumerate(family.some) for ours in group}
+    spelled = [(groups.get(ours, -1), theirs) for ours, theirs in layout.names.items() if LAYER in theirs]
+    for (group, theirs), keys in zip(spelled, _hits([theirs for _, theirs in spelled], tensors), strict=True):
+        stack = theirs.partition(LAYER)[0]
         for key in keys:
             number, _, name = key.removeprefix(stack).partition(".")
-            stacks[stack].add(number)
-            layers[stack, name][number] = key
-    for (stack, name), found in layers.items():
-        lost = sorted(stacks[stack] - found.keys(), key=natural_key)
+            stacks[stack, group].add(number)
+            layers[stack, group, name][number] = key
+    for (stack, group, name), found in layers.items():
+        lost = sorted(stacks[stack, group] - found.keys(), key=natural_key)
         if lost:
             raise PlanError(
                 f"{escape(stack)}{lost[0]}.{escape(name)} is missing from {escape(label)}: other layers have such a "

@@ -69,14 +69,15 @@ class Family:
     The first layout has the family's own names; the others have names for the same modules and keys, or for some.
 
     A library with several forms, such as a model with and without its head, has several layouts of one name.
-    ``numbers`` finds what shapes do not show, from the tensors and the fields of a configuration. Tensors of the
-    patterns ``some`` exist in some layers only; all other tensors of a layer exist in all layers.
+    ``numbers`` finds what shapes do not show, from the tensors and the fields of a configuration. Each of
+    the groups ``some`` exists in some layers only: a layer has all tensors of a group that other layers have, or none.
+    All other tensors of a layer exist in all layers.
     """
 
     name: str
     layouts: tuple[Layout, ...]
     numbers: Callable[[Tensors, Mapping[str, Any]], Numbers] = lambda tensors, config: NO_NUMBERS
-    some: tuple[str, ...] = ()
+    some: tuple[tuple[str, ...], ...] = ()
 
     def named(self, name: str) -> list[Layout]:
         """Return the layouts with a name, in their order."""

@@ -29,7 +29,7 @@ def recognised(tensors: Tensors) -> list[tuple[Family, Layout]]:
     """Return the layouts that a state dict may have, those with names for most of its keys.
 
     The list is empty if no layout is recognised. Several layouts have names for the same number of keys only if their
-    names are the same.
+    names are the same; of those of one family and one name, the first is returned.
     """
     fitting = [
         (family, layout)
@@ -40,7 +40,8 @@ def recognised(tensors: Tensors) -> list[tuple[Family, Layout]]:
     if len(fitting) < 2:
         return fitting
     known = [_known(layout, tensors) for _, layout in fitting]
-    return [pair for pair, number in zip(fitting, known, strict=True) if number == max(known)]
+    best = [pair for pair, number in zip(fitting, known, strict=True) if number == max(known)]
+    return list({(family.name, layout.name): (family, layout) for family, layout in reversed(best)}.values())[::-1]
 
 
 def _known(layout: Layout, keys: Collection[str]) -> int:
