@@ -100,15 +100,15 @@ class _Conversion:
             self._now = perform([self._now], parse_operations(rows))[0].tensors
 
     def _double(self, target: Layout) -> Iterable[str]:
-        """Add copies of the tensors that the target stores twice, and yield notes on them."""
-        for name, other in target.doubled.items():
+        """Add copies of tensors that the target also stores under a second name, and yield notes on them."""
+        for name, other in {**target.needed, **target.doubled}.items():
             now, of = self._at(name), self._at(other)
-            if matched(now, self._now):
+            if matched(now, self._now) and name in target.doubled:
                 yield (
                     f"{escape(now)} and {escape(of)} are one tensor in {target.library}; if they differ, the output "
                     "computes something else"
                 )
-            elif matched(of, self._now):
+            elif matched(of, self._now) and not matched(now, self._now):
                 self._do([{"copy": of, "into": [of, now]}])
                 yield f"added: {escape(now)}, a copy of {escape(of)}, since {target.library} stores both"
 

@@ -46,8 +46,9 @@ class Layout:
     of it. ``marks`` are keys that every state dict in this layout has. ``computed`` are patterns of tensors that the
     library computes itself, so that other layouts do without them. ``tied`` maps each name of the family that is stored
     only once here to the name of the tensor that it is tied to; ``doubled`` maps each name that is stored here although
-    its tensor is always equal to another one to the name of that one. ``fits`` says of tensors with all marks whether
-    their shapes are those of this layout.
+    its tensor is always equal to another one to the name of that one, and ``needed`` maps each name that must be stored
+    here to the name of the tensor that it equals if other layouts leave it out. ``fits`` says of tensors with all marks
+    whether their shapes are those of this layout.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Layout:
     computed: tuple[str, ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
     doubled: Mapping[str, str] = field(default_factory=dict)
+    needed: Mapping[str, str] = field(default_factory=dict)
     fits: Callable[[Tensors], bool] = lambda tensors: True
 
 

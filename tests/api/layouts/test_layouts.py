@@ -145,6 +145,20 @@ def test_a_tied_layer_that_is_not_stored_is_said() -> None:
     assert load_file("back.safetensors").keys() == tensors.keys()
 
 
+def test_a_tied_layer_that_must_be_stored_is_copied() -> None:
+    """litgpt's network always has an output layer of its own."""
+    hf = recorded("llama", "transformers")
+    save_file({key: value for key, value in hf.items() if key != "lm_head.weight"}, "tied.safetensors")
+    plan = cs.convert("tied.safetensors", layout="litgpt", heads="6/2")
+    assert "added: lm_head, a copy of model.embed_tokens, since litgpt stores both" in plan.notes
+    cs.apply(plan, "litgpt.safetensors")
+    made, wanted = load_file("litgpt.safetensors"), recorded("llama", "litgpt")
+    assert made.keys() == wanted.keys()
+    assert torch.equal(made["lm_head.weight"], wanted["transformer.wte.weight"])
+    save_file(hf, "untied.safetensors")
+    assert not any("lm_head" in note for note in cs.convert("untied.safetensors", layout="litgpt", heads="6/2").notes)
+
+
 def test_a_layout_that_the_tensors_have_changes_nothing() -> None:
     save_file(recorded("llama", "transformers"), "model.safetensors")
     plan = cs.rename("model.safetensors", layout="transformers")
