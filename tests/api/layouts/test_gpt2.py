@@ -82,3 +82,17 @@ def test_what_has_no_name_or_is_no_matrix_is_an_error() -> None:
         converted({**nano, "score.weight": torch.ones(2, 16)}, "transformers")
     with pytest.raises(PlanError, match=re.escape("transformer.h.1.mlp.c_fc.weight has 1 dimension")):
         converted({**nano, "transformer.h.1.mlp.c_fc.weight": torch.ones(16)}, "transformers")
+
+
+@pytest.mark.parametrize(("wrapper", "ruleset"), [("_orig_mod", "compile"), ("module", "ddp")])
+def test_wrapped_keys_get_a_hint_that_works(wrapper: str, ruleset: str) -> None:
+    """nanoGPT compiles its network, and stores it as it is then."""
+    nano = load_file(RECORDED / "nanogpt.safetensors")
+    torch.save({"model": {f"{wrapper}.{key}": value for key, value in nano.items()}}, "ckpt.pt")
+    with pytest.raises(PlanError, match=r"the layout of ckpt\.pt is not known") as caught:
+        cs.convert("ckpt.pt", layout="transformers")
+    assert f"Its keys begin with {wrapper}," in caught.value.hint
+    assert f"ckpt rename --ruleset {ruleset}." in caught.value.hint
+    cs.apply(cs.rename("ckpt.pt", ruleset=ruleset), "plain.safetensors")
+    made, _ = converted(load_file("plain.safetensors"), "transformers")
+    assert_same(made, converted(nano, "transformers")[0])
