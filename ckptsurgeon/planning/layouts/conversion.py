@@ -85,7 +85,8 @@ class _Conversion:
         computed = [one for one in source.computed if matched(one, self._now)]
         tied = [self._at(one) for one in target.tied if matched(self._at(one), self._now)]
         self.exclude = (*computed, *tied)
-        self.notes = (*self._left(computed, tied), *doubled)
+        settings = [one.settings for one in (source, target) if one.settings]
+        self.notes = (*self._left(computed, tied), *doubled, *settings)
         spelled = {self._at(ours): theirs for ours, theirs in target.names.items()}
         hits = zip(spelled.items(), _hits(spelled, self._now), strict=True)
         self.rules = tuple(f"{now}={theirs}" for (now, theirs), keys in hits if keys and now != theirs)

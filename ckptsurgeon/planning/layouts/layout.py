@@ -48,7 +48,8 @@ class Layout:
     only once here to the name of the tensor that it is tied to; ``doubled`` maps each name that is stored here although
     its tensor is always equal to another one to the name of that one, and ``needed`` maps each name that must be stored
     here to the name of the tensor that it equals if other layouts leave it out. ``fits`` says of tensors with all marks
-    whether their shapes are those of this layout.
+    whether their shapes are those of this layout. ``settings`` says what no tensor shows: how the library's network
+    differs from transformers' unless its config.json says so.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Layout:
     doubled: Mapping[str, str] = field(default_factory=dict)
     needed: Mapping[str, str] = field(default_factory=dict)
     fits: Callable[[Tensors], bool] = lambda tensors: True
+    settings: str = ""
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ def test_each_form_of_gpt_2_becomes_nanogpt_s() -> None:
     nano = load_file(RECORDED / "nanogpt.safetensors")
     plain, notes = converted(nano, "transformers")
     assert "left out: lm_head, since transformers uses transformer.wte in its place" in notes
+    assert "nanoGPT has the exact GELU, transformers an approximation" in notes
     Path("made").mkdir()
     save_file(plain, "made/model.safetensors", {"format": "pt"})
     shutil.copy(RECORDED / "config.json", "made")

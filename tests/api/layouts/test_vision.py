@@ -84,6 +84,7 @@ def test_a_timm_network_fills_a_vit_without_a_head() -> None:
     save_file(recorded("vit", "timm"), "timm.safetensors")
     plan = cs.transplant("timm.safetensors", "bare/config.json")
     assert any("they had that of timm" in note for note in plan.notes)
+    assert any("timm's layer norms have eps 1e-6" in note for note in plan.notes)
     cs.apply(plan, "filled")
     model, report = ViTModel.from_pretrained("filled", output_loading_info=True)
     assert not report["unexpected_keys"]
@@ -115,6 +116,7 @@ def test_what_clip_computes_is_left_out_with_a_note() -> None:
     save_file({**openai, **sizes}, "jit.safetensors")
     plan = cs.convert("jit.safetensors", layout="transformers")
     assert any("left out: input_resolution, context_length" in note for note in plan.notes)
+    assert any("have quick_gelu, most of open_clip's gelu" in note for note in plan.notes)
     cs.apply(plan, "made.safetensors")
     hf = load_file("made.safetensors")
     assert not hf.keys() & sizes.keys()

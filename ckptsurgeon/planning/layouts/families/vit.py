@@ -64,6 +64,7 @@ FAMILY = Family(
             "timm", "timm; DINO, DeiT", "timm 1.0.31", _TIMM,
             ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
             (Fused(_PARTS, "blocks.{n}.attn.qkv"),),
+            settings="timm's layer norms have eps 1e-6, transformers' have 1e-12 unless config.json has layer_norm_eps",
         ),
     ),
 )  # fmt: skip
