@@ -22,6 +22,8 @@ LAYER = "{n}"
 """The placeholder of the number of a layer in names."""
 _KEYS = (".weight", ".bias")
 """Endings of names that are whole keys, not modules."""
+_QUANTISED = ("scale", "zeros", "zero_point", "absmax")
+"""Words in the names of tensors without which quantised weights cannot be decoded."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,16 @@ def conversion(
         raise PlanError(
             f"{count(len(best.odd), 'tensor')} of {escape(label)} {has} no name in the layout {best.target.name} of "
             f"the family {family.name}: {listing(best.odd)}; the others have its layout {source.name}.",
-            hint="Leave them out first, with ckpt filter --exclude.",
+            hint=_hint(best.odd),
             details=best.odd,
         )
     return LayoutConversion(LayoutChange(tuple(best.rows), best.rules, best.exclude), source, best.target, best.notes)
+
+
+def _hint(odd: Sequence[str]) -> str:
+    if any(word in key.rpartition(".")[2] for key in odd for word in _QUANTISED):
+        return "Decode quantised weights first, with ckpt convert --dequantize."
+    return "Leave them out first, with ckpt filter --exclude."
 
 
 class _Conversion:

@@ -97,3 +97,15 @@ def test_what_a_stack_has_no_name_for_is_an_error() -> None:
     odd = {**stacked, "model.layers.0.mlp.experts.gate_up_proj": torch.ones(12, 41, 24)}
     with pytest.raises(PlanError, match="41"):
         converted(odd, "transformers")
+
+
+def test_scales_of_quantised_experts_are_not_left_out() -> None:
+    files = load_file(RECORDED / "qwen_moe" / "transformers.safetensors")
+    codes = {key: value.to(torch.float8_e4m3fn) for key, value in files.items() if ".experts." in key}
+    scales = {f"{key}_scale_inv": torch.ones(1, 1) for key in codes}
+    with pytest.raises(PlanError, match=r"72 tensors .* model.layers.0.mlp.experts\.0\.down_proj\.weight_scale_inv") as caught:
+        converted({**files, **codes, **scales}, "stacked")
+    assert caught.value.hint == "Decode quantised weights first, with ckpt convert --dequantize."
+    save_file({**files, **codes, **scales}, "codes.safetensors")
+    cs.apply(cs.convert("codes.safetensors", dequantize=True), "plain.safetensors")
+    assert "model.layers.0.mlp.experts.gate_up_proj" in converted(load_file("plain.safetensors"), "stacked")
