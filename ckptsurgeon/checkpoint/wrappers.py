@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["INSIDE", "Unwrapping", "unwrap", "unwrap_as"]
+__all__ = ["DDP", "INSIDE", "Unwrapping", "unwrap", "unwrap_as"]
 
-WRAPPERS = ("module", "_orig_mod")
+DDP = "module"
+WRAPPERS = (DDP, "_orig_mod")
 INSIDE = "**._orig_mod"
 """The entry of ``stripped`` that means: ``_orig_mod`` was removed inside keys, as in ``layer._orig_mod.weight``."""
 

@@ -36,6 +36,30 @@ MUTANTS = (
         "api/model_folder/weights/test_class_types.py",
     ),
     Mutant(
+        "a library that stores a tied tensor twice gets a copy of it",
+        'self._do([{"copy": of, "into": [of, now]}])',
+        "pass",
+        "api/layouts/test_layouts.py",
+    ),
+    Mutant(
+        "libraries with the same names are told apart by shapes",
+        "if all(mark in tensors for mark in layout.marks) and layout.fits(tensors)",
+        "if all(mark in tensors for mark in layout.marks)",
+        "api/layouts/test_gpt2.py",
+    ),
+    Mutant(
+        "a layer without experts may lack what layers with experts have",
+        "spelled = [(groups.get(ours, -1), theirs) for ours, theirs in layout.names.items() if LAYER in theirs]",
+        "spelled = [(-1, theirs) for ours, theirs in layout.names.items() if LAYER in theirs]",
+        "api/layouts/test_experts.py",
+    ),
+    Mutant(
+        "a tensor that only begins with the name of a layout's tensor has no name in another layout",
+        "found |= set(_whole(theirs, hit) if ours.endswith(_KEYS) else hit)",
+        "found |= set(hit)",
+        "api/layouts/test_layouts.py",
+    ),
+    Mutant(
         "a token list that the ids of a model without a tokeniser contradict gets a note",
         "if not {field.removeprefix(TEXT) for field in wrong} <= WEAK:",
         "if not wrong:",

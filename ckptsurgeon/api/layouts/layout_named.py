@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.wrappers import DDP, unwrap
 from ...errors import PlanError
 from ...planning.layouts.conversion import LayoutConversion, conversion
 from ...planning.layouts.layout import Family, Layout
@@ -74,6 +75,19 @@ def _family(name: str, checkpoint: Checkpoint) -> tuple[Family, Layout]:
         )
     raise PlanError(
         f"the layout of {escape(checkpoint.path)} is not known.",
-        hint=f"The known families are {listing([one.name for one in families()], 40, where='')} (ckpt layouts); "
+        hint=_wrapped(checkpoint)
+        or f"The known families are {listing([one.name for one in families()], 40, where='')} (ckpt layouts); "
         "convert others with rules and --operations.",
+    )
+
+
+def _wrapped(checkpoint: Checkpoint) -> str:
+    """Return the hint for a network in a known layout whose keys begin with those of wrappers; '' for others."""
+    plain = unwrap(checkpoint)
+    if not plain.stripped or not recognised({key: checkpoint[stored] for key, stored in plain.stored.items()}):
+        return ""
+    rulesets = dict.fromkeys("ddp" if wrapper == DDP else "compile" for wrapper in plain.stripped)
+    options = " ".join(f"--ruleset {name}" for name in rulesets)
+    return (
+        f"Its keys begin with {plain.stripped[0]}, which training added: first remove it, with ckpt rename {options}."
     )

@@ -82,7 +82,14 @@ def recognised(
 def _recognised(
     raw: Checkpoint, one: OperatedCheckpoint, spec: SourceSpec, target: TargetSpec, layout: str, heads: str
 ) -> KnownSource:
-    found = layout_for(layout, one.checkpoint, target.tensors, lambda: _config_of(raw, target), heads)
+    found = layout_for(
+        layout,
+        one.checkpoint,
+        target.tensors,
+        lambda: _config_of(raw, target),
+        heads,
+        reads_older=target.recognise is not None,
+    )
     recognise = target.recognise or layouts_known(target.tensors)
     if found is None and recognise is None:
         return KnownSource(one)

@@ -13,7 +13,7 @@ from ..keys.pattern import KeyPattern
 from ..keys.row_order import HALVES, PAIRS
 from .layout import Numbers, Row, Tensors
 
-__all__ = ["WHAT", "Fused", "Paired", "Squeezed", "Stacked", "Transposed", "matched", "number_of"]
+__all__ = ["WHAT", "Fused", "Paired", "Regrouped", "Squeezed", "Stacked", "Transposed", "matched", "number_of"]
 
 WHAT: Mapping[str, str] = {"heads": "attention heads", "keys": "heads of keys and values"}
 """The numbers that shapes do not show, in words."""
@@ -133,6 +133,42 @@ class Paired:
     def _ordered(self, order: str, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
         name = at(self.name)
         return [{order: name, "heads": number_of(self.number, numbers)}] if matched(name, tensors) else []
+
+
+@dataclass(frozen=True)
+class Regrouped:
+    """Queries, keys and values in ``name``: head by head in the family, all queries first in the layout.
+
+    ``groups`` is the name of the number of heads. Each part has as many rows as the others.
+    """
+
+    name: str
+    groups: str
+    made: str = ""
+
+    def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        """Return the operations that put all queries first, then all keys, then all values."""
+        return self._joined({"groups": self.groups}, {}, tensors, numbers, at)
+
+    def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        """Return the operations that put the queries, keys and values of each head together."""
+        return self._joined({}, {"groups": self.groups}, tensors, numbers, at)
+
+    def _joined(
+        self,
+        before: Mapping[str, str],
+        after: Mapping[str, str],
+        tensors: Tensors,
+        numbers: Numbers,
+        at: Callable[[str], str],
+    ) -> list[Row]:
+        name = at(self.name)
+        if not matched(name, tensors):
+            return []
+        parts = [f"{name}_{kind}" for kind in ("queries", "keys", "values")]
+        counts = {word: number_of(number, numbers) for word, number in {**before, **after}.items()}
+        split, joined = ({word: counts[word] for word in side} for side in (before, after))
+        return [{"split": name, "into": parts, **split}, {"concat": parts, "into": name, **joined}]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,10 @@ __all__ = ["LayoutConversion", "conversion"]
 
 LAYER = "{n}"
 """The placeholder of the number of a layer in names."""
+_KEYS = (".weight", ".bias")
+"""Endings of names that are whole keys, not modules."""
+_QUANTISED = ("scale", "zeros", "zero_point", "absmax")
+"""Words in the names of tensors without which quantised weights cannot be decoded."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,16 @@ def conversion(
         raise PlanError(
             f"{count(len(best.odd), 'tensor')} of {escape(label)} {has} no name in the layout {best.target.name} of "
             f"the family {family.name}: {listing(best.odd)}; the others have its layout {source.name}.",
-            hint="Leave them out first, with ckpt filter --exclude.",
+            hint=_hint(best.odd),
             details=best.odd,
         )
     return LayoutConversion(LayoutChange(tuple(best.rows), best.rules, best.exclude), source, best.target, best.notes)
+
+
+def _hint(odd: Sequence[str]) -> str:
+    if any(word in key.rpartition(".")[2] for key in odd for word in _QUANTISED):
+        return "Decode quantised weights first, with ckpt convert --dequantize."
+    return "Leave them out first, with ckpt filter --exclude."
 
 
 class _Conversion:
@@ -77,32 +87,46 @@ class _Conversion:
     def __init__(self, source: Layout, target: Layout, numbers: Numbers, tensors: Tensors) -> None:
         self.source, self.target = source, target
         self.rows: list[Row] = []
-        self._now = dict(tensors)
+        known = _named(source, source.names, (*source.computed, *source.training), tensors)
+        self._now = {key: info for key, info in tensors.items() if key in known}
         for change in reversed(source.changes):
             self._do(change.back(self._now, numbers, self._at))
         for change in target.changes:
             self._do(change.there(self._now, numbers, self._at))
+        doubled = [*self._double(target)]
         computed = [one for one in source.computed if matched(one, self._now)]
         tied = [self._at(one) for one in target.tied if matched(self._at(one), self._now)]
         self.exclude: tuple[str, ...] = (*computed, *tied)
         spelled = {self._at(ours): theirs for ours, theirs in target.names.items()}
-        hits = dict(zip(spelled, _hits(spelled, self._now), strict=True))
-        self.rules = tuple(_rules(spelled, hits))
-        made = [change.made for change in target.changes if change.made]
-        covered = {key for keys in hits.values() for key in keys}
-        covered |= {key for keys in _hits((*made, *self.exclude), self._now) for key in keys}
+        self.rules = tuple(_rules(spelled, dict(zip(spelled, _hits(spelled, self._now), strict=True))))
+        covered = _named(target, {ours: self._at(ours) for ours in target.names}, self.exclude, self._now)
         training = dict(zip(source.training, _hits(source.training, self._now), strict=True))
         unused = [one for one, keys in training.items() if keys and covered.isdisjoint(keys)]
         self.unnamed = len(self._now) - len(covered)
         covered |= {key for one in unused for key in training[one]}
         self.exclude += tuple(unused)
-        self.odd = [key for key in self._now if key not in covered]
-        self.notes = tuple(self._left(computed, tied, unused))
+        self.odd = [key for key in tensors if key not in known]
+        self.odd += [key for key in self._now if key not in covered]
+        settings = [one.settings for one in (source, target) if one.settings]
+        self.notes = (*self._left(computed, tied, unused), *doubled, *settings)
 
     def _do(self, rows: Sequence[Row]) -> None:
         if rows:
             self.rows += rows
             self._now = perform([self._now], parse_operations(rows))[0].tensors
+
+    def _double(self, target: Layout) -> Iterable[str]:
+        """Add copies of tensors that the target also stores under a second name, and yield notes on them."""
+        for name, other in {**target.needed, **target.doubled}.items():
+            now, of = self._at(name), self._at(other)
+            if matched(now, self._now) and name in target.doubled:
+                yield (
+                    f"{escape(now)} and {escape(of)} are one tensor in {target.library}; if they differ, the output "
+                    "computes something else"
+                )
+            elif matched(of, self._now) and not matched(now, self._now):
+                self._do([{"copy": of, "into": [of, now]}])
+                yield f"added: {escape(now)}, a copy of {escape(of)}, since {target.library} stores both"
 
     def _at(self, name: str) -> str:
         """Return the present name of a tensor or module that has the given name in the family."""
@@ -143,24 +167,45 @@ def _rules(spelled: Mapping[str, str], hits: Mapping[str, Collection[str]]) -> I
         renamed.update(hits[now])
 
 
+def _named(layout: Layout, names: Mapping[str, str], others: Iterable[str], keys: Collection[str]) -> set[str]:
+    """Return the keys that a layout has names for, or that match ``others``.
+
+    ``names`` has the pattern of each name of the family. Where that name is a whole key, such as
+    ``text_projection.weight``, a longer key does not count: it has no name.
+    """
+    made = [change.made for change in layout.changes if change.made]
+    found = {key for hit in _hits((*made, *others), keys) for key in hit}
+    for (ours, theirs), hit in zip(names.items(), _hits(names.values(), keys), strict=True):
+        found |= set(_whole(theirs, hit) if ours.endswith(_KEYS) else hit)
+    return found
+
+
+def _whole(name: str, keys: Iterable[str]) -> list[str]:
+    pattern = KeyPattern(name)
+    return [key for key in keys if (found := pattern.captures(key)) and not found.rest]
+
+
 def _hits(patterns: Iterable[str], keys: Collection[str]) -> list[list[str]]:
     return KeyMatcher([KeyPattern(pattern) for pattern in patterns]).hits(keys)
 
 
 def _check_even(family: Family, layout: Layout, tensors: Tensors, label: str) -> None:
-    """Raise PlanError if a layer lacks a tensor that other layers of the same stack have."""
-    layers: defaultdict[tuple[str, str], dict[str, str]] = defaultdict(dict)
-    stacks: defaultdict[str, set[str]] = defaultdict(set)
-    spelled = {ours: theirs for ours, theirs in layout.names.items() if LAYER in theirs and ours not in family.some}
-    patterns = [KeyPattern(theirs) for theirs in spelled.values()]
-    for pattern, keys in zip(patterns, KeyMatcher(patterns).hits(tensors), strict=True):
-        stack = pattern.text.partition(LAYER)[0]
+    """Raise PlanError if a layer lacks a tensor that other layers of the same stack have.
+
+    The tensors of a group in ``family.some`` are compared among the layers that have any of them.
+    """
+    layers: defaultdict[tuple[str, int, str], dict[str, str]] = defaultdict(dict)
+    stacks: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
+    groups = {ours: place for place, group in enumerate(family.some) for ours in group}
+    spelled = [(groups.get(ours, -1), theirs) for ours, theirs in layout.names.items() if LAYER in theirs]
+    for (group, theirs), keys in zip(spelled, _hits([theirs for _, theirs in spelled], tensors), strict=True):
+        stack = theirs.partition(LAYER)[0]
         for key in keys:
             number, _, name = key.removeprefix(stack).partition(".")
-            stacks[stack].add(number)
-            layers[stack, name][number] = key
-    for (stack, name), found in layers.items():
-        lost = sorted(stacks[stack] - found.keys(), key=natural_key)
+            stacks[stack, group].add(number)
+            layers[stack, group, name][number] = key
+    for (stack, group, name), found in layers.items():
+        lost = sorted(stacks[stack, group] - found.keys(), key=natural_key)
         if lost:
             raise PlanError(
                 f"{escape(stack)}{lost[0]}.{escape(name)} is missing from {escape(label)}: other layers have such a "

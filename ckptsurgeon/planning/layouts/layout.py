@@ -45,9 +45,13 @@ class Layout:
     those of the library; a name that is absent does not exist there, unless one of the ``changes`` makes another tensor
     of it. ``marks`` are keys that every state dict in this layout has. ``computed`` are patterns of tensors that the
     library computes itself, so that other layouts do without them. ``tied`` maps each name of the family that is stored
-    only once here to the name of the tensor that it is tied to. ``training`` are patterns of tensors that only training
-    uses: other layouts that have no name for them do without them. ``is_bare`` is true for the form without a head that
-    is written if the tensors have no head.
+    only once here to the name of the tensor that it is tied to; ``doubled`` maps each name that is stored here although
+    its tensor is always equal to another one to the name of that one, and ``needed`` maps each name that must be stored
+    here to the name of the tensor that it equals if other layouts leave it out. ``training`` are patterns of tensors
+    that only training uses: other layouts that have no name for them do without them. ``is_bare`` is true for the form
+    without a head that is written if the tensors have no head. ``fits`` says of tensors with all marks whether their
+    shapes are those of this layout. ``settings`` says what no tensor shows: how the library's network differs from
+    transformers' unless its config.json says so.
     """
 
     name: str
@@ -60,6 +64,10 @@ class Layout:
     tied: Mapping[str, str] = field(default_factory=dict)
     training: tuple[str, ...] = ()
     is_bare: bool = False
+    doubled: Mapping[str, str] = field(default_factory=dict)
+    needed: Mapping[str, str] = field(default_factory=dict)
+    fits: Callable[[Tensors], bool] = lambda tensors: True
+    settings: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,14 +77,15 @@ class Family:
     The first layout has the family's own names; the others have names for the same modules and keys, or for some.
 
     A library with several forms, such as a model with and without its head, has several layouts of one name.
-    ``numbers`` finds what shapes do not show, from the tensors and the fields of a configuration. Tensors of the
-    patterns ``some`` exist in some layers only; all other tensors of a layer exist in all layers.
+    ``numbers`` finds what shapes do not show, from the tensors and the fields of a configuration. Each of
+    the groups ``some`` exists in some layers only: a layer has all tensors of a group that other layers have, or none.
+    All other tensors of a layer exist in all layers.
     """
 
     name: str
     layouts: tuple[Layout, ...]
     numbers: Callable[[Tensors, Mapping[str, Any]], Numbers] = lambda tensors, config: NO_NUMBERS
-    some: tuple[str, ...] = ()
+    some: tuple[tuple[str, ...], ...] = ()
 
     def named(self, name: str) -> list[Layout]:
         """Return the layouts with a name, in their order."""

@@ -1,4 +1,4 @@
-"""Recognises the layout of a state dict by its keys."""
+"""Recognises the layout of a state dict by its keys and, if two libraries have the same names, by shapes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import cast
 from ...util.registry import discover
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern import KeyPattern
-from .layout import Family, Layout
+from .layout import Family, Layout, Tensors
 
 __all__ = ["families", "layout_names", "recognised"]
 
@@ -25,23 +25,23 @@ def layout_names() -> tuple[str, ...]:
     return tuple(sorted({layout.name for family in families() for layout in family.layouts}))
 
 
-def recognised(keys: Collection[str]) -> list[tuple[Family, Layout]]:
+def recognised(tensors: Tensors) -> list[tuple[Family, Layout]]:
     """Return the layouts that a state dict may have, those with names for most of its keys.
 
     The list is empty if no layout is recognised. Several layouts have names for the same number of keys only if their
-    names are the same.
+    names are the same; of those of one family and one name, the first is returned.
     """
-    present = keys if isinstance(keys, (dict, set, frozenset)) else set(keys)
     fitting = [
         (family, layout)
         for family in families()
         for layout in family.layouts
-        if all(mark in present for mark in layout.marks)
+        if all(mark in tensors for mark in layout.marks) and layout.fits(tensors)
     ]
     if len(fitting) < 2:
         return fitting
-    known = [_known(layout, keys) for _, layout in fitting]
-    return [pair for pair, number in zip(fitting, known, strict=True) if number == max(known)]
+    known = [_known(layout, tensors) for _, layout in fitting]
+    best = [pair for pair, number in zip(fitting, known, strict=True) if number == max(known)]
+    return list({(family.name, layout.name): (family, layout) for family, layout in reversed(best)}.values())[::-1]
 
 
 def _known(layout: Layout, keys: Collection[str]) -> int:

@@ -66,7 +66,7 @@ def stored_once(family: Family, layout: str, tensors: Tensors, other: str) -> Te
     They are those that it neither computes nor ties to others, nor has for training alone without a name in ``other``.
     """
     known = [one for one in family.named(layout) if all(mark in tensors for mark in one.marks)]
-    left = {ours for one in family.layouts for ours in one.tied}
+    left = {ours for one in family.layouts for ours in one.tied if not any(ours in x.doubled for x in known)}
     names = {one.names.get(ours, ours) for one in known for ours in left}
     computed = {text for one in known for text in one.computed}
     there = {ours for one in family.named(other) for ours in one.names}

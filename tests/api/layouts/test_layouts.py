@@ -120,6 +120,9 @@ def test_what_has_no_layout_or_not_all_of_it_is_an_error() -> None:
     save_file({**tensors, "encoder.extra.weight": torch.ones(2)}, "more.safetensors")
     with pytest.raises(PlanError, match="1 tensor of more.safetensors has no name in the layout transformers"):
         cs.convert("more.safetensors", layout="transformers")
+    save_file({**tensors, "decoder.positional_embedding.scale": torch.ones(2)}, "module.safetensors")
+    with pytest.raises(PlanError, match=r"no name in .* whisper: decoder\.positional_embedding\.scale"):
+        cs.convert("module.safetensors", layout="transformers")  # a whole key there, not a module
     save_file({k: v for k, v in tensors.items() if k != "decoder.blocks.1.mlp.0.bias"}, "less.safetensors")
     with pytest.raises(PlanError, match=re.escape("decoder.blocks.1.mlp.0.bias is missing from less.safetensors")):
         cs.convert("less.safetensors", layout="transformers")
@@ -150,6 +153,20 @@ def test_a_tied_layer_that_is_not_stored_is_said() -> None:
     assert any("left out: proj_out, since openai-whisper uses model.decoder.embed_tokens" in one for one in plan.notes)
     cs.apply(plan, "back.safetensors")
     assert load_file("back.safetensors").keys() == tensors.keys()
+
+
+def test_a_tied_layer_that_must_be_stored_is_copied() -> None:
+    """litgpt's network always has an output layer of its own."""
+    hf = recorded("llama", "transformers")
+    save_file({key: value for key, value in hf.items() if key != "lm_head.weight"}, "tied.safetensors")
+    plan = cs.convert("tied.safetensors", layout="litgpt", heads="6/2")
+    assert "added: lm_head, a copy of model.embed_tokens, since litgpt stores both" in plan.notes
+    cs.apply(plan, "litgpt.safetensors")
+    made, wanted = load_file("litgpt.safetensors"), recorded("llama", "litgpt")
+    assert made.keys() == wanted.keys()
+    assert torch.equal(made["lm_head.weight"], wanted["transformer.wte.weight"])
+    save_file(hf, "untied.safetensors")
+    assert not any("lm_head" in note for note in cs.convert("untied.safetensors", layout="litgpt", heads="6/2").notes)
 
 
 def test_a_layout_that_the_tensors_have_changes_nothing() -> None:

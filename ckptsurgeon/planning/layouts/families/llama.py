@@ -1,9 +1,9 @@
-"""Llama, Mistral and other decoders with the same names: transformers, Meta, Mistral, torchtune, vLLM.
+"""Llama, Mistral and other decoders with the same names: transformers, Meta, Mistral, torchtune, vLLM, litgpt.
 
 Meta, Mistral and torchtune have the two rows that the rotary embedding rotates side by side. vLLM has queries, keys and
-values in one matrix, and gate and up in another.
+values in one matrix, and gate and up in another; litgpt has only the former.
 https://github.com/meta-llama/llama-models, https://github.com/mistralai/mistral-inference,
-https://github.com/pytorch/torchtune, https://github.com/vllm-project/vllm
+https://github.com/pytorch/torchtune, https://github.com/vllm-project/vllm, https://github.com/Lightning-AI/litgpt
 """
 
 from __future__ import annotations
@@ -45,8 +45,20 @@ _TORCHTUNE = {
     "model.norm.weight": "norm.scale",
     "lm_head": "output",
 }
+_LITGPT = {
+    "model.embed_tokens": "transformer.wte",
+    f"{_LAYER}.self_attn.o_proj": "transformer.h.{n}.attn.proj",
+    _GATE: "transformer.h.{n}.mlp.fc_1",
+    _UP: "transformer.h.{n}.mlp.fc_2",
+    f"{_LAYER}.mlp.down_proj": "transformer.h.{n}.mlp.proj",
+    f"{_LAYER}.input_layernorm.weight": "transformer.h.{n}.norm_1.weight",
+    f"{_LAYER}.post_attention_layernorm.weight": "transformer.h.{n}.norm_2.weight",
+    "model.norm.weight": "transformer.ln_f.weight",
+    "lm_head": "lm_head",
+}
 _NAMES = {ours: ours for ours in _META}
 _FUSED = {_QUERIES, _KEYS, _VALUES, _GATE, _UP}
+_JOINED = (_QUERIES, _KEYS, _VALUES), ("heads", "keys", "keys")
 _PAIRS = (Paired(_QUERIES, "heads"), Paired(_KEYS, "keys"))
 
 FAMILY = Family(
@@ -70,9 +82,15 @@ FAMILY = Family(
             {ours: ours for ours in _META if ours not in _FUSED},
             ("model.embed_tokens.weight", "model.layers.0.self_attn.qkv_proj.weight"),
             (
-                Fused((_QUERIES, _KEYS, _VALUES), f"{_LAYER}.self_attn.qkv_proj", ("heads", "keys", "keys")),
+                Fused(_JOINED[0], f"{_LAYER}.self_attn.qkv_proj", _JOINED[1]),
                 Fused((_GATE, _UP), f"{_LAYER}.mlp.gate_up_proj"),
             ),
+        ),
+        Layout(
+            "litgpt", "litgpt", "litgpt 0.5.13", _LITGPT,
+            ("transformer.wte.weight", "transformer.h.0.attn.qkv.weight", "transformer.h.0.mlp.fc_2.weight"),
+            (Fused(_JOINED[0], "transformer.h.{n}.attn.qkv", _JOINED[1]),),
+            needed={"lm_head": "model.embed_tokens"},
         ),
     ),
     heads_of_decoder,

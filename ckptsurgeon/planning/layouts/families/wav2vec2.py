@@ -40,5 +40,5 @@ FAMILY = Family(
         ),
         *in_torchaudio(_OURS, {}),
     ),
-    some=(f"{_OURS}{NORMS}",),
+    some=((f"{_OURS}{NORMS}",),),
 )  # fmt: skip

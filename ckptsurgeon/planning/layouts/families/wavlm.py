@@ -48,5 +48,5 @@ FAMILY = Family(
             _OURS, _IN_TORCHAUDIO, _JOINED, ("encoder.transformer.layers.0.attention.attention.in_proj_weight",)
         ),
     ),
-    some=(f"{_OURS}{NORMS}", f"{_OURS}{_ATTENTION}rel_attn_embed"),
+    some=((f"{_OURS}{NORMS}",), (f"{_OURS}{_ATTENTION}rel_attn_embed",)),
 )  # fmt: skip

@@ -1,0 +1,63 @@
+"""GPT-2: transformers' layouts, with matrices (in, out), and nanoGPT's, which has the same names, but (out, in).
+
+nanoGPT has one tensor for embedding and output, and stores it under both names.
+https://github.com/openai/gpt-2, https://github.com/karpathy/nanoGPT
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..changes import Transposed
+from ..layout import Family, Layout, Tensors
+
+__all__ = ["FAMILY"]
+
+_LAYER = "transformer.h.{n}"
+_MATRICES = tuple(f"{_LAYER}.{name}" for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"))
+_OTHERS = ("transformer.wte", "transformer.wpe", f"{_LAYER}.ln_1", f"{_LAYER}.ln_2", "transformer.ln_f")
+_NAMES = {name: name for name in (*_OTHERS, *_MATRICES, "lm_head")}
+_BARE = {name: name.removeprefix("transformer.") for name in (*_OTHERS, *_MATRICES)}
+_FIRST = "transformer.h.0.attn.c_attn.weight"
+_MASKS = (f"{_LAYER}.attn.bias", f"{_LAYER}.attn.masked_bias")
+_TIED = {"lm_head": "transformer.wte"}
+
+
+def _joined(key: str, dim: int) -> Callable[[Tensors], bool]:
+    """Return a test whether dimension ``dim`` of a matrix has queries, keys and values, so is three times the other."""
+
+    def fits(tensors: Tensors) -> bool:
+        shape = tensors[key].shape
+        return len(shape) == 2 and shape[dim] == 3 * shape[1 - dim]
+
+    return fits
+
+
+def _ours(names: dict[str, str], prefix: str) -> Layout:
+    """Return a form of transformers' layout: with the prefix ``transformer.``, or without it, as in the first files."""
+    return Layout(
+        "transformers", "transformers", "transformers 5.23.0", names,
+        tuple(f"{prefix}{name}.weight" for name in ("wte", "wpe", "h.0.attn.c_attn")),
+        computed=tuple(mask.replace("transformer.", prefix) for mask in _MASKS),
+        tied=_TIED,
+        fits=_joined(f"{prefix}h.0.attn.c_attn.weight", 1),
+    )  # fmt: skip
+
+
+FAMILY = Family(
+    "gpt2",
+    (
+        _ours(_NAMES, "transformer."),
+        _ours(_BARE, ""),
+        Layout(
+            "nanogpt", "nanoGPT", "its network, written out", _NAMES,
+            ("transformer.wte.weight", "transformer.wpe.weight", _FIRST),
+            tuple(Transposed(f"{name}.weight") for name in _MATRICES),
+            _MASKS[:1],
+            doubled=_TIED,
+            settings="nanoGPT has the exact GELU, transformers an approximation unless config.json has "
+            "activation_function: gelu",
+            fits=_joined(_FIRST, 0),
+        ),
+    ),
+)  # fmt: skip

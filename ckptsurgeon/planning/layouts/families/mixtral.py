@@ -1,0 +1,60 @@
+"""Mixtral: transformers' files, its networks in memory since version 5, which stack the experts, and Mistral's files.
+
+https://github.com/mistralai/mistral-inference
+"""
+
+from __future__ import annotations
+
+from ..changes import Fused, Paired, Stacked
+from ..heads import heads_of_decoder
+from ..layout import Family, Layout
+
+__all__ = ["FAMILY"]
+
+_LAYER = "model.layers.{n}"
+_EXPERT = f"{_LAYER}.block_sparse_moe.experts.{{i}}"
+_QUERIES, _KEYS = f"{_LAYER}.self_attn.q_proj", f"{_LAYER}.self_attn.k_proj"
+_EXPERTS = {f"{_EXPERT}.w{number}": f"layers.{{n}}.feed_forward.experts.{{i}}.w{number}" for number in (1, 2, 3)}
+_OTHERS = {
+    "model.embed_tokens": "tok_embeddings",
+    _QUERIES: "layers.{n}.attention.wq",
+    _KEYS: "layers.{n}.attention.wk",
+    f"{_LAYER}.self_attn.v_proj": "layers.{n}.attention.wv",
+    f"{_LAYER}.self_attn.o_proj": "layers.{n}.attention.wo",
+    f"{_LAYER}.block_sparse_moe.gate": "layers.{n}.feed_forward.gate",
+    f"{_LAYER}.input_layernorm.weight": "layers.{n}.attention_norm.weight",
+    f"{_LAYER}.post_attention_layernorm.weight": "layers.{n}.ffn_norm.weight",
+    "model.norm.weight": "norm.weight",
+    "lm_head": "output",
+}
+_NAMES = {ours: ours for ours in (*_OTHERS, *_EXPERTS)}
+_STACK = f"{_LAYER}.mlp.experts"
+
+FAMILY = Family(
+    "mixtral",
+    (
+        Layout(
+            "transformers", "transformers", "transformers 5.23.0", _NAMES,
+            ("model.embed_tokens.weight", f"{_EXPERT}.w1.weight".format(n=0, i=0)),
+            computed=("model.layers.*.self_attn.rotary_emb", "model.rotary_emb"),
+        ),
+        Layout(
+            "stacked", "transformers 5 in memory", "transformers 5.23.0",
+            {ours: ours.replace("block_sparse_moe", "mlp") for ours in _OTHERS},
+            ("model.embed_tokens.weight", f"{_STACK}.gate_up_proj".format(n=0)),
+            (
+                Fused((f"{_EXPERT}.w1.weight", f"{_EXPERT}.w3.weight"), f"{_EXPERT}.w1_w3.weight"),
+                Stacked(f"{_EXPERT}.w1_w3.weight", f"{_STACK}.gate_up_proj"),
+                Stacked(f"{_EXPERT}.w2.weight", f"{_STACK}.down_proj"),
+            ),
+            ("model.rotary_emb",),
+        ),
+        Layout(
+            "mistral", "Mistral", "mistral-inference 1.6.0", {**_OTHERS, **_EXPERTS},
+            ("tok_embeddings.weight", "layers.0.feed_forward.experts.0.w1.weight"),
+            (Paired(_QUERIES, "heads"), Paired(_KEYS, "keys")),
+            ("rope.freqs",),
+        ),
+    ),
+    heads_of_decoder,
+)  # fmt: skip

@@ -1,0 +1,113 @@
+"""Experts one by one and stacked: what transformers itself makes of its files, and what is incomplete."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.errors import PlanError
+
+RECORDED = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts"
+Tensors = dict[str, torch.Tensor]
+SMALL = {
+    "hidden_size": 16, "intermediate_size": 12, "moe_intermediate_size": 10, "shared_expert_intermediate_size": 14,
+    "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 30, "num_experts": 3,
+    "num_experts_per_tok": 2, "mlp_only_layers": [1], "tie_word_embeddings": False, "pad_token_id": None,
+    "eos_token_id": 1,
+}  # fmt: skip
+
+
+def converted(tensors: Tensors, layout: str, **options: Any) -> Tensors:
+    """The tensors in another layout, as they are written."""
+    save_file(tensors, "before.safetensors")
+    cs.apply(cs.convert("before.safetensors", layout=layout, **options), "after.safetensors", force=True)
+    return load_file("after.safetensors")
+
+
+def assert_same(found: Tensors, wanted: Tensors) -> None:
+    """Two state dicts have the same keys and bits."""
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+@pytest.mark.parametrize("name", ["Qwen2Moe", "Olmoe"])
+def test_other_networks_of_the_family_are_stacked_as_transformers_stacks_them(name: str) -> None:
+    """Qwen2-MoE with biases, experts that all tokens share and a layer without experts; OLMoE."""
+    import transformers
+
+    model = getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**SMALL))
+    model.save_pretrained("model")
+    files, memory = load_file("model/model.safetensors"), dict(model.state_dict())
+    assert "model.layers.0.mlp.experts.2.up_proj.weight" in files
+    assert_same(converted(files, "stacked"), memory)
+    assert_same(converted(memory, "transformers"), files)
+
+
+def test_a_transplant_into_transformers_leaves_its_own_files_to_it() -> None:
+    """transformers converts them itself; other layouts are converted here."""
+    folder = RECORDED / "mixtral"
+    shutil.copy(folder / "config.json", "config.json")
+    own = cs.transplant(folder / "transformers.safetensors", "config.json")
+    assert any("made from older tensors as transformers" in note for note in own.notes)
+    assert not any("layout" in note for note in own.notes)
+    theirs = cs.transplant(folder / "mistral.safetensors", "config.json")
+    assert any("they had that of Mistral" in note for note in theirs.notes)
+    for name, plan in (("own", own), ("theirs", theirs)):
+        cs.apply(plan, name)
+    wanted = load_file(folder / "stacked.safetensors")
+    assert_same(load_file("own/model.safetensors"), wanted)
+    assert_same(load_file("theirs/model.safetensors"), wanted)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen-moe"])
+def test_a_transplant_into_a_file_converts_experts_both_ways(family: str) -> None:
+    files = [RECORDED / family / f"{layout}.safetensors" for layout in ("transformers", "stacked")]
+    for source, destination in (files, reversed(files)):
+        plan = cs.transplant(source, destination, layout="auto")
+        cs.apply(plan, "out.safetensors", force=True)
+        assert_same(load_file("out.safetensors"), load_file(destination))
+
+
+def test_experts_that_are_missing_are_an_error() -> None:
+    files = load_file(RECORDED / "qwen-moe" / "transformers.safetensors")
+    lost = "model.layers.2.mlp.experts.11.up_proj.weight"
+    with pytest.raises(PlanError, match=f"{re.escape(lost)} is missing from before.safetensors"):
+        converted({key: value for key, value in files.items() if key != lost}, "stacked")
+    router = "model.layers.2.mlp.gate.weight"
+    with pytest.raises(PlanError, match=f"{re.escape(router)} is missing from before.safetensors"):
+        converted({key: value for key, value in files.items() if key != router}, "stacked")
+    with pytest.raises(PlanError, match="experts"):  # in no layer, so only the numbers have a gap
+        converted({key: value for key, value in files.items() if ".experts.5." not in key}, "stacked")
+
+
+def test_what_a_stack_has_no_name_for_is_an_error() -> None:
+    stacked = load_file(RECORDED / "mixtral" / "stacked.safetensors")
+    for extra in ("model.layers.0.self_attn.sinks", "model.layers.0.mlp.router.weight"):
+        with pytest.raises(PlanError, match=f"no name in the layout mistral of the family mixtral: {extra}"):
+            converted({**stacked, extra: torch.ones(6)}, "mistral", heads="6/2")
+    with pytest.raises(PlanError, match="number of attention heads is not known"):
+        converted(stacked, "mistral")
+    odd = {**stacked, "model.layers.0.mlp.experts.gate_up_proj": torch.ones(12, 41, 24)}
+    with pytest.raises(PlanError, match="41"):
+        converted(odd, "transformers")
+
+
+def test_scales_of_quantised_experts_are_not_left_out() -> None:
+    files = load_file(RECORDED / "qwen-moe" / "transformers.safetensors")
+    codes = {key: value.to(torch.float8_e4m3fn) for key, value in files.items() if ".experts." in key}
+    scales = {f"{key}_scale_inv": torch.ones(1, 1) for key in codes}
+    with pytest.raises(
+        PlanError, match=r"72 tensors .* model.layers.0.mlp.experts\.0\.down_proj\.weight_scale_inv"
+    ) as caught:
+        converted({**files, **codes, **scales}, "stacked")
+    assert caught.value.hint == "Decode quantised weights first, with ckpt convert --dequantize."
+    save_file({**files, **codes, **scales}, "codes.safetensors")
+    cs.apply(cs.convert("codes.safetensors", dequantize=True), "plain.safetensors")
+    assert "model.layers.0.mlp.experts.gate_up_proj" in converted(load_file("plain.safetensors"), "stacked")
