@@ -23,6 +23,7 @@ from .inputs.argument_types import OF_RECIPES, Path, check_types
 from .inputs.inputs import close_plan
 from .inputs.recipe_files import is_recipe, read_recipe_file
 from .inputs.reopening import code_of, read_plan
+from .lora.concat import lora_concat
 from .lora.extract import lora_extract
 from .lora.merge import lora_merge
 from .merge.merge import merge
@@ -39,6 +40,7 @@ _VERBS: Mapping[str, Callable[..., Plan]] = {
     "merge": merge,
     "lora merge": lora_merge,
     "lora extract": lora_extract,
+    "lora concat": lora_concat,
 }
 """The function of each verb, by its name on the command line."""
 _OUTPUT = ("output", "to", "max_shard_size")
