@@ -32,6 +32,7 @@ from .api.inspect import init_config as init_config
 from .api.inspect import inspect as inspect
 from .api.layouts.layouts import layouts as layouts
 from .api.lora.concat import lora_concat as lora_concat
+from .api.lora.convert import lora_convert as lora_convert
 from .api.lora.extract import lora_extract as lora_extract
 from .api.lora.merge import lora_merge as lora_merge
 from .api.match import match as match

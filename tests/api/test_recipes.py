@@ -77,6 +77,10 @@ CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
         ["lora", "concat", "adapter", "adapter", "--weights", "0.5,2", "--dtype", "float64"],
         {"adapters": ["adapter", "adapter"], "weights": [0.5, 2.0], "dtype": "float64"},
     ),
+    "lora convert": (
+        ["lora", "convert", "adapter", "--to", "kohya", "--component", "unet", "--dtype", "float64"],
+        {"adapter": "adapter", "to": "kohya", "component": "unet", "dtype": "float64"},
+    ),
     "lora extract": (
         ["lora", "extract", "tuned.safetensors", "base.safetensors", "--rank", "2", "--alpha", "4", "--include", "encoder.weight"],
         {"tuned": "tuned.safetensors", "base": "base.safetensors", "rank": 2, "alpha": 4, "include": ["encoder.weight"]},
@@ -101,7 +105,7 @@ def test_flags_and_recipe_compile_to_the_same_plan(verb: str, ckpt: Any) -> None
 
 FOLDERS = ("lora extract", "lora concat")
 """The verbs whose output is a folder."""
-INPUTS = ("source", "sources", "models", "base", "adapters", "tuned", "destination")
+INPUTS = ("source", "sources", "models", "base", "adapters", "adapter", "tuned", "destination")
 
 
 @pytest.mark.usefixtures("adapter")

@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, Callable[..., Any]]] = {
     "transplant": ("source destination", cs.transplant),
     "lora_merge": ("base adapters", cs.lora_merge),
     "lora_extract": ("tuned base", cs.lora_extract),
+    "lora_convert": ("adapter to", cs.lora_convert),
     "lora_concat": ("adapters", cs.lora_concat),
     "rename": ("source", cs.rename),
     "filter": ("source", cs.filter),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -178,14 +179,12 @@ def test_adapters_of_different_models_are_an_error() -> None:
     assert config_of("joined")["base_model_name_or_path"] == "me/this"
 
 
-def test_an_edited_plan_that_contradicts_itself_is_an_error(tmp_path: Path) -> None:
+def test_an_edited_plan_that_contradicts_itself_is_an_error() -> None:
     peft_folder("one", layer("q", 8, 8, 2, 1))
     text = json.dumps(cs.lora_concat(["one", "one"]).to_json())
     data = json.loads(text)
     config = data["target"]["companions"][0]
     config["text"] = config["text"].replace('"r": 4', '"r": 5')
-    import hashlib
-
     config["sha256"] = hashlib.sha256(config["text"].encode()).hexdigest()
     Path("plan.json").write_text(json.dumps(data))
     with pytest.raises(cs.PlanError, match="contradicts itself"):
@@ -203,3 +202,14 @@ def test_the_output_must_be_a_folder() -> None:
         cs.lora_concat(["one"], dtype="float8_e4m3fn")
     with pytest.raises(cs.ConfigError, match="no adapter given"):
         cs.lora_concat([])
+
+
+def test_the_command_writes_what_the_function_plans(ckpt: Any) -> None:
+    peft_folder("one", layer("q", 8, 8, 2, 1))
+    peft_folder("two", layer("q", 8, 8, 2, 2))
+    assert ckpt("lora", "concat", "one", "two", "--weights", "0.7,0.3", "-o", "out/").code == 0
+    cs.apply(cs.lora_concat(["one", "two"], weights=[0.7, 0.3]), "again/")
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert Path("out", name).read_bytes() == Path("again", name).read_bytes()
+    assert ckpt("verify", "out").code == 0
+    assert ckpt("lora", "concat", "one", str(GOLDEN / "dora"), "-n").code == 4
