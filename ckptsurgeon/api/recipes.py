@@ -27,6 +27,7 @@ from .lora.concat import lora_concat
 from .lora.convert import lora_convert
 from .lora.extract import lora_extract
 from .lora.merge import lora_merge
+from .lora.resize import lora_resize
 from .merge.merge import merge
 from .transplant.transplant import transplant
 
@@ -43,6 +44,7 @@ _VERBS: Mapping[str, Callable[..., Plan]] = {
     "lora extract": lora_extract,
     "lora concat": lora_concat,
     "lora convert": lora_convert,
+    "lora resize": lora_resize,
 }
 """The function of each verb, by its name on the command line."""
 _OUTPUT = ("output", "to", "max_shard_size")

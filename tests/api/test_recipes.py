@@ -81,6 +81,10 @@ CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
         ["lora", "convert", "adapter", "--to", "kohya", "--component", "unet", "--dtype", "float64"],
         {"adapter": "adapter", "to": "kohya", "component": "unet", "dtype": "float64"},
     ),
+    "lora resize": (
+        ["lora", "resize", "adapter", "--rank", "1", "--energy", "0.9", "--dtype", "float64"],
+        {"adapter": "adapter", "rank": 1, "energy": 0.9, "dtype": "float64"},
+    ),
     "lora extract": (
         ["lora", "extract", "tuned.safetensors", "base.safetensors", "--rank", "2", "--alpha", "4", "--include", "encoder.weight"],
         {"tuned": "tuned.safetensors", "base": "base.safetensors", "rank": 2, "alpha": 4, "include": ["encoder.weight"]},
@@ -103,7 +107,7 @@ def test_flags_and_recipe_compile_to_the_same_plan(verb: str, ckpt: Any) -> None
     assert cs.verify(f"r{to}").ok
 
 
-FOLDERS = ("lora extract", "lora concat")
+FOLDERS = ("lora extract", "lora concat", "lora resize")
 """The verbs whose output is a folder."""
 INPUTS = ("source", "sources", "models", "base", "adapters", "adapter", "tuned", "destination")
 

@@ -81,17 +81,17 @@ def lora_convert(
         return finished(plan, opened, path)
 
 
-def finished(plan: Plan, opened: list[Checkpoint], path: str) -> Plan:
+def finished(plan: Plan, opened: list[Checkpoint], path: str, memory: int = 0) -> Plan:
     """Return the plan of an adapter with its inputs; the first of them gets the tensors that its operations make.
 
-    ``path`` is the path of the adapter's configuration, '' without one.
+    ``path`` is the path of the adapter's configuration, '' without one; ``memory`` is the limit in bytes.
     """
     before = list(plan.sources[0].operations)
     folders = [folder_of(opened[0])]
     made = [row for row in before if "constant" in row]
     opened[0] = operate([opened[0]], made)[0].checkpoint
     plan = with_model_files_pinned(with_licences(plan, folders), folders)
-    return replace(plan, inputs=PlanInputs(tuple(opened), None, (path,) if path else ()))
+    return replace(plan, inputs=PlanInputs(tuple(opened), None, (path,) if path else (), memory=memory))
 
 
 def _metadata_notes(one: Checkpoint) -> list[str]:

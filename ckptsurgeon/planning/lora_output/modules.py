@@ -195,16 +195,14 @@ def folding_notes(before: Sequence[NewModule], after: Sequence[NewModule]) -> It
     pairs = [pair for pair in zip(before, after, strict=True) if pair[0].scale != pair[1].scale]
     if pairs:
         scales = sorted({f"{one.scale:g}" for one, _ in pairs})
-        several = f"{count(len(scales), 'scale')}, such as {scales[0]}" if len(scales) > 1 else f"scale {scales[0]}"
-        yield f"the {several}, of {count(len(pairs), 'module')} is multiplied into B, which then needs {_scale(pairs)}"
+        several = f"{len(scales)} scales, such as {scales[0]}, are" if len(scales) > 1 else f"the scale {scales[0]} is"
+        into = "the factors, which then need" if pairs[0][0].b.factor else "B, which then needs"
+        number = count(len(pairs), "module")
+        yield f"in {number}, {several} multiplied into {into} the scale {pairs[0][1].scale:g}"
     wider = [new.name for old, new in pairs if old.b.dtype != new.b.dtype]
     if wider:
         why = "16 bits cannot store the multiples exactly"
         yield f"the factor B of {count(len(wider), 'module')} becomes float32, as {why}: {listing(wider, where='')}"
-
-
-def _scale(pairs: Sequence[tuple[NewModule, NewModule]]) -> str:
-    return f"the scale {pairs[0][1].scale:g}"
 
 
 def most_common(values: Iterable[float]) -> float:

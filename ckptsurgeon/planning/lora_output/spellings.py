@@ -95,7 +95,12 @@ def _placed(modules: Sequence[NewModule], component: str) -> list[NewModule]:
             f"{listing(sorted(found))}.",
             hint="Leave it out, or leave models out with --exclude.",
         )
-    return [replace(one, component=component or _OF_KOHYA.get(one.component, one.component)) for one in modules]
+    return [replace(one, component=component or _component(one)) for one in modules]
+
+
+def _component(one: NewModule) -> str:
+    """Return the name of a module's component in diffusers; kohya's prefix stays at names with underscores."""
+    return one.component if one.joined else _OF_KOHYA.get(one.component, one.component)
 
 
 def _one_model(modules: Sequence[NewModule], to: str) -> None:
@@ -219,7 +224,7 @@ def _comfy_name(module: NewModule) -> str:
 def _kohya_name(module: NewModule, components: set[str]) -> str:
     prefix = _TO_KOHYA.get(module.component)
     if prefix is None and module.joined:
-        prefix = module.component  # of LyCORIS and others: as it is
+        prefix = module.component  # of kohya itself: as it is
     if prefix is None:
         raise _no_component(module, "kohya")
     if prefix == "lora_te" and "text_encoder_2" in components:

@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, Callable[..., Any]]] = {
     "lora_merge": ("base adapters", cs.lora_merge),
     "lora_extract": ("tuned base", cs.lora_extract),
     "lora_convert": ("adapter to", cs.lora_convert),
+    "lora_resize": ("adapter", cs.lora_resize),
     "lora_concat": ("adapters", cs.lora_concat),
     "rename": ("source", cs.rename),
     "filter": ("source", cs.filter),

@@ -63,6 +63,7 @@ LINES = {
     "lora merge": ["{a}", "adapter", "-o", "out.safetensors"],
     "lora extract": ["{a}", "{b}", "--rank", "2", "-o", "out"], "apply": ["plan.json", "-o", "out.safetensors"],
     "lora convert": ["adapter", "--to", "kohya", "--component", "unet", "--base", "{a}", "-o", "out.safetensors"],
+    "lora resize": ["adapter", "--rank", "1", "-o", "out"],
     "lora concat": ["adapter", "adapter", "--base", "{a}", "-o", "out"],
     "verify": ["kept.safetensors", "--source", "{shown}={a}"], "scan": ["{a}"], "view": ["{a}", "{b}", "-o", "page.html"],
     "init": ["{a}", "-o", "dst.yaml"], "layouts": ["{a}"], "fetch": ["{a}", "--dir", "got"], "train": ["{r}", "--init", "{a}"],
