@@ -25,6 +25,8 @@ TITLES = {"peft": "PEFT", "kohya": "kohya", "diffusers": "diffusers", "comfy": "
 MLX_WEIGHTS = "adapters.safetensors"
 METADATA = "lora_adapter_metadata"
 """The metadata entry in which diffusers stores the configuration of each model of a pipeline."""
+BLOCKS = ("down_blocks.", "mid_block.", "up_blocks.", "transformer_blocks.", "single_transformer_blocks.")
+"""The beginnings of the names of layers in the diffusion models of diffusers."""
 MAIN = ("unet", "transformer", COMFY)
 """The components that are the diffusion model of a pipeline."""
 _TO_KOHYA = {
@@ -180,9 +182,10 @@ def _no_component(module: NewModule, to: str) -> PlanError:
 
 def _with_alphas(modules: Sequence[NewModule], to: str) -> AdapterFiles:
     """Return the adapter in one file of kohya or ComfyUI, where each module has a tensor with its alpha."""
+    made, alphas = AdapterFiles(), dict[str, float]()
     if to == "comfy":
         _check_dotted(modules, to)
-    made, alphas = AdapterFiles(), dict[str, float]()
+        made.notes += _diffusers_notes(modules)
     kept = [module if _alpha(module) is not None else folded(module, 1.0) for module in modules]
     made.notes += folding_notes(modules, kept)
     prefixes = {module.component for module in modules}
@@ -197,6 +200,18 @@ def _with_alphas(modules: Sequence[NewModule], to: str) -> AdapterFiles:
     _check_distinct(step.key for step in made.steps)
     made.operations = [{"constant": name, "values": [alpha]} for name, alpha in alphas.items()]
     return made
+
+
+def _diffusers_notes(modules: Sequence[NewModule]) -> list[str]:
+    """Return a note on modules with names of diffusers, which ComfyUI's model does not have."""
+    found = [module.name for module in modules if module.name.startswith(BLOCKS)]
+    if not found:
+        return []
+    number = f"{count(len(found), 'module')} {'has' if len(found) == 1 else 'have'}"
+    return [
+        f"{number} names of diffusers' layout, and ComfyUI does not find them under {COMFY}: --to kohya or --to "
+        f"diffusers writes names that it maps to its own: {listing(found, where='')}"
+    ]
 
 
 def _alpha(module: NewModule) -> float | None:

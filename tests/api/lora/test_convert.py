@@ -256,3 +256,10 @@ def test_the_command_writes_what_the_function_plans(ckpt: Any) -> None:
     assert ckpt("verify", "out").code == 0
     assert ckpt("lora", "convert", str(PEFT / "plain"), "--to", "kohya", "-n").code == 4
     assert ckpt("lora", "convert", str(PEFT / "plain"), "--to", "nothing", "-n").code == 2
+
+
+def test_names_of_diffusers_are_noted_for_comfy() -> None:
+    said = "names of diffusers' layout"
+    assert any(said in note for note in cs.lora_convert(UNET / "adapter", to="comfy").notes)
+    assert not any(said in note for note in cs.lora_convert(MLX / "adapter", to="comfy").notes)
+    assert not any(said in note for note in cs.lora_convert(UNET / "adapter", to="kohya", component="unet").notes)
