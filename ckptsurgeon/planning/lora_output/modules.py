@@ -11,13 +11,14 @@ from math import frexp
 from ...errors import PlanError
 from ...methods.lora.adapter import Adapter, AdapterModule
 from ...methods.lora.matching import match_modules
-from ...util.text import count, escape, listing
+from ...tensors.dtypes import DTYPES
+from ...util.text import count, escape, listing, shape_text
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern import OptionPattern
 from ..keys.pattern_hints import matched
-from ..lora_merge.fitting import AdapterView, check_names
+from ..lora_merge.fitting import AdapterView, check_names, misfit
 from ..lora_merge.plan import named
-from ..plan.compute import Factor
+from ..plan.compute import Factor, LoraTerm
 from ..plan.step import Input, Step
 from ..transplant.select import SourceView
 
@@ -116,10 +117,31 @@ def named_modules(
     found = []
     for module in modules:
         key = names.weights[module.component, module.name]
+        _check_shapes(one, module, key, base)
         on = names.shifts[module.component].on
         start = next((end for end in range(len(key) + 1) if key[:end].replace(".", "_") == on), 0) if on else 0
         found.append(NamedModule(module, module.component, _module_of(key[start:])))
     return found, [f"{escape(one.adapter.name)}: {note}" for note in names.notes]
+
+
+def _check_shapes(one: AdapterView, module: AdapterModule, key: str, base: SourceView) -> None:
+    """Raise PlanError if the factors of a module do not fit its weight ``key`` in the base, unless this is quantised.
+
+    A weight and its factors must have the same number of dimensions, too: toolkits load factors by their shapes.
+    """
+    weight = base.tensors[key]
+    if DTYPES[weight.dtype].kind != "float" or key in base.codes.by_key:
+        return
+    shapes = [one.view.tensors[each].shape for each in (module.a, module.b)]
+    if not any(LoraTerm("product", transposed=way).fits(weight.shape, shapes) for way in (False, True)):
+        raise misfit(one, module, key, base)
+    if any(len(shape) != len(weight.shape) for shape in shapes):
+        raise PlanError(
+            f"the adapter {escape(one.adapter.name)} stores factors of {escape(module.name)} as "
+            f"{shape_text(shapes[0])} and {shape_text(shapes[1])}, but the weight is {shape_text(weight.shape)}: "
+            "factors of a convolution do not load into a linear layer, nor the reverse.",
+            hint="Reshape them with ckpt rename --operations, or merge the adapter with ckpt lora merge.",
+        )
 
 
 def _module_of(key: str) -> str:

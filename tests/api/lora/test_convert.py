@@ -263,3 +263,17 @@ def test_names_of_diffusers_are_noted_for_comfy() -> None:
     assert any(said in note for note in cs.lora_convert(UNET / "adapter", to="comfy").notes)
     assert not any(said in note for note in cs.lora_convert(MLX / "adapter", to="comfy").notes)
     assert not any(said in note for note in cs.lora_convert(UNET / "adapter", to="kohya", component="unet").notes)
+
+
+def test_factors_must_fit_the_weights_of_the_model() -> None:
+    a, b = factors(8, 8)
+    for name, into in (("fits", 8), ("other", 6)):
+        save_file({"x.q.weight": torch.ones(8, into)}, f"{name}.safetensors")
+    save_file({"lora_unet_x_q.lora_down.weight": a, "lora_unet_x_q.lora_up.weight": b}, "flat.safetensors")
+    square = {"lora_unet_x_q.lora_down.weight": a[..., None, None], "lora_unet_x_q.lora_up.weight": b[..., None, None]}
+    save_file({key: value.contiguous() for key, value in square.items()}, "conv.safetensors")
+    assert cs.lora_convert("flat.safetensors", to="peft", base="fits.safetensors").steps
+    with pytest.raises(cs.PlanError, match="does not fit x.q.weight"):
+        cs.lora_convert("flat.safetensors", to="peft", base="other.safetensors")
+    with pytest.raises(cs.PlanError, match="do not load into a linear layer"):
+        cs.lora_convert("conv.safetensors", to="peft", base="fits.safetensors")
