@@ -31,8 +31,11 @@ from .api.fits import fits as fits
 from .api.inspect import init_config as init_config
 from .api.inspect import inspect as inspect
 from .api.layouts.layouts import layouts as layouts
+from .api.lora.concat import lora_concat as lora_concat
+from .api.lora.convert import lora_convert as lora_convert
 from .api.lora.extract import lora_extract as lora_extract
 from .api.lora.merge import lora_merge as lora_merge
+from .api.lora.resize import lora_resize as lora_resize
 from .api.match import match as match
 from .api.merge.merge import merge as merge
 from .api.patch import apply_patch as apply_patch

@@ -12,6 +12,7 @@ from ..destinations.hf.files import ADAPTER
 from ..errors import ConfigError
 from ..formats.base.sharded_writer import RECIPE_FILE
 from ..formats.tf.writer import TensorFlowWriter
+from ..planning.plan.files import ADAPTER_VERBS
 from ..planning.plan.plan import Plan
 from ..planning.plan.receipt import Receipt
 from ..util.text import escape
@@ -120,9 +121,9 @@ def apply(
 
             check_runs(plan)
         if inputs.sources and _makes_adapter(plan):
-            from ..planning.lora_extract.config import check_adapter  # only adapters need its imports
+            from .lora.edited_plan import check_edited_adapter  # only adapters need its imports
 
-            check_adapter(plan, inputs.sources[0])
+            check_edited_adapter(plan, inputs.sources[0])
         if most:
             _check_memory(plan, inputs.plugins, most)
         options = replace(
@@ -275,7 +276,7 @@ def check_output(
 def _makes_adapter(plan: Plan) -> bool:
     """Return whether a plan extracts an adapter, or writes an adapter_config.json that it has as text."""
     is_described = any(one.name == ADAPTER and one.text for one in plan.target.companions)
-    return is_described or any(step.op == "factor" for step in plan.steps)
+    return is_described or plan.verb in ADAPTER_VERBS or any(step.op == "factor" for step in plan.steps)
 
 
 def _metadata_of(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tuple[ExtraEntries | None, tuple[str, ...]]:

@@ -23,8 +23,11 @@ from .inputs.argument_types import OF_RECIPES, Path, check_types
 from .inputs.inputs import close_plan
 from .inputs.recipe_files import is_recipe, read_recipe_file
 from .inputs.reopening import code_of, read_plan
+from .lora.concat import lora_concat
+from .lora.convert import lora_convert
 from .lora.extract import lora_extract
 from .lora.merge import lora_merge
+from .lora.resize import lora_resize
 from .merge.merge import merge
 from .transplant.transplant import transplant
 
@@ -39,6 +42,9 @@ _VERBS: Mapping[str, Callable[..., Plan]] = {
     "merge": merge,
     "lora merge": lora_merge,
     "lora extract": lora_extract,
+    "lora concat": lora_concat,
+    "lora convert": lora_convert,
+    "lora resize": lora_resize,
 }
 """The function of each verb, by its name on the command line."""
 _OUTPUT = ("output", "to", "max_shard_size")
@@ -46,7 +52,7 @@ _SHARED: dict[str, type] = {"ranks": int, "axis": list, "mesh": str}
 """The fields for formats that write one file for each rank, and their types."""
 _PATHS = (
     "source", "sources", "destination", "map_file", "operations", "vocab", "tokens", "models", "base", "plugin",
-    "adapters", "tuned", "output",
+    "adapters", "adapter", "tuned", "output",
 )  # fmt: skip
 
 PROVED, VERDICTS = "proved", ("EQUIVALENT", "SAME")
@@ -98,7 +104,8 @@ def plan_recipe(path: Path, *, run_code: bool = True) -> CompiledRecipe:
         raise ConfigError(f"{escape(name)}: {said}.", hint=hint)
     wanted = document.pop("assert", None)
     proved = _proved(name, wanted)
-    written = {one: _text(name, one, document.pop(one, None)) for one in _OUTPUT}
+    own = inspect.signature(_VERBS[verb]).parameters  # lora convert has an argument with the name of a format's field
+    written = {one: _text(name, one, document.pop(one, None)) for one in _OUTPUT if one not in own}
     shared = _shared(name, document)
     if not run_code:
         _check_runs_nothing(name, document)

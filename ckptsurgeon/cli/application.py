@@ -71,11 +71,12 @@ impossible; 5 the output cannot be written; 70 a bug; 129 hung up; 130 interrupt
 
 ORDER = (
     "inspect", "diff", "fits", "match", "transplant", "rename", "filter", "convert", "layouts", "average", "merge",
-    "lora_merge", "lora_extract", "patch_make", "patch_apply", "patch_show", "apply", "verify", "prove", "check",
-    "scan", "view", "init", "fetch", "train", "transcribe", "demo_data",
+    "lora_merge", "lora_extract", "lora_concat", "lora_convert", "lora_resize", "patch_make", "patch_apply",
+    "patch_show", "apply", "verify", "prove", "check", "scan", "view", "init", "fetch", "train", "transcribe",
+    "demo_data",
 )  # fmt: skip
 GROUPS = {
-    "lora": "Merge low-rank adapters into their base, or extract one from a tuned network.",
+    "lora": "Merge low-rank adapters into their base, extract them, join them, convert them, make them smaller.",
     "patch": "Store what changed between two checkpoints, bit for bit, and apply it.",
 }
 TIMEOUT = "--timeout"

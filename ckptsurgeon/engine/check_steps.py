@@ -112,6 +112,25 @@ def _real(step: Step) -> bool:
     return all(DTYPES[one.dtype].kind == "float" and not DTYPES[one.dtype].is_packed for one in step.inputs)
 
 
+def _concatenates(step: Step) -> bool:
+    """Return whether the inputs of a step, times their weights, fill its tensor from the beginning along its axis.
+
+    Inputs are matrices if they are transposed. The rest of the tensor, which is filled with zeros, may be empty.
+    """
+    turned, axis = step.policy == "transpose", step.axis
+    shapes = [one.shape[::-1] if turned else one.shape for one in step.inputs]
+    if step.policy not in ("", "transpose") or not _real(step) or not 0 <= axis < len(step.shape):
+        return False
+    if turned and len(step.shape) != 2:
+        return False
+    alike = all(
+        (*shape[:axis], *shape[axis + 1 :]) == (*step.shape[:axis], *step.shape[axis + 1 :]) for shape in shapes
+    )
+    fits = alike and all(len(shape) == len(step.shape) for shape in shapes)
+    weighted = len(step.weights) in (0, len(shapes)) and all(map(isfinite, step.weights))
+    return fits and weighted and sum(shape[axis] for shape in shapes) <= step.shape[axis]
+
+
 def _merges_by_method(step: Step) -> bool:
     """Return whether all inputs of a step are real floating-point tensors, and its policy can align their shapes."""
     if step.merge is None:
@@ -143,6 +162,7 @@ _FITS: Mapping[str, Callable[[Step], bool]] = {
     "average": _averages,
     "lora": _adapts,
     "factor": _factors,
+    "concat": _concatenates,
     "merge": _merges_by_method,
     "max": _takes_the_largest,
 }

@@ -73,6 +73,18 @@ CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
         ["lora", "merge", "base.safetensors", "adapter", "--weights", "0.5", "--dtype", "bf16"],
         {"base": "base.safetensors", "adapters": "adapter", "weights": [0.5], "dtype": "bf16"},
     ),
+    "lora concat": (
+        ["lora", "concat", "adapter", "adapter", "--weights", "0.5,2", "--dtype", "float64"],
+        {"adapters": ["adapter", "adapter"], "weights": [0.5, 2.0], "dtype": "float64"},
+    ),
+    "lora convert": (
+        ["lora", "convert", "adapter", "--to", "kohya", "--component", "unet", "--dtype", "float64"],
+        {"adapter": "adapter", "to": "kohya", "component": "unet", "dtype": "float64"},
+    ),
+    "lora resize": (
+        ["lora", "resize", "adapter", "--rank", "1", "--energy", "0.9", "--dtype", "float64"],
+        {"adapter": "adapter", "rank": 1, "energy": 0.9, "dtype": "float64"},
+    ),
     "lora extract": (
         ["lora", "extract", "tuned.safetensors", "base.safetensors", "--rank", "2", "--alpha", "4", "--include", "encoder.weight"],
         {"tuned": "tuned.safetensors", "base": "base.safetensors", "rank": 2, "alpha": 4, "include": ["encoder.weight"]},
@@ -87,7 +99,7 @@ def test_flags_and_recipe_compile_to_the_same_plan(verb: str, ckpt: Any) -> None
     from_flags = json.loads(ckpt(*flags, "-n", "--json").out)
     from_recipe = json.loads(ckpt("apply", recipe(verb=verb, **fields), "-n", "--json").out)
     assert from_recipe == from_flags
-    to = "" if verb == "lora extract" else ".safetensors"
+    to = "" if verb in FOLDERS else ".safetensors"
     assert ckpt("apply", recipe(verb=verb, output=f"r{to or '/'}", **fields)).code == 0
     assert ckpt(*flags, "-o", f"f{to or '/'}").code == 0
     for name in [""] if to else ["/adapter_model.safetensors", "/adapter_config.json"]:
@@ -95,7 +107,9 @@ def test_flags_and_recipe_compile_to_the_same_plan(verb: str, ckpt: Any) -> None
     assert cs.verify(f"r{to}").ok
 
 
-INPUTS = ("source", "sources", "models", "base", "adapters", "tuned", "destination")
+FOLDERS = ("lora extract", "lora concat", "lora resize")
+"""The verbs whose output is a folder."""
+INPUTS = ("source", "sources", "models", "base", "adapters", "adapter", "tuned", "destination")
 
 
 @pytest.mark.usefixtures("adapter")
@@ -103,7 +117,7 @@ INPUTS = ("source", "sources", "models", "base", "adapters", "tuned", "destinati
 def test_what_an_output_carries_is_a_recipe_that_makes_it_again(verb: str) -> None:
     """Its verb, arguments and seed are fields of a recipe; paths are those of its sources."""
     fields = CASES[verb][1]
-    folder = verb == "lora extract"
+    folder = verb in FOLDERS
     cs.apply(recipe(verb=verb, output="out/" if folder else "out.safetensors", **fields))
     written = Path("out/adapter_model.safetensors" if folder else "out.safetensors")
     carried = json.loads(cs.open_checkpoint("out" if folder else written).recipe or "")

@@ -60,6 +60,30 @@ MUTANTS = (
         "api/layouts/test_layouts.py",
     ),
     Mutant(
+        "weight and scale of a joined adapter are multiplied into its factors B",
+        "times = tuple(part.one.weight * part.named.module.scale / twice for part in parts)",
+        "times = tuple(part.one.weight / twice for part in parts)",
+        "api/lora/test_concat.py",
+    ),
+    Mutant(
+        "adapters of different bases are not joined",
+        "    if len(bases) > 1:",
+        "    if len(bases) > 2:",
+        "api/lora/test_concat.py",
+    ),
+    Mutant(
+        "a scale that a float32 alpha cannot store is multiplied into B",
+        "        if alpha / module.rank == module.scale:",
+        "        if alpha:",
+        "api/lora/test_convert.py",
+    ),
+    Mutant(
+        "a smaller rank keeps the asked share of the squared singular values",
+        "return int(np.searchsorted(total, energy * total[-1])) + 1",
+        "return int(np.searchsorted(total, energy * total[-1])) or 1",
+        "api/lora/test_resize.py",
+    ),
+    Mutant(
         "a token list that the ids of a model without a tokeniser contradict gets a note",
         "if not {field.removeprefix(TEXT) for field in wrong} <= WEAK:",
         "if not wrong:",

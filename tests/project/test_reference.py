@@ -160,6 +160,7 @@ def make_files() -> None:
     Path("abcd.txt").write_text("b\nc\na\nd\n")
     patterns = {"rank_pattern": {"q": 2}, "alpha_pattern": {"q": 2}, "target_modules": ["q"]}
     model_folder("words", rows=4, tokens=["a", "b", "c"])
+    peft_folder("lora2", {"q.lora_A.weight": torch.ones(2, 4), "q.lora_B.weight": torch.ones(4, 2)})
     peft_folder("lora", {"q.lora_A.weight": torch.ones(1, 4), "q.lora_B.weight": torch.ones(4, 1)}, **patterns)
     save_file({"up.weight": torch.eye(4)}, "tuned.safetensors")
     save_file({"up.weight": torch.zeros(4, 4)}, "plain.safetensors")
@@ -239,6 +240,7 @@ def commands() -> Iterator[list[str]]:
     yield ["transplant", "bert", "bert/config.json", "-n"]
     yield ["transplant", "bert", "bert/config.json", "--vocab", "tokens.txt:tokens.txt", "-n"]
     yield ["lora", "extract", "tuned.safetensors", "plain.safetensors", "--rank", "1", "-n"]
+    yield ["lora", "resize", "lora2", "--rank", "1", "-n"]
     yield ["average", "fp8.pth", "fp8b.pth", "-n"]
     yield ["train", "train.yaml", "--device", "cpu"]
     yield ["demo-data", "speech", "--n", "1"]

@@ -178,6 +178,7 @@ KINDS: Mapping[str, _Kind] = {
     "str | int | None": _Kind("a size, as in 512MB", _any_of(_is_text, _is_whole)),
     "bool": _Kind("true or false", _is_truth),
     "int": _Kind("a whole number", _is_whole),
+    "int | None": _Kind("a whole number", _any_of(_is_whole)),
     "float | None": _Kind("a number", _any_of(_is_number)),
     "Sequence[float] | None": _Kind("a list of numbers", _any_of(_are_numbers)),
     "Given": _Kind("a number, a string, a list of numbers or a map from patterns to these", _is_value),

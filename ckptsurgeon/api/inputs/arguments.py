@@ -47,7 +47,7 @@ def plain_arguments(**given: Any) -> dict[str, Any]:
     defaults = {"on_missing": "init", "strict": False, "new_tokens": "init"}
     kept: dict[str, Any] = {}
     for name, value in given.items():
-        if isinstance(value, (str, int, type(None))):
+        if isinstance(value, (str, int, float, type(None))):
             plain: Any = value
         elif isinstance(value, Mapping):
             plain = dict(value)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import CheckpointError
 from ...formats.base.header import FilePrint
+from ...planning.plan.files import ADAPTER_VERBS
 from ...planning.plan.plan import Plan
 from ...planning.recipe import MergedAdapter, Recipe, folder_of_recipe
 from ...storage.read.local import ConsumedFile
@@ -54,9 +55,9 @@ def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint], weights: Sequ
 def merged_adapters(plan: Plan, inputs: PlanInputs) -> tuple[MergedAdapter, ...]:
     """Return the adapters in the output of a plan: those that it merges, and those in the models that it uses.
 
-    The paths are absolute, or addresses. The result is empty for an extracted adapter, which is a difference of models.
+    The paths are absolute, or addresses. The result is empty if the output is an adapter, and no model.
     """
-    if plan.verb == "lora extract":
+    if plan.verb in ADAPTER_VERBS:
         return ()
     used = {index for step in plan.steps for index in (step.source, *(one.source for one in step.more))}
     adds = plan.verb == VERB

@@ -22,6 +22,7 @@ from ...util.text import escape
 
 __all__ = [
     "BYTES",
+    "MLX_WEIGHTS",
     "adapter_of",
     "base_name",
     "configuration_of",
@@ -30,6 +31,8 @@ __all__ = [
     "other_base_notes",
 ]
 
+MLX_WEIGHTS = "adapters.safetensors"
+"""The name of the file in which mlx-lm stores an adapter."""
 RECORDED_ALPHA = "ss_network_alpha"
 """The entry of the metadata in which kohya's scripts record the alpha of an adapter."""
 
@@ -40,11 +43,11 @@ BYTES = 16 << 20
 
 
 def has_configuration(weights: File) -> bool:
-    """Return whether ``weights`` has PEFT's file name, and adapter_config.json is in its folder.
+    """Return whether ``weights`` has the file name of PEFT or mlx-lm, and adapter_config.json is in its folder.
 
     A folder at a URL cannot be listed: then it is assumed that adapter_config.json exists.
     """
-    if weights.name not in ADAPTER_WEIGHTS:
+    if weights.name not in (*ADAPTER_WEIGHTS, MLX_WEIGHTS):
         return False
     return scheme_of(weights.uri) in ("http", "https") or ADAPTER in weights.folder().names()
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import inf, isfinite
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.in_memory import is_given, path_of, place_of
+from ...checkpoint.in_memory import path_of, place_of
 from ...checkpoint.opening import open_checkpoint
 from ...engine.inputs import PlanInputs
-from ...errors import ConfigError
 from ...planning.lora_merge.plan import plan_lora_merge
 from ...planning.plan.plan import Plan
 from ...planning.possible_codes import with_possible_codes_said
 from ...planning.quantised import check_codes
 from ...planning.transplant.options import Options
-from ...util.text import count
 from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked
 from ..inputs.arguments import plain_arguments
 from ..inputs.encoding import as_stored, check_encoding, encoding_notes, encoding_said, read_as
@@ -36,6 +33,7 @@ from .adapter_files import model_at, other_base_notes
 from .already_merged import already_merged_notes
 from .base_class import other_class_notes
 from .large_changes import large_change_notes
+from .merging import adapters_of, weights_of_adapters
 from .opening import open_adapter
 
 if TYPE_CHECKING:
@@ -75,12 +73,10 @@ def lora_merge(
     Raises ConfigError for adapters of another kind or invalid weights, PlanError if an adapter does not fit the base,
     PatternError for a pattern that matches nothing, and what ``open_checkpoint`` raises.
     """
-    given = (
-        [cast("CheckpointLike", adapters)] if is_given(adapters) else list(cast("Sequence[CheckpointLike]", adapters))
-    )
+    given = adapters_of(adapters)
     check_encoding(encoding)
     check_place(vocab, "an adapter is added to the rows of the base by position.", ADAPTED)
-    counts, most = _weights(weights, given), memory_bytes(memory)
+    counts, most = weights_of_adapters(weights, given), memory_bytes(memory)
     options = Options.of(exclude=exclude, dtype=str(dtype) if dtype is not None else None)
     opened: list[Checkpoint] = []
     with KeptOpen(opened):
@@ -128,27 +124,3 @@ def lora_merge(
 def _counted(opened: Sequence[Checkpoint], weights: Sequence[float]) -> list[str]:
     """Return notes on adapters that would be added twice; ``opened`` is the base, followed by the adapters."""
     return [*twice_notes(opened[1:]), *merged_notes(opened[0], opened[1:], weights)]
-
-
-def _weights(weights: Sequence[float] | None, adapters: Sequence[object]) -> list[float]:
-    """Return the weight of each adapter; raises ConfigError for a wrong number of weights, or an invalid weight."""
-    if not adapters:
-        raise ConfigError("no adapter given.", hint="Give at least one adapter after the base.")
-    given = [1.0] * len(adapters) if weights is None else [_number(one) for one in weights]
-    if len(given) != len(adapters):
-        raise ConfigError(
-            f"there are {count(len(adapters), 'adapter')}, but {count(len(given), 'weight')}.",
-            hint="Give a weight for each adapter, as in --weights 0.7,0.3.",
-        )
-    wrong = next((one for one in given if not isfinite(one)), None)
-    if wrong is not None:
-        raise ConfigError(f"--weights: {wrong} is not a valid weight.", hint="Use a finite number, as in 0.7.")
-    return given
-
-
-def _number(value: float) -> float:
-    """Return a number as a float; an integer that is too large becomes infinite."""
-    try:
-        return float(value)
-    except OverflowError:
-        return inf

@@ -1,4 +1,4 @@
-"""Opens adapters: PEFT folders, and single files with kohya's or diffusers' key names."""
+"""Opens adapters: folders of PEFT or mlx-lm, and single files with kohya's, diffusers' or ComfyUI's key names."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from ...errors import CheckpointError, ConfigError, FormatError, SourceError
 from ...formats.base.header import FilePrint
 from ...methods.lora.adapter import read_adapter
 from ...methods.lora.config import AdapterConfig, parse_config
+from ...methods.lora.mlx import TRANSPOSED, check_mlx, is_mlx, read_mlx
 from ...planning.lora_merge.fitting import AdapterView
-from ...planning.plan.files import PlanSource
 from ...storage.json_text import read_json
 from ...storage.read.base import File, Source
 from ...storage.read.uri import open_source
 from ...util.text import brief_repr, escape
 from ..inputs.argument_types import CheckpointLike
 from ..inputs.inputs import plan_source, view_of
-from .adapter_files import BYTES, configuration_of, has_configuration
+from ..inputs.operations import operate
+from .adapter_files import BYTES, MLX_WEIGHTS, configuration_of, has_configuration
 from .recorded_alpha import recorded_alpha_notes
 
-__all__ = ["open_adapter"]
+__all__ = ["METADATA", "open_adapter"]
 
 ALPHA = ".alpha"
 """The suffix of the keys with the alpha values in files of kohya and diffusers."""
@@ -45,13 +46,19 @@ def open_adapter(given: CheckpointLike, name: str, weight: float, opened: list[C
     """
     checkpoint, config = _opened(given)
     opened.append(checkpoint)
+    data, held = _configuration(config) if config is not None else (None, ())
+    here = config.uri if config is not None and "://" not in config.uri else ""
+    if isinstance(data, dict) and is_mlx(data):
+        scale = check_mlx(checkpoint, data, name)
+        opened[-1] = operate([checkpoint], TRANSPOSED)[0].checkpoint
+        source = replace(plan_source(name, opened[-1], operations=TRANSPOSED), beside=held)
+        return AdapterView(view_of(source, opened[-1]), read_mlx(opened[-1], scale, name), weight), here
     fetch_keys(checkpoint, [key for key in checkpoint if key.endswith(ALPHA)])
-    said, held = _adapter_config(config) if config is not None else (None, ())
+    said = parse_config(data, config.uri) if config is not None else None
     adapter = read_adapter(checkpoint, said, name, lambda key: _number(checkpoint, key), _within(checkpoint))
     if config is None:
         adapter = replace(adapter, notes=(*adapter.notes, *recorded_alpha_notes(checkpoint)))
-    source: PlanSource = replace(plan_source(name, checkpoint), beside=held)
-    here = config.uri if config is not None and "://" not in config.uri else ""
+    source = replace(plan_source(name, checkpoint), beside=held)
     return AdapterView(view_of(source, checkpoint), adapter, weight), here
 
 
@@ -76,7 +83,7 @@ def _files(source: Source, path: str) -> tuple[File, File | None]:
     if isinstance(source, File):
         return source, configuration_of(source.folder()) if has_configuration(source) else None
     names = source.names()
-    weights = [one for one in ADAPTER_WEIGHTS if one in names]
+    weights = [one for one in (*ADAPTER_WEIGHTS, MLX_WEIGHTS) if one in names]
     if ADAPTER not in names:
         raise SourceError(
             f"{escape(path)} has no {ADAPTER}.", hint="Give a folder that PEFT wrote, or the file of an adapter."
@@ -89,8 +96,8 @@ def _files(source: Source, path: str) -> tuple[File, File | None]:
     return source.file(weights[0]), configuration_of(source)
 
 
-def _adapter_config(file: File) -> tuple[AdapterConfig, tuple[FilePrint, ...]]:
-    """Return the parsed configuration of an adapter, and a tuple with the fingerprint of its file for the plan."""
+def _configuration(file: File) -> tuple[Any, tuple[FilePrint, ...]]:
+    """Return the data of an adapter's configuration, and a tuple with the fingerprint of its file for the plan."""
     try:
         given = file.read(0, min(BYTES, file.size))
         data = read_json(given)
@@ -98,7 +105,7 @@ def _adapter_config(file: File) -> tuple[AdapterConfig, tuple[FilePrint, ...]]:
         raise ConfigError(f"{escape(file.uri)} is not valid JSON: {escape(str(error))}.") from error
     finally:
         file.close()
-    return parse_config(data, file.uri), (FilePrint(ADAPTER, len(given), hashlib.sha256(given).hexdigest()),)
+    return data, (FilePrint(ADAPTER, len(given), hashlib.sha256(given).hexdigest()),)
 
 
 def _number(checkpoint: Checkpoint, key: str) -> float:
@@ -118,13 +125,18 @@ def _number(checkpoint: Checkpoint, key: str) -> float:
 
 
 def _within(checkpoint: Checkpoint) -> Mapping[str, AdapterConfig]:
-    """Return the adapter configurations in a diffusers file's metadata, by the pipeline's model (such as ``unet``)."""
+    """Return the adapter configurations in a diffusers file's metadata, by the pipeline's model (such as ``unet``).
+
+    The configuration of a file for one model has the key ''.
+    """
     text = checkpoint.metadata.get(METADATA)
     if text is None:
         return {}
     name = f"{METADATA} of {checkpoint.path}"
     try:
         data = dict(read_json(text))
+        if "peft_type" in data:  # of save_lora_adapter, which writes the adapter of one model
+            return {"": parse_config(data, name)}
         parts: dict[str, dict[str, Any]] = {}
         for key, value in data.items():
             component, _, setting = str(key).partition(".")

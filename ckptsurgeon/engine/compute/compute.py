@@ -27,6 +27,7 @@ from ..resample.adapt import ADAPTERS, adaptation_box, adapted, centred
 from ..resample.resample import interpolate, interpolation_box
 from .bands import OpenFiles, banded
 from .coded import coding_of, part_of
+from .concatenating import concatenated
 from .encoding import Roundings, encoded_block, encoding_boxes
 from .freed_memory import keep_freed_memory
 from .lora import (
@@ -165,7 +166,7 @@ def computed_blocks(step: Step, parts: Sequence[Part], context: MergeContext | N
 
 def takes_numbers(step: Step, inputs: Iterable[TensorInfo]) -> bool:
     """Return whether a step computes with the values of ``inputs``, as a cast does, instead of only moving them."""
-    if step.op in (*MERGES, "lora", "interpolate", *ADAPTERS) or step.dtype != step.source_dtype:
+    if step.op in (*MERGES, "lora", "concat", "interpolate", *ADAPTERS) or step.dtype != step.source_dtype:
         return True
     return any(True for info in inputs for _ in decoded_names(info))
 
@@ -253,6 +254,8 @@ def _computed(
         values, lost = cast_for(step, mapped_block(step, info, source, box), info.dtype)
     elif step.op in MERGES:
         values, lost = _merged(step, parts, box, seen)
+    elif step.op == "concat":
+        values, lost = concatenated(step, parts, box)
     elif isinstance(info.made, Encoded):
         values, lost = cast_for(step, encoded_block(info, source, place, roundings), info.dtype)
     else:
@@ -327,6 +330,6 @@ def _limit(step: Step, info: TensorInfo, itemsize: int) -> int:
         limit = BLOCK_BYTES // DOUBLES
     if step.op == "interpolate" or step.op in ADAPTERS:
         limit = limit * prod(step.shape) // max(prod(step.shape), info.numel)
-    if step.op == "average":
+    if step.op in ("average", "concat"):
         limit = min(limit, CACHED)
     return max(1, limit)

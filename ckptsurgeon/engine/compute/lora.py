@@ -11,10 +11,18 @@ import numpy as np
 
 from ...errors import PlanError
 from ...methods.lora.changing import SINGLE, changing, wide_dtype
-from ...methods.lora.decomposition import PASSES, Decomposition, decompose, elements_held
+from ...methods.lora.decomposition import (
+    PASSES,
+    Decomposition,
+    decompose,
+    decompose_product,
+    elements_held,
+    elements_of_product,
+    singular_values,
+)
 from ...methods.lora.products import LowRankChange
 from ...methods.lora.singles import TILE
-from ...planning.plan.compute import Lora, LoraTerm
+from ...planning.plan.compute import PRODUCT, Factor, Lora, LoraTerm
 from ...planning.plan.receipt import FactorFit
 from ...planning.plan.step import Step
 from ...tensors.ops.casts import CastLosses, cast, count_nonzero, goes_to_zero, raw_dtype
@@ -38,6 +46,7 @@ __all__ = [
     "factoring_places",
     "is_single",
     "kept_bytes",
+    "rank_with_energy",
 ]
 
 # Adding adapters to tensors, in blocks of rows.
@@ -235,16 +244,33 @@ class FactorCache:
     _last: tuple[Any, Decomposition] | None = None
 
     def of(self, step: Step, parts: Sequence[Part]) -> Decomposition:
-        """Return the low-rank decomposition of a step's first input minus its second input."""
+        """Return the low-rank decomposition of a step's first input minus its second input, or of their product."""
         assert step.factor is not None  # ensured by check_step
-        which = (step.inputs, step.factor.rank, step.factor.seed)
+        which = (step.inputs, step.factor.rank, step.factor.seed, step.factor.of)
         if self._last is None or self._last[0] != which:
-            matrix = step.source_shape[0], prod(step.source_shape[1:])
             self._last = None  # frees its memory before the next decomposition
-            found = decompose(lambda: _differences(parts), matrix, step.factor.rank, step.factor.seed)
+            found, shape = _decomposed(step, step.factor, parts)
             self._last = which, found
-            self.fits[step.source_key] = FactorFit(step.source_key, step.source_shape, step.factor.rank, found.error)
+            self.fits[step.source_key] = FactorFit(step.source_key, shape, step.factor.rank, found.error)
         return self._last[1]
+
+
+def _decomposed(step: Step, factor: Factor, parts: Sequence[Part]) -> tuple[Decomposition, tuple[int, ...]]:
+    """Return the decomposition of the matrix that a step approximates, and the shape of the matrix or weight."""
+    if factor.of == PRODUCT:
+        a, b = (_matrix(part) for part in parts)
+        return decompose_product(b, a, factor.rank), (len(b), *step.source_shape[1:])
+    matrix = step.source_shape[0], prod(step.source_shape[1:])
+    return decompose(lambda: _differences(parts), matrix, factor.rank, factor.seed), step.source_shape
+
+
+def rank_with_energy(a: Part, b: Part, energy: float) -> int:
+    """Return the smallest rank of a product with this share of the squared singular values of ``b`` times ``a``."""
+    squares = singular_values(_matrix(b), _matrix(a)) ** 2
+    total = np.cumsum(squares)
+    if not total[-1] > 0:
+        return 1
+    return int(np.searchsorted(total, energy * total[-1])) + 1
 
 
 def factoring_places(step: Step) -> list[OutputBlock]:
@@ -255,6 +281,9 @@ def factoring_places(step: Step) -> list[OutputBlock]:
 def factoring_bytes(step: Step) -> int:
     """Return the bytes of memory for computing the factors of a tensor."""
     assert step.factor is not None  # ensured by check_step
+    if step.factor.of == PRODUCT:
+        a, b = (one.shape for one in step.inputs)
+        return 8 * elements_of_product(b[0], prod(a[1:]), a[0])
     rows, columns = step.source_shape[0], prod(step.source_shape[1:])
     return max(FACTORING_ELEMENTS, columns) * BLOCK_BYTES + 8 * elements_held((rows, columns), step.factor.rank)
 
@@ -265,11 +294,13 @@ def factoring_passes(step: Step) -> int:
     This is 0 for the factor B, which is computed together with the factor A.
     """
     assert step.factor is not None  # ensured by check_step
-    return PASSES if step.factor.part == "A" else 0
+    if step.factor.part == "B":
+        return 0
+    return 1 if step.factor.of == PRODUCT else PASSES
 
 
 def factoring_of(step: Step, parts: Sequence[Part], factors: FactorCache) -> Blockwise:
-    """Return a function that computes a low-rank factor (A or B) of a step's first input minus its second."""
+    """Return a function that computes a low-rank factor (A or B) of a difference or a product."""
 
     def block(place: OutputBlock, seen: Seen | None) -> tuple[Array, CastLosses]:
         assert step.factor is not None  # ensured by check_step

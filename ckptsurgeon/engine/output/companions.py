@@ -13,7 +13,7 @@ from typing import Any
 from ...checkpoint.quantisation import SETTINGS, settings_among, settings_in
 from ...errors import CheckpointError, PlanError, SourceError
 from ...formats.base.sharded_writer import RECIPE_FILE
-from ...planning.plan.files import PlanCompanion, PlanTarget
+from ...planning.plan.files import ADAPTER_VERBS, PlanCompanion, PlanTarget
 from ...planning.plan.plan import Plan
 from ...planning.recipe import Recipe
 from ...planning.recipe_text import parse_recipe
@@ -169,7 +169,8 @@ def _without_weights(plan: Plan, options: OutputOptions) -> Plan:
 
     Then adapter_config.json is not written, and the file of weights does not get PEFT's name.
     """
-    made = any(step.op == "factor" for step in plan.steps)  # then an output that PEFT cannot read is an error
+    # an adapter that is made, not copied: then an output that PEFT cannot read is an error
+    made = plan.verb in ADAPTER_VERBS or any(step.op == "factor" for step in plan.steps)
     if made or not plan.target.weights or is_adapter(options):
         return plan
     kept = tuple(one for one in plan.target.companions if one.name != ADAPTER)

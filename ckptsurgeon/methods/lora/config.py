@@ -43,7 +43,7 @@ class AdapterConfig:
 
     ``rank`` and ``alpha`` are for all modules, except for those that ``ranks`` and ``alphas`` match. ``saved`` is
     modules_to_save, and ``transposed`` is fan_in_fan_out. If target_modules is "all-linear", ``targets`` is None and
-    ``linear`` has the other settings that select modules.
+    ``linear`` has the other settings that select modules. ``data`` are all fields as they are in the file.
     """
 
     rank: int
@@ -58,6 +58,7 @@ class AdapterConfig:
     lora_bias: bool | None = None
     targets: Targets | None = None
     linear: Targets | None = None
+    data: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def rank_of(self, module: str) -> int:
         """Return the rank of a module's factors, as the configuration gives it."""
@@ -165,6 +166,7 @@ def _parsed(data: Mapping[str, Any]) -> AdapterConfig:
         lora_bias=_truth(data, "lora_bias") if data.get("lora_bias") is not None else None,
         targets=targets_of(data),
         linear=linear_targets_of(data),
+        data=data,
     )
 
 

@@ -19,7 +19,17 @@ from numpy.linalg import _umath_linalg
 from ...errors import PlanError
 from ...tensors.ops.regions import Array
 
-__all__ = ["PASSES", "Decomposition", "Rows", "decompose", "elements_held", "multiplied"]
+__all__ = [
+    "PASSES",
+    "Decomposition",
+    "Rows",
+    "decompose",
+    "decompose_product",
+    "elements_held",
+    "elements_of_product",
+    "multiplied",
+    "singular_values",
+]
 
 # Limits numpy's BLAS to the calling thread if several threads call it at once.
 #
@@ -156,6 +166,44 @@ def decompose(rows: Rows, shape: tuple[int, int], rank: int, seed: int) -> Decom
     roots = np.sqrt(values)
     error = sqrt(max(0.0, square - float(values @ values)) / square) if square else 0.0
     return Decomposition(left * (signs * roots), (signs * roots)[:, None] * right, error, unsure)
+
+
+def elements_of_product(rows: int, columns: int, rank: int) -> int:
+    """Return how many float64 values ``decompose_product`` has in memory, at most, for factors of this rank."""
+    return 5 * rank * (rows + columns) + 5 * min(rank, rows) * min(rank, columns)
+
+
+def decompose_product(left: Array, right: Array, rank: int) -> Decomposition:
+    """Return two factors of rank ``rank`` whose product is nearest to ``left`` (rows, r) times ``right`` (r, columns).
+
+    The product itself is never in memory: both factors are replaced by an orthonormal basis and a triangular matrix
+    (QR), and only the product of the triangular matrices, which has at most r rows and columns, is decomposed. Each new
+    factor is multiplied by the square roots of the singular values. Raises PlanError for values that are not finite.
+    """
+    first, values, outer, inner = _core(left, right)
+    unsure = _unsure(values, rank)
+    error = sqrt(float(values[rank:] @ values[rank:]) / float(values @ values)) if values[0] else 0.0
+    made, kept = first @ outer[:, :rank], inner[:rank]
+    signs = np.sign(kept[np.arange(len(kept)), np.abs(kept).argmax(axis=1)])  # LAPACK's signs are arbitrary
+    roots = np.sqrt(values[:rank])
+    return Decomposition(made * (signs * roots), (signs * roots)[:, None] * kept, error, unsure)
+
+
+def singular_values(left: Array, right: Array) -> Array:
+    """Return the singular values of ``left`` times ``right``, the largest first; raises as ``decompose_product``."""
+    return _core(left, right)[1]
+
+
+def _core(left: Array, right: Array) -> tuple[Array, Array, Array, Array]:
+    """Return a basis of the columns of ``left``, and the singular values and vectors of the product.
+
+    The singular vectors are those on the left in this basis, and those on the right, as rows.
+    """
+    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+        raise PlanError("the factors have values that are not finite.", hint="Leave the module out of the adapter.")
+    (first, upper), (second, lower) = np.linalg.qr(left), np.linalg.qr(right.T)
+    outer, values, inner = np.linalg.svd(upper @ lower.T, full_matrices=False)
+    return first, values, outer, inner @ second.T
 
 
 def _unsure(values: Array, rank: int) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import isfinite, prod
 from typing import Any, TypeAlias
 
-__all__ = ["FACTORS", "Factor", "Lora", "LoraTerm", "Merge", "Value", "plain_shape", "text", "truth"]
+__all__ = ["FACTORS", "PRODUCT", "Factor", "Lora", "LoraTerm", "Merge", "Value", "plain_shape", "text", "truth"]
 
 # JSON values with checked types: an edited plan may contain anything.
 
@@ -108,12 +108,18 @@ class Lora:
         return Lora(tuple(terms))
 
 
+DIFFERENCE, PRODUCT = "difference", "product"
+"""What a ``Factor`` approximates."""
+
+
 @dataclass(frozen=True)
 class Factor:
-    """One of the factors A and B whose product, ``scale B A``, is nearest to the first input minus the second.
+    """One of the factors A and B whose product, ``scale B A``, is nearest to a matrix.
 
-    ``part`` is "A" or "B". ``seed`` is for the random start of the computation. The inputs are (in, out) if
-    ``transposed``. For a convolution, which is (out, in, *kernel), A is (rank, in, *kernel), B is (out, rank, 1, ...).
+    The matrix is the first input minus the second or, if ``of`` is "product", the product of the factors A (the first
+    input) and B. ``part`` is "A" or "B". ``seed`` is for the random start of the computation of a difference. The
+    inputs of a difference are (in, out) if ``transposed``. For a convolution, which is (out, in, *kernel), A is (rank,
+    in, *kernel), B is (out, rank, 1, ...).
     """
 
     part: str
@@ -121,27 +127,47 @@ class Factor:
     scale: float = 1.0
     transposed: bool = False
     seed: int = 0
+    of: str = DIFFERENCE
 
     def shape(self, of: Sequence[int]) -> tuple[int, ...]:
-        """Return the factor's shape for inputs of the shape ``of``: A is (rank, in), B is (out, rank)."""
+        """Return the factor's shape: A is (rank, in), B is (out, rank).
+
+        ``of`` is the shape of the inputs of a difference, or of the same factor of a product.
+        """
+        if self.of == PRODUCT:
+            return (self.rank, *of[1:]) if self.part == "A" else (of[0], self.rank, *of[2:])
         out, *into = reversed(of) if self.transposed else of
         return (self.rank, *into) if self.part == "A" else (out, self.rank, *[1] * (len(into) - 1))
 
     def fits(self, shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
         """Return whether the factor has ``shape`` for inputs of these shapes."""
-        if len(inputs) != 2 or tuple(inputs[0]) != tuple(inputs[1]) or len(inputs[0]) < 2:
+        sound = self.part in ("A", "B") and isfinite(self.scale) and self.scale > 0 and self.seed >= 0
+        if self.of == PRODUCT:
+            return sound and self._fits_product(shape, inputs)
+        if len(inputs) != 2 or tuple(inputs[0]) != tuple(inputs[1]) or len(inputs[0]) < 2 or self.of != DIFFERENCE:
             return False
         if self.transposed and len(inputs[0]) != 2:
             return False
-        sound = self.part in ("A", "B") and isfinite(self.scale) and self.scale > 0 and self.seed >= 0
         return (
             sound and 0 < self.rank <= min(inputs[0][0], prod(inputs[0][1:])) and self.shape(inputs[0]) == tuple(shape)
         )
 
+    def _fits_product(self, shape: Sequence[int], inputs: Sequence[Sequence[int]]) -> bool:
+        if len(inputs) != 2 or self.transposed:
+            return False
+        a, b = inputs
+        if len(a) < 2 or len(plain_shape(b)) != 2 or a[0] != b[1]:
+            return False
+        return 0 < self.rank <= min(a[0], b[0], prod(a[1:])) and self.shape(a if self.part == "A" else b) == tuple(
+            shape
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return the object as plain data, for JSON."""
+        of = {"of": self.of} if self.of != DIFFERENCE else {}
         return {
             "part": self.part, "rank": self.rank, "scale": self.scale, "transposed": self.transposed, "seed": self.seed,
+            **of,
         }  # fmt: skip
 
     @staticmethod
@@ -153,8 +179,9 @@ class Factor:
         if data is None:
             return None
         return Factor(
-            str(data["part"]), int(data["rank"]), float(data["scale"]), truth(data["transposed"]), int(data["seed"])
-        )
+            str(data["part"]), int(data["rank"]), float(data["scale"]), truth(data["transposed"]), int(data["seed"]),
+            text(data.get("of", DIFFERENCE)),
+        )  # fmt: skip
 
 
 def plain_shape(shape: Sequence[int]) -> tuple[int, ...]:

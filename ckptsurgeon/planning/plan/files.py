@@ -11,7 +11,10 @@ from ...formats.base.header import FilePrint
 from ...util.brief import Brief
 from .compute import text, truth
 
-__all__ = ["FilePrint", "PlanCompanion", "PlanSource", "PlanTarget"]
+__all__ = ["ADAPTER_VERBS", "FilePrint", "PlanCompanion", "PlanSource", "PlanTarget"]
+
+ADAPTER_VERBS = ("lora extract", "lora concat", "lora convert", "lora resize")
+"""The verbs whose output is an adapter."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -32,7 +32,7 @@ STORED_ROWS = "stored rows"
 CLASSES = ("copied", "cast", "reshaped", "derived", "resized", "mapped", "merged", "initialised", "kept")
 """The classes of a destination tensor; each tensor is in exactly one."""
 _KINDS = {
-    "init": "initialised", "keep": "kept", "lora": "merged", "map": "mapped", "factor": "derived",
+    "init": "initialised", "keep": "kept", "lora": "merged", "map": "mapped", "factor": "derived", "concat": "derived",
     **dict.fromkeys(MERGES, "merged"),
 }  # fmt: skip
 """The class of each operation, except for copying; operations that are not listed are ``resized``."""
@@ -60,9 +60,11 @@ class Step(Brief):
     ``operation`` is the last operation that made the source's tensor, if any, and ``made_of`` are the source keys that
     it was made from. If rows are mapped by token, ``axis`` is the vocabulary axis, and ``rows`` says where each row
     comes from. ``merge`` is the method that merges the inputs, ``lora`` how adapters change the first input, ``factor``
-    which factor of the difference of two inputs is computed. ``policy`` is how a different shape is made to fit, such
-    as slice or overlap. In a merge it may be ``vocab``: then ``vocabularies`` says for each input which of its rows are
-    used, along ``axis``. If the computed numbers are stored quantised, the step makes one part of the quantised tensor:
+    which low-rank factor is computed. ``concat`` puts its inputs, each times its weight, one after the other along
+    ``axis``, and fills the rest with zeros; with the policy ``transpose``, the inputs are transposed first. ``policy``
+    is how a different shape is made to fit, such as slice or overlap. In a merge it may be ``vocab``: then
+    ``vocabularies`` says for each input which of its rows are used, along ``axis``. If the computed numbers are stored
+    quantised, the step makes one part of the quantised tensor:
     ``coded`` says which.
     """
 
@@ -172,7 +174,7 @@ def with_vocabularies(step: Step, vocabularies: Sequence[VocabularyRows]) -> Ste
 
 OPS = (
     "copy", "slice", "pad", "overlap", "interpolate", "positions-1d", "positions-2d", "patch", "channels", "center",
-    "map", "init", "keep", "lora", "factor", *MERGES,
+    "map", "init", "keep", "lora", "factor", "concat", *MERGES,
 )  # fmt: skip
 
 
@@ -180,7 +182,7 @@ def step_json(step: Step, names: Sequence[str]) -> dict[str, Any]:
     """Return a step as plain data; ``names`` are the names of the sources."""
     inputs = [_input_json(one, names) for one in step.inputs]
     origin, more = (inputs[0], inputs[1:]) if inputs else (None, [])
-    several = {"more": more, "weights": list(step.weights) or None} if more else {}
+    several = {"more": more, "weights": list(step.weights) or None} if more or step.op == "concat" else {}
     return {
         "key": step.key,
         "op": step.op,
@@ -193,7 +195,7 @@ def step_json(step: Step, names: Sequence[str]) -> dict[str, Any]:
         "shape": list(step.shape),
         "tied_to": step.tied_to or None,
         **({"operation": step.operation, "made_of": list(step.made_of)} if step.operation else {}),
-        **({"axis": step.axis} if step.rows is not None or step.vocabularies else {}),
+        **({"axis": step.axis} if step.rows is not None or step.vocabularies or step.op == "concat" else {}),
         **({"merge": step.merge.to_json()} if step.merge is not None else {}),
         **({"lora": step.lora.to_json()} if step.lora is not None else {}),
         **({"factor": step.factor.to_json()} if step.factor is not None else {}),
@@ -237,7 +239,7 @@ def _shared_text_key(step: Step) -> tuple[object, ...] | None:
         return None
     more = tuple((one.source, one.dtype, one.shape) for one in step.more)
     return (step.op, step.dtype, step.shape, step.source, step.source_dtype, step.source_shape, step.rule, step.policy,
-            step.reason, more, step.weights, id(step.merge))  # fmt: skip
+            step.reason, more, step.weights, step.axis, id(step.merge))  # fmt: skip
 
 
 def _input_json(one: Input, names: Sequence[str]) -> dict[str, Any]:

@@ -151,7 +151,10 @@ def test_every_verb_that_plans_takes_all_ways() -> None:
         "check",  # of files, whose sizes and indexes it looks at
         "fetch",
         "load_plan",
+        "lora_concat",  # of adapters: tests/api/lora
+        "lora_convert",
         "lora_merge",
+        "lora_resize",
         "make_patch",  # of files, byte for byte
         "merge_method",
         "open_checkpoint",

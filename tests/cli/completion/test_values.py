@@ -11,7 +11,7 @@ from .asked import told
 
 def test_verbs_and_groups() -> None:
     assert told("tr") == ("words", ["transplant", "train", "transcribe"])
-    assert told("lora ") == ("words", ["merge", "extract"])
+    assert told("lora ") == ("words", ["merge", "extract", "concat", "convert", "resize"])
     assert told("lora merge --we") == ("words", ["--weights"])
     assert {"inspect", "lora", "verify"} <= set(told("")[1])
     assert told("no-such-verb ") == ("words", [])

@@ -1,1 +1,1 @@
-"""The verbs of low-rank adapters: ``ckpt lora merge`` and ``ckpt lora extract``."""
+"""The verbs of low-rank adapters: ``ckpt lora merge``, ``extract``, ``concat``, ``convert`` and ``resize``."""

@@ -1,0 +1,83 @@
+"""``lora_concat``: joins adapters of one base into one adapter with the weighted sum of their changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.in_memory import path_of
+from ...checkpoint.opening import open_checkpoint
+from ...engine.inputs import PlanInputs
+from ...planning.lora_output.concat import plan_lora_concat
+from ...planning.plan.plan import Plan
+from ...planning.transplant.options import Options
+from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked
+from ..inputs.arguments import plain_arguments
+from ..inputs.inputs import names_of, plan_source, source_notes, twice_notes, view_of
+from ..inputs.kept_open import KeptOpen
+from ..inputs.reopening import with_model_files_pinned
+from ..model_folder.licences import with_licences
+from ..model_folder.quantised import folder_of
+from .adapter_files import base_name
+from .merging import adapters_of, weights_of_adapters
+from .opening import open_adapter
+from .output_dtype import factor_dtype
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["lora_concat"]
+
+
+@checked
+def lora_concat(
+    adapters: Sources,
+    *,
+    weights: Sequence[float] | None = None,
+    base: CheckpointLike | None = None,
+    exclude: Patterns = (),
+    dtype: str | torch.dtype | None = None,
+) -> Plan:
+    """Plan one PEFT adapter whose change is the sum of weight * scale * B A over all ``adapters``, exactly.
+
+    The factors A are stacked along the rank, and the factors B are put side by side, each times its weight and scale;
+    the new scale is 1 (lora_alpha is r). A module that only some adapters have keeps the sum of their ranks.
+
+    Adapters are PEFT folders, single files with kohya's or diffusers' key names, or dicts of an adapter's tensors.
+    ``weights`` has a weight for each adapter, by default 1; ``exclude`` leaves out modules. For kohya's names, ``base``
+    is the model that they are names of; only its keys are read. ``dtype`` is the dtype of the factors, by default that
+    of the adapters; B becomes float32 if weight and scale cannot be multiplied into 16 bits exactly.
+
+    Raises PlanError if the adapters cannot be joined (DoRA, modules_to_save, two biases, different bases or shapes),
+    ConfigError for adapters of another kind or invalid weights, PatternError for a pattern that matches nothing, and
+    what ``open_checkpoint`` raises.
+    """
+    given = adapters_of(adapters)
+    counts, wanted = weights_of_adapters(weights, given), factor_dtype(dtype)
+    options = Options.of(exclude=exclude)
+    opened: list[Checkpoint] = []
+    with KeptOpen(opened):
+        names = names_of([*map(path_of, given), *([path_of(base)] if base is not None else [])])
+        views = [open_adapter(*one, opened) for one in zip(given, names, counts, strict=False)]
+        model = None
+        if base is not None:
+            opened.append(open_checkpoint(base, unwrap=False, called="base"))
+            model = view_of(plan_source(names[-1], opened[-1]), opened[-1])
+        plan = plan_lora_concat(
+            [view for view, _ in views],
+            model,
+            exclude=options.exclude,
+            dtype=wanted,
+            alike=base_name,
+            arguments={
+                **plain_arguments(exclude=exclude, dtype=wanted or None),
+                **({"weights": counts} if weights is not None else {}),
+            },
+            notes=[*source_notes(opened[: len(given)], unwrap=False), *twice_notes(opened[: len(given)])],
+        )
+        folders = list(map(folder_of, opened[: len(given)]))
+        plan = with_model_files_pinned(with_licences(plan, folders), folders)
+        others = tuple(path for _, path in views if path)
+        return replace(plan, inputs=PlanInputs(tuple(opened), None, others))

@@ -1,0 +1,41 @@
+"""Checks that the plan of an adapter, which may have been edited, does not contradict its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from ...errors import CheckpointError, PlanError
+from ...methods.lora.adapter import read_adapter
+from ...methods.lora.config import parse_config
+from ...planning.lora_extract.config import check_adapter
+from ...planning.lora_output.peft import CONFIG, WEIGHTS
+from ...planning.plan.plan import Plan
+from ...storage.json_text import read_json
+from ...tensors.info import TensorInfo
+from ...util.text import escape
+
+__all__ = ["check_edited_adapter"]
+
+MADE = ("lora concat", "lora convert", "lora resize")
+"""The verbs that make adapters from adapters."""
+
+
+def check_edited_adapter(plan: Plan, keys: Collection[str]) -> None:
+    """Raise PlanError if the adapter that a plan makes does not fit its configuration.
+
+    ``keys`` are those of the first source: for ``lora extract``, the tuned network.
+    """
+    if plan.verb not in MADE:
+        check_adapter(plan, keys)
+        return
+    if plan.target.weights != WEIGHTS:
+        return
+    tensors = {step.key: TensorInfo(step.dtype, step.shape) for step in plan.steps}
+    texts = [one.text for one in plan.target.companions if one.name == CONFIG]
+    try:
+        read_adapter(tensors, parse_config(read_json(texts[0] if texts else ""), CONFIG), "the output", lambda key: 1.0)
+    except (ValueError, CheckpointError) as error:
+        why = error.message if isinstance(error, CheckpointError) else f"its {CONFIG} is not valid JSON"
+        raise PlanError(
+            f"the plan contradicts itself: {escape(why.rstrip('.'))}.", hint="Make a new plan, with other options."
+        ) from error

@@ -1,0 +1,83 @@
+"""``lora_resize``: gives an adapter smaller ranks, by the singular values of its products."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.in_memory import path_of
+from ...planning.lora_merge.fitting import AdapterView
+from ...planning.lora_output.resize import check_sizes, plan_lora_resize, refuse_resizing
+from ...planning.plan.plan import Plan
+from ..inputs.argument_types import CheckpointLike, checked
+from ..inputs.arguments import plain_arguments
+from ..inputs.inputs import names_of, source_notes
+from ..inputs.kept_open import KeptOpen
+from ..inputs.memory_budget import memory_bytes, with_costs
+from .convert import finished
+from .opening import open_adapter
+from .output_dtype import factor_dtype
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["lora_resize"]
+
+
+@checked
+def lora_resize(
+    adapter: CheckpointLike,
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    dtype: str | torch.dtype | None = None,
+    memory: str | int | None = None,
+) -> Plan:
+    """Plan an adapter with smaller ranks: for each product B A, the nearest product of rank ``rank``.
+
+    With ``energy`` (0.95), each module gets the smallest rank that keeps this share of its squared singular values, at
+    most ``rank`` if both are given; for this, the values of the factors are read. Factors are replaced by an
+    orthonormal basis and a small triangular matrix (QR), so that no product is ever in memory. A module whose rank is
+    no larger already is copied; scales stay. The receipt of ``apply`` has the error of each module.
+
+    The adapter is a PEFT or mlx-lm folder, or a file with kohya's, diffusers' or ComfyUI's names, which the output
+    keeps; that of mlx-lm is a PEFT folder. ``dtype`` is the dtype of the factors, by default theirs. ``memory``
+    ("512MB") limits the memory of the computation.
+
+    Raises PlanError for a DoRA or values that are not finite, ConfigError for an invalid rank or share or an adapter of
+    another kind, and what ``open_checkpoint`` raises.
+    """
+    share = float(energy) if energy is not None else None
+    check_sizes(rank, share)
+    wanted, most = factor_dtype(dtype), memory_bytes(memory)
+    opened: list[Checkpoint] = []
+    with KeptOpen(opened):
+        view, path = open_adapter(adapter, names_of([path_of(adapter)])[0], 1.0, opened)
+        refuse_resizing(view)
+        plan = plan_lora_resize(
+            view,
+            _ranks(view, opened[0], rank, share),
+            dtype=wanted,
+            arguments=plain_arguments(rank=rank, energy=share, dtype=wanted or None),
+            metadata=opened[0].metadata,
+            notes=source_notes(opened, unwrap=False),
+        )
+        plan = finished(plan, opened, path, most)
+        return with_costs(plan, most)
+
+
+def _ranks(one: AdapterView, opened: Checkpoint, rank: int | None, energy: float | None) -> Mapping[str, int]:
+    """Return the new rank of each module, by the key of its factor A; with ``energy``, all values are read."""
+    if energy is None:
+        return dict.fromkeys((module.a for module in one.adapter.modules), rank or 1)
+    from ...engine.compute.lora import rank_with_energy
+    from ...engine.prefetch import fetch_tensors
+
+    infos = {key: opened[key] for module in one.adapter.modules for key in (module.a, module.b)}
+    fetch_tensors((opened, info) for info in infos.values())
+    found = {
+        module.a: rank_with_energy((infos[module.a], opened), (infos[module.b], opened), energy)
+        for module in one.adapter.modules
+    }
+    return {key: min(each, rank) if rank is not None else each for key, each in found.items()}

@@ -1,0 +1,73 @@
+"""The command ``ckpt lora concat``: joins adapters of one base into one adapter."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ...options import DryRun, Force, Key, OutputUnlessDry, Wait, numbers
+from ...printing import Printer
+from ...writing import Writing
+
+NAME = "lora concat"
+HELP = """Join adapters of one base into one adapter, whose change is the weighted sum of theirs.
+
+The factors A are stacked along the rank; the factors B are put side by side, each times its weight and scale, so that
+the new scale is 1 (lora_alpha is r). Nothing is approximated, unlike in a mean of factors. A module that only one
+adapter has keeps its rank. The output is a folder that PEFT opens.
+
+Adapters are folders that PEFT wrote, or files with kohya's or diffusers' key names. DoRA, modules_to_save, biases in
+two adapters, and adapters of different bases are errors.
+"""
+EXAMPLES = """\b
+Examples:
+  ckpt lora concat en/ ru/ -o both/
+  ckpt lora concat en/ ru/ --weights 0.7,0.3 -o mixed/
+  ckpt lora concat a.safetensors b.safetensors --base unet/ --exclude 'lora_te_*' -o joined/
+
+\b
+Exit status: 2 an adapter of another kind, a pattern that matches nothing; 3 an adapter is missing or damaged; 4 the
+adapters cannot be joined; 5 the output cannot be written.
+"""
+
+
+def run(
+    adapters: Annotated[
+        list[str], typer.Argument(metavar="ADAPTER…", help="Folders that PEFT wrote, or files of adapters.")
+    ],
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            metavar="W,W…",
+            help="Give a weight for each adapter, in order, such as 0.7,0.3. [default: 1 each]",
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="MODEL", help="For kohya's names: the model, of which only the keys are read."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", metavar="PATTERN", help="Leave these modules of the adapters out. Repeatable."),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", metavar="DTYPE", help="Write the factors in this dtype. [default: the adapters']"),
+    ] = None,
+    output: OutputUnlessDry = None,
+    force: Force = False,
+    wait: Wait = None,
+    key: Key = None,
+    dry_run: DryRun = False,
+    *,
+    printer: Printer,
+) -> None:
+    """Join adapters of one base into one adapter, and write it."""
+    from ....api.lora.concat import lora_concat
+
+    writing = Writing(output=output, force=force, dry_run=dry_run, wait=wait, key=key, printer=printer)
+    writing.check()
+    plan = lora_concat(adapters, weights=numbers("--weights", weights), base=base, exclude=exclude or (), dtype=dtype)
+    writing.carry_out(plan)

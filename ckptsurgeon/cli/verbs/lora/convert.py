@@ -1,0 +1,71 @@
+"""The command ``ckpt lora convert``: writes an adapter with the names of another toolkit."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ...options import DryRun, Force, Key, OutputUnlessDry, Wait
+from ...printing import Printer
+from ...writing import Writing
+
+NAME = "lora convert"
+HELP = """Write an adapter with the names and the layout of another toolkit: its change of each weight is the same.
+
+Folders of PEFT and mlx-lm, and files with kohya's, diffusers' or ComfyUI's names, are read, and the same are written.
+A scale that a toolkit cannot store is multiplied into the factors B, with a note. What it cannot store at all (DoRA,
+embeddings, tensors besides the factors) is an error. Names of modules are kept: if another library names the layers of
+the network differently, the adapter does not fit its network.
+"""
+EXAMPLES = """\b
+Examples:
+  ckpt lora convert adapter/ --to mlx -o mlx_adapter/
+  ckpt lora convert style.safetensors --to peft --base unet/ --exclude 'lora_te_*' -o style/
+  ckpt lora convert style/ --to diffusers --component unet -o style.safetensors
+
+\b
+Exit status: 2 an adapter of another kind, a pattern that matches nothing; 3 an adapter is missing or damaged; 4 the
+toolkit cannot store the adapter; 5 the output cannot be written.
+"""
+
+
+def run(
+    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="A folder of PEFT or mlx-lm, or a file.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", metavar="NAME", help="Write the names of this toolkit: peft, kohya, diffusers, comfy or mlx."
+        ),
+    ],
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="MODEL", help="For kohya's names: the model, of which only the keys are read."),
+    ] = None,
+    component: Annotated[
+        str | None,
+        typer.Option("--component", metavar="NAME", help="The adapter is for this model of a pipeline, such as unet."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", metavar="PATTERN", help="Leave these modules of the adapter out. Repeatable."),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", metavar="DTYPE", help="Write the factors in this dtype. [default: the adapter's]"),
+    ] = None,
+    output: OutputUnlessDry = None,
+    force: Force = False,
+    wait: Wait = None,
+    key: Key = None,
+    dry_run: DryRun = False,
+    *,
+    printer: Printer,
+) -> None:
+    """Write an adapter with the names of another toolkit."""
+    from ....api.lora.convert import lora_convert
+
+    writing = Writing(output=output, force=force, dry_run=dry_run, wait=wait, key=key, printer=printer)
+    writing.check()
+    plan = lora_convert(adapter, to=to, base=base, component=component, exclude=exclude or (), dtype=dtype)
+    writing.carry_out(plan)

@@ -1,0 +1,47 @@
+"""Computes blocks of a tensor whose inputs are put one after the other, each times its weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...planning.plan.step import Step
+from ...tensors.ops.casts import CastLosses, cast, raw_dtype
+from ...tensors.ops.means import rounded
+from ...tensors.ops.regions import Array, Box, box_shape
+from .reading import Part, cast_for, named, read_part
+
+__all__ = ["concatenated"]
+
+
+def concatenated(step: Step, parts: Sequence[Part], box: Box) -> tuple[Array, CastLosses]:
+    """Return the part ``box`` of a tensor that is made by ``concat``, and the counts of values that were lost.
+
+    A weighted value is multiplied in double precision and rounded once. What no input fills is zero.
+    """
+    turned, axis = step.policy == "transpose", step.axis
+    made, lost = np.zeros(box_shape(box), raw_dtype(step.dtype)), CastLosses()
+    (begin, end), at = box[axis], 0
+    for number, (info, source) in enumerate(parts):
+        size = (info.shape[::-1] if turned else info.shape)[axis]
+        first, last = max(begin - at, 0), min(end - at, size)
+        if first < last:
+            own = (*box[:axis], (first, last), *box[axis + 1 :])
+            values = read_part(source, info, own[::-1] if turned else own)
+            filled, more = _weighted(step, values.T if turned else values, info.dtype, number)
+            place = (*(slice(None) for _ in box[:axis]), slice(at + first - begin, at + last - begin))
+            made[place] = filled
+            lost += more
+        at += size
+    return made, lost
+
+
+def _weighted(step: Step, values: Array, dtype: str, number: int) -> tuple[Array, CastLosses]:
+    """Return values of the input ``number`` times its weight, in the step's dtype, and the counts of lost values."""
+    weight = step.weights[number] if step.weights else 1.0
+    if weight == 1.0:
+        return cast_for(step, values, dtype)
+    with np.errstate(all="ignore"):
+        wide = cast(values, dtype, "float64")[0] * weight
+    return named(step, rounded, wide, "float64")

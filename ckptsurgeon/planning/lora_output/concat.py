@@ -1,0 +1,291 @@
+"""Plans ``lora concat``: one adapter whose change is the weighted sum of the changes of several adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+from ...errors import PlanError
+from ...tensors.dtypes import DTYPES
+from ...util.text import count, escape, listing, shape_text
+from ..keys.pattern import OptionPattern
+from ..lora_merge.fitting import AdapterView
+from ..plan.compute import plain_shape
+from ..plan.files import PlanTarget
+from ..plan.plan import Plan
+from ..plan.step import Input, Step
+from ..transplant.select import SourceView
+from .modules import (
+    FactorSource,
+    NamedModule,
+    NewModule,
+    check_excluded,
+    chosen_modules,
+    common_dtype,
+    inputs_by_key,
+    is_exact,
+    named_modules,
+    refuse_dora,
+)
+from .peft import CONFIG, PREFIX, TWICE, WEIGHTS, companion, peft_fields, peft_steps
+
+__all__ = ["plan_lora_concat"]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A module of one of the adapters: the adapter, its index in the plan's sources, and the module with its name."""
+
+    source: int
+    one: AdapterView
+    named: NamedModule
+
+
+@dataclass
+class _Collected:
+    """The modules of all adapters by name, the tensors that are left out, the tensors that are copied, and notes."""
+
+    parts: dict[str, list[_Part]] = field(default_factory=dict)
+    left: list[tuple[int, str]] = field(default_factory=list)
+    saved: dict[str, Step] = field(default_factory=dict)
+    components: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def plan_lora_concat(
+    adapters: Sequence[AdapterView],
+    base: SourceView | None = None,
+    *,
+    exclude: Sequence[OptionPattern] = (),
+    dtype: str = "",
+    alike: Callable[[str], str] = str,
+    arguments: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> Plan:
+    """Return the plan of an adapter of PEFT with the change ``sum of weight * scale * B A`` of all ``adapters``.
+
+    The factors A are stacked, and the factors B, times weight and scale, are put side by side, so that the new scale is
+    1. ``base`` is the model that kohya's names are names of. ``alike`` returns what two names of a base must have in
+    common. ``dtype`` is the dtype of all factors; '' keeps that of the adapters.
+
+    Raises PlanError if the adapters cannot be joined exactly, PatternError for a pattern that matches nothing.
+    """
+    overlooked = check_excluded(adapters, exclude)
+    found = _Collected()
+    for source, one in enumerate(adapters):
+        _collect(found, source, one, base, exclude)
+    _check_one_model(found, adapters)
+    settings = _settings(adapters, alike)
+    modules = [_joined(name, parts, dtype) for name, parts in found.parts.items()]
+    if not modules:
+        raise PlanError("nothing is left to join: all modules are excluded.", hint="Leave an --exclude out.")
+    biases = [step for name, parts in found.parts.items() for step in _biases(name, parts, dtype)]
+    settings["lora_bias"] = bool(biases)
+    steps = [*peft_steps(modules), *biases, *found.saved.values()]
+    sources = [one.view.source for one in adapters] + ([base.source] if base is not None else [])
+    return Plan(
+        verb="lora concat",
+        sources=tuple(sources),
+        target=PlanTarget(
+            "edit", "an adapter", "", companions=(companion(peft_fields(modules, settings), CONFIG),), weights=WEIGHTS
+        ),
+        steps=tuple(steps),
+        unexpected=tuple(found.left),
+        excluded=len(found.left),
+        arguments=arguments or {},
+        notes=(*notes, *overlooked, *found.notes, *_notes(modules)),
+    )
+
+
+def _collect(
+    found: _Collected, source: int, one: AdapterView, base: SourceView | None, exclude: Sequence[OptionPattern]
+) -> None:
+    """Add the modules of an adapter to ``found``."""
+    adapter, name = one.adapter, escape(one.adapter.name)
+    modules, left = chosen_modules(one, exclude)
+    refuse_dora(adapter, modules, "whose change is no product of factors, so that it cannot be joined to another")
+    if adapter.spelling == "kohya" and modules and base is None:
+        raise PlanError(
+            f"the names of the adapter {name} have underscores where those of its model have dots: the names of the "
+            "model are needed.",
+            hint="Give the model with --base; only its keys are read.",
+        )
+    placed, notes = named_modules(one, modules, base)
+    found.left += [(source, key) for key in left]
+    found.notes += [*notes, *(f"{name}: {note}" for note in adapter.notes)]
+    for each in placed:
+        parts = found.parts.setdefault(each.name, [])
+        if parts and parts[-1].source == source:
+            raise PlanError(f"the adapter {name} has two modules with the name {escape(each.name)}.")
+        parts.append(_Part(source, one, each))
+        if each.component:
+            found.components[each.component] = adapter.name
+    _collect_saved(found, source, one)
+
+
+def _collect_saved(found: _Collected, source: int, one: AdapterView) -> None:
+    """Add the biases that an adapter saves; raises PlanError for what is no bias, or has another weight than 1."""
+    name = escape(one.adapter.name)
+    whole = [key for key in one.adapter.saved if not key.endswith("bias")]
+    if whole:
+        raise PlanError(
+            f"the adapter {name} has {count(len(whole), 'tensor')} of modules_to_save, which replace those of the base "
+            f"and cannot be added: {listing(whole)}.",
+            hint="Merge the adapters into their base with ckpt lora merge.",
+            details=whole,
+        )
+    inputs = inputs_by_key(one, source, one.adapter.saved.values())
+    if inputs and one.weight != 1:
+        raise PlanError(
+            f"the adapter {name} has biases, which replace those of the base: with the weight {one.weight:g}, their "
+            f"values depend on the base: {listing(list(one.adapter.saved))}.",
+            hint="Give this adapter the weight 1, or merge with ckpt lora merge.",
+        )
+    for key, given in inputs.items():
+        target = key if key.startswith(PREFIX) else f"{PREFIX}{key}"
+        if target in found.saved:
+            raise PlanError(
+                f"two adapters have the bias {escape(target)}, which replaces that of the base: they cannot be added.",
+                hint="Merge the adapters into their base with ckpt lora merge.",
+            )
+        found.saved[target] = Step(target, "copy", given.dtype, given.shape, *given)
+
+
+def _check_one_model(found: _Collected, adapters: Sequence[AdapterView]) -> None:
+    if len(found.components) > 1:
+        several = ", ".join(f"{escape(one)} in {escape(name)}" for one, name in found.components.items())
+        raise PlanError(
+            f"the adapters are for several models of a pipeline ({several}), and a folder of PEFT is for one.",
+            hint="Leave the other models out, as in --exclude 'text_encoder.*' or --exclude 'lora_te_*'.",
+        )
+    plain = [one for one in adapters if one.adapter.spelling == "PEFT"]
+    configs = {one.adapter.transposed: one.adapter.name for one in plain}
+    if len(configs) > 1:
+        raise PlanError(
+            f"fan_in_fan_out is true in {escape(configs[True])} and false in {escape(configs[False])}: the adapters "
+            "are for models whose weights have another layout.",
+            hint="If both are for one model, set fan_in_fan_out to the same value in both files adapter_config.json.",
+        )
+
+
+def _settings(adapters: Sequence[AdapterView], alike: Callable[[str], str]) -> dict[str, Any]:
+    """Return the fields of the new configuration that do not follow from its modules.
+
+    Raises PlanError if two adapters name different bases.
+    """
+    given = [(one.adapter.name, one.adapter.config.data) for one in adapters if one.adapter.config is not None]
+    bases: dict[str, tuple[str, str]] = {}
+    for name, data in given:
+        base = data.get("base_model_name_or_path")
+        if isinstance(base, str) and base:
+            bases.setdefault(alike(base), (name, base))
+    if len(bases) > 1:
+        (first, one), (second, other) = list(bases.values())[:2]
+        raise PlanError(
+            f"the base of {escape(first)} is {escape(one)}, that of {escape(second)} is {escape(other)} "
+            "(base_model_name_or_path): adapters of different bases cannot be joined.",
+            hint="If both are one model, write the same name into both files adapter_config.json.",
+        )
+    tasks = {data.get("task_type") for _, data in given if isinstance(data.get("task_type"), str)}
+    biases = [str(data.get("bias") or "none") for _, data in given]
+    bias = next((one for one in ("all", "lora_only") if one in biases), "none")
+    targets = _targets([data for _, data in given]) if len(given) == len(adapters) else None
+    return {
+        "base_model_name_or_path": next((one for _, one in bases.values()), None),
+        "task_type": tasks.pop() if len(tasks) == 1 else None,
+        "fan_in_fan_out": any(one.adapter.transposed for one in adapters),
+        "bias": bias,
+        **({"target_modules": targets} if targets is not None else {}),
+    }
+
+
+def _targets(given: Sequence[Mapping[str, Any]]) -> list[str] | None:
+    """Return the target modules of all configurations together; None if they are not plain lists of names.
+
+    A module that the union selects is selected by one of the lists, and so has factors.
+    """
+    lists = [data.get("target_modules") for data in given]
+    limits = ("exclude_modules", "layers_to_transform")
+    if any(data.get(name) for data in given for name in limits) or not all(isinstance(one, list) for one in lists):
+        return None
+    names = [name for one in lists for name in one or ()]
+    return list(dict.fromkeys(names)) if all(isinstance(name, str) for name in names) else None
+
+
+def _joined(name: str, parts: Sequence[_Part], dtype: str) -> NewModule:
+    """Return the module that joins those of several adapters: its rank is the sum of theirs, its scale is 1."""
+    pairs = [_pair(part) for part in parts]
+    first = parts[0]
+    for part, (a, b) in zip(parts, pairs, strict=True):
+        alike = (a.shape[1:], b.shape[:1], b.shape[2:]) == (
+            pairs[0][0].shape[1:],
+            pairs[0][1].shape[:1],
+            pairs[0][1].shape[2:],
+        )
+        if not alike or part.named.module.embedding != first.named.module.embedding:
+            raise PlanError(
+                f"the adapters are for different models: the factors of {escape(name)} are "
+                f"{shape_text(pairs[0][0].shape)} and {shape_text(pairs[0][1].shape)} in "
+                f"{escape(first.one.adapter.name)}, {shape_text(a.shape)} and {shape_text(b.shape)} in "
+                f"{escape(part.one.adapter.name)}.",
+                hint="Join only adapters of one base.",
+            )
+    twice = 2 if TWICE in first.named.module.a else 1
+    times = tuple(part.one.weight * part.named.module.scale / twice for part in parts)
+    a_dtype, b_dtype = (common_dtype(pair[side].dtype for pair in pairs) for side in (0, 1))
+    if not all(is_exact(one, b_dtype) for one in times) and DTYPES[b_dtype].bits < 32:
+        b_dtype = "float32"
+    return NewModule(
+        name,
+        sum(a.shape[0] for a, _ in pairs),
+        float(twice),
+        FactorSource(tuple(a for a, _ in pairs), dtype or a_dtype),
+        FactorSource(tuple(b for _, b in pairs), dtype or b_dtype, times),
+        embedding=first.named.module.embedding,
+        origin=first.named.module.a if first.one.adapter.spelling == "PEFT" else "",
+    )
+
+
+def _pair(part: _Part) -> tuple[Input, Input]:
+    module = part.named.module
+    inputs = inputs_by_key(part.one, part.source, (module.a, module.b))
+    return inputs[module.a], inputs[module.b]
+
+
+def _biases(name: str, parts: Sequence[_Part], dtype: str) -> Iterator[Step]:
+    """Yield the step of the bias of a module's factor B (``lora_bias``), times weight and scale."""
+    having = [part for part in parts if part.named.module.bias]
+    if len(having) > 1:
+        raise PlanError(
+            f"{escape(having[0].one.adapter.name)} and {escape(having[1].one.adapter.name)} both have a bias for the "
+            f"factors of {escape(name)} (lora_bias), and biases cannot be put side by side.",
+            hint="Merge the adapters into their base with ckpt lora merge.",
+        )
+    for part in having:
+        module, key = part.named.module, part.named.module.bias
+        (given,) = inputs_by_key(part.one, part.source, [key]).values()
+        times = part.one.weight * module.scale
+        own = given.dtype if is_exact(times, given.dtype) or DTYPES[given.dtype].bits >= 32 else "float32"
+        weights = (times,) if times != 1 else ()
+        step = Step(f"{PREFIX}{name}.lora_B.bias", "concat", dtype or own, given.shape, *given, weights=weights)
+        yield step if weights or step.dtype != given.dtype else replace(step, op="copy")
+
+
+def _notes(modules: Sequence[NewModule]) -> Iterator[str]:
+    """Yield notes on factors that became wider, and on ranks above the sides of a weight."""
+    wider = [one.name for one in modules if any(each.dtype != one.b.dtype for each in one.b.inputs)]
+    if wider:
+        kind = next(one.b.dtype for one in modules if one.name == wider[0])
+        why = "weight and scale are multiplied into it, and fewer bits would round the products"
+        yield f"the factor B of {count(len(wider), 'module')} becomes {kind}: {why}: {listing(wider, where='')}"
+    full = [
+        one.name for one in modules
+        if one.rank > min(plain_shape(one.b.inputs[0].shape)[0], prod(one.a.inputs[0].shape[1:]))
+    ]  # fmt: skip
+    if full:
+        yield (
+            f"the rank of {count(len(full), 'module')} is larger than a side of the weight; ckpt lora resize makes it "
+            f"smaller without a loss: {listing(full, where='')}"
+        )

@@ -1,0 +1,144 @@
+"""Plans ``lora convert``: the same adapter with the names, the layout and the scales of another toolkit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ...errors import ConfigError, PlanError
+from ...methods.lora.adapter import AdapterModule
+from ...util.text import count, escape, listing
+from ..keys.pattern import OptionPattern
+from ..lora_merge.fitting import AdapterView
+from ..plan.files import PlanSource, PlanTarget
+from ..plan.plan import Plan
+from ..plan.step import Step
+from ..transplant.select import SourceView
+from .modules import (
+    FactorSource,
+    NamedModule,
+    NewModule,
+    check_excluded,
+    chosen_modules,
+    inputs_by_key,
+    named_modules,
+    refuse_dora,
+)
+from .peft import PREFIX
+from .spellings import SPELLINGS, TITLES, AdapterFiles, written
+
+__all__ = ["adapter_plan", "check_spelling", "copied_settings", "plan_lora_convert", "whole_steps"]
+
+FULL = ("exclude_modules", "layers_to_transform", "layers_pattern")
+"""Fields that select modules, and are of no use beside the full names of all."""
+
+
+def check_spelling(to: str) -> None:
+    """Raise ConfigError unless ``to`` is a toolkit whose names can be written."""
+    if to not in SPELLINGS:
+        raise ConfigError(f"--to {escape(to, 40)} is unknown.", hint=f"Use {', '.join(SPELLINGS)}.")
+
+
+def plan_lora_convert(
+    one: AdapterView,
+    to: str,
+    base: SourceView | None = None,
+    *,
+    component: str = "",
+    exclude: Sequence[OptionPattern] = (),
+    dtype: str = "",
+    arguments: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> Plan:
+    """Return the plan of the adapter ``one`` with the names of the toolkit ``to``.
+
+    ``base`` is the model that kohya's names are names of, ``component`` the model of a pipeline that the adapter is
+    for. ``dtype`` is the dtype of all factors; '' keeps theirs. Raises PlanError for what the toolkit cannot store,
+    PatternError for a pattern that matches nothing.
+    """
+    overlooked = check_excluded([one], exclude)
+    chosen, left = chosen_modules(one, exclude)
+    if not chosen:
+        raise PlanError(f"no module of {escape(one.adapter.name)} is left to convert.", hint="Leave an --exclude out.")
+    refuse_dora(one.adapter, chosen, "and its magnitudes have other names and meanings in each toolkit")
+    if to != "peft":
+        _refuse_whole(one, chosen, to)
+    placed, named = named_modules(one, chosen, base)
+    modules = [_module(one, each, dtype) for each in placed]
+    settings = copied_settings(one, [each.name for each in placed] if left else None) if to == "peft" else {}
+    made = written(modules, to, settings, component)
+    made.steps += whole_steps(one, chosen) if to == "peft" else []
+    every = [*notes, *overlooked, *(f"{escape(one.adapter.name)}: {note}" for note in (*named, *one.adapter.notes))]
+    sources = (one.view.source, *((base.source,) if base is not None else ()))
+    return adapter_plan("lora convert", sources, made, left=left, arguments=arguments, notes=every)
+
+
+def adapter_plan(
+    verb: str,
+    sources: Sequence[PlanSource],
+    made: AdapterFiles,
+    *,
+    left: Sequence[str] = (),
+    arguments: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> Plan:
+    """Return the plan of ``verb`` for the adapter ``made``; ``left`` are keys of the first source that are left out."""
+    first, *others = sources
+    first = replace(first, operations=(*first.operations, *made.operations))
+    return Plan(
+        verb=verb,
+        sources=(first, *others),
+        target=PlanTarget("edit", "an adapter", "", companions=made.companions, weights=made.weights),
+        steps=tuple(made.steps),
+        unexpected=tuple((0, key) for key in left),
+        excluded=len(left),
+        arguments=arguments or {},
+        metadata=made.metadata,
+        notes=(*notes, *made.notes),
+    )
+
+
+def _refuse_whole(one: AdapterView, modules: Sequence[AdapterModule], to: str) -> None:
+    """Raise PlanError if the adapter has tensors that are no factors: no other toolkit has names for them."""
+    found = [*one.adapter.saved, *(module.bias for module in modules if module.bias)]
+    if found:
+        raise PlanError(
+            f"the adapter {escape(one.adapter.name)} has {count(len(found), 'tensor')} besides its factors "
+            f"(modules_to_save, bias, lora_bias), which {TITLES[to]} cannot store: {listing(found)}.",
+            hint="Merge the adapter into its base with ckpt lora merge.",
+            details=found,
+        )
+
+
+def _module(one: AdapterView, each: NamedModule, dtype: str) -> NewModule:
+    module = each.module
+    inputs = inputs_by_key(one, 0, (module.a, module.b))
+    a, b = inputs[module.a], inputs[module.b]
+    return NewModule(
+        each.name, a.shape[0], module.scale, FactorSource((a,), dtype or a.dtype), FactorSource((b,), dtype or b.dtype),
+        each.component, module.embedding, each.joined, module.a if one.adapter.spelling == "PEFT" else "",
+    )  # fmt: skip
+
+
+def copied_settings(one: AdapterView, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """Return the fields of an adapter's configuration that do not follow from its modules; {} if it has none.
+
+    ``names`` are the names of the modules that are left of it, None if all are.
+    """
+    if one.adapter.config is None:
+        return {}
+    given = dict(one.adapter.config.data)
+    if names is None:
+        return given
+    return {**{field: value for field, value in given.items() if field not in FULL}, "target_modules": list(names)}
+
+
+def whole_steps(one: AdapterView, modules: Sequence[AdapterModule]) -> list[Step]:
+    """Return the steps that copy what an adapter of PEFT has besides the factors of ``modules``."""
+    keys = [*one.adapter.saved.values(), *(module.bias for module in modules if module.bias)]
+    inputs = inputs_by_key(one, 0, keys)
+    return [
+        Step(key if key.startswith(PREFIX) else f"{PREFIX}{key}", "copy", each.dtype, each.shape, *each)
+        for key, each in inputs.items()
+    ]

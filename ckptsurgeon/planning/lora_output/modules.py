@@ -1,0 +1,261 @@
+"""The modules of a new adapter: how their factors are made, and what their product is multiplied by. Opens no file."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import frexp
+
+from ...errors import PlanError
+from ...methods.lora.adapter import Adapter, AdapterModule
+from ...methods.lora.matching import match_modules
+from ...tensors.dtypes import DTYPES
+from ...util.text import count, escape, listing, shape_text
+from ..keys.matcher import KeyMatcher
+from ..keys.pattern import OptionPattern
+from ..keys.pattern_hints import matched
+from ..lora_merge.fitting import AdapterView, check_names, misfit
+from ..lora_merge.plan import named
+from ..plan.compute import Factor, LoraTerm
+from ..plan.step import Input, Step
+from ..transplant.select import SourceView
+
+__all__ = [
+    "FactorSource",
+    "NamedModule",
+    "NewModule",
+    "chosen_modules",
+    "common_dtype",
+    "factor_step",
+    "folded",
+    "folding_notes",
+    "is_exact",
+    "most_common",
+    "named_modules",
+    "refuse_dora",
+]
+
+COMFY = "diffusion_model"
+"""The first part of ComfyUI's names: the diffusion model of a checkpoint."""
+
+
+@dataclass(frozen=True)
+class FactorSource:
+    """How a factor of a new adapter is made: its inputs, put one after the other, each times its weight.
+
+    ``weights`` may be empty: all are 1. If ``factor`` is given, the factor is that of a smaller product instead.
+    """
+
+    inputs: tuple[Input, ...]
+    dtype: str
+    weights: tuple[float, ...] = ()
+    factor: Factor | None = None
+
+
+@dataclass(frozen=True)
+class NewModule:
+    """A module of a new adapter: its name in the model, its rank, and the scale of the product of its factors.
+
+    ``component`` is the model of a pipeline, as diffusers or kohya name it, '' if there is only one. If ``joined``, the
+    name has underscores instead of dots. ``origin`` is the key of the factor A that the module is made from, which for
+    PEFT's names shows the wrappers around the layer.
+    """
+
+    name: str
+    rank: int
+    scale: float
+    a: FactorSource
+    b: FactorSource
+    component: str = ""
+    embedding: bool = False
+    joined: bool = False
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class NamedModule:
+    """A module of an adapter, with its component and its name inside this component."""
+
+    module: AdapterModule
+    component: str
+    name: str
+    joined: bool = False
+
+
+def chosen_modules(one: AdapterView, exclude: Sequence[OptionPattern]) -> tuple[list[AdapterModule], list[str]]:
+    """Return the modules of an adapter that ``exclude`` leaves, and the keys of the tensors of the others."""
+    matcher = KeyMatcher([flag.pattern for flag in exclude])
+    chosen, left = [], []
+    for module in one.adapter.modules:
+        if matcher.match(named(module)):
+            left += [key for key in (module.a, module.b, module.bias, module.magnitude) if key]
+        else:
+            chosen.append(module)
+    return chosen, left
+
+
+def check_excluded(adapters: Sequence[AdapterView], exclude: Sequence[OptionPattern]) -> Sequence[str]:
+    """Return notes on patterns; raises PatternError for one that matches no module of any of the adapters."""
+    every = [named(module) for one in adapters for module in one.adapter.modules]
+    return matched([(str(flag), flag.pattern) for flag in exclude], every, "module")[1]
+
+
+def named_modules(
+    one: AdapterView, modules: Sequence[AdapterModule], base: SourceView | None
+) -> tuple[list[NamedModule], list[str]]:
+    """Return the modules of an adapter with their components and names, and notes.
+
+    If ``base`` is given, modules get the names that they have in the base: kohya's names have underscores where those
+    of the base have dots. Without a base, kohya's names stay as they are. Raises PlanError if the base lacks a module.
+    """
+    if base is None or not modules or one.adapter.spelling != "kohya":
+        return [_named(module) for module in modules], []
+    names = match_modules([(m.component, m.name, m.joined) for m in modules], base.tensors, one.adapter.saved)
+    check_names(modules, names, one, base)
+    found = []
+    for module in modules:
+        key = names.weights[module.component, module.name]
+        _check_shapes(one, module, key, base)
+        on = names.shifts[module.component].on
+        start = next((end for end in range(len(key) + 1) if key[:end].replace(".", "_") == on), 0) if on else 0
+        found.append(NamedModule(module, module.component, _module_of(key[start:])))
+    return found, [f"{escape(one.adapter.name)}: {note}" for note in names.notes]
+
+
+def _check_shapes(one: AdapterView, module: AdapterModule, key: str, base: SourceView) -> None:
+    """Raise PlanError if the factors of a module do not fit its weight ``key`` in the base, unless this is quantised.
+
+    A weight and its factors must have the same number of dimensions, too: toolkits load factors by their shapes.
+    """
+    weight = base.tensors[key]
+    if DTYPES[weight.dtype].kind != "float" or key in base.codes.by_key:
+        return
+    shapes = [one.view.tensors[each].shape for each in (module.a, module.b)]
+    if not any(LoraTerm("product", transposed=way).fits(weight.shape, shapes) for way in (False, True)):
+        raise misfit(one, module, key, base)
+    if any(len(shape) != len(weight.shape) for shape in shapes):
+        raise PlanError(
+            f"the adapter {escape(one.adapter.name)} stores factors of {escape(module.name)} as "
+            f"{shape_text(shapes[0])} and {shape_text(shapes[1])}, but the weight is {shape_text(weight.shape)}: "
+            "factors of a convolution do not load into a linear layer, nor the reverse.",
+            hint="Reshape them with ckpt rename --operations, or merge the adapter with ckpt lora merge.",
+        )
+
+
+def _module_of(key: str) -> str:
+    return re.sub(r"\.weight$", "", key)
+
+
+def _named(module: AdapterModule) -> NamedModule:
+    if module.joined:
+        return NamedModule(module, module.component, module.name, joined=True)
+    head, _, rest = module.name.partition(".")
+    component = module.component or (COMFY if head == COMFY and rest else "")
+    return NamedModule(module, component, rest if component and head == component else module.name)
+
+
+def refuse_dora(one: Adapter, modules: Iterable[AdapterModule], why: str) -> None:
+    """Raise PlanError if a module has DoRA's magnitudes; ``why`` completes the message."""
+    found = [module.name for module in modules if module.magnitude]
+    if found:
+        raise PlanError(
+            f"the adapter {escape(one.name)} is a DoRA ({count(len(found), 'module')} with magnitudes), {why}.",
+            hint="Merge it into its base with ckpt lora merge, and extract an adapter with ckpt lora extract.",
+            details=found,
+        )
+
+
+def common_dtype(dtypes: Iterable[str]) -> str:
+    """Return the one dtype of some factors; if there are several, float64 if it is among them, else float32."""
+    kinds = set(dtypes)
+    return kinds.pop() if len(kinds) == 1 else "float64" if "float64" in kinds else "float32"
+
+
+def is_exact(times: float, dtype: str) -> bool:
+    """Return whether a multiple of a number of ``dtype`` is surely a number of ``dtype``, except out of its range.
+
+    It is for multiples by a power of two. The range of float16 is so small that factors often leave it.
+    """
+    return times == 1 or (dtype != "float16" and abs(frexp(times)[0]) == 0.5)
+
+
+def folded(module: NewModule, scale: float) -> NewModule:
+    """Return a module with the same product and another scale: its factor B is multiplied by what the scale lacks.
+
+    If the multiples may not be numbers of the dtype of B, and this has 16 bits, B becomes float32.
+    """
+    times, side = module.scale / scale, module.b
+    if times == 1:
+        return module
+    if side.factor is not None:
+        own = {part: replace(one, factor=_folded(module, one.factor, times)) for part, one in _sides(module)}
+        return replace(module, scale=scale, a=own["A"], b=own["B"])
+    dtype = side.dtype if is_exact(times, side.dtype) or side.dtype == "float64" else "float32"
+    weights = tuple(times * weight for weight in side.weights or (1.0,) * len(side.inputs))
+    return replace(module, scale=scale, b=replace(side, dtype=dtype, weights=weights))
+
+
+def _sides(module: NewModule) -> Iterator[tuple[str, FactorSource]]:
+    yield from (("A", module.a), ("B", module.b))
+
+
+def _folded(module: NewModule, factor: Factor | None, times: float) -> Factor:
+    assert factor is not None
+    if times <= 0:
+        raise PlanError(
+            f"the product of {escape(module.name)} has the scale {module.scale:g}, which cannot be folded into both "
+            "factors: it is not above zero.",
+            hint="Leave the module out.",
+        )
+    return replace(factor, scale=factor.scale / times)
+
+
+def folding_notes(before: Sequence[NewModule], after: Sequence[NewModule]) -> Iterator[str]:
+    """Yield notes on scales that are folded into B, and on factors that became float32 for this."""
+    pairs = [pair for pair in zip(before, after, strict=True) if pair[0].scale != pair[1].scale]
+    if pairs:
+        scales = sorted({f"{one.scale:g}" for one, _ in pairs})
+        several = f"{len(scales)} scales, such as {scales[0]}, are" if len(scales) > 1 else f"the scale {scales[0]} is"
+        into = "the factors, which then need" if pairs[0][0].b.factor else "B, which then needs"
+        number = count(len(pairs), "module")
+        yield f"in {number}, {several} multiplied into {into} the scale {pairs[0][1].scale:g}"
+    wider = [new.name for old, new in pairs if old.b.dtype != new.b.dtype]
+    if wider:
+        why = "16 bits cannot store the multiples exactly"
+        yield f"the factor B of {count(len(wider), 'module')} becomes float32, as {why}: {listing(wider, where='')}"
+
+
+def most_common(values: Iterable[float]) -> float:
+    """Return the most common of some numbers; the first of those that are equally common."""
+    return Counter(values).most_common(1)[0][0]
+
+
+def factor_step(key: str, module: NewModule, part: str, *, rank: int = 0, transpose: bool = False) -> Step:
+    """Return the step that makes the factor ``part`` ("A" or "B") of a module, with the name ``key``.
+
+    If ``rank`` is larger than the module's, the factor is filled with zeros up to it. If ``transpose``, the factor is
+    stored as (in, rank) or (rank, out).
+    """
+    side = module.a if part == "A" else module.b
+    first, axis = side.inputs[0], 0 if part == "A" else 1
+    if side.factor is not None:
+        a, b = (one.shape for one in side.inputs)
+        shape, rule = side.factor.shape(b if part == "B" else a), f"rank {side.factor.rank} of {a[0]}"
+        return Step(key, "factor", side.dtype, shape, *first, rule=rule, more=side.inputs[1:], factor=side.factor)
+    size = max(rank, sum(one.shape[axis] for one in side.inputs))
+    shape = (*first.shape[:axis], size, *first.shape[axis + 1 :])
+    if len(side.inputs) == 1 and not transpose and shape == first.shape and side.weights in ((), (1.0,)):
+        return Step(key, "copy", side.dtype, shape, *first)
+    weights = () if all(one == 1 for one in side.weights) else side.weights
+    return Step(
+        key, "concat", side.dtype, shape[::-1] if transpose else shape, *first, more=side.inputs[1:],
+        policy="transpose" if transpose else "", weights=weights, axis=1 - axis if transpose else axis,
+    )  # fmt: skip
+
+
+def inputs_by_key(one: AdapterView, source: int, keys: Iterable[str]) -> Mapping[str, Input]:
+    """Return the inputs for the tensors ``keys`` of an adapter; ``source`` is its index in the plan's sources."""
+    tensors = one.view.tensors
+    return {key: Input(source, key, tensors[key].dtype, tensors[key].shape) for key in keys}

@@ -1,0 +1,85 @@
+"""PEFT's names and configuration for the modules of a new adapter."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..plan.files import PlanCompanion
+from ..plan.step import Step
+from .modules import NewModule, factor_step, most_common
+
+__all__ = ["CONFIG", "FIELDS", "WEIGHTS", "companion", "peft_fields", "peft_steps", "ranks_and_alphas"]
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+TWICE = ".base_layer.out_proj."
+"""In the key of a factor of torch's attention, whose output layer PEFT adapts twice."""
+
+FIELDS: Mapping[str, Any] = {
+    "peft_type": "LORA", "base_model_name_or_path": None, "task_type": None, "inference_mode": True, "bias": "none",
+    "modules_to_save": None, "fan_in_fan_out": False, "lora_dropout": 0.0, "use_dora": False, "lora_bias": False,
+    "init_lora_weights": True,
+}  # fmt: skip
+"""The fields of a configuration of PEFT that do not depend on its modules, with the values of a new adapter."""
+
+_NAMED = re.compile(r"(\.lora_(?:embedding_)?A)(?:\.(?!weight$)[^.]+)?(\.weight)?$")
+
+
+def peft_steps(modules: Iterable[NewModule]) -> list[Step]:
+    """Return the steps of all factors, with PEFT's names."""
+    return [factor_step(_key(module, part), module, part) for module in modules for part in "AB"]
+
+
+def _key(module: NewModule, part: str) -> str:
+    """Return PEFT's name of a factor; it has the wrappers of the layer that the source's name has."""
+    found = _NAMED.search(module.origin) if module.origin.startswith(PREFIX) else None
+    if found is not None:
+        return f"{module.origin[: found.start()]}{found[1][:-1]}{part}{found[2] or ''}"
+    ending = f"lora_embedding_{part}" if module.embedding else f"lora_{part}.weight"
+    return f"{PREFIX}{module.name}.{ending}"
+
+
+def ranks_and_alphas(modules: Sequence[NewModule]) -> dict[str, Any]:
+    """Return PEFT's ``r``, ``lora_alpha``, ``rank_pattern`` and ``alpha_pattern``; most modules need no pattern."""
+    alphas = {module.name: _alpha(module) for module in modules}
+    rank = int(most_common(module.rank for module in modules))
+    alpha = most_common(alphas[module.name] for module in modules if module.rank == rank)
+    return {
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {_pattern(one.name): one.rank for one in modules if one.rank != rank},
+        "alpha_pattern": {_pattern(one.name): alphas[one.name] for one in modules if alphas[one.name] != alpha},
+        "use_rslora": False,
+    }
+
+
+def _pattern(name: str) -> str:
+    return f"^{re.escape(name)}"
+
+
+def _alpha(module: NewModule) -> float:
+    """Return alpha, the scale times the rank, as an integer if it is whole: PEFT computes the scale as alpha / rank."""
+    scale = module.scale / (2 if TWICE in _key(module, "A") else 1)
+    product = scale * module.rank
+    alpha = next((one for one in (float(f"{product:.15g}"), product) if one / module.rank == scale), product)
+    return int(alpha) if alpha.is_integer() else alpha
+
+
+def peft_fields(modules: Sequence[NewModule], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of an adapter; ``settings`` are fields that do not follow from its modules.
+
+    Without ``target_modules`` in them, the full names of the modules are the targets.
+    """
+    names = list(dict.fromkeys(module.name for module in modules))
+    return {**FIELDS, "target_modules": names, **settings, **ranks_and_alphas(modules)}
+
+
+def companion(fields: Mapping[str, Any], name: str = CONFIG) -> PlanCompanion:
+    """Return the file ``name`` with a configuration as JSON."""
+    text = json.dumps(fields, indent=2, sort_keys=True) + "\n"
+    data = text.encode("utf-8", "surrogatepass")
+    return PlanCompanion(name, len(data), hashlib.sha256(data).hexdigest(), text=text)

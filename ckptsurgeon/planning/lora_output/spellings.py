@@ -1,0 +1,280 @@
+"""Writes the modules of a new adapter in the names of a toolkit: PEFT, kohya, diffusers, ComfyUI or mlx-lm."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ...errors import PlanError
+from ...methods.lora.names import COMPONENTS
+from ...util.text import count, escape, listing
+from ..plan.files import PlanCompanion
+from ..plan.step import Step
+from .modules import COMFY, NewModule, factor_step, folded, folding_notes
+from .peft import CONFIG, WEIGHTS, companion, peft_fields, peft_steps
+
+__all__ = ["SPELLINGS", "AdapterFiles", "check_component", "written"]
+
+SPELLINGS = ("peft", "kohya", "diffusers", "comfy", "mlx")
+"""The toolkits whose names can be written."""
+TITLES = {"peft": "PEFT", "kohya": "kohya", "diffusers": "diffusers", "comfy": "ComfyUI", "mlx": "mlx-lm"}
+
+MLX_WEIGHTS = "adapters.safetensors"
+METADATA = "lora_adapter_metadata"
+"""The metadata entry in which diffusers stores the configuration of each model of a pipeline."""
+BLOCKS = ("down_blocks.", "mid_block.", "up_blocks.", "transformer_blocks.", "single_transformer_blocks.")
+"""The beginnings of the names of layers in the diffusion models of diffusers."""
+MAIN = ("unet", "transformer", COMFY)
+"""The components that are the diffusion model of a pipeline."""
+_TO_KOHYA = {
+    **dict.fromkeys(MAIN, "lora_unet"), "text_encoder": "lora_te", "text_encoder_2": "lora_te2",
+    "text_encoder_3": "lora_te3",
+}  # fmt: skip
+_OF_KOHYA = {
+    "lora_unet": "unet", "lora_transformer": "transformer", "lora_te": "text_encoder", "lora_te1": "text_encoder",
+    "lora_te2": "text_encoder_2", "lora_te3": "text_encoder_3",
+}  # fmt: skip
+
+
+@dataclass
+class AdapterFiles:
+    """An adapter in the names of a toolkit: its steps, its other files, its metadata, and notes.
+
+    ``weights`` is the name that the file of tensors must have, '' if any. ``operations`` make the tensors of the first
+    source that hold the alphas.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    companions: tuple[PlanCompanion, ...] = ()
+    weights: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    operations: list[Mapping[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def written(
+    modules: Sequence[NewModule], to: str, settings: Mapping[str, Any] | None = None, component: str = ""
+) -> AdapterFiles:
+    """Return an adapter with the names of the toolkit ``to``, one of ``SPELLINGS``.
+
+    What a toolkit cannot store, such as several scales, is multiplied into the factors B. ``settings`` are fields of
+    PEFT's configuration that do not follow from the modules. ``component`` is the model of a pipeline that the modules
+    are for, if they do not say. Raises PlanError for what the toolkit cannot store at all.
+    """
+    modules = _placed(modules, component)
+    if to == "peft":
+        return _peft(modules, settings or {})
+    embeddings = [module.name for module in modules if module.embedding]
+    if embeddings:
+        raise PlanError(
+            f"{TITLES[to]} has no names for adapters of embeddings: {listing(embeddings)}.",
+            hint="Leave them out with --exclude, or merge the adapter into its base.",
+            details=embeddings,
+        )
+    if to == "mlx":
+        return _mlx(modules)
+    return _diffusers(modules) if to == "diffusers" else _with_alphas(modules, to)
+
+
+def check_component(component: str) -> None:
+    """Raise PlanError unless ``component`` is '' or the name of a model in a pipeline of diffusers."""
+    if component and component not in COMPONENTS:
+        raise PlanError(
+            f"--component {escape(component, 40)} is no model of a pipeline.", hint=f"Use {', '.join(COMPONENTS)}."
+        )
+
+
+def _placed(modules: Sequence[NewModule], component: str) -> list[NewModule]:
+    """Return the modules with the names of their components in diffusers; ``component`` is for all of them."""
+    check_component(component)
+    found = {module.component for module in modules}
+    if component and len(found) > 1:
+        raise PlanError(
+            f"--component {component} is for an adapter of one model, and this one has {count(len(found), 'model')}: "
+            f"{listing(sorted(found))}.",
+            hint="Leave it out, or leave models out with --exclude.",
+        )
+    return [replace(one, component=component or _component(one)) for one in modules]
+
+
+def _component(one: NewModule) -> str:
+    """Return the name of a module's component in diffusers; kohya's prefix stays at names with underscores."""
+    return one.component if one.joined else _OF_KOHYA.get(one.component, one.component)
+
+
+def _one_model(modules: Sequence[NewModule], to: str) -> None:
+    found = sorted({module.component for module in modules})
+    if len(found) > 1:
+        raise PlanError(
+            f"the adapter is for several models of a pipeline ({listing(found)}), and a folder of {TITLES[to]} is for "
+            "one.",
+            hint="Leave the other models out, as in --exclude 'text_encoder.*' or --exclude 'lora_te_*'.",
+        )
+    _check_dotted(modules, to)
+
+
+def _check_dotted(modules: Sequence[NewModule], to: str) -> None:
+    """Raise PlanError if a module's name has underscores where the model's has dots."""
+    if any(module.joined for module in modules):
+        raise PlanError(
+            f"kohya's names have underscores where those of the model have dots: {TITLES[to]} needs the names of the "
+            "model.",
+            hint="Give the model with --base; only its keys are read.",
+        )
+
+
+def _check_distinct(names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise PlanError(
+                f"two modules would have the name {escape(name)}.", hint="Leave one of them out with --exclude."
+            )
+        seen.add(name)
+
+
+def _peft(modules: Sequence[NewModule], settings: Mapping[str, Any]) -> AdapterFiles:
+    _one_model(modules, "peft")
+    fields = peft_fields(modules, settings)
+    return AdapterFiles(peft_steps(modules), (companion(fields, CONFIG),), WEIGHTS)
+
+
+def _diffusers(modules: Sequence[NewModule]) -> AdapterFiles:
+    """Return the adapter with a prefix for each model, whose configurations are in the metadata."""
+    _check_dotted(modules, "diffusers")
+    made, data = AdapterFiles(), dict[str, Any]()
+    groups: dict[str, list[NewModule]] = {}
+    for module in modules:
+        if module.component not in COMPONENTS:
+            raise _no_component(module, "diffusers")
+        groups.setdefault(module.component, []).append(module)
+    for component, own in groups.items():
+        own = [replace(module, origin="") for module in own]  # diffusers has no wrappers around layers
+        fields = peft_fields(own, {})
+        kept = (
+            "r",
+            "lora_alpha",
+            "rank_pattern",
+            "alpha_pattern",
+            "target_modules",
+            "use_rslora",
+            "use_dora",
+            "lora_bias",
+        )
+        data |= {f"{component}.{name}": fields[name] for name in kept}
+        for module in own:
+            made.steps += (factor_step(f"{component}.{module.name}.lora_{part}.weight", module, part) for part in "AB")
+    _check_distinct(step.key for step in made.steps)
+    made.metadata[METADATA] = json.dumps(data, indent=2, sort_keys=True)
+    return made
+
+
+def _no_component(module: NewModule, to: str) -> PlanError:
+    has = f"{escape(module.component)} is no model that it knows" if module.component else "the adapter does not say it"
+    return PlanError(
+        f"the names of {TITLES[to]} begin with the model of the pipeline that an adapter is for, and {has}.",
+        hint="Give it, as in --component unet.",
+    )
+
+
+def _with_alphas(modules: Sequence[NewModule], to: str) -> AdapterFiles:
+    """Return the adapter in one file of kohya or ComfyUI, where each module has a tensor with its alpha."""
+    made, alphas = AdapterFiles(), dict[str, float]()
+    if to == "comfy":
+        _check_dotted(modules, to)
+        made.notes += _diffusers_notes(modules)
+    kept = [module if _alpha(module) is not None else folded(module, 1.0) for module in modules]
+    made.notes += folding_notes(modules, kept)
+    prefixes = {module.component for module in modules}
+    for module in kept:
+        name = _comfy_name(module) if to == "comfy" else _kohya_name(module, prefixes)
+        sides = {"A": "lora_down", "B": "lora_up"}
+        made.steps += (factor_step(f"{name}.{sides[part]}.weight", module, part) for part in "AB")
+        alpha = _alpha(module)
+        assert alpha is not None  # after folding, alpha is the rank
+        alphas[f"constant alpha {alpha!r}"] = alpha
+        made.steps.append(Step(f"{name}.alpha", "copy", "float32", (), 0, f"constant alpha {alpha!r}", "float32", (1,)))
+    _check_distinct(step.key for step in made.steps)
+    made.operations = [{"constant": name, "values": [alpha]} for name, alpha in alphas.items()]
+    return made
+
+
+def _diffusers_notes(modules: Sequence[NewModule]) -> list[str]:
+    """Return a note on modules with names of diffusers, which ComfyUI's model does not have."""
+    found = [module.name for module in modules if module.name.startswith(BLOCKS)]
+    if not found:
+        return []
+    number = f"{count(len(found), 'module')} {'has' if len(found) == 1 else 'have'}"
+    return [
+        f"{number} names of diffusers' layout, and ComfyUI does not find them under {COMFY}: --to kohya or --to "
+        f"diffusers writes names that it maps to its own: {listing(found, where='')}"
+    ]
+
+
+def _alpha(module: NewModule) -> float | None:
+    """Return the alpha that gives a module's scale, exactly, if float32 can store it; else None."""
+    for text in (f"{module.scale * module.rank:.15g}", repr(module.scale * module.rank)):
+        try:
+            (alpha,) = struct.unpack("<f", struct.pack("<f", float(text)))
+        except OverflowError:
+            return None
+        if alpha / module.rank == module.scale:
+            return float(alpha)
+    return None
+
+
+def _comfy_name(module: NewModule) -> str:
+    if module.component not in ("", *MAIN):
+        raise PlanError(
+            f"the names of ComfyUI that start with {COMFY} are for the diffusion model, and the adapter is for "
+            f"{escape(module.component)}.",
+            hint=f"Leave it out with --exclude '{module.component}.*', or use --to kohya, whose names ComfyUI reads.",
+        )
+    return f"{COMFY}.{module.name}"
+
+
+def _kohya_name(module: NewModule, components: set[str]) -> str:
+    prefix = _TO_KOHYA.get(module.component)
+    if prefix is None and module.joined:
+        prefix = module.component  # of kohya itself: as it is
+    if prefix is None:
+        raise _no_component(module, "kohya")
+    if prefix == "lora_te" and "text_encoder_2" in components:
+        prefix = "lora_te1"  # of SDXL, which has two
+    return f"{prefix}_{module.name.replace('.', '_')}"
+
+
+def _mlx(modules: Sequence[NewModule]) -> AdapterFiles:
+    """Return the adapter of mlx-lm: transposed factors, and one rank and scale for all modules."""
+    _one_model(modules, "mlx")
+    odd = [
+        module.name for module in modules if len(module.a.inputs[0].shape) != 2 or len(module.b.inputs[0].shape) != 2
+    ]
+    if odd:
+        raise PlanError(
+            f"mlx-lm has adapters of linear layers only, and factors of {listing(odd)} are no matrices.",
+            hint="Leave them out with --exclude.",
+        )
+    made, rank = AdapterFiles(weights=MLX_WEIGHTS), max(module.rank for module in modules)
+    scales = {module.scale for module in modules}
+    scale = scales.pop() if len(scales) == 1 else 1.0
+    kept = [folded(module, scale) for module in modules]
+    made.notes += folding_notes(modules, kept)
+    smaller = [module.name for module in modules if module.rank < rank]
+    if smaller:
+        made.notes.append(
+            f"mlx-lm has one rank for all modules: the factors of {count(len(smaller), 'module')} are filled with "
+            f"zeros up to rank {rank}: {listing(smaller, where='')}"
+        )
+    for module in kept:
+        for part in "AB":
+            key = f"{module.name}.lora_{part.lower()}"
+            made.steps.append(factor_step(key, module, part, rank=rank, transpose=True))
+    _check_distinct(step.key for step in made.steps)
+    parameters = {"rank": rank, "scale": scale, "dropout": 0.0, "keys": [module.name for module in kept]}
+    fields = {"fine_tune_type": "lora", "num_layers": -1, "lora_parameters": parameters}
+    made.companions = (companion(fields, CONFIG),)
+    return made

@@ -1,0 +1,279 @@
+"""Adapters with the names of another toolkit: what PEFT, diffusers and mlx-lm load has the same change."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+
+from ...helpers.adapters import factors, peft_folder
+
+GOLDEN = Path(__file__).parents[3] / "fixtures" / "golden"
+UNET, MLX, PEFT = (GOLDEN / one for one in ("adapters/unet", "adapters/mlx", "peft"))
+State = dict[str, torch.Tensor]
+
+
+def merged(base: Any, adapter: Any, **options: Any) -> State:
+    cs.apply(cs.lora_merge(base, adapter, **options), "merged.safetensors", force=True)
+    return load_file("merged.safetensors")
+
+
+def assert_near(found: State, wanted: State, base: State | None = None) -> None:
+    for key, value in found.items():
+        there = wanted[key] if base is None else wanted.get(key, base[key])
+        assert torch.linalg.norm(value - there) <= 1e-6 * torch.linalg.norm(there), key
+
+
+# What the toolkits load.
+
+
+@pytest.mark.parametrize("to", ["diffusers", "kohya"])
+def test_diffusers_loads_what_is_written(to: str) -> None:
+    """Of a file of kohya, diffusers 0.42.1 ignores the alphas of some modules of attention, and warns."""
+    cs.apply(cs.lora_convert(UNET / "adapter", to=to, component="unet"), "out.safetensors")
+    assert cs.verify("out.safetensors").ok
+    ours, recorded = load_file("out.safetensors"), load_file(UNET / f"{to}.safetensors")
+    assert ours.keys() == recorded.keys()  # what diffusers read when it was recorded
+    assert all(torch.equal(value, recorded[key]) for key, value in ours.items())
+    changed = load_file(UNET / f"merged-{to}.safetensors")
+    base, ours = load_file(UNET / "base.safetensors"), merged(UNET / "base.safetensors", UNET / "adapter")
+    if to == "kohya":
+        assert {key for key in ours if "mid_block" in key and "to_q" in key} <= changed.keys()
+        ours = {key: value for key, value in ours.items() if not ("mid_block" in key and "to_q" in key)}
+    assert len(ours) > 8
+    assert_near(ours, changed, base)
+
+
+def test_what_diffusers_writes_is_read() -> None:
+    cs.apply(cs.lora_convert(UNET / "own.safetensors", to="peft"), "out/")
+    assert_near(merged(UNET / "base.safetensors", "out"), merged(UNET / "base.safetensors", UNET / "adapter"))
+
+
+def test_mlx_loads_what_is_written() -> None:
+    plan = cs.lora_convert(MLX / "adapter", to="mlx")
+    assert any("filled with zeros up to rank 3" in note for note in plan.notes)
+    assert any("2 scales" in note for note in plan.notes)
+    cs.apply(plan, "out/")
+    assert cs.verify("out").ok
+    recorded, ours = load_file(MLX / "ours/adapters.safetensors"), load_file("out/adapters.safetensors")
+    assert ours.keys() == recorded.keys()
+    assert all(torch.equal(value, recorded[key]) for key, value in ours.items())
+    assert Path("out/adapter_config.json").read_bytes() == (MLX / "ours/adapter_config.json").read_bytes()
+    wanted = merged(MLX / "base.safetensors", MLX / "adapter")
+    assert_near(wanted, load_file(MLX / "merged-ours.safetensors"))
+
+
+def test_what_mlx_writes_is_read_by_every_verb() -> None:
+    wanted = load_file(MLX / "merged-own.safetensors")
+    assert_near(merged(MLX / "base.safetensors", MLX / "own"), wanted)
+    assert_near(merged(MLX / "base.safetensors", MLX / "own/adapters.safetensors"), wanted)
+    cs.apply(cs.lora_convert(MLX / "own", to="peft"), "out/")
+    assert cs.verify("out").ok
+    assert_near(merged(MLX / "base.safetensors", "out"), wanted)
+    cs.apply(cs.lora_concat([MLX / "own", MLX / "adapter"]), "joined/")
+    assert cs.verify("joined").ok
+    assert_near(
+        merged(MLX / "base.safetensors", "joined"), merged(MLX / "base.safetensors", [MLX / "own", MLX / "adapter"])
+    )
+
+
+def test_peft_loads_what_is_written() -> None:
+    peft = pytest.importorskip("peft")
+    model = torch.nn.ModuleDict({"q": torch.nn.Linear(8, 8), "up": torch.nn.Linear(8, 20)})
+    save_file({key: value.clone() for key, value in model.state_dict().items()}, "base.safetensors")
+    state: State = {}
+    for name, (out, rank, alpha) in {"q": (8, 2, 3.0), "up": (20, 3, 0.7)}.items():
+        a, b = factors(out, 8, rank)
+        state |= {f"lora_unet_{name}.lora_down.weight": a, f"lora_unet_{name}.lora_up.weight": b}
+        state[f"lora_unet_{name}.alpha"] = torch.tensor(alpha)
+    save_file(state, "kohya.safetensors")
+    cs.apply(cs.lora_convert("kohya.safetensors", to="peft", base="base.safetensors"), "out/")
+    opened = peft.PeftModel.from_pretrained(model, "out").merge_and_unload().state_dict()
+    assert_near(merged("base.safetensors", "kohya.safetensors"), dict(opened))
+
+
+# From each spelling to each other.
+
+WAYS = {
+    "peft": "out/",
+    "mlx": "out/",
+    "kohya": "out.safetensors",
+    "diffusers": "out.safetensors",
+    "comfy": "out.safetensors",
+}
+
+
+@pytest.mark.parametrize("last", WAYS)
+@pytest.mark.parametrize("first", WAYS)
+def test_a_change_survives_two_conversions(first: str, last: str) -> None:
+    base = MLX / "base.safetensors"
+    wanted = merged(base, MLX / "adapter")
+    one = f"one{WAYS[first][3:]}"
+    cs.apply(cs.lora_convert(MLX / "adapter", to=first, component="unet"), one)
+    cs.apply(cs.lora_convert(one, to=last, base=base, component="unet"), WAYS[last])
+    assert cs.verify(WAYS[last]).ok
+    assert_near(merged(base, WAYS[last]), wanted)
+
+
+def test_names_and_alphas_of_kohya() -> None:
+    cs.apply(cs.lora_convert(MLX / "adapter", to="kohya", component="transformer"), "out.safetensors")
+    found, given = load_file("out.safetensors"), load_file(MLX / "adapter/adapter_model.safetensors")
+    key = "base_model.model.layers.1.q_proj.lora_{}.weight"
+    assert torch.equal(found["lora_unet_layers_1_q_proj.lora_down.weight"], given[key.format("A")])
+    assert torch.equal(found["lora_unet_layers_1_q_proj.lora_up.weight"], given[key.format("B")])
+    assert found["lora_unet_layers_1_q_proj.alpha"].shape == ()
+    assert found["lora_unet_layers_1_q_proj.alpha"] == 5
+    assert len(found) == 12
+
+
+def test_two_text_encoders_have_numbers() -> None:
+    a, b = factors(8, 8)
+    state = {}
+    for part in ("unet", "text_encoder", "text_encoder_2"):
+        state |= {f"{part}.q.lora_A.weight": a.clone(), f"{part}.q.lora_B.weight": b.clone()}
+    save_file(state, "all.safetensors")
+    cs.apply(cs.lora_convert("all.safetensors", to="kohya"), "kohya.safetensors")
+    prefixes = {key.partition("_q.")[0] for key in load_file("kohya.safetensors")}
+    assert prefixes == {"lora_unet", "lora_te1", "lora_te2"}
+    with pytest.raises(cs.PlanError, match="several models of a pipeline"):
+        cs.lora_convert("all.safetensors", to="peft")
+    cs.apply(cs.lora_convert("all.safetensors", to="peft", exclude=["text_encoder*"]), "unet/")
+    assert list(load_file("unet/adapter_model.safetensors")) == [
+        f"base_model.model.q.lora_{part}.weight" for part in "AB"
+    ]
+
+
+def test_a_rank_stabilised_scale_that_float32_cannot_store_is_folded() -> None:
+    a, b = factors(8, 8, 3)
+    peft_folder("one", {"q.lora_A.weight": a.half(), "q.lora_B.weight": b.half()}, r=3, use_rslora=True)
+    plan = cs.lora_convert("one", to="kohya", component="unet")
+    assert any("is multiplied into B, which then needs the scale 1" in note for note in plan.notes)
+    assert any("becomes float32" in note for note in plan.notes)
+    cs.apply(plan, "out.safetensors")
+    found = load_file("out.safetensors")
+    assert found["lora_unet_q.alpha"] == 3
+    assert found["lora_unet_q.lora_down.weight"].dtype == torch.float16
+    assert torch.equal(found["lora_unet_q.lora_up.weight"], (b.half().double() * (4 / 3**0.5)).float())
+
+
+def test_metadata_of_diffusers_has_ranks_and_alphas() -> None:
+    cs.apply(cs.lora_convert(MLX / "adapter", to="diffusers", component="transformer"), "out.safetensors")
+    with safe_open("out.safetensors", "pt") as file:
+        said = json.loads(file.metadata()["lora_adapter_metadata"])
+    assert said["transformer.r"] == 2
+    assert said["transformer.rank_pattern"] == {"^layers\\.1\\.q_proj": 3}
+
+
+# What cannot be converted.
+
+
+@pytest.mark.parametrize(
+    ("adapter", "options", "why"),
+    [
+        (PEFT / "dora", {"to": "kohya"}, "is a DoRA"),
+        (PEFT / "embedding", {"to": "kohya"}, "no names for adapters of embeddings"),
+        (PEFT / "embedding", {"to": "mlx"}, "no names for adapters of embeddings"),
+        (PEFT / "saved", {"to": "diffusers", "component": "unet"}, "besides its factors"),
+        (PEFT / "lora-bias", {"to": "mlx"}, "besides its factors"),
+        (PEFT / "conv", {"to": "mlx"}, "linear layers only"),
+        (PEFT / "plain", {"to": "kohya"}, "the adapter does not say it"),
+        (PEFT / "plain", {"to": "diffusers"}, "--component unet|does not say it"),
+        (PEFT / "plain", {"to": "diffusers", "component": "nothing"}, "is no model of a pipeline"),
+        (UNET / "kohya.safetensors", {"to": "peft"}, "underscores where those of the model have dots"),
+        (UNET / "kohya.safetensors", {"to": "comfy"}, "underscores where those of the model have dots"),
+        (UNET / "kohya.safetensors", {"to": "peft", "base": MLX / "base.safetensors"}, "is for another model"),
+    ],
+    ids=str,
+)
+def test_what_a_toolkit_cannot_store_is_an_error(adapter: Path, options: dict[str, Any], why: str) -> None:
+    with pytest.raises(cs.PlanError, match=why):
+        cs.lora_convert(adapter, **options)
+
+
+def test_tensors_besides_the_factors_stay_with_peft() -> None:
+    for name in ("saved", "lora-bias", "bias-all", "attention", "conv"):
+        cs.apply(cs.lora_convert(PEFT / name, to="peft"), f"{name}/")
+        assert cs.verify(name).ok
+        base = PEFT / "base.safetensors"
+        assert_near(merged(base, name), merged(base, PEFT / name))
+
+
+def test_a_module_that_is_left_out_is_no_target() -> None:
+    cs.apply(cs.lora_convert(MLX / "adapter", to="peft", exclude=["layers.*"]), "out/")
+    said = json.loads(Path("out/adapter_config.json").read_text())
+    assert said["target_modules"] == ["head"]
+    with pytest.raises(cs.PlanError, match="is left to convert"):
+        cs.lora_convert(MLX / "adapter", to="peft", exclude=["**"])
+
+
+def test_names_with_the_same_underscores_are_an_error() -> None:
+    a, b = factors(8, 8)
+    tensors = {f"{name}.lora_{part}.weight": value for name in ("a.b", "a_b") for part, value in (("A", a), ("B", b))}
+    peft_folder("one", tensors)
+    with pytest.raises(cs.PlanError, match="two modules would have the name lora_unet_a_b"):
+        cs.lora_convert("one", to="kohya", component="unet")
+
+
+def test_unknown_toolkits_and_damaged_folders_of_mlx() -> None:
+    with pytest.raises(cs.ConfigError, match="lycoris.* is unknown"):
+        cs.lora_convert(MLX / "adapter", to="lycoris")
+    a, b = factors(8, 8)
+    good = {"fine_tune_type": "lora", "lora_parameters": {"rank": 2, "scale": 2.0}}
+    for number, (config, tensors, error) in enumerate((
+        ({**good, "fine_tune_type": "dora"}, {"q.lora_a": a, "q.lora_b": b}, cs.ConfigError),
+        ({**good, "lora_parameters": {"rank": 2}}, {"q.lora_a": a, "q.lora_b": b}, cs.ConfigError),
+        (good, {"q.lora_a": a, "q.lora_b": b, "q.weight": b}, cs.FormatError),
+        (good, {"q.lora_a": a}, cs.FormatError),
+        (good, {"q.lora_a": a.T, "q.lora_b": b}, cs.FormatError),
+    )):  # fmt: skip
+        Path(f"{number}").mkdir()
+        Path(f"{number}/adapter_config.json").write_text(json.dumps(config))
+        save_file({key: value.clone().contiguous() for key, value in tensors.items()}, f"{number}/adapters.safetensors")
+        with pytest.raises(error):
+            cs.lora_convert(f"{number}", to="peft")
+
+
+def test_a_plan_from_a_file_makes_the_alphas_again() -> None:
+    plan = cs.lora_convert(MLX / "adapter", to="comfy")
+    Path("plan.json").write_text(json.dumps(plan.to_json()))
+    cs.apply("plan.json", "again.safetensors")
+    cs.apply(plan, "out.safetensors")
+    assert Path("again.safetensors").read_bytes() == Path("out.safetensors").read_bytes()
+    assert cs.verify("again.safetensors", plan="plan.json").ok
+    assert "diffusion_model.layers.1.q_proj.lora_up.weight" in load_file("out.safetensors")
+
+
+def test_the_command_writes_what_the_function_plans(ckpt: Any) -> None:
+    assert ckpt("lora", "convert", str(MLX / "adapter"), "--to", "mlx", "-o", "out/").code == 0
+    assert Path("out/adapters.safetensors").stat().st_size
+    assert ckpt("verify", "out").code == 0
+    assert ckpt("lora", "convert", str(PEFT / "plain"), "--to", "kohya", "-n").code == 4
+    assert ckpt("lora", "convert", str(PEFT / "plain"), "--to", "nothing", "-n").code == 2
+
+
+def test_names_of_diffusers_are_noted_for_comfy() -> None:
+    said = "names of diffusers' layout"
+    assert any(said in note for note in cs.lora_convert(UNET / "adapter", to="comfy").notes)
+    assert not any(said in note for note in cs.lora_convert(MLX / "adapter", to="comfy").notes)
+    assert not any(said in note for note in cs.lora_convert(UNET / "adapter", to="kohya", component="unet").notes)
+
+
+def test_factors_must_fit_the_weights_of_the_model() -> None:
+    a, b = factors(8, 8)
+    for name, into in (("fits", 8), ("other", 6)):
+        save_file({"x.q.weight": torch.ones(8, into)}, f"{name}.safetensors")
+    save_file({"lora_unet_x_q.lora_down.weight": a, "lora_unet_x_q.lora_up.weight": b}, "flat.safetensors")
+    square = {"lora_unet_x_q.lora_down.weight": a[..., None, None], "lora_unet_x_q.lora_up.weight": b[..., None, None]}
+    save_file({key: value.contiguous() for key, value in square.items()}, "conv.safetensors")
+    assert cs.lora_convert("flat.safetensors", to="peft", base="fits.safetensors").steps
+    with pytest.raises(cs.PlanError, match="does not fit x.q.weight"):
+        cs.lora_convert("flat.safetensors", to="peft", base="other.safetensors")
+    with pytest.raises(cs.PlanError, match="do not load into a linear layer"):
+        cs.lora_convert("conv.safetensors", to="peft", base="fits.safetensors")
