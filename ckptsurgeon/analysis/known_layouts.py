@@ -7,7 +7,7 @@ from typing import Any
 
 from ..util.brief import Brief
 
-__all__ = ["KnownFamily", "KnownLayouts", "LayoutRow"]
+__all__ = ["FoundLayout", "KnownFamily", "KnownLayouts", "LayoutRow"]
 
 
 @dataclass(frozen=True)
@@ -35,20 +35,33 @@ class KnownFamily:
         return {"name": self.name, "layouts": [row.to_json() for row in self.layouts]}
 
 
+@dataclass(frozen=True)
+class FoundLayout:
+    """A layout that a checkpoint may have, and the layouts of its family, ``targets``, that it can get."""
+
+    family: str
+    layout: str
+    targets: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the layout as plain data."""
+        return {"family": self.family, "layout": self.layout, "targets": list(self.targets)}
+
+
 @dataclass(frozen=True, repr=False)
 class KnownLayouts(Brief):
     """The families whose layouts are known.
 
-    If a checkpoint was given, ``checkpoint`` is its path, and ``found`` are the layouts that it may have, as pairs of a
-    family and a layout: none if its layout is not known, several only if they have the same names.
+    If a checkpoint was given, ``checkpoint`` is its path, and ``found`` are the layouts that it may have: none if its
+    layout is not known, several only if they have the same names.
     """
 
     families: tuple[KnownFamily, ...]
     checkpoint: str = ""
-    found: tuple[tuple[str, str], ...] = ()
+    found: tuple[FoundLayout, ...] = ()
 
     def __repr__(self) -> str:
-        names = ", ".join(f"{layout} of {family}" for family, layout in self.found)
+        names = ", ".join(f"{one.layout} of {one.family}" for one in self.found)
         return f"<KnownLayouts {self.checkpoint}: {names or 'not known'}>" if self.checkpoint else "<KnownLayouts>"
 
     def to_json(self) -> dict[str, Any]:
@@ -57,6 +70,6 @@ class KnownLayouts(Brief):
             "kind": "ckpt.layouts",
             "version": 1,
             "checkpoint": self.checkpoint or None,
-            "found": [{"family": family, "layout": layout} for family, layout in self.found],
+            "found": [one.to_json() for one in self.found],
             "families": [one.to_json() for one in self.families],
         }

@@ -25,6 +25,8 @@ __all__ = ["FORMAT"]
 _FILE = re.compile(r"consolidated\.(\d{2})\.pth")
 _SPLIT = re.compile(r"(?:^|\.)(?:wq|wk|wv|w1|w3|output|(?P<columns>wo|w2)|(?P<words>tok_embeddings))\.(?:weight|bias)$")
 """Matches the weights that are split: along their columns, words either way, all others along their rows."""
+_WHOLE = re.compile(r"norm\b|norm_|_norm|(?:wo|w2)\.bias$|^rope\.freqs$")
+"""Matches tensors that each rank has whole. Of others, which may be split, the ranks must have equal bytes."""
 
 
 class _MetaRanks:
@@ -94,8 +96,16 @@ def _joined(files: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], list[str
             continue
         dim = _dimension(key, infos[0], width, len(files))
         if dim is None:
+            equal = {equal_bytes(infos[0], info, handles) for info in infos}
+            if equal != {True} and not _WHOLE.search(key):
+                raise FormatError(
+                    f"{escape(first.file.uri)}: {escape(key)} differs between the ranks, and how it is split is not "
+                    "known.",
+                    hint="Read the files of the ranks one by one.",
+                    rule="rank part",
+                )
             weights[key] = infos[0]
-            differing += [key] if any(equal_bytes(infos[0], info, handles) is False for info in infos) else []
+            differing += [key] if False in equal else []
             continue
         for one, info in zip(files, infos, strict=True):
             if (info.dtype, info.shape) != (infos[0].dtype, infos[0].shape):

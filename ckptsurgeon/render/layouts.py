@@ -19,12 +19,11 @@ def layouts_view(found: KnownLayouts) -> RenderableType:
     if not found.found:
         known = listing([family.name for family in found.families], len(found.families), where="")
         return Text(f"{escape(found.checkpoint)}: the layout is not known; known families: {known}")
-    by_name = {family.name: family for family in found.families}
     lines = []
-    for family, layout in found.found:
-        others = [row.name for row in by_name[family].layouts if row.name != layout]
-        lines.append(Text(f"{escape(found.checkpoint)}: layout {layout} of {family}"))
-        lines += [Text(f"  ckpt convert {escape(found.checkpoint)} --layout {name} -o OUT") for name in others]
+    for one in found.found:
+        lines.append(Text(f"{escape(found.checkpoint)}: layout {one.layout} of {one.family}"))
+        lines += [Text(f"  ckpt convert {escape(found.checkpoint)} --layout {name} -o OUT") for name in one.targets]
+        lines += [] if one.targets else [Text("  no other layout has names for all of its tensors")]
     return Group(*lines)
 
 

@@ -18,6 +18,13 @@ _EXPONENTS = {
 little-endian, and not finite if all these bits are set."""
 _TOPS = {bits: [bytes([top]) for top in range(256) if top & bits == bits] for _, bits, _ in _EXPONENTS.values()}
 """{bits: the bytes in which all these bits are set}"""
+_EIGHT_BITS = {
+    "float8_e4m3fn": [b"\x7f", b"\xff"],
+    "float8_e5m2": [bytes([one]) for one in range(256) if one & 0x7C == 0x7C],
+    "float8_e4m3fnuz": [b"\x80"],
+    "float8_e5m2fnuz": [b"\x80"],
+}
+"""{dtype of 8 bits: the values that are not finite}"""
 
 
 def is_masked(key: str) -> bool:
@@ -27,7 +34,7 @@ def is_masked(key: str) -> bool:
 
 def size_of_float(dtype: str) -> int:
     """Return the bytes of a value of a dtype that ``has_non_finite`` reads; 0 for other dtypes."""
-    return _EXPONENTS[dtype][0] if dtype in _EXPONENTS else 0
+    return 1 if dtype in _EIGHT_BITS else _EXPONENTS[dtype][0] if dtype in _EXPONENTS else 0
 
 
 def has_non_finite(dtype: str, raw: bytes) -> bool:
@@ -35,6 +42,8 @@ def has_non_finite(dtype: str, raw: bytes) -> bool:
 
     A block of 64 kB takes 50 microseconds.
     """
+    if dtype in _EIGHT_BITS:
+        return any(one in raw for one in _EIGHT_BITS[dtype])
     size, last, before = _EXPONENTS[dtype]
     tops = raw[size - 1 :: size]
     return any(raw[at * size + size - 2] & before == before for top in _TOPS[last] for at in _places(tops, top))

@@ -19,6 +19,7 @@ from ..conftest import Result
 
 SAID = "have NaN or infinite values"
 DTYPES = {
+    **{f"float8_{kind}": getattr(torch, f"float8_{kind}") for kind in ("e4m3fn", "e5m2", "e4m3fnuz", "e5m2fnuz")},
     "float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
 }  # fmt: skip
 Run = Callable[..., Result]
@@ -32,7 +33,9 @@ def network(**others: torch.Tensor) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_bit_pattern_is_judged_as_torch_judges_it(dtype: str) -> None:
-    if dtype in ("float16", "bfloat16"):
+    if dtype.startswith("float8"):
+        every = torch.arange(256, dtype=torch.int32).to(torch.uint8).view(DTYPES[dtype])
+    elif dtype in ("float16", "bfloat16"):
         every = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(DTYPES[dtype])
     else:
         largest = torch.finfo(DTYPES[dtype]).max
@@ -40,7 +43,7 @@ def test_every_bit_pattern_is_judged_as_torch_judges_it(dtype: str) -> None:
     assert size_of_float(dtype) == every.element_size()
     for value in every:
         raw = value.reshape(1).view(torch.uint8).numpy().tobytes()
-        assert has_non_finite(dtype, raw) == (not torch.isfinite(value))
+        assert has_non_finite(dtype, raw) == (not torch.isfinite(value.double()))
     assert not has_non_finite("float32", struct.pack("<4f", 1e38, -3e38, 0.0, 2.0))
 
 

@@ -142,3 +142,13 @@ def test_its_links_and_paths_lead_somewhere() -> None:
     # tests/project/test_documentation.py reads README.md and docs/; the examples' own files are in neither
     for path in re.findall(r"`((?:tests|ckptsurgeon|fixtures)/[\w./]+)`", PAGE):
         assert (ROOT / path).exists(), path
+
+
+def test_no_recording_names_the_files_of_the_machine_that_made_it() -> None:
+    places = (b"site-packages", str(ROOT).encode() + b"/")
+    named = [
+        str(path)
+        for path in (ROOT / "fixtures" / "golden").rglob("*")
+        if path.is_file() and any(place in path.read_bytes() for place in places)
+    ]
+    assert named == []

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...planning.keys.renaming import rename
 from ...planning.keys.rules import parse_rule
 from ...planning.layouts.conversion import LayoutConversion, conversion
-from ...planning.layouts.layout import Family, Layout
+from ...planning.layouts.layout import Family, Layout, Numbers
 from ...planning.layouts.recognise import recognised
 from ...planning.operations.operation import parse_operations
 from ...planning.operations.perform import perform
@@ -27,6 +28,7 @@ def layout_for(
     checkpoint: Checkpoint,
     wanted: Mapping[str, TensorInfo],
     config: Callable[[], Mapping[str, Any]],
+    theirs: Callable[[], Mapping[str, Any]],
     heads: str = "",
     *,
     reads_older: bool = False,
@@ -34,9 +36,9 @@ def layout_for(
     """Return the operations and new names that give a source the layout ``name``; None if nothing is to be changed.
 
     ``name`` "auto" is the layout of the destination, whose tensors are ``wanted``, if both are of one family and their
-    layouts differ. ``config`` returns the fields of the configuration, ``heads`` is the value of ``--heads``. If
-    ``reads_older`` is true, the destination itself converts what files in the layout of transformers have, so nothing
-    is done for them. Raises the errors of ``changed_layout``.
+    layouts differ. ``config`` and ``theirs`` return the fields of the configurations of the source and of the
+    destination, ``heads`` is the value of ``--heads``. If ``reads_older`` is true, the destination itself converts what
+    files in the layout of transformers have, so nothing is done for them. Raises the errors of ``changed_layout``.
     """
     if name == KEEP:
         return None
@@ -46,8 +48,27 @@ def layout_for(
     if found is None:
         return None
     family, here, there = found
-    settings = settings_of(checkpoint, config(), heads)
-    return _known(conversion(family, here, [there], checkpoint, settings, checkpoint.path, is_part=True), checkpoint)
+    settings, notes = _with_numbers(settings_of(checkpoint, config(), heads), theirs(), family, checkpoint)
+    made = conversion(family, here, [there], checkpoint, settings, checkpoint.path, is_part=True)
+    return _known(replace(made, notes=(*made.notes, *(notes if made.change.operations else ()))), checkpoint)
+
+
+def _with_numbers(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], family: Family, checkpoint: Checkpoint
+) -> tuple[Mapping[str, Any], list[str]]:
+    """Return the fields of the source, with the destination's if they have no numbers of heads, and a note on these."""
+    stated, there = family.numbers(checkpoint, ours), family.numbers({}, theirs)
+    if there and not stated:
+        return {**theirs, **ours}, [
+            f"the source states no numbers of heads, those of the destination are used: {_said(there)}"
+        ]
+    if there and stated != there:
+        return ours, [f"the source has other numbers of heads ({_said(stated)}) than the destination ({_said(there)})"]
+    return ours, []
+
+
+def _said(numbers: Numbers) -> str:
+    return "/".join(map(str, dict.fromkeys(numbers.values())))
 
 
 def layouts_between(
@@ -62,9 +83,14 @@ def layouts_between(
         (family, here, target)
         for family, here in (recognised(source) if there else ())
         for other, target in there
-        if other is family and target.name != here.name and not (reads_older and here.name == TRANSFORMERS)
+        if other is family and target.name != here.name and not (reads_older and _is_older(here, target))
     ]
     return both[0] if len(both) == 1 else None
+
+
+def _is_older(here: Layout, target: Layout) -> bool:
+    """Return whether transformers itself converts one layout to the other when it loads."""
+    return here.name == TRANSFORMERS and target.library.startswith(TRANSFORMERS)
 
 
 def _known(found: LayoutConversion, checkpoint: Checkpoint) -> KnownLayout | None:

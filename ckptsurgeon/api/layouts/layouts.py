@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from ...analysis.known_layouts import KnownFamily, KnownLayouts, LayoutRow
+from ...analysis.known_layouts import FoundLayout, KnownFamily, KnownLayouts, LayoutRow
+from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint
+from ...errors import PlanError
+from ...planning.layouts.changes import UnknownNumberError
+from ...planning.layouts.conversion import conversion
+from ...planning.layouts.layout import Family, Layout
 from ...planning.layouts.recognise import families, recognised
 from ..inputs.argument_types import CheckpointLike, checked
+from ..model_folder.folder import model_folder
+from .settings import settings_of
 
 __all__ = ["layouts"]
 
@@ -15,8 +22,8 @@ def layouts(source: CheckpointLike | None = None, *, root: str | None = None) ->
     """Return the families of networks whose layouts are known, and the layout of a checkpoint, if one is given.
 
     Each layout has the name that ``convert(…, layout=NAME)`` accepts. The layout of ``source`` is recognised by its
-    keys; only its header is read. ``root`` is the dotted path of its state dict. Raises what ``open_checkpoint``
-    raises.
+    keys; only its header is read, and the layouts that it can get are listed. ``root`` is the dotted path of its state
+    dict. Raises what ``open_checkpoint`` raises.
     """
     known = tuple(
         KnownFamily(
@@ -28,5 +35,21 @@ def layouts(source: CheckpointLike | None = None, *, root: str | None = None) ->
     if source is None:
         return KnownLayouts(known)
     with open_checkpoint(source, root) as checkpoint:
-        found = tuple(dict.fromkeys((family.name, layout.name) for family, layout in recognised(checkpoint)))
-        return KnownLayouts(known, checkpoint.path, found)
+        found = {(family.name, layout.name): (family, layout) for family, layout in recognised(checkpoint)}
+        rows = [FoundLayout(family.name, one.name, _targets(checkpoint, family, one)) for family, one in found.values()]
+        return KnownLayouts(known, checkpoint.path, tuple(rows))
+
+
+def _targets(checkpoint: Checkpoint, family: Family, source: Layout) -> tuple[str, ...]:
+    """Return the names of the other layouts in which all tensors of a checkpoint have a name."""
+    settings = settings_of(checkpoint, model_folder(checkpoint).config)
+    found = []
+    for name in sorted({layout.name for layout in family.layouts} - {source.name}):
+        try:
+            conversion(family, source, family.named(name), checkpoint, settings, checkpoint.path)
+        except UnknownNumberError:  # the user may give it
+            pass
+        except PlanError:
+            continue
+        found.append(name)
+    return tuple(found)

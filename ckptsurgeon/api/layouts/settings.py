@@ -1,4 +1,4 @@
-"""Finds what a change of layout needs to know beside shapes: the fields of a configuration, or ``--heads``."""
+"""Finds what a change of layout needs to know besides shapes: the fields of a configuration, and ``--heads``."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _HEADS = re.compile(r"([1-9][0-9]{0,5})(?:/([1-9][0-9]{0,5}))?")
 
 
 def settings_of(checkpoint: Checkpoint, config: Mapping[str, Any], heads: str = "") -> Mapping[str, Any]:
-    """Return the fields that state the numbers of heads of a checkpoint.
+    """Return the fields of ``config``, the config.json of a checkpoint, or else of the params.json beside the weights.
 
-    They are those of ``heads``, the value of ``--heads``, else of ``config``, its config.json, else of the params.json
-    beside the weights.
+    The numbers of heads are those of ``heads``, the value of ``--heads``, if it is given.
     """
+    fields = config or _parameters(checkpoint.path)
     if heads:
         queries, keys = check_heads(heads)
-        return {"num_attention_heads": queries, "num_key_value_heads": keys}
-    return config or _parameters(checkpoint.path)
+        return {**fields, "num_attention_heads": queries, "num_key_value_heads": keys}
+    return fields
 
 
 def check_heads(heads: str) -> tuple[int, int]:

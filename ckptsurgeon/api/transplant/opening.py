@@ -86,7 +86,8 @@ def _recognised(
         layout,
         one.checkpoint,
         target.tensors,
-        lambda: _config_of(raw, target),
+        lambda: model_folder(raw).config,
+        lambda: _config_of(target),
         heads,
         reads_older=target.recognise is not None,
     )
@@ -101,10 +102,10 @@ def _recognised(
     return KnownSource(one, _under(found, one.checkpoint, spec, target) if spec.src or spec.dst else found)
 
 
-def _config_of(source: Checkpoint, target: TargetSpec) -> Mapping[str, Any]:
-    """Return the fields of the source's config.json or, if it has none, of the destination's."""
+def _config_of(target: TargetSpec) -> Mapping[str, Any]:
+    """Return the fields of a destination's config.json; {} if it has none."""
     beside = model_folder_at(target.keeps).config if os.path.isdir(target.keeps) else {}
-    return model_folder(source).config or ModelFolder("", target.companions).config or beside
+    return ModelFolder("", target.companions).config or beside
 
 
 def _under(found: KnownLayout, source: Checkpoint, spec: SourceSpec, target: TargetSpec) -> KnownLayout:

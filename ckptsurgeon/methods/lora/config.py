@@ -130,7 +130,7 @@ def _check_meaning(data: Mapping[str, Any], name: str) -> None:
     for setting, why in REFUSED.items():
         if data.get(setting):
             raise ConfigError(
-                f"{escape(name)} sets {setting}, so ckpt cannot merge the adapter: {why}.",
+                f"{escape(name)} sets {setting}, so ckpt cannot use the adapter: {why}.",
                 hint="Merge it with PEFT: merge_and_unload().",
             )
     start = data.get("init_lora_weights")

@@ -13,7 +13,18 @@ from ..keys.pattern import KeyPattern
 from ..keys.row_order import HALVES, PAIRS
 from .layout import Numbers, Row, Tensors
 
-__all__ = ["WHAT", "Fused", "Paired", "Regrouped", "Squeezed", "Stacked", "Transposed", "matched", "number_of"]
+__all__ = [
+    "WHAT",
+    "Fused",
+    "Paired",
+    "Regrouped",
+    "Squeezed",
+    "Stacked",
+    "Transposed",
+    "UnknownNumberError",
+    "matched",
+    "number_of",
+]
 
 WHAT: Mapping[str, str] = {"heads": "attention heads", "keys": "heads of keys and values"}
 """The numbers that shapes do not show, in words."""
@@ -24,12 +35,17 @@ def matched(pattern: str, tensors: Tensors) -> list[str]:
     return KeyMatcher([KeyPattern(pattern)]).hits(tensors)[0]
 
 
+class UnknownNumberError(PlanError):
+    """Raised if a change needs a number that shapes do not show, and no configuration has it."""
+
+
 def number_of(name: str, numbers: Numbers) -> int:
-    """Return a number that shapes do not show; raises PlanError if it is not known."""
+    """Return a number that shapes do not show; raises UnknownNumberError if it is not known."""
     if name not in numbers:
-        raise PlanError(
+        raise UnknownNumberError(
             f"the number of {WHAT[name]} is not known, and the shapes of the tensors do not show it.",
-            hint="Put the model's config.json (params.json for files of Meta and Mistral) beside the weights.",
+            hint="Put the model's config.json (params.json for files of Meta and Mistral) beside the weights, or give "
+            "--heads N/M.",
         )
     return numbers[name]
 
@@ -131,8 +147,8 @@ class Paired:
         return self._ordered(HALVES, tensors, numbers, at)
 
     def _ordered(self, order: str, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        name = at(self.name)
-        return [{order: name, "heads": number_of(self.number, numbers)}] if matched(name, tensors) else []
+        keys = [f"{at(self.name)}.{leaf}" for leaf in ("weight", "bias")]
+        return [{order: key, "heads": number_of(self.number, numbers)} for key in keys if matched(key, tensors)]
 
 
 @dataclass(frozen=True)

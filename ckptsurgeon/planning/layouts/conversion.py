@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from ...errors import PlanError
 from ...util.text import count, escape, listing, natural_key
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern import KeyPattern
+from ..keys.row_order import HALVES, PAIRS
 from ..operations.operation import parse_operations
 from ..operations.perform import perform
 from .changes import matched
@@ -57,19 +58,56 @@ def conversion(
     if source in targets:
         return LayoutConversion(LayoutChange((), (), ()), source, source)
     if not is_part:
+        known = _named(source, source.names, (*source.computed, *source.training), tensors)
+        _check_named([key for key in tensors if key not in known], family, source, targets[0], label)
         _check_even(family, source, tensors, label)
     numbers = family.numbers(tensors, config)
-    found = (_Conversion(source, target, numbers, tensors) for target in targets)
+    found = (_Conversion(source, target, numbers, tensors) for target in _distinct(targets))
     best = min(found, key=lambda one: (one.unnamed, not one.target.is_bare))
-    if best.odd and not is_part:
-        has = "has" if len(best.odd) == 1 else "have"
-        raise PlanError(
-            f"{count(len(best.odd), 'tensor')} of {escape(label)} {has} no name in the layout {best.target.name} of "
-            f"the family {family.name}: {listing(best.odd)}; the others have its layout {source.name}.",
-            hint=_hint(best.odd),
-            details=best.odd,
-        )
+    if not is_part:
+        _check_named(best.odd, family, source, best.target, label)
+    _check_rotated(best.rows, family, config, label)
     return LayoutConversion(LayoutChange(tuple(best.rows), best.rules, best.exclude), source, best.target, best.notes)
+
+
+def _distinct(targets: Sequence[Layout]) -> list[Layout]:
+    """Return the layouts without those that differ only in what they are recognised by."""
+    found: dict[Hashable, Layout] = {}
+    for one in targets:
+        maps = (tuple(named.items()) for named in (one.names, one.tied, one.doubled, one.needed))
+        found.setdefault((*maps, one.changes, one.training, one.is_bare), one)
+    return [*found.values()]
+
+
+def _check_named(odd: Sequence[str], family: Family, source: Layout, target: Layout, label: str) -> None:
+    """Raise PlanError if there are tensors, ``odd``, that have no name in the target."""
+    if odd:
+        has = "has" if len(odd) == 1 else "have"
+        raise PlanError(
+            f"{count(len(odd), 'tensor')} of {escape(label)} {has} no name in the layout {target.name} of the family "
+            f"{family.name}: {listing(odd)}; the others have its layout {source.name}.",
+            hint=_hint(odd),
+            details=odd,
+        )
+
+
+def _check_rotated(rows: Sequence[Row], family: Family, config: Mapping[str, Any], label: str) -> None:
+    """Raise PlanError if rows of queries and keys would be reordered that may not be rotated as in this family."""
+    if not any(order in row for row in rows for order in (HALVES, PAIRS)):
+        return
+    kind, rope = config.get("model_type"), config.get("rope_parameters")
+    part = config.get("partial_rotary_factor", rope.get("partial_rotary_factor") if isinstance(rope, dict) else None)
+    if isinstance(kind, str) and kind not in family.rotated:
+        why = f"config.json says that the model_type is {escape(kind, 40)}"
+    elif part not in (None, 1):
+        why = f"config.json has partial_rotary_factor {escape(str(part), 40)}"
+    else:
+        return
+    raise PlanError(
+        f"the rows of queries and keys of {escape(label)} cannot be reordered: {why}, and its rotary embedding may "
+        f"rotate other rows than that of {' and '.join(family.rotated)}.",
+        hint="Rename the tensors with rules, and reorder rows with --operations (halves, pairs) if that is right.",
+    )
 
 
 def _hint(odd: Sequence[str]) -> str:

@@ -39,12 +39,12 @@ def heads_of_decoder(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
     if not queries or not keys:
         return stated
     rows = [tensors[key].shape[0] if tensors[key].shape else 0 for key in (queries, keys)]
-    if not stated and FREQUENCIES in tensors:
-        size = 2 * tensors[FREQUENCIES].numel
-        if size and all(number and number % size == 0 for number in rows):
-            return {"heads": rows[0] // size, "keys": rows[1] // size}
+    shown = 2 * tensors[FREQUENCIES].numel if FREQUENCIES in tensors else 0
+    if not stated and shown and all(number and number % shown == 0 for number in rows):
+        return {"heads": rows[0] // shown, "keys": rows[1] // shown}
     if stated:
         size = _stated(config, ("head_dim",)) or (width // stated["heads"] if width else rows[0] // stated["heads"])
+        size = shown or size
         if rows != [stated["heads"] * size, stated["keys"] * size]:
             raise PlanError(
                 f"{escape(queries)} has {rows[0]} rows and {escape(keys)} has {rows[1]}, which do not fit "

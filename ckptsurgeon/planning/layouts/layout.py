@@ -79,13 +79,15 @@ class Family:
     A library with several forms, such as a model with and without its head, has several layouts of one name.
     ``numbers`` finds what shapes do not show, from the tensors and the fields of a configuration. Each of
     the groups ``some`` exists in some layers only: a layer has all tensors of a group that other layers have, or none.
-    All other tensors of a layer exist in all layers.
+    All other tensors of a layer exist in all layers. ``rotated`` are the values of ``model_type`` in config.json with
+    which changes may reorder the rows of queries and keys: other networks with the same names may rotate other rows.
     """
 
     name: str
     layouts: tuple[Layout, ...]
     numbers: Callable[[Tensors, Mapping[str, Any]], Numbers] = lambda tensors, config: NO_NUMBERS
     some: tuple[tuple[str, ...], ...] = ()
+    rotated: tuple[str, ...] = ()
 
     def named(self, name: str) -> list[Layout]:
         """Return the layouts with a name, in their order."""

@@ -186,9 +186,9 @@ def folded(module: NewModule, scale: float) -> NewModule:
 
     If the multiples may not be numbers of the dtype of B, and this has 16 bits, B becomes float32.
     """
-    times, side = module.scale / scale, module.b
-    if times == 1:
+    if module.scale == scale:  # both may be 0
         return module
+    times, side = module.scale / scale, module.b
     if side.factor is not None:
         own = {part: replace(one, factor=_folded(module, one.factor, times)) for part, one in _sides(module)}
         return replace(module, scale=scale, a=own["A"], b=own["B"])

@@ -42,7 +42,7 @@ def test_layouts_are_listed_and_recognised(ckpt: Run) -> None:
     save_file({"weight": torch.ones(2)}, "other.safetensors")
     assert ckpt("layouts", "other.safetensors").code == 1
     assert json.loads(ckpt("layouts", "meta.safetensors", "--json").out)["found"] == [
-        {"family": "llama", "layout": "meta"}
+        {"family": "llama", "layout": "meta", "targets": ["fused", "litgpt", "torchtune", "transformers"]}
     ]
 
 
@@ -227,9 +227,78 @@ def test_two_families_with_the_same_names_are_an_error(monkeypatch: pytest.Monke
 
 
 def test_92_000_keys_are_recognised_by_a_few_lookups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No pattern is matched unless two layouts have all their marks."""
+    """No pattern is matched unless several layouts have all their marks."""
     info = TensorInfo("float32", (2,))
-    keys = {f"model.layers.{n}.mlp.experts.{e}.up_proj.weight": info for n in range(60) for e in range(1536)}
-    monkeypatch.setattr(recognise, "_known", lambda *given: pytest.fail("all keys were matched"))
+    layer = "model.layers.{}.{}.weight"
+    names = ["self_attn.q_proj", "self_attn.q_norm", "mlp.gate", "input_layernorm", "post_attention_layernorm"]
+    names += [f"mlp.experts.{e}.{kind}_proj" for e in range(512) for kind in ("gate", "up", "down")]
+    keys = {layer.format(n, name): info for n in range(60) for name in names} | {"model.embed_tokens.weight": info}
+    matches: list[str] = []
+    own = recognise.KeyMatcher.match
+    monkeypatch.setattr(recognise.KeyMatcher, "match", lambda self, key: matches.append(key) or own(self, key))
     assert len(keys) > 92_000
-    assert recognise.recognised(keys) == []
+    assert [(family.name, layout.name) for family, layout in recognise.recognised(keys)] == [
+        ("qwen-moe", "transformers")
+    ]
+    assert not matches
+
+
+def test_other_networks_with_the_names_of_llama_are_not_reordered(ckpt: Run) -> None:
+    Path("model").mkdir()
+    shutil.copy(RECORDED / "llama" / "transformers.safetensors", "model/model.safetensors")
+    fields = json.loads((RECORDED / "llama" / "config.json").read_text())
+    for change, said in (
+        ({"model_type": "cohere"}, "the model_type is cohere"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor 0.5"),
+    ):
+        Path("model/config.json").write_text(json.dumps({**fields, **change}))
+        with pytest.raises(PlanError, match=said):
+            cs.convert("model", layout="meta")
+        cs.convert("model", layout="fused").to_json()  # no rows are reordered
+    listed = ckpt("layouts", "model")
+    assert "--layout fused" in listed.out
+    assert "--layout meta" not in listed.out
+
+
+def test_a_source_keeps_its_own_numbers_of_heads() -> None:
+    """The destination's would scramble its queries and keys; they are used, with a note, if the source has none."""
+    Path("meta").mkdir()
+    shutil.copy(RECORDED / "llama" / "meta.safetensors", "meta/model.safetensors")
+    fields = json.loads((RECORDED / "llama" / "config.json").read_text())
+    Path("other.json").write_text(json.dumps({**fields, "num_attention_heads": 3, "num_key_value_heads": 1}))
+    wanted = recorded("llama", "transformers")
+    Path("meta/params.json").write_text(json.dumps({"n_heads": 6, "n_kv_heads": 2}))
+    plan = cs.transplant("meta/model.safetensors", "other.json")
+    assert any("the source has other numbers of heads (6/2) than the destination (3/1)" in note for note in plan.notes)
+    cs.apply(plan, "out.safetensors")
+    made = load_file("out.safetensors")
+    assert all(torch.equal(made[key], wanted[key]) for key in wanted)
+    Path("meta/params.json").unlink()
+    plan = cs.transplant("meta/model.safetensors", "other.json")
+    assert any("those of the destination are used: 3/1" in note for note in plan.notes)
+
+
+def test_frequencies_that_contradict_the_numbers_of_heads_are_an_error() -> None:
+    save_file({**recorded("llama", "meta"), "rope.freqs": torch.ones(2)}, "freqs.safetensors")
+    with pytest.raises(PlanError, match="do not fit 3 heads of queries and 1 of keys with 4 rows each"):
+        cs.convert("freqs.safetensors", layout="transformers", heads="3/1")
+
+
+def test_scales_beside_queries_are_not_taken_for_queries() -> None:
+    state = recorded("llama", "transformers")
+    scales = {f"model.layers.{n}.self_attn.q_proj.weight_scale": torch.ones(1) for n in range(2)}
+    save_file({**state, **scales}, "scaled.safetensors")
+    plan = cs.convert("scaled.safetensors", layout="meta", heads="6/2")
+    assert not any(step.operation for step in plan.steps if step.key.endswith("weight_scale"))
+
+
+def test_a_transplant_into_a_fused_network_converts_too() -> None:
+    from transformers import Phi3Config
+
+    save_file(recorded("llama", "transformers"), "llama.safetensors")
+    fields = json.loads((RECORDED / "llama" / "config.json").read_text())
+    fields = {**fields, "model_type": "phi3", "architectures": ["Phi3ForCausalLM"], "pad_token_id": 0}
+    Path("phi3.json").write_text(json.dumps(Phi3Config(**fields).to_dict() | {"architectures": ["Phi3ForCausalLM"]}))
+    plan = cs.transplant("llama.safetensors", "phi3.json")
+    assert (plan.counts["copied"], plan.counts["derived"]) == (11, 4)

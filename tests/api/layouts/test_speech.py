@@ -154,7 +154,7 @@ def test_networks_are_told_apart(ckpt: Any) -> None:
     ):
         save_file(recorded(network, layout), "model.safetensors")
         found = json.loads(ckpt("layouts", "model.safetensors", "--json").out)["found"]
-        assert found == [{"family": family, "layout": layout}]
+        assert [(one["family"], one["layout"]) for one in found] == [(family, layout)]
 
 
 def test_the_window_and_filters_of_nemo_are_left_out_with_a_note() -> None:

@@ -30,7 +30,7 @@ PAIR = {"layers.0.q.lora_A.weight": A, "layers.0.q.lora_B.weight": B}
         (
             {"layer_replication": [[0, 1]]},
             2,
-            "sets layer_replication, so ckpt cannot merge the adapter: it repeats layers",
+            "sets layer_replication, so ckpt cannot use the adapter: it repeats layers",
         ),
         ({"trainable_token_indices": [1]}, 2, "it trains single tokens"),
         ({"rank_pattern": {"(a*)*b": 2}}, 2, "could take too long to match"),

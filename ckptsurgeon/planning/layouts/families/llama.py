@@ -76,6 +76,7 @@ FAMILY = Family(
         Layout(
             "torchtune", "torchtune", "torchtune 0.6.1", _TORCHTUNE,
             ("tok_embeddings.weight", "layers.0.attn.q_proj.weight"), _PAIRS,
+            fits=lambda tensors: "layers.0.attn.q_proj.bias" not in tensors,  # Qwen 2, whose heads have two halves
         ),
         Layout(
             "fused", "vLLM, SGLang; Phi-3 in transformers", "transformers 5.23.0",
@@ -94,4 +95,5 @@ FAMILY = Family(
         ),
     ),
     heads_of_decoder,
+    rotated=("llama", "mistral"),
 )  # fmt: skip

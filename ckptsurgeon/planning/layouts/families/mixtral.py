@@ -57,4 +57,5 @@ FAMILY = Family(
         ),
     ),
     heads_of_decoder,
+    rotated=("mixtral",),
 )  # fmt: skip
