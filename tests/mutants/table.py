@@ -18,6 +18,12 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "packed words that were cast to floats and back get a note",
+        "np.count_nonzero(some & 15 == 0) < ALL * some.size:",
+        "np.count_nonzero(some & 15 == 0) < 2 * some.size:",
+        "tensors/decoders/test_rounded_words.py",
+    ),
+    Mutant(
         "packed codes in two's complement get a note",
         "return bool(min(low, high) >= END and middle < MIDDLE)",
         "return bool(min(low, high) >= END and middle < -MIDDLE)",
