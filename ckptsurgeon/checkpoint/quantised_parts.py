@@ -22,6 +22,12 @@ Tensors = Mapping[str, TensorInfo]
 SHOWN = 3
 SCB = ".SCB"
 """The key ending of the scales of int8 weights of bitsandbytes."""
+ABSMAX, NESTED = ".absmax", ".nested_absmax"
+TABLES = (".quant_map", NESTED, ".nested_quant_map")
+"""The key endings of the scales of 4-bit weights of bitsandbytes, of their scales if they are quantised too, and of the
+other parts that are always float32."""
+SHAPE = ".weight_shape"
+"""The key ending of the shape of a weight of compressed-tensors."""
 INTEGERS = frozenset({"int16", "int32", "int64", "uint16", "uint32"})
 PACKED = ".q_scale"
 """The key ending of the scales of EXL2 (exllamav2): eight scales of 4 bits in each int32."""
@@ -106,11 +112,7 @@ def _unlike_parts(path: str, codes: QuantisedTensors, tensors: Tensors, settings
         by = f"the {'weight_block_size' if inverse else 'quant_method compressed-tensors'}"
         said = f"but with {by} in its quantization_config, loaders look for {wanted[1:]}"
         yield f"{escape(path)}: {count(len(names), 'quantised tensor')} {has}, {said}: {listing(names, SHOWN)}"
-    if cast := [one for one in codes.tensors if SCB in one.parts and tensors[one.parts[SCB]].dtype != "float32"]:
-        has = f"{count(len(cast), 'quantised tensor')} {'has' if len(cast) == 1 else 'have'}"
-        dtype = tensors[cast[0].parts[SCB]].dtype
-        said = "but bitsandbytes accepts only float32"
-        yield f"{escape(path)}: {has} {SCB[1:]} in {dtype}, {said}: {listing([one.name for one in cast], SHOWN)}"
+    yield from _cast_parts(path, codes, tensors)
     if cast := [
         one for one in codes.tensors if any(_is_of_powers(end, tensors[key]) for end, key in one.parts.items())
     ]:
@@ -128,6 +130,33 @@ def _unlike_parts(path: str, codes: QuantisedTensors, tensors: Tensors, settings
         has = f"{count(len(one.names), 'quantised tensor')} {'has' if len(one.names) == 1 else 'have'}"
         like = f"but {count(one.others, 'similar tensor')} {'has' if one.others == 1 else 'have'} {escape(one.usual)}"
         yield f"{escape(path)}: {has} {escape(one.found)}, {like}: {listing(one.names, SHOWN)}"
+
+
+def _cast_parts(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[str]:
+    """Yield a note for each kind of part that was cast to another dtype than the only one that loaders accept."""
+    cast = {form: said for form, one in codes.by_form().items() if (said := [*_casts(one, tensors)])}
+    found: dict[str, list[str]] = {}
+    for one in codes.tensors if cast else ():
+        for what in cast.get(one.form, ()):
+            found.setdefault(what, []).append(one.name)
+    for what, names in found.items():
+        has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'}"
+        yield f"{escape(path)}: {has} {what}: {listing(names, SHOWN)}"
+
+
+def _casts(one: QuantisedTensor, tensors: Tensors) -> Iterator[str]:
+    """Yield what is said of each part of a quantised tensor that has another dtype than loaders accept.
+
+    The scales (``absmax``) of 4-bit weights of bitsandbytes are codes if they have scales, too.
+    """
+    wanted = {SCB: ("bitsandbytes", ("float32",)), SHAPE: ("compressed-tensors", ("int64", "int32"))}
+    if "bitsandbytes" in one.method:
+        wanted |= dict.fromkeys(TABLES, ("bitsandbytes", ("float32",)))
+        wanted[ABSMAX] = ("bitsandbytes", ("uint8",) if NESTED in one.parts else ("float32", "uint8"))
+    for end, (program, dtypes) in wanted.items():
+        dtype = tensors[one.parts[end]].dtype if end in one.parts else ""
+        if dtype and dtype not in dtypes:
+            yield f"{end[1:]} in {dtype}, but {program} accepts only {' or '.join(dtypes)}"
 
 
 def _is_of_powers(ending: str, info: TensorInfo) -> bool:

@@ -11,6 +11,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import repeat
 from typing import Any
 
 from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
@@ -44,6 +45,10 @@ REORDERED = (
 ASYMMETRIC = (
     "qzeros that are not the middle of the codes, although its quantization_config says sym true, so runtimes may "
     "ignore them, and compute wrong weights"
+)
+ROUNDED = (
+    "qzeros that are the middle of the codes without the lowest bits of each word: were the packed words cast to "
+    "float32 and back?"
 )
 MIDDLES = {2: b"\x55\xaa", 4: b"\x77\x88", 8: b"\x7f\x80"}
 """The byte that GPTQ's zero points repeat if they are the middle of the codes, by the number of bits.
@@ -92,8 +97,8 @@ def notes_on_values(
     for name, data, groups, may_be_unset in _orders(codes, tensors, read):
         if said := _of_order(data, groups, settings, may_be_unset=may_be_unset):
             found.setdefault(said, []).append(name)
-    for name in _asymmetric(codes, tensors, read) if settings.get("sym") is True else ():
-        found.setdefault(ASYMMETRIC, []).append(name)
+    for name, said in _asymmetric(codes, tensors, read) if settings.get("sym") is True else ():
+        found.setdefault(said, []).append(name)
     for one in codes.tensors:
         for said in _of_bitsandbytes(one, tensors, read, states[one.name]) if one.name in states else ():
             found.setdefault(said, []).append(one.name)
@@ -121,8 +126,8 @@ def _orders(
             yield one.name, data, scale[place], end == ".weight_g_idx"
 
 
-def _asymmetric(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read) -> Iterator[str]:
-    """Yield the name of each GPTQ tensor whose zero points are not all the middle of the codes."""
+def _asymmetric(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read) -> Iterator[tuple[str, str]]:
+    """Yield (name, what they are) for each GPTQ tensor whose zero points are not all the middle of the codes."""
     left = MOST
     for one in codes.tensors:
         if family(one.method) != "GPTQ" or not {".qweight", ".qzeros", ".scales"} <= one.parts.keys():
@@ -132,7 +137,16 @@ def _asymmetric(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read
         middles = MIDDLES.get(8 * zeros.nbytes // max(scales.numel, 1), b"")
         data = read(zeros) if middles and left >= 0 else b""
         if data and not any(data.count(middle) == len(data) for middle in middles):
-            yield one.name
+            yield one.name, ROUNDED if any(map(_is_rounded, middles, repeat(data))) else ASYMMETRIC
+
+
+def _is_rounded(middle: int, data: bytes) -> bool:
+    """Return whether ``data`` repeats one word: four bytes ``middle``, rounded to float32 or to bfloat16 and back."""
+    word = int.from_bytes(bytes([middle] * 4), "little", signed=True)
+    step = 1 << (word.bit_length() - 24)
+    rounded = [round(word / one) * one for one in (step, step << 16)]
+    words = [one.to_bytes(4, "little", signed=True) for one in rounded]
+    return any(data == one * (len(data) // 4) for one in words)
 
 
 def _of_order(data: bytes, groups: int, settings: Mapping[str, Any], *, may_be_unset: bool) -> str:

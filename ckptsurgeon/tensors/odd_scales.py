@@ -15,17 +15,18 @@ from .layer_groups import larger_layers
 
 __all__ = [
     "APART", "DECODED", "EXCHANGED", "FEWEST", "HUGE", "INVERSE", "LARGE", "NARROW", "NEGATED", "NEGATIVE", "NESTED",
-    "NO_OFFSET", "OFF_BY_ONE", "OF_SIZES", "OPPOSED", "RISING", "SAID", "SHIFT", "SHIFTED", "SIGNED_CODES", "SMALL",
-    "UNSET", "USUAL", "ZERO", "ZERO_BLOCKS", "OddScales", "odd_scale_notes", "shifted_names",
+    "NO_OFFSET", "OFF_BY_ONE", "OF_SIZES", "OPPOSED", "RISING", "ROUNDED", "SAID", "SHIFT", "SHIFTED", "SIGNED_CODES",
+    "SMALL", "UNSET", "USUAL", "ZERO", "ZERO_BLOCKS", "OddScales", "odd_scale_notes", "shifted_names",
 ]  # fmt: skip
 
 ZERO, NEGATIVE, HUGE, NO_OFFSET = "zero", "negative", "huge", "no offset"
 """The kinds of odd scales: 0, negative, too large. The last kind is zero points or biases that are all 0."""
 NEGATED, EXCHANGED, OPPOSED, NARROW, NESTED, UNSET = "negated", "exchanged", "opposed", "narrow", "nested", "unset"
-SIGNED_CODES = "signed codes"
+SIGNED_CODES, ROUNDED = "signed codes", "rounded"
 """Further kinds: scales that are all negative; MLX's scales in place of its biases; MLX's scales with the sign of its
 biases; MLX's scales that are too small for its biases; second-level scales (double quantisation) that are 0; scales of
-bitsandbytes, the largest weights of blocks, that are all 1; codes of which most are at the ends of their range."""
+bitsandbytes, the largest weights of blocks, that are all 1; codes of which most are at the ends of their range;
+packed words without their lowest bits."""
 SAID = {
     ZERO: "scales of 0 for codes that are not zero, so that these weights become 0",
     HUGE: "scales that make weights larger than 10,000: perhaps they are inverse scales, or those of another layer",
@@ -39,6 +40,8 @@ SAID = {
     UNSET: "scales that are all exactly 1: perhaps they were never set",
     SIGNED_CODES: "codes with peaks at both ends of their range and few in its middle: perhaps they are in two's "
     "complement, without the offset that is subtracted from codes",
+    ROUNDED: "packed words whose lowest code is nearly always 0, unlike their other codes: were the packed words cast "
+    "to float32 and back?",
     NESTED: "scales of scales that are all 0, so that all blocks have the same scale",
 }
 ZERO_BLOCKS = "zero blocks"
@@ -178,8 +181,10 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
 def shifted_names(names: Mapping[str, Collection[str]], number: int) -> set[str]:
     """Return the matrices with a mean far from 0 if most of ``number`` matrices have one of the same sign, else none.
 
-    ``names`` are the names of matrices by kind.
+    ``names`` are the names of matrices by kind. There are none if words are ``ROUNDED``, which shifts weights, too.
     """
+    if names.get(ROUNDED):
+        return set()
     for is_up, kind in SHIFTED.items():
         some = set(names[kind]) - set(names[SHIFTED[not is_up]])
         if number >= FEWEST and len(some) > MOSTLY * number:

@@ -18,6 +18,24 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "magnitudes of DoRA that are not the norms of the base get a note",
+        "apart for key, apart in found.items() if apart > APART}",
+        "apart for key, apart in found.items() if apart < -APART}",
+        "api/lora/test_magnitudes.py",
+    ),
+    Mutant(
+        "a weight_shape of floats is stored as integers again",
+        'dtype = "int64" if role == "shape" and',
+        'dtype = "int64" if role == "shapes" and',
+        "checkpoint/test_cast_parts.py",
+    ),
+    Mutant(
+        "packed words that were cast to floats and back get a note",
+        "np.count_nonzero(some & 15 == 0) < ALL * some.size:",
+        "np.count_nonzero(some & 15 == 0) < 2 * some.size:",
+        "tensors/decoders/test_rounded_words.py",
+    ),
+    Mutant(
         "packed codes in two's complement get a note",
         "return bool(min(low, high) >= END and middle < MIDDLE)",
         "return bool(min(low, high) >= END and middle < -MIDDLE)",

@@ -66,7 +66,7 @@ KINDS = (
     _kind("adapter-config", r"^adapter_config\.json does not fit|^adapter_config\.json: .*without factors", FAIL,
           "Save the adapter and its configuration again, together."),
     _kind("adapter-config", r"lora merge cannot use it$", FAIL, "Correct adapter_config.json."),
-    _kind("adapter-config", r"base_model_name_or_path|\(auto_mapping\)", WARN,
+    _kind("adapter-config", r"base_model_name_or_path|\(auto_mapping\)|are not the norms of the base's weights", WARN,
           "Give the base that this adapter was trained on."),
     _kind("adapter-config", r"times as large as the weights of the base: perhaps its alpha", WARN,
           "Compare lora_alpha and r in adapter_config.json with the adapter's training."),
@@ -84,7 +84,7 @@ KINDS = (
           r"|\blacks? (?!\S*(?:input|output|act|[kv])_scale).{1,80}, which [\d,]+ similar"
           r"|does not fit the codes|quant_state of .* gives the shape|^the weight_shape of |too few or too many values"
           r"|from which no weights can be decoded|loaders take these numbers for exponents"
-          r"|group index outside its groups", FAIL, CODES),
+          r"|group index outside its groups|\bha(s|ve) weight_shape in ", FAIL, CODES),
     _kind("other-notes", r"ckpt cannot read \d+ modules? that defines? how", WARN,
           "Save the network's state_dict() instead."),
     _kind("quantisation", r"packed weights that ckpt does not read", WARN,

@@ -83,20 +83,24 @@ def _notes(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike | N
         with open_checkpoint(base) as opened:
             yield from other_base_notes(opened, checkpoint)
             yield from other_class_notes(opened, checkpoint)
-        yield from _large_changes(checkpoint, base)
+        yield from _unfit_values(checkpoint, base)
     yield from _wrapped(checkpoint, folder)
 
 
-def _large_changes(adapter: Checkpoint, base: CheckpointLike) -> Iterator[str]:
-    """Yield the note of ``lora merge`` on an adapter whose changes are far larger than the weights of the base."""
+def _unfit_values(adapter: Checkpoint, base: CheckpointLike) -> Iterator[str]:
+    """Yield the notes of ``lora merge`` on an adapter that does not fit the values of the base.
+
+    Its changes are far larger than the weights, or its magnitudes (DoRA) are not their norms.
+    """
     from ..lora.large_changes import LARGER
+    from ..lora.magnitudes import OTHER_NORMS
     from ..lora.merge import lora_merge  # imports all that planning needs
 
     with suppress(CheckpointError):  # other checks report an adapter that cannot be merged
         plan = lora_merge(base, [adapter])
         for one in plan.inputs.sources if isinstance(plan.inputs, PlanInputs) else ():
             one.close()
-        yield from (note for note in plan.notes if LARGER in note)
+        yield from (note for note in plan.notes if LARGER in note or OTHER_NORMS in note)
 
 
 def _wrapped(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:

@@ -33,6 +33,7 @@ from .adapter_files import model_at, other_base_notes
 from .already_merged import already_merged_notes
 from .base_class import other_class_notes
 from .large_changes import large_change_notes
+from .magnitudes import magnitude_notes
 from .merging import adapters_of, weights_of_adapters
 from .opening import open_adapter
 
@@ -109,7 +110,8 @@ def lora_merge(
             ],
         )
         merged = already_merged_notes(plan, opened, [view for view, _ in views])
-        plan = replace(plan, notes=(*plan.notes, *merged, *large_change_notes(plan, opened)))
+        sampled = *large_change_notes(plan, opened), *magnitude_notes(plan, opened)
+        plan = replace(plan, notes=(*plan.notes, *merged, *sampled))
         plan, opened[:] = keeping_codes(plan, opened, encoding, dtype=options.dtype)
         check_codes(plan, [one.codes for one in opened])
         plan = with_possible_codes_said(plan, [one.codes for one in opened])

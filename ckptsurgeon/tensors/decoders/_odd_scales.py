@@ -21,6 +21,7 @@ from ..odd_scales import (
     NEGATIVE,
     NESTED,
     NO_OFFSET,
+    ROUNDED,
     SHIFT,
     SHIFTED,
     SIGNED_CODES,
@@ -32,6 +33,7 @@ from ..odd_scales import (
 from ..ops.casts import widened
 from ..ops.regions import Array
 from ..ops.small_floats import SMALL_FLOATS
+from ._rounded_words import have_rounded_words
 from ._scale_tests import are_negative, have_many_values, odd_biases, rise_with_scales, should_be_mixed
 
 __all__ = ["add_size", "are_usual", "check_scales", "find_odd_blocks", "find_odd_scales"]
@@ -104,7 +106,9 @@ def find_odd_scales(
         return
     if _lacks_offsets(made, arrays):
         seen.add(NO_OFFSET, made.name)
-    if have_signed_codes(made, arrays["codes"]):
+    if have_rounded_words(made, arrays["codes"]):
+        seen.add(ROUNDED, made.name)
+    elif have_signed_codes(made, arrays["codes"]):
         seen.add(SIGNED_CODES, made.name)
     if "nested_scale" in arrays:
         if not arrays["nested_scale"].any() and have_many_values(arrays["scale"].astype("<i4") + 1):

@@ -8,6 +8,7 @@ https://github.com/vllm-project/compressed-tensors, https://ml-explore.github.io
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
@@ -43,7 +44,7 @@ class _Packed:
             raise UndecodableError("the bits of its codes cannot be determined from the headers")
         digits = asked.coded.method.removeprefix("int").split()[0]
         bits = number_in(digits) or 0
-        shape = _stored_shape(asked.stored(".weight_shape")) or asked.coded.shape
+        shape = _shape(asked)
         columns = shape[-1]
         if not 1 < bits <= 8:
             raise UndecodableError(f"its codes have {bits} bits, not 2 to 8")
@@ -128,6 +129,36 @@ def _words(columns: int, bits: int) -> tuple[int, int]:
     With gaps, no code crosses the end of a word.
     """
     return -(-columns * bits // WORD), -(-columns // (WORD // bits))
+
+
+def _shape(asked: Request) -> tuple[int, ...]:
+    """Return the shape of a weight of compressed-tensors; raises UndecodableError for floats that may be rounded."""
+    assert asked.coded.shape is not None
+    stored = asked.parts.get(".weight_shape")
+    data = asked.stored(".weight_shape")
+    if stored is None or stored.dtype not in FLOATS:
+        return _stored_shape(data) or asked.coded.shape
+    if data and data != _as_floats(asked.coded.shape, stored.dtype):
+        raise UndecodableError(f"its weight_shape is {stored.dtype}, not int64 or int32, and may be rounded")
+    return asked.coded.shape
+
+
+FLOATS = {"float32": "f", "float64": "d", "float16": "e", "bfloat16": "f"}
+"""The dtypes to which a cast of all tensors may change a ``weight_shape``, and their letters in Python's ``struct``."""
+
+
+def _as_floats(shape: tuple[int, ...], dtype: str) -> bytes:
+    """Return the bytes of a shape that was cast to a float dtype; b"" if one of its numbers changes."""
+    try:
+        found = struct.pack(f"<{len(shape)}{FLOATS[dtype]}", *shape)
+    except OverflowError:
+        return b""
+    if struct.unpack(f"<{len(shape)}{FLOATS[dtype]}", found) != shape:
+        return b""
+    if dtype != "bfloat16":
+        return found
+    words = [found[at : at + 4] for at in range(0, len(found), 4)]
+    return b"".join(word[2:] for word in words) if not any(word[:2] != bytes(2) for word in words) else b""
 
 
 def _stored_shape(data: bytes) -> tuple[int, ...]:

@@ -97,6 +97,8 @@ def is_computed_in(made: Encoded, dtype: str) -> bool:
     """Return whether ``encode`` computes the stored tensor ``made`` in ``dtype``, its dtype in the file."""
     if made.role in ("whole", "nested"):
         return dtype == "float32"
+    if made.role == "shape":
+        return dtype in ("int64", "int32")
     if made.role == "zero":
         return dtype in ("int32", "uint32") if dict(made.facts).get("zeros_packed") else dtype == "int8"
     if made.role in ("scale", "bias"):

@@ -58,9 +58,11 @@ def _part(template: Encoded, end: str, stored: TensorInfo, asked: Request) -> Te
             return stored
         raise UnencodableError(f"its stored tensor {name} cannot be computed from new values")
     own = replace(template, role=role)
-    made = TensorInfo(stored.dtype, part_shape(own, stored.shape), made=own)
-    if not is_computed_in(own, stored.dtype):
-        raise UnencodableError(f"no encoder computes its stored tensor {name} as {stored.dtype}")
+    # Loaders accept no shape that a cast of all tensors changed to floats.
+    dtype = "int64" if role == "shape" and stored.dtype not in ("int64", "int32") else stored.dtype
+    made = TensorInfo(dtype, part_shape(own, stored.shape), made=own)
+    if not is_computed_in(own, dtype):
+        raise UnencodableError(f"no encoder computes its stored tensor {name} as {dtype}")
     if made.numel != stored.numel:
         raise UnencodableError(f"its stored tensor {name} has a shape that does not fit its weight")
     return reshape(made, stored.shape)

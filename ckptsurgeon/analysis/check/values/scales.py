@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ....tensors.decoders._scale_tests import are_exchanged
 from ....tensors.dtypes import DTYPES
-from ....tensors.odd_scales import NARROW, NEGATED, NESTED, OPPOSED, SAID, SIGNED_CODES
+from ....tensors.odd_scales import NARROW, NEGATED, NESTED, OPPOSED, ROUNDED, SAID, SIGNED_CODES
 from ....util.text import count
 from ..check import Check, of_keys
 from ..families import is_scale
@@ -88,6 +88,8 @@ def _run(subject: Subject) -> Iterator[Found]:
         yield of_keys(
             Status.WARN, fused, what, "Quantise again with one global scale for q, k, v, and one for gate, up."
         )
+    if rounded := subject.odd.get(ROUNDED):
+        yield of_keys(Status.FAIL, [*rounded], f"with {SAID[ROUNDED]}", DECODE)
     named = {key.removesuffix(subject.parts.get(key, "")) for key in below}
     for kind in ODD:
         names = [one for one in subject.odd.get(kind, ()) if one.removesuffix(".weight") not in named]

@@ -17,6 +17,7 @@ from ....tensors.odd_scales import (
     LARGE,
     OF_SIZES,
     OFF_BY_ONE,
+    ROUNDED,
     SHIFTED,
     SMALL,
     USUAL,
@@ -68,7 +69,9 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _shifted(subject: Subject) -> Iterator[Found]:
-    some = shifted_names({kind: subject.odd.get(kind, ()) for kind in SHIFTED.values()}, len(subject.decoded))
+    some = shifted_names(
+        {kind: subject.odd.get(kind, ()) for kind in (ROUNDED, *SHIFTED.values())}, len(subject.decoded)
+    )
     if some:
         todo = "Compare with the original, or with the same model under the other checkpoint_format."
         yield of_keys(Status.WARN, sorted(some), f"decode to weights that {OFF_BY_ONE}", todo)
