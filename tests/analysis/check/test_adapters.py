@@ -13,6 +13,8 @@ import torch
 import ckptsurgeon as cs
 from ckptsurgeon.api.checking.adapters import _matches
 
+from ...helpers.four_bits import FOUR_BITS
+from ...helpers.quantised import IN, OUT, Quantised
 from .models import CARD, healthy
 from .test_faults import findings
 
@@ -243,3 +245,35 @@ def test_an_adapter_beside_a_whole_model_is_named_by_every_verb(has_weights: boo
               cs.lora_merge("whole", "adapter"), cs.transplant("base", "whole"))  # fmt: skip
     assert [sum(said in note for note in one.notes) for one in others] == [1] * len(others)
     assert not any(said in note for note in cs.inspect("adapter").notes)
+
+
+@pytest.mark.parametrize("columns", [IN, IN + 64])
+@pytest.mark.parametrize("model", FOUR_BITS.values(), ids=lambda one: one.name)
+def test_weights_of_bitsandbytes_are_found_by_the_names_that_they_decode_to(model: Quantised, columns: int) -> None:
+    """Their codes are stored flat, so that only the quant_state has their shape: QLoRA's bases."""
+    model.folder(Path("coded"))
+    factors = {}
+    for layer in model.layers:
+        factors |= {f"{layer}.lora_A.weight": torch.ones(2, columns), f"{layer}.lora_B.weight": torch.ones(OUT, 2)}
+    folder = saved(factors, target_modules=[one.rpartition(".")[2] for one in model.layers])
+    report = cs.check(folder, base="coded")
+    assert report.row("adapter-base").status.value == "PASS"
+    assert report.row("adapter-shapes").status.value == ("PASS" if columns == IN else "FAIL")
+    if columns == IN:
+        cs.lora_merge("coded", folder)
+
+
+@pytest.mark.parametrize(("columns", "status"), [(IN, "PASS"), (IN + 64, "FAIL")])
+def test_only_the_number_of_parameters_is_compared_if_a_weight_cannot_be_decoded(columns: int, status: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = FOUR_BITS["bnb-nf4-sound"]
+    file = model.folder(Path("coded")) / "model.safetensors"
+    state = {key: value for key, value in load_file(file).items() if "quant_state" not in key}
+    states = {f"{one}.weight.quant_state.bitsandbytes__nf4": torch.zeros(3, dtype=torch.uint8) for one in model.layers}
+    save_file({**state, **states}, file)
+    layer = model.layers[0]
+    factors = {f"{layer}.lora_A.weight": torch.ones(2, columns), f"{layer}.lora_B.weight": torch.ones(OUT, 2)}
+    report = cs.check(saved(factors, target_modules=[layer.rpartition(".")[2]]), base="coded")
+    assert report.row("adapter-base").status.value == "PASS"
+    assert report.row("adapter-shapes").status.value == status
