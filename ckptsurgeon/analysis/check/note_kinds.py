@@ -70,6 +70,11 @@ KINDS = (
           "Give the base that this adapter was trained on."),
     _kind("adapter-config", r"times as large as the weights of the base: perhaps its alpha", WARN,
           "Compare lora_alpha and r in adapter_config.json with the adapter's training."),
+    _kind("adapter-config", r"(?:^|: )(?:target_modules selects \d+ modules? without"
+          r"|modules_to_save lists .* the base's are|bias is \w+, but the adapter has no)", WARN,
+          "Give the base that this adapter was trained on, or check whether factors were lost during saving."),
+    _kind("adapter-config", r"so ckpt cannot merge the adapter|, which changed the base model: ", WARN,
+          "Give the adapter to PEFT, with the base that it was trained on; ckpt lora merge refuses it."),
     _kind("adapter-config", r"^adapter_config\.json: (?!it )", WARN, "Correct adapter_config.json."),
     _kind(
         "unreadable-files",
