@@ -103,6 +103,8 @@ KINDS = (
     _kind("missing-tensors", r"^every key begins with ", FAIL, "Remove the prefix: ckpt rename --unwrap."),
     _kind("missing-tensors", r"initialises|transformers ignores|but there is no output layer", FAIL,
           "Take what is missing from the source, or correct config.json."),
+    _kind("vocabulary", r": the tokeniser cannot be loaded$", WARN,
+          "Fetch or save the missing files of the tokeniser again."),
     _kind("token-ids", r"\bids?\b", WARN, "Correct the ids in the files that are named."),
     _kind("vocabulary", r"\b(tokens?|rows?|vocab\w*)\b", WARN, "Check whether tokeniser and weights belong together."),
     _kind("configuration", r"config\.json|generation_config|\(\w+\)", WARN,
