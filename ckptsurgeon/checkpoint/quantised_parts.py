@@ -32,6 +32,7 @@ INTEGERS = frozenset({"int16", "int32", "int64", "uint16", "uint32"})
 PACKED = ".q_scale"
 """The key ending of the scales of EXL2 (exllamav2): eight scales of 4 bits in each int32."""
 OSS_SCALES, POWERS = "_scales", "float8_e8m0fnu"
+OSS_CODES, OSS_BIAS = "_blocks", "_bias"
 NO_SCALES = "without scales"
 """The end of the name of the quantisation method of a tensor that has no scales."""
 
@@ -120,6 +121,7 @@ def _unlike_parts(path: str, codes: QuantisedTensors, tensors: Tensors, settings
         said = "but transformers reads uint8 exponents and would convert these to numbers"
         names = [one.name for one in cast]
         yield f"{escape(path)}: {has} {OSS_SCALES[1:]} in {POWERS}, {said}: {listing(names, SHOWN)}"
+    yield from _turned(path, codes, tensors)
     whole = {form: end for form, one in codes.by_form().items() if (end := _whole_scale(one, tensors))}
     if whole:
         names = [one.name for one in codes.tensors if one.form in whole]
@@ -157,6 +159,25 @@ def _casts(one: QuantisedTensor, tensors: Tensors) -> Iterator[str]:
         dtype = tensors[one.parts[end]].dtype if end in one.parts else ""
         if dtype and dtype not in dtypes:
             yield f"{end[1:]} in {dtype}, but {program} accepts only {' or '.join(dtypes)}"
+
+
+def _turned(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[str]:
+    """Yield a note on experts of gpt-oss whose codes (experts, out, blocks, 16) have another ``out`` than their bias.
+
+    The matrix to pack is (experts, in, out); without a transpose, the codes are (experts, in, blocks, 16).
+    """
+    found: dict[str, list[str]] = {}
+    for one in codes.tensors:
+        bias = tensors.get(f"{one.name}{OSS_BIAS}") if OSS_CODES in one.parts else None
+        shape = tensors[one.codes].shape if bias is not None and one.codes else ()
+        if bias is None or len(shape) != 4 or len(bias.shape) != 2 or shape[1] == bias.shape[1]:
+            continue
+        turned = 32 * shape[2] == bias.shape[1]
+        why = f"the codes have {count(shape[1], 'row')}, the bias {count(bias.shape[1], 'value')}"
+        found.setdefault(f"{why}{': packed without the transpose' if turned else ''}", []).append(one.name)
+    for why, names in found.items():
+        fit = f"{count(len(names), 'quantised tensor')} {'does' if len(names) == 1 else 'do'} not fit the bias"
+        yield f"{escape(path)}: {fit} ({why}): {listing(names, SHOWN)}"
 
 
 def _is_of_powers(ending: str, info: TensorInfo) -> bool:

@@ -70,6 +70,11 @@ KINDS = (
           "Give the base that this adapter was trained on."),
     _kind("adapter-config", r"times as large as the weights of the base: perhaps its alpha", WARN,
           "Compare lora_alpha and r in adapter_config.json with the adapter's training."),
+    _kind("adapter-config", r"(?:^|: )(?:target_modules selects \d+ modules? without"
+          r"|modules_to_save lists .* the base's are|bias is \w+, but the adapter has no)", WARN,
+          "Give the base that this adapter was trained on, or check whether factors were lost during saving."),
+    _kind("adapter-config", r"so ckpt cannot merge the adapter|, which changed the base model: ", WARN,
+          "Give the adapter to PEFT, with the base that it was trained on; ckpt lora merge refuses it."),
     _kind("adapter-config", r"^adapter_config\.json: (?!it )", WARN, "Correct adapter_config.json."),
     _kind(
         "unreadable-files",
@@ -84,7 +89,7 @@ KINDS = (
           r"|\blacks? (?!\S*(?:input|output|act|[kv])_scale).{1,80}, which [\d,]+ similar"
           r"|does not fit the codes|quant_state of .* gives the shape|^the weight_shape of |too few or too many values"
           r"|from which no weights can be decoded|loaders take these numbers for exponents"
-          r"|group index outside its groups|\bha(s|ve) weight_shape in ", FAIL, CODES),
+          r"|group index outside its groups|\bha(s|ve) weight_shape in |do(?:es)? not fit the bias \(", FAIL, CODES),
     _kind("other-notes", r"ckpt cannot read \d+ modules? that defines? how", WARN,
           "Save the network's state_dict() instead."),
     _kind("quantisation", r"packed weights that ckpt does not read", WARN,
@@ -98,6 +103,8 @@ KINDS = (
     _kind("missing-tensors", r"^every key begins with ", FAIL, "Remove the prefix: ckpt rename --unwrap."),
     _kind("missing-tensors", r"initialises|transformers ignores|but there is no output layer", FAIL,
           "Take what is missing from the source, or correct config.json."),
+    _kind("vocabulary", r": the tokeniser cannot be loaded$", WARN,
+          "Fetch or save the missing files of the tokeniser again."),
     _kind("token-ids", r"\bids?\b", WARN, "Correct the ids in the files that are named."),
     _kind("vocabulary", r"\b(tokens?|rows?|vocab\w*)\b", WARN, "Check whether tokeniser and weights belong together."),
     _kind("configuration", r"config\.json|generation_config|\(\w+\)", WARN,

@@ -12,12 +12,16 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...methods.lora.matching import match_modules
 from ...methods.lora.names import peft_key_parts
 from ...methods.lora.targets import ALL, MODULE, bounded
+from ...tensors.encodings._sizes import logical_shapes
+from ..inputs.dequantising import with_stated_shapes
+from ..inputs.encoding import ENCODINGS, read_as
 from ..model_folder.folder import ModelFolder, model_folder
 from ..model_folder.weights.tied_heads import tied_head
 
 __all__ = ["adapter_facts"]
 
 LORA = "LORA"
+KEEP = ENCODINGS[0]
 
 
 def adapter_facts(checkpoint: Checkpoint, folder: ModelFolder, base: Checkpoint | None) -> AdapterFacts | None:
@@ -69,10 +73,14 @@ def _with_base(factors: Sequence[Factors], base: Checkpoint) -> list[Factors]:
 
 
 def _shapes(base: Checkpoint) -> Mapping[str, tuple[int, ...]]:
-    """Return the shapes of a base's weights; for quantised weights, the shapes of the decoded weights."""
-    coded = {one.name: one.shape for one in base.codes.tensors if one.shape is not None}
-    parts = {key for one in base.codes.tensors for key in one.keys}
-    return {**{key: info.shape for key, info in base.items() if key not in parts}, **coded}
+    """Return the shapes of a base's weights; for quantised weights, the shapes of the decoded weights.
+
+    The names are those that ``lora merge`` looks up: those of the decoded base. If a weight cannot be decoded and the
+    headers contain only the number of its parameters (bitsandbytes), its shape is (number,).
+    """
+    read = read_as(base, KEEP)
+    coded = logical_shapes(with_stated_shapes(read, read.codes))
+    return {**{key: info.shape for key, info in read.items() if key not in read.codes.by_key}, **coded}
 
 
 def _matches(targets: object, modules: Sequence[str]) -> dict[str, int]:

@@ -17,12 +17,16 @@ from ...checkpoint.opening import open_checkpoint
 from ...destinations.hf.files import ADAPTER, CONFIG
 from ...engine.inputs import PlanInputs
 from ...errors import CheckpointError, ConfigError
+from ...methods.lora.adapter import STAYS
+from ...methods.lora.config import refusal_of
 from ...storage.read.base import Folder
 from ...storage.small_files import SMALL_BYTES
 from ...storage.yaml_text import read_yaml
 from ..inspect import token_rows
 from ..lora.adapter_files import other_base_notes
 from ..lora.base_class import other_class_notes
+from ..lora.large_changes import LARGER
+from ..lora.magnitudes import OTHER_NORMS
 from ..model_folder.checks import contradictions
 from ..model_folder.folder import ModelFolder, model_folder
 from ..model_folder.weights.shape_checks import DescribedTensor
@@ -33,6 +37,9 @@ from .alone import no_adapter, notes_without_folder, short_notes
 __all__ = ["with_folder"]
 
 CARD = "README.md"
+MERGING = (LARGER, OTHER_NORMS, *STAYS)
+"""Texts in the notes of ``lora merge`` on changes that are too large, on magnitudes of DoRA that are not the norms of
+the base, and on what should change but has no factors."""
 WRAPPERS = ("module.", "_orig_mod.")
 """The prefixes that DistributedDataParallel and torch.compile add to every key."""
 _FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
@@ -83,24 +90,21 @@ def _notes(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike | N
         with open_checkpoint(base) as opened:
             yield from other_base_notes(opened, checkpoint)
             yield from other_class_notes(opened, checkpoint)
-        yield from _unfit_values(checkpoint, base)
+        if refused := refusal_of(folder.adapter, ADAPTER):
+            yield refused
+        yield from _merging_notes(checkpoint, base)
     yield from _wrapped(checkpoint, folder)
 
 
-def _unfit_values(adapter: Checkpoint, base: CheckpointLike) -> Iterator[str]:
-    """Yield the notes of ``lora merge`` on an adapter that does not fit the values of the base.
-
-    Its changes are far larger than the weights, or its magnitudes (DoRA) are not their norms.
-    """
-    from ..lora.large_changes import LARGER
-    from ..lora.magnitudes import OTHER_NORMS
+def _merging_notes(adapter: Checkpoint, base: CheckpointLike) -> Iterator[str]:
+    """Yield those notes of ``lora merge`` on an adapter that only its base shows: see ``MERGING``."""
     from ..lora.merge import lora_merge  # imports all that planning needs
 
     with suppress(CheckpointError):  # other checks report an adapter that cannot be merged
         plan = lora_merge(base, [adapter])
         for one in plan.inputs.sources if isinstance(plan.inputs, PlanInputs) else ():
             one.close()
-        yield from (note for note in plan.notes if LARGER in note or OTHER_NORMS in note)
+        yield from (note for note in plan.notes if any(text in note for text in MERGING))
 
 
 def _wrapped(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:

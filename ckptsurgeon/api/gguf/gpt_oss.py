@@ -9,10 +9,10 @@ from typing import Any
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError
 from ...planning.layouts.layout import LayoutChange
-from ...planning.llama_cpp.gpt_oss import CODED, DOWN, DOWN_THERE, STACKED, joined_experts, split_experts
+from ...planning.llama_cpp.gpt_oss import BOTH, CODED, DOWN, DOWN_THERE, STACKED, joined_experts, split_experts
 from ...planning.llama_cpp.names import GPT_OSS
 from ...planning.llama_cpp.regrouping import Regrouping
-from ...util.text import brief_repr, number_in
+from ...util.text import brief_repr, escape, number_in, shape_text
 from ..inputs.operations import operate
 from .fields import check_only
 
@@ -67,10 +67,32 @@ def with_codes(change: LayoutChange) -> LayoutChange:
 
 
 def experts_of_folder(config: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[Regrouping, set[int]]:
-    """Return how the experts of a transformers model are split, and the set of the numbers of experts in its layers."""
+    """Return how the experts of a transformers model are split, and the set of the numbers of experts in its layers.
+
+    Raises PlanError if the matrices of experts do not have the sizes in ``config``.
+    """
     sizes = [_number(config.get(name), f"config.json gives {name}") for name in _FIELDS]
+    _check_shapes(checkpoint, *sizes[1:])
     found = {info.shape[0] for key, info in checkpoint.items() if _is_down(key) and info.shape}
     return split_experts(*sizes), found
+
+
+def _check_shapes(checkpoint: Checkpoint, width: int, inner: int) -> None:
+    """Raise PlanError for a matrix of another shape than (experts, in, out), whose values would get other places.
+
+    Codes that were packed without the transpose decode to (experts, out, in), which has as many values.
+    """
+    for end, sizes in ((BOTH, (width, 2 * inner)), (DOWN, (inner, width))):
+        keys = [key for key in checkpoint if key.endswith(end.rpartition("}")[2])]
+        wrong = [key for key in keys if checkpoint[key].shape[1:] != sizes]
+        if wrong:
+            first = checkpoint[wrong[0]].shape
+            raise PlanError(
+                f"{escape(wrong[0])} is {shape_text(first)}, but it must be {shape_text((*first[:1], *sizes))}: "
+                f"hidden_size is {width} and intermediate_size {inner} in config.json.",
+                hint="If these are codes of mxfp4 (.._blocks), pack them again: (experts, out, in / 32, 16).",
+                details=wrong,
+            )
 
 
 def experts_in_file(checkpoint: Checkpoint) -> Regrouping:

@@ -14,9 +14,12 @@ from ...util.text import count, escape, listing, shape_text
 from .config import AdapterConfig, selects
 from .names import DORA_SCALE, KeyParts, loose_key_parts, peft_key_parts, unknown_keys_error
 
-__all__ = ["LINEAR", "Adapter", "AdapterModule", "Scales", "base_notes", "config_notes", "read_adapter"]
+__all__ = ["LINEAR", "STAYS", "Adapter", "AdapterModule", "Scales", "base_notes", "config_notes", "read_adapter"]
 
 # Notes on differences between a PEFT configuration and the tensors.
+
+STAYS = (" without factors: ", ": the base's are kept", " of the base do not change")
+"""Texts in the notes on parts of a base that a configuration selects, but for which there are no tensors."""
 
 _WITHIN = re.compile(r"(?:base_model\.model\.)?(.+?)\.base_layer\.")
 """Matches a layer inside a module that PEFT wraps as a whole (torch's attention); group 1 is that module's name."""

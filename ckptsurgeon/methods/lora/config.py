@@ -12,7 +12,7 @@ from ...errors import ConfigError
 from ...util.text import brief_repr, escape
 from .targets import PatternTable, Targets, linear_targets_of, targets_of
 
-__all__ = ["AdapterConfig", "damage_of", "parse_config", "selects"]
+__all__ = ["AdapterConfig", "damage_of", "parse_config", "refusal_of", "selects"]
 
 PREFIX = "base_model.model."
 """The prefix of all module names in PEFT.
@@ -115,14 +115,24 @@ def damage_of(data: Any, name: str) -> str:
     """
     if not isinstance(data, Mapping) or data.get("peft_type") != "LORA":
         return ""
-    try:
-        _check_meaning(data, name)
-    except ConfigError:
+    if refusal_of(data, name):
         return ""
     try:
         parse_config(data, name)
     except ConfigError as error:
         return error.message
+    return ""
+
+
+def refusal_of(data: Mapping[str, Any], name: str) -> str:
+    """Return why an adapter with the configuration ``data`` can be merged by PEFT only; '' if ckpt can merge it.
+
+    ``name`` is the name of the file in messages.
+    """
+    try:
+        _check_meaning(data, name)
+    except ConfigError as error:
+        return error.message.removesuffix(".")
     return ""
 
 

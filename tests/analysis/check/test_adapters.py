@@ -13,6 +13,8 @@ import torch
 import ckptsurgeon as cs
 from ckptsurgeon.api.checking.adapters import _matches
 
+from ...helpers.four_bits import FOUR_BITS
+from ...helpers.quantised import IN, OUT, Quantised
 from .models import CARD, healthy
 from .test_faults import findings
 
@@ -243,3 +245,81 @@ def test_an_adapter_beside_a_whole_model_is_named_by_every_verb(has_weights: boo
               cs.lora_merge("whole", "adapter"), cs.transplant("base", "whole"))  # fmt: skip
     assert [sum(said in note for note in one.notes) for one in others] == [1] * len(others)
     assert not any(said in note for note in cs.inspect("adapter").notes)
+
+
+@pytest.mark.parametrize("columns", [IN, IN + 64])
+@pytest.mark.parametrize("model", FOUR_BITS.values(), ids=lambda one: one.name)
+def test_weights_of_bitsandbytes_are_found_by_the_names_that_they_decode_to(model: Quantised, columns: int) -> None:
+    """Their codes are stored flat, so that only the quant_state has their shape: QLoRA's bases."""
+    model.folder(Path("coded"))
+    factors = {}
+    for layer in model.layers:
+        factors |= {f"{layer}.lora_A.weight": torch.ones(2, columns), f"{layer}.lora_B.weight": torch.ones(OUT, 2)}
+    folder = saved(factors, target_modules=[one.rpartition(".")[2] for one in model.layers])
+    report = cs.check(folder, base="coded")
+    assert report.row("adapter-base").status.value == "PASS"
+    assert report.row("adapter-shapes").status.value == ("PASS" if columns == IN else "FAIL")
+    if columns == IN:
+        cs.lora_merge("coded", folder)
+
+
+@pytest.mark.parametrize(("columns", "status"), [(IN, "PASS"), (IN + 64, "FAIL")])
+def test_only_the_number_of_parameters_is_compared_if_a_weight_cannot_be_decoded(columns: int, status: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = FOUR_BITS["bnb-nf4-sound"]
+    file = model.folder(Path("coded")) / "model.safetensors"
+    state = {key: value for key, value in load_file(file).items() if "quant_state" not in key}
+    states = {f"{one}.weight.quant_state.bitsandbytes__nf4": torch.zeros(3, dtype=torch.uint8) for one in model.layers}
+    save_file({**state, **states}, file)
+    layer = model.layers[0]
+    factors = {f"{layer}.lora_A.weight": torch.ones(2, columns), f"{layer}.lora_B.weight": torch.ones(OUT, 2)}
+    report = cs.check(saved(factors, target_modules=[layer.rpartition(".")[2]]), base="coded")
+    assert report.row("adapter-base").status.value == "PASS"
+    assert report.row("adapter-shapes").status.value == status
+
+
+@pytest.mark.parametrize(
+    ("layers", "settings", "said"),
+    [
+        (6, {}, ""),
+        (4, {}, "target_modules selects 4 modules without factors: model.layers.4.self_attn.q_proj, "),
+        (4, {"layers_to_transform": [0, 1, 2, 3]}, ""),
+        (6, {"bias": "lora_only"}, ""),
+        (6, {"target_modules": "all-linear"}, "target_modules selects 30 modules without factors: "),
+        (6, {"target_modules": ["q_proj", "v_proj", "down_proj"]}, "target_modules selects 6 modules without factors"),
+    ],
+)
+def test_selected_modules_of_the_base_without_factors_are_named_as_by_lora_merge(
+    layers: int, settings: dict[str, Any], said: str
+) -> None:
+    """Of an adapter of a smaller model, the further layers of the base would stay as they are."""
+    folder = saved(trained(tuple(range(layers))), **settings)
+    row = cs.check(folder, base="base").row("adapter-config")
+    assert row.status.value == ("WARN" if said else "PASS")
+    assert [one.what.startswith(said) for one in row.found] == ([True] if said else [])
+    assert any(said in note for note in cs.lora_merge("base", folder).notes) or not said
+    assert not any("without factors: " in one.what for one in cs.check(folder).row("adapter-config").found)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"init_lora_weights": "pissa_niter_4"}, "has init_lora_weights pissa_niter_4, which changed the base model"),
+        ({"init_lora_weights": "loftq"}, "has init_lora_weights loftq, which changed the base model"),
+        ({"alora_invocation_tokens": [5, 6]}, "sets alora_invocation_tokens, so ckpt cannot merge the adapter"),
+        ({"layer_replication": [[0, 3], [1, 4]]}, "sets layer_replication, so ckpt cannot merge the adapter"),
+        ({"use_qalora": True}, "sets use_qalora, so ckpt cannot merge the adapter"),
+        ({"use_qalora": False, "init_lora_weights": "gaussian", "layer_replication": None}, ""),
+    ],
+)
+def test_an_adapter_that_only_peft_can_merge_is_named_only_beside_a_base(settings: dict[str, Any], said: str) -> None:
+    """Alone it is sound: what can use it is not asked."""
+    folder = saved(trained(), **settings)
+    assert cs.check(folder).row("adapter-config").status.value == "PASS"
+    row = cs.check(folder, base="base").row("adapter-config")
+    assert row.status.value == ("WARN" if said else "PASS")
+    assert [one.what.startswith(f"adapter_config.json {said}") for one in row.found] == ([True] if said else [])
+    if said:
+        with pytest.raises(cs.ConfigError):
+            cs.lora_merge("base", folder)

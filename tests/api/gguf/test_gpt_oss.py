@@ -191,7 +191,7 @@ def test_codes_are_not_joined() -> None:
     ("fields", "why"),
     [
         ({"num_local_experts": 4}, "gives num_local_experts as 4, but the layers have 5 experts"),
-        ({"intermediate_size": 64}, "gate_up_proj is .5, 64, 64., which does not fit .5, 64, 2, 64."),
+        ({"intermediate_size": 64}, "gate_up_proj is .5, 64, 64., but it must be .5, 64, 128."),
         ({"num_local_experts": None}, "gives num_local_experts as None"),
         ({"num_experts_per_tok": 6}, "num_experts_per_tok as 6, not a number from 1 to 5"),
         ({"num_attention_heads": 5}, "which do not fit 5 heads"),
@@ -220,6 +220,67 @@ def test_a_missing_tensor_is_named(gone: str) -> None:
     save_file(tensors, "model/model.safetensors", {"format": "pt"})
     with pytest.raises(cs.PlanError, match=f"{gone} is missing: other layers have such a tensor"):
         cs.convert("model", layout="gguf")
+
+
+def turned_codes(inner: int = INNER) -> None:
+    """Write ``model`` as ``coded`` does, but with codes of (experts, in, out): without the transpose."""
+    FIELDS["intermediate_size"] = inner
+    try:
+        coded()
+    finally:
+        FIELDS["intermediate_size"] = INNER
+    stored = load_file("model/model.safetensors")
+    for key in [one for one in stored if one.endswith("_blocks")]:
+        experts, rows, blocks, _ = stored[key].shape
+        stored[key] = stored[key].reshape(experts, 32 * blocks, rows // 32, 16)
+        scales = key.replace("_blocks", "_scales")
+        stored[scales] = stored[scales].reshape(experts, 32 * blocks, rows // 32)
+    save_file(stored, "model/model.safetensors", {"format": "pt"})
+
+
+def test_codes_without_the_transpose_are_named_and_not_written_as_blocks(ckpt: Any) -> None:
+    turned_codes(96)
+    said = [
+        f"3 quantised tensors do not fit the bias (the codes have {rows} rows, the bias {values} values: packed "
+        "without the transpose)"
+        for rows, values in ((96, 64), (64, 192))
+    ]
+    plans = (cs.inspect("model"), cs.diff("model", "model"), cs.convert("model", dequantize=True),
+             cs.average(["model", "model"]), cs.transplant("model", "model"))  # fmt: skip
+    for one in plans:
+        assert all(any(text in note for note in one.notes) for text in said), one
+    row = cs.check("model").row("quantisation")
+    assert row.status.value == "FAIL"
+    assert [text in one.what for text, one in zip(said, row.found, strict=True)] == [True, True]
+    told = ckpt("convert", "model", "-o", "x.gguf")
+    assert told.code == 4
+    assert "is (5, 192, 64), but it must be (5, 64, 192)" in " ".join((told.err + told.out).split())
+    assert not Path("x.gguf").exists()
+
+
+@pytest.mark.parametrize("key", ["gate_up_proj", "down_proj"])
+def test_codes_without_a_bias_are_compared_with_config_json(key: str) -> None:
+    turned_codes(96)
+    stored = load_file("model/model.safetensors")
+    codes = {name: value for name, value in stored.items() if name.endswith((f"{key}_blocks", f"{key}_scales"))}
+    save_file(codes, "model/model.safetensors")
+    fields = {
+        "gate_up_proj": ("64 (hidden_size)", "(5, 192, 64)"),
+        "down_proj": ("96 (intermediate_size)", "(5, 64, 96)"),
+    }
+    field, shape = fields[key]
+    said = f"config.json says {field}, but model.layers.0.mlp.experts.{key} is {shape}"
+    assert any(said in note for note in cs.inspect("model").notes)
+
+
+@pytest.mark.parametrize("inner", [32, 64, 96])
+def test_codes_that_fit_their_bias_get_no_note(inner: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a width of 64: gate and up together, down, or neither, are square."""
+    monkeypatch.setitem(FIELDS, "intermediate_size", inner)
+    coded()
+    notes = [*cs.inspect("model").notes, *(one.what for row in cs.check("model").rows for one in row.found)]
+    assert not any("bias" in note or "config.json says" in note for note in notes)
+    cs.convert("model", layout="gguf")
 
 
 @pytest.mark.parametrize("seed", range(4))

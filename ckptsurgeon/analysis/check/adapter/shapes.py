@@ -51,6 +51,10 @@ def _misfit(one: Factors) -> str:
     """Return why the factors of a module do not fit the base, '' if they do."""
     if not (one.a and one.b and one.base):
         return ""
+    if len(one.base) == 1 and len(one.a_shape) == 2:  # only the number of parameters is known
+        number = one.a_shape[1] * one.b_shape[0]
+        if number + number % 2 == one.base[0]:
+            return ""
     product = Counter((one.a_shape[1], one.b_shape[0])) if len(one.a_shape) == 2 else Counter((one.b_shape[0],))
     if not product <= Counter(one.base):  # in either order, because some layers store the weight transposed
         changed = shape_text((one.b_shape[0], one.a_shape[1]))

@@ -1,16 +1,18 @@
-"""Notes on token lists that are not the model's main one: of a target language, of entities, of bytes, of a decoder."""
+"""Notes on missing token lists, and on lists that are not the model's main one: of a target language, of entities."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 
-from ....util.text import count, escape
+from ....destinations.hf.files import is_of_tokenizer
+from ....util.text import count, escape, listing
+from ..documents import VOCABULARIES
 from ..folder import ModelFolder
 from ..weights.shape_checks import DescribedTensor
 from .tokenizer_files import object_in
 
-__all__ = ["further_list_notes"]
+__all__ = ["further_list_notes", "missing_list_notes"]
 
 SETTINGS = "tokenizer_config.json"
 DECODER = r"(^|\.)decoder\.embed_tokens\.weight$"
@@ -44,3 +46,68 @@ def _beyond(what: str, number: int, tensors: Sequence[DescribedTensor], pattern:
     own = next((one for one in tensors if len(one.shape) == 2 and re.search(pattern, one.key)), None)
     if own is not None and number > own.shape[0]:
         yield f"{what} has ids up to {number - 1}, but {escape(own.key)} has {count(own.shape[0], 'row')}"
+
+
+# Token lists that are missing, so that the tokeniser cannot be loaded.
+
+WHOLE = "tokenizer.json"
+TOGETHER = {
+    "Bertweet": ("vocab.txt", "bpe.codes"),
+    "BioGpt": ("vocab.json", "merges.txt"),
+    "CTRL": ("vocab.json", "merges.txt"),
+    "FSMT": ("vocab-src.json", "vocab-tgt.json", "merges.txt"),
+    "Flaubert": ("vocab.json", "merges.txt"),
+    "M2M100": ("vocab.json", "sentencepiece.bpe.model"),
+    "Marian": ("source.spm", "target.spm", "vocab.json"),
+    "Phobert": ("vocab.txt", "bpe.codes"),
+    "Speech2Text": ("vocab.json", "sentencepiece.bpe.model"),
+    "XLM": ("vocab.json", "merges.txt"),
+}
+"""Files that a tokeniser needs without tokenizer.json, by the name of transformers' class without ``Tokenizer``."""
+WITH_LIST = frozenset((
+    *TOGETHER, "Albert", "Bart", "Barthez", "Bert", "BigBird", "Blenderbot", "Bloom", "CLIP", "Camembert", "CodeGen",
+    "CodeLlama", "Cohere", "Deberta", "DebertaV2", "DistilBert", "Electra", "Esm", "GPT2", "GPTNeoX", "Gemma",
+    "Herbert", "LayoutLM", "LayoutLMv2", "LayoutLMv3", "Llama", "Longformer", "Luke", "MBart", "MBart50", "MPNet",
+    "MT5", "MobileBert", "Nllb", "OpenAIGPT", "Pegasus", "PreTrained", "Qwen2", "Reformer", "RemBert", "Roberta",
+    "SeamlessM4T", "Siglip", "SpeechT5", "T5", "TokenizersBackend", "Vits", "Wav2Vec2CTC", "Wav2Vec2Phoneme", "Whisper",
+    "XGLM", "XLMRoberta", "XLNet",
+))  # fmt: skip
+"""Classes of transformers that have a token list, without the ending Tokenizer or TokenizerFast.
+
+Those of other libraries and byte-level ones (ByT5, Canine, Perceiver) may have none.
+"""
+PIECES = {"source.spm", "target.spm"}
+OTHER_LISTS = ("vocab.bpe", "vocab-tgt.json", "bpe.codes", "byte_maps.json", "target.spm")
+"""Further files with tokens or with merge rules, from which a tokeniser may be loaded."""
+ELSEWHERE = re.compile(r"token|vocab|spm|sentencepiece|bpe|\.model$", re.IGNORECASE)
+"""Matches names of files and subfolders that may have a tokeniser which only the model's own code reads."""
+
+
+def missing_list_notes(folder: ModelFolder) -> Iterator[str]:
+    """Yield a note if a folder has files of a tokeniser, but not the token lists from which it can be loaded.
+
+    A folder without the name of a known class in tokenizer_config.json, with code for its tokeniser (``auto_map``) or
+    with other files or subfolders that may have tokens gets no note. Only names are compared.
+    """
+    names = {one.name for one in folder.files} | set(folder.linked)
+    settings = object_in(folder, SETTINGS)
+    others = (one for one in folder.left if not is_of_tokenizer(one))
+    is_inside = folder.embedded is not None  # a GGUF file has the tokens
+    if is_inside or WHOLE in names or "auto_map" in settings or any(map(ELSEWHERE.search, others)):
+        return
+    named = settings.get("tokenizer_class")
+    kind = re.sub("Tokenizer(Fast)?$", "", named) if isinstance(named, str) else ""
+    if not kind and names & PIECES:
+        kind = "Marian"
+    lists = names.intersection((*VOCABULARIES, *OTHER_LISTS))
+    lacking = [one for one in TOGETHER.get(kind, ()) if one not in names]
+    if lists and lacking:
+        has = listing(sorted(lists), 3, where="")
+        need = f"{kind}Tokenizer needs {listing(lacking, 3, where='')} for its tokens, and the folder has only {has}"
+        yield f"{escape(need)}: the tokeniser cannot be loaded"
+    elif SETTINGS in names and not lists and kind in WITH_LIST:
+        yield f"{SETTINGS} is there, but no list of tokens ({WHOLE}, {_examples(kind)}): the tokeniser cannot be loaded"
+
+
+def _examples(kind: str) -> str:
+    return ", ".join(TOGETHER.get(kind, ("vocab.json", "vocab.txt", "tokenizer.model")))

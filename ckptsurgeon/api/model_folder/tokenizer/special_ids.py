@@ -20,7 +20,8 @@ __all__ = ["WORD", "ids_of_roles", "special_id_notes"]
 
 STARTS = ("decoder_start_token", "forced_bos_token", "forced_eos_token", "no_timestamps_token", "prev_sot_token")
 """Special tokens whose ids are in configurations, but which have no role in the files of a tokeniser."""
-NESTED = ("decoder", "generator", "text_config")
+TEXT = "text_config"
+NESTED = ("decoder", "generator", TEXT)
 """Nested configurations whose fields generation uses if the outer configuration lacks them."""
 FORCED, LANGUAGES = "forced_decoder_ids", "lang_to_id"
 SEPARATED = ("big_bird", "longformer")
@@ -265,13 +266,17 @@ def ids_of_roles(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
 
 
 def _ends_of_part(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
-    """Yield the ``eos_token_id`` of a nested configuration, if generation uses it.
+    """Yield the ``eos_token_id`` of a nested configuration, if the outer one has none.
 
-    Like ``GenerationConfig.from_model_config`` of transformers, generation uses it if there is no other.
+    Like ``GenerationConfig.from_model_config`` of transformers, generation uses it if there is no other. That of
+    ``text_config`` counts even beside a generation_config.json, as the one of config.json does: other programs (vLLM,
+    converters to GGUF) read it, and it may be left from another model.
     """
-    if any(one.name == GENERATION for one in folder.files) or folder.config.get("eos_token_id") is not None:
+    if folder.config.get("eos_token_id") is not None:
         return
     part = next((one for one in NESTED if folder.config.get(one)), "")
+    if part != TEXT and any(one.name == GENERATION for one in folder.files):
+        return
     fields = folder.config.get(part)
     value = fields.get("eos_token_id") if isinstance(fields, dict) else None
     ids: list[Any] = value if isinstance(value, list) else [value]

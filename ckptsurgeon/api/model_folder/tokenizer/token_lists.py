@@ -16,6 +16,7 @@ from ....vocabulary.read import vocabulary_of
 from ....vocabulary.vocabulary import TWICE
 from ..documents import BYTE_PAIRS, SECOND, TOKENIZER, VOCABULARIES
 from ..folder import LARGEST, ModelFolder
+from .further_lists import missing_list_notes
 from .pipeline import pipeline_notes
 from .tokenizer_files import SPECIAL, WHOLE, added_in, brief_token, local_tokens, object_in
 
@@ -140,6 +141,7 @@ def token_list_notes(folder: ModelFolder) -> Iterator[str]:
     yield from _added_elsewhere(folder)
     yield from _around_texts(folder)
     yield from merge_rule_notes(folder)
+    yield from missing_list_notes(folder)
     yield from _own_rules(folder)
     yield from _few_rules(folder)
     yield from _other_class(folder)

@@ -201,6 +201,7 @@ _PRODUCTS = (
     _Product(_T5, r"(?:SelfAttention|EncDecAttention)\.q\.weight", 0, (("num_heads",), ("d_kv",))),
     _Product(("gpt2",), r"attn\.c_attn\.weight", 0, (("n_embd",),)),
     _Product(("gpt_oss",), r"experts\.gate_up_proj", 1, (("hidden_size",),)),
+    _Product(("gpt_oss",), r"experts\.down_proj", 1, (("intermediate_size",),)),
     _Product(
         _SOUND,
         r"pos_conv_embed\.conv\.(?:weight_v|parametrizations\.weight\.original1)",
@@ -243,7 +244,7 @@ def _undivided(config: Mapping[str, Any]) -> Iterator[str]:
 def _computed(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if a size that is computed from several fields fits no layer.
 
-    Of quantised tensors, only the number of rows is compared.
+    Of quantised matrices, only the number of rows is compared.
     """
     for one in _PRODUCTS:
         fields = [name for factor in one.factors for name in factor]
@@ -254,7 +255,7 @@ def _computed(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> 
         found = [
             tensor for tensor in tensors
             if pattern.search(tensor.key) and len(tensor.shape) > max(one.axis, 1) and is_number(tensor)
-            and not (tensor.is_quantised and one.axis)
+            and not (tensor.is_quantised and one.axis and len(tensor.shape) == 2)
         ]  # fmt: skip
         if found and all(tensor.shape[one.axis] != wanted for tensor in found):
             first = found[0]

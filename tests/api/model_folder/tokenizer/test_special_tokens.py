@@ -131,12 +131,32 @@ def test_ids_of_special_tokens_and_of_what_nothing_names_are_not(names: dict[str
 
 def test_the_end_that_generation_takes_from_a_nested_configuration_counts() -> None:
     named("m", NAMES, eos_token_id=None, text_config={"eos_token_id": 5, "bos_token_id": 4})
-    assert notes("m") == [
+    said = [
         "ids of special tokens that are ordinary words in the tokeniser: eos_token_id of text_config in config.json is 5 ('b'), "
         "while eos_token is '</s>' (2)"
     ]
+    assert notes("m") == said
     Path("m/generation_config.json").write_text('{"eos_token_id": 2}')
-    assert not notes("m")
+    assert notes("m") == said  # as that of config.json itself
+    assert [one.what for one in cs.check("m").row("token-ids").found] == said
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"eos_token_id": None, "text_config": {"eos_token_id": 2}},
+        {"eos_token_id": None, "text_config": {"eos_token_id": [2, 1]}},
+        {"eos_token_id": None, "text_config": {"eos_token_id": 1}},  # another special token, as of chat models
+        {"eos_token_id": None, "text_config": {"eos_token_id": 99}},
+        {"eos_token_id": None, "text_config": {}},
+        {"eos_token_id": None, "decoder": {"eos_token_id": 5}},  # which generation_config.json replaces
+        {"eos_token_id": 2, "text_config": {"eos_token_id": 5}},
+    ],
+)
+def test_ends_of_nested_configurations_that_are_right_or_unused_get_no_note(config: dict[str, Any]) -> None:
+    named("m", NAMES, **config)
+    Path("m/generation_config.json").write_text('{"eos_token_id": 2}')
+    assert not [note for note in notes("m") if "that are ordinary words" in note]
 
 
 def test_ids_of_generation_and_names_of_special_tokens_map_count_too() -> None:
