@@ -73,7 +73,8 @@ def test_the_layer_that_is_odd_is_named(
     told = found(folder)
     assert said in told[check]
     assert ODD in told[check]
-    assert told.keys() == {check}
+    fused = {"scales"} if scheme == "nvfp4" else set()  # it is far from those of k and v in its own layer, too
+    assert told.keys() == {check} | fused
 
 
 @pytest.mark.parametrize(
