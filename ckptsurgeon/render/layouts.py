@@ -12,10 +12,15 @@ from .columns import Columns
 __all__ = ["layouts_view"]
 
 
-def layouts_view(found: KnownLayouts) -> RenderableType:
-    """Return a table of families and layouts; for a checkpoint, its layout and the layouts that it can get."""
-    if not found.checkpoint:
+def layouts_view(found: KnownLayouts, *, every: bool = False) -> RenderableType:
+    """Return a table of families and layouts; for a checkpoint, its layout and the layouts that it can get.
+
+    If ``every`` is true, each layout has a row, with the code that it was compared with.
+    """
+    if not found.checkpoint and every:
         return Columns([row for family in found.families for row in _rows(family)])
+    if not found.checkpoint:
+        return Columns([[one.name, ", ".join(row.name for row in one.layouts)] for one in found.families])
     if not found.found:
         known = listing([family.name for family in found.families], len(found.families), where="")
         return Text(f"{escape(found.checkpoint)}: the layout is not known; known families: {known}")
@@ -29,6 +34,6 @@ def layouts_view(found: KnownLayouts) -> RenderableType:
 
 def _rows(family: KnownFamily) -> list[list[str | Text]]:
     return [
-        [Text(family.name if place == 0 else "", style="bold"), row.name, row.library, f"tested with {row.tested}"]
+        [Text(family.name if place == 0 else "", style="bold"), row.name, row.library, row.tested]
         for place, row in enumerate(family.layouts)
     ]
