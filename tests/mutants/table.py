@@ -18,6 +18,30 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "a source keeps its own numbers of heads if the destination has others",
+        "    if there and not stated:\n        return {**theirs, **ours}",
+        "    if there:\n        return {**ours, **theirs}",
+        "api/layouts/test_layouts.py",
+    ),
+    Mutant(
+        "networks that rotate other rows than Llama are not reordered",
+        "if isinstance(kind, str) and kind not in family.rotated:",
+        "if isinstance(kind, str) and kind in family.rotated:",
+        "api/layouts/test_layouts.py",
+    ),
+    Mutant(
+        "frequencies of the rotary embedding that contradict the numbers of heads are an error",
+        "size = shown or size",
+        "size = size or shown",
+        "api/layouts/test_layouts.py",
+    ),
+    Mutant(
+        "NaN in what is copied is said",
+        "if piece.dtype and not self._done:",
+        "if piece.dtype and self._done:",
+        "checkpoint/test_non_finite.py",
+    ),
+    Mutant(
         "magnitudes of DoRA that are not the norms of the base get a note",
         "apart for key, apart in found.items() if apart > APART}",
         "apart for key, apart in found.items() if apart < -APART}",
