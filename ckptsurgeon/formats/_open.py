@@ -28,14 +28,18 @@ __all__ = ["formats", "read_header", "writers"]
 
 _FOLDERS = ("ckptsurgeon.formats", "ckptsurgeon.formats.exported")
 """The folders with a module for each format."""
+_ANY_PICKLE = "pickled_arrays"
 _HEAD = 512
 """How many bytes of a file are read to find its format."""
 
 
 def formats() -> list[Format]:
-    """Return all formats, in the order of the names of their modules: the first one that fits a file reads it."""
+    """Return all formats, in the order of the names of their modules: the first one that fits a file reads it.
+
+    The reader of pickles is the last, since other formats are pickles, too.
+    """
     found = {name: one for folder in _FOLDERS for name, one in discover(folder, "FORMAT").items()}
-    return cast("list[Format]", [found[name] for name in sorted(found)])
+    return cast("list[Format]", [found[name] for name in sorted(found, key=lambda name: (name == _ANY_PICKLE, name))])
 
 
 def _formats_of(head: bytes = b"") -> list[Format]:

@@ -195,6 +195,7 @@ def test_what_an_average_makes_infinite_of_finite_values_is_said() -> None:
         torch.save({"w": torch.tensor(values, dtype=torch.float64)}, name)
     receipt = cs.apply(cs.average(["a.pth", "b.pth"]), "out.pth")
     assert receipt.notes == (
+        "a.pth: 1 small tensor has NaN or infinite values: w",
         "1 value of w became infinite or NaN",
         "NaN and infinite values come from the inputs: w (1 value)",
     )

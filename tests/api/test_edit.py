@@ -391,12 +391,15 @@ def test_a_cast_says_what_was_nan_or_infinite_before(dtype: str, special: int) -
     torch.save({"w": torch.tensor([1.0, torch.nan, torch.inf, -torch.inf]), "b": torch.ones(2)}, "s.pth")
     said = f"NaN and infinite values come from the inputs: w ({special} value{'s' * (special > 1)})"
     assert said in cs.apply(cs.convert("s.pth", dtype=dtype), "out.safetensors").notes
-    assert not [note for note in cs.apply(cs.convert("s.pth"), "copy.pth").notes if "NaN" in note]  # bytes as they are
+    assert not [
+        note for note in cs.apply(cs.convert("s.pth"), "copy.pth").notes if "come from" in note
+    ]  # bytes as they are
 
 
 def test_cut_values_do_not_hide_a_nan_in_an_average() -> None:
     torch.save({"w": torch.tensor([torch.nan, 448.0]).to(torch.float8_e4m3fn)}, "s.pth")
-    twice, note = cs.apply(cs.average(["s.pth", "s.pth"]), "out.safetensors").notes
+    notes = cs.apply(cs.average(["s.pth", "s.pth"]), "out.safetensors").notes
+    twice, note = (one for one in notes if "small tensor" not in one)
     assert twice == "s.pth is given twice, and counts twice"
     assert note == "NaN and infinite values come from the inputs: w (1 value)"
 

@@ -190,7 +190,7 @@ def test_a_field_that_changes_results_is_said(fields: dict[str, Any], change: di
 @pytest.mark.parametrize(
     "change",
     [
-        {"use_cache": False}, {"dtype": "bfloat16"}, {"transformers_version": "4.40.0"}, {"_name_or_path": "x/y"},
+        {"use_cache": False}, {"dtype": "float32"}, {"transformers_version": "4.40.0"}, {"_name_or_path": "x/y"},
         {"attention_dropout": 0.1}, {"initializer_range": 0.1}, {"max_position_embeddings": 4096}, {},
     ],
     ids=str,

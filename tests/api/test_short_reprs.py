@@ -73,6 +73,7 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
         "Inspection": cs.inspect(name, stats=True),
         "Changes": cs.compare_changes(name, [other, name]),
         "Difference": cs.diff(name, other, values=True),
+        "KnownLayouts": cs.layouts(name),
         "Proposal": cs.match(name, other),
         "Proof": prove_linear(folder),
         "CheckReport": cs.check(name),

@@ -179,11 +179,10 @@ def test_a_code_that_means_nan_is_said_whatever_it_is_decoded_to(size: int, dtyp
     save_file(state, "a.safetensors")
     said = "NaN and infinite values come from the inputs: w.weight (1 value)"
     receipt = cs.apply(cs.convert("a.safetensors", dequantize=True, dtype=dtype), "o.safetensors")
-    assert [note for note in receipt.notes if "NaN" in note] == [said]
+    assert [note for note in receipt.notes if "come from" in note] == [said]
     module = torch.nn.ModuleDict({"w": torch.nn.Linear(size, size, bias=False)})
-    assert [note for note in cs.load_into(module, "a.safetensors", encoding="dequantize").notes if "NaN" in note] == [
-        said
-    ]
+    notes = cs.load_into(module, "a.safetensors", encoding="dequantize").notes
+    assert [note for note in notes if "come from" in note] == [said]
 
 
 def test_a_cast_of_many_small_tensors_says_which_has_a_nan() -> None:
@@ -239,4 +238,4 @@ def test_variances_that_a_merge_makes_negative_are_said(size: int, dtype: torch.
     assert not cs.apply(cs.merge(both, method="linear", weights=[0.5, 0.5]), "p.safetensors").notes
     save_file({"bn.running_var": -load_file("a.safetensors")["bn.running_var"]}, "n.safetensors")
     twice = cs.average(["n.safetensors"] * 2)
-    assert cs.apply(twice, "q.safetensors").notes == twice.notes
+    assert cs.apply(twice, "q.safetensors").notes == tuple(dict.fromkeys(twice.notes))

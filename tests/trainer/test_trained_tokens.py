@@ -85,7 +85,7 @@ def test_rows_of_a_run_that_get_other_tokens_are_said(run: str) -> None:
     with pytest.raises(cs.PlanError, match="this is the token list with which best.safetensors was trained") as caught:
         cs.transplant("run/best.safetensors", "en.yaml", vocab="rev.txt:en.txt")
     assert caught.value.exit_code == 4
-    assert caught.value.hint == "Put the source's list first: --vocab en.txt:rev.txt."
+    assert "put the source's list first: --vocab en.txt:rev.txt" in caught.value.hint
     # The list is gone: the lineage still has the checksum of its tokens.
     Path("en.txt").rename("letters.txt")
     assert said("run/best.safetensors", "ru.yaml", vocab="letters.txt:ru.txt") == []

@@ -73,7 +73,7 @@ KINDS = (
     _kind("adapter-config", r"(?:^|: )(?:target_modules selects \d+ modules? without"
           r"|modules_to_save lists .* the base's are|bias is \w+, but the adapter has no)", WARN,
           "Give the base that this adapter was trained on, or check whether factors were lost during saving."),
-    _kind("adapter-config", r"so ckpt cannot merge the adapter|, which changed the base model: ", WARN,
+    _kind("adapter-config", r"so ckpt cannot use the adapter|, which changed the base model: ", WARN,
           "Give the adapter to PEFT, with the base that it was trained on; ckpt lora merge refuses it."),
     _kind("adapter-config", r"^adapter_config\.json: (?!it )", WARN, "Correct adapter_config.json."),
     _kind(

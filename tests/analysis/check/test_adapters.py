@@ -307,9 +307,9 @@ def test_selected_modules_of_the_base_without_factors_are_named_as_by_lora_merge
     [
         ({"init_lora_weights": "pissa_niter_4"}, "has init_lora_weights pissa_niter_4, which changed the base model"),
         ({"init_lora_weights": "loftq"}, "has init_lora_weights loftq, which changed the base model"),
-        ({"alora_invocation_tokens": [5, 6]}, "sets alora_invocation_tokens, so ckpt cannot merge the adapter"),
-        ({"layer_replication": [[0, 3], [1, 4]]}, "sets layer_replication, so ckpt cannot merge the adapter"),
-        ({"use_qalora": True}, "sets use_qalora, so ckpt cannot merge the adapter"),
+        ({"alora_invocation_tokens": [5, 6]}, "sets alora_invocation_tokens, so ckpt cannot use the adapter"),
+        ({"layer_replication": [[0, 3], [1, 4]]}, "sets layer_replication, so ckpt cannot use the adapter"),
+        ({"use_qalora": True}, "sets use_qalora, so ckpt cannot use the adapter"),
         ({"use_qalora": False, "init_lora_weights": "gaussian", "layer_replication": None}, ""),
     ],
 )

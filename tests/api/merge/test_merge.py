@@ -174,6 +174,7 @@ def test_what_a_merge_makes_nan_of_finite_values_is_said(ckpt: Run) -> None:
     torch.save({"w": torch.tensor([3.0, -2.0, 1.0, 0.0])}, "b.pth")
     done = ckpt("merge", *MODELS, "-m", "slerp", "--param", "t=0.5", "-o", "o.pth", "--json")
     assert json.loads(done.out)["notes"] == [
+        "a.pth: 1 small tensor has NaN or infinite values: w",
         "3 values of w became infinite or NaN",
         "NaN and infinite values come from the inputs: w (1 value)",
     ], done

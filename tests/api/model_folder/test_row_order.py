@@ -142,10 +142,14 @@ def test_the_way_back_makes_pairs(llama: Any) -> None:
 
 
 def test_match_and_fits_say_it(llama: Any) -> None:
-    for found in (cs.match("meta/consolidated.00.pth", "hf"), cs.fits("meta/consolidated.00.pth", "hf")):
-        (note,) = notes(found)
-        assert f"- {{halves: 'layers.{{n}}.attention.wk', heads: {KEYS}}}" in note
-        assert not any("from_pretrained" in other for other in found.notes)
+    found = cs.match("meta/consolidated.00.pth", "hf")
+    (note,) = notes(found)
+    assert f"- {{halves: 'layers.{{n}}.attention.wk', heads: {KEYS}}}" in note
+    assert any("no rules are needed" in other for other in found.notes)
+    fit = cs.fits("meta/consolidated.00.pth", "hf")
+    assert not notes(fit)  # the transplant that makes it fit reorders the rows
+    assert fit.command[:2] == ("ckpt", "transplant")
+    assert "--map" not in fit.command
     assert cs.match("meta/consolidated.00.pth", "hf").complete
 
 

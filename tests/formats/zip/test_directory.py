@@ -102,7 +102,7 @@ BROKEN = {
     "encrypted, says the record alone": ("zip encryption", archive(PICKLE, storage(flags=0, local_flags=1))),
     "a split archive": ("zip disks", archive(PICKLE, STORAGE, disk=1)),
     "a pickle that was changed": ("crc", archive(PICKLE, STORAGE).replace(b"weight", b"weighs")),
-    "a data.pkl only further down": ("no data.pkl", archive(Record("a/b/data.pkl", pickled()), Record("a/b/data/0", STORAGE.data))),
+    "a data.pkl only further down": ("persistent id", archive(Record("a/b/data.pkl", pickled()), Record("a/b/data/0", STORAGE.data))),
     "other zip64 sizes where it lies": ("zip local header", archive(PICKLE, storage(local_sizes=(FULL, FULL), extra=wide(999, 999)))),
     "another method where it lies": ("zip local header", archive(PICKLE, storage(local_method=8))),
     "zip64 sizes that are not there": ("zip64", archive(PICKLE, storage(local_sizes=(FULL, FULL)))),

@@ -98,8 +98,7 @@ WRONG: list[tuple[Store | str, dict[str, Any], str]] = [
 def test_settings_that_codes_do_not_have_are_said(
     store: Store | str, settings: dict[str, Any], note: str, tmp_path: Path
 ) -> None:
-    (found,) = said(model(store, settings).folder(tmp_path / "m"))
-    assert f"{note}: " in found
+    assert any(f"{note}: " in found for found in said(model(store, settings).folder(tmp_path / "m")))
 
 
 SOUND: list[tuple[Store | str, dict[str, Any]]] = [
