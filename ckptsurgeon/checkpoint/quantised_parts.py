@@ -147,7 +147,7 @@ def _cast_parts(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterato
 
 
 def _casts(one: QuantisedTensor, tensors: Tensors) -> Iterator[str]:
-    """Yield what is said of each part of a quantised tensor that has another dtype than loaders accept.
+    """Yield a text for each part of a quantised tensor whose dtype loaders do not accept.
 
     The scales (``absmax``) of 4-bit weights of bitsandbytes are codes if they have scales, too.
     """

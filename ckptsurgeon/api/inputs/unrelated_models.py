@@ -22,9 +22,9 @@ DIFFERENCE, COSINE = 0.6, 0.5
 Fine-tuning changes weights by some per cent; two models that were trained apart have a cosine of about 0.
 """
 SAME, WITHOUT_BASE = "the same model as ", 0.2
-"""What precedes the name of a model that is itself merged, and is no base; and the cosine for such models.
+"""The words before the name of a model that is merged, in place of a base; and the cosine for such models.
 
-It is smaller, because checkpoints of one training may be far apart.
+The cosine is smaller, because checkpoints of one training may be far apart.
 """
 
 

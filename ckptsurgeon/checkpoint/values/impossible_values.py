@@ -21,7 +21,7 @@ VARIANCE = re.compile(r"(?:^|[._/])(?:running_var|moving_variance)(?::0)?$")
 """Matches the keys of variances in batch norms, those of Keras too."""
 FLAX = re.compile(r"^batch_stats[./].*[./]var$")
 NEGATIVE = -1e-6
-"""A variance below this is no rounding error; with the usual eps of 1e-5 the root of the sum may be NaN."""
+"""A variance below this is not a rounding error: with the usual eps of 1e-5 the root of the sum may be NaN."""
 UPDATES = 100
 """The number of training steps after which statistics cannot have their initial values."""
 LOGIT_SCALE = re.compile(r"(?:^|[._/])(?:log_)?logit_scale(?:_[at])?$")

@@ -44,7 +44,7 @@ def check_mlx(tensors: Mapping[str, TensorInfo], data: Mapping[str, Any], name: 
     odd = [key for key, info in tensors.items() if not key.endswith(SIDES) or not _is_matrix(info)]
     if odd or not tensors:
         raise FormatError(
-            f"{escape(name)} has tensors that are no factors of linear layers: {listing(odd)}."
+            f"{escape(name)} has tensors that are not factors of linear layers: {listing(odd)}."
             if odd
             else f"{escape(name)} is not an adapter: it has no tensors.",
             rule="unknown key",

@@ -105,7 +105,7 @@ def _collect(
     """Add the modules of an adapter to ``found``."""
     adapter, name = one.adapter, escape(one.adapter.name)
     modules, left = chosen_modules(one, exclude)
-    refuse_dora(adapter, modules, "whose change is no product of factors, so that it cannot be joined to another")
+    refuse_dora(adapter, modules, "whose change is not a product of factors, so it cannot be joined to another")
     if adapter.spelling == "kohya" and modules and base is None:
         raise PlanError(
             f"the names of the adapter {name} have underscores where those of its model have dots: the names of the "
@@ -126,7 +126,7 @@ def _collect(
 
 
 def _collect_saved(found: _Collected, source: int, one: AdapterView) -> None:
-    """Add the biases that an adapter saves; raises PlanError for what is no bias, or has another weight than 1."""
+    """Add the biases that an adapter saves; raises PlanError for other tensors, or if its weight is not 1."""
     name = escape(one.adapter.name)
     whole = [key for key in one.adapter.saved if not key.endswith("bias")]
     if whole:

@@ -100,7 +100,7 @@ def adapter_plan(
 
 
 def _refuse_whole(one: AdapterView, modules: Sequence[AdapterModule], to: str) -> None:
-    """Raise PlanError if the adapter has tensors that are no factors: no other toolkit has names for them."""
+    """Raise PlanError if the adapter has tensors that are not factors: no other toolkit has names for them."""
     found = [*one.adapter.saved, *(module.bias for module in modules if module.bias)]
     if found:
         raise PlanError(

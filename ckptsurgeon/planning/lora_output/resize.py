@@ -53,8 +53,8 @@ def plan_lora_resize(
 ) -> Plan:
     """Return the plan of the adapter ``one`` with smaller ranks; ``ranks`` has that of each module, by its factor A.
 
-    A module whose rank is no larger already is copied. Scales stay. The output has the names of the same toolkit, if
-    it can store several ranks. ``dtype`` is the dtype of all factors; '' keeps theirs. ``metadata`` are those of the
+    A module is copied if its rank is not larger than that. Scales stay. The output has the names of the same toolkit,
+    if it can store several ranks. ``dtype`` is the dtype of all factors; '' keeps theirs. ``metadata`` are those of the
     adapter's file.
     """
     refuse_resizing(one)
