@@ -36,7 +36,7 @@ _LATIN = ("latin1", "latin-1")
 
 @dataclass(frozen=True)
 class PlacedPickle:
-    """The value of a pickle, the offset of its end in the file, and the SHA-256 of the rest without the long strings."""
+    """The value of a pickle, the offset of its end in the file, and the SHA-256 of the pickle without long strings."""
 
     value: Any
     end: int

@@ -268,9 +268,9 @@ def ids_of_roles(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
 def _ends_of_part(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
     """Yield the ``eos_token_id`` of a nested configuration, if the outer one has none.
 
-    Generation uses it if no other configuration has one (``GenerationConfig.from_model_config`` of transformers). That
-    of ``text_config`` counts even beside a generation_config.json, as the one of config.json does: other programs (vLLM,
-    converters to GGUF) read it, and it may be left from another model.
+    Generation uses it if no other configuration has one (``GenerationConfig.from_model_config`` of transformers). The
+    one of ``text_config`` counts even beside a generation_config.json, as that of config.json does: other programs
+    (vLLM, converters to GGUF) read it, and it may be left from another model.
     """
     if folder.config.get("eos_token_id") is not None:
         return
