@@ -29,12 +29,14 @@ from .lora.extract import lora_extract
 from .lora.merge import lora_merge
 from .lora.resize import lora_resize
 from .merge.merge import merge
+from .resize.resize import resize
 from .transplant.transplant import transplant
 
 __all__ = ["CompiledRecipe", "load_order", "load_plan", "plan_recipe"]
 
 _VERBS: Mapping[str, Callable[..., Plan]] = {
     "transplant": transplant,
+    "resize": resize,
     "rename": rename,
     "filter": filter,
     "convert": convert,
@@ -52,7 +54,7 @@ _SHARED: dict[str, type] = {"ranks": int, "axis": list, "mesh": str}
 """The fields for formats that write one file for each rank, and their types."""
 _PATHS = (
     "source", "sources", "destination", "map_file", "operations", "vocab", "tokens", "models", "base", "plugin",
-    "adapters", "adapter", "tuned", "output",
+    "adapters", "adapter", "tuned", "output", "config",
 )  # fmt: skip
 
 PROVED, VERDICTS = "proved", ("EQUIVALENT", "SAME")

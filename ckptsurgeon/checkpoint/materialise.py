@@ -30,6 +30,7 @@ from ..tensors.info import (
     Sliced,
     Storage,
     Summed,
+    Taken,
     TensorInfo,
 )
 from ..tensors.ops.regions import Array as Values
@@ -147,12 +148,14 @@ def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
         wide = torch.complex128 if first.is_complex() else torch.float64
         number = len(made.of) if made.is_mean else 1
         return (functools.reduce(torch.add, others, first.to(wide)) / number).to(first.dtype)
-    assert isinstance(made, (Cast, Permuted, Reshaped, Scaled, Shifted, Sliced))
+    assert isinstance(made, (Cast, Permuted, Reshaped, Scaled, Shifted, Sliced, Taken))
     of = _materialised(checkpoint, key, made.of)
     if isinstance(made, Reshaped):
         return of.reshape(info.shape)
     if isinstance(made, Permuted):
         return of.permute(made.dims)
+    if isinstance(made, Taken):
+        return torch.cat([of.narrow(made.dim, begin, end - begin) for begin, end in made.runs], made.dim)
     if isinstance(made, Sliced):
         return of[tuple(slice(at, at + size) for at, size in zip(made.begin, info.shape, strict=True))]
     if isinstance(made, Cast):

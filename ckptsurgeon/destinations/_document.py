@@ -34,6 +34,7 @@ class Document:
     ``vocabulary`` replaces the vocabulary of the model, if given. ``task`` is the ESPnet task that the user chose, if
     any. If ``constructor_weights`` is false, the model is built without the weights that its constructor would load.
     If ``dequantized`` is true, quantization_config is ignored: the model is built with unquantised weights.
+    ``overrides`` are fields of a config.json of transformers with other values than the file has.
     """
 
     path: str
@@ -48,6 +49,7 @@ class Document:
     constructor_weights: bool = True
     train: Mapping[str, Any] = field(default_factory=dict)
     dequantized: bool = False
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -94,13 +94,14 @@ def target_with(
     constructor_weights: bool = True,
     train: Mapping[str, Any] | None = None,
     dequantized: bool = False,
+    overrides: Mapping[str, Any] | None = None,
 ) -> TargetSpec:
     """Return the destination as ``load_target`` does, but with a new ``vocabulary`` for a model of transformers.
 
     Token ids in the model's configuration are changed to the ids of the same tokens in the new vocabulary, and the new
     tokeniser is copied. ``train`` replaces the section ``train:`` of the configuration, from which the tokeniser and
     processors of a speech model are written. If ``dequantized`` is true, the destination of a quantised model has
-    unquantised weights.
+    unquantised weights. ``overrides`` are fields of a config.json of transformers that get other values.
     """
     if not constructor_weights:
         _check_built(path)
@@ -118,7 +119,7 @@ def target_with(
         return checkpoint_target(text)
     document = replace(
         read_document(text), vocabulary=vocabulary, task=task, constructor_weights=constructor_weights,
-        dequantized=dequantized,
+        dequantized=dequantized, overrides=overrides or {},
     )  # fmt: skip
     document = replace(document, train=train) if train is not None else document
     try:

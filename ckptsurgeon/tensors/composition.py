@@ -25,6 +25,7 @@ from .info import (
     Shifted,
     Sliced,
     Summed,
+    Taken,
     TensorInfo,
 )
 
@@ -43,6 +44,7 @@ __all__ = [
     "reshape",
     "scale",
     "shift",
+    "take",
     "total",
 ]
 
@@ -98,6 +100,20 @@ def _parts(made: Concatenated, begin: int, end: int) -> Iterator[TensorInfo]:
         if first < last:
             yield cut(one, made.dim, first, last - first)
         at += one.shape[made.dim]
+
+
+def take(info: TensorInfo, dim: int, runs: Sequence[tuple[int, int]]) -> TensorInfo:
+    """Return the elements at the indices in ``runs`` along ``dim``; a run is (first index, index after the last)."""
+    merged: list[tuple[int, int]] = []
+    for begin, end in runs:
+        if merged and merged[-1][1] == begin:
+            merged[-1] = (merged[-1][0], end)
+        else:
+            merged.append((begin, end))
+    if len(merged) == 1:
+        return cut(info, dim, merged[0][0], merged[0][1] - merged[0][0])
+    size = sum(end - begin for begin, end in merged)
+    return _made(info, (*info.shape[:dim], size, *info.shape[dim + 1 :]), Taken(info, dim, tuple(merged)))
 
 
 def permute(info: TensorInfo, dims: Sequence[int]) -> TensorInfo:

@@ -23,6 +23,7 @@ __all__ = [
     "Sliced",
     "Storage",
     "Summed",
+    "Taken",
     "TensorInfo",
 ]
 
@@ -152,6 +153,19 @@ class Sliced:
 
 
 @dataclass(frozen=True)
+class Taken:
+    """The elements of the tensor ``of`` at some indices along the dimension ``dim``, in the order of ``runs``.
+
+    ``runs`` has pairs (begin, end), each for the indices from ``begin`` up to, but not including, ``end``. An index may
+    occur several times.
+    """
+
+    of: TensorInfo
+    dim: int
+    runs: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
 class Permuted:
     """The tensor ``of`` with its dimensions in another order: dimension ``i`` is dimension ``dims[i]`` of ``of``."""
 
@@ -277,5 +291,17 @@ class Filled:
 
 
 Made: TypeAlias = (
-    Given | Filled | Decoded | Encoded | Sliced | Permuted | Reshaped | Concatenated | Scaled | Shifted | Summed | Cast
+    Given
+    | Filled
+    | Decoded
+    | Encoded
+    | Sliced
+    | Taken
+    | Permuted
+    | Reshaped
+    | Concatenated
+    | Scaled
+    | Shifted
+    | Summed
+    | Cast
 )

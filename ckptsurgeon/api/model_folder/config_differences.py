@@ -53,6 +53,9 @@ MOST = 12
 
 FACTOR = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B)(?:\.|$)")
 
+DIFFERENT = "equal weights compute different results, because the config.json files differ"
+"""The beginning of the note on fields of configurations that differ."""
+
 
 def _factor_notes(plan: Plan) -> list[str]:
     """Return a note if a plan merges the low-rank factors A and B of adapters separately.
@@ -123,7 +126,7 @@ def config_notes(other: str, theirs: Mapping[str, Any], name: str, ours: Mapping
     if len(lines) > MOST:
         lines[MOST:] = [f"and {len(lines) - MOST} more"]
     if lines:
-        yield f"equal weights compute different results, because the config.json files differ: {'; '.join(lines)}"
+        yield f"{DIFFERENT}: {'; '.join(lines)}"
 
 
 def _line(field: str, *pair: tuple[str, str]) -> str:

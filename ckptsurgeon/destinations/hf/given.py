@@ -38,7 +38,8 @@ def given_fields(document: Document) -> GivenFields:
 
 def _given(document: Document) -> GivenFields:
     if not document.model:
-        return GivenFields(dict(document.content), os.path.dirname(document.path), document.name, {})
+        folder = os.path.dirname(document.path)
+        return GivenFields(dict(document.content), folder, document.name, dict(document.overrides))
     named = document.model["transformers"]
     if isinstance(named, str) and os.path.isdir(document.resolve(named)):
         named = os.path.join(named, "config.json")

@@ -31,6 +31,7 @@ from ...tensors.info import (
     Shifted,
     Sliced,
     Summed,
+    Taken,
     TensorInfo,
 )
 from ...tensors.odd_scales import OddScales
@@ -114,6 +115,8 @@ def read_derived(read: Read, info: TensorInfo, box: Box, odd: OddScales | None =
         return cast(np.full(box_shape(box), made.value), "float64", info.dtype)[0]
     if isinstance(made, Sliced):
         return read(made.of, tuple((a + at, b + at) for (a, b), at in zip(box, made.begin, strict=True)))
+    if isinstance(made, Taken):
+        return _taken(read, made, box)
     if isinstance(made, Permuted):
         theirs = dict(zip(made.dims, box, strict=True))
         return read(made.of, tuple(theirs[d] for d in range(len(box)))).transpose(made.dims)
@@ -144,6 +147,29 @@ def _overlapping(made: Concatenated, box: Box) -> Iterator[tuple[TensorInfo, Box
         at += size
     if begin == end:
         yield made.of[0], (*box[: made.dim], (0, 0), *box[made.dim + 1 :])
+
+
+FEW = 8
+"""So many runs of indices are read one by one; more are read together with what is between them, if that is little."""
+
+
+def _taken(read: Read, made: Taken, box: Box) -> Array:
+    """Return the part ``box`` of the elements that ``made`` takes from a tensor."""
+    dim, (first, last) = made.dim, box[made.dim]
+    pieces, at = [], 0
+    for begin, end in made.runs:
+        low, high = max(first - at, 0), min(last - at, end - begin)
+        if low < high:
+            pieces.append((begin + low, begin + high))
+        at += end - begin
+        if at >= last:
+            break
+    low, high = min((a for a, _ in pieces), default=0), max((b for _, b in pieces), default=0)
+    if len(pieces) <= FEW or high - low > SPARSE * (last - first):
+        boxes = [(*box[:dim], piece, *box[dim + 1 :]) for piece in pieces or [(0, 0)]]
+        return np.concatenate([read(made.of, one) for one in boxes], axis=dim)
+    indices = np.concatenate([np.arange(a - low, b - low) for a, b in pieces])
+    return np.take(read(made.of, (*box[:dim], (low, high), *box[dim + 1 :])), indices, axis=dim)
 
 
 def _reshaped(read: Read, of: TensorInfo, shape: Sequence[int], box: Box) -> Array:

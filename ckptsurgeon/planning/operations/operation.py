@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
@@ -20,15 +21,20 @@ from ...util.text import brief_repr, escape
 from ..keys.pattern import KeyPattern
 from ..keys.rules import Rule, target_rule, target_rules
 
-__all__ = ["JOINING", "MIXTURES", "Operation", "parse_operations"]
+__all__ = ["ALL", "JOINING", "MIXTURES", "Operation", "indices_of", "parse_operations"]
 
 MOST = 10_000
 """The most operations, and the most numbers of a constant."""
+MOST_RUNS = 100_000
+"""The most ranges of indices of a take."""
 MIXTURES: Mapping[str, tuple[str, str, str]] = {
     "q5_k_m": ("q5_k", "q6_k", "q6_k"),
     "q4_k_m": ("q4_k", "q5_k", "q6_k"),
 }
 """{mixture of GGUF types: (type of most matrices, of queries, keys and values in one matrix, of the most important)}"""
+ALL = 2**53 - 1
+"""The default of ``end``: all elements."""
+_RUN = re.compile(r"([0-9]{1,15})(?:\.\.([0-9]{1,15}))?")
 LARGEST = 3.4028234663852886e38
 """The largest number of float32."""
 
@@ -64,6 +70,22 @@ def _is_single(value: Any) -> bool:
     return _is_number(value) and abs(value) <= LARGEST
 
 
+def _is_runs(value: Any) -> bool:
+    runs = indices_of(value) if isinstance(value, str) else []
+    return 0 < len(runs) <= MOST_RUNS and all(begin < end for begin, end in runs)
+
+
+def indices_of(text: str) -> list[tuple[int, int]]:
+    """Return the runs (first index, index after the last) that a text such as ``0..3,8..11`` lists; [] if it is wrong.
+
+    The ends of a range are both in it. An index may be listed several times.
+    """
+    found = [_RUN.fullmatch(part.strip()) for part in text.split(",", MOST_RUNS)]
+    if not all(found):
+        return []
+    return [(int(one[1]), int(one[2] or one[1]) + 1) for one in found if one is not None]
+
+
 def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
 
@@ -71,6 +93,7 @@ def _is_texts(value: Any) -> bool:
 _DIM = _Field(_is_int, "a dimension, as in 0 or -1", default=0)
 _HEADS = _Field(lambda value: _is_int(value) and value > 0, "the number of heads")
 _COUNT = _Field(lambda value: _is_int(value) and value > 0, "a number above 0")
+_BLOCK = _Field(lambda value: _is_int(value) and value > 0, "the number of elements of a block", default=1)
 _GROUPS = _Field(lambda value: _is_int(value) and value > 0, "the number of groups", default=1)
 _NAME = _Field(lambda value: isinstance(value, str), "a name")
 _NAMES = _Field(lambda value: isinstance(value, str) or _is_texts(value), "a list of names, or a name with a range")
@@ -97,11 +120,18 @@ _FIELDS: Mapping[str, Mapping[str, _Field]] = {
     },
     "pad": {"dim": _DIM, "size": _COUNT, "value": _Field(_is_single, "a number that fits into float32", default=0)},
     "tile": {"dim": _DIM, "times": _COUNT},
+    "take": {"indices": _Field(_is_runs, "indices, as in 0..3,8..11"), "dim": _DIM, "block": _BLOCK},
+    "zero": {},
     "pool": {"heads": _HEADS, "to": _COUNT},
     "repeat": {"heads": _HEADS, "to": _COUNT},
     "halves": {"heads": _HEADS},
     "pairs": {"heads": _HEADS},
-    "scale": {"by": _Field(_is_number, "a finite number")},
+    "scale": {
+        "by": _Field(_is_number, "a finite number"),
+        "dim": _DIM,
+        "begin": _Field(_is_int, "the index of the first element", default=0),
+        "end": _Field(_is_int, "the index after the last element", default=ALL),
+    },
     "shift": {"by": _Field(_is_number, "a finite number")},
     "constant": {"values": _Field(_is_numbers, f"a list of 1 to {MOST} numbers that fit into float32")},
     "dequantize": {},

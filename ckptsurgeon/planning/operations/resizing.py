@@ -1,14 +1,14 @@
-"""The operations that make a tensor larger or smaller: slice, pad, tile, pool and repeat."""
+"""The operations that make a tensor larger or smaller (slice, take, pad, tile, pool, repeat), and scale."""
 
 from __future__ import annotations
 
 from ...errors import PlanError
-from ...tensors.composition import cut, filled, join, reshape, total
+from ...tensors.composition import cut, filled, join, reshape, scale, take, total
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape
-from .operation import Operation
+from .operation import ALL, Operation, indices_of
 
-__all__ = ["MOST_PARTS", "dimension", "of_heads", "resized"]
+__all__ = ["MOST_PARTS", "dimension", "of_heads", "resized", "scaled_part"]
 
 MOST_PARTS = 100_000
 """The most parts into which an operation divides a tensor, or from which it makes one: enough for experts, heads or
@@ -54,7 +54,7 @@ def of_heads(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
 
 
 def resized(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
-    """Return a tensor after a slice, a pad or a tile: with more or fewer elements along one dimension."""
+    """Return a tensor after a slice, take, pad or tile: with more or fewer elements along one dimension."""
     dim = dimension(operation, operation.fields["dim"], key, len(info.shape))
     size = info.shape[dim]
     if operation.verb == "tile":
@@ -72,6 +72,15 @@ def resized(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
             )
         shape = (*info.shape[:dim], more, *info.shape[dim + 1 :])
         return join([info, filled(info, shape, float(operation.fields["value"]))], dim) if more else info
+    if operation.verb == "take":
+        block = operation.fields["block"]
+        runs = [(begin * block, end * block) for begin, end in indices_of(operation.fields["indices"])]
+        if size % block or max(end for _, end in runs) > size:
+            raise PlanError(
+                f"{operation}: dimension {dim} of {escape(key)} has size {size}, and the indices "
+                f"{escape(operation.fields['indices'], 60)} in blocks of {block} do not fit into it."
+            )
+        return take(info, dim, runs)
     begin, end = (one + size if one < 0 else one for one in (operation.fields["begin"], operation.fields["end"]))
     if not 0 <= begin < end <= size:
         raise PlanError(
@@ -80,3 +89,22 @@ def resized(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
             hint="The end is the index after the last element; indices below 0 count from the end.",
         )
     return cut(info, dim, begin, end - begin)
+
+
+def scaled_part(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
+    """Return a tensor multiplied by ``by``: all of it, or the elements ``begin`` to ``end`` along ``dim``."""
+    factor = float(operation.fields["by"])
+    begin, end = operation.fields["begin"], operation.fields["end"]
+    if (begin, end) == (0, ALL):
+        return scale(info, factor)
+    dim = dimension(operation, operation.fields["dim"], key, len(info.shape))
+    size = info.shape[dim]
+    end = size if end == ALL else end
+    if not 0 <= begin < end <= size:
+        raise PlanError(
+            f"{operation}: {begin} to {end} is not a range of dimension {dim} of {escape(key)}, which has size {size}.",
+            hint="The end is the index after the last element.",
+        )
+    parts = ((0, begin, 1.0), (begin, end, factor), (end, size, 1.0))
+    cuts = [(cut(info, dim, first, last - first), by) for first, last, by in parts if first < last]
+    return join([scale(one, by) if by != 1.0 else one for one, by in cuts], dim)

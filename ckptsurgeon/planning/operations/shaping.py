@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from math import prod
 
 from ...errors import PlanError
-from ...tensors.composition import cut, join, permute, reshape, scale, shift, total
+from ...tensors.composition import cut, filled, join, permute, reshape, shift, total
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing, natural_key, number_in, shape_text
 from .operation import INDEX, Operation
-from .resizing import MOST_PARTS, dimension, of_heads, resized
+from .resizing import MOST_PARTS, dimension, of_heads, resized, scaled_part
 
 __all__ = ["joined", "reshaped_by", "split_by"]
 
@@ -91,7 +91,9 @@ def _sizes(operation: Operation, key: str, info: TensorInfo, dim: int) -> list[i
 def reshaped_by(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
     """Return the header of a tensor after an operation that keeps its name: transpose, reshape, halves and others."""
     if operation.verb == "scale":
-        return scale(info, float(operation.fields["by"]))
+        return scaled_part(operation, key, info)
+    if operation.verb == "zero":
+        return filled(info, info.shape, 0.0)
     if operation.verb == "shift":
         return shift(info, float(operation.fields["by"]))
     if operation.verb in ("halves", "pairs"):
@@ -100,7 +102,7 @@ def reshaped_by(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
         return of_heads(operation, key, info)
     if operation.verb == "reshape":
         return reshape(info, _shape(operation, key, info))
-    if operation.verb in ("slice", "pad", "tile"):
+    if operation.verb in ("slice", "take", "pad", "tile"):
         return resized(operation, key, info)
     return permute(info, _dims(operation, key, len(info.shape)))
 

@@ -1,0 +1,72 @@
+"""Reads the arguments of resize: fields with their new values, and lists of what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...errors import ConfigError
+from ...planning.operations.operation import indices_of
+from ...storage.yaml_text import read_yaml
+from ...util.text import brief_repr, escape
+
+__all__ = ["at_path", "fields_of", "kept_of", "nested"]
+
+
+def fields_of(given: Mapping[str, Any] | Sequence[str] | str) -> dict[str, Any]:
+    """Return the new values of fields by their dotted paths; strings have the form ``FIELD=VALUE``, a value in YAML.
+
+    Raises ConfigError if nothing is given, or a string has another form.
+    """
+    if isinstance(given, Mapping):
+        found = {str(name): value for name, value in given.items()}
+    else:
+        found = {}
+        for text in [given] if isinstance(given, str) else given:
+            name, equals, value = text.partition("=")
+            if not (name.strip() and equals and value.strip()):
+                raise ConfigError(f"--set {escape(text)} is not FIELD=VALUE.", hint="As in --set num_hidden_layers=12.")
+            if name.strip() in found:
+                raise ConfigError(f"--set {escape(name)} is given twice.", hint="Leave one of the two out.")
+            found[name.strip()] = read_yaml(value, "--set")
+    if not found:
+        raise ConfigError("no field is given.", hint="As in --set num_hidden_layers=12.")
+    return found
+
+
+def kept_of(given: Mapping[str, Any] | Sequence[str] | None) -> dict[str, list[int]]:
+    """Return the indices that are kept by field, from ``FIELD=0..3,8``; raises ConfigError if a list is wrong."""
+    rows = given.items() if isinstance(given, Mapping) else (text.partition("=")[::2] for text in given or ())
+    found = {}
+    for name, value in rows:
+        text = value if isinstance(value, str) else ",".join(map(str, value))
+        runs = indices_of(text) if text else []
+        kept = [index for begin, end in runs for index in range(begin, min(end, begin + 1_000_000))]
+        if not kept or sorted(set(kept)) != kept:
+            raise ConfigError(
+                f"--keep {escape(str(name))}={escape(text)}: {brief_repr(text, 60)} is not a list of different numbers "
+                "in ascending order.",
+                hint="As in --keep num_local_experts=0..3,6.",
+            )
+        found[str(name).strip()] = kept
+    return found
+
+
+def nested(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields by their dotted paths as nested fields: ``{"text_config": {"hidden_size": 64}}``."""
+    found: dict[str, Any] = {}
+    for path, value in fields.items():
+        *parts, name = path.split(".")
+        inner = found
+        for part in parts:
+            inner = inner.setdefault(part, {})
+        inner[name] = value
+    return found
+
+
+def at_path(fields: Mapping[str, Any], path: str) -> Any:
+    """Return the value at a dotted path; None if there is none."""
+    value: Any = fields
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value

@@ -1,0 +1,164 @@
+"""``resize``: another width, depth, or number of heads, experts or channels, by changing the configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.opening import open_checkpoint
+from ...destinations.hf.resizable import Resizable
+from ...errors import ConfigError, PlanError
+from ...planning.plan.plan import Plan
+from ...planning.resizing.axes import grouped, numberless
+from ...planning.target import TargetSpec
+from ...planning.transplant.options import Options
+from ...storage.read.spec import SourceSpec
+from ...tensors.dtypes import DTYPES
+from ...util.text import escape, listing
+from ..inputs.argument_types import Path, checked
+from ..inputs.arguments import check_seed, plain_arguments
+from ..inputs.metadata import check_metadata, with_metadata
+from ..inputs.operations import operate
+from ..inputs.reopening import RESIZED
+from ..model_folder.config_differences import DIFFERENT
+from ..transplant.opening import plan_into
+from .arguments import fields_of, kept_of
+from .scores import scores
+from .stages import Choices, Stages
+
+__all__ = ["resize"]
+
+CONFIG = "config.json"
+TESTED = (
+    "bert", "clip", "deepseek_v3", "gemma3_text", "gpt2", "gpt_oss", "llama", "mixtral", "qwen3", "t5", "vit",
+    "wav2vec2", "whisper",
+)  # fmt: skip
+"""The types of models whose outputs the tests compare before and after each change that is said to keep them."""
+NEW_CHANNELS = ("init", "copy")
+
+
+@checked
+def resize(
+    source: Path,
+    *,
+    set: Mapping[str, Any] | Sequence[str],
+    layers: str | None = None,
+    keep: Mapping[str, Any] | Sequence[str] | None = None,
+    new_channels: str | None = None,
+    config: Path | None = None,
+    dtype: str | None = None,
+    seed: int = 0,
+    root: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Plan:
+    """Plan a model of another size: the network of its config.json with other values of some fields.
+
+    Which axes of which tensors a field changes is found by building the network, without storage, at both values.
+    ``source`` is the folder of a model of transformers, or a checkpoint with its config.json as ``config``. ``set``
+    maps fields to new values, or has strings FIELD=VALUE: the width (hidden_size), the number of layers, of heads, of
+    heads of keys and values, of channels of feed-forward layers (intermediate_size) and of experts.
+
+    ``layers`` says which layers the output has: a list of the source's (``0..23,8..31``), or "repeat", "interleave" or
+    "identity" (copies that only pass their input on) for more of them, "first" or "evenly" for fewer. ``keep`` maps a
+    field to the heads, channels or experts that are kept, as ``0..3,6``; by default those with the largest weights.
+    ``new_channels`` is "init" (new channels are initialised and contribute nothing at first) or "copy". ``dtype``,
+    ``seed``, ``root`` and ``metadata`` are as in ``transplant``; by default the dtype of the source is kept.
+
+    Notes of the plan say of each field whether the network computes the same afterwards. Raises ConfigError for a field
+    or value that is not possible, PlanError if it is not known how a tensor changes, and what ``transplant`` raises.
+    """
+    check_metadata(metadata)
+    check_seed(seed)
+    if new_channels is not None and new_channels not in NEW_CHANNELS:
+        raise ConfigError(f"--new-channels {escape(new_channels)} is unknown.", hint="Use init or copy.")
+    path = os.fspath(source)
+    base = Resizable(_config(path, config))
+    fields = {base.main_name(name): value for name, value in fields_of(set).items()}
+    kept = {base.main_name(name): value for name, value in kept_of(keep).items()}
+    with open_checkpoint(path, root) as opened:
+        choices = Choices(layers or "", kept, new_channels or "")
+        stages = Stages(base, fields, choices, lambda axes, units: scores(axes, units, named))
+        rows = _as_named(opened, stages.first)
+        named = operate([opened], rows)[0].checkpoint if rows else opened
+        changes = list(stages.changes())
+        dtypes = {info.dtype for info in opened.values() if DTYPES[info.dtype].is_floating}
+        freed = _untied(stages.first, stages.last)
+        rows += [{"copy": owner, "into": [owner, alias]} for owner, alias in freed]
+        for change in changes:
+            rows += [*grouped(change.rows, list(stages.first.tensors)), *change.after]
+    policies = {numberless(key): policy for change in changes for key, policy in change.policies.items()}
+    options = Options.of(
+        exclude=[key for change in changes for key in change.left],
+        rules=[rule for change in changes for rule in change.renamed],
+        on_mismatch=policies, on_missing="error", dtype=dtype or (dtypes.pop() if len(dtypes) == 1 else None),
+    )  # fmt: skip
+    arguments = plain_arguments(
+        layers=layers, keep={name: list(value) for name, value in kept.items()}, new_channels=new_channels, dtype=dtype,
+        root=root, **{RESIZED: stages.overrides},
+    )  # fmt: skip
+    try:
+        plan = plan_into(
+            [SourceSpec(path)],
+            stages.last,
+            options,
+            seed=seed,
+            arguments=arguments,
+            root=root,
+            rows=rows,
+            by_place=True,
+        )
+    except PlanError as error:  # its hints are options of transplant
+        hint = "Layers differ: choose others with --layers." if layers else "Look at the source with ckpt check."
+        raise PlanError(error.message, hint=hint, details=error.details) from None
+    notes = [change.note(is_tested=stages.model_type in TESTED) for change in changes]
+    notes += [f"{escape(alias)} is a copy of {escape(owner)}, to which it was tied" for owner, alias in freed]
+    others = [note for note in plan.notes if not note.startswith(DIFFERENT)]  # that is what was asked for
+    return with_metadata(replace(plan, verb="resize", notes=(*notes, *stages.said, *others)), metadata)
+
+
+def _config(path: str, config: Path | None) -> str:
+    if config is not None:
+        return os.fspath(config)
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    found = os.path.join(folder, CONFIG)
+    if "://" in path or not os.path.isfile(found):
+        raise ConfigError(
+            f"there is no {CONFIG} in the folder of {escape(path)}, and without it the network is not known.",
+            hint="Name it with --config, or fetch the whole folder first.",
+        )
+    return found
+
+
+def _as_named(source: Checkpoint, first: TargetSpec) -> list[Mapping[str, Any]]:
+    """Return operations that give the source's tensors the names and shapes of its network.
+
+    Raises PlanError if the source does not have all tensors of the network of its configuration.
+    """
+    rows: list[Mapping[str, Any]] = []
+    names = {key for key in source if key in first.tensors}
+    if first.recognise is not None:
+        found = first.recognise(source)
+        rows += found.operations
+        for old, new in found.names.items():
+            if old != new and new in first.tensors:
+                rows.append({"copy": old, "into": [new]})
+                names.add(new)
+    owners = {first.ties.get(key, key) for key in names}
+    missing = [] if rows else [key for key in first.tensors if first.ties.get(key, key) not in owners]
+    wrong = [key for key in names if key in source and source[key].shape != first.tensors[key].shape]
+    if missing or (wrong and not rows):
+        what = f"does not have {listing(missing)}" if missing else f"has other shapes: {listing(wrong)}"
+        raise PlanError(
+            f"{escape(source.path)} is not a checkpoint of its configuration: it {what}.",
+            hint="See ckpt fits for what differs.",
+        )
+    return rows
+
+
+def _untied(first: TargetSpec, last: TargetSpec) -> list[tuple[str, str]]:
+    """Return (key, other key) of tensors that are tied in the source's network, but not in the output's."""
+    pairs = [(owner, alias) for alias, owner in first.ties.items() if alias in last.tensors]
+    return [(owner, alias) for owner, alias in pairs if last.ties.get(alias, alias) != last.ties.get(owner, owner)]

@@ -1,0 +1,88 @@
+"""The command ``ckpt resize``: another width, depth, or number of heads, experts or channels."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..options import Root, SetMetadata, metadata_of
+from ..writing import Writing
+
+NAME = "resize"
+HELP = """Change the size of a model by the fields of its configuration.
+
+Width, depth, heads, heads of keys and values, channels of feed-forward layers and experts can be changed. Which tensors
+a field changes is found by building the network of transformers, without storage, at both values. The note on each
+field says whether the outputs stay equal; --prove runs both networks and compares them. Configuration, tokeniser and
+weights are written to a folder that from_pretrained opens.
+"""
+EXAMPLES = """\b
+Examples:
+  ckpt resize llama/ --set num_key_value_heads=2 -o gqa/
+  ckpt resize llama/ --set num_hidden_layers=48 --layers 0..23,8..31 -o deep/
+  ckpt resize small/ --set hidden_size=2048 --set intermediate_size=8192 -o wide/
+  ckpt resize moe/ --set num_local_experts=4 --keep num_local_experts=0,2,5,7 -o smaller/
+"""
+
+
+def run(
+    source: Annotated[str, typer.Argument(metavar="DIR", help="The folder of the model.")],
+    set: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Give a field of config.json this value, as num_hidden_layers=48. Repeatable.",
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            "--layers",
+            metavar="LIST|repeat|interleave|identity|first|evenly",
+            help="Take these layers of the source, as 0..23,8..31; repeat all in order, or each; add layers that only "
+            "pass their input on; or take the first, or evenly spaced ones.",
+        ),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep",
+            metavar="FIELD=LIST",
+            help="Keep these heads, channels or experts, as num_local_experts=0..3,6, instead of those with the "
+            "largest weights. Repeatable.",
+        ),
+    ] = None,
+    new_channels: Annotated[
+        str | None,
+        typer.Option(
+            "--new-channels",
+            metavar="init|copy",
+            help="Initialise new channels, which contribute nothing at first, or copy others. [default: init; copy "
+            "where gate and values are in one tensor]",
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", metavar="FILE", help="The config.json, if it is not in the folder of the weights."),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", metavar="keep|DTYPE", help="Cast all floats to this dtype. [default: the source's]"),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed the initialisers with this number.")] = 0,
+    set_metadata: SetMetadata = None,
+    root: Root = None,
+    *,
+    writing: Writing,
+) -> None:
+    """Write a model of another size."""
+    from ...api.resize.resize import resize
+
+    writing.check()
+    plan = resize(
+        source, set=set or [], layers=layers, keep=keep, new_channels=new_channels, config=config, dtype=dtype,
+        seed=seed, root=root, metadata=metadata_of(set_metadata),
+    )  # fmt: skip
+    writing.carry_out(plan)

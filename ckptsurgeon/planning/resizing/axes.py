@@ -1,0 +1,212 @@
+"""Finds the axes of tensors that a field of the configuration changes, and what a layer does along each of them.
+
+Two configurations are compared that differ in the field. An axis that differs is of a layer's outputs ("out") or of its
+inputs ("in"): the classes of the modules tell which. If the outputs of one layer are repeated, a layer that has them as
+inputs has to count each of them less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import PlanError
+from ...tensors.info import TensorInfo
+from ...util.text import escape, listing, shape_text
+
+__all__ = ["Axis", "Network", "Runs", "changed_axes", "grouped", "indices_text", "numberless", "taken"]
+
+Runs = Sequence[tuple[int, int]]
+"""Ranges of indices, each from the first up to, but not including, the second."""
+
+_SIDES: Mapping[str, tuple[str, ...]] = {
+    "linear": ("out", "in"),
+    "conv": ("out", "in"),
+    "transposed conv": ("in", "out"),
+    "transposed linear": ("in", "out"),
+    "embedding": ("out", "out"),
+    "scaled embedding": ("out", "out"),
+    "router": ("out", "in"),
+}
+"""{kind of module: what its weight has along the first dimensions}"""
+_FUSED = ("gate_up_proj", "gate_up_proj_bias", "Wi", "gate_and_up_proj")
+"""Names of weights and biases that have the rows of two layers: those of the gate, and those of the values."""
+_SPECIAL = set("*?[]{}\\")
+
+
+@dataclass(frozen=True)
+class Network:
+    """The tensors of a network without values: their headers, the kind of the module of each, and its ties.
+
+    Kinds are "linear", "conv", "transposed conv", "transposed linear" (GPT-2's Conv1D), "embedding", "scaled
+    embedding", "norm", "router", "experts" (the weights of all experts in one tensor), "interleaved experts" (gpt-oss:
+    inputs before outputs, rows of gate and values in turn) and "other". ``ties`` maps each further key of a tensor to
+    its first key.
+    """
+
+    tensors: Mapping[str, TensorInfo]
+    kinds: Mapping[str, str]
+    ties: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A dimension of a tensor whose size changes from ``before`` to ``after``; ``side`` is "out" or "in".
+
+    ``parts`` is how many layers have their rows one after the other in it (2: gate and values); ``block`` is 2 if
+    their rows stand in turn.
+    """
+
+    key: str
+    dim: int
+    before: int
+    after: int
+    side: str
+    kind: str
+    parts: int = 1
+    block: int = 1
+
+
+def changed_axes(role: str, field: str, before: Network, after: Network) -> list[Axis]:
+    """Return the axes that the field ``field`` changes; ``role`` is what the field counts.
+
+    Raises PlanError if the field adds or removes tensors, or if it is not known what a layer does along an axis.
+    """
+    _check_same_keys(field, before, after)
+    found = []
+    for key, info in before.tensors.items():
+        if key in before.ties:
+            continue
+        shape = after.tensors[key].shape
+        if len(shape) != len(info.shape):
+            raise PlanError(
+                f"{field} changes {escape(key)} from {shape_text(info.shape)} to {shape_text(shape)}: another number "
+                "of dimensions.",
+                hint="Leave this field as it is.",
+            )
+        kind, name = before.kinds.get(key, "other"), key.rpartition(".")[2]
+        dims = [dim for dim, (old, new) in enumerate(zip(info.shape, shape, strict=True)) if old != new]
+        for dim in dims:
+            side = _side(role, kind, key, dim, len(info.shape))
+            fused = role == "channels" and side == "out" and _is_fused(key, name)
+            turns = fused and kind == "interleaved experts"
+            found.append(
+                Axis(
+                    key,
+                    dim,
+                    info.shape[dim],
+                    shape[dim],
+                    side,
+                    kind,
+                    2 if fused and not turns else 1,
+                    2 if turns else 1,
+                )
+            )
+    if not found:
+        raise PlanError(
+            f"{field} changes the shape of no tensor, so there is nothing to resize.",
+            hint="Other fields may have to change with it, or the weights may not depend on it.",
+        )
+    return found
+
+
+def _is_fused(key: str, name: str) -> bool:
+    return name in _FUSED or key.rpartition(".")[0].rpartition(".")[2] in _FUSED
+
+
+def _check_same_keys(field: str, before: Network, after: Network) -> None:
+    added = [key for key in after.tensors if key not in before.tensors]
+    removed = [key for key in before.tensors if key not in after.tensors]
+    if added or removed:
+        what = f"adds {listing(added)}" if added else f"removes {listing(removed)}"
+        raise PlanError(
+            f"{field} {what}: this is another network, not another size.", hint="Leave this field as it is."
+        )
+
+
+def _side(role: str, kind: str, key: str, dim: int, dims: int) -> str:
+    """Return "out" or "in"; raises PlanError if it is not known."""
+    name = key.rpartition(".")[2]
+    if kind in ("experts", "interleaved experts"):
+        if dim == 0 or "bias" in name:
+            return "out"
+        first = "gate" in name or "up" in name
+        return "out" if first == (role == "channels") else "in"
+    if dims == 1 or kind == "norm":
+        return "out"
+    if kind in _SIDES and dim < 2:
+        return _SIDES[kind][dim]
+    if kind == "other" and _is_table(key):
+        return "out"
+    raise PlanError(
+        f"it is not known whether dimension {dim} of {escape(key)} is of inputs or of outputs.",
+        hint="This network cannot be resized in this direction.",
+    )
+
+
+def _is_table(key: str) -> bool:
+    """Return whether a parameter is a table of embeddings, by its name: cls_token, position_embeddings."""
+    name = key.rpartition(".")[2]
+    return name.endswith(("token", "tokens", "embedding", "embeddings", "embed"))
+
+
+def taken(axis: Axis, runs: Runs, unit: int = 1) -> dict[str, Any]:
+    """Return the operation that takes units of ``unit`` elements along an axis, the same from each of its parts."""
+    size = axis.before // axis.parts // unit
+    shifted = [(begin + part * size, end + part * size) for part in range(axis.parts) for begin, end in runs]
+    return {"take": axis.key, "dim": axis.dim, "block": unit, "indices": indices_text(shifted)}
+
+
+def indices_text(runs: Runs) -> str:
+    """Return ranges of indices as text, as in ``0..3,8..11``; both ends of a range are in it."""
+    merged: list[tuple[int, int]] = []
+    for begin, end in runs:
+        if merged and merged[-1][1] == begin:
+            merged[-1] = (merged[-1][0], end)
+        else:
+            merged.append((begin, end))
+    return ",".join(str(begin) if end - begin == 1 else f"{begin}..{end - 1}" for begin, end in merged)
+
+
+def grouped(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield operations, each on one key of ``rows``, as fewer operations on patterns that match these keys alone.
+
+    Operations on keys that differ in numbers only, as those of layers do, become one. ``keys`` are all keys of the
+    network. The order of the operations on one key is kept.
+    """
+    while rows:
+        first: dict[str, Mapping[str, Any]] = {}
+        later = []
+        for row in rows:
+            key = str(next(iter(row.values())))
+            (later.append(row) if key in first else first.update({key: row}))
+        yield from _together(first, keys)
+        rows = later
+
+
+def _together(rows: Mapping[str, Mapping[str, Any]], keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+    alike: dict[tuple[Any, ...], list[str]] = {}
+    for key, row in rows.items():
+        verb, *fields = row.items()
+        alike.setdefault((verb[0], numberless(key), tuple(fields)), []).append(key)
+    all_of: dict[str, set[str]] = {}
+    for key in keys:
+        all_of.setdefault(numberless(key), set()).add(key)
+    for (verb, pattern, fields), ours in alike.items():
+        if len(ours) > 1 and all_of[pattern] == set(ours):
+            yield {verb: pattern, **dict(fields)}
+        else:
+            for key in ours:
+                yield {verb: _literal(key), **dict(fields)}
+
+
+def numberless(key: str) -> str:
+    """Return the pattern that matches a key and those that differ from it in numbers only: ``h.{a}.mlp.{b}.weight``."""
+    names = iter("abcdefgh")
+    parts = (f"{{{next(names)}}}" if part.isdigit() else _literal(part) for part in key.split("."))
+    return ".".join(parts)
+
+
+def _literal(text: str) -> str:
+    return "".join(f"\\{char}" if char in _SPECIAL else char for char in text)

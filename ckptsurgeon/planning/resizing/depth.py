@@ -1,0 +1,190 @@
+"""Another number of layers: layers repeated, taken or left out, or added as layers that change nothing.
+
+Depth up-scaling repeats layers (SOLAR, https://arxiv.org/abs/2312.15166). Block expansion adds copies whose output
+projections are zero, so that each only passes its input on (LLaMA Pro, https://arxiv.org/abs/2401.02415).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ...errors import ConfigError, PlanError
+from ...util.text import brief_repr, count, escape
+from .axes import Network
+from .change import Change
+
+__all__ = ["NORM_AFTER", "WAYS", "Layer", "changed_depth", "layers_of", "lists_of"]
+
+WAYS = ("repeat", "interleave", "identity", "evenly", "first")
+"""The words that ``--layers`` understands instead of a list of layers."""
+NEW = "resized"
+"""A part of the names that layers have until they get their new numbers."""
+_RANGE = re.compile(r"([0-9]{1,6})(?:\.\.([0-9]{1,6}))?")
+_OUTPUTS = re.compile(
+    r"(^|\.)(o_proj|out_proj|c_proj|down_proj|fc2|wo|o|w2|lin2|out_lin|dense_4h_to_h|output_dense|output\.dense"
+    r"|attention\.dense|self_attn\.dense|self_attention\.dense)(\.weight|\.bias|_bias|)$"
+)
+"""Matches the keys of the layers whose outputs are added to the residual stream, in transformers' networks."""
+_ADDED = ("linear", "transposed linear", "experts", "interleaved experts")
+NORM_AFTER = re.compile(r"(attention\.output\.LayerNorm|sa_layer_norm|output_layer_norm)\.weight$")
+"""Matches norms of the sum of a layer's input and what it adds, as BERT has them."""
+
+
+class Layer(NamedTuple):
+    """A layer of the output: the number of the source's layer, and whether its output projections become zero."""
+
+    source: int
+    is_identity: bool = False
+
+
+def layers_of(text: str, before: int, after: int) -> list[Layer]:
+    """Return the layers that ``--layers`` asks for: a list (``0..23,8..31``), or one of ``WAYS``.
+
+    ``before`` and ``after`` are the numbers of layers of source and output. Raises ConfigError if they do not fit.
+    """
+    hint = _hint(before, after)
+    if not text:
+        raise ConfigError(
+            f"{count(before, 'layer')} become {after}, and it is not said which.", hint=f"Give --layers: {hint}."
+        )
+    if text in WAYS:
+        return _in_way(text, before, after, hint)
+    found: list[Layer] = []
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last or last >= before:
+            raise ConfigError(
+                f"--layers {brief_repr(text, 60)}: {brief_repr(part.strip(), 30)} is no layer from 0 to {before - 1}, "
+                "and no range of them.",
+                hint=f"Write {hint}.",
+            )
+        found += [Layer(number) for number in range(first, last + 1)]
+        if len(found) > 100_000:
+            break
+    if len(found) != after:
+        raise ConfigError(
+            f"--layers {brief_repr(text, 60)} lists {count(len(found), 'layer')}, but the configuration has {after}."
+        )
+    return found
+
+
+def _hint(before: int, after: int) -> str:
+    if after > before:
+        overlap = f"0..{min(before, after - after // 2) - 1},{max(before - after // 2, 0)}..{before - 1}"
+        listed = f"a list ({overlap})" if 2 * before >= after else "a list of layers"
+        return f"{listed}, repeat (all in order, then again), interleave (each several times), or identity"
+    return f"a list (0..{after - 1}), first, or evenly"
+
+
+def _in_way(way: str, before: int, after: int, hint: str) -> list[Layer]:
+    if (way in ("repeat", "identity", "interleave")) != (after > before):
+        raise ConfigError(f"--layers {way} does not make {after} layers of {before}.", hint=f"Write {hint}.")
+    if way in ("repeat", "first"):
+        return [Layer(number % before) for number in range(after)]
+    if way == "evenly":
+        last = max(after - 1, 1)
+        return [Layer(round(number * (before - 1) / last)) for number in range(after)]
+    numbers = [number * before // after for number in range(after)]
+    copies = [number and numbers[number - 1] == numbers[number] for number in range(after)]
+    return [Layer(number, way == "identity" and bool(copy)) for number, copy in zip(numbers, copies, strict=True)]
+
+
+def lists_of(before: Network, after: Network, numbers: tuple[int, int]) -> list[str]:
+    """Return the paths of the lists of layers that a field makes longer or shorter: ``model.layers``.
+
+    ``numbers`` are the values of the field in both configurations. Raises PlanError if there is no such list.
+    """
+    one, two = _lengths(before), _lengths(after)
+    found = [path for path, size in one.items() if (size, two.get(path)) == numbers]
+    other = [path for path, size in one.items() if two.get(path) != size and path not in found]
+    if not found or other:
+        where = f" (but {escape(other[0])} changes)" if other else ""
+        raise PlanError(f"no list of layers of the network goes from {numbers[0]} to {numbers[1]}{where}.")
+    return found
+
+
+def _lengths(network: Network) -> dict[str, int]:
+    """Return, for each list of modules, one more than the largest number in it."""
+    found: dict[str, int] = {}
+    for key in network.tensors:
+        parts = key.split(".")
+        for at, part in enumerate(parts):
+            if part.isdigit():
+                path = ".".join(parts[:at])
+                found[path] = max(found.get(path, 0), int(part) + 1)
+                break
+    return found
+
+
+def changed_depth(
+    field: str,
+    layers: Sequence[Layer],
+    paths: Sequence[str],
+    before: Network,
+    numbers: tuple[int, int],
+    *,
+    normalises_after: bool,
+) -> Change:
+    """Return the change of the lists of layers ``paths`` to ``layers``; ``before`` has the source's tensors.
+
+    ``numbers`` are the values of the field ``field`` in both configurations. ``normalises_after`` is whether each layer
+    normalises the sum of its input and what it adds. Raises PlanError if an added layer cannot pass its input on.
+    """
+    if normalises_after and any(layer.is_identity for layer in layers):
+        raise PlanError(
+            "each layer of this network normalises the sum of its input and what it adds, so no layer only passes its "
+            "input on.",
+            hint="Repeat layers instead: --layers repeat, or a list.",
+        )
+    added = sum(layer.is_identity for layer in layers)
+    kept = {layer.source for layer in layers}
+    dropped = numbers[0] - len(kept)
+    doing = f"{count(added, 'layer')} added that only pass their input on (arXiv 2401.02415)" if added else ""
+    if not added:
+        again = len(layers) - len(kept)
+        doing = ", ".join(
+            [f"{count(again, 'layer')} repeated"] * (again > 0)
+            + [f"{count(dropped, 'layer')} left out"] * (dropped > 0)
+        )
+    change = Change(f"{field} {numbers[0]} to {numbers[1]}: {doing or 'layers in another order'}", bool(added))
+    for path in paths:
+        _copy(change, path, layers, before)
+    return change
+
+
+def _copy(change: Change, path: str, layers: Sequence[Layer], before: Network) -> None:
+    at = len(path.split("."))
+    size = 1 + max(int(key.split(".")[at]) for key in before.tensors if _is_in(key, path))
+    uses: Mapping[int, list[int]] = {number: [] for number in range(size)}
+    for number, layer in enumerate(layers):
+        uses[layer.source].append(number)
+    for number, users in uses.items():
+        if users:
+            change.after.append({"copy": f"{path}.{number}", "into": [f"{path}.{NEW}.{user}" for user in users]})
+        else:
+            change.left.append(f"{path}.{number}")
+    change.renamed.append(f"{path}.{NEW}.{{n}}={path}.{{n}}")
+    zeroed = [number for number, layer in enumerate(layers) if layer.is_identity]
+    for number in zeroed:
+        keys = _output_projections(path, number, layers, before)
+        change.after += [{"zero": key} for key in keys]
+
+
+def _is_in(key: str, path: str) -> bool:
+    return key.startswith(f"{path}.") and key[len(path) + 1 :].partition(".")[0].isdigit()
+
+
+def _output_projections(path: str, number: int, layers: Sequence[Layer], before: Network) -> list[str]:
+    """Return the keys, with their names before they are renamed, that make a layer add nothing if they are zero."""
+    own = f"{path}.{layers[number].source}."
+    keys = [key for key in before.tensors if key.startswith(own)]
+    found = [key for key in keys if before.kinds.get(key) in _ADDED and _OUTPUTS.search(key)]
+    if len({key.rpartition(".")[0] for key in found}) < 2:
+        raise PlanError(
+            f"it is not known which tensors of {escape(own[:-1])} add to its input.",
+            hint="Repeat layers instead: --layers repeat, or a list.",
+        )
+    return [f"{path}.{NEW}.{number}.{key[len(own) :]}" for key in found]

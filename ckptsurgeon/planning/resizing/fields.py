@@ -1,0 +1,38 @@
+"""The fields of a configuration that determine sizes, and what each of them counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+__all__ = ["ORDER", "role_of"]
+
+_NAMES: Mapping[str, Iterable[str]] = {
+    "channels": (
+        "intermediate_size", "d_ff", "n_inner", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "hidden_dim",
+        "moe_intermediate_size", "shared_expert_intermediate_size", "intermediate_size_mlp",
+    ),
+    "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
+    "width": ("hidden_size", "d_model", "n_embd", "dim"),
+    "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
+    "heads": (
+        "num_attention_heads", "num_heads", "n_head", "n_heads", "encoder_attention_heads", "decoder_attention_heads",
+    ),
+    "depth": (
+        "num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_decoder_layers", "num_encoder_layers",
+        "encoder_layers", "decoder_layers",
+    ),
+}  # fmt: skip
+ORDER = tuple(_NAMES)
+"""What the fields count, in the order in which they are changed: layers are copied when all else has its new size."""
+_ROLES = {name: role for role, names in _NAMES.items() for name in names}
+
+
+def role_of(field: str) -> str:
+    """Return what a field counts.
+
+    It counts "channels" (of feed-forward layers), "experts", "width", "heads", "kv_heads" (of keys, values), "depth".
+
+    ``field`` may be the path of a field in a part of the configuration (``text_config.hidden_size``). Returns "" for a
+    field that counts none of these.
+    """
+    return _ROLES.get(field.rpartition(".")[2], "")

@@ -1,0 +1,103 @@
+"""More heads, channels, experts or a larger width, by repeating what there is; or fewer heads of keys and values.
+
+Where outputs of a layer are repeated, the layers that have them as inputs count each of them less, so the network
+computes the same: HyperCloning (https://arxiv.org/abs/2409.12903) for the width, Net2Net
+(https://arxiv.org/abs/1511.05641) for channels. Keys and values are pooled as in https://arxiv.org/abs/2305.13245.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...errors import PlanError
+from ...util.text import count, escape
+from .axes import Axis, taken
+from .change import Change
+
+__all__ = ["pooled_heads", "repeated", "widened_channels"]
+
+
+def repeated(field: str, axes: Sequence[Axis], numbers: tuple[int, int], unit: int | None = None) -> Change:
+    """Return the change that repeats each unit along each axis as often as the field grows.
+
+    A unit is a head, an expert, or as many elements as a head has, so that heads and width are repeated alike:
+    ``unit`` elements, or as many as the axis has for each of the ``numbers[0]``. Raises PlanError if a size is no
+    multiple of the old one.
+    """
+    old, new = numbers
+    times, rest = divmod(new, old)
+    if rest:
+        raise PlanError(
+            f"{field} {new} is no multiple of {old}, so {old} cannot be repeated evenly.",
+            hint=f"Use {old * max(times, 2)} or another multiple.",
+        )
+    rows: list[dict[str, Any]] = []
+    for axis in axes:
+        size = unit or axis.before // old
+        if axis.after != times * axis.before or axis.before % (size * axis.parts):
+            raise PlanError(
+                f"{field} {old} to {new} changes dimension {axis.dim} of {escape(axis.key)} from {axis.before} to "
+                f"{axis.after}, which is not {times} times as much.",
+            )
+        units = axis.before // axis.parts // size
+        rows.append(taken(axis, [(index, index + 1) for index in range(units) for _ in range(times)], size))
+    rows += [{"scale": axis.key, "by": 1 / times} for axis in axes if axis.side == "in"]
+    return Change(f"{field} {old} to {new}: each repeated {count(times, 'time')}", True, rows)
+
+
+def widened_channels(field: str, axes: Sequence[Axis], numbers: tuple[int, int], way: str) -> Change:
+    """Return the change to more channels of feed-forward layers; ``way`` is "copy" or "init".
+
+    With "copy", channels are repeated, and what each of them contributes is divided by how often it is there. With
+    "init", new channels are initialised and contribute nothing at first. Raises PlanError for "init" if rows of several
+    layers are in one tensor.
+    """
+    old, new = numbers
+    if way == "copy":
+        return Change(
+            f"{field} {old} to {new}: {new - old} channels are copies (arXiv 1511.05641)", True, _copied(axes)
+        )
+    fused = next((axis for axis in axes if axis.side == "out" and (axis.parts, axis.block) != (1, 1)), None)
+    if fused is not None:
+        raise PlanError(
+            f"{escape(fused.key)} has the rows of gate and values, so new rows cannot be initialised at its end.",
+            hint="Use --new-channels copy.",
+        )
+    rows = [{"pad": axis.key, "dim": axis.dim, "size": axis.after} for axis in axes if axis.side == "in"]
+    policies = {axis.key: "pad" for axis in axes if axis.side == "out"}
+    said = f"{field} {old} to {new}: {new - old} channels are initialised, and contribute nothing at first"
+    return Change(said, True, rows, policies=policies)
+
+
+def _copied(axes: Sequence[Axis]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for axis in axes:
+        old, new = axis.before // axis.parts // axis.block, axis.after // axis.parts // axis.block
+        times, rest = divmod(new, old)
+        if axis.side == "in":
+            ends = [(0, rest, times + 1), (rest, old, times)]
+            rows += [
+                {"scale": axis.key, "by": 1 / often, "dim": axis.dim, "begin": begin, "end": end}
+                for begin, end, often in ends
+                if begin < end and often > 1
+            ]
+        runs = [(0, old)] * times + [(0, rest)] * (rest > 0)
+        rows.append(taken(axis, runs, axis.block))
+    return rows
+
+
+def pooled_heads(field: str, axes: Sequence[Axis], numbers: tuple[int, int]) -> Change:
+    """Return the change to fewer heads of keys and values, each the mean of neighbours; raises PlanError."""
+    old, new = numbers
+    if old % new:
+        raise PlanError(f"{field} {new} is no divisor of {old}, so heads cannot be pooled evenly.")
+    other = next((axis for axis in axes if axis.dim or axis.parts > 1 or axis.before * new != axis.after * old), None)
+    if other is not None:
+        raise PlanError(
+            f"{field} changes {escape(other.key)}, which does not have its heads along the first dimension.",
+            hint="Split its queries, keys and values with --operations first.",
+        )
+    rows = [{"pool": axis.key, "heads": old, "to": new} for axis in axes]
+    said = f"{field} {old} to {new}: each new head is the mean of {old // new} neighbours (arXiv 2305.13245)"
+    return Change(said, False, rows)

@@ -1,0 +1,94 @@
+"""Fewer heads, channels or experts: those with the largest weights are kept, or those that a list names.
+
+Without data, a head, channel or expert counts as much as its weights: the product, over the layers that make it and
+those that use it, of their sums of squares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from ...errors import PlanError
+from ...util.text import escape
+from .axes import Axis, taken
+from .change import Change
+
+__all__ = ["groups_of", "largest", "scores_by_weights", "selected"]
+
+
+def groups_of(axes: Sequence[Axis]) -> list[list[Axis]]:
+    """Return the axes in groups that must keep the same units: those of one feed-forward or attention layer.
+
+    Axes of one module (``mlp``, ``self_attn``) are a group if it has outputs and inputs. All other axes of one layer
+    (``encoder.layer.3``) are a group together.
+    """
+    by_parent: dict[str, list[Axis]] = {}
+    for axis in axes:
+        by_parent.setdefault(_parent(axis), []).append(axis)
+    found, rest = [], []
+    for own in by_parent.values():
+        if {axis.side for axis in own} == {"out", "in"}:
+            found.append(own)
+        else:
+            rest += own
+    by_layer: dict[str, list[Axis]] = {}
+    for axis in rest:
+        by_layer.setdefault(_layer(axis.key), []).append(axis)
+    return [*found, *by_layer.values()]
+
+
+def _parent(axis: Axis) -> str:
+    parts = axis.key.split(".")
+    return ".".join(parts[: -1 if "experts" in axis.kind else -2])
+
+
+def _layer(key: str) -> str:
+    """Return a key up to its last number: the layer that it is in."""
+    parts = key.split(".")
+    last = max((at for at, part in enumerate(parts) if part.isdigit()), default=-1)
+    return ".".join(parts[: last + 1])
+
+
+def largest(scores: Iterable[float], keep: int, within: int = 1) -> list[int]:
+    """Return the indices of the ``keep`` largest scores, in order; of equal scores, the first are kept.
+
+    ``within`` is the number of equal parts of the scores, of each of which equally many are kept.
+    """
+    found = list(scores)
+    size, each = len(found) // within, keep // within
+    kept = []
+    for part in range(within):
+        own = range(part * size, (part + 1) * size)
+        kept += sorted(sorted(own, key=lambda index: (-found[index], index))[:each])
+    return kept
+
+
+def selected(
+    field: str, groups: Sequence[Sequence[Axis]], kept: Sequence[Sequence[int]], numbers: tuple[int, int], by: str
+) -> Change:
+    """Return the change that keeps, in each group of axes, the units ``kept``; ``by`` says how they were chosen.
+
+    Raises PlanError if an axis does not have a whole number of elements for each unit.
+    """
+    old, new = numbers
+    rows = []
+    for axes, units in zip(groups, kept, strict=True):
+        runs = [(index, index + 1) for index in units]
+        for axis in axes:
+            size, rest = divmod(axis.before, axis.parts * old)
+            if rest or axis.after * old != axis.before * new:
+                raise PlanError(
+                    f"{field} {old} to {new} changes dimension {axis.dim} of {escape(axis.key)} from {axis.before} to "
+                    f"{axis.after}, which is not in proportion.",
+                )
+            rows.append(taken(axis, runs, size))
+    return Change(f"{field} {old} to {new}: {by}", False, rows)
+
+
+def scores_by_weights(sums: Mapping[str, Sequence[float]]) -> list[float]:
+    """Return the score of each unit: the product of its sums of squares in all tensors; ``sums`` has them by key."""
+    scores = [1.0] * len(next(iter(sums.values())))
+    for own in sums.values():
+        mean = sum(own) / len(own) or 1.0  # so that no product overflows
+        scores = [score * one / mean for score, one in zip(scores, own, strict=True)]
+    return scores
