@@ -18,6 +18,42 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "inputs that a resize repeats count less",
+        'for axis in axes if axis.side == "in"]\n    return Change(f"{field} {old} to {new}: each',
+        'for axis in axes if axis.side == "out"]\n    return Change(f"{field} {old} to {new}: each',
+        "api/resize/test_resize.py",
+    ),
+    Mutant(
+        "copied channels count as often as they are there",
+        "ends = [(0, rest, times + 1), (rest, old, times)]",
+        "ends = [(0, rest, times), (rest, old, times)]",
+        "api/resize/test_resize.py",
+    ),
+    Mutant(
+        "a width is not changed while the output layer is tied",
+        'if wider & {alias, owner} and "linear" in kinds and len(kinds) > 1:',
+        'if wider & {alias, owner} and "linear" in kinds and len(kinds) > 2:',
+        "api/resize/test_resize.py",
+    ),
+    Mutant(
+        "of grouped heads equally many are kept",
+        "within = self._heads_of_keys(name, old, new) if role == ",
+        "within = 1 if role == ",
+        "api/resize/test_refusals.py",
+    ),
+    Mutant(
+        "lists of layers change with the layers",
+        "found[path] = [value[layer.source] for layer in layers]",
+        "found[path] = [value[number % old] for number, layer in enumerate(layers)]",
+        "api/resize/test_refusals.py",
+    ),
+    Mutant(
+        "a plan of a resize that is applied later draws the values of the new network",
+        "overrides=plan.arguments.get(RESIZED)",
+        "overrides=plan.arguments.get(RESIZED + 'no')",
+        "api/resize/test_refusals.py",
+    ),
+    Mutant(
         "a source keeps its own numbers of heads if the destination has others",
         "    if there and not stated:\n        return {**theirs, **ours}",
         "    if there:\n        return {**ours, **theirs}",

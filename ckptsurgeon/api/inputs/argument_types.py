@@ -85,6 +85,12 @@ Vocabularies: TypeAlias = str | Sequence[Path] | None
 Mismatch: TypeAlias = str | Mapping[str, str] | Sequence[str] | None
 """One policy for all tensors, a map from pattern to policy, or strings as on the command line."""
 
+Fields: TypeAlias = Mapping[str, Any] | Sequence[str]
+"""New values of fields of a configuration: a map from dotted paths to values, or strings FIELD=VALUE."""
+
+Kept: TypeAlias = Mapping[str, Any] | Sequence[str] | None
+"""Indices by field: a map to lists of numbers or to text as in "0..3,6", or strings FIELD=LIST."""
+
 Given: TypeAlias = bool | float | str | Sequence[float] | Mapping[str, Any]
 """A parameter of a merge: a value, a list with a value for each model, a map from patterns to these, or a gradient.
 

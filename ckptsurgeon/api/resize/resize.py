@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from ...planning.transplant.options import Options
 from ...storage.read.spec import SourceSpec
 from ...tensors.dtypes import DTYPES
 from ...util.text import escape, listing
-from ..inputs.argument_types import Path, checked
+from ..inputs.argument_types import Fields, Kept, Path, checked
 from ..inputs.arguments import check_seed, plain_arguments
 from ..inputs.metadata import check_metadata, with_metadata
 from ..inputs.operations import operate
@@ -44,9 +44,9 @@ NEW_CHANNELS = ("init", "copy")
 def resize(
     source: Path,
     *,
-    set: Mapping[str, Any] | Sequence[str],
+    set: Fields,
     layers: str | None = None,
-    keep: Mapping[str, Any] | Sequence[str] | None = None,
+    keep: Kept = None,
     new_channels: str | None = None,
     config: Path | None = None,
     dtype: str | None = None,

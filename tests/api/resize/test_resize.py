@@ -14,13 +14,9 @@ import ckptsurgeon as cs
 from fixtures.resizing.cases import CASES, CHANGED, EQUAL, Case
 from fixtures.resizing.networks import NETWORKS
 
-from ...helpers.depth import FULL
-
 transformers = pytest.importorskip("transformers", minversion="5")
 
-KINDS = tuple(CASES) if FULL else ("llama", "gpt_oss", "whisper")
-"""The networks of ``make test-all``, and those of ``make test``."""
-ALL = [(kind, name, CASES[kind][name]) for kind in KINDS for name in CASES[kind]]
+ALL = [(kind, name) for kind, cases in CASES.items() for name in cases]
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +64,28 @@ def outputs(folder: Path, kind: str) -> torch.Tensor:
     return result
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "case"), ALL, ids=[f"{kind}-{name.replace(' ', '-')}" for kind, name, _ in ALL]
-)
+@pytest.mark.parametrize(("kind", "name"), ALL)
 def test_a_network_of_another_size_loads_and_computes_as_it_is_said(
-    kind: str, name: str, case: Case, source: Callable[[str], Path], tmp_path: Path
+    kind: str, name: str, source: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    folder = source(kind)
+    check(kind, CASES[kind][name], source(kind), tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["llama", "whisper"])
+def test_a_network_is_resized_in_every_way(kind: str, source: Callable[[str], Path], tmp_path: Path) -> None:
+    for name, case in CASES[kind].items():
+        check(kind, case, source(kind), tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bert", "whisper", "t5"])
+def test_a_width_is_not_changed_while_the_output_layer_is_tied(kind: str, source: Callable[[str], Path]) -> None:
+    fields = {name: value for name, value in CASES[kind]["wider"].set.items() if name != "tie_word_embeddings"}
+    with pytest.raises(cs.PlanError, match="is tied to") as error:
+        cs.resize(source(kind), set=fields)
+    assert "tie_word_embeddings=false" in str(error.value.hint)
+
+
+def check(kind: str, case: Case, folder: Path, output: Path) -> None:
     if case.expected not in (EQUAL, CHANGED):
         with pytest.raises(cs.PlanError, match=case.expected):
             cs.resize(folder, set=case.set, **case.more)
@@ -82,8 +93,8 @@ def test_a_network_of_another_size_loads_and_computes_as_it_is_said(
     plan = cs.resize(folder, set=case.set, **case.more)
     said = "the outputs stay equal" if case.expected == EQUAL else "the outputs change"
     assert any(note.endswith(said) for note in plan.notes), plan.notes
-    cs.apply(plan, tmp_path / "out")
-    assert not cs.verify(tmp_path / "out").failed
-    before, after = outputs(folder, kind), outputs(tmp_path / "out", kind)
+    cs.apply(plan, output)
+    assert not cs.verify(output).failed
+    before, after = outputs(folder, kind), outputs(output, kind)
     difference = ((before - after).abs().max() / before.abs().max()).item()
     assert (difference < 1e-5) == (case.expected == EQUAL), difference

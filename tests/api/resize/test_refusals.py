@@ -1,0 +1,172 @@
+"""What cannot be resized is an error that says why; several fields change together; the command writes a whole folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+
+transformers = pytest.importorskip("transformers", minversion="5")
+
+LAYERS = {"layer_types": ["sliding_attention", "full_attention", "full_attention"], "sliding_window": 8}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a small Qwen3 in bfloat16, whose three layers have different kinds of attention."""
+    folder = tmp_path_factory.mktemp("resized") / "qwen3"
+    config = transformers.Qwen3Config(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=4, vocab_size=30, use_sliding_window=True, tie_word_embeddings=False, **LAYERS,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+def test_the_command_writes_a_folder_that_transformers_opens(
+    made: Path, tmp_path: Path, ckpt: Callable[..., Any]
+) -> None:
+    done = ckpt("resize", made, "--set", "num_hidden_layers=5", "--layers", "0..1,0..2", "-o", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "3 to 5: 2 layers repeated; the outputs change" in " ".join(done.err.split())
+    model, loading = transformers.Qwen3ForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(loading.values())
+    assert model.dtype == torch.bfloat16
+    kinds = [LAYERS["layer_types"][number] for number in (0, 1, 0, 1, 2)]
+    assert model.config.layer_types == kinds
+    before, after = load_file(made / "model.safetensors"), load_file(tmp_path / "out/model.safetensors")
+    for new, old in enumerate((0, 1, 0, 1, 2)):
+        for name in ("self_attn.q_proj.weight", "mlp.up_proj.weight", "input_layernorm.weight"):
+            assert torch.equal(after[f"model.layers.{new}.{name}"], before[f"model.layers.{old}.{name}"])
+
+
+def test_a_plan_that_was_printed_draws_the_same_values(made: Path, tmp_path: Path, ckpt: Callable[..., Any]) -> None:
+    asked = ["resize", made, "--set", "intermediate_size=40", "--seed", "3"]
+    (tmp_path / "plan.json").write_text(ckpt(*asked, "-n", "--json").out)
+    assert ckpt(*asked, "-o", tmp_path / "one").code == 0
+    assert ckpt("apply", tmp_path / "plan.json", "-o", tmp_path / "two").code == 0
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert all(torch.equal(value, two[key]) for key, value in one.items())
+    assert json.loads((tmp_path / "two/config.json").read_text())["intermediate_size"] == 40
+    new = one["model.layers.0.mlp.up_proj.weight"][24:]
+    assert new.abs().sum() > 0
+    assert not one["model.layers.0.mlp.down_proj.weight"][:, 24:].any()
+
+
+def test_several_fields_change_together_and_the_network_computes_the_same(made: Path, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 36, "num_attention_heads": 8, "num_key_value_heads": 4}
+    plan = cs.resize(made, set={**sizes, "num_hidden_layers": 6}, layers="identity", dtype="float32")
+    assert sum(note.endswith("the outputs stay equal") for note in plan.notes) == 5
+    cs.apply(plan, tmp_path / "out")
+    before, after = (
+        transformers.Qwen3ForCausalLM.from_pretrained(path, dtype=torch.float32) for path in (made, tmp_path / "out")
+    )
+    ids = torch.arange(20).reshape(2, 10)
+    with torch.no_grad():
+        torch.testing.assert_close(after(ids).logits, before(ids).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_listed_heads_are_the_ones_that_are_kept(made: Path, tmp_path: Path) -> None:
+    cs.apply(cs.resize(made, set=["num_attention_heads=2"], keep=["num_attention_heads=1,3"]), tmp_path / "out")
+    before, after = load_file(made / "model.safetensors"), load_file(tmp_path / "out/model.safetensors")
+    key = "model.layers.2.self_attn.{}_proj.weight"
+    rows = [*range(4, 8), *range(12, 16)]
+    assert torch.equal(after[key.format("q")], before[key.format("q")][rows])
+    assert torch.equal(after[key.format("o")], before[key.format("o")][:, rows])
+
+
+def test_of_grouped_heads_equally_many_are_kept_by_their_weights(made: Path, tmp_path: Path) -> None:
+    weights = load_file(made / "model.safetensors")
+    key = "model.layers.{}.self_attn.{}_proj.weight"
+    for layer in range(3):
+        weights[key.format(layer, "q")][:8] *= 9  # both heads of the first group
+        weights[key.format(layer, "q")][4:8] *= 3
+        weights[key.format(layer, "q")][8:12] *= 2
+    (tmp_path / "in").mkdir()
+    save_file(weights, tmp_path / "in/model.safetensors", {"format": "pt"})
+    (tmp_path / "in/config.json").write_bytes((made / "config.json").read_bytes())
+    cs.apply(cs.resize(tmp_path / "in", set={"num_attention_heads": 2}), tmp_path / "out")
+    after = load_file(tmp_path / "out/model.safetensors")
+    rows = [*range(4, 8), *range(8, 12)]
+    assert torch.equal(after[key.format(0, "q")], weights[key.format(0, "q")][rows])
+
+
+REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "no field": ({"set": []}, cs.ConfigError, "no field is given"),
+    "no value": ({"set": ["hidden_size"]}, cs.ConfigError, "is not FIELD=VALUE"),
+    "twice": ({"set": ["hidden_size=32", "hidden_size=48"]}, cs.ConfigError, "given twice"),
+    "unknown": ({"set": {"hidden_sise": 32}}, cs.ConfigError, "has no field 'hidden_sise'"),
+    "the same": ({"set": {"hidden_size": 16}}, cs.ConfigError, "has this value already"),
+    "text": ({"set": {"hidden_size": "wide"}}, cs.ConfigError, "is not a number above 0"),
+    "below zero": ({"set": {"num_hidden_layers": -1}, "layers": "first"}, cs.ConfigError, "is not a number above 0"),
+    "no multiple": ({"set": {"hidden_size": 24}}, cs.PlanError, "is no multiple of 16"),
+    "narrower": ({"set": {"hidden_size": 8}}, cs.PlanError, "a width can only grow"),
+    "heads that do not divide": ({"set": {"num_key_value_heads": 3}}, cs.CheckpointError, "3"),
+    "layers not said": ({"set": {"num_hidden_layers": 5}}, cs.ConfigError, "it is not said which"),
+    "too few listed": ({"set": {"num_hidden_layers": 5}, "layers": "0..2"}, cs.ConfigError, "lists 3 layers"),
+    "no such layer": ({"set": {"num_hidden_layers": 4}, "layers": "0..3"}, cs.ConfigError, "no layer from 0 to 2"),
+    "not a list": ({"set": {"num_hidden_layers": 4}, "layers": "all"}, cs.ConfigError, "no layer from 0 to 2"),
+    "repeat for fewer": ({"set": {"num_hidden_layers": 2}, "layers": "repeat"}, cs.ConfigError, "does not make 2"),
+    "first for more": ({"set": {"num_hidden_layers": 4}, "layers": "first"}, cs.ConfigError, "does not make 4"),
+    "layers of nothing": ({"set": {"hidden_size": 32}, "layers": "first"}, cs.ConfigError, "another number of layers"),
+    "keep of nothing": (
+        {"set": {"hidden_size": 32}, "keep": {"num_attention_heads": "0"}}, cs.ConfigError, "this field is not changed"
+    ),
+    "too many kept": (
+        {"set": {"num_attention_heads": 2}, "keep": {"num_attention_heads": [0, 1, 2]}}, cs.ConfigError, "3 numbers"
+    ),
+    "kept twice": (
+        {"set": {"num_attention_heads": 2}, "keep": ["num_attention_heads=1,1"]}, cs.ConfigError, "different numbers"
+    ),
+    "channels of nothing": ({"set": {"hidden_size": 32}, "new_channels": "copy"}, cs.ConfigError, "for more channels"),
+    "unknown way": ({"set": {"intermediate_size": 32}, "new_channels": "zero"}, cs.ConfigError, "zero is unknown"),
+    "vocabulary": ({"set": {"vocab_size": 40}}, cs.PlanError, "it is not known how"),
+    "other kinds of layers": (
+        {"set": {"head_dim": 8}}, cs.PlanError, "it is not known how"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_not_possible_is_an_error(case: str, made: Path) -> None:
+    arguments, error, said = REFUSED[case]
+    with pytest.raises(error, match=said):
+        cs.resize(made, **arguments)
+
+
+def test_a_source_without_a_configuration_or_with_other_weights_is_an_error(made: Path, tmp_path: Path) -> None:
+    weights = load_file(made / "model.safetensors")
+    save_file(weights, tmp_path / "alone.safetensors")
+    with pytest.raises(cs.ConfigError, match=r"there is no config\.json"):
+        cs.resize(tmp_path / "alone.safetensors", set={"hidden_size": 32})
+    plan = cs.resize(tmp_path / "alone.safetensors", set={"hidden_size": 32}, config=made / "config.json")
+    assert plan.verb == "resize"
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "alone.safetensors")
+    with pytest.raises(cs.PlanError, match=r"does not have model\.layers\.1\.mlp\.up_proj\.weight"):
+        cs.resize(tmp_path / "alone.safetensors", set={"hidden_size": 32}, config=made / "config.json")
+    weights["model.layers.1.mlp.up_proj.weight"] = torch.zeros(5, 16)
+    save_file(weights, tmp_path / "alone.safetensors")
+    with pytest.raises(cs.PlanError, match=r"has other shapes: model\.layers\.1\.mlp\.up_proj\.weight"):
+        cs.resize(tmp_path / "alone.safetensors", set={"hidden_size": 32}, config=made / "config.json")
+
+
+def test_a_network_that_is_not_of_transformers_is_an_error(tmp_path: Path) -> None:
+    save_file({"w": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"width": 3}')
+    with pytest.raises(cs.ConfigError, match="only a network of transformers"):
+        cs.resize(tmp_path, set={"width": 6})
+
+
+def test_a_quantised_model_is_an_error(made: Path, tmp_path: Path) -> None:
+    cs.apply(cs.convert(made, quantize="fp8-block"), tmp_path / "coded")
+    with pytest.raises(cs.CheckpointError, match="quanti"):
+        cs.resize(tmp_path / "coded", set={"num_key_value_heads": 1})
