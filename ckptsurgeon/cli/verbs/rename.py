@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import Heads, KeepExtras, Layout, Operations, Root, Ruleset, SetMetadata, Unwrap, metadata_of
+from ..options import Heads, Layout, Operations, Ruleset, StateDictAndExtras
 from ..writing import Writing
 
 NAME = "rename"
@@ -39,11 +39,8 @@ def run(
     operations: Operations = None,
     layout: Layout = None,
     heads: Heads = None,
-    set_metadata: SetMetadata = None,
-    root: Root = None,
-    unwrap: Unwrap = False,
-    keep_extras: KeepExtras = False,
     *,
+    state_dict: StateDictAndExtras,
     writing: Writing,
 ) -> None:
     """Write a checkpoint with its keys renamed."""
@@ -52,6 +49,6 @@ def run(
     writing.check()
     plan = rename(
         source, map=map, map_file=map_file, ruleset=ruleset, operations=operations, layout=layout, heads=heads,
-        unwrap=unwrap, keep_extras=keep_extras, root=root, metadata=metadata_of(set_metadata),
+        **state_dict.arguments,
     )  # fmt: skip
     writing.carry_out(plan)
