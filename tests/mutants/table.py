@@ -18,6 +18,42 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "headers replaced in place are refused by every reader until they are whole",
+        "            _write_each([(fd, REPLACED) for fd in files], 0)\n",
+        "            _write_each([(fd, one.old[:LENGTH]) for fd, one in zip(files, headers, strict=True)], 0)\n",
+        "storage/write/test_headers.py",
+    ),
+    Mutant(
+        "headers replaced in place are finished if the new index is in place",
+        "        if not is_new:\n            _write_each([(fd, REPLACED)], 0)",
+        "        if True:\n            _write_each([(fd, REPLACED)], 0)",
+        "storage/write/test_headers.py",
+    ),
+    Mutant(
+        "nobody has a file open whose header is replaced in place",
+        "        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n",
+        "        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)\n",
+        "storage/write/test_headers.py api/in_place",
+    ),
+    Mutant(
+        "a journal that came with a download changes no other file",
+        "        if now[:LENGTH] != REPLACED and not (undo and now != old and not is_new):",
+        "        if now == old:",
+        "storage/write/test_headers.py",
+    ),
+    Mutant(
+        "what is computed is not renamed in place",
+        'if step.op != "copy" or step.operation or',
+        'if step.op != "copy" or',
+        "api/in_place",
+    ),
+    Mutant(
+        "each operation of a layout is performed once",
+        "operated = operated.further(layout.change.operations, layout.derived)",
+        "operated = operated.further(layout.change.operations)",
+        "api/layouts/test_experts.py",
+    ),
+    Mutant(
         "a source keeps its own numbers of heads if the destination has others",
         "    if there and not stated:\n        return {**theirs, **ours}",
         "    if there:\n        return {**ours, **theirs}",
