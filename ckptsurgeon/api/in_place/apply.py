@@ -8,6 +8,7 @@ from ...planning.plan.plan import Plan
 from ...planning.plan.receipt import Receipt
 from ...storage.read.uri import scheme_of
 from ...storage.write.headers import check_alone, replace_headers, settle_interrupted
+from ..inputs.argument_types import checked
 from ..inputs.inputs import close_inputs
 from ..inputs.reopening import inputs_of
 from .prepare import NewNames, prepared
@@ -15,6 +16,7 @@ from .prepare import NewNames, prepared
 __all__ = ["apply_in_place", "check_in_place", "settle"]
 
 
+@checked
 def apply_in_place(plan: Plan, *, wait: float | None = None) -> Receipt:
     """Write the names of a plan of ``rename`` into the headers of its source, a local safetensors file or its shards.
 

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.errors import CheckpointError, OutputError, PlanError
+from ckptsurgeon.errors import CheckpointError, ConfigError, OutputError, PlanError
 from ckptsurgeon.storage.replaced_header import REPLACED
 
 from ...conftest import Result
@@ -97,6 +97,11 @@ def test_a_shard_alone_is_refused(ckpt: Run) -> None:
     done = ckpt("rename", shard, "--in-place", "--map", "model=")
     assert done.code == 4
     assert "is a shard, and model.safetensors.index.json has its names" in done.err
+
+
+def test_a_file_is_no_plan() -> None:
+    with pytest.raises(ConfigError, match="the argument plan is .a.safetensors., not a plan"):
+        cs.apply_in_place(str(saved()))  # type: ignore[arg-type]
 
 
 def test_wrappers_are_stripped_and_names_may_be_swapped() -> None:
