@@ -28,6 +28,7 @@ from .api.edit import rename as rename
 from .api.explain import explain as explain
 from .api.fetch import fetch as fetch
 from .api.fits import fits as fits
+from .api.in_place.apply import apply_in_place as apply_in_place
 from .api.inspect import init_config as init_config
 from .api.inspect import inspect as inspect
 from .api.layouts.layouts import layouts as layouts

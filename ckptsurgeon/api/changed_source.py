@@ -70,12 +70,13 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
 
     Raises PlanError if a change does not fit the tensors, and the errors of ``operate``.
     """
-    plain = operate([stored], changes.rows)[0].checkpoint if changes.rows and changes.layout else stored
-    layout = _layout_named(changes, plain, folder)
+    operated = operate([stored], changes.rows)[0]
+    layout = _layout_named(changes, operated, folder)
     options, described = _in_layout(options, layout), dict(stored.items())
-    rows = [*changes.rows, *layout.change.operations, *rounded(changes.gguf_type, described)]
-    operated = operate([stored], rows)[0]
-    checkpoint, decoded, notes = operated.checkpoint, any("dequantize" in row for row in rows), list(layout.notes)
+    operated = operated.further(layout.change.operations, layout.derived)
+    operated = operated.further(rounded(changes.gguf_type, described))
+    checkpoint, notes = operated.checkpoint, list(layout.notes)
+    decoded = any("dequantize" in row for row in operated.derived.rows)
     if decoded and not checkpoint.codes:
         described, folder = dict(checkpoint.items()), without_quantisation(folder)
     if changes.quantise is not None:
@@ -84,7 +85,7 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
         scheme, include, exclude = changes.quantise
         own = _dtype_of_scales(options, folder, decoded=decoded)
         found = quantising(checkpoint, folder, scheme, include=include, exclude=exclude, dtype=own)
-        operated = operate([stored], [*rows, found.row])[0]
+        operated = operated.further([found.row])
         checkpoint = operated.checkpoint.stating(found.settings)
         operated, folder, described = replace(operated, checkpoint=checkpoint), found.folder(folder), dict(checkpoint)
         notes = [*found.notes, *notes]
@@ -96,18 +97,18 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
         described,
         options,
         {**{k: v for k, v in metadata.items() if k not in layout.without}, **(layout.metadata or {})},
-        [*own_notes, *operated.notes, *notes],
+        [*own_notes, *operated.derived.notes, *notes],
         layout.is_gguf,
     )
 
 
-def _layout_named(changes: Changes, checkpoint: Checkpoint, folder: ModelFolder) -> NamedLayout:
+def _layout_named(changes: Changes, source: OperatedCheckpoint, folder: ModelFolder) -> NamedLayout:
     """Return what gives the tensors the layout of ``changes``; no changes for None or "keep"."""
     if changes.layout is None or changes.layout == KEEP:
         return NamedLayout()
     from .layouts.layout_named import layout_named  # imports all layouts, which most commands do not need
 
-    return layout_named(changes.layout, checkpoint, folder, changes.heads)
+    return layout_named(changes.layout, source, folder, changes.heads)
 
 
 def _in_layout(options: Options, layout: NamedLayout) -> Options:

@@ -246,10 +246,10 @@ def _edit(
 
             notes += sampled_scale_notes(checkpoint)
         checkpoint, folder = changed.checkpoint, changed.folder
-        planned = plan_source(names_of([checkpoint.path])[0], checkpoint, operations=changed.operated.rows)
+        planned = plan_source(names_of([checkpoint.path])[0], checkpoint, operations=changed.operated.derived.rows)
         plan = plan_edit(
             verb,
-            replace(view_of(planned, checkpoint), made=changed.operated.by),
+            replace(view_of(planned, checkpoint), made=changed.operated.derived.by),
             changed.options,
             carried=carried,
             among=among,

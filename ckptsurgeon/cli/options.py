@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
 import typer
@@ -39,6 +40,8 @@ __all__ = [
     "Ruleset",
     "RunCode",
     "SetMetadata",
+    "StateDict",
+    "StateDictAndExtras",
     "Task",
     "To",
     "Unwrap",
@@ -249,6 +252,28 @@ KeepExtras = Annotated[
         "--keep-extras", help="Also write entries that are not tensors (epoch, arguments), if they are plain data."
     ),
 ]
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """The group of options for the state dict of a source, and for the metadata of the output."""
+
+    set_metadata: SetMetadata = None
+    root: Root = None
+    unwrap: Unwrap = False
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The options as arguments for the functions of the Python API."""
+        given = vars(self).copy()
+        return {"metadata": metadata_of(given.pop("set_metadata")), **given}
+
+
+@dataclass(frozen=True)
+class StateDictAndExtras(StateDict):
+    """The group of options for the state dict of a source, and for entries beside it."""
+
+    keep_extras: KeepExtras = False
 
 
 # Checks of options that contradict each other, made before any work is done.

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ..planning.plan.plan import Plan
     from ..planning.plan.receipt import Receipt
 
-__all__ = ["Writing", "show_explained", "show_plan"]
+__all__ = ["AdapterWriting", "Writing", "show_explained", "show_plan"]
 
 
 @dataclass(frozen=True)
@@ -234,6 +234,26 @@ class Writing:
         notes = notes_of(plan, self.output, to=self.to, max_shard_size=self.max_shard_size)
         show_plan(self.printer, plan, notes)
         return notes
+
+
+@dataclass(frozen=True)
+class AdapterWriting:
+    """The group of options for writing an adapter, whose format and number of files follow from its names."""
+
+    output: OutputUnlessDry = None
+    force: Force = False
+    wait: Wait = None
+    key: Key = None
+    dry_run: DryRun = False
+    printer: Printer = field(default_factory=Printer)
+
+    def check(self) -> None:
+        """Raise ConfigError if the output cannot be written, as ``Writing`` does."""
+        Writing(**vars(self)).check()
+
+    def carry_out(self, plan: Plan) -> None:
+        """Write the output of a plan and show the receipt; with --dry-run, only show the plan."""
+        Writing(**vars(self)).carry_out(plan)
 
 
 def show_explained(printer: Printer, plan: Plan, keys: Sequence[str]) -> None:

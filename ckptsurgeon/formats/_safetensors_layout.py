@@ -13,7 +13,7 @@ from .base.header import ExtraEntries, OutTensor
 from .base.limits import JSON_HEADER_BYTES, TENSORS
 from .base.sharded_writer import IndexedShards
 
-__all__ = ["CODES", "RECIPE_KEY", "SafetensorsWriter"]
+__all__ = ["CODES", "METADATA", "RECIPE_KEY", "SafetensorsWriter", "renamed_header", "take_recipe"]
 
 METADATA = "__metadata__"
 RECIPE_KEY = "ckptsurgeon"
@@ -126,6 +126,29 @@ def _is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def take_recipe(metadata: dict[str, str]) -> str | None:
+    """Remove the recipe from the metadata and return its text; None if there is none.
+
+    The recipe is found even if the key of its entry is damaged.
+    """
+    for key, value in metadata.items():
+        if key == RECIPE_KEY or value.startswith('{"kind":"ckpt.recipe"'):
+            return metadata.pop(key)
+    return None
+
+
+def renamed_header(header: bytes, names: Mapping[str, str]) -> tuple[bytes, str]:
+    """Return the JSON of a valid header with new names, without a recipe, and the text of the recipe ('': none).
+
+    ``names`` has the new name of each tensor. Raises UnicodeEncodeError for a name that UTF-8 cannot store.
+    """
+    entries = json.loads(header)
+    metadata = entries.pop(METADATA, None) or {}
+    recipe = take_recipe(metadata)
+    renamed = {names[key]: entry for key, entry in entries.items()}
+    return _dumps({**({METADATA: metadata} if metadata else {}), **renamed}).encode(), recipe or ""
 
 
 class SafetensorsWriter:

@@ -14,10 +14,11 @@ from typing import Any
 
 from ..errors import FormatError
 from ..storage.read.base import File, Source
+from ..storage.replaced_header import is_replaced
 from ..tensors.info import Storage, TensorInfo
 from ..util.text import escape
 from ._safetensors_entry import FIELDS, EntryError, tensor_of
-from ._safetensors_layout import RECIPE_KEY, SafetensorsWriter
+from ._safetensors_layout import SafetensorsWriter, take_recipe
 from .base import limits
 from .base.header import FilePrint, Header
 from .base.header_digest import UNSEALED, digest_outside, seal_of
@@ -38,6 +39,8 @@ class _Safetensors:
         """Return whether the file begins with a plausible header length and the opening brace of a JSON object."""
         if not isinstance(source, File) or len(head) < 9:
             return False
+        if is_replaced(head):
+            return True
         length = int.from_bytes(head[:8], "little")
         return head[8:9] == b"{" and length <= max(source.size, limits.JSON_HEADER_BYTES)
 
@@ -47,7 +50,7 @@ class _Safetensors:
         raw = _raw_header(source)
         entries = _parse(source, raw)
         metadata = _metadata(source, entries.pop("__metadata__", None))
-        recipe = _take_recipe(metadata)
+        recipe = take_recipe(metadata)
         start = 8 + len(raw)
         stored = Storage(name, start, source.size - start, name=source.name)
         tensors = _tensors(source, entries, stored)
@@ -71,6 +74,13 @@ def _raw_header(file: File) -> bytes:
     if file.size < 8:
         raise _fail(file, "HeaderTooSmall", f"the file has only {file.size} bytes")
     length = int.from_bytes(file.read(0, 8), "little")
+    if is_replaced(file.read(0, min(9, file.size))):
+        raise FormatError(
+            f"{escape(file.uri)} cannot be read: its header is being replaced, or ckpt rename --in-place was "
+            "interrupted.",
+            hint="ckpt check restores it, if it was interrupted.",
+            rule="replaced header",
+        )
     if length > limits.JSON_HEADER_BYTES:
         raise _fail(file, "HeaderTooLarge", f"its header has {length} bytes, more than {limits.JSON_HEADER_BYTES}")
     if length > file.size - 8:
@@ -147,17 +157,6 @@ def _metadata(file: File, metadata: Any) -> dict[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _fail(file, "InvalidHeaderDeserialization", "its metadata is not a map from strings to strings")
     return metadata
-
-
-def _take_recipe(metadata: dict[str, str]) -> str | None:
-    """Remove the recipe from the metadata and return its text; None if there is none.
-
-    The recipe is found even if the key of its entry is damaged.
-    """
-    for key, value in metadata.items():
-        if key == RECIPE_KEY or value.startswith('{"kind":"ckpt.recipe"'):
-            return metadata.pop(key)
-    return None
 
 
 def _tensors(file: File, entries: dict[str, Any], stored: Storage) -> dict[str, TensorInfo]:

@@ -10,6 +10,7 @@ from ..errors import ConfigError
 from ..tensors.info import TensorInfo
 from ..util.brief import Brief
 from ..util.text import count, escape
+from .operations.perform import DerivedSource
 
 __all__ = ["Companion", "Initial", "InitialFile", "KnownLayout", "Recognise", "TargetSpec", "Undrawable"]
 
@@ -63,7 +64,8 @@ class KnownLayout(Brief):
 
     The changes are made without an option. The ``operations``, in the form in which users write them, are applied
     first. ``names`` then maps the resulting keys to the destination's keys; ``by`` says whose names the resulting keys
-    are. ``unknown`` maps each key of the destination that the source cannot provide to the reason.
+    are. ``unknown`` maps each key of the destination that the source cannot provide to the reason. ``derived`` has the
+    source after the operations, if they were performed to find the names.
     """
 
     operations: tuple[Mapping[str, Any], ...] = ()
@@ -71,6 +73,7 @@ class KnownLayout(Brief):
     by: str = ""
     unknown: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    derived: DerivedSource | None = None
 
 
 Recognise: TypeAlias = Callable[[Mapping[str, TensorInfo]], KnownLayout]

@@ -601,3 +601,13 @@ def test_hostile_names_reach_no_terminal(ckpt: Run) -> None:
     assert "[bold]markup[/bold]" in outputs[1].out
     assert len(ckpt("inspect", "evil.pth", "--keys").out.splitlines()) == len(HOSTILE)
     assert {row["key"] for row in json.loads(ckpt("inspect", "evil.pth", "--json").out)["tensors"]} == set(HOSTILE)
+
+
+def test_no_verb_with_a_plan_declares_the_options_of_its_output() -> None:
+    """They are declared once, in a group; only one verb has one of them, for its place in the help."""
+    from inspect import signature
+
+    from ckptsurgeon.cli.application import verbs
+
+    own = {verb.NAME: {*signature(verb.run).parameters} & {"force", "wait", "key", "dry_run"} for verb in verbs()}
+    assert [name for name, options in own.items() if "dry_run" in options or "key" in options] == ["verify"]

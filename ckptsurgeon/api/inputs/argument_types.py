@@ -191,6 +191,7 @@ KINDS: Mapping[str, _Kind] = {
     "Parameters": _Kind("a map of parameters or strings NAME=VALUE", _any_of(_are_named, _is_text, _are_texts)),
     "Mapping[str, str] | None": _Kind("a map from strings to strings", _any_of(_is_map)),
     "Path": _Kind("a path", _is_path),
+    "Plan": _Kind("a plan", lambda value: isinstance(value, Plan)),
     "Plan | Path": _Kind("a plan or a path", lambda value: isinstance(value, Plan) or _is_path(value)),
     "Path | None": _Kind("a path", _any_of(_is_path)),
     "CheckpointLike": _Kind(CHECKPOINT, _is_checkpoint),

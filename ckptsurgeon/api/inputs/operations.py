@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
@@ -12,7 +12,7 @@ from ...errors import ConfigError, PatternError
 from ...planning.keys.renaming import RULESETS
 from ...planning.operations.conversions import CONVERSIONS
 from ...planning.operations.operation import parse_operations
-from ...planning.operations.perform import Derivation, DerivedSource, perform
+from ...planning.operations.perform import DerivedSource, perform
 from ...storage.small_files import read_text
 from ...tensors.dtypes import BLOCKS
 from ...util.did_you_mean import did_you_mean
@@ -27,14 +27,20 @@ __all__ = ["OperatedCheckpoint", "asked_conversions", "operate", "operations_fil
 class OperatedCheckpoint:
     """A checkpoint after operations such as split and concat.
 
-    ``rows`` has the operations that changed the checkpoint, as plain data. ``by`` maps the key of each changed tensor
-    to the operation and the source keys from which the tensor was made.
+    ``stored`` is the checkpoint before them, ``derived`` has what they made of it.
     """
 
     checkpoint: Checkpoint
-    rows: Sequence[Mapping[str, Any]] = ()
-    by: Mapping[str, Derivation] = field(default_factory=dict)
-    notes: Sequence[str] = ()
+    stored: Checkpoint
+    derived: DerivedSource
+
+    def further(self, rows: Sequence[Mapping[str, Any]], derived: DerivedSource | None = None) -> OperatedCheckpoint:
+        """Return the checkpoint after the operations ``rows`` too; ``derived`` is their result, if it is known."""
+        if not rows:
+            return self
+        if derived is None:
+            derived = perform([self.stored], parse_operations(rows), [weights_of(self.stored)], [self.derived])[0]
+        return _operated(self.stored, derived)
 
 
 def operate(checkpoints: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]]) -> list[OperatedCheckpoint]:
@@ -43,18 +49,17 @@ def operate(checkpoints: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]]
     Raises the errors of ``parse_operations`` and ``perform``.
     """
     if not rows:
-        return [OperatedCheckpoint(checkpoint) for checkpoint in checkpoints]
+        return [OperatedCheckpoint(one, one, DerivedSource(dict(one))) for one in checkpoints]
     results = perform(checkpoints, parse_operations(rows), [weights_of(one) for one in checkpoints])
-    return [_operated(*pair, rows) for pair in zip(checkpoints, results, strict=True)]
+    return [_operated(*pair) for pair in zip(checkpoints, results, strict=True)]
 
 
-def _operated(checkpoint: Checkpoint, result: DerivedSource, rows: Sequence[Mapping[str, Any]]) -> OperatedCheckpoint:
-    own = [rows[place] for place in result.done]
+def _operated(checkpoint: Checkpoint, result: DerivedSource) -> OperatedCheckpoint:
     after = checkpoint.holding(result.tensors)
     left = (key for key in after.codes.by_key if after[key].dtype not in BLOCKS)  # blocks of GGUF need no settings
-    if any("dequantize" in row for row in own) and not any(left):
+    if any("dequantize" in row for row in result.rows) and not any(left):
         after = checkpoint.holding(result.tensors, decoded=True)
-    return OperatedCheckpoint(after, own, result.by, result.notes)
+    return OperatedCheckpoint(after, checkpoint, result)
 
 
 def asked_conversions(rulesets: Sequence[str]) -> tuple[list[Mapping[str, Any]], tuple[str, ...]]:

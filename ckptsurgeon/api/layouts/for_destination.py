@@ -12,10 +12,9 @@ from ...planning.keys.rules import parse_rule
 from ...planning.layouts.conversion import LayoutConversion, conversion
 from ...planning.layouts.layout import Family, Layout, Numbers
 from ...planning.layouts.recognise import recognised
-from ...planning.operations.operation import parse_operations
-from ...planning.operations.perform import perform
 from ...planning.target import KnownLayout
 from ...tensors.info import TensorInfo
+from ..inputs.operations import OperatedCheckpoint
 from .layout_named import changed_layout, said_of
 from .named_layout import AUTO, KEEP, TRANSFORMERS
 from .settings import settings_of
@@ -25,7 +24,7 @@ __all__ = ["layout_for", "layouts_between"]
 
 def layout_for(
     name: str,
-    checkpoint: Checkpoint,
+    source: OperatedCheckpoint,
     wanted: Mapping[str, TensorInfo],
     config: Callable[[], Mapping[str, Any]],
     theirs: Callable[[], Mapping[str, Any]],
@@ -42,15 +41,16 @@ def layout_for(
     """
     if name == KEEP:
         return None
+    checkpoint = source.checkpoint
     if name != AUTO:
-        return _known(changed_layout(name, checkpoint, settings_of(checkpoint, config(), heads)), checkpoint)
+        return _known(changed_layout(name, source, settings_of(checkpoint, config(), heads)))
     found = layouts_between(checkpoint, wanted, reads_older=reads_older)
     if found is None:
         return None
     family, here, there = found
     settings, notes = _with_numbers(settings_of(checkpoint, config(), heads), theirs(), family, checkpoint)
-    made = conversion(family, here, [there], checkpoint, settings, checkpoint.path, is_part=True)
-    return _known(replace(made, notes=(*made.notes, *(notes if made.change.operations else ()))), checkpoint)
+    made = conversion(family, here, [there], source.derived, settings, checkpoint.path, is_part=True)
+    return _known(replace(made, notes=(*made.notes, *(notes if made.change.operations else ()))))
 
 
 def _with_numbers(
@@ -93,11 +93,11 @@ def _is_older(here: Layout, target: Layout) -> bool:
     return here.name == TRANSFORMERS and target.library.startswith(TRANSFORMERS)
 
 
-def _known(found: LayoutConversion, checkpoint: Checkpoint) -> KnownLayout | None:
+def _known(found: LayoutConversion) -> KnownLayout | None:
     if found.source is found.target:
         return None
     change = found.change
-    keys = list(perform([checkpoint], parse_operations([*change.operations]))[0].tensors)
-    renaming = rename(keys, [parse_rule(rule) for rule in change.rules])
+    renaming = rename([*found.derived.tensors], [parse_rule(rule) for rule in change.rules])
     names = {key: new[0] for key, new in renaming.names.items() if new[0] != key}
-    return KnownLayout(change.operations, names, f"layout {found.source.name}", notes=(said_of(found), *found.notes))
+    notes = (said_of(found), *found.notes)
+    return KnownLayout(change.operations, names, f"layout {found.source.name}", notes=notes, derived=found.derived)

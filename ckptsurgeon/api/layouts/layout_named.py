@@ -13,6 +13,7 @@ from ...planning.layouts.layout import Family, Layout
 from ...planning.layouts.recognise import families, recognised
 from ...planning.llama_cpp.names import in_llama_cpp
 from ...util.text import escape, listing
+from ..inputs.operations import OperatedCheckpoint
 from ..model_folder.folder import ModelFolder
 from .named_layout import AUTO, GGUF, TRANSFORMERS, NamedLayout
 from .settings import settings_of
@@ -20,32 +21,33 @@ from .settings import settings_of
 __all__ = ["changed_layout", "layout_named", "said_of"]
 
 
-def layout_named(name: str, checkpoint: Checkpoint, folder: ModelFolder, heads: str = "") -> NamedLayout:
+def layout_named(name: str, source: OperatedCheckpoint, folder: ModelFolder, heads: str = "") -> NamedLayout:
     """Return the change of a checkpoint's layout to the layout ``name``.
 
     ``heads`` is the value of ``--heads``, '' if it is not given. Raises PlanError if the layout of the checkpoint is
     not known, or cannot be changed to ``name``.
     """
+    checkpoint = source.checkpoint
     if name in (AUTO, GGUF) or (name == TRANSFORMERS and _is_llama_cpp(checkpoint)):
         from ..gguf.llama_cpp_layout import llama_cpp_layout  # imports tokenisers, which other layouts do not need
 
         return llama_cpp_layout(name, checkpoint, folder)
-    found = changed_layout(name, checkpoint, settings_of(checkpoint, folder.config, heads))
-    return NamedLayout(found.change, None, (said_of(found), *found.notes))
+    found = changed_layout(name, source, settings_of(checkpoint, folder.config, heads))
+    return NamedLayout(found.change, None, (said_of(found), *found.notes), derived=found.derived)
 
 
 def _is_llama_cpp(checkpoint: Checkpoint) -> bool:
     return bool(checkpoint.header.stored) or (in_llama_cpp(checkpoint) and not recognised(checkpoint))
 
 
-def changed_layout(name: str, checkpoint: Checkpoint, config: Mapping[str, Any]) -> LayoutConversion:
+def changed_layout(name: str, operated: OperatedCheckpoint, config: Mapping[str, Any]) -> LayoutConversion:
     """Return the conversion of a checkpoint to the layout ``name`` of its family.
 
     ``config`` has the fields of its configuration. Raises PlanError if its layout is not known, several fit, or its
     family has no layout of that name, and the errors of ``conversion``.
     """
-    family, source = _family(name, checkpoint)
-    return conversion(family, source, family.named(name), checkpoint, config, checkpoint.path)
+    family, source = _family(name, operated.checkpoint)
+    return conversion(family, source, family.named(name), operated.derived, config, operated.checkpoint.path)
 
 
 def said_of(found: LayoutConversion) -> str:

@@ -10,6 +10,7 @@ from ...planning.layouts.changes import UnknownNumberError
 from ...planning.layouts.conversion import conversion
 from ...planning.layouts.layout import Family, Layout
 from ...planning.layouts.recognise import families, recognised
+from ...planning.operations.perform import DerivedSource
 from ..inputs.argument_types import CheckpointLike, checked
 from ..model_folder.folder import model_folder
 from .settings import settings_of
@@ -42,11 +43,12 @@ def layouts(source: CheckpointLike | None = None, *, root: str | None = None) ->
 
 def _targets(checkpoint: Checkpoint, family: Family, source: Layout) -> tuple[str, ...]:
     """Return the names of the other layouts in which all tensors of a checkpoint have a name."""
+    whole = DerivedSource(dict(checkpoint))
     settings = settings_of(checkpoint, model_folder(checkpoint).config)
     found = []
     for name in sorted({layout.name for layout in family.layouts} - {source.name}):
         try:
-            conversion(family, source, family.named(name), checkpoint, settings, checkpoint.path)
+            conversion(family, source, family.named(name), whole, settings, checkpoint.path)
         except UnknownNumberError:  # the user may give it
             pass
         except PlanError:

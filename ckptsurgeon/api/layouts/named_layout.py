@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ...errors import ConfigError
 from ...planning.layouts.layout import LayoutChange
+from ...planning.operations.perform import DerivedSource
 
 __all__ = ["ARCHITECTURE", "AUTO", "GGUF", "KEEP", "TRANSFORMERS", "NamedLayout", "check_layout", "layout_arguments"]
 
@@ -19,7 +20,8 @@ class NamedLayout:
     """A change of layout, the metadata that describe the new layout, and notes.
 
     ``is_gguf`` is true if the new layout is llama.cpp's. ``without`` has the names of metadata entries that are left
-    out, because they do not describe the changed tensors.
+    out, because they do not describe the changed tensors. ``derived`` has the checkpoint after the operations of the
+    change, if they were performed to find its rules.
     """
 
     change: LayoutChange = field(default_factory=lambda: LayoutChange((), (), ()))
@@ -27,6 +29,7 @@ class NamedLayout:
     notes: tuple[str, ...] = ()
     is_gguf: bool = False
     without: tuple[str, ...] = ()
+    derived: DerivedSource | None = None
 
 
 def check_layout(name: str | None, heads: str | None = None, *, is_ruled: bool = False) -> None:

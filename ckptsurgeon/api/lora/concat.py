@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.in_memory import path_of
-from ...checkpoint.opening import open_checkpoint
-from ...engine.inputs import PlanInputs
 from ...planning.lora_output.concat import plan_lora_concat
 from ...planning.plan.plan import Plan
 from ...planning.transplant.options import Options
 from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked
 from ..inputs.arguments import plain_arguments
-from ..inputs.inputs import names_of, plan_source, source_notes, twice_notes, view_of
+from ..inputs.inputs import source_notes, twice_notes
 from ..inputs.kept_open import KeptOpen
-from ..inputs.reopening import with_model_files_pinned
-from ..model_folder.licences import with_licences
-from ..model_folder.quantised import folder_of
 from .adapter_files import base_name
+from .adapter_output import factor_dtype, open_adapters
 from .merging import adapters_of, weights_of_adapters
-from .opening import open_adapter
-from .output_dtype import factor_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -59,15 +51,10 @@ def lora_concat(
     options = Options.of(exclude=exclude)
     opened: list[Checkpoint] = []
     with KeptOpen(opened):
-        names = names_of([*map(path_of, given), *([path_of(base)] if base is not None else [])])
-        views = [open_adapter(*one, opened) for one in zip(given, names, counts, strict=False)]
-        model = None
-        if base is not None:
-            opened.append(open_checkpoint(base, unwrap=False, called="base"))
-            model = view_of(plan_source(names[-1], opened[-1]), opened[-1])
+        found = open_adapters(given, counts, opened, base)
         plan = plan_lora_concat(
-            [view for view, _ in views],
-            model,
+            found.adapters,
+            found.model,
             exclude=options.exclude,
             dtype=wanted,
             alike=base_name,
@@ -77,7 +64,4 @@ def lora_concat(
             },
             notes=[*source_notes(opened[: len(given)], unwrap=False), *twice_notes(opened[: len(given)])],
         )
-        folders = list(map(folder_of, opened[: len(given)]))
-        plan = with_model_files_pinned(with_licences(plan, folders), folders)
-        others = tuple(path for _, path in views if path)
-        return replace(plan, inputs=PlanInputs(tuple(opened), None, others))
+        return found.finished(plan, opened)

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.in_memory import path_of
-from ...checkpoint.opening import open_checkpoint
-from ...engine.inputs import PlanInputs
 from ...planning.lora_output.convert import check_spelling, plan_lora_convert
 from ...planning.plan.plan import Plan
 from ...planning.transplant.options import Options
 from ...util.text import count, escape
 from ..inputs.argument_types import CheckpointLike, Patterns, checked
 from ..inputs.arguments import plain_arguments
-from ..inputs.inputs import names_of, plan_source, source_notes, view_of
+from ..inputs.inputs import source_notes
 from ..inputs.kept_open import KeptOpen
-from ..inputs.operations import operate
-from ..inputs.reopening import with_model_files_pinned
-from ..model_folder.licences import with_licences
-from ..model_folder.quantised import folder_of
-from .opening import METADATA, open_adapter
-from .output_dtype import factor_dtype
+from .adapter_output import factor_dtype, open_adapters
+from .opening import METADATA
 
 if TYPE_CHECKING:
     import torch
@@ -59,16 +51,11 @@ def lora_convert(
     options, wanted = Options.of(exclude=exclude), factor_dtype(dtype)
     opened: list[Checkpoint] = []
     with KeptOpen(opened):
-        names = names_of([path_of(adapter), *([path_of(base)] if base is not None else [])])
-        view, path = open_adapter(adapter, names[0], 1.0, opened)
-        model = None
-        if base is not None:
-            opened.append(open_checkpoint(base, unwrap=False, called="base"))
-            model = view_of(plan_source(names[-1], opened[-1]), opened[-1])
+        found = open_adapters([adapter], [1.0], opened, base)
         plan = plan_lora_convert(
-            view,
+            found.adapters[0],
             to,
-            model,
+            found.model,
             component=component or "",
             exclude=options.exclude,
             dtype=wanted,
@@ -78,20 +65,7 @@ def lora_convert(
             },
             notes=[*source_notes(opened[:1], unwrap=False), *_metadata_notes(opened[0])],
         )
-        return finished(plan, opened, path)
-
-
-def finished(plan: Plan, opened: list[Checkpoint], path: str, memory: int = 0) -> Plan:
-    """Return the plan of an adapter with its inputs; the first of them gets the tensors that its operations make.
-
-    ``path`` is the path of the adapter's configuration, '' without one; ``memory`` is the limit in bytes.
-    """
-    before = list(plan.sources[0].operations)
-    folders = [folder_of(opened[0])]
-    made = [row for row in before if "constant" in row]
-    opened[0] = operate([opened[0]], made)[0].checkpoint
-    plan = with_model_files_pinned(with_licences(plan, folders), folders)
-    return replace(plan, inputs=PlanInputs(tuple(opened), None, (path,) if path else (), memory=memory))
+        return found.finished(plan, opened)
 
 
 def _metadata_notes(one: Checkpoint) -> list[str]:

@@ -6,18 +6,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.in_memory import path_of
 from ...planning.lora_merge.fitting import AdapterView
 from ...planning.lora_output.resize import check_sizes, plan_lora_resize, refuse_resizing
 from ...planning.plan.plan import Plan
 from ..inputs.argument_types import CheckpointLike, checked
 from ..inputs.arguments import plain_arguments
-from ..inputs.inputs import names_of, source_notes
+from ..inputs.inputs import source_notes
 from ..inputs.kept_open import KeptOpen
 from ..inputs.memory_budget import memory_bytes, with_costs
-from .convert import finished
-from .opening import open_adapter
-from .output_dtype import factor_dtype
+from .adapter_output import factor_dtype, open_adapters
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +50,8 @@ def lora_resize(
     wanted, most = factor_dtype(dtype), memory_bytes(memory)
     opened: list[Checkpoint] = []
     with KeptOpen(opened):
-        view, path = open_adapter(adapter, names_of([path_of(adapter)])[0], 1.0, opened)
+        found = open_adapters([adapter], [1.0], opened)
+        view = found.adapters[0]
         refuse_resizing(view)
         plan = plan_lora_resize(
             view,
@@ -63,8 +61,7 @@ def lora_resize(
             metadata=opened[0].metadata,
             notes=source_notes(opened, unwrap=False),
         )
-        plan = finished(plan, opened, path, most)
-        return with_costs(plan, most)
+        return with_costs(found.finished(plan, opened, most), most)
 
 
 def _ranks(one: AdapterView, opened: Checkpoint, rank: int | None, energy: float | None) -> Mapping[str, int]:

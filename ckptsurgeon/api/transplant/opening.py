@@ -84,7 +84,7 @@ def _recognised(
 ) -> KnownSource:
     found = layout_for(
         layout,
-        one.checkpoint,
+        one,
         target.tensors,
         lambda: model_folder(raw).config,
         lambda: _config_of(target),
@@ -97,8 +97,7 @@ def _recognised(
     if found is None:
         assert recognise is not None
         found = recognise(one.checkpoint)
-    if found.operations:
-        one = operate([raw], [*one.rows, *found.operations])[0]
+    one = one.further(found.operations, found.derived)
     return KnownSource(one, _under(found, one.checkpoint, spec, target) if spec.src or spec.dst else found)
 
 
@@ -279,8 +278,8 @@ def _views(sources: Sequence[KnownSource], specs: Sequence[SourceSpec]) -> list[
     names = names_of([spec.uri for spec in specs])
     return [
         SourceView(
-            plan_source(name, one.operated.checkpoint, operations=one.operated.rows), one.operated.checkpoint,
-            spec.src, spec.dst, spec.exclude, one.operated.by, one.recognised.names, one.recognised.by,
+            plan_source(name, one.operated.checkpoint, operations=one.operated.derived.rows), one.operated.checkpoint,
+            spec.src, spec.dst, spec.exclude, one.operated.derived.by, one.recognised.names, one.recognised.by,
             one.operated.checkpoint.codes, decoded_dtype(one.operated.checkpoint),
         )
         for name, one, spec in zip(names, sources, specs, strict=True)
@@ -379,7 +378,7 @@ def _notes(specs: Sequence[SourceSpec], sources: Sequence[KnownSource], target: 
     notes = [note for spec in specs for note in spec.notes]
     for one in sources:
         checkpoint = one.operated.checkpoint
-        notes += (*notes_on(checkpoint, len(sources) + bool(target.keeps)), *one.operated.notes)
+        notes += (*notes_on(checkpoint, len(sources) + bool(target.keeps)), *one.operated.derived.notes)
         if checkpoint.stripped:
             notes.append(f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}")
     for one in sources:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import Encoding, Root, SetMetadata, Unwrap, metadata_of
+from ..options import Encoding, StateDict
 from ..writing import Writing
 
 NAME = "average"
@@ -48,24 +48,13 @@ def run(
         typer.Option("--vocab", metavar="place", help="Average row n with row n even if the tokenisers differ."),
     ] = None,
     encoding: Encoding = "keep",
-    set_metadata: SetMetadata = None,
-    root: Root = None,
-    unwrap: Unwrap = False,
     *,
+    state_dict: StateDict,
     writing: Writing,
 ) -> None:
     """Average checkpoints of one model, and write the result."""
     from ...api.average import average
 
     writing.check()
-    plan = average(
-        sources,
-        ema=ema,
-        int_buffers=int_buffers,
-        vocab=vocab,
-        encoding=encoding,
-        unwrap=unwrap,
-        root=root,
-        metadata=metadata_of(set_metadata),
-    )
+    plan = average(sources, ema=ema, int_buffers=int_buffers, vocab=vocab, encoding=encoding, **state_dict.arguments)
     writing.carry_out(plan)

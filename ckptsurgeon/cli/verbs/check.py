@@ -9,6 +9,7 @@ import typer
 from ..failing import failed
 from ..options import Root
 from ..printing import Printer
+from ..stopping import say
 
 if TYPE_CHECKING:
     from ...analysis.check.report import CheckReport
@@ -51,11 +52,14 @@ def run(
 ) -> None:
     """Look for faults of checkpoints, and print what was found."""
     from ...api.check import check
+    from ...api.in_place.apply import settle
     from ...errors import FormatError, SourceError
 
     reports, unread = [], []
     for path in paths:
         try:
+            for note in settle(path):
+                say(f"note: {note}")
             with printer.working("checking") as progress:
                 reports.append(check(path, base=base, root=root, skip=skip or (), progress=progress))
         except (FormatError, SourceError) as error:  # the other checkpoints are still checked

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import Heads, KeepExtras, Layout, Root, SetMetadata, Unwrap, metadata_of
+from ..options import Heads, Layout, StateDictAndExtras
 from ..writing import Writing
 
 NAME = "convert"
@@ -69,11 +69,8 @@ def run(
             "--exclude", metavar="GLOB", help="Do not quantise these weights, even if --include matches. Repeatable."
         ),
     ] = None,
-    set_metadata: SetMetadata = None,
-    root: Root = None,
-    unwrap: Unwrap = False,
-    keep_extras: KeepExtras = False,
     *,
+    state_dict: StateDictAndExtras,
     writing: Writing,
 ) -> None:
     """Write a checkpoint in another format, sharding or dtype."""
@@ -90,9 +87,6 @@ def run(
         quantize=quantize,
         include=include,
         exclude=exclude,
-        metadata=metadata_of(set_metadata),
-        unwrap=unwrap,
-        keep_extras=keep_extras,
-        root=root,
+        **state_dict.arguments,
     )
     writing.carry_out(plan)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import KeepExtras, Root, SetMetadata, Unwrap, metadata_of
+from ..options import StateDictAndExtras
 from ..writing import Writing
 
 NAME = "filter"
@@ -34,24 +34,12 @@ def run(
             "--exclude", metavar="GLOB", help="Leave these keys out, even if --include matches them. Repeatable."
         ),
     ] = None,
-    set_metadata: SetMetadata = None,
-    root: Root = None,
-    unwrap: Unwrap = False,
-    keep_extras: KeepExtras = False,
     *,
+    state_dict: StateDictAndExtras,
     writing: Writing,
 ) -> None:
     """Write a checkpoint with only some of the tensors of another."""
     from ...api.edit import filter as api_filter
 
     writing.check()
-    plan = api_filter(
-        source,
-        include=include,
-        exclude=exclude,
-        unwrap=unwrap,
-        keep_extras=keep_extras,
-        root=root,
-        metadata=metadata_of(set_metadata),
-    )
-    writing.carry_out(plan)
+    writing.carry_out(api_filter(source, include=include, exclude=exclude, **state_dict.arguments))

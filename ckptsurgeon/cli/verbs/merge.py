@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import Encoding, Memory, Root, SetMetadata, Unwrap, metadata_of, numbers
+from ..options import Encoding, Memory, StateDict, numbers
 from ..writing import Writing
 
 NAME = "merge"
@@ -123,10 +123,8 @@ def run(
         bool, typer.Option("--list", help="Show the methods with their parameters and papers.")
     ] = False,
     encoding: Encoding = "keep",
-    set_metadata: SetMetadata = None,
-    root: Root = None,
-    unwrap: Unwrap = False,
     *,
+    state_dict: StateDict,
     writing: Writing,
 ) -> None:
     """Merge models into one, and write the result."""
@@ -158,6 +156,6 @@ def run(
         parameters=param or (), on_missing=on_missing,
         on_mismatch=on_mismatch or "error", vocab=vocab, tokens=tokens or (), vocab_keys=vocab_keys,
         int_buffers=int_buffers, encoding=encoding, dtype=dtype, compute=compute, seed=seed, plugin=plugin,
-        memory=memory, device=device, unwrap=unwrap, root=root, metadata=metadata_of(set_metadata),
+        memory=memory, device=device, **state_dict.arguments,
     )  # fmt: skip
     writing.carry_out(plan)

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ..options import Heads, KeepExtras, Layout, Operations, Root, Ruleset, SetMetadata, Unwrap, metadata_of
+from ..in_place import carry_out_in_place, prepare_in_place
+from ..options import Heads, Layout, Operations, Ruleset, StateDictAndExtras
 from ..writing import Writing
 
 NAME = "rename"
@@ -14,12 +15,14 @@ HELP = """Rename the keys of a checkpoint.
 
 The first rule that matches a key renames it; keys that no rule matches keep their names. Rules match the keys as they
 are in the file, with wrappers, unless --unwrap is given. It is an error if two keys get the same name, or if a rule
-matches nothing. --layout needs no rules: it recognises the network by its keys.
+matches nothing. --layout needs no rules: it recognises the network by its keys. --in-place writes no new file, only
+the header of SRC, if the new names fit there and no other program has the file open.
 """
 EXAMPLES = """\b
 Examples:
   ckpt rename wrapped.pth --map module= -o plain.safetensors
   ckpt rename whisper-tiny.pt --layout transformers -o model.safetensors
+  ckpt rename model.safetensors --in-place --map model.language_model=model
   ckpt rename bert.pth --map 'encoder.layer.{n}.**=layers.{n}.**' --map-file names.map -o renamed.pth
 """
 
@@ -36,22 +39,33 @@ def run(
         str | None, typer.Option("--map-file", metavar="FILE", help="Read rules from this file, one on each line.")
     ] = None,
     ruleset: Ruleset = None,
+    in_place: Annotated[
+        bool,
+        typer.Option(
+            "--in-place",
+            help="Write the new names into the header of SRC, a local safetensors file or folder; values stay as they "
+            "are.",
+        ),
+    ] = False,
     operations: Operations = None,
     layout: Layout = None,
     heads: Heads = None,
-    set_metadata: SetMetadata = None,
-    root: Root = None,
-    unwrap: Unwrap = False,
-    keep_extras: KeepExtras = False,
     *,
+    state_dict: StateDictAndExtras,
     writing: Writing,
 ) -> None:
     """Write a checkpoint with its keys renamed."""
     from ...api.edit import rename
 
-    writing.check()
+    if in_place:
+        prepare_in_place(source, writing)
+    else:
+        writing.check()
     plan = rename(
         source, map=map, map_file=map_file, ruleset=ruleset, operations=operations, layout=layout, heads=heads,
-        unwrap=unwrap, keep_extras=keep_extras, root=root, metadata=metadata_of(set_metadata),
+        **state_dict.arguments,
     )  # fmt: skip
-    writing.carry_out(plan)
+    if in_place:
+        carry_out_in_place(plan, writing)
+    else:
+        writing.carry_out(plan)

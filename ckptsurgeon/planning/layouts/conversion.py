@@ -13,7 +13,7 @@ from ..keys.matcher import KeyMatcher
 from ..keys.pattern import KeyPattern
 from ..keys.row_order import HALVES, PAIRS
 from ..operations.operation import parse_operations
-from ..operations.perform import perform
+from ..operations.perform import DerivedSource, perform
 from .changes import matched
 from .layout import Family, Layout, LayoutChange, Numbers, Row, Tensors
 
@@ -29,11 +29,15 @@ _QUANTISED = ("scale", "zeros", "zero_point", "absmax")
 
 @dataclass(frozen=True)
 class LayoutConversion:
-    """The change of a network's layout, between which layouts it is, and notes on what is left out."""
+    """The change of a network's layout, between which layouts it is, and notes on what is left out.
+
+    ``derived`` has the network after the operations of the change, before its rules.
+    """
 
     change: LayoutChange
     source: Layout
     target: Layout
+    derived: DerivedSource
     notes: tuple[str, ...] = ()
 
 
@@ -41,13 +45,13 @@ def conversion(
     family: Family,
     source: Layout,
     targets: Sequence[Layout],
-    tensors: Tensors,
+    network: DerivedSource,
     config: Mapping[str, Any],
     label: str,
     *,
     is_part: bool = False,
 ) -> LayoutConversion:
-    """Return the conversion of ``tensors``, which have the layout ``source``, to one of the layouts ``targets``.
+    """Return the conversion of a network, which has the layout ``source``, to one of the layouts ``targets``.
 
     The target that has names for the most tensors is used: of several, one without a head, or the first. ``config`` has
     the fields of the model's configuration, as far as it is known. ``label`` is the name of the checkpoint in messages.
@@ -55,19 +59,22 @@ def conversion(
     names. Raises PlanError if a tensor has no name there, a layer lacks a tensor that other layers have, or a number
     that the shapes do not show is missing from ``config``.
     """
+    tensors = network.tensors
     if source in targets:
-        return LayoutConversion(LayoutChange((), (), ()), source, source)
+        return LayoutConversion(LayoutChange((), (), ()), source, source, network)
+    known = _named(source, source.names, (*source.computed, *source.training), tensors)
+    unknown = [key for key in tensors if key not in known]
     if not is_part:
-        known = _named(source, source.names, (*source.computed, *source.training), tensors)
-        _check_named([key for key in tensors if key not in known], family, source, targets[0], label)
+        _check_named(unknown, family, source, targets[0], label)
         _check_even(family, source, tensors, label)
     numbers = family.numbers(tensors, config)
-    found = (_Conversion(source, target, numbers, tensors) for target in _distinct(targets))
+    found = (_Conversion(source, target, numbers, network, unknown) for target in _distinct(targets))
     best = min(found, key=lambda one: (one.unnamed, not one.target.is_bare))
     if not is_part:
         _check_named(best.odd, family, source, best.target, label)
     _check_rotated(best.rows, family, config, label)
-    return LayoutConversion(LayoutChange(tuple(best.rows), best.rules, best.exclude), source, best.target, best.notes)
+    change = LayoutChange(tuple(best.rows), best.rules, best.exclude)
+    return LayoutConversion(change, source, best.target, best.derived, best.notes)
 
 
 def _distinct(targets: Sequence[Layout]) -> list[Layout]:
@@ -119,14 +126,17 @@ def _hint(odd: Sequence[str]) -> str:
 class _Conversion:
     """The operations and rules from one layout to another, and the keys, ``odd``, that have no name there.
 
-    ``unnamed`` is the number of tensors that have no name there, those included that only training uses.
+    ``unnamed`` is the number of tensors that have no name there, those included that only training uses. ``derived``
+    has the network after the operations. ``unknown`` are keys that the source's layout has no name for.
     """
 
-    def __init__(self, source: Layout, target: Layout, numbers: Numbers, tensors: Tensors) -> None:
-        self.source, self.target = source, target
+    def __init__(
+        self, source: Layout, target: Layout, numbers: Numbers, network: DerivedSource, unknown: Sequence[str]
+    ) -> None:
+        self.source, self.target, self.derived = source, target, network
         self.rows: list[Row] = []
-        known = _named(source, source.names, (*source.computed, *source.training), tensors)
-        self._now = {key: info for key, info in tensors.items() if key in known}
+        self._unknown = frozenset(unknown)
+        self._now = self._known()
         for change in reversed(source.changes):
             self._do(change.back(self._now, numbers, self._at))
         for change in target.changes:
@@ -143,15 +153,19 @@ class _Conversion:
         self.unnamed = len(self._now) - len(covered)
         covered |= {key for one in unused for key in training[one]}
         self.exclude += tuple(unused)
-        self.odd = [key for key in tensors if key not in known]
-        self.odd += [key for key in self._now if key not in covered]
+        self.odd = [*unknown, *(key for key in self._now if key not in covered)]
         settings = [one.settings for one in (source, target) if one.settings]
         self.notes = (*self._left(computed, tied, unused), *doubled, *settings)
 
     def _do(self, rows: Sequence[Row]) -> None:
         if rows:
             self.rows += rows
-            self._now = perform([self._now], parse_operations(rows))[0].tensors
+            self.derived = perform([self.derived.tensors], parse_operations(rows), after=[self.derived])[0]
+            self._now = self._known()
+
+    def _known(self) -> Tensors:
+        """Return the present tensors without those that the source's layout has no name for."""
+        return {key: info for key, info in self.derived.tensors.items() if key not in self._unknown}
 
     def _double(self, target: Layout) -> Iterable[str]:
         """Add copies of tensors that the target also stores under a second name, and yield notes on them."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,12 +10,13 @@ from ...methods.lora.conv1d import is_named_conv1d
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing
 from ..keys.pattern_hints import matched
-from ..plan.files import PlanCompanion, PlanTarget
+from ..lora_output.peft import companion
+from ..plan.files import PlanTarget
 from ..plan.plan import Plan
 from ..plan.step import Input
 from ..quantised import refuse_codes
 from ..transplant.select import SourceView
-from .config import CONFIG, WEIGHTS, adapter_config
+from .config import WEIGHTS, adapter_config
 from .steps import (
     ExtractOptions,
     SortedKeys,
@@ -131,7 +130,7 @@ def plan_lora_extract(
     return Plan(
         verb="lora extract",
         sources=(tuned.source, base.source),
-        target=PlanTarget("edit", "an adapter", "", companions=(_companion(config),), weights=WEIGHTS),
+        target=PlanTarget("edit", "an adapter", "", companions=(companion(config),), weights=WEIGHTS),
         steps=tuple(steps),
         unexpected=tuple((0, key) for key in found.left),
         seed=asked.seed,
@@ -182,9 +181,3 @@ def _check_any(found: SortedKeys, tuned: SourceView, base: SourceView) -> None:
             hint="Widen --include, or use --embeddings to adapt embeddings too.",
             details=[*found.left, *found.saved],
         )
-
-
-def _companion(config: Mapping[str, Any]) -> PlanCompanion:
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    data = text.encode("utf-8", "surrogatepass")
-    return PlanCompanion(CONFIG, len(data), hashlib.sha256(data).hexdigest(), text=text)

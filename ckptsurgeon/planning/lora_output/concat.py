@@ -13,10 +13,10 @@ from ...util.text import count, escape, listing, shape_text
 from ..keys.pattern import OptionPattern
 from ..lora_merge.fitting import AdapterView
 from ..plan.compute import plain_shape
-from ..plan.files import PlanTarget
 from ..plan.plan import Plan
 from ..plan.step import Input, Step
 from ..transplant.select import SourceView
+from .convert import adapter_plan
 from .modules import (
     FactorSource,
     NamedModule,
@@ -29,7 +29,8 @@ from .modules import (
     named_modules,
     refuse_dora,
 )
-from .peft import CONFIG, PREFIX, TWICE, WEIGHTS, companion, peft_fields, peft_steps
+from .peft import PREFIX, TWICE
+from .spellings import written
 
 __all__ = ["plan_lora_concat"]
 
@@ -83,20 +84,11 @@ def plan_lora_concat(
         raise PlanError("nothing is left to join: all modules are excluded.", hint="Leave an --exclude out.")
     biases = [step for name, parts in found.parts.items() for step in _biases(name, parts, dtype)]
     settings["lora_bias"] = bool(biases)
-    steps = [*peft_steps(modules), *biases, *found.saved.values()]
+    made = written(modules, "peft", settings)
+    made.steps += [*biases, *found.saved.values()]
     sources = [one.view.source for one in adapters] + ([base.source] if base is not None else [])
-    return Plan(
-        verb="lora concat",
-        sources=tuple(sources),
-        target=PlanTarget(
-            "edit", "an adapter", "", companions=(companion(peft_fields(modules, settings), CONFIG),), weights=WEIGHTS
-        ),
-        steps=tuple(steps),
-        unexpected=tuple(found.left),
-        excluded=len(found.left),
-        arguments=arguments or {},
-        notes=(*notes, *overlooked, *found.notes, *_notes(modules)),
-    )
+    every = [*notes, *overlooked, *found.notes, *_notes(modules)]
+    return adapter_plan("lora concat", sources, made, left=found.left, arguments=arguments, notes=every)
 
 
 def _collect(

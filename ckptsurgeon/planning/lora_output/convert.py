@@ -71,7 +71,8 @@ def plan_lora_convert(
     made.steps += whole_steps(one, chosen) if to == "peft" else []
     every = [*notes, *overlooked, *(f"{escape(one.adapter.name)}: {note}" for note in (*named, *one.adapter.notes))]
     sources = (one.view.source, *((base.source,) if base is not None else ()))
-    return adapter_plan("lora convert", sources, made, left=left, arguments=arguments, notes=every)
+    left_out = [(0, key) for key in left]
+    return adapter_plan("lora convert", sources, made, left=left_out, arguments=arguments, notes=every)
 
 
 def adapter_plan(
@@ -79,11 +80,14 @@ def adapter_plan(
     sources: Sequence[PlanSource],
     made: AdapterFiles,
     *,
-    left: Sequence[str] = (),
+    left: Sequence[tuple[int, str]] = (),
     arguments: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """Return the plan of ``verb`` for the adapter ``made``; ``left`` are keys of the first source that are left out."""
+    """Return the plan of ``verb`` for the adapter ``made``.
+
+    ``left`` has the index of the source and the key of each tensor that is left out.
+    """
     first, *others = sources
     first = replace(first, operations=(*first.operations, *made.operations))
     return Plan(
@@ -91,7 +95,7 @@ def adapter_plan(
         sources=(first, *others),
         target=PlanTarget("edit", "an adapter", "", companions=made.companions, weights=made.weights),
         steps=tuple(made.steps),
-        unexpected=tuple((0, key) for key in left),
+        unexpected=tuple(left),
         excluded=len(left),
         arguments=arguments or {},
         metadata=made.metadata,

@@ -154,7 +154,7 @@ class Operation:
     """An operation: ``patterns`` that match its inputs, ``rules`` that name its results, and its other ``fields``.
 
     There is a rule for each pair of a pattern and a name in ``into``; operations that keep the names have no rules. A
-    constant has no inputs; ``name`` is the name of the new tensor.
+    constant has no inputs; ``name`` is the name of the new tensor. ``row`` is the operation as users write it.
     """
 
     verb: str
@@ -162,6 +162,7 @@ class Operation:
     rules: tuple[Rule, ...] = ()
     fields: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
+    row: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         if self.verb in ("blocks", "quantize"):  # quantize may have a pattern for each tensor
@@ -192,7 +193,7 @@ def _parsed(row: Any, where: str) -> Operation:
     if verb == "constant":
         if not (isinstance(given, str) and given):
             raise ConfigError(f"{where}: {verb} is {brief_repr(given)}, not a name.")
-        return Operation(verb, (), fields=fields, name=given)
+        return Operation(verb, (), fields=fields, name=given, row=row)
     if not (isinstance(given, str) or (several and _is_texts(given))):
         wanted = "a pattern, or a list of them" if several else "a pattern"
         raise ConfigError(f"{where}: {verb} is {brief_repr(given)}, not {wanted}.")
@@ -215,7 +216,7 @@ def _parsed(row: Any, where: str) -> Operation:
             raise ConfigError(f"{label}: into has one name, but a split makes two tensors or more.")
     else:
         rules = tuple(target_rule(pattern, name, label, also) for pattern in patterns for name in names)
-    return Operation(verb, patterns, rules, fields)
+    return Operation(verb, patterns, rules, fields, row=row)
 
 
 def _checked_fields(row: Mapping[str, Any], verb: str, where: str) -> dict[str, Any]:

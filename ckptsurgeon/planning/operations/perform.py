@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeAlias
 
 from ...errors import FormatError, PlanError
 from ...tensors.composition import given
@@ -60,32 +60,36 @@ class Derivation:
 class DerivedSource:
     """A source after its operations: its tensors, and how the new tensors were made (``by``).
 
-    ``done`` are the indices of the operations that matched a tensor of the source, ``notes`` are for the user.
+    ``rows`` are the operations that matched a tensor of the source, as users write them; ``notes`` are for the user.
     """
 
     tensors: dict[str, TensorInfo]
     by: dict[str, Derivation] = field(default_factory=dict)
-    done: tuple[int, ...] = ()
-    notes: list[str] = field(default_factory=list)
+    rows: tuple[Mapping[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def perform(
-    sources: Sequence[Mapping[str, TensorInfo]], operations: Sequence[Operation], weights: Sequence[Weights] = ()
+    sources: Sequence[Mapping[str, TensorInfo]],
+    operations: Sequence[Operation],
+    weights: Sequence[Weights] = (),
+    after: Sequence[DerivedSource] = (),
 ) -> list[DerivedSource]:
     """Return the sources after all operations; each operation is applied to all sources that have matching tensors.
 
     The operations are applied in order, each to the results of the operation before. For the operation dequantize,
     ``weights`` has a function for each source that finds its quantised weights. A constant is added to the first
-    source.
+    source. If operations were performed before, ``after`` has their results, to which these are added.
 
     Raises PatternError for an operation that matches nothing; PlanError if shapes do not allow an operation, or two
     tensors get the same name; FormatError if the values of a tensor are not plain bytes.
     """
-    results = [DerivedSource(dict(source)) for source in sources]
-    for place, operation in enumerate(operations):
+    before = after or [DerivedSource(dict(source)) for source in sources]
+    results = [replace(one, tensors=dict(one.tensors), by=dict(one.by)) for one in before]
+    for operation in operations:
         if operation.verb == "constant":
             _add(results[0], operation)
-            results[0].done = (*results[0].done, place)
+            results[0].rows = (*results[0].rows, operation.row)
             continue
         matcher = KeyMatcher(operation.patterns)
         found = [matcher.hits(result.tensors) for result in results]
@@ -107,8 +111,8 @@ def perform(
                     made = _operated(result.tensors, operation, hits)
                 _put_in_place(result, operation, made)
                 notes += notes_on_activations(result.tensors) if operation.verb == "dequantize" else []
-                result.done = (*result.done, place)
-                result.notes, notes = [*result.notes, *notes], []
+                result.rows = (*result.rows, operation.row)
+                result.notes, notes = (*result.notes, *notes), []
     return results
 
 
@@ -150,7 +154,7 @@ def _decoded(
 def _blocked(result: DerivedSource, operation: Operation, keys: Sequence[str]) -> Made:
     """Return the matrices in ``keys`` rounded to a type of GGUF; notes are added to ``result``."""
     found, notes = in_blocks(operation, keys, result.tensors)
-    result.notes += notes
+    result.notes += tuple(notes)
     return _once({(key,): {key: info} for key, info in found.items()}, result.tensors)
 
 

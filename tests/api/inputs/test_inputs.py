@@ -147,6 +147,7 @@ def test_every_verb_that_plans_takes_all_ways() -> None:
     verbs = {name for name in cs.__all__ if inspect.isfunction(getattr(cs, name))}
     others = {
         "apply",
+        "apply_in_place",  # of a plan: tests/api/in_place
         "apply_patch",
         "check",  # of files, whose sizes and indexes it looks at
         "fetch",

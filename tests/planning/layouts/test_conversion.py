@@ -7,6 +7,7 @@ import pytest
 from ckptsurgeon.errors import PlanError
 from ckptsurgeon.planning.layouts.conversion import LayoutConversion, conversion
 from ckptsurgeon.planning.layouts.layout import Family, Layout
+from ckptsurgeon.planning.operations.perform import DerivedSource
 from ckptsurgeon.tensors.info import TensorInfo
 
 BODY = {"body.{n}.fc": "body.{n}.fc"}
@@ -22,7 +23,8 @@ SOURCE = Layout("source", "Source", "1", {"body.{n}.fc": "b.{n}", "mask": "mask"
 def to(source: Layout, *targets: Layout, keys: str) -> LayoutConversion:
     """The conversion of a state dict with the given keys."""
     family = Family("made-up", (OWN, BARE, OTHER, LARGE, SOURCE))
-    return conversion(family, source, targets, dict.fromkeys(keys.split(), TensorInfo("float32", (2,))), {}, "model")
+    network = DerivedSource(dict.fromkeys(keys.split(), TensorInfo("float32", (2,))))
+    return conversion(family, source, targets, network, {}, "model")
 
 
 def test_a_name_for_one_layer_goes_before_that_for_all() -> None:

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from ...options import DryRun, Force, Key, OutputUnlessDry, Wait, numbers
-from ...printing import Printer
-from ...writing import Writing
+from ...options import numbers
+from ...writing import AdapterWriting
+from ._options import Adapters, KeysOf, Weights
 
 NAME = "lora concat"
 HELP = """Join adapters of one base into one adapter, whose change is the weighted sum of theirs.
@@ -33,21 +33,9 @@ adapters cannot be joined; 5 the output cannot be written.
 
 
 def run(
-    adapters: Annotated[
-        list[str], typer.Argument(metavar="ADAPTER…", help="Folders that PEFT wrote, or files of adapters.")
-    ],
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            "--weights",
-            metavar="W,W…",
-            help="Give a weight for each adapter, in order, such as 0.7,0.3. [default: 1 each]",
-        ),
-    ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option("--base", metavar="MODEL", help="For kohya's names: the model, of which only the keys are read."),
-    ] = None,
+    adapters: Adapters,
+    weights: Weights = None,
+    base: KeysOf = None,
     exclude: Annotated[
         list[str] | None,
         typer.Option("--exclude", metavar="PATTERN", help="Leave these modules of the adapters out. Repeatable."),
@@ -56,18 +44,12 @@ def run(
         str | None,
         typer.Option("--dtype", metavar="DTYPE", help="Write the factors in this dtype. [default: the adapters']"),
     ] = None,
-    output: OutputUnlessDry = None,
-    force: Force = False,
-    wait: Wait = None,
-    key: Key = None,
-    dry_run: DryRun = False,
     *,
-    printer: Printer,
+    writing: AdapterWriting,
 ) -> None:
     """Join adapters of one base into one adapter, and write it."""
     from ....api.lora.concat import lora_concat
 
-    writing = Writing(output=output, force=force, dry_run=dry_run, wait=wait, key=key, printer=printer)
     writing.check()
     plan = lora_concat(adapters, weights=numbers("--weights", weights), base=base, exclude=exclude or (), dtype=dtype)
     writing.carry_out(plan)

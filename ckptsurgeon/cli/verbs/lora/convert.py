@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ...options import DryRun, Force, Key, OutputUnlessDry, Wait
-from ...printing import Printer
-from ...writing import Writing
+from ...writing import AdapterWriting
+from ._options import Adapter, KeysOf
 
 NAME = "lora convert"
 HELP = """Write an adapter with the names and the layout of another toolkit: its change of each weight is the same.
@@ -31,17 +30,14 @@ toolkit cannot store the adapter; 5 the output cannot be written.
 
 
 def run(
-    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="A folder of PEFT or mlx-lm, or a file.")],
+    adapter: Adapter,
     to: Annotated[
         str,
         typer.Option(
             "--to", metavar="NAME", help="Write the names of this toolkit: peft, kohya, diffusers, comfy or mlx."
         ),
     ],
-    base: Annotated[
-        str | None,
-        typer.Option("--base", metavar="MODEL", help="For kohya's names: the model, of which only the keys are read."),
-    ] = None,
+    base: KeysOf = None,
     component: Annotated[
         str | None,
         typer.Option("--component", metavar="NAME", help="The adapter is for this model of a pipeline, such as unet."),
@@ -54,18 +50,12 @@ def run(
         str | None,
         typer.Option("--dtype", metavar="DTYPE", help="Write the factors in this dtype. [default: the adapter's]"),
     ] = None,
-    output: OutputUnlessDry = None,
-    force: Force = False,
-    wait: Wait = None,
-    key: Key = None,
-    dry_run: DryRun = False,
     *,
-    printer: Printer,
+    writing: AdapterWriting,
 ) -> None:
     """Write an adapter with the names of another toolkit."""
     from ....api.lora.convert import lora_convert
 
-    writing = Writing(output=output, force=force, dry_run=dry_run, wait=wait, key=key, printer=printer)
     writing.check()
     plan = lora_convert(adapter, to=to, base=base, component=component, exclude=exclude or (), dtype=dtype)
     writing.carry_out(plan)

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ...options import DryRun, Force, Key, Memory, OutputUnlessDry, Root, Unwrap, Wait
-from ...printing import Printer
-from ...writing import Writing
+from ...options import Memory, OutputUnlessDry, Root, Unwrap
+from ...writing import AdapterWriting
 
 NAME = "lora extract"
 HELP = """Extract a low-rank adapter from a tuned network and its base.
@@ -64,20 +63,15 @@ def run(
         typer.Option("--vocab", metavar="place", help="Subtract row n from row n even if the tokenisers differ."),
     ] = None,
     memory: Memory = None,
-    output: OutputUnlessDry = None,
+    output: OutputUnlessDry = None,  # of the group; here for its place in the help
     root: Root = None,
     unwrap: Unwrap = False,
-    force: Force = False,
-    wait: Wait = None,
-    key: Key = None,
-    dry_run: DryRun = False,
     *,
-    printer: Printer,
+    writing: AdapterWriting,
 ) -> None:
     """Extract a low-rank adapter from a tuned network and its base, and write it."""
     from ....api.lora.extract import lora_extract
 
-    writing = Writing(output=output, force=force, dry_run=dry_run, wait=wait, key=key, printer=printer)
     writing.check()
     plan = lora_extract(
         tuned, base, rank=rank, alpha=alpha, include=include or (), exclude=exclude or (), embeddings=embeddings,

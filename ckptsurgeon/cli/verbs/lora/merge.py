@@ -8,6 +8,7 @@ import typer
 
 from ...options import Encoding, Memory, Root, Unwrap, numbers
 from ...writing import Writing
+from ._options import Adapters, Weights
 
 NAME = "lora merge"
 HELP = """Add low-rank adapters to the base that they were trained on.
@@ -31,17 +32,8 @@ adapter does not fit the base; 5 the output cannot be written.
 
 def run(
     base: Annotated[str, typer.Argument(metavar="BASE", help="The model that the adapters were trained on.")],
-    adapters: Annotated[
-        list[str], typer.Argument(metavar="ADAPTER…", help="Folders that PEFT wrote, or files of adapters.")
-    ],
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            "--weights",
-            metavar="W,W…",
-            help="Give a weight for each adapter, in order, such as 0.7,0.3. [default: 1 each]",
-        ),
-    ] = None,
+    adapters: Adapters,
+    weights: Weights = None,
     exclude: Annotated[
         list[str] | None,
         typer.Option("--exclude", metavar="PATTERN", help="Leave these modules of the adapters out. Repeatable."),

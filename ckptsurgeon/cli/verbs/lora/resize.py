@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from ...options import DryRun, Force, Key, Memory, OutputUnlessDry, Wait
-from ...printing import Printer
-from ...writing import Writing
+from ...options import Memory
+from ...writing import AdapterWriting
+from ._options import Adapter
 
 NAME = "lora resize"
 HELP = """Give an adapter smaller ranks: for each module, the product of factors that is nearest to its own.
@@ -30,7 +30,7 @@ values that are not finite; 5 the output cannot be written.
 
 
 def run(
-    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="A folder of PEFT or mlx-lm, or a file.")],
+    adapter: Adapter,
     rank: Annotated[int | None, typer.Option("--rank", metavar="R", help="Use at most this rank.")] = None,
     energy: Annotated[
         float | None,
@@ -41,17 +41,11 @@ def run(
         typer.Option("--dtype", metavar="DTYPE", help="Write the factors in this dtype. [default: the adapter's]"),
     ] = None,
     memory: Memory = None,
-    output: OutputUnlessDry = None,
-    force: Force = False,
-    wait: Wait = None,
-    key: Key = None,
-    dry_run: DryRun = False,
     *,
-    printer: Printer,
+    writing: AdapterWriting,
 ) -> None:
     """Give an adapter smaller ranks, and write it."""
     from ....api.lora.resize import lora_resize
 
-    writing = Writing(output=output, force=force, dry_run=dry_run, wait=wait, key=key, printer=printer)
     writing.check()
     writing.carry_out(lora_resize(adapter, rank=rank, energy=energy, dtype=dtype, memory=memory))

@@ -1,0 +1,157 @@
+"""Finds what is to be written to rename a safetensors file in place: its new headers, its new index, a record."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.shard_index import shard_index
+from ...destinations.hf.files import ADAPTER, CONFIG
+from ...errors import PlanError
+from ...formats._safetensors_layout import METADATA, RECIPE_KEY, renamed_header
+from ...formats.base.sharded_writer import RECIPE_FILE
+from ...planning.plan.plan import Plan
+from ...storage.read.base import File
+from ...storage.read.local import ConsumedFile, LocalFile
+from ...storage.write.headers import RECORD, NewHeader
+from ...util.text import count, escape, human_bytes
+
+__all__ = ["NewNames", "prepared"]
+
+ORDINARY = "Write a new file with -o."
+SIGNATURES = (".sig", "model.sig")
+
+
+@dataclass(frozen=True)
+class NewNames:
+    """What is to be written: the headers of the files, the index (None for one file), and the record of the change."""
+
+    path: str
+    headers: tuple[NewHeader, ...]
+    index: bytes | None
+    record: tuple[str, bytes]
+    notes: tuple[str, ...]
+
+
+def prepared(plan: Plan, source: Checkpoint) -> NewNames:
+    """Return what is to be written for a plan whose source is ``source``; raises PlanError if that is not possible."""
+    if plan.verb != "rename":
+        raise PlanError(f"ckpt {plan.verb} changes more than names.", hint=ORDINARY)
+    names = _names(plan, source)
+    files = [_local(file) for file in source.header.handles.values()]
+    index = next((file for file in files if source.format != "safetensors" and file.name.endswith(".json")), None)
+    shards = [file for file in files if file is not index]
+    path = (index or shards[0]).path
+    folder, name = os.path.split(os.path.abspath(path))
+    if index is not None and os.path.lexists(os.path.join(folder, RECIPE_FILE)):
+        raise PlanError(
+            f"{escape(folder)} has the recipe of an earlier run ({RECIPE_FILE}), which would not fit the new names.",
+            hint=f"{ORDINARY} Or move the recipe to another folder.",
+        )
+    of = shard_index(name, source.around).name if index is None else ""
+    if of:
+        raise PlanError(
+            f"{escape(path)} is a shard, and {escape(of)} has its names.",
+            hint="Give the folder: all shards and the index are renamed together.",
+        )
+    headers, recipes = [], {}
+    for file in shards:
+        old = file.read(0, 8)
+        old += file.read(8, int.from_bytes(old, "little"))
+        new, recipe = _new_header(file, old, names)
+        headers.append(NewHeader(file.path, old, new))
+        recipes.update({file.name: recipe} if recipe else {})
+    record = _free(path)
+    sizes = human_bytes(sum(len(one.new) for one in headers)), human_bytes(sum(file.size for file in shards))
+    notes = [
+        f"only {count(len(headers), 'header is', 'headers are')} written, {sizes[0]} of {sizes[1]}; no recipe is "
+        f"inside, the plan is in {escape(record)}",
+        *_left(folder, name, recipes),
+    ]
+    data = {**plan.to_json(), **({"recipes": recipes} if recipes else {})}
+    return NewNames(
+        path,
+        tuple(headers),
+        _new_index(index, names) if index is not None else None,
+        (record, (json.dumps(data, indent=2, ensure_ascii=True) + "\n").encode()),
+        tuple(notes),
+    )
+
+
+def _names(plan: Plan, source: Checkpoint) -> Mapping[str, str]:
+    """Return the new name of each tensor of the file; raises PlanError if the plan changes more than names."""
+    if source.format not in ("safetensors", "sharded safetensors"):
+        raise PlanError(
+            f"{escape(source.path)} is {source.format}, and only safetensors can be renamed in place.", hint=ORDINARY
+        )
+    if plan.arguments.get("metadata"):
+        raise PlanError("--in-place changes names only, and --set-metadata was given.", hint=ORDINARY)
+    for step in plan.steps:
+        if step.op != "copy" or step.operation or (step.dtype, step.shape) != (step.source_dtype, step.source_shape):
+            raise PlanError(f"--in-place changes names only, and {escape(step.key)} gets other values.", hint=ORDINARY)
+        if step.key == METADATA:
+            raise PlanError(
+                f"a tensor has the key {METADATA}, which safetensors reserves.", hint="Choose another name."
+            )
+    taken = Counter(source.stored_key(step.source_key) for step in plan.steps)
+    other = next((key for key in source.header.tree if taken[key] != 1), "")
+    if other:
+        what = "copied to several names" if taken[other] else "left out"
+        raise PlanError(f"--in-place changes names only, and {escape(other)} is {what}.", hint=ORDINARY)
+    return {source.stored_key(step.source_key): step.key for step in plan.steps}
+
+
+def _local(file: File) -> LocalFile:
+    if not isinstance(file, LocalFile) or isinstance(file, ConsumedFile):
+        raise PlanError(
+            f"{escape(file.uri)} is not a file on this machine, so it is not renamed in place.", hint=ORDINARY
+        )
+    return file
+
+
+def _new_header(file: LocalFile, old: bytes, names: Mapping[str, str]) -> tuple[bytes, str]:
+    """Return a header with the new names, as long as the old one, and the recipe that the old one had."""
+    try:
+        text, recipe = renamed_header(old[8:], names)
+    except UnicodeEncodeError:
+        raise PlanError(
+            "a new name is not valid Unicode, so safetensors cannot store it.", hint="Choose another."
+        ) from None
+    if len(text) > len(old) - 8:
+        more = count(len(text) - len(old) + 8, "byte")
+        raise PlanError(
+            f"the new header of {escape(file.path)} does not fit: it needs {more} more than the old one.",
+            hint=f"Use shorter names. {ORDINARY}",
+        )
+    return old[:8] + text.ljust(len(old) - 8), recipe
+
+
+def _new_index(file: LocalFile, names: Mapping[str, str]) -> bytes:
+    index = json.loads(file.read(0, file.size))
+    index["weight_map"] = {names[key]: shard for key, shard in index["weight_map"].items()}
+    return (json.dumps(index, indent=2) + "\n").encode()
+
+
+def _free(path: str) -> str:
+    """Return a name for the record of a change that no file next to ``path`` has."""
+    name, number = f"{os.path.basename(path)}{RECORD}.json", 1
+    while os.path.lexists(os.path.join(os.path.dirname(path), name)):
+        number += 1
+        name = f"{os.path.basename(path)}{RECORD}-{number}.json"
+    return name
+
+
+def _left(folder: str, name: str, recipes: Mapping[str, str]) -> list[str]:
+    """Return notes on what described the file with its former names."""
+    there = [one for one in (CONFIG, ADAPTER) if os.path.lexists(os.path.join(folder, one))]
+    notes = [f"{one} stays as it is, also if it has former names" for one in there]
+    if recipes:
+        notes.append(f"the recipe of an earlier run ({RECIPE_KEY}) is no longer in the header, but in the same file")
+    for one in (f"{name}{SIGNATURES[0]}", SIGNATURES[1]):
+        if os.path.lexists(os.path.join(folder, one)):
+            notes.append(f"the signature {escape(one)} is of the former header: ckpt verify --key fails from now on")
+    return notes

@@ -1,0 +1,78 @@
+"""The steps that verbs with an adapter as output share: the dtype, the opened adapters, and the inputs of the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.in_memory import path_of
+from ...checkpoint.opening import open_checkpoint
+from ...engine.inputs import PlanInputs
+from ...errors import ConfigError
+from ...planning.lora_merge.fitting import AdapterView
+from ...planning.plan.plan import Plan
+from ...planning.transplant.options import Options
+from ...planning.transplant.select import SourceView
+from ..inputs.argument_types import CheckpointLike
+from ..inputs.inputs import names_of, plan_source, view_of
+from ..inputs.operations import operate
+from ..inputs.reopening import with_model_files_pinned
+from ..model_folder.licences import with_licences
+from ..model_folder.quantised import folder_of
+from .opening import open_adapter
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["OpenAdapters", "factor_dtype", "open_adapters"]
+
+ALLOWED = ("float32", "bfloat16", "float16", "float64")
+
+
+def factor_dtype(dtype: str | torch.dtype | None) -> str:
+    """Return the name of a dtype for factors, '' for None; raises ConfigError for one that factors cannot have."""
+    found = Options.of(dtype=str(dtype) if dtype is not None else None).dtype
+    if found not in ("", *ALLOWED):
+        raise ConfigError(f"--dtype {found} is not a valid dtype for factors.", hint=f"Use {', '.join(ALLOWED)}.")
+    return found
+
+
+@dataclass(frozen=True)
+class OpenAdapters:
+    """Open adapters, the paths of their configurations, and the model whose keys kohya's names are names of."""
+
+    adapters: Sequence[AdapterView]
+    paths: tuple[str, ...]
+    model: SourceView | None
+
+    def finished(self, plan: Plan, opened: list[Checkpoint], memory: int = 0) -> Plan:
+        """Return the plan of an adapter with its inputs; the first of them gets the tensors of its constants.
+
+        ``memory`` is the limit in bytes, 0 for the default.
+        """
+        folders = list(map(folder_of, opened[: len(self.adapters)]))
+        constants = [row for row in plan.sources[0].operations if "constant" in row]
+        opened[0] = operate(opened[:1], constants)[0].checkpoint
+        plan = with_model_files_pinned(with_licences(plan, folders), folders)
+        return replace(plan, inputs=PlanInputs(tuple(opened), None, self.paths, memory=memory))
+
+
+def open_adapters(
+    given: Sequence[CheckpointLike],
+    weights: Sequence[float],
+    opened: list[Checkpoint],
+    base: CheckpointLike | None = None,
+) -> OpenAdapters:
+    """Return opened adapters, each with its weight, and ``base``; append their checkpoints to ``opened``.
+
+    Raises the errors of ``open_adapter`` and ``open_checkpoint``.
+    """
+    names = names_of([*map(path_of, given), *([path_of(base)] if base is not None else [])])
+    found = [open_adapter(*one, opened) for one in zip(given, names, weights, strict=False)]
+    model = None
+    if base is not None:
+        opened.append(open_checkpoint(base, unwrap=False, called="base"))
+        model = view_of(plan_source(names[-1], opened[-1]), opened[-1])
+    return OpenAdapters([view for view, _ in found], tuple(path for _, path in found if path), model)

@@ -1,0 +1,60 @@
+"""Does the steps of ``rename --in-place``: checks the other options, shows or carries out the plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from .options import quoted
+from .stopping import say
+from .writing import Writing, show_plan
+
+if TYPE_CHECKING:
+    from ..planning.plan.plan import Plan
+
+__all__ = ["carry_out_in_place", "prepare_in_place"]
+
+OPTIONS = {
+    "output": "-o", "to": "--to", "max_shard_size": "--max-shard-size", "force": "--force", "key": "--key",
+    "restart": "--restart", "consume": "--consume", "yes": "--yes", "engine": "--engine", "prove": "--prove",
+    "processes": "--processes",
+}  # fmt: skip
+"""The options of an output that is a new file."""
+
+
+def prepare_in_place(source: str, writing: Writing) -> None:
+    """Settle interrupted runs on the source; raises ConfigError if an option for a new file is given."""
+    from ..api.in_place.apply import settle
+    from ..errors import ConfigError
+
+    given = [option for name, option in OPTIONS.items() if getattr(writing, name)]
+    given += [f"--{name}" for name in writing.shared.given]
+    if given:
+        raise ConfigError(
+            f"--in-place and {given[0]} contradict each other: --in-place writes no new file.", hint="Leave one out."
+        )
+    for note in settle(source):
+        say(f"note: {note}")
+
+
+def carry_out_in_place(plan: Plan, writing: Writing) -> None:
+    """Write the new names into the headers of the source and show the receipt; with --dry-run, only show the plan."""
+    from ..api.in_place.apply import apply_in_place, check_in_place
+    from ..render.verification import receipt_view
+
+    printer = writing.printer
+    if writing.dry_run:
+        notes = check_in_place(plan)
+        plan = replace(plan, notes=(*plan.notes, *notes))
+        if not printer.answer(plan):
+            show_plan(printer, plan, plan.notes)
+        return
+    with printer.working("writing"):
+        receipt = apply_in_place(plan, wait=writing.wait)
+    if printer.answer(receipt):
+        return
+    show_plan(printer, plan, receipt.notes)
+    folder = receipt.output.rpartition("/")[0]
+    record = f"{folder}/{receipt.beside[0]}" if folder else receipt.beside[0]
+    next_steps = [f"ckpt verify {quoted(receipt.output)} --plan {quoted(record)}"]
+    printer.show(receipt_view(replace(receipt, notes=()), next_steps=next_steps, every=printer.verbose))

@@ -1,0 +1,26 @@
+"""Arguments and options that several verbs of adapters share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+__all__ = ["Adapter", "Adapters", "KeysOf", "Weights"]
+
+Adapter = Annotated[str, typer.Argument(metavar="ADAPTER", help="A folder of PEFT or mlx-lm, or a file.")]
+Adapters = Annotated[
+    list[str], typer.Argument(metavar="ADAPTER…", help="Folders that PEFT wrote, or files of adapters.")
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="W,W…",
+        help="Give a weight for each adapter, in order, such as 0.7,0.3. [default: 1 each]",
+    ),
+]
+KeysOf = Annotated[
+    str | None,
+    typer.Option("--base", metavar="MODEL", help="For kohya's names: the model, of which only the keys are read."),
+]

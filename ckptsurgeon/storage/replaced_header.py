@@ -1,0 +1,13 @@
+"""The length that a safetensors file states for its header while this is replaced in place."""
+
+from __future__ import annotations
+
+__all__ = ["REPLACED", "is_replaced"]
+
+REPLACED = b"\xff" * 8
+"""No header is so long: every reader refuses the file, and none reads a header that is half written."""
+
+
+def is_replaced(head: bytes) -> bool:
+    """Return whether a file that begins with ``head`` is a safetensors file whose header is being replaced."""
+    return head[:9] == REPLACED + b"{"

@@ -1,0 +1,353 @@
+"""Replaces the headers of safetensors files in place: all of them or none, while no other process has one open.
+
+Values may be a million times as large as their header, so they are not written again. Five steps, each on disk before
+the next begins:
+
+1. A journal next to the file gets the old headers.
+2. The length of each header becomes ``REPLACED``, which every reader refuses.
+3. The new headers are written behind the lengths.
+4. If there is an index, the new one is put in its place by one rename.
+5. The lengths are written again. The journal is removed.
+
+So no reader ever takes a mixture of two headers for a header. After a run that was killed, ``settle_interrupted``
+finishes the change if the new index is in place, and else writes the old headers back. Meanwhile a lease keeps all
+others out: the kernel grants it if nobody else has the file open or mapped, and whoever opens the file then waits.
+
+Linux man-pages: fcntl(2), "Leases".
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import signal
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ...errors import OutputError
+from ...util.text import escape
+from ..json_text import read_json
+from ..replaced_header import REPLACED
+from ..small_files import read_file
+from .locking import output_lock
+from .output_checks import output_error
+from .temp import stem, sync, sync_folder
+
+__all__ = ["RECORD", "NewHeader", "check_alone", "replace_headers", "settle_interrupted"]
+
+SUFFIX = "ckpt-headers"
+MOST_BYTES = 1 << 30
+KIND, VERSION = "ckpt.headers", 1
+LENGTH = len(REPLACED)
+ORDINARY = "Write a new file with -o."
+RECORD = ".rename"
+"""What follows the name of a file, or of its index, in the name of the file that describes its change."""
+
+
+class NewHeader(NamedTuple):
+    """The beginning of a file, the length of its header and the header: as it is (``old``), and as it is to become."""
+
+    path: str
+    old: bytes
+    new: bytes
+
+
+@dataclass(frozen=True)
+class _Journal:
+    """The old headers of files in a folder, by name, and what else belongs to one change.
+
+    ``name`` is the file, or the index, that users name. ``index`` is the SHA-256 of the new index, '' without one.
+    ``record`` is the name of the file that describes the change.
+    """
+
+    folder: str
+    name: str
+    old: dict[str, bytes]
+    index: str
+    record: str
+
+    @property
+    def path(self) -> str:
+        return os.path.join(self.folder, f"{stem(self.name)}{SUFFIX}")
+
+    def write(self) -> None:
+        """Write the journal and wait until it is on disk; raises OSError."""
+        sizes = {name: len(old) for name, old in self.old.items()}
+        head = {"kind": KIND, "version": VERSION, "name": self.name, "sizes": sizes}
+        data = json.dumps({**head, "index": self.index, "record": self.record}).encode() + b"\n"
+        data += b"".join(self.old.values())
+        _write_new(self.path, hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
+
+    def remove(self) -> None:
+        """Remove the journal, and wait until this is on disk; raises OSError."""
+        with suppress(FileNotFoundError):
+            os.unlink(self.path)
+        sync_folder(self.folder)
+
+
+def replace_headers(
+    path: str,
+    headers: Sequence[NewHeader],
+    record: tuple[str, bytes],
+    index: bytes | None = None,
+    *,
+    wait: float | None = None,
+) -> None:
+    """Replace the headers of files in one folder, and the index at ``path`` if ``index`` has its new bytes.
+
+    ``record`` is the name and the content of a new file that describes the change. Raises OutputError, after which all
+    files are as they were, unless the message says that they cannot be read now.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    old = {os.path.basename(one.path): one.old for one in headers}
+    journal = _Journal(folder, name, old, hashlib.sha256(index).hexdigest() if index is not None else "", record[0])
+    with output_lock(path, wait), ExitStack() as stack:
+        files = [stack.enter_context(_alone(one)) for one in headers]
+        try:
+            with suppress(FileNotFoundError):  # of a run that was interrupted before or after its change
+                os.unlink(journal.path)
+            journal.write()
+            _write_new(os.path.join(folder, record[0]), record[1])
+            _write_each([(fd, REPLACED) for fd in files], 0)
+            _write_each([(fd, one.new[LENGTH:]) for fd, one in zip(files, headers, strict=True)], LENGTH)
+            if index is not None:
+                _put(path, index)
+            _write_each([(fd, one.new[:LENGTH]) for fd, one in zip(files, headers, strict=True)], 0)
+            journal.remove()
+        except BaseException as error:
+            is_new = _settle_after(error, journal, dict(zip(old, files, strict=True)))
+            if is_new and isinstance(error, OSError):
+                return
+            if isinstance(error, OSError):
+                raise output_error(path, error) from error
+            raise
+
+
+def check_alone(path: str) -> None:
+    """Raise OutputError if the header of a file cannot be replaced in place: it has other names, or others read it."""
+    with suppress(FileNotFoundError), _open_alone(path):
+        pass
+
+
+def settle_interrupted(path: str) -> list[str]:
+    """Finish or undo the changes of headers, in the file or folder ``path``, that runs began which are over.
+
+    Returns notes on them. Raises OutputError if a run is still at work, or if the files cannot be written.
+    """
+    notes = []
+    folder = path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
+    for found in _journals(folder):
+        own = _read(found)
+        if own is not None and folder != path and os.path.basename(path) not in (own.name, *own.old):
+            continue
+        with output_lock(os.path.join(folder, os.path.basename(found)[1 : -len(SUFFIX) - 1])):
+            journal = _read(found)
+            if journal is None:
+                with suppress(OSError):  # not complete: it was written before anything was changed
+                    os.unlink(found)
+                continue
+            try:
+                with ExitStack() as stack:
+                    files = {name: stack.enter_context(_opened(os.path.join(folder, name))) for name in journal.old}
+                    is_new = _settle(journal, files, undo=False)
+            except OSError as error:
+                raise _unreadable(journal, error) from error
+        done = "finished" if is_new else "undone"
+        notes.append(f"ckpt rename --in-place of {escape(journal.name)} was interrupted; it is {done} now")
+    return notes
+
+
+@contextmanager
+def _alone(one: NewHeader) -> Iterator[int]:
+    """Open a file for writing and keep others out of it; raises OutputError if this cannot be, or if it has changed."""
+    with _open_alone(one.path) as fd:
+        if os.pread(fd, len(one.old), 0) != one.old:
+            raise OutputError(f"{escape(one.path)} has changed since it was read.", hint="Make a new plan.")
+        yield fd
+
+
+@contextmanager
+def _open_alone(path: str) -> Iterator[int]:
+    if os.path.islink(path):
+        raise OutputError(
+            f"{escape(path)} is a link to {escape(os.readlink(path))}: its header is not replaced in place, as "
+            "everything else that leads there would change too.",
+            hint=ORDINARY,
+        )
+    try:
+        with _opened(path) as fd:
+            _lease(fd, path)
+            yield fd
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    """Open a regular file that has one name; raises OSError, and OutputError for one with several names."""
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        if found.st_nlink > 1:
+            raise OutputError(
+                f"{escape(path)} has {found.st_nlink} names (hard links): its header is not replaced in place, as the "
+                "file would change under all of them.",
+                hint=ORDINARY,
+            )
+        yield fd
+    finally:
+        os.close(fd)  # which ends a lease, too
+
+
+def _lease(fd: int, path: str) -> None:
+    """Keep other processes from opening a file until it is closed; raises OutputError if one has it open."""
+    if not hasattr(fcntl, "F_SETLEASE"):
+        raise _shared(path)
+    try:
+        fcntl.fcntl(
+            fd, fcntl.F_SETSIG, signal.SIGURG
+        )  # who waits for the file sends it; unlike SIGIO, it ends no process
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except OSError as error:
+        if error.errno == errno.EAGAIN:
+            raise OutputError(
+                f"{escape(path)} is open, here or in another program, which would read a header that is half written.",
+                hint=f"Close it. {ORDINARY}",
+            ) from error
+        raise _shared(path) from error
+
+
+def _shared(path: str) -> OutputError:
+    return OutputError(
+        f"the header of {escape(path)} is not replaced in place: this system cannot keep other programs from reading "
+        "the file meanwhile.",
+        hint=ORDINARY,
+    )
+
+
+def _write_each(files: Sequence[tuple[int, bytes]], offset: int) -> None:
+    """Write bytes at an offset of each file, then wait until all are on disk; raises OSError."""
+    for fd, data in files:
+        at, left = offset, memoryview(data)
+        while left:
+            done = os.pwrite(fd, left, at)
+            at, left = at + done, left[done:]
+    for fd, _ in files:
+        sync(fd)
+
+
+def _write_new(path: str, data: bytes) -> None:
+    """Write a new file, and wait until it is on disk; raises OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        _write_each([(fd, data)], 0)
+    finally:
+        os.close(fd)
+    sync_folder(os.path.dirname(path))
+
+
+def _put(path: str, data: bytes) -> None:
+    """Put a file with the bytes ``data`` in the place of another; raises OSError."""
+    temp = os.path.join(os.path.dirname(os.path.abspath(path)), f"{stem(os.path.basename(path))}ckpt-index")
+    with suppress(FileNotFoundError):
+        os.unlink(temp)
+    _write_new(temp, data)
+    os.replace(temp, path)
+    sync_folder(os.path.dirname(temp))
+
+
+def _settle_after(error: BaseException, journal: _Journal, files: dict[str, int]) -> bool:
+    """Undo a change that failed with ``error``, or finish it if the new index is in place; returns which.
+
+    Raises OutputError if that fails too.
+    """
+    try:
+        return _settle(journal, files, undo=True)
+    except OSError:
+        raise _unreadable(journal, error) from error
+
+
+def _unreadable(journal: _Journal, error: BaseException) -> OutputError:
+    path = os.path.join(journal.folder, journal.name)
+    why = error.strerror if isinstance(error, OSError) else str(error)
+    return OutputError(
+        f"the change of headers in {escape(path)} failed ({escape(str(why))}), and so did undoing it: the files cannot "
+        "be read now.",
+        hint=f"ckpt check restores them: the old headers are in {escape(journal.path)}.",
+    )
+
+
+def _settle(journal: _Journal, files: dict[str, int], *, undo: bool) -> bool:
+    """Bring all files to one state, and remove the journal; returns whether that is the new one. Raises OSError.
+
+    A change with an index is done once the new index is in place; another once the length is written, unless ``undo``.
+    """
+    is_new = bool(journal.index) and _digest(os.path.join(journal.folder, journal.name)) == journal.index
+    for name, fd in files.items():
+        old = journal.old[name]
+        now = os.pread(fd, len(old), 0)
+        if now[:LENGTH] != REPLACED and not (undo and now != old and not is_new):
+            is_new = is_new or now != old
+            continue
+        if not is_new:
+            _write_each([(fd, REPLACED)], 0)
+            _write_each([(fd, old[LENGTH:])], LENGTH)
+        _write_each([(fd, old[:LENGTH])], 0)  # the new header is as long
+    if not is_new:
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(journal.folder, journal.record))
+    with suppress(FileNotFoundError):
+        os.unlink(os.path.join(journal.folder, f"{stem(journal.name)}ckpt-index"))
+    journal.remove()
+    return is_new
+
+
+def _digest(path: str) -> str:
+    return hashlib.sha256(read_file(path, MOST_BYTES)).hexdigest()
+
+
+def _journals(folder: str) -> list[str]:
+    """Return the paths of the journals in a folder that this user has written."""
+    name = re.compile(rf"\..+\.{SUFFIX}", re.DOTALL)
+    with suppress(OSError):
+        found = [entry for entry in os.scandir(folder) if name.fullmatch(entry.name)]
+        return sorted(
+            entry.path for entry in found
+            if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.geteuid()
+        )  # fmt: skip
+    return []
+
+
+def _read(path: str) -> _Journal | None:
+    """Return a journal; None if it is not complete."""
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+        digest, _, data = read_file(path, MOST_BYTES).partition(b"\n")
+        if hashlib.sha256(data).hexdigest().encode() == digest:
+            return _journal(os.path.dirname(path), data)
+    return None
+
+
+def _journal(folder: str, data: bytes) -> _Journal | None:
+    line, _, rest = data.partition(b"\n")
+    head = read_json(line.decode())
+    names = [head["name"], head["record"], *head["sizes"]]
+    if (head["kind"], head["version"]) != (KIND, VERSION) or any(os.path.basename(one) != one for one in names):
+        return None
+    if not head["record"].startswith(f"{head['name']}{RECORD}"):  # it may be removed
+        return None
+    old, at = {}, 0
+    for name, size in head["sizes"].items():
+        old[name], at = rest[at : at + size], at + size
+    is_whole = at == len(rest) and all(
+        int.from_bytes(one[:LENGTH], "little") == len(one) - LENGTH for one in old.values()
+    )
+    return _Journal(folder, head["name"], old, head["index"], head["record"]) if is_whole else None
