@@ -52,6 +52,8 @@ MUTANTS = (
         "overrides=plan.arguments.get(RESIZED)",
         "overrides=plan.arguments.get(RESIZED + 'no')",
         "api/resize/test_refusals.py",
+    ),
+    Mutant(
         "headers replaced in place are refused by every reader until they are whole",
         "            _write_each([(fd, REPLACED) for fd in files], 0)\n",
         "            _write_each([(fd, one.old[:LENGTH]) for fd, one in zip(files, headers, strict=True)], 0)\n",
