@@ -79,7 +79,7 @@ def example_of_run(names: Sequence[str]) -> str:
 
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz", ".gguf")
-EXPORTED = (".onnx", ".msgpack", ".pt2", ".pdparams")
+EXPORTED = (".onnx", ".msgpack", ".pt2", ".pdparams", ".h5", ".hdf5", ".keras")
 """Suffixes of files that are read if a folder has no other checkpoint: exports often stand beside the weights."""
 _PICKLED = ".pkl"
 """The suffix of a file that is read if it is the only one in a folder without other checkpoints: it may be anything."""
