@@ -55,13 +55,16 @@ class Blocks:
         own = self.add(b"HEAP" + struct.pack("<4x3Q", len(names), 1, data))
         symbols = b"".join(struct.pack("<2QI20x", at, to, 0) for at, (_, to) in zip(places, links, strict=True))
         node = self.add(b"SNOD" + struct.pack("<BxH", 1, len(links)) + symbols)
-        tree = self.tree(0, 0, [(bytes(8), node)]) if tree is None else tree
+        end = struct.pack("<Q", places[-1])
+        tree = self.tree(0, 0, [(bytes(8), node)], last=end) if tree is None else tree
         return self.object(message(TABLE, struct.pack("<2Q", tree, own if heap is None else heap)))
 
-    def tree(self, kind: int, level: int, children: Sequence[tuple[bytes, int]], number: int | None = None) -> int:
+    def tree(
+        self, kind: int, level: int, children: Sequence[tuple[bytes, int]], number: int | None = None, last: bytes = b""
+    ) -> int:
         """Add a node of a B-tree of version 1: (key, child), and a last key of zeros."""
         said = len(children) if number is None else number
-        last = bytes(len(children[0][0])) if children else bytes(8)
+        last = last or (bytes(len(children[0][0])) if children else bytes(8))
         pairs = b"".join(key + struct.pack("<Q", child) for key, child in children)
         return self.add(b"TREE" + struct.pack("<BBH2Q", kind, level, said, NONE, NONE) + pairs + last)
 

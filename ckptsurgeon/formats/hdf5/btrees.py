@@ -14,10 +14,11 @@ GROUP, CHUNKS = 0, 1
 
 
 class Leaf(NamedTuple):
-    """An entry of a tree of version 1: the key before a child, and the child's address."""
+    """An entry of a tree of version 1: the key before a child, the child's address, and the key after it."""
 
     key: bytes
     child: int
+    after: bytes
 
 
 def leaves_of(blocks: BlockReader, address: int, kind: int, key_size: int) -> Iterator[Leaf]:
@@ -33,7 +34,9 @@ def leaves_of(blocks: BlockReader, address: int, kind: int, key_size: int) -> It
         nbytes = 8 + 2 * blocks.offset_size + number * (key_size + blocks.offset_size) + key_size
         fields = blocks.block(address, nbytes, what, b"TREE")
         fields.at = 8 + 2 * blocks.offset_size
-        found = [Leaf(fields.take(key_size), blocks.needed(fields, what)) for _ in range(number)]
+        pairs = [(fields.take(key_size), blocks.needed(fields, what)) for _ in range(number)]
+        keys = [*(key for key, _ in pairs), fields.take(key_size)]
+        found = [Leaf(key, child, after) for (key, child), after in zip(pairs, keys[1:], strict=True)]
         if said_level:
             waiting.extend((one.child, said_level - 1) for one in reversed(found))
         else:

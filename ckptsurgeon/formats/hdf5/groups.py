@@ -75,19 +75,23 @@ def _of_table(blocks: BlockReader, tree: int, names: int) -> Iterator[GroupLink]
         size = 2 * blocks.offset_size + 24
         number = head.number(2)
         fields = blocks.block(leaf.child, 8 + number * size, what, b"SNOD")
+        last, most = (text_in(heap, int.from_bytes(key, "little")) for key in (leaf.key, leaf.after))
         for at in range(8, 8 + number * size, size):
             fields.at = at
-            yield _symbol(blocks, fields, heap)
+            name = text_in(heap, fields.number(blocks.offset_size))
+            if not last < name <= most:
+                raise malformed(what, "has names out of order")
+            yield _symbol(blocks, fields, heap, _text(name))
+            last = name
 
 
-def _symbol(blocks: BlockReader, fields: Fields, heap: bytes) -> GroupLink:
-    name = _text(text_in(heap, fields.number(blocks.offset_size)))
+def _symbol(blocks: BlockReader, fields: Fields, heap: bytes, name: str) -> GroupLink:
     address, cached = blocks.address(fields), fields.number(4)
     fields.take(4)
     if cached == 2:  # a soft link
         return GroupLink(name, 0, _text(text_in(heap, fields.number(4))) or "/")
-    if address is None:
-        raise malformed("a link", "has no address")
+    if address is None or cached > 1:
+        raise malformed("a link", "has no address, or is of an unknown kind")
     return GroupLink(name, address)
 
 

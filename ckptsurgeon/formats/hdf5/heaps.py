@@ -12,6 +12,10 @@ from .blocks import BlockReader, Fields, malformed
 __all__ = ["FractalHeap", "GlobalHeap", "local_heap", "text_in"]
 
 
+_NO_FREE = 1
+"""The offset of free space that says that a local heap has none."""
+
+
 def local_heap(blocks: BlockReader, address: int) -> bytes:
     """Return the data of a local heap, which has the names of a group's links."""
     what = "a local heap"
@@ -19,7 +23,9 @@ def local_heap(blocks: BlockReader, address: int) -> bytes:
     if fields.number(1):
         raise malformed(what, "has an unknown version")
     fields.take(3)
-    size, _ = blocks.length(fields), blocks.length(fields)
+    size, free = blocks.length(fields), blocks.length(fields)
+    if free != _NO_FREE and free + 2 * blocks.length_size > size:
+        raise malformed(what, "has free space outside its data")
     return blocks.block(blocks.needed(fields, what), size, what).data
 
 

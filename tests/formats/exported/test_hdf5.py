@@ -293,6 +293,13 @@ def name_outside(blocks: Blocks) -> int:
     return blocks.table([("w", blocks.floats())], heap=heap)
 
 
+def unknown_symbol(blocks: Blocks) -> int:
+    root = blocks.table([("w", blocks.floats())])
+    at = blocks.data.index(b"SNOD") + 8 + 16
+    blocks.data[at] = 3
+    return root
+
+
 def many_symbols(blocks: Blocks) -> int:
     node = blocks.add(b"SNOD" + struct.pack("<BxH", 1, 0xFFFF))
     return blocks.table([("w", blocks.floats())], tree=blocks.tree(0, 0, [(bytes(8), node)]))
@@ -366,6 +373,9 @@ HOSTILE: dict[str, bytes] = {
     "a tree of 65,535 entries": one(tree_without_end),
     "a heap of 2^60 bytes": one(large_heap),
     "a name without an end": one(name_outside),
+    "names out of order": one(lambda blocks: blocks.table([("b", blocks.floats()), ("a", blocks.floats())])),
+    "free space outside a heap": one(lambda blocks: blocks.table([("w", blocks.floats())], heap=blocks.add(b"HEAP" + struct.pack("<4x3Q", 16, 8, 96)))),
+    "a symbol of an unknown kind": one(unknown_symbol),
     "65,535 symbols": one(many_symbols),
     "a link to another file": (GOLDEN / "outside_link_earliest.h5").read_bytes(),
     "a link to another file, newer": (GOLDEN / "outside_link_latest.h5").read_bytes(),
