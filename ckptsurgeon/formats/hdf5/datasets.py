@@ -129,18 +129,20 @@ class DatasetReader:
         if len(layout.chunk) != len(one.shape) or layout.element != one.kind.size:
             raise malformed(f"the dataset {escape(one.name)}", "has chunks of another shape or type")
         applied, unread = filters_in(filters) if filters is not None else ([], "")
-        if unread:
-            return None, f"it was stored through the filter {unread}, which is not read"
+        why = f"it was stored through the filter {unread}, which is not read" if unread else ""
         whole = chunk_bytes(layout)
         if one.nbytes and max(whole, band_bytes(one.shape, layout.chunk, layout.element)) > limits.HDF5_BAND:
-            return None, f"its chunks have more than {limits.HDF5_BAND >> 20} MB together"
+            why = why or f"its chunks have more than {limits.HDF5_BAND >> 20} MB together"
         chunks = chunks_of(self._blocks, layout, one.shape, one.most, filtered=bool(applied))
         first = next(iter(chunks.values()), None)
-        if first is not None and (layout.chunk == one.shape and first.mask < 0):
+        if first is not None and layout.chunk == one.shape and first.mask < 0:
             return self._plain(one, first.address), ""
         for chunk in chunks.values():
             begin = self._blocks.base + chunk.address
             self.values.append((begin, begin + chunk.size))
+        if why:
+            return None, why
+        for chunk in chunks.values():
             _check_expansion(one.name, whole, chunk.size)
         return self._segment(one, layout.chunk, chunks, applied), ""
 

@@ -154,6 +154,22 @@ def test_a_folder_with_a_file_of_keras_is_a_checkpoint() -> None:
         assert found.metadata["backend"] == "numpy"
 
 
+def test_other_exports_of_a_folder_come_first() -> None:
+    Path("m").mkdir()
+    Path("m/tf_model.h5").write_bytes((GOLDEN / "keras_2.h5").read_bytes())
+    Path("m/flax_model.msgpack").write_bytes((GOLDEN.parent / "flax" / "types.msgpack").read_bytes())
+    assert cs.open_checkpoint("m").format == "flax"
+    torch.save({"w": torch.ones(1)}, "m/pytorch_model.bin")
+    assert list(cs.open_checkpoint("m")) == ["w"]
+
+
+def test_large_chunks_are_named_and_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "HDF5_BAND", 400)
+    with cs.open_checkpoint(str(GOLDEN / "types_earliest.h5")) as found:
+        assert "its chunks have more than 0 MB together" in found["chunks/gzip"].opaque
+        assert not found["chunks/whole"].opaque
+
+
 def test_weights_are_transplanted_from_keras() -> None:
     torch.save({"fc.weight": torch.zeros(4, 3), "fc.bias": torch.zeros(3)}, "model.pth")
     rules = {"layers/dense/vars/0": "fc.weight", "layers/dense/vars/1": "fc.bias"}
