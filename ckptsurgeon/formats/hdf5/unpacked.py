@@ -25,7 +25,7 @@ __all__ = ["BandCache", "ChunkedValues", "band_bytes"]
 _BAND = 1 << 20
 """A band has at least about this many bytes: to put a band together takes as long as to copy thousands of bytes."""
 _KEPT = 64 << 20
-"""At most this many bytes of bands of which a part was read are kept in memory."""
+"""At most this many bytes of bands of which a part was read are kept in memory, or two bands."""
 
 
 class _Division(NamedTuple):
@@ -65,7 +65,7 @@ class BandCache:
     def add(self, key: tuple[int, int, int], band: bytes) -> None:
         """Keep a band, and drop those that were added first if there are too many bytes."""
         self.kept[key] = band
-        while len(self.kept) > 1 and sum(map(len, self.kept.values())) > _KEPT:
+        while len(self.kept) > 2 and sum(map(len, self.kept.values())) > _KEPT:
             del self.kept[next(iter(self.kept))]
 
 
