@@ -57,11 +57,12 @@ class GlobalHeap:
         what, width = "a collection of the global heap", self._blocks.length_size
         head = Fields(self._blocks.peek(address, 8 + width, what), what, 8)
         fields = self._blocks.block(address, head.number(width), what, b"GCOL")
-        fields.take(4 + width)
-        while fields.left >= 8 + width:
+        fields.at = 16  # the head of a collection, and of an object, is padded to 16 bytes
+        while fields.left >= 16:
             index = fields.number(2)
             fields.take(6)
             nbytes = fields.number(width)
+            fields.take(8 - width)
             if not index:
                 return
             yield index, fields.take(nbytes)
