@@ -131,15 +131,14 @@ class ChunkedValues:
         begins = [first, *(0 for _ in sizes[1:])][: len(sizes)]
         steps = self.chunk[dim:]
         ends = [-(-(begin + size) // step) for begin, size, step in zip(begins, sizes, steps, strict=True)]
-        for place in product(
-            *(range(begin // step, end) for begin, step, end in zip(begins, steps, ends, strict=True))
-        ):
-            stored = self.chunks.get((*before, *place))
-            if stored is not None:
-                at = [number * step - begin for number, step, begin in zip(place, steps, begins, strict=True)]
-                target = band[tuple(slice(low, low + step) for low, step in zip(at, steps, strict=True))]
-                values = self._values((*before, *place), stored)[(0,) * dim]
-                target[...] = values[tuple(slice(size) for size in target.shape)]
+        places = product(*(range(begin // step, end) for begin, step, end in zip(begins, steps, ends, strict=True)))
+        stored = {place: chunk for place in places if (chunk := self.chunks.get((*before, *place))) is not None}
+        self.file.need([(at := self.begin + chunk.address, at + chunk.size) for chunk in stored.values()])
+        for place, chunk in stored.items():
+            lows = [number * step - begin for number, step, begin in zip(place, steps, begins, strict=True)]
+            target = band[tuple(slice(low, low + step) for low, step in zip(lows, steps, strict=True))]
+            values = self._values((*before, *place), chunk)[(0,) * dim]
+            target[...] = values[tuple(slice(size) for size in target.shape)]
         return band.tobytes()
 
     def _values(self, place: tuple[int, ...], stored: StoredChunk) -> Any:

@@ -42,6 +42,7 @@ from ...helpers.hdf5_files import (
     resealed,
     space,
 )  # fmt: skip
+from ...helpers.hub.server import Hub
 
 FILES: dict[str, dict[str, Any]] = json.loads((GOLDEN / "datasets.json").read_text())["files"]
 LATER = sorted(name for name in FILES if "latest" in name or "_v1" in name)
@@ -234,10 +235,23 @@ def in_chunks(values: Any, chunk: tuple[int, ...]) -> bytes:
         whole = np.full(chunk, -1, values.dtype)
         whole[tuple(slice(size) for size in part.shape)] = part
         raw = deflated(whole.tobytes())
+        raw += bytes(-len(raw) % 8)
         children.append((place(len(raw), *begin), blocks.add(raw)))
     int16 = struct.pack("<B3sI2H", 0x10, b"\x08\0\0", 2, 0, 16)
     layout = chunked(blocks.tree(1, 0, children), chunk, 2)
     return blocks.file(blocks.group({"w": blocks.dataset(layout, filters(1), shape=values.shape, kind=int16)}))
+
+
+def test_a_remote_file_is_read_in_few_requests(hub: Hub) -> None:
+    values = np.random.default_rng(0).integers(-30_000, 30_000, (600, 1000)).astype("<i2")
+    data = in_chunks(values, (100, 100))
+    with cs.open_checkpoint(hub.file("x.h5", data)) as found:
+        opened = len(hub.requests)
+        assert np.array_equal(found.tensor("w").numpy(), values)
+        assert opened <= 3
+        assert len(hub.requests) - opened <= 3
+    with cs.open_checkpoint(hub.file("y.h5", (GOLDEN / "types_latest.h5").read_bytes())) as found:
+        assert digest(found.tensor("chunks/all")) == FILES["types_latest.h5"]["chunks/all"][2]
 
 
 # Files that break rules.
