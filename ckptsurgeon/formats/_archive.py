@@ -20,6 +20,7 @@ from ._choosing import is_exported, is_weights, only_pickle
 from ._espnet_pack import META
 from .base.header import FilePrint, Header, naming
 from .base.slice import FileSlice
+from .hdf5.keras import keras_metadata
 from .torch.tar import is_tar, plain_members
 from .zip.archive import is_of_export, is_of_torch, read_archive
 from .zip.records import STORED
@@ -109,6 +110,7 @@ def of_archive(header: Header, folder: ArchiveFolder) -> Header:
         header,
         files=(folder.fingerprint(), *header.files),
         handles={**header.handles, "": folder.archive},
+        metadata={**keras_metadata(folder), **header.metadata},
         notes=(note, *header.notes),
     )
 

@@ -80,7 +80,11 @@ def example_of_run(names: Sequence[str]) -> str:
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz", ".gguf")
 EXPORTED = (".onnx", ".msgpack", ".pt2", ".pdparams")
-"""Suffixes of files that are read if a folder has no other checkpoint: exports often stand beside the weights."""
+_HDF5 = (".h5", ".hdf5", ".keras")
+"""Suffixes of files that are read if a folder has no other checkpoint: exports often stand beside the weights.
+
+Files of ``_HDF5`` are read if there is no other export, either.
+"""
 _PICKLED = ".pkl"
 """The suffix of a file that is read if it is the only one in a folder without other checkpoints: it may be anything."""
 _PREFERRED = (
@@ -113,7 +117,7 @@ def is_weights(name: str) -> bool:
 
 def is_exported(name: str) -> bool:
     """Return whether a file name has the suffix of an exported model, such as ``.onnx``."""
-    return name.lower().endswith(EXPORTED)
+    return name.lower().endswith((*EXPORTED, *_HDF5))
 
 
 def only_pickle(names: Sequence[str]) -> list[str]:
@@ -142,7 +146,8 @@ def choose(folder: Folder, names: Sequence[str]) -> Choice:
         entry, name = next(iter(packed.items()))
         return Choice(name, [path for path in packed.values() if path != name], f", the {escape(entry)} of {META}")
     if not candidates and not shards:
-        candidates = [name for name in names if is_exported(name)] or only_pickle(names)
+        exports = ([name for name in names if name.lower().endswith(kind)] for kind in (EXPORTED, _HDF5))
+        candidates = next(filter(None, exports), only_pickle(names))
     if not candidates:
         raise _none(folder, sorted(shards))
     known = {indexed_name(name).lower() for name in indexes}

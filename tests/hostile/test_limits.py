@@ -21,6 +21,8 @@ from ckptsurgeon.formats.base import limits
 from tests.formats.test_deepspeed_zero import zero_folder
 from tests.formats.test_torch_dcp import save as save_dcp
 from tests.helpers import tensorflow_files as tf
+from tests.helpers.hdf5_files import GOLDEN as HDF5_FILES
+from tests.helpers.hdf5_files import Blocks, contiguous
 from tests.helpers.tar_files import STATE, archive, parts
 
 from ..promises.clauses import LIMITS, clause
@@ -81,6 +83,16 @@ def expanded() -> str:
     return "x.pth"
 
 
+def hdf5() -> str:
+    blocks = Blocks()
+    root = blocks.group({"v": blocks.floats(), "w": blocks.dataset(contiguous(blocks.add(bytes(24)), 24))})
+    return of(blocks.file(root), "x.h5")()
+
+
+def newer_hdf5(name: str) -> Callable[[], str]:
+    return of((HDF5_FILES / name).read_bytes(), "x.h5")
+
+
 TAR = archive(parts())
 
 
@@ -108,6 +120,10 @@ BOUNDS: dict[str, tuple[Callable[[], str], int, Refusal]] = {
     "JSON_HEADER_BYTES": (header("a"), 56, broken("HeaderTooLarge")),
     "JSON_OPENED": (header("a"), 4, broken("InvalidHeaderDeserialization")),
     "JSON_COMMAS": (header("a"), 3, broken("InvalidHeaderDeserialization")),
+    "HDF5_METADATA": (hdf5, 436, unsafe("hdf5 metadata")),
+    "HDF5_CHECKED": (newer_hdf5("few_v108.h5"), 1424, unsafe("hdf5 metadata")),
+    "HDF5_MESSAGES": (hdf5, 3, unsafe("hdf5 messages")),
+    "HDF5_CHUNKS": (newer_hdf5("few_v108.h5"), 4, unsafe("hdf5 chunks")),
     "INDEX_BYTES": (index, 36, broken("index size")),
     "KEY_CHARACTERS": (header("k" * 300), 300, broken("key length")),
     "KEY_SEGMENTS": (header("a.b.c"), 3, broken("key length")),

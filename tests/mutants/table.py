@@ -756,6 +756,30 @@ MUTANTS = (
         "hostile/test_flax.py",
     ),
     Mutant(
+        "a chunk of HDF5 is held against its checksum",
+        "if len(data) < 4 or stored != fletcher32(data[:-4]):",
+        "if len(data) < 4:",
+        "hostile/test_hdf5.py",
+    ),
+    Mutant(
+        "metadata of HDF5 is held against its checksum",
+        'if lookup3(data[:-4]) != int.from_bytes(data[-4:], "little"):',
+        "if len(data) < 4:",
+        "hostile/test_hdf5.py",
+    ),
+    Mutant(
+        "a chunk of HDF5 that was never written has the fill value",
+        'fill = np.frombuffer(self.fill or bytes(self.element), f"V{self.element}")',
+        'fill = np.frombuffer(bytes(self.element), f"V{self.element}")',
+        "formats/exported/test_hdf5.py",
+    ),
+    Mutant(
+        "values of two tensors of HDF5 do not overlap",
+        "if begin < last and begin < end:",
+        "if begin < last and begin > end:",
+        "hostile/test_hdf5.py",
+    ),
+    Mutant(
         "a weight that cannot be stored in blocks of GGUF is an error",
         "        if not np.isfinite(meant).all():",
         "        if np.isnan(meant).all():",

@@ -109,6 +109,24 @@ MESSAGE_NUMBERS = 2_000_000
 """The most values that all tensors of an ONNX model store as numbers of variable length. They take two seconds."""
 ONNX_DEPTH = 16
 """How deeply nested subgraphs of an ONNX model are searched for constants."""
+
+HDF5_METADATA = 256 << 20
+"""The most bytes of metadata that are read of one HDF5 file: about 500 for each tensor."""
+HDF5_CHECKED = 32 << 20
+"""The most bytes of metadata with checksums in one HDF5 file: about 300 for each tensor. They take some ten seconds."""
+HDF5_MESSAGES = 100_000
+"""The most messages in the header of one object of an HDF5 file; those of Keras have fewer than 20."""
+HDF5_CHUNKS = 1_000_000
+"""The most chunks of all datasets of one HDF5 file; h5py makes chunks of up to 1 MB."""
+HDF5_BAND = 256 << 20
+"""The most bytes of one chunk of an HDF5 dataset, and of the chunks that are unpacked together.
+
+These are the fewest chunks whose values are contiguous in the dataset; up to four times as many bytes are in memory.
+"""
+HDF5_NAME = 200
+HDF5_TEXT = 1 << 16
+"""The most characters of the name of an attribute, and bytes of its text, that are shown of an HDF5 file."""
+
 INDEX_BYTES = 256_000_000
 """The most bytes of the index of a sharded checkpoint; 100,000 keys take 10 MB."""
 

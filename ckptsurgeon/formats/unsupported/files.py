@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ...util.text import escape, listing
 from .._choosing import is_weights
 from ..zip.archive import is_of_export, is_of_torch
-from .text import UnreadableFile, argument, text_kind
+from .text import ANEW, UnreadableFile, argument, text_kind
 
 __all__ = ["HEAD", "UnreadableFile", "foreign", "in_tar", "in_zip", "packed"]
 
@@ -30,6 +30,7 @@ _COMPRESSED = (
 )
 _ARCHIVES = ((b"7z\xbc\xaf\x27\x1c", "7z", "7z x"), (b"Rar!\x1a\x07", "rar", "unrar x"))
 _TARS = re.compile(r"\.(tar(\.\w+)?|t[gbx]z2?|tzst|nemo)$", re.IGNORECASE)
+_KERAS = "model.weights.h5"
 _NEMO = ("model_config.yaml", "model_weights.ckpt", "model_weights")
 
 
@@ -94,9 +95,8 @@ def in_zip(names: Sequence[str], name: str) -> UnreadableFile | None:
     bare = {one.rpartition("/")[2] for one in names}
     if is_of_torch(names) or is_of_export(names):
         return None
-    if {"config.json", "model.weights.h5"} <= bare:
-        advice = "Load it in Keras, and save the arrays with numpy.savez: ckpt reads .npz."
-        return UnreadableFile("a Keras model, a zip archive", advice)
+    if {"config.json", _KERAS} <= bare:
+        return UnreadableFile("a compressed Keras model, a zip archive", _unpack_advice("unzip", name, _KERAS))
     weights = [one for one in names if is_weights(one)]
     if "MAR-INF/MANIFEST.json" in names:
         return UnreadableFile("a model archive of TorchServe", _unpack_advice("unzip", name, *weights[:1]))
@@ -118,8 +118,8 @@ def _unpack_advice(command: str, name: str, member: str = "") -> str:
 HEAD = 8192
 """How many bytes at the start of a file are looked at."""
 
-_ARRAYS = "and save the arrays with numpy.savez: ckpt reads .npz."
-_USER_BLOCKS = (0, 512, 1024, 2048, 4096)
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_USER_BLOCKS = (512, 1024, 2048, 4096)
 """Offsets at which the HDF5 signature may be (HDF5 File Format Specification 3.0, II.A)."""
 _PROTOCOLS = (2, 3, 4, 5)
 """The pickle protocols that are stored in the second byte of a pickle."""
@@ -168,11 +168,12 @@ def foreign(head: bytes, name: str, size: int) -> UnreadableFile | None:
 
 
 def _hdf5(head: bytes, name: str) -> UnreadableFile | None:
-    if not head.startswith(b"\x89HDF") and not any(head.startswith(b"\x89HDF\r\n\x1a\n", at) for at in _USER_BLOCKS):
+    if not head.startswith(_HDF5[:4]) and not any(head.startswith(_HDF5, at) for at in _USER_BLOCKS):
         return None
-    return UnreadableFile(
-        "an HDF5 file, the format of Keras for weights", f"Open it with h5py, or load it in Keras, {_ARRAYS}"
-    )
+    if head.startswith(_HDF5[:4]):
+        return UnreadableFile("an HDF5 file that was changed, as when it is sent as text", ANEW)
+    advice = f"Remove what is before it: h5unjam -i {argument(name)} -o new.h5 --delete"
+    return UnreadableFile("an HDF5 file behind other data (a user block)", advice)
 
 
 def _described(head: bytes, name: str) -> UnreadableFile | None:

@@ -24,7 +24,7 @@ _ORBAX = {"_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt"}
 _LOOKED_INTO = 16
 """The most subfolders that are searched, since each may cost a request over the network."""
 _OTHERS = (
-    ".h5", ".hdf5", ".keras", ".nemo", ".pte", ".tflite", ".mlmodel", ".engine",
+    ".nemo", ".pte", ".tflite", ".mlmodel", ".engine",
     ".plan", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".pkl",
 )  # fmt: skip
 """Suffixes of formats that cannot be read; the error for opening such a file says which format it has."""

@@ -10,7 +10,7 @@ from ...errors import FormatError
 from ...util.text import escape
 from ..base.untrusted import parse_json
 
-__all__ = ["UnreadableFile", "argument", "json_kind", "not_a_checkpoint", "text_kind"]
+__all__ = ["ANEW", "UnreadableFile", "argument", "json_kind", "not_a_checkpoint", "text_kind"]
 
 # The error for a file that none of the formats can read.
 
@@ -36,8 +36,9 @@ def not_a_checkpoint(uri: str, found: UnreadableFile | None, rule: str = "unknow
     )
 
 
-_ANEW = "Fetch it again, from the address of the file itself."
-_OF_TEXT = f"Give the file with the weights. If a server sent this text in its place: {_ANEW[0].lower()}{_ANEW[1:]}"
+ANEW = "Fetch it again, from the address of the file itself."
+"""The advice for a file that arrived as something else."""
+_OF_TEXT = f"Give the file with the weights. If a server sent this text in its place: {ANEW[0].lower()}{ANEW[1:]}"
 _SHOWN = 120
 """How many characters of a server's answer are shown."""
 _CONFIGURATIONS = {
@@ -55,7 +56,7 @@ def text_kind(head: bytes, size: int) -> UnreadableFile | None:
     if begin.startswith(b"version https://git-lfs"):
         return UnreadableFile("a Git LFS pointer, not the file itself", "Fetch the file: git lfs pull")
     if begin.startswith((b"<!doctype html", b"<html", b"<head")):
-        return UnreadableFile(f"a web page{_element_text(head, b'title')}", _ANEW)
+        return UnreadableFile(f"a web page{_element_text(head, b'title')}", ANEW)
     if begin.startswith((b"<?xml", b"<error")):
         return _xml(head)
     if begin.startswith((b"{", b"[")):
@@ -76,7 +77,7 @@ def _xml(head: bytes) -> UnreadableFile:
     if re.search(rb"<net\s", head):
         return UnreadableFile("an OpenVINO model", "Use the checkpoint that it was converted from.")
     if re.search(rb"<error>", head, re.IGNORECASE):
-        return UnreadableFile(f"an error message of a storage server{_element_text(head, b'Code', b'Message')}", _ANEW)
+        return UnreadableFile(f"an error message of a storage server{_element_text(head, b'Code', b'Message')}", ANEW)
     return UnreadableFile("an XML file", _OF_TEXT)
 
 
@@ -99,7 +100,7 @@ def json_kind(data: Any) -> UnreadableFile:
         said = entries.get(entry)
         said = said.get("message") if isinstance(said, dict) else said
         if isinstance(said, str) and said:
-            return UnreadableFile(f"the answer of a server: {escape(said.strip().rstrip('.'), _SHOWN)}", _ANEW)
+            return UnreadableFile(f"the answer of a server: {escape(said.strip().rstrip('.'), _SHOWN)}", ANEW)
     return UnreadableFile("a JSON file", _OF_TEXT)
 
 

@@ -20,6 +20,7 @@ import pytest
 
 import ckptsurgeon as cs
 
+from ...helpers.hdf5_files import GOLDEN as HDF5_FILES
 from .hostile import CANARY, as_torch_zip, payload
 
 Run = Callable[..., Any]
@@ -198,6 +199,17 @@ def test_a_class_across_two_reads_is_found(monkeypatch: pytest.MonkeyPatch) -> N
     for before in range(900, 1000, 9):
         Path("x.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + b"\0" * before + CODE["Lambda"])
         assert cs.scan("x.h5").verdict is cs.Verdict.CODE
+
+
+@pytest.mark.parametrize(
+    "name", ["outside_link_earliest.h5", "outside_link_latest.h5", "outside_data.h5", "few_v108.h5"]
+)
+def test_hdf5_that_leads_to_other_files_is_noted(name: str) -> None:
+    found = cs.scan(str(HDF5_FILES / name))
+    assert found.ok
+    assert any("leads to other files" in note for one in found.found for note in one.notes) is name.startswith(
+        "outside"
+    )
 
 
 # Archives of models.

@@ -44,7 +44,7 @@ def tarred(*names: str) -> bytes:
 
 
 def hdf5(at: int) -> bytes:
-    return b"\0" * at + b"\x89HDF\r\n\x1a\n" + b"\0" * 200
+    return b"text".ljust(at) + b"\x89HDF\r\n\x1a\n" + b"\0" * 200
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
@@ -72,11 +72,12 @@ FILES: dict[str, tuple[str, bytes | Callable[[], bytes], str, str]] = {
     "tflite": ("x.tflite", b"\x1c\0\0\0TFL3" + bytes(40), "a TensorFlow Lite model", "TensorFlow checkpoint"),
     "executorch": ("x.pte", b"\x1c\0\0\0ET12" + bytes(40), "an ExecuTorch program", "exported from"),
     "tensorrt": ("x.engine", b"ftrt\xe8\0\0\0" + bytes(40), "a TensorRT engine, compiled for one GPU", "built from"),
-    "hdf5": ("x.pth", hdf5(0), "an HDF5 file, the format of Keras for weights", SAVEZ),
-    "hdf5 behind a user block": ("x.h5", hdf5(512), "an HDF5 file", SAVEZ),
-    "hdf5 behind a larger one": ("x.h5", hdf5(2048), "an HDF5 file", SAVEZ),
+    "hdf5 sent as text": ("x.pth", b"\x89HDF\n\x1a\n" + bytes(200), "an HDF5 file that was changed, as when it is sent as text", ANEW),
+    "hdf5 behind a user block": ("x.h5", hdf5(512), "an HDF5 file behind other data (a user block)", "h5unjam -i x.h5 -o new.h5"),
+    "hdf5 behind a larger one": ("x.h5", hdf5(2048), "an HDF5 file behind other data", "h5unjam -i x.h5"),
     "keras": (
-        "x.keras", zipped("metadata.json", "config.json", "model.weights.h5"), "a Keras model, a zip archive", SAVEZ,
+        "x.keras", zipped("metadata.json", "config.json", "model.weights.h5", deflated=True),
+        "a compressed Keras model, a zip archive", "Unpack model.weights.h5, and use it",
     ),
     "zip of safetensors": (
         "x.zip", zipped("net/", "net/model.safetensors", deflated=True),
@@ -275,7 +276,7 @@ FOLDERS: dict[str, tuple[list[str], str, str]] = {
         "a folder with checkpoints in its subfolders: checkpoint-10, checkpoint-20", "ckpt inspect m/checkpoint-10",
     ),
     "others": (
-        ["config.json", "tf_model.h5", "x.keras"], "a folder with tf_model.h5, x.keras", "ckpt inspect m/tf_model.h5",
+        ["config.json", "model.tflite", "x.pte"], "a folder with model.tflite, x.pte", "ckpt inspect m/model.tflite",
     ),
 }  # fmt: skip
 

@@ -12,6 +12,10 @@ import json
 import re
 from collections.abc import Iterator
 
+from ....errors import CheckpointError, FormatError
+from ....formats.base.slice import FileSlice
+from ....formats.exported.hdf5 import FORMAT as HDF5
+from ....formats.hdf5.groups import OUTSIDE
 from ..context import ScanItem
 from ..findings import Fault, Verdict
 
@@ -128,7 +132,16 @@ def look_at_hdf5(place: ScanItem) -> None:
             "Keras model in HDF5", fault=Fault("unreadable", "its layer classes were not found: HDF5 is not decoded")
         )
     else:
-        place.add("HDF5", notes=("recognised, but its contents are not decoded",))
+        place.add("HDF5", notes=("recognised, but its contents are not decoded", *_leads_out(place)))
+
+
+def _leads_out(place: ScanItem) -> Iterator[str]:
+    """Yield a note if an HDF5 file has links to other files, or values in them, which the library opens."""
+    try:
+        HDF5.read(FileSlice(place.file, 0, place.file.size))
+    except CheckpointError as error:
+        if isinstance(error, FormatError) and error.rule == OUTSIDE:
+            yield "it leads to other files, which the HDF5 library opens by itself"
 
 
 def _why(key: bytes, raw: bytes) -> Iterator[str]:

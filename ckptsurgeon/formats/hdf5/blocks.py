@@ -1,0 +1,157 @@
+"""Reads blocks of metadata of an HDF5 file, within bounds: none beyond the end, none twice, not too many bytes.
+
+HDF5 File Format Specification 3.0, https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html. Addresses count
+from the superblock, which may follow a user block.
+"""
+
+from __future__ import annotations
+
+from ...errors import FormatError, UnsafeError
+from ...storage.read.base import File
+from ..base import limits
+from .checksums import lookup3
+
+__all__ = ["BlockReader", "Fields", "cut_short", "malformed"]
+
+_PAGE = 1 << 14
+_PAGES = 64
+"""How many pages of a file are kept in memory, and the bytes of each: metadata lie scattered, but near each other."""
+
+
+def cut_short(what: str) -> FormatError:
+    """Return the error for a part of the file, ``what``, that reaches beyond its end."""
+    return FormatError(f"the file is truncated or damaged: {what} reaches beyond its end.", rule="cut short")
+
+
+def malformed(what: str, why: str) -> FormatError:
+    """Return the error for a part of the file, ``what``, that breaks a rule of the format."""
+    return FormatError(f"the HDF5 file is damaged: {what} {why}.", rule="hdf5")
+
+
+class Fields:
+    """The bytes of one block, read from front to back; ``what`` is its name in messages, ``at`` the position."""
+
+    __slots__ = ("at", "data", "what")
+
+    def __init__(self, data: bytes, what: str, at: int = 0) -> None:
+        self.data, self.what, self.at = data, what, at
+
+    @property
+    def left(self) -> int:
+        """The number of bytes after the position."""
+        return len(self.data) - self.at
+
+    def take(self, nbytes: int) -> bytes:
+        """Return the next bytes; raises FormatError if the block has fewer."""
+        if nbytes > self.left:
+            raise malformed(self.what, "is too short")
+        self.at += nbytes
+        return self.data[self.at - nbytes : self.at]
+
+    def number(self, nbytes: int) -> int:
+        """Return the next unsigned number, little-endian; raises FormatError if the block is too short."""
+        return int.from_bytes(self.take(nbytes), "little")
+
+
+class BlockReader:
+    """Reads blocks of ``file``, whose superblock is at ``base``.
+
+    ``offset_size`` and ``length_size`` are the bytes of an address and of a length. ``blocks`` has the (begin, end) in
+    the file of all blocks that were read.
+    """
+
+    def __init__(self, file: File, base: int) -> None:
+        self.file, self.base = file, base
+        self.size = file.size - base
+        self.offset_size = self.length_size = 8
+        self.blocks: list[tuple[int, int]] = []
+        self._begun: set[int] = set()
+        self._pages: dict[int, bytes] = {}
+        self._left = limits.HDF5_METADATA
+        self._checked = limits.HDF5_CHECKED
+        self._chunks = limits.HDF5_CHUNKS
+
+    @property
+    def undefined(self) -> int:
+        """The address that stands for none."""
+        return (1 << 8 * self.offset_size) - 1
+
+    def peek(self, address: int, nbytes: int, what: str) -> bytes:
+        """Return bytes of the part ``what``; raises FormatError if the file has fewer, UnsafeError for too many."""
+        if address + nbytes > self.size:
+            raise cut_short(what)
+        self._left -= nbytes
+        if self._left < 0:
+            raise UnsafeError(
+                f"its metadata has more than {limits.HDF5_METADATA >> 20} MB, the limit.", rule="hdf5 metadata"
+            )
+        if not nbytes:
+            return b""
+        at = self.base + address
+        first, last = at // _PAGE, (at + nbytes - 1) // _PAGE
+        if first < last:
+            return self.file.read(at, nbytes)
+        return self._page(first)[at - first * _PAGE : at - first * _PAGE + nbytes]
+
+    def _page(self, number: int) -> bytes:
+        page = self._pages.get(number)
+        if page is None:
+            if len(self._pages) >= _PAGES:
+                del self._pages[next(iter(self._pages))]
+            begin = number * _PAGE
+            page = self._pages[number] = self.file.read(begin, min(_PAGE, self.file.size - begin))
+        return page
+
+    def block(self, address: int, nbytes: int, what: str, magic: bytes = b"") -> Fields:
+        """Return a block that begins with ``magic``, after it; raises FormatError if it was read before.
+
+        Blocks that refer to each other in a circle are found in this way.
+        """
+        if address in self._begun:
+            raise malformed(what, "is at the place of another part, or is part of itself")
+        data = self.peek(address, nbytes, what)
+        if not data.startswith(magic):
+            raise malformed(what, f"does not begin with {magic.decode()}")
+        self._begun.add(address)
+        self.blocks.append((self.base + address, self.base + address + nbytes))
+        return Fields(data, what, len(magic))
+
+    def checked(self, address: int, nbytes: int, what: str, magic: bytes = b"") -> Fields:
+        """Return a block without the checksum in its last four bytes; raises FormatError if the checksum is wrong."""
+        fields = self.block(address, nbytes, what, magic)
+        self.check(fields.data, what)
+        fields.data = fields.data[:-4]
+        return fields
+
+    def check(self, data: bytes, what: str) -> None:
+        """Raise FormatError unless the last four bytes of ``data`` are the checksum of the others."""
+        self._checked -= len(data)
+        if self._checked < 0:
+            raise UnsafeError(
+                f"its metadata with checksums has more than {limits.HDF5_CHECKED >> 20} MB, the limit.",
+                rule="hdf5 metadata",
+            )
+        if lookup3(data[:-4]) != int.from_bytes(data[-4:], "little"):
+            raise FormatError(f"the HDF5 file is damaged: {what} does not match its checksum.", rule="hdf5 checksum")
+
+    def spend_chunks(self, number: int) -> None:
+        """Count chunks that are looked up; raises UnsafeError if there are too many in all datasets together."""
+        self._chunks -= number
+        if self._chunks < 0:
+            raise UnsafeError(f"its datasets have more than {limits.HDF5_CHUNKS:,} chunks.", rule="hdf5 chunks")
+
+    def address(self, fields: Fields) -> int | None:
+        """Return the next address of a block; None if it is undefined."""
+        found = fields.number(self.offset_size)
+        return None if found == self.undefined else found
+
+    def needed(self, fields: Fields, what: str) -> int:
+        """Return the next address of a block; raises FormatError if it is undefined: ``what`` must be there."""
+        found = self.address(fields)
+        if found is None:
+            raise malformed(what, "has no address")
+        return found
+
+    def length(self, fields: Fields) -> int:
+        """Return the next length of a block."""
+        return fields.number(self.length_size)

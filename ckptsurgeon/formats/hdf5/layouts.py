@@ -1,0 +1,160 @@
+"""Reads where and how the values of a dataset are stored: layout, filters and fill value (specification, IV.A.2)."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import NamedTuple
+
+from ...errors import FormatError
+from ..base import limits
+from .blocks import BlockReader, Fields, malformed
+from .objects import FILL_OLD, HeaderMessage
+
+__all__ = [
+    "BTREE",
+    "DEFLATE",
+    "FLETCHER",
+    "SHUFFLE",
+    "Filter",
+    "StoredLayout",
+    "chunk_bytes",
+    "fill_in",
+    "filters_in",
+    "layout_in",
+]
+
+_COMPACT, _CONTIGUOUS, _CHUNKED, _VIRTUAL = 0, 1, 2, 3
+BTREE = 0
+"""The index of the chunks of layouts of version 3; those of version 4 have numbers from 1 on."""
+_SINGLE, _FIXED, _EXTENSIBLE, _TREE = 1, 3, 4, 5
+_PARAMETERS = {_FIXED: 1, _EXTENSIBLE: 5, _TREE: 6}
+"""How many bytes of parameters an index has in the layout message; they are repeated in the index itself."""
+DEFLATE, SHUFFLE, FLETCHER = 1, 2, 3
+_FILTERS = {4: "szip", 5: "nbit", 6: "scaleoffset", 32000: "lzf", 32001: "blosc", 32008: "bitshuffle", 32015: "zstd"}
+_WHAT = "a layout"
+
+
+class StoredLayout(NamedTuple):
+    """Where values are: ``kind`` is compact, contiguous, chunked or virtual; ``address`` is None if nothing is stored.
+
+    Chunked values have the shape of a ``chunk`` and are ``found_by`` an index of this number. ``size`` is the bytes of
+    contiguous values, or of the only chunk, which was stored without the filters in ``mask``. If ``whole_edges`` is
+    true, filters are not applied to chunks that reach over the edge.
+    """
+
+    kind: str
+    address: int | None
+    size: int = 0
+    chunk: tuple[int, ...] = ()
+    element: int = 0
+    found_by: int = BTREE
+    mask: int = 0
+    whole_edges: bool = False
+
+
+class Filter(NamedTuple):
+    """A filter that chunks were stored through: its number, and the bytes of an element for ``SHUFFLE``."""
+
+    number: int
+    width: int = 0
+
+
+def layout_in(blocks: BlockReader, message: HeaderMessage) -> StoredLayout:
+    """Return the layout in a layout message; raises FormatError if it is not valid, or of an unknown version."""
+    fields = message.fields
+    version, kind = fields.number(1), fields.number(1)
+    if version not in (3, 4, 5):
+        raise FormatError(
+            f"a dataset has a layout of version {version}, which is not read.",
+            hint="Write the file anew, with h5repack of HDF5 1.8 or newer.",
+            rule="hdf5 version",
+        )
+    if kind == _COMPACT:
+        size = fields.number(2)
+        fields.take(size)
+        return StoredLayout("compact", message.address + fields.at - size, size)
+    if kind == _CONTIGUOUS:
+        return StoredLayout("contiguous", blocks.address(fields), blocks.length(fields))
+    if kind == _VIRTUAL:
+        return StoredLayout("virtual", None)
+    if kind != _CHUNKED:
+        raise malformed(_WHAT, "has an unknown kind")
+    found = _chunked(blocks, fields) if version == 3 else _indexed(blocks, fields)
+    if not all(found.chunk) or not found.element:
+        raise malformed(_WHAT, "has chunks without elements")
+    return found
+
+
+def _chunked(blocks: BlockReader, fields: Fields) -> StoredLayout:
+    rank = fields.number(1)
+    address = blocks.address(fields)
+    _check_rank(rank)
+    *chunk, element = (fields.number(4) for _ in range(rank))
+    return StoredLayout("chunked", address, chunk=tuple(chunk), element=element)
+
+
+def _indexed(blocks: BlockReader, fields: Fields) -> StoredLayout:
+    flags, rank, width = fields.number(1), fields.number(1), fields.number(1)
+    _check_rank(rank)
+    *chunk, element = (fields.number(width) for _ in range(rank))
+    index, size, mask = fields.number(1), 0, 0
+    if index == _SINGLE and flags & 2:
+        size, mask = blocks.length(fields), fields.number(4)
+    fields.take(_PARAMETERS.get(index, 0))
+    if not 1 <= index <= _TREE or not 1 <= width <= 8:
+        raise malformed(_WHAT, "has an unknown index of chunks")
+    address = blocks.address(fields)
+    return StoredLayout("chunked", address, size, tuple(chunk), element, index, mask, bool(flags & 1))
+
+
+def _check_rank(rank: int) -> None:
+    if not 2 <= rank <= limits.DIMENSIONS + 1:
+        raise malformed(_WHAT, f"has chunks of {rank - 1} dimensions")
+
+
+def filters_in(message: HeaderMessage) -> tuple[list[Filter], str]:
+    """Return the filters in the order of writing, and the name of one that is not read, or ''."""
+    fields = message.fields
+    version, number = fields.number(1), fields.number(1)
+    if version not in (1, 2) or number > 32:
+        raise malformed("a list of filters", "has an unknown version, or is too long")
+    if version == 1:
+        fields.take(6)
+    found = [_filter(fields, version) for _ in range(number)]
+    unread = next((one.number for one in found if one.number not in (DEFLATE, SHUFFLE, FLETCHER)), None)
+    if unread is not None:
+        return found, _FILTERS.get(unread, f"number {unread}")
+    return found, "deflate, twice" if sum(one.number == DEFLATE for one in found) > 1 else ""
+
+
+def _filter(fields: Fields, version: int) -> Filter:
+    number = fields.number(2)
+    named = fields.number(2) if version == 1 or number >= 256 else 0
+    fields.take(2)
+    values = fields.number(2)
+    fields.take(-(-named // 8) * 8 if version == 1 else named)
+    data = [fields.number(4) for _ in range(values)]
+    fields.take(4 * (version == 1 and values % 2))
+    return Filter(number, data[0] if data else 0)
+
+
+def fill_in(message: HeaderMessage) -> bytes:
+    """Return the bytes of an element that was never written, as a message says; b'' stands for zeros."""
+    fields = message.fields
+    if message.kind == FILL_OLD:
+        return fields.take(fields.number(4))
+    version, flags = fields.number(1), fields.number(1)
+    if not 1 <= version <= 3:
+        raise malformed("a fill value", "has an unknown version")
+    if version < 3:
+        fields.take(1)
+        said = fields.number(1)
+        is_stored = version == 1 or said
+    else:
+        is_stored = bool(flags & 32)
+    return fields.take(fields.number(4)) if is_stored else b""
+
+
+def chunk_bytes(layout: StoredLayout) -> int:
+    """Return the bytes of a whole chunk."""
+    return prod(layout.chunk) * layout.element
