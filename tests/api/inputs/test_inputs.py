@@ -161,6 +161,7 @@ def test_every_verb_that_plans_takes_all_ways() -> None:
         "open_checkpoint",
         "prove",  # of networks, which need a configuration: tests/api/prove
         "read_patch",
+        "resize",  # of the folder of a model: tests/api/resize
         "scan",
         "train",
         "transcribe",
