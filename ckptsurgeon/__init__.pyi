@@ -47,6 +47,7 @@ from .api.pretrainer.pretrainer import Pretrainer as Pretrainer
 from .api.prove.prove import prove as prove
 from .api.recipes import load_plan as load_plan
 from .api.resize.resize import resize as resize
+from .api.resize.statistics import stats as stats
 from .api.scan import scan as scan
 from .api.transplant.load_into import load_into as load_into
 from .api.transplant.transplant import transplant as transplant

@@ -22,7 +22,7 @@ from .stored_recipes import changed_tensor, stale_note, stored_recipe, weights_o
 if TYPE_CHECKING:
     from ...engine.inputs import PlanInputs
 
-__all__ = ["merged_adapters", "merged_notes"]
+__all__ = ["merged_adapters", "merged_notes", "tail_of"]
 
 TAIL = 1 << 16
 """The number of bytes at the end of an adapter's file by which adapters with equal headers are distinguished."""
@@ -85,15 +85,15 @@ def _add(found: list[MergedAdapter], one: MergedAdapter) -> None:
 def _adapter(one: Checkpoint, weight: float) -> MergedAdapter:
     """Return the description of an open adapter that is merged."""
     path = one.path if "://" in one.path else os.path.abspath(one.path)
-    return MergedAdapter(path, tuple(map(_plain, one.files)), weight, _tail(one))
+    return MergedAdapter(path, tuple(map(_plain, one.files)), weight, tail_of(one))
 
 
 def _plain(file: FilePrint) -> FilePrint:
     return FilePrint(file.name, file.size, file.sha256)
 
 
-def _tail(one: Checkpoint) -> str:
-    """Return the SHA-256 of the last bytes of an adapter's files; '' if they are remote, or cannot be read."""
+def tail_of(one: Checkpoint) -> str:
+    """Return the SHA-256 of the last bytes of a checkpoint's files; '' if they are remote, or cannot be read."""
     files = one.open_files().values()
     if any(file.remote or isinstance(file, ConsumedFile) for file in files):
         return ""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .streaming import ReadWeights
     from .vocabularies import SharedTokens
 
-__all__ = ["prove", "prove_each"]
+__all__ = ["prove", "prove_each", "run_network"]
 
 T = TypeVar("T")
 Pair: TypeAlias = tuple[T, T]
@@ -176,16 +176,25 @@ def _check_tokeniser(network: Network) -> None:
 
 
 def _run(network: Network, inputs: Inputs, read: ReadWeights, limit: int) -> Recording:
-    """Run a network, and return the outputs of its blocks; raises ConfigError if the network raises an exception.
+    """Run a network, and return the outputs of its blocks; the arguments are those of ``run_network``."""
+    from .blocks import block_names, recorded
 
-    ``read`` returns the values of its parameters, and ``limit`` is the memory for them in bytes.
+    with recorded(network.module, block_names(network.module)) as recording:
+        run_network(network, inputs, limit, read)
+    return recording
+
+
+def run_network(network: Network, inputs: Inputs, limit: int, read: ReadWeights | None = None) -> None:
+    """Run a network once; raises ConfigError if the network raises an exception.
+
+    ``limit`` is the memory for parameters in bytes. ``read`` returns the values of parameters, by default those of the
+    network's checkpoint.
     """
     from ...destinations.hf.model import offline
-    from .blocks import block_names, recorded
     from .streaming import streamed
 
     module = network.module
-    with streamed(module, read, limit), recorded(module, block_names(module)) as recording:
+    with streamed(module, read or network.read, limit):
         try:
             with offline():
                 module(**inputs.arguments_for(module))
@@ -199,7 +208,6 @@ def _run(network: Network, inputs: Inputs, read: ReadWeights, limit: int) -> Rec
                 f"the network of {escape(network.path)} does not run: {escape(said, 300)}",
                 hint=hint if is_empty else "Give inputs that fit the network: --inputs FILE.safetensors.",
             ) from error
-    return recording
 
 
 def _compared(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from ...checkpoint.opening import open_checkpoint
 from ...destinations.hf.resizable import Resizable
 from ...errors import ConfigError, PlanError
 from ...planning.plan.plan import Plan
-from ...planning.resizing.axes import grouped, numberless
+from ...planning.resizing.axes import Axis, grouped, numberless
 from ...planning.target import TargetSpec
 from ...planning.transplant.options import Options
 from ...storage.read.spec import SourceSpec
@@ -26,8 +26,9 @@ from ..inputs.reopening import RESIZED
 from ..model_folder.config_differences import DIFFERENT
 from ..transplant.opening import plan_into
 from .arguments import fields_of, kept_of
-from .scores import scores
+from .scores import scores, scores_by_activations
 from .stages import Choices, Stages
+from .statistics import read_statistics
 
 __all__ = ["resize"]
 
@@ -48,6 +49,7 @@ def resize(
     layers: str | None = None,
     keep: Kept = None,
     new_channels: str | None = None,
+    by: Path | None = None,
     config: Path | None = None,
     dtype: str | None = None,
     seed: int = 0,
@@ -63,7 +65,9 @@ def resize(
 
     ``layers`` says which layers the output has: a list of the source's (``0..23,8..31``), or "repeat", "interleave" or
     "identity" (copies that only pass their input on) for more of them, "first" or "evenly" for fewer. ``keep`` maps a
-    field to the heads, channels or experts that are kept, as ``0..3,6``; by default those with the largest weights.
+    field to the heads, channels or experts that are kept, as ``0..3,6``; by default those with the largest weights, or
+    those that contribute most in the statistics ``by``, a file that ``stats`` made of this model. With it, ``layers``
+    may be "influential": the layers that change their input most.
     ``new_channels`` is "init" (new channels are initialised and contribute nothing at first) or "copy". ``dtype``,
     ``seed``, ``root`` and ``metadata`` are as in ``transplant``; by default the dtype of the source is kept.
 
@@ -79,8 +83,17 @@ def resize(
     fields = {base.main_name(name): value for name, value in fields_of(set).items()}
     kept = {base.main_name(name): value for name, value in kept_of(keep).items()}
     with open_checkpoint(path, root) as opened:
-        choices = Choices(layers or "", kept, new_channels or "")
-        stages = Stages(base, fields, choices, lambda axes, units: scores(axes, units, named))
+        found = read_statistics(by, opened) if by is not None else None
+
+        def scored(role: str, axes: Sequence[Axis], units: int) -> list[float]:
+            if found is None:
+                return scores(axes, units, named)
+            return scores_by_activations(axes, units, named, found, are_experts=role == "experts")
+
+        name = os.path.basename(found.path) if found is not None else ""
+        influences = found.influences if found is not None else None
+        choices = Choices(layers or "", kept, new_channels or "", name, influences)
+        stages = Stages(base, fields, choices, scored)
         rows = _as_named(opened, stages.first)
         named = operate([opened], rows)[0].checkpoint if rows else opened
         changes = list(stages.changes())
@@ -96,8 +109,8 @@ def resize(
         on_mismatch=policies, on_missing="error", dtype=dtype or (dtypes.pop() if len(dtypes) == 1 else None),
     )  # fmt: skip
     arguments = plain_arguments(
-        layers=layers, keep={name: list(value) for name, value in kept.items()}, new_channels=new_channels, dtype=dtype,
-        root=root, **{RESIZED: stages.overrides},
+        layers=layers, keep={name: list(value) for name, value in kept.items()}, new_channels=new_channels,
+        by=by and os.path.basename(by), dtype=dtype, root=root, **{RESIZED: stages.overrides},
     )  # fmt: skip
     try:
         plan = plan_into(

@@ -12,7 +12,7 @@ from ...destinations.module_kinds import module_kinds
 from ...errors import ConfigError, PlanError
 from ...planning.resizing.axes import Axis, Network, changed_axes
 from ...planning.resizing.change import Change
-from ...planning.resizing.depth import NORM_AFTER, changed_depth, layers_of, lists_of
+from ...planning.resizing.depth import INFLUENTIAL, NORM_AFTER, Layer, changed_depth, layers_of, lists_of
 from ...planning.resizing.fields import ORDER, role_of
 from ...planning.resizing.repeat import pooled_heads, repeated, widened_channels
 from ...planning.resizing.select import groups_of, largest, selected
@@ -22,8 +22,8 @@ from .arguments import at_path, nested
 
 __all__ = ["Choices", "Scores", "Stages"]
 
-Scores = Callable[[Sequence[Axis], int], list[float]]
-"""A function that returns the score of each unit along some axes."""
+Scores = Callable[[str, Sequence[Axis], int], list[float]]
+"""A function that returns the score of each unit along some axes, from what the units are ("experts")."""
 _HEAD_SIZE = ("head_dim", "d_kv")
 _NORM_FIRST = ("do_stable_layer_norm", "do_layer_norm_before")
 """Fields of wav2vec 2.0 and of OPT that say that layers normalise their input, not what they return."""
@@ -41,6 +41,9 @@ class Choices:
     layers: str = ""
     kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
     new_channels: str = ""
+    by: str = ""
+    influences: Callable[[int], list[float]] | None = None
+    """A function that returns the influence of each layer of a list of so many, if statistics are given."""
 
 
 class Stages:
@@ -185,7 +188,7 @@ class Stages:
         found: dict[str, Any] = {}
         for name in self._of("depth"):
             old, inside = at_path(self._before, name), name.rpartition(".")[0]
-            layers = layers_of(self._choices.layers, old, self._fields[name])
+            layers = self._layers(name)
             part = at_path(self._before, inside) if inside else self._before
             for one, value in part.items():
                 path = f"{inside}.{one}" if inside else one
@@ -228,7 +231,7 @@ class Stages:
         name = names[0]
         numbers = at_path(self._before, name), self._fields[name]
         if role == "depth":
-            layers = layers_of(self._choices.layers, *numbers)
+            layers = self._layers(name)
             after_sum = self._normalises_after(name, before)
             return changed_depth(
                 name, layers, lists_of(before, after, numbers), before, numbers, normalises_after=after_sum
@@ -245,6 +248,18 @@ class Stages:
         if role == "kv_heads":
             return pooled_heads(name, axes, numbers)
         return self._fewer(role, name, axes, numbers)
+
+    def _layers(self, name: str) -> list[Layer]:
+        """Return the layers of the output in the list whose length is the field ``name``."""
+        numbers = at_path(self._before, name), self._fields[name]
+        if self._choices.layers != INFLUENTIAL:
+            return layers_of(self._choices.layers, *numbers)
+        if self._choices.influences is None or numbers[1] > numbers[0]:
+            raise ConfigError(
+                f"--layers {INFLUENTIAL} is for fewer layers, and needs statistics.",
+                hint="Make them with ckpt stats, and give them with --by.",
+            )
+        return [Layer(number) for number in largest(self._choices.influences(numbers[0]), numbers[1])]
 
     def _normalises_after(self, name: str, network: Network) -> bool:
         """Return whether each layer normalises the sum of its input and what it adds."""
@@ -313,8 +328,13 @@ class Stages:
                 )
             return selected(name, groups, [listed] * len(groups), numbers, f"those of the list are kept ({new})")
         within = self._heads_of_keys(name, old, new) if role == "heads" else 1
-        kept = [largest(self._scores(axes, old), new, within) for axes in groups]
-        return selected(name, groups, kept, numbers, "those with the largest weights are kept")
+        kept = [largest(self._scores(role, axes, old), new, within) for axes in groups]
+        why = (
+            f"those that contribute most in {escape(self._choices.by)}"
+            if self._choices.by
+            else "those with the largest weights"
+        )
+        return selected(name, groups, kept, numbers, f"{why} are kept")
 
     def _heads_of_keys(self, name: str, old: int, new: int) -> int:
         """Return the number of heads of keys and values, of each of which equally many heads of queries are kept."""

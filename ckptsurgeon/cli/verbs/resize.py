@@ -40,9 +40,9 @@ def run(
         str | None,
         typer.Option(
             "--layers",
-            metavar="LIST|repeat|interleave|identity|first|evenly",
+            metavar="LIST|repeat|interleave|identity|first|evenly|influential",
             help="Take these layers of the source, as 0..23,8..31; repeat all in order, or each; add layers that only "
-            "pass their input on; or take the first, or evenly spaced ones.",
+            "pass their input on; or take the first, evenly spaced ones, or those that change their input most (--by).",
         ),
     ] = None,
     keep: Annotated[
@@ -63,6 +63,10 @@ def run(
             "where gate and values are in one tensor]",
         ),
     ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option("--by", metavar="STATS", help="Keep what contributes most in these statistics of ckpt stats."),
+    ] = None,
     config: Annotated[
         str | None,
         typer.Option("--config", metavar="FILE", help="The config.json, if it is not in the folder of the weights."),
@@ -82,7 +86,7 @@ def run(
 
     writing.check()
     plan = resize(
-        source, set=set or [], layers=layers, keep=keep, new_channels=new_channels, config=config, dtype=dtype,
+        source, set=set or [], layers=layers, keep=keep, new_channels=new_channels, by=by, config=config, dtype=dtype,
         seed=seed, root=root, metadata=metadata_of(set_metadata),
     )  # fmt: skip
     writing.carry_out(plan)

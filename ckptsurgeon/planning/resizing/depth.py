@@ -15,8 +15,10 @@ from ...util.text import brief_repr, count, escape
 from .axes import Network
 from .change import Change
 
-__all__ = ["NORM_AFTER", "WAYS", "Layer", "changed_depth", "layers_of", "lists_of"]
+__all__ = ["INFLUENTIAL", "NORM_AFTER", "WAYS", "Layer", "changed_depth", "layers_of", "lists_of"]
 
+INFLUENTIAL = "influential"
+"""The word for the layers that change their input most, which statistics tell."""
 WAYS = ("repeat", "interleave", "identity", "evenly", "first")
 """The words that ``--layers`` understands instead of a list of layers."""
 NEW = "resized"

@@ -163,6 +163,7 @@ def test_every_verb_that_plans_takes_all_ways() -> None:
         "read_patch",
         "resize",  # of the folder of a model: tests/api/resize
         "scan",
+        "stats",  # of a network
         "train",
         "transcribe",
         "verify",

@@ -57,6 +57,7 @@ LINES = {
     "inspect": ["{a}"], "diff": ["{a}", "{b}", "--values"], "match": ["{a}", "{b}"],
     "transplant": ["{a}", "near.pth", "-o", "out.safetensors"],
     "resize": ["{a}", "--set", "hidden_size=8", "-o", "out"],
+    "stats": ["{a}", "-o", "out.safetensors"],
     "rename": ["{a}", "--map", "encoder=body", "-o", "out.safetensors"],
     "filter": ["{a}", "--include", "encoder", "-o", "out.safetensors"],
     "convert": ["{a}", "-o", "out", "--max-shard-size", "1KB"], "average": ["{a}", "{b}", "-o", "out.safetensors"],

@@ -1,0 +1,221 @@
+"""``stats``: runs a network, and stores what its channels, heads, experts and layers do; reads this again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.opening import open_checkpoint
+from ...errors import ConfigError
+from ...planning.plan.plan import Plan
+from ...storage.read.uri import shown
+from ...util.text import escape
+from ..edit import convert
+from ..inputs.argument_types import Path, Progress, checked
+from ..inputs.memory_budget import memory_bytes
+from ..inputs.merged_adapters import tail_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["Statistics", "read_statistics", "stats"]
+
+MEMORY = 1 << 30
+"""The default of ``memory``, in bytes."""
+NOTE = "ckptsurgeon.stats"
+"""The key of the metadata that says of which model and inputs statistics are."""
+INPUTS, LOAD, INFLUENCE = "inputs", "load", "influence"
+"""The last part of the keys: mean squares of a layer's inputs, how often experts are used, how much a layer changes."""
+
+
+@checked
+def stats(
+    source: Path,
+    *,
+    inputs: Path | None = None,
+    model: Path | None = None,
+    seed: int = 0,
+    root: str | None = None,
+    memory: str | int | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Run the network of a checkpoint on inputs, and return the plan of a file with statistics of its activations.
+
+    The file has, for each linear layer ``L``, the mean square of each of its inputs over all positions
+    (``L.inputs``, float32, as long as the weight is wide); for each router of experts, the share of positions that use
+    each expert (``L.load``); and for each layer of a list, its block influence (``L.influence``, one number): 1 minus
+    the mean cosine of its input and its output (ShortGPT, https://arxiv.org/abs/2403.03853). ``resize`` uses them.
+
+    ``inputs``, ``model``, ``seed``, ``root``, ``memory`` and ``progress`` are as in ``prove``: without ``inputs``,
+    random inputs are drawn, which say little about what the model is for. Weights are in memory while their module
+    runs. Raises ConfigError if there is no configuration, or the network does not run on these inputs.
+    """
+    import torch
+
+    from ..prove.inputs import drawn_inputs, given_inputs
+    from ..prove.network import configuration_of, open_network
+    from ..prove.prove import run_network
+
+    path = os.fspath(source)
+    configuration = os.fspath(model) if model is not None else configuration_of(path)
+    if not configuration:
+        raise ConfigError(
+            f"there is no config.json in the folder of {escape(shown(path))}, so the network is not known.",
+            hint="Give the configuration: --model config.json.",
+        )
+    with closing(open_network(path, configuration, task=None, root=root)) as network, torch.inference_mode():
+        if progress is not None:
+            total, done = sum(one.numel() for one in network.module.parameters()), [0]
+            network.progress = lambda number: progress(_added(done, number), total)
+        given = given_inputs(os.fspath(inputs), network.module, network.folder) if inputs else None
+        given = given or drawn_inputs(network.module, seed)
+        with _collected(network.module) as found:
+            run_network(network, given, memory_bytes(memory) or MEMORY)
+        values = {key: one.result for key, one in found.items() if one.count}
+    if not values:
+        raise ConfigError(f"the network of {escape(shown(path))} has no linear layer that these inputs reach.")
+    with open_checkpoint(path, root) as opened:
+        said = {"model": os.path.basename(path.rstrip("/")), "weights": _prints(opened), "inputs": given.said}
+    return convert(values, metadata={NOTE: json.dumps(said, sort_keys=True)})
+
+
+def _added(done: list[int], number: int) -> int:
+    done[0] += number
+    return done[0]
+
+
+def _prints(opened: Checkpoint) -> list[str]:
+    """Return what identifies the weights: digests of the headers, and of the last bytes, which a fine-tuning changes."""
+    return [*sorted(one.sha256 for one in opened.files), tail_of(opened)]
+
+
+@dataclass
+class _Mean:
+    """A mean that grows: the sum of what was added, and how many positions it is of."""
+
+    sum: Any = None
+    count: int = 0
+
+    def add(self, values: Tensor, count: int) -> None:
+        self.sum = values if self.sum is None else self.sum + values
+        self.count += count
+
+    @property
+    def result(self) -> Tensor:
+        mean: Tensor = (self.sum / self.count).float()
+        return mean
+
+
+@contextmanager
+def _collected(model: nn.Module) -> Iterator[Mapping[str, _Mean]]:
+    """Collect statistics of a network by key while the ``with`` block runs."""
+    from torch import nn
+
+    from ..prove.blocks import block_names
+
+    found: dict[str, _Mean] = {}
+    layers = {name for name in block_names(model) if name.rpartition(".")[2].isdigit()}
+    with ExitStack() as hooks:
+
+        def watch(module: nn.Module, key: str, take: Callable[..., None]) -> None:
+            mean = found.setdefault(key, _Mean())
+            hooks.callback(module.register_forward_hook(partial(take, mean), with_kwargs=True).remove)
+
+        for name, module in model.named_modules():
+            kind = type(module).__name__
+            if isinstance(module, nn.Linear) or kind == "Conv1D":
+                watch(module, f"{name}.{INPUTS}", _take_inputs)
+            if "Router" in kind:
+                watch(module, f"{name}.{LOAD}", _take_load)
+            if name in layers:
+                watch(module, f"{name}.{INFLUENCE}", _take_influence)
+        yield found
+
+
+def _first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return args[0] if args else next(iter(kwargs.values()), None)
+
+
+def _take_inputs(mean: _Mean, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    values = _first(args, kwargs)
+    flat = values.detach().reshape(-1, values.shape[-1]).double()
+    mean.add(flat.square().sum(0), flat.shape[0])
+
+
+def _take_load(mean: _Mean, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    import torch
+
+    parts = [one for one in (output if isinstance(output, tuple) else (output,)) if isinstance(one, torch.Tensor)]
+    chosen = next((one for one in parts if not one.is_floating_point()), None)
+    weight = getattr(module, "weight", None)
+    if chosen is not None and weight is not None:
+        used = torch.bincount(chosen.reshape(-1), minlength=weight.shape[0]).double()
+        mean.add(used, chosen.reshape(-1, chosen.shape[-1]).shape[0])
+
+
+def _take_influence(mean: _Mean, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    import torch
+
+    before = _first(args, kwargs)
+    after = output[0] if isinstance(output, tuple) else output
+    if isinstance(before, torch.Tensor) and isinstance(after, torch.Tensor) and before.shape == after.shape:
+        cosines = torch.cosine_similarity(before.double(), after.double(), dim=-1)
+        mean.add((1 - cosines).sum(), cosines.numel())
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The statistics in a file: mean squares, loads and influences by key, as lists of numbers."""
+
+    path: str
+    values: Mapping[str, Sequence[float]]
+
+    def inputs(self, key: str) -> Sequence[float] | None:
+        """Return the mean square of each input of the layer with the weight ``key``; None if there is none."""
+        return self.values.get(f"{key.rpartition('.')[0]}.{INPUTS}")
+
+    def load(self, keys: Sequence[str]) -> Sequence[float] | None:
+        """Return how often each expert is used, from the router among the modules of ``keys``; None without one."""
+        names = (f"{key.rpartition('.')[0]}.{LOAD}" for key in keys)
+        return next((self.values[name] for name in names if name in self.values), None)
+
+    def influences(self, number: int) -> list[float]:
+        """Return the influence of each layer in the list with ``number`` layers.
+
+        Raises ConfigError if there is no such list, or more than one.
+        """
+        lists: dict[str, dict[int, float]] = {}
+        for key, (value, *_) in self.values.items():
+            path, _, place = key.removesuffix(f".{INFLUENCE}").rpartition(".")
+            if key.endswith(f".{INFLUENCE}"):
+                lists.setdefault(path, {})[int(place)] = value
+        found = [own for own in lists.values() if sorted(own) == list(range(number))]
+        if len(found) != 1:
+            raise ConfigError(
+                f"{escape(self.path)} has {len(found) or 'no'} lists of {number} layers whose influence is known.",
+                hint="List the layers that are kept: --layers 0..7,10.",
+            )
+        return [found[0][place] for place in range(number)]
+
+
+def read_statistics(path: Path, source: Checkpoint) -> Statistics:
+    """Return the statistics in a file that ``stats`` made of ``source``; raises ConfigError if they are of another."""
+    name = os.fspath(path)
+    with open_checkpoint(name, unwrap=False) as opened:
+        try:
+            said = json.loads(opened.metadata[NOTE])
+            weights = said["weights"]
+        except (KeyError, TypeError, ValueError):
+            raise ConfigError(f"{escape(name)} has no statistics.", hint="Make them with ckpt stats.") from None
+        if weights != _prints(source):
+            raise ConfigError(
+                f"{escape(name)} has statistics of another model: {escape(str(said.get('model')), 80)}.",
+                hint=f"Make them of this one: ckpt stats {escape(shown(source.path))} --inputs FILE -o {escape(name)}.",
+            )
+        return Statistics(name, {key: opened.tensor(key).reshape(-1).tolist() for key in opened})

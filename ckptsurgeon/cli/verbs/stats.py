@@ -1,0 +1,52 @@
+"""The command ``ckpt stats``: what the channels, heads, experts and layers of a network do on some inputs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..options import Memory, Root
+from ..writing import Writing
+
+NAME = "stats"
+HELP = """Run a network on inputs, and store what its channels, heads, experts and layers do.
+
+For each linear layer, the mean square of each of its inputs is stored; for each router, how often each expert is used;
+for each layer of a list, how much it changes its input. ckpt resize --by uses them to choose what is kept. Without
+--inputs they are random, which says little about what the model is for. Weights are in memory while they are used.
+"""
+EXAMPLES = """\b
+Examples:
+  ckpt stats llama/ --inputs texts.txt -o stats.safetensors
+  ckpt resize llama/ --set num_hidden_layers=24 --layers influential --by stats.safetensors -o smaller/
+"""
+
+
+def run(
+    source: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, or a folder with its model.")],
+    inputs: Annotated[
+        str | None,
+        typer.Option(
+            "--inputs",
+            metavar="FILE",
+            help="Run on these: arguments of the network by name (.safetensors), lines of text (.txt), a sound (.wav).",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="CONFIG", help="The configuration for a checkpoint without a config.json."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Draw the inputs with this seed.")] = 0,
+    root: Root = None,
+    memory: Memory = None,
+    *,
+    writing: Writing,
+) -> None:
+    """Collect the statistics, and write them."""
+    from ...api.resize.statistics import stats
+
+    writing.check()
+    with writing.printer.working("running", source) as progress:
+        plan = stats(source, inputs=inputs, model=model, seed=seed, root=root, memory=memory, progress=progress)
+    writing.carry_out(plan)
