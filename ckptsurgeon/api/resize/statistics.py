@@ -91,7 +91,7 @@ def _added(done: list[int], number: int) -> int:
 
 
 def _prints(opened: Checkpoint) -> list[str]:
-    """Return what identifies the weights: digests of the headers, and of the last bytes, which a fine-tuning changes."""
+    """Return what identifies the weights: digests of headers, and of the last bytes, which a fine-tuning changes."""
     return [*sorted(one.sha256 for one in opened.files), tail_of(opened)]
 
 
