@@ -8,19 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import PlanError
-from ...util.text import count, escape, listing, natural_key
+from ...util.text import count, escape, listing
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern import KeyPattern
 from ..keys.row_order import HALVES, PAIRS
 from ..operations.operation import parse_operations
 from ..operations.perform import perform
-from .changes import matched
+from .changes import matched, parsed
+from .even import check_even
 from .layout import Family, Layout, LayoutChange, Numbers, Row, Tensors
 
 __all__ = ["LayoutConversion", "conversion"]
 
-LAYER = "{n}"
-"""The placeholder of the number of a layer in names."""
 _KEYS = (".weight", ".bias")
 """Endings of names that are whole keys, not modules."""
 _QUANTISED = ("scale", "zeros", "zero_point", "absmax")
@@ -58,9 +57,9 @@ def conversion(
     if source in targets:
         return LayoutConversion(LayoutChange((), (), ()), source, source)
     if not is_part:
-        known = _named(source, source.names, (*source.computed, *source.training), tensors)
+        known = _named(source, source.names, source.left, tensors)
         _check_named([key for key in tensors if key not in known], family, source, targets[0], label)
-        _check_even(family, source, tensors, label)
+        check_even(family, source, tensors, label)
     numbers = family.numbers(tensors, config)
     found = (_Conversion(source, target, numbers, tensors) for target in _distinct(targets))
     best = min(found, key=lambda one: (one.unnamed, not one.target.is_bare))
@@ -71,9 +70,9 @@ def conversion(
 
 
 def _distinct(targets: Sequence[Layout]) -> list[Layout]:
-    """Return the layouts without those that differ only in what they are recognised by."""
+    """Return the layouts that are written, without those that differ only in what they are recognised by."""
     found: dict[Hashable, Layout] = {}
-    for one in targets:
+    for one in (one for one in targets if not one.only_read):
         maps = (tuple(named.items()) for named in (one.names, one.tied, one.doubled, one.needed))
         found.setdefault((*maps, one.changes, one.training, one.is_bare), one)
     return [*found.values()]
@@ -125,7 +124,7 @@ class _Conversion:
     def __init__(self, source: Layout, target: Layout, numbers: Numbers, tensors: Tensors) -> None:
         self.source, self.target = source, target
         self.rows: list[Row] = []
-        known = _named(source, source.names, (*source.computed, *source.training), tensors)
+        known = _named(source, source.names, source.left, tensors)
         self._now = {key: info for key, info in tensors.items() if key in known}
         for change in reversed(source.changes):
             self._do(change.back(self._now, numbers, self._at))
@@ -142,11 +141,12 @@ class _Conversion:
         unused = [one for one, keys in training.items() if keys and covered.isdisjoint(keys)]
         self.unnamed = len(self._now) - len(covered)
         covered |= {key for one in unused for key in training[one]}
-        self.exclude += tuple(unused)
+        self.exclude += (*unused, *(aside := [one for one in source.aside if matched(one, self._now)]))
+        covered |= {key for one in aside for key in matched(one, self._now)}
         self.odd = [key for key in tensors if key not in known]
         self.odd += [key for key in self._now if key not in covered]
         settings = [one.settings for one in (source, target) if one.settings]
-        self.notes = (*self._left(computed, tied, unused), *doubled, *settings)
+        self.notes = (*self._left(computed, tied, unused), *self._aside(tensors), *doubled, *settings)
 
     def _do(self, rows: Sequence[Row]) -> None:
         if rows:
@@ -192,6 +192,17 @@ class _Conversion:
                 f"{'it' if len(training) == 1 else 'them'}"
             )
 
+    def _aside(self, tensors: Tensors) -> Iterable[str]:
+        """Yield a note for each reason why tensors of the source are left out."""
+        reasons: defaultdict[str, dict[str, list[str]]] = defaultdict(dict)
+        for one, keys in zip(self.source.aside, _hits(self.source.aside, tensors), strict=True):
+            if keys:
+                reasons[self.source.aside[one]][one] = keys
+        for why, found in reasons.items():
+            left = {key for hit in found.values() for key in hit}
+            more = "" if {*found} == left else f" ({count(len(left), 'tensor')})"
+            yield f"left out: {listing([*found])}{more}, {why}"
+
 
 def _rules(spelled: Mapping[str, str], hits: Mapping[str, Collection[str]]) -> Iterable[str]:
     """Yield a rule for each pattern of ``spelled`` that is spelled in another way, and that renames keys of its own.
@@ -224,29 +235,4 @@ def _whole(name: str, keys: Iterable[str]) -> list[str]:
 
 
 def _hits(patterns: Iterable[str], keys: Collection[str]) -> list[list[str]]:
-    return KeyMatcher([KeyPattern(pattern) for pattern in patterns]).hits(keys)
-
-
-def _check_even(family: Family, layout: Layout, tensors: Tensors, label: str) -> None:
-    """Raise PlanError if a layer lacks a tensor that other layers of the same stack have.
-
-    The tensors of a group in ``family.some`` are compared among the layers that have any of them.
-    """
-    layers: defaultdict[tuple[str, int, str], dict[str, str]] = defaultdict(dict)
-    stacks: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
-    groups = {ours: place for place, group in enumerate(family.some) for ours in group}
-    spelled = [(groups.get(ours, -1), theirs) for ours, theirs in layout.names.items() if LAYER in theirs]
-    for (group, theirs), keys in zip(spelled, _hits([theirs for _, theirs in spelled], tensors), strict=True):
-        stack = theirs.partition(LAYER)[0]
-        for key in keys:
-            number, _, name = key.removeprefix(stack).partition(".")
-            stacks[stack, group].add(number)
-            layers[stack, group, name][number] = key
-    for (stack, group, name), found in layers.items():
-        lost = sorted(stacks[stack, group] - found.keys(), key=natural_key)
-        if lost:
-            raise PlanError(
-                f"{escape(stack)}{lost[0]}.{escape(name)} is missing from {escape(label)}: other layers have such a "
-                "tensor.",
-                hint="Complete the model first.",
-            )
+    return KeyMatcher([*map(parsed, patterns)]).hits(keys)

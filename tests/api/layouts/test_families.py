@@ -65,10 +65,12 @@ def stored_once(family: Family, layout: str, tensors: Tensors, other: str) -> Te
 
     They are those that it neither computes nor ties to others, nor has for training alone without a name in ``other``.
     """
+    family = family.of(tensors) or family
     known = [one for one in family.named(layout) if all(mark in tensors for mark in one.marks)]
     left = {ours for one in family.layouts for ours in one.tied if not any(ours in x.doubled for x in known)}
     names = {one.names.get(ours, ours) for one in known for ours in left}
     computed = {text for one in known for text in one.computed}
+    names |= {text for one in known for text in one.aside}
     there = {ours for one in family.named(other) for ours in one.names}
     kept = {theirs for one in known for ours, theirs in one.names.items() if ours in there}
     names |= {text for one in known for text in one.training if not any(within(name, text) for name in kept)}

@@ -1,0 +1,206 @@
+"""Stable Diffusion: block numbers as in the released files, forms of each model, and what is left out with a note."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.errors import PlanError
+from ckptsurgeon.planning.layouts.conversion import conversion
+from ckptsurgeon.planning.layouts.families.stable_diffusion import FAMILY
+from ckptsurgeon.planning.layouts.recognise import recognised
+from ckptsurgeon.tensors.info import TensorInfo
+
+RECORDED = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts"
+Tensors = dict[str, torch.Tensor]
+
+RELEASED = {
+    "unet.down_blocks.1.resnets.0.conv_shortcut": "model.diffusion_model.input_blocks.4.0.skip_connection",
+    "unet.down_blocks.1.attentions.1": "model.diffusion_model.input_blocks.5.1",
+    "unet.down_blocks.2.downsamplers.0.conv": "model.diffusion_model.input_blocks.9.0.op",
+    "unet.down_blocks.3.resnets.1.conv2": "model.diffusion_model.input_blocks.11.0.out_layers.3",
+    "unet.mid_block.resnets.1.time_emb_proj": "model.diffusion_model.middle_block.2.emb_layers.1",
+    "unet.up_blocks.0.upsamplers.0.conv": "model.diffusion_model.output_blocks.2.1.conv",
+    "unet.up_blocks.1.resnets.0.norm1": "model.diffusion_model.output_blocks.3.0.in_layers.0",
+    "unet.up_blocks.2.upsamplers.0.conv": "model.diffusion_model.output_blocks.8.2.conv",
+    "unet.up_blocks.3.attentions.2": "model.diffusion_model.output_blocks.11.1",
+    "vae.decoder.up_blocks.0.resnets.2.conv1": "first_stage_model.decoder.up.3.block.2.conv1",
+    "vae.decoder.up_blocks.3.resnets.0.conv_shortcut": "first_stage_model.decoder.up.0.block.0.nin_shortcut",
+    "vae.decoder.up_blocks.2.upsamplers.0.conv": "first_stage_model.decoder.up.1.upsample.conv",
+    "vae.encoder.mid_block.attentions.0.to_out.0": "first_stage_model.encoder.mid.attn_1.proj_out",
+}
+"""Names in the released files of Stable Diffusion 1.5, whose U-Net has four levels of two residual blocks."""
+
+
+def recorded(network: str, layout: str) -> Tensors:
+    """The tensors of a recording."""
+    return load_file(RECORDED / f"stable-diffusion{network}" / f"{layout}.safetensors")
+
+
+def converted(tensors: Tensors, layout: str) -> tuple[Tensors, str]:
+    """The tensors in another layout, as they are written, and the notes."""
+    save_file({key: value.contiguous() for key, value in tensors.items()}, "before.safetensors")
+    plan = cs.convert("before.safetensors", layout=layout)
+    cs.apply(plan, "after.safetensors", force=True)
+    return load_file("after.safetensors"), "\n".join(plan.notes)
+
+
+def assert_same(found: Tensors, wanted: Tensors) -> None:
+    """Two state dicts have the same keys and bits."""
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+def test_the_names_of_the_released_files() -> None:
+    own, *_, ldm = (layout for layout in FAMILY.layouts if "text_encoder.text_model.final_layer_norm" in layout.names)
+    assert {ours: own.names[ours] for ours in RELEASED} == {ours: ours for ours in RELEASED}
+    assert {ours: ldm.names[ours] for ours in RELEASED} == RELEASED
+
+
+@pytest.mark.parametrize("network", ["", ".2", ".xl", ".refiner", ".unet", ".upscaler", ".vae"])
+def test_both_spellings_are_of_one_network(network: str) -> None:
+    ((ours, one),), ((theirs, other),) = (recognised(recorded(network, name)) for name in ("diffusers", "ldm"))
+    assert (one.name, other.name) == ("diffusers", "ldm")
+    assert ours is theirs
+
+
+def test_what_is_no_weight_is_left_out_with_a_note() -> None:
+    ldm, wanted = recorded("", "ldm"), recorded("", "diffusers")
+    ids = "cond_stage_model.transformer.text_model.embeddings.position_ids"
+    schedule = {name: torch.ones(3) for name in ("betas", "alphas_cumprod", "sqrt_alphas_cumprod")}
+    flags = {name: torch.zeros(1) for name in ("v_pred", "ztsnr", "model_ema.decay")}
+    training = {"first_stage_model.loss.logvar": torch.zeros(1), "cond_stage_model.logit_scale": torch.zeros(1)}
+    made, notes = converted({**ldm, ids: torch.arange(3)[None], **schedule, **flags, **training}, "diffusers")
+    assert_same(made, wanted)
+    assert "left out: alphas_cumprod, betas, sqrt_alphas_cumprod, " in notes
+    assert ", which diffusers computes" in notes
+    assert "left out: v_pred, a flag for sampling: set prediction_type: v_prediction" in notes
+    assert "left out: ztsnr, a flag for sampling: set rescale_betas_zero_snr: true" in notes
+    assert "left out: model_ema (1 tensor), averages of the weights" in notes
+    assert "left out: first_stage_model.loss, which only training uses" in notes
+    assert "left out: cond_stage_model.logit_scale, which only a comparison of texts and images uses" in notes
+    assert "no tensor shows them" in notes
+
+
+def test_what_the_original_files_do_not_have_is_left_out_with_a_note() -> None:
+    ids = {"text_encoder.text_model.embeddings.position_ids": torch.arange(3)[None]}
+    checker = {f"safety_checker.{name}": torch.ones(2) for name in ("concept_embeds", "special_care_embeds")}
+    made, notes = converted({**recorded("", "diffusers"), **ids, **checker}, "ldm")
+    assert_same(made, recorded("", "ldm"))
+    assert "left out: safety_checker (2 tensors), which the original files do not have" in notes
+    assert f"left out: {next(iter(ids))}, which the original code, ComfyUI computes" in notes
+
+
+def test_the_last_layer_of_the_second_version_is_left_out_with_a_note() -> None:
+    ldm = recorded(".2", "ldm")
+    _, notes = converted(ldm, "diffusers")
+    layer = "cond_stage_model.model.transformer.resblocks.23"
+    assert f"left out: {layer} (12 tensors), which diffusers does not have" in notes
+    shorter = {key: value for key, value in ldm.items() if not key.startswith(layer)}
+    made, notes = converted(shorter, "diffusers")
+    assert_same(made, recorded(".2", "diffusers"))
+    assert "resblocks" not in notes
+
+
+def test_the_names_of_attention_in_older_autoencoders() -> None:
+    now = recorded("", "diffusers")
+    older = {
+        re.sub(r"(^vae.*attentions\.0\.)(to_q|to_k|to_v|to_out\.0)", lambda m: m[1] + OLDER[m[2]], key): value
+        for key, value in now.items()
+    }
+    assert len(older.keys() - now.keys()) == 16
+    assert_same(converted(older, "ldm")[0], recorded("", "ldm"))
+    alone = {key.removeprefix("vae."): value for key, value in older.items() if key.startswith("vae.")}
+    wanted = {key.removeprefix("first_stage_model."): value for key, value in recorded("", "ldm").items()}
+    assert_same(
+        converted(alone, "ldm")[0], {key: wanted[key] for key in wanted if key.startswith(("enc", "dec", "q", "po"))}
+    )
+
+
+OLDER = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+@pytest.mark.parametrize("network", ["", ".2", ".xl"])
+def test_text_encoders_as_transformers_writes_them_since_5_6(network: str) -> None:
+    """Of the two classes, only CLIPTextModel lost its wrapper: text_encoder_2 keeps it."""
+    now = recorded(network, "diffusers")
+    flat = {key.replace("text_encoder.text_model.", "text_encoder."): value for key, value in now.items()}
+    assert flat.keys() != now.keys()
+    assert_same(converted(flat, "ldm")[0], converted(now, "ldm")[0])
+
+
+def test_a_model_alone_is_written_without_prefix_for_diffusers_and_with_it_for_the_original() -> None:
+    ldm, diffusers = recorded("", "ldm"), recorded("", "diffusers")
+    theirs = {key: value for key, value in ldm.items() if key.startswith("model.diffusion_model.")}
+    ours = {key.removeprefix("unet."): value for key, value in diffusers.items() if key.startswith("unet.")}
+    bare = {key.removeprefix("model.diffusion_model."): value for key, value in theirs.items()}
+    assert_same(converted(theirs, "diffusers")[0], ours)
+    assert_same(converted(bare, "diffusers")[0], ours)
+    assert_same(converted(ours, "ldm")[0], theirs)
+    assert_same(converted({f"unet.{key}": value for key, value in ours.items()}, "ldm")[0], theirs)
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "model.diffusion_model.input_blocks.2.0.in_layers.2.weight",
+        "model.diffusion_model.output_blocks.5.1.transformer_blocks.0.attn2.to_k.weight",
+        "model.diffusion_model.middle_block.1.proj_in.bias",
+        "model.diffusion_model.out.2.bias",
+        "first_stage_model.decoder.up.1.block.1.norm2.bias",
+        "first_stage_model.encoder.down.0.downsample.conv.bias",
+        "cond_stage_model.transformer.text_model.encoder.layers.1.mlp.fc1.bias",
+    ],
+)
+def test_a_missing_tensor_is_an_error_that_names_it(lost: str) -> None:
+    ldm = recorded("", "ldm")
+    del ldm[lost]
+    with pytest.raises(PlanError, match=re.escape(f"{lost} is missing from")):
+        converted(ldm, "diffusers")
+
+
+def shapes(network: str, layout: str) -> dict[str, TensorInfo]:
+    """The shapes of a recording."""
+    return {key: TensorInfo("float32", tuple(one.shape)) for key, one in recorded(network, layout).items()}
+
+
+@pytest.mark.parametrize("network", ["", ".2", ".xl", ".refiner", ".unet", ".upscaler", ".vae"])
+@pytest.mark.parametrize(("here", "there"), [("ldm", "diffusers"), ("diffusers", "ldm")])
+def test_no_tensor_may_be_missing(network: str, here: str, there: str) -> None:
+    """Of the tensors of each network, one after another is left out; each seventh, to be quick."""
+    tensors = shapes(network, here)
+    ((_, layout),) = recognised(tensors)
+    kept = {key for key in tensors if not any(key.startswith(one) for one in layout.aside)}
+    kept -= {"class_embedding.weight", "model.diffusion_model.label_emb.weight"}  # without it, it is another network
+    kept -= {*layout.marks}  # without it, the layout is not recognised, which is an error, too
+    for lost in sorted(kept)[3::7]:
+        less = {key: info for key, info in tensors.items() if key != lost}
+        found = recognised(less)
+        assert found
+        with pytest.raises(PlanError, match="is missing from|has no name|have no name"):
+            _ = [conversion(family, source, family.named(there), less, {}, "model") for family, source in found]
+
+
+def test_a_tensor_without_a_name_is_an_error() -> None:
+    for network, extra in (
+        ("", "model.diffusion_model.input_blocks.40.0.in_layers.0.weight"),
+        ("", "control_model.input_blocks.0.0.weight"),
+        (".vae", "encoder.down.0.attn.0.q.weight"),
+        (".unet", "unet.conv_in.weight"),
+    ):
+        with pytest.raises(PlanError, match=f"no name in the layout .*: {re.escape(extra)}"):
+            converted({**recorded(network, "ldm"), extra: torch.ones(2)}, "diffusers")
+
+
+def test_networks_that_are_none_of_stable_diffusion() -> None:
+    """A ControlNet has no way up, and an early latent diffusion model no attention to texts."""
+    unet = recorded(".unet", "diffusers")
+    assert not recognised({key: value for key, value in unet.items() if not key.startswith("up_blocks.")})
+    assert not recognised({key: value for key, value in unet.items() if ".transformer_blocks." not in key})
+    vae = recorded(".vae", "ldm")
+    assert not recognised({key: value for key, value in vae.items() if not key.startswith("decoder.")})
