@@ -108,6 +108,12 @@ MUTANTS = (
         "api/layouts/test_diffusion.py",
     ),
     Mutant(
+        "the last modulation of Flux has the shift first in one layout, the scale in the other",
+        '{"concat": halves[::-1], "into": name}',
+        '{"concat": halves, "into": name}',
+        "api/layouts/test_flux.py",
+    ),
+    Mutant(
         "a joined tensor that one layer lacks is an error",
         "spelled += [(-1, one.made) for one in layout.changes if isinstance(one, Fused) and LAYER in one.made]",
         "pass",

@@ -30,7 +30,12 @@ __all__ = [
     "parsed",
 ]
 
-WHAT: Mapping[str, str] = {"heads": "attention heads", "keys": "heads of keys and values"}
+WHAT: Mapping[str, str] = {
+    "heads": "attention heads",
+    "keys": "heads of keys and values",
+    "width": "rows of queries",
+    "mlp": "rows of the MLP",
+}
 """The numbers that shapes do not show, in words."""
 
 
