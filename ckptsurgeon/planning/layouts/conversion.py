@@ -56,6 +56,8 @@ def conversion(
     """
     if source in targets:
         return LayoutConversion(LayoutChange((), (), ()), source, source)
+    if all(one.only_read for one in targets):
+        raise PlanError(f"the layout {targets[0].name} of the family {family.name} is only read.")
     if not is_part:
         known = _named(source, source.names, source.left, tensors)
         _check_named([key for key in tensors if key not in known], family, source, targets[0], label)

@@ -59,10 +59,10 @@ def _modules(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
         spelled = [_spelled(module, layout.names, () if is_some else left) for module in group]
         parts = [{tail + key for tail, name in one.items() for key in below.get(name, ())} for one in spelled]
         every = {tail for found in parts for tail in found}
-        for one, found in zip(spelled, parts, strict=True):
+        for module, one, found in zip(group, spelled, parts, strict=True):
             for lost in sorted(every - found) if found or not is_some else ():
-                tail = max((tail for tail in one if lost.startswith(tail)), key=len, default="")
-                yield f"{one.get(tail, '')}{lost.removeprefix(tail)}"
+                tail = max((tail for tail in one if lost.startswith(tail)), key=len, default=None)
+                yield f"{module}{lost}" if tail is None else f"{one[tail]}{lost.removeprefix(tail)}"
 
 
 def _below(tensors: Tensors) -> Mapping[str, list[str]]:

@@ -51,7 +51,8 @@ class Layout:
     that only training uses: other layouts that have no name for them do without them. ``aside`` maps patterns of other
     tensors without which other layouts do to the reason, which completes "left out: …, ". ``is_bare`` is true for the
     form without a head, or without the prefix of a component, that is written if the tensors have no other; if
-    ``only_read`` is true, the form is never written. ``fits`` says of tensors with all marks whether their shapes are
+    ``only_read`` is true, the form is never written, and if ``only_written`` is true, it is another layout that tensors
+    are recognised as. ``fits`` says of tensors with all marks whether their shapes are
     those of this layout. ``settings`` says what no tensor shows: how the library's network differs from
     transformers' unless its config.json says so.
     """
@@ -72,6 +73,7 @@ class Layout:
     fits: Callable[[Tensors], bool] = lambda tensors: True
     settings: str = ""
     only_read: bool = False
+    only_written: bool = False
 
     @property
     def left(self) -> tuple[str, ...]:

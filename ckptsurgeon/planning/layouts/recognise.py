@@ -37,6 +37,7 @@ def recognised(tensors: Tensors) -> list[tuple[Family, Layout]]:
         if (family := one.of(tensors)) is not None
         for layout in family.layouts
         if all(mark in tensors for mark in layout.marks) and layout.fits(tensors)
+        if not layout.only_written
     ]
     if len(fitting) < 2:
         return fitting

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,11 @@ from ckptsurgeon.planning.layouts.families.stable_diffusion import FAMILY
 from ckptsurgeon.planning.layouts.recognise import recognised
 from ckptsurgeon.tensors.info import TensorInfo
 
+from ...conftest import Result
+
 RECORDED = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts"
 Tensors = dict[str, torch.Tensor]
+Run = Callable[..., Result]
 
 RELEASED = {
     "unet.down_blocks.1.resnets.0.conv_shortcut": "model.diffusion_model.input_blocks.4.0.skip_connection",
@@ -204,3 +209,50 @@ def test_networks_that_are_none_of_stable_diffusion() -> None:
     assert not recognised({key: value for key, value in unet.items() if ".transformer_blocks." not in key})
     vae = recorded(".vae", "ldm")
     assert not recognised({key: value for key, value in vae.items() if not key.startswith("decoder.")})
+
+
+def averaged() -> Tensors:
+    """An original file with averages of the weights."""
+    return load_file(RECORDED / "stable-diffusion-ema" / "ldm-ema.safetensors")
+
+
+def test_a_user_chooses_between_weights_and_their_averages(ckpt: Run) -> None:
+    counts = {"model_ema.decay": torch.tensor(0.999), "model_ema.num_updates": torch.tensor(7)}
+    both = {**averaged(), **counts}
+    weights, notes = converted(both, "diffusers")
+    plain = {key: value for key, value in both.items() if not key.startswith("model_ema.")}
+    assert_same(weights, converted(plain, "diffusers")[0])
+    assert "left out: model_ema (496 tensors), averages of the weights during training; --layout diffusers-ema" in notes
+    averages, notes = converted(both, "diffusers-ema")
+    assert_same(averages, load_file(RECORDED / "stable-diffusion-ema" / "diffusers-ema.safetensors"))
+    assert (
+        "left out: model.diffusion_model (494 tensors), the weights of the last step; --layout diffusers takes" in notes
+    )
+    assert "left out: model_ema.decay, model_ema.num_updates, which only training uses" in notes
+    same = {key for key in weights if torch.equal(weights[key], averages[key])}
+    assert same == {key for key in weights if not key.startswith("unet.")}
+    save_file(both, "both.safetensors")
+    said = ckpt("layouts", "both.safetensors").out
+    assert "layout ldm of stable-diffusion\n" in said
+    assert "ckpt convert both.safetensors --layout diffusers-ema -o OUT" in said
+    assert "--layout ldm" not in said
+
+
+def test_averages_of_some_weights_alone_are_not_taken() -> None:
+    both = averaged()
+    del both["model_ema.diffusion_modelinput_blocks10in_layers0weight"]
+    with pytest.raises(PlanError, match="the family stable-diffusion has no layout diffusers-ema"):
+        converted(both, "diffusers-ema")
+    family, layout = recognised(averaged())[1]
+    other = replace(layout, name="other")
+    with pytest.raises(PlanError, match="the layout ldm-ema of the family stable-diffusion-ema is only read"):
+        conversion(family, other, family.named("ldm-ema"), averaged(), {}, "model")
+
+
+def test_averages_of_a_u_net_alone_and_a_tensor_that_both_lack() -> None:
+    unet = {key: value for key, value in averaged().items() if key.startswith(("model.", "model_ema."))}
+    made, _ = converted(unet, "diffusers-ema")
+    assert "conv_in.weight" in made
+    del unet["model.diffusion_model.out.2.bias"], unet["model_ema.diffusion_modelout2bias"]
+    with pytest.raises(PlanError, match=r"unet.conv_out.bias is missing"):
+        converted(unet, "diffusers-ema")

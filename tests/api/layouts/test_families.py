@@ -34,7 +34,10 @@ def recordings(network: str) -> list[str]:
 def pairs() -> Iterator[tuple[str, str, str]]:
     """Each network with two of its recorded layouts."""
     for network in NETWORKS:
-        yield from ((network, here, there) for here, there in permutations(recordings(network), 2))
+        found = {one.name: one for one in reversed(NETWORKS[network].layouts)}
+        for here, there in permutations(recordings(network), 2):
+            if not found[here].only_written and not found[there].only_read:
+                yield network, here, there
 
 
 def laid(network: str, layout: str) -> Path:
@@ -103,7 +106,13 @@ def test_what_the_library_makes(network: str, here: str, there: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("network", "layout"), [(one, name) for one in NETWORKS for name in sorted({x.name for x in NETWORKS[one].layouts})]
+    ("network", "layout"),
+    [
+        (one, name)
+        for one in NETWORKS
+        for name in sorted({x.name for x in NETWORKS[one].layouts})
+        if not any(x.only_written for x in NETWORKS[one].layouts)
+    ],
 )
 def test_there_and_back_is_the_identity(network: str, layout: str) -> None:
     family = NETWORKS[network]

@@ -18,7 +18,7 @@ from ._pipeline import THEIR_UNET, THEIR_VAE, UNET, VAE, Pipeline, pipeline_in
 from ._text_encoder import SD_1, without_wrapper
 from ._unet import UNet
 
-__all__ = ["FAMILY"]
+__all__ = ["FAMILY", "RELEASED", "family_of"]
 
 _TESTED = "diffusers 0.42.1"
 _SCHEDULE = (
@@ -136,6 +136,6 @@ def _without(layout: Layout, prefix: str, *, is_bare: bool = False) -> Layout:
 
 
 _SD_15 = UNet(((1, 1), (1, 1), (1, 1), (0, 0)), 1, ((0, 0, 0), (1, 1, 1), (1, 1, 1), (1, 1, 1)), "")
-FAMILY = replace(
-    family_of(Pipeline(_SD_15, Autoencoder((2, 2, 2, 2), (3, 3, 3, 3), is_quantised=True), SD_1)), shaped=shaped
-)
+RELEASED = Pipeline(_SD_15, Autoencoder((2, 2, 2, 2), (3, 3, 3, 3), is_quantised=True), SD_1)
+"""The structure of the released Stable Diffusion 1.5."""
+FAMILY = replace(family_of(RELEASED), shaped=shaped)
