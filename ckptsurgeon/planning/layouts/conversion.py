@@ -143,8 +143,9 @@ class _Conversion:
         unused = [one for one, keys in training.items() if keys and covered.isdisjoint(keys)]
         self.unnamed = len(self._now) - len(covered)
         covered |= {key for one in unused for key in training[one]}
-        self.exclude += (*unused, *(aside := [one for one in source.aside if matched(one, self._now)]))
-        covered |= {key for one in aside for key in matched(one, self._now)}
+        others = {one: keys for one in (*source.aside, *target.omits) if (keys := matched(one, self._now))}
+        self.exclude += (*unused, *others)
+        covered |= {key for keys in others.values() for key in keys}
         self.odd = [key for key in tensors if key not in known]
         self.odd += [key for key in self._now if key not in covered]
         settings = [one.settings for one in (source, target) if one.settings]
@@ -197,13 +198,14 @@ class _Conversion:
     def _aside(self, tensors: Tensors) -> Iterable[str]:
         """Yield a note for each reason why tensors of the source are left out."""
         reasons: defaultdict[str, dict[str, list[str]]] = defaultdict(dict)
-        for one, keys in zip(self.source.aside, _hits(self.source.aside, tensors), strict=True):
+        why = {**self.target.omits, **self.source.aside}
+        for one, keys in zip(why, _hits(why, tensors), strict=True):
             if keys:
-                reasons[self.source.aside[one]][one] = keys
-        for why, found in reasons.items():
+                reasons[why[one]][one] = keys
+        for reason, found in reasons.items():
             left = {key for hit in found.values() for key in hit}
             more = "" if {*found} == left else f" ({count(len(left), 'tensor')})"
-            yield f"left out: {listing([*found])}{more}, {why}"
+            yield f"left out: {listing([*found])}{more}, {reason}"
 
 
 def _rules(spelled: Mapping[str, str], hits: Mapping[str, Collection[str]]) -> Iterable[str]:

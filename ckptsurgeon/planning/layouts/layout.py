@@ -52,9 +52,9 @@ class Layout:
     tensors without which other layouts do to the reason, which completes "left out: …, ". ``is_bare`` is true for the
     form without a head, or without the prefix of a component, that is written if the tensors have no other; if
     ``only_read`` is true, the form is never written, and if ``only_written`` is true, it is another layout that tensors
-    are recognised as. ``fits`` says of tensors with all marks whether their shapes are
-    those of this layout. ``settings`` says what no tensor shows: how the library's network differs from
-    transformers' unless its config.json says so.
+    are recognised as. ``omits`` maps patterns, in any layout of the family, of what is not written to the reason.
+    ``fits`` says of tensors with all marks whether their shapes are those of this layout. ``settings`` says what no
+    tensor shows: how the library's network differs from transformers' unless its config.json says so.
     """
 
     name: str
@@ -74,6 +74,7 @@ class Layout:
     settings: str = ""
     only_read: bool = False
     only_written: bool = False
+    omits: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def left(self) -> tuple[str, ...]:

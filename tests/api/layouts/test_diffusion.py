@@ -14,7 +14,11 @@ from safetensors.torch import load_file, save_file
 import ckptsurgeon as cs
 from ckptsurgeon.errors import PlanError
 from ckptsurgeon.planning.layouts.conversion import conversion
-from ckptsurgeon.planning.layouts.families.stable_diffusion import FAMILY
+from ckptsurgeon.planning.layouts.families._autoencoder import Autoencoder
+from ckptsurgeon.planning.layouts.families._pipeline import Pipeline
+from ckptsurgeon.planning.layouts.families._text_encoder import SD_1
+from ckptsurgeon.planning.layouts.families._unet import UNet
+from ckptsurgeon.planning.layouts.families.stable_diffusion import FAMILY, family_of
 from ckptsurgeon.planning.layouts.recognise import recognised
 from ckptsurgeon.tensors.info import TensorInfo
 
@@ -41,6 +45,18 @@ RELEASED = {
 }
 """Names in the released files of Stable Diffusion 1.5, whose U-Net has four levels of two residual blocks."""
 
+RELEASED_XL = {
+    "unet.down_blocks.1.resnets.0.conv_shortcut": "model.diffusion_model.input_blocks.4.0.skip_connection",
+    "unet.down_blocks.2.attentions.0": "model.diffusion_model.input_blocks.7.1",
+    "unet.up_blocks.0.upsamplers.0.conv": "model.diffusion_model.output_blocks.2.2.conv",
+    "unet.up_blocks.1.upsamplers.0.conv": "model.diffusion_model.output_blocks.5.2.conv",
+    "unet.up_blocks.2.resnets.2.norm2": "model.diffusion_model.output_blocks.8.0.out_layers.0",
+    "unet.add_embedding.linear_2": "model.diffusion_model.label_emb.0.2",
+    "text_encoder.text_model.final_layer_norm": "conditioner.embedders.0.transformer.text_model.final_layer_norm",
+    "text_encoder_2.text_projection.weight": "conditioner.embedders.1.model.text_projection",
+}
+"""Names in the released file of Stable Diffusion XL, whose first level has no attention."""
+
 
 def recorded(network: str, layout: str) -> Tensors:
     """The tensors of a recording."""
@@ -62,9 +78,12 @@ def assert_same(found: Tensors, wanted: Tensors) -> None:
 
 
 def test_the_names_of_the_released_files() -> None:
-    own, *_, ldm = (layout for layout in FAMILY.layouts if "text_encoder.text_model.final_layer_norm" in layout.names)
-    assert {ours: own.names[ours] for ours in RELEASED} == {ours: ours for ours in RELEASED}
-    assert {ours: ldm.names[ours] for ours in RELEASED} == RELEASED
+    unet = UNet(((1, 1), (1, 1), (1, 1), (0, 0)), 1, ((0, 0, 0), (1, 1, 1), (1, 1, 1), (1, 1, 1)), "")
+    first = family_of(Pipeline(unet, Autoencoder((2, 2, 2, 2), (3, 3, 3, 3), is_quantised=True), SD_1))
+    for family, released in ((first, RELEASED), (FAMILY, RELEASED_XL)):
+        own, ldm = family.layouts[0], family.named("ldm")[0]
+        assert {ours: own.names[ours] for ours in released} == {ours: ours for ours in released}
+        assert {ours: ldm.names[ours] for ours in released} == released
 
 
 @pytest.mark.parametrize("network", ["", ".2", ".xl", ".refiner", ".unet", ".upscaler", ".vae"])
@@ -256,3 +275,20 @@ def test_averages_of_a_u_net_alone_and_a_tensor_that_both_lack() -> None:
     del unet["model.diffusion_model.out.2.bias"], unet["model_ema.diffusion_modelout2bias"]
     with pytest.raises(PlanError, match=r"unet.conv_out.bias is missing"):
         converted(unet, "diffusers-ema")
+
+
+@pytest.mark.parametrize("layout", ["ldm", "diffusers"])
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder", "text_encoder_2"])
+def test_one_component_is_taken_out_of_a_whole_model(layout: str, component: str) -> None:
+    made, notes = converted(recorded(".xl", layout), f"diffusers-{component.replace('_', '-')}")
+    whole = recorded(".xl", "diffusers")
+    prefix = f"{component}."
+    assert_same(made, {key.removeprefix(prefix): one for key, one in whole.items() if key.startswith(prefix)})
+    others = {"unet", "vae", "text-encoder", "text-encoder-2"} - {component.replace("_", "-")}
+    assert all(f"another component: --layout diffusers-{one} takes it" in notes for one in others)
+    assert f"--layout diffusers-{component.replace('_', '-')} takes" not in notes
+
+
+def test_a_component_that_a_model_does_not_have_is_an_error() -> None:
+    with pytest.raises(PlanError, match="the family stable-diffusion has no layout diffusers-text-encoder-2"):
+        converted(recorded("", "ldm"), "diffusers-text-encoder-2")

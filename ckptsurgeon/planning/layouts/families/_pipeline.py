@@ -30,9 +30,14 @@ class Pipeline:
     @property
     def prefix(self) -> str:
         """What the keys in diffusers begin with, if there is only one network; else ''."""
-        if self.texts or (self.unet and self.vae):
-            return ""
-        return UNET if self.unet else VAE
+        return next(iter(self.components)) if len(self.components) == 1 else ""
+
+    @property
+    def components(self) -> dict[str, str]:
+        """What the keys of each network begin with in the original, by what they begin with in diffusers."""
+        found = {UNET: THEIR_UNET} if self.unet else {}
+        found |= {VAE: THEIR_VAE} if self.vae else {}
+        return found | {text.ours: text.theirs for text in self.texts}
 
     def names(self) -> dict[str, str]:
         """Return the names in the original by those in diffusers."""

@@ -8,7 +8,7 @@ from ..changes import Transposed
 from ..layout import Change, Tensors
 from ._clip import TEXT, TEXT_LAYER, joined
 
-__all__ = ["SD_1", "TextEncoder", "encoders_in", "their_encoders_in", "without_wrapper"]
+__all__ = ["SDXL", "SD_1", "TextEncoder", "encoders_in", "their_encoders_in", "without_wrapper"]
 
 _FIRST, _SECOND = "text_encoder.", "text_encoder_2."
 _WRAPPER = "text_model."
@@ -98,7 +98,7 @@ class TextEncoder:
 _PARTS = tuple(f"{TEXT_LAYER}.self_attn.{kind}_proj" for kind in "qkv")
 SD_1 = (TextEncoder(_FIRST, "cond_stage_model.transformer.", is_open=False),)
 _SD_2 = (TextEncoder(_FIRST, "cond_stage_model.model.", is_open=True),)
-_SDXL = (
+SDXL = (
     TextEncoder(_FIRST, "conditioner.embedders.0.transformer.", is_open=False),
     TextEncoder(_SECOND, "conditioner.embedders.1.model.", is_open=True),
 )
@@ -110,12 +110,12 @@ def without_wrapper(name: str) -> str:
 
     It wraps the second one, which has a projection, as before.
     """
-    return name.replace(_WRAPPER, "", 1) if not name.startswith((_SECOND, _SDXL[1].theirs)) else name
+    return name.replace(_WRAPPER, "", 1) if not name.startswith((_SECOND, SDXL[1].theirs)) else name
 
 
 def their_encoders_in(tensors: Tensors) -> tuple[TextEncoder, ...]:
     """Return the text encoders of an original file."""
-    for encoders in (SD_1, _SD_2, _SDXL, _REFINER):
+    for encoders in (SD_1, _SD_2, SDXL, _REFINER):
         tokens = [one.their_token for one in encoders]
         if all(token in tensors or without_wrapper(token) in tensors for token in tokens):
             return encoders
@@ -132,6 +132,6 @@ def encoders_in(tensors: Tensors, projection: str) -> tuple[TextEncoder, ...]:
         f"{one}{_WRAPPER}{_TOKENS}" in tensors or f"{one}{_TOKENS}" in tensors for one in (_FIRST, _SECOND)
     )
     if second:
-        return _SDXL if first else _REFINER
+        return SDXL if first else _REFINER
     is_linear = projection in tensors and len(tensors[projection].shape) == 2
     return (_SD_2 if is_linear else SD_1) if first else ()

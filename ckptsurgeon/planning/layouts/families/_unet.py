@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import count, takewhile
 
-__all__ = ["UNet", "groups_alike", "unet_in", "unet_names"]
+__all__ = ["SIZES", "UNet", "groups_alike", "unet_in", "unet_names"]
 
 Levels = tuple[tuple[int, ...], ...]
 """For each level, and each of its residual blocks, the number of transformer blocks behind it; 0 without attention."""

@@ -15,8 +15,8 @@ from ..changes import Unsqueezed
 from ..layout import Family, Layout, Tensors
 from ._autoencoder import ATTENTION, OLDER, Autoencoder
 from ._pipeline import THEIR_UNET, THEIR_VAE, UNET, VAE, Pipeline, pipeline_in
-from ._text_encoder import SD_1, without_wrapper
-from ._unet import UNet
+from ._text_encoder import SDXL, without_wrapper
+from ._unet import SIZES, UNet
 
 __all__ = ["FAMILY", "RELEASED", "family_of"]
 
@@ -57,9 +57,10 @@ def family_of(pipeline: Pipeline) -> Family:
     if prefix := pipeline.prefix:
         layouts += [_without(one, prefix, is_bare=True) for one in layouts]
         theirs.append(_without(theirs[0], THEIR_UNET if prefix == UNET else THEIR_VAE, is_bare=prefix == VAE))
+    components = [_component(layouts[0], one, pipeline.components) for one in pipeline.components]
     return Family(
         "stable-diffusion",
-        (*layouts, *theirs),
+        (*layouts, *theirs, *components),
         some=(tuple(name for name in own if name.endswith(".conv_shortcut")),),
         alike=pipeline.alike(),
     )
@@ -122,6 +123,22 @@ def _ldm(pipeline: Pipeline, names: Mapping[str, str]) -> Layout:
     )  # fmt: skip
 
 
+def _component(layout: Layout, component: str, others: Mapping[str, str]) -> Layout:
+    """Return the layout with the names of one component of a pipeline alone; ``others`` are those of the original."""
+    names = {ours: name.removeprefix(component) for ours, name in layout.names.items() if ours.startswith(component)}
+    omits = {
+        one.rstrip("."): f"another component: --layout {_layout_of(other)} takes it"
+        for other, theirs in others.items()
+        for one in (other, theirs)
+        if other != component
+    }
+    return replace(layout, name=_layout_of(component), names=names, only_written=True, omits=omits)
+
+
+def _layout_of(component: str) -> str:
+    return f"diffusers-{component.rstrip('.').replace('_', '-')}"
+
+
 def _without(layout: Layout, prefix: str, *, is_bare: bool = False) -> Layout:
     """Return the form of a layout in which the only network has no prefix.
 
@@ -135,7 +152,7 @@ def _without(layout: Layout, prefix: str, *, is_bare: bool = False) -> Layout:
     )
 
 
-_SD_15 = UNet(((1, 1), (1, 1), (1, 1), (0, 0)), 1, ((0, 0, 0), (1, 1, 1), (1, 1, 1), (1, 1, 1)), "")
-RELEASED = Pipeline(_SD_15, Autoencoder((2, 2, 2, 2), (3, 3, 3, 3), is_quantised=True), SD_1)
-"""The structure of the released Stable Diffusion 1.5."""
+_UNET_XL = UNet(((0, 0), (2, 2), (10, 10)), 10, ((10, 10, 10), (2, 2, 2), (0, 0, 0)), SIZES)
+RELEASED = Pipeline(_UNET_XL, Autoencoder((2, 2, 2, 2), (3, 3, 3, 3), is_quantised=True), SDXL)
+"""The structure of the released Stable Diffusion XL, which has all components."""
 FAMILY = replace(family_of(RELEASED), shaped=shaped)
