@@ -114,6 +114,12 @@ MUTANTS = (
         "api/layouts/test_flux.py",
     ),
     Mutant(
+        "tied tensors of a component of a pipeline stay tied",
+        "replace(info, storage=moved[id(info.storage)])",
+        "replace(info, storage=replace(moved[id(info.storage)]))",
+        "formats/exported/test_diffusers_pipeline.py",
+    ),
+    Mutant(
         "a joined tensor that one layer lacks is an error",
         "spelled += [(-1, one.made) for one in layout.changes if isinstance(one, Fused) and LAYER in one.made]",
         "pass",

@@ -68,10 +68,12 @@ class _Pipeline:
             tree=tree,
             files=tuple(_print(component, one) for component, header in parts.items() for one in header.files),
             handles=_handles(parts),
+            metadata=(metadata := _metadata(parts)),
             notes=(
                 f"read as one model: the components {listing([*parts], _MOST, where='')} of a pipeline; pass the "
                 "folder of one to read it alone",
                 *notes,
+                *_left(parts, metadata),
             ),
             frame=lambda: folder_digest({component: header.frame() for component, header in parts.items()}),
         )
@@ -120,6 +122,17 @@ def _is_plain(value: Any) -> bool:
 
 def _handles(parts: Mapping[str, Header]) -> dict[str, File]:
     return {_within(one, name): file for one, header in parts.items() for name, file in header.handles.items()}
+
+
+def _metadata(parts: Mapping[str, Header]) -> dict[str, str]:
+    """Return the metadata of the components, without entries that differ between two of them."""
+    entries = [entry for header in parts.values() for entry in header.metadata.items()]
+    return {key: value for key, value in entries if all(key != other or value == one for other, one in entries)}
+
+
+def _left(parts: Mapping[str, Header], kept: Mapping[str, str]) -> list[str]:
+    lost = sorted({key for header in parts.values() for key in header.metadata} - kept.keys())
+    return [f"left out: metadata that differ between components: {listing(lost, where='')}"] if lost else []
 
 
 def _within(component: str, name: str) -> str:

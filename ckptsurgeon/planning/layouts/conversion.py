@@ -148,7 +148,7 @@ class _Conversion:
         covered |= {key for keys in others.values() for key in keys}
         self.odd = [key for key in tensors if key not in known]
         self.odd += [key for key in self._now if key not in covered]
-        settings = [one.settings for one in (source, target) if one.settings]
+        settings = [one for one in (source.settings, target.settings, target.written) if one]
         self.notes = (*self._left(computed, tied, unused), *self._aside(tensors), *doubled, *settings)
 
     def _do(self, rows: Sequence[Row]) -> None:

@@ -54,7 +54,8 @@ class Layout:
     ``only_read`` is true, the form is never written, and if ``only_written`` is true, it is another layout that tensors
     are recognised as. ``omits`` maps patterns, in any layout of the family, of what is not written to the reason.
     ``fits`` says of tensors with all marks whether their shapes are those of this layout. ``settings`` says what no
-    tensor shows: how the library's network differs from transformers' unless its config.json says so.
+    tensor shows: how the library's network differs from transformers' unless its config.json says so. ``written`` is
+    a note on tensors that get this layout.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Layout:
     needed: Mapping[str, str] = field(default_factory=dict)
     fits: Callable[[Tensors], bool] = lambda tensors: True
     settings: str = ""
+    written: str = ""
     only_read: bool = False
     only_written: bool = False
     omits: Mapping[str, str] = field(default_factory=dict)

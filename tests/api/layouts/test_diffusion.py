@@ -292,3 +292,14 @@ def test_one_component_is_taken_out_of_a_whole_model(layout: str, component: str
 def test_a_component_that_a_model_does_not_have_is_an_error() -> None:
     with pytest.raises(PlanError, match="the family stable-diffusion has no layout diffusers-text-encoder-2"):
         converted(recorded("", "ldm"), "diffusers-text-encoder-2")
+
+
+def test_what_is_said_of_the_output() -> None:
+    whole = "diffusers reads a file in the folder of each, which --layout diffusers-unet and its like write"
+    assert whole in converted(recorded("", "ldm"), "diffusers")[1]
+    for network, layout in (("", "diffusers-unet"), (".vae", "diffusers")):
+        assert whole not in converted(recorded(network, "ldm"), layout)[1]
+    shorter = "the text encoder has no layer 23"
+    assert whole not in (notes := converted(recorded(".2", "diffusers"), "ldm")[1])
+    assert shorter in notes
+    assert shorter not in converted(recorded("", "diffusers"), "ldm")[1]

@@ -136,3 +136,12 @@ def test_a_pipeline_that_is_not_one_model() -> None:
         os.makedirs(f"sd/extra{number}")
     with pytest.raises(CheckpointError, match="it is a diffusers pipeline"):
         cs.open_checkpoint("sd")
+
+
+def test_metadata_of_components() -> None:
+    pipeline({"unet.a": torch.ones(2), "vae.a": torch.zeros(3)})
+    for name, author in (("unet", "A"), ("vae", "B")):
+        save_file({"a": torch.ones(2)}, f"sd/{name}/{OTHER}", {"format": "pt", "author": author, name: "1"})
+    with cs.open_checkpoint("sd") as found:
+        assert found.metadata == {"format": "pt", "unet": "1", "vae": "1"}
+        assert "left out: metadata that differ between components: author" in found.notes

@@ -8,7 +8,7 @@ from ..changes import Transposed
 from ..layout import Change, Tensors
 from ._clip import TEXT, TEXT_LAYER, joined
 
-__all__ = ["SDXL", "SD_1", "TextEncoder", "encoders_in", "their_encoders_in", "without_wrapper"]
+__all__ = ["SDXL", "SD_1", "SD_2", "TextEncoder", "encoders_in", "their_encoders_in", "without_wrapper"]
 
 _FIRST, _SECOND = "text_encoder.", "text_encoder_2."
 _WRAPPER = "text_model."
@@ -97,7 +97,7 @@ class TextEncoder:
 
 _PARTS = tuple(f"{TEXT_LAYER}.self_attn.{kind}_proj" for kind in "qkv")
 SD_1 = (TextEncoder(_FIRST, "cond_stage_model.transformer.", is_open=False),)
-_SD_2 = (TextEncoder(_FIRST, "cond_stage_model.model.", is_open=True),)
+SD_2 = (TextEncoder(_FIRST, "cond_stage_model.model.", is_open=True),)
 SDXL = (
     TextEncoder(_FIRST, "conditioner.embedders.0.transformer.", is_open=False),
     TextEncoder(_SECOND, "conditioner.embedders.1.model.", is_open=True),
@@ -115,7 +115,7 @@ def without_wrapper(name: str) -> str:
 
 def their_encoders_in(tensors: Tensors) -> tuple[TextEncoder, ...]:
     """Return the text encoders of an original file."""
-    for encoders in (SD_1, _SD_2, SDXL, _REFINER):
+    for encoders in (SD_1, SD_2, SDXL, _REFINER):
         tokens = [one.their_token for one in encoders]
         if all(token in tensors or without_wrapper(token) in tensors for token in tokens):
             return encoders
@@ -134,4 +134,4 @@ def encoders_in(tensors: Tensors, projection: str) -> tuple[TextEncoder, ...]:
     if second:
         return SDXL if first else _REFINER
     is_linear = projection in tensors and len(tensors[projection].shape) == 2
-    return (_SD_2 if is_linear else SD_1) if first else ()
+    return (SD_2 if is_linear else SD_1) if first else ()

@@ -15,7 +15,7 @@ from ..changes import Unsqueezed
 from ..layout import Family, Layout, Tensors
 from ._autoencoder import ATTENTION, OLDER, Autoencoder
 from ._pipeline import THEIR_UNET, THEIR_VAE, UNET, VAE, Pipeline, pipeline_in
-from ._text_encoder import SDXL, without_wrapper
+from ._text_encoder import SD_2, SDXL, without_wrapper
 from ._unet import SIZES, UNet
 
 __all__ = ["FAMILY", "RELEASED", "family_of"]
@@ -31,6 +31,14 @@ _SCHEDULE = (
 _SETTINGS = (
     "the noise schedule, and what the network predicts (noise or velocity), are in scheduler_config.json of a pipeline "
     "of diffusers: no tensor shows them"
+)
+_WHOLE = (
+    "all components are in one file, as ckpt reads a pipeline; diffusers reads a file in the folder of each, which "
+    "--layout diffusers-unet and its like write"
+)
+_SHORTER = (
+    "the text encoder has no layer 23, which diffusers leaves out: Stable Diffusion 2 does not use it, but strict "
+    "loaders of the original ask for it"
 )
 _FLAG = "a flag for sampling: set {} in scheduler_config.json"
 _AVERAGES = "averages of the weights during training; --layout diffusers-ema takes them in place of the weights"
@@ -101,6 +109,7 @@ def _diffusers(pipeline: Pipeline, names: Mapping[str, str]) -> Layout:
     return Layout(
         "diffusers", "diffusers", _TESTED, names, _marks(pipeline, names), computed=tuple(ids),
         aside={"safety_checker": "which the original files do not have"},
+        written="" if pipeline.prefix else _WHOLE,
     )  # fmt: skip
 
 
@@ -120,6 +129,7 @@ def _ldm(pipeline: Pipeline, names: Mapping[str, str]) -> Layout:
             **dict.fromkeys(("model_ema", f"{THEIR_VAE}model_ema"), _AVERAGES),
         },
         settings=_SETTINGS if pipeline.unet else "",
+        written=_SHORTER if pipeline.texts == SD_2 else "",
     )  # fmt: skip
 
 
@@ -132,7 +142,7 @@ def _component(layout: Layout, component: str, others: Mapping[str, str]) -> Lay
         for one in (other, theirs)
         if other != component
     }
-    return replace(layout, name=_layout_of(component), names=names, only_written=True, omits=omits)
+    return replace(layout, name=_layout_of(component), names=names, written="", only_written=True, omits=omits)
 
 
 def _layout_of(component: str) -> str:
