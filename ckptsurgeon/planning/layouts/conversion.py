@@ -56,8 +56,6 @@ def conversion(
     """
     if source in targets:
         return LayoutConversion(LayoutChange((), (), ()), source, source)
-    if all(one.only_read for one in targets):
-        raise PlanError(f"the layout {targets[0].name} of the family {family.name} is only read.")
     if not is_part:
         known = _named(source, source.names, source.left, tensors)
         _check_named([key for key in tensors if key not in known], family, source, targets[0], label)
@@ -72,9 +70,12 @@ def conversion(
 
 
 def _distinct(targets: Sequence[Layout]) -> list[Layout]:
-    """Return the layouts that are written, without those that differ only in what they are recognised by."""
+    """Return the layouts without those that differ only in what they are recognised by.
+
+    Forms that are only read count if there is no other: a destination of a transplant may have one.
+    """
     found: dict[Hashable, Layout] = {}
-    for one in (one for one in targets if not one.only_read):
+    for one in [one for one in targets if not one.only_read] or targets:
         maps = (tuple(named.items()) for named in (one.names, one.tied, one.doubled, one.needed))
         found.setdefault((*maps, one.changes, one.training, one.is_bare), one)
     return [*found.values()]

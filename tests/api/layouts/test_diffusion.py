@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -262,10 +261,6 @@ def test_averages_of_some_weights_alone_are_not_taken() -> None:
     del both["model_ema.diffusion_modelinput_blocks10in_layers0weight"]
     with pytest.raises(PlanError, match="the family stable-diffusion has no layout diffusers-ema"):
         converted(both, "diffusers-ema")
-    family, layout = recognised(averaged())[1]
-    other = replace(layout, name="other")
-    with pytest.raises(PlanError, match="the layout ldm-ema of the family stable-diffusion-ema is only read"):
-        conversion(family, other, family.named("ldm-ema"), averaged(), {}, "model")
 
 
 def test_averages_of_a_u_net_alone_and_a_tensor_that_both_lack() -> None:
@@ -303,3 +298,17 @@ def test_what_is_said_of_the_output() -> None:
     assert whole not in (notes := converted(recorded(".2", "diffusers"), "ldm")[1])
     assert shorter in notes
     assert shorter not in converted(recorded("", "diffusers"), "ldm")[1]
+
+
+@pytest.mark.parametrize(("source", "target"), [("ldm", "diffusers"), ("diffusers", "ldm")])
+def test_a_transplant_finds_the_names_of_a_destination(source: str, target: str) -> None:
+    """Also those of a form that nothing else gets: the names of transformers since 5.6."""
+    wanted = {
+        key.replace("transformer.text_model.", "transformer.").replace("text_encoder.text_model.", "text_encoder."): one
+        for key, one in recorded("", target).items()
+    }
+    save_file(recorded("", source), "source.safetensors")
+    save_file({key: torch.zeros_like(one) for key, one in wanted.items()}, "destination.safetensors")
+    plan = cs.transplant("source.safetensors", "destination.safetensors")
+    cs.apply(plan, "made.safetensors")
+    assert_same(load_file("made.safetensors"), wanted)
