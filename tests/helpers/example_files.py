@@ -121,10 +121,22 @@ def safety() -> None:
     torch.save({"encoder.weight": torch.ones(2, 2)}, "best.pth")
 
 
+def layouts_page() -> None:
+    """An original file of a small Stable Diffusion, and a pipeline of diffusers without weights."""
+    shutil.copy(ROOT / "fixtures" / "golden" / "layouts" / "stable-diffusion" / "ldm.safetensors", "sd15.safetensors")
+    components = ("unet", "vae", "text_encoder")
+    for name in components:
+        Path("sd15", name).mkdir(parents=True)
+        Path("sd15", name, "config.json").write_text("{}")
+    index = {"_class_name": "StableDiffusionPipeline", **{name: ["diffusers", "X"] for name in components}}
+    Path("sd15", "model_index.json").write_text(json.dumps(index))
+
+
 HERE: Mapping[str, Callable[[], None]] = {
     "docs/explanation/safety.md": safety,
     "docs/train.md": train,
     "docs/howto/espnet.md": espnet,
+    "docs/howto/layouts.md": layouts_page,
     "docs/howto/transformers.md": transformers,
 }
 """By page: what makes its files."""

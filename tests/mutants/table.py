@@ -168,6 +168,36 @@ MUTANTS = (
         "api/layouts/test_experts.py",
     ),
     Mutant(
+        "a tensor that one block of a U-Net lacks is an error",
+        "for lost in sorted(every - found) if found or not is_some else ():",
+        "for lost in ():",
+        "api/layouts/test_diffusion.py",
+    ),
+    Mutant(
+        "a decoder has its levels in reverse order in the original files",
+        "decoder.up.{len(vae.up) - 1 - level}",
+        "decoder.up.{level}",
+        "api/layouts/test_diffusion.py",
+    ),
+    Mutant(
+        "the last modulation of Flux has the shift first in one layout, the scale in the other",
+        '{"concat": halves[::-1], "into": name}',
+        '{"concat": halves, "into": name}',
+        "api/layouts/test_flux.py",
+    ),
+    Mutant(
+        "tied tensors of a component of a pipeline stay tied",
+        "replace(info, storage=moved[id(info.storage)])",
+        "replace(info, storage=replace(moved[id(info.storage)]))",
+        "formats/exported/test_diffusers_pipeline.py",
+    ),
+    Mutant(
+        "a joined tensor that one layer lacks is an error",
+        "spelled += [(-1, one.made) for one in layout.changes if isinstance(one, Fused) and LAYER in one.made]",
+        "pass",
+        "api/layouts/test_vision.py",
+    ),
+    Mutant(
         "a tensor that only begins with the name of a layout's tensor has no name in another layout",
         "found |= set(_whole(theirs, hit) if ours.endswith(_KEYS) else hit)",
         "found |= set(hit)",

@@ -14,7 +14,7 @@ from ..base.limits import BESIDE_BYTES
 from ..base.untrusted import parse_json
 from .text import UnreadableFile, argument
 
-__all__ = ["PIPELINE", "folder_kind"]
+__all__ = ["PIPELINE", "folder_kind", "pipeline_index"]
 
 PIPELINE = "model_index.json"
 """The index of a diffusers pipeline: a list of its components; each has a folder with the same name."""
@@ -58,7 +58,7 @@ def folder_kind(folder: Folder, names: Sequence[str]) -> UnreadableFile | None:
 
 def _pipeline(folder: Folder, inside: Sequence[str]) -> UnreadableFile:
     """Return the description of a diffusers pipeline, and advice on which component to read."""
-    index = _read(folder, PIPELINE)
+    index = pipeline_index(folder)
     named = [name for name in index if name in inside]
     weights = list(_with_weights(folder, named or inside))
     kind = index.get("_class_name")
@@ -69,10 +69,10 @@ def _pipeline(folder: Folder, inside: Sequence[str]) -> UnreadableFile:
     return UnreadableFile(f"{what}; its weights are in {listing(weights, 12, where='')}", _command(folder, first))
 
 
-def _read(folder: Folder, name: str) -> dict[str, Any]:
-    """Return the entries of a small JSON file; empty if it cannot be read or is not a JSON object."""
+def pipeline_index(folder: Folder) -> dict[str, Any]:
+    """Return the entries of the index of a pipeline; empty if it cannot be read or is not a JSON object."""
     with suppress(CheckpointError, ValueError):
-        file = folder.file(name)
+        file = folder.file(PIPELINE)
         try:
             found = parse_json(file.read(0, file.size)) if file.size <= BESIDE_BYTES else None
             return found if isinstance(found, dict) else {}

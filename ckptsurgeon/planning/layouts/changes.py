@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ...errors import PlanError
 from ...tensors.info import TensorInfo
@@ -20,19 +21,33 @@ __all__ = [
     "Regrouped",
     "Squeezed",
     "Stacked",
+    "Swapped",
     "Transposed",
     "UnknownNumberError",
+    "Unsqueezed",
     "matched",
     "number_of",
+    "parsed",
 ]
 
-WHAT: Mapping[str, str] = {"heads": "attention heads", "keys": "heads of keys and values"}
+WHAT: Mapping[str, str] = {
+    "heads": "attention heads",
+    "keys": "heads of keys and values",
+    "width": "rows of queries",
+    "mlp": "rows of the MLP",
+}
 """The numbers that shapes do not show, in words."""
+
+
+@lru_cache(maxsize=4096)
+def parsed(pattern: str) -> KeyPattern:
+    """Return a pattern of a layout; the same ones are needed again and again."""
+    return KeyPattern(pattern)
 
 
 def matched(pattern: str, tensors: Tensors) -> list[str]:
     """Return the keys that a pattern matches, in the order of the tensors."""
-    return KeyMatcher([KeyPattern(pattern)]).hits(tensors)[0]
+    return KeyMatcher([parsed(pattern)]).hits(tensors)[0]
 
 
 class UnknownNumberError(PlanError):
@@ -220,3 +235,33 @@ class Squeezed:
         for dim in self.dims:
             sizes.insert(dim, 1)
         return sizes
+
+
+class Unsqueezed(Squeezed):
+    """The tensors ``name`` have further dimensions of size 1 in the layout, at the indices ``dims``."""
+
+    def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        """Return the operations that add the dimensions."""
+        return super().back(tensors, numbers, at)
+
+    def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        """Return the operations that remove the dimensions."""
+        return super().there(tensors, numbers, at)
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """The first and the second half of the rows of ``name`` change places."""
+
+    name: str
+    made: str = ""
+
+    def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
+        """Return the operations that swap the halves; they are their own reverse."""
+        name = at(self.name)
+        if not matched(name, tensors):
+            return []
+        halves = [f"{name}_first", f"{name}_second"]
+        return [{"split": name, "into": halves}, {"concat": halves[::-1], "into": name}]
+
+    back = there

@@ -8,19 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import PlanError
-from ...util.text import count, escape, listing, natural_key
+from ...util.text import count, escape, listing
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern import KeyPattern
 from ..keys.row_order import HALVES, PAIRS
 from ..operations.operation import parse_operations
 from ..operations.perform import DerivedSource, perform
 from .changes import matched
+from .even import check_even
 from .layout import Family, Layout, LayoutChange, Numbers, Row, Tensors
 
 __all__ = ["LayoutConversion", "conversion"]
 
-LAYER = "{n}"
-"""The placeholder of the number of a layer in names."""
 _KEYS = (".weight", ".bias")
 """Endings of names that are whole keys, not modules."""
 _QUANTISED = ("scale", "zeros", "zero_point", "absmax")
@@ -62,11 +61,11 @@ def conversion(
     tensors = network.tensors
     if source in targets:
         return LayoutConversion(LayoutChange((), (), ()), source, source, network)
-    known = _named(source, source.names, (*source.computed, *source.training), tensors)
+    known = _named(source, source.names, source.left, tensors)
     unknown = [key for key in tensors if key not in known]
     if not is_part:
         _check_named(unknown, family, source, targets[0], label)
-        _check_even(family, source, tensors, label)
+        check_even(family, source, tensors, label)
     numbers = family.numbers(tensors, config)
     found = (_Conversion(source, target, numbers, network, unknown) for target in _distinct(targets))
     best = min(found, key=lambda one: (one.unnamed, not one.target.is_bare))
@@ -78,9 +77,12 @@ def conversion(
 
 
 def _distinct(targets: Sequence[Layout]) -> list[Layout]:
-    """Return the layouts without those that differ only in what they are recognised by."""
+    """Return the layouts without those that differ only in what they are recognised by.
+
+    Forms that are only read count if there is no other: a destination of a transplant may have one.
+    """
     found: dict[Hashable, Layout] = {}
-    for one in targets:
+    for one in [one for one in targets if not one.only_read] or targets:
         maps = (tuple(named.items()) for named in (one.names, one.tied, one.doubled, one.needed))
         found.setdefault((*maps, one.changes, one.training, one.is_bare), one)
     return [*found.values()]
@@ -152,10 +154,12 @@ class _Conversion:
         unused = [one for one, keys in training.items() if keys and covered.isdisjoint(keys)]
         self.unnamed = len(self._now) - len(covered)
         covered |= {key for one in unused for key in training[one]}
-        self.exclude += tuple(unused)
+        others = {one: keys for one in (*source.aside, *target.omits) if (keys := matched(one, self._now))}
+        self.exclude += (*unused, *others)
+        covered |= {key for keys in others.values() for key in keys}
         self.odd = [*unknown, *(key for key in self._now if key not in covered)]
-        settings = [one.settings for one in (source, target) if one.settings]
-        self.notes = (*self._left(computed, tied, unused), *doubled, *settings)
+        settings = [one for one in (source.settings, target.settings, target.written) if one]
+        self.notes = (*self._left(computed, tied, unused), *self._aside(network.tensors), *doubled, *settings)
 
     def _do(self, rows: Sequence[Row]) -> None:
         if rows:
@@ -206,6 +210,18 @@ class _Conversion:
                 f"{'it' if len(training) == 1 else 'them'}"
             )
 
+    def _aside(self, tensors: Tensors) -> Iterable[str]:
+        """Yield a note for each reason why tensors of the source are left out."""
+        reasons: defaultdict[str, dict[str, list[str]]] = defaultdict(dict)
+        why = {**self.target.omits, **self.source.aside}
+        for one, keys in zip(why, _hits(why, tensors), strict=True):
+            if keys:
+                reasons[why[one]][one] = keys
+        for reason, found in reasons.items():
+            left = {key for hit in found.values() for key in hit}
+            more = "" if {*found} == left else f" ({count(len(left), 'tensor')})"
+            yield f"left out: {listing([*found])}{more}, {reason}"
+
 
 def _rules(spelled: Mapping[str, str], hits: Mapping[str, Collection[str]]) -> Iterable[str]:
     """Yield a rule for each pattern of ``spelled`` that is spelled in another way, and that renames keys of its own.
@@ -238,29 +254,4 @@ def _whole(name: str, keys: Iterable[str]) -> list[str]:
 
 
 def _hits(patterns: Iterable[str], keys: Collection[str]) -> list[list[str]]:
-    return KeyMatcher([KeyPattern(pattern) for pattern in patterns]).hits(keys)
-
-
-def _check_even(family: Family, layout: Layout, tensors: Tensors, label: str) -> None:
-    """Raise PlanError if a layer lacks a tensor that other layers of the same stack have.
-
-    The tensors of a group in ``family.some`` are compared among the layers that have any of them.
-    """
-    layers: defaultdict[tuple[str, int, str], dict[str, str]] = defaultdict(dict)
-    stacks: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
-    groups = {ours: place for place, group in enumerate(family.some) for ours in group}
-    spelled = [(groups.get(ours, -1), theirs) for ours, theirs in layout.names.items() if LAYER in theirs]
-    for (group, theirs), keys in zip(spelled, _hits([theirs for _, theirs in spelled], tensors), strict=True):
-        stack = theirs.partition(LAYER)[0]
-        for key in keys:
-            number, _, name = key.removeprefix(stack).partition(".")
-            stacks[stack, group].add(number)
-            layers[stack, group, name][number] = key
-    for (stack, group, name), found in layers.items():
-        lost = sorted(stacks[stack, group] - found.keys(), key=natural_key)
-        if lost:
-            raise PlanError(
-                f"{escape(stack)}{lost[0]}.{escape(name)} is missing from {escape(label)}: other layers have such a "
-                "tensor.",
-                hint="Complete the model first.",
-            )
+    return KeyMatcher([*map(parsed, patterns)]).hits(keys)

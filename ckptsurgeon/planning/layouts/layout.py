@@ -48,10 +48,14 @@ class Layout:
     only once here to the name of the tensor that it is tied to; ``doubled`` maps each name that is stored here although
     its tensor is always equal to another one to the name of that one, and ``needed`` maps each name that must be stored
     here to the name of the tensor that it equals if other layouts leave it out. ``training`` are patterns of tensors
-    that only training uses: other layouts that have no name for them do without them. ``is_bare`` is true for the form
-    without a head that is written if the tensors have no head. ``fits`` says of tensors with all marks whether their
-    shapes are those of this layout. ``settings`` says what no tensor shows: how the library's network differs from
-    transformers' unless its config.json says so.
+    that only training uses: other layouts that have no name for them do without them. ``aside`` maps patterns of other
+    tensors without which other layouts do to the reason, which completes "left out: …, ". ``is_bare`` is true for the
+    form without a head, or without the prefix of a component, that is written if the tensors have no other; if
+    ``only_read`` is true, the form is never written, and if ``only_written`` is true, it is another layout that tensors
+    are recognised as. ``omits`` maps patterns, in any layout of the family, of what is not written to the reason.
+    ``fits`` says of tensors with all marks whether their shapes are those of this layout. ``settings`` says what no
+    tensor shows: how the library's network differs from transformers' unless its config.json says so. ``written`` is
+    a note on tensors that get this layout.
     """
 
     name: str
@@ -63,11 +67,21 @@ class Layout:
     computed: tuple[str, ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
     training: tuple[str, ...] = ()
+    aside: Mapping[str, str] = field(default_factory=dict)
     is_bare: bool = False
     doubled: Mapping[str, str] = field(default_factory=dict)
     needed: Mapping[str, str] = field(default_factory=dict)
     fits: Callable[[Tensors], bool] = lambda tensors: True
     settings: str = ""
+    written: str = ""
+    only_read: bool = False
+    only_written: bool = False
+    omits: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def left(self) -> tuple[str, ...]:
+        """The patterns of tensors that other layouts may do without: nothing of them is lost silently."""
+        return (*self.computed, *self.training, *self.aside)
 
 
 @dataclass(frozen=True)
@@ -81,6 +95,10 @@ class Family:
     the groups ``some`` exists in some layers only: a layer has all tensors of a group that other layers have, or none.
     All other tensors of a layer exist in all layers. ``rotated`` are the values of ``model_type`` in config.json with
     which changes may reorder the rows of queries and keys: other networks with the same names may rotate other rows.
+
+    Each group in ``alike`` has modules, by the family's names, that have the same tensors, except those in ``some``.
+    If names depend on the structure of a network, as those of a U-Net depend on its number of levels, ``shaped`` finds
+    the family with the names of the network that has the given tensors; None if it is no network of this family.
     """
 
     name: str
@@ -88,6 +106,12 @@ class Family:
     numbers: Callable[[Tensors, Mapping[str, Any]], Numbers] = lambda tensors, config: NO_NUMBERS
     some: tuple[tuple[str, ...], ...] = ()
     rotated: tuple[str, ...] = ()
+    alike: tuple[tuple[str, ...], ...] = ()
+    shaped: Callable[[Tensors], Family | None] | None = None
+
+    def of(self, tensors: Tensors) -> Family | None:
+        """Return the family with the names of the network that has these tensors; None if it is of another family."""
+        return self.shaped(tensors) if self.shaped is not None else self
 
     def named(self, name: str) -> list[Layout]:
         """Return the layouts with a name, in their order."""

@@ -33,9 +33,11 @@ def recognised(tensors: Tensors) -> list[tuple[Family, Layout]]:
     """
     fitting = [
         (family, layout)
-        for family in families()
+        for one in families()
+        if (family := one.of(tensors)) is not None
         for layout in family.layouts
         if all(mark in tensors for mark in layout.marks) and layout.fits(tensors)
+        if not layout.only_written
     ]
     if len(fitting) < 2:
         return fitting
@@ -47,7 +49,7 @@ def recognised(tensors: Tensors) -> list[tuple[Family, Layout]]:
 def _known(layout: Layout, keys: Collection[str]) -> int:
     """Return how many keys have names in a layout."""
     made = [change.made for change in layout.changes if change.made]
-    texts = dict.fromkeys((*layout.names.values(), *made, *layout.computed, *layout.training))
+    texts = dict.fromkeys((*layout.names.values(), *made, *layout.left))
     patterns = [KeyPattern(text) for text in texts]
     matcher = KeyMatcher(patterns)
     return sum(bool(matcher.match(key)) for key in keys)

@@ -133,3 +133,13 @@ def test_what_clip_has_no_name_for_is_an_error() -> None:
     for extra in ("logit_bias", "visual.layer1.0.conv1.weight", "text_projection.bias", "positional_embedding.scale"):
         with pytest.raises(PlanError, match=f"no name in the layout transformers of the family clip: {extra}"):
             converted({**openai, extra: torch.ones(12)}, "transformers")
+
+
+@pytest.mark.parametrize(
+    "lost", ["transformer.resblocks.1.attn.in_proj_bias", "visual.transformer.resblocks.0.attn.in_proj_bias"]
+)
+def test_a_layer_of_clip_without_a_joined_tensor_is_an_error(lost: str) -> None:
+    openai = recorded("clip", "openai")
+    del openai[lost]
+    with pytest.raises(PlanError, match=re.escape(f"{lost} is missing from before.safetensors: other layers have")):
+        converted(openai, "transformers")

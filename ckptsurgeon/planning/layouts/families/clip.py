@@ -5,43 +5,26 @@ A file may have both towers, or one of them. https://github.com/openai/CLIP, htt
 
 from __future__ import annotations
 
-from ..changes import Fused, Transposed
+from ..changes import Transposed
 from ..layout import Change, Family, Layout
+from ._clip import BLOCK, TEXT, TEXT_LAYER, joined
 
 __all__ = ["FAMILY"]
 
-_BLOCK = {
-    "self_attn.out_proj": "attn.out_proj",
-    "layer_norm1": "ln_1",
-    "layer_norm2": "ln_2",
-    "mlp.fc1": "mlp.c_fc",
-    "mlp.fc2": "mlp.c_proj",
-}
-_TEXT_LAYER, _VISION_LAYER = "text_model.encoder.layers.{n}", "vision_model.encoder.layers.{n}"
-_TEXT = {
-    "text_model.embeddings.token_embedding": "token_embedding",
-    "text_model.embeddings.position_embedding.weight": "positional_embedding",
-    **{f"{_TEXT_LAYER}.{ours}": f"transformer.resblocks.{{n}}.{theirs}" for ours, theirs in _BLOCK.items()},
-    "text_model.final_layer_norm": "ln_final",
-    "text_projection.weight": "text_projection",
-}
+_VISION_LAYER = "vision_model.encoder.layers.{n}"
 _VISION = {
     "vision_model.embeddings.class_embedding": "visual.class_embedding",
     "vision_model.embeddings.patch_embedding": "visual.conv1",
     "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
     "vision_model.pre_layrnorm": "visual.ln_pre",
-    **{f"{_VISION_LAYER}.{ours}": f"visual.transformer.resblocks.{{n}}.{theirs}" for ours, theirs in _BLOCK.items()},
+    **{f"{_VISION_LAYER}.{ours}": f"visual.transformer.resblocks.{{n}}.{theirs}" for ours, theirs in BLOCK.items()},
     "vision_model.post_layernorm": "visual.ln_post",
     "visual_projection.weight": "visual.proj",
 }
-_BOTH = {**_TEXT, **_VISION, "logit_scale": "logit_scale"}
-_ATTENTION = tuple(
-    Fused(tuple(f"{ours}.self_attn.{kind}_proj.{role}" for kind in "qkv"), f"{theirs}.attn.in_proj_{role}")
-    for ours, theirs in (
-        (_TEXT_LAYER, "transformer.resblocks.{n}"),
-        (_VISION_LAYER, "visual.transformer.resblocks.{n}"),
-    )
-    for role in ("weight", "bias")
+_BOTH = {**TEXT, **_VISION, "logit_scale": "logit_scale"}
+_ATTENTION = (
+    *joined(TEXT_LAYER, "transformer.resblocks.{n}"),
+    *joined(_VISION_LAYER, "visual.transformer.resblocks.{n}"),
 )
 _PARTS = tuple(part for change in _ATTENTION for part in change.parts)
 _CHANGES: tuple[Change, ...] = (
@@ -76,12 +59,12 @@ FAMILY = Family(
     "clip",
     (
         _ours(_BOTH, (_TEXT_MARK, _VISION_MARK)),
-        _ours(_TEXT, (_TEXT_MARK,)),
+        _ours(TEXT, (_TEXT_MARK,)),
         _ours(_VISION, (_VISION_MARK,)),
-        _ours(_TEXT, ("embeddings.token_embedding.weight", "encoder.layers.0.self_attn.q_proj.weight"), "text_model"),
+        _ours(TEXT, ("embeddings.token_embedding.weight", "encoder.layers.0.self_attn.q_proj.weight"), "text_model"),
         _ours(_VISION, ("embeddings.class_embedding", "pre_layrnorm.weight"), "vision_model"),
         _theirs(_BOTH, (_THEIR_TEXT, _THEIR_VISION)),
-        _theirs(_TEXT, (_THEIR_TEXT, "token_embedding.weight", "ln_final.weight")),
+        _theirs(TEXT, (_THEIR_TEXT, "token_embedding.weight", "ln_final.weight")),
         _theirs(_VISION, (_THEIR_VISION, f"visual.{_THEIR_TEXT}")),
     ),
 )

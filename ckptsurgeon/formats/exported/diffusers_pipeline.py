@@ -1,0 +1,146 @@
+"""Reads a pipeline of diffusers as one model: ``model_index.json``, and a folder of weights for each component.
+
+The keys of a component begin with its name: ``unet.conv_in.weight``. Components without weights, such as a scheduler or
+a tokeniser, are not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...errors import CheckpointError, FormatError
+from ...storage.read.base import File, Folder, Source
+from ...tensors.info import Storage, TensorInfo
+from ...util.text import escape, listing
+from .._choosing import Choice, choose, has_weights, is_weights, note_of
+from .._open import read_header
+from ..base.header import FilePrint, Header
+from ..base.sharded_writer import folder_digest
+from ..unsupported.folders import PIPELINE, pipeline_index
+
+__all__ = ["FORMAT"]
+
+_MOST = 16
+"""The most subfolders of a pipeline: each is looked into, which may cost a request over the network."""
+
+
+class _Pipeline:
+    name = "diffusers pipeline"
+    magic: tuple[bytes, ...] = ()
+
+    def sniff(self, source: Source, head: bytes) -> bool:
+        """Return whether a folder is a pipeline without weights of its own, with two components of weights or more.
+
+        A component whose file of weights is not clear makes it none: the error for the folder names all components.
+        """
+        if not isinstance(source, Folder) or PIPELINE not in (names := source.names()) or any(map(is_weights, names)):
+            return False
+        try:
+            return len(_components(source)[0]) > 1
+        except CheckpointError:
+            return False
+
+    def read(self, source: Source, name: str = "") -> Header:
+        """Return one header, made from those of the components; raises FormatError if one is no state dict."""
+        assert isinstance(source, Folder)
+        parts: dict[str, Header] = {}
+        components, others = _components(source)
+        notes = [f"{PIPELINE} does not list {listing(others, 4, where='')}, so not read"] if others else []
+        try:
+            for component, choice in components.items():
+                inner = source.inside(component)
+                header = read_header(choice.file or inner.file(choice.name), choice.name)
+                parts[component] = header
+                own = [*note_of(choice, {file.name for file in header.files}), *header.notes]
+                notes += [f"{escape(component)}: {note}" for note in own]
+            tree = {
+                key: info for component, header in parts.items() for key, info in _tensors(source, component, header)
+            }
+        except BaseException:
+            for header in parts.values():
+                for file in header.handles.values():
+                    file.close()
+            raise
+        return Header(
+            format=f"{self.name} of {' and '.join(sorted({header.format for header in parts.values()}))}",
+            tree=tree,
+            files=tuple(_print(component, one) for component, header in parts.items() for one in header.files),
+            handles=_handles(parts),
+            metadata=(metadata := _metadata(parts)),
+            notes=(
+                f"read as one model: the components {listing([*parts], _MOST, where='')} of a pipeline; pass the "
+                "folder of one to read it alone",
+                *notes,
+                *_left(parts, metadata),
+            ),
+            frame=lambda: folder_digest({component: header.frame() for component, header in parts.items()}),
+        )
+
+
+def _components(folder: Folder) -> tuple[dict[str, Choice], list[str]]:
+    """Return the file to read of each component with weights, and the other subfolders with weights.
+
+    Raises FormatError if the file of a component is not clear, or there are too many subfolders.
+    """
+    inside, index = folder.folders(), pipeline_index(folder)
+    if len(inside) > _MOST:
+        raise FormatError(f"{escape(folder.uri)} has too many subfolders for a pipeline.", rule="pipeline")
+    found, others = {}, []
+    for name in inside:
+        inner = folder.inside(name)
+        names = inner.names()
+        if not has_weights(names) and not any(map(is_weights, names)):
+            continue
+        if name in index:
+            found[name] = choose(inner, names)
+        else:
+            others.append(name)
+    return found, others
+
+
+def _tensors(folder: Folder, component: str, header: Header) -> list[tuple[str, TensorInfo]]:
+    """Return the tensors of a component with their new keys, in files whose names begin with that of its folder."""
+    if not isinstance(header.tree, Mapping) or not all(map(_is_plain, header.tree.values())):
+        raise FormatError(
+            f"{escape(folder.uri)} cannot be read as one model: its component {escape(component)} is not a state dict "
+            "of plain tensors.",
+            hint="Pass the folder of a component.",
+            rule="pipeline",
+        )
+    moved: dict[int, Storage] = {}  # tied tensors have one storage
+    for info in header.tree.values():
+        stored = info.storage
+        moved.setdefault(id(stored), replace(stored, file=_within(component, stored.file)))
+    return [(f"{component}.{key}", replace(info, storage=moved[id(info.storage)])) for key, info in header.tree.items()]
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, TensorInfo) and value.storage is not None and not value.parts
+
+
+def _handles(parts: Mapping[str, Header]) -> dict[str, File]:
+    return {_within(one, name): file for one, header in parts.items() for name, file in header.handles.items()}
+
+
+def _metadata(parts: Mapping[str, Header]) -> dict[str, str]:
+    """Return the metadata of the components, without entries that differ between two of them."""
+    entries = [entry for header in parts.values() for entry in header.metadata.items()]
+    return {key: value for key, value in entries if all(key != other or value == one for other, one in entries)}
+
+
+def _left(parts: Mapping[str, Header], kept: Mapping[str, str]) -> list[str]:
+    lost = sorted({key for header in parts.values() for key in header.metadata} - kept.keys())
+    return [f"left out: metadata that differ between components: {listing(lost, where='')}"] if lost else []
+
+
+def _within(component: str, name: str) -> str:
+    return f"{component}/{name}"
+
+
+def _print(component: str, one: FilePrint) -> FilePrint:
+    return replace(one, name=_within(component, one.name))
+
+
+FORMAT = _Pipeline()

@@ -1,0 +1,92 @@
+"""Finds tensors that are missing from one layer or module although those of the same kind have them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from ...errors import PlanError
+from ...util.text import escape, natural_key
+from ..keys.matcher import KeyMatcher
+from .changes import Fused, parsed
+from .layout import Family, Layout, Tensors
+
+__all__ = ["LAYER", "check_even"]
+
+LAYER = "{n}"
+"""The placeholder of the number of a layer in names."""
+
+
+def check_even(family: Family, layout: Layout, tensors: Tensors, label: str) -> None:
+    """Raise PlanError if a layer or module lacks a tensor that others of the same kind have.
+
+    The tensors of a group in ``family.some`` are compared among the layers and modules that have any of them.
+    ``label`` is the name of the checkpoint in messages.
+    """
+    for lost in (*_layers(family, layout, tensors), *_modules(family, layout, tensors)):
+        raise PlanError(
+            f"{escape(lost)} is missing from {escape(label)}: other layers have such a tensor.",
+            hint="Complete the model first.",
+        )
+
+
+def _layers(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
+    """Yield the tensors that a layer lacks, although others of the same stack have them."""
+    layers: defaultdict[tuple[str, int, str], dict[str, str]] = defaultdict(dict)
+    stacks: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
+    groups = {ours: place for place, group in enumerate(family.some) for ours in group}
+    spelled = [(groups.get(ours, -1), theirs) for ours, theirs in layout.names.items() if LAYER in theirs]
+    spelled += [(-1, one.made) for one in layout.changes if isinstance(one, Fused) and LAYER in one.made]
+    for (group, theirs), keys in zip(spelled, _hits([theirs for _, theirs in spelled], tensors), strict=True):
+        stack = theirs.partition(LAYER)[0]
+        for key in keys:
+            number, _, name = key.removeprefix(stack).partition(".")
+            stacks[stack, group].add(number)
+            layers[stack, group, name][number] = key
+    for (stack, group, name), found in layers.items():
+        for lost in sorted(stacks[stack, group] - found.keys(), key=natural_key):
+            yield f"{stack}{lost}.{name}"
+
+
+def _modules(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
+    """Yield the tensors that a module lacks, although others of its group in ``alike`` or in ``some`` have them."""
+    if not family.alike:
+        return
+    left = {ours for group in family.some for ours in group}
+    below = _below(tensors)
+    for group in (*family.alike, *family.some):
+        is_some = group in family.some
+        spelled = [_spelled(module, layout.names, () if is_some else left) for module in group]
+        parts = [{tail + key for tail, name in one.items() for key in below.get(name, ())} for one in spelled]
+        every = {tail for found in parts for tail in found}
+        for module, one, found in zip(group, spelled, parts, strict=True):
+            for lost in sorted(every - found) if found or not is_some else ():
+                tail = max((tail for tail in one if lost.startswith(tail)), key=len, default=None)
+                yield f"{module}{lost}" if tail is None else f"{one[tail]}{lost.removeprefix(tail)}"
+
+
+def _below(tensors: Tensors) -> Mapping[str, list[str]]:
+    """Return, for each module and key, what follows its name in the keys of its tensors: ``.weight``, or '' itself."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for key in tensors:
+        end = len(key)
+        while end > 0:
+            found[key[:end]].append(key[end:])
+            end = key.rfind(".", 0, end)
+    return found
+
+
+def _spelled(module: str, names: Mapping[str, str], left: Collection[str]) -> dict[str, str]:
+    """Return the names in a layout of what is in a module, by what follows the module's name: ``.conv1``, or ''."""
+    inner = {ours.removeprefix(module): theirs for ours, theirs in names.items() if ours.startswith(f"{module}.")}
+    if inner:
+        return {tail: theirs for tail, theirs in inner.items() if module + tail not in left}
+    outer, rest = module, ""
+    while outer and outer not in names:
+        outer, dot, last = outer.rpartition(".")
+        rest = f"{dot}{last}{rest}"
+    return {"": f"{names[outer]}{rest}"} if outer else {}
+
+
+def _hits(patterns: Sequence[str], keys: Collection[str]) -> list[list[str]]:
+    return KeyMatcher([*map(parsed, patterns)]).hits(keys)

@@ -1,0 +1,71 @@
+"""The networks of a pipeline of Stable Diffusion, found from the keys: U-Net, autoencoder and text encoders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..layout import Tensors
+from ._autoencoder import Autoencoder, autoencoder_in, autoencoder_names
+from ._autoencoder import groups_alike as alike_in_autoencoder
+from ._text_encoder import TextEncoder, encoders_in, their_encoders_in
+from ._unet import UNet, unet_in, unet_names
+from ._unet import groups_alike as alike_in_unet
+
+__all__ = ["THEIR_UNET", "THEIR_VAE", "UNET", "VAE", "Pipeline", "pipeline_in"]
+
+UNET, VAE = "unet.", "vae."
+"""What the keys of these networks begin with if the components of a pipeline are read together."""
+THEIR_UNET, THEIR_VAE = "model.diffusion_model.", "first_stage_model."
+_PREFIXES = ((True, THEIR_UNET, THEIR_VAE), (False, UNET, VAE), (True, "", ""), (False, "", ""))
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The structure of the networks of a pipeline, of those that there are."""
+
+    unet: UNet | None
+    vae: Autoencoder | None
+    texts: tuple[TextEncoder, ...] = ()
+
+    @property
+    def prefix(self) -> str:
+        """What the keys in diffusers begin with, if there is only one network; else ''."""
+        return next(iter(self.components)) if len(self.components) == 1 else ""
+
+    @property
+    def components(self) -> dict[str, str]:
+        """What the keys of each network begin with in the original, by what they begin with in diffusers."""
+        found = {UNET: THEIR_UNET} if self.unet else {}
+        found |= {VAE: THEIR_VAE} if self.vae else {}
+        return found | {text.ours: text.theirs for text in self.texts}
+
+    def names(self) -> dict[str, str]:
+        """Return the names in the original by those in diffusers."""
+        names = unet_names(self.unet, UNET, THEIR_UNET) if self.unet else {}
+        names |= autoencoder_names(self.vae, VAE, THEIR_VAE) if self.vae else {}
+        for text in self.texts:
+            names |= text.names()
+        return names
+
+    def alike(self) -> tuple[tuple[str, ...], ...]:
+        """Return the modules in diffusers that have the same tensors."""
+        groups = alike_in_unet(self.unet, UNET) if self.unet else ()
+        groups += alike_in_autoencoder(self.vae, VAE) if self.vae else ()
+        norms = tuple(text.last_norm for text in self.texts)
+        return (*groups[:-1], (*groups[-1], *norms), tuple(name for text in self.texts for name in text.matrices))
+
+
+def pipeline_in(tensors: Tensors) -> Pipeline | None:
+    """Return the structure of the networks that have these tensors; None if they are other networks.
+
+    The tensors are those of an original file, of a pipeline, or of a U-Net or an autoencoder alone.
+    """
+    for is_ldm, unet, vae in _PREFIXES:
+        found = unet_in(tensors, unet, is_ldm=is_ldm), autoencoder_in(tensors, vae, is_ldm=is_ldm)
+        if any(found):
+            ours = their_encoders_in(tensors) if is_ldm else encoders_in(tensors, _PROJECTION)
+            return Pipeline(*found, ours if unet else ())
+    return None
+
+
+_PROJECTION = f"{UNET}mid_block.attentions.0.proj_in.weight"

@@ -1,0 +1,137 @@
+"""The text encoders of Stable Diffusion: their names in diffusers, which are transformers', and in the original."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..changes import Transposed
+from ..layout import Change, Tensors
+from ._clip import TEXT, TEXT_LAYER, joined
+
+__all__ = ["SDXL", "SD_1", "SD_2", "TextEncoder", "encoders_in", "their_encoders_in", "without_wrapper"]
+
+_FIRST, _SECOND = "text_encoder.", "text_encoder_2."
+_WRAPPER = "text_model."
+_TOKENS = "embeddings.token_embedding.weight"
+_PROJECTION = "text_projection.weight"
+_LAST = "23"
+"""The last layer of Stable Diffusion 2's text encoder."""
+_BEHIND = "which diffusers does not have: Stable Diffusion 2 uses the output of the layer before"
+_COMPARED = "which only a comparison of texts and images uses"
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A text encoder: what its keys begin with in diffusers, and in the original.
+
+    ``is_open`` is true if the original has open_clip's names, which are those of OpenAI's code, else transformers'.
+    """
+
+    ours: str
+    theirs: str
+    is_open: bool
+
+    def names(self) -> dict[str, str]:
+        """Return the names in the original by those in diffusers, without those of matrices that are joined."""
+        if not self.is_open:
+            return {f"{self.ours}{name}": f"{self.theirs}{name}" for name in (*self._own, *_PARTS)}
+        return {f"{self.ours}{name}": f"{self.theirs}{TEXT[name]}" for name in self._own}
+
+    def parts(self) -> list[str]:
+        """Return the names in diffusers of what the original has joined."""
+        return [f"{self.ours}{name}" for name in _PARTS] if self.is_open else []
+
+    def changes(self) -> tuple[Change, ...]:
+        """Return what is changed besides names."""
+        if not self.is_open:
+            return ()
+        attention = joined(f"{self.ours}{TEXT_LAYER}", f"{self.theirs}transformer.resblocks.{{n}}")
+        return (*attention, *([Transposed(f"{self.ours}{_PROJECTION}")] if _PROJECTION in self._own else []))
+
+    def computed(self) -> list[str]:
+        """Return the keys in the original that are computed."""
+        ids = f"{self.theirs}{_WRAPPER}embeddings.position_ids"
+        return [f"{self.theirs}attn_mask"] if self.is_open else [ids, without_wrapper(ids)]
+
+    def aside(self) -> dict[str, str]:
+        """Return the patterns of further tensors in the original that diffusers does without, and why.
+
+        Those of the last layer are, besides its own, the names of the parts into which its matrices are split.
+        """
+        outer = self.theirs[:-1].rpartition(".")[0]
+        scale = dict.fromkeys((f"{self.theirs}logit_scale", f"{outer}.logit_scale"), _COMPARED)
+        if self.ours == _SECOND:
+            return scale
+        scale[f"{self.theirs}{'text_projection' if self.is_open else _PROJECTION}"] = _COMPARED
+        if not self.is_open:
+            return scale
+        ours = f"{self.ours}{TEXT_LAYER}".replace("{n}", _LAST)
+        return {**scale, f"{self.theirs}transformer.resblocks.{_LAST}": _BEHIND, ours: _BEHIND}
+
+    @property
+    def last_norm(self) -> str:
+        """The norm behind the layers in diffusers."""
+        return f"{self.ours}{_WRAPPER}final_layer_norm"
+
+    @property
+    def matrices(self) -> list[str]:
+        """The modules outside the layers in diffusers that have a weight alone."""
+        found = [name.removesuffix(".weight") for name in self._own if "embeddings" in name or name == _PROJECTION]
+        return [f"{self.ours}{name}" for name in found]
+
+    @property
+    def token(self) -> str:
+        """The key of the embedding of tokens in diffusers."""
+        return f"{self.ours}{_WRAPPER}{_TOKENS}"
+
+    @property
+    def their_token(self) -> str:
+        """The key of the embedding of tokens in the original."""
+        return f"{self.theirs}{'token_embedding.weight' if self.is_open else f'{_WRAPPER}{_TOKENS}'}"
+
+    @property
+    def _own(self) -> list[str]:
+        """The names without prefix: the first encoder of a pipeline has no projection."""
+        return [name for name in TEXT if name != _PROJECTION or self.ours == _SECOND]
+
+
+_PARTS = tuple(f"{TEXT_LAYER}.self_attn.{kind}_proj" for kind in "qkv")
+SD_1 = (TextEncoder(_FIRST, "cond_stage_model.transformer.", is_open=False),)
+SD_2 = (TextEncoder(_FIRST, "cond_stage_model.model.", is_open=True),)
+SDXL = (
+    TextEncoder(_FIRST, "conditioner.embedders.0.transformer.", is_open=False),
+    TextEncoder(_SECOND, "conditioner.embedders.1.model.", is_open=True),
+)
+_REFINER = (TextEncoder(_SECOND, "conditioner.embedders.0.model.", is_open=True),)
+
+
+def without_wrapper(name: str) -> str:
+    """Return a name of the first text encoder as transformers has it since version 5.6: without ``text_model.``.
+
+    It wraps the second one, which has a projection, as before.
+    """
+    return name.replace(_WRAPPER, "", 1) if not name.startswith((_SECOND, SDXL[1].theirs)) else name
+
+
+def their_encoders_in(tensors: Tensors) -> tuple[TextEncoder, ...]:
+    """Return the text encoders of an original file."""
+    for encoders in (SD_1, SD_2, SDXL, _REFINER):
+        tokens = [one.their_token for one in encoders]
+        if all(token in tensors or without_wrapper(token) in tensors for token in tokens):
+            return encoders
+    return ()
+
+
+def encoders_in(tensors: Tensors, projection: str) -> tuple[TextEncoder, ...]:
+    """Return the text encoders of a pipeline of diffusers, with their names in the original.
+
+    Stable Diffusion 2 has open_clip's encoder, and linear layers around the attention of its U-Net, unlike 1, which has
+    convolutions: ``projection`` is the key of one of them.
+    """
+    first, second = (
+        f"{one}{_WRAPPER}{_TOKENS}" in tensors or f"{one}{_TOKENS}" in tensors for one in (_FIRST, _SECOND)
+    )
+    if second:
+        return SDXL if first else _REFINER
+    is_linear = projection in tensors and len(tensors[projection].shape) == 2
+    return (SD_2 if is_linear else SD_1) if first else ()
