@@ -14,7 +14,7 @@ from ..keys.pattern import KeyPattern
 from ..keys.row_order import HALVES, PAIRS
 from ..operations.operation import parse_operations
 from ..operations.perform import DerivedSource, perform
-from .changes import matched
+from .changes import matched, parsed
 from .even import check_even
 from .layout import Family, Layout, LayoutChange, Numbers, Row, Tensors
 
