@@ -19,6 +19,7 @@ from ckptsurgeon.planning.layouts.families._text_encoder import SD_1
 from ckptsurgeon.planning.layouts.families._unet import UNet
 from ckptsurgeon.planning.layouts.families.stable_diffusion import FAMILY, family_of
 from ckptsurgeon.planning.layouts.recognise import recognised
+from ckptsurgeon.planning.operations.perform import DerivedSource
 from ckptsurgeon.tensors.info import TensorInfo
 
 from ...conftest import Result
@@ -206,7 +207,10 @@ def test_no_tensor_may_be_missing(network: str, here: str, there: str) -> None:
         found = recognised(less)
         assert found
         with pytest.raises(PlanError, match="is missing from|has no name|have no name"):
-            _ = [conversion(family, source, family.named(there), less, {}, "model") for family, source in found]
+            _ = [
+                conversion(family, source, family.named(there), DerivedSource(less), {}, "model")
+                for family, source in found
+            ]
 
 
 def test_a_tensor_without_a_name_is_an_error() -> None:

@@ -13,6 +13,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.errors import PlanError
 from ckptsurgeon.planning.layouts.conversion import conversion
 from ckptsurgeon.planning.layouts.recognise import recognised
+from ckptsurgeon.planning.operations.perform import DerivedSource
 from ckptsurgeon.tensors.info import TensorInfo
 
 RECORDED = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts"
@@ -64,7 +65,7 @@ def test_no_tensor_may_be_missing(network: str, here: str, there: str) -> None:
     for lost in tensors.keys() - {*layout.marks}:
         less = {key: info for key, info in tensors.items() if key != lost}
         with pytest.raises(PlanError, match=re.escape(lost)):
-            conversion(family, layout, family.named(there), less, {}, "model")
+            conversion(family, layout, family.named(there), DerivedSource(less), {}, "model")
 
 
 def test_a_joined_matrix_whose_rows_do_not_fit_is_an_error() -> None:
