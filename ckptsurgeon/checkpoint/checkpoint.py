@@ -264,7 +264,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         """Notes on values that cannot be right, such as bytes that were never written, and codes without scales."""
         if self.stored is not None:
             return self.stored._value_notes
-        return tuple(value_notes(self._shown, self.header.handles))
+        return tuple(value_notes(self._shown, self.header.handles, self.codes.by_key))
 
     @cached_property
     def quantisation(self) -> Mapping[str, Any]:
