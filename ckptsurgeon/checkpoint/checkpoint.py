@@ -21,6 +21,7 @@ from ..tensors.ties import tied_keys
 from ..util.notebook import InNotebooks
 from ..util.text import count, escape, listing
 from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
+from .other_columns import of_other_columns
 from .quantisation import quantisation_settings, settings_by_file, settings_in, without_settings
 from .quantisation_notes import (
     contradictory,
@@ -263,7 +264,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         """Notes on values that cannot be right, such as bytes that were never written, and codes without scales."""
         if self.stored is not None:
             return self.stored._value_notes
-        return tuple(value_notes(self._shown, self.header.handles))
+        return tuple(value_notes(self._shown, self.header.handles, self.codes.by_key))
 
     @cached_property
     def quantisation(self) -> Mapping[str, Any]:
@@ -289,6 +290,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
             said = said or list(unknown_layouts(self.path, self.codes, shown, settings))  # other notes are more exact
         if settings:
             said += of_other_width(self.path, self.codes, self.folder)
+            said += of_other_columns(self.path, self.codes, shown)
             said += (f"{escape(self.path)}: its quantization_config {one}" for one in refused_settings(settings))
             said += disagreeing_files(self.path, self.codes, settings_in(self.metadata), settings_by_file(self.around))
         said += plain_integers(self.path, self.codes, shown)

@@ -7,9 +7,23 @@ https://huggingface.co/docs/transformers/main_classes/text_generation#transforme
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+from .id_fields import (
+    BIASED,
+    FORCED,
+    MAPS,
+    PAIRS,
+    SEQUENCES,
+    SETS,
+    is_of_ids,
+    is_of_inputs,
+    is_of_others,
+    may_be_of_ids,
+)
 
 __all__ = [
     "LostId",
@@ -17,7 +31,6 @@ __all__ = [
     "Renumbering",
     "ids_beyond",
     "ids_by_field",
-    "is_of_ids",
     "moved_ids",
     "new_names",
     "stale_ids",
@@ -25,30 +38,15 @@ __all__ = [
 
 Path: TypeAlias = tuple[str, ...]
 
-# The fields with token ids, by the form of their values: an id or a list of ids (_ENDS, _NAMES); pairs [position, id];
-# lists from which an id may be removed (_SETS); lists of sequences of ids; pairs [sequence, bias]; lists of sequences
-# of which the output must contain one (_FORCED); and maps of names to ids.
-_ENDS = ("_token_id", "_token_ids", "_token_index")
-_NAMES = ("pad_index", "bos_index", "eos_index", "unk_index", "mask_index", "blank_id")
-_PAIRS = ("forced_decoder_ids",)
-_SETS = ("suppress_tokens", "begin_suppress_tokens")
-_SEQUENCES = ("bad_words_ids",)
-_BIASED = ("sequence_bias",)
-_FORCED = ("force_words_ids",)
-_MAPS = {
-    "lang_to_id": "{}", "task_to_id": "<|{}|>", "text_decoder_lang_to_code_id": "__{}__", "vocabulary_map": "{}",
-}  # fmt: skip
-"""{field: pattern} of fields that map names to ids; a token is the pattern with the name in place of ``{}``."""
 _NAMED = {"no_timestamps_token_id": "<|notimestamps|>", "prev_sot_token_id": "<|startofprev|>"}
 """{field: token} of fields of Whisper whose id is always that of the same token."""
-_KNOWN = (*_NAMES, *_PAIRS, *_SETS, *_SEQUENCES, *_BIASED, *_FORCED, *_MAPS)
-_OF_OTHERS = ("codebook_", "t2u_")
-"""Prefixes of the names of fields whose ids are not text tokens, but audio codes or units of speech."""
-_PARTS = ("encoder", "decoder", "question_encoder", "generator")
+_PARTS = ("encoder", "decoder", "question_encoder", "generator", "visual")
 """Fields that are nested configurations, in addition to those whose names end in ``config``."""
 _TASKS = "task_specific_params"
 """A field with generation settings for each task, such as those of T5 for translation."""
 _DEEPEST = 6
+_SPECIAL = re.compile(r"<.+>|\[.+\]")
+"""Matches special tokens, which alone are the tokens that a configuration needs."""
 
 
 @dataclass(frozen=True)
@@ -110,12 +108,14 @@ class MovedIds:
     ``dropped`` lists the fields from which such ids were removed: lists of suppressed tokens and bad words, and maps of
     languages and tasks. These ids are not needed, because a token that does not exist cannot be generated. ``stale``
     has old ids whose token is not the token that the field is for; the field gets the new id of the right token.
+    ``unsure`` has numbers that are not changed, but may be ids of old special tokens which have other ids now.
     """
 
     changed: Mapping[Path, Any]
     lost: tuple[LostId, ...] = ()
     dropped: tuple[str, ...] = ()
     stale: tuple[LostId, ...] = ()
+    unsure: tuple[LostId, ...] = ()
 
     def applied(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Return the configuration ``fields`` with the new values of the changed fields."""
@@ -129,32 +129,30 @@ class MovedIds:
         return made
 
 
-def is_of_ids(field: str) -> bool:
-    """Return whether a field of a configuration has token ids, also in lists, or in maps from languages or tasks."""
-    return field.endswith(_ENDS) or field in _KNOWN
-
-
 def moved_ids(fields: Mapping[str, Any], numbers: Renumbering, *, fixed: frozenset[str] = frozenset()) -> MovedIds:
     """Return what ``numbers`` changes in ``fields``, the fields of a configuration.
 
     The fields named in ``fixed`` already have new ids, and are not changed.
     """
-    mover = _Mover(numbers)
+    mover, sizes = _Mover(numbers), _sizes(fields, numbers)
     changed = {}
-    for path, value in _ids(fields, _sizes(fields, numbers)):
+    for path, value in _ids(fields, sizes):
         if path[-1] not in fixed:
             moved = mover.moved(".".join(path), path[-1], value)
             if moved != value:
                 changed[path] = moved
-    return MovedIds(changed, tuple(mover.lost), tuple(mover.dropped), tuple(mover.stale))
+    unsure = (LostId(".".join(path), one, numbers.token(one)) for path, one in _unsure(fields, sizes))
+    kept = [one for one in unsure if _SPECIAL.fullmatch(one.token) and numbers.moved(one.number) != one.number]
+    kept = [one for one in kept if one.field.rpartition(".")[2] not in fixed]
+    return MovedIds(changed, tuple(mover.lost), tuple(mover.dropped), tuple(mover.stale), tuple(kept))
 
 
 def ids_beyond(fields: Mapping[str, Any], rows: int) -> list[tuple[str, int]]:
     """Return (field, id) for each token id of a configuration that is ``rows`` (the vocabulary size) or more."""
     found = []
     for path, value in _ids(fields, frozenset({rows})):
-        if path[-1] in (*_PAIRS, *_BIASED) and isinstance(value, list):  # [position, id]; [ids, bias]
-            ids = slice(1, None) if path[-1] in _PAIRS else slice(1)
+        if path[-1] in (*PAIRS, *BIASED) and isinstance(value, list):  # [position, id]; [ids, bias]
+            ids = slice(1, None) if path[-1] in PAIRS else slice(1)
             value = [row[ids] for row in value if isinstance(row, list)]
         numbers = _numbers(value)
         found += [(".".join(path), one) for one in numbers if one >= rows]
@@ -171,7 +169,7 @@ def new_names(
     result is {field: {name: id}}, without fields that have no such names.
     """
     found = {}
-    for field in _MAPS:
+    for field in MAPS:
         theirs, own = others.get(field), fields.get(field)
         if isinstance(theirs, dict) and (own is None or isinstance(own, dict)):
             lacking = {name: one for name, one in theirs.items() if name not in (own or {}) and type(one) is int}
@@ -187,7 +185,7 @@ def ids_by_field(fields: Mapping[str, Any], numbers: Renumbering) -> dict[str, t
     configurations with another vocabulary, whose ids ``numbers`` does not change.
     """
     found = (
-        (path, value) for path, value in _ids(fields, _sizes(fields, numbers)) if path[-1] not in (*_PAIRS, *_BIASED)
+        (path, value) for path, value in _ids(fields, _sizes(fields, numbers)) if path[-1] not in (*PAIRS, *BIASED)
     )
     return {".".join(path): tuple(_numbers(value)) for path, value in found}
 
@@ -234,28 +232,60 @@ def _parts(fields: Mapping[str, Any], above: Path = ()) -> Iterator[tuple[Path, 
             yield from _parts(value, (*above, name))
 
 
-def _ids(
-    fields: Mapping[str, Any], sizes: frozenset[int], above: Path = (), *, ours: bool = True
-) -> Iterator[tuple[Path, Any]]:
+def _ids(fields: Mapping[str, Any], sizes: frozenset[int]) -> Iterator[tuple[Path, Any]]:
     """Yield (path, value) of each field with token ids, but not in nested configurations for another vocabulary.
+
+    In these, the ids of tokens that mark other inputs are still yielded if they are too large for the other vocabulary:
+    ``talker_config.image_token_index`` of Qwen2.5-Omni is an id of its text tokens, and the codes are fewer.
+    """
+    for path, value, other in _fields(fields, sizes):
+        if is_of_ids(path[-1]) and value is not None and (not other or _is_beyond(path[-1], value, other)):
+            yield path, value
+
+
+def _unsure(fields: Mapping[str, Any], sizes: frozenset[int]) -> Iterator[tuple[Path, int]]:
+    """Yield (path, number) of each number that may be a token id: the name of its field, or its vocabulary, is unclear.
+
+    In a configuration with another vocabulary, these are the ids of tokens for other inputs that are small enough for
+    both vocabularies.
+    """
+    for path, value, other in _fields(fields, sizes):
+        name = path[-1]
+        if other:
+            is_open = is_of_ids(name) and is_of_inputs(name) and not _is_beyond(name, value, other)
+        else:
+            is_open = may_be_of_ids(name)
+        yield from ((path, one) for one in _numbers(value)) if is_open else ()
+
+
+def _is_beyond(name: str, value: Any, size: int) -> bool:
+    return is_of_inputs(name) and type(value) is int and value >= size
+
+
+def _fields(
+    fields: Mapping[str, Any], sizes: frozenset[int], above: Path = (), other: int = 0
+) -> Iterator[tuple[Path, Any, int]]:
+    """Yield (path, value, other) of each field of a configuration and of its nested configurations.
 
     ``fields`` is a configuration, and ``above`` its path. A configuration is for this vocabulary if its vocabulary size
     is in ``sizes``. If it has no vocabulary size, or if ``sizes`` is empty, it is for the same vocabulary as the
-    configuration that contains it; ``ours`` says whether that configuration is for this vocabulary.
+    configuration that contains it. ``other`` is the size of another vocabulary that a configuration is for, or 0.
     """
     size = fields.get("vocab_size")
-    ours = size in sizes if sizes and type(size) is int else ours
+    if sizes and type(size) is int:
+        other = 0 if size in sizes else size
     for name, value in fields.items():
-        if name.startswith(_OF_OTHERS):
+        if is_of_others(name):
             continue
-        if is_of_ids(name):
-            if value is not None and ours:
-                yield (*above, name), value
-        elif isinstance(value, dict) and len(above) < _DEEPEST and _is_configuration(name):
-            yield from _ids(value, sizes, (*above, name), ours=ours)
-        elif isinstance(value, dict) and name == _TASKS:
+        if not isinstance(value, dict) or is_of_ids(name):
+            yield (*above, name), value, other
+        elif len(above) < _DEEPEST and _is_configuration(name):
+            yield from _fields(value, sizes, (*above, name), other)
+        elif name == _TASKS:
             for task, inner in value.items():
-                yield from _ids(inner, sizes, (*above, name, task), ours=ours) if isinstance(inner, dict) else ()
+                yield from _fields(inner, sizes, (*above, name, task), other) if isinstance(inner, dict) else ()
+        else:
+            yield (*above, name), value, other
 
 
 def _is_configuration(name: str) -> bool:
@@ -273,26 +303,26 @@ class _Mover:
         self.stale: list[LostId] = []
 
     def moved(self, field: str, name: str, value: Any) -> Any:
-        if name in _MAPS and isinstance(value, dict):
-            found = self._by_name(field, _MAPS[name], value)
+        if name in MAPS and isinstance(value, dict):
+            found = self._by_name(field, MAPS[name], value)
             return self._kept(field, {key: one for key, one in found.items() if one is not None}, len(found))
-        if name in _SETS and isinstance(value, list):
+        if name in SETS and isinstance(value, list):
             places = [self._place(one) for one in value]
             return self._kept(field, [one for one in places if one is not None], len(places))
-        if name in _SEQUENCES and isinstance(value, list):
+        if name in SEQUENCES and isinstance(value, list):
             rows = [[self._place(one) for one in row] if isinstance(row, list) else row for row in value]
             kept = [row for row in rows if not isinstance(row, list) or None not in row]
             return self._kept(field, kept, len(rows))
-        if name in _BIASED and isinstance(value, list):
+        if name in BIASED and isinstance(value, list):
             pairs = [[self._row(row[0]), *row[1:]] if isinstance(row, list) and row else row for row in value]
             kept = [row for row in pairs if not (isinstance(row, list) and row and row[0] is None)]
             return self._kept(field, kept, len(pairs))
-        if name in _PAIRS and isinstance(value, list):
+        if name in PAIRS and isinstance(value, list):
             return [
                 [*row[:1], *(self._needed(field, one) for one in row[1:])] if isinstance(row, list) else row
                 for row in value
             ]
-        if name in _FORCED and isinstance(value, list):
+        if name in FORCED and isinstance(value, list):
             return [self.moved(field, name, one) for one in value]
         if isinstance(value, list):
             return [self._needed(field, one) for one in value]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from ckptsurgeon.tensors.encoders.bitsandbytes import dynamic_map
 from ckptsurgeon.tensors.encodings.bitsandbytes import VALUES
 
 __all__ = ["SETTINGS", "Encode", "auto_round", "awq", "gptq", "llm_int8", "mlx", "nf4", "old_mlx", "save_model"]
@@ -81,6 +82,22 @@ def nf4(weight: torch.Tensor) -> Parts:
     return {
         ".weight": codes[:, :1] * 16 + codes[:, 1:], ".weight.absmax": scale, ".weight.quant_map": table,
         ".weight.quant_state.bitsandbytes__nf4": torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8),
+    }  # fmt: skip
+
+
+def nested_nf4(weight: torch.Tensor, part: float = 1) -> Parts:
+    """nf4 with double quantisation: the scales, less their mean, are codes; the offset is ``part`` of the mean."""
+    parts, table = nf4(weight), torch.from_numpy(dynamic_map().copy())
+    scale = parts.pop(".weight.absmax").nan_to_num()
+    offset = float(scale.mean())
+    padded = torch.nn.functional.pad(scale - offset, (0, -len(scale) % 256)).reshape(-1, 256)
+    outer = padded.abs().amax(1)
+    codes = ((padded / outer[:, None])[..., None] - table).abs().argmin(-1).reshape(-1)[: len(scale)].to(torch.uint8)
+    key = ".weight.quant_state.bitsandbytes__nf4"
+    state = {**json.loads(bytes(parts[key].tolist())), "nested_blocksize": 256, "nested_offset": offset * part}
+    return {
+        **parts, ".weight.absmax": codes, ".weight.nested_absmax": outer, ".weight.nested_quant_map": table,
+        key: torch.tensor(list(json.dumps({**state, "nested_dtype": "float32"}).encode()), dtype=torch.uint8),
     }  # fmt: skip
 
 

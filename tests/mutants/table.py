@@ -708,6 +708,48 @@ MUTANTS = (
         "checkpoint/test_cast_codes.py",
     ),
     Mutant(
+        "codes of 8-bit floats without scales are noted",
+        "if one.dtype in EIGHT_BITS and _median(one) > MEDIAN]",
+        "if one.dtype in EIGHT_BITS and _median(one) > 1000]",
+        "checkpoint/values/test_lost_scales.py",
+    ),
+    Mutant(
+        "settings of a module of MLX that contradict its codes are noted",
+        "any(size * groups == columns for size in GROUPS)",
+        "any(size * groups == words for size in GROUPS)",
+        "checkpoint/test_other_columns.py",
+    ),
+    Mutant(
+        "odd scales of codes that are copied beside computed ones are noted",
+        'if step.source is not None and step.source in sources and step.op in ("copy", "keep")',
+        'if step.source is not None and step.source in sources and step.op in ("merge",)',
+        "api/inputs/test_sampled_scales.py",
+    ),
+    Mutant(
+        "quantised scales of bitsandbytes without their offset are noted",
+        "(scale < -ROUNDING * np.abs(scale).max()).mean() > OFTEN",
+        "(scale < -2 * np.abs(scale).max()).mean() > OFTEN",
+        "tensors/decoders/test_odd_signs.py",
+    ),
+    Mutant(
+        "ids are recognised by the role of their token",
+        'return is_named_so or ("layer" not in field and _BY_ROLE.fullmatch(field) is not None)',
+        'return is_named_so or ("layer" in field and _BY_ROLE.fullmatch(field) is not None)',
+        "vocabulary/test_id_fields.py",
+    ),
+    Mutant(
+        "ids of text tokens in a part with fewer codes are moved",
+        "return is_of_inputs(name) and type(value) is int and value >= size",
+        "return is_of_inputs(name) and type(value) is int and value < size",
+        "vocabulary/test_token_ids.py",
+    ),
+    Mutant(
+        "numbers that may be token ids are named",
+        "if _SPECIAL.fullmatch(one.token) and numbers.moved(one.number) != one.number]",
+        "if _SPECIAL.fullmatch(one.token) and numbers.moved(one.number) == one.number]",
+        "vocabulary/test_token_ids.py",
+    ),
+    Mutant(
         "negative running variances are noted",
         "ends[0] < NEGATIVE]",
         "ends[1] < NEGATIVE]",

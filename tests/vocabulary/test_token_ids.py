@@ -34,7 +34,9 @@ NUMBERS = Renumbering.of(OLD, NEW)
          {("thinker_config", "text_config", "decoder", "pad_token_id"): 3}),
         ({"task_specific_params": {"translation": {"eos_token_id": 0, "prefix": "to German: "}, "odd": 3}},
          {("task_specific_params", "translation", "eos_token_id"): 3}),
-        ({"codebook_pad_token_id": 1, "t2u_eos_token_id": 1}, {}),
+        ({"codebook_pad_token_id": 1, "t2u_eos_token_id": 1, "codec_eos_token_id": 1, "tts_codec_pad_token_id": 1}, {}),
+        ({"image_start_id": 4, "newline_id": 0, "im_end_id": 6, "image_patch_id": 0, "insert_layer_id": 4, "task_id": 4},
+         {("image_start_id",): 1, ("newline_id",): 3, ("im_end_id",): 0, ("image_patch_id",): 3}),
         ({"vocab_size": 7, "id2label": {"0": "a"}, "num_hidden_layers": 0, "quantization_config": {"x_token_id": 0}}, {}),
         ({"pad_token_id": "0", "eos_token_id": True, "suppress_tokens": "none", "lang_to_id": "en"}, {}),
     ],
@@ -63,6 +65,36 @@ def test_a_part_with_a_vocabulary_of_another_size_keeps_its_ids(fields: dict[str
     moved = moved_ids({**parts, **fields}, NUMBERS)
     assert moved.changed == {("pad_token_id",): 3, ("audio_config", "eos_token_id"): 0}
     assert not moved.lost
+
+
+def test_ids_of_text_tokens_in_a_part_with_fewer_codes_are_moved() -> None:
+    part = {"vocab_size": 3, "image_token_index": 4, "tts_text_start_token_id": 6, "pad_token_id": 6, "bos_token_id": 3}
+    moved = moved_ids({"vocab_size": 7, "talker_config": part}, NUMBERS)
+    assert moved.changed == {
+        ("talker_config", "image_token_index"): 1,
+        ("talker_config", "tts_text_start_token_id"): 0,
+    }
+    assert not moved.lost
+    assert not moved.unsure
+
+
+@pytest.mark.parametrize(
+    ("fields", "unsure"),
+    [
+        ({"vocab_size": 7, "talker_config": {"vocab_size": 6, "image_token_id": 0}}, ["talker_config.image_token_id"]),
+        ({"vocab_size": 7, "talker_config": {"vocab_size": 6, "pad_token_id": 0, "eos_token_id": [0]}}, []),
+        ({"vocab_size": 7, "talker_config": {"vocab_size": 6, "image_token_id": 2}}, []),  # has the same id
+        ({"vocab_size": 7, "talker_config": {"vocab_size": 6, "image_token_id": 4}}, []),  # a word
+        ({"image_token": 0, "style_to_id": {"a": 1, "b": 5}, "insert_layer_id": 0, "lang_id": 0}, ["image_token", "style_to_id"]),
+        ({"image_token": "<pad>", "use_mask_token": True, "num_image_tokens": 0, "codec_nothink_id": 0}, []),
+    ],
+)  # fmt: skip
+def test_numbers_that_may_be_ids_are_named(fields: dict[str, Any], unsure: list[str]) -> None:
+    moved = moved_ids(fields, NUMBERS)
+    assert [one.field for one in moved.unsure] == unsure
+    assert not moved.changed
+    assert not moved_ids(fields, NUMBERS, fixed=frozenset(one.rpartition(".")[2] for one in unsure)).unsure
+    assert not moved_ids(fields, Renumbering.first(3, 7)).unsure
 
 
 def test_of_an_encoder_and_a_decoder_the_one_whose_tokens_move_has_the_ids() -> None:

@@ -47,6 +47,7 @@ KINDS = (
     _kind("other-notes", r"\(ss_network_alpha ", WARN, "Merge it with this weight, unless the factors contain it."),
     _kind("weight-size", r"the dtype in the header is perhaps wrong", FAIL,
           "Correct the dtype in the header of the file, or save the model again: the bytes may be right."),
+    _kind("weight-size", r"perhaps their scales were lost", WARN, CODES),
     _kind("impossible-values", r"of running variances ha(s|ve) negative values", FAIL,
           "Take these statistics from the source."),
     _kind("dtype-family", r"may be from another copy|are of one kind", WARN, "Cast the whole model to one dtype."),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...planning.kept_codes import CodedSource, with_codes_kept
@@ -39,7 +40,23 @@ def keeping_codes(
         for at, one in sources.items()
     }  # fmt: skip
     plan, decoded = with_codes_kept(plan, described, owner, dtype or "")
+    plan = replace(plan, notes=(*plan.notes, *_notes_on_copies(plan, sources)))
     return plan, [*(sources.get(at, one) for at, one in enumerate(read)), *(read[at] for at in decoded)]
+
+
+def _notes_on_copies(plan: Plan, sources: Mapping[int, Checkpoint]) -> Iterator[str]:
+    """Yield notes on odd scales of codes that a plan copies unread; what is decoded gets its notes then.
+
+    ``sources`` are the sources with quantised tensors, by their index in the plan.
+    """
+    from .sampled_scales import sampled_scale_notes
+
+    copied: dict[int, set[str]] = {}
+    for step in plan.steps:
+        if step.source is not None and step.source in sources and step.op in ("copy", "keep") and step.coded is None:
+            copied.setdefault(step.source, set()).add(step.source_key)
+    for at, keys in copied.items():
+        yield from sampled_scale_notes(sources[at], keys)
 
 
 def is_decoded_only(source: PlanSource, read: Checkpoint) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 
 from ...checkpoint.checkpoint import Checkpoint
@@ -28,19 +28,20 @@ UNSURE = (ZERO_BLOCKS, NO_OFFSET)
 """The kinds of odd scales that only a whole tensor shows."""
 
 
-def sampled_scale_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
+def sampled_scale_notes(checkpoint: Checkpoint, among: Collection[str] | None = None) -> tuple[str, ...]:
     """Return notes on quantised tensors whose scales are odd, or make weights far too large or too small.
 
     They are those that a verb gives which decodes all tensors; here, a part of at most ``ROLES`` * ``LAYERS`` tensors
-    is decoded. There are no notes if weights are already decoded by the verb, or if files are remote or are deleted
-    after use.
+    is decoded, of those whose codes have a key in ``among`` (by default all). There are no notes if weights are already
+    decoded by the verb, or if files are remote or are deleted after use.
     """
     if checkpoint.stored is not None or not checkpoint.codes or not is_local(checkpoint):
         return ()
     from ...engine.compute.reading import read_part  # imports numpy
 
     sample, weight_of = SampledFiles(checkpoint), weights_of(checkpoint)
-    chosen = list(_chosen(checkpoint))
+    every = [one for one in checkpoint.codes.tensors if one.codes and (among is None or one.codes in among)]
+    chosen = list(_chosen(every))
     unsound, faults = [], []
     for one in chosen:
         weight = None
@@ -56,14 +57,15 @@ def sampled_scale_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
             faults.append(error.message)
     for kind in UNSURE:
         sample.odd_scales.names[kind].clear()
-    number = len(checkpoint.codes.tensors)
-    of = f" (in a sample of {len(chosen)} of {number:,} quantised tensors)" if len(chosen) < number else ""
+    number = len(checkpoint.codes.tensors) if among is None else len(every)
+    are = " that are copied" if among is not None else ""
+    of = f" (in a sample of {len(chosen)} of {number:,} quantised tensors{are})" if len(chosen) < number else ""
     path = escape(checkpoint.path)
     notes = [*sample.odd_scales.notes(checkpoint.path)]
     if unsound:
-        are = count(len(unsound), "quantised tensor")
+        number_of = count(len(unsound), "quantised tensor")
         notes.append(
-            f"{path}: {are} {'has' if len(unsound) == 1 else 'have'} NaN or infinite values: {listing(unsound)}"
+            f"{path}: {number_of} {'has' if len(unsound) == 1 else 'have'} NaN or infinite values: {listing(unsound)}"
         )
     notes += [f"{path}: {faults[0].rstrip(chr(46))}"] if faults else []
     return tuple(f"{note}{of}" for note in notes)
@@ -74,11 +76,11 @@ def odd_scale_notes_on(checkpoint: Checkpoint) -> tuple[str, ...]:
     return checkpoint.odd_scales.notes(checkpoint.path) or sampled_scale_notes(checkpoint)
 
 
-def _chosen(checkpoint: Checkpoint) -> Iterator[QuantisedTensor]:
+def _chosen(every: Iterable[QuantisedTensor]) -> Iterator[QuantisedTensor]:
     """Yield the quantised tensors to look at: some of each of the roles that the most tensors have."""
     roles: dict[str, list[QuantisedTensor]] = defaultdict(list)
-    for one in checkpoint.codes.tensors:
-        if one.codes and not is_embedding(one.name):
+    for one in every:
+        if not is_embedding(one.name):
             roles[NUMBER_IN_KEY.sub("#", one.name)].append(one)
     for some in sorted(roles.values(), key=len, reverse=True)[:ROLES]:
         number = min(LAYERS, len(some))

@@ -15,7 +15,7 @@ from ...planning.plan.plan import Plan
 from ...planning.plan.step import MERGES
 from ...storage.read.uri import scheme_of
 from ...util.text import brief_repr, escape, value_text
-from ...vocabulary.token_ids import is_of_ids
+from ...vocabulary.id_fields import is_of_ids
 from .alignment import generation_settings
 from .config import AFTER_PADDING, PADDING
 from .config_fields import IGNORED_PARTS, is_derived, is_ignored, is_usual, label_notes

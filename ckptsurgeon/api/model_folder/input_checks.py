@@ -10,6 +10,7 @@ from typing import Any
 from ...destinations.hf.files import PREPROCESSOR
 from ...errors import ConfigError, SourceError
 from ...util.text import count, escape, listing
+from ...vocabulary.token_ids import Renumbering, ids_by_field
 from .documents import CHAT, TOKENIZER
 from .folder import ModelFolder
 from .tokenizer.chat_template import chat_notes
@@ -36,6 +37,8 @@ OF_ONE_SIZE = ("clip", "clip_vision_model", "deit", "siglip", "siglip_vision_mod
 """Model types that refuse images of another size than ``image_size``, unless the caller asks for interpolation."""
 PLACEHOLDER = re.compile(r"(image|video|audio)_token_(?:id|index)")
 """Matches fields with the id of the placeholder token for an image, a video or audio."""
+ABBREVIATIONS = {"image": ("img",), "video": ("vid",), "audio": ("aud",)}
+"""Other words in the names of such tokens, as in ``<unk_img>`` and ``<IMG_CONTEXT>``."""
 
 
 def input_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
@@ -135,14 +138,27 @@ def _size(made: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
 
 
 def _placeholders(folder: ModelFolder, tokens: tuple[str, ...], added: set[str]) -> Iterator[str]:
+    """Yield a note on each placeholder whose id is that of another token, although a token has the right name.
+
+    Tokens to which other fields refer, such as ``image_start_id``, have another purpose.
+    """
     for field, number in folder.config.items():
         match = PLACEHOLDER.fullmatch(field)
         if match is None or type(number) is not int or not 0 <= number < len(tokens):
             continue
-        token = tokens[number]
-        own = sorted(one for one in added if match[1] in one.lower() and SPECIAL.fullmatch(one))
-        if own and match[1] not in token.lower():
-            yield (
-                f"{escape(field)} of config.json is {number}, but in the tokeniser this is the id of "
-                f"{brief_token(token)}, not of {listing([brief_token(one) for one in own], 3, where='')}"
-            )
+        token, words = tokens[number].lower(), (match[1], *ABBREVIATIONS[match[1]])
+        named = {one for one in added if match[1] in one.lower() and SPECIAL.fullmatch(one)}
+        if named and not any(word in token for word in words):
+            own = sorted(named - _of_other_fields(folder, tokens))
+            if own:
+                yield (
+                    f"{escape(field)} of config.json is {number}, but in the tokeniser this is the id of "
+                    f"{brief_token(tokens[number])}, not of {listing([brief_token(one) for one in own], 3, where='')}"
+                )
+
+
+def _of_other_fields(folder: ModelFolder, tokens: tuple[str, ...]) -> set[str]:
+    """Return the tokens to which fields refer that are not for placeholders, such as ``image_start_id``."""
+    found = ids_by_field(folder.config, Renumbering.of(tokens, tokens))
+    ids = (one for field, some in found.items() if not PLACEHOLDER.fullmatch(field) for one in some)
+    return {tokens[one] for one in ids if 0 <= one < len(tokens)}

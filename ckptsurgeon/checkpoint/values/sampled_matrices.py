@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -28,13 +28,15 @@ class MatrixSample(NamedTuple):
     raw: bytes
 
 
-def sampled_matrices(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> Iterator[MatrixSample]:
-    """Yield some values of some matrices of each file, spread over the file.
+def sampled_matrices(
+    tensors: Mapping[str, TensorInfo], handles: Mapping[str, File], dtypes: Container[str] = DTYPES
+) -> Iterator[MatrixSample]:
+    """Yield some values of some matrices of each file, spread over the file; ``dtypes`` are those of the matrices.
 
     ``handles`` maps each ``Storage.file`` to the open file; remote files are not read. Matrices that cannot be read are
     left out: the command reports it when it reads the values.
     """
-    for key, file in _chosen(tensors, handles):
+    for key, file in _chosen(tensors, handles, dtypes):
         info = tensors[key]
         assert info.storage is not None
         begin = info.storage.offset + info.offset + (info.numel - VALUES) // 2 * info.itemsize
@@ -42,7 +44,9 @@ def sampled_matrices(tensors: Mapping[str, TensorInfo], handles: Mapping[str, Fi
             yield MatrixSample(key, info.dtype, file.read(begin, VALUES * info.itemsize))
 
 
-def _chosen(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> Iterator[tuple[str, File]]:
+def _chosen(
+    tensors: Mapping[str, TensorInfo], handles: Mapping[str, File], dtypes: Container[str]
+) -> Iterator[tuple[str, File]]:
     """Yield the matrices to look at, and their files: some of each file, spread over the file."""
     by_file: dict[str, list[str]] = {}
     for key, info in tensors.items():
@@ -53,10 +57,10 @@ def _chosen(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> I
         file, keys = handles.get(name), by_file[name]
         if file is None or file.remote or file.closed or isinstance(file, ConsumedFile):
             continue
-        some = [key for key in keys[:: len(keys) // (8 * number) + 1] if _is_matrix(tensors[key])]
+        some = [key for key in keys[:: len(keys) // (8 * number) + 1] if _is_matrix(tensors[key], dtypes)]
         yield from ((key, file) for key in some[:: len(some) // number + 1])
 
 
-def _is_matrix(info: TensorInfo) -> bool:
+def _is_matrix(info: TensorInfo, dtypes: Container[str]) -> bool:
     shape = info.shape
-    return len(shape) > 1 and shape[-1] >= COLUMNS and info.numel >= VALUES and info.dtype in DTYPES and info.is_plain
+    return len(shape) > 1 and shape[-1] >= COLUMNS and info.numel >= VALUES and info.dtype in dtypes and info.is_plain

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 
 from ...storage.read.base import File
 from ...tensors.info import TensorInfo
@@ -10,6 +10,7 @@ from ..cast_codes import cast_code_notes
 from ..unwritten import unwritten_notes
 from ..zero_runs import zero_run_notes
 from .impossible_values import impossible_value_notes
+from .lost_scales import EIGHT_BITS, lost_scale_notes
 from .mislabelled_floats import mislabelled_float_notes
 from .non_finite import non_finite_notes
 from .sampled_matrices import sampled_matrices
@@ -17,15 +18,18 @@ from .sampled_matrices import sampled_matrices
 __all__ = ["value_notes"]
 
 
-def value_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> Iterator[str]:
+def value_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File], coded: Container[str]) -> Iterator[str]:
     """Yield notes on bytes that were never written, codes without scales, wrong dtypes, impossible values, and NaN.
 
-    ``handles`` maps each ``Storage.file`` to the open file; remote files are not read.
+    ``handles`` maps each ``Storage.file`` to the open file; remote files are not read. ``coded`` has the keys of the
+    parts of quantised tensors.
     """
     yield from unwritten_notes(tensors, handles)
     yield from zero_run_notes(tensors, handles)
     sample = tuple(sampled_matrices(tensors, handles))
     yield from cast_code_notes(sample)
+    plain = {key: info for key, info in tensors.items() if info.dtype in EIGHT_BITS and key not in coded}
+    yield from lost_scale_notes(tuple(sampled_matrices(plain, handles, EIGHT_BITS)) if plain else ())
     yield from mislabelled_float_notes(sample)
     yield from impossible_value_notes(tensors, handles)
     yield from non_finite_notes(tensors, handles)

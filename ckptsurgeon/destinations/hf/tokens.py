@@ -94,6 +94,10 @@ def renumbered(
     if moved.dropped:
         dropped = listing(moved.dropped, LISTED, where="")
         notes.append(f"left out of {name}, because {escape(new)} has no such tokens: {dropped}")
+    if moved.unsure:
+        kept = [f"{escape(one.field)} = {one.number} ({escape(brief_repr(one.token, 24))})" for one in moved.unsure]
+        meant = "numbers that may be ids of old tokens are not changed"
+        notes.append(f"{meant} in {name}; set those that are: {listing(kept, LISTED, where='')}")
     return moved, notes
 
 

@@ -115,6 +115,8 @@ def find_odd_scales(
             seen.add(NESTED, made.name)
         if arrays["scale"].size >= MANY and not arrays["scale"].any() and arrays["codes"].any():
             seen.add(ZERO, made.name)
+        if _are_often_negative(made, arrays):
+            seen.add(NEGATIVE, made.name)
         return
     if made.encoding == "bitsandbytes" and arrays["scale"].size >= MANY and bool((arrays["scale"] == 1).all()):
         seen.add(UNSET, made.name)
@@ -136,6 +138,25 @@ def find_odd_scales(
         seen.add(NEGATED, made.name)
     if made.name not in seen.names[ZERO] and _makes_zeros(made, arrays, abs(scale) <= TINY, decode):
         seen.add(ZERO, made.name)
+
+
+OFTEN, ROUNDING = 0.05, 0.05
+"""The share of the scales that are negative if the offset of quantised scales was lost, and how far below 0 a scale may
+be by rounding, as a share of the largest."""
+
+
+def _are_often_negative(made: Decoded, arrays: Mapping[str, Array]) -> bool:
+    """Return whether many quantised scales of bitsandbytes are negative with the offset that is added to them.
+
+    The offset is the mean of the scales: with 0, or with that of another tensor, the smaller ones become negative. The
+    scales that share a scale differ by little, so the mean of the latter stands for each.
+    """
+    facts, codes = dict(made.facts), arrays["scale"].reshape(-1)
+    if codes.size < MANY or "nested_values" not in arrays:
+        return False
+    outer = float(np.abs(arrays["nested_scale"].astype("<f8")).mean())
+    scale = arrays["nested_values"].astype("<f8")[codes] * outer + facts["offset"]
+    return bool((scale < -ROUNDING * np.abs(scale).max()).mean() > OFTEN)
 
 
 PACKED = ("packed", "gptq", "awq")

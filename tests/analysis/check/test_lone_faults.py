@@ -43,6 +43,36 @@ def test_a_norm_of_zeros_beside_others_with_zeros_is_usual() -> None:
     assert not found("x.safetensors", "all-zeros")
 
 
+def two_parts(layers: int = LAYERS) -> dict[str, torch.Tensor]:
+    """A language model of ``layers`` layers and a vision tower with other norms."""
+    found = {
+        key.replace("model.", "model.language_model."): one
+        for key, one in state().items()
+        if not any(f".{layer}." in key for layer in range(layers, LAYERS))
+    }
+    tower = {key.replace("model.", "model.vision_tower."): one for key, one in state().items()}
+    return {**found, **tower, "model.merger.norm.weight": torch.ones(WIDTH)}
+
+
+@pytest.mark.parametrize("layers", [1, 2, LAYERS])
+def test_norms_of_zeros_beside_a_vision_tower_of_ones_are_usual(layers: int) -> None:
+    """A new language model that computes 1 + weight, as Qwen3.5's in MiniCPM-V 4.7."""
+    tensors = {
+        key: torch.zeros_like(one) if "norm" in key and "language" in key else one
+        for key, one in two_parts(layers).items()
+    }
+    save_file(tensors, "x.safetensors")
+    assert not found("x.safetensors", "all-zeros")
+
+
+@pytest.mark.parametrize("key", ["language_model.norm", "vision_tower.norm", "merger.norm"])
+def test_the_last_norm_of_each_part_is_compared_with_its_own_layers(key: str) -> None:
+    tensors = two_parts()
+    tensors[f"model.{key}.weight"] *= 0
+    save_file(tensors, "x.safetensors")
+    assert found("x.safetensors", "all-zeros") == [f"1 tensor is all zeros: model.{key}.weight"]
+
+
 def test_a_layer_whose_codes_and_scales_do_not_belong_together_is_found() -> None:
     """A plain cast of small weights to fp8, beside the scales of before: neither is odd alone."""
     Path("plain").mkdir()

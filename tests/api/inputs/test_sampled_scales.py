@@ -90,6 +90,42 @@ def test_a_verb_that_decodes_notes_them_once(ckpt: Callable[..., object]) -> Non
     assert len(found([*cs.inspect(folder, stats=True).notes])) == 1
 
 
+def adapter() -> Path:
+    """An adapter of PEFT that changes only the queries."""
+    folder = Path("adapter")
+    folder.mkdir()
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    tensors = {}
+    for layer in range(LAYERS):
+        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+        tensors[f"{name}.lora_A.weight"] = torch.full((2, WIDTH), 0.001)
+        tensors[f"{name}.lora_B.weight"] = torch.full((WIDTH, 2), 0.001)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("scheme", ["fp8-block", "nvfp4", "int8"])
+def test_codes_that_are_copied_beside_computed_ones_are_noted(scheme: str) -> None:
+    """The codes of one role are copied with inverse scales, and those of another role are computed anew."""
+    folder, lora = write(scheme), adapter()
+    verbs = (
+        lambda: cs.lora_merge(folder, lora),
+        lambda: cs.transplant("plain", folder, exclude="**.up_proj.weight", encoding="keep"),
+    )
+    assert [found([*plan().notes]) for plan in verbs] == [[], []]
+    invert(folder, lambda key: "up_proj" in key)
+    for plan in verbs:
+        made = plan()
+        notes = found([*made.notes])
+        assert any("inverse" in one and "up_proj" in one for one in notes), notes
+        assert found([*cs.apply(made, "out", force=True).notes]) == notes
+    invert(folder, lambda key: "up_proj" in key)  # they are right again, and those of the queries are wrong
+    invert(folder, lambda key: "q_proj" in key)
+    assert [found([*plan().notes]) for plan in verbs] == [[], []]
+    assert found([*cs.apply(verbs[0](), "out", force=True).notes])
+
+
 def test_comparisons_of_headers_and_pages_note_them() -> None:
     folder = write("int8")
     invert(folder)

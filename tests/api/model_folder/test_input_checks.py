@@ -102,6 +102,21 @@ def test_a_special_token_that_is_no_image_is_named() -> None:
     assert said in model("<|end|>", "<image>", config={"image_token_id": 4})
 
 
+@pytest.mark.parametrize(
+    ("token", "more", "named"),
+    [
+        ("<unk_img>", {}, False),
+        ("<|slot|>", {"image_start_id": 5, "image_end_id": 6}, False),  # <image> and </image> begin and end an image
+        ("<|slot|>", {"image_start_id": 5}, True),
+        ("<|slot|>", {"video_token_id": 5, "image_end_id": 6}, True),
+        ("<|slot|>", {}, True),
+    ],
+)
+def test_a_placeholder_may_have_another_name(token: str, more: dict[str, int], named: bool) -> None:
+    notes = model(token, "<image>", "</image>", config={"image_token_id": 4, **more})
+    assert any(one.startswith("image_token_id of config.json is 4, but") for one in notes) == named
+
+
 @pytest.mark.parametrize(("size", "named"), [(16, True), (8, False)])
 def test_patches_of_another_size_are_named(size: int, named: bool) -> None:
     said = "processor_config.json says 16 (patch_size), but vision_config of config.json says 8"

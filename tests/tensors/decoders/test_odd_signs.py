@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.tensors.odd_scales import NEGATED, NESTED, SAID, ZERO
+from ckptsurgeon.tensors.odd_scales import NEGATED, NEGATIVE, NESTED, SAID, ZERO
 
 from ...conftest import Result
 from ...helpers import coded_matrices
@@ -139,6 +139,19 @@ def test_scales_of_scales_of_zero_are_noted(name: str, tmp_path: Path) -> None:
     changed = {key: one * 0 if key.endswith("nested_absmax") else one for key, one in state.items()}
     save_file(changed, folder / "model.safetensors", {"format": "pt"})
     assert [one for one in notes(folder) if SAID[NESTED] in one]
+
+
+@pytest.mark.parametrize(("part", "is_noted"), [(1.0, False), (0.9, False), (0.0, True), (-1.0, True)])
+def test_scales_that_are_negative_without_their_offset_are_noted(part: float, is_noted: bool) -> None:
+    """bitsandbytes quantises the differences of the scales from their mean, which is the offset."""
+    weights = {}
+    for number, module in enumerate(LAYERS):
+        weight = normal(number) * (1 + torch.rand(SHAPE[0], 1, generator=torch.Generator().manual_seed(number)))
+        weight[:2] = 0  # their scales are 0, or a little less by rounding
+        weights[module] = coded_matrices.nested_nf4(weight, part)
+    path = save_model(Path("m"), SETTINGS["nf4"], weights)
+    for found in (notes(path), [*cs.convert(path).notes], [what for _, what in checked(path)]):
+        assert bool([one for one in found if SAID[NEGATIVE] in one]) == is_noted
 
 
 def blocks(kind: str, change: Callable[[np.ndarray], np.ndarray]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ..check import Check, of_keys, without_values
 from ..families import NORM, families
@@ -59,18 +59,35 @@ def _alone(subject: Subject) -> Iterator[str]:
 
 
 def _last_norms(subject: Subject, found: Sequence[str]) -> Iterator[str]:
-    """Yield the norms that are zeros, wholly or in part, although no norm of the layers has a zero.
+    """Yield the norms that are zeros, wholly or in part, although no norm of the layers around them has a zero.
 
-    Such a norm has no others of its role, like the norm after the last layer.
+    Such a norm has no others of its role, like the norm after the last layer. The norms of another part of the network
+    say nothing: those of a new language model that computes 1 + weight are zeros, those of its vision tower are ones.
     """
     norms = [
         key for key, info in subject.tensors.items() if len(info.shape) == 1 and NORM.search(key) and key not in found
     ]
     zeros = {key: one.figures.zeros for key in norms if (one := subject.measured.get(key)) and one.figures is not None}
     lone = [key for keys in families(zeros).values() if len(keys) < FEWEST for key in keys]
-    others = [number for key, number in zeros.items() if key not in lone]
-    if len(others) >= FEWEST and not any(others):
-        yield from (key for key in lone if zeros[key] * PART > subject.tensors[key].numel)
+    for key in lone:
+        if zeros[key] * PART > subject.tensors[key].numel and not any(zeros[one] for one in _around(key, zeros, lone)):
+            yield key
+
+
+def _around(key: str, zeros: Mapping[str, int], lone: Collection[str]) -> list[str]:
+    """Return the norms of the smallest part of the network around ``key`` that has a few; ``key`` if there is none.
+
+    ``zeros`` has the number of zeros of each norm. A smaller part decides if one of its other norms has zeros, too. If
+    a few norms have a role that several layers have, only these are returned.
+    """
+    part = key
+    while part:
+        part = part[: part.rstrip("./").rfind("." if "." in part else "/") + 1]
+        some = [one for one in zeros if one.startswith(part) and one != key]
+        if len(some) >= FEWEST or any(zeros[one] for one in some):
+            of_layers = [one for one in some if one not in lone]
+            return of_layers if len(of_layers) >= FEWEST else some
+    return [key]
 
 
 def _is_zero(subject: Subject, key: str) -> bool:

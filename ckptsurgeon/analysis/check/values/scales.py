@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ....tensors.decoders._scale_tests import are_exchanged
 from ....tensors.dtypes import DTYPES
-from ....tensors.odd_scales import NARROW, NEGATED, NESTED, OPPOSED, ROUNDED, SAID, SIGNED_CODES
+from ....tensors.odd_scales import NARROW, NEGATED, NEGATIVE, NESTED, OPPOSED, ROUNDED, SAID, SIGNED_CODES
 from ....util.text import count
 from ..check import Check, of_keys
 from ..families import is_scale
@@ -41,7 +41,7 @@ SIGNED = ("MLX", "q4_0", "q5_0", "q3_k", "q6_k", "iq")
 """Encodings whose scales may be negative."""
 MIXED = re.compile(r"GPTQ|AWQ|int\d|packed", re.IGNORECASE)
 """Encodings of integers that may come from AutoRound, which makes about half of the scales negative."""
-ODD = (NEGATED, OPPOSED, NARROW, NESTED, SIGNED_CODES)
+ODD = (NEGATIVE, NEGATED, OPPOSED, NARROW, NESTED, SIGNED_CODES)
 """Kinds of scales that only the decoded weights show."""
 DECODE = "Take these tensors from the quantised model again, or quantise it again: the codes decode to unusable values."
 

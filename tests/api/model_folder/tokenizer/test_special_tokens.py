@@ -295,6 +295,20 @@ def test_token_ids_of_processors_follow_their_tokens(name: str) -> None:
     assert cs.verify("out").ok
 
 
+def test_ids_of_unusual_names_follow_their_tokens_and_numbers_that_may_be_ids_are_said() -> None:
+    tokens = ["<pad>", "<s>", "</s>", *TOKENS[3:]]
+    named("m", {}, tokens=tokens, image_start_id=4, slice_id=1, insert_layer_id=1)
+    named("b", {}, tokens=tokens[::-1])
+    plan = cs.transplant("m", "m", vocab="m/vocab.json:b/vocab.json", vocab_keys=["lm_head", "model.embed_tokens"])
+    cs.apply(plan, "out")
+    made = json.loads(Path("out/config.json").read_text())
+    assert [made[field] for field in ("image_start_id", "slice_id", "insert_layer_id")] == [len(tokens) - 5, 1, 1]
+    said = (
+        "numbers that may be ids of old tokens are not changed in config.json; set those that are: slice_id = 1 ('<s>')"
+    )
+    assert said in plan.notes
+
+
 def test_a_processor_s_file_without_ids_or_that_is_broken_stays_as_it_is() -> None:
     named("m", {}), named("b", {}, tokens=TOKENS[::-1])
     for name, text in (("preprocessor_config.json", '{"size":4}'), ("processor_config.json", "{")):

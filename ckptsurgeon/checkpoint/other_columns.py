@@ -1,0 +1,65 @@
+"""Finds MLX's weights whose settings give them other columns than the same weights of other layers have."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+
+from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
+from ..tensors.encodings._methods import family
+from ..tensors.info import TensorInfo
+from ..util.text import NUMBER_IN_KEY, count, escape, listing
+
+__all__ = ["of_other_columns"]
+
+BITS, GROUPS = (2, 3, 4, 5, 6, 8), (16, 32, 64, 128)
+"""The numbers of bits and the group sizes of MLX."""
+MOSTLY, FEWEST = 2 / 3, 3
+"""The share of the layers that must have the same columns, and the fewest layers."""
+BEFORE = {".down_proj.": ".up_proj.", ".o_proj.": ".q_proj."}
+"""{part of a name: the same part for the weight of the layer whose outputs are the inputs}."""
+SHOWN = 3
+
+
+def of_other_columns(path: str, codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
+    """Yield a note if the settings of a module (bits, group_size) contradict its codes.
+
+    The number of columns is computed from the settings: 8 bits in groups of 32 make half as many as 4 bits in groups of
+    64. So it is compared with that of the same weight in other layers. There is a note only if other bits and another
+    group size give exactly those columns.
+    """
+    roles: dict[str, list[QuantisedTensor]] = defaultdict(list)
+    for one in codes.tensors:
+        if one.shape and one.codes and family(one.method) == "MLX" and ".scales" in one.parts:
+            roles[NUMBER_IN_KEY.sub("#", one.name)].append(one)
+    names = {one.name: one for one in codes.tensors} if roles else {}
+    found: dict[tuple[int, int], list[str]] = {}
+    for some in roles.values():
+        usual, number = Counter(_columns(one) for one in some).most_common(1)[0]
+        if number < max(FEWEST - 1, MOSTLY * len(some)):
+            continue
+        for one in some:
+            if _columns(one) != usual and _may_have(one, tensors, usual) and not _fits_the_layer(one, names):
+                found.setdefault((_columns(one), usual), []).append(one.name)
+    for (columns, usual), some_names in found.items():
+        have = f"{count(len(some_names), 'quantised tensor')} would have {columns} columns"
+        yield (
+            f"{escape(path)}: with its quantization_config, {have}, but in other layers the same tensor has {usual}, "
+            f"as with other bits and another group_size: {listing(some_names, SHOWN)}"
+        )
+
+
+def _columns(one: QuantisedTensor) -> int:
+    return one.shape[-1] if one.shape else 0
+
+
+def _may_have(one: QuantisedTensor, tensors: Mapping[str, TensorInfo], columns: int) -> bool:
+    """Return whether other bits and another group size give a tensor this number of columns."""
+    words, groups = (tensors[one.parts[end]].shape[-1] for end in (".weight", ".scales"))
+    return any(bits * columns == words * 32 for bits in BITS) and any(size * groups == columns for size in GROUPS)
+
+
+def _fits_the_layer(one: QuantisedTensor, names: Mapping[str, QuantisedTensor]) -> bool:
+    """Return whether the weight before has as many rows: then the layer itself is narrower or wider than others."""
+    before = [names.get(one.name.replace(part, other)) for part, other in BEFORE.items() if part in one.name]
+    return any(other is not None and other.shape and other.shape[-2] == _columns(one) for other in before)
