@@ -27,6 +27,11 @@ Scores = Callable[[Sequence[Axis], int], list[float]]
 _HEAD_SIZE = ("head_dim", "d_kv")
 _NORM_FIRST = ("do_stable_layer_norm", "do_layer_norm_before")
 """Fields of wav2vec 2.0 and of OPT that say that layers normalise their input, not what they return."""
+TESTED = (
+    "bert", "clip", "deepseek_v3", "gemma3_text", "gpt2", "gpt_oss", "llama", "mistral", "mixtral", "qwen2",
+    "qwen2_moe", "qwen3", "qwen3_moe", "t5", "vit", "wav2vec2", "whisper",
+)  # fmt: skip
+"""The types of models whose outputs the tests compare before and after each change that is said to keep them."""
 TIES = "tie_word_embeddings"
 """The field that ties the output layer to the embeddings."""
 _DENSE_FIRST = ("first_k_dense_replace", "num_dense_layers")
@@ -48,6 +53,8 @@ class Stages:
 
     ``fields`` are the new values by dotted path, with their main names. Raises ConfigError and PlanError.
     """
+
+    on_missing = "error"
 
     def __init__(self, base: Resizable, fields: Mapping[str, Any], choices: Choices, scores: Scores) -> None:
         self._base, self._choices, self._scores = base, choices, scores
@@ -73,9 +80,9 @@ class Stages:
         return nested({**self._fields, **self._lists()})
 
     @property
-    def model_type(self) -> str:
-        """The type of the model in its config.json."""
-        return str(self._before.get("model_type", ""))
+    def is_tested(self) -> bool:
+        """Whether the tests compare the outputs of networks of this type."""
+        return self._before.get("model_type") in TESTED
 
     @property
     def said(self) -> list[str]:
