@@ -29,7 +29,11 @@ class Resizable:
                 "only a network of transformers can be resized: this is not its config.json.",
                 "Name the folder of a model, or its config.json with --config.",
             )
-        self._described: Any = None
+        if self._document.content.get("quantization_config") is not None:
+            raise self._document.fail(
+                "the weights are quantised: there is a quantization_config.",
+                "Decode them first: ckpt convert DIR --dequantize -o plain/.",
+            )
 
     @property
     def path(self) -> str:

@@ -112,7 +112,7 @@ def changed_axes(role: str, field: str, before: Network, after: Network) -> list
 
 
 def _is_fused(key: str, name: str) -> bool:
-    return name in _FUSED or key.rpartition(".")[0].rpartition(".")[2] in _FUSED
+    return name in _FUSED or key.rpartition(".")[0].rpartition(".")[2] in _FUSED or ".gate_up_proj" in key
 
 
 def _check_same_keys(field: str, before: Network, after: Network) -> None:
