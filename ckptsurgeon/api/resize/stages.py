@@ -379,7 +379,9 @@ class Stages:
             path, old = f"{inside}.{used}" if inside else used, part.get(used)
             if type(old) is int and self._fields.get(path, old) * numbers[0] != old * numbers[1]:
                 change.is_exact = False
-                change.said += f", of which {self._fields.get(path, old)} are used instead of {old} ({used})"
+                change.said += (
+                    f"; {used}={self._fields.get(path, old)} would have to be {old * numbers[1] / numbers[0]:g}"
+                )
         if (part.get("n_group") or 1) > 1:
             change.is_exact = False  # a group is chosen by its best experts, which are now there several times
         return change
