@@ -126,7 +126,7 @@ def has_final_norm(paths: Sequence[str], network: Network) -> bool:
     """
     keys = list(network.tensors)
     norms = [(at, key.rpartition(".")[0]) for at, key in enumerate(keys) if network.kinds.get(key) == "norm"]
-    norms = [(at, norm) for at, norm in norms if "embed" not in norm.rpartition(".")[2]]
+    norms = [(at, norm) for at, norm in norms if not norm.endswith("embedding")]
 
     def follows(path: str) -> bool:
         last = max(at for at, key in enumerate(keys) if key.startswith(f"{path}."))

@@ -81,6 +81,7 @@ def test_a_layer_has_to_compute_as_the_one_whose_weights_it_gets() -> None:
         (("m.layers.0.a", "m.layers.1.a", "m.norm"), True),
         (("m.final_norm", "m.layers.0.a", "m.layers.1.a"), True),
         (("e.m.layers.0.a", "e.norm"), True),
+        (("m.layers.0.a", "m.layers.1.a", "m.embedding_norm"), True),
         (("m.embedding_norm", "m.layers.0.norm", "m.layers.1.norm"), False),
         (("m.norm", "m.layers.0.norm", "m.layers.1.norm"), False),
         (("m.layers.0.norm", "m.layers.1.norm", "m.layernorm_embedding"), False),
