@@ -34,7 +34,8 @@ class Document:
     ``vocabulary`` replaces the vocabulary of the model, if given. ``task`` is the ESPnet task that the user chose, if
     any. If ``constructor_weights`` is false, the model is built without the weights that its constructor would load.
     If ``dequantized`` is true, quantization_config is ignored: the model is built with unquantised weights.
-    ``overrides`` are fields of a config.json of transformers with other values than the file has.
+    ``overrides`` are fields of a config.json of transformers with other values than the file has; if ``model_type`` is
+    one of them, they are all fields, and those of the file are not used.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""Says of each tensor of a network what kind of module it is of, which its shape cannot tell."""
+"""Says what shapes cannot tell: of what kind of module a tensor is, and with which numbers a module computes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import Any
 
 from ..planning.target import TargetSpec
 
-__all__ = ["module_kinds"]
+__all__ = ["constants", "module_kinds"]
+
+SCALE = "embed_scale"
+"""The attribute of an embedding whose rows are multiplied by a number."""
 
 
 def module_kinds(target: TargetSpec) -> dict[str, str]:
@@ -21,6 +24,42 @@ def module_kinds(target: TargetSpec) -> dict[str, str]:
     model: Any = build_on_meta(target.build)  # type: ignore[arg-type]
     modules = dict(model.named_modules())
     return {key: _kind(key, modules) for key in target.tensors}
+
+
+def constants(target: TargetSpec) -> dict[str, object]:
+    """Return, by the path of a module and a name, each value that a module has beside its weights.
+
+    These are the attributes that are numbers, texts, None or true or false, and the buffers that are not saved: a
+    number, or else their shape and a sum over their values. The network is built as for ``module_kinds``, which takes
+    1.3 s for 94 layers with 128 experts; their description as a destination takes 14 s.
+    """
+    if target.build is None:
+        return {}
+    from .torch_module.meta import build_on_meta
+
+    model: Any = build_on_meta(target.build)  # type: ignore[arg-type]
+    found: dict[str, object] = {}
+    for path, module in model.named_modules():
+        plain = {name: one for name, one in vars(module).items() if one is None or type(one) in _PLAIN}
+        unsaved = {name: _summary(module._buffers.get(name)) for name in module._non_persistent_buffers_set}
+        found.update({f"{path}.{name}": one for name, one in {**plain, **unsaved}.items()})
+        if any("alibi" in name for name in dir(type(module))) or getattr(module, "use_alibi", False):
+            found[f"{path}.slopes of ALiBi"] = (getattr(module, "num_heads", None),)
+    return found
+
+
+_PLAIN = (bool, int, float, str)
+
+
+def _summary(buffer: Any) -> object:
+    """Return what a buffer has, so that other values give something else."""
+    if buffer is None or buffer.is_meta:
+        return None if buffer is None else tuple(buffer.shape)
+    values = buffer.double()
+    if values.numel() == 1:
+        return float(values)
+    weights = values.new_tensor(range(1, values.numel() + 1)).sqrt().reshape(values.shape)
+    return (*buffer.shape, float((values.nan_to_num() * weights).sum()))
 
 
 def _kind(key: str, modules: dict[str, Any]) -> str:
@@ -38,7 +77,7 @@ def _kind(key: str, modules: dict[str, Any]) -> str:
     if isinstance(module, nn.modules.conv._ConvNd):
         return "conv"
     if isinstance(module, nn.Embedding):
-        return "scaled embedding" if "Scaled" in name else "embedding"
+        return "scaled embedding" if hasattr(module, SCALE) else "embedding"
     if name == "Conv1D":  # of transformers.pytorch_utils
         return "transposed linear"
     if name.endswith("Experts"):

@@ -870,6 +870,24 @@ MUTANTS = (
         "planning/operations/test_resizing.py",
     ),
     Mutant(
+        "a shared expert that is added to a dense network contributes nothing at first",
+        '        rows.append({"zero": own(key)})',
+        '        rows.append({"scale": own(key), "by": 1.0})',
+        "api/resize/test_another_type.py",
+    ),
+    Mutant(
+        "a network of another size that computes with other numbers is said to change",
+        "        and before[name] != value",
+        "        and before[name] == value",
+        "api/resize/test_checks.py",
+    ),
+    Mutant(
+        "layers that normalise the sum of their input and what they add never only pass their input on",
+        "(at > last or ",
+        "(at >= 0 or ",
+        "api/resize/test_checks.py",
+    ),
+    Mutant(
         "two groups of layers are compared in every role",
         "        if gap < apart:\n            return []",
         "        if gap < apart:\n            continue",

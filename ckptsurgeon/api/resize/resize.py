@@ -25,6 +25,7 @@ from ..inputs.operations import operate
 from ..inputs.reopening import RESIZED
 from ..model_folder.config_differences import DIFFERENT
 from ..transplant.opening import plan_into
+from .another_type import AnotherType
 from .arguments import fields_of, kept_of
 from .scores import scores, scores_by_activations
 from .stages import Choices, Stages
@@ -33,11 +34,6 @@ from .statistics import read_statistics
 __all__ = ["resize"]
 
 CONFIG = "config.json"
-TESTED = (
-    "bert", "clip", "deepseek_v3", "gemma3_text", "gpt2", "gpt_oss", "llama", "mixtral", "qwen3", "t5", "vit",
-    "wav2vec2", "whisper",
-)  # fmt: skip
-"""The types of models whose outputs the tests compare before and after each change that is said to keep them."""
 NEW_CHANNELS = ("init", "copy")
 
 
@@ -45,7 +41,9 @@ NEW_CHANNELS = ("init", "copy")
 def resize(
     source: Path,
     *,
-    set: Fields,
+    set: Fields = (),
+    model_type: str | None = None,
+    expert: int | None = None,
     layers: str | None = None,
     keep: Kept = None,
     new_channels: str | None = None,
@@ -62,6 +60,10 @@ def resize(
     ``source`` is the folder of a model of transformers, or a checkpoint with its config.json as ``config``. ``set``
     maps fields to new values, or has strings FIELD=VALUE: the width (hidden_size), the number of layers, of heads, of
     heads of keys and values, of channels of feed-forward layers (intermediate_size) and of experts.
+
+    ``model_type`` is another type for the output: one with experts for a dense network (``set`` then has their number),
+    each a copy of the feed-forward layer, or a dense one with the expert of the number ``expert`` of each layer. The
+    rest of the network must be the same. Fields that both types have are carried over.
 
     ``layers`` says which layers the output has: a list of the source's (``0..23,8..31``), or "repeat", "interleave" or
     "identity" (copies that only pass their input on) for more of them, "first" or "evenly" for fewer. ``keep`` maps a
@@ -80,8 +82,10 @@ def resize(
         raise ConfigError(f"--new-channels {escape(new_channels)} is unknown.", hint="Use init or copy.")
     path = os.fspath(source)
     base = Resizable(_config(path, config))
-    fields = {base.main_name(name): value for name, value in fields_of(set).items()}
     kept = {base.main_name(name): value for name, value in kept_of(keep).items()}
+    if model_type is None:
+        _check_same_type(expert)
+        fields = {base.main_name(name): value for name, value in fields_of(set).items()}
     with open_checkpoint(path, root) as opened:
         found = read_statistics(by, opened) if by is not None else None
 
@@ -93,7 +97,11 @@ def resize(
         name = os.path.basename(found.path) if found is not None else ""
         influences = found.influences if found is not None else None
         choices = Choices(layers or "", kept, new_channels or "", name, influences)
-        stages = Stages(base, fields, choices, scored)
+        stages: Stages | AnotherType
+        if model_type is None:
+            stages = Stages(base, fields, choices, scored)
+        else:
+            stages = AnotherType(base, model_type, fields_of(set) if set else {}, expert, choices)
         rows = _as_named(opened, stages.first)
         named = operate([opened], rows)[0].checkpoint if rows else opened
         changes = list(stages.changes())
@@ -106,10 +114,11 @@ def resize(
     options = Options.of(
         exclude=[key for change in changes for key in change.left],
         rules=[rule for change in changes for rule in change.renamed],
-        on_mismatch=policies, on_missing="error", dtype=dtype or (dtypes.pop() if len(dtypes) == 1 else None),
+        on_mismatch=policies, on_missing=stages.on_missing, dtype=dtype or (dtypes.pop() if len(dtypes) == 1 else None),
     )  # fmt: skip
     arguments = plain_arguments(
-        layers=layers, keep={name: list(value) for name, value in kept.items()}, new_channels=new_channels,
+        model_type=model_type, expert=expert, layers=layers,
+        keep={name: list(value) for name, value in kept.items()}, new_channels=new_channels,
         by=by and os.path.basename(by), dtype=dtype, root=root, **{RESIZED: stages.overrides},
     )  # fmt: skip
     try:
@@ -126,10 +135,17 @@ def resize(
     except PlanError as error:  # its hints are options of transplant
         hint = "Layers differ: choose others with --layers." if layers else "Look at the source with ckpt check."
         raise PlanError(error.message, hint=hint, details=error.details) from None
-    notes = [change.note(is_tested=stages.model_type in TESTED) for change in changes]
+    notes = [change.note(is_tested=stages.is_tested) for change in changes]
     notes += [f"{escape(alias)} is a copy of {escape(owner)}, to which it was tied" for owner, alias in freed]
     others = [note for note in plan.notes if not note.startswith(DIFFERENT)]  # that is what was asked for
     return with_metadata(replace(plan, verb="resize", notes=(*notes, *stages.said, *others)), metadata)
+
+
+def _check_same_type(expert: int | None) -> None:
+    if expert is not None:
+        raise ConfigError(
+            "--expert is only for another type of model.", hint="Name the type with --as, as in --as llama."
+        )
 
 
 def _config(path: str, config: Path | None) -> str:

@@ -8,17 +8,35 @@ from functools import cached_property
 from typing import Any
 
 from ...destinations.hf.resizable import Resizable
-from ...destinations.module_kinds import module_kinds
+from ...destinations.module_kinds import SCALE, constants, module_kinds
 from ...errors import ConfigError, PlanError
 from ...planning.resizing.axes import Axis, Network, changed_axes
 from ...planning.resizing.change import Change
-from ...planning.resizing.depth import INFLUENTIAL, NORM_AFTER, Layer, changed_depth, layers_of, lists_of
+from ...planning.resizing.depth import (
+    INFLUENTIAL,
+    NORM_AFTER,
+    Layer,
+    changed_depth,
+    has_final_norm,
+    layers_of,
+    lists_of,
+)
 from ...planning.resizing.fields import ORDER, role_of
 from ...planning.resizing.repeat import pooled_heads, repeated, widened_channels
-from ...planning.resizing.select import groups_of, largest, selected
+from ...planning.resizing.select import check_units, groups_of, largest, selected
 from ...planning.target import TargetSpec
 from ...util.text import brief_repr, escape, listing
 from .arguments import at_path, nested
+from .checks import (
+    check_heads,
+    check_identity,
+    check_ties,
+    check_used,
+    check_values,
+    heads_of_one_size,
+    layers_apart,
+    numbers_apart,
+)
 
 __all__ = ["Choices", "Scores", "Stages"]
 
@@ -27,11 +45,22 @@ Scores = Callable[[str, Sequence[Axis], int], list[float]]
 _HEAD_SIZE = ("head_dim", "d_kv")
 _NORM_FIRST = ("do_stable_layer_norm", "do_layer_norm_before")
 """Fields of wav2vec 2.0 and of OPT that say that layers normalise their input, not what they return."""
+TESTED = (
+    "bart", "bloom", "gemma2", "gpt_neox", "granitemoeshared", "helium", "hunyuan_v1_moe", "minimax", "mpnet", "xglm",
+    "bert", "clip", "deepseek_v3", "gemma3_text", "gpt2", "gpt_oss", "llama", "mistral", "mixtral", "qwen2",
+    "qwen2_moe", "qwen3", "qwen3_moe", "t5", "vit", "wav2vec2", "whisper",
+)  # fmt: skip
+"""The types of models whose outputs the tests compare before and after each change that is said to keep them."""
 TIES = "tie_word_embeddings"
 """The field that ties the output layer to the embeddings."""
+_WITHOUT_EXPERTS = "mlp_only_layers"
+"""The field that lists the layers without experts."""
 _DENSE_FIRST = ("first_k_dense_replace", "num_dense_layers")
 """Fields that say how many of the first layers have no experts."""
-_USED = ("num_experts_per_tok", "num_experts_per_token", "top_k")
+_USED = (
+    "num_experts_per_tok", "num_experts_per_token", "experts_per_token", "top_k", "moe_topk", "moe_k", "moe_top_k",
+    "router_top_k",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,6 +81,8 @@ class Stages:
     ``fields`` are the new values by dotted path, with their main names. Raises ConfigError and PlanError.
     """
 
+    on_missing = "error"
+
     def __init__(self, base: Resizable, fields: Mapping[str, Any], choices: Choices, scores: Scores) -> None:
         self._base, self._choices, self._scores = base, choices, scores
         self._before = base.fields()
@@ -59,6 +90,7 @@ class Stages:
         self._done: dict[str, Any] = {}
         self._check_fields()
         self._pin_heads()
+        self._values: dict[int, tuple[TargetSpec, Mapping[str, object]]] = {}
 
     @cached_property
     def first(self) -> TargetSpec:
@@ -76,9 +108,9 @@ class Stages:
         return nested({**self._fields, **self._lists()})
 
     @property
-    def model_type(self) -> str:
-        """The type of the model in its config.json."""
-        return str(self._before.get("model_type", ""))
+    def is_tested(self) -> bool:
+        """Whether the tests compare the outputs of networks of this type."""
+        return self._before.get("model_type") in TESTED
 
     @property
     def said(self) -> list[str]:
@@ -94,13 +126,42 @@ class Stages:
         kinds = module_kinds(self.first)
         before = _network(self.first, kinds)
         before = self._others(before, kinds)
+        check_values(self._fields, self._base.fields(self.overrides))
+        previous = self._target() if self._done else self.first
         for role, names in self._steps():
             for name in names:
                 self._done[name] = self._fields[name]
             target = self.last if self._done.keys() == self._fields.keys() else self._target()
             after = _network(target, kinds if role != "depth" else {})
-            yield self._change(role, names, before, after)
+            self._pair = previous, target
+            yield self._with_values_compared(self._change(role, names, before, after), role, names, before, after)
+            previous = target
             before = Network(after.tensors, kinds, after.ties) if role != "depth" else before
+
+    def _constants(self) -> tuple[Mapping[str, object], Mapping[str, object]]:
+        """Return the values that modules have beside their weights, before and after the present change."""
+        for one in self._pair:
+            self._values.setdefault(id(one), (one, constants(one)))
+        first, last = (self._values[id(one)][1] for one in self._pair)
+        return first, last
+
+    def _with_values_compared(
+        self, change: Change, role: str, names: Sequence[str], before: Network, after: Network
+    ) -> Change:
+        """Return a change that says if the network computes with other numbers after it."""
+        if role == "depth":
+            numbers = at_path(self._before, names[0]), self._fields[names[0]]
+            layers = layers_of(self._choices.layers, *numbers)
+            apart = layers_apart(*self._constants(), lists_of(before, after, numbers), layers)
+        elif change.is_exact:
+            scaled = [key.rpartition(".")[0] for key, kind in before.kinds.items() if "scaled" in kind]
+            apart = numbers_apart(*self._constants(), scaled if role == "width" else ())
+        else:
+            apart = []
+        if apart:
+            change.is_exact = False
+            change.said += f", but {listing(apart, 3, where='')} {'differs' if len(apart) == 1 else 'differ'}"
+        return change
 
     # What is changed first, and what together.
 
@@ -116,6 +177,10 @@ class Stages:
         unused = [name for name in self._choices.kept if name not in self._fields]
         if unused:
             raise ConfigError(f"--keep {escape(unused[0])}: this field is not changed.", hint="Set it with --set.")
+        check_ties(TIES, self._before, is_untied=self._fields.get(TIES) is False)
+        for inside in {name.rpartition(".")[0] for name in (*self._of("heads"), *self._of("kv_heads"))}:
+            own = {name.rpartition(".")[2]: one for name, one in self._fields.items() if _inside(name) == inside}
+            check_heads(self._beside(f"{inside}." if inside else ""), own)
         if self._choices.layers and not self._of("depth"):
             raise ConfigError("--layers is only for another number of layers.", hint="Set it with --set.")
         if self._choices.new_channels and not any(self._grows(name) for name in self._of("channels")):
@@ -194,6 +259,8 @@ class Stages:
                 path = f"{inside}.{one}" if inside else one
                 if isinstance(value, list) and len(value) == old and path not in self._fields and _is_of_layers(one):
                     found[path] = [value[layer.source] for layer in layers]
+                if one == _WITHOUT_EXPERTS and value and path not in self._fields:
+                    found[path] = [number for number, layer in enumerate(layers) if layer.source in value]
                 if one in _DENSE_FIRST and type(value) is int and path not in self._fields:
                     dense = [layer.source < value for layer in layers]
                     if sum(dense) != value and dense == sorted(dense, reverse=True):
@@ -232,11 +299,16 @@ class Stages:
         numbers = at_path(self._before, name), self._fields[name]
         if role == "depth":
             layers = self._layers(name)
-            after_sum = self._normalises_after(name, before)
-            return changed_depth(
-                name, layers, lists_of(before, after, numbers), before, numbers, normalises_after=after_sum
-            )
+            paths = lists_of(before, after, numbers)
+            after_sum = self._normalises_after(name, before) or not has_final_norm(paths, before)
+            if any(layer.is_identity for layer in layers):
+                check_identity(self._beside(name))
+            return changed_depth(name, layers, paths, before, numbers, normalises_after=after_sum)
+        if role == "heads" and not self._is_pinned(name):
+            self._check_sizes(name, numbers, before, after)
         axes = changed_axes(role, name, before, after)
+        if role in ("heads", "width"):
+            check_used(role, name, axes)
         if role == "width":
             self._check_ties(name, axes, before, after)
             return self._wider(name, axes, numbers)
@@ -260,6 +332,18 @@ class Stages:
                 hint="Make them with ckpt stats, and give them with --by.",
             )
         return [Layer(number) for number in largest(self._choices.influences(numbers[0]), numbers[1])]
+
+    def _check_sizes(self, name: str, numbers: tuple[int, int], before: Network, after: Network) -> None:
+        """Raise PlanError if heads would get another size."""
+        try:
+            axes = changed_axes("heads", name, before, after)
+        except PlanError:
+            axes = []
+        part = self._beside(name)
+        width = next((one for one in part if role_of(one) == "width"), "")
+        wrong = heads_of_one_size(name, numbers, axes, width) if width else None
+        if wrong is not None:
+            raise wrong
 
     def _normalises_after(self, name: str, network: Network) -> bool:
         """Return whether each layer normalises the sum of its input and what it adds."""
@@ -300,25 +384,34 @@ class Stages:
         heads = next((part[one] for one in part if role_of(one) == "heads" and type(part[one]) is int), 1)
         unit = old // heads if old % heads == 0 else 1
         change = repeated(name, axes, numbers, unit)
-        scaled = [axis for axis in axes if axis.kind == "scaled embedding"]
-        change.rows += [{"scale": axis.key, "by": (old / new) ** 0.5} for axis in scaled]
+        first, last = self._constants()
+        for axis in axes:
+            scale = f"{axis.key.rpartition('.')[0]}.{SCALE}"
+            one, other = first.get(scale), last.get(scale)
+            if isinstance(one, float) and isinstance(other, float) and one != other:
+                change.rows.append({"scale": axis.key, "by": one / other})
         change.said += " (arXiv 2409.12903)"
         return change
 
     def _routed(self, change: Change, name: str, numbers: tuple[int, int]) -> Change:
         """Return the change to repeated experts: it is exact if as many more of them are used."""
         inside, part = name.rpartition(".")[0], self._beside(name)
+        if not any(type(part.get(used)) is int for used in _USED):
+            change.is_exact = None  # it is not known how many of them are used
         for used in _USED:
             path, old = f"{inside}.{used}" if inside else used, part.get(used)
             if type(old) is int and self._fields.get(path, old) * numbers[0] != old * numbers[1]:
                 change.is_exact = False
-                change.said += f", of which {self._fields.get(path, old)} are used instead of {old} ({used})"
+                change.said += (
+                    f"; {used}={self._fields.get(path, old)} would have to be {old * numbers[1] / numbers[0]:g}"
+                )
         if (part.get("n_group") or 1) > 1:
             change.is_exact = False  # a group is chosen by its best experts, which are now there several times
         return change
 
     def _fewer(self, role: str, name: str, axes: Sequence[Axis], numbers: tuple[int, int]) -> Change:
         old, new = numbers
+        check_units(name, axes, numbers)
         groups = groups_of(axes)
         listed = self._choices.kept.get(name)
         if listed is not None:
@@ -346,6 +439,10 @@ class Stages:
 
 def _is_of_layers(field: str) -> bool:
     return field.endswith(("layer_types", "layers_block_type", "_layers", "layers", "_pattern", "_types"))
+
+
+def _inside(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _network(target: TargetSpec, kinds: Mapping[str, str]) -> Network:

@@ -23,6 +23,7 @@ Examples:
   ckpt resize llama/ --set num_hidden_layers=48 --layers 0..23,8..31 -o deep/
   ckpt resize small/ --set hidden_size=2048 --set intermediate_size=8192 -o wide/
   ckpt resize moe/ --set num_local_experts=4 --keep num_local_experts=0,2,5,7 -o smaller/
+  ckpt resize llama/ --as mixtral --set num_local_experts=8 -o moe/
 """
 
 
@@ -34,6 +35,21 @@ def run(
             "--set",
             metavar="FIELD=VALUE",
             help="Give a field of config.json this value, as num_hidden_layers=48. Repeatable.",
+        ),
+    ] = None,
+    as_type: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            metavar="MODEL_TYPE",
+            help="Write a model of this type, as mixtral: a dense network becomes one with experts, each a copy of the "
+            "feed-forward layer; with --expert, one with experts becomes dense.",
+        ),
+    ] = None,
+    expert: Annotated[
+        int | None,
+        typer.Option(
+            "--expert", metavar="N", min=0, help="Take this expert of each layer, from 0, for a dense network."
         ),
     ] = None,
     layers: Annotated[
@@ -86,7 +102,8 @@ def run(
 
     writing.check()
     plan = resize(
-        source, set=set or [], layers=layers, keep=keep, new_channels=new_channels, by=by, config=config, dtype=dtype,
+        source, set=set or [], model_type=as_type, expert=expert, layers=layers, keep=keep, new_channels=new_channels,
+        by=by, config=config, dtype=dtype,
         seed=seed, root=root, metadata=metadata_of(set_metadata),
     )  # fmt: skip
     writing.carry_out(plan)

@@ -20,7 +20,7 @@ from .overrides import check_overrides, config_of, merged_fields
 from .processors import processor_files
 from .written import WrittenConfig, files_of, has_fewer_rows
 
-__all__ = ["VALIDATOR", "ModelDescription", "describe", "library"]
+__all__ = ["VALIDATOR", "ModelDescription", "class_of_config", "describe", "library"]
 
 OLDEST = 5
 """The oldest major version of transformers that is supported."""
@@ -70,7 +70,7 @@ def describe(document: Document, package: Any, given: GivenFields) -> ModelDescr
     Raises ConfigError if transformers does not know the model, a field is wrong, or the model is quantised.
     """
     fields, folder, where, overrides = given
-    config_class = _config_class(document, package, fields)
+    config_class = class_of_config(document, package, fields)
     check_overrides(document, config_class, fields, overrides)
     name, notes = _architecture(document, package, config_class, fields)
     model_class = getattr(package, name)
@@ -114,7 +114,7 @@ def _is_of_validator(error: Exception, why: str) -> bool:
     return isinstance(error, StrictDataclassError) and _TEXT_FOR_NUMBER.search(why) is None
 
 
-def _config_class(document: Document, package: Any, fields: Mapping[str, Any]) -> Any:
+def class_of_config(document: Document, package: Any, fields: Mapping[str, Any]) -> Any:
     """Return the configuration class of the ``model_type``, or of the architecture if the fields have no model_type."""
     known = package.CONFIG_MAPPING
     kind = fields.get("model_type")

@@ -38,8 +38,10 @@ def given_fields(document: Document) -> GivenFields:
 
 def _given(document: Document) -> GivenFields:
     if not document.model:
-        folder = os.path.dirname(document.path)
-        return GivenFields(dict(document.content), folder, document.name, dict(document.overrides))
+        folder, changed = os.path.dirname(document.path), dict(document.overrides)
+        if "model_type" in changed:  # these are all fields of another type
+            return GivenFields(changed, folder, document.name, {})
+        return GivenFields(dict(document.content), folder, document.name, changed)
     named = document.model["transformers"]
     if isinstance(named, str) and os.path.isdir(document.resolve(named)):
         named = os.path.join(named, "config.json")

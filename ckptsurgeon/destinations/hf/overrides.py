@@ -11,7 +11,7 @@ from ...tensors.dtypes import dtype_named
 from ...util.text import brief_repr
 from .._document import Document, check_fields
 
-__all__ = ["check_overrides", "config_of", "merged_fields"]
+__all__ = ["check_overrides", "config_of", "merged_fields", "own_fields"]
 
 FETCHING = ("attn_implementation", "experts_implementation", "_attn_implementation", "_experts_implementation")
 """Fields that are left out because they may name code on the hub; the weights do not depend on them."""
@@ -42,7 +42,7 @@ def check_overrides(
     The class itself would accept any field. ``inside`` is the part of the message that says which nested configuration
     is checked.
     """
-    known = {*_own_fields(config_class), *config_class.attribute_map, *fields, "num_labels"}
+    known = {*own_fields(config_class), *config_class.attribute_map, *fields, "num_labels"}
     hidden = {"architectures", "auto_map", "model_type", "transformers_version", *FETCHING}
     known = {name for name in known if not name.startswith("_")} - hidden
     check_fields(document, f"{config_class.__name__}{inside}", overrides, sorted(known))
@@ -58,7 +58,7 @@ def check_overrides(
             check_overrides(document, part, fields.get(name) or {}, value, inside=f" ({name})")
 
 
-def _own_fields(config_class: Any) -> set[str]:
+def own_fields(config_class: Any) -> set[str]:
     """Return the names of the fields of a configuration class, whether it is a dataclass or an older class."""
     if dataclasses.is_dataclass(config_class):
         return {field.name for field in dataclasses.fields(config_class)}

@@ -13,6 +13,11 @@ from ..transformers import TOOLKIT
 
 __all__ = ["Resizable"]
 
+_OF_THE_FILE = ("model_type", "architectures", "transformers_version", "torch_dtype", "_name_or_path")
+"""Fields that say of which type and version a config.json is."""
+_UNDECLARED = ("head_dim",)
+"""Fields that networks read although their configuration class does not declare them, as Qwen3-MoE's does."""
+
 
 class Resizable:
     """The network of a config.json, which can be built with other values of some fields; raises ConfigError."""
@@ -24,7 +29,11 @@ class Resizable:
                 "only a network of transformers can be resized: this is not its config.json.",
                 "Name the folder of a model, or its config.json with --config.",
             )
-        self._described: Any = None
+        if self._document.content.get("quantization_config") is not None:
+            raise self._document.fail(
+                "the weights are quantised: there is a quantization_config.",
+                "Decode them first: ckpt convert DIR --dequantize -o plain/.",
+            )
 
     @property
     def path(self) -> str:
@@ -55,6 +64,41 @@ class Resizable:
         document: Document = replace(self._document, overrides=dict(changes))
         given = given_fields(document)
         return describe(document, library(document), given).config
+
+    def main_name_in(self, model_type: str, name: str) -> str:
+        """Return the main name of a field of another model type; raises ConfigError if the type is not known."""
+        return str(self._class_of(model_type).attribute_map.get(name, name))
+
+    def names_in(self, model_type: str) -> dict[str, Any]:
+        """Return the fields of another model type with their default values."""
+        return dict(self._class_of(model_type)().to_dict())
+
+    def as_type(self, model_type: str, changes: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """Return all fields of the configuration as one of another model type, and the names of those left out.
+
+        Each field that both types have is carried over; ``changes`` are fields of the new type with their values. Only
+        fields that the file has are listed as left out. Raises ConfigError for a type or field that is not known.
+        """
+        from .config import describe, library
+        from .given import given_fields
+        from .overrides import check_overrides, own_fields
+
+        config_class, content = self._class_of(model_type), self._document.content
+        main_names = set(config_class.attribute_map.values())
+        known = (own_fields(config_class) | main_names | set(_UNDECLARED)) - {*_OF_THE_FILE, "auto_map"}
+        of_all = own_fields(library(self._document).PreTrainedConfig) - content.keys()  # with their defaults
+        carried = {name: value for name, value in self.fields().items() if name in known - of_all}
+        check_overrides(self._document, config_class, dict.fromkeys(main_names), changes)
+        fields = {**carried, **changes, "model_type": model_type, "architectures": content.get("architectures")}
+        document: Document = replace(self._document, overrides=fields)
+        fields["architectures"] = [describe(document, library(document), given_fields(document)).name]
+        names = {getattr(self._config({}), "attribute_map", {}).get(name, name) for name in content}
+        return fields, sorted(names - known - set(_OF_THE_FILE))
+
+    def _class_of(self, model_type: str) -> Any:
+        from .config import class_of_config, library
+
+        return class_of_config(self._document, library(self._document), {"model_type": model_type})
 
     @property
     def folder(self) -> str:

@@ -15,7 +15,7 @@ from ...errors import PlanError
 from ...tensors.info import TensorInfo
 from ...util.text import escape, listing, shape_text
 
-__all__ = ["Axis", "Network", "Runs", "changed_axes", "grouped", "indices_text", "numberless", "taken"]
+__all__ = ["Axis", "Network", "Runs", "changed_axes", "grouped", "indices_text", "literal", "numberless", "taken"]
 
 Runs = Sequence[tuple[int, int]]
 """Ranges of indices, each from the first up to, but not including, the second."""
@@ -112,7 +112,7 @@ def changed_axes(role: str, field: str, before: Network, after: Network) -> list
 
 
 def _is_fused(key: str, name: str) -> bool:
-    return name in _FUSED or key.rpartition(".")[0].rpartition(".")[2] in _FUSED
+    return name in _FUSED or key.rpartition(".")[0].rpartition(".")[2] in _FUSED or ".gate_up_proj" in key
 
 
 def _check_same_keys(field: str, before: Network, after: Network) -> None:
@@ -198,15 +198,16 @@ def _together(rows: Mapping[str, Mapping[str, Any]], keys: Sequence[str]) -> Ite
             yield {verb: pattern, **dict(fields)}
         else:
             for key in ours:
-                yield {verb: _literal(key), **dict(fields)}
+                yield {verb: literal(key), **dict(fields)}
 
 
 def numberless(key: str) -> str:
     """Return the pattern that matches a key and those that differ from it in numbers only: ``h.{a}.mlp.{b}.weight``."""
     names = iter("abcdefgh")
-    parts = (f"{{{next(names)}}}" if part.isdigit() else _literal(part) for part in key.split("."))
+    parts = (f"{{{next(names)}}}" if part.isdigit() else literal(part) for part in key.split("."))
     return ".".join(parts)
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """Return the pattern that matches a key alone."""
     return "".join(f"\\{char}" if char in _SPECIAL else char for char in text)

@@ -15,11 +15,11 @@ class Change:
     ``rows`` are operations on single keys, in order; ``after`` are operations on patterns, which follow. ``renamed``
     are rules for the results, and ``left`` are patterns of tensors that are left out. ``policies`` has the policy for
     shapes of keys whose rest is initialised. ``said`` is what was done; ``is_exact`` is true if the network computes
-    the same afterwards, up to rounding.
+    the same afterwards, up to rounding, and None if this is not known.
     """
 
     said: str
-    is_exact: bool
+    is_exact: bool | None
     rows: list[dict[str, Any]] = field(default_factory=list)
     after: list[dict[str, Any]] = field(default_factory=list)
     renamed: list[str] = field(default_factory=list)
@@ -31,5 +31,7 @@ class Change:
 
         ``is_tested`` is whether the tests compare the outputs of networks of this type.
         """
+        if self.is_exact is None:
+            return f"{self.said}; the outputs may change (--prove compares them)"
         stay = "the outputs stay equal" if is_tested else "the outputs should stay equal (--prove compares them)"
         return f"{self.said}; {stay if self.is_exact else 'the outputs change'}"

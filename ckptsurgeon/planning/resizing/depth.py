@@ -15,7 +15,16 @@ from ...util.text import brief_repr, count, escape
 from .axes import Network
 from .change import Change
 
-__all__ = ["INFLUENTIAL", "NORM_AFTER", "WAYS", "Layer", "changed_depth", "layers_of", "lists_of"]
+__all__ = [
+    "INFLUENTIAL",
+    "NORM_AFTER",
+    "WAYS",
+    "Layer",
+    "changed_depth",
+    "has_final_norm",
+    "layers_of",
+    "lists_of",
+]
 
 INFLUENTIAL = "influential"
 """The word for the layers that change their input most, which statistics tell."""
@@ -25,7 +34,7 @@ NEW = "resized"
 """A part of the names that layers have until they get their new numbers."""
 _RANGE = re.compile(r"([0-9]{1,6})(?:\.\.([0-9]{1,6}))?")
 _OUTPUTS = re.compile(
-    r"(^|\.)(o_proj|out_proj|c_proj|down_proj|fc2|wo|o|w2|lin2|out_lin|dense_4h_to_h|output_dense|output\.dense"
+    r"(^|\.)(o_proj|out_proj|c_proj|down_proj|fc2|wo|o|w2|lin2|out_lin|dense_4h_to_h|output_dense|output_linear|output\.dense"
     r"|attention\.dense|self_attn\.dense|self_attention\.dense)(\.weight|\.bias|_bias|)$"
 )
 """Matches the keys of the layers whose outputs are added to the residual stream, in transformers' networks."""
@@ -121,6 +130,26 @@ def _lengths(network: Network) -> dict[str, int]:
     return found
 
 
+def has_final_norm(paths: Sequence[str], network: Network) -> bool:
+    """Return whether a norm follows each of the lists of layers ``paths``.
+
+    If none does, the layers themselves normalise what they return, as those of BERT and BART do.
+    """
+    keys = list(network.tensors)
+    norms = [(at, key.rpartition(".")[0]) for at, key in enumerate(keys) if network.kinds.get(key) == "norm"]
+    norms = [(at, norm) for at, norm in norms if not norm.endswith("embedding")]
+
+    def follows(path: str) -> bool:
+        last = max(at for at, key in enumerate(keys) if key.startswith(f"{path}."))
+        around = {path[: match.start()] for match in re.finditer(r"\.|$", path)} - {path} | {""}
+        return any(
+            (at > last or "final" in norm or "post" in norm) and norm.rpartition(".")[0] in around
+            for at, norm in ((at, norm.replace(".pooler.", ".")) for at, norm in norms)
+        )
+
+    return all(map(follows, paths))
+
+
 def changed_depth(
     field: str,
     layers: Sequence[Layer],
@@ -184,9 +213,19 @@ def _output_projections(path: str, number: int, layers: Sequence[Layer], before:
     own = f"{path}.{layers[number].source}."
     keys = [key for key in before.tensors if key.startswith(own)]
     found = [key for key in keys if before.kinds.get(key) in _ADDED and _OUTPUTS.search(key)]
-    if len({key.rpartition(".")[0] for key in found}) < 2:
+    silent = _parts_without(found, keys, own, before)
+    if len({key.rpartition(".")[0] for key in found}) < 2 or silent:
         raise PlanError(
-            f"it is not known which tensors of {escape(own[:-1])} add to its input.",
+            f"it is not known which tensors of {escape(silent or own[:-1])} add to its input.",
             hint="Repeat layers instead: --layers repeat, or a list.",
         )
     return [f"{path}.{NEW}.{number}.{key[len(own) :]}" for key in found]
+
+
+def _parts_without(found: Sequence[str], keys: Sequence[str], own: str, before: Network) -> str:
+    """Return a part of a layer with several matrices of which none becomes zero; "" if there is none."""
+    matrices: dict[str, set[str]] = {}
+    for key in keys:
+        if before.kinds.get(key) in _ADDED and not key.endswith("bias"):
+            matrices.setdefault(key[len(own) :].partition(".")[0], set()).add(key)
+    return next((own + name for name, some in matrices.items() if len(some) > 1 and not some.intersection(found)), "")

@@ -16,6 +16,7 @@ _NAMES: Mapping[str, Iterable[str]] = {
     "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
     "heads": (
         "num_attention_heads", "num_heads", "n_head", "n_heads", "encoder_attention_heads", "decoder_attention_heads",
+        "attention_heads",
     ),
     "depth": (
         "num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_decoder_layers", "num_encoder_layers",

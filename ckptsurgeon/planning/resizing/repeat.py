@@ -34,7 +34,7 @@ def repeated(field: str, axes: Sequence[Axis], numbers: tuple[int, int], unit: i
         )
     rows: list[dict[str, Any]] = []
     for axis in axes:
-        size = unit or axis.before // old
+        size = unit * (3 if _has_heads_in_turn(axis, old) else 1) if unit else axis.before // old
         if axis.after != times * axis.before or axis.before % (size * axis.parts):
             raise PlanError(
                 f"{field} {old} to {new} changes dimension {axis.dim} of {escape(axis.key)} from {axis.before} to "
@@ -44,6 +44,11 @@ def repeated(field: str, axes: Sequence[Axis], numbers: tuple[int, int], unit: i
         rows.append(taken(axis, [(index, index + 1) for index in range(units) for _ in range(times)], size))
     rows += [{"scale": axis.key, "by": 1 / times} for axis in axes if axis.side == "in"]
     return Change(f"{field} {old} to {new}: each repeated {count(times, 'time')}", True, rows)
+
+
+def _has_heads_in_turn(axis: Axis, width: int) -> bool:
+    """Return whether an axis has the queries, keys and values of the first head, then those of the next (GPT-NeoX)."""
+    return ".query_key_value." in axis.key and axis.side == "out" and axis.before == 3 * width
 
 
 def widened_channels(field: str, axes: Sequence[Axis], numbers: tuple[int, int], way: str) -> Change:

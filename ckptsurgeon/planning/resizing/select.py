@@ -13,7 +13,7 @@ from ...util.text import escape
 from .axes import Axis, taken
 from .change import Change
 
-__all__ = ["groups_of", "largest", "scores_by_weights", "selected"]
+__all__ = ["check_units", "groups_of", "largest", "scores_by_weights", "selected"]
 
 
 def groups_of(axes: Sequence[Axis]) -> list[list[Axis]]:
@@ -63,6 +63,18 @@ def largest(scores: Iterable[float], keep: int, within: int = 1) -> list[int]:
     return kept
 
 
+def check_units(field: str, axes: Sequence[Axis], numbers: tuple[int, int]) -> None:
+    """Raise PlanError if an axis does not have a whole number of elements for each unit, before and after."""
+    old, new = numbers
+    for axis in axes:
+        if axis.before % (axis.parts * old) or axis.after * old != axis.before * new:
+            raise PlanError(
+                f"{field} {old} to {new} changes dimension {axis.dim} of {escape(axis.key)} from {axis.before} to "
+                f"{axis.after}, which is not in proportion.",
+                hint="Leave this field as it is.",
+            )
+
+
 def selected(
     field: str, groups: Sequence[Sequence[Axis]], kept: Sequence[Sequence[int]], numbers: tuple[int, int], by: str
 ) -> Change:
@@ -73,15 +85,9 @@ def selected(
     old, new = numbers
     rows = []
     for axes, units in zip(groups, kept, strict=True):
+        check_units(field, axes, numbers)
         runs = [(index, index + 1) for index in units]
-        for axis in axes:
-            size, rest = divmod(axis.before, axis.parts * old)
-            if rest or axis.after * old != axis.before * new:
-                raise PlanError(
-                    f"{field} {old} to {new} changes dimension {axis.dim} of {escape(axis.key)} from {axis.before} to "
-                    f"{axis.after}, which is not in proportion.",
-                )
-            rows.append(taken(axis, runs, size))
+        rows += [taken(axis, runs, axis.before // (axis.parts * old)) for axis in axes]
     return Change(f"{field} {old} to {new}: {by}", False, rows)
 
 

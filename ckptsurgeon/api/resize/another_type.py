@@ -1,0 +1,161 @@
+"""Makes a dense network one of a type with experts, or one expert of a network a dense one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+from ...destinations.hf.resizable import Resizable
+from ...destinations.module_kinds import module_kinds
+from ...errors import ConfigError
+from ...planning.resizing.axes import Network
+from ...planning.resizing.change import Change
+from ...planning.resizing.experts import expert_alone, upcycled
+from ...planning.resizing.fields import role_of
+from ...planning.target import TargetSpec
+from ...util.text import brief_repr, count, escape, listing
+from .stages import Choices
+
+__all__ = ["ALIKE", "AnotherType"]
+
+ALIKE = {
+    ("llama", "mixtral"), ("mistral", "mixtral"), ("qwen2", "qwen2_moe"), ("qwen3", "qwen3_moe"),
+}  # fmt: skip
+"""Pairs of types whose networks compute the same outside the feed-forward layers, as the tests compare."""
+_SIZE, _SIZES = "intermediate_size", ("moe_intermediate_size", "shared_expert_intermediate_size")
+_USED = ("num_experts_per_tok", "num_experts_per_token", "top_k")
+NORMALISED = "norm_topk_prob"
+"""The field that says whether the weights of the chosen experts are divided by their sum."""
+_NORMALISING = ("mixtral",)
+"""Types that always do this."""
+_DERIVED = ("max_window_layers",)
+"""Fields on which nothing but others (``layer_types``) depend."""
+
+
+class AnotherType:
+    """The change of a network to another model type; has what ``Stages`` has.
+
+    ``fields`` are new values of fields by name, and ``expert`` is the number of the expert that a dense network gets.
+    Raises ConfigError and PlanError.
+    """
+
+    on_missing = "init"  # routers; ``upcycled`` has looked at all other tensors
+
+    def __init__(
+        self, base: Resizable, model_type: str, fields: Mapping[str, Any], expert: int | None, choices: Choices
+    ) -> None:
+        self._base, self._type, self._expert = base, model_type, expert
+        if choices != Choices():
+            raise ConfigError(
+                "--as changes the type alone, not the size.", hint="Leave --layers, --keep and --new-channels out."
+            )
+        self._before = base.fields()
+        self._given = {base.main_name_in(model_type, name): value for name, value in fields.items()}
+        if model_type == self._before.get("model_type"):
+            raise ConfigError(f"--as {escape(model_type)}: the model has this type already.", hint="Leave --as out.")
+        self._set = {**self._sizes(), **self._given}
+        self.overrides, self._left_out = base.as_type(model_type, self._set)
+        self._check()
+
+    @cached_property
+    def first(self) -> TargetSpec:
+        """The network of the source."""
+        return self._base.target({})
+
+    @cached_property
+    def last(self) -> TargetSpec:
+        """The network of the output."""
+        return self._base.target(self.overrides)
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether the tests compare the outputs of networks of these two types."""
+        return (str(self._before.get("model_type")), self._type) in ALIKE
+
+    @property
+    def said(self) -> list[str]:
+        """Notes on fields of config.json."""
+        own = [f"{name}={brief_repr(value)}" for name, value in self._set.items() if name not in self._given]
+        found = [f"set in config.json, too: {listing(own, where='')}"] if own else []
+        if self._left_out:
+            names = listing(self._left_out, where="")
+            unusual = f" (of which {listing(own, where='')} had unusual values)" if (own := self._unusual()) else ""
+            found.append(
+                f"fields that {escape(self._type)} does not have are left out of config.json: {names}{unusual}"
+            )
+        return found
+
+    def changes(self) -> Iterator[Change]:
+        """Yield the one change that is needed."""
+        before, after = (Network(one.tensors, module_kinds(one), one.ties) for one in (self.first, self.last))
+        types = f"{escape(str(self._before.get('model_type')))} to {escape(self._type)}"
+        if self._expert is not None:
+            change = expert_alone(before, after, self._expert)
+            change.said = f"{types}: expert {self._expert} of each layer is its feed-forward layer"
+        else:
+            change = upcycled(before, after)
+            number = next(value for name, value in self.overrides.items() if role_of(name) == "experts")
+            change.said = (
+                f"{types}: {count(number, 'expert')}, each a copy of the feed-forward layer (arXiv 2212.05055)"
+            )
+            change.is_exact = self._is_exact()
+            if change.is_exact is False:
+                change.said += "; the weights of the chosen experts do not sum to 1"
+        yield change
+
+    def _is_exact(self) -> bool | None:
+        """Return whether the weights of the chosen experts sum to 1; None if it is not known what else differs."""
+        if not self.overrides.get(NORMALISED, self._type in _NORMALISING or None):
+            return False if NORMALISED in self.overrides else None
+        return True if self.is_tested and not self._unusual() else None
+
+    def _unusual(self) -> list[str]:
+        """Return the fields that are left out although they do not have their default values."""
+        usual = self._base.names_in(str(self._before.get("model_type")))
+        found = []
+        for name in self._left_out:
+            own, default = self._before.get(name), usual.get(name)
+            if isinstance(own, list) and isinstance(default, list):  # of layers, of which there may be fewer
+                own, default = [one for one in own if one not in default], []
+            if own != default and name not in _DERIVED:
+                found.append(name)
+        return found
+
+    def _sizes(self) -> dict[str, Any]:
+        """Return fields of the new type that must have other values than its defaults."""
+        known = self._base.names_in(self._type)
+        if self._expert is not None:
+            size = next((self._before[name] for name in _SIZES if self._before.get(name)), None)
+            return {_SIZE: size} if size is not None and _SIZE in known else {}
+        found = {name: self._before.get(_SIZE) for name in _SIZES if name in known and self._before.get(_SIZE)}
+        return {**found, **({NORMALISED: True} if NORMALISED in known else {})}
+
+    def _check(self) -> None:
+        """Raise ConfigError if a number of experts is missing, or it is not known which expert a dense network gets."""
+        known = [name for name in self._base.names_in(self._type) if role_of(name) == "experts"]
+        experts = next((name for name in self._before if role_of(name) == "experts"), "")
+        if known and self._expert is None and not experts:
+            self._check_numbers(known)
+        elif known or not experts:
+            what = "have experts" if known else "have no experts"
+            raise ConfigError(
+                f"{escape(str(self._before.get('model_type')))} and {escape(self._type)} both {what}."
+                if bool(known) == bool(experts)
+                else "--expert is only for a model with experts, and a type without.",
+                hint="--as makes a dense network one with experts; with --expert, one expert a dense network.",
+            )
+        elif self._expert is None:
+            raise ConfigError(f"{escape(self._type)} has no experts.", hint="Choose one of them with --expert N.")
+
+    def _check_numbers(self, known: list[str]) -> None:
+        number = next((self._given[name] for name in known if name in self._given), None)
+        if type(number) is not int or number < 1:
+            raise ConfigError("it is not said how many experts there are.", hint=f"As in --set {known[0]}=8.")
+        for name in _USED:
+            used = self.overrides.get(name, self._base.names_in(self._type).get(name))
+            if type(used) is int and not 0 < used <= number:
+                raise ConfigError(
+                    f"each token would use {used} of {count(number, 'expert')} ({name}).",
+                    hint=f"Use more experts, or fewer for each token: --set {name}={min(2, number)}.",
+                )

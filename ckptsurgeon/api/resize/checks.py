@@ -1,0 +1,177 @@
+"""Finds out where a network of another size would compute something else although its weights fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ...errors import ConfigError, PlanError
+from ...planning.resizing.axes import Axis
+from ...planning.resizing.depth import Layer
+from ...planning.resizing.fields import role_of
+from ...util.text import brief_repr, escape, listing
+from .arguments import at_path
+
+__all__ = [
+    "check_heads",
+    "check_identity",
+    "check_ties",
+    "check_used",
+    "check_values",
+    "heads_of_one_size",
+    "layers_apart",
+    "numbers_apart",
+]
+
+Constants = Mapping[str, object]
+"""The values that modules have beside their weights, by path and name."""
+_LATENT = "kv_lora_rank"
+"""The field of networks that make keys and values of all heads from one latent vector: each head has its own."""
+_RELATIVE, _SCALED_IF_TIED = ("relative_attention_num_buckets", "d_kv"), "scale_decoder_outputs"
+_OTHER_SUMS = ("alpha_factor", "zero_expert_num")
+"""Ends of fields of networks whose layers pass their input on otherwise than by adding to it."""
+_COUNTS_LAYERS = "scale_attn_by_inverse_layer_idx"
+_SAME = ("init", "std", "drop", "layerdrop")
+"""Parts of the names of values that only training needs."""
+
+
+def check_values(asked: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+    """Raise ConfigError if the class of a configuration does not take a value that was asked for."""
+    for name, value in asked.items():
+        if at_path(fields, name) != value and at_path(fields, name) is not None:
+            raise ConfigError(
+                f"--set {escape(name)}={brief_repr(value)} is not possible: the class of the configuration makes it "
+                f"{brief_repr(at_path(fields, name))}.",
+                hint="Leave this field out.",
+            )
+
+
+def check_ties(name: str, before: Mapping[str, Any], *, is_untied: bool) -> None:
+    """Raise ConfigError if untying the output layer ``name`` would change what the network computes.
+
+    T5 and its relatives multiply the last hidden states by a number if the two are tied.
+    """
+    if is_untied and all(one in before for one in _RELATIVE) and _SCALED_IF_TIED not in before:
+        raise ConfigError(
+            f"--set {name}=false: this network scales its last layer differently if it is not tied.",
+            hint="Leave this field out; the width of this network cannot be changed.",
+        )
+
+
+def check_heads(part: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raise ConfigError if heads of queries and of keys do not fit; ``part`` has all fields, ``new`` the new values."""
+    names = {role: [one for one in part if role_of(one) == role and type(part[one]) is int] for role in _HEADS}
+    if not (names["heads"] and names["kv_heads"]):
+        return
+    heads, keys = names["heads"][0], names["kv_heads"][0]
+    if heads not in new and keys not in new:
+        return
+    numbers = [new.get(one, part[one]) for one in (heads, keys)]
+    wanted = new.get(heads, new.get(keys))
+    if _LATENT in part and part[heads] == part[keys] and numbers[0] != numbers[1]:
+        raise ConfigError(
+            f"{heads} and {keys} have to stay equal: each head makes its keys from the same latent vector.",
+            hint=f"Set both: --set {heads}={wanted} --set {keys}={wanted}.",
+        )
+    if numbers[0] % numbers[1]:
+        raise ConfigError(
+            f"{heads} {numbers[0]} is no multiple of {keys} {numbers[1]}, so queries cannot share keys evenly.",
+            hint=f"Choose a divisor of {numbers[0]} for {keys}.",
+        )
+
+
+_HEADS = ("heads", "kv_heads")
+_MATRICES = ("linear", "transposed linear", "conv")
+
+
+def heads_of_one_size(name: str, numbers: tuple[int, int], axes: Iterable[Axis], width: str) -> PlanError | None:
+    """Return an error if another number of heads alone would only give each of them another size."""
+    weights = [axis for axis in axes if axis.kind in _MATRICES]
+    ratios = {axis.after * numbers[0] == axis.before * numbers[1] for axis in weights}
+    if ratios == {True} and {axis.side for axis in weights} == {"out", "in"}:
+        return None
+    more, less = numbers[1] > numbers[0], numbers[1] < numbers[0]
+    also = f"with --set {width}=… that grows as much" if more else ""
+    others = "Leave out channels (intermediate_size) or layers, or pool heads of keys (num_key_value_heads)"
+    return PlanError(
+        f"{name} {numbers[0]} to {numbers[1]}: this network has no field for the size of a head, which is {width} "
+        f"divided by {name}; the same weights would be divided into {'more and smaller' if more else 'fewer, larger'} "
+        "heads, which compute something else.",
+        hint=f"Set it {also}." if more else f"{others}." if less else "",
+    )
+
+
+def check_used(role: str, field: str, axes: Sequence[Axis]) -> None:
+    """Raise PlanError if what heads return has another size than the layer that takes it, or the reverse.
+
+    Helium has ``head_dim``, but the layer after its heads has the size of the width.
+    """
+    modules: dict[str, list[Axis]] = {}
+    for axis in axes:
+        if axis.kind in _MATRICES and not axis.key.endswith("bias"):
+            modules.setdefault(axis.key.rpartition(".")[0].rpartition(".")[0], []).append(axis)
+    is_used = any(axis.side == "in" for own in modules.values() for axis in own)
+    for path, own in modules.items():
+        names = {axis.key for axis in own}
+        made = {axis.key for axis in own if axis.side == "out"}
+        used = {axis.key for axis in own if axis.side == "in"}
+        if role == "heads" and not is_used:
+            last = listing(sorted(made))
+        elif role == "width" and len(names) > 2 and len(made) == 1 and made <= used:
+            last = next(iter(made))
+        else:
+            continue
+        raise PlanError(
+            f"{field}: the layers of {escape(path)} would not fit together ({last}).",
+            hint="In this network the heads together have the width: leave it and the number of heads as they are.",
+        )
+
+
+def check_identity(before: Mapping[str, Any]) -> None:
+    """Raise PlanError if no layer of a network passes its input on by adding nothing to it."""
+    found = [name for name in before if name.endswith(_OTHER_SUMS) or (name == _COUNTS_LAYERS and before[name])]
+    if found:
+        raise PlanError(
+            f"with {listing(found, where='')}, no layer of this network only passes its input on.",
+            hint="Repeat layers instead: --layers repeat, or a list.",
+        )
+
+
+def numbers_apart(before: Constants, after: Constants, but: Iterable[str] = ()) -> list[str]:
+    """Return the names of numbers that a network of another size computes with, and that differ.
+
+    ``but`` are paths of modules whose numbers are known to differ.
+    """
+    known = set(but)
+    return [
+        name
+        for name, value in after.items()
+        if isinstance(value, (float, tuple))
+        and name in before
+        and before[name] != value
+        and name.rpartition(".")[0] not in known
+        and not any(part in name.rpartition(".")[2] for part in _SAME)
+    ]
+
+
+def layers_apart(before: Constants, after: Constants, paths: Sequence[str], layers: Sequence[Layer]) -> list[str]:
+    """Return names of values of layers that differ from those of the layers whose weights they get.
+
+    Values of layers that only pass their input on do not matter.
+    """
+    found = []
+    for path in paths:
+        for number, layer in enumerate(layers):
+            own, theirs = f"{path}.{number}.", f"{path}.{layer.source}."
+            for name, value in after.items():
+                if layer.is_identity or not name.startswith(own):
+                    continue
+                old = before.get(theirs + name[len(own) :])
+                if old != value and (old, value) != (layer.source, number) and not _is_number_of_layer(name):
+                    found.append(name)
+    return found
+
+
+def _is_number_of_layer(name: str) -> bool:
+    last = name.rpartition(".")[2]
+    return last.endswith(("idx", "index", "layer_id", "layer_number")) or any(part in last for part in _SAME)

@@ -1,0 +1,239 @@
+"""A dense network as one with experts, each a copy of the feed-forward layer; or one expert as a dense network.
+
+Sparse upcycling (https://arxiv.org/abs/2212.05055): if the weights of the chosen experts sum to 1, the network computes
+the same at first, because all experts of a layer are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ...errors import ConfigError, PlanError
+from ...util.text import count, escape, listing, shape_text
+from .axes import Network, literal, numberless
+from .change import Change
+
+__all__ = ["expert_alone", "upcycled"]
+
+_PARTS = {
+    "gate_proj": "gate", "w1": "gate", "up_proj": "up", "w3": "up", "down_proj": "down", "w2": "down",
+    "gate_up_proj": "gate_up",
+}  # fmt: skip
+"""{name of a layer: the part of a feed-forward layer with a gate that it is}"""
+_FORMS = ({"gate", "up", "down"}, {"gate_up", "down"})
+_ROUTING = ("router", "experts")
+_ONLY_PLAIN = "Only feed-forward layers with a gate and without biases become experts, and the reverse."
+
+Parts = Mapping[str, str]
+"""The key of each part of a feed-forward layer."""
+
+
+def upcycled(before: Network, after: Network) -> Change:
+    """Return the change of a dense network to one with experts, each a copy of the feed-forward layer.
+
+    What else is new is initialised: routers, and shared experts, whose output projections are zero. The fields
+    ``said`` and ``is_exact`` are left to the caller. Raises PlanError if the networks differ in another tensor, or a
+    feed-forward layer is not known.
+    """
+    change = Change("", True)
+    layers = _different_layers(before, after)
+    dense = {layer: _plain(old) for layer, (old, _) in layers.items()}
+    for own, layer in _alike(dense, before):
+        new = layers[layer][1]
+        experts = _stacked(new, after)
+        _check_shapes(before, dense[layer], after, experts)
+        beside = _beside(new, after)
+        change.after += _copies(before, dense[layer], after, experts, beside, own)
+        change.after += _zeroed(before.tensors[dense[layer]["down"]].shape, beside, after, own)
+    return change
+
+
+def expert_alone(before: Network, after: Network, number: int) -> Change:
+    """Return the change of a network with experts to a dense one, with the expert ``number`` of each layer.
+
+    ``said`` is left to the caller. Raises ConfigError if there is no such expert, and PlanError as ``upcycled`` does.
+    """
+    change = Change("", False)
+    layers = _different_layers(before, after)
+    dense = {layer: _plain(new) for layer, (_, new) in layers.items()}
+    for own, layer in _alike(dense, after):
+        experts = _stacked(layers[layer][0], before)
+        experts_in = before.tensors[experts["down"]].shape[0]
+        if number >= experts_in:
+            raise ConfigError(f"--expert {number}: a layer has the experts 0 to {experts_in - 1}.")
+        _check_shapes(after, dense[layer], before, experts)
+        change.after += _taken_out(after, dense[layer], experts, number, own)
+        change.left += [own(key) for key in layers[layer][0] if key not in experts.values()]
+    return change
+
+
+# Which layers differ, and what their parts are.
+
+
+def _different_layers(before: Network, after: Network) -> dict[str, tuple[list[str], list[str]]]:
+    """Return, by layer, the keys that only ``before`` has and those that only ``after`` has.
+
+    Raises PlanError if a tensor has another shape, or one outside the layers has no equal.
+    """
+    shared = [key for key in before.tensors if key in after.tensors]
+    other = [key for key in shared if before.tensors[key].shape != after.tensors[key].shape]
+    if other:
+        old, new = (shape_text(network.tensors[other[0]].shape) for network in (before, after))
+        more = f", and {count(len(other) - 1, 'more', 'more')} have other shapes" if len(other) > 1 else ""
+        raise _another(f"{escape(other[0])} is {new} instead of {old}{more}")
+    found: dict[str, tuple[list[str], list[str]]] = {}
+    for side, (network, rest) in enumerate(((before, after), (after, before))):
+        for key in network.tensors:
+            if key not in rest.tensors and key not in network.ties:
+                found.setdefault(_layer(key), ([], []))[side].append(key)
+    lone = [key for layer, (old, new) in found.items() if not layer or not (old and new) for key in (*old, *new)]
+    if lone:
+        raise _another(listing(lone))
+    if not found:
+        raise PlanError("the two networks have the same tensors, so there is nothing to do.")
+    return found
+
+
+def _another(what: str) -> PlanError:
+    return PlanError(
+        f"the rest of the network of the other type is not the same: {what}.",
+        hint="Choose a type whose layers differ in the feed-forward layer alone.",
+    )
+
+
+def _layer(key: str) -> str:
+    """Return a key up to its first number: the layer that it is in; "" if it is in none."""
+    parts = key.split(".")
+    first = next((at for at, part in enumerate(parts) if part.isdigit()), -1)
+    return ".".join(parts[: first + 1])
+
+
+def _plain(keys: Iterable[str]) -> dict[str, str]:
+    """Return the parts of a dense feed-forward layer by what they are; raises PlanError if there is anything else."""
+    found: dict[str, str] = {}
+    for key in keys:
+        module, _, name = key.rpartition(".")
+        part = _PARTS.get(module.rpartition(".")[2], "") if name == "weight" else ""
+        if not part or part in found:
+            raise PlanError(f"{escape(key)} is not known as a part of a feed-forward layer.", hint=_ONLY_PLAIN)
+        found[part] = key
+    if found.keys() not in _FORMS:
+        raise PlanError(f"{listing(list(found.values()))}: this is not a whole feed-forward layer.", hint=_ONLY_PLAIN)
+    return found
+
+
+def _stacked(keys: Sequence[str], network: Network) -> dict[str, str]:
+    """Return the keys of the experts of a layer: "gate_up" and "down"; raises PlanError if they are not stacked so."""
+    kinds = {key: network.kinds.get(key, "other") for key in keys}
+    found = {_PARTS.get(key.rpartition(".")[2], key): key for key, kind in kinds.items() if "experts" in kind}
+    if found.keys() != {"gate_up", "down"} or {kinds[key] for key in found.values()} != {"experts"}:
+        raise PlanError(f"{listing(list(keys))}: these experts are not stacked as gate_up_proj and down_proj.")
+    return found
+
+
+def _check_shapes(plain: Network, dense: Parts, with_experts: Network, experts: Parts) -> None:
+    """Raise PlanError if the experts of a layer do not have the size of its dense feed-forward layer."""
+    down = plain.tensors[dense["down"]].shape
+    own = [with_experts.tensors[experts[part]].shape[1:] for part in ("gate_up", "down")]
+    if own != [(2 * down[1], down[0]), down]:
+        raise PlanError(
+            f"an expert of {escape(experts['down'])} is {shape_text(own[1])}, and {escape(dense['down'])} is "
+            f"{shape_text(down)}.",
+            hint="Set the size of the feed-forward layer as in the other network.",
+        )
+
+
+class _Own:
+    """Returns keys of one layer as patterns: of all layers that are changed alike, or of this layer alone."""
+
+    def __init__(self, *, is_one: bool) -> None:
+        self._is_one = is_one
+
+    def __call__(self, key: str) -> str:
+        return literal(key) if self._is_one else numberless(key)
+
+
+def _alike(layers: Mapping[str, Parts], network: Network) -> list[tuple[_Own, str]]:
+    """Return one layer for all if the tensors of all layers of ``network`` change; otherwise, each layer by itself."""
+    changed = {key for parts in layers.values() for key in parts.values()}
+    patterns = {numberless(key) for key in changed}
+    matched = {key for key in network.tensors if numberless(key) in patterns}
+    one = {tuple(numberless(key) for key in parts.values()) for parts in layers.values()}
+    if matched == changed and len(one) == 1:
+        return [(_Own(is_one=False), next(iter(layers)))]
+    return [(_Own(is_one=True), layer) for layer in layers]
+
+
+# Operations on the tensors of a layer.
+
+
+def _copies(
+    before: Network, dense: Parts, after: Network, experts: Parts, beside: Sequence[str], own: _Own
+) -> list[dict[str, Any]]:
+    both, down = own(experts["gate_up"]), own(experts["down"])
+    number, rows, width = after.tensors[experts["gate_up"]].shape
+    if "gate_up" in dense:
+        made: dict[str, Any] = {"copy": own(dense["gate_up"]), "into": [both]}
+    else:
+        made = {"concat": [own(dense["gate"]), own(dense["up"])], "into": both}
+    return [
+        made,
+        {"reshape": both, "shape": [1, rows, width]},
+        {"tile": both, "times": number},
+        {"copy": own(dense["down"]), "into": [down, *map(own, beside)]},
+        {"reshape": down, "shape": [1, *before.tensors[dense["down"]].shape]},
+        {"tile": down, "times": number},
+    ]
+
+
+def _beside(new: Sequence[str], after: Network) -> list[str]:
+    """Return the keys of the output projections of new modules beside the experts, such as a shared expert.
+
+    Raises PlanError if something else is new that is not for routing.
+    """
+    linear = [key for key in new if after.kinds.get(key) not in _ROUTING]
+    found = [key for key in linear if _PARTS.get(_module(key)) == "down"]
+    inside = {key.rpartition(".")[0].rpartition(".")[0] for key in found}
+    unknown = [key for key in linear if not any(key.startswith((f"{one}.", f"{one}_gate.")) for one in inside)]
+    if unknown:
+        raise _another(listing(unknown))
+    return found
+
+
+def _zeroed(shape: Sequence[int], keys: Sequence[str], after: Network, own: _Own) -> list[dict[str, Any]]:
+    """Return operations that make copies of an output projection zero, of the size that ``after`` has."""
+    rows: list[dict[str, Any]] = []
+    for key in keys:
+        size = after.tensors[key].shape[1]
+        rows.append({"zero": own(key)})
+        if size > shape[1]:
+            rows.append({"pad": own(key), "dim": 1, "size": size})
+        elif size < shape[1]:
+            rows.append({"slice": own(key), "dim": 1, "end": size})
+    return rows
+
+
+def _module(key: str) -> str:
+    return key.rpartition(".")[0].rpartition(".")[2]
+
+
+def _taken_out(after: Network, dense: Parts, experts: Parts, number: int, own: _Own) -> list[dict[str, Any]]:
+    width, size = after.tensors[dense["down"]].shape
+    halves = ("gate_up",) if "gate_up" in dense else ("gate", "up")
+    rows: list[dict[str, Any]] = [{"copy": own(experts["gate_up"]), "into": [own(dense[part]) for part in halves]}]
+    each = 2 * size // len(halves)
+    for at, part in enumerate(halves):
+        key = own(dense[part])
+        rows += [
+            {"slice": key, "begin": number, "end": number + 1},
+            {"reshape": key, "shape": [2 * size, width]},
+            {"slice": key, "begin": at * each, "end": (at + 1) * each},
+        ]
+    down = own(dense["down"])
+    return [
+        *rows,
+        {"copy": own(experts["down"]), "into": [down]},
+        {"slice": down, "begin": number, "end": number + 1},
+        {"reshape": down, "shape": [width, size]},
+    ]

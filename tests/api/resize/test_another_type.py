@@ -1,0 +1,125 @@
+"""A dense network becomes one with experts, opened by transformers and run beside its source; and the reverse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.api.resize.another_type import ALIKE
+from fixtures.resizing.cases import CHANGED, EQUAL, TYPES, Case
+from fixtures.resizing.networks import NETWORKS
+
+from ...helpers.depth import FULL
+from .test_resize import outputs, source, transformers
+
+__all__ = ["source"]
+
+PAIRS = tuple(TYPES) if FULL else (("llama", "mixtral"), ("qwen2", "qwen2_moe"), ("llama", "qwen3_moe"))
+ALL = [(*pair, name, TYPES[pair][name]) for pair in PAIRS for name in TYPES[pair]]
+MOE = {"num_local_experts": 4}
+
+Saved = Callable[[str], Path]
+
+
+def test_every_pair_that_is_said_to_stay_equal_is_compared() -> None:
+    assert {pair for pair, cases in TYPES.items() if any(one.expected == EQUAL for one in cases.values())} == ALIKE
+
+
+@pytest.mark.parametrize(("kind", "other", "name", "case"), ALL, ids=[f"{a}-{b}-{name}" for a, b, name, _ in ALL])
+def test_a_network_of_another_type_loads_and_computes_as_it_is_said(
+    kind: str, other: str, name: str, case: Case, source: Saved, tmp_path: Path
+) -> None:
+    folder = source(kind)
+    if case.expected not in (EQUAL, CHANGED):
+        with pytest.raises((cs.PlanError, cs.ConfigError), match=case.expected):
+            cs.resize(folder, set=case.set, model_type=other, **case.more)
+        return
+    plan = cs.resize(folder, set=case.set, model_type=other, **case.more)
+    said = "the outputs stay equal" if case.expected == EQUAL else "the outputs change"
+    assert plan.notes[0].endswith(said), plan.notes
+    cs.apply(plan, tmp_path / "out")
+    assert not cs.verify(tmp_path / "out").failed
+    assert json.loads((tmp_path / "out/config.json").read_text())["architectures"] == [NETWORKS[other][0]]
+    before, after = outputs(folder, kind), outputs(tmp_path / "out", other)
+    difference = ((before - after).abs().max() / before.abs().max()).item()
+    assert (difference < 1e-5) == (case.expected == EQUAL), difference
+
+
+def test_experts_are_copies_and_routers_are_drawn_with_the_seed(source: Saved, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        cs.apply(cs.resize(source("llama"), set=MOE, model_type="mixtral", seed=seed), tmp_path / name)
+    before = load_file(source("llama") / "model.safetensors")
+    made = [load_file(tmp_path / name / "model.safetensors") for name in ("a", "b", "c")]
+    routers = [one["model.layers.1.mlp.gate.weight"] for one in made]
+    assert torch.equal(routers[0], routers[1])
+    assert not torch.equal(routers[0], routers[2])
+    assert routers[0].std() > 0.001
+    both = torch.cat([before[f"model.layers.1.mlp.{name}_proj.weight"] for name in ("gate", "up")])
+    assert torch.equal(made[0]["model.layers.1.mlp.experts.gate_up_proj"], both.expand(4, -1, -1))
+
+
+def test_the_expert_that_is_asked_for_becomes_the_feed_forward_layer(source: Saved, tmp_path: Path) -> None:
+    """All experts of layer 0 but number 2 are broken, and what is made computes as number 2 does."""
+    cs.apply(cs.resize(source("llama"), set=MOE, model_type="mixtral"), tmp_path / "moe")
+    weights = load_file(tmp_path / "moe/model.safetensors")
+    for key in ("model.layers.0.mlp.experts.gate_up_proj", "model.layers.0.mlp.experts.down_proj"):
+        weights[key] = weights[key].clone()
+        weights[key][[0, 1, 3]] = 1.0
+    save_file(weights, tmp_path / "moe/model.safetensors", {"format": "pt"})
+    cs.apply(cs.resize(tmp_path / "moe", model_type="llama", expert=2), tmp_path / "dense")
+    before = load_file(source("llama") / "model.safetensors")
+    after = load_file(tmp_path / "dense/model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_fields_are_carried_over_and_others_are_said_to_be_left_out(source: Saved, tmp_path: Path) -> None:
+    plan = cs.resize(source("llama"), set=MOE, model_type="mixtral")
+    assert any("left out of config.json: attention_bias, mlp_bias" in note for note in plan.notes), plan.notes
+    cs.apply(plan, tmp_path / "moe")
+    old, new = (json.loads((one / "config.json").read_text()) for one in (source("llama"), tmp_path / "moe"))
+    assert new["rope_parameters"] == old["rope_parameters"]  # whose default is another in Mixtral
+    assert new["rms_norm_eps"] == old["rms_norm_eps"]
+    assert (new["model_type"], new["num_local_experts"], "mlp_bias" in new) == ("mixtral", 4, False)
+
+
+def test_an_unusual_field_that_is_left_out_is_no_promise(tmp_path: Path) -> None:
+    """Qwen3 has windows in some layers; Qwen3-MoE does not have ``layer_types``, so its outputs differ."""
+    folder = tmp_path / "qwen3"
+    name, fields = NETWORKS["qwen3"]
+    config = transformers.CONFIG_MAPPING["qwen3"](
+        **{**fields, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+    )
+    getattr(transformers, name)(config).save_pretrained(folder)
+    plan = cs.resize(folder, set={"num_experts": 4, "num_experts_per_tok": 2}, model_type="qwen3_moe")
+    assert plan.notes[0].endswith("the outputs may change (--prove compares them)")
+    assert any("layer_types had unusual values" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "error"),
+    [
+        ("llama", {"model_type": "mixtral"}, "how many experts"),
+        ("llama", {"model_type": "mixtral", "set": {"num_local_experts": 1}}, "each token would use 2 of 1 expert"),
+        ("llama", {"model_type": "llama", "set": MOE}, "has this type already"),
+        ("llama", {"model_type": "mixtrall", "set": MOE}, "no model_type 'mixtrall'"),
+        ("llama", {"model_type": "qwen2"}, "both have no experts"),
+        ("llama", {"model_type": "mixtral", "set": {**MOE, "num_exprts": 8}}, "no field 'num_exprts'"),
+        ("llama", {"model_type": "mixtral", "set": {**MOE, "intermediate_size": 48}}, r"is \(64, 48\), and"),
+        ("llama", {"model_type": "mixtral", "set": {**MOE, "hidden_size": 128}}, r"\(100, 128\) instead of"),
+        ("llama", {"model_type": "mixtral", "set": MOE, "layers": "first"}, "changes the type alone"),
+        ("llama", {"model_type": "mixtral", "set": MOE, "expert": 1}, "without"),
+        ("llama", {"expert": 1, "set": {"hidden_size": 128}}, "only for another type"),
+        ("mixtral", {"model_type": "llama"}, "llama has no experts"),
+    ],
+)
+def test_what_is_asked_wrongly_is_an_error(kind: str, asked: dict[str, Any], error: str, source: Saved) -> None:
+    with pytest.raises((cs.ConfigError, cs.PlanError), match=error):
+        cs.resize(source(kind), **asked)
