@@ -18,8 +18,8 @@ from ...planning.transplant.options import Options
 from ...storage.read.spec import SourceSpec
 from ...tensors.dtypes import DTYPES
 from ...util.text import escape, listing
-from ..inputs.argument_types import Path, checked
-from ..inputs.arguments import check_seed, plain_arguments
+from ..inputs.argument_types import Path, Rules, checked
+from ..inputs.arguments import check_seed, plain_arguments, rules_as_text
 from ..inputs.metadata import check_metadata, with_metadata
 from ..inputs.operations import operate
 from ..inputs.reopening import RESIZED
@@ -28,6 +28,7 @@ from ..transplant.opening import plan_into
 from .arguments import fields_of, kept_of
 from .scores import scores
 from .stages import Choices, Stages
+from .vocabulary import VocabularyChoices, vocabulary_step
 
 __all__ = ["resize"]
 
@@ -44,10 +45,14 @@ NEW_CHANNELS = ("init", "copy")
 def resize(
     source: Path,
     *,
-    set: Mapping[str, Any] | Sequence[str],
+    set: Mapping[str, Any] | Sequence[str] = (),
     layers: str | None = None,
     keep: Mapping[str, Any] | Sequence[str] | None = None,
     new_channels: str | None = None,
+    tokenizer: Path | None = None,
+    pad_to: int = 1,
+    new_tokens: str = "init",
+    token_map: Rules = (),
     config: Path | None = None,
     dtype: str | None = None,
     seed: int = 0,
@@ -64,8 +69,14 @@ def resize(
     ``layers`` says which layers the output has: a list of the source's (``0..23,8..31``), or "repeat", "interleave" or
     "identity" (copies that only pass their input on) for more of them, "first" or "evenly" for fewer. ``keep`` maps a
     field to the heads, channels or experts that are kept, as ``0..3,6``; by default those with the largest weights.
-    ``new_channels`` is "init" (new channels are initialised and contribute nothing at first) or "copy". ``dtype``,
-    ``seed``, ``root`` and ``metadata`` are as in ``transplant``; by default the dtype of the source is kept.
+    ``new_channels`` is "init" (new channels are initialised and contribute nothing at first) or "copy".
+
+    ``tokenizer`` is another tokeniser, as a folder or as its file of tokens: the rows of tokens that the model's own
+    tokeniser has too are kept, ``new_tokens`` (init, mean, zero, subword) says how the others are made, and
+    ``token_map`` maps tokens to differently written ones, as in ``transplant``. ``vocab_size`` becomes the number of
+    tokens, rounded up to a multiple of ``pad_to``. Token ids in the configuration are mapped, too.
+
+    ``dtype``, ``seed``, ``root`` and ``metadata`` are as in ``transplant``; by default the dtype of the source is kept.
 
     Notes of the plan say of each field whether the network computes the same afterwards. Raises ConfigError for a field
     or value that is not possible, PlanError if it is not known how a tensor changes, and what ``transplant`` raises.
@@ -76,10 +87,13 @@ def resize(
         raise ConfigError(f"--new-channels {escape(new_channels)} is unknown.", hint="Use init or copy.")
     path = os.fspath(source)
     base = Resizable(_config(path, config))
-    fields = {base.main_name(name): value for name, value in fields_of(set).items()}
+    given = fields_of(set, is_needed=tokenizer is None)
+    fields = {base.main_name(name): value for name, value in given.items()}
+    asked = VocabularyChoices(os.fspath(tokenizer or ""), pad_to, new_tokens, token_map)
+    vocabulary = vocabulary_step(base, fields, asked)
     kept = {base.main_name(name): value for name, value in kept_of(keep).items()}
     with open_checkpoint(path, root) as opened:
-        choices = Choices(layers or "", kept, new_channels or "")
+        choices = Choices(layers or "", kept, new_channels or "", vocabulary)
         stages = Stages(base, fields, choices, lambda axes, units: scores(axes, units, named))
         rows = _as_named(opened, stages.first)
         named = operate([opened], rows)[0].checkpoint if rows else opened
@@ -95,9 +109,11 @@ def resize(
         rules=[rule for change in changes for rule in change.renamed],
         on_mismatch=policies, on_missing="error", dtype=dtype or (dtypes.pop() if len(dtypes) == 1 else None),
     )  # fmt: skip
+    options = replace(options, vocabulary=vocabulary.options if vocabulary else None)
     arguments = plain_arguments(
         layers=layers, keep={name: list(value) for name, value in kept.items()}, new_channels=new_channels, dtype=dtype,
-        root=root, **{RESIZED: stages.overrides},
+        tokenizer=os.path.basename(asked.tokenizer.rstrip("/")), pad_to=pad_to if pad_to > 1 else 0,
+        new_tokens=new_tokens, token_map=rules_as_text(token_map), root=root, **{RESIZED: stages.overrides},
     )  # fmt: skip
     try:
         plan = plan_into(
@@ -108,7 +124,9 @@ def resize(
             arguments=arguments,
             root=root,
             rows=rows,
-            by_place=True,
+            others=vocabulary.lists if vocabulary else (),
+            change=vocabulary.new if vocabulary else None,
+            by_place=vocabulary is None or vocabulary.new is None,
         )
     except PlanError as error:  # its hints are options of transplant
         hint = "Layers differ: choose others with --layers." if layers else "Look at the source with ckpt check."

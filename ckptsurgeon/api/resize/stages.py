@@ -19,6 +19,7 @@ from ...planning.resizing.select import groups_of, largest, selected
 from ...planning.target import TargetSpec
 from ...util.text import brief_repr, escape, listing
 from .arguments import at_path, nested
+from .vocabulary import VocabularyStep
 
 __all__ = ["Choices", "Scores", "Stages"]
 
@@ -36,11 +37,15 @@ _USED = ("num_experts_per_tok", "num_experts_per_token", "top_k")
 
 @dataclass(frozen=True)
 class Choices:
-    """What the user chose: ``layers`` as text, lists of what is ``kept`` by field, and how channels are added."""
+    """What the user chose: ``layers`` as text, lists of what is ``kept`` by field, and how channels are added.
+
+    ``vocabulary`` is the change of the vocabulary, if there is one.
+    """
 
     layers: str = ""
     kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
     new_channels: str = ""
+    vocabulary: VocabularyStep | None = None
 
 
 class Stages:
@@ -55,6 +60,7 @@ class Stages:
         self._fields = dict(fields)
         self._done: dict[str, Any] = {}
         self._check_fields()
+        self._fields.update(choices.vocabulary.fields if choices.vocabulary else {})
         self._pin_heads()
 
     @cached_property
@@ -65,7 +71,8 @@ class Stages:
     @cached_property
     def last(self) -> TargetSpec:
         """The network of the output."""
-        return self._base.target(self.overrides)
+        vocabulary = self._choices.vocabulary
+        return self._base.target(self.overrides, vocabulary.new if vocabulary else None)
 
     @cached_property
     def overrides(self) -> dict[str, Any]:
@@ -227,6 +234,9 @@ class Stages:
     def _change(self, role: str, names: Sequence[str], before: Network, after: Network) -> Change:
         name = names[0]
         numbers = at_path(self._before, name), self._fields[name]
+        if role == "vocabulary":
+            assert self._choices.vocabulary is not None
+            return self._choices.vocabulary.change
         if role == "depth":
             layers = layers_of(self._choices.layers, *numbers)
             after_sum = self._normalises_after(name, before)

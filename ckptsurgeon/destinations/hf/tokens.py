@@ -20,7 +20,15 @@ from ...vocabulary.token_ids import LostId, MovedIds, Renumbering, moved_ids  # 
 from ...vocabulary.vocabulary import Vocabulary
 from .files import GENERATION, PROCESSORS, is_of_tokenizer, tokenizer_beside
 
-__all__ = ["IN_YAML", "renumbered", "renumbered_generation", "renumbering_of", "tokenizer_of", "with_tokenizer_of"]
+__all__ = [
+    "IN_FIELDS",
+    "IN_YAML",
+    "renumbered",
+    "renumbered_generation",
+    "renumbering_of",
+    "tokenizer_of",
+    "with_tokenizer_of",
+]
 
 LISTED = 8
 """The maximum number of entries that a note lists."""
@@ -33,6 +41,8 @@ SPECIAL = 4
 """How many of a tokeniser's first pieces may be in another order in the vocabulary: <unk>, <s>, </s>, <pad>."""
 IN_YAML = "{part}set it in the destination's YAML: {field}: ID, or null"
 """The hint for an id whose token is not in the new list; ``part`` is "" or a phrase about the option --token-map."""
+IN_FIELDS = "{part}set it: --set {field}=ID, or null"
+"""The same hint if the fields of the configuration are options, as in ``ckpt resize``."""
 
 
 def renumbering_of(

@@ -16,7 +16,7 @@ from .._document import Document
 from .config_text import config_text
 from .files import CONFIG, companions, is_of_tokenizer
 from .overrides import config_of, merged_fields
-from .tokens import IN_YAML, renumbered, renumbered_generation, renumbering_of, with_tokenizer_of
+from .tokens import IN_FIELDS, IN_YAML, renumbered, renumbered_generation, renumbering_of, with_tokenizer_of
 
 __all__ = ["WrittenConfig", "files_of", "has_fewer_rows"]
 
@@ -130,16 +130,17 @@ def _renumbered(
     ``fields`` are the fields of the original config.json, ``own`` is the token list next to that file, and ``rows`` is
     its vocabulary size.
     """
-    change, given = document.vocabulary, dict(_given(document.model))
+    change, given = document.vocabulary, dict(_given({**document.model, **document.overrides}))
     assert change is not None
     fixed, told = frozenset(given), frozenset(name for name, _ in _given(fields))
     everything = written.everything
     numbers, new = renumbering_of(change, own, rows, everything, fixed), change.paths[1]
     if numbers is None:
         return files, []
-    moved, notes = renumbered(CONFIG, everything, numbers, new, fixed=fixed, told=told)
+    remedy = IN_FIELDS if document.overrides else IN_YAML
+    moved, notes = renumbered(CONFIG, everything, numbers, new, remedy=remedy, fixed=fixed, told=told)
     written.apply(moved)
-    files, more = renumbered_generation(files, numbers, new, given)
+    files, more = renumbered_generation(files, numbers, new, given, remedy=remedy)
     return files, [*notes, *more]
 
 

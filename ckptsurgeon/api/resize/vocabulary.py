@@ -1,0 +1,157 @@
+"""Another vocabulary for a model: another tokeniser by token, or another number of rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...destinations.hf.resizable import Resizable
+from ...errors import ConfigError, PlanError
+from ...planning.resizing.change import Change
+from ...planning.transplant.vocabulary import VocabularyOptions
+from ...util.text import count, escape
+from ...vocabulary.read import tokens_beside
+from ...vocabulary.replacement import NewVocabulary
+from ..inputs.argument_types import Rules
+from ..transplant.vocabulary import new_vocabulary, vocabulary_options
+from .arguments import at_path
+
+__all__ = ["VocabularyChoices", "VocabularyStep", "read_at_largest", "vocabulary_step"]
+
+FIELD = "vocab_size"
+KEPT = "the outputs for kept tokens"
+"""What stays equal if the rows of some tokens are copied, and the others are new or left out."""
+AT_LARGEST = ("clip", "clip_text_model", "clipseg", "clipseg_text_model", "groupvit", "groupvit_text_model", "xclip",
+              "xclip_text_model")  # fmt: skip
+"""Model types that read a text at its largest token id if ``eos_token_id`` is 2, as in the first CLIP's config.json."""
+
+
+@dataclass(frozen=True)
+class VocabularyChoices:
+    """What the user chose: the values of ``--tokenizer``, ``--pad-to``, ``--new-tokens`` and ``--token-map``."""
+
+    tokenizer: str = ""
+    pad_to: int = 1
+    new: str = "init"
+    spelled: Rules = ()
+
+
+@dataclass(frozen=True)
+class VocabularyStep:
+    """The change of a vocabulary: new values of fields, the planner's options, and what is said about it.
+
+    ``new`` is the vocabulary that replaces the source's; None if the tokens stay the same. ``lists`` are its files.
+    """
+
+    fields: Mapping[str, Any]
+    options: VocabularyOptions
+    change: Change
+    new: NewVocabulary | None = None
+    lists: tuple[str, ...] = ()
+
+
+def vocabulary_step(base: Resizable, fields: Mapping[str, Any], choices: VocabularyChoices) -> VocabularyStep | None:
+    """Return the change of the vocabulary that is asked for; None if there is none.
+
+    ``fields`` are the fields that the user sets. Raises ConfigError for options that do not fit together or a list that
+    cannot be read, PlanError if a list is not the model's.
+    """
+    if choices.pad_to < 1:
+        raise ConfigError(f"--pad-to {choices.pad_to} is not a number above 0.")
+    if choices.tokenizer:
+        return _by_token(base, fields, choices)
+    if choices.pad_to > 1 or choices.new != "init" or choices.spelled:
+        raise ConfigError(
+            "--pad-to, --new-tokens and --token-map have no effect without another vocabulary.",
+            hint="Name the new tokeniser with --tokenizer.",
+        )
+    return None
+
+
+def _by_token(base: Resizable, fields: Mapping[str, Any], choices: VocabularyChoices) -> VocabularyStep:
+    path, rows = _size(base, fields, "--tokenizer")
+    lists = _own_list(base), _list_of(choices.tokenizer)
+    new = new_vocabulary(lists, choices.spelled)
+    assert new is not None
+    _check_lists(new, rows)
+    _check_ends(base, fields)
+    found = vocabulary_options(new, keys=(), new=choices.new, spelled=choices.spelled)
+    assert found is not None
+    size = len(new.new.tokens)
+    padded = -(-size // choices.pad_to) * choices.pad_to
+    kept = found.rows.kept
+    said = f"{path} {rows} to {padded}: {count(kept, 'token')} of {len(new.source.tokens)} keep their rows"
+    made = found.rows.composed + found.rows.fresh
+    said += f", {made} are new" if made else ""
+    return VocabularyStep({path: padded}, replace(found, own=(True, True)), Change(said, True, equal=KEPT), new, lists)
+
+
+def _size(base: Resizable, fields: Mapping[str, Any], option: str) -> tuple[str, int]:
+    """Return the path of the field with the number of rows, and its value; raises ConfigError."""
+    given = base.fields()
+    names = (base.main_name(FIELD), f"text_config.{FIELD}")
+    path = next((name for name in names if type(at_path(given, name)) is int), "")
+    if not path:
+        raise ConfigError(f"the configuration has no number {FIELD}, so {option} has nothing to change.")
+    if path in fields:
+        raise ConfigError(
+            f"--set {path} and {option} both determine the number of rows.",
+            hint="Leave --set out; --pad-to adds rows up to a multiple.",
+        )
+    return path, at_path(given, path)
+
+
+def _own_list(base: Resizable) -> str:
+    try:
+        return tokens_beside(base.path)
+    except ConfigError:
+        raise ConfigError(
+            f"there is no tokeniser beside {escape(base.path)}, so it is not known which token has which row.",
+            hint="Put the tokeniser of the model into its folder (tokenizer.json, vocab.txt, tokenizer.model ...).",
+        ) from None
+
+
+def _list_of(path: str) -> str:
+    """Return the file with the tokens of a tokeniser, which is given as a folder or as this file."""
+    if not os.path.isdir(path):
+        return path
+    try:
+        return tokens_beside(path)
+    except ConfigError:
+        raise ConfigError(
+            f"there is no token list in the folder {escape(path)} that can be read.",
+            hint="Name the file: tokenizer.json, vocab.txt, vocab.json, tekken.json, *.model or *.tiktoken.",
+        ) from None
+
+
+def read_at_largest(base: Resizable) -> str:
+    """Return the path of an ``eos_token_id`` of 2 with which CLIP reads a text at its largest token id; else ''."""
+    given = base.fields()
+    found = next((path for path in ("text_config.eos_token_id", "eos_token_id") if at_path(given, path) == 2), "")
+    return found if given.get("model_type") in AT_LARGEST else ""
+
+
+def _check_ends(base: Resizable, fields: Mapping[str, Any]) -> None:
+    path = read_at_largest(base)
+    if path and path not in fields:
+        raise ConfigError(
+            f"{path} is 2, with which {base.fields()['model_type']} reads a text at its largest token id, whatever "
+            "token that is; another tokeniser may end a text with another id.",
+            hint=f"Set it to the new id of the token that ends a text: --set {path}=ID.",
+        )
+
+
+def _check_lists(new: NewVocabulary, rows: int) -> None:
+    old, (first, second) = new.source.tokens, map(escape, new.paths)
+    if old == new.new.tokens:
+        raise ConfigError(
+            f"{second} has the same tokens in the same order as the model's own {first}.",
+            hint="Name another tokeniser. For more rows alone, use --set vocab_size=N.",
+        )
+    if len(old) > rows:
+        raise PlanError(
+            f"{first} has {count(len(old), 'token')}, but the model has {rows} rows: it is not the model's tokeniser.",
+            hint="Put the model's own tokeniser into its folder.",
+        )
