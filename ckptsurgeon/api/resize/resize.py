@@ -74,7 +74,8 @@ def resize(
     ``tokenizer`` is another tokeniser, as a folder or as its file of tokens: the rows of tokens that the model's own
     tokeniser has too are kept, ``new_tokens`` (init, mean, zero, subword) says how the others are made, and
     ``token_map`` maps tokens to differently written ones, as in ``transplant``. ``vocab_size`` becomes the number of
-    tokens, rounded up to a multiple of ``pad_to``. Token ids in the configuration are mapped, too.
+    tokens, rounded up to a multiple of ``pad_to``. Token ids in the configuration are mapped, too. Without a tokeniser,
+    another ``vocab_size`` adds rows at the end, or cuts rows that have no token.
 
     ``dtype``, ``seed``, ``root`` and ``metadata`` are as in ``transplant``; by default the dtype of the source is kept.
 

@@ -7,13 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ...destinations.hf.files import CONFIG
 from ...destinations.hf.resizable import Resizable
 from ...errors import ConfigError, PlanError
+from ...planning.plan.rows import VocabularyRows
 from ...planning.resizing.change import Change
+from ...planning.resizing.fields import role_of
 from ...planning.transplant.vocabulary import VocabularyOptions
-from ...util.text import count, escape
+from ...util.text import brief_repr, count, escape
 from ...vocabulary.read import tokens_beside
-from ...vocabulary.replacement import NewVocabulary
+from ...vocabulary.replacement import NewVocabulary, tokens_at
+from ...vocabulary.token_ids import Renumbering, moved_ids
 from ..inputs.argument_types import Rules
 from ..transplant.vocabulary import new_vocabulary, vocabulary_options
 from .arguments import at_path
@@ -21,6 +25,8 @@ from .arguments import at_path
 __all__ = ["VocabularyChoices", "VocabularyStep", "read_at_largest", "vocabulary_step"]
 
 FIELD = "vocab_size"
+FILLED = ("init", "mean", "zero")
+"""The ways to fill rows that have no token."""
 KEPT = "the outputs for kept tokens"
 """What stays equal if the rows of some tokens are copied, and the others are new or left out."""
 AT_LARGEST = ("clip", "clip_text_model", "clipseg", "clipseg_text_model", "groupvit", "groupvit_text_model", "xclip",
@@ -62,10 +68,13 @@ def vocabulary_step(base: Resizable, fields: Mapping[str, Any], choices: Vocabul
         raise ConfigError(f"--pad-to {choices.pad_to} is not a number above 0.")
     if choices.tokenizer:
         return _by_token(base, fields, choices)
+    path = next((name for name in fields if role_of(name) == "vocabulary"), "")
+    if path and not (choices.pad_to > 1 or choices.spelled):
+        return _by_place(base, fields, path, choices.new)
     if choices.pad_to > 1 or choices.new != "init" or choices.spelled:
         raise ConfigError(
             "--pad-to, --new-tokens and --token-map have no effect without another vocabulary.",
-            hint="Name the new tokeniser with --tokenizer.",
+            hint="Name the new tokeniser with --tokenizer. --set vocab_size=N is the exact number of rows.",
         )
     return None
 
@@ -88,11 +97,71 @@ def _by_token(base: Resizable, fields: Mapping[str, Any], choices: VocabularyCho
     return VocabularyStep({path: padded}, replace(found, own=(True, True)), Change(said, True, equal=KEPT), new, lists)
 
 
-def _size(base: Resizable, fields: Mapping[str, Any], option: str) -> tuple[str, int]:
-    """Return the path of the field with the number of rows, and its value; raises ConfigError."""
+def _by_place(base: Resizable, fields: Mapping[str, Any], path: str, new: str) -> VocabularyStep:
+    """Return the change to another number of rows: rows are added at the end, or cut off there."""
+    own, old = _field(base)
+    size = fields[path]
+    if path != own:
+        raise ConfigError(f"--set {escape(path)}: the rows of tokens are counted by {own or 'no field'}.")
+    if type(size) is not int or size < 1:
+        raise ConfigError(f"--set {path}={brief_repr(size)} is not a number above 0.")
+    if size == old:
+        raise ConfigError(f"--set {path}={size}: it has this value already.")
+    if new not in FILLED:
+        raise ConfigError(
+            f"--new-tokens {escape(new)} is not a way to fill rows without a token.", hint=f"Use {', '.join(FILLED)}."
+        )
+    tokens = tokens_at(base.folder)
+    listed = len(tokens.tokens) if tokens is not None else 0
+    _check_cut(base, fields, size, old, listed)
+    more = max(0, size - old)
+    name = tokens.name if tokens is not None else CONFIG
+    rows = VocabularyRows(
+        name,
+        name,
+        old,
+        (*range(min(old, size)), *(None,) * more),
+        new,
+        padded=more,
+        unlisted=max(0, old - listed) % old,
+    )
+    said = f"{path} {old} to {size}: {count(more, 'row')} added at the end ({new})"
+    if not more:
+        by = f"none has a token, of which there are {listed}" if listed else "by place, because there is no tokeniser"
+        said = f"{path} {old} to {size}: {count(old - size, 'row')} cut off the end ({by})"
+    return VocabularyStep({}, VocabularyOptions(rows, own=(True, True)), Change(said, True, equal=KEPT))
+
+
+def _check_cut(base: Resizable, fields: Mapping[str, Any], size: int, old: int, listed: int) -> None:
+    """Raise an error if rows are cut that a token has, or a token id in the configuration."""
+    if size >= old:
+        return
+    if size < listed:
+        raise PlanError(
+            f"with {FIELD}={size}, {count(listed - size, 'token')} would lose their rows: the tokeniser has "
+            f"{count(listed, 'token')}.",
+            hint=f"Keep {listed} rows or more.",
+        )
+    given = frozenset(name.rpartition(".")[2] for name in fields)
+    ids = moved_ids(base.fields(), Renumbering.first(size, old), fixed=given).lost
+    if ids:
+        raise ConfigError(
+            f"{escape(ids[0].field)} is {ids[0].number}, a row that would be cut.",
+            hint=f"Keep more rows, or set it: --set {escape(ids[0].field)}=ID.",
+        )
+
+
+def _field(base: Resizable) -> tuple[str, int]:
+    """Return the path of the field with the number of rows, and its value; "" if there is none."""
     given = base.fields()
     names = (base.main_name(FIELD), f"text_config.{FIELD}")
     path = next((name for name in names if type(at_path(given, name)) is int), "")
+    return path, at_path(given, path) if path else 0
+
+
+def _size(base: Resizable, fields: Mapping[str, Any], option: str) -> tuple[str, int]:
+    """Return the path of the field with the number of rows, and its value; raises ConfigError."""
+    path, rows = _field(base)
     if not path:
         raise ConfigError(f"the configuration has no number {FIELD}, so {option} has nothing to change.")
     if path in fields:
@@ -100,7 +169,7 @@ def _size(base: Resizable, fields: Mapping[str, Any], option: str) -> tuple[str,
             f"--set {path} and {option} both determine the number of rows.",
             hint="Leave --set out; --pad-to adds rows up to a multiple.",
         )
-    return path, at_path(given, path)
+    return path, rows
 
 
 def _own_list(base: Resizable) -> str:

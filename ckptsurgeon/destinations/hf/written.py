@@ -164,7 +164,7 @@ def _of_fewer_rows(
     rows = _rows(written.config)
     if not rows or rows >= before:
         return files, []
-    numbers, given = Renumbering.first(rows, before), dict(_given(document.model))
+    numbers, given = Renumbering.first(rows, before), dict(_given({**document.model, **document.overrides}))
     new, remedy = f"a vocabulary of {rows} rows", f"{IN_YAML}; or match rows by token: --vocab SRC_TOKENS:DST_TOKENS"
     moved, notes = renumbered(CONFIG, written.everything, numbers, new, remedy=remedy, fixed=frozenset(given))
     written.apply(moved)

@@ -113,6 +113,58 @@ def field(folder: Path, kind: str, name: str = "vocab_size") -> Any:
     return found["text_config"][name] if kind == "clip" else found[name]
 
 
+# Another number of rows.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_are_added_at_the_end_and_cut_off_again(kind: str, english: Models, tmp_path: Path) -> None:
+    name = "text_config.vocab_size" if kind == "clip" else "vocab_size"
+    plan = cs.resize(english(kind), set={name: 384}, new_tokens="zero")
+    assert any("44 rows added at the end (zero); the outputs for kept tokens stay equal" in one for one in plan.notes)
+    cs.apply(plan, tmp_path / "more")
+    assert field(tmp_path / "more", kind) == 384
+    check_kept(english(kind), tmp_path / "more", kind)
+    plan = cs.resize(tmp_path / "more", set=[f"{name}=350"])
+    said = "34 rows cut off the end (none has a token, of which there are 340)"
+    assert any(said in one for one in plan.notes), plan.notes
+    cs.apply(plan, tmp_path / "fewer")
+    assert field(tmp_path / "fewer", kind) == 350
+    check_kept(english(kind), tmp_path / "fewer", kind)
+    with pytest.raises(cs.PlanError, match="1 token would lose"):
+        cs.resize(tmp_path / "more", set={name: 339})
+    cs.apply(cs.resize(tmp_path / "more", set={name: 340}), tmp_path / "all")
+    assert cs.diff(english(kind), tmp_path / "all", values=True).same
+
+
+def test_without_a_tokeniser_rows_are_cut_by_place(tmp_path: Path) -> None:
+    folder = built("gpt2", tmp_path / "gpt2", 100)
+    plan = cs.resize(folder, set={"vocab_size": 90, "n_layer": 1}, layers="first")
+    assert any("10 rows cut off the end (by place, because there is no tokeniser)" in one for one in plan.notes)
+    cs.apply(plan, tmp_path / "out")
+    old, new = (
+        transformers.GPT2LMHeadModel.from_pretrained(one).transformer.wte.weight for one in (folder, tmp_path / "out")
+    )
+    assert torch.equal(old[:90], new)
+    with pytest.raises(cs.ConfigError, match="eos_token_id is 2, a row that would be cut"):
+        cs.resize(folder, set={"vocab_size": 2})
+    cs.apply(cs.resize(folder, set={"vocab_size": 2, "eos_token_id": 0}), tmp_path / "two")
+    assert field(tmp_path / "two", "gpt2", "eos_token_id") == 0
+    with pytest.raises(cs.ConfigError, match="has this value already"):
+        cs.resize(folder, set={"vocab_size": 100})
+    with pytest.raises(cs.ConfigError, match="is not a number above 0"):
+        cs.resize(folder, set={"vocab_size": "many"})
+    with pytest.raises(cs.ConfigError, match="is not a way to fill rows"):
+        cs.resize(folder, set={"vocab_size": 110}, new_tokens="subword")
+    with pytest.raises(cs.ConfigError, match="no effect without another"):
+        cs.resize(folder, set={"vocab_size": 110}, pad_to=64)
+
+
+def test_added_rows_are_the_mean_of_the_rows_of_tokens(english: Models, tmp_path: Path) -> None:
+    cs.apply(cs.resize(english("gpt2"), set={"vocab_size": 350}, new_tokens="mean"), tmp_path / "out")
+    rows = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "out").transformer.wte.weight.double()
+    torch.testing.assert_close(rows[345], rows[:340].mean(0), atol=1e-7, rtol=0)
+
+
 # Another tokeniser.
 
 
