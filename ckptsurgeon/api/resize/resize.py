@@ -18,7 +18,7 @@ from ...planning.transplant.options import Options
 from ...storage.read.spec import SourceSpec
 from ...tensors.dtypes import DTYPES
 from ...util.text import escape, listing
-from ..inputs.argument_types import Path, Rules, checked
+from ..inputs.argument_types import Files, Path, Rules, checked
 from ..inputs.arguments import check_seed, plain_arguments, rules_as_text
 from ..inputs.metadata import check_metadata, with_metadata
 from ..inputs.operations import operate
@@ -50,6 +50,8 @@ def resize(
     keep: Mapping[str, Any] | Sequence[str] | None = None,
     new_channels: str | None = None,
     tokenizer: Path | None = None,
+    trim: Files = (),
+    keep_special: bool = True,
     pad_to: int = 1,
     new_tokens: str = "init",
     token_map: Rules = (),
@@ -73,9 +75,11 @@ def resize(
 
     ``tokenizer`` is another tokeniser, as a folder or as its file of tokens: the rows of tokens that the model's own
     tokeniser has too are kept, ``new_tokens`` (init, mean, zero, subword) says how the others are made, and
-    ``token_map`` maps tokens to differently written ones, as in ``transplant``. ``vocab_size`` becomes the number of
-    tokens, rounded up to a multiple of ``pad_to``. Token ids in the configuration are mapped, too. Without a tokeniser,
-    another ``vocab_size`` adds rows at the end, or cuts rows that have no token.
+    ``token_map`` maps tokens to differently written ones, as in ``transplant``. With ``trim``, text files, the
+    vocabulary is cut to the tokens that they use, and those that these are made of; if ``keep_special`` is false,
+    unused special tokens are left out, too. In both cases ``vocab_size`` becomes the number of tokens, rounded up to a
+    multiple of ``pad_to``, and token ids in the configuration are mapped. Without them, another ``vocab_size`` adds
+    rows at the end, or cuts rows that have no token.
 
     ``dtype``, ``seed``, ``root`` and ``metadata`` are as in ``transplant``; by default the dtype of the source is kept.
 
@@ -88,9 +92,10 @@ def resize(
         raise ConfigError(f"--new-channels {escape(new_channels)} is unknown.", hint="Use init or copy.")
     path = os.fspath(source)
     base = Resizable(_config(path, config))
-    given = fields_of(set, is_needed=tokenizer is None)
+    given = fields_of(set, is_needed=not (tokenizer or trim))
     fields = {base.main_name(name): value for name, value in given.items()}
-    asked = VocabularyChoices(os.fspath(tokenizer or ""), pad_to, new_tokens, token_map)
+    corpora = [os.fspath(one) for one in ([trim] if isinstance(trim, str | os.PathLike) else trim or ())]
+    asked = VocabularyChoices(os.fspath(tokenizer or ""), corpora, keep_special, pad_to, new_tokens, token_map)
     vocabulary = vocabulary_step(base, fields, asked)
     kept = {base.main_name(name): value for name, value in kept_of(keep).items()}
     with open_checkpoint(path, root) as opened:
@@ -114,7 +119,8 @@ def resize(
     arguments = plain_arguments(
         layers=layers, keep={name: list(value) for name, value in kept.items()}, new_channels=new_channels, dtype=dtype,
         tokenizer=os.path.basename(asked.tokenizer.rstrip("/")), pad_to=pad_to if pad_to > 1 else 0,
-        new_tokens=new_tokens, token_map=rules_as_text(token_map), root=root, **{RESIZED: stages.overrides},
+        trim=list(map(os.path.basename, corpora)), no_keep_special=not keep_special, new_tokens=new_tokens,
+        token_map=rules_as_text(token_map), root=root, **{RESIZED: stages.overrides},
     )  # fmt: skip
     try:
         plan = plan_into(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from ...vocabulary.token_ids import Renumbering, moved_ids
 from ..inputs.argument_types import Rules
 from ..transplant.vocabulary import new_vocabulary, vocabulary_options
 from .arguments import at_path
+from .trim import trimmed
 
 __all__ = ["VocabularyChoices", "VocabularyStep", "read_at_largest", "vocabulary_step"]
 
@@ -36,9 +37,14 @@ AT_LARGEST = ("clip", "clip_text_model", "clipseg", "clipseg_text_model", "group
 
 @dataclass(frozen=True)
 class VocabularyChoices:
-    """What the user chose: the values of ``--tokenizer``, ``--pad-to``, ``--new-tokens`` and ``--token-map``."""
+    """What the user chose: the values of ``--tokenizer``, ``--pad-to``, ``--new-tokens`` and ``--token-map``.
+
+    ``corpora`` are the files of ``--trim``; ``keeps_special`` is false with ``--no-keep-special``.
+    """
 
     tokenizer: str = ""
+    corpora: Sequence[str] = ()
+    keeps_special: bool = True
     pad_to: int = 1
     new: str = "init"
     spelled: Rules = ()
@@ -66,6 +72,12 @@ def vocabulary_step(base: Resizable, fields: Mapping[str, Any], choices: Vocabul
     """
     if choices.pad_to < 1:
         raise ConfigError(f"--pad-to {choices.pad_to} is not a number above 0.")
+    if choices.tokenizer and choices.corpora:
+        raise ConfigError("--tokenizer and --trim are both given.", hint="Leave one of the two out.")
+    if not (choices.corpora or choices.keeps_special):
+        raise ConfigError("--no-keep-special has no effect without --trim.", hint="Leave it out.")
+    if choices.corpora:
+        return _by_corpus(base, fields, choices)
     if choices.tokenizer:
         return _by_token(base, fields, choices)
     path = next((name for name in fields if role_of(name) == "vocabulary"), "")
@@ -88,13 +100,40 @@ def _by_token(base: Resizable, fields: Mapping[str, Any], choices: VocabularyCho
     _check_ends(base, fields)
     found = vocabulary_options(new, keys=(), new=choices.new, spelled=choices.spelled)
     assert found is not None
-    size = len(new.new.tokens)
-    padded = -(-size // choices.pad_to) * choices.pad_to
+    padded = _padded(len(new.new.tokens), choices.pad_to)
     kept = found.rows.kept
     said = f"{path} {rows} to {padded}: {count(kept, 'token')} of {len(new.source.tokens)} keep their rows"
     made = found.rows.composed + found.rows.fresh
     said += f", {made} are new" if made else ""
     return VocabularyStep({path: padded}, replace(found, own=(True, True)), Change(said, True, equal=KEPT), new, lists)
+
+
+def _by_corpus(base: Resizable, fields: Mapping[str, Any], choices: VocabularyChoices) -> VocabularyStep:
+    """Return the change to the tokens that a corpus uses."""
+    if choices.spelled or choices.new not in FILLED:
+        raise ConfigError(
+            "--trim adds no tokens, so --token-map and --new-tokens subword have no effect.", hint="Leave them out."
+        )
+    path, rows = _size(base, fields, "--trim")
+    ends = read_at_largest(base)
+    new, kept = trimmed(base, _own_list(base), choices.corpora, keeps_special=choices.keeps_special, largest=bool(ends))
+    _check_rows(new, rows)
+    found = vocabulary_options(new, keys=(), new=choices.new, spelled=())
+    assert found is not None
+    padded = _padded(len(kept.tokens), choices.pad_to)
+    groups = ", ".join(f"{number} {name}" for name, number in kept.counts.items() if number)
+    said = (
+        f"{path} {rows} to {padded}: {len(kept.tokens)} of {count(len(new.source.tokens), 'token')} are left ({groups})"
+    )
+    stays = {ends: 2} if ends and ends not in fields else {}  # the order of ids stays, so the largest is still the end
+    return VocabularyStep(
+        {path: padded, **stays}, replace(found, own=(True, True)), Change(said, True, equal=KEPT), new,
+        (new.paths[0], *choices.corpora),
+    )  # fmt: skip
+
+
+def _padded(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
 
 
 def _by_place(base: Resizable, fields: Mapping[str, Any], path: str, new: str) -> VocabularyStep:
@@ -213,14 +252,21 @@ def _check_ends(base: Resizable, fields: Mapping[str, Any]) -> None:
 
 
 def _check_lists(new: NewVocabulary, rows: int) -> None:
-    old, (first, second) = new.source.tokens, map(escape, new.paths)
-    if old == new.new.tokens:
+    first, second = map(escape, new.paths)
+    if new.source.tokens == new.new.tokens:
         raise ConfigError(
             f"{second} has the same tokens in the same order as the model's own {first}.",
             hint="Name another tokeniser. For more rows alone, use --set vocab_size=N.",
         )
+    _check_rows(new, rows)
+
+
+def _check_rows(new: NewVocabulary, rows: int) -> None:
+    """Raise PlanError if the model's own tokeniser has more tokens than the model has rows."""
+    old = new.source.tokens
     if len(old) > rows:
         raise PlanError(
-            f"{first} has {count(len(old), 'token')}, but the model has {rows} rows: it is not the model's tokeniser.",
+            f"{escape(new.paths[0])} has {count(len(old), 'token')}, but the model has {rows} rows: it is not "
+            "the model's tokeniser.",
             hint="Put the model's own tokeniser into its folder.",
         )

@@ -24,6 +24,7 @@ Examples:
   ckpt resize small/ --set hidden_size=2048 --set intermediate_size=8192 -o wide/
   ckpt resize moe/ --set num_local_experts=4 --keep num_local_experts=0,2,5,7 -o smaller/
   ckpt resize bert/ --tokenizer german/ --new-tokens subword --pad-to 64 -o bert-de/
+  ckpt resize llama/ --trim letters.txt --trim books.txt -o small/
 """
 
 
@@ -72,6 +73,21 @@ def run(
             help="Give the model this tokeniser: rows of tokens that its own has too are kept, whatever their index.",
         ),
     ] = None,
+    trim: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trim",
+            metavar="FILE",
+            help="Cut the vocabulary to the tokens that this text uses, and those that they are made of. Repeatable.",
+        ),
+    ] = None,
+    keep_special: Annotated[
+        bool,
+        typer.Option(
+            "--keep-special/--no-keep-special",
+            help="With --trim, keep all special and added tokens, or those alone that are used or named.",
+        ),
+    ] = True,
     pad_to: Annotated[
         int,
         typer.Option("--pad-to", metavar="N", help="Round the number of rows of tokens up to a multiple of N."),
@@ -112,7 +128,7 @@ def run(
     writing.check()
     plan = resize(
         source, set=set or [], layers=layers, keep=keep, new_channels=new_channels, tokenizer=tokenizer,
-        pad_to=pad_to, new_tokens=new_tokens, token_map=token_map or (), config=config, dtype=dtype, seed=seed,
-        root=root, metadata=metadata_of(set_metadata),
+        trim=trim or (), keep_special=keep_special, pad_to=pad_to, new_tokens=new_tokens, token_map=token_map or (),
+        config=config, dtype=dtype, seed=seed, root=root, metadata=metadata_of(set_metadata),
     )  # fmt: skip
     writing.carry_out(plan)

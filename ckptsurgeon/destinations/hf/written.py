@@ -111,7 +111,8 @@ def files_of(
         files, said = _of_fewer_rows(document, files, written, before, folder)
     else:
         own = tokens_at(folder)
-        files, said = with_tokenizer_of(files, document.vocabulary.paths[1], document.vocabulary.new, own)
+        change = document.vocabulary
+        files, said = with_tokenizer_of(files, change.paths[1], change.new, own, change.files)
         files, moved = _renumbered(document, files, written, own, fields, before)
         said = [*moved, *said]
     return (written.companion(), *files), said
