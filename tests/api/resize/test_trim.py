@@ -166,6 +166,36 @@ def test_a_tokeniser_with_other_settings_is_cut_alike(seed: int, tmp_path: Path)
     assert new.get_vocab_size() < old.get_vocab_size()
 
 
+OWN = {
+    "BertTokenizer": ("wordpiece", "bert", ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), 0),
+    "GPT2Tokenizer": ("bytes", "gpt2", ("<|endoftext|>",), 0),
+    "LlamaTokenizer": ("metaspace", "llama", ("<unk>", "<s>", "</s>"), 0),
+    "T5Tokenizer": ("unigram", "t5", ("<pad>", "</s>", "<unk>"), 100),
+}
+"""{class of transformers: (kind, type of network, special tokens, number of tokens that the class adds)}"""
+
+
+@pytest.mark.parametrize("keep_special", [True, False])
+@pytest.mark.parametrize("name", OWN)
+def test_the_classes_of_transformers_open_the_smaller_tokeniser(
+    name: str, keep_special: bool, corpus: Path, tmp_path: Path
+) -> None:
+    kind, network, special, more = OWN[name]
+    made = tokenizer(kind, TEXTS, 400, special)
+    model = json.loads(made.to_str())["model"]
+    vocab, merges = model["vocab"], [tuple(pair) for pair in model.get("merges") or ()]
+    given = {"vocab": vocab if isinstance(vocab, dict) else [tuple(row) for row in vocab]}
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 1 % len(special))
+    folder = built(network, tmp_path / "model", len(vocab) + more, **ids)
+    getattr(transformers, name)(**given, **({"merges": merges} if merges else {})).save_pretrained(folder)
+    cs.apply(cs.resize(folder, trim=corpus, keep_special=keep_special), tmp_path / "out")
+    for text in (CORPUS, *CORPUS.splitlines()):
+        assert encoded(folder, text) == encoded(tmp_path / "out", text)
+    found = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert type(found).__name__ == name
+    assert len(found) == field(tmp_path / "out", network) < len(vocab) + more
+
+
 def test_ends_of_words_as_in_clip(tmp_path: Path) -> None:
     made = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<|end|>", end_of_word_suffix="</w>"))
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
