@@ -116,6 +116,22 @@ def test_a_saved_plan_makes_the_same_rows(models: Models, corpus: Path, tmp_path
     assert tokens_of(tmp_path / "second") == tokens_of(tmp_path / "first")
 
 
+def test_a_recipe_names_corpora_beside_it(
+    models: Models, corpus: Path, tmp_path: Path, ckpt: Callable[..., Any]
+) -> None:
+    shutil.copytree(models("wordpiece"), tmp_path / "model")
+    (tmp_path / "cut.yaml").write_text(
+        "verb: resize\nsource: model\ntrim: corpus.txt\nkeep_special: false\noutput: out\n"
+    )
+    assert ckpt("apply", tmp_path / "cut.yaml").code == 0
+    cs.apply(cs.resize(tmp_path / "model", trim=corpus, keep_special=False), tmp_path / "same")
+    assert cs.diff(tmp_path / "out", tmp_path / "same", values=True).same
+    done = ckpt("resize", tmp_path / "model", "--trim", corpus, "-o", corpus, "--to", "safetensors", "--force")
+    assert done.code == 5
+    assert "corpus.txt" in done.err
+    assert corpus.read_text() == CORPUS
+
+
 def test_special_tokens_that_nothing_names_can_be_left_out(corpus: Path, tmp_path: Path) -> None:
     reserved = [f"<|reserved_{number}|>" for number in range(9)]
     made = tokenizer("bytes", TEXTS, 420, [*SPECIAL, "<|im_start|>", *reserved])
