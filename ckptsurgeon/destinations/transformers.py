@@ -50,7 +50,7 @@ class _Transformers:
         spec = cached_spec(key, document, given)
         if spec is None:
             spec, key = built()
-        lists = document.vocabulary.paths if document.vocabulary is not None else ()
+        lists = document.vocabulary.lists if document.vocabulary is not None else ()
         paths = [*document.read, *lists, *(one.path for one in spec.companions if one.path)]
         spec = replace(spec, config=document.path, files=tuple(dict.fromkeys(paths)), lists=lists)
         if not key:

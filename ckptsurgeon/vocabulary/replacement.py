@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigError, PlanError
+from ..planning.target import Companion
 from ..util.text import escape
 from . import huggingface, plain
 from .read import read_lists, read_vocabulary, tokens_beside, vocabulary_beside
@@ -68,13 +69,15 @@ def with_added_tokens(
 class NewVocabulary:
     """The vocabulary ``new`` that a model gets in place of ``source``; ``paths`` are the files of the two lists.
 
-    ``parts`` maps tokens of the source to new tokens with the same role but another name.
+    ``parts`` maps tokens of the source to new tokens with the same role but another name. If the new tokeniser was made
+    from the source's, ``files`` are its files, and both ``paths`` are that of the source's list.
     """
 
     source: Vocabulary
     new: Vocabulary
     paths: tuple[str, str]
     parts: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[Companion, ...] = ()
 
     @staticmethod
     def at(paths: Sequence[str], parts: Mapping[str, str] | None = None) -> NewVocabulary:
@@ -85,6 +88,11 @@ class NewVocabulary:
         source, new = paths
         old_list, new_list = read_lists((source, new), _whole)
         return NewVocabulary(old_list, new_list, (source, new), parts or {})
+
+    @property
+    def lists(self) -> tuple[str, ...]:
+        """The files of the two lists; the first alone if the new tokeniser was made from it."""
+        return self.paths[:1] if self.files else self.paths
 
     @property
     def names(self) -> tuple[str, str]:

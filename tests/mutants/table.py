@@ -947,4 +947,34 @@ MUTANTS = (
         '"chat_template", "name_or_path"',
         "api/model_folder/tokenizer/test_file_differences.py",
     ),
+    Mutant(
+        "a smaller tokeniser keeps every piece from which merges make a kept token",
+        "yield parts[at]",
+        "pass",
+        "api/resize/test_trim.py",
+    ),
+    Mutant(
+        "lines of a corpus are encoded alone, too",
+        "yield [part, *part.splitlines()]",
+        "yield [part]",
+        "api/resize/test_trim.py",
+    ),
+    Mutant(
+        "a network that reads a text at its largest token id does so after its vocabulary is cut",
+        "stays = {ends: 2} if ends and ends not in fields else {}",
+        "stays: dict[str, int] = {}",
+        "api/resize/test_trim.py",
+    ),
+    Mutant(
+        "the row of a token is never cut by its place",
+        "    if size < listed:\n        raise PlanError(",
+        "    if size < 0:\n        raise PlanError(",
+        "api/resize/test_vocabulary.py",
+    ),
+    Mutant(
+        "a token id that the user sets is not mapped to a new tokeniser",
+        "change, given = document.vocabulary, dict(_given({**document.model, **document.overrides}))",
+        "change, given = document.vocabulary, dict(_given(document.model))",
+        "api/resize/test_vocabulary.py",
+    ),
 )  # fmt: skip

@@ -20,6 +20,7 @@ __all__ = [
     "KINDS",
     "OF_RECIPES",
     "CheckpointLike",
+    "Files",
     "Given",
     "Mismatch",
     "Operations",
@@ -67,6 +68,9 @@ def plain_checkpoints(value: Any) -> Any:
 # Types of arguments that several verbs have.
 
 Path: TypeAlias = str | os.PathLike[str]
+Files: TypeAlias = "Path | Sequence[Path] | None"
+"""One path, or several paths."""
+
 Sources: TypeAlias = "CheckpointLike | Sequence[CheckpointLike]"
 """One or more sources; each is a path, a URI, a string in ESPnet's form, a dict of tensors or an open checkpoint."""
 
@@ -194,6 +198,7 @@ KINDS: Mapping[str, _Kind] = {
     "Plan": _Kind("a plan", lambda value: isinstance(value, Plan)),
     "Plan | Path": _Kind("a plan or a path", lambda value: isinstance(value, Plan) or _is_path(value)),
     "Path | None": _Kind("a path", _any_of(_is_path)),
+    "Files": _Kind("a path or a list of paths", _any_of(_is_path, _are_paths)),
     "CheckpointLike": _Kind(CHECKPOINT, _is_checkpoint),
     "CheckpointLike | None": _Kind(CHECKPOINT, _any_of(_is_checkpoint)),
     "Sequence[CheckpointLike]": _Kind("a list of paths, checkpoints or dicts of tensors", _are_checkpoints),

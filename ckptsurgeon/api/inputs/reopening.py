@@ -32,7 +32,7 @@ from ...util.text import escape, listing
 from ..model_folder.documents import VOCABULARIES
 from ..model_folder.folder import ModelFolder
 from ..model_folder.tokenizer.tokenizer_files import ADDED
-from ..transplant.vocabulary import new_vocabulary
+from ..transplant.vocabulary import vocabulary_of_plan
 from .argument_types import CheckpointLike, Path
 from .inputs import file_print, memory_print
 from .operations import operate
@@ -197,7 +197,7 @@ def inputs_of(plan: Plan) -> PlanInputs:
             now = file_print(file.name)
             if (now.size, now.sha256) != (file.size, file.sha256):
                 raise PlanError(f"{escape(file.name)} has changed since the plan was made.", hint="Make a new plan.")
-        change = new_vocabulary(plan.target.lists, plan.arguments.get("token_map", ()))
+        change = vocabulary_of_plan(plan)
         target = None
         if _draws(plan):
             weights = not plan.arguments.get("no_constructor_weights")

@@ -48,7 +48,8 @@ class AnotherType:
         self._base, self._type, self._expert = base, model_type, expert
         if choices != Choices():
             raise ConfigError(
-                "--as changes the type alone, not the size.", hint="Leave --layers, --keep, --new-channels and --by out."
+                "--as changes the type alone, not the size.",
+                hint="Leave --layers, --keep, --new-channels and --by out.",
             )
         self._before = base.fields()
         self._given = {base.main_name_in(model_type, name): value for name, value in fields.items()}

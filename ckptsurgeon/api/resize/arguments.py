@@ -13,10 +13,10 @@ from ...util.text import brief_repr, escape
 __all__ = ["at_path", "fields_of", "kept_of", "nested"]
 
 
-def fields_of(given: Mapping[str, Any] | Sequence[str] | str) -> dict[str, Any]:
+def fields_of(given: Mapping[str, Any] | Sequence[str] | str, *, is_needed: bool = True) -> dict[str, Any]:
     """Return the new values of fields by their dotted paths; strings have the form ``FIELD=VALUE``, a value in YAML.
 
-    Raises ConfigError if nothing is given, or a string has another form.
+    Raises ConfigError if nothing is given but ``is_needed``, or a string has another form.
     """
     if isinstance(given, Mapping):
         found = {str(name): value for name, value in given.items()}
@@ -29,7 +29,7 @@ def fields_of(given: Mapping[str, Any] | Sequence[str] | str) -> dict[str, Any]:
             if name.strip() in found:
                 raise ConfigError(f"--set {escape(name)} is given twice.", hint="Leave one of the two out.")
             found[name.strip()] = read_yaml(value, "--set")
-    if not found:
+    if not found and is_needed:
         raise ConfigError("no field is given.", hint="As in --set num_hidden_layers=12.")
     return found
 

@@ -18,8 +18,8 @@ from ...planning.transplant.options import Options
 from ...storage.read.spec import SourceSpec
 from ...tensors.dtypes import DTYPES
 from ...util.text import escape, listing
-from ..inputs.argument_types import Fields, Kept, Path, checked
-from ..inputs.arguments import check_seed, plain_arguments
+from ..inputs.argument_types import Fields, Files, Kept, Path, Rules, checked
+from ..inputs.arguments import check_seed, plain_arguments, rules_as_text
 from ..inputs.metadata import check_metadata, with_metadata
 from ..inputs.operations import operate
 from ..inputs.reopening import RESIZED
@@ -30,6 +30,7 @@ from .arguments import fields_of, kept_of
 from .scores import scores, scores_by_activations
 from .stages import Choices, Stages
 from .statistics import read_statistics
+from .vocabulary import VocabularyChoices, vocabulary_step
 
 __all__ = ["resize"]
 
@@ -48,6 +49,12 @@ def resize(
     keep: Kept = None,
     new_channels: str | None = None,
     by: Path | None = None,
+    tokenizer: Path | None = None,
+    trim: Files = (),
+    keep_special: bool = True,
+    pad_to: int = 1,
+    new_tokens: str = "init",
+    token_map: Rules = (),
     config: Path | None = None,
     dtype: str | None = None,
     seed: int = 0,
@@ -70,8 +77,17 @@ def resize(
     field to the heads, channels or experts that are kept, as ``0..3,6``; by default those with the largest weights, or
     those that contribute most in the statistics ``by``, a file that ``stats`` made of this model. With it, ``layers``
     may be "influential": the layers that change their input most.
-    ``new_channels`` is "init" (new channels are initialised and contribute nothing at first) or "copy". ``dtype``,
-    ``seed``, ``root`` and ``metadata`` are as in ``transplant``; by default the dtype of the source is kept.
+    ``new_channels`` is "init" (new channels are initialised and contribute nothing at first) or "copy".
+
+    ``tokenizer`` is another tokeniser, as a folder or as its file of tokens: the rows of tokens that the model's own
+    tokeniser has too are kept, ``new_tokens`` (init, mean, zero, subword) says how the others are made, and
+    ``token_map`` maps tokens to differently written ones, as in ``transplant``. With ``trim``, text files, the
+    vocabulary is cut to the tokens that they use, and those that these are made of; if ``keep_special`` is false,
+    unused special tokens are left out, too. In both cases ``vocab_size`` becomes the number of tokens, rounded up to a
+    multiple of ``pad_to``, and token ids in the configuration are mapped. Without them, another ``vocab_size`` adds
+    rows at the end, or cuts rows that have no token.
+
+    ``dtype``, ``seed``, ``root`` and ``metadata`` are as in ``transplant``; by default the dtype of the source is kept.
 
     Notes of the plan say of each field whether the network computes the same afterwards. Raises ConfigError for a field
     or value that is not possible, PlanError if it is not known how a tensor changes, and what ``transplant`` raises.
@@ -82,10 +98,17 @@ def resize(
         raise ConfigError(f"--new-channels {escape(new_channels)} is unknown.", hint="Use init or copy.")
     path = os.fspath(source)
     base = Resizable(_config(path, config))
+    corpora = [os.fspath(one) for one in ([trim] if isinstance(trim, str | os.PathLike) else trim or ())]
+    asked = VocabularyChoices(os.fspath(tokenizer or ""), corpora, keep_special, pad_to, new_tokens, token_map)
+    vocabulary = None
     kept = {base.main_name(name): value for name, value in kept_of(keep).items()}
     if model_type is None:
         _check_same_type(expert)
-        fields = {base.main_name(name): value for name, value in fields_of(set).items()}
+        given = fields_of(set, is_needed=not (tokenizer or trim))
+        fields = {base.main_name(name): value for name, value in given.items()}
+        vocabulary = vocabulary_step(base, fields, asked)
+    elif tokenizer or trim:
+        raise ConfigError("--as changes the type alone, not the vocabulary.", hint="Leave --tokenizer and --trim out.")
     with open_checkpoint(path, root) as opened:
         found = read_statistics(by, opened) if by is not None else None
 
@@ -96,7 +119,7 @@ def resize(
 
         name = os.path.basename(found.path) if found is not None else ""
         influences = found.influences if found is not None else None
-        choices = Choices(layers or "", kept, new_channels or "", name, influences)
+        choices = Choices(layers or "", kept, new_channels or "", name, influences, vocabulary)
         stages: Stages | AnotherType
         if model_type is None:
             stages = Stages(base, fields, choices, scored)
@@ -116,10 +139,14 @@ def resize(
         rules=[rule for change in changes for rule in change.renamed],
         on_mismatch=policies, on_missing=stages.on_missing, dtype=dtype or (dtypes.pop() if len(dtypes) == 1 else None),
     )  # fmt: skip
+    options = replace(options, vocabulary=vocabulary.options if vocabulary else None)
     arguments = plain_arguments(
         model_type=model_type, expert=expert, layers=layers,
         keep={name: list(value) for name, value in kept.items()}, new_channels=new_channels,
-        by=by and os.path.basename(by), dtype=dtype, root=root, **{RESIZED: stages.overrides},
+        by=by and os.path.basename(by), dtype=dtype,
+        tokenizer=os.path.basename(asked.tokenizer.rstrip("/")), pad_to=pad_to if pad_to > 1 else 0,
+        trim=list(map(os.path.basename, corpora)), no_keep_special=not keep_special, new_tokens=new_tokens,
+        token_map=rules_as_text(token_map), root=root, **{RESIZED: stages.overrides},
     )  # fmt: skip
     try:
         plan = plan_into(
@@ -130,7 +157,9 @@ def resize(
             arguments=arguments,
             root=root,
             rows=rows,
-            by_place=True,
+            others=vocabulary.lists if vocabulary else (),
+            change=vocabulary.new if vocabulary else None,
+            by_place=vocabulary is None or vocabulary.new is None,
         )
     except PlanError as error:  # its hints are options of transplant
         hint = "Layers differ: choose others with --layers." if layers else "Look at the source with ckpt check."

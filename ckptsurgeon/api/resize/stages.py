@@ -37,6 +37,7 @@ from .checks import (
     layers_apart,
     numbers_apart,
 )
+from .vocabulary import VocabularyStep
 
 __all__ = ["Choices", "Scores", "Stages"]
 
@@ -65,7 +66,10 @@ _USED = (
 
 @dataclass(frozen=True)
 class Choices:
-    """What the user chose: ``layers`` as text, lists of what is ``kept`` by field, and how channels are added."""
+    """What the user chose: ``layers`` as text, lists of what is ``kept`` by field, and how channels are added.
+
+    ``vocabulary`` is the change of the vocabulary, if there is one.
+    """
 
     layers: str = ""
     kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -73,6 +77,7 @@ class Choices:
     by: str = ""
     influences: Callable[[int], list[float]] | None = None
     """A function that returns the influence of each layer of a list of so many, if statistics are given."""
+    vocabulary: VocabularyStep | None = None
 
 
 class Stages:
@@ -89,6 +94,7 @@ class Stages:
         self._fields = dict(fields)
         self._done: dict[str, Any] = {}
         self._check_fields()
+        self._fields.update(choices.vocabulary.fields if choices.vocabulary else {})
         self._pin_heads()
         self._values: dict[int, tuple[TargetSpec, Mapping[str, object]]] = {}
 
@@ -100,7 +106,8 @@ class Stages:
     @cached_property
     def last(self) -> TargetSpec:
         """The network of the output."""
-        return self._base.target(self.overrides)
+        vocabulary = self._choices.vocabulary
+        return self._base.target(self.overrides, vocabulary.new if vocabulary else None)
 
     @cached_property
     def overrides(self) -> dict[str, Any]:
@@ -297,6 +304,9 @@ class Stages:
     def _change(self, role: str, names: Sequence[str], before: Network, after: Network) -> Change:
         name = names[0]
         numbers = at_path(self._before, name), self._fields[name]
+        if role == "vocabulary":
+            assert self._choices.vocabulary is not None
+            return self._choices.vocabulary.change
         if role == "depth":
             layers = self._layers(name)
             paths = lists_of(before, after, numbers)

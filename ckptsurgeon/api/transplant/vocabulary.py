@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from ...destinations.hf.files import CONFIG
+from ...destinations.hf.files import CONFIG, is_of_tokenizer
 from ...errors import ConfigError, PlanError
 from ...planning.keys.pattern import OptionPattern
+from ...planning.plan.plan import Plan
+from ...planning.target import Companion
 from ...planning.transplant.vocabulary import VocabularyOptions
 from ...storage.read.uri import scheme_of
 from ...util.text import escape
 from ...vocabulary.mapping import map_tokens
+from ...vocabulary.read import vocabulary_beside, vocabulary_of
 from ...vocabulary.replacement import NewVocabulary
 from ..inputs.argument_types import Patterns, Rules, Vocabularies
 from ..model_folder.rows_by_place import PLACE
 
-__all__ = ["new_vocabulary", "vocabulary_files", "vocabulary_key", "vocabulary_options"]
+__all__ = ["new_vocabulary", "vocabulary_files", "vocabulary_key", "vocabulary_of_plan", "vocabulary_options"]
+
+TOKENIZER = "tokenizer.json"
 
 
 def vocabulary_files(vocab: Vocabularies) -> tuple[str, ...]:
@@ -48,6 +53,17 @@ def new_vocabulary(files: Sequence[str], spelled: Rules = ()) -> NewVocabulary |
     """
     pairs = [spelled] if isinstance(spelled, str) else spelled
     return NewVocabulary.at(files, _spelled(pairs)) if files else None
+
+
+def vocabulary_of_plan(plan: Plan) -> NewVocabulary | None:
+    """Return the change of the vocabulary in a plan that was saved; None if it has none; raises ConfigError."""
+    lists, spelled = plan.target.lists, plan.arguments.get("token_map", ())
+    if len(lists) != 1:
+        return new_vocabulary(lists, spelled)
+    made = tuple(Companion(one.name, text=one.text) for one in plan.target.companions if is_of_tokenizer(one.name))
+    text = next(one.text for one in made if one.name == TOKENIZER)
+    new = vocabulary_of(TOKENIZER, text.encode())
+    return NewVocabulary(vocabulary_beside(lists[0]), new, (lists[0], lists[0]), files=made)
 
 
 def vocabulary_options(

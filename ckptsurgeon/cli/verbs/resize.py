@@ -12,10 +12,10 @@ from ..writing import Writing
 NAME = "resize"
 HELP = """Change the size of a model by the fields of its configuration.
 
-Width, depth, heads, heads of keys and values, channels of feed-forward layers and experts can be changed. Which tensors
-a field changes is found by building the network of transformers, without storage, at both values. The note on each
-field says whether the outputs stay equal; --prove runs both networks and compares them. Configuration, tokeniser and
-weights are written to a folder that from_pretrained opens.
+Width, depth, heads, heads of keys and values, channels of feed-forward layers, experts and the vocabulary can be
+changed. Which tensors a field changes is found by building the network of transformers, without storage, at both
+values. The note on each field says whether the outputs stay equal; --prove runs both networks and compares them.
+Configuration, tokeniser and weights are written to a folder that from_pretrained opens.
 """
 EXAMPLES = """\b
 Examples:
@@ -24,6 +24,8 @@ Examples:
   ckpt resize small/ --set hidden_size=2048 --set intermediate_size=8192 -o wide/
   ckpt resize moe/ --set num_local_experts=4 --keep num_local_experts=0,2,5,7 -o smaller/
   ckpt resize llama/ --as mixtral --set num_local_experts=8 -o moe/
+  ckpt resize bert/ --tokenizer german/ --new-tokens subword --pad-to 64 -o bert-de/
+  ckpt resize llama/ --trim letters.txt --trim books.txt -o small/
 """
 
 
@@ -83,6 +85,49 @@ def run(
         str | None,
         typer.Option("--by", metavar="STATS", help="Keep what contributes most in these statistics of ckpt stats."),
     ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            "--tokenizer",
+            metavar="DIR|FILE",
+            help="Give the model this tokeniser: rows of tokens that its own has too are kept, whatever their index.",
+        ),
+    ] = None,
+    trim: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trim",
+            metavar="FILE",
+            help="Cut the vocabulary to the tokens that this text uses, and those that they are made of. Repeatable.",
+        ),
+    ] = None,
+    keep_special: Annotated[
+        bool,
+        typer.Option(
+            "--keep-special/--no-keep-special",
+            help="With --trim, keep all special and added tokens, or those alone that are used or named.",
+        ),
+    ] = True,
+    pad_to: Annotated[
+        int,
+        typer.Option("--pad-to", metavar="N", help="Round the number of rows of tokens up to a multiple of N."),
+    ] = 1,
+    new_tokens: Annotated[
+        str,
+        typer.Option(
+            "--new-tokens",
+            metavar="init|mean|zero|subword",
+            help="Fill the rows of new tokens: initial values, the mean of all rows, zeros, or the mean of the pieces.",
+        ),
+    ] = "init",
+    token_map: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--token-map",
+            metavar="OLD=NEW",
+            help="Give the new token NEW the row of the old token OLD. Repeatable.",
+        ),
+    ] = None,
     config: Annotated[
         str | None,
         typer.Option("--config", metavar="FILE", help="The config.json, if it is not in the folder of the weights."),
@@ -103,7 +148,7 @@ def run(
     writing.check()
     plan = resize(
         source, set=set or [], model_type=as_type, expert=expert, layers=layers, keep=keep, new_channels=new_channels,
-        by=by, config=config, dtype=dtype,
-        seed=seed, root=root, metadata=metadata_of(set_metadata),
+        by=by, tokenizer=tokenizer, trim=trim or (), keep_special=keep_special, pad_to=pad_to, new_tokens=new_tokens,
+        token_map=token_map or (), config=config, dtype=dtype, seed=seed, root=root, metadata=metadata_of(set_metadata),
     )  # fmt: skip
     writing.carry_out(plan)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...planning.target import TargetSpec
+from ...vocabulary.replacement import NewVocabulary
 from .._document import Document, read_document
 from ..transformers import TOOLKIT
 
@@ -40,9 +41,13 @@ class Resizable:
         """The path of the config.json."""
         return self._document.path
 
-    def target(self, changes: Mapping[str, Any]) -> TargetSpec:
-        """Return the network with ``changes`` as a destination; a part of the configuration is a dict in it."""
-        return TOOLKIT.load(replace(self._document, overrides=dict(changes), read=[], ran=[]))
+    def target(self, changes: Mapping[str, Any], vocabulary: NewVocabulary | None = None) -> TargetSpec:
+        """Return the network with ``changes`` as a destination; a part of the configuration is a dict in it.
+
+        ``vocabulary`` replaces the vocabulary of the model; its size is one of the ``changes``.
+        """
+        changed = replace(self._document, overrides=dict(changes), vocabulary=vocabulary, read=[], ran=[])
+        return TOOLKIT.load(changed)
 
     def fields(self, changes: Mapping[str, Any] = {}) -> dict[str, Any]:
         """Return all fields of the configuration with ``changes``, those with default values included."""

@@ -20,7 +20,15 @@ from ...vocabulary.token_ids import LostId, MovedIds, Renumbering, moved_ids  # 
 from ...vocabulary.vocabulary import Vocabulary
 from .files import GENERATION, PROCESSORS, is_of_tokenizer, tokenizer_beside
 
-__all__ = ["IN_YAML", "renumbered", "renumbered_generation", "renumbering_of", "tokenizer_of", "with_tokenizer_of"]
+__all__ = [
+    "IN_FIELDS",
+    "IN_YAML",
+    "renumbered",
+    "renumbered_generation",
+    "renumbering_of",
+    "tokenizer_of",
+    "with_tokenizer_of",
+]
 
 LISTED = 8
 """The maximum number of entries that a note lists."""
@@ -33,6 +41,8 @@ SPECIAL = 4
 """How many of a tokeniser's first pieces may be in another order in the vocabulary: <unk>, <s>, </s>, <pad>."""
 IN_YAML = "{part}set it in the destination's YAML: {field}: ID, or null"
 """The hint for an id whose token is not in the new list; ``part`` is "" or a phrase about the option --token-map."""
+IN_FIELDS = "{part}set it: --set {field}=ID, or null"
+"""The same hint if the fields of the configuration are options, as in ``ckpt resize``."""
 
 
 def renumbering_of(
@@ -158,17 +168,25 @@ def _last(one: LostId) -> str:
 
 
 def with_tokenizer_of(
-    files: Sequence[Companion], path: str, new: Vocabulary, own: Vocabulary | None
+    files: Sequence[Companion],
+    path: str,
+    new: Vocabulary,
+    own: Vocabulary | None,
+    made: Sequence[Companion] = (),
 ) -> tuple[tuple[Companion, ...], list[str]]:
     """Return the files of an output folder with the tokeniser that belongs to the token list at ``path``, and notes.
 
     ``own`` is the token list of the tokeniser in ``files``. If it is equal to the new list, that tokeniser is kept.
+    ``made`` are the files of the new tokeniser if it was made from the old one; then none are read.
     """
     if own is not None and own.tokens == new.tokens:
         return tuple(files), []
     rest = tuple(one for one in files if not is_of_tokenizer(one.name))
-    theirs = tokenizer_of(path, new)
+    theirs = list(made) or tokenizer_of(path, new)
     missing = sorted({one.name for one in files} - {one.name for one in (*rest, *theirs)})
+    if made:
+        left = f"files of the old tokeniser that are left out: {listing(missing, 12, where='')}"
+        return (*rest, *theirs), [left] if missing else []
     if not theirs:
         has = "has other tokens than this list"
         lies = f"the one next to {{}} {has}" if tokenizer_beside(path) else "there is none next to {}"

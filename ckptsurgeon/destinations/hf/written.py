@@ -16,7 +16,7 @@ from .._document import Document
 from .config_text import config_text
 from .files import CONFIG, companions, is_of_tokenizer
 from .overrides import config_of, merged_fields
-from .tokens import IN_YAML, renumbered, renumbered_generation, renumbering_of, with_tokenizer_of
+from .tokens import IN_FIELDS, IN_YAML, renumbered, renumbered_generation, renumbering_of, with_tokenizer_of
 
 __all__ = ["WrittenConfig", "files_of", "has_fewer_rows"]
 
@@ -111,7 +111,8 @@ def files_of(
         files, said = _of_fewer_rows(document, files, written, before, folder)
     else:
         own = tokens_at(folder)
-        files, said = with_tokenizer_of(files, document.vocabulary.paths[1], document.vocabulary.new, own)
+        change = document.vocabulary
+        files, said = with_tokenizer_of(files, change.paths[1], change.new, own, change.files)
         files, moved = _renumbered(document, files, written, own, fields, before)
         said = [*moved, *said]
     return (written.companion(), *files), said
@@ -130,16 +131,17 @@ def _renumbered(
     ``fields`` are the fields of the original config.json, ``own`` is the token list next to that file, and ``rows`` is
     its vocabulary size.
     """
-    change, given = document.vocabulary, dict(_given(document.model))
+    change, given = document.vocabulary, dict(_given({**document.model, **document.overrides}))
     assert change is not None
     fixed, told = frozenset(given), frozenset(name for name, _ in _given(fields))
     everything = written.everything
     numbers, new = renumbering_of(change, own, rows, everything, fixed), change.paths[1]
     if numbers is None:
         return files, []
-    moved, notes = renumbered(CONFIG, everything, numbers, new, fixed=fixed, told=told)
+    remedy = IN_FIELDS if document.overrides else IN_YAML
+    moved, notes = renumbered(CONFIG, everything, numbers, new, remedy=remedy, fixed=fixed, told=told)
     written.apply(moved)
-    files, more = renumbered_generation(files, numbers, new, given)
+    files, more = renumbered_generation(files, numbers, new, given, remedy=remedy)
     return files, [*notes, *more]
 
 
@@ -163,7 +165,7 @@ def _of_fewer_rows(
     rows = _rows(written.config)
     if not rows or rows >= before:
         return files, []
-    numbers, given = Renumbering.first(rows, before), dict(_given(document.model))
+    numbers, given = Renumbering.first(rows, before), dict(_given({**document.model, **document.overrides}))
     new, remedy = f"a vocabulary of {rows} rows", f"{IN_YAML}; or match rows by token: --vocab SRC_TOKENS:DST_TOKENS"
     moved, notes = renumbered(CONFIG, written.everything, numbers, new, remedy=remedy, fixed=frozenset(given))
     written.apply(moved)

@@ -129,8 +129,9 @@ class PlanTarget(Brief):
     An output folder also gets the ``companions``: small files such as config.json. It does not store the tensors in
     ``implied``, since the library that loads the folder ties them to other tensors. ``weights`` is the name that the
     file of tensors must have, if only one name is possible. ``lists`` are the files of the old and the new token list,
-    if the configuration was given another vocabulary. ``notes`` are about the companions, and are shown only if the
-    output gets them. ``refused`` is the reason why no folder may be written: no config.json can describe the weights.
+    if the configuration was given another vocabulary; the old one alone if the new one was made from it. ``notes`` are
+    about the companions, and are shown only if the output gets them. ``refused`` is the reason why no folder may be
+    written: no config.json can describe the weights.
     """
 
     kind: str

@@ -15,7 +15,8 @@ class Change:
     ``rows`` are operations on single keys, in order; ``after`` are operations on patterns, which follow. ``renamed``
     are rules for the results, and ``left`` are patterns of tensors that are left out. ``policies`` has the policy for
     shapes of keys whose rest is initialised. ``said`` is what was done; ``is_exact`` is true if the network computes
-    the same afterwards, up to rounding, and None if this is not known.
+    the same afterwards, up to rounding, and None if this is not known; ``equal`` says which of its outputs are then the
+    same.
     """
 
     said: str
@@ -25,6 +26,7 @@ class Change:
     renamed: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     policies: dict[str, str] = field(default_factory=dict)
+    equal: str = "the outputs"
 
     def note(self, *, is_tested: bool) -> str:
         """Return what was done, and whether the network computes the same afterwards.
@@ -33,5 +35,5 @@ class Change:
         """
         if self.is_exact is None:
             return f"{self.said}; the outputs may change (--prove compares them)"
-        stay = "the outputs stay equal" if is_tested else "the outputs should stay equal (--prove compares them)"
+        stay = f"{self.equal} stay equal" if is_tested else f"{self.equal} should stay equal (--prove compares them)"
         return f"{self.said}; {stay if self.is_exact else 'the outputs change'}"

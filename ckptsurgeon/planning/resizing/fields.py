@@ -22,16 +22,21 @@ _NAMES: Mapping[str, Iterable[str]] = {
         "num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_decoder_layers", "num_encoder_layers",
         "encoder_layers", "decoder_layers",
     ),
+    "vocabulary": ("vocab_size",),
 }  # fmt: skip
 ORDER = tuple(_NAMES)
-"""What the fields count, in the order in which they are changed: layers are copied when all else has its new size."""
+"""What the fields count, in the order in which they are changed: layers are copied when all else has its new size.
+
+The rows of a vocabulary are mapped last, when the results are made.
+"""
 _ROLES = {name: role for role, names in _NAMES.items() for name in names}
 
 
 def role_of(field: str) -> str:
     """Return what a field counts.
 
-    It counts "channels" (of feed-forward layers), "experts", "width", "heads", "kv_heads" (of keys, values), "depth".
+    It counts "channels" (of feed-forward layers), "experts", "width", "heads", "kv_heads" (of keys, values), "depth" or
+    "vocabulary".
 
     ``field`` may be the path of a field in a part of the configuration (``text_config.hidden_size``). Returns "" for a
     field that counts none of these.

@@ -1,0 +1,80 @@
+"""Encodes texts with a tokenizer.json, to find the tokens that they use, and to compare two tokenisers."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ...errors import ConfigError
+from ...util.did_you_mean import did_you_mean
+from ...util.text import brief_repr, escape
+
+__all__ = ["check_encodes_alike", "opened_tokenizer", "used_ids"]
+
+PART = 1 << 18
+"""The size, in characters, of the parts of a corpus that are encoded as a whole; each ends with a line."""
+LONGEST = 1 << 20
+"""A longer line, in characters, is cut."""
+
+
+def opened_tokenizer(text: str, name: str) -> Any:
+    """Return the tokeniser that a tokenizer.json describes; raises ConfigError if the package tokenizers refuses it."""
+    try:
+        package = importlib.import_module("tokenizers")
+    except ImportError as error:
+        raise ConfigError(
+            "to encode a corpus, the package tokenizers is needed.", hint="pip install 'ckptsurgeon[hf]'."
+        ) from error
+    try:
+        made = package.Tokenizer.from_str(text)
+    except Exception as error:  # the package raises plain Exception
+        raise ConfigError(f"tokenizers cannot read {escape(name)}: {escape(brief_repr(str(error), 200))}.") from error
+    made.no_truncation()
+    made.no_padding()
+    return made
+
+
+def used_ids(tokenizer: Any, paths: Sequence[str]) -> set[int]:
+    """Return the ids of the tokens that some text files use; raises ConfigError if a file cannot be read."""
+    found: set[int] = set()
+    for texts in _batches(paths):
+        for one in tokenizer.encode_batch(texts, add_special_tokens=False):
+            found.update(one.ids)
+    return found
+
+
+def check_encodes_alike(first: Any, second: Any, paths: Sequence[str]) -> None:
+    """Raise ConfigError if two tokenisers encode a part of some text files into different tokens."""
+    tokens = first.get_vocab()
+    moved = {number: second.token_to_id(token) for token, number in tokens.items()}
+    for texts in _batches(paths):
+        pair = [tokenizer.encode_batch(texts, add_special_tokens=False) for tokenizer in (first, second)]
+        for text, old, new in zip(texts, *pair, strict=True):
+            if [moved[number] for number in old.ids] != new.ids:
+                raise ConfigError(
+                    f"the smaller tokeniser would encode {escape(brief_repr(text, 60))} into other tokens.",
+                    hint="Make the smaller tokeniser yourself, and use --tokenizer.",
+                )
+
+
+def _batches(paths: Sequence[str]) -> Iterator[list[str]]:
+    """Yield texts of the files in lists: parts of many lines as a whole, and each of their lines alone.
+
+    A line may begin with another token if it is a text of its own, and a part has tokens of several line ends.
+    """
+    for path in paths:
+        for part in _parts(path):
+            yield [part, *part.splitlines()]
+
+
+def _parts(path: str) -> Iterator[str]:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            while part := file.read(PART):
+                yield part + file.readline(LONGEST)
+    except OSError as error:
+        said = f"the corpus {escape(path)} cannot be read: {error.strerror}."
+        raise ConfigError(said, hint=did_you_mean(path)) from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"the corpus {escape(path)} is not a text in UTF-8.") from None

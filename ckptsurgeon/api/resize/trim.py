@@ -1,0 +1,141 @@
+"""Cuts the vocabulary of a model to the tokens that a corpus uses."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ...destinations.hf.files import GENERATION, tokenizer_beside
+from ...destinations.hf.resizable import Resizable
+from ...errors import ConfigError, PlanError
+from ...planning.target import Companion
+from ...storage.json_text import read_json
+from ...storage.small_files import read_file
+from ...util.text import escape, listing
+from ...vocabulary.read import VOCABULARY_BYTES, vocabulary_beside, vocabulary_of
+from ...vocabulary.replacement import NewVocabulary
+from ...vocabulary.token_ids import Renumbering, moved_ids
+from ...vocabulary.trimmed import KeptTokens, added_in, kept_tokens, trimmed_tokenizer
+from .corpus import check_encodes_alike, opened_tokenizer, used_ids
+
+__all__ = ["trimmed"]
+
+TOKENIZER, SETTINGS, DECODER = "tokenizer.json", "tokenizer_config.json", "added_tokens_decoder"
+WITHOUT_TOKENS = ("special_tokens_map.json", "chat_template.jinja", "chat_template.json", "normalizer.json")
+"""Files of a tokeniser that name tokens, if any, by their text: they are copied."""
+
+
+def trimmed(
+    base: Resizable, path: str, corpora: Sequence[str], *, keeps_special: bool, largest: bool
+) -> tuple[NewVocabulary, KeptTokens]:
+    """Return the vocabulary that the corpora need, and its tokens by group.
+
+    ``path`` is the tokenizer.json beside the weights. Special and added tokens are kept if ``keeps_special``, else
+    those that the corpora, the configuration or the tokeniser's settings use. ``largest`` is whether the token with the
+    largest id is needed. The corpora are read twice: the smaller tokeniser has to encode them into the same tokens.
+    Raises ConfigError or PlanError.
+    """
+    if os.path.basename(path) != TOKENIZER:
+        raise ConfigError(
+            f"--trim cuts a {TOKENIZER} alone, and the tokeniser of the model is in {escape(path)}.",
+            hint="Save it with transformers (AutoTokenizer.from_pretrained, save_pretrained), which writes this file.",
+        )
+    text = read_file(path, VOCABULARY_BYTES).decode("utf-8", "replace")
+    vocabulary, document = vocabulary_beside(path), read_json(text)
+    settings = _settings(path)
+    _check_settings(settings, vocabulary.tokens)
+    own = _opened(text, path, vocabulary.tokens)
+    used = {vocabulary.tokens[number] for number in used_ids(own, corpora)}
+    added = added_in(document)
+    if not used - set(added) - {str(document["model"].get("unk_token"))}:
+        raise ConfigError(
+            f"{listing(list(corpora), where='')}: there is no token of the tokeniser in it.",
+            hint="Give texts in the language of the model.",
+        )
+    named = added if keeps_special else [one for one in added if _is_named(one, path, settings)]
+    needed = [
+        *named,
+        *_of_ids(base, vocabulary.tokens, {*used, *named}),
+        *vocabulary.tokens[len(vocabulary.tokens) - largest :],
+    ]
+    kept = kept_tokens(document, vocabulary.tokens, used, needed)
+    if len(kept.tokens) == len(vocabulary.tokens):
+        raise ConfigError("the corpus uses all tokens, so there is nothing to cut.")
+    made = json.dumps(trimmed_tokenizer(document, kept.tokens), indent=2, ensure_ascii=False) + "\n"
+    check_encodes_alike(own, _opened(made, TOKENIZER, kept.tokens), corpora)
+    files = (Companion(TOKENIZER, text=made), *_others(path, settings, kept.tokens))
+    new = vocabulary_of(TOKENIZER, made.encode())
+    return NewVocabulary(vocabulary, new, (path, path), files=files), kept
+
+
+def _opened(text: str, name: str, tokens: Sequence[str]) -> Any:
+    """Return a tokeniser; raises PlanError if the package tokenizers gives its tokens other ids than their places."""
+    made = opened_tokenizer(text, name)
+    if made.get_vocab() != {token: number for number, token in enumerate(tokens)}:
+        raise PlanError(
+            f"{escape(name)}: the package tokenizers gives some tokens other ids than the file, so it cannot be cut.",
+            hint="Save the tokeniser with transformers, or use --tokenizer.",
+        )
+    return made
+
+
+def _settings(path: str) -> dict[str, Any]:
+    """Return the fields of the tokenizer_config.json beside a tokenizer.json; {} if there is none."""
+    beside = next((one for one in tokenizer_beside(path) if one.name == SETTINGS), None)
+    if beside is None:
+        return {}
+    try:
+        found = read_json(read_file(beside.path))
+    except ValueError as error:
+        raise ConfigError(f"{escape(beside.path)} is not valid JSON: {escape(str(error))}.") from None
+    return dict(found) if isinstance(found, dict) else {}
+
+
+def _check_settings(settings: Mapping[str, Any], tokens: Sequence[str]) -> None:
+    """Raise PlanError if tokenizer_config.json adds tokens that the tokenizer.json lacks."""
+    known = set(tokens)
+    lacking = [row.get("content") for _, row in _decoder(settings) if row.get("content") not in known]
+    if lacking:
+        raise PlanError(
+            f"{SETTINGS} adds tokens that {TOKENIZER} does not have: {listing(list(map(str, lacking)), where='')}.",
+            hint="Save the tokeniser with transformers, which writes them into both files.",
+        )
+
+
+def _decoder(settings: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    rows = settings.get(DECODER)
+    return [(key, row) for key, row in rows.items() if isinstance(row, dict)] if isinstance(rows, dict) else []
+
+
+def _is_named(token: str, path: str, settings: Mapping[str, Any]) -> bool:
+    """Return whether a token is in a text of the tokeniser's settings, such as its chat template."""
+    own = [value for name, value in settings.items() if name != DECODER]
+    texts = [json.dumps(own, ensure_ascii=False)]
+    texts += [
+        read_file(one.path).decode("utf-8", "replace") for one in tokenizer_beside(path) if one.name in WITHOUT_TOKENS
+    ]
+    return any(token in text or json.dumps(token, ensure_ascii=False)[1:-1] in text for text in texts)
+
+
+def _of_ids(base: Resizable, tokens: Sequence[str], kept: set[str]) -> Iterator[str]:
+    """Yield the tokens of the ids that config.json and generation_config.json need, which ``kept`` lacks."""
+    numbers = Renumbering.of(tokens, [token for token in tokens if token in kept])
+    documents = [base.fields()]
+    path = os.path.join(base.folder, GENERATION)
+    if os.path.isfile(path):
+        found = read_json(read_file(path))
+        documents += [found] if isinstance(found, dict) else []
+    for fields in documents:
+        yield from (one.token for one in moved_ids(fields, numbers).lost if one.token)
+
+
+def _others(path: str, settings: Mapping[str, Any], tokens: Sequence[str]) -> Iterator[Companion]:
+    """Yield the other files of the smaller tokeniser."""
+    yield from (one for one in tokenizer_beside(path) if one.name in WITHOUT_TOKENS)
+    if settings:
+        ids = {token: number for number, token in enumerate(tokens)}
+        rows = {str(ids[row["content"]]): row for _, row in _decoder(settings) if row["content"] in ids}
+        made = {**settings, **({DECODER: rows} if DECODER in settings else {})}
+        yield Companion(SETTINGS, text=json.dumps(made, indent=2, ensure_ascii=False) + "\n")
