@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
@@ -29,7 +30,7 @@ from .another_type import AnotherType
 from .arguments import fields_of, kept_of
 from .scores import scores, scores_by_activations
 from .stages import Choices, Stages
-from .statistics import read_statistics
+from .statistics import Statistics, read_statistics
 from .vocabulary import VocabularyChoices, vocabulary_step
 
 __all__ = ["resize"]
@@ -111,28 +112,22 @@ def resize(
         raise ConfigError("--as changes the type alone, not the vocabulary.", hint="Leave --tokenizer and --trim out.")
     with open_checkpoint(path, root) as opened:
         found = read_statistics(by, opened) if by is not None else None
-
-        def scored(role: str, axes: Sequence[Axis], units: int) -> list[float]:
-            if found is None:
-                return scores(axes, units, named)
-            return scores_by_activations(axes, units, named, found, are_experts=role == "experts")
-
-        name = os.path.basename(found.path) if found is not None else ""
-        influences = found.influences if found is not None else None
+        name, influences = (os.path.basename(found.path), found.influences) if found is not None else ("", None)
         choices = Choices(layers or "", kept, new_channels or "", name, influences, vocabulary)
+        first = base.target({})
+        rows = _as_named(opened, first)
+        named = operate([opened], rows)[0].checkpoint if rows else opened
         stages: Stages | AnotherType
         if model_type is None:
-            stages = Stages(base, fields, choices, scored)
+            stages = Stages(base, fields, choices, partial(_scores, named, found))
         else:
             stages = AnotherType(base, model_type, fields_of(set) if set else {}, expert, choices)
-        rows = _as_named(opened, stages.first)
-        named = operate([opened], rows)[0].checkpoint if rows else opened
         changes = list(stages.changes())
         dtypes = {info.dtype for info in opened.values() if DTYPES[info.dtype].is_floating}
-        freed = _untied(stages.first, stages.last)
-        rows += [{"copy": owner, "into": [owner, alias]} for owner, alias in freed]
-        for change in changes:
-            rows += [*grouped(change.rows, list(stages.first.tensors)), *change.after]
+    freed = _untied(first, stages.last)
+    rows += [{"copy": owner, "into": [owner, alias]} for owner, alias in freed]
+    for change in changes:
+        rows += [*grouped(change.rows, list(first.tensors)), *change.after]
     policies = {numberless(key): policy for change in changes for key, policy in change.policies.items()}
     options = Options.of(
         exclude=[key for change in changes for key in change.left],
@@ -150,17 +145,10 @@ def resize(
     )  # fmt: skip
     try:
         plan = plan_into(
-            [SourceSpec(path)],
-            stages.last,
-            options,
-            seed=seed,
-            arguments=arguments,
-            root=root,
-            rows=rows,
-            others=vocabulary.lists if vocabulary else (),
-            change=vocabulary.new if vocabulary else None,
+            [SourceSpec(path)], stages.last, options, seed=seed, arguments=arguments, root=root, rows=rows,
+            others=vocabulary.lists if vocabulary else (), change=vocabulary.new if vocabulary else None,
             by_place=vocabulary is None or vocabulary.new is None,
-        )
+        )  # fmt: skip
     except PlanError as error:  # its hints are options of transplant
         hint = "Layers differ: choose others with --layers." if layers else "Look at the source with ckpt check."
         raise PlanError(error.message, hint=hint, details=error.details) from None
@@ -168,6 +156,15 @@ def resize(
     notes += [f"{escape(alias)} is a copy of {escape(owner)}, to which it was tied" for owner, alias in freed]
     others = [note for note in plan.notes if not note.startswith(DIFFERENT)]  # that is what was asked for
     return with_metadata(replace(plan, verb="resize", notes=(*notes, *stages.said, *others)), metadata)
+
+
+def _scores(
+    named: Checkpoint, statistics: Statistics | None, role: str, axes: Sequence[Axis], units: int
+) -> list[float]:
+    """Return the score of each unit along some axes: by statistics, or else by the weights in ``named``."""
+    if statistics is None:
+        return scores(axes, units, named)
+    return scores_by_activations(axes, units, named, statistics, are_experts=role == "experts")
 
 
 def _check_same_type(expert: int | None) -> None:
