@@ -26,6 +26,7 @@ from ...planning.resizing.repeat import pooled_heads, repeated, widened_channels
 from ...planning.resizing.select import check_units, groups_of, largest, selected
 from ...planning.target import TargetSpec
 from ...util.text import brief_repr, escape, listing
+from ...vocabulary.replacement import NewVocabulary
 from .arguments import at_path, nested
 from .checks import (
     check_heads,
@@ -106,8 +107,11 @@ class Stages:
     @cached_property
     def last(self) -> TargetSpec:
         """The network of the output."""
-        vocabulary = self._choices.vocabulary
-        return self._base.target(self.overrides, vocabulary.new if vocabulary else None)
+        return self._base.target(self.overrides, self._vocabulary)
+
+    @property
+    def _vocabulary(self) -> NewVocabulary | None:
+        return self._choices.vocabulary.new if self._choices.vocabulary else None
 
     @cached_property
     def overrides(self) -> dict[str, Any]:
@@ -133,7 +137,7 @@ class Stages:
         kinds = module_kinds(self.first)
         before = _network(self.first, kinds)
         before = self._others(before, kinds)
-        check_values(self._fields, self._base.fields(self.overrides))
+        check_values(self._fields, self._base.fields(self.overrides, self._vocabulary))
         previous = self._target() if self._done else self.first
         for role, names in self._steps():
             for name in names:
@@ -158,8 +162,8 @@ class Stages:
         """Return a change that says if the network computes with other numbers after it."""
         if role == "depth":
             numbers = at_path(self._before, names[0]), self._fields[names[0]]
-            layers = layers_of(self._choices.layers, *numbers)
-            apart = layers_apart(*self._constants(), lists_of(before, after, numbers), layers)
+            paths = lists_of(before, after, numbers)
+            apart = layers_apart(*self._constants(), paths, self._layers(names[0]))
         elif change.is_exact:
             scaled = [key.rpartition(".")[0] for key, kind in before.kinds.items() if "scaled" in kind]
             apart = numbers_apart(*self._constants(), scaled if role == "width" else ())

@@ -49,10 +49,9 @@ class Resizable:
         changed = replace(self._document, overrides=dict(changes), vocabulary=vocabulary, read=[], ran=[])
         return TOOLKIT.load(changed)
 
-    def fields(self, changes: Mapping[str, Any] = {}) -> dict[str, Any]:
+    def fields(self, changes: Mapping[str, Any] = {}, vocabulary: NewVocabulary | None = None) -> dict[str, Any]:
         """Return all fields of the configuration with ``changes``, those with default values included."""
-        config = self._config(changes)
-        return dict(config.to_dict())
+        return dict(self._config(changes, vocabulary).to_dict())
 
     def main_name(self, path: str) -> str:
         """Return the main name of a field that has several: ``hidden_size`` of T5 is ``d_model``."""
@@ -62,11 +61,11 @@ class Resizable:
             config = getattr(config, part, None)
         return ".".join([*parts, getattr(config, "attribute_map", {}).get(name, name)])
 
-    def _config(self, changes: Mapping[str, Any]) -> Any:
+    def _config(self, changes: Mapping[str, Any], vocabulary: NewVocabulary | None = None) -> Any:
         from .config import describe, library
         from .given import given_fields
 
-        document: Document = replace(self._document, overrides=dict(changes))
+        document: Document = replace(self._document, overrides=dict(changes), vocabulary=vocabulary)
         given = given_fields(document)
         return describe(document, library(document), given).config
 

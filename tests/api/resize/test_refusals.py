@@ -128,7 +128,6 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "channels of nothing": ({"set": {"hidden_size": 32}, "new_channels": "copy"}, cs.ConfigError, "for more channels"),
     "unknown way": ({"set": {"intermediate_size": 32}, "new_channels": "zero"}, cs.ConfigError, "zero is unknown"),
-    "vocabulary": ({"set": {"vocab_size": 40}}, cs.PlanError, "it is not known how"),
     "other kinds of layers": (
         {"set": {"head_dim": 8}}, cs.PlanError, "it is not known how"
     ),
