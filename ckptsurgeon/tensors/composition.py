@@ -40,6 +40,7 @@ __all__ = [
     "is_decoded",
     "join",
     "leaves",
+    "merged_runs",
     "permute",
     "reshape",
     "scale",
@@ -104,16 +105,22 @@ def _parts(made: Concatenated, begin: int, end: int) -> Iterator[TensorInfo]:
 
 def take(info: TensorInfo, dim: int, runs: Sequence[tuple[int, int]]) -> TensorInfo:
     """Return the elements at the indices in ``runs`` along ``dim``; a run is (first index, index after the last)."""
+    merged = merged_runs(runs)
+    if len(merged) == 1:
+        return cut(info, dim, merged[0][0], merged[0][1] - merged[0][0])
+    size = sum(end - begin for begin, end in merged)
+    return _made(info, (*info.shape[:dim], size, *info.shape[dim + 1 :]), Taken(info, dim, tuple(merged)))
+
+
+def merged_runs(runs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return ranges of indices (first, index after the last) with those joined that follow each other."""
     merged: list[tuple[int, int]] = []
     for begin, end in runs:
         if merged and merged[-1][1] == begin:
             merged[-1] = (merged[-1][0], end)
         else:
             merged.append((begin, end))
-    if len(merged) == 1:
-        return cut(info, dim, merged[0][0], merged[0][1] - merged[0][0])
-    size = sum(end - begin for begin, end in merged)
-    return _made(info, (*info.shape[:dim], size, *info.shape[dim + 1 :]), Taken(info, dim, tuple(merged)))
+    return merged
 
 
 def permute(info: TensorInfo, dims: Sequence[int]) -> TensorInfo:

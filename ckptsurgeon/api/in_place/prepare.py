@@ -60,6 +60,10 @@ def prepared(plan: Plan, source: Checkpoint) -> NewNames:
         )
     headers, recipes = [], {}
     for file in shards:
+        if os.path.dirname(os.path.abspath(file.path)) != os.path.dirname(os.path.abspath(path)):
+            raise PlanError(
+                f"the index names {escape(file.path)}, which is in another folder than {escape(path)}.", hint=ORDINARY
+            )
         old = file.read(0, 8)
         old += file.read(8, int.from_bytes(old, "little"))
         new, recipe = _new_header(file, old, names)

@@ -12,7 +12,7 @@ from ...errors import ConfigError
 from ...planning.resizing.axes import Network
 from ...planning.resizing.change import Change
 from ...planning.resizing.experts import expert_alone, upcycled
-from ...planning.resizing.fields import role_of
+from ...planning.resizing.fields import USED_EXPERTS, role_of
 from ...planning.target import TargetSpec
 from ...util.text import brief_repr, count, escape, listing
 from .stages import Choices
@@ -24,7 +24,6 @@ ALIKE = {
 }  # fmt: skip
 """Pairs of types whose networks compute the same outside the feed-forward layers, as the tests compare."""
 _SIZE, _SIZES = "intermediate_size", ("moe_intermediate_size", "shared_expert_intermediate_size")
-_USED = ("num_experts_per_tok", "num_experts_per_token", "top_k")
 NORMALISED = "norm_topk_prob"
 """The field that says whether the weights of the chosen experts are divided by their sum."""
 _NORMALISING = ("mixtral",)
@@ -51,6 +50,8 @@ class AnotherType:
                 "--as changes the type alone, not the size.",
                 hint="Leave --layers, --keep, --new-channels and --by out.",
             )
+        if expert is not None and expert < 0:
+            raise ConfigError(f"--expert {expert} is not the number of an expert.", hint="Experts count from 0.")
         self._before = base.fields()
         self._given = {base.main_name_in(model_type, name): value for name, value in fields.items()}
         if model_type == self._before.get("model_type"):
@@ -153,7 +154,7 @@ class AnotherType:
         number = next((self._given[name] for name in known if name in self._given), None)
         if type(number) is not int or number < 1:
             raise ConfigError("it is not said how many experts there are.", hint=f"As in --set {known[0]}=8.")
-        for name in _USED:
+        for name in USED_EXPERTS:
             used = self.overrides.get(name, self._base.names_in(self._type).get(name))
             if type(used) is int and not 0 < used <= number:
                 raise ConfigError(

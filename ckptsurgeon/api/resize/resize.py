@@ -12,6 +12,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint
 from ...destinations.hf.resizable import Resizable
 from ...errors import ConfigError, PlanError
+from ...planning.keys.spelling import quoted
 from ...planning.plan.plan import Plan
 from ...planning.resizing.axes import Axis, grouped, numberless
 from ...planning.target import TargetSpec
@@ -36,6 +37,8 @@ from .vocabulary import VocabularyChoices, vocabulary_step
 __all__ = ["resize"]
 
 CONFIG = "config.json"
+TWICE = "-stored-twice"
+"""The end of the name that a tensor gets, until it is left out, if it is stored under another name, too."""
 NEW_CHANNELS = ("init", "copy")
 
 
@@ -115,7 +118,7 @@ def resize(
         name, influences = (os.path.basename(found.path), found.influences) if found is not None else ("", None)
         choices = Choices(layers or "", kept, new_channels or "", name, influences, vocabulary)
         first = base.target({})
-        rows = _as_named(opened, first)
+        rows, stored_twice = _as_named(opened, first)
         named = operate([opened], rows)[0].checkpoint if rows else opened
         stages: Stages | AnotherType
         if model_type is None:
@@ -125,12 +128,12 @@ def resize(
         changes = list(stages.changes())
         dtypes = {info.dtype for info in opened.values() if DTYPES[info.dtype].is_floating}
     freed = _untied(first, stages.last)
-    rows += [{"copy": owner, "into": [owner, alias]} for owner, alias in freed]
+    rows += [{"copy": quoted(owner), "into": [quoted(owner), quoted(alias)]} for owner, alias in freed]
     for change in changes:
         rows += [*grouped(change.rows, list(first.tensors)), *change.after]
     policies = {numberless(key): policy for change in changes for key, policy in change.policies.items()}
     options = Options.of(
-        exclude=[key for change in changes for key in change.left],
+        exclude=[*stored_twice, *(key for change in changes for key in change.left)],
         rules=[rule for change in changes for rule in change.renamed],
         on_mismatch=policies, on_missing=stages.on_missing, dtype=dtype or (dtypes.pop() if len(dtypes) == 1 else None),
     )  # fmt: skip
@@ -187,8 +190,10 @@ def _config(path: str, config: Path | None) -> str:
     return found
 
 
-def _as_named(source: Checkpoint, first: TargetSpec) -> list[Mapping[str, Any]]:
-    """Return operations that give the source's tensors the names and shapes of its network.
+def _as_named(source: Checkpoint, first: TargetSpec) -> tuple[list[Mapping[str, Any]], list[str]]:
+    """Return operations that give the source's tensors the names and shapes of its network, and what is left out then.
+
+    A tensor that is tied is changed under its first key: if it is stored under another too, that one is left out.
 
     Raises PlanError if the source does not have all tensors of the network of its configuration.
     """
@@ -199,7 +204,7 @@ def _as_named(source: Checkpoint, first: TargetSpec) -> list[Mapping[str, Any]]:
         rows += found.operations
         for old, new in found.names.items():
             if old != new and new in first.tensors:
-                rows.append({"copy": old, "into": [new]})
+                rows.append({"copy": quoted(old), "into": [quoted(new)]})
                 names.add(new)
     owners = {first.ties.get(key, key) for key in names}
     missing = [] if rows else [key for key in first.tensors if first.ties.get(key, key) not in owners]
@@ -210,7 +215,15 @@ def _as_named(source: Checkpoint, first: TargetSpec) -> list[Mapping[str, Any]]:
             f"{escape(source.path)} is not a checkpoint of its configuration: it {what}.",
             hint="See ckpt fits for what differs.",
         )
-    return rows
+    left = []
+    for alias, owner in first.ties.items():
+        if alias in names and owner in names:
+            rows.append({"copy": quoted(alias), "into": [quoted(f"{alias}{TWICE}")]})
+            left.append(f"{quoted(alias)}{TWICE}")
+        elif alias in names:
+            rows.append({"copy": quoted(alias), "into": [quoted(owner)]})
+            names.add(owner)
+    return rows, left
 
 
 def _untied(first: TargetSpec, last: TargetSpec) -> list[tuple[str, str]]:

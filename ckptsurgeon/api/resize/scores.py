@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import ConfigError
@@ -13,28 +14,43 @@ from .statistics import Statistics
 
 __all__ = ["scores", "scores_by_activations"]
 
+BLOCK = 16 << 20
+"""The size of the blocks in which tensors are read, in bytes."""
+
 
 def scores(axes: Sequence[Axis], units: int, source: Checkpoint) -> list[float]:
-    """Return the score of each of the ``units`` units along the axes, from the weights of ``source``.
-
-    One tensor is in memory at a time.
-    """
+    """Return the score of each of the ``units`` units along the axes, from the weights of ``source``."""
     sums = {axis.key: _sums(axis, units, source) for axis in axes}
     weights = {key: one for key, one in sums.items() if len(source[key].shape) > 1}
     return scores_by_weights(weights or sums)
 
 
 def _sums(axis: Axis, units: int, source: Checkpoint, by: Sequence[float] | None = None) -> list[float]:
-    """Return the sum of squares of the weights of each unit; ``by`` has a factor for each index along the axis."""
-    import torch
+    """Return the sum of squares of the weights of each unit; ``by`` has a factor for each index along the axis.
 
-    values = source.tensor(axis.key).double().square()
-    other = [dim for dim in range(values.ndim) if dim != axis.dim]
-    along = values.sum(other) if other else values
+    The tensor is read in blocks of its first dimension, of about ``BLOCK`` bytes in double precision.
+    """
+    import numpy as np
+
+    from ...engine.compute.reading import read_part
+    from ...tensors.ops.casts import cast
+
+    info = source[axis.key]
+    along = np.zeros(axis.before)
+    rest = tuple((0, size) for size in info.shape[1:])
+    rows = max(1, BLOCK // (8 * prod(info.shape[1:])))
+    for first in range(0, info.shape[0], rows):
+        last = min(first + rows, info.shape[0])
+        values = cast(read_part(source, info, ((first, last), *rest)), info.dtype, "float64")[0]
+        found = np.square(values).sum(tuple(dim for dim in range(values.ndim) if dim != axis.dim))
+        if axis.dim == 0:
+            along[first:last] = found
+        else:
+            along += found
     if by is not None:
-        along = along * torch.tensor(by, dtype=torch.float64)
-    found: list[float] = along.reshape(axis.parts, units, -1).sum((0, 2)).tolist()
-    return found
+        along *= np.asarray(by)
+    sums: list[float] = along.reshape(axis.parts, units, -1).sum((0, 2)).tolist()
+    return sums
 
 
 def scores_by_activations(

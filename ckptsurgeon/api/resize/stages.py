@@ -21,9 +21,9 @@ from ...planning.resizing.depth import (
     layers_of,
     lists_of,
 )
-from ...planning.resizing.fields import ORDER, role_of
+from ...planning.resizing.fields import ORDER, USED_EXPERTS, role_of
 from ...planning.resizing.repeat import pooled_heads, repeated, widened_channels
-from ...planning.resizing.select import check_units, groups_of, largest, selected
+from ...planning.resizing.select import check_channels, check_units, groups_of, largest, selected
 from ...planning.target import TargetSpec
 from ...util.text import brief_repr, escape, listing
 from ...vocabulary.replacement import NewVocabulary
@@ -59,10 +59,6 @@ _WITHOUT_EXPERTS = "mlp_only_layers"
 """The field that lists the layers without experts."""
 _DENSE_FIRST = ("first_k_dense_replace", "num_dense_layers")
 """Fields that say how many of the first layers have no experts."""
-_USED = (
-    "num_experts_per_tok", "num_experts_per_token", "experts_per_token", "top_k", "moe_topk", "moe_k", "moe_top_k",
-    "router_top_k",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -323,6 +319,10 @@ class Stages:
         axes = changed_axes(role, name, before, after)
         if role in ("heads", "width"):
             check_used(role, name, axes)
+        if role == "channels":
+            check_channels(name, groups_of(axes))
+        if role == "experts":
+            self._check_used_experts(name)
         if role == "width":
             self._check_ties(name, axes, before, after)
             return self._wider(name, axes, numbers)
@@ -407,12 +407,24 @@ class Stages:
         change.said += " (arXiv 2409.12903)"
         return change
 
+    def _check_used_experts(self, name: str) -> None:
+        """Raise ConfigError if more experts would be used than there are."""
+        inside, part = name.rpartition(".")[0], self._beside(name)
+        for used in USED_EXPERTS:
+            path = f"{inside}.{used}" if inside else used
+            number = self._fields.get(path, part.get(used))
+            if type(number) is int and number > self._fields[name]:
+                raise ConfigError(
+                    f"{used} is {number}, more than the {self._fields[name]} experts of the output.",
+                    hint=f"Add --set {path}={self._fields[name]}.",
+                )
+
     def _routed(self, change: Change, name: str, numbers: tuple[int, int]) -> Change:
         """Return the change to repeated experts: it is exact if as many more of them are used."""
         inside, part = name.rpartition(".")[0], self._beside(name)
-        if not any(type(part.get(used)) is int for used in _USED):
+        if not any(type(part.get(used)) is int for used in USED_EXPERTS):
             change.is_exact = None  # it is not known how many of them are used
-        for used in _USED:
+        for used in USED_EXPERTS:
             path, old = f"{inside}.{used}" if inside else used, part.get(used)
             if type(old) is int and self._fields.get(path, old) * numbers[0] != old * numbers[1]:
                 change.is_exact = False
@@ -432,6 +444,13 @@ class Stages:
             if len(listed) != new or listed[-1] >= old:
                 raise ConfigError(
                     f"--keep {name}: {len(listed)} numbers up to {listed[-1]} are listed; {new} below {old} are needed."
+                )
+            within = self._heads_of_keys(name, old, new) if role == "heads" else 1
+            shares = {sum(index * within // old == part for index in listed) for part in range(within)}
+            if len(shares) > 1:
+                raise ConfigError(
+                    f"--keep {name}: keep equally many of the heads that share each of the {within} heads of keys.",
+                    hint=f"Each {old // within} heads in order share one; keep {new // within} of each.",
                 )
             return selected(name, groups, [listed] * len(groups), numbers, f"those of the list are kept ({new})")
         within = self._heads_of_keys(name, old, new) if role == "heads" else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ def stats(
             network.progress = lambda number: progress(_added(done, number), total)
         given = given_inputs(os.fspath(inputs), network.module, network.folder) if inputs else None
         given = given or drawn_inputs(network.module, seed)
-        with _collected(network.module) as found:
+        with _collected(network.module, given.arguments.get("attention_mask")) as found:
             run_network(network, given, memory_bytes(memory) or MEMORY)
         values = {key: one.result for key, one in found.items() if one.count}
     if not values:
@@ -113,19 +114,23 @@ class _Mean:
 
 
 @contextmanager
-def _collected(model: nn.Module) -> Iterator[Mapping[str, _Mean]]:
-    """Collect statistics of a network by key while the ``with`` block runs."""
+def _collected(model: nn.Module, mask: Tensor | None) -> Iterator[Mapping[str, _Mean]]:
+    """Collect statistics of a network by key while the ``with`` block runs.
+
+    Positions where ``mask`` is 0, which only fill a batch up, do not count.
+    """
     from torch import nn
 
     from ..prove.blocks import block_names
 
     found: dict[str, _Mean] = {}
+    real = mask.bool() if mask is not None and mask.dim() == 2 and not bool(mask.all()) else None
     layers = {name for name in block_names(model) if name.rpartition(".")[2].isdigit()}
     with ExitStack() as hooks:
 
         def watch(module: nn.Module, key: str, take: Callable[..., None]) -> None:
             mean = found.setdefault(key, _Mean())
-            hooks.callback(module.register_forward_hook(partial(take, mean), with_kwargs=True).remove)
+            hooks.callback(module.register_forward_hook(partial(take, mean, real), with_kwargs=True).remove)
 
         for name, module in model.named_modules():
             kind = type(module).__name__
@@ -142,30 +147,38 @@ def _first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return args[0] if args else next(iter(kwargs.values()), None)
 
 
-def _take_inputs(mean: _Mean, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-    values = _first(args, kwargs)
-    flat = values.detach().reshape(-1, values.shape[-1]).double()
+def _positions(values: Tensor, real: Tensor | None) -> Tensor:
+    """Return values by position, without positions that only fill a batch up."""
+    flat = values.detach().reshape(-1, values.shape[-1])
+    if real is None or len(flat) != real.numel() or values.shape[:-1] not in (real.shape, (real.numel(),)):
+        return flat
+    return flat[real.reshape(-1)]
+
+
+def _take_inputs(mean: _Mean, real: Tensor | None, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    flat = _positions(_first(args, kwargs), real).double()
     mean.add(flat.square().sum(0), flat.shape[0])
 
 
-def _take_load(mean: _Mean, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+def _take_load(mean: _Mean, real: Tensor | None, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
     import torch
 
     parts = [one for one in (output if isinstance(output, tuple) else (output,)) if isinstance(one, torch.Tensor)]
     chosen = next((one for one in parts if not one.is_floating_point()), None)
     weight = getattr(module, "weight", None)
     if chosen is not None and weight is not None:
-        used = torch.bincount(chosen.reshape(-1), minlength=weight.shape[0]).double()
-        mean.add(used, chosen.reshape(-1, chosen.shape[-1]).shape[0])
+        flat = _positions(chosen, real)
+        mean.add(torch.bincount(flat.reshape(-1), minlength=weight.shape[0]).double(), flat.shape[0])
 
 
-def _take_influence(mean: _Mean, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+def _take_influence(mean: _Mean, real: Tensor | None, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
     import torch
 
     before = _first(args, kwargs)
     after = output[0] if isinstance(output, tuple) else output
     if isinstance(before, torch.Tensor) and isinstance(after, torch.Tensor) and before.shape == after.shape:
-        cosines = torch.cosine_similarity(before.double(), after.double(), dim=-1)
+        first, last = (_positions(one, real).double() for one in (before, after))
+        cosines = torch.cosine_similarity(first, last, dim=-1)
         mean.add((1 - cosines).sum(), cosines.numel())
 
 
@@ -191,10 +204,10 @@ class Statistics:
         Raises ConfigError if there is no such list, or more than one.
         """
         lists: dict[str, dict[int, float]] = {}
-        for key, (value, *_) in self.values.items():
+        for key, values in self.values.items():
             path, _, place = key.removesuffix(f".{INFLUENCE}").rpartition(".")
-            if key.endswith(f".{INFLUENCE}"):
-                lists.setdefault(path, {})[int(place)] = value
+            if key.endswith(f".{INFLUENCE}") and re.fullmatch("[0-9]{1,6}", place) and len(values) == 1:
+                lists.setdefault(path, {})[int(place)] = values[0]
         found = [own for own in lists.values() if sorted(own) == list(range(number))]
         if len(found) != 1:
             raise ConfigError(

@@ -165,11 +165,19 @@ def _taken(read: Read, made: Taken, box: Box) -> Array:
         if at >= last:
             break
     low, high = min((a for a, _ in pieces), default=0), max((b for _, b in pieces), default=0)
-    if len(pieces) <= FEW or high - low > SPARSE * (last - first):
+    spread = (high - low) / max(last - first, 1)
+    if len(pieces) <= FEW or (dim == 0 and spread > SPARSE):
         boxes = [(*box[:dim], piece, *box[dim + 1 :]) for piece in pieces or [(0, 0)]]
         return np.concatenate([read(made.of, one) for one in boxes], axis=dim)
     indices = np.concatenate([np.arange(a - low, b - low) for a, b in pieces])
-    return np.take(read(made.of, (*box[:dim], (low, high), *box[dim + 1 :])), indices, axis=dim)
+    begin, end = box[0]
+    rows = max(1, int((end - begin) * SPARSE / spread)) if dim and spread > SPARSE else max(1, end - begin)
+    parts = []
+    for row in range(begin, max(end, begin + 1), rows):  # a few rows at once, since much is read that is not taken
+        own = ((row, min(row + rows, end)), *box[1:]) if dim else box
+        whole = read(made.of, (*own[:dim], (low, high), *own[dim + 1 :]))
+        parts.append(np.take(whole, indices, axis=dim))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _reshaped(read: Read, of: TensorInfo, shape: Sequence[int], box: Box) -> Array:

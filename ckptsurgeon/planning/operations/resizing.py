@@ -94,12 +94,12 @@ def resized(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
 def scaled_part(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
     """Return a tensor multiplied by ``by``: all of it, or the elements ``begin`` to ``end`` along ``dim``."""
     factor = float(operation.fields["by"])
-    begin, end = operation.fields["begin"], operation.fields["end"]
-    if (begin, end) == (0, ALL):
+    begin, end, given = operation.fields["begin"], operation.fields["end"], operation.fields["dim"]
+    if (begin, end, given) == (0, ALL, 0):
         return scale(info, factor)
-    dim = dimension(operation, operation.fields["dim"], key, len(info.shape))
+    dim = dimension(operation, given, key, len(info.shape))
     size = info.shape[dim]
-    end = size if end == ALL else end
+    begin, end = (size if one == ALL else one + size if one < 0 else one for one in (begin, end))
     if not 0 <= begin < end <= size:
         raise PlanError(
             f"{operation}: {begin} to {end} is not a range of dimension {dim} of {escape(key)}, which has size {size}.",

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import PlanError
+from ...tensors.composition import merged_runs
 from ...tensors.info import TensorInfo
 from ...util.text import escape, listing, shape_text
+from ..keys.spelling import quoted
 
-__all__ = ["Axis", "Network", "Runs", "changed_axes", "grouped", "indices_text", "literal", "numberless", "taken"]
+__all__ = ["Axis", "Network", "Runs", "changed_axes", "grouped", "indices_text", "numberless", "taken"]
 
 Runs = Sequence[tuple[int, int]]
 """Ranges of indices, each from the first up to, but not including, the second."""
@@ -32,7 +34,6 @@ _SIDES: Mapping[str, tuple[str, ...]] = {
 """{kind of module: what its weight has along the first dimensions}"""
 _FUSED = ("gate_up_proj", "gate_up_proj_bias", "Wi", "gate_and_up_proj")
 """Names of weights and biases that have the rows of two layers: those of the gate, and those of the values."""
-_SPECIAL = set("*?[]{}\\")
 
 
 @dataclass(frozen=True)
@@ -160,12 +161,7 @@ def taken(axis: Axis, runs: Runs, unit: int = 1) -> dict[str, Any]:
 
 def indices_text(runs: Runs) -> str:
     """Return ranges of indices as text, as in ``0..3,8..11``; both ends of a range are in it."""
-    merged: list[tuple[int, int]] = []
-    for begin, end in runs:
-        if merged and merged[-1][1] == begin:
-            merged[-1] = (merged[-1][0], end)
-        else:
-            merged.append((begin, end))
+    merged = merged_runs(runs)
     return ",".join(str(begin) if end - begin == 1 else f"{begin}..{end - 1}" for begin, end in merged)
 
 
@@ -198,16 +194,11 @@ def _together(rows: Mapping[str, Mapping[str, Any]], keys: Sequence[str]) -> Ite
             yield {verb: pattern, **dict(fields)}
         else:
             for key in ours:
-                yield {verb: literal(key), **dict(fields)}
+                yield {verb: quoted(key), **dict(fields)}
 
 
 def numberless(key: str) -> str:
     """Return the pattern that matches a key and those that differ from it in numbers only: ``h.{a}.mlp.{b}.weight``."""
     names = iter("abcdefgh")
-    parts = (f"{{{next(names)}}}" if part.isdigit() else literal(part) for part in key.split("."))
+    parts = (f"{{{next(names)}}}" if part.isdigit() else quoted(part) for part in key.split("."))
     return ".".join(parts)
-
-
-def literal(text: str) -> str:
-    """Return the pattern that matches a key alone."""
-    return "".join(f"\\{char}" if char in _SPECIAL else char for char in text)

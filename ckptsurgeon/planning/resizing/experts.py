@@ -11,7 +11,8 @@ from typing import Any
 
 from ...errors import ConfigError, PlanError
 from ...util.text import count, escape, listing, shape_text
-from .axes import Network, literal, numberless
+from ..keys.spelling import quoted
+from .axes import Network, numberless
 from .change import Change
 
 __all__ = ["expert_alone", "upcycled"]
@@ -151,7 +152,7 @@ class _Own:
         self._is_one = is_one
 
     def __call__(self, key: str) -> str:
-        return literal(key) if self._is_one else numberless(key)
+        return quoted(key) if self._is_one else numberless(key)
 
 
 def _alike(layers: Mapping[str, Parts], network: Network) -> list[tuple[_Own, str]]:

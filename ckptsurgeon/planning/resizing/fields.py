@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-__all__ = ["ORDER", "role_of"]
+__all__ = ["ORDER", "USED_EXPERTS", "role_of"]
 
 _NAMES: Mapping[str, Iterable[str]] = {
     "channels": (
@@ -30,6 +30,13 @@ ORDER = tuple(_NAMES)
 The rows of a vocabulary are mapped last, when the results are made.
 """
 _ROLES = {name: role for role, names in _NAMES.items() for name in names}
+
+
+USED_EXPERTS = (
+    "num_experts_per_tok", "num_experts_per_token", "experts_per_token", "top_k", "moe_topk", "moe_k", "moe_top_k",
+    "router_top_k",
+)  # fmt: skip
+"""The fields that say how many experts each position uses."""
 
 
 def role_of(field: str) -> str:

@@ -7,13 +7,14 @@ those that use it, of their sums of squares.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 
 from ...errors import PlanError
-from ...util.text import escape
+from ...util.text import escape, listing
 from .axes import Axis, taken
 from .change import Change
 
-__all__ = ["check_units", "groups_of", "largest", "scores_by_weights", "selected"]
+__all__ = ["check_channels", "check_units", "groups_of", "largest", "scores_by_weights", "selected"]
 
 
 def groups_of(axes: Sequence[Axis]) -> list[list[Axis]]:
@@ -49,12 +50,32 @@ def _layer(key: str) -> str:
     return ".".join(parts[: last + 1])
 
 
+def check_channels(field: str, groups: Sequence[Sequence[Axis]]) -> None:
+    """Raise PlanError if layers that belong together do not have equally many channels.
+
+    One of them may then hold the rows of gate and values, in an order that is not known.
+    """
+    for axes in groups:
+        sizes = {axis.before // axis.parts // axis.block: axis.key for axis in axes}
+        if len(sizes) > 1 or {axis.side for axis in axes} != {"out", "in"}:
+            raise PlanError(
+                f"it is not known how the channels of {listing(list(sizes.values()))} belong together: one of them may "
+                "have the rows of gate and values.",
+                hint=f"Leave {field} as it is.",
+            )
+
+
 def largest(scores: Iterable[float], keep: int, within: int = 1) -> list[int]:
     """Return the indices of the ``keep`` largest scores, in order; of equal scores, the first are kept.
 
     ``within`` is the number of equal parts of the scores, of each of which equally many are kept.
     """
     found = list(scores)
+    if not all(map(isfinite, found)):
+        raise PlanError(
+            "some weights or statistics are NaN or infinite, so it is not known what counts most.",
+            hint="Find them with ckpt check, or list what is kept (--keep, --layers).",
+        )
     size, each = len(found) // within, keep // within
     kept = []
     for part in range(within):

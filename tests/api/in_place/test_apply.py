@@ -99,6 +99,20 @@ def test_a_shard_alone_is_refused(ckpt: Run) -> None:
     assert "is a shard, and model.safetensors.index.json has its names" in done.err
 
 
+def test_shards_in_other_folders_are_refused(ckpt: Run) -> None:
+    """The journal of the change is in the folder of the index, and has the names of files there."""
+    folder = shards()
+    (folder / "sub").mkdir()
+    first = "model-00001-of-00002.safetensors"
+    (folder / first).rename(folder / "sub" / first)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    index["weight_map"] = {key: f"sub/{one}" if one == first else one for key, one in index["weight_map"].items()}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    done = ckpt("rename", "model", "--in-place", "--map", "model=")
+    assert done.code == 4
+    assert "in another folder" in " ".join(done.err.split())
+
+
 def test_a_file_is_no_plan() -> None:
     with pytest.raises(ConfigError, match="the argument plan is .a.safetensors., not a plan"):
         cs.apply_in_place(str(saved()))  # type: ignore[arg-type]

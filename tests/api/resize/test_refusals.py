@@ -127,6 +127,9 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         {"set": {"num_attention_heads": 2}, "keep": ["num_attention_heads=1,1"]}, cs.ConfigError, "different numbers"
     ),
     "channels of nothing": ({"set": {"hidden_size": 32}, "new_channels": "copy"}, cs.ConfigError, "for more channels"),
+    "unequal groups": (
+        {"set": {"num_attention_heads": 2}, "keep": {"num_attention_heads": "0..1"}}, cs.ConfigError, "keep equally many of the heads"
+    ),
     "unknown way": ({"set": {"intermediate_size": 32}, "new_channels": "zero"}, cs.ConfigError, "zero is unknown"),
     "other kinds of layers": (
         {"set": {"head_dim": 8}}, cs.PlanError, "it is not known how"
@@ -169,3 +172,61 @@ def test_a_quantised_model_is_an_error(made: Path, tmp_path: Path) -> None:
     cs.apply(cs.convert(made, quantize="fp8-block"), tmp_path / "coded")
     with pytest.raises(cs.CheckpointError, match="quanti"):
         cs.resize(tmp_path / "coded", set={"num_key_value_heads": 1})
+
+
+def test_more_experts_than_there_are_cannot_be_used(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.MixtralConfig(**sizes, num_key_value_heads=2, vocab_size=30, num_local_experts=4)
+    transformers.MixtralForCausalLM(config).save_pretrained(tmp_path / "moe")
+    with pytest.raises(cs.ConfigError, match="num_experts_per_tok is 2, more than the 1"):
+        cs.resize(tmp_path / "moe", set={"num_local_experts": 1})
+    cs.resize(tmp_path / "moe", set={"num_local_experts": 1, "num_experts_per_tok": 1})
+    with pytest.raises(cs.ConfigError, match="is not the number of an expert"):
+        cs.resize(tmp_path / "moe", model_type="llama", expert=-1)
+
+
+def test_gate_and_values_in_one_tensor_of_an_unknown_name_are_not_mixed(tmp_path: Path) -> None:
+    config = transformers.JetMoeConfig(
+        hidden_size=16, num_hidden_layers=1, num_key_value_heads=2, kv_channels=4, intermediate_size=12,
+        num_local_experts=4, num_experts_per_tok=2, vocab_size=30,
+    )  # fmt: skip
+    transformers.JetMoeForCausalLM(config).save_pretrained(tmp_path / "jetmoe")
+    for more in ({"new_channels": "copy"}, {"new_channels": "init"}):
+        with pytest.raises(cs.PlanError, match="not known how the channels"):
+            cs.resize(tmp_path / "jetmoe", set={"intermediate_size": 18}, **more)
+    with pytest.raises(cs.PlanError, match="not known how the channels"):
+        cs.resize(tmp_path / "jetmoe", set={"intermediate_size": 6})
+
+
+def test_weights_that_are_not_finite_choose_nothing(made: Path, tmp_path: Path) -> None:
+    weights = load_file(made / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][3, 2] = torch.nan
+    (tmp_path / "in").mkdir()
+    save_file(weights, tmp_path / "in/model.safetensors", {"format": "pt"})
+    (tmp_path / "in/config.json").write_bytes((made / "config.json").read_bytes())
+    with pytest.raises(cs.PlanError, match="NaN or infinite"):
+        cs.resize(tmp_path / "in", set={"intermediate_size": 12})
+    cs.resize(tmp_path / "in", set={"intermediate_size": 12}, keep={"intermediate_size": "0..11"})
+
+
+@pytest.mark.parametrize("stored", ["both", "alias"])
+def test_a_tied_tensor_that_is_stored_under_its_other_name_is_changed_once(stored: str, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.Qwen2Config(**sizes, num_key_value_heads=2, vocab_size=30, tie_word_embeddings=True)
+    model = transformers.Qwen2ForCausalLM(config)
+    model.save_pretrained(tmp_path / "tied")
+    weights = load_file(tmp_path / "tied/model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    if stored == "alias":
+        del weights["model.embed_tokens.weight"]
+    save_file(weights, tmp_path / "tied/model.safetensors", {"format": "pt"})
+    fields = {"hidden_size": 32, "num_attention_heads": 4, "tie_word_embeddings": False}
+    cs.apply(cs.resize(tmp_path / "tied", set=fields), tmp_path / "out")
+    after = transformers.Qwen2ForCausalLM.from_pretrained(tmp_path / "out")
+    ids = torch.arange(20).reshape(2, 10)
+    with torch.no_grad():
+        torch.testing.assert_close(after(ids).logits, model.eval()(ids).logits, rtol=1e-4, atol=1e-5)
+    cs.apply(cs.resize(tmp_path / "tied", set={"intermediate_size": 30}), tmp_path / "still tied")
+    after = transformers.Qwen2ForCausalLM.from_pretrained(tmp_path / "still tied")
+    with torch.no_grad():
+        torch.testing.assert_close(after(ids).logits, model(ids).logits, rtol=1e-4, atol=1e-5)

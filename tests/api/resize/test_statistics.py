@@ -145,3 +145,38 @@ def test_the_command_writes_the_statistics_and_resize_reads_them(
     done = ckpt("resize", tmp_path / "llama", "--set", "num_attention_heads=2", "--by", stats, "-o", tmp_path / "out")
     assert done.code == 0, done.err
     assert "contribute most in stats.safetensors" in " ".join(done.err.split())
+
+
+def test_positions_that_fill_a_batch_up_do_not_count(llama: Any, tmp_path: Path) -> None:
+    mask = torch.ones(2, 10, dtype=torch.int64)
+    mask[1, 6:] = 0
+    batches = [IDS.clone(), torch.where(mask.bool(), IDS, 7)]
+    found = []
+    for ids in batches:
+        save_file({"input_ids": ids, "attention_mask": mask}, tmp_path / "batch.safetensors")
+        found.append(made(tmp_path))
+    assert found[0].keys() == found[1].keys()
+    for key, value in found[0].items():
+        torch.testing.assert_close(value, found[1][key])
+
+
+HOSTILE = {
+    "no number": {"a.b.influence": torch.ones(1)}, "empty": {"model.layers.0.influence": torch.ones(0)},
+    "NaN": {f"model.layers.{n}.influence": torch.full((1,), torch.nan) for n in range(3)},
+    "other lengths": {f"model.layers.{n}.mlp.down_proj.inputs": torch.ones(5) for n in range(3)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_statistics_that_were_edited_are_an_error(case: str, llama: Any, tmp_path: Path) -> None:
+    made(tmp_path)
+    with cs.open_checkpoint(tmp_path / "stats.safetensors") as opened:
+        note = opened.metadata["ckptsurgeon.stats"]
+    save_file(HOSTILE[case], tmp_path / "edited.safetensors", {"ckptsurgeon.stats": note})
+    fields = {"num_hidden_layers": 2} if case != "other lengths" else {"intermediate_size": 10}
+    with pytest.raises(cs.CheckpointError) as error:
+        cs.resize(
+            tmp_path / "llama", set=fields, layers="influential" if case != "other lengths" else None,
+            by=tmp_path / "edited.safetensors",
+        )  # fmt: skip
+    assert error.value.exit_code in (2, 4)

@@ -42,6 +42,15 @@ CASES: dict[str, tuple[Row, Callable[[torch.Tensor], torch.Tensor]]] = {
     "slice of columns": ({"slice": "w", "dim": 1, "end": 3}, lambda w: w[:, :3]),
     "slice from the end": ({"slice": "w", "dim": -1, "begin": -2, "end": 6}, lambda w: w[:, -2:]),
     "slice before the end": ({"slice": "w", "begin": 0, "end": -1}, lambda w: w[:-1]),
+    "take": ({"take": "w", "indices": "5,0..2,2,23"}, lambda w: w[[5, 0, 1, 2, 2, 23]]),
+    "take many": ({"take": "w", "indices": "1,3,5,7,9,11,13,15,17,23"}, lambda w: w[[*range(1, 18, 2), 23]]),
+    "take columns": ({"take": "w", "dim": 1, "indices": "5,0,3"}, lambda w: w[:, [5, 0, 3]]),
+    "take blocks": ({"take": "w", "indices": "3,3,0", "block": 6}, lambda w: w.reshape(4, 36)[[3, 3, 0]].reshape(18, 6)),
+    "take a range": ({"take": "w", "indices": "2..3,4..8"}, lambda w: w[2:9]),
+    "zero": ({"zero": "w"}, torch.zeros_like),
+    "scale rows": ({"scale": "w", "by": 0.5, "begin": 2, "end": -1}, lambda w: torch.cat([w[:2], w[2:-1] / 2, w[-1:]])),
+    "scale columns": ({"scale": "w", "by": 2, "dim": 1, "begin": 4}, lambda w: torch.cat([w[:, :4], w[:, 4:] * 2], 1)),
+    "scale all, by the last": ({"scale": "w", "by": 2, "dim": -1}, lambda w: w * 2),
     "pad": ({"pad": "w", "size": 30}, lambda w: torch.cat([w, w.new_zeros(6, 6)])),
     "pad columns": ({"pad": "w", "dim": 1, "size": 8, "value": -2}, lambda w: torch.nn.functional.pad(w, (0, 2), value=-2)),
     "pad to the same": ({"pad": "w", "size": 24}, lambda w: w),
@@ -63,6 +72,21 @@ def test_one_tensor_becomes_larger_or_smaller(name: str, dtype: torch.dtype) -> 
     weight = torch.randn(24, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
     made = both_ways({"w": weight, "other": torch.ones(2)}, [operation])
     assert torch.equal(made["w"], wanted(weight))
+
+
+@pytest.mark.parametrize("step", [3, 5, 50])
+def test_columns_far_apart_are_taken_from_a_wide_matrix(step: int) -> None:
+    weight = torch.randn(40, 3000, generator=torch.Generator().manual_seed(0))
+    indices = list(range(0, 3000, step))
+    made = both_ways({"w": weight}, [{"take": "w", "dim": 1, "indices": ",".join(map(str, indices))}])
+    assert torch.equal(made["w"], weight[:, indices])
+
+
+def test_powers_of_two_alone_have_no_zero() -> None:
+    save_file({"w": torch.ones(4, 2).to(torch.float8_e8m0fnu)}, "powers.safetensors")
+    for row in ({"zero": "w"}, {"scale": "w", "by": 0.5}):
+        with pytest.raises(PlanError, match="has no zero"):
+            cs.rename("powers.safetensors", operations=[row])
 
 
 def test_whole_numbers_and_biases_too() -> None:
