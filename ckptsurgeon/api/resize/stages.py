@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -53,6 +54,7 @@ TESTED = (
     "qwen2_moe", "qwen3", "qwen3_moe", "t5", "vit", "wav2vec2", "whisper",
 )  # fmt: skip
 """The types of models whose outputs the tests compare before and after each change that is said to keep them."""
+GENERATION = "generation_config.json"
 TIES = "tie_word_embeddings"
 """The field that ties the output layer to the embeddings."""
 _WITHOUT_EXPERTS = "mlp_only_layers"
@@ -125,6 +127,9 @@ class Stages:
         changed = [name for name in self._fields if at_path(self._before, name) != self._fields[name]]
         names = [name for name in changed if not role_of(name) and name != TIES]
         found = [f"no tensor depends on {listing(names, where='')}: changed in config.json alone"] if names else []
+        ids = [name for name in names if name.endswith("_token_id")]
+        if ids and os.path.isfile(os.path.join(self._base.folder, GENERATION)):
+            found.append(f"{GENERATION} has its own {listing(ids, where='')}, which generate() reads")
         lists = listing(list(self._lists()), where="")
         return [*found, f"changed with the layers in config.json: {lists}"] if lists else found
 

@@ -45,7 +45,10 @@ def run(
 ) -> None:
     """Collect the statistics, and write them."""
     from ...api.resize.statistics import stats
+    from ...errors import ConfigError
 
+    if writing.prove:
+        raise ConfigError("--prove runs the network of an output, and statistics are no network.", hint="Leave it out.")
     writing.check()
     with writing.printer.working("running", source) as progress:
         plan = stats(source, inputs=inputs, model=model, seed=seed, root=root, memory=memory, progress=progress)

@@ -113,7 +113,10 @@ def lists_of(before: Network, after: Network, numbers: tuple[int, int]) -> list[
     other = [path for path, size in one.items() if two.get(path) != size and path not in found]
     if not found or other:
         where = f" (but {escape(other[0])} changes)" if other else ""
-        raise PlanError(f"no list of layers of the network goes from {numbers[0]} to {numbers[1]}{where}.")
+        raise PlanError(
+            f"no list of layers of the network goes from {numbers[0]} to {numbers[1]}{where}.",
+            hint="It may use one layer several times, as ALBERT does, or have another field for its layers.",
+        )
     return found
 
 

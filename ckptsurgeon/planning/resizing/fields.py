@@ -19,6 +19,7 @@ _NAMES: Mapping[str, Iterable[str]] = {
         "attention_heads",
     ),
     "depth": (
+        "encoder_num_hidden_layers", "decoder_num_hidden_layers",
         "num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_decoder_layers", "num_encoder_layers",
         "encoder_layers", "decoder_layers",
     ),

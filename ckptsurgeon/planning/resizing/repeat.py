@@ -59,10 +59,10 @@ def widened_channels(field: str, axes: Sequence[Axis], numbers: tuple[int, int],
     layers are in one tensor.
     """
     old, new = numbers
+    is_normed = any(axis.kind == "norm" for axis in axes)  # BitNet normalises over the channels
     if way == "copy":
-        return Change(
-            f"{field} {old} to {new}: {new - old} channels are copies (arXiv 1511.05641)", True, _copied(axes)
-        )
+        said = f"{field} {old} to {new}: {new - old} channels are copies (arXiv 1511.05641)"
+        return Change(said, not is_normed or new % old == 0, _copied(axes))
     fused = next((axis for axis in axes if axis.side == "out" and (axis.parts, axis.block) != (1, 1)), None)
     if fused is not None:
         raise PlanError(
@@ -72,7 +72,7 @@ def widened_channels(field: str, axes: Sequence[Axis], numbers: tuple[int, int],
     rows = [{"pad": axis.key, "dim": axis.dim, "size": axis.after} for axis in axes if axis.side == "in"]
     policies = {axis.key: "pad" for axis in axes if axis.side == "out"}
     said = f"{field} {old} to {new}: {new - old} channels are initialised, and contribute nothing at first"
-    return Change(said, True, rows, policies=policies)
+    return Change(said, not is_normed, rows, policies=policies)
 
 
 def _copied(axes: Sequence[Axis]) -> list[dict[str, Any]]:
