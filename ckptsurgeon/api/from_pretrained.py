@@ -22,7 +22,7 @@ from ..util.text import escape, listing
 from .inputs.operations import operate
 from .quantised_class import ignored_keys
 
-__all__ = ["with_loader"]
+__all__ = ["class_of", "with_loader"]
 
 ANY = "AutoModel"
 """The class that loads a model whose config.json has no ``architectures``."""
@@ -37,7 +37,7 @@ def with_loader(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Fit:
     """
     if target.kind != "transformers" or target.recognise is None or fit.strict:
         return fit
-    name = _class_of(target)
+    name = class_of(target)
     known, loads = KnownLayout(), False
     with suppress(CheckpointError):  # the shapes of an older layout may contradict each other
         known = target.recognise(checkpoint)
@@ -83,7 +83,7 @@ def _matching(patterns: Sequence[str], keys: Mapping[str, TensorInfo]) -> list[s
     return [key for key in keys if any(re.search(pattern, key) for pattern in patterns)]
 
 
-def _class_of(target: TargetSpec) -> str:
+def class_of(target: TargetSpec) -> str:
     """Return the name of the class of transformers that a destination builds."""
     texts = [one.text for one in target.companions if one.name == CONFIG and one.text]
     named = read_json(texts[0]).get("architectures") if texts else None

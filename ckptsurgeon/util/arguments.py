@@ -42,7 +42,7 @@ NUMBERS = frozenset((
 ))  # fmt: skip
 """Arguments whose value is a number or a list of numbers."""
 WORDS = frozenset((
-    "a", "all", "alone", "and", "are", "as", "asks", "at", "begins", "both", "by", "changes", "compares", "continues",
+    "a", "adds", "all", "alone", "and", "are", "as", "asks", "at", "begins", "both", "by", "changes", "compares", "continues",
     "contradict", "copies", "do", "does", "finds", "fits", "for", "from", "gives", "go", "goes", "has", "have", "if",
     "in", "initialises", "instead", "is", "it", "keeps", "leaves", "lists", "loads", "makes", "maps", "match",
     "means", "must", "names", "need", "needs", "of", "on", "only", "or", "out", "prints", "reads", "renames",

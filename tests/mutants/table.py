@@ -37,8 +37,8 @@ MUTANTS = (
     ),
     Mutant(
         "of grouped heads equally many are kept",
-        "within = self._heads_of_keys(name, old, new) if role == ",
-        "within = 1 if role == ",
+        "largest(self._scores(role, axes, old), new, within)",
+        "largest(self._scores(role, axes, old), new, 1)",
         "api/resize/test_refusals.py",
     ),
     Mutant(

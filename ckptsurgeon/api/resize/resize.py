@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,12 +21,14 @@ from ...planning.transplant.options import Options
 from ...storage.read.spec import SourceSpec
 from ...tensors.dtypes import DTYPES
 from ...util.text import escape, listing
+from ..from_pretrained import class_of
 from ..inputs.argument_types import Fields, Files, Kept, Path, Rules, checked
 from ..inputs.arguments import check_seed, plain_arguments, rules_as_text
 from ..inputs.metadata import check_metadata, with_metadata
 from ..inputs.operations import operate
 from ..inputs.reopening import RESIZED
 from ..model_folder.config_differences import DIFFERENT
+from ..quantised_class import ignored_keys
 from ..transplant.opening import plan_into
 from .another_type import AnotherType
 from .arguments import fields_of, kept_of
@@ -118,7 +121,8 @@ def resize(
         name, influences = (os.path.basename(found.path), found.influences) if found is not None else ("", None)
         choices = Choices(layers or "", kept, new_channels or "", name, influences, vocabulary)
         first = base.target({})
-        rows, stored_twice = _as_named(opened, first)
+        computed = _computed(opened, first)
+        rows, stored_twice = _as_named(opened, first, computed)
         named = operate([opened], rows)[0].checkpoint if rows else opened
         stages: Stages | AnotherType
         if model_type is None:
@@ -130,12 +134,16 @@ def resize(
     freed = _untied(first, stages.last)
     rows += [{"copy": quoted(owner), "into": [quoted(owner), quoted(alias)]} for owner, alias in freed]
     for change in changes:
-        rows += [*grouped(change.rows, list(first.tensors)), *change.after]
+        own = [row for row in change.rows if next(iter(row.values())) not in computed]
+        if len(own) < len(change.rows) and change.is_exact:
+            change.is_exact = None  # what is computed is another table then, and not the old one repeated
+        rows += [*grouped(own, [key for key in first.tensors if key not in computed]), *change.after]
     policies = {numberless(key): policy for change in changes for key, policy in change.policies.items()}
     options = Options.of(
         exclude=[*stored_twice, *(key for change in changes for key in change.left)],
         rules=[rule for change in changes for rule in change.renamed],
-        on_mismatch=policies, on_missing=stages.on_missing, dtype=dtype or (dtypes.pop() if len(dtypes) == 1 else None),
+        on_mismatch=policies, on_missing="init" if computed else stages.on_missing,
+        dtype=dtype or (dtypes.pop() if len(dtypes) == 1 else None),
     )  # fmt: skip
     options = replace(options, vocabulary=vocabulary.options if vocabulary else None)
     arguments = plain_arguments(
@@ -155,6 +163,9 @@ def resize(
     except PlanError as error:  # its hints are options of transplant
         hint = "Layers differ: choose others with --layers." if layers else "Look at the source with ckpt check."
         raise PlanError(error.message, hint=hint, details=error.details) from None
+    lost = [step.key for step in plan.steps if step.reason == "missing" and step.key not in _computed({}, stages.last)]
+    if computed and lost and isinstance(stages, Stages):
+        raise PlanError(f"no layer of the source has {listing(lost)}.", hint="Choose other layers with --layers.")
     notes = [change.note(is_tested=stages.is_tested) for change in changes]
     notes += [f"{escape(alias)} is a copy of {escape(owner)}, to which it was tied" for owner, alias in freed]
     others = [note for note in plan.notes if not note.startswith(DIFFERENT)]  # that is what was asked for
@@ -190,12 +201,22 @@ def _config(path: str, config: Path | None) -> str:
     return found
 
 
-def _as_named(source: Checkpoint, first: TargetSpec) -> tuple[list[Mapping[str, Any]], list[str]]:
+def _computed(source: Mapping[str, Any], network: TargetSpec) -> list[str]:
+    """Return the tensors that the source lacks, and that the class computes when it loads: tables of sines."""
+    absent = [key for key in network.tensors if key not in source and key not in network.ties]
+    patterns = ignored_keys(class_of(network), is_missing=True) if absent else []
+    return [key for key in absent if any(re.search(pattern, key) for pattern in patterns)]
+
+
+def _as_named(
+    source: Checkpoint, first: TargetSpec, computed: Sequence[str]
+) -> tuple[list[Mapping[str, Any]], list[str]]:
     """Return operations that give the source's tensors the names and shapes of its network, and what is left out then.
 
     A tensor that is tied is changed under its first key: if it is stored under another too, that one is left out.
 
-    Raises PlanError if the source does not have all tensors of the network of its configuration.
+    Raises PlanError if the source does not have all tensors of the network of its configuration but for those that are
+    ``computed``.
     """
     rows: list[Mapping[str, Any]] = []
     names = {key for key in source if key in first.tensors}
@@ -207,6 +228,7 @@ def _as_named(source: Checkpoint, first: TargetSpec) -> tuple[list[Mapping[str, 
                 rows.append({"copy": quoted(old), "into": [quoted(new)]})
                 names.add(new)
     owners = {first.ties.get(key, key) for key in names}
+    owners.update(computed)
     missing = [] if rows else [key for key in first.tensors if first.ties.get(key, key) not in owners]
     wrong = [key for key in names if key in source and source[key].shape != first.tensors[key].shape]
     if missing or (wrong and not rows):
