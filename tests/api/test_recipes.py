@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 
+from ..helpers.transformers_models import BERT, saved
+
 
 @pytest.fixture(autouse=True)
 def files() -> None:
@@ -34,7 +36,7 @@ def files() -> None:
 
 @pytest.fixture
 def adapter() -> None:
-    """Beside the other files an adapter for the encoder of a."""
+    """Beside the other files an adapter for the encoder of a, and a model of transformers."""
     Path("adapter").mkdir()
     said = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["encoder"]}
     Path("adapter/adapter_config.json").write_text(json.dumps(said))
@@ -44,6 +46,7 @@ def adapter() -> None:
     )
     save_file({"encoder.weight": torch.randn(4, 3), "encoder.bias": torch.ones(4)}, "base.safetensors")
     save_file({"encoder.weight": torch.randn(4, 3), "encoder.bias": torch.ones(4)}, "tuned.safetensors")
+    saved("bert", BERT, "BertModel")
 
 
 def recipe(name: str = "recipe.yaml", **fields: Any) -> str:
@@ -57,6 +60,10 @@ CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
         {"source": "a.pth", "destination": "dst.yaml", "exclude": ["decoder", "n"], "require": ["encoder.b"], "seed": 3},
     ),
     "rename": (["rename", "a.pth", "--map", "module="], {"source": "a.pth", "map": ["module="]}),
+    "resize": (
+        ["resize", "bert", "--set", "num_hidden_layers=1", "--layers", "first", "--set", "intermediate_size=40"],
+        {"source": "bert", "set": {"num_hidden_layers": 1, "intermediate_size": 40}, "layers": "first"},
+    ),
     "filter": (
         ["filter", "a.pth", "--include", "encoder", "--unwrap"], {"source": "a.pth", "include": ["encoder"], "unwrap": True},
     ),

@@ -249,6 +249,7 @@ MAY_OPEN = {
     "storage/upload/pending.py": "fsspec's own file systems",
     "storage/write/consuming.py": "what is left of a shard, which is written, and the shard, which is deleted",
     "storage/write/folders.py": "descriptors of folders, and what is written",
+    "storage/write/headers.py": "files whose headers are replaced, by no link, and the journal, which is written",
     "storage/write/journal.py": "the journal, which is written",
     "storage/write/locking.py": "the lock, which is written",
     "storage/write/temp.py": "what is synced",

@@ -49,8 +49,8 @@ MUTANTS = (
     ),
     Mutant(
         "a plan of a resize that is applied later draws the values of the new network",
-        "overrides=plan.arguments.get(RESIZED)",
-        "overrides=plan.arguments.get(RESIZED + 'no')",
+        "overrides=plan.target.overrides",
+        "overrides={}",
         "api/resize/test_refusals.py",
     ),
     Mutant(

@@ -205,6 +205,8 @@ KINDS: Mapping[str, _Kind] = {
     "Sources": _Kind(f"{CHECKPOINT}, or a list of these", lambda one: _is_checkpoint(one) or _are_checkpoints(one)),
     "Patterns": _Kind("a pattern or a list of patterns", _any_of(_is_text, _are_texts)),
     "Rules": _Kind("rules FROM=TO or a map from strings to strings", _any_of(_is_text, _are_texts, _is_map)),
+    "Fields": _Kind("a map of fields or strings FIELD=VALUE", _any_of(_are_named, _is_text, _are_texts)),
+    "Kept": _Kind("a map of lists or strings FIELD=LIST", _any_of(_are_named, _is_text, _are_texts)),
     "Operations": _Kind("a path or a list of maps", _any_of(_is_path, _are_maps)),
     "Vocabularies": _Kind("a string SRC:DST or two paths", _any_of(_is_text, _are_paths)),
     "Mismatch": _Kind("a policy, a list, or a map from patterns to policies", _any_of(_is_text, _are_texts, _is_map)),

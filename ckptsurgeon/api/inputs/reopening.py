@@ -54,8 +54,6 @@ __all__ = [
 
 # Fingerprints of the other files in the sources' folders: these files must not change before the plan is applied.
 
-RESIZED = "fields"
-"""The argument of resize with the fields of the configuration that it changes."""
 LARGEST = 256 << 20
 """A larger file, in bytes, is not read to find out whether it has changed: it counts as changed."""
 
@@ -203,7 +201,7 @@ def inputs_of(plan: Plan) -> PlanInputs:
             weights = not plan.arguments.get("no_constructor_weights")
             task = plan.arguments.get("task")
             target = target_with(
-                plan.target.config, change, task, constructor_weights=weights, overrides=plan.arguments.get(RESIZED)
+                plan.target.config, change, task, constructor_weights=weights, overrides=plan.target.overrides
             )
         _check_target(plan, target)
         inputs = replace(planned or PlanInputs(), sources=tuple(opened), target=target)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ...errors import ConfigError
+from ...storage.small_files import open_file
 from ...util.did_you_mean import did_you_mean
 from ...util.text import brief_repr, escape
 
@@ -70,7 +72,7 @@ def _batches(paths: Sequence[str]) -> Iterator[list[str]]:
 
 def _parts(path: str) -> Iterator[str]:
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(open_file(path), encoding="utf-8-sig", newline="") as file:
             while part := file.read(PART):
                 yield part + file.readline(LONGEST)
     except OSError as error:

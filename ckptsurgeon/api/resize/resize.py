@@ -26,7 +26,6 @@ from ..inputs.argument_types import Fields, Files, Kept, Path, Rules, checked
 from ..inputs.arguments import check_seed, plain_arguments, rules_as_text
 from ..inputs.metadata import check_metadata, with_metadata
 from ..inputs.operations import operate
-from ..inputs.reopening import RESIZED
 from ..model_folder.config_differences import DIFFERENT
 from ..quantised_class import ignored_keys
 from ..transplant.opening import plan_into
@@ -109,9 +108,9 @@ def resize(
     asked = VocabularyChoices(os.fspath(tokenizer or ""), corpora, keep_special, pad_to, new_tokens, token_map)
     vocabulary = None
     kept = {base.main_name(name): value for name, value in kept_of(keep).items()}
+    given = fields_of(set, is_needed=model_type is None and not (tokenizer or trim))
     if model_type is None:
         _check_same_type(expert)
-        given = fields_of(set, is_needed=not (tokenizer or trim))
         fields = {base.main_name(name): value for name, value in given.items()}
         vocabulary = vocabulary_step(base, fields, asked)
     elif tokenizer or trim:
@@ -128,7 +127,7 @@ def resize(
         if model_type is None:
             stages = Stages(base, fields, choices, partial(_scores, named, found))
         else:
-            stages = AnotherType(base, model_type, fields_of(set) if set else {}, expert, choices)
+            stages = AnotherType(base, model_type, given, expert, choices)
         changes = list(stages.changes())
         dtypes = {info.dtype for info in opened.values() if DTYPES[info.dtype].is_floating}
     freed = _untied(first, stages.last)
@@ -152,7 +151,7 @@ def resize(
         by=by and os.path.basename(by), dtype=dtype,
         tokenizer=os.path.basename(asked.tokenizer.rstrip("/")), pad_to=pad_to if pad_to > 1 else 0,
         trim=list(map(os.path.basename, corpora)), no_keep_special=not keep_special, new_tokens=new_tokens,
-        token_map=rules_as_text(token_map), root=root, **{RESIZED: stages.overrides},
+        token_map=rules_as_text(token_map), root=root, set=given,
     )  # fmt: skip
     try:
         plan = plan_into(
@@ -169,7 +168,9 @@ def resize(
     notes = [change.note(is_tested=stages.is_tested) for change in changes]
     notes += [f"{escape(alias)} is a copy of {escape(owner)}, to which it was tied" for owner, alias in freed]
     others = [note for note in plan.notes if not note.startswith(DIFFERENT)]  # that is what was asked for
-    return with_metadata(replace(plan, verb="resize", notes=(*notes, *stages.said, *others)), metadata)
+    target = replace(plan.target, overrides=stages.overrides)
+    plan = replace(plan, verb="resize", target=target, notes=(*notes, *stages.said, *others))
+    return with_metadata(plan, metadata)
 
 
 def _scores(

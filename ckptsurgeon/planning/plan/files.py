@@ -131,7 +131,8 @@ class PlanTarget(Brief):
     file of tensors must have, if only one name is possible. ``lists`` are the files of the old and the new token list,
     if the configuration was given another vocabulary; the old one alone if the new one was made from it. ``notes`` are
     about the companions, and are shown only if the output gets them. ``refused`` is the reason why no folder may be
-    written: no config.json can describe the weights.
+    written: no config.json can describe the weights. ``overrides`` are fields of the configuration that get other
+    values than the file has.
     """
 
     kind: str
@@ -144,6 +145,7 @@ class PlanTarget(Brief):
     lists: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     refused: str = ""
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the object as plain data, for JSON."""
@@ -158,6 +160,7 @@ class PlanTarget(Brief):
             **({"lists": list(self.lists)} if self.lists else {}),
             **({"notes": list(self.notes)} if self.notes else {}),
             **({"refused": self.refused} if self.refused else {}),
+            **({"overrides": dict(self.overrides)} if self.overrides else {}),
         }
 
     @staticmethod
@@ -174,6 +177,7 @@ class PlanTarget(Brief):
             tuple(text(path) for path in row.get("lists", ())),
             tuple(map(text, row.get("notes", ()))),
             text(row.get("refused", "")),
+            dict(row.get("overrides", {})),
         )
 
 
