@@ -46,7 +46,7 @@ def run_worker(
         made.append(receipt)
         group.report(receipt)
 
-    size = 0
+    size, folder = 0, ""
     try:
         if is_folder(options):
             worker = PartWorker(plan, inputs, options)
@@ -54,6 +54,8 @@ def run_worker(
             if names:  # without names, the folder may be gone: the output may already be published
                 size = worker.write(folder, names, done, check=group.check, progress=progress)
     except BaseException as error:
+        if isinstance(error, OutputError) and folder and not os.path.isdir(folder):
+            group.check_soon()  # the first process removes the folder before it says which error it has
         group.fail(error)
         raise
     group.wait_for_end()

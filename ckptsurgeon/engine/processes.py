@@ -196,6 +196,14 @@ class ProcessGroup:
             self.wait_for_end()
         self._check_alive([0])
 
+    def check_soon(self) -> None:
+        """Raise the error of the first process if it says within ``BYE_S`` seconds that it has failed."""
+        until = time.monotonic() + BYE_S
+        while time.monotonic() < until and not self._has("end"):
+            time.sleep(PAUSE_S)
+        if self._has("end"):
+            self.wait_for_end()
+
     def wait_for_end(self) -> None:
         """Wait until the first process has published the output; raises its error if it failed."""
         row = self._waited_for("end")

@@ -156,6 +156,16 @@ def test_a_process_that_fails_ends_all(at: str, error: Exception, monkeypatch: p
     assert cs.verify("out").ok
 
 
+def test_a_folder_that_is_gone_is_explained_by_the_error_of_the_first_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first process removes the folder before it says why; the other may notice that first."""
+    with monkeypatch.context() as patch:
+        patch.setattr(ProcessGroup, "check", lambda self: None)
+        failing("first", cs.OutputError("no space.", hint="Make some."), patch)
+        _, its = together(2, transplant, patch)
+    assert isinstance(its, cs.OutputError)
+    assert "process 0: no space" in its.message
+
+
 def test_other_plans_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     plans = iter([transplant, VERBS["rename"]])
     first, second = together(2, lambda: next(plans)(), monkeypatch)
