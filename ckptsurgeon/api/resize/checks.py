@@ -75,7 +75,7 @@ def check_heads(part: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         )
     if numbers[0] % numbers[1]:
         raise ConfigError(
-            f"{heads} {numbers[0]} is no multiple of {keys} {numbers[1]}, so queries cannot share keys evenly.",
+            f"{heads} {numbers[0]} is not a multiple of {keys} {numbers[1]}, so queries cannot share keys evenly.",
             hint=f"Choose a divisor of {numbers[0]} for {keys}.",
         )
 

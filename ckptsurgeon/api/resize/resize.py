@@ -195,6 +195,7 @@ def _config(path: str, config: Path | None) -> str:
     folder = path if os.path.isdir(path) else os.path.dirname(path)
     found = os.path.join(folder, CONFIG)
     if "://" in path or not os.path.isfile(found):
+        open_checkpoint(path).close()  # if it does not exist, that is the error
         raise ConfigError(
             f"there is no {CONFIG} in the folder of {escape(path)}, and without it the network is not known.",
             hint="Name it with --config, or fetch the whole folder first.",

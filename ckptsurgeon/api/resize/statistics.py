@@ -66,6 +66,7 @@ def stats(
     path = os.fspath(source)
     configuration = os.fspath(model) if model is not None else configuration_of(path)
     if not configuration:
+        open_checkpoint(path, root).close()  # if it does not exist, that is the error
         raise ConfigError(
             f"there is no config.json in the folder of {escape(shown(path))}, so the network is not known.",
             hint="Give the configuration: --model config.json.",

@@ -48,7 +48,7 @@ def run(
     from ...errors import ConfigError
 
     if writing.prove:
-        raise ConfigError("--prove runs the network of an output, and statistics are no network.", hint="Leave it out.")
+        raise ConfigError("--prove runs the network of an output, but the output is statistics.", hint="Leave it out.")
     writing.check()
     with writing.printer.working("running", source) as progress:
         plan = stats(source, inputs=inputs, model=model, seed=seed, root=root, memory=memory, progress=progress)

@@ -68,8 +68,8 @@ def layers_of(text: str, before: int, after: int) -> list[Layer]:
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if first > last or last >= before:
             raise ConfigError(
-                f"--layers {brief_repr(text, 60)}: {brief_repr(part.strip(), 30)} is no layer from 0 to {before - 1}, "
-                "and no range of them.",
+                f"--layers {brief_repr(text, 60)}: {brief_repr(part.strip(), 30)} is not a layer from 0 to "
+                f"{before - 1}, nor a range of them.",
                 hint=f"Write {hint}.",
             )
         found += [Layer(number) for number in range(first, last + 1)]

@@ -29,7 +29,7 @@ def repeated(field: str, axes: Sequence[Axis], numbers: tuple[int, int], unit: i
     times, rest = divmod(new, old)
     if rest:
         raise PlanError(
-            f"{field} {new} is no multiple of {old}, so {old} cannot be repeated evenly.",
+            f"{field} {new} is not a multiple of {old}, so {old} cannot be repeated evenly.",
             hint=f"Use {old * max(times, 2)} or another multiple.",
         )
     rows: list[dict[str, Any]] = []
@@ -96,7 +96,7 @@ def pooled_heads(field: str, axes: Sequence[Axis], numbers: tuple[int, int]) -> 
     """Return the change to fewer heads of keys and values, each the mean of neighbours; raises PlanError."""
     old, new = numbers
     if old % new:
-        raise PlanError(f"{field} {new} is no divisor of {old}, so heads cannot be pooled evenly.")
+        raise PlanError(f"{field} {new} is not a divisor of {old}, so heads cannot be pooled evenly.")
     other = next((axis for axis in axes if axis.dim or axis.parts > 1 or axis.before * new != axis.after * old), None)
     if other is not None:
         raise PlanError(

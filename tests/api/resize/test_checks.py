@@ -26,8 +26,8 @@ GROUPED = {"num_attention_heads": 8, "num_key_value_heads": 8, "hidden_size": 64
 @pytest.mark.parametrize(
     ("asked", "error"),
     [
-        ({"num_key_value_heads": 8}, "num_attention_heads 4 is no multiple of num_key_value_heads 8"),
-        ({"num_attention_heads": 3}, "no multiple of num_key_value_heads 2"),
+        ({"num_key_value_heads": 8}, "num_attention_heads 4 is not a multiple of num_key_value_heads 8"),
+        ({"num_attention_heads": 3}, "not a multiple of num_key_value_heads 2"),
     ],
 )
 def test_queries_have_to_share_keys_evenly(asked: dict[str, Any], error: str, source: Saved) -> None:

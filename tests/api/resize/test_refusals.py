@@ -107,13 +107,13 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "the same": ({"set": {"hidden_size": 16}}, cs.ConfigError, "has this value already"),
     "text": ({"set": {"hidden_size": "wide"}}, cs.ConfigError, "is not a number above 0"),
     "below zero": ({"set": {"num_hidden_layers": -1}, "layers": "first"}, cs.ConfigError, "is not a number above 0"),
-    "no multiple": ({"set": {"hidden_size": 24}}, cs.PlanError, "is no multiple of 16"),
+    "no multiple": ({"set": {"hidden_size": 24}}, cs.PlanError, "is not a multiple of 16"),
     "narrower": ({"set": {"hidden_size": 8}}, cs.PlanError, "a width can only grow"),
     "heads that do not divide": ({"set": {"num_key_value_heads": 3}}, cs.CheckpointError, "3"),
     "layers not said": ({"set": {"num_hidden_layers": 5}}, cs.ConfigError, "it is not said which"),
     "too few listed": ({"set": {"num_hidden_layers": 5}, "layers": "0..2"}, cs.ConfigError, "lists 3 layers"),
-    "no such layer": ({"set": {"num_hidden_layers": 4}, "layers": "0..3"}, cs.ConfigError, "no layer from 0 to 2"),
-    "not a list": ({"set": {"num_hidden_layers": 4}, "layers": "all"}, cs.ConfigError, "no layer from 0 to 2"),
+    "no such layer": ({"set": {"num_hidden_layers": 4}, "layers": "0..3"}, cs.ConfigError, "not a layer from 0 to 2"),
+    "not a list": ({"set": {"num_hidden_layers": 4}, "layers": "all"}, cs.ConfigError, "not a layer from 0 to 2"),
     "repeat for fewer": ({"set": {"num_hidden_layers": 2}, "layers": "repeat"}, cs.ConfigError, "does not make 2"),
     "first for more": ({"set": {"num_hidden_layers": 4}, "layers": "first"}, cs.ConfigError, "does not make 4"),
     "layers of nothing": ({"set": {"hidden_size": 32}, "layers": "first"}, cs.ConfigError, "another number of layers"),
@@ -255,3 +255,10 @@ def test_tables_that_a_class_computes_may_be_missing(tmp_path: Path) -> None:
     save_file(weights, tmp_path / "marian/model.safetensors", {"format": "pt"})
     with pytest.raises(cs.PlanError, match="does not have"):
         cs.resize(tmp_path / "marian", set=wider)
+
+
+def test_a_source_that_does_not_exist_is_said_not_to(ckpt: Callable[..., Any]) -> None:
+    for words in (["resize", "nothing", "--set", "hidden_size=8"], ["stats", "nothing"]):
+        done = ckpt(*words, "-o", "out.safetensors")
+        assert done.code == 3
+        assert "nothing does not exist" in done.err
