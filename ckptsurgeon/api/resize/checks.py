@@ -31,7 +31,7 @@ _RELATIVE, _SCALED_IF_TIED = ("relative_attention_num_buckets", "d_kv"), "scale_
 _OTHER_SUMS = ("alpha_factor", "zero_expert_num")
 """Ends of fields of networks whose layers pass their input on otherwise than by adding to it."""
 _COUNTS_LAYERS = "scale_attn_by_inverse_layer_idx"
-_SAME = ("init", "std", "drop", "layerdrop")
+_SAME = ("initializ", "std", "drop", "layerdrop")
 """Parts of the names of values that only training needs."""
 
 

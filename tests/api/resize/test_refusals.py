@@ -262,3 +262,12 @@ def test_a_source_that_does_not_exist_is_said_not_to(ckpt: Callable[..., Any]) -
         done = ckpt(*words, "-o", "out.safetensors")
         assert done.code == 3
         assert "nothing does not exist" in done.err
+
+
+def test_numbers_of_a_layer_that_depend_on_its_place_are_compared(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.DiffLlamaConfig(**sizes, num_key_value_heads=2, vocab_size=30, head_dim=4, pad_token_id=0)
+    transformers.DiffLlamaForCausalLM(config).save_pretrained(tmp_path / "diffllama")
+    plan = cs.resize(tmp_path / "diffllama", set={"num_hidden_layers": 4}, layers="identity")
+    assert "lambda_init" in plan.notes[0]
+    assert plan.notes[0].endswith("the outputs change")
