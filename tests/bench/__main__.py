@@ -23,6 +23,7 @@ from .deepseek import deepseek
 from .dequantising import dequantising
 from .editing import editing
 from .files import make_many, make_model
+from .growing import growing
 from .harness import MB, Measured, Row, ckpt, python, rounds, run
 from .lora import lora
 from .merging import merging
@@ -219,6 +220,10 @@ PARTS: Mapping[str, tuple[Callable[[str, int, bool], Rows], str]] = {
     "small": (lambda folder, number, quick: small(folder, number, 2_000 if quick else 200_000), "many small tensors"),
     "patching": (lambda folder, number, quick: patching(folder, number, layers=2 if quick else 32), "ckpt patch"),
     "sharing": (lambda folder, number, quick: sharing(folder, number, layers=2 if quick else 16), "several processes"),
+    "growing": (
+        lambda folder, number, quick: growing(folder, 1 if quick else 3, 10 if quick else 200),
+        "ckpt resize, trained on",
+    ),
     "builds": (lambda folder, number, quick: builds(folder, number), "configurations of transformers"),
 }
 """What is measured, in this order, by the name of its option."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import CheckpointError
@@ -166,3 +167,24 @@ def test_a_model_without_an_output_layer_is_an_error() -> None:
     Path("llama/config.json").write_text(json.dumps({**config, "architectures": ["LlamaModel"]}))
     with pytest.raises(CheckpointError, match="trains a causal model of transformers, but this is LlamaModel"):
         job(TEXTS)
+
+
+def test_what_resize_sets_to_zero_is_not_taken_for_weights_that_were_lost() -> None:
+    model()
+    job(TEXTS)
+    plan = cs.resize("llama", set={"num_hidden_layers": 4, "intermediate_size": 96}, layers="identity")
+    cs.apply(plan, "grown")
+    path = Path("lm.yaml")
+    path.write_text(path.read_text().replace("llama/", "grown/"))
+    found = cs.train("lm.yaml", init="grown", check_only=True, device="cpu")
+    said = {check.name: (check.status, check.says) for check in found.checks}
+    assert said["no constant tensors"] == (
+        "PASS",
+        "39 tensors; the initialisers of 9 of them make constants; the recipe of the init sets 4 of them to zero",
+    )
+    state = load_file("llama/model.safetensors")
+    state["model.layers.1.mlp.down_proj.weight"].zero_()
+    save_file(state, "lost.safetensors")
+    path.write_text(path.read_text().replace("grown/", "llama/"))
+    lost = {check.name: check for check in cs.train("lm.yaml", init="lost.safetensors", check_only=True).checks}
+    assert lost["no constant tensors"].status == "FAIL"

@@ -163,6 +163,12 @@ def given_inputs(path: str, module: nn.Module, folder: str) -> Inputs:
         arguments = _sound(path, folder)
     else:
         raise ConfigError(f"--inputs {escape(path)} has an unknown suffix.", hint="Use .safetensors, .txt or .wav.")
+    empty = [name for name, value in arguments.items() if not value.numel()]
+    if empty or not arguments:
+        raise ConfigError(
+            f"{escape(path)} has no inputs{f': {escape(empty[0])} has no elements' if empty else ''}.",
+            hint="A text file needs a line with text, a .safetensors file the arguments of the model's forward.",
+        )
     known = inspect.signature(module.forward).parameters
     takes_all = any(one.kind is one.VAR_KEYWORD for one in known.values())
     unknown = [name for name in arguments if name not in known and not takes_all]
@@ -187,9 +193,11 @@ def _texts(path: str, folder: str) -> dict[str, Tensor]:
     from ...storage.small_files import read_text
 
     lines = [line for line in read_text(path).splitlines() if line.strip()]
+    if not lines:
+        return {}
     tokenizer = _prepared(folder, "AutoTokenizer")
-    if len(lines) > 1 and tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    if len(lines) > 1 and tokenizer.pad_token is None:  # any token serves, since the attention mask leaves padding out
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     return dict(tokenizer(lines, return_tensors="pt", padding=len(lines) > 1, truncation=True, max_length=512))
 
 

@@ -39,10 +39,12 @@ def beyond_rounding(networks: Sequence[Network], shared: SharedTokens | None = N
     """Yield the keys of tensors that differ by more than rounding explains, judged by a sample of their values.
 
     If the token lists differ (``shared``), tensors with a row for each token are left out, because the rows of the two
-    networks have different orders.
+    networks have different orders. Tensors of different shapes are left out, too.
     """
     first, second = networks
     for key in differing(networks):
+        if first.steps[key].shape != second.steps[key].shape:
+            continue
         samples = first.samples[key], second.samples[key]
         if key.endswith(COUNTERS):
             continue

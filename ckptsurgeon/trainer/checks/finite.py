@@ -39,13 +39,16 @@ def finite_figures(figures: Mapping[str, float], decisive: Collection[str]) -> C
     return Check(name, PASS, f"{len(figures)} of {len(figures)}")
 
 
-def no_constant_tensors(model: nn.Module, target: TargetSpec, seed: int) -> Check:
+def no_constant_tensors(model: nn.Module, target: TargetSpec, seed: int, zeroed: Collection[str] = ()) -> Check:
     """Look for constant tensors of the model whose initialiser, with ``seed``, draws random values.
 
-    Fails for a matrix. Only warns for a vector, which may have been set to zeros on purpose.
+    Fails for a matrix. Only warns for a vector, which may have been set to zeros on purpose. ``zeroed`` are the keys of
+    tensors that the recipe of the init sets to zero.
     """
     name = "no constant tensors"
-    constant = [key for key, tensor in _floating(model).items() if _is_constant(tensor)]
+    found = {key: tensor for key, tensor in _floating(model).items() if _is_constant(tensor)}
+    zeros = [key for key in zeroed if key in found and not bool(found[key].any())]
+    constant = [key for key in found if key not in zeros]
     declared = {key for key, value in initial_values(target, constant, seed) if _is_constant(value)}
     odd = [key for key in constant if key not in declared]
     matrices = [key for key in odd if len(target.tensors[key].shape) > 1]
@@ -54,6 +57,7 @@ def no_constant_tensors(model: nn.Module, target: TargetSpec, seed: int) -> Chec
     if odd:
         return Check(name, WARN, f"{listing(odd, where='')}: constant, but the initialiser draws random values")
     rest = f"; the initialisers of {len(constant)} of them make constants" if constant else ""
+    rest += f"; the recipe of the init sets {len(zeros)} of them to zero" if zeros else ""
     return Check(name, PASS, f"{len(_floating(model))} tensors{rest}")
 
 

@@ -75,7 +75,7 @@ def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Che
     else:
         yield initialised_tensors(model, target, new, seed, parts=new_part_masks(job, plan))
     yield finite_tensors(model)
-    yield no_constant_tensors(model, target, seed)
+    yield no_constant_tensors(model, target, seed, job.init.zeroed if job.init is not None else ())
     yield first_loss(model, task, batch, settings=settings, drawn=job.init is None or bool(job.init.new))
     layers = layer_activations(model, task, batch, settings=settings)
     yield activation_scale(layers)

@@ -8,6 +8,8 @@ from typing import Any
 
 from ...checkpoint.opening import open_checkpoint
 from ...errors import ConfigError, VerifyError
+from ...planning.keys.matcher import KeyMatcher
+from ...planning.operations.operation import parse_operations
 from ...planning.recipe import Recipe
 from ...planning.recipe_text import parse_recipe
 from ...util.text import escape
@@ -42,6 +44,28 @@ class InitCheckpoint:
         rows = self.recipe.rows
         ops = ("pad", "overlap", "map") if rows is not None and rows.fresh else ("pad", "overlap")
         return frozenset(key for key, made in self.recipe.tensors.items() if made.op in ops)
+
+    @property
+    def zeroed(self) -> frozenset[str]:
+        """The keys of the tensors that an operation of the recipe set to zero, as in blocks that are added."""
+        if self.recipe is None:
+            return frozenset()
+        zeros = [
+            KeyMatcher(
+                [
+                    pattern
+                    for one in parse_operations(source.operations)
+                    if one.verb == "zero"
+                    for pattern in one.patterns
+                ]
+            )
+            for source in self.recipe.sources
+        ]
+        return frozenset(
+            key
+            for key, made in self.recipe.tensors.items()
+            if made.kind == "derived" and made.source is not None and zeros[made.source].match(made.source_key)
+        )
 
     @property
     def new(self) -> frozenset[str]:

@@ -484,12 +484,33 @@ def test_texts_are_tokenised_by_the_model_s_own_tokeniser() -> None:
     assert found.verdict == "SAME"
 
 
+def test_texts_are_padded_if_the_tokeniser_has_neither_padding_nor_an_end() -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    llama("a")
+    tokenizer = Tokenizer(models.WordLevel({"the": 0, "cat": 1, "sat": 2}, unk_token="the"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save("a/tokenizer.json")
+    Path("texts.txt").write_text("the cat\nthe cat sat\n")
+    found = cs.prove("a", "a", inputs="texts.txt")
+    assert "attention_mask (2, 3)" in found.inputs
+    assert found.verdict == "SAME"
+
+
+def test_inputs_without_elements_are_an_error() -> None:
+    llama("a")
+    save_file({"input_ids": torch.zeros(0, 4, dtype=torch.int64)}, "none.safetensors")
+    with pytest.raises(cs.ConfigError, match="none.safetensors has no inputs: input_ids has no elements"):
+        cs.prove("a", "a", inputs="none.safetensors")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
         ("none.safetensors", None, "is not a file"),
         ("data.csv", "a", "has an unknown suffix"),
         ("texts.txt", "hello\n", "AutoTokenizer cannot prepare these inputs"),
+        ("texts.txt", "\n \n", "has no inputs"),
     ],
 )
 def test_inputs_that_cannot_be_used_are_an_error(name: str, content: str | None, why: str) -> None:
@@ -570,3 +591,12 @@ def test_codes_with_scales_of_any_dtype_are_compared(scheme: str) -> None:
     llama("a")
     cs.apply(cs.convert("a", quantize=scheme), "b")
     assert cs.prove("a", "b").verdict == "EQUIVALENT"
+
+
+def test_tensors_of_other_shapes_are_not_said_to_hide_a_difference() -> None:
+    llama("a", hidden_size=128, intermediate_size=256, num_attention_heads=4, head_dim=32)
+    plan = cs.resize("a", set={"hidden_size": 256})
+    cs.apply(plan, "b")
+    found = cs.prove("a", "b")
+    assert found.verdict == "EQUIVALENT"
+    assert not [note for note in found.notes if "do not show it" in note]
