@@ -23,9 +23,9 @@ from ckptsurgeon.planning.operations.perform import DerivedSource
 from ckptsurgeon.tensors.info import TensorInfo
 
 from ...conftest import Result
+from ...helpers.converting import Tensors, assert_same, converted_and_noted
 
 RECORDED = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts"
-Tensors = dict[str, torch.Tensor]
 Run = Callable[..., Result]
 
 RELEASED = {
@@ -63,20 +63,6 @@ def recorded(network: str, layout: str) -> Tensors:
     return load_file(RECORDED / f"stable-diffusion{network}" / f"{layout}.safetensors")
 
 
-def converted(tensors: Tensors, layout: str) -> tuple[Tensors, str]:
-    """The tensors in another layout, as they are written, and the notes."""
-    save_file({key: value.contiguous() for key, value in tensors.items()}, "before.safetensors")
-    plan = cs.convert("before.safetensors", layout=layout)
-    cs.apply(plan, "after.safetensors", force=True)
-    return load_file("after.safetensors"), "\n".join(plan.notes)
-
-
-def assert_same(found: Tensors, wanted: Tensors) -> None:
-    """Two state dicts have the same keys and bits."""
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
-
-
 def test_the_names_of_the_released_files() -> None:
     unet = UNet(((1, 1), (1, 1), (1, 1), (0, 0)), 1, ((0, 0, 0), (1, 1, 1), (1, 1, 1), (1, 1, 1)), "")
     first = family_of(Pipeline(unet, Autoencoder((2, 2, 2, 2), (3, 3, 3, 3), is_quantised=True), SD_1))
@@ -99,7 +85,7 @@ def test_what_is_no_weight_is_left_out_with_a_note() -> None:
     schedule = {name: torch.ones(3) for name in ("betas", "alphas_cumprod", "sqrt_alphas_cumprod")}
     flags = {name: torch.zeros(1) for name in ("v_pred", "ztsnr", "model_ema.decay")}
     training = {"first_stage_model.loss.logvar": torch.zeros(1), "cond_stage_model.logit_scale": torch.zeros(1)}
-    made, notes = converted({**ldm, ids: torch.arange(3)[None], **schedule, **flags, **training}, "diffusers")
+    made, notes = converted_and_noted({**ldm, ids: torch.arange(3)[None], **schedule, **flags, **training}, "diffusers")
     assert_same(made, wanted)
     assert "left out: alphas_cumprod, betas, sqrt_alphas_cumprod, " in notes
     assert ", which diffusers computes" in notes
@@ -114,7 +100,7 @@ def test_what_is_no_weight_is_left_out_with_a_note() -> None:
 def test_what_the_original_files_do_not_have_is_left_out_with_a_note() -> None:
     ids = {"text_encoder.text_model.embeddings.position_ids": torch.arange(3)[None]}
     checker = {f"safety_checker.{name}": torch.ones(2) for name in ("concept_embeds", "special_care_embeds")}
-    made, notes = converted({**recorded("", "diffusers"), **ids, **checker}, "ldm")
+    made, notes = converted_and_noted({**recorded("", "diffusers"), **ids, **checker}, "ldm")
     assert_same(made, recorded("", "ldm"))
     assert "left out: safety_checker (2 tensors), which the original files do not have" in notes
     assert f"left out: {next(iter(ids))}, which the original code, ComfyUI computes" in notes
@@ -122,11 +108,11 @@ def test_what_the_original_files_do_not_have_is_left_out_with_a_note() -> None:
 
 def test_the_last_layer_of_the_second_version_is_left_out_with_a_note() -> None:
     ldm = recorded(".2", "ldm")
-    _, notes = converted(ldm, "diffusers")
+    _, notes = converted_and_noted(ldm, "diffusers")
     layer = "cond_stage_model.model.transformer.resblocks.23"
     assert f"left out: {layer} (12 tensors), which diffusers does not have" in notes
     shorter = {key: value for key, value in ldm.items() if not key.startswith(layer)}
-    made, notes = converted(shorter, "diffusers")
+    made, notes = converted_and_noted(shorter, "diffusers")
     assert_same(made, recorded(".2", "diffusers"))
     assert "resblocks" not in notes
 
@@ -138,11 +124,12 @@ def test_the_names_of_attention_in_older_autoencoders() -> None:
         for key, value in now.items()
     }
     assert len(older.keys() - now.keys()) == 16
-    assert_same(converted(older, "ldm")[0], recorded("", "ldm"))
+    assert_same(converted_and_noted(older, "ldm")[0], recorded("", "ldm"))
     alone = {key.removeprefix("vae."): value for key, value in older.items() if key.startswith("vae.")}
     wanted = {key.removeprefix("first_stage_model."): value for key, value in recorded("", "ldm").items()}
     assert_same(
-        converted(alone, "ldm")[0], {key: wanted[key] for key in wanted if key.startswith(("enc", "dec", "q", "po"))}
+        converted_and_noted(alone, "ldm")[0],
+        {key: wanted[key] for key in wanted if key.startswith(("enc", "dec", "q", "po"))},
     )
 
 
@@ -155,7 +142,7 @@ def test_text_encoders_as_transformers_writes_them_since_5_6(network: str) -> No
     now = recorded(network, "diffusers")
     flat = {key.replace("text_encoder.text_model.", "text_encoder."): value for key, value in now.items()}
     assert flat.keys() != now.keys()
-    assert_same(converted(flat, "ldm")[0], converted(now, "ldm")[0])
+    assert_same(converted_and_noted(flat, "ldm")[0], converted_and_noted(now, "ldm")[0])
 
 
 def test_a_model_alone_is_written_without_prefix_for_diffusers_and_with_it_for_the_original() -> None:
@@ -163,10 +150,10 @@ def test_a_model_alone_is_written_without_prefix_for_diffusers_and_with_it_for_t
     theirs = {key: value for key, value in ldm.items() if key.startswith("model.diffusion_model.")}
     ours = {key.removeprefix("unet."): value for key, value in diffusers.items() if key.startswith("unet.")}
     bare = {key.removeprefix("model.diffusion_model."): value for key, value in theirs.items()}
-    assert_same(converted(theirs, "diffusers")[0], ours)
-    assert_same(converted(bare, "diffusers")[0], ours)
-    assert_same(converted(ours, "ldm")[0], theirs)
-    assert_same(converted({f"unet.{key}": value for key, value in ours.items()}, "ldm")[0], theirs)
+    assert_same(converted_and_noted(theirs, "diffusers")[0], ours)
+    assert_same(converted_and_noted(bare, "diffusers")[0], ours)
+    assert_same(converted_and_noted(ours, "ldm")[0], theirs)
+    assert_same(converted_and_noted({f"unet.{key}": value for key, value in ours.items()}, "ldm")[0], theirs)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +172,7 @@ def test_a_missing_tensor_is_an_error_that_names_it(lost: str) -> None:
     ldm = recorded("", "ldm")
     del ldm[lost]
     with pytest.raises(PlanError, match=re.escape(f"{lost} is missing from")):
-        converted(ldm, "diffusers")
+        converted_and_noted(ldm, "diffusers")
 
 
 def shapes(network: str, layout: str) -> dict[str, TensorInfo]:
@@ -221,7 +208,7 @@ def test_a_tensor_without_a_name_is_an_error() -> None:
         (".unet", "unet.conv_in.weight"),
     ):
         with pytest.raises(PlanError, match=f"no name in the layout .*: {re.escape(extra)}"):
-            converted({**recorded(network, "ldm"), extra: torch.ones(2)}, "diffusers")
+            converted_and_noted({**recorded(network, "ldm"), extra: torch.ones(2)}, "diffusers")
 
 
 def test_networks_that_are_none_of_stable_diffusion() -> None:
@@ -241,11 +228,11 @@ def averaged() -> Tensors:
 def test_a_user_chooses_between_weights_and_their_averages(ckpt: Run) -> None:
     counts = {"model_ema.decay": torch.tensor(0.999), "model_ema.num_updates": torch.tensor(7)}
     both = {**averaged(), **counts}
-    weights, notes = converted(both, "diffusers")
+    weights, notes = converted_and_noted(both, "diffusers")
     plain = {key: value for key, value in both.items() if not key.startswith("model_ema.")}
-    assert_same(weights, converted(plain, "diffusers")[0])
+    assert_same(weights, converted_and_noted(plain, "diffusers")[0])
     assert "left out: model_ema (496 tensors), averages of the weights during training; --layout diffusers-ema" in notes
-    averages, notes = converted(both, "diffusers-ema")
+    averages, notes = converted_and_noted(both, "diffusers-ema")
     assert_same(averages, load_file(RECORDED / "stable-diffusion-ema" / "diffusers-ema.safetensors"))
     assert (
         "left out: model.diffusion_model (494 tensors), the weights of the last step; --layout diffusers takes" in notes
@@ -264,22 +251,22 @@ def test_averages_of_some_weights_alone_are_not_taken() -> None:
     both = averaged()
     del both["model_ema.diffusion_modelinput_blocks10in_layers0weight"]
     with pytest.raises(PlanError, match="the family stable-diffusion has no layout diffusers-ema"):
-        converted(both, "diffusers-ema")
+        converted_and_noted(both, "diffusers-ema")
 
 
 def test_averages_of_a_u_net_alone_and_a_tensor_that_both_lack() -> None:
     unet = {key: value for key, value in averaged().items() if key.startswith(("model.", "model_ema."))}
-    made, _ = converted(unet, "diffusers-ema")
+    made, _ = converted_and_noted(unet, "diffusers-ema")
     assert "conv_in.weight" in made
     del unet["model.diffusion_model.out.2.bias"], unet["model_ema.diffusion_modelout2bias"]
     with pytest.raises(PlanError, match=r"unet.conv_out.bias is missing"):
-        converted(unet, "diffusers-ema")
+        converted_and_noted(unet, "diffusers-ema")
 
 
 @pytest.mark.parametrize("layout", ["ldm", "diffusers"])
 @pytest.mark.parametrize("component", ["unet", "vae", "text_encoder", "text_encoder_2"])
 def test_one_component_is_taken_out_of_a_whole_model(layout: str, component: str) -> None:
-    made, notes = converted(recorded(".xl", layout), f"diffusers-{component.replace('_', '-')}")
+    made, notes = converted_and_noted(recorded(".xl", layout), f"diffusers-{component.replace('_', '-')}")
     whole = recorded(".xl", "diffusers")
     prefix = f"{component}."
     assert_same(made, {key.removeprefix(prefix): one for key, one in whole.items() if key.startswith(prefix)})
@@ -290,18 +277,18 @@ def test_one_component_is_taken_out_of_a_whole_model(layout: str, component: str
 
 def test_a_component_that_a_model_does_not_have_is_an_error() -> None:
     with pytest.raises(PlanError, match="the family stable-diffusion has no layout diffusers-text-encoder-2"):
-        converted(recorded("", "ldm"), "diffusers-text-encoder-2")
+        converted_and_noted(recorded("", "ldm"), "diffusers-text-encoder-2")
 
 
 def test_what_is_said_of_the_output() -> None:
     whole = "diffusers reads a file in the folder of each, which --layout diffusers-unet and its like write"
-    assert whole in converted(recorded("", "ldm"), "diffusers")[1]
+    assert whole in converted_and_noted(recorded("", "ldm"), "diffusers")[1]
     for network, layout in (("", "diffusers-unet"), (".vae", "diffusers")):
-        assert whole not in converted(recorded(network, "ldm"), layout)[1]
+        assert whole not in converted_and_noted(recorded(network, "ldm"), layout)[1]
     shorter = "the text encoder has no layer 23"
-    assert whole not in (notes := converted(recorded(".2", "diffusers"), "ldm")[1])
+    assert whole not in (notes := converted_and_noted(recorded(".2", "diffusers"), "ldm")[1])
     assert shorter in notes
-    assert shorter not in converted(recorded("", "diffusers"), "ldm")[1]
+    assert shorter not in converted_and_noted(recorded("", "diffusers"), "ldm")[1]
 
 
 @pytest.mark.parametrize(("source", "target"), [("ldm", "diffusers"), ("diffusers", "ldm")])

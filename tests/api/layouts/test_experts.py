@@ -15,27 +15,15 @@ import ckptsurgeon as cs
 from ckptsurgeon.errors import PlanError
 from ckptsurgeon.planning.operations import perform
 
+from ...helpers.converting import assert_same, converted
+
 RECORDED = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts"
-Tensors = dict[str, torch.Tensor]
 SMALL = {
     "hidden_size": 16, "intermediate_size": 12, "moe_intermediate_size": 10, "shared_expert_intermediate_size": 14,
     "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 30, "num_experts": 3,
     "num_experts_per_tok": 2, "mlp_only_layers": [1], "tie_word_embeddings": False, "pad_token_id": None,
     "eos_token_id": 1,
 }  # fmt: skip
-
-
-def converted(tensors: Tensors, layout: str, **options: Any) -> Tensors:
-    """The tensors in another layout, as they are written."""
-    save_file(tensors, "before.safetensors")
-    cs.apply(cs.convert("before.safetensors", layout=layout, **options), "after.safetensors", force=True)
-    return load_file("after.safetensors")
-
-
-def assert_same(found: Tensors, wanted: Tensors) -> None:
-    """Two state dicts have the same keys and bits."""
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
 @pytest.mark.parametrize("name", ["Qwen2Moe", "Olmoe"])

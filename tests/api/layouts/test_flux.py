@@ -7,37 +7,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-import ckptsurgeon as cs
 from ckptsurgeon.errors import PlanError
 from ckptsurgeon.planning.layouts.conversion import conversion
 from ckptsurgeon.planning.layouts.recognise import recognised
 from ckptsurgeon.planning.operations.perform import DerivedSource
 from ckptsurgeon.tensors.info import TensorInfo
 
+from ...helpers.converting import Tensors, assert_same, converted
+
 RECORDED = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts"
-Tensors = dict[str, torch.Tensor]
 PREFIX = "model.diffusion_model."
 
 
 def recorded(layout: str, network: str = "flux") -> Tensors:
     """The tensors of a recording."""
     return load_file(RECORDED / network / f"{layout}.safetensors")
-
-
-def converted(tensors: Tensors, layout: str) -> Tensors:
-    """The tensors in another layout, as they are written and verified."""
-    save_file(tensors, "before.safetensors")
-    cs.apply(cs.convert("before.safetensors", layout=layout), "after.safetensors", force=True)
-    assert cs.verify("after.safetensors").ok
-    return load_file("after.safetensors")
-
-
-def assert_same(found: Tensors, wanted: Tensors) -> None:
-    """Two state dicts have the same keys and bits."""
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
 def test_the_parts_of_a_single_block_and_the_last_modulation() -> None:

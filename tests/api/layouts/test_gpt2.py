@@ -13,22 +13,9 @@ from safetensors.torch import load_file, save_file
 import ckptsurgeon as cs
 from ckptsurgeon.errors import PlanError
 
+from ...helpers.converting import assert_same, converted_and_noted
+
 RECORDED = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts" / "gpt2"
-Tensors = dict[str, torch.Tensor]
-
-
-def converted(tensors: Tensors, layout: str) -> tuple[Tensors, str]:
-    """The tensors in another layout, as they are written, and the notes."""
-    save_file(tensors, "before.safetensors")
-    plan = cs.convert("before.safetensors", layout=layout)
-    cs.apply(plan, "after.safetensors", force=True)
-    return load_file("after.safetensors"), "\n".join(plan.notes)
-
-
-def assert_same(found: Tensors, wanted: Tensors) -> None:
-    """Two state dicts have the same keys and bits."""
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
 def test_each_form_of_gpt_2_becomes_nanogpt_s() -> None:
@@ -36,7 +23,7 @@ def test_each_form_of_gpt_2_becomes_nanogpt_s() -> None:
     from transformers import GPT2LMHeadModel, GPT2Model
 
     nano = load_file(RECORDED / "nanogpt.safetensors")
-    plain, notes = converted(nano, "transformers")
+    plain, notes = converted_and_noted(nano, "transformers")
     assert "left out: lm_head, since transformers uses transformer.wte in its place" in notes
     assert "nanoGPT has the exact GELU, transformers an approximation" in notes
     Path("made").mkdir()
@@ -45,11 +32,11 @@ def test_each_form_of_gpt_2_becomes_nanogpt_s() -> None:
     whole, bare = GPT2LMHeadModel.from_pretrained("made"), GPT2Model.from_pretrained("made")
     for name, model in (("whole", whole), ("bare", bare)):
         model.save_pretrained(name)
-        back, notes = converted(load_file(f"{name}/model.safetensors"), "nanogpt")
+        back, notes = converted_and_noted(load_file(f"{name}/model.safetensors"), "nanogpt")
         assert_same(back, nano)
         assert "added: lm_head, a copy of transformer.wte" in notes.replace(" wte", " transformer.wte")
     state = {key: value.clone() for key, value in whole.state_dict().items()}
-    back, notes = converted(state, "nanogpt")
+    back, notes = converted_and_noted(state, "nanogpt")
     assert_same(back, nano)
     assert "lm_head and transformer.wte are one tensor in nanoGPT; if they differ" in notes
 
@@ -57,11 +44,11 @@ def test_each_form_of_gpt_2_becomes_nanogpt_s() -> None:
 def test_masks_of_old_checkpoints_are_left_out() -> None:
     nano = load_file(RECORDED / "nanogpt.safetensors")
     masks = {f"transformer.h.{n}.attn.bias": torch.ones(1, 1, 8, 8).tril() for n in range(2)}
-    plain, notes = converted({**nano, **masks}, "transformers")
+    plain, notes = converted_and_noted({**nano, **masks}, "transformers")
     assert "left out: transformer.h.{n}.attn.bias, which transformers computes" in notes
     assert not plain.keys() & masks.keys()
     bare = {key.removeprefix("transformer."): value for key, value in {**plain, **masks}.items()}
-    back, notes = converted(bare, "nanogpt")
+    back, notes = converted_and_noted(bare, "nanogpt")
     assert "left out: h.{n}.attn.bias, which nanoGPT computes" in notes
     assert_same(back, nano)
 
@@ -69,20 +56,20 @@ def test_masks_of_old_checkpoints_are_left_out() -> None:
 def test_shapes_tell_nanogpt_from_transformers() -> None:
     nano = load_file(RECORDED / "nanogpt.safetensors")
     assert [one.layout for one in cs.layouts(RECORDED / "nanogpt.safetensors").found] == ["nanogpt"]
-    plain, _ = converted(nano, "transformers")
+    plain, _ = converted_and_noted(nano, "transformers")
     assert plain.keys() | {"lm_head.weight"} == nano.keys()
     assert [one.layout for one in cs.layouts("after.safetensors").found] == ["transformers"]
     nano["transformer.h.0.attn.c_attn.weight"] = torch.ones(16, 16)
     with pytest.raises(PlanError, match=r"the layout of before\.safetensors is not known"):
-        converted(nano, "transformers")
+        converted_and_noted(nano, "transformers")
 
 
 def test_what_has_no_name_or_is_no_matrix_is_an_error() -> None:
     nano = load_file(RECORDED / "nanogpt.safetensors")
     with pytest.raises(PlanError, match=re.escape("of the family gpt2: score.weight")):
-        converted({**nano, "score.weight": torch.ones(2, 16)}, "transformers")
+        converted_and_noted({**nano, "score.weight": torch.ones(2, 16)}, "transformers")
     with pytest.raises(PlanError, match=re.escape("transformer.h.1.mlp.c_fc.weight has 1 dimension")):
-        converted({**nano, "transformer.h.1.mlp.c_fc.weight": torch.ones(16)}, "transformers")
+        converted_and_noted({**nano, "transformer.h.1.mlp.c_fc.weight": torch.ones(16)}, "transformers")
 
 
 @pytest.mark.parametrize(("wrapper", "ruleset"), [("_orig_mod", "compile"), ("module", "ddp")])
@@ -95,5 +82,5 @@ def test_wrapped_keys_get_a_hint_that_works(wrapper: str, ruleset: str) -> None:
     assert f"Its keys begin with {wrapper}," in caught.value.hint
     assert f"ckpt rename --ruleset {ruleset}." in caught.value.hint
     cs.apply(cs.rename("ckpt.pt", ruleset=ruleset), "plain.safetensors")
-    made, _ = converted(load_file("plain.safetensors"), "transformers")
-    assert_same(made, converted(nano, "transformers")[0])
+    made, _ = converted_and_noted(load_file("plain.safetensors"), "transformers")
+    assert_same(made, converted_and_noted(nano, "transformers")[0])

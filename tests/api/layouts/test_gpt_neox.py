@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-import ckptsurgeon as cs
 from ckptsurgeon.errors import PlanError
 
+from ...helpers.converting import converted_and_noted
+
 RECORDED = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts" / "gpt-neox"
-Tensors = dict[str, torch.Tensor]
-
-
-def converted(tensors: Tensors, layout: str, **options: Any) -> tuple[Tensors, str]:
-    """The tensors in another layout, as they are written, and the notes."""
-    save_file(tensors, "before.safetensors")
-    plan = cs.convert("before.safetensors", layout=layout, **options)
-    cs.apply(plan, "after.safetensors", force=True)
-    return load_file("after.safetensors"), "\n".join(plan.notes)
 
 
 def test_a_state_dict_with_buffers_of_earlier_versions() -> None:
@@ -36,7 +27,7 @@ def test_a_state_dict_with_buffers_of_earlier_versions() -> None:
         f"gpt_neox.layers.{n}.attention.{name}": value.clone() for n in range(2) for name, value in buffers.items()
     }
     for tensors in (memory, {**files, **older}):
-        made, notes = converted(tensors, "litgpt", heads="3")
+        made, notes = converted_and_noted(tensors, "litgpt", heads="3")
         assert made.keys() == litgpt.keys()
         assert all(torch.equal(made[key], litgpt[key]) for key in litgpt)
         assert ("rotary_emb, which litgpt computes" in notes) == ("embed_out.weight" in tensors)
@@ -45,9 +36,9 @@ def test_a_state_dict_with_buffers_of_earlier_versions() -> None:
 def test_heads_must_be_known_and_fit() -> None:
     files = load_file(RECORDED / "transformers.safetensors")
     with pytest.raises(PlanError, match="the number of attention heads is not known"):
-        converted(files, "litgpt")
+        converted_and_noted(files, "litgpt")
     with pytest.raises(PlanError, match=r"query_key_value\.(weight|bias).* 72"):
-        converted(files, "litgpt", heads="5")
+        converted_and_noted(files, "litgpt", heads="5")
 
 
 def test_networks_with_fewer_keys_than_queries_are_not_taken_for_gpt_neox() -> None:
@@ -55,6 +46,6 @@ def test_networks_with_fewer_keys_than_queries_are_not_taken_for_gpt_neox() -> N
     litgpt = load_file(RECORDED / "litgpt.safetensors")
     grouped = {key: value[:40] if ".attn.qkv." in key else value for key, value in litgpt.items()}
     with pytest.raises(PlanError, match=r"the layout of before\.safetensors is not known"):
-        converted(grouped, "transformers", heads="3/1")
+        converted_and_noted(grouped, "transformers", heads="3/1")
     with pytest.raises(PlanError, match=r"of the family gpt-neox: transformer\.h\.0\.attn\.norm_q\.weight"):
-        converted({**litgpt, "transformer.h.0.attn.norm_q.weight": torch.ones(8)}, "transformers", heads="3")
+        converted_and_noted({**litgpt, "transformer.h.0.attn.norm_q.weight": torch.ones(8)}, "transformers", heads="3")

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 import ckptsurgeon as cs
 from ckptsurgeon.errors import PlanError
 
+from ...helpers.converting import Tensors, assert_same, converted_and_noted
+
 RECORDED = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts"
-Tensors = dict[str, torch.Tensor]
 OLDER = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
 
 
@@ -34,28 +35,15 @@ def older(tensors: Tensors) -> Tensors:
     return renamed
 
 
-def converted(tensors: Tensors, layout: str) -> tuple[Tensors, str]:
-    """The tensors in another layout, and the notes on them."""
-    save_file(tensors, "source.safetensors")
-    plan = cs.convert("source.safetensors", layout=layout)
-    cs.apply(plan, "made.safetensors", force=True)
-    return load_file("made.safetensors"), " ".join(plan.notes)
-
-
-def same(one: Tensors, other: Tensors) -> bool:
-    """Whether two state dicts have the same keys and bits."""
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-
-
 @pytest.mark.parametrize("layout", ["transformers", "torchaudio"])
 @pytest.mark.parametrize(
     ("network", "theirs"),
     [("wav2vec2", "fairseq"), ("wav2vec2.pre-trained", "fairseq"), ("wav2vec2.hubert", "fairseq"), ("wavlm", "unilm")],
 )
 def test_both_spellings_of_the_weight_norm_are_read(network: str, theirs: str, layout: str) -> None:
-    present, _ = converted(recorded(network, theirs), layout)
-    back, _ = converted(present, theirs)
-    assert same(converted(older(present), theirs)[0], back)
+    present, _ = converted_and_noted(recorded(network, theirs), layout)
+    back, _ = converted_and_noted(present, theirs)
+    assert_same(converted_and_noted(older(present), theirs)[0], back)
     assert any(key.endswith("pos_conv.0.weight_g") for key in back)
 
 
@@ -67,27 +55,27 @@ def test_files_of_earlier_transformers_load_and_compute_the_same() -> None:
     Path("model/config.json").write_bytes((RECORDED / "wav2vec2" / "config.json").read_bytes())
     model, report = transformers.Wav2Vec2ForCTC.from_pretrained("model", output_loading_info=True)
     assert not report["missing_keys"] | report["unexpected_keys"]
-    assert same(dict(model.state_dict()), recorded("wav2vec2", "transformers"))
+    assert_same(dict(model.state_dict()), recorded("wav2vec2", "transformers"))
 
 
 def test_what_only_training_uses_is_left_out_with_a_note() -> None:
-    made, notes = converted(recorded("wav2vec2.pre-trained", "fairseq"), "torchaudio")
+    made, notes = converted_and_noted(recorded("wav2vec2.pre-trained", "fairseq"), "torchaudio")
     assert not any(name in key for key in made for name in ("mask", "quantizer", "project_"))
     assert "left out: mask_emb, quantizer, project_q, final_proj, which only training uses: torchaudio has no" in notes
-    made, notes = converted(recorded("wav2vec2.hubert-pre-trained", "fairseq"), "transformers")
+    made, notes = converted_and_noted(recorded("wav2vec2.hubert-pre-trained", "fairseq"), "transformers")
     assert "left out: final_proj, label_embs_concat, which only training uses: transformers (Wav2Vec2) has no" in notes
     assert "masked_spec_embed" in made
-    made, notes = converted(recorded("wav2vec2.hubert", "fairseq"), "transformers-hubert")
+    made, notes = converted_and_noted(recorded("wav2vec2.hubert", "fairseq"), "transformers-hubert")
     assert "left out: w2v_encoder.w2v_model.label_embs_concat, which only training uses" in notes
     assert "no name for it" in notes
-    _, notes = converted(recorded("wav2vec2", "fairseq"), "transformers")
+    _, notes = converted_and_noted(recorded("wav2vec2", "fairseq"), "transformers")
     assert "left out" not in notes
 
 
 def test_the_average_of_data2vec_s_teacher_is_left_out_with_a_note() -> None:
     tensors = recorded("data2vec-audio.pre-trained", "fairseq")
-    made, notes = converted({**tensors, "_ema.0.fc1.weight": torch.ones(2)}, "transformers")
-    assert same(made, recorded("data2vec-audio.pre-trained", "transformers"))
+    made, notes = converted_and_noted({**tensors, "_ema.0.fc1.weight": torch.ones(2)}, "transformers")
+    assert_same(made, recorded("data2vec-audio.pre-trained", "transformers"))
     assert "left out: final_proj, _ema, which only training uses" in notes
 
 
@@ -127,8 +115,8 @@ def test_a_layer_without_a_tensor_is_an_error() -> None:
 def test_norms_of_the_convolutions_keep_their_kind(kind: str) -> None:
     """fairseq has the only norm as ``0.2``, and one for each convolution as ``{n}.2.1``."""
     network = {"group": "wav2vec2", "layer": "wav2vec2.pre-trained"}[kind]
-    made, _ = converted(recorded(network, "transformers"), "fairseq")
-    assert same(made, recorded(network, "fairseq"))
+    made, _ = converted_and_noted(recorded(network, "transformers"), "fairseq")
+    assert_same(made, recorded(network, "fairseq"))
     norms = sorted(key.partition("conv_layers.")[2] for key in made if ".2." in key and "conv_layers" in key)
     wanted = ["0.2.bias", "0.2.weight"] if kind == "group" else [
         f"{n}.2.1.{part}" for n in range(3) for part in ("bias", "weight")
@@ -141,7 +129,7 @@ def test_a_transplant_finds_the_names_of_hubert() -> None:
     plan = cs.transplant("hubert.safetensors", RECORDED / "wav2vec2.hubert" / "config.json")
     assert any("the tensors get the layout of transformers (Hubert)" in note for note in plan.notes)
     cs.apply(plan, "made")
-    assert same(load_file("made/model.safetensors"), recorded("wav2vec2.hubert", "transformers-hubert"))
+    assert_same(load_file("made/model.safetensors"), recorded("wav2vec2.hubert", "transformers-hubert"))
 
 
 def test_networks_are_told_apart(ckpt: Any) -> None:
@@ -159,9 +147,9 @@ def test_networks_are_told_apart(ckpt: Any) -> None:
 
 def test_the_window_and_filters_of_nemo_are_left_out_with_a_note() -> None:
     tensors = recorded("parakeet", "nemo")
-    plain, _ = converted(tensors, "transformers")
-    made, notes = converted({**tensors, "preprocessor.featurizer.window": torch.ones(2)}, "transformers")
-    assert same(made, plain)
+    plain, _ = converted_and_noted(tensors, "transformers")
+    made, notes = converted_and_noted({**tensors, "preprocessor.featurizer.window": torch.ones(2)}, "transformers")
+    assert_same(made, plain)
     assert "left out: preprocessor.featurizer, which transformers computes" in notes
 
 
@@ -177,7 +165,7 @@ def test_the_window_and_filters_of_nemo_are_left_out_with_a_note() -> None:
 def test_a_network_without_a_head_is_loaded_by_classes_with_and_without_one(network: str, name: str, head: str) -> None:
     import transformers
 
-    made, _ = converted(recorded(network, "unilm" if network == "wavlm" else "fairseq"), "transformers")
+    made, _ = converted_and_noted(recorded(network, "unilm" if network == "wavlm" else "fairseq"), "transformers")
     Path("model").mkdir()
     save_file(made, "model/model.safetensors", {"format": "pt"})
     fields = json.loads((RECORDED / network / "config.json").read_text())

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 import ckptsurgeon as cs
 from ckptsurgeon.errors import PlanError
 
+from ...helpers.converting import Tensors, assert_same, converted
+
 RECORDED = Path(__file__).resolve().parents[3] / "fixtures" / "golden" / "layouts"
-Tensors = dict[str, torch.Tensor]
 
 
 def recorded(family: str, layout: str) -> Tensors:
@@ -22,24 +23,11 @@ def recorded(family: str, layout: str) -> Tensors:
     return load_file(RECORDED / family / f"{layout}.safetensors")
 
 
-def converted(tensors: Tensors, layout: str) -> Tensors:
-    """The tensors in another layout, as they are written."""
-    save_file(tensors, "before.safetensors")
-    cs.apply(cs.convert("before.safetensors", layout=layout), "after.safetensors", force=True)
-    return load_file("after.safetensors")
-
-
 def made(family: str, recording: str) -> None:
     """Write the folder ``made`` for transformers, from a recording."""
     Path("made").mkdir()
     save_file(converted(recorded(family, recording), "transformers"), "made/model.safetensors", {"format": "pt"})
     shutil.copy(RECORDED / family / "config.json", "made")
-
-
-def assert_same(found: Tensors, wanted: Tensors) -> None:
-    """Two state dicts have the same keys and bits."""
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
 def test_each_form_of_vit_has_a_name_in_timm() -> None:
