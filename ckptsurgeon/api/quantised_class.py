@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 from ..checkpoint.checkpoint import Checkpoint
 from ..planning.target import TargetSpec
 from ..tensors.encodings._modules import Modules
+from ..tensors.encodings._parts import OF_CACHE
 from ..tensors.encodings._plain_kinds import by_kind, leaves_out
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing, shape_text
@@ -63,11 +64,15 @@ def _is_known(named: Mapping[str, str], target: TargetSpec) -> bool:
 def _by_class_name(checkpoint: Checkpoint, target: TargetSpec) -> dict[str, str]:
     """Return a dict that maps names of tensors in the class to their names in the checkpoint.
 
-    The stored parts of a quantised weight count as one tensor, under the name of the weight. In many models, the names
+    The stored parts of a quantised weight count as one tensor, under the name of the weight. Scales of the KV cache are
+    left out: attention modules have them only if they are quantised. In many models, the names
     in the checkpoint differ from those in the class; transformers renames them when loading.
     """
     coded = {one.name: one.shape or (1, 1) for one in checkpoint.codes.tensors}
-    tensors = {key: info for key, info in checkpoint.items() if key not in checkpoint.codes.by_key}
+    ends = tuple(OF_CACHE)
+    tensors = {
+        key: info for key, info in checkpoint.items() if key not in checkpoint.codes.by_key and not key.endswith(ends)
+    }
     tensors |= {name: TensorInfo("bfloat16", shape) for name, shape in coded.items()}
     names: Mapping[str, str] = {}
     with suppress(Exception):  # conversions fail if a header does not contain the shape of a quantised weight

@@ -60,6 +60,8 @@ KINDS = (
     _kind("shard", r"is one of \d+ shards|^only the headers? of ", WARN, "Check the whole folder."),
     _kind("shard", r"is not the shard that|the shards in its folder have", FAIL,
           "Fetch or save the whole folder again."),
+    _kind("shard", r"in the parts of tensors that are split between them", FAIL,
+          "Fetch or save the file of this rank again."),
     _kind("shard", r"zeros begin or end in the middle of a row|^\d+ matrices are all zeros, one after", WARN,
           "Fetch the file again."),
     _kind("shard", r"bytes were never written to the file", WARN,

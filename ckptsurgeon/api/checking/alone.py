@@ -27,7 +27,7 @@ _OF_FILES = re.compile(
     r"is one of \d+ shards|is not the shard that|the shards in its folder have|lists \d+ shards?, but not"
     r"|bytes were never written to the file|the zeros begin or end in the middle of a row"
     r"|are all zeros, one after the other in the file|the dtype in the header is perhaps wrong"
-    r"|perhaps their scales were lost"
+    r"|perhaps their scales were lost|in the parts of tensors that are split between them"
 )
 """Matches a checkpoint's notes about its files and their bytes; all other notes say how it was opened."""
 

@@ -15,7 +15,9 @@ from ...storage.read.local import ConsumedFile
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing
 
-__all__ = ["Extent", "ImpossibleValues", "impossible_value_notes", "impossible_values"]
+__all__ = [
+    "TENSORS", "Extent", "ImpossibleValues", "impossible_value_notes", "impossible_values", "read_extents", "said_of",
+]  # fmt: skip
 
 VARIANCE = re.compile(r"(?:^|[._/])(?:running_var|moving_variance)(?::0)?$")
 """Matches the keys of variances in batch norms, those of Keras too."""
@@ -65,6 +67,17 @@ class ImpossibleValues(NamedTuple):
 
 def impossible_value_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> Iterator[str]:
     """Yield notes on values that cannot be right, from at most ``TENSORS`` tensors of local files."""
+    for one in impossible_values(tensors, read_extents(tensors, handles)):
+        yield said_of(one)
+
+
+def said_of(one: ImpossibleValues) -> str:
+    """Return a note on values that cannot be right."""
+    return f"{count(len(one.keys), 'tensor')} {one.said}: {listing([escape(key) for key in one.keys])}"
+
+
+def read_extents(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> Extent:
+    """Return a function that reads the lowest and the highest value of at most ``TENSORS`` tensors of local files."""
     extents: dict[str, tuple[float, float] | None] = {}
 
     def extent(key: str) -> tuple[float, float] | None:
@@ -72,8 +85,7 @@ def impossible_value_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[s
             extents[key] = _read_extent(tensors[key], handles)
         return extents.get(key)
 
-    for one in impossible_values(tensors, extent):
-        yield f"{count(len(one.keys), 'tensor')} {one.said}: {listing([escape(key) for key in one.keys])}"
+    return extent
 
 
 def impossible_values(tensors: Mapping[str, TensorInfo], extent: Extent) -> Iterator[ImpossibleValues]:

@@ -13,6 +13,7 @@ from ._methods import IN_OTHER_SHARD, UNKNOWN, family
 from ._settings import QuantisationSettings
 
 __all__ = [
+    "OF_CACHE",
     "UNCODED",
     "UNSCALED",
     "IncompleteTensors",
@@ -39,7 +40,7 @@ _GENERAL = frozenset({
 """Endings that plain tensors have too: a vector with such an ending may be the gain of a norm, for example."""
 _VAGUE = _GENERAL | frozenset(ACTIVATIONS)
 """Endings that alone do not prove that there are codes: tensors of unquantised weights have them too."""
-_OF_CACHE = frozenset({".k_scale", ".v_scale", ".q_scale", ".k_zero_point", ".v_zero_point"})
+OF_CACHE = frozenset({".k_scale", ".v_scale", ".q_scale", ".k_zero_point", ".v_zero_point"})
 """Scales of the KV cache, which compressed-tensors stores in the attention module itself."""
 _SHORT = frozenset({".A", ".s", ".rows", ".cols", ".vals", ".workspace", ".rcp"})
 """Endings that prove nothing without codes, even in a folder with settings of quantisation."""
@@ -156,7 +157,7 @@ def lone_parts(
     endings = {way + end for end in _code_endings(encodings) for way in ("", ".weight")}
     for stem, found in stems.items():
         has_codes = bool(elsewhere) and any(f"{stem}{end}"[1:] in elsewhere for end in endings)
-        if _OF_CACHE.issuperset(found) and not has_codes:
+        if OF_CACHE.issuperset(found) and not has_codes:
             continue
         is_said = bool(quantisation) and not _SHORT.issuperset(found)
         if is_said or (has_codes and not _VAGUE.issuperset(found)) or _is_certain(stem, found, tensors):

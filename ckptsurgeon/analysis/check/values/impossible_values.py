@@ -1,9 +1,10 @@
-"""No statistics of batch norms, scales of logits or decays of state spaces have values that they cannot have."""
+"""No statistics of batch norms, scales of logits or activations, or decays have values that they cannot have."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ....checkpoint.values.activation_scales import activation_scales, inverse_scales, unusable_scales
 from ....checkpoint.values.impossible_values import impossible_values
 from ..check import Check, of_keys, without_values
 from ..report import Found, Status
@@ -18,7 +19,17 @@ def _run(subject: Subject) -> Iterator[Found]:
         figures = None if one is None or key in subject.parts or one.is_of_scales else one.figures
         return (figures.low, figures.high) if figures is not None and figures.number else None
 
-    for one in impossible_values(subject.tensors, extent):
+    def of_scale(key: str) -> tuple[float, float] | None:
+        one = subject.measured.get(key)
+        return (one.figures.low, one.figures.high) if one is not None and one.figures and one.figures.number else None
+
+    scales = activation_scales(subject.tensors, subject.parts)
+    of_cache = [key for key in scales if key not in subject.parts]  # the check of scales looks at the others
+    found = (
+        *impossible_values(subject.tensors, extent), *unusable_scales(of_cache, of_scale),
+        *inverse_scales(scales, of_scale),
+    )  # fmt: skip
+    for one in found:
         yield of_keys(Status.FAIL if one.is_serious else Status.WARN, one.keys, one.said, one.todo)
 
 

@@ -1,0 +1,76 @@
+"""Finds files of ranks that are copies of other ranks' files: of each tensor that is split, a part is there twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+
+from ...errors import CheckpointError
+from ...storage.read.base import File
+from ...storage.read.local import ConsumedFile
+from ...tensors.composition import leaves
+from ...tensors.info import Storage, TensorInfo
+from ...util.text import escape
+
+__all__ = ["doubled_file_notes"]
+
+TENSORS, FILES, PLACES, BYTES = 64, 256, 16, 512
+"""How many split tensors and files are looked at, how many places of each file are read, and how many bytes there."""
+
+Place = tuple[int, int]
+"""Where the bytes of a part are in its file: offset and size. A copy of a file has the same ones."""
+
+
+def doubled_file_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> Iterator[str]:
+    """Yield a note on each file with the same parts of split tensors as another file, at the same places.
+
+    Some bytes in the middle of some parts are compared. Bytes that repeat one value show nothing. A tensor that is
+    stored whole by every rank is only used from one of them, and is not compared. ``handles`` maps each
+    ``Storage.file`` to the open file; remote files are not read.
+    """
+    found = _parts(tensors)
+    shared = [place for place, number in _numbers(found).items() if number > 1]
+    places = shared[:: len(shared) // PLACES + 1]
+    first: dict[tuple[bytes | None, ...], str] = {}
+    for name in list(found)[:FILES]:
+        file = handles.get(name)
+        if file is None or file.remote or file.closed or isinstance(file, ConsumedFile):
+            continue
+        with suppress(CheckpointError):  # the command reports it when it reads the values
+            some = tuple(_middle(file, found[name][place]) if place in found[name] else None for place in places)
+            if not any(some):
+                continue
+            other = first.setdefault(some, name)
+            if other != name:
+                yield (
+                    f"{escape(name)} has the same bytes as {escape(other)} in the parts of tensors that are split "
+                    "between them: is it a copy? Then the parts of its own rank are missing"
+                )
+
+
+def _parts(tensors: Mapping[str, TensorInfo]) -> dict[str, dict[Place, Storage]]:
+    """Return, by file, the parts of some tensors that are split between files."""
+    split = [info for info in tensors.values() if info.made is not None]
+    found: dict[str, dict[Place, Storage]] = {}
+    for info in split[:: len(split) // TENSORS + 1]:
+        stored = [storage for leaf in leaves(info) if (storage := leaf.storage) is not None]
+        if len({storage.file for storage in stored}) > 1:
+            for storage in stored:
+                found.setdefault(storage.file, {})[storage.offset, storage.nbytes] = storage
+    return found
+
+
+def _numbers(found: Mapping[str, Mapping[Place, Storage]]) -> dict[Place, int]:
+    """Return in how many files each place is."""
+    numbers: dict[Place, int] = {}
+    for parts in found.values():
+        for place in parts:
+            numbers[place] = numbers.get(place, 0) + 1
+    return numbers
+
+
+def _middle(file: File, storage: Storage) -> bytes:
+    """Return some bytes in the middle of a part, b"" if they repeat one value."""
+    size = min(BYTES, storage.nbytes) // 8 * 8
+    raw = file.read(storage.offset + (storage.nbytes - size) // 2, size)
+    return b"" if raw == raw[:8] * (size // 8) else raw
