@@ -223,6 +223,16 @@ def test_blocks_as_the_settings_say_are_those_of_the_class(attention: bool, left
     assert notes("net") == ["modules are those of Qwen3ForCausalLM in transformers"]
 
 
+def test_scales_of_the_kv_cache_are_no_modules() -> None:
+    in_blocks("net")
+    tensors = load_file("net/model.safetensors")
+    cache = {
+        f"model.layers.{n}.self_attn.{name}": torch.full((1,), 0.1) for n in range(2) for name in ("k_scale", "v_scale")
+    }
+    save_file(tensors | cache, "net/model.safetensors", {"format": "pt"})
+    assert notes("net") == ["modules are those of Qwen3ForCausalLM in transformers"]
+
+
 def test_transformers_agrees_which_layers_are_quantised() -> None:
     pytest.importorskip("accelerate")
     from transformers.integrations.finegrained_fp8 import replace_with_fp8_linear

@@ -140,6 +140,7 @@ def token_list_notes(folder: ModelFolder) -> Iterator[str]:
     yield from _other_pieces(folder)
     yield from _added_elsewhere(folder)
     yield from _around_texts(folder)
+    yield from _padding(folder)
     yield from merge_rule_notes(folder)
     yield from missing_list_notes(folder)
     yield from _own_rules(folder)
@@ -237,6 +238,23 @@ def _around_texts(folder: ModelFolder) -> Iterator[str]:
         said = [f"{brief_token(token)} as {row} instead of {places[token]}" for token, row in dict.fromkeys(found)]
         others = listing(said, 3, where="")
         yield f"the post_processor of {WHOLE} adds tokens with wrong ids to a text: {others}"
+
+
+def _padding(folder: ModelFolder) -> Iterator[str]:
+    """Yield a note if tokenizer.json pads texts with another id than that of the token it names, as tokenizers does.
+
+    Transformers pads with the pad_token of tokenizer_config.json instead.
+    """
+    said = folder.tokenizer_head.get("padding")
+    tokens = (local_tokens(folder) if folder.has_all_tokens else None) or ()
+    if not isinstance(said, dict) or not tokens:
+        return
+    row, token = said.get("pad_id"), said.get("pad_token")
+    if type(row) is not int or not isinstance(token, str) or (0 <= row < len(tokens) and tokens[row] == token):
+        return
+    is_row = f"which is {brief_token(tokens[row])}" if 0 <= row < len(tokens) else "which no token has"
+    is_token = f"its id is {tokens.index(token)}" if token in tokens else "which it does not list"
+    yield f"{WHOLE} pads texts with {brief_token(token)} ({is_token}) as {row}, {is_row} (padding)"
 
 
 def _put(processor: Any) -> Iterator[tuple[str, int]]:

@@ -176,6 +176,26 @@ def test_other_tokens_around_texts_than_are_named_are_said(processor: dict[str, 
 
 
 @pytest.mark.parametrize(
+    ("padding", "said"),
+    [
+        ({"pad_id": 1, "pad_token": "<s>"}, ""),
+        ({"pad_id": 0, "pad_token": "<s>"}, "'<s>' (its id is 1) as 0, which is "),
+        ({"pad_id": 0, "pad_token": "[PAD]"}, "'[PAD]' (which it does not list) as 0, which is "),
+        ({"pad_id": 900, "pad_token": "<s>"}, "'<s>' (its id is 1) as 900, which no token has"),
+        ({"pad_id": "0", "pad_token": 3}, ""),
+        (None, ""),
+    ],
+)
+def test_padding_with_another_id_than_that_of_its_token_is_said(padding: Any, said: str) -> None:
+    whole("m", [SPECIAL], padding=padding)
+    found = notes()
+    assert len(found) == bool(said)
+    assert all(note.startswith(f"tokenizer.json pads texts with {said}") for note in found)
+    if said:
+        assert found == [note for note in cs.convert("m").notes if "pads texts" in note]
+
+
+@pytest.mark.parametrize(
     ("added", "said"),
     [
         ({"d": 7, "a": 17}, ""),  # tokenizer.json has both
