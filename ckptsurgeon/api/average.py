@@ -9,9 +9,11 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import path_of
 from ..checkpoint.opening import open_checkpoint
 from ..engine.inputs import PlanInputs
-from ..planning.average import ema_weights, plan_average
+from ..errors import ConfigError
+from ..planning.average import decay_weights, ema_weights, plan_average, running_weights
 from ..planning.plan.plan import Plan
 from ..planning.possible_codes import with_possible_codes_said
+from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, checked
 from .inputs.arguments import plain_arguments
 from .inputs.encoding import as_stored, check_encoding, encoding_notes, encoding_said, read_as
@@ -37,6 +39,8 @@ def average(
     sources: Sequence[CheckpointLike],
     *,
     ema: float | None = None,
+    decay: str | None = None,
+    running: str | None = None,
     int_buffers: str = "last",
     vocab: str | None = None,
     encoding: str = "keep",
@@ -46,28 +50,35 @@ def average(
 ) -> Plan:
     """Plan the average of checkpoints of one model: the mean or, with a decay ``ema``, the exponential moving average.
 
-    For ``ema``, the order of ``sources`` is oldest first. Floating and complex tensors are averaged in double precision
-    and keep the dtype of the first checkpoint. Integers and booleans, which have no mean, come from the "last" or the
-    "first" checkpoint, or are the "max" of all (``int_buffers``). Folders whose tokenisers differ are averaged only if
-    ``vocab`` is "place": then row n of each embedding is averaged with row n of the others, whatever their tokens.
-    Quantised checkpoints are decoded for the average; the mean is quantised like the first checkpoint, or stored as
-    plain numbers if ``encoding`` is "dequantize". ``metadata`` sets entries of the metadata, as in ``convert``.
-    ``unwrap`` removes a wrapper's prefix, such as ``module.``, from all keys; ``root`` is the dotted path of the state
-    dict in each file (``model.ema``).
+    ``decay`` ("linear", "1-sqrt" or "cosine") gives the checkpoints of a run with a constant learning rate the weights
+    that replace a decay of the learning rate (https://arxiv.org/abs/2507.17634). With ``running``, the sources are two
+    running averages of one run, such as icefall's ``model_avg``, and the plan is of the average between them;
+    ``running`` is the entry of their files that counts the steps (``batch_idx_train``). Only one of the three can be
+    given, and the order of ``sources`` is oldest first.
 
-    Raises ConfigError for fewer than two checkpoints, PlanError if their keys, shapes or kinds of numbers differ,
-    and what ``open_checkpoint`` raises.
+    Floating and complex tensors are averaged in double precision and keep the dtype of the first checkpoint. Integers
+    and booleans, which have no mean, come from the "last" or the "first" checkpoint, or are the "max" of all
+    (``int_buffers``). Folders whose tokenisers differ are averaged only if ``vocab`` is "place": then row n of each
+    embedding is averaged with row n of the others, whatever their tokens. Quantised checkpoints are decoded for the
+    average; the mean is quantised like the first checkpoint, or stored as plain numbers if ``encoding`` is
+    "dequantize". ``metadata`` sets entries of the metadata, as in ``convert``. ``unwrap`` removes a wrapper's prefix,
+    such as ``module.``, from all keys; ``root`` is the dotted path of the state dict in each file (``model.ema``).
+
+    Raises ConfigError for fewer than two checkpoints, and for files without the entry ``running``; PlanError if keys,
+    shapes or kinds of numbers differ; and what ``open_checkpoint`` raises.
     """
     check_metadata(metadata)
     check_encoding(encoding)
     check_place(vocab, "row n is always averaged with row n.", AVERAGED)
     paths = list(map(path_of, sources))
-    weights = ema_weights(ema, len(paths)) if ema is not None and len(paths) > 1 else ()
+    weights = _weights(ema, decay, running, len(paths))
     opened: list[Checkpoint] = []
     with KeptOpen(opened):
         for place, source in enumerate(sources, 1):
             opened.append(open_checkpoint(source, root, unwrap=unwrap, called=f"source {place}"))
             opened[-1] = read_as(opened[-1], encoding)
+        if running is not None:
+            weights = running_weights([_steps_of(one, running) for one in opened])
         stored = as_stored(opened, encoding)
         views = [view_of(plan_source(n, c), c) for n, c in zip(names_of(paths), opened, strict=True)]
         plan = plan_average(
@@ -77,7 +88,7 @@ def average(
             arguments={
                 **plain_arguments(int_buffers=int_buffers, vocab=vocab, unwrap=unwrap, root=root),
                 **encoding_said(encoding),
-                **_said(ema),
+                **_said(ema, decay, running),
             },
             metadata=stored[0].metadata if stored else {},
             notes=[
@@ -105,5 +116,33 @@ def average(
     return replace(with_metadata(plan, metadata), inputs=PlanInputs(tuple(opened), None))
 
 
-def _said(ema: float | None) -> dict[str, float]:
-    return {"ema": ema} if ema is not None else {}
+def _weights(ema: float | None, decay: str | None, running: str | None, number: int) -> tuple[float, ...]:
+    """Return the weights of the checkpoints; () for equal weights, and for ``running``, whose weights are in the files.
+
+    Raises ConfigError if several of the options are given, or one is not valid.
+    """
+    given = {"--ema": ema, "--decay": decay, "--running": running}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise ConfigError(f"{' and '.join(names)} cannot be used together.", hint="Each of them gives the weights.")
+    if number < 2:
+        return ()
+    if decay is not None:
+        return decay_weights(decay, number)
+    return ema_weights(ema, number) if ema is not None else ()
+
+
+def _steps_of(checkpoint: Checkpoint, name: str) -> int:
+    """Return the number of steps in an entry of a file; raises ConfigError if it has no such entry."""
+    value = next((one.value for one in checkpoint.extras if one.key == name), None)
+    if type(value) is not int:
+        raise ConfigError(
+            f"{escape(checkpoint.path)} has no number in an entry {escape(name)}, which --running names.",
+            hint="ckpt inspect lists the entries beside the weights; icefall's is batch_idx_train.",
+        )
+    return value
+
+
+def _said(ema: float | None, decay: str | None, running: str | None) -> dict[str, float | str]:
+    given = {"ema": ema, "decay": decay, "running": running}
+    return {name: value for name, value in given.items() if value is not None}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from math import prod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import cos, pi, prod, sqrt
 from typing import Any
 
 from ..errors import ConfigError, PlanError
@@ -21,7 +21,7 @@ from .plan.step import Input, Step
 from .quantised import refuse_codes
 from .transplant.select import SourceView
 
-__all__ = ["INT_BUFFERS", "ema_weights", "plan_average"]
+__all__ = ["DECAYS", "INT_BUFFERS", "decay_weights", "ema_weights", "plan_average", "running_weights"]
 
 _WEIGHTS = ("weight", "weights", "kernel")
 """Endings of the names of weights, which are floats in all networks."""
@@ -41,6 +41,43 @@ def ema_weights(decay: float, number: int) -> tuple[float, ...]:
         raise ConfigError(f"--ema {decay} is not a valid decay.", hint="Use a number between 0 and 1, as in 0.999.")
     first, *rest = (decay ** (number - 1 - i) for i in range(number))
     return (first, *((1 - decay) * weight for weight in rest))
+
+
+DECAYS: Mapping[str, Callable[[float], float]] = {
+    "linear": lambda time: 1 - time,
+    "1-sqrt": lambda time: 1 - sqrt(time),
+    "cosine": lambda time: (1 + cos(pi * time)) / 2,
+}
+"""How a learning rate falls from 1 at the time 0 to 0 at the time 1, by name."""
+
+
+def decay_weights(shape: str, number: int) -> tuple[float, ...]:
+    """Return the weights of ``number`` checkpoints of a run with a constant learning rate, the oldest first.
+
+    The average is what the run would be if the learning rate had fallen since the first of them by a curve ``shape``:
+    each change from one checkpoint to the next counts as much as the curve says at its end. A linear decay is the mean.
+    WSM, https://arxiv.org/abs/2507.17634. Raises ConfigError for an unknown curve.
+    """
+    if shape not in DECAYS:
+        raise ConfigError(f"--decay {escape(shape)} is unknown.", hint=f"Use {', '.join(DECAYS)}.")
+    rates = [DECAYS[shape](time / number) for time in range(number)]
+    return tuple(now - later for now, later in zip(rates, (*rates[1:], 0.0), strict=True))
+
+
+def running_weights(steps: Sequence[int]) -> tuple[float, float]:
+    """Return the weights of two running averages of a run that give the average between them.
+
+    Each is the average of the weights since the first step, after ``steps`` steps: icefall's ``model_avg``. Raises
+    ConfigError unless there are two numbers, of which the second is larger.
+    """
+    if len(steps) != 2 or not 0 <= steps[0] < steps[1]:
+        given = ", ".join(map(str, steps))
+        raise ConfigError(
+            f"--running needs two checkpoints of one run, the older first, but their numbers of steps are {given}.",
+            hint="Give the average before the steps that count, and then the one after them.",
+        )
+    later = steps[1] / (steps[1] - steps[0])
+    return 1 - later, later
 
 
 def plan_average(

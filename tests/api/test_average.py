@@ -19,7 +19,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.engine.check_steps import check_step
 from ckptsurgeon.engine.compute import compute
 from ckptsurgeon.engine.compute import compute as needs
-from ckptsurgeon.planning.average import ema_weights
+from ckptsurgeon.planning.average import DECAYS, decay_weights, ema_weights, running_weights
 from ckptsurgeon.planning.plan.step import Input, Step
 from fixtures.espnet_models import recorded
 
@@ -399,3 +399,60 @@ def test_an_adapter_that_is_given_twice_is_said() -> None:
     assert not cs.lora_merge("base.safetensors", ["a", "b"]).notes
     (note,) = cs.lora_merge("base.safetensors", ["a", "b", "a"]).notes
     assert note.endswith("is given twice, and counts twice")
+
+
+@pytest.mark.parametrize("shape", DECAYS)
+@pytest.mark.parametrize("number", [2, 5, 11])
+def test_a_decay_counts_each_change_as_the_learning_rate_that_it_stands_for(shape: str, number: int) -> None:
+    """The average is the first checkpoint, plus each change times the value of the curve at its end."""
+    torch.manual_seed(0)
+    points = torch.randn(number, 6, dtype=torch.float64)
+    for at, point in enumerate(points):
+        save_file({"w": point.clone()}, f"{at}.safetensors")
+    cs.apply(cs.average([f"{at}.safetensors" for at in range(number)], decay=shape), "out.safetensors")
+    rates = [DECAYS[shape](at / number) for at in range(1, number)]
+    wanted = points[0] + sum(rate * (points[at + 1] - points[at]) for at, rate in enumerate(rates))
+    assert torch.allclose(load_file("out.safetensors")["w"], wanted, rtol=0, atol=1e-14)
+    assert sum(decay_weights(shape, number)) == pytest.approx(1, abs=1e-15)
+    assert cs.verify("out.safetensors").ok
+
+
+def test_a_linear_decay_is_the_mean() -> None:
+    assert decay_weights("linear", 8) == pytest.approx([1 / 8] * 8, abs=1e-15)
+
+
+def test_the_average_between_two_running_averages_is_that_of_the_steps_between() -> None:
+    torch.manual_seed(0)
+    points = torch.randn(20, 5, dtype=torch.float64)
+    for steps in (8, 20):
+        mean = {"model_avg": {"w": points[:steps].mean(0)}, "model": {"w": points[steps - 1]}}
+        torch.save({**mean, "batch_idx_train": steps}, f"{steps}.pt")
+    plan = cs.average(["8.pt", "20.pt"], root="model_avg", running="batch_idx_train")
+    cs.apply(plan, "out.safetensors")
+    assert torch.allclose(load_file("out.safetensors")["w"], points[8:].mean(0), rtol=0, atol=1e-14)
+    assert cs.verify("out.safetensors").ok
+    assert running_weights([8, 20]) == pytest.approx((-8 / 12, 20 / 12))
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"decay": "quadratic"}, "--decay quadratic is unknown. Use linear, 1-sqrt, cosine."),
+        ({"decay": "linear", "ema": 0.9}, "--ema and --decay cannot be used together."),
+        ({"decay": "linear", "running": "steps"}, "--decay and --running cannot be used together."),
+        ({"running": "epochs"}, "0.pth has no number in an entry epochs, which --running names."),
+        ({"running": "w"}, "0.pth has no number in an entry w, which --running names."),
+        (
+            {"running": "count"},
+            "--running needs two checkpoints of one run, the older first, but their numbers of steps are 5, 5.",
+        ),
+    ],
+)
+def test_weights_that_cannot_be_are_an_error(options: dict[str, Any], why: str, ckpt: Any) -> None:
+    for name in PATHS[:2]:
+        torch.save({"model": {"w": torch.ones(3)}, "count": 5}, name)
+    flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    done = ckpt("average", *PATHS[:2], *flags, "-o", "out.pth")
+    assert done.code == 2
+    assert why in " ".join(done.err.split())
+    assert not Path("out.pth").exists()

@@ -20,6 +20,8 @@ EXAMPLES = """\b
 Examples:
   ckpt average 38epoch.pth 39epoch.pth 40epoch.pth -o averaged.pth
   ckpt average step*.safetensors --ema 0.999 -o ema.safetensors
+  ckpt average step*.safetensors --decay 1-sqrt -o annealed.safetensors
+  ckpt average epoch-10.pt epoch-20.pt --root model_avg --running batch_idx_train -o average.safetensors
 """
 
 
@@ -33,6 +35,23 @@ def run(
             "--ema",
             metavar="DECAY",
             help="Compute an exponential moving average with this decay, such as 0.999, instead of the mean.",
+        ),
+    ] = None,
+    decay: Annotated[
+        str | None,
+        typer.Option(
+            "--decay",
+            metavar="linear|1-sqrt|cosine",
+            help="Weight the checkpoints of a run with a constant learning rate as if it had fallen by this curve.",
+        ),
+    ] = None,
+    running: Annotated[
+        str | None,
+        typer.Option(
+            "--running",
+            metavar="ENTRY",
+            help="Average between two running averages of a run; ENTRY of the files counts the steps, as in icefall's "
+            "batch_idx_train.",
         ),
     ] = None,
     int_buffers: Annotated[
@@ -56,5 +75,8 @@ def run(
     from ...api.average import average
 
     writing.check()
-    plan = average(sources, ema=ema, int_buffers=int_buffers, vocab=vocab, encoding=encoding, **state_dict.arguments)
+    plan = average(
+        sources, ema=ema, decay=decay, running=running, int_buffers=int_buffers, vocab=vocab, encoding=encoding,
+        **state_dict.arguments,
+    )  # fmt: skip
     writing.carry_out(plan)
