@@ -29,6 +29,7 @@ from .lora import lora
 from .merging import merging
 from .patching import patching
 from .proving import proving
+from .resizing import resizing
 from .scanning import scanning
 from .sharing import sharing
 from .small import small
@@ -220,6 +221,7 @@ PARTS: Mapping[str, tuple[Callable[[str, int, bool], Rows], str]] = {
     "small": (lambda folder, number, quick: small(folder, number, 2_000 if quick else 200_000), "many small tensors"),
     "patching": (lambda folder, number, quick: patching(folder, number, layers=2 if quick else 32), "ckpt patch"),
     "sharing": (lambda folder, number, quick: sharing(folder, number, layers=2 if quick else 16), "several processes"),
+    "resizing": (lambda folder, number, quick: resizing(folder, number, 2 if quick else 18), "ckpt resize of 2 GB"),
     "growing": (
         lambda folder, number, quick: growing(folder, 1 if quick else 3, 10 if quick else 200),
         "ckpt resize, trained on",

@@ -112,7 +112,8 @@ def read_derived(read: Read, info: TensorInfo, box: Box, odd: OddScales | None =
         values = np.array(made.values, raw_dtype(info.dtype)).reshape(info.shape)
         return values[tuple(slice(*span) for span in box)]
     if isinstance(made, Filled):
-        return cast(np.full(box_shape(box), made.value), "float64", info.dtype)[0]
+        one, _ = cast(np.full(1, made.value), "float64", info.dtype)
+        return np.full(box_shape(box), one[0], one.dtype)
     if isinstance(made, Sliced):
         return read(made.of, tuple((a + at, b + at) for (a, b), at in zip(box, made.begin, strict=True)))
     if isinstance(made, Taken):
@@ -169,15 +170,27 @@ def _taken(read: Read, made: Taken, box: Box) -> Array:
     if len(pieces) <= FEW or (dim == 0 and spread > SPARSE):
         boxes = [(*box[:dim], piece, *box[dim + 1 :]) for piece in pieces or [(0, 0)]]
         return np.concatenate([read(made.of, one) for one in boxes], axis=dim)
-    indices = np.concatenate([np.arange(a - low, b - low) for a, b in pieces])
     begin, end = box[0]
     rows = max(1, int((end - begin) * SPARSE / spread)) if dim and spread > SPARSE else max(1, end - begin)
     parts = []
     for row in range(begin, max(end, begin + 1), rows):  # a few rows at once, since much is read that is not taken
         own = ((row, min(row + rows, end)), *box[1:]) if dim else box
         whole = read(made.of, (*own[:dim], (low, high), *own[dim + 1 :]))
-        parts.append(np.take(whole, indices, axis=dim))
+        parts.append(_picked(whole, [(a - low, b - low) for a, b in pieces], dim))
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _picked(whole: Array, runs: Sequence[tuple[int, int]], dim: int) -> Array:
+    """Return the elements of an array at ``runs`` of indices along a dimension.
+
+    Runs of one length, which begin at multiples of it, are copied as a whole: one by one, their elements take longer.
+    """
+    length, size = runs[0][1] - runs[0][0], whole.shape[dim]
+    if length > 1 and size % length == 0 and all(b - a == length and a % length == 0 for a, b in runs):
+        split = whole.reshape(*whole.shape[:dim], size // length, length, *whole.shape[dim + 1 :])
+        made: Array = np.take(split, [a // length for a, _ in runs], axis=dim)
+        return made.reshape(*whole.shape[:dim], len(runs) * length, *whole.shape[dim + 1 :])
+    return np.take(whole, np.concatenate([np.arange(a, b) for a, b in runs]), axis=dim)
 
 
 def _reshaped(read: Read, of: TensorInfo, shape: Sequence[int], box: Box) -> Array:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -93,15 +94,44 @@ def _odd(values: Array) -> Array:
     return near.reshape(values.shape)
 
 
+PIECE = 1 << 17
+"""How many elements are computed in double precision at once: as many as fit in a core's cache."""
+
+
 def scaled(values: Array, dtype: str, factor: float) -> Array:
     """Return values multiplied by ``factor``, rounded to their dtype; raises PlanError if a value becomes infinite."""
-    made, lost = rounded(*average([(values, dtype)], [factor]), dtype)
+    single = _is_exact_in_single(dtype, factor)
+
+    def product(at: slice) -> tuple[Array, CastLosses]:
+        piece = flat[at]
+        if not single:
+            return rounded(*average([(piece, dtype)], [factor]), dtype)
+        wide = widened(piece, dtype)
+        made = wide * np.float32(factor)
+        infinite = int(np.isinf(made).sum()) - int(np.isinf(wide).sum())
+        narrow, lost = cast(made, "float32", dtype)
+        return narrow, lost + CastLosses(infinite)
+
+    flat = values.reshape(-1)
+    made, lost = _in_pieces(product, flat.size, dtype)
     if lost.infinite:
         raise PlanError(
             f"{count(lost.infinite, 'value')} times {factor:g} would exceed the range of {dtype}.",
             hint="Use a smaller factor, or cast to a wider dtype first.",
         )
-    return made
+    return made.reshape(values.shape)
+
+
+def _is_exact_in_single(dtype: str, factor: float) -> bool:
+    """Return whether a product in float32, rounded to ``dtype``, has the bits of one in double precision.
+
+    A product of two float32 numbers is exact in double precision, so it is rounded once either way. In the narrower
+    types of 16 bits, a power of two near 1 only changes the exponent.
+    """
+    if dtype == "float32":
+        return abs(factor) < 2.0**128 and float(np.float32(factor)) == factor
+    mantissa, exponent = math.frexp(factor)
+    return dtype in ("bfloat16", "float16") and abs(mantissa) == 0.5 and abs(exponent) <= 16
 
 
 def added(parts: Sequence[Array], dtype: str, *, is_mean: bool = False) -> Array:
@@ -110,10 +140,27 @@ def added(parts: Sequence[Array], dtype: str, *, is_mean: bool = False) -> Array
     Raises PlanError if a value becomes infinite.
     """
     weights = () if is_mean else [1.0] * len(parts)
-    made, lost = rounded(*average([(values, dtype) for values in parts], weights), dtype)
+    flat = [values.reshape(-1) for values in parts]
+    made, lost = _in_pieces(
+        lambda at: rounded(*average([(one[at], dtype) for one in flat], weights), dtype), flat[0].size, dtype
+    )
     if lost.infinite:
         raise PlanError(
             f"{count(lost.infinite, 'value')} of the sum would exceed the range of {dtype}.",
             hint="Cast the tensors to a wider dtype first.",
         )
-    return made
+    return made.reshape(parts[0].shape)
+
+
+def _in_pieces(compute: Callable[[slice], tuple[Array, CastLosses]], size: int, dtype: str) -> tuple[Array, CastLosses]:
+    """Return the results of ``compute`` for all pieces of a flat array of ``size`` elements, and the sum of the losses.
+
+    So the memory for double precision is that of one piece.
+    """
+    made, lost = np.empty(size, raw_dtype(dtype)), CastLosses()
+    for begin in range(0, size, PIECE):
+        at = slice(begin, begin + PIECE)
+        with np.errstate(all="ignore"):  # what becomes infinite is counted
+            made[at], more = compute(at)
+        lost += more
+    return made, lost

@@ -82,6 +82,20 @@ def test_columns_far_apart_are_taken_from_a_wide_matrix(step: int) -> None:
     assert torch.equal(made["w"], weight[:, indices])
 
 
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize(
+    "blocks", ["0,0,1,1,2,2,3,3,4,4,5,5,6,6,7,7,8,8,9,9", "9,8,7,6,5,4,3,2,1,0,0", "1,4,3,9,0,2,7,5,6,8"]
+)
+def test_blocks_of_several_elements_are_taken_along_each_dimension(dim: int, blocks: str) -> None:
+    weight = torch.randn(60, 60, generator=torch.Generator().manual_seed(0))
+    rows = [6 * block + at for block in map(int, blocks.split(",")) for at in range(6)]
+    made = both_ways({"w": weight}, [{"take": "w", "dim": dim, "block": 6, "indices": blocks}])
+    assert torch.equal(made["w"], weight.index_select(dim, torch.tensor(rows)))
+    shifted = [row + 3 for row in rows if row + 3 < 60]  # runs of one length that begin elsewhere
+    made = both_ways({"w": weight}, [{"take": "w", "dim": dim, "indices": ",".join(map(str, shifted))}])
+    assert torch.equal(made["w"], weight.index_select(dim, torch.tensor(shifted)))
+
+
 def test_powers_of_two_alone_have_no_zero() -> None:
     save_file({"w": torch.ones(4, 2).to(torch.float8_e8m0fnu)}, "powers.safetensors")
     for row in ({"zero": "w"}, {"scale": "w", "by": 0.5}):

@@ -12,7 +12,7 @@ import pytest
 
 from ckptsurgeon.errors import PlanError
 from ckptsurgeon.tensors.ops.casts import cast, raw_dtype
-from ckptsurgeon.tensors.ops.means import average, largest, rounded, scaled
+from ckptsurgeon.tensors.ops.means import added, average, largest, rounded, scaled
 
 # bits of precision, exponent of the smallest normal, largest finite value
 FORMS = {
@@ -132,3 +132,37 @@ def test_what_is_below_zero_is_refused_where_there_is_no_sign() -> None:
     with pytest.raises(PlanError, match="no negative numbers"):
         scaled(np.array([0x80], "u1"), "float8_e8m0fnu", -1.0)
     assert scaled(np.array([0x80], "u1"), "float8_e8m0fnu", 2.0).tolist() == [0x81]
+
+
+def every_value(dtype: str) -> Any:
+    """All bits of a 16-bit type; of float32, values of every exponent with random bits."""
+    if raw_dtype(dtype).itemsize == 2:
+        return np.arange(1 << 16, dtype="<u2").view(raw_dtype(dtype))
+    generator = np.random.default_rng(0)
+    bits = (np.arange(1 << 16, dtype="<u4") << 16) | generator.integers(0, 1 << 16, 1 << 16, dtype="<u4")
+    return bits.view("<f4")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("factor", [0.5, -0.25, 2.0, 2.0**-16, 2.0**15, 2.0**-20, 2.0**70, 3.0, 1 / 3, 0.1, 0.0])
+def test_products_have_the_bits_of_those_in_double_precision(dtype: str, factor: float) -> None:
+    """In float32, too, where that is exact: every value of a 16-bit type whose product is finite."""
+    values = every_value(dtype)
+    with np.errstate(all="ignore"):
+        wide = as_doubles(values, dtype)
+        wanted, _ = rounded(wide * factor, "float64", dtype)
+        fits = np.isfinite(as_doubles(wanted, dtype))
+    made = scaled(values[fits], dtype, factor)  # without a warning of NumPy
+    assert np.array_equal(made.view("u1"), wanted[fits].view("u1"))
+    over = np.isfinite(wide) & ~fits
+    if over.any():
+        with pytest.raises(PlanError, match=f"^{over.sum()} values? times"):
+            scaled(values, dtype, factor)
+
+
+def test_products_and_sums_of_many_elements_are_those_of_each() -> None:
+    values = np.random.default_rng(0).standard_normal((3, 1 << 17)).astype("<f4")
+    assert np.array_equal(scaled(values, "float32", 0.3), (values.astype("<f8") * 0.3).astype("<f4"))
+    total = added([values, values * 2, values[::-1]], "float32")
+    parts = (values.astype("<f8"), (values * 2).astype("<f8"), values[::-1].astype("<f8"))
+    assert np.array_equal(total, sum(parts).astype("<f4"))
