@@ -9,6 +9,7 @@ from ..errors import PlanError
 from ..planning.mismatch.policy_fits import fit
 from ..planning.mismatch.policy_syntax import cast_fault, is_reshape
 from ..planning.plan.coded_part import CodedPart
+from ..planning.plan.rows import DonorRows
 from ..planning.plan.step import Step
 from ..tensors.dtypes import DTYPES
 from ..util.text import escape
@@ -76,7 +77,15 @@ def _maps(step: Step) -> bool:
     alike = all(h == w for i, (h, w) in enumerate(zip(have, want, strict=True)) if i != axis)
     means = rows.composed or (rows.new == "mean" and rows.fresh)
     computes = DTYPES[step.source_dtype].is_floating or not means
+    if rows.donor is not None and step.more and not _fits_donor(step, rows.donor):
+        return False
     return alike and have[axis] == rows.size and want[axis] == len(rows.rows) and computes
+
+
+def _fits_donor(step: Step, donor: DonorRows) -> bool:
+    """Return whether the second input of a step is the embedding of the donor, from which new rows are made."""
+    theirs = step.more[0].shape
+    return len(step.more) == 1 and len(theirs) == len(step.shape) == 2 and theirs[0] == donor.size and _real(step)
 
 
 def _merges(step: Step) -> bool:

@@ -24,6 +24,36 @@ MUTANTS = (
         "api/resize/test_resize.py",
     ),
     Mutant(
+        "a row is taken by its product with what is left of the vector, not with the vector",
+        "chosen = _chosen(left[active], taken[active, :step], atoms)",
+        "chosen = _chosen(vectors[active], taken[active, :step], atoms)",
+        "methods/test_matching_pursuit.py",
+    ),
+    Mutant(
+        "products that single precision cannot tell apart are compared in double precision",
+        "if len(own) > 1:\n            exact",
+        "if len(own) > 1000:\n            exact",
+        "methods/test_matching_pursuit.py",
+    ),
+    Mutant(
+        "new rows are made of the source's rows of the tokens whose rows make the donor's",
+        "return sorted((own, row) for own, row in pairs if own is not None and isinstance(row, int))",
+        "return sorted((own, own) for own, row in pairs if own is not None and isinstance(row, int))",
+        "api/resize/test_donor.py",
+    ),
+    Mutant(
+        "a donor's row with NaN is an error before anything is written",
+        "if not np.isfinite(largest[row - first])]",
+        "if np.isneginf(largest[row - first])]",
+        "api/resize/test_donor.py",
+    ),
+    Mutant(
+        "the output layer's new rows are made from the donor's output layer",
+        "return {INPUT: inputs[0], OUTPUT: outputs[0] if outputs else inputs[0]}",
+        "return {INPUT: inputs[0], OUTPUT: inputs[0]}",
+        "api/resize/test_donor.py",
+    ),
+    Mutant(
         "copied channels count as often as they are there",
         "ends = [(0, rest, times + 1), (rest, old, times)]",
         "ends = [(0, rest, times), (rest, old, times)]",

@@ -17,6 +17,7 @@ from ..context import MergeContext
 from ..inputs import PlanInputs
 from .compute import block_places, check_memory, memory_need, threads_of
 from .lora import adapting_passes, factoring_passes
+from .pursuit import is_pursuit
 
 __all__ = ["costs_of"]
 
@@ -62,13 +63,15 @@ def _passes(step: Step, context: MergeContext) -> int:
 
 def _alike(step: Step) -> tuple[object, ...]:
     """Return a key for a step; the keys of two steps are equal only if the steps need the same memory."""
+    if is_pursuit(step):
+        return (step.key,)
     if step.op != "merge":
         return (step.op in ("lora", "factor") and step.key, step.coded is not None and step.key)
     return id(step.merge), step.dtype, step.shape, len(step.more), step.coded
 
 
 def _memory(step: Step, context: MergeContext) -> int:
-    if step.op not in ("merge", "lora", "factor") and step.coded is None:
+    if step.op not in ("merge", "lora", "factor") and step.coded is None and not is_pursuit(step):
         return BUFFERS
     places = block_places(step, (), context)
     check_memory(step, places, context)

@@ -180,3 +180,12 @@ def test_statistics_that_were_edited_are_an_error(case: str, llama: Any, tmp_pat
             by=tmp_path / "edited.safetensors",
         )  # fmt: skip
     assert error.value.exit_code in (2, 4)
+
+
+def test_statistics_in_a_recipe_are_relative_to_it(tmp_path: Path, llama: Any) -> None:
+    made(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    text = "verb: resize\nsource: ../llama\nset: {intermediate_size: 20}\nby: ../stats.safetensors\noutput: ../out/\n"
+    (tmp_path / "recipes/resize.yaml").write_text(text)
+    cs.apply(tmp_path / "recipes/resize.yaml")
+    assert cs.verify(tmp_path / "out").ok
