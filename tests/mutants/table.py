@@ -54,6 +54,24 @@ MUTANTS = (
         "api/resize/test_donor.py",
     ),
     Mutant(
+        "an expert contributes the mean over the positions that use it, not over all",
+        "mean = self.saliency / self.used.clamp(min=1)",
+        "mean = self.saliency / self.count",
+        "api/resize/test_statistics.py",
+    ),
+    Mutant(
+        "what experts do is only believed if its sum is what the network computed",
+        "self.is_known = _is_near(total, result)",
+        "self.is_known = _is_near(total, total)",
+        "api/resize/test_statistics.py",
+    ),
+    Mutant(
+        "what only the first layer has is left out of its copies",
+        "change.left += [quoted(key) for key in own]",
+        "change.left += [quoted(key) for key in own[:0]]",
+        "api/resize/test_refusals.py",
+    ),
+    Mutant(
         "copied channels count as often as they are there",
         "ends = [(0, rest, times + 1), (rest, old, times)]",
         "ends = [(0, rest, times), (rest, old, times)]",
