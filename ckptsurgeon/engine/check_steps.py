@@ -23,6 +23,7 @@ _SHOWN = 3
 def check_step(step: Step) -> None:
     """Raise PlanError if a step's operation does not fit its shapes or dtypes, for example after a user's edit."""
     if step.op == "init":
+        _check_repeated(step)
         return
     if step.coded is not None:
         _check_coded(step, step.coded)
@@ -37,6 +38,15 @@ def check_step(step: Step) -> None:
         fault = cast_fault(one.dtype, step.dtype)
         if fault:
             raise PlanError(f"the tensor {escape(step.key)} cannot be cast from {one.dtype} to {step.dtype}: {fault}.")
+
+
+def _check_repeated(step: Step) -> None:
+    times = step.repeats
+    if times < 1 or (times > 1 and (not step.shape or step.shape[0] % times)):
+        raise PlanError(
+            f"the plan is not possible: the rows of {escape(step.key)} {step.shape} cannot be repeated {times} times.",
+            hint="Make a new plan, with the command that wrote this one.",
+        )
 
 
 def _check_coded(step: Step, part: CodedPart) -> None:

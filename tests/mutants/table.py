@@ -72,6 +72,18 @@ MUTANTS = (
         "api/resize/test_refusals.py",
     ),
     Mutant(
+        "parts of a feed-forward layer have the same row of the router",
+        "drawn = np.repeat(drawn[: len(drawn) // step.repeats], step.repeats, axis=0)",
+        "drawn = np.tile(drawn[: len(drawn) // step.repeats], (step.repeats, 1))",
+        "api/resize/test_another_type.py",
+    ),
+    Mutant(
+        "parts of a feed-forward layer count as often as they are cut",
+        '{"scale": down, "by": parts},',
+        '{"scale": down, "by": 1},',
+        "api/resize/test_another_type.py",
+    ),
+    Mutant(
         "copied channels count as often as they are there",
         "ends = [(0, rest, times + 1), (rest, old, times)]",
         "ends = [(0, rest, times), (rest, old, times)]",

@@ -15,6 +15,7 @@ from ...destinations.hf.resizable import Resizable
 from ...errors import ConfigError, PlanError
 from ...planning.keys.spelling import quoted
 from ...planning.plan.plan import Plan
+from ...planning.plan.step import REPEAT
 from ...planning.resizing.axes import Axis, grouped, numberless
 from ...planning.target import TargetSpec
 from ...planning.transplant.options import Options
@@ -177,6 +178,11 @@ def resize(
     lost = [step.key for step in plan.steps if step.reason == "missing" and step.key not in _computed({}, stages.last)]
     if computed and lost and isinstance(stages, Stages):
         raise PlanError(f"no layer of the source has {listing(lost)}.", hint="Choose other layers with --layers.")
+    repeated = {key: times for change in changes for key, times in change.repeated.items()}
+    if repeated:
+        policies = {key: f"{REPEAT}:{times}" for key, times in repeated.items()}
+        steps = (replace(step, policy=policies.get(step.key, step.policy)) for step in plan.steps)
+        plan = replace(plan, steps=tuple(steps))
     notes = [change.note(is_tested=stages.is_tested) for change in changes]
     notes += [f"{escape(alias)} is a copy of {escape(owner)}, to which it was tied" for owner, alias in freed]
     others = [note for note in plan.notes if not note.startswith(DIFFERENT)]  # that is what was asked for
