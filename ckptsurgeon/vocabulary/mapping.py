@@ -113,7 +113,8 @@ def map_tokens(
     """
     if new not in (*NEW_TOKENS, OMP):
         raise ConfigError(
-            f"--new-tokens {new} is not a way to fill the rows of new tokens.", hint=f"Use {', '.join(NEW_TOKENS)}."
+            f"--new-tokens {new} is not a way to fill the rows of new tokens.",
+            hint=f"Use {', '.join(NEW_TOKENS)}, or, with ckpt resize --tokenizer, omp.",
         )
     rows = {token: row for row, token in enumerate(source.tokens)}
     spelled = dict(spelled or {})

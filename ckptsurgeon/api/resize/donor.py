@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint
@@ -200,7 +201,7 @@ class _Donor:
 
         A tensor with one number for each token has none. Raises PlanError if it is not known which embedding it is.
         """
-        if len(step.shape) == 1:
+        if prod(step.shape) == step.shape[step.axis]:
             return ()
         of = _OF.get(kinds.get(step.tied_to or step.key, ""))
         if not of or step.axis or len(step.shape) != 2 or DTYPES[step.source_dtype].kind != "float":

@@ -17,7 +17,7 @@ from ..context import MergeContext
 from ..inputs import PlanInputs
 from .compute import block_places, check_memory, memory_need, threads_of
 from .lora import adapting_passes, factoring_passes
-from .pursuit import is_pursuit
+from .pursuit import is_pursuit, pursuit_passes
 
 __all__ = ["costs_of"]
 
@@ -57,6 +57,8 @@ def _passes(step: Step, context: MergeContext) -> int:
         return adapting_passes(step)
     if step.factor is not None:
         return factoring_passes(step)
+    if is_pursuit(step):
+        return pursuit_passes(step, context.memory)
     means = any(rows.padded for rows in step.vocabularies)
     return means + (context.method(step.merge.method).passes if step.merge is not None else 1)
 
@@ -73,7 +75,7 @@ def _alike(step: Step) -> tuple[object, ...]:
 def _memory(step: Step, context: MergeContext) -> int:
     if step.op not in ("merge", "lora", "factor") and step.coded is None and not is_pursuit(step):
         return BUFFERS
-    places = block_places(step, (), context)
+    places = block_places(step, (), context) if not is_pursuit(step) else ()  # tokens are computed one batch at a time
     check_memory(step, places, context)
     need = memory_need(step, places, context)
     if need is None:

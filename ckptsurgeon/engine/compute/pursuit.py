@@ -25,7 +25,7 @@ from ...tensors.ops.regions import Array
 from .reading import Blockwise, OutputBlock, Part, Seen, cast_for, read_part
 from .rows import mapped_block
 
-__all__ = ["is_pursuit", "pursuing_of", "pursuit_bytes"]
+__all__ = ["is_pursuit", "pursuing_of", "pursuit_bytes", "pursuit_passes"]
 
 BASIS_BYTES = 128 << 20
 """The bytes of the vectors in double precision that are kept for the tokens that are computed together."""
@@ -51,6 +51,15 @@ def pursuit_bytes(step: Step) -> tuple[int, int]:
     vectors = number * 8 * ((picks + ARRAYS) * width + picks * picks + 2 * own) + picks * own * 8
     band = min(BAND_BYTES // (4 * width) + 1, BAND_ROWS)
     return vectors + band * width * 8 + 2 * number * band * 4, len(donor.shared(rows)) * width * 4
+
+
+def pursuit_passes(step: Step, memory: int) -> int:
+    """Return how often the donor's rows are read at most: twice, or for each row of the sums that are made together."""
+    rows, donor = _rows(step)
+    if pursuit_bytes(step)[1] <= memory // 2:
+        return 2
+    width = step.more[0].shape[1]
+    return 1 + min(donor.picks, width) * -(-len(donor.wanted(rows)) // _together(donor.picks, width))
 
 
 def _together(picks: int, width: int) -> int:

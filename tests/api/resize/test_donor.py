@@ -17,7 +17,9 @@ from safetensors.torch import load_file, save_file
 import ckptsurgeon as cs
 from ckptsurgeon.engine.compute import pursuit
 from fixtures.mergekit_cases import GOLDEN
+from fixtures.resizing.cases import VOCABULARIES
 
+from ...helpers.depth import FULL
 from ...helpers.small_tokenizers import ENGLISH, GERMAN, SPECIAL, saved_tokenizer, tokenizer
 from .test_vocabulary import built, check_kept, tokens_of
 
@@ -78,7 +80,7 @@ def test_rows_are_those_of_mergekit(tmp_path: Path) -> None:
     assert not checked.not_compared
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "bert", "llama"])
+@pytest.mark.parametrize("kind", VOCABULARIES if FULL else ["gpt2", "bert", "llama", "bart"])
 def test_a_network_of_another_type_gets_rows_and_computes_the_same_for_kept_tokens(
     kind: str, english: Callable[[str], Path], german: Path, tmp_path: Path
 ) -> None:
@@ -157,6 +159,19 @@ def test_a_tied_donor_has_one_embedding_for_both(english: Callable[[str], Path],
     rows = load_file(tmp_path / "out/model.safetensors")
     wanted = sums(english("llama"), german, EMBEDDINGS[1], EMBEDDINGS[0], 5)
     assert all(near(rows[EMBEDDINGS[1]][number], row) for number, row in wanted.items())
+
+
+def test_costs_say_how_often_the_donor_is_read(english: Callable[[str], Path], german: Path) -> None:
+    from ckptsurgeon.engine.compute.costs import costs_of
+    from ckptsurgeon.engine.context import MergeContext
+
+    plan = cs.resize(english("gpt2"), tokenizer=german, new_tokens="omp", omp_k=7)
+    assert costs_of(plan, MergeContext()).passes == 2
+    step = next(step for step in plan.steps if step.more)
+    assert sum(pursuit.pursuit_bytes(step)) < costs_of(plan, MergeContext()).memory_nbytes
+    assert pursuit.pursuit_passes(step, 1000) == 1 + 7
+    with pytest.raises(cs.PlanError, match="rows of new tokens are sums of many rows"):
+        costs_of(plan, MergeContext(memory=17 << 20))
 
 
 def test_rows_do_not_depend_on_memory_or_blocks(
@@ -322,6 +337,35 @@ def test_options_that_have_no_effect_are_errors(english: Callable[[str], Path], 
     (tmp_path / "vocab.json").write_text(json.dumps(fewer))
     with pytest.raises(cs.ConfigError, match="has no new token"):
         cs.resize(source, tokenizer=tmp_path / "vocab.json", donor=source, new_tokens="omp", omp_k=4)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("picks", 0), ("picks", "many"), ("picks", True), ("size", 3), ("rows", [0, 1]), ("rows", None), ("size", None),
+        ("rows", [-1] * 40), ("rows", [[0]] * 40),
+    ],
+)  # fmt: skip
+def test_a_plan_with_another_donor_is_malformed(field: str, value: Any, tmp_path: Path) -> None:
+    plan = cs.resize(HOME / "base", tokenizer=HOME / "donor", new_tokens="omp", omp_k=6).to_json()
+    plan["vocabulary"]["donor"][field] = value
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(cs.ConfigError, match="the plan cannot be read"):
+        cs.load_plan(tmp_path / "plan.json")
+
+
+def test_a_plan_without_its_donor_is_an_error(tmp_path: Path) -> None:
+    plan = cs.resize(HOME / "base", tokenizer=HOME / "donor", new_tokens="omp", omp_k=6).to_json()
+    text = json.dumps({**plan, "vocabulary": {key: one for key, one in plan["vocabulary"].items() if key != "donor"}})
+    (tmp_path / "plan.json").write_text(text)
+    with pytest.raises(cs.ConfigError, match="without a donor"):
+        cs.load_plan(tmp_path / "plan.json")
+    for step in plan["steps"]:
+        if step.get("more"):
+            step["more"][0]["shape"][0] += 1
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(cs.PlanError, match="the operation map cannot make"):
+        cs.apply(cs.load_plan(tmp_path / "plan.json"), tmp_path / "out")
 
 
 def test_transplant_names_the_verb_that_takes_a_donor(english: Callable[[str], Path], german: Path) -> None:

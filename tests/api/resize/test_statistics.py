@@ -181,6 +181,16 @@ def test_channels_of_experts_are_kept_that_contribute_most(kind: str, tmp_path: 
         assert torch.equal(down[:, :, kept], found if kind != "gpt_oss" else found.transpose(1, 2))
 
 
+def test_weights_of_16_bits_have_the_same_statistics(tmp_path: Path) -> None:
+    model = with_experts("mixtral", tmp_path)
+    model.bfloat16().save_pretrained(tmp_path / "llama")
+    found = made(tmp_path)
+    model.float().save_pretrained(tmp_path / "llama")
+    for key, value in made(tmp_path).items():
+        torch.testing.assert_close(found[key], value)
+    assert any("saliency" in key for key in found)
+
+
 def test_inputs_of_experts_are_what_their_last_layer_gets(tmp_path: Path) -> None:
     model = with_experts("mixtral", tmp_path)
     values = made(tmp_path)
