@@ -9,6 +9,7 @@ from ..errors import PlanError
 from ..planning.mismatch.policy_fits import fit
 from ..planning.mismatch.policy_syntax import cast_fault, is_reshape
 from ..planning.plan.coded_part import CodedPart
+from ..planning.plan.rows import DonorRows
 from ..planning.plan.step import Step
 from ..tensors.dtypes import DTYPES
 from ..util.text import escape
@@ -22,6 +23,7 @@ _SHOWN = 3
 def check_step(step: Step) -> None:
     """Raise PlanError if a step's operation does not fit its shapes or dtypes, for example after a user's edit."""
     if step.op == "init":
+        _check_repeated(step)
         return
     if step.coded is not None:
         _check_coded(step, step.coded)
@@ -36,6 +38,15 @@ def check_step(step: Step) -> None:
         fault = cast_fault(one.dtype, step.dtype)
         if fault:
             raise PlanError(f"the tensor {escape(step.key)} cannot be cast from {one.dtype} to {step.dtype}: {fault}.")
+
+
+def _check_repeated(step: Step) -> None:
+    times = step.repeats
+    if times < 1 or (times > 1 and (not step.shape or step.shape[0] % times)):
+        raise PlanError(
+            f"the plan is not possible: the rows of {escape(step.key)} {step.shape} cannot be repeated {times} times.",
+            hint="Make a new plan, with the command that wrote this one.",
+        )
 
 
 def _check_coded(step: Step, part: CodedPart) -> None:
@@ -76,7 +87,15 @@ def _maps(step: Step) -> bool:
     alike = all(h == w for i, (h, w) in enumerate(zip(have, want, strict=True)) if i != axis)
     means = rows.composed or (rows.new == "mean" and rows.fresh)
     computes = DTYPES[step.source_dtype].is_floating or not means
+    if rows.donor is not None and step.more and not _fits_donor(step, rows.donor):
+        return False
     return alike and have[axis] == rows.size and want[axis] == len(rows.rows) and computes
+
+
+def _fits_donor(step: Step, donor: DonorRows) -> bool:
+    """Return whether the second input of a step is the embedding of the donor, from which new rows are made."""
+    theirs = step.more[0].shape
+    return len(step.more) == 1 and len(theirs) == len(step.shape) == 2 and theirs[0] == donor.size and _real(step)
 
 
 def _merges(step: Step) -> bool:

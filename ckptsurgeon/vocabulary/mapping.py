@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..errors import ConfigError
-from ..planning.plan.rows import Row, VocabularyRows
+from ..planning.plan.rows import OMP, Row, VocabularyRows
 from ..util.text import escape, listing
 from .vocabulary import Vocabulary
 
@@ -91,7 +91,7 @@ class Pieces:
 
 
 NEW_TOKENS = ("init", "mean", "zero", "subword")
-"""The ways to fill the row of a token that the source does not have."""
+"""The ways to fill the row of a token that the source does not have; with a donor, there is ``omp``, too."""
 
 
 def map_tokens(
@@ -106,14 +106,15 @@ def map_tokens(
 
     ``spelled`` maps tokens of the source to tokens of the destination with another name. ``new`` is the way to fill the
     row of a token that the source lacks: the destination's initial value (``init``), the mean of all rows (``mean``),
-    or zeros (``zero``). With ``subword``, the row is the mean of the rows of the token's pieces in the source's
-    vocabulary, or the initial value if the token cannot be cut. ``names`` are the names of the two lists in messages,
-    those of their files by default. Raises ConfigError if ``new`` or ``spelled`` is wrong, or if the vocabularies share
-    no token.
+    zeros (``zero``), or a sum of rows that a donor decides (``omp``). With ``subword``, the row is the mean of the rows
+    of the token's pieces in the source's vocabulary, or the initial value if the token cannot be cut. ``names`` are the
+    names of the two lists in messages, those of their files by default. Raises ConfigError if ``new`` or ``spelled`` is
+    wrong, or if the vocabularies share no token.
     """
-    if new not in NEW_TOKENS:
+    if new not in (*NEW_TOKENS, OMP):
         raise ConfigError(
-            f"--new-tokens {new} is not a way to fill the rows of new tokens.", hint=f"Use {', '.join(NEW_TOKENS)}."
+            f"--new-tokens {new} is not a way to fill the rows of new tokens.",
+            hint=f"Use {', '.join(NEW_TOKENS)}, or, with ckpt resize --tokenizer, omp.",
         )
     rows = {token: row for row, token in enumerate(source.tokens)}
     spelled = dict(spelled or {})

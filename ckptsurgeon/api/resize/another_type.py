@@ -98,13 +98,28 @@ class AnotherType:
         else:
             change = upcycled(before, after)
             number = next(value for name, value in self.overrides.items() if role_of(name) == "experts")
-            change.said = (
-                f"{types}: {count(number, 'expert')}, each a copy of the feed-forward layer (arXiv 2212.05055)"
+            parts = max(change.repeated.values(), default=1)
+            change.said = f"{types}: {count(number, 'expert')}, " + (
+                f"{number // parts} copies of each of {parts} parts of the feed-forward layer (arXiv 2410.07524); in "
+                "bfloat16, a few tokens may use parts of two copies with equal weights"
+                if parts > 1
+                else "each a copy of the feed-forward layer (arXiv 2212.05055)"
             )
+            self._check_groups(parts)
             change.is_exact = self._is_exact()
             if change.is_exact is False:
                 change.said += "; the weights of the chosen experts do not sum to 1"
         yield change
+
+    def _check_groups(self, parts: int) -> None:
+        """Raise ConfigError if a token would not use whole copies of the feed-forward layer."""
+        for name in USED_EXPERTS:
+            used = self.overrides.get(name, self._base.names_in(self._type).get(name))
+            if type(used) is int and used % parts:
+                raise ConfigError(
+                    f"each token would use {used} experts ({name}), but {parts} of them are one feed-forward layer.",
+                    hint=f"Use a multiple: --set {name}={parts * max(1, used // parts)}.",
+                )
 
     def _is_exact(self) -> bool | None:
         """Return whether the weights of the chosen experts sum to 1; None if it is not known what else differs."""

@@ -15,6 +15,7 @@ from ...destinations.hf.resizable import Resizable
 from ...errors import ConfigError, PlanError
 from ...planning.keys.spelling import quoted
 from ...planning.plan.plan import Plan
+from ...planning.plan.step import REPEAT
 from ...planning.resizing.axes import Axis, grouped, numberless
 from ...planning.target import TargetSpec
 from ...planning.transplant.options import Options
@@ -31,6 +32,7 @@ from ..quantised_class import ignored_keys
 from ..transplant.opening import plan_into
 from .another_type import AnotherType
 from .arguments import fields_of, kept_of
+from .donor import donor_choice, with_donor
 from .scores import scores, scores_by_activations
 from .stages import Choices, Stages
 from .statistics import Statistics, read_statistics
@@ -61,6 +63,8 @@ def resize(
     pad_to: int = 1,
     new_tokens: str = "init",
     token_map: Rules = (),
+    donor: Path | None = None,
+    omp_k: int | None = None,
     config: Path | None = None,
     dtype: str | None = None,
     seed: int = 0,
@@ -86,12 +90,15 @@ def resize(
     ``new_channels`` is "init" (new channels are initialised and contribute nothing at first) or "copy".
 
     ``tokenizer`` is another tokeniser, as a folder or as its file of tokens: the rows of tokens that the model's own
-    tokeniser has too are kept, ``new_tokens`` (init, mean, zero, subword) says how the others are made, and
-    ``token_map`` maps tokens to differently written ones, as in ``transplant``. With ``trim``, text files, the
-    vocabulary is cut to the tokens that they use, and those that these are made of; if ``keep_special`` is false,
-    unused special tokens are left out, too. In both cases ``vocab_size`` becomes the number of tokens, rounded up to a
-    multiple of ``pad_to``, and token ids in the configuration are mapped. Without them, another ``vocab_size`` adds
-    rows at the end, or cuts rows that have no token.
+    tokeniser has too are kept, ``new_tokens`` (init, mean, zero, subword, omp) says how the others are made, and
+    ``token_map`` maps tokens to differently written ones, as in ``transplant``. With omp, each new row is the sum of at
+    most ``omp_k`` (64) rows of tokens that model and ``donor`` share, with the weights that make the new token's row in
+    the donor: the folder of a model that has the new tokens, by default that of the tokeniser.
+
+    With ``trim``, text files, the vocabulary is cut to the tokens that they use, and those that these are made of; if
+    ``keep_special`` is false, unused special tokens are left out, too. In both cases ``vocab_size`` becomes the number
+    of tokens, rounded up to a multiple of ``pad_to``, and token ids in the configuration are mapped. Without them,
+    another ``vocab_size`` adds rows at the end, or cuts rows that have no token.
 
     ``dtype``, ``seed``, ``root`` and ``metadata`` are as in ``transplant``; by default the dtype of the source is kept.
 
@@ -105,7 +112,8 @@ def resize(
     path = os.fspath(source)
     base = Resizable(_config(path, config))
     corpora = [os.fspath(one) for one in ([trim] if isinstance(trim, str | os.PathLike) else trim or ())]
-    asked = VocabularyChoices(os.fspath(tokenizer or ""), corpora, keep_special, pad_to, new_tokens, token_map)
+    asked = VocabularyChoices(os.fspath(tokenizer or ""), corpora, keep_special, pad_to, new_tokens, token_map,
+                              os.fspath(donor or ""), omp_k)  # fmt: skip
     vocabulary = None
     kept = {base.main_name(name): value for name, value in kept_of(keep).items()}
     given = fields_of(set, is_needed=model_type is None and not (tokenizer or trim))
@@ -115,6 +123,8 @@ def resize(
         vocabulary = vocabulary_step(base, fields, asked)
     elif tokenizer or trim:
         raise ConfigError("--as changes the type alone, not the vocabulary.", hint="Leave --tokenizer and --trim out.")
+    else:
+        donor_choice(new_tokens, "", asked.donor, omp_k)
     with open_checkpoint(path, root) as opened:
         found = read_statistics(by, opened) if by is not None else None
         name, influences = (os.path.basename(found.path), found.influences) if found is not None else ("", None)
@@ -151,7 +161,8 @@ def resize(
         by=by and os.path.basename(by), dtype=dtype,
         tokenizer=os.path.basename(asked.tokenizer.rstrip("/")), pad_to=pad_to if pad_to > 1 else 0,
         trim=list(map(os.path.basename, corpora)), no_keep_special=not keep_special, new_tokens=new_tokens,
-        token_map=rules_as_text(token_map), root=root, set=given,
+        token_map=rules_as_text(token_map), donor=os.path.basename(asked.donor.rstrip("/")), omp_k=omp_k, root=root,
+        set=given,
     )  # fmt: skip
     try:
         plan = plan_into(
@@ -162,9 +173,16 @@ def resize(
     except PlanError as error:  # its hints are options of transplant
         hint = "Layers differ: choose others with --layers." if layers else "Look at the source with ckpt check."
         raise PlanError(error.message, hint=hint, details=error.details) from None
+    if vocabulary is not None and vocabulary.donor is not None and vocabulary.new is not None:
+        plan = with_donor(plan, vocabulary.donor, vocabulary.new.new.tokens, stages.last)
     lost = [step.key for step in plan.steps if step.reason == "missing" and step.key not in _computed({}, stages.last)]
     if computed and lost and isinstance(stages, Stages):
         raise PlanError(f"no layer of the source has {listing(lost)}.", hint="Choose other layers with --layers.")
+    repeated = {key: times for change in changes for key, times in change.repeated.items()}
+    if repeated:
+        policies = {key: f"{REPEAT}:{times}" for key, times in repeated.items()}
+        steps = (replace(step, policy=policies.get(step.key, step.policy)) for step in plan.steps)
+        plan = replace(plan, steps=tuple(steps))
     notes = [change.note(is_tested=stages.is_tested) for change in changes]
     notes += [f"{escape(alias)} is a copy of {escape(owner)}, to which it was tied" for owner, alias in freed]
     others = [note for note in plan.notes if not note.startswith(DIFFERENT)]  # that is what was asked for

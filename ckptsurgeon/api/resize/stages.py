@@ -148,7 +148,7 @@ class Stages:
             self._pair = previous, target
             yield self._with_values_compared(self._change(role, names, before, after), role, names, before, after)
             previous = target
-            before = Network(after.tensors, kinds, after.ties) if role != "depth" else before
+            before = Network(after.tensors, kinds, after.ties)
 
     def _constants(self) -> tuple[Mapping[str, object], Mapping[str, object]]:
         """Return the values that modules have beside their weights, before and after the present change."""
@@ -318,7 +318,7 @@ class Stages:
             after_sum = self._normalises_after(name, before) or not has_final_norm(paths, before)
             if any(layer.is_identity for layer in layers):
                 check_identity(self._beside(name))
-            return changed_depth(name, layers, paths, before, numbers, normalises_after=after_sum)
+            return changed_depth(name, layers, paths, (before, after), numbers, normalises_after=after_sum)
         if role == "heads" and not self._is_pinned(name):
             self._check_sizes(name, numbers, before, after)
         axes = changed_axes(role, name, before, after)

@@ -21,6 +21,7 @@ from ..edit import convert
 from ..inputs.argument_types import Path, Progress, checked
 from ..inputs.memory_budget import memory_bytes
 from ..inputs.merged_adapters import tail_of
+from .expert_statistics import ExpertSums, are_experts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -31,8 +32,9 @@ MEMORY = 1 << 30
 """The default of ``memory``, in bytes."""
 NOTE = "ckptsurgeon.stats"
 """The key of the metadata that says of which model and inputs statistics are."""
-INPUTS, LOAD, INFLUENCE = "inputs", "load", "influence"
-"""The last part of the keys: mean squares of a layer's inputs, how often experts are used, how much a layer changes."""
+INPUTS, LOAD, INFLUENCE, SALIENCY = "inputs", "load", "influence", "saliency"
+"""The last part of the keys: mean squares of a layer's inputs, how often experts are used, how much a layer changes its
+input, and how much experts contribute."""
 
 
 @checked
@@ -50,8 +52,12 @@ def stats(
 
     The file has, for each linear layer ``L``, the mean square of each of its inputs over all positions
     (``L.inputs``, float32, as long as the weight is wide); for each router of experts, the share of positions that use
-    each expert (``L.load``); and for each layer of a list, its block influence (``L.influence``, one number): 1 minus
-    the mean cosine of its input and its output (ShortGPT, https://arxiv.org/abs/2403.03853). ``resize`` uses them.
+    each expert (``L.load``); for each module with the weights of all experts, the mean of the length of each expert's
+    output times the router's weight over the positions that use it (``L.saliency``, REAP,
+    https://arxiv.org/abs/2510.13999), and the mean square of each input of each expert's last layer times that weight,
+    over all positions (``L.inputs``, experts by channels); and for each layer of a list, its block influence
+    (``L.influence``, one number): 1 minus the mean cosine of its input and its output (ShortGPT,
+    https://arxiv.org/abs/2403.03853). ``resize`` uses them.
 
     ``inputs``, ``model``, ``seed``, ``root``, ``memory`` and ``progress`` are as in ``prove``: without ``inputs``,
     random inputs are drawn, which say little about what the model is for. Weights are in memory while their module
@@ -79,7 +85,7 @@ def stats(
         given = given or drawn_inputs(network.module, seed)
         with _collected(network.module, given.arguments.get("attention_mask")) as found:
             run_network(network, given, memory_bytes(memory) or MEMORY)
-        values = {key: one.result for key, one in found.items() if one.count}
+        values = {key: value for name, one in found.items() for key, value in one.by_key(name)}
     if not values:
         raise ConfigError(f"the network of {escape(shown(path))} has no linear layer that these inputs reach.")
     with open_checkpoint(path, root) as opened:
@@ -108,14 +114,20 @@ class _Mean:
         self.sum = values if self.sum is None else self.sum + values
         self.count += count
 
-    @property
-    def result(self) -> Tensor:
-        mean: Tensor = (self.sum / self.count).float()
-        return mean
+    def by_key(self, name: str) -> Iterator[tuple[str, Tensor]]:
+        """Yield the key ``name`` and the mean, if anything was added."""
+        if self.count:
+            yield name, (self.sum / self.count).float()
+
+
+class _OfExperts(ExpertSums):
+    def by_key(self, name: str) -> Iterator[tuple[str, Tensor]]:
+        """Yield the keys of a module with the weights of all experts, and their statistics."""
+        yield from ((f"{name}.{last}", value) for last, value in self.results().items())
 
 
 @contextmanager
-def _collected(model: nn.Module, mask: Tensor | None) -> Iterator[Mapping[str, _Mean]]:
+def _collected(model: nn.Module, mask: Tensor | None) -> Iterator[Mapping[str, _Mean | _OfExperts]]:
     """Collect statistics of a network by key while the ``with`` block runs.
 
     Positions where ``mask`` is 0, which only fill a batch up, do not count.
@@ -124,13 +136,13 @@ def _collected(model: nn.Module, mask: Tensor | None) -> Iterator[Mapping[str, _
 
     from ..prove.blocks import block_names
 
-    found: dict[str, _Mean] = {}
+    found: dict[str, _Mean | _OfExperts] = {}
     real = mask.bool() if mask is not None and mask.dim() == 2 and not bool(mask.all()) else None
     layers = {name for name in block_names(model) if name.rpartition(".")[2].isdigit()}
     with ExitStack() as hooks:
 
-        def watch(module: nn.Module, key: str, take: Callable[..., None]) -> None:
-            mean = found.setdefault(key, _Mean())
+        def watch(module: nn.Module, key: str, take: Callable[..., None], of: type[_Mean | _OfExperts] = _Mean) -> None:
+            mean = found.setdefault(key, of())
             hooks.callback(module.register_forward_hook(partial(take, mean, real), with_kwargs=True).remove)
 
         for name, module in model.named_modules():
@@ -139,6 +151,8 @@ def _collected(model: nn.Module, mask: Tensor | None) -> Iterator[Mapping[str, _
                 watch(module, f"{name}.{INPUTS}", _take_inputs)
             if "Router" in kind:
                 watch(module, f"{name}.{LOAD}", _take_load)
+            if are_experts(module):
+                watch(module, name, _take_experts, _OfExperts)
             if name in layers:
                 watch(module, f"{name}.{INFLUENCE}", _take_influence)
         yield found
@@ -172,6 +186,12 @@ def _take_load(mean: _Mean, real: Tensor | None, module: nn.Module, args: Any, k
         mean.add(torch.bincount(flat.reshape(-1), minlength=weight.shape[0]).double(), flat.shape[0])
 
 
+def _take_experts(
+    sums: _OfExperts, real: Tensor | None, module: nn.Module, args: Any, kwargs: Any, output: Any
+) -> None:
+    sums.add(module, [*args, *kwargs.values()], output, real)
+
+
 def _take_influence(mean: _Mean, real: Tensor | None, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
     import torch
 
@@ -197,6 +217,11 @@ class Statistics:
     def load(self, keys: Sequence[str]) -> Sequence[float] | None:
         """Return how often each expert is used, from the router among the modules of ``keys``; None without one."""
         names = (f"{key.rpartition('.')[0]}.{LOAD}" for key in keys)
+        return next((self.values[name] for name in names if name in self.values), None)
+
+    def saliency(self, keys: Sequence[str]) -> Sequence[float] | None:
+        """Return how much each expert contributes, from the modules of ``keys``; None if it is not known."""
+        names = (f"{key.rpartition('.')[0]}.{SALIENCY}" for key in keys)
         return next((self.values[name] for name in names if name in self.values), None)
 
     def influences(self, number: int) -> list[float]:

@@ -21,6 +21,7 @@ from ...vocabulary.token_ids import Renumbering, moved_ids
 from ..inputs.argument_types import Rules
 from ..transplant.vocabulary import new_vocabulary, vocabulary_options
 from .arguments import at_path
+from .donor import DonorChoice, donor_choice
 from .trim import trimmed
 
 __all__ = ["VocabularyChoices", "VocabularyStep", "read_at_largest", "vocabulary_step"]
@@ -39,7 +40,8 @@ AT_LARGEST = ("clip", "clip_text_model", "clipseg", "clipseg_text_model", "group
 class VocabularyChoices:
     """What the user chose: the values of ``--tokenizer``, ``--pad-to``, ``--new-tokens`` and ``--token-map``.
 
-    ``corpora`` are the files of ``--trim``; ``keeps_special`` is false with ``--no-keep-special``.
+    ``corpora`` are the files of ``--trim``; ``keeps_special`` is false with ``--no-keep-special``. ``donor`` and
+    ``picks`` are the values of ``--donor`` and ``--omp-k``.
     """
 
     tokenizer: str = ""
@@ -48,6 +50,8 @@ class VocabularyChoices:
     pad_to: int = 1
     new: str = "init"
     spelled: Rules = ()
+    donor: str = ""
+    picks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class VocabularyStep:
     """The change of a vocabulary: new values of fields, the planner's options, and what is said about it.
 
     ``new`` is the vocabulary that replaces the source's; None if the tokens stay the same. ``lists`` are its files.
+    ``donor`` is the model from which new rows are made, if one is.
     """
 
     fields: Mapping[str, Any]
@@ -62,6 +67,7 @@ class VocabularyStep:
     change: Change
     new: NewVocabulary | None = None
     lists: tuple[str, ...] = ()
+    donor: DonorChoice | None = None
 
 
 def vocabulary_step(base: Resizable, fields: Mapping[str, Any], choices: VocabularyChoices) -> VocabularyStep | None:
@@ -78,8 +84,9 @@ def vocabulary_step(base: Resizable, fields: Mapping[str, Any], choices: Vocabul
         raise ConfigError("--no-keep-special has no effect without --trim.", hint="Leave it out.")
     if choices.corpora:
         return _by_corpus(base, fields, choices)
+    donor = donor_choice(choices.new, choices.tokenizer, choices.donor, choices.picks)
     if choices.tokenizer:
-        return _by_token(base, fields, choices)
+        return replace(_by_token(base, fields, choices), donor=donor)
     path = next((name for name in fields if role_of(name) == "vocabulary"), "")
     if path and not (choices.pad_to > 1 or choices.spelled):
         return _by_place(base, fields, path, choices.new)
@@ -98,7 +105,7 @@ def _by_token(base: Resizable, fields: Mapping[str, Any], choices: VocabularyCho
     assert new is not None
     _check_lists(new, rows)
     _check_ends(base, fields)
-    found = vocabulary_options(new, keys=(), new=choices.new, spelled=choices.spelled)
+    found = vocabulary_options(new, keys=(), new=choices.new, spelled=choices.spelled, has_donor=True)
     assert found is not None
     padded = _padded(len(new.new.tokens), choices.pad_to)
     kept = found.rows.kept
@@ -110,9 +117,10 @@ def _by_token(base: Resizable, fields: Mapping[str, Any], choices: VocabularyCho
 
 def _by_corpus(base: Resizable, fields: Mapping[str, Any], choices: VocabularyChoices) -> VocabularyStep:
     """Return the change to the tokens that a corpus uses."""
-    if choices.spelled or choices.new not in FILLED:
+    if choices.spelled or choices.new not in FILLED or choices.donor or choices.picks is not None:
         raise ConfigError(
-            "--trim adds no tokens, so --token-map and --new-tokens subword have no effect.", hint="Leave them out."
+            "--trim adds no tokens, so --token-map, --new-tokens subword and omp, --donor and --omp-k have no effect.",
+            hint="Leave them out.",
         )
     path, rows = _size(base, fields, "--trim")
     ends = read_at_largest(base)

@@ -9,6 +9,7 @@ from ...destinations.hf.files import CONFIG, is_of_tokenizer
 from ...errors import ConfigError, PlanError
 from ...planning.keys.pattern import OptionPattern
 from ...planning.plan.plan import Plan
+from ...planning.plan.rows import OMP
 from ...planning.target import Companion
 from ...planning.transplant.vocabulary import VocabularyOptions
 from ...storage.read.uri import scheme_of
@@ -73,12 +74,14 @@ def vocabulary_options(
     new: str,
     spelled: Rules,
     models: tuple[Sequence[str], str] = ((), ""),
+    has_donor: bool = False,
 ) -> VocabularyOptions | None:
     """Return the planner's options for embeddings whose rows are mapped by token; None if ``change`` is None.
 
     ``keys``, ``new`` and ``spelled`` are the values of --vocab-keys, --new-tokens and --token-map. ``models`` are the
-    paths of the sources and of the destination. Raises ConfigError or PatternError if an option is invalid, or is given
-    without a ``change``; PlanError if the list in the folder of the destination comes first, the source's second.
+    paths of the sources and of the destination. ``has_donor`` is whether another model has rows of new tokens. Raises
+    ConfigError or PatternError if an option is invalid, or is given without a ``change``; PlanError if the list in the
+    folder of the destination comes first, the source's second.
     """
     named = [keys] if isinstance(keys, str) else list(keys or ())
     if change is None:
@@ -88,6 +91,11 @@ def vocabulary_options(
                 hint="Write --vocab SRC_TOKENS:DST_TOKENS.",
             )
         return None
+    if new == OMP and not has_donor:
+        raise ConfigError(
+            "--new-tokens omp needs a donor, a model that has the new tokens, and is for ckpt resize --tokenizer.",
+            hint="Use init, mean, zero or subword.",
+        )
     rows = map_tokens(change.source, change.new, spelled=change.parts, new=new, names=change.names)
     own = _are_beside(change.paths, *models)
     if not any(own) and change.source.tokens != change.new.tokens and all(_are_beside(change.paths[::-1], *models)):

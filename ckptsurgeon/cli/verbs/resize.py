@@ -116,10 +116,23 @@ def run(
         str,
         typer.Option(
             "--new-tokens",
-            metavar="init|mean|zero|subword",
-            help="Fill the rows of new tokens: initial values, the mean of all rows, zeros, or the mean of the pieces.",
+            metavar="init|mean|zero|subword|omp",
+            help="Fill the rows of new tokens: initial values, the mean of all rows, zeros, the mean of the pieces, or "
+            "the sum of shared tokens' rows that makes the new token's row in a donor.",
         ),
     ] = "init",
+    donor: Annotated[
+        str | None,
+        typer.Option(
+            "--donor",
+            metavar="DIR",
+            help="With --new-tokens omp, the model that has the new tokens. [default: that of the tokeniser's folder]",
+        ),
+    ] = None,
+    omp_k: Annotated[
+        int | None,
+        typer.Option("--omp-k", metavar="N", help="Make each new row of at most N shared tokens' rows. [default: 64]"),
+    ] = None,
     token_map: Annotated[
         list[str] | None,
         typer.Option(
@@ -149,6 +162,7 @@ def run(
     plan = resize(
         source, set=set or [], model_type=as_type, expert=expert, layers=layers, keep=keep, new_channels=new_channels,
         by=by, tokenizer=tokenizer, trim=trim or (), keep_special=keep_special, pad_to=pad_to, new_tokens=new_tokens,
-        token_map=token_map or (), config=config, dtype=dtype, seed=seed, root=root, metadata=metadata_of(set_metadata),
+        token_map=token_map or (), donor=donor, omp_k=omp_k, config=config, dtype=dtype, seed=seed, root=root,
+        metadata=metadata_of(set_metadata),
     )  # fmt: skip
     writing.carry_out(plan)

@@ -12,9 +12,10 @@ from ..writing import Writing
 NAME = "stats"
 HELP = """Run a network on inputs, and store what its channels, heads, experts and layers do.
 
-For each linear layer, the mean square of each of its inputs is stored; for each router, how often each expert is used;
-for each layer of a list, how much it changes its input. ckpt resize --by uses them to choose what is kept. Without
---inputs they are random, which says little about what the model is for. Weights are in memory while they are used.
+For each linear layer, the mean square of each of its inputs is stored; for experts, how often each is used and how much
+each and its channels contribute; for each layer of a list, how much it changes its input. ckpt resize --by uses them to
+choose what is kept. Without --inputs they are random, which says little about what the model is for. Weights are in
+memory while they are used.
 """
 EXAMPLES = """\b
 Examples:

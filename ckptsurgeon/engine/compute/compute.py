@@ -41,6 +41,7 @@ from .lora import (
 )
 from .merge_inputs import merging_bytes, merging_places
 from .merging import merging_of
+from .pursuit import is_pursuit, pursuing_of, pursuit_bytes
 from .reading import Blockwise, OutputBlock, Part, Seen, cast_for, named, numbered_blocks, read_as, read_part
 from .rows import copying_rows, mapped_block, overlaid_block
 from .strips import STRIP_BYTES, coding_boxes, held_bytes
@@ -93,6 +94,10 @@ def memory_need(step: Step, places: Sequence[OutputBlock], context: MergeContext
     if step.op == "lora":
         why = "its adapters' factors and a block of rows are in memory at once"
         return MemoryNeed(adapting_bytes(step, places), why, kept_bytes(step))
+    if is_pursuit(step):
+        vectors, shared = pursuit_bytes(step)
+        kept = vectors + (shared if shared <= context.memory // 2 else 0)
+        return MemoryNeed(2 * BLOCK_BYTES, "rows of new tokens are sums of many rows", kept)
     if step.op == "factor":
         return MemoryNeed(factoring_bytes(step), "low-rank factors of a difference are computed from blocks of rows")
     return None
@@ -209,6 +214,8 @@ def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Block
         compute = _about(step, partial(adapting_of, step, parts, context.adapters))
     elif step.op == "factor":
         compute = factoring_of(step, parts, context.factors)
+    elif is_pursuit(step):
+        compute = pursuing_of(step, parts, context.memory)
 
     def block(place: OutputBlock, seen: Seen | None = None) -> tuple[Array, CastLosses]:
         values, lost = _about(step, partial(compute, place, seen))

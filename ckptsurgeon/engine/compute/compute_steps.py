@@ -310,6 +310,8 @@ def _drawn(run: PartRun, step: Step, dtype: str, data: memoryview) -> Array:
     ``data`` are the bytes of the initial values, which have the dtype ``dtype``.
     """
     drawn = np.frombuffer(data, raw_dtype(dtype)).reshape(step.shape)
+    if step.repeats > 1:
+        drawn = np.repeat(drawn[: len(drawn) // step.repeats], step.repeats, axis=0)
     values, lost = cast(drawn, dtype, step.dtype)
     if step.op != "init":
         info = run.info(step)

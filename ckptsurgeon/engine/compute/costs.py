@@ -17,6 +17,7 @@ from ..context import MergeContext
 from ..inputs import PlanInputs
 from .compute import block_places, check_memory, memory_need, threads_of
 from .lora import adapting_passes, factoring_passes
+from .pursuit import is_pursuit, pursuit_passes
 
 __all__ = ["costs_of"]
 
@@ -56,21 +57,25 @@ def _passes(step: Step, context: MergeContext) -> int:
         return adapting_passes(step)
     if step.factor is not None:
         return factoring_passes(step)
+    if is_pursuit(step):
+        return pursuit_passes(step, context.memory)
     means = any(rows.padded for rows in step.vocabularies)
     return means + (context.method(step.merge.method).passes if step.merge is not None else 1)
 
 
 def _alike(step: Step) -> tuple[object, ...]:
     """Return a key for a step; the keys of two steps are equal only if the steps need the same memory."""
+    if is_pursuit(step):
+        return (step.key,)
     if step.op != "merge":
         return (step.op in ("lora", "factor") and step.key, step.coded is not None and step.key)
     return id(step.merge), step.dtype, step.shape, len(step.more), step.coded
 
 
 def _memory(step: Step, context: MergeContext) -> int:
-    if step.op not in ("merge", "lora", "factor") and step.coded is None:
+    if step.op not in ("merge", "lora", "factor") and step.coded is None and not is_pursuit(step):
         return BUFFERS
-    places = block_places(step, (), context)
+    places = block_places(step, (), context) if not is_pursuit(step) else ()  # tokens are computed one batch at a time
     check_memory(step, places, context)
     need = memory_need(step, places, context)
     if need is None:

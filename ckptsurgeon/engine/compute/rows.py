@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ...planning.plan.rows import VocabularyRows
+from ...planning.plan.rows import OMP, VocabularyRows
 from ...planning.plan.step import Step
 from ...tensors.info import TensorInfo
 from ...tensors.ops.casts import CastLosses, cast, raw_dtype
@@ -58,7 +58,7 @@ def mapped_block(step: Step, info: TensorInfo, source: OpenFiles, box: Box) -> A
         if isinstance(these, tuple) and these:
             parts = ((read_part(source, info, _part(box, axis, row, 1)), info.dtype) for row in these)
             out[_along(box, axis, place - begin, 1)] = rounded(*average(parts, ()), info.dtype)[0]
-        elif these is None and rows.new == "mean":
+        elif these is None and (rows.new == "mean" or (rows.new == OMP and place >= len(rows.rows) - rows.padded)):
             inner = tuple(slice(0, 1) if d == axis else slice(*ends) for d, ends in enumerate(box))
             out[_along(box, axis, place - begin, 1)] = _mean(step, info, source)[inner]
     return out

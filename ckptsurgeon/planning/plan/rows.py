@@ -9,10 +9,62 @@ from typing import Any, TypeAlias
 
 from ...util.brief import Brief
 
-__all__ = ["Row", "VocabularyRows", "rows_of_each"]
+__all__ = ["OMP", "DonorRows", "Row", "VocabularyRows", "rows_of_each"]
 
 Row: TypeAlias = "int | tuple[int, ...] | None"
 """The origin of a row: a source row, several whose mean is taken; () for zeros; None if the source lacks the token."""
+
+
+OMP = "omp"
+"""The value of ``new`` for rows that are made from those of a donor."""
+
+
+@dataclass(frozen=True, repr=False)
+class DonorRows(Brief):
+    """Another model that has the new tokens: the rows of the new vocabulary in it, from which new rows are made.
+
+    ``size`` is its number of rows. ``rows`` has its row of each token of the destination, None for rows of padding.
+    Each new row is a weighted sum of at most ``picks`` rows of tokens that source and donor share.
+    """
+
+    size: int
+    picks: int
+    rows: tuple[int | None, ...]
+
+    def place(self, row: int) -> int:
+        """Return the donor's row of a token of the destination."""
+        found = self.rows[row]
+        assert found is not None
+        return found
+
+    def shared(self, rows: VocabularyRows) -> list[tuple[int, int]]:
+        """Return (row of the donor, row of the source) of each token that both have, in the donor's order."""
+        pairs = zip(self.rows, rows.rows, strict=True)
+        return sorted((own, row) for own, row in pairs if own is not None and isinstance(row, int))
+
+    def wanted(self, rows: VocabularyRows) -> list[int]:
+        """Return the rows of the destination that are made, those of tokens that the donor has and the source lacks."""
+        pairs = enumerate(zip(self.rows, rows.rows, strict=True))
+        return [place for place, (own, row) in pairs if own is not None and row is None]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the rows as plain data."""
+        return {"size": self.size, "picks": self.picks, "rows": list(self.rows)}
+
+    @staticmethod
+    def from_json(data: Any, rows: int) -> DonorRows | None:
+        """Return the rows that ``data`` describes for a destination of ``rows`` rows, or None if ``data`` is None.
+
+        Raises TypeError, ValueError or KeyError for wrong data.
+        """
+        if data is None:
+            return None
+        size, picks, own = int(data["size"]), data["picks"], tuple(data["rows"])
+        if type(picks) is not int or picks < 1:
+            raise ValueError(f"picks is {picks!r:.40}, not a number above 0")
+        if len(own) != rows or not all(row is None or _within(row, size) for row in own):
+            raise ValueError("the rows of the donor do not fit")
+        return DonorRows(size, picks, own)
 
 
 @dataclass(frozen=True, repr=False)
@@ -22,8 +74,9 @@ class VocabularyRows(Brief):
     ``source`` and ``destination`` are the names of the vocabularies, ``size`` is the number of rows of the source. An
     entry of ``rows`` is the index of a source row, or a tuple of indices of rows whose mean is taken (empty: zeros). It
     is None if the source lacks the token. Then ``new`` says what the row becomes: ``init``, the destination's initial
-    values; ``mean``, the mean of all rows; ``zero``; or, if several models are merged, ``others``: the row of the base,
-    else the mean of the models that have the token. ``others or zero`` is the same as ``others``, except for zeros if
+    values; ``mean``, the mean of all rows; ``zero``; ``omp``, a sum of rows as ``donor`` says (zeros for tensors with
+    one number for each token); or, if several models are merged, ``others``: the row of the base, else the mean of the
+    models that have the token. ``others or zero`` is the same as ``others``, except for zeros if
     no model has the token.
     """
 
@@ -38,6 +91,8 @@ class VocabularyRows(Brief):
     """The number of rows at the end that have no token; a merge fills them with the mean of each model's other rows."""
     unlisted: int = 0
     """The number of rows at the end of the source that have no token: padding, which is in no mean of all rows."""
+    donor: DonorRows | None = None
+    """With ``omp``: the rows of the model from which new rows are made. Rows of padding are the mean of all rows."""
     means: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     """A cache: the mean of all rows of a tensor."""
 
@@ -114,6 +169,7 @@ class VocabularyRows(Brief):
             **({"lent": [list(pair) for pair in self.lent]} if self.lent else {}),
             **({"padded": self.padded} if self.padded else {}),
             **({"unlisted": self.unlisted} if self.unlisted else {}),
+            **({"donor": self.donor.to_json()} if self.donor is not None else {}),
         }  # fmt: skip
 
     @staticmethod
@@ -141,10 +197,15 @@ class VocabularyRows(Brief):
             raise ValueError(
                 f"unlisted is {unlisted!r:.40}, but must be the number of the source's rows without a token"
             )
-        return VocabularyRows(str(data["source"]), str(data["destination"]), size, rows, new, lent, padded, unlisted)
+        donor = DonorRows.from_json(data.get("donor"), len(rows))
+        if (new == OMP) != (donor is not None):
+            raise ValueError(f"new tokens are {new!r:.40}, {'with' if donor else 'without'} a donor")
+        return VocabularyRows(
+            str(data["source"]), str(data["destination"]), size, rows, new, lent, padded, unlisted, donor
+        )
 
 
-NEW = ("init", "mean", "zero")
+NEW = ("init", "mean", "zero", OMP)
 """Values of ``new`` for rows that are None, except in merges."""
 OF_MERGES = ("others", "others or zero")
 """Values of ``new`` for rows that are None in a merge."""

@@ -16,6 +16,7 @@ from .rows import VocabularyRows
 __all__ = [
     "CLASSES",
     "MERGES",
+    "REPEAT",
     "STORED_ROWS",
     "Input",
     "Step",
@@ -27,6 +28,8 @@ __all__ = [
 
 MERGES = ("average", "max", "merge")
 """The operations that combine several inputs element by element."""
+REPEAT, DIGITS = "repeat", 7
+"""The ``policy`` of an initialised tensor whose rows are repeated, as in ``repeat:4``, and the digits of a number."""
 STORED_ROWS = "stored rows"
 """The ``policy`` of a step that moves rows of codes or scales as they are, with all parts of the quantised tensor."""
 CLASSES = ("copied", "cast", "reshaped", "derived", "resized", "mapped", "merged", "initialised", "kept")
@@ -140,6 +143,12 @@ class Step(Brief):
     def draws(self) -> bool:
         """Return whether the destination's own initial values are needed."""
         return self.op == "init" or self.overlays
+
+    @property
+    def repeats(self) -> int:
+        """How many times each row of an initialised tensor is there, one after the other; 1 for other tensors."""
+        verb, _, times = self.policy.partition(":") if self.op == "init" else ("", "", "")
+        return int(times) if verb == REPEAT and times.isdecimal() and len(times) < DIGITS else 1
 
     @property
     def overlays(self) -> bool:

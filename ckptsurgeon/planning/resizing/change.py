@@ -16,7 +16,7 @@ class Change:
     are rules for the results, and ``left`` are patterns of tensors that are left out. ``policies`` has the policy for
     shapes of keys whose rest is initialised. ``said`` is what was done; ``is_exact`` is true if the network computes
     the same afterwards, up to rounding, and None if this is not known; ``equal`` says which of its outputs are then the
-    same.
+    same. ``repeated`` has keys of initialised tensors of which each row is there so many times.
     """
 
     said: str
@@ -27,6 +27,7 @@ class Change:
     left: list[str] = field(default_factory=list)
     policies: dict[str, str] = field(default_factory=dict)
     equal: str = "the outputs"
+    repeated: dict[str, int] = field(default_factory=dict)
 
     def note(self, *, is_tested: bool) -> str:
         """Return what was done, and whether the network computes the same afterwards.

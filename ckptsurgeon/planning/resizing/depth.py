@@ -7,11 +7,12 @@ projections are zero, so that each only passes its input on (LLaMA Pro, https://
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ...errors import ConfigError, PlanError
-from ...util.text import brief_repr, count, escape
+from ...util.text import brief_repr, count, escape, listing
+from ..keys.spelling import quoted
 from .axes import Network
 from .change import Change
 
@@ -157,12 +158,12 @@ def changed_depth(
     field: str,
     layers: Sequence[Layer],
     paths: Sequence[str],
-    before: Network,
+    networks: tuple[Network, Network],
     numbers: tuple[int, int],
     *,
     normalises_after: bool,
 ) -> Change:
-    """Return the change of the lists of layers ``paths`` to ``layers``; ``before`` has the source's tensors.
+    """Return the change of the lists of layers ``paths`` to ``layers``; ``networks`` are those of source and output.
 
     ``numbers`` are the values of the field ``field`` in both configurations. ``normalises_after`` is whether each layer
     normalises the sum of its input and what it adds. Raises PlanError if an added layer cannot pass its input on.
@@ -185,8 +186,22 @@ def changed_depth(
         )
     change = Change(f"{field} {numbers[0]} to {numbers[1]}: {doing or 'layers in another order'}", bool(added))
     for path in paths:
-        _copy(change, path, layers, before)
+        _copy(change, path, layers, networks[0])
+    own = [key for path in paths for key in _of_one_layer(path, layers, *networks)]
+    change.left += [quoted(key) for key in own]
+    if own:
+        names = {re.sub(rf"\.{NEW}\.[0-9]+\.", ".", key) for key in own}
+        change.said += f"; not every layer has {listing(sorted(names), where='')}, which is not repeated"
     return change
+
+
+def _of_one_layer(path: str, layers: Sequence[Layer], before: Network, after: Network) -> Iterator[str]:
+    """Yield the keys, before they are renamed, of copies of tensors that a layer at the new place does not have."""
+    for number, layer in enumerate(layers):
+        own = f"{path}.{layer.source}."
+        for key in before.tensors:
+            if key.startswith(own) and f"{path}.{number}.{key[len(own) :]}" not in after.tensors:
+                yield f"{path}.{NEW}.{number}.{key[len(own) :]}"
 
 
 def _copy(change: Change, path: str, layers: Sequence[Layer], before: Network) -> None:

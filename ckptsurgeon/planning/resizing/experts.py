@@ -2,11 +2,15 @@
 
 Sparse upcycling (https://arxiv.org/abs/2212.05055): if the weights of the chosen experts sum to 1, the network computes
 the same at first, because all experts of a layer are equal.
+
+Smaller experts are parts of the feed-forward layer (granular upcycling, https://arxiv.org/abs/2410.07524): G experts
+that follow each other are a copy of it, a virtual group. Their rows of the router are equal, so that a token uses all
+of a group or none, and each gets one G-th of the group's weight; the output projections are G times as large.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...errors import ConfigError, PlanError
@@ -43,9 +47,11 @@ def upcycled(before: Network, after: Network) -> Change:
     for own, layer in _alike(dense, before):
         new = layers[layer][1]
         experts = _stacked(new, after)
-        _check_shapes(before, dense[layer], after, experts)
+        parts = _parts_of(before, dense[layer], after, experts)
+        if parts > 1:
+            change.repeated.update(dict.fromkeys(_routers(layers, after), parts))
         beside = _beside(new, after)
-        change.after += _copies(before, dense[layer], after, experts, beside, own)
+        change.after += _copies(before, dense[layer], after, experts, beside, own, parts)
         change.after += _zeroed(before.tensors[dense[layer]["down"]].shape, beside, after, own)
     return change
 
@@ -63,7 +69,8 @@ def expert_alone(before: Network, after: Network, number: int) -> Change:
         experts_in = before.tensors[experts["down"]].shape[0]
         if number >= experts_in:
             raise ConfigError(f"--expert {number}: a layer has the experts 0 to {experts_in - 1}.")
-        _check_shapes(after, dense[layer], before, experts)
+        if _parts_of(after, dense[layer], before, experts) > 1:
+            raise _other_size(after, dense[layer], before, experts)
         change.after += _taken_out(after, dense[layer], experts, number, own)
         change.left += [own(key) for key in layers[layer][0] if key not in experts.values()]
     return change
@@ -133,16 +140,35 @@ def _stacked(keys: Sequence[str], network: Network) -> dict[str, str]:
     return found
 
 
-def _check_shapes(plain: Network, dense: Parts, with_experts: Network, experts: Parts) -> None:
-    """Raise PlanError if the experts of a layer do not have the size of its dense feed-forward layer."""
-    down = plain.tensors[dense["down"]].shape
-    own = [with_experts.tensors[experts[part]].shape[1:] for part in ("gate_up", "down")]
-    if own != [(2 * down[1], down[0]), down]:
+def _parts_of(plain: Network, dense: Parts, with_experts: Network, experts: Parts) -> int:
+    """Return how many experts of a layer make up its dense feed-forward layer; raises PlanError if none do."""
+    width, size = plain.tensors[dense["down"]].shape
+    both, down = (with_experts.tensors[experts[part]].shape for part in ("gate_up", "down"))
+    parts = size // max(1, down[2])
+    if parts * down[2] != size or (both[1:], down[1]) != ((2 * down[2], width), width) or down[0] % max(1, parts):
+        raise _other_size(plain, dense, with_experts, experts)
+    if parts > 1 and "gate_up" in dense:
         raise PlanError(
-            f"an expert of {escape(experts['down'])} is {shape_text(own[1])}, and {escape(dense['down'])} is "
-            f"{shape_text(down)}.",
-            hint="Set the size of the feed-forward layer as in the other network.",
+            f"{escape(dense['gate_up'])} has the rows of gate and values, so it cannot be cut into {parts} experts.",
+            hint="Give experts the size of the feed-forward layer.",
         )
+    return parts
+
+
+def _other_size(plain: Network, dense: Parts, with_experts: Network, experts: Parts) -> PlanError:
+    down, own = plain.tensors[dense["down"]].shape, with_experts.tensors[experts["down"]].shape
+    return PlanError(
+        f"an expert of {escape(experts['down'])} is {shape_text(own[1:])}, and {escape(dense['down'])} is "
+        f"{shape_text(down)}.",
+        hint="Set the size of the feed-forward layer as in the other network, or divide it by a divisor of the number "
+        f"of experts, {own[0]}.",
+    )
+
+
+def _routers(layers: Mapping[str, tuple[Sequence[str], Sequence[str]]], after: Network) -> Iterator[str]:
+    """Yield the keys of the routers, whose rows belong to experts."""
+    for _, new in layers.values():
+        yield from (key for key in new if after.kinds.get(key) == "router" and len(after.tensors[key].shape) == 2)
 
 
 class _Own:
@@ -170,10 +196,24 @@ def _alike(layers: Mapping[str, Parts], network: Network) -> list[tuple[_Own, st
 
 
 def _copies(
-    before: Network, dense: Parts, after: Network, experts: Parts, beside: Sequence[str], own: _Own
+    before: Network, dense: Parts, after: Network, experts: Parts, beside: Sequence[str], own: _Own, parts: int
 ) -> list[dict[str, Any]]:
+    """Return operations that make experts, each one of ``parts`` equal parts of the feed-forward layer."""
     both, down = own(experts["gate_up"]), own(experts["down"])
     number, rows, width = after.tensors[experts["gate_up"]].shape
+    if parts > 1:
+        gate, up, of = own(dense["gate"]), own(dense["up"]), [parts, rows // 2, width]
+        return [
+            {"reshape": gate, "shape": of},
+            {"reshape": up, "shape": of},
+            {"concat": [gate, up], "dim": 1, "into": both},
+            {"tile": both, "times": number // parts},
+            {"copy": own(dense["down"]), "into": [down, *map(own, beside)]},
+            {"reshape": down, "shape": [width, parts, rows // 2]},
+            {"permute": down, "dims": [1, 0, 2]},
+            {"scale": down, "by": parts},
+            {"tile": down, "times": number // parts},
+        ]
     if "gate_up" in dense:
         made: dict[str, Any] = {"copy": own(dense["gate_up"]), "into": [both]}
     else:

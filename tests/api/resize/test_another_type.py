@@ -65,6 +65,41 @@ def test_experts_are_copies_and_routers_are_drawn_with_the_seed(source: Saved, t
     assert torch.equal(made[0]["model.layers.1.mlp.experts.gate_up_proj"], both.expand(4, -1, -1))
 
 
+HALVES = {"num_local_experts": 8, "num_experts_per_tok": 4, "intermediate_size": 48}
+
+
+def test_parts_of_the_feed_forward_layer_and_the_rows_of_their_router(source: Saved, tmp_path: Path) -> None:
+    plan = cs.resize(source("llama"), set=HALVES, model_type="mixtral", seed=5)
+    assert "8 experts, 4 copies of each of 2 parts of the feed-forward layer (arXiv 2410.07524)" in plan.notes[0]
+    cs.apply(plan, tmp_path / "moe")
+    before, after = (load_file(one / "model.safetensors") for one in (source("llama"), tmp_path / "moe"))
+    for layer in range(2):
+        own = f"model.layers.{layer}.mlp"
+        gate, up, down = (before[f"{own}.{name}_proj.weight"] for name in ("gate", "up", "down"))
+        for expert in range(8):
+            part = slice(48 * (expert % 2), 48 * (expert % 2) + 48)
+            assert torch.equal(after[f"{own}.experts.gate_up_proj"][expert], torch.cat([gate[part], up[part]]))
+            assert torch.equal(after[f"{own}.experts.down_proj"][expert], 2 * down[:, part])
+        router = after[f"{own}.gate.weight"]
+        assert torch.equal(router[::2], router[1::2])
+        assert len(router.unique(dim=0)) == 4
+        assert router.std() > 0.001
+    (tmp_path / "plan.json").write_text(json.dumps(plan.to_json()))
+    cs.apply(cs.load_plan(tmp_path / "plan.json"), tmp_path / "again")
+    assert cs.diff(tmp_path / "moe", tmp_path / "again", values=True).same
+    assert cs.verify(tmp_path / "again", plan=tmp_path / "plan.json").ok
+
+
+def test_a_plan_whose_rows_cannot_be_repeated_is_an_error(source: Saved, tmp_path: Path) -> None:
+    plan = cs.resize(source("llama"), set=HALVES, model_type="mixtral").to_json()
+    for times in ("3", "0"):
+        text = json.dumps(plan).replace('"repeat:2"', f'"repeat:{times}"')
+        assert text != json.dumps(plan)
+        (tmp_path / "plan.json").write_text(text)
+        with pytest.raises(cs.PlanError, match=f"cannot be repeated {times} times"):
+            cs.apply(cs.load_plan(tmp_path / "plan.json"), tmp_path / "out")
+
+
 def test_the_expert_that_is_asked_for_becomes_the_feed_forward_layer(source: Saved, tmp_path: Path) -> None:
     """All experts of layer 0 but number 2 are broken, and what is made computes as number 2 does."""
     cs.apply(cs.resize(source("llama"), set=MOE, model_type="mixtral"), tmp_path / "moe")
@@ -112,7 +147,7 @@ def test_an_unusual_field_that_is_left_out_is_no_promise(tmp_path: Path) -> None
         ("llama", {"model_type": "mixtrall", "set": MOE}, "no model_type 'mixtrall'"),
         ("llama", {"model_type": "qwen2"}, "both have no experts"),
         ("llama", {"model_type": "mixtral", "set": {**MOE, "num_exprts": 8}}, "no field 'num_exprts'"),
-        ("llama", {"model_type": "mixtral", "set": {**MOE, "intermediate_size": 48}}, r"is \(64, 48\), and"),
+        ("llama", {"model_type": "mixtral", "set": {**MOE, "intermediate_size": 40}}, r"is \(64, 40\), and"),
         ("llama", {"model_type": "mixtral", "set": {**MOE, "hidden_size": 128}}, r"\(100, 128\) instead of"),
         ("llama", {"model_type": "mixtral", "set": MOE, "layers": "first"}, "changes the type alone"),
         ("llama", {"model_type": "mixtral", "set": MOE, "expert": 1}, "without"),

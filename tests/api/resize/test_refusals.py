@@ -271,3 +271,17 @@ def test_numbers_of_a_layer_that_depend_on_its_place_are_compared(tmp_path: Path
     plan = cs.resize(tmp_path / "diffllama", set={"num_hidden_layers": 4}, layers="identity")
     assert "lambda_init" in plan.notes[0]
     assert plan.notes[0].endswith("the outputs change")
+
+
+def test_what_only_the_first_layer_has_is_not_repeated_and_said_by_its_own_name(tmp_path: Path) -> None:
+    fields = {"d_model": 32, "d_ff": 48, "num_layers": 2, "num_heads": 4, "d_kv": 8, "vocab_size": 60}
+    transformers.MT5ForConditionalGeneration(transformers.MT5Config(**fields)).save_pretrained(tmp_path / "mt5")
+    plan = cs.resize(tmp_path / "mt5", set={"num_layers": 4}, layers="repeat")
+    name = "encoder.block.layer.0.SelfAttention.relative_attention_bias.weight"
+    assert any(f"not every layer has {name}, which is not repeated" in note for note in plan.notes), plan.notes
+    assert not any("resized" in note for note in (*plan.notes, plan.summary()))
+    assert not plan.unexpected
+    plan = cs.resize(tmp_path / "mt5", set={"num_layers": 4}, layers="interleave")
+    assert not plan.unexpected
+    plan = cs.resize(tmp_path / "mt5", set={"num_layers": 1}, layers="first")
+    assert not any("not repeated" in note for note in plan.notes)

@@ -93,6 +93,7 @@ def check(kind: str, case: Case, folder: Path, output: Path) -> None:
     plan = cs.resize(folder, set=case.set, **case.more)
     said = "the outputs stay equal" if case.expected == EQUAL else "the outputs change"
     assert any(note.endswith(said) for note in plan.notes), plan.notes
+    assert not [key for _, key in plan.unexpected if "resized" in key]
     cs.apply(plan, output)
     assert not cs.verify(output).failed
     before, after = outputs(folder, kind), outputs(output, kind)

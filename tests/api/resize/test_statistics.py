@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
+from fixtures.resizing.networks import NETWORKS
 
 transformers = pytest.importorskip("transformers", minversion="5")
 
@@ -100,23 +101,128 @@ def test_layers_are_kept_that_change_their_input_most(llama: Any, tmp_path: Path
     assert torch.equal(after[key.format(1)], weights[key.format(2)])
 
 
-def test_experts_are_kept_that_are_used_most(tmp_path: Path) -> None:
+WITH_EXPERTS = (
+    "mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v3", "granitemoeshared", "hunyuan_v1_moe", "minimax",
+)  # fmt: skip
+
+
+def with_experts(kind: str, tmp_path: Path) -> Any:
+    """Save a small network with experts in the folder ``llama``, and inputs; returns the network."""
+    name, fields = NETWORKS[kind]
     torch.manual_seed(0)
-    config = transformers.MixtralConfig(**SIZES, num_local_experts=6, num_experts_per_tok=2)
-    model = transformers.MixtralForCausalLM(config)
+    model = getattr(transformers, name)(transformers.CONFIG_MAPPING[kind](**fields)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # so that routers choose
+            parameter.copy_(torch.randn_like(parameter) / 4)
     model.save_pretrained(tmp_path / "llama")
     save_file({"input_ids": IDS}, tmp_path / "batch.safetensors")
+    return model
+
+
+def of_experts(model: Any) -> dict[str, dict[str, torch.Tensor]]:
+    """Compute the statistics of each module of experts by running it for one expert at a time, and one channel."""
+    seen: dict[str, list[torch.Tensor]] = {}
+    modules = {name: one for name, one in model.named_modules() if type(one).__name__.endswith("Experts")}
+    for name, module in modules.items():
+        module.register_forward_hook(
+            lambda _, args, kwargs, out, name=name: seen.update({name: [*args, *kwargs.values()]}), with_kwargs=True
+        )
+    found = {}
+    with torch.no_grad():
+        model(IDS)
+        for name, module in modules.items():
+            hidden, chosen, weights = seen[name]
+            number = module.down_proj.shape[0]
+            saliency = torch.zeros(number)
+            for expert in range(number):
+                rows, places = torch.where(chosen == expert)
+                if len(rows):
+                    ones = torch.ones(len(rows), 1)
+                    out = module.forward(hidden[rows], torch.full((len(rows), 1), expert), ones)
+                    saliency[expert] = (out.norm(dim=1) * weights[rows, places]).mean()
+            found[name] = {"saliency": saliency}
+    return found
+
+
+@pytest.mark.parametrize("kind", WITH_EXPERTS)
+def test_experts_are_kept_that_contribute_most(kind: str, tmp_path: Path) -> None:
+    model = with_experts(kind, tmp_path)
     values = made(tmp_path)
-    load = values["model.layers.0.mlp.gate.load"]
-    torch.testing.assert_close(load.sum(), torch.tensor(2.0))  # each position uses two
-    cs.apply(
-        cs.resize(tmp_path / "llama", set={"num_local_experts": 3}, by=tmp_path / "stats.safetensors"), tmp_path / "out"
-    )
-    kept = sorted(sorted(range(6), key=lambda number: (-float(load[number]), number))[:3])
-    after = transformers.MixtralForCausalLM.from_pretrained(tmp_path / "out")
-    assert torch.equal(after.model.layers[0].mlp.gate.weight, model.model.layers[0].mlp.gate.weight[kept])
+    wanted = of_experts(model)
+    assert wanted
+    for name, own in wanted.items():
+        torch.testing.assert_close(values[f"{name}.saliency"], own["saliency"], rtol=1e-4, atol=1e-7)
+        assert own["saliency"].count_nonzero() > 1
+    field = next(one for one in ("num_local_experts", "num_experts", "n_routed_experts") if one in NETWORKS[kind][1])
+    old = NETWORKS[kind][1][field]
+    cs.apply(cs.resize(tmp_path / "llama", set={field: old - 2}, by=tmp_path / "stats.safetensors"), tmp_path / "out")
+    after = getattr(transformers, NETWORKS[kind][0]).from_pretrained(tmp_path / "out")
+    for name, own in wanted.items():
+        kept = own["saliency"].topk(old - 2).indices.sort().values
+        weights = [one.get_submodule(name).down_proj for one in (model, after)]
+        assert torch.equal(weights[0][kept], weights[1])
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "gpt_oss", "qwen3_moe"])
+def test_channels_of_experts_are_kept_that_contribute_most(kind: str, tmp_path: Path) -> None:
+    model = with_experts(kind, tmp_path)
+    values = made(tmp_path)
+    field = "moe_intermediate_size" if kind == "qwen3_moe" else "intermediate_size"
+    cs.apply(cs.resize(tmp_path / "llama", set={field: 40}, by=tmp_path / "stats.safetensors"), tmp_path / "out")
+    after = getattr(transformers, NETWORKS[kind][0]).from_pretrained(tmp_path / "out")
+    for name, module in model.named_modules():
+        if not type(module).__name__.endswith("Experts"):
+            continue
+        down = module.down_proj.detach() if kind != "gpt_oss" else module.down_proj.detach().transpose(1, 2)
+        inputs = values[f"{name}.inputs"]
+        assert inputs.shape == (down.shape[0], down.shape[2])
+        kept = (inputs[:, None] * down.square()).sum((0, 1)).topk(40).indices.sort().values
+        found = after.get_submodule(name).down_proj
+        assert torch.equal(down[:, :, kept], found if kind != "gpt_oss" else found.transpose(1, 2))
+
+
+def test_weights_of_16_bits_have_the_same_statistics(tmp_path: Path) -> None:
+    model = with_experts("mixtral", tmp_path)
+    model.bfloat16().save_pretrained(tmp_path / "llama")
+    found = made(tmp_path)
+    model.float().save_pretrained(tmp_path / "llama")
+    for key, value in made(tmp_path).items():
+        torch.testing.assert_close(found[key], value)
+    assert any("saliency" in key for key in found)
+
+
+def test_inputs_of_experts_are_what_their_last_layer_gets(tmp_path: Path) -> None:
+    model = with_experts("mixtral", tmp_path)
+    values = made(tmp_path)
+    module, name = model.model.layers[0].mlp.experts, "model.layers.0.mlp.experts"
+    given: list[torch.Tensor] = []
+    module.register_forward_hook(lambda _, args, out: given.extend(args))
+    with torch.no_grad():
+        model(IDS)
+        hidden, chosen, weights = given
+        wanted = torch.zeros(values[f"{name}.inputs"].shape)
+        for expert, weight in enumerate(module.gate_up_proj):
+            by = (weights * (chosen == expert)).sum(1, keepdim=True)
+            gate, up = (hidden @ weight.T).chunk(2, -1)
+            wanted[expert] = (torch.nn.functional.silu(gate) * up * by).square().mean(0)
+    torch.testing.assert_close(values[f"{name}.inputs"], wanted)
+
+
+def test_experts_that_compute_otherwise_have_no_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_experts("mixtral", tmp_path)
+    cls = transformers.models.mixtral.modeling_mixtral.MixtralExperts
+    forward = cls.forward
+    monkeypatch.setattr(cls, "forward", lambda self, *args: 1.1 * forward(self, *args))
+    values = made(tmp_path)
+    assert not any("experts." in key for key in values)
     with pytest.raises(cs.ConfigError, match="does not have the inputs"):
         cs.resize(tmp_path / "llama", set={"intermediate_size": 12}, by=tmp_path / "stats.safetensors")
+    plan = cs.resize(tmp_path / "llama", set={"num_local_experts": 3}, by=tmp_path / "stats.safetensors")
+    cs.apply(plan, tmp_path / "out")  # by how often they are used
+    load = values["model.layers.0.mlp.gate.load"]
+    kept = sorted(sorted(range(4), key=lambda number: (-float(load[number]), number))[:3])
+    before, after = (transformers.MixtralForCausalLM.from_pretrained(tmp_path / one) for one in ("llama", "out"))
+    assert torch.equal(after.model.layers[0].mlp.gate.weight, before.model.layers[0].mlp.gate.weight[kept])
 
 
 def test_statistics_of_another_model_are_an_error(llama: Any, tmp_path: Path) -> None:
@@ -160,6 +266,19 @@ def test_positions_that_fill_a_batch_up_do_not_count(llama: Any, tmp_path: Path)
         torch.testing.assert_close(value, found[1][key])
 
 
+def test_positions_that_fill_a_batch_up_do_not_count_for_experts(tmp_path: Path) -> None:
+    with_experts("mixtral", tmp_path)
+    mask = torch.ones(2, 10, dtype=torch.int64)
+    mask[1, 6:] = 0
+    found = []
+    for ids in (IDS.clone(), torch.where(mask.bool(), IDS, 7)):
+        save_file({"input_ids": ids, "attention_mask": mask}, tmp_path / "batch.safetensors")
+        found.append(made(tmp_path))
+    assert any("saliency" in key for key in found[0])
+    for key, value in found[0].items():
+        torch.testing.assert_close(value, found[1][key])
+
+
 HOSTILE = {
     "no number": {"a.b.influence": torch.ones(1)}, "empty": {"model.layers.0.influence": torch.ones(0)},
     "NaN": {f"model.layers.{n}.influence": torch.full((1,), torch.nan) for n in range(3)},
@@ -180,3 +299,12 @@ def test_statistics_that_were_edited_are_an_error(case: str, llama: Any, tmp_pat
             by=tmp_path / "edited.safetensors",
         )  # fmt: skip
     assert error.value.exit_code in (2, 4)
+
+
+def test_statistics_in_a_recipe_are_relative_to_it(tmp_path: Path, llama: Any) -> None:
+    made(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    text = "verb: resize\nsource: ../llama\nset: {intermediate_size: 20}\nby: ../stats.safetensors\noutput: ../out/\n"
+    (tmp_path / "recipes/resize.yaml").write_text(text)
+    cs.apply(tmp_path / "recipes/resize.yaml")
+    assert cs.verify(tmp_path / "out").ok

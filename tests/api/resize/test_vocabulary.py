@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
+from fixtures.resizing.cases import VOCABULARIES
 from fixtures.resizing.networks import NETWORKS
 
 from ...helpers.depth import FULL
@@ -20,9 +21,7 @@ from ...helpers.small_tokenizers import ENGLISH, GERMAN, SPECIAL, saved_tokenize
 
 transformers = pytest.importorskip("transformers", minversion="5")
 
-# The positions of XGLM depend on the id of the padding token.
-OF_TEXT = [kind for kind in NETWORKS if kind not in ("vit", "xglm")]
-KINDS = OF_TEXT if FULL else ["bert", "gpt2", "llama", "whisper"]
+KINDS = VOCABULARIES if FULL else ("bert", "gpt2", "llama", "whisper")
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 Models = Callable[..., Path]
 

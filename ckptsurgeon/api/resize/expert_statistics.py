@@ -1,0 +1,136 @@
+"""Collects what each expert of a layer contributes, if the weights of all experts are in one tensor.
+
+The module's computation is done again for each expert, and only believed if the sum of all is what the module returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["ExpertSums", "are_experts"]
+
+TOLERANCE = 1e-3
+"""The largest difference from what the module returned, relative to its largest number."""
+
+
+def are_experts(module: nn.Module) -> bool:
+    """Return whether a module holds the weights of all experts, as transformers stacks them."""
+    down = getattr(module, "down_proj", None)
+    return type(module).__name__.endswith("Experts") and getattr(down, "ndim", 0) == 3
+
+
+@dataclass
+class ExpertSums:
+    """What the experts of a module contributed so far.
+
+    ``saliency`` has, for each expert, the sum of the lengths of its outputs times the router's weights, and ``used``
+    how often it was used. ``inputs`` has, for each expert, the sum of the squares of the inputs of its last layer times
+    these weights, over ``count`` positions.
+    """
+
+    saliency: Any = None
+    used: Any = None
+    inputs: Any = None
+    count: int = 0
+    is_known: bool = True
+
+    def results(self) -> Mapping[str, Tensor]:
+        """Return the statistics by the last part of their keys; {} if it is not known how the module computes.
+
+        ``saliency`` is the mean over the positions that use an expert (REAP, https://arxiv.org/abs/2510.13999).
+        """
+        if not (self.is_known and self.count):
+            return {}
+        mean = self.saliency / self.used.clamp(min=1)
+        return {"saliency": mean.float(), "inputs": (self.inputs / self.count).float()}
+
+    def add(self, module: nn.Module, given: Sequence[Any], output: Any, real: Tensor | None) -> None:
+        """Add what a module computed of ``given``; positions where ``real`` is false only fill a batch up."""
+        import torch
+
+        found = _arguments(given)
+        if found is None or not self.is_known:
+            self.is_known = False
+            return
+        hidden, chosen, weights = found
+        keep = real.reshape(-1) if real is not None and real.numel() == len(hidden) else None
+        number, _, size = _stacked(module)
+        sums = (torch.zeros(number).double(), torch.zeros(number).double(), torch.zeros(number, size).double())
+        total = torch.zeros_like(hidden, dtype=torch.float64)
+        try:
+            for expert, rows, factors, inner, outer in _by_expert(module, hidden, chosen, weights):
+                total.index_add_(0, rows, outer.double() * factors[:, None])
+                if keep is not None:
+                    factors, inner, outer = (one[keep[rows]] for one in (factors, inner, outer))
+                sums[0][expert] = (outer.double().norm(dim=1) * factors).sum()
+                sums[1][expert] = len(factors)
+                sums[2][expert] = (inner.double() * factors[:, None]).square().sum(0)
+        except (AttributeError, RuntimeError, TypeError, IndexError):  # its weights have other names or shapes
+            self.is_known = False
+            return
+        result = output[0] if isinstance(output, tuple) else output
+        self.is_known = _is_near(total, result)
+        if self.saliency is None:
+            self.saliency, self.used, self.inputs = sums
+        else:
+            self.saliency, self.used, self.inputs = (
+                one + more for one, more in zip((self.saliency, self.used, self.inputs), sums, strict=True)
+            )
+        self.count += int(keep.sum()) if keep is not None else len(hidden)
+
+
+def _stacked(module: nn.Module) -> tuple[int, int, int]:
+    """Return the number of experts, the width and the number of channels."""
+    shape: Sequence[int] = module.down_proj.shape  # type: ignore[assignment]
+    number, width, size = shape
+    return (number, size, width) if getattr(module, "is_transposed", False) else (number, width, size)
+
+
+def _arguments(given: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return inputs, numbers of the chosen experts, and their weights; None if these are not what is given."""
+    import torch
+
+    tensors = [one for one in given if isinstance(one, torch.Tensor)]
+    if len(tensors) < 3:
+        return None
+    hidden, chosen, weights = tensors[:3]
+    if chosen.is_floating_point() or chosen.shape != weights.shape or (hidden.ndim, chosen.ndim) != (2, 2):
+        return None
+    return (hidden, chosen, weights) if len(hidden) == len(chosen) else None
+
+
+def _by_expert(
+    module: Any, hidden: Tensor, chosen: Tensor, weights: Tensor
+) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
+    """Yield, for each expert that is used: its number, its positions, their weights, and what it computes of them."""
+    import torch
+
+    number = _stacked(module)[0]
+    for expert in torch.unique(chosen).tolist():
+        if not 0 <= expert < number:  # as many mean none
+            continue
+        rows, places = torch.where(chosen == expert)
+        first = _product(module, "gate_up_proj" if module.has_gate else "up_proj", expert, hidden[rows])
+        inner = module._apply_gate(first) if module.has_gate else module.act_fn(first)
+        yield expert, rows, weights[rows, places].double(), inner, _product(module, "down_proj", expert, inner)
+
+
+def _product(module: Any, name: str, expert: int, values: Tensor) -> Tensor:
+    weight = getattr(module, name)[expert]
+    product: Tensor = values @ (weight if module.is_transposed else weight.T)
+    return product + getattr(module, f"{name}_bias")[expert] if module.has_bias else product
+
+
+def _is_near(total: Tensor, result: Any) -> bool:
+    """Return whether the sum of all experts is what the module returned."""
+    import torch
+
+    if not isinstance(result, torch.Tensor) or result.numel() != total.numel():
+        return False
+    wanted = result.detach().double().reshape(total.shape)
+    return bool((total - wanted).abs().max() <= TOLERANCE * wanted.abs().max())
