@@ -37,8 +37,8 @@ MUTANTS = (
     ),
     Mutant(
         "of grouped heads equally many are kept",
-        "largest(self._scores(role, axes, old), new, within)",
-        "largest(self._scores(role, axes, old), new, 1)",
+        "largest(self.scores(role, axes, old), new, within)",
+        "largest(self.scores(role, axes, old), new, 1)",
         "api/resize/test_refusals.py",
     ),
     Mutant(

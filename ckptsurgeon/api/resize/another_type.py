@@ -15,7 +15,7 @@ from ...planning.resizing.experts import expert_alone, upcycled
 from ...planning.resizing.fields import USED_EXPERTS, role_of
 from ...planning.target import TargetSpec
 from ...util.text import brief_repr, count, escape, listing
-from .stages import Choices
+from .choices import Choices
 
 __all__ = ["ALIKE", "AnotherType"]
 

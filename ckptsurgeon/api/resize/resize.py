@@ -31,8 +31,9 @@ from ..quantised_class import ignored_keys
 from ..transplant.opening import plan_into
 from .another_type import AnotherType
 from .arguments import fields_of, kept_of
+from .choices import Choices
 from .scores import scores, scores_by_activations
-from .stages import Choices, Stages
+from .stages import Stages
 from .statistics import Statistics, read_statistics
 from .vocabulary import VocabularyChoices, vocabulary_step
 
