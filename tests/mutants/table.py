@@ -24,6 +24,24 @@ MUTANTS = (
         "api/resize/test_resize.py",
     ),
     Mutant(
+        "norms over a width with added zeros compute the same",
+        "factor = sqrt(old / new)",
+        "factor = old / new",
+        "api/resize/test_new_width.py",
+    ),
+    Mutant(
+        "the epsilon of norms shrinks if zeros are added to the width",
+        "self.new[path] = value * old / new",
+        "self.new[path] = value * new / old",
+        "api/resize/test_new_width.py",
+    ),
+    Mutant(
+        "a norm that subtracts the mean is told from one that does not",
+        'kind = "rms" if _is_close(plain, rms) else',
+        'kind = "rms" if _is_close(plain, mean) else',
+        "destinations/test_norm_forms.py",
+    ),
+    Mutant(
         "copied channels count as often as they are there",
         "ends = [(0, rest, times + 1), (rest, old, times)]",
         "ends = [(0, rest, times), (rest, old, times)]",

@@ -48,7 +48,7 @@ class AnotherType:
         if choices != Choices():
             raise ConfigError(
                 "--as changes the type alone, not the size.",
-                hint="Leave --layers, --keep, --new-channels and --by out.",
+                hint="Leave --layers, --keep, --new-channels, --new-width and --by out.",
             )
         if expert is not None and expert < 0:
             raise ConfigError(f"--expert {expert} is not the number of an expert.", hint="Experts count from 0.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...errors import ConfigError
@@ -12,18 +13,26 @@ from .arguments import at_path
 from .checks import check_heads, check_ties
 from .choices import Choices
 
-__all__ = ["TIES", "AskedFields"]
+__all__ = ["COPY", "INIT", "TIES", "AskedFields"]
 
 TIES = "tie_word_embeddings"
 """The field that ties the output layer to the embeddings."""
+COPY, INIT = "copy", "init"
+"""How new channels, or a larger width, are made: as copies, or with initial values that contribute nothing at first."""
 _HEAD_SIZE = ("head_dim", "d_kv")
+_EPSILON = re.compile(r"(^|_)eps(ilon)?$")
 
 
 class AskedFields:
-    """The fields of a configuration ``before``, and those of the output that are asked for, ``new``, by dotted path."""
+    """The fields of a configuration ``before``, and those of the output that are asked for, ``new``, by dotted path.
 
-    def __init__(self, before: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-        self.before, self.new = before, dict(new)
+    ``new_width`` is how a larger width is made, if the user chose it.
+    """
+
+    def __init__(self, before: Mapping[str, Any], new: Mapping[str, Any], new_width: str = "") -> None:
+        self.before, self.new, self._new_width = before, dict(new), new_width
+        self.epsilons: list[str] = []
+        """The fields with an epsilon of norms that change with the width."""
 
     def numbers(self, name: str) -> tuple[int, int]:
         """Return the values of a field that counts something, before and after."""
@@ -50,6 +59,8 @@ class AskedFields:
             raise ConfigError("--layers is only for another number of layers.", hint="Set it with --set.")
         if choices.new_channels and not any(self.grows(name) for name in self.of("channels")):
             raise ConfigError("--new-channels is only for more channels.", hint="Leave it out.")
+        if choices.new_width and not any(self.grows(name) for name in self.of("width")):
+            raise ConfigError("--new-width is only for a larger width.", hint="Leave it out.")
 
     def of(self, role: str) -> list[str]:
         """Return the fields that count ``role``."""
@@ -67,6 +78,24 @@ class AskedFields:
                 if size in part and path not in self.new:
                     self.new[path] = part[size] or _head_size(part)
 
+    def pin_epsilons(self) -> None:
+        """Give the epsilons of norms the values that keep what they compute if zeros are added to the width."""
+        for name in self.of("width"):
+            old, new = self.numbers(name)
+            if self.way_of(name) == INIT:
+                for field, value in self.beside(name).items():
+                    path = f"{_inside(name)}.{field}" if "." in name else field
+                    if _EPSILON.search(field) and type(value) is float and path not in self.new:
+                        self.new[path] = value * old / new
+                        self.epsilons.append(path)
+
+    def way_of(self, width: str) -> str:
+        """Return how a larger width is made: "copy", or "init" if it is no multiple of the old one; "" to shrink."""
+        old, new = self.numbers(width)
+        if new < old:
+            return ""
+        return self._new_width or (INIT if new % old else COPY)
+
     def is_pinned(self, name: str) -> bool:
         """Return whether the size of heads is a field beside ``name`` that is set."""
         inside = name.rpartition(".")[0]
@@ -83,10 +112,22 @@ class AskedFields:
                 if role == "width":
                     self._check_heads(name)
                     beside += [one for one in self.of("heads") if not self.is_pinned(one)]
+                    if self.way_of(name) == INIT:
+                        beside += self._keys_with(beside)
                 elif role == "kv_heads" and (heads := self._heads_beside(name)):
                     beside.insert(0, heads)
                 joined.update(beside)
                 yield role_of(beside[0]), beside
+
+    def _keys_with(self, fields: Sequence[str]) -> list[str]:
+        """Return the fields with a number of heads of keys that changes as one of heads in ``fields`` does."""
+        return [one for one in self.of("kv_heads") if self._heads_beside(one) in fields]
+
+    def has_own_keys(self, width: str) -> bool:
+        """Return whether each head of queries beside ``width`` has its own head of keys, before and after."""
+        part, inside = self.beside(width), _inside(width)
+        keys = [name for name in part if role_of(name) == "kv_heads" and type(part[name]) is int]
+        return not keys or bool(self._keys_with([one for one in self.of("heads") if _inside(one) == inside]))
 
     def _heads_beside(self, name: str) -> str:
         """Return the field with the number of heads of queries that changes as ``name``, of keys and values, does."""
@@ -104,8 +145,8 @@ class AskedFields:
         if self.is_pinned(width):
             return
         inside = width.rpartition(".")[0]
-        part = at_path(self.before, inside) if inside else self.before
-        heads = [name for name in part if role_of(name) == "heads" and type(part[name]) is int]
+        part = self.beside(width)
+        heads = [name for name in part if role_of(name) == "heads" and type(part[name]) is int and part[name]]
         times = self.new[width] / at_path(self.before, width)
         for name in heads:
             path = f"{inside}.{name}" if inside else name

@@ -16,7 +16,7 @@ Scores = Callable[[str, Sequence[Axis], int], list[float]]
 
 @dataclass(frozen=True)
 class Choices:
-    """What the user chose: ``layers`` as text, lists of what is ``kept`` by field, and how channels are added.
+    """What the user chose: ``layers`` as text, lists of what is ``kept`` by field, how channels and width are added.
 
     ``vocabulary`` is the change of the vocabulary, if there is one.
     """
@@ -24,6 +24,7 @@ class Choices:
     layers: str = ""
     kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
     new_channels: str = ""
+    new_width: str = ""
     by: str = ""
     influences: Callable[[int], list[float]] | None = None
     """A function that returns the influence of each layer of a list of so many, if statistics are given."""

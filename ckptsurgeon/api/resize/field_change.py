@@ -11,16 +11,19 @@ from ...planning.resizing.axes import Axis, Network, changed_axes
 from ...planning.resizing.change import Change
 from ...planning.resizing.depth import NORM_AFTER, changed_depth, has_final_norm, lists_of
 from ...planning.resizing.fields import USED_EXPERTS, role_of
+from ...planning.resizing.new_width import NormForm, added_width, check_norms, with_epsilons
 from ...planning.resizing.repeat import pooled_heads, repeated, widened_channels
 from ...planning.resizing.select import check_channels, check_units, groups_of, largest, selected
 from ...util.text import escape
-from .asked_fields import TIES, AskedFields
-from .checks import check_identity, check_used, heads_of_one_size
+from .asked_fields import INIT, TIES, AskedFields
+from .checks import check_head_sizes, check_identity, check_used, heads_of_one_size, scales_output
 from .choices import Choices, Scores
 from .layer_lists import chosen_layers
 
 __all__ = ["FieldChange"]
 
+UNTIE = "Untie them: --set tie_word_embeddings=false."
+_LAST_NORM, _OUTPUT_LAYER = "decoder.final_layer_norm.weight", "lm_head.weight"
 _NORM_FIRST = ("do_stable_layer_norm", "do_layer_norm_before")
 """Fields of wav2vec 2.0 and of OPT that say that layers normalise their input, not what they return."""
 
@@ -29,13 +32,15 @@ _NORM_FIRST = ("do_stable_layer_norm", "do_layer_norm_before")
 class FieldChange:
     """Finds the change from the network ``before`` to the network ``after``, in which fields that are asked for differ.
 
-    ``constants`` returns the values that the modules of both networks have beside their weights.
+    ``constants`` returns the values that the modules of both networks have beside their weights, and ``norms`` how the
+    norms of the source's network and of the one after this change compute.
     """
 
     asked: AskedFields
     choices: Choices
     scores: Scores
     constants: Callable[[], tuple[Mapping[str, object], Mapping[str, object]]]
+    norms: Callable[[], tuple[Mapping[str, NormForm], Mapping[str, NormForm]]]
     before: Network
     after: Network
 
@@ -62,7 +67,7 @@ class FieldChange:
         if role == "experts":
             self._check_used_experts(name)
         if role == "width":
-            self._check_ties(name, axes)
+            check_head_sizes(name, *self.constants())
             return self._wider(name, axes, numbers)
         if numbers[1] > numbers[0]:
             if role == "channels":
@@ -91,18 +96,18 @@ class FieldChange:
         return any(part.get(one) is False for one in _NORM_FIRST) or any(map(NORM_AFTER.search, self.before.tensors))
 
     def _check_ties(self, name: str, axes: Sequence[Axis]) -> None:
-        """Raise PlanError if an output layer is tied to embeddings, which count once, while it has to count less."""
+        """Raise PlanError if an output layer is tied to embeddings that change otherwise than it has to."""
         wider = {axis.key for axis in axes}
         for alias, owner in self.after.ties.items():
             kinds = {self.before.kinds.get(alias), self.before.kinds.get(owner)}
             if wider & {alias, owner} and "linear" in kinds and len(kinds) > 1:
                 is_set = self.asked.new.get(TIES) is False
+                kinds_of_norms = {norm.kind for norm in self.norms()[0].values()}
+                zeros = "" if kinds_of_norms & {"mean", "bare"} else " Or add numbers that are 0: --new-width init."
                 raise PlanError(
                     f"{name}: {escape(alias)} is tied to {escape(owner)}, so the outputs would be {_times(axes)} times "
                     "as large.",
-                    hint="This network always ties the two: its width cannot be changed."
-                    if is_set
-                    else "Untie them: --set tie_word_embeddings=false.",
+                    hint=("This network always ties the two." if is_set else UNTIE) + zeros,
                 )
 
     def _way(self, axes: Sequence[Axis]) -> str:
@@ -113,18 +118,66 @@ class FieldChange:
         old, new = numbers
         if new < old:
             raise PlanError(f"{name} {old} to {new}: a width can only grow.", hint="Prune channels, heads or layers.")
-        part = self.asked.beside(name)
-        heads = next((part[one] for one in part if role_of(one) == "heads" and type(part[one]) is int), 1)
-        unit = old // heads if old % heads == 0 else 1
-        change = repeated(name, axes, numbers, unit)
+        scales = self._scales(axes)
+        if self.asked.way_of(name) == INIT:
+            change = self._added(name, axes, numbers, scales)
+        else:
+            self._check_ties(name, axes)
+            part = self.asked.beside(name)
+            heads = next((part[one] for one in part if role_of(one) == "heads" and type(part[one]) is int), 1)
+            change = repeated(name, axes, numbers, old // heads if old % heads == 0 else 1)
+            change.said += " (arXiv 2409.12903)"
+        change.rows += [{"scale": key, "by": by} for key, by in scales.items()]
+        return change
+
+    def _scales(self, axes: Sequence[Axis]) -> dict[str, float]:
+        """Return by what embeddings have to be multiplied because the network multiplies them by another number."""
         first, last = self.constants()
+        found = {}
         for axis in axes:
             scale = f"{axis.key.rpartition('.')[0]}.{SCALE}"
             one, other = first.get(scale), last.get(scale)
             if isinstance(one, float) and isinstance(other, float) and one != other:
-                change.rows.append({"scale": axis.key, "by": one / other})
-        change.said += " (arXiv 2409.12903)"
-        return change
+                found[axis.key] = one / other
+        return found
+
+    def _added(self, name: str, axes: Sequence[Axis], numbers: tuple[int, int], scales: Mapping[str, float]) -> Change:
+        """Return the change to a width with numbers that are 0 at first."""
+        first, last = self.norms()
+        check_norms(name, first, last, numbers)
+        part = self.asked.beside(name)
+        counts = {role_of(one): part[one] for one in part if type(part[one]) is int and part[one]}
+        heads = {"heads": counts.get("heads", 1), "kv_heads": counts.get("kv_heads", counts.get("heads", 1))}
+        groups = 1 if self.asked.is_pinned(name) or self.asked.has_own_keys(name) else heads["kv_heads"]
+        if heads["heads"] * numbers[1] // numbers[0] % groups:
+            raise PlanError(
+                f"{name}: the heads of queries cannot share {groups} heads of keys.",
+                hint="Change the heads of keys and values in another command.",
+            )
+        change = added_width(name, axes, numbers, first, self._last_norms(name, scales, numbers), groups)
+        for field in self.asked.epsilons:
+            change.said += f", {field} becomes {self.asked.new[field]:.4g}"
+        return with_epsilons(change, first, last, numbers, self.before, heads)
+
+    def _last_norms(self, name: str, scales: Mapping[str, float], numbers: tuple[int, int]) -> dict[str, float]:
+        """Return factors of the weights of last norms that make up for what the output layer computes otherwise.
+
+        The output layer is multiplied by a number if it is tied to embeddings that are, or, in T5, by the width. Raises
+        PlanError if it is not known which norm is the last.
+        """
+        found = {}
+        if _OUTPUT_LAYER in self.after.tensors and scales_output(self.asked.before):
+            found[_LAST_NORM] = (numbers[1] / numbers[0]) ** 0.5
+        for alias, owner in self.after.ties.items():
+            if owner in scales and "linear" in (self.before.kinds.get(alias), self.before.kinds.get(owner)):
+                norm = f"{owner.removesuffix('embed_tokens.weight')}norm.weight"
+                if norm not in self.after.tensors or owner == norm:
+                    raise PlanError(
+                        f"{name}: {escape(alias)} is tied to {escape(owner)}, which is multiplied by another number.",
+                        hint=UNTIE,
+                    )
+                found[norm] = 1 / scales[owner]
+        return found
 
     def _check_used_experts(self, name: str) -> None:
         """Raise ConfigError if more experts would be used than there are."""

@@ -55,6 +55,7 @@ def resize(
     layers: str | None = None,
     keep: Kept = None,
     new_channels: str | None = None,
+    new_width: str | None = None,
     by: Path | None = None,
     tokenizer: Path | None = None,
     trim: Files = (),
@@ -84,7 +85,9 @@ def resize(
     field to the heads, channels or experts that are kept, as ``0..3,6``; by default those with the largest weights, or
     those that contribute most in the statistics ``by``, a file that ``stats`` made of this model. With it, ``layers``
     may be "influential": the layers that change their input most.
-    ``new_channels`` is "init" (new channels are initialised and contribute nothing at first) or "copy".
+    ``new_channels`` is "init" (new channels are initialised and contribute nothing at first) or "copy". ``new_width``
+    is "copy" (the width is repeated, by default if it is a multiple of the old one) or "init": the new numbers are 0 at
+    first, and the epsilon of norms becomes smaller in the configuration.
 
     ``tokenizer`` is another tokeniser, as a folder or as its file of tokens: the rows of tokens that the model's own
     tokeniser has too are kept, ``new_tokens`` (init, mean, zero, subword) says how the others are made, and
@@ -103,6 +106,8 @@ def resize(
     check_seed(seed)
     if new_channels is not None and new_channels not in NEW_CHANNELS:
         raise ConfigError(f"--new-channels {escape(new_channels)} is unknown.", hint="Use init or copy.")
+    if new_width is not None and new_width not in NEW_CHANNELS:
+        raise ConfigError(f"--new-width {escape(new_width)} is unknown.", hint="Use copy or init.")
     path = os.fspath(source)
     base = Resizable(_config(path, config))
     corpora = [os.fspath(one) for one in ([trim] if isinstance(trim, str | os.PathLike) else trim or ())]
@@ -119,7 +124,7 @@ def resize(
     with open_checkpoint(path, root) as opened:
         found = read_statistics(by, opened) if by is not None else None
         name, influences = (os.path.basename(found.path), found.influences) if found is not None else ("", None)
-        choices = Choices(layers or "", kept, new_channels or "", name, influences, vocabulary)
+        choices = Choices(layers or "", kept, new_channels or "", new_width or "", name, influences, vocabulary)
         first = base.target({})
         computed = _computed(opened, first)
         rows, stored_twice = _as_named(opened, first, computed)
@@ -149,7 +154,7 @@ def resize(
     arguments = plain_arguments(
         model_type=model_type, expert=expert, layers=layers,
         keep={name: list(value) for name, value in kept.items()}, new_channels=new_channels,
-        by=by and os.path.basename(by), dtype=dtype,
+        new_width=new_width, by=by and os.path.basename(by), dtype=dtype,
         tokenizer=os.path.basename(asked.tokenizer.rstrip("/")), pad_to=pad_to if pad_to > 1 else 0,
         trim=list(map(os.path.basename, corpora)), no_keep_special=not keep_special, new_tokens=new_tokens,
         token_map=rules_as_text(token_map), root=root, set=given,

@@ -9,16 +9,18 @@ from typing import Any
 
 from ...destinations.hf.resizable import Resizable
 from ...destinations.module_kinds import constants, module_kinds
+from ...destinations.norm_forms import norm_forms
 from ...errors import PlanError
 from ...planning.resizing.axes import Network
 from ...planning.resizing.change import Change
 from ...planning.resizing.depth import lists_of
 from ...planning.resizing.fields import role_of
+from ...planning.resizing.new_width import NormForm, check_norms
 from ...planning.target import TargetSpec
 from ...util.text import listing
 from ...vocabulary.replacement import NewVocabulary
 from .arguments import at_path, nested
-from .asked_fields import TIES, AskedFields
+from .asked_fields import INIT, TIES, AskedFields
 from .checks import check_values, layers_apart, numbers_apart
 from .choices import Choices, Scores
 from .field_change import FieldChange
@@ -45,11 +47,12 @@ class Stages:
 
     def __init__(self, base: Resizable, fields: Mapping[str, Any], choices: Choices, scores: Scores) -> None:
         self._base, self._choices, self._scores = base, choices, scores
-        self._asked = AskedFields(base.fields(), fields)
+        self._asked = AskedFields(base.fields(), fields, choices.new_width)
         self._done: dict[str, Any] = {}
         self._asked.check(choices)
         self._asked.new.update(choices.vocabulary.fields if choices.vocabulary else {})
         self._asked.pin_heads()
+        self._asked.pin_epsilons()
         self._values: dict[int, tuple[TargetSpec, Mapping[str, object]]] = {}
 
     @cached_property
@@ -80,7 +83,7 @@ class Stages:
     def said(self) -> list[str]:
         """Notes on fields that are changed without a change of tensors, and on lists of layers."""
         changed = [name for name in self._asked.new if at_path(self._asked.before, name) != self._asked.new[name]]
-        names = [name for name in changed if not role_of(name) and name != TIES]
+        names = [name for name in changed if not role_of(name) and name not in (TIES, *self._asked.epsilons)]
         found = [f"no tensor depends on {listing(names, where='')}: changed in config.json alone"] if names else []
         ids = [name for name in names if name.endswith("_token_id")]
         if ids and os.path.isfile(os.path.join(self._base.folder, GENERATION)):
@@ -93,6 +96,7 @@ class Stages:
         kinds = module_kinds(self.first)
         before = _network(self.first, kinds)
         before = self._others(before, kinds)
+        self._check_norms()
         check_values(self._asked.new, self._base.fields(self.overrides, self._vocabulary))
         previous = self._target() if self._done else self.first
         for role, names in self._asked.steps():
@@ -101,7 +105,7 @@ class Stages:
             target = self.last if self._done.keys() == self._asked.new.keys() else self._target()
             after = _network(target, kinds if role != "depth" else {})
             self._pair = previous, target
-            found = FieldChange(self._asked, self._choices, self._scores, self._constants, before, after)
+            found = FieldChange(self._asked, self._choices, self._scores, self._constants, self._norms, before, after)
             change = found.change(role, names[0])
             yield self._with_values_compared(change, role, names[0], before, after)
             previous = target
@@ -113,6 +117,17 @@ class Stages:
             self._values.setdefault(id(one), (one, constants(one)))
         first, last = (self._values[id(one)][1] for one in self._pair)
         return first, last
+
+    def _check_norms(self) -> None:
+        """Raise PlanError if zeros cannot be added to the width, before anything is said about heads."""
+        for name in self._asked.of("width"):
+            if self._asked.way_of(name) == INIT:
+                norms = norm_forms(self.first)
+                check_norms(name, norms, norms, self._asked.numbers(name))
+
+    def _norms(self) -> tuple[Mapping[str, NormForm], Mapping[str, NormForm]]:
+        """Return how norms compute in the network of the source, and after the present change."""
+        return norm_forms(self.first), norm_forms(self._pair[1])
 
     def _with_values_compared(self, change: Change, role: str, name: str, before: Network, after: Network) -> Change:
         """Return a change that says if the network computes with other numbers after it."""

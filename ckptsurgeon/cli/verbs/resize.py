@@ -81,6 +81,15 @@ def run(
             "where gate and values are in one tensor]",
         ),
     ] = None,
+    new_width: Annotated[
+        str | None,
+        typer.Option(
+            "--new-width",
+            metavar="copy|init",
+            help="Repeat the width, or add numbers that are 0 at first, and scale the norms. [default: copy; init if "
+            "it is not a multiple of the old width]",
+        ),
+    ] = None,
     by: Annotated[
         str | None,
         typer.Option("--by", metavar="STATS", help="Keep what contributes most in these statistics of ckpt stats."),
@@ -148,7 +157,8 @@ def run(
     writing.check()
     plan = resize(
         source, set=set or [], model_type=as_type, expert=expert, layers=layers, keep=keep, new_channels=new_channels,
-        by=by, tokenizer=tokenizer, trim=trim or (), keep_special=keep_special, pad_to=pad_to, new_tokens=new_tokens,
-        token_map=token_map or (), config=config, dtype=dtype, seed=seed, root=root, metadata=metadata_of(set_metadata),
+        new_width=new_width, by=by, tokenizer=tokenizer, trim=trim or (), keep_special=keep_special, pad_to=pad_to,
+        new_tokens=new_tokens, token_map=token_map or (), config=config, dtype=dtype, seed=seed, root=root,
+        metadata=metadata_of(set_metadata),
     )  # fmt: skip
     writing.carry_out(plan)

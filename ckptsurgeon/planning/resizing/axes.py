@@ -182,19 +182,20 @@ def grouped(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Iterator[
 
 
 def _together(rows: Mapping[str, Mapping[str, Any]], keys: Sequence[str]) -> Iterator[dict[str, Any]]:
-    alike: dict[tuple[Any, ...], list[str]] = {}
+    alike: dict[tuple[str, str, str], list[str]] = {}
     for key, row in rows.items():
         verb, *fields = row.items()
-        alike.setdefault((verb[0], numberless(key), tuple(fields)), []).append(key)
+        alike.setdefault((verb[0], numberless(key), repr(fields)), []).append(key)
     all_of: dict[str, set[str]] = {}
     for key in keys:
         all_of.setdefault(numberless(key), set()).add(key)
-    for (verb, pattern, fields), ours in alike.items():
+    for (does, pattern, _), ours in alike.items():
+        others = {name: value for name, value in rows[ours[0]].items() if name != does}
         if len(ours) > 1 and all_of[pattern] == set(ours):
-            yield {verb: pattern, **dict(fields)}
+            yield {does: pattern, **others}
         else:
             for key in ours:
-                yield {verb: quoted(key), **dict(fields)}
+                yield {does: quoted(key), **others}
 
 
 def numberless(key: str) -> str:

@@ -107,7 +107,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "the same": ({"set": {"hidden_size": 16}}, cs.ConfigError, "has this value already"),
     "text": ({"set": {"hidden_size": "wide"}}, cs.ConfigError, "is not a number above 0"),
     "below zero": ({"set": {"num_hidden_layers": -1}, "layers": "first"}, cs.ConfigError, "is not a number above 0"),
-    "no multiple": ({"set": {"hidden_size": 24}}, cs.PlanError, "is not a multiple of 16"),
+    "no multiple": ({"set": {"hidden_size": 24}, "new_width": "copy"}, cs.PlanError, "is not a multiple of 16"),
     "narrower": ({"set": {"hidden_size": 8}}, cs.PlanError, "a width can only grow"),
     "heads that do not divide": ({"set": {"num_key_value_heads": 3}}, cs.CheckpointError, "3"),
     "layers not said": ({"set": {"num_hidden_layers": 5}}, cs.ConfigError, "it is not said which"),
@@ -127,6 +127,8 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         {"set": {"num_attention_heads": 2}, "keep": ["num_attention_heads=1,1"]}, cs.ConfigError, "different numbers"
     ),
     "channels of nothing": ({"set": {"hidden_size": 32}, "new_channels": "copy"}, cs.ConfigError, "for more channels"),
+    "width of nothing": ({"set": {"intermediate_size": 32}, "new_width": "init"}, cs.ConfigError, "for a larger width"),
+    "unknown width": ({"set": {"hidden_size": 24}, "new_width": "zero"}, cs.ConfigError, "zero. is unknown"),
     "unequal groups": (
         {"set": {"num_attention_heads": 2}, "keep": {"num_attention_heads": "0..1"}}, cs.ConfigError, "keep equally many of the heads"
     ),
