@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+from functools import partial
 
 __all__ = ["as_arguments"]
 
@@ -57,17 +59,19 @@ _QUOTES = "'\""
 _PIECE = re.compile(rf"({_COMMAND})|--([a-z][a-z0-9-]*[a-z0-9])(?:[ =]({_VALUE}))?")
 
 
-def as_arguments(text: str) -> str:
+def as_arguments(text: str, own: Collection[str] = ()) -> str:
     """Return the message ``text`` with each option written as a Python argument: ``--to pth`` becomes ``to="pth"``.
 
-    Terminal commands in it (``ckpt verify out``) stay as they are.
+    ``own`` are arguments of the verb that was called: an option of the same name is this argument, as ``--set`` of
+    ``resize`` is, which is ``sets`` elsewhere. Terminal commands in it (``ckpt verify out``) stay as they are.
     """
-    return _PIECE.sub(_argument, text) if "--" in text else text
+    return _PIECE.sub(partial(_argument, own), text) if "--" in text else text
 
 
-def _argument(found: re.Match[str]) -> str:
+def _argument(own: Collection[str], found: re.Match[str]) -> str:
     command, option, value = found.groups()
-    name = OTHERS.get(option or "") or (option or "").replace("-", "_")
+    name = (option or "").replace("-", "_")
+    name = name if name in own else OTHERS.get(option or "") or name
     if command or (option not in OTHERS and name not in NAMES):
         return found[0]
     if name in SWITCHES:

@@ -19,6 +19,7 @@ __all__ = [
     "check_ties",
     "check_used",
     "check_values",
+    "has_heads_in_pairs",
     "heads_of_one_size",
     "layers_apart",
     "numbers_apart",
@@ -120,6 +121,11 @@ def heads_of_one_size(name: str, numbers: tuple[int, int], axes: Iterable[Axis],
         "heads, which compute something else.",
         hint=f"Set it {also}." if more else f"{others}." if less else "",
     )
+
+
+def has_heads_in_pairs(values: Constants) -> bool:
+    """Return whether a network subtracts heads from each other in pairs, as DiffLlama does: by a lambda."""
+    return any(name.endswith(".lambda_init") for name in values)
 
 
 def check_used(role: str, field: str, axes: Sequence[Axis]) -> None:

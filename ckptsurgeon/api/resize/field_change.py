@@ -16,7 +16,7 @@ from ...planning.resizing.repeat import pooled_heads, repeated, widened_channels
 from ...planning.resizing.select import check_channels, check_units, groups_of, largest, selected
 from ...util.text import escape
 from .asked_fields import INIT, TIES, AskedFields
-from .checks import check_head_sizes, check_identity, check_used, heads_of_one_size, scales_output
+from .checks import check_head_sizes, check_identity, check_used, has_heads_in_pairs, heads_of_one_size, scales_output
 from .choices import Choices, Scores
 from .layer_lists import chosen_layers
 
@@ -56,7 +56,7 @@ class FieldChange:
             after_sum = self._normalises_after(name) or not has_final_norm(paths, before)
             if any(layer.is_identity for layer in layers):
                 check_identity(self.asked.beside(name))
-            return changed_depth(name, layers, paths, before, numbers, normalises_after=after_sum)
+            return changed_depth(name, layers, paths, before, after, numbers, normalises_after=after_sum)
         if role == "heads" and not self.asked.is_pinned(name):
             self._check_sizes(name, numbers)
         axes = changed_axes(role, name, before, after)
@@ -73,6 +73,9 @@ class FieldChange:
             if role == "channels":
                 return widened_channels(name, axes, numbers, self._way(axes))
             change = repeated(name, axes, numbers)
+            if role == "heads" and has_heads_in_pairs(self.constants()[0]):
+                change.is_exact = False
+                change.said += ", but heads are subtracted from each other in pairs, which become others"
             return self._routed(change, name, numbers) if role == "experts" else change
         if role == "kv_heads":
             return pooled_heads(name, axes, numbers)

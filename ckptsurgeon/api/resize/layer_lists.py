@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ...errors import ConfigError
@@ -47,7 +48,36 @@ def lists_of_layers(asked: AskedFields, choices: Choices) -> dict[str, Any]:
                 dense = [layer.source < value for layer in layers]
                 if sum(dense) != value and dense == sorted(dense, reverse=True):
                     found[path] = sum(dense)
+        found |= _stages(asked, name, old, layers)
     return found
+
+
+def _stages(asked: AskedFields, name: str, old: int, layers: Sequence[Layer]) -> dict[str, Any]:
+    """Return the fields that say after which layers a backbone (BEiT, DINOv2) returns its features.
+
+    A stage is a layer; the stage 0 is before the first. The last one stays the last. Raises ConfigError if the layer of
+    another one is left out.
+    """
+    part, inside = asked.beside(name), name.rpartition(".")[0]
+    stages, indices = part.get("stage_names"), part.get("out_indices")
+    paths = {one: f"{inside}.{one}" if inside else one for one in ("out_features", "out_indices")}
+    if not (isinstance(stages, list) and len(stages) == old + 1 and isinstance(indices, list)):
+        return {}
+    if any(path in asked.new for path in paths.values()):
+        return {}
+    after = {0: 0, **{layer.source + 1: number + 1 for number, layer in enumerate(layers)}, old: len(layers)}
+    wanted = [index % (old + 1) for index in indices]
+    lost = [index for index in wanted if index not in after]
+    if lost:
+        raise ConfigError(
+            f"the network returns the features after layer {lost[0] - 1} ({paths['out_indices']}), which is left out.",
+            hint=f"Choose it with --layers, or set {paths['out_indices']} and {paths['out_features']}, too.",
+        )
+    made = [after[index] for index in wanted]
+    if made == wanted:
+        return {}
+    names = ["stem", *(f"stage{number}" for number in range(1, len(layers) + 1))]
+    return {paths["out_features"]: [names[index] for index in made], paths["out_indices"]: made}
 
 
 def _is_of_layers(field: str) -> bool:
