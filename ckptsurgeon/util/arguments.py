@@ -14,11 +14,11 @@ NAMES = frozenset((
     "adapters", "alpha", "atol", "base", "by", "by_rows", "check_only", "compute", "config", "controls", "device",
     "drop_last", "dtype", "ema", "embeddings", "exclude", "expert", "fan_in_fan_out", "force", "include", "init",
     "int_buffers", "keep", "keep_extras", "keep_going", "key", "layers", "map", "map_file", "max_shard_size",
-    "memory", "metadata", "method", "new_channels", "new_tokens", "new_width", "on_mismatch", "on_missing",
-    "operations", "output", "overfit_one_batch", "pad_to", "plan", "plugin", "preprocess_only", "rank", "reinit",
-    "require", "resume", "revision", "root", "rtol", "ruleset", "run", "sample", "save_modules", "seed", "seeds",
-    "sha256", "steps", "strategy", "strict", "task", "to", "token_map", "tokenizer", "tokens", "trim", "unwrap",
-    "values", "vocab", "vocab_keys", "wait", "weights",
+    "memory", "metadata", "method", "new_channels", "new_tokens", "new_width", "noise", "on_mismatch",
+    "on_missing", "operations", "output", "overfit_one_batch", "pad_to", "plan", "plugin", "preprocess_only", "rank",
+    "reinit", "require", "resume", "revision", "root", "rtol", "ruleset", "run", "sample", "save_modules", "seed",
+    "seeds", "sha256", "steps", "strategy", "strict", "task", "to", "token_map", "tokenizer", "tokens", "trim",
+    "unwrap", "values", "vocab", "vocab_keys", "wait", "weights",
 ))  # fmt: skip
 """Python arguments whose option has the same name with dashes, as ``on_missing`` and ``--on-missing``."""
 OTHERS = {
@@ -39,8 +39,8 @@ SWITCHES = frozenset((
 ))  # fmt: skip
 """Boolean arguments: the option alone means ``argument=True``."""
 NUMBERS = frozenset((
-    "alpha", "atol", "drop_last", "ema", "expert", "pad_to", "rank", "rtol", "sample", "seed", "seeds", "steps",
-    "wait", "weights",
+    "alpha", "atol", "drop_last", "ema", "expert", "noise", "pad_to", "rank", "rtol", "sample", "seed", "seeds",
+    "steps", "wait", "weights",
 ))  # fmt: skip
 """Arguments whose value is a number or a list of numbers."""
 WORDS = frozenset((

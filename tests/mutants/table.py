@@ -24,6 +24,18 @@ MUTANTS = (
         "api/resize/test_resize.py",
     ),
     Mutant(
+        "noise on copies leaves their sum as it is",
+        "counts = (rank == copy) - (copy < number) / number",
+        "counts = (rank == copy) - (copy < 1) / number",
+        "tensors/ops/test_noise.py",
+    ),
+    Mutant(
+        "a weight that weight norm divides gets no noise",
+        'or ".parametrizations." in axis.key or axis.key.endswith("weight_v"):',
+        'or axis.key.endswith("weight_v"):',
+        "api/resize/test_resize.py",
+    ),
+    Mutant(
         "norms over a width with added zeros compute the same",
         "factor = sqrt(old / new)",
         "factor = old / new",

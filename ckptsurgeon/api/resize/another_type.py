@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +14,7 @@ from ...planning.resizing.axes import Network
 from ...planning.resizing.change import Change
 from ...planning.resizing.experts import expert_alone, upcycled
 from ...planning.resizing.fields import USED_EXPERTS, role_of
+from ...planning.resizing.repeat import Noise
 from ...planning.target import TargetSpec
 from ...util.text import brief_repr, count, escape, listing
 from .choices import Choices
@@ -45,10 +47,10 @@ class AnotherType:
         self, base: Resizable, model_type: str, fields: Mapping[str, Any], expert: int | None, choices: Choices
     ) -> None:
         self._base, self._type, self._expert = base, model_type, expert
-        if choices != Choices():
+        if replace(choices, noise=Noise(choices.noise.by)) != Choices():
             raise ConfigError(
                 "--as changes the type alone, not the size.",
-                hint="Leave --layers, --keep, --new-channels, --new-width and --by out.",
+                hint="Leave --layers, --keep, --new-channels, --new-width, --noise and --by out.",
             )
         if expert is not None and expert < 0:
             raise ConfigError(f"--expert {expert} is not the number of an expert.", hint="Experts count from 0.")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...planning.resizing.axes import Axis
+from ...planning.resizing.repeat import NO_NOISE, Noise
 from .vocabulary import VocabularyStep
 
 __all__ = ["Choices", "Scores"]
@@ -25,6 +26,7 @@ class Choices:
     kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
     new_channels: str = ""
     new_width: str = ""
+    noise: Noise = NO_NOISE
     by: str = ""
     influences: Callable[[int], list[float]] | None = None
     """A function that returns the influence of each layer of a list of so many, if statistics are given."""

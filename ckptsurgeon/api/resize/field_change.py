@@ -12,7 +12,7 @@ from ...planning.resizing.change import Change
 from ...planning.resizing.depth import NORM_AFTER, changed_depth, has_final_norm, lists_of
 from ...planning.resizing.fields import USED_EXPERTS, role_of
 from ...planning.resizing.new_width import NormForm, added_width, check_norms, with_epsilons
-from ...planning.resizing.repeat import pooled_heads, repeated, widened_channels
+from ...planning.resizing.repeat import NO_NOISE, pooled_heads, repeated, widened_channels
 from ...planning.resizing.select import check_channels, check_units, groups_of, largest, selected
 from ...util.text import escape
 from .asked_fields import INIT, TIES, AskedFields
@@ -71,8 +71,9 @@ class FieldChange:
             return self._wider(name, axes, numbers)
         if numbers[1] > numbers[0]:
             if role == "channels":
-                return widened_channels(name, axes, numbers, self._way(axes))
-            change = repeated(name, axes, numbers)
+                return widened_channels(name, axes, numbers, self._way(axes), self.choices.noise)
+            noise = self.choices.noise if role == "heads" else NO_NOISE
+            change = repeated(name, axes, numbers, noise=noise)
             if role == "heads" and has_heads_in_pairs(self.constants()[0]):
                 change.is_exact = False
                 change.said += ", but heads are subtracted from each other in pairs, which become others"
@@ -128,7 +129,7 @@ class FieldChange:
             self._check_ties(name, axes)
             part = self.asked.beside(name)
             heads = next((part[one] for one in part if role_of(one) == "heads" and type(part[one]) is int), 1)
-            change = repeated(name, axes, numbers, old // heads if old % heads == 0 else 1)
+            change = repeated(name, axes, numbers, old // heads if old % heads == 0 else 1, self.choices.noise)
             change.said += " (arXiv 2409.12903)"
         change.rows += [{"scale": key, "by": by} for key, by in scales.items()]
         return change

@@ -16,6 +16,8 @@ from ...errors import ConfigError, PlanError
 from ...planning.keys.spelling import quoted
 from ...planning.plan.plan import Plan
 from ...planning.resizing.axes import Axis, grouped, numberless
+from ...planning.resizing.change import Change
+from ...planning.resizing.repeat import Noise
 from ...planning.target import TargetSpec
 from ...planning.transplant.options import Options
 from ...storage.read.spec import SourceSpec
@@ -56,6 +58,7 @@ def resize(
     keep: Kept = None,
     new_channels: str | None = None,
     new_width: str | None = None,
+    noise: float | None = None,
     by: Path | None = None,
     tokenizer: Path | None = None,
     trim: Files = (),
@@ -87,7 +90,9 @@ def resize(
     may be "influential": the layers that change their input most.
     ``new_channels`` is "init" (new channels are initialised and contribute nothing at first) or "copy". ``new_width``
     is "copy" (the width is repeated, by default if it is a multiple of the old one) or "init": the new numbers are 0 at
-    first, and the epsilon of norms becomes smaller in the configuration.
+    first, and the epsilon of norms becomes smaller in the configuration. ``noise`` is a share up to 1: each weight that
+    reads copies of a width, of heads or of channels is changed by up to this share of it, at random (``seed``), so that
+    copies learn different things. What the copies contribute together stays the same.
 
     ``tokenizer`` is another tokeniser, as a folder or as its file of tokens: the rows of tokens that the model's own
     tokeniser has too are kept, ``new_tokens`` (init, mean, zero, subword) says how the others are made, and
@@ -106,6 +111,8 @@ def resize(
     check_seed(seed)
     if new_channels is not None and new_channels not in NEW_CHANNELS:
         raise ConfigError(f"--new-channels {escape(new_channels)} is unknown.", hint="Use init or copy.")
+    if noise is not None and not 0 <= noise <= 1:
+        raise ConfigError(f"--noise {noise} is not a share from 0 to 1.", hint="As in --noise 0.1.")
     if new_width is not None and new_width not in NEW_CHANNELS:
         raise ConfigError(f"--new-width {escape(new_width)} is unknown.", hint="Use copy or init.")
     path = os.fspath(source)
@@ -124,7 +131,16 @@ def resize(
     with open_checkpoint(path, root) as opened:
         found = read_statistics(by, opened) if by is not None else None
         name, influences = (os.path.basename(found.path), found.influences) if found is not None else ("", None)
-        choices = Choices(layers or "", kept, new_channels or "", new_width or "", name, influences, vocabulary)
+        choices = Choices(
+            layers or "",
+            kept,
+            new_channels or "",
+            new_width or "",
+            Noise(noise or 0.0, seed),
+            name,
+            influences,
+            vocabulary,
+        )
         first = base.target({})
         computed = _computed(opened, first)
         rows, stored_twice = _as_named(opened, first, computed)
@@ -135,6 +151,7 @@ def resize(
         else:
             stages = AnotherType(base, model_type, given, expert, choices)
         changes = list(stages.changes())
+        _check_noise(noise, changes)
         dtypes = {info.dtype for info in opened.values() if DTYPES[info.dtype].is_floating}
     freed = _untied(first, stages.last)
     rows += [{"copy": quoted(owner), "into": [quoted(owner), quoted(alias)]} for owner, alias in freed]
@@ -154,7 +171,7 @@ def resize(
     arguments = plain_arguments(
         model_type=model_type, expert=expert, layers=layers,
         keep={name: list(value) for name, value in kept.items()}, new_channels=new_channels,
-        new_width=new_width, by=by and os.path.basename(by), dtype=dtype,
+        new_width=new_width, noise=noise, by=by and os.path.basename(by), dtype=dtype,
         tokenizer=os.path.basename(asked.tokenizer.rstrip("/")), pad_to=pad_to if pad_to > 1 else 0,
         trim=list(map(os.path.basename, corpora)), no_keep_special=not keep_special, new_tokens=new_tokens,
         token_map=rules_as_text(token_map), root=root, set=given,
@@ -186,6 +203,15 @@ def _scores(
     if statistics is None:
         return scores(axes, units, named)
     return scores_by_activations(axes, units, named, statistics, are_experts=role == "experts")
+
+
+def _check_noise(noise: float | None, changes: Sequence[Change]) -> None:
+    """Raise ConfigError if there is no copy on which noise could be."""
+    if noise and not any("noise" in row for change in changes for row in change.rows):
+        raise ConfigError(
+            "--noise is only for copies of a width, of heads or of channels, and none are made.",
+            hint="Leave it out, or use --new-channels copy.",
+        )
 
 
 def _check_same_type(expert: int | None) -> None:
