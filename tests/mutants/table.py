@@ -24,6 +24,12 @@ MUTANTS = (
         "api/resize/test_resize.py",
     ),
     Mutant(
+        "queries, keys and values in one tensor are separated by their heads",
+        "return [heads.queries * size, heads.keys * size, heads.keys * size]",
+        "return [heads.keys * size, heads.queries * size, heads.keys * size]",
+        "api/resize/test_fused.py",
+    ),
+    Mutant(
         "noise on copies leaves their sum as it is",
         "counts = (rank == copy) - (copy < number) / number",
         "counts = (rank == copy) - (copy < 1) / number",

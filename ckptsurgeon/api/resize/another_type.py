@@ -67,6 +67,16 @@ class AnotherType:
         """The network of the source."""
         return self._base.target({})
 
+    @property
+    def keys(self) -> list[str]:
+        """The keys of the source's tensors."""
+        return list(self.first.tensors)
+
+    @property
+    def splits(self) -> list[dict[str, Any]]:
+        """The operations before all changes: none."""
+        return []
+
     @cached_property
     def last(self) -> TargetSpec:
         """The network of the output."""

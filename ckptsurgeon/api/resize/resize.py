@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
@@ -144,12 +144,17 @@ def resize(
         first = base.target({})
         computed = _computed(opened, first)
         rows, stored_twice = _as_named(opened, first, computed)
-        named = operate([opened], rows)[0].checkpoint if rows else opened
         stages: Stages | AnotherType
         if model_type is None:
-            stages = Stages(base, fields, choices, partial(_scores, named, found))
+            stages = Stages(base, fields, choices, lambda *of: _scores(named(), found, *of))
         else:
             stages = AnotherType(base, model_type, given, expert, choices)
+        rows += stages.splits
+
+        @cache
+        def named() -> Checkpoint:
+            return operate([opened], rows)[0].checkpoint if rows else opened
+
         changes = list(stages.changes())
         _check_noise(noise, changes)
         dtypes = {info.dtype for info in opened.values() if DTYPES[info.dtype].is_floating}
@@ -159,7 +164,7 @@ def resize(
         own = [row for row in change.rows if next(iter(row.values())) not in computed]
         if len(own) < len(change.rows) and change.is_exact:
             change.is_exact = None  # what is computed is another table then, and not the old one repeated
-        rows += [*grouped(own, [key for key in first.tensors if key not in computed]), *change.after]
+        rows += [*grouped(own, [key for key in stages.keys if key not in computed]), *change.after]
     policies = {numberless(key): policy for change in changes for key, policy in change.policies.items()}
     options = Options.of(
         exclude=[*stored_twice, *(key for change in changes for key in change.left)],

@@ -15,6 +15,7 @@ from ...planning.resizing.axes import Network
 from ...planning.resizing.change import Change
 from ...planning.resizing.depth import lists_of
 from ...planning.resizing.fields import role_of
+from ...planning.resizing.fused import Heads, fused_keys, joins, separated, splits
 from ...planning.resizing.new_width import NormForm, check_norms
 from ...planning.target import TargetSpec
 from ...util.text import listing
@@ -31,9 +32,13 @@ __all__ = ["Stages"]
 TESTED = (
     "bart", "bloom", "gemma2", "gpt_neox", "granitemoeshared", "helium", "hunyuan_v1_moe", "minimax", "mpnet", "xglm",
     "bert", "clip", "deepseek_v3", "gemma3_text", "gpt2", "gpt_oss", "llama", "mistral", "mixtral", "qwen2",
-    "qwen2_moe", "qwen3", "qwen3_moe", "t5", "vit", "wav2vec2", "whisper",
+    "phi3", "qwen2_moe", "qwen3", "qwen3_moe", "t5", "vit", "wav2vec2", "whisper",
 )  # fmt: skip
 """The types of models whose outputs the tests compare before and after each change that is said to keep them."""
+_OF_HEADS = ("width", "kv_heads", "heads")
+"""What fields count with which queries, keys and values in one tensor change differently."""
+_AT_LAST = ("depth", "vocabulary")
+"""What changes after all else, when tensors have the output's names."""
 GENERATION = "generation_config.json"
 
 
@@ -93,23 +98,65 @@ class Stages:
 
     def changes(self) -> Iterator[Change]:
         """Yield the change that each field needs, in the order in which they are made."""
-        kinds = module_kinds(self.first)
-        before = _network(self.first, kinds)
-        before = self._others(before, kinds)
+        kinds = self._kinds
+        plain = self._others(_network(self.first, kinds), kinds)
         self._check_norms()
         check_values(self._asked.new, self._base.fields(self.overrides, self._vocabulary))
+        steps, before = list(self._asked.steps()), self._separated(plain)
+        last = max((at for at, (role, _) in enumerate(steps) if role not in _AT_LAST), default=-1)
         previous = self._target() if self._done else self.first
-        for role, names in self._asked.steps():
+        for at, (role, names) in enumerate(steps):
             for name in names:
                 self._done[name] = self._asked.new[name]
             target = self.last if self._done.keys() == self._asked.new.keys() else self._target()
-            after = _network(target, kinds if role != "depth" else {})
             self._pair = previous, target
-            found = FieldChange(self._asked, self._choices, self._scores, self._constants, self._norms, before, after)
-            change = found.change(role, names[0])
-            yield self._with_values_compared(change, role, names[0], before, after)
+            changed = _network(target, kinds if role != "depth" else {})
+            one, other = (plain, changed) if role in _AT_LAST else (before, self._separated(changed))
+            found = FieldChange(self._asked, self._choices, self._scores, self._constants, self._norms, one, other)
+            change = self._with_values_compared(found.change(role, names[0]), role, names[0], one, other)
+            if at == last and self.splits:
+                change.after += joins(plain)
+            if role != "depth":
+                plain, before = Network(changed.tensors, kinds, changed.ties), other
+            yield self._renamed(change, plain)
             previous = target
-            before = Network(after.tensors, kinds, after.ties) if role != "depth" else before
+
+    @cached_property
+    def _kinds(self) -> Mapping[str, str]:
+        return module_kinds(self.first)
+
+    @cached_property
+    def _first_norms(self) -> Mapping[str, NormForm]:
+        return norm_forms(self.first)
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The keys of all tensors after ``splits``."""
+        return list(self._separated(_network(self.first, self._kinds), {}).tensors)
+
+    @cached_property
+    def splits(self) -> list[dict[str, Any]]:
+        """The operations before all changes: queries, keys and values in one tensor are separated if heads change."""
+        if not any(self._asked.of(role) for role in _OF_HEADS):
+            return []
+        return splits(_network(self.first, self._kinds), self._heads({}))
+
+    def _separated(self, network: Network, done: Mapping[str, Any] | None = None) -> Network:
+        return separated(network, self._heads(self._done if done is None else done)) if self.splits else network
+
+    def _heads(self, done: Mapping[str, Any]) -> Heads:
+        """Return the numbers of heads in the part of the configuration that changes, after the fields ``done``."""
+        name = next(name for role in _OF_HEADS for name in self._asked.of(role))
+        part = at_path(self._base.fields(nested(done)), name.rpartition(".")[0]) if "." in name else {}
+        part = part or self._base.fields(nested(done))
+        numbers = {role_of(one): value for one, value in part.items() if type(value) is int}
+        return Heads(numbers.get("heads", 1), numbers.get("kv_heads", numbers.get("heads", 1)))
+
+    def _renamed(self, change: Change, network: Network) -> Change:
+        """Return a change whose policies are for the tensors that the output has."""
+        fused = fused_keys(network)
+        change.policies = {fused.get(key, key): policy for key, policy in change.policies.items()}
+        return change
 
     def _constants(self) -> tuple[Mapping[str, object], Mapping[str, object]]:
         """Return the values that modules have beside their weights, before and after the present change."""
@@ -122,12 +169,11 @@ class Stages:
         """Raise PlanError if zeros cannot be added to the width, before anything is said about heads."""
         for name in self._asked.of("width"):
             if self._asked.way_of(name) == INIT:
-                norms = norm_forms(self.first)
-                check_norms(name, norms, norms, self._asked.numbers(name))
+                check_norms(name, self._first_norms, self._first_norms, self._asked.numbers(name))
 
     def _norms(self) -> tuple[Mapping[str, NormForm], Mapping[str, NormForm]]:
         """Return how norms compute in the network of the source, and after the present change."""
-        return norm_forms(self.first), norm_forms(self._pair[1])
+        return self._first_norms, norm_forms(self._pair[1])
 
     def _with_values_compared(self, change: Change, role: str, name: str, before: Network, after: Network) -> Change:
         """Return a change that says if the network computes with other numbers after it."""
