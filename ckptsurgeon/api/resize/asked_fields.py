@@ -89,6 +89,10 @@ class AskedFields:
                         self.new[path] = value * old / new
                         self.epsilons.append(path)
 
+    def epsilons_of(self, width: str) -> list[str]:
+        """Return the fields with an epsilon that change with the field ``width``."""
+        return [one for one in self.epsilons if _inside(one) == _inside(width)]
+
     def way_of(self, width: str) -> str:
         """Return how a larger width is made: "copy", or "init" if it is no multiple of the old one; "" to shrink."""
         old, new = self.numbers(width)
@@ -113,7 +117,7 @@ class AskedFields:
                     self._check_heads(name)
                     beside += [one for one in self.of("heads") if not self.is_pinned(one)]
                     if self.way_of(name) == INIT:
-                        beside += self._keys_with(beside)
+                        beside += self._keys_with(beside) + self.epsilons_of(name)
                 elif role == "kv_heads" and (heads := self._heads_beside(name)):
                     beside.insert(0, heads)
                 joined.update(beside)

@@ -76,7 +76,7 @@ def check_head_sizes(field: str, before: Constants, after: Constants) -> None:
         if other != size and name.rpartition(".")[2] in _SIZES_OF_HEADS:
             raise PlanError(
                 f"{field}: each head would get another size ({escape(name)} would be {other} instead of {size}).",
-                hint="In this network the size of heads is the width divided by their number: set their number, too.",
+                hint="Leave the width of this network as it is: it makes the size of its heads of the width.",
             )
 
 

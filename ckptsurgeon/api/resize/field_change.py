@@ -33,7 +33,7 @@ class FieldChange:
     """Finds the change from the network ``before`` to the network ``after``, in which fields that are asked for differ.
 
     ``constants`` returns the values that the modules of both networks have beside their weights, and ``norms`` how the
-    norms of the source's network and of the one after this change compute.
+    norms of both networks compute.
     """
 
     asked: AskedFields
@@ -159,7 +159,7 @@ class FieldChange:
                 hint="Change the heads of keys and values in another command.",
             )
         change = added_width(name, axes, numbers, first, self._last_norms(name, scales, numbers), groups)
-        for field in self.asked.epsilons:
+        for field in self.asked.epsilons_of(name):
             change.said += f", {field} becomes {self.asked.new[field]:.4g}"
         return with_epsilons(change, first, last, numbers, self.before, heads)
 

@@ -126,10 +126,6 @@ class Stages:
         return module_kinds(self.first)
 
     @cached_property
-    def _first_norms(self) -> Mapping[str, NormForm]:
-        return norm_forms(self.first)
-
-    @cached_property
     def keys(self) -> list[str]:
         """The keys of all tensors after ``splits``."""
         return list(self._separated(_network(self.first, self._kinds), {}).tensors)
@@ -169,11 +165,13 @@ class Stages:
         """Raise PlanError if zeros cannot be added to the width, before anything is said about heads."""
         for name in self._asked.of("width"):
             if self._asked.way_of(name) == INIT:
-                check_norms(name, self._first_norms, self._first_norms, self._asked.numbers(name))
+                norms = norm_forms(self.first)
+                check_norms(name, norms, norms, self._asked.numbers(name))
 
     def _norms(self) -> tuple[Mapping[str, NormForm], Mapping[str, NormForm]]:
-        """Return how norms compute in the network of the source, and after the present change."""
-        return self._first_norms, norm_forms(self._pair[1])
+        """Return how norms compute before and after the present change."""
+        first, last = self._pair
+        return norm_forms(first), norm_forms(last)
 
     def _with_values_compared(self, change: Change, role: str, name: str, before: Network, after: Network) -> Change:
         """Return a change that says if the network computes with other numbers after it."""
@@ -181,8 +179,10 @@ class Stages:
             paths = lists_of(before, after, self._asked.numbers(name))
             apart = layers_apart(*self._constants(), paths, chosen_layers(self._asked, self._choices, name))
         elif change.is_exact:
-            scaled = [key.rpartition(".")[0] for key, kind in before.kinds.items() if "scaled" in kind]
-            apart = numbers_apart(*self._constants(), scaled if role == "width" else ())
+            known = [key.rpartition(".")[0] for key, kind in before.kinds.items() if "scaled" in kind]
+            if role == "width" and self._asked.way_of(name) == INIT:
+                known += self._norms()[0]  # their epsilon is compared already
+            apart = numbers_apart(*self._constants(), known if role == "width" else ())
         else:
             apart = []
         if apart:
@@ -195,7 +195,7 @@ class Stages:
 
     def _others(self, before: Network, kinds: Mapping[str, str]) -> Network:
         """Apply the fields that count nothing, and return the network; raises PlanError if they change shapes."""
-        names = [name for name in self._asked.new if not role_of(name)]
+        names = [name for name in self._asked.new if not role_of(name) and name not in self._asked.epsilons]
         self._done.update({name: self._asked.new[name] for name in names})
         if not names:
             return before

@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.api.resize.checks import check_head_sizes, scales_output
-from ckptsurgeon.planning.resizing.axes import Axis
-from ckptsurgeon.planning.resizing.new_width import NormForm, added_width, check_norms
+from ckptsurgeon.planning.resizing.axes import Axis, Network
+from ckptsurgeon.planning.resizing.change import Change
+from ckptsurgeon.planning.resizing.new_width import NormForm, added_width, check_norms, with_epsilons
+from ckptsurgeon.tensors.info import TensorInfo
 
 from .test_another_type import Saved
 from .test_resize import outputs, source, transformers
@@ -128,6 +130,33 @@ def test_a_part_of_a_configuration_has_its_own_epsilon(tmp_path: Path) -> None:
     ids = torch.arange(20).reshape(2, 10)
     with torch.no_grad():
         assert difference(before(input_ids=ids).logits, after(input_ids=ids).logits) < 1e-5
+
+
+def test_parts_with_norms_of_their_own_do_not_matter(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = transformers.LlamaConfig(**sizes, vocab_size=40, num_key_value_heads=2)
+    vision = transformers.PixtralVisionConfig(**sizes, image_size=8, patch_size=4)
+    config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_index=39)
+    transformers.LlavaForConditionalGeneration(config).save_pretrained(tmp_path / "in")
+    note = cs.resize(tmp_path / "in", set={"text_config.hidden_size": 24}).notes[0]
+    assert "text_config.rms_norm_eps becomes 6.667e-07; the outputs should stay equal" in note
+    with pytest.raises(cs.PlanError, match="each head would get another size") as raised:  # it ignores its head_dim
+        cs.resize(tmp_path / "in", set={"vision_config.hidden_size": 24})
+    assert "Leave the width" in str(raised.value.hint)
+
+
+def test_an_epsilon_that_is_no_field_is_said_to_have_to_be_another() -> None:
+    before = {"m.norm": NormForm(16, 1e-5, 0.0, "rms"), "m.q_norm": NormForm(4, 1e-5, 0.0, "rms")}
+    network = Network({"m.q_proj.weight": TensorInfo("float32", (8, 16))}, {}, {})
+    heads = {"heads": 2, "kv_heads": 2}
+    stays = {"m.norm": NormForm(24, 1e-5, 0.0, "rms"), "m.q_norm": before["m.q_norm"]}
+    change = with_epsilons(Change("wider", True), before, stays, (16, 24), network, heads)
+    assert (change.is_exact, change.said) == (False, "wider, but the epsilon of m.norm would have to be another")
+    shrinks = {path: one._replace(epsilon=1e-5 * 16 / 24) for path, one in stays.items()}
+    change = with_epsilons(Change("wider", True), before, shrinks, (16, 24), network, heads)
+    assert (change.is_exact, change.rows) == (True, [{"scale": "m.q_proj.weight", "by": pytest.approx(TIMES)}])
+    change = with_epsilons(Change("wider", True), before, shrinks, (16, 24), network, {"heads": 1, "kv_heads": 1})
+    assert change.is_exact is False  # the projection has more than the queries, such as a gate
 
 
 def test_a_part_that_may_be_of_any_type_keeps_its_other_fields(tmp_path: Path) -> None:
