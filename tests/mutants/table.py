@@ -39,7 +39,7 @@ MUTANTS = (
         "a weight that weight norm divides gets no noise",
         'or ".parametrizations." in axis.key or axis.key.endswith("weight_v"):',
         'or axis.key.endswith("weight_v"):',
-        "api/resize/test_resize.py",
+        "api/resize/test_noise.py",
     ),
     Mutant(
         "norms over a width with added zeros compute the same",

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.planning.resizing.axes import Axis
+from ckptsurgeon.planning.resizing.repeat import NO_NOISE, Noise
 
 from .test_another_type import Saved
 from .test_resize import outputs, source, transformers
@@ -69,6 +71,16 @@ def test_heads_and_widths_that_are_no_whole_number_of_pairs(source: Saved, tmp_p
         made(source("llama"), tmp_path / str(number), set=fields, noise=0.3)
         after = outputs(tmp_path / str(number), "llama")
         assert (before - after).abs().max() / before.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("key", "is_noisy"),
+    [("m.fc.weight", True), ("m.conv.parametrizations.weight.original1", False), ("m.conv.weight_v", False)],
+)
+def test_a_weight_that_is_normalised_gets_no_noise(key: str, is_noisy: bool) -> None:
+    axis = Axis(key, 1, 4, 8, "in", "conv")
+    assert bool(Noise(0.1, 1).rows(axis, {"indices": "0..3,0..3", "block": 1})) is is_noisy
+    assert not NO_NOISE.rows(axis, {"indices": "0..3,0..3", "block": 1})
 
 
 @pytest.mark.parametrize(
