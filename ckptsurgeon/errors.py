@@ -50,6 +50,8 @@ class CheckpointError(Exception):
         self.details = tuple(map(without_secrets, details))
         super().__init__(self.message)
         self.rule = rule
+        self.arguments: frozenset[str] = frozenset()
+        """The arguments of the verb that was called, if one was: an option of the same name is this argument."""
 
     @property
     def said(self) -> str:
@@ -57,7 +59,7 @@ class CheckpointError(Exception):
         return f"{self.message} {self.hint}" if self.hint else self.message
 
     def __str__(self) -> str:
-        return as_arguments(self.said)
+        return as_arguments(self.said, self.arguments)
 
 
 class PatternError(CheckpointError):

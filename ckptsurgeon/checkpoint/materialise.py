@@ -23,6 +23,7 @@ from ..tensors.info import (
     Encoded,
     Filled,
     Given,
+    Noisy,
     Permuted,
     Reshaped,
     Scaled,
@@ -141,6 +142,8 @@ def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
         return torch.tensor(made.values, dtype=_dtype(info)).reshape(info.shape)
     if isinstance(made, Filled):
         return torch.full(info.shape, made.value, dtype=_dtype(info))
+    if isinstance(made, Noisy):
+        return _with_noise(_materialised(checkpoint, key, made.of), info, made)
     if isinstance(made, Concatenated):
         return torch.cat([_materialised(checkpoint, key, one) for one in made.of], made.dim)
     if isinstance(made, Summed):
@@ -163,6 +166,17 @@ def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
     if isinstance(made, Shifted):
         return (of.double() + made.by).to(_dtype(info))
     return (of.to(torch.complex128 if of.is_complex() else torch.float64) * made.factor).to(of.dtype)
+
+
+def _with_noise(of: torch.Tensor, info: TensorInfo, made: Noisy) -> torch.Tensor:
+    """Return a tensor with noise: computed and rounded as when it is written."""
+    from ..tensors.decoders._decoder import whole
+    from ..tensors.ops.casts import cast
+    from ..tensors.ops.noise import noisy_factors
+
+    factors = noisy_factors(info.shape, whole(info), made.dim, made.runs, made.by, made.seed)
+    rounded = cast(of.double().numpy() * factors, "float64", info.dtype)[0]
+    return torch.from_numpy(rounded.reshape(-1).view("u1")).view(of.dtype).view(info.shape)
 
 
 def _coded(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:

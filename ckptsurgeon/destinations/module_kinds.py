@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..planning.resizing.fused import KIND as QUERIES_KEYS_VALUES
 from ..planning.target import TargetSpec
 
 __all__ = ["constants", "module_kinds"]
@@ -48,6 +49,8 @@ def constants(target: TargetSpec) -> dict[str, object]:
     return found
 
 
+_FUSED = ("Phi3Attention", "Phi4MultimodalAttention")
+"""Classes whose ``qkv_proj`` has the rows of all queries, then those of keys, then those of values."""
 _PLAIN = (bool, int, float, str)
 
 
@@ -71,7 +74,9 @@ def _kind(key: str, modules: dict[str, Any]) -> str:
         return "other"
     name = type(module).__name__
     if isinstance(module, nn.Linear):
-        return "linear"
+        parent, _, last = path.rpartition(".")
+        is_fused = last == "qkv_proj" and type(modules[parent]).__name__ in _FUSED
+        return QUERIES_KEYS_VALUES if is_fused else "linear"
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
         return "transposed conv"
     if isinstance(module, nn.modules.conv._ConvNd):

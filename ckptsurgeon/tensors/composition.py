@@ -19,6 +19,7 @@ from .info import (
     Filled,
     Given,
     Made,
+    Noisy,
     Permuted,
     Reshaped,
     Scaled,
@@ -41,6 +42,7 @@ __all__ = [
     "join",
     "leaves",
     "merged_runs",
+    "noisy",
     "permute",
     "reshape",
     "scale",
@@ -160,6 +162,14 @@ def scale(info: TensorInfo, factor: float) -> TensorInfo:
 def shift(info: TensorInfo, by: float) -> TensorInfo:
     """Return a floating-point tensor plus the number ``by``; the result is float64 if the tensor is, else float32."""
     return TensorInfo("float64" if info.dtype == "float64" else "float32", info.shape, made=Shifted(info, by))
+
+
+def noisy(info: TensorInfo, dim: int, runs: Sequence[tuple[int, int]], by: float, seed: int) -> TensorInfo:
+    """Return a floating-point tensor with noise along ``dim``, of which the sum over copies is 0.
+
+    ``runs`` are ranges of indices: of what each index is a copy.
+    """
+    return _made(info, info.shape, Noisy(info, dim, tuple(merged_runs(runs)), by, seed))
 
 
 def blocked(info: TensorInfo, dtype: str, name: str = "") -> TensorInfo:

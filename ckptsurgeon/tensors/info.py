@@ -16,6 +16,7 @@ __all__ = [
     "Encoded",
     "Given",
     "Made",
+    "Noisy",
     "Permuted",
     "Reshaped",
     "Scaled",
@@ -205,6 +206,21 @@ class Shifted:
 
 
 @dataclass(frozen=True)
+class Noisy:
+    """The tensor ``of`` multiplied by random factors in double precision, whose sum over copies is their number.
+
+    ``runs`` are ranges of indices: of what each index along ``dim`` is a copy. ``tensors.ops.noise`` has the factors,
+    which ``by`` and ``seed`` determine. The result is rounded to the dtype of ``of``.
+    """
+
+    of: TensorInfo
+    dim: int
+    runs: tuple[tuple[int, int], ...]
+    by: float
+    seed: int
+
+
+@dataclass(frozen=True)
 class Summed:
     """The sum of the tensors ``of``, added element by element in double precision, and then rounded to their dtype.
 
@@ -302,6 +318,7 @@ Made: TypeAlias = (
     | Concatenated
     | Scaled
     | Shifted
+    | Noisy
     | Summed
     | Cast
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+from functools import partial
 
 __all__ = ["as_arguments"]
 
@@ -12,11 +14,11 @@ NAMES = frozenset((
     "adapters", "alpha", "atol", "base", "by", "by_rows", "check_only", "compute", "config", "controls", "decay",
     "device", "donor", "drop_last", "dtype", "ema", "embeddings", "exclude", "expert", "fan_in_fan_out", "force",
     "include", "init", "int_buffers", "keep", "keep_extras", "keep_going", "key", "layers", "map", "map_file",
-    "max_shard_size", "memory", "metadata", "method", "new_channels", "new_tokens", "omp_k", "on_mismatch",
-    "on_missing", "operations", "output", "overfit_one_batch", "pad_to", "plan", "plugin", "preprocess_only",
-    "rank", "reinit", "require", "resume", "revision", "root", "rtol", "ruleset", "run", "running", "sample",
-    "save_modules", "seed", "seeds", "sha256", "steps", "strategy", "strict", "task", "to", "token_map",
-    "tokenizer", "tokens", "trim", "unwrap", "values", "vocab", "vocab_keys", "wait", "weights",
+    "max_shard_size", "memory", "metadata", "method", "new_channels", "new_tokens", "new_width", "noise", "omp_k",
+    "on_mismatch", "on_missing", "operations", "output", "overfit_one_batch", "pad_to", "plan", "plugin",
+    "preprocess_only", "rank", "reinit", "require", "resume", "revision", "root", "rtol", "ruleset", "run",
+    "running", "sample", "save_modules", "seed", "seeds", "sha256", "steps", "strategy", "strict", "task", "to",
+    "token_map", "tokenizer", "tokens", "trim", "unwrap", "values", "vocab", "vocab_keys", "wait", "weights",
 ))  # fmt: skip
 """Python arguments whose option has the same name with dashes, as ``on_missing`` and ``--on-missing``."""
 OTHERS = {
@@ -37,8 +39,8 @@ SWITCHES = frozenset((
 ))  # fmt: skip
 """Boolean arguments: the option alone means ``argument=True``."""
 NUMBERS = frozenset((
-    "alpha", "atol", "drop_last", "ema", "expert", "omp_k", "pad_to", "rank", "rtol", "sample", "seed", "seeds",
-    "steps", "wait", "weights",
+    "alpha", "atol", "drop_last", "ema", "expert", "noise", "omp_k", "pad_to", "rank", "rtol", "sample", "seed",
+    "seeds", "steps", "wait", "weights",
 ))  # fmt: skip
 """Arguments whose value is a number or a list of numbers."""
 WORDS = frozenset((
@@ -57,17 +59,19 @@ _QUOTES = "'\""
 _PIECE = re.compile(rf"({_COMMAND})|--([a-z][a-z0-9-]*[a-z0-9])(?:[ =]({_VALUE}))?")
 
 
-def as_arguments(text: str) -> str:
+def as_arguments(text: str, own: Collection[str] = ()) -> str:
     """Return the message ``text`` with each option written as a Python argument: ``--to pth`` becomes ``to="pth"``.
 
-    Terminal commands in it (``ckpt verify out``) stay as they are.
+    ``own`` are arguments of the verb that was called: an option of the same name is this argument, as ``--set`` of
+    ``resize`` is, which is ``sets`` elsewhere. Terminal commands in it (``ckpt verify out``) stay as they are.
     """
-    return _PIECE.sub(_argument, text) if "--" in text else text
+    return _PIECE.sub(partial(_argument, own), text) if "--" in text else text
 
 
-def _argument(found: re.Match[str]) -> str:
+def _argument(own: Collection[str], found: re.Match[str]) -> str:
     command, option, value = found.groups()
-    name = OTHERS.get(option or "") or (option or "").replace("-", "_")
+    name = (option or "").replace("-", "_")
+    name = name if name in own else OTHERS.get(option or "") or name
     if command or (option not in OTHERS and name not in NAMES):
         return found[0]
     if name in SWITCHES:

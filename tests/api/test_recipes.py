@@ -61,8 +61,14 @@ CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
     ),
     "rename": (["rename", "a.pth", "--map", "module="], {"source": "a.pth", "map": ["module="]}),
     "resize": (
-        ["resize", "bert", "--set", "num_hidden_layers=1", "--layers", "first", "--set", "intermediate_size=40"],
-        {"source": "bert", "set": {"num_hidden_layers": 1, "intermediate_size": 40}, "layers": "first"},
+        [
+            "resize", "bert", "--set", "num_hidden_layers=1", "--layers", "first", "--set", "intermediate_size=40",
+            "--new-channels", "copy", "--noise", "0.25", "--seed", "5",
+        ],
+        {
+            "source": "bert", "set": {"num_hidden_layers": 1, "intermediate_size": 40}, "layers": "first",
+            "new_channels": "copy", "noise": 0.25, "seed": 5,
+        },
     ),
     "filter": (
         ["filter", "a.pth", "--include", "encoder", "--unwrap"], {"source": "a.pth", "include": ["encoder"], "unwrap": True},

@@ -84,6 +84,42 @@ MUTANTS = (
         "api/resize/test_another_type.py",
     ),
     Mutant(
+        "queries, keys and values in one tensor are separated by their heads",
+        "return [heads.queries * size, heads.keys * size, heads.keys * size]",
+        "return [heads.keys * size, heads.queries * size, heads.keys * size]",
+        "api/resize/test_fused.py",
+    ),
+    Mutant(
+        "noise on copies leaves their sum as it is",
+        "counts = (rank == copy) - (copy < number) / number",
+        "counts = (rank == copy) - (copy < 1) / number",
+        "tensors/ops/test_noise.py",
+    ),
+    Mutant(
+        "a weight that weight norm divides gets no noise",
+        'or ".parametrizations." in axis.key or axis.key.endswith("weight_v"):',
+        'or axis.key.endswith("weight_v"):',
+        "api/resize/test_noise.py",
+    ),
+    Mutant(
+        "norms over a width with added zeros compute the same",
+        "factor = sqrt(old / new)",
+        "factor = old / new",
+        "api/resize/test_new_width.py",
+    ),
+    Mutant(
+        "the epsilon of norms shrinks if zeros are added to the width",
+        "self.new[path] = value * old / new",
+        "self.new[path] = value * new / old",
+        "api/resize/test_new_width.py",
+    ),
+    Mutant(
+        "a norm that subtracts the mean is told from one that does not",
+        'kind = "rms" if _is_close(plain, rms) else',
+        'kind = "rms" if _is_close(plain, mean) else',
+        "destinations/test_norm_forms.py",
+    ),
+    Mutant(
         "copied channels count as often as they are there",
         "ends = [(0, rest, times + 1), (rest, old, times)]",
         "ends = [(0, rest, times), (rest, old, times)]",
@@ -97,8 +133,8 @@ MUTANTS = (
     ),
     Mutant(
         "of grouped heads equally many are kept",
-        "largest(self._scores(role, axes, old), new, within)",
-        "largest(self._scores(role, axes, old), new, 1)",
+        "largest(self.scores(role, axes, old), new, within)",
+        "largest(self.scores(role, axes, old), new, 1)",
         "api/resize/test_refusals.py",
     ),
     Mutant(

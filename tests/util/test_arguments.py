@@ -48,6 +48,11 @@ def test_options_become_arguments(option: str, argument: str) -> None:
     assert as_arguments(argument) == argument
 
 
+def test_an_option_is_the_argument_of_the_verb_that_was_called() -> None:
+    assert as_arguments("Add --set lr=1.", ("set", "source")) == 'Add set="lr=1".'
+    assert as_arguments("Add --set lr=1.", ("source",)) == 'Add sets="lr=1".'
+
+
 def parameters() -> Iterator[str]:
     for value in (getattr(cs, name) for name in cs.__all__):
         members = vars(value).values() if inspect.isclass(value) else ()

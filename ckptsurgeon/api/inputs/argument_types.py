@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.in_memory import CheckpointLike, holds_tensors, is_given
-from ...errors import ConfigError
+from ...errors import CheckpointError, ConfigError
 from ...planning.plan.plan import Plan
 from ...storage.read.base import Progress
 from ...util.text import brief_repr, escape
@@ -245,7 +245,11 @@ def checked(verb: Callable[P, T]) -> Callable[P, T]:
         names = [*signature.parameters, *[""] * len(args)]
         given = signature.bind(*map(ready, names, args), **{name: ready(name, one) for name, one in kwargs.items()})
         check_types(verb.__name__, verb, {**dict(zip(signature.parameters, given.args, strict=False)), **given.kwargs})
-        return verb(*given.args, **given.kwargs)
+        try:
+            return verb(*given.args, **given.kwargs)
+        except CheckpointError as error:
+            error.arguments |= signature.parameters.keys()
+            raise
 
     return cast("Callable[P, T]", call)
 

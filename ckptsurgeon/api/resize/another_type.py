@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -13,9 +14,10 @@ from ...planning.resizing.axes import Network
 from ...planning.resizing.change import Change
 from ...planning.resizing.experts import expert_alone, upcycled
 from ...planning.resizing.fields import USED_EXPERTS, role_of
+from ...planning.resizing.repeat import Noise
 from ...planning.target import TargetSpec
 from ...util.text import brief_repr, count, escape, listing
-from .stages import Choices
+from .choices import Choices
 
 __all__ = ["ALIKE", "AnotherType"]
 
@@ -45,10 +47,10 @@ class AnotherType:
         self, base: Resizable, model_type: str, fields: Mapping[str, Any], expert: int | None, choices: Choices
     ) -> None:
         self._base, self._type, self._expert = base, model_type, expert
-        if choices != Choices():
+        if replace(choices, noise=Noise(choices.noise.by)) != Choices():
             raise ConfigError(
                 "--as changes the type alone, not the size.",
-                hint="Leave --layers, --keep, --new-channels and --by out.",
+                hint="Leave --layers, --keep, --new-channels, --new-width, --noise and --by out.",
             )
         if expert is not None and expert < 0:
             raise ConfigError(f"--expert {expert} is not the number of an expert.", hint="Experts count from 0.")
@@ -64,6 +66,16 @@ class AnotherType:
     def first(self) -> TargetSpec:
         """The network of the source."""
         return self._base.target({})
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of the source's tensors."""
+        return list(self.first.tensors)
+
+    @property
+    def splits(self) -> list[dict[str, Any]]:
+        """The operations before all changes: none."""
+        return []
 
     @cached_property
     def last(self) -> TargetSpec:

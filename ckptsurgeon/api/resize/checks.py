@@ -13,14 +13,17 @@ from ...util.text import brief_repr, escape, listing
 from .arguments import at_path
 
 __all__ = [
+    "check_head_sizes",
     "check_heads",
     "check_identity",
     "check_ties",
     "check_used",
     "check_values",
+    "has_heads_in_pairs",
     "heads_of_one_size",
     "layers_apart",
     "numbers_apart",
+    "scales_output",
 ]
 
 Constants = Mapping[str, object]
@@ -28,6 +31,8 @@ Constants = Mapping[str, object]
 _LATENT = "kv_lora_rank"
 """The field of networks that make keys and values of all heads from one latent vector: each head has its own."""
 _RELATIVE, _SCALED_IF_TIED = ("relative_attention_num_buckets", "d_kv"), "scale_decoder_outputs"
+_SCALED_TYPES = ("umt5", "switch_transformers", "udop")
+_SIZES_OF_HEADS = ("head_dim", "head_size", "attention_head_size", "key_value_proj_dim")
 _OTHER_SUMS = ("alpha_factor", "zero_expert_num")
 """Ends of fields of networks whose layers pass their input on otherwise than by adding to it."""
 _COUNTS_LAYERS = "scale_attn_by_inverse_layer_idx"
@@ -54,8 +59,25 @@ def check_ties(name: str, before: Mapping[str, Any], *, is_untied: bool) -> None
     if is_untied and all(one in before for one in _RELATIVE) and _SCALED_IF_TIED not in before:
         raise ConfigError(
             f"--set {name}=false: this network scales its last layer differently if it is not tied.",
-            hint="Leave this field out; the width of this network cannot be changed.",
+            hint="Leave this field out; the width can grow without it, with --new-width init.",
         )
+
+
+def scales_output(before: Mapping[str, Any]) -> bool:
+    """Return whether a network divides the inputs of its output layer by the root of the width, as T5 does."""
+    tied = before.get("model_type") in _SCALED_TYPES and before.get("tie_word_embeddings") is True
+    return before.get(_SCALED_IF_TIED) is True or tied
+
+
+def check_head_sizes(field: str, before: Constants, after: Constants) -> None:
+    """Raise PlanError if heads get another size with the width, by what the modules of both networks have."""
+    for name, size in before.items():
+        other = after.get(name, size)
+        if other != size and name.rpartition(".")[2] in _SIZES_OF_HEADS:
+            raise PlanError(
+                f"{field}: each head would get another size ({escape(name)} would be {other} instead of {size}).",
+                hint="Leave the width of this network as it is: it makes the size of its heads of the width.",
+            )
 
 
 def check_heads(part: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -99,6 +121,11 @@ def heads_of_one_size(name: str, numbers: tuple[int, int], axes: Iterable[Axis],
         "heads, which compute something else.",
         hint=f"Set it {also}." if more else f"{others}." if less else "",
     )
+
+
+def has_heads_in_pairs(values: Constants) -> bool:
+    """Return whether a network subtracts heads from each other in pairs, as DiffLlama does: by a lambda."""
+    return any(name.endswith(".lambda_init") for name in values)
 
 
 def check_used(role: str, field: str, axes: Sequence[Axis]) -> None:

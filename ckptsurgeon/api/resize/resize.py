@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
@@ -17,6 +17,8 @@ from ...planning.keys.spelling import quoted
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import REPEAT
 from ...planning.resizing.axes import Axis, grouped, numberless
+from ...planning.resizing.change import Change
+from ...planning.resizing.repeat import Noise
 from ...planning.target import TargetSpec
 from ...planning.transplant.options import Options
 from ...storage.read.spec import SourceSpec
@@ -32,9 +34,10 @@ from ..quantised_class import ignored_keys
 from ..transplant.opening import plan_into
 from .another_type import AnotherType
 from .arguments import fields_of, kept_of
+from .choices import Choices
 from .donor import donor_choice, with_donor
 from .scores import scores, scores_by_activations
-from .stages import Choices, Stages
+from .stages import Stages
 from .statistics import Statistics, read_statistics
 from .vocabulary import VocabularyChoices, vocabulary_step
 
@@ -56,6 +59,8 @@ def resize(
     layers: str | None = None,
     keep: Kept = None,
     new_channels: str | None = None,
+    new_width: str | None = None,
+    noise: float | None = None,
     by: Path | None = None,
     tokenizer: Path | None = None,
     trim: Files = (),
@@ -87,7 +92,11 @@ def resize(
     field to the heads, channels or experts that are kept, as ``0..3,6``; by default those with the largest weights, or
     those that contribute most in the statistics ``by``, a file that ``stats`` made of this model. With it, ``layers``
     may be "influential": the layers that change their input most.
-    ``new_channels`` is "init" (new channels are initialised and contribute nothing at first) or "copy".
+    ``new_channels`` is "init" (new channels are initialised and contribute nothing at first) or "copy". ``new_width``
+    is "copy" (the width is repeated, by default if it is a multiple of the old one) or "init": the new numbers are 0 at
+    first, and the epsilon of norms becomes smaller in the configuration. ``noise`` is a share up to 1: each weight that
+    reads copies of a width, of heads or of channels is changed by up to this share of it, at random (``seed``), so that
+    copies learn different things. What the copies contribute together stays the same.
 
     ``tokenizer`` is another tokeniser, as a folder or as its file of tokens: the rows of tokens that the model's own
     tokeniser has too are kept, ``new_tokens`` (init, mean, zero, subword, omp) says how the others are made, and
@@ -109,6 +118,10 @@ def resize(
     check_seed(seed)
     if new_channels is not None and new_channels not in NEW_CHANNELS:
         raise ConfigError(f"--new-channels {escape(new_channels)} is unknown.", hint="Use init or copy.")
+    if noise is not None and not 0 <= noise <= 1:
+        raise ConfigError(f"--noise {noise} is not a share from 0 to 1.", hint="As in --noise 0.1.")
+    if new_width is not None and new_width not in NEW_CHANNELS:
+        raise ConfigError(f"--new-width {escape(new_width)} is unknown.", hint="Use copy or init.")
     path = os.fspath(source)
     base = Resizable(_config(path, config))
     corpora = [os.fspath(one) for one in ([trim] if isinstance(trim, str | os.PathLike) else trim or ())]
@@ -128,17 +141,32 @@ def resize(
     with open_checkpoint(path, root) as opened:
         found = read_statistics(by, opened) if by is not None else None
         name, influences = (os.path.basename(found.path), found.influences) if found is not None else ("", None)
-        choices = Choices(layers or "", kept, new_channels or "", name, influences, vocabulary)
+        choices = Choices(
+            layers or "",
+            kept,
+            new_channels or "",
+            new_width or "",
+            Noise(noise or 0.0, seed),
+            name,
+            influences,
+            vocabulary,
+        )
         first = base.target({})
         computed = _computed(opened, first)
         rows, stored_twice = _as_named(opened, first, computed)
-        named = operate([opened], rows)[0].checkpoint if rows else opened
         stages: Stages | AnotherType
         if model_type is None:
-            stages = Stages(base, fields, choices, partial(_scores, named, found))
+            stages = Stages(base, fields, choices, lambda *of: _scores(named(), found, *of))
         else:
             stages = AnotherType(base, model_type, given, expert, choices)
+        rows += stages.splits
+
+        @cache
+        def named() -> Checkpoint:
+            return operate([opened], rows)[0].checkpoint if rows else opened
+
         changes = list(stages.changes())
+        _check_noise(noise, changes)
         dtypes = {info.dtype for info in opened.values() if DTYPES[info.dtype].is_floating}
     freed = _untied(first, stages.last)
     rows += [{"copy": quoted(owner), "into": [quoted(owner), quoted(alias)]} for owner, alias in freed]
@@ -146,7 +174,7 @@ def resize(
         own = [row for row in change.rows if next(iter(row.values())) not in computed]
         if len(own) < len(change.rows) and change.is_exact:
             change.is_exact = None  # what is computed is another table then, and not the old one repeated
-        rows += [*grouped(own, [key for key in first.tensors if key not in computed]), *change.after]
+        rows += [*grouped(own, [key for key in stages.keys if key not in computed]), *change.after]
     policies = {numberless(key): policy for change in changes for key, policy in change.policies.items()}
     options = Options.of(
         exclude=[*stored_twice, *(key for change in changes for key in change.left)],
@@ -158,7 +186,7 @@ def resize(
     arguments = plain_arguments(
         model_type=model_type, expert=expert, layers=layers,
         keep={name: list(value) for name, value in kept.items()}, new_channels=new_channels,
-        by=by and os.path.basename(by), dtype=dtype,
+        new_width=new_width, noise=noise, by=by and os.path.basename(by), dtype=dtype,
         tokenizer=os.path.basename(asked.tokenizer.rstrip("/")), pad_to=pad_to if pad_to > 1 else 0,
         trim=list(map(os.path.basename, corpora)), no_keep_special=not keep_special, new_tokens=new_tokens,
         token_map=rules_as_text(token_map), donor=os.path.basename(asked.donor.rstrip("/")), omp_k=omp_k, root=root,
@@ -198,6 +226,15 @@ def _scores(
     if statistics is None:
         return scores(axes, units, named)
     return scores_by_activations(axes, units, named, statistics, are_experts=role == "experts")
+
+
+def _check_noise(noise: float | None, changes: Sequence[Change]) -> None:
+    """Raise ConfigError if there is no copy on which noise could be."""
+    if noise and not any("noise" in row for change in changes for row in change.rows):
+        raise ConfigError(
+            "--noise is only for copies of a width, of heads or of channels, and none are made.",
+            hint="Leave it out, or use --new-channels copy.",
+        )
 
 
 def _check_same_type(expert: int | None) -> None:

@@ -81,6 +81,24 @@ def run(
             "where gate and values are in one tensor]",
         ),
     ] = None,
+    new_width: Annotated[
+        str | None,
+        typer.Option(
+            "--new-width",
+            metavar="copy|init",
+            help="Repeat the width, or add numbers that are 0 at first, and scale the norms. [default: copy; init if "
+            "it is not a multiple of the old width]",
+        ),
+    ] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option(
+            "--noise",
+            metavar="SHARE",
+            help="Change weights that read copies of a width, heads or channels by up to this share, at random, so "
+            "that copies learn different things; what they contribute together stays the same.",
+        ),
+    ] = None,
     by: Annotated[
         str | None,
         typer.Option("--by", metavar="STATS", help="Keep what contributes most in these statistics of ckpt stats."),
@@ -149,7 +167,9 @@ def run(
         str | None,
         typer.Option("--dtype", metavar="keep|DTYPE", help="Cast all floats to this dtype. [default: the source's]"),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed the initialisers with this number.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", help="Seed the initialisers and the noise with this number.")
+    ] = 0,
     set_metadata: SetMetadata = None,
     root: Root = None,
     *,
@@ -161,8 +181,8 @@ def run(
     writing.check()
     plan = resize(
         source, set=set or [], model_type=as_type, expert=expert, layers=layers, keep=keep, new_channels=new_channels,
-        by=by, tokenizer=tokenizer, trim=trim or (), keep_special=keep_special, pad_to=pad_to, new_tokens=new_tokens,
-        token_map=token_map or (), donor=donor, omp_k=omp_k, config=config, dtype=dtype, seed=seed, root=root,
-        metadata=metadata_of(set_metadata),
+        new_width=new_width, noise=noise, by=by, tokenizer=tokenizer, trim=trim or (), keep_special=keep_special,
+        pad_to=pad_to, new_tokens=new_tokens, token_map=token_map or (), donor=donor, omp_k=omp_k, config=config,
+        dtype=dtype, seed=seed, root=root, metadata=metadata_of(set_metadata),
     )  # fmt: skip
     writing.carry_out(plan)

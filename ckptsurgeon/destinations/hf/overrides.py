@@ -53,9 +53,29 @@ def check_overrides(
             "Leave one of the two fields out: each determines the other.",
         )
     for name, value in overrides.items():
-        part = config_class.sub_configs.get(name)
-        if part is not None and isinstance(value, dict) and hasattr(part, "attribute_map"):
+        part = _class_of_part(config_class, name, fields, value)
+        if part is not None:
             check_overrides(document, part, fields.get(name) or {}, value, inside=f" ({name})")
+
+
+def _class_of_part(config_class: Any, name: str, fields: Mapping[str, Any], value: Any) -> Any:
+    """Return the class of the part ``name`` of a configuration if ``value`` has some of its fields; None otherwise.
+
+    A part that may be of any type, such as the language model of LLaVA, is of the type that ``fields`` say.
+    """
+    part = config_class.sub_configs.get(name)
+    if part is None or not isinstance(value, dict):
+        return None
+    if hasattr(part, "attribute_map"):
+        return part
+    old = fields.get(name)
+    kind = old.get("model_type") if isinstance(old, dict) else None
+    if not isinstance(kind, str) or value.get("model_type", kind) != kind or not hasattr(part, "for_model"):
+        return None  # all fields of the part are replaced
+    try:
+        return type(part.for_model(kind))
+    except ValueError:  # a type that this transformers does not know
+        return None
 
 
 def own_fields(config_class: Any) -> set[str]:
@@ -81,8 +101,8 @@ def merged_fields(config_class: Any, fields: Mapping[str, Any], overrides: Mappi
             merged = {name: old for name, old in merged.items() if name not in ("id2label", "label2id")}
         if key == "id2label" and isinstance(value, dict) and "label2id" not in overrides:
             merged["label2id"] = {label: int(number) for number, label in value.items()}
-        part = config_class.sub_configs.get(key)
-        if isinstance(value, dict) and hasattr(part, "attribute_map"):
+        part = _class_of_part(config_class, key, merged, value)
+        if part is not None:
             value = merged_fields(part, merged.get(key) or {}, value)
         merged[key] = value
     return merged

@@ -122,6 +122,13 @@ _FIELDS: Mapping[str, Mapping[str, _Field]] = {
     "tile": {"dim": _DIM, "times": _COUNT},
     "take": {"indices": _Field(_is_runs, "indices, as in 0..3,8..11"), "dim": _DIM, "block": _BLOCK},
     "zero": {},
+    "noise": {
+        "of": _Field(_is_runs, "indices, as in 0..3,0..3"),
+        "dim": _DIM,
+        "block": _BLOCK,
+        "by": _Field(lambda value: _is_number(value) and 0 < value <= 1, "a number above 0 and at most 1"),
+        "seed": _Field(lambda value: _is_int(value) and value >= 0, "a number from 0", default=0),
+    },
     "pool": {"heads": _HEADS, "to": _COUNT},
     "repeat": {"heads": _HEADS, "to": _COUNT},
     "halves": {"heads": _HEADS},

@@ -259,11 +259,12 @@ def _check_operable(key: str, info: TensorInfo, operation: Operation) -> None:
         raise PlanError(
             f"{operation}: {escape(key)} is {info.dtype}; only floating-point tensors can be scaled, added or averaged."
         )
-    if info.dtype == "float8_e8m0fnu" and operation.verb in ("zero", "scale"):
+    if info.dtype == "float8_e8m0fnu" and operation.verb in ("zero", "scale", "noise"):
         raise PlanError(
             f"{operation}: {escape(key)} is {info.dtype}, which has no zero: its numbers are powers of two."
         )
     if operation.verb == "pad" and dtype.kind not in ("float", "complex") and operation.fields["value"]:
         raise PlanError(f"{operation}: {escape(key)} is {info.dtype}, which is padded with 0 only.")
-    if operation.verb == "shift" and dtype.kind != "float":
-        raise PlanError(f"{operation}: {escape(key)} is {info.dtype}; only real floating-point tensors can be shifted.")
+    if operation.verb in ("shift", "noise") and dtype.kind != "float":
+        done = "shifted" if operation.verb == "shift" else "given noise"
+        raise PlanError(f"{operation}: {escape(key)} is {info.dtype}; only real floating-point tensors can be {done}.")

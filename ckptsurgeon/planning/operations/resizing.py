@@ -1,14 +1,16 @@
-"""The operations that make a tensor larger or smaller (slice, take, pad, tile, pool, repeat), and scale."""
+"""The operations that make a tensor larger or smaller (slice, take, pad, tile, pool, repeat), scale, and noise."""
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 from ...errors import PlanError
-from ...tensors.composition import cut, filled, join, reshape, scale, take, total
+from ...tensors.composition import cut, filled, join, noisy, reshape, scale, take, total
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape
 from .operation import ALL, Operation, indices_of
 
-__all__ = ["MOST_PARTS", "dimension", "of_heads", "resized", "scaled_part"]
+__all__ = ["MOST_PARTS", "dimension", "noised", "of_heads", "resized", "scaled_part"]
 
 MOST_PARTS = 100_000
 """The most parts into which an operation divides a tensor, or from which it makes one: enough for experts, heads or
@@ -89,6 +91,26 @@ def resized(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
             hint="The end is the index after the last element; indices below 0 count from the end.",
         )
     return cut(info, dim, begin, end - begin)
+
+
+def noised(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
+    """Return a tensor with random noise, of which the sum over the copies of each element along a dimension is 0."""
+    dim = dimension(operation, operation.fields["dim"], key, len(info.shape))
+    block = operation.fields["block"]
+    runs = [(begin * block, end * block) for begin, end in indices_of(operation.fields["of"])]
+    size = sum(end - begin for begin, end in runs)
+    if size != info.shape[dim] or max(end for _, end in runs) > size:
+        raise PlanError(
+            f"{operation}: dimension {dim} of {escape(key)} has size {info.shape[dim]}, and the indices "
+            f"{escape(operation.fields['of'], 60)} in blocks of {block} do not say of what each element is a copy."
+        )
+    return noisy(info, dim, runs, float(operation.fields["by"]), _seed_of(operation.fields["seed"], key))
+
+
+def _seed_of(seed: int, key: str) -> int:
+    """Return the 64 bits from which the noise of the tensor ``key`` is made."""
+    digest = blake2b(f"{seed}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
 
 
 def scaled_part(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:

@@ -11,7 +11,7 @@ from ...tensors.composition import cut, filled, join, permute, reshape, shift, t
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing, natural_key, number_in, shape_text
 from .operation import INDEX, Operation
-from .resizing import MOST_PARTS, dimension, of_heads, resized, scaled_part
+from .resizing import MOST_PARTS, dimension, noised, of_heads, resized, scaled_part
 
 __all__ = ["joined", "reshaped_by", "split_by"]
 
@@ -94,6 +94,8 @@ def reshaped_by(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
         return scaled_part(operation, key, info)
     if operation.verb == "zero":
         return filled(info, info.shape, 0.0)
+    if operation.verb == "noise":
+        return noised(operation, key, info)
     if operation.verb == "shift":
         return shift(info, float(operation.fields["by"]))
     if operation.verb in ("halves", "pairs"):

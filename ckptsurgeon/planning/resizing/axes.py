@@ -30,6 +30,7 @@ _SIDES: Mapping[str, tuple[str, ...]] = {
     "embedding": ("out", "out"),
     "scaled embedding": ("out", "out"),
     "router": ("out", "in"),
+    "queries, keys and values": ("out", "in"),
 }
 """{kind of module: what its weight has along the first dimensions}"""
 _FUSED = ("gate_up_proj", "gate_up_proj_bias", "Wi", "gate_and_up_proj")
@@ -41,7 +42,8 @@ class Network:
     """The tensors of a network without values: their headers, the kind of the module of each, and its ties.
 
     Kinds are "linear", "conv", "transposed conv", "transposed linear" (GPT-2's Conv1D), "embedding", "scaled
-    embedding", "norm", "router", "experts" (the weights of all experts in one tensor), "interleaved experts" (gpt-oss:
+    embedding", "norm", "router", "queries, keys and values" (of
+    all heads in one tensor), "experts" (the weights of all experts in one tensor), "interleaved experts" (gpt-oss:
     inputs before outputs, rows of gate and values in turn) and "other". ``ties`` maps each further key of a tensor to
     its first key.
     """
@@ -182,19 +184,20 @@ def grouped(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Iterator[
 
 
 def _together(rows: Mapping[str, Mapping[str, Any]], keys: Sequence[str]) -> Iterator[dict[str, Any]]:
-    alike: dict[tuple[Any, ...], list[str]] = {}
+    alike: dict[tuple[str, str, str], list[str]] = {}
     for key, row in rows.items():
         verb, *fields = row.items()
-        alike.setdefault((verb[0], numberless(key), tuple(fields)), []).append(key)
+        alike.setdefault((verb[0], numberless(key), repr(fields)), []).append(key)
     all_of: dict[str, set[str]] = {}
     for key in keys:
         all_of.setdefault(numberless(key), set()).add(key)
-    for (verb, pattern, fields), ours in alike.items():
+    for (does, pattern, _), ours in alike.items():
+        others = {name: value for name, value in rows[ours[0]].items() if name != does}
         if len(ours) > 1 and all_of[pattern] == set(ours):
-            yield {verb: pattern, **dict(fields)}
+            yield {does: pattern, **others}
         else:
             for key in ours:
-                yield {verb: quoted(key), **dict(fields)}
+                yield {does: quoted(key), **others}
 
 
 def numberless(key: str) -> str:

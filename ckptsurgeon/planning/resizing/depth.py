@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ...errors import ConfigError, PlanError
-from ...util.text import brief_repr, count, escape, listing
+from ...util.text import brief_repr, count, escape, listing, shape_text
 from ..keys.spelling import quoted
 from .axes import Network
 from .change import Change
@@ -158,16 +158,21 @@ def changed_depth(
     field: str,
     layers: Sequence[Layer],
     paths: Sequence[str],
-    networks: tuple[Network, Network],
+    before: Network,
+    after: Network,
     numbers: tuple[int, int],
     *,
     normalises_after: bool,
 ) -> Change:
-    """Return the change of the lists of layers ``paths`` to ``layers``; ``networks`` are those of source and output.
+    """Return the change of the lists of layers ``paths`` to ``layers``, of the network ``before`` to ``after``.
 
     ``numbers`` are the values of the field ``field`` in both configurations. ``normalises_after`` is whether each layer
-    normalises the sum of its input and what it adds. Raises PlanError if an added layer cannot pass its input on.
+    normalises the sum of its input and what it adds. Raises PlanError if an added layer cannot pass its input on, if a
+    layer lacks a tensor that is needed at its place, or if a tensor outside the layers changes.
     """
+    _check_outside(field, paths, before, after)
+    for path in paths:
+        _check_places(path, layers, before, after)
     if normalises_after and any(layer.is_identity for layer in layers):
         raise PlanError(
             "each layer of this network normalises the sum of its input and what it adds, so no layer only passes its "
@@ -186,8 +191,8 @@ def changed_depth(
         )
     change = Change(f"{field} {numbers[0]} to {numbers[1]}: {doing or 'layers in another order'}", bool(added))
     for path in paths:
-        _copy(change, path, layers, networks[0])
-    own = [key for path in paths for key in _of_one_layer(path, layers, *networks)]
+        _copy(change, path, layers, before)
+    own = [key for path in paths for key in _of_one_layer(path, layers, before, after)]
     change.left += [quoted(key) for key in own]
     if own:
         names = {re.sub(rf"\.{NEW}\.[0-9]+\.", ".", key) for key in own}
@@ -202,6 +207,44 @@ def _of_one_layer(path: str, layers: Sequence[Layer], before: Network, after: Ne
         for key in before.tensors:
             if key.startswith(own) and f"{path}.{number}.{key[len(own) :]}" not in after.tensors:
                 yield f"{path}.{NEW}.{number}.{key[len(own) :]}"
+
+
+def _check_outside(field: str, paths: Sequence[str], before: Network, after: Network) -> None:
+    """Raise PlanError if a tensor outside the lists of layers has another shape with another number of layers."""
+    for key, info in before.tensors.items():
+        other = after.tensors.get(key, info)
+        if info.shape != other.shape and not any(_is_in(key, path) for path in paths):
+            raise PlanError(
+                f"{field} changes {escape(key)} from {shape_text(info.shape)} to {shape_text(other.shape)}: it has "
+                "weights for each layer, but is not in a list of layers.",
+                hint="The number of layers of this network cannot be changed; its width, heads and channels can.",
+            )
+
+
+def _check_places(path: str, layers: Sequence[Layer], before: Network, after: Network) -> None:
+    """Raise PlanError if the output needs a tensor in a layer that is made of one without it."""
+    had, needed = _names_by_layer(path, before), _names_by_layer(path, after)
+    for number, layer in enumerate(layers):
+        lacking = sorted(needed.get(number, set()) - had.get(layer.source, set()))
+        if lacking:
+            having = [str(one) for one, names in sorted(had.items()) if lacking[0] in names]
+            raise PlanError(
+                f"layer {number} of the output needs {escape(lacking[0])}, which layer {layer.source} of the source "
+                "does not have.",
+                hint=f"Of the source, layer {listing(having, 3, where='')} has it: put it there, with --layers."
+                if having
+                else "Choose other layers with --layers.",
+            )
+
+
+def _names_by_layer(path: str, network: Network) -> dict[int, set[str]]:
+    """Return, by the number of each layer in a list, the names of its tensors inside it."""
+    found: dict[int, set[str]] = {}
+    for key in network.tensors:
+        if _is_in(key, path):
+            number, _, name = key[len(path) + 1 :].partition(".")
+            found.setdefault(int(number), set()).add(name)
+    return found
 
 
 def _copy(change: Change, path: str, layers: Sequence[Layer], before: Network) -> None:

@@ -2,23 +2,52 @@
 
 Where outputs of a layer are repeated, the layers that have them as inputs count each of them less, so the network
 computes the same: HyperCloning (https://arxiv.org/abs/2409.12903) for the width, Net2Net
-(https://arxiv.org/abs/1511.05641) for channels. Keys and values are pooled as in https://arxiv.org/abs/2305.13245.
+(https://arxiv.org/abs/1511.05641) for channels. Copies that are all alike learn the same; noise on what reads them, of
+which the sum over the copies is 0, makes them differ while the network still computes the same. Keys and values are
+pooled as in https://arxiv.org/abs/2305.13245.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ...errors import PlanError
 from ...util.text import count, escape
 from .axes import Axis, taken
 from .change import Change
 
-__all__ = ["pooled_heads", "repeated", "widened_channels"]
+__all__ = ["NO_NOISE", "Noise", "pooled_heads", "repeated", "widened_channels"]
 
 
-def repeated(field: str, axes: Sequence[Axis], numbers: tuple[int, int], unit: int | None = None) -> Change:
+class Noise(NamedTuple):
+    """The noise on weights that read copies: the largest share ``by`` of a weight (0: none), and the seed."""
+
+    by: float = 0.0
+    seed: int = 0
+
+    def rows(self, axis: Axis, taken: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return the operation that adds noise along an axis of inputs that the operation ``taken`` has repeated.
+
+        A weight that is normalised (weight norm) gets none: it would be divided by another number.
+        """
+        if not self.by or axis.side != "in" or ".parametrizations." in axis.key or axis.key.endswith("weight_v"):
+            return []
+        where = {"of": taken["indices"], "dim": axis.dim, "block": taken["block"]}
+        return [{"noise": axis.key, **where, "by": self.by, "seed": self.seed}]
+
+    @property
+    def said(self) -> str:
+        """What is said of a change with this noise."""
+        return f", with noise of up to {self.by:g} of a weight on what reads them" if self.by else ""
+
+
+NO_NOISE = Noise()
+
+
+def repeated(
+    field: str, axes: Sequence[Axis], numbers: tuple[int, int], unit: int | None = None, noise: Noise = NO_NOISE
+) -> Change:
     """Return the change that repeats each unit along each axis as often as the field grows.
 
     A unit is a head, an expert, or as many elements as a head has, so that heads and width are repeated alike:
@@ -42,8 +71,9 @@ def repeated(field: str, axes: Sequence[Axis], numbers: tuple[int, int], unit: i
             )
         units = axis.before // axis.parts // size
         rows.append(taken(axis, [(index, index + 1) for index in range(units) for _ in range(times)], size))
+        rows += noise.rows(axis, rows[-1])
     rows += [{"scale": axis.key, "by": 1 / times} for axis in axes if axis.side == "in"]
-    return Change(f"{field} {old} to {new}: each repeated {count(times, 'time')}", True, rows)
+    return Change(f"{field} {old} to {new}: each repeated {count(times, 'time')}{noise.said}", True, rows)
 
 
 def _has_heads_in_turn(axis: Axis, width: int) -> bool:
@@ -51,7 +81,9 @@ def _has_heads_in_turn(axis: Axis, width: int) -> bool:
     return ".query_key_value." in axis.key and axis.side == "out" and axis.before == 3 * width
 
 
-def widened_channels(field: str, axes: Sequence[Axis], numbers: tuple[int, int], way: str) -> Change:
+def widened_channels(
+    field: str, axes: Sequence[Axis], numbers: tuple[int, int], way: str, noise: Noise = NO_NOISE
+) -> Change:
     """Return the change to more channels of feed-forward layers; ``way`` is "copy" or "init".
 
     With "copy", channels are repeated, and what each of them contributes is divided by how often it is there. With
@@ -61,8 +93,8 @@ def widened_channels(field: str, axes: Sequence[Axis], numbers: tuple[int, int],
     old, new = numbers
     is_normed = any(axis.kind == "norm" for axis in axes)  # BitNet normalises over the channels
     if way == "copy":
-        said = f"{field} {old} to {new}: {new - old} channels are copies (arXiv 1511.05641)"
-        return Change(said, not is_normed or new % old == 0, _copied(axes))
+        said = f"{field} {old} to {new}: {new - old} channels are copies{noise.said} (arXiv 1511.05641)"
+        return Change(said, not is_normed or new % old == 0, _copied(axes, noise))
     fused = next((axis for axis in axes if axis.side == "out" and (axis.parts, axis.block) != (1, 1)), None)
     if fused is not None:
         raise PlanError(
@@ -75,7 +107,7 @@ def widened_channels(field: str, axes: Sequence[Axis], numbers: tuple[int, int],
     return Change(said, not is_normed, rows, policies=policies)
 
 
-def _copied(axes: Sequence[Axis]) -> list[dict[str, Any]]:
+def _copied(axes: Sequence[Axis], noise: Noise) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for axis in axes:
         old, new = axis.before // axis.parts // axis.block, axis.after // axis.parts // axis.block
@@ -89,6 +121,7 @@ def _copied(axes: Sequence[Axis]) -> list[dict[str, Any]]:
             ]
         runs = [(0, old)] * times + [(0, rest)] * (rest > 0)
         rows.append(taken(axis, runs, axis.block))
+        rows += noise.rows(axis, rows[-1])
     return rows
 
 

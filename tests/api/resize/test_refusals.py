@@ -107,7 +107,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "the same": ({"set": {"hidden_size": 16}}, cs.ConfigError, "has this value already"),
     "text": ({"set": {"hidden_size": "wide"}}, cs.ConfigError, "is not a number above 0"),
     "below zero": ({"set": {"num_hidden_layers": -1}, "layers": "first"}, cs.ConfigError, "is not a number above 0"),
-    "no multiple": ({"set": {"hidden_size": 24}}, cs.PlanError, "is not a multiple of 16"),
+    "no multiple": ({"set": {"hidden_size": 24}, "new_width": "copy"}, cs.PlanError, "is not a multiple of 16"),
     "narrower": ({"set": {"hidden_size": 8}}, cs.PlanError, "a width can only grow"),
     "heads that do not divide": ({"set": {"num_key_value_heads": 3}}, cs.CheckpointError, "3"),
     "layers not said": ({"set": {"num_hidden_layers": 5}}, cs.ConfigError, "it is not said which"),
@@ -127,6 +127,8 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         {"set": {"num_attention_heads": 2}, "keep": ["num_attention_heads=1,1"]}, cs.ConfigError, "different numbers"
     ),
     "channels of nothing": ({"set": {"hidden_size": 32}, "new_channels": "copy"}, cs.ConfigError, "for more channels"),
+    "width of nothing": ({"set": {"intermediate_size": 32}, "new_width": "init"}, cs.ConfigError, "for a larger width"),
+    "unknown width": ({"set": {"hidden_size": 24}, "new_width": "zero"}, cs.ConfigError, "zero. is unknown"),
     "unequal groups": (
         {"set": {"num_attention_heads": 2}, "keep": {"num_attention_heads": "0..1"}}, cs.ConfigError, "keep equally many of the heads"
     ),
@@ -262,6 +264,65 @@ def test_a_source_that_does_not_exist_is_said_not_to(ckpt: Callable[..., Any]) -
         done = ckpt(*words, "-o", "out.safetensors")
         assert done.code == 3
         assert "nothing does not exist" in done.err
+
+
+def saved(folder: Path, name: str, **fields: Any) -> Path:
+    """Save a small network of the class ``name``, and return its folder."""
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = getattr(transformers, name).config_class(**{**sizes, "vocab_size": 30, **fields})
+    getattr(transformers, name)(config).save_pretrained(folder)
+    return folder
+
+
+def test_weights_for_each_layer_outside_the_layers_are_named(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "esm", "EsmForMaskedLM", pad_token_id=1, mask_token_id=4)
+    with pytest.raises(cs.PlanError, match=r"contact_head\.regression\.weight from \(1, 8\) to \(1, 4\)") as raised:
+        cs.resize(folder, set={"num_hidden_layers": 1}, layers="first")
+    assert "cannot be changed" in raised.value.hint
+    assert cs.resize(folder, set={"intermediate_size": 30}).verb == "resize"
+
+
+def test_a_tensor_that_only_some_layers_have_is_named_with_them(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "neox", "GPTNeoXJapaneseForCausalLM", intermediate_multiple_size=2)
+    asked = {"num_hidden_layers": 1}
+    with pytest.raises(cs.PlanError, match=r"layer 0 of the output needs attention\.dense_bias") as raised:
+        cs.resize(folder, set=asked, layers="first")
+    assert "layer 1 has it" in raised.value.hint
+    assert cs.resize(folder, set=asked, layers="1").notes[0].endswith("the outputs change")
+
+
+def test_the_layers_after_which_a_backbone_returns_features_follow(tmp_path: Path) -> None:
+    fields = {"image_size": 8, "patch_size": 4, "num_hidden_layers": 3}
+    folder = saved(tmp_path / "beit", "BeitForImageClassification", **fields, out_indices=[1, 3])
+    plan = cs.resize(folder, set={"num_hidden_layers": 2}, layers="0,2")
+    assert "changed with the layers in config.json: out_features, out_indices" in plan.notes[1]
+    cs.apply(plan, tmp_path / "out")
+    after = transformers.BeitForImageClassification.from_pretrained(tmp_path / "out").config
+    assert (after.out_features, after.out_indices) == (["stage1", "stage2"], [1, 2])
+    with pytest.raises(cs.ConfigError, match="returns the features after layer 0"):
+        cs.resize(folder, set={"num_hidden_layers": 2}, layers="1..2")
+    stages = {"out_indices": [2], "out_features": ["stage2"]}
+    cs.resize(folder, set={"num_hidden_layers": 2, **stages}, layers="1..2")
+    cs.resize(folder, set={"num_hidden_layers": 6}, layers="identity")
+
+
+@pytest.mark.parametrize(("fields", "ends"), [
+    ({"num_attention_heads": 8}, "the outputs change"), ({"num_key_value_heads": 4}, "(--prove compares them)"),
+])  # fmt: skip
+def test_heads_that_are_subtracted_in_pairs_do_not_stay_pairs(fields: Any, ends: str, tmp_path: Path) -> None:
+    sizes = {"num_key_value_heads": 2, "head_dim": 4, "pad_token_id": 0}
+    folder = saved(tmp_path / "diffllama", "DiffLlamaForCausalLM", **sizes)
+    assert cs.resize(folder, set=fields).notes[0].endswith(ends)
+
+
+def test_a_hint_in_python_has_the_arguments_of_resize(made: Path) -> None:
+    with pytest.raises(cs.ConfigError) as raised:
+        cs.resize(made, set={"hidden_size": 32}, layers="first")
+    assert str(raised.value).endswith("Set it with set.")
+    with pytest.raises(cs.ConfigError) as raised:
+        cs.resize(made, set=[])
+    assert str(raised.value).endswith('As in set="num_hidden_layers=12".')
+    assert raised.value.hint == "As in --set num_hidden_layers=12."
 
 
 def test_numbers_of_a_layer_that_depend_on_its_place_are_compared(tmp_path: Path) -> None:

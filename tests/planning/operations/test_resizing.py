@@ -74,6 +74,29 @@ def test_one_tensor_becomes_larger_or_smaller(name: str, dtype: torch.dtype) -> 
     assert torch.equal(made["w"], wanted(weight))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.float8_e4m3fn])
+def test_noise_on_copies_is_the_same_however_it_is_made_and_leaves_their_sum(dtype: torch.dtype) -> None:
+    weight = torch.randn(24, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
+    take: Row = {"take": "w", "dim": 1, "indices": "0..2,0..1", "block": 2}
+    noise: Row = {"noise": "w", "dim": 1, "of": "0..2,0..1", "block": 2, "by": 0.4, "seed": 5}
+    made = both_ways({"w": weight, "v": weight.clone()}, [take, noise, {**take, "take": "v"}, {**noise, "noise": "v"}])
+    once, whole = made["w"].double(), weight.double()
+    assert torch.equal(once[:, 4:6], whole[:, 4:6])  # of these there is one copy
+    assert not torch.equal(once, made["v"].double())  # another key has other noise
+    assert (once[:, :4] != whole[:, :4]).double().mean() > 0.6
+    unit = {torch.float64: 1e-15, torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1e-2}.get(dtype, 0.2)
+    torch.testing.assert_close(once[:, :4] + once[:, 6:], 2 * whole[:, :4], rtol=unit, atol=unit)
+
+
+def test_noise_of_a_large_tensor_is_made_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    rows: list[Row] = [{"take": "w", "indices": "0..39,0..39"}, {"noise": "w", "of": "0..39,0..39", "by": 0.4}]
+    whole = both_ways({"w": weight}, rows)["w"]
+    monkeypatch.setattr("ckptsurgeon.engine.compute.compute.BLOCK_BYTES", 400)
+    assert torch.equal(both_ways({"w": weight}, rows)["w"], whole)
+    assert not torch.equal(both_ways({"w": weight}, [rows[0], {**rows[1], "seed": 1}])["w"], whole)
+
+
 @pytest.mark.parametrize("step", [3, 5, 50])
 def test_columns_far_apart_are_taken_from_a_wide_matrix(step: int) -> None:
     weight = torch.randn(40, 3000, generator=torch.Generator().manual_seed(0))
@@ -191,6 +214,17 @@ def test_a_name_with_a_range_means_several() -> None:
         ({"pool": "w", "heads": 5, "to": 1}, PlanError, "w has 24 rows, not a multiple of 5 heads"),
         ({"pool": "n", "heads": 2, "to": 1}, PlanError, "only floating-point tensors can be scaled, added or averaged"),
         ({"mean": ["n", "n2"], "into": "m"}, PlanError, "only floating-point tensors"),
+        ({"noise": "w", "of": "0..22", "by": 0.1}, PlanError, "do not say of what each element is a copy"),
+        ({"noise": "w", "of": "0..22,24", "by": 0.1}, PlanError, "do not say of what each element is a copy"),
+        (
+            {"noise": "n", "of": "0..3,0..3", "by": 0.1},
+            PlanError,
+            "only real floating-point tensors can be given noise",
+        ),
+        ({"noise": "w", "of": "0..23", "by": 0}, ConfigError, "not a number above 0"),
+        ({"noise": "w", "of": "0..23", "by": 2}, ConfigError, "not a number above 0 and at most 1"),
+        ({"noise": "w", "of": "0..23", "by": 0.1, "seed": -1}, ConfigError, "not a number from 0"),
+        ({"noise": "w", "by": 0.1}, ConfigError, "needs the field of"),
         ({"split": "w", "into": ["a", "b"], "groups": 5}, PlanError, "size 24, not a multiple of 5 groups"),
         ({"split": "w", "into": ["a", "b"], "groups": 4, "sizes": [3, 4]}, PlanError, "needs 2 parts with the sum 6"),
         ({"split": "w", "into": "a"}, ConfigError, "into has one name, but a split makes two tensors or more"),

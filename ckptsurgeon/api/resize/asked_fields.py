@@ -1,0 +1,179 @@
+"""The fields that a resize was asked for: their checks, the sizes of heads that stay, and what changes together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ...errors import ConfigError
+from ...planning.resizing.fields import ORDER, role_of
+from ...util.text import brief_repr, escape
+from .arguments import at_path
+from .checks import check_heads, check_ties
+from .choices import Choices
+
+__all__ = ["COPY", "INIT", "TIES", "AskedFields"]
+
+TIES = "tie_word_embeddings"
+"""The field that ties the output layer to the embeddings."""
+COPY, INIT = "copy", "init"
+"""How new channels, or a larger width, are made: as copies, or with initial values that contribute nothing at first."""
+_HEAD_SIZE = ("head_dim", "d_kv")
+_EPSILON = re.compile(r"(^|_)eps(ilon)?$")
+
+
+class AskedFields:
+    """The fields of a configuration ``before``, and those of the output that are asked for, ``new``, by dotted path.
+
+    ``new_width`` is how a larger width is made, if the user chose it.
+    """
+
+    def __init__(self, before: Mapping[str, Any], new: Mapping[str, Any], new_width: str = "") -> None:
+        self.before, self.new, self._new_width = before, dict(new), new_width
+        self.epsilons: list[str] = []
+        """The fields with an epsilon of norms that change with the width."""
+
+    def numbers(self, name: str) -> tuple[int, int]:
+        """Return the values of a field that counts something, before and after."""
+        return at_path(self.before, name), self.new[name]
+
+    def check(self, choices: Choices) -> None:
+        """Raise ConfigError for a value, or a choice, that does not fit the configuration."""
+        for name, value in list(self.new.items()):
+            old = at_path(self.before, name)
+            if value == old:
+                raise ConfigError(f"--set {escape(name)}={brief_repr(value)}: it has this value already.")
+            if role_of(name) and not (type(value) is int and value > 0):
+                raise ConfigError(f"--set {escape(name)}={brief_repr(value)} is not a number above 0.")
+            if role_of(name) and type(old) is not int:
+                raise ConfigError(f"the configuration has no number {escape(name)} that could be changed.")
+        unused = [name for name in choices.kept if name not in self.new]
+        if unused:
+            raise ConfigError(f"--keep {escape(unused[0])}: this field is not changed.", hint="Set it with --set.")
+        check_ties(TIES, self.before, is_untied=self.new.get(TIES) is False)
+        for inside in {name.rpartition(".")[0] for name in (*self.of("heads"), *self.of("kv_heads"))}:
+            own = {name.rpartition(".")[2]: one for name, one in self.new.items() if _inside(name) == inside}
+            check_heads(self.beside(f"{inside}." if inside else ""), own)
+        if choices.layers and not self.of("depth"):
+            raise ConfigError("--layers is only for another number of layers.", hint="Set it with --set.")
+        if choices.new_channels and not any(self.grows(name) for name in self.of("channels")):
+            raise ConfigError("--new-channels is only for more channels.", hint="Leave it out.")
+        if choices.new_width and not any(self.grows(name) for name in self.of("width")):
+            raise ConfigError("--new-width is only for a larger width.", hint="Leave it out.")
+
+    def of(self, role: str) -> list[str]:
+        """Return the fields that count ``role``."""
+        return [name for name in self.new if role_of(name) == role]
+
+    def grows(self, name: str) -> bool:
+        """Return whether a field gets a larger value."""
+        return bool(self.new[name] > at_path(self.before, name))
+
+    def pin_heads(self) -> None:
+        """Keep the size of a head, where it is a field, if width or number of heads change."""
+        for name in (*self.of("heads"), *self.of("width")):
+            for size in _HEAD_SIZE:
+                path, part = name.rpartition(".")[0] + f".{size}" if "." in name else size, self.beside(name)
+                if size in part and path not in self.new:
+                    self.new[path] = part[size] or _head_size(part)
+
+    def pin_epsilons(self) -> None:
+        """Give the epsilons of norms the values that keep what they compute if zeros are added to the width."""
+        for name in self.of("width"):
+            old, new = self.numbers(name)
+            if self.way_of(name) == INIT:
+                for field, value in self.beside(name).items():
+                    path = f"{_inside(name)}.{field}" if "." in name else field
+                    if _EPSILON.search(field) and type(value) is float and path not in self.new:
+                        self.new[path] = value * old / new
+                        self.epsilons.append(path)
+
+    def epsilons_of(self, width: str) -> list[str]:
+        """Return the fields with an epsilon that change with the field ``width``."""
+        return [one for one in self.epsilons if _inside(one) == _inside(width)]
+
+    def way_of(self, width: str) -> str:
+        """Return how a larger width is made: "copy", or "init" if it is no multiple of the old one; "" to shrink."""
+        old, new = self.numbers(width)
+        if new < old:
+            return ""
+        return self._new_width or (INIT if new % old else COPY)
+
+    def is_pinned(self, name: str) -> bool:
+        """Return whether the size of heads is a field beside ``name`` that is set."""
+        inside = name.rpartition(".")[0]
+        return any((f"{inside}.{size}" if inside else size) in self.new for size in _HEAD_SIZE)
+
+    def steps(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield what fields count, and the fields of one change, in order."""
+        joined: set[str] = set()
+        for role in ORDER:
+            for name in self.of(role):
+                if name in joined:
+                    continue
+                beside = [name]
+                if role == "width":
+                    self._check_heads(name)
+                    beside += [one for one in self.of("heads") if not self.is_pinned(one)]
+                    if self.way_of(name) == INIT:
+                        beside += self._keys_with(beside) + self.epsilons_of(name)
+                elif role == "kv_heads" and (heads := self._heads_beside(name)):
+                    beside.insert(0, heads)
+                joined.update(beside)
+                yield role_of(beside[0]), beside
+
+    def _keys_with(self, fields: Sequence[str]) -> list[str]:
+        """Return the fields with a number of heads of keys that changes as one of heads in ``fields`` does."""
+        return [one for one in self.of("kv_heads") if self._heads_beside(one) in fields]
+
+    def has_own_keys(self, width: str) -> bool:
+        """Return whether each head of queries beside ``width`` has its own head of keys, before and after."""
+        part, inside = self.beside(width), _inside(width)
+        keys = [name for name in part if role_of(name) == "kv_heads" and type(part[name]) is int]
+        return not keys or bool(self._keys_with([one for one in self.of("heads") if _inside(one) == inside]))
+
+    def _heads_beside(self, name: str) -> str:
+        """Return the field with the number of heads of queries that changes as ``name``, of keys and values, does."""
+        for heads in self.of("heads"):
+            same = heads.rpartition(".")[0] == name.rpartition(".")[0]
+            if same and (at_path(self.before, heads), self.new[heads]) == (
+                at_path(self.before, name),
+                self.new[name],
+            ):
+                return heads
+        return ""
+
+    def _check_heads(self, width: str) -> None:
+        """Raise ConfigError if heads would get another size with the width."""
+        if self.is_pinned(width):
+            return
+        inside = width.rpartition(".")[0]
+        part = self.beside(width)
+        heads = [name for name in part if role_of(name) == "heads" and type(part[name]) is int and part[name]]
+        times = self.new[width] / at_path(self.before, width)
+        for name in heads:
+            path = f"{inside}.{name}" if inside else name
+            if self.new.get(path, part[name]) != part[name] * times:
+                needed = part[name] * times
+                hint = (
+                    f"Add --set {path}={int(needed)}." if needed == int(needed) else "Choose a multiple of the width."
+                )
+                raise ConfigError(f"with {width}={self.new[width]}, each head would get another size.", hint=hint)
+
+    def beside(self, name: str) -> Mapping[str, Any]:
+        """Return the source's fields in the part of the configuration that has the field ``name``."""
+        inside = name.rpartition(".")[0]
+        part = at_path(self.before, inside) if inside else self.before
+        assert isinstance(part, Mapping)
+        return part
+
+
+def _inside(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _head_size(part: Mapping[str, Any]) -> int:
+    """Return the size of a head if no field has it: the width divided by the number of heads."""
+    found = [next(part[one] for one in part if role_of(one) == role and part[one]) for role in ("width", "heads")]
+    return int(found[0] // found[1])

@@ -1,0 +1,33 @@
+"""What the user of resize chose beside the fields: layers, what is kept, and how channels are added."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ...planning.resizing.axes import Axis
+from ...planning.resizing.repeat import NO_NOISE, Noise
+from .vocabulary import VocabularyStep
+
+__all__ = ["Choices", "Scores"]
+
+Scores = Callable[[str, Sequence[Axis], int], list[float]]
+"""A function that returns the score of each unit along some axes, from what the units are ("experts")."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the user chose: ``layers`` as text, lists of what is ``kept`` by field, how channels and width are added.
+
+    ``vocabulary`` is the change of the vocabulary, if there is one.
+    """
+
+    layers: str = ""
+    kept: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    new_channels: str = ""
+    new_width: str = ""
+    noise: Noise = NO_NOISE
+    by: str = ""
+    influences: Callable[[int], list[float]] | None = None
+    """A function that returns the influence of each layer of a list of so many, if statistics are given."""
+    vocabulary: VocabularyStep | None = None

@@ -1,0 +1,250 @@
+"""The change that one field needs, by what the field counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ...destinations.module_kinds import SCALE
+from ...errors import ConfigError, PlanError
+from ...planning.resizing.axes import Axis, Network, changed_axes
+from ...planning.resizing.change import Change
+from ...planning.resizing.depth import NORM_AFTER, changed_depth, has_final_norm, lists_of
+from ...planning.resizing.fields import USED_EXPERTS, role_of
+from ...planning.resizing.new_width import NormForm, added_width, check_norms, with_epsilons
+from ...planning.resizing.repeat import NO_NOISE, pooled_heads, repeated, widened_channels
+from ...planning.resizing.select import check_channels, check_units, groups_of, largest, selected
+from ...util.text import escape
+from .asked_fields import INIT, TIES, AskedFields
+from .checks import check_head_sizes, check_identity, check_used, has_heads_in_pairs, heads_of_one_size, scales_output
+from .choices import Choices, Scores
+from .layer_lists import chosen_layers
+
+__all__ = ["FieldChange"]
+
+UNTIE = "Untie them: --set tie_word_embeddings=false."
+_LAST_NORM, _OUTPUT_LAYER = "decoder.final_layer_norm.weight", "lm_head.weight"
+_NORM_FIRST = ("do_stable_layer_norm", "do_layer_norm_before")
+"""Fields of wav2vec 2.0 and of OPT that say that layers normalise their input, not what they return."""
+
+
+@dataclass(frozen=True)
+class FieldChange:
+    """Finds the change from the network ``before`` to the network ``after``, in which fields that are asked for differ.
+
+    ``constants`` returns the values that the modules of both networks have beside their weights, and ``norms`` how the
+    norms of both networks compute.
+    """
+
+    asked: AskedFields
+    choices: Choices
+    scores: Scores
+    constants: Callable[[], tuple[Mapping[str, object], Mapping[str, object]]]
+    norms: Callable[[], tuple[Mapping[str, NormForm], Mapping[str, NormForm]]]
+    before: Network
+    after: Network
+
+    def change(self, role: str, name: str) -> Change:
+        """Return the change of the field ``name``, which counts ``role``; raises ConfigError and PlanError."""
+        numbers, before, after = self.asked.numbers(name), self.before, self.after
+        if role == "vocabulary":
+            assert self.choices.vocabulary is not None
+            return self.choices.vocabulary.change
+        if role == "depth":
+            layers = chosen_layers(self.asked, self.choices, name)
+            paths = lists_of(before, after, numbers)
+            after_sum = self._normalises_after(name) or not has_final_norm(paths, before)
+            if any(layer.is_identity for layer in layers):
+                check_identity(self.asked.beside(name))
+            return changed_depth(name, layers, paths, before, after, numbers, normalises_after=after_sum)
+        if role == "heads" and not self.asked.is_pinned(name):
+            self._check_sizes(name, numbers)
+        axes = changed_axes(role, name, before, after)
+        if role in ("heads", "width"):
+            check_used(role, name, axes)
+        if role == "channels":
+            check_channels(name, groups_of(axes))
+        if role == "experts":
+            self._check_used_experts(name)
+        if role == "width":
+            check_head_sizes(name, *self.constants())
+            return self._wider(name, axes, numbers)
+        if numbers[1] > numbers[0]:
+            if role == "channels":
+                return widened_channels(name, axes, numbers, self._way(axes), self.choices.noise)
+            noise = self.choices.noise if role == "heads" else NO_NOISE
+            change = repeated(name, axes, numbers, noise=noise)
+            if role == "heads" and has_heads_in_pairs(self.constants()[0]):
+                change.is_exact = False
+                change.said += ", but heads are subtracted from each other in pairs, which become others"
+            return self._routed(change, name, numbers) if role == "experts" else change
+        if role == "kv_heads":
+            return pooled_heads(name, axes, numbers)
+        return self._fewer(role, name, axes, numbers)
+
+    def _check_sizes(self, name: str, numbers: tuple[int, int]) -> None:
+        """Raise PlanError if heads would get another size."""
+        try:
+            axes = changed_axes("heads", name, self.before, self.after)
+        except PlanError:
+            axes = []
+        part = self.asked.beside(name)
+        width = next((one for one in part if role_of(one) == "width"), "")
+        wrong = heads_of_one_size(name, numbers, axes, width) if width else None
+        if wrong is not None:
+            raise wrong
+
+    def _normalises_after(self, name: str) -> bool:
+        """Return whether each layer normalises the sum of its input and what it adds."""
+        part = self.asked.beside(name)
+        return any(part.get(one) is False for one in _NORM_FIRST) or any(map(NORM_AFTER.search, self.before.tensors))
+
+    def _check_ties(self, name: str, axes: Sequence[Axis]) -> None:
+        """Raise PlanError if an output layer is tied to embeddings that change otherwise than it has to."""
+        wider = {axis.key for axis in axes}
+        for alias, owner in self.after.ties.items():
+            kinds = {self.before.kinds.get(alias), self.before.kinds.get(owner)}
+            if wider & {alias, owner} and "linear" in kinds and len(kinds) > 1:
+                is_set = self.asked.new.get(TIES) is False
+                kinds_of_norms = {norm.kind for norm in self.norms()[0].values()}
+                zeros = "" if kinds_of_norms & {"mean", "bare"} else " Or add numbers that are 0: --new-width init."
+                raise PlanError(
+                    f"{name}: {escape(alias)} is tied to {escape(owner)}, so the outputs would be {_times(axes)} times "
+                    "as large.",
+                    hint=("This network always ties the two." if is_set else UNTIE) + zeros,
+                )
+
+    def _way(self, axes: Sequence[Axis]) -> str:
+        is_fused = any((axis.parts, axis.block) != (1, 1) for axis in axes)
+        return self.choices.new_channels or ("copy" if is_fused else "init")
+
+    def _wider(self, name: str, axes: Sequence[Axis], numbers: tuple[int, int]) -> Change:
+        old, new = numbers
+        if new < old:
+            raise PlanError(f"{name} {old} to {new}: a width can only grow.", hint="Prune channels, heads or layers.")
+        scales = self._scales(axes)
+        if self.asked.way_of(name) == INIT:
+            change = self._added(name, axes, numbers, scales)
+        else:
+            self._check_ties(name, axes)
+            part = self.asked.beside(name)
+            heads = next((part[one] for one in part if role_of(one) == "heads" and type(part[one]) is int), 1)
+            change = repeated(name, axes, numbers, old // heads if old % heads == 0 else 1, self.choices.noise)
+            change.said += " (arXiv 2409.12903)"
+        change.rows += [{"scale": key, "by": by} for key, by in scales.items()]
+        return change
+
+    def _scales(self, axes: Sequence[Axis]) -> dict[str, float]:
+        """Return by what embeddings have to be multiplied because the network multiplies them by another number."""
+        first, last = self.constants()
+        found = {}
+        for axis in axes:
+            scale = f"{axis.key.rpartition('.')[0]}.{SCALE}"
+            one, other = first.get(scale), last.get(scale)
+            if isinstance(one, float) and isinstance(other, float) and one != other:
+                found[axis.key] = one / other
+        return found
+
+    def _added(self, name: str, axes: Sequence[Axis], numbers: tuple[int, int], scales: Mapping[str, float]) -> Change:
+        """Return the change to a width with numbers that are 0 at first."""
+        first, last = self.norms()
+        check_norms(name, first, last, numbers)
+        part = self.asked.beside(name)
+        counts = {role_of(one): part[one] for one in part if type(part[one]) is int and part[one]}
+        heads = {"heads": counts.get("heads", 1), "kv_heads": counts.get("kv_heads", counts.get("heads", 1))}
+        groups = 1 if self.asked.is_pinned(name) or self.asked.has_own_keys(name) else heads["kv_heads"]
+        if heads["heads"] * numbers[1] // numbers[0] % groups:
+            raise PlanError(
+                f"{name}: the heads of queries cannot share {groups} heads of keys.",
+                hint="Change the heads of keys and values in another command.",
+            )
+        change = added_width(name, axes, numbers, first, self._last_norms(name, scales, numbers), groups)
+        for field in self.asked.epsilons_of(name):
+            change.said += f", {field} becomes {self.asked.new[field]:.4g}"
+        return with_epsilons(change, first, last, numbers, self.before, heads)
+
+    def _last_norms(self, name: str, scales: Mapping[str, float], numbers: tuple[int, int]) -> dict[str, float]:
+        """Return factors of the weights of last norms that make up for what the output layer computes otherwise.
+
+        The output layer is multiplied by a number if it is tied to embeddings that are, or, in T5, by the width. Raises
+        PlanError if it is not known which norm is the last.
+        """
+        found = {}
+        if _OUTPUT_LAYER in self.after.tensors and scales_output(self.asked.before):
+            found[_LAST_NORM] = (numbers[1] / numbers[0]) ** 0.5
+        for alias, owner in self.after.ties.items():
+            if owner in scales and "linear" in (self.before.kinds.get(alias), self.before.kinds.get(owner)):
+                norm = f"{owner.removesuffix('embed_tokens.weight')}norm.weight"
+                if norm not in self.after.tensors or owner == norm:
+                    raise PlanError(
+                        f"{name}: {escape(alias)} is tied to {escape(owner)}, which is multiplied by another number.",
+                        hint=UNTIE,
+                    )
+                found[norm] = 1 / scales[owner]
+        return found
+
+    def _check_used_experts(self, name: str) -> None:
+        """Raise ConfigError if more experts would be used than there are."""
+        inside, part = name.rpartition(".")[0], self.asked.beside(name)
+        for used in USED_EXPERTS:
+            path = f"{inside}.{used}" if inside else used
+            number = self.asked.new.get(path, part.get(used))
+            if type(number) is int and number > self.asked.new[name]:
+                raise ConfigError(
+                    f"{used} is {number}, more than the {self.asked.new[name]} experts of the output.",
+                    hint=f"Add --set {path}={self.asked.new[name]}.",
+                )
+
+    def _routed(self, change: Change, name: str, numbers: tuple[int, int]) -> Change:
+        """Return the change to repeated experts: it is exact if as many more of them are used."""
+        inside, part = name.rpartition(".")[0], self.asked.beside(name)
+        if not any(type(part.get(used)) is int for used in USED_EXPERTS):
+            change.is_exact = None  # it is not known how many of them are used
+        for used in USED_EXPERTS:
+            path, old = f"{inside}.{used}" if inside else used, part.get(used)
+            if type(old) is int and self.asked.new.get(path, old) * numbers[0] != old * numbers[1]:
+                change.is_exact = False
+                change.said += (
+                    f"; {used}={self.asked.new.get(path, old)} would have to be {old * numbers[1] / numbers[0]:g}"
+                )
+        if (part.get("n_group") or 1) > 1:
+            change.is_exact = False  # a group is chosen by its best experts, which are now there several times
+        return change
+
+    def _fewer(self, role: str, name: str, axes: Sequence[Axis], numbers: tuple[int, int]) -> Change:
+        old, new = numbers
+        check_units(name, axes, numbers)
+        groups = groups_of(axes)
+        listed = self.choices.kept.get(name)
+        if listed is not None:
+            if len(listed) != new or listed[-1] >= old:
+                raise ConfigError(
+                    f"--keep {name}: {len(listed)} numbers up to {listed[-1]} are listed; {new} below {old} are needed."
+                )
+            within = self._heads_of_keys(name, old, new) if role == "heads" else 1
+            shares = {sum(index * within // old == part for index in listed) for part in range(within)}
+            if len(shares) > 1:
+                raise ConfigError(
+                    f"--keep {name}: keep equally many of the heads that share each of the {within} heads of keys.",
+                    hint=f"Each {old // within} heads in order share one; keep {new // within} of each.",
+                )
+            return selected(name, groups, [listed] * len(groups), numbers, f"those of the list are kept ({new})")
+        within = self._heads_of_keys(name, old, new) if role == "heads" else 1
+        kept = [largest(self.scores(role, axes, old), new, within) for axes in groups]
+        why = (
+            f"those that contribute most in {escape(self.choices.by)}"
+            if self.choices.by
+            else "those with the largest weights"
+        )
+        return selected(name, groups, kept, numbers, f"{why} are kept")
+
+    def _heads_of_keys(self, name: str, old: int, new: int) -> int:
+        """Return the number of heads of keys and values, of each of which equally many heads of queries are kept."""
+        part = self.asked.beside(name)
+        found = next((part[one] for one in part if role_of(one) == "kv_heads" and type(part[one]) is int), 1)
+        path = next((one for one in self.asked.new if role_of(one) == "kv_heads"), "")
+        return 1 if found == old and path else found
+
+
+def _times(axes: Sequence[Axis]) -> int:
+    return axes[0].after // axes[0].before

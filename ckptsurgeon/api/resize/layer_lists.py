@@ -1,0 +1,84 @@
+"""The layers that the output has, and the lists of the configuration with an entry for each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...errors import ConfigError
+from ...planning.resizing.depth import INFLUENTIAL, Layer, layers_of
+from ...planning.resizing.select import largest
+from .asked_fields import AskedFields
+from .choices import Choices
+
+__all__ = ["chosen_layers", "lists_of_layers"]
+
+_WITHOUT_EXPERTS = "mlp_only_layers"
+"""The field that lists the layers without experts."""
+_DENSE_FIRST = ("first_k_dense_replace", "num_dense_layers")
+"""Fields that say how many of the first layers have no experts."""
+
+
+def chosen_layers(asked: AskedFields, choices: Choices, name: str) -> list[Layer]:
+    """Return the layers of the output in the list whose length is the field ``name``."""
+    numbers = asked.numbers(name)
+    if choices.layers != INFLUENTIAL:
+        return layers_of(choices.layers, *numbers)
+    if choices.influences is None or numbers[1] > numbers[0]:
+        raise ConfigError(
+            f"--layers {INFLUENTIAL} is for fewer layers, and needs statistics.",
+            hint="Make them with ckpt stats, and give them with --by.",
+        )
+    return [Layer(number) for number in largest(choices.influences(numbers[0]), numbers[1])]
+
+
+def lists_of_layers(asked: AskedFields, choices: Choices) -> dict[str, Any]:
+    """Return lists with an entry for each layer (``layer_types``), as long as the new number of layers needs."""
+    found: dict[str, Any] = {}
+    for name in asked.of("depth"):
+        (old, _), inside = asked.numbers(name), name.rpartition(".")[0]
+        layers = chosen_layers(asked, choices, name)
+        for one, value in asked.beside(name).items():
+            path = f"{inside}.{one}" if inside else one
+            if isinstance(value, list) and len(value) == old and path not in asked.new and _is_of_layers(one):
+                found[path] = [value[layer.source] for layer in layers]
+            if one == _WITHOUT_EXPERTS and value and path not in asked.new:
+                found[path] = [number for number, layer in enumerate(layers) if layer.source in value]
+            if one in _DENSE_FIRST and type(value) is int and path not in asked.new:
+                dense = [layer.source < value for layer in layers]
+                if sum(dense) != value and dense == sorted(dense, reverse=True):
+                    found[path] = sum(dense)
+        found |= _stages(asked, name, old, layers)
+    return found
+
+
+def _stages(asked: AskedFields, name: str, old: int, layers: Sequence[Layer]) -> dict[str, Any]:
+    """Return the fields that say after which layers a backbone (BEiT, DINOv2) returns its features.
+
+    A stage is a layer; the stage 0 is before the first. The last one stays the last. Raises ConfigError if the layer of
+    another one is left out.
+    """
+    part, inside = asked.beside(name), name.rpartition(".")[0]
+    stages, indices = part.get("stage_names"), part.get("out_indices")
+    paths = {one: f"{inside}.{one}" if inside else one for one in ("out_features", "out_indices")}
+    if not (isinstance(stages, list) and len(stages) == old + 1 and isinstance(indices, list)):
+        return {}
+    if any(path in asked.new for path in paths.values()):
+        return {}
+    after = {0: 0, **{layer.source + 1: number + 1 for number, layer in enumerate(layers)}, old: len(layers)}
+    wanted = [index % (old + 1) for index in indices]
+    lost = [index for index in wanted if index not in after]
+    if lost:
+        raise ConfigError(
+            f"the network returns the features after layer {lost[0] - 1} ({paths['out_indices']}), which is left out.",
+            hint=f"Choose it with --layers, or set {paths['out_indices']} and {paths['out_features']}, too.",
+        )
+    made = [after[index] for index in wanted]
+    if made == wanted:
+        return {}
+    names = ["stem", *(f"stage{number}" for number in range(1, len(layers) + 1))]
+    return {paths["out_features"]: [names[index] for index in made], paths["out_indices"]: made}
+
+
+def _is_of_layers(field: str) -> bool:
+    return field.endswith(("layer_types", "layers_block_type", "_layers", "layers", "_pattern", "_types"))

@@ -1,0 +1,91 @@
+"""Finds out how the norms of a network compute, by trying each of them on one vector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..planning.resizing.new_width import NormForm
+from ..planning.target import TargetSpec
+
+__all__ = ["norm_forms"]
+
+_EPSILONS = ("eps", "variance_epsilon", "epsilon")
+"""Names of the attribute of a norm that is added to the mean square."""
+_CLOSE = 1e-4
+
+
+def norm_forms(target: TargetSpec) -> dict[str, NormForm]:
+    """Return, by the path of a module, how each norm computes; a norm is a module whose class is called so.
+
+    The network is built without memory for its parameters. A norm is called with one vector and a weight of zeros, then
+    of ones: once for each class, size and epsilon.
+    """
+    if target.build is None:
+        return {}
+    from .torch_module.meta import build_on_meta
+
+    model: Any = build_on_meta(target.build)  # type: ignore[arg-type]
+    found: dict[str, NormForm] = {}
+    known: dict[tuple[Any, ...], NormForm] = {}
+    for path, module in model.named_modules():
+        is_norm = "norm" in type(module).__name__.lower() and ".parametrizations." not in path  # weight norm is none
+        if is_norm and not any(True for _ in module.children()):
+            size, epsilon = _size(module), _epsilon(module)
+            alike = type(module), size, epsilon, len(list(module.parameters()))
+            if alike not in known:
+                known[alike] = _tried(module, size, epsilon)
+            found[path] = known[alike]
+    return found
+
+
+def _size(module: Any) -> int:
+    """Return over how many numbers a module normalises; 0 if this is not known."""
+    weight = getattr(module, "weight", None)
+    shape: tuple[int, ...] = weight.shape if weight is not None else getattr(module, "normalized_shape", ())
+    return int(shape[-1]) if len(shape) == 1 else 0
+
+
+def _epsilon(module: Any) -> float | None:
+    found = next((getattr(module, name) for name in _EPSILONS if hasattr(module, name)), None)
+    return found if isinstance(found, float) else None
+
+
+def _tried(module: Any, size: int, epsilon: float | None) -> NormForm:
+    import torch
+
+    names = [name for name, _ in module.named_parameters()]
+    if "weight" not in names:
+        return NormForm(size, epsilon, 0.0, "bare")
+    if not size or epsilon is None or not set(names) <= {"weight", "bias"}:
+        return NormForm(size, epsilon, 0.0, "")
+    # Small, so that epsilon counts; of another mean than 0.
+    vector = ((torch.arange(size) * 0.7).sin() + 0.4) * max(epsilon, 1e-12) ** 0.5
+    outputs = [_called(module, names, torch.full((size,), weight), vector) for weight in (0.0, 1.0)]
+    if any(one is None for one in outputs):
+        return NormForm(size, epsilon, 0.0, "")
+    zero, one = outputs
+    offset = 0.0 if not zero.any() else 1.0
+    plain = zero if offset else one
+    rms = vector * torch.rsqrt(vector.square().mean() + epsilon)
+    centred = vector - vector.mean()
+    mean = centred * torch.rsqrt(centred.square().mean() + epsilon)
+    is_linear = _is_close(one - zero, plain)
+    kind = "rms" if _is_close(plain, rms) else "mean" if _is_close(plain, mean) else ""
+    return NormForm(size, epsilon, offset, kind if is_linear else "")
+
+
+def _called(module: Any, names: list[str], weight: Any, vector: Any) -> Any:
+    """Return what a norm with this weight makes of a vector; None if it needs more than one vector."""
+    import torch
+
+    values = {name: weight if name == "weight" else torch.zeros_like(weight) for name in names}
+    try:
+        with torch.no_grad():
+            found = torch.func.functional_call(module, values, (vector[None],))
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError):
+        return None
+    return found[0].float() if isinstance(found, torch.Tensor) and found.shape == (1, len(vector)) else None
+
+
+def _is_close(one: Any, other: Any) -> bool:
+    return bool((one - other).abs().max() <= _CLOSE * other.abs().max())

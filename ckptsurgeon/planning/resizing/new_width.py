@@ -1,0 +1,168 @@
+"""A larger width by numbers that are 0 at first, so that it need not be a multiple of the old one.
+
+Along the width, everything that is made is padded with zeros, and what reads the new numbers is initialised, which is
+multiplied by 0 at first. A norm that divides by the root of a mean square (RMSNorm, https://arxiv.org/abs/1910.07467)
+sees a mean that is old / new times as large. It computes the same if its epsilon is multiplied by old / new, too, and
+its weight by the root of that. A norm that subtracts the mean (LayerNorm) would move the new numbers away from 0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from math import isclose, sqrt
+from typing import Any, NamedTuple
+
+from ...errors import PlanError
+from ...util.text import escape, listing
+from .axes import Axis, Network
+from .change import Change
+
+__all__ = ["NormForm", "added_width", "check_norms", "with_epsilons"]
+
+_PROJECTIONS = {
+    "q_norm": ("q_proj", "heads"), "query_layernorm": ("q_proj", "heads"), "k_norm": ("k_proj", "kv_heads"),
+    "key_layernorm": ("k_proj", "kv_heads"),
+}  # fmt: skip
+"""{name of a norm over each head: the projection whose outputs it normalises, and what counts its heads}"""
+_WHY = {
+    "mean": "subtracts the mean over the width, which zeros would change",
+    "bare": "has no weight that could make up for the larger width",
+}
+"""{kind of norm: why zeros cannot be added to what it normalises}"""
+_HEADS = (re.compile(r"(^|\.)q_proj\.(weight|bias)$"), re.compile(r"(^|\.)o_proj\.weight$"))
+"""Match the projections with heads of queries along the first dimension, and along another one."""
+
+
+class NormForm(NamedTuple):
+    """How a norm computes: over how many numbers, with which epsilon, and what it does with its weight.
+
+    ``size`` is 0 if it is not known, and ``epsilon`` None. ``offset`` is the number that is added to its weight (1 for
+    those of Gemma). ``kind`` is "rms", "mean" if the mean is subtracted, "bare" if it has no weight, or "" if it is not
+    known.
+    """
+
+    size: int
+    epsilon: float | None
+    offset: float
+    kind: str
+
+
+Norms = Mapping[str, NormForm]
+"""The norms of a network, by the path of the module."""
+
+
+def check_norms(field: str, before: Norms, after: Norms, numbers: tuple[int, int]) -> None:
+    """Raise PlanError if a norm would compute something else with zeros along the width.
+
+    ``after`` are the norms at the new width, or those of ``before``, if the network cannot be built at it: then norms
+    of the same size as the width are an error only if all norms of this size are.
+    """
+    own = {path: one for path, one in before.items() if one.size == numbers[0] or (one.kind == "bare" and not one.size)}
+    if after is before and not all(one.kind in _WHY for one in own.values()):
+        return
+    for path, norm in own.items():
+        is_over_width = after is before or after.get(path, norm).size in (numbers[1], 0)
+        if is_over_width and norm.kind in _WHY:
+            raise _impossible(field, numbers, f"{escape(path)} {_WHY[norm.kind]}")
+
+
+def added_width(
+    field: str,
+    axes: Sequence[Axis],
+    numbers: tuple[int, int],
+    norms: Norms,
+    more: Mapping[str, float],
+    groups: int = 1,
+) -> Change:
+    """Return the change that adds numbers to the width which are 0 at first.
+
+    ``norms`` are those of the source. ``more`` has further factors of weights of norms, by key. If the number of heads
+    of queries grows with the width, ``groups`` is the number of heads of keys that they share. Raises PlanError for
+    norms with which this is not possible, and for axes that are not the width alone.
+    """
+    old, new = numbers
+    change = Change(f"{field} {old} to {new}: {new - old} numbers are added that are 0 at first", True)
+    factor = sqrt(old / new)
+    for axis in axes:
+        if (axis.before, axis.after) != numbers or axis.parts > 1:
+            what = f"dimension {axis.dim} of {escape(axis.key)} goes from {axis.before} to {axis.after}"
+            raise _impossible(field, numbers, f"{what}, which is not the width alone")
+        if axis.kind == "norm" and axis.key.endswith(".weight"):
+            path = axis.key.rpartition(".")[0]
+            if path not in norms or norms[path].kind != "rms":
+                raise _impossible(field, numbers, f"it is not known how {escape(path)} normalises")
+            change.rows += _scaled_norm(axis.key, norms[path].offset, factor * more.get(axis.key, 1.0))
+            change.policies[axis.key] = "pad"
+        elif groups > 1 and _HEADS[axis.dim > 0].search(axis.key):
+            change.rows += _more_heads(axis, groups)
+        elif axis.side == "out":
+            change.rows.append({"pad": axis.key, "dim": axis.dim, "size": new})
+        else:
+            change.policies[axis.key] = "pad"
+    return change
+
+
+def _scaled_norm(key: str, offset: float, factor: float) -> list[dict[str, Any]]:
+    """Return operations that multiply ``offset`` plus a weight by ``factor``."""
+    if isclose(factor, 1.0, rel_tol=1e-12):
+        return []
+    scaled: dict[str, Any] = {"scale": key, "by": factor}
+    return [scaled, {"shift": key, "by": offset * (factor - 1.0)}] if offset else [scaled]
+
+
+def _more_heads(axis: Axis, groups: int) -> list[dict[str, Any]]:
+    """Return operations that add zeros to each group of heads that share a head of keys."""
+    first, rest = [-1] * axis.dim, [-1] * (axis.dim == 0 and not axis.key.endswith("bias"))
+    return [
+        {"reshape": axis.key, "shape": [*first, groups, axis.before // groups, *rest]},
+        {"pad": axis.key, "dim": axis.dim + 1, "size": axis.after // groups},
+        {"reshape": axis.key, "shape": [*first, axis.after, *rest]},
+    ]
+
+
+def _impossible(field: str, numbers: tuple[int, int], why: str) -> PlanError:
+    old, new = numbers
+    return PlanError(
+        f"{field} {old} to {new}: numbers that are 0 at first cannot be added, because {why}.",
+        hint=f"Use {old * max(new // old, 2)} or another multiple of {old}, so that the width is repeated.",
+    )
+
+
+def with_epsilons(
+    change: Change, before: Norms, after: Norms, numbers: tuple[int, int], network: Network, heads: Mapping[str, int]
+) -> Change:
+    """Return a change that makes up for norms whose epsilon is not what it has to be, or says that it cannot.
+
+    The epsilon has to be old / new times as large over the width, and as it was over anything else. If it is another
+    over the queries or keys of a head, their projection is scaled, so that the norm computes the same. ``heads`` has
+    the number of "heads" and "kv_heads".
+    """
+    old, new = numbers
+    apart = []
+    for path, norm in before.items():
+        other = after.get(path, norm)
+        if not norm.epsilon or not other.epsilon:
+            continue
+        is_wider = (norm.size, other.size) == numbers
+        if isclose(other.epsilon, norm.epsilon * (old / new if is_wider else 1.0), rel_tol=1e-6):
+            continue
+        keys = [] if is_wider else _projection(path, norm.size, network, heads)
+        change.rows += [{"scale": key, "by": sqrt(other.epsilon / norm.epsilon)} for key in keys]
+        if not keys:
+            apart.append(path)
+    if apart:
+        change.is_exact = False
+        change.said += f", but the epsilon of {listing(apart, 3)} would have to be another"
+    return change
+
+
+def _projection(path: str, size: int, network: Network, heads: Mapping[str, int]) -> list[str]:
+    """Return the keys of the projection whose outputs a norm of heads takes, and nothing else does; [] if none does."""
+    parent, _, name = path.rpartition(".")
+    if name not in _PROJECTIONS:
+        return []
+    projection, role = _PROJECTIONS[name]
+    keys = [f"{parent}.{projection}.{end}" for end in ("weight", "bias")]
+    found = [key for key in keys if key in network.tensors]
+    return found if all(network.tensors[key].shape[0] == heads[role] * size for key in found) else []
