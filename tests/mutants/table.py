@@ -977,4 +977,10 @@ MUTANTS = (
         "change, given = document.vocabulary, dict(_given(document.model))",
         "api/resize/test_vocabulary.py",
     ),
+    Mutant(
+        "an override of a field of a nested configuration leaves its other fields",
+        "return _Part(before if kind == own else {}, found, is_fixed=False)",
+        "return _Part({}, found, is_fixed=False)",
+        "destinations/hf/test_overrides.py",
+    ),
 )  # fmt: skip

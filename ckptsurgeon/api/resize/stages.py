@@ -114,7 +114,7 @@ class Stages:
     @cached_property
     def overrides(self) -> dict[str, Any]:
         """All fields with other values than in the source's config.json, nested."""
-        return nested({**self._fields, **self._lists()})
+        return nested({**self._fields, **self._lists()}, self._before)
 
     @property
     def is_tested(self) -> bool:
@@ -280,7 +280,7 @@ class Stages:
         return found
 
     def _target(self) -> TargetSpec:
-        return self._base.target(nested(self._done))
+        return self._base.target(nested(self._done, self._before))
 
     def _others(self, before: Network, kinds: Mapping[str, str]) -> Network:
         """Apply the fields that count nothing, and return the network; raises PlanError if they change shapes."""
