@@ -983,4 +983,10 @@ MUTANTS = (
         "return _Part({}, found, is_fixed=False)",
         "destinations/hf/test_overrides.py",
     ),
+    Mutant(
+        "a processor that counts the tokens of an image otherwise than the network its features is named",
+        "extra = more - (used == DEFAULT) - (ADDED[tower] - (given == DEFAULT))",
+        "extra = more - ADDED[tower]",
+        "api/model_folder/processors/test_processors.py",
+    ),
 )  # fmt: skip

@@ -106,6 +106,8 @@ KINDS = (
           "Take what is missing from the source, or correct config.json."),
     _kind("vocabulary", r": the tokeniser cannot be loaded$", WARN,
           "Fetch or save the missing files of the tokeniser again."),
+    _kind("configuration", r"^(?:\w+ of )?\w*processor_config\.json says ", WARN,
+          "Check whether both files are of this model."),
     _kind("token-ids", r"\bids?\b", WARN, "Correct the ids in the files that are named."),
     _kind("vocabulary", r"\b(tokens?|rows?|vocab\w*)\b", WARN, "Check whether tokeniser and weights belong together."),
     _kind("configuration", r"config\.json|generation_config|\(\w+\)", WARN,
