@@ -989,4 +989,10 @@ MUTANTS = (
         "extra = more - ADDED[tower]",
         "api/model_folder/processors/test_processors.py",
     ),
+    Mutant(
+        "a GGUF file whose merge rules were lost is named",
+        "    if tokens - LETTERS - int.from_bytes(read(MERGES, 4, 8), \"little\") < few:\n        return",
+        "    if tokens:\n        return",
+        "api/gguf/test_tokenizer_notes.py",
+    ),
 )  # fmt: skip

@@ -108,6 +108,8 @@ KINDS = (
           "Fetch or save the missing files of the tokeniser again."),
     _kind("configuration", r"^(?:\w+ of )?\w*processor_config\.json says ", WARN,
           "Check whether both files are of this model."),
+    _kind("vocabulary", r"^tokenizer\.ggml\.\w+ has ", WARN,
+          "Convert the model again from the files of its tokeniser."),
     _kind("token-ids", r"\bids?\b", WARN, "Correct the ids in the files that are named."),
     _kind("vocabulary", r"\b(tokens?|rows?|vocab\w*)\b", WARN, "Check whether tokeniser and weights belong together."),
     _kind("configuration", r"config\.json|generation_config|\(\w+\)", WARN,
