@@ -106,7 +106,7 @@ KINDS = (
           "Take what is missing from the source, or correct config.json."),
     _kind("vocabulary", r": the tokeniser cannot be loaded$", WARN,
           "Fetch or save the missing files of the tokeniser again."),
-    _kind("configuration", r"^(?:\w+ of )?\w*processor_config\.json says ", WARN,
+    _kind("configuration", r"^(?:\w+ of )?\w*processor_config\.json (?:says|has no) ", WARN,
           "Check whether both files are of this model."),
     _kind("vocabulary", r"^tokenizer\.ggml\.\w+ has ", WARN,
           "Convert the model again from the files of its tokeniser."),

@@ -53,11 +53,10 @@ def image_token_notes(folder: ModelFolder) -> Iterator[str]:
         yield from _counted(image_section(folder), "image_seq_length", config, "")
 
 
-def _with_strategy(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if LLaVA's processor, with the fields ``made``, adds or leaves out another number of tokens."""
+def _with_strategy(fields: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a note if LLaVA's processor, with these fields, adds or leaves out another number of tokens."""
     kind = config["model_type"]
-    if kind == "video_llava":
-        made = {**OF_VIDEO_LLAVA, **made} if made else made
+    made = {**OF_VIDEO_LLAVA, **fields} if fields and kind == "video_llava" else fields
     own = None if kind == "vipllava" else config.get(STRATEGY)  # VipLLaVA's class does not read this field
     tower, given = at_path(config, "vision_config.model_type"), own or STRATEGIES[kind]
     used, more = made.get(STRATEGY), made.get(ADDITIONAL, 0)
@@ -70,10 +69,16 @@ def _with_strategy(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterat
     if used != given:
         value = escape(brief_repr(used, 24) if not isinstance(used, str) else used[:24])
         source = "config.json says" if own else f"{kind} models use"
-        yield f"{PROCESSOR} says {value} ({STRATEGY}), but {source} {given}: {told} features"
+        yield f"{_says(STRATEGY, value, fields)}, but {source} {given}: {told} features"
     else:
         adds = f"{tower} adds {count(ADDED[tower], 'feature')} to those of the patches"
-        yield f"{PROCESSOR} says {more} ({ADDITIONAL}), but {adds}: {told} features"
+        yield f"{_says(ADDITIONAL, more, fields)}, but {adds}: {told} features"
+
+
+def _says(field: str, value: object, fields: Mapping[str, Any]) -> str:
+    if field in fields:
+        return f"{PROCESSOR} says {value} ({field})"
+    return f"{PROCESSOR} has no {field}, which makes it {value}"
 
 
 def _onevision(whole: Section, config: Mapping[str, Any]) -> Iterator[str]:

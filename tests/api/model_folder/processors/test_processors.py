@@ -183,6 +183,16 @@ def test_files_that_differ_are_named(name: str, file: str, change: Files, said: 
     assert said in found[0]
 
 
+def test_numbers_that_are_missing_have_the_default_of_the_class() -> None:
+    config, files = HEALTHY["llava"]
+    less = {name: value for name, value in LLAVA.items() if name != "num_additional_image_tokens"}
+    (found,) = notes(config, **{**files, "processor_config": less})
+    assert "has no num_additional_image_tokens, which makes it 0, but clip_vision_model adds 1 feature" in found
+    full = {"model_type": "video_llava", "vision_config": CLIP, "vision_feature_select_strategy": "full"}
+    (found,) = notes(full, processor_config={"patch_size": 14})
+    assert "has no vision_feature_select_strategy, which makes it default, but config.json says full" in found
+
+
 @pytest.mark.parametrize("value", [None, "x", [1], {"a": 1}, True, -1, 10**400, 1.5])
 def test_values_of_other_types_are_no_error(value: Any) -> None:
     for name, file, change, _ in DAMAGED:
