@@ -15,10 +15,11 @@ from ..storage.read.uri import open_source, scheme_of
 from ..util.text import escape
 from .inputs.argument_types import CheckpointLike
 from .lora.settings import setting_notes
-from .model_folder.config_differences import config_notes, input_notes
+from .model_folder.config_differences import config_notes
 from .model_folder.embedded import entry_notes
 from .model_folder.embedded_folder import with_embedded_tokens
 from .model_folder.folder import ModelFolder, model_folder, model_folder_at
+from .model_folder.processors.differences import input_notes
 from .model_folder.rows_by_place import difference
 from .model_folder.tokenizer.file_differences import tokenizer_differences
 

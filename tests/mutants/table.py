@@ -1073,4 +1073,22 @@ MUTANTS = (
         "change, given = document.vocabulary, dict(_given(document.model))",
         "api/resize/test_vocabulary.py",
     ),
+    Mutant(
+        "an override of a field of a nested configuration leaves its other fields",
+        "return _Part(before if kind == own else {}, found, is_fixed=False)",
+        "return _Part({}, found, is_fixed=False)",
+        "destinations/hf/test_overrides.py",
+    ),
+    Mutant(
+        "a processor that counts the tokens of an image otherwise than the network its features is named",
+        "extra = more - (used == DEFAULT) - (ADDED[tower] - (given == DEFAULT))",
+        "extra = more - ADDED[tower]",
+        "api/model_folder/processors/test_processors.py",
+    ),
+    Mutant(
+        "a GGUF file whose merge rules were lost is named",
+        "    if tokens - LETTERS - int.from_bytes(read(MERGES, 4, 8), \"little\") < few:\n        return",
+        "    if tokens:\n        return",
+        "api/gguf/test_tokenizer_notes.py",
+    ),
 )  # fmt: skip

@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 from ...formats.ggml.values import texts_in
-from ...util.text import escape
+from ...util.text import brief_repr, count, escape
+from ...vocabulary.huggingface import is_byte
+from ..model_folder.tokenizer.token_lists import FEW, FEWEST
+from ..model_folder.tokenizer.tokenizer_files import SPECIAL as SPECIAL_TOKEN
 
 __all__ = ["Read", "tokenizer_notes"]
 
@@ -20,6 +23,10 @@ MODEL, TOKENS, KINDS, MERGES, SCORES = (
 )
 NORMAL, CONTROL = 1, 3
 """llama.cpp's numbers for tokens of ordinary texts, and for tokens such as the end of a text."""
+ROLES = ("eos_token_id", "bos_token_id", "padding_token_id", "eot_token_id", "seperator_token_id", "cls_token_id")
+"""Entries with the id of a token that is not text; llama.cpp spells "separator" so."""
+LETTERS = 256
+"""Byte-level BPE has a token for each byte, which no rule makes."""
 DIGITS = 10
 """Ids with more digits are not looked up."""
 HEAD = 12
@@ -42,6 +49,10 @@ def tokenizer_notes(metadata: Mapping[str, str], tokens: int, read: Read) -> Ite
     if not tokens:
         return
     yield from _of_lists(metadata, read)
+    if metadata.get(MODEL) == "gpt2" and MERGES in metadata:
+        yield from _of_rules(tokens, read, has_kinds=KINDS in metadata)
+    if KINDS in metadata:
+        yield from _of_kinds(metadata, tokens, read)
     ends = {"eos_token_id": "llama.cpp ends texts there"}
     if metadata.get(f"{OWN}add_bos_token") == "true":
         ends["bos_token_id"] = "llama.cpp begins texts with it"
@@ -65,6 +76,44 @@ def _of_lists(metadata: Mapping[str, str], read: Read) -> Iterator[str]:
             yield f"{MODEL} is llama (sentencepiece), but {why}, as in byte-level BPE: {follows}"
 
 
+def _of_rules(tokens: int, read: Read, *, has_kinds: bool) -> Iterator[str]:
+    """Yield a note if the merge rules of byte-level BPE do not make many of its longer tokens; usually they make all.
+
+    As for tokenizer.json, "many" is more than a twentieth of the tokens. The lists are read, at about 0.3 s for 100,000
+    tokens, only if there are so few rules that this may be so.
+    """
+    few = max(FEWEST, round(FEW * tokens))
+    if tokens - LETTERS - int.from_bytes(read(MERGES, 4, 8), "little") < few:
+        return
+    rules, known = _texts(read, MERGES), _texts(read)
+    made = {one[:1] + one[1:].replace(" ", "", 1) for one in rules}  # a first letter may be a space
+    texts = [one for one, kind in zip(known, _kinds(read), strict=False) if kind == NORMAL] if has_kinds else known
+    longer = (one for one in texts if len(one) > 1 and not is_byte(one) and not SPECIAL_TOKEN.fullmatch(one))
+    unmade = sum(one not in made for one in longer)
+    if unmade >= few and any(one.startswith(SPACE) and len(one) > 1 for one in known):
+        has = f"{MERGES} has {count(len(rules), 'merge rule')}"
+        yield f"{has}, but {unmade} of the longer tokens are made by none: the tokeniser never produces these tokens"
+
+
+def _of_kinds(metadata: Mapping[str, str], tokens: int, read: Read) -> Iterator[str]:
+    """Yield a note if all tokens are of the kind of ordinary texts, although a role has a token such as ``</s>``."""
+    for name in ROLES:
+        said = metadata.get(f"{OWN}{name}", "")
+        if not (said.isdecimal() and len(said) <= DIGITS and int(said) < tokens):
+            continue
+        if read(KINDS, HEAD + 4 * int(said), 4) != struct.pack("<I", NORMAL):
+            continue
+        if CONTROL in _kinds(read):
+            return
+        known = _texts(read)
+        text = known[int(said)] if int(said) < len(known) else ""
+        if text.startswith(SPECIAL) and len(text) > 1:
+            is_role = f"{name} is {said} ({escape(brief_repr(text, 24))})"
+            follows = "llama.cpp writes such tokens into texts, and reads them in prompts as ordinary text"
+            yield f"{KINDS} has no control token, but {is_role}: {follows}"
+            return
+
+
 def _letters(read: Read) -> str:
     """Return text that says that tokens begin with the space of byte-level BPE; '' if they do not."""
     known = _texts(read)
@@ -76,15 +125,19 @@ def _ordinary(id: int, read: Read) -> str:
     """Return the text of token ``id`` if it is an ordinary token, but other tokens are special; '' otherwise."""
     if read(KINDS, HEAD + 4 * id, 4) != struct.pack("<I", NORMAL):
         return ""
-    kinds = read(KINDS, HEAD, 1 << 30)
-    if CONTROL not in memoryview(kinds[: len(kinds) // 4 * 4]).cast("I"):
+    if CONTROL not in _kinds(read):
         return ""
     known = _texts(read)
     text = known[id] if id < len(known) else ""
     return "" if text.startswith(SPECIAL) else text
 
 
-def _texts(read: Read) -> list[str]:
+def _kinds(read: Read) -> memoryview:
+    kinds = read(KINDS, HEAD, 1 << 30)
+    return memoryview(kinds[: len(kinds) // 4 * 4]).cast("I")
+
+
+def _texts(read: Read, entry: str = TOKENS) -> list[str]:
     with suppress(struct.error):
-        return texts_in(read(TOKENS, 0, 1 << 30))
+        return texts_in(read(entry, 0, 1 << 30))
     return []

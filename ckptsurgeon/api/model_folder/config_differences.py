@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from ...destinations.hf.files import PREPROCESSOR
-from ...errors import ConfigError, SourceError
 from ...planning.mixed_layers import stored_sources
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import MERGES
-from ...storage.read.uri import scheme_of
-from ...util.text import brief_repr, escape, value_text
+from ...util.text import escape, value_text
 from ...vocabulary.id_fields import is_of_ids
 from .alignment import generation_settings
 from .config import AFTER_PADDING, PADDING
@@ -25,9 +21,9 @@ from .folder import ModelFolder
 from .layers.moved import moved_layer_notes, written_config
 from .layers.rotary import rotary_differences, with_order
 from .layers.windows import has_window, is_one_network
-from .tokenizer.text_differences import text_notes
+from .processors.differences import input_notes
 
-__all__ = ["config_notes", "generation_differences", "input_notes", "with_config_said"]
+__all__ = ["config_notes", "generation_differences", "with_config_said"]
 
 PARTS = ("text_config", "vision_config", "audio_config", "encoder", "decoder", "llm_config", "language_config")
 ALIKE = {
@@ -261,35 +257,12 @@ def _meant(value: Any) -> Any:
     return ALIKE.get(value, value) if isinstance(value, str) else value
 
 
-# Notes on inputs that two combined models prepare differently, according to the files of their processors.
+# Notes on settings of generation.
 
-PROCESSOR = "processor_config.json"
-PREPROCESSORS = ("feature_extractor", "image_processor")
-"""Sections of ``processor_config.json`` that hold the fields of a ``preprocessor_config.json``."""
-IGNORED = re.compile(r"^_|_(type|class)$|^(return_|use_fast|device|disable_grouping|input_data_format|data_format)")
-"""Matches names of fields that do not affect the values of inputs."""
 OF_WRITING = re.compile(r"^_|^transformers_version$")
 """Matches names of fields about the program that wrote a file."""
 MOST_FIELDS = 6
-"""The largest number of fields that a note on inputs or generation lists."""
-
-
-def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
-    """Yield notes on how two models prepare inputs differently; only fields that both have are compared.
-
-    ``other`` is the name of the model in the folder ``theirs``, and ``name`` that of the model in ``ours``.
-    """
-    there, here = _fields(theirs), _fields(ours)
-    differing = [
-        f"{escape(field)} is {_input_said(there[field])} in {escape(other)}, {value_text(value)} in {escape(name)}"
-        for field, value in here.items()
-        if field in there and not IGNORED.search(field) and _inputs_differ(there[field], value)
-    ]
-    if len(differing) > MOST_FIELDS:
-        differing[MOST_FIELDS:] = [f"and {len(differing) - MOST_FIELDS} more"]
-    if differing:
-        yield f"the models prepare inputs differently, according to {PREPROCESSOR}: {'; '.join(differing)}"
-    yield from text_notes(other, theirs, name, ours)
+"""The largest number of fields that a note on generation lists."""
 
 
 def generation_differences(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
@@ -308,40 +281,3 @@ def generation_differences(other: str, theirs: ModelFolder, name: str, ours: Mod
         lines[MOST_FIELDS:] = [f"and {len(lines) - MOST_FIELDS} more"]
     if lines:
         yield f"the models generate text differently, according to {GENERATION}: {'; '.join(lines)}"
-
-
-def _inputs_differ(one: Any, here: Any) -> bool:
-    """Return whether two values of the same kind differ; a number and an object are not compared.
-
-    Sizes of images are numbers in older files, and objects in newer files.
-    """
-    if None in (one, here) or isinstance(one, dict | list) != isinstance(here, dict | list):
-        return False
-    if isinstance(one, dict) and isinstance(here, dict):
-        return any(one[name] != here[name] for name in one if name in here) or one.keys().isdisjoint(here)
-    return bool(one != here)
-
-
-def _fields(folder: ModelFolder) -> Mapping[str, Any]:
-    """Return the fields of preprocessor_config.json, or else those in processor_config.json.
-
-    The result is empty if the file is missing, unreadable or remote.
-    """
-    named = {one.name: one for one in folder.files if not scheme_of(one.path)}
-    with suppress(ConfigError, SourceError):
-        if PREPROCESSOR in named:
-            return folder.document(PREPROCESSOR)
-        found = folder.document(PROCESSOR) if PROCESSOR in named else {}
-        return {
-            name: value
-            for part in PREPROCESSORS
-            if isinstance(found.get(part), dict)
-            for name, value in found[part].items()
-        }
-    return {}
-
-
-def _input_said(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return escape(value if isinstance(value, str) else brief_repr(value, LONGEST))

@@ -9,16 +9,19 @@ from typing import Any
 
 from ...destinations.hf.files import PREPROCESSOR
 from ...errors import ConfigError, SourceError
-from ...util.text import count, escape, listing
+from ...util.text import escape, listing
 from ...vocabulary.token_ids import Renumbering, ids_by_field
 from .documents import CHAT, TOKENIZER
 from .folder import ModelFolder
+from .processors.agreement import agreement_notes
+from .processors.image_tokens import image_token_notes
+from .processors.placeholders import placeholder_notes
+from .processors.sections import Section, image_section
 from .tokenizer.chat_template import chat_notes
 from .tokenizer.tokenizer_files import SPECIAL, added_tokens, brief_token, local_tokens, object_in
 
 __all__ = ["input_notes"]
 
-PROCESSOR = "processor_config.json"
 MEL_BINS = {"WhisperFeatureExtractor": "feature_size", "ASTFeatureExtractor": "num_mel_bins"}
 """The field with the number of mel bins, by feature extractor. In config.json, this field is ``num_mel_bins``."""
 OF_WAVES = (
@@ -50,12 +53,16 @@ def input_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     yield from _of_another_model(made, folder.config)
     yield from _mel_bins(made, folder.config)
     yield from _frames(made, folder.config)
-    yield from _image_sizes(made, folder.config)
-    yield from _patches(object_in(folder, PROCESSOR), folder.config)
+    yield from _image_sizes(image_section(folder), folder.config)
+    yield from agreement_notes(folder)
+    yield from image_token_notes(folder)
     yield from _two_templates(folder)
     tokens = local_tokens(read)
     if tokens:
-        yield from _placeholders(folder, tokens, added_tokens(folder))
+        added = added_tokens(folder)
+        by_name = dict(_placeholders(folder, tokens, added))
+        yield from by_name.values()
+        yield from (note for field, note in placeholder_notes(folder, tokens, added) if field not in by_name)
     yield from chat_notes(folder, read)
 
 
@@ -88,33 +95,17 @@ def _frames(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]
             yield f"{makes}, but {wanted}: transformers refuses them"
 
 
-def _image_sizes(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
+def _image_sizes(section: Section, config: Mapping[str, Any]) -> Iterator[str]:
     nested = config.get("vision_config")
     for part in (config, nested if isinstance(nested, dict) else {}):
         wanted = part.get("image_size")
         if part.get("model_type") not in OF_ONE_SIZE or type(wanted) is not int:
             continue
-        field, sides = _size(made)
+        field, sides = _size(section.fields)
         if sides and any(side != wanted for side in sides):
             images = " x ".join(map(str, sides))
-            yield f"{PREPROCESSOR} makes images of {images} ({field}), but config.json says {wanted} (image_size)"
+            yield f"{section.where} makes images of {images} ({field}), but config.json says {wanted} (image_size)"
             return
-
-
-def _patches(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes if a processor's ``patch_size`` is not the model's, or the ``vision_feature_layer`` does not exist.
-
-    ``made`` has the fields of the processor, and ``config`` those of the model.
-    """
-    vision = config.get("vision_config")
-    part = vision if isinstance(vision, dict) else {}
-    number, wanted = made.get("patch_size"), part.get("patch_size")
-    if type(number) is int and type(wanted) is int and number != wanted:
-        yield f"{PROCESSOR} says {number} (patch_size), but vision_config of config.json says {wanted}"
-    layers, count_of = config.get("vision_feature_layer"), part.get("num_hidden_layers")
-    for layer in layers if isinstance(layers, list) else [layers]:
-        if type(layer) is int and type(count_of) is int and not -count_of - 1 <= layer <= count_of:
-            yield f"config.json says {layer} (vision_feature_layer), but vision_config has {count(count_of, 'layer')}"
 
 
 def _two_templates(folder: ModelFolder) -> Iterator[str]:
@@ -137,8 +128,8 @@ def _size(made: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
     return field, tuple(side for side in sides if type(side) is int)
 
 
-def _placeholders(folder: ModelFolder, tokens: tuple[str, ...], added: set[str]) -> Iterator[str]:
-    """Yield a note on each placeholder whose id is that of another token, although a token has the right name.
+def _placeholders(folder: ModelFolder, tokens: tuple[str, ...], added: set[str]) -> Iterator[tuple[str, str]]:
+    """Yield (field, note) on each placeholder whose id is that of another token, although a token has the right name.
 
     Tokens to which other fields refer, such as ``image_start_id``, have another purpose.
     """
@@ -151,10 +142,9 @@ def _placeholders(folder: ModelFolder, tokens: tuple[str, ...], added: set[str])
         if named and not any(word in token for word in words):
             own = sorted(named - _of_other_fields(folder, tokens))
             if own:
-                yield (
-                    f"{escape(field)} of config.json is {number}, but in the tokeniser this is the id of "
-                    f"{brief_token(tokens[number])}, not of {listing([brief_token(one) for one in own], 3, where='')}"
-                )
+                others = listing([brief_token(one) for one in own], 3, where="")
+                is_of = f"in the tokeniser this is the id of {brief_token(tokens[number])}"
+                yield field, f"{escape(field)} of config.json is {number}, but {is_of}, not of {others}"
 
 
 def _of_other_fields(folder: ModelFolder, tokens: tuple[str, ...]) -> set[str]:

@@ -52,14 +52,20 @@ def kept_of(given: Mapping[str, Any] | Sequence[str] | None) -> dict[str, list[i
     return found
 
 
-def nested(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return fields by their dotted paths as nested fields: ``{"text_config": {"hidden_size": 64}}``."""
+def nested(fields: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields by their dotted paths as nested fields: ``{"text_config": {"hidden_size": 64}}``.
+
+    ``before`` are all fields of the configuration. A field whose value is an object, such as ``rope_parameters``, is
+    replaced as a whole, so it keeps what it had; nested configurations, which have a model type, need not.
+    """
     found: dict[str, Any] = {}
     for path, value in fields.items():
         *parts, name = path.split(".")
-        inner = found
+        inner, known = found, before
         for part in parts:
-            inner = inner.setdefault(part, {})
+            own = known.get(part)
+            known = own if isinstance(own, Mapping) else {}
+            inner = inner.setdefault(part, {} if "model_type" in known else dict(known))
         inner[name] = value
     return found
 

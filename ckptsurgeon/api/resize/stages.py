@@ -77,7 +77,7 @@ class Stages:
     @cached_property
     def overrides(self) -> dict[str, Any]:
         """All fields with other values than in the source's config.json, nested."""
-        return nested({**self._asked.new, **lists_of_layers(self._asked, self._choices)})
+        return nested({**self._asked.new, **lists_of_layers(self._asked, self._choices)}, self._asked.before)
 
     @property
     def is_tested(self) -> bool:
@@ -143,8 +143,10 @@ class Stages:
     def _heads(self, done: Mapping[str, Any]) -> Heads:
         """Return the numbers of heads in the part of the configuration that changes, after the fields ``done``."""
         name = next(name for role in _OF_HEADS for name in self._asked.of(role))
-        part = at_path(self._base.fields(nested(done)), name.rpartition(".")[0]) if "." in name else {}
-        part = part or self._base.fields(nested(done))
+        part = (
+            at_path(self._base.fields(nested(done, self._asked.before)), name.rpartition(".")[0]) if "." in name else {}
+        )
+        part = part or self._base.fields(nested(done, self._asked.before))
         numbers = {role_of(one): value for one, value in part.items() if type(value) is int}
         return Heads(numbers.get("heads", 1), numbers.get("kv_heads", numbers.get("heads", 1)))
 
@@ -191,7 +193,7 @@ class Stages:
         return change
 
     def _target(self) -> TargetSpec:
-        return self._base.target(nested(self._done))
+        return self._base.target(nested(self._done, self._asked.before))
 
     def _others(self, before: Network, kinds: Mapping[str, str]) -> Network:
         """Apply the fields that count nothing, and return the network; raises PlanError if they change shapes."""

@@ -201,7 +201,7 @@ def _check_cut(base: Resizable, fields: Mapping[str, Any], size: int, old: int, 
 def _field(base: Resizable) -> tuple[str, int]:
     """Return the path of the field with the number of rows, and its value; "" if there is none."""
     given = base.fields()
-    names = (base.main_name(FIELD), f"text_config.{FIELD}")
+    names = (f"text_config.{FIELD}", base.main_name(FIELD))  # with a text_config, PaliGemma's own field has no effect
     path = next((name for name in names if type(at_path(given, name)) is int), "")
     return path, at_path(given, path) if path else 0
 

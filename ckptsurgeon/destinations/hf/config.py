@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import logging
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +20,7 @@ from .files import companions, is_of_tokenizer
 from .given import GivenFields
 from .overrides import check_overrides, config_of, merged_fields
 from .processors import processor_files
-from .written import WrittenConfig, files_of, has_fewer_rows
+from .written import WrittenConfig, files_of, has_fewer_rows, size_of
 
 __all__ = ["VALIDATOR", "ModelDescription", "class_of_config", "describe", "library"]
 
@@ -81,8 +83,10 @@ def describe(document: Document, package: Any, given: GivenFields) -> ModelDescr
             "the output.",
         )
     merged = merged_fields(config_class, fields, overrides)
+    is_new = document.vocabulary is not None or size_of(config_class, merged) < size_of(config_class, fields)
     try:
-        config = config_of(config_class, merged)
+        with _without_warning_of_ids() if is_new else nullcontext():
+            config = config_of(config_class, merged)
     except Exception as error:
         why = " ".join(str(error).split())
         fault = document.fail(f"the class {config_class.__name__} refuses the fields of {where}: {escape(why, 400)}.")
@@ -96,6 +100,28 @@ def describe(document: Document, package: Any, given: GivenFields) -> ModelDescr
         files = tuple(one for one in files if not is_of_tokenizer(one.name))
     is_plain = document.vocabulary is None and not (more or said or others or has_fewer_rows(written, fields))
     return ModelDescription(model_class, config, (*files, *more), (*notes, *said, *others), is_plain)
+
+
+_ID_BEYOND = "an integer within the vocabulary"
+"""A part of the warning of transformers for a token id that is not below the vocabulary size."""
+
+
+@contextmanager
+def _without_warning_of_ids() -> Iterator[None]:
+    """Keep transformers from warning of token ids that the vocabulary lacks during the block.
+
+    A configuration with a new vocabulary is built with the old ids at first, and ``files_of`` then changes them.
+    """
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return _ID_BEYOND not in record.getMessage()
+
+    logger = logging.getLogger("transformers.configuration_utils")
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 VALIDATOR = "validator"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...tensors.dtypes import dtype_named
 from ...util.text import brief_repr
@@ -16,6 +17,8 @@ __all__ = ["check_overrides", "config_of", "merged_fields", "own_fields"]
 FETCHING = ("attn_implementation", "experts_implementation", "_attn_implementation", "_experts_implementation")
 """Fields that are left out because they may name code on the hub; the weights do not depend on them."""
 
+OF_A_TYPE = ("architectures", "model_type", "transformers_version")
+"""Fields that a nested configuration has from the file of a model of its own type."""
 
 FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 """Numbers that transformers 5 writes as ``{"__float__": "Infinity"}``, since JSON does not have them."""
@@ -43,7 +46,7 @@ def check_overrides(
     is checked.
     """
     known = {*own_fields(config_class), *config_class.attribute_map, *fields, "num_labels"}
-    hidden = {"architectures", "auto_map", "model_type", "transformers_version", *FETCHING}
+    hidden = {"auto_map", *OF_A_TYPE, *FETCHING}
     known = {name for name in known if not name.startswith("_")} - hidden
     check_fields(document, f"{config_class.__name__}{inside}", overrides, sorted(known))
     labels, number = overrides.get("id2label"), overrides.get("num_labels")
@@ -53,29 +56,10 @@ def check_overrides(
             "Leave one of the two fields out: each determines the other.",
         )
     for name, value in overrides.items():
-        part = _class_of_part(config_class, name, fields, value)
-        if part is not None:
-            check_overrides(document, part, fields.get(name) or {}, value, inside=f" ({name})")
-
-
-def _class_of_part(config_class: Any, name: str, fields: Mapping[str, Any], value: Any) -> Any:
-    """Return the class of the part ``name`` of a configuration if ``value`` has some of its fields; None otherwise.
-
-    A part that may be of any type, such as the language model of LLaVA, is of the type that ``fields`` say.
-    """
-    part = config_class.sub_configs.get(name)
-    if part is None or not isinstance(value, dict):
-        return None
-    if hasattr(part, "attribute_map"):
-        return part
-    old = fields.get(name)
-    kind = old.get("model_type") if isinstance(old, dict) else None
-    if not isinstance(kind, str) or value.get("model_type", kind) != kind or not hasattr(part, "for_model"):
-        return None  # all fields of the part are replaced
-    try:
-        return type(part.for_model(kind))
-    except ValueError:  # a type that this transformers does not know
-        return None
+        part = _part(config_class, name, fields, value)
+        if part is not None and part.config_class is not None:
+            own = {field: one for field, one in value.items() if part.is_fixed or field not in OF_A_TYPE}
+            check_overrides(document, part.config_class, part.fields, own, inside=f" ({name})")
 
 
 def own_fields(config_class: Any) -> set[str]:
@@ -101,8 +85,43 @@ def merged_fields(config_class: Any, fields: Mapping[str, Any], overrides: Mappi
             merged = {name: old for name, old in merged.items() if name not in ("id2label", "label2id")}
         if key == "id2label" and isinstance(value, dict) and "label2id" not in overrides:
             merged["label2id"] = {label: int(number) for number, label in value.items()}
-        part = _class_of_part(config_class, key, merged, value)
+        part = _part(config_class, key, merged, value)
         if part is not None:
-            value = merged_fields(part, merged.get(key) or {}, value)
+            known = part.config_class
+            value = {**part.fields, **value} if known is None else merged_fields(known, part.fields, value)
         merged[key] = value
     return merged
+
+
+class _Part(NamedTuple):
+    """A nested configuration whose fields are overridden: the fields before, and its class; None if not known.
+
+    ``is_fixed`` is false if the field ``model_type`` decides which class it is.
+    """
+
+    fields: Mapping[str, Any]
+    config_class: Any
+    is_fixed: bool
+
+
+def _part(config_class: Any, name: str, fields: Mapping[str, Any], value: Any) -> _Part | None:
+    """Return the nested configuration that an override changes; None if ``name`` is not a nested configuration.
+
+    ``value`` is the override. If ``fields`` lack this configuration, the one with which ``config_class`` begins is
+    changed. A configuration that gets another model type begins without fields, unless ``config_class`` allows only
+    one class for it.
+    """
+    if not isinstance(value, dict):
+        return None
+    declared = config_class.sub_configs.get(name)
+    default = getattr(config_class, "sub_configs_defaults", {}).get(name)
+    given = fields.get(name)
+    before: Mapping[str, Any] = given if isinstance(given, dict) else getattr(default, "init_kwargs", {})
+    if hasattr(declared, "attribute_map"):
+        return _Part(before, declared, is_fixed=True)
+    own = before.get("model_type", getattr(default, "model_type", None))
+    if declared is None and not isinstance(own, str):
+        return None
+    kind, known = value.get("model_type", own), importlib.import_module("transformers").CONFIG_MAPPING
+    found = known[kind] if isinstance(kind, str) and kind in known else None
+    return _Part(before if kind == own else {}, found, is_fixed=False)

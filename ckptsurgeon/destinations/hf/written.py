@@ -18,7 +18,7 @@ from .files import CONFIG, companions, is_of_tokenizer
 from .overrides import config_of, merged_fields
 from .tokens import IN_FIELDS, IN_YAML, renumbered, renumbered_generation, renumbering_of, with_tokenizer_of
 
-__all__ = ["WrittenConfig", "files_of", "has_fewer_rows"]
+__all__ = ["WrittenConfig", "files_of", "has_fewer_rows", "size_of"]
 
 # config.json: the user's file, with the changes of the destination.
 
@@ -106,7 +106,7 @@ def files_of(
     fields and the folder of the original config.json. Raises ConfigError for an id whose token is not in the new
     vocabulary.
     """
-    files, before = companions(folder), _size(type(written.config), fields)
+    files, before = companions(folder), size_of(type(written.config), fields)
     if document.vocabulary is None:
         files, said = _of_fewer_rows(document, files, written, before, folder)
     else:
@@ -183,10 +183,10 @@ def _of_fewer_rows(
 def has_fewer_rows(written: WrittenConfig, fields: Mapping[str, Any]) -> bool:
     """Return whether the vocabulary of a destination has fewer rows than the vocabulary size in its config.json."""
     rows = _rows(written.config)
-    return bool(rows) and rows < _size(type(written.config), fields)
+    return bool(rows) and rows < size_of(type(written.config), fields)
 
 
-def _size(config_class: Any, fields: Mapping[str, Any]) -> int:
+def size_of(config_class: Any, fields: Mapping[str, Any]) -> int:
     """Return the vocabulary size in ``fields``, else the default of the class; 0 if the model has no vocabulary."""
     text = fields.get("text_config")
     for one in (fields, text if isinstance(text, dict) else {}):

@@ -26,6 +26,8 @@ WRONG = {
     f"{OWN}bos_token_id=1": f"{OWN}bos_token_id is 1, the id of the ordinary token b: llama.cpp begins texts with it",
     f"{OWN}model=llama": f"{OWN}model is llama (sentencepiece), but there are {OWN}merges and no {OWN}scores, as in "
     f"byte-level BPE: {SPLITS}",
+    f"{OWN}token_type={[1] * 96}": f"{OWN}token_type has no control token, but eos_token_id is 5 ('<s>'): "
+    "llama.cpp writes such tokens into texts, and reads them in prompts as ordinary text",
     f"{OWN}merges=": f"{OWN}model is gpt2 (byte-level BPE), but there are no {OWN}merges: {CANNOT}",
     "llama.attention.layer_norm_rms_epsilon=": "the metadata lack llama.attention.layer_norm_rms_epsilon, which "
     f"llama.cpp needs: {CANNOT}",
@@ -77,7 +79,9 @@ def notes_on(tokens: list[str], **entries: Any) -> list[str]:
     lists = {f"{OWN}tokens": array(TEXT, [one.encode() for one in tokens])}
     for name, items in entries.items():
         if isinstance(items, list):
-            lists[f"{OWN}{name}"] = array(FLOAT32 if name == "scores" else INT32, items)
+            is_text = bool(items) and isinstance(items[0], str)
+            kind = TEXT if is_text else FLOAT32 if name == "scores" else INT32
+            lists[f"{OWN}{name}"] = array(kind, [one.encode() for one in items] if is_text else items)
     said = {f"{OWN}{name}": str(value) for name, value in entries.items() if not isinstance(value, list)}
     metadata = {**dict.fromkeys(lists, ""), **said}
     return [*tokenizer_notes(metadata, len(tokens), lambda key, begin, size: lists[key][begin : begin + size])]
@@ -108,3 +112,71 @@ def test_tokenisers_of_real_files_get_no_note(entries: dict[str, Any]) -> None:
 
 def test_a_list_of_kinds_that_is_too_short_is_no_error() -> None:
     assert not notes_on(["a", "b", "c"], model="gpt2", merges=[0], eos_token_id=2, token_type=[1])
+
+
+# Merge rules that were lost, and kinds of tokens that were.
+
+
+LETTERS = [chr(0x100 + at) for at in range(256)]
+WORDS = [f"{one}{two}" for one in "Ġabcdefg" for two in "hijklmnopq"]
+RULES = [f"{one[0]} {one[1]}" for one in WORDS]
+ENDS = ["<s>", "</s>", "[PAD7]"]
+
+
+def bpe(rules: list[str], words: list[str] = WORDS, model: str = "gpt2", **more: Any) -> list[str]:
+    tokens = [*LETTERS, *words, *ENDS]
+    kinds = [1] * (len(tokens) - len(ENDS)) + [3, 3, 5]
+    return notes_on(tokens, **{"model": model, "merges": rules, "token_type": kinds, **more})
+
+
+@pytest.mark.parametrize("left", [0, 27, 60])
+def test_merge_rules_that_were_lost_are_named(left: int) -> None:
+    said = f"{OWN}merges has {left} merge rules, but {80 - left} of the longer tokens are made by none"
+    assert bpe(RULES[:left]) == [f"{said}: the tokeniser never produces these tokens"]
+
+
+def test_lists_without_kinds_and_of_other_types_are_no_error() -> None:
+    tokens = [*LETTERS, *WORDS, *ENDS]
+    assert len(notes_on(tokens, model="gpt2", merges=RULES[:27])) == 1
+    notes_on(tokens, model="gpt2", merges=[1, 2], token_type=[1, 2], eos_token_id=1)
+
+
+def test_merge_rules_are_not_missed_where_there_are_enough_or_other_kinds() -> None:
+    assert not bpe(RULES)
+    assert not bpe([*RULES, "Ġ a", "a Ġh"])  # other rules make the same tokens, too
+    assert not bpe(RULES[:61])  # 19 tokens
+    assert not bpe(RULES[:27], model="llama", scores=[0.0])  # sentencepiece goes by scores
+    assert not bpe(RULES[:27], [one if at < 27 else f"<|{one}|>" for at, one in enumerate(WORDS)])
+    kinds = [1] * 283 + [4] * 53 + [3, 3, 5]  # added by the user: found in texts as they are
+    assert not bpe(RULES[:27], token_type=kinds)
+    assert not bpe(RULES[:27], [one.replace("Ġ", "x") for one in WORDS])  # spaces are not those of bytes
+    assert not bpe(RULES[:27], token_type=[1])  # a list that is too short
+
+
+def test_a_list_without_control_tokens_is_named() -> None:
+    tokens = ["a", "b", "<s>", "</s>", "<pad>"]
+    says = f"{OWN}token_type has no control token, but"
+    for kinds in ([1] * 5, [2, *[1] * 4], [6, 6, 1, 1, 4]):
+        found = notes_on(tokens, model="llama", scores=[0.0], token_type=kinds, bos_token_id=2, eos_token_id=3)
+        assert len(found) == 1
+        assert found[0].startswith(f"{says} eos_token_id is 3 ('</s>'): llama.cpp writes such tokens into texts")
+    found = notes_on(tokens, model="bert", token_type=[1] * 5, padding_token_id=4)
+    assert found[0].startswith(f"{says} padding_token_id is 4")
+    assert not notes_on(tokens, model="bert", token_type=[1, 1, 3, 1, 1], padding_token_id=4)
+    assert not notes_on(tokens, model="bert", token_type=[1] * 5, padding_token_id=1)  # perhaps a model of letters
+    assert not notes_on(tokens, model="bert", token_type=[1] * 5, padding_token_id=9)
+    assert not notes_on(tokens, model="bert", padding_token_id=4)
+    assert not notes_on(tokens, model="bert", token_type=[1, 1, 4, 4, 4], eos_token_id=3)  # added by the user
+
+
+def test_lists_are_read_only_if_rules_may_be_missing() -> None:
+    read: list[tuple[str, int]] = []
+    rules = {f"{OWN}merges": array(TEXT, [one.encode() for one in RULES])}
+    metadata = {f"{OWN}model": "gpt2", f"{OWN}merges": "", f"{OWN}tokens": ""}
+
+    def part(key: str, begin: int, size: int) -> bytes:
+        read.append((key, size))
+        return rules[key][begin : begin + size]
+
+    assert not [*tokenizer_notes(metadata, 256 + 80, part)]
+    assert read == [(f"{OWN}merges", 8)]

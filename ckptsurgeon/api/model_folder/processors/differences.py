@@ -1,0 +1,84 @@
+"""Notes on inputs that two combined or compared models prepare differently, by the files of their processors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from ....destinations.hf.files import PREPROCESSOR
+from ....errors import ConfigError, SourceError
+from ....storage.read.uri import scheme_of
+from ....util.text import brief_repr, escape, value_text
+from ..folder import ModelFolder
+from ..tokenizer.text_differences import text_notes
+from .sections import PROCESSOR, VIDEO
+
+__all__ = ["input_notes"]
+
+FILES = {PREPROCESSOR: ("feature_extractor", "image_processor"), VIDEO: ("video_processor",)}
+"""Files of processors, each with the sections of ``processor_config.json`` that may have its fields instead."""
+IGNORED = re.compile(
+    r"^_|_(type|class)$|^(return_|use_fast|device|disable_grouping|input_data_format|data_format|chat_template$)"
+)
+"""Matches names of fields that do not affect the values of inputs."""
+LONGEST = 60
+"""The largest number of characters of a value that a note shows in full."""
+MOST_FIELDS = 6
+"""The largest number of fields that a note lists."""
+
+
+def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
+    """Yield notes on how two models prepare inputs differently; only fields that both have are compared.
+
+    ``other`` is the name of the model in the folder ``theirs``, and ``name`` that of the model in ``ours``.
+    """
+    for file in (*FILES, PROCESSOR):
+        there, here = _fields(theirs, file), _fields(ours, file)
+        differing = [
+            f"{escape(field)} is {_said(there[field])} in {escape(other)}, {value_text(value)} in {escape(name)}"
+            for field, value in here.items()
+            if field in there and not IGNORED.search(field) and _differ(there[field], value)
+        ]
+        if len(differing) > MOST_FIELDS:
+            differing[MOST_FIELDS:] = [f"and {len(differing) - MOST_FIELDS} more"]
+        if differing:
+            yield f"the models prepare inputs differently, according to {file}: {'; '.join(differing)}"
+    yield from text_notes(other, theirs, name, ours)
+
+
+def _differ(one: Any, here: Any) -> bool:
+    """Return whether two values of the same kind differ; a number and an object are not compared.
+
+    Sizes of images are numbers in older files, and objects in newer files.
+    """
+    if None in (one, here) or isinstance(one, dict | list) != isinstance(here, dict | list):
+        return False
+    if isinstance(one, dict) and isinstance(here, dict):
+        return any(one[name] != here[name] for name in one if name in here) or one.keys().isdisjoint(here)
+    return bool(one != here)
+
+
+def _fields(folder: ModelFolder, file: str) -> Mapping[str, Any]:
+    """Return the fields of a file or, if there is none, those of its sections in processor_config.json.
+
+    Those of processor_config.json itself are the ones outside of its sections. The result is empty if the file is
+    missing, unreadable or remote.
+    """
+    named = {one.name for one in folder.files if not scheme_of(one.path)}
+    with suppress(ConfigError, SourceError):
+        if file in named and file != PROCESSOR:
+            return folder.document(file)
+        found = folder.document(PROCESSOR) if PROCESSOR in named else {}
+        if file == PROCESSOR:
+            return {name: value for name, value in found.items() if not isinstance(value, dict)}
+        parts = (found.get(part) for part in FILES[file])
+        return {name: value for part in parts if isinstance(part, dict) for name, value in part.items()}
+    return {}
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return escape(value if isinstance(value, str) else brief_repr(value, LONGEST))
