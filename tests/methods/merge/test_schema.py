@@ -19,7 +19,7 @@ from ...helpers.merge_arrays import METHODS, merge
 NAMES = [
     "arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties", "della", "della_linear", "karcher",
     "linear", "median", "model_stock", "multislerp", "nearswap", "nuslerp", "passthrough", "ram", "ramplus_tl", "sce",
-    "slerp", "task_arithmetic", "ties", "trimmed_mean",
+    "slerp", "task_arithmetic", "ties", "trimmed_mean", "tsv_m",
 ]  # fmt: skip
 
 BOUNDS = {

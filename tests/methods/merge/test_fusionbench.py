@@ -1,0 +1,44 @@
+"""The methods against FusionBench's own results, recorded by ``make oracle-fusionbench``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ckptsurgeon.tensors.ops.regions import Array
+from fixtures.fusionbench_cases import CASES, SHAPES, THIN, models, recorded
+
+from ...helpers.merge_arrays import merge
+
+MODELS, RECORDED = models(), recorded()
+
+
+def ours(name: str, key: str, dtype: str) -> Array:
+    """The change that ckpt makes, computed in ``dtype``; the base is zero, so that nothing is rounded when it is added."""
+    case = CASES[name]
+    base = MODELS[case.base][key]
+    changes = [(MODELS[model][key] - base).astype(dtype) for model in case.models]
+    return merge(case.method, changes, np.zeros_like(changes[0]), **case.parameters)
+
+
+def error(made: Array, wanted: Array) -> float:
+    """The largest difference, relative to the largest magnitude."""
+    return float(np.max(np.abs(made.astype("f8") - wanted)) / np.max(np.abs(wanted)))
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("f4", 1e-5), ("f8", 1e-10)])
+@pytest.mark.parametrize("key", [key for key in SHAPES if key != THIN])
+@pytest.mark.parametrize("name", CASES)
+def test_results_equal_fusionbenchs(name: str, key: str, dtype: Any, bound: float) -> None:
+    made, wanted = ours(name, key, dtype), RECORDED[name][key]
+    assert (made.dtype, made.shape) == (np.dtype(dtype), wanted.shape)
+    assert error(made, wanted) <= bound
+
+
+def test_fusionbench_leaves_a_matrix_as_it_was_that_has_fewer_rows_than_there_are_models() -> None:
+    """It takes the part 1/3 of two singular values, which it rounds to none; ckpt takes one of each model."""
+    assert not RECORDED["tsv_m_three"][THIN].any()
+    assert ours("tsv_m_three", THIN, "f8").any()
+    assert error(ours("tsv_m", THIN, "f8"), RECORDED["tsv_m"][THIN]) <= 1e-10
