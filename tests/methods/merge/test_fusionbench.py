@@ -15,6 +15,10 @@ from ...helpers.merge_arrays import merge
 MODELS, RECORDED = models(), recorded()
 
 
+OTHER = {("tsv_m_three", THIN): "FusionBench merges no singular vector: see the test below"}
+"""Where ckpt does something else."""
+
+
 def ours(name: str, key: str, dtype: str) -> Array:
     """The change that ckpt makes, computed in ``dtype``; the base is zero, so that nothing is rounded when it is added."""
     case = CASES[name]
@@ -29,9 +33,11 @@ def error(made: Array, wanted: Array) -> float:
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("f4", 1e-5), ("f8", 1e-10)])
-@pytest.mark.parametrize("key", [key for key in SHAPES if key != THIN])
+@pytest.mark.parametrize("key", SHAPES)
 @pytest.mark.parametrize("name", CASES)
 def test_results_equal_fusionbenchs(name: str, key: str, dtype: Any, bound: float) -> None:
+    if (name, key) in OTHER:
+        pytest.skip(OTHER[name, key])
     made, wanted = ours(name, key, dtype), RECORDED[name][key]
     assert (made.dtype, made.shape) == (np.dtype(dtype), wanted.shape)
     assert error(made, wanted) <= bound
@@ -41,4 +47,3 @@ def test_fusionbench_leaves_a_matrix_as_it_was_that_has_fewer_rows_than_there_ar
     """It takes the part 1/3 of two singular values, which it rounds to none; ckpt takes one of each model."""
     assert not RECORDED["tsv_m_three"][THIN].any()
     assert ours("tsv_m_three", THIN, "f8").any()
-    assert error(ours("tsv_m", THIN, "f8"), RECORDED["tsv_m"][THIN]) <= 1e-10

@@ -139,3 +139,35 @@ def test_tsv_m_of_more_models_than_rows_takes_one_vector_of_each() -> None:
     wanted = np.zeros((2, 7))
     wanted[0, :3], wanted[1, 1] = [1 / np.sqrt(2), 0, 3 / np.sqrt(2)], 2  # two models share the first row
     np.testing.assert_allclose(merged("tsv_m", changes), wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("rank", [3, 12])
+def test_iso_c_of_any_rank_has_one_singular_value(dtype: str, rank: int) -> None:
+    """The noise that rounding leaves beside a change of low rank is not raised to it."""
+    changes = [change(12, 18, rank=rank), change(12, 18, rank=rank)]
+    values = np.linalg.svd(changes[0] * 2, compute_uv=False)[:rank]
+    found = np.linalg.svd(merged("iso_c", changes, dtype), compute_uv=False)
+    np.testing.assert_allclose(found[:rank], values.mean(), rtol=1e-5)
+    np.testing.assert_allclose(found[rank:], 0, atol=1e-5)
+
+
+def test_iso_cts_has_no_direction_of_a_model_that_has_only_common_ones() -> None:
+    changes = [change(12, 18, rank=3)] * 2
+    made = merged("iso_cts", changes)
+    np.testing.assert_allclose(made, merged("iso_c", changes), atol=1e-10)
+    assert np.linalg.matrix_rank(made) == 3
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("shape", [(7, 9), (9, 2), (1, 1), (8, 8)])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_iso_cts_has_as_many_directions_as_the_matrix(share: float, shape: tuple[int, int], count: int) -> None:
+    made = merged("iso_cts", [change(*shape, seed=seed) for seed in range(count)], common_space=share)
+    found = np.linalg.svd(made, compute_uv=False)
+    np.testing.assert_allclose(found, found[0], rtol=1e-9)
+
+
+def test_iso_cts_of_a_common_space_that_is_all_is_iso_c() -> None:
+    changes = [change(7, 9, seed=seed) for seed in range(3)]
+    np.testing.assert_allclose(merged("iso_cts", changes, common_space=1), merged("iso_c", changes), atol=1e-12)

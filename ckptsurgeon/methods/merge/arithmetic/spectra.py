@@ -135,26 +135,29 @@ def _itemsize(array: Array) -> int:
     return int(array.dtype.itemsize)
 
 
-def components(changes: Changes, matrix: Array, rank: int) -> Components:
-    """Return the ``rank`` components of a matrix with the largest singular values, without those that are zero."""
+def components(changes: Changes, matrix: Array, rank: int, *, least: float = 0.0) -> Components:
+    """Return the ``rank`` components of a matrix with the largest singular values, without those that are zero.
+
+    Singular values up to ``least`` count as zero, too: if ``matrix`` is what is left of another, it may be rounding.
+    """
     xp, small = changes.xp, min(matrix.shape)
     if 2 * rank <= small or 2 * small <= max(matrix.shape):  # else the smallest singular value is often too small
         tall = matrix.shape[0] > matrix.shape[1]
         squares, vectors = xp.linalg.eigh(_gram(matrix, tall))
         squares, vectors = squares[small - rank :], vectors[:, small - rank :]
-        if rank and float(squares[0]) > _SAFE * float(squares[-1]):
+        if rank and float(squares[0]) > max(_SAFE * float(squares[-1]), least**2):
             values = xp.sqrt(squares)
             if tall:
                 return Components(matrix @ (vectors / values), values, vectors.T)
             return Components(vectors, values, (vectors / values).T @ matrix)
     left, values, right = xp.linalg.svd(matrix, full_matrices=False)
-    number = _above(values[:rank], changes.nothing)
+    number = _above(values[:rank], changes.nothing, least)
     return Components(left[:, :number], values[:number], right[:number])
 
 
-def _above(values: Array, share: float) -> int:
-    """Return how many of some descending values are above ``share`` of the first one."""
-    return sum(one > share * float(values[0]) for one in values.tolist()) if len(values) else 0
+def _above(values: Array, share: float, least: float = 0.0) -> int:
+    """Return how many of some descending values are above ``share`` of the first one, and above ``least``."""
+    return sum(one > max(share * float(values[0]), least) for one in values.tolist()) if len(values) else 0
 
 
 def _gram(matrix: Array, tall: bool) -> Array:
