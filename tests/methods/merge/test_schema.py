@@ -21,11 +21,12 @@ NAMES = [
     "iso_cts", "karcher",
     "linear", "median", "model_stock", "multislerp", "nearswap", "nuslerp", "passthrough", "ram", "ramplus_tl", "sce",
     "slerp", "task_arithmetic", "ties", "trimmed_mean", "tsv_m",
+    "wudi",
 ]  # fmt: skip
 
 BOUNDS = {
     "density": (0, 1), "gamma": (0, 1), "epsilon": (0, None), "select_topk": (0, 1), "trim": (0, 0.5), "alpha": (0, None),
-    "r": (0, None), "common_space": (0, 1), "eps": (0, None), "tol": (0, None), "max_iter": (0, None),
+    "r": (0, None), "common_space": (0, 1), "ridge": (0, None), "eps": (0, None), "tol": (0, None), "max_iter": (0, None),
 }  # fmt: skip
 """Parameters that are bounded wherever they are."""
 

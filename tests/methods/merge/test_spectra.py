@@ -171,3 +171,48 @@ def test_iso_cts_has_as_many_directions_as_the_matrix(share: float, shape: tuple
 def test_iso_cts_of_a_common_space_that_is_all_is_iso_c() -> None:
     changes = [change(7, 9, seed=seed) for seed in range(3)]
     np.testing.assert_allclose(merged("iso_cts", changes, common_space=1), merged("iso_c", changes), atol=1e-12)
+
+
+def least_squares(changes: list[Array], ridge: float = 0.0) -> Array:
+    """WUDI's minimum nearest to the sum of the changes, from the definition: W A = B in the least squares' sense."""
+    start, sizes = np.sum(changes, axis=0), [np.linalg.norm(one) for one in changes]
+    rows = [one / size for one, size in zip(changes, sizes, strict=True)]
+    wanted = [(one - start) @ row.T for one, row in zip(changes, rows, strict=True)]
+    columns = changes[0].shape[1]
+    damped = np.sqrt(ridge * len(changes) / columns) * np.eye(columns)
+    left, right = np.vstack([*rows, damped]), np.hstack([*wanted, np.zeros((len(start), columns))])
+    made: Array = start + np.linalg.lstsq(left, right.T, rcond=1e-6)[0].T
+    return made
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.01, 3.0])
+@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize(
+    ("shape", "count"), [((6, 30), 3), ((30, 6), 3), ((9, 9), 2), ((7, 14), 2), ((1, 5), 2), ((5, 1), 2)]
+)
+def test_wudi_is_the_minimum_nearest_to_the_sum(
+    shape: tuple[int, int], count: int, rank: int | None, ridge: float
+) -> None:
+    changes = [change(*shape, seed=seed, rank=rank) for seed in range(count)]
+    made, wanted = merged("wudi", changes, ridge=ridge), least_squares(changes, ridge)
+    assert far(made, wanted) < 1e-8
+
+
+def test_wudi_of_inputs_that_have_nothing_in_common_is_the_sum() -> None:
+    changes = [np.zeros((6, 8)) for _ in range(2)]
+    changes[0][:, :4], changes[1][:, 4:] = change(6, 4), change(6, 4, seed=1)
+    np.testing.assert_allclose(merged("wudi", changes), sum(changes), atol=1e-12)
+
+
+def test_wudi_of_equal_models_is_the_model_and_one_without_change_has_no_influence() -> None:
+    one, other, none = change(6, 9), change(6, 9, seed=1), np.zeros((6, 9))
+    np.testing.assert_allclose(merged("wudi", [one, one, one]), one, atol=1e-10)
+    np.testing.assert_allclose(merged("wudi", [one, none, other]), merged("wudi", [one, other]), atol=1e-12)
+    np.testing.assert_array_equal(merged("wudi", [none, none]), none)
+
+
+def test_wudi_with_a_large_ridge_stays_where_it_starts() -> None:
+    changes = [change(6, 9, seed=seed) for seed in range(3)]
+    apart = [far(merged("wudi", changes, ridge=ridge), np.sum(changes, axis=0)) for ridge in (0, 0.1, 10, 1e9)]
+    assert apart == sorted(apart, reverse=True)
+    assert apart[-1] < 1e-8

@@ -1,7 +1,7 @@
 """Singular vectors of the models' changes: for merge methods that treat a weight as a matrix.
 
-All is computed in double precision, whatever the dtype of computation. In float32, singular vectors with nearly equal
-singular values would differ by a thousandth from processor to processor, and ``ckpt verify`` could not compare them.
+All is computed in double precision, whatever the dtype of computation. In float32, TSV-M of two random matrices of 512
+by 512 was 3e-5 of the largest value away from the exact result, and ``ckpt verify`` allows 1e-5 between processors.
 With numpy's LAPACK, float32 is not faster. BLAS has one thread, since its sums depend on their number.
 """
 
