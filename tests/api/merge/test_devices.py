@@ -44,9 +44,12 @@ def planned(method: str, device: str = "cpu") -> cs.Plan:
     case: Any = next((one for one in CASES.values() if one.method == method and len(one.models) > 1), None)
     case = case or next((one for one in (*CASES.values(), *FUSIONBENCH.values()) if one.method == method), None)
     found = [f"{name}.safetensors" for name in (case.models if case else NAMES[:3])]
-    base = f"{case.base}.safetensors" if case and case.base else None
+    needed = "base" if METHODS[method].base == "required" else None
+    base = case.base if case else needed
     parameters = dict(case.parameters) if case else {}
-    return cs.merge(found, method=method, base=base, parameters=parameters, device=device)
+    return cs.merge(
+        found, method=method, base=f"{base}.safetensors" if base else None, parameters=parameters, device=device
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -33,6 +33,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "breadcrumbs_ties": {"density": 0.6, "gamma": 0.1},
     "sce": {"select_topk": 0.3},
     "tall_mask": {"task": 2},
+    "pcb": {"ratio": 0.4},
 }
 """Parameters that make a method do all that it can."""
 VARIANTS = [

@@ -19,7 +19,7 @@ from ...helpers.merge_arrays import METHODS, merge
 NAMES = [
     "arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "consensus", "dare_linear", "dare_ties", "della", "della_linear", "iso_c",
     "iso_cts", "karcher",
-    "linear", "median", "model_stock", "multislerp", "nearswap", "nuslerp", "passthrough", "ram", "ramplus_tl", "sce",
+    "linear", "median", "model_stock", "multislerp", "nearswap", "nuslerp", "passthrough", "pcb", "ram", "ramplus_tl", "sce",
     "slerp", "tall_mask", "task_arithmetic", "ties", "trimmed_mean", "tsv_m",
     "wudi",
 ]  # fmt: skip
@@ -27,7 +27,7 @@ NAMES = [
 BOUNDS = {
     "density": (0, 1), "gamma": (0, 1), "epsilon": (0, None), "select_topk": (0, 1), "trim": (0, 0.5), "alpha": (0, None),
     "r": (0, None), "common_space": (0, 1), "ridge": (0, None),
-    "k": (0, None), "tall_lambda": (0, None), "task": (1, None), "eps": (0, None), "tol": (0, None), "max_iter": (0, None),
+    "k": (0, None), "tall_lambda": (0, None), "task": (1, None), "ratio": (0, 1), "eps": (0, None), "tol": (0, None), "max_iter": (0, None),
 }  # fmt: skip
 """Parameters that are bounded wherever they are."""
 
