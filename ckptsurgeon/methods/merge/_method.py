@@ -141,7 +141,8 @@ class Method:
     how often an input of float32 is read at most, including for the merge itself; smaller dtypes need no more.
     ``elementwise`` promises that each element of the result depends only on the inputs' elements at its position,
     always or for some parameters: many small tensors are then merged at once. ``held`` returns the memory of a method
-    that factorises whole matrices, with LAPACK: the last bits of its results may depend on the processor.
+    that factorises whole matrices, with LAPACK: the last bits of its results may depend on the processor. ``compared``
+    says with what the tests compare its results, and how near these are, relative to the largest value.
     """
 
     name: str
@@ -154,6 +155,7 @@ class Method:
     passes: int = 1
     elementwise: Elementwise = False
     held: Held | None = None
+    compared: str = ""
 
     @property
     def summary(self) -> str:
@@ -218,6 +220,7 @@ def merge_method(
     passes: int = 1,
     elementwise: Elementwise = False,
     held: Held | None = None,
+    compared: str = "",
 ) -> Callable[[Callable[..., Merging | Array]], Method]:
     """Return a decorator that turns a function into the merge method ``name``.
 
@@ -231,7 +234,7 @@ def merge_method(
     and ``whole``, and once for the merge. ``elementwise`` promises that each element of the result depends only on the
     inputs' elements at its position: many small tensors are then merged at once. ``by_rows`` and ``elementwise`` may
     also be functions, if they are true only for some parameters. ``held`` returns the bytes of memory of a method that
-    factorises whole matrices (see ``Held``).
+    factorises whole matrices (see ``Held``). ``compared`` says with what its results were compared.
 
     Raises ConfigError if the function's signature does not define parameters as described.
     """
@@ -242,6 +245,6 @@ def merge_method(
 
     def made(function: Callable[..., Merging | Array]) -> Method:
         parameters = parameters_of(name, function)
-        return Method(name, function, paper, parameters, base, models, by_rows, passes, elementwise, held)
+        return Method(name, function, paper, parameters, base, models, by_rows, passes, elementwise, held, compared)
 
     return made

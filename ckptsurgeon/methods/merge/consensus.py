@@ -31,7 +31,13 @@ def _sum(changes: tuple[Array, ...]) -> Array:
     return total
 
 
-@merge_method("consensus", paper=_PAPER, base="required", elementwise=True)
+@merge_method(
+    "consensus",
+    paper=_PAPER,
+    compared="FusionBench 0.2.33: equal to 1e-5 (float64: 1e-10)",
+    base="required",
+    elementwise=True,
+)
 def consensus(
     tensors: Tensors,
     *,
@@ -58,7 +64,13 @@ def consensus(
     return in_pieces(merged)
 
 
-@merge_method("tall_mask", paper=_PAPER, base="required", elementwise=True)
+@merge_method(
+    "tall_mask",
+    paper=_PAPER,
+    compared="FusionBench 0.2.33: equal to 1e-5 (float64: 1e-10)",
+    base="required",
+    elementwise=True,
+)
 def tall_mask(
     tensors: Tensors, *, task: Annotated[int, Between(1)], tall_lambda: Annotated[float, Between(0)] = 0.6
 ) -> Merging:

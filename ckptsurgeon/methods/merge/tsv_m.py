@@ -24,7 +24,14 @@ def _doubles(rows: int, columns: int, inputs: int) -> int:
     return 2 * (rows + columns) * models * _rank(min(rows, columns), models)
 
 
-@merge_method("tsv_m", paper="https://arxiv.org/abs/2412.00081", base="required", passes=2, held=held_by(_doubles))
+@merge_method(
+    "tsv_m",
+    paper="https://arxiv.org/abs/2412.00081",
+    compared="FusionBench 0.2.33: equal to 1e-5 (float64: 1e-10)",
+    base="required",
+    passes=2,
+    held=held_by(_doubles),
+)
 def tsv_m(tensors: Tensors, *, lambda_: float = 1.0, matrices: bool = True) -> Merging | Array:
     """Return the base plus the sum of the models' low-rank changes, whose singular vectors are made orthogonal.
 

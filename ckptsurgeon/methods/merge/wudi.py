@@ -31,7 +31,14 @@ def _doubles(rows: int, columns: int, inputs: int) -> int:
     return 4 * rows * columns + (7 * side**2 if side == columns else 6 * side**2 + 2 * side * (rows + columns))
 
 
-@merge_method("wudi", paper="https://arxiv.org/abs/2503.08099", base="required", passes=2, held=held_by(_doubles))
+@merge_method(
+    "wudi",
+    paper="https://arxiv.org/abs/2503.08099",
+    compared="FusionBench 0.2.33, which approaches it in steps",
+    base="required",
+    passes=2,
+    held=held_by(_doubles),
+)
 def wudi(
     tensors: Tensors, *, ridge: Annotated[float, Between(0)] = 0.0, lambda_: float = 1.0, matrices: bool = True
 ) -> Merging | Array:

@@ -13,6 +13,8 @@ from ckptsurgeon.errors import ConfigError, PlanError
 from ckptsurgeon.methods.merge._method import Method, merge_method
 from ckptsurgeon.methods.merge._parameters import Between, PerModel
 from ckptsurgeon.methods.merge._registry import load_plugin, merge_methods
+from fixtures.fusionbench_cases import CASES as FUSIONBENCH
+from fixtures.mergekit_cases import CASES as MERGEKIT
 
 from ...helpers.merge_arrays import METHODS, merge
 
@@ -54,6 +56,19 @@ def test_every_method_says_what_it_does_where_it_is_from_and_what_it_takes(metho
             assert high is None or one.bounds.high == high
         if one.default is not None:
             assert one.checked(one.default) == one.default
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda one: one.name)
+def test_every_method_says_with_what_the_tests_compare_it(method: Method) -> None:
+    tools = {
+        "mergekit 0.1.5": {case.method for case in MERGEKIT.values()},
+        "FusionBench 0.2.33": {case.method for case in FUSIONBENCH.values()},
+        "NumPy": {"median", "trimmed_mean"},
+        "the authors' formulas": {"pcb"},
+    }
+    assert [tool for tool, compared in tools.items() if method.name in compared] == [
+        method.compared.partition(":")[0].partition(",")[0]
+    ]
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda one: one.name)
