@@ -34,6 +34,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "sce": {"select_topk": 0.3},
     "tall_mask": {"task": 2},
     "pcb": {"ratio": 0.4},
+    "knots_ties": {"density": 0.4},
 }
 """Parameters that make a method do all that it can."""
 VARIANTS = [

@@ -20,7 +20,7 @@ from ...helpers.merge_arrays import METHODS, merge
 
 NAMES = [
     "arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "consensus", "dare_linear", "dare_ties", "della", "della_linear", "iso_c",
-    "iso_cts", "karcher",
+    "iso_cts", "karcher", "knots_ties",
     "linear", "median", "model_stock", "multislerp", "nearswap", "nuslerp", "passthrough", "pcb", "ram", "ramplus_tl", "sce",
     "slerp", "tall_mask", "task_arithmetic", "ties", "trimmed_mean", "tsv_m",
     "wudi",

@@ -106,11 +106,14 @@ def test_a_decomposition_that_is_not_found_is_an_error(method: str, monkeypatch:
 def test_products_of_rows_give_what_decompositions_give(
     method: str, shape: tuple[int, int], count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = [change(*shape, seed=seed) for seed in range(count)]
-    made = merged(method, changes)
-    monkeypatch.setattr(spectra, "_SAFE", np.inf)
-    assert far(made, merged(method, changes)) < 1e-8
-    assert np.isfinite(made).all()
+    monkeypatch.setitem(spectra._NOTHING, 8, 1e-6)  # as in float32, where rounding is larger
+    for rank in (None, 2):
+        changes = [change(*shape, seed=seed, rank=rank) for seed in range(count)]
+        with monkeypatch.context() as patched:
+            made = merged(method, changes)
+            patched.setattr(spectra, "_SAFE", np.inf)
+            assert far(made, merged(method, changes)) < 1e-7
+        assert np.isfinite(made).all()
 
 
 def test_tsv_m_of_one_model_is_the_model() -> None:
@@ -216,3 +219,26 @@ def test_wudi_with_a_large_ridge_stays_where_it_starts() -> None:
     apart = [far(merged("wudi", changes, ridge=ridge), np.sum(changes, axis=0)) for ridge in (0, 0.1, 10, 1e9)]
     assert apart == sorted(apart, reverse=True)
     assert apart[-1] < 1e-8
+
+
+def test_knots_ties_of_equal_models_is_the_model() -> None:
+    one = change(9, 14, rank=4)
+    np.testing.assert_allclose(merged("knots_ties", [one, one, one], density=1.0), one, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_knots_ties_of_directions_that_models_do_not_share_keeps_both(dtype: str) -> None:
+    """In single elements, TIES drops what has the other sign; in the shared basis, no direction is of both models."""
+    left, right = np.linalg.qr(change(8, 2))[0], change(2, 10, seed=1)
+    changes = [np.outer(left[:, 0], right[0]), 1.5 * np.outer(left[:, 1], right[1])]
+    made = merged("knots_ties", changes, dtype, density=1.0)
+    np.testing.assert_allclose(made, sum(changes), atol=1e-5)
+    other = merge("ties", changes, np.zeros((8, 10)), density=1.0)
+    assert far(other, np.sum(changes, axis=0)) > 0.1
+
+
+def test_knots_ties_keeps_as_many_elements_as_are_asked_for() -> None:
+    changes = [np.diag([4.0, 3, 2, 1])]
+    for density, values in ((0.0, []), (0.01, [4]), (3 / 16, [4, 3, 2]), (1.0, [4, 3, 2, 1])):
+        made = merged("knots_ties", changes, density=density)
+        np.testing.assert_allclose(np.diag(made), [*values, *[0] * (4 - len(values))], atol=1e-12)

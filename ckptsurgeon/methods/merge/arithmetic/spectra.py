@@ -27,6 +27,7 @@ __all__ = [
     "held_by",
     "is_matrix",
     "joined",
+    "left_vectors",
     "mean_of_changes",
     "nearest_orthogonal",
 ]
@@ -36,6 +37,9 @@ _SAFE = 1e-8
 
 A Gram matrix has the squares of the singular values, so its rounding error of 1e-16 of the largest square is 1e-8 of
 the smallest one, or less. It is two to four times faster: LAPACK factorises a symmetric matrix of the shorter side."""
+
+_ROUNDED = 1e-13
+"""The share of the largest eigenvalue that rounding leaves of one that is zero."""
 
 _NOTHING = {4: 1e-6, 8: 1e-12}
 """{bytes of the dtype of computation: the share of the largest singular value below which one counts as zero}.
@@ -144,15 +148,49 @@ def components(changes: Changes, matrix: Array, rank: int, *, least: float = 0.0
     if 2 * rank <= small or 2 * small <= max(matrix.shape):  # else the smallest singular value is often too small
         tall = matrix.shape[0] > matrix.shape[1]
         squares, vectors = xp.linalg.eigh(_gram(matrix, tall))
-        squares, vectors = squares[small - rank :], vectors[:, small - rank :]
-        if rank and float(squares[0]) > max(_SAFE * float(squares[-1]), least**2):
+        number = _counted(changes, squares[small - rank :], least)
+        if number is not None:
+            squares, vectors = squares[small - number :], vectors[:, small - number :]
             values = xp.sqrt(squares)
             if tall:
                 return Components(matrix @ (vectors / values), values, vectors.T)
             return Components(vectors, values, (vectors / values).T @ matrix)
     left, values, right = xp.linalg.svd(matrix, full_matrices=False)
-    number = _above(values[:rank], changes.nothing, least)
-    return Components(left[:, :number], values[:number], right[:number])
+    above = _above(values[:rank], changes.nothing, least)
+    return Components(left[:, :above], values[:above], right[:above])
+
+
+def _counted(changes: Changes, squares: Array, least: float = 0.0) -> int | None:
+    """Return how many of some ascending squared singular values do not count as zero, computed from a Gram matrix.
+
+    Returns None if rounding may have changed them too much.
+    """
+    every = squares.tolist()
+    largest = every[-1] if every else 0.0
+    zero = max(changes.nothing**2 * largest, least**2)
+    counted = [one for one in every if one > zero]
+    if (counted and counted[0] <= _SAFE * largest) or (len(counted) < len(every) and zero <= _ROUNDED * largest):
+        return None
+    return len(counted)
+
+
+def left_vectors(changes: Changes) -> Array:
+    """Return the left singular vectors of all changes side by side, as columns, without those that are zero."""
+    xp = changes.xp
+    first = changes[0]
+    gram = first @ first.T
+    for model in range(1, len(changes)):
+        change = changes[model]
+        gram += change @ change.T
+    squares, vectors = xp.linalg.eigh(gram)
+    number = _counted(changes, squares)
+    if number is not None:
+        found: Array = vectors[:, len(squares) - number :]
+        return found
+    every = xp.concatenate([changes[model] for model in range(len(changes))], axis=1)
+    left, values, _ = xp.linalg.svd(every, full_matrices=False)
+    rest: Array = left[:, : _above(values, changes.nothing)]
+    return rest
 
 
 def _above(values: Array, share: float, least: float = 0.0) -> int:
@@ -186,13 +224,15 @@ def nearest_orthogonal(changes: Changes, vectors: Array) -> Array:
         return vectors
     tall = vectors.shape[0] > vectors.shape[1]
     squares, turns = xp.linalg.eigh(_gram(vectors, tall))
-    if float(squares[0]) > _SAFE * float(squares[-1]):
+    number = _counted(changes, squares)
+    if number is not None:
+        turns, squares = turns[:, len(squares) - number :], squares[len(squares) - number :]
         root = (turns / xp.sqrt(squares)) @ turns.T
         near: Array = vectors @ root if tall else root @ vectors
         return near
     left, values, right = xp.linalg.svd(vectors, full_matrices=False)
-    number = _above(values, changes.nothing)
-    rest: Array = left[:, :number] @ right[:number]
+    above = _above(values, changes.nothing)
+    rest: Array = left[:, :above] @ right[:above]
     return rest
 
 
