@@ -227,7 +227,7 @@ def nearest_orthogonal(changes: Changes, vectors: Array) -> Array:
     number = _counted(changes, squares)
     if number is not None:
         turns, squares = turns[:, len(squares) - number :], squares[len(squares) - number :]
-        root = (turns / xp.sqrt(squares)) @ turns.T
+        root = _gram(turns / xp.sqrt(xp.sqrt(squares)), tall=False)
         near: Array = vectors @ root if tall else root @ vectors
         return near
     left, values, right = xp.linalg.svd(vectors, full_matrices=False)
