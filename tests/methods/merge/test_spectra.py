@@ -242,3 +242,11 @@ def test_knots_ties_keeps_as_many_elements_as_are_asked_for() -> None:
     for density, values in ((0.0, []), (0.01, [4]), (3 / 16, [4, 3, 2]), (1.0, [4, 3, 2, 1])):
         made = merged("knots_ties", changes, density=density)
         np.testing.assert_allclose(np.diag(made), [*values, *[0] * (4 - len(values))], atol=1e-12)
+
+
+@EVERY
+@pytest.mark.parametrize("value", [1.7e308, 5e-324])
+def test_the_largest_and_the_smallest_numbers_are_merged(method: str, value: float) -> None:
+    given = {"density": 1.0} if method == "knots_ties" else {}
+    made = merged(method, [np.array([[value]])], **given)
+    np.testing.assert_allclose(made, value, rtol=1e-12)

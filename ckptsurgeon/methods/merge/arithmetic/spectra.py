@@ -122,7 +122,7 @@ _INSTEAD = "Merge this tensor as vectors are merged: --param 'matrices:KEY=false
 
 
 def _scale(at: Slice) -> float:
-    """Return the power of two above the largest magnitude of all changes; raises PlanError if one is not finite."""
+    """Return a power of two near the largest magnitude of all changes; raises PlanError if one is not finite."""
     largest = 0.0
     for model in range(len(at.models)):
         delta = at.delta(model)
@@ -132,7 +132,7 @@ def _scale(at: Slice) -> float:
                 hint=_INSTEAD,
             )
         largest = max(largest, float(at.xp.max(at.xp.abs(delta))))
-    return 2.0 ** math.frexp(largest)[1]
+    return math.ldexp(1.0, min(math.frexp(largest)[1], 1023))
 
 
 def _itemsize(array: Array) -> int:
