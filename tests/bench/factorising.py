@@ -54,8 +54,8 @@ def factorising(folder: str, number: int, layers: int) -> Iterator[Row]:
     """TSV-M takes little more than its decompositions: two models and a base, of 128 MB each in square matrices.
 
     FusionBench decomposes them in single precision. ckpt's decompositions are of symmetric matrices in double precision.
-    They are faster in torch, whose LAPACK is not numpy's; the rest of ckpt's time are ten products of matrices. All
-    compute on one processor for a minute or more, so that other programs change the time, but not that of processors.
+    All compute on one processor for a minute or more; other programs change the time that this takes by half, the time of
+    processors by less.
     """
     run(python(FILES.format(side=SIDE, layers=layers)), folder)
 
@@ -73,7 +73,7 @@ def factorising(folder: str, number: int, layers: int) -> Iterator[Row]:
     size = f"{layers * SIDE * SIDE * 4 / 1e6:.0f} MB"
     for name, what, bound in (
         ("singular", "FusionBench's decompositions of them alone in torch, float32", 1.2),
-        ("squares", "ckpt's decompositions of them alone in torch, float64", 2.0),
+        ("squares", "ckpt's decompositions of them alone in torch, float64", 1.2),
     ):
         ours, theirs = seen["merge"].processor, seen[name].processor
         yield Row(
