@@ -14,7 +14,7 @@ THERE ?= 3.12
 FILES := --dist loadfile --no-loadscope-reorder
 TOGETHER := -n 2 $(FILES)
 
-ORACLES := espnet speechbrain tensorflow mfcc coqui mergekit peft adapters scanners datasets quantised quantised_earlier gguf onnx flax hdf5 export pickles paddle layouts layouts_speech layouts_diffusion
+ORACLES := espnet speechbrain tensorflow mfcc coqui mergekit fusionbench peft adapters scanners datasets quantised quantised_earlier gguf onnx flax hdf5 export pickles paddle layouts layouts_speech layouts_diffusion
 
 .PHONY: help bytecode demo test test-all test-browser chromium test-gpu test-matrix wheels test-faults test-loggers test-ray mutants architectures required-parts fuzz fuzz-pickles lint check docs reference bench oracle format clean
 

@@ -28,8 +28,15 @@ def methods_view(found: MergeMethods) -> RenderableType:
     parts: list[RenderableType] = []
     for method in found.methods.values():
         parts.append(Text(f"  {method.name}", style="bold"))
-        parts.append(Columns([["", method.summary], ["", "; ".join(_said(method))], ["", method.paper]]))
+        parts.append(Columns([["", method.summary], ["", "; ".join(_said(method))], *_origins(method)]))
     return Group(*parts)
+
+
+def _origins(method: Method) -> Iterator[list[str]]:
+    """Yield rows with the paper of a method, and with what its results are compared by the tests."""
+    yield ["", method.paper]
+    if method.compared:
+        yield ["", f"compared with {method.compared}"]
 
 
 def _said(method: Method) -> Iterator[str]:

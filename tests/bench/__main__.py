@@ -22,6 +22,7 @@ from .checking import checking
 from .deepseek import deepseek
 from .dequantising import dequantising
 from .editing import editing
+from .factorising import factorising
 from .files import make_many, make_model
 from .growing import growing
 from .harness import MB, Measured, Row, ckpt, python, rounds, run
@@ -209,6 +210,10 @@ PARTS: Mapping[str, tuple[Callable[[str, int, bool], Rows], str]] = {
     "training": (all_training, "the trainer's loop"),
     "batching": (lambda folder, number, quick: batching(folder, number, 48 if quick else 256), "batches by seconds"),
     "merging": (lambda folder, number, quick: merging(folder, number), "merges"),
+    "factorising": (
+        lambda folder, number, quick: factorising(folder, number, 2 if quick else 32),
+        "merges of whole matrices",
+    ),
     "dequantising": (
         lambda folder, number, quick: dequantising(folder, number, layers=2 if quick else 16),
         "convert --dequantize",

@@ -636,6 +636,42 @@ MUTANTS = (
         "methods/merge/test_mergekit.py methods/merge/test_properties.py",
     ),
     Mutant(
+        "singular vectors of nothing have no influence on a merge",
+        "return sum(one > max(share * float(values[0]), least) for one in values.tolist()) if len(values) else 0",
+        "return len(values)",
+        "methods/merge/test_spectra.py",
+    ),
+    Mutant(
+        "the memory for merging whole matrices is known before anything is read",
+        'return MemoryNeed(merging_bytes(step, places), f"the method needs {needs} at once", held)',
+        'return MemoryNeed(merging_bytes(step, places), f"the method needs {needs} at once", 0)',
+        "api/merge/test_factorised.py",
+    ),
+    Mutant(
+        "merges of whole matrices do not depend on the number of BLAS's threads",
+        "        with alone():\n            made = merge(changes)",
+        "        made = merge(changes)",
+        "api/merge/test_factorised.py",
+    ),
+    Mutant(
+        "verify allows another LAPACK to round the last bits",
+        "(is_single(step) or _is_factorised(step, check.expected.context))",
+        "is_single(step)",
+        "api/merge/test_factorised.py",
+    ),
+    Mutant(
+        "WUDI's minimum is the one nearest to the sum of the changes",
+        "slope += (changes[model] - start) @ own",
+        "slope += changes[model] @ own - start * 0",
+        "methods/merge/test_spectra.py",
+    ),
+    Mutant(
+        "consensus leaves out what matters to too few models",
+        "total *= number >= k",
+        "total *= number > k",
+        "methods/merge/test_consensus.py",
+    ),
+    Mutant(
         "verify --patch finds a file that is not the one that the patch makes",
         "if file.size == one.size and digest_of(file) == one.sha256:",
         "if file.size == one.size:",

@@ -39,7 +39,7 @@ from .lora import (
     factoring_places,
     kept_bytes,
 )
-from .merge_inputs import merging_bytes, merging_places
+from .merge_inputs import factorising_bytes, merging_bytes, merging_places
 from .merging import merging_of
 from .pursuit import is_pursuit, pursuing_of, pursuit_bytes
 from .reading import Blockwise, OutputBlock, Part, Seen, cast_for, named, numbered_blocks, read_as, read_part
@@ -90,7 +90,9 @@ def memory_need(step: Step, places: Sequence[OutputBlock], context: MergeContext
         need = None if is_copied else memory_need(numbers, block_places(numbers, (), context), context)
         return _with_matrix(need, part_of(step))
     if step.op == "merge":
-        return MemoryNeed(merging_bytes(step, places), "the method needs a slice of all models at once")
+        held = factorising_bytes(step, context)
+        needs = "whole matrices and their factors" if held else "a slice of all models"
+        return MemoryNeed(merging_bytes(step, places), f"the method needs {needs} at once", held)
     if step.op == "lora":
         why = "its adapters' factors and a block of rows are in memory at once"
         return MemoryNeed(adapting_bytes(step, places), why, kept_bytes(step))

@@ -24,7 +24,15 @@ from .array_backends import library
 from .reading import OutputBlock, Part, Seen, cast_for, numbered_blocks, read_as, read_part
 from .rows import gathered
 
-__all__ = ["MergedTensors", "device_of", "merge_of", "merging_bytes", "merging_places", "method_of"]
+__all__ = [
+    "MergedTensors",
+    "device_of",
+    "factorising_bytes",
+    "merge_of",
+    "merging_bytes",
+    "merging_places",
+    "method_of",
+]
 
 T = TypeVar("T")
 
@@ -70,6 +78,13 @@ def merging_bytes(step: Step, places: Sequence[OutputBlock]) -> int:
     """Return the bytes of memory for computing one block of a merge."""
     elements = max((prod(box_shape(place.box)) for place in places), default=0)
     return elements * np.dtype(merge_of(step).compute).itemsize * _count(step) * (1 + TEMPORARIES)
+
+
+def factorising_bytes(step: Step, context: MergeContext) -> int:
+    """Return the bytes of memory for factorising a whole tensor, if the merge method of a step does so; else 0."""
+    merge = merge_of(step)
+    itemsize = np.dtype(merge.compute).itemsize
+    return method_of(step, context).bytes_held(common_shape(step), _count(step), itemsize, merge.parameters)
 
 
 def merge_of(step: Step) -> Merge:
@@ -131,9 +146,10 @@ class MergedTensors:
 
     def whole(self) -> Slice:
         """Return the whole tensors as one slice; raises PlanError if this needs more memory than is allowed."""
-        size = np.dtype(self._compute).itemsize * len(self._parts) * TEMPORARIES
+        size = prod(self.shape) * np.dtype(self._compute).itemsize * len(self._parts) * TEMPORARIES
+        size = factorising_bytes(self._step, self._context) or size
         why = "the method needs a whole tensor at once"
-        self._context.check(self._step, prod(self.shape) * size, why, ", or use another merge method for this tensor")
+        self._context.check(self._step, size, why, ", or use another merge method for this tensor")
         return self.slice(OutputBlock(0, 0, tuple((0, size) for size in self.shape)))
 
     def slice(self, place: OutputBlock, seen: Seen | None = None) -> Slice:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from math import sqrt
 from threading import Lock
@@ -23,6 +23,7 @@ __all__ = [
     "PASSES",
     "Decomposition",
     "Rows",
+    "alone",
     "decompose",
     "decompose_product",
     "elements_held",
@@ -103,6 +104,14 @@ def _blas_threads() -> _BlasThreads:
 
 _LIMITS = _blas_threads()
 """The only limiter in this process, since all products must share its lock."""
+
+
+def alone() -> AbstractContextManager[bool]:
+    """Limit numpy's BLAS to the calling thread during a block; yields False if this BLAS cannot be limited, else True.
+
+    BLAS adds in another order if it splits sums over threads. So results depend on the number of threads without this.
+    """
+    return _LIMITS.alone()
 
 
 MORE = 10

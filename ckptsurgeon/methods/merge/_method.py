@@ -97,6 +97,12 @@ This may be a function of all parameters, by name, that returns a bool."""
 ByRows: TypeAlias = bool | Callable[[tuple[int, ...], Mapping[str, Any]], bool]
 """Whether slices must have whole rows; or a function of a shape and all parameters, by name, that returns a bool."""
 
+Held: TypeAlias = Callable[[tuple[int, ...], int, int, Mapping[str, Any]], int]
+"""A function that returns how many bytes of memory a method needs to factorise a whole tensor; 0 if it does not do so.
+
+Its arguments are the shape of the tensor, the number of inputs (the models and the base), the bytes of an element in
+the dtype of computation, and all parameters, by name."""
+
 
 class ValuesNeededError(Exception):
     """Raised when a merge method asks for values while only its parameters are checked."""
@@ -134,7 +140,9 @@ class Method:
     asks for slices with whole rows (all of the last dimension), always or for some shapes and parameters. ``passes`` is
     how often an input of float32 is read at most, including for the merge itself; smaller dtypes need no more.
     ``elementwise`` promises that each element of the result depends only on the inputs' elements at its position,
-    always or for some parameters: many small tensors are then merged at once.
+    always or for some parameters: many small tensors are then merged at once. ``held`` returns the memory of a method
+    that factorises whole matrices, with LAPACK: the last bits of its results may depend on the processor. ``compared``
+    says with what the tests compare its results, and how near these are, relative to the largest value.
     """
 
     name: str
@@ -146,6 +154,8 @@ class Method:
     by_rows: ByRows = False
     passes: int = 1
     elementwise: Elementwise = False
+    held: Held | None = None
+    compared: str = ""
 
     @property
     def summary(self) -> str:
@@ -166,6 +176,10 @@ class Method:
     def is_elementwise(self, parameters: Mapping[str, Any]) -> bool:
         """Return whether, with these parameters, an element of the result depends only on elements at its position."""
         return self.elementwise if isinstance(self.elementwise, bool) else self.elementwise(self._all(parameters))
+
+    def bytes_held(self, shape: tuple[int, ...], inputs: int, itemsize: int, parameters: Mapping[str, Any]) -> int:
+        """Return how many bytes of memory the method needs to factorise a whole tensor; 0 if it merges slices."""
+        return 0 if self.held is None else self.held(shape, inputs, itemsize, self._all(parameters))
 
     def _all(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         return {one.name: parameters.get(one.name, one.default) for one in self.parameters}
@@ -205,6 +219,8 @@ def merge_method(
     by_rows: ByRows = False,
     passes: int = 1,
     elementwise: Elementwise = False,
+    held: Held | None = None,
+    compared: str = "",
 ) -> Callable[[Callable[..., Merging | Array]], Method]:
     """Return a decorator that turns a function into the merge method ``name``.
 
@@ -217,7 +233,8 @@ def merge_method(
     whole rows (all of the last dimension). ``passes`` is how often the tensors are read at most: once for each ``map``
     and ``whole``, and once for the merge. ``elementwise`` promises that each element of the result depends only on the
     inputs' elements at its position: many small tensors are then merged at once. ``by_rows`` and ``elementwise`` may
-    also be functions, if they are true only for some parameters.
+    also be functions, if they are true only for some parameters. ``held`` returns the bytes of memory of a method that
+    factorises whole matrices (see ``Held``). ``compared`` says with what its results were compared.
 
     Raises ConfigError if the function's signature does not define parameters as described.
     """
@@ -227,6 +244,7 @@ def merge_method(
         )
 
     def made(function: Callable[..., Merging | Array]) -> Method:
-        return Method(name, function, paper, parameters_of(name, function), base, models, by_rows, passes, elementwise)
+        parameters = parameters_of(name, function)
+        return Method(name, function, paper, parameters, base, models, by_rows, passes, elementwise, held, compared)
 
     return made

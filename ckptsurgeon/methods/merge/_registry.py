@@ -178,6 +178,7 @@ def _method_json(method: Method) -> dict[str, Any]:
         "name": method.name,
         "summary": method.summary,
         "paper": method.paper,
+        "compared": method.compared,
         "base": method.base,
         "models": list(method.models),
         "passes": method.passes,

@@ -14,7 +14,9 @@ __all__ = ["METHODS"]
 _PAPER = "https://arxiv.org/abs/2311.03099"
 
 
-@merge_method("dare_linear", paper=_PAPER, base="required", passes=2)
+@merge_method(
+    "dare_linear", paper=_PAPER, compared="mergekit 0.1.5: equal to 1e-6 if nothing is drawn", base="required", passes=2
+)
 def dare_linear(
     tensors: Tensors,
     *,
@@ -34,7 +36,9 @@ def dare_linear(
     return mixed(tensors, _random(tensors, density), how)
 
 
-@merge_method("dare_ties", paper=_PAPER, base="required", passes=2)
+@merge_method(
+    "dare_ties", paper=_PAPER, compared="mergekit 0.1.5: equal to 1e-6 if nothing is drawn", base="required", passes=2
+)
 def dare_ties(
     tensors: Tensors,
     *,

@@ -19,7 +19,14 @@ __all__ = ["METHODS"]
 _PAPER = "https://arxiv.org/abs/2406.11617"
 
 
-@merge_method("della", paper=_PAPER, base="required", by_rows=True, passes=2)
+@merge_method(
+    "della",
+    paper=_PAPER,
+    compared="mergekit 0.1.5: equal to 1e-6 if nothing is drawn",
+    base="required",
+    by_rows=True,
+    passes=2,
+)
 def della(
     tensors: Tensors,
     *,
@@ -40,7 +47,14 @@ def della(
     return mixed(tensors, _ranked(tensors, density, epsilon), how, row_length(tensors))
 
 
-@merge_method("della_linear", paper=_PAPER, base="required", by_rows=True, passes=2)
+@merge_method(
+    "della_linear",
+    paper=_PAPER,
+    compared="mergekit 0.1.5: equal to 1e-6 if nothing is drawn",
+    base="required",
+    by_rows=True,
+    passes=2,
+)
 def della_linear(
     tensors: Tensors,
     *,

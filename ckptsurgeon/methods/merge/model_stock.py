@@ -27,7 +27,15 @@ def _has_rows(shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
     return len(shape) > 1 and bool(parameters["filter_wise"])
 
 
-@merge_method("model_stock", paper=_PAPER, base="required", models=(2, None), by_rows=_has_rows, passes=2)
+@merge_method(
+    "model_stock",
+    paper=_PAPER,
+    compared="mergekit 0.1.5: equal to 1e-6",
+    base="required",
+    models=(2, None),
+    by_rows=_has_rows,
+    passes=2,
+)
 def model_stock(tensors: Tensors, *, filter_wise: bool = False) -> Merging:
     """Return the point between the base and the mean of the models: the wider their mean angle, the nearer to the base.
 

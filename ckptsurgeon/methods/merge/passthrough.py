@@ -9,7 +9,13 @@ from ._parameters import PerModel
 __all__ = ["METHODS"]
 
 
-@merge_method("passthrough", paper="https://arxiv.org/abs/2312.15166", models=(1, 1), elementwise=True)
+@merge_method(
+    "passthrough",
+    paper="https://arxiv.org/abs/2312.15166",
+    compared="mergekit 0.1.5: equal to 1e-6",
+    models=(1, 1),
+    elementwise=True,
+)
 def passthrough(tensors: Tensors, *, scale: PerModel = (1.0,)) -> Merging:
     """Return the one model, times ``scale``."""
 

@@ -17,7 +17,11 @@ __all__ = ["METHODS"]
 
 
 @merge_method(
-    "multislerp", paper="https://goddard.blog/posts/multislerp-wow-what-a-cool-idea", base="optional", passes=2
+    "multislerp",
+    paper="https://goddard.blog/posts/multislerp-wow-what-a-cool-idea",
+    compared="mergekit 0.1.5: equal to 1e-6",
+    base="optional",
+    passes=2,
 )
 def multislerp(
     tensors: Tensors,
@@ -50,7 +54,7 @@ def multislerp(
     return combination(factors / length * (norms @ parts))
 
 
-@merge_method("karcher", paper="https://arxiv.org/abs/2603.04972", passes=2)
+@merge_method("karcher", paper="https://arxiv.org/abs/2603.04972", compared="mergekit 0.1.5: equal to 1e-6", passes=2)
 def karcher(
     tensors: Tensors,
     *,

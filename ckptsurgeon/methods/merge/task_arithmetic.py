@@ -9,7 +9,13 @@ from .arithmetic.deltas import DeltaMixing, everything, mixed
 __all__ = ["METHODS"]
 
 
-@merge_method("task_arithmetic", paper="https://arxiv.org/abs/2212.04089", base="required", elementwise=True)
+@merge_method(
+    "task_arithmetic",
+    paper="https://arxiv.org/abs/2212.04089",
+    compared="mergekit 0.1.5: equal to 1e-6",
+    base="required",
+    elementwise=True,
+)
 def task_arithmetic(
     tensors: Tensors,
     *,

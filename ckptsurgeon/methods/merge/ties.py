@@ -22,7 +22,14 @@ def _keeps_all(parameters: Mapping[str, Any]) -> bool:
     return all(share in (0, 1) for share in shares) and not parameters["rescale"]
 
 
-@merge_method("ties", paper="https://arxiv.org/abs/2306.01708", base="required", passes=5, elementwise=_keeps_all)
+@merge_method(
+    "ties",
+    paper="https://arxiv.org/abs/2306.01708",
+    compared="mergekit 0.1.5: equal to 1e-6",
+    base="required",
+    passes=5,
+    elementwise=_keeps_all,
+)
 def ties(
     tensors: Tensors,
     *,

@@ -21,6 +21,8 @@ from ckptsurgeon.engine.compute import compute as needs
 from ckptsurgeon.engine.compute import compute_steps as together
 from ckptsurgeon.engine.compute import merge_inputs
 from ckptsurgeon.methods.merge.arithmetic import threshold as _threshold
+from fixtures import fusionbench_cases
+from fixtures.fusionbench_cases import CASES as FUSIONBENCH
 from fixtures.mergekit_cases import CASES, models
 
 from ...helpers.merge_arrays import METHODS, Arrays, merge
@@ -28,6 +30,7 @@ from ...helpers.merge_arrays import METHODS, Arrays, merge
 Run = Callable[..., Any]
 
 MODELS = models()
+SQUARE = {name: one["square.weight"].astype("f4") for name, one in fusionbench_cases.models().items()}
 
 
 def save(name: str, seed: int, shape: tuple[int, ...] = (40, 30)) -> int:
@@ -40,7 +43,7 @@ def save(name: str, seed: int, shape: tuple[int, ...] = (40, 30)) -> int:
 def test_a_method_declares_as_many_passes_as_it_makes_at_most(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_threshold, "FEW", 0)
     made, takes = [], {one.name for one in METHODS[method].parameters}
-    cases = [one for one in CASES.values() if one.method == method]
+    cases: list[Any] = [one for one in CASES.values() if one.method == method]
     cases += [replace(one, parameters={**one.parameters, "rescale": True}) for one in cases if "rescale" in takes]
     for case, key in product(cases, MODELS["a"]):
         for change in (np.asarray, np.rint):  # of rounded values many are equal
@@ -51,6 +54,12 @@ def test_a_method_declares_as_many_passes_as_it_makes_at_most(method: str, monke
             with suppress(cs.PlanError):
                 METHODS[method].prepare(tensors, dict(case.parameters))
             made.append(tensors.passes + 1)
+    others = [one.parameters for one in FUSIONBENCH.values() if one.method == method]
+    for parameters in others or ([] if made else [{}]):
+        tensors = Arrays([SQUARE["a"], SQUARE["b"]], SQUARE["base"] if METHODS[method].base == "required" else None)
+        with suppress(cs.ConfigError):
+            METHODS[method].prepare(tensors, dict(parameters))
+        made.append(tensors.passes + 1)
     assert max(made, default=1) == METHODS[method].passes
 
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
+from fixtures.fusionbench_cases import CASES as FUSIONBENCH
 from fixtures.mergekit_cases import CASES
 
 from ...helpers.merge_arrays import METHODS
@@ -40,12 +41,15 @@ def on_device(plan: cs.Plan, device: str) -> cs.Plan:
 
 def planned(method: str, device: str = "cpu") -> cs.Plan:
     """A plan of a case of a method's, or of its defaults."""
-    case = next((one for one in CASES.values() if one.method == method and len(one.models) > 1), None)
-    case = case or next((one for one in CASES.values() if one.method == method), None)
+    case: Any = next((one for one in CASES.values() if one.method == method and len(one.models) > 1), None)
+    case = case or next((one for one in (*CASES.values(), *FUSIONBENCH.values()) if one.method == method), None)
     found = [f"{name}.safetensors" for name in (case.models if case else NAMES[:3])]
-    base = f"{case.base}.safetensors" if case and case.base else None
+    needed = "base" if METHODS[method].base == "required" else None
+    base = case.base if case else needed
     parameters = dict(case.parameters) if case else {}
-    return cs.merge(found, method=method, base=base, parameters=parameters, device=device)
+    return cs.merge(
+        found, method=method, base=f"{base}.safetensors" if base else None, parameters=parameters, device=device
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -13,18 +13,23 @@ from ckptsurgeon.errors import ConfigError, PlanError
 from ckptsurgeon.methods.merge._method import Method, merge_method
 from ckptsurgeon.methods.merge._parameters import Between, PerModel
 from ckptsurgeon.methods.merge._registry import load_plugin, merge_methods
+from fixtures.fusionbench_cases import CASES as FUSIONBENCH
+from fixtures.mergekit_cases import CASES as MERGEKIT
 
 from ...helpers.merge_arrays import METHODS, merge
 
 NAMES = [
-    "arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties", "della", "della_linear", "karcher",
-    "linear", "median", "model_stock", "multislerp", "nearswap", "nuslerp", "passthrough", "ram", "ramplus_tl", "sce",
-    "slerp", "task_arithmetic", "ties", "trimmed_mean",
+    "arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "consensus", "dare_linear", "dare_ties", "della", "della_linear", "iso_c",
+    "iso_cts", "karcher", "knots_ties",
+    "linear", "median", "model_stock", "multislerp", "nearswap", "nuslerp", "passthrough", "pcb", "ram", "ramplus_tl", "sce",
+    "slerp", "tall_mask", "task_arithmetic", "ties", "trimmed_mean", "tsv_m",
+    "wudi",
 ]  # fmt: skip
 
 BOUNDS = {
     "density": (0, 1), "gamma": (0, 1), "epsilon": (0, None), "select_topk": (0, 1), "trim": (0, 0.5), "alpha": (0, None),
-    "r": (0, None), "eps": (0, None), "tol": (0, None), "max_iter": (0, None),
+    "r": (0, None), "common_space": (0, 1), "ridge": (0, None),
+    "k": (0, None), "tall_lambda": (0, None), "task": (1, None), "ratio": (0, 1), "eps": (0, None), "tol": (0, None), "max_iter": (0, None),
 }  # fmt: skip
 """Parameters that are bounded wherever they are."""
 
@@ -51,6 +56,19 @@ def test_every_method_says_what_it_does_where_it_is_from_and_what_it_takes(metho
             assert high is None or one.bounds.high == high
         if one.default is not None:
             assert one.checked(one.default) == one.default
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda one: one.name)
+def test_every_method_says_with_what_the_tests_compare_it(method: Method) -> None:
+    tools = {
+        "mergekit 0.1.5": {case.method for case in MERGEKIT.values()},
+        "FusionBench 0.2.33": {case.method for case in FUSIONBENCH.values()},
+        "NumPy": {"median", "trimmed_mean"},
+        "the authors' formulas": {"pcb"},
+    }
+    assert [tool for tool, compared in tools.items() if method.name in compared] == [
+        method.compared.partition(":")[0].partition(",")[0]
+    ]
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda one: one.name)

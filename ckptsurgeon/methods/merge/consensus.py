@@ -1,0 +1,94 @@
+"""Consensus merging and TALL masks: the elements of the sum of all changes that matter to enough models, or to one.
+
+An element matters to a model if the model's own change there is larger than what the others add to it, times a factor.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from ...errors import ConfigError
+from ...tensors.ops.regions import Array
+from ._method import Merging, Slice, Tensors, merge_method
+from ._parameters import Between, PerModel
+from .arithmetic.pieces import in_pieces
+
+__all__ = ["METHODS"]
+
+_PAPER = "https://arxiv.org/abs/2405.07813"
+
+
+def _matters(at: Slice, change: Array, total: Array, factor: float) -> Array:
+    """Return where a model's change is larger than ``factor`` times the difference of the sum of all changes to it."""
+    mask: Array = at.xp.abs(change) > at.xp.abs(total - change) * factor
+    return mask
+
+
+def _sum(changes: tuple[Array, ...]) -> Array:
+    total = changes[0] + 0.0
+    for change in changes[1:]:
+        total += change
+    return total
+
+
+@merge_method(
+    "consensus",
+    paper=_PAPER,
+    compared="FusionBench 0.2.33: equal to 1e-5 (float64: 1e-10)",
+    base="required",
+    elementwise=True,
+)
+def consensus(
+    tensors: Tensors,
+    *,
+    k: Annotated[int, Between(0)] = 2,
+    tall_lambda: Annotated[PerModel, Between(0)] = (0.6,),
+    lambda_: float = 1.0,
+) -> Merging:
+    """Return the base plus the sum of the changes, where it matters to at least ``k`` models.
+
+    An element matters to a model if its change there is larger than ``tall_lambda`` times what the other models add. So
+    1 leaves out what matters to no model, 2 also what matters to only one; 0 is task arithmetic. ``lambda`` multiplies
+    the change.
+    """
+
+    def merged(at: Slice) -> Array:
+        changes = at.deltas
+        total, number = _sum(changes), at.xp.zeros_like(changes[0])
+        for change, factor in zip(changes, tall_lambda, strict=True):
+            number += _matters(at, change, total, factor)
+        total *= number >= k
+        total *= lambda_
+        return at.onto(total)
+
+    return in_pieces(merged)
+
+
+@merge_method(
+    "tall_mask",
+    paper=_PAPER,
+    compared="FusionBench 0.2.33: equal to 1e-5 (float64: 1e-10)",
+    base="required",
+    elementwise=True,
+)
+def tall_mask(
+    tensors: Tensors, *, task: Annotated[int, Between(1)], tall_lambda: Annotated[float, Between(0)] = 0.6
+) -> Merging:
+    """Return the base plus the sum of all changes, where it matters to model ``task``: an approximation of this model.
+
+    Models are counted from 1, in the order given. An element matters to the model if its change there is larger than
+    ``tall_lambda`` times what the other models add.
+    """
+    if task > tensors.count:
+        raise ConfigError(f"task is {task}, but there are {tensors.count} models.", hint="Models are counted from 1.")
+
+    def merged(at: Slice) -> Array:
+        changes = at.deltas
+        total = _sum(changes)
+        total *= _matters(at, changes[task - 1], total, tall_lambda)
+        return at.onto(total)
+
+    return in_pieces(merged)
+
+
+METHODS = (consensus, tall_mask)

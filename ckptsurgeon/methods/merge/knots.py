@@ -1,0 +1,93 @@
+"""KnOTS: TIES in a basis that all models share, for models whose changes are of low rank, as those of adapters.
+
+A change of low rank spreads each thing that it has learned over many elements, so that signs of elements say little.
+The left singular vectors U of all changes side by side are a basis of all of them, and U^T C_i is the change of model i
+in this basis (in the paper: the singular values times the part V_i of the right singular vectors). A weighted sum of
+the changes is the same in any basis; so there is no KnOTS for methods that add.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+
+from ...tensors.ops.regions import Array
+from ._method import Merging, Tensors, merge_method
+from ._parameters import Between
+from .arithmetic.pieces import on_host
+from .arithmetic.spectra import Changes, factorised, held_by, is_matrix, left_vectors, mean_of_changes
+
+__all__ = ["METHODS"]
+
+
+def _doubles(rows: int, columns: int, inputs: int) -> int:
+    """Return how many numbers are held: the changes in the shared basis, what TIES makes of them, and what is sorted.
+
+    The shared basis is that of a matrix with the columns of all models.
+    """
+    models = inputs - 1
+    return (2 * models + 4) * rows * columns + 6 * rows**2 + 4 * models * rows * columns
+
+
+@merge_method(
+    "knots_ties",
+    paper="https://arxiv.org/abs/2410.19735",
+    compared="FusionBench 0.2.33: equal to 1e-5 (float64: 1e-10)",
+    base="required",
+    passes=2,
+    held=held_by(_doubles),
+)
+def knots_ties(
+    tensors: Tensors,
+    *,
+    density: Annotated[float, Between(0, 1)] = 0.2,
+    lambda_: float = 1.0,
+    matrices: bool = True,
+) -> Merging | Array:
+    """Return the base plus the mean of the largest changes that have the sign of the majority, in a shared basis.
+
+    The basis are the left singular vectors of all changes side by side, without those whose singular value is zero (up
+    to rounding). In this basis, the share ``density`` of each change with the largest magnitudes is kept, at least one
+    element, and changes against the sign of the sum are dropped. Only tensors of two dimensions are matrices; others,
+    and all if ``matrices`` is off, get the mean of the changes. ``lambda`` multiplies the change.
+    """
+    if (tensors.count == 1 and density == 1) or not is_matrix(tensors.shape, {"matrices": matrices}):
+        return mean_of_changes(tensors, lambda_)
+    return factorised(tensors, lambda_, lambda changes: _merged(changes, density))
+
+
+def _merged(changes: Changes, density: float) -> Array:
+    basis = left_vectors(changes)
+    if not basis.shape[1]:
+        return changes[0]
+    kept = [_largest(changes, basis.T @ changes[model], density) for model in range(len(changes))]
+    total = kept[0] + 0.0
+    for one in kept[1:]:
+        total += one
+    agreed, number = changes.xp.zeros_like(total), changes.xp.zeros_like(total)
+    for one in kept:
+        mask = one * total > 0
+        agreed += one * mask
+        number += mask
+    agreed /= changes.xp.clip(number, 1, None)
+    made: Array = basis @ agreed
+    return made
+
+
+def _largest(changes: Changes, values: Array, density: float) -> Array:
+    """Return a matrix in which all but the share ``density`` of the largest magnitudes are zero; at least one stays.
+
+    Magnitudes that only rounding left are zero, too: TIES would count their signs.
+    """
+    size = values.shape[0] * values.shape[1]
+    number = max(1, int(density * size)) if density else 0
+    magnitudes = changes.xp.abs(values)
+    values *= magnitudes > changes.nothing * float(changes.xp.max(magnitudes))
+    if 0 < number < size:
+        least = np.partition(on_host(magnitudes).reshape(-1), size - number)[size - number]
+        values *= magnitudes >= float(least)
+    return values if number else values * 0.0
+
+
+METHODS = (knots_ties,)

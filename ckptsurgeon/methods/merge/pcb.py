@@ -1,0 +1,139 @@
+"""PCB-merging: weights each element of each change by its size in the model, and by its agreement with the others.
+
+The formulas are those of the authors' code, https://github.com/duguodong7/pcb-merging. It compares the elements of the
+whole model, which would have to be in memory for this; here each tensor is merged alone, as in ``ties``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from ...tensors.ops.regions import Array
+from ._method import Merging, Slice, Tensors, merge_method
+from ._parameters import Between
+from .arithmetic.pieces import in_pieces, pieces
+from .arithmetic.products import combination
+from .arithmetic.threshold import MagnitudeRank, cuts
+
+__all__ = ["METHODS"]
+
+_OUTER = 1e-4
+"""The share of the largest and of the smallest magnitudes of a change that are replaced by the next ones."""
+_TINY = 1e-12
+"""The least sum of weights by which an element is divided."""
+
+
+@merge_method(
+    "pcb",
+    paper="https://arxiv.org/abs/2410.02396",
+    compared="the authors' formulas: equal to 1e-5 (float64: 1e-12)",
+    base="required",
+    passes=6,
+)
+def pcb(tensors: Tensors, *, ratio: Annotated[float, Between(0, 1)] = 0.1, lambda_: float = 1.0) -> Merging:
+    """Return the base plus the weighted mean of the changes; weights are scores of importance and of agreement.
+
+    The score of an element of a change grows with its magnitude, relative to the whole tensor, and with its product
+    with the sum of all changes. Of each model, the share ``ratio`` of the elements with the highest scores is merged;
+    the weights rise from 0 at the lowest of these scores to 1 at the highest. The largest and smallest 0.01 % of the
+    magnitudes are replaced by the next ones. A tensor of one element gets the mean of the changes. ``lambda``
+    multiplies the change.
+    """
+    if math.prod(tensors.shape) < 2:
+        return combination([lambda_ / tensors.count] * tensors.count)
+    spans = _magnitudes(tensors)
+    scores = _merged_scores(tensors, spans, ratio)
+
+    def merged(at: Slice) -> Array:
+        changes = at.deltas
+        total, whole = at.xp.zeros_like(changes[0]), at.xp.zeros_like(changes[0])
+        for change, score, span, found in zip(changes, _scored(at, spans), spans, scores, strict=True):
+            weight = found.share(at, score)
+            whole += weight
+            total += at.xp.copysign(span.held(at, at.xp.abs(change)), change) * (change != 0) * weight
+        total /= at.xp.clip(whole, _TINY, None)
+        total *= lambda_
+        return at.onto(total)
+
+    return in_pieces(merged)
+
+
+@dataclass(frozen=True)
+class _Span:
+    """The range from ``low`` to ``high`` of values."""
+
+    low: float
+    high: float
+
+    def held(self, at: Slice, values: Array) -> Array:
+        """Return values, those beyond the range replaced by its ends; NaN stays NaN."""
+        held: Array = at.xp.clip(values, self.low, self.high)
+        return held
+
+    def share(self, at: Slice, values: Array) -> Array:
+        """Return where values lie in the range, from 0 to 1; if it is a single value above zero, 1 at this value."""
+        if not self.high > self.low:
+            single: Array = at.xp.asarray(values >= self.high, dtype=values.dtype) * (self.high > 0) + values * 0
+            return single
+        part: Array = (self.held(at, values) - self.low) / (self.high - self.low)
+        return part
+
+
+def _magnitudes(tensors: Tensors) -> list[_Span]:
+    """Return the range of the magnitudes of each change, without the largest and smallest ones."""
+    number = int(math.prod(tensors.shape) * _OUTER) + 1
+    ranks = [MagnitudeRank(model, number, largest) for model in range(tensors.count) for largest in (False, True)]
+    found = [cut.value for cut in cuts(tensors, lambda at: at.deltas, ranks, settle=False)]
+    return [_Span(low, high) for low, high in zip(found[::2], found[1::2], strict=True)]
+
+
+def _scored(at: Slice, spans: Sequence[_Span]) -> list[Array]:
+    """Return the scores of all elements of each change; they are at most 1, and negative where a change disagrees."""
+    changes = at.deltas
+    total = changes[0] + 0.0
+    for change in changes[1:]:
+        total += change
+    scores = []
+    for change, span in zip(changes, spans, strict=True):
+        size = span.share(at, at.xp.abs(change)) ** 2
+        scores.append(at.xp.exp((size - 1) * len(changes)) * at.xp.tanh(change * total))
+    return scores
+
+
+def _merged_scores(tensors: Tensors, spans: Sequence[_Span], ratio: float) -> list[_Span]:
+    """Return the range of the scores of each model that are merged: the share ``ratio`` of them, the highest ones.
+
+    Thresholds are of magnitudes. So positive scores are searched from the highest on and, if there are too few of them,
+    the others from the one nearest to zero on.
+    """
+    total = math.prod(tensors.shape)
+    number = max(total - int(total * (1 - ratio)), 1)
+    tops = _extremes(tensors, spans, highest=True)
+    if number >= total:
+        return [_Span(low, high) for low, high in zip(_extremes(tensors, spans, highest=False), tops, strict=True)]
+
+    def both(at: Slice) -> list[Array]:
+        scores = _scored(at, spans)
+        return [part for one in scores for part in (at.xp.clip(one, 0, None), at.xp.clip(-one, 0, None))]
+
+    ranks = [MagnitudeRank(place, number, largest=place % 2 == 0) for place in range(2 * tensors.count)]
+    found = [cut.value for cut in cuts(tensors, both, ranks, settle=False)]
+    lows = [above or -below for above, below in zip(found[::2], found[1::2], strict=True)]
+    return [_Span(low, high) for low, high in zip(lows, tops, strict=True)]
+
+
+def _extremes(tensors: Tensors, spans: Sequence[_Span], *, highest: bool) -> list[float]:
+    """Return the highest score of each change, or the lowest."""
+
+    def look(at: Slice) -> list[list[float]]:
+        extreme = at.xp.max if highest else at.xp.min
+        return [[float(extreme(one)) for one in _scored(piece, spans)] for piece in pieces(at)]
+
+    every = [found for several in tensors.map(look) for found in several]
+    return [max(several) if highest else min(several) for several in zip(*every, strict=True)]
+
+
+METHODS = (pcb,)

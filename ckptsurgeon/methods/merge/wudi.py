@@ -1,0 +1,111 @@
+"""WUDI: merges changes so that each model's own inputs, as its change shows them, see little of the others' changes.
+
+The paper minimises L(W) = sum_i |(W - C_i) C_i^T|^2 / |C_i|^2 over the merged change W of a matrix, where C_i is the
+change of model i, and |.| is the Frobenius norm. It starts at S = sum_i C_i and takes 300 steps of Adam. L is a
+quadratic function, so one step of Newton's method leads from S to its minimum:
+
+    W = S + sum_i (C_i - S) G_i (sum_i G_i)^+,  G_i = C_i^T C_i / |C_i|^2
+
+With the pseudo-inverse, W is the minimum nearest to S, to which gradient descent from S converges. Adam with 300 small
+steps stops on the way there, at a place that depends on the size of the weights.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from ...tensors.ops.regions import Array
+from ._method import Merging, Tensors, merge_method
+from ._parameters import Between
+from .arithmetic.spectra import Changes, factorised, held_by, is_matrix, mean_of_changes
+
+__all__ = ["METHODS"]
+
+_NOTHING = 1e-10
+"""The share of the largest eigenvalue below which one counts as zero; rounding errors are 1e-6 of W there."""
+
+
+def _doubles(rows: int, columns: int, inputs: int) -> int:
+    """Return how many numbers are held: matrices of the tensor's shape, and square ones that LAPACK factorises."""
+    side = _side(rows, columns, inputs - 1)
+    return 4 * rows * columns + (7 * side**2 if side == columns else 6 * side**2 + 2 * side * (rows + columns))
+
+
+@merge_method(
+    "wudi",
+    paper="https://arxiv.org/abs/2503.08099",
+    compared="FusionBench 0.2.33, which approaches it in steps",
+    base="required",
+    passes=2,
+    held=held_by(_doubles),
+)
+def wudi(
+    tensors: Tensors, *, ridge: Annotated[float, Between(0)] = 0.0, lambda_: float = 1.0, matrices: bool = True
+) -> Merging | Array:
+    """Return the base plus the change W whose difference to each change C_i is smallest for the inputs of model i.
+
+    The inputs of model i are taken to be the rows of C_i. W minimises the sum of |(W - C_i) C_i^T|^2 / |C_i|^2 exactly
+    (the paper: 300 steps of Adam), and of all such W it is the nearest to S, the sum of the changes, where the paper
+    starts. ``ridge`` adds this number times |W - S|^2, in units of the mean eigenvalue: W stays nearer to S. A model
+    without change has no influence. Only tensors of two dimensions are matrices; others, and all if ``matrices`` is
+    off, get the mean of the changes. ``lambda`` multiplies the change.
+    """
+    if tensors.count == 1 or not is_matrix(tensors.shape, {"matrices": matrices}):
+        return mean_of_changes(tensors, lambda_)
+    return factorised(tensors, lambda_, lambda changes: _minimum(changes, ridge))
+
+
+def _side(rows: int, columns: int, models: int) -> int:
+    """Return the size of the square matrix that is factorised: the columns, or the rows of all models if fewer."""
+    return min(columns, models * rows)
+
+
+def _minimum(changes: Changes, ridge: float) -> Array:
+    start = changes.total()
+    sizes = [float(changes.xp.linalg.vector_norm(changes[model])) for model in range(len(changes))]
+    moved = [model for model, size in enumerate(sizes) if size]
+    if not moved:
+        return start
+    rows, columns = start.shape
+    damping = ridge * len(moved) / columns  # each G_i has the trace 1
+    step = _by_columns if _side(rows, columns, len(changes)) == columns else _by_rows
+    start += step(changes, start, {model: sizes[model] for model in moved}, damping)
+    return start
+
+
+def _by_columns(changes: Changes, start: Array, sizes: dict[int, float], damping: float) -> Array:
+    """Return the step to the minimum; the products of all columns are factorised."""
+    xp, columns = changes.xp, start.shape[1]
+    slope, gram = xp.zeros_like(start), xp.zeros((columns, columns), dtype=xp.float64)
+    for model, size in sizes.items():
+        change = changes[model] / size
+        own = change.T @ change
+        slope += (changes[model] - start) @ own
+        gram += own
+    squares, turns = xp.linalg.eigh(gram)
+    first = _first(squares)
+    step: Array = (slope @ turns[:, first:] / (squares[first:] + damping)) @ turns[:, first:].T
+    return step
+
+
+def _by_rows(changes: Changes, start: Array, sizes: dict[int, float], damping: float) -> Array:
+    """Return the step to the minimum; the products of all rows of all changes are factorised.
+
+    With A = all C_i / |C_i|, one below the other, sum_i G_i = A^T A, and A (A^T A)^+ = (A A^T)^+ A.
+    """
+    xp = changes.xp
+    rows = xp.concatenate([changes[model] / size for model, size in sizes.items()])
+    own = [(changes[model] - start) @ (changes[model] / size).T for model, size in sizes.items()]
+    squares, turns = xp.linalg.eigh(rows @ rows.T)
+    first = _first(squares)
+    scaled = xp.concatenate(own, axis=1) @ turns[:, first:] / (squares[first:] + damping)
+    step: Array = scaled @ (turns[:, first:].T @ rows)
+    return step
+
+
+def _first(squares: Array) -> int:
+    """Return the index of the first of some ascending eigenvalues that is not zero, up to rounding."""
+    return sum(one <= _NOTHING * float(squares[-1]) for one in squares.tolist())
+
+
+METHODS = (wudi,)
