@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -83,6 +84,10 @@ def _sound_shards(checkpoint: Checkpoint) -> tuple[ShardFacts, ...]:
     )
 
 
+COPY = re.compile(r"(?: ?\(\d+\)| \d+| ?-? copy(?: \d+)?)(\.[a-z]+)$", re.IGNORECASE)
+"""Matches what programs add to the name of a file that is there already: ``model (1).safetensors``."""
+
+
 def _index_of(checkpoint: Checkpoint) -> IndexFacts | None:
     for file in checkpoint.open_files().values():
         if file.name.endswith(INDEX):
@@ -94,13 +99,14 @@ def _index_of(checkpoint: Checkpoint) -> IndexFacts | None:
 def _index(file: File, folder: Folder) -> IndexFacts | None:
     """Return the contents of an index; None if the index cannot be parsed.
 
-    The field ``others`` gets the files in ``folder`` that are named like the shards, but are not in the index.
+    The field ``others`` gets the files in ``folder`` that are named like the shards, but are not in the index; copies
+    that a browser or a desktop has named, too.
     """
     found = index_facts(file.name, file.read(0, file.size)) if file.size <= limits.INDEX_BYTES else None
     if found is None:
         return None
     own = numbered(indexed_name(file.name).removesuffix(SUFFIX), SUFFIX, any_case=True)
-    others = tuple(name for name in folder.names() if own.fullmatch(name) and name not in found.shards)
+    others = tuple(name for name in folder.names() if name not in found.shards and own.fullmatch(COPY.sub(r"\1", name)))
     return replace(found, others=others)
 
 

@@ -15,6 +15,7 @@ from ..documents import GENERATION, TOKENIZER
 from ..folder import ModelFolder
 from .roles import role_notes
 from .tokenizer_files import NAMES, SPECIAL, added_tokens, brief_token, is_ctc, local_tokens, named_tokens, object_in
+from .used_ids import used_id_notes
 
 __all__ = ["WORD", "ids_of_roles", "special_id_notes"]
 
@@ -44,14 +45,17 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     whose vocabulary is loaded already.
     """
     size, tokens = folder.rows, local_tokens(read) if folder.config else ()
-    if not tokens or size < len(tokens) or OLD in str(folder.config.get("model_type")):
+    if not tokens or size < len(tokens):
+        return
+    names, places = named_tokens(folder), {token: row for row, token in enumerate(tokens)}
+    yield from used_id_notes(folder, names, places)
+    if OLD in str(folder.config.get("model_type")):
         return
     named_so = [
         f"{escape(one.field)} of {file} is {one.number} ({brief_token(one.token)})"
         for file in (CONFIG, GENERATION)
         for one in (*stale_ids(object_in(folder, file), tokens), *_unlisted_languages(folder, read, file, tokens))
     ]
-    names, places = named_tokens(folder), {token: row for row, token in enumerate(tokens)}
     named_so += _other_bounds(folder, tokens, places)
     if named_so:
         yield f"ids that belong to other tokens than their fields say: {listing(named_so, 4, where='')}"

@@ -141,6 +141,7 @@ def token_list_notes(folder: ModelFolder) -> Iterator[str]:
     yield from _added_elsewhere(folder)
     yield from _around_texts(folder)
     yield from _padding(folder)
+    yield from _cut(folder)
     yield from merge_rule_notes(folder)
     yield from missing_list_notes(folder)
     yield from _own_rules(folder)
@@ -255,6 +256,22 @@ def _padding(folder: ModelFolder) -> Iterator[str]:
     is_row = f"which is {brief_token(tokens[row])}" if 0 <= row < len(tokens) else "which no token has"
     is_token = f"its id is {tokens.index(token)}" if token in tokens else "which it does not list"
     yield f"{WHOLE} pads texts with {brief_token(token)} ({is_token}) as {row}, {is_row} (padding)"
+
+
+BY_POSITION = frozenset((
+    "albert", "bert", "camembert", "convbert", "distilbert", "electra", "ernie", "layoutlm", "mobilebert", "mpnet",
+    "nystromformer", "roberta", "splinter", "squeezebert", "xlm-roberta", "xlm-roberta-xl",
+))  # fmt: skip
+"""Model types with a row for each position in a text: longer texts are an error."""
+
+
+def _cut(folder: ModelFolder) -> Iterator[str]:
+    """Yield a note if tokenizer.json cuts texts to more tokens than the model has positions."""
+    said, most = folder.tokenizer_head.get("truncation"), folder.config.get("max_position_embeddings")
+    longest = said.get("max_length") if isinstance(said, dict) else None
+    is_limited = folder.config.get("model_type") in BY_POSITION
+    if is_limited and type(longest) is int and type(most) is int and longest > most:
+        yield f"{WHOLE} cuts texts to {longest} tokens (truncation), but the model has {most} positions"
 
 
 def _put(processor: Any) -> Iterator[tuple[str, int]]:

@@ -196,6 +196,27 @@ def test_padding_with_another_id_than_that_of_its_token_is_said(padding: Any, sa
 
 
 @pytest.mark.parametrize(
+    ("kind", "positions", "length", "is_said"),
+    [
+        ("roberta", 130, 512, True),
+        ("bert", 512, 512, False),
+        ("bert", 512, 128, False),
+        ("llama", 130, 512, False),
+        ("bert", None, 512, False),
+    ],
+)
+def test_texts_that_are_cut_to_more_tokens_than_there_are_positions_are_said(
+    kind: str, positions: Any, length: int, is_said: bool
+) -> None:
+    whole("m", [SPECIAL], truncation={"max_length": length, "strategy": "LongestFirst", "stride": 0})
+    config = json.loads(Path("m/config.json").read_text())
+    Path("m/config.json").write_text(json.dumps({**config, "model_type": kind, "max_position_embeddings": positions}))
+    said = f"tokenizer.json cuts texts to {length} tokens (truncation), but the model has {positions} positions"
+    assert (said in cs.inspect("m").notes) == is_said
+    assert any(said in note for note in cs.convert("m").notes) == is_said
+
+
+@pytest.mark.parametrize(
     ("added", "said"),
     [
         ({"d": 7, "a": 17}, ""),  # tokenizer.json has both
