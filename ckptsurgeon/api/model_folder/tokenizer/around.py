@@ -1,17 +1,17 @@
-"""A note on a tokenizer.json for a model like BERT that adds no special tokens at the ends of a text."""
+"""Notes on what a tokenizer.json does to a whole text: tokens around it, its length, and padding."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from ....util.text import escape
+from ....util.text import escape, listing
 from ..documents import TOKENIZER
 from ..folder import ModelFolder
 from .spelling import Spelling, steps_in
-from .tokenizer_files import WHOLE, brief_token, named_tokens, object_in
+from .tokenizer_files import WHOLE, brief_token, local_tokens, named_tokens, object_in
 
-__all__ = ["OF_ENCODERS", "around_notes"]
+__all__ = ["OF_ENCODERS", "around_notes", "text_notes"]
 
 OF_ENCODERS = frozenset((
     "albert", "bert", "big_bird", "camembert", "convbert", "deberta", "deberta-v2", "distilbert", "electra", "ernie",
@@ -42,3 +42,79 @@ def _is_bare(processor: Any) -> bool:
     """
     steps = list(steps_in(processor))
     return all(one.get("type") == "TemplateProcessing" and not one.get("special_tokens") for one in steps)
+
+
+def text_notes(folder: ModelFolder) -> Iterator[str]:
+    """Yield notes on tokens around texts, padding and a largest length that the tokens or the model contradict."""
+    yield from _around_texts(folder)
+    yield from _padding(folder)
+    yield from _cut(folder)
+
+
+def _around_texts(folder: ModelFolder) -> Iterator[str]:
+    """Yield a note if the post-processor in tokenizer.json adds special tokens with ids that other tokens have."""
+    places = {token: row for row, token in enumerate(local_tokens(folder) if folder.has_all_tokens else ())}
+    found = [one for one in _put(folder.tokenizer_head.get("post_processor")) if places.get(one[0], one[1]) != one[1]]
+    if found and places:
+        said = [f"{brief_token(token)} as {row} instead of {places[token]}" for token, row in dict.fromkeys(found)]
+        others = listing(said, 3, where="")
+        yield f"the post_processor of {WHOLE} adds tokens with wrong ids to a text: {others}"
+
+
+def _padding(folder: ModelFolder) -> Iterator[str]:
+    """Yield a note if tokenizer.json pads texts with another id than that of the token it names, as tokenizers does.
+
+    Transformers pads with the pad_token of tokenizer_config.json instead.
+    """
+    said = folder.tokenizer_head.get("padding")
+    tokens = (local_tokens(folder) if folder.has_all_tokens else None) or ()
+    if not isinstance(said, dict) or not tokens:
+        return
+    row, token = said.get("pad_id"), said.get("pad_token")
+    if type(row) is not int or not isinstance(token, str) or (0 <= row < len(tokens) and tokens[row] == token):
+        return
+    is_row = f"which is {brief_token(tokens[row])}" if 0 <= row < len(tokens) else "which no token has"
+    is_token = f"its id is {tokens.index(token)}" if token in tokens else "which it does not list"
+    yield f"{WHOLE} pads texts with {brief_token(token)} ({is_token}) as {row}, {is_row} (padding)"
+
+
+BY_POSITION = frozenset((
+    "albert", "bert", "camembert", "convbert", "distilbert", "electra", "ernie", "layoutlm", "mobilebert", "mpnet",
+    "nystromformer", "roberta", "splinter", "squeezebert", "xlm-roberta", "xlm-roberta-xl",
+))  # fmt: skip
+"""Model types with a row for each position in a text: longer texts are an error."""
+
+
+def _cut(folder: ModelFolder) -> Iterator[str]:
+    """Yield a note if tokenizer.json cuts texts to more tokens than the model has positions."""
+    said, most = folder.tokenizer_head.get("truncation"), folder.config.get("max_position_embeddings")
+    longest = said.get("max_length") if isinstance(said, dict) else None
+    is_limited = folder.config.get("model_type") in BY_POSITION
+    if is_limited and type(longest) is int and type(most) is int and longest > most:
+        yield f"{WHOLE} cuts texts to {longest} tokens (truncation), but the model has {most} positions"
+
+
+def _put(processor: Any) -> Iterator[tuple[str, int]]:
+    """Yield the tokens that a post-processor adds to texts, each with its id."""
+    if not isinstance(processor, dict):
+        return
+    for one in _items(processor.get("processors")):
+        yield from _put(one)
+    for field in ("cls", "sep"):
+        if isinstance(pair := processor.get(field), list) and len(pair) == 2 and isinstance(pair[0], str):
+            yield pair[0], pair[1]
+    pieces = [*_items(processor.get("single")), *_items(processor.get("pair"))]
+    used = [one["SpecialToken"].get("id") for one in pieces if isinstance(one, dict) and _is_special(one)]
+    special = processor.get("special_tokens")
+    for name, one in special.items() if isinstance(special, dict) else ():
+        if name in used and isinstance(one, dict):
+            pairs = zip(_items(one.get("tokens")), _items(one.get("ids")), strict=False)
+            yield from ((token, row) for token, row in pairs if isinstance(token, str) and type(row) is int)
+
+
+def _is_special(piece: dict[str, Any]) -> bool:
+    return isinstance(piece.get("SpecialToken"), dict)
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

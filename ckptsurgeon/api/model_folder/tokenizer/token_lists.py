@@ -6,7 +6,6 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any
 
 from ....errors import ConfigError, SourceError
 from ....storage.read.uri import scheme_of
@@ -16,9 +15,14 @@ from ....vocabulary.read import vocabulary_of
 from ....vocabulary.vocabulary import TWICE
 from ..documents import BYTE_PAIRS, SECOND, TOKENIZER, VOCABULARIES
 from ..folder import LARGEST, ModelFolder
+from .affixes import affix_notes
+from .around import around_notes, text_notes
+from .decoding import decoding_notes
 from .further_lists import missing_list_notes
-from .pipeline import pipeline_notes
+from .spaces import space_notes
+from .spelling import spelling_of
 from .tokenizer_files import SPECIAL, WHOLE, added_in, brief_token, local_tokens, object_in
+from .unknown_token import chance_notes, unknown_notes
 
 __all__ = ["merge_rule_notes", "token_list_notes"]
 
@@ -139,15 +143,13 @@ def token_list_notes(folder: ModelFolder) -> Iterator[str]:
         yield from _other_tokens(folder, older)
     yield from _other_pieces(folder)
     yield from _added_elsewhere(folder)
-    yield from _around_texts(folder)
-    yield from _padding(folder)
-    yield from _cut(folder)
+    yield from text_notes(folder)
     yield from merge_rule_notes(folder)
     yield from missing_list_notes(folder)
     yield from _own_rules(folder)
     yield from _few_rules(folder)
     yield from _other_class(folder)
-    yield from pipeline_notes(folder)
+    yield from _steps(folder)
 
 
 def _other_tokens(folder: ModelFolder, older: str) -> Iterator[str]:
@@ -231,70 +233,13 @@ def _path(folder: ModelFolder, name: str) -> str:
     return next(one.path for one in folder.files if one.name == name)
 
 
-def _around_texts(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if the post-processor in tokenizer.json adds special tokens with ids that other tokens have."""
-    places = {token: row for row, token in enumerate(local_tokens(folder) if folder.has_all_tokens else ())}
-    found = [one for one in _put(folder.tokenizer_head.get("post_processor")) if places.get(one[0], one[1]) != one[1]]
-    if found and places:
-        said = [f"{brief_token(token)} as {row} instead of {places[token]}" for token, row in dict.fromkeys(found)]
-        others = listing(said, 3, where="")
-        yield f"the post_processor of {WHOLE} adds tokens with wrong ids to a text: {others}"
-
-
-def _padding(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if tokenizer.json pads texts with another id than that of the token it names, as tokenizers does.
-
-    Transformers pads with the pad_token of tokenizer_config.json instead.
-    """
-    said = folder.tokenizer_head.get("padding")
-    tokens = (local_tokens(folder) if folder.has_all_tokens else None) or ()
-    if not isinstance(said, dict) or not tokens:
-        return
-    row, token = said.get("pad_id"), said.get("pad_token")
-    if type(row) is not int or not isinstance(token, str) or (0 <= row < len(tokens) and tokens[row] == token):
-        return
-    is_row = f"which is {brief_token(tokens[row])}" if 0 <= row < len(tokens) else "which no token has"
-    is_token = f"its id is {tokens.index(token)}" if token in tokens else "which it does not list"
-    yield f"{WHOLE} pads texts with {brief_token(token)} ({is_token}) as {row}, {is_row} (padding)"
-
-
-BY_POSITION = frozenset((
-    "albert", "bert", "camembert", "convbert", "distilbert", "electra", "ernie", "layoutlm", "mobilebert", "mpnet",
-    "nystromformer", "roberta", "splinter", "squeezebert", "xlm-roberta", "xlm-roberta-xl",
-))  # fmt: skip
-"""Model types with a row for each position in a text: longer texts are an error."""
-
-
-def _cut(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if tokenizer.json cuts texts to more tokens than the model has positions."""
-    said, most = folder.tokenizer_head.get("truncation"), folder.config.get("max_position_embeddings")
-    longest = said.get("max_length") if isinstance(said, dict) else None
-    is_limited = folder.config.get("model_type") in BY_POSITION
-    if is_limited and type(longest) is int and type(most) is int and longest > most:
-        yield f"{WHOLE} cuts texts to {longest} tokens (truncation), but the model has {most} positions"
-
-
-def _put(processor: Any) -> Iterator[tuple[str, int]]:
-    """Yield the tokens that a post-processor adds to texts, each with its id."""
-    if not isinstance(processor, dict):
-        return
-    for one in _items(processor.get("processors")):
-        yield from _put(one)
-    for field in ("cls", "sep"):
-        if isinstance(pair := processor.get(field), list) and len(pair) == 2 and isinstance(pair[0], str):
-            yield pair[0], pair[1]
-    pieces = [*_items(processor.get("single")), *_items(processor.get("pair"))]
-    used = [one["SpecialToken"].get("id") for one in pieces if isinstance(one, dict) and _is_special(one)]
-    special = processor.get("special_tokens")
-    for name, one in special.items() if isinstance(special, dict) else ():
-        if name in used and isinstance(one, dict):
-            pairs = zip(_items(one.get("tokens")), _items(one.get("ids")), strict=False)
-            yield from ((token, row) for token, row in pairs if isinstance(token, str) and type(row) is int)
-
-
-def _is_special(piece: dict[str, Any]) -> bool:
-    return isinstance(piece.get("SpecialToken"), dict)
-
-
-def _items(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+def _steps(folder: ModelFolder) -> Iterator[str]:
+    """Yield notes on a tokenizer.json whose normaliser, pre-tokeniser, model, decoder or post-processor do not fit."""
+    spelling = spelling_of(folder)
+    if spelling.tokens:
+        yield from space_notes(folder, spelling)
+        yield from unknown_notes(folder, spelling)
+        yield from chance_notes(folder, spelling)
+        yield from affix_notes(folder, spelling)
+        yield from decoding_notes(folder, spelling)
+        yield from around_notes(folder, spelling)
