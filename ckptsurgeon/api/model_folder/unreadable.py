@@ -19,7 +19,10 @@ from .folder import LARGEST, ModelFolder
 
 __all__ = ["is_elsewhere", "unreadable_files", "unreadable_notes", "vocabulary_fault"]
 
-OBJECTS = ("added_tokens.json", "chat_template.json", "special_tokens_map.json")
+OBJECTS = (
+    "added_tokens.json", "chat_template.json", "normalizer.json", "special_tokens_map.json", "target_vocab.json",
+    "vocab-src.json", "vocab-tgt.json",
+)  # fmt: skip
 """Files with a JSON object, in addition to files named ``*_config.json``."""
 PAGES = range(100, 1 << 20)
 """Possible sizes, in bytes, of Git LFS pointers and of HTML pages."""
@@ -110,7 +113,7 @@ def json_fault(folder: ModelFolder, name: str) -> str:
         data = folder.read(name, LARGEST)
         if why := stand_in(data):
             return why
-        document = json.loads(data)
+        document = json.loads(data.decode())  # json.loads also takes UTF-16 and a byte-order mark in bytes
     except UnicodeDecodeError:
         return "it is not UTF-8"
     except RecursionError:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 
 from ....errors import ConfigError, SourceError
-from ....storage.read.uri import scheme_of
+from ....planning.target import Companion
+from ....storage.read.base import File
+from ....storage.read.uri import open_source, scheme_of
 from ....util.text import brief_repr, count, escape, listing
 from ....vocabulary.huggingface import doubled_number, is_byte
 from ....vocabulary.read import vocabulary_of
@@ -39,8 +41,8 @@ BY_PIECES = {
 }
 """Model types whose tokens have the same ids as the pieces of their sentencepiece model, with the name of its file."""
 MERGES, TOKENS, BOTH = "merges.txt", "vocab.json", "tokenizer.json"
-SPACE, PIECE = "Ġ", "▁"
-"""The characters that byte-level BPE and sentencepiece write for a space; many tokens begin with them."""
+SPACE, PIECE, END = "Ġ", "▁", "</w>"
+"""What byte-level BPE and sentencepiece write for a space, as the first character; and CLIP for the end of a word."""
 FEWEST, FEW = 20, 0.05
 """Fewer tokens without a merge rule than this number, or this share of all tokens, get no note: they may be special."""
 
@@ -132,6 +134,17 @@ def _results(folder: ModelFolder) -> list[str]:
 
 
 OLDER, LINES = VOCABULARIES[1:3]
+MARK, FIRST = "\ufeff".encode(), 128
+"""A byte-order mark in UTF-8, and the number of bytes of a file that are read to find it."""
+READERS = {
+    LINES: "transformers does",
+    MERGES: "transformers does",
+    "dict.txt": "fairseq and transformers do",
+    "alphabet.txt": "Coqui STT does",
+}
+"""Text files with a token or a rule on each line, and the libraries that read them; none skips a byte-order mark."""
+SHARED, AGAIN = "has two tokens with the id", "occurs twice"
+"""Parts of the messages about two tokens with one id, and about a key that occurs twice in a JSON object."""
 
 
 def token_list_notes(folder: ModelFolder) -> Iterator[str]:
@@ -142,6 +155,8 @@ def token_list_notes(folder: ModelFolder) -> Iterator[str]:
     for older in (OLDER, LINES, *BYTE_PAIRS):
         yield from _other_tokens(folder, older)
     yield from _other_pieces(folder)
+    yield from _marks(folder)
+    yield from _doubles(folder)
     yield from _added_elsewhere(folder)
     yield from text_notes(folder)
     yield from merge_rule_notes(folder)
@@ -212,6 +227,48 @@ def _of_targets(folder: ModelFolder) -> frozenset[str]:
             with suppress(ConfigError, SourceError):
                 return frozenset(vocabulary_of(one.name, folder.read(one.name, LARGEST)).tokens)
     return frozenset()
+
+
+def _marks(folder: ModelFolder) -> Iterator[str]:
+    """Yield a note on each list in a text file that begins with a byte-order mark, which its library does not skip.
+
+    Beside a tokenizer.json, these lists are not used. The first bytes of each are read; those of merges.txt only if the
+    token list has marks of byte-level BPE or of CLIP.
+    """
+    files = {one.name: one for one in folder.files if one.name != MERGES or _are_merged(folder)}
+    for name, reader in READERS.items() if WHOLE not in files else ():
+        if name in files and (start := _start(files[name])).startswith(MARK):
+            first = "".join(start[len(MARK) :].decode(errors="replace").splitlines()[:1])
+            skips = f"{name} begins with a byte-order mark, which {reader} not skip"
+            yield f"{skips}: its first line is not {brief_token(first)} there"
+
+
+def _are_merged(folder: ModelFolder) -> bool:
+    """Return whether the tokens of a vocab.json show that they are made by merge rules."""
+    tokens = folder.tokens or () if folder.vocabulary == TOKENS else ()
+    return any(token.startswith(SPACE) or token.endswith(END) for token in tokens)
+
+
+def _start(one: Companion) -> bytes:
+    """Return the first bytes of a local file, without a fingerprint in a plan; b"" if it is remote or unreadable."""
+    if one.text:
+        return one.text[:FIRST].encode()
+    with suppress(OSError, SourceError):  # an unreadable file is reported when it is copied
+        if not scheme_of(one.path) and isinstance(source := open_source(one.path), File):
+            with closing(source):
+                return source.read(0, min(FIRST, source.size))
+    return b""
+
+
+def _doubles(folder: ModelFolder) -> Iterator[str]:
+    """Yield a note if a vocab.txt or vocab.json gives a token two rows, or a row two tokens."""
+    if folder.vocabulary not in (LINES, OLDER) or scheme_of(_path(folder, folder.vocabulary)):
+        return
+    why = folder.unread_tokens.rstrip(".").replace(" is not valid JSON: key ", ": token ")
+    if TWICE in why or AGAIN in why:
+        yield f"{why}: transformers uses only the last id of such a token"
+    elif SHARED in why:
+        yield f"{why}, which share this row"
 
 
 def _added_elsewhere(folder: ModelFolder) -> Iterator[str]:
