@@ -14,9 +14,10 @@ from ..util.text import NUMBER_IN_KEY, count, escape, listing, natural_key, perc
 from .layer_groups import larger_layers
 
 __all__ = [
-    "APART", "DECODED", "EXCHANGED", "FEWEST", "HUGE", "INVERSE", "LARGE", "NARROW", "NEGATED", "NEGATIVE", "NESTED",
-    "NO_OFFSET", "OFF_BY_ONE", "OF_SIZES", "OPPOSED", "RISING", "ROUNDED", "SAID", "SHIFT", "SHIFTED", "SIGNED_CODES",
-    "SMALL", "UNSET", "USUAL", "ZERO", "ZERO_BLOCKS", "OddScales", "odd_scale_notes", "shifted_names",
+    "APART", "DECODED", "EXCHANGED", "EXPLAIN", "FEWEST", "HUGE", "INVERSE", "LARGE", "LEANING", "NARROW", "NEGATED",
+    "NEGATIVE", "NESTED", "NO_OFFSET", "OFF_BY_ONE", "OF_SIZES", "OPPOSED", "RISING", "ROUNDED", "SAID", "SHIFT",
+    "SHIFTED", "SIGNED_CODES", "SMALL", "UNCENTRED", "UNSET", "USUAL", "WRONG_OFFSETS", "ZERO", "ZERO_BLOCKS",
+    "OddScales", "odd_scale_notes", "shifted_names", "uncentred_names",
 ]  # fmt: skip
 
 ZERO, NEGATIVE, HUGE, NO_OFFSET = "zero", "negative", "huge", "no offset"
@@ -76,16 +77,31 @@ SHIFTED = {True: "shifted up", False: "shifted down"}
 SHIFT, MOSTLY = 0.15, 0.75
 """A mean is far from 0 if it is more than this share of the root mean square. For a note, most matrices must have such
 a mean: at least the second share."""
+UNCENTRED, LEANING = "uncentred", "leaning"
+"""The kinds of matrices in whose groups the mean is far from 0, whatever its sign: wrong zero points that differ from
+group to group shift some groups up and others down, so that the mean of the matrix may be near 0."""
+LEANS = {UNCENTRED: 1.0, LEANING: 0.4}
+"""A matrix has one of these kinds if the median of |mean| / deviation of its groups is above this number.
+
+It is about 0.12 for 32 weights around 0 that are drawn independently, and about 2.4 if zero points of 4 bits are off by
+half of the codes. Zero points that are off by one make it only 0.3, with one sign, and are found as ``SHIFTED``.
+"""
+EXPLAIN = (ROUNDED, NO_OFFSET, SIGNED_CODES, EXCHANGED, OPPOSED, NARROW)
+"""The kinds of odd scales and codes that also shift the mean: what they explain is not said again."""
 APART = 5
 """Matrices of one role whose factors differ by this power of two (32 times) do not belong to one network."""
 SUSPECT = 3
 """In the part of a role with the larger factors, these are wrong if they are above this power of two (8 times)."""
 ALL_ROLES = 2
 """If the factors of all roles differ by this power of two (4 times) in two groups of layers, one of them is wrong."""
-KINDS = (*SAID, ZERO_BLOCKS, LARGE, SMALL, USUAL, INVERSE, *SHIFTED.values())
+KINDS = (*SAID, ZERO_BLOCKS, LARGE, SMALL, USUAL, INVERSE, *SHIFTED.values(), *LEANS)
 OFF_BY_ONE = (
-    f"have a mean of over {percent(SHIFT)} of their size: perhaps the zero points are off by one (checkpoint_format "
-    "gptq, gptq_v2)"
+    f"have a mean of over {percent(SHIFT)} of their size: perhaps the zero points or biases are wrong, such as zero "
+    "points that are off by one (checkpoint_format gptq, gptq_v2)"
+)
+WRONG_OFFSETS = (
+    "have groups of weights whose mean is mostly farther from 0 than their deviation: perhaps the zero points or "
+    "biases are wrong"
 )
 SHOWN = 3
 
@@ -100,6 +116,7 @@ class OddScales:
     def __init__(self) -> None:
         self.names: dict[str, dict[str, None]] = {kind: {} for kind in KINDS}
         self._powers: dict[str, list[float]] = {}
+        self._leans: dict[str, float] = {}
 
     def add(self, kind: str, name: str) -> None:
         """Record the tensor ``name`` under ``kind``, a kind of odd scales or a size."""
@@ -116,6 +133,10 @@ class OddScales:
         else:
             self.add(SMALL if factor < low else LARGE if factor > high else USUAL, name)
         self._powers.setdefault(name, []).append(log2(factor))
+
+    def add_lean(self, name: str, lean: float) -> None:
+        """Record the median of |mean| / deviation of the groups in a part of a matrix; its smallest part counts."""
+        self._leans[name] = min(lean, self._leans.get(name, lean))
 
     def __bool__(self) -> bool:
         return any(self.names.values())
@@ -134,6 +155,8 @@ class OddScales:
         found = dict(self.names)
         for name, powers in self._powers.items():
             found.setdefault(f"{POWER}{max(powers)!r}", {})[name] = None
+        for kind, limit in LEANS.items():
+            found[kind] = {name: None for name, lean in self._leans.items() if lean > limit}
         return found
 
 
@@ -160,6 +183,11 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
         powers = _powers(every, path)
         if shifted := shifted_names(names, len(powers)):
             yield f"{escape(path)}: {len(shifted)} of {len(powers)} decoded matrices {OFF_BY_ONE}: {_listed(shifted)}"
+        if uncentred := uncentred_names(names, powers) - shifted:
+            yield (
+                f"{escape(path)}: {len(uncentred)} of {len(powers)} decoded matrices {WRONG_OFFSETS}: "
+                f"{_listed(uncentred)}"
+            )
         large, small = _unlike_other_layers(powers, names)
         for unlike, as_large in ((large, f"at least {1 << APART} times"), (small, f"at most 1/{1 << APART}")):
             if unlike:
@@ -188,8 +216,34 @@ def shifted_names(names: Mapping[str, Collection[str]], number: int) -> set[str]
     for is_up, kind in SHIFTED.items():
         some = set(names[kind]) - set(names[SHIFTED[not is_up]])
         if number >= FEWEST and len(some) > MOSTLY * number:
-            return some
+            return some.difference(*(names.get(explains, ()) for explains in EXPLAIN))
     return set()
+
+
+def uncentred_names(names: Mapping[str, Collection[str]], every: Collection[str]) -> set[str]:
+    """Return the matrices whose groups have means far from 0, if they are most of ``every``, or unlike their siblings.
+
+    Siblings are the matrices of other layers with the same role, the name without numbers. There must be at least
+    ``SIBLINGS`` of them with groups around 0, and none between. ``names`` are the names of matrices by kind.
+    """
+    if names.get(ROUNDED):
+        return set()
+    some = set(names.get(UNCENTRED, ()))
+    found = some if len(every) >= FEWEST and len(some) * 2 > len(every) else set[str]()
+    if some and not found:
+        roles: dict[str, set[str]] = {}
+        for name in every:
+            roles.setdefault(NUMBER_IN_KEY.sub("#", name), set()).add(name)
+        leaning = set(names.get(LEANING, ())).union(*(names.get(kind, ()) for kind in SHIFTED.values()))
+        for role in roles.values():
+            others = role - some
+            if len(others) >= SIBLINGS and not others & leaning:
+                found |= role & some
+    return found.difference(*(names.get(kind, ()) for kind in EXPLAIN))
+
+
+SIBLINGS = 2
+"""The fewest matrices of one role with groups around 0 that show that others of this role are wrong."""
 
 
 def _powers(every: Sequence[Found], path: str) -> dict[str, float]:

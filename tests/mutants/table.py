@@ -1068,6 +1068,24 @@ MUTANTS = (
         "api/inputs/test_sampled_scales.py",
     ),
     Mutant(
+        "wrong zero points shift means in any encoding that has them, not only in GPTQ",
+        'return made.encoding == "gptq" or bool(roles & {"zero", "bias"})',
+        'return made.encoding == "gptq"',
+        "tensors/decoders/test_wrong_offsets.py",
+    ),
+    Mutant(
+        "one layer has wrong zero points if its siblings are around 0",
+        "            if len(others) >= SIBLINGS and not others & leaning:",
+        "            if len(others) < SIBLINGS and not others & leaning:",
+        "tensors/decoders/test_wrong_offsets.py",
+    ),
+    Mutant(
+        "in a group with an outlier, all other weights may have one code",
+        "np.maximum(abs(runs.mean(1)) - steps, 0)",
+        "abs(runs.mean(1))",
+        "tensors/decoders/test_wrong_offsets.py",
+    ),
+    Mutant(
         "sampled scales are those of a part of each tensor",
         "read_part(sample, weight.info, middle(weight.info.shape, ROWS, COLUMNS))",
         "read_part(sample, weight.info, tuple((0, size) for size in weight.info.shape))",

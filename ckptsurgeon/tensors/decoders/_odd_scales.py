@@ -34,7 +34,7 @@ from ..ops.casts import widened
 from ..ops.regions import Array
 from ..ops.small_floats import SMALL_FLOATS
 from ._rounded_words import have_rounded_words
-from ._scale_tests import are_negative, have_many_values, odd_biases, rise_with_scales, should_be_mixed
+from ._scale_tests import are_negative, have_many_values, lean_of, odd_biases, rise_with_scales, should_be_mixed
 
 __all__ = ["add_size", "are_usual", "check_scales", "find_odd_blocks", "find_odd_scales"]
 
@@ -90,8 +90,21 @@ def add_size(
         assert isinstance(info.made, Decoded)
         seen.add_size(info.made.name, size * sqrt(info.shape[-1]), lambda: rise_with_scales(values, codes()))
         mean = float(np.mean(some))
-        if info.made.encoding == "gptq" and abs(mean) > SHIFT * size:
-            seen.add(SHIFTED[mean > 0], info.made.name)
+        if _has_offsets(info.made, len(info.shape)):
+            if abs(mean) > SHIFT * size:
+                seen.add(SHIFTED[mean > 0], info.made.name)
+            seen.add_lean(info.made.name, lean_of(values))
+
+
+def _has_offsets(made: Decoded, dims: int) -> bool:
+    """Return whether a weight of a linear layer has zero points or biases, so that wrong ones shift its mean.
+
+    Small convolutions may have any mean. Only packed weights of more dimensions are stacked linear layers.
+    """
+    if dims > 2 and made.encoding != "packed":
+        return False
+    roles = {role for role, _ in (*made.parts, *made.facts)}
+    return made.encoding == "gptq" or bool(roles & {"zero", "bias"})
 
 
 def find_odd_scales(

@@ -13,6 +13,7 @@ __all__ = [
     "are_exchanged",
     "are_negative",
     "have_many_values",
+    "lean_of",
     "odd_biases",
     "rise_with_scales",
     "should_be_mixed",
@@ -53,6 +54,10 @@ SPAN, MOST = 0.3, 0.9
 """If the weights of most groups differ by less than this share of the largest weight, the scales are too small."""
 VARIED = 0.05
 """Only if biases vary by more than this share of their mean: weights may be nearly constant, as those of norms are."""
+RUN, RUNS = 32, 64
+"""The weights in a run (a group or a part of one), and about how many runs of a part of a matrix are looked at."""
+FEWEST_RUNS = 16
+"""The fewest runs, other than those of equal weights, whose median says something about a matrix."""
 FEW = 4
 """If fewer scales than this are compared with biases, or are negative like their biases, nothing is reported."""
 
@@ -110,6 +115,27 @@ def are_exchanged(smallest: float, scales: float, biases: float) -> bool:
     ``smallest`` is the smallest scale; ``scales`` and ``biases`` are mean squares.
     """
     return smallest < 0 and scales > max(biases, SMALLEST**2)
+
+
+def lean_of(values: Array) -> float:
+    """Return the median of |mean| / deviation of runs of weights along rows; 0 if there are too few runs.
+
+    At most twice ``RUNS`` runs are looked at, spread over all rows and columns. A step between two codes is taken off
+    each mean: in a group with an outlier, all other weights may have one code, which is the nearest to 0.
+    """
+    rows, in_row = values.reshape(-1, values.shape[-1]), values.shape[-1] // RUN
+    at = np.arange(0, len(rows) * in_row, len(rows) * in_row // RUNS | 1)
+    if len(at) < FEWEST_RUNS:
+        return 0.0
+    row, column = np.divmod(at, in_row)
+    runs = rows[row[:, None], column[:, None] * RUN + np.arange(RUN)].astype("<f8")
+    runs = np.sort(runs[np.isfinite(runs).all(1)], 1)
+    gaps = np.diff(runs, axis=1)
+    steps = np.where(gaps > 0, gaps, np.inf).min(1, initial=np.inf)
+    runs, steps = runs[np.isfinite(steps)], steps[np.isfinite(steps)]
+    if len(runs) < FEWEST_RUNS:
+        return 0.0
+    return float(np.median(np.maximum(abs(runs.mean(1)) - steps, 0) / runs.std(1)))
 
 
 def rise_with_scales(values: Array, codes: Array | None) -> bool:

@@ -12,16 +12,21 @@ from math import isfinite, prod
 
 from ....tensors.odd_scales import (
     DECODED,
+    EXPLAIN,
     FEWEST,
     INVERSE,
     LARGE,
+    LEANING,
+    NO_OFFSET,
     OF_SIZES,
     OFF_BY_ONE,
-    ROUNDED,
     SHIFTED,
     SMALL,
+    UNCENTRED,
     USUAL,
+    WRONG_OFFSETS,
     shifted_names,
+    uncentred_names,
 )
 from ....util.text import count
 from ..check import Check, of_keys
@@ -69,12 +74,16 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _shifted(subject: Subject) -> Iterator[Found]:
-    some = shifted_names(
-        {kind: subject.odd.get(kind, ()) for kind in (ROUNDED, *SHIFTED.values())}, len(subject.decoded)
-    )
-    if some:
-        todo = "Compare with the original, or with the same model under the other checkpoint_format."
-        yield of_keys(Status.WARN, sorted(some), f"decode to weights that {OFF_BY_ONE}", todo)
+    """Yield the weights with means far from 0, except those of which another check says why."""
+    kinds = (*(kind for kind in EXPLAIN if kind != NO_OFFSET), *SHIFTED.values(), UNCENTRED, LEANING)
+    names = {kind: subject.odd.get(kind, ()) for kind in kinds}
+    shifted = shifted_names(names, len(subject.decoded))
+    if shifted:
+        todo = "Compare with the original, or (GPTQ) with the same model under the other checkpoint_format."
+        yield of_keys(Status.WARN, sorted(shifted), f"decode to weights that {OFF_BY_ONE}", todo)
+    if uncentred := uncentred_names(names, subject.decoded) - shifted:
+        todo = "Compare with the original (ckpt diff --values)."
+        yield of_keys(Status.WARN, sorted(uncentred), f"decode to weights that {WRONG_OFFSETS}", todo)
 
 
 def _inverse(subject: Subject) -> list[str]:
