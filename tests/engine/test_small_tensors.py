@@ -116,7 +116,9 @@ def test_what_is_declared_elementwise_is(name: str) -> None:
     method = merge_methods()[name]
     draw = np.random.default_rng(3)
     count = method.models[1] or 3
-    needs = {one.name: [0.5] * count if one.each else 0.5 for one in method.parameters if one.default is None}
+    values = {one.name: 1 if one.kind == "whole number" else 0.5 for one in method.parameters if one.default is None}
+    needs = {one.name: [values[one.name]] * count if one.each else values[one.name]
+             for one in method.parameters if one.name in values}  # fmt: skip
     assert method.is_elementwise(needs)
     with_base = method.base == "required"
     sizes = [(5, 7), (40,), (), (PIECE // 8, 9)]

@@ -156,7 +156,7 @@ def test_the_json_of_several_checkpoints(ckpt: Run, model: Path) -> None:
 
 
 def test_the_report_is_the_same_every_time(model: Path) -> None:
-    for fault in FAULTS[18:25]:
+    for fault in FAULTS[19:26]:
         fault.plant(model)
     assert cs.check(model).to_json() == cs.check(model).to_json()
 
