@@ -1,8 +1,7 @@
 """Orthogonal matching pursuit: vectors as weighted sums of few rows of a matrix.
 
-Each step takes the row with the largest product with what is left of the vector, and projects the vector onto all rows
-taken so far (Pati, Rezaiifar and Krishnaprasad 1993). It makes rows of new tokens in
-https://arxiv.org/abs/2506.06607.
+Each step takes the row that has the largest product with the residual, and projects the vector onto all rows taken so
+far (Pati, Rezaiifar and Krishnaprasad 1993). It makes rows of new tokens in https://arxiv.org/abs/2506.06607.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ CANDIDATES = 16
 SMALLEST = np.float32(1e-38)
 """A product below this is zero."""
 EXACT = 1e-9
-"""If what is left of a vector is this share of it or less, the vector is equal to the sum."""
+"""If the residual is at most this share of the vector, the vector counts as equal to the sum."""
 DEPENDENT = 1e-8
 """If what is new in a row is this share of it or less, the row is a sum of those that were taken before."""
 

@@ -94,7 +94,7 @@ class AskedFields:
         return [one for one in self.epsilons if _inside(one) == _inside(width)]
 
     def way_of(self, width: str) -> str:
-        """Return how a larger width is made: "copy", or "init" if it is no multiple of the old one; "" to shrink."""
+        """Return how a width is enlarged: "copy", or "init" if the old one does not divide it; "" if it shrinks."""
         old, new = self.numbers(width)
         if new < old:
             return ""

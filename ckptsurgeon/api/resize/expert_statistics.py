@@ -107,7 +107,7 @@ def _arguments(given: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor] | None:
 def _by_expert(
     module: Any, hidden: Tensor, chosen: Tensor, weights: Tensor
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
-    """Yield, for each expert that is used: its number, its positions, their weights, and what it computes of them."""
+    """Yield, for each used expert: its number, its positions, their weights, its inner values and its outputs."""
     import torch
 
     number = _stacked(module)[0]

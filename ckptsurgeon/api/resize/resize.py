@@ -229,7 +229,7 @@ def _scores(
 
 
 def _check_noise(noise: float | None, changes: Sequence[Change]) -> None:
-    """Raise ConfigError if there is no copy on which noise could be."""
+    """Raise ConfigError if ``--noise`` is given, but nothing is copied."""
     if noise and not any("noise" in row for change in changes for row in change.rows):
         raise ConfigError(
             "--noise is only for copies of a width, of heads or of channels, and none are made.",

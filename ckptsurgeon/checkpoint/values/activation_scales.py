@@ -31,7 +31,7 @@ small as their median, and its product with the median is 1 up to this factor.""
 def activation_scales(tensors: Mapping[str, TensorInfo], coded: Container[str]) -> list[str]:
     """Return the keys of the scales of activations; ``coded`` has the keys of the parts of quantised tensors."""
     found = [key for key in tensors if key.endswith(_ENDS)]
-    if not any(key in coded for key in tensors):
+    if not found or not any(key in coded for key in tensors):
         return []
     return [
         key

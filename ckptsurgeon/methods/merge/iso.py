@@ -80,8 +80,8 @@ def iso_cts(
     """Return the base plus the common and the models' own directions of change, with one singular value for all.
 
     The share ``common_space`` of the directions are those of the sum of the changes with the largest singular values;
-    the others are shared equally by the models: the largest directions of what is left of each change outside of the
-    common ones. All are made orthogonal, and get the mean of their singular values. Directions that are zero (up to
+    the others are shared equally by the models: the largest directions of each change that are outside the common
+    ones. All are made orthogonal, and get the mean of their singular values. Directions that are zero (up to
     rounding) are left out. Only tensors of two dimensions are matrices; others, and all if ``matrices`` is off, get the
     mean of the changes. ``lambda`` multiplies the change.
     """

@@ -132,7 +132,7 @@ def _impossible(field: str, numbers: tuple[int, int], why: str) -> PlanError:
 def with_epsilons(
     change: Change, before: Norms, after: Norms, numbers: tuple[int, int], network: Network, heads: Mapping[str, int]
 ) -> Change:
-    """Return a change that makes up for norms whose epsilon is not what it has to be, or says that it cannot.
+    """Return a change that makes up for norms with a wrong epsilon, or whose note says that they change the outputs.
 
     The epsilon has to be old / new times as large over the width, and as it was over anything else. If it is another
     over the queries or keys of a head, their projection is scaled, so that the norm computes the same. ``heads`` has

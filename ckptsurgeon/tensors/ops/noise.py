@@ -22,8 +22,8 @@ def noisy_factors(
     """Return the factors of the elements in ``box`` of a tensor with this shape, in double precision.
 
     ``runs`` are ranges of indices: of what each index along ``dim`` is a copy. Each factor is 1 plus a random number
-    from -by to by, less the mean of those of all copies; it is 1 if there is no other copy. It depends on the place of
-    the element alone, not on ``box``.
+    from -by to by, minus the mean of these numbers over all copies; it is 1 if there is no other copy. It depends on
+    the place of the element alone, not on ``box``.
     """
     most = max(1, _AT_ONCE // max(1, prod(end - begin for begin, end in box[1:])))
     begin, end = box[0]

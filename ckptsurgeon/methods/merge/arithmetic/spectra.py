@@ -142,7 +142,7 @@ def _itemsize(array: Array) -> int:
 def components(changes: Changes, matrix: Array, rank: int, *, least: float = 0.0) -> Components:
     """Return the ``rank`` components of a matrix with the largest singular values, without those that are zero.
 
-    Singular values up to ``least`` count as zero, too: if ``matrix`` is what is left of another, it may be rounding.
+    Singular values up to ``least`` count as zero, too: if ``matrix`` is a residual, they may be rounding errors.
     """
     xp, small = changes.xp, min(matrix.shape)
     if 2 * rank <= small or 2 * small <= max(matrix.shape):  # else the smallest singular value is often too small

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import ckptsurgeon as cs
+from ckptsurgeon.analysis.check.note_kinds import KINDS
 
 from ..test_model_folders import model
 
@@ -75,3 +76,16 @@ def test_tokens_that_are_forced_are_those_of_the_file(forced: Any, maps: dict[st
     assert len(found) == bool(said)
     if said:
         assert found[0].startswith(f"forced_decoder_ids of generation_config.json has {said.split(' and ')[0]}")
+
+
+@pytest.mark.parametrize(
+    ("note", "check"),
+    [
+        ("forced_decoder_ids of generation_config.json has 8", "token-ids"),
+        ("text_config.eos_token_id is 1 in config.json: texts are read at the first token with this id", "token-ids"),
+        ("tokenizer.json pads texts with '<s>' (its id is 1) as 0, which is '<pad>' (padding)", "vocabulary"),
+        ("tokenizer.json cuts texts to 512 tokens (truncation), but the model has 130 positions", "vocabulary"),
+    ],
+)
+def test_each_note_belongs_to_the_check_whose_advice_helps(note: str, check: str) -> None:
+    assert next(one.id for one in KINDS if one.pattern.search(note)) == check
