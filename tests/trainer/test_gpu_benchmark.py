@@ -323,6 +323,14 @@ def test_a_process_waits_for_its_turns() -> None:
     slow.close()
 
 
+def test_a_process_is_ended_while_it_prints() -> None:
+    for _ in range(5):  # an exception in the thread that reads would fail the test
+        one = ArmProcess([sys.executable, "-uc", "while True: print('still here')"], "an arm")
+        assert one._line(60) == "still here"
+        one.close()
+        assert not one._reader.is_alive()
+
+
 def test_arms_with_other_settings_are_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
     assert parsed(["--also", "ctc ours bf16 compile=on lr=1"]).also == ["ctc ours bf16 compile=on lr=1"]
     assert arm_of("ctc ours bf16 compile=on lr=1").settings == ("compile=on", "lr=1")

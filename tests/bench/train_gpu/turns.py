@@ -123,12 +123,14 @@ class ArmProcess:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
             )
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line.strip())
+        with self._process.stdout as lines:
+            for line in lines:
+                self._lines.put(line.strip())
         self._lines.put(None)
 
     def _line(self, seconds: float) -> str:
@@ -168,10 +170,10 @@ class ArmProcess:
         """See ``Prepared``."""
         self._process.kill()
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(BrokenPipeError):
-                assert stream is not None
-                stream.close()
+        self._reader.join(10)  # a worker of its data, which holds the same pipe, sees within 5 s that it is alone
+        with contextlib.suppress(BrokenPipeError):
+            assert self._process.stdin is not None
+            self._process.stdin.close()
         self._folder.cleanup()
 
 
