@@ -20,7 +20,6 @@ from ._choosing import is_exported, is_weights, only_pickle
 from ._espnet_pack import META
 from .base.header import FilePrint, Header, naming
 from .base.slice import FileSlice
-from .hdf5.keras import keras_metadata
 from .torch.tar import is_tar, plain_members
 from .zip.archive import is_of_export, is_of_torch, read_archive
 from .zip.records import STORED
@@ -102,6 +101,8 @@ def of_archive(header: Header, folder: ArchiveFolder) -> Header:
 
     ``header`` is the header of a checkpoint in ``folder``, a folder of the archive.
     """
+    from .hdf5.keras import keras_metadata
+
     read = {one.name for one in header.files}
     others = [name for name in folder.names() if name not in read]
     note = f"read from the archive: {listing(sorted(read), 2, where='')}"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import ConfigError
 from ..tensors.info import TensorInfo
 from ..util.brief import Brief
 from ..util.text import count, escape
-from .operations.perform import DerivedSource
+
+if TYPE_CHECKING:
+    from .operations.perform import DerivedSource
 
 __all__ = ["Companion", "Initial", "InitialFile", "KnownLayout", "Recognise", "TargetSpec", "Undrawable"]
 

@@ -12,7 +12,6 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.in_memory import CheckpointLike, holds_tensors, is_given
 from ...errors import CheckpointError, ConfigError
-from ...planning.plan.plan import Plan
 from ...storage.read.base import Progress
 from ...util.text import brief_repr, escape
 
@@ -121,6 +120,12 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _is_plan(value: Any) -> bool:
+    from ...planning.plan.plan import Plan  # not at the top: verbs without a plan start faster
+
+    return isinstance(value, Plan)
+
+
 def _is_path(value: Any) -> bool:
     return isinstance(value, (str, os.PathLike))
 
@@ -195,8 +200,8 @@ KINDS: Mapping[str, _Kind] = {
     "Parameters": _Kind("a map of parameters or strings NAME=VALUE", _any_of(_are_named, _is_text, _are_texts)),
     "Mapping[str, str] | None": _Kind("a map from strings to strings", _any_of(_is_map)),
     "Path": _Kind("a path", _is_path),
-    "Plan": _Kind("a plan", lambda value: isinstance(value, Plan)),
-    "Plan | Path": _Kind("a plan or a path", lambda value: isinstance(value, Plan) or _is_path(value)),
+    "Plan": _Kind("a plan", _is_plan),
+    "Plan | Path": _Kind("a plan or a path", lambda value: _is_plan(value) or _is_path(value)),
     "Path | None": _Kind("a path", _any_of(_is_path)),
     "Files": _Kind("a path or a list of paths", _any_of(_is_path, _are_paths)),
     "CheckpointLike": _Kind(CHECKPOINT, _is_checkpoint),

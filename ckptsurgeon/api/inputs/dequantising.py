@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError
-from ...planning.operations.perform import DecodedWeight
 from ...tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
 from ...tensors.info import TensorInfo
 from ...util.text import escape
 
 if TYPE_CHECKING:
+    from ...planning.operations.perform import DecodedWeight
     from ...tensors.decoders._decoder import Request, StatedSettings
 
 __all__ = ["encoded_by", "weights_of", "with_stated_shapes"]
@@ -52,6 +52,7 @@ def _weight(
 
 
 def _decoded(checkpoint: Checkpoint, coded: QuantisedTensor, settings: StatedSettings) -> DecodedWeight:
+    from ...planning.operations.perform import DecodedWeight
     from ...tensors.decoders._decoder import UndecodableError, decoded_weight
 
     try:

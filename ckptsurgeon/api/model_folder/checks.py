@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.files import ADAPTER, CONFIG
-from ...planning.plan.plan import Plan
 from ...util.text import escape
 from ..lora.adapter_files import adapter_of
 from .codes.described_shapes import described_shape_notes
@@ -19,6 +18,9 @@ from .layers.frequencies import frequency_notes, unlike_frequency_notes
 from .layers.holes import gap_notes
 from .tokenizer.changed_lists import changed_list_notes
 from .weights.shape_checks import DescribedTensor
+
+if TYPE_CHECKING:
+    from ...planning.plan.plan import Plan
 
 __all__ = [
     "contradictions",

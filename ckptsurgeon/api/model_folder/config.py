@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...planning.computed_buffers import is_computed
-from ...planning.plan.plan import Plan
 from ...tensors.dtypes import DTYPES
 from ...tensors.encodings._find import find_codes
 from ...tensors.encodings._settings import quantisation_of
 from ...tensors.info import TensorInfo
+
+if TYPE_CHECKING:
+    from ...planning.plan.plan import Plan
 
 __all__ = [
     "AFTER_PADDING",

@@ -7,17 +7,19 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...planning.plan.files import PlanCompanion
-from ...planning.plan.plan import Plan
-from ...planning.target import TargetSpec
 from ...planning.transplant.by_place import is_of_labels
 from ...tensors.dtypes import DTYPES
 from ...tensors.encodings._modules import Modules, renamed_modules
 from ...util.text import count, escape
 from .config import float_dtypes
+
+if TYPE_CHECKING:
+    from ...planning.plan.plan import Plan
+    from ...planning.target import TargetSpec
 
 __all__ = [
     "IGNORED_PARTS",

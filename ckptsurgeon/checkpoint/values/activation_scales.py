@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
-from statistics import median
 
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
@@ -76,7 +75,7 @@ def _inverse(scales: Mapping[str, float]) -> list[str]:
     for keys in roles.values():
         if len(keys) <= FEWEST:
             continue
-        middle = median(scales[key] for key in keys)
+        middle = sorted(scales[key] for key in keys)[len(keys) // 2]
         found += [
             key for key in keys
             if max(scales[key] / middle, middle / scales[key]) > APART and 1 / NEAR < scales[key] * middle < NEAR

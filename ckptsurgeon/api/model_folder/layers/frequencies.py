@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ....checkpoint.checkpoint import Checkpoint
 from ....errors import CheckpointError
-from ....planning.plan.plan import Plan
 from ....storage.read.uri import scheme_of
 from ....util.text import escape
 from ..config import has_parts
 from ..config_fields import base_of_rope
 from .rotary import rope_settings
+
+if TYPE_CHECKING:
+    from ....planning.plan.plan import Plan
 
 __all__ = ["frequency_notes", "unlike_frequency_notes"]
 

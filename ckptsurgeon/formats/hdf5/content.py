@@ -1,0 +1,134 @@
+"""Reads all groups of an HDF5 file: the datasets by their paths, and the attributes of the root group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ...errors import FormatError, UnsafeError
+from ...storage.read.base import File
+from ...tensors.info import TensorInfo
+from ...util.text import escape, listing
+from ..base import limits
+from .attributes import has_attribute_heap, texts_of
+from .blocks import BlockReader
+from .datasets import DatasetReader
+from .groups import is_group, links_of
+from .heaps import GlobalHeap
+from .objects import HeaderMessage, messages_at
+from .superblock import read_superblock, superblock_at
+
+__all__ = ["HdfContent", "read_content"]
+
+
+def read_content(file: File, within: str) -> HdfContent:
+    """Return what an HDF5 file contains; ``within`` is the name of the file among those of a checkpoint.
+
+    Raises FormatError or UnsafeError if the file is not valid, or has no tensors.
+    """
+    content = HdfContent(BlockReader(file, superblock_at(file, file.read(0, min(512, file.size)))), within)
+    content.read()
+    _check_apart(content.payload, content.blocks.blocks)
+    return content
+
+
+class HdfContent:
+    """Walks through the groups of a file.
+
+    ``tree`` has the datasets by their paths; an object with several hard links has several paths. ``metadata`` has the
+    texts in the attributes of the root group.
+    """
+
+    def __init__(self, blocks: BlockReader, within: str) -> None:
+        self.blocks, self._heap = blocks, GlobalHeap(blocks)
+        self.datasets = DatasetReader(blocks, self._heap, within)
+        self.tree: dict[str, Any] = {}
+        self.metadata: dict[str, str] = {}
+        self._known: dict[int, Any] = {}
+        self._soft: list[str] = []
+        self._long: list[str] = []
+        self._has_heap = self._is_open = False
+        self._characters = 0
+
+    def read(self) -> None:
+        """Fill ``tree`` and ``metadata``."""
+        root, self._is_open = read_superblock(self.blocks)
+        messages = self._object(root)
+        self._has_heap = has_attribute_heap(self.blocks, messages)
+        self.metadata = texts_of(self.blocks, self._heap, messages, self._long)
+        if not is_group(messages):
+            raise FormatError("the HDF5 file is damaged: its root is not a group.", rule="hdf5")
+        self.tree = dict(self._walk(root))
+        if not any(isinstance(one, TensorInfo) for one in self.tree.values()):
+            raise FormatError("it is an HDF5 file without arrays of numbers.", rule="no state dict")
+
+    @property
+    def payload(self) -> list[tuple[int, int]]:
+        """The ranges of bytes (begin, end) that contain values, sorted."""
+        return sorted(self.datasets.values)
+
+    def _object(self, address: int) -> list[HeaderMessage]:
+        """Return the messages of an object, which are read once."""
+        if address not in self._known:
+            self._known[address] = messages_at(self.blocks, address)
+        found: list[HeaderMessage] = self._known[address]
+        return found
+
+    def _walk(self, root: int) -> Iterator[tuple[str, Any]]:
+        """Yield the paths and headers of all datasets; raises FormatError for a group that contains itself."""
+        links: dict[int, Any] = {}
+        made: dict[int, Any] = {}
+        visited, waiting = 0, [("", root, frozenset((root,)))]
+        while waiting:
+            prefix, address, above = waiting.pop()
+            if address not in links:
+                links[address] = links_of(self.blocks, self._object(address))
+            inner = []
+            for link in links[address]:
+                path = prefix + link.name
+                visited += 1
+                self._check_path(path, len(above), visited)
+                if link.target:
+                    self._soft.append(path)
+                elif link.address in made:
+                    yield path, made[link.address]
+                elif is_group(messages := self._object(link.address)):
+                    if link.address in above:
+                        raise FormatError(f"the group {escape(path)} contains itself.", rule="hdf5 cycle")
+                    inner.append((f"{path}/", link.address, above | {link.address}))
+                else:
+                    texts = texts_of(self.blocks, self._heap, messages, [])
+                    made[link.address] = self.datasets.read(path, messages, texts)
+                    yield path, made[link.address]
+            waiting.extend(reversed(inner))
+
+    def _check_path(self, path: str, depth: int, visited: int) -> None:
+        self._characters += len(path)
+        if len(path) > limits.KEY_CHARACTERS or self._characters > limits.PATH_CHARACTERS:
+            raise UnsafeError("a path, or all paths together, are too long.", rule="key length")
+        if visited > limits.TENSORS or depth > limits.TREE_DEPTH:
+            raise UnsafeError(
+                f"its groups have over {limits.TENSORS:,} links, or over {limits.TREE_DEPTH} levels.", rule="tree size"
+            )
+
+    def notes(self) -> Iterator[str]:
+        """Yield notes on what was not read."""
+        if self._is_open:
+            yield "the file was not closed by the program that wrote it, so it may be incomplete"
+        if self._soft:
+            yield f"not followed, because they are only paths: the soft links {listing(self._soft, 2, where='')}"
+        if self._long:
+            yield f"left out, because they are long: the attributes {listing(self._long, 2, where='')}"
+        if self._has_heap:
+            yield "the attributes of the file were not read: they are many, or long"
+
+
+def _check_apart(values: Iterable[tuple[int, int]], blocks: Iterable[tuple[int, int]]) -> None:
+    """Raise FormatError if values of two tensors overlap, or values and metadata."""
+    last = 0
+    for begin, end in sorted([*values, *blocks]):
+        if begin < last and begin < end:
+            raise FormatError(
+                f"the HDF5 file is damaged: the bytes from {begin:,} on are those of two parts.", rule="hdf5 overlap"
+            )
+        last = max(last, end)
