@@ -24,7 +24,7 @@ OPTIONS = {
 
 def prepare_in_place(source: str, writing: Writing) -> None:
     """Settle interrupted runs on the source; raises ConfigError if an option for a new file is given."""
-    from ..api.in_place.apply import settle
+    from ..api.in_place.settle import settle
     from ..errors import ConfigError
 
     given = [option for name, option in OPTIONS.items() if getattr(writing, name)]

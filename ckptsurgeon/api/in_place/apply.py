@@ -6,14 +6,13 @@ import time
 
 from ...planning.plan.plan import Plan
 from ...planning.plan.receipt import Receipt
-from ...storage.read.uri import scheme_of
-from ...storage.write.headers import check_alone, replace_headers, settle_interrupted
+from ...storage.write.headers import check_alone, replace_headers
 from ..inputs.argument_types import checked
 from ..inputs.inputs import close_inputs
 from ..inputs.reopening import inputs_of
 from .prepare import NewNames, prepared
 
-__all__ = ["apply_in_place", "check_in_place", "settle"]
+__all__ = ["apply_in_place", "check_in_place"]
 
 
 @checked
@@ -41,11 +40,6 @@ def check_in_place(plan: Plan) -> tuple[str, ...]:
     for one in made.headers:
         check_alone(one.path)
     return made.notes
-
-
-def settle(path: str) -> list[str]:
-    """Finish or undo changes of headers in ``path`` that were interrupted, and return notes; [] for an address."""
-    return [] if scheme_of(path) else settle_interrupted(path)
 
 
 def _closed(plan: Plan) -> NewNames:

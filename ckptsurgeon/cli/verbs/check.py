@@ -52,7 +52,7 @@ def run(
 ) -> None:
     """Look for faults of checkpoints, and print what was found."""
     from ...api.check import check
-    from ...api.in_place.apply import settle
+    from ...api.in_place.settle import settle
     from ...errors import FormatError, SourceError
 
     reports, unread = [], []

@@ -1,0 +1,13 @@
+"""Finishes or undoes a ``rename --in-place`` that was interrupted."""
+
+from __future__ import annotations
+
+from ...storage.read.uri import scheme_of
+from ...storage.write.headers import settle_interrupted
+
+__all__ = ["settle"]
+
+
+def settle(path: str) -> list[str]:
+    """Finish or undo changes of headers in ``path`` that were interrupted, and return notes; [] for an address."""
+    return [] if scheme_of(path) else settle_interrupted(path)
