@@ -21,9 +21,12 @@ class Patch(InNotebooks):
 
     ``path`` is the file that was read or written; ``old`` and ``new`` are the names of the checkpoints. ``equal``,
     ``changed`` and ``added`` count tensors of the new checkpoint: equal to the old one bit for bit, changed, and only
-    in the new one. ``files`` is the number of new files, ``nbytes`` the size of the patch, ``new_nbytes`` the size of
-    the new files. If several patches were applied, the tensors of the last patch are counted, and ``nbytes`` is the
-    size of all patches. ``notes`` list what is not in the patch.
+    in the new one. ``approximated`` counts the changed tensors of which only the signs of the changes are stored.
+    ``change_error`` is the norm of the errors of all these changes, divided by the norm of the changes.
+    ``weight_error`` is the norm of the errors of a tensor, divided by the norm of its weights, for the tensor where it
+    is largest. ``files`` is the number of new files, ``nbytes`` the size of the patch, ``new_nbytes`` the size of the
+    new files. If several patches were applied, the tensors of the last patch are counted, and ``nbytes`` is the size of
+    all patches. ``notes`` list what is not in the patch.
     """
 
     path: str
@@ -36,6 +39,9 @@ class Patch(InNotebooks):
     nbytes: int
     new_nbytes: int
     elapsed_s: float = 0.0
+    approximated: int = 0
+    change_error: float = 0.0
+    weight_error: float = 0.0
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -52,6 +58,9 @@ class Patch(InNotebooks):
             "equal": self.equal,
             "changed": self.changed,
             "added": self.added,
+            "approximated": self.approximated,
+            "change_error": self.change_error,
+            "weight_error": self.weight_error,
             "files": self.files,
             "nbytes": self.nbytes,
             "new_nbytes": self.new_nbytes,
@@ -67,15 +76,19 @@ def described(path: str, index: PatchIndex, nbytes: int, elapsed_s: float) -> Pa
         offsets = accumulate((segment.nbytes for segment in file.segments), initial=0)
         places |= {(number, at): segment.kind for at, segment in zip(offsets, file.segments, strict=False)}
     kinds = [places.get((one.file, one.offset), "raw") for one in index.tensors.values()]
+    change_error, weight_error = index.errors or (0.0, 0.0)
     return Patch(
         path=path,
         old=index.old,
         new=index.new,
         equal=kinds.count("same"),
-        changed=kinds.count("xor"),
+        changed=kinds.count("xor") + kinds.count("signs"),
         added=kinds.count("raw"),
         files=len(index.files),
         nbytes=nbytes,
         new_nbytes=sum(file.size for file in index.files),
         elapsed_s=elapsed_s,
+        approximated=kinds.count("signs"),
+        change_error=change_error,
+        weight_error=weight_error,
     )

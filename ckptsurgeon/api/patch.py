@@ -13,6 +13,8 @@ from ..analysis.patch import Patch, described
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint
 from ..errors import ConfigError, OutputError
+from ..planning.keys.pattern import KeyPattern
+from ..planning.keys.pattern_hints import matched
 from ..planning.plan.files import PlanTarget
 from ..storage.signing import MODEL_SIGNATURE
 from ..storage.write.folders import staged_folder
@@ -20,7 +22,7 @@ from ..storage.write.locking import output_lock
 from ..storage.write.output_checks import check_output, check_space, identities
 from ..storage.write.staging import StagedFile, staged_file
 from ..util.text import escape, listing
-from .inputs.argument_types import Path, Progress, checked
+from .inputs.argument_types import Path, Patterns, Progress, checked
 
 if TYPE_CHECKING:
     from ..engine.patch.index import PatchIndex
@@ -35,6 +37,8 @@ def make_patch(
     output: Path,
     *,
     level: int = 1,
+    signs: Patterns = (),
+    exact: Patterns = (),
     force: bool = False,
     wait: float | None = None,
     progress: Progress | None = None,
@@ -46,8 +50,14 @@ def make_patch(
     stored. The bytes of the XOR are grouped by significance and compressed with Zstandard (``level`` 1 to 19). ``wait``
     is as in ``apply``.
 
-    Raises what ``open_checkpoint`` raises, ConfigError without the package zstandard, OutputError if the patch cannot
-    be written.
+    The patterns ``signs`` select tensors of the new checkpoint whose changes are stored approximately: the sign of each
+    change, and the mean size of the changes for each 4 MiB (BitDelta, https://arxiv.org/abs/2402.10193, which has one
+    scale for each matrix, and trains it). Only matrices of bfloat16, float16 or float32 with the dtype and shape of the
+    old ones are approximated, and blocks of which this saves less than half are exact. ``exact`` selects tensors that
+    are not approximated. The patch then makes files that differ from ``new`` in the approximated tensors.
+
+    Raises what ``open_checkpoint`` raises, PatternError for a pattern that matches nothing, ConfigError without the
+    package zstandard, OutputError if the patch cannot be written.
     """
     from ..engine.patch.make import make_patch as make
     from ..engine.patch.new_files import folders_in
@@ -66,10 +76,36 @@ def make_patch(
         check_output(path, taken, force=force, folder=False)
         file = stack.enter_context(staged_file(path, None, force=force))
         writer = PatchWriter(file)
-        index = make((before, os.fspath(old)), (after, os.fspath(new)), writer, level=level, progress=progress)
+        chosen, notes = _approximated(after, _listed(signs), _listed(exact))
+        index = make(
+            (before, os.fspath(old)), (after, os.fspath(new)), writer, level=level, signs=chosen, progress=progress
+        )
         size, left_out = writer.size, folders_in(os.fspath(new))
-    notes = (f"not in the patch, because they are folders: {listing(left_out, where='')}",) if left_out else ()
-    return replace(described(path, index, size, time.perf_counter() - began), notes=notes)
+    if left_out:
+        notes.append(f"not in the patch, because they are folders: {listing(left_out, where='')}")
+    if _listed(signs) and not index.errors:
+        notes.append("no tensor is approximated: --signs selects no matrix of floats whose changes need much space")
+    return replace(described(path, index, size, time.perf_counter() - began), notes=tuple(notes))
+
+
+def _listed(patterns: Patterns) -> list[str]:
+    return [patterns] if isinstance(patterns, str) else list(patterns or ())
+
+
+def _approximated(new: Checkpoint, signs: Sequence[str], exact: Sequence[str]) -> tuple[set[str], list[str]]:
+    """Return the keys of the tensors to approximate, and notes on patterns that match fewer keys than meant.
+
+    Tied tensors are approximated if ``signs`` selects one of them and ``exact`` none.
+    """
+    if exact and not signs:
+        raise ConfigError("--exact needs --signs.", hint="Without --signs, all tensors are stored exactly.")
+    keys, notes = [*new], list[str]()
+    owners: list[set[str]] = []
+    for flag, patterns in (("--signs", signs), ("--exact", exact)):
+        hits, said = matched([(f"{flag} {one}", KeyPattern(one)) for one in patterns], keys, "new")
+        notes += said
+        owners.append({new.ties.get(key, key) for hit in hits for key in hit})
+    return {key for key in keys if new.ties.get(key, key) in owners[0] - owners[1]}, notes
 
 
 def _files_of(checkpoint: Checkpoint) -> Iterator[tuple[int, int]]:

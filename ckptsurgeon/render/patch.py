@@ -33,7 +33,10 @@ def applied_view(patch: Patch, output: str, *, next_steps: Sequence[str] = ()) -
     """Return a view of the output that a patch made at the path ``output``."""
     line = Text(escape(output), style="bold")
     line.append(f"  {human_bytes(patch.new_nbytes)}  {patch.elapsed_s:.1f} s", "not bold")
-    same = Hanging(Text("  bytes "), Text("equal to the new checkpoint that the patch was made from (SHA-256)"))
+    equal = "equal to the new checkpoint that the patch was made from (SHA-256)"
+    if patch.approximated:
+        equal = "as the patch says (SHA-256), not equal to the new checkpoint that it was made from"
+    same = Hanging(Text("  bytes "), Text(equal))
     return Group(*_contents(patch), Hanging(Text("  wrote "), line), same, *next_view(next_steps))
 
 
@@ -44,4 +47,15 @@ def _contents(patch: Patch) -> list[RenderableType]:
         Hanging(Text("  from "), Text(escape(patch.old), "bold")),
         Hanging(Text("  to "), Text(f"{escape(patch.new)}, {count(patch.files, 'file')}")),
         Hanging(Text("  tensors "), Text(tensors)),
+        *_approximated(patch),
     ]
+
+
+def _approximated(patch: Patch) -> list[RenderableType]:
+    if not patch.approximated:
+        return []
+    said = (
+        f"{count(patch.approximated, 'tensor')}: only the signs of their changes are stored; the changes are "
+        f"{percent(patch.change_error, 1)} off, the weights of a tensor up to {percent(patch.weight_error, 2)}"
+    )
+    return [Hanging(Text("  approximate ", "yellow"), Text(said))]

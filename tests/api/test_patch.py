@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import struct
 import zlib
@@ -221,6 +222,18 @@ def small() -> bytes:
     save_file({"w": torch.arange(60.0), "v": torch.ones(9)}, "old.safetensors")
     save_file({"w": torch.arange(60.0).flip(0), "v": torch.ones(9), "u": torch.rand(7)}, "new.safetensors")
     cs.make_patch("old.safetensors", "new.safetensors", "d.ckptpatch")
+    shutil.copy("new.safetensors", "made.safetensors")
+    return Path("d.ckptpatch").read_bytes()
+
+
+@pytest.fixture
+def signed() -> bytes:
+    """A patch of two small files, with the signs of changes alone."""
+    old = torch.rand(8, 32)
+    save_file({"w": old, "v": torch.ones(9)}, "old.safetensors")
+    save_file({"w": old + torch.randn(8, 32) / 99, "v": torch.ones(9)}, "new.safetensors")
+    assert cs.make_patch("old.safetensors", "new.safetensors", "d.ckptpatch", signs="w").approximated == 1
+    cs.apply_patch("old.safetensors", "d.ckptpatch", "made.safetensors")
     return Path("d.ckptpatch").read_bytes()
 
 
@@ -232,13 +245,15 @@ def tried(raw: bytes) -> bool:
     except (cs.FormatError, cs.PlanError):
         assert not os.path.exists("out.safetensors")
         return False
-    assert Path("out.safetensors").read_bytes() == Path("new.safetensors").read_bytes()
+    assert Path("out.safetensors").read_bytes() == Path("made.safetensors").read_bytes()
     os.unlink("out.safetensors")
     return True
 
 
-def test_a_patch_with_one_changed_byte_never_makes_another_file(small: bytes) -> None:
+@pytest.mark.parametrize("kind", ["small", "signed"])
+def test_a_patch_with_one_changed_byte_never_makes_another_file(kind: str, request: pytest.FixtureRequest) -> None:
     draw = random.Random(0)
+    small: bytes = request.getfixturevalue(kind)
     assert tried(small)
     applied = [
         place
@@ -295,6 +310,23 @@ def test_an_index_that_lies_is_an_error(change: Callable[[dict[str, Any]], objec
     assert tried(with_index(small, lambda index: None))
     assert not tried(with_index(small, change))
     assert not os.path.exists("../out")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index: index.update(version=1),
+        lambda index: index.pop("errors"),
+        lambda index: index.update(errors=[0.5]),
+        lambda index: index.update(errors=[-0.5, 0.1]),
+        lambda index: index.update(errors=[1, 1]),
+        lambda index: index["files"][0][3][-1].__setitem__(0, "xor"),
+        lambda index: [segment.__setitem__(3, 7) for segment in index["files"][0][3] if segment[0] == "signs"],
+    ],
+)
+def test_an_index_with_signs_that_lies_is_an_error(change: Callable[[dict[str, Any]], object], signed: bytes) -> None:
+    assert tried(with_index(signed, lambda index: None))
+    assert not tried(with_index(signed, change))
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/etc/x", "x\0y", ".ckpt-journal"])
@@ -474,6 +506,131 @@ def test_memory_does_not_grow_with_the_tensor(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(making, "_Block", Counted)
     cs.make_patch("old.safetensors", "new.safetensors", "d.ckptpatch")
     assert 1 < most[0] <= 2 * THREADS + 3
+
+
+# Patches with the signs of changes alone.
+
+
+def fine_tuned(dtype: torch.dtype) -> tuple[State, State]:
+    """A model and its fine-tune, with tied tensors, a matrix of several blocks, a vector, and a matrix left alone."""
+    draw = torch.Generator().manual_seed(1)
+    old = {name: torch.randn(shape, generator=draw).to(dtype) for name, shape in SHAPES.items()}
+    new = {
+        name: (one + 0.01 * torch.randn(one.shape, generator=draw)).to(dtype) if name != "still.weight" else one.clone()
+        for name, one in old.items()
+    }
+    return old, new
+
+
+SHAPES = {
+    "a.weight": (64, 96),
+    "b.weight": (1100, 2048),
+    "norm": (96,),
+    "still.weight": (8, 64),
+    "embed.weight": (50, 32),
+}
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_signs_add_the_mean_size_of_the_changes(dtype: torch.dtype) -> None:
+    old, new = fine_tuned(dtype)
+    write(old, "old.safetensors")
+    write(new, "new.safetensors")
+    made = cs.make_patch("old.safetensors", "new.safetensors", "p", signs="**", exact="embed.weight")
+    again = cs.apply_patch("old.safetensors", "p", "again.safetensors")
+    found = load_file("again.safetensors")
+    assert (made.approximated, made.changed, made.equal, made.added) == (2, 4, 1, 0)
+    assert (again.approximated, again.change_error) == (made.approximated, made.change_error)
+    for name in ("norm", "still.weight", "embed.weight"):
+        assert torch.equal(found[name], new[name])
+    missing = change = 0.0
+    errors = []
+    for name in ("a.weight", "b.weight"):
+        steps = BLOCK // old[name].element_size()
+        wanted = []
+        for before, after in zip(old[name].flatten().split(steps), new[name].flatten().split(steps), strict=True):
+            delta = after.float() - before.float()
+            scale = delta.abs().double().mean().float()
+            wanted.append((before.float() + torch.where(delta > 0, scale, -scale)).to(dtype))
+        assert torch.equal(found[name].flatten(), torch.cat(wanted))
+        error = (found[name].double() - new[name].double()).square().sum().item()
+        missing, change = missing + error, change + (new[name].double() - old[name].double()).square().sum().item()
+        errors.append((error / new[name].double().square().sum().item()) ** 0.5)
+    assert made.change_error == pytest.approx((missing / change) ** 0.5, rel=1e-6)
+    assert made.weight_error == pytest.approx(max(errors), rel=1e-6)
+    assert 0.6 < made.change_error < 0.66  # of normal changes sqrt(1 - 2 / pi) = 0.603, and rounding
+    assert made.nbytes < made.new_nbytes / (6 * old["a.weight"].element_size())
+
+
+def test_blocks_that_take_less_space_exactly_are_exact() -> None:
+    old, new = fine_tuned(torch.bfloat16)
+    new["a.weight"] = old["a.weight"].clone()
+    new["a.weight"][3, 5] *= 2
+    new["b.weight"] = new["b.weight"].clone()
+    new["b.weight"][7, 7] = torch.inf  # of its first block no sign is of use
+    write(old, "old.safetensors")
+    write(new, "new.safetensors")
+    made = cs.make_patch("old.safetensors", "new.safetensors", "p", signs=["*.weight"], exact=["embed.weight"])
+    cs.apply_patch("old.safetensors", "p", "again.safetensors")
+    found = load_file("again.safetensors")
+    first = BLOCK // 2
+    assert made.approximated == 1
+    assert torch.equal(found["a.weight"], new["a.weight"])
+    assert torch.equal(found["b.weight"].flatten()[:first], new["b.weight"].flatten()[:first])
+    assert not torch.equal(found["b.weight"].flatten()[first:], new["b.weight"].flatten()[first:])
+
+
+def test_tied_tensors_are_exact_if_one_of_them_is() -> None:
+    old, new = fine_tuned(torch.float32)
+    for state, path in ((old, "old.pth"), (new, "new.pth")):
+        state["head.weight"] = state["embed.weight"]
+        torch.save(state, path)
+    said = cs.make_patch("old.pth", "new.pth", "p", signs=["head.weight"], exact=["embed.weight"])
+    assert said.approximated == 0
+    assert said.notes == (
+        "no tensor is approximated: --signs selects no matrix of floats whose changes need much space",
+    )
+    assert cs.make_patch("old.pth", "new.pth", "p", signs=["head.weight"], force=True).approximated == 2
+
+
+@pytest.mark.parametrize(
+    ("signs", "exact", "wrong"),
+    [
+        (["layer.*"], [], "--signs layer.* matches none of the 5 new keys"),
+        (["**"], ["nothing"], "--exact nothing matches none"),
+        ([], ["**"], "--exact needs --signs"),
+    ],
+)
+def test_patterns_that_cannot_be_meant_are_errors(signs: list[str], exact: list[str], wrong: str) -> None:
+    old, new = fine_tuned(torch.bfloat16)
+    write(old, "old.safetensors")
+    write(new, "new.safetensors")
+    with pytest.raises(cs.ConfigError if "needs" in wrong else cs.PatternError, match=re.escape(wrong)):
+        cs.make_patch("old.safetensors", "new.safetensors", "p", signs=signs, exact=exact)
+    assert not Path("p").exists()
+
+
+def test_patches_follow_one_with_signs(ckpt: Callable[..., Result]) -> None:
+    old, new = fine_tuned(torch.bfloat16)
+    third = {name: one + 1 for name, one in new.items()}
+    write(old, "old.safetensors")
+    write(new, "new.safetensors")
+    write(third, "third.safetensors")
+    done = ckpt("patch", "make", "old.safetensors", "new.safetensors", "-o", "p", "--signs", "**")
+    assert done.code == 0, done.err
+    assert re.search(
+        r"approximate 3 tensors: only the signs of their changes are stored; the changes are \d\d\.\d % off", done.out
+    )
+    cs.apply_patch("old.safetensors", "p", "near.safetensors")
+    assert (
+        "not equal to the new checkpoint" in ckpt("patch", "apply", "old.safetensors", "p", "-o", "n.safetensors").out
+    )
+    assert ckpt("verify", "near.safetensors", "--patch", "p").code == 0
+    cs.make_patch("near.safetensors", "third.safetensors", "q")
+    cs.apply_patch("old.safetensors", ["p", "q"], "again.safetensors")
+    assert content("again.safetensors").popitem()[1] == content("third.safetensors").popitem()[1]
+    assert "approximate" in ckpt("patch", "show", "p").out
 
 
 def test_the_commands(ckpt: Callable[..., Result]) -> None:

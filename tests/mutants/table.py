@@ -702,6 +702,18 @@ MUTANTS = (
         "methods/merge/test_consensus.py",
     ),
     Mutant(
+        "the signs of a patch are only stored where they save much",
+        "    if signs and len(signs) * WORTH <= len(encoded):",
+        "    if signs:",
+        "api/test_patch.py",
+    ),
+    Mutant(
+        "an index with signs is of another version than one without",
+        "        return 2 if any(part.kind",
+        "        return 1 if any(part.kind",
+        "api/test_patch.py",
+    ),
+    Mutant(
         "verify --patch finds a file that is not the one that the patch makes",
         "if file.size == one.size and digest_of(file) == one.sha256:",
         "if file.size == one.size:",

@@ -12,7 +12,7 @@ from ..checksums import crc32
 from .bases import Base, not_the_base, tasks
 from .blocks import BLOCK
 from .in_order import in_order
-from .index import NewFile, Segment
+from .index import BASED, NewFile, Segment
 from .patch_file import PatchFile, damaged
 
 __all__ = ["check_base", "write_files"]
@@ -24,7 +24,7 @@ def check_base(base: Base, patch: PatchFile) -> None:
         (segment.key, segment.nbytes, segment.crc): segment
         for file in patch.index.files
         for segment in file.segments
-        if segment.kind in ("same", "xor")
+        if segment.kind in BASED
     }
     lacking = [segment.key for segment in wanted.values() if base.nbytes(segment.key) is None]
     if lacking:

@@ -1,6 +1,9 @@
 """Encodes a block of a tensor's bytes as its difference from another block, and decodes it.
 
-The elements of both blocks are combined by XOR. If few elements differ, only these are stored, with a bitmap of their
+Either the elements of both blocks are combined by XOR, bit for bit, or only the sign of each element's change and one
+scale for all are stored (BitDelta, https://arxiv.org/abs/2402.10193).
+
+With XOR, if few elements differ, only these are stored, with a bitmap of their
 positions. The stored elements are split into planes: the first bytes of all elements, then all second bytes, and so on.
 Planes compress better, since signs and exponents change less than mantissas. The bitmap and each plane are streams. A
 stream is compressed with Zstandard (RFC 8878), unless this does not make it smaller.
@@ -16,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ConfigError, FormatError
+from ...tensors.ops.casts import cast, raw_dtype, widened
 
 __all__ = ["BLOCK", "Bytes", "Decoder", "Encoder", "zstandard"]
 
@@ -32,6 +36,10 @@ _PLAIN = 1 << 31
 """The bit that is set in the stored length of a stream that is not compressed."""
 _SIZES = (1, 2, 4, 8)
 """The possible sizes of an element in bytes."""
+ALL, SOME, SIGNS = 0, 1, 2
+"""The first byte of an encoded block: XOR of all elements, of some elements, or signs of changes and a scale."""
+FLOATS = ("bfloat16", "float16", "float32")
+"""The dtypes of elements whose changes may be stored as signs; the second byte of such a block is the index."""
 
 
 def zstandard() -> Any:
@@ -60,18 +68,32 @@ class Encoder:
         size = next(one for one in _SIZES[::-1] if itemsize % one == 0 and new.size % one == 0)
         values = new.view(f"<u{size}")
         if old is None:
-            return self._streams(0, size, [*_planes(values, size)])
+            return self._streams(ALL, size, [*_planes(values, size)])
         changed = np.bitwise_xor(values, old.view(f"<u{size}"))
         which = changed != 0
         number = int(np.count_nonzero(which))
         if not number:
             return b""
         if number * DENSE > changed.size:
-            return self._streams(0, size, [*_planes(changed, size)])
-        return self._streams(1, size, [np.packbits(which), *_planes(changed[which], size)])
+            return self._streams(ALL, size, [*_planes(changed, size)])
+        return self._streams(SOME, size, [np.packbits(which), *_planes(changed[which], size)])
 
-    def _streams(self, mapped: int, size: int, streams: Sequence[Bytes]) -> bytes:
-        found = [bytes((mapped, size))]
+    def encode_signs(self, new: Bytes, old: Bytes, dtype: str) -> bytes:
+        """Return the signs of the changes from ``old`` to ``new``, elements of ``dtype``, and the mean of their sizes.
+
+        Of all scales, this one gives the least squared error. The result is empty if there is no such scale because
+        the elements are equal, or because a change is not finite.
+        """
+        before, after = (widened(one.view(raw_dtype(dtype)), dtype) for one in (old, new))
+        with np.errstate(all="ignore"):
+            changes = after - before
+            scale = np.array([np.abs(changes).mean(dtype="<f8")], "<f4")
+        if not np.isfinite(scale[0]) or not scale[0]:
+            return b""
+        return self._streams(SIGNS, FLOATS.index(dtype), [scale.view(np.uint8), np.packbits(changes > 0)])
+
+    def _streams(self, form: int, size: int, streams: Sequence[Bytes]) -> bytes:
+        found = [bytes((form, size))]
         for stream in streams:
             data = self._compress(stream.data) if stream.size else b""
             plain = len(data) >= WORTH * stream.size
@@ -95,20 +117,30 @@ class Decoder:
         """
         if not len(data):
             return
-        if len(data) < 2 or data[0] > 1 or data[1] not in _SIZES or out.size % data[1]:
-            raise _damaged()
-        mapped, size = data[0], data[1]
-        values = out.view(f"<u{size}")
+        form, size = data[:2] if len(data) > 1 else (SIGNS + 1, 0)
         streams = _split(memoryview(data)[2:])
-        if not mapped:
+        if form == SIGNS and size < len(FLOATS) and not out.size % np.dtype(raw_dtype(FLOATS[size])).itemsize:
+            self._add_signs(streams, out.view(raw_dtype(FLOATS[size])), FLOATS[size])
+        elif form not in (ALL, SOME) or size not in _SIZES or out.size % size:
+            raise _damaged()
+        elif form == ALL:
+            values = out.view(f"<u{size}")
             np.bitwise_xor(values, self._joined(streams, values.size, size), out=values)
         else:
+            values = out.view(f"<u{size}")
             bits = self._stream(streams, (values.size + 7) // 8)
             which = np.unpackbits(bits, count=values.size).view(bool)
             places = np.flatnonzero(which)
             values[places] ^= self._joined(streams, places.size, size)
         if next(streams, None) is not None:
             raise _damaged()
+
+    def _add_signs(self, streams: Iterator[tuple[memoryview, bool]], values: npt.NDArray[Any], dtype: str) -> None:
+        """Add the scale to each value, or subtract it, in float32; the sum is rounded to ``dtype``, to the nearest."""
+        scale = self._stream(streams, 4).view("<f4")[0]
+        signs = np.unpackbits(self._stream(streams, (values.size + 7) // 8), count=values.size).view(bool)
+        with np.errstate(all="ignore"):
+            values[...] = cast(widened(values, dtype) + np.where(signs, scale, -scale), "float32", dtype)[0]
 
     def _joined(self, streams: Iterator[tuple[memoryview, bool]], number: int, size: int) -> npt.NDArray[np.generic]:
         if size == 1:

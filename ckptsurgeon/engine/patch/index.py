@@ -9,9 +9,12 @@ from typing import Any
 
 from .blocks import BLOCK
 
-__all__ = ["VERSION", "NewFile", "NewTensor", "OldFile", "PatchIndex", "Segment"]
+__all__ = ["BASED", "VERSIONS", "NewFile", "NewTensor", "OldFile", "PatchIndex", "Segment"]
 
-VERSION = 1
+VERSIONS = (1, 2)
+"""The versions of patches that are read: patches with segments of the kind "signs" have version 2, all others 1."""
+BASED = ("same", "xor", "signs")
+"""The kinds of segments that are made from the bytes of a tensor of the old checkpoint."""
 MOST_BLOCK = BLOCK + BLOCK // 4 + 64
 """The maximum size of an encoded block: a bitmap, planes that are not compressed, and their lengths."""
 
@@ -21,8 +24,9 @@ class Segment:
     """A range of ``nbytes`` bytes of a new file; ``kind`` says how these bytes are made.
 
     "same": from the bytes of a tensor of the old checkpoint. "xor": from such bytes and stored differences, by XOR.
-    "raw": from bytes in the patch. "file": from a whole file in the folder of the old checkpoint. For "same" and "xor",
-    ``key`` is the key of the old tensor. ``crc`` is the CRC-32 of its first ``nbytes`` bytes; if the tensor is shorter,
+    "signs": from such bytes, and the signs of the changes and their scale, or XOR, in each block. "raw": from bytes in
+    the patch. "file": from a whole file in the folder of the old checkpoint. For "same", "xor" and "signs", ``key`` is
+    the key of the old tensor. ``crc`` is the CRC-32 of its first ``nbytes`` bytes; if the tensor is shorter,
     zeros follow. For "file", ``key`` is the name of the file. ``blocks`` are the sizes in bytes of the segment's
     encoded blocks; each encodes ``BLOCK`` bytes.
     """
@@ -42,8 +46,8 @@ class Segment:
         """Return the segment that ``row`` describes; raises ValueError or TypeError."""
         kind, nbytes, key, crc, blocks = row
         made = Segment(kind, _natural(nbytes), _text(key), _natural(crc), tuple(map(_natural, blocks)))
-        known = kind in ("same", "xor", "raw", "file") and (kind == "raw") == (not key)
-        has_blocks = kind in ("xor", "raw")
+        known = kind in (*BASED, "raw", "file") and (kind == "raw") == (not key)
+        has_blocks = kind in ("xor", "signs", "raw")
         if not known or len(made.blocks) != made.number * has_blocks or any(one > MOST_BLOCK for one in made.blocks):
             raise ValueError(f"a segment of {made.nbytes} bytes is not valid")
         return made
@@ -92,6 +96,8 @@ class PatchIndex:
     ``old`` and ``new`` are the names of the two checkpoints. ``folder`` is whether the new checkpoint is a folder;
     otherwise it is a single file. ``files`` are the files that the patch makes. ``tensors`` is {key: where the tensor
     is in these files}. ``old_files`` is {name: size and SHA-256} of the old files that the patch copies whole.
+    ``errors`` is empty if the files are those of the new checkpoint; else it has the error of all approximated changes
+    and the largest error of a tensor's weights, both relative (see ``Patch``).
     """
 
     old: str
@@ -100,12 +106,18 @@ class PatchIndex:
     files: tuple[NewFile, ...]
     tensors: Mapping[str, NewTensor]
     old_files: Mapping[str, OldFile]
+    errors: tuple[float, ...] = ()
+
+    @property
+    def version(self) -> int:
+        """The version of the patch, in ``VERSIONS``."""
+        return 2 if any(part.kind == "signs" for one in self.files for part in one.segments) else 1
 
     def to_json(self) -> dict[str, Any]:
         """Return the index as plain data."""
         return {
             "kind": "ckpt.patch",
-            "version": VERSION,
+            "version": self.version,
             "old": self.old,
             "new": self.new,
             "folder": self.folder,
@@ -114,14 +126,16 @@ class PatchIndex:
             ],
             "tensors": {k: [t.file, t.offset, t.nbytes, t.crc] for k, t in self.tensors.items()},
             "old_files": {name: [one.size, one.sha256] for name, one in self.old_files.items()},
+            **({"errors": list(self.errors)} if self.errors else {}),
         }
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> PatchIndex:
         """Return the index that ``data`` describes; raises KeyError, ValueError, TypeError or AttributeError."""
-        if (data["kind"], data["version"]) != ("ckpt.patch", VERSION):
+        if data["kind"] != "ckpt.patch" or type(data["version"]) is not int or data["version"] not in VERSIONS:
+            known = " or ".join(map(str, VERSIONS))
             raise ValueError(
-                f"it is {data['kind']!r:.40} of version {data['version']!r:.40}, not 'ckpt.patch' of version {VERSION}"
+                f"it is {data['kind']!r:.40} of version {data['version']!r:.40}, not 'ckpt.patch' of version {known}"
             )
         index = PatchIndex(
             _text(data["old"]),
@@ -138,7 +152,12 @@ class PatchIndex:
                 for key, (file, offset, nbytes, crc) in data["tensors"].items()
             },
             {name: OldFile(_natural(size), _text(sha256)) for name, (size, sha256) in data["old_files"].items()},
+            tuple(map(_number, data.get("errors", ()))),
         )
+        if len(index.errors) != 2 * (index.version > 1):
+            raise ValueError("its errors do not match its contents")
+        if index.version != data["version"]:
+            raise ValueError(f"it has version {data['version']}, but contents of version {index.version}")
         _check(index)
         return index
 
@@ -171,6 +190,12 @@ def _check(index: PatchIndex) -> None:
 def _natural(value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r:.40} is not an integer of 0 or more")
+    return value
+
+
+def _number(value: Any) -> float:
+    if type(value) is not float or not value >= 0:
+        raise ValueError(f"{value!r:.40} is not a number of 0 or more")
     return value
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
@@ -19,16 +20,19 @@ from ...tensors.info import TensorInfo
 from ..checksums import combine, crc32
 from ..part_run import check_unchanged
 from .bases import read_tensor
-from .blocks import BLOCK, Bytes, Encoder
+from .blocks import BLOCK, FLOATS, Bytes, Decoder, Encoder
 from .in_order import in_order
 from .index import NewFile, NewTensor, OldFile, PatchIndex, Segment
 from .new_files import NewFiles, equal_files
 from .patch_file import PatchWriter
+from .signs import Errors, errors_of
 
 __all__ = ["make_patch"]
 
 Given = tuple[Checkpoint, str]
 """An open checkpoint, and the path or address with which it was opened."""
+WORTH = 2
+"""Changes are approximated by their signs only if this takes at most 1 / ``WORTH`` of the space of the exact ones."""
 LOOK = 1 << 16
 """How many bytes at the beginning of two tensors are compared to find out whether a tensor was renamed."""
 
@@ -38,7 +42,8 @@ class _Range:
     """A range of ``nbytes`` bytes of a new file from the byte ``offset`` on: the bytes of a tensor, or other bytes.
 
     ``key`` is the key of the tensor, "" for other bytes. ``old`` is the key of the old tensor that it is compared with;
-    "" if there is none. ``itemsize`` is the size of one element in bytes.
+    "" if there is none. ``itemsize`` is the size of one element in bytes. ``dtype`` is the dtype of elements whose
+    changes are stored as signs; "" if the bytes are stored exactly.
     """
 
     offset: int
@@ -46,26 +51,39 @@ class _Range:
     key: str = ""
     itemsize: int = 1
     old: str = ""
+    dtype: str = ""
 
 
 @dataclass(frozen=True)
 class _Block:
-    """A block of a new file: its bytes, their encoded form, and the CRC-32 of the new bytes and of the old bytes."""
+    """A block of a new file: its bytes, their encoded form, and the CRC-32 of the new bytes and of the old bytes.
+
+    ``errors`` is None if the bytes are those of the new checkpoint.
+    """
 
     new: Bytes
     encoded: bytes
     crc: int
     old_crc: int
+    errors: Errors | None = None
 
 
 def make_patch(
-    given_old: Given, given_new: Given, writer: PatchWriter, *, level: int = 1, progress: Progress | None = None
+    given_old: Given,
+    given_new: Given,
+    writer: PatchWriter,
+    *,
+    level: int = 1,
+    signs: Container[str] = (),
+    progress: Progress | None = None,
 ) -> PatchIndex:
     """Write the patch that turns the files of ``given_old`` into the files of ``given_new``; return the patch's index.
 
     ``given_old`` and ``given_new`` are pairs (open checkpoint, path or address with which it was opened). ``level`` is
-    the compression level of Zstandard. Raises SourceError if a file cannot be read, PlanError if a file changes
-    meanwhile, OutputError if the patch cannot be written.
+    the compression level of Zstandard. ``signs`` are the keys of new tensors of which only the signs of the changes are
+    stored, if they are matrices of floats with the shape and dtype of the old ones: the patch then makes files that
+    differ from the new ones. Raises SourceError if a file cannot be read, PlanError if a file changes meanwhile,
+    OutputError if the patch cannot be written.
     """
     (old, old_path), (new, new_path) = given_old, given_new
     with closing(NewFiles(new, new_path)) as found:
@@ -75,6 +93,8 @@ def make_patch(
         needed: dict[str, OldFile] = {}
         crcs: dict[tuple[int, int, int], int] = {}
         bases, local = _bases(old, new), threading.local()
+        signed = {key for key, base in bases.items() if key in signs and _has_signs(old[base], new[key])}
+        errors: list[Errors] = []
         for name, file in found.files:
             same = beside(name, file) if name not in new.open_files() else None
             if same is not None:
@@ -83,7 +103,7 @@ def make_patch(
                 done += file.size
                 continue
             digest = hashlib.sha256()
-            pieces = [_Piece(one) for one in _ranges(new, bases, name, file.size)]
+            pieces = [_Piece(one) for one in _ranges(new, bases, signed, name, file.size)]
             for piece, block in in_order(_tasks(pieces, file, old, level, local)):
                 digest.update(block.new.data)
                 writer.add(block.encoded)
@@ -91,13 +111,17 @@ def make_patch(
                 done += block.new.size
                 if progress is not None:
                     progress(done, size)
+            errors += [piece.errors for piece in pieces if piece.errors is not None]
             for piece in pieces:
                 crcs[len(files), piece.range.offset, piece.range.nbytes] = combine(piece.crcs)
             files.append(NewFile(name, file.size, digest.hexdigest(), tuple(piece.segment for piece in pieces)))
         check_unchanged((old, new), "it was opened", "Make the patch again.")
         found.check_unchanged()
     numbers = {name: number for number, (name, _) in enumerate(found.files)}
-    index = PatchIndex(_name(old), _name(new), found.folder, tuple(files), _tensors(new, numbers, crcs), needed)
+    index = PatchIndex(
+        _name(old), _name(new), found.folder, tuple(files), _tensors(new, numbers, crcs), needed,
+        errors_of(errors),
+    )  # fmt: skip
     writer.finish(index)
     return index
 
@@ -114,9 +138,12 @@ class _Piece:
     blocks: list[int] = field(default_factory=list)
     crcs: list[tuple[int, int]] = field(default_factory=list)
     old_crcs: list[tuple[int, int]] = field(default_factory=list)
+    errors: Errors | None = None
 
     def add(self, block: _Block) -> None:
         """Add the next encoded block."""
+        if block.errors is not None:
+            self.errors = block.errors.plus(self.errors)
         self.blocks.append(len(block.encoded))
         self.crcs.append((block.crc, block.new.size))
         self.old_crcs.append((block.old_crc, block.new.size))
@@ -128,7 +155,8 @@ class _Piece:
         if not self.range.old:
             return Segment("raw", self.range.nbytes, blocks=blocks)
         same = Segment("same", self.range.nbytes, self.range.old, combine(self.old_crcs))
-        return replace(same, kind="xor", blocks=blocks) if any(blocks) else same
+        kind = "xor" if self.errors is None else "signs"
+        return replace(same, kind=kind, blocks=blocks) if any(blocks) else same
 
 
 def _tensors(
@@ -182,7 +210,11 @@ def _first_bytes(checkpoint: Checkpoint, info: TensorInfo) -> bytes:
     return checkpoint.file(info).read(info.storage.offset + info.offset, min(LOOK, info.nbytes))
 
 
-def _ranges(new: Checkpoint, bases: dict[str, str], name: str, size: int) -> Iterator[_Range]:
+def _has_signs(old: TensorInfo, new: TensorInfo) -> bool:
+    return new.dtype in FLOATS and len(new.shape) > 1 and old.shape == new.shape
+
+
+def _ranges(new: Checkpoint, bases: dict[str, str], signed: Container[str], name: str, size: int) -> Iterator[_Range]:
     """Yield the ranges of a file in order: the ranges of its tensors, and the ranges between them."""
     held: list[_Range] = []
     for key, info in new.items():
@@ -190,7 +222,8 @@ def _ranges(new: Checkpoint, bases: dict[str, str], name: str, size: int) -> Ite
         if storage is None or storage.file != name or not info.is_plain or not info.nbytes:
             continue
         itemsize = max(1, DTYPES[info.dtype].bits // 8)
-        held.append(_Range(storage.offset + info.offset, info.nbytes, key, itemsize, bases.get(key, "")))
+        dtype = info.dtype if key in signed else ""
+        held.append(_Range(storage.offset + info.offset, info.nbytes, key, itemsize, bases.get(key, ""), dtype))
     at = 0
     for one in sorted(held, key=lambda one: (one.offset, -one.nbytes)):
         if one.offset < at:
@@ -223,5 +256,12 @@ def _encoded(one: _Range, begin: int, file: File, old: Checkpoint, level: int, l
         return _Block(values, encoder.encode(values, None, one.itemsize), crc32(values.data), 0)
     before = np.zeros(nbytes, np.uint8)
     read_tensor(old, one.old, begin, before.data)
-    encoded = encoder.encode(values, before, one.itemsize)
-    return _Block(values, encoded, crc32(values.data), crc32(before.data))
+    encoded, old_crc = encoder.encode(values, before, one.itemsize), crc32(before.data)
+    signs = encoder.encode_signs(values, before, one.dtype) if one.dtype and encoded else b""
+    if signs and len(signs) * WORTH <= len(encoded):
+        made = before.copy()
+        Decoder().decode(signs, made)
+        errors = Errors.between(before, values, made, one.dtype)
+        if math.isfinite(errors.missing):
+            return _Block(made, signs, crc32(made.data), old_crc, errors)
+    return _Block(values, encoded, crc32(values.data), old_crc)

@@ -6,8 +6,8 @@
     offset and size of the index (8 bytes each), its CRC-32 (4 bytes), "CKPTPTCH"
 
 Numbers are little-endian. The index lists the new files. Each new file consists of segments, in order: the bytes of a
-tensor of the old checkpoint (``same``), these bytes with differences (``xor``), new bytes (``raw``), or a whole file of
-the old checkpoint's folder (``file``).
+tensor of the old checkpoint (``same``), these bytes with differences (``xor``, or ``signs`` in version 2), new bytes
+(``raw``), or a whole file of the old checkpoint's folder (``file``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ...storage.read.uri import open_source
 from ...storage.write.staging import StagedFile
 from ...util.text import escape
 from .blocks import zstandard
-from .index import VERSION, PatchIndex
+from .index import VERSIONS, PatchIndex
 
 __all__ = ["PatchFile", "PatchWriter", "damaged", "open_patch"]
 
@@ -41,7 +41,7 @@ class PatchWriter:
 
     def __init__(self, file: StagedFile) -> None:
         self._file, self.size = file, 0
-        self._write(_HEAD.pack(MAGIC, VERSION))
+        self._write(_HEAD.pack(MAGIC, VERSIONS[0]))
 
     def _write(self, data: bytes) -> None:
         self._file.write(self.size, data)
@@ -53,7 +53,8 @@ class PatchWriter:
             self._write(block)
 
     def finish(self, index: PatchIndex) -> None:
-        """Write the index, and the footer with its position."""
+        """Write the index, the footer with its position, and the version."""
+        self._file.write(0, _HEAD.pack(MAGIC, index.version))
         text = json.dumps(index.to_json(), separators=(",", ":")).encode()
         data, offset = zstandard().ZstdCompressor(level=9).compress(text), self.size
         self._write(data)
@@ -118,8 +119,9 @@ def _read_index(file: File) -> tuple[PatchIndex, int]:
             f"{escape(file.uri)} is not a patch.", hint="Use a file that ckpt patch make has written.", rule="patch"
         )
     version = _HEAD.unpack(file.read(0, _HEAD.size))[1]
-    if version != VERSION:
-        raise damaged(file, f"its format version is {version}, but this program reads version {VERSION}")
+    if version not in VERSIONS:
+        known = " and ".join(map(str, VERSIONS))
+        raise damaged(file, f"its format version is {version}, but this program reads the versions {known}")
     offset, size, crc, magic = _TAIL.unpack(file.read(file.size - _TAIL.size, _TAIL.size))
     if magic != MAGIC or offset < _HEAD.size or offset + size != file.size - _TAIL.size:
         raise damaged(file, "it is truncated")
@@ -133,6 +135,9 @@ def _read_index(file: File) -> tuple[PatchIndex, int]:
         if not 0 <= library.frame_content_size(data) <= MOST_INDEX:
             raise ValueError("its index is too large")
         text = library.ZstdDecompressor().decompress(data)
-        return PatchIndex.from_json(parse_json(text, unique_keys)), offset
+        index = PatchIndex.from_json(parse_json(text, unique_keys))
+        if index.version != version:
+            raise ValueError(f"it is of version {index.version}, but the file says {version}")
+        return index, offset
     except (library.ZstdError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise damaged(file, f"its index cannot be read ({escape(str(error), 200)})") from error

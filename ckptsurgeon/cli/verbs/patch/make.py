@@ -13,11 +13,13 @@ NAME = "patch make"
 HELP = """Store what changed between two checkpoints in a small file, bit for bit.
 
 The patch contains only data that OLD does not have: for tensors that differ, the compressed XOR with the old tensor;
-new tensors and files as they are. `ckpt patch apply OLD PATCH -o NEW` makes the same files again.
+new tensors and files as they are. `ckpt patch apply OLD PATCH -o NEW` makes the same files again. With --signs, a
+change of a weight takes one bit, and the files that are made differ from NEW; the errors are shown.
 """
 EXAMPLES = """\b
 Examples:
   ckpt patch make base/ tuned/ -o tuned.ckptpatch
+  ckpt patch make base/ tuned/ -o tuned.ckptpatch --signs 'model.layers.**' --exact '**.{embed,lm_head}*'
   ckpt patch make step1000.safetensors step2000.safetensors -o 2000.ckptpatch
 
 \b
@@ -35,6 +37,21 @@ def run(
     level: Annotated[
         int, typer.Option("--level", metavar="N", help="Compress with this level of Zstandard, from 1 (fast) to 19.")
     ] = 1,
+    signs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--signs",
+            metavar="GLOB",
+            help="Store only the signs of the changes of these matrices, and their mean size (BitDelta): the patch "
+            "makes files that differ from NEW. Repeatable.",
+        ),
+    ] = None,
+    exact: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exact", metavar="GLOB", help="Store these tensors exactly, even if --signs matches them. Repeatable."
+        ),
+    ] = None,
     force: Force = False,
     wait: Wait = None,
     *,
@@ -48,7 +65,17 @@ def run(
 
     output = given_output(output)
     with printer.working("comparing", output) as progress:
-        made = make_patch(old, new, output, level=level, force=force, wait=wait, progress=progress)
+        made = make_patch(
+            old,
+            new,
+            output,
+            level=level,
+            signs=signs or (),
+            exact=exact or (),
+            force=force,
+            wait=wait,
+            progress=progress,
+        )
     if not printer.answer(made):
         printer.show(
             patch_view(made, "wrote", next_steps=[f"ckpt patch apply {quoted(shown(old))} {quoted(output)} -o OUT"])

@@ -1,0 +1,46 @@
+"""Measures how far weights are from those of the new checkpoint if only the signs of their changes are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from typing import NamedTuple
+
+import numpy as np
+
+from ...tensors.ops.casts import raw_dtype, widened
+from .blocks import Bytes
+
+__all__ = ["Errors", "errors_of"]
+
+
+class Errors(NamedTuple):
+    """Sums of squares over some elements: of the errors, of the changes, and of the new weights."""
+
+    missing: float
+    change: float
+    weight: float
+
+    @staticmethod
+    def between(old: Bytes, new: Bytes, made: Bytes, dtype: str) -> Errors:
+        """Return the errors of ``made`` instead of ``new``, elements of ``dtype``; not finite if an element is not."""
+        before, after, found = (widened(one.view(raw_dtype(dtype)), dtype) for one in (old, new, made))
+        with np.errstate(all="ignore"):
+            return Errors(_squares(found - after), _squares(after - before), _squares(after))
+
+    def plus(self, other: Errors | None) -> Errors:
+        """Return the sums over the elements of both."""
+        return self if other is None else Errors(*(one + two for one, two in zip(self, other, strict=True)))
+
+
+def _squares(values: np.typing.NDArray[np.float32]) -> float:
+    return float(np.einsum("i,i->", values, values, dtype="<f8"))
+
+
+def errors_of(tensors: Sequence[Errors]) -> tuple[float, ...]:
+    """Return (error of all changes, largest error of the weights of a tensor), both relative; () without tensors."""
+    if not tensors:
+        return ()
+    missing, change = sum(one.missing for one in tensors), sum(one.change for one in tensors)
+    of_weights = max((sqrt(one.missing / one.weight) for one in tensors if one.weight), default=0.0)
+    return sqrt(missing / change) if change else 0.0, of_weights
