@@ -84,7 +84,7 @@ def make_patch(
     if left_out:
         notes.append(f"not in the patch, because they are folders: {listing(left_out, where='')}")
     if _listed(signs) and not index.errors:
-        notes.append("no tensor is approximated: --signs selects no matrix of floats whose changes need much space")
+        notes.append("no tensor is approximated: the patterns select no matrix of floats whose changes need much space")
     return replace(described(path, index, size, time.perf_counter() - began), notes=tuple(notes))
 
 

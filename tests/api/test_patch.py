@@ -589,7 +589,7 @@ def test_tied_tensors_are_exact_if_one_of_them_is() -> None:
     said = cs.make_patch("old.pth", "new.pth", "p", signs=["head.weight"], exact=["embed.weight"])
     assert said.approximated == 0
     assert said.notes == (
-        "no tensor is approximated: --signs selects no matrix of floats whose changes need much space",
+        "no tensor is approximated: the patterns select no matrix of floats whose changes need much space",
     )
     assert cs.make_patch("old.pth", "new.pth", "p", signs=["head.weight"], force=True).approximated == 2
 
@@ -597,9 +597,9 @@ def test_tied_tensors_are_exact_if_one_of_them_is() -> None:
 @pytest.mark.parametrize(
     ("signs", "exact", "wrong"),
     [
-        (["layer.*"], [], "--signs layer.* matches none of the 5 new keys"),
-        (["**"], ["nothing"], "--exact nothing matches none"),
-        ([], ["**"], "--exact needs --signs"),
+        (["layer.*"], [], 'signs="layer.*" matches none of the 5 new keys'),
+        (["**"], ["nothing"], 'exact="nothing" matches none'),
+        ([], ["**"], "exact needs signs"),
     ],
 )
 def test_patterns_that_cannot_be_meant_are_errors(signs: list[str], exact: list[str], wrong: str) -> None:
