@@ -9,6 +9,7 @@ from .analysis.fits.fit import Fit as Fit
 from .analysis.inspection import Inspection as Inspection
 from .analysis.known_layouts import KnownLayouts as KnownLayouts
 from .analysis.match.proposal import Proposal as Proposal
+from .analysis.merge_explanation import ExplainedMerge as ExplainedMerge
 from .analysis.page.contents import Page as Page
 from .analysis.patch import Patch as Patch
 from .analysis.prove.proof import Proof as Proof

@@ -258,15 +258,21 @@ class AdapterWriting:
 
 def show_explained(printer: Printer, plan: Plan, keys: Sequence[str]) -> None:
     """Show where the tensors ``keys`` of a plan come from, and why; -q does not suppress it."""
+    from ..analysis.merge_explanation import ExplainedMerge
     from ..api.explain import explain
 
     found = explain(plan, keys)
     if printer.answer(found):
         return
-    from ..render.explanation import explained_view
-
     printer.notes(plan.notes)
-    print_to(sys.stdout, explained_view(found, every=printer.verbose))
+    if isinstance(found, ExplainedMerge):
+        from ..render.merge_explanation import explained_merge_view
+
+        print_to(sys.stdout, explained_merge_view(found))
+    else:
+        from ..render.explanation import explained_view
+
+        print_to(sys.stdout, explained_view(found, every=printer.verbose))
 
 
 def show_plan(printer: Printer, plan: Plan, notes: Sequence[str]) -> None:

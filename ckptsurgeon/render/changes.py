@@ -13,7 +13,7 @@ from ..util.text import count, escape, natural_key, number_in, percent, percent_
 from .columns import Columns, Hanging
 from .tree import modules_at
 
-__all__ = ["changes_view"]
+__all__ = ["changes_view", "letter", "models_view", "pairs_view", "relative_said"]
 
 FEW = 3
 """The largest number of pairs of models that have a column each; if there are more, only the lowest cosine is shown."""
@@ -33,9 +33,9 @@ def changes_view(found: Changes, *, every: bool = False, depth: int | None = Non
         names = {key: key for key in keys}
     else:
         names = {key: _layer(key) for key in keys} if depth is None else modules_at(keys, depth)
-    parts: list[RenderableType] = [_models(found)]
+    parts: list[RenderableType] = [models_view(found)]
     if found.total.pairs:
-        parts += [Text(""), _pairs(found)]
+        parts += [Text(""), pairs_view(found)]
     if len(set(names.values())) > 1:
         parts += [Text(""), *_layers(found, names)]
     return Group(*parts, *_exceptions(found), _summary(found))
@@ -48,13 +48,14 @@ def _layer(key: str) -> str:
     return ".".join(parts[: place + 1] if place is not None else parts[:-1] or parts)
 
 
-def _letter(index: int) -> str:
+def letter(index: int) -> str:
     """Return the name of a column: A to Z, then A1 to Z1 and so on."""
     turn, place = divmod(index, len(ascii_uppercase))
     return f"{ascii_uppercase[place]}{turn or ''}"
 
 
-def _models(found: Changes) -> RenderableType:
+def models_view(found: Changes) -> RenderableType:
+    """Return a table of the models: how far each has changed from the base, and in how many values and tensors."""
     total = found.total
     rows: list[list[str | Text]] = [["", *(Text(one, "dim") for one in ("change", "of values", "of tensors", ""))]]
     for index, name in enumerate(found.models):
@@ -64,12 +65,13 @@ def _models(found: Changes) -> RenderableType:
         alone = sum(one.sums.changed_by == (index,) for one in tensors)
         words = f"{changed} of {len(tensors)}" + (f", {alone} by no other model" if alone else "")
         share = percent(own.changed / own.values) if own.values else "-"
-        rows.append([Text(_letter(index), "bold"), _relative(own), share, words, escape(name)])
+        rows.append([Text(letter(index), "bold"), relative_said(own), share, words, escape(name)])
     head = Hanging(Text("  "), Text(f"changes from {escape(found.base)}, in percent of its norm", "bold"))
     return Group(head, Columns(rows, right=(1, 2)))
 
 
-def _pairs(found: Changes) -> RenderableType:
+def pairs_view(found: Changes) -> RenderableType:
+    """Return a table of the pairs of models: how far their changes agree."""
     rows: list[list[str | Text]] = [["", *(Text(one, "dim") for one in ("cosine", "same sign", "changed by both"))]]
     for pair, one in found.total.pairs.items():
         both = percent(one.both / one.values) if one.values else "-"
@@ -79,10 +81,11 @@ def _pairs(found: Changes) -> RenderableType:
 
 
 def _pair(pair: tuple[int, int]) -> str:
-    return f"{_letter(pair[0])} and {_letter(pair[1])}"
+    return f"{letter(pair[0])} and {letter(pair[1])}"
 
 
-def _relative(one: ModelChange | None) -> str:
+def relative_said(one: ModelChange | None) -> str:
+    """Return a change in percent of the norm of the base, without the sign ``%``; "·" for none, "-" if not known."""
     if one is None:
         return "-"
     if not one.changed:
@@ -106,11 +109,11 @@ def _layers(found: Changes, names: Mapping[str, str]) -> Iterator[RenderableType
     sums = {name: summed(one.sums for one in weights_of(some)) for name, some in parts.items()}
     indices, pairs = range(len(found.models)), list(found.total.pairs)
     few = pairs if len(pairs) <= FEW else []
-    labels = [*(f"{_letter(a)}·{_letter(b)}" for a, b in few), *(["lowest cosine"] if pairs and not few else [])]
-    table: list[list[str | Text]] = [["", *(Text(one, "dim") for one in (*map(_letter, indices), *labels)), ""]]
+    labels = [*(f"{letter(a)}·{letter(b)}" for a, b in few), *(["lowest cosine"] if pairs and not few else [])]
+    table: list[list[str | Text]] = [["", *(Text(one, "dim") for one in (*map(letter, indices), *labels)), ""]]
     for name in sorted(sums, key=natural_key):
         of = sums[name]
-        cells = [Text(_relative(of.models.get(index))) for index in indices]
+        cells = [Text(relative_said(of.models.get(index))) for index in indices]
         cells += [_cosine(of.pairs.get(pair)) for pair in few]
         cells += [_lowest(of)] if pairs and not few else []
         table.append([escape(name), *cells, ""])
@@ -123,7 +126,7 @@ def _lowest(of: ChangeSums) -> Text:
     if not known:
         return Text("-")
     value, (a, b) = min(known)
-    return Text(f"{_letter(a)}·{_letter(b)} {value:.2f}", style="red" if value < OPPOSED else "")
+    return Text(f"{letter(a)}·{letter(b)} {value:.2f}", style="red" if value < OPPOSED else "")
 
 
 def _exceptions(found: Changes) -> Iterator[RenderableType]:
@@ -131,7 +134,7 @@ def _exceptions(found: Changes) -> Iterator[RenderableType]:
     for keys, said in ((found.missing, "lacks"), (found.added, "adds"), (found.reshaped, "has another shape of")):
         for index, some in keys.items():
             if some:
-                yield Hanging(Text(f"  {_letter(index)} {said}  ", "yellow"), _listed(some))
+                yield Hanging(Text(f"  {letter(index)} {said}  ", "yellow"), _listed(some))
     if found.not_compared:
         reasons: dict[str, list[str]] = {}
         for key, why in found.not_compared.items():

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..analysis.fits.fit import Fit
     from ..analysis.inspection import Inspection
     from ..analysis.match.proposal import Proposal
+    from ..analysis.merge_explanation import ExplainedMerge
     from ..analysis.patch import Patch
     from ..analysis.prove.proof import Proof
     from ..analysis.scan.findings import Scan
@@ -235,6 +236,12 @@ def _explained(found: Explained) -> Views:
     yield explained_view(found)
 
 
+def _explained_merge(found: ExplainedMerge) -> Views:
+    from .merge_explanation import explained_merge_view
+
+    yield explained_merge_view(found)
+
+
 def _trained(found: Trained) -> Views:
     from .train import trained_view
 
@@ -265,6 +272,7 @@ VIEWS: dict[str, Callable[..., Views]] = {
     "Checkpoint": _checkpoint,
     "Difference": _difference,
     "Explained": _explained,
+    "ExplainedMerge": _explained_merge,
     "Inspection": _inspection,
     "Patch": _patch,
     "Plan": _plan,

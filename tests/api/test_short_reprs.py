@@ -19,6 +19,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.analysis.merge_explanation import MergeExplanation
 from ckptsurgeon.formats._open import read_header
 from ckptsurgeon.planning.keys.rules import parse_rule
 from ckptsurgeon.planning.plan import step
@@ -79,6 +80,7 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
         "CheckReport": cs.check(name),
         "Fit": cs.fits(name, other),
         "Explained": explained,
+        "ExplainedMerge": cs.ExplainedMerge(tuple(MergeExplanation(step, ()) for step in plan.steps)),
         "Explanation": explained.tensors[0],
         "TargetSpec": cs.load_target(other),
         "TensorInfo": cs.inspect(name).tensors["encoder.layers.0.feed_forward.linear_0.weight"],

@@ -702,6 +702,12 @@ MUTANTS = (
         "methods/merge/test_consensus.py",
     ),
     Mutant(
+        "the share of a change that a method keeps is a projection",
+        "tuple(quotient(one.product, one.first) if",
+        "tuple(one.cosine if",
+        "api/merge/test_explain.py",
+    ),
+    Mutant(
         "the signs of a patch are only stored where they save much",
         "    if signs and len(signs) * WORTH <= len(encoded):",
         "    if signs:",

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.analysis.merge_explanation import MergeExplanation
 from ckptsurgeon.formats.base.header import FilePrint
 from ckptsurgeon.planning.plan.compute import Merge
 from ckptsurgeon.planning.plan.files import PlanTarget
@@ -112,6 +113,7 @@ def rare(plans: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     merge = Merge("linear", {"weight": (0.5, 0.5)}, device="cuda")
     plan = Plan.from_json(next(one for one in plans if one["verb"] == "transplant"))
     yield replace(plan, vocabularies=(rows,), steps=(replace(plan.steps[0], merge=merge),)).to_json()
+    yield cs.ExplainedMerge((MergeExplanation(replace(plan.steps[0], merge=merge), ()),)).to_json()
     far = PlanTarget("transformers", "config.json", "https://…/config.json", (FilePrint("", 1, "", None, "etag"),))
     yield replace(plan, rows=replace(rows, new="init"), target=replace(far, notes=("a",), refused="b")).to_json()
     yield replace(plan, sources=(replace(plan.sources[0], path="", memory=True), *plan.sources[1:])).to_json()
@@ -213,6 +215,7 @@ def commands() -> Iterator[list[str]]:
     yield ["prove", "bert", "bert2"]
     yield ["convert", "bert", "-o", "bert3/", "--prove"]
     yield ["transplant", "more.pth", "more.pth", "--exclude", "head", "-n", "--explain", "head"]
+    yield ["merge", "c.safetensors", "a.safetensors", "-m", "ties", "--base", "a.safetensors", "--explain", "norm"]
     yield ["transplant", "both.pth", "tied.pth", "-n"]
     yield ["transplant", "out.pth", "tied.pth", "-o", "made.safetensors"]
     yield ["transplant", "hf://org/net/model.safetensors", "a.safetensors", "-n"]

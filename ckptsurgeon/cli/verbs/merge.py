@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from ..options import Encoding, Memory, StateDict, numbers
-from ..writing import Writing
+from ..options import Encoding, Memory, StateDict, check_explain, numbers
+from ..writing import Writing, show_explained
 
 NAME = "merge"
 HELP = """Merge models into one by a method.
@@ -26,6 +27,7 @@ Examples:
   ckpt merge a.safetensors b.safetensors --method linear --weights 0.3,0.7 -o soup.safetensors
   ckpt merge a b --method ties --base llama --param density=0.5 --weights 1,1 -o merged/
   ckpt merge a b --method slerp --param 't=[0, 0.5, 1]' --param 't:model.layers.*.mlp=0.3' -o merged/
+  ckpt merge a b --method ties --base llama --explain 'model.layers.8.mlp.*'
   ckpt merge recipe.yaml -o merged/
   ckpt merge --list
 """
@@ -122,6 +124,15 @@ def run(
     list_methods: Annotated[
         bool, typer.Option("--list", help="Show the methods with their parameters and papers.")
     ] = False,
+    explain: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--explain",
+            metavar="KEY",
+            help="Show how far the models agree on these tensors, and how much of their changes each method would "
+            "keep; write nothing.",
+        ),
+    ] = None,
     encoding: Encoding = "keep",
     *,
     state_dict: StateDict,
@@ -150,6 +161,9 @@ def run(
         )
     if recipe:
         read_recipe(recipe)  # an error in the recipe is reported before one in the output
+    if explain:
+        check_explain(output=writing.output, to=writing.to, max_shard_size=writing.max_shard_size, force=writing.force)
+        writing = replace(writing, dry_run=True)
     writing.check()
     plan = merge(
         recipe or models, method=method, base=base, weights=numbers("--weights", weights),
@@ -158,4 +172,7 @@ def run(
         int_buffers=int_buffers, encoding=encoding, dtype=dtype, compute=compute, seed=seed, plugin=plugin,
         memory=memory, device=device, **state_dict.arguments,
     )  # fmt: skip
-    writing.carry_out(plan)
+    if explain:
+        show_explained(printer, plan, explain)
+    else:
+        writing.carry_out(plan)

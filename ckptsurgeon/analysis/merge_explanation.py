@@ -1,0 +1,110 @@
+"""The result of ``explain`` for a merge: how far models agree on a tensor, and what each merge method would keep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..planning.plan.step import Step
+from ..util.brief import Brief
+from ..util.notebook import InNotebooks
+from ..util.text import escape, listing
+from .compare.changes import Agreement, ModelChange, TensorChanges
+from .compare.sums import quotient
+
+__all__ = ["ExplainedMerge", "MergeExplanation", "MergeOutcome"]
+
+
+@dataclass(frozen=True, repr=False)
+class MergeOutcome(Brief):
+    """The tensor that a merge method makes: how far it is from the base, and how much of each model's change it has.
+
+    ``is_planned`` is whether it is the method of the plan, with the plan's parameters; other methods have their
+    defaults. ``change`` is the change of the result from the base; ``agreements`` are those of each model's change
+    (first) and the change of the result (second). If the method cannot merge this tensor, ``why`` is the reason.
+    """
+
+    method: str
+    is_planned: bool = False
+    change: ModelChange | None = None
+    agreements: tuple[Agreement, ...] = ()
+    why: str = ""
+
+    @property
+    def kept(self) -> tuple[float | None, ...]:
+        """The share of each model's change that the result has: the length of its projection on the change.
+
+        That is <result, change> / <change, change>: 1 if the whole change was added, 0 if nothing of it. None for a
+        model without a change.
+        """
+        return tuple(quotient(one.product, one.first) if one.first.value else None for one in self.agreements)
+
+    @property
+    def changed(self) -> float | None:
+        """The share of the values that differ from the base."""
+        return None if self.change is None or not self.change.values else self.change.changed / self.change.values
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the outcome as plain data."""
+        return {
+            "method": self.method,
+            "planned": self.is_planned,
+            "relative": None if self.change is None else self.change.relative,
+            "changed": self.changed,
+            "kept": list(self.kept),
+            "cosine": [one.cosine for one in self.agreements],
+            "why": self.why or None,
+        }
+
+
+@dataclass(frozen=True, repr=False)
+class MergeExplanation(Brief):
+    """How a plan merges a tensor. ``models`` are the names of its models, and ``base`` is that of the base, if any.
+
+    ``changes`` are the changes of the models from the base, and ``outcomes`` what the methods make of them, that of the
+    plan first. If these are not known, ``why`` is the reason.
+    """
+
+    step: Step
+    models: tuple[str, ...]
+    base: str = ""
+    changes: TensorChanges | None = None
+    outcomes: tuple[MergeOutcome, ...] = ()
+    why: str = ""
+
+    def __repr__(self) -> str:
+        return f"<MergeExplanation {escape(self.step.key)} {self.step.kind}>"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the explanation as plain data."""
+        step, sums = self.step, self.changes.sums if self.changes is not None else None
+        return {
+            "key": step.key,
+            "class": step.kind,
+            "dtype": step.dtype,
+            "shape": list(step.shape),
+            "models": list(self.models),
+            "base": self.base or None,
+            "merge": step.merge.to_json() if step.merge is not None else None,
+            "changes": [one.relative for _, one in sorted(sums.models.items())] if sums is not None else [],
+            "pairs": [
+                {"models": list(pair), "cosine": one.cosine, "same_sign": one.share_of_same_sign}
+                for pair, one in (sums.pairs.items() if sums is not None else ())
+            ],
+            "outcomes": [one.to_json() for one in self.outcomes],
+            "why": self.why or None,
+        }
+
+
+@dataclass(frozen=True, repr=False)
+class ExplainedMerge(InNotebooks):
+    """The explanations of the requested tensors of a merge, in the order of the output."""
+
+    tensors: tuple[MergeExplanation, ...]
+
+    def __repr__(self) -> str:
+        return f"<ExplainedMerge {listing([one.step.key for one in self.tensors], where='')}>"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the explanations as plain data."""
+        return {"kind": "ckpt.explain_merge", "version": 1, "tensors": [one.to_json() for one in self.tensors]}
