@@ -35,6 +35,7 @@ def _kind(id: str, pattern: str, status: Status, todo: str) -> NoteKind:
 
 FAIL, WARN = Status.FAIL, Status.WARN
 CODES = "Take these tensors from the quantised model again, or quantise it again."
+"""The advice for faulty parts of quantised tensors."""
 
 KINDS = (
     _kind("other-notes", r"^transformers also applies the adapter", WARN,

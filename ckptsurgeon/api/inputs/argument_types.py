@@ -71,7 +71,7 @@ Files: TypeAlias = "Path | Sequence[Path] | None"
 """One path, or several paths."""
 
 Sources: TypeAlias = "CheckpointLike | Sequence[CheckpointLike]"
-"""One or more sources; each is a path, a URI, a string in ESPnet's form, a dict of tensors or an open checkpoint."""
+"""One or more sources; each is a path, a URI, a string PATH:SRC_KEY:DST_KEY, a dict of tensors or a checkpoint."""
 
 Patterns: TypeAlias = Iterable[str] | None
 """One pattern as a string, or several patterns."""

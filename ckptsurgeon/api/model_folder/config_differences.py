@@ -36,6 +36,7 @@ ALIKE = {
 OF_GEMMA = ("gemma", "paligemma")
 """Model types that ignore their older field ``hidden_act`` and use another activation."""
 WINDOWED = ("sliding_window", "max_window_layers")
+"""Fields that have no effect if no layer limits attention to a window."""
 ROTARY = re.compile(r"rope|rotary|theta|freq")
 """Matches names of fields that transformers 5 moved into ``rope_parameters``."""
 UNSAID = "not set"
