@@ -65,8 +65,8 @@ def _by_class_name(checkpoint: Checkpoint, target: TargetSpec) -> dict[str, str]
     """Return a dict that maps names of tensors in the class to their names in the checkpoint.
 
     The stored parts of a quantised weight count as one tensor, under the name of the weight. Scales of the KV cache are
-    left out: attention modules have them only if they are quantised. In many models, the names
-    in the checkpoint differ from those in the class; transformers renames them when loading.
+    left out: attention modules have them only if they are quantised. In many models, the names in the checkpoint differ
+    from those in the class; transformers renames them when loading.
     """
     coded = {one.name: one.shape or (1, 1) for one in checkpoint.codes.tensors}
     ends = tuple(OF_CACHE)
@@ -189,7 +189,7 @@ def _module(key: str) -> str:
 def ignored_keys(name: str, *, is_missing: bool = False) -> list[str]:
     """Return patterns of the keys whose absence or presence a class of transformers ignores when loading.
 
-    If ``is_missing`` is true, only their absence counts.
+    If ``is_missing`` is true, only the patterns of keys whose absence is ignored are returned.
     """
     import transformers
 

@@ -50,6 +50,7 @@ _VERBS: Mapping[str, Callable[..., Plan]] = {
 }
 """The function of each verb, by its name on the command line."""
 _OUTPUT = ("output", "to", "max_shard_size")
+"""The fields with the output and the options for writing it."""
 _SHARED: dict[str, type] = {"ranks": int, "axis": list, "mesh": str}
 """The fields for formats that write one file for each rank, and their types."""
 _PATHS = (
@@ -57,8 +58,9 @@ _PATHS = (
     "adapters", "adapter", "tuned", "output", "config",
     "tokenizer", "trim", "donor", "by",
 )  # fmt: skip
-
+"""The fields that may be paths, which are relative to the recipe's folder."""
 PROVED, VERDICTS = "proved", ("EQUIVALENT", "SAME")
+"""The assertion about the result of ``prove``, and its possible values."""
 _NO_LISTS = ("union", "base", "place")
 """Values of the field ``vocab`` that are not file names."""
 

@@ -155,7 +155,8 @@ class PatchIndex:
             tuple(map(_number, data.get("errors", ()))),
         )
         if len(index.errors) != 2 * (index.version > 1):
-            raise ValueError("its errors do not match its contents")
+            number = 2 * (index.version > 1)
+            raise ValueError(f"it has {len(index.errors)} errors of approximated changes, not {number}")
         if index.version != data["version"]:
             raise ValueError(f"it has version {data['version']}, but contents of version {index.version}")
         _check(index)

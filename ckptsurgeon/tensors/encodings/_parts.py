@@ -197,8 +197,9 @@ ALWAYS = (
 OF_ACTIVATIONS = tuple(end[1:] for end in ACTIVATIONS)
 FLOATS = frozenset({"float16", "bfloat16", "float32"})
 BLOCKS = tuple(1 << power for power in range(4, 17))
+"""Possible lengths of bitsandbytes' blocks."""
 USUAL = {".absmax": 64, ".nested_absmax": 256}
-"""Default lengths of bitsandbytes' blocks."""
+"""Default lengths of bitsandbytes' blocks, by the ending of the scales of the blocks."""
 
 Tensors: TypeAlias = Mapping[str, TensorInfo]
 
