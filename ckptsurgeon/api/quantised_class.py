@@ -37,6 +37,7 @@ class ClassFinding:
 
 
 NAMES = {"awq": "AWQ", "gptq": "GPTQ"}
+"""{``quant_method`` of config.json: name of the method in messages}, if they differ."""
 
 
 def quantised_findings(checkpoint: Checkpoint, target: TargetSpec, name: str, settings: object) -> list[ClassFinding]:

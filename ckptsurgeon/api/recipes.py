@@ -176,7 +176,8 @@ def _read(name: str) -> dict[str, Any]:
     document = read_recipe_file(name)
     if not isinstance(document, dict):
         raise ConfigError(
-            f"{escape(name)} is not a valid recipe.", hint="Write a verb and its arguments, as in verb: filter."
+            f"{escape(name)} is not a valid recipe: it is not a map of fields.",
+            hint="Write a verb and its arguments, as in verb: filter.",
         )
     folder = os.path.dirname(name)
     return {key: _resolved(folder, value) if _is_path(key, value) else value for key, value in document.items()}

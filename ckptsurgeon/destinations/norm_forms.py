@@ -12,6 +12,7 @@ __all__ = ["norm_forms"]
 _EPSILONS = ("eps", "variance_epsilon", "epsilon")
 """Names of the attribute of a norm that is added to the mean square."""
 _CLOSE = 1e-4
+"""The largest error by rounding, relative to the largest element of a vector."""
 
 
 def norm_forms(target: TargetSpec) -> dict[str, NormForm]:

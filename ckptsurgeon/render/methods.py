@@ -21,6 +21,7 @@ BASES = {
     "required": "needs a base",
     "model": "if given, the base is the first model",
 }
+"""{value of ``Method.base``: what it means for the user}"""
 
 
 def methods_view(found: MergeMethods) -> RenderableType:

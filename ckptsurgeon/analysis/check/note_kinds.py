@@ -45,7 +45,8 @@ KINDS = (
     _kind("other-notes", r": llama\.cpp cannot load the file|^with [\w.-]+\.\w+ \d+[ ,].* must have"
           r"|^\w+\.\S+ is \S+, which is not above 0", WARN,
           "Correct the metadata (ckpt convert --set-metadata), or convert the model again."),
-    _kind("other-notes", r"\(ss_network_alpha ", WARN, "Merge it with this weight, unless the factors contain it."),
+    _kind("other-notes", r"\(ss_network_alpha ", WARN,
+          "Merge the adapter with this weight, unless its factors contain the scale already."),
     _kind("weight-size", r"the dtype in the header is perhaps wrong", FAIL,
           "Correct the dtype in the header of the file, or save the model again: the bytes may be right."),
     _kind("weight-size", r"perhaps their scales were lost", WARN, CODES),

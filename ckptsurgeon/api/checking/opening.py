@@ -26,6 +26,7 @@ INDEX, SUFFIX = ".safetensors.index.json", ".safetensors"
 USUAL = ("model", "adapter_model", "diffusion_pytorch_model")
 """The usual names, without suffix, of a safetensors file that is the only one of a checkpoint."""
 DAMAGED = "files are damaged, so not all tensors are known"
+"""Why some checks of a damaged checkpoint do not run."""
 
 
 @dataclass

@@ -229,6 +229,7 @@ OF_RECIPES: Mapping[str, _Kind] = {
 
 
 _CHECKPOINTS = ("CheckpointLike", "CheckpointLike | None", "Sequence[CheckpointLike]", "Sources")
+"""The annotations of arguments that are checkpoints."""
 
 
 def checked(verb: Callable[P, T]) -> Callable[P, T]:

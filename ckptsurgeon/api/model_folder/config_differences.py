@@ -49,6 +49,7 @@ MOST = 12
 
 
 FACTOR = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B)(?:\.|$)")
+"""Matches the name of a low-rank factor in a key."""
 
 DIFFERENT = "equal weights compute different results, because the config.json files differ"
 """The beginning of the note on fields of configurations that differ."""

@@ -49,7 +49,7 @@ class Segment:
         known = kind in (*BASED, "raw", "file") and (kind == "raw") == (not key)
         has_blocks = kind in ("xor", "signs", "raw")
         if not known or len(made.blocks) != made.number * has_blocks or any(one > MOST_BLOCK for one in made.blocks):
-            raise ValueError(f"a segment of {made.nbytes} bytes is not valid")
+            raise ValueError(f"the kind, key and blocks of a segment of {made.nbytes} bytes do not fit together")
         return made
 
     @property
@@ -175,7 +175,7 @@ def _check(index: PatchIndex) -> None:
             raise ValueError(f"{name!r:.80} is not a valid file name: it must be a name without a folder")
     for one in index.files:
         if sum(segment.nbytes for segment in one.segments) != one.size:
-            raise ValueError(f"the sizes of the parts of {one.name!r:.80} do not add up to its size")
+            raise ValueError(f"the sizes of the segments of {one.name!r:.80} do not add up to its size")
         unknown = [
             segment.key for segment in one.segments if segment.kind == "file" and segment.key not in index.old_files
         ]

@@ -185,6 +185,7 @@ OPS = (
     "copy", "slice", "pad", "overlap", "interpolate", "positions-1d", "positions-2d", "patch", "channels", "center",
     "map", "init", "keep", "lora", "factor", "concat", *MERGES,
 )  # fmt: skip
+"""The operations of steps: the values of ``op``."""
 
 
 def step_json(step: Step, names: Sequence[str]) -> dict[str, Any]:

@@ -195,6 +195,7 @@ ALWAYS = (
 )  # fmt: skip
 """Endings of optional tensors: either all quantised weights of a model have such a tensor, or none has one."""
 OF_ACTIVATIONS = tuple(end[1:] for end in ACTIVATIONS)
+"""Endings of tensors for activations, such as their scales, without the dot."""
 FLOATS = frozenset({"float16", "bfloat16", "float32"})
 BLOCKS = tuple(1 << power for power in range(4, 17))
 """Possible lengths of bitsandbytes' blocks."""

@@ -52,6 +52,7 @@ SCALES = (
     "other codes."
 )
 VALUES = "Compare with the original (ckpt diff --values): all weights may have been multiplied or divided by a number."
+"""``SCALES`` is the advice for decoded weights, ``VALUES`` that for plain weights."""
 
 
 def _run(subject: Subject) -> Iterator[Found]:
