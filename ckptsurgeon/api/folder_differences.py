@@ -1,4 +1,4 @@
-"""Notes on how two model folders differ: in what equal weights compute, in adapters, inputs and tokens."""
+"""Notes on how two model folders differ: in fields that change results, in adapters, inputs and tokens."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def folder_difference_notes(first: str, one: ModelFolder, second: str, other: Mo
 
 
 def folder_of(given: CheckpointLike, stack: ExitStack) -> ModelFolder:
-    """Return the files beside a checkpoint that is not in memory, and the metadata in it if it is a GGUF file.
+    """Return the model folder of a checkpoint that is not in memory; for a GGUF file, with the metadata in the file.
 
     A GGUF file stays open until ``stack`` is closed.
     """
     path = place_of(given)
     if isinstance(given, Checkpoint) and (scheme_of(path) or given.header.stored):
-        return model_folder(given)  # without fetching anything again
+        return model_folder(given)  # so that nothing is fetched again
     if scheme_of(path) in ("http", "https"):
         return ModelFolder(path)  # a web server does not list its folders
     if not _is_gguf(path):

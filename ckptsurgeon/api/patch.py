@@ -53,8 +53,9 @@ def make_patch(
     The patterns ``signs`` select tensors of the new checkpoint whose changes are stored approximately: the sign of each
     change, and the mean size of the changes for each 4 MiB (BitDelta, https://arxiv.org/abs/2402.10193, which has one
     scale for each matrix, and trains it). Only matrices of bfloat16, float16 or float32 with the dtype and shape of the
-    old ones are approximated, and blocks of which this saves less than half are exact. ``exact`` selects tensors that
-    are not approximated. The patch then makes files that differ from ``new`` in the approximated tensors.
+    old matrix are approximated. A block is stored exactly if the signs would take more than half of the space of the
+    exact changes. ``exact`` selects tensors that are not approximated. The patch then makes files that differ from
+    ``new`` in the approximated tensors.
 
     Raises what ``open_checkpoint`` raises, PatternError for a pattern that matches nothing, ConfigError without the
     package zstandard, OutputError if the patch cannot be written.

@@ -37,6 +37,7 @@ class ClassFinding:
 
 
 NAMES = {"awq": "AWQ", "gptq": "GPTQ"}
+"""{``quant_method`` of config.json: name of the method in messages}, if they differ."""
 
 
 def quantised_findings(checkpoint: Checkpoint, target: TargetSpec, name: str, settings: object) -> list[ClassFinding]:
@@ -65,8 +66,8 @@ def _by_class_name(checkpoint: Checkpoint, target: TargetSpec) -> dict[str, str]
     """Return a dict that maps names of tensors in the class to their names in the checkpoint.
 
     The stored parts of a quantised weight count as one tensor, under the name of the weight. Scales of the KV cache are
-    left out: attention modules have them only if they are quantised. In many models, the names
-    in the checkpoint differ from those in the class; transformers renames them when loading.
+    left out: attention modules have them only if they are quantised. In many models, the names in the checkpoint differ
+    from those in the class; transformers renames them when loading.
     """
     coded = {one.name: one.shape or (1, 1) for one in checkpoint.codes.tensors}
     ends = tuple(OF_CACHE)
@@ -189,7 +190,7 @@ def _module(key: str) -> str:
 def ignored_keys(name: str, *, is_missing: bool = False) -> list[str]:
     """Return patterns of the keys whose absence or presence a class of transformers ignores when loading.
 
-    If ``is_missing`` is true, only their absence counts.
+    If ``is_missing`` is true, only the patterns of keys whose absence is ignored are returned.
     """
     import transformers
 

@@ -50,6 +50,7 @@ _VERBS: Mapping[str, Callable[..., Plan]] = {
 }
 """The function of each verb, by its name on the command line."""
 _OUTPUT = ("output", "to", "max_shard_size")
+"""The fields with the output and the options for writing it."""
 _SHARED: dict[str, type] = {"ranks": int, "axis": list, "mesh": str}
 """The fields for formats that write one file for each rank, and their types."""
 _PATHS = (
@@ -57,8 +58,9 @@ _PATHS = (
     "adapters", "adapter", "tuned", "output", "config",
     "tokenizer", "trim", "donor", "by",
 )  # fmt: skip
-
+"""The fields that may be paths, which are relative to the recipe's folder."""
 PROVED, VERDICTS = "proved", ("EQUIVALENT", "SAME")
+"""The assertion about the result of ``prove``, and its possible values."""
 _NO_LISTS = ("union", "base", "place")
 """Values of the field ``vocab`` that are not file names."""
 
@@ -174,7 +176,8 @@ def _read(name: str) -> dict[str, Any]:
     document = read_recipe_file(name)
     if not isinstance(document, dict):
         raise ConfigError(
-            f"{escape(name)} is not a valid recipe.", hint="Write a verb and its arguments, as in verb: filter."
+            f"{escape(name)} is not a valid recipe: it is not a map of fields.",
+            hint="Write a verb and its arguments, as in verb: filter.",
         )
     folder = os.path.dirname(name)
     return {key: _resolved(folder, value) if _is_path(key, value) else value for key, value in document.items()}

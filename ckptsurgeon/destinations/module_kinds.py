@@ -55,7 +55,7 @@ _PLAIN = (bool, int, float, str)
 
 
 def _summary(buffer: Any) -> object:
-    """Return what a buffer has, so that other values give something else."""
+    """Return a summary of a buffer that differs for other values: its number, or its shape and a weighted sum."""
     if buffer is None or buffer.is_meta:
         return None if buffer is None else tuple(buffer.shape)
     values = buffer.double()

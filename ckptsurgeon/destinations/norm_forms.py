@@ -12,10 +12,11 @@ __all__ = ["norm_forms"]
 _EPSILONS = ("eps", "variance_epsilon", "epsilon")
 """Names of the attribute of a norm that is added to the mean square."""
 _CLOSE = 1e-4
+"""The largest error by rounding, relative to the largest element of a vector."""
 
 
 def norm_forms(target: TargetSpec) -> dict[str, NormForm]:
-    """Return, by the path of a module, how each norm computes; a norm is a module whose class is called so.
+    """Return, by the path of a module, how each norm computes; a norm is a module with "norm" in its class's name.
 
     The network is built without memory for its parameters. A norm is called with one vector and a weight of zeros, then
     of ones: once for each class, size and epsilon.
@@ -28,7 +29,7 @@ def norm_forms(target: TargetSpec) -> dict[str, NormForm]:
     found: dict[str, NormForm] = {}
     known: dict[tuple[Any, ...], NormForm] = {}
     for path, module in model.named_modules():
-        is_norm = "norm" in type(module).__name__.lower() and ".parametrizations." not in path  # weight norm is none
+        is_norm = "norm" in type(module).__name__.lower() and ".parametrizations." not in path  # no weight norm
         if is_norm and not any(True for _ in module.children()):
             size, epsilon = _size(module), _epsilon(module)
             alike = type(module), size, epsilon, len(list(module.parameters()))
@@ -58,7 +59,7 @@ def _tried(module: Any, size: int, epsilon: float | None) -> NormForm:
         return NormForm(size, epsilon, 0.0, "bare")
     if not size or epsilon is None or not set(names) <= {"weight", "bias"}:
         return NormForm(size, epsilon, 0.0, "")
-    # Small, so that epsilon counts; of another mean than 0.
+    # The vector is small, so that epsilon counts; its mean is not 0, so that kinds of norms give different results.
     vector = ((torch.arange(size) * 0.7).sin() + 0.4) * max(epsilon, 1e-12) ** 0.5
     outputs = [_called(module, names, torch.full((size,), weight), vector) for weight in (0.0, 1.0)]
     if any(one is None for one in outputs):
@@ -75,7 +76,7 @@ def _tried(module: Any, size: int, epsilon: float | None) -> NormForm:
 
 
 def _called(module: Any, names: list[str], weight: Any, vector: Any) -> Any:
-    """Return what a norm with this weight makes of a vector; None if it needs more than one vector."""
+    """Return the output of a norm with this weight for a vector; None if the norm cannot be called with one vector."""
     import torch
 
     values = {name: weight if name == "weight" else torch.zeros_like(weight) for name in names}

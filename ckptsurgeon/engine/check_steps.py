@@ -78,8 +78,8 @@ def _resizes(step: Step) -> bool:
 def _maps(step: Step) -> bool:
     """Return whether embedding rows can be moved between vocabularies with the shapes and the dtype of a step.
 
-    ``step.rows`` must be made for the numbers of rows of both shapes, which must be equal along all other axes. Means
-    of rows need a floating-point dtype.
+    ``step.rows`` must be made for the numbers of rows of both shapes. Along all other axes, the shapes must be equal.
+    Means of rows need a floating-point dtype.
     """
     have, want, axis, rows = step.source_shape, step.shape, step.axis, step.rows
     if rows is None or len(have) != len(want) or not 0 <= axis < len(want):

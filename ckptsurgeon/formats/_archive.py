@@ -145,8 +145,8 @@ class ArchiveFolder(Folder):
     def way_in(self) -> str:
         """The subfolder in which to search for a checkpoint; '' if there is none.
 
-        In a NeMo model, this is ``model_weights``; in other archives, the only subfolder
-        of this folder, if it has no files.
+        In a NeMo model, this is ``model_weights``; in other archives, the only subfolder of this folder, if this folder
+        has no files.
         """
         names, folders = self.names(), self.folders()
         if _NEMO_CONFIG in names:

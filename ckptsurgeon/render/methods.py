@@ -21,6 +21,7 @@ BASES = {
     "required": "needs a base",
     "model": "if given, the base is the first model",
 }
+"""{value of ``Method.base``: what it means for the user}"""
 
 
 def methods_view(found: MergeMethods) -> RenderableType:
@@ -33,7 +34,7 @@ def methods_view(found: MergeMethods) -> RenderableType:
 
 
 def _origins(method: Method) -> Iterator[list[str]]:
-    """Yield rows with the paper of a method, and with what its results are compared by the tests."""
+    """Yield rows with the paper of a method, and with that to which the tests compare its results."""
     yield ["", method.paper]
     if method.compared:
         yield ["", f"compared with {method.compared}"]

@@ -165,9 +165,9 @@ def shift(info: TensorInfo, by: float) -> TensorInfo:
 
 
 def noisy(info: TensorInfo, dim: int, runs: Sequence[tuple[int, int]], by: float, seed: int) -> TensorInfo:
-    """Return a floating-point tensor with noise along ``dim``, of which the sum over copies is 0.
+    """Return a floating-point tensor with noise; the sum of the noise over all copies of an element along ``dim`` is 0.
 
-    ``runs`` are ranges of indices: of what each index is a copy.
+    ``runs`` are ranges of indices. They give, for each index along ``dim``, the index of which it is a copy.
     """
     return _made(info, info.shape, Noisy(info, dim, tuple(merged_runs(runs)), by, seed))
 

@@ -207,10 +207,10 @@ class Shifted:
 
 @dataclass(frozen=True)
 class Noisy:
-    """The tensor ``of`` multiplied by random factors in double precision, whose sum over copies is their number.
+    """The tensor ``of`` multiplied by random factors in double precision, then rounded to its dtype.
 
-    ``runs`` are ranges of indices: of what each index along ``dim`` is a copy. ``tensors.ops.noise`` has the factors,
-    which ``by`` and ``seed`` determine. The result is rounded to the dtype of ``of``.
+    The mean of the factors of all copies of an element is 1. ``runs`` are ranges of indices. They give, for each index
+    along ``dim``, the index of which it is a copy. ``tensors.ops.noise`` computes the factors from ``by`` and ``seed``.
     """
 
     of: TensorInfo

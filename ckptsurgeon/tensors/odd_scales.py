@@ -32,7 +32,7 @@ SAID = {
     ZERO: "scales of 0 for codes that are not zero, so that these weights become 0",
     HUGE: "scales that make weights larger than 10,000: perhaps they are inverse scales, or those of another layer",
     NO_OFFSET: "zero points or biases that are all 0, so that none of these weights is negative",
-    NEGATIVE: "negative scales, which its encoding does not have, so that these weights change their sign",
+    NEGATIVE: "negative scales, which the encoding does not have, so that these weights change their sign",
     NEGATED: "scales that are all negative: perhaps their signs were changed",
     EXCHANGED: "scales that are larger than their biases: perhaps scales and biases are exchanged",
     OPPOSED: "scales with the sign of their biases: perhaps the signs of the scales were changed",
@@ -71,12 +71,12 @@ OF_SIZES = {
     INVERSE: f"make outputs over {RISING:g} times as large as inputs, with larger codes for larger scales",
 }
 POWER = "2^"
-"""The kind ``2^k.d`` has the decoded matrices whose largest factor is this power of two, which is not rounded."""
+"""The beginning of a kind such as ``2^1.5``, that of decoded matrices whose largest factor is this power of two."""
 SHIFTED = {True: "shifted up", False: "shifted down"}
 """The kinds of matrices whose mean is far above 0, or far below: zero points that are off by one shift all weights."""
 SHIFT, MOSTLY = 0.15, 0.75
 """A mean is far from 0 if it is more than this share of the root mean square. For a note, most matrices must have such
-a mean: at least the second share."""
+a mean: more than the share ``MOSTLY``."""
 UNCENTRED, LEANING = "uncentred", "leaning"
 """The kinds of matrices in whose groups the mean is far from 0, whatever its sign: wrong zero points that differ from
 group to group shift some groups up and others down, so that the mean of the matrix may be near 0."""
@@ -87,11 +87,11 @@ It is about 0.12 for 32 weights around 0 that are drawn independently, and about
 half of the codes. Zero points that are off by one make it only 0.3, with one sign, and are found as ``SHIFTED``.
 """
 EXPLAIN = (ROUNDED, NO_OFFSET, SIGNED_CODES, EXCHANGED, OPPOSED, NARROW)
-"""The kinds of odd scales and codes that also shift the mean: what they explain is not said again."""
+"""The kinds of odd scales and codes that also shift the mean: their matrices get no further note on the mean."""
 APART = 5
 """Matrices of one role whose factors differ by this power of two (32 times) do not belong to one network."""
 SUSPECT = 3
-"""In the part of a role with the larger factors, these are wrong if they are above this power of two (8 times)."""
+"""If the factors of a role differ so (``APART``), the larger ones are wrong if they are over this power of two (8)."""
 ALL_ROLES = 2
 """If the factors of all roles differ by this power of two (4 times) in two groups of layers, one of them is wrong."""
 KINDS = (*SAID, ZERO_BLOCKS, LARGE, SMALL, USUAL, INVERSE, *SHIFTED.values(), *LEANS)
@@ -104,13 +104,14 @@ WRONG_OFFSETS = (
     "biases are wrong"
 )
 SHOWN = 3
+"""The largest number of names in a note."""
 
 
 class OddScales:
     """The names of quantised tensors, by kind of odd scales and by size of the decoded matrix. Threads may share it.
 
-    A size is ``LARGE``, ``SMALL``, ``USUAL`` or ``INVERSE``. In addition, a matrix has the kind
-    of its power of two (see ``POWER``).
+    A size is ``LARGE``, ``SMALL``, ``USUAL`` or ``INVERSE``. In addition, a matrix has the kind of its power of two
+    (see ``POWER``).
     """
 
     def __init__(self) -> None:
@@ -223,8 +224,9 @@ def shifted_names(names: Mapping[str, Collection[str]], number: int) -> set[str]
 def uncentred_names(names: Mapping[str, Collection[str]], every: Collection[str]) -> set[str]:
     """Return the matrices whose groups have means far from 0, if they are most of ``every``, or unlike their siblings.
 
-    Siblings are the matrices of other layers with the same role, the name without numbers. There must be at least
-    ``SIBLINGS`` of them with groups around 0, and none between. ``names`` are the names of matrices by kind.
+    Siblings are the matrices of other layers with the same role, the name without numbers. At least ``SIBLINGS`` of
+    them must have groups with means near 0, and none may be ``LEANING`` or shifted. ``names`` are the names of matrices
+    by kind.
     """
     if names.get(ROUNDED):
         return set()
@@ -260,8 +262,8 @@ def _powers(every: Sequence[Found], path: str) -> dict[str, float]:
 def _unlike_other_layers(powers: Mapping[str, float], names: Mapping[str, set[str]]) -> tuple[set[str], set[str]]:
     """Return the matrices that are far too large, and far too small, beside matrices of the same role in other layers.
 
-    The role is the name without numbers. The factors of a role are divided at their widest gap. Which side is wrong
-    shows in the factor itself. Small experts are left out: an expert that is never chosen shrinks.
+    The role is the name without numbers. The factors of a role are divided at their widest gap. Which of the two
+    parts is wrong shows in the factors themselves. Small experts are left out: an expert that is never chosen shrinks.
     """
     roles: dict[str, list[str]] = {}
     for name in powers:

@@ -63,8 +63,9 @@ _PIECE = re.compile(rf"({_COMMAND})|--([a-z][a-z0-9-]*[a-z0-9])(?:[ =]({_VALUE})
 def as_arguments(text: str, own: Collection[str] = ()) -> str:
     """Return the message ``text`` with each option written as a Python argument: ``--to pth`` becomes ``to="pth"``.
 
-    ``own`` are arguments of the verb that was called: an option of the same name is this argument, as ``--set`` of
-    ``resize`` is, which is ``sets`` elsewhere. Terminal commands in it (``ckpt verify out``) stay as they are.
+    ``own`` are the arguments of the verb that was called. An option with the name of one of them becomes this argument:
+    ``--set`` becomes ``set`` in ``resize``, but ``sets`` elsewhere. Terminal commands in ``text`` (``ckpt verify out``)
+    stay as they are.
     """
     return _PIECE.sub(partial(_argument, own), text) if "--" in text else text
 

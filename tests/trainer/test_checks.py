@@ -143,7 +143,7 @@ def test_one_value_that_is_no_number_is_found(value: float) -> None:
     model, _ = toy.job().model()
     state_tensors(model)[FIRST].data[3, 3] = value
     found = finite_tensors(model)
-    assert (found.status, found.says) == (FAIL, f"in 1 tensor: {FIRST}")
+    assert (found.status, found.says) == (FAIL, f"NaN or Inf in 1 tensor: {FIRST}")
 
 
 def test_a_constant_matrix_fails_and_a_constant_vector_warns() -> None:
@@ -460,7 +460,7 @@ def test_what_is_no_number_after_training_fails() -> None:
     loop.state.ema.tensors[HEAD][0, 0] = float("inf")
     loop.state.progress.figures["error"] = float("nan")
     found = during(loop)
-    assert found["no NaN, no Inf"] == Check("no NaN, no Inf", FAIL, f"in 1 tensor: average of {HEAD}")
+    assert found["no NaN, no Inf"] == Check("no NaN, no Inf", FAIL, f"NaN or Inf in 1 tensor: average of {HEAD}")
     assert found["figures are numbers"] == Check("figures are numbers", FAIL, "error nan")
     assert finite_figures({"loss": 1.0, "other": float("nan")}, ("loss",)).status == WARN
     assert finite_figures({}, ("loss",)).status == NOT_RUN

@@ -35,6 +35,7 @@ def _kind(id: str, pattern: str, status: Status, todo: str) -> NoteKind:
 
 FAIL, WARN = Status.FAIL, Status.WARN
 CODES = "Take these tensors from the quantised model again, or quantise it again."
+"""The advice for faulty parts of quantised tensors."""
 
 KINDS = (
     _kind("other-notes", r"^transformers also applies the adapter", WARN,
@@ -44,7 +45,8 @@ KINDS = (
     _kind("other-notes", r": llama\.cpp cannot load the file|^with [\w.-]+\.\w+ \d+[ ,].* must have"
           r"|^\w+\.\S+ is \S+, which is not above 0", WARN,
           "Correct the metadata (ckpt convert --set-metadata), or convert the model again."),
-    _kind("other-notes", r"\(ss_network_alpha ", WARN, "Merge it with this weight, unless the factors contain it."),
+    _kind("other-notes", r"\(ss_network_alpha ", WARN,
+          "Merge the adapter with this weight, unless its factors contain the scale already."),
     _kind("weight-size", r"the dtype in the header is perhaps wrong", FAIL,
           "Correct the dtype in the header of the file, or save the model again: the bytes may be right."),
     _kind("weight-size", r"perhaps their scales were lost", WARN, CODES),

@@ -29,11 +29,11 @@ _OF_FILES = re.compile(
     r"|are all zeros, one after the other in the file|the dtype in the header is perhaps wrong"
     r"|perhaps their scales were lost|in the parts of tensors that are split between them"
 )
-"""Matches a checkpoint's notes about its files and their bytes; all other notes say how it was opened."""
+"""Matches those notes of a checkpoint that are on its files and their bytes; the others say how it was opened."""
 
 
 def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:
-    """Return ``subject`` with the notes added on a checkpoint that is not in a model's folder."""
+    """Return ``subject`` with the notes on its checkpoint, which is not in a model's folder."""
     from ..model_folder.codes.described_shapes import described_shape_notes
     from ..model_folder.layers.holes import gap_notes
 
@@ -56,8 +56,8 @@ def notes_without_folder(checkpoint: Checkpoint) -> Iterator[str]:
 def with_zero_runs(subject: Subject, checkpoint: Checkpoint) -> Subject:
     """Return ``subject`` with notes on all tensors that have zeros because part of a file is missing.
 
-    They replace the notes on zeros that the checkpoint got when it was opened. At that time, its values had not been
-    read; here, every value has been measured.
+    These notes replace the notes on zeros that the checkpoint got when it was opened. At that time, its values had not
+    been read; here, every value has been measured.
     """
     partly = [
         key

@@ -24,7 +24,9 @@ __all__ = ["Opened", "open_to_check"]
 
 INDEX, SUFFIX = ".safetensors.index.json", ".safetensors"
 USUAL = ("model", "adapter_model", "diffusion_pytorch_model")
+"""The usual names, without suffix, of a safetensors file that is the only one of a checkpoint."""
 DAMAGED = "files are damaged, so not all tensors are known"
+"""Why some checks of a damaged checkpoint do not run."""
 
 
 @dataclass
@@ -85,7 +87,7 @@ def _sound_shards(checkpoint: Checkpoint) -> tuple[ShardFacts, ...]:
 
 
 COPY = re.compile(r"(?: ?\(\d+\)| \d+| ?-? copy(?: \d+)?)(\.[a-z]+)$", re.IGNORECASE)
-"""Matches what programs add to the name of a file that is there already: ``model (1).safetensors``."""
+"""Matches what programs add to a file's name if the folder has a file of this name: ``model (1).safetensors``."""
 
 
 def _index_of(checkpoint: Checkpoint) -> IndexFacts | None:
@@ -99,8 +101,8 @@ def _index_of(checkpoint: Checkpoint) -> IndexFacts | None:
 def _index(file: File, folder: Folder) -> IndexFacts | None:
     """Return the contents of an index; None if the index cannot be parsed.
 
-    The field ``others`` gets the files in ``folder`` that are named like the shards, but are not in the index; copies
-    that a browser or a desktop has named, too.
+    The field ``others`` gets the files in ``folder`` that are named like the shards but are not in the index, including
+    copies such as ``model-00001-of-00002 (1).safetensors``.
     """
     found = index_facts(file.name, file.read(0, file.size)) if file.size <= limits.INDEX_BYTES else None
     if found is None:

@@ -18,6 +18,7 @@ from ..model_folder.tokenizer.tokenizer_files import SPECIAL as SPECIAL_TOKEN
 __all__ = ["Read", "tokenizer_notes"]
 
 OWN = "tokenizer.ggml."
+"""The prefix of the names of the entries that describe a tokeniser."""
 MODEL, TOKENS, KINDS, MERGES, SCORES = (
     f"{OWN}{name}" for name in ("model", "tokens", "token_type", "merges", "scores")
 )
@@ -26,25 +27,25 @@ NORMAL, CONTROL = 1, 3
 ROLES = ("eos_token_id", "bos_token_id", "padding_token_id", "eot_token_id", "seperator_token_id", "cls_token_id")
 """Entries with the id of a token that is not text; llama.cpp spells "separator" so."""
 LETTERS = 256
-"""Byte-level BPE has a token for each byte, which no rule makes."""
+"""The number of tokens of byte-level BPE that no merge rule makes: one for each byte."""
 DIGITS = 10
-"""Ids with more digits are not looked up."""
+"""The largest number of digits of an id that is looked up."""
 HEAD = 12
 """The number of bytes before the first item of an array."""
 SPECIAL = ("<", "[", "｜", "\u2581<")
-"""How special tokens begin; some files give them the kind of ordinary tokens."""
+"""How special tokens begin; some files give them the ``token_type`` of ordinary tokens."""
 SPACE = "Ġ"
 """How byte-level BPE writes a space; sentencepiece writes ▁."""
 
 Read = Callable[[str, int, int], bytes]
-"""Returns bytes of an entry's value: takes its name, the position of the first byte, and the number of bytes."""
+"""A function from an entry's name, a position and a number of bytes to the bytes of the value from this position on."""
 
 
 def tokenizer_notes(metadata: Mapping[str, str], tokens: int, read: Read) -> Iterator[str]:
     """Yield notes on a tokeniser whose lists do not fit its kind, or whose special tokens are ordinary ones.
 
     ``metadata`` maps the names of all entries to their values as text, '' if they are too long. ``tokens`` is the
-    number of tokens. ``read`` reads one token's kind; it reads lists only if they may be wrong.
+    number of tokens. ``read`` is called for whole lists only if they may be wrong.
     """
     if not tokens:
         return
@@ -72,15 +73,15 @@ def _of_lists(metadata: Mapping[str, str], read: Read) -> Iterator[str]:
     if model == "llama" and not has_scores:
         why = f"there are {MERGES} and no {SCORES}" if has_merges else _letters(read)
         if why:
-            follows = "llama.cpp splits texts into other tokens (--set-metadata tokenizer.ggml.model=gpt2)"
+            follows = "llama.cpp splits texts into wrong tokens (--set-metadata tokenizer.ggml.model=gpt2 corrects it)"
             yield f"{MODEL} is llama (sentencepiece), but {why}, as in byte-level BPE: {follows}"
 
 
 def _of_rules(tokens: int, read: Read, *, has_kinds: bool) -> Iterator[str]:
     """Yield a note if the merge rules of byte-level BPE do not make many of its longer tokens; usually they make all.
 
-    As for tokenizer.json, "many" is more than a twentieth of the tokens. The lists are read, at about 0.3 s for 100,000
-    tokens, only if there are so few rules that this may be so.
+    "Many" is a twentieth of the tokens or more, as for tokenizer.json. The lists are read only if there are so few
+    rules that many tokens may lack one; reading takes about 0.3 s for 100,000 tokens.
     """
     few = max(FEWEST, round(FEW * tokens))
     if tokens - LETTERS - int.from_bytes(read(MERGES, 4, 8), "little") < few:
@@ -92,11 +93,11 @@ def _of_rules(tokens: int, read: Read, *, has_kinds: bool) -> Iterator[str]:
     unmade = sum(one not in made for one in longer)
     if unmade >= few and any(one.startswith(SPACE) and len(one) > 1 for one in known):
         has = f"{MERGES} has {count(len(rules), 'merge rule')}"
-        yield f"{has}, but {unmade} of the longer tokens are made by none: the tokeniser never produces these tokens"
+        yield f"{has}, but {unmade} tokens of several characters are made by no rule: the tokeniser never produces them"
 
 
 def _of_kinds(metadata: Mapping[str, str], tokens: int, read: Read) -> Iterator[str]:
-    """Yield a note if all tokens are of the kind of ordinary texts, although a role has a token such as ``</s>``."""
+    """Yield a note if no token is a control token, although a role (``eos_token_id``) has a token such as ``</s>``."""
     for name in ROLES:
         said = metadata.get(f"{OWN}{name}", "")
         if not (said.isdecimal() and len(said) <= DIGITS and int(said) < tokens):
@@ -115,7 +116,7 @@ def _of_kinds(metadata: Mapping[str, str], tokens: int, read: Read) -> Iterator[
 
 
 def _letters(read: Read) -> str:
-    """Return text that says that tokens begin with the space of byte-level BPE; '' if they do not."""
+    """Return text for a note if more tokens begin with byte-level BPE's space than with sentencepiece's; else ''."""
     known = _texts(read)
     number = sum(one.startswith(SPACE) for one in known)
     return f"tokens begin with {SPACE}" if number > sum(one.startswith("\u2581") for one in known) else ""

@@ -9,5 +9,5 @@ __all__ = ["settle"]
 
 
 def settle(path: str) -> list[str]:
-    """Finish or undo changes of headers in ``path`` that were interrupted, and return notes; [] for an address."""
+    """Finish or undo interrupted changes of headers in ``path``, and return notes; [] if ``path`` is an address."""
     return [] if scheme_of(path) else settle_interrupted(path)

@@ -71,7 +71,7 @@ Files: TypeAlias = "Path | Sequence[Path] | None"
 """One path, or several paths."""
 
 Sources: TypeAlias = "CheckpointLike | Sequence[CheckpointLike]"
-"""One or more sources; each is a path, a URI, a string in ESPnet's form, a dict of tensors or an open checkpoint."""
+"""One or more sources; each is a path, a URI, a string PATH:SRC_KEY:DST_KEY, a dict of tensors or a checkpoint."""
 
 Patterns: TypeAlias = Iterable[str] | None
 """One pattern as a string, or several patterns."""
@@ -229,6 +229,7 @@ OF_RECIPES: Mapping[str, _Kind] = {
 
 
 _CHECKPOINTS = ("CheckpointLike", "CheckpointLike | None", "Sequence[CheckpointLike]", "Sources")
+"""The annotations of arguments that are checkpoints."""
 
 
 def checked(verb: Callable[P, T]) -> Callable[P, T]:

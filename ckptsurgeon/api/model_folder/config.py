@@ -152,7 +152,7 @@ def vocabulary_sizes(config: Mapping[str, Any]) -> Iterator[int]:
 
 
 KEPT = re.compile(r"\.DenseReluDense\.wo\.|e_score_correction_bias$|^(?:query_tokens$|qformer\.)")
-"""Tensors of T5, DeepSeek and BLIP-2 that transformers keeps in float32, whatever the dtype of the model."""
+"""Matches tensors of T5, DeepSeek and BLIP-2 that transformers keeps in float32, whatever the dtype of the model."""
 
 
 def float_dtypes(plan: Plan, config: Mapping[str, Any]) -> list[str]:

@@ -36,6 +36,7 @@ ALIKE = {
 OF_GEMMA = ("gemma", "paligemma")
 """Model types that ignore their older field ``hidden_act`` and use another activation."""
 WINDOWED = ("sliding_window", "max_window_layers")
+"""Fields that have no effect if no layer limits attention to a window."""
 ROTARY = re.compile(r"rope|rotary|theta|freq")
 """Matches names of fields that transformers 5 moved into ``rope_parameters``."""
 UNSAID = "not set"
@@ -48,6 +49,7 @@ MOST = 12
 
 
 FACTOR = re.compile(r"\.lora_(?:A|B|embedding_A|embedding_B)(?:\.|$)")
+"""Matches the name of a low-rank factor in a key."""
 
 DIFFERENT = "equal weights compute different results, because the config.json files differ"
 """The beginning of the note on fields of configurations that differ."""

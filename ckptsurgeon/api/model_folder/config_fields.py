@@ -1,4 +1,4 @@
-"""Knows the fields of config.json: which affect results, their defaults, and those with dtype, labels and modules."""
+"""Fields of config.json: which of them affect results, their defaults, and the dtype, labels and modules in them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ IGNORED_PARTS = frozenset((
     "quantization_config",
     "rope_parameters", "rope_scaling", "task_specific_params",
 ))  # fmt: skip
-"""Fields with an object that is not the nested configuration of a model, or that other code compares."""
+"""Fields whose value is an object that is not the configuration of a nested model, or that other code compares."""
 _NAMES = frozenset((
     # of the file, of loading and running
     "architectures", "attn_impl", "attn_implementation", "dtype", "finetuning_task", "framework", "freeze",
@@ -106,6 +106,7 @@ _NAMES = frozenset((
     # derived from other fields
     "dense_act_fn", "is_gated_act", "num_feat_extract_layers",
 ))  # fmt: skip
+"""Names of fields that are not compared; the comments say what the fields are about."""
 _WORDS = re.compile(
     r"(^|_)(dropout|drop|layerdrop|pdrop|loss|losses|coef|coefficient|cost|initializer|vocab|vocabulary|labels?)(_|$)"
     r"|^_|^freeze_|^mask_(time|feature|channel)_|^use_(flash|fused|kernel|memory_efficient|xformers)"
@@ -114,7 +115,7 @@ _WORDS = re.compile(
     r"|^num_.*layers$"
     r"|_position_embeddings$|^max_.*positions?$|_seq_len(gth)?$|_version$"
 )
-"""Matches names of fields that only training, generation or a tokeniser uses, that shapes show, or that are limits."""
+"""Matches names of fields of training, generation or tokenisers, of values that shapes show, and of limits."""
 _SIZE = re.compile(r"_(size|sizes|dim|dims)$")
 _NOT_SHAPES = re.compile(r"(^|_)(head|heads|rotary|rope|window|chunk|block|local|global|nope|group|attention)_")
 """Matches names of sizes that are not visible in shapes, for instance because one matrix holds all heads."""
@@ -272,7 +273,7 @@ def with_left_out_said(plan: Plan, checkpoint: Checkpoint) -> Plan:
                 lost.setdefault(by, []).append(step.key)
     notes = [
         f"the quantisation settings exclude {count(len(keys), 'tensor')} by the old name ({escape(by)}), but not by "
-        f"the new name, so a loader expects codes in {escape(keys[0])}"
+        f"the new name, so a loader expects quantised codes in {escape(keys[0])}"
         for by, keys in lost.items()
     ]
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan

@@ -28,6 +28,7 @@ OF_WAVES = (
     "data2vec-audio", "hubert", "moonshine", "sew", "sew-d", "unispeech", "unispeech-sat", "wav2vec2",
     "wav2vec2-conformer", "wavlm",
 )  # fmt: skip
+"""Model types that read waveforms."""
 EXTRACTORS = {
     "ASTFeatureExtractor": ("audio-spectrogram-transformer",),
     "SeamlessM4TFeatureExtractor": ("seamless_m4t", "seamless_m4t_v2", "wav2vec2-bert"),
@@ -41,7 +42,7 @@ OF_ONE_SIZE = ("clip", "clip_vision_model", "deit", "siglip", "siglip_vision_mod
 PLACEHOLDER = re.compile(r"(image|video|audio)_token_(?:id|index)")
 """Matches fields with the id of the placeholder token for an image, a video or audio."""
 ABBREVIATIONS = {"image": ("img",), "video": ("vid",), "audio": ("aud",)}
-"""Other words in the names of such tokens, as in ``<unk_img>`` and ``<IMG_CONTEXT>``."""
+"""Other words in the names of placeholder tokens, as in ``<unk_img>`` and ``<IMG_CONTEXT>``."""
 
 
 def input_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:

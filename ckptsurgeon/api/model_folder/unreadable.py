@@ -46,9 +46,9 @@ def unreadable_files(folder: ModelFolder, read: ModelFolder) -> list[tuple[str, 
 
 
 def _documents(folder: ModelFolder) -> list[str]:
-    """Return the names of small JSON files other than config.json, without files that would have to be downloaded.
+    """Return the names of small JSON files, without files that would have to be downloaded.
 
-    A generation_config.json is included even if it is remote.
+    config.json and adapter_config.json are left out. A generation_config.json is included even if it is remote.
     """
     return [
         one.name

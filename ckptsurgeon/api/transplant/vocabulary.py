@@ -57,7 +57,7 @@ def new_vocabulary(files: Sequence[str], spelled: Rules = ()) -> NewVocabulary |
 
 
 def vocabulary_of_plan(plan: Plan) -> NewVocabulary | None:
-    """Return the change of the vocabulary in a plan that was saved; None if it has none; raises ConfigError."""
+    """Return the change of the vocabulary in a saved plan, None if it has none; raises the errors of new_vocabulary."""
     lists, spelled = plan.target.lists, plan.arguments.get("token_map", ())
     if len(lists) != 1:
         return new_vocabulary(lists, spelled)
@@ -79,9 +79,9 @@ def vocabulary_options(
     """Return the planner's options for embeddings whose rows are mapped by token; None if ``change`` is None.
 
     ``keys``, ``new`` and ``spelled`` are the values of --vocab-keys, --new-tokens and --token-map. ``models`` are the
-    paths of the sources and of the destination. ``has_donor`` is whether another model has rows of new tokens. Raises
-    ConfigError or PatternError if an option is invalid, or is given without a ``change``; PlanError if the list in the
-    folder of the destination comes first, the source's second.
+    paths of the sources and of the destination. ``has_donor`` is whether another model (a donor) has the new rows.
+    Raises ConfigError or PatternError if an option is invalid, or is given without a ``change``; PlanError if the list
+    in the folder of the destination comes first, the source's second.
     """
     named = [keys] if isinstance(keys, str) else list(keys or ())
     if change is None:

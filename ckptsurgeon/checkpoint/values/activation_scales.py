@@ -19,12 +19,13 @@ _CACHE = re.compile(r"[._][qkv]_scale$")
 _PRODUCTS = re.compile(r"(?:down_proj|fc2|w2|dense_4h_to_h|c_proj|wo)\.")
 """Matches modules whose inputs are products without a bound: in one layer these may be very large."""
 LARGEST = 1 << 10
-"""The most values of a tensor of scales that is looked at; tensors of scales for each channel may have any values."""
+"""The largest number of scales in a tensor that is checked; scales for each channel may have any values."""
 UNSET = -1.0
 """vLLM's value for a scale that is not known."""
 FEWEST, APART, NEAR = 3, 500.0, 4.0
-"""A scale is the inverse of the others of its role if there are as many of these, it is this many times as large or as
-small as their median, and its product with the median is 1 up to this factor."""
+"""A scale is the inverse of the scales of the same role in other layers if there are at least ``FEWEST`` of these, it
+is over ``APART`` times as large or as small as their median, and its product with the median is 1 up to the factor
+``NEAR``."""
 
 
 def activation_scales(tensors: Mapping[str, TensorInfo], coded: Container[str]) -> list[str]:
@@ -55,7 +56,7 @@ def unusable_scales(keys: Iterable[str], extent: Extent) -> Iterator[ImpossibleV
 
 
 def inverse_scales(keys: Iterable[str], extent: Extent) -> Iterator[ImpossibleValues]:
-    """Yield which of the scales ``keys`` seem to be the inverse of their scale, compared with other layers."""
+    """Yield which of the scales ``keys`` seem to be stored as 1 / scale, compared with the scales of other layers."""
     inverse = _inverse({key: ends[1] for key in keys if (ends := extent(key)) is not None and ends[0] > 0})
     if inverse:
         are, them = ("is", "it") if len(inverse) == 1 else ("are", "them")
@@ -67,7 +68,7 @@ def inverse_scales(keys: Iterable[str], extent: Extent) -> Iterator[ImpossibleVa
 
 
 def _inverse(scales: Mapping[str, float]) -> list[str]:
-    """Return the keys of the scales that are nearly 1 / median of those of the same role."""
+    """Return the keys of the scales that are nearly 1 / median; the median is that of all scales of the same role."""
     roles: dict[str, list[str]] = {}
     for key in scales:
         roles.setdefault(NUMBER_IN_KEY.sub("{n}", key), []).append(key)

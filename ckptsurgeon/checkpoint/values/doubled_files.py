@@ -1,4 +1,4 @@
-"""Finds files of ranks that are copies of other ranks' files: of each tensor that is split, a part is there twice."""
+"""Finds files of ranks that are copies of other ranks' files, so that parts of split tensors are missing."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ...util.text import escape
 __all__ = ["doubled_file_notes"]
 
 TENSORS, FILES, PLACES, BYTES = 64, 256, 16, 512
-"""How many split tensors and files are looked at, how many places of each file are read, and how many bytes there."""
+"""The largest numbers of split tensors and of files that are compared, of places in a file, and of bytes at a place."""
 
 Place = tuple[int, int]
-"""Where the bytes of a part are in its file: offset and size. A copy of a file has the same ones."""
+"""The place of the bytes of a part in its file: offset and size. In a copy of the file, the places are the same."""
 
 
 def doubled_file_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> Iterator[str]:
     """Yield a note on each file with the same parts of split tensors as another file, at the same places.
 
-    Some bytes in the middle of some parts are compared. Bytes that repeat one value show nothing. A tensor that is
-    stored whole by every rank is only used from one of them, and is not compared. ``handles`` maps each
-    ``Storage.file`` to the open file; remote files are not read.
+    Some bytes in the middle of some parts are compared. Bytes that repeat one value show nothing. A tensor that every
+    rank stores whole is not compared, because it is read from one rank only. ``handles`` maps each ``Storage.file`` to
+    the open file; remote files are not read.
     """
     found = _parts(tensors)
     shared = [place for place, number in _numbers(found).items() if number > 1]
@@ -61,7 +61,7 @@ def _parts(tensors: Mapping[str, TensorInfo]) -> dict[str, dict[Place, Storage]]
 
 
 def _numbers(found: Mapping[str, Mapping[Place, Storage]]) -> dict[Place, int]:
-    """Return in how many files each place is."""
+    """Return how many files have a part at each place."""
     numbers: dict[Place, int] = {}
     for parts in found.values():
         for place in parts:

@@ -22,6 +22,7 @@ __all__ = [
 VARIANCE = re.compile(r"(?:^|[._/])(?:running_var|moving_variance)(?::0)?$")
 """Matches the keys of variances in batch norms, those of Keras too."""
 FLAX = re.compile(r"^batch_stats[./].*[./]var$")
+"""Matches the keys of variances in batch norms of Flax."""
 NEGATIVE = -1e-6
 """A variance below this is not a rounding error: with the usual eps of 1e-5 the root of the sum may be NaN."""
 UPDATES = 100
@@ -35,7 +36,7 @@ LOG_DECAY = re.compile(r"(?:^|[._/])A(?:_b)?_logs?$")
 DECAY = re.compile(r"(?:^|\.)ssm_a(?:\.weight)?$")
 """Matches the keys of A in GGUF files, which are -exp(A_log)."""
 FEWEST, LOWEST = 2, -1.5
-"""The fewest tensors of decays for a finding, and a value below which each must have one.
+"""The smallest number of tensors of decays for a finding; and for A_log, each must have a value below ``LOWEST``.
 
 An A_log is log(1), log(2), ... before training, or the logarithm of a random number from 1 to 16. A trained one may
 have some negative values, but not in all rows of all layers.
@@ -43,12 +44,13 @@ have some negative values, but not in all rows of all layers.
 TENSORS, BYTES = 512, 1 << 14
 """How many tensors a verb reads for these notes, and how many bytes of each, at most."""
 MANY = 64
-"""Of more values than this, none of them negative, the extremes are not looked for: that would take longest."""
+"""If a tensor has more values than this, none of them negative, its extremes are not computed: that takes longest."""
 INTEGERS = ("int64", "int32")
 DTYPES = {"float64": "d", "float32": "f", "float16": "e", "int64": "q", "int32": "i"}
+"""The dtypes that are read, besides bfloat16, each with its format in the module struct."""
 
 Extent = Callable[[str], tuple[float, float] | None]
-"""Returns the lowest and the highest value of a tensor by its key; None if they are not known.
+"""A function from the key of a tensor to its lowest and highest value; it returns None if they are not known.
 
 If no value is negative, the two may be 0 and infinity."""
 
@@ -89,7 +91,7 @@ def read_extents(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File])
 
 
 def impossible_values(tensors: Mapping[str, TensorInfo], extent: Extent) -> Iterator[ImpossibleValues]:
-    """Yield what tensors have values that are impossible, or nearly so."""
+    """Yield findings on tensors whose values are impossible, or very unlikely."""
     keys = [key for key in tensors if key.endswith(_ENDS)]
     variances = [key for key in keys if VARIANCE.search(key) or FLAX.search(key)]
     yield from _negative_variances(variances, extent)
@@ -99,7 +101,7 @@ def impossible_values(tensors: Mapping[str, TensorInfo], extent: Extent) -> Iter
 
 
 _ENDS = ("var", "variance", "variance:0", "logit_scale", "_a", "_t", "_log", "_logs", "ssm_a.weight")
-"""The ends of the keys of all tensors that are looked at, to leave out others fast."""
+"""The ends of the keys of all tensors that are checked, so that other tensors are skipped fast."""
 
 
 def _negative_variances(keys: Iterable[str], extent: Extent) -> Iterator[ImpossibleValues]:
@@ -155,7 +157,7 @@ def _decays(keys: Iterable[str], extent: Extent) -> Iterator[ImpossibleValues]:
 
 
 def _if_all(keys: Iterable[str], extent: Extent, is_odd: Callable[[float, float], bool]) -> list[str]:
-    """Return the keys whose extents are known if all of them are odd; else []."""
+    """Return the keys whose extents are known, if ``is_odd`` is true of all these extents; else []."""
     found = []
     for key in keys:
         ends = extent(key)
@@ -166,7 +168,7 @@ def _if_all(keys: Iterable[str], extent: Extent, is_odd: Callable[[float, float]
 
 
 def _read_extent(info: TensorInfo, handles: Mapping[str, File]) -> tuple[float, float] | None:
-    """Return the lowest and highest value at the beginning of a tensor, or None."""
+    """Return the lowest and highest value at the beginning of a tensor; None if it cannot be read."""
     file = handles.get(info.storage.file) if info.storage is not None else None
     if file is None or info.storage is None or file.remote or file.closed or isinstance(file, ConsumedFile):
         return None

@@ -13,8 +13,9 @@ NAME = "resize"
 HELP = """Change the size of a model by the fields of its configuration.
 
 Width, depth, heads, heads of keys and values, channels of feed-forward layers, experts and the vocabulary can be
-changed. Which tensors a field changes is found by building the network of transformers, without storage, at both
-values. The note on each field says whether the outputs stay equal; --prove runs both networks and compares them.
+changed. To find the tensors that a field changes, the network of transformers is built, without storage, with the old
+and with the new value. The note on each field says whether the outputs stay equal; --prove runs both networks and
+compares the outputs.
 Configuration, tokeniser and weights are written to a folder that from_pretrained opens.
 """
 EXAMPLES = """\b
@@ -108,7 +109,7 @@ def run(
         typer.Option(
             "--tokenizer",
             metavar="DIR|FILE",
-            help="Give the model this tokeniser: rows of tokens that its own has too are kept, whatever their index.",
+            help="Give the model this tokeniser: rows of tokens that the old one has are kept, whatever their index.",
         ),
     ] = None,
     trim: Annotated[

@@ -13,9 +13,9 @@ NAME = "stats"
 HELP = """Run a network on inputs, and store what its channels, heads, experts and layers do.
 
 For each linear layer, the mean square of each of its inputs is stored; for experts, how often each is used and how much
-each and its channels contribute; for each layer of a list, how much it changes its input. ckpt resize --by uses them to
-choose what is kept. Without --inputs they are random, which says little about what the model is for. Weights are in
-memory while they are used.
+each and its channels contribute; for each layer of a list, how much it changes its input. ckpt resize --by uses these
+statistics to choose what is kept. Without --inputs, the inputs are random, which says little about what the model is
+for. Weights are in memory only while they are used.
 """
 EXAMPLES = """\b
 Examples:

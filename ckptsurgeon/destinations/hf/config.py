@@ -125,7 +125,7 @@ def _without_warning_of_ids() -> Iterator[None]:
 
 
 VALIDATOR = "validator"
-"""The rule of the error for fields that only a check of the installed version refuses: others may accept them."""
+"""The rule of the error for fields that a check of the installed version refuses: other versions may accept them."""
 _TEXT_FOR_NUMBER = re.compile(r"expected (?:int|float), got (?:str|list|dict)")
 """Matches the errors for values that no version can compute with."""
 
@@ -171,7 +171,8 @@ def _architecture(
     """Return the name of the model's class, and notes.
 
     The class is the one in the document, else the one in the config.json, else the one that AutoModel chooses. If the
-    class in the config.json belongs to another model_type, it is the class of its own model_type with the same purpose.
+    class in the config.json belongs to another model_type, it is replaced by the class with the same purpose of the
+    configuration's model_type.
     Raises ConfigError if transformers does not have the class, or the class belongs to another model_type.
     """
     listed = fields.get("architectures") or []

@@ -18,7 +18,7 @@ FETCHING = ("attn_implementation", "experts_implementation", "_attn_implementati
 """Fields that are left out because they may name code on the hub; the weights do not depend on them."""
 
 OF_A_TYPE = ("architectures", "model_type", "transformers_version")
-"""Fields that a nested configuration has from the file of a model of its own type."""
+"""Fields that a nested configuration has if it was copied from the config.json of a model of its type."""
 
 FLOATS = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 """Numbers that transformers 5 writes as ``{"__float__": "Infinity"}``, since JSON does not have them."""
@@ -107,9 +107,9 @@ class _Part(NamedTuple):
 def _part(config_class: Any, name: str, fields: Mapping[str, Any], value: Any) -> _Part | None:
     """Return the nested configuration that an override changes; None if ``name`` is not a nested configuration.
 
-    ``value`` is the override. If ``fields`` lack this configuration, the one with which ``config_class`` begins is
-    changed. A configuration that gets another model type begins without fields, unless ``config_class`` allows only
-    one class for it.
+    ``value`` is the override. If ``fields`` lack this configuration, the default of ``config_class`` is changed. A
+    configuration that gets another model type begins without fields, unless ``config_class`` allows only one class for
+    it.
     """
     if not isinstance(value, dict):
         return None

@@ -28,17 +28,17 @@ from .rows import mapped_block
 __all__ = ["is_pursuit", "pursuing_of", "pursuit_bytes", "pursuit_passes"]
 
 BASIS_BYTES = 128 << 20
-"""The bytes of the vectors in double precision that are kept for the tokens that are computed together."""
+"""The most bytes of vectors, in double precision, that are kept for the new tokens that are computed together."""
 TOGETHER = 256
-"""The most tokens that are computed together."""
+"""The most new tokens that are computed together."""
 BAND_BYTES, BAND_ROWS = 16 << 20, 8192
-"""The most bytes in single precision, and the most rows, of the donor's rows that are read at once."""
+"""The most rows of the donor that are read at once: in bytes in single precision, and in number."""
 ARRAYS = 6
-"""How many arrays of rows of the tokens that are computed together are in memory, in double precision."""
+"""How many arrays in double precision, with a row for each token that is computed together, are in memory at once."""
 
 
 def is_pursuit(step: Step) -> bool:
-    """Return whether a step makes rows of new tokens from a donor's."""
+    """Return whether a step makes rows of new tokens from the rows of a donor."""
     return step.op == "map" and step.rows is not None and step.rows.donor is not None and bool(step.more)
 
 
@@ -54,7 +54,11 @@ def pursuit_bytes(step: Step) -> tuple[int, int]:
 
 
 def pursuit_passes(step: Step, memory: int) -> int:
-    """Return how often the donor's rows are read at most: twice, or for each row of the sums that are made together."""
+    """Return how often the donor's rows are read at most.
+
+    They are read twice if the rows of shared tokens stay in memory; otherwise, they are read again for each term of the
+    sums, for each group of new tokens that are computed together.
+    """
     rows, donor = _rows(step)
     if pursuit_bytes(step)[1] <= memory // 2:
         return 2
@@ -74,10 +78,10 @@ def _rows(step: Step) -> tuple[VocabularyRows, DonorRows]:
 
 
 def pursuing_of(step: Step, parts: Sequence[Part], memory: int) -> Blockwise:
-    """Return a function that computes a block of an embedding whose new rows are made from a donor's.
+    """Return a function that computes a block of an embedding whose new rows are made from the rows of a donor.
 
     ``parts`` are the source's tensor and the donor's. The donor's rows of shared tokens stay in memory if they take at
-    most half of ``memory``; otherwise they are read again for each sum's next row.
+    most half of ``memory``; otherwise, they are read again for each term of the sums.
     """
     rows, donor = _rows(step)
     (info, source), theirs = parts
@@ -97,7 +101,7 @@ def pursuing_of(step: Step, parts: Sequence[Part], memory: int) -> Blockwise:
 
 @dataclass
 class _SharedRows:
-    """The donor's rows ``places`` (ascending), which may be read again whenever they are needed."""
+    """The donor's rows ``places`` (ascending). If ``keeps`` is false, they are read again whenever they are needed."""
 
     part: Part
     places: list[int]

@@ -157,7 +157,7 @@ def _overlapping(made: Concatenated, box: Box) -> Iterator[tuple[TensorInfo, Box
 
 
 FEW = 8
-"""So many runs of indices are read one by one; more are read together with what is between them, if that is little."""
+"""Up to this many runs of indices are read one by one; more are read with what is between them, if that is little."""
 
 
 def _taken(read: Read, made: Taken, box: Box) -> Array:
@@ -189,7 +189,8 @@ def _taken(read: Read, made: Taken, box: Box) -> Array:
 def _picked(whole: Array, runs: Sequence[tuple[int, int]], dim: int) -> Array:
     """Return the elements of an array at ``runs`` of indices along a dimension.
 
-    Runs of one length, which begin at multiples of it, are copied as a whole: one by one, their elements take longer.
+    Runs that have the same length, and begin at multiples of it, are copied as a whole, which is faster than element by
+    element.
     """
     length, size = runs[0][1] - runs[0][0], whole.shape[dim]
     if length > 1 and size % length == 0 and all(b - a == length and a % length == 0 for a, b in runs):

@@ -48,7 +48,8 @@ def mapped_boxes(step: Step, limit: int) -> Iterator[Box]:
 def mapped_block(step: Step, info: TensorInfo, source: OpenFiles, box: Box) -> Array:
     """Return the part ``box`` of a tensor whose rows are moved from one vocabulary to another.
 
-    The array has the ``raw_dtype`` of the source's dtype. Rows that do not come from the source are zero.
+    The array has the ``raw_dtype`` of the source's dtype. Rows that do not come from the source are zero; but if
+    ``rows.new`` is "mean", or if it is "omp" and the row is padding, they are the mean of all rows.
     """
     rows, axis = _rows(step), step.axis
     begin, end = box[axis]

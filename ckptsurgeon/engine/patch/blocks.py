@@ -1,12 +1,12 @@
 """Encodes a block of a tensor's bytes as its difference from another block, and decodes it.
 
 Either the elements of both blocks are combined by XOR, bit for bit, or only the sign of each element's change and one
-scale for all are stored (BitDelta, https://arxiv.org/abs/2402.10193).
+scale for all changes are stored (BitDelta, https://arxiv.org/abs/2402.10193).
 
-With XOR, if few elements differ, only these are stored, with a bitmap of their
-positions. The stored elements are split into planes: the first bytes of all elements, then all second bytes, and so on.
-Planes compress better, since signs and exponents change less than mantissas. The bitmap and each plane are streams. A
-stream is compressed with Zstandard (RFC 8878), unless this does not make it smaller.
+With XOR, if few elements differ, only these are stored, with a bitmap of their positions. The stored elements are split
+into planes: the first bytes of all elements, then all second bytes, and so on. Planes compress better, since signs and
+exponents change less than mantissas. The bitmap and each plane are streams. A stream is compressed with Zstandard
+(RFC 8878), unless this does not make it smaller.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SIZES = (1, 2, 4, 8)
 ALL, SOME, SIGNS = 0, 1, 2
 """The first byte of an encoded block: XOR of all elements, of some elements, or signs of changes and a scale."""
 FLOATS = ("bfloat16", "float16", "float32")
-"""The dtypes of elements whose changes may be stored as signs; the second byte of such a block is the index."""
+"""The dtypes of elements whose changes may be stored as signs; the second byte of such a block is an index here."""
 
 
 def zstandard() -> Any:
@@ -79,10 +79,10 @@ class Encoder:
         return self._streams(SOME, size, [np.packbits(which), *_planes(changed[which], size)])
 
     def encode_signs(self, new: Bytes, old: Bytes, dtype: str) -> bytes:
-        """Return the signs of the changes from ``old`` to ``new``, elements of ``dtype``, and the mean of their sizes.
+        """Return the signs of the changes from ``old`` to ``new``, elements of ``dtype``, and the scale of the changes.
 
-        Of all scales, this one gives the least squared error. The result is empty if there is no such scale because
-        the elements are equal, or because a change is not finite.
+        The scale is the mean size of the changes, which gives the least squared error. The result is empty if all
+        elements are equal, or if a change is not finite.
         """
         before, after = (widened(one.view(raw_dtype(dtype)), dtype) for one in (old, new))
         with np.errstate(all="ignore"):

@@ -49,7 +49,7 @@ class Segment:
         known = kind in (*BASED, "raw", "file") and (kind == "raw") == (not key)
         has_blocks = kind in ("xor", "signs", "raw")
         if not known or len(made.blocks) != made.number * has_blocks or any(one > MOST_BLOCK for one in made.blocks):
-            raise ValueError(f"a segment of {made.nbytes} bytes is not valid")
+            raise ValueError(f"the kind, key and blocks of a segment of {made.nbytes} bytes do not fit together")
         return made
 
     @property
@@ -155,7 +155,8 @@ class PatchIndex:
             tuple(map(_number, data.get("errors", ()))),
         )
         if len(index.errors) != 2 * (index.version > 1):
-            raise ValueError("its errors do not match its contents")
+            number = 2 * (index.version > 1)
+            raise ValueError(f"it has {len(index.errors)} errors of approximated changes, not {number}")
         if index.version != data["version"]:
             raise ValueError(f"it has version {data['version']}, but contents of version {index.version}")
         _check(index)
@@ -174,7 +175,7 @@ def _check(index: PatchIndex) -> None:
             raise ValueError(f"{name!r:.80} is not a valid file name: it must be a name without a folder")
     for one in index.files:
         if sum(segment.nbytes for segment in one.segments) != one.size:
-            raise ValueError(f"the sizes of the parts of {one.name!r:.80} do not add up to its size")
+            raise ValueError(f"the sizes of the segments of {one.name!r:.80} do not add up to its size")
         unknown = [
             segment.key for segment in one.segments if segment.kind == "file" and segment.key not in index.old_files
         ]

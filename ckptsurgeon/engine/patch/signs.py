@@ -23,7 +23,7 @@ class Errors(NamedTuple):
 
     @staticmethod
     def between(old: Bytes, new: Bytes, made: Bytes, dtype: str) -> Errors:
-        """Return the errors of ``made`` instead of ``new``, elements of ``dtype``; not finite if an element is not."""
+        """Return the errors if ``made`` replaces ``new``; not finite if an element (of ``dtype``) is not finite."""
         before, after, found = (widened(one.view(raw_dtype(dtype)), dtype) for one in (old, new, made))
         with np.errstate(all="ignore"):
             return Errors(_squares(found - after), _squares(after - before), _squares(after))

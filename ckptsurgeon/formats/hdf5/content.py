@@ -105,7 +105,11 @@ class HdfContent:
     def _check_path(self, path: str, depth: int, visited: int) -> None:
         self._characters += len(path)
         if len(path) > limits.KEY_CHARACTERS or self._characters > limits.PATH_CHARACTERS:
-            raise UnsafeError("a path, or all paths together, are too long.", rule="key length")
+            raise UnsafeError(
+                f"a path has over {limits.KEY_CHARACTERS:,} characters, or all paths together have over "
+                f"{limits.PATH_CHARACTERS:,}.",
+                rule="key length",
+            )
         if visited > limits.TENSORS or depth > limits.TREE_DEPTH:
             raise UnsafeError(
                 f"its groups have over {limits.TENSORS:,} links, or over {limits.TREE_DEPTH} levels.", rule="tree size"
@@ -124,11 +128,12 @@ class HdfContent:
 
 
 def _check_apart(values: Iterable[tuple[int, int]], blocks: Iterable[tuple[int, int]]) -> None:
-    """Raise FormatError if values of two tensors overlap, or values and metadata."""
+    """Raise FormatError if the values of a tensor overlap with those of another tensor, or with metadata."""
     last = 0
     for begin, end in sorted([*values, *blocks]):
         if begin < last and begin < end:
             raise FormatError(
-                f"the HDF5 file is damaged: the bytes from {begin:,} on are those of two parts.", rule="hdf5 overlap"
+                f"the HDF5 file is damaged: the bytes from {begin:,} on belong to two objects (tensors or metadata).",
+                rule="hdf5 overlap",
             )
         last = max(last, end)

@@ -24,9 +24,9 @@ from ..keys.rules import Rule, target_rule, target_rules
 __all__ = ["ALL", "JOINING", "MIXTURES", "Operation", "indices_of", "parse_operations"]
 
 MOST = 10_000
-"""The most operations, and the most numbers of a constant."""
+"""The largest number of operations, and of numbers in a constant."""
 MOST_RUNS = 100_000
-"""The most ranges of indices of a take."""
+"""The largest number of ranges of indices in an operation, such as take."""
 MIXTURES: Mapping[str, tuple[str, str, str]] = {
     "q5_k_m": ("q5_k", "q6_k", "q6_k"),
     "q4_k_m": ("q4_k", "q5_k", "q6_k"),

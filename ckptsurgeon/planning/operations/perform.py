@@ -38,9 +38,9 @@ Weights: TypeAlias = Callable[[str], DecodedWeight | None]
 """A function from the key of a stored tensor to the quantised weight that it is a part of, or None if it is plain."""
 
 TENSORS = 1_000_000
-"""The most tensors that a source may have after its operations: as many as are read from one source."""
+"""The largest number of tensors in a source after its operations; a source that is read has the same limit."""
 DEPTH = 64
-"""The most operations that may follow each other on one tensor."""
+"""The largest number of operations that follow each other on one tensor."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def perform(
 
     The operations are applied in order, each to the results of the operation before. For the operation dequantize,
     ``weights`` has a function for each source that finds its quantised weights. A constant is added to the first
-    source. If operations were performed before, ``after`` has their results, to which these are added.
+    source. If operations were performed before, ``after`` has their results, to which ``operations`` are applied.
 
     Raises PatternError for an operation that matches nothing; PlanError if shapes do not allow an operation, or two
     tensors get the same name; FormatError if the values of a tensor are not plain bytes.
@@ -254,7 +254,9 @@ def _check_operable(key: str, info: TensorInfo, operation: Operation) -> None:
         )
     dtype = DTYPES[info.dtype]
     if dtype.is_packed:
-        raise PlanError(f"{operation}: {escape(key)} is {info.dtype}, which packs several numbers in a byte.")
+        raise PlanError(
+            f"{operation}: {escape(key)} is {info.dtype}, which packs several numbers in a byte: it can only be copied."
+        )
     if operation.verb in ("scale", "add", "mean", "pool") and not dtype.is_floating:
         raise PlanError(
             f"{operation}: {escape(key)} is {info.dtype}; only floating-point tensors can be scaled, added or averaged."

@@ -29,9 +29,10 @@ def dimension(operation: Operation, dim: int, key: str, dims: int) -> int:
 
 
 def of_heads(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
-    """Return keys or values with fewer heads, each the mean of neighbours, or more, each repeated.
+    """Return keys or values with fewer heads, each the mean of neighbours, or with more heads, by repeating each.
 
-    Both is done in https://arxiv.org/abs/2305.13245, where heads are pooled, and where grouped heads are used.
+    Grouped-query attention (https://arxiv.org/abs/2305.13245) pools heads when a model is converted to it, and repeats
+    them when the model is run.
     """
     heads, to = operation.fields["heads"], operation.fields["to"]
     fewer, more = (to, heads) if operation.verb == "pool" else (heads, to)

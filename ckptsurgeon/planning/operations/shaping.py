@@ -261,8 +261,9 @@ def _join(operation: Operation, name: str, keys: Sequence[str], tensors: Mapping
             )
         if not _fit(first.shape, info.shape, dim):
             there, here = shape_text(tensors[keys[0]].shape), shape_text(tensors[key].shape)
+            wanted = "must be equal" if adds or stacks else f"may differ only in dimension {dim}"
             raise PlanError(
-                f"{operation}: the shapes of the parts of {escape(name)} do not fit: {escape(keys[0])} is {there}, "
+                f"{operation}: the shapes of the parts of {escape(name)} {wanted}: {escape(keys[0])} is {there}, "
                 f"{escape(key)} is {here}."
             )
     if adds:

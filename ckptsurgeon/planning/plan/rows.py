@@ -21,9 +21,9 @@ OMP = "omp"
 
 @dataclass(frozen=True, repr=False)
 class DonorRows(Brief):
-    """Another model that has the new tokens: the rows of the new vocabulary in it, from which new rows are made.
+    """The rows of a donor, another model that has the new tokens; rows of new tokens are made from its rows.
 
-    ``size`` is its number of rows. ``rows`` has its row of each token of the destination, None for rows of padding.
+    ``size`` is the donor's number of rows. ``rows`` has its row of each token of the destination, None for padding.
     Each new row is a weighted sum of at most ``picks`` rows of tokens that source and donor share.
     """
 
@@ -63,7 +63,7 @@ class DonorRows(Brief):
         if type(picks) is not int or picks < 1:
             raise ValueError(f"picks is {picks!r:.40}, not a number above 0")
         if len(own) != rows or not all(row is None or _within(row, size) for row in own):
-            raise ValueError("the rows of the donor do not fit")
+            raise ValueError(f"the donor must have one of its {size} rows, or null, for each of the {rows} rows")
         return DonorRows(size, picks, own)
 
 
@@ -76,8 +76,8 @@ class VocabularyRows(Brief):
     is None if the source lacks the token. Then ``new`` says what the row becomes: ``init``, the destination's initial
     values; ``mean``, the mean of all rows; ``zero``; ``omp``, a sum of rows as ``donor`` says (zeros for tensors with
     one number for each token); or, if several models are merged, ``others``: the row of the base, else the mean of the
-    models that have the token. ``others or zero`` is the same as ``others``, except for zeros if
-    no model has the token.
+    models that have the token. ``others or zero`` is the same as ``others``, except for zeros if no model has the
+    token.
     """
 
     source: str

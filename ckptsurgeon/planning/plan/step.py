@@ -29,7 +29,8 @@ __all__ = [
 MERGES = ("average", "max", "merge")
 """The operations that combine several inputs element by element."""
 REPEAT, DIGITS = "repeat", 7
-"""The ``policy`` of an initialised tensor whose rows are repeated, as in ``repeat:4``, and the digits of a number."""
+"""The ``policy`` of an initialised tensor whose rows are repeated, as in ``repeat:4``; the 4 has fewer than ``DIGITS``
+digits."""
 STORED_ROWS = "stored rows"
 """The ``policy`` of a step that moves rows of codes or scales as they are, with all parts of the quantised tensor."""
 CLASSES = ("copied", "cast", "reshaped", "derived", "resized", "mapped", "merged", "initialised", "kept")
@@ -56,9 +57,9 @@ class Step(Brief):
 
     ``key`` is the tensor's name in the destination; ``op`` is what is done: copy, slice, init, merge, ... ``dtype`` and
     ``shape`` are the destination's; ``source_dtype`` and ``source_shape`` the source's. ``rule`` is the option that
-    decided, as the user wrote it; ``reason`` is why a tensor is initialised: missing, excluded, reinit or mismatch.
-    ``tied_to`` is the tensor's first key, if ``key`` is a further key of the same tensor. ``more`` are the inputs after
-    the first, ``weights`` the weight of each input in an average (empty: all the same).
+    decided this, as the user wrote it; ``reason`` is why a tensor is initialised: missing, excluded, reinit or
+    mismatch. ``tied_to`` is the tensor's first key, if ``key`` is a further key of the same tensor. ``more`` are the
+    inputs after the first, ``weights`` the weight of each input in an average (empty: all the same).
 
     ``operation`` is the last operation that made the source's tensor, if any, and ``made_of`` are the source keys that
     it was made from. If rows are mapped by token, ``axis`` is the vocabulary axis, and ``rows`` says where each row
@@ -67,8 +68,7 @@ class Step(Brief):
     ``axis``, and fills the rest with zeros; with the policy ``transpose``, the inputs are transposed first. ``policy``
     is how a different shape is made to fit, such as slice or overlap. In a merge it may be ``vocab``: then
     ``vocabularies`` says for each input which of its rows are used, along ``axis``. If the computed numbers are stored
-    quantised, the step makes one part of the quantised tensor:
-    ``coded`` says which.
+    quantised, the step makes one part of the quantised tensor: ``coded`` says which.
     """
 
     key: str
@@ -185,6 +185,7 @@ OPS = (
     "copy", "slice", "pad", "overlap", "interpolate", "positions-1d", "positions-2d", "patch", "channels", "center",
     "map", "init", "keep", "lora", "factor", "concat", *MERGES,
 )  # fmt: skip
+"""The operations of steps: the values of ``op``."""
 
 
 def step_json(step: Step, names: Sequence[str]) -> dict[str, Any]:
@@ -216,7 +217,7 @@ def step_json(step: Step, names: Sequence[str]) -> dict[str, Any]:
 _dumps = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 _FROM, _KEY = "\0from", "\0key"
 MOST = 10_000
-"""The most texts that ``step_texts`` caches."""
+"""The largest number of texts that ``step_texts`` caches."""
 
 
 def step_texts(steps: Iterable[Step], names: Sequence[str]) -> Iterator[str]:

@@ -78,9 +78,9 @@ def add_size(
     """Add the size (large, small or usual) of a decoded matrix to ``seen``; ``values`` is a part of it, as ``dtype``.
 
     The size is measured as a root mean square. A part has no size if it contains only zeros, or values that are not
-    finite. Only some values are used, at equal distances. The distance is odd, so that these values are spread over all
-    columns. ``codes`` returns what ``values`` (float32) would be if all scales were 1, or None if this is not known; it
-    is called only if the values are rather large.
+    finite. Only some values are used, at equal distances. The distance is an odd number, so that they are spread over
+    all columns. ``codes`` returns what ``values`` (float32) would be if all scales were 1, or None if this is not
+    known; it is called only if the values are rather large.
     """
     if len(info.shape) < 2 or not values.size:
         return
@@ -99,7 +99,8 @@ def add_size(
 def _has_offsets(made: Decoded, dims: int) -> bool:
     """Return whether a weight of a linear layer has zero points or biases, so that wrong ones shift its mean.
 
-    Small convolutions may have any mean. Only packed weights of more dimensions are stacked linear layers.
+    Small convolutions may have any mean. Of the weights with more than two dimensions, only packed ones are not
+    convolutions but stacked linear layers.
     """
     if dims > 2 and made.encoding != "packed":
         return False
@@ -154,15 +155,15 @@ def find_odd_scales(
 
 
 OFTEN, ROUNDING = 0.05, 0.05
-"""The share of the scales that are negative if the offset of quantised scales was lost, and how far below 0 a scale may
-be by rounding, as a share of the largest."""
+"""If the offset of quantised scales was lost, more than the share ``OFTEN`` of the scales is negative. Rounding alone
+makes scales no lower than -``ROUNDING`` times the largest scale."""
 
 
 def _are_often_negative(made: Decoded, arrays: Mapping[str, Array]) -> bool:
     """Return whether many quantised scales of bitsandbytes are negative with the offset that is added to them.
 
-    The offset is the mean of the scales: with 0, or with that of another tensor, the smaller ones become negative. The
-    scales that share a scale differ by little, so the mean of the latter stands for each.
+    The offset is the mean of the scales: with 0, or with the offset of another tensor, the smaller scales become
+    negative. The second-level scales differ by little, so their mean stands for each of them.
     """
     facts, codes = dict(made.facts), arrays["scale"].reshape(-1)
     if codes.size < MANY or "nested_values" not in arrays:
@@ -175,12 +176,12 @@ def _are_often_negative(made: Decoded, arrays: Mapping[str, Array]) -> bool:
 PACKED = ("packed", "gptq", "awq")
 """The encodings whose codes are unsigned numbers of few bits in words of 32 bits."""
 CODES, DISTINCT = 2048, 9
-"""The fewest codes that show how they are distributed, and the fewest different ones: ternary weights have only 3."""
+"""The fewest codes whose distribution is judged, and the fewest different codes in it: ternary weights have only 3."""
 END, MIDDLE = 0.28, 0.15
-"""Most codes are at the ends of their range if each end, a quarter of it, has at least the first share of them, and
-the middle quarter less than the second. Equally distributed weights have up to 0.28 at an end and at least 0.23 in the
-middle; normal weights have up to 0.2 and at least 0.33. Without the offset, normal weights in groups of 32 or more have
-at least 0.35 at an end and up to 0.13 in the middle."""
+"""Most codes are at the ends of their range if each end, a quarter of it, has at least the share ``END`` of them, and
+the middle quarter less than the share ``MIDDLE``. Equally distributed weights have up to 0.28 at an end and at least
+0.23 in the middle; normal weights have up to 0.2 and at least 0.33. Without the offset, normal weights in groups of 32
+or more have at least 0.35 at an end and up to 0.13 in the middle."""
 
 
 def have_signed_codes(made: Decoded, words: Array) -> bool:

@@ -51,13 +51,15 @@ LOOKED_AT, SCALES = 1 << 16, 16
 SMALLEST = 1e-5
 """Scales of MLX may be larger than biases if both are smaller than this, since MLX has no scales below 1e-7."""
 SPAN, MOST = 0.3, 0.9
-"""If the weights of most groups differ by less than this share of the largest weight, the scales are too small."""
+"""Scales are too small if, in over the share ``MOST`` of groups, the weights differ by less than the share ``SPAN`` of
+the largest weight."""
 VARIED = 0.05
-"""Only if biases vary by more than this share of their mean: weights may be nearly constant, as those of norms are."""
+"""Scales are judged by ``SPAN`` only if biases vary by more than this share of their mean: otherwise, the weights may
+be nearly constant, as those of norms are."""
 RUN, RUNS = 32, 64
-"""The weights in a run (a group or a part of one), and about how many runs of a part of a matrix are looked at."""
+"""How many weights a run (a group or a part of it) has, and about how many runs are taken from a part of a matrix."""
 FEWEST_RUNS = 16
-"""The fewest runs, other than those of equal weights, whose median says something about a matrix."""
+"""The fewest runs, other than those of equal weights, whose median is computed."""
 FEW = 4
 """If fewer scales than this are compared with biases, or are negative like their biases, nothing is reported."""
 
@@ -85,9 +87,9 @@ def have_many_values(codes: Array) -> bool:
 def odd_biases(bits: int, scale: Array, bias: Array) -> Iterator[str]:
     """Yield the kinds of odd scales of MLX's affine codes.
 
-    The bias of a group is its end that is farther from 0, and a multiple of its scale with the other sign. So it is
-    never smaller than the scale. Older versions of MLX have only positive scales; their biases are the smallest values.
-    (mlx/backend/cpu/quantized.cpp, ``quantize``.)
+    The bias of a group is the end of its range that is farther from 0, and a multiple of its scale with the other sign.
+    So its magnitude is never smaller than that of the scale. Older versions of MLX have only positive scales; their
+    biases are the smallest values. (mlx/backend/cpu/quantized.cpp, ``quantize``.)
     """
     some = (scale != 0) & (bias != 0)
     scale, bias = scale[some].astype("<f8"), bias[some].astype("<f8")

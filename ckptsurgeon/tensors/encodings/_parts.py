@@ -195,10 +195,12 @@ ALWAYS = (
 )  # fmt: skip
 """Endings of optional tensors: either all quantised weights of a model have such a tensor, or none has one."""
 OF_ACTIVATIONS = tuple(end[1:] for end in ACTIVATIONS)
+"""Endings of tensors for activations, such as their scales, without the dot."""
 FLOATS = frozenset({"float16", "bfloat16", "float32"})
 BLOCKS = tuple(1 << power for power in range(4, 17))
+"""Possible lengths of bitsandbytes' blocks."""
 USUAL = {".absmax": 64, ".nested_absmax": 256}
-"""Default lengths of bitsandbytes' blocks."""
+"""Default lengths of bitsandbytes' blocks, by the ending of the scales of the blocks."""
 
 Tensors: TypeAlias = Mapping[str, TensorInfo]
 

@@ -1,4 +1,4 @@
-"""Random factors for copies, whose sum over the copies is their number, so that what is added up stays the same."""
+"""Random factors for copies of elements. Their mean over all copies is 1, so that the sum of copies stays the same."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def noisy_factors(
 ) -> Array:
     """Return the factors of the elements in ``box`` of a tensor with this shape, in double precision.
 
-    ``runs`` are ranges of indices: of what each index along ``dim`` is a copy. Each factor is 1 plus a random number
-    from -by to by, minus the mean of these numbers over all copies; it is 1 if there is no other copy. It depends on
-    the place of the element alone, not on ``box``.
+    ``runs`` are ranges of indices. They give, for each index along ``dim``, the index of which it is a copy. Each
+    factor is 1 plus a random number from -by to by, minus the mean of these numbers over all copies; it is 1 if there
+    is no other copy. A factor depends on the place of the element alone, not on ``box``.
     """
     most = max(1, _AT_ONCE // max(1, prod(end - begin for begin, end in box[1:])))
     begin, end = box[0]
@@ -35,7 +35,7 @@ def noisy_factors(
 
 
 _AT_ONCE = 1 << 15
-"""So many factors are computed at once, few enough for a processor's cache: more take three times as long."""
+"""How many factors are computed at once. Larger parts do not fit in a core's cache, and take three times as long."""
 
 
 def _part(shape: Sequence[int], box: Box, dim: int, runs: tuple[tuple[int, int], ...], by: float, seed: int) -> Array:
@@ -63,7 +63,7 @@ def _only(at: int, dims: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=8)
 def _copies(runs: tuple[tuple[int, int], ...]) -> tuple[Array, Array, Array]:
-    """Return, for each index, of what it is a copy, how many copies come before it, and how many there are."""
+    """Return, for each index, the index of which it is a copy, the number of copies before it, and of all copies."""
     original = np.concatenate([np.arange(begin, end) for begin, end in runs])
     order = np.argsort(original, kind="stable")
     number = np.bincount(original)

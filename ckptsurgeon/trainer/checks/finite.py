@@ -23,7 +23,7 @@ def finite_tensors(model: nn.Module, average: Mapping[str, Tensor] | None = None
     wrong = [key for key, tensor in found.items() if not bool(torch.isfinite(tensor).all())]
     wrong += [f"average of {key}" for key, tensor in averaged.items() if not bool(torch.isfinite(tensor).all())]
     if wrong:
-        return Check(name, FAIL, f"in {count(len(wrong), 'tensor')}: {listing(wrong, where='')}")
+        return Check(name, FAIL, f"NaN or Inf in {count(len(wrong), 'tensor')}: {listing(wrong, where='')}")
     return Check(name, PASS, f"{len(found) + len(averaged)} of {len(found) + len(averaged)} tensors")
 
 

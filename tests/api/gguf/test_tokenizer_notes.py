@@ -19,7 +19,7 @@ from .test_tokenizer import splitter, tokenizer
 
 CANNOT = "llama.cpp cannot load the file"
 OWN = "tokenizer.ggml."
-SPLITS = "llama.cpp splits texts into other tokens (--set-metadata tokenizer.ggml.model=gpt2)"
+SPLITS = "llama.cpp splits texts into wrong tokens (--set-metadata tokenizer.ggml.model=gpt2 corrects it)"
 WRONG = {
     "llama.vocab_size=77": "the file has 96 tokens, but llama.vocab_size is 77",
     f"{OWN}eos_token_id=3": f"{OWN}eos_token_id is 3, the id of the ordinary token ab: llama.cpp ends texts there",
@@ -131,8 +131,8 @@ def bpe(rules: list[str], words: list[str] = WORDS, model: str = "gpt2", **more:
 
 @pytest.mark.parametrize("left", [0, 27, 60])
 def test_merge_rules_that_were_lost_are_named(left: int) -> None:
-    said = f"{OWN}merges has {left} merge rules, but {80 - left} of the longer tokens are made by none"
-    assert bpe(RULES[:left]) == [f"{said}: the tokeniser never produces these tokens"]
+    said = f"{OWN}merges has {left} merge rules, but {80 - left} tokens of several characters are made by no rule"
+    assert bpe(RULES[:left]) == [f"{said}: the tokeniser never produces them"]
 
 
 def test_lists_without_kinds_and_of_other_types_are_no_error() -> None:

@@ -18,7 +18,7 @@ from ...helpers.zoo import BY_NAME
 from .test_recorded import decoded
 
 ZERO = "scales of 0 for codes that are not zero, so that these weights become 0"
-NEGATIVE = "negative scales, which its encoding does not have, so that these weights change their sign"
+NEGATIVE = "negative scales, which the encoding does not have, so that these weights change their sign"
 FIRST = f"{LAYERS[0]}.weight"
 Tensors = dict[str, torch.Tensor]
 

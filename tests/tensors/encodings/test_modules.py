@@ -146,7 +146,7 @@ def test_plain_weights_that_settings_leave_out_by_their_old_name_are_said(tmp_pa
     folder = model("fp8-block", modules_to_not_convert=["proj_out"]).folder(tmp_path / "m")
     state = load_file(folder / "model.safetensors") | {"a.proj_out.weight": torch.ones(4, 4)}
     save_file(state, folder / "model.safetensors")
-    said = "by the old name (modules_to_not_convert (proj_out)), but not by the new name, so a loader expects codes in a.head.weight"
+    said = "by the old name (modules_to_not_convert (proj_out)), but not by the new name, so a loader expects quantised codes in a.head.weight"
     for rule, number in (("a.proj_out=a.head", 1), ("a=b", 0)):
         assert sum(said in note for note in cs.rename(folder, map=[rule]).notes) == number
 

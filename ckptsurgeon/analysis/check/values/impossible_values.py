@@ -1,4 +1,4 @@
-"""No statistics of batch norms, scales of logits or activations, or decays have values that they cannot have."""
+"""Statistics of batch norms, scales of logits and of activations, and decays have possible values."""
 
 from __future__ import annotations
 

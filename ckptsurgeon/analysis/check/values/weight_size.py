@@ -45,20 +45,21 @@ PLAIN = (0.003, 100.0)
 For weights that are decoded, the bounds are ``DECODED``. Plain weights may be smaller, because norms make up for it.
 """
 NEAR, BESIDE = (0.1, 20.0), 20.0
-"""``NEAR`` are the bounds of decoded weights whose size differs from that of plain embeddings by a factor of ``BESIDE``
-or more."""
+"""``NEAR`` are the plausible median factors of decoded weights whose size differs from that of plain embeddings by a
+factor of ``BESIDE`` or more."""
 SCALES = (
     "Compare with the original (ckpt diff --values): the scales may be inverse (1/scale) or squared, or belong to "
     "other codes."
 )
 VALUES = "Compare with the original (ckpt diff --values): all weights may have been multiplied or divided by a number."
+"""``SCALES`` is the advice for decoded weights, ``VALUES`` that for plain weights."""
 
 
 def _run(subject: Subject) -> Iterator[Found]:
-    decoded: Mapping[str, WeightSize] = {} if any(OF_SCALES.run(subject)) else subject.decoded  # said by that check
+    decoded: Mapping[str, WeightSize] = {} if any(OF_SCALES.run(subject)) else subject.decoded  # reported there
     plain = _plain(subject)
     yield from _shifted(subject)
-    if mislabelled := tuple(noted(subject, ID)):  # they explain the size of plain weights
+    if mislabelled := tuple(noted(subject, ID)):  # wrong dtypes explain the size of plain weights
         yield from mislabelled
         plain = {}
     for sizes, bounds, decode, todo in ((decoded, DECODED, "decode to", SCALES), (plain, PLAIN, "have", VALUES)):
@@ -74,7 +75,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _shifted(subject: Subject) -> Iterator[Found]:
-    """Yield the weights with means far from 0, except those of which another check says why."""
+    """Yield findings on decoded weights whose means are far from 0, unless another kind of odd scales explains this."""
     kinds = (*(kind for kind in EXPLAIN if kind != NO_OFFSET), *SHIFTED.values(), UNCENTRED, LEANING)
     names = {kind: subject.odd.get(kind, ()) for kind in kinds}
     shifted = shifted_names(names, len(subject.decoded))

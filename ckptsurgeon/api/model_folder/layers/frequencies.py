@@ -1,4 +1,4 @@
-"""Notes on stored frequencies of rotary embeddings (``inv_freq``) that are not those of config.json, or not alike."""
+"""Notes on stored frequencies of rotary embeddings (``inv_freq``) that contradict config.json or another model's."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ _KINDS = (
 MOST = 1024
 """The largest number of frequencies that are read; a head of 128 numbers has 64."""
 NEAR, TINY = 0.01, 1e-7
-"""The largest differences that rounding makes: in bfloat16 as a share of a frequency, in float16 in total."""
+"""The largest errors that rounding makes: ``NEAR`` is the relative error in bfloat16, ``TINY`` the error in float16."""
 
 
 def frequency_notes(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if the stored frequencies of a model's rotary embedding are not those of its configuration.
 
-    Frequency k of n is 1 / base^(k/n). The first stored tensor of local files is read: 8 to 64 numbers. There is no
-    note if the configuration scales the frequencies or has nested configurations, or the model type is not well known.
+    Frequency k of n is 1 / base^(k/n). Only the first stored tensor is read (8 to 64 numbers), and only from a local
+    file. There is no note if the configuration scales the frequencies or has nested configurations, or if the model
+    type is not in ``_KINDS``.
     """
     base = _base_of(config)
     key = next(filter(_STORED.match, checkpoint), "") if base else ""
@@ -53,7 +54,7 @@ def frequency_notes(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Iterat
         if field
         else f"the default of its model type is {base:,.10g} ({_BASE})"
     )
-    has = f"has the frequencies of a base of {own:,.10g}" if own else "does not have the frequencies of this base"
+    has = f"has the frequencies of a base of {own:,.10g}" if own else "does not have the frequencies of any base"
     yield f"{escape(key)} {has}, but {said}: transformers 5 and llama.cpp compute with that base"
 
 

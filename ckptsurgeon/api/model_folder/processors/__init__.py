@@ -1,1 +1,1 @@
-"""Notes on the files of processors, which have to agree with the network that gets what they make."""
+"""Notes on the files of processors, which must agree with the network that gets the inputs that processors make."""

@@ -1,8 +1,8 @@
 """Notes on numbers of processors that differ from the same numbers in config.json.
 
-Each pair of fields is compared for the model types whose processor class in transformers 5.23 counts the tokens of an
-image with one of them, while the network computes as many features with the other. Only numbers that both files have
-are compared.
+The fields are compared in pairs, for the model types in which they must be equal: in transformers 5.23, the processor
+counts the tokens of an image with one field of a pair, and the network computes the features of the image with the
+other field. Only numbers that both files have are compared.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ OF_IMAGES = {
 }
 """Fields of the processor of images by model type, each with its field in config.json."""
 OF_LARGER_PATCHES = ("aya_vision",)
-"""Model types whose processor counts patches that are joined already."""
+"""Model types whose processor has the size of joined patches, which is not the ``patch_size`` of the network."""
 
 
 def agreement_notes(folder: ModelFolder) -> Iterator[str]:

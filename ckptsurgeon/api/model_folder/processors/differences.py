@@ -61,10 +61,10 @@ def _differ(one: Any, here: Any) -> bool:
 
 
 def _fields(folder: ModelFolder, file: str) -> Mapping[str, Any]:
-    """Return the fields of a file or, if there is none, those of its sections in processor_config.json.
+    """Return the fields of a processor's file or, if the folder lacks it, of its sections in processor_config.json.
 
-    Those of processor_config.json itself are the ones outside of its sections. The result is empty if the file is
-    missing, unreadable or remote.
+    Of processor_config.json itself, only the fields outside of sections are returned. The result is empty if the file
+    is missing, unreadable or remote.
     """
     named = {one.name for one in folder.files if not scheme_of(one.path)}
     with suppress(ConfigError, SourceError):

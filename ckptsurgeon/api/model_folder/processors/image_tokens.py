@@ -16,16 +16,16 @@ __all__ = ["image_token_notes"]
 
 STRATEGY, ADDITIONAL = "vision_feature_select_strategy", "num_additional_image_tokens"
 DEFAULT, FULL = "default", "full"
-"""Strategies: a network leaves out the first feature of an image by default, as the processor one token."""
+"""Strategies: with ``default``, the network leaves out the first feature of an image, and the processor one token."""
 STRATEGIES = {
     "llava": DEFAULT, "llava_next": DEFAULT, "llava_next_video": DEFAULT, "llava_onevision": FULL,
     "video_llava": DEFAULT, "vipllava": DEFAULT,
 }  # fmt: skip
-"""The strategy of a network without this field, by model type."""
+"""The strategy of a network whose config.json has none, by model type."""
 ADDED = {"clip_vision_model": 1, "siglip_vision_model": 0}
 """How many features an image tower adds to those of the patches, by model type: CLIP has one of the whole image."""
 OF_VIDEO_LLAVA = {STRATEGY: DEFAULT, ADDITIONAL: 1}
-"""The defaults of Video-LLaVA's processor; those of the others have no strategy, and add no tokens."""
+"""The defaults of Video-LLaVA's processor. By default, the other processors have no strategy, and add no tokens."""
 COUNTED = {
     "idefics3": ("image_seq_len", "scale_factor"),
     "internvl": ("image_seq_length", "downsample_ratio"),
@@ -35,11 +35,11 @@ COUNTED = {
 """By model type, the field with the number of tokens for an image, and the field with the factor that joins patches."""
 
 LARGEST = 1_000_000
-"""Sizes and numbers of tokens are smaller."""
+"""Larger sizes and numbers of tokens get no note."""
 
 
 def image_token_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield notes if a processor counts the tokens of an image otherwise than the network its features."""
+    """Yield notes if a processor makes more or fewer tokens for an image than the network makes features."""
     config, whole = folder.config, processor_section(folder)
     kind = config.get("model_type")
     if kind == "llava_onevision":
@@ -54,7 +54,7 @@ def image_token_notes(folder: ModelFolder) -> Iterator[str]:
 
 
 def _with_strategy(fields: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if LLaVA's processor, with these fields, adds or leaves out another number of tokens."""
+    """Yield a note if LLaVA's processor, with these ``fields``, makes more or fewer tokens than there are features."""
     kind = config["model_type"]
     made = {**OF_VIDEO_LLAVA, **fields} if fields and kind == "video_llava" else fields
     own = None if kind == "vipllava" else config.get(STRATEGY)  # VipLLaVA's class does not read this field

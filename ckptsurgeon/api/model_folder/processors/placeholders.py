@@ -19,18 +19,19 @@ OF_TOKENIZERS = (
     "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe", "qwen3_vl", "qwen3_vl_moe", "smolvlm",
     "video_llava", "vipllava",
 )  # fmt: skip
-"""Model types whose processors take the token from the tokeniser, if it has an ``image_token``."""
+"""Model types whose processors take the placeholder from the tokeniser, if its files name one (``image_token``)."""
 OF_PROCESSORS = ("llava", "llava_next", "llava_next_video", "llava_onevision", "mistral3", "video_llava", "vipllava")
-"""Model types whose processors take the token from processor_config.json, if the tokeniser has none."""
+"""Model types whose processors take the placeholder from processor_config.json, if the tokeniser has none."""
 OWN = ("PixtralProcessor",)
-"""Processors that never take it from the tokeniser."""
+"""Processors that never take the placeholder from the tokeniser."""
 NAMES = ("image_token", "video_token")
 
 
 def placeholder_notes(folder: ModelFolder, tokens: tuple[str, ...], known: set[str]) -> Iterator[tuple[str, str]]:
-    """Yield (field of config.json, note) on placeholders with another id, or none; the field is "" in the latter case.
+    """Yield (field of config.json, note) on each placeholder whose id is not the number in this field.
 
-    ``tokens`` are those of the tokeniser, and ``known`` those that its files add.
+    If the tokeniser lacks the placeholder, the field is "". ``tokens`` are the tokens of the tokeniser, and ``known``
+    the tokens that its files add.
     """
     for name in NAMES:
         token, where = _token(folder, name)

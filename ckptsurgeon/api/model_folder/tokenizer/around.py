@@ -62,9 +62,9 @@ def _around_texts(folder: ModelFolder) -> Iterator[str]:
 
 
 def _padding(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if tokenizer.json pads texts with another id than that of the token it names, as tokenizers does.
+    """Yield a note if the padding in tokenizer.json has another id than that of the token that it names.
 
-    Transformers pads with the pad_token of tokenizer_config.json instead.
+    The library tokenizers pads with this id; transformers pads with the pad_token of tokenizer_config.json instead.
     """
     said = folder.tokenizer_head.get("padding")
     tokens = (local_tokens(folder) if folder.has_all_tokens else None) or ()
@@ -75,7 +75,7 @@ def _padding(folder: ModelFolder) -> Iterator[str]:
         return
     is_row = f"which is {brief_token(tokens[row])}" if 0 <= row < len(tokens) else "which no token has"
     is_token = f"its id is {tokens.index(token)}" if token in tokens else "which it does not list"
-    yield f"{WHOLE} pads texts with {brief_token(token)} ({is_token}) as {row}, {is_row} (padding)"
+    yield f"{WHOLE} pads texts with {brief_token(token)} ({is_token}), but with the id {row}, {is_row} (padding)"
 
 
 BY_POSITION = frozenset((

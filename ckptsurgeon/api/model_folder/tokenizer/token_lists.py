@@ -42,9 +42,9 @@ BY_PIECES = {
 """Model types whose tokens have the same ids as the pieces of their sentencepiece model, with the name of its file."""
 MERGES, TOKENS, BOTH = "merges.txt", "vocab.json", "tokenizer.json"
 SPACE, PIECE, END = "Ġ", "▁", "</w>"
-"""What byte-level BPE and sentencepiece write for a space, as the first character; and CLIP for the end of a word."""
+"""The first character of tokens after a space, in byte-level BPE and sentencepiece, and CLIP's mark of a word's end."""
 FEWEST, FEW = 20, 0.05
-"""Fewer tokens without a merge rule than this number, or this share of all tokens, get no note: they may be special."""
+"""The smallest number, and share, of tokens without a merge rule that get a note; fewer may be special tokens."""
 
 
 def merge_rule_notes(folder: ModelFolder) -> Iterator[str]:
@@ -102,8 +102,8 @@ def _few_rules(folder: ModelFolder) -> Iterator[str]:
     most = FEW * len(found.tokens) if SPACE in marks else found.rules
     if not marks.isdisjoint((SPACE, PIECE)) and found.unmade > most:
         rules = f"{BOTH} has {count(found.rules, 'merge rule')}"
-        never = "the tokeniser never produces these tokens"
-        yield f"{rules}, but {found.unmade} of its longer tokens are made by none: {never}"
+        never = "the tokeniser never produces them"
+        yield f"{rules}, but {found.unmade} tokens of several characters are made by no rule: {never}"
 
 
 KINDS = {
@@ -291,7 +291,7 @@ def _path(folder: ModelFolder, name: str) -> str:
 
 
 def _steps(folder: ModelFolder) -> Iterator[str]:
-    """Yield notes on a tokenizer.json whose normaliser, pre-tokeniser, model, decoder or post-processor do not fit."""
+    """Yield notes on steps of a tokenizer.json, such as its normaliser, that contradict its tokens or other steps."""
     spelling = spelling_of(folder)
     if spelling.tokens:
         yield from space_notes(folder, spelling)

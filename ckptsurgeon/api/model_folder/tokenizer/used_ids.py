@@ -1,4 +1,4 @@
-"""Notes on token ids that a network computes with: where CLIP reads a text, and with what Whisper begins a text."""
+"""Notes on token ids that a network computes with: the token at which CLIP reads a text, and Whisper's first tokens."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["used_id_notes"]
 
 READ_AT_END = ("clip", "clip_text_model", "clipseg", "clipseg_text_model", "groupvit", "groupvit_text_model", "xclip",
                "xclip_text_model")  # fmt: skip
-"""Model types that take the features of a text where its token is ``eos_token_id``."""
+"""Model types that take the features of a text at its first token with the id ``eos_token_id``."""
 LARGEST = 2
-"""With this ``eos_token_id``, they read a text at its largest id: config.json files of earlier versions have it."""
+"""With this ``eos_token_id``, which older config.json files have, these models read a text at its largest token id."""
 
 
 def used_id_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield notes on ids of tokens with which a network would compute something else.
+    """Yield notes on wrong token ids with which a network would compute wrong results.
 
     ``names`` has the tokeniser's special tokens by role (``eos_token``), and ``places`` the id of each token.
     """
@@ -47,7 +47,7 @@ def _read_elsewhere(folder: ModelFolder, names: Mapping[str, str], places: Mappi
 
 
 def _begun_otherwise(fields: Mapping[str, Any], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if Whisper's ``forced_decoder_ids`` have ids without a language, task or timestamp in this file."""
+    """Yield a note if Whisper's ``forced_decoder_ids`` has ids that this file does not give to a language or task."""
     forced, last = fields.get("forced_decoder_ids"), fields.get("no_timestamps_token_id")
     maps = [fields.get(name) for name in ("lang_to_id", "task_to_id")]
     if type(last) is not int or not isinstance(forced, list) or not all(isinstance(one, dict) for one in maps):
@@ -63,5 +63,5 @@ def _begun_otherwise(fields: Mapping[str, Any], places: Mapping[str, int]) -> It
     if found:
         yield (
             f"forced_decoder_ids of {GENERATION} has {listing(found, 3, where='')}, which lang_to_id, task_to_id and "
-            "no_timestamps_token_id there do not have: are they of another version?"
+            "no_timestamps_token_id of this file do not have: are these ids of another version of Whisper?"
         )

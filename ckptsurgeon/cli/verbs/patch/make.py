@@ -42,8 +42,8 @@ def run(
         typer.Option(
             "--signs",
             metavar="GLOB",
-            help="Store only the signs of the changes of these matrices, and their mean size (BitDelta): the patch "
-            "makes files that differ from NEW. Repeatable.",
+            help="For these matrices, store only the signs of the changes and their mean size (BitDelta): the patch "
+            "then makes files that differ from NEW. Repeatable.",
         ),
     ] = None,
     exact: Annotated[

@@ -83,7 +83,10 @@ def test_tokens_that_are_forced_are_those_of_the_file(forced: Any, maps: dict[st
     [
         ("forced_decoder_ids of generation_config.json has 8", "token-ids"),
         ("text_config.eos_token_id is 1 in config.json: texts are read at the first token with this id", "token-ids"),
-        ("tokenizer.json pads texts with '<s>' (its id is 1) as 0, which is '<pad>' (padding)", "vocabulary"),
+        (
+            "tokenizer.json pads texts with '<s>' (its id is 1), but with the id 0, which is '<pad>' (padding)",
+            "vocabulary",
+        ),
         ("tokenizer.json cuts texts to 512 tokens (truncation), but the model has 130 positions", "vocabulary"),
     ],
 )
