@@ -91,6 +91,10 @@ def open_member(path: str) -> Member | None:
     head = file.read(0, min(HEAD, file.size))
     folder = _whole(file, head)
     if folder is None and head.startswith(b"PK"):
+        entries = read_archive(file).entries
+        if is_of_torch(entries) or is_of_export(entries):
+            said = f"{escape(archive)} is one checkpoint of torch: {escape(name)} is a part of it."
+            raise FormatError(said, hint=f"Give the path {escape(archive)}.")
         hint = f"Unpack it, and use the unpacked file: unzip {escape(archive)} {escape(name)}"
         raise FormatError(f"{escape(archive)} is compressed: {escape(name)} cannot be read from it.", hint=hint)
     return folder.file(name) if folder is not None else None

@@ -146,6 +146,13 @@ def test_a_changed_archive_needs_a_new_plan() -> None:
         cs.apply(plan, "out.pth")
 
 
+def test_a_part_of_a_checkpoint_of_torch_names_the_checkpoint() -> None:
+    torch.save({"w": torch.ones(2)}, "m.pth")
+    for part in ("m/data.pkl", "m/data/0"):
+        with pytest.raises(cs.FormatError, match=r"m\.pth is one checkpoint of torch: m/data.* Give the path m\.pth"):
+            cs.inspect(f"m.pth/{part}")
+
+
 @pytest.mark.usefixtures("model")
 def test_a_compressed_member_is_to_be_unpacked() -> None:
     path = zipped("asr.zip", "espnet", zipfile.ZIP_DEFLATED)

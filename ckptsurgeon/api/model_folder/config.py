@@ -178,7 +178,7 @@ def with_dtype(config: Mapping[str, Any], plan: Plan) -> tuple[dict[str, Any], s
     declared = next((config[name] for name in DTYPE if config.get(name)), OF_MODELS[0])
     dtypes = " and ".join(planned)
     note = f"the weights are {dtypes}, but config.json says {declared}: from_pretrained casts them to {declared}"
-    return dict(config), note if planned else ""
+    return dict(config), note
 
 
 def _named(config: Mapping[str, Any], dtype: str, *, top: bool) -> dict[str, Any]:
