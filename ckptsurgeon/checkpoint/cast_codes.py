@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Collection, Iterator
 
+from ..tensors.encodings.bitsandbytes import VALUES as TABLES
 from ..util.text import listing
 from .values.sampled_matrices import VALUES, MatrixSample
 
@@ -23,16 +24,20 @@ SMALL, MOST = 5, 15
 """Whole numbers are codes of 4 bits if the largest magnitude is from 5 to 15, and most smaller ones occur, too."""
 FOUR_BITS = {0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0}
 """The magnitudes of 4-bit floats (e2m1)."""
+LEVELS = {kind: sorted({abs(one) for one in table}) for kind, table in TABLES.items()}
+"""The magnitudes of nf4 and fp4 of bitsandbytes, whose largest is 1."""
+NEAR = 1 / 256
+"""The largest rounding error of a bfloat16, relative."""
 
 
 def cast_code_notes(sample: Collection[MatrixSample]) -> Iterator[str]:
-    """Yield a note if the values of matrices are those of codes: 8-bit or 4-bit floats, or whole numbers.
+    """Yield a note if the values of matrices are those of codes: 8-bit or 4-bit floats, whole numbers, nf4 or fp4.
 
     A program that casts all tensors of a quantised model, scales included, writes such files.
     """
     found: dict[str, list[str]] = {}
     for one in sample:
-        if kind := _kind(one.raw, one.dtype):
+        if kind := _kind(one):
             found.setdefault(kind, []).append(one.key)
     for kind, keys in found.items():
         if len(keys) >= FEWEST:
@@ -42,21 +47,26 @@ def cast_code_notes(sample: Collection[MatrixSample]) -> Iterator[str]:
             )
 
 
-def _kind(raw: bytes, dtype: str) -> str:
+def _kind(one: MatrixSample) -> str:
     """Return what the values are if they seem to be codes, else ''."""
-    wide = dtype == "float32"
-    bits = struct.unpack(f"<{VALUES}{'I' if wide else 'H'}", raw)
-    if dtype == "bfloat16":
-        raw = struct.pack(f"<{VALUES}I", *(one << 16 for one in bits))
-    values = {abs(one) for one in struct.unpack(f"<{VALUES}{'e' if dtype == 'float16' else 'f'}", raw)}
+    values = {abs(value) for value in one.numbers()}
     largest = max(values)
+    for kind, levels in LEVELS.items():
+        if len(levels) - 1 <= len(values) <= len(levels) and all(_is_level(value, levels) for value in values):
+            return f"levels of {kind}"
     if values <= FOUR_BITS and len(values) >= len(FOUR_BITS) - 1:
         return "4-bit floats"
-    are_whole = all(one.is_integer() for one in values)
+    are_whole = all(value.is_integer() for value in values)
     if are_whole and SMALL <= largest <= MOST and len(values) > largest * 3 / 4:
         return f"whole numbers up to {largest:g}"
     if len(values) < DIFFERENT or not LARGEST <= largest < float("inf"):
         return ""
-    if not any(one & ((1 << LOW_BITS[dtype]) - 1) for one in bits):
+    bits = struct.unpack(f"<{VALUES}{'I' if one.dtype == 'float32' else 'H'}", one.raw)
+    if not any(code & ((1 << LOW_BITS[one.dtype]) - 1) for code in bits):
         return f"8-bit floats above {LARGEST:g}"
     return f"whole numbers above {LARGEST:g}" if are_whole and largest <= INTEGER else ""
+
+
+def _is_level(value: float, levels: list[float]) -> bool:
+    """Return whether a magnitude is one of ``levels``, up to rounding."""
+    return any(abs(value - level) <= NEAR * level for level in levels)

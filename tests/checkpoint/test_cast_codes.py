@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.checkpoint.opening import open_checkpoint
+from ckptsurgeon.tensors.encodings.bitsandbytes import VALUES as LEVELS
 
 Run = Callable[..., Any]
 SAID = "perhaps they are quantised codes that were cast without their scales"
@@ -64,6 +65,8 @@ def test_codes_in_some_layers_are_noted() -> None:
         ([*range(-8, 8)], "whole numbers up to 8"),
         ([*range(16)], "whole numbers up to 15"),
         ([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.5, -1, -1.5, -2, -3, -4, -6], "4-bit floats"),
+        (LEVELS["nf4"], "levels of nf4"),
+        (LEVELS["fp4"], "levels of fp4"),
     ],
 )
 def test_codes_of_four_bits_are_noted(codes: list[float], kind: str, dtype: torch.dtype) -> None:
@@ -109,6 +112,11 @@ def test_every_verb_has_the_note(verb: str, ckpt: Run) -> None:
     assert SAID in " ".join((done.out + done.err).split()), done
 
 
+def test_check_warns_of_them() -> None:
+    rows = {row.id: row for row in cs.check(cast_codes("fp8-block", torch.bfloat16)).rows}
+    assert any(SAID in one.what for one in rows["weight-size"].found)
+
+
 HEALTHY = {
     "weights": weights(),
     "large weights": weights(size=30),
@@ -119,6 +127,11 @@ HEALTHY = {
         key: (value * 2**9).to(torch.float8_e4m3fn).float() / 2**9 for key, value in weights().items()
     },
     "one matrix": {**weights(), "layers.0.up.weight": torch.randint(-127, 128, (256, 256)).float()},
+    "quantiles": {f"{i}": torch.linspace(-1, 1, 16)[torch.randint(0, 16, (256, 256))] for i in range(6)},
+    "decoded nf4": {
+        f"{i}": (torch.tensor(LEVELS["nf4"])[torch.randint(0, 16, (4096, 16))] * torch.rand(4096, 1)).reshape(256, 256)
+        for i in range(6)
+    },
     "ones": {f"{i}": torch.full((256, 256), 64.0) for i in range(6)},
     "positions": {f"{i}": torch.arange(65536).float().reshape(256, 256) for i in range(6)},
     "integers": {f"{i}": torch.randint(-127, 128, (256, 256)) for i in range(6)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
@@ -26,6 +27,13 @@ class MatrixSample(NamedTuple):
     key: str
     dtype: str
     raw: bytes
+
+    def numbers(self) -> tuple[float, ...]:
+        """Return the values, of one of ``DTYPES``, as Python's floats."""
+        raw, code = self.raw, "e" if self.dtype == "float16" else "f"
+        if self.dtype == "bfloat16":
+            raw = struct.pack(f"<{VALUES}I", *(one << 16 for one in struct.unpack(f"<{VALUES}H", raw)))
+        return struct.unpack(f"<{VALUES}{code}", raw)
 
 
 def sampled_matrices(

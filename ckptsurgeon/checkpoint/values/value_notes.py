@@ -14,8 +14,10 @@ from .doubled_files import doubled_file_notes
 from .impossible_values import TENSORS, impossible_value_notes, read_extents, said_of
 from .lost_scales import EIGHT_BITS, lost_scale_notes
 from .mislabelled_floats import mislabelled_float_notes
+from .missing_ranks import missing_rank_notes
 from .non_finite import non_finite_notes
 from .sampled_matrices import sampled_matrices
+from .shifted_weights import shifted_weight_notes
 
 __all__ = ["value_notes"]
 
@@ -23,8 +25,8 @@ __all__ = ["value_notes"]
 def value_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File], coded: Container[str]) -> Iterator[str]:
     """Yield notes on values that cannot be right.
 
-    These are bytes that were never written, files that are copies of other ranks' files, codes without scales, wrong
-    dtypes, impossible values, and NaN.
+    These are bytes that were never written, files that are copies of other ranks' files, missing files of ranks, codes
+    without scales, wrong dtypes, shifted weights, impossible values, and NaN.
 
     ``handles`` maps each ``Storage.file`` to the open file; remote files are not read. ``coded`` has the keys of the
     parts of quantised tensors.
@@ -32,11 +34,13 @@ def value_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File], 
     yield from unwritten_notes(tensors, handles)
     yield from zero_run_notes(tensors, handles)
     yield from doubled_file_notes(tensors, handles)
+    yield from missing_rank_notes(tensors)
     sample = tuple(sampled_matrices(tensors, handles))
     yield from cast_code_notes(sample)
     plain = {key: info for key, info in tensors.items() if info.dtype in EIGHT_BITS and key not in coded}
     yield from lost_scale_notes(tuple(sampled_matrices(plain, handles, EIGHT_BITS)) if plain else ())
     yield from mislabelled_float_notes(sample)
+    yield from shifted_weight_notes(sample)
     yield from impossible_value_notes(tensors, handles)
     scales = activation_scales(tensors, coded)
     some, extent = scales[:: len(scales) // TENSORS + 1], read_extents(tensors, handles)
