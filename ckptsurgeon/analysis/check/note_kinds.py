@@ -66,6 +66,8 @@ KINDS = (
           "Fetch or save the whole folder again."),
     _kind("shard", r"in the parts of tensors that are split between them", FAIL,
           "Fetch or save the file of this rank again."),
+    _kind("other-notes", r"^\S+ has other weights than ", WARN,
+          "Remove the copy that is out of date: which one is loaded depends on the program."),
     _kind("shard", r"has the weights of one rank of", FAIL, "Fetch the files of all ranks into one folder."),
     _kind("shard", r"zeros begin or end in the middle of a row|^\d+ matrices are all zeros, one after", WARN,
           "Fetch the file again."),

@@ -33,6 +33,7 @@ from ..model_folder.weights.shape_checks import DescribedTensor
 from ..model_folder.weights.tied_heads import stored_heads
 from .adapters import adapter_facts
 from .alone import no_adapter, notes_without_folder, short_notes
+from .other_weights import other_weight_notes
 
 __all__ = ["with_folder"]
 
@@ -86,6 +87,8 @@ def _class_facts(checkpoint: Checkpoint, folder: ModelFolder) -> ClassFacts:
 def _notes(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike | None) -> Iterator[str]:
     yield from notes_without_folder(checkpoint)
     yield from contradictions(checkpoint, folder)
+    if checkpoint.folder is not None:
+        yield from other_weight_notes(checkpoint, checkpoint.folder)
     if base is not None:
         with open_checkpoint(base) as opened:
             yield from other_base_notes(opened, checkpoint)

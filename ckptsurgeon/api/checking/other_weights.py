@@ -1,0 +1,84 @@
+"""Compares the weights of a model with a second copy in its folder: pytorch_model.bin and model.safetensors, say."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.opening import open_checkpoint
+from ...errors import CheckpointError
+from ...storage.read.base import Folder
+from ...storage.read.uri import scheme_of
+from ...tensors.info import TensorInfo
+from ...util.text import count, escape, listing
+
+__all__ = ["OTHER_WEIGHTS", "other_weight_notes"]
+
+OTHER_WEIGHTS = "has other weights than"
+COPIES = (
+    ("model.safetensors", "pytorch_model.bin"), ("adapter_model.safetensors", "adapter_model.bin"),
+    ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+)  # fmt: skip
+"""The names of files of which libraries load one: each pair has the same weights, and each may have an index."""
+INDEX = ".index.json"
+TENSORS, BYTES = 64, 4096
+"""How many tensors are compared, and how many bytes in the middle of each, at most."""
+
+
+def other_weight_notes(checkpoint: Checkpoint, folder: Folder) -> Iterator[str]:
+    """Yield a note on each second copy of the weights in a local folder that has other tensors or other values.
+
+    transformers loads model.safetensors, but older versions and other programs load pytorch_model.bin. Values are
+    compared if a tensor has the same dtype and shape in both; a copy in another precision has no note.
+    """
+    read = {file.name for file in checkpoint.header.files}
+    if scheme_of(checkpoint.path) or not read:
+        return
+    for name in _copies(read, folder):
+        with suppress(CheckpointError), open_checkpoint(os.path.join(folder.uri, name)) as other:
+            ours, theirs = set(checkpoint) - set(checkpoint.ties), set(other) - set(other.ties)
+            shared = sorted(ours & theirs)
+            differing = [key for key in shared if checkpoint[key].shape != other[key].shape]
+            differing += [key for key in _spread(checkpoint, other, shared) if _differ(checkpoint, other, key)]
+            if differing:
+                number = f"{count(len(differing), 'tensor')} {'differs' if len(differing) == 1 else 'differ'}"
+                yield f"{escape(name)} {OTHER_WEIGHTS} {_named(read)}: {number}: {listing(differing)}"
+
+
+def _copies(read: set[str], folder: Folder) -> Iterator[str]:
+    """Yield the names of files, or of indexes, that hold a second copy of the weights in the files ``read``."""
+    names = set(folder.names())
+    for pair in COPIES:
+        for name, other in (pair, pair[::-1]):
+            stem, _, suffix = name.rpartition(".")
+            if any(one == name or (one.startswith(f"{stem}-") and one.endswith(suffix)) for one in read):
+                yield from [one for one in (other, other + INDEX) if one in names][:1]
+
+
+def _spread(one: Checkpoint, other: Checkpoint, keys: list[str]) -> list[str]:
+    """Return some of the keys of tensors that have the same dtype and shape in both checkpoints, evenly spread."""
+    alike = [key for key in keys if _form(one[key]) == _form(other[key]) and one[key].is_plain and other[key].is_plain]
+    return alike[:: len(alike) // TENSORS + 1]
+
+
+def _form(info: TensorInfo) -> tuple[str, tuple[int, ...]]:
+    return info.dtype, info.shape
+
+
+def _differ(one: Checkpoint, other: Checkpoint, key: str) -> bool:
+    """Return whether some bytes in the middle of a tensor differ."""
+    return _middle(one, one[key]) != _middle(other, other[key])
+
+
+def _middle(checkpoint: Checkpoint, info: TensorInfo) -> bytes:
+    assert info.storage is not None  # plain tensors have one
+    size = min(BYTES, info.nbytes)
+    begin = info.storage.offset + info.offset + (info.nbytes - size) // 2
+    return bytes(checkpoint.file(info).read(begin, size))
+
+
+def _named(read: set[str]) -> str:
+    weights = [one for one in read if not one.endswith(INDEX)]
+    return escape(weights[0]) if len(weights) == 1 else f"the {len(weights)} shards"

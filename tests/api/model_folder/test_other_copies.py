@@ -1,0 +1,64 @@
+"""``ckpt check`` compares model.safetensors with pytorch_model.bin in the same folder; equal copies are usual."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.api.checking.other_weights import OTHER_WEIGHTS
+
+State = dict[str, torch.Tensor]
+
+
+def state(seed: int = 0) -> State:
+    draw = torch.Generator().manual_seed(seed)
+    return {f"layers.{n}.weight": torch.randn(64, 64, generator=draw) for n in range(4)}
+
+
+def folder(other: State, name: str = "pytorch_model.bin", *, sharded: bool = False) -> str:
+    Path("m").mkdir()
+    Path("m/config.json").write_text(json.dumps({"model_type": "mine"}))
+    if sharded:
+        cs.apply(cs.convert(state()), "m", max_shard_size="40KB", force=True)
+    else:
+        save_file(state(), "m/model.safetensors")
+    torch.save(other, f"m/{name}")
+    return "m"
+
+
+def said(path: str) -> list[str]:
+    return [one.what for row in cs.check(path).rows for one in row.found if OTHER_WEIGHTS in one.what]
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_another_copy_is_noted(sharded: bool) -> None:
+    (note,) = said(folder({**state(), "layers.2.weight": state(1)["layers.2.weight"]}, sharded=sharded))
+    named = "the 2 shards" if sharded else "model.safetensors"
+    assert note == f"pytorch_model.bin {OTHER_WEIGHTS} {named}: 1 tensor differs: layers.2.weight"
+
+
+def test_another_shape_is_noted() -> None:
+    (note,) = said(folder({**state(), "layers.1.weight": torch.ones(64, 63)}))
+    assert note.endswith("1 tensor differs: layers.1.weight")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        state(),
+        {key: one.half() for key, one in state().items()},
+        {**state(), "steps": torch.tensor(3)},
+        {**state(), "again.weight": state()["layers.0.weight"]},
+    ],
+)
+def test_an_equal_copy_is_not(other: State) -> None:
+    assert not said(folder(other))
+
+
+def test_other_files_are_not_compared() -> None:
+    assert not said(folder(state(1), "training_args.bin"))
