@@ -111,6 +111,12 @@ def _names(found: GgufHeader, parts: int) -> list[str]:
         if number != "0"
         else ""
     )
+    if number == "0" and why:
+        raise FormatError(
+            f"it is the first of {parts} files of a split model, but {why.partition(', ')[0]}.",
+            hint=f"Rename it so that its name ends with {ending}, and put the other files next to it.",
+            rule="split",
+        )
     if why:
         raise FormatError(
             f"it is one of {parts} files of a split model, but not the first: {why}.",
