@@ -882,9 +882,21 @@ MUTANTS = (
         "checkpoint/test_zero_runs.py",
     ),
     Mutant(
+        "weights that were decoded with wrong zero points are noted",
+        "        keys = [key for key, mean in means.items() if abs(mean) > SHIFT and (mean > 0) is is_up]",
+        "        keys = [key for key, mean in means.items() if abs(mean) > SHIFT and mean > 0]",
+        "checkpoint/values/test_shifted_weights.py",
+    ),
+    Mutant(
+        "a file with one rank's part of the weights is noted",
+        "    if ranks > 1 and columns * ranks == width:",
+        "    if ranks > 2 and columns * ranks == width:",
+        "checkpoint/values/test_missing_ranks.py",
+    ),
+    Mutant(
         "codes that were cast without their scales are noted",
-        "if not any(one & ((1 << LOW_BITS[dtype]) - 1) for one in bits):",
-        "if not any(one & (1 << LOW_BITS[dtype]) for one in bits):",
+        "if not any(code & ((1 << LOW_BITS[one.dtype]) - 1) for code in bits):",
+        "if not any(code & (1 << LOW_BITS[one.dtype]) for code in bits):",
         "checkpoint/test_cast_codes.py",
     ),
     Mutant(
