@@ -90,6 +90,7 @@ def _joined(files: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], list[str
                 rule="rank keys",
             )
     width = _width(first)
+    _check_number(first, width, len(files))
     for key in first.header.tree:
         infos = [one.header.tree[key] for one in files]
         if not all(isinstance(info, TensorInfo) for info in infos):
@@ -117,6 +118,26 @@ def _joined(files: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], list[str
         weights[key] = join(infos, dim)
     said = f"{count(len(differing), 'tensor')} that should be equal on all ranks differ; those of the first are used"
     return weights, [f"{said}: {listing(differing, where='')}"] if differing else []
+
+
+def _check_number(first: StateFile, width: int, ranks: int) -> None:
+    """Raise FormatError if the queries and outputs of a rank show that the model has more ranks than ``ranks``.
+
+    The heads of all of Meta's models together are as wide as the model.
+    """
+    infos = [first.header.tree.get(f"layers.0.attention.{name}.weight") for name in ("wq", "wo")]
+    shapes = [info.shape for info in infos if isinstance(info, TensorInfo) and len(info.shape) == 2]
+    if len(shapes) < 2 or shapes[0][0] != shapes[1][1] or not shapes[0][0]:
+        return
+    number, rest = divmod(width, shapes[0][0])
+    if not rest and number > ranks:
+        lost = [f"consolidated.{rank:02d}.pth" for rank in range(ranks, number)]
+        raise FormatError(
+            f"{escape(first.file.uri)} has 1/{number} of the heads, so there should be {number} ranks; missing: "
+            f"{listing(lost)}.",
+            hint="Fetch the files of all ranks into one folder.",
+            rule="ranks",
+        )
 
 
 def _width(first: StateFile) -> int:

@@ -88,6 +88,13 @@ def test_a_rank_that_is_missing_is_an_error() -> None:
         cs.inspect("model")
 
 
+def test_the_last_ranks_that_are_missing_are_an_error() -> None:
+    write(4)
+    Path("model/consolidated.03.pth").unlink()
+    with pytest.raises(FormatError, match=r"has 1/4 of the heads, so .* 4 ranks; missing: consolidated.03.pth"):
+        cs.inspect("model")
+
+
 def test_a_file_that_is_no_checkpoint_is_an_error_and_all_files_are_closed() -> None:
     write()
     Path("model/consolidated.01.pth").write_bytes(b"no checkpoint")
