@@ -169,9 +169,10 @@ class SourceConsumer:
             )
         if lost:
             raise PlanError(
-                f"finished shards of {escape(self._output)} are damaged or cannot be read, and the source files with "
-                f"their values were deleted (--consume): {listing(lost)}. Nothing was changed.",
-                hint="Run the command again; if that does not help, download these source files again.",
+                f"finished shards of {escape(self._output)} are damaged or cannot be read, and an earlier run with "
+                f"--consume has deleted the source files of their values: {listing(lost)}. This run has changed "
+                "nothing.",
+                hint="If it was an error of the disk, run the command again; else download these source files again.",
                 details=lost,
             )
 

@@ -93,7 +93,7 @@ def vocabulary_options(
         return None
     if new == OMP and not has_donor:
         raise ConfigError(
-            "--new-tokens omp needs a donor, a model that has the new tokens, and is for ckpt resize --tokenizer.",
+            "--new-tokens omp works only with ckpt resize --tokenizer: it needs a donor, a model with the new tokens.",
             hint="Use init, mean, zero or subword.",
         )
     rows = map_tokens(change.source, change.new, spelled=change.parts, new=new, names=change.names)

@@ -169,9 +169,9 @@ def _check_attention(key: str, settings: MegatronSettings, ranks: int) -> None:
         )
     if settings.groups and settings.groups < ranks:
         raise FormatError(
-            f"{escape(key)} has {count(settings.groups, 'query group')}, fewer than the {ranks} ranks, so that "
-            "ranks share keys and values.",
-            hint="Convert the checkpoint with Megatron's tools/checkpoint first.",
+            f"{escape(key)} has {count(settings.groups, 'query group')}, fewer than the {ranks} ranks: checkpoints "
+            "whose ranks share keys and values cannot be read.",
+            hint=f"Convert it to at most {count(settings.groups, 'rank')} with Megatron's tools/checkpoint first.",
             rule="megatron layer",
         )
 

@@ -150,7 +150,7 @@ def entries(file: File) -> Iterator[tuple[bytes, bytes]]:
             yield key, content
             last = key
         if last is before:
-            raise _fault("it has an empty block")
+            raise _fault("it has an empty block, which no program writes")
         if last is not None and last > bound:
             raise _fault("its index block contradicts the other blocks")
         last = bound

@@ -149,7 +149,7 @@ def _mesh_part(whole: TensorInfo, state: Any, mesh_of: Callable[[Any], RankMesh]
     spec, local = (next((one[name] for one in states if name in one), None) for name in ("_spec", "_local_tensor"))
     spec = attributes_of(spec, "DTensorSpec")
     if not isinstance(local, TensorInfo) or local.dtype != whole.dtype:
-        raise UnknownDistributedError(f"whose local part is {brief(local)}")
+        raise UnknownDistributedError(f"whose local part is {brief(local)}, not a tensor of its dtype")
     mesh = mesh_of(spec.get("mesh"))
     budget.spend(len(mesh.sizes) ** 2)
     return MeshPart(mesh, _cuts(whole.shape, mesh.sizes, spec, budget), local)

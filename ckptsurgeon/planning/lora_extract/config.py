@@ -189,7 +189,9 @@ def check_adapter(plan: Plan, keys: Collection[str]) -> None:
             raise _contradicts(f"its {CONFIG} sets {brief_repr(name)}, which no step needs")
         if not _same(wanted[name], settings.get(name)):
             there = brief_repr(settings[name]) if name in settings else "nothing"
-            raise _contradicts(f"its {CONFIG} has {there} for {name}, but its steps need {brief_repr(wanted[name])}")
+            raise _contradicts(
+                f"its {CONFIG} has {there} for {name}, but the factors that it writes need {brief_repr(wanted[name])}"
+            )
 
 
 def _settings_of(config: PlanCompanion) -> Mapping[str, Any]:

@@ -229,9 +229,10 @@ def _alpha(module: NewModule) -> float | None:
 def _comfy_name(module: NewModule) -> str:
     if module.component not in ("", *MAIN):
         raise PlanError(
-            f"the names of ComfyUI that start with {COMFY} are for the diffusion model, and the adapter is for "
-            f"{escape(module.component)}.",
-            hint=f"Leave it out with --exclude '{module.component}.*', or use --to kohya, whose names ComfyUI reads.",
+            f"the names of ComfyUI that start with {COMFY} are only for the diffusion model, but the adapter also "
+            f"changes {escape(module.component)}.",
+            hint=f"Leave {escape(module.component)} out with --exclude '{module.component}.*', or use --to kohya, whose "
+            "names ComfyUI reads.",
         )
     return f"{COMFY}.{module.name}"
 

@@ -238,7 +238,7 @@ def _check_places(path: str, layers: Sequence[Layer], before: Network, after: Ne
 
 
 def _names_by_layer(path: str, network: Network) -> dict[int, set[str]]:
-    """Return, by the number of each layer in a list, the names of its tensors inside it."""
+    """Return, by the number of each layer of the list ``path``, the names that its tensors have inside the layer."""
     found: dict[int, set[str]] = {}
     for key in network.tensors:
         if _is_in(key, path):

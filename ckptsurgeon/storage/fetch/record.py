@@ -198,7 +198,7 @@ def is_outdated(path: str) -> bool:
 
 
 def check_unchanged_since(path: str) -> None:
-    """Raise PlanError if a collected file has changed since it was collected."""
+    """Raise PlanError if the file ``path``, which ckpt has fetched, differs from the record of what was fetched."""
     record = read_record(path)
     if record is not None and not is_unchanged(path, record):
         raise PlanError(

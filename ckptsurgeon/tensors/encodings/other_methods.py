@@ -89,9 +89,10 @@ def _spqr(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | N
 
 
 def _bitmask(parts: Parts, quantisation: QuantisationSettings) -> LogicalTensor | None:
-    """Return the logical tensor of compressed-tensors' sparse weights, whose number of parameters is not known.
+    """Return the logical tensor of weights that compressed-tensors stored as sparse.
 
-    ``bitmask`` contains the positions of the values in ``compressed``.
+    ``compressed`` has the values, and ``bitmask`` says where they are in the weight. The number of all its parameters
+    cannot be told from the shapes of the two; there are at least as many as values.
     """
     return LogicalTensor("sparse with a bitmask", None, at_least=parts[".compressed"].numel)
 

@@ -29,7 +29,7 @@ class Arm(Brief):
 
     @property
     def mean(self) -> float:
-        """The mean over the seeds."""
+        """The mean of the metric over the runs with different seeds."""
         return sum(self.values) / len(self.values)
 
 

@@ -85,7 +85,7 @@ EDITS: dict[str, tuple[Callable[[Plan], Any], str]] = {
     "a bias less": (lambda p: drop(p, "bias"), "bias"),
     "a saved tensor less": (lambda p: drop(p, "norm"), "modules_to_save"),
     "a factor that lies the other way": (set_factor("transposed", True), "some of its factors are transposed"),
-    "another rank in the configuration": (lambda p: set_config(p, r=8), "has 8 for r, but its steps need 4"),
+    "another rank in the configuration": (lambda p: set_config(p, r=8), "has 8 for r, but the factors that it writes need 4"),
     "another alpha in the configuration": (lambda p: set_config(p, lora_alpha=8), "lora_alpha"),
     "a true rank": (lambda p: set_config(p, r=4.0), "has 4.0 for r"),
     "other targets": (lambda p: set_config(p, target_modules="all-linear"), "target_modules"),

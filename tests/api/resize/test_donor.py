@@ -370,7 +370,7 @@ def test_a_plan_without_its_donor_is_an_error(tmp_path: Path) -> None:
 
 def test_transplant_names_the_verb_that_takes_a_donor(english: Callable[[str], Path], german: Path) -> None:
     lists = (english("llama") / "tokenizer.json", german / "tokenizer.json")
-    with pytest.raises(cs.ConfigError, match="is for ckpt resize"):
+    with pytest.raises(cs.ConfigError, match="works only with ckpt resize"):
         cs.transplant(english("llama"), german / "config.json", vocab=lists, new_tokens="omp")
 
 
