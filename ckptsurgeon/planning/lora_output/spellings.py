@@ -231,8 +231,8 @@ def _comfy_name(module: NewModule) -> str:
         raise PlanError(
             f"the names of ComfyUI that start with {COMFY} are only for the diffusion model, but the adapter also "
             f"changes {escape(module.component)}.",
-            hint=f"Leave {escape(module.component)} out with --exclude '{module.component}.*', or use --to kohya, whose "
-            "names ComfyUI reads.",
+            hint=f"Leave {escape(module.component)} out with --exclude '{module.component}.*', or use --to kohya, "
+            "whose names ComfyUI reads.",
         )
     return f"{COMFY}.{module.name}"
 
