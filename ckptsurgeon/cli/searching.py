@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -76,6 +77,7 @@ class Searching:
         self._writing, self._shown = writing, trials
         self.trials = 0 if writing.dry_run else trials
         self.output = writing.output or "output/"
+        self._noted: tuple[str, ...] = ()
         if trials < 1:
             raise ConfigError(f"--trials {trials} is not a number of trials.", hint="Give 1 or more.")
 
@@ -95,6 +97,14 @@ class Searching:
         with self._writing.printer.working("searching", self._writing.output or ""):
             yield
 
+    def begin(self, found: SearchResult) -> None:
+        """Show what will be searched, and the notes on it."""
+        from ..render.search import space_view
+
+        self._noted = found.notes
+        self._writing.printer.show(space_view(found))
+        self._writing.printer.notes(found.notes)
+
     def observe(self, trial: Trial) -> None:
         """Show a trial that has ended."""
         from ..render.search import trial_line
@@ -103,19 +113,22 @@ class Searching:
 
     def show(self, found: SearchResult) -> None:
         """Show the result, or print it as JSON."""
-        from ..render.search import search_view, space_view
+        from ..render.search import search_view
         from ..render.verification import receipt_view
 
         printer = self._writing.printer
         if printer.answer(found):
             return
-        if found.parameters:
-            printer.show(space_view(found))
+        if found.best is None:
+            self.begin(found)
+            return
         printer.show(search_view(found, every=printer.verbose))
-        printer.notes(found.notes)
+        printer.notes(note for note in found.notes if note not in self._noted)
         if found.receipt is not None:
             steps = [f"ckpt verify {quoted(found.receipt.output)}"]
-            printer.show(receipt_view(found.receipt, next_steps=steps, every=printer.verbose))
+            left = tuple(note for note in found.receipt.notes if note not in (*self._noted, *found.notes))
+            receipt = replace(found.receipt, notes=left)
+            printer.show(receipt_view(receipt, next_steps=steps, every=printer.verbose))
 
 
 def check_soup(*, greedy: bool, given: Mapping[str, object], others: Mapping[str, object], writing: Writing) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import random
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -54,6 +54,7 @@ def search(
     force: bool = False,
     wait: float | None = None,
     key: Path | None = None,
+    begin: Callable[[SearchResult], None] | None = None,
     observe: Observer | None = None,
 ) -> SearchResult:
     """Search the parameters that a recipe marks, and write the best model to ``output``.
@@ -68,8 +69,9 @@ def search(
     The trials are logged as JSON lines in the folder ``study`` (by default the output's path and ".study"): the same
     call goes on where an earlier one stopped, and ``trials`` counts all of them. ``sampler`` is "cma-es" or "tpe"
     (which need the extra "search"), "sobol", "random", "grid", or "auto". ``parallel`` evaluations run at the same
-    time; merges run one after the other. Models of trials are removed unless ``keep_models`` is set. ``observe`` is
-    called with each trial that has ended. With zero ``trials``, nothing is run or written. ``force``, ``wait`` and
+    time; merges run one after the other. Models of trials are removed unless ``keep_models`` is set. ``begin`` is
+    called with the result as it is before the first trial, and ``observe`` with each trial that has ended. With zero
+    ``trials``, nothing is run or written. ``force``, ``wait`` and
     ``key`` are those of ``apply``.
 
     Raises ConfigError for a wrong mark, command or argument, and for a folder with the study of another recipe;
@@ -85,10 +87,10 @@ def search(
     if trials:
         check_free(path, force=force)
     where = os.fspath(study) if study is not None else f"{path.rstrip('/')}.study"
-    models = _possible_models(marked, seed, run_code=trials > 0)
+    possible = _possible_plan(marked, seed, run_code=trials > 0)
     result = SearchResult(
         where, marked.name, name, seed, metric or "", maximize, marked.space.parameters,
-        notes=tuple(filter(None, [note, *notes_on_data(command, tested)])),
+        notes=tuple(filter(None, [note, *notes_on_data(command, tested), *possible.notes])),
     )  # fmt: skip
 
     def make() -> Sampler:
@@ -99,10 +101,13 @@ def search(
     make()  # raises if its package is missing
     settings = {
         "kind": "ckpt.study", "version": 1, "recipe": marked.name, "sha256": marked.sha256, "evaluate": evaluate,
-        "metric": metric or "", "maximize": maximize, "sampler": name, "seed": seed, "models": models,
+        "metric": metric or "", "maximize": maximize, "sampler": name, "seed": seed,
+        "models": digests(possible),
         **({"trials": trials} if name == "grid" else {}),
     }  # fmt: skip
     with opened_study(where, settings, wait=wait) as opened:
+        if begin is not None:
+            begin(result)
         proposals = Proposals(make, opened)
         run = TrialRun(
             lambda values, folder: _planned(marked, values, os.path.join(folder, "recipe.yaml")),
@@ -148,8 +153,8 @@ def unfinished(study: Study, trials: int) -> list[int]:
     return [number for number in range(1, trials + 1) if number not in there or there[number].state == BEGUN]
 
 
-def _possible_models(marked: MarkedRecipe, seed: int, *, run_code: bool) -> dict[str, str]:
-    """Return a digest of the files of each model, by name; raises the error if nothing in the space can be merged.
+def _possible_plan(marked: MarkedRecipe, seed: int, *, run_code: bool) -> Plan:
+    """Return the plan of one point of the space, whose files are closed; raises the error if none can be merged.
 
     So a recipe that is wrong is an error before anything is written, and not a study of failed trials.
     """
@@ -164,7 +169,7 @@ def _possible_models(marked: MarkedRecipe, seed: int, *, run_code: bool) -> dict
             first = first or error
             continue
         close_plan(plan)
-        return digests(plan)
+        return plan
     assert first is not None
     raise first
 

@@ -73,6 +73,6 @@ def run(
             recipe, searching.output, evaluate=evaluate, maximize=searching.direction(maximize),
             trials=searching.trials, metric=metric, test=test, study=study, sampler=sampler, seed=seed,
             parallel=parallel, trial_timeout=trial_timeout, keep_models=keep_models, force=writing.force,
-            wait=writing.wait, key=writing.key, observe=searching.observe,
+            wait=writing.wait, key=writing.key, begin=searching.begin, observe=searching.observe,
         )  # fmt: skip
     searching.show(found)

@@ -403,6 +403,26 @@ def test_the_command_shows_trials_and_the_best(ckpt: Run, evaluation: Evaluation
     assert (found["kind"], len(found["trials"]), found["output"]) == ("ckpt.search", 2, "out.safetensors")
 
 
+def test_merge_search_is_search_and_a_model_may_be_called_search(ckpt: Run, evaluation: Evaluation) -> None:
+    options = [
+        "--evaluate",
+        evaluation(),
+        "--maximize",
+        "--sampler",
+        "random",
+        "--trials",
+        "1",
+        "-o",
+        "out.safetensors",
+    ]
+    assert ckpt("merge", "search", "recipe.yaml", *options).code == 0
+    assert (
+        json.loads(ckpt("--json", "merge", "search", "recipe.yaml", *options, "--force").out)["kind"] == "ckpt.search"
+    )
+    os.rename("a.safetensors", "search")
+    assert ckpt("merge", "search", "b.safetensors", "-m", "linear", "--weights", "1,1", "-o", "b.pth").code == 0
+
+
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
