@@ -11,6 +11,7 @@ import typer
 
 from ..errors import ConfigError
 from .options import quoted
+from .stopping import set_study_folder
 from .writing import AdapterWriting, Writing
 
 if TYPE_CHECKING:
@@ -92,8 +93,10 @@ class Searching:
         return maximize
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Let a signal stop the search: commands are killed, and no incomplete file is left."""
+    def running(self, study: str | None) -> Iterator[None]:
+        """Let a signal stop the search in the folder ``study``: commands are killed, and no incomplete file is left."""
+        if self.trials:
+            set_study_folder(study or f"{self.output.rstrip('/')}.study")
         with self._writing.printer.working("searching", self._writing.output or ""):
             yield
 

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from ...errors import ConfigError, OutputError
 from ...formats._open import writers
+from ...planning.plan.plan import Plan
 from ...planning.plan.receipt import Receipt
-from ...storage.write.output_checks import output_error
+from ...storage.write.output_checks import check_is_path, output_error
 from ...util.text import count, escape
 from ..apply import apply
 from ..average import average
 from ..inputs.argument_types import Path, Progress, checked
+from ..inputs.inputs import close_plan
 
 __all__ = ["average_windows", "window_names"]
 
@@ -46,6 +48,12 @@ def average_windows(
     Raises ConfigError for a window that is not between 2 and the number of checkpoints, OutputError if a file exists
     (without ``force``), and what ``average`` and ``apply`` raise.
     """
+
+    def planned(paths: list[str]) -> Plan:
+        return average(
+            paths, int_buffers=int_buffers, vocab=vocab, encoding=encoding, unwrap=unwrap, root=root, metadata=metadata
+        )
+
     paths = [os.fspath(one) for one in sources]
     if not 2 <= window <= len(paths):
         raise ConfigError(
@@ -54,13 +62,11 @@ def average_windows(
         )
     folder = os.fspath(output)
     names = window_names(paths)[window - 1 :]
+    close_plan(planned(paths))  # what does not belong together is an error before anything is written
     _make(folder, names, force=force)
     receipts = []
     for place, name in enumerate(names):
-        plan = average(
-            paths[place : place + window], int_buffers=int_buffers, vocab=vocab, encoding=encoding, unwrap=unwrap,
-            root=root, metadata=metadata,
-        )  # fmt: skip
+        plan = planned(paths[place : place + window])
         receipts.append(apply(plan, os.path.join(folder, name), force=force, key=key, wait=wait, progress=progress))
     return receipts
 
@@ -87,6 +93,7 @@ def _file_name(name: str) -> str:
 
 def _make(folder: str, names: Sequence[str], *, force: bool) -> None:
     """Make the folder of the outputs; raises OutputError if it cannot be made, or has one of them already."""
+    check_is_path(folder)
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:

@@ -14,6 +14,7 @@ from ...errors import CheckpointError, ConfigError, OutputError, PlanError
 from ...planning.plan.plan import Plan
 from ...planning.search.picture import scores_svg
 from ...planning.search.result import BEGUN, SearchResult, Trial
+from ...storage.write.output_checks import check_is_path
 from ...storage.write.staging import write_text
 from ...util.text import count, escape
 from ..apply import apply
@@ -132,6 +133,7 @@ def _check_counts(trials: int, parallel: int) -> None:
 
 def check_free(path: str, *, force: bool) -> None:
     """Raise OutputError if the output exists, or could not be written, before the trials run."""
+    check_is_path(path)
     check_output_format(path)
     parent = os.path.dirname(os.path.abspath(path.rstrip("/")))
     if not os.path.isdir(parent):

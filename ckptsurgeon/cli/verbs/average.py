@@ -123,7 +123,7 @@ def run(
         from ...api.search.greedy import greedy_soup
 
         searching = Searching(writing.plain, 2 * len(sources) - 1)
-        with searching.running():
+        with searching.running(study):
             found = greedy_soup(
                 sources, searching.output, evaluate=evaluate or "", maximize=searching.direction(maximize),
                 metric=metric, test=test, study=study, int_buffers=int_buffers, vocab=vocab, encoding=encoding,

@@ -68,7 +68,7 @@ def run(
     from ...api.search.search import search
 
     searching = Searching(writing, trials)
-    with searching.running():
+    with searching.running(study):
         found = search(
             recipe, searching.output, evaluate=evaluate, maximize=searching.direction(maximize),
             trials=searching.trials, metric=metric, test=test, study=study, sampler=sampler, seed=seed,

@@ -72,6 +72,13 @@ def test_wrong_windows_and_outputs_that_exist_are_errors() -> None:
         cs.average_windows(PATHS, "epoch-0.pth", window=4)
 
 
+def test_a_checkpoint_of_another_model_is_an_error_before_anything_is_written() -> None:
+    torch.save({"w": torch.ones(2), "half": torch.ones(4).half(), "steps": torch.tensor(9)}, PATHS[-1])
+    with pytest.raises(cs.PlanError, match="shapes differ"):
+        cs.average_windows(PATHS, "means", window=2)
+    assert not Path("means").exists()
+
+
 def test_the_sources_are_never_replaced() -> None:
     with pytest.raises(cs.OutputError):
         cs.average_windows(PATHS, ".", window=2, force=True)

@@ -131,6 +131,7 @@ def test_a_signal_ends_the_search_and_its_commands_and_leaves_no_model(evaluatio
     process.wait_until(lambda: Path("pid").exists() and Path("pid").read_text().endswith("\n"))
     process.send_signal(number)
     assert process.ended() == 128 + number
+    assert "the trials in out.safetensors.study are kept: the same command goes on from there" in process.err
     assert not Path(f"/proc/{Path('pid').read_text().strip()}").exists()
     assert not (STUDY / "trials").exists()
     assert [row["state"] for row in lines()] == ["begun"]
@@ -331,6 +332,8 @@ def test_an_output_that_exists_is_an_error_before_the_first_trial(evaluation: Ev
     save_file({"w": torch.ones(1)}, "out.safetensors")
     with pytest.raises(cs.OutputError, match=r"out\.safetensors exists"):
         searched(evaluation(), force=False)
+    with pytest.raises(cs.OutputError, match="cannot be written to an address"):
+        cs.search("recipe.yaml", "s3://bucket/model", evaluate=evaluation(), maximize=True)
     with pytest.raises(cs.OutputError, match="does not exist"):
         cs.search("recipe.yaml", "no/out.safetensors", evaluate=evaluation(), maximize=True)
     assert not STUDY.exists()
