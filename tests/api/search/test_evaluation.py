@@ -88,8 +88,8 @@ def test_a_command_that_hangs_is_killed_with_what_it_started() -> None:
     body = "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
     body += "open('pid', 'w').write(str(child.pid))\nprint(1, flush=True)\ntime.sleep(600)"
     begin = time.monotonic()
-    found = run(body, timeout=1.0)
-    assert found.why == "the command ran for more than 1 s, and was killed"
+    found = run(body, timeout=5.0)
+    assert found.why == "the command ran for more than 5 s, and was killed"
     assert time.monotonic() - begin < 60
     wait_until(lambda: not is_alive(int(Path("pid").read_text())))
 
