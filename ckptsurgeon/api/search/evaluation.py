@@ -29,15 +29,18 @@ MODEL = "{model}"
 """What the command has in place of the path of the model."""
 KEPT_BYTES = 64 << 10
 """The most bytes that are kept of each stream of the command: its last ones."""
+LINE = 1000
+"""The most characters of a line that are read: its last ones."""
 SAID = 300
 """The most characters of an error of the command that a trial repeats."""
 GRACE_S = 5.0
 """Seconds to read what is still in the pipes when all processes of the command have been killed."""
 
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf(?:inity)?)\b"
-_NUMBERS = re.compile(rf"(?<![\w.])(?:{_NUMBER})(?![\w.]*\w)", re.IGNORECASE)
-_LINE = re.compile(rf"^\s*([^:=]*?)\s*[:=]\s*({_NUMBER})\s*%?\s*$", re.IGNORECASE)
-_ALONE = re.compile(rf"^\s*({_NUMBER})\s*%?\s*$", re.IGNORECASE)
+_NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf(?:inity)?)\b"
+# A number with a comma in it is none: 0,5 may be a half, and 1,500 a thousand and a half.
+_NUMBERS = re.compile(rf"(?<![\w.])(?<!\d,)(?:{_NUMBER})(?![\w.]*\w)(?!,\d)", re.IGNORECASE)
+_LINE = re.compile(rf"([^:=]*)[:=]\s*({_NUMBER})\s*%?", re.IGNORECASE)
+_ALONE = re.compile(rf"({_NUMBER})\s*%?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -93,17 +96,20 @@ class Command:
 
         It is the value of the last line ``metric: value`` or of a line that is a number alone, or else the last number.
         """
-        lines = [(found[1], found[2]) for line in text.splitlines() if (found := _LINE.match(line))]
+        lines = [line[-LINE:].strip() for line in text.splitlines()]
         if self.metric:
-            values = [value for name, value in lines if name == self.metric]
-            if not values:
+            named = [found for line in lines if (found := _LINE.fullmatch(line)) and found[1].strip() == self.metric]
+            if not named:
                 return Outcome(None, f"the command printed no line {escape(self.metric)}: NUMBER")
-            return _finite(values[-1])
-        for line in reversed(text.splitlines()):
-            if found := _LINE.match(line) or _ALONE.match(line):
+            return _finite(named[-1][2])
+        for line in reversed(lines):
+            if found := _LINE.fullmatch(line) or _ALONE.fullmatch(line):
                 return _finite(found[found.lastindex or 1])
-        numbers = _NUMBERS.findall(text)
-        return _finite(numbers[-1]) if numbers else Outcome(None, "the command printed no number")
+        for line in reversed(lines):
+            if numbers := _NUMBERS.findall(line):
+                return _finite(numbers[-1])
+        has_comma = re.search(r"\d,\d", text) is not None
+        return Outcome(None, f"the command printed no number{'; one with a comma is not read' if has_comma else ''}")
 
 
 def _finite(text: str) -> Outcome:

@@ -30,11 +30,20 @@ def run(body: str, **options: object) -> Outcome:
     [
         ("0.5", 0.5), ("accuracy: 0.25", 0.25), ("loss = 1e-3\n", 1e-3), ("WER: 12.5 %", 12.5), ("a\n1\nb\n2\n", 2.0),
         ("accuracy: 0.8\nof 100 clips", 0.8), ("got 3 of 4 right", 4.0), ("score: -1.5E+2", -150.0),
-        ("layer2 has 7", 7.0), (".5", 0.5), ("loss: 1\nepoch done\nloss: 0.5\n\n", 0.5),
+        ('{"wer": 0.125}', 0.125), ("\x1b[1maccuracy: 0.75\x1b[0m", 0.75), ("0.5, 0.25", 0.25), ("layer2 has 7", 7.0), (".5", 0.5), ("loss: 1\nepoch done\nloss: 0.5\n\n", 0.5),
     ],
 )  # fmt: skip
 def test_the_score_is_the_last_line_with_a_value_or_the_last_number(printed: str, score: float) -> None:
     assert command("").score(printed) == Outcome(score)
+
+
+@pytest.mark.parametrize("filling", [" ", "1", "1 ", "a", ".", "-", "1."])
+def test_long_lines_take_no_time(filling: str) -> None:
+    """Progress bars fill lines; the regular expressions are quadratic in the length of a line."""
+    begin = time.monotonic()
+    command("").score(filling * (65536 // len(filling)) + "x")
+    assert command("").score(filling * (65536 // len(filling)) + "\nscore: 0.5").score == 0.5
+    assert time.monotonic() - begin < 2
 
 
 def test_a_metric_chooses_its_line() -> None:
@@ -62,6 +71,7 @@ def test_the_model_is_one_word_of_the_command_and_no_shell_reads_it() -> None:
     [
         ("pass", "the command printed no number"),
         ("print('fine')", "the command printed no number"),
+        ("print('accuracy: 0,83')", "the command printed no number; one with a comma is not read"),
         ("print('score: nan')", "the score is nan, not a finite number"),
         ("print(1); sys.exit(1)", "the command failed with exit status 1"),
         ("print(1); raise ValueError('no data')", "the command failed with exit status 1: ValueError: no data"),
