@@ -1188,6 +1188,12 @@ MUTANTS = (
         "api/search/test_search.py",
     ),
     Mutant(
+        "a search ends if a model changes while it runs",
+        "if known.get(name, digest) != digest]",
+        "if False]",
+        "api/search/test_search.py",
+    ),
+    Mutant(
         "a score that is not a finite number is none",
         "    if math.isfinite(value):\n        return Outcome(value)",
         "    if True:\n        return Outcome(value)",

@@ -19,7 +19,7 @@ from ..inputs.inputs import close_plan, names_of
 from ..recipes import plan_recipe
 from .apart import notes_on_data
 from .evaluation import Command
-from .search import check_free, digests, drawn_best, model_name, written
+from .search import check_free, digests, drawn_best, model_name, unchanged, written
 from .study import BEST, Study, opened_study
 from .trials import Observer, TrialRun, Trials
 
@@ -79,7 +79,7 @@ def greedy_soup(
         MODELS: digests(plan),
     }  # fmt: skip
     with opened_study(where, settings, wait=wait) as opened:
-        soup = _Soup(dict(zip(names, paths, strict=True)), options, maximize=maximize)
+        soup = _Soup(dict(zip(names, paths, strict=True)), options, maximize, digests(plan))
         run = TrialRun(soup.made, command, model_name(path), parallel, keep_models, observe)
         kept = soup.cooked(opened, run)
         best = drawn_best(opened, "a greedy soup")
@@ -101,11 +101,15 @@ def greedy_soup(
 
 @dataclass
 class _Soup:
-    """The models of a soup by name, and the options of ``average``; ``last`` is the trial of the soup as it is."""
+    """The models of a soup by name, and the options of ``average``; ``last`` is the trial of the soup as it is.
+
+    ``known`` are the digests of the models when the first of them was scored.
+    """
 
     paths: Mapping[str, str]
     options: Mapping[str, Any]
     maximize: bool
+    known: Mapping[str, str]
     last: Trial | None = None
 
     def made(self, values: Mapping[str, Any], folder: str) -> Plan | str:
@@ -113,7 +117,7 @@ class _Soup:
         names = values[MODELS]
         if len(names) == 1:
             return self.paths[names[0]]
-        return average([self.paths[name] for name in names], **self.options)
+        return unchanged(average([self.paths[name] for name in names], **self.options), self.known)
 
     def recipe(self, names: Sequence[str]) -> dict[str, Any]:
         """Return the ordinary recipe of the average of some models, or of the copy of one."""

@@ -58,6 +58,12 @@ class MarkedRecipe:
             return dump_yaml(with_absolute_paths(document, self.path))
         return dump_yaml(_with_models(document, self._models(document)))
 
+    def plugin(self, values: Mapping[str, Value]) -> str | None:
+        """Return the path of the recipe's plugin with these values, None if it has none."""
+        document = {} if self.is_mergekit else with_absolute_paths(self.space.filled(values), self.path)
+        found = document.get("plugin")
+        return found if isinstance(found, str) else None
+
     def _models(self, document: Any) -> dict[str, str]:
         """Return the absolute path of each model, by its text in the document."""
         configuration = read_configuration(document)

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...errors import CheckpointError, ConfigError, OutputError, PlanError
+from ...errors import CheckpointError, ConfigError, OutputError, PlanError, SourceError
 from ...planning.plan.plan import Plan
 from ...planning.search.picture import scores_svg
 from ...planning.search.result import BEGUN, SearchResult, Trial
 from ...storage.write.output_checks import check_is_path
 from ...storage.write.staging import write_text
-from ...util.text import count, escape
+from ...util.text import count, escape, listing
 from ..apply import apply
 from ..apply import check_output as check_output_format
 from ..inputs.argument_types import Path, checked
@@ -30,7 +30,7 @@ from .samplers import AUTO, Sampler, chosen_sampler, make_sampler
 from .study import BEST, PICTURE, Study, opened_study
 from .trials import Observer, Proposals, TrialRun, Trials
 
-__all__ = ["check_free", "digests", "drawn_best", "model_name", "search", "unfinished", "written"]
+__all__ = ["check_free", "digests", "drawn_best", "model_name", "search", "unchanged", "unfinished", "written"]
 
 ATTEMPTS = 10
 """The number of points of the space of which one must be possible to merge."""
@@ -100,10 +100,11 @@ def search(
     if not trials:
         return result
     make()  # raises if its package is missing
+    models = digests(possible)
     settings = {
         "kind": "ckpt.study", "version": 1, "recipe": marked.name, "sha256": marked.sha256, "evaluate": evaluate,
         "metric": metric or "", "maximize": maximize, "sampler": name, "seed": seed,
-        "models": digests(possible),
+        "models": models,
         **({"trials": trials} if name == "grid" else {}),
     }  # fmt: skip
     with opened_study(where, settings, wait=wait) as opened:
@@ -111,7 +112,9 @@ def search(
             begin(result)
         proposals = Proposals(make, opened)
         run = TrialRun(
-            lambda values, folder: _planned(marked, values, os.path.join(folder, "recipe.yaml")),
+            lambda values, folder: unchanged(
+                _planned(marked, values, os.path.join(folder, "recipe.yaml")), models
+            ),
             command, model_name(path), parallel, keep_models, observe,
         )  # fmt: skip
         most = trials if proposals.sampler.most is None else min(trials, proposals.sampler.most)
@@ -121,7 +124,8 @@ def search(
         plan = plan_of_recipe(opened.path(BEST), is_mergekit=marked.is_mergekit)
         notes = tuple(filter(None, [*result.notes, proposals.note]))
         result = replace(result, trials=tuple(opened.trials.values()), best=best, recipe=opened.path(BEST), notes=notes)
-        return written(result, plan, path, tested, force=force, wait=wait, key=key)
+        plugin = marked.plugin(best.values)
+        return written(result, plan, path, tested, force=force, wait=wait, key=key, plugin=plugin)
 
 
 def _check_counts(trials: int, parallel: int) -> None:
@@ -181,6 +185,19 @@ def digests(plan: Plan) -> dict[str, str]:
     return {one.name: hashlib.sha256(repr(one.files).encode()).hexdigest()[:16] for one in plan.sources}
 
 
+def unchanged(plan: Plan, known: Mapping[str, str]) -> Plan:
+    """Return a plan if its models are as they were when the search began; raises SourceError."""
+    changed = [name for name, digest in digests(plan).items() if known.get(name, digest) != digest]
+    if changed:
+        close_plan(plan)
+        raise SourceError(
+            f"{listing(changed)} {'has' if len(changed) == 1 else 'have'} changed since the search began, so scores "
+            "cannot be compared.",
+            hint="Begin another study with --study.",
+        )
+    return plan
+
+
 def _planned_once(marked: MarkedRecipe, values: Mapping[str, Any], *, run_code: bool) -> Plan:
     with tempfile.TemporaryDirectory(prefix="ckpt-search-") as folder:
         return _planned(marked, values, os.path.join(folder, "recipe.yaml"), run_code=run_code)
@@ -210,11 +227,11 @@ def drawn_best(study: Study, title: str) -> Trial:
 
 def written(
     result: SearchResult, plan: Plan, output: str, test: Command | None, *, force: bool, wait: float | None,
-    key: Path | None,
+    key: Path | None, plugin: str | None = None,
 ) -> SearchResult:  # fmt: skip
     """Write and verify the output, run the test command on it, and return the completed result."""
     receipt = apply(plan, output, force=force, wait=wait, key=key)
-    verification = verify(output)
+    verification = verify(output, plugin=plugin)
     verification.raise_if_failed()
     notes, score = list(result.notes), None
     if test is not None:

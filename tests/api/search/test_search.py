@@ -268,6 +268,7 @@ def test_a_recipe_of_ckpt_is_searched_from_any_folder(evaluation: Evaluation, mo
     found = cs.search("../recipe.yaml", "out.safetensors", evaluate=command, maximize=True, trials=3, sampler="grid")
     assert [one.values["parameters.weight[0]"] for one in found.trials] == [0.0, 0.5, 1.0]
     assert found.best.score == 0.5
+    assert found.verification.compared == 2
     assert sorted(os.listdir()) == ["out.safetensors", "out.safetensors.study"]
     cs.apply(found.recipe, "again.safetensors")
     assert torch.equal(load_file("again.safetensors")["w"], load_file("out.safetensors")["w"])
@@ -337,6 +338,26 @@ def test_an_output_that_exists_is_an_error_before_the_first_trial(evaluation: Ev
     with pytest.raises(cs.OutputError, match="does not exist"):
         cs.search("recipe.yaml", "no/out.safetensors", evaluate=evaluation(), maximize=True)
     assert not STUDY.exists()
+
+
+def test_the_plugin_of_a_recipe_is_used_and_verified(evaluation: Evaluation) -> None:
+    Path("mine.py").write_text(
+        "from ckptsurgeon import merge_method\n\n@merge_method('scaled', paper='ours', models=(2, None))\n"
+        "def scaled(tensors, *, by: float = 1.0):\n    return lambda at: sum(at.models) * by\n"
+    )
+    text = "verb: merge\nmodels: [a.safetensors, b.safetensors]\nmethod: scaled\nplugin: mine.py\n"
+    Path("recipe.yaml").write_text(text + "parameters: {by: {search: [0, 1]}}\n")
+    found = searched(evaluation("print(w[0])"), trials=2)
+    assert found.best.score == pytest.approx(found.best.values["parameters.by"], abs=1e-6)
+    assert found.verification.compared == 2
+
+
+def test_a_model_that_changes_during_the_search_ends_it(evaluation: Evaluation) -> None:
+    """The scores before and after could not be compared."""
+    command = evaluation("import os\nos.utime('a.safetensors', (1, 1))\nprint(w[0])")
+    with pytest.raises(cs.SourceError, match=r"a\.safetensors has changed since the search began"):
+        searched(command, trials=3)
+    assert [row["state"] for row in lines()] == ["begun", "done", "begun"]
 
 
 def test_without_trials_the_code_that_a_recipe_names_is_not_run(evaluation: Evaluation) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from xml.etree.ElementTree import fromstring
 
 import pytest
 
@@ -95,5 +96,6 @@ def test_the_picture_has_a_point_a_trial_and_rings_the_best() -> None:
     (ring,) = [line for line in drawn.splitlines() if 'r="6"' in line]
     (last,) = [line for line in drawn.splitlines() if 'r="3"' in line][1:]
     assert ring.split(" r=")[0] == last.split(" r=")[0]
-    assert scores_svg([], maximize=True, title="none").endswith("</svg>\n")
+    for found in (trials, trials[1:2], []):
+        assert fromstring(scores_svg(found, maximize=True, title="<&>")).tag.endswith("svg")
     assert scores_svg([Trial(1, {}, "done", 0.0)], maximize=True, title="one").count('r="3"') == 1
