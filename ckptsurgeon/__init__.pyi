@@ -40,6 +40,7 @@ from .api.lora.merge import lora_merge as lora_merge
 from .api.lora.resize import lora_resize as lora_resize
 from .api.match import match as match
 from .api.merge.merge import merge as merge
+from .api.merge.windows import average_windows as average_windows
 from .api.patch import apply_patch as apply_patch
 from .api.patch import make_patch as make_patch
 from .api.patch import read_patch as read_patch
@@ -50,6 +51,8 @@ from .api.recipes import load_plan as load_plan
 from .api.resize.resize import resize as resize
 from .api.resize.statistics import stats as stats
 from .api.scan import scan as scan
+from .api.search.greedy import greedy_soup as greedy_soup
+from .api.search.search import search as search
 from .api.transplant.load_into import load_into as load_into
 from .api.transplant.transplant import transplant as transplant
 from .api.verify import verify as verify
@@ -76,6 +79,7 @@ from .planning.plan.plan import Plan as Plan
 from .planning.plan.receipt import Receipt as Receipt
 from .planning.plan.receipt import Verification as Verification
 from .planning.plan.step import Step as Step
+from .planning.search.result import SearchResult as SearchResult
 from .planning.target import TargetSpec as TargetSpec
 from .storage.fetch.origin import FetchConfig as FetchConfig
 from .storage.fetch.record import Fetched as Fetched

@@ -32,7 +32,7 @@ from .merge.merge import merge
 from .resize.resize import resize
 from .transplant.transplant import transplant
 
-__all__ = ["CompiledRecipe", "load_order", "load_plan", "plan_recipe"]
+__all__ = ["CompiledRecipe", "load_order", "load_plan", "plan_recipe", "with_absolute_paths"]
 
 _VERBS: Mapping[str, Callable[..., Plan]] = {
     "transplant": transplant,
@@ -180,6 +180,12 @@ def _read(name: str) -> dict[str, Any]:
             hint="Write a verb and its arguments, as in verb: filter.",
         )
     folder = os.path.dirname(name)
+    return {key: _resolved(folder, value) if _is_path(key, value) else value for key, value in document.items()}
+
+
+def with_absolute_paths(document: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the document of the recipe ``name`` with absolute paths, so that it is the same recipe in any folder."""
+    folder = os.path.dirname(os.path.abspath(name))
     return {key: _resolved(folder, value) if _is_path(key, value) else value for key, value in document.items()}
 
 

@@ -71,9 +71,9 @@ impossible; 5 the output cannot be written; 70 a bug; 129 hung up; 130 interrupt
 
 ORDER = (
     "inspect", "diff", "fits", "match", "transplant", "resize", "stats", "rename", "filter", "convert", "layouts",
-    "average", "merge", "lora_merge", "lora_extract", "lora_concat", "lora_convert", "lora_resize", "patch_make",
-    "patch_apply", "patch_show", "apply", "verify", "prove", "check", "scan", "view", "init", "fetch", "train",
-    "transcribe", "demo_data",
+    "average", "merge", "search", "lora_merge", "lora_extract", "lora_concat", "lora_convert", "lora_resize",
+    "patch_make", "patch_apply", "patch_show", "apply", "verify", "prove", "check", "scan", "view", "init", "fetch",
+    "train", "transcribe", "demo_data",
 )  # fmt: skip
 GROUPS = {
     "lora": "Merge low-rank adapters into their base, extract them, join them, convert them, make them smaller.",

@@ -26,7 +26,7 @@ def run(args: Sequence[str]) -> int:
     with _rare_garbage_collection(), guarded_streams(), ExitStack() as stack:
         try:
             args = _set_timeout(args, stack)
-            code = _invoke(_verb_first(args), as_json)
+            code = _invoke(_verb_first(_search_of_merge(args)), as_json)
             sys.stdout.flush()
         except ReaderGoneError:
             return SIGPIPE
@@ -91,6 +91,20 @@ def _timeout_of(seconds: str) -> AbstractContextManager[None]:
     from ..storage.read.http.timeouts import server_timeout
 
     return server_timeout(seconds)
+
+
+def _search_of_merge(args: Sequence[str]) -> list[str]:
+    """Return the command line with ``search`` for ``merge search`` before a recipe.
+
+    Models that are merged may be called ``search``, but no recipe is merged with a model.
+    """
+    head = 0
+    while head < len(args) and args[head] in GLOBAL:
+        head += 1
+    is_search = list(args[head : head + 2]) == ["merge", "search"]
+    if is_search and "".join(args[head + 2 : head + 3]).lower().endswith((".yaml", ".yml")):
+        return [*args[:head], *args[head + 1 :]]
+    return list(args)
 
 
 def _verb_first(args: Sequence[str]) -> list[str]:

@@ -15,7 +15,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-__all__ = ["StoppedBySignal", "output_in_place", "say", "set_run_folder", "stop_message", "stoppable", "unwinding"]
+__all__ = [
+    "StoppedBySignal",
+    "output_in_place",
+    "say",
+    "set_run_folder",
+    "set_study_folder",
+    "stop_message",
+    "stoppable",
+    "unwinding",
+]
 
 WORDS = {int(signal.SIGINT): "interrupted", int(signal.SIGTERM): "terminated", int(signal.SIGHUP): "hung up"}
 IMPATIENT_S = 1.0
@@ -39,7 +48,7 @@ class _SignalState:
     ``unwinds`` is whether a signal raises StoppedBySignal instead of ending the program. ``number`` is the first signal
     that was received, 0 if none was; ``since`` is its time. ``before`` identifies the file that was at the path
     ``output`` when the work began. ``hasty`` is whether a second signal ended the program before temporary files were
-    removed. ``run`` is the folder of a training run.
+    removed. ``run`` is the folder of a training run, ``study`` that of a search.
     """
 
     as_json = False
@@ -50,6 +59,7 @@ class _SignalState:
     before: Identity = None
     hasty = False
     run = ""
+    study = ""
 
 
 @contextmanager
@@ -64,7 +74,7 @@ def stoppable(as_json: bool, *, whole_program: bool) -> Iterator[None]:
         0,
         "",
     )
-    _SignalState.run = ""
+    _SignalState.run = _SignalState.study = ""
     taken = [number for number in WORDS if signal.getsignal(number) is not signal.SIG_IGN]
     previous = {number: signal.signal(number, _stop) for number in (*taken, int(signal.SIGALRM))}
     hook, sys.unraisablehook = sys.unraisablehook, _unraisable
@@ -145,6 +155,11 @@ def set_run_folder(folder: str) -> None:
     _SignalState.run = folder
 
 
+def set_study_folder(folder: str) -> None:
+    """Set the folder of a search, so that the message after a signal says that its trials are kept."""
+    _SignalState.study = folder
+
+
 def _saved_checkpoint() -> str:
     """Return a clause with the run's last checkpoint and the command that resumes it; '' if no checkpoint was saved."""
     try:
@@ -165,6 +180,10 @@ def _remains() -> str:
         return f"{placed} was already written"
     if parts := _finished_parts():
         return parts
+    if _SignalState.study and os.path.isdir(_SignalState.study):
+        from ..util.text import escape
+
+        return f"the trials in {escape(_SignalState.study)} are kept: the same command goes on from there"
     return "a temp file may be left; the next run removes it" if _SignalState.hasty else "no incomplete file was left"
 
 

@@ -78,6 +78,20 @@ class Writing:
     printer: Printer = field(default_factory=Printer)
 
     @property
+    def plain(self) -> AdapterWriting:
+        """The options that every output has."""
+        return AdapterWriting(self.output, self.force, self.wait, self.key, self.dry_run, self.printer)
+
+    @property
+    def more(self) -> dict[str, Any]:
+        """The options that not every output has, by their names on the command line, with their values."""
+        names = ("to", "max_shard_size", "restart", "consume", "yes", "engine", "prove", "processes")
+        return {
+            **{f"--{name.replace('_', '-')}": getattr(self, name) for name in names},
+            **{f"--{name}": value for name, value in self.shared.given.items()},
+        }
+
+    @property
     def is_gguf(self) -> bool:
         """Whether the output is a GGUF file, by its name or by --to."""
         return self.to == "gguf" or (self.output or "").lower().endswith(".gguf")

@@ -46,6 +46,7 @@ WAYS = {
     "SIGHUP": "hung up; it finished its step and saved",
     "SIGINT": "interrupted; it finished its step and saved",
     "prepared": "prepared; nothing was trained",
+    "evaluated": "evaluated; nothing was trained",
 }
 
 

@@ -12,20 +12,22 @@ __all__ = ["as_arguments"]
 
 NAMES = frozenset((
     "adapters", "alpha", "atol", "base", "by", "by_rows", "check_only", "compute", "config", "controls", "decay",
-    "device", "donor", "drop_last", "dtype", "ema", "embeddings", "exact", "exclude", "expert", "fan_in_fan_out",
-    "force", "include", "init", "int_buffers", "keep", "keep_extras", "keep_going", "key", "layers", "map",
-    "map_file", "max_shard_size", "memory", "metadata", "method", "new_channels", "new_tokens", "new_width",
-    "noise", "omp_k", "on_mismatch", "on_missing", "operations", "output", "overfit_one_batch", "pad_to", "plan",
-    "plugin", "preprocess_only", "rank", "reinit", "require", "resume", "revision", "root", "rtol", "ruleset",
-    "run", "running", "sample", "save_modules", "seed", "seeds", "sha256", "signs", "steps", "strategy", "strict",
-    "task", "to", "token_map", "tokenizer", "tokens", "trim", "unwrap", "values", "vocab", "vocab_keys", "wait",
-    "weights",
+    "device", "donor", "drop_last", "dtype", "ema", "embeddings", "evaluate", "exact", "exclude", "expert",
+    "fan_in_fan_out", "force", "include", "init", "int_buffers", "keep", "keep_extras", "keep_going", "keep_models",
+    "key", "layers", "map", "map_file", "max_shard_size", "maximize", "memory", "metadata", "method", "metric",
+    "new_channels", "new_tokens", "new_width", "noise", "omp_k", "on_mismatch", "on_missing", "operations",
+    "output", "overfit_one_batch", "pad_to", "parallel", "plan", "plugin", "preprocess_only", "rank", "reinit",
+    "require", "resume", "revision", "root", "rtol", "ruleset", "run", "running", "sample", "sampler",
+    "save_modules", "seed", "seeds", "sha256", "signs", "steps", "strategy", "strict", "study", "task", "test",
+    "to", "token_map", "tokenizer", "tokens", "trial_timeout", "trials", "trim", "unwrap", "values", "vocab",
+    "vocab_keys", "wait", "weights", "window",
 ))  # fmt: skip
 """Python arguments whose option has the same name with dashes, as ``on_missing`` and ``--on-missing``."""
 OTHERS = {
     "as": "model_type",
     "explain": "keys",
     "ignore-mismatch": 'on_mismatch="init"',
+    "minimize": "maximize=False",
     "no-constructor-weights": "constructor_weights=False",
     "no-values": "values=False",
     "param": "parameters",
@@ -35,13 +37,13 @@ OTHERS = {
 }
 """Options whose Python argument has another name; for ``--timeout``, Python has an environment variable."""
 SWITCHES = frozenset((
-    "check_only", "controls", "fan_in_fan_out", "force", "keep_extras", "keep_going", "overfit_one_batch",
-    "preprocess_only", "resume", "strict", "values",
+    "check_only", "controls", "fan_in_fan_out", "force", "keep_extras", "keep_going", "keep_models", "maximize",
+    "overfit_one_batch", "preprocess_only", "resume", "strict", "values",
 ))  # fmt: skip
 """Boolean arguments: the option alone means ``argument=True``."""
 NUMBERS = frozenset((
-    "alpha", "atol", "drop_last", "ema", "expert", "noise", "omp_k", "pad_to", "rank", "rtol", "sample", "seed",
-    "seeds", "steps", "wait", "weights",
+    "alpha", "atol", "drop_last", "ema", "expert", "noise", "omp_k", "pad_to", "parallel", "rank", "rtol", "sample",
+    "seed", "seeds", "steps", "trial_timeout", "trials", "wait", "weights", "window",
 ))  # fmt: skip
 """Arguments whose value is a number or a list of numbers."""
 WORDS = frozenset((

@@ -1205,4 +1205,34 @@ MUTANTS = (
         "    if tokens:\n        return",
         "api/gguf/test_tokenizer_notes.py",
     ),
+    Mutant(
+        "the study of another recipe is not continued",
+        'if there.get("sha256") != settings["sha256"]:',
+        "if False:",
+        "api/search/test_search.py",
+    ),
+    Mutant(
+        "a trial copies tensors only from a model that the evaluation left as it was",
+        "if checkpoint.files != before.files:",
+        "if False:",
+        "api/search/test_search.py",
+    ),
+    Mutant(
+        "a search ends if a model changes while it runs",
+        "if known.get(name, digest) != digest]",
+        "if False]",
+        "api/search/test_search.py",
+    ),
+    Mutant(
+        "a score that is not a finite number is none",
+        "    if math.isfinite(value):\n        return Outcome(value)",
+        "    if True:\n        return Outcome(value)",
+        "api/search/test_evaluation.py",
+    ),
+    Mutant(
+        "a greedy soup keeps a model that does not change the score",
+        "sign * trial.score >= sign * (self.last.score or 0.0)",
+        "sign * trial.score > sign * (self.last.score or 0.0)",
+        "api/search/test_greedy.py",
+    ),
 )  # fmt: skip

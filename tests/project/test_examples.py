@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,7 @@ def test_the_examples_of_a_page_run(
     if name == "docs/howto/completion.md":  # which writes into the user's own files
         monkeypatch.setenv("HOME", str(Path("home").absolute()))
         monkeypatch.setenv("SHELL", "/bin/bash")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # as if activated
     reopen_here(monkeypatch)
     torch.manual_seed(0)
     HERE.get(name, lambda: None)()

@@ -175,6 +175,10 @@ def make_files() -> None:
     Path("my_task.py").write_text(
         re.findall(r'```python title="my_task.py"\n(.*?)```', (DOCS / "train.md").read_text(), re.S)[0]
     )
+    weights = "[{search: [0, 1]}, {choice: [1, 2]}]"
+    Path("marked.yaml").write_text(
+        f"verb: merge\nmodels: [a.safetensors, c.safetensors]\nmethod: linear\nweights: {weights}\n"
+    )
     train = {"task": "my_task.py:Doubling", "steps": 4, "evaluate_every": 4, "batch_size": 8}
     model = {"_target_": "torch.nn.Linear", "in_features": 4, "out_features": 4}
     Path("train.yaml").write_text(json.dumps({"model": model, "train": train}))
@@ -245,6 +249,20 @@ def commands() -> Iterator[list[str]]:
     yield ["lora", "extract", "tuned.safetensors", "plain.safetensors", "--rank", "1", "-n"]
     yield ["lora", "resize", "lora2", "--rank", "1", "-n"]
     yield ["average", "fp8.pth", "fp8b.pth", "-n"]
+    yield ["average", "a.safetensors", "c.safetensors", "--window", "2", "-o", "means/"]
+    yield [
+        "search",
+        "marked.yaml",
+        "--evaluate",
+        "echo 1 {model}",
+        "--maximize",
+        "--sampler",
+        "random",
+        "--trials",
+        "1",
+        "-o",
+        "found.pth",
+    ]
     yield ["train", "train.yaml", "--device", "cpu"]
     yield ["demo-data", "speech", "--n", "1"]
     yield ["fetch", "a.safetensors"]

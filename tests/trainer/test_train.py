@@ -179,6 +179,40 @@ def test_check_only_writes_nothing(ckpt: Run, init: str) -> None:
     assert [name for name in sorted(os.listdir()) if name != "__pycache__"] == before
 
 
+@pytest.mark.usefixtures("cheap")
+def test_evaluating_alone_prints_the_figures_that_the_run_had(ckpt: Run, init: str) -> None:
+    """As an evaluation command of ckpt search, which reads the last line."""
+    trained = json.loads(ckpt("train", *toy.START, "--device", "cpu", "--json").out)
+    before = {name: os.stat(name).st_mtime_ns for name in os.listdir() if name != "__pycache__"}
+    line = ("train", "toy.yaml", "--init", "run/best.safetensors", "--device", "cpu", "--evaluate", "dev")
+    done = ckpt(*line)
+    assert done.code == 0, done
+    printed = dict(row.split(": ") for row in done.out.splitlines())
+    assert list(printed)[-1] == trained["metric"]
+    assert float(printed[trained["metric"]]) == pytest.approx(trained["best"], rel=1e-6)
+    assert {name: os.stat(name).st_mtime_ns for name in os.listdir() if name != "__pycache__"} == before
+    found = json.loads(ckpt(*line, "--json").out)
+    assert (found["ended"], found["step"], found["run"]) == ("evaluated", 0, None)
+    assert found["figures"][trained["metric"]] == pytest.approx(trained["best"], rel=1e-6)
+    from_start = ckpt("train", *toy.START, "--device", "cpu", "--evaluate", "dev").out
+    assert dict(row.split(": ") for row in from_start.splitlines())[trained["metric"]] != printed[trained["metric"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--evaluate", "train"], "there is no split train to evaluate. Use dev or test."),
+        (["--evaluate", "test"], "toy.yaml has no split test."),
+        (["--evaluate", "dev", "--check-only"], "--check-only and --evaluate contradict each other."),
+        (["--evaluate", "dev", "--resume"], "--evaluate and --resume contradict each other."),
+    ],
+)
+def test_evaluating_what_is_not_there_is_one_message(ckpt: Run, init: str, options: list[str], said: str) -> None:
+    done = ckpt("train", *(toy.START if "--resume" not in options else ["toy.yaml"]), "--device", "cpu", *options)
+    assert done.code == 2
+    assert said in done.err
+
+
 def test_preprocessing_says_what_it_computed_and_trains_nothing(ckpt: Run) -> None:
     toy.write(task="toy_task.py:Prepared")
     done = ckpt("train", "toy.yaml", "--preprocess-only")

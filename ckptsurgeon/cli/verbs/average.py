@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
 from ..options import Encoding, StateDict
+from ..searching import (
+    EvaluateSoup,
+    KeepModels,
+    Maximize,
+    Metric,
+    Parallel,
+    Searching,
+    StudyFolder,
+    TestCommand,
+    TrialTimeout,
+    check_soup,
+)
 from ..writing import Writing
 
 NAME = "average"
@@ -14,13 +27,16 @@ HELP = """Average checkpoints of one model.
 
 Floats are averaged in double precision, block by block, so that memory does not grow with the number of files. Integers
 and booleans, such as BatchNorm's counter, are not averaged, but taken from the last checkpoint (see --int-buffers). It
-is an error if a checkpoint lacks a key.
+is an error if a checkpoint lacks a key. With --greedy, a command scores each checkpoint, and only those are averaged,
+best first, that do not lower the score.
 """
 EXAMPLES = """\b
 Examples:
   ckpt average 38epoch.pth 39epoch.pth 40epoch.pth -o averaged.pth
   ckpt average step*.safetensors --ema 0.999 -o ema.safetensors
   ckpt average step*.safetensors --decay 1-sqrt -o annealed.safetensors
+  ckpt average *epoch.pth --window 10 -o averages/
+  ckpt average a.pth b.pth c.pth --greedy --evaluate 'python evaluate.py {model}' --maximize -o soup.pth
   ckpt average epoch-10.pt epoch-20.pt --root model_avg --running batch_idx_train -o average.safetensors
 """
 
@@ -67,6 +83,28 @@ def run(
         typer.Option("--vocab", metavar="place", help="Average row n with row n even if the tokenisers differ."),
     ] = None,
     encoding: Encoding = "keep",
+    window: Annotated[
+        int | None,
+        typer.Option(
+            "--window",
+            metavar="N",
+            help="Write the mean of every N checkpoints in a row, each to a file in the output.",
+        ),
+    ] = None,
+    greedy: Annotated[
+        bool,
+        typer.Option(
+            "--greedy", help="Average only checkpoints that do not lower the score of --evaluate: a greedy soup."
+        ),
+    ] = False,
+    evaluate: EvaluateSoup = None,
+    maximize: Maximize = None,
+    metric: Metric = None,
+    test: TestCommand = None,
+    study: StudyFolder = None,
+    parallel: Parallel = 1,
+    trial_timeout: TrialTimeout = None,
+    keep_models: KeepModels = False,
     *,
     state_dict: StateDict,
     writing: Writing,
@@ -74,9 +112,64 @@ def run(
     """Average checkpoints of one model, and write the result."""
     from ...api.average import average
 
+    given = {
+        "--evaluate": evaluate, "--maximize": maximize is not None, "--metric": metric, "--test": test,
+        "--study": study, "--parallel": parallel != 1, "--trial-timeout": trial_timeout, "--keep-models": keep_models,
+    }  # fmt: skip
+    others = {"--ema": ema, "--decay": decay, "--running": running, "--window": window, "--root": state_dict.root,
+              "--unwrap": state_dict.unwrap, "--set-metadata": state_dict.set_metadata}  # fmt: skip
+    check_soup(greedy=greedy, given=given, others=others, writing=writing)
+    if greedy:
+        from ...api.search.greedy import greedy_soup
+
+        searching = Searching(writing.plain, 2 * len(sources) - 1)
+        with searching.running(study):
+            found = greedy_soup(
+                sources, searching.output, evaluate=evaluate or "", maximize=searching.direction(maximize),
+                metric=metric, test=test, study=study, int_buffers=int_buffers, vocab=vocab, encoding=encoding,
+                parallel=parallel, trial_timeout=trial_timeout, keep_models=keep_models, force=writing.force,
+                wait=writing.wait, key=writing.key, observe=searching.observe,
+            )  # fmt: skip
+        searching.show(found)
+        return
     writing.check()
+    if window is not None:
+        _write_windows(
+            sources, window, {"--ema": ema, "--decay": decay, "--running": running}, writing,
+            int_buffers=int_buffers, vocab=vocab, encoding=encoding, **state_dict.arguments,
+        )  # fmt: skip
+        return
     plan = average(
         sources, ema=ema, decay=decay, running=running, int_buffers=int_buffers, vocab=vocab, encoding=encoding,
         **state_dict.arguments,
     )  # fmt: skip
     writing.carry_out(plan)
+
+
+def _write_windows(
+    sources: list[str], window: int, others: Mapping[str, object], writing: Writing, **arguments: Any
+) -> None:
+    """Write the means of every ``window`` checkpoints; ``others`` are options that give weights, with their values."""
+    from ...api.merge.windows import average_windows
+    from ...errors import ConfigError
+
+    wrong = [name for name, value in {**others, **writing.more, "-n": writing.dry_run}.items() if value]
+    if wrong:
+        raise ConfigError(f"{wrong[0]} cannot be used with --window.", hint="Leave it out.")
+    assert writing.output is not None  # ensured by check()
+    with writing.printer.working("writing", writing.output) as progress:
+        receipts = average_windows(
+            sources, writing.output, window=window, force=writing.force, wait=writing.wait,
+            key=writing.key, progress=progress, **arguments,
+        )  # fmt: skip
+    rows = [
+        {"output": one.output, "nbytes_written": one.nbytes_written, "plan_sha256": one.plan_sha256,
+         "notes": list(one.notes)}
+        for one in receipts
+    ]  # fmt: skip
+    if writing.printer.answer({"kind": "ckpt.windows", "version": 1, "outputs": rows}):
+        return
+    from ...render.verification import receipt_view
+
+    for receipt in receipts:
+        writing.printer.show(receipt_view(receipt, every=writing.printer.verbose))

@@ -31,6 +31,7 @@ Examples:
   ckpt train
   ckpt train ru.yaml --init ru.init.safetensors --run runs/ru --set lr=6e-3
   ckpt train --run runs/ru --resume
+  ckpt train ru.yaml --init merged.safetensors --evaluate dev
 """
 
 
@@ -102,6 +103,14 @@ def run(
             help="With several processes: each has the whole model (ddp), or a part of it (fsdp).",
         ),
     ] = "ddp",
+    evaluate: Annotated[
+        str | None,
+        typer.Option(
+            "--evaluate",
+            metavar="dev|test",
+            help="Only print the figures of --init on this split, one NAME: NUMBER a line; the metric is the last.",
+        ),
+    ] = None,
     report: Annotated[
         bool, typer.Option("--report", help="Print the report of a run: the verdict, then warnings and failures.")
     ] = False,
@@ -122,7 +131,7 @@ def run(
             init=init, resume=resume, set=sets, steps=steps, device=device, seed=seed, check_only=check_only,
             keep_optimizer=keep_optimizer,
             controls=controls, seeds=seeds, overfit_one_batch=overfit_one_batch, preprocess_only=preprocess_only,
-            keep_going=keep_going,
+            keep_going=keep_going, evaluate=evaluate,
         )  # fmt: skip
         if config is not None and folder is not None:
             raise ConfigError(
@@ -145,11 +154,15 @@ def run(
             steps=steps, device=device, seed=seed,
             check_only=check_only, controls=controls, seeds=3 if seeds is None else seeds,
             overfit_one_batch=overfit_one_batch, preprocess_only=preprocess_only, keep_going=keep_going,
-            strategy=strategy,
+            evaluate=evaluate, strategy=strategy,
             observer=watch.observe,
         )  # fmt: skip
     if found.rank:  # only the process of rank 0 prints
         printer.notes(found.notes)
+    elif evaluate is not None and not printer.json:
+        printer.notes(note for note in found.notes if note not in watch.noted)
+        names = sorted(found.figures, key=lambda name: name == found.metric)
+        printer.lines(f"{name}: {found.figures[name]:.8g}" for name in names)
     elif not printer.answer(found):
         printer.notes(note for note in found.notes if note not in watch.noted)
         printer.show(trained_view(found, checked=watch.shown, next_steps=_next(found), every=printer.verbose))

@@ -61,7 +61,7 @@ class Trained(InNotebooks):
     ``ended`` is the reason why the run ended: "done", "patience", "nonfinite", "collapsed", "lost" (another process
     ended), "failed" (a check failed before the first step, so nothing was trained), or the name of a signal. It is
     "unchecked" if the model is trained, but the checks or controls after the last step are not done. It is "prepared"
-    if only the data were prepared, and '' if only checks ran.
+    if only the data were prepared, "evaluated" if only the given weights were evaluated, and '' if only checks ran.
 
     ``figures`` are the figures of the last evaluation, ``best`` is the best value of ``metric``. ``test`` are the
     figures of the best weights on the ``test_clips`` clips of the split ``test``, empty if it was not evaluated.

@@ -12,12 +12,14 @@ from ...api.inputs.argument_types import Path
 from ...errors import ConfigError
 from ...util.text import brief_repr, escape
 from ..checks.suite import checks_before, collect_checks
+from ..evaluation import evaluate_shared
 from ..folder.run_folder import RunFolder
 from ..folder.run_lock import RunLock
 from ..job.assembly import build_job, fill_caches, progress_observer, with_one_batch
 from ..job.job import Job
 from ..log import Observer
 from ..loggers._load import check_loggers
+from ..parallel.parallel_model import ParallelModel
 from ..parallel.ranks import process_group, read_torchrun_env
 from ..parallel.sharded_task import single_process_job
 from ..state.source_moments import check_moments
@@ -42,6 +44,8 @@ from .worker_ranks import run_worker
 __all__ = ["OVERFIT", "RUN", "train"]
 
 STRATEGIES = ("ddp", "fsdp")
+SPLITS = ("dev", "test")
+"""The splits that can be evaluated without training."""
 
 RUN, OVERFIT = "run", "run-overfit"
 """Default folders of a run. --overfit-one-batch has a separate folder, so that it does not block a real run."""
@@ -63,6 +67,7 @@ def train(
     overfit_one_batch: bool = False,
     preprocess_only: bool = False,
     keep_going: bool = False,
+    evaluate: str | None = None,
     strategy: str = "ddp",
     observer: Observer | None = None,
 ) -> Trained:
@@ -75,7 +80,8 @@ def train(
     values of these names. All output goes to the folder ``run`` (default: ``run``, or ``run-overfit`` with
     ``overfit_one_batch``); ``resume`` continues the run in it, bit for bit on a CPU. ``check_only`` runs the checks
     before the first step, and writes nothing. ``overfit_one_batch`` trains on a single batch, and ``preprocess_only``
-    prepares the data and ends. ``controls`` also trains the model from scratch and from permuted weights, each with
+    prepares the data and ends. ``evaluate`` ("dev" or "test") only computes the figures of the given weights on this
+    split, and writes nothing. ``controls`` also trains the model from scratch and from permuted weights, each with
     ``seeds`` seeds, even if the resumed run is finished. If a check fails before the first step, the run ends there,
     unless ``keep_going`` is true. ``observer`` is called with each row of the log, and with a dict that has the key
     ``event`` for everything else.
@@ -89,12 +95,12 @@ def train(
     began = time.perf_counter()
     if strategy not in STRATEGIES:
         raise ConfigError(f"there is no strategy {escape(strategy)!r}.", hint=f"Use {' or '.join(STRATEGIES)}.")
-    _check_modes(check_only, preprocess_only, resume, controls=controls, overfit=overfit_one_batch)
+    _check_modes(check_only, preprocess_only, resume, evaluate, controls=controls, overfit=overfit_one_batch)
     if isinstance(sets, str):
         raise ConfigError(f"sets is {escape(sets)!r}, not a list of strings.", hint=f"Write [{escape(sets)!r}].")
     sets = (*sets, *(f"{key}={value}" for key, value in (("steps", steps), ("seed", seed)) if value is not None))
     folder = RunFolder(os.fspath(run) if run is not None else OVERFIT if overfit_one_batch else RUN)
-    writes = not (check_only or preprocess_only)
+    writes = not (check_only or preprocess_only or evaluate)
     env = read_torchrun_env(os.environ)
     torch_device = choose_device(device, env.local_rank if env.world_size > 1 else None)
     with ExitStack() as stack:
@@ -119,7 +125,7 @@ def train(
             sets=sets,
             device=torch_device,
             init=start.init,
-            cached=not check_only,
+            cached=not (check_only or evaluate),
             ranks=ranks,
             strategy=strategy,
         )
@@ -158,6 +164,8 @@ def train(
         ):
             if preprocess_only:
                 return _prepare_only(job, start, options)
+            if evaluate:
+                return _evaluate_only(job, start, evaluate)
             if overfit_one_batch:
                 fill_caches(job, options.observer, only_train=True)
                 job = with_one_batch(job)
@@ -166,9 +174,14 @@ def train(
             return run_job(job, start, options)
 
 
-def _check_modes(check_only: bool, preprocess_only: bool, resume: bool, *, controls: bool, overfit: bool) -> None:
-    """Raise ConfigError if ``check_only`` or ``preprocess_only`` is given with an option that contradicts it."""
-    alone = [flag for flag, given in (("--check-only", check_only), ("--preprocess-only", preprocess_only)) if given]
+def _check_modes(
+    check_only: bool, preprocess_only: bool, resume: bool, evaluate: str | None, *, controls: bool, overfit: bool
+) -> None:
+    """Raise ConfigError if an option that does not train is given with an option that contradicts it."""
+    if evaluate is not None and evaluate not in SPLITS:
+        raise ConfigError(f"there is no split {escape(evaluate)} to evaluate.", hint=f"Use {' or '.join(SPLITS)}.")
+    modes = (("--check-only", check_only), ("--preprocess-only", preprocess_only), ("--evaluate", evaluate))
+    alone = [flag for flag, given in modes if given]
     others = [("--resume", resume), ("--controls", controls), ("--overfit-one-batch", overfit)]
     more = [*alone[1:], *(flag for flag, given in others if given)]
     if alone and more:
@@ -228,6 +241,19 @@ def _prepare_only(job: Job, start: RunStart, options: RunOptions) -> Trained:
     return make_result(
         job, start, checks=(), ended="prepared", notes=tuple(prepare(progress_observer(options.observer)))
     )
+
+
+def _evaluate_only(job: Job, start: RunStart, split: str) -> Trained:
+    """Return the figures of the initial weights on a split; raises ConfigError if there is no such split."""
+    source = job.dev if split == "dev" else job.test
+    if source is None:
+        raise ConfigError(
+            f"{escape(start.config)} has no split {split}.", hint=f"Give it in train.data.{split}, or evaluate another."
+        )
+    job = single_process_job(job)
+    model, _ = job.model()
+    found = evaluate_shared(ParallelModel(model), job.task, source, settings=job.settings)
+    return replace(make_result(job, start, checks=(), ended="evaluated"), figures=found.figures)
 
 
 def _run_checks(job: Job, start: RunStart, options: RunOptions) -> Trained:

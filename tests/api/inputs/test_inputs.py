@@ -149,8 +149,10 @@ def test_every_verb_that_plans_takes_all_ways() -> None:
         "apply",
         "apply_in_place",  # of a plan: tests/api/in_place
         "apply_patch",
+        "average_windows",  # by paths, after which the outputs are named
         "check",  # of files, whose sizes and indexes it looks at
         "fetch",
+        "greedy_soup",  # of paths, which a command gets: tests/api/search
         "load_plan",
         "lora_concat",  # of adapters: tests/api/lora
         "lora_convert",
@@ -163,6 +165,7 @@ def test_every_verb_that_plans_takes_all_ways() -> None:
         "read_patch",
         "resize",  # of the folder of a model: tests/api/resize
         "scan",
+        "search",  # of a recipe
         "stats",  # of a network
         "train",
         "transcribe",

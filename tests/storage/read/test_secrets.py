@@ -62,6 +62,7 @@ LINES = {
     "filter": ["{a}", "--include", "encoder", "-o", "out.safetensors"],
     "convert": ["{a}", "-o", "out", "--max-shard-size", "1KB"], "average": ["{a}", "{b}", "-o", "out.safetensors"],
     "merge": ["{a}", "{b}", "--method", "ties", "--base", "near.pth", "--param", "density=0.5", "-o", "out.safetensors"],
+    "search": ["{r}", "--evaluate", "true {{model}}", "--maximize", "-o", "out.safetensors"],
     "lora merge": ["{a}", "adapter", "-o", "out.safetensors"],
     "lora extract": ["{a}", "{b}", "--rank", "2", "-o", "out"], "apply": ["plan.json", "-o", "out.safetensors"],
     "lora convert": ["adapter", "--to", "kohya", "--component", "unet", "--base", "{a}", "-o", "out.safetensors"],

@@ -1,0 +1,103 @@
+"""``average_windows``: the means of every few checkpoints in a row, as moving averages of a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from ...errors import ConfigError, OutputError
+from ...formats._open import writers
+from ...planning.plan.plan import Plan
+from ...planning.plan.receipt import Receipt
+from ...storage.write.output_checks import check_is_path, output_error
+from ...util.text import count, escape
+from ..apply import apply
+from ..average import average
+from ..inputs.argument_types import Path, Progress, checked
+from ..inputs.inputs import close_plan
+
+__all__ = ["average_windows", "window_names"]
+
+
+@checked
+def average_windows(
+    sources: Sequence[Path],
+    output: Path,
+    *,
+    window: int,
+    int_buffers: str = "last",
+    vocab: str | None = None,
+    encoding: str = "keep",
+    unwrap: bool = False,
+    root: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    force: bool = False,
+    wait: float | None = None,
+    key: Path | None = None,
+    progress: Progress | None = None,
+) -> list[Receipt]:
+    """Write the mean of every ``window`` checkpoints in a row, each to its own file in the folder ``output``.
+
+    Of ten checkpoints and a window of four, these are seven means: of the first to the fourth, the second to the
+    fifth, and so on. Each has the name of the last checkpoint in it; a name without the suffix of a format that can be
+    written, such as that of a folder, gets ".safetensors". Each mean is an output of its own, with a recipe that
+    ``verify`` computes again; it is computed from its checkpoints, not from the mean before it, whose rounding it would
+    inherit. The other arguments are those of ``average`` and ``apply``. Returns the receipts in
+    the order of the means.
+
+    Raises ConfigError for a window that is not between 2 and the number of checkpoints, OutputError if a file exists
+    (without ``force``), and what ``average`` and ``apply`` raise.
+    """
+
+    def planned(paths: list[str]) -> Plan:
+        return average(
+            paths, int_buffers=int_buffers, vocab=vocab, encoding=encoding, unwrap=unwrap, root=root, metadata=metadata
+        )
+
+    paths = [os.fspath(one) for one in sources]
+    if not 2 <= window <= len(paths):
+        raise ConfigError(
+            f"--window {window} does not fit {count(len(paths), 'checkpoint')}.",
+            hint="Give a number from 2 to the number of checkpoints.",
+        )
+    folder = os.fspath(output)
+    names = window_names(paths)[window - 1 :]
+    close_plan(planned(paths))  # what does not belong together is an error before anything is written
+    _make(folder, names, force=force)
+    receipts = []
+    for place, name in enumerate(names):
+        plan = planned(paths[place : place + window])
+        receipts.append(apply(plan, os.path.join(folder, name), force=force, key=key, wait=wait, progress=progress))
+    return receipts
+
+
+def window_names(paths: Sequence[str]) -> list[str]:
+    """Return a file name for each checkpoint: its own name, or its folder's if several have the same name.
+
+    Raises ConfigError if neither is different for all.
+    """
+    for level in (1, 2):
+        names = [_file_name(os.path.normpath(path).split(os.sep)[-level:][0]) for path in paths]
+        if len({*names}) == len(names):
+            return names
+    raise ConfigError(
+        "the outputs cannot be named after the checkpoints: several have the same name, and so have their folders.",
+        hint="Give each checkpoint once, or rename the files.",
+    )
+
+
+def _file_name(name: str) -> str:
+    suffixes = tuple(suffix for writer in writers().values() for suffix in writer.suffixes)
+    return name if name.lower().endswith(suffixes) else f"{name}.safetensors"
+
+
+def _make(folder: str, names: Sequence[str], *, force: bool) -> None:
+    """Make the folder of the outputs; raises OutputError if it cannot be made, or has one of them already."""
+    check_is_path(folder)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise output_error(folder, error) from error
+    there = [name for name in names if os.path.lexists(os.path.join(folder, name))]
+    if there and not force:
+        raise OutputError(f"{escape(os.path.join(folder, there[0]))} exists.", hint="Use --force to replace it.")

@@ -1,0 +1,210 @@
+"""Runs the user's evaluation command on a model, and reads the score that it prints.
+
+The command runs without a shell, in a process group of its own that is killed when the command has ended, failed or
+run for too long. Whatever goes wrong with it makes one failed trial.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import IO
+
+from ...errors import ConfigError
+from ...util.text import brief_repr, escape
+
+__all__ = ["MODEL", "Command", "Outcome", "Runner"]
+
+MODEL = "{model}"
+"""What the command has in place of the path of the model."""
+KEPT_BYTES = 64 << 10
+"""The most bytes that are kept of each stream of the command: its last ones."""
+LINE = 1000
+"""The most characters of a line that are read: its last ones."""
+SAID = 300
+"""The most characters of an error of the command that a trial repeats."""
+GRACE_S = 5.0
+"""Seconds to read what is still in the pipes when all processes of the command have been killed."""
+
+_NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf(?:inity)?)\b"
+# A number with a comma in it is none: 0,5 may be a half, and 1,500 a thousand and a half.
+_NUMBERS = re.compile(rf"(?<![\w.])(?<!\d,)(?:{_NUMBER})(?![\w.]*\w)(?!,\d)", re.IGNORECASE)
+_LINE = re.compile(rf"([^:=]*)[:=]\s*({_NUMBER})\s*%?", re.IGNORECASE)
+_ALONE = re.compile(rf"({_NUMBER})\s*%?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of the command came to: a ``score``, or None and the reason why there is none."""
+
+    score: float | None
+    why: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Command:
+    """An evaluation command: its words, and how its score is read.
+
+    ``metric`` is the name of the score in the lines that the command prints, '' if its last number is the score.
+    ``timeout`` is the number of seconds after which it is killed, None for no limit.
+    """
+
+    words: tuple[str, ...]
+    metric: str = ""
+    timeout: float | None = None
+
+    @classmethod
+    def parsed(cls, option: str, text: str, *, metric: str = "", timeout: float | None = None) -> Command:
+        """Return the command in ``text``, the value of an option; raises ConfigError if it cannot be run."""
+        try:
+            words = tuple(shlex.split(text))
+        except ValueError as error:
+            raise ConfigError(
+                f"{option} {brief_repr(text, 200)} is not a command: {error}.", hint="Close each quotation mark."
+            ) from None
+        if not words or not any(MODEL in word for word in words):
+            raise ConfigError(
+                f"{option} {brief_repr(text, 200)} has no {MODEL}, so it would not know which model to evaluate.",
+                hint=f"Write {MODEL} in place of the path of the model: python evaluate.py {MODEL}.",
+            )
+        if shutil.which(words[0]) is None:
+            raise ConfigError(
+                f"{option}: there is no program {escape(words[0])} that can be run.",
+                hint="The command runs without a shell: give a program and its arguments.",
+            )
+        if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
+            raise ConfigError(f"--trial-timeout {timeout} is not a valid time.", hint="Give seconds, such as 600.")
+        return cls(words, metric, timeout)
+
+    def of(self, model: str) -> list[str]:
+        """Return the words of the command for a model."""
+        return [word.replace(MODEL, model) for word in self.words]
+
+    def score(self, text: str) -> Outcome:
+        """Return the score in what the command printed, or the reason why there is none.
+
+        It is the value of the last line ``metric: value`` or of a line that is a number alone, or else the last number.
+        """
+        lines = [line[-LINE:].strip() for line in text.splitlines()]
+        if self.metric:
+            named = [found for line in lines if (found := _LINE.fullmatch(line)) and found[1].strip() == self.metric]
+            if not named:
+                return Outcome(None, f"the command printed no line {escape(self.metric)}: NUMBER")
+            return _finite(named[-1][2])
+        for line in reversed(lines):
+            if found := _LINE.fullmatch(line) or _ALONE.fullmatch(line):
+                return _finite(found[found.lastindex or 1])
+        for line in reversed(lines):
+            if numbers := _NUMBERS.findall(line):
+                return _finite(numbers[-1])
+        has_comma = re.search(r"\d,\d", text) is not None
+        return Outcome(None, f"the command printed no number{'; one with a comma is not read' if has_comma else ''}")
+
+
+def _finite(text: str) -> Outcome:
+    value = float(text)
+    if math.isfinite(value):
+        return Outcome(value)
+    return Outcome(None, f"the score is {text.strip()}, not a finite number")
+
+
+class Runner:
+    """Runs commands, several at a time if wanted from several threads; ``stop`` kills all that are running."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def evaluate(self, command: Command, model: str) -> Outcome:
+        """Run a command on a model, and return its score; a failure of the command is an outcome without a score."""
+        begin = time.monotonic()
+        try:
+            process = self._started(command.of(model))
+        except OSError as error:
+            return Outcome(None, f"the command cannot be started: {error.strerror or error}", time.monotonic() - begin)
+        found = self._outcome(command, process)
+        return Outcome(found.score, found.why, time.monotonic() - begin)
+
+    def stop(self) -> None:
+        """Kill all commands that are running, and start no more."""
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                _kill_group(process)
+
+    def _started(self, words: Sequence[str]) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._stopped:
+                raise OSError("the search has been stopped")
+            process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+            )
+            self._running.add(process)
+        return process
+
+    def _outcome(self, command: Command, process: subprocess.Popen[bytes]) -> Outcome:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        out, err = _Tail(process.stdout), _Tail(process.stderr)
+        try:
+            code = process.wait(command.timeout)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            with self._lock:
+                self._running.discard(process)
+            _kill_group(process)  # what it left running, too
+            process.wait()
+        printed, complained = out.text(), err.text()
+        if code is None:
+            return Outcome(None, f"the command ran for more than {command.timeout:g} s, and was killed")
+        if code != 0:
+            how = f"was killed by signal {-code}" if code < 0 else f"failed with exit status {code}"
+            return Outcome(None, f"the command {how}{_last_line(complained)}")
+        found = command.score(printed)
+        return found if found.score is not None else Outcome(None, f"{found.why}{_last_line(complained)}")
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    with suppress(OSError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _last_line(text: str) -> str:
+    """Return the last line that is not empty, as the end of a sentence; '' if there is none."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return f": {escape(lines[-1], SAID)}" if lines else ""
+
+
+class _Tail:
+    """Reads a stream to its end in a thread, so that the command never waits, and keeps its last bytes."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._kept, self._dropped = stream, b"", 0
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        with suppress(OSError, ValueError), self._stream:
+            while data := os.read(self._stream.fileno(), KEPT_BYTES):
+                kept = (self._kept + data)[-KEPT_BYTES:]
+                self._dropped += len(self._kept) + len(data) - len(kept)
+                self._kept = kept
+
+    def text(self) -> str:
+        """Return the last text of the stream, without the line that is cut at its beginning."""
+        self._thread.join(GRACE_S)
+        text = self._kept.decode("utf-8", "replace")
+        return text.partition("\n")[2] if self._dropped and "\n" in text else text

@@ -1,0 +1,107 @@
+"""A recipe with marked parameters: read, filled in with values, and planned as the ordinary recipe that it then is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import ConfigError
+from ...planning.mergekit.configuration import read_configuration
+from ...planning.mergekit.fields import ModelReference
+from ...planning.plan.plan import Plan
+from ...planning.search.space import SearchSpace, Value, search_space
+from ...storage.yaml_text import dump_yaml
+from ...util.text import escape
+from ..inputs.recipe_files import is_recipe, read_recipe_file
+from ..merge.merge import merge
+from ..merge.mergekit import found
+from ..recipes import plan_recipe, with_absolute_paths
+
+__all__ = ["MarkedRecipe", "plan_of_recipe", "read_marked_recipe"]
+
+_OF_MODELS = ("model", "base_model", "path", "tokenizer_source", "source")
+"""The fields of a recipe of mergekit that can be the path of a model."""
+_WRITING = ("output", "to", "max_shard_size", "ranks", "axis", "mesh", "assert")
+"""The fields of a recipe of ckptsurgeon that are about one output; a search has many."""
+
+
+@dataclass(frozen=True)
+class MarkedRecipe:
+    """A recipe whose ``space`` is searched: of mergekit, or of ckptsurgeon (``verb: merge`` and others)."""
+
+    path: str
+    space: SearchSpace
+    is_mergekit: bool
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return os.path.basename(self.path)
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of what the recipe says; comments and layout do not count."""
+        text = json.dumps(self.space.document, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def filled(self, values: Mapping[str, Value]) -> str:
+        """Return the recipe with values in place of the marks, as YAML, with absolute paths.
+
+        Raises ConfigError for a recipe that is not valid with them, SourceError for a model that does not exist.
+        """
+        document = self.space.filled(values)
+        if not self.is_mergekit:
+            return dump_yaml(with_absolute_paths(document, self.path))
+        return dump_yaml(_with_models(document, self._models(document)))
+
+    def plugin(self, values: Mapping[str, Value]) -> str | None:
+        """Return the path of the recipe's plugin with these values, None if it has none."""
+        document = {} if self.is_mergekit else with_absolute_paths(self.space.filled(values), self.path)
+        found = document.get("plugin")
+        return found if isinstance(found, str) else None
+
+    def _models(self, document: Any) -> dict[str, str]:
+        """Return the absolute path of each model, by its text in the document."""
+        configuration = read_configuration(document)
+        references = list(configuration.references)
+        tokenizer = configuration.tokenizer
+        if tokenizer is not None and isinstance(tokenizer.source, ModelReference):
+            references.append(tokenizer.source)
+        folder = os.path.dirname(self.path)
+        return {one.written: os.path.abspath(found(one, folder)) for one in references}
+
+
+def _with_models(value: Any, models: Mapping[str, str], field: str = "") -> Any:
+    if isinstance(value, dict):
+        return {key: _with_models(one, models, str(key)) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_with_models(one, models) for one in value]
+    return models.get(value, value) if field in _OF_MODELS and isinstance(value, str) else value
+
+
+def read_marked_recipe(path: str) -> MarkedRecipe:
+    """Return a recipe and its search space; raises ConfigError if it is not a recipe, or marks nothing."""
+    if not is_recipe(path):
+        raise ConfigError(f"{escape(path)} is not a recipe.", hint="Give a recipe (.yaml) that marks parameters.")
+    document = read_recipe_file(path)
+    if not isinstance(document, dict) or not ("merge_method" in document or "verb" in document):
+        raise ConfigError(
+            f"{escape(path)} has neither merge_method nor verb.",
+            hint="Give a recipe of mergekit, or one of ckptsurgeon, such as verb: merge.",
+        )
+    is_mergekit = "verb" not in document
+    if not is_mergekit:
+        document = {key: value for key, value in document.items() if key not in _WRITING}
+    return MarkedRecipe(path, search_space(document, os.path.basename(path)), is_mergekit)
+
+
+def plan_of_recipe(path: str, *, is_mergekit: bool, run_code: bool = True) -> Plan:
+    """Return the plan of a recipe that has been filled in.
+
+    If ``run_code`` is false, a recipe of ckptsurgeon that refers to code, such as a plugin, raises ConfigError.
+    """
+    return merge(path) if is_mergekit else plan_recipe(path, run_code=run_code).plan

@@ -1,0 +1,245 @@
+"""``search``: searches the parameters that a recipe marks, by the score that a command prints."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ...errors import CheckpointError, ConfigError, OutputError, PlanError, SourceError
+from ...planning.plan.plan import Plan
+from ...planning.search.picture import scores_svg
+from ...planning.search.result import BEGUN, SearchResult, Trial
+from ...storage.write.output_checks import check_is_path
+from ...storage.write.staging import write_text
+from ...util.text import count, escape, listing
+from ..apply import apply
+from ..apply import check_output as check_output_format
+from ..inputs.argument_types import Path, checked
+from ..inputs.arguments import check_seed
+from ..inputs.inputs import close_plan
+from ..verify import verify
+from .apart import notes_on_data
+from .evaluation import Command, Runner
+from .marked_recipe import MarkedRecipe, plan_of_recipe, read_marked_recipe
+from .samplers import AUTO, Sampler, chosen_sampler, make_sampler
+from .study import BEST, PICTURE, Study, opened_study
+from .trials import Observer, Proposals, TrialRun, Trials
+
+__all__ = ["check_free", "digests", "drawn_best", "model_name", "search", "unchanged", "unfinished", "written"]
+
+ATTEMPTS = 10
+"""The number of points of the space of which one must be possible to merge."""
+
+
+@checked
+def search(
+    recipe: Path,
+    output: Path,
+    *,
+    evaluate: str,
+    maximize: bool,
+    trials: int = 60,
+    metric: str | None = None,
+    test: str | None = None,
+    study: Path | None = None,
+    sampler: str = AUTO,
+    seed: int = 0,
+    parallel: int = 1,
+    trial_timeout: float | None = None,
+    keep_models: bool = False,
+    force: bool = False,
+    wait: float | None = None,
+    key: Path | None = None,
+    begin: Callable[[SearchResult], None] | None = None,
+    observe: Observer | None = None,
+) -> SearchResult:
+    """Search the parameters that a recipe marks, and write the best model to ``output``.
+
+    ``recipe`` is a recipe of mergekit or of ckptsurgeon in which ``{search: [0, 1]}`` stands for a number, or
+    ``{choice: [a, b]}`` for a value. For each trial, a model is made and ``evaluate`` is run, a command without a shell
+    in which ``{model}`` is the path of the model. Its score is the last ``metric: value`` or the last number that it
+    prints; ``metric`` chooses the line. If ``maximize`` is true, larger is better. A command that fails, prints no
+    number or runs for more than ``trial_timeout`` seconds makes a failed trial. ``test`` is a command of the same form
+    that is run on the output alone, for data that the search does not see.
+
+    The trials are logged as JSON lines in the folder ``study`` (by default the output's path and ".study"): the same
+    call goes on where an earlier one stopped, and ``trials`` counts all of them. ``sampler`` is "cma-es" or "tpe"
+    (which need the extra "search"), "sobol", "random", "grid", or "auto". ``parallel`` evaluations run at the same
+    time; merges run one after the other. Models of trials are removed unless ``keep_models`` is set. ``begin`` is
+    called with the result as it is before the first trial, and ``observe`` with each trial that has ended. With zero
+    ``trials``, nothing is run or written. ``force``, ``wait`` and
+    ``key`` are those of ``apply``.
+
+    Raises ConfigError for a wrong mark, command or argument, and for a folder with the study of another recipe;
+    CheckpointError if no trial has a score; and what ``merge`` and ``apply`` raise.
+    """
+    check_seed(seed)
+    _check_counts(trials, parallel)
+    marked = read_marked_recipe(os.fspath(recipe))
+    command = Command.parsed("--evaluate", evaluate, metric=metric or "", timeout=trial_timeout)
+    tested = Command.parsed("--test", test, metric=metric or "", timeout=trial_timeout) if test is not None else None
+    name, note = chosen_sampler(sampler, marked.space)
+    path = os.fspath(output)
+    if trials:
+        check_free(path, force=force)
+    where = os.fspath(study) if study is not None else f"{path.rstrip('/')}.study"
+    possible = _possible_plan(marked, seed, run_code=trials > 0)
+    result = SearchResult(
+        where, marked.name, name, seed, metric or "", maximize, marked.space.parameters,
+        notes=tuple(filter(None, [note, *notes_on_data(command, tested), *possible.notes])),
+    )  # fmt: skip
+
+    def make() -> Sampler:
+        return make_sampler(name, marked.space, seed=seed, trials=trials, maximize=maximize)
+
+    if not trials:
+        return result
+    make()  # raises if its package is missing
+    models = digests(possible)
+    settings = {
+        "kind": "ckpt.study", "version": 1, "recipe": marked.name, "sha256": marked.sha256, "evaluate": evaluate,
+        "metric": metric or "", "maximize": maximize, "sampler": name, "seed": seed,
+        "models": models,
+        **({"trials": trials} if name == "grid" else {}),
+    }  # fmt: skip
+    with opened_study(where, settings, wait=wait) as opened:
+        if begin is not None:
+            begin(result)
+        proposals = Proposals(make, opened)
+        run = TrialRun(
+            lambda values, folder: unchanged(
+                _planned(marked, values, os.path.join(folder, "recipe.yaml")), models
+            ),
+            command, model_name(path), parallel, keep_models, observe,
+        )  # fmt: skip
+        most = trials if proposals.sampler.most is None else min(trials, proposals.sampler.most)
+        Trials(opened, run).run(unfinished(opened, most), proposals.begun, proposals.ended)
+        best = drawn_best(opened, marked.name)
+        opened.write(BEST, marked.filled(best.values))
+        plan = plan_of_recipe(opened.path(BEST), is_mergekit=marked.is_mergekit)
+        notes = tuple(filter(None, [*result.notes, proposals.note]))
+        result = replace(result, trials=tuple(opened.trials.values()), best=best, recipe=opened.path(BEST), notes=notes)
+        plugin = marked.plugin(best.values)
+        return written(result, plan, path, tested, force=force, wait=wait, key=key, plugin=plugin)
+
+
+def _check_counts(trials: int, parallel: int) -> None:
+    if trials < 0:
+        raise ConfigError(f"--trials {trials} is not a number of trials.", hint="Give 1 or more.")
+    if parallel < 1:
+        raise ConfigError(f"--parallel {parallel} is not a number of evaluations.", hint="Give 1 or more.")
+
+
+def check_free(path: str, *, force: bool) -> None:
+    """Raise OutputError if the output exists, or could not be written, before the trials run."""
+    check_is_path(path)
+    check_output_format(path)
+    parent = os.path.dirname(os.path.abspath(path.rstrip("/")))
+    if not os.path.isdir(parent):
+        raise OutputError(f"cannot write {escape(path)}: the folder {escape(parent)} does not exist.")
+    if os.path.lexists(path.rstrip("/")) and not os.path.isdir(path) and not force:
+        raise OutputError(f"{escape(path)} exists.", hint="Use --force to replace it.")
+
+
+def model_name(output: str) -> str:
+    """Return the name for the models of trials, so that they have the format of the output: a file or a folder."""
+    name = os.path.basename(output.rstrip("/"))
+    is_folder = output.endswith("/") or os.path.isdir(output) or not os.path.splitext(name)[1]
+    return f"{name}/" if is_folder else name
+
+
+def unfinished(study: Study, trials: int) -> list[int]:
+    """Return the numbers of the trials that have to run, of those that were interrupted too."""
+    there = study.trials
+    return [number for number in range(1, trials + 1) if number not in there or there[number].state == BEGUN]
+
+
+def _possible_plan(marked: MarkedRecipe, seed: int, *, run_code: bool) -> Plan:
+    """Return the plan of one point of the space, whose files are closed; raises the error if none can be merged.
+
+    So a recipe that is wrong is an error before anything is written, and not a study of failed trials.
+    """
+    draw = random.Random(seed)
+    names = [one.name for one in marked.space.parameters]
+    first: CheckpointError | None = None
+    for attempt in range(ATTEMPTS):
+        shares = {name: draw.random() if attempt else 0.5 for name in names}
+        try:
+            plan = _planned_once(marked, marked.space.at(shares), run_code=run_code)
+        except (ConfigError, PlanError) as error:
+            first = first or error
+            continue
+        close_plan(plan)
+        return plan
+    assert first is not None
+    raise first
+
+
+def digests(plan: Plan) -> dict[str, str]:
+    """Return a digest of the files of each source of a plan, by its name: of their sizes, headers and times."""
+    return {one.name: hashlib.sha256(repr(one.files).encode()).hexdigest()[:16] for one in plan.sources}
+
+
+def unchanged(plan: Plan, known: Mapping[str, str]) -> Plan:
+    """Return a plan if its models are as they were when the search began; raises SourceError."""
+    changed = [name for name, digest in digests(plan).items() if known.get(name, digest) != digest]
+    if changed:
+        close_plan(plan)
+        raise SourceError(
+            f"{listing(changed)} {'has' if len(changed) == 1 else 'have'} changed since the search began, so scores "
+            "cannot be compared.",
+            hint="Begin another study with --study.",
+        )
+    return plan
+
+
+def _planned_once(marked: MarkedRecipe, values: Mapping[str, Any], *, run_code: bool) -> Plan:
+    with tempfile.TemporaryDirectory(prefix="ckpt-search-") as folder:
+        return _planned(marked, values, os.path.join(folder, "recipe.yaml"), run_code=run_code)
+
+
+def _planned(marked: MarkedRecipe, values: Mapping[str, Any], path: str, *, run_code: bool = True) -> Plan:
+    """Write the recipe with these values to ``path``, and return its plan."""
+    write_text(path, marked.filled(values), inputs=(), force=True)
+    return plan_of_recipe(path, is_mergekit=marked.is_mergekit, run_code=run_code)
+
+
+def drawn_best(study: Study, title: str) -> Trial:
+    """Draw the scores of a study, and return its best trial; raises CheckpointError if no trial has a score."""
+    trials: Sequence[Trial] = [one for one in study.trials.values() if one.state != BEGUN]
+    best = study.best()
+    maximize = bool(study.settings["maximize"])
+    study.write(PICTURE, scores_svg(trials, maximize=maximize, title=f"{title}: scores by trial"))
+    if best is None:
+        last = trials[-1].why if trials else "there were none"
+        raise CheckpointError(
+            f"none of {count(len(trials), 'trial')} has a score; the last one: {last}.",
+            hint=f"{escape(study.path('trials.jsonl'))} has the reason of each trial.",
+            details=[f"trial {one.number}: {one.why}" for one in trials],
+        )
+    return best
+
+
+def written(
+    result: SearchResult, plan: Plan, output: str, test: Command | None, *, force: bool, wait: float | None,
+    key: Path | None, plugin: str | None = None,
+) -> SearchResult:  # fmt: skip
+    """Write and verify the output, run the test command on it, and return the completed result."""
+    receipt = apply(plan, output, force=force, wait=wait, key=key)
+    verification = verify(output, plugin=plugin)
+    verification.raise_if_failed()
+    notes, score = list(result.notes), None
+    if test is not None:
+        runner = Runner()
+        try:
+            outcome = runner.evaluate(test, os.path.abspath(output))
+        finally:
+            runner.stop()
+        score = outcome.score
+        notes += [f"the test has no score: {outcome.why}"] if score is None else []
+    return replace(result, test=score, receipt=receipt, verification=verification, notes=tuple(notes))

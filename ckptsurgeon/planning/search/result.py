@@ -1,0 +1,88 @@
+"""The trials of a search, and its result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..plan.receipt import Receipt, Verification
+from .space import Parameter
+
+__all__ = ["BEGUN", "DONE", "FAILED", "SearchResult", "Trial"]
+
+BEGUN, DONE, FAILED = "begun", "done", "failed"
+"""The states of a trial."""
+
+
+@dataclass
+class Trial:
+    """A trial: its number from 1, its values, and its score; None if it failed, for the reason ``why``, or has no end.
+
+    ``merge_s`` and ``evaluate_s`` are the seconds of its two parts.
+    """
+
+    number: int
+    values: dict[str, Any]
+    state: str = BEGUN
+    score: float | None = None
+    why: str = ""
+    merge_s: float = 0.0
+    evaluate_s: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the trial as plain data."""
+        return {
+            "trial": self.number,
+            "state": self.state,
+            "values": self.values,
+            "score": self.score,
+            "why": self.why,
+            "merge_s": round(self.merge_s, 3),
+            "evaluate_s": round(self.evaluate_s, 3),
+        }
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found: its trials, the best of them, and the output that was made of it.
+
+    ``recipe`` is the file of an ordinary recipe with the best values, and ``test`` the score of the output by the test
+    command, None if there was none. ``receipt`` and ``verification`` are those of the output; None if nothing was
+    written.
+    """
+
+    study: str
+    source: str
+    sampler: str
+    seed: int
+    metric: str
+    maximize: bool
+    parameters: tuple[Parameter, ...]
+    trials: tuple[Trial, ...] = ()
+    best: Trial | None = None
+    recipe: str = ""
+    test: float | None = None
+    receipt: Receipt | None = None
+    verification: Verification | None = None
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as plain data, for JSON."""
+        return {
+            "kind": "ckpt.search",
+            "version": 1,
+            "study": self.study,
+            "source": self.source,
+            "sampler": self.sampler,
+            "seed": self.seed,
+            "metric": self.metric,
+            "maximize": self.maximize,
+            "parameters": [one.to_json() for one in self.parameters],
+            "trials": [one.to_json() for one in self.trials],
+            "best": self.best.number if self.best is not None else None,
+            "recipe": self.recipe or None,
+            "test": self.test,
+            "output": self.receipt.output if self.receipt is not None else None,
+            "compared": self.verification.compared if self.verification is not None else None,
+            "notes": list(self.notes),
+        }

@@ -1,0 +1,97 @@
+"""Moving averages: each window is the mean that ``average`` gives of its checkpoints, whatever their format."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ckptsurgeon as cs
+
+Run = Callable[..., Any]
+PATHS = [f"epoch-{number}.pth" for number in range(5)]
+
+
+@pytest.fixture(autouse=True)
+def checkpoints() -> None:
+    for number, path in enumerate(PATHS):
+        torch.manual_seed(number)
+        torch.save({"w": torch.randn(5, 3), "half": torch.randn(4).half(), "steps": torch.tensor(number)}, path)
+
+
+@pytest.mark.parametrize("window", [2, 3, 5])
+def test_each_window_is_the_average_of_its_checkpoints(window: int) -> None:
+    receipts = cs.average_windows(PATHS, "means", window=window)
+    names = PATHS[window - 1 :]
+    assert [one.output for one in receipts] == [f"means/{name}" for name in names]
+    assert sorted(os.listdir("means")) == names
+    for place, name in enumerate(names):
+        cs.apply(cs.average(PATHS[place : place + window]), "mean.pth", force=True)
+        made, mean = (torch.load(path, weights_only=True) for path in (f"means/{name}", "mean.pth"))
+        assert all(torch.equal(made[key], mean[key]) for key in mean)
+        assert cs.verify(f"means/{name}").ok
+
+
+def test_folders_and_equal_names_are_named_after_their_folders() -> None:
+    for number, path in enumerate(PATHS[:3]):
+        Path(f"step-{number}").mkdir()
+        os.rename(path, f"step-{number}/model.pth")
+    inside = [f"step-{number}/model.pth" for number in range(3)]
+    cs.average_windows(inside, "means", window=2)
+    assert sorted(os.listdir("means")) == ["step-1.safetensors", "step-2.safetensors"]
+    with pytest.raises(cs.ConfigError, match="cannot be named after the checkpoints"):
+        cs.average_windows([inside[0], inside[0], inside[1]], "more", window=2)
+    assert not Path("more").exists()
+
+
+def test_checkpoints_of_torch_distributed_are_averaged() -> None:
+    for number, path in enumerate(PATHS[:3]):
+        cs.apply(cs.convert(path), f"dcp-{number}", to="dcp")
+    cs.average_windows([f"dcp-{number}" for number in range(3)], "means", window=2)
+    cs.apply(cs.average(PATHS[:2]), "mean.safetensors")
+    assert sorted(os.listdir("means")) == ["dcp-1.safetensors", "dcp-2.safetensors"]
+    assert not cs.diff("means/dcp-1.safetensors", "mean.safetensors", values=True).differs
+
+
+def test_wrong_windows_and_outputs_that_exist_are_errors() -> None:
+    for window in (0, 1, 6):
+        with pytest.raises(cs.ConfigError) as error:
+            cs.average_windows(PATHS, "means", window=window)
+        assert error.value.message == f"--window {window} does not fit 5 checkpoints."
+    assert not Path("means").exists()
+    cs.average_windows(PATHS, "means", window=4)
+    with pytest.raises(cs.OutputError, match=r"means/epoch-3\.pth exists"):
+        cs.average_windows(PATHS, "means", window=4)
+    cs.average_windows(PATHS, "means", window=4, force=True)
+    with pytest.raises(cs.OutputError, match="cannot write epoch-0.pth"):
+        cs.average_windows(PATHS, "epoch-0.pth", window=4)
+
+
+def test_a_checkpoint_of_another_model_is_an_error_before_anything_is_written() -> None:
+    torch.save({"w": torch.ones(2), "half": torch.ones(4).half(), "steps": torch.tensor(9)}, PATHS[-1])
+    with pytest.raises(cs.PlanError, match="shapes differ"):
+        cs.average_windows(PATHS, "means", window=2)
+    assert not Path("means").exists()
+
+
+def test_the_sources_are_never_replaced() -> None:
+    with pytest.raises(cs.OutputError):
+        cs.average_windows(PATHS, ".", window=2, force=True)
+
+
+def test_the_command_writes_windows(ckpt: Run) -> None:
+    done = ckpt("average", *PATHS, "--window", "4", "-o", "means/")
+    assert done.code == 0, done
+    assert done.out.count("wrote means/epoch-") == 2
+    found = json.loads(ckpt("average", *PATHS, "--window", "4", "-o", "means/", "--force", "--json").out)
+    assert (found["kind"], len(found["outputs"])) == ("ckpt.windows", 2)
+    for option in (["--ema", "0.9"], ["--to", "dcp"], ["-n"], ["--max-shard-size", "1MB"]):
+        wrong = ckpt("average", *PATHS, "--window", "4", "-o", "more/", *option)
+        assert wrong.code == 2
+        assert f"{option[0]} cannot be used with --window." in wrong.err
+    assert not Path("more").exists()
