@@ -68,6 +68,11 @@ def opened_statistics(
     for (model, path), name in zip(files.items(), names, strict=True):
         checkpoint = stack.enter_context(open_checkpoint(path, unwrap=False, called="statistics"))
         said = said_in(checkpoint)
+        if models[model].in_memory:
+            raise ConfigError(
+                f"the model {escape(views[model].source.name)} is in memory, but statistics are of a model in a file.",
+                hint="Give the path of the model.",
+            )
         check_belongs(said, checkpoint.path, models[model].stored or models[model])
         found[model] = _statistics(method, said, checkpoint, views[model], len(views) + len(opened))
         notes += _few(said, checkpoint, found[model], name)
@@ -81,7 +86,9 @@ def _files(
 ) -> dict[int, str]:
     """Return the path of the statistics of each model, in the order of the models."""
     names = {views[number].source.name: number for number in models}
-    names |= {path.rstrip("/"): number for number, path in enumerate(paths) if number in models}
+    for place, path in enumerate(paths):
+        if place in models:
+            names.setdefault(path.rstrip("/"), place)
     pairs = given.items() if isinstance(given, Mapping) else [_pair(text, names) for text in _texts(given)]
     found: dict[int, str] = {}
     for model, path in pairs:
@@ -92,6 +99,10 @@ def _files(
         if number in found:
             raise ConfigError(f"--statistics has two files for the model {escape(model)}.", hint="Leave one out.")
         found[number] = os.fspath(path)
+    for place in models:  # the same model may be there twice
+        same = [one for one in found if paths and paths[one] == paths[place]]
+        if place not in found and same:
+            found[place] = found[same[0]]
     return {number: found[number] for number in models if number in found}
 
 

@@ -121,7 +121,7 @@ class GramSums:
 
         found = {}
         for one in self.sums.values():
-            if one.sum is None:
+            if one.sum is None or not one.count:
                 self.lacking.append(one.key)
                 continue
             for rows in _rows(len(one.sum)):
@@ -179,7 +179,10 @@ def _in_file(size: int, key: str) -> Array:
 
     try:
         with tempfile.TemporaryFile(prefix="ckptsurgeon-") as file:
-            os.posix_fallocate(file.fileno(), 0, 8 * size * size)  # else a full disk would kill the process later
+            if hasattr(os, "posix_fallocate"):  # else a full disk would kill the process when it writes
+                os.posix_fallocate(file.fileno(), 0, 8 * size * size)
+            else:
+                file.truncate(8 * size * size)
             return np.memmap(file, "<f8", "r+", shape=(size, size))
     except OSError as error:
         raise ConfigError(

@@ -108,6 +108,11 @@ def stats(
             total, done = sum(one.numel() for one in network.module.parameters()), [0]
             total += total * fisher
             network.progress = lambda number: progress(_added(done, number), total)
+        if (gram or fisher) and network.is_converted:
+            raise ConfigError(
+                f"{escape(shown(path))} has other tensors than its network, which --gram and --fisher are of.",
+                hint=f"Convert it first: ckpt convert {escape(shown(path))} --layout transformers -o converted/.",
+            )
         chosen, notes = _chosen(network, include, exclude)
         grams = GramSums(network, chosen if gram else frozenset())
         given = given_inputs(os.fspath(inputs), network.module, network.folder) if inputs else None
@@ -120,6 +125,11 @@ def stats(
         values = {key: value for name, one in found.items() for key, value in one.by_key(name)}
         if gram:
             values |= grams.values()
+            if not grams.said["rows"] and not fisher:
+                raise ConfigError(
+                    "--gram: no linear layer that is chosen is reached by these inputs.",
+                    hint="Choose others with --include and --exclude, or give other inputs.",
+                )
             said[GRAM] = grams.said
         if fisher:
             from .fisher_information import FISHER, fisher_of

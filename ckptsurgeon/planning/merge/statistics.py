@@ -116,12 +116,12 @@ class StepStatistics:
     def notes(self) -> Iterator[str]:
         """Yield notes on the tensors that are averaged."""
         for keys, why in (
-            (self.averaged, f"their {self._name} was not collected (missing=average)"),
-            (self.resized, "their rows or sizes differ between the models"),
+            (self.averaged, f"{self._name} not collected, missing=average"),
+            (self.resized, "rows or sizes differ between the models"),
             (self.plain, _OF_NO_KIND.get(self._kind, "")),
         ):
             if keys:
-                yield f"{count(len(keys), 'tensor')} averaged without statistics, since {why}: {listing(keys)}"
+                yield f"{count(len(keys), 'tensor')} averaged without statistics ({why}): {listing(keys)}"
         for ridge, keys in self.ridged.items():
             yield (
                 f"the Gram matrices of {count(len(keys), 'tensor')} get {ridge:g} of the mean of their diagonal "
@@ -130,7 +130,7 @@ class StepStatistics:
 
 
 _OF_NO_KIND = {
-    FISHER: "they are not parameters of the network",
-    GRAM: "they are not weights of linear layers",
+    FISHER: "no parameters of the network",
+    GRAM: "no weights of linear layers",
 }
 """Why tensors have no statistics of a kind, although all were collected."""
