@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,8 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from fixtures.resizing.networks import NETWORKS
+
+from ...helpers.made_statistics import statistics_of
 
 transformers = pytest.importorskip("transformers", minversion="5")
 
@@ -430,6 +436,77 @@ def test_patterns_without_gram_or_fisher_are_an_error(tmp_path: Path, ckpt: Ckpt
     done = ckpt("stats", tmp_path / "a", "--gram", "--include", "lm_haed", "-o", tmp_path / "s.safetensors")
     assert done.code == 2
     assert "lm_head" in done.err
+
+
+# Memory, threads and dtypes, with statistics that no network made.
+
+MERGE = """
+import json
+import sys
+import ckptsurgeon as cs
+method, output, statistics = sys.argv[1:]
+cs.apply(cs.merge(["a.safetensors", "b.safetensors"], method=method, statistics=json.loads(statistics)), output)
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+"""
+FILES = ["a.safetensors", "b.safetensors"]
+
+
+def made(shape: tuple[int, int], dtype: torch.dtype = torch.float32, *, turned: bool = False) -> dict[str, str]:
+    for seed, name in enumerate(FILES):
+        torch.manual_seed(seed)
+        save_file({"w": torch.randn(shape).to(dtype), "v": torch.randn(9).to(dtype), "n": torch.tensor(seed)}, name)
+    return statistics_of(FILES, turned=turned)
+
+
+def merged_apart(method: str, output: str, statistics: dict[str, str], threads: int = 1) -> int:
+    """Merge in a process of its own, and return its most memory in bytes."""
+    environment = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-c", MERGE, method, output, json.dumps(statistics)]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, **environment}, timeout=300)
+    assert not done.returncode, done.stderr
+    return int(done.stdout) << 10
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("shape", "turned"), [((1000, 1000), False), ((1000, 1000), True), ((400, 1600), False), ((1600, 400), True)]
+)
+def test_no_more_memory_is_taken_than_is_said(shape: tuple[int, int], turned: bool) -> None:
+    before = merged_apart("regmean", "small.safetensors", made((8, 8), turned=turned))
+    statistics = made(shape, turned=turned)
+    costs = cs.merge(FILES, method="regmean", statistics=statistics).costs
+    assert costs is not None
+    taken = merged_apart("regmean", "out.safetensors", statistics) - before
+    assert 0.1 * costs.memory_nbytes < taken < costs.memory_nbytes + (4 << 20)
+    with pytest.raises(cs.PlanError, match="w: computing this tensor takes .* whole matrices"):
+        cs.merge(FILES, method="regmean", statistics=statistics, memory=20_000_000)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_number_of_threads_makes_no_difference(turned: bool) -> None:
+    statistics = made((300, 400), torch.float64, turned=turned)
+    for threads in (1, 2):
+        merged_apart("regmean", f"{threads}.safetensors", statistics, threads)
+    assert torch.equal(*(load_file(f"{threads}.safetensors")["w"] for threads in (1, 2)))
+
+
+@pytest.mark.parametrize("method", ["regmean", "fisher"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_tensors_of_all_dtypes_are_merged_and_verified(method: str, dtype: torch.dtype) -> None:
+    statistics = made((30, 20), dtype)
+    cs.apply(cs.merge(FILES, method=method, statistics=statistics), "out.safetensors")
+    found, own = load_file("out.safetensors"), [load_file(name) for name in FILES]
+    by = [load_file(statistics[name]) for name in FILES]
+    if method == "regmean":
+        wanted = by_formula([one["w"] for one in own], [one["w.gram"].double() for one in by], False)
+    else:
+        shares = [one["w.fisher"].double() for one in by]
+        wanted = sum(a * b["w"].double() for a, b in zip(shares, own, strict=True)) / sum(shares)
+    assert found["w"].dtype == dtype
+    torch.testing.assert_close(found["w"], wanted.to(dtype), rtol=1e-2 if dtype.itemsize == 2 else 1e-4, atol=1e-4)
+    assert cs.verify("out.safetensors").ok
+    Path(statistics["a.safetensors"]).unlink()
+    assert "w" in cs.verify("out.safetensors").not_compared
 
 
 # Does it help? Two models that were trained on different tokens, from one base.
