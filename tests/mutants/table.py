@@ -43,8 +43,8 @@ MUTANTS = (
     ),
     Mutant(
         "regmean minimises the differences of the outputs: the Gram matrices are of the models' own inputs",
-        "else (model - mean) @ gram\n",
-        "else (model - mean) @ grams[0]\n",
+        "return [gram @ inverse for gram in grams[1:]]",
+        "return [grams[0] @ inverse for gram in grams[1:]]",
         "methods/merge/test_by_statistics.py",
     ),
     Mutant(

@@ -116,23 +116,36 @@ def regmean(
     if len(tensors.shape) != 2 or 0 in tensors.shape:
         return combination(parts)
     with alone():
-        grams = [_scaled(tensors, model, alpha) * part for model, part in enumerate(parts)]
-        inverse = _inverse(tensors, grams, parts, ridge)
+        steps = _steps(tensors, parts, alpha, ridge)
 
     def merged(at: Slice) -> Array:
         with alone():
-            models = at.wide(at.models)
-            mean = models[0] * parts[0]
-            for model, part in zip(models[1:], parts[1:], strict=True):
-                mean += model * part
-            total = at.xp.zeros_like(mean)
-            for model, gram in zip(models, grams, strict=True):
-                total += gram @ (model - mean) if tensors.is_turned else (model - mean) @ gram
-            mean += inverse @ total if tensors.is_turned else total @ inverse
-        made: Array = at.xp.asarray(mean, dtype=at.models[0].dtype)
+            first, *others = at.wide(at.models)
+            total = first + 0.0
+            for model, step in zip(others, steps, strict=True):
+                total += step.T @ (model - first) if tensors.is_turned else (model - first) @ step
+        made: Array = at.xp.asarray(total, dtype=at.models[0].dtype)
         return made
 
     return merged(tensors.whole()) if tensors.is_turned else merged
+
+
+def _steps(tensors: Tensors, parts: Sequence[float], alpha: float, ridge: float) -> list[Array]:
+    """Return G_i (sum_j G_j)^-1 for each model i but the first, whose differences to the first are multiplied by it.
+
+    These products of all models sum to the identity, so a direction in which all models are equal is unchanged.
+    """
+    grams = [_scaled(tensors, model, alpha) * part for model, part in enumerate(parts)]
+    inverse = _inverse(tensors, grams, parts, ridge)
+    if inverse is None:
+        return [_identity(tensors, grams[0]) * part for part in parts[1:]]
+    return [gram @ inverse for gram in grams[1:]]
+
+
+def _identity(tensors: Tensors, like: Array) -> Array:
+    made: Array = tensors.xp.zeros_like(like)
+    made.reshape(-1)[:: like.shape[0] + 1] += 1
+    return made
 
 
 def _scaled(tensors: Tensors, model: int, alpha: float) -> Array:
@@ -150,8 +163,8 @@ def _scaled(tensors: Tensors, model: int, alpha: float) -> Array:
     return gram
 
 
-def _inverse(tensors: Tensors, grams: Sequence[Array], parts: Sequence[float], ridge: float) -> Array:
-    """Return the inverse of the sum of Gram matrices, and add the ridge to each; zeros if all inputs are zero.
+def _inverse(tensors: Tensors, grams: Sequence[Array], parts: Sequence[float], ridge: float) -> Array | None:
+    """Return the inverse of the sum of Gram matrices, and add the ridge to each; None if all inputs are zero.
 
     Raises PlanError if the sum has no inverse.
     """
@@ -161,7 +174,7 @@ def _inverse(tensors: Tensors, grams: Sequence[Array], parts: Sequence[float], r
     size = total.shape[0]
     mean = float(total.reshape(-1)[:: size + 1].sum()) / size
     if mean == 0:
-        return total
+        return None
     for one, part in zip((*grams, total), (*parts, 1.0), strict=True):
         one.reshape(-1)[:: size + 1] += ridge * mean * part
     try:

@@ -467,6 +467,30 @@ def merged_apart(method: str, output: str, statistics: dict[str, str], threads: 
     return int(done.stdout) << 10
 
 
+EDITS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "a statistic less": (lambda step: step["more"].pop(), "cannot make the tensor w"),
+    "no models": (lambda step: step.update(more=[]), "cannot make the tensor w"),
+    "of rows": (lambda step: step["merge"].update(statistics="gram of rows"), "cannot make the tensor w"),
+    "of elements": (lambda step: step["merge"].update(statistics="fisher"), "cannot make the tensor w"),
+    "unknown": (lambda step: step["merge"].update(statistics="x"), "the plan is malformed|are not statistics"),
+    "none": (lambda step: step["merge"].pop("statistics"), "cannot make the tensor w"),
+    "another method": (lambda step: step["merge"].update(method="linear", parameters={"weight": [1, 1], "normalize": True}),
+                       "has gram statistics, but the merge method linear uses none"),
+    "a base": (lambda step: step["merge"].update(base=True), "cannot make the tensor w"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_edited_plans_are_an_error(edit: str) -> None:
+    plan = cs.merge(FILES, method="regmean", statistics=made((6, 4))).to_json()
+    change, said = EDITS[edit]
+    change(next(step for step in plan["steps"] if step["key"] == "w"))
+    Path("plan.json").write_text(json.dumps(plan))
+    with pytest.raises(cs.CheckpointError, match=said):
+        cs.apply("plan.json", "out.safetensors")
+    assert not Path("out.safetensors").exists()
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("shape", "turned"), [((1000, 1000), False), ((1000, 1000), True), ((400, 1600), False), ((1600, 400), True)]
