@@ -100,7 +100,7 @@ def _merged(step: Step, merge: Merge) -> str:
     """Return how a tensor is merged: ``ties of 2 models onto the base, by token`` (``ties`` is the method)."""
     onto = " onto the base" if merge.base else ""
     fitted = f", {FITTED[step.policy]}" if step.policy in FITTED else ""
-    return f"{merge.method} of {count(len(step.inputs) - merge.base, 'model')}{onto}{fitted}"
+    return f"{merge.method} of {count(len(step.combined) - merge.base, 'model')}{onto}{fitted}"
 
 
 def _reason(step: Step) -> str:

@@ -20,8 +20,19 @@ T = TypeVar("T")
 METHODS = merge_methods()
 
 
+def _finite(values: Array) -> Array:
+    """Values without NaN, infinite or very large ones: the square of each is finite."""
+    return (
+        values.nan_to_num(0, 1, -1).clip(-1, 1) if hasattr(values, "cpu") else np.nan_to_num(values, nan=0).clip(-1, 1)
+    )
+
+
 class Arrays:
-    """The tensors of one key. ``limit`` is the elements of a slice; ``passes`` counts how often they were gone through."""
+    """The tensors of one key. ``limit`` is the elements of a slice; ``passes`` counts how often they were gone through.
+
+    ``grams`` are Gram matrices of the inputs of each model, which belong to the rows if ``turned``; ``statistics`` have
+    a value for each element of each model. By default both follow from the values of the model.
+    """
 
     def __init__(
         self,
@@ -34,6 +45,9 @@ class Arrays:
         seed: int = 0,
         threads: int = 1,
         xp: ModuleType = np,
+        grams: Sequence[Array] = (),
+        turned: bool = False,
+        statistics: Sequence[Array] = (),
     ) -> None:
         self.models, self.base = tuple(models), base
         self.key, self.seed = key, seed
@@ -42,6 +56,14 @@ class Arrays:
         self.limit = max(limit, self.shape[-1]) if by_rows and self.shape else limit
         self.threads, self.xp = threads, xp
         self.passes = 0
+        self.grams, self.is_turned = grams, turned
+        self.statistics = tuple(statistics) or tuple(_finite(one) ** 2 for one in self.models)
+
+    def gram(self, model: int) -> Array:
+        if self.grams:
+            return self.xp.asarray(self.grams[model], dtype=self.xp.float64)
+        values = self.xp.asarray(_finite(self.models[model]), dtype=self.xp.float64)
+        return values.T @ values + self.xp.eye(self.shape[-1], dtype=self.xp.float64)
 
     def slices(self) -> Iterator[Slice]:
         offset = 0
@@ -52,7 +74,8 @@ class Arrays:
 
     def _slice(self, where: tuple[slice, ...], offset: int, index: int) -> Slice:
         base = None if self.base is None else self.base[where]
-        return Slice(tuple(model[where] for model in self.models), base, offset, index, self.xp)
+        statistics = tuple(one[where] for one in self.statistics)
+        return Slice(tuple(model[where] for model in self.models), base, offset, index, self.xp, statistics)
 
     def map(self, look: Callable[[Slice], T]) -> list[T]:
         self.passes += 1

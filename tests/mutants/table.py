@@ -18,6 +18,36 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "a merge does not use the statistics of another model",
+        "        check_belongs(said, checkpoint.path, models[model].stored or models[model])\n",
+        "",
+        "api/merge/test_statistics.py",
+    ),
+    Mutant(
+        "a fine-tuning of layers in the middle makes another model",
+        "tail_of(opened), _sample_of(opened)]",
+        "tail_of(opened)]",
+        "api/merge/test_statistics.py",
+    ),
+    Mutant(
+        "padding does not count in Gram matrices",
+        "grams.collecting(partial(_positions, real=_real(mask)))",
+        "grams.collecting(partial(_positions, real=None))",
+        "api/merge/test_statistics.py",
+    ),
+    Mutant(
+        "tensors whose statistics were not collected are only averaged if that is asked for",
+        '(self.averaged if parameters.get("missing") == AVERAGE else self.lacking)',
+        "self.averaged",
+        "api/merge/test_statistics.py",
+    ),
+    Mutant(
+        "regmean minimises the differences of the outputs: the Gram matrices are of the models' own inputs",
+        "return [gram @ inverse for gram in grams[1:]]",
+        "return [grams[0] @ inverse for gram in grams[1:]]",
+        "methods/merge/test_by_statistics.py",
+    ),
+    Mutant(
         "a file of a rank that is another rank's is said",
         "            other = first.setdefault(some, name)\n",
         "            other = name\n",

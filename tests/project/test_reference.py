@@ -110,7 +110,7 @@ def rare(plans: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield what takes a GPU, minutes or a recipe of mergekit to be printed, from the results that would be."""
     yield Transcripts("run/best.safetensors", "run/config.yaml", (Transcript("a.wav", 1.5, "a"),)).to_json()
     rows = VocabularyRows("a.txt", "b.txt", 2, (0, None, None), "others", lent=((1, 0),), padded=1, unlisted=1)
-    merge = Merge("linear", {"weight": (0.5, 0.5)}, device="cuda")
+    merge = Merge("regmean", {"weight": (0.5, 0.5)}, device="cuda", statistics="gram")
     plan = Plan.from_json(next(one for one in plans if one["verb"] == "transplant"))
     yield replace(plan, vocabularies=(rows,), steps=(replace(plan.steps[0], merge=merge),)).to_json()
     yield cs.ExplainedMerge((MergeExplanation(replace(plan.steps[0], merge=merge), ()),)).to_json()

@@ -41,6 +41,7 @@ from ..model_folder.recorded_tokens import with_other_lists_said
 from ..model_folder.rows_by_place import MERGED, checked_rows
 from .mergekit import check_alone, plan_configuration, read_recipe
 from .settings import MergeRequest, given_settings, parameter_name, plain_settings
+from .statistics import opened_statistics
 from .vocabulary import InputModel, VocabularyRequest, merge_vocabulary
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def merge(
     base: CheckpointLike | None = None,
     weights: Sequence[float] | None = None,
     parameters: Parameters = (),
+    statistics: Rules = (),
     on_missing: str = "error",
     on_mismatch: Mismatch = "error",
     vocab: Path | None = None,
@@ -147,7 +149,8 @@ def merge(
     method starts. ``parameters`` are those of the method, by name; each can also be given as an argument
     (``density=0.5``). A value is a number, a list with a number for each model, a map from key patterns to values, or
     ``{"gradient": [0, 1]}`` for values from the first layer to the last. ``weights`` is the parameter ``weight`` for
-    all keys.
+    all keys. ``statistics`` maps each model to a file that ``stats`` made of it, for the methods that use one
+    ("regmean", "fisher"); it may be strings MODEL=FILE.
 
     ``on_missing`` decides about a tensor that some models lack: "error"; "base" (the base's tensor replaces it); "skip"
     (the output does not have the tensor); "any" (the models that have it are merged). ``on_mismatch`` decides about a
@@ -198,6 +201,7 @@ def merge(
         unwrap,
         root,
         encoding,
+        statistics,
     )  # fmt: skip
     if isinstance(models, (str, os.PathLike)):
         recipe = os.fspath(models)
@@ -238,10 +242,15 @@ def _plan_models(
         paths = [place_of(one) or name for one, name in zip(ordered, names, strict=True)]
         chosen = merge_vocabulary(asked.vocabulary, list(map(InputModel, paths, views, folders)), first=donor)
         tied = {number for number, one in enumerate(folders) if one.is_tied}
+        more = opened_statistics(
+            asked.statistics, method, {number: opened[number] for number in numbers}, views, stack, paths=paths
+        )
         plan = plan_merge(
-            views,
+            [*views, *more.views],
             list(with_tied_heads(pieces_of(views, numbers, at, method, values), views, tied)),
-            replace(asked.options, vocabulary=chosen[0] if chosen is not None else None),
+            replace(
+                asked.options, vocabulary=chosen[0] if chosen is not None else None, statistics=more.by_model
+            ),
             seed=asked.seed,
             arguments={
                 **asked.arguments,
@@ -251,9 +260,10 @@ def _plan_models(
             metadata=stored[donor].metadata,
             notes=[
                 *asked.notes(opened), *_repeated(opened, len(models), method), *counted_notes(opened[: len(models)]),
+                *more.notes,
             ],
         )  # fmt: skip
-        plan, every = keeping_codes(plan, opened, asked.encoding, donor, dtype=asked.options.dtype)
+        plan, every = keeping_codes(plan, [*opened, *more.opened], asked.encoding, donor, dtype=asked.options.dtype)
         plan = with_config_said(plan, folders, donor)
         plan = with_sources_said(plan, stored, folders)
         plan = merged_folder(plan, folders[donor], folders, tokens=chosen[1] if chosen is not None else None)

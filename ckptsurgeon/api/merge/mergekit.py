@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -19,8 +19,10 @@ from ...planning.mergekit.configuration import Configuration, read_configuration
 from ...planning.mergekit.fields import ModelReference
 from ...planning.mergekit.pieces import MergeLayout, NumberedModels, pieces_of_configuration
 from ...planning.plan.plan import Plan
+from ...planning.transplant.select import SourceView
 from ...util.text import brief_repr, escape
 from ...vocabulary.read import tokens_beside
+from ..inputs.argument_types import Rules
 from ..inputs.encoding import ENCODINGS, as_stored
 from ..inputs.inputs import base_notes, names_of, plan_source, view_of
 from ..inputs.kept_codes import keeping_codes
@@ -38,6 +40,7 @@ from ..model_folder.output import with_folder_refused
 from ..model_folder.quantised import folder_of
 from ..model_folder.rows_by_place import RECIPE, checked_rows
 from .settings import MergeRequest
+from .statistics import MergeStatistics, opened_statistics
 from .tokenizers import RowsRequest, different, embedded_template, tokenizer_files, wanted
 from .vocabulary import InputModel, ModelTokens, VocabularyRequest, known_keys, merge_vocabulary
 
@@ -68,6 +71,14 @@ def found(one: ModelReference, folder: str) -> str:
     )
 
 
+def _statistics_file(path: str, folder: str) -> str:
+    """Return the path of a file with statistics: relative to the working directory, or else to the recipe's folder."""
+    found = next((one for one in (path, os.path.join(folder, path)) if os.path.exists(one)), None)
+    if found is None:
+        raise SourceError(f"the statistics {escape(path)} were not found.", hint="Make them with ckpt stats.")
+    return found
+
+
 class RecipeModels:
     """The open models of a recipe, with the configuration and tokeniser files in their folders."""
 
@@ -89,6 +100,7 @@ class RecipeModels:
         self._numbers = {one: number for number, one in enumerate(paths)}
         self._metadata = stored[self.donor].metadata
         self._notes = notes
+        self.statistics = MergeStatistics()
 
     @property
     def donor(self) -> int:
@@ -144,11 +156,13 @@ class RecipeModels:
         tokens: ModelTokens | None,
         seed: int,
         arguments: Mapping[str, Any],
+        statistics: Callable[[Sequence[int], Sequence[SourceView]], MergeStatistics],
     ) -> Plan:
         """Return the plan of the merge, with the configuration and tokeniser for an output folder.
 
         ``tokens`` are the token lists of the models and of the output; None if rows are not merged by token.
-        ``arguments`` are recorded in the recipe of the output.
+        ``arguments`` are recorded in the recipe of the output. ``statistics`` opens those of the models with the given
+        indices; ``self.statistics`` then has them.
         """
         counts = [layer_counts(one.config) for one in self.folders]
         layout = pieces_of_configuration(
@@ -156,19 +170,33 @@ class RecipeModels:
         )
         tied = {number for number, one in enumerate(self.folders) if one.is_tied}
         files, said = tokenizer_files(self._configuration, self.folders, self.donor, self._find)
+        merged = sorted({place.source for piece in layout.pieces for place in piece.models})
+        self.statistics = statistics(merged, self._views)
         plan = plan_merge(
-            self._views,
+            [*self._views, *self.statistics.views],
             list(with_tied_heads(layout.pieces, self._views, tied)),
-            options,
+            replace(options, statistics=self.statistics.by_model),
             seed=seed,
             arguments=arguments,
             metadata=self._metadata,
-            notes=[*self._notes, *layout.notes, *said],
+            notes=[*self._notes, *layout.notes, *said, *self.statistics.notes],
         )
         config, more, faults = self._config(layout)
         plan = with_folder_refused(replace(plan, notes=(*plan.notes, *more)), faults)
         plan = with_metadata(plan, embedded_template(self._configuration, self.folders, self.donor))
         return merged_folder(plan, self.folders[self.donor], self.folders, config=config, files=files, tokens=tokens)
+
+    def given_statistics(self, asked: Rules) -> Rules:
+        """Return the statistics of the models by name, those in the recipe or those in the arguments (``asked``).
+
+        Raises ConfigError if there are both, SourceError for a file of the recipe that does not exist.
+        """
+        written = self._configuration.statistics
+        if written and asked:
+            raise ConfigError("--statistics is given, but the recipe has statistics, too.", hint="Leave one out.")
+        if not written:
+            return asked
+        return {self.names[self._numbers[one]]: _statistics_file(path, self._folder) for one, path in written.items()}
 
     def _find(self, one: ModelReference) -> ModelFolder:
         number = self._numbers.get(one)
@@ -284,8 +312,16 @@ def plan_configuration(path: str, document: Mapping[str, Any], method: Method, a
             options = replace(options, vocabulary=chosen[0] if chosen is not None else None)
             tokens = chosen[1] if chosen is not None else None
             arguments = {**asked.arguments, "recipe": merged.said(document)}
-            plan = merged.plan(method, options, tokens, asked.seed, arguments)
-            plan, every = keeping_codes(plan, opened, asked.encoding, merged.donor, dtype=options.dtype)
+            given = merged.given_statistics(asked.statistics)
+
+            def statistics(models: Sequence[int], views: Sequence[SourceView]) -> MergeStatistics:
+                return opened_statistics(
+                    given, method, {number: opened[number] for number in models}, views, stack, paths=paths
+                )
+
+            plan = merged.plan(method, options, tokens, asked.seed, arguments, statistics)
+            every = [*opened, *merged.statistics.opened]
+            plan, every = keeping_codes(plan, every, asked.encoding, merged.donor, dtype=options.dtype)
             plan = with_config_said(plan, merged.folders, merged.donor)
             plan = without_repeats(with_sources_said(plan, stored, merged.folders), stored[merged.donor])
             plan = checked_rows(

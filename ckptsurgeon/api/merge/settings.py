@@ -22,7 +22,7 @@ from ...planning.possible_codes import with_possible_codes_said
 from ...planning.quantised import check_codes
 from ...storage.yaml_text import read_yaml
 from ...util.text import brief_repr, escape
-from ..inputs.argument_types import CheckpointLike, Given, Parameters
+from ..inputs.argument_types import CheckpointLike, Given, Parameters, Rules
 from ..inputs.encoding import ENCODINGS, encoding_notes, read_as
 from ..inputs.inputs import source_notes
 from ..inputs.kept_open import KeptOpen
@@ -51,6 +51,7 @@ class MergeRequest:
     unwrap: bool = False
     root: str | None = None
     encoding: str = ENCODINGS[0]
+    statistics: Rules = ()
 
     def opened(
         self, models: Sequence[CheckpointLike], stack: ExitStack, *, base: int | None = None

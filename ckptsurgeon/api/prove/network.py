@@ -109,6 +109,8 @@ class Network:
     """The notes of ``inspect`` on the checkpoint."""
     tokens: tuple[str, ...] = ()
     """The token list inside the checkpoint, if it is a GGUF file; () if there is none."""
+    is_converted: bool = False
+    """Whether the checkpoint is a GGUF file, whose tensors have other names than those from which the plan reads."""
     digests: dict[str, int] = field(default_factory=dict)
     """The CRC-32 of each tensor that was read, computed from its float32 values."""
     samples: dict[str, Tensor] = field(default_factory=dict)
@@ -160,6 +162,11 @@ class Network:
         inputs = self.plan.inputs
         assert isinstance(inputs, PlanInputs)
         return None if step.source is None else inputs.sources[step.source][step.source_key]
+
+    def stores(self, step: Step) -> bool:
+        """Return whether the tensor that a step reads is in the checkpoint as it is, or as codes of the same key."""
+        info = self._source_of(step)
+        return info is not None and (info.made is None or is_decoded(info)) and not self.is_converted
 
     def rows(self, key: str) -> int:
         """Return the size of a tensor's first axis; 0 for a tensor without axes."""
@@ -249,6 +256,7 @@ def open_network(
         path = path_of(source)
         folder = path if os.path.isdir(path) else os.path.dirname(path) or os.curdir
         network = Network(shown(path), module, plan, folder, _notes(source, root), _tokens(source, root))
+        network.is_converted = conversion is not None
         if read_buffers:
             network.load_buffers()
         network.opened = opened.pop_all()

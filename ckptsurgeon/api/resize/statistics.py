@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint
 from ...errors import ConfigError
+from ...planning.keys.pattern_hints import chosen_keys
 from ...planning.plan.plan import Plan
 from ...storage.read.uri import shown
-from ...util.text import escape
+from ...util.text import count, escape, listing
 from ..edit import convert
-from ..inputs.argument_types import Path, Progress, checked
+from ..inputs.argument_types import Path, Patterns, Progress, checked
 from ..inputs.memory_budget import memory_bytes
 from ..inputs.merged_adapters import tail_of
 from .expert_statistics import ExpertSums, are_experts
+from .gram_matrices import GRAM, GramSums, is_linear, weights_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Statistics", "read_statistics", "stats"]
+    from ..prove.network import Network
+
+__all__ = ["Statistics", "check_belongs", "read_statistics", "said_in", "stats"]
 
 MEMORY = 1 << 30
 """The default of ``memory``, in bytes."""
 NOTE = "ckptsurgeon.stats"
 """The key of the metadata that says of which model and inputs statistics are."""
+PLACES, BYTES = 1024, 32
+"""The number of places of each file that are read to recognise it, and the bytes at each place."""
 INPUTS, LOAD, INFLUENCE, SALIENCY = "inputs", "load", "influence", "saliency"
 """The last part of the keys: mean squares of a layer's inputs, how often experts are used, how much a layer changes its
 input, and how much experts contribute."""
@@ -42,6 +49,10 @@ def stats(
     source: Path,
     *,
     inputs: Path | None = None,
+    gram: bool = False,
+    fisher: bool = False,
+    include: Patterns = (),
+    exclude: Patterns = (),
     model: Path | None = None,
     seed: int = 0,
     root: str | None = None,
@@ -59,6 +70,15 @@ def stats(
     (``L.influence``, one number): 1 minus the mean cosine of its input and its output (ShortGPT,
     https://arxiv.org/abs/2403.03853). ``resize`` uses them.
 
+    ``merge`` uses further statistics. With ``gram``, each weight K of a linear layer gets the Gram matrix of the
+    layer's inputs (``K.gram``, float32): the mean of x x^T over all positions, summed in double precision in temporary
+    files of 8 bytes for each of its elements, since all matrices together may not fit in memory. With ``fisher``, each
+    parameter K gets the diagonal of its empirical Fisher information (``K.fisher``, float32): the mean over the
+    examples (rows of the inputs) of the squared gradients of the loss, which takes 12 bytes of memory for each
+    parameter. The loss is the model's own if the inputs have ``labels``; that of the next token for causal language
+    models; otherwise that of labels drawn from the model's own prediction with ``seed``
+    (https://arxiv.org/abs/2111.09832). ``include`` and ``exclude`` choose the tensors that get them.
+
     ``inputs``, ``model``, ``seed``, ``root``, ``memory`` and ``progress`` are as in ``prove``: without ``inputs``,
     random inputs are drawn, which say little about what the model is for. Weights are in memory while their module
     runs. Raises ConfigError if there is no configuration, or the network does not run on these inputs.
@@ -69,7 +89,12 @@ def stats(
     from ..prove.network import configuration_of, open_network
     from ..prove.prove import run_network
 
-    path = os.fspath(source)
+    if (include or exclude) and not (gram or fisher):
+        raise ConfigError(
+            "--include and --exclude choose tensors for --gram and --fisher, but neither is given.",
+            hint="Leave them out, or add --gram or --fisher.",
+        )
+    path, limit = os.fspath(source), memory_bytes(memory) or MEMORY
     configuration = os.fspath(model) if model is not None else configuration_of(path)
     if not configuration:
         open_checkpoint(path, root).close()  # if it does not exist, that is the error
@@ -77,20 +102,68 @@ def stats(
             f"there is no config.json in the folder of {escape(shown(path))}, so the network is not known.",
             hint="Give the configuration: --model config.json.",
         )
-    with closing(open_network(path, configuration, task=None, root=root)) as network, torch.inference_mode():
+    said: dict[str, Any] = {}
+    with closing(open_network(path, configuration, task=None, root=root)) as network, torch.no_grad():
         if progress is not None:
             total, done = sum(one.numel() for one in network.module.parameters()), [0]
+            total += total * fisher
             network.progress = lambda number: progress(_added(done, number), total)
+        if (gram or fisher) and network.is_converted:
+            raise ConfigError(
+                f"{escape(shown(path))} has other tensors than its network, which --gram and --fisher are of.",
+                hint=f"Convert it first: ckpt convert {escape(shown(path))} --layout transformers -o converted/.",
+            )
+        chosen, notes = _chosen(network, include, exclude)
+        grams = GramSums(network, chosen if gram else frozenset())
         given = given_inputs(os.fspath(inputs), network.module, network.folder) if inputs else None
         given = given or drawn_inputs(network.module, seed)
-        with _collected(network.module, given.arguments.get("attention_mask")) as found:
-            run_network(network, given, memory_bytes(memory) or MEMORY)
+        mask = given.arguments.get("attention_mask")
+        with _collected(network.module, mask) as found, ExitStack() as more:
+            if gram:
+                more.enter_context(grams.collecting(partial(_positions, real=_real(mask))))
+            run_network(network, given, limit)
         values = {key: value for name, one in found.items() for key, value in one.by_key(name)}
+        if gram:
+            values |= grams.values()
+            if not grams.said["rows"] and not fisher:
+                raise ConfigError(
+                    "--gram: no linear layer that is chosen is reached by these inputs.",
+                    hint="Choose others with --include and --exclude, or give other inputs.",
+                )
+            said[GRAM] = grams.said
+        if fisher:
+            from .fisher_information import FISHER, fisher_of
+
+            information = fisher_of(network, given, chosen, seed=seed, limit=limit)
+            values |= information.values
+            said[FISHER] = information.said
     if not values:
         raise ConfigError(f"the network of {escape(shown(path))} has no linear layer that these inputs reach.")
     with open_checkpoint(path, root) as opened:
-        said = {"model": os.path.basename(path.rstrip("/")), "weights": _prints(opened), "inputs": given.said}
-    return convert(values, metadata={NOTE: json.dumps(said, sort_keys=True)})
+        said |= {"model": os.path.basename(path.rstrip("/")), "weights": _prints(opened), "inputs": given.said}
+    plan = convert(values, dtype="float32" if gram else None, metadata={NOTE: json.dumps(said, sort_keys=True)})
+    return replace(plan, notes=(*notes, *_notes(said), *plan.notes))
+
+
+def _chosen(network: Network, include: Patterns, exclude: Patterns) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Return the keys of the weights that patterns choose for Gram matrices and Fisher information, and notes."""
+    found = chosen_keys(list(dict.fromkeys(weights_of(network).keys.values())), include, exclude)
+    return frozenset(found.keys), found.notes
+
+
+def _notes(said: Mapping[str, Any]) -> Iterator[str]:
+    """Yield notes on Gram matrices and Fisher information: what they are of, and what has none."""
+    for kind, of in ((GRAM, "Gram matrices of"), ("fisher", "Fisher information of")):
+        about = said.get(kind)
+        if about is not None and about["lacking"]:
+            yield f"no {of} {listing(about['lacking'])}"
+    if "fisher" in said:
+        yield f"Fisher information of {count(said['fisher']['examples'], 'example')}: {said['fisher']['loss']}"
+
+
+def _real(mask: Tensor | None) -> Tensor | None:
+    """Return where a batch has real positions; None if all are, or if it is not known."""
+    return mask.bool() if mask is not None and mask.dim() == 2 and not bool(mask.all()) else None
 
 
 def _added(done: list[int], number: int) -> int:
@@ -99,8 +172,23 @@ def _added(done: list[int], number: int) -> int:
 
 
 def _prints(opened: Checkpoint) -> list[str]:
-    """Return what identifies the weights: digests of headers, and of the last bytes, which a fine-tuning changes."""
-    return [*sorted(one.sha256 for one in opened.files), tail_of(opened)]
+    """Return what identifies the weights: digests of headers, of the last bytes, and of bytes from everywhere.
+
+    A fine-tuning may change some layers only. ``PLACES`` places of each file are read.
+    """
+    return [*sorted(one.sha256 for one in opened.files), tail_of(opened), _sample_of(opened)]
+
+
+def _sample_of(opened: Checkpoint) -> str:
+    """Return the SHA-256 of bytes at evenly spread places of a checkpoint's files; '' if they are remote."""
+    digest = hashlib.sha256()
+    for _, file in sorted(opened.open_files().items()):
+        if file.remote:
+            return ""
+        step = max(file.size // PLACES, BYTES)
+        for at in range(0, file.size, step):
+            digest.update(file.read(at, min(BYTES, file.size - at)))
+    return digest.hexdigest()
 
 
 @dataclass
@@ -132,12 +220,10 @@ def _collected(model: nn.Module, mask: Tensor | None) -> Iterator[Mapping[str, _
 
     Positions where ``mask`` is 0, which only fill a batch up, do not count.
     """
-    from torch import nn
-
     from ..prove.blocks import block_names
 
     found: dict[str, _Mean | _OfExperts] = {}
-    real = mask.bool() if mask is not None and mask.dim() == 2 and not bool(mask.all()) else None
+    real = _real(mask)
     layers = {name for name in block_names(model) if name.rpartition(".")[2].isdigit()}
     with ExitStack() as hooks:
 
@@ -147,7 +233,7 @@ def _collected(model: nn.Module, mask: Tensor | None) -> Iterator[Mapping[str, _
 
         for name, module in model.named_modules():
             kind = type(module).__name__
-            if isinstance(module, nn.Linear) or kind == "Conv1D":
+            if is_linear(module):
                 watch(module, f"{name}.{INPUTS}", _take_inputs)
             if "Router" in kind:
                 watch(module, f"{name}.{LOAD}", _take_load)
@@ -247,14 +333,27 @@ def read_statistics(path: Path, source: Checkpoint) -> Statistics:
     """Return the statistics in a file that ``stats`` made of ``source``; raises ConfigError if they are of another."""
     name = os.fspath(path)
     with open_checkpoint(name, unwrap=False) as opened:
-        try:
-            said = json.loads(opened.metadata[NOTE])
-            weights = said["weights"]
-        except (KeyError, TypeError, ValueError):
-            raise ConfigError(f"{escape(name)} has no statistics.", hint="Make them with ckpt stats.") from None
-        if weights != _prints(source):
-            raise ConfigError(
-                f"{escape(name)} has statistics of another model: {escape(str(said.get('model')), 80)}.",
-                hint=f"Make them of this one: ckpt stats {escape(shown(source.path))} --inputs FILE -o {escape(name)}.",
-            )
-        return Statistics(name, {key: opened.tensor(key).reshape(-1).tolist() for key in opened})
+        check_belongs(said_in(opened), name, source)
+        keys = [key for key in opened if key.rpartition(".")[2] in (INPUTS, LOAD, INFLUENCE, SALIENCY)]
+        return Statistics(name, {key: opened.tensor(key).reshape(-1).tolist() for key in keys})
+
+
+def said_in(opened: Checkpoint) -> Mapping[str, Any]:
+    """Return what a file says about the statistics in it; raises ConfigError if it has none."""
+    try:
+        said = json.loads(opened.metadata[NOTE])
+        if isinstance(said["weights"], list):
+            return dict(said)
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise ConfigError(f"{escape(opened.path)} has no statistics.", hint="Make them with ckpt stats.")
+
+
+def check_belongs(said: Mapping[str, Any], name: str, source: Checkpoint) -> None:
+    """Raise ConfigError if the statistics in the file ``name`` are of another model than ``source``."""
+    if said["weights"] != _prints(source):
+        model = escape(shown(source.path))
+        raise ConfigError(
+            f"{escape(name)} has statistics of another model: {escape(str(said.get('model')), 80)}, not of {model}.",
+            hint=f"Make them of this one: ckpt stats {model} --inputs FILE -o {escape(name)}.",
+        )

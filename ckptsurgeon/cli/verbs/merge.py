@@ -28,6 +28,7 @@ Examples:
   ckpt merge a b --method ties --base llama --param density=0.5 --weights 1,1 -o merged/
   ckpt merge a b --method slerp --param 't=[0, 0.5, 1]' --param 't:model.layers.*.mlp=0.3' -o merged/
   ckpt merge a b --method ties --base llama --explain 'model.layers.8.mlp.*'
+  ckpt merge a b --method regmean --statistics a=a.stats.safetensors --statistics b=b.stats.safetensors -o merged/
   ckpt merge recipe.yaml -o merged/
   ckpt merge --list
 """
@@ -54,6 +55,14 @@ def run(
     param: Annotated[
         list[str] | None,
         typer.Option("--param", metavar="NAME[:GLOB]=VALUE", help="Set a parameter of the method. Repeatable."),
+    ] = None,
+    statistics: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--statistics",
+            metavar="MODEL=FILE",
+            help="The statistics of a model that ckpt stats made, for regmean and fisher. Repeatable.",
+        ),
     ] = None,
     on_missing: Annotated[
         str,
@@ -167,7 +176,7 @@ def run(
     writing.check()
     plan = merge(
         recipe or models, method=method, base=base, weights=numbers("--weights", weights),
-        parameters=param or (), on_missing=on_missing,
+        parameters=param or (), statistics=statistics or (), on_missing=on_missing,
         on_mismatch=on_mismatch or "error", vocab=vocab, tokens=tokens or (), vocab_keys=vocab_keys,
         int_buffers=int_buffers, encoding=encoding, dtype=dtype, compute=compute, seed=seed, plugin=plugin,
         memory=memory, device=device, **state_dict.arguments,

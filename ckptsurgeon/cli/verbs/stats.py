@@ -16,10 +16,15 @@ For each linear layer, the mean square of each of its inputs is stored; for expe
 each and its channels contribute; for each layer of a list, how much it changes its input. ckpt resize --by uses these
 statistics to choose what is kept. Without --inputs, the inputs are random, which says little about what the model is
 for. Weights are in memory only while they are used.
+
+--gram adds the Gram matrix of the inputs of each linear layer, for ckpt merge --method regmean: 4 bytes for each pair
+of inputs of a layer in the output, and 8 in temporary files (TMPDIR). --fisher adds the Fisher information of each
+parameter, for --method fisher: it takes 12 bytes of memory for each parameter.
 """
 EXAMPLES = """\b
 Examples:
   ckpt stats llama/ --inputs texts.txt -o stats.safetensors
+  ckpt stats llama/ --inputs texts.txt --gram --exclude lm_head -o stats.safetensors
   ckpt resize llama/ --set num_hidden_layers=24 --layers influential --by stats.safetensors -o smaller/
 """
 
@@ -34,11 +39,25 @@ def run(
             help="Run on these: arguments of the network by name (.safetensors), lines of text (.txt), a sound (.wav).",
         ),
     ] = None,
+    gram: Annotated[
+        bool, typer.Option("--gram", help="Add the Gram matrix of the inputs of each linear layer.")
+    ] = False,
+    fisher: Annotated[
+        bool, typer.Option("--fisher", help="Add the mean squared gradient of each parameter (Fisher information).")
+    ] = False,
+    include: Annotated[
+        list[str] | None,
+        typer.Option("--include", metavar="GLOB", help="Only for these tensors: --gram, --fisher. Repeatable."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", metavar="GLOB", help="Not for these tensors: --gram, --fisher. Repeatable."),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option("--model", metavar="CONFIG", help="The configuration for a checkpoint without a config.json."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Draw the inputs with this seed.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Draw the inputs and labels with this seed.")] = 0,
     root: Root = None,
     memory: Memory = None,
     *,
@@ -52,5 +71,8 @@ def run(
         raise ConfigError("--prove runs the network of an output, but the output is statistics.", hint="Leave it out.")
     writing.check()
     with writing.printer.working("running", source) as progress:
-        plan = stats(source, inputs=inputs, model=model, seed=seed, root=root, memory=memory, progress=progress)
+        plan = stats(
+            source, inputs=inputs, gram=gram, fisher=fisher, include=include or (), exclude=exclude or (), model=model,
+            seed=seed, root=root, memory=memory, progress=progress,
+        )  # fmt: skip
     writing.carry_out(plan)

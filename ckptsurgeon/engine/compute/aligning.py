@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from ...planning.mismatch.policy_syntax import is_reshape
+from ...planning.plan.compute import Merge
 from ...planning.plan.rows import VocabularyRows
 from ...planning.plan.step import Input, Step
 from ...tensors.ops.regions import Array, Box, blocks
@@ -31,7 +32,7 @@ def common_shape(step: Step) -> Shape:
     """
     if step.policy != "overlap":
         return step.shape
-    return tuple(min(sizes) for sizes in zip(*(shape_in(step, one) for one in step.inputs), strict=True))
+    return tuple(min(sizes) for sizes in zip(*(shape_in(step, one) for one in step.combined), strict=True))
 
 
 def inner_blocks(places: Sequence[OutputBlock], shape: Shape) -> list[OutputBlock | None]:
@@ -51,8 +52,10 @@ def _holds(box: Box) -> bool:
 
 
 def aligns(step: Step) -> bool:
-    """Return whether the policy of a merge can align all its inputs with the output."""
-    shapes = [shape_in(step, one) for one in step.inputs]
+    """Return whether the policy of a merge can align all its inputs with the output, and its statistics fit."""
+    if step.merge is not None and step.merge.statistics and not _fits_statistics(step, step.merge):
+        return False
+    shapes = [shape_in(step, one) for one in step.combined]
     if any(len(shape) != len(step.shape) for shape in shapes):
         return False
     if step.policy == "vocab":
@@ -62,6 +65,13 @@ def aligns(step: Step) -> bool:
     if step.policy == "overlap":
         return step.keeper.shape == step.shape and next(blocks(common_shape(step), 1), None) is not None
     return step.policy == "" and all(shape == step.shape for shape in shapes)
+
+
+def _fits_statistics(step: Step, merge: Merge) -> bool:
+    """Return whether a step has statistics for each of its models, in the shape that belongs to its tensor."""
+    statistics = step.inputs[len(step.combined) :]
+    alike = len(statistics) == len(step.combined) and not step.policy and not merge.base
+    return alike and merge.fits(step.shape, [one.shape for one in statistics])
 
 
 def _goes_by_vocabularies(step: Step, shapes: Sequence[Shape]) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...errors import PlanError
 from ...methods.merge._method import Method, Slice
-from ...planning.plan.compute import Merge
+from ...planning.plan.compute import FISHER, TURNED_GRAM, Merge
 from ...planning.plan.rows import VocabularyRows
 from ...planning.plan.step import Step
 from ...tensors.ops.casts import CastLosses, cast, raw_dtype
@@ -51,6 +51,9 @@ MANY = 8
 TEMPORARIES = 3
 """A merge method has at most this many temporary arrays for each input, each of a slice's size, beside the inputs."""
 
+WHOLE = 4 * 8
+"""The bytes of each element of a matrix that is merged as a whole: four matrices in double precision."""
+
 WORDS = 8
 """How many 32-bit numbers Philox makes from one counter value."""
 
@@ -71,7 +74,8 @@ def _places(shape: tuple[int, ...], limit: int, itemsize: int) -> tuple[OutputBl
 
 
 def _count(step: Step) -> int:
-    return len(step.more) + 1
+    """Return how many inputs a slice has: the models, the base, and statistics of single elements."""
+    return len(step.combined if merge_of(step).statistics != FISHER else step.inputs)
 
 
 def merging_bytes(step: Step, places: Sequence[OutputBlock]) -> int:
@@ -83,8 +87,11 @@ def merging_bytes(step: Step, places: Sequence[OutputBlock]) -> int:
 def factorising_bytes(step: Step, context: MergeContext) -> int:
     """Return the bytes of memory for factorising a whole tensor, if the merge method of a step does so; else 0."""
     merge = merge_of(step)
-    itemsize = np.dtype(merge.compute).itemsize
-    return method_of(step, context).bytes_held(common_shape(step), _count(step), itemsize, merge.parameters)
+    itemsize, shape, number = np.dtype(merge.compute).itemsize, common_shape(step), len(step.combined)
+    if merge.statistics != TURNED_GRAM:
+        return method_of(step, context).bytes_held(shape, number, itemsize, merge.parameters)
+    whole = prod(shape) * (number * itemsize + WHOLE)  # its columns are merged together, and so whole matrices
+    return whole + method_of(step, context).bytes_held(shape[::-1], number, itemsize, merge.parameters)
 
 
 def merge_of(step: Step) -> Merge:
@@ -126,8 +133,13 @@ class MergedTensors:
     def __init__(self, step: Step, parts: Sequence[Part], context: MergeContext) -> None:
         merge = merge_of(step)
         self.key, self.shape = step.key, common_shape(step)
-        self.count, self.has_base = len(parts) - merge.base, merge.base
+        models = len(step.combined)
+        self.count, self.has_base = models - merge.base, merge.base
+        self.is_turned = merge.statistics == TURNED_GRAM
+        self._sliced = parts[models:] if merge.statistics == FISHER else []
+        self._statistics, parts = parts[models:], parts[:models]
         self.library = library(device_of(step, context))
+        self.xp = self.library.xp
         places = merging_places(step, context)
         self.inner = inner_blocks(places, self.shape)
         self._step, self._parts, self._context, self._compute = step, parts, context, merge.compute
@@ -163,7 +175,18 @@ class MergedTensors:
             values = self._fill(values, place.box)
         values = [self.library.put(one) for one in values]
         base = values.pop() if self.has_base else None
-        return Slice(tuple(values), base, place.offset, place.index, self.library.xp)
+        return Slice(tuple(values), base, place.offset, place.index, self.library.xp, self._statistics_in(place.box))
+
+    def _statistics_in(self, box: Box) -> tuple[Array, ...]:
+        """Return the part ``box`` of the statistics of each model, if they are of single elements."""
+        read = (self._widened(read_as(source, info, box), info.dtype, box) for info, source in self._sliced)
+        return tuple(map(self.library.put, read))
+
+    def gram(self, model: int) -> Array:
+        """Return the Gram matrix of a model's inputs, in double precision."""
+        info, source = self._statistics[model]
+        box = tuple((0, size) for size in info.shape)
+        return self.library.put(cast(read_part(source, info, box), info.dtype, "float64")[0].reshape(info.shape))
 
     def _read(self, number: int, box: Box, seen: Seen | None) -> Array:
         info, source = self._parts[number]

@@ -50,7 +50,7 @@ def merging_of(step: Step, parts: Sequence[Part], context: MergeContext) -> Bloc
     """
     merge = merge_of(step)
     method = method_of(step, context)
-    _check_inputs(merge, method, len(parts) - merge.base)
+    _check_inputs(merge, method, len(step.combined) - merge.base)
     tensors = MergedTensors(step, parts, context)
     argument = {one.name: one.argument for one in method.parameters}
     with tensors.library.working():
@@ -73,6 +73,12 @@ def merging_of(step: Step, parts: Sequence[Part], context: MergeContext) -> Bloc
 def _check_inputs(merge: Merge, method: Method, number: int) -> None:
     """Raise PlanError if a merge method has too few or too many inputs in a plan, which a user may have edited."""
     least, most = method.models
+    if merge.statistics.partition(" ")[0] != method.statistics:
+        raise PlanError(
+            f"the plan has {merge.statistics or 'no'} statistics, but the merge method {escape(merge.method)} uses "
+            f"{method.statistics or 'none'}.",
+            hint="Make a new plan.",
+        )
     needs, takes = method.base == "required", method.base in ("required", "optional")
     if (
         (needs and not merge.base)

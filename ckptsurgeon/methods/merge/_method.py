@@ -33,6 +33,7 @@ class Slice(Brief):
     ``models`` and ``base`` have the same shape. They are float32, or float64 if that is the dtype of computation.
     ``offset`` is the number of elements before the slice (row-major), ``index`` the number of slices before it. ``xp``
     is the array library, numpy or, on a device, torch, with the functions of https://data-apis.org/array-api/2024.12/.
+    ``statistics`` has the Fisher information of each model's elements, if the method uses it.
     """
 
     models: tuple[Array, ...]
@@ -40,6 +41,7 @@ class Slice(Brief):
     offset: int
     index: int
     xp: ModuleType
+    statistics: tuple[Array, ...] = ()
 
     @property
     def deltas(self) -> tuple[Array, ...]:
@@ -69,6 +71,10 @@ class Tensors(Protocol):
     count: int
     """The number of models, without the base."""
     has_base: bool
+    xp: ModuleType
+    """The array library, numpy or torch."""
+    is_turned: bool
+    """Whether the rows of the tensors belong to a layer's inputs, not the columns; False without statistics."""
 
     def map(self, look: Callable[[Slice], T]) -> list[T]:
         """Return the result of ``look`` for each slice of the tensors, in order; all values are read once for this.
@@ -79,6 +85,10 @@ class Tensors(Protocol):
 
     def whole(self) -> Slice:
         """Return the whole tensors as one slice; raises PlanError if they need more memory than is allowed."""
+        ...
+
+    def gram(self, model: int) -> Array:
+        """Return the Gram matrix of the inputs of a model's layer, divided by their number, in double precision."""
         ...
 
     def uniform(self, at: Slice, model: int) -> Array:
@@ -116,11 +126,16 @@ class _ShapesOnly:
     count: int
     has_base: bool
     key: str = ""
+    is_turned: bool = False
+    xp: Any = None
 
     def map(self, look: Callable[[Slice], Any]) -> list[Any]:
         raise ValuesNeededError
 
     def whole(self) -> Slice:
+        raise ValuesNeededError
+
+    def gram(self, model: int) -> Array:
         raise ValuesNeededError
 
     def uniform(self, at: Slice, model: int) -> Array:
@@ -142,7 +157,8 @@ class Method:
     ``elementwise`` promises that each element of the result depends only on the inputs' elements at its position,
     always or for some parameters: many small tensors are then merged at once. ``held`` returns the memory of a method
     that factorises whole matrices, with LAPACK: the last bits of its results may depend on the processor. ``compared``
-    says with what the tests compare its results, and how near these are, relative to the largest value.
+    says with what the tests compare its results, and how near these are, relative to the largest value. ``statistics``
+    are those that it needs of each model: "fisher", "gram", or "" for none. Tensors without them are averaged.
     """
 
     name: str
@@ -156,6 +172,7 @@ class Method:
     elementwise: Elementwise = False
     held: Held | None = None
     compared: str = ""
+    statistics: str = ""
 
     @property
     def summary(self) -> str:
@@ -221,6 +238,7 @@ def merge_method(
     elementwise: Elementwise = False,
     held: Held | None = None,
     compared: str = "",
+    statistics: str = "",
 ) -> Callable[[Callable[..., Merging | Array]], Method]:
     """Return a decorator that turns a function into the merge method ``name``.
 
@@ -234,7 +252,9 @@ def merge_method(
     and ``whole``, and once for the merge. ``elementwise`` promises that each element of the result depends only on the
     inputs' elements at its position: many small tensors are then merged at once. ``by_rows`` and ``elementwise`` may
     also be functions, if they are true only for some parameters. ``held`` returns the bytes of memory of a method that
-    factorises whole matrices (see ``Held``). ``compared`` says with what its results were compared.
+    factorises whole matrices (see ``Held``). ``compared`` says with what its results were compared. ``statistics`` are
+    those that it needs of each model: the Fisher information of each element ("fisher", in each slice), or the Gram
+    matrix of the inputs of a layer ("gram"); it then has no base, and a parameter ``weight`` for each model.
 
     Raises ConfigError if the function's signature does not define parameters as described.
     """
@@ -245,6 +265,8 @@ def merge_method(
 
     def made(function: Callable[..., Merging | Array]) -> Method:
         parameters = parameters_of(name, function)
-        return Method(name, function, paper, parameters, base, models, by_rows, passes, elementwise, held, compared)
+        return Method(
+            name, function, paper, parameters, base, models, by_rows, passes, elementwise, held, compared, statistics
+        )
 
     return made

@@ -12,6 +12,7 @@ from ...tensors.dtypes import DTYPES, dtype_named
 from ...util.text import brief_repr, count, escape, listing
 from ..keys.pattern import OptionPattern, with_equals
 from ..keys.pattern_hints import matched
+from .statistics import ModelStatistics
 from .values import ParameterValues
 from .vocabulary import MergeVocabulary
 
@@ -85,7 +86,10 @@ COMPUTE = ("float32", "float64")
 
 @dataclass(frozen=True)
 class MergeOptions:
-    """Options for models that differ, and the dtypes of computation and output; ``of`` checks them."""
+    """Options for models that differ, and the dtypes of computation and output; ``of`` checks them.
+
+    ``statistics`` maps the index of each model to its statistics, if the method uses them.
+    """
 
     on_missing: str = "error"
     mismatch: MergeMismatch = field(default_factory=MergeMismatch)
@@ -94,6 +98,7 @@ class MergeOptions:
     compute: str = ""
     vocabulary: MergeVocabulary | None = None
     device: str = ""
+    statistics: Mapping[int, ModelStatistics] = field(default_factory=dict)
 
     @staticmethod
     def of(

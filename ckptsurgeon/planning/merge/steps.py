@@ -21,6 +21,7 @@ from ..quantised_error import dequantise
 from ..transplant.select import SourceView
 from .fitting import FittedInputs, MissingTensors, ShapeFitting
 from .options import FITTED, MergeNotes, MergeOptions, MergePiece, SourceKey
+from .statistics import StepStatistics
 from .tied_tensors import ModelTies
 
 __all__ = ["MergeSteps"]
@@ -38,11 +39,13 @@ class MergeSteps:
         self._coded: list[tuple[str, QuantisedTensor, str]] = []
         self._merges: dict[tuple[Any, ...], Merge] = {}
         self._notes = MergeNotes()
+        self._statistics = StepStatistics(views, options.statistics)
 
     def notes(self) -> Iterator[str]:
         """Yield the notes on the steps."""
         yield from self._fitting.notes()
         yield from self._notes.texts(self._options)
+        yield from self._statistics.notes()
 
     def steps(self, piece: MergePiece) -> Iterator[Step]:
         """Yield the step of the output tensor ``piece``, or nothing if it is left out or cannot be merged.
@@ -95,6 +98,7 @@ class MergeSteps:
             raise computing(self._coded, dequantise("merge"))
         self._missing.check()
         self._fitting.check()
+        self._statistics.check()
 
     def _step(self, piece: MergePiece, fitted: FittedInputs) -> Step:
         inputs, base = list(fitted.inputs.values()), fitted.base
@@ -123,16 +127,29 @@ class MergeSteps:
         every = [*inputs, *([base] if merges_base and base is not None else [])]
         parameters = piece.values.of(piece.key, {number: one.key for number, one in fitted.inputs.items()}, piece.depth)
         self._check_parameters(piece, fitted.shape, parameters, number=len(inputs), has_base=merges_base)
+        if piece.method.statistics:
+            return self._by_statistics(piece, fitted, inputs, parameters)
         if _copies(piece.method, parameters) and not fitted.policy:
             return _copy(piece, every[0], self._dtype(piece, every))
         return self._merged(piece, fitted, every, Merge(piece.method.name, parameters, merges_base))
 
+    def _by_statistics(
+        self, piece: MergePiece, fitted: FittedInputs, inputs: list[Input], parameters: Mapping[str, Any]
+    ) -> Step:
+        """Return the step that merges ``inputs`` by their statistics, or by their weights alone if there are none."""
+        weights = parameters["weight"]
+        kind, found = self._statistics.of(piece.key, inputs, parameters, fitted=bool(fitted.policy))
+        if not found:
+            return self._merged(piece, fitted, inputs, Merge("linear", {"weight": weights, "normalize": True}))
+        return self._merged(piece, fitted, [*inputs, *found], Merge(piece.method.name, parameters, statistics=kind))
+
     def _merged(self, piece: MergePiece, fitted: FittedInputs, every: Sequence[Input], merge: Merge) -> Step:
-        wide = any(one.dtype == "float64" for one in every)
+        models = every[: len(every) // 2] if merge.statistics else every
+        wide = any(one.dtype == "float64" for one in models)
         compute = self._options.compute or ("float64" if wide else "float32")
         first, vocabulary = every[0], self._options.vocabulary
         step = Step(
-            piece.key, "merge", self._dtype(piece, every), fitted.shape, first.source, first.key, first.dtype,
+            piece.key, "merge", self._dtype(piece, models), fitted.shape, first.source, first.key, first.dtype,
             first.shape, rule=f"--method {piece.method.name}", policy=fitted.policy, more=tuple(every[1:]),
             axis=fitted.axis, merge=self._shared(replace(merge, compute=compute, device=self._options.device)),
         )  # fmt: skip
@@ -140,7 +157,7 @@ class MergeSteps:
 
     def _shared(self, merge: Merge) -> Merge:
         """Return the first of all equal ``Merge`` objects, to save memory: most tensors are merged in the same way."""
-        merge_key = (merge.method, tuple(merge.parameters.items()), merge.base, merge.compute)
+        merge_key = (merge.method, tuple(merge.parameters.items()), merge.base, merge.compute, merge.statistics)
         return self._merges.setdefault(merge_key, merge)
 
     def _alone(self, piece: MergePiece, fitted: FittedInputs, one: Input) -> Step:

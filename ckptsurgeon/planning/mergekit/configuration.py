@@ -1,4 +1,4 @@
-"""Reads a configuration of mergekit: every field of version 0.1.5, and two of our own, ``layers`` and ``keys``."""
+"""Reads a configuration of mergekit: every field of version 0.1.5, and our ``layers``, ``keys`` and ``statistics``."""
 
 from __future__ import annotations
 
@@ -34,12 +34,14 @@ class SourceConfig:
     """A model of a merge, or only a range of its layers: ``layers`` is (start, end), without the end; None for all.
 
     ``where`` is the path of this entry in the configuration, such as ``slices[0].sources[1]``, for messages.
+    ``statistics`` is the path of a file with statistics of the model.
     """
 
     where: str
     model: ModelReference
     layers: tuple[int, int] | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    statistics: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,21 @@ class Configuration:
         """Every model in the configuration, once each; the base comes last if it is not one of the other models."""
         return tuple(dict.fromkeys(self._named()))
 
-    def _named(self) -> Iterator[ModelReference]:
+    @property
+    def statistics(self) -> Mapping[ModelReference, str]:
+        """The paths of the statistics of models; raises ConfigError if a model has several files."""
+        found: dict[ModelReference, str] = {}
+        for source in self._sources():
+            if source.statistics and found.setdefault(source.model, source.statistics) != source.statistics:
+                raise fault(at(source.where, "statistics"), "is another file than before for the same model")
+        return found
+
+    def _sources(self) -> Iterator[SourceConfig]:
         for module in self.modules:
-            for source in (*module.models, *(one for part in module.slices for one in part.sources)):
-                yield source.model
+            yield from (*module.models, *(one for part in module.slices for one in part.sources))
+
+    def _named(self) -> Iterator[ModelReference]:
+        yield from (source.model for source in self._sources())
         yield from [part.base for module in self.modules for part in module.slices if part.base is not None]
         if self.base is not None:
             yield self.base
@@ -170,11 +183,12 @@ def _slice(where: str, data: Any, notes: list[str]) -> SliceConfig:
 
 
 def _source(where: str, data: Any, *, whole: bool) -> SourceConfig:
-    known = ("model", "parameters") if whole else ("model", "layer_range", "parameters")
-    given = table(where, data, known, known[:-1])
+    needed = ("model",) if whole else ("model", "layer_range")
+    given = table(where, data, (*needed, "parameters", "statistics"), needed)
     layers = None if whole else _range(at(where, "layer_range"), given["layer_range"])
     model = reference(at(where, "model"), given["model"])
-    return SourceConfig(where, model, layers, _parameters(at(where, "parameters"), given))
+    statistics = text(at(where, "statistics"), given["statistics"]) if "statistics" in given else ""
+    return SourceConfig(where, model, layers, _parameters(at(where, "parameters"), given), statistics)
 
 
 def _range(where: str, data: Any) -> tuple[int, int]:

@@ -7,7 +7,21 @@ from dataclasses import dataclass
 from math import isfinite, prod
 from typing import Any, TypeAlias
 
-__all__ = ["FACTORS", "PRODUCT", "Factor", "Lora", "LoraTerm", "Merge", "Value", "plain_shape", "text", "truth"]
+__all__ = [
+    "FACTORS",
+    "FISHER",
+    "GRAM",
+    "PRODUCT",
+    "TURNED_GRAM",
+    "Factor",
+    "Lora",
+    "LoraTerm",
+    "Merge",
+    "Value",
+    "plain_shape",
+    "text",
+    "truth",
+]
 
 # JSON values with checked types: an edited plan may contain anything.
 
@@ -196,6 +210,12 @@ def plain_shape(shape: Sequence[int]) -> tuple[int, ...]:
 
 DEVICES = ("", "cpu", "cuda")
 
+FISHER, GRAM, TURNED_GRAM = "fisher", "gram", "gram of rows"
+"""The statistics that a merge may use: the Fisher information of each element, or the Gram matrix of a layer's inputs.
+
+The inputs belong to the columns of a weight (out, in), or to the rows of one that is (in, out)."""
+STATISTICS = ("", FISHER, GRAM, TURNED_GRAM)
+
 Value: TypeAlias = "float | bool | str"
 """The value of a merge method's parameter."""
 
@@ -206,7 +226,7 @@ class Merge:
 
     The value of a parameter is a tuple if each model has its own value. If ``base`` is true, the last input is the
     base. The method gets values of the dtype ``compute``; ``device`` is the torch device of the computation ("" for
-    numpy).
+    numpy). If the method uses ``statistics`` of the models, those of each model follow the tensors of all models.
     """
 
     method: str
@@ -214,12 +234,23 @@ class Merge:
     base: bool = False
     compute: str = "float32"
     device: str = ""
+    statistics: str = ""
+
+    def fits(self, shape: Sequence[int], statistics: Sequence[Sequence[int]]) -> bool:
+        """Return whether statistics of these shapes, one for each model, are those of a weight of ``shape``."""
+        if self.statistics in ("", FISHER):
+            return all(tuple(one) == tuple(shape) for one in statistics)
+        if len(shape) != 2 or self.base:
+            return False
+        size = shape[0] if self.statistics == TURNED_GRAM else shape[1]
+        return all(tuple(one) == (size, size) for one in statistics)
 
     def to_json(self) -> dict[str, Any]:
         """Return the object as plain data, for JSON."""
         given = {name: list(value) if isinstance(value, tuple) else value for name, value in self.parameters.items()}
         where = {"device": self.device} if self.device else {}
-        return {"method": self.method, "parameters": given, "base": self.base, "compute": self.compute, **where}
+        by = {"statistics": self.statistics} if self.statistics else {}
+        return {"method": self.method, "parameters": given, "base": self.base, "compute": self.compute, **where, **by}
 
     @staticmethod
     def from_json(data: Any) -> Merge | None:
@@ -238,7 +269,12 @@ class Merge:
         device = data.get("device", "")
         if device not in DEVICES:
             raise ValueError(f"{device!r:.40} is not a device to compute on: use 'cpu' or 'cuda'")
-        return Merge(str(data["method"]), parameters, truth(data["base"]), str(data["compute"]), str(device))
+        statistics = data.get("statistics", "")
+        if statistics not in STATISTICS:
+            raise ValueError(f"{statistics!r:.40} are not statistics: use {', '.join(map(repr, STATISTICS[1:]))}")
+        return Merge(
+            str(data["method"]), parameters, truth(data["base"]), str(data["compute"]), str(device), str(statistics)
+        )
 
 
 def _value(value: Any) -> Value:

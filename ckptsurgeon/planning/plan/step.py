@@ -105,6 +105,13 @@ class Step(Brief):
         return (Input(self.source, self.source_key, self.source_dtype, self.source_shape), *self.more)
 
     @property
+    def combined(self) -> tuple[Input, ...]:
+        """The inputs of a merge without the statistics of the models, which follow the models, one for each."""
+        inputs = self.inputs
+        by_statistics = self.merge is not None and self.merge.statistics
+        return inputs[: len(inputs) // 2] if by_statistics else inputs
+
+    @property
     def numbers(self) -> Step:
         """The step that computes the numbers that this step stores as codes; the step itself if it stores no codes."""
         part = self.coded

@@ -15,6 +15,7 @@ import ckptsurgeon as cs
 from fixtures.fusionbench_cases import CASES as FUSIONBENCH
 from fixtures.mergekit_cases import CASES
 
+from ...helpers.made_statistics import statistics_of
 from ...helpers.merge_arrays import METHODS
 
 Run = Callable[..., Any]
@@ -47,9 +48,11 @@ def planned(method: str, device: str = "cpu") -> cs.Plan:
     needed = "base" if METHODS[method].base == "required" else None
     base = case.base if case else needed
     parameters = dict(case.parameters) if case else {}
+    statistics = statistics_of(found) if METHODS[method].statistics else {}
     return cs.merge(
-        found, method=method, base=f"{base}.safetensors" if base else None, parameters=parameters, device=device
-    )
+        found, method=method, base=f"{base}.safetensors" if base else None, parameters=parameters, device=device,
+        statistics=statistics,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("method", METHODS)

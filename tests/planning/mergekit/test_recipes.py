@@ -622,7 +622,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "empty models": ({"models": []}, 2, "recipe.yaml: models is empty. List models in it."),
     "nothing in models": ({"models": None}, 2, "recipe.yaml: models is empty. List models in it."),
     "a list of methods": ({**pair(1), "merge_method": ["linear"]}, 2, "recipe.yaml: merge_method is ['linear'], not the name of a method."),
-    "models that are texts": ({"models": ["a", "b"]}, 2, "models[0] is 'a', not a map. Its fields are model, parameters."),
+    "models that are texts": ({"models": ["a", "b"]}, 2, "models[0] is 'a', not a map. Its fields are model, parameters, statistics."),
     "a model that is a number": ({"models": [{"model": 3}]}, 2, "models[0].model is 3, not a string"),
     "parameters that are a list": ({"models": [{"model": "a", "parameters": [1]}]}, 2, "models[0].parameters is [1], not a map of parameters"),
     "a base that is a list": ({**pair(1), "base_model": ["a"]}, 2, "base_model is ['a'], not a string"),

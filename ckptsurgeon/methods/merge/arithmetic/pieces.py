@@ -26,6 +26,7 @@ def pieces(at: Slice, size: int = PIECE, columns: int | None = None) -> Iterator
     step = max(size // row, 1) * row if isinstance(at.models[0], np.ndarray) else count
     shape = (-1, columns) if columns else (-1,)
     models, base = [_flat(at, model) for model in at.models], None if at.base is None else _flat(at, at.base)
+    statistics = [_flat(at, one) for one in at.statistics]
     for begin in range(0, count, step or 1):
         end = begin + step
         yield Slice(
@@ -34,6 +35,7 @@ def pieces(at: Slice, size: int = PIECE, columns: int | None = None) -> Iterator
             at.offset + begin,
             at.index,
             at.xp,
+            tuple(one[begin:end].reshape(shape) for one in statistics),
         )
 
 

@@ -1,0 +1,182 @@
+"""The statistics of the models of a merge: files of ``ckpt stats``, each checked to be of its model."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.opening import open_checkpoint
+from ...errors import ConfigError
+from ...methods.merge._method import Method
+from ...planning.merge.statistics import NAMES, ModelStatistics
+from ...planning.transplant.select import SourceView
+from ...util.text import count, escape, listing
+from ..inputs.argument_types import Rules
+from ..inputs.inputs import names_of, plan_source, view_of
+from ..resize.statistics import check_belongs, said_in
+
+__all__ = ["ROLE", "MergeStatistics", "opened_statistics"]
+
+ROLE = "statistics"
+"""The role of a file with statistics among the sources of a plan."""
+
+
+@dataclass(frozen=True)
+class MergeStatistics:
+    """The open files with statistics of the models of a merge, in the order of the models, and their views.
+
+    ``by_model`` maps the index of each model to its statistics. ``notes`` are on statistics of few inputs.
+    """
+
+    opened: Sequence[Checkpoint] = ()
+    views: Sequence[SourceView] = ()
+    by_model: Mapping[int, ModelStatistics] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+def opened_statistics(
+    given: Rules,
+    method: Method,
+    models: Mapping[int, Checkpoint],
+    views: Sequence[SourceView],
+    stack: ExitStack,
+    *,
+    paths: Sequence[str] = (),
+) -> MergeStatistics:
+    """Open the statistics that a merge method needs of each model; ``stack`` closes them.
+
+    ``given`` is the argument ``statistics``: strings MODEL=FILE, or a map. ``models`` are the models by their index in
+    ``views``, the sources of the plan, whose ``paths`` may stand for their names. Raises ConfigError if statistics are
+    missing, superfluous, or of another model.
+    """
+    if not method.statistics:
+        if given:
+            raise ConfigError(
+                f"--statistics has no effect: the method {method.name} uses no statistics.", hint="Leave it out."
+            )
+        return MergeStatistics()
+    files = _files(given, models, views, paths)
+    _check_all(files, method, models, views)
+    names = names_of([*(view.source.path or view.source.name for view in views), *files.values()])[len(views) :]
+    found: dict[int, ModelStatistics] = {}
+    opened, more, notes = list[Checkpoint](), list[SourceView](), list[str]()
+    for (model, path), name in zip(files.items(), names, strict=True):
+        checkpoint = stack.enter_context(open_checkpoint(path, unwrap=False, called="statistics"))
+        said = said_in(checkpoint)
+        if models[model].in_memory:
+            raise ConfigError(
+                f"the model {escape(views[model].source.name)} is in memory, but statistics are of a model in a file.",
+                hint="Give the path of the model.",
+            )
+        check_belongs(said, checkpoint.path, models[model].stored or models[model])
+        found[model] = _statistics(method, said, checkpoint, views[model], len(views) + len(opened))
+        notes += _few(said, checkpoint, found[model], name)
+        opened.append(checkpoint)
+        more.append(view_of(plan_source(name, checkpoint, ROLE), checkpoint))
+    return MergeStatistics(opened, more, found, notes)
+
+
+def _files(
+    given: Rules, models: Mapping[int, Checkpoint], views: Sequence[SourceView], paths: Sequence[str]
+) -> dict[int, str]:
+    """Return the path of the statistics of each model, in the order of the models."""
+    names = {views[number].source.name: number for number in models}
+    for place, path in enumerate(paths):
+        if place in models:
+            names.setdefault(path.rstrip("/"), place)
+    pairs = given.items() if isinstance(given, Mapping) else [_pair(text, names) for text in _texts(given)]
+    found: dict[int, str] = {}
+    for model, path in pairs:
+        number = names.get(model.rstrip("/"))
+        if number is None:
+            known = ", ".join(escape(views[one].source.name) for one in models)
+            raise ConfigError(f"--statistics: {escape(model)} is not one of the models.", hint=f"Use one of {known}.")
+        if number in found:
+            raise ConfigError(f"--statistics has two files for the model {escape(model)}.", hint="Leave one out.")
+        found[number] = os.fspath(path)
+    for place in models:  # the same model may be there twice
+        same = [one for one in found if paths and paths[one] == paths[place]]
+        if place not in found and same:
+            found[place] = found[same[0]]
+    return {number: found[number] for number in models if number in found}
+
+
+def _texts(given: Iterable[str] | None) -> list[str]:
+    return [given] if isinstance(given, str) else list(given or ())
+
+
+def _pair(text: str, known: Collection[str]) -> tuple[str, str]:
+    """Return MODEL and FILE of a string MODEL=FILE, split at the "=" after a known model, or else at the first."""
+    places = [at for at, char in enumerate(text) if char == "="]
+    cuts = [(text[:at], text[at + 1 :]) for at in places if at and text[at + 1 :]]
+    if not cuts:
+        raise ConfigError(
+            f"--statistics {escape(text)} does not have the form MODEL=FILE.", hint="Write --statistics MODEL=FILE."
+        )
+    return next((cut for cut in cuts if cut[0].rstrip("/") in known), cuts[0])
+
+
+def _check_all(
+    files: Mapping[int, str], method: Method, models: Mapping[int, Checkpoint], views: Sequence[SourceView]
+) -> None:
+    """Raise ConfigError if a model has no statistics."""
+    lacking = [escape(views[number].source.name) for number in models if number not in files]
+    if lacking:
+        raise ConfigError(
+            f"the method {method.name} needs statistics of each model, but {listing(lacking, where='')} "
+            f"{'has' if len(lacking) == 1 else 'have'} none.",
+            hint=f"Make them, ckpt stats {lacking[0]} --inputs FILE --{method.statistics} -o stats.safetensors, and "
+            f"write --statistics {lacking[0]}=stats.safetensors.",
+        )
+
+
+def _statistics(
+    method: Method, said: Mapping[str, Any], file: Checkpoint, view: SourceView, source: int
+) -> ModelStatistics:
+    """Return the statistics of the kind that a method needs, which an open file has of the model ``view``."""
+    kind, path = method.statistics, escape(file.path)
+    about = said.get(kind)
+    if not isinstance(about, Mapping):
+        raise ConfigError(
+            f"{path} has no {NAMES[kind]} of any tensor, which the method {method.name} needs.",
+            hint=f"Make it with ckpt stats --{kind}.",
+        )
+    end = f".{kind}"
+    keys = {key.removesuffix(end): key for key in file if key.endswith(end)}
+    for other, key in _map(about.get("tied")).items():
+        keys.setdefault(other, f"{key}{end}")
+    keys = {key: own for key, own in keys.items() if own in file}
+    lacking = frozenset(_texts_of(about.get("lacking")))
+    unknown = [key for key in (*keys, *lacking) if key not in view.tensors]
+    if unknown:
+        raise ConfigError(
+            f"{path} has statistics of tensors that {escape(view.source.name)} does not have as it is read here: "
+            f"{listing(unknown)}.",
+            hint="Give ckpt stats and ckpt merge the same --root, and do not use --unwrap.",
+        )
+    return ModelStatistics(source, kind, keys, frozenset(_texts_of(about.get("turned"))), lacking)
+
+
+def _few(said: Mapping[str, Any], file: Checkpoint, found: ModelStatistics, name: str) -> Iterator[str]:
+    """Yield a note on Gram matrices that are singular, since there were fewer inputs than a layer has channels."""
+    rows = said[found.kind].get("rows")
+    number = {key: one for key, one in rows.items() if isinstance(one, int)} if isinstance(rows, Mapping) else {}
+    few = [key for key, own in found.keys.items() if number.get(key, sys.maxsize) < max(file[own].shape, default=0)]
+    if few:
+        yield (
+            f"{escape(name)}: the Gram matrices of {count(len(few), 'tensor')} are of fewer inputs than their layers "
+            f"have channels, and so singular: {listing(few)}"
+        )
+
+
+def _map(value: Any) -> dict[str, str]:
+    return {str(key): str(one) for key, one in value.items()} if isinstance(value, Mapping) else {}
+
+
+def _texts_of(value: Any) -> list[str]:
+    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []

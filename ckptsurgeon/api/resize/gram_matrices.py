@@ -1,0 +1,193 @@
+"""Collects the Gram matrices of the inputs of linear layers, in temporary files: together they may exceed memory."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ConfigError
+from ...util.text import escape, human_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ...tensors.ops.regions import Array
+    from ..prove.network import Network
+
+__all__ = ["GRAM", "GramSums", "LayerWeights", "is_linear", "weights_of"]
+
+GRAM = "gram"
+"""The last part of the keys."""
+BLOCK = 64 << 20
+"""The bytes of the rows of a Gram matrix that are computed at once, in double precision."""
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Return whether a module multiplies its input by a matrix: torch's Linear, or the Conv1D of GPT-2."""
+    from torch import nn
+
+    return isinstance(module, nn.Linear) or is_turned(module)
+
+
+def is_turned(module: nn.Module) -> bool:
+    """Return whether the weight of a linear layer is (in, out)."""
+    return type(module).__name__ == "Conv1D"
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """The parameters of a network, and where the checkpoint has them.
+
+    ``keys`` maps each parameter to its key in the checkpoint. ``made`` are keys of the checkpoint from which other
+    parameters are made, such as single experts that the network stacks. ``shared`` are parameters with several names.
+    """
+
+    keys: Mapping[str, str]
+    made: Mapping[str, tuple[str, ...]]
+    shared: frozenset[str]
+
+
+def weights_of(network: Network) -> LayerWeights:
+    """Return the parameters of a network, and the keys that they have in its checkpoint."""
+    parameters = dict(network.module.named_parameters(remove_duplicate=False))
+    uses: dict[int, int] = {}
+    for one in parameters.values():
+        uses[id(one)] = uses.get(id(one), 0) + 1
+    keys: dict[str, str] = {}
+    made: dict[str, tuple[str, ...]] = {}
+    for name in parameters:
+        step = network.steps.get(name)
+        if step is None or step.source is None:
+            continue
+        if step.op == "copy" and step.shape == step.source_shape and network.stores(step):
+            keys[name] = step.source_key
+        else:
+            made[name] = step.made_of or (step.source_key,)
+    return LayerWeights(keys, made, frozenset(name for name, one in parameters.items() if uses[id(one)] > 1))
+
+
+@dataclass
+class _Sum:
+    """A sum of products of inputs: a matrix in a temporary file, or None before the first inputs."""
+
+    key: str
+    sum: Array | None = None
+    count: int = 0
+
+
+@dataclass
+class GramSums:
+    """The Gram matrices of the inputs of linear layers: the mean of x x^T over all positions, for each layer.
+
+    ``chosen`` has the keys of the weights to collect; others are listed as lacking.
+    """
+
+    network: Network
+    chosen: frozenset[str]
+    sums: dict[str, _Sum] = field(default_factory=dict)
+    turned: list[str] = field(default_factory=list)
+    lacking: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def collecting(self, positions: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """Collect while the ``with`` block runs; ``positions`` returns inputs by position, without those of padding."""
+        weights = weights_of(self.network)
+        with ExitStack() as hooks:
+            for name, module in self.network.module.named_modules():
+                parameter = f"{name}.weight".strip(".")
+                if not is_linear(module) or parameter in weights.shared:
+                    continue
+                key = weights.keys.get(parameter)
+                if key is None:
+                    self.lacking += weights.made.get(parameter, ())
+                elif key not in self.chosen:
+                    self.lacking.append(key)
+                else:
+                    self.turned += [key] if is_turned(module) else []
+                    found = self.sums.setdefault(key, _Sum(key))
+                    hook = module.register_forward_hook(partial(_take, found, name, positions), with_kwargs=True)
+                    hooks.callback(hook.remove)
+            self.lacking += _of_experts(self.network.module, weights)
+            yield
+
+    def values(self) -> dict[str, Tensor]:
+        """Return the matrices by key, in double precision; they are in files that vanish with the process."""
+        import torch
+
+        found = {}
+        for one in self.sums.values():
+            if one.sum is None or not one.count:
+                self.lacking.append(one.key)
+                continue
+            for rows in _rows(len(one.sum)):
+                one.sum[rows] /= one.count
+            found[f"{one.key}.{GRAM}"] = torch.from_numpy(one.sum)
+        return found
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """Return what the file says about them: their numbers of inputs, which weights are (in, out), which lack."""
+        rows = {one.key: one.count for one in self.sums.values() if one.count}
+        return {"rows": rows, "turned": self.turned, "lacking": sorted(set(self.lacking))}
+
+
+def _of_experts(model: nn.Module, weights: LayerWeights) -> Iterator[str]:
+    """Yield the keys of weights of all experts in one tensor, whose inputs are not collected."""
+    from .expert_statistics import are_experts
+
+    for name, module in model.named_modules():
+        for own, parameter in module.named_parameters(recurse=False) if are_experts(module) else ():
+            full = f"{name}.{own}"
+            if parameter.dim() == 3:
+                yield from (weights.keys[full],) if full in weights.keys else weights.made.get(full, ())
+
+
+def _take(
+    found: _Sum, name: str, positions: Callable[[Tensor], Tensor], module: nn.Module, args: Any, kwargs: Any, out: Any
+) -> None:
+    import numpy as np
+
+    given: Tensor = args[0] if args else next(iter(kwargs.values()))
+    flat = positions(given).double()
+    size = flat.shape[1]
+    if found.sum is None:
+        found.sum = _in_file(size, found.key)
+    for rows in _rows(size):
+        part = (flat[:, rows].T @ flat).numpy()
+        if not np.isfinite(part).all():
+            raise ConfigError(
+                f"the inputs of the module {escape(name)} have values that are NaN, infinite, or too large to square.",
+                hint="Look for damaged weights with ckpt check, or give other inputs.",
+            )
+        found.sum[rows] += part
+    found.count += len(flat)
+
+
+def _rows(size: int) -> Sequence[slice]:
+    step = max(1, BLOCK // (8 * size))
+    return [slice(first, first + step) for first in range(0, size, step)]
+
+
+def _in_file(size: int, key: str) -> Array:
+    """Return a matrix of zeros in a temporary file; raises ConfigError if the disk has no room for it."""
+    import numpy as np
+
+    try:
+        with tempfile.TemporaryFile(prefix="ckptsurgeon-") as file:
+            if hasattr(os, "posix_fallocate"):  # else a full disk would kill the process when it writes
+                os.posix_fallocate(file.fileno(), 0, 8 * size * size)
+            else:
+                file.truncate(8 * size * size)
+            return np.memmap(file, "<f8", "r+", shape=(size, size))
+    except OSError as error:
+        raise ConfigError(
+            f"the temporary files have no room for the Gram matrix of {escape(key)}, {human_bytes(8 * size * size)}: "
+            f"{error.strerror}.",
+            hint=f"They are in {escape(tempfile.gettempdir())}: name a larger folder in TMPDIR, or choose layers with "
+            "--include.",
+        ) from error

@@ -1,0 +1,136 @@
+"""Finds the statistics of the tensors that a merge combines; collects tensors without them, for errors and notes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...errors import PlanError
+from ...util.text import count, escape, listing, shape_text
+from ..plan.compute import FISHER, GRAM, TURNED_GRAM, Merge
+from ..plan.step import Input
+from ..transplant.select import SourceView
+
+__all__ = ["AVERAGE", "NAMES", "ModelStatistics", "StepStatistics"]
+
+AVERAGE = "average"
+"""The value of the parameter ``missing`` that averages tensors whose statistics were not collected."""
+NAMES = {FISHER: "Fisher information", GRAM: "Gram matrix"}
+"""What messages call the statistics of a tensor."""
+
+
+@dataclass(frozen=True)
+class ModelStatistics:
+    """Statistics of one kind of a model's tensors, in a file that is the source ``source`` of the plan.
+
+    ``keys`` maps keys of the model to keys of the file. The inputs of the layers of the weights ``turned`` belong to
+    the weights' rows. ``lacking`` are tensors whose statistics the file should have, but which were not collected.
+    """
+
+    source: int
+    kind: str
+    keys: Mapping[str, str]
+    turned: frozenset[str] = frozenset()
+    lacking: frozenset[str] = frozenset()
+
+    def kind_of(self, key: str) -> str:
+        """Return the kind of the statistics of a tensor, one of those of ``Merge``."""
+        return TURNED_GRAM if key in self.turned else self.kind
+
+
+@dataclass
+class StepStatistics:
+    """Finds the statistics for each step of a merge; ``models`` maps the index of a model to its statistics."""
+
+    views: Sequence[SourceView]
+    models: Mapping[int, ModelStatistics]
+    lacking: list[str] = field(default_factory=list)
+    averaged: list[str] = field(default_factory=list)
+    plain: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+    ridged: dict[float, list[str]] = field(default_factory=dict)
+    """The keys of weights whose Gram matrices get something added, by what is added."""
+
+    def of(
+        self, key: str, inputs: Sequence[Input], parameters: Mapping[str, Any], *, fitted: bool
+    ) -> tuple[str, tuple[Input, ...]]:
+        """Return the kind of the statistics of ``inputs``, and one input for each; ("", ()) if they are averaged.
+
+        ``key`` is the tensor's key in the output, ``parameters`` are those of the method, and ``fitted`` says whether
+        ``inputs`` are changed to fit the output. Raises PlanError for statistics of another shape.
+        """
+        every = [self.models[one.source] for one in inputs]
+        have = [one.key in own.keys for one, own in zip(inputs, every, strict=True)]
+        if not any(have) and not any(one.key in own.lacking for one, own in zip(inputs, every, strict=True)):
+            self.plain.append(key)
+            return "", ()
+        if fitted:
+            self.resized.append(key)
+            return "", ()
+        if not all(have):
+            (self.averaged if parameters.get("missing") == AVERAGE else self.lacking).append(key)
+            return "", ()
+        kinds = {own.kind_of(one.key) for one, own in zip(inputs, every, strict=True)}
+        found = tuple(self._input(own.source, own.keys[one.key]) for one, own in zip(inputs, every, strict=True))
+        kind = min(kinds)
+        for one, statistics in zip(inputs, found, strict=True):
+            if len(kinds) > 1 or not Merge("", {}, statistics=kind).fits(one.shape, [statistics.shape]):
+                raise PlanError(
+                    f"the statistics {escape(statistics.key)} of {escape(self.views[statistics.source].source.name)} "
+                    f"are {shape_text(statistics.shape)}, which does not belong to {escape(one.key)}, "
+                    f"{shape_text(one.shape)}, in the same way in all models.",
+                    hint="Make the statistics of all models with ckpt stats.",
+                )
+        if parameters.get("ridge"):
+            self.ridged.setdefault(float(parameters["ridge"]), []).append(key)
+        return kind, found
+
+    def _input(self, source: int, key: str) -> Input:
+        info = self.views[source].tensors[key]
+        return Input(source, key, info.dtype, info.shape)
+
+    @property
+    def _kind(self) -> str:
+        return next((one.kind for one in self.models.values()), "")
+
+    @property
+    def _name(self) -> str:
+        return NAMES.get(self._kind, "")
+
+    def check(self) -> None:
+        """Raise PlanError if tensors lack statistics, and ``missing`` does not allow it; the error lists them."""
+        if self.lacking:
+            names = [
+                escape(self.views[one.source].source.name)
+                for one in self.models.values()
+                if any(key not in one.keys for key in self.lacking)
+            ]
+            raise PlanError(
+                f"the statistics ({', '.join(names)}) lack the {self._name} of {count(len(self.lacking), 'tensor')}: "
+                f"{listing(self.lacking)}.",
+                hint="Collect it with ckpt stats, or average these tensors: --param missing=average.",
+                details=self.lacking,
+            )
+
+    def notes(self) -> Iterator[str]:
+        """Yield notes on the tensors that are averaged."""
+        for keys, why in (
+            (self.averaged, f"{self._name} not collected, missing=average"),
+            (self.resized, "rows or sizes differ between the models"),
+            (self.plain, _OF_NO_KIND.get(self._kind, "")),
+        ):
+            if keys:
+                yield f"{count(len(keys), 'tensor')} averaged without statistics ({why}): {listing(keys)}"
+        for ridge, keys in self.ridged.items():
+            yield (
+                f"the Gram matrices of {count(len(keys), 'tensor')} get {ridge:g} of the mean of their diagonal "
+                "(ridge), so that directions that no input has get the mean of the models"
+            )
+
+
+_OF_NO_KIND = {
+    FISHER: "no parameters of the network",
+    GRAM: "no weights of linear layers",
+}
+"""Why tensors have no statistics of a kind, although all were collected."""

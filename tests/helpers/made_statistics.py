@@ -1,0 +1,35 @@
+"""Statistics for merges, made without a network: files like those of ``ckpt stats`` for any tensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from ckptsurgeon.api.resize.statistics import NOTE, _prints
+from ckptsurgeon.checkpoint.opening import open_checkpoint
+
+__all__ = ["statistics_of"]
+
+
+def statistics_of(paths: Sequence[str], *, turned: bool = False, seed: int = 0) -> dict[str, str]:
+    """Write Gram matrices of all matrices of each file, and Fisher information of all floats; return their files."""
+    found = {}
+    for number, path in enumerate(paths):
+        chance = torch.Generator().manual_seed(100 * seed + number)
+        values, weights = {}, load_file(path)
+        for key, value in weights.items():
+            if value.is_floating_point():
+                values[f"{key}.fisher"] = torch.randn(value.shape, generator=chance) ** 2
+            if value.ndim == 2 and value.numel():
+                inputs = torch.randn(2 * max(value.shape), value.shape[0 if turned else 1], generator=chance)
+                values[f"{key}.gram"] = inputs.T @ inputs / len(inputs)
+        matrices = [key.removesuffix(".gram") for key in values if key.endswith(".gram")]
+        about = {"rows": dict.fromkeys(matrices, 10**6), "turned": matrices if turned else [], "lacking": []}
+        with open_checkpoint(path) as opened:
+            said = {"model": path, "weights": _prints(opened), "inputs": "made", "gram": about, "fisher": about}
+        found[path] = f"{path}.{seed}.stats.safetensors"
+        save_file(values, found[path], {NOTE: json.dumps(said)})
+    return found
