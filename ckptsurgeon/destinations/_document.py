@@ -35,7 +35,8 @@ class Document:
     any. If ``constructor_weights`` is false, the model is built without the weights that its constructor would load.
     If ``dequantized`` is true, quantization_config is ignored: the model is built with unquantised weights.
     ``overrides`` are fields of a config.json of transformers with other values than the file has; if ``model_type`` is
-    one of them, they are all fields, and those of the file are not used.
+    one of them, they are all fields, and those of the file are not used. ``versions`` identify the installed code if
+    they were found before this process imported it; None if they are to be found when they are needed.
     """
 
     path: str
@@ -51,6 +52,7 @@ class Document:
     train: Mapping[str, Any] = field(default_factory=dict)
     dequantized: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] | None = None
 
     @property
     def name(self) -> str:

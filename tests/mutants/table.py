@@ -48,6 +48,18 @@ MUTANTS = (
         "tensors/ops/test_means.py",
     ),
     Mutant(
+        "what resize learns is cached without a text of the user's file",
+        "return hashlib.sha256(one.encode()).hexdigest()[:16] if isinstance(one, str) else one",
+        "return one",
+        "api/resize/test_cached.py",
+    ),
+    Mutant(
+        "a live model stores nothing in the cache",
+        "build=lambda: _model(document, given),",
+        "build=lambda: built()[0].build(),  # type: ignore[misc]",
+        "destinations/hf/test_cached_builds.py",
+    ),
+    Mutant(
         "inputs that a resize repeats count less",
         'for axis in axes if axis.side == "in"]\n    return Change(f"{field} {old} to {new}: each',
         'for axis in axes if axis.side == "out"]\n    return Change(f"{field} {old} to {new}: each',

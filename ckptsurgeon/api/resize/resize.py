@@ -203,9 +203,11 @@ def resize(
         raise PlanError(error.message, hint=hint, details=error.details) from None
     if vocabulary is not None and vocabulary.donor is not None and vocabulary.new is not None:
         plan = with_donor(plan, vocabulary.donor, vocabulary.new.new.tokens, stages.last)
-    lost = [step.key for step in plan.steps if step.reason == "missing" and step.key not in _computed({}, stages.last)]
-    if computed and lost and isinstance(stages, Stages):
-        raise PlanError(f"no layer of the source has {listing(lost)}.", hint="Choose other layers with --layers.")
+    if computed and isinstance(stages, Stages):
+        made = _computed({}, stages.last)
+        lost = [step.key for step in plan.steps if step.reason == "missing" and step.key not in made]
+        if lost:
+            raise PlanError(f"no layer of the source has {listing(lost)}.", hint="Choose other layers with --layers.")
     repeated = {key: times for change in changes for key, times in change.repeated.items()}
     if repeated:
         policies = {key: f"{REPEAT}:{times}" for key, times in repeated.items()}

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from ...destinations.hf.resizable import Resizable
-from ...destinations.module_kinds import constants, module_kinds
+from ...destinations.module_kinds import ModuleFacts, module_facts
 from ...destinations.norm_forms import norm_forms
 from ...errors import PlanError
 from ...planning.resizing.axes import Network
@@ -58,7 +58,7 @@ class Stages:
         self._asked.new.update(choices.vocabulary.fields if choices.vocabulary else {})
         self._asked.pin_heads()
         self._asked.pin_epsilons()
-        self._values: dict[int, tuple[TargetSpec, Mapping[str, object]]] = {}
+        self._facts: dict[int, tuple[TargetSpec, ModuleFacts]] = {}
 
     @cached_property
     def first(self) -> TargetSpec:
@@ -123,7 +123,7 @@ class Stages:
 
     @cached_property
     def _kinds(self) -> Mapping[str, str]:
-        return module_kinds(self.first)
+        return self._facts_of(self.first).kinds
 
     @cached_property
     def keys(self) -> list[str]:
@@ -158,10 +158,13 @@ class Stages:
 
     def _constants(self) -> tuple[Mapping[str, object], Mapping[str, object]]:
         """Return the values that modules have beside their weights, before and after the present change."""
-        for one in self._pair:
-            self._values.setdefault(id(one), (one, constants(one)))
-        first, last = (self._values[id(one)][1] for one in self._pair)
+        first, last = (self._facts_of(one).constants for one in self._pair)
         return first, last
+
+    def _facts_of(self, network: TargetSpec) -> ModuleFacts:
+        if id(network) not in self._facts:
+            self._facts[id(network)] = network, module_facts(network)
+        return self._facts[id(network)][1]
 
     def _check_norms(self) -> None:
         """Raise PlanError if zeros cannot be added to the width, before anything is said about heads."""

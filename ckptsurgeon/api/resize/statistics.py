@@ -17,9 +17,7 @@ from ...errors import ConfigError
 from ...planning.plan.plan import Plan
 from ...storage.read.uri import shown
 from ...util.text import escape
-from ..edit import convert
 from ..inputs.argument_types import Path, Progress, checked
-from ..inputs.memory_budget import memory_bytes
 from ..inputs.merged_adapters import tail_of
 from .expert_statistics import ExpertSums, are_experts
 
@@ -65,6 +63,8 @@ def stats(
     """
     import torch
 
+    from ..edit import convert
+    from ..inputs.memory_budget import memory_bytes
     from ..prove.inputs import drawn_inputs, given_inputs
     from ..prove.network import configuration_of, open_network
     from ..prove.prove import run_network
