@@ -14,9 +14,9 @@ NAMES = frozenset((
     "adapters", "alpha", "atol", "base", "by", "by_rows", "check_only", "compute", "config", "controls", "decay",
     "device", "donor", "drop_last", "dtype", "ema", "embeddings", "exclude", "expert", "fan_in_fan_out", "force",
     "include", "init", "int_buffers", "keep", "keep_extras", "keep_going", "key", "layers", "map", "map_file",
-    "max_shard_size", "memory", "metadata", "method", "new_channels", "new_tokens", "new_width", "noise", "omp_k",
-    "on_mismatch", "on_missing", "operations", "output", "overfit_one_batch", "pad_to", "plan", "plugin",
-    "preprocess_only", "rank", "reinit", "require", "resume", "revision", "root", "rtol", "ruleset", "run",
+    "max_shard_size", "memory", "merge_experts", "metadata", "method", "new_channels", "new_tokens", "new_width",
+    "noise", "omp_k", "on_mismatch", "on_missing", "operations", "output", "overfit_one_batch", "pad_to", "plan",
+    "plugin", "preprocess_only", "rank", "reinit", "require", "resume", "revision", "root", "rtol", "ruleset", "run",
     "running", "sample", "save_modules", "seed", "seeds", "sha256", "steps", "strategy", "strict", "task", "to",
     "token_map", "tokenizer", "tokens", "trim", "unwrap", "values", "vocab", "vocab_keys", "wait", "weights",
 ))  # fmt: skip

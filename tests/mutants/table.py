@@ -60,6 +60,24 @@ MUTANTS = (
         "destinations/hf/test_cached_builds.py",
     ),
     Mutant(
+        "merged experts count as often as they are used",
+        "return total(parts, weights=[by / whole for by in weights])",
+        "return total(parts, is_mean=True)",
+        "api/resize/test_merge_experts.py",
+    ),
+    Mutant(
+        "an expert is merged with the one whose row of the router is most similar",
+        "groups[max(near, key=lambda head: (own[head], -head))].append(expert)",
+        "groups[min(near, key=lambda head: (own[head], -head))].append(expert)",
+        "api/resize/test_merge_experts.py",
+    ),
+    Mutant(
+        "experts of one group of the router are not merged with those of another",
+        "near = [head for head in heads if head // size == expert // size]",
+        "near = list(heads)",
+        "api/resize/test_merge_experts.py",
+    ),
+    Mutant(
         "inputs that a resize repeats count less",
         'for axis in axes if axis.side == "in"]\n    return Change(f"{field} {old} to {new}: each',
         'for axis in axes if axis.side == "out"]\n    return Change(f"{field} {old} to {new}: each',
@@ -1039,8 +1057,8 @@ MUTANTS = (
     ),
     Mutant(
         "a mean of several tensors does not overflow where their sum would",
-        "    weights = () if is_mean else [1.0] * len(parts)",
-        "    weights = [1.0] * len(parts)",
+        "    factors = () if is_mean else weights or [1.0] * len(parts)",
+        "    factors = weights or [1.0] * len(parts)",
         "planning/operations/test_resizing.py",
     ),
     Mutant(

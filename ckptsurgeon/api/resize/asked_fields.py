@@ -59,6 +59,8 @@ class AskedFields:
             raise ConfigError("--layers is only for another number of layers.", hint="Set it with --set.")
         if choices.new_channels and not any(self.grows(name) for name in self.of("channels")):
             raise ConfigError("--new-channels is only for more channels.", hint="Leave it out.")
+        if choices.merge and not any(not self.grows(name) for name in self.of("experts")):
+            raise ConfigError("--merge-experts is only for fewer experts.", hint="Set their number with --set.")
         if choices.new_width and not any(self.grows(name) for name in self.of("width")):
             raise ConfigError("--new-width is only for a larger width.", hint="Leave it out.")
 

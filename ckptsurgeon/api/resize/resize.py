@@ -16,7 +16,7 @@ from ...errors import ConfigError, PlanError
 from ...planning.keys.spelling import quoted
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import REPEAT
-from ...planning.resizing.axes import Axis, grouped, numberless
+from ...planning.resizing.axes import grouped, numberless
 from ...planning.resizing.change import Change
 from ...planning.resizing.repeat import Noise
 from ...planning.target import TargetSpec
@@ -36,9 +36,10 @@ from .another_type import AnotherType
 from .arguments import fields_of, kept_of
 from .choices import Choices
 from .donor import donor_choice, with_donor
-from .scores import scores, scores_by_activations
+from .merging import check_merge
+from .scores import Measures
 from .stages import Stages
-from .statistics import Statistics, read_statistics
+from .statistics import read_statistics
 from .vocabulary import VocabularyChoices, vocabulary_step
 
 __all__ = ["resize"]
@@ -61,6 +62,7 @@ def resize(
     new_channels: str | None = None,
     new_width: str | None = None,
     noise: float | None = None,
+    merge_experts: str | None = None,
     by: Path | None = None,
     tokenizer: Path | None = None,
     trim: Files = (),
@@ -92,6 +94,9 @@ def resize(
     field to the heads, channels or experts that are kept, as ``0..3,6``; by default those with the largest weights, or
     those that contribute most in the statistics ``by``, a file that ``stats`` made of this model. With it, ``layers``
     may be "influential": the layers that change their input most.
+    ``merge_experts`` makes fewer experts by merging groups of them: "similar" (each expert that is not kept is merged
+    with the kept one whose row of the router is most similar to its own), or groups, as ``0+4,1+5``. If the statistics
+    ``by`` say how often experts are used, each counts as often.
     ``new_channels`` is "init" (new channels are initialised and contribute nothing at first) or "copy". ``new_width``
     is "copy" (the width is repeated, by default if it is a multiple of the old one) or "init": the new numbers are 0 at
     first, and the epsilon of norms becomes smaller in the configuration. ``noise`` is a share up to 1: each weight that
@@ -122,6 +127,8 @@ def resize(
         raise ConfigError(f"--noise {noise} is not a share from 0 to 1.", hint="As in --noise 0.1.")
     if new_width is not None and new_width not in NEW_CHANNELS:
         raise ConfigError(f"--new-width {escape(new_width)} is unknown.", hint="Use copy or init.")
+    if merge_experts is not None:
+        check_merge(merge_experts)
     path = os.fspath(source)
     base = Resizable(_config(path, config))
     corpora = [os.fspath(one) for one in ([trim] if isinstance(trim, str | os.PathLike) else trim or ())]
@@ -147,6 +154,7 @@ def resize(
             new_channels or "",
             new_width or "",
             Noise(noise or 0.0, seed),
+            merge_experts or "",
             name,
             influences,
             vocabulary,
@@ -156,7 +164,7 @@ def resize(
         rows, stored_twice = _as_named(opened, first, computed)
         stages: Stages | AnotherType
         if model_type is None:
-            stages = Stages(base, fields, choices, lambda *of: _scores(named(), found, *of))
+            stages = Stages(base, fields, choices, Measures(lambda: named(), found))
         else:
             stages = AnotherType(base, model_type, given, expert, choices)
         rows += stages.splits
@@ -186,7 +194,7 @@ def resize(
     arguments = plain_arguments(
         model_type=model_type, expert=expert, layers=layers,
         keep={name: list(value) for name, value in kept.items()}, new_channels=new_channels,
-        new_width=new_width, noise=noise, by=by and os.path.basename(by), dtype=dtype,
+        new_width=new_width, noise=noise, merge_experts=merge_experts, by=by and os.path.basename(by), dtype=dtype,
         tokenizer=os.path.basename(asked.tokenizer.rstrip("/")), pad_to=pad_to if pad_to > 1 else 0,
         trim=list(map(os.path.basename, corpora)), no_keep_special=not keep_special, new_tokens=new_tokens,
         token_map=rules_as_text(token_map), donor=os.path.basename(asked.donor.rstrip("/")), omp_k=omp_k, root=root,
@@ -219,15 +227,6 @@ def resize(
     target = replace(plan.target, overrides=stages.overrides)
     plan = replace(plan, verb="resize", target=target, notes=(*notes, *stages.said, *others))
     return with_metadata(plan, metadata)
-
-
-def _scores(
-    named: Checkpoint, statistics: Statistics | None, role: str, axes: Sequence[Axis], units: int
-) -> list[float]:
-    """Return the score of each unit along some axes: by statistics, or else by the weights in ``named``."""
-    if statistics is None:
-        return scores(axes, units, named)
-    return scores_by_activations(axes, units, named, statistics, are_experts=role == "experts")
 
 
 def _check_noise(noise: float | None, changes: Sequence[Change]) -> None:

@@ -23,9 +23,10 @@ from ...vocabulary.replacement import NewVocabulary
 from .arguments import at_path, nested
 from .asked_fields import INIT, TIES, AskedFields
 from .checks import check_values, layers_apart, numbers_apart
-from .choices import Choices, Scores
+from .choices import Choices
 from .field_change import FieldChange
 from .layer_lists import chosen_layers, lists_of_layers
+from .scores import Measures
 
 __all__ = ["Stages"]
 
@@ -50,8 +51,8 @@ class Stages:
 
     on_missing = "error"
 
-    def __init__(self, base: Resizable, fields: Mapping[str, Any], choices: Choices, scores: Scores) -> None:
-        self._base, self._choices, self._scores = base, choices, scores
+    def __init__(self, base: Resizable, fields: Mapping[str, Any], choices: Choices, measures: Measures) -> None:
+        self._base, self._choices, self._measures = base, choices, measures
         self._asked = AskedFields(base.fields(), fields, choices.new_width)
         self._done: dict[str, Any] = {}
         self._asked.check(choices)
@@ -112,7 +113,7 @@ class Stages:
             self._pair = previous, target
             changed = _network(target, kinds if role != "depth" else {})
             one, other = (plain, changed) if role in _AT_LAST else (before, self._separated(changed))
-            found = FieldChange(self._asked, self._choices, self._scores, self._constants, self._norms, one, other)
+            found = FieldChange(self._asked, self._choices, self._measures, self._constants, self._norms, one, other)
             change = self._with_values_compared(found.change(role, names[0]), role, names[0], one, other)
             if at == last and self.splits:
                 change.after += joins(plain)

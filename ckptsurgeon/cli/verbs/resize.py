@@ -99,6 +99,15 @@ def run(
             "that copies learn different things; what they contribute together stays the same.",
         ),
     ] = None,
+    merge_experts: Annotated[
+        str | None,
+        typer.Option(
+            "--merge-experts",
+            metavar="similar|GROUPS",
+            help="Merge experts in groups instead of leaving some out: each into the kept one with the most similar "
+            "row of the router, or as in 0+4,1+5. With --by, each counts as often as it is used.",
+        ),
+    ] = None,
     by: Annotated[
         str | None,
         typer.Option("--by", metavar="STATS", help="Keep what contributes most in these statistics of ckpt stats."),
@@ -181,8 +190,8 @@ def run(
     writing.check()
     plan = resize(
         source, set=set or [], model_type=as_type, expert=expert, layers=layers, keep=keep, new_channels=new_channels,
-        new_width=new_width, noise=noise, by=by, tokenizer=tokenizer, trim=trim or (), keep_special=keep_special,
-        pad_to=pad_to, new_tokens=new_tokens, token_map=token_map or (), donor=donor, omp_k=omp_k, config=config,
-        dtype=dtype, seed=seed, root=root, metadata=metadata_of(set_metadata),
+        new_width=new_width, noise=noise, merge_experts=merge_experts, by=by, tokenizer=tokenizer, trim=trim or (),
+        keep_special=keep_special, pad_to=pad_to, new_tokens=new_tokens, token_map=token_map or (), donor=donor,
+        omp_k=omp_k, config=config, dtype=dtype, seed=seed, root=root, metadata=metadata_of(set_metadata),
     )  # fmt: skip
     writing.carry_out(plan)

@@ -255,11 +255,11 @@ def _check_operable(key: str, info: TensorInfo, operation: Operation) -> None:
     dtype = DTYPES[info.dtype]
     if dtype.is_packed:
         raise PlanError(f"{operation}: {escape(key)} is {info.dtype}, which packs several numbers in a byte.")
-    if operation.verb in ("scale", "add", "mean", "pool") and not dtype.is_floating:
+    if operation.verb in ("scale", "add", "mean", "pool", "combine") and not dtype.is_floating:
         raise PlanError(
             f"{operation}: {escape(key)} is {info.dtype}; only floating-point tensors can be scaled, added or averaged."
         )
-    if info.dtype == "float8_e8m0fnu" and operation.verb in ("zero", "scale", "noise"):
+    if info.dtype == "float8_e8m0fnu" and operation.verb in ("zero", "scale", "noise", "combine"):
         raise PlanError(
             f"{operation}: {escape(key)} is {info.dtype}, which has no zero: its numbers are powers of two."
         )
