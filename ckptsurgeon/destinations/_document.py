@@ -36,7 +36,8 @@ class Document:
     If ``dequantized`` is true, quantization_config is ignored: the model is built with unquantised weights.
     ``overrides`` are fields of a config.json of transformers with other values than the file has; if ``model_type`` is
     one of them, they are all fields, and those of the file are not used. ``versions`` identify the installed code if
-    they were found before this process imported it; None if they are to be found when they are needed.
+    they were found before this process imported it; None if they are to be found when they are needed. ``undeclared``
+    are names of fields that may be set although the configuration's class does not declare them.
     """
 
     path: str
@@ -53,6 +54,7 @@ class Document:
     dequantized: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] | None = None
+    undeclared: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

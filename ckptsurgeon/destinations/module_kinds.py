@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ..planning.resizing.fused import GROUPED as OF_EACH_GROUP
 from ..planning.resizing.fused import KIND as QUERIES_KEYS_VALUES
 from ..planning.target import TargetSpec
 from .hf.cached_answers import cached_answer
@@ -80,6 +81,12 @@ def _value(one: object) -> object:
 
 _FUSED = ("Phi3Attention", "Phi4MultimodalAttention")
 """Classes whose ``qkv_proj`` has the rows of all queries, then those of keys, then those of values."""
+_SHARING = {
+    "FalconAttention": "query_key_value",
+    "FalconFlashAttention2": "query_key_value",
+    "GPTBigCodeAttention": "c_attn",
+}
+"""Classes whose heads may share one key and one value, and the name of their layer with queries, keys and values."""
 _PLAIN = (bool, int, float, str)
 
 
@@ -94,6 +101,20 @@ def _summary(buffer: Any) -> object:
     return (*buffer.shape, float((values.nan_to_num() * weights).sum()))
 
 
+def _fused_kind(name: str, parent: Any) -> str:
+    """Return the kind of a linear layer of an attention module that has queries, keys and values; "" for others."""
+    owner = type(parent).__name__
+    if name == "qkv_proj" and owner in _FUSED:
+        return QUERIES_KEYS_VALUES
+    if _SHARING.get(owner) != name:
+        return ""
+    if getattr(parent, "new_decoder_architecture", False):  # of Falcon
+        return OF_EACH_GROUP
+    if parent.multi_query:
+        return QUERIES_KEYS_VALUES
+    return OF_EACH_GROUP if name == "c_attn" else ""  # Falcon's are then as those of GPT-NeoX
+
+
 def _kind(key: str, modules: dict[str, Any]) -> str:
     from torch import nn
 
@@ -104,8 +125,7 @@ def _kind(key: str, modules: dict[str, Any]) -> str:
     name = type(module).__name__
     if isinstance(module, nn.Linear):
         parent, _, last = path.rpartition(".")
-        is_fused = last == "qkv_proj" and type(modules[parent]).__name__ in _FUSED
-        return QUERIES_KEYS_VALUES if is_fused else "linear"
+        return _fused_kind(last, modules[parent]) or "linear"
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
         return "transposed conv"
     if isinstance(module, nn.modules.conv._ConvNd):

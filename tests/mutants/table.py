@@ -78,6 +78,24 @@ MUTANTS = (
         "api/resize/test_merge_experts.py",
     ),
     Mutant(
+        "each part of a tensor is padded at its own end",
+        "at = part * (step.shape[dim] // parts) if parts > 1 else 0",
+        "at = part * sizes[dim] if parts > 1 else 0",
+        "engine/test_overlay.py",
+    ),
+    Mutant(
+        "a policy with parts is not lost to one of another field",
+        'policies[numberless(key)] = max(policy, policies.get(numberless(key), ""), key=len)',
+        "policies[numberless(key)] = policy",
+        "api/resize/test_fused.py",
+    ),
+    Mutant(
+        "queries of each group are parted from the key that they share",
+        "return heads.keys if network.kinds[key] == GROUPED else 1",
+        "return 1",
+        "api/resize/test_fused.py",
+    ),
+    Mutant(
         "inputs that a resize repeats count less",
         'for axis in axes if axis.side == "in"]\n    return Change(f"{field} {old} to {new}: each',
         'for axis in axes if axis.side == "out"]\n    return Change(f"{field} {old} to {new}: each',

@@ -76,7 +76,7 @@ class FieldChange:
             return self._wider(name, axes, numbers)
         if numbers[1] > numbers[0]:
             if role == "channels":
-                return widened_channels(name, axes, numbers, self._way(axes), self.choices.noise)
+                return widened_channels(name, axes, numbers, self.choices.new_channels or INIT, self.choices.noise)
             noise = self.choices.noise if role == "heads" else NO_NOISE
             change = repeated(name, axes, numbers, noise=noise)
             if role == "heads" and has_heads_in_pairs(self.constants()[0]):
@@ -118,10 +118,6 @@ class FieldChange:
                     "as large.",
                     hint=("This network always ties the two." if is_set else UNTIE) + zeros,
                 )
-
-    def _way(self, axes: Sequence[Axis]) -> str:
-        is_fused = any((axis.parts, axis.block) != (1, 1) for axis in axes)
-        return self.choices.new_channels or ("copy" if is_fused else "init")
 
     def _wider(self, name: str, axes: Sequence[Axis], numbers: tuple[int, int]) -> Change:
         old, new = numbers

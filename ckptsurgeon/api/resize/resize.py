@@ -183,7 +183,9 @@ def resize(
         if len(own) < len(change.rows) and change.is_exact:
             change.is_exact = None  # what is computed is another table then, and not the old one repeated
         rows += [*grouped(own, [key for key in stages.keys if key not in computed]), *change.after]
-    policies = {numberless(key): policy for change in changes for key, policy in change.policies.items()}
+    policies: dict[str, str] = {}
+    for key, policy in (row for change in changes for row in change.policies.items()):
+        policies[numberless(key)] = max(policy, policies.get(numberless(key), ""), key=len)  # parts, if it has any
     options = Options.of(
         exclude=[*stored_twice, *(key for change in changes for key in change.left)],
         rules=[rule for change in changes for rule in change.renamed],

@@ -77,8 +77,7 @@ def run(
         typer.Option(
             "--new-channels",
             metavar="init|copy",
-            help="Initialise new channels, which contribute nothing at first, or copy others. [default: init; copy "
-            "where gate and values are in one tensor]",
+            help="Initialise new channels, which contribute nothing at first, or copy others. [default: init]",
         ),
     ] = None,
     new_width: Annotated[

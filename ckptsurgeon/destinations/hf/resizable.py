@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ...errors import ConfigError
 from ...planning.target import TargetSpec
 from ...vocabulary.replacement import NewVocabulary
 from .._document import read_document
@@ -47,6 +48,23 @@ class Resizable:
         """
         changed = replace(self._document, overrides=dict(changes), vocabulary=vocabulary, read=[], ran=[])
         return TOOLKIT.load(changed)
+
+    def allow_undeclared(self, name: str, changes: Mapping[str, Any]) -> bool:
+        """Return whether the network has other shapes with ``changes``, which set a field that is not declared.
+
+        If it has, the field ``name`` may be set from now on. Transformers' networks read some fields, such as the size
+        of a head, if a config.json has them, although the class of the configuration does not list them.
+        """
+        trial = replace(self._document, undeclared=(*self._document.undeclared, name))
+        try:
+            other = TOOLKIT.load(replace(trial, overrides=dict(changes), read=[], ran=[])).tensors
+        except ConfigError:
+            return False
+        own = self.target({}).tensors
+        reads = any(key in other and other[key].shape != info.shape for key, info in own.items())
+        if reads:
+            self._document = trial
+        return reads
 
     def fields(self, changes: Mapping[str, Any] = {}, vocabulary: NewVocabulary | None = None) -> dict[str, Any]:
         """Return all fields of the configuration with ``changes``, those with default values included."""
