@@ -96,6 +96,12 @@ MUTANTS = (
         "api/resize/test_fused.py",
     ),
     Mutant(
+        "of a network of own code it is not said that the outputs stay equal",
+        "change.is_exact = None if change.is_exact else change.is_exact",
+        "change.is_exact = change.is_exact",
+        "api/resize/test_factories.py",
+    ),
+    Mutant(
         "inputs that a resize repeats count less",
         'for axis in axes if axis.side == "in"]\n    return Change(f"{field} {old} to {new}: each',
         'for axis in axes if axis.side == "out"]\n    return Change(f"{field} {old} to {new}: each',
@@ -211,8 +217,8 @@ MUTANTS = (
     ),
     Mutant(
         "of grouped heads equally many are kept",
-        "largest(self.scores(role, axes, old), new, within)",
-        "largest(self.scores(role, axes, old), new, 1)",
+        "largest(self.measures.scores(role, axes, old), new, within)",
+        "largest(self.measures.scores(role, axes, old), new, 1)",
         "api/resize/test_refusals.py",
     ),
     Mutant(

@@ -12,12 +12,14 @@ from typing import Any
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint
 from ...destinations.hf.resizable import Resizable
+from ...destinations.resizable_model import resizable
 from ...errors import ConfigError, PlanError
 from ...planning.keys.spelling import quoted
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import REPEAT
 from ...planning.resizing.axes import grouped, numberless
 from ...planning.resizing.change import Change
+from ...planning.resizing.fields import role_of
 from ...planning.resizing.repeat import Noise
 from ...planning.target import TargetSpec
 from ...planning.transplant.options import Options
@@ -81,8 +83,9 @@ def resize(
     """Plan a model of another size: the network of its config.json with other values of some fields.
 
     Which axes of which tensors a field changes is found by building the network, without storage, at both values.
-    ``source`` is the folder of a model of transformers, or a checkpoint with its config.json as ``config``. ``set``
-    maps fields to new values, or has strings FIELD=VALUE: the width (hidden_size), the number of layers, of heads, of
+    ``source`` is the folder of a model of transformers, or a checkpoint with its configuration as ``config``: a
+    config.json, or a file in our format that names the user's code or a bundled network. ``set`` maps fields to new
+    values, or has strings FIELD=VALUE: the width (hidden_size), the number of layers, of heads, of
     heads of keys and values, of channels of feed-forward layers (intermediate_size) and of experts.
 
     ``model_type`` is another type for the output: one with experts for a dense network (``set`` then has their number),
@@ -130,13 +133,14 @@ def resize(
     if merge_experts is not None:
         check_merge(merge_experts)
     path = os.fspath(source)
-    base = Resizable(_config(path, config))
+    base = resizable(_config(path, config))
     corpora = [os.fspath(one) for one in ([trim] if isinstance(trim, str | os.PathLike) else trim or ())]
     asked = VocabularyChoices(os.fspath(tokenizer or ""), corpora, keep_special, pad_to, new_tokens, token_map,
                               os.fspath(donor or ""), omp_k)  # fmt: skip
     vocabulary = None
     kept = {base.main_name(name): value for name, value in kept_of(keep).items()}
     given = fields_of(set, is_needed=model_type is None and not (tokenizer or trim))
+    _check_known(base, asked, model_type, given)
     if model_type is None:
         _check_same_type(expert)
         fields = {base.main_name(name): value for name, value in given.items()}
@@ -223,12 +227,33 @@ def resize(
         policies = {key: f"{REPEAT}:{times}" for key, times in repeated.items()}
         steps = (replace(step, policy=policies.get(step.key, step.policy)) for step in plan.steps)
         plan = replace(plan, steps=tuple(steps))
+    if not base.is_known:
+        for change in changes:
+            change.is_exact = None if change.is_exact else change.is_exact  # what else its code does is not known
     notes = [change.note(is_tested=stages.is_tested) for change in changes]
+    notes += base.said(list(stages.overrides), stages.overrides)
     notes += [f"{escape(alias)} is a copy of {escape(owner)}, to which it was tied" for owner, alias in freed]
     others = [note for note in plan.notes if not note.startswith(DIFFERENT)]  # that is what was asked for
     target = replace(plan.target, overrides=stages.overrides)
     plan = replace(plan, verb="resize", target=target, notes=(*notes, *stages.said, *others))
     return with_metadata(plan, metadata)
+
+
+def _check_known(base: Resizable, asked: VocabularyChoices, model_type: str | None, fields: Mapping[str, Any]) -> None:
+    """Raise ConfigError for what only networks of transformers can get: another type, or another vocabulary."""
+    wanted: dict[str, Any] = {
+        "--as": model_type,
+        "--tokenizer": asked.tokenizer,
+        "--trim": asked.corpora,
+        "--donor": asked.donor,
+    }
+    wanted.update({f"--set {escape(name)}": True for name in fields if role_of(name) == "vocabulary"})
+    given = next((option for option, value in wanted.items() if value), "")
+    if given and not base.is_known:
+        raise ConfigError(
+            f"{given} is only for networks of transformers, which {escape(os.path.basename(base.path))} is not.",
+            hint="Leave it out. For another vocabulary, use ckpt transplant --vocab.",
+        )
 
 
 def _check_noise(noise: float | None, changes: Sequence[Change]) -> None:
@@ -263,6 +288,8 @@ def _config(path: str, config: Path | None) -> str:
 
 def _computed(source: Mapping[str, Any], network: TargetSpec) -> list[str]:
     """Return the tensors that the source lacks, and that the class computes when it loads: tables of sines."""
+    if network.kind != "transformers":
+        return []
     absent = [key for key in network.tensors if key not in source and key not in network.ties]
     patterns = ignored_keys(class_of(network), is_missing=True) if absent else []
     return [key for key in absent if any(re.search(pattern, key) for pattern in patterns)]

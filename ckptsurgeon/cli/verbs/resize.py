@@ -169,7 +169,11 @@ def run(
     ] = None,
     config: Annotated[
         str | None,
-        typer.Option("--config", metavar="FILE", help="The config.json, if it is not in the folder of the weights."),
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="The config.json, if it is not beside the weights, or a file with model: (_target_ or name).",
+        ),
     ] = None,
     dtype: Annotated[
         str | None,

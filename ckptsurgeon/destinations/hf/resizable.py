@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,13 +21,16 @@ __all__ = ["Resizable"]
 class Resizable:
     """The network of a config.json, which can be built with other values of some fields; raises ConfigError."""
 
+    is_known = True
+    """Whether the tests compare networks of this kind, so that a note may say that outputs should stay equal."""
+
     def __init__(self, path: str) -> None:
         # What identifies the installed code has to be found before anything imports it.
         self._document = replace(read_document(path, "configuration"), versions=versions())
         if self._document.model or not TOOLKIT.recognises(self._document):
             raise self._document.fail(
                 "only a network of transformers can be resized: this is not its config.json.",
-                "Name the folder of a model, or its config.json with --config.",
+                "Name the folder of a model, its config.json with --config, or a file with model: {_target_: ...}.",
             )
         if self._document.content.get("quantization_config") is not None:
             raise self._document.fail(
@@ -99,6 +102,10 @@ class Resizable:
         fields that the file has are listed as left out. Raises ConfigError for a type or field that is not known.
         """
         return fields_as_type(self._document, self._described({}), model_type, changes)
+
+    def said(self, changed: Sequence[str], overrides: Mapping[str, Any]) -> list[str]:
+        """Return notes on the configuration: none, because the output has its own."""
+        return []
 
     @property
     def folder(self) -> str:
