@@ -102,6 +102,12 @@ MUTANTS = (
         "api/resize/test_factories.py",
     ),
     Mutant(
+        "what an optimizer stores is not resized as weights are",
+        "if root is not None and _MOMENTS.search(root):",
+        "if root is not None and root == 'optimizer':",
+        "api/resize/test_roots.py",
+    ),
+    Mutant(
         "inputs that a resize repeats count less",
         'for axis in axes if axis.side == "in"]\n    return Change(f"{field} {old} to {new}: each',
         'for axis in axes if axis.side == "out"]\n    return Change(f"{field} {old} to {new}: each',

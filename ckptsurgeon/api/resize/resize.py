@@ -50,6 +50,8 @@ CONFIG = "config.json"
 TWICE = "-stored-twice"
 """The end of the name that a tensor gets, until it is left out, if it is stored under another name, too."""
 NEW_CHANNELS = ("init", "copy")
+_MOMENTS = re.compile(r"(^|\.)(optim\w*|exp_avg(_sq)?|adam_[mv]|momentum_buffer)($|\.)")
+"""Matches roots of what optimizers store."""
 
 
 @checked
@@ -132,6 +134,12 @@ def resize(
         raise ConfigError(f"--new-width {escape(new_width)} is unknown.", hint="Use copy or init.")
     if merge_experts is not None:
         check_merge(merge_experts)
+    if root is not None and _MOMENTS.search(root):
+        raise ConfigError(
+            f"--root {escape(root)} is what an optimizer stores, which does not change as weights do: if an input is "
+            "repeated, its weight is divided, and the moment of the weight is not.",
+            hint="Resize the weights alone: training starts with new ones.",
+        )
     path = os.fspath(source)
     base = resizable(_config(path, config))
     corpora = [os.fspath(one) for one in ([trim] if isinstance(trim, str | os.PathLike) else trim or ())]
