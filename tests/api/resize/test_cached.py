@@ -35,6 +35,9 @@ WAYS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("bloom", {"hidden_size": 128, "n_head": 8, "tie_word_embeddings": False}, {}),
     ("clip", {"text_config.hidden_size": 128, "text_config.num_attention_heads": 8}, {}),
     ("qwen2", {"vocab_size": 120}, {}),
+    ("qwen2", {"num_attention_heads": 8}, {}),
+    ("mixtral", {"num_local_experts": 2}, {"merge_experts": "similar"}),
+    ("falcon", {"num_kv_heads": 1}, {}),
 ]
 
 
