@@ -149,6 +149,9 @@ def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
     if isinstance(made, Summed):
         first, *others = (_materialised(checkpoint, key, one) for one in made.of)
         wide = torch.complex128 if first.is_complex() else torch.float64
+        if made.weights:
+            products = (one.to(wide) * by for one, by in zip((first, *others), made.weights, strict=True))
+            return functools.reduce(torch.add, products).to(first.dtype)
         number = len(made.of) if made.is_mean else 1
         return (functools.reduce(torch.add, others, first.to(wide)) / number).to(first.dtype)
     assert isinstance(made, (Cast, Permuted, Reshaped, Scaled, Shifted, Sliced, Taken))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import ConfigError
@@ -34,8 +34,11 @@ class Document:
     ``vocabulary`` replaces the vocabulary of the model, if given. ``task`` is the ESPnet task that the user chose, if
     any. If ``constructor_weights`` is false, the model is built without the weights that its constructor would load.
     If ``dequantized`` is true, quantization_config is ignored: the model is built with unquantised weights.
-    ``overrides`` are fields of a config.json of transformers with other values than the file has; if ``model_type`` is
-    one of them, they are all fields, and those of the file are not used.
+    ``overrides`` are fields with other values than the file has: of a config.json of transformers, or of the section
+    ``model:``. If ``model_type`` is one of them, they are all fields of a config.json, and those of the file are not
+    used. ``versions`` identify the installed code if they were found before this process imported it; None if they are
+    to be found when they are needed. ``undeclared`` are names of fields that may be set although the configuration's
+    class does not declare them.
     """
 
     path: str
@@ -51,6 +54,8 @@ class Document:
     train: Mapping[str, Any] = field(default_factory=dict)
     dequantized: bool = False
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] | None = None
+    undeclared: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -70,6 +75,10 @@ class Document:
     def resolve(self, path: str) -> str:
         """Return the full path for ``path``, which is relative to ``folder``."""
         return os.path.normpath(os.path.join(self.folder, path))
+
+    def changed(self, overrides: Mapping[str, Any]) -> Document:
+        """Return a document with other values of fields in the section ``model:``, or of fields in parts of it."""
+        return replace(self, model=_merged(self.model, overrides), overrides={})
 
     def fail(self, why: str, hint: str = "") -> ConfigError:
         """Return a ConfigError whose message begins with the name of this file; ``why`` says what is wrong with it."""
@@ -92,6 +101,14 @@ class Document:
             ) from error
         self.read.append(full)
         return text
+
+
+def _merged(model: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    own = {
+        name: _merged(model[name], one) if isinstance(one, Mapping) and isinstance(model.get(name), Mapping) else one
+        for name, one in overrides.items()
+    }
+    return {**model, **own}
 
 
 def read_document(path: str, what: str = "destination") -> Document:

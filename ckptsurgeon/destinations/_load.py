@@ -21,7 +21,7 @@ from .checkpoint import checkpoint_target
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["adopt", "code_named", "is_configuration", "load_target", "module_destination", "target_with"]
+__all__ = ["adopt", "code_named", "is_configuration", "load_target", "loaded", "module_destination", "target_with"]
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -101,7 +101,7 @@ def target_with(
     Token ids in the model's configuration are changed to the ids of the same tokens in the new vocabulary, and the new
     tokeniser is copied. ``train`` replaces the section ``train:`` of the configuration, from which the tokeniser and
     processors of a speech model are written. If ``dequantized`` is true, the destination of a quantised model has
-    unquantised weights. ``overrides`` are fields of a config.json of transformers that get other values.
+    unquantised weights. ``overrides`` are fields of a config.json, or of the section ``model:``, that get other values.
     """
     if not constructor_weights:
         _check_built(path)
@@ -121,7 +121,13 @@ def target_with(
         read_document(text), vocabulary=vocabulary, task=task, constructor_weights=constructor_weights,
         dequantized=dequantized, overrides=overrides or {},
     )  # fmt: skip
-    document = replace(document, train=train) if train is not None else document
+    return loaded(replace(document, train=train) if train is not None else document)
+
+
+def loaded(document: Document) -> TargetSpec:
+    """Return the destination that a document describes; errors list the code of the user that has already run."""
+    if document.model and document.overrides:
+        document = document.changed(document.overrides)
     try:
         return _checked_kind(document).load(document)
     except CheckpointError as error:

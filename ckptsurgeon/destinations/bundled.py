@@ -17,7 +17,7 @@ from ._document import Document, check_fields
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["CONFIG"]
+__all__ = ["CONFIG", "defaults_of"]
 
 MODELS = "ckptsurgeon.trainer.models"
 
@@ -40,6 +40,14 @@ class _Model(Protocol):
     def companions(self, fields: dict[str, Any]) -> tuple[Companion, ...]: ...
 
     def build(self, fields: dict[str, Any]) -> nn.Module: ...
+
+
+def defaults_of(document: Document) -> dict[str, Any]:
+    """Return the fields of the bundled model that a document names, with their defaults; {} if there is none."""
+    name = str(document.model.get("name"))
+    if name not in module_names(MODELS):
+        return {}
+    return dict(cast("_Model", discover(MODELS, "MODEL")[name]).fields)
 
 
 class _Bundled:

@@ -18,7 +18,7 @@ from ..util.text import brief_repr, escape
 from ._document import Document
 from .torch_module.user_code import near_attributes, near_modules, own_file, user_code
 
-__all__ = ["CONFIG", "instantiated", "targets_in"]
+__all__ = ["CONFIG", "instantiated", "located", "targets_in"]
 
 _OWN = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 
@@ -100,6 +100,12 @@ def _locate(document: Document, target: Any) -> _Located:
         f"{escape(target)} cannot be imported: there is no module {escape(parts[0])}.",
         near_modules(parts[0], "Install the module, or run the command in the folder that has it."),
     )
+
+
+def located(document: Document) -> Any:
+    """Return the class or function that a document names as ``_target_``; it is imported, but not called."""
+    with user_code(document):
+        return _locate(document, document.model["_target_"]).value
 
 
 def _failed(document: Document, target: str, error: BaseException) -> ConfigError:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..planning.resizing.new_width import NormForm
 from ..planning.target import TargetSpec
+from .hf.cached_answers import cached_answer
 
 __all__ = ["norm_forms"]
 
@@ -16,13 +17,29 @@ _CLOSE = 1e-4
 
 
 def norm_forms(target: TargetSpec) -> dict[str, NormForm]:
-    """Return, by the path of a module, how each norm computes; a norm is a module with "norm" in its class's name.
+    """Return, by the path of a module, how each norm computes, from the user's cache if it has it.
 
-    The network is built without memory for its parameters. A norm is called with one vector and a weight of zeros, then
-    of ones: once for each class, size and epsilon.
+    A norm is a module whose class is called so. The network is built without memory for its parameters. A norm is
+    called with one vector and a weight of zeros, then of ones: once for each class, size and epsilon.
     """
     if target.build is None:
         return {}
+    asked = {"of": "norms", "destination": target.cache_key} if target.cache_key else {}
+    return cached_answer(asked, lambda: _forms(target), _plain, _read)
+
+
+def _plain(found: dict[str, NormForm]) -> Any:
+    return {path: list(form) for path, form in found.items()}
+
+
+def _read(kept: Any) -> dict[str, NormForm]:
+    found = {str(path): NormForm(*form) for path, form in kept.items()}
+    if not all(type(form.size) is int and isinstance(form.kind, str) for form in found.values()):
+        raise ValueError
+    return found
+
+
+def _forms(target: TargetSpec) -> dict[str, NormForm]:
     from .torch_module.meta import build_on_meta
 
     model: Any = build_on_meta(target.build)  # type: ignore[arg-type]

@@ -57,16 +57,22 @@ class _Transformers:
             return spec
         return replace(
             spec,
+            cache_key=key,
             initial=lambda keys, seed: built()[0].initial(keys, seed),
-            build=lambda: _live(built()[0]),
+            build=lambda: _model(document, given),
             recognise=cached_layouts(key, lambda: cast("Recognise", built()[0].recognise)),
             vocabulary=GrowingAxes(cached_axes(key, lambda: built()[0].vocabulary)),
         )
 
 
-def _live(spec: TargetSpec) -> object:
-    assert spec.build is not None
-    return spec.build()
+def _model(document: Document, given: GivenFields) -> object:
+    """Return the live model, and store nothing: it may be built so that its parameters are not tied (on meta)."""
+    from .hf.config import describe, library
+    from .hf.model import built, offline
+
+    with offline():
+        described = describe(document, library(document), given)
+    return built(described)
 
 
 def _built(document: Document, given: GivenFields, key: str) -> tuple[TargetSpec, str]:

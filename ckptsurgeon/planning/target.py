@@ -104,8 +104,9 @@ class TargetSpec(Brief):
     run to make this object. ``recognise`` finds changes that a source needs because of its layout or older names. An
     output folder also gets the ``companions``, such as config.json. It does not store the tensors in ``implied``, since
     the library that loads the folder ties them to other tensors. ``lists`` are the files of the old and the new token
-    list, if the destination was given another vocabulary; the old one alone if the new one was made from it. ``build``
-    makes the live module, if the destination is one.
+    list, if the destination was given another vocabulary; the old one alone if the new one was
+    made from it. ``build`` makes the live module, if the destination is one; ``cache_key`` then identifies what it
+    builds in the user's cache, and is "" if the cache does not have it.
     """
 
     kind: str
@@ -130,6 +131,7 @@ class TargetSpec(Brief):
     implied: frozenset[str] = frozenset()
     lists: tuple[str, ...] = ()
     build: Callable[[], object] | None = None
+    cache_key: str = field(default="", repr=False, compare=False)
 
     def __repr__(self) -> str:
         return f"<TargetSpec {self.kind} {escape(self.name)}: {count(len(self.tensors), 'tensor')}>"

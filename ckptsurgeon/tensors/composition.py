@@ -188,9 +188,12 @@ def given(values: Sequence[float]) -> TensorInfo:
     return TensorInfo("float32", (len(values),), made=Given(tuple(values)))
 
 
-def total(infos: Sequence[TensorInfo], *, is_mean: bool = False) -> TensorInfo:
-    """Return the sum, or the mean, of floating-point tensors that all have the same dtype and shape."""
-    return _made(infos[0], infos[0].shape, Summed(tuple(infos), is_mean))
+def total(infos: Sequence[TensorInfo], *, is_mean: bool = False, weights: Sequence[float] = ()) -> TensorInfo:
+    """Return the sum, or the mean, of floating-point tensors that all have the same dtype and shape.
+
+    In a sum, each is multiplied by its weight, if there are any.
+    """
+    return _made(infos[0], infos[0].shape, Summed(tuple(infos), is_mean, tuple(weights)))
 
 
 def filled(info: TensorInfo, shape: Sequence[int], value: float) -> TensorInfo:

@@ -224,11 +224,13 @@ class Noisy:
 class Summed:
     """The sum of the tensors ``of``, added element by element in double precision, and then rounded to their dtype.
 
-    If ``is_mean`` is true, the sum is divided by their number before it is rounded.
+    If ``is_mean`` is true, the sum is divided by their number before it is rounded. If there are ``weights``, each
+    tensor is multiplied by its weight before it is added.
     """
 
     of: tuple[TensorInfo, ...]
     is_mean: bool = False
+    weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

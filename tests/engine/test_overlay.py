@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.engine.compute import compute
+from ckptsurgeon.engine.compute import compute, rows
 
 PROGRAM = """
 import sys
@@ -57,6 +57,54 @@ def test_blocks_give_what_one_piece_gives(limit: int, dtype: torch.dtype, monkey
     cs.apply(cs.transplant("src.pth", "dst.pth", on_mismatch="overlap"), "out.pth")
     assert torch.equal(torch.load("out.pth")["w"], wanted)
     assert cs.verify("out.pth").ok
+
+
+@pytest.mark.parametrize("limit", [4, 64, 1 << 20])
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("is_drawn", [False, True])
+def test_each_part_is_padded_at_its_end(limit: int, dim: int, is_drawn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "BLOCK_BYTES", limit)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", limit)
+    source = torch.arange(6 * 6 * 3.0).reshape(6, 6, 3)
+    shape = [10, 6, 4] if dim == 0 else [6, 10, 4]
+    wanted = torch.full(shape, -1.0)
+    for part in range(2):
+        begin, old = (5 * part, 3 * part)
+        inside, theirs = slice(begin, begin + 3), slice(old, old + 3)
+        if dim == 0:
+            wanted[inside, :, :3] = source[theirs]
+        else:
+            wanted[:, inside, :3] = source[:, theirs]
+    torch.save({"w": source}, "src.pth")
+    torch.save({"w": torch.full(shape, -1.0)}, "dst.pth")
+    Path("dst.yaml").write_text(f"model: {{tensors: {{w: {{shape: {shape}, init: -1}}}}}}\n")
+    plan = cs.transplant("src.pth", "dst.yaml" if is_drawn else "dst.pth", on_mismatch=f"pad:parts=2,dim={dim}")
+    cs.apply(plan, "out.pth")
+    assert torch.equal(torch.load("out.pth")["w"], wanted)
+    assert cs.verify("out.pth").ok
+    at = (9, 0, 0) if dim == 0 else (0, 9, 0)
+    for place, is_from_source in ((tuple(max(0, one - 4) for one in at), True), (at, False)):
+        changed = wanted.clone()
+        changed[place] = 7
+        torch.save({"w": changed}, "changed.pth")
+        failed = bool(cs.verify("changed.pth", plan=plan).failed)
+        assert failed == (is_from_source or not is_drawn)  # what was drawn is not compared
+
+
+@pytest.mark.parametrize(
+    ("policy", "why"),
+    [
+        ("pad:parts=4", "dimension 0 has a size of 6, which does not divide into 4 parts"),
+        ("pad:parts=3", "dimension 0 has a size of 10, which does not divide into 3 parts"),
+        ("pad:parts=0", "there is no part"),
+        ("pad:parts=2,dim=3", "there is no dimension 3"),
+    ],
+)
+def test_parts_that_cannot_be_are_an_error(policy: str, why: str) -> None:
+    torch.save({"w": torch.ones(6, 6, 3)}, "src.pth")
+    torch.save({"w": torch.ones(10, 6, 4)}, "dst.pth")
+    with pytest.raises(cs.PlanError, match=why):
+        cs.transplant("src.pth", "dst.pth", on_mismatch=policy)
 
 
 @pytest.mark.parametrize("limit", [4, 64, 1 << 20])

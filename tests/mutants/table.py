@@ -78,6 +78,66 @@ MUTANTS = (
         "tensors/ops/test_means.py",
     ),
     Mutant(
+        "what resize learns is cached without a text of the user's file",
+        "return hashlib.sha256(one.encode()).hexdigest()[:16] if isinstance(one, str) else one",
+        "return one",
+        "api/resize/test_cached.py",
+    ),
+    Mutant(
+        "a live model stores nothing in the cache",
+        "build=lambda: _model(document, given),",
+        "build=lambda: built()[0].build(),  # type: ignore[misc]",
+        "destinations/hf/test_cached_builds.py",
+    ),
+    Mutant(
+        "merged experts count as often as they are used",
+        "return total(parts, weights=[by / whole for by in weights])",
+        "return total(parts, is_mean=True)",
+        "api/resize/test_merge_experts.py",
+    ),
+    Mutant(
+        "an expert is merged with the one whose row of the router is most similar",
+        "groups[max(near, key=lambda head: (own[head], -head))].append(expert)",
+        "groups[min(near, key=lambda head: (own[head], -head))].append(expert)",
+        "api/resize/test_merge_experts.py",
+    ),
+    Mutant(
+        "experts of one group of the router are not merged with those of another",
+        "near = [head for head in heads if head // size == expert // size]",
+        "near = list(heads)",
+        "api/resize/test_merge_experts.py",
+    ),
+    Mutant(
+        "each part of a tensor is padded at its own end",
+        "at = part * (step.shape[dim] // parts) if parts > 1 else 0",
+        "at = part * sizes[dim] if parts > 1 else 0",
+        "engine/test_overlay.py",
+    ),
+    Mutant(
+        "a policy with parts is not lost to one of another field",
+        'policies[numberless(key)] = max(policy, policies.get(numberless(key), ""), key=len)',
+        "policies[numberless(key)] = policy",
+        "api/resize/test_fused.py",
+    ),
+    Mutant(
+        "queries of each group are parted from the key that they share",
+        "return heads.keys if network.kinds[key] == GROUPED else 1",
+        "return 1",
+        "api/resize/test_fused.py",
+    ),
+    Mutant(
+        "of a network of own code it is not said that the outputs stay equal",
+        "change.is_exact = None if change.is_exact else change.is_exact",
+        "change.is_exact = change.is_exact",
+        "api/resize/test_factories.py",
+    ),
+    Mutant(
+        "what an optimizer stores is not resized as weights are",
+        "if root is not None and _MOMENTS.search(root):",
+        "if root is not None and root == 'optimizer':",
+        "api/resize/test_roots.py",
+    ),
+    Mutant(
         "inputs that a resize repeats count less",
         'for axis in axes if axis.side == "in"]\n    return Change(f"{field} {old} to {new}: each',
         'for axis in axes if axis.side == "out"]\n    return Change(f"{field} {old} to {new}: each',
@@ -193,8 +253,8 @@ MUTANTS = (
     ),
     Mutant(
         "of grouped heads equally many are kept",
-        "largest(self.scores(role, axes, old), new, within)",
-        "largest(self.scores(role, axes, old), new, 1)",
+        "largest(self.measures.scores(role, axes, old), new, within)",
+        "largest(self.measures.scores(role, axes, old), new, 1)",
         "api/resize/test_refusals.py",
     ),
     Mutant(
@@ -1087,8 +1147,8 @@ MUTANTS = (
     ),
     Mutant(
         "a mean of several tensors does not overflow where their sum would",
-        "    weights = () if is_mean else [1.0] * len(parts)",
-        "    weights = [1.0] * len(parts)",
+        "    factors = () if is_mean else weights or [1.0] * len(parts)",
+        "    factors = weights or [1.0] * len(parts)",
         "planning/operations/test_resizing.py",
     ),
     Mutant(

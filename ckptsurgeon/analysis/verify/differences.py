@@ -15,7 +15,7 @@ import numpy as np
 from ...checkpoint.checkpoint import Checkpoint
 from ...engine.compute.compute import computed_blocks
 from ...engine.compute.reading import cast_for, read_part
-from ...engine.compute.rows import mapped_block, overlaid_boxes
+from ...engine.compute.rows import overlaid_boxes, overlaid_part
 from ...engine.context import MergeContext
 from ...engine.part_run import is_copy
 from ...planning.plan.compute import Factor
@@ -130,8 +130,7 @@ def _overlay_difference(
     limit = BLOCK // info.itemsize
     for box in overlaid_boxes(step, origin, limit):
         here = read_part(output, info, box)
-        maps = step.op == "map"
-        values = mapped_block(step, origin, theirs, box) if maps else read_part(theirs, origin, box)
+        values = overlaid_part(step, origin, theirs, box)
         there, _ = cast_for(step, values, origin.dtype)
         if not np.array_equal(here.view("u1"), there.view("u1")):
             return sum(begin * step for (begin, _), step in zip(box, stride, strict=True)) * info.itemsize

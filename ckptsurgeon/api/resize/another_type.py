@@ -50,7 +50,7 @@ class AnotherType:
         if replace(choices, noise=Noise(choices.noise.by)) != Choices():
             raise ConfigError(
                 "--as changes the type alone, not the size.",
-                hint="Leave --layers, --keep, --new-channels, --new-width, --noise and --by out.",
+                hint="Leave --layers, --keep, --new-channels, --new-width, --noise, --merge-experts and --by out.",
             )
         if expert is not None and expert < 0:
             raise ConfigError(f"--expert {expert} is not the number of an expert.", hint="Experts count from 0.")

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...errors import ConfigError
 from ...planning.resizing.fields import ORDER, role_of
 from ...util.text import brief_repr, escape
 from .arguments import at_path
-from .checks import check_heads, check_ties
+from .checks import check_heads, check_ties, keys_by_switch
 from .choices import Choices
 
-__all__ = ["COPY", "INIT", "TIES", "AskedFields"]
+__all__ = ["COPY", "HEAD", "INIT", "TIES", "AskedFields"]
 
 TIES = "tie_word_embeddings"
 """The field that ties the output layer to the embeddings."""
 COPY, INIT = "copy", "init"
 """How new channels, or a larger width, are made: as copies, or with initial values that contribute nothing at first."""
-_HEAD_SIZE = ("head_dim", "d_kv")
+HEAD = "head_dim"
+"""The field with the size of a head, which some networks read although their configuration does not declare it."""
+_HEAD_SIZE = (HEAD, "d_kv")
 _EPSILON = re.compile(r"(^|_)eps(ilon)?$")
 
 
@@ -33,6 +35,9 @@ class AskedFields:
         self.before, self.new, self._new_width = before, dict(new), new_width
         self.epsilons: list[str] = []
         """The fields with an epsilon of norms that change with the width."""
+        self._with_heads: list[str] = []
+        self.undeclared: list[str] = []
+        """The fields with the size of a head that the source's configuration does not have, but the output's has."""
 
     def numbers(self, name: str) -> tuple[int, int]:
         """Return the values of a field that counts something, before and after."""
@@ -59,6 +64,8 @@ class AskedFields:
             raise ConfigError("--layers is only for another number of layers.", hint="Set it with --set.")
         if choices.new_channels and not any(self.grows(name) for name in self.of("channels")):
             raise ConfigError("--new-channels is only for more channels.", hint="Leave it out.")
+        if choices.merge and not any(not self.grows(name) for name in self.of("experts")):
+            raise ConfigError("--merge-experts is only for fewer experts.", hint="Set their number with --set.")
         if choices.new_width and not any(self.grows(name) for name in self.of("width")):
             raise ConfigError("--new-width is only for a larger width.", hint="Leave it out.")
 
@@ -77,6 +84,30 @@ class AskedFields:
                 path, part = name.rpartition(".")[0] + f".{size}" if "." in name else size, self.beside(name)
                 if size in part and path not in self.new:
                     self.new[path] = part[size] or _head_size(part)
+
+    def pin_keys(self) -> None:
+        """Give the number of heads of keys the number of heads where each has its own, and no tensor depends on it."""
+        for name in self.of("heads"):
+            part = self.beside(name)
+            if keys_by_switch(part) and not part["multi_query"]:
+                for keys in (one for one in part if role_of(one) == "kv_heads" and type(part[one]) is int):
+                    path = f"{_inside(name)}.{keys}" if "." in name else keys
+                    self.new[path] = self.new[name]
+                    self._with_heads.append(path)
+
+    def pin_undeclared(self, is_read: Callable[[str, int], bool]) -> None:
+        """Keep the size of a head, where it is a field that is not declared, if the number of heads alone changes.
+
+        ``is_read`` returns whether the network has other shapes with another value of the field, which it is given.
+        """
+        widths = {_inside(name) for name in self.of("width")}
+        for name in self.of("heads"):
+            path = f"{_inside(name)}.{HEAD}" if "." in name else HEAD
+            if not self.is_pinned(name) and _inside(name) not in widths and _has_head_size(self.beside(name)):
+                size = _head_size(self.beside(name))
+                if is_read(path, 2 * size):
+                    self.new[path] = size
+                    self.undeclared.append(path)
 
     def pin_epsilons(self) -> None:
         """Give the epsilons of norms the values that keep what they compute if zeros are added to the width."""
@@ -110,7 +141,7 @@ class AskedFields:
         joined: set[str] = set()
         for role in ORDER:
             for name in self.of(role):
-                if name in joined:
+                if name in joined or name in self._with_heads:
                     continue
                 beside = [name]
                 if role == "width":
@@ -120,6 +151,8 @@ class AskedFields:
                         beside += self._keys_with(beside) + self.epsilons_of(name)
                 elif role == "kv_heads" and (heads := self._heads_beside(name)):
                     beside.insert(0, heads)
+                inside = {_inside(one) for one in beside if role_of(one) == "heads"}
+                beside += [one for one in self._with_heads if _inside(one) in inside]
                 joined.update(beside)
                 yield role_of(beside[0]), beside
 
@@ -171,6 +204,11 @@ class AskedFields:
 
 def _inside(name: str) -> str:
     return name.rpartition(".")[0]
+
+
+def _has_head_size(part: Mapping[str, Any]) -> bool:
+    """Return whether the size of a head is the width divided by the number of heads."""
+    return all(any(role_of(one) == role and type(part[one]) is int for one in part) for role in ("width", "heads"))
 
 
 def _head_size(part: Mapping[str, Any]) -> int:

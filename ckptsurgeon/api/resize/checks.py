@@ -21,6 +21,7 @@ __all__ = [
     "check_values",
     "has_heads_in_pairs",
     "heads_of_one_size",
+    "keys_by_switch",
     "layers_apart",
     "numbers_apart",
     "scales_output",
@@ -80,10 +81,18 @@ def check_head_sizes(field: str, before: Constants, after: Constants) -> None:
             )
 
 
+def keys_by_switch(part: Mapping[str, Any]) -> bool:
+    """Return whether a switch says that all heads share one key (Falcon-7B), or that each has its own.
+
+    A field with the number of heads of keys then has no effect on tensors, but has to say the same.
+    """
+    return type(part.get("multi_query")) is bool and not part.get("new_decoder_architecture")
+
+
 def check_heads(part: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """Raise ConfigError if heads of queries and of keys do not fit; ``part`` has all fields, ``new`` the new values."""
     names = {role: [one for one in part if role_of(one) == role and type(part[one]) is int] for role in _HEADS}
-    if not (names["heads"] and names["kv_heads"]):
+    if not (names["heads"] and names["kv_heads"]) or keys_by_switch(part):
         return
     heads, keys = names["heads"][0], names["kv_heads"][0]
     if heads not in new and keys not in new:

@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ...planning.resizing.axes import Axis
 from ...planning.resizing.repeat import NO_NOISE, Noise
 from .vocabulary import VocabularyStep
 
-__all__ = ["Choices", "Scores"]
-
-Scores = Callable[[str, Sequence[Axis], int], list[float]]
-"""A function that returns the score of each unit along some axes, from what the units are ("experts")."""
+__all__ = ["Choices"]
 
 
 @dataclass(frozen=True)
 class Choices:
     """What the user chose: ``layers`` as text, lists of what is ``kept`` by field, how channels and width are added.
 
+    ``merge`` is "similar" or groups of experts as text, if experts are merged.
     ``vocabulary`` is the change of the vocabulary, if there is one.
     """
 
@@ -27,6 +24,7 @@ class Choices:
     new_channels: str = ""
     new_width: str = ""
     noise: Noise = NO_NOISE
+    merge: str = ""
     by: str = ""
     influences: Callable[[int], list[float]] | None = None
     """A function that returns the influence of each layer of a list of so many, if statistics are given."""

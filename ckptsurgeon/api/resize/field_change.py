@@ -17,8 +17,10 @@ from ...planning.resizing.select import check_channels, check_units, groups_of, 
 from ...util.text import escape
 from .asked_fields import INIT, TIES, AskedFields
 from .checks import check_head_sizes, check_identity, check_used, has_heads_in_pairs, heads_of_one_size, scales_output
-from .choices import Choices, Scores
+from .choices import Choices
 from .layer_lists import chosen_layers
+from .merging import merged_groups
+from .scores import Measures
 
 __all__ = ["FieldChange"]
 
@@ -38,7 +40,7 @@ class FieldChange:
 
     asked: AskedFields
     choices: Choices
-    scores: Scores
+    measures: Measures
     constants: Callable[[], tuple[Mapping[str, object], Mapping[str, object]]]
     norms: Callable[[], tuple[Mapping[str, NormForm], Mapping[str, NormForm]]]
     before: Network
@@ -66,12 +68,15 @@ class FieldChange:
             check_channels(name, groups_of(axes))
         if role == "experts":
             self._check_used_experts(name)
+            if self.choices.merge:
+                parts = self.asked.beside(name).get("n_group") or 1
+                return merged_groups(name, groups_of(axes), numbers, self.choices, self.measures, parts)
         if role == "width":
             check_head_sizes(name, *self.constants())
             return self._wider(name, axes, numbers)
         if numbers[1] > numbers[0]:
             if role == "channels":
-                return widened_channels(name, axes, numbers, self._way(axes), self.choices.noise)
+                return widened_channels(name, axes, numbers, self.choices.new_channels or INIT, self.choices.noise)
             noise = self.choices.noise if role == "heads" else NO_NOISE
             change = repeated(name, axes, numbers, noise=noise)
             if role == "heads" and has_heads_in_pairs(self.constants()[0]):
@@ -113,10 +118,6 @@ class FieldChange:
                     "as large.",
                     hint=("This network always ties the two." if is_set else UNTIE) + zeros,
                 )
-
-    def _way(self, axes: Sequence[Axis]) -> str:
-        is_fused = any((axis.parts, axis.block) != (1, 1) for axis in axes)
-        return self.choices.new_channels or ("copy" if is_fused else "init")
 
     def _wider(self, name: str, axes: Sequence[Axis], numbers: tuple[int, int]) -> Change:
         old, new = numbers
@@ -230,7 +231,7 @@ class FieldChange:
                 )
             return selected(name, groups, [listed] * len(groups), numbers, f"those of the list are kept ({new})")
         within = self._heads_of_keys(name, old, new) if role == "heads" else 1
-        kept = [largest(self.scores(role, axes, old), new, within) for axes in groups]
+        kept = [largest(self.measures.scores(role, axes, old), new, within) for axes in groups]
         why = (
             f"those that contribute most in {escape(self.choices.by)}"
             if self.choices.by

@@ -12,12 +12,14 @@ from typing import Any
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint
 from ...destinations.hf.resizable import Resizable
+from ...destinations.resizable_model import resizable
 from ...errors import ConfigError, PlanError
 from ...planning.keys.spelling import quoted
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import REPEAT
-from ...planning.resizing.axes import Axis, grouped, numberless
+from ...planning.resizing.axes import grouped, numberless
 from ...planning.resizing.change import Change
+from ...planning.resizing.fields import role_of
 from ...planning.resizing.repeat import Noise
 from ...planning.target import TargetSpec
 from ...planning.transplant.options import Options
@@ -36,9 +38,10 @@ from .another_type import AnotherType
 from .arguments import fields_of, kept_of
 from .choices import Choices
 from .donor import donor_choice, with_donor
-from .scores import scores, scores_by_activations
+from .merging import check_merge
+from .scores import Measures
 from .stages import Stages
-from .statistics import Statistics, read_statistics
+from .statistics import read_statistics
 from .vocabulary import VocabularyChoices, vocabulary_step
 
 __all__ = ["resize"]
@@ -47,6 +50,8 @@ CONFIG = "config.json"
 TWICE = "-stored-twice"
 """The end of the name that a tensor gets, until it is left out, if it is stored under another name, too."""
 NEW_CHANNELS = ("init", "copy")
+_MOMENTS = re.compile(r"(^|\.)(optim\w*|exp_avg(_sq)?|adam_[mv]|momentum_buffer)($|\.)")
+"""Matches roots of what optimizers store."""
 
 
 @checked
@@ -61,6 +66,7 @@ def resize(
     new_channels: str | None = None,
     new_width: str | None = None,
     noise: float | None = None,
+    merge_experts: str | None = None,
     by: Path | None = None,
     tokenizer: Path | None = None,
     trim: Files = (),
@@ -79,8 +85,9 @@ def resize(
     """Plan a model of another size: the network of its config.json with other values of some fields.
 
     Which axes of which tensors a field changes is found by building the network, without storage, at both values.
-    ``source`` is the folder of a model of transformers, or a checkpoint with its config.json as ``config``. ``set``
-    maps fields to new values, or has strings FIELD=VALUE: the width (hidden_size), the number of layers, of heads, of
+    ``source`` is the folder of a model of transformers, or a checkpoint with its configuration as ``config``: a
+    config.json, or a file in our format that names the user's code or a bundled network. ``set`` maps fields to new
+    values, or has strings FIELD=VALUE: the width (hidden_size), the number of layers, of heads, of
     heads of keys and values, of channels of feed-forward layers (intermediate_size) and of experts.
 
     ``model_type`` is another type for the output: one with experts for a dense network (``set`` then has their number),
@@ -92,6 +99,9 @@ def resize(
     field to the heads, channels or experts that are kept, as ``0..3,6``; by default those with the largest weights, or
     those that contribute most in the statistics ``by``, a file that ``stats`` made of this model. With it, ``layers``
     may be "influential": the layers that change their input most.
+    ``merge_experts`` makes fewer experts by merging groups of them: "similar" (each expert that is not kept is merged
+    with the kept one whose row of the router is most similar to its own), or groups, as ``0+4,1+5``. If the statistics
+    ``by`` say how often experts are used, each counts as often.
     ``new_channels`` is "init" (new channels are initialised and contribute nothing at first) or "copy". ``new_width``
     is "copy" (the width is repeated, by default if it is a multiple of the old one) or "init": the new numbers are 0 at
     first, and the epsilon of norms becomes smaller in the configuration. ``noise`` is a share up to 1: each weight that
@@ -122,14 +132,23 @@ def resize(
         raise ConfigError(f"--noise {noise} is not a share from 0 to 1.", hint="As in --noise 0.1.")
     if new_width is not None and new_width not in NEW_CHANNELS:
         raise ConfigError(f"--new-width {escape(new_width)} is unknown.", hint="Use copy or init.")
+    if merge_experts is not None:
+        check_merge(merge_experts)
+    if root is not None and _MOMENTS.search(root):
+        raise ConfigError(
+            f"--root {escape(root)} is what an optimizer stores, which does not change as weights do: if an input is "
+            "repeated, its weight is divided, and the moment of the weight is not.",
+            hint="Resize the weights alone: training starts with new ones.",
+        )
     path = os.fspath(source)
-    base = Resizable(_config(path, config))
+    base = resizable(_config(path, config))
     corpora = [os.fspath(one) for one in ([trim] if isinstance(trim, str | os.PathLike) else trim or ())]
     asked = VocabularyChoices(os.fspath(tokenizer or ""), corpora, keep_special, pad_to, new_tokens, token_map,
                               os.fspath(donor or ""), omp_k)  # fmt: skip
     vocabulary = None
     kept = {base.main_name(name): value for name, value in kept_of(keep).items()}
     given = fields_of(set, is_needed=model_type is None and not (tokenizer or trim))
+    _check_known(base, asked, model_type, given)
     if model_type is None:
         _check_same_type(expert)
         fields = {base.main_name(name): value for name, value in given.items()}
@@ -147,6 +166,7 @@ def resize(
             new_channels or "",
             new_width or "",
             Noise(noise or 0.0, seed),
+            merge_experts or "",
             name,
             influences,
             vocabulary,
@@ -156,7 +176,7 @@ def resize(
         rows, stored_twice = _as_named(opened, first, computed)
         stages: Stages | AnotherType
         if model_type is None:
-            stages = Stages(base, fields, choices, lambda *of: _scores(named(), found, *of))
+            stages = Stages(base, fields, choices, Measures(lambda: named(), found))
         else:
             stages = AnotherType(base, model_type, given, expert, choices)
         rows += stages.splits
@@ -175,7 +195,9 @@ def resize(
         if len(own) < len(change.rows) and change.is_exact:
             change.is_exact = None  # what is computed is another table then, and not the old one repeated
         rows += [*grouped(own, [key for key in stages.keys if key not in computed]), *change.after]
-    policies = {numberless(key): policy for change in changes for key, policy in change.policies.items()}
+    policies: dict[str, str] = {}
+    for key, policy in (row for change in changes for row in change.policies.items()):
+        policies[numberless(key)] = max(policy, policies.get(numberless(key), ""), key=len)  # parts, if it has any
     options = Options.of(
         exclude=[*stored_twice, *(key for change in changes for key in change.left)],
         rules=[rule for change in changes for rule in change.renamed],
@@ -186,7 +208,7 @@ def resize(
     arguments = plain_arguments(
         model_type=model_type, expert=expert, layers=layers,
         keep={name: list(value) for name, value in kept.items()}, new_channels=new_channels,
-        new_width=new_width, noise=noise, by=by and os.path.basename(by), dtype=dtype,
+        new_width=new_width, noise=noise, merge_experts=merge_experts, by=by and os.path.basename(by), dtype=dtype,
         tokenizer=os.path.basename(asked.tokenizer.rstrip("/")), pad_to=pad_to if pad_to > 1 else 0,
         trim=list(map(os.path.basename, corpora)), no_keep_special=not keep_special, new_tokens=new_tokens,
         token_map=rules_as_text(token_map), donor=os.path.basename(asked.donor.rstrip("/")), omp_k=omp_k, root=root,
@@ -203,15 +225,21 @@ def resize(
         raise PlanError(error.message, hint=hint, details=error.details) from None
     if vocabulary is not None and vocabulary.donor is not None and vocabulary.new is not None:
         plan = with_donor(plan, vocabulary.donor, vocabulary.new.new.tokens, stages.last)
-    lost = [step.key for step in plan.steps if step.reason == "missing" and step.key not in _computed({}, stages.last)]
-    if computed and lost and isinstance(stages, Stages):
-        raise PlanError(f"no layer of the source has {listing(lost)}.", hint="Choose other layers with --layers.")
+    if computed and isinstance(stages, Stages):
+        made = _computed({}, stages.last)
+        lost = [step.key for step in plan.steps if step.reason == "missing" and step.key not in made]
+        if lost:
+            raise PlanError(f"no layer of the source has {listing(lost)}.", hint="Choose other layers with --layers.")
     repeated = {key: times for change in changes for key, times in change.repeated.items()}
     if repeated:
         policies = {key: f"{REPEAT}:{times}" for key, times in repeated.items()}
         steps = (replace(step, policy=policies.get(step.key, step.policy)) for step in plan.steps)
         plan = replace(plan, steps=tuple(steps))
+    if not base.is_known:
+        for change in changes:
+            change.is_exact = None if change.is_exact else change.is_exact  # what else its code does is not known
     notes = [change.note(is_tested=stages.is_tested) for change in changes]
+    notes += base.said(list(stages.overrides), stages.overrides)
     notes += [f"{escape(alias)} is a copy of {escape(owner)}, to which it was tied" for owner, alias in freed]
     others = [note for note in plan.notes if not note.startswith(DIFFERENT)]  # that is what was asked for
     target = replace(plan.target, overrides=stages.overrides)
@@ -219,13 +247,21 @@ def resize(
     return with_metadata(plan, metadata)
 
 
-def _scores(
-    named: Checkpoint, statistics: Statistics | None, role: str, axes: Sequence[Axis], units: int
-) -> list[float]:
-    """Return the score of each unit along some axes: by statistics, or else by the weights in ``named``."""
-    if statistics is None:
-        return scores(axes, units, named)
-    return scores_by_activations(axes, units, named, statistics, are_experts=role == "experts")
+def _check_known(base: Resizable, asked: VocabularyChoices, model_type: str | None, fields: Mapping[str, Any]) -> None:
+    """Raise ConfigError for what only networks of transformers can get: another type, or another vocabulary."""
+    wanted: dict[str, Any] = {
+        "--as": model_type,
+        "--tokenizer": asked.tokenizer,
+        "--trim": asked.corpora,
+        "--donor": asked.donor,
+    }
+    wanted.update({f"--set {escape(name)}": True for name in fields if role_of(name) == "vocabulary"})
+    given = next((option for option, value in wanted.items() if value), "")
+    if given and not base.is_known:
+        raise ConfigError(
+            f"{given} is only for networks of transformers, which {escape(os.path.basename(base.path))} is not.",
+            hint="Leave it out. For another vocabulary, use ckpt transplant --vocab.",
+        )
 
 
 def _check_noise(noise: float | None, changes: Sequence[Change]) -> None:
@@ -260,6 +296,8 @@ def _config(path: str, config: Path | None) -> str:
 
 def _computed(source: Mapping[str, Any], network: TargetSpec) -> list[str]:
     """Return the tensors that the source lacks, and that the class computes when it loads: tables of sines."""
+    if network.kind != "transformers":
+        return []
     absent = [key for key in network.tensors if key not in source and key not in network.ties]
     patterns = ignored_keys(class_of(network), is_missing=True) if absent else []
     return [key for key in absent if any(re.search(pattern, key) for pattern in patterns)]

@@ -2,20 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import prod
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...errors import ConfigError
+from ...errors import ConfigError, PlanError
 from ...planning.resizing.axes import Axis
 from ...planning.resizing.select import scores_by_weights
 from ...util.text import escape
 from .statistics import Statistics
 
-__all__ = ["scores", "scores_by_activations"]
+__all__ = ["Measures", "scores", "scores_by_activations"]
 
 BLOCK = 16 << 20
 """The size of the blocks in which tensors are read, in bytes."""
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Measures heads, channels and experts by the weights of a checkpoint, or by ``statistics`` of what they do.
+
+    ``named`` opens the checkpoint with the names of its network.
+    """
+
+    named: Callable[[], Checkpoint]
+    statistics: Statistics | None = None
+
+    def scores(self, role: str, axes: Sequence[Axis], units: int) -> list[float]:
+        """Return the score of each unit along some axes; ``role`` says what units are ("experts")."""
+        if self.statistics is None:
+            return scores(axes, units, self.named())
+        return scores_by_activations(axes, units, self.named(), self.statistics, are_experts=role == "experts")
+
+    def loads(self, axes: Sequence[Axis], units: int) -> list[float]:
+        """Return how often each expert is used; [] if it is not known."""
+        found = self.statistics.load([axis.key for axis in axes]) if self.statistics is not None else None
+        return list(found) if found is not None and len(found) == units else []
+
+    def similarity(self, axes: Sequence[Axis]) -> list[list[float]]:
+        """Return the cosine of the rows of each two experts in their router, which is one of the tensors of ``axes``.
+
+        Raises PlanError if there is no router, or its values are not numbers.
+        """
+        import numpy as np
+
+        from ...engine.compute.reading import read_part
+        from ...tensors.ops.casts import cast
+
+        source = self.named()
+        others = [axis for axis in axes if "experts" not in axis.kind]  # gpt_oss has a bias for each expert
+        routers = [axis for axis in others if len(source[axis.key].shape) == 2 and axis.dim == 0]
+        if len(routers) != 1:
+            raise PlanError(
+                f"it is not known which tensor is the router of {escape(axes[0].key)} and others.",
+                hint="List the groups of experts: --merge-experts 0+4,1+5.",
+            )
+        info = source[routers[0].key]
+        rows = cast(read_part(source, info, tuple((0, size) for size in info.shape)), info.dtype, "float64")[0]
+        if not np.isfinite(rows).all():
+            raise PlanError(f"{escape(routers[0].key)} has NaN or infinite values.", hint="Find them with ckpt check.")
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        rows = rows / np.where(lengths, lengths, 1.0)
+        found: list[list[float]] = (rows @ rows.T).tolist()
+        return found
 
 
 def scores(axes: Sequence[Axis], units: int, source: Checkpoint) -> list[float]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from ...destinations.hf.resizable import Resizable
-from ...destinations.module_kinds import constants, module_kinds
+from ...destinations.module_kinds import ModuleFacts, module_facts
 from ...destinations.norm_forms import norm_forms
 from ...errors import PlanError
 from ...planning.resizing.axes import Network
@@ -21,18 +21,19 @@ from ...planning.target import TargetSpec
 from ...util.text import listing
 from ...vocabulary.replacement import NewVocabulary
 from .arguments import at_path, nested
-from .asked_fields import INIT, TIES, AskedFields
-from .checks import check_values, layers_apart, numbers_apart
-from .choices import Choices, Scores
+from .asked_fields import HEAD, INIT, TIES, AskedFields
+from .checks import check_values, keys_by_switch, layers_apart, numbers_apart
+from .choices import Choices
 from .field_change import FieldChange
 from .layer_lists import chosen_layers, lists_of_layers
+from .scores import Measures
 
 __all__ = ["Stages"]
 
 TESTED = (
     "bart", "bloom", "gemma2", "gpt_neox", "granitemoeshared", "helium", "hunyuan_v1_moe", "minimax", "mpnet", "xglm",
     "bert", "clip", "deepseek_v3", "gemma3_text", "gpt2", "gpt_oss", "llama", "mistral", "mixtral", "qwen2",
-    "phi3", "qwen2_moe", "qwen3", "qwen3_moe", "t5", "vit", "wav2vec2", "whisper",
+    "falcon", "gpt_bigcode", "phi3", "qwen2_moe", "qwen3", "qwen3_moe", "t5", "vit", "wav2vec2", "whisper",
 )  # fmt: skip
 """The types of models whose outputs the tests compare before and after each change that is said to keep them."""
 _OF_HEADS = ("width", "kv_heads", "heads")
@@ -50,15 +51,18 @@ class Stages:
 
     on_missing = "error"
 
-    def __init__(self, base: Resizable, fields: Mapping[str, Any], choices: Choices, scores: Scores) -> None:
-        self._base, self._choices, self._scores = base, choices, scores
-        self._asked = AskedFields(base.fields(), fields, choices.new_width)
+    def __init__(self, base: Resizable, fields: Mapping[str, Any], choices: Choices, measures: Measures) -> None:
+        self._base, self._choices, self._measures = base, choices, measures
+        before = base.fields()
+        self._asked = AskedFields(before, fields, choices.new_width)
         self._done: dict[str, Any] = {}
         self._asked.check(choices)
         self._asked.new.update(choices.vocabulary.fields if choices.vocabulary else {})
         self._asked.pin_heads()
+        self._asked.pin_keys()
+        self._asked.pin_undeclared(lambda name, size: base.allow_undeclared(HEAD, nested({name: size}, before)))
         self._asked.pin_epsilons()
-        self._values: dict[int, tuple[TargetSpec, Mapping[str, object]]] = {}
+        self._facts: dict[int, tuple[TargetSpec, ModuleFacts]] = {}
 
     @cached_property
     def first(self) -> TargetSpec:
@@ -88,8 +92,10 @@ class Stages:
     def said(self) -> list[str]:
         """Notes on fields that are changed without a change of tensors, and on lists of layers."""
         changed = [name for name in self._asked.new if at_path(self._asked.before, name) != self._asked.new[name]]
-        names = [name for name in changed if not role_of(name) and name not in (TIES, *self._asked.epsilons)]
+        own = (TIES, *self._asked.epsilons, *self._asked.undeclared)
+        names = [name for name in changed if not role_of(name) and name not in own]
         found = [f"no tensor depends on {listing(names, where='')}: changed in config.json alone"] if names else []
+        found += [f"set in config.json, too: {name}={self._asked.new[name]}" for name in self._asked.undeclared]
         ids = [name for name in names if name.endswith("_token_id")]
         if ids and os.path.isfile(os.path.join(self._base.folder, GENERATION)):
             found.append(f"{GENERATION} has its own {listing(ids, where='')}, which generate() reads")
@@ -112,10 +118,10 @@ class Stages:
             self._pair = previous, target
             changed = _network(target, kinds if role != "depth" else {})
             one, other = (plain, changed) if role in _AT_LAST else (before, self._separated(changed))
-            found = FieldChange(self._asked, self._choices, self._scores, self._constants, self._norms, one, other)
+            found = FieldChange(self._asked, self._choices, self._measures, self._constants, self._norms, one, other)
             change = self._with_values_compared(found.change(role, names[0]), role, names[0], one, other)
             if at == last and self.splits:
-                change.after += joins(plain)
+                change.after += joins(plain, self._heads(self._done))
             plain = Network(changed.tensors, kinds, changed.ties)
             before = self._separated(plain) if role == "depth" else other
             yield self._renamed(change, plain)
@@ -123,7 +129,7 @@ class Stages:
 
     @cached_property
     def _kinds(self) -> Mapping[str, str]:
-        return module_kinds(self.first)
+        return self._facts_of(self.first).kinds
 
     @cached_property
     def keys(self) -> list[str]:
@@ -148,7 +154,10 @@ class Stages:
         )
         part = part or self._base.fields(nested(done, self._asked.before))
         numbers = {role_of(one): value for one, value in part.items() if type(value) is int}
-        return Heads(numbers.get("heads", 1), numbers.get("kv_heads", numbers.get("heads", 1)))
+        heads = numbers.get("heads", 1)
+        if keys_by_switch(part):
+            return Heads(heads, 1 if part["multi_query"] else heads)
+        return Heads(heads, numbers.get("kv_heads", heads))
 
     def _renamed(self, change: Change, network: Network) -> Change:
         """Return a change whose policies are for the tensors that the output has."""
@@ -158,10 +167,13 @@ class Stages:
 
     def _constants(self) -> tuple[Mapping[str, object], Mapping[str, object]]:
         """Return the values that modules have beside their weights, before and after the present change."""
-        for one in self._pair:
-            self._values.setdefault(id(one), (one, constants(one)))
-        first, last = (self._values[id(one)][1] for one in self._pair)
+        first, last = (self._facts_of(one).constants for one in self._pair)
         return first, last
+
+    def _facts_of(self, network: TargetSpec) -> ModuleFacts:
+        if id(network) not in self._facts:
+            self._facts[id(network)] = network, module_facts(network)
+        return self._facts[id(network)][1]
 
     def _check_norms(self) -> None:
         """Raise PlanError if zeros cannot be added to the width, before anything is said about heads."""

@@ -19,9 +19,7 @@ from ...planning.keys.pattern_hints import chosen_keys
 from ...planning.plan.plan import Plan
 from ...storage.read.uri import shown
 from ...util.text import count, escape, listing
-from ..edit import convert
 from ..inputs.argument_types import Path, Patterns, Progress, checked
-from ..inputs.memory_budget import memory_bytes
 from ..inputs.merged_adapters import tail_of
 from .expert_statistics import ExpertSums, are_experts
 from .gram_matrices import GRAM, GramSums, is_linear, weights_of
@@ -85,6 +83,8 @@ def stats(
     """
     import torch
 
+    from ..edit import convert
+    from ..inputs.memory_budget import memory_bytes
     from ..prove.inputs import drawn_inputs, given_inputs
     from ..prove.network import configuration_of, open_network
     from ..prove.prove import run_network

@@ -78,8 +78,7 @@ def run(
         typer.Option(
             "--new-channels",
             metavar="init|copy",
-            help="Initialise new channels, which contribute nothing at first, or copy others. [default: init; copy "
-            "where gate and values are in one tensor]",
+            help="Initialise new channels, which contribute nothing at first, or copy others. [default: init]",
         ),
     ] = None,
     new_width: Annotated[
@@ -98,6 +97,15 @@ def run(
             metavar="SHARE",
             help="Change weights that read copies of a width, heads or channels by up to this share, at random, so "
             "that copies learn different things; what they contribute together stays the same.",
+        ),
+    ] = None,
+    merge_experts: Annotated[
+        str | None,
+        typer.Option(
+            "--merge-experts",
+            metavar="similar|GROUPS",
+            help="Merge experts in groups instead of leaving some out: each into the kept one with the most similar "
+            "row of the router, or as in 0+4,1+5. With --by, each counts as often as it is used.",
         ),
     ] = None,
     by: Annotated[
@@ -162,7 +170,11 @@ def run(
     ] = None,
     config: Annotated[
         str | None,
-        typer.Option("--config", metavar="FILE", help="The config.json, if it is not in the folder of the weights."),
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="The config.json, if it is not beside the weights, or a file with model: (_target_ or name).",
+        ),
     ] = None,
     dtype: Annotated[
         str | None,
@@ -182,8 +194,8 @@ def run(
     writing.check()
     plan = resize(
         source, set=set or [], model_type=as_type, expert=expert, layers=layers, keep=keep, new_channels=new_channels,
-        new_width=new_width, noise=noise, by=by, tokenizer=tokenizer, trim=trim or (), keep_special=keep_special,
-        pad_to=pad_to, new_tokens=new_tokens, token_map=token_map or (), donor=donor, omp_k=omp_k, config=config,
-        dtype=dtype, seed=seed, root=root, metadata=metadata_of(set_metadata),
+        new_width=new_width, noise=noise, merge_experts=merge_experts, by=by, tokenizer=tokenizer, trim=trim or (),
+        keep_special=keep_special, pad_to=pad_to, new_tokens=new_tokens, token_map=token_map or (), donor=donor,
+        omp_k=omp_k, config=config, dtype=dtype, seed=seed, root=root, metadata=metadata_of(set_metadata),
     )  # fmt: skip
     writing.carry_out(plan)

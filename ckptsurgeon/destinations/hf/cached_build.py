@@ -36,7 +36,7 @@ def spec_key(document: Document, given: GivenFields) -> str:
     is_trained = isinstance(features, Mapping) and features.get("kind") == "waves"
     if document.vocabulary is not None or is_trained:
         return ""
-    known = versions()
+    known = dict(document.versions) if document.versions is not None else versions()
     asked = {"asked": document.model.get("architecture"), "fields": given.fields, "overrides": given.overrides}
     return document_key({"of": "transformers", "format": FORMAT, "versions": known, **asked}) if known else ""
 

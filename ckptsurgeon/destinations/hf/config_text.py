@@ -1,4 +1,4 @@
-"""Describes a written config.json as changes to the user's fields, so that a cache contains no string of the user."""
+"""Describes a configuration by what the user's file has, so that a cache contains no string of the user."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-__all__ = ["changed_fields", "config_text", "texts_in", "with_changes"]
+__all__ = ["changed_fields", "config_text", "texts_in", "with_changes", "with_texts", "without_texts"]
 
 Fields = dict[str, Any]
 GIVEN, INNER, VALUE = 0, 1, 2
 """The kinds of changes: the user's value is kept, an object differs in some of its fields, or the value is new."""
+OWN, FIELDS = "own", "fields"
+"""The names of the only field of what stands for a string of the user, and for an object."""
 
 
 def config_text(fields: Mapping[str, Any]) -> str:
@@ -59,3 +61,34 @@ def texts_in(value: Any) -> Iterator[str]:
     elif isinstance(value, Collection):
         for one in value:
             yield from texts_in(one)
+
+
+def without_texts(value: Any, given: Any) -> Any:
+    """Return ``value`` with a number in place of each string that ``given`` also has; both are parsed JSON."""
+    places = {text: place for place, text in enumerate(dict.fromkeys(texts_in(given)))}
+
+    def stored(one: Any) -> Any:
+        if isinstance(one, str):
+            return {OWN: places[one]} if one in places else one
+        if isinstance(one, Mapping):
+            return {FIELDS: [[stored(name), stored(inner)] for name, inner in one.items()]}
+        return [stored(inner) for inner in one] if isinstance(one, list) else one
+
+    return stored(value)
+
+
+def with_texts(kept: Any, given: Any) -> Any:
+    """Return what ``without_texts`` was given.
+
+    Raises LookupError, TypeError or ValueError if ``kept`` is not in its form.
+    """
+    texts = list(dict.fromkeys(texts_in(given)))
+
+    def read(one: Any) -> Any:
+        if isinstance(one, dict):
+            if OWN in one:
+                return texts[one[OWN]]
+            return {read(name): read(inner) for name, inner in one[FIELDS]}
+        return [read(inner) for inner in one] if isinstance(one, list) else one
+
+    return read(kept)

@@ -45,7 +45,7 @@ def check_overrides(
     The class itself would accept any field. ``inside`` is the part of the message that says which nested configuration
     is checked.
     """
-    known = {*own_fields(config_class), *config_class.attribute_map, *fields, "num_labels"}
+    known = {*own_fields(config_class), *config_class.attribute_map, *fields, "num_labels", *document.undeclared}
     hidden = {"auto_map", *OF_A_TYPE, *FETCHING}
     known = {name for name in known if not name.startswith("_")} - hidden
     check_fields(document, f"{config_class.__name__}{inside}", overrides, sorted(known))

@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ...errors import ConfigError
 from ...planning.target import TargetSpec
 from ...vocabulary.replacement import NewVocabulary
-from .._document import Document, read_document
+from .._document import read_document
 from ..transformers import TOOLKIT
+from .described_fields import DescribedFields, described_fields, fields_as_type, fields_of_type
+from .stock import versions
 
 __all__ = ["Resizable"]
-
-_OF_THE_FILE = ("model_type", "architectures", "transformers_version", "torch_dtype", "_name_or_path")
-"""Fields that say of which type and version a config.json is."""
-_UNDECLARED = ("head_dim",)
-"""Fields that networks read although their configuration class does not declare them, as Qwen3-MoE's does."""
 
 
 class Resizable:
     """The network of a config.json, which can be built with other values of some fields; raises ConfigError."""
 
+    is_known = True
+    """Whether the tests compare networks of this kind, so that a note may say that outputs should stay equal."""
+
     def __init__(self, path: str) -> None:
-        self._document = read_document(path, "configuration")
+        # What identifies the installed code has to be found before anything imports it.
+        self._document = replace(read_document(path, "configuration"), versions=versions())
         if self._document.model or not TOOLKIT.recognises(self._document):
             raise self._document.fail(
                 "only a network of transformers can be resized: this is not its config.json.",
-                "Name the folder of a model, or its config.json with --config.",
+                "Name the folder of a model, its config.json with --config, or a file with model: {_target_: ...}.",
             )
         if self._document.content.get("quantization_config") is not None:
             raise self._document.fail(
                 "the weights are quantised: there is a quantization_config.",
                 "Decode them first: ckpt convert DIR --dequantize -o plain/.",
             )
+        self._known: dict[str, DescribedFields] = {}
 
     @property
     def path(self) -> str:
@@ -49,33 +52,48 @@ class Resizable:
         changed = replace(self._document, overrides=dict(changes), vocabulary=vocabulary, read=[], ran=[])
         return TOOLKIT.load(changed)
 
+    def allow_undeclared(self, name: str, changes: Mapping[str, Any]) -> bool:
+        """Return whether the network has other shapes with ``changes``, which set a field that is not declared.
+
+        If it has, the field ``name`` may be set from now on. Transformers' networks read some fields, such as the size
+        of a head, if a config.json has them, although the class of the configuration does not list them.
+        """
+        trial = replace(self._document, undeclared=(*self._document.undeclared, name))
+        try:
+            other = TOOLKIT.load(replace(trial, overrides=dict(changes), read=[], ran=[])).tensors
+        except ConfigError:
+            return False
+        own = self.target({}).tensors
+        reads = any(key in other and other[key].shape != info.shape for key, info in own.items())
+        if reads:
+            self._document = trial
+        return reads
+
     def fields(self, changes: Mapping[str, Any] = {}, vocabulary: NewVocabulary | None = None) -> dict[str, Any]:
         """Return all fields of the configuration with ``changes``, those with default values included."""
-        return dict(self._config(changes, vocabulary).to_dict())
+        return dict(self._described(changes, vocabulary).fields)
 
     def main_name(self, path: str) -> str:
         """Return the main name of a field that has several: ``hidden_size`` of T5 is ``d_model``."""
-        *parts, name = path.split(".")
-        config = self._config({})
-        for part in parts:
-            config = getattr(config, part, None)
-        return ".".join([*parts, getattr(config, "attribute_map", {}).get(name, name)])
+        inside, _, name = path.rpartition(".")
+        main = self._described({}).names.get(inside, {}).get(name, name)
+        return f"{inside}.{main}" if inside else main
 
-    def _config(self, changes: Mapping[str, Any], vocabulary: NewVocabulary | None = None) -> Any:
-        from .config import describe, library
-        from .given import given_fields
-
-        document: Document = replace(self._document, overrides=dict(changes), vocabulary=vocabulary)
-        given = given_fields(document)
-        return describe(document, library(document), given).config
+    def _described(self, changes: Mapping[str, Any], vocabulary: NewVocabulary | None = None) -> DescribedFields:
+        document = replace(self._document, overrides=dict(changes), vocabulary=vocabulary)
+        if vocabulary is not None:
+            return described_fields(document)
+        if repr(changes) not in self._known:
+            self._known[repr(changes)] = described_fields(document)
+        return self._known[repr(changes)]
 
     def main_name_in(self, model_type: str, name: str) -> str:
         """Return the main name of a field of another model type; raises ConfigError if the type is not known."""
-        return str(self._class_of(model_type).attribute_map.get(name, name))
+        return fields_of_type(self._document, model_type).names.get(name, name)
 
     def names_in(self, model_type: str) -> dict[str, Any]:
         """Return the fields of another model type with their default values."""
-        return dict(self._class_of(model_type)().to_dict())
+        return dict(fields_of_type(self._document, model_type).fields)
 
     def as_type(self, model_type: str, changes: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """Return all fields of the configuration as one of another model type, and the names of those left out.
@@ -83,26 +101,11 @@ class Resizable:
         Each field that both types have is carried over; ``changes`` are fields of the new type with their values. Only
         fields that the file has are listed as left out. Raises ConfigError for a type or field that is not known.
         """
-        from .config import describe, library
-        from .given import given_fields
-        from .overrides import check_overrides, own_fields
+        return fields_as_type(self._document, self._described({}), model_type, changes)
 
-        config_class, content = self._class_of(model_type), self._document.content
-        main_names = set(config_class.attribute_map.values())
-        known = (own_fields(config_class) | main_names | set(_UNDECLARED)) - {*_OF_THE_FILE, "auto_map"}
-        of_all = own_fields(library(self._document).PreTrainedConfig) - content.keys()  # with their defaults
-        carried = {name: value for name, value in self.fields().items() if name in known - of_all}
-        check_overrides(self._document, config_class, dict.fromkeys(main_names), changes)
-        fields = {**carried, **changes, "model_type": model_type, "architectures": content.get("architectures")}
-        document: Document = replace(self._document, overrides=fields)
-        fields["architectures"] = [describe(document, library(document), given_fields(document)).name]
-        names = {getattr(self._config({}), "attribute_map", {}).get(name, name) for name in content}
-        return fields, sorted(names - known - set(_OF_THE_FILE))
-
-    def _class_of(self, model_type: str) -> Any:
-        from .config import class_of_config, library
-
-        return class_of_config(self._document, library(self._document), {"model_type": model_type})
+    def said(self, changed: Sequence[str], overrides: Mapping[str, Any]) -> list[str]:
+        """Return notes on the configuration: none, because the output has its own."""
+        return []
 
     @property
     def folder(self) -> str:

@@ -135,7 +135,7 @@ def read_derived(read: Read, info: TensorInfo, box: Box, odd: OddScales | None =
         factors = noisy_factors(info.shape, box, made.dim, made.runs, made.by, made.seed)
         return cast(wide * factors, "float64", info.dtype)[0]
     if isinstance(made, Summed):
-        return added([read(one, box) for one in made.of], info.dtype, is_mean=made.is_mean)
+        return added([read(one, box) for one in made.of], info.dtype, is_mean=made.is_mean, weights=made.weights)
     if isinstance(made, Cast):
         return cast(read(made.of, box), made.of.dtype, info.dtype)[0]
     assert isinstance(made, Reshaped)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ...planning.mismatch.policy_syntax import parts_of
 from ...planning.plan.rows import OMP, VocabularyRows
 from ...planning.plan.step import Step
 from ...tensors.info import TensorInfo
@@ -16,7 +17,10 @@ from ...tensors.ops.regions import Array, Box, blocks, box_shape, overlap_shape
 from .bands import OpenFiles
 from .reading import Blockwise, OutputBlock, Part, Seen, cast_for, read_part
 
-__all__ = ["copying_rows", "gathered", "mapped_block", "mapped_boxes", "overlaid_block", "overlaid_boxes", "overlay"]
+__all__ = [
+    "copying_rows", "gathered", "mapped_block", "mapped_boxes", "overlaid_block", "overlaid_boxes", "overlaid_part",
+    "overlay",
+]  # fmt: skip
 
 # The rows of a tensor for another vocabulary: each row is a row of the source, a mean of source rows, or zero.
 
@@ -164,7 +168,7 @@ def overlay(step: Step, info: TensorInfo, source: OpenFiles, initial: Array) -> 
     lost = CastLosses()
     limit = max(1, BLOCK_BYTES // max(initial.itemsize, info.itemsize))
     for box in overlaid_boxes(step, info, limit):
-        values = mapped_block(step, info, source, box) if step.op == "map" else read_part(source, info, box)
+        values = overlaid_part(step, info, source, box)
         values, more = cast_for(step, values, info.dtype)
         initial[_slices(box)] = values.reshape(box_shape(box))
         lost += more
@@ -173,7 +177,41 @@ def overlay(step: Step, info: TensorInfo, source: OpenFiles, initial: Array) -> 
 
 def overlaid_boxes(step: Step, info: TensorInfo, limit: int) -> Iterator[Box]:
     """Yield the parts of a destination tensor that come from the source, of about ``limit`` elements each."""
-    return mapped_boxes(step, limit) if step.op == "map" else blocks(overlap_shape(info.shape, step.shape), limit)
+    if step.op == "map":
+        yield from mapped_boxes(step, limit)
+        return
+    parts, dim = parts_of(step.policy)
+    if parts == 1:
+        yield from blocks(overlap_shape(info.shape, step.shape), limit)
+        return
+    old, new = info.shape[dim] // parts, step.shape[dim] // parts
+    shape = tuple(old if d == dim else size for d, size in enumerate(overlap_shape(info.shape, step.shape)))
+    for part in range(parts):
+        for box in blocks(shape, limit):
+            yield _moved(box, dim, part * new)
+
+
+def overlaid_part(step: Step, info: TensorInfo, source: OpenFiles, box: Box) -> Array:
+    """Return the values of the source for a part of the destination that ``overlaid_boxes`` yields."""
+    if step.op == "map":
+        return mapped_block(step, info, source, box)
+    return read_part(source, info, next(theirs for _, theirs in _from_source(step, info, box)))
+
+
+def _moved(box: Box, dim: int, by: int) -> Box:
+    return tuple((begin + by, end + by) if d == dim else (begin, end) for d, (begin, end) in enumerate(box))
+
+
+def _from_source(step: Step, info: TensorInfo, box: Box) -> Iterator[tuple[Box, Box]]:
+    """Yield the parts of ``box`` that the source has, each with its place in the source."""
+    parts, dim = parts_of(step.policy)
+    sizes = [size // parts if d == dim else size for d, size in enumerate(info.shape)]
+    for part in range(parts):
+        at = part * (step.shape[dim] // parts) if parts > 1 else 0
+        own = _moved(box, dim, -at)
+        inside = tuple((max(begin, 0), min(end, size)) for (begin, end), size in zip(own, sizes, strict=True))
+        if all(begin < end for begin, end in inside):
+            yield _moved(inside, dim, at), _moved(inside, dim, part * sizes[dim] if parts > 1 else 0)
 
 
 def overlaid_block(step: Step, origin: Part, initial: Part, box: Box) -> tuple[Array, CastLosses]:
@@ -191,10 +229,10 @@ def overlaid_block(step: Step, origin: Part, initial: Part, box: Box) -> tuple[A
         here = _given(step, box)
         values[here] = laid.reshape(box_shape(box))[here]
         return values, lost + more
-    inside = tuple((begin, min(end, size)) for (begin, end), size in zip(box, info.shape, strict=True))
-    if all(begin < end for begin, end in inside):
-        laid, more = cast_for(step, read_part(source, info, inside), info.dtype)
-        values[tuple(slice(0, size) for size in box_shape(inside))] = laid.reshape(box_shape(inside))
+    for inside, theirs in _from_source(step, info, box):
+        laid, more = cast_for(step, read_part(source, info, theirs), info.dtype)
+        at = tuple(slice(begin - a, end - a) for (begin, end), (a, _) in zip(inside, box, strict=True))
+        values[at] = laid.reshape(box_shape(inside))
         lost += more
     return values, lost
 

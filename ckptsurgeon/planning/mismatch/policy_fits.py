@@ -16,6 +16,7 @@ from .policy_syntax import (
     interpolate_fault,
     moving_fault,
     parse_policy,
+    parts_fault,
     patch_fault,
     spelled_patch,
 )
@@ -76,7 +77,7 @@ def _spelled(policy: Policy, have: Shape, want: Shape, dtype: str) -> Policy | s
         return interpolate_fault(have, want) or policy
     faults = {"channels": channels_fault, "center": center_fault}
     fault = faults[name](have, want) if name in faults else moving_fault(name, have, want)
-    return fault or policy
+    return fault or (parts_fault(policy, have, want) if name == "pad" else "") or policy
 
 
 def fitting_policies(source: Shape, destination: Shape, dtype: str, key: str) -> list[str]:

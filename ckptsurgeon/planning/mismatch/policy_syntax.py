@@ -24,6 +24,8 @@ __all__ = [
     "is_reshape",
     "moving_fault",
     "parse_policy",
+    "parts_fault",
+    "parts_of",
     "patch_fault",
     "spelled_patch",
 ]
@@ -82,6 +84,29 @@ def moving_fault(policy: str, source: Shape, destination: Shape) -> str:
     return ""
 
 
+def parts_fault(policy: Policy, source: Shape, destination: Shape) -> str:
+    """Return why the policy pad cannot pad each of its parts; '' if it can, or has no parts."""
+    parts, dim = _parts(policy)
+    if not policy.arguments:
+        return ""
+    if parts < 1:
+        return "there is no part"
+    if dim >= len(source):
+        return f"there is no dimension {dim}"
+    odd = next((shape[dim] for shape in (source, destination) if shape[dim] % parts), None)
+    return f"dimension {dim} has a size of {odd}, which does not divide into {parts} parts" if odd is not None else ""
+
+
+def parts_of(policy: str) -> tuple[int, int]:
+    """Return into how many parts a policy such as ``pad:parts=2`` divides a tensor, and along which dimension."""
+    return _parts(parse_policy(policy)) if policy.startswith("pad:") else (1, 0)
+
+
+def _parts(policy: Policy) -> tuple[int, int]:
+    parts, dim = policy.number("parts"), policy.number("dim")
+    return 1 if parts is None else parts, dim or 0
+
+
 def interpolate_fault(source: Shape, destination: Shape) -> str:
     """Return why two shapes with the same number of dimensions cannot be interpolated, '' if they can."""
     differing = sum(s != d for s, d in zip(source, destination, strict=True))
@@ -111,6 +136,7 @@ _BEGUN = re.compile(r"([a-z0-9-]+)[,;=( ]")
 """Matches the name of a policy that is followed by another character than a colon."""
 
 ARGUMENTS: Mapping[str, Mapping[str, tuple[str, re.Pattern[str]]]] = {
+    "pad": {"parts": _NUMBER, "dim": _NUMBER},
     "positions-1d": {"prefix": _NUMBER},
     "positions-2d": {"prefix": _NUMBER, "from": _GRID, "to": _GRID, **_RESAMPLING},
     "patch": _RESAMPLING,

@@ -21,7 +21,7 @@ from ...util.text import brief_repr, escape
 from ..keys.pattern import KeyPattern
 from ..keys.rules import Rule, target_rule, target_rules
 
-__all__ = ["ALL", "JOINING", "MIXTURES", "Operation", "indices_of", "parse_operations"]
+__all__ = ["ALL", "JOINING", "MIXTURES", "Operation", "groups_of", "indices_of", "parse_operations"]
 
 MOST = 10_000
 """The largest number of operations, and of numbers in a constant."""
@@ -86,6 +86,31 @@ def indices_of(text: str) -> list[tuple[int, int]]:
     return [(int(one[1]), int(one[2] or one[1]) + 1) for one in found if one is not None]
 
 
+def groups_of(text: str) -> list[list[int]]:
+    """Return the groups of indices that a text such as ``0+4..5,1+6`` lists; [] if it is wrong.
+
+    Groups are separated by commas, and have no index in common.
+    """
+    found = []
+    for part in text.split(",", MOST_RUNS):
+        runs = indices_of(part.replace("+", ","))
+        if not runs or any(end <= begin for begin, end in runs) or sum(end - begin for begin, end in runs) > MOST_RUNS:
+            return []
+        found.append([index for begin, end in runs for index in range(begin, end)])
+    listed = [index for group in found for index in group]
+    return found if len(set(listed)) == len(listed) else []
+
+
+def _is_groups(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(groups_of(value)) <= MOST_RUNS
+
+
+def _is_weights(value: Any) -> bool:
+    return (
+        isinstance(value, list) and 0 < len(value) <= MOST_RUNS and all(_is_single(one) and one >= 0 for one in value)
+    )
+
+
 def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
 
@@ -121,6 +146,11 @@ _FIELDS: Mapping[str, Mapping[str, _Field]] = {
     "pad": {"dim": _DIM, "size": _COUNT, "value": _Field(_is_single, "a number that fits into float32", default=0)},
     "tile": {"dim": _DIM, "times": _COUNT},
     "take": {"indices": _Field(_is_runs, "indices, as in 0..3,8..11"), "dim": _DIM, "block": _BLOCK},
+    "combine": {
+        "groups": _Field(_is_groups, "groups of different indices, as in 0+4,1+5..6"),
+        "weights": _Field(_is_weights, "a list of numbers from 0", default=()),
+        "dim": _DIM,
+    },
     "zero": {},
     "noise": {
         "of": _Field(_is_runs, "indices, as in 0..3,0..3"),

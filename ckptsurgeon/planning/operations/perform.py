@@ -257,11 +257,11 @@ def _check_operable(key: str, info: TensorInfo, operation: Operation) -> None:
         raise PlanError(
             f"{operation}: {escape(key)} is {info.dtype}, which packs several numbers in a byte: it can only be copied."
         )
-    if operation.verb in ("scale", "add", "mean", "pool") and not dtype.is_floating:
+    if operation.verb in ("scale", "add", "mean", "pool", "combine") and not dtype.is_floating:
         raise PlanError(
             f"{operation}: {escape(key)} is {info.dtype}; only floating-point tensors can be scaled, added or averaged."
         )
-    if info.dtype == "float8_e8m0fnu" and operation.verb in ("zero", "scale", "noise"):
+    if info.dtype == "float8_e8m0fnu" and operation.verb in ("zero", "scale", "noise", "combine"):
         raise PlanError(
             f"{operation}: {escape(key)} is {info.dtype}, which has no zero: its numbers are powers of two."
         )

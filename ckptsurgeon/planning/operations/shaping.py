@@ -10,6 +10,7 @@ from ...errors import PlanError
 from ...tensors.composition import cut, filled, join, permute, reshape, shift, total
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing, natural_key, number_in, shape_text
+from .combining import combined
 from .operation import INDEX, Operation
 from .resizing import MOST_PARTS, dimension, noised, of_heads, resized, scaled_part
 
@@ -92,6 +93,8 @@ def reshaped_by(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
     """Return the header of a tensor after an operation that keeps its name: transpose, reshape, halves and others."""
     if operation.verb == "scale":
         return scaled_part(operation, key, info)
+    if operation.verb == "combine":
+        return combined(operation, key, info)
     if operation.verb == "zero":
         return filled(info, info.shape, 0.0)
     if operation.verb == "noise":

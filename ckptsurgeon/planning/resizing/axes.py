@@ -31,6 +31,7 @@ _SIDES: Mapping[str, tuple[str, ...]] = {
     "scaled embedding": ("out", "out"),
     "router": ("out", "in"),
     "queries, keys and values": ("out", "in"),
+    "queries, keys and values of each group": ("out", "in"),
 }
 """{kind of module: what its weight has along the first dimensions}"""
 _FUSED = ("gate_up_proj", "gate_up_proj_bias", "Wi", "gate_and_up_proj")
@@ -42,10 +43,9 @@ class Network:
     """The tensors of a network without values: their headers, the kind of the module of each, and its ties.
 
     Kinds are "linear", "conv", "transposed conv", "transposed linear" (GPT-2's Conv1D), "embedding", "scaled
-    embedding", "norm", "router", "queries, keys and values" (of
-    all heads in one tensor), "experts" (the weights of all experts in one tensor), "interleaved experts" (gpt-oss:
-    inputs before outputs, rows of gate and values in turn) and "other". ``ties`` maps each further key of a tensor to
-    its first key.
+    embedding", "norm", "router", "queries, keys and values" (of all heads in one tensor; or "of each group"), "experts"
+    (the weights of all experts in one tensor), "interleaved experts" (gpt-oss: inputs before outputs, rows of gate and
+    values in turn) and "other". ``ties`` maps each further key of a tensor to its first key.
     """
 
     tensors: Mapping[str, TensorInfo]

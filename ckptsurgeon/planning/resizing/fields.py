@@ -9,14 +9,14 @@ __all__ = ["ORDER", "USED_EXPERTS", "role_of"]
 _NAMES: Mapping[str, Iterable[str]] = {
     "channels": (
         "intermediate_size", "d_ff", "n_inner", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "hidden_dim",
-        "moe_intermediate_size", "shared_expert_intermediate_size", "intermediate_size_mlp",
+        "moe_intermediate_size", "shared_expert_intermediate_size", "intermediate_size_mlp", "dim_feedforward",
     ),
     "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
     "width": ("hidden_size", "d_model", "n_embd", "dim"),
     "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
     "heads": (
         "num_attention_heads", "num_heads", "n_head", "n_heads", "encoder_attention_heads", "decoder_attention_heads",
-        "attention_heads",
+        "attention_heads", "heads", "nhead",
     ),
     "depth": (
         "encoder_num_hidden_layers", "decoder_num_hidden_layers",

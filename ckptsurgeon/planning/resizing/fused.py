@@ -1,4 +1,8 @@
-"""Queries, keys and values in one tensor, as in Phi-3: they are changed as three tensors, and joined again."""
+"""Queries, keys and values in one tensor, as in Phi-3 and Falcon: they are changed as three tensors, and joined again.
+
+In one kind of layer they follow each other as wholes; in another, as in Falcon-40B, the queries of each group of heads
+are followed by the key and the value that they share.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,13 @@ from ...tensors.info import TensorInfo
 from ...util.text import escape
 from .axes import Network, numberless
 
-__all__ = ["KIND", "Heads", "fused_keys", "joins", "separated", "splits"]
+__all__ = ["GROUPED", "KIND", "Heads", "fused_keys", "joins", "separated", "splits"]
 
 KIND = "queries, keys and values"
 """The kind of a layer with the rows of all queries, then those of keys, then those of values."""
+GROUPED = "queries, keys and values of each group"
+"""The kind of a layer with the rows of the queries that share a key, then those of the key, then of its value."""
+KINDS = (KIND, GROUPED)
 _PARTS = ("q_proj", "k_proj", "v_proj")
 
 
@@ -30,7 +37,7 @@ def separated(network: Network, heads: Heads) -> Network:
     tensors: dict[str, TensorInfo] = {}
     kinds = dict(network.kinds)
     for key, info in network.tensors.items():
-        if network.kinds.get(key) != KIND:
+        if network.kinds.get(key) not in KINDS:
             tensors[key] = info
             continue
         for name, rows in zip(_names(key), _sizes(key, info, heads), strict=True):
@@ -40,22 +47,41 @@ def separated(network: Network, heads: Heads) -> Network:
 
 def splits(network: Network, heads: Heads) -> list[dict[str, Any]]:
     """Return the operations that make the tensors of ``separated`` of those that a checkpoint has."""
-    fused = {numberless(key): (key, info) for key, info in network.tensors.items() if network.kinds.get(key) == KIND}
-    return [
-        {"split": pattern, "into": list(map(numberless, _names(key))), "sizes": _sizes(key, info, heads)}
-        for pattern, (key, info) in fused.items()
-    ]
+    rows: list[dict[str, Any]] = []
+    for pattern, key in _fused(network).items():
+        groups = _groups(network, key, heads)
+        sizes = [size // groups for size in _sizes(key, network.tensors[key], heads)]
+        row: dict[str, Any] = {"split": pattern, "into": list(map(numberless, _names(key))), "sizes": sizes}
+        rows.append({**row, "groups": groups} if groups > 1 else row)
+    return rows
 
 
-def joins(network: Network) -> list[dict[str, Any]]:
-    """Return the operations that undo ``splits``, after the parts were changed."""
-    fused = {numberless(key): key for key, kind in network.kinds.items() if kind == KIND}
-    return [{"concat": list(map(numberless, _names(key))), "into": pattern} for pattern, key in fused.items()]
+def joins(network: Network, heads: Heads) -> list[dict[str, Any]]:
+    """Return the operations that undo ``splits``, after the parts were changed; there are ``heads`` then."""
+    rows: list[dict[str, Any]] = []
+    for pattern, key in _fused(network).items():
+        groups = _groups(network, key, heads)
+        row: dict[str, Any] = {"concat": list(map(numberless, _names(key))), "into": pattern}
+        rows.append({**row, "groups": groups} if groups > 1 else row)
+    return rows
+
+
+def _fused(network: Network) -> dict[str, str]:
+    """Return, by the pattern of their keys, the first tensor of each that has queries, keys and values."""
+    found: dict[str, str] = {}
+    for key in network.tensors:
+        if network.kinds.get(key) in KINDS:
+            found.setdefault(numberless(key), key)
+    return found
+
+
+def _groups(network: Network, key: str, heads: Heads) -> int:
+    return heads.keys if network.kinds[key] == GROUPED else 1
 
 
 def fused_keys(network: Network) -> Mapping[str, str]:
     """Return, by the key of each part, the key of the tensor that it is a part of."""
-    return {name: key for key, kind in network.kinds.items() if kind == KIND for name in _names(key)}
+    return {name: key for key, kind in network.kinds.items() if kind in KINDS for name in _names(key)}
 
 
 def _names(key: str) -> list[str]:

@@ -87,24 +87,22 @@ def widened_channels(
     """Return the change to more channels of feed-forward layers; ``way`` is "copy" or "init".
 
     With "copy", channels are repeated, and what each of them contributes is divided by how often it is there. With
-    "init", new channels are initialised and contribute nothing at first. Raises PlanError for "init" if rows of several
-    layers are in one tensor.
+    "init", new channels are initialised and contribute nothing at first.
     """
     old, new = numbers
     is_normed = any(axis.kind == "norm" for axis in axes)  # BitNet normalises over the channels
     if way == "copy":
         said = f"{field} {old} to {new}: {new - old} channels are copies{noise.said} (arXiv 1511.05641)"
         return Change(said, not is_normed or new % old == 0, _copied(axes, noise))
-    fused = next((axis for axis in axes if axis.side == "out" and (axis.parts, axis.block) != (1, 1)), None)
-    if fused is not None:
-        raise PlanError(
-            f"{escape(fused.key)} has the rows of gate and values, so new rows cannot be initialised at its end.",
-            hint="Use --new-channels copy.",
-        )
     rows = [{"pad": axis.key, "dim": axis.dim, "size": axis.after} for axis in axes if axis.side == "in"]
-    policies = {axis.key: "pad" for axis in axes if axis.side == "out"}
+    policies = {axis.key: _padded(axis) for axis in axes if axis.side == "out"}
     said = f"{field} {old} to {new}: {new - old} channels are initialised, and contribute nothing at first"
     return Change(said, not is_normed, rows, policies=policies)
+
+
+def _padded(axis: Axis) -> str:
+    """Return the policy that adds initialised rows at the end of each of the parts of a tensor."""
+    return f"pad:parts={axis.parts},dim={axis.dim}" if axis.parts > 1 else "pad"
 
 
 def _copied(axes: Sequence[Axis], noise: Noise) -> list[dict[str, Any]]:

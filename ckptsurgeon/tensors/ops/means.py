@@ -134,15 +134,15 @@ def _is_exact_in_single(dtype: str, factor: float) -> bool:
     return dtype in ("bfloat16", "float16") and abs(mantissa) == 0.5 and abs(exponent) <= 16
 
 
-def added(parts: Sequence[Array], dtype: str, *, is_mean: bool = False) -> Array:
-    """Return the sum, or the mean, of arrays of one dtype, rounded to this dtype.
+def added(parts: Sequence[Array], dtype: str, *, is_mean: bool = False, weights: Sequence[float] = ()) -> Array:
+    """Return the sum of arrays of one dtype, each times its weight if there are any, or the mean, in this dtype.
 
     Raises PlanError if a value becomes infinite.
     """
-    weights = () if is_mean else [1.0] * len(parts)
+    factors = () if is_mean else weights or [1.0] * len(parts)
     flat = [values.reshape(-1) for values in parts]
     made, lost = _in_pieces(
-        lambda at: rounded(*average([(one[at], dtype) for one in flat], weights), dtype), flat[0].size, dtype
+        lambda at: rounded(*average([(one[at], dtype) for one in flat], factors), dtype), flat[0].size, dtype
     )
     if lost.infinite:
         raise PlanError(

@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 import ckptsurgeon as cs
 from ckptsurgeon.api.resize.another_type import ALIKE
 from fixtures.resizing.cases import CHANGED, EQUAL, TYPES, Case
+from fixtures.resizing.figures import FIGURES, name_of
 from fixtures.resizing.networks import NETWORKS
 
 from ...helpers.depth import FULL
-from .test_resize import outputs, source, transformers
+from .test_resize import compare, outputs, source, transformers
 
 __all__ = ["source"]
 
@@ -47,9 +48,8 @@ def test_a_network_of_another_type_loads_and_computes_as_it_is_said(
     cs.apply(plan, tmp_path / "out")
     assert not cs.verify(tmp_path / "out").failed
     assert json.loads((tmp_path / "out/config.json").read_text())["architectures"] == [NETWORKS[other][0]]
-    before, after = outputs(folder, kind), outputs(tmp_path / "out", other)
-    difference = ((before - after).abs().max() / before.abs().max()).item()
-    assert (difference < 1e-5) == (case.expected == EQUAL), difference
+    figure = FIGURES.get(name_of(kind, other), {}).get(name)
+    compare(outputs(folder, kind), outputs(tmp_path / "out", other), case, figure)
 
 
 def test_experts_are_copies_and_routers_are_drawn_with_the_seed(source: Saved, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.planning.resizing.axes import Network
 from ckptsurgeon.planning.resizing.fused import KIND, Heads, separated
 from ckptsurgeon.tensors.info import TensorInfo
+from fixtures.resizing.networks import NETWORKS
 
 from .test_another_type import Saved
 from .test_resize import outputs, source, transformers
@@ -40,6 +41,71 @@ def test_several_fields_change_together(fields: Any, more: Any, source: Saved, t
     before, after = outputs(source("phi3"), "phi3"), outputs(tmp_path / "out", "phi3")
     assert (before - after).abs().max() / before.abs().max() < 1e-5
     assert not any("may change" in note for note in plan.notes)
+
+
+SHARING: dict[str, tuple[str, dict[str, Any]]] = {
+    "one key for all heads": (
+        "falcon",
+        {"new_decoder_architecture": False, "multi_query": True, "parallel_attn": True},
+    ),
+    "a key for each head, in turn": (
+        "falcon",
+        {"new_decoder_architecture": False, "multi_query": False, "num_kv_heads": 4},
+    ),
+    "a key for each head, biases": ("gpt_bigcode", {"multi_query": False}),
+    "a key for each pair": ("falcon", {"num_attention_heads": 4, "num_kv_heads": 2, "bias": True}),
+}
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_heads_that_share_keys_become_wider(name: str, tmp_path: Path) -> None:
+    kind, fields = SHARING[name]
+    before, model = built(kind, fields, tmp_path / "in")
+    width, heads = ("hidden_size", "num_attention_heads") if kind == "falcon" else ("n_embd", "n_head")
+    change: dict[str, Any] = {width: 128, heads: 8, "tie_word_embeddings": False}
+    plan = cs.resize(tmp_path / "in", set=change)
+    cs.apply(plan, tmp_path / "out")
+    assert cs.verify(tmp_path / "out").ok
+    after, loading = model.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(loading.values())
+    ids = torch.arange(20).reshape(2, 10)
+    with torch.no_grad():
+        first, last = before.eval()(ids).logits, after.eval()(ids).logits
+    assert (first - last).abs().max() / first.abs().max() < 1e-5
+
+
+def built(kind: str, fields: dict[str, Any], folder: Path) -> tuple[Any, Any]:
+    """Save a network with random weights, biases included; returns it, and its class."""
+    name, others = NETWORKS[kind]
+    config = transformers.CONFIG_MAPPING[kind](**{**others, **fields})
+    model = getattr(transformers, name)
+    torch.manual_seed(0)
+    made = model(config)
+    with torch.no_grad():
+        for one in made.parameters():
+            one.add_(torch.randn_like(one) * 0.1)
+    made.save_pretrained(folder)
+    return made, model
+
+
+def test_one_shared_key_is_not_pooled(tmp_path: Path) -> None:
+    built("falcon", SHARING["one key for all heads"][1], tmp_path / "in")
+    with pytest.raises(cs.PlanError, match="num_kv_heads changes the shape of no tensor"):
+        cs.resize(tmp_path / "in", set={"num_kv_heads": 1})
+
+
+def test_new_channels_of_gate_and_values_are_initialised_beside_new_numbers(source: Saved, tmp_path: Path) -> None:
+    fields = {"intermediate_size": 136, "hidden_size": 96, "num_attention_heads": 6}
+    plan = cs.resize(source("phi3"), set=fields, new_channels="init")
+    cs.apply(plan, tmp_path / "out")
+    assert cs.verify(tmp_path / "out").ok
+    key = "model.layers.1.mlp.gate_up_proj.weight"
+    before, after = (load_file(folder / "model.safetensors")[key] for folder in (source("phi3"), tmp_path / "out"))
+    for part in range(2):
+        assert torch.equal(after[136 * part :][:96, :64], before[96 * part :][:96])
+        assert 0.01 < float(after[136 * part + 96 :][:40].std()) < 0.03  # as the network initialises its weights
+    before, after = outputs(source("phi3"), "phi3"), outputs(tmp_path / "out", "phi3")
+    assert (before - after).abs().max() / before.abs().max() < 1e-5
 
 
 def test_keys_and_values_are_pooled_and_queries_stay(source: Saved, tmp_path: Path) -> None:

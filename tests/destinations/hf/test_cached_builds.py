@@ -16,6 +16,7 @@ import pytest
 import ckptsurgeon as cs
 from ckptsurgeon.destinations import transformers as kind
 from ckptsurgeon.destinations.hf import cached_build, stock
+from ckptsurgeon.destinations.torch_module.meta import build_on_meta
 
 from ...helpers.transformers_models import (
     BERT,
@@ -145,6 +146,17 @@ def test_the_axes_of_the_vocabulary_and_the_live_model_are_the_same(monkeypatch:
     with monkeypatch.context() as patched:
         patched.setattr(kind, "_built", lambda *args: pytest.fail("built again"))
         assert dict(cs.load_target(config).vocabulary) == first != {}
+
+
+def test_building_the_live_model_stores_nothing() -> None:
+    """Without memory, its parameters may be no longer tied, which an entry must not say."""
+    config = str(write_config("dst/config.json", GPT2, "GPT2LMHeadModel"))
+    ties = cs.load_target(config).ties
+    assert ties
+    again = cs.load_target(config)
+    assert again.build is not None
+    build_on_meta(again.build)  # type: ignore[arg-type]
+    assert cs.load_target(config).ties == ties
 
 
 def test_a_yaml_with_overrides_is_kept_apart(never_built: Callable[[], None]) -> None:

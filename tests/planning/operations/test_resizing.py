@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -37,6 +37,20 @@ def pooled(weight: torch.Tensor, heads: int, to: int) -> torch.Tensor:
     return groups.mean(1).reshape(to * size, *weight.shape[1:]).to(weight.dtype)
 
 
+def averaged(weight: torch.Tensor, groups: list[list[int]], by: Sequence[float] = (), dim: int = 0) -> torch.Tensor:
+    """The weighted mean of each group, in double precision, rounded once."""
+    found = []
+    for group in groups:
+        rows = weight.double().index_select(dim, torch.tensor(group))
+        if not by:
+            found.append(rows.mean(dim))
+            continue
+        shares = torch.tensor([by[at] for at in group], dtype=torch.float64)
+        found.append((rows * (shares / shares.sum()).reshape((-1, 1) if dim == 0 else (1, -1))).sum(dim))
+    return torch.stack(found, dim).to(weight.dtype)
+
+
+COUNTS = [1, 3, 0, 0.5, 2, 4]
 CASES: dict[str, tuple[Row, Callable[[torch.Tensor], torch.Tensor]]] = {
     "slice": ({"slice": "w", "begin": 2, "end": 9}, lambda w: w[2:9]),
     "slice of columns": ({"slice": "w", "dim": 1, "end": 3}, lambda w: w[:, :3]),
@@ -47,6 +61,11 @@ CASES: dict[str, tuple[Row, Callable[[torch.Tensor], torch.Tensor]]] = {
     "take columns": ({"take": "w", "dim": 1, "indices": "5,0,3"}, lambda w: w[:, [5, 0, 3]]),
     "take blocks": ({"take": "w", "indices": "3,3,0", "block": 6}, lambda w: w.reshape(4, 36)[[3, 3, 0]].reshape(18, 6)),
     "take a range": ({"take": "w", "indices": "2..3,4..8"}, lambda w: w[2:9]),
+    "combine": ({"combine": "w", "groups": "0+2..3,23,4+1"}, lambda w: averaged(w, [[0, 2, 3], [23], [4, 1]])),
+    "combine columns": (
+        {"combine": "w", "groups": "0+4,1..2,3+5", "dim": 1, "weights": COUNTS},
+        lambda w: averaged(w, [[0, 4], [1, 2], [3, 5]], COUNTS, 1),
+    ),
     "zero": ({"zero": "w"}, torch.zeros_like),
     "scale rows": ({"scale": "w", "by": 0.5, "begin": 2, "end": -1}, lambda w: torch.cat([w[:2], w[2:-1] / 2, w[-1:]])),
     "scale columns": ({"scale": "w", "by": 2, "dim": 1, "begin": 4}, lambda w: torch.cat([w[:, :4], w[:, 4:] * 2], 1)),
@@ -225,6 +244,13 @@ def test_a_name_with_a_range_means_several() -> None:
         ({"noise": "w", "of": "0..23", "by": 2}, ConfigError, "not a number above 0 and at most 1"),
         ({"noise": "w", "of": "0..23", "by": 0.1, "seed": -1}, ConfigError, "not a number from 0"),
         ({"noise": "w", "by": 0.1}, ConfigError, "needs the field of"),
+        ({"combine": "w", "groups": "0+24,1"}, PlanError, "size 24, and the groups 0\\+24,1 list 24"),
+        ({"combine": "w", "groups": "0+1,1"}, ConfigError, "not groups of different indices"),
+        ({"combine": "w", "groups": "0+1;2"}, ConfigError, "not groups of different indices"),
+        ({"combine": "w", "groups": "0+1", "weights": [1, 2]}, PlanError, "2 weights are given"),
+        ({"combine": "w", "groups": "0+1", "weights": [-1] * 24}, ConfigError, "not a list of numbers from 0"),
+        ({"combine": "w", "groups": "0+1", "weights": [0] * 24}, PlanError, "weights of the group 0\\+1 are 0"),
+        ({"combine": "n", "groups": "0+1"}, PlanError, "only floating-point tensors can be scaled, added or averaged"),
         ({"split": "w", "into": ["a", "b"], "groups": 5}, PlanError, "size 24, not a multiple of 5 groups"),
         ({"split": "w", "into": ["a", "b"], "groups": 4, "sizes": [3, 4]}, PlanError, "needs 2 parts with the sum 6"),
         ({"split": "w", "into": "a"}, ConfigError, "into has one name, but a split makes two tensors or more"),

@@ -1,0 +1,90 @@
+"""Chooses which experts of each layer are merged into one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...errors import ConfigError
+from ...planning.operations.operation import groups_of
+from ...planning.resizing.axes import Axis
+from ...planning.resizing.change import Change
+from ...planning.resizing.merge_experts import merged, similar_groups
+from ...planning.resizing.select import largest
+from ...util.text import brief_repr, count, escape
+from .choices import Choices
+from .scores import Measures
+
+__all__ = ["SIMILAR", "check_merge", "merged_groups"]
+
+SIMILAR = "similar"
+"""The word for groups of experts with similar rows of the router."""
+
+
+def check_merge(merge: str) -> None:
+    """Raise ConfigError if ``--merge-experts`` is neither ``similar`` nor groups of experts."""
+    if merge != SIMILAR and not groups_of(merge):
+        raise ConfigError(
+            f"--merge-experts {brief_repr(merge, 60)} is neither {SIMILAR} nor a list of groups of different experts.",
+            hint="As in --merge-experts 0+4,1+5,2+6,3+7.",
+        )
+
+
+def merged_groups(
+    name: str,
+    layers: Sequence[Sequence[Axis]],
+    numbers: tuple[int, int],
+    choices: Choices,
+    measures: Measures,
+    parts: int,
+) -> Change:
+    """Return the change of the field ``name`` to merged experts; raises ConfigError and PlanError.
+
+    The heads of groups are the experts of ``--keep``, or else those with the highest scores. ``parts`` is into how many
+    equal parts the router divides the experts, of which it chooses some (DeepSeek's n_group): equally many of each are
+    heads.
+    """
+    old, new = numbers
+    heads = choices.kept.get(name)
+    weights = [measures.loads(axes, old) for axes in layers]
+    counted = f", each as often as it is used in {escape(choices.by)}" if any(weights) else ""
+    if choices.merge != SIMILAR:
+        groups = _listed(name, choices, numbers)
+        return merged(name, layers, [groups] * len(layers), weights, numbers, f"those of the list{counted}")
+    if heads is not None and (len(heads) != new or heads[-1] >= old):
+        raise ConfigError(f"--keep {name}: {len(heads)} numbers are listed; {new} below {old} are needed.")
+    if new % parts or (
+        heads and {sum(one * parts // old == part for one in heads) for part in range(parts)} != {new // parts}
+    ):
+        raise ConfigError(
+            f"{name} {new}: equally many experts have to be left of each of the {parts} parts of which the router "
+            "chooses some.",
+            hint=f"Choose a multiple of {parts}.",
+        )
+    found = [
+        similar_groups(
+            measures.similarity(axes), heads or largest(measures.scores("experts", axes, old), new, parts), parts
+        )
+        for axes in layers
+    ]
+    return merged(name, layers, found, weights, numbers, f"by similar rows of the router{counted}")
+
+
+def _listed(name: str, choices: Choices, numbers: tuple[int, int]) -> list[list[int]]:
+    """Return the groups that the user lists; raises ConfigError if they are not all experts in the right number."""
+    old, new = numbers
+    groups = groups_of(choices.merge)
+    if name in choices.kept:
+        raise ConfigError(f"--keep {name} and groups of experts are both given.", hint="Leave --keep out.")
+    if len(groups) != new:
+        raise ConfigError(
+            f"--merge-experts lists {count(len(groups), 'group')}, but {name} is {new}.", hint=f"List {new} groups."
+        )
+    listed = {expert for group in groups for expert in group}
+    wrong = sorted(listed ^ set(range(old)))
+    if wrong:
+        what = f"there is no expert {wrong[-1]}" if wrong[-1] >= old else f"expert {wrong[0]} is in no group"
+        raise ConfigError(
+            f"--merge-experts: {what}; the source has the experts 0 to {old - 1}.",
+            hint="Leave experts out first, in a command of its own.",
+        )
+    return groups

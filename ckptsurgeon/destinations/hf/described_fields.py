@@ -1,0 +1,168 @@
+"""The fields of a configuration of transformers as its class understands them, from the user's cache if it has them.
+
+A cache entry contains no string of the user's file: numbers stand for them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from .._document import Document
+from .cached_answers import cached_answer
+from .cached_build import FORMAT
+from .config_text import with_texts, without_texts
+from .given import GivenFields, given_fields
+from .stock import LIBRARIES, only_installed
+
+__all__ = ["Names", "TypeFields", "asked_of", "described_fields", "fields_as_type", "fields_of_type"]
+
+Names = Mapping[str, Mapping[str, str]]
+"""By the dotted path of each part of a configuration, "" for the whole: the main name of each field with several."""
+_UNDECLARED = ("head_dim",)
+"""Fields that networks read although their configuration class does not declare them, as Qwen3-MoE's does."""
+_OF_THE_FILE = ("model_type", "architectures", "transformers_version", "torch_dtype", "_name_or_path")
+"""Fields that say of which type and version a config.json is."""
+
+
+class DescribedFields(NamedTuple):
+    """All fields of a configuration, those with default values included, and the names of fields with several.
+
+    ``is_alone`` is whether they depend on nothing but the file and the installed packages.
+    """
+
+    fields: dict[str, Any]
+    names: Names
+    is_alone: bool = False
+
+
+class TypeFields(NamedTuple):
+    """The fields of a model type with their default values, and the main name of each field with several."""
+
+    fields: dict[str, Any]
+    names: Mapping[str, str]
+
+
+def asked_of(document: Document, **said: Any) -> dict[str, Any]:
+    """Return what an answer about a configuration depends on; {} if this is more than its fields and the packages."""
+    if not document.versions or document.vocabulary is not None:
+        return {}
+    return {"format": FORMAT, "versions": dict(document.versions), **said}
+
+
+def described_fields(document: Document) -> DescribedFields:
+    """Return the fields of a configuration with its overrides; raises ConfigError if they are wrong."""
+    given = given_fields(document)
+    texts = [given.fields, given.overrides]
+
+    def plain(found: DescribedFields) -> Any:
+        return without_texts([found.fields, dict(found.names)], texts) if found.is_alone else None
+
+    def read(kept: Any) -> DescribedFields:
+        fields, names = with_texts(kept, texts)
+        return DescribedFields(dict(fields), {path: dict(own) for path, own in names.items()}, is_alone=True)
+
+    asked = asked_of(document, of="fields", fields=given.fields, overrides=given.overrides)
+    return cached_answer(asked, lambda: _described(document, given), plain, read)
+
+
+def _described(document: Document, given: GivenFields) -> DescribedFields:
+    from ..torch_module.opened import watched
+    from .config import describe, library
+
+    with watched() as seen:
+        described = describe(document, library(document), given)
+    config = described.config
+    fields, is_alone = _as_json(config.to_dict()), described.is_plain and _is_stock(config)
+    is_alone = is_alone and not seen.hosts and only_installed(seen.files)
+    return DescribedFields(fields or dict(config.to_dict()), dict(_names(config)), is_alone and fields is not None)
+
+
+def _as_json(fields: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return fields as a config.json has them; None if it cannot have them."""
+    try:
+        return dict(json.loads(json.dumps(fields)))
+    except (TypeError, ValueError):
+        return None
+
+
+def _is_stock(config: Any) -> bool:
+    return type(config).__module__.partition(".")[0] in LIBRARIES
+
+
+def _names(config: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Yield the path of each part of a configuration that has fields with several names, and their main names."""
+    own = getattr(config, "attribute_map", {})
+    if own:
+        yield path, dict(own)
+    for name, part in vars(config).items():
+        if hasattr(part, "attribute_map"):
+            yield from _names(part, f"{path}.{name}" if path else name)
+
+
+# Other model types.
+
+
+def fields_of_type(document: Document, model_type: str) -> TypeFields:
+    """Return the fields of a model type with their default values; raises ConfigError if the type is not known."""
+
+    def find() -> TypeFields:
+        config_class = _class_of(document, model_type)
+        fields = config_class().to_dict()
+        return TypeFields(_as_json(fields) or dict(fields), dict(config_class.attribute_map))
+
+    def read(kept: Any) -> TypeFields:
+        return TypeFields(dict(kept["fields"]), {str(name): str(main) for name, main in kept["names"].items()})
+
+    asked = asked_of(document, of="type", type=model_type)
+    return cached_answer(asked, find, lambda found: found._asdict(), read)
+
+
+def fields_as_type(
+    document: Document, before: DescribedFields, model_type: str, changes: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return all fields of a configuration as one of another model type, and the names of those left out.
+
+    ``before`` are the fields of the document. Each field that both types have is carried over; ``changes`` are fields
+    of the new type with their values. Only fields that the file has are listed as left out. Raises ConfigError for a
+    type or field that is not known.
+    """
+    content: Mapping[str, Any] = document.content
+    asked = asked_of(document, of="another type", type=model_type, fields=dict(content), changes=dict(changes))
+    return cached_answer(
+        asked if before.is_alone else {},
+        lambda: _as_type(document, before, model_type, changes),
+        lambda found: without_texts(list(found), [content, changes]),
+        lambda kept: _fields_and_names(*with_texts(kept, [content, changes])),
+    )
+
+
+def _fields_and_names(fields: Any, names: Any) -> tuple[dict[str, Any], list[str]]:
+    return dict(fields), list(names)
+
+
+def _as_type(
+    document: Document, before: DescribedFields, model_type: str, changes: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    from .config import describe, library
+    from .overrides import check_overrides, own_fields
+
+    config_class, content = _class_of(document, model_type), document.content
+    main_names = set(config_class.attribute_map.values())
+    known = (own_fields(config_class) | main_names | set(_UNDECLARED)) - {*_OF_THE_FILE, "auto_map"}
+    of_all = own_fields(library(document).PreTrainedConfig) - content.keys()  # with their defaults
+    carried = {name: value for name, value in before.fields.items() if name in known - of_all}
+    check_overrides(document, config_class, dict.fromkeys(main_names), changes)
+    fields = {**carried, **changes, "model_type": model_type, "architectures": content.get("architectures")}
+    changed: Document = replace(document, overrides=fields)
+    fields["architectures"] = [describe(changed, library(document), given_fields(changed)).name]
+    main = before.names.get("", {})
+    return fields, sorted({main.get(name, name) for name in content} - known - set(_OF_THE_FILE))
+
+
+def _class_of(document: Document, model_type: str) -> Any:
+    from .config import class_of_config, library
+
+    return class_of_config(document, library(document), {"model_type": model_type})

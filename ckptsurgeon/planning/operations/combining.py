@@ -1,0 +1,49 @@
+"""The operation combine: elements along a dimension in groups, each of which becomes one element, their mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...errors import PlanError
+from ...tensors.composition import cut, join, total
+from ...tensors.info import TensorInfo
+from ...util.text import count, escape
+from .operation import Operation, groups_of
+from .resizing import dimension
+
+__all__ = ["combined"]
+
+
+def combined(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
+    """Return a tensor with one element along a dimension for each group of elements: their mean, or weighted mean."""
+    dim = dimension(operation, operation.fields["dim"], key, len(info.shape))
+    groups, weights = groups_of(operation.fields["groups"]), operation.fields["weights"]
+    size = info.shape[dim]
+    if max(map(max, groups)) >= size:
+        raise PlanError(
+            f"{operation}: dimension {dim} of {escape(key)} has size {size}, and the groups "
+            f"{escape(operation.fields['groups'], 60)} list {max(map(max, groups))}.",
+            hint=f"Indices are below {size}.",
+        )
+    if weights and len(weights) != size:
+        raise PlanError(
+            f"{operation}: {count(len(weights), 'weight')} are given, and dimension {dim} of {escape(key)} has size "
+            f"{size}."
+        )
+    by = weights or [1] * size
+    return join([_mean(operation, info, dim, group, [by[at] for at in group]) for group in groups], dim)
+
+
+def _mean(
+    operation: Operation, info: TensorInfo, dim: int, group: Sequence[int], weights: Sequence[float]
+) -> TensorInfo:
+    """Return the mean of some elements along a dimension, rounded once to the dtype of the tensor."""
+    parts = [cut(info, dim, at, 1) for at in group]
+    if len(parts) == 1:
+        return parts[0]
+    whole = sum(weights)
+    if len(set(weights)) == 1 and whole:
+        return total(parts, is_mean=True)
+    if not whole:
+        raise PlanError(f"{operation}: the weights of the group {'+'.join(map(str, group))} are 0.")
+    return total(parts, weights=[by / whole for by in weights])

@@ -1,0 +1,80 @@
+"""Fewer experts, each the mean of a group of the source's, as in M-SMoE (https://arxiv.org/abs/2310.01334).
+
+The experts with the highest scores are kept as the heads of groups, and each other expert joins the head whose row of
+the router is most similar to its own. An expert counts in the mean as often as it is used, if this is known. The rows
+of the router are averaged alike. The paper also aligns the channels of experts before; this is not done here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...errors import PlanError
+from ...util.text import escape
+from .axes import Axis
+from .change import Change
+
+__all__ = ["Groups", "groups_text", "merged", "similar_groups"]
+
+Groups = Sequence[Sequence[int]]
+"""The numbers of the experts of each group."""
+
+
+def similar_groups(similarity: Sequence[Sequence[float]], heads: Sequence[int], within: int = 1) -> list[list[int]]:
+    """Return a group for each of the experts ``heads``, in order, with the other experts that are most similar to it.
+
+    ``similarity`` has, for each expert, how similar each other expert is to it. ``within`` is the number of equal parts
+    of the experts, each of which has a head: no group has experts of several parts.
+    """
+    size = len(similarity) // within
+    groups = {head: [head] for head in heads}
+    for expert, own in enumerate(similarity):
+        if expert not in groups:
+            near = [head for head in heads if head // size == expert // size]
+            groups[max(near, key=lambda head: (own[head], -head))].append(expert)
+    return [sorted(group) for group in groups.values()]
+
+
+def groups_text(groups: Groups) -> str:
+    """Return groups as text, as in ``0+4,1+5``."""
+    return ",".join("+".join(map(str, group)) for group in groups)
+
+
+def merged(
+    field: str,
+    layers: Sequence[Sequence[Axis]],
+    groups: Sequence[Groups],
+    weights: Sequence[Sequence[float]],
+    numbers: tuple[int, int],
+    by: str,
+) -> Change:
+    """Return the change to merged experts; ``groups`` and ``weights`` are those of each of the ``layers``.
+
+    Weights are [] if all experts count alike. ``by`` says how the groups were chosen. Raises PlanError if a tensor does
+    not have one element for each expert.
+    """
+    old, new = numbers
+    rows: list[dict[str, Any]] = []
+    for axes, own, counts in zip(layers, groups, weights, strict=True):
+        for axis in axes:
+            if (axis.before, axis.after, axis.parts) != (old, new, 1):
+                raise PlanError(
+                    f"{field} {old} to {new} changes dimension {axis.dim} of {escape(axis.key)} from {axis.before} to "
+                    f"{axis.after}, which is not one element for each expert.",
+                    hint="Leave experts out instead: leave --merge-experts out.",
+                )
+            row: dict[str, Any] = {"combine": axis.key, "dim": axis.dim, "groups": groups_text(own)}
+            rows.append({**row, "weights": _usable(counts, own)} if counts else row)
+    said = f"{field} {old} to {new}: experts are merged in groups, {by}; their channels are not aligned first"
+    return Change(f"{said} (arXiv 2310.01334)", False, rows)
+
+
+def _usable(counts: Sequence[float], groups: Groups) -> list[float]:
+    """Return weights of experts; those of a group that is never used are all 1."""
+    found = list(counts)
+    for group in groups:
+        if not sum(counts[at] for at in group):
+            for at in group:
+                found[at] = 1.0
+    return found
