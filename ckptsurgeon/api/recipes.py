@@ -55,7 +55,7 @@ _SHARED: dict[str, type] = {"ranks": int, "axis": list, "mesh": str}
 _PATHS = (
     "source", "sources", "destination", "map_file", "operations", "vocab", "tokens", "models", "base", "plugin",
     "adapters", "adapter", "tuned", "output", "config",
-    "tokenizer", "trim", "donor", "by",
+    "tokenizer", "trim", "donor", "by", "align_groups",
 )  # fmt: skip
 
 PROVED, VERDICTS = "proved", ("EQUIVALENT", "SAME")

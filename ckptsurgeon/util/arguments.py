@@ -11,12 +11,12 @@ __all__ = ["as_arguments"]
 # Messages are written with command-line options: ``Use --vocab SRC:DST``. Python callers get ``Use vocab="SRC:DST"``.
 
 NAMES = frozenset((
-    "adapters", "alpha", "atol", "base", "by", "by_rows", "check_only", "compute", "config", "controls", "decay",
-    "device", "donor", "drop_last", "dtype", "ema", "embeddings", "exclude", "expert", "fan_in_fan_out", "force",
-    "include", "init", "int_buffers", "keep", "keep_extras", "keep_going", "key", "layers", "map", "map_file",
-    "max_shard_size", "memory", "metadata", "method", "new_channels", "new_tokens", "new_width", "noise", "omp_k",
-    "on_mismatch", "on_missing", "operations", "output", "overfit_one_batch", "pad_to", "plan", "plugin",
-    "preprocess_only", "rank", "reinit", "require", "resume", "revision", "root", "rtol", "ruleset", "run",
+    "adapters", "align", "align_groups", "alpha", "atol", "base", "by", "by_rows", "check_only", "compute", "config",
+    "controls", "decay", "device", "donor", "drop_last", "dtype", "ema", "embeddings", "exclude", "expert",
+    "fan_in_fan_out", "force", "include", "init", "int_buffers", "keep", "keep_extras", "keep_going", "key", "layers",
+    "map", "map_file", "max_shard_size", "memory", "metadata", "method", "new_channels", "new_tokens", "new_width",
+    "noise", "omp_k", "on_mismatch", "on_missing", "operations", "output", "overfit_one_batch", "pad_to", "plan",
+    "plugin", "preprocess_only", "rank", "reinit", "require", "resume", "revision", "root", "rtol", "ruleset", "run",
     "running", "sample", "save_modules", "seed", "seeds", "sha256", "steps", "strategy", "strict", "task", "to",
     "token_map", "tokenizer", "tokens", "trim", "unwrap", "values", "vocab", "vocab_keys", "wait", "weights",
 ))  # fmt: skip
@@ -34,7 +34,7 @@ OTHERS = {
 }
 """Options whose Python argument has another name; for ``--timeout``, Python has an environment variable."""
 SWITCHES = frozenset((
-    "check_only", "controls", "fan_in_fan_out", "force", "keep_extras", "keep_going", "overfit_one_batch",
+    "align", "check_only", "controls", "fan_in_fan_out", "force", "keep_extras", "keep_going", "overfit_one_batch",
     "preprocess_only", "resume", "strict", "values",
 ))  # fmt: skip
 """Boolean arguments: the option alone means ``argument=True``."""

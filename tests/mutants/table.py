@@ -18,6 +18,36 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "models that are aligned already do not move",
+        "        if new - old <= _GAIN[str(units.dtype)] * max(abs(new), abs(old)):\n",
+        "        if new - old < 0:\n",
+        "engine/matching",
+    ),
+    Mutant(
+        "a matching that makes models less alike is not used",
+        "    if descent.gain < 0:\n",
+        "    if descent.gain < -1e300:\n",
+        "engine/matching",
+    ),
+    Mutant(
+        "a longer path of exchanged pairs is found if it gains",
+        "        found += length - rows[row]\n",
+        "        found -= rows[row]\n",
+        "engine/matching/test_assignment.py",
+    ),
+    Mutant(
+        "heads of queries move with the heads of keys that they share",
+        "    shared = [inner[row, int(column)] + int(column) * sharing for row, column in enumerate(order)]\n",
+        "    shared = [inner[row, int(column)] + row * sharing for row, column in enumerate(order)]\n",
+        "api/aligning",
+    ),
+    Mutant(
+        "the outputs of a network without a head keep their order",
+        '        if not ("For" in name or "LMHead" in name or "WithLMHead" in name):\n',
+        "        if not name:\n",
+        "api/aligning",
+    ),
+    Mutant(
         "a file of a rank that is another rank's is said",
         "            other = first.setdefault(some, name)\n",
         "            other = name\n",

@@ -1,0 +1,104 @@
+"""Inner products of the tensors of two models, unit by unit, in bands that fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+import numpy as np
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...errors import PlanError
+from ...tensors.info import TensorInfo
+from ...tensors.ops.casts import cast
+from ...tensors.ops.regions import Array, Box
+from ...util.text import escape
+from ..compute.reading import read_part
+
+__all__ = ["LARGE", "TensorPair", "dot_products", "matrix_dtype", "unit_products"]
+
+LARGE = 4096
+"""Similarities of more units than this are in single precision, so that their matrix takes half of the memory."""
+ARRAYS = 6
+"""So many arrays of the size of a band are in memory at once: of both models, as stored, cast and reordered."""
+LEAST = 1 << 16
+"""The least number of elements in a band."""
+
+
+class TensorPair:
+    """Two tensors of the same shape: of the reference, and of the model that is aligned with it.
+
+    ``key`` is the key of the second, for messages. Both may be derived from stored tensors.
+    """
+
+    def __init__(self, reference: Checkpoint, first: TensorInfo, model: Checkpoint, second: TensorInfo, key: str):
+        self._parts = ((reference, first), (model, second))
+        self.shape, self._key = first.shape, key
+
+    def read(self, box: Box, dtype: str) -> tuple[Array, Array]:
+        """Return a part of both; raises PlanError for NaN and infinite values."""
+        found = []
+        for source, info in self._parts:
+            values = cast(read_part(source, info, box), info.dtype, dtype)[0]
+            if not np.isfinite(values).all():
+                raise PlanError(
+                    f"{escape(self._key)} of {escape(source.path)} has NaN or infinite values, so it cannot be aligned "
+                    "by its weights.",
+                    hint="Look at it with ckpt check.",
+                )
+            found.append(values)
+        return found[0], found[1]
+
+
+def matrix_dtype(units: int) -> str:
+    """Return the dtype in which the similarities of so many units are computed."""
+    return "float32" if units > LARGE else "float64"
+
+
+def unit_products(pair: TensorPair, dim: int, begin: int, units: int, block: int, memory: int) -> Array:
+    """Return the inner products of each unit of the first tensor (rows) with each of the second (columns).
+
+    The units are along the dimension ``dim`` from ``begin`` on, each of ``block`` elements. Bands of other dimensions
+    are read, each in about ``memory`` bytes.
+    """
+    dtype = matrix_dtype(units)
+    shape = list(pair.shape)
+    whole: list[tuple[int, int]] = [(0, size) for size in shape]
+    whole[dim] = (begin, begin + units * block)
+    shape[dim] = units * block
+    found = np.zeros((units, units), dtype)
+    for box in _bands(tuple(whole), dim, _most(memory, dtype)):
+        first, second = (np.moveaxis(one, dim, 0).reshape(units, -1) for one in pair.read(box, dtype))
+        found += first @ second.T
+    return found
+
+
+def dot_products(pair: TensorPair, memory: int) -> tuple[float, float, float]:
+    """Return the inner product of two tensors, and the sum of squares of each."""
+    sums = np.zeros(3)
+    whole = tuple((0, size) for size in pair.shape)
+    for box in _bands(whole, -1, _most(memory, "float64")):
+        first, second = (one.reshape(-1) for one in pair.read(box, "float64"))
+        sums += first @ second, first @ first, second @ second
+    product, one, other = sums.tolist()
+    return product, one, other
+
+
+def _most(memory: int, dtype: str) -> int:
+    return max(LEAST, memory // (ARRAYS * np.dtype(dtype).itemsize))
+
+
+def _bands(whole: Box, but: int, most: int) -> Iterator[Box]:
+    """Yield parts of a box with at most ``most`` elements if possible; it is not divided along dimension ``but``."""
+    sizes = [end - begin for begin, end in whole]
+    total = prod(sizes)
+    dims = [dim for dim in range(len(sizes)) if dim != but and sizes[dim] > 1]
+    if total <= most or not dims:
+        yield whole
+        return
+    dim = max(dims, key=lambda one: sizes[one])
+    begin, end = whole[dim]
+    step = max(1, sizes[dim] * most // total)
+    for first in range(begin, end, step):
+        part = (*whole[:dim], (first, min(first + step, end)), *whole[dim + 1 :])
+        yield from _bands(part, but, most) if step == 1 and len(dims) > 1 else (part,)
