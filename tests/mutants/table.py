@@ -18,9 +18,9 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
-        "models that are aligned already do not move",
-        "        if new - old <= _GAIN[str(units.dtype)] * max(abs(new), abs(old)):\n",
-        "        if new - old < 0:\n",
+        "units do not move for a gain that is rounding",
+        "        if new - old <= GAIN * max(abs(new), abs(old)):\n",
+        "        if new - old <= 0:\n",
         "engine/matching",
     ),
     Mutant(

@@ -13,10 +13,10 @@ from ...engine.context import MEMORY
 from ...errors import ConfigError, PlanError
 from ...planning.aligning.groups import Group, taking
 from ...planning.aligning.stored import StoredTensors
-from ...util.text import count, escape, listing
+from ...util.text import brief_repr, count, escape, listing
 from ..inputs.encoding import DEQUANTIZE
 from ..inputs.operations import operate
-from .network_groups import NetworkGroups
+from .network_groups import NetworkGroups, sizes_of
 from .own_groups import own_groups
 
 __all__ = ["AlignedModels", "align"]
@@ -63,6 +63,8 @@ def align(
     for index, one in enumerate(opened):
         if index == reference or (one.path == opened[reference].path and not one.in_memory):
             continue
+        if network is not None:
+            _check_network(network, one, opened[reference])
         own, left = _groups(network, groups, one)
         _check_shapes(opened[reference], one, own)
         results = match(opened[reference], one, own, memory or MEMORY)
@@ -74,6 +76,8 @@ def align(
             found.checkpoints[index] = operate([one.stored or one], found.operations[index])[0].checkpoint
         found.notes += _notes(one, opened[reference], results)
         found.notes += (f"{escape(one.path)}: {each}" for each in left)
+    if len(opened) == 1:
+        found.notes.append("--align changes nothing: there is only one model")
     if network is not None and network.model_type not in TESTED:
         found.notes.append(
             f"the tests do not run networks of the type {escape(network.model_type)} after an alignment: compare an "
@@ -82,13 +86,36 @@ def align(
     return found
 
 
+def _config_of(checkpoint: Checkpoint) -> str:
+    """Return the path of the config.json beside a checkpoint; "" if there is none."""
+    path = checkpoint.path
+    if checkpoint.in_memory or "://" in path:
+        return ""
+    found = os.path.join(path if os.path.isdir(path) else os.path.dirname(path), CONFIG)
+    return found if os.path.isfile(found) else ""
+
+
+def _check_network(network: NetworkGroups, model: Checkpoint, reference: Checkpoint) -> None:
+    """Raise PlanError if a model's config.json has other sizes than the reference's, although its tensors may fit."""
+    config = _config_of(model)
+    if not config:
+        return
+    ours, theirs = network.sizes, sizes_of(Resizable(config, dequantized=True).fields())
+    apart = next((name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)), "")
+    if apart:
+        raise PlanError(
+            f"{escape(model.path)} cannot be aligned with {escape(reference.path)}: its {escape(apart)} is "
+            f"{brief_repr(theirs.get(apart))}, not {brief_repr(ours.get(apart))}.",
+            hint="Only models of the same sizes can be aligned.",
+        )
+
+
 def _network(reference: Checkpoint) -> NetworkGroups:
     """Return the groups of the network of a checkpoint; raises ConfigError if it is not known."""
     path = reference.path
     hint = "List the axes that change together: --align-groups FILE.yaml."
-    folder = path if os.path.isdir(path) else os.path.dirname(path)
-    config = os.path.join(folder, CONFIG)
-    if reference.in_memory or "://" in path or not os.path.isfile(config):
+    config = _config_of(reference)
+    if not config:
         where = "it is in memory" if reference.in_memory else f"there is no {CONFIG} in the folder of {escape(path)}"
         raise ConfigError(f"{where}, so it is not known which of its axes may be permuted.", hint=hint)
     try:

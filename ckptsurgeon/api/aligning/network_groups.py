@@ -25,7 +25,7 @@ from ..from_pretrained import class_of
 from ..resize.arguments import at_path, nested
 from ..resize.checks import has_heads_in_pairs
 
-__all__ = ["NetworkGroups"]
+__all__ = ["NetworkGroups", "sizes_of"]
 
 _HEAD_SIZE = ("head_dim", "d_kv")
 _GROUPS_OF_EXPERTS = "n_group"
@@ -53,6 +53,11 @@ class NetworkGroups:
     def model_type(self) -> str:
         """The model type of the network."""
         return str(self._fields.get("model_type", ""))
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The fields of the configuration that determine sizes, by their dotted paths."""
+        return sizes_of(self._fields)
 
     @cached_property
     def found(self) -> list[NetworkGroup]:
@@ -282,6 +287,14 @@ class NetworkGroups:
         if apart:
             raise PlanError(f"{escape(apart[0])} is computed for each of them.")
         return own
+
+
+def sizes_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that determine the sizes of what is aligned, and the model type, by their dotted paths."""
+    paths = [path for path in _paths(fields) if role_of(path) not in ("vocabulary", "depth")]
+    inside = dict.fromkeys(path.rpartition(".")[0] for path in paths)
+    more = [f"{one}.{name}" if one else name for one in inside for name in (*_HEAD_SIZE, _GROUPS_OF_EXPERTS)]
+    return {path: at_path(fields, path) for path in ("model_type", *paths, *more)}
 
 
 def _paths(fields: Mapping[str, Any], before: str = "") -> Iterator[str]:

@@ -30,7 +30,7 @@ __all__ = ["MatchedGroup", "match"]
 
 SWEEPS = 100
 """The most visits of a group."""
-_GAIN = {"float64": 1e-9, "float32": 1e-5}
+GAIN = 1e-5
 """A new order must raise the sum by more than this part of it: less is rounding."""
 
 Orders: TypeAlias = dict[int, tuple[Array, Array]]
@@ -166,7 +166,7 @@ class _Descent:
         found = _best(units, queries, group.sharing)
         old = value_of(units, order) + (value_of(queries, shared) if queries is not None else 0.0)
         new = value_of(units, found[0]) + (value_of(queries, found[1]) if queries is not None else 0.0)
-        if new - old <= _GAIN[str(units.dtype)] * max(abs(new), abs(old)):
+        if new - old <= GAIN * max(abs(new), abs(old)):
             return False
         self._orders[number] = found if queries is not None else (found[0], found[0])
         return True

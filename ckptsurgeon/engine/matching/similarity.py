@@ -18,7 +18,7 @@ from ..compute.reading import read_part
 __all__ = ["LARGE", "TensorPair", "dot_products", "matrix_dtype", "unit_products"]
 
 LARGE = 4096
-"""Similarities of more units than this are in single precision, so that their matrix takes half of the memory."""
+"""Sums for more units than this are in single precision, so that the matrix of them takes half of the memory."""
 ARRAYS = 6
 """So many arrays of the size of a band are in memory at once: of both models, as stored, cast and reordered."""
 LEAST = 1 << 16
@@ -34,6 +34,11 @@ class TensorPair:
     def __init__(self, reference: Checkpoint, first: TensorInfo, model: Checkpoint, second: TensorInfo, key: str):
         self._parts = ((reference, first), (model, second))
         self.shape, self._key = first.shape, key
+
+    @property
+    def dtype(self) -> str:
+        """The dtype in which their products are computed: that of the values, but at least float32."""
+        return "float64" if any(info.dtype == "float64" for _, info in self._parts) else "float32"
 
     def read(self, box: Box, dtype: str) -> tuple[Array, Array]:
         """Return a part of both; raises PlanError for NaN and infinite values."""
@@ -51,7 +56,7 @@ class TensorPair:
 
 
 def matrix_dtype(units: int) -> str:
-    """Return the dtype in which the similarities of so many units are computed."""
+    """Return the dtype of the sums for so many units."""
     return "float32" if units > LARGE else "float64"
 
 
@@ -61,14 +66,13 @@ def unit_products(pair: TensorPair, dim: int, begin: int, units: int, block: int
     The units are along the dimension ``dim`` from ``begin`` on, each of ``block`` elements. Bands of other dimensions
     are read, each in about ``memory`` bytes.
     """
-    dtype = matrix_dtype(units)
     shape = list(pair.shape)
     whole: list[tuple[int, int]] = [(0, size) for size in shape]
     whole[dim] = (begin, begin + units * block)
     shape[dim] = units * block
-    found = np.zeros((units, units), dtype)
-    for box in _bands(tuple(whole), dim, _most(memory, dtype)):
-        first, second = (np.moveaxis(one, dim, 0).reshape(units, -1) for one in pair.read(box, dtype))
+    found = np.zeros((units, units), matrix_dtype(units))
+    for box in _bands(tuple(whole), dim, _most(memory, pair.dtype)):
+        first, second = (np.moveaxis(one, dim, 0).reshape(units, -1) for one in pair.read(box, pair.dtype))
         found += first @ second.T
     return found
 

@@ -404,10 +404,39 @@ def test_axes_without_align_are_an_error() -> None:
         cs.merge([perceptron(0), perceptron(1)], method="linear", weights=[0, 1], align_groups=HIDDEN)
 
 
-def test_models_of_other_sizes_are_an_error(saved: Saved) -> None:
+def test_models_of_other_sizes_are_an_error(saved: Saved, tmp_path: Path) -> None:
     other = saved("llama", 0, "", intermediate_size=128)
-    with pytest.raises(cs.PlanError, match="cannot be aligned with .* has another shape there"):
+    with pytest.raises(cs.PlanError, match="cannot be aligned with .* its intermediate_size is 128, not 96"):
         cs.merge([saved("llama"), other], method="linear", weights=[0, 1], align=True)
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes((other / "model.safetensors").read_bytes())
+    with pytest.raises(cs.PlanError, match="cannot be aligned with .* has another shape there"):
+        cs.merge([saved("llama"), alone], method="linear", weights=[0, 1], align=True)
+
+
+def test_models_with_other_heads_are_an_error_although_their_shapes_are_the_same(saved: Saved) -> None:
+    other = saved("llama", 0, "", num_attention_heads=8, num_key_value_heads=4)
+    assert {key: one.shape for key, one in tensors(other).items()} == {
+        key: one.shape for key, one in tensors(saved("llama")).items()
+    }
+    with pytest.raises(cs.PlanError, match="its num_(attention|key_value)_heads is [48], not [24]"):
+        cs.merge([saved("llama"), other], method="linear", weights=[0, 1], align=True)
+
+
+def test_one_model_has_nothing_to_be_aligned_with(saved: Saved) -> None:
+    plan = cs.merge([saved("llama")], method="passthrough", align=True)
+    assert "--align changes nothing: there is only one model" in plan.notes
+
+
+@pytest.mark.parametrize("method", ["slerp", "ties"])
+def test_a_method_with_a_base_gets_models_in_its_order(method: str, saved: Saved, tmp_path: Path) -> None:
+    base = saved("llama")
+    other = planted(base, tmp_path / "planted")
+    more: dict[str, Any] = {"t": 0.5} if method == "slerp" else {"density": 0.5, "weights": [1.0]}
+    cs.apply(cs.merge([other], method=method, base=base, align=True, **more), tmp_path / "out")
+    cs.verify(tmp_path / "out").raise_if_failed()
+    for key, one in tensors(base).items():
+        assert torch.allclose(tensors(tmp_path / "out")[key], one, atol=1e-6), key
 
 
 def test_another_vocabulary_is_not_compared_but_moves_too(saved: Saved, tmp_path: Path) -> None:

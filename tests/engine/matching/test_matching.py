@@ -97,6 +97,20 @@ def test_units_that_are_equal_stay_where_they_are() -> None:
     assert run(one, one) == [[0, 1, 2, 3]] * 2
 
 
+def test_units_that_are_equal_up_to_rounding_stay_where_they_are() -> None:
+    one = perceptron(0)
+    for key in ("0.weight", "0.bias"):
+        one[key][1] = one[key][0]
+    one["1.weight"][:, 1] = one["1.weight"][:, 0]
+    for seed in range(20):
+        drawn = torch.Generator().manual_seed(seed)
+        first, near = (
+            {key: value * (1 + 1e-6 * torch.randn(value.shape, generator=drawn)) for key, value in one.items()}
+            for _ in range(2)
+        )
+        assert run(first, near) == [[0, 1, 2, 3]] * 2
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_nan_and_infinity_are_errors_that_name_the_tensor(value: float) -> None:
     one, other = perceptron(0), perceptron(1)
