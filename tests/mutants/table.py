@@ -36,6 +36,12 @@ MUTANTS = (
         "engine/matching/test_assignment.py",
     ),
     Mutant(
+        "a tensor with several names is put into another order once",
+        "        for dim in sorted(dims) if key not in ties else ():\n",
+        "        for dim in sorted(dims):\n",
+        "api/aligning",
+    ),
+    Mutant(
         "heads of queries move with the heads of keys that they share",
         "    shared = [inner[row, int(column)] + int(column) * sharing for row, column in enumerate(order)]\n",
         "    shared = [inner[row, int(column)] + row * sharing for row, column in enumerate(order)]\n",

@@ -11,7 +11,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.resizable import Resizable
 from ...engine.context import MEMORY
 from ...errors import ConfigError, PlanError
-from ...planning.aligning.groups import Group, taking
+from ...planning.aligning.groups import RESIDUAL, Group, taking
 from ...planning.aligning.stored import StoredTensors
 from ...util.text import brief_repr, count, escape, listing
 from ..inputs.encoding import DEQUANTIZE
@@ -69,7 +69,7 @@ def align(
         _check_shapes(opened[reference], one, own)
         results = match(opened[reference], one, own, memory or MEMORY)
         orders = {number: (each.order, each.shared) for number, each in enumerate(results)}
-        rows = taking(own, orders, one)
+        rows = taking(own, orders, one, one.ties)
         if rows:
             decode = [DEQUANTIZE] if one.stored is not None else []
             found.operations[index] = [*decode, *rows]
@@ -145,12 +145,14 @@ def _groups(
         except PlanError as error:
             lost.setdefault(one.kind, []).append((escape(one.name), error.message.rstrip(".")))
     left = [
-        f"{kind} of {listing([name for name, _ in each], 3, where='')} stay as they are: {each[0][1]}"
+        f"{'the numbers of the ' if kind == RESIDUAL else ''}{kind}{_of([name for name, _ in each])} stay as they are: "
+        f"{each[0][1]}"
         for kind, each in lost.items()
     ]
     if not found:
+        why = next(iter([*left, *network.left]), f"its keys are not those of {CONFIG}")
         raise PlanError(
-            f"no axes of {escape(model.path)} are known that may be permuted.",
+            f"no axes of {escape(model.path)} are known that may be permuted: {why}.",
             hint="List them: --align-groups FILE.yaml.",
             details=[*network.left, *left],
         )
@@ -159,6 +161,10 @@ def _groups(
     if loose:
         left.append(f"not in the network of {CONFIG}, so that they stay as they are: {listing(loose)}")
     return found, [*network.left, *left]
+
+
+def _of(names: Sequence[str]) -> str:
+    return f" of {listing(names, 3, where='')}" if any(names) else ""
 
 
 def _check_shapes(reference: Checkpoint, model: Checkpoint, groups: Sequence[Group]) -> None:

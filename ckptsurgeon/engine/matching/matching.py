@@ -24,7 +24,7 @@ from ...tensors.info import TensorInfo
 from ...tensors.ops.regions import Array
 from ...util.text import human_bytes
 from .assignment import assignment, value_of
-from .similarity import TensorPair, dot_products, matrix_dtype, unit_products
+from .similarity import TensorPair, add_products, dot_products, matrix_dtype
 
 __all__ = ["MatchedGroup", "match"]
 
@@ -74,14 +74,20 @@ def match(reference: Checkpoint, model: Checkpoint, groups: Sequence[Group], mem
 
 
 def _check_memory(group: Group, memory: int) -> None:
-    units = group.units * group.sharing
-    needed = 2 * units * units * np.dtype(matrix_dtype(units)).itemsize
+    units, needed = group.units * group.sharing, _matrix_bytes(group)
     if needed > memory:
         raise PlanError(
             f"the similarities of {units} units ({group}) take {human_bytes(needed)} of memory, more than "
             f"{human_bytes(memory)}.",
             hint=f"Give more: --memory {-(-needed // (1 << 20)) + 256}MiB.",
         )
+
+
+def _matrix_bytes(group: Group) -> int:
+    """Return the bytes of the similarities of a group, and of those of the heads of queries that share its units."""
+    queries = group.units * group.sharing
+    each = sum(number * number for number in {group.units, queries})
+    return each * np.dtype(matrix_dtype(queries)).itemsize
 
 
 class _Descent:
@@ -175,14 +181,11 @@ class _Descent:
         size = group.units * group.sharing
         units = np.zeros((group.units, group.units), matrix_dtype(size))
         queries = np.zeros((size, size), matrix_dtype(size)) if group.sharing > 1 else None
-        left = max(0, self._memory - 2 * size * size * units.itemsize)
+        left = max(0, self._memory - _matrix_bytes(group))
         for part in parts:
             pair = self._pair(number, part)
-            found = unit_products(pair, part.dim, part.begin, group.size(part), part.block, left)
-            if queries is not None and part.is_shared:
-                queries += found
-            else:
-                units += found
+            to = queries if queries is not None and part.is_shared else units
+            add_products(to, pair, part.dim, part.begin, part.block, left)
         return units, queries
 
     def _pair(self, number: int, part: Part) -> TensorPair:

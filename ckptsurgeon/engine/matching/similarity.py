@@ -15,12 +15,16 @@ from ...tensors.ops.regions import Array, Box
 from ...util.text import escape
 from ..compute.reading import read_part
 
-__all__ = ["LARGE", "TensorPair", "dot_products", "matrix_dtype", "unit_products"]
+__all__ = ["LARGE", "TensorPair", "add_products", "dot_products", "matrix_dtype"]
 
 LARGE = 4096
 """Sums for more units than this are in single precision, so that the matrix of them takes half of the memory."""
-ARRAYS = 6
-"""So many arrays of the size of a band are in memory at once: of both models, as stored, cast and reordered."""
+ARRAYS = 12
+"""So many arrays of the size of a band are in memory at once: of both models, as stored, cast and reordered.
+
+Of columns in another order, up to four times as many are read as are needed."""
+ROWS = 256
+"""So many rows of a matrix of products are computed at once."""
 LEAST = 1 << 16
 """The least number of elements in a band."""
 
@@ -60,21 +64,19 @@ def matrix_dtype(units: int) -> str:
     return "float32" if units > LARGE else "float64"
 
 
-def unit_products(pair: TensorPair, dim: int, begin: int, units: int, block: int, memory: int) -> Array:
-    """Return the inner products of each unit of the first tensor (rows) with each of the second (columns).
+def add_products(to: Array, pair: TensorPair, dim: int, begin: int, block: int, memory: int) -> None:
+    """Add the inner products of each unit of the first tensor (rows) with each of the second (columns) to ``to``.
 
     The units are along the dimension ``dim`` from ``begin`` on, each of ``block`` elements. Bands of other dimensions
     are read, each in about ``memory`` bytes.
     """
-    shape = list(pair.shape)
-    whole: list[tuple[int, int]] = [(0, size) for size in shape]
+    units = len(to)
+    whole: list[tuple[int, int]] = [(0, size) for size in pair.shape]
     whole[dim] = (begin, begin + units * block)
-    shape[dim] = units * block
-    found = np.zeros((units, units), matrix_dtype(units))
     for box in _bands(tuple(whole), dim, _most(memory, pair.dtype)):
         first, second = (np.moveaxis(one, dim, 0).reshape(units, -1) for one in pair.read(box, pair.dtype))
-        found += first @ second.T
-    return found
+        for row in range(0, units, ROWS):
+            to[row : row + ROWS] += first[row : row + ROWS] @ second.T
 
 
 def dot_products(pair: TensorPair, memory: int) -> tuple[float, float, float]:

@@ -7,6 +7,7 @@ on to each other (the residual stream).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -110,27 +111,40 @@ def order_along(
 
 
 def taking(
-    groups: Sequence[Group], orders: Mapping[int, tuple[Order, Order]], tensors: Mapping[str, TensorInfo]
+    groups: Sequence[Group],
+    orders: Mapping[int, tuple[Order, Order]],
+    tensors: Mapping[str, TensorInfo],
+    ties: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """Return the operations that put the units of the groups into new orders; ``tensors`` are those of the model.
 
-    Rows are taken before columns, because the rows that are then read are whole; experts come last.
+    Rows are taken before columns, because the rows that are then read are whole; experts come last. ``ties`` maps each
+    further key of a tensor to its first key; one operation takes from all of them, so that they stay tied.
     """
     rows: list[dict[str, Any]] = []
+    tied: dict[str, list[str]] = {}
+    for alias, owner in ties.items():
+        tied.setdefault(owner, [owner]).append(alias)
     for key, dims in where(groups).items():
-        for dim in sorted(dims):
+        for dim in sorted(dims) if key not in ties else ():
             size, block = tensors[key].shape[dim], _block(dims[dim], tensors[key].shape[dim])
             order = order_along(size, dims[dim], groups, orders)
             if order != list(range(size)):
                 units = [index // block for index in order[::block]]
                 indices = indices_text([(unit, unit + 1) for unit in units])
                 rows.append({"take": key, "dim": dim, "block": block, "indices": indices})
-    moved = [*grouped(rows, list(tensors))]
+    moved = [*grouped([row for row in rows if row["take"] not in tied], list(tensors))]
+    moved += ({**row, "take": _any_of(tied[row["take"]])} for row in rows if row["take"] in tied)
     for number, group in enumerate(groups):
         order = list(orders.get(number, ((), ()))[0])
         if order and order != list(range(group.units)):
             moved += (row for part in group.parts if len(part.keys) > 1 for row in _experts(part.keys, order))
     return moved
+
+
+def _any_of(keys: Sequence[str]) -> str:
+    """Return the pattern that matches these keys alone."""
+    return f"re:{'|'.join(map(re.escape, keys))}"
 
 
 def _block(placed: Sequence[_Placed], size: int) -> int:

@@ -66,8 +66,9 @@ class StoredTensors:
         ties: Mapping[str, str],
     ) -> None:
         self._source = source
-        self._known = {id(info): key for key, info in source.items()}
-        self._places = {_place(info): key for key, info in source.items() if info.made is None}
+        self._known: dict[object, list[str]] = {}
+        for key, info in source.items():  # tied tensors have several keys
+            self._known.setdefault(_place(info), []).append(key)
         self._leaves: dict[str, list[_Leaf] | str] = {}
         for key, info in made.items():
             name = names.get(key, key)
@@ -85,10 +86,9 @@ class StoredTensors:
         self, info: TensorInfo, dims: tuple[tuple[int, int] | None, ...], fixed: Mapping[int, int]
     ) -> Iterator[_Leaf]:
         """Yield the tensors of the checkpoint that ``info`` is made of; raises _UnknownError for what is computed."""
-        key = self._known.get(id(info)) or (self._places.get(_place(info)) if info.made is None else None)
-        if key is not None:
-            dims, fixed = _reshaped(info.shape, self._source[key].shape, dims, fixed)
-            yield _Leaf(key, dims, fixed)
+        if keys := self._known.get(_place(info)):
+            for key in keys:
+                yield _Leaf(key, *_reshaped(info.shape, self._source[key].shape, dims, fixed))
         elif isinstance(info.made, Concatenated):
             at, along = 0, dims[info.made.dim]
             for one in info.made.of:
@@ -150,8 +150,8 @@ class _UnknownError(Exception):
     """Raised for a tensor of a network that is not a plain part of the checkpoint."""
 
 
-def _place(info: TensorInfo) -> tuple[object, int]:
-    return info.storage, info.offset
+def _place(info: TensorInfo) -> object:
+    return (info.storage, info.offset) if info.made is None else id(info)
 
 
 def _reshaped(

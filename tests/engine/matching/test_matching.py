@@ -82,7 +82,7 @@ def test_layers_that_are_alike_stay_although_what_anchors_them_is_not() -> None:
 
 def test_small_bands_give_the_same_orders() -> None:
     one, other = perceptron(1), perceptron(2)
-    assert run(one, other) == run(one, other, memory=256)
+    assert run(one, other) == run(one, other, memory=128)
 
 
 def test_models_that_are_aligned_do_not_move() -> None:
@@ -121,8 +121,8 @@ def test_nan_and_infinity_are_errors_that_name_the_tensor(value: float) -> None:
 
 def test_too_little_memory_for_the_similarities_is_an_error_before_anything_is_read() -> None:
     one = perceptron(0)
-    with pytest.raises(cs.PlanError, match="similarities of 4 units .groups of hidden0. take 256 B") as error:
-        run(one, one, memory=255)
+    with pytest.raises(cs.PlanError, match="similarities of 4 units .groups of hidden0. take 128 B") as error:
+        run(one, one, memory=127)
     assert "--memory" in error.value.hint
 
 
