@@ -13,6 +13,7 @@ from ...engine.context import MEMORY
 from ...errors import ConfigError, PlanError
 from ...planning.aligning.groups import RESIDUAL, Group, taking
 from ...planning.aligning.stored import StoredTensors
+from ...storage.read.uri import shown
 from ...util.text import brief_repr, count, escape, listing
 from ..inputs.encoding import DEQUANTIZE
 from ..inputs.operations import operate
@@ -75,7 +76,7 @@ def align(
             found.operations[index] = [*decode, *rows]
             found.checkpoints[index] = operate([one.stored or one], found.operations[index])[0].checkpoint
         found.notes += _notes(one, opened[reference], results)
-        found.notes += (f"{escape(one.path)}: {each}" for each in left)
+        found.notes += (f"{_name(one)}: {each}" for each in left)
     if len(opened) == 1:
         found.notes.append("--align changes nothing: there is only one model")
     if network is not None and network.model_type not in TESTED:
@@ -84,6 +85,11 @@ def align(
             "aligned model with ckpt prove"
         )
     return found
+
+
+def _name(checkpoint: Checkpoint) -> str:
+    """Return the path of a checkpoint for messages: without the secrets of an address."""
+    return escape(shown(checkpoint.path))
 
 
 def _config_of(checkpoint: Checkpoint) -> str:
@@ -104,7 +110,7 @@ def _check_network(network: NetworkGroups, model: Checkpoint, reference: Checkpo
     apart = next((name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)), "")
     if apart:
         raise PlanError(
-            f"{escape(model.path)} cannot be aligned with {escape(reference.path)}: its {escape(apart)} is "
+            f"{_name(model)} cannot be aligned with {_name(reference)}: its {escape(apart)} is "
             f"{brief_repr(theirs.get(apart))}, not {brief_repr(ours.get(apart))}.",
             hint="Only models of the same sizes can be aligned.",
         )
@@ -112,17 +118,18 @@ def _check_network(network: NetworkGroups, model: Checkpoint, reference: Checkpo
 
 def _network(reference: Checkpoint) -> NetworkGroups:
     """Return the groups of the network of a checkpoint; raises ConfigError if it is not known."""
-    path = reference.path
     hint = "List the axes that change together: --align-groups FILE.yaml."
     config = _config_of(reference)
     if not config:
-        where = "it is in memory" if reference.in_memory else f"there is no {CONFIG} in the folder of {escape(path)}"
+        where = (
+            "it is in memory" if reference.in_memory else f"there is no {CONFIG} in the folder of {_name(reference)}"
+        )
         raise ConfigError(f"{where}, so it is not known which of its axes may be permuted.", hint=hint)
     try:
         return NetworkGroups(Resizable(config, dequantized=reference.stored is not None))
     except ConfigError as error:
         raise ConfigError(
-            f"it is not known which axes of {escape(path)} may be permuted: {error.message.rstrip('.')}.", hint=hint
+            f"it is not known which axes of {_name(reference)} may be permuted: {error.message.rstrip('.')}.", hint=hint
         ) from error
 
 
@@ -152,7 +159,7 @@ def _groups(
     if not found:
         why = next(iter([*left, *network.left]), f"its keys are not those of {CONFIG}")
         raise PlanError(
-            f"no axes of {escape(model.path)} are known that may be permuted: {why}.",
+            f"no axes of {_name(model)} are known that may be permuted: {why}.",
             hint="List them: --align-groups FILE.yaml.",
             details=[*network.left, *left],
         )
@@ -177,7 +184,7 @@ def _check_shapes(reference: Checkpoint, model: Checkpoint, groups: Sequence[Gro
                     continue
                 if len(other.shape) != len(model[key].shape) or other.shape[part.dim] != model[key].shape[part.dim]:
                     raise PlanError(
-                        f"{escape(model.path)} cannot be aligned with {escape(reference.path)}: {escape(key)} has "
+                        f"{_name(model)} cannot be aligned with {_name(reference)}: {escape(key)} has "
                         "another shape there.",
                         hint="Only models of the same sizes can be aligned.",
                     )
@@ -186,7 +193,7 @@ def _check_shapes(reference: Checkpoint, model: Checkpoint, groups: Sequence[Gro
 def _notes(model: Checkpoint, reference: Checkpoint, results: Sequence[Any]) -> Iterator[str]:
     """Yield notes on what moved in a model."""
     moved = [one for one in results if one.moved]
-    name, other = escape(model.path), escape(reference.path)
+    name, other = _name(model), _name(reference)
     if not moved:
         yield f"{name} is aligned with {other} already ({PAPER}): nothing moved in {count(len(results), 'group')}"
         return

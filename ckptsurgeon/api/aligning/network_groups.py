@@ -46,6 +46,8 @@ class NetworkGroups:
         self.left: list[str] = []
         self._by_names: list[NetworkGroup] = []
         self._tables: list[NetworkGroup] = []
+        self._unclear: set[str] = set()
+        self._has_sized_heads = False
         self._sizes: dict[str, str] = {}
         self._channels: dict[str, int] = {}
 
@@ -211,13 +213,28 @@ class NetworkGroups:
         axes, _ = self._axes("heads", path, {**wider, **{name: 2 * value for name, value in keys.items()}})
         shared = [(axis.key, axis.dim) for axis in self._axes("heads", path, wider)[0]] if few != number else []
         counts = HeadCounts(number, few, next(iter(pinned.values())))
+        self._has_sized_heads = True
         groups, tables, unknown = heads_along(axes, shared, counts)
+        apart = [norm for one in groups for norm in self._norms_apart(one, counts)]
+        self._unclear.update(apart)
+        if apart:
+            self._leave("heads", f"it is not known whether {escape(apart[0])} has them")
+            return []
         if unknown:
             self._leave(f"heads of {listing(unknown, 3, where='')}", "it is not known how they stand in its tensors")
         if tables and few != number:
             self._leave("heads", f"it is not known which of them {escape(tables[0].key)} has")
             return []
         return with_tables(groups, tables, number)
+
+    def _norms_apart(self, group: NetworkGroup, counts: HeadCounts) -> Iterator[str]:
+        """Yield norms over all heads of an attention layer whose size comes from the width, as in OLMoE."""
+        sizes = {counts.queries * counts.size, counts.keys * counts.size} - {counts.size}
+        own = {part.key for part in group.parts}
+        for key, info in self.first.tensors.items():
+            is_apart = key.startswith(f"{group.name}.") and key not in own and self._kinds.get(key) == "norm"
+            if is_apart and info.shape and info.shape[-1] in sizes:
+                yield key
 
     def _named_heads(self) -> list[NetworkGroup]:
         """Return the heads of all attention layers without a field for their size."""
@@ -267,10 +284,15 @@ class NetworkGroups:
     def _residual(self, path: str, width: int, axes: Sequence[Axis], after: TargetSpec) -> list[Axis]:
         """Return the axes along the residual stream; raises PlanError if a permutation may change the outputs."""
         name = class_of(self.first)
+        if not (self._has_sized_heads or self._by_names):
+            raise PlanError("without attention, it is not known how the network mixes them.")
         if not ("For" in name or "LMHead" in name or "WithLMHead" in name):
             raise PlanError(f"they are outputs of {escape(name)}.")
         heads = {(part.key, part.dim) for group in (*self._by_names, *self._tables) for part in group.parts}
         own = [axis for axis in axes if (axis.key, axis.dim) not in heads]
+        unclear = next((axis.key for axis in own if axis.key in self._unclear), "")
+        if unclear:
+            raise PlanError(f"it is not known whether {escape(unclear)} has them or heads.")
         odd = [axis.key for axis in own if axis.before != width or axis.parts > 1]
         if odd:
             raise PlanError(f"{escape(odd[0])} has only a part of them along an axis.")

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError
+from ...storage.read.uri import shown
 from ...tensors.info import TensorInfo
 from ...tensors.ops.casts import cast
 from ...tensors.ops.regions import Array, Box
@@ -51,8 +52,8 @@ class TensorPair:
             values = cast(read_part(source, info, box), info.dtype, dtype)[0]
             if not np.isfinite(values).all():
                 raise PlanError(
-                    f"{escape(self._key)} of {escape(source.path)} has NaN or infinite values, so it cannot be aligned "
-                    "by its weights.",
+                    f"{escape(self._key)} of {escape(shown(source.path))} has NaN or infinite values, so it cannot be "
+                    "aligned by its weights.",
                     hint="Look at it with ckpt check.",
                 )
             found.append(values)

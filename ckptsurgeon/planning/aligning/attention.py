@@ -25,6 +25,10 @@ _OTHERS = {
 _OUTPUTS = ("o_proj", "out_proj", "out_lin", "o", "out", "dense", "c_proj", "proj")
 _IN_TURN = ("query_key_value",)
 """Layers with the queries, keys and values of the first head, then those of the next."""
+_ONE_AFTER_ANOTHER = ("qkv", "in_proj")
+"""Layers with all queries, then all keys, then all values, as GPT-2's ``c_attn`` and those of ``fused.KIND``.
+
+Layers of other names may have them in another order: CodeGen's ``qkv_proj`` has four parts of each."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +116,12 @@ def heads_by_names(network: Network, heads: Mapping[str, int]) -> list[NetworkGr
             parts = [NetworkPart(key, 1 if network.kinds.get(key) == "transposed linear" else 0)]
         else:
             continue
-        if network.kinds.get(parts[0].key) == KIND and not _is_whole(network.tensors[parts[0].key].shape):
-            continue
         number = next((heads[path] for path in (parent, _above(parent)) if path in heads), 0)
         output = _output(parent, network, {part.key for part in parts})
         if output is None or not number:
+            continue
+        read = network.tensors[output].shape[0 if network.kinds.get(output) == "transposed linear" else 1]
+        if len(parts) == 1 and not _is_known(parts[0], network, read):
             continue
         one = _Attention(parent, number)
         one.parts += (each for part in parts for each in _of_heads(part, network, number))
@@ -126,9 +131,15 @@ def heads_by_names(network: Network, heads: Mapping[str, int]) -> list[NetworkGr
     return found
 
 
-def _is_whole(shape: Sequence[int]) -> bool:
-    """Return whether queries, keys and values in one tensor have three times its width: no heads are shared."""
-    return shape[0] == 3 * shape[1]
+def _is_known(part: NetworkPart, network: Network, width: int) -> bool:
+    """Return whether it is known how a layer has queries, keys and values, each of ``width`` rows: no heads share."""
+    kind, name = (
+        network.kinds.get(part.key),
+        part.key.removesuffix("_weight").removesuffix(".weight").rpartition(".")[2],
+    )
+    is_conv1d = name == "c_attn" and kind == "transposed linear"
+    is_named = name in (*_IN_TURN, *_ONE_AFTER_ANOTHER) or kind == KIND or is_conv1d
+    return is_named and network.tensors[part.key].shape[part.dim] == 3 * width
 
 
 def _of_heads(part: NetworkPart, network: Network, number: int) -> Iterator[NetworkPart]:

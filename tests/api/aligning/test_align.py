@@ -277,6 +277,47 @@ def test_a_quantised_reference_keeps_its_codes(saved: Saved, tmp_path: Path) -> 
         assert out["model.layers.0.mlp.up_proj.weight"].dtype == "float8_e4m3fn"
 
 
+OTHERS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
+    # queries of all heads share a head of keys, in one tensor; each group of heads has its own
+    "falcon": ("FalconForCausalLM", {"num_attention_heads": 4, "num_hidden_layers": 2, "multi_query": True}, set()),
+    "gpt_bigcode": ("GPTBigCodeForCausalLM", {"n_head": 4, "n_layer": 2, "n_embd": 64}, {"channels"}),
+    # queries, values and keys in four parts
+    "codegen": ("CodeGenForCausalLM", {"n_head": 4, "n_layer": 2, "n_embd": 64, "rotary_dim": 8}, {"channels"}),
+    # norms over all heads whose size comes from the width
+    "olmoe": ("OlmoeForCausalLM", {**NETWORKS["mixtral"][1], "num_key_value_heads": 4, "num_experts": 4}, {"experts", "channels"}),
+    "bitnet": ("BitNetForCausalLM", {**NETWORKS["llama"][1]}, {"channels"}),
+    # a Fourier transform mixes the residual stream
+    "fnet": ("FNetForMaskedLM", {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}, {"channels"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_is_not_known_for_certain_stays_as_it_is(kind: str, tmp_path: Path) -> None:
+    name, fields, kinds = OTHERS[kind]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = getattr(transformers, name)(
+            transformers.CONFIG_MAPPING[kind](**{"hidden_size": 64, **fields, "vocab_size": 100})
+        )
+        with torch.no_grad():
+            for one in network.parameters():
+                one.add_(torch.randn_like(one) * 0.1)
+    network.save_pretrained(tmp_path / "model")
+    if not kinds:
+        with pytest.raises(cs.PlanError, match="no axes of .* are known that may be permuted"):
+            groups_of(tmp_path / "model")
+        return
+    assert {group.kind for group in groups_of(tmp_path / "model")[0]} == kinds
+    other = planted(tmp_path / "model", tmp_path / "planted")
+    ids = torch.randint(5, 30, (2, 12), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        before, after = (
+            getattr(transformers, name).from_pretrained(path).eval()(input_ids=ids).logits
+            for path in (tmp_path / "model", other)
+        )
+    assert ((before - after).abs().max() / before.abs().max()).item() < 1e-5
+
+
 # Recipes and the command line.
 
 
