@@ -5,7 +5,7 @@ The axes that a field changes belong to it, as in ``resize``; this module divide
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -153,6 +153,7 @@ class NetworkGroups:
         try:
             found = self._sized_heads(path, number) if self._head_size(path) else self._named_heads()
         except CheckpointError as error:
+            self._has_sized_heads = self._has_sized_heads or UNUSED not in error.message
             self._leave(f"heads ({path})", error)
             return
         values = self._constants
@@ -215,7 +216,7 @@ class NetworkGroups:
         counts = HeadCounts(number, few, next(iter(pinned.values())))
         self._has_sized_heads = True
         groups, tables, unknown = heads_along(axes, shared, counts)
-        apart = [norm for one in groups for norm in self._norms_apart(one, counts)]
+        apart = [norm for one in groups for norm in self._norms_apart(one, counts, self._keys_of_width(path))]
         self._unclear.update(apart)
         if apart:
             self._leave("heads", f"it is not known whether {escape(apart[0])} has them")
@@ -227,13 +228,19 @@ class NetworkGroups:
             return []
         return with_tables(groups, tables, number)
 
-    def _norms_apart(self, group: NetworkGroup, counts: HeadCounts) -> Iterator[str]:
+    def _keys_of_width(self, path: str) -> set[str]:
+        """Return the keys of the tensors that change with the width beside a field."""
+        inside = path.rpartition(".")[0]
+        widths = [one for one in self._paths("width") if one.rpartition(".")[0] == inside]
+        return {axis.key for one in widths for axis in self._wider(one)[0]}
+
+    def _norms_apart(self, group: NetworkGroup, counts: HeadCounts, wider: Collection[str]) -> Iterator[str]:
         """Yield norms over all heads of an attention layer whose size comes from the width, as in OLMoE."""
         sizes = {counts.queries * counts.size, counts.keys * counts.size} - {counts.size}
         own = {part.key for part in group.parts}
         for key, info in self.first.tensors.items():
-            is_apart = key.startswith(f"{group.name}.") and key not in own and self._kinds.get(key) == "norm"
-            if is_apart and info.shape and info.shape[-1] in sizes:
+            is_norm = key in wider and key not in own and self._kinds.get(key) == "norm"
+            if is_norm and key.startswith(f"{group.name}.") and info.shape and info.shape[-1] in sizes:
                 yield key
 
     def _named_heads(self) -> list[NetworkGroup]:
