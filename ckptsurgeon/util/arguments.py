@@ -11,16 +11,17 @@ __all__ = ["as_arguments"]
 # Messages are written with command-line options: ``Use --vocab SRC:DST``. Python callers get ``Use vocab="SRC:DST"``.
 
 NAMES = frozenset((
-    "adapters", "alpha", "atol", "base", "by", "by_rows", "check_only", "compute", "config", "controls", "decay",
-    "device", "donor", "drop_last", "dtype", "ema", "embeddings", "evaluate", "exact", "exclude", "expert",
-    "fan_in_fan_out", "fisher", "force", "gram", "include", "init", "int_buffers", "keep", "keep_extras",
-    "keep_going", "keep_models", "key", "layers", "map", "map_file", "max_shard_size", "maximize", "memory",
-    "merge_experts", "metadata", "method", "metric", "new_channels", "new_tokens", "new_width", "noise", "omp_k",
-    "on_mismatch", "on_missing", "operations", "output", "overfit_one_batch", "pad_to", "parallel", "plan",
-    "plugin", "preprocess_only", "rank", "reinit", "require", "resume", "revision", "root", "rtol", "ruleset",
-    "run", "running", "sample", "sampler", "save_modules", "seed", "seeds", "sha256", "signs", "statistics",
-    "steps", "strategy", "strict", "study", "task", "test", "to", "token_map", "tokenizer", "tokens",
-    "trial_timeout", "trials", "trim", "unwrap", "values", "vocab", "vocab_keys", "wait", "weights", "window",
+    "adapters", "align", "align_groups", "alpha", "atol", "base", "by", "by_rows", "check_only", "compute",
+    "config", "controls", "decay", "device", "donor", "drop_last", "dtype", "ema", "embeddings", "evaluate",
+    "exact", "exclude", "expert", "fan_in_fan_out", "fisher", "force", "gram", "include", "init", "int_buffers",
+    "keep", "keep_extras", "keep_going", "keep_models", "key", "layers", "map", "map_file", "max_shard_size",
+    "maximize", "memory", "merge_experts", "metadata", "method", "metric", "new_channels", "new_tokens",
+    "new_width", "noise", "omp_k", "on_mismatch", "on_missing", "operations", "output", "overfit_one_batch",
+    "pad_to", "parallel", "plan", "plugin", "preprocess_only", "rank", "reinit", "require", "resume", "revision",
+    "root", "rtol", "ruleset", "run", "running", "sample", "sampler", "save_modules", "seed", "seeds", "sha256",
+    "signs", "statistics", "steps", "strategy", "strict", "study", "task", "test", "to", "token_map", "tokenizer",
+    "tokens", "trial_timeout", "trials", "trim", "unwrap", "values", "vocab", "vocab_keys", "wait", "weights",
+    "window",
 ))  # fmt: skip
 """Python arguments whose option has the same name with dashes, as ``on_missing`` and ``--on-missing``."""
 OTHERS = {
@@ -37,7 +38,7 @@ OTHERS = {
 }
 """Options whose Python argument has another name; for ``--timeout``, Python has an environment variable."""
 SWITCHES = frozenset((
-    "check_only", "controls", "fan_in_fan_out", "fisher", "force", "gram", "keep_extras", "keep_going",
+    "align", "check_only", "controls", "fan_in_fan_out", "fisher", "force", "gram", "keep_extras", "keep_going",
     "keep_models", "maximize", "overfit_one_batch", "preprocess_only", "resume", "strict", "values",
 ))  # fmt: skip
 """Boolean arguments: the option alone means ``argument=True``."""

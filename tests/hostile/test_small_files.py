@@ -84,6 +84,9 @@ NAMED: dict[str, tuple[str, tuple[str, ...]]] = {
     "a recipe of mergekit's": ("x.yaml", ("merge", "x.yaml", "-o", "out.safetensors")),
     "a map file": ("x.map", ("rename", "a.safetensors", "--map-file", "x.map", "-o", "out.safetensors")),
     "operations": ("x.yaml", ("rename", "a.safetensors", "--operations", "x.yaml", "-o", "out.safetensors")),
+    "groups of axes": (
+        "x.yaml", ("merge", "--method", "linear", "a.safetensors", "b.safetensors", "--align", "--align-groups", "x.yaml", "-o", "o.safetensors")
+    ),
     "a plugin": (
         "x.py", ("merge", "--method", "mine", "--plugin", "x.py", "a.safetensors", "a.safetensors", "-o", "o.safetensors")
     ),

@@ -48,6 +48,42 @@ MUTANTS = (
         "methods/merge/test_by_statistics.py",
     ),
     Mutant(
+        "units do not move for a gain that is rounding",
+        "        if new - old <= GAIN * max(abs(new), abs(old)):\n",
+        "        if new - old <= 0:\n",
+        "engine/matching",
+    ),
+    Mutant(
+        "a matching that makes models less alike is not used",
+        "    if descent.gain < 0:\n",
+        "    if descent.gain < -1e300:\n",
+        "engine/matching",
+    ),
+    Mutant(
+        "a longer path of exchanged pairs is found if it gains",
+        "        found += length - rows[row]\n",
+        "        found -= rows[row]\n",
+        "engine/matching/test_assignment.py",
+    ),
+    Mutant(
+        "a tensor with several names is put into another order once",
+        "        for dim in sorted(dims) if key not in ties else ():\n",
+        "        for dim in sorted(dims):\n",
+        "api/aligning",
+    ),
+    Mutant(
+        "heads of queries move with the heads of keys that they share",
+        "    shared = [inner[row, int(column)] + int(column) * sharing for row, column in enumerate(order)]\n",
+        "    shared = [inner[row, int(column)] + row * sharing for row, column in enumerate(order)]\n",
+        "api/aligning",
+    ),
+    Mutant(
+        "the outputs of a network without a head keep their order",
+        '        if not ("For" in name or "LMHead" in name or "WithLMHead" in name):\n',
+        "        if not name:\n",
+        "api/aligning",
+    ),
+    Mutant(
         "a file of a rank that is another rank's is said",
         "            other = first.setdefault(some, name)\n",
         "            other = name\n",

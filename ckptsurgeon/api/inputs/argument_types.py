@@ -18,6 +18,7 @@ from ...util.text import brief_repr, escape
 __all__ = [
     "KINDS",
     "OF_RECIPES",
+    "AxisGroups",
     "CheckpointLike",
     "Files",
     "Given",
@@ -84,6 +85,9 @@ Operations: TypeAlias = Path | Sequence[Mapping[str, Any]] | None
 
 Vocabularies: TypeAlias = str | Sequence[Path] | None
 """The token lists of the source and the destination, as "SRC:DST" or a pair of paths; or "place"."""
+
+AxisGroups: TypeAlias = Path | Mapping[str, Any] | None
+"""Groups of axes: a map from the name of each to its axes, or the path of a YAML file with it."""
 
 Mismatch: TypeAlias = str | Mapping[str, str] | Sequence[str] | None
 """One policy for all tensors, a map from pattern to policy, or strings as on the command line."""
@@ -213,6 +217,7 @@ KINDS: Mapping[str, _Kind] = {
     "Fields": _Kind("a map of fields or strings FIELD=VALUE", _any_of(_are_named, _is_text, _are_texts)),
     "Kept": _Kind("a map of lists or strings FIELD=LIST", _any_of(_are_named, _is_text, _are_texts)),
     "Operations": _Kind("a path or a list of maps", _any_of(_is_path, _are_maps)),
+    "AxisGroups": _Kind("a path or a map of groups", _any_of(_is_path, _are_named)),
     "Vocabularies": _Kind("a string SRC:DST or two paths", _any_of(_is_text, _are_paths)),
     "Mismatch": _Kind("a policy, a list, or a map from patterns to policies", _any_of(_is_text, _are_texts, _is_map)),
 }

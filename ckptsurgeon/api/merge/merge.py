@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.in_memory import is_given, path_of, place_of
@@ -23,7 +23,19 @@ from ...planning.merge.values import ParameterValues, Settings
 from ...planning.plan.plan import Plan
 from ...planning.transplant.select import SourceView
 from ...util.text import count, escape
-from ..inputs.argument_types import CheckpointLike, Given, Mismatch, Parameters, Path, Patterns, Rules, Sources, checked
+from ..aligning.own_groups import group_fields
+from ..inputs.argument_types import (
+    AxisGroups,
+    CheckpointLike,
+    Given,
+    Mismatch,
+    Parameters,
+    Path,
+    Patterns,
+    Rules,
+    Sources,
+    checked,
+)
 from ..inputs.arguments import check_seed, plain_arguments
 from ..inputs.encoding import as_stored, check_encoding, encoding_said
 from ..inputs.inputs import base_notes, names_of, plan_source, twice_notes, view_of
@@ -130,6 +142,8 @@ def merge(
     tokens: Rules = (),
     vocab_keys: Patterns = (),
     int_buffers: str = "last",
+    align: bool = False,
+    align_groups: AxisGroups = None,
     encoding: str = "keep",
     dtype: str | torch.dtype | None = None,
     compute: str | torch.dtype | None = None,
@@ -142,7 +156,7 @@ def merge(
     metadata: Mapping[str, str] | None = None,
     **more: Given,
 ) -> Plan:
-    """Plan the merge of models by a method, or by a recipe of mergekit; reads headers only.
+    """Plan the merge of models by a method, or by a recipe of mergekit; reads headers only, unless models are aligned.
 
     ``models`` are the models, or the path of a recipe (``merge("recipe.yaml")``), which itself contains the models, the
     method, the base and the parameters. ``base`` is the model that the others were trained from, or from which the
@@ -164,6 +178,12 @@ def merge(
     has none; ``vocab_keys`` lists the tensors with a row for each token (GLOB, GLOB=AXIS), if their sizes do not show
     this. ``int_buffers`` ("last", "first", "max") chooses the values of integer tensors.
 
+    With ``align``, each model is first aligned with the base or, without a base, with the first model: its channels,
+    heads, experts and the numbers of its residual stream are put into the order in which its weights are most like
+    theirs, which does not change what it computes (Git Re-Basin, arXiv 2209.04836). All weights are read for this when
+    the plan is made. The axes are those of the network in config.json; for other models, ``align_groups`` lists them,
+    as a map from names of groups to axes (``{"hidden": {"fc1.weight": 0, "fc2.weight": 1}}``), or as a YAML file.
+
     Quantised models are decoded before the merge; the result is quantised like the base or first model, or stored as
     plain numbers if ``encoding`` is "dequantize". ``dtype`` is the dtype of the output, by default the widest of the
     models' dtypes; ``compute`` is the dtype of the computation, float32 or float64. ``seed`` is the seed of methods
@@ -182,6 +202,9 @@ def merge(
     check_device(device)
     check_encoding(encoding)
     check_seed(seed)
+    groups = group_fields(align_groups)
+    if groups is not None and not align:
+        raise ConfigError("--align-groups is only for --align.", hint="Add --align.")
     vocabulary = VocabularyRequest(os.fspath(vocab) if vocab is not None else None, tokens, vocab_keys)
     elsewhere = device if device != "cpu" else ""
     asked = MergeRequest(
@@ -193,7 +216,7 @@ def merge(
         plain_arguments(
             method=method, on_missing=on_missing, on_mismatch=on_mismatch, int_buffers=int_buffers, dtype=dtype,
             compute=compute, unwrap=unwrap, root=root, device=elsewhere or None, **vocabulary.said,
-            **encoding_said(encoding),
+            align=align, align_groups=groups, **encoding_said(encoding),
         ),
         seed,
         load_plugin(os.fspath(plugin)) if plugin is not None else (),
@@ -202,6 +225,8 @@ def merge(
         root,
         encoding,
         statistics,
+        align,
+        groups,
     )  # fmt: skip
     if isinstance(models, (str, os.PathLike)):
         recipe = os.fspath(models)
@@ -232,7 +257,9 @@ def _plan_models(
     names, donor = names_of(list(map(path_of, ordered))), 0 if base is None else len(models)
     with ExitStack() as stack:
         opened = asked.opened(ordered, stack, base=len(models) if base is not None else None)
-        views = _views(names, opened)
+        aligned = asked.aligned(opened, donor)
+        opened[:] = aligned.checkpoints
+        views = _views(names, opened, aligned.operations)
         numbers, at = list(range(len(models))), len(models) if base is not None else None
         if method.base == "model" and at is not None:
             numbers, at = [at, *numbers], None
@@ -259,7 +286,8 @@ def _plan_models(
             },
             metadata=stored[donor].metadata,
             notes=[
-                *asked.notes(opened), *_repeated(opened, len(models), method), *counted_notes(opened[: len(models)]),
+                *asked.notes(opened), *aligned.notes, *_repeated(opened, len(models), method),
+                *counted_notes(opened[: len(models)]),
                 *more.notes,
             ],
         )  # fmt: skip
@@ -289,6 +317,12 @@ def _repeated(opened: Sequence[Checkpoint], models: int, method: Method) -> list
     return [*notes, *base_notes(base, opened[:models]), *unrelated_notes(base, opened[:models])]
 
 
-def _views(names: Sequence[str], opened: Sequence[Checkpoint]) -> list[SourceView]:
-    named = zip(names, opened, strict=True)
-    return [view_of(plan_source(name, checkpoint), checkpoint) for name, checkpoint in named]
+def _views(
+    names: Sequence[str], opened: Sequence[Checkpoint], operations: Mapping[int, Sequence[Mapping[str, Any]]]
+) -> list[SourceView]:
+    """Return the open models in the form that planners read; ``operations`` are those of models that were aligned."""
+    named = enumerate(zip(names, opened, strict=True))
+    return [
+        view_of(plan_source(name, checkpoint, operations=operations.get(index, ())), checkpoint)
+        for index, (name, checkpoint) in named
+    ]

@@ -90,10 +90,15 @@ class RecipeModels:
         opened: Sequence[Checkpoint],
         notes: Sequence[str] = (),
         encoding: str = ENCODINGS[0],
+        operations: Mapping[int, Sequence[Mapping[str, Any]]] | None = None,
     ) -> None:
         self._configuration, self._folder = configuration, folder
         self.names = names_of(list(paths.values()))
-        self._views = [view_of(plan_source(name, one), one) for name, one in zip(self.names, opened, strict=True)]
+        made = operations or {}
+        self._views = [
+            view_of(plan_source(name, one, operations=made.get(index, ())), one)
+            for index, (name, one) in enumerate(zip(self.names, opened, strict=True))
+        ]
         stored = as_stored(opened, encoding)
         self.folders = [folder_of(one) for one in stored]
         self._paths = list(paths.values())
@@ -299,13 +304,17 @@ def plan_configuration(path: str, document: Mapping[str, Any], method: Method, a
         paths = [found(one, folder) for one in references]
         with ExitStack() as stack:
             opened = asked.opened(paths, stack)
+            base = references.index(configuration.base) if configuration.base in references else 0
+            aligned = asked.aligned(opened, base)
+            opened[:] = aligned.checkpoints
             merged = RecipeModels(
                 configuration,
                 folder,
                 dict(zip(references, paths, strict=True)),
                 opened,
-                [*asked.notes(opened), *_base_notes(configuration, references, opened, method)],
+                [*asked.notes(opened), *aligned.notes, *_base_notes(configuration, references, opened, method)],
                 asked.encoding,
+                aligned.operations,
             )
             stored = as_stored(opened, asked.encoding)
             chosen = merge_vocabulary(merged.vocabulary(asked.vocabulary, method), merged.models, first=merged.donor)

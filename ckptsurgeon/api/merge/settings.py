@@ -22,6 +22,7 @@ from ...planning.possible_codes import with_possible_codes_said
 from ...planning.quantised import check_codes
 from ...storage.yaml_text import read_yaml
 from ...util.text import brief_repr, escape
+from ..aligning.align import AlignedModels, align
 from ..inputs.argument_types import CheckpointLike, Given, Parameters, Rules
 from ..inputs.encoding import ENCODINGS, encoding_notes, read_as
 from ..inputs.inputs import source_notes
@@ -52,6 +53,14 @@ class MergeRequest:
     root: str | None = None
     encoding: str = ENCODINGS[0]
     statistics: Rules = ()
+    align: bool = False
+    align_groups: Mapping[str, Any] | None = None
+
+    def aligned(self, opened: Sequence[Checkpoint], reference: int) -> AlignedModels:
+        """Return the open models, aligned with the one at the index ``reference`` if this was asked for."""
+        if not self.align:
+            return AlignedModels(list(opened))
+        return align(opened, reference, groups=self.align_groups, memory=self.memory)
 
     def opened(
         self, models: Sequence[CheckpointLike], stack: ExitStack, *, base: int | None = None

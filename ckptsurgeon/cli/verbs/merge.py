@@ -29,6 +29,7 @@ Examples:
   ckpt merge a b --method slerp --param 't=[0, 0.5, 1]' --param 't:model.layers.*.mlp=0.3' -o merged/
   ckpt merge a b --method ties --base llama --explain 'model.layers.8.mlp.*'
   ckpt merge a b --method regmean --statistics a=a.stats.safetensors --statistics b=b.stats.safetensors -o merged/
+  ckpt merge a b --method linear --weights 0.5,0.5 --align -o merged/
   ckpt merge recipe.yaml -o merged/
   ckpt merge --list
 """
@@ -110,6 +111,20 @@ def run(
             help="Take integer tensors from the last or first model, or the largest values of all.",
         ),
     ] = "last",
+    align: Annotated[
+        bool,
+        typer.Option(
+            "--align",
+            help="First put the channels, heads and experts of each model into the order of the base's, or the first "
+            "model's, by their weights (Git Re-Basin).",
+        ),
+    ] = False,
+    align_groups: Annotated[
+        str | None,
+        typer.Option(
+            "--align-groups", metavar="FILE.yaml", help="The axes that may be permuted, if no config.json shows them."
+        ),
+    ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -178,7 +193,8 @@ def run(
         recipe or models, method=method, base=base, weights=numbers("--weights", weights),
         parameters=param or (), statistics=statistics or (), on_missing=on_missing,
         on_mismatch=on_mismatch or "error", vocab=vocab, tokens=tokens or (), vocab_keys=vocab_keys,
-        int_buffers=int_buffers, encoding=encoding, dtype=dtype, compute=compute, seed=seed, plugin=plugin,
+        int_buffers=int_buffers, align=align, align_groups=align_groups, encoding=encoding, dtype=dtype,
+        compute=compute, seed=seed, plugin=plugin,
         memory=memory, device=device, **state_dict.arguments,
     )  # fmt: skip
     if explain:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -19,20 +20,24 @@ __all__ = ["Resizable"]
 
 
 class Resizable:
-    """The network of a config.json, which can be built with other values of some fields; raises ConfigError."""
+    """The network of a config.json, which can be built with other values of some fields; raises ConfigError.
+
+    ``dequantized`` is true for weights that are decoded: then a quantization_config is not an error.
+    """
 
     is_known = True
     """Whether the tests compare networks of this kind, so that a note may say that outputs should stay equal."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, dequantized: bool = False) -> None:
         # What identifies the installed code has to be found before anything imports it.
-        self._document = replace(read_document(path, "configuration"), versions=versions())
+        document = read_document(path, "configuration")
+        self._document = replace(document, versions=versions(), dequantized=dequantized)
         if self._document.model or not TOOLKIT.recognises(self._document):
             raise self._document.fail(
                 "only a network of transformers can be resized: this is not its config.json.",
                 "Name the folder of a model, its config.json with --config, or a file with model: {_target_: ...}.",
             )
-        if self._document.content.get("quantization_config") is not None:
+        if self._document.content.get("quantization_config") is not None and not dequantized:
             raise self._document.fail(
                 "the weights are quantised: there is a quantization_config.",
                 "Decode them first: ckpt convert DIR --dequantize -o plain/.",
@@ -43,6 +48,12 @@ class Resizable:
     def path(self) -> str:
         """The path of the config.json."""
         return self._document.path
+
+    def declaring(self, fields: Mapping[str, Any]) -> Resizable:
+        """Return the same network of a config.json that has ``fields``, too, which its class does not declare."""
+        made = copy(self)
+        made._document, made._known = replace(self._document, content=_merged(self._document.content, fields)), {}
+        return made
 
     def target(self, changes: Mapping[str, Any], vocabulary: NewVocabulary | None = None) -> TargetSpec:
         """Return the network with ``changes`` as a destination; a part of the configuration is a dict in it.
@@ -111,3 +122,8 @@ class Resizable:
     def folder(self) -> str:
         """The folder of the config.json."""
         return os.path.dirname(self.path)
+
+
+def _merged(content: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    parts = {name: _merged(content.get(name) or {}, one) for name, one in fields.items() if isinstance(one, Mapping)}
+    return {**content, **fields, **parts}

@@ -1,0 +1,1 @@
+"""Aligns models with a reference before they are merged."""

@@ -1,0 +1,113 @@
+"""Groups of axes that the user lists, for networks that are not known from a config.json."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ...errors import ConfigError
+from ...planning.aligning.groups import OWN, Group, Part
+from ...storage.small_files import read_text
+from ...tensors.info import TensorInfo
+from ...util.did_you_mean import did_you_mean
+from ...util.text import brief_repr, escape
+
+__all__ = ["group_fields", "own_groups"]
+
+AXES, UNITS = "axes", "units"
+EXAMPLE = "As in hidden: {fc1.weight: 0, fc1.bias: 0, fc2.weight: 1}."
+
+
+def group_fields(given: str | os.PathLike[str] | Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the groups that the user lists, as plain data; None if there are none.
+
+    ``given`` is a map from the name of a group to its axes, or the path of a YAML file with it. Raises ConfigError for
+    a file that cannot be read, and for another form.
+    """
+    if given is None:
+        return None
+    found: Any = given if isinstance(given, Mapping) else _read(os.fspath(given))
+    found = found.get("groups", found) if isinstance(found, Mapping) else found
+    if not isinstance(found, Mapping) or not found:
+        raise ConfigError(f"--align-groups: {brief_repr(found, 60)} is not a map of groups.", hint=EXAMPLE)
+    return {str(name): _checked(str(name), value) for name, value in found.items()}
+
+
+def _read(path: str) -> Any:
+    from ...storage.yaml_text import read_yaml
+
+    try:
+        return read_yaml(read_text(path), os.path.basename(path))
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"--align-groups {escape(path)} cannot be read: {why}.", hint=did_you_mean(path)) from error
+
+
+def _checked(name: str, value: Any) -> dict[str, Any]:
+    """Return a group as a map with the fields ``axes`` and, if it was given, ``units``."""
+    if isinstance(value, Mapping) and isinstance(value.get(AXES), Mapping):
+        group, others = dict(value), [one for one in value if one not in (AXES, UNITS)]
+    else:
+        group, others = {AXES: value}, []
+    axes, units = group[AXES], group.get(UNITS, 1)
+    if others or not (isinstance(axes, Mapping) and axes and all(map(_are_dims, axes.values()))):
+        raise ConfigError(
+            f"--align-groups: the group {escape(name)} is {brief_repr(value, 60)}, not a map from keys to dimensions.",
+            hint=EXAMPLE,
+        )
+    if type(units) is not int or units < 1:
+        raise ConfigError(f"--align-groups: the units of {escape(name)} are {brief_repr(units)}, not a number above 0.")
+    return {**group, AXES: {str(key): dims for key, dims in axes.items()}}
+
+
+def _are_dims(value: Any) -> bool:
+    dims = value if isinstance(value, list) else [value]
+    return bool(dims) and all(type(one) is int for one in dims)
+
+
+def own_groups(fields: Mapping[str, Any], tensors: Mapping[str, TensorInfo], path: str) -> list[Group]:
+    """Return the groups that the user lists; raises ConfigError for axes that a model does not have.
+
+    ``tensors`` are those of the model at ``path``. A group has as many units as elements along its shortest axis, if
+    the user gave no number; along longer axes, several elements belong to each unit.
+    """
+    found = []
+    seen: dict[tuple[str, int], str] = {}
+    for name, group in fields.items():
+        axes = list(_axes(name, group[AXES], tensors, path))
+        sizes = [tensors[key].shape[dim] for key, dim in axes]
+        units = group.get(UNITS, min(sizes))
+        for (key, dim), size in zip(axes, sizes, strict=True):
+            if size % units:
+                raise ConfigError(
+                    f"--align-groups: {escape(name)} has {units} units, but dimension {dim} of {escape(key)} has size "
+                    f"{size}, which is no multiple.",
+                    hint="List the axes that change together, and no others.",
+                )
+            if (key, dim) in seen:
+                raise ConfigError(
+                    f"--align-groups: dimension {dim} of {escape(key)} is in {escape(seen[key, dim])} and in "
+                    f"{escape(name)}.",
+                    hint="An axis belongs to one group.",
+                )
+            seen[key, dim] = name
+        parts = [Part((key,), dim, 0, size // units) for (key, dim), size in zip(axes, sizes, strict=True)]
+        found.append(Group(name, OWN, units, tuple(parts)))
+    return found
+
+
+def _axes(
+    name: str, axes: Mapping[str, Any], tensors: Mapping[str, TensorInfo], path: str
+) -> Iterator[tuple[str, int]]:
+    for key, dims in axes.items():
+        if key not in tensors:
+            raise ConfigError(
+                f"--align-groups: {escape(name)} lists {escape(key)}, which {escape(path)} does not have.",
+                hint="ckpt inspect lists the keys.",
+            )
+        for dim in dims if isinstance(dims, list) else [dims]:
+            number = len(tensors[key].shape)
+            if not -number <= dim < number:
+                raise ConfigError(f"--align-groups: {escape(key)} has no dimension {dim}.")
+            yield key, dim % number

@@ -1,0 +1,267 @@
+"""Weight matching of Git Re-Basin (https://arxiv.org/abs/2209.04836, algorithm 1): coordinate descent over groups.
+
+For one group of axes after another, its units are put into the order that makes the sum of the inner products with the
+reference's tensors largest, while all other groups keep their order, until no group gains. Groups are visited in a
+fixed order, and nothing is drawn at random. At the first visit, those tensors count whose other axes have been visited
+before: the others have units in an arbitrary order. If the models are less alike in the end, all tensors count from
+the first visit on, with which the sum cannot fall. A tensor with one group along two axes does not count, because its
+similarity is not linear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...errors import PlanError
+from ...planning.aligning.groups import Group, Order, Part, order_along, where
+from ...tensors.composition import join, reshape, take
+from ...tensors.info import TensorInfo
+from ...tensors.ops.regions import Array
+from ...util.text import human_bytes
+from .assignment import assignment, value_of
+from .similarity import TensorPair, add_products, dot_products, matrix_dtype
+
+__all__ = ["MatchedGroup", "match"]
+
+SWEEPS = 100
+"""The most visits of a group."""
+GAIN = 1e-5
+"""A new order must raise the sum by more than this part of it: less is rounding."""
+
+Orders: TypeAlias = dict[int, tuple[Array, Array]]
+
+
+@dataclass(frozen=True)
+class MatchedGroup:
+    """A group after the matching: how many units moved, and the cosine of its tensors before and after.
+
+    ``order`` and ``shared`` have, for each place, the index of the unit, or head of queries, that comes there.
+    """
+
+    group: Group
+    order: Order
+    shared: Order
+    before: float
+    after: float
+
+    @property
+    def moved(self) -> int:
+        """How many units, or heads of queries, have another place."""
+        order = self.shared if self.group.sharing > 1 else self.order
+        return sum(place != unit for place, unit in enumerate(order))
+
+
+def match(reference: Checkpoint, model: Checkpoint, groups: Sequence[Group], memory: int) -> list[MatchedGroup]:
+    """Return the order of the units of each group in which ``model`` is most like ``reference``.
+
+    Raises PlanError for NaN or infinite values, and if ``memory``, in bytes, is too small for a matrix of similarities.
+    """
+    for group in groups:
+        _check_memory(group, memory)
+    descent = _Descent(reference, model, groups, memory)
+    descent.run(anchored=True)
+    found = descent.results()
+    if descent.gain < 0:
+        descent = _Descent(reference, model, groups, memory)
+        descent.run(anchored=False)
+        found = descent.results()
+    return found
+
+
+def _check_memory(group: Group, memory: int) -> None:
+    units, needed = group.units * group.sharing, _matrix_bytes(group)
+    if needed > memory:
+        raise PlanError(
+            f"the similarities of {units} units ({group}) take {human_bytes(needed)} of memory, more than "
+            f"{human_bytes(memory)}.",
+            hint=f"Give more: --memory {-(-needed // (1 << 20)) + 256}MiB.",
+        )
+
+
+def _matrix_bytes(group: Group) -> int:
+    """Return the bytes of the similarities of a group, and of those of the heads of queries that share its units."""
+    queries = group.units * group.sharing
+    each = sum(number * number for number in {group.units, queries})
+    return each * np.dtype(matrix_dtype(queries)).itemsize
+
+
+class _Descent:
+    """The state of a coordinate descent."""
+
+    def __init__(self, reference: Checkpoint, model: Checkpoint, groups: Sequence[Group], memory: int) -> None:
+        self._reference, self._model, self._groups, self._memory = reference, model, groups, memory
+        self._places = where(groups)
+        self._orders: Orders = {
+            number: (np.arange(one.units), np.arange(one.units * one.sharing)) for number, one in enumerate(groups)
+        }
+        self._expert_of = {
+            key: (number, unit)
+            for number, group in enumerate(groups)
+            for part in group.parts
+            if len(part.keys) > 1
+            for unit, key in enumerate(part.keys)
+        }
+
+        self.gain = 0.0
+        """By how much the sum of all inner products is larger in the end; ``results`` sets it."""
+
+    def run(self, *, anchored: bool) -> None:
+        """Visit all groups until none gains; ``anchored`` limits the first visits to tensors with known other axes."""
+        linear = {number: self._linear(number) for number in self._orders}
+        near = {number: self._near(number) for number in self._orders}
+        visited: set[int] = set()
+        due = set(self._orders)
+        for _ in range(SWEEPS):
+            if not due:
+                return
+            for number in sorted(due):
+                parts = [part for part in linear[number] if not anchored or self._others(number, part) <= visited]
+                is_all = number in visited or len(parts) == len(linear[number]) or not parts
+                gained = self._visit(number, linear[number] if is_all else parts)
+                if is_all:
+                    due.discard(number)
+                visited.add(number)
+                if gained:
+                    due |= near[number] & (visited | due)
+
+    def _linear(self, number: int) -> list[Part]:
+        """Return the parts of a group that both models have, and whose tensors do not have it along two axes."""
+        return [
+            part
+            for part in self._groups[number].parts
+            if number not in self._others(number, part, also=True) and all(map(self._is_shared, part.keys))
+        ]
+
+    def _is_shared(self, key: str) -> bool:
+        """Return whether both models have a tensor, in the same shape: the rows of other tokens cannot be compared."""
+        return key in self._reference and self._reference[key].shape == self._model[key].shape
+
+    def _others(self, number: int, part: Part, *, also: bool = False) -> set[int]:
+        """Return the groups along the other axes of a part's tensors; with ``also``, the group itself may be one."""
+        dims = [
+            (dim, one.group)
+            for key in part.keys
+            for dim, placed in self._places.get(key, {}).items()
+            for one in placed
+            if len(part.keys) > 1 or dim != part.dim
+        ]
+        return {group for _, group in dims if also or group != number}
+
+    def _near(self, number: int) -> set[int]:
+        """Return the groups that share a tensor with a group."""
+        found = set()
+        for part in self._groups[number].parts:
+            found |= self._others(number, part)
+            for key in part.keys:
+                if key in self._expert_of:
+                    found.add(self._expert_of[key][0])
+        return found - {number}
+
+    def _visit(self, number: int, parts: Sequence[Part]) -> bool:
+        """Put the units of a group into their best order; return whether this is another one than before."""
+        group = self._groups[number]
+        if not parts:
+            return False
+        units, queries = self._similarities(group, number, parts)
+        order, shared = self._orders[number]
+        found = _best(units, queries, group.sharing)
+        old = value_of(units, order) + (value_of(queries, shared) if queries is not None else 0.0)
+        new = value_of(units, found[0]) + (value_of(queries, found[1]) if queries is not None else 0.0)
+        if new - old <= GAIN * max(abs(new), abs(old)):
+            return False
+        self._orders[number] = found if queries is not None else (found[0], found[0])
+        return True
+
+    def _similarities(self, group: Group, number: int, parts: Sequence[Part]) -> tuple[Array, Array | None]:
+        size = group.units * group.sharing
+        units = np.zeros((group.units, group.units), matrix_dtype(size))
+        queries = np.zeros((size, size), matrix_dtype(size)) if group.sharing > 1 else None
+        left = max(0, self._memory - _matrix_bytes(group))
+        for part in parts:
+            pair = self._pair(number, part)
+            to = queries if queries is not None and part.is_shared else units
+            add_products(to, pair, part.dim, part.begin, part.block, left)
+        return units, queries
+
+    def _pair(self, number: int, part: Part) -> TensorPair:
+        """Return the tensors of a part, with all other groups of the model in their present order."""
+        if len(part.keys) == 1:
+            key = part.keys[0]
+            first, second = self._reference[self._counterpart(key)], self._ordered(key, but=part.dim)
+        else:
+            first = _stacked([self._reference[key] for key in part.keys])
+            second = _stacked([self._ordered(key) for key in part.keys])
+            key = part.keys[0]
+        return TensorPair(self._reference, first, self._model, second, key)
+
+    def _counterpart(self, key: str) -> str:
+        """Return the reference's key of the tensor with which the model's tensor ``key`` is compared."""
+        if key not in self._expert_of:
+            return key
+        number, unit = self._expert_of[key]
+        keys = next(part.keys for part in self._groups[number].parts if len(part.keys) > 1 and key in part.keys)
+        place = int(np.flatnonzero(self._orders[number][0] == unit)[0])
+        return keys[place]
+
+    def _ordered(self, key: str, but: int = -1) -> TensorInfo:
+        """Return a tensor of the model in the present order of all groups but those along the dimension ``but``."""
+        info = self._model[key]
+        orders: Mapping[int, Any] = self._orders
+        for dim, placed in sorted(self._places.get(key, {}).items()):
+            order = order_along(info.shape[dim], placed, self._groups, orders)
+            if dim != but and order != list(range(info.shape[dim])):
+                info = take(info, dim, [(index, index + 1) for index in order])
+        return info
+
+    def results(self) -> list[MatchedGroup]:
+        """Return what became of each group."""
+        sums: dict[str, tuple[float, float, float, float]] = {}
+        for group in self._groups:
+            for key in (key for part in group.parts for key in part.keys):
+                if key not in sums:
+                    sums[key] = self._sums(key) if self._is_shared(key) else (0.0, 0.0, 0.0, 0.0)
+        self.gain = sum(after - before for before, after, *_ in sums.values())
+        found = []
+        for number, group in enumerate(self._groups):
+            keys = dict.fromkeys(key for part in group.parts for key in part.keys)
+            before, after, one, other = (sum(sums[key][at] for key in keys) for at in range(4))
+            size = (one * other) ** 0.5 or 1.0
+            order, shared = ([int(unit) for unit in each] for each in self._orders[number])
+            found.append(MatchedGroup(group, order, shared, before / size, after / size))
+        return found
+
+    def _sums(self, key: str) -> tuple[float, float, float, float]:
+        """Return the inner products of a tensor with the reference's before and after, and both sums of squares."""
+        first = TensorPair(self._reference, self._reference[key], self._model, self._model[key], key)
+        before, one, other = dot_products(first, self._memory)
+        there, ordered = self._counterpart(key), self._ordered(key)
+        if there == key and ordered is self._model[key]:
+            return before, before, one, other
+        last = TensorPair(self._reference, self._reference[there], self._model, ordered, key)
+        return before, dot_products(last, self._memory)[0], one, other
+
+
+def _stacked(infos: Sequence[TensorInfo]) -> TensorInfo:
+    return join([reshape(info, (1, *info.shape)) for info in infos], 0)
+
+
+def _best(units: Array, queries: Array | None, sharing: int) -> tuple[Array, Array]:
+    """Return the best order of units, and of the heads of queries that share them."""
+    if queries is None:
+        return assignment(units), np.arange(0)
+    number = len(units)
+    total = np.array(units, "float64")
+    inner = {}
+    for row in range(number):
+        for column in range(number):
+            own = queries[row * sharing : (row + 1) * sharing, column * sharing : (column + 1) * sharing]
+            inner[row, column] = assignment(own)
+            total[row, column] += value_of(own, inner[row, column])
+    order = assignment(total)
+    shared = [inner[row, int(column)] + int(column) * sharing for row, column in enumerate(order)]
+    return order, np.concatenate(shared)

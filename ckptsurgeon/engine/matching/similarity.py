@@ -1,0 +1,111 @@
+"""Inner products of the tensors of two models, unit by unit, in bands that fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+import numpy as np
+
+from ...checkpoint.checkpoint import Checkpoint
+from ...errors import PlanError
+from ...storage.read.uri import shown
+from ...tensors.info import TensorInfo
+from ...tensors.ops.casts import cast
+from ...tensors.ops.regions import Array, Box
+from ...util.text import escape
+from ..compute.reading import read_part
+
+__all__ = ["LARGE", "TensorPair", "add_products", "dot_products", "matrix_dtype"]
+
+LARGE = 4096
+"""Sums for more units than this are in single precision, so that the matrix of them takes half of the memory."""
+ARRAYS = 12
+"""So many arrays of the size of a band are in memory at once: of both models, as stored, cast and reordered.
+
+Of columns in another order, up to four times as many are read as are needed."""
+ROWS = 256
+"""So many rows of a matrix of products are computed at once."""
+LEAST = 1 << 16
+"""The least number of elements in a band."""
+
+
+class TensorPair:
+    """Two tensors of the same shape: of the reference, and of the model that is aligned with it.
+
+    ``key`` is the key of the second, for messages. Both may be derived from stored tensors.
+    """
+
+    def __init__(self, reference: Checkpoint, first: TensorInfo, model: Checkpoint, second: TensorInfo, key: str):
+        self._parts = ((reference, first), (model, second))
+        self.shape, self._key = first.shape, key
+
+    @property
+    def dtype(self) -> str:
+        """The dtype in which their products are computed: that of the values, but at least float32."""
+        return "float64" if any(info.dtype == "float64" for _, info in self._parts) else "float32"
+
+    def read(self, box: Box, dtype: str) -> tuple[Array, Array]:
+        """Return a part of both; raises PlanError for NaN and infinite values."""
+        found = []
+        for source, info in self._parts:
+            values = cast(read_part(source, info, box), info.dtype, dtype)[0]
+            if not np.isfinite(values).all():
+                raise PlanError(
+                    f"{escape(self._key)} of {escape(shown(source.path))} has NaN or infinite values, so it cannot be "
+                    "aligned by its weights.",
+                    hint="Look at it with ckpt check.",
+                )
+            found.append(values)
+        return found[0], found[1]
+
+
+def matrix_dtype(units: int) -> str:
+    """Return the dtype of the sums for so many units."""
+    return "float32" if units > LARGE else "float64"
+
+
+def add_products(to: Array, pair: TensorPair, dim: int, begin: int, block: int, memory: int) -> None:
+    """Add the inner products of each unit of the first tensor (rows) with each of the second (columns) to ``to``.
+
+    The units are along the dimension ``dim`` from ``begin`` on, each of ``block`` elements. Bands of other dimensions
+    are read, each in about ``memory`` bytes.
+    """
+    units = len(to)
+    whole: list[tuple[int, int]] = [(0, size) for size in pair.shape]
+    whole[dim] = (begin, begin + units * block)
+    for box in _bands(tuple(whole), dim, _most(memory, pair.dtype)):
+        first, second = (np.moveaxis(one, dim, 0).reshape(units, -1) for one in pair.read(box, pair.dtype))
+        for row in range(0, units, ROWS):
+            to[row : row + ROWS] += first[row : row + ROWS] @ second.T
+
+
+def dot_products(pair: TensorPair, memory: int) -> tuple[float, float, float]:
+    """Return the inner product of two tensors, and the sum of squares of each."""
+    sums = np.zeros(3)
+    whole = tuple((0, size) for size in pair.shape)
+    for box in _bands(whole, -1, _most(memory, "float64")):
+        first, second = (one.reshape(-1) for one in pair.read(box, "float64"))
+        sums += first @ second, first @ first, second @ second
+    product, one, other = sums.tolist()
+    return product, one, other
+
+
+def _most(memory: int, dtype: str) -> int:
+    return max(LEAST, memory // (ARRAYS * np.dtype(dtype).itemsize))
+
+
+def _bands(whole: Box, but: int, most: int) -> Iterator[Box]:
+    """Yield parts of a box with at most ``most`` elements if possible; it is not divided along dimension ``but``."""
+    sizes = [end - begin for begin, end in whole]
+    total = prod(sizes)
+    dims = [dim for dim in range(len(sizes)) if dim != but and sizes[dim] > 1]
+    if total <= most or not dims:
+        yield whole
+        return
+    dim = max(dims, key=lambda one: sizes[one])
+    begin, end = whole[dim]
+    step = max(1, sizes[dim] * most // total)
+    for first in range(begin, end, step):
+        part = (*whole[:dim], (first, min(first + step, end)), *whole[dim + 1 :])
+        yield from _bands(part, but, most) if step == 1 and len(dims) > 1 else (part,)

@@ -1,0 +1,168 @@
+"""Groups of axes that are permuted together, and the operations that permute them.
+
+In a feed-forward layer the channels may stand in any order, if the layer that makes them and the layer that reads them
+have the same order; so it is with the heads of an attention layer, with experts, and with the numbers that layers pass
+on to each other (the residual stream).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ...tensors.info import TensorInfo
+from ...util.text import escape
+from ..keys.spelling import quoted
+from ..resizing.axes import grouped, indices_text
+
+__all__ = [
+    "CHANNELS",
+    "EXPERTS",
+    "HEADS",
+    "OWN",
+    "RESIDUAL",
+    "Group",
+    "Order",
+    "Part",
+    "order_along",
+    "taking",
+    "where",
+]
+
+RESIDUAL, EXPERTS, HEADS, CHANNELS, OWN = "residual stream", "experts", "heads", "channels", "groups"
+"""The kinds of groups, in the order in which they are aligned; ``OWN`` are those that the user lists."""
+STACK = "ckpt-stacked"
+"""The name of experts while they are one tensor, in place of the number of each."""
+
+Order = Sequence[int]
+"""A permutation: for each place, the index of the unit that comes there."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an axis that has the units of a group one after the other, each of ``block`` elements.
+
+    It is the dimension ``dim`` of the tensor ``keys[0]`` from the element ``begin`` on. If there are several keys, each
+    tensor is one unit (an expert), and the other fields do not matter. ``is_shared`` is true for heads of queries of
+    which several share each unit, which is then a head of keys.
+    """
+
+    keys: tuple[str, ...]
+    dim: int = 0
+    begin: int = 0
+    block: int = 1
+    is_shared: bool = False
+
+
+@dataclass(frozen=True)
+class Group:
+    """The parts of axes that have the same ``units`` in the same order; ``sharing`` heads of queries share a unit."""
+
+    name: str
+    kind: str
+    units: int
+    parts: tuple[Part, ...]
+    sharing: int = 1
+
+    def size(self, part: Part) -> int:
+        """Return how many units, or heads of queries, a part has."""
+        return self.units * (self.sharing if part.is_shared else 1)
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {escape(self.name)}" if self.name else self.kind
+
+
+class _Placed(NamedTuple):
+    """A part of an axis, and the group that it belongs to, by its index."""
+
+    group: int
+    part: Part
+
+
+Places = Mapping[str, Mapping[int, Sequence[_Placed]]]
+
+
+def where(groups: Sequence[Group]) -> dict[str, dict[int, list[_Placed]]]:
+    """Return the parts of all groups by key and dimension; experts in tensors of their own are not among them."""
+    found: dict[str, dict[int, list[_Placed]]] = {}
+    for number, group in enumerate(groups):
+        for part in group.parts:
+            if len(part.keys) == 1:
+                found.setdefault(part.keys[0], {}).setdefault(part.dim, []).append(_Placed(number, part))
+    return found
+
+
+def order_along(
+    size: int, placed: Sequence[_Placed], groups: Sequence[Group], orders: Mapping[int, tuple[Order, Order]]
+) -> list[int]:
+    """Return the index of the element that comes to each place of an axis of ``size`` elements.
+
+    ``orders`` has, by the index of a group, the order of its units and that of the heads of queries that share them.
+    """
+    found = list(range(size))
+    for number, part in placed:
+        units, shared = orders.get(number, ((), ()))
+        for place, unit in enumerate(shared if part.is_shared else units):
+            first, own = part.begin + place * part.block, part.begin + unit * part.block
+            found[first : first + part.block] = range(own, own + part.block)
+    return found
+
+
+def taking(
+    groups: Sequence[Group],
+    orders: Mapping[int, tuple[Order, Order]],
+    tensors: Mapping[str, TensorInfo],
+    ties: Mapping[str, str],
+) -> list[dict[str, Any]]:
+    """Return the operations that put the units of the groups into new orders; ``tensors`` are those of the model.
+
+    Rows are taken before columns, because the rows that are then read are whole; experts come last. ``ties`` maps each
+    further key of a tensor to its first key; one operation takes from all of them, so that they stay tied.
+    """
+    rows: list[dict[str, Any]] = []
+    tied: dict[str, list[str]] = {}
+    for alias, owner in ties.items():
+        tied.setdefault(owner, [owner]).append(alias)
+    for key, dims in where(groups).items():
+        for dim in sorted(dims) if key not in ties else ():
+            size, block = tensors[key].shape[dim], _block(dims[dim], tensors[key].shape[dim])
+            order = order_along(size, dims[dim], groups, orders)
+            if order != list(range(size)):
+                units = [index // block for index in order[::block]]
+                indices = indices_text([(unit, unit + 1) for unit in units])
+                rows.append({"take": key, "dim": dim, "block": block, "indices": indices})
+    moved = [*grouped([row for row in rows if row["take"] not in tied], list(tensors))]
+    moved += ({**row, "take": _any_of(tied[row["take"]])} for row in rows if row["take"] in tied)
+    for number, group in enumerate(groups):
+        order = list(orders.get(number, ((), ()))[0])
+        if order and order != list(range(group.units)):
+            moved += (row for part in group.parts if len(part.keys) > 1 for row in _experts(part.keys, order))
+    return moved
+
+
+def _any_of(keys: Sequence[str]) -> str:
+    """Return the pattern that matches these keys alone."""
+    return f"re:{'|'.join(map(re.escape, keys))}"
+
+
+def _block(placed: Sequence[_Placed], size: int) -> int:
+    """Return the number of elements that stay together everywhere along an axis."""
+    blocks = {part.block for _, part in placed}
+    block = min(blocks)
+    fits = all(one % block == 0 for one in (*blocks, *(part.begin for _, part in placed), size))
+    return block if fits else 1
+
+
+def _experts(keys: Sequence[str], order: Order) -> Iterator[dict[str, Any]]:
+    """Yield operations that exchange whole tensors: ``keys`` differ in one number, which counts from 0."""
+    first, last = keys[0].split("."), keys[-1].split(".")
+    at = next(place for place, (one, other) in enumerate(zip(first, last, strict=True)) if one != other)
+    before, after = first[:at], first[at + 1 :]
+    one = ".".join([*map(quoted, before), "{n}", *map(quoted, after)])
+    each = ".".join([*map(quoted, before), "{i}", *map(quoted, after)])
+    stack = ".".join([*map(quoted, before), STACK, *map(quoted, after)])
+    yield {"stack": one, "into": stack}
+    yield {"take": stack, "dim": 0, "block": 1, "indices": indices_text([(unit, unit + 1) for unit in order])}
+    yield {"unstack": stack, "into": each, "dim": 0}
