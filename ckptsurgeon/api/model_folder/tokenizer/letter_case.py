@@ -33,7 +33,7 @@ OF_PIECES = {
 ON_PURPOSE = ("rembert", "siglip", "tipsv2", "videoprism")
 """How the names of tokenisers or model types begin that may lower-case texts over a vocabulary with capital letters.
 
-SigLIP 2 was trained in this way with Gemma's tokeniser. The published lists of the others are not known to be lower-case.
+SigLIP 2 was trained in this way with Gemma's tokeniser. The lists of the others are not known to be lower-case.
 """
 END = "</w>"
 CAPITAL = re.compile(r"[A-Z]")
