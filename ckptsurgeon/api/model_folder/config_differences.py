@@ -208,12 +208,14 @@ def _decides(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, Any
     """Return whether two models compute with different ids of a field: ``pair`` are its values in ``configs``.
 
     These are the ids of tokens that stand for images and the like, and the id at which CLIP reads a text. An old id of
-    CLIP, 2, does the same as that of the end token, unless tokens have larger ids: this is a note on the folder.
+    CLIP, 2, does the same as that of the end token if this is the last row, as it is by default.
     """
     if None in pair or pair[0] == pair[1] or not _is_computed(field):
         return False
-    reads = field == END and all(one.get("model_type") in READ_AT_END for one in configs) and LARGEST not in pair
-    return reads or field != END
+    reads = all(one.get("model_type") in READ_AT_END for one in configs)
+    ends, sizes = [one for one in pair if one != LARGEST], [one.get("vocab_size") for one in configs]
+    is_last = len(ends) == 1 and not all(type(one) is int and one - 1 != ends[0] for one in sizes)
+    return field != END or (reads and not is_last)
 
 
 def _is_computed(path: str) -> bool:

@@ -68,7 +68,8 @@ def test_token_ids_are_no_part_of_what_weights_compute(verb: str) -> None:
     assert not said(VERBS[verb](model("a", 2.0, **ids), model("b", **moved)))
 
 
-OF_TEXTS = {"model_type": "clip_text_model", "eos_token_id": 5}
+CLIP = {"model_type": "clip_text_model", "eos_token_id": 49407}
+OF_TEXTS = {"model_type": "clip_text_model", "eos_token_id": 5, "vocab_size": 6}
 
 
 @pytest.mark.parametrize("verb", [*VERBS, "diff"])
@@ -80,6 +81,11 @@ OF_TEXTS = {"model_type": "clip_text_model", "eos_token_id": 5}
         ({"text_config": OF_TEXTS}, {"text_config": {**OF_TEXTS, "eos_token_id": 3}},
          "text_config.eos_token_id is 3 in a, 5 in b"),
         ({"text_config": OF_TEXTS}, {"text_config": {**OF_TEXTS, "eos_token_id": 2}}, ""),  # an old one
+        ({"text_config": {**OF_TEXTS, "vocab_size": 8}}, {"text_config": {**OF_TEXTS, "vocab_size": 8, "eos_token_id": 2}},
+         "text_config.eos_token_id is 2 in a, 5 in b"),
+        ({"text_config": CLIP}, {"text_config": {**CLIP, "eos_token_id": 2}}, ""),  # its end is the last by default
+        ({"text_config": OF_TEXTS}, {"text_config": {**OF_TEXTS, "eos_token_id": [2]}},
+         "text_config.eos_token_id is [2] in a, 5 in b"),
         ({"eos_token_id": 5}, {"eos_token_id": 3}, ""),
         ({"image_token_id": 4}, {"image_token_id": 4, "audio_token_id": 3}, ""),
         ({"audio_stream_bos_id": 4}, {"audio_stream_bos_id": 3}, ""),
