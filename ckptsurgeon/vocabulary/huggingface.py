@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from operator import gt
 from typing import Any
 
 from ..errors import ConfigError
@@ -57,13 +58,15 @@ class _HuggingFace:
         rules = _rules(model.get("merges")) if _has_rules(model) else []
         unlisted = tuple(_unlisted(rules, numbers, model.get("continuing_subword_prefix")))
         kind = model.get("type")
-        joined = {f"{one}{two}" for one, two in rules}
+        results = [f"{one}{two}" for one, two in rules]
+        joined = frozenset(results)
+        places = [numbers[one] for one in results if one in numbers]
         longer = [token for token in numbers if isinstance(token, str) and len(token) > 1 and not is_byte(token)]
         return replace(
             vocabulary, inside=inside if isinstance(inside, str) else "", rules=len(rules), unlisted=unlisted,
             unmade=sum(token not in joined for token in longer) if _has_rules(model) else 0,
             kind=kind if isinstance(kind, str) else "", model=_single(model),
-            rule_hash=hash(tuple(rules)),
+            rule_hash=hash(tuple(rules)), falls=sum(map(gt, places, places[1:])),
             lacks_unknown=isinstance(unknown := model.get("unk_token"), str) and unknown not in numbers,
         )  # fmt: skip
 

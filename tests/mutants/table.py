@@ -1360,5 +1360,33 @@ MUTANTS = (
         "sign * trial.score >= sign * (self.last.score or 0.0)",
         "sign * trial.score > sign * (self.last.score or 0.0)",
         "api/search/test_greedy.py",
+        "a CLIP that reads texts at their largest id gets a note if tokens have ids above the end",
+        "if above and (is_old or kind in ALWAYS):",
+        "if above and kind in ALWAYS:",
+        "api/model_folder/tokenizer/test_used_ids.py",
+    ),
+    Mutant(
+        "the ids that a network computes with are compared",
+        "    if None in pair or pair[0] == pair[1] or not _is_computed(field):",
+        "    if field:",
+        "api/model_folder/test_config_differences.py",
+    ),
+    Mutant(
+        "spaces that are removed before they are written as marks are named",
+        'return "" if _marks_words(head) else kind',
+        'return ""',
+        "api/model_folder/tokenizer/test_spaces.py",
+    ),
+    Mutant(
+        "single capital letters of byte-level BPE are no words with capitals",
+        "if len(one.removesuffix(END)) > 1]",
+        "if one]",
+        "api/model_folder/tokenizer/test_letter_case.py",
+    ),
+    Mutant(
+        "a list in alphabetical order is named only if its rules are not",
+        "if rules < _FEWEST or falls < rules * _FALLS:",
+        "if rules < _FEWEST:",
+        "api/model_folder/tokenizer/test_changed_lists.py",
     ),
 )  # fmt: skip

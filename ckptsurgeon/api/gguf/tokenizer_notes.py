@@ -8,10 +8,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from operator import gt
 
 from ...formats.ggml.values import texts_in
 from ...util.text import brief_repr, count, escape
 from ...vocabulary.huggingface import is_byte
+from ..model_folder.tokenizer.changed_lists import alphabetical_notes, are_sorted
 from ..model_folder.tokenizer.token_lists import FEW, FEWEST
 from ..model_folder.tokenizer.tokenizer_files import SPECIAL as SPECIAL_TOKEN
 
@@ -32,6 +34,8 @@ DIGITS = 10
 """The largest number of digits of an id that is looked up."""
 HEAD = 12
 """The number of bytes before the first item of an array."""
+PROBE = 1 << 16
+"""The number of bytes of the list of tokens that are read to see whether the whole list may be sorted."""
 SPECIAL = ("<", "[", "｜", "\u2581<")
 """How special tokens begin; some files give them the ``token_type`` of ordinary tokens."""
 SPACE = "Ġ"
@@ -52,6 +56,7 @@ def tokenizer_notes(metadata: Mapping[str, str], tokens: int, read: Read) -> Ite
     yield from _of_lists(metadata, read)
     if metadata.get(MODEL) == "gpt2" and MERGES in metadata:
         yield from _of_rules(tokens, read, has_kinds=KINDS in metadata)
+        yield from _in_alphabetical_order(read)
     if KINDS in metadata:
         yield from _of_kinds(metadata, tokens, read)
     ends = {"eos_token_id": "llama.cpp ends texts there"}
@@ -89,11 +94,40 @@ def _of_rules(tokens: int, read: Read, *, has_kinds: bool) -> Iterator[str]:
     rules, known = _texts(read, MERGES), _texts(read)
     made = {one[:1] + one[1:].replace(" ", "", 1) for one in rules}  # a first letter may be a space
     texts = [one for one, kind in zip(known, _kinds(read), strict=False) if kind == NORMAL] if has_kinds else known
-    longer = (one for one in texts if len(one) > 1 and not is_byte(one) and not SPECIAL_TOKEN.fullmatch(one))
-    unmade = sum(one not in made for one in longer)
+    unmade = sum(one not in made for one in texts if _is_longer(one))
     if unmade >= few and any(one.startswith(SPACE) and len(one) > 1 for one in known):
         has = f"{MERGES} has {count(len(rules), 'merge rule')}"
         yield f"{has}, but {unmade} tokens of several characters are made by no rule: the tokeniser never produces them"
+
+
+def _in_alphabetical_order(read: Read) -> Iterator[str]:
+    """Yield a note if the tokens that merge rules make are in alphabetical order.
+
+    The lists are read only if the tokens at the beginning of theirs are.
+    """
+    if not are_sorted([one for one in _first_texts(read) if _is_longer(one)]):
+        return
+    known, rules = _texts(read), _texts(read, MERGES)
+    places = {token: row for row, token in enumerate(known)}
+    results = [one[:1] + one[1:].replace(" ", "", 1) for one in rules]
+    ids = [places[one] for one in results if one in places]
+    joined = frozenset(results)
+    made = (one for one in known if one in joined)
+    yield from alphabetical_notes(TOKENS, made, len(rules), sum(map(gt, ids, ids[1:])))
+
+
+def _is_longer(token: str) -> bool:
+    return len(token) > 1 and not is_byte(token) and not SPECIAL_TOKEN.fullmatch(token)
+
+
+def _first_texts(read: Read) -> Iterator[str]:
+    """Yield the whole tokens in the first bytes of the list of tokens."""
+    raw, place = read(TOKENS, HEAD, PROBE), 0
+    while place + 8 <= len(raw):
+        start = place + 8
+        place = start + int.from_bytes(raw[place:start], "little")
+        if place <= len(raw):
+            yield raw[start:place].decode("utf-8", "replace")
 
 
 def _of_kinds(metadata: Mapping[str, str], tokens: int, read: Read) -> Iterator[str]:

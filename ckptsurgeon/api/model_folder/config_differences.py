@@ -11,7 +11,7 @@ from ...planning.mixed_layers import stored_sources
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import MERGES
 from ...util.text import escape, value_text
-from ...vocabulary.id_fields import is_of_ids
+from ...vocabulary.id_fields import is_of_ids, is_of_inputs, is_of_others
 from .alignment import generation_settings
 from .config import AFTER_PADDING, PADDING
 from .config_fields import IGNORED_PARTS, is_derived, is_ignored, is_usual, label_notes
@@ -22,6 +22,7 @@ from .layers.moved import moved_layer_notes, written_config
 from .layers.rotary import rotary_differences, with_order
 from .layers.windows import has_window, is_one_network
 from .processors.differences import input_notes
+from .tokenizer.used_ids import LARGEST, READ_AT_END
 
 __all__ = ["config_notes", "generation_differences", "with_config_said"]
 
@@ -39,6 +40,7 @@ WINDOWED = ("sliding_window", "max_window_layers")
 """Fields that have no effect if no layer limits attention to a window."""
 ROTARY = re.compile(r"rope|rotary|theta|freq")
 """Matches names of fields that transformers 5 moved into ``rope_parameters``."""
+END = "eos_token_id"
 UNSAID = "not set"
 LONGEST = 60
 """The largest number of characters of a value, or of two lists, that a note shows in full."""
@@ -104,21 +106,27 @@ def with_config_said(
     inside = [(source.name, one.embedded) for source, one in zip(plan.sources, folders, strict=False)]
     notes += embedded_notes(inside, donor, taken)
     written = written_config(plan) or ours
+    by_place = all(step.rows is None and not step.vocabularies for step in plan.steps)
     for number, (other, theirs) in used.items():
         notes += moved_layer_notes(plan, number, theirs, written, is_own=theirs is ours)
         if theirs is not ours:
-            notes += [*config_notes(other, theirs, name, ours), *label_notes(plan, number, theirs, name, ours)]
+            notes += config_notes(other, theirs, name, ours, by_place=by_place)
+            notes += label_notes(plan, number, theirs, name, ours)
             notes += input_notes(other, folders[number], name, output_folder)
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
 
 
-def config_notes(other: str, theirs: Mapping[str, Any], name: str, ours: Mapping[str, Any]) -> Iterator[str]:
+def config_notes(
+    other: str, theirs: Mapping[str, Any], name: str, ours: Mapping[str, Any], *, by_place: bool = True
+) -> Iterator[str]:
     """Yield one note that lists the fields in which the configurations of two models differ, if there are any.
 
     ``other`` is the name of the model with the configuration ``theirs``, and ``name`` that of the model with ``ours``.
+    ``by_place`` is false if rows are mapped by token, so that a token may have another id in the other model.
     """
     pair = _parts_of_one_kind(theirs, ours)
-    found = _differing(*pair, is_part=pair != (theirs, ours)) if ours else ()
+    differing = _differing(*pair, is_part=pair != (theirs, ours)) if ours else ()
+    found = [one for one in differing if by_place or not _is_computed(one[0])]
     ordered = sorted(found, key=lambda one: one[0] != "model_type")
     lines = [_line(escape(field), (one, escape(other)), (here, escape(name))) for field, one, here in ordered]
     if len(lines) > MOST:
@@ -179,6 +187,8 @@ def _differing(
                 yield above + field, *_said_apart(theirs, ours, field)
             continue
         if is_of_ids(field):
+            if _decides(field, pair, (theirs, ours)):
+                yield above + field, *_said_apart(theirs, ours, field)
             continue
         if isinstance(inner, dict) and isinstance(outer, dict) and field not in IGNORED_PARTS:
             yield from _differing(inner, outer, f"{above}{field}.", is_part=True)
@@ -192,6 +202,26 @@ def _differing(
                 yield f"{above}{field}.{name}", *_said_apart(one, here, name)
         else:
             yield above + field, _said_of_rope(one), _said_of_rope(here)
+
+
+def _decides(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether two models compute with different ids of a field: ``pair`` are its values in ``configs``.
+
+    These are the ids of tokens that stand for images and the like, and the id at which CLIP reads a text. An old id of
+    CLIP, 2, does the same as that of the end token if this is the last row, as it is by default.
+    """
+    if None in pair or pair[0] == pair[1] or not _is_computed(field):
+        return False
+    reads = all(one.get("model_type") in READ_AT_END for one in configs)
+    ends, sizes = [one for one in pair if one != LARGEST], [one.get("vocab_size") for one in configs]
+    is_last = len(ends) == 1 and not all(type(one) is int and one - 1 != ends[0] for one in sizes)
+    return field != END or (reads and not is_last)
+
+
+def _is_computed(path: str) -> bool:
+    """Return whether a network may compute with the ids of a field, which is given with its path."""
+    field = path.rpartition(".")[2]
+    return field == END or (is_of_ids(field) and is_of_inputs(field) and not is_of_others(field))
 
 
 def _is_unused(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, Any]]) -> bool:

@@ -19,6 +19,7 @@ from ...vocabulary.read import tokens_beside
 from ...vocabulary.replacement import NewVocabulary, tokens_at
 from ...vocabulary.token_ids import Renumbering, moved_ids
 from ..inputs.argument_types import Rules
+from ..model_folder.tokenizer.used_ids import AT_LARGEST, LARGEST
 from ..transplant.vocabulary import new_vocabulary, vocabulary_options
 from .arguments import at_path
 from .donor import DonorChoice, donor_choice
@@ -31,9 +32,6 @@ FILLED = ("init", "mean", "zero")
 """The ways to fill rows that have no token."""
 KEPT = "the outputs for kept tokens"
 """What stays equal if the rows of some tokens are copied, and the others are new or left out."""
-AT_LARGEST = ("clip", "clip_text_model", "clipseg", "clipseg_text_model", "groupvit", "groupvit_text_model", "xclip",
-              "xclip_text_model")  # fmt: skip
-"""Model types that read a text at its largest token id if ``eos_token_id`` is 2, as in the first CLIP's config.json."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +243,7 @@ def _list_of(path: str) -> str:
 def read_at_largest(base: Resizable) -> str:
     """Return the path of an ``eos_token_id`` of 2 with which CLIP reads a text at its largest token id; else ''."""
     given = base.fields()
-    found = next((path for path in ("text_config.eos_token_id", "eos_token_id") if at_path(given, path) == 2), "")
+    found = next((path for path in ("text_config.eos_token_id", "eos_token_id") if at_path(given, path) == LARGEST), "")
     return found if given.get("model_type") in AT_LARGEST else ""
 
 

@@ -171,12 +171,13 @@ def test_a_list_without_control_tokens_is_named() -> None:
 
 def test_lists_are_read_only_if_rules_may_be_missing() -> None:
     read: list[tuple[str, int]] = []
-    rules = {f"{OWN}merges": array(TEXT, [one.encode() for one in RULES])}
+    lists = {"merges": RULES, "tokens": LETTERS}
+    raw = {f"{OWN}{name}": array(TEXT, [one.encode() for one in items]) for name, items in lists.items()}
     metadata = {f"{OWN}model": "gpt2", f"{OWN}merges": "", f"{OWN}tokens": ""}
 
     def part(key: str, begin: int, size: int) -> bytes:
         read.append((key, size))
-        return rules[key][begin : begin + size]
+        return raw[key][begin : begin + size]
 
     assert not [*tokenizer_notes(metadata, 256 + 80, part)]
-    assert read == [(f"{OWN}merges", 8)]
+    assert read == [(f"{OWN}merges", 8), (f"{OWN}tokens", 1 << 16)]  # the number of rules, and the first tokens

@@ -68,6 +68,46 @@ def test_token_ids_are_no_part_of_what_weights_compute(verb: str) -> None:
     assert not said(VERBS[verb](model("a", 2.0, **ids), model("b", **moved)))
 
 
+CLIP = {"model_type": "clip_text_model", "eos_token_id": 49407}
+OF_TEXTS = {"model_type": "clip_text_model", "eos_token_id": 5, "vocab_size": 6}
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "diff"])
+@pytest.mark.parametrize(
+    ("one", "other", "said_of"),
+    [
+        ({"image_token_id": 4}, {"image_token_id": 5}, "image_token_id is 5 in a, 4 in b"),
+        ({"vision_start_token_id": 1}, {"vision_start_token_id": 2}, "vision_start_token_id is 2 in a, 1 in b"),
+        ({"text_config": OF_TEXTS}, {"text_config": {**OF_TEXTS, "eos_token_id": 3}},
+         "text_config.eos_token_id is 3 in a, 5 in b"),
+        ({"text_config": OF_TEXTS}, {"text_config": {**OF_TEXTS, "eos_token_id": 2}}, ""),  # an old one
+        ({"text_config": {**OF_TEXTS, "vocab_size": 8}}, {"text_config": {**OF_TEXTS, "vocab_size": 8, "eos_token_id": 2}},
+         "text_config.eos_token_id is 2 in a, 5 in b"),
+        ({"text_config": CLIP}, {"text_config": {**CLIP, "eos_token_id": 2}}, ""),  # its end is the last by default
+        ({"text_config": OF_TEXTS}, {"text_config": {**OF_TEXTS, "eos_token_id": [2]}},
+         "text_config.eos_token_id is [2] in a, 5 in b"),
+        ({"eos_token_id": 5}, {"eos_token_id": 3}, ""),
+        ({"image_token_id": 4}, {"image_token_id": 4, "audio_token_id": 3}, ""),
+        ({"audio_stream_bos_id": 4}, {"audio_stream_bos_id": 3}, ""),
+    ],
+)  # fmt: skip
+def test_ids_that_a_network_computes_with_are_compared(verb: str, one: Any, other: Any, said_of: str) -> None:
+    a, b = model("a", 2.0, **other), model("b", **one)
+    notes = cs.diff(a, b).notes if verb == "diff" else VERBS[verb](a, b).notes
+    found = [note for note in notes if "compute different results" in note]
+    assert len(found) == bool(said_of)
+    assert said_of in "".join(found)
+
+
+def test_ids_are_not_compared_if_rows_are_mapped_by_token() -> None:
+    """Another id of a token is right then, because the token has another row."""
+    a, b = model("a", 2.0, image_token_id=4), model("b", image_token_id=5)
+    for path, tokens in ((a, ["a", "b", "c", "d", "<image>", "e"]), (b, ["b", "a", "c", "d", "e", "<image>"])):
+        Path(path, "vocab.json").write_text(json.dumps({token: row for row, token in enumerate(tokens)}))
+    assert said(cs.transplant(a, b, vocab="place")) != []
+    assert said(cs.transplant(a, b, vocab="a/vocab.json:b/vocab.json", vocab_keys=("**.embed_tokens.*",))) == []
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_configuration_that_cannot_be_compared_is_said(verb: str) -> None:
     a, b = model("a", 2.0), model("b")

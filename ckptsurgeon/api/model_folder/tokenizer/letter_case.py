@@ -1,4 +1,4 @@
-"""Notes on WordPiece tokenisers that lower-case texts although their vocabulary has capital letters, or the reverse."""
+"""Notes on tokenisers that lower-case texts although their vocabulary has capital letters, or the reverse."""
 
 from __future__ import annotations
 
@@ -17,12 +17,25 @@ __all__ = ["case_notes"]
 
 LINES = VOCABULARIES[2]
 KIND = "WordPiece"
+KINDS = (KIND, "BPE", "Unigram")
 FIELD = "do_lower_case"
 OF_BERT = frozenset((
     "bert", "convbert", "distilbert", "electra", "funnel", "layoutlm", "layoutlmv2", "lxmert", "mobilebert", "mpnet",
     "retribert", "splinter", "squeezebert",
 ))  # fmt: skip
 """Names of transformers' tokenisers that read ``do_lower_case``, in lower case and without ``Tokenizer``."""
+OF_PIECES = {
+    **dict.fromkeys(("albert", "debertav2", "xlnet"), FIELD),
+    "flaubert": "do_lowercase",
+    "xlm": "do_lowercase_and_remove_accent",
+}
+"""Names of transformers' tokenisers for BPE and Unigram, each with its field in tokenizer_config.json."""
+ON_PURPOSE = ("rembert", "siglip", "tipsv2", "videoprism")
+"""How the names of tokenisers or model types begin that may lower-case texts over a vocabulary with capital letters.
+
+SigLIP 2 was trained in this way with Gemma's tokeniser. The lists of the others are not known to be lower-case.
+"""
+END = "</w>"
 CAPITAL = re.compile(r"[A-Z]")
 LEAST = 100
 """If more than one word in 100 has capital letters, the list is for texts with capital letters.
@@ -34,23 +47,26 @@ In the list of BERT for such texts (cased), every third word has capital letters
 def case_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield a note if a tokeniser lower-cases texts although its vocabulary has capital letters, or the reverse.
 
-    A vocabulary for lower-cased texts has capital letters in special tokens only. ``read`` is the same folder, or one
-    with the same tokeniser whose vocabulary is loaded already. A vocabulary that lacks a letter from a to z may be for
-    another script, and gets no note on missing capital letters.
+    A vocabulary for lower-cased texts has capital letters in special tokens only, or, in byte-level BPE, as single
+    letters, which stand for bytes. ``read`` is the same folder, or one with the same tokeniser whose vocabulary is
+    loaded already. A vocabulary that lacks a letter from a to z may be for another script, and gets no note on missing
+    capital letters; nor does one for BPE or Unigram.
     """
-    said = list(_said(folder, read))
-    if not said:
+    said, is_of_words = list(_said(folder, read)), _is_of_words(read)
+    if not any(lowers or is_of_words for _, lowers in said):
         return
     added = added_tokens(folder)
     words = [one for one in local_tokens(read) if not SPECIAL.fullmatch(one) and one not in added]
+    words = words if is_of_words else [one for one in words if len(one.removesuffix(END)) > 1]
     capitals = [one for one in words if CAPITAL.search(one)]
     name = escape(folder.vocabulary)
     for lowers in (True, False):
         by = " and ".join(text for text, value in said if value is lowers)
         if by and lowers and len(capitals) * LEAST > len(words):
-            has = f"{len(capitals)} of {len(words)} words in {name} have capital letters"
+            which = "words" if is_of_words else "tokens of several characters"
+            has = f"{len(capitals)} of {len(words)} {which} in {name} have capital letters"
             yield f"{by} lower-cases texts, but {has}, so the tokeniser never produces them: {_examples(capitals)}"
-        elif by and not lowers and not capitals and _has_letters(words):
+        elif by and not lowers and is_of_words and not capitals and _has_letters(words):
             unknown = "words with capital letters become unknown"
             yield f"{by} keeps capital letters, but no word in {name} has one: {unknown}"
 
@@ -63,19 +79,28 @@ def _has_letters(words: Sequence[str]) -> bool:
     return set(string.ascii_lowercase) <= {one.removeprefix("##") for one in words}
 
 
+def _is_of_words(read: ModelFolder) -> bool:
+    """Return whether a vocabulary is one for WordPiece, by its file."""
+    if read.has_all_tokens:
+        return read.token_list is not None and read.token_list.kind == KIND
+    return read.vocabulary == LINES
+
+
 def _said(folder: ModelFolder, read: ModelFolder) -> Iterator[tuple[str, bool]]:
-    """Yield (name, value) of each setting that decides whether a WordPiece tokeniser lower-cases texts.
+    """Yield (name, value) of each setting that decides whether a tokeniser lower-cases texts.
 
     ``folder`` has the settings, and ``read`` the vocabulary: the same folder, or one with the same tokeniser.
     """
     settings = object_in(folder, TOKENIZER)
-    is_whole = read.has_all_tokens and read.token_list is not None and read.token_list.kind == KIND
-    if not local_tokens(read) or not (is_whole or read.vocabulary == LINES):
+    names = (kind_of(settings, folder.config), str(folder.config.get("model_type")))
+    is_of_words = _is_of_words(read)
+    if not local_tokens(read) or (not is_of_words and any(one.startswith(ON_PURPOSE) for one in names)):
         return
-    value, named = settings.get(FIELD), settings.get("tokenizer_class")
-    is_of_bert = kind_of(settings, folder.config) in OF_BERT and not str(named).startswith("PreTrained")
-    if isinstance(value, bool) and is_of_bert and settings.get("do_basic_tokenize") is not False:
-        yield f"{FIELD} of {TOKENIZER} ({str(value).lower()})", value
-    lowercase = normalising_steps(read).get("lowercase") if is_whole else None
-    if isinstance(lowercase, bool):
+    is_class = not str(settings.get("tokenizer_class")).startswith("PreTrained")
+    field = (FIELD if names[0] in OF_BERT else "") if is_of_words else OF_PIECES.get(names[0], "")
+    value = settings.get(field)
+    if isinstance(value, bool) and is_class and settings.get("do_basic_tokenize") is not False:
+        yield f"{field} of {TOKENIZER} ({str(value).lower()})", value
+    lowercase = normalising_steps(read).get("lowercase") if read.has_all_tokens else None
+    if isinstance(lowercase, bool) and read.token_list is not None and read.token_list.kind in KINDS:
         yield f"the normalizer of {WHOLE}", lowercase

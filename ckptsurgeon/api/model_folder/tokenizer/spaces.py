@@ -7,6 +7,7 @@ file has the tokens of one kind and the steps of the other.
 
 from __future__ import annotations
 
+import re
 import string
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from ....util.text import count
 from ....vocabulary.huggingface import byte_letters
 from ..folder import ModelFolder
 from .spelling import BYTES, INSIDE, SPACES, Spelling, steps_in, types_in
+from .spelling import SHARE as OF_MARKS
 from .tokenizer_files import SPECIAL, WHOLE, added_tokens, brief_token
 
 __all__ = ["space_notes"]
@@ -31,6 +33,14 @@ SPLIT = frozenset((
     "Whitespace", "WhitespaceSplit",
 ))  # fmt: skip
 """Pre-tokenisers that do not write a space as ▁."""
+REMOVE = frozenset(("BertPreTokenizer", "Whitespace", "WhitespaceSplit"))
+"""Pre-tokenisers that split texts at spaces and remove these."""
+OF_SPACES = re.compile(r"(?: |\\s|\[ \]|\[\\s\])[+*]?")
+"""Matches patterns that match spaces only."""
+NEGATED = re.compile(r"\[\^(?:\\.|[^\]\\])*\]")
+"""Matches a class of all characters but some in a pattern."""
+WITH_SPACES = re.compile(r"(?<!\\)\.| |\\[sWDPSX]|\\x|\[:")
+"""Matches what may match a space in a pattern, outside such classes."""
 
 
 def space_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
@@ -51,6 +61,10 @@ def space_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
         yield f"{_begin(spelling)}, but no step of it writes a space as {SPACES} ({others}): words become other tokens"
     elif spelling.mark == INSIDE:
         yield from _unsplit(head, spelling)
+    elif spelling.mark and len(spelling.marked) * OF_MARKS > len(spelling.tokens) and (kind := _removes(head)):
+        step = f"the {kind} step of {WHOLE} removes spaces before they are written as {spelling.mark}"
+        never = "the tokeniser never produces these tokens"
+        yield f"{step}, but its tokens have this mark ({_examples(spelling)}): {never}"
     elif "ByteLevel" in types and not spelling.mark:
         yield from _foreign(folder, spelling)
 
@@ -84,6 +98,49 @@ def _writes_spaces(head: Mapping[str, Any]) -> bool:
         if kind not in NORMALISE | SPLIT and (not isinstance(written, str) or SPACES in written):
             return True
     return False
+
+
+def _removes(head: Mapping[str, Any]) -> str:
+    """Return the type of a step that removes the spaces of texts before a later step writes them as marks; else "".
+
+    ByteLevel and Metaspace may also put a mark before each word that they get. Then the spaces are not needed.
+    """
+    for step in steps_in(head.get("normalizer")):
+        kind = step.get("type")
+        if kind in ("ByteLevel", "Replace", "Prepend"):
+            return ""  # marks are written first
+    for step in steps_in(head.get("pre_tokenizer")):
+        kind = str(step.get("type"))
+        if kind in ("ByteLevel", "Metaspace"):
+            return ""
+        if kind in REMOVE or (kind == "CharDelimiterSplit" and step.get("delimiter") == " ") or _cuts_out(step):
+            return "" if _marks_words(head) else kind
+    return ""
+
+
+def _marks_words(head: Mapping[str, Any]) -> bool:
+    """Return whether a pre-tokeniser may put a mark before each word; an unknown step may do so."""
+    for step in steps_in(head.get("pre_tokenizer")):
+        kind, puts = step.get("type"), step.get("add_prefix_space", True) is not False
+        if kind == "Metaspace" and step.get("prepend_scheme", "always" if puts else "never") != "never":
+            return True
+        if (kind == "ByteLevel" and puts) or kind not in SPLIT | {"Metaspace"}:
+            return True
+    return False
+
+
+def _cuts_out(step: Mapping[str, Any]) -> bool:
+    """Return whether a Split step removes all spaces, in their own right or because only words are kept."""
+    pattern = step.get("pattern")
+    if step.get("type") != "Split" or str(step.get("behavior")).lower() != "removed" or not isinstance(pattern, dict):
+        return False
+    text = next(iter(pattern.values()), "")
+    if not isinstance(text, str):
+        return False
+    if step.get("invert") is not True:
+        return bool(OF_SPACES.fullmatch(text)) if "Regex" in pattern else text == " "
+    classes, rest = NEGATED.findall(text), NEGATED.sub("", text)
+    return all("\\s" in one or " " in one for one in classes) and not WITH_SPACES.search(rest)
 
 
 def _unsplit(head: Mapping[str, Any], spelling: Spelling) -> Iterator[str]:

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
+from operator import gt
 
 from ....errors import ConfigError, SourceError
 from ....planning.target import Companion
@@ -19,11 +20,12 @@ from ..documents import BYTE_PAIRS, SECOND, TOKENIZER, VOCABULARIES
 from ..folder import LARGEST, ModelFolder
 from .affixes import affix_notes
 from .around import around_notes, text_notes
+from .changed_lists import alphabetical_notes
 from .decoding import decoding_notes
 from .further_lists import missing_list_notes
 from .spaces import space_notes
 from .spelling import spelling_of
-from .tokenizer_files import SPECIAL, WHOLE, added_in, brief_token, local_tokens, object_in
+from .tokenizer_files import SPECIAL, WHOLE, added_in, added_tokens, brief_token, local_tokens, object_in
 from .unknown_token import chance_notes, unknown_notes
 
 __all__ = ["merge_rule_notes", "token_list_notes"]
@@ -59,11 +61,20 @@ def merge_rule_notes(folder: ModelFolder) -> Iterator[str]:
     if MERGES not in files:
         yield f"{TOKENS} is a list for byte-level BPE, and {MERGES} is missing: the tokeniser cannot be loaded"
     elif not scheme_of(files[MERGES]):
-        yield from _unlisted(folder, tokens)
+        made = _results(folder)
+        yield from _unlisted(made, tokens)
+        yield from _renumbered(made, folder.tokens or ())
 
 
-def _unlisted(folder: ModelFolder, tokens: frozenset[str]) -> Iterator[str]:
-    made = _results(folder)
+def _renumbered(made: Sequence[str], tokens: Sequence[str]) -> Iterator[str]:
+    places = {token: row for row, token in enumerate(tokens)}
+    ids = [places[token] for token in made if token in places]
+    joined = frozenset(made)
+    ordered = (token for token in tokens if token in joined)
+    yield from alphabetical_notes(TOKENS, ordered, len(made), sum(map(gt, ids, ids[1:])))
+
+
+def _unlisted(made: Sequence[str], tokens: frozenset[str]) -> Iterator[str]:
     unlisted = [token for token in made if token not in tokens]
     if unlisted:
         examples = listing([brief_repr(token, 24) for token in unlisted], 3, where="")
@@ -104,6 +115,17 @@ def _few_rules(folder: ModelFolder) -> Iterator[str]:
         rules = f"{BOTH} has {count(found.rules, 'merge rule')}"
         never = "the tokeniser never produces them"
         yield f"{rules}, but {found.unmade} tokens of several characters are made by no rule: {never}"
+
+
+def _in_alphabetical_order(folder: ModelFolder) -> Iterator[str]:
+    """Yield a note if the tokens of a tokenizer.json that merge rules make have ids in alphabetical order."""
+    found = folder.token_list if folder.has_all_tokens and local_tokens(folder) else None
+    if found is None or not found.falls:
+        return
+    added = added_tokens(folder)
+    longer = (one for one in found.tokens if len(one) > 1 and not is_byte(one) and one not in added)
+    made = (one for one in longer if not SPECIAL.fullmatch(one))
+    yield from alphabetical_notes(BOTH, made, found.rules, found.falls)
 
 
 KINDS = {
@@ -163,6 +185,7 @@ def token_list_notes(folder: ModelFolder) -> Iterator[str]:
     yield from missing_list_notes(folder)
     yield from _own_rules(folder)
     yield from _few_rules(folder)
+    yield from _in_alphabetical_order(folder)
     yield from _other_class(folder)
     yield from _steps(folder)
 

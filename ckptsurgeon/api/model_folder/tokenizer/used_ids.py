@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ....util.text import listing
+from ....util.text import count, listing
 from ..documents import GENERATION
 from ..folder import ModelFolder
 from .tokenizer_files import brief_token, object_in
 
-__all__ = ["used_id_notes"]
+__all__ = ["AT_LARGEST", "LARGEST", "READ_AT_END", "used_id_notes"]
 
-READ_AT_END = ("clip", "clip_text_model", "clipseg", "clipseg_text_model", "groupvit", "groupvit_text_model", "xclip",
-               "xclip_text_model")  # fmt: skip
+AT_LARGEST = ("clip", "clip_text_model", "clipseg", "clipseg_text_model", "groupvit", "groupvit_text_model", "xclip",
+              "xclip_text_model")  # fmt: skip
+"""Model types that read a text at its largest token id if ``eos_token_id`` is ``LARGEST``."""
+READ_AT_END = (*AT_LARGEST, "aimv2", "aimv2_text_model", "metaclip_2", "metaclip_2_text_model")
 """Model types that take the features of a text at its first token with the id ``eos_token_id``."""
+ALWAYS = ("owlv2", "owlv2_text_model", "owlvit", "owlvit_text_model")
+"""Model types that read a text at its largest token id, whatever ``eos_token_id`` is."""
 LARGEST = 2
-"""With this ``eos_token_id``, which older config.json files have, these models read a text at its largest token id."""
+"""The ``eos_token_id`` in older config.json files, from before transformers 4.32."""
 
 
 def used_id_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
@@ -25,6 +29,7 @@ def used_id_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping
     ``names`` has the tokeniser's special tokens by role (``eos_token``), and ``places`` the id of each token.
     """
     yield from _read_elsewhere(folder, names, places)
+    yield from _read_at_largest(folder, names, places)
     yield from _begun_otherwise(object_in(folder, GENERATION), places)
 
 
@@ -32,10 +37,10 @@ def _read_elsewhere(folder: ModelFolder, names: Mapping[str, str], places: Mappi
     """Yield a note if a CLIP model reads texts at another token than the one with which its tokeniser ends them."""
     if folder.config.get("model_type") not in READ_AT_END:
         return
-    part = folder.config.get("text_config")
-    fields, path = (part, "text_config.") if isinstance(part, dict) else (folder.config, "")
-    value, end = fields.get("eos_token_id"), places.get(names.get("eos_token", ""))
-    if type(value) is not int or end is None or value in (end, LARGEST):
+    value, path = _said_end(folder)
+    end = places.get(names.get("eos_token", ""))
+    is_old = value == LARGEST and folder.config.get("model_type") in AT_LARGEST
+    if type(value) is not int or end is None or value == end or is_old:
         return
     token = next((token for token, row in places.items() if row == value), None)
     which = f" ({brief_token(token)})" if token is not None else ""
@@ -44,6 +49,32 @@ def _read_elsewhere(folder: ModelFolder, names: Mapping[str, str], places: Mappi
         f"{brief_token(names['eos_token'])} ({end}): the features of a text are read at the first token with this id, "
         "or at its beginning if it has none"
     )
+
+
+def _said_end(folder: ModelFolder) -> tuple[Any, str]:
+    """Return ``eos_token_id`` of the text model in config.json, and the path to its section: "text_config." or ""."""
+    part = folder.config.get("text_config")
+    fields, path = (part, "text_config.") if isinstance(part, dict) else (folder.config, "")
+    return fields.get("eos_token_id"), path
+
+
+def _read_at_largest(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
+    """Yield a note if a CLIP model reads texts at their largest token id, and tokens have ids above the end token's.
+
+    Each such token draws the reading to itself: one of textual inversion, say, or a padding token that was added.
+    """
+    kind, end = folder.config.get("model_type"), places.get(names.get("eos_token", ""))
+    value, path = _said_end(folder)
+    is_old = type(value) is int and value == LARGEST and kind in AT_LARGEST
+    above = [token for token, row in places.items() if token and end is not None and row > end]
+    if above and (is_old or kind in ALWAYS):
+        why = f"{path}eos_token_id is {LARGEST} in config.json" if is_old else f"the model is {kind}"
+        higher = f"{count(len(above), 'token')} {'has an id' if len(above) == 1 else 'have ids'} above the end token"
+        ends = f"{brief_token(names['eos_token'])} ({end}), for example {brief_token(above[0])}"
+        yield (
+            f"{why}, with which the features of a text are read at its largest token id, but {higher}, {ends}: "
+            "a text with such a token is not read at its end"
+        )
 
 
 def _begun_otherwise(fields: Mapping[str, Any], places: Mapping[str, int]) -> Iterator[str]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
 
 import ckptsurgeon as cs
+from ckptsurgeon.analysis.check.note_kinds import KINDS
+from ckptsurgeon.api.gguf.tokenizer_notes import tokenizer_notes
+from ckptsurgeon.formats.ggml.values import TEXT, array
 
 from ..test_model_folders import TOKENS, model, verbs_of
 
@@ -61,3 +65,97 @@ def test_a_damaged_recipe_is_no_note(recipe: str, written: str) -> None:
     Path("m/ckptsurgeon.json").write_text(recipe)
     exchanged("m/vocab.json")
     assert not any("not the list" in note for note in cs.inspect(written).notes)
+
+
+LETTERS = [*"abcdefghijklmnopqrstuvwxyz", "Ġ"]
+PAIRS = [f"{one}{other}" for one in ("Ġ", *"aeiou") for other in "bcdfghklmnprstvwxyz"]
+"""The 114 tokens that merge rules make."""
+SORTED = "are in alphabetical order, such as 'ab' and 'ac': no training puts them so; perhaps they were numbered anew"
+
+
+def mixed(seed: int = 0) -> list[str]:
+    return random.Random(seed).sample(PAIRS, len(PAIRS))
+
+
+def byte_pairs(
+    path: str, made: list[str], rules: list[str], *, is_whole: bool = True, added: int = 0, seed: int = 0
+) -> None:
+    """A model with BPE, in tokenizer.json or in two files; ``made`` are the results of ``rules`` by id."""
+    tokens = [*LETTERS, *made]
+    model(
+        path, seed=seed, rows=len(tokens) + added, vocab_size=len(tokens) + added, eos_token_id=None, pad_token_id=None
+    )
+    vocab = {token: row for row, token in enumerate(tokens)}
+    Path(path, "generation_config.json").unlink()
+    Path(path, "vocab.json").write_text(json.dumps(vocab))
+    Path(path, "merges.txt").write_text("#version: 0.2\n" + "".join(f"{one[0]} {one[1]}\n" for one in rules))
+    if is_whole:
+        extra = [{"id": len(tokens) + row, "content": f"<A{row}>", "special": True} for row in range(added)]
+        bpe = {"type": "BPE", "vocab": vocab, "merges": [list(one) for one in rules]}
+        Path(path, "tokenizer.json").write_text(json.dumps({"added_tokens": extra, "model": bpe}))
+
+
+def near(made: list[str]) -> list[str]:
+    """Exchange two tokens of a sorted list."""
+    return [made[60], *made[1:60], made[0], *made[61:]]
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+@pytest.mark.parametrize(
+    ("made", "rules", "is_said"),
+    [
+        (sorted(PAIRS), mixed(), True),
+        (near(sorted(PAIRS)), mixed(), True),
+        (mixed(), mixed(), False),  # as a library trains it
+        (mixed(1), mixed(), False),  # by frequency, as in RoBERTa
+        (sorted(PAIRS), sorted(PAIRS), False),  # made by hand, with its rules
+        ([*sorted(PAIRS)[:60], *sorted(PAIRS)[:59:-1]], mixed(), False),
+        (sorted(PAIRS)[:99], [one for one in mixed() if one in sorted(PAIRS)[:99]], False),  # too few
+    ],
+)
+def test_tokens_in_alphabetical_order_are_said(
+    made: list[str], rules: list[str], is_said: bool, is_whole: bool
+) -> None:
+    byte_pairs("m", made, rules, is_whole=is_whole, added=3 if is_whole else 0)
+    found = [one for one in cs.inspect("m").notes if "alphabetical" in one]
+    assert len(found) == is_said
+    name = "tokenizer.json" if is_whole else "vocab.json"
+    assert not is_said or found[0].startswith(
+        f"the 114 tokens of {name} that merge rules make are in alphabetical order"
+    )
+    assert not is_said or made != sorted(PAIRS) or SORTED in found[0]
+
+
+@pytest.mark.parametrize("verb", verbs_of(""))
+def test_every_verb_says_that_tokens_are_in_alphabetical_order(verb: str) -> None:
+    for seed, name in enumerate(("sound", "m")):  # verbs that combine both refuse lists that differ
+        byte_pairs(name, sorted(PAIRS), mixed(), seed=seed)
+    assert any(SORTED in note for note in verbs_of("m")[verb]().notes)
+
+
+@pytest.mark.parametrize(
+    ("made", "rules", "is_said"),
+    [(sorted(PAIRS), mixed(), True), (mixed(), mixed(), False), (sorted(PAIRS), sorted(PAIRS), False)],
+)
+def test_those_of_a_gguf_file_are_said(made: list[str], rules: list[str], is_said: bool) -> None:
+    tokens = [*LETTERS, *made, "<|end|>"]
+    lists = {"tokens": tokens, "merges": [" ".join(one) for one in rules]}
+    raw = {f"tokenizer.ggml.{name}": array(TEXT, [one.encode() for one in row]) for name, row in lists.items()}
+    metadata = {**dict.fromkeys(raw, ""), "tokenizer.ggml.model": "gpt2"}
+    sizes = list[tuple[str, int]]()
+
+    def read(name: str, start: int, size: int) -> bytes:
+        sizes.append((name, size))
+        return raw[name][start : start + size]
+
+    notes = [one for one in tokenizer_notes(metadata, len(tokens), read) if "alphabetical" in one]
+    assert len(notes) == is_said
+    assert not is_said or notes[0].startswith("the 114 tokens of tokenizer.ggml.tokens that merge rules make are in")
+    assert made != mixed() or max(size for _, size in sizes) <= 1 << 16  # most lists are not read as a whole
+
+
+def test_the_check_of_the_vocabulary_warns_of_it() -> None:
+    byte_pairs("m", sorted(PAIRS), mixed())
+    (note,) = [one for one in cs.inspect("m").notes if "alphabetical" in one]
+    kind = next(one for one in KINDS if one.pattern.search(note))
+    assert (kind.id, kind.status.value) == ("vocabulary", "WARN")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+
+import ckptsurgeon as cs
+from ckptsurgeon.analysis.check.note_kinds import KINDS
 
 from .test_token_lists import notes, whole
 
@@ -38,3 +42,82 @@ def test_steps_that_write_spaces_otherwise_are_said(tokens: list[str], steps: di
     found = [note for note in notes() if "ByteLevel" in note]
     assert len(found) == bool(said)
     assert said in "".join(found)
+
+
+def sequence(*steps: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "Sequence", "pretokenizers": list(steps)}
+
+
+def split(pattern: str, kind: str = "Regex", *, behavior: str = "Removed", invert: bool = False) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {kind: pattern}, "behavior": behavior, "invert": invert}
+
+
+WORDS = {"type": "WhitespaceSplit"}
+OF_CLIP = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+OF_QWEN = r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+PREFIXED = {"type": "ByteLevel", "add_prefix_space": True}
+META_NEVER = {**META, "prepend_scheme": "never"}
+NOT_CLIP = ["<unk>", "<s>", *(f"w{row}" for row in range(60)), "Ġc"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "steps", "kind"),
+    [
+        (BYTES, (WORDS, LEVEL), "WhitespaceSplit"),
+        (BYTES, ({"type": "Whitespace"}, LEVEL), "Whitespace"),
+        (BYTES, ({"type": "Digits"}, {"type": "BertPreTokenizer"}, LEVEL), "BertPreTokenizer"),
+        (BYTES, ({"type": "CharDelimiterSplit", "delimiter": " "}, LEVEL), "CharDelimiterSplit"),
+        (BYTES, (split(" ", "String"), LEVEL), "Split"),
+        (BYTES, (split(r"\s+"), LEVEL), "Split"),
+        (BYTES, (split(OF_CLIP, invert=True), LEVEL), "Split"),
+        (SPACES, (WORDS, META_NEVER), "WhitespaceSplit"),
+        (SPACES, (WORDS, {**META, "add_prefix_space": False}), "WhitespaceSplit"),
+        (BYTES, (LEVEL, WORDS), ""),  # there is no space left
+        (BYTES, (WORDS, PREFIXED), ""),
+        (BYTES, (WORDS, {"type": "ByteLevel"}), ""),  # it puts a space before each word by default
+        (BYTES, (split(" ", "String", behavior="Isolated"), LEVEL), ""),
+        (BYTES, (split(" ", "String", behavior="MergedWithNext"), LEVEL), ""),
+        (BYTES, (split("SPL1T-TH1S-Pl3A5E", "String"), LEVEL), ""),
+        (BYTES, (split(OF_QWEN, invert=True), LEVEL), ""),
+        (BYTES, (split(r"[^\r\n]+", invert=True), LEVEL), ""),
+        (BYTES, (split(r".+", invert=True), LEVEL), ""),
+        (BYTES, (split(r"\n"), LEVEL), ""),
+        (BYTES, (WORDS, {"type": "New"}, LEVEL), ""),  # nothing is known of this step
+        (NOT_CLIP, (WORDS, LEVEL), ""),  # a list that was made from words, as CLIP's
+        (SPACES, (WORDS, {**META, "prepend_scheme": "always"}), ""),
+        (SPACES, (WORDS, {**META, "prepend_scheme": "first"}), ""),
+        (SPACES, (META_NEVER,), ""),
+    ],
+)
+def test_spaces_that_are_removed_before_they_are_written_are_said(tokens: list[str], steps: Any, kind: str) -> None:
+    whole("m", tokens=tokens, pre_tokenizer=sequence(*steps), normalizer=None)
+    found = [note for note in notes() if "removes spaces" in note]
+    mark = "Ġ" if tokens is BYTES else "▁"
+    said = (
+        f"the {kind} step of tokenizer.json removes spaces before they are written as {mark}, but its tokens have this"
+    )
+    assert len(found) == bool(kind)
+    assert not kind or found[0].startswith(said)
+
+
+def test_marks_that_a_normaliser_writes_stay() -> None:
+    for normalizer in (LEVEL, {"type": "Replace", "pattern": {"String": " "}, "content": "Ġ"}):
+        whole(f"m{normalizer['type']}", tokens=BYTES, normalizer=normalizer, pre_tokenizer=sequence(WORDS, LEVEL))
+        assert not [note for note in cs.inspect(f"m{normalizer['type']}").notes if "removes spaces" in note]
+
+
+@pytest.mark.parametrize("steps", [(WORDS, LEVEL), (split(" ", "String"), LEVEL), (split(OF_CLIP, invert=True), LEVEL)])
+def test_tokenizers_removes_them(steps: Any) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    vocab = {token: row for row, token in enumerate(["a", "b", "Ġ", "Ġb"])}
+    model = {"type": "BPE", "vocab": vocab, "merges": [["Ġ", "b"]]}
+    for chosen, made in ((steps, ["a", "b"]), (steps[1:], ["a", "Ġb"])):
+        whole = {"version": "1.0", "added_tokens": [], "model": model, "pre_tokenizer": sequence(*chosen)}
+        whole["pre_tokenizer"]["pretokenizers"][-1] = {**LEVEL, "trim_offsets": True, "use_regex": True}
+        assert tokenizers.Tokenizer.from_str(json.dumps(whole)).encode("a b").tokens == made
+
+
+def test_the_check_of_the_vocabulary_has_the_note() -> None:
+    note = "the Split step of tokenizer.json removes spaces before they are written as Ġ, but its tokens have this mark ('Ġa', "
+    note += "and 3 more): the tokeniser never produces these tokens"
+    assert next(one.id for one in KINDS if one.pattern.search(note)) == "vocabulary"

@@ -31,7 +31,8 @@ def notes(config: dict[str, Any], generation: dict[str, Any], names: dict[str, s
     ("kind", "end", "is_said"),
     [
         ("clip", 1, True), ("clip", 2, False), ("clip", 3, False), ("clip", None, False), ("clipseg", 0, True),
-        ("xclip", 1, True), ("siglip", 1, False), ("align", 1, False),
+        ("xclip", 1, True), ("siglip", 1, False), ("align", 1, False), ("metaclip_2", 1, True), ("metaclip_2", 2, True),
+        ("metaclip_2", 3, False), ("aimv2", 1, True), ("owlvit", 1, False),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("nested", [True, False])
@@ -46,6 +47,56 @@ def test_another_end_than_the_tokeniser_s_is_said_of_what_reads_texts_there(
     if is_said:
         ends = "but the tokeniser ends texts with '<|endoftext|>' (3): the features of a text are read"
         assert found[0].startswith(f"{path}eos_token_id is {end} ('{TOKENS[end or 0]}') in config.json, {ends}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "end", "more", "said"),
+    [
+        ("clip", 2, ["<cat-toy>"], "but 1 token has an id above the end token, '<|endoftext|>' (3), for example '<cat-toy>'"),
+        ("clipseg", 2, ["<x>", "<y>"], "but 2 tokens have ids above the end token, '<|endoftext|>' (3), for example '<x>'"),
+        ("clip", 2, [], ""),
+        ("clip", 3, ["<cat-toy>"], ""),
+        ("clip", None, ["<cat-toy>"], ""),  # the class has the id of CLIP's own end
+        ("siglip", 2, ["<cat-toy>"], ""),
+        ("owlvit", 3, ["<cat-toy>"], "(3), for example '<cat-toy>': a text"),
+        ("owlv2", None, [], ""),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("nested", [True, False])
+def test_tokens_above_the_end_are_said_of_what_reads_texts_at_the_largest_id(
+    kind: str, end: int | None, more: list[str], said: str, nested: bool
+) -> None:
+    fields = {"text_config": {"eos_token_id": end}} if nested else {"eos_token_id": end}
+    found = notes({"model_type": kind, **fields}, {}, NAMES, [*TOKENS, *more])
+    assert len(found) == bool(said)
+    assert said in "".join(found)
+    if said and kind.startswith("clip"):
+        start = f"{'text_config.' if nested else ''}eos_token_id is 2 in config.json, with which the features of a text"
+        assert found[0].startswith(start)
+
+
+def test_an_old_end_that_tokenisers_end_texts_with_draws_the_reading_too() -> None:
+    """Tokens above an end token with the id 2 are read, although the id in config.json is that of the end token."""
+    found = notes({"model_type": "clip", "eos_token_id": 2}, {}, NAMES, ["a", "<|startoftext|>", "<|endoftext|>", "b"])
+    assert found[0].endswith("'<|endoftext|>' (2), for example 'b': a text with such a token is not read at its end")
+
+
+def test_transformers_reads_texts_there() -> None:
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+    sizes = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "vocab_size": 6,
+    }
+    for end, place in ((2, 1), (4, 2)):
+        config = transformers.CLIPTextConfig(**sizes, eos_token_id=end, bos_token_id=3, pad_token_id=0)
+        made = transformers.CLIPTextModel(config)
+        with torch.no_grad():
+            read = made(torch.tensor([[3, 5, 4]]))
+        assert torch.equal(read.pooler_output[0], read.last_hidden_state[0, place])
 
 
 WHISPER = [
@@ -83,6 +134,16 @@ def test_tokens_that_are_forced_are_those_of_the_file(forced: Any, maps: dict[st
     [
         ("forced_decoder_ids of generation_config.json has 8", "token-ids"),
         ("text_config.eos_token_id is 1 in config.json: texts are read at the first token with this id", "token-ids"),
+        (
+            "text_config.eos_token_id is 2 in config.json, with which the features of a text are read at its largest "
+            "token id, but 2 tokens have ids above the end token, '</s>' (3), for example 'a': a text with such a token is not read at its end",
+            "token-ids",
+        ),
+        (
+            "the model is owlvit, with which the features of a text are read at its largest token id, but 1 token has an "
+            "id above the end token, '</s>' (3), for example 'a': a text with such a token is not read at its end",
+            "token-ids",
+        ),
         (
             "tokenizer.json pads texts with '<s>' (its id is 1), but with the id 0, which is '<pad>' (padding)",
             "vocabulary",
