@@ -150,7 +150,7 @@ def test_a_permutation_computes_the_same_and_is_found_back_bit_for_bit(kind: str
 
 def test_all_types_that_are_said_to_be_tested_are() -> None:
     assert set(TESTED) == set(EXPECTED)
-    assert set(NETWORKS) - set(EXPECTED) == {"bloom"}
+    assert set(NETWORKS) - set(EXPECTED) == {"bloom", "falcon", "gpt_bigcode"}
 
 
 @pytest.mark.parametrize("kind", ["llama", "bert", "mixtral"])
@@ -337,7 +337,7 @@ def test_the_command_and_recipes_make_the_same_file(saved: Saved, tmp_path: Path
         str(tmp_path / "out"),
     )
     assert done.code == 0, done
-    assert "residual stream: " in done.out + done.err
+    assert "residual stream: " in " ".join((done.out + done.err).split())
     own = tmp_path / "recipe.yaml"
     fields = {
         "verb": "merge",
