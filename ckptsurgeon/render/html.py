@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..checkpoint.checkpoint import Checkpoint
     from ..planning.plan.plan import Plan
     from ..planning.plan.receipt import Receipt, Verification
+    from ..planning.search.result import SearchResult
     from ..trainer.run.result import Trained
 
 __all__ = ["COLOURS", "Lines", "as_html", "as_text", "html_of", "html_of_lines", "lines_of", "text_of", "text_of_lines"]
@@ -242,6 +243,13 @@ def _explained_merge(found: ExplainedMerge) -> Views:
     yield explained_merge_view(found)
 
 
+def _search(found: SearchResult) -> Views:
+    from .search import search_view, space_view
+
+    yield space_view(found)
+    yield search_view(found)
+
+
 def _trained(found: Trained) -> Views:
     from .train import trained_view
 
@@ -282,6 +290,7 @@ VIEWS: dict[str, Callable[..., Views]] = {
     "Receipt": _receipt,
     "CheckReport": _checked,
     "Scan": _scan,
+    "SearchResult": _search,
     "Trained": _trained,
     "Verification": _verification,
 }

@@ -56,6 +56,6 @@ def _methods(one: MergeExplanation) -> Iterator[RenderableType]:
 
 
 def _row(one: MergeOutcome) -> list[str | Text]:
-    kept = ["-" if share is None else f"{round(100 * share)} %" for share in one.kept]
+    kept = ["-" if share is None else percent(round(share, 2) + 0.0) for share in one.kept]
     changed = "-" if one.changed is None else percent(one.changed)
     return [Text(escape(one.method), "bold" if one.is_planned else ""), relative_said(one.change), changed, *kept]

@@ -25,6 +25,8 @@ from ckptsurgeon.planning.keys.rules import parse_rule
 from ckptsurgeon.planning.plan import step
 from ckptsurgeon.planning.plan.rows import Row, VocabularyRows
 from ckptsurgeon.planning.recipe_text import parse_recipe
+from ckptsurgeon.planning.search.result import Trial
+from ckptsurgeon.planning.search.space import Parameter
 from ckptsurgeon.render.plan import plan_lines, plan_view, rows_said
 from ckptsurgeon.storage.read.uri import open_source
 from ckptsurgeon.trainer.checks.check import PASS, Check
@@ -105,6 +107,10 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
         ),
         "Transcripts": Transcripts(
             "a.pth", "a.yaml", tuple(Transcript(f"{i}.wav", 1.0, "yes " * MANY) for i in range(MANY))
+        ),
+        "SearchResult": cs.SearchResult(
+            "study", "recipe.yaml", "tpe", 0, "wer", False, tuple(Parameter(f"w{i}") for i in range(MANY)),
+            tuple(Trial(i, {}, score=0.5) for i in range(MANY)), Trial(1, {}, score=0.25),
         ),
         "Recipe": parse_recipe(cs.open_checkpoint(out).recipe or ""),
         "Header": read_header(open_source(name)),

@@ -1360,6 +1360,8 @@ MUTANTS = (
         "sign * trial.score >= sign * (self.last.score or 0.0)",
         "sign * trial.score > sign * (self.last.score or 0.0)",
         "api/search/test_greedy.py",
+    ),
+    Mutant(
         "a CLIP that reads texts at their largest id gets a note if tokens have ids above the end",
         "if above and (is_old or kind in ALWAYS):",
         "if above and kind in ALWAYS:",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ...util.notebook import InNotebooks
+from ...util.text import count, escape
 from ..plan.receipt import Receipt, Verification
 from .space import Parameter
 
@@ -42,8 +44,8 @@ class Trial:
         }
 
 
-@dataclass(frozen=True)
-class SearchResult:
+@dataclass(frozen=True, repr=False)
+class SearchResult(InNotebooks):
     """What a search found: its trials, the best of them, and the output that was made of it.
 
     ``recipe`` is the file of an ordinary recipe with the best values, and ``test`` the score of the output by the test
@@ -65,6 +67,10 @@ class SearchResult:
     receipt: Receipt | None = None
     verification: Verification | None = None
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        best = f", best {self.best.score:.6g}" if self.best is not None and self.best.score is not None else ""
+        return f"<SearchResult {escape(self.source)}: {count(len(self.trials), 'trial')}{best}>"
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as plain data, for JSON."""

@@ -17,7 +17,7 @@ from ...helpers.waiting import wait_until
 
 
 def command(body: str, **options: object) -> Command:
-    Path("script.py").write_text(f"import sys, os, time, subprocess\n{body}\n")
+    Path("script.py").write_text(f"import sys, os, signal, subprocess\n{body}\n")
     return Command.parsed("--evaluate", f"{sys.executable} -I -S script.py {{model}}", **options)  # type: ignore[arg-type]
 
 
@@ -95,8 +95,8 @@ def test_a_command_that_writes_much_neither_waits_nor_fills_memory() -> None:
 
 
 def test_a_command_that_hangs_is_killed_with_what_it_started() -> None:
-    body = "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
-    body += "open('pid', 'w').write(str(child.pid))\nprint(1, flush=True)\ntime.sleep(600)"
+    body = "child = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'])\n"
+    body += "open('pid', 'w').write(str(child.pid))\nprint(1, flush=True)\nsignal.pause()"
     begin = time.monotonic()
     found = run(body, timeout=5.0)
     assert found.why == "the command ran for more than 5 s, and was killed"
@@ -105,7 +105,7 @@ def test_a_command_that_hangs_is_killed_with_what_it_started() -> None:
 
 
 def test_what_a_command_leaves_running_is_killed_and_keeps_no_one_waiting() -> None:
-    body = "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+    body = "child = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'])\n"
     body += "open('pid', 'w').write(str(child.pid))\nprint(0.25)"
     begin = time.monotonic()
     assert run(body).score == 0.25
@@ -122,7 +122,7 @@ def is_alive(pid: int) -> bool:
 
 def test_stopping_kills_what_runs_and_starts_no_more() -> None:
     runner, found = Runner(), list[Outcome]()
-    long = command("open('begun', 'w'); time.sleep(600)")
+    long = command("open('begun', 'w'); signal.pause()")
     thread = threading.Thread(target=lambda: found.append(runner.evaluate(long, "m")))
     thread.start()
     wait_until(lambda: os.path.exists("begun"))

@@ -75,7 +75,7 @@ def test_a_failing_evaluation_is_a_failed_trial_and_the_search_goes_on(evaluatio
 
 def test_a_hanging_evaluation_is_a_failed_trial(evaluation: Evaluation) -> None:
     found = searched(
-        evaluation("import time\nif w[0] > 0.9: time.sleep(600)\nprint(w[0])"), trials=3, trial_timeout=5.0
+        evaluation("import signal\nif w[0] > 0.9: signal.pause()\nprint(w[0])"), trials=3, trial_timeout=5.0
     )
     (slow,) = [one for one in found.trials if one.values["models[0].parameters.weight"] > 0.9]
     assert slow.why == "the command ran for more than 5 s, and was killed"
@@ -104,8 +104,8 @@ def test_the_same_command_runs_only_the_trials_that_are_missing(evaluation: Eval
 
 
 def test_a_killed_search_goes_on_with_the_trial_that_it_was_in(evaluation: Evaluation) -> None:
-    slow = "import os, time\nopen('pid', 'w').write(str(os.getpid()))\nopen('count', 'a').write('x')\n"
-    slow += "if len(open('count').read()) == 3: time.sleep(600)\nprint(w[0])"
+    slow = "import os, signal\nopen('pid', 'w').write(str(os.getpid()))\nopen('count', 'a').write('x')\n"
+    slow += "if len(open('count').read()) == 3: signal.pause()\nprint(w[0])"
     command = evaluation(slow)
     arguments = ("search", "recipe.yaml", "--evaluate", command, "--maximize", "--trials", "4", "-o", "out.safetensors")
     process = ckpt_forked(*arguments, "--sampler", "sobol")
@@ -126,7 +126,7 @@ def test_a_killed_search_goes_on_with_the_trial_that_it_was_in(evaluation: Evalu
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_search_and_its_commands_and_leaves_no_model(evaluation: Evaluation, number: int) -> None:
-    command = evaluation("import os, time\nopen('pid', 'w').write(str(os.getpid()) + '\\n')\ntime.sleep(600)")
+    command = evaluation("import os, signal\nopen('pid', 'w').write(str(os.getpid()) + '\\n')\nsignal.pause()")
     process = ckpt_forked("search", "recipe.yaml", "--evaluate", command, "--maximize", "-o", "out.safetensors")
     process.wait_until(lambda: Path("pid").exists() and Path("pid").read_text().endswith("\n"))
     process.send_signal(number)
@@ -139,7 +139,7 @@ def test_a_signal_ends_the_search_and_its_commands_and_leaves_no_model(evaluatio
 
 
 def test_two_searches_cannot_use_one_study(evaluation: Evaluation) -> None:
-    body = "import os, time\nopen('begun', 'w')\nwhile not os.path.exists('go'): time.sleep(0.01)\nprint(1)"
+    body = "import os, threading\nopen('begun', 'w')\nwhile not os.path.exists('go'): threading.Event().wait(0.01)\nprint(1)"
     command = evaluation(body)
     line = ("search", "recipe.yaml", "--evaluate", command, "--maximize", "--trials", "1", "--sampler", "sobol")
     process = ckpt_forked(*line, "-o", "out.safetensors")
@@ -216,8 +216,10 @@ def test_a_folder_with_other_files_and_a_damaged_study_are_errors(evaluation: Ev
 
 def test_evaluations_run_in_parallel(evaluation: Evaluation) -> None:
     """Each waits until the other has begun: one at a time, the first would never end."""
-    body = "import os, time\nopen(f'begun-{os.getpid()}', 'w')\n"
-    body += "while sum(name.startswith('begun') for name in os.listdir()) < 2: time.sleep(0.01)\nprint(w[0])"
+    body = "import os, threading\nopen(f'begun-{os.getpid()}', 'w')\n"
+    body += (
+        "while sum(name.startswith('begun') for name in os.listdir()) < 2: threading.Event().wait(0.01)\nprint(w[0])"
+    )
     found = searched(evaluation(body), trials=2, parallel=2)
     assert [one.score is None for one in found.trials] == [False, False]
 
