@@ -85,6 +85,7 @@ def stats(
 
     from ..edit import convert
     from ..inputs.memory_budget import memory_bytes
+    from ..model_folder.checks import notes_beside
     from ..prove.inputs import drawn_inputs, given_inputs
     from ..prove.network import configuration_of, open_network
     from ..prove.prove import run_network
@@ -141,8 +142,9 @@ def stats(
         raise ConfigError(f"the network of {escape(shown(path))} has no linear layer that these inputs reach.")
     with open_checkpoint(path, root) as opened:
         said |= {"model": os.path.basename(path.rstrip("/")), "weights": _prints(opened), "inputs": given.said}
+        of_model = dict.fromkeys((*opened.notes, *notes_beside(opened)))
     plan = convert(values, dtype="float32" if gram else None, metadata={NOTE: json.dumps(said, sort_keys=True)})
-    return replace(plan, notes=(*notes, *_notes(said), *plan.notes))
+    return replace(plan, notes=(*of_model, *notes, *_notes(said), *plan.notes))
 
 
 def _chosen(network: Network, include: Patterns, exclude: Patterns) -> tuple[frozenset[str], tuple[str, ...]]:

@@ -65,6 +65,15 @@ def test_statistics_are_what_hooks_see(llama: Any, tmp_path: Path, memory: str |
         torch.testing.assert_close(values[f"model.layers.{layer}.influence"], expected, rtol=1e-4, atol=1e-6)
 
 
+def test_notes_on_the_model_are_said(llama: Any, tmp_path: Path) -> None:
+    """Here, the file also has codes of int8 that lost their scales."""
+    path = tmp_path / "llama/model.safetensors"
+    assert not [note for note in cs.stats(tmp_path / "llama").notes if "quantised codes" in note]
+    codes = {f"more.{number}": (100 * torch.rand(64, 64)).round() for number in range(4)}
+    save_file({**load_file(path), **codes}, path, {"format": "pt"})
+    assert [note for note in cs.stats(tmp_path / "llama").notes if "quantised codes that were cast" in note]
+
+
 def test_channels_are_kept_that_contribute_most(llama: Any, tmp_path: Path) -> None:
     values, weights = made(tmp_path), load_file(tmp_path / "llama/model.safetensors")
     plan = cs.resize(tmp_path / "llama", set={"intermediate_size": 10}, by=tmp_path / "stats.safetensors")
