@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 
 from .server import Hub, serving
 
-__all__ = ["hub", "naps", "other_host"]
+__all__ = ["end_fetches", "hub", "naps", "other_host"]
 
 TIMEOUT_S = 2
 """How long the client waits for a server that has stopped sending; its own is 10."""
@@ -84,10 +85,18 @@ def _set_constants(monkeypatch: pytest.MonkeyPatch, url: str, home: Path) -> Non
     _forget_connections()
 
 
+def end_fetches() -> None:
+    """Wait for the threads of failed runs, which these leave: a connection that one opens later is closed by nobody."""
+    for thread in threading.enumerate():
+        if thread.name == "fetch":
+            thread.join(2 * TIMEOUT_S)
+
+
 def _forget_connections() -> None:
     from huggingface_hub.utils import _http
 
     from ckptsurgeon.storage.read.http.client import close_connections
 
+    end_fetches()
     _http.close_session()
     close_connections()

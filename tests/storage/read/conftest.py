@@ -8,6 +8,8 @@ import pytest
 
 from ckptsurgeon.storage.read.http import client as _http
 
+from ...helpers.hub.fixtures import end_fetches
+
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
@@ -21,4 +23,5 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def _connections(waits: list[float]) -> Iterator[None]:
     _http.close_connections()
     yield
+    end_fetches()
     _http.close_connections()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httpx2
 import pytest
 import torch
 
@@ -357,3 +360,23 @@ def test_a_page_of_the_hub_is_the_file_that_it_shows_and_that_is_said(hub: Hub, 
 )
 def test_only_pages_of_a_hub_have_another_address(uri: str, address: str) -> None:
     assert file_address(uri) == (address or uri)
+
+
+def test_threads_that_ask_at_once_share_a_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two clients, one would be forgotten with its connections open."""
+    made: list[object] = []
+    both = threading.Barrier(2)
+
+    def create(**_: object) -> object:
+        made.append(object())
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.5)  # one alone waits in vain
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setattr(httpx2, "Client", create)
+    threads = [threading.Thread(target=_http._client) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(made) == 1

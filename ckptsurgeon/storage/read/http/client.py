@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
+from threading import Lock
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
@@ -178,15 +179,25 @@ def connection_errors() -> tuple[type[Exception], ...]:
     return (httpx2.TransportError,)
 
 
+_CREATING = Lock()
+"""Held while the client is created, so that threads that ask at once share one: another would never be closed."""
+
+
 def close_connections() -> None:
     """Close the connections that were left open for further requests."""
-    if _client.cache_info().currsize:
-        _client().close()
-        _client.cache_clear()
+    with _CREATING:
+        if _created_client.cache_info().currsize:
+            _created_client().close()
+            _created_client.cache_clear()
+
+
+def _client() -> httpx2.Client:
+    with _CREATING:
+        return _created_client()
 
 
 @cache
-def _client() -> httpx2.Client:
+def _created_client() -> httpx2.Client:
     import httpx2
 
     agent = {"User-Agent": f"ckptsurgeon/{__version__}", "Accept-Encoding": "identity", "Accept": "*/*"}
