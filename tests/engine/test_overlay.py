@@ -96,7 +96,7 @@ def test_each_part_is_padded_at_its_end(limit: int, dim: int, is_drawn: bool, mo
     [
         ("pad:parts=4", "dimension 0 has a size of 6, which does not divide into 4 parts"),
         ("pad:parts=3", "dimension 0 has a size of 10, which does not divide into 3 parts"),
-        ("pad:parts=0", "there is no part"),
+        ("pad:parts=0", "the number of parts is 0"),
         ("pad:parts=2,dim=3", "there is no dimension 3"),
     ],
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
@@ -17,10 +16,11 @@ from ...storage.read.uri import shown
 from ...util.text import brief_repr, count, escape, listing
 from ..inputs.encoding import DEQUANTIZE
 from ..inputs.operations import operate
+from .aligned_models import AlignedModels
 from .network_groups import NetworkGroups, sizes_of
 from .own_groups import own_groups
 
-__all__ = ["AlignedModels", "align"]
+__all__ = ["align"]
 
 TESTED = (
     "llama", "qwen3", "mixtral", "bert", "gpt2", "t5", "vit", "whisper", "gemma3_text", "mistral", "qwen2", "qwen2_moe",
@@ -32,15 +32,6 @@ CONFIG = "config.json"
 PAPER = "Git Re-Basin, arXiv 2209.04836"
 FEW = 24
 """So many groups have a note each; more have one for each kind."""
-
-
-@dataclass
-class AlignedModels:
-    """Models after an alignment: the checkpoints, and the operations by the index of a model that was changed."""
-
-    checkpoints: list[Checkpoint]
-    operations: dict[int, list[Mapping[str, Any]]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 def align(

@@ -82,7 +82,7 @@ def own_groups(fields: Mapping[str, Any], tensors: Mapping[str, TensorInfo], pat
             if size % units:
                 raise ConfigError(
                     f"--align-groups: {escape(name)} has {units} units, but dimension {dim} of {escape(key)} has size "
-                    f"{size}, which is no multiple.",
+                    f"{size}, which is not a multiple of {units}.",
                     hint="List the axes that change together, and no others.",
                 )
             if (key, dim) in seen:

@@ -23,7 +23,6 @@ from ...planning.merge.values import ParameterValues, Settings
 from ...planning.plan.plan import Plan
 from ...planning.transplant.select import SourceView
 from ...util.text import count, escape
-from ..aligning.own_groups import group_fields
 from ..inputs.argument_types import (
     AxisGroups,
     CheckpointLike,
@@ -202,7 +201,11 @@ def merge(
     check_device(device)
     check_encoding(encoding)
     check_seed(seed)
-    groups = group_fields(align_groups)
+    groups = None
+    if align_groups is not None:
+        from ..aligning.own_groups import group_fields  # most merges align nothing
+
+        groups = group_fields(align_groups)
     if groups is not None and not align:
         raise ConfigError("--align-groups is only for --align.", hint="Add --align.")
     vocabulary = VocabularyRequest(os.fspath(vocab) if vocab is not None else None, tokens, vocab_keys)

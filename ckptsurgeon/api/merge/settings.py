@@ -22,7 +22,7 @@ from ...planning.possible_codes import with_possible_codes_said
 from ...planning.quantised import check_codes
 from ...storage.yaml_text import read_yaml
 from ...util.text import brief_repr, escape
-from ..aligning.align import AlignedModels, align
+from ..aligning.aligned_models import AlignedModels
 from ..inputs.argument_types import CheckpointLike, Given, Parameters, Rules
 from ..inputs.encoding import ENCODINGS, encoding_notes, read_as
 from ..inputs.inputs import source_notes
@@ -60,6 +60,8 @@ class MergeRequest:
         """Return the open models, aligned with the one at the index ``reference`` if this was asked for."""
         if not self.align:
             return AlignedModels(list(opened))
+        from ..aligning.align import align
+
         return align(opened, reference, groups=self.align_groups, memory=self.memory)
 
     def opened(

@@ -18,7 +18,6 @@ from ...planning.transplant.select import SourceView
 from ...util.text import count, escape, listing
 from ..inputs.argument_types import Rules
 from ..inputs.inputs import names_of, plan_source, view_of
-from ..resize.statistics import check_belongs, said_in
 
 __all__ = ["ROLE", "MergeStatistics", "opened_statistics"]
 
@@ -60,6 +59,8 @@ def opened_statistics(
                 f"--statistics has no effect: the method {method.name} uses no statistics.", hint="Leave it out."
             )
         return MergeStatistics()
+    from ..resize.statistics import check_belongs, said_in  # few methods use statistics
+
     files = _files(given, models, views, paths)
     _check_all(files, method, models, views)
     names = names_of([*(view.source.path or view.source.name for view in views), *files.values()])[len(views) :]

@@ -82,7 +82,7 @@ def _listed(name: str, choices: Choices, numbers: tuple[int, int]) -> list[list[
     listed = {expert for group in groups for expert in group}
     wrong = sorted(listed ^ set(range(old)))
     if wrong:
-        what = f"there is no expert {wrong[-1]}" if wrong[-1] >= old else f"expert {wrong[0]} is in no group"
+        what = f"there is no expert {wrong[-1]}" if wrong[-1] >= old else f"expert {wrong[0]} is not in any group"
         raise ConfigError(
             f"--merge-experts: {what}; the source has the experts 0 to {old - 1}.",
             hint="Leave experts out first, in a command of its own.",

@@ -1,4 +1,4 @@
-"""Stores what was learned of a network, beside its tensors, in the user's cache."""
+"""Stores facts about the modules of a network in the user's cache, so that it is built only once."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def parts_fault(policy: Policy, source: Shape, destination: Shape) -> str:
     if not policy.arguments:
         return ""
     if parts < 1:
-        return "there is no part"
+        return f"the number of parts is {parts}, and must be at least 1"
     if dim >= len(source):
         return f"there is no dimension {dim}"
     odd = next((shape[dim] for shape in (source, destination) if shape[dim] % parts), None)

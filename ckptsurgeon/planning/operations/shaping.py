@@ -77,7 +77,7 @@ def _sizes(operation: Operation, key: str, info: TensorInfo, dim: int) -> list[i
     if not sizes and size % parts:
         hint = "Give the size of each part, as in sizes: [2, 1]."
         raise PlanError(
-            f"{operation}: dimension {dim} of {escape(key)} has size {size}, which is no multiple of {parts}.",
+            f"{operation}: dimension {dim} of {escape(key)} has size {size}, which is not a multiple of {parts}.",
             hint=hint,
         )
     sizes = sizes or [size // parts] * parts

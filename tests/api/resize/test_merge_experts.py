@@ -117,7 +117,7 @@ def test_equal_experts_merge_into_the_same_network(source: Saved, tmp_path: Path
     [
         ({**TWO, "merge_experts": "alike"}, "neither similar nor a list of groups"),
         ({**TWO, "merge_experts": "0+1,1+2"}, "neither similar nor a list of groups"),
-        ({**TWO, "merge_experts": "0+1,2"}, "expert 3 is in no group"),
+        ({**TWO, "merge_experts": "0+1,2"}, "expert 3 is not in any group"),
         ({**TWO, "merge_experts": "0+1,2+3+4"}, "there is no expert 4"),
         ({**TWO, "merge_experts": "0,1,2+3"}, "lists 3 groups, but num_local_experts is 2"),
         ({**TWO, "merge_experts": "0+1,2+3", "keep": {"num_local_experts": [0, 1]}}, "both given"),

@@ -1,0 +1,20 @@
+"""The result of an alignment. It is apart from what aligns, which a merge without an alignment does not need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...checkpoint.checkpoint import Checkpoint
+
+__all__ = ["AlignedModels"]
+
+
+@dataclass
+class AlignedModels:
+    """Models after an alignment: the checkpoints, and the operations by the index of a model that was changed."""
+
+    checkpoints: list[Checkpoint]
+    operations: dict[int, list[Mapping[str, Any]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
