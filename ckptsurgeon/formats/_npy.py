@@ -1,4 +1,4 @@
-"""Reads the header of a ``.npy`` array, format versions 1 to 3 (numpy/lib/format.py).
+"""Reads and writes the header of a ``.npy`` array, format versions 1 to 3 (numpy/lib/format.py).
 
 The header is a Python literal. It is matched by a pattern, and never evaluated.
 """
@@ -17,13 +17,19 @@ from .base.untrusted import check_elements, check_sizes
 from .pickle.plain import TORCH_NAMES
 from .pickle.values import GlobalName, OpaqueResult
 
-__all__ = ["MAGIC", "npy_entry"]
+__all__ = ["DTYPES_OF_NPY", "MAGIC", "npy_entry", "npy_header"]
 
 MAGIC = b"\x93NUMPY"
 _HEAD = re.compile(
     r"\{'descr': '(?P<order>[<>|=]?)(?P<code>[A-Za-z]\d*)', 'fortran_order': (?P<fortran>True|False), "
     r"'shape': \((?P<shape>[\d, ]*)\), \} *\n"
 )
+_CODES = {dtype: code for code, dtype in TORCH_NAMES.items()}
+DTYPES_OF_NPY = frozenset(_CODES)
+"""The dtypes that numpy stores: it has no bfloat16 and no float8."""
+_ALIGN = 64
+_GROWTH = 21
+"""How many characters numpy leaves for the first size of a shape, so that it can append rows in place."""
 _OTHER = re.compile(r"\{'descr': (?P<descr>.{1,200}?), 'fortran_order': ", re.DOTALL)
 
 
@@ -71,3 +77,16 @@ def _header(head: bytes) -> tuple[str, int]:
             rule="npy header",
         )
     return head[start : start + length].decode("latin-1"), start + length
+
+
+def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """Return the bytes before the values of an array, as ``numpy.save`` writes them: a multiple of 64.
+
+    ``dtype`` is one of ``DTYPES_OF_NPY``. The values follow in C order, little-endian.
+    """
+    code = _CODES[dtype]
+    order = "|" if code.endswith("1") else "<"
+    text = f"{{'descr': '{order}{code}', 'fortran_order': False, 'shape': {shape!r}, }}"
+    text += " " * (_GROWTH - len(str(shape[0]))) if shape else ""
+    padding = -(len(MAGIC) + 4 + len(text) + 1) % _ALIGN
+    return MAGIC + struct.pack("<BBH", 1, 0, len(text) + padding + 1) + (text + " " * padding + "\n").encode()

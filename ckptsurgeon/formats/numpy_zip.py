@@ -1,28 +1,34 @@
-"""Reads numpy's ``.npz``: a zip archive with one array per key. Compressed arrays are listed, but cannot be read."""
+"""Reads and writes numpy's ``.npz``: a zip archive with one array per key.
+
+Compressed arrays are listed, but cannot be read.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 from ..errors import FormatError
 from ..storage.read.base import File, Source
 from ..tensors.info import Storage, TensorInfo
 from ..util.text import escape, listing
 from ._npy import npy_entry
+from ._npz_writer import NPY_SUFFIX, NPZ_RECIPE, NpzWriter
 from .base import limits
 from .base.header import FilePrint, Header, naming
+from .base.header_digest import digest_outside
 from .pickle.values import GlobalName, OpaqueResult
 from .zip.archive import Archive, read_archive
 
 __all__ = ["FORMAT"]
 
-_SUFFIX = ".npy"
 _HEAD_BYTES = limits.NPY_HEADER_BYTES + 12
 
 
 class _NumpyZip:
     name = "numpy zip"
     magic = (b"PK\3\4",)
+    writer = NpzWriter()
 
     def sniff(self, source: Source, head: bytes) -> bool:
         """Return whether this is a zip archive whose first record is an array."""
@@ -42,6 +48,9 @@ class _NumpyZip:
                     hint="Save the arrays with numpy.savez: compressed arrays cannot be read.",
                     rule="compressed record",
                 )
+            recipe = None
+            if NPZ_RECIPE in archive.entries:
+                recipe = archive.read(NPZ_RECIPE, limits.RECIPE_BYTES).decode("utf-8", "replace")
         digest = hashlib.sha256(archive.directory).hexdigest()
         return Header(
             format=self.name,
@@ -49,7 +58,16 @@ class _NumpyZip:
             files=(FilePrint.of(source, digest, name),),
             handles={name: archive.file},
             notes=(f"compressed, so not read: {listing(compressed, where='')}",) if compressed else (),
+            recipe=recipe,
+            frame=lambda: _frame(archive, tree, recipe or ""),
         )
+
+
+def _frame(archive: Archive, tree: Mapping[str, object], recipe: str) -> str:
+    """Return the digest of all bytes of a file except the values of its arrays, as if its recipe had no seal."""
+    stored = [(one.storage, one.offset) for one in tree.values() if isinstance(one, TensorInfo) and one.storage]
+    payload = sorted((storage.offset + begin, storage.offset + storage.nbytes) for storage, begin in stored)
+    return digest_outside(archive.file, payload, archive.without_seal(NPZ_RECIPE, recipe))
 
 
 def _tree(archive: Archive, within: str) -> dict[str, object]:
@@ -61,7 +79,9 @@ def _tree(archive: Archive, within: str) -> dict[str, object]:
     arrays = [entry for entry in archive.entries.values() if not entry.method]
     archive.file.need((entry.data, entry.data + min(_HEAD_BYTES, entry.size)) for entry in arrays)
     for record in archive.entries:
-        key = record.removesuffix(_SUFFIX)
+        if record == NPZ_RECIPE:
+            continue
+        key = record.removesuffix(NPY_SUFFIX)
         if key in tree:
             raise FormatError(f"the archive has two records for the key {escape(key)}.", rule="duplicate key")
         tree[key] = _entry(archive, record, within)
@@ -70,7 +90,7 @@ def _tree(archive: Archive, within: str) -> dict[str, object]:
 
 def _entry(archive: Archive, key: str, within: str) -> object:
     entry = archive.entries[key]
-    if not key.endswith(_SUFFIX):
+    if not key.endswith(NPY_SUFFIX):
         return OpaqueResult(GlobalName("zip", "record"))
     if entry.method:
         return OpaqueResult(GlobalName("numpy", "compressed array"))

@@ -6,13 +6,11 @@ Follows ``torch/serialization.py`` and ``caffe2/serialize/inline_container.cc``.
 
 from __future__ import annotations
 
-import zlib
-
 from ..storage.read.base import File, Source
 from ..util.text import count
 from .base import limits
 from .base.header import FilePrint, Header, naming
-from .base.header_digest import UNSEALED, digest_outside, seal_of
+from .base.header_digest import digest_outside
 from .torch.archive import TorchArchive, script_tensors
 from .torch.pickle_writer import PARAMETERS
 from .torch.rebuild import rebuilders
@@ -73,17 +71,7 @@ def _frame(archive: Archive, root: str, recipe: str) -> str:
     """
     stored = [one for one in archive.entries.values() if one.name.startswith(f"{root}data/")]
     payload = sorted((one.data, one.data + one.stored) for one in stored if not one.name.endswith(PARAMETERS))
-    sealed, patches = seal_of(recipe), []
-    if sealed:
-        entry = archive.entries[ZIP_RECORD]
-        plain = recipe.replace(sealed, UNSEALED, 1).encode()
-        crc = zlib.crc32(plain).to_bytes(4, "little")
-        patches = [
-            (entry.header + 14, crc),
-            (entry.data, plain),
-            (archive.directory_offset + entry.listed + 16, crc),
-        ]
-    return digest_outside(archive.file, payload, patches)
+    return digest_outside(archive.file, payload, archive.without_seal(ZIP_RECORD, recipe))
 
 
 FORMAT = _TorchZip()

@@ -11,12 +11,13 @@ from .case import all_named, broken, by_refusal, each, unsafe, written
 from .holding import held
 
 RULES = {
-    broken("cut short"): ("a map alone", "cut in an array", "2^32 entries", "2^32 items", "a text of 2^32 bytes", "an extension of 2^32 bytes", "an empty extension"),
+    broken("cut short"): ("a map alone", "cut in an array", "2^32 entries", "2^32 items", "a text of 2^32 bytes", "an extension of 2^32 bytes", "an empty extension", "a recipe of 2^31 bytes"),
     broken("msgpack end"): ("bytes behind",),
     broken("no state dict"): ("no array",),
     broken("msgpack"): ("a byte that means nothing",),
     broken("msgpack key"): ("a key that is a number",),
-    broken("duplicate key"): ("a key twice", "two paths of one key"),
+    broken("recipe size"): ("a recipe that is a number", "a recipe that is a map"),
+    broken("duplicate key"): ("a key twice", "two recipes", "two paths of one key"),
     broken("msgpack text"): ("a key that is no text", "a key of 100,000 bytes"),
     unsafe("tree depth"): ("nested too deeply",),
     broken("msgpack array"): ("an array of two", "an array that is a map", "a shape that is a number", "a dtype that is a number", "data that are a text", "bytes behind an array", "a chunk that is missing", "chunks of two dtypes", "no chunks"),

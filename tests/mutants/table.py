@@ -18,6 +18,18 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "the checksum of a record of npz is that of the array's header and values together",
+        "        if not self.lead:\n",
+        "        if True:\n",
+        "formats/test_npz_writer.py",
+    ),
+    Mutant(
+        "a key that is the beginning of another key is not written to msgpack",
+        "        if name in level:\n            raise _array_and_dict",
+        "        if not level and name in level:\n            raise _array_and_dict",
+        "formats/exported/test_flax_writer.py",
+    ),
+    Mutant(
         "a merge does not use the statistics of another model",
         "        check_belongs(said, checkpoint.path, models[model].stored or models[model])\n",
         "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -76,6 +76,8 @@ def check_shards(size: int, text: str, shards: int, tensors: int) -> None:
 
 
 DEFAULT_SHARD = "5GB"
+USUAL = ("safetensors", "pth")
+"""The formats that hints name first."""
 ALL_RANKS = "all ranks"
 """The name of the ``OutputFile`` that stands for the files of all ranks."""
 
@@ -198,11 +200,21 @@ def _is_of_folders(writer: Writer) -> bool:
     return not writer.suffixes
 
 
+def _names_of_writers(fits: Callable[[Writer], bool]) -> list[str]:
+    """Return the names of the formats whose writer ``fits``: those of ``USUAL`` first, those of folders last."""
+    found = [writer.name for writer in sorted(writers().values(), key=_is_of_folders) if fits(writer)]
+    return [name for name in USUAL if name in found] + [name for name in found if name not in USUAL]
+
+
+def _names_with_dtype(dtype: str) -> list[str]:
+    return _names_of_writers(lambda writer: dtype in writer.dtypes)
+
+
 def _out_tensors(steps: Sequence[Step], writer: Writer, quantisers: Mapping[str, StoredQuantiser]) -> list[OutTensor]:
     made = []
     for step in steps:
         if step.dtype not in writer.dtypes:
-            others = [w.name for w in sorted(writers().values(), key=_is_of_folders) if step.dtype in w.dtypes]
+            others = _names_with_dtype(step.dtype)
             leave = f"Leave the tensor out first: ckpt filter --exclude {escape(step.key)}."
             is_made = step.operation.startswith(QUANTISED_NOW)
             other = " Or leave --gguf-type out." if is_made else " Or decode it: ckpt convert --dequantize."
@@ -277,7 +289,7 @@ def _check_readable(tensors: Sequence[OutTensor], writer: Writer) -> None:
     The limit for keys is the total number of their segments. A segment is the part of a key between two dots.
     """
     if len(tensors) > writer.most:
-        others = [other.name for other in writers().values() if other.most >= len(tensors)]
+        others = _names_of_writers(lambda other: other.most >= len(tensors))
         raise OutputError(
             f"{count(len(tensors), 'tensor')} are too many for the format {writer.name}: "
             f"ckptsurgeon reads at most {writer.most}.",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 
-from ...errors import UnsafeError
+from ...errors import ConfigError, UnsafeError
 from ...storage.read.base import Folder
 from ...util.text import escape
 from .header import IndexFile, OutputLayout, OutTensor
@@ -22,6 +22,7 @@ __all__ = [
     "INDEX",
     "RECIPE_FILE",
     "IndexedShards",
+    "OneFile",
     "folder_digest",
     "folder_frame",
     "folder_recipe",
@@ -203,6 +204,31 @@ class IndexedShards:
         if not isinstance(name, str):
             return False
         return os.path.basename(name) == shard_name(name) and name.endswith(self._suffix)
+
+
+class OneFile:
+    """Refuses to write several files: a checkpoint of the format ``name`` is always one file, ``NAME.suffix``.
+
+    The suffix is the name of the format, unless ``suffix`` is given.
+    """
+
+    def __init__(self, name: str, suffix: str = "") -> None:
+        self._name = name
+        self._suffix = suffix or name
+
+    def names(self, number: int) -> list[str]:
+        """Raise ConfigError: the format cannot be written into a folder."""
+        raise ConfigError(
+            f"{self._name} is written as one file.", hint=f"Write to NAME.{self._suffix}, without --max-shard-size."
+        )
+
+    def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:
+        """Return an empty mapping: a single file needs no index."""
+        return {}
+
+    def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
+        """Return an empty set: a checkpoint of this format has no folder."""
+        return set()
 
 
 def folder_frame(folder: Folder, digests: Mapping[str, str]) -> str:

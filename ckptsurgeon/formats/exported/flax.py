@@ -1,4 +1,4 @@
-"""Reads the msgpack files of Flax (``flax_model.msgpack``): nested dicts with arrays, each of which is one piece.
+"""Reads and writes the msgpack files of Flax (``flax_model.msgpack``): nested dicts with arrays, each in one piece.
 
 Follows ``flax/serialization.py`` (``msgpack_serialize``) and https://github.com/msgpack/msgpack/blob/master/spec.md. An
 array is an extension of type 1: its shape, the name of its dtype and its bytes, as msgpack. An array over 1 GB is a
@@ -22,22 +22,21 @@ from ...tensors.info import Storage, TensorInfo
 from ...util.text import escape
 from ..base import limits
 from ..base.header import FilePrint, Header, naming
-from ..base.header_digest import digest_outside
+from ..base.header_digest import UNSEALED, digest_outside, seal_of
 from ..base.untrusted import check_elements, check_sizes
 from ..base.window import Window
 from ..pickle.values import GlobalName, OpaqueResult
+from ._flax_writer import ARRAY, FLAX_DTYPES, FLAX_RECIPE, FlaxWriter
 
 __all__ = ["FORMAT"]
 
 _HEAD = re.compile(rb"(?:[\x81-\x8f]|\xde..|\xdf....)(?:[\xa1-\xbf]|\xd9.)[\x20-\x7e]", re.DOTALL)
 """Matches a map whose first key is a string."""
-_KINDS = ("float", "int", "uint", "bool", "complex")
-_DTYPES = {name for name, dtype in DTYPES.items() if dtype.kind in _KINDS and dtype.bits >= 8} - {"complex32"}
 _PARAMETERS = "params"
 """The entry with the parameters in a training state; other entries are the step, the optimizer and so on."""
 _CHUNKED = "__msgpack_chunked_array__"
-_ARRAY, _SCALAR = 1, 3
-"""The types of extensions that contain an array."""
+_SCALAR = 3
+"""The type of an extension that contains an array without a shape; other arrays have the type ``ARRAY``."""
 _NUMBERS = dict(zip(range(0xCA, 0xD4), (">f", ">d", ">B", ">H", ">I", ">Q", ">b", ">h", ">i", ">q"), strict=True))
 """The struct format of a number by its first byte."""
 _LENGTHS = {
@@ -61,6 +60,7 @@ class _Item(NamedTuple):
 class _Flax:
     name = "flax"
     magic: tuple[bytes, ...] = ()
+    writer = FlaxWriter()
 
     def sniff(self, source: Source, head: bytes) -> bool:
         """Return whether the file begins with a msgpack map that has a string as its first key."""
@@ -81,11 +81,19 @@ class _Flax:
                     rule="no state dict",
                 )
             digest = digest_outside(source, reader.arrays)
-            if isinstance(tree.get(_PARAMETERS), dict):
+            recipe = reader.recipe_text()
+            if recipe is None and isinstance(tree.get(_PARAMETERS), dict):
                 flat = {key: _flat(one) if isinstance(one, dict) else one for key, one in tree.items()}
-            else:  # the file has the parameters alone
+            else:  # the file has the parameters alone, or ckptsurgeon wrote it
                 flat = _flat(tree)
-        return Header(self.name, flat, (FilePrint.of(source, digest, name),), {name: source})
+        return Header(
+            format=self.name,
+            tree=flat,
+            files=(FilePrint.of(source, digest, name),),
+            handles={name: source},
+            recipe=recipe,
+            frame=lambda: reader.frame(recipe or ""),
+        )
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,14 +121,17 @@ def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 class _Reader:
     """Reads values; ``arrays`` has the range of the bytes of each array, in the order of the file.
 
+    ``recipe`` is the offset of the recipe and its number of bytes; None if there is none.
+
     Raises FormatError if the bytes are not valid, UnsafeError if there are too many values or they are nested too
     deeply.
     """
 
     def __init__(self, file: File, name: str) -> None:
         self.arrays: list[tuple[int, int]] = []
+        self.recipe: tuple[int, int] | None = None
         self._name = name
-        self._window = Window(file)
+        self._file, self._window = file, Window(file)
         self._left = limits.TREE_NODES
 
     def value(self, at: int, end: int, depth: int = 0) -> tuple[Any, int]:
@@ -138,7 +149,7 @@ class _Reader:
         if item.kind == "text":
             return self._text(item, limits.KEY_CHARACTERS), after
         if item.kind == "extension":
-            if item.value in (_ARRAY, _SCALAR):
+            if item.value in (ARRAY, _SCALAR):
                 return self._array(item.begin, after), after
             return OpaqueResult(GlobalName("msgpack", f"type {item.value}"), ()), after
         if item.kind == "bytes":
@@ -158,10 +169,37 @@ class _Reader:
             if named.kind != "text":
                 raise FormatError("a key of a map is not a string.", rule="msgpack key")
             key = self._text(named, limits.KEY_CHARACTERS)
-            if key in found:
+            is_recipe = key == FLAX_RECIPE and depth == 1
+            if is_recipe and self.recipe is None:
+                at = self._place_recipe(named.begin + named.length, end)
+                continue
+            if key in found or is_recipe:
                 raise FormatError(f"a map has the key {escape(key)} twice.", rule="duplicate key")
             found[key], at = self.value(named.begin + named.length, end, self._deeper(depth))
         return (_joined(found) if found.get(_CHUNKED) is True else found), at
+
+    def _place_recipe(self, at: int, end: int) -> int:
+        """Store where the recipe is, and return the offset after it."""
+        item = self._item(at, end)
+        if item.kind != "text" or item.length > limits.RECIPE_BYTES:
+            raise FormatError(
+                f"its entry {FLAX_RECIPE} is not a string of at most {limits.RECIPE_BYTES:,} bytes, as a recipe is.",
+                rule="recipe size",
+            )
+        self.recipe = (item.begin, item.length)
+        return item.begin + item.length
+
+    def recipe_text(self) -> str | None:
+        """Return the text of the recipe; None if there is none."""
+        return None if self.recipe is None else self._file.read(*self.recipe).decode("utf-8", "replace")
+
+    def frame(self, recipe: str) -> str:
+        """Return the digest of all bytes of the file except its arrays, as if ``recipe`` had no seal."""
+        patches = []
+        if self.recipe is not None and (sealed := seal_of(recipe).encode()):
+            begin, length = self.recipe
+            patches = [(begin + self._file.read(begin, length).rfind(sealed), UNSEALED.encode())]
+        return digest_outside(self._file, self.arrays, patches)
 
     def _array(self, at: int, end: int) -> TensorInfo:
         """Return the header of the array in an extension, which is a list: shape, name of the dtype, bytes."""
@@ -186,7 +224,7 @@ class _Reader:
             raise FormatError("an array is not a list of its shape, its dtype and its bytes.", rule="msgpack array")
         self.arrays.append((data.begin, end))
         dtype = self._text(named, limits.KEY_CHARACTERS)
-        if dtype not in _DTYPES:
+        if dtype not in FLAX_DTYPES:
             return TensorInfo("uint8", shape, opaque=f"its type {escape(dtype, 40)} is not read from Flax")
         if prod(shape) * DTYPES[dtype].bits // 8 != data.length:
             raise FormatError(f"an array is {dtype} {list(shape)}, but has {data.length} bytes.", rule="tensor size")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 from ...errors import ConfigError, OutputError
 from ...tensors.dtypes import DTYPES
 from ...util.text import escape
-from ..base.header import ExtraEntries, IndexFile, OutputLayout, OutTensor
+from ..base.header import ExtraEntries, OutTensor
 from ..base.limits import TENSORS
+from ..base.sharded_writer import OneFile
 from .types import NUMBERS
 from .values import TEXT, UINT32, Typed, packed
 
@@ -117,27 +118,11 @@ def _info(tensor: OutTensor, offset: int) -> bytes:
     return packed(TEXT, name) + sizes + struct.pack("<IQ", NUMBERS[tensor.dtype], offset)
 
 
-class _OneFile:
-    """Refuses to write several files: a GGUF checkpoint is always one file, since llama.cpp reads no index."""
-
-    def names(self, number: int) -> list[str]:
-        """Raise ConfigError: GGUF cannot be written into a folder."""
-        raise ConfigError("GGUF is written as one file.", hint="Write to NAME.gguf, without --max-shard-size.")
-
-    def index(self, files: Mapping[str, tuple[Sequence[OutTensor], OutputLayout]]) -> Mapping[str, IndexFile]:
-        """Return an empty mapping: a single file needs no index."""
-        return {}
-
-    def family(self, present: Collection[str], read: Callable[[str], bytes]) -> set[str]:
-        """Return an empty set: a GGUF checkpoint has no folder."""
-        return set()
-
-
 class GgufWriter:
     """Writes GGUF files of version 3; ``beside`` in ``layout`` has the metadata entries with their types."""
 
     name = "gguf"
-    sharding = _OneFile()
+    sharding = OneFile("gguf")
     suffixes = (".gguf",)
     shares = False
     most = TENSORS

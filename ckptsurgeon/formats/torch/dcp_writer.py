@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from ...tensors.dtypes import DTYPES
 from ..base.header import ExtraEntries, IndexFile, OutputLayout, OutTensor
 from ..base.limits import PIECES
+from ..zip.layout import ZipLayout
 from .pickle_writer import PickleWriter, tensor_pickle
-from .zip_writer import ZipLayout, ZipWriter
+from .zip_writer import ZipWriter, torch_archive
 
 __all__ = ["METADATA", "DcpWriter"]
 
@@ -38,7 +39,7 @@ class _FileLayout:
         for tensor in tensors:
             archive = known.get((tensor.dtype, tensor.shape))
             if archive is None:
-                archive = ZipLayout(tensor_pickle(tensor, "0"), [tensor._replace(key="")])
+                archive = torch_archive(tensor_pickle(tensor, "0"), [tensor._replace(key="")])
                 known[tensor.dtype, tensor.shape] = archive
             offset, nbytes = archive.slots[""]
             self.slots[tensor.key] = (self.size + offset, nbytes)

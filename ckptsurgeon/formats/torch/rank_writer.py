@@ -16,8 +16,9 @@ from ...util.text import escape
 from ..base.header import ExtraEntries, IndexFile, OutputLayout, OutTensor
 from ..base.limits import RANK_PIECES
 from ..base.spread import RankShares, SpreadLayout, part_of
+from ..zip.layout import ZipLayout
 from .pickle_writer import PickleWriter
-from .zip_writer import ZipLayout, ZipWriter
+from .zip_writer import ZipWriter, torch_archive
 
 __all__ = ["FsdpWriter"]
 
@@ -230,4 +231,4 @@ def _layout(tensors: Sequence[OutTensor], shares: RankShares, rank: int) -> ZipL
     writer.out += b"u."
     cut = any(tensor.key in shares.axes for tensor in tensors)
     ranks = OutTensor(_RANKS, "int32", (shares.ranks,), 4 * shares.ranks)
-    return ZipLayout(bytes(writer.out), [*parts, *([ranks] if cut else [])])
+    return torch_archive(bytes(writer.out), [*parts, *([ranks] if cut else [])])

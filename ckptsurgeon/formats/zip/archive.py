@@ -16,6 +16,7 @@ from ...errors import FormatError, UnsafeError
 from ...storage.read.base import File
 from ...util.text import escape
 from ..base import limits
+from ..base.header_digest import UNSEALED, seal_of
 from .records import DEFLATED, FULL, Listed, ZipEntry, locate, record_at, wide_sizes
 from .remote import locate_remote
 
@@ -69,6 +70,19 @@ class Archive:
         if entry.crc32 and zlib.crc32(data) != entry.crc32:
             raise FormatError(f"{record_at(self.file, name)} does not match its checksum.", rule="crc")
         return data
+
+    def without_seal(self, name: str, recipe: str) -> list[tuple[int, bytes]]:
+        """Return (offset, bytes) of what changes if the seal of ``recipe``, the text of a record, is all zeros.
+
+        The checksum of the record changes, too. The list is empty if the recipe has no seal.
+        """
+        sealed = seal_of(recipe)
+        if not sealed:
+            return []
+        entry = self.entries[name]
+        plain = recipe.replace(sealed, UNSEALED, 1).encode()
+        crc = zlib.crc32(plain).to_bytes(4, "little")
+        return [(entry.header + 14, crc), (entry.data, plain), (self.directory_offset + entry.listed + 16, crc)]
 
 
 def _inflate(data: bytes, size: int, where: str) -> bytes:
