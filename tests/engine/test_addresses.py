@@ -98,7 +98,7 @@ def test_every_verb_writes_to_an_address(memory: Place, verb: str) -> None:
 
 @pytest.mark.parametrize("to", output_formats())
 def test_every_format_is_written_to_an_address(memory: Place, to: str) -> None:
-    suffix = {"flax": ".msgpack", "gguf": ".gguf", "npz": ".npz", "pth": ".pth"}.get(to, "")
+    suffix = {"flax": ".msgpack", "gguf": ".gguf", "hdf5": ".h5", "npz": ".npz", "pth": ".pth"}.get(to, "")
     more = {"ranks": 2} if to in ("fsdp", "tp") else {}
     cs.apply(cs.convert("a.safetensors"), f"local{suffix}", to=to, **more)
     cs.apply(cs.convert("a.safetensors"), f"{memory.uri}/far{suffix}", to=to, **more)

@@ -18,15 +18,27 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "a group of an HDF5 file with many datasets has a tree of several levels",
+        "        while level == 0 or len(children) > 1:\n",
+        "        while level == 0:\n",
+        "formats/exported/test_hdf5_writer.py",
+    ),
+    Mutant(
+        "a recipe of an HDF5 file is a text of the stated length",
+        "found.is_text and found.size == stored.size <= limits.RECIPE_BYTES",
+        "found.size == stored.size <= limits.RECIPE_BYTES",
+        "formats/exported/test_hdf5.py",
+    ),
+    Mutant(
         "the checksum of a record of npz is that of the array's header and values together",
         "        if not self.lead:\n",
         "        if True:\n",
         "formats/test_npz_writer.py",
     ),
     Mutant(
-        "a key that is the beginning of another key is not written to msgpack",
-        "        if name in level:\n            raise _array_and_dict",
-        "        if not level and name in level:\n            raise _array_and_dict",
+        "a key that is the beginning of another key is not written as a nested dict or group",
+        "        if name in level:\n            raise _tensor_and_group",
+        "        if not level and name in level:\n            raise _tensor_and_group",
         "formats/exported/test_flax_writer.py",
     ),
     Mutant(

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeAlias
 
 from ...errors import OutputError
 from ...tensors.dtypes import DTYPES
 from ...util.text import escape
 from ..base import limits
 from ..base.header import ExtraEntries, OutTensor
+from ..base.nesting import Nested, leaves, nested
 from ..base.sharded_writer import OneFile
 
 __all__ = ["ARRAY", "FLAX_DTYPES", "FLAX_RECIPE", "FlaxWriter"]
@@ -33,8 +33,6 @@ _LARGEST = 0xFFFFFFFF - 1024
 """The most bytes of an array: msgpack stores the length of an extension, which also has a shape, in 32 bits."""
 _ITEMS = 6
 """How many values an array with its key has in msgpack, besides the sizes of its shape."""
-
-_Tree: TypeAlias = "dict[str, _Tree | OutTensor]"
 
 
 class FlaxWriter:
@@ -60,7 +58,7 @@ class FlaxWriter:
         The parts of a key between dots become nested dicts. Raises OutputError for keys that cannot be nested, or for
         an array that is too large for msgpack.
         """
-        tree = _tree(tensors)
+        tree = nested(tensors, ".", self.name)
         _check_number(tree)
         return _FlaxLayout(tree, recipe)
 
@@ -68,14 +66,14 @@ class FlaxWriter:
 class _FlaxLayout:
     """The layout of a file: the recipe is its first entry, then follow the arrays."""
 
-    def __init__(self, tree: _Tree, recipe: Sequence[str]) -> None:
+    def __init__(self, tree: Nested, recipe: Sequence[str]) -> None:
         self._entries = len(tree)
         self._pieces = [bytearray()]
         """The bytes before the first array, those between two arrays, and those after the last array."""
         _append(tree, self._pieces)
         at = sum(map(len, self._start(recipe)))
         self.slots: dict[str, tuple[int, int]] = {}
-        for piece, tensor in zip(self._pieces, _leaves(tree), strict=False):
+        for piece, tensor in zip(self._pieces, leaves(tree), strict=False):
             self.slots[tensor.key] = (at + len(piece), tensor.nbytes)
             at += len(piece) + tensor.nbytes
         self.size = at + len(self._pieces[-1])
@@ -100,37 +98,7 @@ class _FlaxLayout:
         yield at, bytes(self._pieces[-1])
 
 
-def _tree(tensors: Sequence[OutTensor]) -> _Tree:
-    """Return nested dicts of the tensors; raises OutputError if a key is the beginning of another key."""
-    tree: _Tree = {}
-    for tensor in tensors:
-        *path, name = tensor.key.split(".")
-        if len(path) >= limits.TREE_DEPTH:
-            raise OutputError(
-                f"the key {escape(tensor.key)} has more than {limits.TREE_DEPTH} parts between dots: they would be "
-                "nested too deeply for flax.",
-                hint="Rename it, with ckpt rename --map, or use --to safetensors.",
-            )
-        level: _Tree | OutTensor = tree
-        for part in path:
-            level = level.setdefault(part, {}) if isinstance(level, dict) else level
-        if not isinstance(level, dict):
-            raise _array_and_dict(level.key, tensor.key)
-        if name in level:
-            raise _array_and_dict(tensor.key, next(_leaves({name: level[name]})).key)
-        level[name] = tensor
-    return tree
-
-
-def _array_and_dict(short: str, long: str) -> OutputError:
-    return OutputError(
-        f"flax cannot store both {escape(short)} and {escape(long)}: in nested dicts, {escape(short)} would be an "
-        "array and a dict.",
-        hint="Rename one of them, with ckpt rename --map, or use --to safetensors.",
-    )
-
-
-def _check_number(tree: _Tree) -> None:
+def _check_number(tree: Nested) -> None:
     """Raise OutputError if the file would have more values than ckptsurgeon reads."""
     number = _values(tree) + len((FLAX_RECIPE, "its text"))
     if number > limits.TREE_NODES:
@@ -140,19 +108,11 @@ def _check_number(tree: _Tree) -> None:
         )
 
 
-def _values(tree: _Tree) -> int:
+def _values(tree: Nested) -> int:
     return 1 + sum(1 + _values(one) if isinstance(one, dict) else _ITEMS + len(one.shape) for one in tree.values())
 
 
-def _leaves(tree: _Tree) -> Iterator[OutTensor]:
-    for one in tree.values():
-        if isinstance(one, dict):
-            yield from _leaves(one)
-        else:
-            yield one
-
-
-def _append(tree: _Tree, pieces: list[bytearray]) -> None:
+def _append(tree: Nested, pieces: list[bytearray]) -> None:
     """Append the bytes of the entries of a dict; after each array, a new piece begins."""
     for name, one in tree.items():
         pieces[-1] += _text(name)

@@ -1,4 +1,4 @@
-"""Reads HDF5 files: the weights of Keras (``.h5``, ``.weights.h5``), and any datasets of numbers that h5py writes.
+"""Reads HDF5 files: the weights of Keras (``.h5``, ``.weights.h5``), and any datasets of numbers; writes datasets.
 
 HDF5 File Format Specification 3.0, https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html. A key is the
 path of a dataset, such as ``layers/dense/vars/0``. Values that are contiguous in the file are read there; those in
@@ -7,10 +7,16 @@ chunks are put together when needed. Links to other files are refused.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ...storage.read.base import File, Source
 from ..base.header import FilePrint, Header, naming
-from ..base.header_digest import digest_outside
+from ..base.header_digest import UNSEALED, digest_outside, seal_of
 from ..hdf5.superblock import superblock_at
+from ..hdf5.writer import Hdf5Writer
+
+if TYPE_CHECKING:
+    from ..hdf5.content import HdfContent
 
 __all__ = ["FORMAT"]
 
@@ -18,6 +24,7 @@ __all__ = ["FORMAT"]
 class _Hdf5:
     name = "hdf5"
     magic: tuple[bytes, ...] = ()
+    writer = Hdf5Writer()
 
     def sniff(self, source: Source, head: bytes) -> bool:
         """Return whether the file begins with the signature of HDF5, or has it after a user block of zeros."""
@@ -31,6 +38,7 @@ class _Hdf5:
         with naming(source):
             content = read_content(source, name)
             digest = digest_outside(source, content.payload)
+            recipe = _text(source, content.recipe)
         return Header(
             format=self.name,
             tree=content.tree,
@@ -38,7 +46,25 @@ class _Hdf5:
             handles=content.datasets.handles(),
             metadata=content.metadata,
             notes=tuple(content.notes()),
+            recipe=recipe,
+            frame=lambda: _frame(source, content, recipe or ""),
         )
+
+
+def _text(file: File, place: tuple[int, int] | None) -> str | None:
+    if place is None:
+        return None
+    begin, end = place
+    return file.read(begin, end - begin).decode("utf-8", "replace")
+
+
+def _frame(file: File, content: HdfContent, recipe: str) -> str:
+    """Return the digest of all bytes of a file except its values, as if its recipe had no seal."""
+    patches = []
+    if content.recipe is not None and (sealed := seal_of(recipe).encode()):
+        begin, end = content.recipe
+        patches = [(begin + file.read(begin, end - begin).rfind(sealed), UNSEALED.encode())]
+    return digest_outside(file, content.payload, patches)
 
 
 FORMAT = _Hdf5()

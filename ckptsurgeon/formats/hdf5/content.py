@@ -17,6 +17,7 @@ from .groups import is_group, links_of
 from .heaps import GlobalHeap
 from .objects import HeaderMessage, messages_at
 from .superblock import read_superblock, superblock_at
+from .writer import HDF5_RECIPE
 
 __all__ = ["HdfContent", "read_content"]
 
@@ -28,7 +29,7 @@ def read_content(file: File, within: str) -> HdfContent:
     """
     content = HdfContent(BlockReader(file, superblock_at(file, file.read(0, min(512, file.size)))), within)
     content.read()
-    _check_apart(content.payload, content.blocks.blocks)
+    _check_apart([*content.payload, *filter(None, [content.recipe])], content.blocks.blocks)
     return content
 
 
@@ -36,7 +37,7 @@ class HdfContent:
     """Walks through the groups of a file.
 
     ``tree`` has the datasets by their paths; an object with several hard links has several paths. ``metadata`` has the
-    texts in the attributes of the root group.
+    texts in the attributes of the root group. ``recipe`` is the range (begin, end) of the recipe, or None.
     """
 
     def __init__(self, blocks: BlockReader, within: str) -> None:
@@ -44,6 +45,7 @@ class HdfContent:
         self.datasets = DatasetReader(blocks, self._heap, within)
         self.tree: dict[str, Any] = {}
         self.metadata: dict[str, str] = {}
+        self.recipe: tuple[int, int] | None = None
         self._known: dict[int, Any] = {}
         self._soft: list[str] = []
         self._long: list[str] = []
@@ -96,6 +98,8 @@ class HdfContent:
                     if link.address in above:
                         raise FormatError(f"the group {escape(path)} contains itself.", rule="hdf5 cycle")
                     inner.append((f"{path}/", link.address, above | {link.address}))
+                elif path == HDF5_RECIPE:
+                    self.recipe = self.datasets.text_range(path, messages)
                 else:
                     texts = texts_of(self.blocks, self._heap, messages, [])
                     made[link.address] = self.datasets.read(path, messages, texts)

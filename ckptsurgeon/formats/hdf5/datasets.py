@@ -89,6 +89,22 @@ class DatasetReader:
             storage.big_endian = found.big_endian
         return TensorInfo(found.dtype, dataset.shape, storage, opaque=unread)
 
+    def text_range(self, name: str, messages: Sequence[HeaderMessage]) -> tuple[int, int]:
+        """Return the range (begin, end) in the file of a text of fixed length, in one piece: a recipe.
+
+        Raises FormatError if the dataset is another one.
+        """
+        kind, layout = (one_of(messages, one) for one in (TYPE, CONTIGUITY))
+        if kind is not None and layout is not None and not kind.shared:
+            found, stored = element_type(kind.fields), layout_in(self._blocks, layout)
+            fits = stored.kind == "contiguous" and found.is_text and found.size == stored.size <= limits.RECIPE_BYTES
+            if fits and stored.address is not None and stored.address + stored.size <= self._blocks.size:
+                return self._blocks.base + stored.address, self._blocks.base + stored.address + stored.size
+        raise FormatError(
+            f"its dataset {escape(name)} is not a recipe: a text of up to {limits.RECIPE_BYTES:,} bytes in one piece.",
+            rule="recipe size",
+        )
+
     def _storage(self, one: _Dataset) -> tuple[Storage | None, str]:
         """Return the storage of a dataset; if it is not read, None and the reason."""
         self._check_here(one)

@@ -1,14 +1,15 @@
-"""Reads datatypes and dataspaces: the dtype and the shape of a dataset (specification, IV.A.2)."""
+"""Reads datatypes and dataspaces, and writes datatypes: dtype and shape of a dataset (specification, IV.A.2)."""
 
 from __future__ import annotations
 
+import struct
 from typing import NamedTuple
 
 from ..base import limits
 from ..base.untrusted import check_elements, check_sizes
 from .blocks import BlockReader, Fields, malformed
 
-__all__ = ["ElementType", "element_type", "shape_in"]
+__all__ = ["TEXT_TYPE", "TYPE_MESSAGES", "ElementType", "element_type", "shape_in"]
 
 _FIXED, _FLOAT, _OPAQUE, _ENUM = 0, 1, 5, 8
 _CLASSES = {
@@ -117,3 +118,31 @@ def shape_in(blocks: BlockReader, fields: Fields) -> tuple[tuple[int, ...], tupl
     if any(larger is not None and larger < size for size, larger in zip(shape, most, strict=True)):
         raise malformed(what, "has a size above its largest size")
     return shape, tuple(most)
+
+
+def _type_of_integer(size: int, *, signed: bool) -> bytes:
+    return struct.pack("<4BI2H", 0x10 | _FIXED, 8 * signed, 0, 0, size, 0, 8 * size)
+
+
+def _type_of_float(form: tuple[int, ...]) -> bytes:
+    size, sign, *parts, bias = form
+    exponent_at, exponent, mantissa_at, mantissa = parts
+    head = struct.pack("<4BI", 0x10 | _FLOAT, _IMPLIED << 4, sign, 0, size)
+    return head + struct.pack("<2H4BI", 0, 8 * size, exponent_at, exponent, mantissa_at, mantissa, bias)
+
+
+def _type_of_bool() -> bytes:
+    names = b"".join(name + bytes(8 - len(name) % 8) for name in _BOOL)
+    head = struct.pack("<BHxI", 0x10 | _ENUM, len(_BOOL), 1)
+    return head + _type_of_integer(1, signed=True) + names + bytes(_BOOL.values())
+
+
+TYPE_MESSAGES = {
+    **{name: _type_of_integer(size, signed=True) for size, name in _INTEGERS.items()},
+    **{f"u{name}": _type_of_integer(size, signed=False) for size, name in _INTEGERS.items()},
+    **{name: _type_of_float(form) for form, name in _FLOATS.items()},
+    "bool": _type_of_bool(),
+}
+"""The datatype message of each dtype that is written, little-endian; bool is the enumeration that h5py has for it."""
+TEXT_TYPE = bytes([0x13, 0x11, 0, 0])
+"""The datatype of texts in UTF-8, padded with zeros; the number of bytes follows."""

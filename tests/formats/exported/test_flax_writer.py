@@ -69,9 +69,9 @@ def test_a_changed_byte_is_seen_in_an_array_and_outside_the_arrays() -> None:
 @pytest.mark.parametrize(
     ("keys", "why"),
     [
-        (("x.a", "x.a.b.c"), r"both x\.a and x\.a\.b\.c: in nested dicts, x\.a would be an array and a dict"),
-        (("x.a.b.c", "x.a"), r"both x\.a and x\.a\.b\.c: in nested dicts, x\.a would be an array and a dict"),
-        ((".".join("a" * 65),), "has more than 64 parts between dots"),
+        (("x.a", "x.a.b.c"), r"both x\.a and x\.a\.b\.c: x\.a would be both a tensor and a group of tensors"),
+        (("x.a.b.c", "x.a"), r"both x\.a and x\.a\.b\.c: x\.a would be both a tensor and a group of tensors"),
+        ((".".join("a" * 65),), "has more than 64 parts between"),
     ],
 )
 def test_keys_that_cannot_be_nested_are_refused_before_a_byte_is_written(keys: tuple[str, ...], why: str) -> None:

@@ -369,6 +369,18 @@ def bomb(blocks: Blocks) -> int:
     return blocks.group({"w": blocks.dataset(chunked(tree, (size // 4,)), filters(1), shape=(size // 4,))})
 
 
+def with_recipe(kind: bytes, address: int | None = None, size: int = 8) -> bytes:
+    """A file with a tensor, and a dataset of this type with the name of the recipe."""
+
+    def make(blocks: Blocks) -> int:
+        at = blocks.add(b"{}" + bytes(size - 2)) if address is None else address
+        recipe = blocks.dataset(contiguous(at, size), shape=(), kind=kind)
+        return blocks.group({"ckptsurgeon.json": recipe, "w": blocks.floats()})
+
+    return one(make)
+
+
+TEXT = struct.pack("<4BI", 0x13, 0x11, 0, 0, 8)
 V108 = (GOLDEN / "few_v108.h5").read_bytes()
 LATEST = (GOLDEN / "many_latest.h5").read_bytes()
 INDEXES = (GOLDEN / "indexes_latest.h5").read_bytes()
@@ -450,6 +462,11 @@ HOSTILE: dict[str, bytes] = {
     "records of 1 byte": resealed(INDEXES, b"BTHD", (10, b"\1\0")),
     "a tree of 2^16 levels": resealed(INDEXES, b"BTHD", (12, b"\xff\xff")),
     "a heap without columns": resealed(LATEST, b"FRHP", (110, b"\0\0")),
+    "a recipe of numbers": with_recipe(FLOAT32, size=4),
+    "a recipe of 4 GB": with_recipe(TEXT[:4] + b"\xff" * 4, 96, (1 << 32) - 1),
+    "a recipe outside the file": with_recipe(TEXT, 1 << 40),
+    "a recipe of another length": with_recipe(TEXT, size=16),
+    "a recipe in the metadata": with_recipe(TEXT, 104),
     "a heap with filters": resealed(LATEST, b"FRHP", (7, b"\1\0")),
 }  # fmt: skip
 AT_COPYING: dict[str, bytes] = {
