@@ -13,6 +13,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..destinations._document import read_document
 from ..destinations.hf.config import VALIDATOR
 from ..destinations.hf.files import ADAPTER, CONFIG
+from ..destinations.hf.ignored_keys import ignored_keys
 from ..destinations.transformers import TOOLKIT as TRANSFORMERS
 from ..errors import CheckpointError, PlanError
 from ..planning.plan.plan import Plan
@@ -21,7 +22,7 @@ from ..storage.read.uri import scheme_of
 from ..util.text import count, escape, listing, shape_text
 from .model_folder.folder import ModelFolder, model_folder
 from .model_folder.weights.class_types import loaded_class
-from .quantised_class import ClassFinding, Kind, has_names_of, ignored_keys, quantised_findings
+from .quantised_class import ClassFinding, Kind, has_names_of, quantised_findings
 from .transplant.transplant import transplant
 
 __all__ = ["class_findings", "class_notes", "class_without_codes", "comparison_notes", "not_compared", "ties_of_class"]

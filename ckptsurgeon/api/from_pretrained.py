@@ -14,13 +14,13 @@ from ..analysis.fits.compare import compared
 from ..analysis.fits.fit import Fit
 from ..checkpoint.checkpoint import Checkpoint
 from ..destinations.hf.files import CONFIG
+from ..destinations.hf.ignored_keys import ignored_keys
 from ..errors import CheckpointError
 from ..planning.target import KnownLayout, TargetSpec
 from ..storage.json_text import read_json
 from ..tensors.info import TensorInfo
 from ..util.text import escape, listing
 from .inputs.operations import operate
-from .quantised_class import ignored_keys
 
 __all__ = ["class_of", "with_loader"]
 
@@ -42,8 +42,8 @@ def with_loader(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Fit:
     with suppress(CheckpointError):  # the shapes of an older layout may contradict each other
         known = target.recognise(checkpoint)
         loads = not fit.stripped and _loads(fit, _converted(checkpoint, known), target, name)
-    made = _matching(ignored_keys(name, is_missing=True), fit.missing)
-    unused = [key for key in _matching(ignored_keys(name), fit.unexpected) if key not in known.names]
+    made = _matching(ignored_keys(name, target.cache_key, is_missing=True), fit.missing)
+    unused = [key for key in _matching(ignored_keys(name, target.cache_key), fit.unexpected) if key not in known.names]
     converts = bool(known.operations) or 2 * len(known.names) > len(fit.missing)
     notes = tuple(_notes(name, known.by if converts else "", made, unused))
     return replace(fit, loader=name if loads else "", notes=(*fit.notes, *notes))
@@ -74,8 +74,8 @@ def _converted(checkpoint: Checkpoint, known: KnownLayout) -> Mapping[str, Tenso
 def _loads(fit: Fit, tensors: Mapping[str, TensorInfo], target: TargetSpec, name: str) -> bool:
     """Return whether the class ``name`` gets all its tensors from ``tensors``, apart from those that it ignores."""
     found = compared(fit.first, tensors, fit.second, target)
-    missing = found.missing.keys() - {*_matching(ignored_keys(name, is_missing=True), found.missing)}
-    unused = found.unexpected.keys() - {*_matching(ignored_keys(name), found.unexpected)}
+    missing = found.missing.keys() - {*_matching(ignored_keys(name, target.cache_key, is_missing=True), found.missing)}
+    unused = found.unexpected.keys() - {*_matching(ignored_keys(name, target.cache_key), found.unexpected)}
     return not (missing or unused or found.mismatched or found.uncopied)
 
 

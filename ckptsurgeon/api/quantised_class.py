@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from ..checkpoint.checkpoint import Checkpoint
+from ..destinations.hf.ignored_keys import ignored_keys
 from ..planning.target import TargetSpec
 from ..tensors.encodings._modules import Modules
 from ..tensors.encodings._parts import OF_CACHE
@@ -16,7 +17,7 @@ from ..tensors.encodings._plain_kinds import by_kind, leaves_out
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing, shape_text
 
-__all__ = ["ClassFinding", "Kind", "has_names_of", "ignored_keys", "kept_plain", "quantised_findings"]
+__all__ = ["ClassFinding", "Kind", "has_names_of", "kept_plain", "quantised_findings"]
 
 Kind: TypeAlias = Literal["missing", "optional", "shape", "unused", "plain", "unbuilt", "refused"]
 """What a finding is about.
@@ -90,7 +91,7 @@ def _other_modules(named: Mapping[str, str], target: TargetSpec, name: str) -> I
     own = {_module(key) for key in named}
     wanted = {_module(key) for key in target.tensors if key not in target.implied}
     every = {_module(key) for key in target.tensors}
-    ignored = ignored_keys(name)
+    ignored = ignored_keys(name, target.cache_key)
     missing = [one for one in sorted(wanted - own) if not any(re.search(pattern, one) for pattern in ignored)]
     unused = [one for one in sorted(own - every) if not any(re.search(pattern, one) for pattern in ignored)]
     if missing:
@@ -111,7 +112,7 @@ def _plain_tensors(
     are not reported here: ``_other_modules`` reports them.
     """
     own, coded = {_module(key) for key in named}, {one.name for one in checkpoint.codes.tensors}
-    ignored = ignored_keys(name)
+    ignored = ignored_keys(name, target.cache_key)
     vectors = {
         key: one.shape
         for key, one in target.tensors.items()
@@ -185,16 +186,3 @@ def _module(key: str) -> str:
     if experts is not None:
         return experts[1]
     return key.partition(".weight.")[0] if ".weight." in key else key.rpartition(".")[0]
-
-
-def ignored_keys(name: str, *, is_missing: bool = False) -> list[str]:
-    """Return patterns of the keys whose absence or presence a class of transformers ignores when loading.
-
-    If ``is_missing`` is true, only the patterns of keys whose absence is ignored are returned.
-    """
-    import transformers
-
-    made = getattr(transformers, name, None)
-    fields = ("_keys_to_ignore_on_load_missing", "_keys_to_ignore_on_load_unexpected")
-    own = [pattern for field in (fields[:1] if is_missing else fields) for pattern in getattr(made, field, None) or ()]
-    return [*own, r"rotary_emb\.inv_freq$"]

@@ -99,7 +99,7 @@ def _cosine(one: Agreement | None) -> Text:
     value = None if one is None else one.cosine
     if value is None:
         return Text("-")
-    return Text(f"{value:.2f}", style="red" if value < OPPOSED else "")
+    return Text(f"{value:.2f}".replace("-0.00", "0.00"), style="red" if value < OPPOSED else "")
 
 
 def _layers(found: Changes, names: Mapping[str, str]) -> Iterator[RenderableType]:

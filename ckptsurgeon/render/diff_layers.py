@@ -19,7 +19,11 @@ from .columns import Columns, Hanging
 __all__ = ["layers_view"]
 
 SHADES = " ░▒▓█"
-"""Shades from no change to the largest change of all layers; each stands for ten times the change of the one before."""
+"""Shades from no change to the largest change of all layers."""
+WIDE = 300.0
+"""If the largest change is over this many times the smallest, a shade stands for ten times the change before."""
+NARROW = 1.15
+"""The smallest factor between two shades: smaller differences between layers are not shown."""
 COLOURS = ("", "dim", "yellow", "bold yellow", "bold red")
 CELL = 7
 """The width of a column: a shade, a number of up to five characters, and a gap."""
@@ -54,10 +58,11 @@ class _Stack:
 def layers_view(found: Difference) -> RenderableType:
     """Return a table for each list of layers, and the largest changes elsewhere; values must have been compared."""
     stacks, elsewhere = _stacks(_changes(found))
-    most = max((one for stack in stacks.values() for one in stack.changes.values() if one > 0), default=0.0)
+    changes = [one for stack in stacks.values() for one in stack.changes.values() if one > 0]
+    least, most = min(changes, default=0.0), max(changes, default=0.0)
     parts: list[RenderableType] = []
     for name, stack in stacks.items():
-        parts += [_Table(name, stack, most), Text("")]
+        parts += [_Table(name, stack, least, most), Text("")]
     return Group(*parts, *_elsewhere(elsewhere), *_only_in_one(found))
 
 
@@ -109,8 +114,8 @@ def _without_parameter(role: str) -> str:
 class _Table:
     """The table of a list of layers for rich: it is split into several tables if the terminal is too narrow."""
 
-    def __init__(self, name: str, stack: _Stack, most: float) -> None:
-        self._name, self._stack, self._most = name, stack, most
+    def __init__(self, name: str, stack: _Stack, least: float, most: float) -> None:
+        self._name, self._stack, self._least, self._most = name, stack, least, most
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         roles = list(self._stack.roles)
@@ -142,7 +147,7 @@ class _Table:
             return Text(" " * CELL)
         if math.isnan(change):
             return Text(f"{'?':>6} ", style="bold red")
-        shade = _shade(change, self._most)
+        shade = _shade(change, self._least, self._most)
         return Text(f"{SHADES[shade]}{_number(change):>5} ", style=COLOURS[shade])
 
 
@@ -152,15 +157,17 @@ def _letters(number: int) -> list[str]:
     return list(islice(names, number))
 
 
-def _shade(change: float, most: float) -> int:
-    """Return the index of a change's shade in ``SHADES``.
+def _shade(change: float, least: float, most: float) -> int:
+    """Return the index of a change's shade in ``SHADES``: 4 for the largest changes, 0 for no change.
 
-    ``most`` is the largest change. The index is 4 for changes over a tenth of it, 3 over a hundredth, 2 over a
-    thousandth, 1 for smaller changes, and 0 for no change.
+    ``least`` and ``most`` are the smallest and the largest change. If they are far apart, the index is 4 for changes
+    over a tenth of the largest, 3 over a hundredth, 2 over a thousandth, and 1 for smaller ones. Otherwise the shades
+    divide the range between them into equal factors: the layers of most fine-tunings differ by less than ten.
     """
     if change == 0 or most == 0:
         return 0
-    return max(1, 4 - math.floor(math.log10(most / change) + 1e-9))
+    step = 10.0 if most > WIDE * least else max(NARROW, (most / least) ** 0.25)
+    return max(1, 4 - math.floor(math.log(most / change) / math.log(step) + 1e-9))
 
 
 def _number(change: float) -> str:

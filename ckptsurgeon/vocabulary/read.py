@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 from ..errors import ConfigError, PlanError
 from ..storage.json_text import read_json
@@ -71,8 +73,20 @@ def read_lists(paths: Sequence[str], read: Callable[[str], Vocabulary]) -> list[
     return found
 
 
+_IN_USE: WeakValueDictionary[tuple[str, bytes], Vocabulary] = WeakValueDictionary()
+"""The vocabularies in use, by file name and digest: a verb opens a folder several times, and lists are megabytes."""
+
+
 def vocabulary_of(filename: str, data: bytes) -> Vocabulary:
     """Return the vocabulary in a file; raises ConfigError if it is malformed, a Git LFS pointer or a web page."""
+    place = filename, hashlib.sha256(data).digest()
+    found = _IN_USE.get(place)
+    if found is None:
+        found = _IN_USE[place] = _vocabulary_of(filename, data)
+    return found
+
+
+def _vocabulary_of(filename: str, data: bytes) -> Vocabulary:
     name = escape(filename)
     if why := stand_in(data):
         raise ConfigError(f"{name} is not a list of tokens: {why}.")

@@ -18,6 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import ckptsurgeon as cs
+from ckptsurgeon.destinations import transformers as kind
+from ckptsurgeon.destinations._load import load_target
+from ckptsurgeon.destinations.hf import cached_build
+from ckptsurgeon.destinations.hf import ignored_keys as ignored_keys_module
 from ckptsurgeon.util.text import notes_about
 
 from ..helpers.transformers_models import BERT, GPT2, MIXTRAL, model_of, opened, saved, write_config
@@ -554,3 +558,25 @@ def test_weights_beside_a_configuration_that_cannot_be_opened_are_said() -> None
     found = cs.fits("src", "dst")
     assert found.strict
     assert any(note.startswith("dst: its weights cannot be opened: ") for note in found.notes)
+
+
+def test_a_checkpoint_that_does_not_fit_imports_transformers_only_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the class ignores when it loads is cached, too, even if this process built the class."""
+    monkeypatch.setenv("CKPTSURGEON_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("CKPTSURGEON_NO_BUILDS", raising=False)
+    installed = iter([{"torch": "2", "transformers": "5"}, {}])  # {}: after it is imported, nothing is known
+    monkeypatch.setattr(cached_build, "versions", lambda: next(installed))
+    write_config("bert/config.json", BERT, "BertForMaskedLM")
+    with monkeypatch.context() as patched:
+        patched.setattr(cached_build, "versions", dict)
+        state = {key: torch.zeros(info.shape) for key, info in load_target("bert/config.json").tensors.items()}
+    state["bert.embeddings.position_ids"] = torch.arange(4)[None]
+    save_file(state, "old.safetensors")
+    first = cs.fits("old.safetensors", "bert/config.json")
+    assert first.unexpected
+    monkeypatch.setattr(cached_build, "versions", lambda: {"torch": "2", "transformers": "5"})
+    monkeypatch.setattr(ignored_keys_module, "_patterns", lambda name: pytest.fail("the class is imported again"))
+    monkeypatch.setattr(kind, "_built", lambda *given: pytest.fail("the class is built again"))
+    assert cs.fits("old.safetensors", "bert/config.json").to_json() == first.to_json()

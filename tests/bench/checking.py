@@ -6,6 +6,8 @@ import json
 import os
 from collections.abc import Iterator
 
+from ckptsurgeon.tensors.ops.small_floats import to_small
+
 from .harness import MB, Row, ckpt, python, rounds
 
 __all__ = ["checking"]
@@ -62,9 +64,9 @@ def _weights(number: int, dtype: str, seed: int) -> bytes:
     import numpy as np
 
     draw = np.random.default_rng(seed)
-    if dtype == "F8_E4M3":
-        return draw.integers(0, 120, number, dtype=np.uint8).tobytes()
     values = draw.standard_normal(number, dtype=np.float32) * np.float32(0.02)
+    if dtype == "F8_E4M3":  # scaled, so that the largest is about that of the dtype
+        return to_small(values * np.float32(448 / 0.12), "float8_e4m3fn").tobytes()
     if dtype == "BF16":
         return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
     return values.astype({"F16": np.float16, "F32": np.float32}[dtype]).tobytes()

@@ -150,6 +150,12 @@ MUTANTS = (
         "destinations/hf/test_cached_builds.py",
     ),
     Mutant(
+        "what a class ignores is cached, even if this process built the class",
+        "known: Any = built or versions()",
+        "known: Any = None",
+        "api/test_fits.py",
+    ),
+    Mutant(
         "merged experts count as often as they are used",
         "return total(parts, weights=[by / whole for by in weights])",
         "return total(parts, is_mean=True)",

@@ -34,7 +34,7 @@ def test_the_table_has_the_largest_change_of_each_role(ckpt: Any) -> None:
     assert lines[0] == "  net.layers: change in percent of the norm"
     assert lines[1].replace("\N{NO-BREAK SPACE}", " ").split("  ")[1:] == ["a attn", "b mlp"]
     rows = [re.sub(r"\s+", " ", line).strip() for line in lines[3:6]]
-    assert rows == ["0 · · 0 of 3", "1 █ 50 · 2 of 3", "2 ? ▓ 2 2 of 3"]
+    assert rows == ["0 · · 0 of 3", "1 █ 50 · 2 of 3", "2 ? ░ 2 2 of 3"]
     said = re.sub(r"\s+", " ", done.out)
     assert "elsewhere head.weight 100 % 2 tensors the same" in said
     assert "only in B more" in said
@@ -67,7 +67,7 @@ def test_it_contradicts_other_tables(ckpt: Any) -> None:
 
 
 def test_shades_are_tenths_of_the_largest() -> None:
-    assert [_shade(change, 1.0) for change in (0, 1e-6, 0.005, 0.05, 0.1, 0.5, 1.0)] == [0, 1, 2, 3, 3, 4, 4]
+    assert [_shade(change, 1e-9, 1.0) for change in (0, 1e-6, 0.005, 0.05, 0.1, 0.5, 1.0)] == [0, 1, 2, 3, 3, 4, 4]
 
 
 def test_numbers_have_two_digits() -> None:
@@ -103,3 +103,17 @@ def test_a_layer_number_of_thousands_of_digits_is_no_layer(ckpt: Any) -> None:
     done = ckpt("diff", "a.safetensors", "a.safetensors", "--by-layer")
     assert (done.code, done.err) == (0, "")
     assert "2 tensors the same" in done.out
+
+
+@pytest.mark.parametrize(
+    ("changes", "shades"),
+    [
+        ([0.02, 0.025, 0.03, 0.035, 0.04], [1, 2, 3, 4, 4]),
+        ([0.02, 0.0201], [4, 4]),  # as good as equal
+        ([1e-5, 1e-3, 0.06, 0.5], [1, 2, 4, 4]),  # steps of ten
+        ([0.0, 0.3], [0, 4]),
+    ],
+)
+def test_shades_divide_the_range_of_changes_of_similar_size(changes: list[float], shades: list[int]) -> None:
+    there = [one for one in changes if one]
+    assert [_shade(one, min(there), max(there)) for one in changes] == shades

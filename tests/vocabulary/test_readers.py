@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ckptsurgeon.errors import ConfigError
 from ckptsurgeon.vocabulary.coqui import VOCABULARY as COQUI
 from ckptsurgeon.vocabulary.coqui import alphabet_text
-from ckptsurgeon.vocabulary.read import read_vocabulary, vocabulary_beside
+from ckptsurgeon.vocabulary.read import read_vocabulary, vocabulary_beside, vocabulary_of
 
 
 def read(name: str, content: str | bytes) -> tuple[str, ...]:
@@ -239,3 +239,10 @@ def test_a_list_for_each_language_without_the_target_is_an_error(settings: str, 
     Path("vocab.json").write_text(json.dumps(LISTS))
     with pytest.raises(ConfigError, match=why):
         vocabulary_beside("vocab.json")
+
+
+def test_a_list_in_use_is_not_read_again_and_changed_bytes_are() -> None:
+    first = vocabulary_of("vocab.txt", b"a\nb\n")
+    assert vocabulary_of("vocab.txt", b"a\nb\n") is first
+    assert vocabulary_of("vocab.txt", b"b\na\n").tokens == ("b", "a")
+    assert vocabulary_of("other.txt", b"a\nb\n").name == "other.txt"

@@ -14,12 +14,13 @@ from ...planning.plan.step import CLASSES
 from ...planning.recipe import Recipe, RecipeEntry
 from ...tensors.info import TensorInfo
 from ...util.brief import Brief
-from ...util.text import count, natural_key
+from ...util.text import count, listing, natural_key
 from ...util.version import __version__
 from ..check.report import CheckReport
 from ..compare.changes import Changes
 from ..compare.results import Difference
-from ..inspection import Inspection
+from ..inspection import AdapterSettings, Inspection
+from .coded import coded_of
 from .columns import Table, changes_of, difference_of, figure, figures_of, rows_of_both
 from .html import LISTED, brief
 from .runs import Run
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Page", "PageContents", "contents_of", "receipt_of"]
 
+TARGETS = 8
+"""The largest number of an adapter's target modules that are named."""
 NAMED = 50
 """The largest number of tensors that are listed for one finding of ``check``."""
 
@@ -181,6 +184,7 @@ def contents_of(shown: PageContents) -> dict[str, Any]:
         "difference": None,
         "changes": None,
         "figures": None,
+        "coded": coded_of(about[-1], table.places) if about else None,
         "check": _checked(shown.report) if shown.report is not None else None,
     }
     if shown.difference is not None and shown.inspection is not None:
@@ -260,9 +264,16 @@ def _description(one: Inspection) -> list[str]:
     """Return what a checkpoint is, in words: its model, its adapter and its quantised tensors, as far as known."""
     said = [str(one.model)] if one.model is not None else []
     if one.adapter is not None:
-        numbers = [("rank", one.adapter.rank), ("alpha", one.adapter.alpha), ("base", one.adapter.base_model)]
-        said.append(", ".join([one.adapter.peft_type, *(f"{name} {value}" for name, value in numbers if value)]))
+        said.append(_adapter(one.adapter))
     return said + [f"{count(number, 'tensor')} {method}" for method, number in one.codes.methods().items()]
+
+
+def _adapter(found: AdapterSettings) -> str:
+    """Return an adapter's settings: ``LoRA, rank 8, alpha 16, q_proj, v_proj, base org/model``."""
+    kind = {"LORA": "DoRA" if found.dora else "LoRA"}.get(found.peft_type, found.peft_type)
+    numbers = [f"{name} {value:g}" for name, value in (("rank", found.rank), ("alpha", found.alpha)) if value]
+    targets = [listing(found.target_modules, TARGETS, where="")] if found.target_modules else []
+    return ", ".join([kind, *numbers, *targets, *([f"base {found.base_model}"] if found.base_model else [])])
 
 
 def _checked(report: CheckReport) -> dict[str, Any]:

@@ -90,9 +90,9 @@ PATTERNS = (
 """The files that parse and match key patterns; they need no other file of the program."""
 
 PROGRAM = (
-    "words.js", "blocks.js", *PATTERNS, "model.js", "search.js", "colours.js", "treemap.js", "map.js", "tree.js",
-    "charts.js", "panel.js", "finder.js", "network.js", "layers.js", "receipt.js", "clips.js", "run.js", "checked.js",
-    "about.js", "app.js",
+    "words.js", "shades.js", "blocks.js", *PATTERNS, "model.js", "search.js", "colours.js", "treemap.js", "map.js",
+    "tree.js", "charts.js", "overview.js", "panel.js", "finder.js", "network.js", "layers.js", "receipt.js", "clips.js",
+    "run.js", "checked.js", "about.js", "app.js",
 )  # fmt: skip
 """The files of the program, in such an order that each needs only earlier ones."""
 

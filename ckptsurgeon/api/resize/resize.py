@@ -11,6 +11,7 @@ from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint
+from ...destinations.hf.ignored_keys import ignored_keys
 from ...destinations.hf.resizable import Resizable
 from ...destinations.resizable_model import resizable
 from ...errors import ConfigError, PlanError
@@ -32,7 +33,6 @@ from ..inputs.arguments import check_seed, plain_arguments, rules_as_text
 from ..inputs.metadata import check_metadata, with_metadata
 from ..inputs.operations import operate
 from ..model_folder.config_differences import DIFFERENT
-from ..quantised_class import ignored_keys
 from ..transplant.opening import plan_into
 from .another_type import AnotherType
 from .arguments import fields_of, kept_of
@@ -299,7 +299,7 @@ def _computed(source: Mapping[str, Any], network: TargetSpec) -> list[str]:
     if network.kind != "transformers":
         return []
     absent = [key for key in network.tensors if key not in source and key not in network.ties]
-    patterns = ignored_keys(class_of(network), is_missing=True) if absent else []
+    patterns = ignored_keys(class_of(network), network.cache_key, is_missing=True) if absent else []
     return [key for key in absent if any(re.search(pattern, key) for pattern in patterns)]
 
 

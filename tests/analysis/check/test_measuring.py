@@ -19,6 +19,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.analysis.check.measuring import passing
 from ckptsurgeon.analysis.check.measuring.blocks import Block, BlockFigures
 from ckptsurgeon.analysis.check.measuring.figures import BLOCK
+from ckptsurgeon.analysis.check.measuring.float_values import LAYOUTS, as_floats, as_floats_in_any_order
 from ckptsurgeon.analysis.check.measuring.passing import measure
 
 FLOATS = (torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)
@@ -53,6 +54,33 @@ def test_figures_of_random_bits_are_exact(dtype: torch.dtype, number: int, tmp_p
     assert figures.denormals == denormal(found, dtype)
     if finite.numel():
         assert (figures.low, figures.high) == (float(finite.min()), float(finite.max()))
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("sign", [1, -1, 0])
+def test_figures_of_finite_values_are_exact(dtype: torch.dtype, sign: int, tmp_path: Path) -> None:
+    found = values(dtype, 9000)
+    found = found[found.double().isfinite()][:5001]  # an odd number
+    if sign:
+        found = (found.double().abs() * sign).to(dtype)
+    save_file({"x": found}, tmp_path / "x.safetensors")
+    with cs.open_checkpoint(tmp_path / "x.safetensors") as checkpoint:
+        figures = measure(checkpoint, checkpoint, ())["x"].figures
+    assert figures is not None
+    assert (figures.number, figures.nan, figures.inf) == (5001, 0, 0)
+    assert (figures.low, figures.high) == (float(found.double().min()), float(found.double().max()))
+    assert (figures.zeros, figures.denormals) == (int((found.double() == 0).sum()), denormal(found, dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize("number", [1, 64, 65])
+def test_values_in_any_order_are_those_in_order(dtype: torch.dtype, number: int) -> None:
+    made = torch.randn(number, generator=torch.Generator().manual_seed(3)).to(dtype)
+    layout = LAYOUTS[str(dtype).removeprefix("torch.")]
+    codes = made.view(torch.uint8).numpy().view(layout.codes)
+    ordered = as_floats(codes, np.empty(number, np.uint32), layout)
+    assert ordered.tolist() == made.float().tolist()
+    assert sorted(as_floats_in_any_order(codes, np.empty(number, np.uint32), layout)) == sorted(ordered)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

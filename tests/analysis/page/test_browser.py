@@ -117,6 +117,9 @@ def test_the_head_says_what_the_file_is(first: Chrome) -> None:
 
 
 def test_the_tree_opens_by_clicks_and_keys(first: Chrome, press: Press) -> None:
+    assert rows(first) == ["decoder", "embed", "encoder", "layers", *map(str, range(12)), "steps"]  # as it is opened
+    for place in (3, 2):
+        first.execute_script(f"[...document.querySelectorAll('.row')].at({place}).querySelector('.twist').click()")
     assert rows(first) == ["decoder", "embed", "encoder", "steps"]
     first.execute_script("[...document.querySelectorAll('.row')].at(2).querySelector('.twist').click()")
     assert rows(first)[2:4] == ["encoder", "layers"]
@@ -680,8 +683,8 @@ def test_the_tree_is_open_where_two_differ(browser: Chrome) -> None:
     notes = browser.execute_script(
         "return [...document.querySelectorAll('.row')].map((row) => row.querySelector('.note').textContent)"
     )
-    assert notes[names.index("encoder")] == "1 of 36 tensors differ"
-    assert notes[place + 1] == "1 of 2 tensors differ"
+    assert notes[names.index("encoder")] == "1 of 36 differ"
+    assert notes[place + 1] == "1 of 2 differ"
 
 
 def test_what_check_finds_is_on_the_page(browser: Chrome) -> None:
@@ -757,3 +760,140 @@ def test_a_pointer_that_rests_does_not_choose_what_the_panel_shows(first: Chrome
     assert selected(first) == f"encoder.layers.{key}"
     ActionChains(first, duration=0).move_to_element(first.find_element("css selector", ".row")).perform()
     assert selected(first) != f"encoder.layers.{key}"
+
+
+def chips_of(browser: Chrome) -> dict[str, int]:
+    """The labels and counts of the legend."""
+    found = browser.execute_script(
+        "return [...document.querySelectorAll('.chip')].map((one) => one.innerText.split('\\n').filter(Boolean))"
+    )
+    return {name: int(number) for name, number in found}
+
+
+def test_changes_of_similar_size_have_different_shades(browser: Chrome) -> None:
+    before = network()
+    torch.save(before, "a.pth")
+    for layer in range(12):
+        before[f"encoder.layers.{layer}.attn.weight"] *= 1.02 + 0.003 * layer
+    torch.save(before, "b.pth")
+    show(browser, cs.view("a.pth", "b.pth"))
+    found = chips_of(browser)
+    assert found.pop("same") == len(before) - 12
+    assert list(found) == ["2 to 2.4 %", "2.4 to 3 %", "3 to 3.6 %", "3.6 to 4.4 %", "4.4 to 5.3 %"]
+    assert sum(found.values()) == 12
+    assert next(iter(facts_of_overview(browser).values())) == "5.3 % of the norm"
+    click(browser, "#tab-layers")
+    assert len(browser.find_elements("css selector", "#layers .legend .badge")) == len(found)
+
+
+def facts_of_overview(browser: Chrome) -> dict[str, str]:
+    """The lists of links that the panel shows while nothing is selected: each link, and what is said of it."""
+    return dict(
+        browser.execute_script(
+            "return [...document.querySelectorAll('.overview li')].map((one) => [one.querySelector('button').textContent, one.querySelector('.quiet').textContent])"
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels"),
+    [
+        ([0.02], "decades"),
+        ([0.02, 0.021], "decades"),
+        ([1e-4, 0.5], "decades"),
+        ([], "decades"),
+        ([0.01, 0.02, 0.04], ["1 to 1.3 %", "1.3 to 1.7 %", "1.7 to 2.3 %", "2.3 to 3 %", "3 to 4 %"]),
+        ([0.01, 0.0136, 0], ["1 to 1.2 %", "1.2 to 1.4 %"]),
+        ([0.01, 0.0136, "new"], ["1 to 1.2 %", "1.2 % and more"]),
+    ],
+)
+def test_shades_are_steps_of_ten_or_divide_the_range(browser: Chrome, changes: list[Any], labels: list[str]) -> None:
+    script = script_text(("words.js", "shades.js"))
+    given = json.dumps(changes).replace('"new"', "Infinity")
+    found = browser.execute_script(f"{script}\nreturn shadesOf({given}).map(([, label]) => label)")
+    assert (found == labels) if isinstance(labels, list) else (found[0] == "changed by <0.1 %")
+
+
+def test_layers_are_in_reading_order_on_the_map(browser: Chrome) -> None:
+    script = script_text(("treemap.js",))
+    for number in (3, 7, 12, 32, 61):
+        items = json.dumps([{"item": at, "value": 5} for at in range(number)])
+        found = browser.execute_script(f"{script}\nreturn inRows({items}, {5 * number}, 10, 20, 640, 360)")
+        assert [item for item, *_ in sorted(found, key=lambda one: (round(one[2], 3), one[1]))] == list(range(number))
+        assert sum(wide * tall for *_, wide, tall in found) == pytest.approx(640 * 360)
+        assert all(wide * tall == pytest.approx(640 * 360 / number) for *_, wide, tall in found)
+
+
+def test_the_first_screen_says_what_check_found(browser: Chrome) -> None:
+    tensors = {key: value for key, value in network().items() if key != "decoder.out.weight"}
+    tensors["encoder.layers.2.attn.weight"][3, 4] = float("nan")
+    tensors["encoder.layers.9.attn.weight"] *= 0
+    save_file(tensors, "a.safetensors")
+    show(browser, cs.view("a.safetensors", check=True))
+    assert text(browser, "#tab-check") == "Check 1 FAIL"
+    assert options(browser, "colouring")[0] == "check"
+    assert chips_of(browser) == {"nothing found": len(tensors) - 2, "WARN": 1, "FAIL": 1}
+    names = rows(browser)
+    notes = browser.execute_script(
+        "return [...document.querySelectorAll('.row')].map((row) => row.querySelector('.note').textContent)"
+    )
+    assert notes[names.index("encoder")] == "2 of 36 to look at"
+    assert "FAIL not-finite" in notes
+    assert "WARN all-zeros" in notes
+    said = text(browser, ".overview")
+    assert "FAIL not-finite: 1 tensor has 1 NaN value" in said
+    click(browser, ".overview button")
+    assert selected(browser) == "encoder.layers.2.attn.weight"
+    assert "FAIL not-finite" in text(browser, "#panel")
+
+
+def test_a_sound_checkpoint_says_so_on_the_first_screen(browser: Chrome) -> None:
+    save_file({f"layers.{at}.weight": torch.randn(8, 8) for at in range(6)}, "a.safetensors")
+    show(browser, cs.view("a.safetensors", check=True))
+    assert text(browser, "#tab-check") == "Check PASS"
+    assert "nothing to look at" in text(browser, ".overview")
+
+
+def test_an_adapter_is_coloured_by_what_it_changes(browser: Chrome) -> None:
+    Path("adapter").mkdir()
+    base = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "v_proj"]}
+    Path("adapter/adapter_config.json").write_text(json.dumps({**base, "base_model_name_or_path": "org/model"}))
+    factors = {
+        f"base_model.model.layers.{layer}.{name}.lora_{factor}.weight": torch.randn(*shape)
+        for layer in range(4)
+        for name in ("q_proj", "v_proj")
+        for factor, shape in (("A", (2, 8)), ("B", (8, 2)))
+    }
+    save_file(factors, "adapter/adapter_model.safetensors")
+    show(browser, cs.view("adapter"))
+    assert "LoRA, rank 2, alpha 4, q_proj, v_proj, base org/model" in text(browser, "#facts")
+    assert chosen(browser, "colouring") == "role"
+    assert chips_of(browser) == dict.fromkeys(("q_proj.lora_A", "q_proj.lora_B", "v_proj.lora_A", "v_proj.lora_B"), 4)
+
+
+def test_the_button_of_the_theme_names_the_other_one(first: Chrome) -> None:
+    before = text(first, "#theme")
+    click(first, "#theme")
+    assert {before, text(first, "#theme")} == {"light", "dark"}
+    click(first, "#theme")
+    assert text(first, "#theme") == before
+
+
+def test_nothing_selected_shows_the_largest_tensors(browser: Chrome) -> None:
+    torch.save(network(), "a.pth")
+    show(browser, cs.view("a.pth"))
+    found = facts_of_overview(browser)
+    assert next(iter(found)) == "embed.weight"
+    assert found["embed.weight"] == "(40, 16) 2.6 kB"
+    click(browser, ".overview button")
+    assert selected(browser) == "embed.weight"
+
+
+def test_codes_say_which_weight_they_are_and_scales_which_codes_they_decode(browser: Chrome, tmp_path: Path) -> None:
+    show(browser, cs.view(str(BY_NAME["gptq"].folder(tmp_path / "a"))))
+    look_for(browser, f"{LAYERS[0]}.qweight", pattern=True)
+    browser.execute_script("document.querySelector('#find').requestSubmit()")
+    assert facts(browser)["codes of"] == "a weight (64, 128), GPTQ, 4 bits"
+    look_for(browser, f"{LAYERS[0]}.scales", pattern=True)
+    browser.execute_script("document.querySelector('#find').requestSubmit()")
+    assert facts(browser)["decodes"] == f"{LAYERS[0]}.qweight"

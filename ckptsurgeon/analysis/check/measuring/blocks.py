@@ -87,7 +87,7 @@ def measured_block(checkpoint: Checkpoint, block: Block, work: Workspace) -> Blo
     dtype = PARTS.get(dtype, dtype)
     if DTYPES[dtype].is_packed or DTYPES[dtype].kind not in ("float", "int", "uint", "bool"):
         return BlockFigures(None, crc, raw.size)
-    found = BlockFigures(figures_of(raw, dtype, work), crc, raw.size)
+    found = BlockFigures(figures_of(raw, dtype, work, in_order=bool(block.columns)), crc, raw.size)
     if block.columns:
         values = work.floats.reshape(-1, block.columns)
         found.totals, found.squares = _of_each_row(values)

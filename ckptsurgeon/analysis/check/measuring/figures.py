@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 
 from ....tensors.dtypes import BLOCK_EXPONENTS, DTYPES
 from ....tensors.ops.casts import cast
 from ....tensors.ops.regions import Array
+from .float_values import LAYOUTS, FloatLayout, as_floats, as_floats_in_any_order, extremes
 
 __all__ = ["BLOCK", "Figures", "Workspace", "added", "figures_of"]
 
-BLOCK = 1 << 20
-"""Bytes of a block: small enough for the CPU's caches, large enough that the overhead of numpy calls is negligible."""
+BLOCK = 1 << 19
+"""Bytes of a block: its values as float32 fit into a core's cache, and the overhead of numpy calls is negligible."""
 ROW = 4096
 """The number of values whose squares are added in single precision; these sums are then added in double precision."""
 
@@ -80,118 +79,57 @@ class Workspace:
         self.floats: Array = self.wide.view(np.float32)[:0]
 
 
-def figures_of(raw: Array, dtype: str, work: Workspace) -> Figures | None:
+def figures_of(raw: Array, dtype: str, work: Workspace, *, in_order: bool = True) -> Figures | None:
     """Return the figures of values that are given as raw bytes of ``dtype``; None if ``dtype`` is not numeric.
 
-    If ``dtype`` is in ``LAYOUTS``, ``work.floats`` has the values afterwards.
+    If ``dtype`` is in ``LAYOUTS``, ``work.floats`` has the values afterwards, in any order unless ``in_order`` is set.
     """
     if not raw.size:
         return Figures()
     if dtype in LAYOUTS:
-        return _floats(raw, work, LAYOUTS[dtype])
+        return _floats(raw, work, LAYOUTS[dtype], in_order=in_order)
     if dtype.startswith("float8_") or dtype in BLOCK_EXPONENTS:
         return _rare(raw, dtype)
     return _integers(raw.view(np.dtype(dtype))) if DTYPES[dtype].kind in ("int", "uint", "bool") else None
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """The layout of a float type. ``codes`` is the unsigned integer type of the same size.
-
-    ``infinity`` and ``normal`` are the codes of infinity and of the smallest number that is not denormal. For a type
-    with fewer bits than float32, shifting the code to the left by ``shift`` gives the code of a float32 that is too
-    small by ``factor``. If ``is_infinite`` is false, the type has no infinity, and ``infinity`` is the code of its NaN.
-    """
-
-    codes: np.dtype[Any]
-    infinity: int
-    normal: int
-    shift: int = 0
-    factor: float = 1.0
-    is_infinite: bool = True
-
-    @property
-    def sign(self) -> int:
-        """The code with only the sign bit set."""
-        return 1 << (8 * self.codes.itemsize - 1)
-
-    @property
-    def signed(self) -> np.dtype[Any]:
-        """The signed integer dtype of the same size as the codes."""
-        return np.dtype(f"i{self.codes.itemsize}")
-
-
-LAYOUTS: Mapping[str, _Layout] = {
-    "bfloat16": _Layout(np.dtype("u2"), 0x7F80, 0x0080, 16),
-    "float16": _Layout(np.dtype("u2"), 0x7C00, 0x0400, 13, 2.0**112),
-    "float8_e4m3fn": _Layout(np.dtype("u1"), 0x7F, 0x08, 20, 2.0**120, is_infinite=False),
-    "float8_e5m2": _Layout(np.dtype("u1"), 0x7C, 0x04, 21, 2.0**112),
-    "float32": _Layout(np.dtype("u4"), 0x7F800000, 0x00800000),
-    "float64": _Layout(np.dtype("u8"), 0x7FF << 52, 1 << 52),
-}
-
-
-def _floats(raw: Array, work: Workspace, layout: _Layout) -> Figures:
+def _floats(raw: Array, work: Workspace, layout: FloatLayout, *, in_order: bool) -> Figures:
     """Return the figures of floats. Zeros, denormals, infinities and NaN are counted only if a block has any."""
     codes = raw.view(layout.codes)
-    values = work.floats = _as_floats(codes, work.wide[: codes.size], layout)
-    least, most, ends = _extremes(codes, layout)
-    if layout.normal <= least and most < layout.infinity:
-        total, squares = _sums(values, work)
-        low, high = _as_floats(np.array(ends, layout.codes), np.empty(2, np.uint32), layout).tolist()
-        return Figures(values.size, low, high, total, squares)
-    return _counted(codes, values, work, layout)
+    convert = as_floats if in_order else as_floats_in_any_order
+    values = work.floats = convert(codes, work.wide[: codes.size], layout)
+    least, most, ends = extremes(codes, layout)
+    if most >= layout.infinity:
+        return _finite(codes, work, layout)
+    total, squares = _sums(values, work)
+    found = Figures(values.size, *ends, total, squares)
+    if least < layout.normal:
+        _count_small(found, _magnitudes(codes, work, layout), work, layout)
+    return found
 
 
-def _as_floats(codes: Array, out: Array, layout: _Layout) -> Array:
-    """Return the values of codes. Codes of 8 and 16 bits are converted to float32 in ``out``, by shifting their bits.
-
-    The exponent bias of float16 is smaller by 112 than that of float32, hence the factor. numpy's own conversion takes
-    six times as long. Infinities and NaN may become finite, but ``_counted`` excludes them by their codes.
-    """
-    if not layout.shift:
-        return codes.view(np.dtype(f"f{layout.codes.itemsize}"))
-    bits = out.view(np.int32)
-    np.copyto(bits, codes.view(layout.signed))
-    np.left_shift(bits, layout.shift, out=bits)
-    values = bits.view(np.float32)
-    if layout.factor != 1:
-        np.bitwise_and(bits, np.int32(((layout.sign - 1) << layout.shift) - (1 << 31)), out=bits)
-        np.multiply(values, np.float32(layout.factor), out=values)
-    return values
+def _magnitudes(codes: Array, work: Workspace, layout: FloatLayout) -> Array:
+    """Return the codes without their sign bits."""
+    mask = codes.dtype.type(layout.sign - 1)
+    magnitudes: Array = np.bitwise_and(codes, mask, out=work.codes.view(codes.dtype)[: codes.size])
+    return magnitudes
 
 
-def _extremes(codes: Array, layout: _Layout) -> tuple[int, int, tuple[int, int]]:
-    """Return (smallest magnitude, largest magnitude, (code of the lowest value, code of the highest value)).
-
-    Magnitudes are codes without the sign bit.
-
-    Floats have the same order as their codes as integers; negative floats have the reverse order. So the extremes of
-    the codes as signed and as unsigned integers are sufficient, and integers are compared twice as fast.
-    """
-    signed, sign = codes.view(layout.signed), layout.sign
-    last, first = int(codes.max()), int(codes.min())
-    top, bottom = int(signed.max()), int(signed.min())
-    if bottom >= 0:
-        return first, last, (first, last)
-    if top < 0:
-        return first - sign, last - sign, (last, first)
-    return min(first, bottom + sign), max(top, last - sign), (last, top)
+def _count_small(found: Figures, magnitudes: Array, work: Workspace, layout: FloatLayout) -> None:
+    """Count zeros and denormals."""
+    found.zeros = magnitudes.size - int(np.count_nonzero(magnitudes))
+    small = np.less(magnitudes, layout.normal, out=work.truths[: magnitudes.size])
+    found.denormals = int(np.count_nonzero(small)) - found.zeros
 
 
-def _counted(codes: Array, values: Array, work: Workspace, layout: _Layout) -> Figures:
-    """Return the figures of a block in which some values are zero, denormal, infinite or NaN."""
-    absolute = np.bitwise_and(codes, codes.dtype.type(layout.sign - 1), out=work.codes.view(codes.dtype)[: codes.size])
-    zeros = absolute.size - int(np.count_nonzero(absolute))
-    small = int(np.count_nonzero(np.less(absolute, layout.normal, out=work.truths[: absolute.size])))
-    inf = nan = 0
-    if int(absolute.max()) >= layout.infinity:
-        inf = int(np.count_nonzero(absolute == layout.infinity))
-        nan = int(np.count_nonzero(absolute > layout.infinity))
-        values = values[absolute < layout.infinity]
-    found = _moments(values, work)
-    found.zeros, found.denormals = zeros, small - zeros
-    found.nan, found.inf = (nan, inf) if layout.is_infinite else (inf, 0)
+def _finite(codes: Array, work: Workspace, layout: FloatLayout) -> Figures:
+    """Return the figures of a block in which some values are infinite or NaN."""
+    magnitudes = _magnitudes(codes, work, layout)
+    values = work.floats = as_floats(codes, work.wide[: codes.size], layout)
+    found = _moments(values[magnitudes < layout.infinity], work)
+    _count_small(found, magnitudes, work, layout)
+    inf, nan = np.count_nonzero(magnitudes == layout.infinity), np.count_nonzero(magnitudes > layout.infinity)
+    found.nan, found.inf = (int(nan), int(inf)) if layout.is_infinite else (int(inf), 0)
     return found
 
 

@@ -16,9 +16,14 @@ class App {
     const [first, second] = data.sources;
     $("title").replaceChildren(nameElement(document.title));
     if (first) $("facts").textContent = second ? `from  ${summary(first)}\nto  ${summary(second)}` : summary(first);
+    if (data.receipt) $("facts").append(`  made by ckpt ${visible(data.receipt.verb)}`);
     if (!model.size) $("network").replaceChildren(el("p.empty", {}, "The run has not saved a checkpoint yet."));
     $("theme").addEventListener("click", () => this.turn());
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.network?.map.redraw());
+    $("theme").textContent = otherTheme();
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+      $("theme").textContent = otherTheme();
+      this.network?.map.redraw();
+    });
   }
 
   tabs() {
@@ -26,7 +31,7 @@ class App {
     const views = [["network", "Network", () => []]];
     if (model.size && measuresOf(model).length)
       views.push(["layers", "Layers", () => layersView(model, (node) => this.open(node))]);
-    if (data.check) views.push(["check", "Check", () => checkedView(data.check, model, (node) => this.open(node))]);
+    if (data.check) views.push(["check", checkLabel(data.check), () => checkedView(data.check, model, (node) => this.open(node))]);
     if (data.receipt) views.push(["receipt", "Receipt", () => receiptView(model, (node) => this.open(node))]);
     if (data.run) views.push(["run", "Run", () => runView(data.run)]);
     views.push(["about", "About", () => aboutView(data)]);
@@ -35,7 +40,7 @@ class App {
       const tab = el(
         "button",
         { ...given, onclick: () => this.view(id), onkeydown: (event) => this.besides(event) },
-        label,
+        ...[label].flat(),
       );
       $("tabs").append(tab);
       $(id).append(...shownOrSaid(label, made).filter((part) => part !== ""));
@@ -73,9 +78,8 @@ class App {
 
   /** Switch between the light and the dark theme. */
   turn() {
-    const { dataset } = document.documentElement;
-    const now = dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
-    dataset.theme = now === "dark" ? "light" : "dark";
+    document.documentElement.dataset.theme = otherTheme();
+    $("theme").textContent = otherTheme();
     this.network?.map.redraw();
   }
 
@@ -109,13 +113,28 @@ class App {
   }
 }
 
+/** Return the theme that the page does not have now: light or dark. */
+function otherTheme() {
+  const { theme } = document.documentElement.dataset;
+  const now = theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  return now === "dark" ? "light" : "dark";
+}
+
+/** Return the label of the view Check: with the number of checks that failed or, if none did, warned. */
+function checkLabel({ rows }) {
+  const [status, number] = ["FAIL", "WARN"]
+    .map((one) => [one, rows.filter((row) => row.status === one).length])
+    .find(([, found]) => found) ?? ["PASS", 0];
+  return ["Check ", el(`span.status.${STATUS[status]}`, {}, number ? `${number} ${status}` : status)];
+}
+
 /** Return the elements of a view; if making them fails, a message, so that the other views still work. */
 function shownOrSaid(label, made) {
   try {
     return made();
   } catch (error) {
     console.error(error);
-    return [el("p.bad", {}, `${label} could not be shown: ${error.message}`)];
+    return [el("p.bad", {}, `${[label].flat()[0].trim()} could not be shown: ${error.message}`)];
   }
 }
 

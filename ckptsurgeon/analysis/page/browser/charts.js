@@ -84,12 +84,6 @@ function chart(title, series, { mark = null, last = null } = {}) {
   return el("figure.chart-figure", {}, caption, picture, el("div.axis", {}, "step"));
 }
 
-function extent(numbers) {
-  let [low, high] = [Infinity, -Infinity];
-  for (const number of numbers) [low, high] = [Math.min(low, number), Math.max(high, number)];
-  return [low, high];
-}
-
 function padded([low, high]) {
   const room = (high - low) * 0.04 || Math.abs(high) * 0.05 || 1;
   return [low >= 0 && low < 2 * room ? 0 : low - room, high + room];

@@ -12,13 +12,6 @@ const STATE_COLOURS = {
   removed: "--s11",
   "not compared": "--c-slate",
 };
-const CHANGE_SHADES = [
-  [1e-3, "changed by <0.1 %", "--d1"],
-  [1e-2, "0.1 to 1 %", "--d2"],
-  [1e-1, "1 to 10 %", "--d3"],
-  [1, "10 to 100 %", "--d4"],
-  [Infinity, "100 % and more", "--d5"],
-]; // [upper limit of the relative change, label, colour]
 const CLASS_COLOURS = {
   copied: "--c-blue",
   cast: "--c-teal",
@@ -37,7 +30,8 @@ const VALUE_COLOURS = {
   "all zero": "--c-blue",
   "NaN or infinite": "--c-red",
 };
-const ORDINARY = new Set(["same", "copied", "ordinary"]);
+const FINDINGS = { "nothing found": "--quiet", WARN: "--c-amber", FAIL: "--c-red" };
+const ORDINARY = new Set(["same", "copied", "ordinary", "nothing found"]);
 const SERIES = 12; // the most colours that can be told apart
 const ALL_THERE_IS = 0.7; // a module with a larger share of the tensors is nearly the whole network
 
@@ -99,6 +93,7 @@ function colouringsOf(model) {
     found.push(byDifference(model));
   }
   model.changes?.letters.forEach((letter, at) => found.push(byChange(model, letter, at)));
+  if (model.findings.size) found.push(byCheck(model));
   if (model.receipt) {
     const { classes } = model.receipt;
     const colours = classes.map((name) => CLASS_COLOURS[name]);
@@ -107,9 +102,10 @@ function colouringsOf(model) {
   }
   const modules = byModule(model);
   const roles = byRole(model);
-  // Then nearly the whole map would have one colour.
+  // Colours of modules say little if nearly all tensors are in one module, or if the modules are layers.
   const one = modules.list.some(({ count }) => count > ALL_THERE_IS * model.size);
-  found.push(...(one ? [roles, modules] : [modules, roles]), byDtype(model));
+  const layers = model.top.children.filter((child) => child.isNumbered).length > 1;
+  found.push(...(one || layers ? [roles, modules] : [modules, roles]), byDtype(model));
   if (model.figures) found.push(byValues(model));
   return found;
 }
@@ -118,12 +114,12 @@ function colouringsOf(model) {
 function byDifference(model) {
   const { states, state } = model.difference;
   const changed = states.indexOf("changed");
-  const shades = CHANGE_SHADES.map(([, label, colour]) => [label, colour]);
+  const shades = model.shades.map(([, label, colour]) => [label, colour]);
   const tones = states.map((name) => [name, STATE_COLOURS[name]]);
   tones.splice(changed, 0, ...shades); // before "changed", which is left for changes that were not measured
   const of = Uint8Array.from(state, (one, row) => {
     if (one !== changed) return one < changed ? one : one + shades.length;
-    const shade = model.relative ? shadeOf(model.relative.get(row) ?? NaN) : -1;
+    const shade = model.relative ? shadeOf(model.relative.get(row) ?? NaN, model.shades) : -1;
     return changed + (shade < 0 ? shades.length : shade);
   });
   const [labels, colours] = [tones.map(([label]) => label), tones.map(([, colour]) => colour)];
@@ -132,27 +128,36 @@ function byDifference(model) {
 
 /** Colour by how much one of several models, with the index ``at``, has changed each tensor of their base. */
 function byChange(model, letter, at) {
-  const labels = ["same", ...CHANGE_SHADES.map(([, label]) => label), "not in it", "not measured"];
-  const colours = ["--quiet", ...CHANGE_SHADES.map(([, , colour]) => colour), "--c-slate", "--c-red"];
+  const shades = model.changes.shades[at];
+  const labels = ["same", ...shades.map(([, label]) => label), "not in it", "not measured"];
+  const colours = ["--quiet", ...shades.map(([, , colour]) => colour), "--c-slate", "--c-red"];
   const of = Uint8Array.from({ length: model.size }, (_, row) => {
     const change = model.changesOf(row)?.changes[at] ?? null;
     if (change === null) return labels.length - 2;
     if (Number.isNaN(change)) return labels.length - 1;
-    return change === 0 ? 0 : 1 + shadeOf(change);
+    return change === 0 ? 0 : 1 + shadeOf(change, shades);
   });
   return new Colouring(`change of ${letter}`, labels, colours, of, { mixed: false });
 }
 
-/** Return the index of a relative change in CHANGE_SHADES; -1 if the change is NaN. */
-const shadeOf = (relative) =>
-  relative === Infinity ? CHANGE_SHADES.length - 1 : CHANGE_SHADES.findIndex(([below]) => relative < below);
+/** Colour by the worst that ckpt check found in each tensor. */
+function byCheck(model) {
+  const labels = Object.keys(FINDINGS);
+  const of = new Uint8Array(model.size);
+  for (const [row, found] of model.findings) of[row] = Math.max(...found.map(({ status }) => labels.indexOf(status)));
+  return new Colouring("check", labels, Object.values(FINDINGS), of);
+}
 
-/** Colour by role in a layer, such as query, dense or LayerNorm; a weight and its bias have the same role. */
+/**
+ * Colour by role in a layer, such as query, dense or LayerNorm; a weight and its bias have the same role.
+ * Of an adapter's tensors, the role is that of the adapted module, and the factor: q_proj.lora_A.
+ */
 function byRole(model) {
   const sizes = new Map();
   const roles = model.keys.map((key, row) => {
     const parts = key.split(".").filter((part) => !/^\d+$/.test(part));
-    const role = (parts.length > 1 && parts.at(-2)) || parts.at(-1) || key;
+    const factor = parts.findIndex((part) => part.startsWith("lora_"));
+    const role = factor > 0 ? parts.slice(factor - 1, factor + 1).join(".") : (parts.length > 1 && parts.at(-2)) || parts.at(-1) || key;
     sizes.set(role, (sizes.get(role) ?? 0) + model.parameters[row + 1] - model.parameters[row]);
     return role;
   });

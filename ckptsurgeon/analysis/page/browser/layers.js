@@ -14,7 +14,7 @@ function measuresOf(model) {
   const found = [];
   if (model.relative) {
     const meaning = "the norm of the difference, in percent of the norm before";
-    found.push({ ...CHANGE, name: "change", meaning, of: (row) => model.change(row) });
+    found.push({ ...changeMeasure(model.shades), name: "change", meaning, of: (row) => model.change(row) });
   }
   if (model.changes) found.push(...measuresOfChanges(model.changes));
   if (model.figures) {
@@ -44,26 +44,19 @@ function measuresOf(model) {
 
 const cosineText = (value) => value.toFixed(2).replace("-0.00", "0.00");
 
-const CHANGE = {
+const changeMeasure = (shades) => ({
+  shades,
   text: percentText,
-  shade: (value) => (value ? [1, CHANGE_SHADES[shadeOf(value)][2]] : [0, "--c-amber"]),
+  shade: (value) => (value ? [1, shades[shadeOf(value, shades)][2]] : [0, "--c-amber"]),
   said: changeText,
   full: 100,
   quiet: 0,
-};
-
-/** Return a relative change in words. */
-function changeText(change) {
-  if (change === null) return "has none";
-  if (Number.isNaN(change)) return "not measured";
-  if (change === 0) return "unchanged";
-  return change === Infinity ? "from zeros to other values" : `${percentText(change)} % of the norm`;
-}
+});
 
 /** Return the measures for several models: the change of each from the base, and how far each pair agrees. */
-function measuresOfChanges({ models, letters, couples, rows }) {
+function measuresOfChanges({ models, letters, couples, shades, rows }) {
   const changes = letters.map((letter, at) => ({
-    ...CHANGE,
+    ...changeMeasure(shades[at]),
     name: `change of ${letter}`,
     meaning: `how much ${models[at]} has changed: the norm of the difference, in percent of the norm of the base`,
     of: (row) => rows.get(row)?.changes[at] ?? null,
@@ -90,7 +83,7 @@ function measuresOfChanges({ models, letters, couples, rows }) {
 /** Return the tables of all models and of all pairs of models, with figures over all tensors. */
 function changesTables({ base, models, letters, couples, total }) {
   const head = (...names) => el("tr", {}, ...names.map((name) => el("th", { scope: "col" }, name)));
-  const share = (value) => (value === null ? "-" : `${percentText(value)} %`);
+  const share = (value) => (value === null ? "-" : value === 0 ? "none" : `${percentText(value)} %`);
   const ofModels = models.map((name, at) =>
     el(
       "tr",
@@ -112,13 +105,12 @@ function changesTables({ base, models, letters, couples, total }) {
       el("td.number", {}, share(total.both[at])),
     ),
   );
-  return [
+  const parts = [
     section("Changes from ", wideTable(head("", "model", "change", "values changed"), ofModels), odd),
-    couples.length ? section("Do they agree?", wideTable(head("", "cosine", "same sign", "changed by both"), ofPairs)) : "",
-  ].map((part, at) => {
-    if (at === 0) part.querySelector("h3").append(nameElement(base));
-    return part;
-  });
+    couples.length ? section("Do they agree?", wideTable(head("", "cosine", "same sign", "changed by both"), ofPairs)) : null,
+  ];
+  parts[0].querySelector("h3").append(nameElement(base));
+  return el("div.totals", {}, ...parts);
 }
 
 /** Return [shade from 0 to 1, colour] of a value, by its ratio to the median of its column. */
@@ -133,14 +125,6 @@ const shortText = (value) => {
   if (value >= 1e-3 && value < 99.5) return value.toPrecision(2);
   return value >= 99.5 && value < 1e5 ? String(Math.round(value)) : value.toExponential(0).replace("e+", "e");
 };
-
-function percentText(value) {
-  if (value === Infinity) return "new"; // all values were zeros before
-  const share = 100 * value;
-  if (share === 0) return "·";
-  if (share < 0.01) return "<0.01";
-  return share < 10 ? String(Number(share.toPrecision(2))) : share < 1e5 ? String(Math.round(share)) : share.toExponential(0).replace("e+", "e");
-}
 
 /** Return the lists of layers: by name, the rows of each role and layer; and the rows outside all lists. */
 function stacksOf(keys) {
@@ -168,20 +152,19 @@ function stacksOf(keys) {
   return { stacks, elsewhere: elsewhere.sort((a, b) => a - b) };
 }
 
-function made(map, key, make) {
-  if (!map.has(key)) map.set(key, make());
-  return map.get(key);
-}
-
 function layersView(model, open) {
   const measures = measuresOf(model);
   const { stacks, elsewhere } = stacksOf(model.keys);
   const box = el("div");
+  const meaning = el("span.quiet");
+  const legend = el("p.legend");
   const choice = el("select", { id: "measure" }, ...measures.map(({ name }) => el("option", { value: name }, name)));
   const draw = () => {
     const measure = measures[choice.selectedIndex];
     const tables = [...stacks].map(([name, stack]) => stackTable(name, stack, measure));
-    box.replaceChildren(el("p.quiet", {}, measure.meaning), ...tables, elsewhereTable(model, elsewhere, measure));
+    meaning.textContent = measure.meaning;
+    legend.replaceChildren(...(measure.shades ?? []).map(([, label, colour]) => badge(label, colour)));
+    box.replaceChildren(...tables, elsewhereTable(model, elsewhere, measure));
   };
   choice.addEventListener("change", draw);
   box.addEventListener("click", (event) => {
@@ -189,9 +172,9 @@ function layersView(model, open) {
     if (cell) open(model.leaves[Number(cell.dataset.row)]);
   });
   draw();
-  const totals = model.changes ? changesTables(model.changes) : [];
+  const totals = model.changes ? [changesTables(model.changes)] : [];
   const gone = model.difference ? onlyInOne(model) : [];
-  return [...totals, el("p.chooser", {}, el("label.choice", {}, "show ", choice)), box, ...gone];
+  return [...totals, el("p.chooser", {}, el("label.choice", {}, "show ", choice), " ", meaning), legend, box, ...gone];
 }
 
 /** Return lists of the tensors that only one of two checkpoints has. */
@@ -229,7 +212,7 @@ function stackTable(name, { layers, roles }, measure) {
     "tr",
     {},
     el("th", { scope: "col" }, "layer"),
-    ...shown.map(({ role }) => el("th.role", { scope: "col", title: role }, nameElement(role))),
+    ...shown.map(({ role }) => el("th.role", { scope: "col", title: role }, nameElement(role.replace(/\.weight$/, "")))),
   );
   const body = numbers.map((layer) =>
     el(

@@ -97,11 +97,23 @@ class NetworkMap {
     const top = headed ? HEAD : gap;
     const inside = [x + gap, y + top, width - 2 * gap, height - top - gap];
     const total = this.model.value(node, this.metric);
-    const placed = squarified(this.parts(node), total, ...inside, LEAST);
+    const placed = this.placed(node, total, inside);
     if (!placed.length) this.crowd(node, inside, total);
     // A module without room for its name adds it to the names of its parts.
     const around = headed || isTop ? "" : `${name}.`;
     for (const [part, ...box] of placed) this.place(part, box, { within: around });
+  }
+
+  /** Return the rectangles of a module's parts: of layers of similar size in reading order, else by size. */
+  placed(node, total, inside) {
+    const parts = this.parts(node);
+    const [, , width, height] = inside;
+    const [first, last] = [parts[0]?.value, parts.at(-1)?.value];
+    const isRoomy = parts.length > 2 && (last / total) * width * height >= LEAST;
+    if (!isRoomy || first > 4 * last || !parts.every(({ item }) => item.isNumbered))
+      return squarified(parts, total, ...inside, LEAST);
+    const ordered = [...parts].sort((a, b) => a.item.from - b.item.from);
+    return inRows(ordered, total, ...inside);
   }
 
   /** Draw a module whose parts are too small to be drawn, or have no size. */

@@ -17,6 +17,11 @@ class Node {
   get isTensor() {
     return this.row >= 0;
   }
+
+  /** Whether this is a layer, or an expert: its name is a number. */
+  get isNumbered() {
+    return /^\d+$/.test(this.name);
+  }
 }
 
 class Model {
@@ -31,16 +36,19 @@ class Model {
     this.file = tensors.file;
     this.tiedTo = new Map(tensors.ties);
     this.tiedFrom = ownersOf(tensors.ties);
+    this.coded = codedOf(data.coded);
     this.figures = data.figures;
     this.difference = data.difference;
     this.relative = relativesOf(data.difference);
     this.changes = data.changes ? changesOf(data.changes) : null;
-    this.odd = this.oddRows();
     this.receipt = data.receipt;
     this.bytes = this.sums(2);
     this.parameters = this.sums(3);
     this.root = this.tree();
     this.leaves = this.leavesOf();
+    this.findings = this.findingsOf(data.check);
+    this.shades = shadesOf(this.relative ? [...this.relative.values()] : []);
+    this.odd = this.oddRows();
   }
 
   /** Whether the page shows differences between checkpoints. */
@@ -65,24 +73,37 @@ class Model {
     return this.relative.get(row) ?? NaN;
   }
 
+  /** Return what ckpt check found in tensors: by row, a list of {id, status, what, todo}. */
+  findingsOf(check) {
+    const rows = new Map();
+    for (const { id, found } of check?.rows ?? [])
+      for (const one of found) {
+        if (one.status === "PASS") continue;
+        for (const node of one.keys.map((key) => this.find(key)))
+          if (node?.isTensor) made(rows, node.row, () => []).push({ ...one, id });
+      }
+    return rows;
+  }
+
   /** Return how several models have changed a tensor; for a tied tensor, how they have changed the stored one. */
   changesOf(row) {
     return this.changes.rows.get(this.tiedTo.get(row) ?? row);
   }
 
-  /** Return, for each row, how many rows before it differ, or have NaN or infinite values. */
+  /** Return, for each row, how many rows before it differ, have NaN or infinite values, or a finding of ckpt check. */
   oddRows() {
     const { difference, figures, size } = this;
     const found = new Int32Array(size + 1);
     for (let row = 0; row < size; row++) {
       const changed = this.changes && this.changesOf(row)?.changes.some((one) => one !== null && one !== 0);
       const differs = changed || (difference && difference.states[difference.state[row]] !== "same");
-      found[row + 1] = found[row] + (differs || figures?.nan[row] || figures?.inf[row] ? 1 : 0);
+      const bad = figures?.nan[row] || figures?.inf[row] || this.findings.has(row);
+      found[row + 1] = found[row] + (differs || bad ? 1 : 0);
     }
     return found;
   }
 
-  /** Return how many tensors of a node differ, or have NaN or infinite values. */
+  /** Return how many tensors of a node differ, have NaN or infinite values, or a finding of ckpt check. */
   oddWithin(node) {
     return this.odd[node.to] - this.odd[node.from];
   }
@@ -160,6 +181,12 @@ class Model {
   }
 }
 
+/** Return the value of a key in a map; if there is none, make and store it. */
+function made(map, key, make) {
+  if (!map.has(key)) map.set(key, make());
+  return map.get(key);
+}
+
 function moduleOf(node, name, row) {
   node.named ??= new Map();
   let found = node.named.get(name);
@@ -172,7 +199,7 @@ function moduleOf(node, name, row) {
 }
 
 /**
- * Return how several models have changed from this checkpoint, their base: in all, and for each row.
+ * Return how several models have changed from this checkpoint, their base: in all, for each row, and in which shades.
  * A change is null for a model without the tensor, NaN if it was not measured, Infinity if all values were zeros.
  */
 function changesOf({ base, models, pairs, total, rows }) {
@@ -190,7 +217,14 @@ function changesOf({ base, models, pairs, total, rows }) {
   const letters = models.map((_, at) => String.fromCharCode(65 + (at % 26)) + (at < 26 ? "" : Math.floor(at / 26)));
   const couples = pairs.map(([a, b]) => `${letters[a]} and ${letters[b]}`);
   const byRows = new Map(rows.map(([row, ...sums]) => [row, named(sums)]));
-  return { base, models, letters, couples, total: named(total), rows: byRows };
+  const shades = models.map((_, at) => shadesOf([...byRows.values()].map(({ changes }) => changes[at])));
+  return { base, models, letters, couples, shades, total: named(total), rows: byRows };
+}
+
+/** Return the weights that rows of codes stand for, as [method, shape] by row, and the rows of codes of other parts. */
+function codedOf(coded) {
+  const weights = (coded?.weights ?? []).map(([row, method, shape]) => [row, [coded.methods[method], shape]]);
+  return { weights: new Map(weights), parts: new Map(coded?.parts ?? []) };
 }
 
 /** Return the relative change by row, NaN if it is not known; null if no values were compared. */

@@ -2,6 +2,8 @@
 
 const OPENED_ROWS = 36; // the most rows of the tree that are opened at first, to show tensors that differ or have NaN
 
+const FEW_ROWS = 12; // with fewer rows, more modules are opened
+
 class Network {
   constructor(model) {
     this.model = model;
@@ -27,6 +29,7 @@ class Network {
       differing: () => this.oddWithin(model.root),
     });
     openOdd(model);
+    openFirst(model);
     this.choices();
     this.colourBy(0);
     this.measureBy(this.metric);
@@ -52,14 +55,25 @@ class Network {
       colour: tone < 0 ? null : colouring.list[tone].colour,
       size: value || !number ? text : "-",
       share: value / search.valueWithin(model.root, metric) || 0,
-      note: node.isTensor ? shapeText(model.shape(node.row)) : this.note(node, number),
+      note: node.to - node.from === 1 ? this.tensorNote(node.from) : this.note(node, number),
     };
   }
 
-  /** Return the number of a module's tensors; if checkpoints are compared, also how many of them differ. */
+  /** Return what check found in a tensor, how much it has changed, or its shape. */
+  tensorNote(row) {
+    const { model } = this;
+    const found = model.findings.get(row);
+    if (found) return [...new Set(found.map(({ status, id }) => `${status} ${id}`))].join(", ");
+    const change = model.relative ? model.change(row) : 0;
+    if (change > 0) return change === Infinity ? changeText(change) : `changed by ${percentText(change)} %`;
+    return shapeText(model.shape(row));
+  }
+
+  /** Return the number of a module's tensors; also how many of them differ, or have findings of ckpt check. */
   note(node, number) {
-    const odd = this.model.compares && !this.search.isActive ? this.oddWithin(node) : 0;
-    return odd ? `${grouped(odd)} of ${plural(number, "tensor")} differ` : plural(number, "tensor");
+    const odd = this.search.isActive ? 0 : this.oddWithin(node);
+    if (!odd || !(this.model.compares || this.model.findings.size)) return plural(number, "tensor");
+    return `${grouped(odd)} of ${grouped(number)} ${this.model.compares ? "differ" : "to look at"}`;
   }
 
   /** Return how many tensors of a node differ; if the colours show differences, by these. */
@@ -216,6 +230,20 @@ function openOdd(model) {
       next.push(...node.children);
     }
     left = next;
+  }
+}
+
+/** Open the largest modules, level by level, while the tree has few rows; of layers only the first. */
+function openFirst(model) {
+  let rows = model.root.children;
+  if (rows.some((node) => node.open)) return;
+  while (rows.length < FEW_ROWS) {
+    const closed = rows.filter((node) => node.to - node.from > 2 && !node.open && !(node.isNumbered && node.place));
+    closed.sort((a, b) => model.value(b, "bytes") - model.value(a, "bytes"));
+    const [node] = closed;
+    if (!node) return;
+    node.open = true;
+    rows = rows.toSpliced(rows.indexOf(node) + 1, 0, ...node.children);
   }
 }
 

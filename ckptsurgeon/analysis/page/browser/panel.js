@@ -10,11 +10,7 @@ class Panel {
   show(node) {
     if (node === this.shown) return;
     this.shown = node;
-    this.box.replaceChildren(...(node ? this.about(node) : [this.hint()]));
-  }
-
-  hint() {
-    return el("p.quiet", {}, "Point at a tensor in the map or the tree to see what is known of it.");
+    this.box.replaceChildren(...(node ? this.about(node) : overview(this.model, (row) => this.link(row), (key) => this.network.select(this.model.find(key)))));
   }
 
   about(node) {
@@ -46,6 +42,9 @@ class Panel {
       ["bytes", `${bytesText(nbytes)} (${grouped(nbytes)})`],
     ];
     facts.push(["parameters", parameters ? grouped(parameters) : `none: ${dtype} counts in bytes alone`]);
+    const [method, decoded] = model.coded.weights.get(row) ?? [];
+    if (method) facts.push(["codes of", nameElement(decoded ? `a weight ${shapeText(decoded)}, ${method}` : method)]);
+    if (model.coded.parts.has(row)) facts.push(["decodes", this.link(model.coded.parts.get(row))]);
     if (opaque) facts.push(["values", nameElement(opaque)]);
     if (model.file.length && model.files[model.file[row]])
       facts.push(["file", nameElement(model.files[model.file[row]])]);
@@ -59,6 +58,8 @@ class Panel {
         tied.length > 8 ? `and ${tied.length - 8} more` : null,
       ]);
     const parts = [factsOf(facts)];
+    const found = model.findings.get(row) ?? [];
+    if (found.length) parts.push(section("Check", ...found.map(findingElement)));
     if (this.columns) parts.push(section("Difference", factsOf(this.difference(row))));
     if (model.changes) parts.push(section("Changes", factsOf(this.changed(row))));
     if (this.origins) parts.push(section("Where it comes from", factsOf(this.origin(row))));
@@ -98,8 +99,8 @@ class Panel {
   difference(row) {
     const { states, state, values } = this.model.difference;
     const { was, kind, encodings, numbers, why } = this.columns;
-    const shade = states[state[row]] === "changed" ? shadeOf(this.model.relative?.get(row) ?? NaN) : -1;
-    const colour = shade < 0 ? STATE_COLOURS[states[state[row]]] : CHANGE_SHADES[shade][2];
+    const shade = states[state[row]] === "changed" ? shadeOf(this.model.relative?.get(row) ?? NaN, this.model.shades) : -1;
+    const colour = shade < 0 ? STATE_COLOURS[states[state[row]]] : this.model.shades[shade][2];
     const facts = [["state", badge(states[state[row]], colour)]];
     if (was.has(row)) facts.push(["was called", nameElement(was.get(row)[0])]);
     if (kind.has(row)) {

@@ -1,6 +1,5 @@
 // The view Run: the curves and the checks of a training run, and the verdict on whether knowledge was transferred.
 
-const STATUS = { PASS: "good", WARN: "warn", FAIL: "bad", "NOT RUN": "quiet" };
 const WHEN = { before: "before the first step", during: "while it trained", after: "after the last step" };
 const VERDICTS = { KNOWLEDGE: "good", NONE: "bad", "SCALE ONLY": "warn" };
 

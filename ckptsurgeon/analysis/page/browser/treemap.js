@@ -36,6 +36,29 @@ function squarified(items, total, x, y, width, height, least) {
   return placed;
 }
 
+/**
+ * Place numbered items in reading order, in rows of the same number of items; the heights of rows and the widths in
+ * them are proportional to values (a strip treemap: Bederson, Shneiderman and Wattenberg, 2002).
+ */
+function inRows(items, total, x, y, width, height) {
+  const wanted = Math.max(1, Math.min(items.length, Math.round(Math.sqrt((items.length * width) / height))));
+  const columns = Math.ceil(items.length / Math.ceil(items.length / wanted)); // the last row is as full as may be
+  const placed = [];
+  for (let at = 0; at < items.length; at += columns) {
+    const end = Math.min(items.length, at + columns);
+    const sum = sumOf(items, at, end);
+    const tall = (sum / total) * height;
+    let along = 0;
+    for (let i = at; i < end; i++) {
+      const wide = (items[i].value / sum) * width;
+      placed.push([items[i].item, x + along, y, wide, tall]);
+      along += wide;
+    }
+    y += tall;
+  }
+  return placed;
+}
+
 /** Return the index after the last item of a row along a side: with one more, rectangles become less square. */
 function rowEnd(items, at, side, scale) {
   let sum = 0;

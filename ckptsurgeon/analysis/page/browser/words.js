@@ -42,6 +42,9 @@ const bytesText = (number) => scaled(number, ["B", "kB", "MB", "GB", "TB", "PB"]
 /** A number of elements: 37.4 k, 8.1 M. */
 const countText = (number) => scaled(number, ["", "k", "M", "B", "T", "Q"], "");
 
+/** The CSS class of each result of a check. */
+const STATUS = { PASS: "good", WARN: "warn", FAIL: "bad", "NOT RUN": "quiet" };
+
 const grouped = (number) => number.toLocaleString("en-US").replaceAll(",", "\u202f");
 
 const plural = (number, noun) => `${grouped(number)} ${noun}${number === 1 ? "" : "s"}`;
@@ -55,6 +58,23 @@ function percent(part, whole) {
   const share = (100 * part) / whole;
   if (share < 0.05 || share >= 99.5) return share < 0.05 ? "<0.1 %" : ">99 %";
   return `${share.toFixed(share < 9.95 ? 1 : 0)} %`;
+}
+
+/** Return a share in percent with two digits, without the sign %, for tables: 0.52, 3, 47. */
+function percentText(value) {
+  if (value === Infinity) return "new"; // all values were zeros before
+  const share = 100 * value;
+  if (share === 0) return "·";
+  if (share < 0.01) return "<0.01";
+  return share < 10 ? String(Number(share.toPrecision(2))) : share < 1e5 ? String(Math.round(share)) : share.toExponential(0).replace("e+", "e");
+}
+
+/** Return a relative change in words. */
+function changeText(change) {
+  if (change === null) return "has none";
+  if (Number.isNaN(change)) return "not measured";
+  if (change === 0) return "unchanged";
+  return change === Infinity ? "from zeros to other values" : `${percentText(change)} % of the norm`;
 }
 
 /** Return a number with all its digits; integers in groups of three. */

@@ -1,0 +1,80 @@
+// What the panel shows while nothing is selected: what to look at first, with links.
+
+const MOST_SHOWN = 8; // the most lines of one list
+
+/**
+ * Return elements with what is most notable in the network. ``link`` returns a link to the tensor of a row, ``show``
+ * selects the node with a key.
+ */
+function overview(model, link, show) {
+  const parts = [checkPart(model, show), ...changedParts(model, link)];
+  if (!parts.some(Boolean)) parts.push(largestPart(model, link), dtypesPart(model));
+  const hint = el("p.quiet", {}, "Point at a tensor in the map or the tree to see what is known of it.");
+  return [el("div.panel-body.overview", {}, ...parts), hint];
+}
+
+/** Return a finding of ckpt check in one line: FAIL not-finite: what was found. */
+const findingElement = ({ id, status, what }) =>
+  el("p", {}, el(`span.status.${STATUS[status]}`, {}, status), " ", nameElement(id), ": ", nameElement(what));
+
+function checkPart({ data: { check }, findings }, show) {
+  if (!check) return null;
+  const found = ["FAIL", "WARN"].flatMap((status) =>
+    check.rows.flatMap(({ id, found }) => found.filter((one) => one.status === status).map((one) => ({ ...one, id }))),
+  );
+  const more = found.length - MOST_SHOWN;
+  const line = (one) => {
+    const said = findingElement(one);
+    const [key] = one.keys;
+    if (key !== undefined && findings.size) said.append(" ", el("button.link", { type: "button", onclick: () => show(key) }, "show"));
+    return said;
+  };
+  return section(
+    "What ckpt check found",
+    ...(found.length ? found.slice(0, MOST_SHOWN).map(line) : [el("p.good", {}, "nothing to look at")]),
+    more > 0 ? el("p.quiet", {}, `and ${more} more`) : null,
+  );
+}
+
+/** Return the lists of the tensors that two checkpoints differ in most, or that each of several models has changed most. */
+function changedParts(model, link) {
+  if (model.relative) return [mostPart("Largest changes", model, (row) => model.change(row), link)];
+  if (!model.changes) return [];
+  const { letters } = model.changes;
+  return letters.map((letter, at) =>
+    mostPart(`Largest changes of ${letter}`, model, (row) => model.changes.rows.get(row)?.changes[at] ?? null, link),
+  );
+}
+
+function mostPart(title, model, of, link) {
+  const found = model.keys.map((_, row) => [row, of(row)]).filter(([, change]) => change > 0);
+  found.sort((a, b) => b[1] - a[1]);
+  const rows = found.slice(0, MOST_SHOWN).map(([row, change]) => [link(row), changeText(change)]);
+  return section(title, rows.length ? listOf(rows) : el("p.quiet", {}, "no changes of values"));
+}
+
+function largestPart(model, link) {
+  const size = (row) => model.bytes[row + 1] - model.bytes[row];
+  const rows = model.keys.map((_, row) => row).sort((a, b) => size(b) - size(a)).slice(0, MOST_SHOWN);
+  return section(
+    "Largest tensors",
+    listOf(rows.map((row) => [link(row), `${shapeText(model.shape(row))} ${bytesText(size(row))}`])),
+  );
+}
+
+function dtypesPart(model) {
+  const found = new Map();
+  for (let row = 0; row < model.size; row++) {
+    const one = made(found, model.dtype(row), () => [0, 0]);
+    one[0] += 1;
+    one[1] += model.bytes[row + 1] - model.bytes[row];
+  }
+  const rows = [...found].sort((a, b) => b[1][1] - a[1][1]).slice(0, MOST_SHOWN);
+  return section(
+    "By dtype",
+    factsOf(rows.map(([dtype, [number, bytes]]) => [dtype, `${plural(number, "tensor")}, ${bytesText(bytes)}`])),
+  );
+}
+
+/** Return a list of links, each with a text behind it. */
+const listOf = (rows) => el("ul.plain", {}, ...rows.map(([link, said]) => el("li", {}, link, " ", el("span.quiet", {}, said))));

@@ -1,0 +1,28 @@
+"""The quantised weights of a page: which weight the codes of a row stand for, and which rows belong to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..inspection import Inspection
+from .columns import Places
+
+__all__ = ["coded_of"]
+
+
+def coded_of(found: Inspection, places: Places) -> dict[str, Any] | None:
+    """Return the quantised weights as plain data; None if there are none.
+
+    ``weights`` has, for each row of codes, the index of its method in ``methods``, and the shape of the decoded weight
+    (None if it is not known). ``parts`` has, for each row of scales and other parts, the row of the codes.
+    """
+    methods: dict[str, int] = {}
+    weights, parts = [], []
+    for one in found.codes.tensors:
+        row = places.get(one.codes)
+        if row is None:
+            continue
+        shape = None if one.shape is None else list(one.shape)
+        weights.append([row, methods.setdefault(one.method, len(methods)), shape])
+        parts += [[places[key], row] for key in one.keys if key != one.codes and key in places]
+    return {"methods": list(methods), "weights": weights, "parts": parts} if weights else None

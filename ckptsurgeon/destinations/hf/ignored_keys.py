@@ -1,0 +1,40 @@
+"""The keys whose absence or presence a class of transformers ignores when it loads a checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .cached_answers import cached_answer
+from .stock import versions
+
+__all__ = ["ignored_keys"]
+
+FORMAT = 1
+"""The version of the format of the cache's entries: increase it if the format changes."""
+
+
+def ignored_keys(name: str, built: str = "", *, is_missing: bool = False) -> list[str]:
+    """Return patterns of the keys whose absence or presence a class of transformers ignores when loading.
+
+    If ``is_missing`` is true, only the patterns of keys whose absence is ignored are returned. The patterns are cached,
+    since importing the class takes seconds. ``built`` is the ``cache_key`` of a destination that is this class: its
+    patterns can be cached even if this process has imported transformers to build it.
+    """
+    known: Any = built or versions()
+    asked = {"of": "ignored keys", "format": FORMAT, "class": name, "known": known} if known else {}
+    missing, unexpected = cached_answer(asked, lambda: _patterns(name), list, _read_patterns)
+    return [*missing, *(() if is_missing else unexpected), r"rotary_emb\.inv_freq$"]
+
+
+def _patterns(name: str) -> list[list[str]]:
+    """Return the patterns of the keys that may be missing, and of those that may be unexpected."""
+    import transformers
+
+    made = getattr(transformers, name, None)
+    fields = ("_keys_to_ignore_on_load_missing", "_keys_to_ignore_on_load_unexpected")
+    return [list(getattr(made, field, None) or ()) for field in fields]
+
+
+def _read_patterns(kept: Any) -> list[list[str]]:
+    missing, unexpected = kept
+    return [list(map(str, missing)), list(map(str, unexpected))]
