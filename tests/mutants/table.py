@@ -1008,6 +1008,18 @@ MUTANTS = (
         "checkpoint/test_zero_runs.py",
     ),
     Mutant(
+        "rows of zeros that other layers do not have are noted",
+        "    return likes[0] is True or one.is_inside",
+        "    return likes[0] is True and one.is_inside",
+        "checkpoint/values/test_zero_rows.py",
+    ),
+    Mutant(
+        "rows of zeros of pruned heads are not noted",
+        "        if of_layer and not (one.begin < run[1] and run[0] < one.end) and _is_zero_in(file, one, first, last):",
+        "        if of_layer and (one.begin < run[1] and run[0] < one.end) and _is_zero_in(file, one, first, last):",
+        "checkpoint/values/test_zero_rows.py",
+    ),
+    Mutant(
         "weights that were decoded with wrong zero points are noted",
         "        keys = [key for key, mean in means.items() if abs(mean) > SHIFT and (mean > 0) is is_up]",
         "        keys = [key for key, mean in means.items() if abs(mean) > SHIFT and mean > 0]",

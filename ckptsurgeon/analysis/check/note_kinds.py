@@ -71,6 +71,8 @@ KINDS = (
     _kind("shard", r"has the weights of one rank of", FAIL, "Fetch the files of all ranks into one folder."),
     _kind("shard", r"zeros begin or end in the middle of a row|^\d+ matrices are all zeros, one after", WARN,
           "Fetch the file again."),
+    _kind("shard", r"of zeros, perhaps because a part of the file is missing", WARN,
+          "Fetch the file again, unless these rows were set to zero on purpose."),
     _kind("shard", r"bytes were never written to the file", WARN,
           "Fetch or save the file again, unless a program that leaves out zeros copied it."),
     _kind("adapter-config", r"^adapter_config\.json does not fit|^adapter_config\.json: .*without factors", FAIL,
