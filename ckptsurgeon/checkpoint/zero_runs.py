@@ -37,7 +37,11 @@ ROWS = "of zeros, perhaps because a part of the file is missing"
 
 
 def zero_run_notes(
-    tensors: Mapping[str, TensorInfo], handles: Mapping[str, File], keys: Collection[str] | None = None
+    tensors: Mapping[str, TensorInfo],
+    handles: Mapping[str, File],
+    keys: Collection[str] | None = None,
+    *,
+    pages: Mapping[str, Sequence[int]] | None = None,
 ) -> Iterator[str]:
     """Yield notes on tensors that are zeros because a part of the file was missing.
 
@@ -45,9 +49,10 @@ def zero_run_notes(
     that begin or end in the middle of a row; on matrices of several roles, one after the other in the file, that are
     all zeros although those of other layers are not; and on whole rows that other layers do not lack (``lost_rows``).
 
-    All bytes of ``keys`` are read. If it is None, a few blocks are read at the end of each part in which a file may
-    have been downloaded. ``handles`` maps each ``Storage.file`` to the open file. Remote files are not read, nor are
-    files with unwritten ranges.
+    All bytes of ``keys`` are read. If it is None, ``pages`` has the offsets of pages of zeros in each file, in order.
+    If both are None, a few blocks are read at the end of each part in which a file may have been downloaded.
+    ``handles`` maps each ``Storage.file`` to the open file. Remote files are not read, nor are files with unwritten
+    ranges.
     """
     open_files = {name: file for name, file in sorted(handles.items()) if _is_readable(file)}
     matrix, cut, whole, rows = "", dict[str, None](), dict[str, None](), list[str]()
@@ -56,7 +61,9 @@ def zero_run_notes(
     for name, file in open_files.items():
         places = Places(by_file, name)
         with suppress(CheckpointError):  # the command reports it when it reads the values
-            for begin, end in _zeros(file, places, keys):
+            for begin, end in _zeros(
+                file, places, _pages(file, places, keys, None if pages is None else pages.get(name, ()))
+            ):
                 if at := _cut_row(file, places, begin, end):
                     matrix = matrix or at
                     cut.update((place.key, None) for place in places.between(begin, end))
@@ -123,10 +130,16 @@ def _has_values(files: Mapping[str, File], info: TensorInfo) -> bool:
     return file is not None and any(file.read(begin, min(PROBE, info.nbytes - info.nbytes // 2)))
 
 
-def _zeros(file: File, places: Places, keys: Collection[str] | None) -> Iterator[tuple[int, int]]:
+def _pages(file: File, places: Places, keys: Collection[str] | None, pages: Iterable[int] | None) -> Iterable[int]:
+    if keys is not None:
+        return _pages_of(file, places, keys)
+    return _pages_at_ends(file) if pages is None else pages
+
+
+def _zeros(file: File, places: Places, pages: Iterable[int]) -> Iterator[tuple[int, int]]:
     """Yield (begin, end) of ranges of zeros that are in matrices."""
     end = 0
-    for page in _pages_at_ends(file) if keys is None else _pages_of(file, places, keys):
+    for page in pages:
         if page >= end and places.at(page) is not None and _is_zero(file, page, PAGE):
             begin, end = _around(file, page)
             yield begin, end

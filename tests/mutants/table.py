@@ -1014,6 +1014,18 @@ MUTANTS = (
         "checkpoint/values/test_zero_rows.py",
     ),
     Mutant(
+        "verbs that read all values notice zeros anywhere in a file",
+        "            if (at := zero_page(view[begin : begin + BLOCK])) is not None and len(self.zeros) < ZEROS:",
+        "            if (at := zero_page(view[begin : begin + BLOCK])) is None and len(self.zeros) < ZEROS:",
+        "checkpoint/test_seen_zeros.py",
+    ),
+    Mutant(
+        "verify has the notes on values of its output",
+        "        *(odd_scale_notes_on(checkpoint) if checkpoint.codes else ()),",
+        "        *(odd_scale_notes_on(checkpoint) if not checkpoint.codes else ()),",
+        "analysis/verify/test_verification_notes.py",
+    ),
+    Mutant(
         "rows of zeros of pruned heads are not noted",
         "        if of_layer and not (one.begin < run[1] and run[0] < one.end) and _is_zero_in(file, one, first, last):",
         "        if of_layer and (one.begin < run[1] and run[0] < one.end) and _is_zero_in(file, one, first, last):",
