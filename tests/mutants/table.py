@@ -1020,6 +1020,18 @@ MUTANTS = (
         "checkpoint/test_seen_zeros.py",
     ),
     Mutant(
+        "one matrix of 8-bit floats without scales is noted if other layers are stored otherwise",
+        "    if len(found) >= FEWEST or any(one.key in unlike for one in found):",
+        "    if len(found) >= FEWEST or any(one.key not in unlike for one in found):",
+        "checkpoint/values/test_lost_scales.py",
+    ),
+    Mutant(
+        "MLX's codes in int32 are noted",
+        '    return is_mlx and tensors[one.codes].dtype == "int32"',
+        '    return is_mlx and tensors[one.codes].dtype == "uint32"',
+        "tensors/encodings/test_few_layers.py",
+    ),
+    Mutant(
         "verify has the notes on values of its output",
         "        *(odd_scale_notes_on(checkpoint) if checkpoint.codes else ()),",
         "        *(odd_scale_notes_on(checkpoint) if not checkpoint.codes else ()),",

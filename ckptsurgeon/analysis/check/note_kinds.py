@@ -49,7 +49,8 @@ KINDS = (
           "Merge the adapter with this weight, unless its factors contain the scale already."),
     _kind("weight-size", r"the dtype in the header is perhaps wrong", FAIL,
           "Correct the dtype in the header of the file, or save the model again: the bytes may be right."),
-    _kind("weight-size", r"perhaps their scales were lost|that were cast without their scales", WARN, CODES),
+    _kind("weight-size", r"perhaps their scales were lost|8-bit floats without scales, although"
+          r"|that were cast without their scales", WARN, CODES),
     _kind("weight-size", r"perhaps they were decoded with wrong zero points", WARN,
           "Decode the quantised model again, or compare with the original (ckpt diff --values)."),
     _kind("impossible-values", r"of running variances ha(s|ve) negative values", FAIL,

@@ -28,8 +28,9 @@ _OF_FILES = re.compile(
     r"|bytes were never written to the file|the zeros begin or end in the middle of a row"
     r"|are all zeros, one after the other in the file|of zeros, perhaps because a part of the file is missing"
     r"|the dtype in the header is perhaps wrong"
-    r"|perhaps their scales were lost|in the parts of tensors that are split between them"
-    r"|that were cast without their scales|perhaps they were decoded with wrong zero points"
+    r"|perhaps their scales were lost|8-bit floats without scales, although"
+    r"|in the parts of tensors that are split between them|that were cast without their scales"
+    r"|perhaps they were decoded with wrong zero points"
     r"|has the weights of one rank of"
 )
 """Matches those notes of a checkpoint that are on its files and their bytes; the others say how it was opened."""
