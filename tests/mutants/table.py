@@ -1026,6 +1026,18 @@ MUTANTS = (
         "checkpoint/values/test_lost_scales.py",
     ),
     Mutant(
+        "a sample of matrices has one of each layer",
+        "        group = groups[(2 * at + 1) * len(groups) // (2 * number)]",
+        "        group = groups[0]",
+        "checkpoint/values/test_sampled_matrices.py",
+    ),
+    Mutant(
+        "a sample of quantised tensors has other layers in each role",
+        "        yield from (some[(at * len(most) + role) * len(some) // (number * len(most))] for at in range(number))",
+        "        yield from (some[at * len(most) * len(some) // (number * len(most))] for at in range(number))",
+        "api/inputs/test_sampled_scales.py",
+    ),
+    Mutant(
         "MLX's codes in int32 are noted",
         '    return is_mlx and tensors[one.codes].dtype == "int32"',
         '    return is_mlx and tensors[one.codes].dtype == "uint32"',
