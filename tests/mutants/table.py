@@ -1038,6 +1038,12 @@ MUTANTS = (
         "api/inputs/test_sampled_scales.py",
     ),
     Mutant(
+        "wrong minima of GGUF are noted",
+        "        return made.of[0].dtype in WITH_MINIMA",
+        "        return made.of[0].dtype not in WITH_MINIMA",
+        "tensors/decoders/test_wrong_minima.py",
+    ),
+    Mutant(
         "MLX's codes in int32 are noted",
         '    return is_mlx and tensors[one.codes].dtype == "int32"',
         '    return is_mlx and tensors[one.codes].dtype == "uint32"',
