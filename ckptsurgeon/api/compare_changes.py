@@ -13,6 +13,7 @@ from ..analysis.compare.measure_changes import compare_changes as measure_change
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import place_of
 from ..checkpoint.opening import open_checkpoint
+from ..checkpoint.seen_zeros import seen_zero_notes
 from ..destinations._load import is_configuration
 from ..errors import ConfigError
 from ..tensors.dtypes import DTYPES
@@ -71,6 +72,7 @@ def compare_changes(
 def _notes(opened: Sequence[Checkpoint]) -> Iterator[str]:
     for one in opened:
         yield from notes_about(one.path, [*one.notes, *one.odd_scales.notes(one.path)])
+    yield from seen_zero_notes(opened, said=[note for one in opened for note in one.notes])
 
 
 def _dtype_notes(opened: Sequence[Checkpoint], keys: Sequence[str]) -> Iterator[str]:

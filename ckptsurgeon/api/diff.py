@@ -14,6 +14,7 @@ from ..analysis.fits.compare import tied_keys
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import place_of
 from ..checkpoint.opening import open_checkpoint
+from ..checkpoint.seen_zeros import seen_zero_notes
 from ..destinations._load import is_configuration, load_target
 from ..errors import CheckpointError, ConfigError
 from ..storage.read.uri import shown
@@ -149,7 +150,7 @@ def _compared(
             weights=(weights_of(a), weights_of(b)), progress=progress,
         )  # fmt: skip
         odd = _on_scales(a, b)
-        notes = [*_of_one(a, b), *odd, *folder_differences(a, b)]
+        notes = [*_of_one(a, b), *odd, *seen_zero_notes((a, b), said=found.notes), *folder_differences(a, b)]
     return replace(found, notes=(*found.notes, *notes)) if notes else found
 
 

@@ -13,6 +13,7 @@ from ..analysis.inspection import Inspection, TokenRows, inspection_of
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import place_of
 from ..checkpoint.opening import open_checkpoint
+from ..checkpoint.seen_zeros import seen_zero_notes
 from ..checkpoint.shard_index import consumed_notes
 from ..errors import ConfigError
 from ..planning.keys.matcher import KeyMatcher
@@ -59,7 +60,7 @@ def inspect(
 
         folder = None if checkpoint.folder is None else model_folder(checkpoint)
         found = inspection_of(checkpoint, include, exclude, stats=stats, weights=weights_of(checkpoint))
-        notes = checkpoint.odd_scales.notes(checkpoint.path)  # of tensors that stats decoded
+        notes = (*checkpoint.odd_scales.notes(checkpoint.path), *seen_zero_notes([checkpoint], said=checkpoint.notes))
         if checkpoint.codes and not stats:
             from .inputs.sampled_scales import sampled_scale_notes
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import path_of
 from ..checkpoint.opening import open_checkpoint
+from ..checkpoint.seen_zeros import seen_zero_notes
 from ..errors import CheckpointError, ConfigError, FormatError, VerifyError
 from ..planning.plan.plan import Plan
 from ..planning.plan.receipt import Failure, Note, Verification
@@ -83,7 +84,12 @@ def verify(
         result = verify_output(
             checkpoint, expected, plan=planned, sample=sample, key_file=os.fspath(key or ""), progress=progress
         )
-        said = (*changed_model_files(named, found), *_of_decoded(checkpoint, found.values()), *_of_model(checkpoint))
+        said = (
+            *changed_model_files(named, found),
+            *_of_decoded(checkpoint, found.values()),
+            *_of_model(checkpoint),
+            *_of_zeros(checkpoint, found.values()),
+        )
         return replace(result, notes=(*result.notes, *said))
 
 
@@ -111,13 +117,24 @@ def _of_patch(output: CheckpointLike, patch: Path, others: Sequence[str], progre
 
 def _of_decoded(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:
     """Yield the notes on quantised sources if the output is not quantised, because decoding may have gone wrong."""
+    from .inputs.sampled_scales import sampled_scale_notes
     from .model_folder.codes.described_shapes import described_shape_notes
     from .model_folder.folder import model_folder
 
     for source in sources if not checkpoint.codes else ():
         one = source.stored or source
-        notes = (*one.quantisation_notes, *described_shape_notes(one, model_folder(one).config)) if one.codes else ()
+        if not one.codes:
+            continue
+        odd = source.odd_scales.notes(one.path) or sampled_scale_notes(one)
+        notes = (*one.quantisation_notes, *odd, *described_shape_notes(one, model_folder(one).config))
         yield from (Note(one.path, said.removeprefix(f"{escape(one.path)}: ")) for said in notes)
+
+
+def _of_zeros(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:
+    """Yield notes on zeros that were read where a part of a file of the output, or of a source, is perhaps missing."""
+    for one in (checkpoint, *sources):
+        for said in seen_zero_notes([one], said=one.notes):
+            yield Note(one.path, said.removeprefix(f"{escape(one.path)}: "))
 
 
 def _of_model(checkpoint: Checkpoint) -> Iterator[Note]:
@@ -126,12 +143,14 @@ def _of_model(checkpoint: Checkpoint) -> Iterator[Note]:
     The output is also compared with the transformers class in its config.json.
     """
     from .class_check import class_notes
+    from .inputs.sampled_scales import odd_scale_notes_on
     from .model_folder.checks import contradictions
 
     name = escape(checkpoint.path)
     notes = (
-        *checkpoint.quantisation_notes,
+        *(note for note in checkpoint.notes if note not in checkpoint.header.notes),  # other files: see other_files
+        *(odd_scale_notes_on(checkpoint) if checkpoint.codes else ()),
         *contradictions(checkpoint),
         *class_notes(checkpoint),
     )
-    yield from (Note(checkpoint.path, said.removeprefix(f"{name}: ")) for said in notes)
+    yield from (Note(checkpoint.path, said.removeprefix(f"{name}: ")) for said in dict.fromkeys(notes))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from ..tensors.encodings.bitsandbytes import VALUES as TABLES
-from ..util.text import listing
+from ..util.text import NUMBER_IN_KEY, listing
 from .values.sampled_matrices import VALUES, MatrixSample
 
 __all__ = ["cast_code_notes"]
@@ -14,7 +14,7 @@ __all__ = ["cast_code_notes"]
 LOW_BITS = {"bfloat16": 4, "float16": 7, "float32": 20}
 """How many more bits the mantissas of a dtype have than those of 8-bit floats (e4m3, with three bits)."""
 FEWEST = 2
-"""The fewest matrices of codes for a note."""
+"""The fewest matrices of codes for a note, or of other values in the same role if only one matrix has codes."""
 DIFFERENT, LARGEST, INTEGER = 24, 32.0, 128.0
 """Codes of 8 bits have at least this many different magnitudes, up to at least 32; those of int8 have none above 128.
 
@@ -40,11 +40,18 @@ def cast_code_notes(sample: Collection[MatrixSample]) -> Iterator[str]:
         if kind := _kind(one):
             found.setdefault(kind, []).append(one.key)
     for kind, keys in found.items():
-        if len(keys) >= FEWEST:
+        if len(keys) >= FEWEST or _is_unlike_others(keys[0], sample, found):
             yield (
                 f"the values of {len(keys)} of {len(sample)} matrices that were looked at are {kind}: perhaps they are "
                 f"quantised codes that were cast without their scales: {listing(keys)}"
             )
+
+
+def _is_unlike_others(key: str, sample: Collection[MatrixSample], found: Mapping[str, Collection[str]]) -> bool:
+    """Return whether some matrices of the same role (the key without numbers) were looked at, and none has codes."""
+    role = NUMBER_IN_KEY.sub("#", key)
+    others = [one.key for one in sample if one.key != key and NUMBER_IN_KEY.sub("#", one.key) == role]
+    return len(others) >= FEWEST and not any(one in keys for one in others for keys in found.values())
 
 
 def _kind(one: MatrixSample) -> str:

@@ -22,7 +22,7 @@ from ..util.notebook import InNotebooks
 from ..util.text import count, escape, listing
 from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
 from .other_columns import of_other_columns
-from .quantisation import quantisation_settings, settings_by_file, settings_in, without_settings
+from .quantisation import configuration, quantisation_settings, settings_by_file, settings_in, without_settings
 from .quantisation_notes import (
     contradictory,
     disagreeing_files,
@@ -264,7 +264,8 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         """Notes on values that cannot be right, such as bytes that were never written, and codes without scales."""
         if self.stored is not None:
             return self.stored._value_notes
-        return tuple(value_notes(self._shown, self.header.handles, self.codes.by_key))
+        are_described = self.folder is not None and bool(configuration(self.folder))
+        return tuple(value_notes(self._shown, self.header.handles, self.codes.by_key, are_described=are_described))
 
     @cached_property
     def quantisation(self) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.encodings._find import is_named_codes
 from ..tensors.encodings._needed import needed_parts
 from ..tensors.encodings._parts import broken_partners
-from ..tensors.encodings._unlike import odd_ones, of_another_scale, plain_with_scales
+from ..tensors.encodings._unlike import is_mlx_of_signed, odd_ones, of_another_scale, plain_with_scales
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
 
@@ -155,6 +155,8 @@ def _casts(one: QuantisedTensor, tensors: Tensors) -> Iterator[str]:
     if "bitsandbytes" in one.method:
         wanted |= dict.fromkeys(TABLES, ("bitsandbytes", ("float32",)))
         wanted[ABSMAX] = ("bitsandbytes", ("uint8",) if NESTED in one.parts else ("float32", "uint8"))
+    if is_mlx_of_signed(one, tensors):
+        yield "codes in int32, but MLX accepts only uint32"
     for end, (program, dtypes) in wanted.items():
         dtype = tensors[one.parts[end]].dtype if end in one.parts else ""
         if dtype and dtype not in dtypes:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TypeVar
 
+from ..checkpoint.seen_zeros import seen_zero_notes
 from ..errors import PlanError
 from ..formats.base.header import ExtraEntries
 from ..formats.base.header_digest import seal
@@ -143,6 +144,7 @@ def carry_out(
             *negative_notes(_merged(one.negative for one in receipts)),
             *adapter_notes(one.adapters for one in receipts),
             *odd_scale_notes(one.odd_scales for one in receipts),
+            *seen_zero_notes(inputs.sources, [one.zeros for one in receipts], plan.notes),
             *recipe_notes(written, inputs.sources, sums),
             *implied_notes(written),
             *_left_out_notes(plan, written, options),

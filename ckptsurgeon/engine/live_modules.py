@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.seen_zeros import seen_zero_notes
 from ..errors import PlanError
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import Step
@@ -50,7 +51,8 @@ def stage_tensors(
         staged, lost, unsound = _staged(plan, inputs, boxes or {}, put)
         check_unchanged(inputs.sources)
     odd = (note for one in inputs.sources for note in one.odd_scales.notes(one.path))
-    return staged, (*lost_notes(lost, plan.steps), *unsound_notes(unsound), *odd)
+    zeros = seen_zero_notes(inputs.sources, said=plan.notes)
+    return staged, (*lost_notes(lost, plan.steps), *unsound_notes(unsound), *odd, *zeros)
 
 
 def _staged(

@@ -28,7 +28,8 @@ class PartReceipt:
     tensor is looked at. ``negative`` counts variances that became negative.
 
     ``odd_scales`` is {path of a source: {kind of suspicious scale: names of quantised tensors}}. ``adapters`` is {path
-    of an adapter: {kind in ``CHANGES``: keys of the tensors}}. ``digest`` is the SHA-256 of all bytes of the file that
+    of an adapter: {kind in ``CHANGES``: keys of the tensors}}. ``zeros`` is {path of a source: {name of its file: the
+    offsets of pages of zeros that were read}}. ``digest`` is the SHA-256 of all bytes of the file that
     do not belong to a tensor.
     """
 
@@ -40,6 +41,7 @@ class PartReceipt:
     negative: dict[str, int] = field(default_factory=dict)
     odd_scales: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     adapters: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    zeros: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     nbytes_read: int = 0
     fits: tuple[FactorFit, ...] = ()
     rounded: tuple[RoundedTensor, ...] = ()
@@ -56,6 +58,7 @@ class PartReceipt:
             "negative": self.negative,
             "odd_scales": self.odd_scales,
             "adapters": self.adapters,
+            "zeros": self.zeros,
             "nbytes_read": self.nbytes_read,
             "fits": [[one.key, one.shape, one.rank, one.error] for one in self.fits],
             "rounded": [[one.key, one.shape, one.error, one.largest] for one in self.rounded],
@@ -79,6 +82,7 @@ class PartReceipt:
             _numbers(row["negative"]),
             {str(path): _names(one) for path, one in row["odd_scales"].items()},
             {str(path): _names(one) for path, one in row["adapters"].items()},
+            {str(path): _offsets(one) for path, one in row["zeros"].items()},
             int(row["nbytes_read"]),
             tuple(FactorFit(str(key), _shape(dims), int(rank), float(error)) for key, dims, rank, error in row["fits"]),
             tuple(
@@ -95,6 +99,10 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, int]:
 
 def _names(row: Mapping[str, Any]) -> dict[str, list[str]]:
     return {str(kind): [str(name) for name in names] for kind, names in row.items()}
+
+
+def _offsets(row: Mapping[str, Any]) -> dict[str, list[int]]:
+    return {str(name): [int(offset) for offset in offsets] for name, offsets in row.items()}
 
 
 def _shape(dims: Any) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from threading import Lock
 
 from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.seen_zeros import take_zeros
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import Step
 from ..storage.read.base import Progress
@@ -52,6 +53,7 @@ def write_parts(runs: Sequence[PartRun], done: Callable[[PartRun], None]) -> Non
             _compute(run)
             if number == 0:
                 _draw(runs)
+        run.receipt.zeros = take_zeros(run.inputs.sources)
         if len(runs) > 1:
             _check_read(run)
         for step in run.shared:

@@ -5,7 +5,7 @@ Scales and zero points are odd if no quantisation method writes them, such as ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from math import log2
 from typing import TypeAlias
@@ -17,7 +17,8 @@ __all__ = [
     "APART", "DECODED", "EXCHANGED", "EXPLAIN", "FEWEST", "HUGE", "INVERSE", "LARGE", "LEANING", "NARROW", "NEGATED",
     "NEGATIVE", "NESTED", "NO_OFFSET", "OFF_BY_ONE", "OF_SIZES", "OPPOSED", "RISING", "ROUNDED", "SAID", "SHIFT",
     "SHIFTED", "SIGNED_CODES", "SMALL", "UNCENTRED", "UNSET", "USUAL", "WRONG_OFFSETS", "ZERO", "ZERO_BLOCKS",
-    "OddScales", "odd_scale_notes", "shifted_names", "uncentred_names",
+    "OddScales", "odd_scale_notes", "powers_of", "shifted_names", "uncentred_names",
+    "unlike_other_layers",
 ]  # fmt: skip
 
 ZERO, NEGATIVE, HUGE, NO_OFFSET = "zero", "negative", "huge", "no offset"
@@ -181,7 +182,7 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
                 have = f"{count(len(names[kind]), 'quantised tensor')} {'has' if len(names[kind]) == 1 else 'have'}"
                 yield f"{escape(path)}: {have} {said}: {_listed(names[kind])}"
         yield from _on_sizes(path, names)
-        powers = _powers(every, path)
+        powers = powers_of(one[path] for one in every if path in one)
         if shifted := shifted_names(names, len(powers)):
             yield f"{escape(path)}: {len(shifted)} of {len(powers)} decoded matrices {OFF_BY_ONE}: {_listed(shifted)}"
         if uncentred := uncentred_names(names, powers) - shifted:
@@ -189,7 +190,7 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
                 f"{escape(path)}: {len(uncentred)} of {len(powers)} decoded matrices {WRONG_OFFSETS}: "
                 f"{_listed(uncentred)}"
             )
-        large, small = _unlike_other_layers(powers, names)
+        large, small = unlike_other_layers(powers, names)
         for unlike, as_large in ((large, f"at least {1 << APART} times"), (small, f"at most 1/{1 << APART}")):
             if unlike:
                 matrices = count(len(unlike), "decoded matrix", "decoded matrices")
@@ -239,27 +240,38 @@ def uncentred_names(names: Mapping[str, Collection[str]], every: Collection[str]
         leaning = set(names.get(LEANING, ())).union(*(names.get(kind, ()) for kind in SHIFTED.values()))
         for role in roles.values():
             others = role - some
-            if len(others) >= SIBLINGS and not others & leaning:
+            if (
+                others
+                and not others & leaning
+                and (len(others) >= SIBLINGS or _are_centred(set(every) - some, leaning))
+            ):
                 found |= role & some
     return found.difference(*(names.get(kind, ()) for kind in EXPLAIN))
 
 
 SIBLINGS = 2
-"""The fewest matrices of one role with groups around 0 that show that others of this role are wrong."""
+"""The fewest matrices of one role with groups around 0 that show that others of this role are wrong.
+
+One is enough in a model of two layers if its other matrices have groups around 0, too.
+"""
 
 
-def _powers(every: Sequence[Found], path: str) -> dict[str, float]:
-    """Return the largest power of two of each decoded matrix of a checkpoint, by name."""
+def _are_centred(others: Collection[str], leaning: Container[str]) -> bool:
+    return len(others) >= FEWEST and not any(one in leaning for one in others)
+
+
+def powers_of(every: Iterable[Mapping[str, Collection[str]]]) -> dict[str, float]:
+    """Return the largest power of two of each decoded matrix, by name; ``every`` has names by kind."""
     found: dict[str, float] = {}
     for one in every:
-        for kind, names in one.get(path, {}).items():
+        for kind, names in one.items():
             if kind.startswith(POWER):
                 power = float(kind.removeprefix(POWER))
                 found.update((name, max(power, found.get(name, power))) for name in names)
     return found
 
 
-def _unlike_other_layers(powers: Mapping[str, float], names: Mapping[str, set[str]]) -> tuple[set[str], set[str]]:
+def unlike_other_layers(powers: Mapping[str, float], names: Mapping[str, Collection[str]]) -> tuple[set[str], set[str]]:
     """Return the matrices that are far too large, and far too small, beside matrices of the same role in other layers.
 
     The role is the name without numbers. The factors of a role are divided at their widest gap. Which of the two
@@ -277,7 +289,7 @@ def _unlike_other_layers(powers: Mapping[str, float], names: Mapping[str, set[st
                 large.update(ordered[at:])
             elif 2.0 ** powers[ordered[at - 1]] < DECODED[0]:
                 small.update(name for name in ordered[:at] if "expert" not in name)
-    return large - names[HUGE], small - names[ZERO]
+    return large.difference(names[HUGE]), small.difference(names[ZERO])
 
 
 def _on_sizes(path: str, names: Mapping[str, set[str]]) -> Iterator[str]:

@@ -126,7 +126,11 @@ HEALTHY = {
     "decoded with powers of two": {
         key: (value * 2**9).to(torch.float8_e4m3fn).float() / 2**9 for key, value in weights().items()
     },
-    "one matrix": {**weights(), "layers.0.up.weight": torch.randint(-127, 128, (256, 256)).float()},
+    "one matrix of its role": {**weights(), "x.weight": torch.randint(-127, 128, (256, 256)).float()},
+    "one of two layers": {
+        "layers.0.up.weight": torch.randint(-127, 128, (256, 256)).float(),
+        "layers.1.up.weight": torch.ones(256, 256),
+    },
     "quantiles": {f"{i}": torch.linspace(-1, 1, 16)[torch.randint(0, 16, (256, 256))] for i in range(6)},
     "decoded nf4": {
         f"{i}": (torch.tensor(LEVELS["nf4"])[torch.randint(0, 16, (4096, 16))] * torch.rand(4096, 1)).reshape(256, 256)
@@ -144,3 +148,11 @@ HEALTHY = {
 def test_other_values_are_not(name: str) -> None:
     save_file(HEALTHY[name], "x.safetensors")
     assert not notes_of("x.safetensors")
+
+
+def test_one_matrix_of_codes_is_noted_if_other_layers_have_weights() -> None:
+    state = {**weights(), "layers.0.up.weight": torch.randint(-127, 128, (256, 256)).float()}
+    save_file(state, "x.safetensors")
+    (said,) = [note for note in notes_of("x.safetensors") if SAID in note]
+    assert said.startswith("the values of 1 of 6 matrices that were looked at are whole numbers above 32")
+    assert said.endswith(": layers.0.up.weight")

@@ -49,7 +49,8 @@ KINDS = (
           "Merge the adapter with this weight, unless its factors contain the scale already."),
     _kind("weight-size", r"the dtype in the header is perhaps wrong", FAIL,
           "Correct the dtype in the header of the file, or save the model again: the bytes may be right."),
-    _kind("weight-size", r"perhaps their scales were lost|that were cast without their scales", WARN, CODES),
+    _kind("weight-size", r"perhaps their scales were lost|8-bit floats without scales, although"
+          r"|that were cast without their scales", WARN, CODES),
     _kind("weight-size", r"perhaps they were decoded with wrong zero points", WARN,
           "Decode the quantised model again, or compare with the original (ckpt diff --values)."),
     _kind("impossible-values", r"of running variances ha(s|ve) negative values", FAIL,
@@ -71,6 +72,8 @@ KINDS = (
     _kind("shard", r"has the weights of one rank of", FAIL, "Fetch the files of all ranks into one folder."),
     _kind("shard", r"zeros begin or end in the middle of a row|^\d+ matrices are all zeros, one after", WARN,
           "Fetch the file again."),
+    _kind("shard", r"of zeros, perhaps because a part of the file is missing", WARN,
+          "Fetch the file again, unless these rows were set to zero on purpose."),
     _kind("shard", r"bytes were never written to the file", WARN,
           "Fetch or save the file again, unless a program that leaves out zeros copied it."),
     _kind("adapter-config", r"^adapter_config\.json does not fit|^adapter_config\.json: .*without factors", FAIL,

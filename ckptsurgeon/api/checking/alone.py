@@ -26,9 +26,11 @@ __all__ = [
 _OF_FILES = re.compile(
     r"is one of \d+ shards|is not the shard that|the shards in its folder have|lists \d+ shards?, but not"
     r"|bytes were never written to the file|the zeros begin or end in the middle of a row"
-    r"|are all zeros, one after the other in the file|the dtype in the header is perhaps wrong"
-    r"|perhaps their scales were lost|in the parts of tensors that are split between them"
-    r"|that were cast without their scales|perhaps they were decoded with wrong zero points"
+    r"|are all zeros, one after the other in the file|of zeros, perhaps because a part of the file is missing"
+    r"|the dtype in the header is perhaps wrong"
+    r"|perhaps their scales were lost|8-bit floats without scales, although"
+    r"|in the parts of tensors that are split between them|that were cast without their scales"
+    r"|perhaps they were decoded with wrong zero points"
     r"|has the weights of one rank of"
 )
 """Matches those notes of a checkpoint that are on its files and their bytes; the others say how it was opened."""

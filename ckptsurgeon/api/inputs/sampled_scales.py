@@ -77,11 +77,15 @@ def odd_scale_notes_on(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 
 def _chosen(every: Iterable[QuantisedTensor]) -> Iterator[QuantisedTensor]:
-    """Yield the quantised tensors to look at: some of each of the roles that the most tensors have."""
+    """Yield the quantised tensors to look at: some of each of the roles that the most tensors have.
+
+    They are of other layers in each role, so that a layer that is out of family is looked at in one of them.
+    """
     roles: dict[str, list[QuantisedTensor]] = defaultdict(list)
     for one in every:
         if not is_embedding(one.name):
             roles[NUMBER_IN_KEY.sub("#", one.name)].append(one)
-    for some in sorted(roles.values(), key=len, reverse=True)[:ROLES]:
+    most = sorted(roles.values(), key=len, reverse=True)[:ROLES]
+    for role, some in enumerate(most):
         number = min(LAYERS, len(some))
-        yield from (some[at * len(some) // number] for at in range(number))
+        yield from (some[(at * len(most) + role) * len(some) // (number * len(most))] for at in range(number))

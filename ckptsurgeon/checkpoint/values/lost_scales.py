@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Container, Iterator, Mapping
 from functools import cache
 from math import inf
 from typing import NamedTuple
 
-from ...util.text import listing
+from ...tensors.dtypes import DTYPES
+from ...tensors.info import TensorInfo
+from ...util.text import NUMBER_IN_KEY, count, listing
 from .sampled_matrices import VALUES, MatrixSample
 
-__all__ = ["EIGHT_BITS", "lost_scale_notes"]
+__all__ = ["EIGHT_BITS", "lost_scale_notes", "unlike_other_layers"]
 
 
 class _Format(NamedTuple):
@@ -25,7 +28,7 @@ EIGHT_BITS = {
     "float8_e5m2": _Format(2, 15), "float8_e5m2fnuz": _Format(2, 16),
 }  # fmt: skip
 FEWEST = 2
-"""The fewest matrices of codes for a note."""
+"""The fewest matrices of codes for a note, unless the same matrix of other layers is stored otherwise."""
 MEDIAN = 4.0
 """The smallest median magnitude of codes.
 
@@ -34,16 +37,65 @@ Scales are chosen so that the largest code of a tensor, a channel or a block is 
 """
 
 
-def lost_scale_notes(sample: Collection[MatrixSample]) -> Iterator[str]:
-    """Yield a note if matrices of 8-bit floats have values as large as codes; none of them belongs to any scales."""
+def lost_scale_notes(
+    sample: Collection[MatrixSample], unlike: Mapping[str, str], *, are_described: bool = False
+) -> Iterator[str]:
+    """Yield a note if matrices of 8-bit floats have values as large as codes; none of them belongs to any scales.
+
+    One matrix may have any values, except if its key is in ``unlike`` (see ``unlike_other_layers``). The other matrices
+    in ``unlike`` have a note, too, unless tensors ``are_described`` by a config.json: other notes compare the two.
+    """
     found = [one for one in sample if one.dtype in EIGHT_BITS and _median(one) > MEDIAN]
-    if len(found) >= FEWEST:
+    if len(found) >= FEWEST or any(one.key in unlike for one in found):
         kinds = listing(list(dict.fromkeys(one.dtype for one in found)), where="")
         yield (
             f"the values of {len(found)} of {len(sample)} matrices of 8-bit floats that were looked at are as large as "
             f"codes (half of them are above {MEDIAN:g}), but {kinds} without scales are plain numbers: perhaps their "
             f"scales were lost: {listing([one.key for one in found])}"
         )
+    if not are_described:
+        yield from _unlike_notes(unlike, {one.key for one in found})
+
+
+def _unlike_notes(unlike: Mapping[str, str], said: Container[str]) -> Iterator[str]:
+    kinds: dict[str, list[str]] = {}
+    for key, kind in unlike.items():
+        if key not in said:
+            kinds.setdefault(kind, []).append(key)
+    for kind, keys in kinds.items():
+        has = "has" if len(keys) == 1 else "have"
+        yield (
+            f"{count(len(keys), 'matrix', 'matrices')} {has} 8-bit floats without scales, although the same matrix of "
+            f"most other layers {kind}: {listing(keys)}"
+        )
+
+
+def unlike_other_layers(
+    plain: Collection[str], tensors: Mapping[str, TensorInfo], coded: Container[str]
+) -> dict[str, str]:
+    """Return which of ``plain``, the matrices of 8-bit floats without scales, other layers store otherwise, and how.
+
+    More than half of the matrices of the same role (the key without numbers) have scales, or are wider floats.
+    """
+    roles = {NUMBER_IN_KEY.sub("#", key) for key in plain}
+    ends = tuple({role.rpartition("#")[2] for role in roles})  # saves time: few keys have these ends
+    kinds: dict[str, Counter[str]] = {role: Counter() for role in roles}
+    for key, info in tensors.items() if roles else ():
+        if key.endswith(ends) and len(info.shape) > 1 and (role := NUMBER_IN_KEY.sub("#", key)) in kinds:
+            kinds[role][_storage(key, info, plain, coded)] += 1
+    usual = {role: found.most_common(1)[0] for role, found in kinds.items() if found}
+    return {
+        key: kind for key in plain
+        if (role := NUMBER_IN_KEY.sub("#", key)) in usual
+        and (kind := usual[role][0]) and usual[role][1] * 2 > kinds[role].total()
+    }  # fmt: skip
+
+
+def _storage(key: str, info: TensorInfo, plain: Collection[str], coded: Container[str]) -> str:
+    """Return how a matrix is stored: with scales, or its dtype; '' for 8-bit floats without scales and for others."""
+    if key in plain or DTYPES[info.dtype].kind != "float":
+        return ""
+    return "has scales" if key in coded else f"is {info.dtype}" if DTYPES[info.dtype].bits > 8 else ""
 
 
 def _median(one: MatrixSample) -> float:

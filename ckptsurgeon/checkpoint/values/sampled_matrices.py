@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
@@ -11,11 +12,14 @@ from ...errors import CheckpointError
 from ...storage.read.base import File
 from ...storage.read.local import ConsumedFile
 from ...tensors.info import TensorInfo
+from ...util.text import NUMBER_IN_KEY
 
 __all__ = ["VALUES", "MatrixSample", "sampled_matrices"]
 
 MATRICES, IN_FILE, FILES, VALUES = 32, 2, 256, 512
 """How many matrices are read, or how many of each file if that is more; how many files and values of each, at most."""
+KEYS = 32
+"""How many keys of a file are considered for each matrix that is read, at most."""
 COLUMNS = 64
 """The fewest columns of a matrix that is read."""
 DTYPES = ("bfloat16", "float16", "float32")
@@ -39,7 +43,7 @@ class MatrixSample(NamedTuple):
 def sampled_matrices(
     tensors: Mapping[str, TensorInfo], handles: Mapping[str, File], dtypes: Container[str] = DTYPES
 ) -> Iterator[MatrixSample]:
-    """Yield some values of some matrices of each file, spread over the file; ``dtypes`` are those of the matrices.
+    """Yield some values of some matrices of each file, of as many layers as possible, each of one of ``dtypes``.
 
     ``handles`` maps each ``Storage.file`` to the open file; remote files are not read. Matrices that cannot be read are
     left out: the command reports it when it reads the values.
@@ -65,8 +69,32 @@ def _chosen(
         file, keys = handles.get(name), by_file[name]
         if file is None or file.remote or file.closed or isinstance(file, ConsumedFile):
             continue
-        some = [key for key in keys[:: len(keys) // (8 * number) + 1] if _is_matrix(tensors[key], dtypes)]
-        yield from ((key, file) for key in some[:: len(some) // number + 1])
+        some = [key for key in keys[:: len(keys) // (KEYS * number) + 1] if _is_matrix(tensors[key], dtypes)]
+        yield from ((key, file) for key in _spread(some, number))
+
+
+def _spread(keys: list[str], number: int) -> list[str]:
+    """Return at most ``number`` keys: of each layer another role, so that as many layers as possible are looked at.
+
+    Every few keys would be the same roles of some layers: a layer that none of them is in would never be looked at.
+    """
+    if len(keys) <= number:
+        return keys
+    layers: dict[str, list[str]] = {}
+    for key in keys:
+        found = NUMBER_IN_KEY.search(key)
+        layers.setdefault(key[: found.end()] if found else "", []).append(key)
+    if len(layers) > number:
+        layers.pop("", None)
+    groups, chosen, used = list(layers.values()), dict[str, None](), Counter[str]()
+    for at in range(number):
+        group = groups[(2 * at + 1) * len(groups) // (2 * number)]
+        left = {key: NUMBER_IN_KEY.sub("#", key) for key in group if key not in chosen}
+        if left:
+            key = min(left, key=lambda one: used[left[one]])
+            used[left[key]] += 1
+            chosen[key] = None
+    return list(chosen)
 
 
 def _is_matrix(info: TensorInfo, dtypes: Container[str]) -> bool:

@@ -12,7 +12,7 @@ from ..zero_runs import zero_run_notes
 from .activation_scales import activation_scales, inverse_scales, unusable_scales
 from .doubled_files import doubled_file_notes
 from .impossible_values import TENSORS, impossible_value_notes, read_extents, said_of
-from .lost_scales import EIGHT_BITS, lost_scale_notes
+from .lost_scales import EIGHT_BITS, lost_scale_notes, unlike_other_layers
 from .mislabelled_floats import mislabelled_float_notes
 from .missing_ranks import missing_rank_notes
 from .non_finite import non_finite_notes
@@ -22,14 +22,21 @@ from .shifted_weights import shifted_weight_notes
 __all__ = ["value_notes"]
 
 
-def value_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File], coded: Container[str]) -> Iterator[str]:
+def value_notes(
+    tensors: Mapping[str, TensorInfo],
+    handles: Mapping[str, File],
+    coded: Container[str],
+    *,
+    are_described: bool = False,
+) -> Iterator[str]:
     """Yield notes on values that cannot be right.
 
     These are bytes that were never written, files that are copies of other ranks' files, missing files of ranks, codes
     without scales, wrong dtypes, shifted weights, impossible values, and NaN.
 
     ``handles`` maps each ``Storage.file`` to the open file; remote files are not read. ``coded`` has the keys of the
-    parts of quantised tensors.
+    parts of quantised tensors. ``are_described`` is whether a config.json describes the tensors, so that other notes
+    compare the two.
     """
     yield from unwritten_notes(tensors, handles)
     yield from zero_run_notes(tensors, handles)
@@ -38,7 +45,9 @@ def value_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File], 
     sample = tuple(sampled_matrices(tensors, handles))
     yield from cast_code_notes(sample)
     plain = {key: info for key, info in tensors.items() if info.dtype in EIGHT_BITS and key not in coded}
-    yield from lost_scale_notes(tuple(sampled_matrices(plain, handles, EIGHT_BITS)) if plain else ())
+    if plain:
+        unlike, floats = unlike_other_layers(plain, tensors, coded), sampled_matrices(plain, handles, EIGHT_BITS)
+        yield from lost_scale_notes(tuple(floats), unlike, are_described=are_described)
     yield from mislabelled_float_notes(sample)
     yield from shifted_weight_notes(sample)
     yield from impossible_value_notes(tensors, handles)

@@ -16,18 +16,24 @@ from ._descriptors import Descriptor, check_name
 from .base import Advance, File, Folder, Source
 from .consumed import CONSUMED, consumed_shard
 from .unwritten import unwritten_ranges
+from .zero_pages import GRID, zero_page
 
 __all__ = ["SOURCE", "ConsumedFile", "LocalFile", "LocalFolder", "broken_links", "contents", "link_of"]
 
 INDEX = ".index"
 """The suffix of TensorFlow's index; the path of a TensorFlow checkpoint is the common prefix of its files."""
+BLOCK = 1 << 20
+"""In how many bytes a page of zeros is looked for at once: only the first of each block is remembered."""
+ZEROS = 1 << 14
+"""The most places of zeros that a file remembers: one for each block of zeros that was read."""
 
 
 class LocalFile(File):
     """A regular file that is kept open, so that all reads are from the file for which a plan was made.
 
     If too many files are open, unused files are closed; they are reopened later, if they are unchanged. ``unwritten``
-    are the (begin, end) ranges of bytes that were never written.
+    are the (begin, end) ranges of bytes that were never written. ``zeros`` are the offsets of pages of zeros that were
+    noticed in blocks that were read, at most ``ZEROS``, so that a caller can look at what is around them.
     """
 
     remote = False
@@ -42,6 +48,7 @@ class LocalFile(File):
         with self._descriptor.used() as fd:
             found = os.fstat(fd)
             self.unwritten = unwritten_ranges(fd, found.st_size)
+        self.zeros: list[int] = []
         self._descriptor.again = partial(_open_again, place, self.uri, _identity(found))
         self.size = found.st_size
         self.mtime_ns: int | None = found.st_mtime_ns
@@ -57,6 +64,7 @@ class LocalFile(File):
         except OSError as error:
             raise self._failed(error) from error
         if len(data) == nbytes:
+            self._look_at(offset, memoryview(data))
             return data
         buffer = bytearray(nbytes)
         self.readinto(offset, memoryview(buffer))
@@ -77,6 +85,12 @@ class LocalFile(File):
                 self._descriptor.give_back()
         except OSError as error:
             raise self._failed(error) from error
+        self._look_at(offset, view)
+
+    def _look_at(self, offset: int, view: memoryview) -> None:
+        for begin in range(0, len(view) if len(view) >= GRID else 0, BLOCK):
+            if (at := zero_page(view[begin : begin + BLOCK])) is not None and len(self.zeros) < ZEROS:
+                self.zeros.append(offset + begin + at)
 
     def need(self, ranges: Iterable[tuple[int, int]], advance: Advance | None = None) -> None:
         """Do nothing: the bytes are on this machine."""

@@ -57,6 +57,9 @@ MANY = 4
 OFFSETS = {"gptq": "zero", "awq": "zero", "packed": "bias"}
 """{decoder of unsigned codes: role of the offsets of codes}: if all offsets are 0, no decoded weight is negative."""
 
+WITH_MINIMA = ("q4_1", "q5_1", "q2_k", "q4_k", "q5_k")
+"""The types of GGUF whose blocks have a minimum, which is added to codes times the scale, or subtracted (K types)."""
+
 
 def are_usual(scale: Array, codes: str) -> bool:
     """Return whether no scale is odd: each is above zero, and not too large for codes of the dtype ``codes``."""
@@ -97,11 +100,13 @@ def add_size(
 
 
 def _has_offsets(made: Decoded, dims: int) -> bool:
-    """Return whether a weight of a linear layer has zero points or biases, so that wrong ones shift its mean.
+    """Return whether a weight of a linear layer has zero points, biases or minima, so that wrong ones shift its mean.
 
-    Small convolutions may have any mean. Of the weights with more than two dimensions, only packed ones are not
-    convolutions but stacked linear layers.
+    Small convolutions may have any mean. Of the weights with more than two dimensions, only packed ones and those of
+    GGUF are not convolutions but stacked linear layers.
     """
+    if made.encoding == "gguf":
+        return made.of[0].dtype in WITH_MINIMA
     if dims > 2 and made.encoding != "packed":
         return False
     roles = {role for role, _ in (*made.parts, *made.facts)}

@@ -19,6 +19,7 @@ from ._settings import QuantisationSettings, Settings
 __all__ = [
     "WHOLE",
     "OddTensors",
+    "is_mlx_of_signed",
     "is_number",
     "odd_ones",
     "of_another_scale",
@@ -93,12 +94,25 @@ def unfit_parts(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> I
         if kind in ("AWQ", "GPTQ") and {".qzeros", ".scales", ".qweight"} <= one.parts.keys():
             if not _fits(kind, *(tensors[one.parts[end]].shape for end in (".qweight", ".scales", ".qzeros"))):
                 yield "qzeros", one.name
-        elif kind == UNKNOWN and one.codes and len(one.parts) > 1 and family(known.get(_leaf(one), "")) in ALIKE:
+        elif kind == UNKNOWN and one.codes and _is_like(one, family(known.get(_leaf(one), "")), tensors):
             yield "parts", one.codes
 
 
+def _is_like(one: QuantisedTensor, usual: str, tensors: Mapping[str, TensorInfo]) -> bool:
+    """Return whether a weight in an unknown encoding has parts of the encoding ``usual``, a family in ``ALIKE``."""
+    if usual == "MLX":  # other notes are more exact if scales are missing, or if codes have another dtype
+        return ".scales" in one.parts and not is_mlx_of_signed(one, tensors)
+    return usual in ALIKE and len(one.parts) > 1
+
+
+def is_mlx_of_signed(one: QuantisedTensor, tensors: Mapping[str, TensorInfo]) -> bool:
+    """Return whether a weight is stored as MLX stores it, but its codes are int32; MLX accepts only uint32."""
+    is_mlx = {".scales", ".biases"} <= one.parts.keys() and one.codes.endswith(".weight")
+    return is_mlx and tensors[one.codes].dtype == "int32"
+
+
 MOST_BITS = 8
-ALIKE = ("mxfp4", "nvfp4", "GPTQ", "AWQ")
+ALIKE = ("mxfp4", "nvfp4", "GPTQ", "AWQ", "MLX")
 """Families of encodings in which the shape of the codes determines the shapes of the scales and zero points."""
 
 

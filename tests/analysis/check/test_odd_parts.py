@@ -101,7 +101,8 @@ def test_two_other_layers_show_scales_that_were_never_set(scheme: str, end: str,
     assert f"far from that of other layers: {key} has 1, the median is" in told["value-family"]
     few = {key: one for key, one in load_file(path).items() if ".layers.2." not in key}
     save_file(few, path, {"format": "pt"})
-    assert found(folder).keys() == fused, "with one other layer, either may be wrong"
+    assert any("decoded matrix is at least 32 times" in note for note in cs.inspect(folder).notes)
+    assert found(folder).keys() == (fused or {"value-family"}), "check says what the verbs say"
 
 
 @pytest.mark.parametrize(("factor", "status"), [(50, "PASS"), (1000, "WARN")])

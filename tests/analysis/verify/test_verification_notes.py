@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.verify import verify as relabelled
@@ -192,3 +192,44 @@ def test_what_is_wrong_with_codes_that_were_decoded_is_said_of_their_source(tmp_
         assert [one.partition(",")[0] for one in told] == (
             ["its quantization_config says bnb_4bit_quant_type fp4"] if name == "doctored" else []
         )
+
+
+def quantised(change: Callable[[dict[str, Any]], dict[str, Any]]) -> list[str]:
+    """Verify a copy of a model in fp8 after a change of its tensors; return the notes on values."""
+    draw = torch.Generator().manual_seed(0)
+    Path("plain").mkdir()
+    Path("plain/config.json").write_text("{}")
+    keys = [f"model.layers.{layer}.mlp.up_proj.weight" for layer in range(6)]
+    save_file({key: 0.02 * torch.randn(256, 256, generator=draw) for key in keys}, "plain/model.safetensors")
+    cs.apply(cs.convert("plain", quantize="fp8-channel"), "coded")
+    save_file(change(load_file("coded/model.safetensors")), "coded/model.safetensors")
+    cs.apply(cs.filter("coded", exclude=["model.layers.5.**"]), "out")
+    return [note.why for note in cs.verify("out").notes]
+
+
+def inverse(state: dict[str, Any]) -> dict[str, Any]:
+    return {key: 1 / value if "scale" in key else value for key, value in state.items()}
+
+
+def cast(state: dict[str, Any]) -> dict[str, Any]:
+    return {key: value.bfloat16() for key, value in state.items() if "scale" not in key}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(inverse, "perhaps they are inverse scales"), (cast, "quantised codes that were cast without their scales")],
+)
+def test_notes_on_values_are_those_of_inspect(change: Any, said: str) -> None:
+    assert sum(said in note for note in quantised(change)) == 1
+    assert sum(said in note for note in cs.inspect("out").notes) == 1
+
+
+def test_sound_codes_have_no_note_on_values() -> None:
+    assert not [note for note in quantised(dict) if "scales" in note or "codes" in note]
+
+
+def test_decoded_weights_have_the_notes_on_the_scales_of_their_source() -> None:
+    quantised(inverse)
+    cs.apply(cs.convert("coded", dequantize=True, dtype="f32"), "decoded")
+    notes = [note.why for note in cs.verify("decoded").notes]
+    assert sum("perhaps they are inverse scales" in note for note in notes) == 1

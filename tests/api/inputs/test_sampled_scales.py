@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.inputs import sampled_scales
 from ckptsurgeon.storage.read.local import LocalFile
+from ckptsurgeon.tensors.encodings._encoding import QuantisedTensor
 
 from ...helpers.coded_matrices import SETTINGS, Encode, auto_round, awq, gptq, llm_int8, mlx, nf4, old_mlx, save_model
 
@@ -206,3 +208,13 @@ def test_healthy_codes_of_gguf_have_no_note(kind: str) -> None:
     cs.apply(cs.convert("plain", gguf_type=kind), "x.gguf")
     assert cs.inspect("x.gguf").codes.tensors
     assert found(VERBS["inspect"](Path("x.gguf"))) == found(VERBS["convert"](Path("x.gguf"))) == []
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("layers", [2, 8, 16, 24, 32])
+def test_other_layers_are_decoded_in_each_role(layers: int, number: int) -> None:
+    names = (f"layers.{layer}.{role}" for layer in range(layers) for role in "abcdef"[:number])
+    chosen = [one.name for one in sampled_scales._chosen(QuantisedTensor(name, "", "", {}, None) for name in names)]
+    most, roles = sampled_scales.LAYERS, min(sampled_scales.ROLES, number)
+    assert len(chosen) == len(set(chosen)) == min(most, layers) * roles
+    assert len({name.split(".")[1] for name in chosen}) == min(layers, most * roles)

@@ -100,3 +100,48 @@ def test_the_magnitudes_are_those_of_torch(name: str) -> None:
     finite = theirs.isfinite()
     assert torch.equal(ours[finite], theirs[finite])
     assert (ours[~finite] > theirs[finite].max() * 0.99).all()
+
+
+WIDE = {key: one.bfloat16() for key, one in weights().items()}
+ODD = "layers.3.up.weight"
+UNLIKE = "8-bit floats without scales, although the same matrix of most other layers"
+
+
+def test_one_matrix_of_codes_among_wider_floats_is_noted() -> None:
+    path = save({**WIDE, ODD: codes(torch.float8_e4m3fn)[ODD]})
+    (said,) = found(cs.inspect(path).notes)
+    assert said.endswith(f"{SAID}: {ODD}")
+    (row,) = [row for row in cs.check(path).rows if row.id == "weight-size"]
+    assert [SAID in one.what for one in row.found] == [True]
+
+
+def test_one_matrix_of_cast_weights_among_wider_floats_is_noted() -> None:
+    path = save({**WIDE, ODD: WIDE[ODD].to(torch.float8_e4m3fn)})
+    (said,) = [note for note in cs.inspect(path).notes if UNLIKE in note]
+    assert said == f"1 matrix has {UNLIKE} is bfloat16: {ODD}"
+    assert [UNLIKE in one.what for row in cs.check(path).rows if row.id == "weight-size" for one in row.found] == [True]
+
+
+@pytest.mark.parametrize("scheme", ["fp8-block", "fp8-channel"])
+def test_one_matrix_that_lost_its_scales_is_noted_without_settings(scheme: str) -> None:
+    Path("plain").mkdir()
+    Path("plain/config.json").write_text("{}")
+    save_file(WIDE, "plain/model.safetensors")
+    cs.apply(cs.convert("plain", quantize=scheme), "coded")
+    state = load_file("coded/model.safetensors")
+    left = {key: one for key, one in state.items() if not (key.startswith("layers.3.") and "scale" in key)}
+    (said,) = found(cs.inspect(save(left)).notes)
+    assert said.endswith(f"{SAID}: {ODD}")
+
+
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_a_model_in_which_half_of_the_layers_have_8_bits_has_no_note(number: int) -> None:
+    cast = {key: one.to(torch.float8_e4m3fn) for key, one in list(WIDE.items())[:number]}
+    notes = [note for note in cs.inspect(save({**WIDE, **cast})).notes if UNLIKE in note]
+    assert bool(notes) is (number == 2)
+
+
+def test_norms_and_other_roles_may_be_wider() -> None:
+    cast = {key: one.to(torch.float8_e4m3fn) for key, one in WIDE.items()}
+    notes = cs.inspect(save({**cast, "layers.0.norm.weight": torch.ones(256), "head.weight": WIDE[ODD]})).notes
+    assert not [note for note in notes if UNLIKE in note or SAID in note]

@@ -6,8 +6,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from math import log2
 
 from ....tensors.layer_groups import larger_layers
+from ....tensors.odd_scales import APART, ZERO, powers_of, unlike_other_layers
+from ....tensors.odd_scales import HUGE as HUGE_SCALES
 from ....util.text import count, escape, listing
-from ..check import SHOWN, Check, without_values
+from ..check import SHOWN, Check, of_keys, without_values
 from ..families import families
 from ..report import Found, Status
 from ..subject import Subject
@@ -58,8 +60,21 @@ def _run(subject: Subject) -> Iterator[Found]:
     found = list(_out_of_family(_sizes_of_scales(subject), SCALES, "mean scale", "tensor", unset))
     if not found and not any(OF_SCALES.run(subject)):  # else these explain the size of decoded weights
         decoded = {name: one.rms for name, one in subject.decoded.items() if one.rms > 0}
-        found += _out_of_family(decoded, FACTOR, "root mean square", "decoded weight")
+        found += list(_out_of_family(decoded, FACTOR, "root mean square", "decoded weight")) or _of_few(subject)
     yield from found
+
+
+def _of_few(subject: Subject) -> Iterator[Found]:
+    """Yield findings on decoded weights far larger or smaller than those of other layers, even if these are few.
+
+    ``odd_scale_notes`` has the same notes for verbs.
+    """
+    names = {kind: subject.odd.get(kind, ()) for kind in (HUGE_SCALES, ZERO)}
+    large, small = unlike_other_layers(powers_of([subject.odd]), names)
+    for unlike, times in ((large, f"at least {1 << APART} times"), (small, f"at most 1/{1 << APART}")):
+        if unlike:
+            what = f"{'decodes' if len(unlike) == 1 else 'decode'} to weights {times} as large as those of other layers"
+            yield of_keys(Status.WARN, sorted(unlike), what, ADVICE)
 
 
 def _deviations(subject: Subject) -> dict[str, float]:
@@ -140,7 +155,8 @@ def median(values: Iterable[float]) -> float:
 
 
 def _against(subject: Subject) -> str:
-    return without_values(subject) or ("" if _families(subject) else f"no weight has {FEWEST} layers or more")
+    is_run = _families(subject) or any(_of_few(subject))
+    return without_values(subject) or ("" if is_run else f"no weight has {FEWEST} layers or more")
 
 
 def _families(subject: Subject) -> int:

@@ -1,0 +1,52 @@
+"""Notes on zeros that were noticed while a verb read values for another purpose: a part of a file may be missing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from ..storage.read.local import LocalFile
+from ..util.text import escape
+from .checkpoint import Checkpoint
+from .zero_runs import zero_run_notes
+
+__all__ = ["SeenZeros", "seen_zero_notes", "take_zeros"]
+
+SeenZeros = dict[str, dict[str, list[int]]]
+"""{path of a checkpoint: {name of its file: the offsets of pages of zeros that were read}}"""
+
+
+def take_zeros(checkpoints: Iterable[Checkpoint]) -> SeenZeros:
+    """Return the pages of zeros that were read from the files of checkpoints; the files forget them."""
+    found: SeenZeros = {}
+    for one in checkpoints:
+        for name, file in one.open_files().items():
+            if isinstance(file, LocalFile) and file.zeros:
+                found.setdefault(one.path, {})[name] = sorted(file.zeros)
+                file.zeros.clear()
+    return found
+
+
+def seen_zero_notes(
+    checkpoints: Iterable[Checkpoint], every: Iterable[SeenZeros] | None = None, said: Collection[str] = ()
+) -> Iterator[str]:
+    """Yield notes on zeros that were read where a part of a file is perhaps missing, as ``ckpt check`` has them.
+
+    ``every`` is what was taken from the files before, None to take it now. Notes that are in one of ``said`` are left
+    out.
+    """
+    read = list({one.path: one for one in checkpoints}.values())
+    seen = [take_zeros(read)] if every is None else list(every)
+    for one in read:
+        pages = _together(places[one.path] for places in seen if one.path in places)
+        stored = one.stored or one
+        for note in zero_run_notes(stored, stored.open_files(), pages=pages) if pages else ():
+            if not any(note in other for other in said):
+                yield f"{escape(one.path)}: {note}"
+
+
+def _together(every: Iterable[Mapping[str, list[int]]]) -> dict[str, list[int]]:
+    found: dict[str, set[int]] = {}
+    for one in every:
+        for name, offsets in one.items():
+            found.setdefault(name, set()).update(offsets)
+    return {name: sorted(offsets) for name, offsets in found.items()}

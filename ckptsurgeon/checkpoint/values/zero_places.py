@@ -1,0 +1,94 @@
+"""The places of tensors in their files, for notes on ranges of zeros."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from math import prod
+from operator import itemgetter
+from typing import NamedTuple
+
+from ...tensors.info import TensorInfo
+from ...util.text import NUMBER_IN_KEY
+
+__all__ = ["PART", "Place", "Places", "by_role", "place_of", "places_by_file", "role_of"]
+
+NARROW = 64
+"""If the last dimension is smaller, as in the kernels of convolutions, a row is an element of the first dimension."""
+PART = re.compile(r"[._](?:weight\w*|blocks|qweight|qzeros|biases|\w*scales?(?:_inv)?)$")
+"""Matches the end of the key of a weight, or of a part of a quantised weight: these parts are one matrix."""
+
+
+class Place(NamedTuple):
+    """The bytes of a tensor in its file; ``row`` is the number of bytes of a row, 0 for a vector."""
+
+    begin: int
+    end: int
+    key: str
+    row: int
+
+
+class Places:
+    """The places of the tensors that are stored as plain bytes in one file."""
+
+    def __init__(self, by_file: Callable[[], Mapping[str, list[Place]]], name: str) -> None:
+        self._by_file, self._name = by_file, name
+
+    @cached_property
+    def all(self) -> list[Place]:
+        """All places, by their offsets."""
+        return sorted(self._by_file().get(self._name, ()))
+
+    def at(self, offset: int) -> Place | None:
+        """Return the place of the matrix that contains the byte at ``offset``; None if no matrix contains it."""
+        number = bisect_right(self.all, offset, key=itemgetter(0)) - 1
+        place = self.all[number] if number >= 0 else None
+        return place if place is not None and place.row and offset < place.end else None
+
+    def within(self, begin: int, end: int) -> list[Place]:
+        """Return the places that are wholly in a range."""
+        first = bisect_left(self.all, begin, key=itemgetter(0))
+        last = bisect_left(self.all, end, key=itemgetter(0))
+        return [place for place in self.all[first:last] if place.end <= end]
+
+    def between(self, begin: int, end: int) -> Iterator[Place]:
+        """Yield the places that have bytes in the range from ``begin`` to before ``end``."""
+        return (place for place in self.all if place.begin < end and begin < place.end)
+
+
+def places_by_file(tensors: Mapping[str, TensorInfo]) -> dict[str, list[Place]]:
+    """Return the places of tensors by the names of their files."""
+    found: dict[str, list[Place]] = {}
+    for key, info in tensors.items():
+        if info.storage is not None and info.is_plain and info.nbytes:
+            found.setdefault(info.storage.file, []).append(place_of(key, info))
+    return found
+
+
+def place_of(key: str, info: TensorInfo) -> Place:
+    """Return the place of a tensor that is stored as plain bytes."""
+    assert info.storage is not None
+    begin = info.storage.offset + info.offset
+    return Place(begin, begin + info.nbytes, key, _row(info))
+
+
+def _row(info: TensorInfo) -> int:
+    if len(info.shape) < 2:
+        return 0
+    return info.nbytes // (prod(info.shape[:-1]) if info.shape[-1] >= NARROW else info.shape[0])
+
+
+def by_role(tensors: Mapping[str, TensorInfo]) -> dict[str, list[str]]:
+    """Return the keys of tensors by their roles."""
+    found: dict[str, list[str]] = {}
+    for key, info in tensors.items():
+        if info.storage is not None and info.is_plain and info.nbytes:
+            found.setdefault(role_of(key), []).append(key)
+    return found
+
+
+def role_of(key: str) -> str:
+    """Return the role of a tensor: its key without numbers, and without the name of its part."""
+    return NUMBER_IN_KEY.sub("#", PART.sub("", key))

@@ -1,0 +1,202 @@
+"""Finds whole rows of zeros that are there because a part of the file was missing, not on purpose.
+
+Rows of zeros on purpose are padding of embeddings, rows that all layers have, and pruned heads and channels, which are
+zeros in several matrices of a layer or in several places of a matrix.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from ...storage.read.base import File
+from ...tensors.info import TensorInfo
+from ...util.text import NUMBER_IN_KEY
+from .zero_places import Place, Places, place_of, role_of
+
+__all__ = ["LEAST", "Files", "LostRows", "lost_rows"]
+
+LEAST, NBYTES = 8, 4096
+"""The fewest rows, and the fewest bytes, that may be missing: a few neurons of a layer may have died."""
+PROBE, PROBES = 512, 64
+"""The number of bytes that are read at each place of a range, and the number of places."""
+EXACT = 64 << 20
+"""All bytes of a range are read if it has at most so many; else a block at each of ``PROBES`` places."""
+LOOKED_AT = 4
+"""How many matrices of the same role are compared, at most."""
+WEIGHT = re.compile(r"(?:[._]weight\w*|[._]blocks|qweight|[._/]kernel|_proj|[._][wW]\d?)$")
+"""Matches the ends of the keys of weights and of their codes."""
+OTHER = re.compile(r"mask|lora_|pos(?:ition)?(?:al|s)?_?(?:emb|enc)|relative|rotary|filter|mel_|window", re.IGNORECASE)
+"""Matches the keys of masks, tables and factors of adapters, which may have rows of zeros on purpose."""
+VOCABULARY = re.compile(
+    r"(?:^|\.)(?:embed_tokens\w*|wte|\w*embeddings?|tok_embeddings|embed_in|shared|lm_head|embed_out|output|token_embd"
+    r"|output_layer|proj_out|decoder|classifier|head|score)\.weight$"
+)
+"""Matches the keys of embeddings and output layers, which may have rows of zeros for tokens or labels to come."""
+
+
+class LostRows(NamedTuple):
+    """The rows ``first`` to ``last`` of a matrix, which are zeros."""
+
+    key: str
+    first: int
+    last: int
+
+
+class Files(NamedTuple):
+    """The tensors of a checkpoint, their open files, and a function that returns the keys of each role."""
+
+    tensors: Mapping[str, TensorInfo]
+    handles: Mapping[str, File]
+    by_role: Callable[[], Mapping[str, list[str]]]
+
+
+class _Rows(NamedTuple):
+    """The whole rows of a matrix in a range of zeros: bytes ``begin`` to ``end`` of the file."""
+
+    place: Place
+    begin: int
+    end: int
+
+    @property
+    def is_whole(self) -> bool:
+        return (self.begin, self.end) == self.place[:2]
+
+    @property
+    def is_inside(self) -> bool:
+        return self.place.begin < self.begin and self.end < self.place.end
+
+
+def lost_rows(files: Files, file: File, places: Places, begin: int, end: int) -> Sequence[LostRows]:
+    """Return the rows of matrices in a range of zeros of a file if they seem to be lost; else ().
+
+    These are rows within a matrix that other layers have; the last rows of one matrix and the first rows of the next;
+    and a few rows together with whole matrices that are not zero in other layers.
+    """
+    found = {place.begin: _rows_of(place, begin, end) for place in places.between(begin, end) if place.row}
+    whole = [one for one in found.values() if one.is_whole]
+    partly = [one for one in found.values() if not one.is_whole and _is_long(one)]
+    if not partly or not all(WEIGHT.search(one.place.key) for one in partly):
+        return ()
+    if any(OTHER.search(one.place.key) for one in partly):
+        return ()
+    likes = [_is_unlike_others(files, file, places, one, (begin, end)) for one in partly]
+    if False in likes or not _is_lost(files, partly, likes, whole, (begin, end)):
+        return ()
+    if not _is_filled(file, partly[0].begin, partly[-1].end):
+        return ()
+    return [LostRows(one.place.key, *_numbers(one)) for one in (*partly[:1], *whole, *partly[1:])]
+
+
+def _rows_of(place: Place, begin: int, end: int) -> _Rows:
+    """Return the rows of a matrix that are wholly in a range."""
+    first = -(-(max(begin, place.begin) - place.begin) // place.row)
+    last = (min(end, place.end) - place.begin) // place.row
+    return _Rows(place, place.begin + first * place.row, place.begin + last * place.row)
+
+
+def _numbers(rows: _Rows) -> tuple[int, int]:
+    place = rows.place
+    return (rows.begin - place.begin) // place.row, (rows.end - place.begin) // place.row - 1
+
+
+def _is_long(rows: _Rows) -> bool:
+    return rows.end - rows.begin >= max(LEAST * rows.place.row, NBYTES)
+
+
+def _is_lost(
+    files: Files, partly: Sequence[_Rows], likes: Sequence[bool | None], whole: Sequence[_Rows], run: tuple[int, int]
+) -> bool:
+    """Return whether rows are lost; ``likes`` says for each whether it is unlike others, None if there are none."""
+    if len(partly) > 1:
+        return True
+    (one,) = partly
+    if whole:
+        matrices = [rows for rows in whole if WEIGHT.search(rows.place.key)]
+        return bool(matrices) and all(_has_values_elsewhere(files, rows, run) for rows in matrices)
+    if VOCABULARY.search(one.place.key):  # ckpt check looks at the rows of embeddings
+        return False
+    return likes[0] is True or one.is_inside
+
+
+def _has_values_elsewhere(files: Files, rows: _Rows, run: tuple[int, int]) -> bool:
+    """Return whether most of a few other matrices with the same role as a matrix of zeros are not zero."""
+    others = _others(files, rows.place, run)
+    return bool(others) and sum(_has_zeros(*one, 0, 1) for one in others) * 2 < len(others)
+
+
+def _is_unlike_others(files: Files, file: File, places: Places, rows: _Rows, run: tuple[int, int]) -> bool | None:
+    """Return whether the matrix, its layer and most of a few others of its role have no such rows; None if no others.
+
+    Matrices with zeros in other rows count as alike, too.
+    """
+    place, (first, last) = rows.place, _span(rows)
+    if _has_zeros(file, place, 0, first) or _has_zeros(file, place, last, 1):
+        return False
+    layer = _layer_of(place.key)
+    for one in places.all:
+        of_layer = one.row and one.key != place.key and _layer_of(one.key) == layer and one.begin != place.begin
+        if of_layer and not (one.begin < run[1] and run[0] < one.end) and _is_zero_in(file, one, first, last):
+            return False
+    others = _others(files, place, run)
+    return sum(_has_zeros(*one, 0, 1) for one in others) * 2 < len(others) if others else None
+
+
+def _span(rows: _Rows) -> tuple[float, float]:
+    """Return where rows begin and end, as parts of the matrix."""
+    size = rows.place.end - rows.place.begin
+    return (rows.begin - rows.place.begin) / size, (rows.end - rows.place.begin) / size
+
+
+def _layer_of(key: str) -> str:
+    """Return the key up to its last number: the name of a layer, or of an expert."""
+    *_, last = ("", *(one.end() for one in NUMBER_IN_KEY.finditer(key)))
+    return key[:last] if last else ""
+
+
+def _others(files: Files, place: Place, run: tuple[int, int]) -> list[tuple[File, Place]]:
+    """Return a few other matrices with the same role and size that are not in the range, with their files."""
+    info = files.tensors[place.key]
+    same = [
+        key for key in files.by_role()[role_of(place.key)]
+        if key != place.key and files.tensors[key].shape == info.shape and files.tensors[key].dtype == info.dtype
+    ]  # fmt: skip
+    some = same[:: len(same) // LOOKED_AT + 1]
+    found = [(one, place_of(key, one)) for key in some if (one := files.tensors[key]).storage is not None]
+    return [
+        (files.handles[one.storage.file], at) for one, at in found
+        if one.storage is not None and one.storage.file in files.handles and at.begin != place.begin
+        and not (_same_file(one, info) and at.begin < run[1] and run[0] < at.end)
+    ]  # fmt: skip
+
+
+def _same_file(one: TensorInfo, other: TensorInfo) -> bool:
+    return one.storage is not None and other.storage is not None and one.storage.file == other.storage.file
+
+
+def _has_zeros(file: File, place: Place, first: float, last: float) -> bool:
+    """Return whether any of some probes in a part of a matrix is zero."""
+    return any(not any(one) for one in _probes(file, place, first, last, PROBES))
+
+
+def _is_zero_in(file: File, place: Place, first: float, last: float) -> bool:
+    """Return whether all of a few probes in a part of a matrix are zero."""
+    probes = list(_probes(file, place, first, last, LEAST))
+    return bool(probes) and not any(map(any, probes))
+
+
+def _probes(file: File, place: Place, first: float, last: float, number: int) -> Iterable[bytes]:
+    begin, end = (place.begin + int((place.end - place.begin) * at) for at in (first, last))
+    size = min(PROBE, end - begin)
+    step = max((end - begin - size) // max(number - 1, 1), size)
+    if size > 0 and end - begin >= place.row:
+        for at in range(begin, end - size + 1, step):
+            yield file.read(at, size)
+
+
+def _is_filled(file: File, begin: int, end: int) -> bool:
+    """Return whether a range has only zeros, by all of its bytes or, if it is long, by some blocks."""
+    block = 1 << 20
+    step = block if end - begin <= EXACT else max(block, (end - begin) // PROBES)
+    return not any(file.read(at, min(block, end - at)).strip(b"\0") for at in range(begin, end, step))
