@@ -226,8 +226,8 @@ def uncentred_names(names: Mapping[str, Collection[str]], every: Collection[str]
     """Return the matrices whose groups have means far from 0, if they are most of ``every``, or unlike their siblings.
 
     Siblings are the matrices of other layers with the same role, the name without numbers. At least ``SIBLINGS`` of
-    them must have groups with means near 0, and none may be ``LEANING`` or shifted. ``names`` are the names of matrices
-    by kind.
+    them, or one and at least ``FEWEST`` matrices of all roles, must have groups with means near 0, and none may be
+    ``LEANING`` or shifted. ``names`` are the names of matrices by kind.
     """
     if names.get(ROUNDED):
         return set()
@@ -240,11 +240,7 @@ def uncentred_names(names: Mapping[str, Collection[str]], every: Collection[str]
         leaning = set(names.get(LEANING, ())).union(*(names.get(kind, ()) for kind in SHIFTED.values()))
         for role in roles.values():
             others = role - some
-            if (
-                others
-                and not others & leaning
-                and (len(others) >= SIBLINGS or _are_centred(set(every) - some, leaning))
-            ):
+            if _are_centred(others, leaning, SIBLINGS) or (others and _are_centred(set(every) - some, leaning, FEWEST)):
                 found |= role & some
     return found.difference(*(names.get(kind, ()) for kind in EXPLAIN))
 
@@ -256,8 +252,9 @@ One is enough in a model of two layers if its other matrices have groups around 
 """
 
 
-def _are_centred(others: Collection[str], leaning: Container[str]) -> bool:
-    return len(others) >= FEWEST and not any(one in leaning for one in others)
+def _are_centred(others: Collection[str], leaning: Container[str], fewest: int) -> bool:
+    """Return whether there are enough other matrices, and the groups of all of them have means near 0."""
+    return len(others) >= fewest and not any(one in leaning for one in others)
 
 
 def powers_of(every: Iterable[Mapping[str, Collection[str]]]) -> dict[str, float]:

@@ -1315,8 +1315,8 @@ MUTANTS = (
     ),
     Mutant(
         "one layer has wrong zero points if its siblings are around 0",
-        "            if len(others) >= SIBLINGS and not others & leaning:",
-        "            if len(others) < SIBLINGS and not others & leaning:",
+        "    return len(others) >= fewest and not any(one in leaning for one in others)",
+        "    return len(others) < fewest and not any(one in leaning for one in others)",
         "tensors/decoders/test_wrong_offsets.py",
     ),
     Mutant(
