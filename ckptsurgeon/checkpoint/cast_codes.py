@@ -30,17 +30,20 @@ NEAR = 1 / 256
 """The largest rounding error of a bfloat16, relative."""
 
 
-def cast_code_notes(sample: Collection[MatrixSample]) -> Iterator[str]:
+def cast_code_notes(sample: Collection[MatrixSample], coded: Collection[str] = ()) -> Iterator[str]:
     """Yield a note if the values of matrices are those of codes: 8-bit or 4-bit floats, whole numbers, nf4 or fp4.
 
-    A program that casts all tensors of a quantised model, scales included, writes such files.
+    A program that casts all tensors of a quantised model, scales included, writes such files. ``coded`` has the keys of
+    the parts of quantised tensors, which are not in the sample: a single matrix of codes has a note if other layers are
+    quantised.
     """
     found: dict[str, list[str]] = {}
     for one in sample:
         if kind := _kind(one):
             found.setdefault(kind, []).append(one.key)
     for kind, keys in found.items():
-        if len(keys) >= FEWEST or _is_unlike_others(keys[0], sample, found):
+        alone = keys[0]
+        if len(keys) >= FEWEST or _is_unlike_others(alone, sample, found) or _is_coded_elsewhere(alone, coded):
             yield (
                 f"the values of {len(keys)} of {len(sample)} matrices that were looked at are {kind}: perhaps they are "
                 f"quantised codes that were cast without their scales: {listing(keys)}"
@@ -52,6 +55,13 @@ def _is_unlike_others(key: str, sample: Collection[MatrixSample], found: Mapping
     role = NUMBER_IN_KEY.sub("#", key)
     others = [one.key for one in sample if one.key != key and NUMBER_IN_KEY.sub("#", one.key) == role]
     return len(others) >= FEWEST and not any(one in keys for one in others for keys in found.values())
+
+
+def _is_coded_elsewhere(key: str, coded: Collection[str]) -> bool:
+    """Return whether the same module is quantised in other layers; ``coded`` has the keys of the quantised parts."""
+    module = NUMBER_IN_KEY.sub("#", key.rpartition(".")[0])
+    end = module.rpartition(".")[2]
+    return any(end in one and NUMBER_IN_KEY.sub("#", one).startswith(f"{module}.") for one in coded)
 
 
 def _kind(one: MatrixSample) -> str:

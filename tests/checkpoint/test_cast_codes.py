@@ -156,3 +156,23 @@ def test_one_matrix_of_codes_is_noted_if_other_layers_have_weights() -> None:
     (said,) = [note for note in notes_of("x.safetensors") if SAID in note]
     assert said.startswith("the values of 1 of 6 matrices that were looked at are whole numbers above 32")
     assert said.endswith(": layers.0.up.weight")
+
+
+@pytest.mark.parametrize("scheme", ["fp8-block", "int8"])
+def test_one_matrix_of_codes_among_quantised_layers_is_noted(scheme: str) -> None:
+    Path("plain").mkdir()
+    Path("plain/config.json").write_text("{}")
+    save_file(weights(), "plain/model.safetensors")
+    cs.apply(cs.convert("plain", quantize=scheme), "coded")
+    path = Path("coded/model.safetensors")
+    state = load_file(path)
+    codes = next(state[key] for key in ("layers.2.up.codes", "layers.2.up.weight") if key in state)
+    others = {key: one for key, one in state.items() if not key.startswith("layers.2.")}
+    save_file({**others, "layers.2.up.weight": codes.to(torch.bfloat16)}, path)
+    with open_checkpoint("coded") as checkpoint:
+        (said,) = (note for note in checkpoint.notes if SAID in note)
+    assert said.endswith("layers.2.up.weight")
+    healthy = {**others, "layers.2.up.weight": weights()["layers.2.up.weight"].to(torch.bfloat16)}
+    save_file(healthy, path)
+    with open_checkpoint("coded") as checkpoint:
+        assert not [note for note in checkpoint.notes if SAID in note]

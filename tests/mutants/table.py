@@ -18,6 +18,18 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "scales of quantised weights are not taken for weights",
+        "{key: info for key, info in tensors.items() if key not in coded} if coded else tensors",
+        "tensors",
+        "checkpoint/values/test_shifted_weights.py",
+    ),
+    Mutant(
+        "one matrix of codes among quantised layers is noted",
+        " or _is_coded_elsewhere(alone, coded):",
+        ":",
+        "checkpoint/test_cast_codes.py",
+    ),
+    Mutant(
         "a group of an HDF5 file with many datasets has a tree of several levels",
         "        while level == 0 or len(children) > 1:\n",
         "        while level == 0:\n",

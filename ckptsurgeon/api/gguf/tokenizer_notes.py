@@ -59,7 +59,10 @@ def tokenizer_notes(metadata: Mapping[str, str], tokens: int, read: Read) -> Ite
         yield from _in_alphabetical_order(read)
     if KINDS in metadata:
         yield from _of_kinds(metadata, tokens, read)
-    ends = {"eos_token_id": "llama.cpp ends texts there"}
+    ends = {
+        "eos_token_id": "llama.cpp ends texts there",
+        "padding_token_id": "programs that pad texts ignore this token",
+    }
     if metadata.get(f"{OWN}add_bos_token") == "true":
         ends["bos_token_id"] = "llama.cpp begins texts with it"
     for name, follows in ends.items():

@@ -51,7 +51,10 @@ def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[str]
         return [*gap_notes(list(checkpoint)), *shapes]
     from .weights.part_checks import part_notes
 
-    tensors = [DescribedTensor(key, info.dtype, info.shape) for key, info in checkpoint.items()]
+    decoded = {one.name for one in checkpoint.stored.codes.tensors} if checkpoint.stored else set[str]()
+    tensors = [
+        DescribedTensor(key, info.dtype, info.shape, is_quantised=key in decoded) for key, info in checkpoint.items()
+    ]
     return [*layer_notes(tensors, folder.config), *part_notes(tensors, folder.config, checkpoint.codes), *shapes]
 
 

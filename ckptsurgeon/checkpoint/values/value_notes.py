@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from ...storage.read.base import File
 from ...tensors.info import TensorInfo
@@ -25,7 +25,7 @@ __all__ = ["value_notes"]
 def value_notes(
     tensors: Mapping[str, TensorInfo],
     handles: Mapping[str, File],
-    coded: Container[str],
+    coded: Collection[str],
     *,
     are_described: bool = False,
 ) -> Iterator[str]:
@@ -42,9 +42,10 @@ def value_notes(
     yield from zero_run_notes(tensors, handles)
     yield from doubled_file_notes(tensors, handles)
     yield from missing_rank_notes(tensors)
-    sample = tuple(sampled_matrices(tensors, handles))
-    yield from cast_code_notes(sample)
-    plain = {key: info for key, info in tensors.items() if info.dtype in EIGHT_BITS and key not in coded}
+    others = {key: info for key, info in tensors.items() if key not in coded} if coded else tensors
+    sample = tuple(sampled_matrices(others, handles))
+    yield from cast_code_notes(sample, coded)
+    plain = {key: info for key, info in others.items() if info.dtype in EIGHT_BITS}
     if plain:
         unlike, floats = unlike_other_layers(plain, tensors, coded), sampled_matrices(plain, handles, EIGHT_BITS)
         yield from lost_scale_notes(tuple(floats), unlike, are_described=are_described)

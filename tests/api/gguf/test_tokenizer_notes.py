@@ -23,6 +23,7 @@ SPLITS = "llama.cpp splits texts into wrong tokens (--set-metadata tokenizer.ggm
 WRONG = {
     "llama.vocab_size=77": "the file has 96 tokens, but llama.vocab_size is 77",
     f"{OWN}eos_token_id=3": f"{OWN}eos_token_id is 3, the id of the ordinary token ab: llama.cpp ends texts there",
+    f"{OWN}padding_token_id=3": f"{OWN}padding_token_id is 3, the id of the ordinary token ab: programs that pad texts ignore this token",
     f"{OWN}bos_token_id=1": f"{OWN}bos_token_id is 1, the id of the ordinary token b: llama.cpp begins texts with it",
     f"{OWN}model=llama": f"{OWN}model is llama (sentencepiece), but there are {OWN}merges and no {OWN}scores, as in "
     f"byte-level BPE: {SPLITS}",

@@ -137,3 +137,14 @@ def test_a_dtype_of_codes_is_noted_for_quantised_models(field: str, section: boo
     model({}, **{field: "float8_e4m3fn"}, **settings)
     said = f"config.json says float8_e4m3fn ({field}), but this field is the dtype of computations, not of codes"
     assert any(note.startswith(said) for note in cs.inspect("m").notes) == section
+
+
+def test_the_dtype_that_codes_decode_to_is_not_compared() -> None:
+    draw = torch.Generator().manual_seed(0)
+    state = {f"layers.{n}.up.weight": 0.02 * torch.randn(256, 256, generator=draw).bfloat16() for n in range(4)}
+    Path("plain").mkdir()
+    Path("plain/config.json").write_text('{"model_type": "other"}')
+    save_file(state, "plain/model.safetensors")
+    cs.apply(cs.convert("plain", quantize="fp8-block", exclude="layers.2.**"), "coded")
+    plan = cs.merge(["coded", "plain"], method="linear", weights=[0.5, 0.5], encoding="dequantize")
+    assert not [note for note in plan.notes if "another copy of the model" in note]

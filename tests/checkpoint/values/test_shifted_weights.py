@@ -63,3 +63,19 @@ def test_the_real_network_is_not(minilm: Path) -> None:
 
 def test_values_that_are_not_finite_are_not() -> None:
     assert not notes_of({key: torch.full_like(one, torch.inf) for key, one in state(12).items()})
+
+
+def test_scales_of_codes_are_not_weights() -> None:
+    draw = torch.Generator().manual_seed(0)
+    found = dict[str, torch.Tensor]()
+    for n in range(12):
+        found[f"layers.{n}.up.qweight"] = torch.randint(
+            -(1 << 31), 1 << 31, (64, 256), dtype=torch.int32, generator=draw
+        )
+        found[f"layers.{n}.up.qzeros"] = torch.full((8, 32), -2004318072, dtype=torch.int32)
+        found[f"layers.{n}.up.scales"] = (0.002 + 0.001 * torch.rand(8, 256, generator=draw)).half()
+        found[f"layers.{n}.up.g_idx"] = torch.arange(512, dtype=torch.int32) // 64
+    save_file(found, "m.safetensors")
+    with open_checkpoint("m.safetensors") as checkpoint:
+        assert len(checkpoint.codes.tensors) == 12
+        assert not checkpoint.notes

@@ -44,9 +44,9 @@ def _half_notes(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
     """Yield a note if a tensor has different dtypes in two layers: a shard may be from another copy of the model.
 
     Different modules of a model may have different dtypes (an image encoder, norms), but the same module has one dtype
-    in all layers.
+    in all layers. The dtype to which codes decode is not stored, and is not compared.
     """
-    dtypes = {one.key: one.dtype for one in tensors if len(one.shape) > 1}
+    dtypes = {one.key: one.dtype for one in tensors if len(one.shape) > 1 and not one.is_quantised}
     if len(set(dtypes.values())) < 2:
         return
     for first, other in pairs_in_layers(dtypes):
