@@ -127,6 +127,8 @@ KINDS = (
           "Give each token one row of its own, or take the token list of the model's source."),
     _kind("vocabulary", r"pads texts with |cuts texts to ", WARN,
           "Correct this section of tokenizer.json, or take the file of the original model."),
+    _kind("token-ids", r"\bpad_token_id of config\.json is .*: there is no row for these ids", FAIL,
+          "Correct the ids in the files that are named: an embedding cannot be made with such a padding row."),
     _kind("token-ids", r"\bids?\b|^forced_decoder_ids of ", WARN, "Correct the ids in the files that are named."),
     _kind("vocabulary", r"\b(tokens?|rows?|vocab\w*)\b", WARN, "Check whether tokeniser and weights belong together."),
     _kind("configuration", r"config\.json|generation_config|\(\w+\)", WARN,

@@ -724,6 +724,14 @@ def test_inspect_says_where_files_contradict_the_weights(more: dict[str, Any], s
     assert ckpt("inspect", "m").code == 0
 
 
+@pytest.mark.parametrize(("field", "status"), [("pad_token_id", "FAIL"), ("eos_token_id", "WARN")])
+def test_check_fails_if_the_embedding_has_no_row_for_the_padding(field: str, status: str, ckpt: Any) -> None:
+    model("m", **{field: 9})
+    rows = [row for row in cs.check("m").rows if any("there is no row for these ids" in one.what for one in row.found)]
+    assert [row.status.name for row in rows] == [status]
+    assert ("warning:" in ckpt("inspect", "m").err) == (status == "FAIL")
+
+
 def test_inspect_says_which_files_beside_the_weights_cannot_be_read() -> None:
     model("m")
     Path("m/generation_config.json").write_text("{")
