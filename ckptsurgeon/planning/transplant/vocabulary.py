@@ -201,6 +201,12 @@ class VocabularyAxes:
     def _undecided(self, keys: Sequence[str]) -> PlanError:
         size = len(self._options.rows.rows)
         found = [key for key in keys if size in self._target.tensors[key].shape]
+        if not found:
+            return PlanError(
+                f"{self._said}: both lists have {count(size, 'token')}, but no tensor of the destination has an axis "
+                "of this length.",
+                hint="Give the token lists that the two models were trained with.",
+            )
         return PlanError(
             f"{self._said}: both lists have {count(size, 'token')}, so no shape shows which tensors have a "
             f"vocabulary axis. These have an axis of {size}: {listing(found)}.",

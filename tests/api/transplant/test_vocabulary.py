@@ -162,6 +162,17 @@ def test_axes_that_other_dimensions_share_are_never_guessed() -> None:
     assert torch.equal(made["layer_6.weight"][255], source["layer_6.weight"][255])
 
 
+def test_lists_of_another_length_than_every_axis_are_an_error_that_says_so() -> None:
+    for name in ("s.safetensors", "d.safetensors"):
+        save_file({"embed.weight": torch.randn(9, 4)}, name)
+    tokens("old.txt", list("abcdefgh"))
+    tokens("new.txt", list("hgfedcba"))
+    with pytest.raises(
+        PlanError, match="both lists have 8 tokens, but no tensor of the destination has an axis of this"
+    ):
+        cs.transplant("s.safetensors", "d.safetensors", vocab="old.txt:new.txt")
+
+
 def test_where_sizes_differ_the_one_axis_that_fits_is_taken() -> None:
     save_file(
         {"a": torch.randn(9, 4), "b": torch.randn(4, 9), "c": torch.randn(4, 4), "d": torch.randn(9)}, "s.safetensors"

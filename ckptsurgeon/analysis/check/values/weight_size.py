@@ -7,7 +7,7 @@ number of its inputs. In trained and in new networks, the median of this factor 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from math import isfinite, prod
 
 from ....tensors.odd_scales import (
@@ -70,7 +70,7 @@ def _run(subject: Subject) -> Iterator[Found]:
             odd = [name for name, one in sizes.items() if not low <= one.factor <= high]
             yield of_keys(Status.WARN, odd, what, todo, factor=float(f"{factor:.3g}"))
         elif sizes is decoded and len(names := _inverse(subject)) * 2 > len(decoded) >= FEWEST:
-            what = f"decode to weights that {OF_SIZES[INVERSE]}"
+            what = f"{_decode(names)} to weights that {OF_SIZES[INVERSE]}"
             yield of_keys(Status.WARN, names, what, todo, factor=float(f"{factor:.3g}"))
 
 
@@ -81,10 +81,14 @@ def _shifted(subject: Subject) -> Iterator[Found]:
     shifted = shifted_names(names, len(subject.decoded))
     if shifted:
         todo = "Compare with the original, or (GPTQ) with the same model under the other checkpoint_format."
-        yield of_keys(Status.WARN, sorted(shifted), f"decode to weights that {OFF_BY_ONE}", todo)
+        yield of_keys(Status.WARN, sorted(shifted), f"{_decode(shifted)} to weights that {OFF_BY_ONE}", todo)
     if uncentred := uncentred_names(names, subject.decoded) - shifted:
         todo = "Compare with the original (ckpt diff --values)."
-        yield of_keys(Status.WARN, sorted(uncentred), f"decode to weights that {WRONG_OFFSETS}", todo)
+        yield of_keys(Status.WARN, sorted(uncentred), f"{_decode(uncentred)} to weights that {WRONG_OFFSETS}", todo)
+
+
+def _decode(names: Collection[str]) -> str:
+    return "decodes" if len(names) == 1 else "decode"
 
 
 def _inverse(subject: Subject) -> list[str]:
