@@ -23,6 +23,7 @@ from ._facts import (
 )
 from ._methods import KNOWN, METHODS, STORING, UNKNOWN, family, is_stored_by
 from ._modules import GENERAL, Modules, module_of
+from ._parts import ALWAYS
 from ._settings import QuantisationSettings, Settings, StatedValues, stated_by
 
 __all__ = ["QuantisedModule", "basis_of", "contradictions", "disagreements", "left_out", "plain_heads", "stores_codes"]
@@ -74,7 +75,8 @@ def contradictions(
 
     The shapes of the tensors in ``unfit`` (names) are not compared, since their codes and scales do not fit each other.
     ``elsewhere`` are the keys in shards that are not read. A missing tensor such as ``g_idx`` contradicts a setting
-    only if no other weight has such a tensor, here or in these shards.
+    only if no other weight has such a tensor, here or in these shards; ``weight_g_idx`` and ``weight_zero_point`` of
+    compressed-tensors, which one config group may need, must only be missing in these shards.
     """
     found = dict[Contradiction, list[str]]()
     if not settings:
@@ -132,11 +134,13 @@ def _groups(settings: Settings) -> Settings:
 def _is_there(fact: Contradiction, stored: Collection[str], elsewhere: Sequence[str]) -> bool:
     """Return whether ``fact`` says that a weight lacks a tensor (such as ``g_idx``) that other weights have.
 
-    Then the fault is in the file, and not only in the settings. ``stored`` are the endings of the keys in the file.
+    Then the fault is in the file, and not only in the settings; ``broken_partners`` finds it for the tensors in
+    ``ALWAYS``. ``stored`` are the endings of the keys in the file.
     """
     part = fact.found.removeprefix("no ")
     lacks = fact.verb == "have" and part != fact.found
-    return lacks and (f".{part}" in stored or any(key.endswith(f".{part}") for key in elsewhere))
+    is_found = f".{part}" in stored and f".{part}".endswith(ALWAYS)
+    return lacks and (is_found or any(key.endswith(f".{part}") for key in elsewhere))
 
 
 def left_out(codes: QuantisedTensors, settings: Settings) -> dict[str, list[str]]:

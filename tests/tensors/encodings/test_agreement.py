@@ -342,3 +342,16 @@ def test_torch_s_own_quantised_tensors_tell_themselves(settings: dict[str, Any],
     weight = torch.quantize_per_tensor(torch.ones(OUT, IN), 0.1, 0, torch.qint8)
     torch.save({f"{LAYERS[0]}.weight": weight}, folder / "pytorch_model.bin")
     assert len(said(cs.inspect(folder))) == number
+
+
+def test_an_order_of_columns_that_one_tensor_lacks_is_said(tmp_path: Path) -> None:
+    folder = model("int4-packed", **weights(actorder="group")).folder(tmp_path / "m")
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    first, *others = sorted(key.removesuffix(".weight_packed") for key in state if key.endswith(".weight_packed"))
+    order = torch.arange(IN, dtype=torch.int32) // 32
+    save_file({**state, **{f"{one}.weight_g_idx": order.clone() for one in others}}, path)
+    (note,) = said(cs.inspect(folder))
+    assert "says actorder group, but 1 quantised tensor has no weight_g_idx: " in note
+    save_file({**state, **{f"{one}.weight_g_idx": order.clone() for one in (first, *others)}}, path)
+    assert not said(cs.inspect(folder))
