@@ -243,7 +243,11 @@ def _of_a_source(pattern: KeyPattern, planning: PlanningInputs) -> str:
 
 
 def _nowhere(names: Sequence[str]) -> str:
-    return f"it would become {listing(names)}, which the destination does not have" if names else "it is left out"
+    return (
+        f"it would become {listing(names)}, which the destination does not have"
+        if names
+        else "the options leave it out"
+    )
 
 
 def _names_of(key: str, selection: Selection) -> list[str]:

@@ -137,8 +137,9 @@ def _steps_of(checkpoint: Checkpoint, name: str) -> int:
     value = next((one.value for one in checkpoint.extras if one.key == name), None)
     if type(value) is not int:
         raise ConfigError(
-            f"{escape(checkpoint.path)} has no number in an entry {escape(name)}, which --running names.",
-            hint="ckpt inspect lists the entries beside the weights; icefall's is batch_idx_train.",
+            f"--running {escape(name)}: {escape(checkpoint.path)} has no entry {escape(name)} that is a whole number.",
+            hint="Name the entry that counts the training steps; ckpt inspect lists the entries of a file. In "
+            "checkpoints of icefall it is batch_idx_train.",
         )
     return value
 

@@ -28,6 +28,9 @@ def explain(plan: Plan, keys: Patterns) -> Explained | ExplainedMerge:
 
         return explain_merge(plan, patterns)
     if plan.verb != "transplant":
-        raise ConfigError(f"explain needs a plan of transplant or merge, but this is a plan of {plan.verb}.")
+        raise ConfigError(
+            f"explain needs a plan of transplant or merge, but this is a plan of {plan.verb}.",
+            hint="Make the plan with transplant or merge.",
+        )
     planning = plan.inputs.planning if isinstance(plan.inputs, PlanInputs) else None
     return explained(plan, patterns, planning)

@@ -94,7 +94,7 @@ def _destination(given: CheckpointLike) -> tuple[CheckpointLike, list[str]]:
     folder = os.path.dirname(path) or "."
     if os.path.basename(path) == CONFIG and _configuration(path).get("quantization_config") is not None:
         with suppress(CheckpointError), open_checkpoint(folder):
-            said = f"{escape(path)} is of a quantised model: the keys and shapes are those of the weights beside it"
+            said = f"{escape(path)} is of a quantised model: the keys and shapes are those of the weights next to it"
             return folder, [said]
     return given, []
 

@@ -171,7 +171,11 @@ def initial_config(
     with open_checkpoint(path, root) as checkpoint:
         document = {"model": _declared(checkpoint, target)}
         notes = [*checkpoint.notes, *contradictions(checkpoint)]
-        kept = [f"like: the values of {escape(checkpoint.path)} are kept"] if "values" in document["model"] else []
+        kept = (
+            [f"tensors with init: like keep the values of {escape(checkpoint.path)}"]
+            if "values" in document["model"]
+            else []
+        )
         said = "".join(f"# {line}\n" for line in (*kept, *(f"note: {note}" for note in notes)))
         return _written(document, said, target, checkpoint.open_files().values(), force=force, wait=wait), notes
 
@@ -216,7 +220,10 @@ def _adopted(path: str, output: str | None, task: str | None) -> tuple[dict[str,
         said.append("train.data has paths of files that you must provide: the manifests and the model's token list")
     elif train:
         frozen = ", ".join(train["freeze"])
-        said.append(f"frozen in the toolkit's configuration: {frozen}; ckpt train has no task for this model")
+        said.append(
+            "ckpt train has no task for this model, so the section train: is left out; the toolkit's configuration "
+            f"freezes {frozen}"
+        )
         del document["train"]
     return document, "".join(f"# {line}\n" for line in said)
 

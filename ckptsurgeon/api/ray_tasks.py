@@ -134,7 +134,8 @@ def _write_part(
             if worker.identity != identity:
                 raise OutputError(
                     "the plan of this Ray task differs from that of the process that started it: the two run different "
-                    "versions of ckptsurgeon."
+                    "versions of ckptsurgeon.",
+                    hint="Install the same version of ckptsurgeon on all machines of the cluster.",
                 )
             for earlier in _WORKERS.values():
                 close_inputs(earlier.inputs)

@@ -239,7 +239,9 @@ def _planned(name: str, verb: str, given: Mapping[str, Any]) -> Plan:
             raise ConfigError(f"{escape(name)}: the verb {verb} has no argument {brief_repr(one)}.", hint=hint)
     needed = [p.name for p in known.values() if p.default is p.empty and p.name not in given]
     if needed:
-        raise ConfigError(f"{escape(name)}: the verb {verb} needs {', '.join(needed)}.")
+        raise ConfigError(
+            f"{escape(name)}: the verb {verb} needs {', '.join(needed)}.", hint="Add these fields to the recipe."
+        )
     check_types(name, call, given, OF_RECIPES)
     return call(**given)
 
@@ -281,6 +283,7 @@ def _check_asserted(name: str, wanted: Any, plan: Plan) -> list[str]:
     if faults:
         raise PlanError(
             f"{escape(name)} has assertions that fail: {grouped(faults, '{names} {are} {why}')}.",
+            hint="Change the options of the recipe, or its section assert.",
             details=[f"{key} is {why}" for key, why in faults],
         )
     return deeper_notes(patterns, keys)
@@ -298,7 +301,8 @@ def _unmet(pattern: str, expected: Any, plan: Plan, hits: set[str]) -> Sequence[
         return [] if len(hits) == expected else [(pattern, f"{count(len(hits), 'tensor')}, not {expected}")]
     if not isinstance(expected, str) or expected not in CLASSES:
         raise ConfigError(
-            f"assert {pattern}: {brief_repr(expected, 40)} is not a class of tensors in a plan.",
+            f"assert {pattern}: {brief_repr(expected, 40)} is neither a number of tensors nor a class of tensors in "
+            "a plan.",
             hint=f"Use a number of tensors, or one of {', '.join(CLASSES)}.",
         )
     return [

@@ -104,7 +104,7 @@ def _of_patch(output: CheckpointLike, patch: Path, others: Sequence[str], progre
     if others:
         raise ConfigError(
             f"--patch compares files with the patch only, so {others[0]} has no effect.",
-            hint="Use one of the two at a time.",
+            hint="Use --patch alone, or leave it out.",
         )
     if not isinstance(output, (str, os.PathLike)):
         raise ConfigError("--patch compares files, and tensors in memory have none.", hint="Give the path of a file.")

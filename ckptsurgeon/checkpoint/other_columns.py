@@ -44,8 +44,8 @@ def of_other_columns(path: str, codes: QuantisedTensors, tensors: Mapping[str, T
     for (columns, usual), some_names in found.items():
         have = f"{count(len(some_names), 'quantised tensor')} would have {columns} columns"
         yield (
-            f"{escape(path)}: with its quantization_config, {have}, but in other layers the same tensor has {usual}, "
-            f"as with other bits and another group_size: {listing(some_names, SHOWN)}"
+            f"{escape(path)}: with its quantization_config, {have}, but in other layers the same tensor has {usual}; "
+            f"perhaps these tensors have other bits and another group_size than it says: {listing(some_names, SHOWN)}"
         )
 
 

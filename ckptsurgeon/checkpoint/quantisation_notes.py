@@ -112,7 +112,7 @@ def _without_masks(path: str, tensors: Tensors, settings: Mapping[str, Any], els
     stated = sparse.get("format") if isinstance(sparse, dict) else None
     if stated in SPARSE and not any(key.endswith(".bitmask") for key in (*tensors, *elsewhere)):
         says = f"its quantization_config says format {stated} (sparsity_config)"
-        yield f"{escape(path)}: {says}, but there is no bitmask: the weights are stored with their zeros"
+        yield f"{escape(path)}: {says}, but there is no bitmask: the weights are stored in full, zeros included"
 
 
 def _subject(verb: str, number: str, names: Sequence[str]) -> str:
@@ -207,8 +207,8 @@ def plain_integers(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iter
     if found:
         are = "1 weight is a matrix" if len(found) == 1 else f"{len(found)} weights are matrices"
         yield (
-            f"{escape(path)}: {are} of integers without scales, taken as plain integers and not as codes of quantised "
-            f"weights: {listing(found, SHOWN)}"
+            f"{escape(path)}: {are} of integers without scales: they are treated as plain integers, not as codes of "
+            f"quantised weights: {listing(found, SHOWN)}"
         )
 
 

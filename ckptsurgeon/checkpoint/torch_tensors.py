@@ -40,7 +40,10 @@ class TensorBytes:
         """Copy bytes from ``offset`` on until ``view`` is full; raises SourceError if the storage became smaller."""
         begin = self._begin + offset
         if self._storage.nbytes() < begin + len(view):
-            raise SourceError("a tensor in memory was freed or became smaller after it was opened.")
+            raise SourceError(
+                "a tensor in memory was freed or became smaller after it was opened.",
+                hint="Keep these tensors unchanged until the function returns.",
+            )
         if self._flat is None or self._flat.numel() < begin + len(view):
             import torch
 

@@ -21,7 +21,7 @@ def check_can_ask() -> None:
 
     if not (sys.stdin is not None and sys.stdin.isatty()):
         raise ConfigError(
-            "--consume asks before it deletes the sources, but there is no terminal to ask on.",
+            "--consume asks before it deletes the sources, but stdin is not a terminal, so nobody can answer.",
             hint="Add --yes to delete them without a question.",
         )
 

@@ -31,7 +31,8 @@ def prepare_in_place(source: str, writing: Writing) -> None:
     given += [f"--{name}" for name in writing.shared.given]
     if given:
         raise ConfigError(
-            f"--in-place and {given[0]} contradict each other: --in-place writes no new file.", hint="Leave one out."
+            f"--in-place and {given[0]} contradict each other: --in-place changes SRC itself and writes no new file.",
+            hint="Leave one out.",
         )
     for note in settle(source):
         say(f"note: {note}")

@@ -67,7 +67,7 @@ Task = Annotated[
     typer.Option(
         "--task",
         metavar="NAME",
-        help="The task (asr, st, tts and others) of an ESPnet configuration whose entries fit several tasks.",
+        help="The task of an ESPnet configuration (asr, st, tts …), if its entries fit several tasks.",
     ),
 ]
 Root = Annotated[
@@ -91,7 +91,7 @@ Heads = Annotated[
         "--heads",
         metavar="N[/M]",
         help="With --layout: the numbers of heads of queries (N) and of keys and values (M), if no config.json or "
-        "params.json beside the weights has them.",
+        "params.json next to the weights has them.",
     ),
 ]
 Output = Annotated[
@@ -169,7 +169,7 @@ Restart = Annotated[
     bool,
     typer.Option(
         "--restart",
-        help="Start again: remove the finished shards of an interrupted run instead of continuing it.",
+        help="Remove the finished shards of an interrupted run and start again, instead of continuing it.",
     ),
 ]
 Consume = Annotated[
@@ -179,7 +179,7 @@ Consume = Annotated[
         help="Delete each shard of the sources as soon as its results are on disk; asks twice.",
     ),
 ]
-Yes = Annotated[bool, typer.Option("--yes", help="With --consume: do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", help="With --consume: delete without asking.")]
 Prove = Annotated[
     bool,
     typer.Option(
@@ -242,10 +242,12 @@ Encoding = Annotated[
     typer.Option(
         "--encoding",
         metavar="keep|dequantize",
-        help="If a model is quantised: keep its encoding, or write decoded values.",
+        help="For quantised models: write the output in the same encoding, or write decoded values.",
     ),
 ]
-Unwrap = Annotated[bool, typer.Option("--unwrap", help="Strip wrappers such as module. from the keys.")]
+Unwrap = Annotated[
+    bool, typer.Option("--unwrap", help="Remove prefixes that training added, such as module., from the keys.")
+]
 KeepExtras = Annotated[
     bool,
     typer.Option(

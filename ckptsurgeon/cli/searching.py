@@ -49,7 +49,11 @@ Metric = Annotated[
 ]
 TestCommand = Annotated[
     str | None,
-    typer.Option("--test", metavar="CMD", help="Run this command on the output alone, for data that the search lacks."),
+    typer.Option(
+        "--test",
+        metavar="CMD",
+        help="At the end, run this command on the output, with data that --evaluate does not use.",
+    ),
 ]
 StudyFolder = Annotated[
     str | None,

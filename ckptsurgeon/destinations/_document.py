@@ -119,7 +119,9 @@ def read_document(path: str, what: str = "destination") -> Document:
     try:
         text = read_text(path, MAX_BYTES)
     except UnicodeDecodeError:
-        raise ConfigError(f"{escape(path)} is not a configuration: it is not UTF-8.") from None
+        raise ConfigError(
+            f"{escape(path)} is not a configuration: it is not UTF-8.", hint="Save the file as UTF-8."
+        ) from None
     except OSError as error:
         message = f"the {what} {escape(path)} cannot be read: {error.strerror}."
         raise ConfigError(message, hint=did_you_mean(path)) from error
@@ -147,7 +149,9 @@ def _json(text: str, path: str) -> Any:
     try:
         return read_json(text)
     except ValueError as error:
-        raise ConfigError(f"{escape(path)} is not valid JSON: {escape(str(error))}.") from None
+        raise ConfigError(
+            f"{escape(path)} is not valid JSON: {escape(str(error))}.", hint="Correct this file, or fetch it again."
+        ) from None
 
 
 def check_fields(document: Document, where: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -159,8 +159,8 @@ def read_hyperparams(document: Document, overrides: Mapping[str, Any], *entries:
     ran, files = imported(document, names)
     notes = (
         (
-            f"built only {escape(entries[0])} and the entries that it needs; "
-            f"{count(others, 'other entry was', 'other entries were')} not run",
+            f"built only the entry {escape(entries[0])} and the entries that it uses; "
+            f"{count(others, 'other entry was', 'other entries were')} not built",
         )
         if others
         else ()
@@ -293,8 +293,7 @@ def _check_placeholders(document: Document, entry: str, needed: Mapping[str, Any
     open_ones = [path for path, node in found if tag_of(node) == _PLACEHOLDER]
     if open_ones:
         raise document.fail(
-            f"the entry {escape(entry)} needs a value for {listing(open_ones)}: "
-            f"the file has only {_PLACEHOLDER} there.",
+            f"the entry {escape(entry)} needs a value for {listing(open_ones)}: in the file it is only {_PLACEHOLDER}.",
             f"Write the value: model: {{speechbrain: {document.name}, overrides: {_nested(open_ones[0])}}}.",
         )
 

@@ -136,7 +136,7 @@ def loaded(document: Document) -> TargetSpec:
             said = listing(ran, where="")
             if not error.hint:
                 error.message = f"{error.message.rstrip('.')}."
-            error.hint = f"{error.hint} Code that had already run: {said}.".lstrip()
+            error.hint = f"{error.hint} This code had already run: {said}.".lstrip()
             error.details = (*error.details, *(f"ran {code}" for code in ran))
         raise
 
@@ -190,11 +190,11 @@ def adopt(path: str, beside: str, task: str | None = None) -> tuple[dict[str, An
     document = replace(read_document(path), task=task)
     if document.model:
         raise document.fail(
-            "the file is already a destination.", "Name a checkpoint, or the configuration of a toolkit."
+            "the file is already a destination configuration.", "Name a checkpoint, or the configuration of a toolkit."
         )
     toolkit = _checked_kind(document)
     if not isinstance(toolkit, _Adoptable):
-        raise document.fail("there is nothing to write: the file is already a destination.")
+        raise document.fail("there is nothing to write: the file is already a destination configuration.")
     target = toolkit.load(document)
     train = dict(toolkit.training(document))
     named = {"model": {toolkit.field: os.path.relpath(path, beside or os.curdir), **({"task": task} if task else {})}}

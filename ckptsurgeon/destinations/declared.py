@@ -133,7 +133,9 @@ def _given(document: Document, kept: Mapping[str, TensorInfo], ties: Mapping[str
     values, root = document.model.get("values"), document.model.get("root")
     if not kept:
         if values is not None or root is not None:
-            raise document.fail("values and root are fields for tensors with init: like, and no tensor has init: like.")
+            raise document.fail(
+                "the fields values and root are only used for tensors with init: like, and no tensor has init: like."
+            )
         return ()
     for key in kept:
         if ties.get(key, key) not in kept:
@@ -173,12 +175,13 @@ def _check_there(document: Document, key: str, info: TensorInfo, checkpoint: Che
     name = escape(checkpoint.path)
     if there is None:
         raise document.fail(
-            f"the tensor {escape(key)} is to be as in another file (init: like), but {name} has no tensor of that name."
+            f"the tensor {escape(key)} should get its values from another file (init: like), but {name} has no "
+            "tensor of that name."
         )
     if there.opaque:
         raise document.fail(
-            f"the tensor {escape(key)} is to be as in another file (init: like), but in {name} it cannot be read: "
-            f"{there.opaque}."
+            f"the tensor {escape(key)} should get its values from another file (init: like), but the tensor in "
+            f"{name} cannot be read: {there.opaque}."
         )
     if there.shape != info.shape:
         raise document.fail(

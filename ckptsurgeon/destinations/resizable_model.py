@@ -77,7 +77,7 @@ class ResizableModel(Resizable):
         raise self._no_types()
 
     def _no_types(self) -> ConfigError:
-        return self._document.fail("only networks of transformers have types.", "Leave --as out.")
+        return self._document.fail("--as works only for networks of transformers.", "Leave --as out.")
 
     def _defaults(self) -> dict[str, Any]:
         if _BUNDLED in self._document.model:

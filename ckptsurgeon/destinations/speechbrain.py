@@ -79,7 +79,7 @@ class _Named:
             raise document.fail(f"the field entry is {brief_repr(entry)}, not the name of an entry.")
         if not isinstance(overrides, dict):
             raise document.fail(
-                f"the field overrides is {brief_repr(overrides)}.", "Write a map from entries to values."
+                f"the field overrides is {brief_repr(overrides)}, not a map.", "Write a map from entries to values."
             )
         inner = _inner(document)
         spec = _load(inner, entry, overrides, _sizes(document))
@@ -91,7 +91,7 @@ def _sizes(document: Document) -> dict[str, int]:
     sizes = document.model.get("statistics") or {}
     if not isinstance(sizes, dict) or not all(type(one) is int and 0 < one <= MOST_FEATURES for one in sizes.values()):
         raise document.fail(
-            f"the field statistics is {brief_repr(sizes)}.",
+            f"the field statistics is {brief_repr(sizes)}, not a map.",
             "Write a number of features for each module: {normalize: 80}.",
         )
     return {str(name): size for name, size in sizes.items()}

@@ -180,10 +180,13 @@ def _left_out_notes(plan: Plan, written: Plan, options: OutputOptions) -> Iterat
     """Yield a note that lists the companion files of a plan (such as config.json) that are not written, and why."""
     left = [one.name for one in plan.target.companions if one not in written.target.companions]
     if left and plan.vocabularies and not is_folder(options):
-        yield f"these files are not written, since the output is not a folder (-o NAME/): {listing(left, 12, where='')}"
+        yield (
+            "these files are not written, because the output is a file and not a folder (-o NAME/): "
+            f"{listing(left, 12, where='')}"
+        )
     elif left and is_folder(options):
         why = "PEFT reads an adapter only from a folder with one safetensors file"
-        yield f"these files are not written, since {why}: {listing(left, 12, where='')}"
+        yield f"these files are not written, because {why}: {listing(left, 12, where='')}"
 
 
 def _carried_entries(plan: Plan, inputs: PlanInputs) -> ExtraEntries | None:
@@ -227,7 +230,8 @@ def _check_apart(plan: Plan, path: Sequence[str], levels: Sequence[Mapping[str, 
     taken += [name for name, level in zip(path, levels, strict=False) if name in level]
     if taken:
         raise PlanError(
-            f"the plan copies entries whose names the output already uses: {listing(taken)}.",
+            "the plan copies entries that are not tensors, but the output has tensors with the same names: "
+            f"{listing(taken)}.",
             hint="Make a new plan.",
             details=taken,
         )

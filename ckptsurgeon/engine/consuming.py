@@ -162,8 +162,8 @@ class SourceConsumer:
         ]
         if lost and not kept and os.path.exists(os.path.join(self._output, RECIPE_FILE)):
             raise OutputError(
-                f"{escape(self._output)} was already written, by a run that consumed its sources but was interrupted "
-                f"before it removed their remaining files: {listing(lost)}.",
+                f"{escape(self._output)} is already complete: an earlier run with --consume wrote it, but was "
+                f"interrupted before it deleted the last files of its sources: {listing(lost)}.",
                 hint=f"Check the output with ckpt verify, then remove these files (*{CONSUMED}) and their index.",
                 details=lost,
             )
@@ -172,7 +172,8 @@ class SourceConsumer:
                 f"finished shards of {escape(self._output)} are damaged or cannot be read, and an earlier run with "
                 f"--consume has deleted the source files of their values: {listing(lost)}. This run has changed "
                 "nothing.",
-                hint="If it was an error of the disk, run the command again; else download these source files again.",
+                hint="If the disk had a temporary error, run the command again; otherwise download these source "
+                "files again.",
                 details=lost,
             )
 

@@ -70,7 +70,7 @@ class MergeContext:
         """
         if needed > self.memory:
             raise PlanError(
-                f"{escape(step.key)}: computing this tensor takes {human_bytes(needed)} of memory, since {why}; "
+                f"{escape(step.key)}: computing this tensor takes {human_bytes(needed)} of memory, because {why}; "
                 f"the limit is {human_bytes(self.memory)}.",
                 hint=f"Allow more memory: --memory {needed}B{hint}.",
             )

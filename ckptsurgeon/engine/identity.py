@@ -109,7 +109,7 @@ def difference(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
             if [sources[one["path"]].get(name) for name in ("files", "beside")] != [one["files"], one.get("beside")]
         ]
         if changed:
-            return f", and its sources have changed since: {listing(changed)}"
+            return f", and its sources have changed since then: {listing(changed)}"
         were = {**begun["arguments"], **{name: begun[name] for name in _OPTIONS}}
         are = {**now["arguments"], **{name: now[name] for name in _OPTIONS}}
         options = [name for name in dict.fromkeys([*were, *are]) if were.get(name) != are.get(name)]
@@ -117,4 +117,4 @@ def difference(begun: Mapping[str, Any], now: Mapping[str, Any]) -> str:
             return f": they belong to a command with other values of these options: {listing(options, where='')}"
     changed = [name for name in ("target", "plugins", "on_disk") if begun[name] != now[name]]
     said = {"target": "the destination", "plugins": "the plugin", "on_disk": "a source"}
-    return f", and {said[changed[0]]} has changed since" if changed else ": they belong to another plan"
+    return f", and {said[changed[0]]} has changed since then" if changed else ": they belong to another plan"

@@ -54,8 +54,8 @@ A cast of usual weights to float8_e4m3fn rounds about four values in a hundred t
 def changed_error(source: Checkpoint, key: str) -> PlanError:
     """Return the error for a tensor that is missing, or whose dtype or shape has changed since the plan was made."""
     return PlanError(
-        f"{escape(source.path)} has changed since the plan was made: its tensor {escape(key)} is gone, or has another "
-        "dtype or shape.",
+        f"{escape(source.path)} has changed since the plan was made: its tensor {escape(key)} is missing, or has a "
+        "different dtype or shape.",
         hint="Make a new plan.",
     )
 
@@ -246,18 +246,18 @@ def adapter_notes(receipts: Iterable[Mapping[str, Mapping[str, Sequence[str]]]])
         if number and number == len(zero):
             are = "its change is zero" if number == 1 else f"all of its {number} changes are zero"
             why = "its A or B matrices, or its scales, are zero"
-            yield f"{escape(path)}: {are} ({why}), so that merging it changes nothing"
+            yield f"{escape(path)}: {are} ({why}), so merging this adapter changes nothing"
         elif number == len(zero) + len(dora):
             are = "its product B A is" if number == 1 else f"all of its {number} products B A are"
-            yield f"{escape(path)}: {are} zero, so that only DoRA's magnitudes may change the base"
+            yield f"{escape(path)}: {are} zero, so only DoRA's magnitudes may change the base"
         elif zero or dora:
             are, they = ("is", "it was") if len(zero) + len(dora) == 1 else ("are", "they were")
             of = f"{len(zero) + len(dora)} of its {number} changes {are} zero"
-            why = f"as A, B or the scale is (perhaps {they} never trained)"
+            why = f"because A, B or the scale is zero (perhaps {they} never trained)"
             yield f"{escape(path)}: {of}, {why}: {listing([*zero, *dora], where='')}"
         if none := keys[NO_MAGNITUDE]:
             have = f"{count(len(none), 'tensor')} {'has' if len(none) == 1 else 'have'} magnitudes of DoRA"
-            yield f"{escape(path)}: {have} that are 0, so that whole rows become 0: {listing(none, where='')}"
+            yield f"{escape(path)}: {have} that are 0, so whole rows become 0: {listing(none, where='')}"
 
 
 def negative_notes(negative: Mapping[str, int]) -> tuple[str, ...]:

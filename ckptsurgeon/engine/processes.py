@@ -240,7 +240,10 @@ class ProcessGroup:
             last, since = self._seen.get(rank, (None, now))
             self._seen[rank] = (beat, since if beat == last else now)
             if now - self._seen[rank][1] > LOST_S:
-                raise OutputError(f"process {rank} of {self.size} has not responded for {LOST_S:.0f} s.")
+                raise OutputError(
+                    f"process {rank} of {self.size} has not responded for {LOST_S:.0f} s.",
+                    hint="Read the messages of that process.",
+                )
 
     @contextmanager
     def beating(self) -> Iterator[None]:

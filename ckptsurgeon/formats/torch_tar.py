@@ -213,7 +213,8 @@ def _key(value: Any) -> str:
 
 def _no_object(pid: Any) -> object:
     raise FormatError(
-        "a pickle of the tar archive refers to a tensor, which only its member pickle may do.", rule="persistent id"
+        "a pickle of the tar archive refers to a tensor, but only the member with the name pickle may do so.",
+        rule="persistent id",
     )
 
 

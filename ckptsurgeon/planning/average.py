@@ -74,7 +74,8 @@ def running_weights(steps: Sequence[int]) -> tuple[float, float]:
         given = ", ".join(map(str, steps))
         raise ConfigError(
             f"--running needs two checkpoints of one run, the older first, but their numbers of steps are {given}.",
-            hint="Give the average before the steps that count, and then the one after them.",
+            hint="The average covers the steps between the two checkpoints: give the earlier checkpoint first, then "
+            "the later one.",
         )
     later = steps[1] / (steps[1] - steps[0])
     return 1 - later, later

@@ -97,7 +97,7 @@ def _plain(plan: Plan, sources: Sequence[QuantisedTensors]) -> Iterator[_Weight]
 
 def _mixture(what: str) -> PlanError:
     return PlanError(
-        f"{what}: a loader reads all layers of a model with one quantization_config.",
+        f"{what}: but a model has only one quantization_config, and loaders use it for all layers.",
         hint="Quantise all sources alike first, or dequantise them: --encoding dequantize does so if the codes can be "
         "decoded.",
     )

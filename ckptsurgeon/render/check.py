@@ -18,7 +18,7 @@ FOUND = 5
 """The largest number of findings of one check that are shown; ``-v`` shows all."""
 
 
-LENIENT = "  A WARN alone leaves the exit status at 0; --strict makes it 1."
+LENIENT = "  Warnings alone leave the exit status at 0; with --strict it is 1."
 
 
 def check_view(report: CheckReport, *, every: bool = False, is_lenient: bool = False) -> RenderableType:

@@ -92,7 +92,7 @@ def _unmeasured(pair: Pair) -> str:
         return "other codes"
     if pair.numbers is None:
         return f"{pair.first.dtype}, not measured"
-    return "" if pair.numbers.differing else "equal values, other bits"
+    return "" if pair.numbers.differing else "equal values, but different bits"
 
 
 def _lines(name: str, rows: Sequence[_Row], *, every: bool) -> Iterator[list[str | Text]]:

@@ -48,7 +48,9 @@ def _methods(one: MergeExplanation) -> Iterator[RenderableType]:
     rows: list[list[str | Text]] = [["", *(Text(label, "dim") for label in ("change", "of values", *names))]]
     rows += (_row(outcome) for outcome in one.outcomes if not outcome.why)
     head = Text("  how much of each change would a method keep?", "bold")
-    yield Hanging(head + Text("  (others than the first with their defaults)", "not bold dim"), Text(""))
+    yield Hanging(
+        head + Text("  (the first method as given, the others with their default parameters)", "not bold dim"), Text("")
+    )
     yield Columns(rows, right=range(1, len(rows[0])))
     others = [f"{escape(outcome.method)} ({escape(outcome.why, 100)})" for outcome in one.outcomes if outcome.why]
     if others:

@@ -35,7 +35,10 @@ def applied_view(patch: Patch, output: str, *, next_steps: Sequence[str] = ()) -
     line.append(f"  {human_bytes(patch.new_nbytes)}  {patch.elapsed_s:.1f} s", "not bold")
     equal = "equal to the new checkpoint that the patch was made from (SHA-256)"
     if patch.approximated:
-        equal = "as the patch says (SHA-256), not equal to the new checkpoint that it was made from"
+        equal = (
+            "as the patch says (SHA-256); this patch stores some changes approximately, so they differ from the new "
+            "checkpoint that it was made from"
+        )
     same = Hanging(Text("  bytes "), Text(equal))
     return Group(*_contents(patch), Hanging(Text("  wrote "), line), same, *next_view(next_steps))
 

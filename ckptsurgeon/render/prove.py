@@ -48,7 +48,7 @@ def _why(proof: Proof) -> str:
             f"{_share(output.allowed)}{_predicted(proof)}{_between(proof)}"
         )
     if drift is None:
-        return "some weights differ, but these inputs do not use them, so their effect is not known"
+        return "some weights differ, but these inputs do not use these weights, so the effect is not known"
     where = f"from {escape(drift.name)} on" if drift.name else "only in the output"
     return (
         f"the networks drift {where}: they are {_share(drift.distance.error)} apart there, but rounding explains only "
@@ -59,7 +59,12 @@ def _why(proof: Proof) -> str:
 def _between(proof: Proof) -> str:
     """Return a text on blocks that drift without an effect on the output; '' if there are none."""
     inside = next((one.name for one in proof.blocks if one.drifts), "")
-    return f"; blocks from {escape(inside)} on differ by more, but that has no effect on the output" if inside else ""
+    return (
+        f"; inside the network, blocks from {escape(inside)} on differ by more than rounding explains, but this has "
+        "no effect on the output"
+        if inside
+        else ""
+    )
 
 
 def _predicted(proof: Proof) -> str:

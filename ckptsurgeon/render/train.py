@@ -34,7 +34,7 @@ TITLES = {"before": "before the first step", "during": "while it trained", "afte
 STYLES = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red", "NOT RUN": "dim"}
 WIDTH = 33
 """The width of the names of checks; it is fixed so that consecutive tables are aligned."""
-HEADS = {True: "body frozen", False: "all of it trained"}
+HEADS = {True: "body frozen", False: "all parts trained"}
 WAYS = {
     "unchecked": "not done: the checks after the last step have not run; --resume runs them (--controls too)",
     "patience": "ended early: the results have not improved for a long time",

@@ -35,10 +35,10 @@ SAID = {
     NO_OFFSET: "zero points or biases that are all 0, so that none of these weights is negative",
     NEGATIVE: "negative scales, which the encoding does not have, so that these weights change their sign",
     NEGATED: "scales that are all negative: perhaps their signs were changed",
-    EXCHANGED: "scales that are larger than their biases: perhaps scales and biases are exchanged",
+    EXCHANGED: "scales that are larger than their biases: perhaps scales and biases are swapped",
     OPPOSED: "scales with the sign of their biases: perhaps the signs of the scales were changed",
-    NARROW: "scales so small beside their biases that the weights of a group hardly differ: perhaps they belong to "
-    "codes of more bits",
+    NARROW: "scales so small next to their biases that the weights of a group hardly differ: perhaps they belong "
+    "to codes of more bits",
     UNSET: "scales that are all exactly 1: perhaps they were never set",
     SIGNED_CODES: "codes with peaks at both ends of their range and few in its middle: perhaps they are in two's "
     "complement, without the offset that is subtracted from codes",
@@ -101,8 +101,8 @@ OFF_BY_ONE = (
     "points that are off by one (checkpoint_format gptq, gptq_v2)"
 )
 WRONG_OFFSETS = (
-    "have groups of weights whose mean is mostly farther from 0 than their deviation: perhaps the zero points or "
-    "biases are wrong"
+    "have weights that are not centred at 0: in most groups, the mean is larger than the standard deviation: perhaps "
+    "the zero points or biases are wrong"
 )
 SHOWN = 3
 """The largest number of names in a note."""

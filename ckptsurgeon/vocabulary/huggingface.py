@@ -201,7 +201,8 @@ def of_language(name: str, data: bytes, language: object) -> bytes:
     if not isinstance(language, str) or not language:
         raise ConfigError(
             f"{name} has a token list for each of {count(len(document), 'language')}, but tokenizer_config.json does "
-            "not choose one (target_lang)."
+            "not choose one (target_lang).",
+            hint="Set target_lang in tokenizer_config.json to one of them.",
         )
     if language not in document:
         known = listing(sorted(document), 4, where="")

@@ -113,7 +113,7 @@ def map_tokens(
     """
     if new not in (*NEW_TOKENS, OMP):
         raise ConfigError(
-            f"--new-tokens {new} is not a way to fill the rows of new tokens.",
+            f"--new-tokens {new} is unknown.",
             hint=f"Use {', '.join(NEW_TOKENS)}, or, with ckpt resize --tokenizer, omp.",
         )
     rows = {token: row for row, token in enumerate(source.tokens)}

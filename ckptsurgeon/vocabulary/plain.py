@@ -21,9 +21,15 @@ def lines_of(name: str, data: bytes) -> list[str]:
     try:
         text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError:
-        raise ConfigError(f"{name} is not a list of tokens: it is not UTF-8.") from None
+        raise ConfigError(
+            f"{name} is not a list of tokens: it is not UTF-8.",
+            hint="Give a text file in UTF-8, with one token on each line.",
+        ) from None
     if "\0" in text:
-        raise ConfigError(f"{name} is not a list of tokens: it contains zero bytes, so it is not text.")
+        raise ConfigError(
+            f"{name} is not a list of tokens: it contains zero bytes, so it is not text.",
+            hint="Give a text file in UTF-8, with one token on each line.",
+        )
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines[:-1] if lines and not lines[-1] else lines
 

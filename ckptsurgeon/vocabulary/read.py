@@ -175,7 +175,10 @@ def vocabulary_in(name: str, read: Callable[[str], bytes | None]) -> Vocabulary:
         return vocabulary
     vocabulary = _in_row_order(name, vocabulary, read)
     if is_shifted and not vocabulary.is_whole:
-        raise ConfigError(f"{escape(name)} does not say which row of the embedding a token has.")
+        raise ConfigError(
+            f"{escape(name)} does not say which row of the embedding a token has.",
+            hint="Save the tokenizer.json of its tokeniser with transformers, and give that file.",
+        )
     return _with_added(vocabulary, read)
 
 

@@ -113,9 +113,9 @@ class NewVocabulary:
         if rows == len(self.source.tokens):
             return Renumbering.of(self.source.tokens, self.new.tokens, self.parts)
         raise LookupError(
-            f"there is no token list in the folder of the configuration, whose vocabulary size, {rows}, is that of "
-            f"neither {escape(self.paths[0])} ({len(self.source.tokens)}) nor {escape(self.paths[1])} "
-            f"({len(self.new.tokens)})"
+            "the folder of the configuration has no token list, and the vocabulary size of the configuration, "
+            f"{rows}, is that of neither {escape(self.paths[0])} ({len(self.source.tokens)}) nor "
+            f"{escape(self.paths[1])} ({len(self.new.tokens)})"
         )
 
 

@@ -37,7 +37,7 @@ class _SentencePiece:
                     if len(tokens) > MOST:
                         break
         except (ValueError, IndexError, struct.error, UnicodeDecodeError):
-            raise ConfigError(f"{name} is not a complete sentencepiece model.") from None
+            raise ConfigError(f"{name} is not a complete sentencepiece model.", hint="Fetch this file again.") from None
         return checked(name, tokens, scores)
 
 
@@ -110,7 +110,7 @@ def described_pieces(name: str, data: bytes) -> list[Piece]:
                     raise ValueError("a piece is malformed")
                 found.append(Piece(text.decode("utf-8"), score, kind))
     except (ValueError, IndexError, struct.error):
-        raise ConfigError(f"{name} is not a complete sentencepiece model.") from None
+        raise ConfigError(f"{name} is not a complete sentencepiece model.", hint="Fetch this file again.") from None
     return found
 
 

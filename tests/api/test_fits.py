@@ -557,7 +557,7 @@ def test_weights_beside_a_configuration_that_cannot_be_opened_are_said() -> None
     Path("dst/model.safetensors").write_bytes(whole[:-1000])
     found = cs.fits("src", "dst")
     assert found.strict
-    assert any(note.startswith("dst: its weights cannot be opened: ") for note in found.notes)
+    assert any(note.startswith("the weights in dst cannot be opened: ") for note in found.notes)
 
 
 def test_a_checkpoint_that_does_not_fit_imports_transformers_only_once(

@@ -34,7 +34,7 @@ def save(overrides: dict[str, Any], stored: dict[str, tuple[int, int]], sizes: d
 def test_settings_of_one_module_that_contradict_its_codes(role: str) -> None:
     name = f"model.layers.1.mlp.{role}"
     folder, usual = save({name: EIGHT}, {}), WIDE if role == "up_proj" else HIDDEN
-    said = f"1 quantised tensor would have {usual // 2} columns, {SAID} {usual}, as with other bits and another group_size: "
+    said = f"1 quantised tensor would have {usual // 2} columns, {SAID} {usual}; perhaps these tensors have other bits and another group_size than it says: "
     for verb in (cs.inspect, cs.convert):
         assert [one for one in verb(folder).notes if SAID in one] == [
             f"{folder}: with its quantization_config, {said}{name}.weight"

@@ -182,7 +182,7 @@ def test_a_plan_that_was_read_from_a_file_knows_no_alternatives() -> None:
         ("nrom", "matches none of the 10 destination keys. Did you mean norm (1 key)?"),
         ("layers.0.w", "layers.0.w is a key of the source; in the destination it is enc.layers.0.w, enc.layers.1.w"),
         ("old", "old.proj.weight is a key of the source; it would become old.proj.weight, which the destination"),
-        ("decoder.out_proj", "decoder.out_proj.weight is a key of the source; it is left out"),
+        ("decoder.out_proj", "decoder.out_proj.weight is a key of the source; the options leave it out"),
         ("weight", "Did you mean **.weight?"),
         ("", "--explain is empty"),
     ],

@@ -472,8 +472,8 @@ def test_init_writes_a_document_that_names_the_configuration_and_what_is_frozen(
 def test_what_no_task_of_ours_trains_gets_a_comment_instead_of_a_section(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(espnet, "TRAINED", ())
     text = cs.init_config(config())
-    frozen = "frozen in the toolkit's configuration: encoder.embed, normalize"
-    assert f"# {frozen}; ckpt train has no task for this model\n" in text
+    why = "ckpt train has no task for this model, so the section train: is left out"
+    assert f"# {why}; the toolkit's configuration freezes encoder.embed, normalize\n" in text
     assert yaml.safe_load(text) == {"model": {"espnet": "config.yaml"}}
 
 

@@ -216,7 +216,7 @@ def test_tensors_in_memory_have_no_file_to_keep_values_of() -> None:
         ),
         (
             {key: {"shape": [1], "init": "ones"} for key in KEPT},
-            "values and root are fields for tensors with init: like, and no tensor has init: like",
+            "the fields values and root are only used for tensors with init: like, and no tensor has init: like",
         ),
     ],
 )

@@ -147,7 +147,7 @@ def test_the_same_seed_draws_the_same_and_another_seed_others() -> None:
     [
         (
             "speechbrain: recipe.yaml, entry: logger",
-            r"the entry logger needs a value for name: the file has only !PLACEHOLDER there.*overrides: \{name: …",
+            r"the entry logger needs a value for name: in the file it is only !PLACEHOLDER.*overrides: \{name: …",
         ),
         (
             "speechbrain: recipe.yaml, entry: deep",

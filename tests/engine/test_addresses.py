@@ -177,7 +177,10 @@ def test_files_of_the_earlier_model_go_if_they_are_as_they_were_written(place: P
     place.fill({"vocab.json": b"{}"})
     receipt = cs.apply(convert(), place.uri, force=True)
     assert {"config.json", "merges.txt", "vocab.json"} & place.files().keys() == {"vocab.json"}
-    assert any("kept from the earlier output, since they were changed: vocab.json" in one for one in receipt.notes)
+    assert any(
+        "files of the earlier output that are kept, because they were changed since: vocab.json" in one
+        for one in receipt.notes
+    )
 
 
 def test_a_failure_leaves_what_was_there(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,7 +357,7 @@ def test_uploads_that_another_machine_took_for_left_overs_change_nothing(
         publish(destination, names, removed)
 
     monkeypatch.setattr(file_systems.FsspecDestination, "publish", late)
-    with pytest.raises(cs.OutputError, match=r"are gone: .*\. No file there has changed"):
+    with pytest.raises(cs.OutputError, match=r"are no longer there.*: .*\. No existing file has changed"):
         cs.apply(convert("float64"), place.uri, max_shard_size="10MB", force=True)
     assert place.files() == before
 

@@ -195,7 +195,7 @@ def test_what_is_left_of_the_sources_of_a_whole_output_says_so(monkeypatch: Any)
     report = cs.verify("out")
     assert report.ok
     assert report.not_compared
-    with pytest.raises(cs.OutputError, match="was already written, by a run that consumed its sources"):
+    with pytest.raises(cs.OutputError, match="is already complete: an earlier run with --consume wrote it"):
         write(plan(), consume=True, force=True)
     assert cs.verify("out").ok
 
@@ -374,7 +374,7 @@ def test_every_verb_can_consume(verb: str) -> None:
 def test_it_asks_twice_or_says_that_it_cannot(ckpt: Any) -> None:
     done = ckpt("convert", "src", "-o", "out/", "--max-shard-size", SHARD, "--consume")
     assert done.code == 2
-    assert "there is no terminal to ask on. Add --yes" in " ".join(done.err.split())
+    assert "so nobody can answer. Add --yes" in " ".join(done.err.split())
     assert ckpt("convert", "src", "-o", "out/", "--yes").code == 2
     assert ckpt("convert", "src", "-o", "out/", "--max-shard-size", SHARD, "--consume", "--yes").code == 0
     assert ckpt("verify", "out").code == 0

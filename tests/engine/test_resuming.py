@@ -212,7 +212,7 @@ def changed(name: str) -> None:
             "with other values of these options: max_shard_size",
         ),
         (lambda: cs.apply(transplant(), "out"), "with other values of these options: max_shard_size"),
-        (lambda: changed("a.safetensors") or write(), ", and its sources have changed since: .*a.safetensors"),
+        (lambda: changed("a.safetensors") or write(), ", and its sources have changed since then: .*a.safetensors"),
     ],
 )
 def test_another_command_or_changed_sources_are_an_error(

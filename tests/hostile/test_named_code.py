@@ -167,11 +167,11 @@ def test_an_error_says_what_ran_before_it(ckpt: Run) -> None:
     told = flat(ckpt("transplant", "src.safetensors", "dst.yaml", "-n").err)
     assert "error: dst.yaml cannot be built: ValueError: no" in told
     assert told.endswith(
-        "Code that had already run: the import of parts.py, parts.Net from parts.py, parts.fails from parts.py."
+        "This code had already run: the import of parts.py, parts.Net from parts.py, parts.fails from parts.py."
     )
     write({"_target_": "parts.Net", "inner": {"_target_": "parts.nothing"}}, path="dst.yaml")
     told = flat(ckpt("transplant", "src.safetensors", "dst.yaml", "-n").err)
-    assert told.endswith("parts has no nothing. Code that had already run: the import of parts.py.")
+    assert told.endswith("parts has no nothing. This code had already run: the import of parts.py.")
     write({"_target_": "missing.Net"}, path="dst.yaml")
     assert "By then" not in ckpt("transplant", "src.safetensors", "dst.yaml", "-n").err
 

@@ -117,7 +117,7 @@ def rare(plans: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     far = PlanTarget("transformers", "config.json", "https://…/config.json", (FilePrint("", 1, "", None, "etag"),))
     yield replace(plan, rows=replace(rows, new="init"), target=replace(far, notes=("a",), refused="b")).to_json()
     yield replace(plan, sources=(replace(plan.sources[0], path="", memory=True), *plan.sources[1:])).to_json()
-    failed, gone = (Failure("w", "a bit differs"),), {"v": "its source is gone"}
+    failed, gone = (Failure("w", "a bit differs"),), {"v": "its source was not found"}
     yield Verification("out.safetensors", 1, 0, 0, failed, gone, near=1, products=2).to_json()
     controls = Controls("cer", 1, 2, (Arm("warm", True, (0.5,)),), "KNOWLEDGE", "frozen", ("scratch",))
     yield Trained("x.yaml", "run", None, "ctc", "cpu", 2, 2, "done", (), test={"cer": 0.5}, controls=controls).to_json()

@@ -103,7 +103,7 @@ def test_the_table_is_aligned_and_the_verdict_stands_below(monkeypatch: pytest.M
         "  after the last step\n"
         "  not run: knowledge moved\n"
         "  cer after 100 steps, 2 seeds\n"
-        "            body frozen        all of it trained\n"
+        "            body frozen        all parts trained\n"
         "  warm      0.15 (0.1 to 0.2)  0.15 (0.1 to 0.2)\n"
         "  scratch   0.15 (0.1 to 0.2)  0.15 (0.1 to 0.2)\n"
         "  permuted  0.15 (0.1 to 0.2)  0.15 (0.1 to 0.2)\n"

@@ -468,8 +468,8 @@ def test_what_is_no_number_after_training_fails() -> None:
 
 def test_the_all_blank_plateau_fails_and_short_clips_warn() -> None:
     assert blank_share({"blanks": 1.0}).status == FAIL
-    assert "all-blank plateau; train longer, or with another lr" in blank_share({"blanks": 1.0}).says
-    assert blank_share({"blanks": 1.0}, diverged=True).says.endswith("plateau; train with another lr")
+    assert "all-blank plateau); train longer, or with a different lr" in blank_share({"blanks": 1.0}).says
+    assert blank_share({"blanks": 1.0}, diverged=True).says.endswith("plateau); train with a different lr")
     assert blank_share({"blanks": 0.8}).status == PASS
     assert blank_share({"loss": 1.0}).says == "no CTC in this task"
     assert blank_share({}).says == "nothing was evaluated"

@@ -277,10 +277,15 @@ def test_controls_say_where_nothing_was_learned(init: str) -> None:
     assert {"scratch", "permuted"} <= set(found.plateau)
     whole = dataclasses.replace(found, decided_on="unfrozen", seeds=3, verdict="KNOWLEDGE")
     assert knowledge_moved(whole).status == "WARN"
-    assert "scratch and permuted have learned nothing yet: train longer" in knowledge_moved(whole).says
+    assert (
+        "the control runs from scratch and from permuted weights have learned nothing yet: train longer"
+        in knowledge_moved(whole).says
+    )
     frozen = dataclasses.replace(whole, decided_on="frozen")
     assert knowledge_moved(frozen).status == "PASS"
-    assert knowledge_moved(frozen).says.endswith("scratch and permuted have learned nothing yet")
+    assert knowledge_moved(frozen).says.endswith(
+        "the control runs from scratch and from permuted weights have learned nothing yet"
+    )
     assert "permuted" not in run_controls(toy.job(init, steps=60, model={"dropout": 0}), seeds=1).plateau
 
 

@@ -98,7 +98,7 @@ def test_a_run_that_does_not_learn_warns_with_the_figures() -> None:
     found = checked(steps=60, lr=1e-12)
     assert found.status == WARN, found
     assert "over the first and last 6 steps, noise 0." in found.says
-    assert found.says.endswith(": the loss fell by no more than the noise")
+    assert found.says.endswith(": the loss did not fall by more than the noise")
 
 
 def test_what_is_frozen_but_for_a_useless_bias_does_not_pass() -> None:

@@ -268,7 +268,7 @@ def test_a_run_that_is_done_goes_on_with_more_steps(schedule: str, ckpt: Any) ->
     assert lineage()["prolonged"] == [{"at": 6, "from": 6, "to": 12}]
     assert [row["step"] for row in read_log("run/log.jsonl") if "loss" in row] == list(range(1, 13))
     again = ckpt("train", "--resume", "--device", "cpu")  # without --steps: those of the last time
-    assert "the run has already done all of its 12 steps" in " ".join((again.out + again.err).split())
+    assert "this run has already done all 12 steps" in " ".join((again.out + again.err).split())
     assert "was edited" not in again.err
     assert yaml.safe_load(Path("run/config.yaml").read_text())["train"]["steps"] == 12
     assert len(lineage()["prolonged"]) == 1
@@ -312,5 +312,5 @@ def test_a_run_cannot_have_fewer_steps_than_it_has_done(ckpt: Any) -> None:
     before = Path("run/lineage.json").read_bytes()
     done = ckpt("train", "--resume", "--steps", "4", "--device", "cpu")
     assert done.code == 2
-    assert "run has done 6 steps, and train.steps is 4" in done.err
+    assert "has already done 6 steps, more than train.steps, 4" in done.err
     assert Path("run/lineage.json").read_bytes() == before

@@ -192,7 +192,7 @@ def test_a_run_that_was_done_is_said_to_be(ckpt: Run, init: str) -> None:
     cs.train(**toy.STARTED, device="cpu", steps=4)
     said = " ".join(ckpt("train", "--resume", "--device", "cpu").err.split())
     assert (
-        said.count("note: the run has already done all of its 4 steps: it is not trained further, only checked again")
+        said.count("note: this run has already done all 4 steps: the model is not trained further, only checked again")
         == 1
     )
 

@@ -232,8 +232,8 @@ def test_other_threads_and_another_device_go_on_and_are_said(ckpt: Run) -> None:
     path.write_text(path.read_text().replace('"device": "cpu"', '"device": "cuda"'))
     done = ckpt("train", "--resume", "--device", "cpu", "--set", "threads=2")
     assert done.code == 0, done
-    assert "note: device was cuda, is cpu: the run continues, but not bit for bit" in done.err
-    assert "note: threads was 1, is 2: the run continues, but not bit for bit" in done.err
+    assert "note: device was cuda, is now cpu: the run continues, but its results will not be" in done.err
+    assert "note: threads was 1, is now 2: the run continues, but its results will not be" in done.err
 
 
 @pytest.mark.usefixtures("cheap")

@@ -176,7 +176,7 @@ def test_damaged_moments_are_noticed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--strategy", "zero"], "there is no strategy 'zero'"),
+        (["--strategy", "zero"], "--strategy 'zero' is unknown"),
         (["--strategy", "fsdp", "--controls"], "--controls needs the whole model in one process"),
     ],
 )

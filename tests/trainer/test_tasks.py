@@ -494,7 +494,9 @@ def test_a_task_needs_only_loss_evaluate_and_metric(members: str, cheap: None) -
     Path("bare.py").write_text(BARE.format(members=members))
     found = {check.name: check for check in cs.train("toy.yaml", steps=6, device="cpu", sets=["warmup=1"]).checks}
     assert (found["first loss"].status, found["loss fell"].status) == ("NOT RUN", "PASS")
-    assert found["first loss"].says.endswith("; the task has no uniform_loss to compare it with")
+    assert found["first loss"].says.endswith(
+        "; the task has no method uniform_loss, so there is nothing to compare this loss with"
+    )
     assert "uniform" not in found["loss fell"].says
 
 

@@ -275,11 +275,11 @@ def test_one_batch_is_learned_by_heart(init: str, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.usefixtures("cheap")
 def test_controls_print_a_table_and_a_verdict(ckpt: Run, init: str) -> None:
     done = ckpt("train", *toy.START, "--controls", "--seeds", "1", "--steps", "4", "--device", "cpu")
-    assert "body frozen all of it trained" in flat(done.out)
+    assert "body frozen all parts trained" in flat(done.out)
     assert "verdict" in done.out
     said = [line for line in done.err.splitlines() if "control" in line]
     assert re.fullmatch(r"  control 1/6  body frozen        warm      seed 0  error \d\.\d{3}", said[0])
-    assert re.fullmatch(r"  control 6/6  all of it trained  permuted  seed 0  error \d\.\d{3}", said[5])
+    assert re.fullmatch(r"  control 6/6  all parts trained  permuted  seed 0  error \d\.\d{3}", said[5])
     assert len(said) == 6
     report = ckpt("train", "--report").out
     assert report.index("  trained") < report.index("  verdict") < report.index("  checks") < report.index("  PASS ")
@@ -381,7 +381,7 @@ def test_a_run_of_other_settings_or_another_model_says_which(ckpt: Run, init: st
     assert "run was started with other settings" in told
     assert "train.lr was 0.01, is 0.5" in told
     assert "train.data.min_s was 0.0, is 2.0" in told
-    assert "run has done 4 steps, and train.steps is 3" in refused(ckpt, "--resume", "--steps", "3")
+    assert "has already done 4 steps, more than train.steps, 3" in refused(ckpt, "--resume", "--steps", "3")
     toy.write("other.yaml", model={"dropout": 0.5})
     assert "other.yaml describes another model" in refused(ckpt, "other.yaml", "--resume")
     assert cs.train(resume=True, device="cpu", sets=["keep=5"]).ended == "done"
@@ -447,7 +447,7 @@ def test_settings_that_no_longer_are_have_a_way_out(
         (["--set", "task=no.py:X"], "train.task no.py:X"),
         (["--set", "task=toy_task.py:X"], "does not define X"),
         (["--set", "freeze=[bdoy]"], "train.freeze bdoy matches none of the 11 model keys. Did you mean body"),
-        (["--device", "tpu"], "there is no device 'tpu'"),
+        (["--device", "tpu"], "--device 'tpu' is unknown"),
         (["--seeds", "2"], "--seeds is only for --controls"),
         (["--controls", "--seeds", "0"], "--seeds is 0"),
         (["--controls"], "there is no init. Pass --init"),

@@ -147,7 +147,7 @@ def check_plan(check: Check, plan: Plan) -> None:
         if info is not None and (info.dtype, info.shape) != (step.dtype, step.shape):
             check.fail(
                 key,
-                f"is {info.dtype} {shape_text(info.shape)}, planned as {step.dtype} {shape_text(step.shape)}",
+                f"is {info.dtype} {shape_text(info.shape)}, but the plan says {step.dtype} {shape_text(step.shape)}",
             )
         if made is None:
             check.fail(key, "is in the plan, but was not made")
@@ -160,19 +160,19 @@ def check_plan(check: Check, plan: Plan) -> None:
 def _other_than_planned(said: Recipe, plan: Plan) -> Iterator[str]:
     """Yield the differences between an output's recipe and a plan: vocabulary, metadata, sources."""
     if (said.rows, said.vocabularies) != (plan.rows, plan.vocabularies):
-        yield "was made with another vocabulary than was planned"
+        yield "was made with a different vocabulary than the plan says"
     if dict(said.metadata or {}) != dict(plan.metadata):
-        yield "has other metadata than was planned"
+        yield "has different metadata than the plan says"
     if said.target.companions and _files(said.target) != _files(plan.target):
-        yield "has other files next to the weights than were planned"
+        yield "has different files next to the weights than the plan says"
     if len(said.sources) != len(plan.sources):
         yield f"was made from {len(said.sources)} sources, but {len(plan.sources)} were planned"
         return
     for made, planned in zip(said.sources, plan.sources, strict=True):
         if _content(made) != _content(planned):
-            yield f"was made from another {escape(planned.name)} than was planned"
+            yield f"was made from a different {escape(planned.name)} than the plan says"
         elif list(map(dict, made.operations)) != list(map(dict, planned.operations)):
-            yield f"was made by other operations on {escape(planned.name)} than were planned"
+            yield f"was made by different operations on {escape(planned.name)} than the plan says"
 
 
 def _files(target: PlanTarget) -> list[tuple[str, int, str]]:

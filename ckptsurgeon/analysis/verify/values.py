@@ -106,7 +106,7 @@ def _gone(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> Iterat
     over = check.expected.keeper if _step(key, made, info, rows=check.expected.rows, inputs=()).overlays else None
     for index in (made.source, *(source for source, _ in made.more), over):
         if index is not None and index not in check.expected.sources:
-            yield check.expected.absent.get(index, "its source is gone")
+            yield check.expected.absent.get(index, "its source was not found")
 
 
 def _sources(check: Check, made: RecipeEntry) -> list[Named]:

@@ -72,8 +72,8 @@ def align(
         found.notes.append("--align changes nothing: there is only one model")
     if network is not None and network.model_type not in TESTED:
         found.notes.append(
-            f"the tests do not run networks of the type {escape(network.model_type)} after an alignment: compare an "
-            "aligned model with ckpt prove"
+            f"ckptsurgeon was not tested with alignments of the type {escape(network.model_type)}: compare the model "
+            "before and after with ckpt prove"
         )
     return found
 
@@ -143,21 +143,24 @@ def _groups(
         except PlanError as error:
             lost.setdefault(one.kind, []).append((escape(one.name), error.message.rstrip(".")))
     left = [
-        f"{'the numbers of the ' if kind == RESIDUAL else ''}{kind}{_of([name for name, _ in each])} stay as they are: "
-        f"{each[0][1]}"
+        f"{'the dimensions of the ' if kind == RESIDUAL else ''}{kind}{_of([name for name, _ in each])} keep their "
+        f"order: {each[0][1]}"
         for kind, each in lost.items()
     ]
     if not found:
-        why = next(iter([*left, *network.left]), f"its keys are not those of {CONFIG}")
+        why = next(iter([*left, *network.left]), f"its keys do not fit {CONFIG}")
         raise PlanError(
-            f"no axes of {_name(model)} are known that may be permuted: {why}.",
+            f"it is not known which axes of {_name(model)} may be permuted: {why}.",
             hint="List them: --align-groups FILE.yaml.",
             details=[*network.left, *left],
         )
     loose = [key for key in made if network.first.ties.get(names.get(key, key), names.get(key, key))
              not in network.first.tensors]  # fmt: skip
     if loose:
-        left.append(f"not in the network of {CONFIG}, so that they stay as they are: {listing(loose)}")
+        left.append(
+            f"these tensors are not part of the network that {CONFIG} describes, so they keep their order: "
+            f"{listing(loose)}"
+        )
     return found, [*network.left, *left]
 
 
@@ -186,7 +189,10 @@ def _notes(model: Checkpoint, reference: Checkpoint, results: Sequence[Any]) -> 
     moved = [one for one in results if one.moved]
     name, other = _name(model), _name(reference)
     if not moved:
-        yield f"{name} is aligned with {other} already ({PAPER}): nothing moved in {count(len(results), 'group')}"
+        yield (
+            f"{name} is already aligned with {other} ({PAPER}): the order of all {count(len(results), 'group')} of "
+            "axes stays the same"
+        )
         return
     yield (
         f"{name} is aligned with {other} ({PAPER}): the order changed in {len(moved)} of "

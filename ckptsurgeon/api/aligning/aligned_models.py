@@ -1,4 +1,4 @@
-"""The result of an alignment. It is apart from what aligns, which a merge without an alignment does not need."""
+"""The result of an alignment, in a file of its own, so that a merge without an alignment need not load the rest."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ _ALIBI = "slopes of ALiBi"
 
 
 class NetworkGroups:
-    """The groups of axes of a network. ``left`` says after ``found`` what is left as it is, and why."""
+    """The groups of axes of a network; ``found`` also sets ``left``: the axes that keep their order, and why."""
 
     def __init__(self, base: Resizable) -> None:
         self._base = base
@@ -92,7 +92,7 @@ class NetworkGroups:
 
     def _leave(self, what: str, error: CheckpointError | str) -> None:
         why = error if isinstance(error, str) else error.message.rstrip(".")
-        self.left.append(f"{what} stay as they are: {why}")
+        self.left.append(f"{what} keep their order: {why}")
 
     # Channels.
 
@@ -113,7 +113,10 @@ class NetworkGroups:
             self._channels[path] = next(iter(sizes))
             yield from _channels(group, self._before)
         if unclear:
-            self._leave(f"channels of {listing(unclear, 3, where='')}", "it is not known how they belong together")
+            self._leave(
+                f"channels of {listing(unclear, 3, where='')}",
+                "it is not known which channels of these tensors belong together",
+            )
 
     def _width(self, path: str) -> int:
         found = (value for name, value in self._beside(path).items() if role_of(name) == "width")
@@ -126,7 +129,7 @@ class NetworkGroups:
         if type(value) is not int or value < 2:
             return
         if (self._beside(path).get(_GROUPS_OF_EXPERTS) or 1) > 1:
-            self._leave("experts", "they are chosen in groups")
+            self._leave("experts", "the router chooses among groups of experts")
             return
         try:
             axes, _ = self._axes("experts", path, {path: 2 * value})
@@ -137,7 +140,9 @@ class NetworkGroups:
         for group in groups_of(axes):
             odd = [axis.key for axis in group if axis.before != value or axis.side != "out"]
             if odd:
-                self._leave(f"experts of {escape(odd[0])}", f"it has {group[0].before} rows for {value} of them")
+                self._leave(
+                    f"experts of {escape(odd[0])}", f"this tensor has {group[0].before} rows for {value} experts"
+                )
                 continue
             name = next((axis.key for axis in group if "experts" in axis.kind), group[0].key)
             yield NetworkGroup(
@@ -158,9 +163,9 @@ class NetworkGroups:
             return
         values = self._constants
         if any(_ALIBI in name for name in values):
-            self._leave("heads", "each has another slope (ALiBi)")
+            self._leave("heads", "each head has a different slope (ALiBi)")
         elif has_heads_in_pairs(values):
-            self._leave("heads", "they are subtracted from each other in pairs")
+            self._leave("heads", "the network subtracts heads from each other in pairs")
         else:
             yield from found
 
@@ -219,12 +224,14 @@ class NetworkGroups:
         apart = [norm for one in groups for norm in self._norms_apart(one, counts, self._keys_of_width(path))]
         self._unclear.update(apart)
         if apart:
-            self._leave("heads", f"it is not known whether {escape(apart[0])} has them")
+            self._leave("heads", f"it is not known whether {escape(apart[0])} is divided into heads")
             return []
         if unknown:
-            self._leave(f"heads of {listing(unknown, 3, where='')}", "it is not known how they stand in its tensors")
+            self._leave(
+                f"heads of {listing(unknown, 3, where='')}", "it is not known how heads are arranged in these tensors"
+            )
         if tables and few != number:
-            self._leave("heads", f"it is not known which of them {escape(tables[0].key)} has")
+            self._leave("heads", f"it is not known to which heads the rows of {escape(tables[0].key)} belong")
             return []
         return with_tables(groups, tables, number)
 
@@ -283,7 +290,7 @@ class NetworkGroups:
             axes, after = self._wider(path)
             own = self._residual(path, width, axes, after)
         except CheckpointError as error:
-            self._leave(f"the numbers of the {RESIDUAL} ({path})", error)
+            self._leave(f"the dimensions of the {RESIDUAL} ({path})", error)
             return
         parts = tuple(NetworkPart(axis.key, axis.dim) for axis in own)
         yield NetworkGroup(path.rpartition(".")[0], RESIDUAL, width, parts)
@@ -292,21 +299,23 @@ class NetworkGroups:
         """Return the axes along the residual stream; raises PlanError if a permutation may change the outputs."""
         name = class_of(self.first)
         if not (self._has_sized_heads or self._by_names):
-            raise PlanError("without attention, it is not known how the network mixes them.")
+            raise PlanError("the network has no attention, so it is not known how it mixes these dimensions.")
         if not ("For" in name or "LMHead" in name or "WithLMHead" in name):
-            raise PlanError(f"they are outputs of {escape(name)}.")
+            raise PlanError(f"they are the outputs of {escape(name)}.")
         heads = {(part.key, part.dim) for group in (*self._by_names, *self._tables) for part in group.parts}
         own = [axis for axis in axes if (axis.key, axis.dim) not in heads]
         unclear = next((axis.key for axis in own if axis.key in self._unclear), "")
         if unclear:
-            raise PlanError(f"it is not known whether {escape(unclear)} has them or heads.")
+            raise PlanError(
+                f"it is not known whether an axis of {escape(unclear)} is the {RESIDUAL} or consists of heads."
+            )
         odd = [axis.key for axis in own if axis.before != width or axis.parts > 1]
         if odd:
-            raise PlanError(f"{escape(odd[0])} has only a part of them along an axis.")
+            raise PlanError(f"an axis of {escape(odd[0])} has only a part of these dimensions.")
         both = {axis.key for axis in own if axis.dim == 0} & {axis.key for axis in own if axis.dim == 1}
         unknown = [key for key in both if any(part.isdigit() for part in key.split("."))]
         if unknown:
-            raise PlanError(f"it is not known what {listing(sorted(unknown), 3)} does with them.")
+            raise PlanError(f"it is not known how {listing(sorted(unknown), 3)} mixes these dimensions.")
         last = module_facts(after).constants
         apart = [
             name
@@ -314,7 +323,7 @@ class NetworkGroups:
             if isinstance(value, tuple) and _ALIBI not in name and self._constants.get(name) != value
         ]
         if apart:
-            raise PlanError(f"{escape(apart[0])} is computed for each of them.")
+            raise PlanError(f"the network computes {escape(apart[0])} separately for each dimension.")
         return own
 
 

@@ -57,7 +57,9 @@ def _checked(name: str, value: Any) -> dict[str, Any]:
             hint=EXAMPLE,
         )
     if type(units) is not int or units < 1:
-        raise ConfigError(f"--align-groups: the units of {escape(name)} are {brief_repr(units)}, not a number above 0.")
+        raise ConfigError(
+            f"--align-groups: the field units of {escape(name)} is {brief_repr(units)}, not a whole number above 0."
+        )
     return {**group, AXES: {str(key): dims for key, dims in axes.items()}}
 
 
@@ -81,8 +83,8 @@ def own_groups(fields: Mapping[str, Any], tensors: Mapping[str, TensorInfo], pat
         for (key, dim), size in zip(axes, sizes, strict=True):
             if size % units:
                 raise ConfigError(
-                    f"--align-groups: {escape(name)} has {units} units, but dimension {dim} of {escape(key)} has size "
-                    f"{size}, which is not a multiple of {units}.",
+                    f"--align-groups: {escape(name)} is divided into {units} units, but dimension {dim} of "
+                    f"{escape(key)} has size {size}, which is not a multiple of {units}.",
                     hint="List the axes that change together, and no others.",
                 )
             if (key, dim) in seen:

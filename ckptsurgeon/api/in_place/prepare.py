@@ -62,7 +62,8 @@ def prepared(plan: Plan, source: Checkpoint) -> NewNames:
     for file in shards:
         if os.path.dirname(os.path.abspath(file.path)) != os.path.dirname(os.path.abspath(path)):
             raise PlanError(
-                f"the index names {escape(file.path)}, which is in another folder than {escape(path)}.", hint=ORDINARY
+                f"the index lists {escape(file.path)}, which is in a different folder than {escape(path)}.",
+                hint=ORDINARY,
             )
         old = file.read(0, 8)
         old += file.read(8, int.from_bytes(old, "little"))
@@ -73,7 +74,7 @@ def prepared(plan: Plan, source: Checkpoint) -> NewNames:
     sizes = human_bytes(sum(len(one.new) for one in headers)), human_bytes(sum(file.size for file in shards))
     notes = [
         f"only {count(len(headers), 'header is', 'headers are')} written, {sizes[0]} of {sizes[1]}; no recipe is "
-        f"inside, the plan is in {escape(record)}",
+        f"stored in the file: the plan is saved as {escape(record)}",
         *_left(folder, name, recipes),
     ]
     data = {**plan.to_json(), **({"recipes": recipes} if recipes else {})}
@@ -152,10 +153,10 @@ def _free(path: str) -> str:
 def _left(folder: str, name: str, recipes: Mapping[str, str]) -> list[str]:
     """Return notes on what described the file with its former names."""
     there = [one for one in (CONFIG, ADAPTER) if os.path.lexists(os.path.join(folder, one))]
-    notes = [f"{one} stays as it is, also if it has former names" for one in there]
+    notes = [f"{one} is not changed, even if it contains old names" for one in there]
     if recipes:
-        notes.append(f"the recipe of an earlier run ({RECIPE_KEY}) is no longer in the header, but in the same file")
+        notes.append(f"the recipe of an earlier run ({RECIPE_KEY}) is moved from the header to the file with the plan")
     for one in (f"{name}{SIGNATURES[0]}", SIGNATURES[1]):
         if os.path.lexists(os.path.join(folder, one)):
-            notes.append(f"the signature {escape(one)} is of the former header: ckpt verify --key fails from now on")
+            notes.append(f"the signature {escape(one)} was made for the old header, so ckpt verify --key will fail")
     return notes

@@ -47,7 +47,7 @@ def destination_notes(given: CheckpointLike, target: TargetSpec) -> Iterator[str
                 yield from checkpoint_notes(checkpoint, model_folder(checkpoint))
         except CheckpointError as error:
             if error.rule != "no checkpoint":
-                yield f"{escape(place)}: its weights cannot be opened: {error.message.rstrip('.')}"
+                yield f"the weights in {escape(place)} cannot be opened: {error.message.rstrip('.')}"
             yield from notes_about(place, _on_files(target))
 
 

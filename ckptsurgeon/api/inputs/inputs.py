@@ -95,7 +95,7 @@ def base_notes(base: Checkpoint, models: Sequence[Checkpoint]) -> list[str]:
     """Return notes on models that are the base itself, or copies of it, for methods that merge differences from it."""
     if base.in_memory:
         return []
-    outline, zero = _outline(base), "its difference from the base is zero, which can only weaken the other differences"
+    outline, zero = _outline(base), "its difference from the base is zero, which only makes the merged change smaller"
     notes = []
     for one in models:
         if one.in_memory or _outline(one) != outline:

@@ -29,4 +29,6 @@ def read_recipe_file(path: str) -> Any:
         message = f"the recipe {escape(path)} cannot be read: {error.strerror}."
         raise SourceError(message, hint=did_you_mean(path)) from error
     except UnicodeDecodeError:
-        raise ConfigError(f"{escape(path)} is not a valid recipe: the file is not UTF-8 text.") from None
+        raise ConfigError(
+            f"{escape(path)} is not a valid recipe: the file is not UTF-8 text.", hint="Save the file as UTF-8."
+        ) from None

@@ -267,9 +267,9 @@ def _change(file: FilePrint, found: FilePrint | None) -> str:
     if found.size != file.size:
         return f"it has {found.size:,} bytes, not {file.size:,}"
     if found.sha256 != file.sha256:
-        return "its header is another one"
+        return "its header is different"
     if file.mtime_ns is not None and found.mtime_ns != file.mtime_ns:
-        return "it was written again since, with the same size and header"
+        return "it was written again later, with the same size and header"
     return ""
 
 
@@ -278,7 +278,7 @@ def _check_validators(source: PlanSource, checkpoint: Checkpoint) -> None:
     now = {file.name: file.validator for file in checkpoint.files}
     for file in source.files:
         if file.validator and now.get(file.name, "") != file.validator:
-            raise _input_changed(source, file, "its commit or ETag is another one")
+            raise _input_changed(source, file, "its commit or ETag is different")
 
 
 def _input_changed(source: PlanSource, file: FilePrint, why: str) -> PlanError:

@@ -44,8 +44,8 @@ def unrelated_notes(base: Checkpoint, models: Iterable[Checkpoint], called: str 
             difference, cosine = apart[len(apart) // 2]
             yield (
                 f"{escape(one.path)} was perhaps not trained from {called}{escape(base.path)}: {len(apart)} of "
-                f"{len(found)} matrices that were looked at differ by about {percent(difference)} of the size of those "
-                f"of {escape(base.path)}, with a cosine of {cosine:.2f}"
+                f"{len(found)} matrices that were compared differ by about {percent(difference)} of the norm of the "
+                f"matrix in {escape(base.path)}, with a cosine of {cosine:.2f}"
             )
 
 

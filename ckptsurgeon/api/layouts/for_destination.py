@@ -60,7 +60,7 @@ def _with_numbers(
     stated, there = family.numbers(checkpoint, ours), family.numbers({}, theirs)
     if there and not stated:
         return {**theirs, **ours}, [
-            f"the source states no numbers of heads, those of the destination are used: {_said(there)}"
+            f"the source does not state its numbers of heads, so those of the destination are used: {_said(there)}"
         ]
     if there and stated != there:
         return ours, [f"the source has other numbers of heads ({_said(stated)}) than the destination ({_said(there)})"]

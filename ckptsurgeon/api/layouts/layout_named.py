@@ -54,7 +54,7 @@ def said_of(found: LayoutConversion) -> str:
     """Return the note on a conversion."""
     if found.source is found.target:
         return f"the tensors already have the layout {found.target.name}"
-    return f"the tensors get the layout of {found.target.library}; they had that of {found.source.library}"
+    return f"the tensors are converted from the layout of {found.source.library} to that of {found.target.library}"
 
 
 def _family(name: str, checkpoint: Checkpoint) -> tuple[Family, Layout]:
@@ -72,8 +72,9 @@ def _family(name: str, checkpoint: Checkpoint) -> tuple[Family, Layout]:
         family, layout = found[0]
         others = listing(sorted({one.name for one in family.layouts} - {layout.name}), where="")
         raise PlanError(
-            f"the family {family.name} has no layout {name}: {escape(checkpoint.path)} has its layout {layout.name}.",
-            hint=f"It can get {others}.",
+            f"the tensors of {escape(checkpoint.path)} ({family.name}, layout {layout.name}) cannot be converted to "
+            f"the layout {name}: models of the family {family.name} do not have it.",
+            hint=f"Use one of {others}.",
         )
     raise PlanError(
         f"the layout of {escape(checkpoint.path)} is not known.",

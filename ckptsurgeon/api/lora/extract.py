@@ -168,7 +168,10 @@ def _differing(ours: Checkpoint, theirs: Checkpoint, tied: Sequence[Mapping[str,
     fetch_tensors((one, tensors[key]) for one, tensors in ((ours, tuned), (theirs, base)) for key in shared)
     for key, info in tuned.items():
         if info.opaque:
-            raise PlanError(f"the tensor {escape(key)} of {escape(ours.path)} cannot be compared: {info.opaque}.")
+            raise PlanError(
+                f"the tensor {escape(key)} of {escape(ours.path)} cannot be compared: {info.opaque}.",
+                hint=f"Leave it out: --exclude {escape(key)}.",
+            )
         there = base.get(key)
         same = there is not None and not there.opaque and comparable(info, there)
         if there is None or not same or differ((info, ours), (there, theirs)):

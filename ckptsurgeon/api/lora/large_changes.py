@@ -48,8 +48,8 @@ def large_change_notes(plan: Plan, opened: Sequence[Checkpoint]) -> Iterator[str
         if len(large) >= FEWEST and 2 * len(large) > len(found):
             times = sorted(large.values())[len(large) // 2]
             yield (
-                f"the changes by {escape(plan.sources[number].name)} of {len(large)} of {len(found)} weights that were "
-                f"looked at are about {times:,.3g} {LARGER}: {listing([*large])}"
+                f"in {len(large)} of {len(found)} weights that were compared, the changes by "
+                f"{escape(plan.sources[number].name)} are about {times:,.3g} {LARGER}: {listing([*large])}"
             )
 
 

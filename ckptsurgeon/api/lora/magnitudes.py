@@ -46,9 +46,9 @@ def magnitude_notes(plan: Plan, opened: Sequence[Checkpoint]) -> Iterator[str]:
         if len(other) >= FEWEST and 2 * len(other) > len(found):
             apart = sorted(other.values())[len(other) // 2]
             yield (
-                f"the magnitudes in {escape(plan.sources[number].name)} of {len(other)} of "
-                f"{count(len(found), 'weight')} that were looked at differ by {percent(apart)} (median): they "
-                f"{OTHER_NORMS}: {listing([*other])}"
+                f"for {len(other)} of {count(len(found), 'weight')} that were compared, the magnitudes in "
+                f"{escape(plan.sources[number].name)} differ by {percent(apart)} (median): they {OTHER_NORMS}: "
+                f"{listing([*other])}"
             )
 
 

@@ -102,7 +102,10 @@ def _configuration(file: File) -> tuple[Any, tuple[FilePrint, ...]]:
         given = file.read(0, min(BYTES, file.size))
         data = read_json(given)
     except ValueError as error:
-        raise ConfigError(f"{escape(file.uri)} is not valid JSON: {escape(str(error))}.") from error
+        raise ConfigError(
+            f"{escape(file.uri)} is not valid JSON: {escape(str(error))}.",
+            hint="Save the adapter again, or fetch this file again.",
+        ) from error
     finally:
         file.close()
     return data, (FilePrint(ADAPTER, len(given), hashlib.sha256(given).hexdigest()),)
@@ -143,4 +146,7 @@ def _within(checkpoint: Checkpoint) -> Mapping[str, AdapterConfig]:
             parts.setdefault(component, {})[setting] = value
         return {part: parse_config({"peft_type": "LORA", **said}, name) for part, said in parts.items()}
     except (ValueError, TypeError, CheckpointError) as error:
-        raise ConfigError(f"{escape(name)} is damaged: {brief_repr(str(error), 200)}.") from error
+        raise ConfigError(
+            f"{escape(name)} is damaged: {brief_repr(str(error), 200)}.",
+            hint="Save the adapter again, or fetch this file again.",
+        ) from error

@@ -32,7 +32,10 @@ def recorded_alpha_notes(checkpoint: Checkpoint) -> Iterator[str]:
     if number:
         scale = f"{alpha / rank:g} ({ALPHA} {alpha:g} / {RANK} {rank:g})"
         have = f"{count(number, 'module')} {'has' if number == 1 else 'have'} no alpha, and so the scale 1"
-        yield f"{have}, although the metadata give {scale}: lora merge --weights {alpha / rank:g} applies it"
+        yield (
+            f"{have}, although the metadata give {scale}: to apply this alpha, run lora merge --weights "
+            f"{alpha / rank:g}"
+        )
 
 
 def _number(text: str | None) -> float:

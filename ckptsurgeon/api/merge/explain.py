@@ -73,9 +73,9 @@ def _not_compared(step: Step) -> str:
     if step.merge is None:
         return "it is not merged"
     if step.coded is not None:
-        return "it is a part of a weight that is stored quantised (--encoding dequantize merges the decoded weights)"
+        return "this tensor is a part of a quantised weight (--encoding dequantize merges the decoded weights)"
     if step.policy:
-        return f"the inputs are fitted first (--on-mismatch or --vocab: {step.policy})"
+        return f"the shapes or vocabularies of the models differ (--on-mismatch or --vocab: {step.policy})"
     if not step.merge.base:
         return f"the method {step.merge.method} has no base, so the models have no changes to compare"
     return ""

@@ -198,7 +198,7 @@ class RecipeModels:
         """
         written = self._configuration.statistics
         if written and asked:
-            raise ConfigError("--statistics is given, but the recipe has statistics, too.", hint="Leave one out.")
+            raise ConfigError("both --statistics and the recipe give statistics.", hint="Leave one out.")
         if not written:
             return asked
         return {self.names[self._numbers[one]]: _statistics_file(path, self._folder) for one, path in written.items()}
@@ -228,7 +228,11 @@ class RecipeModels:
                 why = list(not_by_layer(config, old, others, 0, is_moved=numbers != list(range(len(numbers)))))
                 certain = [reason for reason in why if reason.is_certain and len(numbers) != old.count]
                 faults += (f"its {reason.said}" for reason in certain)
-                notes += (f"config.json is changed, but its {reason.said}" for reason in why if reason not in certain)
+                notes += (
+                    f"config.json is changed, but a field could not be adapted: {reason.said}"
+                    for reason in why
+                    if reason not in certain
+                )
             made = with_layers(config, old, origins)
             config, notes = made.fields, [*notes, *kinds_stated(made)]
             faults += made.faults

@@ -156,8 +156,8 @@ def _statistics(
     unknown = [key for key in (*keys, *lacking) if key not in view.tensors]
     if unknown:
         raise ConfigError(
-            f"{path} has statistics of tensors that {escape(view.source.name)} does not have as it is read here: "
-            f"{listing(unknown)}.",
+            f"{path} has statistics of tensors that {escape(view.source.name)}, as ckpt merge reads it, does not "
+            f"have: {listing(unknown)}.",
             hint="Give ckpt stats and ckpt merge the same --root, and do not use --unwrap.",
         )
     return ModelStatistics(source, kind, keys, frozenset(_texts_of(about.get("turned"))), lacking)
@@ -170,8 +170,8 @@ def _few(said: Mapping[str, Any], file: Checkpoint, found: ModelStatistics, name
     few = [key for key, own in found.keys.items() if number.get(key, sys.maxsize) < max(file[own].shape, default=0)]
     if few:
         yield (
-            f"{escape(name)}: the Gram matrices of {count(len(few), 'tensor')} are of fewer inputs than their layers "
-            f"have channels, and so singular: {listing(few)}"
+            f"{escape(name)}: the Gram matrices of {count(len(few), 'tensor')} have no inverse, because they were "
+            f"made from fewer inputs than the layers have channels: {listing(few)}"
         )
 
 

@@ -182,7 +182,7 @@ def _lent(
     if one.model not in numbers:
         raise ConfigError(
             f"{escape(one.where)}.source is {escape(one.model.written)}, which is not one of the models.",
-            hint="Add this model to the models of the recipe; with a weight of 0 only this row of it is used.",
+            hint="Add this model to the models of the recipe; if its weight is 0, only this row is taken from it.",
         )
     number = numbers[one.model]
     return TokenRowOverride(place, number, _row(one, every[number], lists[number]), one.force)

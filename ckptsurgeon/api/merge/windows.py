@@ -81,7 +81,8 @@ def window_names(paths: Sequence[str]) -> list[str]:
         if len({*names}) == len(names):
             return names
     raise ConfigError(
-        "the outputs cannot be named after the checkpoints: several have the same name, and so have their folders.",
+        "the outputs cannot be named after the checkpoints: several checkpoints have the same name, in folders of "
+        "the same name.",
         hint="Give each checkpoint once, or rename the files.",
     )
 

@@ -65,11 +65,13 @@ def read_object(path: str) -> dict[str, Any]:
 def parsed_object(given: bytes, path: str) -> dict[str, Any]:
     """Return the JSON object in ``given``, the content of the file at ``path``; raises ConfigError if there is none."""
     if why := stand_in(given):
-        raise ConfigError(f"{escape(path)} is not valid JSON: {why}.")
+        raise ConfigError(f"{escape(path)} is not valid JSON: {why}.", hint="Correct this file, or fetch it again.")
     try:
         data = read_json(given)
     except ValueError as error:
-        raise ConfigError(f"{escape(path)} is not valid JSON: {escape(str(error))}.") from error
+        raise ConfigError(
+            f"{escape(path)} is not valid JSON: {escape(str(error))}.", hint="Correct this file, or fetch it again."
+        ) from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{escape(path)} is not a JSON object.")
+        raise ConfigError(f"{escape(path)} is not a JSON object.", hint="Correct this file, or fetch it again.")
     return data

@@ -42,8 +42,8 @@ def with_unmoved_ids_noted(
     pairs = [(CONFIG, source.config, config)]
     pairs.append((GENERATION, generation_settings(source), generation_settings(destination)))
     notes = [
-        f"{name} has the source's ids for {listing(said, SHOWN, where='')}: if the old tokens are meant, set the ids "
-        "that they have in the new list"
+        f"{name} still has ids of the source's token list: {listing(said, SHOWN, where='')}; if a field should mean "
+        "the same token as before, set it to the id of this token in the new list"
         for name, before, after in pairs
         if (said := list(_unmoved(before, after, change)))
     ]
@@ -62,7 +62,7 @@ def _unmoved(before: Mapping[str, Any], after: Mapping[str, Any], change: NewVoc
                 continue
             if old[number] != new[number] and old[number] in known:
                 was, now = (escape(brief_repr(tokens[number], 24)) for tokens in (old, new))
-                yield f"{escape(field)} ({number}, which was {was} and is {now} now)"
+                yield f"{escape(field)} ({number}: {was} in the old list, {now} in the new one)"
 
 
 def _is_for(field: str, token: str) -> bool:

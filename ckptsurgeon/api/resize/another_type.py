@@ -1,4 +1,4 @@
-"""Makes a dense network one of a type with experts, or one expert of a network a dense one."""
+"""Changes a dense network to a type with experts, or one expert of each layer to a dense network."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _DERIVED = ("max_window_layers",)
 
 
 class AnotherType:
-    """The change of a network to another model type; has what ``Stages`` has.
+    """The change of a network to another model type, with the same methods as ``Stages``.
 
     ``fields`` are new values of fields by name, and ``expert`` is the number of the expert that a dense network gets.
     Raises ConfigError and PlanError.
@@ -171,8 +171,9 @@ class AnotherType:
             raise ConfigError(
                 f"{escape(str(self._before.get('model_type')))} and {escape(self._type)} both {what}."
                 if bool(known) == bool(experts)
-                else "--expert is only for a model with experts, and a type without.",
-                hint="--as makes a dense network one with experts; with --expert, one expert a dense network.",
+                else "--expert needs a source model with experts, and a type of model without experts.",
+                hint="--as turns a dense network into one with experts; --as with --expert N turns a network with "
+                "experts into a dense one.",
             )
         elif self._expert is None:
             raise ConfigError(f"{escape(self._type)} has no experts.", hint="Choose one of them with --expert N.")
@@ -180,7 +181,7 @@ class AnotherType:
     def _check_numbers(self, known: list[str]) -> None:
         number = next((self._given[name] for name in known if name in self._given), None)
         if type(number) is not int or number < 1:
-            raise ConfigError("it is not said how many experts there are.", hint=f"As in --set {known[0]}=8.")
+            raise ConfigError("the number of experts is not given.", hint=f"As in --set {known[0]}=8.")
         for name in USED_EXPERTS:
             used = self.overrides.get(name, self._base.names_in(self._type).get(name))
             if type(used) is int and not 0 < used <= number:

@@ -1,4 +1,4 @@
-"""The fields that a resize was asked for: their checks, the sizes of heads that stay, and what changes together."""
+"""The fields that the user asks resize to change: checks them, and adds fields that must change or stay with them."""
 
 from __future__ import annotations
 
@@ -48,24 +48,37 @@ class AskedFields:
         for name, value in list(self.new.items()):
             old = at_path(self.before, name)
             if value == old:
-                raise ConfigError(f"--set {escape(name)}={brief_repr(value)}: it has this value already.")
+                raise ConfigError(
+                    f"--set {escape(name)}={brief_repr(value)}: it has this value already.",
+                    hint="Leave this field out.",
+                )
             if role_of(name) and not (type(value) is int and value > 0):
                 raise ConfigError(f"--set {escape(name)}={brief_repr(value)} is not a number above 0.")
             if role_of(name) and type(old) is not int:
-                raise ConfigError(f"the configuration has no number {escape(name)} that could be changed.")
+                raise ConfigError(
+                    f"the configuration has no number {escape(name)} that could be changed.",
+                    hint="Use a field of config.json that is a number, as in --set num_hidden_layers=12.",
+                )
         unused = [name for name in choices.kept if name not in self.new]
         if unused:
-            raise ConfigError(f"--keep {escape(unused[0])}: this field is not changed.", hint="Set it with --set.")
+            raise ConfigError(
+                f"--keep {escape(unused[0])}: this field is not changed.", hint="Set this field with --set."
+            )
         check_ties(TIES, self.before, is_untied=self.new.get(TIES) is False)
         for inside in {name.rpartition(".")[0] for name in (*self.of("heads"), *self.of("kv_heads"))}:
             own = {name.rpartition(".")[2]: one for name, one in self.new.items() if _inside(name) == inside}
             check_heads(self.beside(f"{inside}." if inside else ""), own)
         if choices.layers and not self.of("depth"):
-            raise ConfigError("--layers is only for another number of layers.", hint="Set it with --set.")
+            raise ConfigError(
+                "--layers has no effect, because the number of layers stays the same.",
+                hint="Set the number with --set.",
+            )
         if choices.new_channels and not any(self.grows(name) for name in self.of("channels")):
             raise ConfigError("--new-channels is only for more channels.", hint="Leave it out.")
         if choices.merge and not any(not self.grows(name) for name in self.of("experts")):
-            raise ConfigError("--merge-experts is only for fewer experts.", hint="Set their number with --set.")
+            raise ConfigError(
+                "--merge-experts is only for fewer experts.", hint="Set a smaller number of experts with --set."
+            )
         if choices.new_width and not any(self.grows(name) for name in self.of("width")):
             raise ConfigError("--new-width is only for a larger width.", hint="Leave it out.")
 
@@ -78,7 +91,7 @@ class AskedFields:
         return bool(self.new[name] > at_path(self.before, name))
 
     def pin_heads(self) -> None:
-        """Keep the size of a head, where it is a field, if width or number of heads change."""
+        """Keep the size of a head if the width or the number of heads changes, and a field states this size."""
         for name in (*self.of("heads"), *self.of("width")):
             for size in _HEAD_SIZE:
                 path, part = name.rpartition(".")[0] + f".{size}" if "." in name else size, self.beside(name)
@@ -86,7 +99,7 @@ class AskedFields:
                     self.new[path] = part[size] or _head_size(part)
 
     def pin_keys(self) -> None:
-        """Give the number of heads of keys the number of heads where each has its own, and no tensor depends on it."""
+        """Set the number of heads of keys to that of heads, if each has its own and no tensor depends on it."""
         for name in self.of("heads"):
             part = self.beside(name)
             if keys_by_switch(part) and not part["multi_query"]:
@@ -96,7 +109,7 @@ class AskedFields:
                     self._with_heads.append(path)
 
     def pin_undeclared(self, is_read: Callable[[str, int], bool]) -> None:
-        """Keep the size of a head, where it is a field that is not declared, if the number of heads alone changes.
+        """Keep the size of a head if only the number of heads changes, and the size is in a field that is not declared.
 
         ``is_read`` returns whether the network has other shapes with another value of the field, which it is given.
         """
@@ -110,7 +123,7 @@ class AskedFields:
                     self.undeclared.append(path)
 
     def pin_epsilons(self) -> None:
-        """Give the epsilons of norms the values that keep what they compute if zeros are added to the width."""
+        """Set the epsilons of norms so that the norms compute the same after zeros are added to the width."""
         for name in self.of("width"):
             old, new = self.numbers(name)
             if self.way_of(name) == INIT:
@@ -132,12 +145,12 @@ class AskedFields:
         return self._new_width or (INIT if new % old else COPY)
 
     def is_pinned(self, name: str) -> bool:
-        """Return whether the size of heads is a field beside ``name`` that is set."""
+        """Return whether a field next to ``name`` sets the size of a head."""
         inside = name.rpartition(".")[0]
         return any((f"{inside}.{size}" if inside else size) in self.new for size in _HEAD_SIZE)
 
     def steps(self) -> Iterator[tuple[str, list[str]]]:
-        """Yield what fields count, and the fields of one change, in order."""
+        """Yield the changes in order: for each, what its fields count, and the fields."""
         joined: set[str] = set()
         for role in ORDER:
             for name in self.of(role):

@@ -46,8 +46,8 @@ def check_values(asked: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
     for name, value in asked.items():
         if at_path(fields, name) != value and at_path(fields, name) is not None:
             raise ConfigError(
-                f"--set {escape(name)}={brief_repr(value)} is not possible: the class of the configuration makes it "
-                f"{brief_repr(at_path(fields, name))}.",
+                f"--set {escape(name)}={brief_repr(value)} is not possible: the configuration class of the model "
+                f"changes this value to {brief_repr(at_path(fields, name))}.",
                 hint="Leave this field out.",
             )
 
@@ -77,7 +77,7 @@ def check_head_sizes(field: str, before: Constants, after: Constants) -> None:
         if other != size and name.rpartition(".")[2] in _SIZES_OF_HEADS:
             raise PlanError(
                 f"{field}: each head would get another size ({escape(name)} would be {other} instead of {size}).",
-                hint="Leave the width of this network as it is: it makes the size of its heads of the width.",
+                hint="Leave this field out: this network computes the size of a head from its width.",
             )
 
 
@@ -101,7 +101,7 @@ def check_heads(part: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     wanted = new.get(heads, new.get(keys))
     if _LATENT in part and part[heads] == part[keys] and numbers[0] != numbers[1]:
         raise ConfigError(
-            f"{heads} and {keys} have to stay equal: each head makes its keys from the same latent vector.",
+            f"{heads} and {keys} have to stay equal: all heads compute their keys from the same latent vector.",
             hint=f"Set both: --set {heads}={wanted} --set {keys}={wanted}.",
         )
     if numbers[0] % numbers[1]:
@@ -116,7 +116,7 @@ _MATRICES = ("linear", "transposed linear", "conv")
 
 
 def heads_of_one_size(name: str, numbers: tuple[int, int], axes: Iterable[Axis], width: str) -> PlanError | None:
-    """Return an error if another number of heads alone would only give each of them another size."""
+    """Return an error if a change of the number of heads alone would only change the size of each head."""
     weights = [axis for axis in axes if axis.kind in _MATRICES]
     ratios = {axis.after * numbers[0] == axis.before * numbers[1] for axis in weights}
     if ratios == {True} and {axis.side for axis in weights} == {"out", "in"}:
@@ -159,7 +159,8 @@ def check_used(role: str, field: str, axes: Sequence[Axis]) -> None:
             continue
         raise PlanError(
             f"{field}: the layers of {escape(path)} would not fit together ({last}).",
-            hint="In this network the heads together have the width: leave it and the number of heads as they are.",
+            hint="In this network, the number of heads times the size of a head must be the width: do not change the "
+            "width or the number of heads.",
         )
 
 
@@ -168,7 +169,8 @@ def check_identity(before: Mapping[str, Any]) -> None:
     found = [name for name in before if name.endswith(_OTHER_SUMS) or (name == _COUNTS_LAYERS and before[name])]
     if found:
         raise PlanError(
-            f"with {listing(found, where='')}, no layer of this network only passes its input on.",
+            f"with {listing(found, where='')}, layers of this network always change their input, so no layers can be "
+            "added that only pass it on.",
             hint="Repeat layers instead: --layers repeat, or a list.",
         )
 

@@ -1,4 +1,4 @@
-"""What the user of resize chose beside the fields: layers, what is kept, and how channels are added."""
+"""What the user of resize chose besides fields: layers, what to keep, and how to add channels."""
 
 from __future__ import annotations
 

@@ -79,4 +79,6 @@ def _parts(path: str) -> Iterator[str]:
         said = f"the corpus {escape(path)} cannot be read: {error.strerror}."
         raise ConfigError(said, hint=did_you_mean(path)) from error
     except UnicodeDecodeError:
-        raise ConfigError(f"the corpus {escape(path)} is not a text in UTF-8.") from None
+        raise ConfigError(
+            f"the corpus {escape(path)} is not a text in UTF-8.", hint="Save the file as UTF-8."
+        ) from None

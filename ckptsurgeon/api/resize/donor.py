@@ -58,7 +58,8 @@ def donor_choice(way: str, tokenizer: str, donor: str, picks: int | None) -> Don
         return None
     if not tokenizer:
         raise ConfigError(
-            "--new-tokens omp is only for another tokeniser, whose new tokens a donor has.",
+            "--new-tokens omp needs a new tokeniser: it fills the rows of new tokens with the help of a donor model "
+            "that has them.",
             hint="Name the tokeniser with --tokenizer.",
         )
     if picks is not None and picks < 1:
@@ -109,8 +110,9 @@ def _said(rows: VocabularyRows, choice: DonorChoice) -> str:
     assert rows.donor is not None
     made, shared = len(rows.donor.wanted(rows)), len(rows.donor.shared(rows))
     return (
-        f"{count(made, 'row')} of new tokens: each is the sum of at most {choice.picks} rows of the {shared} tokens "
-        f"that {escape(choice.path)} shares, with the weights that make its own row there (arXiv 2506.06607)"
+        f"{count(made, 'row')} of new tokens: each is a weighted sum of at most {choice.picks} rows of tokens that the "
+        f"model shares with {escape(choice.path)} ({shared} tokens); the weights are those that approximate the "
+        f"token's row in {escape(choice.path)} (arXiv 2506.06607)"
     )
 
 
@@ -139,8 +141,8 @@ class _Donor:
         lacking = [tokens[at] for at, row in enumerate(own[: len(tokens)]) if row is None and rows.rows[at] is None]
         if lacking:
             raise ConfigError(
-                f"the donor {escape(self._path)} lacks {count(len(lacking), 'token')} of the new tokeniser, which the "
-                f"model lacks too: {listing(list(map(repr, lacking)), where='')}.",
+                f"neither the model nor the donor {escape(self._path)} has {count(len(lacking), 'token')} of the new "
+                f"tokeniser: {listing(list(map(repr, lacking)), where='')}.",
                 hint="Name a donor with the new tokeniser: --donor DIR.",
             )
         found = DonorRows(self._size, picks, own)
@@ -151,7 +153,7 @@ class _Donor:
         shared = len(found.shared(rows))
         if shared < picks:
             raise PlanError(
-                f"a new row would be made of {picks} rows, but the model and {escape(self._path)} share only "
+                f"a new row would be a sum of {picks} rows, but the model and {escape(self._path)} share only "
                 f"{count(shared, 'token')}.",
                 hint=f"Use fewer: --omp-k {shared}." if shared else "Name another donor: --donor DIR.",
             )
@@ -206,9 +208,9 @@ class _Donor:
         of = _OF.get(kinds.get(step.tied_to or step.key, ""))
         if not of or step.axis or len(step.shape) != 2 or DTYPES[step.source_dtype].kind != "float":
             raise PlanError(
-                f"it is not known how new rows of {escape(step.key)}, {step.source_dtype} {shape_text(step.shape)}, "
-                "are made from the donor's.",
-                hint="Fill them otherwise: --new-tokens mean.",
+                f"it is not known how to make new rows of {escape(step.key)}, {step.source_dtype} "
+                f"{shape_text(step.shape)}, from rows of the donor.",
+                hint="Fill new rows in another way: --new-tokens mean.",
             )
         key, info = self._info(self._keys[of])
         return (Input(at, key, info.dtype, info.shape),)
@@ -245,8 +247,8 @@ def _zeros_said(
     useful = len(shared) - len(zeros.intersection(shared))
     if useful < rows.donor.picks:
         raise PlanError(
-            f"a new row would be made of {rows.donor.picks} rows, but only {count(useful, 'row')} of shared tokens in "
-            f"{escape(one.key)} of the donor {'is' if useful == 1 else 'are'} not zero.",
+            f"a new row would be a sum of {rows.donor.picks} rows, but only {count(useful, 'row')} of shared tokens "
+            f"in {escape(one.key)} of the donor {'is' if useful == 1 else 'are'} not zero.",
             hint=f"Use fewer: --omp-k {useful}." if useful else "Name another donor: --donor DIR.",
         )
     empty = [repr(tokens[at]) for at in wanted if at in zeros]
@@ -280,7 +282,7 @@ def _zeros(one: Input, source: Checkpoint, places: Mapping[int, int], name: Call
         raise PlanError(
             f"{escape(one.key)} of {escape(source.path)} has NaN or infinite values in {count(len(wrong), 'row')}, of "
             f"which no sum can be made: {listing(wrong)}.",
-            hint="Find them with ckpt check, or fill new rows otherwise: --new-tokens mean.",
+            hint="Find these values with ckpt check, or fill new rows in another way: --new-tokens mean.",
             details=wrong,
         )
     return found

@@ -81,7 +81,9 @@ class FieldChange:
             change = repeated(name, axes, numbers, noise=noise)
             if role == "heads" and has_heads_in_pairs(self.constants()[0]):
                 change.is_exact = False
-                change.said += ", but heads are subtracted from each other in pairs, which become others"
+                change.said += (
+                    ", but this network subtracts heads from each other in pairs, and the pairs are now different"
+                )
             return self._routed(change, name, numbers) if role == "experts" else change
         if role == "kv_heads":
             return pooled_heads(name, axes, numbers)
@@ -112,7 +114,7 @@ class FieldChange:
             if wider & {alias, owner} and "linear" in kinds and len(kinds) > 1:
                 is_set = self.asked.new.get(TIES) is False
                 kinds_of_norms = {norm.kind for norm in self.norms()[0].values()}
-                zeros = "" if kinds_of_norms & {"mean", "bare"} else " Or add numbers that are 0: --new-width init."
+                zeros = "" if kinds_of_norms & {"mean", "bare"} else " Or add dimensions that are 0: --new-width init."
                 raise PlanError(
                     f"{name}: {escape(alias)} is tied to {escape(owner)}, so the outputs would be {_times(axes)} times "
                     "as large.",
@@ -122,7 +124,10 @@ class FieldChange:
     def _wider(self, name: str, axes: Sequence[Axis], numbers: tuple[int, int]) -> Change:
         old, new = numbers
         if new < old:
-            raise PlanError(f"{name} {old} to {new}: a width can only grow.", hint="Prune channels, heads or layers.")
+            raise PlanError(
+                f"{name} {old} to {new}: a width can only be made larger.",
+                hint="To make the model smaller, remove channels, heads or layers.",
+            )
         scales = self._scales(axes)
         if self.asked.way_of(name) == INIT:
             change = self._added(name, axes, numbers, scales)
@@ -156,7 +161,7 @@ class FieldChange:
         groups = 1 if self.asked.is_pinned(name) or self.asked.has_own_keys(name) else heads["kv_heads"]
         if heads["heads"] * numbers[1] // numbers[0] % groups:
             raise PlanError(
-                f"{name}: the heads of queries cannot share {groups} heads of keys.",
+                f"{name}: {groups} heads of keys cannot be shared evenly by the remaining heads of queries.",
                 hint="Change the heads of keys and values in another command.",
             )
         change = added_width(name, axes, numbers, first, self._last_norms(name, scales, numbers), groups)
@@ -178,7 +183,8 @@ class FieldChange:
                 norm = f"{owner.removesuffix('embed_tokens.weight')}norm.weight"
                 if norm not in self.after.tensors or owner == norm:
                     raise PlanError(
-                        f"{name}: {escape(alias)} is tied to {escape(owner)}, which is multiplied by another number.",
+                        f"{name}: {escape(alias)} is tied to {escape(owner)}, but at the new width the two must be "
+                        "scaled by different factors.",
                         hint=UNTIE,
                     )
                 found[norm] = 1 / scales[owner]
@@ -206,7 +212,8 @@ class FieldChange:
             if type(old) is int and self.asked.new.get(path, old) * numbers[0] != old * numbers[1]:
                 change.is_exact = False
                 change.said += (
-                    f"; {used}={self.asked.new.get(path, old)} would have to be {old * numbers[1] / numbers[0]:g}"
+                    f"; to keep the outputs equal, {used} would have to be {old * numbers[1] / numbers[0]:g}, not "
+                    f"{self.asked.new.get(path, old)}"
                 )
         if (part.get("n_group") or 1) > 1:
             change.is_exact = False  # a group is chosen by its best experts, which are now there several times
@@ -220,14 +227,17 @@ class FieldChange:
         if listed is not None:
             if len(listed) != new or listed[-1] >= old:
                 raise ConfigError(
-                    f"--keep {name}: {len(listed)} numbers up to {listed[-1]} are listed; {new} below {old} are needed."
+                    f"--keep {name} lists {len(listed)} numbers, up to {listed[-1]}; it must list {new} numbers "
+                    f"below {old}."
                 )
             within = self._heads_of_keys(name, old, new) if role == "heads" else 1
             shares = {sum(index * within // old == part for index in listed) for part in range(within)}
             if len(shares) > 1:
                 raise ConfigError(
-                    f"--keep {name}: keep equally many of the heads that share each of the {within} heads of keys.",
-                    hint=f"Each {old // within} heads in order share one; keep {new // within} of each.",
+                    f"--keep {name} must keep the same number of heads of queries for each of the {within} heads of "
+                    "keys.",
+                    hint=f"Each head of keys is shared by {old // within} heads of queries that follow each other: "
+                    f"keep {new // within} of them.",
                 )
             return selected(name, groups, [listed] * len(groups), numbers, f"those of the list are kept ({new})")
         within = self._heads_of_keys(name, old, new) if role == "heads" else 1

@@ -131,7 +131,7 @@ class GramSums:
 
     @property
     def said(self) -> dict[str, Any]:
-        """Return what the file says about them: their numbers of inputs, which weights are (in, out), which lack."""
+        """Return what the file says about them: numbers of inputs, weights that are (in, out), layers without one."""
         rows = {one.key: one.count for one in self.sums.values() if one.count}
         return {"rows": rows, "turned": self.turned, "lacking": sorted(set(self.lacking))}
 
@@ -186,8 +186,8 @@ def _in_file(size: int, key: str) -> Array:
             return np.memmap(file, "<f8", "r+", shape=(size, size))
     except OSError as error:
         raise ConfigError(
-            f"the temporary files have no room for the Gram matrix of {escape(key)}, {human_bytes(8 * size * size)}: "
-            f"{error.strerror}.",
-            hint=f"They are in {escape(tempfile.gettempdir())}: name a larger folder in TMPDIR, or choose layers with "
-            "--include.",
+            f"there is no room for temporary files: the Gram matrix of {escape(key)} needs "
+            f"{human_bytes(8 * size * size)}: {error.strerror}.",
+            hint=f"Temporary files are in {escape(tempfile.gettempdir())}: set TMPDIR to a larger folder, or choose "
+            "layers with --include.",
         ) from error

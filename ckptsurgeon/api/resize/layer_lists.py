@@ -26,8 +26,9 @@ def chosen_layers(asked: AskedFields, choices: Choices, name: str) -> list[Layer
         return layers_of(choices.layers, *numbers)
     if choices.influences is None or numbers[1] > numbers[0]:
         raise ConfigError(
-            f"--layers {INFLUENTIAL} is for fewer layers, and needs statistics.",
-            hint="Make them with ckpt stats, and give them with --by.",
+            f"--layers {INFLUENTIAL} chooses which layers to keep, so it needs fewer layers than before and "
+            "statistics.",
+            hint="Make the statistics with ckpt stats, and give their file with --by.",
         )
     return [Layer(number) for number in largest(choices.influences(numbers[0]), numbers[1])]
 

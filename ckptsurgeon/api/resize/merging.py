@@ -46,18 +46,20 @@ def merged_groups(
     old, new = numbers
     heads = choices.kept.get(name)
     weights = [measures.loads(axes, old) for axes in layers]
-    counted = f", each as often as it is used in {escape(choices.by)}" if any(weights) else ""
+    counted = f", each weighted by how often {escape(choices.by)} says it is used" if any(weights) else ""
     if choices.merge != SIMILAR:
         groups = _listed(name, choices, numbers)
         return merged(name, layers, [groups] * len(layers), weights, numbers, f"those of the list{counted}")
     if heads is not None and (len(heads) != new or heads[-1] >= old):
-        raise ConfigError(f"--keep {name}: {len(heads)} numbers are listed; {new} below {old} are needed.")
+        raise ConfigError(
+            f"--keep {name} lists {len(heads)} numbers; it must list {new} different numbers below {old}."
+        )
     if new % parts or (
         heads and {sum(one * parts // old == part for one in heads) for part in range(parts)} != {new // parts}
     ):
         raise ConfigError(
-            f"{name} {new}: equally many experts have to be left of each of the {parts} parts of which the router "
-            "chooses some.",
+            f"{name} {new}: the router of this network divides the experts into {parts} groups, and the same number "
+            "of experts must remain in each.",
             hint=f"Choose a multiple of {parts}.",
         )
     found = [

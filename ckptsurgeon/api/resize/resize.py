@@ -136,9 +136,8 @@ def resize(
         check_merge(merge_experts)
     if root is not None and _MOMENTS.search(root):
         raise ConfigError(
-            f"--root {escape(root)} is what an optimizer stores, which does not change as weights do: if an input is "
-            "repeated, its weight is divided, and the moment of the weight is not.",
-            hint="Resize the weights alone: training starts with new ones.",
+            f"--root {escape(root)} is the state of an optimizer, which cannot be resized like weights.",
+            hint="Resize the weights alone: training then starts with a new optimizer state.",
         )
     path = os.fspath(source)
     base = resizable(_config(path, config))
@@ -221,7 +220,11 @@ def resize(
             by_place=vocabulary is None or vocabulary.new is None,
         )  # fmt: skip
     except PlanError as error:  # its hints are options of transplant
-        hint = "Layers differ: choose others with --layers." if layers else "Look at the source with ckpt check."
+        hint = (
+            "The layers of this model do not all have the same tensors: choose other layers with --layers."
+            if layers
+            else "Check the source with ckpt check."
+        )
         raise PlanError(error.message, hint=hint, details=error.details) from None
     if vocabulary is not None and vocabulary.donor is not None and vocabulary.new is not None:
         plan = with_donor(plan, vocabulary.donor, vocabulary.new.new.tokens, stages.last)
@@ -229,7 +232,10 @@ def resize(
         made = _computed({}, stages.last)
         lost = [step.key for step in plan.steps if step.reason == "missing" and step.key not in made]
         if lost:
-            raise PlanError(f"no layer of the source has {listing(lost)}.", hint="Choose other layers with --layers.")
+            raise PlanError(
+                f"the output needs {listing(lost)}, which no chosen layer of the source has.",
+                hint="Choose other layers with --layers.",
+            )
     repeated = {key: times for change in changes for key, times in change.repeated.items()}
     if repeated:
         policies = {key: f"{REPEAT}:{times}" for key, times in repeated.items()}
@@ -268,7 +274,7 @@ def _check_noise(noise: float | None, changes: Sequence[Change]) -> None:
     """Raise ConfigError if ``--noise`` is given, but nothing is copied."""
     if noise and not any("noise" in row for change in changes for row in change.rows):
         raise ConfigError(
-            "--noise is only for copies of a width, of heads or of channels, and none are made.",
+            "--noise changes copies of a width, of heads or of channels, but this command makes no copies.",
             hint="Leave it out, or use --new-channels copy.",
         )
 
@@ -276,7 +282,8 @@ def _check_noise(noise: float | None, changes: Sequence[Change]) -> None:
 def _check_same_type(expert: int | None) -> None:
     if expert is not None:
         raise ConfigError(
-            "--expert is only for another type of model.", hint="Name the type with --as, as in --as llama."
+            "--expert needs --as: it chooses the expert that becomes the feed-forward layer of a dense model.",
+            hint="Name the type with --as, as in --as llama.",
         )
 
 
@@ -330,7 +337,7 @@ def _as_named(
         what = f"does not have {listing(missing)}" if missing else f"has other shapes: {listing(wrong)}"
         raise PlanError(
             f"{escape(source.path)} is not a checkpoint of its configuration: it {what}.",
-            hint="See ckpt fits for what differs.",
+            hint="ckpt fits lists the differences.",
         )
     left = []
     for alias, owner in first.ties.items():

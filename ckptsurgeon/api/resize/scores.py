@@ -1,4 +1,4 @@
-"""Computes by what heads, channels, experts and layers are chosen: by weights, or by statistics of activations."""
+"""Computes the scores by which heads, channels, experts and layers are chosen: from weights, or from statistics."""
 
 from __future__ import annotations
 

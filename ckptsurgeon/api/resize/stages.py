@@ -98,7 +98,7 @@ class Stages:
         found += [f"set in config.json, too: {name}={self._asked.new[name]}" for name in self._asked.undeclared]
         ids = [name for name in names if name.endswith("_token_id")]
         if ids and os.path.isfile(os.path.join(self._base.folder, GENERATION)):
-            found.append(f"{GENERATION} has its own {listing(ids, where='')}, which generate() reads")
+            found.append(f"{GENERATION} also has {listing(ids, where='')}, and generate() uses the values there")
         lists = listing(list(lists_of_layers(self._asked, self._choices)), where="")
         return [*found, f"changed with the layers in config.json: {lists}"] if lists else found
 

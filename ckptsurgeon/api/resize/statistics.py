@@ -1,4 +1,4 @@
-"""``stats``: runs a network, and stores what its channels, heads, experts and layers do; reads this again."""
+"""``stats``: runs a network, and stores what its channels, heads, experts and layers do; reads such files."""
 
 from __future__ import annotations
 
@@ -111,8 +111,10 @@ def stats(
             network.progress = lambda number: progress(_added(done, number), total)
         if (gram or fisher) and network.is_converted:
             raise ConfigError(
-                f"{escape(shown(path))} has other tensors than its network, which --gram and --fisher are of.",
-                hint=f"Convert it first: ckpt convert {escape(shown(path))} --layout transformers -o converted/.",
+                f"--gram and --fisher are computed for the tensors of the network, but {escape(shown(path))} has "
+                "different tensors.",
+                hint=f"Convert the checkpoint first: ckpt convert {escape(shown(path))} --layout transformers -o "
+                "converted/.",
             )
         chosen, notes = _chosen(network, include, exclude)
         grams = GramSums(network, chosen if gram else frozenset())
@@ -128,8 +130,8 @@ def stats(
             values |= grams.values()
             if not grams.said["rows"] and not fisher:
                 raise ConfigError(
-                    "--gram: no linear layer that is chosen is reached by these inputs.",
-                    hint="Choose others with --include and --exclude, or give other inputs.",
+                    "--gram: with these inputs, none of the chosen linear layers runs.",
+                    hint="Choose other layers with --include and --exclude, or give other inputs.",
                 )
             said[GRAM] = grams.said
         if fisher:
@@ -139,7 +141,10 @@ def stats(
             values |= information.values
             said[FISHER] = information.said
     if not values:
-        raise ConfigError(f"the network of {escape(shown(path))} has no linear layer that these inputs reach.")
+        raise ConfigError(
+            f"with these inputs, no linear layer of the network of {escape(shown(path))} runs.",
+            hint="Give other inputs with --inputs.",
+        )
     with open_checkpoint(path, root) as opened:
         said |= {"model": os.path.basename(path.rstrip("/")), "weights": _prints(opened), "inputs": given.said}
         of_model = dict.fromkeys((*opened.notes, *notes_beside(opened)))
@@ -325,7 +330,8 @@ class Statistics:
         found = [own for own in lists.values() if sorted(own) == list(range(number))]
         if len(found) != 1:
             raise ConfigError(
-                f"{escape(self.path)} has {len(found) or 'no'} lists of {number} layers whose influence is known.",
+                f"{escape(self.path)} must have the influence of the layers of one list of {number} layers, but it "
+                f"has {len(found) or 'no'} such lists.",
                 hint="List the layers that are kept: --layers 0..7,10.",
             )
         return [found[0][place] for place in range(number)]

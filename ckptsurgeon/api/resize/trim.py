@@ -39,7 +39,7 @@ def trimmed(
     """
     if os.path.basename(path) != TOKENIZER:
         raise ConfigError(
-            f"--trim cuts a {TOKENIZER} alone, and the tokeniser of the model is in {escape(path)}.",
+            f"--trim can only cut a {TOKENIZER}, but the tokeniser of the model is in {escape(path)}.",
             hint="Save it with transformers (AutoTokenizer.from_pretrained, save_pretrained), which writes this file.",
         )
     text = read_file(path, VOCABULARY_BYTES).decode("utf-8", "replace")
@@ -51,7 +51,7 @@ def trimmed(
     added = added_in(document)
     if not used - set(added) - {str(document["model"].get("unk_token"))}:
         raise ConfigError(
-            f"{listing(list(corpora), where='')}: there is no token of the tokeniser in it.",
+            f"no ordinary token of the tokeniser occurs in {listing(list(corpora), where='')}.",
             hint="Give texts in the language of the model.",
         )
     named = added if keeps_special else [one for one in added if _is_named(one, path, settings)]
@@ -62,7 +62,9 @@ def trimmed(
     ]
     kept = kept_tokens(document, vocabulary.tokens, used, needed)
     if len(kept.tokens) == len(vocabulary.tokens):
-        raise ConfigError("the corpus uses all tokens, so there is nothing to cut.")
+        raise ConfigError(
+            "the corpus uses all tokens, so there is nothing to cut.", hint="Give less text, or leave --trim out."
+        )
     made = json.dumps(trimmed_tokenizer(document, kept.tokens), indent=2, ensure_ascii=False) + "\n"
     check_encodes_alike(own, _opened(made, TOKENIZER, kept.tokens), corpora)
     files = (Companion(TOKENIZER, text=made), *_others(path, settings, kept.tokens))
@@ -89,7 +91,10 @@ def _settings(path: str) -> dict[str, Any]:
     try:
         found = read_json(read_file(beside.path))
     except ValueError as error:
-        raise ConfigError(f"{escape(beside.path)} is not valid JSON: {escape(str(error))}.") from None
+        raise ConfigError(
+            f"{escape(beside.path)} is not valid JSON: {escape(str(error))}.",
+            hint="Correct this file, or fetch it again.",
+        ) from None
     return dict(found) if isinstance(found, dict) else {}
 
 

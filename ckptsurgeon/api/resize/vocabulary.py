@@ -151,10 +151,10 @@ def _by_place(base: Resizable, fields: Mapping[str, Any], path: str, new: str) -
     if type(size) is not int or size < 1:
         raise ConfigError(f"--set {path}={brief_repr(size)} is not a number above 0.")
     if size == old:
-        raise ConfigError(f"--set {path}={size}: it has this value already.")
+        raise ConfigError(f"--set {path}={size}: it has this value already.", hint="Leave this field out.")
     if new not in FILLED:
         raise ConfigError(
-            f"--new-tokens {escape(new)} is not a way to fill rows without a token.", hint=f"Use {', '.join(FILLED)}."
+            f"--new-tokens {escape(new)} cannot fill rows that have no token.", hint=f"Use {', '.join(FILLED)}."
         )
     tokens = tokens_at(base.folder)
     listed = len(tokens.tokens) if tokens is not None else 0
@@ -208,7 +208,7 @@ def _size(base: Resizable, fields: Mapping[str, Any], option: str) -> tuple[str,
     """Return the path of the field with the number of rows, and its value; raises ConfigError."""
     path, rows = _field(base)
     if not path:
-        raise ConfigError(f"the configuration has no number {FIELD}, so {option} has nothing to change.")
+        raise ConfigError(f"config.json has no field {FIELD}, so {option} has no effect.", hint=f"Leave {option} out.")
     if path in fields:
         raise ConfigError(
             f"--set {path} and {option} both determine the number of rows.",
@@ -222,7 +222,7 @@ def _own_list(base: Resizable) -> str:
         return tokens_beside(base.path)
     except ConfigError:
         raise ConfigError(
-            f"there is no tokeniser beside {escape(base.path)}, so it is not known which token has which row.",
+            f"there is no tokeniser next to {escape(base.path)}, so it is not known which token has which row.",
             hint="Put the tokeniser of the model into its folder (tokenizer.json, vocab.txt, tokenizer.model ...).",
         ) from None
 
@@ -251,8 +251,8 @@ def _check_ends(base: Resizable, fields: Mapping[str, Any]) -> None:
     path = read_at_largest(base)
     if path and path not in fields:
         raise ConfigError(
-            f"{path} is 2, with which {base.fields()['model_type']} reads a text at its largest token id, whatever "
-            "token that is; another tokeniser may end a text with another id.",
+            f"{path} is 2: with this value, {base.fields()['model_type']} reads the features of a text at its "
+            "largest token id. In the new tokeniser, the token that ends a text may not have the largest id.",
             hint=f"Set it to the new id of the token that ends a text: --set {path}=ID.",
         )
 

@@ -26,17 +26,20 @@ def notes_on_data(search: Command, test: Command | None) -> list[str]:
     """
     if test is None:
         return [
-            "the best score is that of the data by which it was chosen, and so too good; --test evaluates the output "
-            "on other data"
+            "the best score was measured on the same data that was used to choose the best model, so it is too "
+            "optimistic; use --test to evaluate the output on other data"
         ]
     if search.words == test.words:
-        return ["--test and --evaluate are the same command: the test score is of the data of the search"]
+        return [
+            "--test and --evaluate are the same command: the test score is measured on the data of the search, so it "
+            "is too optimistic"
+        ]
     own, other = _data(search), _data(test)
     shared = [word for word in other if any(_same(word, one) for one in own)]
     if shared:
         return [
-            f"both commands read {listing(shared, where='')}: whether the test uses other rows of it than the search "
-            "is not known"
+            f"--evaluate and --test both read {listing(shared, where='')}: if they use the same rows, the test score "
+            "is too optimistic"
         ]
     return list(_overlaps(own, other))
 
@@ -82,8 +85,8 @@ def _overlaps(own: list[str], other: list[str]) -> Iterator[str]:
         if both:
             yield (
                 f"{count(len(both), 'line')} of {len(lines)} in {escape(path)} of --test "
-                f"{'is' if len(both) == 1 else 'are'} also in {escape(seen[both[0]])} of --evaluate: the test score is "
-                "too good"
+                f"{'is' if len(both) == 1 else 'are'} also in {escape(seen[both[0]])} of --evaluate: the test score "
+                "is too optimistic"
             )
 
 

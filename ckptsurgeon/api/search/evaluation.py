@@ -45,7 +45,7 @@ _ALONE = re.compile(rf"({_NUMBER})\s*%?", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run of the command came to: a ``score``, or None and the reason why there is none."""
+    """The result of a run of the command: a ``score``, or None and the reason why there is none."""
 
     score: float | None
     why: str = ""

@@ -86,7 +86,10 @@ def _with_models(value: Any, models: Mapping[str, str], field: str = "") -> Any:
 def read_marked_recipe(path: str) -> MarkedRecipe:
     """Return a recipe and its search space; raises ConfigError if it is not a recipe, or marks nothing."""
     if not is_recipe(path):
-        raise ConfigError(f"{escape(path)} is not a recipe.", hint="Give a recipe (.yaml) that marks parameters.")
+        raise ConfigError(
+            f"{escape(path)} is not a recipe.",
+            hint="Give a recipe (.yaml) with parameters to search, such as weight: {search: [0, 1]}.",
+        )
     document = read_recipe_file(path)
     if not isinstance(document, dict) or not ("merge_method" in document or "verb" in document):
         raise ConfigError(

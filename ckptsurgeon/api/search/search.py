@@ -141,7 +141,9 @@ def check_free(path: str, *, force: bool) -> None:
     check_output_format(path)
     parent = os.path.dirname(os.path.abspath(path.rstrip("/")))
     if not os.path.isdir(parent):
-        raise OutputError(f"cannot write {escape(path)}: the folder {escape(parent)} does not exist.")
+        raise OutputError(
+            f"cannot write {escape(path)}: the folder {escape(parent)} does not exist.", hint="Make that folder first."
+        )
     if os.path.lexists(path.rstrip("/")) and not os.path.isdir(path) and not force:
         raise OutputError(f"{escape(path)} exists.", hint="Use --force to replace it.")
 
@@ -154,7 +156,7 @@ def model_name(output: str) -> str:
 
 
 def unfinished(study: Study, trials: int) -> list[int]:
-    """Return the numbers of the trials that have to run, of those that were interrupted too."""
+    """Return the numbers of the trials that still have to run, including those that were interrupted."""
     there = study.trials
     return [number for number in range(1, trials + 1) if number not in there or there[number].state == BEGUN]
 
@@ -216,7 +218,7 @@ def drawn_best(study: Study, title: str) -> Trial:
     maximize = bool(study.settings["maximize"])
     study.write(PICTURE, scores_svg(trials, maximize=maximize, title=f"{title}: scores by trial"))
     if best is None:
-        last = trials[-1].why if trials else "there were none"
+        last = trials[-1].why if trials else "no trial was run"
         raise CheckpointError(
             f"none of {count(len(trials), 'trial')} has a score; the last one: {last}.",
             hint=f"{escape(study.path('trials.jsonl'))} has the reason of each trial.",

@@ -42,7 +42,7 @@ class Study:
     events: list[tuple[int, bool]] = field(default_factory=list)
 
     def begin(self, number: int, values: Mapping[str, Value | list[str]]) -> Trial:
-        """Return a new trial, which has been written to the lines, or the one of this number that has no end."""
+        """Return the unfinished trial of this number, or else a new one, which has then been written to the lines."""
         if number not in self.trials:
             self._take(Trial(number, dict(values)))
             self._write(self.trials[number])
@@ -158,8 +158,8 @@ def _check_same(folder: str, there: Mapping[str, Any], settings: Mapping[str, An
     changed = [name for name, digest in settings["models"].items() if known.get(name) != digest]
     if changed:
         raise ConfigError(
-            f"{escape(folder)} is a study of other models: {listing(changed)} {'is' if len(changed) == 1 else 'are'} "
-            "not what it was.",
+            f"{escape(folder)} is a study of other models: {listing(changed)} "
+            f"{'has' if len(changed) == 1 else 'have'} changed.",
             hint="Choose another folder with --study, or remove this one.",
         )
     for name, noun in _NOUNS.items():

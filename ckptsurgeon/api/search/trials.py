@@ -43,8 +43,8 @@ class Proposals:
                 if one.state != BEGUN:
                     self.sampler.remember(one.values, one.score)
             self.note = (
-                "the sampler does not propose the earlier trials again, as one of another version or of a changed "
-                "library may; it goes on from their results"
+                "with these versions of the libraries, the sampler does not repeat the earlier trials of this study; "
+                "it continues from their results"
             )
 
     def _is_replayed(self) -> bool:

@@ -35,7 +35,10 @@ def vocabulary_files(vocab: Vocabularies) -> tuple[str, ...]:
     if not isinstance(vocab, str):
         found = tuple(os.fspath(path) for path in vocab)
         if len(found) != 2:
-            raise ConfigError(f"the argument vocab has {len(found)} token lists, not two.")
+            raise ConfigError(
+                f"the argument vocab has {len(found)} token lists, not two.",
+                hint="Give two lists: that of the source, then that of the destination.",
+            )
         return found
     places = [i for i, char in enumerate(vocab) if char == ":"]
     cuts = [(vocab[:i], vocab[i + 1 :]) for i in places]

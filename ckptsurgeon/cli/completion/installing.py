@@ -113,7 +113,7 @@ def shell_in_use(named: str = "") -> str:
         if shell in SHELLS:
             return shell
     raise ConfigError(
-        f"there is no completion for the shell {escape(named)}." if named else "cannot find out which shell this is.",
+        f"there is no completion for the shell {escape(named)}." if named else "ckpt cannot tell which shell this is.",
         hint=f"Add the name of the shell: {', '.join(SHELLS)}.",
     )
 

@@ -27,8 +27,8 @@ HELP = """Average checkpoints of one model.
 
 Floats are averaged in double precision, block by block, so that memory does not grow with the number of files. Integers
 and booleans, such as BatchNorm's counter, are not averaged, but taken from the last checkpoint (see --int-buffers). It
-is an error if a checkpoint lacks a key. With --greedy, a command scores each checkpoint, and only those are averaged,
-best first, that do not lower the score.
+is an error if a checkpoint lacks a key. With --greedy, a command scores the checkpoints; from the best one on, each is
+added to the average only if it does not lower the score.
 """
 EXAMPLES = """\b
 Examples:
@@ -58,7 +58,8 @@ def run(
         typer.Option(
             "--decay",
             metavar="linear|1-sqrt|cosine",
-            help="Weight the checkpoints of a run with a constant learning rate as if it had fallen by this curve.",
+            help="Weight the checkpoints of a run with a constant learning rate as if the learning rate had decayed "
+            "by this curve.",
         ),
     ] = None,
     running: Annotated[
@@ -66,8 +67,8 @@ def run(
         typer.Option(
             "--running",
             metavar="ENTRY",
-            help="Average between two running averages of a run; ENTRY of the files counts the steps, as in icefall's "
-            "batch_idx_train.",
+            help="Compute the average of the steps between two checkpoints that each store a running average; ENTRY "
+            "of the files is the number of steps, as batch_idx_train of icefall.",
         ),
     ] = None,
     int_buffers: Annotated[

@@ -46,11 +46,16 @@ def run(
     rtol: Annotated[
         float,
         typer.Option(
-            "--rtol", metavar="X", help="Treat values as equal if they differ by at most X times the value in B."
+            "--rtol",
+            metavar="X",
+            help="Treat values as equal if they differ by at most X times the value in B (relative tolerance).",
         ),
     ] = 0.0,
     atol: Annotated[
-        float, typer.Option("--atol", metavar="X", help="Treat values as equal if they differ by at most X.")
+        float,
+        typer.Option(
+            "--atol", metavar="X", help="Treat values as equal if they differ by at most X (absolute tolerance)."
+        ),
     ] = 0.0,
     renames: Annotated[
         bool,

@@ -115,14 +115,16 @@ def run(
         bool,
         typer.Option(
             "--align",
-            help="First put the channels, heads and experts of each model into the order of the base's, or the first "
-            "model's, by their weights (Git Re-Basin).",
+            help="Before the merge, reorder the channels, heads and experts of each model so that they match those "
+            "of the base (or the first model), by their weights (Git Re-Basin).",
         ),
     ] = False,
     align_groups: Annotated[
         str | None,
         typer.Option(
-            "--align-groups", metavar="FILE.yaml", help="The axes that may be permuted, if no config.json shows them."
+            "--align-groups",
+            metavar="FILE.yaml",
+            help="With --align: read from this YAML file which axes may be reordered, if there is no config.json.",
         ),
     ] = None,
     dtype: Annotated[

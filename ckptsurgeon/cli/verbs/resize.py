@@ -52,7 +52,11 @@ def run(
     expert: Annotated[
         int | None,
         typer.Option(
-            "--expert", metavar="N", min=0, help="Take this expert of each layer, from 0, for a dense network."
+            "--expert",
+            metavar="N",
+            min=0,
+            help="With --as and a dense type: use this expert of each layer, counted from 0, as the feed-forward "
+            "layer.",
         ),
     ] = None,
     layers: Annotated[
@@ -60,8 +64,9 @@ def run(
         typer.Option(
             "--layers",
             metavar="LIST|repeat|interleave|identity|first|evenly|influential",
-            help="Take these layers of the source, as 0..23,8..31; repeat all in order, or each; add layers that only "
-            "pass their input on; or take the first, evenly spaced ones, or those that change their input most (--by).",
+            help="Use these layers of the source, as in 0..23,8..31. For more layers: repeat (all in order), "
+            "interleave (each several times) or identity (new layers pass their input on). For fewer: first, "
+            "evenly or influential (those that change their input most, with --by).",
         ),
     ] = None,
     keep: Annotated[
@@ -69,7 +74,7 @@ def run(
         typer.Option(
             "--keep",
             metavar="FIELD=LIST",
-            help="Keep these heads, channels or experts, as num_local_experts=0..3,6, instead of those with the "
+            help="Keep these heads, channels or experts, as in num_local_experts=0..3,6, instead of those with the "
             "largest weights. Repeatable.",
         ),
     ] = None,
@@ -86,8 +91,8 @@ def run(
         typer.Option(
             "--new-width",
             metavar="copy|init",
-            help="Repeat the width, or add numbers that are 0 at first, and scale the norms. [default: copy; init if "
-            "it is not a multiple of the old width]",
+            help="With a larger width: repeat the old dimensions, or add dimensions that are 0 at first and scale "
+            "the norms. [default: copy; init if the width is not a multiple of the old one]",
         ),
     ] = None,
     noise: Annotated[
@@ -95,8 +100,8 @@ def run(
         typer.Option(
             "--noise",
             metavar="SHARE",
-            help="Change weights that read copies of a width, heads or channels by up to this share, at random, so "
-            "that copies learn different things; what they contribute together stays the same.",
+            help="Add random noise to the weights that read copies (of a width, heads or channels), up to this share "
+            "of each weight, so that copies can learn different things; their sum stays the same.",
         ),
     ] = None,
     merge_experts: Annotated[
@@ -104,20 +109,27 @@ def run(
         typer.Option(
             "--merge-experts",
             metavar="similar|GROUPS",
-            help="Merge experts in groups instead of leaving some out: each into the kept one with the most similar "
-            "row of the router, or as in 0+4,1+5. With --by, each counts as often as it is used.",
+            help="Merge experts in groups instead of leaving some out: similar merges each into the kept expert with "
+            "the most similar row of the router; 0+4,1+5 lists the groups. With --by, experts that are used "
+            "more often count more.",
         ),
     ] = None,
     by: Annotated[
         str | None,
-        typer.Option("--by", metavar="STATS", help="Keep what contributes most in these statistics of ckpt stats."),
+        typer.Option(
+            "--by",
+            metavar="STATS",
+            help="Choose what to keep by this file of statistics, which ckpt stats made: what contributes most is "
+            "kept.",
+        ),
     ] = None,
     tokenizer: Annotated[
         str | None,
         typer.Option(
             "--tokenizer",
             metavar="DIR|FILE",
-            help="Give the model this tokeniser: rows of tokens that the old one has are kept, whatever their index.",
+            help="Give the model this tokeniser: tokens that the old tokeniser also has keep their rows, even if "
+            "their ids change.",
         ),
     ] = None,
     trim: Annotated[
@@ -125,27 +137,30 @@ def run(
         typer.Option(
             "--trim",
             metavar="FILE",
-            help="Cut the vocabulary to the tokens that this text uses, and those that they are made of. Repeatable.",
+            help="Keep only the tokens that this text uses, and the shorter tokens that they are merged from. "
+            "Repeatable.",
         ),
     ] = None,
     keep_special: Annotated[
         bool,
         typer.Option(
             "--keep-special/--no-keep-special",
-            help="With --trim, keep all special and added tokens, or those alone that are used or named.",
+            help="With --trim: keep all special and added tokens, or only those that the text uses or a "
+            "configuration file names.",
         ),
     ] = True,
     pad_to: Annotated[
         int,
-        typer.Option("--pad-to", metavar="N", help="Round the number of rows of tokens up to a multiple of N."),
+        typer.Option("--pad-to", metavar="N", help="Add rows to the embedding until their number is a multiple of N."),
     ] = 1,
     new_tokens: Annotated[
         str,
         typer.Option(
             "--new-tokens",
             metavar="init|mean|zero|subword|omp",
-            help="Fill the rows of new tokens: initial values, the mean of all rows, zeros, the mean of the pieces, or "
-            "the sum of shared tokens' rows that makes the new token's row in a donor.",
+            help="Fill the rows of new tokens: initial values, the mean of all rows, zeros, the mean of the rows of "
+            "the token's pieces, or omp: a weighted sum of rows of other tokens, computed with a donor model "
+            "(--donor).",
         ),
     ] = "init",
     donor: Annotated[
@@ -158,7 +173,11 @@ def run(
     ] = None,
     omp_k: Annotated[
         int | None,
-        typer.Option("--omp-k", metavar="N", help="Make each new row of at most N shared tokens' rows. [default: 64]"),
+        typer.Option(
+            "--omp-k",
+            metavar="N",
+            help="With --new-tokens omp: compute each new row from at most N rows of other tokens. [default: 64]",
+        ),
     ] = None,
     token_map: Annotated[
         list[str] | None,
@@ -173,7 +192,8 @@ def run(
         typer.Option(
             "--config",
             metavar="FILE",
-            help="The config.json, if it is not beside the weights, or a file with model: (_target_ or name).",
+            help="Use this config.json if there is none next to the weights; or a YAML file with model: (_target_ or "
+            "name).",
         ),
     ] = None,
     dtype: Annotated[

@@ -22,11 +22,11 @@ from ..writing import AdapterWriting
 NAME = "search"
 HELP = """Search the parameters of a merge by the score that a command prints.
 
-In the recipe, {search: [0, 1]} stands in place of a number, or {choice: [a, b]} in place of a value. For each trial a
-model is made and the command of --evaluate is run on it, without a shell; its score is the last metric: value, or the
-last number, that it prints. A command that fails, prints no number or takes too long is a failed trial. The trials are
-lines in a folder, where the same command goes on if it was interrupted. The best model is written with -o, as ckpt
-merge writes it, and verified.
+In the recipe, write {search: [0, 1]} in place of a number, or {choice: [a, b]} in place of a value, for each parameter
+to search. Each trial merges a model with some values and runs the command of --evaluate on it, without a shell. The
+score is the last number that the command prints, or, with --metric NAME, the number in the last line NAME: NUMBER. If
+the command fails, prints no number or takes too long, the trial has failed. A folder (--study) keeps all trials: if the
+search is interrupted, the same command continues it. -o is the best model, as ckpt merge writes it; it is verified.
 """
 EXAMPLES = """\b
 Examples:
@@ -38,13 +38,16 @@ Examples:
 
 def run(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE.yaml", help="A recipe, of mergekit or ckpt, that marks parameters.")
+        str, typer.Argument(metavar="RECIPE.yaml", help="A recipe, of mergekit or ckpt, with parameters to search.")
     ],
     evaluate: Evaluate,
     maximize: Maximize = None,
     metric: Metric = None,
     trials: Annotated[
-        int, typer.Option("--trials", metavar="N", help="Run this many trials, with those that are there already.")
+        int,
+        typer.Option(
+            "--trials", metavar="N", help="Run this many trials in total; trials of an earlier, interrupted run count."
+        ),
     ] = 60,
     test: TestCommand = None,
     study: StudyFolder = None,
@@ -53,8 +56,8 @@ def run(
         typer.Option(
             "--sampler",
             metavar="auto|cma-es|tpe|sobol|random|grid",
-            help="How values are proposed; cma-es and tpe need optuna. auto: cma-es for numbers, tpe for choices, "
-            "sobol without optuna.",
+            help="How to choose the values of the next trial; cma-es and tpe need optuna. auto: cma-es for numbers, "
+            "tpe for choices, sobol if optuna is missing.",
         ),
     ] = "auto",
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed the sampler with this number.")] = 0,

@@ -12,10 +12,10 @@ from ..writing import Writing
 NAME = "stats"
 HELP = """Run a network on inputs, and store what its channels, heads, experts and layers do.
 
-For each linear layer, the mean square of each of its inputs is stored; for experts, how often each is used and how much
-each and its channels contribute; for each layer of a list, how much it changes its input. ckpt resize --by uses these
-statistics to choose what is kept. Without --inputs, the inputs are random, which says little about what the model is
-for. Weights are in memory only while they are used.
+Stores, for each linear layer, the mean square of each of its inputs; for experts, how often each is used and how much
+each and its channels contribute; for each of the repeated layers, how much it changes its input. ckpt resize --by uses
+these statistics to choose what to keep. Without --inputs, the inputs are random: then the statistics say little about
+the real use of the model. Weights are in memory only while they are used.
 
 --gram adds the Gram matrix of the inputs of each linear layer, for ckpt merge --method regmean: 4 bytes for each pair
 of inputs of a layer in the output, and 8 in temporary files (TMPDIR). --fisher adds the Fisher information of each
@@ -47,11 +47,15 @@ def run(
     ] = False,
     include: Annotated[
         list[str] | None,
-        typer.Option("--include", metavar="GLOB", help="Only for these tensors: --gram, --fisher. Repeatable."),
+        typer.Option(
+            "--include", metavar="GLOB", help="Compute --gram and --fisher only for these tensors. Repeatable."
+        ),
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option("--exclude", metavar="GLOB", help="Not for these tensors: --gram, --fisher. Repeatable."),
+        typer.Option(
+            "--exclude", metavar="GLOB", help="Do not compute --gram and --fisher for these tensors. Repeatable."
+        ),
     ] = None,
     model: Annotated[
         str | None,

@@ -55,7 +55,8 @@ def run(
         bool,
         typer.Option(
             "--keep-optimizer",
-            help="Begin with the Adam moments that the source stores, as checkpoints of Coqui STT do.",
+            help="Start the optimizer with the moments of Adam that the source contains, as checkpoints of Coqui STT "
+            "do.",
         ),
     ] = False,
     device: Annotated[
@@ -90,7 +91,11 @@ def run(
         ),
     ] = False,
     preprocess_only: Annotated[
-        bool, typer.Option("--preprocess-only", help="Only compute and cache the features of the clips.")
+        bool,
+        typer.Option(
+            "--preprocess-only",
+            help="Do not train: only compute the features of the clips, and store them in the cache.",
+        ),
     ] = False,
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Train even if a check fails before the first step.")
@@ -108,7 +113,8 @@ def run(
         typer.Option(
             "--evaluate",
             metavar="dev|test",
-            help="Only print the figures of --init on this split, one NAME: NUMBER a line; the metric is the last.",
+            help="Do not train: evaluate the weights of --init on this split, and print one line NAME: NUMBER for "
+            "each result; the metric is last.",
         ),
     ] = None,
     report: Annotated[

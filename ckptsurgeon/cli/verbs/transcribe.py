@@ -31,7 +31,7 @@ def run(
         typer.Option(
             "--config",
             metavar="FILE",
-            help="Use this configuration, with which the weights were trained. [default: config.yaml next to them]",
+            help="The configuration with which the weights were trained. [default: config.yaml next to them]",
         ),
     ] = None,
     device: Annotated[
@@ -60,7 +60,11 @@ def run(
     ] = None,
     word_bonus: Annotated[
         float | None,
-        typer.Option("--word-bonus", metavar="B", help="Add this to a text's score for each word. [default: 1.5]"),
+        typer.Option(
+            "--word-bonus",
+            metavar="B",
+            help="With --lm: add this to the score of a text for each of its words. [default: 1.5]",
+        ),
     ] = None,
     *,
     printer: Printer,

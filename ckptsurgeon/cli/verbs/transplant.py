@@ -147,7 +147,11 @@ def run(
     ] = 0,
     require: Annotated[
         list[str] | None,
-        typer.Option("--require", metavar="GLOB", help="Fail unless the sources have all of these keys. Repeatable."),
+        typer.Option(
+            "--require",
+            metavar="GLOB",
+            help="Fail unless all of these destination keys come from a source. Repeatable.",
+        ),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail if a key is missing or unused.")] = False,
     dtype: Annotated[

@@ -31,7 +31,7 @@ def run(
     ] = None,
     source: Annotated[
         list[str] | None,
-        typer.Option("--source", metavar="NAME=PATH", help="Give the path where a source is now. Repeatable."),
+        typer.Option("--source", metavar="NAME=PATH", help="The source NAME of the recipe is now at PATH. Repeatable."),
     ] = None,
     plugin: Annotated[
         str | None,
@@ -42,7 +42,9 @@ def run(
     sample: Annotated[
         int | None,
         typer.Option(
-            "--sample", metavar="N", help="Compute only N of the merged tensors again, evenly spread over the output."
+            "--sample",
+            metavar="N",
+            help="Of the merged tensors, compute only N again to check them, evenly spread over the output.",
         ),
     ] = None,
     key: Annotated[
@@ -54,7 +56,9 @@ def run(
     patch: Annotated[
         str | None,
         typer.Option(
-            "--patch", metavar="FILE", help="Compare the files with the checksums in this patch, the last one applied."
+            "--patch",
+            metavar="FILE",
+            help="Compare the files with the checksums in this patch; if several were applied, give the last one.",
         ),
     ] = None,
     *,

@@ -154,7 +154,7 @@ def class_of_config(document: Document, package: Any, fields: Mapping[str, Any])
     near = difflib.get_close_matches(str(kind), list(known.keys()), n=3)
     raise document.fail(
         f"transformers {package.__version__} has no model_type {brief_repr(kind, 60)}.",
-        f"Did you mean {', '.join(near)}?" if near else "A newer transformers may have it.",
+        f"Did you mean {', '.join(near)}?" if near else "A newer version of transformers may have it.",
     )
 
 
@@ -186,7 +186,7 @@ def _architecture(
         if asked is None and "auto_map" in fields:
             raise _remote(document, escape(str(name)))
         near = difflib.get_close_matches(str(name), _models(package), n=3)
-        hint = f"Did you mean {', '.join(near)}?" if near else "A newer transformers may have it."
+        hint = f"Did you mean {', '.join(near)}?" if near else "A newer version of transformers may have it."
         raise document.fail(f"transformers {package.__version__} has no model class {brief_repr(name, 60)}.", hint)
     wanted = getattr(found, "config_class", None)
     if config_class is not None and wanted is not None and not issubclass(config_class, wanted):

@@ -69,7 +69,7 @@ def _chunk(chain: OperationChain, operation: Any, values: Values) -> Values:
     """``Chunk``: a tensor is split into equal parts."""
     patterns = chain.group.converter.target_patterns
     if getattr(operation, "num_shards_attribute", None) is not None:
-        raise UnknownConversion("it splits a tensor into a number of parts that only the model's configuration gives")
+        raise UnknownConversion("it splits a tensor, and only the model's configuration says into how many parts")
     return _split(chain, operation, values, patterns)
 
 

@@ -62,7 +62,7 @@ def renumbering_of(
             return None
         said = f"the field {escape(lost[0].field)} of config.json is {lost[0].number}"
         raise ConfigError(
-            f"{said}, and the token of this id is not known: {error}.",
+            f"{said}, but it is not known which token has this id: {error}.",
             hint="Give the token list of this model. Or put the tokeniser next to config.json, or set the id in the "
             f"destination: {_last(lost[0])}: ID.",
             details=[f"{one.field}: {one.number}" for one in lost],
@@ -100,14 +100,16 @@ def renumbered(
         notes.append(f"token ids in {name} are changed to the new ids of their tokens: {shown}")
     if moved.stale:
         wrong = [f"{escape(one.field)} was {one.number} ({escape(brief_repr(one.token, 24))})" for one in moved.stale]
-        notes.append(f"ids in {name} belonged to another token than their field is for: {listing(wrong, 4, where='')}")
+        notes.append(f"ids in {name} belonged to other tokens than their fields say: {listing(wrong, 4, where='')}")
     if moved.dropped:
         dropped = listing(moved.dropped, LISTED, where="")
         notes.append(f"left out of {name}, because {escape(new)} has no such tokens: {dropped}")
     if moved.unsure:
         kept = [f"{escape(one.field)} = {one.number} ({escape(brief_repr(one.token, 24))})" for one in moved.unsure]
         meant = "numbers that may be ids of old tokens are not changed"
-        notes.append(f"{meant} in {name}; set those that are: {listing(kept, LISTED, where='')}")
+        notes.append(
+            f"{meant} in {name}; check each, and set the new id of those that are: {listing(kept, LISTED, where='')}"
+        )
     return moved, notes
 
 

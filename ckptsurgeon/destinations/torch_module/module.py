@@ -228,7 +228,7 @@ def _record(build: Build, seed: int) -> _Built:
             module = build()
             tensors, skipped = state_of(module)
         if any(tensor.is_meta and not record.knows(tensor) for tensor in tensors.values()):
-            raise Unrecordable("keeps a tensor without values that was made outside of the recording")
+            raise Unrecordable("keeps a tensor without values (on the meta device) that it did not make itself")
         refs = {key: record.ref(tensor) for key, tensor in tensors.items() if tensor.is_meta or record.knows(tensor)}
         built = _Built(infos_of(tensors), ties_of(tensors), skipped, record=record, refs=refs, seed=seed)
         built.real = {key: tensor for key, tensor in tensors.items() if key not in refs}
@@ -277,10 +277,10 @@ def _construct_for_real(build: Build, seed: int, why: Exception) -> _Built:
         )
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    reason = str(why) if isinstance(why, Unrecordable) else f"fails without storage: {type(why).__name__}: {why}"
+    reason = str(why) if isinstance(why, Unrecordable) else f"fails on the meta device: {type(why).__name__}: {why}"
     note = (
-        f"built with storage in {time.perf_counter() - began:.1f} s ({human_bytes(size)} of tensors, "
-        f"process peak {human_bytes(peak)}): its constructor {escape(reason, 160)}"
+        f"built with its weights in memory, which took {time.perf_counter() - began:.1f} s ({human_bytes(size)} of "
+        f"tensors, peak memory of the process {human_bytes(peak)}), because its constructor {escape(reason, 160)}"
     )
     return _Built(
         infos_of(tensors), ties_of(tensors), skipped, tensors, seed=seed, uses_python_random=used[0], notes=(note,)

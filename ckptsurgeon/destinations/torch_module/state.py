@@ -22,7 +22,10 @@ def state_of(module: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     Raises ConfigError if ``module`` is not a module, or its shapes are not known without data.
     """
     if not isinstance(module, nn.Module):
-        raise ConfigError(f"the model is a {escape(type(module).__name__)}, not an nn.Module.")
+        raise ConfigError(
+            f"the model is a {escape(type(module).__name__)}, not an nn.Module.",
+            hint="Give a class or function that returns an nn.Module.",
+        )
     lazy = [key for key, value in _own(module).items() if nn.parameter.is_lazy(value)]
     if lazy:
         raise ConfigError(

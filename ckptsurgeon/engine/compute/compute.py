@@ -99,9 +99,13 @@ def memory_need(step: Step, places: Sequence[OutputBlock], context: MergeContext
     if is_pursuit(step):
         vectors, shared = pursuit_bytes(step)
         kept = vectors + (shared if shared <= context.memory // 2 else 0)
-        return MemoryNeed(2 * BLOCK_BYTES, "rows of new tokens are sums of many rows", kept)
+        return MemoryNeed(
+            2 * BLOCK_BYTES, "the rows of new tokens are sums of many other rows, which are in memory at once", kept
+        )
     if step.op == "factor":
-        return MemoryNeed(factoring_bytes(step), "low-rank factors of a difference are computed from blocks of rows")
+        return MemoryNeed(
+            factoring_bytes(step), "the low-rank factors of a difference are computed from blocks of rows in memory"
+        )
     return None
 
 

@@ -200,5 +200,6 @@ class _NewRows:
 
 def _not_finite(what: str) -> PlanError:
     return PlanError(
-        f"{what} are NaN or infinite, so no sum can be made of them.", hint="Find these values with ckpt check."
+        f"{what} contain NaN or infinite values, so no sum of them can be computed.",
+        hint="Find these values with ckpt check.",
     )

@@ -54,7 +54,7 @@ class TensorPair:
                 raise PlanError(
                     f"{escape(self._key)} of {escape(shown(source.path))} has NaN or infinite values, so it cannot be "
                     "aligned by its weights.",
-                    hint="Look at it with ckpt check.",
+                    hint="Find the values with ckpt check.",
                 )
             found.append(values)
         return found[0], found[1]

@@ -57,8 +57,11 @@ class StaleCompanions:
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes on the removed and the kept files."""
-        gone = f"removed, since they belong to the earlier output: {listing(self.stale, 12, where='')}"
-        left = f"kept from the earlier output, since they were changed: {listing(self.changed, 12, where='')}"
+        gone = f"files of the earlier output that are removed: {listing(self.stale, 12, where='')}"
+        left = (
+            "files of the earlier output that are kept, because they were changed since: "
+            f"{listing(self.changed, 12, where='')}"
+        )
         return (*((gone,) if self.stale else ()), *((left,) if self.changed else ()))
 
 
@@ -114,8 +117,9 @@ def _is_as_written(path: str, one: PlanCompanion) -> bool:
 
 BLOCK = 1 << 20
 ONE_FILE = (
-    "Write one file, which has no config.json (-o NAME.safetensors), or choose layers so that the order of their kinds "
-    "repeats as in the model: whole periods, such as layers 0 to 3 of a model with attention in every fourth layer."
+    "Write one file, which has no config.json (-o NAME.safetensors), or choose layers so that the kinds of layers "
+    "follow each other as in the model. If every fourth layer has attention, for example, choose groups of four "
+    "layers, such as 0 to 3."
 )
 
 
@@ -214,8 +218,8 @@ def copy_companions(plan: Plan, folder: StagedFolder) -> None:
 def _copy(companion: PlanCompanion, folder: StagedFolder) -> None:
     if leads_out(companion.path):
         raise PlanError(
-            f"{escape(companion.path)} is a link to a file outside its folder; such links are not followed. "
-            "Copy the file into the folder."
+            f"{escape(companion.path)} is a link to a file outside its folder; such links are not followed.",
+            hint="Copy the file into the folder.",
         )
     source = open_source(companion.path)
     if not isinstance(source, File):
@@ -243,4 +247,4 @@ def implied_notes(plan: Plan) -> tuple[str, ...]:
     if not plan.target.implied:
         return ()
     keys = listing(plan.target.implied, 3, where="")
-    return (f"not stored, since loaders tie these tensors to other tensors: {keys}",)
+    return (f"not stored, because loaders tie these tensors to other tensors: {keys}",)

@@ -57,7 +57,7 @@ def parse_size(text: str | int, option: str = "--max-shard-size") -> int:
     if not found[2] and size < SMALL:
         number = found[1]
         raise ConfigError(
-            f"{option} {number} is {count(size, 'byte')}.",
+            f"{option} {number} has no unit, so it means {count(size, 'byte')}.",
             hint=f"Write {number}GB or {number}MB, or {number}B if it is bytes.",
         )
     return size

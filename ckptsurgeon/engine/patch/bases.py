@@ -200,5 +200,6 @@ def not_the_base(base: Base, patch: PatchFile, names: Sequence[str]) -> PlanErro
     return PlanError(
         f"{base.name} is not the checkpoint that {escape(patch.file.uri)} was made from ({escape(patch.index.old)}): "
         f"{count(len(names), 'tensor or file', 'tensors or files')} {differ}: {listing(names)}.",
+        hint="Give the checkpoint that the patch was made from.",
         details=names,
     )

@@ -158,7 +158,7 @@ class PatchIndex:
             number = 2 * (index.version > 1)
             raise ValueError(f"it has {len(index.errors)} errors of approximated changes, not {number}")
         if index.version != data["version"]:
-            raise ValueError(f"it has version {data['version']}, but contents of version {index.version}")
+            raise ValueError(f"its index says version {data['version']}, but has the fields of version {index.version}")
         _check(index)
         return index
 

@@ -58,7 +58,7 @@ def config_notes(modules: Iterable[AdapterModule], saved: Iterable[str], config:
     idle = [one.name for one in modules if not one.scale]
     if idle:
         number = f"{count(len(idle), 'module')} {'has' if len(idle) == 1 else 'have'}"
-        yield f"{number} a scale of 0 (lora_alpha, alpha_pattern), so that their factors change nothing: {_named(idle)}"
+        yield f"{number} a scale of 0 (lora_alpha, alpha_pattern), so their factors change nothing: {_named(idle)}"
     biased = [one.name for one in modules if one.bias]
     if modules and config.lora_bias and not biased:
         yield "lora_bias is set, but no module of the adapter has a bias"
@@ -256,7 +256,11 @@ def _check_values(key: str, info: TensorInfo, name: str, *, number: bool) -> Non
             rule="alpha",
         )
     if info.opaque or kind.kind not in (("float", "int") if number else ("float",)) or kind.is_packed:
-        wanted = "an unpacked integer or floating-point dtype" if number else "an unpacked floating-point dtype"
+        wanted = (
+            "an integer or floating-point dtype with one number in each element"
+            if number
+            else "a floating-point dtype with one number in each element"
+        )
         why = info.opaque or f"its dtype is {info.dtype}, not {wanted}"
         raise FormatError(f"the tensor {escape(key)} of {escape(name)} cannot be merged: {why}.", rule="opaque")
 

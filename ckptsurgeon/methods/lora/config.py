@@ -104,7 +104,10 @@ def parse_config(data: Any, name: str) -> AdapterConfig:
     except ConfigError as error:
         raise ConfigError(f"{escape(name)}: {error.message}", hint=error.hint) from error
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError, re.error) as error:
-        raise ConfigError(f"{escape(name)} is damaged: {escape(str(error))}.") from error
+        raise ConfigError(
+            f"{escape(name)} is damaged: {escape(str(error))}.",
+            hint="Save the adapter again, or fetch this file again.",
+        ) from error
 
 
 def damage_of(data: Any, name: str) -> str:

@@ -48,7 +48,8 @@ def unknown_keys_error(unknown: Sequence[str], name: str, *, configured: bool) -
         )
     if not configured and all(key.startswith("base_model.") for key in unknown):
         return ConfigError(
-            f"the keys of {escape(name)} are PEFT's, but its folder has no adapter_config.json, which has the scale.",
+            f"the keys of {escape(name)} are PEFT's, but its folder has no adapter_config.json, which contains the "
+            "scale of the adapter.",
             hint="Give the folder that PEFT wrote, which has both files.",
         )
     return FormatError(

@@ -28,7 +28,7 @@ Divergences: TypeAlias = Callable[[Slice], Array]
 @merge_method(
     "arcee_fusion",
     paper="https://www.arcee.ai/blog/meet-mergekit-v0-1-arcee-fusion-expanded-model-support-multi-gpu-acceleration",
-    compared="mergekit 0.1.5: equal to 1e-6",
+    compared="mergekit 0.1.5: equal within 1e-6",
     base="required",
     models=(1, 1),
     by_rows=True,

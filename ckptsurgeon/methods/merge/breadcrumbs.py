@@ -16,7 +16,7 @@ __all__ = ["METHODS"]
 _PAPER = "https://arxiv.org/abs/2312.06795"
 
 
-@merge_method("breadcrumbs", paper=_PAPER, compared="mergekit 0.1.5: equal to 1e-6", base="required", passes=5)
+@merge_method("breadcrumbs", paper=_PAPER, compared="mergekit 0.1.5: equal within 1e-6", base="required", passes=5)
 def breadcrumbs(
     tensors: Tensors,
     *,
@@ -39,7 +39,7 @@ def breadcrumbs(
     return mixed(tensors, _middling(tensors, density, gamma), how)
 
 
-@merge_method("breadcrumbs_ties", paper=_PAPER, compared="mergekit 0.1.5: equal to 1e-6", base="required", passes=5)
+@merge_method("breadcrumbs_ties", paper=_PAPER, compared="mergekit 0.1.5: equal within 1e-6", base="required", passes=5)
 def breadcrumbs_ties(
     tensors: Tensors,
     *,

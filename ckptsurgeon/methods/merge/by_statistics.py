@@ -36,7 +36,7 @@ def _parts(weights: Sequence[float]) -> list[float]:
 @merge_method(
     "fisher",
     paper="https://arxiv.org/abs/2111.09832",
-    compared="the paper's formula: equal to 1e-5 (float64: 1e-10)",
+    compared="the paper's formula: equal within 1e-5 (float64: 1e-10)",
     elementwise=True,
     statistics="fisher",
 )
@@ -90,7 +90,7 @@ def _held(shape: tuple[int, ...], inputs: int, itemsize: int, parameters: Mappin
 @merge_method(
     "regmean",
     paper="https://arxiv.org/abs/2212.09849",
-    compared="the paper's formula: equal to 1e-5 (float64: 1e-10)",
+    compared="the paper's formula: equal within 1e-5 (float64: 1e-10)",
     by_rows=True,
     passes=1,
     held=_held,
@@ -193,7 +193,7 @@ def _norm(matrix: Array) -> float:
 
 def _singular() -> PlanError:
     return PlanError(
-        "the sum of the Gram matrices has no inverse: the inputs do not span all directions.",
+        "the sum of the Gram matrices has no inverse: there are directions in which no input has a value.",
         hint="Add to its diagonal, --param ridge=1e-6, or collect statistics on more inputs.",
     )
 

@@ -34,7 +34,7 @@ def _sum(changes: tuple[Array, ...]) -> Array:
 @merge_method(
     "consensus",
     paper=_PAPER,
-    compared="FusionBench 0.2.33: equal to 1e-5 (float64: 1e-10)",
+    compared="FusionBench 0.2.33: equal within 1e-5 (float64: 1e-10)",
     base="required",
     elementwise=True,
 )
@@ -67,7 +67,7 @@ def consensus(
 @merge_method(
     "tall_mask",
     paper=_PAPER,
-    compared="FusionBench 0.2.33: equal to 1e-5 (float64: 1e-10)",
+    compared="FusionBench 0.2.33: equal within 1e-5 (float64: 1e-10)",
     base="required",
     elementwise=True,
 )

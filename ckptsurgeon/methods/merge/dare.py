@@ -15,7 +15,11 @@ _PAPER = "https://arxiv.org/abs/2311.03099"
 
 
 @merge_method(
-    "dare_linear", paper=_PAPER, compared="mergekit 0.1.5: equal to 1e-6 if nothing is drawn", base="required", passes=2
+    "dare_linear",
+    paper=_PAPER,
+    compared="mergekit 0.1.5: equal within 1e-6 if nothing is drawn",
+    base="required",
+    passes=2,
 )
 def dare_linear(
     tensors: Tensors,
@@ -37,7 +41,11 @@ def dare_linear(
 
 
 @merge_method(
-    "dare_ties", paper=_PAPER, compared="mergekit 0.1.5: equal to 1e-6 if nothing is drawn", base="required", passes=2
+    "dare_ties",
+    paper=_PAPER,
+    compared="mergekit 0.1.5: equal within 1e-6 if nothing is drawn",
+    base="required",
+    passes=2,
 )
 def dare_ties(
     tensors: Tensors,

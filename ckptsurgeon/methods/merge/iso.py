@@ -27,7 +27,7 @@ _PAPER = "https://arxiv.org/abs/2502.04959"
 @merge_method(
     "iso_c",
     paper=_PAPER,
-    compared="FusionBench 0.2.33: equal to 1e-5 (float64: 1e-10)",
+    compared="FusionBench 0.2.33: equal within 1e-5 (float64: 1e-10)",
     base="required",
     passes=2,
     held=held_by(lambda rows, columns, inputs: rows * columns),
@@ -65,7 +65,7 @@ def _doubles(rows: int, columns: int, inputs: int) -> int:
 @merge_method(
     "iso_cts",
     paper=_PAPER,
-    compared="FusionBench 0.2.33: equal to 1e-5 (float64: 1e-10)",
+    compared="FusionBench 0.2.33: equal within 1e-5 (float64: 1e-10)",
     base="required",
     passes=2,
     held=held_by(_doubles),

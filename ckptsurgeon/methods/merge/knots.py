@@ -33,7 +33,7 @@ def _doubles(rows: int, columns: int, inputs: int) -> int:
 @merge_method(
     "knots_ties",
     paper="https://arxiv.org/abs/2410.19735",
-    compared="FusionBench 0.2.33: equal to 1e-5 (float64: 1e-10)",
+    compared="FusionBench 0.2.33: equal within 1e-5 (float64: 1e-10)",
     base="required",
     passes=2,
     held=held_by(_doubles),

@@ -12,7 +12,7 @@ __all__ = ["METHODS"]
 
 
 @merge_method(
-    "linear", paper="https://arxiv.org/abs/2203.05482", compared="mergekit 0.1.5: equal to 1e-6", elementwise=True
+    "linear", paper="https://arxiv.org/abs/2203.05482", compared="mergekit 0.1.5: equal within 1e-6", elementwise=True
 )
 def linear(tensors: Tensors, *, weight: PerModel, normalize: bool = True) -> Merging:
     """Return the weighted mean of the models, or their weighted sum if ``normalize`` is off."""

@@ -30,7 +30,7 @@ def _has_rows(shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
 @merge_method(
     "model_stock",
     paper=_PAPER,
-    compared="mergekit 0.1.5: equal to 1e-6",
+    compared="mergekit 0.1.5: equal within 1e-6",
     base="required",
     models=(2, None),
     by_rows=_has_rows,

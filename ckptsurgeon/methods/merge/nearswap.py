@@ -18,7 +18,7 @@ _NEAREST = 1e-6
 @merge_method(
     "nearswap",
     paper="https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001",
-    compared="mergekit 0.1.5: equal to 1e-6",
+    compared="mergekit 0.1.5: equal within 1e-6",
     base="required",
     models=(1, 1),
     elementwise=True,

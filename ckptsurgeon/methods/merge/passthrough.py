@@ -12,7 +12,7 @@ __all__ = ["METHODS"]
 @merge_method(
     "passthrough",
     paper="https://arxiv.org/abs/2312.15166",
-    compared="mergekit 0.1.5: equal to 1e-6",
+    compared="mergekit 0.1.5: equal within 1e-6",
     models=(1, 1),
     elementwise=True,
 )

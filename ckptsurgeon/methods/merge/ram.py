@@ -15,7 +15,7 @@ __all__ = ["METHODS"]
 _PAPER = "https://arxiv.org/abs/2601.13572"
 
 
-@merge_method("ram", paper=_PAPER, compared="mergekit 0.1.5: equal to 1e-6", base="required", elementwise=True)
+@merge_method("ram", paper=_PAPER, compared="mergekit 0.1.5: equal within 1e-6", base="required", elementwise=True)
 def ram(tensors: Tensors, *, epsilon: Annotated[float, Between(0)] = 1e-5) -> Merging:
     """Return the base plus, for each element, the mean of the models' differences larger than ``epsilon``.
 
@@ -24,7 +24,7 @@ def ram(tensors: Tensors, *, epsilon: Annotated[float, Between(0)] = 1e-5) -> Me
     return _merged(tensors, epsilon, [1.0] * tensors.count)
 
 
-@merge_method("ramplus_tl", paper=_PAPER, compared="mergekit 0.1.5: equal to 1e-6", base="required", passes=2)
+@merge_method("ramplus_tl", paper=_PAPER, compared="mergekit 0.1.5: equal within 1e-6", base="required", passes=2)
 def ramplus_tl(
     tensors: Tensors,
     *,

@@ -15,13 +15,13 @@ __all__ = ["METHODS"]
 _PAPER = "https://arxiv.org/abs/1803.01498"
 
 
-@merge_method("median", paper=_PAPER, compared="NumPy: equal to 1e-6", elementwise=True)
+@merge_method("median", paper=_PAPER, compared="NumPy: equal within 1e-6", elementwise=True)
 def median(tensors: Tensors) -> Merging:
     """Return the median of the models; for an even number of models, the mean of the two in the middle."""
     return _middle(tensors, (tensors.count - 1) // 2)
 
 
-@merge_method("trimmed_mean", paper=_PAPER, compared="NumPy: equal to 1e-6", elementwise=True)
+@merge_method("trimmed_mean", paper=_PAPER, compared="NumPy: equal within 1e-6", elementwise=True)
 def trimmed_mean(tensors: Tensors, *, trim: Annotated[float, Between(0, 0.5)] = 0.1) -> Merging:
     """Return the mean of the models without the largest and the smallest values, a share ``trim`` of each.
 

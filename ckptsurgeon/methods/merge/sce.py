@@ -23,7 +23,11 @@ _TINY = 1e-6
 
 
 @merge_method(
-    "sce", paper="https://arxiv.org/abs/2408.07990", compared="mergekit 0.1.5: equal to 1e-6", base="required", passes=6
+    "sce",
+    paper="https://arxiv.org/abs/2408.07990",
+    compared="mergekit 0.1.5: equal within 1e-6",
+    base="required",
+    passes=6,
 )
 def sce(tensors: Tensors, *, select_topk: Annotated[float, Between(0, 1)] = 1.0, int8_mask: bool = False) -> Merging:
     """Return the base plus the weighted mean of the models' deltas, for the elements in which these differ most.

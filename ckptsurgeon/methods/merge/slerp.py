@@ -28,7 +28,9 @@ _ALIGNED = 2.0**-24
 """A squared sine that float32 cannot distinguish from zero."""
 
 
-@merge_method("slerp", paper=_PAPER, compared="mergekit 0.1.5: equal to 1e-6", base="model", models=(2, 2), passes=2)
+@merge_method(
+    "slerp", paper=_PAPER, compared="mergekit 0.1.5: equal within 1e-6", base="model", models=(2, 2), passes=2
+)
 def slerp(tensors: Tensors, *, t: float) -> Merging:
     """Return the point ``t`` on the arc between two models: the first model, or the base, at 0, the other one at 1.
 
@@ -52,7 +54,7 @@ def _has_rows(shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
 @merge_method(
     "nuslerp",
     paper=_PAPER,
-    compared="mergekit 0.1.5: equal to 1e-6",
+    compared="mergekit 0.1.5: equal within 1e-6",
     base="optional",
     models=(2, 2),
     by_rows=_has_rows,

@@ -19,7 +19,7 @@ __all__ = ["METHODS"]
 @merge_method(
     "multislerp",
     paper="https://goddard.blog/posts/multislerp-wow-what-a-cool-idea",
-    compared="mergekit 0.1.5: equal to 1e-6",
+    compared="mergekit 0.1.5: equal within 1e-6",
     base="optional",
     passes=2,
 )
@@ -54,7 +54,9 @@ def multislerp(
     return combination(factors / length * (norms @ parts))
 
 
-@merge_method("karcher", paper="https://arxiv.org/abs/2603.04972", compared="mergekit 0.1.5: equal to 1e-6", passes=2)
+@merge_method(
+    "karcher", paper="https://arxiv.org/abs/2603.04972", compared="mergekit 0.1.5: equal within 1e-6", passes=2
+)
 def karcher(
     tensors: Tensors,
     *,

@@ -12,7 +12,7 @@ __all__ = ["METHODS"]
 @merge_method(
     "task_arithmetic",
     paper="https://arxiv.org/abs/2212.04089",
-    compared="mergekit 0.1.5: equal to 1e-6",
+    compared="mergekit 0.1.5: equal within 1e-6",
     base="required",
     elementwise=True,
 )

@@ -25,7 +25,7 @@ def _keeps_all(parameters: Mapping[str, Any]) -> bool:
 @merge_method(
     "ties",
     paper="https://arxiv.org/abs/2306.01708",
-    compared="mergekit 0.1.5: equal to 1e-6",
+    compared="mergekit 0.1.5: equal within 1e-6",
     base="required",
     passes=5,
     elementwise=_keeps_all,

@@ -27,7 +27,7 @@ def _doubles(rows: int, columns: int, inputs: int) -> int:
 @merge_method(
     "tsv_m",
     paper="https://arxiv.org/abs/2412.00081",
-    compared="FusionBench 0.2.33: equal to 1e-5 (float64: 1e-10)",
+    compared="FusionBench 0.2.33: equal within 1e-5 (float64: 1e-10)",
     base="required",
     passes=2,
     held=held_by(_doubles),

@@ -59,8 +59,8 @@ def number_of(name: str, numbers: Numbers) -> int:
     if name not in numbers:
         raise UnknownNumberError(
             f"the number of {WHAT[name]} is not known, and the shapes of the tensors do not show it.",
-            hint="Put the model's config.json (params.json for files of Meta and Mistral) beside the weights, or give "
-            "--heads N/M.",
+            hint="Put the model's config.json (params.json for files of Meta and Mistral) next to the weights, or "
+            "give --heads N/M.",
         )
     return numbers[name]
 

@@ -67,9 +67,9 @@ def extract_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: Ext
     convolutions = [module_of(key) for key in found.factored if is_convolution(tuned[key].shape)]
     if convolutions:
         yield (
-            f"{count(len(convolutions), 'convolution is', 'convolutions are')} taken to be neither grouped nor "
-            "transposed, since no tensor shows this; PEFT cannot merge grouped or transposed convolutions (leave them "
-            f"out with --exclude): {listing(convolutions, where='')}"
+            f"{count(len(convolutions), 'convolution is', 'convolutions are')} assumed to be neither grouped nor "
+            "transposed, because no tensor shows this; PEFT cannot merge grouped or transposed convolutions (leave "
+            f"them out with --exclude): {listing(convolutions, where='')}"
         )
     if found.left:
         hint = "; --save-modules saves tensors that are not weights of layers" if found.savable else ""
@@ -87,8 +87,8 @@ def _cut_rank_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: E
             smaller.setdefault(rank, []).append(module_of(key))
     for rank, modules in sorted(smaller.items()):
         yield (
-            f"rank {asked.rank} is cut to {rank}, the smaller side of the weight, for {count(len(modules), 'module')}: "
-            f"{listing(modules, where='')}"
+            f"the rank is {rank} instead of {asked.rank}, because it cannot be higher than the smaller side of the "
+            f"weight, for {count(len(modules), 'module')}: {listing(modules, where='')}"
         )
 
 

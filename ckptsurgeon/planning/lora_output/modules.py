@@ -223,7 +223,7 @@ def folding_notes(before: Sequence[NewModule], after: Sequence[NewModule]) -> It
         yield f"in {number}, {several} multiplied into {into} the scale {pairs[0][1].scale:g}"
     wider = [new.name for old, new in pairs if old.b.dtype != new.b.dtype]
     if wider:
-        why = "16 bits cannot store the multiples exactly"
+        why = "16 bits cannot store the scaled values exactly"
         yield f"the factor B of {count(len(wider), 'module')} becomes float32, as {why}: {listing(wider, where='')}"
 
 

@@ -39,7 +39,11 @@ def check_sizes(rank: int | None, energy: float | None) -> None:
 
 def refuse_resizing(one: AdapterView) -> None:
     """Raise PlanError if the adapter is a DoRA."""
-    refuse_dora(one.adapter, one.adapter.modules, "whose magnitudes are trained for its products, not for smaller ones")
+    refuse_dora(
+        one.adapter,
+        one.adapter.modules,
+        "and its magnitudes were trained for the present factors, so they do not fit smaller ones",
+    )
 
 
 def plan_lora_resize(
@@ -118,6 +122,10 @@ def _metadata(modules: Sequence[NewModule], given: Mapping[str, str]) -> dict[st
 def _notes(one: AdapterView, modules: Sequence[NewModule], to: str) -> Iterator[str]:
     same = [module.name for module in modules if module.a.factor is None]
     if same:
-        yield f"{count(len(same), 'module')} of no larger rank copied: {listing(same, where='')}"
+        number = count(len(same), "module")
+        yield f"{number} copied unchanged, because the rank is not larger: {listing(same, where='')}"
     if to == "peft" and one.adapter.spelling not in ("PEFT", TITLES[to]):
-        yield f"the output is a folder of PEFT, as {one.adapter.spelling} needs one rank for all modules, or a prefix"
+        yield (
+            f"the output is a folder of PEFT, because the format of the adapter ({one.adapter.spelling}) cannot store "
+            "different ranks for its modules, or needs a prefix in its names"
+        )

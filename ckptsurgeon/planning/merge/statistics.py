@@ -78,8 +78,9 @@ class StepStatistics:
             if len(kinds) > 1 or not Merge("", {}, statistics=kind).fits(one.shape, [statistics.shape]):
                 raise PlanError(
                     f"the statistics {escape(statistics.key)} of {escape(self.views[statistics.source].source.name)} "
-                    f"are {shape_text(statistics.shape)}, which does not belong to {escape(one.key)}, "
-                    f"{shape_text(one.shape)}, in the same way in all models.",
+                    f"are {shape_text(statistics.shape)}, but the tensor {escape(one.key)} is "
+                    f"{shape_text(one.shape)}: statistics must fit their tensor, and be of the same kind for all "
+                    "models.",
                     hint="Make the statistics of all models with ckpt stats.",
                 )
         if parameters.get("ridge"):
@@ -124,8 +125,9 @@ class StepStatistics:
                 yield f"{count(len(keys), 'tensor')} averaged without statistics ({why}): {listing(keys)}"
         for ridge, keys in self.ridged.items():
             yield (
-                f"the Gram matrices of {count(len(keys), 'tensor')} get {ridge:g} of the mean of their diagonal "
-                "(ridge), so that directions that no input has get the mean of the models"
+                f"ridge adds {ridge:g} times the mean of the diagonal to the Gram matrices of "
+                f"{count(len(keys), 'tensor')}; in directions without inputs, the result is then the mean of the "
+                "models"
             )
 
 

@@ -97,8 +97,10 @@ class MergeAxes:
         rows = f"{count(beyond, 'row')} of {name} {'is' if beyond == 1 else 'are'} beyond the"
         tokens = count(len(self._options.lists[source]), "token")
         return PlanError(
-            f"{escape(key)}: {rows} {tokens} of its list: its tokeniser may have more tokens, before or after these.",
-            hint=f"Save the tokenizer.json of its tokeniser with transformers, and give it: --tokens {name}=LIST.",
+            f"{escape(key)}: {rows} {tokens} of its token list: the tokeniser of {name} may have more tokens, before "
+            "or after these.",
+            hint="Save the tokenizer.json of this tokeniser with transformers, and give this file: --tokens "
+            f"{name}=LIST.",
         )
 
     def _checked(

@@ -93,7 +93,9 @@ class Configuration:
         found: dict[ModelReference, str] = {}
         for source in self._sources():
             if source.statistics and found.setdefault(source.model, source.statistics) != source.statistics:
-                raise fault(at(source.where, "statistics"), "is another file than before for the same model")
+                raise fault(
+                    at(source.where, "statistics"), "is a different file than another entry gives for the same model"
+                )
         return found
 
     def _sources(self) -> Iterator[SourceConfig]:
@@ -123,7 +125,7 @@ def read_configuration(data: Any) -> Configuration:
             raise fault("modules", f"is {brief_repr(named)}, not a map")
         modules = [_module(at("modules", str(name)), str(name), one, notes) for name, one in named.items()]
         if "layers" in given:
-            raise fault("layers", "cannot be given together with modules", "Give it to each module.")
+            raise fault("layers", "cannot be given together with modules", "Give it in each module instead.")
     else:
         modules = [_module("", "", {one: given[one] for one in (*shapes, "layers") if one in given}, notes)]
     base = reference("base_model", given["base_model"]) if "base_model" in given else None

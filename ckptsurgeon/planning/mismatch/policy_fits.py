@@ -54,7 +54,11 @@ def fit(policy: str, source: Shape, destination: Shape, dtype: str) -> PolicyFit
     """
     asked = parse_policy(policy)
     if asked.name in ("error", "init"):
-        return PolicyFit(op="init", policy=policy) if asked.name == "init" else PolicyFit(why="it asks for an error")
+        return (
+            PolicyFit(op="init", policy=policy)
+            if asked.name == "init"
+            else PolicyFit(why="the policy error always stops with an error")
+        )
     spelled = _spelled(asked, source, destination, dtype)
     return PolicyFit(why=spelled) if isinstance(spelled, str) else PolicyFit(op=asked.name, policy=str(spelled))
 

@@ -27,8 +27,8 @@ def combined(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
         )
     if weights and len(weights) != size:
         raise PlanError(
-            f"{operation}: {count(len(weights), 'weight')} are given, and dimension {dim} of {escape(key)} has size "
-            f"{size}."
+            f"{operation}: {count(len(weights), 'weight')} are given, but dimension {dim} of {escape(key)} has "
+            f"{size} elements, and each needs a weight."
         )
     by = weights or [1] * size
     return join([_mean(operation, info, dim, group, [by[at] for at in group]) for group in groups], dim)

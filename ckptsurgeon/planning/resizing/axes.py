@@ -124,7 +124,7 @@ def _check_same_keys(field: str, before: Network, after: Network) -> None:
     if added or removed:
         what = f"adds {listing(added)}" if added else f"removes {listing(removed)}"
         raise PlanError(
-            f"{field} {what}: this is another network, not another size.", hint="Leave this field as it is."
+            f"{field} {what}: this changes the kind of network, not only its size.", hint="Leave this field as it is."
         )
 
 
@@ -143,8 +143,8 @@ def _side(role: str, kind: str, key: str, dim: int, dims: int) -> str:
     if kind == "other" and _is_table(key):
         return "out"
     raise PlanError(
-        f"it is not known whether dimension {dim} of {escape(key)} is of inputs or of outputs.",
-        hint="This network cannot be resized in this direction.",
+        f"it is not known whether dimension {dim} of {escape(key)} belongs to the inputs or the outputs of a layer.",
+        hint="This field of this network cannot be changed.",
     )
 
 

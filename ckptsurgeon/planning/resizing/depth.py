@@ -1,4 +1,4 @@
-"""Another number of layers: layers repeated, taken or left out, or added as layers that change nothing.
+"""Changes the number of layers: repeats, takes or leaves out layers, or adds layers that only pass their input on.
 
 Depth up-scaling repeats layers (SOLAR, https://arxiv.org/abs/2312.15166). Block expansion adds copies whose output
 projections are zero, so that each only passes its input on (LLaMA Pro, https://arxiv.org/abs/2401.02415).
@@ -59,7 +59,8 @@ def layers_of(text: str, before: int, after: int) -> list[Layer]:
     hint = _hint(before, after)
     if not text:
         raise ConfigError(
-            f"{count(before, 'layer')} become {after}, and it is not said which.", hint=f"Give --layers: {hint}."
+            f"the number of layers changes from {before} to {after}, but no option says which layers to use.",
+            hint=f"Give --layers: {hint}.",
         )
     if text in WAYS:
         return _in_way(text, before, after, hint)
@@ -78,7 +79,8 @@ def layers_of(text: str, before: int, after: int) -> list[Layer]:
             break
     if len(found) != after:
         raise ConfigError(
-            f"--layers {brief_repr(text, 60)} lists {count(len(found), 'layer')}, but the configuration has {after}."
+            f"--layers {brief_repr(text, 60)} lists {count(len(found), 'layer')}, but the configuration has {after}.",
+            hint=f"List {after} layers, or set the number of layers to {len(found)}.",
         )
     return found
 
@@ -87,7 +89,10 @@ def _hint(before: int, after: int) -> str:
     if after > before:
         overlap = f"0..{min(before, after - after // 2) - 1},{max(before - after // 2, 0)}..{before - 1}"
         listed = f"a list ({overlap})" if 2 * before >= after else "a list of layers"
-        return f"{listed}, repeat (all in order, then again), interleave (each several times), or identity"
+        return (
+            f"{listed}, repeat (all in order, then again), interleave (each several times), or identity (new layers "
+            "that only pass their input on)"
+        )
     return f"a list (0..{after - 1}), first, or evenly"
 
 
@@ -115,8 +120,9 @@ def lists_of(before: Network, after: Network, numbers: tuple[int, int]) -> list[
     if not found or other:
         where = f" (but {escape(other[0])} changes)" if other else ""
         raise PlanError(
-            f"no list of layers of the network goes from {numbers[0]} to {numbers[1]}{where}.",
-            hint="It may use one layer several times, as ALBERT does, or have another field for its layers.",
+            f"the network has no list of layers whose length changes from {numbers[0]} to {numbers[1]}{where}.",
+            hint="The network may use one layer several times, as ALBERT does, or another field may give its number "
+            "of layers.",
         )
     return found
 
@@ -175,8 +181,8 @@ def changed_depth(
         _check_places(path, layers, before, after)
     if normalises_after and any(layer.is_identity for layer in layers):
         raise PlanError(
-            "each layer of this network normalises the sum of its input and what it adds, so no layer only passes its "
-            "input on.",
+            "each layer of this network normalises its output, so no layers can be added that only pass their input "
+            "on.",
             hint="Repeat layers instead: --layers repeat, or a list.",
         )
     added = sum(layer.is_identity for layer in layers)
@@ -196,7 +202,7 @@ def changed_depth(
     change.left += [quoted(key) for key in own]
     if own:
         names = {re.sub(rf"\.{NEW}\.[0-9]+\.", ".", key) for key in own}
-        change.said += f"; not every layer has {listing(sorted(names), where='')}, which is not repeated"
+        change.said += f"; tensors that only some layers have are not repeated: {listing(sorted(names), where='')}"
     return change
 
 
@@ -277,7 +283,8 @@ def _output_projections(path: str, number: int, layers: Sequence[Layer], before:
     silent = _parts_without(found, keys, own, before)
     if len({key.rpartition(".")[0] for key in found}) < 2 or silent:
         raise PlanError(
-            f"it is not known which tensors of {escape(silent or own[:-1])} add to its input.",
+            "to add a layer that only passes its input on, some of its tensors must be zero, but it is not known "
+            f"which ones in {escape(silent or own[:-1])}.",
             hint="Repeat layers instead: --layers repeat, or a list.",
         )
     return [f"{path}.{NEW}.{number}.{key[len(own) :]}" for key in found]

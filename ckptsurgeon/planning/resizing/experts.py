@@ -1,4 +1,4 @@
-"""A dense network as one with experts, each a copy of the feed-forward layer; or one expert as a dense network.
+"""Turns feed-forward layers into experts, each a copy of its layer, or one expert of each layer into such a layer.
 
 Sparse upcycling (https://arxiv.org/abs/2212.05055): if the weights of the chosen experts sum to 1, the network computes
 the same at first, because all experts of a layer are equal.
@@ -28,7 +28,10 @@ _PARTS = {
 """{name of a layer: the part of a feed-forward layer with a gate that it is}"""
 _FORMS = ({"gate", "up", "down"}, {"gate_up", "down"})
 _ROUTING = ("router", "experts")
-_ONLY_PLAIN = "Only feed-forward layers with a gate and without biases become experts, and the reverse."
+_ONLY_PLAIN = (
+    "Feed-forward layers can only be turned into experts, or experts into feed-forward layers, if they have a gate and "
+    "no biases."
+)
 
 Parts = Mapping[str, str]
 """The key of each part of a feed-forward layer."""
@@ -99,14 +102,17 @@ def _different_layers(before: Network, after: Network) -> dict[str, tuple[list[s
     if lone:
         raise _another(listing(lone))
     if not found:
-        raise PlanError("the two networks have the same tensors, so there is nothing to do.")
+        raise PlanError(
+            "the two networks have the same tensors, so there is nothing to do.",
+            hint="Choose a different type with --as.",
+        )
     return found
 
 
 def _another(what: str) -> PlanError:
     return PlanError(
-        f"the rest of the network of the other type is not the same: {what}.",
-        hint="Choose a type whose layers differ in the feed-forward layer alone.",
+        f"the two types of network must differ only in their feed-forward layers, but they also differ here: {what}.",
+        hint="Choose a type whose layers differ only in the feed-forward layer.",
     )
 
 
@@ -149,8 +155,9 @@ def _parts_of(plain: Network, dense: Parts, with_experts: Network, experts: Part
         raise _other_size(plain, dense, with_experts, experts)
     if parts > 1 and "gate_up" in dense:
         raise PlanError(
-            f"{escape(dense['gate_up'])} has the rows of gate and values, so it cannot be cut into {parts} experts.",
-            hint="Give experts the size of the feed-forward layer.",
+            f"{escape(dense['gate_up'])} has the rows of both gate and up projection, so it cannot be cut into "
+            f"{parts} experts.",
+            hint="Set the size of an expert to the size of the feed-forward layer.",
         )
     return parts
 
@@ -158,10 +165,10 @@ def _parts_of(plain: Network, dense: Parts, with_experts: Network, experts: Part
 def _other_size(plain: Network, dense: Parts, with_experts: Network, experts: Parts) -> PlanError:
     down, own = plain.tensors[dense["down"]].shape, with_experts.tensors[experts["down"]].shape
     return PlanError(
-        f"an expert of {escape(experts['down'])} is {shape_text(own[1:])}, and {escape(dense['down'])} is "
-        f"{shape_text(down)}.",
-        hint="Set the size of the feed-forward layer as in the other network, or divide it by a divisor of the number "
-        f"of experts, {own[0]}.",
+        f"the sizes do not fit: an expert of {escape(experts['down'])} is {shape_text(own[1:])}, but "
+        f"{escape(dense['down'])} is {shape_text(down)}.",
+        hint="Make both the same size, or make an expert smaller than the feed-forward layer by a divisor of the "
+        f"number of experts, {own[0]}.",
     )
 
 

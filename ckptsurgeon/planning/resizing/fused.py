@@ -93,7 +93,7 @@ def _sizes(key: str, info: TensorInfo, heads: Heads) -> list[int]:
     size, rest = divmod(info.shape[0], heads.queries + 2 * heads.keys)
     if rest:
         raise PlanError(
-            f"{escape(key)} has {info.shape[0]} rows, which are not those of {heads.queries} heads of queries, and "
-            f"{heads.keys} each of keys and values."
+            f"{escape(key)} has {info.shape[0]} rows, which do not fit {heads.queries} heads of queries and "
+            f"{heads.keys} heads each of keys and values."
         )
     return [heads.queries * size, heads.keys * size, heads.keys * size]

@@ -1,4 +1,4 @@
-"""A larger width by numbers that are 0 at first, so that it need not be a multiple of the old one.
+"""Makes a width larger by dimensions that are 0 at first; the new width need not be a multiple of the old one.
 
 Along the width, everything that is made is padded with zeros, and what reads the new numbers is initialised, which is
 multiplied by 0 at first. A norm that divides by the root of a mean square (RMSNorm, https://arxiv.org/abs/1910.07467)
@@ -26,7 +26,7 @@ _PROJECTIONS = {
 }  # fmt: skip
 """{name of a norm over each head: the projection whose outputs it normalises, and what counts its heads}"""
 _WHY = {
-    "mean": "subtracts the mean over the width, which zeros would change",
+    "mean": "subtracts the mean over the width, and added zeros would change this mean",
     "bare": "has no weight that could make up for the larger width",
 }
 """{kind of norm: why zeros cannot be added to what it normalises}"""
@@ -75,19 +75,19 @@ def added_width(
     more: Mapping[str, float],
     groups: int = 1,
 ) -> Change:
-    """Return the change that adds numbers to the width which are 0 at first.
+    """Return the change that adds dimensions to the width, which are 0 at first.
 
     ``norms`` are those of the source. ``more`` has further factors of weights of norms, by key. If the number of heads
     of queries grows with the width, ``groups`` is the number of heads of keys that they share. Raises PlanError for
     norms with which this is not possible, and for axes that are not the width alone.
     """
     old, new = numbers
-    change = Change(f"{field} {old} to {new}: {new - old} numbers are added that are 0 at first", True)
+    change = Change(f"{field} {old} to {new}: {new - old} dimensions are added, which are 0 at first", True)
     factor = sqrt(old / new)
     for axis in axes:
         if (axis.before, axis.after) != numbers or axis.parts > 1:
             what = f"dimension {axis.dim} of {escape(axis.key)} goes from {axis.before} to {axis.after}"
-            raise _impossible(field, numbers, f"{what}, which is not the width alone")
+            raise _impossible(field, numbers, f"{what}, so this dimension is not simply the width")
         if axis.kind == "norm" and axis.key.endswith(".weight"):
             path = axis.key.rpartition(".")[0]
             if path not in norms or norms[path].kind != "rms":
@@ -124,8 +124,8 @@ def _more_heads(axis: Axis, groups: int) -> list[dict[str, Any]]:
 def _impossible(field: str, numbers: tuple[int, int], why: str) -> PlanError:
     old, new = numbers
     return PlanError(
-        f"{field} {old} to {new}: numbers that are 0 at first cannot be added, because {why}.",
-        hint=f"Use {old * max(new // old, 2)} or another multiple of {old}, so that the width is repeated.",
+        f"{field} {old} to {new}: dimensions that are 0 at first cannot be added, because {why}.",
+        hint=f"Use {old * max(new // old, 2)} or another multiple of {old}: then the width is repeated instead.",
     )
 
 
@@ -153,7 +153,7 @@ def with_epsilons(
             apart.append(path)
     if apart:
         change.is_exact = False
-        change.said += f", but the epsilon of {listing(apart, 3)} would have to be another"
+        change.said += f", but the epsilon of {listing(apart, 3)} would have to change with the width"
     return change
 
 

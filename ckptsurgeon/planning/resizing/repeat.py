@@ -1,4 +1,4 @@
-"""More heads, channels, experts or a larger width, by repeating what there is; or fewer heads of keys and values.
+"""Adds heads, channels, experts or width by repeating those that exist; pools heads of keys and values to fewer.
 
 Where outputs of a layer are repeated, the layers that have them as inputs count each of them less, so the network
 computes the same: HyperCloning (https://arxiv.org/abs/2409.12903) for the width, Net2Net
@@ -38,7 +38,7 @@ class Noise(NamedTuple):
 
     @property
     def said(self) -> str:
-        """What is said of a change with this noise."""
+        """The words on this noise in the note on a change; '' without noise."""
         return f", with noise of up to {self.by:g} of a weight on what reads them" if self.by else ""
 
 

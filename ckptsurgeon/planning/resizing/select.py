@@ -59,8 +59,8 @@ def check_channels(field: str, groups: Sequence[Sequence[Axis]]) -> None:
         sizes = {axis.before // axis.parts // axis.block: axis.key for axis in axes}
         if len(sizes) > 1 or {axis.side for axis in axes} != {"out", "in"}:
             raise PlanError(
-                f"it is not known how the channels of {listing(list(sizes.values()))} belong together: one of them may "
-                "have the rows of gate and values.",
+                f"it is not known how the channels of {listing(list(sizes.values()))} belong together: one of them "
+                "may have the rows of both gate and up projection.",
                 hint=f"Leave {field} as it is.",
             )
 
@@ -73,8 +73,8 @@ def largest(scores: Iterable[float], keep: int, within: int = 1) -> list[int]:
     found = list(scores)
     if not all(map(isfinite, found)):
         raise PlanError(
-            "some weights or statistics are NaN or infinite, so it is not known what counts most.",
-            hint="Find them with ckpt check, or list what is kept (--keep, --layers).",
+            "some weights or statistics are NaN or infinite, so ckpt cannot choose what to keep.",
+            hint="Find these values with ckpt check, or list what to keep (--keep, --layers).",
         )
     size, each = len(found) // within, keep // within
     kept = []
@@ -91,7 +91,7 @@ def check_units(field: str, axes: Sequence[Axis], numbers: tuple[int, int]) -> N
         if axis.before % (axis.parts * old) or axis.after * old != axis.before * new:
             raise PlanError(
                 f"{field} {old} to {new} changes dimension {axis.dim} of {escape(axis.key)} from {axis.before} to "
-                f"{axis.after}, which is not in proportion.",
+                f"{axis.after}, which is not the same proportion.",
                 hint="Leave this field as it is.",
             )
 

@@ -100,12 +100,13 @@ def search_space(document: Any, name: str) -> SearchSpace:
         other = found.setdefault(one.name, one)
         if other != one:
             raise ConfigError(
-                f"{escape(name)}: {escape(one.name)} is {other.said} in one mark, and {one.said} in another.",
-                hint="Marks with one name are one parameter: give them the same range.",
+                f"{escape(name)}: the parameter {escape(one.name)} has the range {other.said} in one place, and "
+                f"{one.said} in another.",
+                hint="A name stands for one parameter: give it the same range everywhere, or use two names.",
             )
     if not found:
         raise ConfigError(
-            f"{escape(name)} marks no parameter, so there is nothing to search.",
+            f"{escape(name)} has no parameter to search.",
             hint="Write {search: [0, 1]} in place of a number, or {choice: [a, b]} in place of a value.",
         )
     return SearchSpace(tuple(found.values()), document)
@@ -147,13 +148,14 @@ def _parameter(said: str, where: str, mark: Mapping[str, Any]) -> Parameter:
     unknown = next((field for field in mark if field not in FIELDS), None)
     if unknown is not None:
         raise ConfigError(
-            f"{said}: a mark has no field {brief_repr(unknown, 40)}.", hint=f"Its fields are {', '.join(FIELDS)}."
+            f"{said}: a parameter to search has no field {brief_repr(unknown, 40)}.",
+            hint=f"Its fields are {', '.join(FIELDS)}.",
         )
     name = mark.get("name", where)
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{said}: the name {brief_repr(name, 40)} is not a string.")
     if SEARCH in mark and CHOICE in mark:
-        raise ConfigError(f"{said}: a mark has search or choice, not both.")
+        raise ConfigError(f"{said}: a parameter has either search or choice, not both.")
     if CHOICE in mark:
         _check_alone(said, mark)
         return Parameter(name, choices=_choices(said, mark[CHOICE]))

@@ -121,7 +121,9 @@ class _Body:
             raise SourceError(f"{self._shown} sent more than the {self._size} bytes that it announced.")
         assert self._staged is not None
         if self._size is None and not self._room.take(len(chunk)):
-            raise OutputError(f"cannot write {escape(self._path)}: there is almost no space left.")
+            raise OutputError(
+                f"cannot write {escape(self._path)}: there is almost no space left.", hint="Make room on this disk."
+            )
         self._staged.write(self.done, chunk)
         self._digest.update(chunk)
         self.done += len(chunk)
@@ -137,7 +139,10 @@ class _Body:
             raise SourceError(f"{self._shown} is empty.")
         found = self._digest.hexdigest()
         if sha256 and found != sha256:
-            raise SourceError(f"{self._shown} has the wrong content: its SHA-256 is {found}, not {sha256}.")
+            raise SourceError(
+                f"{self._shown} has the wrong content: its SHA-256 is {found}, not {sha256}.",
+                hint="Compare this SHA-256 with the one that the publisher gives, or fetch the file again.",
+            )
         assert self._staged is not None
         self._staged.flush(self._size)
         return DownloadedFile(self._staged, found, self._etag)

@@ -212,7 +212,7 @@ def _no_folder(text: str) -> SourceError:
         return SourceError(f"{escape(text)} is a file: give its folder as the source.")
     parent, name = os.path.split(os.path.abspath(os.path.expanduser(text)))
     near = difflib.get_close_matches(name, _folders(parent), n=1)
-    home = " ~ is not expanded." if text.startswith("~") else ""
+    home = " A ~ at the beginning of a path is not replaced by the home folder." if text.startswith("~") else ""
     hint = f"Did you mean {escape(os.path.join(os.path.dirname(text.rstrip('/')), near[0]))}?" if near else ""
     return SourceError(
         f"there is no folder {escape(text)}; it looks like a path, so the hub was not asked for it.{home}",

@@ -79,7 +79,10 @@ class LocalFile(File):
                 while done < len(view):
                     got = os.preadv(fd, [view[done:]], offset + done)
                     if got == 0:
-                        raise SourceError(f"{escape(self.uri)} ended at byte {offset + done} while it was read.")
+                        raise SourceError(
+                            f"{escape(self.uri)} ended at byte {offset + done} while it was read.",
+                            hint="Run the command again when no other program writes this file.",
+                        )
                     done += got
             finally:
                 self._descriptor.give_back()
@@ -294,7 +297,10 @@ def _open_again(path: str, uri: str, identity: tuple[int, ...]) -> int:
     fd = _open_regular(path, uri)
     if _identity(os.fstat(fd)) != identity:
         os.close(fd)
-        raise SourceError(f"{escape(uri)} has changed since it was opened.")
+        raise SourceError(
+            f"{escape(uri)} has changed since it was opened.",
+            hint="Run the command again when no other program writes this file.",
+        )
     return fd
 
 

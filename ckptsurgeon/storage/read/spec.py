@@ -51,7 +51,7 @@ def parse_spec(text: str) -> SourceSpec:
     for part in raw.split(",") if raw else []:
         word = part.strip()
         if word != part:
-            notes.append(f"blanks around {word!r} in the excludes of {text!r} are not part of the key")
+            notes.append(f"in the excludes of {text!r}, the spaces around {word!r} are ignored")
         if word:
             exclude.append(word)
         else:

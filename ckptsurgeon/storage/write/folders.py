@@ -227,9 +227,9 @@ def _check_removable(path: str, *, but: str) -> None:
     for folder in only_copies(path):
         if folder != but:
             raise OutputError(
-                f"{escape(folder)} has the only copy of values, since an interrupted run that writes {escape(path)} "
-                "deleted its sources (--consume). This command cannot continue that run: the journal in the folder is "
-                "damaged, or belongs to another user or another run.",
+                f"{escape(folder)} has the only copy of some weights: an interrupted run with --consume, which "
+                f"writes {escape(path)}, has already deleted its sources. This command cannot continue that run, "
+                "because the journal in the folder is damaged, or belongs to another user or another run.",
                 hint="Let the user who began that run finish it, or move the folder away: its shards are complete.",
             )
 

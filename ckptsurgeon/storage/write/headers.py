@@ -220,7 +220,7 @@ def _lease(fd: int, path: str) -> None:
     except OSError as error:
         if error.errno == errno.EAGAIN:
             raise OutputError(
-                f"{escape(path)} is open, here or in another program, which would read a header that is half written.",
+                f"{escape(path)} is open in this or another program, which could read a half-written header.",
                 hint=f"Close it. {ORDINARY}",
             ) from error
         raise _shared(path) from error

@@ -56,7 +56,9 @@ def check_output(path: str, inputs: Iterable[tuple[int, int]], *, force: bool, f
     check_is_path(path)
     parent = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(parent):
-        raise OutputError(f"cannot write {escape(path)}: the folder {escape(parent)} does not exist.")
+        raise OutputError(
+            f"cannot write {escape(path)}: the folder {escape(parent)} does not exist.", hint="Make that folder first."
+        )
     try:
         found = os.stat(path)
     except OSError:
@@ -101,7 +103,8 @@ def check_space(folder: str, size: int, shown: str) -> None:
     free = found.f_bavail * found.f_frsize
     if found.f_blocks and free < size:
         raise OutputError(
-            f"cannot write {escape(shown)}: it needs {human_bytes(size)}, but only {human_bytes(free)} are free."
+            f"cannot write {escape(shown)}: it needs {human_bytes(size)}, but only {human_bytes(free)} are free.",
+            hint="Make room on this disk, or write to another one.",
         )
 
 

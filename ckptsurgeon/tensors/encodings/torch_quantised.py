@@ -78,7 +78,7 @@ def notes_on_activations(tensors: Mapping[str, TensorInfo]) -> list[str]:
         scale = tensors.get(f"{before}scale{after}") if name and (info.dtype, info.numel) == ("int64", 1) else None
         if scale is not None and (scale.dtype, scale.numel) == ("float32", 1):
             found += [f"{before}scale{after}", key]
-    said = f"only a quantised network has them (ckpt filter --exclude leaves them out): {listing(found)}"
+    said = f"only a quantised network uses them (ckpt filter --exclude leaves them out): {listing(found)}"
     return [f"scales of activations are kept, although {said}"] if found else []
 
 

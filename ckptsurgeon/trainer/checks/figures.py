@@ -27,8 +27,12 @@ def blank_share(figures: Mapping[str, float], *, diverged: bool = False) -> Chec
         return Check(name, NOT_RUN, NO_CTC if figures else NOT_EVALUATED)
     share = figures["blanks"]
     if share >= BLANK_PLATEAU:
-        advice = "train with another lr" if diverged else "train longer, or with another lr"
-        return Check(name, FAIL, f"{percent(share, 1)} of frames: the all-blank plateau; {advice}")
+        advice = "train with a different lr" if diverged else "train longer, or with a different lr"
+        return Check(
+            name,
+            FAIL,
+            f"{percent(share, 1)} of frames: the model is stuck at blank outputs (the all-blank plateau); {advice}",
+        )
     return Check(name, PASS, f"{percent(share, 1)} of frames")
 
 

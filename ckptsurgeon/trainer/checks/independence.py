@@ -54,7 +54,7 @@ def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: 
         return Check(INDEPENDENT, PASS, says)
     seen = next((f"{kind} {escape(name)}" for name, module in model.named_modules() if (kind := _sees(module))), "")
     if seen:
-        return Check(INDEPENDENT, WARN, f"{says}; padding changes the output of the {seen}, by design")
+        return Check(INDEPENDENT, WARN, f"{says}; in this model, padding changes the output of the {seen}, by design")
     return Check(INDEPENDENT, FAIL, says)
 
 

@@ -189,7 +189,7 @@ def loaded_tensors(model: nn.Module, init: InitCheckpoint | None, plan: Plan | N
         return Check(LOADED, FAIL, f"the init differs from its recipe: {escape(first.key or init.path)} {first.why}")
     from_source = found.checked - found.drawn
     gone = len(found.not_compared or {})
-    rest = f"; {gone} of them by checksum, because their source is gone" if gone else ""
+    rest = f"; {gone} of them only by checksum, because their source was not found" if gone else ""
     return Check(LOADED, PASS, f"{from_source} of {from_source}, bit for bit{rest}")
 
 

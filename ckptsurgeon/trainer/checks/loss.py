@@ -118,7 +118,7 @@ def _beyond_noise(losses: Sequence[float], says: str) -> Check:
         return Check(LOSS_FELL, PASS, says)
     first, last = apart(fall.first, fall.last)
     ends = f"{first} to {last} over the first and last {fall.steps} steps, noise {fall.noise:.2g}"
-    return Check(LOSS_FELL, WARN, f"{says}; {ends}: the loss fell by no more than the noise")
+    return Check(LOSS_FELL, WARN, f"{says}; {ends}: the loss did not fall by more than the noise")
 
 
 TOLERANCE = 0.25
@@ -138,7 +138,11 @@ def first_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings
         return Check(name, FAIL, f"{found}")
     uniform = uniform_loss(model, task, batch, settings=settings)
     if uniform is None:
-        return Check(name, NOT_RUN, f"{found:.3g}; the task has no uniform_loss to compare it with")
+        return Check(
+            name,
+            NOT_RUN,
+            f"{found:.3g}; the task has no method uniform_loss, so there is nothing to compare this loss with",
+        )
     if not math.isfinite(uniform) or uniform <= 0:
         return Check(name, PASS, f"{found:.3g}; the loss of uniform outputs ({uniform:.3g}) cannot be compared with it")
     share = found / uniform - 1

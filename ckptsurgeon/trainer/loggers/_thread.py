@@ -40,7 +40,7 @@ class LoggerThread:
         self._queue.put(summary)
         self._thread.join(self._wait_s)
         if self._thread.is_alive():
-            self.error = TimeoutError(f"it was not done after {self._wait_s:g} s")
+            self.error = TimeoutError(f"it did not finish within {self._wait_s:g} s")
 
     def _work(self) -> None:
         try:

@@ -31,7 +31,9 @@ class _CoquiCSV:
                     hint="Write the values in the order of the columns in the first line. wav_filesize is optional.",
                 )
             if not row["wav_filename"]:
-                raise ConfigError(f"{where}: wav_filename is empty.")
+                raise ConfigError(
+                    f"{where}: wav_filename is empty.", hint="Write the path of the sound, or remove the line."
+                )
             text = row["transcript"] if texts else ""
             clips.append(Clip(file_beside(path, row["wav_filename"]), text, where, math.nan))
         return clips

@@ -23,7 +23,7 @@ class _LabelledCSV:
         clips = []
         for where, row in read_rows(path, ("path", "label")):
             if not row["path"]:
-                raise ConfigError(f"{where}: path is empty.")
+                raise ConfigError(f"{where}: path is empty.", hint="Write the path, or remove the line.")
             clips.append(Clip(file_beside(path, row["path"]), row["label"], where, math.nan))
         return clips
 

@@ -181,7 +181,10 @@ def _with_length(clip: Clip) -> Clip:
     end_s = whole if math.isnan(clip.seconds) else clip.begin_s + clip.seconds
     if end_s > whole + TOLERANCE_S or clip.begin_s > whole:
         until = f"from {clip.begin_s:g} s to {end_s:g} s" if end_s > clip.begin_s else f"from {clip.begin_s:g} s on"
-        raise ConfigError(f"{clip.where}: the clip goes {until}, but {escape(clip.path)} is only {whole:g} s long.")
+        raise ConfigError(
+            f"{clip.where}: the clip goes {until}, but {escape(clip.path)} is only {whole:g} s long.",
+            hint="Correct the begin and end of the clip, or remove it from the manifest.",
+        )
     if min(end_s, whole) <= clip.begin_s:
         raise SourceError(f"{clip.where}: {escape(clip.path)} has no samples.", hint="Remove it from the manifest.")
     return dataclasses.replace(clip, seconds=min(end_s, whole) - clip.begin_s)

@@ -77,10 +77,10 @@ def knowledge_moved(
         return Check(KNOWLEDGE_MOVED, NOT_RUN, why)
     arms = [arm for arm in found.arms if arm.frozen == (found.decided_on == "frozen")]
     figures = ", ".join(f"{arm.mean:.3g} {arm.name}" for arm in arms)
-    body = "body frozen" if found.decided_on == "frozen" else "all of it trained"
+    body = "body frozen" if found.decided_on == "frozen" else "all parts trained"
     says = f"{found.verdict}  {found.metric} {figures} ({body}, {count(found.seeds, 'seed')})"
     if {"scratch", "permuted"} <= set(found.plateau):
-        says = f"{says}; scratch and permuted have learned nothing yet"
+        says = f"{says}; the control runs from scratch and from permuted weights have learned nothing yet"
         # A frozen body shows what a head alone can learn. If the head learns nothing, this is an answer, too.
         if found.decided_on != "frozen":
             return Check(

@@ -214,11 +214,18 @@ def check_unchanged(job: Job, lineage: Mapping[str, Any], folder: RunFolder) -> 
         )  # fmt: skip
     own = [(name, old[name], new[name]) for name in NEARLY_FREE]
     pairs = [("device", lineage["device"], job.device.type), *own]
-    changed = [f"{name} was {a}, is {b}: the run continues, but not bit for bit" for name, a, b in pairs if a != b]
+    changed = [
+        f"{name} was {a}, is now {b}: the run continues, but its results will not be the same bit for bit"
+        for name, a, b in pairs
+        if a != b
+    ]
     before = lineage.get("processes", 1)
     if before != job.ranks.size:
         by = count(before, "process", "processes")
-        changed.append(f"the run had {by}, and now has {job.ranks.size}: the run continues, but not bit for bit")
+        changed.append(
+            f"the run had {by}, and now has {job.ranks.size}: the run continues, but its results will not be the "
+            "same bit for bit"
+        )
     more = _other_steps(job.settings, old["steps"], folder)
     return [*check_data(job, lineage.get("data", {}), folder.path), *changed, *more]
 
@@ -241,7 +248,7 @@ def _other_steps(settings: Settings, before: int, folder: RunFolder) -> list[str
         )
     if steps < done:
         raise ConfigError(
-            f"{escape(folder.path)} has done {done} steps, and train.steps is {steps}.",
+            f"the run in {escape(folder.path)} has already done {done} steps, more than train.steps, {steps}.",
             hint=f"Pass --steps {done} or more.",
         )
     if settings.schedule in ("constant", *ANNEALED):

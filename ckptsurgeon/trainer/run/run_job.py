@@ -165,7 +165,7 @@ def _already_done(loop: TrainingLoop) -> tuple[str, ...]:
     step, steps = loop.state.progress.step, loop.settings.steps
     if step < steps:
         return ()
-    return (f"the run has already done all of its {steps} steps: it is not trained further, only checked again",)
+    return (f"this run has already done all {steps} steps: the model is not trained further, only checked again",)
 
 
 def _lock_folder(options: RunOptions) -> None:

@@ -94,7 +94,7 @@ def train(
     """
     began = time.perf_counter()
     if strategy not in STRATEGIES:
-        raise ConfigError(f"there is no strategy {escape(strategy)!r}.", hint=f"Use {' or '.join(STRATEGIES)}.")
+        raise ConfigError(f"--strategy {escape(strategy)!r} is unknown.", hint=f"Use {' or '.join(STRATEGIES)}.")
     _check_modes(check_only, preprocess_only, resume, evaluate, controls=controls, overfit=overfit_one_batch)
     if isinstance(sets, str):
         raise ConfigError(f"sets is {escape(sets)!r}, not a list of strings.", hint=f"Write [{escape(sets)!r}].")

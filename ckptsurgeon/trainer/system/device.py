@@ -36,7 +36,7 @@ def choose_device(name: str | None, local: int | None = None) -> torch.device:
     such device.
     """
     if name not in (None, "cpu", "cuda"):
-        raise ConfigError(f"there is no device {name!r}.", hint="Use cpu or cuda.")
+        raise ConfigError(f"--device {name!r} is unknown.", hint="Use cpu or cuda.")
     if name == "cuda" and not torch.cuda.is_available():
         built = "finds no GPU" if torch.version.cuda else "is built without CUDA"
         raise ConfigError(f"--device cuda: torch {torch.__version__} {built}.", hint="Use --device cpu.")
@@ -64,7 +64,7 @@ def device_notes(settings: Settings, device: torch.device) -> list[str]:
     if settings.precision == "tf32" and device.type == "cpu":
         notes.append("train.precision: tf32 has no effect on a CPU, which computes in float32")
     if settings.data.workers == 0 and device.type != "cpu":
-        notes.append("train.data.workers: 0: the GPU waits while each batch is read and made")
+        notes.append("train.data.workers is 0, so the GPU waits while each batch is read and prepared")
     return notes
 
 

@@ -214,7 +214,9 @@ def _texts(path: str) -> Iterator[str]:
     except OSError as error:
         raise SourceError(f"{escape(path)} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{escape(path)} is not UTF-8: {error.reason} at byte {error.start}.") from error
+        raise ConfigError(
+            f"{escape(path)} is not UTF-8: {error.reason} at byte {error.start}.", hint="Save the file as UTF-8."
+        ) from error
 
 
 def _text_of(line: str, where: str) -> str:

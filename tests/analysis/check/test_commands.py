@@ -132,7 +132,7 @@ def test_a_warning_changes_the_exit_status_only_if_it_is_strict(ckpt: Run, model
     lenient, strict = ckpt("check", "model"), ckpt("check", "model", "--strict")
     assert (lenient.code, strict.code) == (0, 1)
     assert lenient.out.startswith("WARN model")
-    said = "  A WARN alone leaves the exit status at 0; --strict makes it 1.\n"
+    said = "  Warnings alone leave the exit status at 0; with --strict it is 1.\n"
     assert said in lenient.out
     assert lenient.out.replace(said, "") == strict.out
     assert ckpt("check", "model", "--strict", "--json").code == ckpt("check", "model", "--strict", "--sarif").code == 1

@@ -48,7 +48,7 @@ def said(folder: Path) -> list[str]:
 @pytest.mark.parametrize("size", [12.0, 1 / 12])
 def test_global_scales_that_are_far_apart_are_a_warning(module: str, number: int, size: float, packed: bool) -> None:
     (found,) = said(model({module: size}, packed=packed))
-    assert found.startswith(f"{number} tensors of global scales that are over 11 times apart")
+    assert found.startswith(f"{number} tensors of global scales that differ by a factor of over 11")
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -56,7 +56,7 @@ def test_outputs_as_they_were_written_pass(name: str, options: Any) -> None:
 def unsealed(path: Path) -> None:
     (found,) = row(path).found
     assert found.status.value == "WARN"
-    assert "its seal is broken" in found.what
+    assert "was changed after writing" in found.what
     assert "ckpt verify" in found.todo
     assert not cs.verify(path).ok
 
@@ -122,7 +122,9 @@ def test_weights_that_were_saved_again_are_described_by_an_old_recipe() -> None:
         save_file({key: value + 1 for key, value in load_file(path).items()}, path, {"format": "pt"})
     (found,) = row(folder).found
     assert found.status.value == "WARN"
-    assert found.what.startswith("ckptsurgeon.json describes other weights: 8 of 8 tensors have another checksum: ")
+    assert found.what.startswith(
+        "ckptsurgeon.json is not the recipe of these weights: 8 of 8 tensors have another checksum: "
+    )
 
 
 def test_a_part_that_was_saved_again_with_other_headers_is_a_warning() -> None:
@@ -139,7 +141,9 @@ def test_a_single_file_that_was_saved_again_is_described_by_an_old_recipe() -> N
     save_file({key: value + 1 for key, value in load_file(path).items()}, path, {"format": "pt"})
     (found,) = row(path.parent).found
     assert found.status.value == "WARN"
-    assert found.what.startswith("ckptsurgeon.json describes other weights: 8 of 8 tensors have another checksum: ")
+    assert found.what.startswith(
+        "ckptsurgeon.json is not the recipe of these weights: 8 of 8 tensors have another checksum: "
+    )
 
 
 def test_a_recipe_of_other_keys_is_a_warning() -> None:
@@ -149,7 +153,9 @@ def test_a_recipe_of_other_keys_is_a_warning() -> None:
     (folder / "ckptsurgeon.json").write_text(json.dumps(recipe))
     (found,) = row(folder).found
     assert found.status.value == "WARN"
-    assert found.what == "ckptsurgeon.json describes other weights: it has no layers.0.bias; it has also more"
+    assert (
+        found.what == "ckptsurgeon.json is not the recipe of these weights: it has no layers.0.bias; it has also more"
+    )
 
 
 def test_a_recipe_that_cannot_be_read_is_a_warning() -> None:

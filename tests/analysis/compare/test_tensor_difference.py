@@ -101,7 +101,7 @@ def test_equal_values_in_other_bits_are_never_the_same(first: torch.Tensor, seco
     assert [pair.numbers and pair.numbers.differing for pair in found.changed] == [0]
     done = ckpt("diff", "a.safetensors", "b.safetensors", "--values")
     assert done.code == 1
-    assert "equal values, other bits" in done.out
+    assert "equal values, but different bits" in done.out
     assert len(compared(first, second, atol=1e-9).close) == 1
 
 

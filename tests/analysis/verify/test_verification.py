@@ -362,8 +362,8 @@ def test_an_output_of_another_plan_is_not_what_was_planned() -> None:
     cs.apply(_planned(), "out.safetensors")
     assert cs.verify("out.safetensors", plan=_planned()).ok
     for plan, why in (
-        (_planned(by=3), "by other operations on a.pth"),
-        (_planned(source="b.pth"), "made from another b.pth"),
+        (_planned(by=3), "by different operations on a.pth"),
+        (_planned(source="b.pth"), "made from a different b.pth"),
     ):
         failed = cs.verify("out.safetensors", plan=plan).failed
         assert any(why in failure.why for failure in failed), failed

@@ -110,7 +110,7 @@ def test_shards_in_other_folders_are_refused(ckpt: Run) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     done = ckpt("rename", "model", "--in-place", "--map", "model=")
     assert done.code == 4
-    assert "in another folder" in " ".join(done.err.split())
+    assert "in a different folder" in " ".join(done.err.split())
 
 
 def test_a_file_is_no_plan() -> None:
@@ -133,8 +133,8 @@ def test_the_recipe_of_an_earlier_run_leaves_the_header(ckpt: Run) -> None:
     Path("a.safetensors.sig").write_text("{}")
     done = ckpt("rename", "a.safetensors", "--in-place", "--map", "layers=a_much_longer_name_than_that")
     assert done.code == 0, done.err
-    assert "the recipe of an earlier run (ckptsurgeon) is no longer in the header" in done.err
-    assert "the signature a.safetensors.sig is of the former header" in done.err
+    assert "the recipe of an earlier run (ckptsurgeon) is moved from the header" in done.err
+    assert "the signature a.safetensors.sig was made for the old header" in done.err
     with cs.open_checkpoint("a.safetensors") as opened:
         assert opened.header.recipe is None
     assert json.loads(Path("a.safetensors.rename.json").read_text())["recipes"] == {"a.safetensors": recipe}
@@ -187,7 +187,7 @@ def test_links_and_files_that_are_open_are_refused(ckpt: Run) -> None:
     os.link(file, "other.safetensors")
     assert "has 2 names (hard links)" in ckpt("rename", "a.safetensors", "--in-place", "--map", "model=").err
     os.unlink("other.safetensors")
-    with cs.open_checkpoint(file), pytest.raises(OutputError, match="is open, here or in another program"):
+    with cs.open_checkpoint(file), pytest.raises(OutputError, match="is open in this or another program"):
         cs.apply_in_place(cs.rename(file, map="model="))
     assert same(load_file(file), TENSORS)
 

@@ -447,8 +447,8 @@ def test_the_inputs_of_a_plan_stay_open_until_it_is_applied(verb: str, net: Net)
 @pytest.mark.parametrize(
     ("state", "why"),
     [
-        ({"w": torch.ones(4, 2)}, r"it was written again since, with the same size and header"),
-        ({"v": torch.ones(4, 2)}, r"its header is another one"),
+        ({"w": torch.ones(4, 2)}, r"it was written again later, with the same size and header"),
+        ({"v": torch.ones(4, 2)}, r"its header is different"),
         ({"w": torch.ones(5, 2)}, r"it has \d+ bytes, not \d+"),
         ({}, "b.safetensors"),
     ],

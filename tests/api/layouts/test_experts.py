@@ -47,7 +47,7 @@ def test_a_transplant_into_transformers_leaves_its_own_files_to_it() -> None:
     assert any("made from older tensors as transformers" in note for note in own.notes)
     assert not any("layout" in note for note in own.notes)
     theirs = cs.transplant(folder / "mistral.safetensors", "config.json")
-    assert any("they had that of Mistral" in note for note in theirs.notes)
+    assert any("converted from the layout of Mistral" in note for note in theirs.notes)
     for name, plan in (("own", own), ("theirs", theirs)):
         cs.apply(plan, name)
     wanted = load_file(folder / "stacked.safetensors")

@@ -127,7 +127,7 @@ def test_norms_of_the_convolutions_keep_their_kind(kind: str) -> None:
 def test_a_transplant_finds_the_names_of_hubert() -> None:
     save_file(recorded("wav2vec2.hubert", "fairseq"), "hubert.safetensors")
     plan = cs.transplant("hubert.safetensors", RECORDED / "wav2vec2.hubert" / "config.json")
-    assert any("the tensors get the layout of transformers (Hubert)" in note for note in plan.notes)
+    assert any("to that of transformers (Hubert)" in note for note in plan.notes)
     cs.apply(plan, "made")
     assert_same(load_file("made/model.safetensors"), recorded("wav2vec2.hubert", "transformers-hubert"))
 

@@ -71,7 +71,7 @@ def test_a_timm_network_fills_a_vit_without_a_head() -> None:
     config.save_pretrained("bare")
     save_file(recorded("vit", "timm"), "timm.safetensors")
     plan = cs.transplant("timm.safetensors", "bare/config.json")
-    assert any("they had that of timm" in note for note in plan.notes)
+    assert any("converted from the layout of timm" in note for note in plan.notes)
     assert any("timm's layer norms have eps 1e-6" in note for note in plan.notes)
     cs.apply(plan, "filled")
     model, report = ViTModel.from_pretrained("filled", output_loading_info=True)

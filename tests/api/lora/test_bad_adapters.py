@@ -63,7 +63,7 @@ def test_a_configuration_that_does_not_fit_is_said(config: dict[str, Any], code:
         ({"other.q.lora_A.weight": A, "other.q.lora_B.weight": B}, 4, "is for another model: base.safetensors has none"),
         ({**PAIR, "layers.7.q.lora_A.weight": A, "layers.7.q.lora_B.weight": B}, 4, "1 module that base.safetensors lacks"),
         ({"layers.0.q.lora_A.weight": A[:, :5], "layers.0.q.lora_B.weight": B}, 4, "does not fit layers.0.q.weight"),
-        ({"layers.0.q.lora_A.weight": A.long(), "layers.0.q.lora_B.weight": B}, 3, "its dtype is int64, not an unpacked floating-point dtype"),
+        ({"layers.0.q.lora_A.weight": A.long(), "layers.0.q.lora_B.weight": B}, 3, "its dtype is int64, not a floating-point dtype with one number in each element"),
     ],
 )  # fmt: skip
 def test_tensors_that_do_not_fit_are_said(tensors: dict[str, torch.Tensor], code: int, why: str, ckpt: Any) -> None:
@@ -84,7 +84,7 @@ def test_tensors_that_do_not_fit_are_said(tensors: dict[str, torch.Tensor], code
         (["empty"], 3, "empty has no adapter_config.json"),
         (["none"], 3, "none does not exist"),
         (["a/adapter_config.json"], 3, "a/adapter_config.json is not a checkpoint"),
-        (["alone.safetensors"], 2, "its folder has no adapter_config.json, which has the scale"),
+        (["alone.safetensors"], 2, "its folder has no adapter_config.json, which contains the scale"),
         (["base.safetensors"], 3, "keys that no LoRA adapter has"),
     ],
 )

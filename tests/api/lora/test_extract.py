@@ -377,7 +377,7 @@ def test_a_convolution_has_factors_as_peft_s(shape: tuple[int, ...], factors_of:
     save_file({"c.weight": change.reshape(shape), "q.weight": torch.ones(4, 4)}, "tuned.safetensors")
     plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=2)
     assert [step.shape for step in plan.steps if ".c." in step.key] == (factors_of or [])
-    assert any("1 convolution is taken to be neither grouped" in note for note in plan.notes) == bool(factors_of)
+    assert any("1 convolution is assumed to be neither grouped" in note for note in plan.notes) == bool(factors_of)
     assert [key for _, key in plan.unexpected] == ([] if factors_of else ["c.weight"])
     cs.apply(plan, "a/")
     assert cs.verify("a").ok

@@ -35,7 +35,7 @@ def notes(*folders: str, **options: str) -> list[str]:
 @pytest.mark.parametrize("zero", ["B0 B1", "A0 A1", "B0 A1"])
 def test_an_adapter_of_zeros_is_said_to_change_nothing(zero: str) -> None:
     assert notes(adapter("a", zero)) == [
-        "a/adapter_model.safetensors: all of its 2 changes are zero (its A or B matrices, or its scales, are zero), so that merging it changes nothing"
+        "a/adapter_model.safetensors: all of its 2 changes are zero (its A or B matrices, or its scales, are zero), so merging this adapter changes nothing"
     ]
 
 
@@ -79,7 +79,7 @@ def test_of_several_the_one_is_named() -> None:
     (note,) = notes(adapter("a", ""), adapter("b", "B0", ("0.q",)))
     assert (
         note
-        == "b/adapter_model.safetensors: its change is zero (its A or B matrices, or its scales, are zero), so that merging it changes nothing"
+        == "b/adapter_model.safetensors: its change is zero (its A or B matrices, or its scales, are zero), so merging this adapter changes nothing"
     )
 
 

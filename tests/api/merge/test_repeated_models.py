@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import ckptsurgeon as cs
 from ckptsurgeon.api.inputs import inputs
 
-ZERO = "its difference from the base is zero, which can only weaken the other differences"
+ZERO = "its difference from the base is zero, which only makes the merged change smaller"
 
 
 @pytest.fixture(autouse=True)

@@ -240,7 +240,7 @@ def test_tensors_whose_statistics_were_not_collected_are_an_error(tmp_path: Path
         [tmp_path / "a", tmp_path / "b"], method="regmean", missing="average",
         statistics=[f"{tmp_path}/{name}={tmp_path}/{name}.stats.safetensors" for name in "ab"],
     )  # fmt: skip
-    assert any("get 1e-06 of the mean of their diagonal (ridge)" in one for one in plan.notes)
+    assert any("ridge adds 1e-06 times the mean of the diagonal" in one for one in plan.notes)
     assert any(
         "6 tensors averaged without statistics (Gram matrix not collected, missing=average)" in one
         for one in plan.notes
@@ -424,7 +424,7 @@ def test_layers_of_a_recipe_have_the_statistics_of_their_layer(tmp_path: Path) -
     own = [model.state_dict()[key] for model, key in zip(models, keys, strict=True)]
     wanted = by_formula(own, [one[key] for one, key in zip(grams, keys, strict=True)], False).float()
     torch.testing.assert_close(load_file(tmp_path / "out/model.safetensors")[UP], wanted, rtol=1e-5, atol=1e-6)
-    with pytest.raises(cs.ConfigError, match="the recipe has statistics, too"):
+    with pytest.raises(cs.ConfigError, match="both statistics and the recipe give statistics"):
         cs.merge(tmp_path / "r.yaml", statistics={"a": "x"})
 
 

@@ -120,7 +120,7 @@ def test_token_lists_are_given_by_model(states: dict[str, State], ckpt: Run) -> 
     assert "a.safetensors has 5 of the 8 tokens" in done.err
     assert "b.safetensors has 6 of the 8 tokens (5 moved)" in done.err
     assert "linear of 2 models, by token" in done.out
-    said = "note: these files are not written, since the output is not a folder (-o NAME/): tokens.txt"
+    said = "note: these files are not written, because the output is a file and not a folder (-o NAME/): tokens.txt"
     assert said in " ".join(done.err.split())
     found = load_file("out.safetensors")
     assert torch.allclose(found["embed.w"], expected(states, "embed.w", "abcdexyz"), atol=1e-6)

@@ -385,10 +385,12 @@ def test_a_transplant_into_layers_of_another_kind_is_said(shift: int, is_said: b
     model("n", 6)
     rules = {f"model.layers.{one}": f"model.layers.{one + shift}" for one in range(4)}
     plan = cs.transplant("m", "n", map=rules)
-    notes = [one for one in plan.notes if "another kind" in one]
+    notes = [one for one in plan.notes if "a different kind in the output" in one]
     assert len(notes) == is_said
     for note in notes:
-        assert note.startswith("layers run as another kind in the output than in m: layers 1, 3 run as full_attention")
+        assert note.startswith(
+            "some layers have a different kind in the output than in m: layers 1, 3 run as full_attention"
+        )
 
 
 @pytest.mark.parametrize(

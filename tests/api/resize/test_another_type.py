@@ -141,17 +141,21 @@ def test_an_unusual_field_that_is_left_out_is_no_promise(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("kind", "asked", "error"),
     [
-        ("llama", {"model_type": "mixtral"}, "how many experts"),
+        ("llama", {"model_type": "mixtral"}, "the number of experts is not given"),
         ("llama", {"model_type": "mixtral", "set": {"num_local_experts": 1}}, "each token would use 2 of 1 expert"),
         ("llama", {"model_type": "llama", "set": MOE}, "has this type already"),
         ("llama", {"model_type": "mixtrall", "set": MOE}, "no model_type 'mixtrall'"),
         ("llama", {"model_type": "qwen2"}, "both have no experts"),
         ("llama", {"model_type": "mixtral", "set": {**MOE, "num_exprts": 8}}, "no field 'num_exprts'"),
-        ("llama", {"model_type": "mixtral", "set": {**MOE, "intermediate_size": 40}}, r"is \(64, 40\), and"),
+        ("llama", {"model_type": "mixtral", "set": {**MOE, "intermediate_size": 40}}, r"is \(64, 40\), but"),
         ("llama", {"model_type": "mixtral", "set": {**MOE, "hidden_size": 128}}, r"\(100, 128\) instead of"),
         ("llama", {"model_type": "mixtral", "set": MOE, "layers": "first"}, "changes the type alone"),
         ("llama", {"model_type": "mixtral", "set": MOE, "expert": 1}, "without"),
-        ("llama", {"expert": 1, "set": {"hidden_size": 128}}, "only for another type"),
+        (
+            "llama",
+            {"expert": 1, "set": {"hidden_size": 128}},
+            "it chooses the expert that becomes the feed-forward layer",
+        ),
         ("mixtral", {"model_type": "llama"}, "llama has no experts"),
     ],
 )

@@ -145,7 +145,7 @@ def test_another_type_with_the_same_name_is_not_taken_for_it(tmp_path: Path) -> 
 
 def test_rows_that_are_not_those_of_the_heads_are_an_error() -> None:
     network = Network({"a.qkv_proj.weight": TensorInfo("float32", (30, 8))}, {"a.qkv_proj.weight": KIND}, {})
-    with pytest.raises(cs.PlanError, match="has 30 rows, which are not those of 4 heads of queries, and 2 each"):
+    with pytest.raises(cs.PlanError, match="has 30 rows, which do not fit 4 heads of queries and 2 heads each"):
         separated(network, Heads(4, 2))
     shapes = [info.shape for info in separated(network, Heads(4, 3)).tensors.values()]
     assert shapes == [(12, 8), (9, 8), (9, 8)]

@@ -74,7 +74,7 @@ def test_experts_count_as_often_as_they_are_used(tmp_path: Path) -> None:
     plan = cs.resize(
         tmp_path / "llama", set={"num_experts": 3}, merge_experts="0+3,1,2", by=tmp_path / "stats.safetensors"
     )
-    assert "those of the list, each as often as it is used in stats.safetensors" in plan.notes[0]
+    assert "those of the list, each weighted by how often stats.safetensors says it is used" in plan.notes[0]
     cs.apply(plan, tmp_path / "out")
     assert not cs.verify(tmp_path / "out").failed
     before, after = load_file(tmp_path / "llama/model.safetensors"), load_file(tmp_path / "out/model.safetensors")
@@ -121,8 +121,11 @@ def test_equal_experts_merge_into_the_same_network(source: Saved, tmp_path: Path
         ({**TWO, "merge_experts": "0+1,2+3+4"}, "there is no expert 4"),
         ({**TWO, "merge_experts": "0,1,2+3"}, "lists 3 groups, but num_local_experts is 2"),
         ({**TWO, "merge_experts": "0+1,2+3", "keep": {"num_local_experts": [0, 1]}}, "both given"),
-        ({**TWO, "merge_experts": "similar", "keep": {"num_local_experts": [0, 1, 2]}}, "3 numbers are listed"),
-        ({**TWO, "merge_experts": "similar", "keep": {"num_local_experts": [0, 9]}}, "2 numbers are listed; 2 below 4"),
+        ({**TWO, "merge_experts": "similar", "keep": {"num_local_experts": [0, 1, 2]}}, "lists 3 numbers"),
+        (
+            {**TWO, "merge_experts": "similar", "keep": {"num_local_experts": [0, 9]}},
+            "lists 2 numbers; it must list 2 different numbers below 4",
+        ),
         ({"set": {"num_local_experts": 8}, "merge_experts": "similar"}, "only for fewer experts"),
         ({"set": {"hidden_size": 96}, "merge_experts": "similar"}, "only for fewer experts"),
         ({"model_type": "llama", "expert": 0, "merge_experts": "similar"}, "--as changes the type alone|model_type"),
@@ -156,7 +159,7 @@ def test_parts_of_which_the_router_chooses_some_keep_equally_many(source: Saved)
         parts = [{int(one) // 4 for one in group.split("+")} for group in row["groups"].split(",")]
         assert sorted(map(tuple, parts)) == [(0,), (0,), (1,), (1,)]
     for fields, kept in (({"n_routed_experts": 5}, {}), ({"n_routed_experts": 4}, {"n_routed_experts": [0, 1, 2, 7]})):
-        with pytest.raises(cs.ConfigError, match="equally many experts have to be left of each of the 2 parts"):
+        with pytest.raises(cs.ConfigError, match="divides the experts into 2 groups"):
             cs.resize(source("deepseek_v3"), set=fields, keep=kept, **more)
 
 

@@ -142,7 +142,7 @@ def test_parts_with_norms_of_their_own_do_not_matter(tmp_path: Path) -> None:
     assert "text_config.rms_norm_eps becomes 6.667e-07; the outputs should stay equal" in note
     with pytest.raises(cs.PlanError, match="each head would get another size") as raised:  # it ignores its head_dim
         cs.resize(tmp_path / "in", set={"vision_config.hidden_size": 24})
-    assert "Leave the width" in str(raised.value.hint)
+    assert "computes the size of a head from its width" in str(raised.value.hint)
 
 
 def test_an_epsilon_that_is_no_field_is_said_to_have_to_be_another() -> None:
@@ -151,7 +151,10 @@ def test_an_epsilon_that_is_no_field_is_said_to_have_to_be_another() -> None:
     heads = {"heads": 2, "kv_heads": 2}
     stays = {"m.norm": NormForm(24, 1e-5, 0.0, "rms"), "m.q_norm": before["m.q_norm"]}
     change = with_epsilons(Change("wider", True), before, stays, (16, 24), network, heads)
-    assert (change.is_exact, change.said) == (False, "wider, but the epsilon of m.norm would have to be another")
+    assert (change.is_exact, change.said) == (
+        False,
+        "wider, but the epsilon of m.norm would have to change with the width",
+    )
     shrinks = {path: one._replace(epsilon=1e-5 * 16 / 24) for path, one in stays.items()}
     change = with_epsilons(Change("wider", True), before, shrinks, (16, 24), network, heads)
     assert (change.is_exact, change.rows) == (True, [{"scale": "m.q_proj.weight", "by": pytest.approx(TIMES)}])

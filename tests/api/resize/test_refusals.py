@@ -108,15 +108,15 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "text": ({"set": {"hidden_size": "wide"}}, cs.ConfigError, "is not a number above 0"),
     "below zero": ({"set": {"num_hidden_layers": -1}, "layers": "first"}, cs.ConfigError, "is not a number above 0"),
     "no multiple": ({"set": {"hidden_size": 24}, "new_width": "copy"}, cs.PlanError, "is not a multiple of 16"),
-    "narrower": ({"set": {"hidden_size": 8}}, cs.PlanError, "a width can only grow"),
+    "narrower": ({"set": {"hidden_size": 8}}, cs.PlanError, "a width can only be made larger"),
     "heads that do not divide": ({"set": {"num_key_value_heads": 3}}, cs.CheckpointError, "3"),
-    "layers not said": ({"set": {"num_hidden_layers": 5}}, cs.ConfigError, "it is not said which"),
+    "layers not said": ({"set": {"num_hidden_layers": 5}}, cs.ConfigError, "no option says which layers"),
     "too few listed": ({"set": {"num_hidden_layers": 5}, "layers": "0..2"}, cs.ConfigError, "lists 3 layers"),
     "no such layer": ({"set": {"num_hidden_layers": 4}, "layers": "0..3"}, cs.ConfigError, "not a layer from 0 to 2"),
     "not a list": ({"set": {"num_hidden_layers": 4}, "layers": "all"}, cs.ConfigError, "not a layer from 0 to 2"),
     "repeat for fewer": ({"set": {"num_hidden_layers": 2}, "layers": "repeat"}, cs.ConfigError, "does not make 2"),
     "first for more": ({"set": {"num_hidden_layers": 4}, "layers": "first"}, cs.ConfigError, "does not make 4"),
-    "layers of nothing": ({"set": {"hidden_size": 32}, "layers": "first"}, cs.ConfigError, "another number of layers"),
+    "layers of nothing": ({"set": {"hidden_size": 32}, "layers": "first"}, cs.ConfigError, "the number of layers stays the same"),
     "keep of nothing": (
         {"set": {"hidden_size": 32}, "keep": {"num_attention_heads": "0"}}, cs.ConfigError, "this field is not changed"
     ),
@@ -130,7 +130,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "width of nothing": ({"set": {"intermediate_size": 32}, "new_width": "init"}, cs.ConfigError, "for a larger width"),
     "unknown width": ({"set": {"hidden_size": 24}, "new_width": "zero"}, cs.ConfigError, "zero. is unknown"),
     "unequal groups": (
-        {"set": {"num_attention_heads": 2}, "keep": {"num_attention_heads": "0..1"}}, cs.ConfigError, "keep equally many of the heads"
+        {"set": {"num_attention_heads": 2}, "keep": {"num_attention_heads": "0..1"}}, cs.ConfigError, "must keep the same number of heads of queries"
     ),
     "unknown way": ({"set": {"intermediate_size": 32}, "new_channels": "zero"}, cs.ConfigError, "zero. is unknown"),
     "other kinds of layers": (
@@ -339,7 +339,9 @@ def test_what_only_the_first_layer_has_is_not_repeated_and_said_by_its_own_name(
     transformers.MT5ForConditionalGeneration(transformers.MT5Config(**fields)).save_pretrained(tmp_path / "mt5")
     plan = cs.resize(tmp_path / "mt5", set={"num_layers": 4}, layers="repeat")
     name = "encoder.block.layer.0.SelfAttention.relative_attention_bias.weight"
-    assert any(f"not every layer has {name}, which is not repeated" in note for note in plan.notes), plan.notes
+    assert any(f"tensors that only some layers have are not repeated: {name}" in note for note in plan.notes), (
+        plan.notes
+    )
     assert not any("resized" in note for note in (*plan.notes, plan.summary()))
     assert not plan.unexpected
     plan = cs.resize(tmp_path / "mt5", set={"num_layers": 4}, layers="interleave")

@@ -30,10 +30,10 @@ def training(source: Saved) -> Path:
 @pytest.mark.parametrize("root", ["optimizer.adam_m", "optimizer", "exp_avg"])
 def test_moments_of_an_optimizer_are_not_resized(root: str, training: Path) -> None:
     with pytest.raises(
-        cs.ConfigError, match="is what an optimizer stores, which does not change as weights do"
+        cs.ConfigError, match="is the state of an optimizer, which cannot be resized like weights"
     ) as error:
         cs.resize("training.pth", config=training, root=root, set={"hidden_size": 128})
-    assert "training starts with new ones" in str(error.value.hint)
+    assert "training then starts with a new optimizer state" in str(error.value.hint)
 
 
 @pytest.mark.parametrize("root", ["model", "momentum_encoder"])

@@ -153,7 +153,7 @@ def test_without_a_tokeniser_rows_are_cut_by_place(tmp_path: Path) -> None:
         cs.resize(folder, set={"vocab_size": 100})
     with pytest.raises(cs.ConfigError, match="is not a number above 0"):
         cs.resize(folder, set={"vocab_size": "many"})
-    with pytest.raises(cs.ConfigError, match="is not a way to fill rows"):
+    with pytest.raises(cs.ConfigError, match="cannot fill rows that have no token"):
         cs.resize(folder, set={"vocab_size": 110}, new_tokens="subword")
     with pytest.raises(cs.ConfigError, match="no effect without another"):
         cs.resize(folder, set={"vocab_size": 110}, pad_to=64)
@@ -268,12 +268,12 @@ def test_what_is_no_other_tokeniser_is_an_error(english: Models, german: Path, t
         cs.resize(source, set={"num_hidden_layers": 1}, layers="first", pad_to=8)
     with pytest.raises(cs.ConfigError, match="0 is not a number above 0"):
         cs.resize(source, tokenizer=german, pad_to=0)
-    with pytest.raises(cs.ConfigError, match="is not a way"):
+    with pytest.raises(cs.ConfigError, match="is unknown"):
         cs.resize(source, tokenizer=german, new_tokens="average")
     (tmp_path / "bare").mkdir()
     for name in ("config.json", "model.safetensors"):
         shutil.copy(source / name, tmp_path / "bare" / name)
-    with pytest.raises(cs.ConfigError, match="no tokeniser beside"):
+    with pytest.raises(cs.ConfigError, match="no tokeniser next to"):
         cs.resize(tmp_path / "bare", tokenizer=german)
     shutil.copy(german / "tokenizer.json", tmp_path / "bare/tokenizer.json")
     made = tokenizer("bytes", ENGLISH, 345)

@@ -202,7 +202,7 @@ def test_a_sampler_that_proposes_others_now_is_given_the_results(monkeypatch: py
     created = fake_optuna(monkeypatch)
     study = studied(4)
     changed = Proposals(lambda: made("tpe", seed=7), study)
-    assert "does not propose the earlier trials again" in changed.note
+    assert "does not repeat the earlier trials" in changed.note
     assert [score for _, score in created[-1].told] == [study.trials[number].score for number in (1, 2, 3)]
     resumed = changed.begun(4)
     resumed.score = 0.5

@@ -376,7 +376,10 @@ def test_without_trials_the_code_that_a_recipe_names_is_not_run(evaluation: Eval
 
 def test_the_report_says_that_the_score_is_too_good_or_has_a_test_score(evaluation: Evaluation) -> None:
     command = evaluation()
-    assert any("too good; --test evaluates the output on other data" in note for note in searched(command).notes)
+    assert any(
+        "so it is too optimistic; use --test to evaluate the output on other data" in note
+        for note in searched(command).notes
+    )
     other = evaluation("print('score:', w[0])", name="test.py")
     found = searched(command, test=other)
     assert found.test == pytest.approx(found.best.values["models[0].parameters.weight"], abs=1e-6)
@@ -385,7 +388,10 @@ def test_the_report_says_that_the_score_is_too_good_or_has_a_test_score(evaluati
     assert failing.test is None
     assert failing.notes == ("the test has no score: the command failed with exit status 3",)
     same = searched(command, test=command)
-    assert same.notes == ("--test and --evaluate are the same command: the test score is of the data of the search",)
+    assert same.notes == (
+        "--test and --evaluate are the same command: the test score is measured on the data of the search, so it is too "
+        "optimistic",
+    )
 
 
 def test_data_of_the_search_that_are_in_the_test_are_noted(evaluation: Evaluation) -> None:
@@ -401,11 +407,11 @@ def test_data_of_the_search_that_are_in_the_test_are_noted(evaluation: Evaluatio
 
     assert notes("apart.csv") == ()
     assert notes("test.csv") == (
-        "3 lines of 11 in test.csv of --test are also in dev.csv of --evaluate: the test score is too good",
+        "3 lines of 11 in test.csv of --test are also in dev.csv of --evaluate: the test score is too optimistic",
     )
     assert notes("copy.csv") == ("copy.csv of --test has the same bytes as dev.csv of --evaluate",)
     assert notes("dev.csv --rows 12:") == (
-        "both commands read dev.csv: whether the test uses other rows of it than the search is not known",
+        "--evaluate and --test both read dev.csv: if they use the same rows, the test score is too optimistic",
     )
 
 

@@ -44,7 +44,7 @@ def test_marks_with_one_name_are_one_parameter() -> None:
     space = search_space({"a": mark, "b": [dict(mark)]}, "r.yaml")
     assert [one.name for one in space.parameters] == ["density"]
     assert space.filled({"density": 0.25}) == {"a": 0.25, "b": [0.25]}
-    with pytest.raises(ConfigError, match="0 to 1 in one mark, and 0 to 2 in another"):
+    with pytest.raises(ConfigError, match="the range 0 to 1 in one place, and 0 to 2 in another"):
         search_space({"a": mark, "b": {**mark, "search": [0, 2]}}, "r.yaml")
 
 
@@ -64,9 +64,9 @@ def test_marks_with_one_name_are_one_parameter() -> None:
         ({"search": [1, 8], "log": True, "whole": True}, "log is not possible with whole numbers."),
         ({"search": [0.5, 8], "whole": True}, "the range [0.5, 8] is not one of whole numbers."),
         ({"search": [0, 1], "log": "yes"}, "log is 'yes', not true or false."),
-        ({"search": [0, 1], "lg": True}, "a mark has no field 'lg'."),
+        ({"search": [0, 1], "lg": True}, "a parameter to search has no field 'lg'."),
         ({"search": [0, 1], "name": 3}, "the name 3 is not a string."),
-        ({"search": [0, 1], "choice": ["a", "b"]}, "a mark has search or choice, not both."),
+        ({"search": [0, 1], "choice": ["a", "b"]}, "a parameter has either search or choice, not both."),
         ({"choice": []}, "choice has nothing to choose from: []."),
         ({"choice": ["a"]}, "choice has nothing to choose from: ['a']."),
         ({"choice": ["a", "a"]}, "choice has the same value twice: ['a', 'a']."),
@@ -83,7 +83,7 @@ def test_a_mark_that_means_nothing_is_an_error_with_its_place(mark: dict[str, An
 
 
 def test_a_recipe_without_marks_has_nothing_to_search() -> None:
-    with pytest.raises(ConfigError, match=r"r\.yaml marks no parameter, so there is nothing to search\."):
+    with pytest.raises(ConfigError, match=r"r\.yaml has no parameter to search\."):
         search_space({"models": [{"weight": 0.5}]}, "r.yaml")
 
 

@@ -289,7 +289,7 @@ WRONG: list[tuple[dict[str, Any], type[CheckpointError], str]] = [
         PlanError,
         "en.txt has 9 tokens, but the tensor decoder.embed.weight is (7, 8) in ru.yaml",
     ),
-    ({"vocab": "en.txt:ru.txt", "new_tokens": "magic"}, ConfigError, "--new-tokens magic is not a way to fill"),
+    ({"vocab": "en.txt:ru.txt", "new_tokens": "magic"}, ConfigError, "--new-tokens magic is unknown"),
     ({"vocab": "en.txt:ru.txt", "vocab_keys": "decodr"}, PatternError, "matches none"),
     ({"vocab": "en.txt:ru.txt", "vocab_keys": "ctc=x"}, ConfigError, "is not the index of an axis"),
     ({"vocab": "en.txt:ru.txt", "vocab_keys": "ctc=7"}, PlanError, "ctc.weight is (9, 8) in the source"),

@@ -58,7 +58,7 @@ def test_the_shell_is_told_by_who_runs_it(ckpt: Run, monkeypatch: pytest.MonkeyP
     assert ckpt("--show-completion").out == script("fish", program())
     monkeypatch.setenv("SHELL", "/bin/tcsh")
     done = ckpt("--show-completion")
-    assert (done.code, "cannot find out" in done.err) == (2, True)
+    assert (done.code, "cannot tell which shell" in done.err) == (2, True)
     done = ckpt("--show-completion", "tcsh")
     assert (done.code, "bash, zsh, fish" in done.err) == (2, True)
 

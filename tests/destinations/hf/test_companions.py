@@ -143,8 +143,8 @@ def test_force_removes_what_the_former_output_had_beside_its_weights_and_nothing
     ours = {"config.json", "tokenizer.json", "model.safetensors", "ckptsurgeon.json"}
     assert set(os.listdir("out")) == ours | {"README.md", "merges.txt", "spiece.model"}
     assert Path("out/tokenizer.json").read_text() == "another"
-    assert "removed, since they belong to the earlier output: vocab.txt" in receipt.notes
-    assert "kept from the earlier output, since they were changed: merges.txt" in receipt.notes
+    assert "files of the earlier output that are removed: vocab.txt" in receipt.notes
+    assert "files of the earlier output that are kept, because they were changed since: merges.txt" in receipt.notes
     assert cs.verify("out").ok
 
 

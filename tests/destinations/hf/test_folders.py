@@ -67,7 +67,7 @@ def test_an_output_layer_that_is_tied_and_not_stored_is_not_said_to_be() -> None
     saved("source", {"model_type": "xlm-roberta", **sizes}, "XLMRobertaForMaskedLM")
     receipt = cs.apply(cs.transplant("source", "source/config.json"), "out")
     assert "lm_head.decoder.weight" not in cs.inspect("out").tensors
-    assert any(note.startswith("not stored, since loaders tie") for note in receipt.notes)
+    assert any(note.startswith("not stored, because loaders tie") for note in receipt.notes)
     assert not any("is stored too" in note for note in receipt.notes)
 
 

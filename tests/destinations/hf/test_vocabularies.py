@@ -411,7 +411,7 @@ def test_ids_that_nothing_tells_the_tokens_of_are_an_error() -> None:
     bert()
     saved("other", {**BERT, "vocab_size": 30}, "BertForMaskedLM", sep_token_id=3)
     tokenizer("new", NEW)
-    with pytest.raises(cs.ConfigError, match="the token of this id is not known") as error:
+    with pytest.raises(cs.ConfigError, match="it is not known which token has this id") as error:
         cs.transplant("bert", section("transformers: other, vocab_size: 25"), vocab="bert/vocab.txt:new/vocab.txt")
     assert "is that of neither bert/vocab.txt (50) nor new/vocab.txt (25)" in error.value.message
     assert "put the tokeniser next to config.json" in error.value.hint
@@ -521,9 +521,9 @@ def test_ids_that_a_new_configuration_has_from_the_source_are_named() -> None:
     config = json.loads(Path("bert/config.json").read_text()) | {"vocab_size": len(NEW), "sep_token_id": 2}
     Path("there/config.json").write_text(json.dumps(config))
     plan = cs.transplant("bert", "there/config.json", vocab="bert/vocab.txt:new/vocab.txt")
-    (note,) = (note for note in plan.notes if "has the source's ids for" in note)
-    assert "cls_token_id (2, which was '[CLS]' and is '[SEP]' now)" in note
-    assert "eos_token_id (3, which was '[SEP]' and is '[CLS]' now)" in note
+    (note,) = (note for note in plan.notes if "still has ids of the source's token list" in note)
+    assert "cls_token_id (2: '[CLS]' in the old list, '[SEP]' in the new one)" in note
+    assert "eos_token_id (3: '[SEP]' in the old list, '[CLS]' in the new one)" in note
     assert "sep_token_id" not in note  # the id of the new list
 
 
@@ -535,4 +535,4 @@ def test_ids_of_a_new_configuration_that_are_its_own_are_not_named() -> None:
     config = json.loads(Path("bert/config.json").read_text()) | own
     Path("there/config.json").write_text(json.dumps(config))
     plan = cs.transplant("bert", "there/config.json", vocab="bert/vocab.txt:new/vocab.txt")
-    assert "has the source's ids for" not in told(plan)
+    assert "still has ids of the source's token list" not in told(plan)

@@ -223,7 +223,9 @@ def test_a_file_of_one_tensor_is_named() -> None:
 def test_other_files_are_no_reason_to_build_with_storage() -> None:
     network("__import__('pathlib').Path('METADATA').read_text(); self.body[0].weight.sum().item()")
     Path("METADATA").write_text("Name: loading\n")
-    (note,) = [note for note in cs.transplant("src.pth", "net.yaml").notes if "built with storage" in note]
+    (note,) = [
+        note for note in cs.transplant("src.pth", "net.yaml").notes if "built with its weights in memory" in note
+    ]
     assert "reads tensors from a file" not in note
 
 

@@ -439,7 +439,7 @@ def _one_seed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_recorded_constructor_gives_what_a_real_one_gives(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     build = functools.partial(Made, CASES[name])
     found, notes = ours(build)
-    assert not [note for note in notes if "built with storage" in note]
+    assert not [note for note in notes if "built with its weights in memory" in note]
     same(found, real(build, monkeypatch))
 
 
@@ -447,7 +447,7 @@ def test_a_recorded_constructor_gives_what_a_real_one_gives(name: str, monkeypat
 def test_what_cannot_be_followed_is_built_for_real(name: str) -> None:
     build = functools.partial(Made, FOR_REAL[name])
     found, notes = ours(build)
-    assert [note for note in notes if "built with storage" in note]
+    assert [note for note in notes if "built with its weights in memory" in note]
     torch.manual_seed(0)
     same(found, {key: value.detach() for key, value in build().state_dict().items()})
 

@@ -136,7 +136,7 @@ def alike(ours: Tensor, real: Tensor, what: str) -> None:
 def test_initial_values_are_those_of_a_real_construction(name: str) -> None:
     build = {**INITS, **LAYERS, **MODELS}[name]
     spec = target(build)
-    assert not any("built with storage" in note for note in spec.notes), spec.notes
+    assert not any("built with its weights in memory" in note for note in spec.notes), spec.notes
     torch.manual_seed(123)
     real = build().state_dict()
     ours = drawn(spec)
@@ -189,7 +189,7 @@ class Everything(nn.Module):
 
 def test_a_constructor_may_do_as_it_likes() -> None:
     spec = target(Everything)
-    assert not any("built with storage" in note for note in spec.notes)
+    assert not any("built with its weights in memory" in note for note in spec.notes)
     assert spec.ties == {"out.weight": "embed.weight"}
     assert any("start as copies" in note for note in spec.notes)
     found = drawn(spec)
@@ -264,7 +264,7 @@ class UsesNumpy(nn.Module):
 
 def test_a_constructor_that_needs_drawn_values_is_built_for_real_and_says_so() -> None:
     spec = target(AsksForADraw)
-    assert any("built with storage" in note and "just drawn" in note for note in spec.notes)
+    assert any("built with its weights in memory" in note and "just drawn" in note for note in spec.notes)
     assert list(spec.tensors) == ["w", "layer.weight", "layer.bias"]
     one = drawn(spec, ["layer.weight"])["layer.weight"]
     assert torch.equal(one, drawn(target(AsksForADraw))["layer.weight"])

@@ -233,8 +233,8 @@ def test_a_name_with_a_range_means_several() -> None:
         ({"pool": "w", "heads": 5, "to": 1}, PlanError, "w has 24 rows, not a multiple of 5 heads"),
         ({"pool": "n", "heads": 2, "to": 1}, PlanError, "only floating-point tensors can be scaled, added or averaged"),
         ({"mean": ["n", "n2"], "into": "m"}, PlanError, "only floating-point tensors"),
-        ({"noise": "w", "of": "0..22", "by": 0.1}, PlanError, "do not say of what each element is a copy"),
-        ({"noise": "w", "of": "0..22,24", "by": 0.1}, PlanError, "do not say of what each element is a copy"),
+        ({"noise": "w", "of": "0..22", "by": 0.1}, PlanError, "do not list exactly one original for each element"),
+        ({"noise": "w", "of": "0..22,24", "by": 0.1}, PlanError, "do not list exactly one original for each element"),
         (
             {"noise": "n", "of": "0..3,0..3", "by": 0.1},
             PlanError,

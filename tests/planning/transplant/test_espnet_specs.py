@@ -52,8 +52,8 @@ OURS: dict[str, Ours | tuple[Ours | None, Ours | None]] = {
     "toy + file.pth:::decoder,": loads(9, "an empty exclude in"),
     # An exclude that hits nothing is silent there.
     "toy + file.pth:decoder:decoder:embed": refuses(2, "exclude embed matches none .* Did you mean decoder.embed?"),
-    "toy + file.pth:::decoder, bn": loads(4, "blanks around 'bn'"),
-    "toy + file.pth::: decoder": loads(9, "blanks around 'decoder'"),
+    "toy + file.pth:::decoder, bn": loads(4, "the spaces around 'bn'"),
+    "toy + file.pth::: decoder": loads(9, "the spaces around 'decoder'"),
     # A dot too much eats a letter there; half a name is a prefix of two modules.
     "toy + file.pth:decoder.:decoder": loads(3, "src_key 'decoder.' of .* is read as 'decoder'"),
     "toy + file.pth:encoder.:encoder": loads(2, "src_key 'encoder.' of .* is read as 'encoder'"),

@@ -192,10 +192,10 @@ def test_an_undoing_that_fails_too_is_said_and_settled_later(tmp_path: Path, mon
 def test_a_file_that_is_open_or_mapped_is_refused(tmp_path: Path) -> None:
     place = Place(tmp_path / "a", 1)
     with place.path.open("rb") as file:
-        with pytest.raises(OutputError, match="is open, here or in another program"):
+        with pytest.raises(OutputError, match="is open in this or another program"):
             place.replace()
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    with pytest.raises(OutputError, match="is open, here or in another program"):
+    with pytest.raises(OutputError, match="is open in this or another program"):
         check_alone(str(place.path))
     mapped.close()
     place.replace()

@@ -265,7 +265,7 @@ def test_a_table_of_integers_is_copied_and_named(
     ):  # fmt: skip
         done = ckpt(*command, "-o", "x.pth", "--force")
         assert done.code == 0, done
-        assert "taken as plain integers" in " ".join(done.err.split())
+        assert "they are treated as plain integers" in " ".join(done.err.split())
         assert torch.equal(torch.load("x.pth")["ids.weight"], state["ids.weight"])
     report = cs.check("a.pth")
     assert report.row("quantisation").status.value == "WARN"

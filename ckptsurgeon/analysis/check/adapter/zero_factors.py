@@ -16,7 +16,10 @@ __all__ = ["CHECK"]
 
 ADVICE = "The adapter changes nothing: was it saved before training, or before sharded weights were gathered?"
 SOME = "These modules were not trained: check whether they got gradients."
-MAGNITUDES = "Take the magnitudes from the adapter's training again: merged rows would be zero."
+MAGNITUDES = (
+    "Take the magnitudes from the training of the adapter again: where a magnitude is zero, the merged row would be "
+    "zero."
+)
 
 
 def _run(subject: Subject) -> Iterator[Found]:
@@ -26,7 +29,9 @@ def _run(subject: Subject) -> Iterator[Found]:
     magnitudes = subject.adapter.magnitudes if subject.adapter is not None else ()
     none = [key for key in magnitudes if (one := subject.measured.get(key)) and one.figures and one.figures.zeros]
     if none:
-        yield of_keys(Status.WARN, none, "of magnitudes (DoRA) with zeros, which make rows of zeros", MAGNITUDES)
+        yield of_keys(
+            Status.WARN, none, "of magnitudes (DoRA) that contain zeros, so merged rows would be all zeros", MAGNITUDES
+        )
 
 
 def _zeros(subject: Subject, side: str, keys: Sequence[str]) -> Iterator[Found]:

@@ -34,7 +34,7 @@ def _of_recipe(subject: Subject) -> Iterator[Found]:
         return
     if found.is_other:
         why = filter(None, (_keys("has no", found.more), _keys("has also", found.fewer), _bad(subject)))
-        said = f"{found.place} describes other weights: {'; '.join(why)}"
+        said = f"{found.place} is not the recipe of these weights: {'; '.join(why)}"
         todo = "Remove the recipe if another program wrote these weights; else fetch or write them again."
         yield Found(Status.WARN, said, todo, (*found.more, *found.fewer, *found.bad))
     elif found.bad:
@@ -42,9 +42,7 @@ def _of_recipe(subject: Subject) -> Iterator[Found]:
         figures = {"tensors": len(found.bad), "checked": found.number}
         yield Found(Status.FAIL, _bad(subject), todo, found.bad, found.file, figures)
     elif found.is_unsealed:
-        said = (
-            f"all tensors are those of {found.place}, but its seal is broken: a header, metadata or the recipe changed"
-        )
+        said = f"all tensors match {found.place}, but a header, the metadata or the recipe was changed after writing"
         todo = "ckpt verify fails this output: write it again, or remove the recipe if you changed it on purpose."
         yield Found(Status.WARN, said, todo)
 

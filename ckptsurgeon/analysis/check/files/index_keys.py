@@ -30,7 +30,7 @@ def _run(subject: Subject) -> Iterator[Found]:
     index = escape(subject.index.name) if subject.index is not None else ""
     for keys, what in (
         (gone, f"in {index}, but in no shard"),
-        (moved, f"in another shard than {index} says"),
+        (moved, f"in a different shard than {index} says"),
         (orphans, f"in a shard, but not in {index}"),
         (doubled, "in several shards"),
     ):

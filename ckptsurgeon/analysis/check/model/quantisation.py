@@ -16,7 +16,10 @@ __all__ = ["CHECK"]
 
 ID = "quantisation"
 UNSETTLED = "its config.json has no quantization_config for"
-ADVICE = "Add the quantization_config to config.json: without it, loaders take these codes as weights."
+ADVICE = (
+    "Add the quantization_config of the model to config.json: without it, loaders use the codes as if they were "
+    "weights."
+)
 
 
 def _run(subject: Subject) -> Iterator[Found]:

@@ -15,8 +15,8 @@ __all__ = ["CHECK"]
 ROUTER = re.compile(r"(?:^|\.)(?:gate|router)(?:\.(?:layer|classifier|wg))?\.weight$")
 """Matches the ends of the keys of routers, the weights that select experts."""
 ADVICE = (
-    "If they are not zero on purpose (as in new blocks), take them from the source: a layer of zeros computes only "
-    "zeros."
+    "If these tensors should not be zero (new blocks may start at zero), take them from the source: a layer of zeros "
+    "outputs only zeros."
 )
 
 FEWEST, PART = 3, 20

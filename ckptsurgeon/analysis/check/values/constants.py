@@ -13,8 +13,8 @@ __all__ = ["CHECK"]
 
 ADVICE = "These weights were perhaps never initialised or loaded: take them from the source."
 NORMS = (
-    "These layers were perhaps never loaded or trained: take them from the source. New layers, as a transplant into "
-    "more layers makes them, have such norms until they are trained."
+    "These layers were perhaps never loaded or trained: if so, take them from the source. This is normal for new "
+    "layers that are not trained yet, such as those that ckpt transplant adds to a deeper model."
 )
 FEWEST, VALUES = 2, 8
 """The fewest norms of a role that must have different values, and the fewest values of a norm."""
@@ -28,11 +28,14 @@ def _run(subject: Subject) -> Iterator[Found]:
     ]
     if found:
         yield of_keys(
-            Status.WARN, found, "has one value everywhere" if len(found) == 1 else "have one value everywhere", ADVICE
+            Status.WARN,
+            found,
+            "has the same value in every element" if len(found) == 1 else "have the same value in every element",
+            ADVICE,
         )
     if norms := [*_norms_unlike_others(subject)]:
         has = "has" if len(norms) == 1 else "have"
-        yield of_keys(Status.WARN, norms, f"{has} one value everywhere, although those of other layers vary", NORMS)
+        yield of_keys(Status.WARN, norms, f"{has} the same value in every element, unlike those of other layers", NORMS)
 
 
 def _norms_unlike_others(subject: Subject) -> Iterator[str]:
@@ -56,7 +59,7 @@ def _norms_unlike_others(subject: Subject) -> Iterator[str]:
 
 CHECK = Check(
     "constants",
-    "no weight matrix has one value everywhere, nor a norm in some layers only",
+    "no weight matrix is constant, and norms are constant in all layers or in none",
     _run,
     without_values,
 )

@@ -14,7 +14,7 @@ __all__ = ["CHECK"]
 
 FEWEST = 64
 """Only weights with at least this many elements are compared: smaller weights may be equal by chance."""
-ADVICE = "If they are not meant to be equal (as repeated or tied layers are), one was written in place of another."
+ADVICE = "Repeated or tied layers are equal on purpose; otherwise one weight was written in place of the other."
 
 
 def _run(subject: Subject) -> Iterator[Found]:

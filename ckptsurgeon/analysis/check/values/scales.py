@@ -66,27 +66,30 @@ def _run(subject: Subject) -> Iterator[Found]:
             f"of scales that make weights above {LARGE:,.0f}: perhaps they are inverse scales",
             DECODE,
         ),
-        (below, Status.WARN, "of scales with negative values", "Look at how these scales were computed."),
+        (below, Status.WARN, "of scales with negative values", "Check how these scales were computed."),
         (
             exchanged,
             Status.WARN,
-            "of scales that are larger than the biases beside them: perhaps the two are exchanged",
-            "Exchange them, or take these tensors from the original again.",
+            "of scales that are larger than the biases of the same weight: perhaps scales and biases are swapped",
+            "Swap scales and biases, or take these tensors from the original again.",
         ),
         (
             some,
             Status.WARN,
             "of scales with zeros",
-            "All codes of a group with the scale zero decode to zero: look at the weights.",
+            "With a scale of zero, all weights of its group become zero: compare them with the original.",
         ),
     ):
         if keys:
             yield of_keys(status, keys, what, todo, values=_number(keys, found))
     fused = unlike_fused(subject, {key: one for key, one in found.items() if is_global_weight_scale(subject, key)})
     if fused:
-        what = f"of global scales that are over {APART} times apart in modules that vLLM fuses, with one scale for all"
+        what = (
+            f"of global scales that differ by a factor of over {APART} between modules that vLLM fuses into one, with "
+            "a single global scale"
+        )
         yield of_keys(
-            Status.WARN, fused, what, "Quantise again with one global scale for q, k, v, and one for gate, up."
+            Status.WARN, fused, what, "Quantise again, with one global scale for q, k and v, and one for gate and up."
         )
     if rounded := subject.odd.get(ROUNDED):
         yield of_keys(Status.FAIL, [*rounded], f"with {SAID[ROUNDED]}", DECODE)
@@ -94,7 +97,7 @@ def _run(subject: Subject) -> Iterator[Found]:
     for kind in ODD:
         names = [one for one in subject.odd.get(kind, ()) if one.removesuffix(".weight") not in named]
         if names:
-            yield of_keys(Status.WARN, names, f"with {SAID[kind]}", "Look at how these scales were computed.")
+            yield of_keys(Status.WARN, names, f"with {SAID[kind]}", "Check how these scales were computed.")
 
 
 def _has_codes(subject: Subject, key: str) -> bool:
@@ -214,4 +217,4 @@ def _looks_at(subject: Subject) -> str:
     return count(sum(1 for _ in scales_of(subject)), "tensor") + " of scales"
 
 
-CHECK = Check("scales", "scales of quantised tensors are sound", _run, _against, _looks_at)
+CHECK = Check("scales", "scales of quantised tensors are finite and of a plausible size", _run, _against, _looks_at)

@@ -11,9 +11,12 @@ from ..subject import Subject
 
 __all__ = ["CHECK"]
 
-ADVICE = "Set tie_word_embeddings to false in config.json if the stored output layer is meant; else remove this layer."
+ADVICE = (
+    "If the model should use the stored output layer, set tie_word_embeddings to false in config.json; otherwise "
+    "remove this layer."
+)
 
-CLASS_ADVICE = "Store the values that are meant under one key, or change the setting that ties them in config.json."
+CLASS_ADVICE = "Keep only the right tensor, under one of the keys, or change the setting in config.json that ties them."
 
 
 def _run(subject: Subject) -> Iterator[Found]:
@@ -38,7 +41,7 @@ def _by_class(subject: Subject) -> Iterator[Found]:
             said = f"the model's class ties {escape(first)} and {together(differing)}, but their values differ"
             yield Found(
                 Status.FAIL,
-                f"{said}: a loader that ties them uses only one of the values",
+                f"{said}: a loader that ties them uses only one of these tensors",
                 CLASS_ADVICE,
                 (first, *differing),
             )

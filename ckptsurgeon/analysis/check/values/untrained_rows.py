@@ -22,7 +22,10 @@ SMALL = 0.1
 TRAINED = 0.5
 """A row without a token counts as trained if it is larger than this share of the median of rows with tokens."""
 OTHER_TOKENS = "Take the tokeniser that was saved with these weights: this one seems to lack tokens."
-ADVICE = "Tokens of these rows give unpredictable results: train them, or remove them from the tokeniser."
+ADVICE = (
+    "The model gives unpredictable results for tokens of these rows: train these rows, or remove the tokens from the "
+    "tokeniser."
+)
 
 
 def _run(subject: Subject) -> Iterator[Found]:

@@ -49,8 +49,8 @@ SPREADS = 8.0
 Distances are those of logarithms.
 """
 ADVICE = (
-    "Compare these layers with their source (ckpt diff --values): the cause may be a wrong scale, another model, or a "
-    "flipped bit."
+    "Compare these layers with their source (ckpt diff --values): the cause may be a wrong scale, a layer from another "
+    "model, or a flipped bit."
 )
 
 

@@ -48,8 +48,8 @@ NEAR, BESIDE = (0.1, 20.0), 20.0
 """``NEAR`` are the plausible median factors of decoded weights whose size differs from that of plain embeddings by a
 factor of ``BESIDE`` or more."""
 SCALES = (
-    "Compare with the original (ckpt diff --values): the scales may be inverse (1/scale) or squared, or belong to "
-    "other codes."
+    "Compare with the original (ckpt diff --values): the stored scales may be the inverse (1/scale) or the square of "
+    "the right ones, or those of other weights."
 )
 VALUES = "Compare with the original (ckpt diff --values): all weights may have been multiplied or divided by a number."
 """``SCALES`` is the advice for decoded weights, ``VALUES`` that for plain weights."""

@@ -75,7 +75,7 @@ def unlike_frequency_notes(plan: Plan, opened: Sequence[Checkpoint]) -> Iterator
             )
             yield (
                 f"{escape(step.key)} has other frequencies in {name}{here} than in {escape(source.name)}{there}: the "
-                f"output has those of {name}, as frequencies have no mean"
+                f"output gets those of {name}, because frequencies cannot be averaged"
             )
             return
 

@@ -44,7 +44,7 @@ def moved_layer_notes(plan: Plan, source: int, theirs: Fields, ours: Fields, *, 
     ]
     if found:
         of = escape(plan.sources[source].name)
-        yield f"layers run as another kind in the output than in {of}: {reasons(found, MOST)}"
+        yield f"some layers have a different kind in the output than in {of}: {reasons(found, MOST)}"
 
 
 def _reasons(

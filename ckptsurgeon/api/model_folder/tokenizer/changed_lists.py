@@ -65,8 +65,9 @@ def alphabetical_notes(name: str, made: Iterable[str], rules: int, falls: int) -
     if are_sorted(tokens):
         examples = " and ".join(map(brief_token, tokens[:2]))
         yield (
-            f"the {len(tokens)} tokens of {name} that merge rules make are in alphabetical order, such as {examples}: "
-            "no training puts them so; perhaps they were numbered anew, so that each has the row of another token"
+            f"the {len(tokens)} tokens of {name} that merge rules make are in alphabetical order, such as "
+            f"{examples}: no training of a tokeniser produces this order, so perhaps the tokens were renumbered, and "
+            "each has the row of another token"
         )
 
 

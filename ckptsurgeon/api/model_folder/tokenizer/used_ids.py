@@ -72,8 +72,8 @@ def _read_at_largest(folder: ModelFolder, names: Mapping[str, str], places: Mapp
         higher = f"{count(len(above), 'token')} {'has an id' if len(above) == 1 else 'have ids'} above the end token"
         ends = f"{brief_token(names['eos_token'])} ({end}), for example {brief_token(above[0])}"
         yield (
-            f"{why}, with which the features of a text are read at its largest token id, but {higher}, {ends}: "
-            "a text with such a token is not read at its end"
+            f"{why}, so the features of a text are read at its largest token id; but {higher}, {ends}: in a text "
+            "with such a token, they are read at the wrong position"
         )
 
 

@@ -22,5 +22,9 @@ Weights = Annotated[
 ]
 KeysOf = Annotated[
     str | None,
-    typer.Option("--base", metavar="MODEL", help="For kohya's names: the model, of which only the keys are read."),
+    typer.Option(
+        "--base",
+        metavar="MODEL",
+        help="The model of the adapter, for adapters with kohya's names; only its keys are read.",
+    ),
 ]

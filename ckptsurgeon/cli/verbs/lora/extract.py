@@ -49,7 +49,7 @@ def run(
     save_modules: Annotated[
         bool,
         typer.Option(
-            "--save-modules", help="Store other tensors that differ without factoring them, as PEFT's modules_to_save."
+            "--save-modules", help="Store other tensors that differ as a whole, as PEFT's modules_to_save does."
         ),
     ] = False,
     dtype: Annotated[

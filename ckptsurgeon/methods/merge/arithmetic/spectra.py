@@ -111,14 +111,14 @@ def factorised(tensors: Tensors, factor: float, merge: Callable[[Changes], Array
         with alone():
             made = merge(changes)
     except at.xp.linalg.LinAlgError as error:
-        raise PlanError(f"the singular values of the changes were not found: {error}.", hint=_INSTEAD) from error
+        raise PlanError(f"the singular values of the changes could not be computed: {error}.", hint=_INSTEAD) from error
     made *= factor * changes.scale
     made += at.base
     result: Array = at.xp.asarray(made, dtype=at.models[0].dtype)
     return result
 
 
-_INSTEAD = "Merge this tensor as vectors are merged: --param 'matrices:KEY=false'."
+_INSTEAD = "Merge this tensor without singular values, as vectors are merged: --param 'matrices:KEY=false'."
 
 
 def _scale(at: Slice) -> float:
@@ -128,7 +128,7 @@ def _scale(at: Slice) -> float:
         delta = at.delta(model)
         if not bool(at.xp.all(at.xp.isfinite(delta))):
             raise PlanError(
-                f"the change of model {model + 1} has values that are not finite, and so no singular values.",
+                f"the change of model {model + 1} has NaN or infinite values, so it has no singular values.",
                 hint=_INSTEAD,
             )
         largest = max(largest, float(at.xp.max(at.xp.abs(delta))))

@@ -183,7 +183,10 @@ class Spool:
                     f"the fetched part of {escape(self._uri)} cannot be read from its temporary file: {error.strerror}."
                 ) from error
             if not got:
-                raise SourceError(f"{escape(self._uri)}: the part fetched before is no longer on this machine.")
+                raise SourceError(
+                    f"{escape(self._uri)}: the part fetched before is no longer on this machine.",
+                    hint="Run the command again.",
+                )
             done += got
 
     def _failed(self, error: OSError) -> SourceError:

@@ -250,7 +250,10 @@ def not_cached_error(query: HubQuery) -> SourceError:
         return SourceError(f"{what} is not in the cache, and allow_network is False.")
     if is_offline():
         return SourceError(f"{what} is not in the cache, and HF_HUB_OFFLINE is set.", hint="Unset it to ask the hub.")
-    return SourceError(f"the hub cannot be reached for {what}, and the cache does not have it.")
+    return SourceError(
+        f"the hub cannot be reached for {what}, and the cache does not have it.",
+        hint="Check the network connection, and try again.",
+    )
 
 
 def no_file_error(query: HubQuery) -> SourceError:

@@ -70,7 +70,7 @@ def test_a_damaged_recipe_is_no_note(recipe: str, written: str) -> None:
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz", "Ġ"]
 PAIRS = [f"{one}{other}" for one in ("Ġ", *"aeiou") for other in "bcdfghklmnprstvwxyz"]
 """The 114 tokens that merge rules make."""
-SORTED = "are in alphabetical order, such as 'ab' and 'ac': no training puts them so; perhaps they were numbered anew"
+SORTED = "are in alphabetical order, such as 'ab' and 'ac': no training of a tokeniser produces this order"
 
 
 def mixed(seed: int = 0) -> list[str]:

@@ -58,7 +58,7 @@ def test_another_end_than_the_tokeniser_s_is_said_of_what_reads_texts_there(
         ("clip", 3, ["<cat-toy>"], ""),
         ("clip", None, ["<cat-toy>"], ""),  # the class has the id of CLIP's own end
         ("siglip", 2, ["<cat-toy>"], ""),
-        ("owlvit", 3, ["<cat-toy>"], "(3), for example '<cat-toy>': a text"),
+        ("owlvit", 3, ["<cat-toy>"], "(3), for example '<cat-toy>': in a text"),
         ("owlv2", None, [], ""),
     ],
 )  # fmt: skip
@@ -71,14 +71,16 @@ def test_tokens_above_the_end_are_said_of_what_reads_texts_at_the_largest_id(
     assert len(found) == bool(said)
     assert said in "".join(found)
     if said and kind.startswith("clip"):
-        start = f"{'text_config.' if nested else ''}eos_token_id is 2 in config.json, with which the features of a text"
+        start = f"{'text_config.' if nested else ''}eos_token_id is 2 in config.json, so the features of a text"
         assert found[0].startswith(start)
 
 
 def test_an_old_end_that_tokenisers_end_texts_with_draws_the_reading_too() -> None:
     """Tokens above an end token with the id 2 are read, although the id in config.json is that of the end token."""
     found = notes({"model_type": "clip", "eos_token_id": 2}, {}, NAMES, ["a", "<|startoftext|>", "<|endoftext|>", "b"])
-    assert found[0].endswith("'<|endoftext|>' (2), for example 'b': a text with such a token is not read at its end")
+    assert found[0].endswith(
+        "'<|endoftext|>' (2), for example 'b': in a text with such a token, they are read at the wrong position"
+    )
 
 
 def test_transformers_reads_texts_there() -> None:
@@ -135,13 +137,13 @@ def test_tokens_that_are_forced_are_those_of_the_file(forced: Any, maps: dict[st
         ("forced_decoder_ids of generation_config.json has 8", "token-ids"),
         ("text_config.eos_token_id is 1 in config.json: texts are read at the first token with this id", "token-ids"),
         (
-            "text_config.eos_token_id is 2 in config.json, with which the features of a text are read at its largest "
-            "token id, but 2 tokens have ids above the end token, '</s>' (3), for example 'a': a text with such a token is not read at its end",
+            "text_config.eos_token_id is 2 in config.json, so the features of a text are read at its largest "
+            "token id; but 2 tokens have ids above the end token, '</s>' (3), for example 'a': in a text with such a token, they are read at the wrong position",
             "token-ids",
         ),
         (
-            "the model is owlvit, with which the features of a text are read at its largest token id, but 1 token has an "
-            "id above the end token, '</s>' (3), for example 'a': a text with such a token is not read at its end",
+            "the model is owlvit, so the features of a text are read at its largest token id; but 1 token has an "
+            "id above the end token, '</s>' (3), for example 'a': in a text with such a token, they are read at the wrong position",
             "token-ids",
         ),
         (
