@@ -417,7 +417,7 @@ def test_no_list_is_made_for_an_implausible_number_of_layers(number: int, fields
     model("m")
     model("n", num_hidden_layers=number, **fields)
     for plan in (cs.average(["m", "n"]), cs.average(["n", "m"]), cs.filter("n", exclude="model.layers.3")):
-        assert not any("another kind" in one for one in plan.notes)
+        assert not any("a different kind" in one for one in plan.notes)
     one = LayerKinds("layer_types", ("layer_types",), lambda _, number: [FULL] * number, lambda _: ())
     assert one.of({}, number) == []
 
