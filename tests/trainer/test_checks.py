@@ -189,7 +189,9 @@ def test_the_bounds_of_activations_and_of_updates() -> None:
     ]
     assert [dead_units([layer("x", 1, dead)]).status for dead in (0, 1, 4)] == [PASS, WARN, FAIL]
     assert [blank_share({"blanks": share}).status for share in (0.994, 0.996)] == [PASS, FAIL]
-    assert blank_share({"blanks": 0.9996}).says.startswith(">99.9 % of frames: the all-blank plateau")
+    assert blank_share({"blanks": 0.9996}).says.startswith(
+        ">99.9 % of frames: the model is stuck at blank outputs (the all-blank plateau)"
+    )
     loop = toy.loop(clip=1.0)
     found = []
     for ratio in (0.9e-6, 1.1e-6, 0.09, 0.11):

@@ -201,7 +201,7 @@ def test_a_base_for_what_is_no_adapter_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("settings", "status", "said"),
     [
-        ({"lora_alpha": 0}, "WARN", "12 modules have a scale of 0 (lora_alpha, alpha_pattern), so that their factors"),
+        ({"lora_alpha": 0}, "WARN", "12 modules have a scale of 0 (lora_alpha, alpha_pattern), so their factors"),
         ({"alpha_pattern": {"layers.1.self_attn.q_proj": 0}}, "WARN", "1 module has a scale of 0"),
         ({"trainable_token_indices": [5, 6]}, "FAIL", "trainable_token_indices selects tokens, but no tensor has"),
         ({"trainable_token_indices": {"embed_tokens": [5]}}, "FAIL", "does not fit the tensors"),

@@ -420,11 +420,11 @@ def test_units_of_several_elements_move_together() -> None:
         ({"hidden": 3}, "the group hidden is 3, not a map"),
         ({"hidden": {}}, "not a map from keys to dimensions"),
         ({"hidden": {"fc1.weight": "rows"}}, "not a map from keys to dimensions"),
-        ({"hidden": {"axes": {"fc1.weight": 0}, "units": 0}}, "units of hidden are 0"),
+        ({"hidden": {"axes": {"fc1.weight": 0}, "units": 0}}, "units of hidden is 0, not a whole number above 0"),
         ({"hidden": {"axes": {"fc1.weight": 0}, "unit": 2}}, "not a map from keys to dimensions"),
         ({"hidden": {"fc3.weight": 0}}, "lists fc3.weight, which .* does not have"),
         ({"hidden": {"fc1.weight": 2}}, "fc1.weight has no dimension 2"),
-        ({"hidden": {"fc1.weight": [0, 1]}}, "has 4 units, but dimension 0 of fc1.weight has size 6"),
+        ({"hidden": {"fc1.weight": [0, 1]}}, "hidden is divided into 4 units, but dimension 0 of fc1.weight has size 6"),
         ({"a": {"fc1.weight": 0}, "b": {"fc1.weight": 0}}, "dimension 0 of fc1.weight is in a and in b"),
     ],
 )  # fmt: skip

@@ -92,7 +92,7 @@ def test_what_merge_takes_is_said(given: dict[str, Any], says: str) -> None:
     ("given", "says"),
     [
         ({"memory": "lots"}, r"memory=.lots. is not a valid size."),
-        ({"memory": 8}, r"memory=.8. is 8 bytes\. Write 8GB or 8MB, or 8B if it is bytes\."),
+        ({"memory": 8}, r"memory=.8. has no unit, so it means 8 bytes\. Write 8GB or 8MB, or 8B if it is bytes\."),
         (
             {"models": "a.safetensors"},
             r"a\.safetensors is not a recipe\. Give a recipe of mergekit \(\.yaml\), or a list of models\.",

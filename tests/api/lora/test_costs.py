@@ -61,14 +61,14 @@ def test_the_memory_is_kept_to_whatever_the_tensors_sizes(plan: str, memory: int
 
 @pytest.mark.parametrize(
     ("plan", "why"),
-    [(MERGE, "its adapters' factors and a block of rows are in memory at once"), (EXTRACT, "low-rank factors of a difference")],
+    [(MERGE, "its adapters' factors and a block of rows are in memory at once"), (EXTRACT, "the low-rank factors of a difference")],
     ids=["merge", "extract"],
 )  # fmt: skip
 def test_what_does_not_fit_the_memory_is_an_error(plan: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write(100_000, 100, 32)
     monkeypatch.setattr(sys, "argv", ["", "17MB"])
     with pytest.raises(
-        cs.PlanError, match=rf"takes [\d.]+ MB of memory, since {why}.*; the limit is 17\.0 MB"
+        cs.PlanError, match=rf"takes [\d.]+ MB of memory, because {why}.*; the limit is 17\.0 MB"
     ) as error:
         eval(plan)
     assert error.value.hint.startswith("Allow more memory: --memory ")

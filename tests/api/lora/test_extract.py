@@ -352,7 +352,10 @@ def test_what_was_excluded_is_named_without_advice() -> None:
 def test_a_rank_that_is_cut_is_said() -> None:
     write()
     plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=16)
-    assert "rank 16 is cut to 8, the smaller side of the weight, for 2 modules: layers.0.q, layers.1.up" in plan.notes
+    assert (
+        "the rank is 8 instead of 16, because it cannot be higher than the smaller side of the weight, for 2 modules: layers.0.q, layers.1.up"
+        in plan.notes
+    )
     assert {step.factor.rank for step in plan.steps if step.factor is not None} == {8}
     plan = cs.lora_extract("tuned.safetensors", "base.safetensors", rank=8)
     assert not any("is cut" in note for note in plan.notes)
@@ -422,7 +425,7 @@ def test_a_dry_run_says_what_the_run_says(ckpt: Any) -> None:
     write()
     said = ["lora", "extract", "tuned.safetensors", "base.safetensors", "--rank", "999"]
     dry = ckpt(*said, "-n")
-    assert "rank 999 is cut to 8, the smaller side of the weight, for 2 modules: layers.0.q," in dry.err
+    assert "the rank is 8 instead of 999, because it cannot be higher than the smaller side of the weight," in dry.err
     assert ckpt(*said, "-o", "a/").err == dry.err
 
 

@@ -14,7 +14,7 @@ from ...helpers.adapters import base_state, factors
 
 SAID = (
     "1 module has no alpha, and so the scale 1, although the metadata give 2 (ss_network_alpha 4 / ss_network_dim 2): "
-    "lora merge --weights 2 applies it"
+    "to apply this alpha, run lora merge --weights 2"
 )
 
 

@@ -42,7 +42,7 @@ def test_an_adapter_of_zeros_is_said_to_change_nothing(zero: str) -> None:
 @pytest.mark.parametrize("zero", ["B0", "A0"])
 def test_some_modules_without_a_change_are_named(zero: str) -> None:
     assert notes(adapter("a", zero)) == [
-        "a/adapter_model.safetensors: 1 of its 2 changes is zero, as A, B or the scale is (perhaps it was never trained): layers.0.q.weight"
+        "a/adapter_model.safetensors: 1 of its 2 changes is zero, because A, B or the scale is zero (perhaps it was never trained): layers.0.q.weight"
     ]
 
 
@@ -61,7 +61,7 @@ def test_dora_has_the_same_notes() -> None:
     assert "1 of its 2 changes is zero" in some
     assert some.endswith(": layers.1.q.weight")
     assert notes(adapter("c", "B0 B1", magnitudes=norms())) == [
-        "c/adapter_model.safetensors: all of its 2 products B A are zero, so that only DoRA's magnitudes may change the base"
+        "c/adapter_model.safetensors: all of its 2 products B A are zero, so only DoRA's magnitudes may change the base"
     ]
 
 
@@ -71,7 +71,7 @@ def test_magnitudes_of_zero_are_said(rows: int) -> None:
     magnitudes = norms()
     magnitudes["1.q"][:rows] = 0
     assert notes(adapter("a", "", magnitudes=magnitudes)) == [
-        "a/adapter_model.safetensors: 1 tensor has magnitudes of DoRA that are 0, so that whole rows become 0: layers.1.q.weight"
+        "a/adapter_model.safetensors: 1 tensor has magnitudes of DoRA that are 0, so whole rows become 0: layers.1.q.weight"
     ]
 
 

@@ -196,7 +196,7 @@ def test_a_slice_that_does_not_fit_the_memory_is_an_error() -> None:
         save(name, 0, (2, 1_200_000))
     how = {"method": "nuslerp", "weights": [1, 1], "nuslerp_flatten": False}
     with pytest.raises(
-        cs.PlanError, match=r"w: computing this tensor takes 38\.4 MB of memory, since .*; the limit is 32\.0 MB"
+        cs.PlanError, match=r"w: computing this tensor takes 38\.4 MB of memory, because .*; the limit is 32\.0 MB"
     ) as error:
         cs.merge(["a.safetensors", "b.safetensors"], **how, memory="32MB")
     assert error.value.hint == "Allow more memory: --memory 38400000B, or use another merge method for this tensor."

@@ -103,7 +103,7 @@ def test_quantised_weights_are_decoded_or_the_reason_is_said() -> None:
     assert not one.why
     assert all(share is not None and share > 1 for share in one.outcomes[0].kept)  # both lack the base's own values
     kept = cs.merge(MODELS, method="task_arithmetic", base="base.safetensors")
-    assert "is stored quantised" in explained(kept, key).tensors[0].why
+    assert "is a part of a quantised weight" in explained(kept, key).tensors[0].why
 
 
 def test_what_cannot_be_explained_is_an_error() -> None:

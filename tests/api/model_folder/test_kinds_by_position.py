@@ -290,8 +290,8 @@ def test_no_folder_is_written_whose_configuration_contradicts_its_layers(fields:
     [
         (
             {"model_type": "net", "window_pattern": 2},
-            "config.json is changed, but its window_pattern may set the kind of each layer by its position, which has "
-            "changed",
+            "config.json is changed, but a field could not be adapted: window_pattern may set the kind of each layer by "
+            "its position, which has changed",
         ),
         ({"model_type": "net", "window_pattern": 1}, ""),
         ({"model_type": "llama"}, ""),

@@ -130,7 +130,7 @@ def test_a_value_that_is_no_number_is_not_lost(method: str, given: dict[str, Any
     models, base = inputs(method, (9, 5))
     models[-1][3, 2] = np.nan
     if METHODS[method].held is not None and not METHODS[method].statistics:
-        with pytest.raises(PlanError, match=rf"the change of model {len(models)} has values that are not finite"):
+        with pytest.raises(PlanError, match=rf"the change of model {len(models)} has NaN or infinite values"):
             merge(method, models, base, **given)
         given = given | {"matrices": False}
     with np.errstate(invalid="ignore"):

@@ -83,7 +83,7 @@ def test_the_size_of_changes_makes_no_difference(method: str, dtype: str, factor
 def test_a_change_that_is_not_finite_names_its_model(method: str, value: float) -> None:
     changes = [change(6, 4, seed=seed) for seed in range(3)]
     changes[1][2, 3] = value
-    with pytest.raises(PlanError, match=r"the change of model 2 has values that are not finite") as error:
+    with pytest.raises(PlanError, match=r"the change of model 2 has NaN or infinite values") as error:
         merged(method, changes)
     assert "matrices:KEY=false" in error.value.hint
     assert np.count_nonzero(~np.isfinite(merged(method, changes, matrices=False))) == 1
