@@ -381,5 +381,5 @@ def test_the_command(english: Callable[[str], Path], german: Path, tmp_path: Pat
     asked = ["--tokenizer", str(german), "--new-tokens", "omp", "--omp-k", "5", "--donor", str(german)]
     done = ckpt("resize", str(english("gpt2")), *asked, "-o", f"{out}/")
     assert done.code == 0, done.err
-    assert "at most 5 rows of the 275 tokens" in done.out + done.err
+    assert "at most 5 rows of tokens that" in " ".join((done.out + done.err).split())
     assert ckpt("verify", out).code == 0
