@@ -59,7 +59,7 @@ def document(**changes: Any) -> None:
 
 def test_init_keeps_what_a_checkpoint_does_not_show_how_to_initialise_and_says_so() -> None:
     text = Path("conf/dst.yaml").read_text()
-    assert text.startswith("# like: the values of front.pth are kept")
+    assert text.startswith("# tensors with init: like keep the values of front.pth")
     model = yaml.safe_load(text)["model"]
     assert (model["values"], model["root"]) == ("../front.pth", "state.model")
     assert [key for key, row in model["tensors"].items() if row["init"] == "like"] == list(KEPT)

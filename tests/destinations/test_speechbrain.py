@@ -103,7 +103,9 @@ def test_only_what_the_modules_need_is_run_and_that_is_said(ckpt: Run) -> None:
     target = cs.load_target("recipe.yaml")
     assert target.ran == ("recipe.Encoder from recipe.py", "torch.nn.Linear from torch")
     assert target.files == ("recipe.py",)
-    assert target.notes == ("built only modules and the entries that it needs; 6 other entries were not run",)
+    assert target.notes == (
+        "built only the entry modules and the entries that it uses; 6 other entries were not built",
+    )
     assert not Path("logged").exists()
     assert not Path("results").exists()
     torch.save(nn.ModuleDict({"enc": nn.Linear(4, 4), "head": nn.Linear(4, 7)}).state_dict(), "src.pth")

@@ -46,9 +46,11 @@ def test_autocast_decides_the_dtype() -> None:
     inputs, weight = torch.randn(2, 4, 40), torch.randn(4, 2, 32)
     with torch.autocast("cpu", torch.bfloat16):
         found = grouped_convolution(inputs, weight, None, padding=16, groups=2)
-        expected = conv1d(inputs, weight, padding=16, groups=2)
-    assert found.dtype == expected.dtype == torch.bfloat16
-    assert torch.allclose(found.float(), expected.float(), rtol=2**-6, atol=2**-4)
+        theirs = conv1d(inputs, weight, padding=16, groups=2)
+    assert found.dtype == theirs.dtype == torch.bfloat16
+    # In bfloat16, torch 2.13's own convolution is wrong on processors with AMX: by up to 21 of 8 here.
+    rounded = conv1d(inputs.bfloat16().float(), weight.bfloat16().float(), padding=16, groups=2)
+    assert torch.allclose(found.float(), rounded, rtol=2**-6, atol=2**-4)
 
 
 def test_gradients_in_bf16_are_rounded_once() -> None:

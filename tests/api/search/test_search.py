@@ -194,7 +194,7 @@ def test_the_study_of_models_that_have_changed_is_an_error(evaluation: Evaluatio
     command = evaluation()
     searched(command, trials=1)
     save_file({"w": torch.ones(4), "v.weight": torch.ones(3, 3)}, "a.safetensors")
-    with pytest.raises(cs.ConfigError, match=r"is a study of other models: a\.safetensors is not what it was"):
+    with pytest.raises(cs.ConfigError, match=r"is a study of other models: a\.safetensors has changed"):
         searched(command, trials=2)
 
 
@@ -252,7 +252,7 @@ def test_a_recipe_that_is_wrong_is_an_error_and_no_study(evaluation: Evaluation)
     [
         ("models: []\n", "neither merge_method nor verb"),
         ("- 1\n", "neither"),
-        ("verb: merge\nmodels: [a]\n", "marks no"),
+        ("verb: merge\nmodels: [a]\n", "has no parameter to search"),
     ],
 )
 def test_a_file_that_is_no_marked_recipe_is_an_error(evaluation: Evaluation, text: str, message: str) -> None:
