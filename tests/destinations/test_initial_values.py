@@ -207,7 +207,7 @@ def test_tensors_in_memory_have_no_file_to_keep_values_of() -> None:
         ),
         (
             {"x.mel": {"shape": [7], "init": "like"}},
-            r"x.mel is to be as in another file .*front.pth has no tensor",
+            r"x.mel should get its values from another file .*front.pth has no tensor",
         ),
         ({"values": "gone.pth"}, "gone.pth does not exist"),
         (

@@ -324,7 +324,7 @@ def test_a_dtype_the_format_lacks_names_one_that_has_it() -> None:
         ("out", {"max_shard_size": "many"}, "is not a valid size"),
         ("out", {"max_shard_size": "0GB"}, "is not a valid size"),
         ("out", {"max_shard_size": "9" * 400}, "is not a valid size"),
-        ("out", {"max_shard_size": "5"}, "max_shard_size=.5. is 5 bytes. Write 5GB or 5MB"),
+        ("out", {"max_shard_size": "5"}, "max_shard_size=.5. has no unit, so it means 5 bytes. Write 5GB or 5MB"),
         ("out", {"max_shard_size": "999999"}, "it means 999999 bytes"),
     ],
 )
