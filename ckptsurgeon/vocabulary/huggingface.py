@@ -7,13 +7,13 @@ import re
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from operator import gt
 from typing import Any
 
 from ..errors import ConfigError
 from ..storage.json_text import read_json
 from ..util.text import brief_repr, count, escape, listing
 from .mapping import INSIDE, marked
+from .rule_order import rule_order
 from .vocabulary import MOST, Vocabulary, checked
 
 __all__ = ["BYTE", "VOCABULARY", "byte_letters", "doubled_number", "of_language", "read_added", "read_decoder"]
@@ -66,7 +66,7 @@ class _HuggingFace:
             vocabulary, inside=inside if isinstance(inside, str) else "", rules=len(rules), unlisted=unlisted,
             unmade=sum(token not in joined for token in longer) if _has_rules(model) else 0,
             kind=kind if isinstance(kind, str) else "", model=_single(model),
-            rule_hash=hash(tuple(rules)), falls=sum(map(gt, places, places[1:])),
+            rule_hash=hash(tuple(rules)), order=rule_order(places),
             lacks_unknown=isinstance(unknown := model.get("unk_token"), str) and unknown not in numbers,
         )  # fmt: skip
 

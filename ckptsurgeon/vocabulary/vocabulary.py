@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from ..errors import ConfigError
 from ..util.text import count, listing
+from .rule_order import RuleOrder
 
 __all__ = ["TWICE", "Reader", "Vocabulary", "checked", "digest_of_tokens"]
 
@@ -34,7 +35,7 @@ class Vocabulary:
     WordLevel. ``model`` has its strings, numbers, booleans and nulls. ``lacks_unknown`` is true if the unknown token is
     not in the section's list of tokens, which does not include added tokens. ``piece_scores`` are the log-probabilities
     of that list, in its order. ``rule_hash`` is a hash of the merge rules in their order: it differs between processes.
-    ``falls`` is the number of rules whose result has a smaller id than that of the rule before.
+    ``order`` says how the ids of the tokens that rules make follow the order of the rules.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Vocabulary:
     lacks_unknown: bool = False
     piece_scores: tuple[float, ...] = field(default=(), hash=False, compare=False)
     rule_hash: int = field(default=0, hash=False, compare=False)
-    falls: int = field(default=0, hash=False, compare=False)
+    order: RuleOrder = field(default=RuleOrder(), hash=False, compare=False)
 
 
 class Reader(Protocol):

@@ -1483,8 +1483,14 @@ MUTANTS = (
     ),
     Mutant(
         "a list in alphabetical order is named only if its rules are not",
-        "if rules < _FEWEST or falls < rules * _FALLS:",
+        "if rules < _FEWEST or order.falls < rules * _FALLS:",
         "if rules < _FEWEST:",
+        "api/model_folder/tokenizer/test_changed_lists.py",
+    ),
+    Mutant(
+        "ids at random are told from ids in the order of the merge rules",
+        "elif rules >= _MANY and order.rising < _AT_RANDOM:",
+        "elif rules >= _MANY:",
         "api/model_folder/tokenizer/test_changed_lists.py",
     ),
 )  # fmt: skip

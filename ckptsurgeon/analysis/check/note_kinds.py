@@ -125,6 +125,7 @@ KINDS = (
     _kind("vocabulary", r"begins with a byte-order mark", WARN, "Save this file as UTF-8 without a byte-order mark."),
     _kind("vocabulary", r": transformers uses only the last id of such a token$|, which share this row$", WARN,
           "Give each token one row of its own, or take the token list of the model's source."),
+    _kind("vocabulary", r"^the ids in \S+ of the tokens that ", WARN, "Take the token list of the model's source."),
     _kind("vocabulary", r"pads texts with |cuts texts to ", WARN,
           "Correct this section of tokenizer.json, or take the file of the original model."),
     _kind("token-ids", r"\bpad_token_id of config\.json is .*: there is no row for these ids", FAIL,

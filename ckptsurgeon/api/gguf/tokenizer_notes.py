@@ -8,12 +8,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from operator import gt
 
 from ...formats.ggml.values import texts_in
 from ...util.text import brief_repr, count, escape
 from ...vocabulary.huggingface import is_byte
-from ..model_folder.tokenizer.changed_lists import alphabetical_notes, are_sorted
+from ...vocabulary.rule_order import rule_order
+from ..model_folder.tokenizer.changed_lists import are_sorted, order_notes
 from ..model_folder.tokenizer.token_lists import FEW, FEWEST
 from ..model_folder.tokenizer.tokenizer_files import SPECIAL as SPECIAL_TOKEN
 
@@ -56,7 +56,7 @@ def tokenizer_notes(metadata: Mapping[str, str], tokens: int, read: Read) -> Ite
     yield from _of_lists(metadata, read)
     if metadata.get(MODEL) == "gpt2" and MERGES in metadata:
         yield from _of_rules(tokens, read, has_kinds=KINDS in metadata)
-        yield from _in_alphabetical_order(read)
+        yield from _order_of_rules(read)
     if KINDS in metadata:
         yield from _of_kinds(metadata, tokens, read)
     ends = {
@@ -95,7 +95,7 @@ def _of_rules(tokens: int, read: Read, *, has_kinds: bool) -> Iterator[str]:
     if tokens - LETTERS - int.from_bytes(read(MERGES, 4, 8), "little") < few:
         return
     rules, known = _texts(read, MERGES), _texts(read)
-    made = {one[:1] + one[1:].replace(" ", "", 1) for one in rules}  # a first letter may be a space
+    made = set(map(_result, rules))
     texts = [one for one, kind in zip(known, _kinds(read), strict=False) if kind == NORMAL] if has_kinds else known
     unmade = sum(one not in made for one in texts if _is_longer(one))
     if unmade >= few and any(one.startswith(SPACE) and len(one) > 1 for one in known):
@@ -103,29 +103,38 @@ def _of_rules(tokens: int, read: Read, *, has_kinds: bool) -> Iterator[str]:
         yield f"{has}, but {unmade} tokens of several characters are made by no rule: the tokeniser never produces them"
 
 
-def _in_alphabetical_order(read: Read) -> Iterator[str]:
-    """Yield a note if the tokens that merge rules make are in alphabetical order.
+def _order_of_rules(read: Read) -> Iterator[str]:
+    """Yield a note if the ids of the tokens that merge rules make are in alphabetical order or in none.
 
-    The lists are read only if the tokens at the beginning of theirs are.
+    The lists are read only if the tokens at the beginning of theirs are in alphabetical order, or if they are not those
+    that the first rules make.
     """
-    if not are_sorted([one for one in _first_texts(read) if _is_longer(one)]):
-        return
+    first = [one for one in _first_texts(read) if _is_longer(one)]
+    if not are_sorted(first):
+        by_rules = frozenset(map(_result, _first_texts(read, MERGES)))
+        if 2 * sum(one in by_rules for one in first) >= len(first):
+            return
     known, rules = _texts(read), _texts(read, MERGES)
     places = {token: row for row, token in enumerate(known)}
-    results = [one[:1] + one[1:].replace(" ", "", 1) for one in rules]
+    results = [_result(one) for one in rules]
     ids = [places[one] for one in results if one in places]
     joined = frozenset(results)
     made = (one for one in known if one in joined)
-    yield from alphabetical_notes(TOKENS, made, len(rules), sum(map(gt, ids, ids[1:])))
+    yield from order_notes(TOKENS, made, len(rules), rule_order(ids))
+
+
+def _result(rule: str) -> str:
+    """Return the token that a merge rule makes: its text without the space between the parts, which may begin so."""
+    return rule[:1] + rule[1:].replace(" ", "", 1)
 
 
 def _is_longer(token: str) -> bool:
     return len(token) > 1 and not is_byte(token) and not SPECIAL_TOKEN.fullmatch(token)
 
 
-def _first_texts(read: Read) -> Iterator[str]:
-    """Yield the whole tokens in the first bytes of the list of tokens."""
-    raw, place = read(TOKENS, HEAD, PROBE), 0
+def _first_texts(read: Read, entry: str = TOKENS) -> Iterator[str]:
+    """Yield the whole texts in the first bytes of a list: of the tokens, or of the merge rules."""
+    raw, place = read(entry, HEAD, PROBE), 0
     while place + 8 <= len(raw):
         start = place + 8
         place = start + int.from_bytes(raw[place:start], "little")

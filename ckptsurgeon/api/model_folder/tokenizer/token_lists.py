@@ -6,7 +6,6 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
-from operator import gt
 
 from ....errors import ConfigError, SourceError
 from ....planning.target import Companion
@@ -15,12 +14,13 @@ from ....storage.read.uri import open_source, scheme_of
 from ....util.text import brief_repr, count, escape, listing
 from ....vocabulary.huggingface import doubled_number, is_byte
 from ....vocabulary.read import vocabulary_of
+from ....vocabulary.rule_order import rule_order
 from ....vocabulary.vocabulary import TWICE
 from ..documents import BYTE_PAIRS, SECOND, TOKENIZER, VOCABULARIES
 from ..folder import LARGEST, ModelFolder
 from .affixes import affix_notes
 from .around import around_notes, text_notes
-from .changed_lists import alphabetical_notes
+from .changed_lists import order_notes
 from .decoding import decoding_notes
 from .further_lists import missing_list_notes
 from .spaces import space_notes
@@ -71,7 +71,7 @@ def _renumbered(made: Sequence[str], tokens: Sequence[str]) -> Iterator[str]:
     ids = [places[token] for token in made if token in places]
     joined = frozenset(made)
     ordered = (token for token in tokens if token in joined)
-    yield from alphabetical_notes(TOKENS, ordered, len(made), sum(map(gt, ids, ids[1:])))
+    yield from order_notes(TOKENS, ordered, len(made), rule_order(ids))
 
 
 def _unlisted(made: Sequence[str], tokens: frozenset[str]) -> Iterator[str]:
@@ -117,15 +117,15 @@ def _few_rules(folder: ModelFolder) -> Iterator[str]:
         yield f"{rules}, but {found.unmade} tokens of several characters are made by no rule: {never}"
 
 
-def _in_alphabetical_order(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if the tokens of a tokenizer.json that merge rules make have ids in alphabetical order."""
+def _order_of_rules(folder: ModelFolder) -> Iterator[str]:
+    """Yield a note if the ids of a tokenizer.json's tokens are in alphabetical order or in none, unlike its rules."""
     found = folder.token_list if folder.has_all_tokens and local_tokens(folder) else None
-    if found is None or not found.falls:
+    if found is None or not found.order.falls:
         return
     added = added_tokens(folder)
     longer = (one for one in found.tokens if len(one) > 1 and not is_byte(one) and one not in added)
     made = (one for one in longer if not SPECIAL.fullmatch(one))
-    yield from alphabetical_notes(BOTH, made, found.rules, found.falls)
+    yield from order_notes(BOTH, made, found.rules, found.order)
 
 
 KINDS = {
@@ -185,7 +185,7 @@ def token_list_notes(folder: ModelFolder) -> Iterator[str]:
     yield from missing_list_notes(folder)
     yield from _own_rules(folder)
     yield from _few_rules(folder)
-    yield from _in_alphabetical_order(folder)
+    yield from _order_of_rules(folder)
     yield from _other_class(folder)
     yield from _steps(folder)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.check.note_kinds import KINDS
+from ckptsurgeon.api.gguf import tokenizer_notes as tokenizer_notes_module
 from ckptsurgeon.api.gguf.tokenizer_notes import tokenizer_notes
 from ckptsurgeon.formats.ggml.values import TEXT, array
 
@@ -67,7 +69,8 @@ def test_a_damaged_recipe_is_no_note(recipe: str, written: str) -> None:
     assert not any("not the list" in note for note in cs.inspect(written).notes)
 
 
-LETTERS = [*"abcdefghijklmnopqrstuvwxyz", "Ġ"]
+ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789.,-"
+LETTERS = [*ALPHABET, "Ġ"]
 PAIRS = [f"{one}{other}" for one in ("Ġ", *"aeiou") for other in "bcdfghklmnprstvwxyz"]
 """The 114 tokens that merge rules make."""
 SORTED = "are in alphabetical order, such as 'ab' and 'ac': no training of a tokeniser produces this order"
@@ -126,6 +129,52 @@ def test_tokens_in_alphabetical_order_are_said(
     assert not is_said or made != sorted(PAIRS) or SORTED in found[0]
 
 
+MANY = [f"{one}{two}" for one in LETTERS for two in ALPHABET]
+"""1560 tokens that merge rules make."""
+AT_RANDOM = "have nothing to do with the order of the rules: no training of a tokeniser produces this"
+
+
+def drawn(made: list[str], seed: int) -> list[str]:
+    return random.Random(seed).sample(made, len(made))
+
+
+def by_frequency() -> list[str]:
+    """Return the tokens with ids that follow the order of the rules only roughly, as in RoBERTa."""
+    noise = random.Random(4)
+    places = {token: row + noise.gauss(0, len(MANY) / 3) for row, token in enumerate(drawn(MANY, 0))}
+    return sorted(MANY, key=lambda one: places[one])
+
+
+CASES: list[tuple[list[str], bool]] = [
+    (drawn(MANY, 0), False),
+    (by_frequency(), False),
+    (drawn(MANY, 1), True),
+    (drawn(MANY, 0)[::-1], True),
+]
+"""Tokens in the order of their ids, and whether a note says that they have been renumbered."""
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+@pytest.mark.parametrize(("made", "is_said"), CASES)
+def test_ids_that_do_not_follow_the_rules_are_said(made: list[str], is_said: bool, is_whole: bool) -> None:
+    byte_pairs("m", made, drawn(MANY, 0), is_whole=is_whole)
+    name = "tokenizer.json" if is_whole else "vocab.json"
+    said = f"the ids in {name} of the tokens that 1560 merge rules make {AT_RANDOM}"
+    assert sum(one.startswith(said) for one in cs.inspect("m").notes) == is_said
+    assert sum(AT_RANDOM in one for one in cs.inspect("m").notes) == is_said
+
+
+@pytest.mark.parametrize(("made", "is_said"), CASES)
+def test_ids_of_a_gguf_file_that_do_not_follow_the_rules_are_said(made: list[str], is_said: bool) -> None:
+    tokens = [*LETTERS, *made, "<|end|>"]
+    lists = {"tokens": tokens, "merges": [" ".join(one) for one in drawn(MANY, 0)]}
+    raw = {f"tokenizer.ggml.{name}": array(TEXT, [one.encode() for one in row]) for name, row in lists.items()}
+    metadata = {**dict.fromkeys(raw, ""), "tokenizer.ggml.model": "gpt2"}
+    with patch.object(tokenizer_notes_module, "PROBE", 3000):
+        notes = tokenizer_notes(metadata, len(tokens), lambda name, start, size: raw[name][start : start + size])
+        assert sum(AT_RANDOM in one for one in notes) == is_said
+
+
 @pytest.mark.parametrize("verb", verbs_of(""))
 def test_every_verb_says_that_tokens_are_in_alphabetical_order(verb: str) -> None:
     for seed, name in enumerate(("sound", "m")):  # verbs that combine both refuse lists that differ
@@ -154,8 +203,11 @@ def test_those_of_a_gguf_file_are_said(made: list[str], rules: list[str], is_sai
     assert made != mixed() or max(size for _, size in sizes) <= 1 << 16  # most lists are not read as a whole
 
 
-def test_the_check_of_the_vocabulary_warns_of_it() -> None:
-    byte_pairs("m", sorted(PAIRS), mixed())
-    (note,) = [one for one in cs.inspect("m").notes if "alphabetical" in one]
+@pytest.mark.parametrize(
+    ("made", "rules", "said"), [(sorted(PAIRS), mixed(), "alphabetical"), (drawn(MANY, 1), drawn(MANY, 0), AT_RANDOM)]
+)
+def test_the_check_of_the_vocabulary_warns_of_it(made: list[str], rules: list[str], said: str) -> None:
+    byte_pairs("m", made, rules)
+    (note,) = [one for one in cs.inspect("m").notes if said in one]
     kind = next(one for one in KINDS if one.pattern.search(note))
     assert (kind.id, kind.status.value) == ("vocabulary", "WARN")
