@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ...errors import ConfigError
@@ -12,7 +12,7 @@ from ...storage.small_files import open_file
 from ...util.did_you_mean import did_you_mean
 from ...util.text import brief_repr, escape
 
-__all__ = ["check_encodes_alike", "opened_tokenizer", "used_ids"]
+__all__ = ["check_encodes_alike", "opened_tokenizer", "text_batches", "used_ids"]
 
 PART = 1 << 18
 """The size, in characters, of the parts of a corpus that are encoded as a whole; each ends with a line."""
@@ -37,20 +37,20 @@ def opened_tokenizer(text: str, name: str) -> Any:
     return made
 
 
-def used_ids(tokenizer: Any, paths: Sequence[str]) -> set[int]:
-    """Return the ids of the tokens that some text files use; raises ConfigError if a file cannot be read."""
+def used_ids(tokenizer: Any, batches: Iterable[list[str]]) -> set[int]:
+    """Return the ids of the tokens that lists of texts use."""
     found: set[int] = set()
-    for texts in _batches(paths):
+    for texts in batches:
         for one in tokenizer.encode_batch(texts, add_special_tokens=False):
             found.update(one.ids)
     return found
 
 
-def check_encodes_alike(first: Any, second: Any, paths: Sequence[str]) -> None:
-    """Raise ConfigError if two tokenisers encode a part of some text files into different tokens."""
+def check_encodes_alike(first: Any, second: Any, batches: Iterable[list[str]]) -> None:
+    """Raise ConfigError if two tokenisers encode one of the texts in some lists into different tokens."""
     tokens = first.get_vocab()
     moved = {number: second.token_to_id(token) for token, number in tokens.items()}
-    for texts in _batches(paths):
+    for texts in batches:
         pair = [tokenizer.encode_batch(texts, add_special_tokens=False) for tokenizer in (first, second)]
         for text, old, new in zip(texts, *pair, strict=True):
             if [moved[number] for number in old.ids] != new.ids:
@@ -60,10 +60,11 @@ def check_encodes_alike(first: Any, second: Any, paths: Sequence[str]) -> None:
                 )
 
 
-def _batches(paths: Sequence[str]) -> Iterator[list[str]]:
+def text_batches(paths: Sequence[str]) -> Iterator[list[str]]:
     """Yield texts of the files in lists: parts of many lines as a whole, and each of their lines alone.
 
-    A line may begin with another token if it is a text of its own, and a part has tokens of several line ends.
+    A line may begin with another token if it is a text of its own, and a part has tokens of several line ends. Raises
+    ConfigError if a file cannot be read.
     """
     for path in paths:
         for part in _parts(path):

@@ -1,10 +1,12 @@
-"""Cuts the vocabulary of a model to the tokens that a corpus uses."""
+"""Cuts the vocabulary of a model to the tokens that a corpus and the chat template use."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 from ...destinations.hf.files import GENERATION, tokenizer_beside
@@ -18,12 +20,14 @@ from ...vocabulary.read import VOCABULARY_BYTES, vocabulary_beside, vocabulary_o
 from ...vocabulary.replacement import NewVocabulary
 from ...vocabulary.token_ids import Renumbering, moved_ids
 from ...vocabulary.trimmed import KeptTokens, added_in, kept_tokens, trimmed_tokenizer
-from .corpus import check_encodes_alike, opened_tokenizer, used_ids
+from .chat_texts import chat_texts
+from .corpus import check_encodes_alike, opened_tokenizer, text_batches, used_ids
 
 __all__ = ["trimmed"]
 
 TOKENIZER, SETTINGS, DECODER = "tokenizer.json", "tokenizer_config.json", "added_tokens_decoder"
-WITHOUT_TOKENS = ("special_tokens_map.json", "chat_template.jinja", "chat_template.json", "normalizer.json")
+CHAT = ("chat_template.jinja", "chat_template.json")
+WITHOUT_TOKENS = ("special_tokens_map.json", *CHAT, "normalizer.json")
 """Files of a tokeniser that name tokens, if any, by their text: they are copied."""
 
 
@@ -34,7 +38,8 @@ def trimmed(
 
     ``path`` is the tokenizer.json beside the weights. Special and added tokens are kept if ``keeps_special``, else
     those that the corpora, the configuration or the tokeniser's settings use. ``largest`` is whether the token with the
-    largest id is needed. The corpora are read twice: the smaller tokeniser has to encode them into the same tokens.
+    largest id is needed. The tokens of texts that the chat template writes are kept, too. The corpora are read twice:
+    the smaller tokeniser has to encode them into the same tokens.
     Raises ConfigError or PlanError.
     """
     if os.path.basename(path) != TOKENIZER:
@@ -47,13 +52,15 @@ def trimmed(
     settings = _settings(path)
     _check_settings(settings, vocabulary.tokens)
     own = _opened(text, path, vocabulary.tokens)
-    used = {vocabulary.tokens[number] for number in used_ids(own, corpora)}
+    used = {vocabulary.tokens[number] for number in used_ids(own, text_batches(corpora))}
     added = added_in(document)
     if not used - set(added) - {str(document["model"].get("unk_token"))}:
         raise ConfigError(
             f"no ordinary token of the tokeniser occurs in {listing(list(corpora), where='')}.",
             hint="Give texts in the language of the model.",
         )
+    prompts = _prompt_texts(path, settings)
+    used |= {vocabulary.tokens[number] for number in used_ids(own, [prompts])}
     named = added if keeps_special else [one for one in added if _is_named(one, path, settings)]
     needed = [
         *named,
@@ -66,7 +73,8 @@ def trimmed(
             "the corpus uses all tokens, so there is nothing to cut.", hint="Give less text, or leave --trim out."
         )
     made = json.dumps(trimmed_tokenizer(document, kept.tokens), indent=2, ensure_ascii=False) + "\n"
-    check_encodes_alike(own, _opened(made, TOKENIZER, kept.tokens), corpora)
+    smaller = _opened(made, TOKENIZER, kept.tokens)
+    check_encodes_alike(own, smaller, chain([prompts], text_batches(corpora)))
     files = (Companion(TOKENIZER, text=made), *_others(path, settings, kept.tokens))
     new = vocabulary_of(TOKENIZER, made.encode())
     return NewVocabulary(vocabulary, new, (path, path), files=files), kept
@@ -81,6 +89,24 @@ def _opened(text: str, name: str, tokens: Sequence[str]) -> Any:
             hint="Save the tokeniser with transformers, or use --tokenizer.",
         )
     return made
+
+
+def _prompt_texts(path: str, settings: Mapping[str, Any]) -> list[str]:
+    """Return the texts that the chat templates of a tokeniser write into prompts."""
+    found = chat_texts(settings.get("chat_template"))
+    for one in tokenizer_beside(path):
+        if one.name in CHAT:
+            text = read_file(one.path).decode("utf-8", "replace")
+            found += chat_texts(text if one.name == CHAT[0] else _templates(text))
+    return list(dict.fromkeys(found))
+
+
+def _templates(text: str) -> Any:
+    """Return the field ``chat_template`` of a chat_template.json; None if the file cannot be read."""
+    with suppress(ValueError):
+        found = read_json(text)
+        return found.get("chat_template") if isinstance(found, dict) else None
+    return None
 
 
 def _settings(path: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
+from ckptsurgeon.api.resize.chat_texts import chat_texts
 
 from ...helpers.small_tokenizers import ENGLISH, GERMAN, KINDS, SPECIAL, saved_tokenizer, tokenizer
 from .test_vocabulary import built, field, outputs, tokens_of
@@ -145,6 +146,43 @@ def test_special_tokens_that_nothing_names_can_be_left_out(corpus: Path, tmp_pat
     kept = [token for token in (*SPECIAL, "<|im_start|>", *reserved) if token in tokens_of(tmp_path / "some")]
     assert kept == [*SPECIAL, "<|im_start|>", reserved[2], reserved[4]]  # a role, the template, an id, the corpus
     assert field(tmp_path / "some", "llama", "eos_token_id") == tokens_of(tmp_path / "some")[reserved[2]]
+
+
+TEMPLATE = """{# a comment, <dogs> #}
+{%- for one in messages %}
+{{ '<sea>' + one.role + "\\nsmelling 'shore'" }}{% if one.role == 'nose' %} computes {% endif %}
+{%- endfor %}
+[wood]"""
+
+
+def test_the_texts_of_a_template_are_those_outside_of_tags_and_its_strings() -> None:
+    found = chat_texts(TEMPLATE)
+    assert {"<sea>", "\nsmelling 'shore'", "smelling 'shore'", "nose", " computes ", "computes", "[wood]"} <= {*found}
+    assert not any("dogs" in one or "messages" in one for one in found)
+    assert chat_texts([{"name": "default", "template": TEMPLATE}]) == found
+    assert chat_texts({"default": TEMPLATE}) == found
+    assert chat_texts(None) == chat_texts([1, {"name": "x"}]) == chat_texts("") == []
+
+
+@pytest.mark.parametrize("where", ["settings", "list", "chat_template.jinja", "chat_template.json"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_prompts_are_encoded_as_before(kind: str, where: str, corpus: Path, tmp_path: Path) -> None:
+    made = tokenizer(kind, TEXTS, 420, SPECIAL)
+    folder = saved_tokenizer(made, built("llama", tmp_path / "model", made.get_vocab_size()), chat_template=None)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    if where in ("settings", "list"):
+        rows = [{"name": "default", "template": TEMPLATE}]
+        settings["chat_template"] = TEMPLATE if where == "settings" else rows
+    else:
+        text = TEMPLATE if where.endswith("jinja") else json.dumps({"chat_template": TEMPLATE})
+        (folder / where).write_text(text)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    cs.apply(cs.resize(folder, trim=corpus, keep_special=False), tmp_path / "out")
+    old, new = file_of(folder), file_of(tmp_path / "out")
+    assert new.get_vocab_size() < old.get_vocab_size()
+    for text in chat_texts(TEMPLATE):
+        assert old.encode(text, add_special_tokens=False).tokens == new.encode(text, add_special_tokens=False).tokens
 
 
 @pytest.mark.parametrize("seed", range(6))
