@@ -133,7 +133,7 @@ def _features(config: Any, chance: torch.Generator, tokens: Sequence[int] | None
 
 
 def _images(config: Any, chance: torch.Generator, tokens: Sequence[int] | None) -> Tensor:
-    vision = getattr(config, "vision_config", config)
+    vision = getattr(config, "vision_config", None) or getattr(config, "encoder", config)
     size = getattr(vision, "image_size", 224)
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
     return _noise(chance, ROWS, getattr(vision, "num_channels", 3), height, width)

@@ -247,6 +247,27 @@ def test_weights_that_inputs_do_not_reach_are_named() -> None:
     ]
 
 
+def test_images_have_the_size_that_an_encoder_asks_for() -> None:
+    """As in TrOCR: the configuration of the network of images is ``encoder``."""
+    from transformers import TrOCRConfig, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig
+
+    encoder = ViTConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=16
+    )
+    decoder = TrOCRConfig(
+        vocab_size=50, d_model=32, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=64,
+        max_position_embeddings=40,
+    )  # fmt: skip
+    config = VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    config.decoder_start_token_id, config.pad_token_id = 2, 1
+    VisionEncoderDecoderModel(config).save_pretrained("a")
+    found = cs.prove("a", "a")
+    assert found.verdict == "SAME"
+    assert "pixel_values (4, 3, 32, 32)" in found.inputs
+    plan = cs.stats("a")
+    assert plan.steps
+
+
 def test_a_difference_that_inputs_do_not_show_is_said() -> None:
     """A bias of the keys moves all scores of a query by the same, and softmax does not see it."""
     llama("a", attention_bias=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ....util.text import count, escape
-from ..config import DTYPE
+from ..config import AFTER_PADDING, DTYPE, PADDING
 from ..weights.required_parts import is_known_type
 from ..weights.shape_checks import UNLOADED
 from .shapes import LLAMA_TYPES, is_of_family
@@ -68,6 +68,7 @@ def value_notes(config: Mapping[str, Any]) -> Iterator[str]:
             yield from _no_numbers(part)
             yield from _no_sizes(part, kind)
             yield from _heads(part, kind)
+            yield from _no_padding(part, kind)
 
 
 def _dtypes(config: Mapping[str, Any]) -> Iterator[str]:
@@ -118,6 +119,12 @@ def _no_sizes(config: Mapping[str, Any], kind: str) -> Iterator[str]:
         if type(size) is int and (size < 0 or (size == 0 and is_of_family(kind) and field not in _COUNTS)):
             yield f"config.json says {size} ({field}), which is not above 0: {UNLOADED}"
             return
+
+
+def _no_padding(config: Mapping[str, Any], kind: str) -> Iterator[str]:
+    """Yield a note if ``pad_token_id`` is null in a model that counts positions from it on; the default is an id."""
+    if kind in AFTER_PADDING and PADDING in config and config[PADDING] is None:
+        yield f"config.json says null ({PADDING}), from which {kind} counts positions: the model cannot be run"
 
 
 def _heads(config: Mapping[str, Any], kind: str) -> Iterator[str]:

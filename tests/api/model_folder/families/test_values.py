@@ -43,6 +43,8 @@ def test_the_tables_are_those_of_transformers() -> None:
          f"7 heads (num_attention_heads), which do not divide 24 (hidden_size): {UNLOADED}"),
         ({"num_key_value_heads": 4},
          "4 heads of keys and values (num_key_value_heads), which do not divide 6 heads (num_attention_heads): the model cannot be run"),
+        ({"model_type": "roberta", "pad_token_id": None},
+         "null (pad_token_id), from which roberta counts positions: the model cannot be run"),
     ],
 )  # fmt: skip
 def test_a_value_that_is_refused_is_noted(fields: dict[str, Any], said: str) -> None:
@@ -65,6 +67,9 @@ def test_a_value_that_is_refused_is_noted(fields: dict[str, Any], said: str) -> 
         {"model_type": "gemma3_text", "rope_parameters": {"full_attention": {"rope_type": "linear"}}},
         {**LLAMA, "max_steps": "1000", "warmup_steps": -1.0, "codebook_size": "12"},
         {"model_type": "deberta", "type_vocab_size": 0, "hidden_act": "gelu"},
+        {"model_type": "roberta", "pad_token_id": 1},
+        {"model_type": "roberta"},
+        {**LLAMA, "pad_token_id": None},
     ],
 )
 def test_usual_values_are_not(config: dict[str, Any]) -> None:
