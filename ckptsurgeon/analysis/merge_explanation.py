@@ -61,8 +61,8 @@ class MergeOutcome(Brief):
 class MergeExplanation(Brief):
     """How a plan merges a tensor. ``models`` are the names of its models, and ``base`` is that of the base, if any.
 
-    ``changes`` are the changes of the models from the base, and ``outcomes`` what the methods make of them, that of the
-    plan first. If these are not known, ``why`` is the reason.
+    ``changes`` are the changes of the models from the base, and ``outcomes`` the results of the methods, the plan's
+    method first. If these are not known, ``why`` is the reason.
     """
 
     step: Step

@@ -137,7 +137,7 @@ def _steps_of(checkpoint: Checkpoint, name: str) -> int:
     value = next((one.value for one in checkpoint.extras if one.key == name), None)
     if type(value) is not int:
         raise ConfigError(
-            f"--running {escape(name)}: {escape(checkpoint.path)} has no entry {escape(name)} that is a whole number.",
+            f"--running {escape(name)}: {escape(checkpoint.path)} has no entry {escape(name)} with a whole number.",
             hint="Name the entry that counts the training steps; ckpt inspect lists the entries of a file. In "
             "checkpoints of icefall it is batch_idx_train.",
         )

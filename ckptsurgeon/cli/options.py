@@ -176,7 +176,7 @@ Consume = Annotated[
     bool,
     typer.Option(
         "--consume",
-        help="Delete each shard of the sources as soon as its results are on disk; asks twice.",
+        help="Delete each shard of the sources as soon as its results are on disk; ckpt asks twice before the run.",
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="With --consume: delete without asking.")]

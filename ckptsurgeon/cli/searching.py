@@ -66,7 +66,7 @@ Parallel = Annotated[
 TrialTimeout = Annotated[
     float | None,
     typer.Option(
-        "--trial-timeout", metavar="SECONDS", help="Kill a command that runs for longer: the trial has failed."
+        "--trial-timeout", metavar="SECONDS", help="Kill a command that runs longer than this; its trial fails."
     ),
 ]
 KeepModels = Annotated[

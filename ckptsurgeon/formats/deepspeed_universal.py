@@ -132,7 +132,7 @@ def _weight(folder: Folder, name: str, opened: list[StateFile]) -> TensorInfo:
     tree = _state(folder, name, opened)
     info = tree.get("param") if isinstance(tree, Mapping) else tree
     if not isinstance(info, TensorInfo):
-        raise FormatError(f"{escape(opened[-1].file.uri)} has no entry param that is a tensor.", rule="universal")
+        raise FormatError(f"{escape(opened[-1].file.uri)} has no entry param with a tensor.", rule="universal")
     return info
 
 

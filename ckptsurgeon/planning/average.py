@@ -54,8 +54,9 @@ DECAYS: Mapping[str, Callable[[float], float]] = {
 def decay_weights(shape: str, number: int) -> tuple[float, ...]:
     """Return the weights of ``number`` checkpoints of a run with a constant learning rate, the oldest first.
 
-    The average is what the run would be if the learning rate had fallen since the first of them by a curve ``shape``:
-    each change from one checkpoint to the next counts as much as the curve says at its end. A linear decay is the mean.
+    Their average approximates the result of a run whose learning rate decays along the curve ``shape`` from the first
+    checkpoint on: each change from one checkpoint to the next is multiplied by the curve's value at the end of the
+    change. For a linear decay, all weights are equal.
     WSM, https://arxiv.org/abs/2507.17634. Raises ConfigError for an unknown curve.
     """
     if shape not in DECAYS:

@@ -153,7 +153,8 @@ def vocabulary_beside(path: str) -> Vocabulary:
     vocabulary = _in_row_order(name, own, read)
     if name in SHIFTED and not vocabulary.is_whole:
         raise PlanError(
-            f"{escape(path)} does not say which row of the embedding a token has, nor does another file in its folder.",
+            f"{escape(path)} does not say which embedding row belongs to which token, nor does another file in its "
+            "folder.",
             hint="Save the tokenizer.json of its tokeniser with transformers, and give that file.",
         )
     return _with_added(vocabulary, read)
@@ -168,7 +169,7 @@ def vocabulary_in(name: str, read: Callable[[str], bytes | None]) -> Vocabulary:
     data = read(name)
     is_shifted = name in SHIFTED
     if data is None or (is_shifted and not is_of_pieces(name)):
-        why = "does not say which row of the embedding a token has" if data is not None else "does not exist"
+        why = "does not say which embedding row belongs to which token" if data is not None else "does not exist"
         raise ConfigError(f"{escape(name)} {why}.")
     vocabulary = _of_language(name, data, read) if name == BY_LANGUAGE else vocabulary_of(name, data)
     if name not in LACKING and not is_of_pieces(name):
@@ -176,7 +177,7 @@ def vocabulary_in(name: str, read: Callable[[str], bytes | None]) -> Vocabulary:
     vocabulary = _in_row_order(name, vocabulary, read)
     if is_shifted and not vocabulary.is_whole:
         raise ConfigError(
-            f"{escape(name)} does not say which row of the embedding a token has.",
+            f"{escape(name)} does not say which embedding row belongs to which token.",
             hint="Save the tokenizer.json of its tokeniser with transformers, and give that file.",
         )
     return _with_added(vocabulary, read)

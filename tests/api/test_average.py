@@ -440,8 +440,8 @@ def test_the_average_between_two_running_averages_is_that_of_the_steps_between()
         ({"decay": "quadratic"}, "--decay quadratic is unknown. Use linear, 1-sqrt, cosine."),
         ({"decay": "linear", "ema": 0.9}, "--ema and --decay cannot be used together."),
         ({"decay": "linear", "running": "steps"}, "--decay and --running cannot be used together."),
-        ({"running": "epochs"}, "--running epochs: 0.pth has no entry epochs that is a whole number."),
-        ({"running": "w"}, "--running w: 0.pth has no entry w that is a whole number."),
+        ({"running": "epochs"}, "--running epochs: 0.pth has no entry epochs with a whole number."),
+        ({"running": "w"}, "--running w: 0.pth has no entry w with a whole number."),
         (
             {"running": "count"},
             "--running needs two checkpoints of one run, the older first, but their numbers of steps are 5, 5.",

@@ -198,7 +198,7 @@ def _fifo() -> None:
         (_cut, "cannot be read as a table of Arrow"),
         (_outside, "which is not the name of a file in the folder"),
         (_offsets, "cannot be read as a table of Arrow"),
-        (_empty, "row 0: the column audio has no sound"),
+        (_empty, "row 0: the column audio has no audio"),
         (_noise, r"row 0: data/train/data.arrow cannot be read"),
         (_fifo, "is not a regular file"),
         (lambda: Path("data/train/dataset_info.json").write_text("[]"), "is not a JSON object"),

@@ -207,7 +207,7 @@ def test_a_command_in_wav_scp_is_never_run() -> None:
     [
         ("u1 a.wav\nu1 a.wav\n", "u1 a\n", "wav.scp, line 2: the id u1 is in data/wav.scp, line 1 too"),
         ("u1 a.wav\nu2 a.wav\n", "u1 a\n", "wav.scp, line 2: the file named text has no line for u2"),
-        ("u1 a.wav\n", "u1 a\nu2 b\n", "text, line 2: there is no sound for u2"),
+        ("u1 a.wav\n", "u1 a\nu2 b\n", "text, line 2: there is no audio for u2"),
         ("u1 foo.ark:123\n", "u1 a\n", "foo.ark:123 is not a sound file. Archives are not supported"),
         ("u1\n", "u1 a\n", "an empty path is not a sound file"),
         ("u1 a.wav\n", None, "the manifest data/text cannot be read"),

@@ -91,7 +91,7 @@ def test_what_cannot_be_read_is_an_error() -> None:
         (("run", ["none.wav"]), "none.wav"),
         (("run", ["text.wav"]), "text.wav"),
         (("run", ["short.wav"]), "short.wav is too short: it has 0.01 s, a frame needs 0.025 s"),
-        (("run", []), "no sound is given"),
+        (("run", []), "no audio file is given"),
         ((".", [path]), "contains no best weights of a run"),
     ):
         with pytest.raises(CheckpointError) as found:
@@ -108,5 +108,5 @@ def test_a_task_that_reads_no_texts_is_an_error() -> None:
     toy.write()
     cs.train("toy.yaml", run="run", keep_going=True)
     tone("a.wav")
-    with pytest.raises(CheckpointError, match="does not transcribe sounds"):
+    with pytest.raises(CheckpointError, match="cannot transcribe audio"):
         cs.transcribe("run", "a.wav")

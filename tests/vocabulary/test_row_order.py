@@ -50,7 +50,7 @@ ORDERS: dict[str, tuple[str, tuple[str, ...], dict[str, Any], tuple[str, ...]]] 
 
 def test_pieces_that_begin_otherwise_than_those_of_their_class_tell_no_rows() -> None:
     folder("a", "sentencepiece.bpe.model", (*FAIRSEQ, "a"), 20, tokenizer_class="XLMRobertaTokenizer")
-    with pytest.raises(PlanError, match="does not say which row of the embedding a token has"):
+    with pytest.raises(PlanError, match="does not say which embedding row belongs to which token"):
         vocabulary_beside("a/sentencepiece.bpe.model")
 
 
@@ -85,11 +85,11 @@ def test_what_is_added_to_the_logits_goes_by_token_with_the_embedding() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "said"),
     [
-        ("sentencepiece.bpe.model", {}, "does not say which row of the embedding a token has"),
+        ("sentencepiece.bpe.model", {}, "does not say which embedding row belongs to which token"),
         (
             "sentencepiece.bpe.model",
             {"tokenizer_class": "MBartTokenizer"},
-            "does not say which row of the embedding a token has",
+            "does not say which embedding row belongs to which token",
         ),
         ("spiece.model", {"tokenizer_class": "NewTokenizer"}, "2 rows of a are beyond the 5 tokens"),
         ("vocab.json", {"tokenizer_class": "M2M100Tokenizer"}, "2 rows of a are beyond the 5 tokens"),

@@ -96,7 +96,7 @@ KINDS = (
         FAIL,
         "Fetch or write this file again.",
     ),
-    _kind("layer-sequence", r"has layers up to \d+ but lacks|nothing of layer \d+", FAIL,
+    _kind("layer-sequence", r"has layers up to \d+ but lacks|no tensor of layer \d+", FAIL,
           "Take the missing layers from the source, or renumber the others."),
     _kind("quantisation", r"which .{1,80} needs: |no scales, and|ha(s|ve) numbers in place of codes"
           r"|\blacks? (?!\S*(?:input|output|act|[kv])_scale).{1,80}, which [\d,]+ similar"

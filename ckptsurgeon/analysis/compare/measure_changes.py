@@ -118,7 +118,7 @@ def _reason(info: TensorInfo) -> str:
 def _measured(
     base: Checkpoint, models: Mapping[str, Mapping[int, _Source]], progress: Callable[[int, int], None] | None
 ) -> Iterator[tuple[str, ChangeSums | str]]:
-    """Yield each key with the sums of its tensors, or with the reason why they cannot be decoded."""
+    """Yield each key with the sums that measure its changes, or with the reason why a tensor cannot be decoded."""
     sources = {key: (_Source(base, base[key]), *having.values()) for key, having in models.items()}
     fetch_tensors((one.checkpoint, one.info) for some in sources.values() for one in some)
     sizes = {key: sum(one.info.nbytes for one in some) for key, some in sources.items()}

@@ -86,7 +86,7 @@ class Likeness:
         return np.divide(shared, whole, out=np.ones_like(shared), where=whole > 0)
 
     def telling(self, unit: Unit, least: float) -> set[str]:
-        """Return words of ``unit``: every group whose similarity to ``unit`` is at least ``least`` has one of them.
+        """Return words of ``unit``: each group with a similarity of at least ``least`` to ``unit`` has one of them.
 
         The words that are left out are the most frequent ones. Together they weigh too little for this similarity.
         """

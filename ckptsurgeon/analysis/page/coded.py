@@ -1,4 +1,4 @@
-"""The quantised weights of a page: which weight the codes of a row stand for, and which rows belong to them."""
+"""The quantised weights of a page: the weight that each row of codes stores, and the rows with its scales."""
 
 from __future__ import annotations
 

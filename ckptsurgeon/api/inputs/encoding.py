@@ -55,10 +55,9 @@ def read_as(checkpoint: Checkpoint, encoding: str) -> Checkpoint:
 
 
 def as_stored(read: Sequence[Checkpoint], encoding: str) -> list[Checkpoint]:
-    """Return the sources in the encoding that the output will have: quantised or decoded.
+    """Return the sources as the output will store them: with their codes if ``encoding`` is "keep", else decoded.
 
-    ``read`` are the sources as ``read_as`` returned them. If ``encoding`` is ``keep``, they are returned with their
-    codes, as in their files; otherwise they are returned unchanged, that is, decoded.
+    ``read`` are the sources as ``read_as`` returned them: ``stored`` of a decoded source is the source with its codes.
     """
     return [one.stored or one if encoding == ENCODINGS[0] else one for one in read]
 

@@ -37,10 +37,10 @@ def counted_notes(opened: Sequence[Checkpoint]) -> list[str]:
 
 
 def swapped_notes(tuned: Checkpoint, base: Checkpoint) -> list[str]:
-    """Return a note if ``base`` was made from ``tuned``, according to its recipe: they are probably swapped.
+    """Return a note if the recipe of ``base`` says that it was made from ``tuned``: the two are probably swapped.
 
-    There is a note only if ``base`` was made by adding adapters, or changes of other models, to ``tuned``. Other verbs
-    may rightly make a base from a tuned model, for example by quantising it.
+    There is a note only if ``base`` is ``tuned`` plus adapters (``lora merge``), or plus the weight changes of other
+    models (``merge``). Other verbs may rightly make a base from a tuned model, for example by quantising it.
     """
     recipe = stored_recipe(base)
     if recipe is None or not _is_made(base, tuned, recipe) or changed_tensor(base):
@@ -53,7 +53,7 @@ def swapped_notes(tuned: Checkpoint, base: Checkpoint) -> list[str]:
 
 
 def _is_made(made: Checkpoint, base: Checkpoint, recipe: Recipe) -> bool:
-    """Return whether ``made`` was made by adding adapters, or changes of other models, to ``base``."""
+    """Return whether ``made`` is ``base`` plus adapters, or plus the weight changes of other models."""
     if recipe.verb == "merge":
         named = [one for one in recipe.sources if one.name == recipe.arguments.get("base")]
         return any(_is_source_of(base, made, one) for one in named)

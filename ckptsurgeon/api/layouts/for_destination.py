@@ -56,7 +56,7 @@ def layout_for(
 def _with_numbers(
     ours: Mapping[str, Any], theirs: Mapping[str, Any], family: Family, checkpoint: Checkpoint
 ) -> tuple[Mapping[str, Any], list[str]]:
-    """Return the fields of the source, with the destination's if they have no numbers of heads, and a note on these."""
+    """Return the source's fields, completed by the destination's if they lack the numbers of heads, and notes."""
     stated, there = family.numbers(checkpoint, ours), family.numbers({}, theirs)
     if there and not stated:
         return {**theirs, **ours}, [

@@ -32,7 +32,7 @@ BASES = ("required", "optional")
 
 
 def explain_merge(plan: Plan, patterns: Sequence[str]) -> ExplainedMerge:
-    """Explain how the tensors that ``patterns`` match are merged, and what every other method would make of them.
+    """Explain how the tensors that ``patterns`` match are merged, and how every other method would merge them.
 
     The inputs of these tensors, and the results, are written to temporary files. Raises PatternError for a pattern that
     matches no key of the output, ConfigError if they match more than ``MOST`` tensors.
@@ -89,7 +89,7 @@ def _copied(plan: Plan, step: Step, one: Input, path: str) -> str:
 
 
 def _outcomes(plan: Plan, step: Step, paths: Sequence[str], folder: str) -> Iterator[MergeOutcome]:
-    """Yield what the plan's method makes of a tensor, and then what each other method makes of it with its defaults."""
+    """Yield the result of the plan's method for a tensor, then that of each other method with its defaults."""
     assert step.merge is not None
     path = os.path.join(folder, "planned.safetensors")
     apply(replace(plan, steps=(step,), metadata={}, notes=()), path)

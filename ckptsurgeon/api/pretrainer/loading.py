@@ -175,7 +175,7 @@ def load_pretrained(
     hooked = {name: hook for name, hook in by_hook.items() if hook is not None}
     unfit = [name for name in given if name in hooked]
     if unfit:
-        raise ConfigError(f"options apply only to modules, but a hook loads {listing(unfit)}.")
+        raise ConfigError(f"options apply only to modules that load_into loads, but hooks load {listing(unfit)}.")
     plans = load_all(loadings, before_writing=lambda: _call(hooked, loadables, paths))
     report = Pretrained(dict(zip(modules, plans, strict=True)), tuple(hooked), skipped)
     for name, plan in report.plans.items():

@@ -176,7 +176,7 @@ def check_identity(before: Mapping[str, Any]) -> None:
 
 
 def numbers_apart(before: Constants, after: Constants, but: Iterable[str] = ()) -> list[str]:
-    """Return the names of numbers that a network of another size computes with, and that differ.
+    """Return the names of numbers in the modules of a network that change with its size, such as a scale.
 
     ``but`` are paths of modules whose numbers are known to differ.
     """

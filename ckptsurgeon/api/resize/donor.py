@@ -48,8 +48,8 @@ class DonorChoice:
 def donor_choice(way: str, tokenizer: str, donor: str, picks: int | None) -> DonorChoice | None:
     """Return the donor that ``--donor`` names, or else the model in the folder of the new tokeniser.
 
-    Returns None if the ``way`` of filling rows needs none. Raises ConfigError if there is none but one is needed, or
-    one is given in vain.
+    Returns None if the ``way`` of filling rows needs no donor. Raises ConfigError if a donor is needed but missing, or
+    given but not needed.
     """
     if way != OMP:
         if donor or picks is not None:

@@ -131,7 +131,7 @@ class GramSums:
 
     @property
     def said(self) -> dict[str, Any]:
-        """Return what the file says about them: numbers of inputs, weights that are (in, out), layers without one."""
+        """Facts for the file: numbers of inputs, weights that are (in, out), and layers without inputs."""
         rows = {one.key: one.count for one in self.sums.values() if one.count}
         return {"rows": rows, "turned": self.turned, "lacking": sorted(set(self.lacking))}
 

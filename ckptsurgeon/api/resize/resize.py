@@ -129,7 +129,7 @@ def resize(
     if new_channels is not None and new_channels not in NEW_CHANNELS:
         raise ConfigError(f"--new-channels {escape(new_channels)} is unknown.", hint="Use init or copy.")
     if noise is not None and not 0 <= noise <= 1:
-        raise ConfigError(f"--noise {noise} is not a share from 0 to 1.", hint="As in --noise 0.1.")
+        raise ConfigError(f"--noise {noise} is not a number from 0 to 1.", hint="As in --noise 0.1.")
     if new_width is not None and new_width not in NEW_CHANNELS:
         raise ConfigError(f"--new-width {escape(new_width)} is unknown.", hint="Use copy or init.")
     if merge_experts is not None:

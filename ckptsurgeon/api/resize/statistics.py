@@ -92,7 +92,7 @@ def stats(
 
     if (include or exclude) and not (gram or fisher):
         raise ConfigError(
-            "--include and --exclude choose tensors for --gram and --fisher, but neither is given.",
+            "--include and --exclude choose tensors for --gram and --fisher, but neither --gram nor --fisher is given.",
             hint="Leave them out, or add --gram or --fisher.",
         )
     path, limit = os.fspath(source), memory_bytes(memory) or MEMORY

@@ -73,7 +73,7 @@ class Proposals:
         return there if there is not None else self._study.begin(number, self._ask(number))
 
     def ended(self, trial: Trial) -> None:
-        """Write a trial that has ended, and tell the sampler its score."""
+        """Record a trial that has ended, and tell the sampler its score."""
         self._study.end(trial)
         self._told(trial)
 

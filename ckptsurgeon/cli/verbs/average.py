@@ -67,8 +67,8 @@ def run(
         typer.Option(
             "--running",
             metavar="ENTRY",
-            help="Compute the average of the steps between two checkpoints that each store a running average; ENTRY "
-            "of the files is the number of steps, as batch_idx_train of icefall.",
+            help="Average the steps between two checkpoints, each of which stores a running average, as icefall's do. "
+            "ENTRY is the entry with the number of steps, such as batch_idx_train.",
         ),
     ] = None,
     int_buffers: Annotated[

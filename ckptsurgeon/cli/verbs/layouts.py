@@ -25,7 +25,7 @@ Examples:
 
 
 def run(
-    source: Annotated[str | None, typer.Argument(metavar="[FILE|DIR]", help="The checkpoint to recognise.")] = None,
+    source: Annotated[str | None, typer.Argument(metavar="[FILE|DIR]", help="The checkpoint to look at.")] = None,
     root: Root = None,
     *,
     printer: Printer,

@@ -37,7 +37,7 @@ def run(
         typer.Option(
             "--set",
             metavar="FIELD=VALUE",
-            help="Give a field of config.json this value, as num_hidden_layers=48. Repeatable.",
+            help="Give a field of config.json this value, such as num_hidden_layers=48. Repeatable.",
         ),
     ] = None,
     as_type: Annotated[
@@ -45,8 +45,8 @@ def run(
         typer.Option(
             "--as",
             metavar="MODEL_TYPE",
-            help="Write a model of this type, as mixtral: a dense network becomes one with experts, each a copy of the "
-            "feed-forward layer; with --expert, one with experts becomes dense.",
+            help="Write a model of this type, such as mixtral: a dense network becomes one with experts, each a copy "
+            "of the feed-forward layer; with --expert, one with experts becomes dense.",
         ),
     ] = None,
     expert: Annotated[
@@ -119,8 +119,7 @@ def run(
         typer.Option(
             "--by",
             metavar="STATS",
-            help="Choose what to keep by this file of statistics, which ckpt stats made: what contributes most is "
-            "kept.",
+            help="Keep what contributes most, according to this file of statistics from ckpt stats.",
         ),
     ] = None,
     tokenizer: Annotated[

@@ -36,7 +36,7 @@ def run(
         typer.Option(
             "--inputs",
             metavar="FILE",
-            help="Run on these: arguments of the network by name (.safetensors), lines of text (.txt), a sound (.wav).",
+            help="Run on these inputs: named arguments (.safetensors), lines of text (.txt) or audio (.wav).",
         ),
     ] = None,
     gram: Annotated[

@@ -55,8 +55,7 @@ def run(
         bool,
         typer.Option(
             "--keep-optimizer",
-            help="Start the optimizer with the moments of Adam that the source contains, as checkpoints of Coqui STT "
-            "do.",
+            help="Start the optimizer with the Adam moments that the source stores, as in checkpoints of Coqui STT.",
         ),
     ] = False,
     device: Annotated[

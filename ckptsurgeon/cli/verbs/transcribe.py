@@ -41,7 +41,7 @@ def run(
     batch_size: Annotated[
         int | None,
         typer.Option(
-            "--batch-size", metavar="N", help="Transcribe this many sounds at a time. [default: as in training]"
+            "--batch-size", metavar="N", help="Transcribe this many files at a time. [default: as in training]"
         ),
     ] = None,
     beam: Annotated[

@@ -189,7 +189,7 @@ class _Descent:
         return units, queries
 
     def _pair(self, number: int, part: Part) -> TensorPair:
-        """Return the tensors of a part, with all other groups of the model in their present order."""
+        """Return the two tensors of a part; in the model's, all other groups are in their current order."""
         if len(part.keys) == 1:
             key = part.keys[0]
             first, second = self._reference[self._counterpart(key)], self._ordered(key, but=part.dim)
@@ -209,7 +209,7 @@ class _Descent:
         return keys[place]
 
     def _ordered(self, key: str, but: int = -1) -> TensorInfo:
-        """Return a tensor of the model in the present order of all groups but those along the dimension ``but``."""
+        """Return a tensor of the model in the current order of all groups, except those along the dimension ``but``."""
         info = self._model[key]
         orders: Mapping[int, Any] = self._orders
         for dim, placed in sorted(self._places.get(key, {}).items()):

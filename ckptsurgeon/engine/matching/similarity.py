@@ -46,7 +46,7 @@ class TensorPair:
         return "float64" if any(info.dtype == "float64" for _, info in self._parts) else "float32"
 
     def read(self, box: Box, dtype: str) -> tuple[Array, Array]:
-        """Return a part of both; raises PlanError for NaN and infinite values."""
+        """Return the part ``box`` of both tensors; raises PlanError for NaN and infinite values."""
         found = []
         for source, info in self._parts:
             values = cast(read_part(source, info, box), info.dtype, dtype)[0]

@@ -74,7 +74,7 @@ class _Tensor:
 
 @dataclass
 class _Found:
-    """What a model contains: tensors, metadata, and what is only noted."""
+    """What a model contains: tensors, metadata, and facts for the notes on what was not read."""
 
     tensors: list[_Tensor] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)

@@ -162,7 +162,7 @@ class _Reader:
         names = [name.removeprefix(self.root) for name in self.archive.entries]
         unused = [one for one in names if one.startswith((_WEIGHTS, _CONSTANTS)) and one not in self.used]
         if unused:
-            notes.append(f"not read, since no tensor is said to be in them: {listing(unused, 4, where='')}")
+            notes.append(f"not read, since no tensor refers to them: {listing(unused, 4, where='')}")
         if self._compiled:
             notes.append(f"not read, compiled by AOTInductor: {listing(self._compiled, 4, where='')}")
         others = [one for one in names if not (_OWN.fullmatch(one) or one.startswith((_COMPILED, "serialized_")))]

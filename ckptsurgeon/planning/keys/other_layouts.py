@@ -18,7 +18,10 @@ _IN_THIRDS = re.compile(r"(?:^|[._])(?:c_attn|Wqkv|qkv|qkv_proj|in_proj|attn_qkv
 
 
 def layout_notes(names: Collection[tuple[str, str]], source: Mapping[str, TensorInfo]) -> Iterator[str]:
-    """Yield notes on tensors of ``source`` that keep their layout under new names; ``names`` are (old, new) keys."""
+    """Yield notes on tensors that are only renamed, although their new names suggest another layout of the values.
+
+    ``names`` are (old, new) keys of tensors of ``source``.
+    """
     matrices = [(old, new) for old, new in names if len(_shape(old, source)) > 1]
     kernels = [pair for pair in matrices if {*_leaves(*pair)} == {KERNEL, WEIGHT}]
     if kernels:

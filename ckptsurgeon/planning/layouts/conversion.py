@@ -185,7 +185,7 @@ class _Conversion:
                 yield f"added: {escape(now)}, a copy of {escape(of)}, since {target.library} stores both"
 
     def _at(self, name: str) -> str:
-        """Return the present name of a tensor or module that has the given name in the family."""
+        """Return the source layout's name for the tensor or module that the family calls ``name``."""
         module, rest = name, ""
         while module:
             if module in self.source.names:

@@ -27,7 +27,7 @@ class Change(Protocol):
 
     @property
     def made(self) -> str:
-        """The pattern of the tensors that only this layout has; '' if the names stay."""
+        """The pattern of the tensors that the change makes for this layout; '' if it makes no new names."""
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
         """Return the operations from the family's names to the layout."""
@@ -49,10 +49,10 @@ class Layout:
     its tensor is always equal to another one to the name of that one, and ``needed`` maps each name that must be stored
     here to the name of the tensor that it equals if other layouts leave it out. ``training`` are patterns of tensors
     that only training uses: other layouts that have no name for them do without them. ``aside`` maps patterns of other
-    tensors without which other layouts do to the reason, which completes "left out: …, ". ``is_bare`` is true for the
-    form without a head, or without the prefix of a component, that is written if the tensors have no other; if
-    ``only_read`` is true, the form is never written, and if ``only_written`` is true, it is another layout that tensors
-    are recognised as. ``omits`` maps patterns, in any layout of the family, of what is not written to the reason.
+    tensors without which other layouts do to the reason, which completes "left out: …, ". ``is_bare`` is true for a
+    form without a head, or without the prefix of a component; it is written if no tensor needs another form. A layout
+    with ``only_read`` is not written if another fits; one with ``only_written`` is written, but never recognised.
+    ``omits`` maps patterns of tensors that are not written to the reason; a pattern may be in any layout of the family.
     ``fits`` says of tensors with all marks whether their shapes are those of this layout. ``settings`` says what no
     tensor shows: how the library's network differs from transformers' unless its config.json says so. ``written`` is
     a note on tensors that get this layout.
@@ -97,8 +97,8 @@ class Family:
     which changes may reorder the rows of queries and keys: other networks with the same names may rotate other rows.
 
     Each group in ``alike`` has modules, by the family's names, that have the same tensors, except those in ``some``.
-    If names depend on the structure of a network, as those of a U-Net depend on its number of levels, ``shaped`` finds
-    the family with the names of the network that has the given tensors; None if it is no network of this family.
+    If names depend on the structure of a network, as those of a U-Net depend on its number of levels, ``shaped``
+    returns the family with the names for the network in the given tensors; None if it is not such a network.
     """
 
     name: str
@@ -110,7 +110,10 @@ class Family:
     shaped: Callable[[Tensors], Family | None] | None = None
 
     def of(self, tensors: Tensors) -> Family | None:
-        """Return the family with the names of the network that has these tensors; None if it is of another family."""
+        """Return the family with the names for the network in ``tensors``; None if ``shaped`` finds another network.
+
+        A family without ``shaped`` has the same names for all networks, and is returned as it is.
+        """
         return self.shaped(tensors) if self.shaped is not None else self
 
     def named(self, name: str) -> list[Layout]:

@@ -50,8 +50,8 @@ def layout_notes(found: SortedKeys, tuned: Mapping[str, TensorInfo], asked: Extr
     named = [module_of(key) for key, lies in lie.items() if is_named_conv1d(key) and not lies]
     if asked.model is None and named:
         yield (
-            f"{count(len(named), 'module is', 'modules are')} named like GPT-2's Conv1D, but treated as (out, in) "
-            f"without --fan-in-fan-out: {listing(named, where='')}"
+            f"{count(len(named), 'module is', 'modules are')} named like GPT-2's Conv1D, but treated as (out, in), "
+            f"because --fan-in-fan-out was not given: {listing(named, where='')}"
         )
 
 

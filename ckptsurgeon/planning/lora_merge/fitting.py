@@ -220,8 +220,8 @@ def _guess_notes(keys: Sequence[str], seen: bool | None) -> Iterator[str]:
     """
     if keys and seen is None:
         yield (
-            f"{_count(keys)} {'is' if len(keys) == 1 else 'are'} named like GPT-2's Conv1D, but merged as (out, in), "
-            f"which is a guess; a config.json next to the base would decide: {_list(keys)}"
+            f"{_count(keys)} {'is' if len(keys) == 1 else 'are'} named like GPT-2's Conv1D, but merged as (out, in) by "
+            f"a guess (a config.json next to the base would show the layout): {_list(keys)}"
         )
 
 

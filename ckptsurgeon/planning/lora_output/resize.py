@@ -32,9 +32,7 @@ def check_sizes(rank: int | None, energy: float | None) -> None:
     if rank is not None and rank < 1:
         raise ConfigError(f"--rank {rank} is not a valid rank.", hint="Use a whole number of 1 or more.")
     if energy is not None and not 0 < energy <= 1:
-        raise ConfigError(
-            f"--energy {energy} is not a share of the squared singular values.", hint="Use a number such as 0.95."
-        )
+        raise ConfigError(f"--energy {energy} is not a number above 0 and up to 1.", hint="Use a number such as 0.95.")
 
 
 def refuse_resizing(one: AdapterView) -> None:
@@ -123,7 +121,7 @@ def _notes(one: AdapterView, modules: Sequence[NewModule], to: str) -> Iterator[
     same = [module.name for module in modules if module.a.factor is None]
     if same:
         number = count(len(same), "module")
-        yield f"{number} copied unchanged, because the rank is not larger: {listing(same, where='')}"
+        yield f"{number} copied unchanged, because their rank does not become smaller: {listing(same, where='')}"
     if to == "peft" and one.adapter.spelling not in ("PEFT", TITLES[to]):
         yield (
             f"the output is a folder of PEFT, because the format of the adapter ({one.adapter.spelling}) cannot store "

@@ -83,7 +83,7 @@ def check_component(component: str) -> None:
     """Raise PlanError unless ``component`` is '' or the name of a model in a pipeline of diffusers."""
     if component and component not in COMPONENTS:
         raise PlanError(
-            f"--component {escape(component, 40)} is no model of a pipeline.", hint=f"Use {', '.join(COMPONENTS)}."
+            f"--component {escape(component, 40)} is not a model of a pipeline.", hint=f"Use {', '.join(COMPONENTS)}."
         )
 
 
@@ -93,8 +93,8 @@ def _placed(modules: Sequence[NewModule], component: str) -> list[NewModule]:
     found = {module.component for module in modules}
     if component and len(found) > 1:
         raise PlanError(
-            f"--component {component} is for an adapter of one model, and this one has {count(len(found), 'model')}: "
-            f"{listing(sorted(found))}.",
+            f"--component {component} needs an adapter for one model, but this one is for "
+            f"{count(len(found), 'model')}: {listing(sorted(found))}.",
             hint="Leave it out, or leave models out with --exclude.",
         )
     return [replace(one, component=component or _component(one)) for one in modules]
@@ -256,7 +256,7 @@ def _mlx(modules: Sequence[NewModule]) -> AdapterFiles:
     ]
     if odd:
         raise PlanError(
-            f"mlx-lm has adapters of linear layers only, and factors of {listing(odd)} are no matrices.",
+            f"mlx-lm has adapters of linear layers only, but the factors of {listing(odd)} are not matrices.",
             hint="Leave them out with --exclude.",
         )
     made, rank = AdapterFiles(weights=MLX_WEIGHTS), max(module.rank for module in modules)

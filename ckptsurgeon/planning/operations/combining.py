@@ -1,4 +1,4 @@
-"""The operation combine: elements along a dimension in groups, each of which becomes one element, their mean."""
+"""The operation combine: replaces each group of elements along a dimension by their mean, which may be weighted."""
 
 from __future__ import annotations
 

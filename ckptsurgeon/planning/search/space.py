@@ -165,7 +165,7 @@ def _parameter(said: str, where: str, mark: Mapping[str, Any]) -> Parameter:
 def _check_alone(said: str, mark: Mapping[str, Any]) -> None:
     more = next((field for field in ("log", "whole") if field in mark), None)
     if more is not None:
-        raise ConfigError(f"{said}: {more} is for a range, not for a choice.", hint="Leave it out.")
+        raise ConfigError(f"{said}: the field {more} applies only to search, not to choice.", hint="Leave it out.")
 
 
 def _choices(said: str, values: Any) -> tuple[Value, ...]:

@@ -121,7 +121,10 @@ def _rounded(bits: Array, layout: _FloatBits) -> Array:
 
 
 def _to_powers(bits: Array) -> Array:
-    """Return the codes of the nearest powers of two; ``bits`` are float32 values. The sign is lost, as in torch."""
+    """Return the codes of the powers of two that are nearest to float32 values; the sign is lost, as in torch.
+
+    ``bits`` are the bits of the values, as uint32.
+    """
     exponent = ((bits >> np.uint32(23)) & np.uint32(0xFF)).astype("<i4")
     rest = bits & np.uint32(0x7F_FFFF)
     half = np.uint32(0x40_0000)

@@ -62,7 +62,7 @@ def open_cell(path: str, cell: Cell, where: str) -> BinaryIO:
     found = _buffer(open_table(path, (cell.column,)).column(cell.column), cell.row)
     if not found:
         raise SourceError(
-            f"{where}: the column {escape(cell.column)} has no sound.", hint="Remove this row from the dataset."
+            f"{where}: the column {escape(cell.column)} has no audio.", hint="Remove this row from the dataset."
         )
     file: BinaryIO = pyarrow.BufferReader(found)
     return file

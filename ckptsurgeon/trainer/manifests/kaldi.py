@@ -87,7 +87,7 @@ def _clip(folder: str, key: str, text: _Entry, *, parts: Mapping[str, _Entry], s
     part = parts.get(key)
     if part is None:
         raise ConfigError(
-            f"{text.where}: there is no sound for {escape(key)}.",
+            f"{text.where}: there is no audio for {escape(key)}.",
             hint="Add a line with this id to segments (to wav.scp if there are no segments), or remove this line.",
         )
     recording, begin_s, end_s = _part(part)

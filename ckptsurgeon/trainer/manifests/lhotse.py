@@ -45,7 +45,7 @@ def _clip(path: str, where: str, entry: dict[str, Any], *, texts: bool) -> Clip:
     other = _set_of(set(entry))
     if other is not None:
         raise ConfigError(
-            f"{where}: the line belongs to a {other} of lhotse, which has only the texts or only the sounds.",
+            f"{where}: the line belongs to a {other} of lhotse, which has only the texts or only the recordings.",
             hint="Combine recordings and supervisions: "
             "lhotse cut simple -r recordings.jsonl.gz -s supervisions.jsonl.gz cuts.jsonl.gz",
         )

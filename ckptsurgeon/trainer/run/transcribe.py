@@ -84,7 +84,7 @@ def transcribe(
         sounds = [sounds]
     paths = [os.fspath(one) for one in sounds]
     if not paths:
-        raise ConfigError("no sound is given.", hint="Give one or more files: WAV, FLAC or Ogg.")
+        raise ConfigError("no audio file is given.", hint="Give one or more files: WAV, FLAC or Ogg.")
     if batch_size is not None and batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; it must be 1 or more.")
     document = read_document(where, "configuration")
@@ -95,7 +95,7 @@ def transcribe(
     task, tokens = task_of(settings, document, target)
     if not (hasattr(task, "measure") or hasattr(task, "read")):
         raise ConfigError(
-            f"the task {escape(settings.task)} of {escape(where)} does not transcribe sounds.",
+            f"the task {escape(settings.task)} of {escape(where)} cannot transcribe audio.",
             hint=getattr(task, "read_by", ""),
         )
     init = _init_of(where) if settings.lora.targets else None
@@ -171,7 +171,7 @@ def _clip(path: str, shortest: float) -> Clip:
     if seconds < shortest:
         raise ConfigError(
             f"{escape(path)} is too short: it has {seconds:g} s, a frame needs {shortest:g} s.",
-            hint="Leave this sound out.",
+            hint="Leave this file out.",
         )
     return replace(clip, seconds=seconds)
 

@@ -2,7 +2,7 @@
 
 A model gets inputs, lengths and the previous tokens (batch, length), which begin with the start token. It returns CTC's
 log-probabilities as ``ctc``, their ``lengths``, and logits (batch, length, tokens) as ``decoder``. Its ``ctc_weight``
-is the weight of CTC in the loss, and in the score of a text if both decode. Decoding is in ``_decoding.py``.
+is the weight of CTC in the loss, and in the scores of a joint beam search. Decoding is in ``_decoding.py``.
 """
 
 from __future__ import annotations

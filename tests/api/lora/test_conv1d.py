@@ -140,8 +140,8 @@ def test_what_is_named_as_a_conv1d_and_nothing_tells_is_noted() -> None:
     product = adapter("a", ("attn.c_proj", 8, 8))["attn.c_proj"]
     assert torch.allclose(merged("base/part/model.safetensors", "a")["attn.c_proj.weight"], product)
     assert cs.lora_merge("base/part/model.safetensors", "a").notes == (
-        "a: 1 module is named like GPT-2's Conv1D, but merged as (out, in), which is a guess; a config.json next to the "
-        "base would decide: attn.c_proj",
+        "a: 1 module is named like GPT-2's Conv1D, but merged as (out, in) by a guess (a config.json next to the base "
+        "would show the layout): attn.c_proj",
     )
 
 
@@ -200,7 +200,7 @@ C_PROJ, SCORE = "transformer.h.0.attn.c_proj", "score"
         (
             "plain",
             False,
-            f"1 module is named like GPT-2's Conv1D, but treated as (out, in) without --fan-in-fan-out: {C_PROJ}",
+            f"1 module is named like GPT-2's Conv1D, but treated as (out, in), because --fan-in-fan-out was not given: {C_PROJ}",
         ),
     ],
 )

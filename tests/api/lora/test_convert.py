@@ -185,7 +185,7 @@ def test_metadata_of_diffusers_has_ranks_and_alphas() -> None:
         (PEFT / "conv", {"to": "mlx"}, "linear layers only"),
         (PEFT / "plain", {"to": "kohya"}, "the adapter does not say it"),
         (PEFT / "plain", {"to": "diffusers"}, "--component unet|does not say it"),
-        (PEFT / "plain", {"to": "diffusers", "component": "nothing"}, "is no model of a pipeline"),
+        (PEFT / "plain", {"to": "diffusers", "component": "nothing"}, "is not a model of a pipeline"),
         (UNET / "kohya.safetensors", {"to": "peft"}, "underscores where those of the model have dots"),
         (UNET / "kohya.safetensors", {"to": "comfy"}, "underscores where those of the model have dots"),
         (UNET / "kohya.safetensors", {"to": "peft", "base": MLX / "base.safetensors"}, "is for another model"),

@@ -109,7 +109,9 @@ def test_both_limits_together(adapter: dict[str, torch.Tensor]) -> None:
 
 def test_a_rank_that_is_no_larger_is_copied(adapter: dict[str, torch.Tensor]) -> None:
     plan = cs.lora_resize("one", rank=8)
-    assert any(note.startswith("2 modules copied unchanged, because the rank is not larger") for note in plan.notes)
+    assert any(
+        note.startswith("2 modules copied unchanged, because their rank does not become smaller") for note in plan.notes
+    )
     receipt = cs.apply(plan, "out/")
     found = load_file("out/adapter_model.safetensors")
     for name in ("q", "up"):

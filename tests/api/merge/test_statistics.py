@@ -432,7 +432,7 @@ def test_patterns_without_gram_or_fisher_are_an_error(tmp_path: Path, ckpt: Ckpt
     saved(tmp_path, llama, "a")
     done = ckpt("stats", tmp_path / "a", "--include", "lm_head", "-o", tmp_path / "s.safetensors")
     assert done.code == 2
-    assert "neither is given" in done.err
+    assert "neither --gram nor --fisher is given" in done.err
     done = ckpt("stats", tmp_path / "a", "--gram", "--include", "lm_haed", "-o", tmp_path / "s.safetensors")
     assert done.code == 2
     assert "lm_head" in done.err

@@ -20,7 +20,7 @@ def notes(keys: list[str], config: dict[str, object] | None = None) -> list[str]
     save_file({key: torch.ones(4, 4) for key in keys}, "m/model.safetensors")
     if config is not None:
         Path("m/config.json").write_text(json.dumps(config))
-    return [one for one in cs.inspect("m").notes if " up to " in one or "nothing of" in one]
+    return [one for one in cs.inspect("m").notes if " up to " in one or "but no tensor of" in one]
 
 
 def experts(*numbers: int, layers: int = 1) -> list[str]:
@@ -32,11 +32,11 @@ def experts(*numbers: int, layers: int = 1) -> list[str]:
 
 def test_experts_with_gaps_are_noted() -> None:
     place = "model.layers.0.block_sparse_moe.experts has experts"
-    assert notes(experts(0, 1, 2, 9)) == [f"{place} 0 to 9, but nothing of expert 3 and 5 more"]
+    assert notes(experts(0, 1, 2, 9)) == [f"{place} 0 to 9, but no tensor of expert 3 and 5 more"]
     (note,) = notes(experts(0, 1, 2, 9), MIXTRAL)
     assert note == f"{place} up to 9 but lacks 6 experts, the first is 3: transformers initialises what is missing"
     Path("m/config.json").unlink()
-    assert notes(experts(0, 1, 12, 13, layers=2)) == [f"{place} 0 to 13, but nothing of expert 2 and 9 more"]
+    assert notes(experts(0, 1, 12, 13, layers=2)) == [f"{place} 0 to 13, but no tensor of expert 2 and 9 more"]
 
 
 @pytest.mark.parametrize("keys", [experts(0, 1, 2, 3), experts(4, 5, 6), experts(0, 1, 10, 11)])
@@ -53,5 +53,5 @@ def test_layers_with_gaps_are_noted(config: dict[str, object] | None) -> None:
     keys = [f"model.layers.{number}.{name}" for number in (0, 1, 2, 9) for name in NAMES]
     (note,) = notes(keys, config)
     assert note.startswith(
-        ("model.layers has layers 0 to 9, but nothing of layer 3", "model.layers has layers up to 9")
+        ("model.layers has layers 0 to 9, but no tensor of layer 3", "model.layers has layers up to 9")
     )

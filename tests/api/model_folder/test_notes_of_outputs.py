@@ -19,7 +19,7 @@ from .weights.test_family_checks import keys, model
 
 GAP = "model.layers has layers up to 4 but lacks 1 layer, the first is 3"
 HOLE = "model.layers.2 lacks mlp.up_proj.weight"
-ALONE = "model.layers has layers 0 to 4, but nothing of layer 3"
+ALONE = "model.layers has layers 0 to 4, but no tensor of layer 3"
 LOST = [key for key in keys() if ".3." not in key and key != "model.layers.2.mlp.up_proj.weight"]
 
 
@@ -62,7 +62,7 @@ def test_what_an_output_no_longer_has_is_said_of_its_source() -> None:
 @pytest.mark.usefixtures("_short")
 def test_a_folder_without_a_configuration_shows_it_too() -> None:
     cs.apply(cs.rename("m", map={"model.layers": "net.layers"}), "other/")
-    said = "net.layers has layers 0 to 4, but nothing of layer 3"
+    said = "net.layers has layers 0 to 4, but no tensor of layer 3"
     assert said in cs.inspect("other").notes
     assert said in cs.apply(cs.convert("other"), "again/").notes
     assert said in cs.inspect("again").notes

@@ -89,8 +89,8 @@ def test_a_weight_that_is_normalised_gets_no_noise(key: str, is_noisy: bool) -> 
         ({"set": {"num_key_value_heads": 4}, "noise": 0.1}, "but this command makes no copies"),
         ({"set": {"intermediate_size": 192}, "noise": 0.1}, "but this command makes no copies"),
         ({"set": {"hidden_size": 96}, "noise": 0.1}, "but this command makes no copies"),
-        ({**COPIED, "noise": 1.5}, "is not a share from 0 to 1"),
-        ({**COPIED, "noise": float("nan")}, "is not a share from 0 to 1"),
+        ({**COPIED, "noise": 1.5}, "is not a number from 0 to 1"),
+        ({**COPIED, "noise": float("nan")}, "is not a number from 0 to 1"),
         ({"model_type": "mixtral", "set": {"num_local_experts": 2}, "noise": 0.1}, "changes the type alone"),
     ],
 )

@@ -72,7 +72,7 @@ def test_marks_with_one_name_are_one_parameter() -> None:
         ({"choice": ["a", "a"]}, "choice has the same value twice: ['a', 'a']."),
         ({"choice": "ab"}, "choice is 'ab', not a list of values."),
         ({"choice": ["a", ["b"]]}, "not a list of values."),
-        ({"choice": ["a", "b"], "whole": True}, "whole is for a range, not for a choice."),
+        ({"choice": ["a", "b"], "whole": True}, "the field whole applies only to search, not to choice."),
     ],
 )
 def test_a_mark_that_means_nothing_is_an_error_with_its_place(mark: dict[str, Any], message: str) -> None:

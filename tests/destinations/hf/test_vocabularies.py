@@ -354,7 +354,7 @@ def test_pieces_that_are_not_in_the_order_of_rows_tell_no_ids() -> None:
     for name in ("vocab.txt", "tokenizer_config.json"):
         Path("bert", name).unlink()
     Path("bert/sentencepiece.bpe.model").write_bytes(pieces(*OLD))
-    with pytest.raises(cs.PlanError, match="does not say which row of the embedding a token has"):
+    with pytest.raises(cs.PlanError, match="does not say which embedding row belongs to which token"):
         cs.merge(["bert", "bert/"], method="linear", vocab="union")
 
 

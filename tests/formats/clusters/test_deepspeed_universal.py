@@ -84,9 +84,9 @@ def entry(value: Any) -> Callable[[], None]:
 
 WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "a file less": (lambda: os.unlink("d/zero/layers.0.weight/fp32.pt"), "lacks zero/layers.0.weight/fp32.pt"),
-    "no param": (entry({"parameter": torch.ones(2)}), "has no entry param that is a tensor"),
-    "a param that is none": (entry({"param": [1, 2]}), "has no entry param that is a tensor"),
-    "a number": (entry(3), "has no entry param that is a tensor"),
+    "no param": (entry({"parameter": torch.ones(2)}), "has no entry param with a tensor"),
+    "a param that is none": (entry({"param": [1, 2]}), "has no entry param with a tensor"),
+    "a number": (entry(3), "has no entry param with a tensor"),
     "states that are none": (lambda: torch.save([1], "d/mp_rank_00_model_states.pt"), "not a dict of training states"),
     "shapes that are none": (
         lambda: torch.save({"param_shapes": [{"a": -1}]}, "d/mp_rank_00_model_states.pt"), "invalid entry param_shapes",

@@ -85,7 +85,7 @@ def test_what_is_not_read_is_noted() -> None:
     with opened(program({"w": entry("weight_0")}, records, objects)) as found:
         assert found.notes[:4] == (
             f"{text}, and not 2 objects among its constants",
-            "not read, since no tensor is said to be in them: data/weights/weight_1",
+            "not read, since no tensor refers to them: data/weights/weight_1",
             "not read, compiled by AOTInductor: net",
             "also in the archive, and not read: extra/labels.txt, data/executorch/net.pte",
         )

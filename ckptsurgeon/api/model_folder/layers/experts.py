@@ -203,7 +203,7 @@ def expert_gap_notes(keys: Sequence[str]) -> Iterator[str]:
     if lost:
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         has = f"{escape(next(iter(sets)))}experts has experts {min(numbers)} to {max(numbers)}"
-        yield f"{has}, but nothing of expert {lost[0]}{more}"
+        yield f"{has}, but no tensor of expert {lost[0]}{more}"
 
 
 def _routers(

@@ -113,7 +113,7 @@ def layer_gap_notes(keys: Sequence[str]) -> Iterator[str]:
         if alike * 2 > len(numbers) and sum("." in rest for rest in usual) >= FEWEST:
             more = f" and {lost - 1} more" if lost > 1 else ""
             missing = next(number for number in range(first, last) if number not in numbers)
-            yield f"{escape(prefix)} has layers {first} to {last}, but nothing of layer {missing}{more}"
+            yield f"{escape(prefix)} has layers {first} to {last}, but no tensor of layer {missing}{more}"
 
 
 def uneven_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:

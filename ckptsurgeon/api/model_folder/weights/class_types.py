@@ -30,7 +30,7 @@ def class_type_notes(config: Mapping[str, Any]) -> Iterator[str]:
         return
     loaded = _counterpart(name, classes_of(str(kind))) or f"a class of {escape(str(kind))}"
     said = f"config.json says {escape(str(kind))} (model_type), but {escape(name)} (architectures), a class of {other}"
-    yield f"{said}: transformers' Auto classes load {loaded}, while other programs go by architectures"
+    yield f"{said}: transformers' Auto classes load {loaded}, while other programs choose the class by architectures"
 
 
 def loaded_class(config: Mapping[str, Any]) -> str:

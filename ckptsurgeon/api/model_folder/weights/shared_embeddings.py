@@ -28,4 +28,4 @@ def shared_embedding_notes(tensors: Sequence[DescribedTensor], folder: ModelFold
         shared = by_key.get(f"{found[1] or ''}shared.weight") if found else None
         if shared is not None and shared.shape == one.shape and not (one.tied_to or shared.tied_to):
             tied = f"{escape(one.key)} is stored, although the model's class ties it to {escape(shared.key)}"
-            yield f"{tied}: if the two differ, transformers before 5 uses only {escape(shared.key)}"
+            yield f"{tied}: if the two differ, transformers versions before 5 use only {escape(shared.key)}"

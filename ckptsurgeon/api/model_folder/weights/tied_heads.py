@@ -114,7 +114,7 @@ def stored_head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -
             kind = escape(model_type_of(folder.config))
             said = f"config.json does not set {TIES}: the output layer of {kind} is then {escape(embedding)}"
         stored = f"{escape(head)} is stored too"
-        yield f"{said}, but {stored}: if the two differ, transformers before 5 uses only the embedding"
+        yield f"{said}, but {stored}: if the two differ, transformers versions before 5 use only the embedding"
 
 
 def missing_head_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:

@@ -8,10 +8,8 @@ import typer
 
 __all__ = ["Adapter", "Adapters", "KeysOf", "Weights"]
 
-Adapter = Annotated[str, typer.Argument(metavar="ADAPTER", help="A folder of PEFT or mlx-lm, or a file.")]
-Adapters = Annotated[
-    list[str], typer.Argument(metavar="ADAPTER…", help="Folders that PEFT wrote, or files of adapters.")
-]
+Adapter = Annotated[str, typer.Argument(metavar="ADAPTER", help="An adapter: a PEFT or mlx-lm folder, or a file.")]
+Adapters = Annotated[list[str], typer.Argument(metavar="ADAPTER…", help="Adapters: PEFT folders, or files.")]
 Weights = Annotated[
     str | None,
     typer.Option(

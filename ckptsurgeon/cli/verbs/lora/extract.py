@@ -44,7 +44,10 @@ def run(
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Factor embeddings as well.")] = False,
     fan_in_fan_out: Annotated[
         bool,
-        typer.Option("--fan-in-fan-out", help="Treat weights as (in, out), as in GPT-2, if no config.json says so."),
+        typer.Option(
+            "--fan-in-fan-out",
+            help="Treat weights as (in, out), as in GPT-2, if no config.json shows the architecture.",
+        ),
     ] = False,
     save_modules: Annotated[
         bool,

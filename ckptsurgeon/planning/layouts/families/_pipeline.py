@@ -21,7 +21,7 @@ _PREFIXES = ((True, THEIR_UNET, THEIR_VAE), (False, UNET, VAE), (True, "", ""), 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The structure of the networks of a pipeline, of those that there are."""
+    """The structures of the networks in a pipeline; ``unet`` and ``vae`` are None if the pipeline lacks them."""
 
     unet: UNet | None
     vae: Autoencoder | None

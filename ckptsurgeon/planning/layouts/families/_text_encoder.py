@@ -49,7 +49,7 @@ class TextEncoder:
         return (*attention, *([Transposed(f"{self.ours}{_PROJECTION}")] if _PROJECTION in self._own else []))
 
     def computed(self) -> list[str]:
-        """Return the keys in the original that are computed."""
+        """Return the original's keys of tensors that the library computes itself, such as position ids."""
         ids = f"{self.theirs}{_WRAPPER}embeddings.position_ids"
         return [f"{self.theirs}attn_mask"] if self.is_open else [ids, without_wrapper(ids)]
 

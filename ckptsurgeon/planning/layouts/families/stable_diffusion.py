@@ -45,7 +45,7 @@ _AVERAGES = "averages of the weights during training; --layout diffusers-ema tak
 
 
 def shaped(tensors: Tensors) -> Family | None:
-    """Return the family with the names of the networks that have these tensors; None if they are others."""
+    """Return the family with the names for the networks in ``tensors``; None if these are other networks."""
     found = pipeline_in(tensors)
     return family_of(found) if found is not None else None
 

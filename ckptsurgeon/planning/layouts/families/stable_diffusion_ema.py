@@ -26,7 +26,7 @@ def averages_of(key: str) -> str:
 
 
 def shaped(tensors: Tensors) -> Family | None:
-    """Return the family with the names of averages among these tensors; None unless every weight has one."""
+    """Return the family with the names of the averages; None unless every weight of the U-Net has an average."""
     if _FIRST not in tensors or (pipeline := pipeline_in(tensors)) is None:
         return None
     weights = [key for key in tensors if key.startswith(THEIR_UNET)]

@@ -16,7 +16,7 @@ from .test_family_checks import VERBS
 transformers = pytest.importorskip("transformers")
 
 SAYS = "config.json says mistral (model_type), but LlamaForCausalLM (architectures), a class of llama: transformers' "
-TAKEN = f"{SAYS}Auto classes load MistralForCausalLM, while other programs go by architectures"
+TAKEN = f"{SAYS}Auto classes load MistralForCausalLM, while other programs choose the class by architectures"
 
 
 def llama(path: str, **changes: Any) -> str:

@@ -33,7 +33,7 @@ FP8 = {
 }
 SAID = (
     "config.json says that model.embed_tokens.weight is the output layer (tie_word_embeddings), but lm_head.weight "
-    "is stored too: if the two differ, transformers before 5 uses only the embedding"
+    "is stored too: if the two differ, transformers versions before 5 use only the embedding"
 )
 
 

@@ -73,7 +73,7 @@ def test_a_head_that_an_adapter_brings_is_not_tied_again(stored: bool) -> None:
     assert json.loads(Path("out/config.json").read_text())["tie_word_embeddings"] is False
 
 
-STORED = "is stored too: if the two differ, transformers before 5 uses only the embedding"
+STORED = "is stored too: if the two differ, transformers versions before 5 use only the embedding"
 VERBS = {
     "convert": lambda path: cs.convert(path, dtype="bf16"),
     "filter": lambda path: cs.filter(path, include=["**"]),

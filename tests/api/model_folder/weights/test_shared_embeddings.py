@@ -16,7 +16,7 @@ import ckptsurgeon as cs
 ENCODER = "model.encoder.embed_tokens.weight"
 NOTE = (
     f"{ENCODER} is stored, although the model's class ties it to model.shared.weight: if the two differ, "
-    "transformers before 5 uses only model.shared.weight"
+    "transformers versions before 5 use only model.shared.weight"
 )
 Found = Callable[[], Any]
 VERBS: dict[str, Found] = {
@@ -72,4 +72,6 @@ def test_fits_notes_an_output_layer_that_is_stored_although_both_models_tie_it()
     kind = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True}
     Path("llama/config.json").write_text(json.dumps({**kind, **sizes}))
     (note,) = (note for note in cs.fits("llama", "llama/config.json").notes if "stored too" in note)
-    assert "lm_head.weight is stored too: if the two differ, transformers before 5 uses only the embedding" in note
+    assert (
+        "lm_head.weight is stored too: if the two differ, transformers versions before 5 use only the embedding" in note
+    )
