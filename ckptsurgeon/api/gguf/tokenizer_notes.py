@@ -28,6 +28,8 @@ NORMAL, CONTROL = 1, 3
 """llama.cpp's numbers for tokens of ordinary texts, and for tokens such as the end of a text."""
 ROLES = ("eos_token_id", "bos_token_id", "padding_token_id", "eot_token_id", "seperator_token_id", "cls_token_id")
 """Entries with the id of a token that is not text; llama.cpp spells "separator" so."""
+BEGUN = ("llama3", "llama-v3", "llama-bpe", "falcon3")
+"""Values of ``tokenizer.ggml.pre`` with which llama.cpp adds ``bos_token_id`` if ``add_bos_token`` is missing."""
 LETTERS = 256
 """The number of tokens of byte-level BPE that no merge rule makes: one for each byte."""
 DIGITS = 10
@@ -61,9 +63,10 @@ def tokenizer_notes(metadata: Mapping[str, str], tokens: int, read: Read) -> Ite
         yield from _of_kinds(metadata, tokens, read)
     ends = {
         "eos_token_id": "llama.cpp ends texts there",
+        "eot_token_id": "llama.cpp ends texts there",
         "padding_token_id": "programs that pad texts ignore this token",
     }
-    if metadata.get(f"{OWN}add_bos_token") == "true":
+    if _begins_with_bos(metadata):
         ends["bos_token_id"] = "llama.cpp begins texts with it"
     for name, follows in ends.items():
         said = metadata.get(f"{OWN}{name}", "")
@@ -71,6 +74,12 @@ def tokenizer_notes(metadata: Mapping[str, str], tokens: int, read: Read) -> Ite
             text = _ordinary(int(said), read)
             if text:
                 yield f"{OWN}{name} is {said}, the id of the ordinary token {escape(text, 40)}: {follows}"
+
+
+def _begins_with_bos(metadata: Mapping[str, str]) -> bool:
+    """Return whether llama.cpp begins texts with the token ``bos_token_id``."""
+    default = metadata.get(MODEL) == "llama" or metadata.get(f"{OWN}pre") in BEGUN
+    return metadata.get(f"{OWN}add_bos_token", "true" if default else "false") == "true"
 
 
 def _of_lists(metadata: Mapping[str, str], read: Read) -> Iterator[str]:

@@ -95,6 +95,20 @@ def test_letters_of_byte_level_bpe_are_said_without_merges_too() -> None:
 
 
 @pytest.mark.parametrize(
+    ("entries", "role"),
+    [
+        ({"model": "gpt2", "merges": [0], "eot_token_id": 1}, "eot_token_id"),
+        ({"model": "gpt2", "merges": [0], "bos_token_id": 1, "pre": "llama-bpe"}, "bos_token_id"),
+        ({"model": "llama", "scores": [0.0] * 4, "bos_token_id": 1}, "bos_token_id"),
+    ],
+)
+def test_ordinary_tokens_with_a_role_are_said(entries: dict[str, Any], role: str) -> None:
+    (note,) = notes_on(["a", "b", "</s>", "<|im_end|>"], token_type=[1, 1, 3, 1], **entries)
+    does = "ends texts there" if role == "eot_token_id" else "begins texts with it"
+    assert note == f"{OWN}{role} is 1, the id of the ordinary token b: llama.cpp {does}"
+
+
+@pytest.mark.parametrize(
     "entries",
     [
         {"model": "llama", "scores": [0.0] * 4, "merges": [0]},  # older files of sentencepiece have merges, too
@@ -105,6 +119,15 @@ def test_letters_of_byte_level_bpe_are_said_without_merges_too() -> None:
         {"model": "gpt2", "merges": [0], "eos_token_id": 9, "token_type": [1, 1, 3, 1]},
         {"model": "gpt2", "merges": [0], "bos_token_id": 1, "add_bos_token": "false", "token_type": [1, 1, 3, 1]},
         {"model": "gpt2", "merges": [0], "eos_token_id": 1},
+        {"model": "gpt2", "merges": [0], "bos_token_id": 1, "pre": "qwen2", "token_type": [1, 1, 3, 1]},
+        {"model": "gpt2", "merges": [0], "bos_token_id": 2, "pre": "llama-bpe", "token_type": [1, 1, 3, 1]},
+        {
+            "model": "llama",
+            "scores": [0.0] * 4,
+            "bos_token_id": 1,
+            "add_bos_token": "false",
+            "token_type": [1, 1, 3, 1],
+        },
     ],
 )
 def test_tokenisers_of_real_files_get_no_note(entries: dict[str, Any]) -> None:

@@ -20,6 +20,9 @@ OF_ENCODERS = frozenset((
 ))  # fmt: skip
 """Model types that were trained with a token before each text and one after it."""
 ROLES = (("cls_token", "[CLS]"), ("sep_token", "[SEP]"))
+PAIRS = (("cls_token", "sep_token"), ("bos_token", "eos_token"))
+ENDS = {"</s>": "<s>", "[SEP]": "[CLS]"}
+"""Tokens that end a text, each with the token that begins it. (OPT begins a text with ``</s>``, too.)"""
 
 
 def around_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
@@ -47,6 +50,7 @@ def _is_bare(processor: Any) -> bool:
 def text_notes(folder: ModelFolder) -> Iterator[str]:
     """Yield notes on tokens around texts, padding and a largest length that the tokens or the model contradict."""
     yield from _around_texts(folder)
+    yield from _exchanged(folder)
     yield from _padding(folder)
     yield from _cut(folder)
 
@@ -59,6 +63,19 @@ def _around_texts(folder: ModelFolder) -> Iterator[str]:
         said = [f"{brief_token(token)} as {row} instead of {places[token]}" for token, row in dict.fromkeys(found)]
         others = listing(said, 3, where="")
         yield f"the post_processor of {WHOLE} adds tokens with wrong ids to a text: {others}"
+
+
+def _exchanged(folder: ModelFolder) -> Iterator[str]:
+    """Yield notes on files that exchange the first and the last token of a text, such as ``<s>`` and ``</s>``."""
+    names = named_tokens(folder)
+    for first, last in PAIRS:
+        if ENDS.get(names.get(first, "")) == names.get(last, ""):
+            named = f"{first} is {brief_token(names[first])} and {last} is {brief_token(names[last])}"
+            yield f"{named} in the files of the tokeniser: the two tokens are perhaps exchanged"
+    tokens = list(_put(folder.tokenizer_head.get("post_processor"), in_order=True))
+    if len(tokens) == len(PAIRS[0]) and ENDS.get(tokens[0][0]) == tokens[1][0]:
+        begins = f"begins texts with {brief_token(tokens[0][0])} and ends them with {brief_token(tokens[1][0])}"
+        yield f"{WHOLE} {begins} (post_processor): the two tokens are perhaps exchanged"
 
 
 def _padding(folder: ModelFolder) -> Iterator[str]:
@@ -94,20 +111,24 @@ def _cut(folder: ModelFolder) -> Iterator[str]:
         yield f"{WHOLE} cuts texts to {longest} tokens (truncation), but the model has {most} positions"
 
 
-def _put(processor: Any) -> Iterator[tuple[str, int]]:
-    """Yield the tokens that a post-processor adds to texts, each with its id."""
+def _put(processor: Any, *, in_order: bool = False) -> Iterator[tuple[str, int]]:
+    """Yield the tokens that a post-processor adds to texts, each with its id.
+
+    With ``in_order``, these are the tokens around a single text, as they follow each other.
+    """
     if not isinstance(processor, dict):
         return
     for one in _items(processor.get("processors")):
-        yield from _put(one)
+        yield from _put(one, in_order=in_order)
     for field in ("cls", "sep"):
         if isinstance(pair := processor.get(field), list) and len(pair) == 2 and isinstance(pair[0], str):
             yield pair[0], pair[1]
-    pieces = [*_items(processor.get("single")), *_items(processor.get("pair"))]
+    pieces = [*_items(processor.get("single")), *(() if in_order else _items(processor.get("pair")))]
     used = [one["SpecialToken"].get("id") for one in pieces if isinstance(one, dict) and _is_special(one)]
     special = processor.get("special_tokens")
-    for name, one in special.items() if isinstance(special, dict) else ():
-        if name in used and isinstance(one, dict):
+    for name in dict.fromkeys(one for one in used if isinstance(one, str)):
+        one = special.get(name) if isinstance(special, dict) else None
+        if isinstance(one, dict):
             pairs = zip(_items(one.get("tokens")), _items(one.get("ids")), strict=False)
             yield from ((token, row) for token, row in pairs if isinstance(token, str) and type(row) is int)
 

@@ -201,6 +201,49 @@ def test_an_encoder_without_special_tokens_around_a_text_is_said(
     assert [one for one in cs.inspect("m").notes if "post_processor" in one] == ([text] if said else [])
 
 
+def template(*pieces: str) -> dict[str, Any]:
+    listed = [{"SpecialToken": {"id": one}} if one != "A" else {"Sequence": {"id": "A"}} for one in pieces]
+    special = {one: {"id": one, "ids": [WORDS.index(one)], "tokens": [one]} for one in sorted({*pieces} - {"A"})}
+    return {"type": "TemplateProcessing", "single": listed, "special_tokens": special}
+
+
+@pytest.mark.parametrize(
+    ("processor", "said"),
+    [
+        ({"type": "RobertaProcessing", "sep": ["<s>", 7], "cls": ["</s>", 8]}, "'</s>' and ends them with '<s>'"),
+        (template("[SEP]", "A", "[CLS]"), "'[SEP]' and ends them with '[CLS]'"),
+        ({"type": "Sequence", "processors": [LEVEL, template("</s>", "A", "<s>")]}, "'</s>' and ends them with '<s>'"),
+        (template("[CLS]", "A", "[SEP]"), ""),
+        (template("<s>", "A", "</s>"), ""),
+        (template("</s>", "A"), ""),
+        (template("</s>", "A", "</s>"), ""),
+        (ROBERTA, ""),
+    ],
+)
+def test_exchanged_tokens_around_a_text_are_said(processor: dict[str, Any], said: str) -> None:
+    text = f"tokenizer.json begins texts with {said} (post_processor): the two tokens are perhaps exchanged"
+    found = notes(WORDS, {"post_processor": processor}, {"type": "WordPiece"}, kind="llama")
+    assert [one for one in found if "exchanged" in one] == ([text] if said else [])
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ({"cls_token": "</s>", "sep_token": "<s>"}, "cls_token is '</s>' and sep_token is '<s>'"),
+        ({"cls_token": "[SEP]", "sep_token": "[CLS]"}, "cls_token is '[SEP]' and sep_token is '[CLS]'"),
+        ({"bos_token": "</s>", "eos_token": {"content": "<s>"}}, "bos_token is '</s>' and eos_token is '<s>'"),
+        ({"bos_token": "</s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>"}, ""),
+        ({"cls_token": "</s>", "bos_token": "<s>"}, ""),
+        ({"cls_token": "[CLS]", "sep_token": "[SEP]"}, ""),
+    ],
+)
+def test_exchanged_names_are_said(names: dict[str, Any], said: str) -> None:
+    whole("m", WORDS, {"post_processor": ROBERTA}, {"type": "WordPiece"}, kind="roberta")
+    Path("m/tokenizer_config.json").write_text(json.dumps(names))
+    text = f"{said} in the files of the tokeniser: the two tokens are perhaps exchanged"
+    assert [one for one in cs.inspect("m").notes if "exchanged" in one] == ([text] if said else [])
+
+
 def test_an_encoder_with_special_tokens_around_a_text_is_not() -> None:
     assert notes(WORDS, {"post_processor": ROBERTA}, {"type": "WordPiece"}, kind="roberta") == []
 
