@@ -61,8 +61,7 @@ def role_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[st
     if is_ctc(folder):
         return
     own = {name: places[token] for name, token in names.items() if token in places}
-    for file in (CONFIG, GENERATION):
-        fields = object_in(folder, file)
+    for file, fields in _sections(folder).items():
         swapped = [pair for pair in PAIRS if _are_swapped(fields, pair, own)]
         for pair in swapped:
             ids = " and ".join(f"{name}_id is {fields[f'{name}_id']}" for name in pair)
@@ -82,6 +81,18 @@ def role_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[st
             yield from _end_and_padding(fields, file, names, own)
     yield from _starts(folder, places)
     yield from _suppressed_languages(object_in(folder, GENERATION), places)
+
+
+def _sections(folder: ModelFolder) -> dict[str, Mapping[str, Any]]:
+    """Return the fields of config.json, of its section ``decoder``, and of generation_config.json, by where they are.
+
+    The section's fields are used if config.json lacks them, unless there is a generation_config.json: as in TrOCR.
+    """
+    config, generation = (object_in(folder, file) for file in (CONFIG, GENERATION))
+    decoder = config.get("decoder") if not generation else None
+    inner = decoder.items() if isinstance(decoder, dict) else ()
+    used = {name: value for name, value in inner if config.get(name) is None}
+    return {CONFIG: config, f"decoder in {CONFIG}": used, GENERATION: generation}
 
 
 def _are_swapped(fields: Mapping[str, Any], pair: tuple[str, str], own: Mapping[str, int]) -> bool:

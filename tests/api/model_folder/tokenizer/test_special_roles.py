@@ -82,6 +82,17 @@ def test_ids_of_a_decoder_behind_an_encoder_of_images_are_read() -> None:
     assert notes({"pad_token_id": 7, **parts}, None, BERT) == [f"{own}, while pad_token is '<pad>' (0)"]
 
 
+def test_ids_of_a_decoder_are_read_if_nothing_else_has_them() -> None:
+    parts = {"vocab_size": None, "encoder": {"image_size": 8}, "architectures": ["VisionEncoderDecoderForCausalLM"]}
+    decoder = {"vocab_size": len(TOKENS), "eos_token_id": 2, "pad_token_id": 0, "bos_token_id": 1}
+    own = "eos_token_id of decoder in config.json is 1 ('<s>', the bos_token of the tokeniser)"
+    wrong = {**decoder, "eos_token_id": 1}
+    assert notes({**parts, "decoder": decoder}, None, LLAMA) == []
+    assert notes({**parts, "decoder": wrong}, None, LLAMA) == [own + END]
+    assert notes({**parts, "decoder": wrong, "eos_token_id": 2}, None, LLAMA) == []
+    assert notes({**parts, "decoder": wrong}, {"eos_token_id": 2}, LLAMA) == []
+
+
 def test_a_list_of_ends_without_the_right_one_is_said() -> None:
     own = "eos_token_id of generation_config.json has 1 ('<s>', the bos_token of the tokeniser)"
     assert notes({}, {"eos_token_id": [1, 9]}, LLAMA) == [own + END]
