@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from safetensors.torch import load_file, save_file
 
-from ckptsurgeon.api.resize.statistics import NOTE, _prints
+from ckptsurgeon.api.resize.stored_statistics import NOTE, prints
 from ckptsurgeon.checkpoint.opening import open_checkpoint
 
 __all__ = ["statistics_of"]
@@ -29,7 +29,7 @@ def statistics_of(paths: Sequence[str], *, turned: bool = False, seed: int = 0) 
         matrices = [key.removesuffix(".gram") for key in values if key.endswith(".gram")]
         about = {"rows": dict.fromkeys(matrices, 10**6), "turned": matrices if turned else [], "lacking": []}
         with open_checkpoint(path) as opened:
-            said = {"model": path, "weights": _prints(opened), "inputs": "made", "gram": about, "fisher": about}
+            said = {"model": path, "weights": prints(opened), "inputs": "made", "gram": about, "fisher": about}
         found[path] = f"{path}.{seed}.stats.safetensors"
         save_file(values, found[path], {NOTE: json.dumps(said)})
     return found

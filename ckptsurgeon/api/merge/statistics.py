@@ -59,7 +59,7 @@ def opened_statistics(
                 f"--statistics has no effect: the method {method.name} uses no statistics.", hint="Leave it out."
             )
         return MergeStatistics()
-    from ..resize.statistics import check_belongs, said_in  # few methods use statistics
+    from ..resize.stored_statistics import check_belongs, said_in  # few methods use statistics
 
     files = _files(given, models, views, paths)
     _check_all(files, method, models, views)

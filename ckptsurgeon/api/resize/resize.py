@@ -41,7 +41,7 @@ from .donor import donor_choice, with_donor
 from .merging import check_merge
 from .scores import Measures
 from .stages import Stages
-from .statistics import read_statistics
+from .stored_statistics import read_statistics
 from .vocabulary import VocabularyChoices, vocabulary_step
 
 __all__ = ["resize"]

@@ -1,18 +1,15 @@
-"""``stats``: runs a network, and stores what its channels, heads, experts and layers do; reads such files."""
+"""``stats``: runs a network, and stores what its channels, heads, experts and layers do."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint
 from ...errors import ConfigError
 from ...planning.keys.pattern_hints import chosen_keys
@@ -20,26 +17,19 @@ from ...planning.plan.plan import Plan
 from ...storage.read.uri import shown
 from ...util.text import count, escape, listing
 from ..inputs.argument_types import Path, Patterns, Progress, checked
-from ..inputs.merged_adapters import tail_of
 from .expert_statistics import ExpertSums, are_experts
 from .gram_matrices import GRAM, GramSums, is_linear, weights_of
+from .stored_statistics import INFLUENCE, INPUTS, LOAD, NOTE, prints
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ..prove.network import Network
 
-__all__ = ["Statistics", "check_belongs", "read_statistics", "said_in", "stats"]
+__all__ = ["stats"]
 
 MEMORY = 1 << 30
 """The default of ``memory``, in bytes."""
-NOTE = "ckptsurgeon.stats"
-"""The key of the metadata that says of which model and inputs statistics are."""
-PLACES, BYTES = 1024, 32
-"""The number of places of each file that are read to recognise it, and the bytes at each place."""
-INPUTS, LOAD, INFLUENCE, SALIENCY = "inputs", "load", "influence", "saliency"
-"""The last part of the keys: mean squares of a layer's inputs, how often experts are used, how much a layer changes its
-input, and how much experts contribute."""
 
 
 @checked
@@ -146,7 +136,7 @@ def stats(
             hint="Give other inputs with --inputs.",
         )
     with open_checkpoint(path, root) as opened:
-        said |= {"model": os.path.basename(path.rstrip("/")), "weights": _prints(opened), "inputs": given.said}
+        said |= {"model": os.path.basename(path.rstrip("/")), "weights": prints(opened), "inputs": given.said}
         of_model = dict.fromkeys((*opened.notes, *notes_beside(opened)))
     plan = convert(values, dtype="float32" if gram else None, metadata={NOTE: json.dumps(said, sort_keys=True)})
     return replace(plan, notes=(*of_model, *notes, *_notes(said), *plan.notes))
@@ -176,26 +166,6 @@ def _real(mask: Tensor | None) -> Tensor | None:
 def _added(done: list[int], number: int) -> int:
     done[0] += number
     return done[0]
-
-
-def _prints(opened: Checkpoint) -> list[str]:
-    """Return what identifies the weights: digests of headers, of the last bytes, and of bytes from everywhere.
-
-    A fine-tuning may change some layers only. ``PLACES`` places of each file are read.
-    """
-    return [*sorted(one.sha256 for one in opened.files), tail_of(opened), _sample_of(opened)]
-
-
-def _sample_of(opened: Checkpoint) -> str:
-    """Return the SHA-256 of bytes at evenly spread places of a checkpoint's files; '' if they are remote."""
-    digest = hashlib.sha256()
-    for _, file in sorted(opened.open_files().items()):
-        if file.remote:
-            return ""
-        step = max(file.size // PLACES, BYTES)
-        for at in range(0, file.size, step):
-            digest.update(file.read(at, min(BYTES, file.size - at)))
-    return digest.hexdigest()
 
 
 @dataclass
@@ -294,74 +264,3 @@ def _take_influence(mean: _Mean, real: Tensor | None, module: nn.Module, args: A
         first, last = (_positions(one, real).double() for one in (before, after))
         cosines = torch.cosine_similarity(first, last, dim=-1)
         mean.add((1 - cosines).sum(), cosines.numel())
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """The statistics in a file: mean squares, loads and influences by key, as lists of numbers."""
-
-    path: str
-    values: Mapping[str, Sequence[float]]
-
-    def inputs(self, key: str) -> Sequence[float] | None:
-        """Return the mean square of each input of the layer with the weight ``key``; None if there is none."""
-        return self.values.get(f"{key.rpartition('.')[0]}.{INPUTS}")
-
-    def load(self, keys: Sequence[str]) -> Sequence[float] | None:
-        """Return how often each expert is used, from the router among the modules of ``keys``; None without one."""
-        names = (f"{key.rpartition('.')[0]}.{LOAD}" for key in keys)
-        return next((self.values[name] for name in names if name in self.values), None)
-
-    def saliency(self, keys: Sequence[str]) -> Sequence[float] | None:
-        """Return how much each expert contributes, from the modules of ``keys``; None if it is not known."""
-        names = (f"{key.rpartition('.')[0]}.{SALIENCY}" for key in keys)
-        return next((self.values[name] for name in names if name in self.values), None)
-
-    def influences(self, number: int) -> list[float]:
-        """Return the influence of each layer in the list with ``number`` layers.
-
-        Raises ConfigError if there is no such list, or more than one.
-        """
-        lists: dict[str, dict[int, float]] = {}
-        for key, values in self.values.items():
-            path, _, place = key.removesuffix(f".{INFLUENCE}").rpartition(".")
-            if key.endswith(f".{INFLUENCE}") and re.fullmatch("[0-9]{1,6}", place) and len(values) == 1:
-                lists.setdefault(path, {})[int(place)] = values[0]
-        found = [own for own in lists.values() if sorted(own) == list(range(number))]
-        if len(found) != 1:
-            raise ConfigError(
-                f"{escape(self.path)} must have the influence of the layers of one list of {number} layers, but it "
-                f"has {len(found) or 'no'} such lists.",
-                hint="List the layers that are kept: --layers 0..7,10.",
-            )
-        return [found[0][place] for place in range(number)]
-
-
-def read_statistics(path: Path, source: Checkpoint) -> Statistics:
-    """Return the statistics in a file that ``stats`` made of ``source``; raises ConfigError if they are of another."""
-    name = os.fspath(path)
-    with open_checkpoint(name, unwrap=False) as opened:
-        check_belongs(said_in(opened), name, source)
-        keys = [key for key in opened if key.rpartition(".")[2] in (INPUTS, LOAD, INFLUENCE, SALIENCY)]
-        return Statistics(name, {key: opened.tensor(key).reshape(-1).tolist() for key in keys})
-
-
-def said_in(opened: Checkpoint) -> Mapping[str, Any]:
-    """Return what a file says about the statistics in it; raises ConfigError if it has none."""
-    try:
-        said = json.loads(opened.metadata[NOTE])
-        if isinstance(said["weights"], list):
-            return dict(said)
-    except (KeyError, TypeError, ValueError):
-        pass
-    raise ConfigError(f"{escape(opened.path)} has no statistics.", hint="Make them with ckpt stats.")
-
-
-def check_belongs(said: Mapping[str, Any], name: str, source: Checkpoint) -> None:
-    """Raise ConfigError if the statistics in the file ``name`` are of another model than ``source``."""
-    if said["weights"] != _prints(source):
-        model = escape(shown(source.path))
-        raise ConfigError(
-            f"{escape(name)} has statistics of another model: {escape(str(said.get('model')), 80)}, not of {model}.",
-            hint=f"Make them of this one: ckpt stats {model} --inputs FILE -o {escape(name)}.",
-        )
