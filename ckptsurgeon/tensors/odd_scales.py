@@ -36,7 +36,7 @@ SAID = {
     NEGATIVE: "negative scales, which the encoding does not have, so that these weights change their sign",
     NEGATED: "scales that are all negative: perhaps their signs were changed",
     EXCHANGED: "scales that are larger than their biases: perhaps scales and biases are swapped",
-    OPPOSED: "scales with the sign of their biases: perhaps the signs of the scales were changed",
+    OPPOSED: "scales with the sign of their biases: perhaps the signs of the scales, or of the biases, were changed",
     NARROW: "scales so small next to their biases that the weights of a group hardly differ: perhaps they belong "
     "to codes of more bits",
     UNSET: "scales that are all exactly 1: perhaps they were never set",
@@ -140,6 +140,12 @@ class OddScales:
         """Record the median of |mean| / deviation of the groups in a part of a matrix; its smallest part counts."""
         self._leans[name] = min(lean, self._leans.get(name, lean))
 
+    def add_all_but_sizes(self, other: OddScales) -> None:
+        """Record what ``other`` has recorded, except sizes: ``other`` is about embeddings, which have other sizes."""
+        for kind in SAID:
+            self.names[kind] |= other.names[kind]
+        self._leans |= other._leans
+
     def __bool__(self) -> bool:
         return any(self.names.values())
 
@@ -185,18 +191,19 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
         powers = powers_of(one[path] for one in every if path in one)
         if shifted := shifted_names(names, len(powers)):
             yield f"{escape(path)}: {len(shifted)} of {len(powers)} decoded matrices {OFF_BY_ONE}: {_listed(shifted)}"
-        if uncentred := uncentred_names(names, powers) - shifted:
+        matrices = {*powers, *names[UNCENTRED]}
+        if uncentred := uncentred_names(names, matrices) - shifted:
             yield (
-                f"{escape(path)}: {len(uncentred)} of {len(powers)} decoded matrices {WRONG_OFFSETS}: "
+                f"{escape(path)}: {len(uncentred)} of {len(matrices)} decoded matrices {WRONG_OFFSETS}: "
                 f"{_listed(uncentred)}"
             )
         large, small = unlike_other_layers(powers, names)
         for unlike, as_large in ((large, f"at least {1 << APART} times"), (small, f"at most 1/{1 << APART}")):
             if unlike:
-                matrices = count(len(unlike), "decoded matrix", "decoded matrices")
+                number = count(len(unlike), "decoded matrix", "decoded matrices")
                 are, of_others = ("is", "that") if len(unlike) == 1 else ("are", "those")
                 yield (
-                    f"{escape(path)}: {matrices} {are} {as_large} as large as {of_others} of other layers: the scales "
+                    f"{escape(path)}: {number} {are} {as_large} as large as {of_others} of other layers: the scales "
                     f"may be those of other codes, or may never have been set: {_listed(unlike)}"
                 )
         groups = larger_layers(powers, ALL_ROLES) if not (large or small) else []
@@ -227,7 +234,8 @@ def uncentred_names(names: Mapping[str, Collection[str]], every: Collection[str]
 
     Siblings are the matrices of other layers with the same role, the name without numbers. At least ``SIBLINGS`` of
     them, or one and at least ``FEWEST`` matrices of all roles, must have groups with means near 0, and none may be
-    ``LEANING`` or shifted. ``names`` are the names of matrices by kind.
+    ``LEANING`` or shifted. A matrix without siblings, such as an output layer, is compared with all other matrices, of
+    which there must be ``AROUND``. ``names`` are the names of matrices by kind.
     """
     if names.get(ROUNDED):
         return set()
@@ -239,8 +247,11 @@ def uncentred_names(names: Mapping[str, Collection[str]], every: Collection[str]
             roles.setdefault(NUMBER_IN_KEY.sub("#", name), set()).add(name)
         leaning = set(names.get(LEANING, ())).union(*(names.get(kind, ()) for kind in SHIFTED.values()))
         for role in roles.values():
-            others = role - some
-            if _are_centred(others, leaning, SIBLINGS) or (others and _are_centred(set(every) - some, leaning, FEWEST)):
+            others, fewest = role - some, AROUND if len(role) == 1 else FEWEST
+            is_compared = bool(others) or len(role) == 1
+            if _are_centred(others, leaning, SIBLINGS) or (
+                is_compared and _are_centred(set(every) - some, leaning, fewest)
+            ):
                 found |= role & some
     return found.difference(*(names.get(kind, ()) for kind in EXPLAIN))
 
@@ -250,6 +261,8 @@ SIBLINGS = 2
 
 One is enough in a model of two layers if its other matrices have groups around 0, too.
 """
+AROUND = 8
+"""The fewest other matrices with groups around 0 that show that a matrix without siblings is wrong."""
 
 
 def _are_centred(others: Collection[str], leaning: Container[str], fewest: int) -> bool:

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import CheckpointError
-from ...planning.transplant.by_place import is_embedding
+from ...planning.transplant.by_place import is_embedding, vocabulary_keys
 from ...tensors.encodings._encoding import QuantisedTensor
 from ...tensors.non_finite import has_non_finite
 from ...tensors.odd_scales import NO_OFFSET, ZERO_BLOCKS
@@ -16,7 +16,7 @@ from ...util.text import NUMBER_IN_KEY, count, escape, listing
 from .dequantising import weights_of
 from .sampled_parts import SampledFiles, is_local, middle
 
-__all__ = ["odd_scale_notes_on", "sampled_scale_notes"]
+__all__ = ["VOCABULARY", "odd_scale_notes_on", "sampled_scale_notes"]
 
 ROLES, LAYERS = 4, 8
 """How many roles (names without numbers) are looked at, and how many tensors of each, at most."""
@@ -26,35 +26,41 @@ ROWS, COLUMNS = 64, 128
 A layer with 4096 inputs and outputs costs at most 256 kB, as stored rows between the first and the last are read."""
 UNSURE = (ZERO_BLOCKS, NO_OFFSET)
 """The kinds of odd scales that only a whole tensor shows."""
+VOCABULARY = 4
+"""How many embeddings and output layers are looked at. Only their own scales are judged: their sizes are not those of
+layers."""
 
 
 def sampled_scale_notes(checkpoint: Checkpoint, among: Collection[str] | None = None) -> tuple[str, ...]:
     """Return notes on quantised tensors whose scales are odd, or make weights far too large or too small.
 
     They are those that a verb gives which decodes all tensors; here, a part of at most ``ROLES`` * ``LAYERS`` tensors
-    is decoded, of those whose codes have a key in ``among`` (by default all). There are no notes if weights are already
-    decoded by the verb, or if files are remote or are deleted after use.
+    is decoded, and of ``VOCABULARY`` more, of those whose codes have a key in ``among`` (by default all). There are no
+    notes if weights are already decoded by the verb, or if files are remote or are deleted after use.
     """
     if checkpoint.stored is not None or not checkpoint.codes or not is_local(checkpoint):
         return ()
     from ...engine.compute.reading import read_part  # imports numpy
 
-    sample, weight_of = SampledFiles(checkpoint), weights_of(checkpoint)
+    sample, of_tokens, weight_of = SampledFiles(checkpoint), SampledFiles(checkpoint), weights_of(checkpoint)
     every = [one for one in checkpoint.codes.tensors if one.codes and (among is None or one.codes in among)]
-    chosen = list(_chosen(every))
+    layers = list(_chosen(every))
+    chosen = [*layers, *[one for one in every if one not in layers and vocabulary_keys([one.name])][:VOCABULARY]]
     unsound, faults = [], []
-    for one in chosen:
+    for at, one in enumerate(chosen):
         weight = None
         with suppress(CheckpointError):  # a note says which encodings are not known; a copy does not need to know them
             weight = weight_of(one.codes)
         if weight is None or len(weight.info.shape) < 2 or not weight.info.numel:
             continue
         try:
-            values = read_part(sample, weight.info, middle(weight.info.shape, ROWS, COLUMNS))
+            files = sample if at < len(layers) else of_tokens
+            values = read_part(files, weight.info, middle(weight.info.shape, ROWS, COLUMNS))
             if has_non_finite(weight.info.dtype, values.tobytes()):
                 unsound.append(one.name)
         except CheckpointError as error:
             faults.append(error.message)
+    sample.odd_scales.add_all_but_sizes(of_tokens.odd_scales)
     for kind in UNSURE:
         sample.odd_scales.names[kind].clear()
     number = len(checkpoint.codes.tensors) if among is None else len(every)
