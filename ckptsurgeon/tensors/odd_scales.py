@@ -11,13 +11,13 @@ from math import log2
 from typing import TypeAlias
 
 from ..util.text import NUMBER_IN_KEY, count, escape, listing, natural_key, percent
-from .layer_groups import larger_layers
+from .layer_groups import larger_layers, outlying_layers
 
 __all__ = [
-    "APART", "DECODED", "EXCHANGED", "EXPLAIN", "FEWEST", "HUGE", "INVERSE", "LARGE", "LEANING", "NARROW", "NEGATED",
-    "NEGATIVE", "NESTED", "NO_OFFSET", "OFF_BY_ONE", "OF_SIZES", "OPPOSED", "RISING", "ROUNDED", "SAID", "SHIFT",
-    "SHIFTED", "SIGNED_CODES", "SMALL", "UNCENTRED", "UNSET", "USUAL", "WRONG_OFFSETS", "ZERO", "ZERO_BLOCKS",
-    "OddScales", "odd_scale_notes", "powers_of", "shifted_names", "uncentred_names",
+    "APART", "DECODED", "EXCHANGED", "EXPLAIN", "FEWEST", "HUGE", "INVERSE", "LARGE", "LAYER", "LEANING", "NARROW",
+    "NEGATED", "NEGATIVE", "NESTED", "NO_OFFSET", "OFF_BY_ONE", "OF_SIZES", "OPPOSED", "RISING", "ROUNDED", "SAID",
+    "SHIFT", "SHIFTED", "SIGNED_CODES", "SMALL", "UNCENTRED", "UNSET", "USUAL", "WRONG_OFFSETS", "ZERO",
+    "ZERO_BLOCKS", "OddScales", "odd_scale_notes", "powers_of", "shifted_names", "uncentred_names",
     "unlike_other_layers",
 ]  # fmt: skip
 
@@ -93,6 +93,8 @@ APART = 5
 """Matrices of one role whose factors differ by this power of two (32 times) do not belong to one network."""
 SUSPECT = 3
 """If the factors of a role differ so (``APART``), the larger ones are wrong if they are over this power of two (8)."""
+LAYER = 3
+"""If all matrices of a layer differ by this power of two (8 times) from those of all other layers, they are wrong."""
 ALL_ROLES = 2
 """If the factors of all roles differ by this power of two (4 times) in two groups of layers, one of them is wrong."""
 KINDS = (*SAID, ZERO_BLOCKS, LARGE, SMALL, USUAL, INVERSE, *SHIFTED.values(), *LEANS)
@@ -212,6 +214,21 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
                 f"{escape(path)}: in every role, the decoded matrices of some layers are at least {1 << ALL_ROLES} "
                 "times as large as those of the other layers: the scales of some layers may be those of another model: "
                 f"{_listed(groups)} ({len(groups)} of {len(powers)})"
+            )
+        elif not (large or small):
+            yield from _on_single_layers(path, powers)
+
+
+def _on_single_layers(path: str, powers: Mapping[str, float]) -> Iterator[str]:
+    """Yield notes on layers whose matrices are all far larger, or all far smaller, than those of the other layers."""
+    for names, as_large in zip(
+        outlying_layers(powers, LAYER), (f"over {1 << LAYER} times", f"less than 1/{1 << LAYER}"), strict=True
+    ):
+        if names:
+            yield (
+                f"{escape(path)}: {count(len(names), 'decoded matrix', 'decoded matrices')}, all that were looked at "
+                f"of their layers, are {as_large} as large as those of other layers: the scales of these layers may be "
+                f"squared, or those of another model: {_listed(names)}"
             )
 
 
