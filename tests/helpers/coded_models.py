@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 
@@ -72,6 +72,19 @@ def _verified(folder: Path, *, dequantize: bool) -> list[str]:
     return [note.why for note in cs.verify("verified").notes]
 
 
+def _patched(folder: Path, verb: str) -> Sequence[str]:
+    """What ``verb`` of a patch that changes nothing but a norm says of the new model."""
+    old = shutil.copytree(folder, "old", dirs_exist_ok=True)
+    state = load_file(old / "model.safetensors")
+    state["model.norm.weight"] += 1
+    save_file(state, old / "model.safetensors", {"format": "pt"})
+    made = cs.make_patch(old, folder, "x.patch", force=True)
+    if verb == "make":
+        return made.notes
+    applied = cs.apply_patch(old, "x.patch", "patched", force=True)
+    return applied.notes if verb == "apply" else [note.why for note in cs.verify("patched", patch="x.patch").notes]
+
+
 def _checked(folder: Path) -> list[str]:
     rows = cs.check(folder, skip=["model-card", "class-tensors"]).rows
     return [f"{one.what}: {', '.join(one.keys)}" for row in rows for one in row.found]
@@ -87,6 +100,9 @@ VERBS: Mapping[str, Callable[[Path], Sequence[str]]] = {
     "diff": lambda folder: cs.diff(folder, folder).notes,
     "verify": lambda folder: _verified(folder, dequantize=False),
     "verify a decoded output": lambda folder: _verified(folder, dequantize=True),
+    "patch make": lambda folder: _patched(folder, "make"),
+    "patch apply": lambda folder: _patched(folder, "apply"),
+    "verify --patch": lambda folder: _patched(folder, "verify"),
     "check": _checked,
 }
 """The verbs that look at a model, and the notes that each of them gives."""
