@@ -74,7 +74,7 @@ def _verified(folder: Path, *, dequantize: bool) -> list[str]:
 
 def _patched(folder: Path, verb: str) -> Sequence[str]:
     """What ``verb`` of a patch that changes nothing but a norm says of the new model."""
-    old = shutil.copytree(folder, "old", dirs_exist_ok=True)
+    old = Path(shutil.copytree(folder, "old", dirs_exist_ok=True))
     state = load_file(old / "model.safetensors")
     state["model.norm.weight"] += 1
     save_file(state, old / "model.safetensors", {"format": "pt"})

@@ -14,13 +14,15 @@ from ._encoding import QuantisedTensor, QuantisedTensors
 from ._methods import KNOWN, UNKNOWN, family
 from ._modules import Modules, module_of
 from ._parts import OF_ACTIVATIONS, is_of_codes_only
-from ._settings import QuantisationSettings, Settings
+from ._settings import QuantisationSettings, Settings, modelopt_of
 
 __all__ = [
+    "MODELOPT",
     "WHOLE",
     "OddTensors",
     "is_mlx_of_signed",
     "is_number",
+    "method_of",
     "odd_ones",
     "of_another_scale",
     "plain_among_codes",
@@ -31,7 +33,8 @@ __all__ = [
     "without_numbers",
 ]
 
-WHOLE = ("gptq", "awq", "fp8", "bitsandbytes", "compressed-tensors", "mxfp4")
+MODELOPT = "modelopt"
+WHOLE = ("gptq", "awq", "fp8", "bitsandbytes", "compressed-tensors", "mxfp4", MODELOPT)
 """Methods that quantise all modules of a kind except those that the settings exclude."""
 _NUMBER = re.compile(r"\.\d+(?=\.)")
 
@@ -46,7 +49,7 @@ def plain_among_codes(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]
 
     Weights that the settings exclude from quantisation are not returned.
     """
-    method = QuantisationSettings(settings).method
+    method = method_of(settings)
     if method not in WHOLE or (method == "compressed-tensors" and targets_of(settings) - {"Linear"}):
         return []
     named = {one.name for one in codes.tensors}
@@ -55,7 +58,16 @@ def plain_among_codes(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]
     ends = tuple({pattern.rpartition("#")[2] for pattern in patterns.values()})  # saves time: few codes have these ends
     forms = {without_numbers(one.name) for one in codes.tensors if one.codes and one.name.endswith(ends)}
     modules = Modules(settings)
-    return [key for key in plain if patterns[key] in forms and not modules.left_out(module_of(key))]
+    return [key for key in plain if patterns[key] in forms and not modules.may_leave_out(module_of(key))]
+
+
+def method_of(settings: Settings) -> str:
+    """Return the name of the method, "modelopt" for ModelOpt's; "" if ModelOpt quantises each module in its own way."""
+    modelopt = modelopt_of(settings)
+    if not modelopt:
+        return QuantisationSettings(settings).method
+    is_mixed = "MIXED" in str(modelopt.get("quant_algo")).upper() or "quantized_layers" in modelopt
+    return "" if is_mixed else MODELOPT
 
 
 def targets_of(settings: Settings) -> set[str]:
