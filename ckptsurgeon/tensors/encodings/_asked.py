@@ -29,8 +29,6 @@ _AROUND = re.compile(r"[A-Z]\w*(?:Block|Layer|MLP|Attention|Model|ForCausalLM|Fo
 """Matches names of classes whose modules have no weight themselves: only their submodules have weights."""
 _STATIC_ALGORITHMS = ("FP8", "NVFP4", "NVFP4_AWQ")
 """Values of ``quant_algo`` with which ModelOpt stores a scale for the inputs of each quantised layer."""
-_WITHOUT_INPUTS = frozenset(f"quant_algo {one}" for one in _STATIC_ALGORITHMS if one != "FP8")
-"""Settings of models that loaders also use without any scale of inputs: only the weights are then quantised."""
 _MOST = 200
 """If the config groups have more targets than this, targets are not compared with modules."""
 
@@ -41,7 +39,8 @@ def static_activations(
     """Yield the quantised tensors without activation scales, if the settings say that these scales are static.
 
     If some quantised tensors have activation scales, a tensor without them is yielded only if the same module of
-    another layer has them: some kinds of modules may need none.
+    another layer has them: some kinds of modules may need none. A model of ModelOpt may have none at all: loaders can
+    use its weights alone.
     """
     asked = _said_static(codes, settings)
     if not asked:
@@ -52,7 +51,7 @@ def static_activations(
         lacking = [name for name in names if not having.intersection((name, module_of(name)))]
         if having:
             lacking = [name for name in lacking if _LAYER_NUMBER.sub("#", module_of(name)) in forms]
-        if lacking and (having or said not in _WITHOUT_INPUTS):
+        if lacking and (having or not modelopt_of(settings)):
             yield NeededPart(said, "scales of activations", tuple(lacking), is_all=not having)
 
 
