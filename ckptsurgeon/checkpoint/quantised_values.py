@@ -20,6 +20,7 @@ from ..tensors.encodings.bitsandbytes import STATE, VALUES
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
 from .values.nested_scales import odd_nested_scales
+from .values.power_scales import odd_power_scales
 from .values.zero_points import odd_zero_points
 
 __all__ = ["ORDERS", "OUTSIDE", "UNSET", "notes_on_values", "quant_states"]
@@ -85,7 +86,11 @@ def notes_on_values(
     for name, data, groups, may_be_unset in _orders(codes, tensors, read):
         if said := _of_order(data, groups, settings, may_be_unset=may_be_unset):
             found.setdefault(said, []).append(name)
-    for name, said in (*odd_zero_points(codes, tensors, settings, read), *odd_nested_scales(codes, tensors, read)):
+    for name, said in (
+        *odd_zero_points(codes, tensors, settings, read),
+        *odd_nested_scales(codes, tensors, read),
+        *odd_power_scales(codes, tensors, settings, read),
+    ):
         found.setdefault(said, []).append(name)
     for one in codes.tensors:
         for said in _of_bitsandbytes(one, tensors, read, states[one.name]) if one.name in states else ():
