@@ -26,7 +26,7 @@ class Patch(InNotebooks):
     ``weight_error`` is the norm of the errors of a tensor, divided by the norm of its weights, for the tensor where it
     is largest. ``files`` is the number of new files, ``nbytes`` the size of the patch, ``new_nbytes`` the size of the
     new files. If several patches were applied, the tensors of the last patch are counted, and ``nbytes`` is the size of
-    all patches. ``notes`` list what is not in the patch.
+    all patches. ``notes`` list what is not in the patch, and what is wrong with the checkpoints.
     """
 
     path: str

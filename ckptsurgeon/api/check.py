@@ -65,6 +65,12 @@ def _decoded_sizes(checkpoint: Checkpoint) -> Mapping[str, WeightSize]:
     return decoded_sizes(checkpoint)
 
 
+def _odd_scales(checkpoint: Checkpoint, decoded: Collection[str]) -> Mapping[str, Collection[str]]:
+    from .checking.decoded_weights import odd_scales_of  # imports the decoders
+
+    return odd_scales_of(checkpoint, decoded)
+
+
 def _is_explained(subject: Subject) -> bool:
     """Return whether one of the checks in ``FILES`` fails: its findings explain why the checkpoint cannot be opened.
 
@@ -95,7 +101,7 @@ def _subject(path: str, opened: Opened, base: CheckpointLike | None, progress: P
         codes=frozenset(one.codes for one in checkpoint.codes.tensors if one.codes),
         pickled_scales=pickled_scales(checkpoint) if checkpoint.codes else {},
         decoded=(decoded := _decoded_sizes(checkpoint) if checkpoint.codes else {}),
-        odd=checkpoint.odd_scales.of(decoded),
+        odd=_odd_scales(checkpoint, decoded) if checkpoint.codes else {},
         embeddings=embeddings,
         heads=heads_of(checkpoint),
         checksums=sums.number,

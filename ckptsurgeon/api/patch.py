@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from ..analysis.patch import Patch, described
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint
-from ..errors import ConfigError, OutputError
+from ..checkpoint.seen_zeros import seen_zero_notes
+from ..errors import CheckpointError, ConfigError, OutputError
 from ..planning.keys.pattern import KeyPattern
 from ..planning.keys.pattern_hints import matched
 from ..planning.plan.files import PlanTarget
@@ -82,11 +83,25 @@ def make_patch(
             (before, os.fspath(old)), (after, os.fspath(new)), writer, level=level, signs=chosen, progress=progress
         )
         size, left_out = writer.size, folders_in(os.fspath(new))
+        on_models = _on_models(before, after)
     if left_out:
         notes.append(f"not in the patch, because they are folders: {listing(left_out, where='')}")
     if _listed(signs) and not index.errors:
         notes.append("no tensor is approximated: the patterns select no matrix of floats whose changes need much space")
-    return replace(described(path, index, size, time.perf_counter() - began), notes=tuple(notes))
+    return replace(described(path, index, size, time.perf_counter() - began), notes=(*notes, *on_models))
+
+
+def _on_models(old: Checkpoint, new: Checkpoint) -> list[str]:
+    """Return the notes of ``inspect`` on both checkpoints, and on zeros that were read in place of missing parts.
+
+    Notes that both have are given for the new one: the patch neither makes nor mends what they are about.
+    """
+    from .inputs.fitting_notes import checkpoint_notes
+
+    found = checkpoint_notes(new)
+    both = {note.replace(escape(new.path), escape(old.path)) for note in found}
+    found += [note for note in checkpoint_notes(old) if note not in both]
+    return [*found, *seen_zero_notes((new, old), said=found)]
 
 
 def _listed(patterns: Patterns) -> list[str]:
@@ -162,7 +177,17 @@ def apply_patch(
         _checked_output(path, last.index, taken, force=force)
         write_files(base, last, stack.enter_context(_staged(path, last.index, force=force)), progress)
         index, nbytes = replace(last.index, old=first.old), sum(one.file.size for one in opened)
-    return described(os.fspath(output), index, nbytes, time.perf_counter() - began)
+    found = described(os.fspath(output), index, nbytes, time.perf_counter() - began)
+    return replace(found, notes=_on_output(os.fspath(output)))
+
+
+def _on_output(path: str) -> tuple[str, ...]:
+    """Return the notes of ``inspect`` on an output that a patch made; none if it cannot be opened as a checkpoint."""
+    from .inputs.fitting_notes import checkpoint_notes
+
+    with suppress(CheckpointError), open_checkpoint(path) as checkpoint:
+        return tuple(checkpoint_notes(checkpoint))
+    return ()
 
 
 def _checked_output(path: str, index: PatchIndex, taken: Sequence[tuple[int, int]], *, force: bool) -> str:

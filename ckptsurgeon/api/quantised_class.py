@@ -14,6 +14,7 @@ from ..planning.target import TargetSpec
 from ..tensors.encodings._modules import Modules
 from ..tensors.encodings._parts import OF_CACHE
 from ..tensors.encodings._plain_kinds import by_kind, leaves_out
+from ..tensors.encodings._unlike import MODELOPT, method_of
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing, shape_text
 
@@ -37,6 +38,8 @@ class ClassFinding:
     said: str
 
 
+NOT_BY_CLASS = ("mxfp4", MODELOPT)
+"""Methods whose weights transformers does not look for in layers of the class Linear: mxfp4 is of experts alone."""
 NAMES = {"awq": "AWQ", "gptq": "GPTQ"}
 """{``quant_method`` of config.json: name of the method in messages}, if they differ."""
 
@@ -149,8 +152,9 @@ def _left_plain(checkpoint: Checkpoint, target: TargetSpec, settings: object) ->
     """
     import torch
 
-    is_by_kind = isinstance(settings, dict) and by_kind(settings) and settings.get("quant_method") != "mxfp4"
-    if not isinstance(settings, dict) or not is_by_kind or target.build is None:
+    if not isinstance(settings, dict) or not by_kind(settings) or method_of(settings) in NOT_BY_CLASS:
+        return
+    if target.build is None:
         return
     with suppress(Exception), torch.device("meta"):
         model: Any = target.build()

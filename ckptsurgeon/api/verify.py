@@ -100,6 +100,7 @@ def _of_patch(output: CheckpointLike, patch: Path, others: Sequence[str], progre
     """
     from ..analysis.verify.patched import verify_patched
     from ..engine.patch.patch_file import open_patch
+    from .inputs.fitting_notes import checkpoint_notes
 
     if others:
         raise ConfigError(
@@ -111,7 +112,9 @@ def _of_patch(output: CheckpointLike, patch: Path, others: Sequence[str], progre
     with closing(open_patch(os.fspath(patch))) as opened:
         found = verify_patched(os.fspath(output), opened, progress)
     with suppress(CheckpointError), open_checkpoint(output) as checkpoint:
-        return replace(found, recipe=checkpoint.recipe is not None)
+        name = escape(checkpoint.path)
+        said = (Note(checkpoint.path, one.removeprefix(f"{name}: ")) for one in checkpoint_notes(checkpoint))
+        return replace(found, recipe=checkpoint.recipe is not None, notes=(*found.notes, *said))
     return found
 
 

@@ -12,7 +12,13 @@ from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.encodings._find import is_named_codes
 from ..tensors.encodings._needed import needed_parts
 from ..tensors.encodings._parts import broken_partners
-from ..tensors.encodings._unlike import is_mlx_of_signed, odd_ones, of_another_scale, plain_with_scales
+from ..tensors.encodings._unlike import (
+    is_mlx_of_signed,
+    odd_ones,
+    of_another_scale,
+    plain_with_scales,
+    wrong_nvfp4_scales,
+)
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
 
@@ -114,6 +120,7 @@ def _unlike_parts(path: str, codes: QuantisedTensors, tensors: Tensors, settings
         said = f"but with {by} in its quantization_config, loaders look for {wanted[1:]}"
         yield f"{escape(path)}: {count(len(names), 'quantised tensor')} {has}, {said}: {listing(names, SHOWN)}"
     yield from _cast_parts(path, codes, tensors)
+    yield from _nvfp4_scales(path, codes, tensors, settings)
     if cast := [
         one for one in codes.tensors if any(_is_of_powers(end, tensors[key]) for end, key in one.parts.items())
     ]:
@@ -161,6 +168,16 @@ def _casts(one: QuantisedTensor, tensors: Tensors) -> Iterator[str]:
         dtype = tensors[one.parts[end]].dtype if end in one.parts else ""
         if dtype and dtype not in dtypes:
             yield f"{end[1:]} in {dtype}, but {program} accepts only {' or '.join(dtypes)}"
+
+
+def _nvfp4_scales(path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield notes on nvfp4 whose scales have another dtype than the only one, or than those of most other tensors."""
+    found: dict[str, list[str]] = {}
+    for name, end, dtype, usual in wrong_nvfp4_scales(codes, tensors, settings):
+        found.setdefault(f"{end[1:]} in {dtype}, but {usual}", []).append(name)
+    for what, names in found.items():
+        has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'}"
+        yield f"{escape(path)}: {has} {what}: {listing(names, SHOWN)}"
 
 
 def _turned(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[str]:

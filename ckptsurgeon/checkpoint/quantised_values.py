@@ -11,7 +11,6 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import repeat
 from typing import Any
 
 from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
@@ -20,13 +19,16 @@ from ..tensors.encodings._settings import values_called
 from ..tensors.encodings.bitsandbytes import STATE, VALUES
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
+from .values.nested_scales import odd_nested_scales
+from .values.power_scales import odd_power_scales
+from .values.zero_points import odd_zero_points
 
 __all__ = ["ORDERS", "OUTSIDE", "UNSET", "notes_on_values", "quant_states"]
 
 Read = Callable[[TensorInfo], bytes]
 """A function that returns the bytes of a small tensor; b"" if the tensor is remote or cannot be read."""
 MOST = 8 << 20
-"""The most bytes that are read of all ``g_idx`` together, and of all zero points together; the rest is not checked."""
+"""The most bytes that are read of all ``g_idx`` together; the rest is not checked."""
 NEAR = 0.02
 """How far a value of a ``quant_map`` may be from the exact value.
 
@@ -42,19 +44,6 @@ REORDERED = (
     "a g_idx that is not in the order of the groups, although its quantization_config says desc_act false, so runtimes "
     "may ignore g_idx, and compute wrong weights"
 )
-ASYMMETRIC = (
-    "qzeros that are not the middle of the codes, although its quantization_config says sym true, so runtimes may "
-    "ignore them, and compute wrong weights"
-)
-ROUNDED = (
-    "qzeros that are the middle of the codes without the lowest bits of each word: were the packed words cast to "
-    "float32 and back?"
-)
-MIDDLES = {2: b"\x55\xaa", 4: b"\x77\x88", 8: b"\x7f\x80"}
-"""The byte that GPTQ's zero points repeat if they are the middle of the codes, by the number of bits.
-
-The first is of the format ``gptq``, which stores zero points less 1, the second of ``gptq_v2``.
-"""
 UNUSED = "a g_idx without columns of some groups, so that the scales of these groups are not used"
 UNEVEN = (
     "a g_idx in which some groups have more columns than group_size, and others fewer, so that some columns get the "
@@ -97,7 +86,11 @@ def notes_on_values(
     for name, data, groups, may_be_unset in _orders(codes, tensors, read):
         if said := _of_order(data, groups, settings, may_be_unset=may_be_unset):
             found.setdefault(said, []).append(name)
-    for name, said in _asymmetric(codes, tensors, read) if settings.get("sym") is True else ():
+    for name, said in (
+        *odd_zero_points(codes, tensors, settings, read),
+        *odd_nested_scales(codes, tensors, read),
+        *odd_power_scales(codes, tensors, settings, read),
+    ):
         found.setdefault(said, []).append(name)
     for one in codes.tensors:
         for said in _of_bitsandbytes(one, tensors, read, states[one.name]) if one.name in states else ():
@@ -124,29 +117,6 @@ def _orders(
         left -= order.nbytes
         if order.dtype == "int32" and len(scale) == 2 and scale[place] and left >= 0 and (data := read(order)):
             yield one.name, data, scale[place], end == ".weight_g_idx"
-
-
-def _asymmetric(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read) -> Iterator[tuple[str, str]]:
-    """Yield (name, what they are) for each GPTQ tensor whose zero points are not all the middle of the codes."""
-    left = MOST
-    for one in codes.tensors:
-        if family(one.method) != "GPTQ" or not {".qweight", ".qzeros", ".scales"} <= one.parts.keys():
-            continue
-        zeros, scales = tensors[one.parts[".qzeros"]], tensors[one.parts[".scales"]]
-        left -= zeros.nbytes
-        middles = MIDDLES.get(8 * zeros.nbytes // max(scales.numel, 1), b"")
-        data = read(zeros) if middles and left >= 0 else b""
-        if data and not any(data.count(middle) == len(data) for middle in middles):
-            yield one.name, ROUNDED if any(map(_is_rounded, middles, repeat(data))) else ASYMMETRIC
-
-
-def _is_rounded(middle: int, data: bytes) -> bool:
-    """Return whether ``data`` repeats one word: four bytes ``middle``, rounded to float32 or to bfloat16 and back."""
-    word = int.from_bytes(bytes([middle] * 4), "little", signed=True)
-    step = 1 << (word.bit_length() - 24)
-    rounded = [round(word / one) * one for one in (step, step << 16)]
-    words = [one.to_bytes(4, "little", signed=True) for one in rounded]
-    return any(data == one * (len(data) // 4) for one in words)
 
 
 def _of_order(data: bytes, groups: int, settings: Mapping[str, Any], *, may_be_unset: bool) -> str:

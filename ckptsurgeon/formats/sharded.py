@@ -69,7 +69,7 @@ class _Sharded:
             notes=(
                 *linked,
                 *_unnamed(source, folder, shards),
-                *_check_count(source, shards, total),
+                *_check_count(source, folder, shards, total),
                 *_other_size(source, shards, total),
             ),
             frame=lambda: _frame(folder, {source.name: hashlib.sha256(raw).hexdigest()}, shards),
@@ -143,20 +143,22 @@ def _unnamed(index: File, folder: Folder, shards: Collection[str]) -> Iterator[s
         yield f"{escape(index.name)} does not list {listing(others, 2, where='')}, so {were} not read"
 
 
-def _check_count(index: File, shards: Mapping[str, Header], total: object) -> Iterator[str]:
+def _check_count(index: File, folder: Folder, shards: Mapping[str, Header], total: object) -> Iterator[str]:
     """Raise FormatError if the shard names imply more shards than the index lists, since some are missing then.
 
-    No shard is missing if ``total``, the ``total_size`` of the index, is the size of the tensors that were found. Then
-    only a note is yielded.
+    If ``total``, the ``total_size`` of the index, is the size of the tensors that were found, the others may have been
+    left out on purpose. Then only a note is yielded.
     """
     missing, many = missing_shards(shards, most=2)
     if not missing:
         return
     size = sum(info.nbytes for header in shards.values() for info in header.tree.values())
+    are_there = set(missing) <= set(folder.names())
     said = f"{escape(index.name)} lists {count(len(shards), 'shard')}, but not {', '.join(map(escape, missing))}"
     said += f" and {many - len(missing):,} more" if many > len(missing) else ""
     if total == size:
-        yield f"{said}; its total_size is the size of the shards that it lists, so none seems to be missing"
+        rest = "they are in its folder, but not read" if are_there else "they are missing, or were left out on purpose"
+        yield f"{said}; its total_size is the size of the shards that it lists, not of the others: {rest}"
         return
     raise FormatError(
         f"{said}, although the names of the shards imply more: a part of the checkpoint is missing.",
@@ -185,7 +187,7 @@ def _other_size(index: File, shards: Mapping[str, Header], total: object) -> Ite
         said = f"{total:,}"[:40]
         yield (
             f"{escape(index.name)} gives a total_size of {said} bytes, but its tensors have {each:,}: "
-            "a shard may be from another model"
+            f"{'tensors may be missing, or ' if total > each else ''}a shard may be from another model"
         )
 
 

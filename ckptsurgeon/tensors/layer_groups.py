@@ -1,14 +1,14 @@
-"""Finds layers whose tensors are all larger than those of the other layers, as if they were of another model."""
+"""Finds layers whose tensors are all larger, or smaller, than those of the others, as if they were of another model."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from ..util.text import NUMBER_IN_KEY
 
-__all__ = ["larger_layers"]
+__all__ = ["larger_layers", "outlying_layers"]
 
 LAYERS, ROLES = 4, 3
 """The fewest layers of a role, and the fewest roles of a list of layers, that show two groups of layers."""
@@ -21,20 +21,68 @@ def larger_layers(sizes: Mapping[str, float], apart: float) -> list[str]:
     roles in the same layers. So all roles (keys without numbers) of a list of layers must be at least ``apart`` in the
     two groups, with at least a third of the layers in each. One layer may be in both groups: two files may share it.
     """
+    return [key for roles in _lists(sizes) for key in _larger(roles, apart)]
+
+
+def outlying_layers(sizes: Mapping[str, float], apart: float, fewest: int = ROLES) -> tuple[list[str], list[str]]:
+    """Return the keys of the tensors of layers that are far larger than all others in all roles, and far smaller.
+
+    These are less than a third of the layers. In each role that such a layer has, at least ``fewest``, its sizes (given
+    as logarithms by key) are more than ``apart`` above, or below, those of all other layers.
+    """
+    lists = _lists(sizes)
+    return (
+        [key for roles in lists for key in _outlying(roles, apart, fewest)],
+        [key for roles in lists for key in _outlying([_negated(one) for one in roles], apart, fewest)],
+    )
+
+
+def _negated(sizes: Mapping[str, float]) -> dict[str, float]:
+    return {key: -size for key, size in sizes.items()}
+
+
+def _outlying(roles: Sequence[Mapping[str, float]], apart: float, fewest: int) -> list[str]:
+    """Return the keys of the layers that are larger than the others in all of their roles."""
+    above, numbers = dict[str, list[list[str]]](), Counter[str]()
+    for sizes in roles:
+        by_layer = _by_layer(sizes)
+        if len(by_layer) < LAYERS:
+            continue
+        numbers.update(by_layer.keys())
+        ends = {one: [sizes[key] for key in keys] for one, keys in by_layer.items()}
+        ordered = sorted(by_layer, key=lambda one: min(ends[one]))
+        gaps = {
+            at: min(ends[ordered[at]]) - max(max(ends[one]) for one in ordered[:at])
+            for at in range(len(ordered) - (len(ordered) - 1) // 3, len(ordered))
+        }
+        at = next((at for at, gap in gaps.items() if gap > apart), len(ordered))
+        for one in ordered[at:]:
+            above.setdefault(one, []).append(by_layer[one])
+    found = [keys for one, keys in above.items() if len(keys) == numbers[one] >= fewest]
+    return [key for keys in found for some in keys for key in some]
+
+
+def _lists(sizes: Mapping[str, float]) -> list[list[dict[str, float]]]:
+    """Return, for each list of layers, the sizes by key of each of its roles."""
     lists: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for key, size in sizes.items():
         if found := NUMBER_IN_KEY.search(key):
             lists[key[: found.start()]][NUMBER_IN_KEY.sub("#", key)][key] = size
-    return [key for roles in lists.values() for key in _larger(list(roles.values()), apart)]
+    return [list(roles.values()) for roles in lists.values()]
+
+
+def _by_layer(sizes: Mapping[str, float]) -> dict[str, list[str]]:
+    by_layer: dict[str, list[str]] = defaultdict(list)
+    for key in sizes:
+        by_layer[_layer(key)].append(key)
+    return by_layer
 
 
 def _larger(roles: Sequence[Mapping[str, float]], apart: float) -> list[str]:
     """Return the keys in the group of layers with the larger sizes; ``roles`` are the roles of one list of layers."""
     large, small, found, number = set[str](), set[str](), list[str](), 0
     for sizes in roles:
-        by_layer: dict[str, list[str]] = defaultdict(list)
-        for key in sizes:
-            by_layer[_layer(key)].append(key)
+        by_layer = _by_layer(sizes)
         if len(by_layer) < LAYERS:
             continue
         ordered = sorted(by_layer, key=lambda one: max(sizes[key] for key in by_layer[one]))

@@ -11,13 +11,13 @@ from math import log2
 from typing import TypeAlias
 
 from ..util.text import NUMBER_IN_KEY, count, escape, listing, natural_key, percent
-from .layer_groups import larger_layers
+from .layer_groups import larger_layers, outlying_layers
 
 __all__ = [
-    "APART", "DECODED", "EXCHANGED", "EXPLAIN", "FEWEST", "HUGE", "INVERSE", "LARGE", "LEANING", "NARROW", "NEGATED",
-    "NEGATIVE", "NESTED", "NO_OFFSET", "OFF_BY_ONE", "OF_SIZES", "OPPOSED", "RISING", "ROUNDED", "SAID", "SHIFT",
-    "SHIFTED", "SIGNED_CODES", "SMALL", "UNCENTRED", "UNSET", "USUAL", "WRONG_OFFSETS", "ZERO", "ZERO_BLOCKS",
-    "OddScales", "odd_scale_notes", "powers_of", "shifted_names", "uncentred_names",
+    "APART", "DECODED", "EXCHANGED", "EXPLAIN", "FEWEST", "HUGE", "INVERSE", "LARGE", "LAYER", "LEANING", "NARROW",
+    "NEGATED", "NEGATIVE", "NESTED", "NO_OFFSET", "OFF_BY_ONE", "OF_SIZES", "OPPOSED", "RISING", "ROUNDED", "SAID",
+    "SHIFT", "SHIFTED", "SIGNED_CODES", "SMALL", "UNCENTRED", "UNSET", "USUAL", "WRONG_OFFSETS", "ZERO",
+    "ZERO_BLOCKS", "OddScales", "odd_scale_notes", "powers_of", "shifted_names", "uncentred_names",
     "unlike_other_layers",
 ]  # fmt: skip
 
@@ -36,7 +36,7 @@ SAID = {
     NEGATIVE: "negative scales, which the encoding does not have, so that these weights change their sign",
     NEGATED: "scales that are all negative: perhaps their signs were changed",
     EXCHANGED: "scales that are larger than their biases: perhaps scales and biases are swapped",
-    OPPOSED: "scales with the sign of their biases: perhaps the signs of the scales were changed",
+    OPPOSED: "scales with the sign of their biases: perhaps the signs of the scales, or of the biases, were changed",
     NARROW: "scales so small next to their biases that the weights of a group hardly differ: perhaps they belong "
     "to codes of more bits",
     UNSET: "scales that are all exactly 1: perhaps they were never set",
@@ -93,6 +93,8 @@ APART = 5
 """Matrices of one role whose factors differ by this power of two (32 times) do not belong to one network."""
 SUSPECT = 3
 """If the factors of a role differ so (``APART``), the larger ones are wrong if they are over this power of two (8)."""
+LAYER = 3
+"""If all matrices of a layer differ by this power of two (8 times) from those of all other layers, they are wrong."""
 ALL_ROLES = 2
 """If the factors of all roles differ by this power of two (4 times) in two groups of layers, one of them is wrong."""
 KINDS = (*SAID, ZERO_BLOCKS, LARGE, SMALL, USUAL, INVERSE, *SHIFTED.values(), *LEANS)
@@ -140,6 +142,12 @@ class OddScales:
         """Record the median of |mean| / deviation of the groups in a part of a matrix; its smallest part counts."""
         self._leans[name] = min(lean, self._leans.get(name, lean))
 
+    def add_all_but_sizes(self, other: OddScales) -> None:
+        """Record what ``other`` has recorded, except sizes: ``other`` is about embeddings, which have other sizes."""
+        for kind in SAID:
+            self.names[kind] |= other.names[kind]
+        self._leans |= other._leans
+
     def __bool__(self) -> bool:
         return any(self.names.values())
 
@@ -185,18 +193,19 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
         powers = powers_of(one[path] for one in every if path in one)
         if shifted := shifted_names(names, len(powers)):
             yield f"{escape(path)}: {len(shifted)} of {len(powers)} decoded matrices {OFF_BY_ONE}: {_listed(shifted)}"
-        if uncentred := uncentred_names(names, powers) - shifted:
+        matrices = {*powers, *names[UNCENTRED]}
+        if uncentred := uncentred_names(names, matrices) - shifted:
             yield (
-                f"{escape(path)}: {len(uncentred)} of {len(powers)} decoded matrices {WRONG_OFFSETS}: "
+                f"{escape(path)}: {len(uncentred)} of {len(matrices)} decoded matrices {WRONG_OFFSETS}: "
                 f"{_listed(uncentred)}"
             )
         large, small = unlike_other_layers(powers, names)
         for unlike, as_large in ((large, f"at least {1 << APART} times"), (small, f"at most 1/{1 << APART}")):
             if unlike:
-                matrices = count(len(unlike), "decoded matrix", "decoded matrices")
+                number = count(len(unlike), "decoded matrix", "decoded matrices")
                 are, of_others = ("is", "that") if len(unlike) == 1 else ("are", "those")
                 yield (
-                    f"{escape(path)}: {matrices} {are} {as_large} as large as {of_others} of other layers: the scales "
+                    f"{escape(path)}: {number} {are} {as_large} as large as {of_others} of other layers: the scales "
                     f"may be those of other codes, or may never have been set: {_listed(unlike)}"
                 )
         groups = larger_layers(powers, ALL_ROLES) if not (large or small) else []
@@ -205,6 +214,21 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
                 f"{escape(path)}: in every role, the decoded matrices of some layers are at least {1 << ALL_ROLES} "
                 "times as large as those of the other layers: the scales of some layers may be those of another model: "
                 f"{_listed(groups)} ({len(groups)} of {len(powers)})"
+            )
+        elif not (large or small):
+            yield from _on_single_layers(path, powers)
+
+
+def _on_single_layers(path: str, powers: Mapping[str, float]) -> Iterator[str]:
+    """Yield notes on layers whose matrices are all far larger, or all far smaller, than those of the other layers."""
+    for names, as_large in zip(
+        outlying_layers(powers, LAYER), (f"over {1 << LAYER} times", f"less than 1/{1 << LAYER}"), strict=True
+    ):
+        if names:
+            yield (
+                f"{escape(path)}: {count(len(names), 'decoded matrix', 'decoded matrices')}, all that were looked at "
+                f"of their layers, are {as_large} as large as those of other layers: the scales of these layers may be "
+                f"squared, or those of another model: {_listed(names)}"
             )
 
 
@@ -227,7 +251,8 @@ def uncentred_names(names: Mapping[str, Collection[str]], every: Collection[str]
 
     Siblings are the matrices of other layers with the same role, the name without numbers. At least ``SIBLINGS`` of
     them, or one and at least ``FEWEST`` matrices of all roles, must have groups with means near 0, and none may be
-    ``LEANING`` or shifted. ``names`` are the names of matrices by kind.
+    ``LEANING`` or shifted. A matrix without siblings, such as an output layer, is compared with all other matrices, of
+    which there must be ``AROUND``. ``names`` are the names of matrices by kind.
     """
     if names.get(ROUNDED):
         return set()
@@ -239,8 +264,11 @@ def uncentred_names(names: Mapping[str, Collection[str]], every: Collection[str]
             roles.setdefault(NUMBER_IN_KEY.sub("#", name), set()).add(name)
         leaning = set(names.get(LEANING, ())).union(*(names.get(kind, ()) for kind in SHIFTED.values()))
         for role in roles.values():
-            others = role - some
-            if _are_centred(others, leaning, SIBLINGS) or (others and _are_centred(set(every) - some, leaning, FEWEST)):
+            others, fewest = role - some, AROUND if len(role) == 1 else FEWEST
+            is_compared = bool(others) or len(role) == 1
+            if _are_centred(others, leaning, SIBLINGS) or (
+                is_compared and _are_centred(set(every) - some, leaning, fewest)
+            ):
                 found |= role & some
     return found.difference(*(names.get(kind, ()) for kind in EXPLAIN))
 
@@ -250,6 +278,8 @@ SIBLINGS = 2
 
 One is enough in a model of two layers if its other matrices have groups around 0, too.
 """
+AROUND = 8
+"""The fewest other matrices with groups around 0 that show that a matrix without siblings is wrong."""
 
 
 def _are_centred(others: Collection[str], leaning: Container[str], fewest: int) -> bool:

@@ -372,7 +372,9 @@ def test_folders_in_the_new_folder_are_named() -> None:
     write(base(), "old")
     write(tuned(), "new")
     Path("new/original").mkdir()
-    assert cs.make_patch("old", "new", "d.ckptpatch").notes == ("not in the patch, because they are folders: original",)
+    first, *others = cs.make_patch("old", "new", "d.ckptpatch").notes
+    assert first == "not in the patch, because they are folders: original"
+    assert all(one.startswith("new: ") for one in others)  # notes on the model itself
 
 
 def test_a_source_that_changes_meanwhile_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -715,3 +717,23 @@ def test_an_output_of_a_patch_without_the_patch_says_how_it_is_verified(ckpt: Ca
     assert (done.code, "so --sample has no effect" in done.err) == (2, True)
     with pytest.raises(cs.ConfigError, match="tensors in memory have none"):
         cs.verify(tuned(), patch="d.ckptpatch")
+
+
+def test_what_is_wrong_with_the_models_is_said() -> None:
+    """Notes that both models have are given once, for the new one; those of the old one alone, too."""
+    state = {f"layers.{number}.weight": torch.randn(64, 64) for number in range(4)}
+    wrong = {**state, "layers.1.weight": state["layers.1.weight"] * torch.nan}
+    save_file(state, "right.safetensors")
+    save_file(wrong, "wrong.safetensors")
+    save_file({**wrong, "norm": torch.ones(8)}, "both.safetensors")
+    (said,) = cs.inspect("wrong.safetensors").notes
+    assert "NaN" in said
+    assert cs.make_patch("right.safetensors", "wrong.safetensors", "a.p").notes == (f"wrong.safetensors: {said}",)
+    assert cs.make_patch("wrong.safetensors", "right.safetensors", "b.p").notes == (f"wrong.safetensors: {said}",)
+    assert cs.make_patch("wrong.safetensors", "both.safetensors", "c.p").notes == (f"both.safetensors: {said}",)
+    assert cs.apply_patch("right.safetensors", "a.p", "out.safetensors").notes == (f"out.safetensors: {said}",)
+    found = cs.verify("out.safetensors", patch="a.p")
+    assert found.ok
+    assert [one.why for one in found.notes] == [said]
+    assert cs.apply_patch("wrong.safetensors", "b.p", "mended.safetensors").notes == ()
+    assert cs.verify("mended.safetensors", patch="b.p").notes == ()

@@ -102,7 +102,7 @@ class Check:
     ``left_out`` maps the keys of tensors that are not to be compared to the reason. ``done`` and ``total`` are numbers
     of bytes. ``compared`` counts the tensors that equal those computed again, bit for bit; ``near`` those with nearly
     equal values; ``products`` the low-rank factors with an equal product; ``drawn`` the tensors drawn at random.
-    ``nan`` and ``inf`` count values.
+    ``nan`` and ``inf`` count values; ``unsound`` are the keys of the tensors with such values, except masks.
     """
 
     output: Checkpoint
@@ -119,6 +119,7 @@ class Check:
     products: int = 0
     nan: int = 0
     inf: int = 0
+    unsound: dict[str, None] = field(default_factory=dict)
 
     def fail(self, key: str, why: str) -> None:
         """Record that a tensor is wrong, or the output as a whole if ``key`` is empty; ``why`` is the reason."""

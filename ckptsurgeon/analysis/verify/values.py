@@ -21,6 +21,7 @@ from ...planning.plan.step import MERGES, Input, Step, with_vocabularies
 from ...planning.recipe import RecipeEntry
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
+from ...tensors.non_finite import is_masked
 from ...tensors.ops.casts import count_special, raw_dtype
 from ...tensors.torch_quantisers import codes_of
 from ...util.text import escape
@@ -158,7 +159,7 @@ def check_values(check: Check, key: str) -> None:
     info = codes_of(stored) or stored
     if info.opaque:
         raise FormatError(f"the values of this tensor cannot be read: {info.opaque}.")
-    crc = _read_through(check, info)
+    crc = _read_through(check, key, info)
     if check.expected.has_checksums and crc != made.crc32:
         check.fail(key, f"has CRC-32 {crc:08x}, but the recipe has {made.crc32:08x}")
         return
@@ -171,7 +172,7 @@ def check_values(check: Check, key: str) -> None:
     check.advance(info.nbytes)
 
 
-def _read_through(check: Check, info: TensorInfo) -> int:
+def _read_through(check: Check, key: str, info: TensorInfo) -> int:
     """Read a tensor and return the CRC-32 of its bytes; add its numbers of NaN and Inf to ``check``."""
     read, floating = reader(check.output, info), DTYPES[info.dtype].kind in ("float", "complex")
     crc = 0
@@ -181,6 +182,8 @@ def _read_through(check: Check, info: TensorInfo) -> int:
         if floating:
             nan, inf = count_special(np.frombuffer(data, raw_dtype(info.dtype)), info.dtype)
             check.nan, check.inf = check.nan + nan, check.inf + inf
+            if (nan or inf) and not is_masked(key):
+                check.unsound[key] = None
         check.advance(len(data))
     return crc
 

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...checkpoint.values.non_finite import is_non_finite_note
 from ...engine.prefetch import fetch_tensors
 from ...errors import CheckpointError, FormatError
 from ...planning.plan.plan import Plan
 from ...planning.plan.receipt import Note, Verification
 from ...planning.recipe import Recipe
 from ...tensors.info import TensorInfo
-from ...util.text import escape
+from ...util.text import escape, listing
 from .differences import BLOCK, first_different_byte, reader
 from .expected import Check, Expected, check_plan
 from .other_files import companion_faults, other_files, signature_faults
@@ -167,9 +168,16 @@ def verify_output(
         nbytes=_nbytes(output, expected.said),
         elapsed_s=time.perf_counter() - began,
         recipe=expected.has_checksums,
-        notes=(*relabelled_notes(check, keys), *other_files(output, expected.said)),
+        notes=(*relabelled_notes(check, keys), *_unsound(check), *other_files(output, expected.said)),
         signed=not unsigned if key_file else None,
     )
+
+
+def _unsound(check: Check) -> Iterator[Note]:
+    """Yield a note on tensors with NaN or infinite values, except those that a note on the output names."""
+    said = [note for note in check.output.notes if is_non_finite_note(note)]
+    if keys := [key for key in check.unsound if not any(escape(key) in note for note in said)]:
+        yield Note(check.output.path, f"NaN or infinite values: {listing(keys)}")
 
 
 def _read(check: Check, keys: Sequence[str]) -> Iterator[tuple[Checkpoint, TensorInfo | None]]:

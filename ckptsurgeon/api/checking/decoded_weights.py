@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 from math import prod, sqrt
 
@@ -11,12 +12,15 @@ from ...analysis.check.subject import WeightSize
 from ...checkpoint.checkpoint import Checkpoint
 from ...engine.compute.reading import read_part
 from ...errors import CheckpointError
-from ...planning.transplant.by_place import is_embedding
+from ...planning.transplant.by_place import is_embedding, vocabulary_keys
 from ...tensors.info import TensorInfo
+from ...tensors.odd_scales import OddScales
 from ...tensors.ops.regions import Box
 from ..inputs.dequantising import weights_of
+from ..inputs.sampled_parts import SampledFiles
+from ..inputs.sampled_scales import VOCABULARY
 
-__all__ = ["decoded_sizes"]
+__all__ = ["decoded_sizes", "odd_scales_of"]
 
 TENSORS = 64
 """The largest number of quantised tensors that are decoded. They are evenly spread over the model."""
@@ -40,7 +44,25 @@ def decoded_sizes(checkpoint: Checkpoint) -> dict[str, WeightSize]:
     return found
 
 
-def _rms(checkpoint: Checkpoint, info: TensorInfo) -> float:
+def odd_scales_of(checkpoint: Checkpoint, decoded: Collection[str]) -> dict[str, list[str]]:
+    """Return the names of the tensors with odd scales, by kind: those in ``decoded``, embeddings and output layers.
+
+    The sizes of embeddings are not compared with those of layers, so they have no kind of size.
+    """
+    found, files = OddScales(), SampledFiles(checkpoint)
+    names = [one for one in checkpoint.codes.tensors if one.codes and vocabulary_keys([one.name])]
+    weight_of = weights_of(checkpoint)
+    for one in [one for one in names if one.name not in decoded][:VOCABULARY]:
+        with suppress(CheckpointError):
+            weight = weight_of(one.codes)
+            if weight is not None and len(weight.info.shape) > 1 and weight.info.numel:
+                _rms(files, weight.info)
+    found.add_all_but_sizes(files.odd_scales)
+    both = checkpoint.odd_scales.of(decoded), found.of(one.name for one in names)
+    return {kind: [*both[0].get(kind, ()), *both[1].get(kind, ())] for kind in {**both[0], **both[1]}}
+
+
+def _rms(checkpoint: Checkpoint | SampledFiles, info: TensorInfo) -> float:
     """Return the root mean square of the middle rows of a matrix; for stacked matrices of experts, of the first one."""
     *lead, rows, columns = info.shape
     several = min(rows, max(1, ELEMENTS // columns))

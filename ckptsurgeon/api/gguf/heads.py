@@ -46,10 +46,12 @@ def heads_of(
         )
     if rows != {keys * size}:
         missing = f" ({names[1]} is missing)" if stated[1] is None else f" ({names[1]})"
+        both = " or ".join(dict.fromkeys(names))
         raise PlanError(
             f"the key projections (of attention) of {escape(checkpoint.path)} have {min(rows)} rows, which do not fit "
-            f"{keys} heads of {size} rows{missing}.",
-            hint=f"Correct {names[1]}, or keep the names of the tensors: --layout keep.",
+            f"{keys} heads{missing} of {size} rows; {size} rows are those of one of {queries} heads ({names[0]}) in "
+            f"the query projections, which have {queries * size} rows.",
+            hint=f"Correct {both}, whichever is wrong, or keep the names of the tensors: --layout keep.",
         )
     return Heads(queries, keys, size, width)
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import CheckpointError
-from ...planning.transplant.by_place import is_embedding
+from ...planning.transplant.by_place import is_embedding, vocabulary_keys
 from ...tensors.encodings._encoding import QuantisedTensor
+from ...tensors.layer_groups import outlying_layers
 from ...tensors.non_finite import has_non_finite
-from ...tensors.odd_scales import NO_OFFSET, ZERO_BLOCKS
+from ...tensors.odd_scales import LAYER, NO_OFFSET, ZERO_BLOCKS, OddScales, powers_of
 from ...util.text import NUMBER_IN_KEY, count, escape, listing
 from .dequantising import weights_of
 from .sampled_parts import SampledFiles, is_local, middle
 
-__all__ = ["odd_scale_notes_on", "sampled_scale_notes"]
+__all__ = ["VOCABULARY", "odd_scale_notes_on", "sampled_scale_notes"]
 
 ROLES, LAYERS = 4, 8
 """How many roles (names without numbers) are looked at, and how many tensors of each, at most."""
@@ -26,35 +28,30 @@ ROWS, COLUMNS = 64, 128
 A layer with 4096 inputs and outputs costs at most 256 kB, as stored rows between the first and the last are read."""
 UNSURE = (ZERO_BLOCKS, NO_OFFSET)
 """The kinds of odd scales that only a whole tensor shows."""
+VOCABULARY = 4
+"""How many embeddings and output layers are looked at. Only their own scales are judged: their sizes are not those of
+layers."""
 
 
 def sampled_scale_notes(checkpoint: Checkpoint, among: Collection[str] | None = None) -> tuple[str, ...]:
     """Return notes on quantised tensors whose scales are odd, or make weights far too large or too small.
 
     They are those that a verb gives which decodes all tensors; here, a part of at most ``ROLES`` * ``LAYERS`` tensors
-    is decoded, of those whose codes have a key in ``among`` (by default all). There are no notes if weights are already
-    decoded by the verb, or if files are remote or are deleted after use.
+    is decoded, and of ``VOCABULARY`` more, of those whose codes have a key in ``among`` (by default all). There are no
+    notes if weights are already decoded by the verb, or if files are remote or are deleted after use.
     """
     if checkpoint.stored is not None or not checkpoint.codes or not is_local(checkpoint):
         return ()
-    from ...engine.compute.reading import read_part  # imports numpy
-
-    sample, weight_of = SampledFiles(checkpoint), weights_of(checkpoint)
     every = [one for one in checkpoint.codes.tensors if one.codes and (among is None or one.codes in among)]
-    chosen = list(_chosen(every))
-    unsound, faults = [], []
-    for one in chosen:
-        weight = None
-        with suppress(CheckpointError):  # a note says which encodings are not known; a copy does not need to know them
-            weight = weight_of(one.codes)
-        if weight is None or len(weight.info.shape) < 2 or not weight.info.numel:
-            continue
-        try:
-            values = read_part(sample, weight.info, middle(weight.info.shape, ROWS, COLUMNS))
-            if has_non_finite(weight.info.dtype, values.tobytes()):
-                unsound.append(one.name)
-        except CheckpointError as error:
-            faults.append(error.message)
+    sample, of_tokens, layers = _Sample(checkpoint), _Sample(checkpoint), list(_chosen(every))
+    sample.look_at(layers)
+    layers += (doubtful := _doubtful(sample.odd_scales, every, layers))
+    sample.look_at(doubtful)
+    tables = [one for one in every if one not in layers and vocabulary_keys([one.name])][:VOCABULARY]
+    of_tokens.look_at(tables)
+    chosen, unsound = [*layers, *tables], sample.unsound + of_tokens.unsound
+    faults = sample.faults + of_tokens.faults
+    sample.odd_scales.add_all_but_sizes(of_tokens.odd_scales)
     for kind in UNSURE:
         sample.odd_scales.names[kind].clear()
     number = len(checkpoint.codes.tensors) if among is None else len(every)
@@ -71,9 +68,58 @@ def sampled_scale_notes(checkpoint: Checkpoint, among: Collection[str] | None = 
     return tuple(f"{note}{of}" for note in notes)
 
 
+class _Sample(SampledFiles):
+    """Decodes parts of quantised tensors; ``unsound`` are the names of those with NaN, ``faults`` what is wrong."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__(checkpoint)
+        self.unsound, self.faults = list[str](), list[str]()
+        self._weight_of = weights_of(checkpoint)
+
+    def look_at(self, tensors: Iterable[QuantisedTensor]) -> None:
+        """Decode the middle of each tensor, and record what is odd."""
+        from ...engine.compute.reading import read_part  # imports numpy
+
+        for one in tensors:
+            weight = None
+            with suppress(CheckpointError):  # a note says which encodings are not known; a copy need not know them
+                weight = self._weight_of(one.codes)
+            if weight is None or len(weight.info.shape) < 2 or not weight.info.numel:
+                continue
+            try:
+                values = read_part(self, weight.info, middle(weight.info.shape, ROWS, COLUMNS))
+                if has_non_finite(weight.info.dtype, values.tobytes()):
+                    self.unsound.append(one.name)
+            except CheckpointError as error:
+                self.faults.append(error.message)
+
+
 def odd_scale_notes_on(checkpoint: Checkpoint) -> tuple[str, ...]:
     """Return notes on odd scales of what was decoded of a checkpoint; if there are none, on those of a sample."""
     return checkpoint.odd_scales.notes(checkpoint.path) or sampled_scale_notes(checkpoint)
+
+
+def _doubtful(
+    odd: OddScales, every: Iterable[QuantisedTensor], looked_at: Sequence[QuantisedTensor]
+) -> list[QuantisedTensor]:
+    """Return further tensors of those layers in which one was far larger or smaller than in the other layers.
+
+    In a large model, only one tensor of each layer is in the sample. If all tensors of a layer are so, they are wrong.
+    """
+    powers = powers_of([odd.of(one.name for one in looked_at)])
+    layers = {_layer_of(name) for names in outlying_layers(powers, LAYER, fewest=1) for name in names}
+    known = {one.name for one in looked_at}
+    roles = {NUMBER_IN_KEY.sub("#", name) for name in known}
+    found = (
+        one for one in (every if layers else ())
+        if _layer_of(one.name) in layers and one.name not in known and NUMBER_IN_KEY.sub("#", one.name) in roles
+    )  # fmt: skip
+    return list(islice(found, ROLES * LAYERS))
+
+
+def _layer_of(name: str) -> str:
+    found = NUMBER_IN_KEY.search(name)
+    return name[: found.end()] if found is not None else ""
 
 
 def _chosen(every: Iterable[QuantisedTensor]) -> Iterator[QuantisedTensor]:

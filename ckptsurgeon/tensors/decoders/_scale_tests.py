@@ -60,6 +60,8 @@ RUN, RUNS = 32, 64
 """How many weights a run (a group or a part of it) has, and about how many runs are taken from a part of a matrix."""
 FEWEST_RUNS = 16
 """The fewest runs, other than those of equal weights, whose median is computed."""
+OPPOSING = 1 / 16
+"""The share of negative scales with negative biases from which on signs were changed: MLX makes no such scales."""
 FEW = 4
 """If fewer scales than this are compared with biases, or are negative like their biases, nothing is reported."""
 
@@ -98,7 +100,7 @@ def odd_biases(bits: int, scale: Array, bias: Array) -> Iterator[str]:
     if are_exchanged(float(scale.min()), float(np.mean(scale * scale)), float(np.mean(bias * bias))):
         yield EXCHANGED
     both = int(np.count_nonzero((scale < 0) & (bias < 0)))
-    if both >= FEW and both > int(np.count_nonzero((scale < 0) != (bias < 0))):
+    if both >= FEW and both > OPPOSING * scale.size:
         yield OPPOSED
     elif scale.size >= CERTAIN and _are_narrow(bits, abs(scale), abs(bias)):
         yield NARROW

@@ -10,7 +10,7 @@ from ..info import Encoded
 from ..ops.casts import cast, widened
 from ..ops.regions import Array
 
-__all__ = ["cast_scale", "stored_scale"]
+__all__ = ["cast_scale", "power_above", "stored_scale"]
 
 _EPSILONS = {
     "float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7, "float8_e4m3fn": 2.0**-3,
@@ -26,15 +26,26 @@ def stored_scale(made: Encoded, scale: Array) -> Array:
     PlanError if a scale exceeds the range of the stored dtype.
     """
     if made.scale_dtype == EXPONENTS:
-        bits = np.maximum(scale, np.float32(2.0**-126)).view("<u4")
-        exponents: Array = ((bits + np.uint32(0x7F_FFFF)) >> np.uint32(23)).astype("u1")
-        return exponents
+        return _exponents(scale).astype("u1")
     stored = cast_scale(made, scale)
     found = np.asarray(widened(stored, made.scale_dtype))
     if (found == 0).any():
         small, _ = cast(np.asarray([_EPSILONS[made.scale_dtype]], "<f4"), "float32", made.scale_dtype)
         stored = np.where(found == 0, small[0], stored).astype(stored.dtype)
     return stored
+
+
+def power_above(scale: Array) -> Array:
+    """Return scales (float32), rounded up to powers of two; 1 for 0."""
+    powers: Array = (_exponents(scale) << np.uint32(23)).view("<f4")
+    return np.where(scale > 0, powers, np.float32(1))
+
+
+def _exponents(scale: Array) -> Array:
+    """Return the exponents, as float32 stores them, of the smallest powers of two that are not below the scales."""
+    bits = np.maximum(scale, np.float32(2.0**-126)).view("<u4")
+    found: Array = (bits + np.uint32(0x7F_FFFF)) >> np.uint32(23)
+    return found
 
 
 def cast_scale(made: Encoded, scale: Array) -> Array:

@@ -13,7 +13,7 @@ from ..info import Encoded
 from ..ops.regions import Array
 from ..ops.small_floats import from_small, to_small
 from ._encoder import Packing, Scales
-from ._scale_dtypes import stored_scale
+from ._scale_dtypes import power_above, stored_scale
 
 __all__ = ["ENCODER"]
 
@@ -22,9 +22,10 @@ LARGEST = {E4M3: 448.0, E5M2: 57344.0}
 
 
 class _Float8:
-    """The encoder of 8-bit floats. ``Encoded.facts`` has ``top`` (the largest code) and perhaps ``reciprocal``.
+    """The encoder of 8-bit floats. ``Encoded.facts`` has ``top`` (the largest code), at times a flag.
 
-    If ``reciprocal`` is 1, scales are computed as in transformers; otherwise as in compressed-tensors.
+    If ``reciprocal`` is 1, scales are computed as in transformers; otherwise as in compressed-tensors. If ``powers`` is
+    1, they are then rounded up to powers of two, as DeepSeek-V3.1 does (``scale_fmt`` ue8m0).
     """
 
     facts = ("top",)
@@ -35,6 +36,8 @@ class _Float8:
     def scales(self, made: Encoded, least: Array, greatest: Array, over: float) -> Scales:
         facts, largest = dict(made.facts), np.maximum(-least, greatest)
         top = np.float32(facts["top"])
+        if facts.get("powers"):
+            return {"scale": power_above(largest / top)}
         if not facts.get("reciprocal"):
             return {"scale": stored_scale(made, largest / top)}
         # torch divides a number by a tensor in this way. If the largest value of a group is below 1.3e-36, the factor

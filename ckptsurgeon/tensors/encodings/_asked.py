@@ -1,8 +1,8 @@
 """Finds quantised tensors that match no config group of compressed-tensors, or that have no activation scales.
 
-Activation scales are stored if the settings say that they are static, in ``activation_scheme`` of the method "fp8" or
-in ``input_activations`` of compressed-tensors. Loaders compute all other activation scales. Scales of a KV cache may be
-missing: loaders then use 1.
+Activation scales are stored if the settings say that they are static, in ``activation_scheme`` of the method "fp8", in
+``input_activations`` of compressed-tensors, or by ``quant_algo`` of ModelOpt. Loaders compute all other activation
+scales. Scales of a KV cache may be missing: loaders then use 1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ._facts import TYPES
 from ._methods import family
 from ._modules import GENERAL, Modules, expression_of, module_of
 from ._needed import NeededPart
-from ._settings import Settings
+from ._settings import Settings, modelopt_of
 
 __all__ = ["static_activations", "untargeted"]
 
@@ -27,6 +27,8 @@ _OF_INPUTS = re.compile(
 _LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _AROUND = re.compile(r"[A-Z]\w*(?:Block|Layer|MLP|Attention|Model|ForCausalLM|ForConditionalGeneration)$")
 """Matches names of classes whose modules have no weight themselves: only their submodules have weights."""
+_STATIC_ALGORITHMS = ("FP8", "NVFP4", "NVFP4_AWQ")
+"""Values of ``quant_algo`` with which ModelOpt stores a scale for the inputs of each quantised layer."""
 _MOST = 200
 """If the config groups have more targets than this, targets are not compared with modules."""
 
@@ -37,7 +39,8 @@ def static_activations(
     """Yield the quantised tensors without activation scales, if the settings say that these scales are static.
 
     If some quantised tensors have activation scales, a tensor without them is yielded only if the same module of
-    another layer has them: some kinds of modules may need none.
+    another layer has them: some kinds of modules may need none. A model of ModelOpt may have none at all: loaders can
+    use its weights alone.
     """
     asked = _said_static(codes, settings)
     if not asked:
@@ -48,15 +51,15 @@ def static_activations(
         lacking = [name for name in names if not having.intersection((name, module_of(name)))]
         if having:
             lacking = [name for name in lacking if _LAYER_NUMBER.sub("#", module_of(name)) in forms]
-        if lacking:
+        if lacking and (having or not modelopt_of(settings)):
             yield NeededPart(said, "scales of activations", tuple(lacking), is_all=not having)
 
 
 def _said_static(codes: QuantisedTensors, settings: Settings) -> dict[str, list[str]]:
     """Return the quantised tensors whose activation scales are static, by the setting that says so."""
     modules, said, found = Modules(settings), dict[int, str](), dict[str, list[str]]()
-    method = settings.get("quant_method")
-    asks = method in ("fp8", "compressed-tensors") and modules.is_exact
+    is_asking = settings.get("quant_method") in ("fp8", "compressed-tensors") or bool(modelopt_of(settings))
+    asks = is_asking and modules.is_exact
     for one in codes.tensors if asks and (modules.has_sections or _static(modules.settings(GENERAL))) else ():
         place = modules.place(module_of(one.name))
         if place not in said:
@@ -71,6 +74,9 @@ def _static(settings: Settings) -> str:
 
     For compressed-tensors, all config groups must say so.
     """
+    if modelopt := modelopt_of(settings):
+        algorithm = modelopt.get("quant_algo")
+        return f"quant_algo {algorithm}" if algorithm in _STATIC_ALGORITHMS else ""
     if settings.get("quant_method") == "fp8":
         return "activation_scheme static" if settings.get("activation_scheme") == "static" else ""
     inputs = [group.get("input_activations") for group in _groups(settings)]

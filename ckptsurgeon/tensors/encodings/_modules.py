@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ._settings import Settings
+from ._settings import Settings, modelopt_of
 
 __all__ = ["GENERAL", "SKIPPED", "Modules", "expression_of", "module_of", "renamed_modules"]
 
@@ -19,6 +19,8 @@ SKIPPED = ("modules_to_not_convert", "llm_int8_skip_modules", "ignored_layers")
 """Fields of transformers that list modules; a name means a module, its submodules, and modules whose names end so."""
 _IGNORED, _DYNAMIC, _EXTRA, _GROUPS = "ignore", "dynamic", "extra_config", "config_groups"
 """Fields of compressed-tensors (the first and the last), of GPTQModel (``dynamic``) and of AutoRound."""
+_EXCLUDED = "exclude_modules"
+"""The field of hf_quant_config.json (ModelOpt) with the modules that are not quantised; ``ignore`` in config.json."""
 _BLOCKS = "modules_in_block_to_quantize"
 """The field of GPTQ that lists the modules in a layer that are quantised, as a list of lists."""
 _IN_LAYER = re.compile(r"\.\d+\.")
@@ -60,6 +62,8 @@ class Modules:
         self._only = _within_blocks(settings)
         self._ignoring = _expressions([one for one in ignored if one[:3] == "re:"], start=3)
         self.unread = frozenset(one for one in ignored if one[:3] == "re:") - self._ignoring.keys()
+        self._excluded = _ExcludedModules(modelopt_of(settings))
+        self.unread |= self._excluded.unread
         self._skipping = _expressions([one for one in self._skipped if not re.fullmatch(r"[\w.\-]*", one)])
 
     def place(self, module: str) -> int:
@@ -78,7 +82,7 @@ class Modules:
     @property
     def leave_out_any(self) -> bool:
         """Whether an entry of the settings could leave a module unquantised; if not, ``left_out`` always returns ""."""
-        named = (self._skipped, self._ignored, self._ignoring, self._only, self._patterns)
+        named = (self._skipped, self._ignored, self._ignoring, self._only, self._patterns, self._excluded)
         return any(named) or any(value is False for value in self._settings.values())
 
     def settings(self, place: int) -> Settings:
@@ -104,10 +108,16 @@ class Modules:
         for entry, found in self._ignoring.items():
             if self.meets(found, module):
                 return f"{_IGNORED} ({entry})"
+        if self._excluded and (by := self._excluded.by(module)):
+            return by
         if self._only and _IN_LAYER.search(module) and not any(one in module for one in self._only):
             return _BLOCKS
         first = next((entry for one, _, entry in self._patterns if self.meets(one, module)), "")
         return f"{_DYNAMIC} ({first})" if first[:2] == "-:" and module not in self._names else ""
+
+    def may_leave_out(self, module: str) -> bool:
+        """Return whether the settings leave a module unquantised, perhaps under another name of the model's parts."""
+        return bool(self.left_out(module)) or self._excluded.may_name(module)
 
     def meets(self, pattern: re.Pattern[str], module: str, *, whole: bool = False) -> bool:
         """Return whether an expression matches the beginning of a module's name, or the whole name if ``whole``.
@@ -172,6 +182,43 @@ class Modules:
                 else:
                     self._names.setdefault(target, len(self._sections))
             self._sections.append(only)
+
+
+class _ExcludedModules:
+    """The modules that ModelOpt does not quantise: names, of which each also means its submodules, some with wildcards.
+
+    ``unread`` are entries with wildcards that are not compared with names: they are too long, or too many.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._fields = {entry: name for name in (_EXCLUDED, _IGNORED) for entry in _texts(settings.get(name))}
+        wild = [entry for entry in self._fields if "*" in entry or "?" in entry]
+        usable = [one for one in wild if len(one) <= _LONGEST and one.count("*") <= _REPEATED][:_MOST]
+        self.unread = frozenset(wild) - frozenset(usable)
+        self._patterns = {one: _with_wildcards(one) for one in usable}
+        self._any = re.compile("|".join(self._patterns.values()))
+
+    def __bool__(self) -> bool:
+        return bool(self._fields)
+
+    def by(self, module: str) -> str:
+        """Return the field and the entry that excludes a module; "" if there is none."""
+        words = module.split(".")
+        found = next((one for end in range(len(words), 0, -1) if (one := ".".join(words[:end])) in self._fields), "")
+        if not found and self._patterns and len(module) <= _LONGEST and self._any.fullmatch(module):
+            found = next(one for one, pattern in self._patterns.items() if re.fullmatch(pattern, module))
+        return f"{self._fields[found]} ({found})" if found else ""
+
+    def may_name(self, module: str) -> bool:
+        """Return whether an entry may mean a module whose name has another beginning, up to the number of its layer."""
+        ends = (re.sub(r"^.*?\.(?=\d+(?:\.|$))", "", one).strip("*.") for one in self._fields)
+        return any(end and f".{end}." in f".{module}." for end in ends)
+
+
+def _with_wildcards(entry: str) -> str:
+    """Return a regular expression for a name with wildcards, and for the names of its submodules."""
+    text = re.escape(entry).replace(r"\*", ".*").replace(r"\?", ".")
+    return rf"{text}(?:\..*)?"
 
 
 def _within_blocks(settings: Settings) -> list[str]:

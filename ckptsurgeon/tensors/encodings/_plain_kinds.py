@@ -9,7 +9,7 @@ from ..info import TensorInfo
 from ._encoding import QuantisedTensors
 from ._modules import SKIPPED, Modules, module_of
 from ._settings import QuantisationSettings, Settings
-from ._unlike import WHOLE, is_number, targets_of, without_numbers
+from ._unlike import MODELOPT, WHOLE, is_number, method_of, targets_of, without_numbers
 
 __all__ = ["by_kind", "leaves_out", "plain_kinds"]
 
@@ -33,9 +33,11 @@ def by_kind(settings: Settings) -> bool:
     This is false for compressed-tensors if there are other targets than "Linear", or if an expression in ``ignore`` is
     not evaluated because it could take long to match.
     """
-    method = QuantisationSettings(settings).method
+    method = method_of(settings)
     if method == "compressed-tensors":
         return targets_of(settings) == {"Linear"} and not Modules(settings).unread
+    if method == MODELOPT and Modules(settings).unread:
+        return False
     has_sections = "dynamic" not in settings or Modules(settings).has_sections
     return method in WHOLE and has_sections
 
@@ -81,6 +83,8 @@ def leaves_out(modules: Modules, settings: Settings, module: str) -> bool:
     names = [module, *(joined.sub(name, module) for joined, name in _TOGETHER if joined.search(module))]
     words = [name.split(".") for name in names]
     if any(modules.left_out(".".join(one[start:])) for one in words for start in range(len(one))):
+        return True
+    if any(map(modules.may_leave_out, names)):
         return True
     ends = {re.sub(r"^.*?\.(?=\d+(?:\.|$))", "", entry) for entry in _entries(settings)}
     return any(f".{end}." in f".{name}." for end in ends for name in names)

@@ -13,6 +13,7 @@ __all__ = [
     "Scheme",
     "Settings",
     "StatedValues",
+    "modelopt_of",
     "quantisation_of",
     "stated_by",
     "values_called",
@@ -101,6 +102,18 @@ def values_called(settings: Settings, name: str) -> Iterator[Any]:
         yield from (one[name] for one in level if isinstance(one, dict) and name in one)
         level = [value for one in level for value in (one.values() if isinstance(one, dict) else one)]
         level = [value for value in level if isinstance(value, (dict, list))]
+
+
+def modelopt_of(settings: Settings) -> Settings:
+    """Return the fields of ModelOpt's settings, in config.json or in hf_quant_config.json; {} for other methods.
+
+    In hf_quant_config.json the fields are in a section ``quantization``, beside the name of the producer.
+    """
+    own, producer = _map(settings.get("quantization")), _map(settings.get("producer"))
+    is_modelopt = str(settings.get("quant_method", "")).startswith("modelopt") or producer.get("name") == "modelopt"
+    if not is_modelopt and not ("quant_algo" in own and "quant_method" not in settings):
+        return {}
+    return {**own, **{name: value for name, value in settings.items() if name != "quantization"}}
 
 
 def _map(value: Any) -> dict[str, Any]:

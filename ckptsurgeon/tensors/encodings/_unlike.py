@@ -14,13 +14,15 @@ from ._encoding import QuantisedTensor, QuantisedTensors
 from ._methods import KNOWN, UNKNOWN, family
 from ._modules import Modules, module_of
 from ._parts import OF_ACTIVATIONS, is_of_codes_only
-from ._settings import QuantisationSettings, Settings
+from ._settings import QuantisationSettings, Settings, modelopt_of, values_called
 
 __all__ = [
+    "MODELOPT",
     "WHOLE",
     "OddTensors",
     "is_mlx_of_signed",
     "is_number",
+    "method_of",
     "odd_ones",
     "of_another_scale",
     "plain_among_codes",
@@ -29,9 +31,11 @@ __all__ = [
     "targets_of",
     "unfit_parts",
     "without_numbers",
+    "wrong_nvfp4_scales",
 ]
 
-WHOLE = ("gptq", "awq", "fp8", "bitsandbytes", "compressed-tensors", "mxfp4")
+MODELOPT = "modelopt"
+WHOLE = ("gptq", "awq", "fp8", "bitsandbytes", "compressed-tensors", "mxfp4", MODELOPT)
 """Methods that quantise all modules of a kind except those that the settings exclude."""
 _NUMBER = re.compile(r"\.\d+(?=\.)")
 
@@ -46,7 +50,7 @@ def plain_among_codes(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]
 
     Weights that the settings exclude from quantisation are not returned.
     """
-    method = QuantisationSettings(settings).method
+    method = method_of(settings)
     if method not in WHOLE or (method == "compressed-tensors" and targets_of(settings) - {"Linear"}):
         return []
     named = {one.name for one in codes.tensors}
@@ -55,7 +59,16 @@ def plain_among_codes(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]
     ends = tuple({pattern.rpartition("#")[2] for pattern in patterns.values()})  # saves time: few codes have these ends
     forms = {without_numbers(one.name) for one in codes.tensors if one.codes and one.name.endswith(ends)}
     modules = Modules(settings)
-    return [key for key in plain if patterns[key] in forms and not modules.left_out(module_of(key))]
+    return [key for key in plain if patterns[key] in forms and not modules.may_leave_out(module_of(key))]
+
+
+def method_of(settings: Settings) -> str:
+    """Return the name of the method, "modelopt" for ModelOpt's; "" if ModelOpt quantises each module in its own way."""
+    modelopt = modelopt_of(settings)
+    if not modelopt:
+        return QuantisationSettings(settings).method
+    is_mixed = "MIXED" in str(modelopt.get("quant_algo")).upper() or "quantized_layers" in modelopt
+    return "" if is_mixed else MODELOPT
 
 
 def targets_of(settings: Settings) -> set[str]:
@@ -102,6 +115,8 @@ def _is_like(one: QuantisedTensor, usual: str, tensors: Mapping[str, TensorInfo]
     """Return whether a weight in an unknown encoding has parts of the encoding ``usual``, a family in ``ALIKE``."""
     if usual == "MLX":  # other notes are more exact if scales are missing, or if codes have another dtype
         return ".scales" in one.parts and not is_mlx_of_signed(one, tensors)
+    if usual == "nvfp4" and _NVFP4_SCALE in one.parts and tensors[one.parts[_NVFP4_SCALE]].dtype != _E4M3:
+        return False
     return usual in ALIKE and len(one.parts) > 1
 
 
@@ -218,6 +233,51 @@ def _scale_names(settings: Settings) -> tuple[str, str]:
     if method == "fp8" and QuantisationSettings(settings).pairs("weight_block_size"):
         return _OF_BLOCKS, _OF_ANY
     return (_OF_ANY, _OF_BLOCKS) if method == "compressed-tensors" else ("", "")
+
+
+# Finds scales of nvfp4 that were cast.
+
+_NVFP4_SCALE, _E4M3 = ".weight_scale", "float8_e4m3fn"
+_NVFP4_WHOLE = (".weight_scale_2", ".weight_global_scale")
+"""The endings of the scales of the blocks of nvfp4, which have one dtype, and of the scales of whole weights."""
+
+
+def wrong_nvfp4_scales(
+    codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
+) -> Iterator[tuple[str, str, str, str]]:
+    """Yield (name, ending of the scale, its dtype, what it should be) of each nvfp4 weight whose scales were cast.
+
+    Weights are nvfp4 if the settings say so, or if most weights with two such scales are. Scales of whole weights are
+    compared with those of the other weights: loaders cast them.
+    """
+    if modelopt_of(settings) and not method_of(settings):
+        return
+    every = [one for one in codes.tensors if one.codes and _beside(one, _NVFP4_SCALE) in tensors]
+    every = [one for one in every if any(_beside(one, end) in tensors for end in _NVFP4_WHOLE)]
+    number = sum(family(one.method) == "nvfp4" for one in every)
+    if not every or not (number * 2 > len(every) or _says_nvfp4(settings)):
+        return
+    for end in _NVFP4_WHOLE:
+        dtypes = {one.name: tensors[key].dtype for one in every if (key := _beside(one, end)) in tensors}
+        usual, others = next(iter(Counter(dtypes.values()).most_common(1)), ("", 0))
+        for name, dtype in dtypes.items():
+            if dtype != usual and others * 2 > len(dtypes):
+                like = f"{others:,} similar tensors have" if others > 1 else "1 similar tensor has"
+                yield name, end, dtype, f"{like} {usual}"
+    for one in every:
+        dtype = tensors[_beside(one, _NVFP4_SCALE)].dtype
+        if dtype != _E4M3:
+            yield one.name, _NVFP4_SCALE, dtype, f"nvfp4 has {_E4M3}"
+
+
+def _beside(one: QuantisedTensor, end: str) -> str:
+    """Return the key with the ending ``end`` in the module of a quantised tensor."""
+    return f"{one.codes.rpartition('.')[0]}{end}"
+
+
+def _says_nvfp4(settings: Settings) -> bool:
+    stated = (str(modelopt_of(settings).get("quant_algo")), *map(str, values_called(settings, "format")))
+    return any(one.lower().startswith("nvfp4") for one in stated)
 
 
 # Finds plain weights that have scales for codes: for example, because plain values have replaced the codes.

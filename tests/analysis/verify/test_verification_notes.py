@@ -233,3 +233,19 @@ def test_decoded_weights_have_the_notes_on_the_scales_of_their_source() -> None:
     cs.apply(cs.convert("coded", dequantize=True, dtype="f32"), "decoded")
     notes = [note.why for note in cs.verify("decoded").notes]
     assert sum("perhaps they are inverse scales" in note for note in notes) == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_not_finite_are_named(value: float) -> None:
+    """In a large tensor, which opening reads a part of; those of a mask are meant."""
+    large, mask = torch.randn(512, 64), torch.zeros(512, 64)
+    large[0, 0], mask[0, 0] = value, value
+    save_file({"a": large, "b": torch.randn(512, 64), "attn_mask": mask}, "unsound.safetensors")
+    cs.apply(cs.convert("unsound.safetensors"), "copied.safetensors")
+    assert [note.why for note in cs.verify("copied.safetensors").notes] == ["NaN or infinite values: a"]
+
+
+def test_those_that_another_note_names_are_not_said_again() -> None:
+    save_file({"a": torch.full((8, 8), torch.nan)}, "unsound.safetensors")
+    cs.apply(cs.convert("unsound.safetensors"), "copied.safetensors")
+    assert [note.why for note in cs.verify("copied.safetensors").notes] == [*cs.inspect("copied.safetensors").notes]

@@ -237,6 +237,16 @@ def test_a_number_of_heads_that_the_keys_do_not_have_is_an_error(
     assert "the key projections (of attention) of model have 32 rows, which do not fit" in told.err
 
 
+def test_either_number_of_heads_may_be_the_wrong_one() -> None:
+    model("llama", num_attention_heads=HEADS * 2)
+    with pytest.raises(cs.PlanError) as error:
+        cs.convert("model", layout="gguf")
+    assert "2 heads (num_key_value_heads) of 8 rows; 8 rows are those of one of 8 heads (num_attention_heads)" in str(
+        error.value
+    )
+    assert "Correct num_attention_heads or num_key_value_heads, whichever is wrong" in str(error.value)
+
+
 @pytest.mark.parametrize("stated", ["4", "1", ""])
 def test_the_way_back_checks_the_heads_of_keys(stated: str) -> None:
     model("llama")

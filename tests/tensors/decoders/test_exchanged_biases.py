@@ -111,6 +111,23 @@ def test_scales_with_the_sign_of_their_biases_are_named(encode: Encode) -> None:
     assert ("scales", "WARN", tuple(f"{name}.weight" for name in LAYERS)) in checked(path)
 
 
+def all_negative(parts: Parts) -> Parts:
+    return {**parts, ".scales": -parts[".scales"].abs()}
+
+
+def a_quarter(parts: Parts) -> Parts:
+    scales = parts[".scales"].clone()
+    scales[: len(scales) // 4] *= -1
+    return {**parts, ".scales": scales}
+
+
+@pytest.mark.parametrize("change", [all_negative, a_quarter])
+@pytest.mark.parametrize("encode", [mlx, old_mlx])
+def test_a_part_of_the_signs_that_were_changed_is_named(encode: Encode, change: Callable[[Parts], Parts]) -> None:
+    (said,) = [one for one in notes(model(change, encode, 1)) if SAID[OPPOSED] in one]
+    assert said == f"m: 1 quantised tensor has {SAID[OPPOSED]}: {LAYERS[0]}.weight"
+
+
 def narrow(parts: Parts) -> Parts:
     """Scales of codes of eight bits, which are 17 times smaller, beside codes of four."""
     return {**parts, ".scales": parts[".scales"] / 17}

@@ -21,7 +21,8 @@ def _run(subject: Subject) -> Iterator[Found]:
     size = sum(info.nbytes for info in infos)
     if index.total is not None and index.total not in (size, _once(infos)):
         said = f"{escape(index.name)} gives a total_size of {index.total:,} bytes, but the tensors have {size:,} bytes"
-        todo = "Set total_size to the size of the tensors, unless a shard is from another model."
+        lost = "tensors are missing or " if index.total > size else ""
+        todo = f"Set total_size to the size of the tensors, unless {lost}a shard is from another model."
         yield Found(Status.WARN, said, todo, file=index.name, figures={"total": index.total, "nbytes": size})
     elif index.has_bad_total:
         said = f"{escape(index.name)} has a total_size that is not a number of bytes; the tensors have {size:,} bytes"

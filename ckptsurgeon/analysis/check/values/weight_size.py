@@ -82,7 +82,7 @@ def _shifted(subject: Subject) -> Iterator[Found]:
     if shifted:
         todo = "Compare with the original, or (GPTQ) with the same model under the other checkpoint_format."
         yield of_keys(Status.WARN, sorted(shifted), f"{_decode(shifted)} to weights that {OFF_BY_ONE}", todo)
-    if uncentred := uncentred_names(names, subject.decoded) - shifted:
+    if uncentred := uncentred_names(names, {*subject.decoded, *names[UNCENTRED]}) - shifted:
         todo = "Compare with the original (ckpt diff --values)."
         yield of_keys(Status.WARN, sorted(uncentred), f"{_decode(uncentred)} to weights that {WRONG_OFFSETS}", todo)
 

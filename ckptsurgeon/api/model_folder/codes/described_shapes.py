@@ -10,6 +10,8 @@ from itertools import islice
 from typing import Any
 
 from ....checkpoint.checkpoint import Checkpoint
+from ....checkpoint.values.row_pieces import first_and_last_rows
+from ....checkpoint.values.zero_points import UNLIKE_OTHERS
 from ....formats.base.limits import ELEMENTS
 from ....storage.read.uri import scheme_of
 from ....tensors.encodings._encoding import QuantisedTensor
@@ -57,6 +59,10 @@ def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | No
             *_of_zeros(checkpoint, one),
         ):
             found.setdefault(why, []).append(one.codes)
+    if any(
+        UNLIKE_OTHERS in note for note in checkpoint.quantisation_notes
+    ):  # it names the few that are of another version
+        found = {why: keys for why, keys in found.items() if why[0] != "qzeros" or 2 * len(keys) > len(some)}
     for key, why in _unlike_shapes(checkpoint, some, {key for keys in found.values() for key in keys}):
         found.setdefault(why, []).append(key)
     return [f"the {field} of {listing(keys, 3)} {why}" for (field, why), keys in found.items()]
@@ -143,11 +149,14 @@ def _of_zeros(checkpoint: Checkpoint, one: QuantisedTensor) -> Iterator[tuple[st
     info = checkpoint[key] if key and settings.get("sym") is True and bits in (4, 8) else None
     if family(one.method) != "GPTQ" or info is None or info.storage is None or info.dtype != "int32" or not info.numel:
         return
-    first = bytes(checkpoint.open_files()[info.storage.file].read(info.storage.offset + info.offset, 4))
+    file = checkpoint.open_files()[info.storage.file]
+    data = b"".join(
+        bytes(file.read(info.storage.offset + one.offset, one.nbytes)) for one in first_and_last_rows(info, VALUE_BYTES)
+    )
     said = str(settings.get("checkpoint_format") or "")
     version, middle = 2 if "v2" in said else 1, 1 << (bits - 1)
     other = middle - 1 if version == 2 else middle
-    if first == sum(other << at for at in range(0, 32, bits)).to_bytes(4, "little"):
+    if data == sum(other << at for at in range(0, 32, bits)).to_bytes(4, "little") * (len(data) // 4):
         says = f"says {escape(said)} (checkpoint_format)" if said else "has no checkpoint_format"
         stores = f"is {other} for each weight, as version {3 - version} of GPTQ stores symmetric weights"
         yield "qzeros", f"{stores}, but the quantization_config {says}, so that they are read as version {version}"

@@ -1,0 +1,118 @@
+"""Notes on zero points of GPTQ and AWQ that contradict the settings, or those of the other tensors of the model.
+
+Symmetric quantisation has one zero point for all codes, the middle of their range, so all zero points of a model are
+equal. GPTQ's first format stores them minus one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from itertools import repeat
+from typing import Any
+
+from ...tensors.encodings._encoding import QuantisedTensors
+from ...tensors.encodings._methods import family
+from ...tensors.encodings._settings import values_called
+from ...tensors.info import TensorInfo
+from .row_pieces import first_and_last_rows
+
+__all__ = ["UNLIKE_OTHERS", "odd_zero_points"]
+
+Read = Callable[[TensorInfo], bytes]
+MOST, TENSORS = 8 << 20, 2000
+"""About the most bytes of zero points that are read, and the most tensors; the others are not looked at."""
+FEWEST, VALUES = 4, 64
+"""The fewest tensors that are compared, and the fewest zero points of a tensor whose equality is not by chance."""
+ASYMMETRIC = (
+    "qzeros that are not the middle of the codes, although its quantization_config says sym true, so runtimes may "
+    "ignore them, and compute wrong weights"
+)
+ROUNDED = (
+    "qzeros that are the middle of the codes without the lowest bits of each word: were the packed words cast to "
+    "float32 and back?"
+)
+FORMATS = "(GPTQ stores zero points less 1; gptq_v2 and AWQ as they are)"
+UNLIKE_OTHERS = "similar tensors are all "
+UNLIKE = (
+    f"qzeros that are all {{own}}, although those of {{number}} {UNLIKE_OTHERS}{{usual}}: perhaps they are of another "
+    f"format {FORMATS}"
+)
+SEVERAL = (
+    f"different qzeros, although those of {{number}} {UNLIKE_OTHERS}{{usual}}, as in symmetric quantisation: perhaps a "
+    f"part of them is of another format {FORMATS}"
+)
+MIDDLES = {2: b"\x55\xaa", 4: b"\x77\x88", 8: b"\x7f\x80"}
+"""The byte that GPTQ's zero points repeat if they are the middle of the codes, by the number of bits.
+
+The first is of the format ``gptq``, which stores zero points less 1, the second of ``gptq_v2``.
+"""
+DIFFERENT = -1
+
+
+def odd_zero_points(
+    codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Mapping[str, Any], read: Read
+) -> Iterator[tuple[str, str]]:
+    """Yield (name of the weight, what its zero points are) for each tensor whose zero points cannot be right."""
+    found = dict(_zero_points(codes, tensors, read))
+    said = dict(_asymmetric(found)) if settings.get("sym") is True else {}
+    yield from said.items()
+    if len({*values_called(settings, "sym")}) < 2 and len({*values_called(settings, "zero_point")}) < 2:
+        yield from _unlike({name: one for name, one in found.items() if name not in said})
+
+
+def _zero_points(
+    codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read
+) -> Iterator[tuple[str, tuple[str, int, bytes]]]:
+    """Yield (name of the weight, (family, bits, some of its zero points as they are stored)) for many tensors."""
+    ends = {".qweight", ".qzeros", ".scales"}
+    every = [one for one in codes.tensors if family(one.method) in ("GPTQ", "AWQ") and ends <= one.parts.keys()]
+    for one in every[:: len(every) // TENSORS + 1]:
+        zeros, scales = tensors[one.parts[".qzeros"]], tensors[one.parts[".scales"]]
+        bits = 8 * zeros.nbytes // max(scales.numel, 1)
+        if not zeros.is_plain or len(zeros.shape) != 2 or len(scales.shape) != 2 or bits not in range(2, 9):
+            continue
+        if scales.shape[1] * bits == 32 * zeros.shape[1]:  # then no word has bits that are not used
+            data = b"".join(map(read, first_and_last_rows(zeros, MOST // len(every))))
+            if data:
+                yield one.name, (family(one.method), bits, data)
+
+
+def _asymmetric(found: Mapping[str, tuple[str, int, bytes]]) -> Iterator[tuple[str, str]]:
+    """Yield each GPTQ tensor whose zero points are not all the middle of the codes."""
+    for name, (kind, bits, data) in found.items():
+        middles = MIDDLES.get(bits, b"") if kind == "GPTQ" else b""
+        if middles and not any(data.count(middle) == len(data) for middle in middles):
+            yield name, ROUNDED if any(map(_is_rounded, middles, repeat(data))) else ASYMMETRIC
+
+
+def _is_rounded(middle: int, data: bytes) -> bool:
+    """Return whether ``data`` repeats one word: four bytes ``middle``, rounded to float32 or to bfloat16 and back."""
+    word = int.from_bytes(bytes([middle] * 4), "little", signed=True)
+    step = 1 << (word.bit_length() - 24)
+    rounded = [round(word / one) * one for one in (step, step << 16)]
+    words = [one.to_bytes(4, "little", signed=True) for one in rounded]
+    return any(data == one * (len(data) // 4) for one in words)
+
+
+def _unlike(found: Mapping[str, tuple[str, int, bytes]]) -> Iterator[tuple[str, str]]:
+    """Yield each tensor whose zero points are unlike those of most others, which all have the same one."""
+    groups: dict[tuple[str, int], dict[str, int]] = {}
+    for name, (kind, bits, data) in found.items():
+        if len(data) * 8 >= VALUES * bits:
+            groups.setdefault((kind, bits), {})[name] = _only_value(data, bits)
+    for values in groups.values():
+        numbers = Counter(one for one in values.values() if one != DIFFERENT)
+        if numbers.total() < FEWEST or numbers.total() * 2 <= len(values):
+            continue
+        usual, number = numbers.most_common(1)[0]
+        for name, own in values.items():
+            if own != usual and (own != DIFFERENT or number >= FEWEST):
+                yield name, (SEVERAL if own == DIFFERENT else UNLIKE).format(own=own, number=number, usual=usual)
+
+
+def _only_value(data: bytes, bits: int) -> int:
+    """Return the zero point that all words repeat; ``DIFFERENT`` if there are several."""
+    value = int.from_bytes(data[:4], "little") & ((1 << bits) - 1)
+    words = sum(value << at for at in range(0, 32 * bits, bits)).to_bytes(4 * bits, "little")
+    return value if data == (words * (len(data) // len(words) + 1))[: len(data)] else DIFFERENT

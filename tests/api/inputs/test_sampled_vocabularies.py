@@ -1,0 +1,40 @@
+"""Verbs that copy codes look at the scales of embeddings and output layers too, which have no siblings in other layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from ckptsurgeon.tensors.odd_scales import NARROW, OPPOSED, SAID, UNCENTRED, WRONG_OFFSETS, uncentred_names
+
+from ...helpers.coded_matrices import SETTINGS, Encode, mlx, old_mlx
+from ...helpers.coded_models import TABLES, coded_tensors, said_by, silent, write_model
+
+Change = Callable[[torch.Tensor], torch.Tensor]
+CASES: tuple[tuple[Encode, str, Change, str], ...] = (
+    (mlx, ".biases", torch.neg, SAID[OPPOSED]),
+    (mlx, ".scales", lambda one: one / 17, SAID[NARROW]),
+    (old_mlx, ".biases", torch.neg, WRONG_OFFSETS),
+)
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize(("encode", "end", "change", "said"), CASES)
+def test_wrong_scales_or_biases_of_a_table_are_said(
+    encode: Encode, end: str, change: Change, said: str, name: str
+) -> None:
+    state = coded_tensors(encode, tables=TABLES)
+    assert said_by(write_model(Path("m"), state, SETTINGS["mlx"]), said) == []
+    state[f"{name}{end}"] = change(state[f"{name}{end}"])
+    path = write_model(Path("m"), state, SETTINGS["mlx"])
+    assert silent(path, said) == []
+    assert silent(path, f"{name}.weight") == []
+
+
+def test_a_matrix_without_siblings_is_compared_with_many_others() -> None:
+    every = [f"layers.{number}.up" for number in range(8)]
+    assert uncentred_names({UNCENTRED: ["lm_head"]}, [*every, "lm_head"]) == {"lm_head"}
+    assert not uncentred_names({UNCENTRED: ["lm_head"]}, [*every[1:], "lm_head"])
