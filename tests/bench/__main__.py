@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 from .batching import batching
 from .builds import builds
@@ -27,6 +28,7 @@ from .files import make_many, make_model
 from .growing import growing
 from .harness import MB, Measured, Row, ckpt, python, rounds, run
 from .lora import lora
+from .merge_quality import merge_quality
 from .merging import merging
 from .patching import patching
 from .proving import proving
@@ -36,6 +38,9 @@ from .sharing import sharing
 from .small import small
 from .training import loading, saving, training
 
+COMPARED = Path(__file__).resolve().parents[2] / "docs" / "merging-compared.md"
+SEEDS = 3
+"""The number of seeds with which merges are judged."""
 IN_PROCESS = """
 import sys, time
 {setup}
@@ -248,12 +253,19 @@ def main() -> None:
     known = {**PARTS, **PARTIAL}
     for name, (_, what) in known.items():
         parser.add_argument(f"--{name}", action="store_true", help=f"only {what}")
+    parser.add_argument(
+        "--merge-quality", action="store_true", help="judge all merge methods: docs/merging-compared.md"
+    )
     options = parser.parse_args()
     number = 1 if options.quick else options.rounds
     chosen = [name for name in known if getattr(options, name)] or list(PARTS)
     folder = tempfile.mkdtemp(prefix="bench-", dir=options.dir or os.getcwd())
     missed = 0
     try:
+        if options.merge_quality:
+            text = merge_quality(folder, 1 if options.quick else SEEDS, machine(), quick=options.quick)
+            print(text) if options.quick else COMPARED.write_text(text)
+            return
         print(machine())
         print("\n| what | measured | limit | | medians |\n|---|---|---|---|---|", flush=True)
         for name in chosen:
