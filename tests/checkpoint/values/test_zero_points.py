@@ -72,7 +72,7 @@ def test_half_of_a_matrix_is_no_other_version_of_the_format() -> None:
     state = coded_tensors(gptq)
     state[f"{ONE}.qzeros"][0] += STEP
     said = cs.inspect(write_model(Path("m"), state, SETTINGS["gptq"])).notes
-    assert [("qzeros that are not the middle" in one, ONE in one) for one in said] == [(True, True)]
+    assert [("qzeros that are not the middle" in one, ONE in one) for one in said if "qzeros" in one] == [(True, True)]
 
 
 def test_zero_points_of_asymmetric_codes_may_differ() -> None:
