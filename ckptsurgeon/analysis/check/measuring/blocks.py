@@ -81,19 +81,20 @@ def measured_block(checkpoint: Checkpoint, block: Block, work: Workspace) -> Blo
     raw = _read(checkpoint, block, work)
     crc, dtype = crc32(raw), block.info.dtype
     if dtype in BLOCK_SCALES:
-        found = figures_of(_scales(raw, dtype), "float16", work)
-        found.zeros -= _zeros_of_zeros(raw, dtype) if found.zeros else 0
-        return BlockFigures(found, crc, raw.size)
+        scales = figures_of(_scales(raw, dtype), "float16", work)
+        if scales is not None and scales.zeros:
+            scales.zeros -= _zeros_of_zeros(raw, dtype)
+        return BlockFigures(scales, crc, raw.size)
     if dtype in BLOCK_EXPONENTS:
         return BlockFigures(figures_of(_exponents(raw, dtype), dtype, work), crc, raw.size)
     dtype = PARTS.get(dtype, dtype)
     if DTYPES[dtype].is_packed or DTYPES[dtype].kind not in ("float", "int", "uint", "bool"):
         return BlockFigures(None, crc, raw.size)
-    measured = BlockFigures(figures_of(raw, dtype, work, in_order=bool(block.columns)), crc, raw.size)
+    found = BlockFigures(figures_of(raw, dtype, work, in_order=bool(block.columns)), crc, raw.size)
     if block.columns:
         values = work.floats.reshape(-1, block.columns)
-        measured.totals, measured.squares = _of_each_row(values)
-    return measured
+        found.totals, found.squares = _of_each_row(values)
+    return found
 
 
 def _read(checkpoint: Checkpoint, block: Block, work: Workspace) -> Array:
