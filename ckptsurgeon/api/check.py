@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -65,7 +65,7 @@ def _decoded_sizes(checkpoint: Checkpoint) -> Mapping[str, WeightSize]:
     return decoded_sizes(checkpoint)
 
 
-def _odd_scales(checkpoint: Checkpoint, decoded: Collection[str]) -> Mapping[str, Collection[str]]:
+def _odd_scales(checkpoint: Checkpoint, decoded: Collection[str]) -> Mapping[str, Sequence[str]]:
     from .checking.decoded_weights import odd_scales_of  # imports the decoders
 
     return odd_scales_of(checkpoint, decoded)

@@ -15,10 +15,10 @@ from .layer_groups import larger_layers, outlying_layers
 
 __all__ = [
     "APART", "DECODED", "EXCHANGED", "EXPLAIN", "FEWEST", "HUGE", "INVERSE", "LARGE", "LAYER", "LEANING", "NARROW",
-    "NEGATED", "NEGATIVE", "NESTED", "NO_OFFSET", "OFF_BY_ONE", "OF_SIZES", "OPPOSED", "RISING", "ROUNDED", "SAID",
-    "SHIFT", "SHIFTED", "SIGNED_CODES", "SMALL", "UNCENTRED", "UNSET", "USUAL", "WRONG_OFFSETS", "ZERO",
-    "ZERO_BLOCKS", "OddScales", "odd_scale_notes", "powers_of", "shifted_names", "uncentred_names",
-    "unlike_other_layers",
+    "NEGATED", "NEGATIVE", "NESTED", "NO_OFFSET", "OFF_BY_ONE", "OF_SIZES", "ONE_OFF", "ONE_STEP", "OPPOSED",
+    "RISING", "ROUNDED", "SAID", "SHIFT", "SHIFTED", "SIGNED_CODES", "SMALL", "UNCENTRED", "UNCLEAR", "UNSET",
+    "USUAL", "WRONG_OFFSETS", "ZERO", "ZERO_BLOCKS", "OddScales", "odd_scale_notes", "one_off_names", "powers_of",
+    "shifted_names", "uncentred_names", "unlike_other_layers",
 ]  # fmt: skip
 
 ZERO, NEGATIVE, HUGE, NO_OFFSET = "zero", "negative", "huge", "no offset"
@@ -87,6 +87,13 @@ LEANS = {UNCENTRED: 1.0, LEANING: 0.4}
 It is about 0.12 for 32 weights around 0 that are drawn independently, and about 2.4 if zero points of 4 bits are off by
 half of the codes. Zero points that are off by one make it only 0.3, with one sign, and are found as ``SHIFTED``.
 """
+ONE_OFF, UNCLEAR = "one off", "unclear shift"
+"""The kinds of matrices whose weights are shifted by about one step between codes, or by another part of a step."""
+STEPS = {UNCLEAR: 0.35, ONE_OFF: 0.7}
+"""A matrix has one of these kinds if its shift, in steps, is above this number. If zero points are off by one, most
+shifts are between 0.9 and 1.2."""
+MOST_STEPS = 1.4
+"""A larger shift is unclear, too."""
 EXPLAIN = (ROUNDED, NO_OFFSET, SIGNED_CODES, EXCHANGED, OPPOSED, NARROW)
 """The kinds of odd scales and codes that also shift the mean: their matrices get no further note on the mean."""
 APART = 5
@@ -97,10 +104,14 @@ LAYER = 3
 """If all matrices of a layer differ by this power of two (8 times) from those of all other layers, they are wrong."""
 ALL_ROLES = 2
 """If the factors of all roles differ by this power of two (4 times) in two groups of layers, one of them is wrong."""
-KINDS = (*SAID, ZERO_BLOCKS, LARGE, SMALL, USUAL, INVERSE, *SHIFTED.values(), *LEANS)
+KINDS = (*SAID, ZERO_BLOCKS, LARGE, SMALL, USUAL, INVERSE, *SHIFTED.values(), *LEANS, *STEPS)
 OFF_BY_ONE = (
     f"have a mean of over {percent(SHIFT)} of their size: perhaps the zero points or biases are wrong, such as zero "
     "points that are off by one (checkpoint_format gptq, gptq_v2)"
+)
+ONE_STEP = (
+    "have weights that are shifted by about one step between codes, unlike the same matrix of other layers: perhaps "
+    "the zero points are off by one (GPTQ stores them less 1; gptq_v2 and AWQ as they are)"
 )
 WRONG_OFFSETS = (
     "have weights that are not centred at 0: in most groups, the mean is larger than the standard deviation: perhaps "
@@ -121,6 +132,7 @@ class OddScales:
         self.names: dict[str, dict[str, None]] = {kind: {} for kind in KINDS}
         self._powers: dict[str, list[float]] = {}
         self._leans: dict[str, float] = {}
+        self._shifts: dict[str, float] = {}
 
     def add(self, kind: str, name: str) -> None:
         """Record the tensor ``name`` under ``kind``, a kind of odd scales or a size."""
@@ -141,6 +153,10 @@ class OddScales:
     def add_lean(self, name: str, lean: float) -> None:
         """Record the median of |mean| / deviation of the groups in a part of a matrix; its smallest part counts."""
         self._leans[name] = min(lean, self._leans.get(name, lean))
+
+    def add_shift(self, name: str, steps: float) -> None:
+        """Record by how many steps between codes a part of a matrix is shifted; its largest shift counts."""
+        self._shifts[name] = max(steps, self._shifts.get(name, 0.0), key=abs)
 
     def add_all_but_sizes(self, other: OddScales) -> None:
         """Record what ``other`` has recorded, except sizes: ``other`` is about embeddings, which have other sizes."""
@@ -167,7 +183,10 @@ class OddScales:
             found.setdefault(f"{POWER}{max(powers)!r}", {})[name] = None
         for kind, limit in LEANS.items():
             found[kind] = {name: None for name, lean in self._leans.items() if lean > limit}
-        return found
+        shifts = {name: abs(shift) for name, shift in self._shifts.items()}
+        one = {name: None for name, shift in shifts.items() if STEPS[ONE_OFF] < shift < MOST_STEPS}
+        unclear = {name: None for name, shift in shifts.items() if shift > STEPS[UNCLEAR] and name not in one}
+        return {**found, ONE_OFF: one, UNCLEAR: unclear}
 
 
 Found: TypeAlias = Mapping[str, Mapping[str, Sequence[str]]]
@@ -199,6 +218,8 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
                 f"{escape(path)}: {len(uncentred)} of {len(matrices)} decoded matrices {WRONG_OFFSETS}: "
                 f"{_listed(uncentred)}"
             )
+        if one_off := one_off_names(names, powers) - shifted - uncentred:
+            yield f"{escape(path)}: {len(one_off)} of {len(matrices)} decoded matrices {ONE_STEP}: {_listed(one_off)}"
         large, small = unlike_other_layers(powers, names)
         for unlike, as_large in ((large, f"at least {1 << APART} times"), (small, f"at most 1/{1 << APART}")):
             if unlike:
@@ -273,6 +294,21 @@ def uncentred_names(names: Mapping[str, Collection[str]], every: Collection[str]
     return found.difference(*(names.get(kind, ()) for kind in EXPLAIN))
 
 
+def one_off_names(names: Mapping[str, Collection[str]], every: Iterable[str]) -> set[str]:
+    """Return the matrices that are shifted by one step, if at least ``UNSHIFTED`` of the same role are not shifted.
+
+    No matrix of the role may have an unclear shift. ``names`` are the names of matrices by kind.
+    """
+    some, unclear = set(names.get(ONE_OFF, ())), set(names.get(UNCLEAR, ()))
+    roles: dict[str, set[str]] = {}
+    for name in every if some else ():
+        roles.setdefault(NUMBER_IN_KEY.sub("#", name), set()).add(name)
+    found = (role & some for role in roles.values() if len(role - some) >= UNSHIFTED and not role & unclear)
+    return set().union(*found)
+
+
+UNSHIFTED = 3
+"""The fewest matrices of one role without a shift that show that others of this role are wrong."""
 SIBLINGS = 2
 """The fewest matrices of one role with groups around 0 that show that others of this role are wrong.
 

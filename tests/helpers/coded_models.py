@@ -15,7 +15,7 @@ import ckptsurgeon as cs
 
 from .coded_matrices import Encode
 
-__all__ = ["LAYERS", "VERBS", "coded_tensors", "said_by", "silent", "write_model"]
+__all__ = ["LAYERS", "QUICK", "VERBS", "coded_tensors", "said_by", "silent", "write_model"]
 
 State = dict[str, torch.Tensor]
 LAYERS, WIDTH, INNER, TOKENS = 6, 128, 256, 256
@@ -108,12 +108,16 @@ VERBS: Mapping[str, Callable[[Path], Sequence[str]]] = {
 """The verbs that look at a model, and the notes that each of them gives."""
 
 
-def said_by(folder: Path, text: str) -> list[str]:
-    """The verbs that say ``text``."""
-    return [verb for verb, notes in VERBS.items() if any(text in one for one in notes(folder))]
+QUICK = ("inspect --stats", "convert", "check")
+"""The verbs that look at most, of which each looks in another way."""
 
 
-def silent(folder: Path, text: str) -> list[str]:
-    """The verbs that do not say ``text``."""
-    found = said_by(folder, text)
+def said_by(folder: Path, *texts: str, verbs: Sequence[str] = QUICK) -> list[str]:
+    """Those of the ``verbs`` that say all ``texts`` in one note."""
+    return [verb for verb in verbs if any(all(text in one for text in texts) for one in VERBS[verb](folder))]
+
+
+def silent(folder: Path, *texts: str) -> list[str]:
+    """The verbs, of all, that do not say all ``texts`` in one note."""
+    found = said_by(folder, *texts, verbs=list(VERBS))
     return [verb for verb in VERBS if verb not in found]

@@ -43,7 +43,7 @@ KINDS = (
     _kind("other-notes", r"^the folder has an adapter_config\.json, but no", FAIL,
           "Remove adapter_config.json, or add the adapter's weights."),
     _kind("other-notes", r": llama\.cpp cannot load the file|^with [\w.-]+\.\w+ \d+[ ,].* must have"
-          r"|^\w+\.\S+ is \S+, which is not above 0", WARN,
+          r"|^\w+\.\S+ is \S+, which is not above 0|^general\.file_type is ", WARN,
           "Correct the metadata (ckpt convert --set-metadata), or convert the model again."),
     _kind("other-notes", r"\(ss_network_alpha ", WARN,
           "Merge the adapter with this weight, unless its factors contain the scale already."),

@@ -21,7 +21,9 @@ from ...util.text import notes_about
 from ..layouts.named_layout import ARCHITECTURE, TRANSFORMERS
 from ..model_folder.embedded import embedded_model
 from ..model_folder.folder import model_folder
+from .block_tensors import is_whole_model
 from .contradictions import metadata_notes, shape_of_values
+from .file_types import file_type_notes
 from .new_tokens import maps_by_token, with_new_tokens
 from .outputs import check_given, check_names
 from .tokenizer import tokenizer_entries
@@ -83,6 +85,8 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
     listed = found.get("tokenizer.ggml.tokens")
     number = int.from_bytes(listed.raw[4:12], "little") if listed is not None else 0  # after 4 bytes for the item type
     notes += metadata_notes(shapes, texts, number)
+    if is_whole_model(shapes, texts):
+        notes += (*file_type_notes(shapes, {step.key: step.dtype for step in plan.steps}, texts),)
     notes += (*tokenizer_notes(texts, number, lambda key, begin, size: found[key].raw[begin : begin + size]),)
     return ExtraEntries((), (found,)), notes
 

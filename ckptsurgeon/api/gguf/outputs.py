@@ -17,7 +17,9 @@ from ...util.text import escape, listing
 from ..layouts.named_layout import ARCHITECTURE
 from ..model_folder.embedded import embedded_model
 from ..model_folder.folder import model_folder
+from .block_tensors import is_whole_model
 from .contradictions import metadata_notes, shape_of_values
+from .file_types import file_type_notes
 from .tokenizer_notes import tokenizer_notes
 
 __all__ = ["check_given", "check_names", "is_gguf", "notes_on_other_format", "source_notes"]
@@ -67,9 +69,10 @@ def source_notes(checkpoint: Checkpoint) -> tuple[str, ...]:
     tokens = checkpoint.header.stored.get("tokenizer.ggml.tokens")
     metadata = {**dict.fromkeys(checkpoint.header.stored, ""), **checkpoint.metadata}
     number = tokens.items if tokens is not None else 0
-    model = embedded_model(checkpoint)
+    model, dtypes = embedded_model(checkpoint), {key: one.dtype for key, one in checkpoint.items()}
     return (
         *metadata_notes(shapes, metadata, number),
+        *(file_type_notes(shapes, dtypes, metadata) if is_whole_model(shapes, metadata) else ()),
         *(tokenizer_notes(metadata, number, model.part) if model is not None else ()),
     )
 

@@ -34,7 +34,15 @@ from ..ops.casts import widened
 from ..ops.regions import Array
 from ..ops.small_floats import SMALL_FLOATS
 from ._rounded_words import have_rounded_words
-from ._scale_tests import are_negative, have_many_values, lean_of, odd_biases, rise_with_scales, should_be_mixed
+from ._scale_tests import (
+    are_negative,
+    have_many_values,
+    lean_of,
+    odd_biases,
+    rise_with_scales,
+    should_be_mixed,
+    steps_off,
+)
 
 __all__ = ["add_size", "are_usual", "check_scales", "find_odd_blocks", "find_odd_scales"]
 
@@ -97,6 +105,8 @@ def add_size(
             if abs(mean) > SHIFT * size:
                 seen.add(SHIFTED[mean > 0], info.made.name)
             seen.add_lean(info.made.name, lean_of(values))
+            if _has_few_zero_points(info.made):
+                seen.add_shift(info.made.name, steps_off(values))
 
 
 def _has_offsets(made: Decoded, dims: int) -> bool:
@@ -111,6 +121,14 @@ def _has_offsets(made: Decoded, dims: int) -> bool:
         return False
     roles = {role for role, _ in (*made.parts, *made.facts)}
     return made.encoding == "gptq" or bool(roles & {"zero", "bias"})
+
+
+MOST_BITS = 4
+"""The most bits of codes for which a shift by one step is far larger than the means of healthy weights."""
+
+
+def _has_few_zero_points(made: Decoded) -> bool:
+    return any(role == "zero" for role, _ in made.parts) and dict(made.facts).get("bits", MOST_BITS) <= MOST_BITS
 
 
 def find_odd_scales(

@@ -17,6 +17,7 @@ __all__ = [
     "odd_biases",
     "rise_with_scales",
     "should_be_mixed",
+    "steps_off",
 ]
 
 CERTAIN = 64
@@ -58,6 +59,10 @@ VARIED = 0.05
 be nearly constant, as those of norms are."""
 RUN, RUNS = 32, 64
 """How many weights a run (a group or a part of it) has, and about how many runs are taken from a part of a matrix."""
+MANY_RUNS = 256
+"""About how many runs show a shift by one step: a run of 32 weights has half a step of it by chance."""
+SAME, EVEN = 1e-3, 0.05
+"""Weights are equal if they differ by less than this share of the largest, and multiples of a step up to ``EVEN``."""
 FEWEST_RUNS = 16
 """The fewest runs, other than those of equal weights, whose median is computed."""
 OPPOSING = 1 / 16
@@ -140,6 +145,32 @@ def lean_of(values: Array) -> float:
     if len(runs) < FEWEST_RUNS:
         return 0.0
     return float(np.median(np.maximum(abs(runs.mean(1)) - steps, 0) / runs.std(1)))
+
+
+def steps_off(values: Array) -> float:
+    """Return by how many steps between codes most runs of weights are shifted; 0 if there are too few runs.
+
+    Each half of the rows, and of the columns, is looked at for itself, and the largest shift counts: zero points may be
+    wrong in a half of a matrix. About ``MANY_RUNS`` runs are looked at, except those of several groups, whose steps
+    differ. In MiniLM, the shift is at most 0.22, and at least 0.91 if the zero points are off by one.
+    """
+    rows, in_row = values.reshape(-1, values.shape[-1]), values.shape[-1] // RUN
+    at = np.arange(0, len(rows) * in_row, len(rows) * in_row // MANY_RUNS + 1)
+    row, column = np.divmod(at, max(in_row, 1))
+    runs = rows[row[:, None], column[:, None] * RUN + np.arange(RUN)].astype("<f8")
+    gaps = np.diff(np.sort(runs, 1), axis=1)
+    sizes = np.abs(runs).max(1, keepdims=True, initial=0)
+    steps = np.where(gaps > SAME * sizes, gaps, np.inf).min(1, initial=np.inf)
+    with np.errstate(all="ignore"):
+        codes = (runs - runs[:, :1]) / steps[:, None]
+        is_even = (np.abs(codes - codes.round()) < EVEN).all(1) & np.isfinite(steps)
+    found = 0.0
+    for half in (row * 2 < len(rows), row * 2 >= len(rows), column * 2 < in_row, column * 2 >= in_row):
+        own = np.flatnonzero(half & is_even)
+        if len(own) < MANY_RUNS // 4:
+            return 0.0
+        found = max(found, float(np.median(runs[own].mean(1) / steps[own])), key=abs)
+    return found
 
 
 def rise_with_scales(values: Array, codes: Array | None) -> bool:

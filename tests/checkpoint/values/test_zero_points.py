@@ -14,7 +14,7 @@ from ckptsurgeon.checkpoint.values.zero_points import UNLIKE_OTHERS
 from ckptsurgeon.tensors.info import Storage, TensorInfo
 
 from ...helpers.coded_matrices import PLACES, SETTINGS, Encode, awq, gptq, words
-from ...helpers.coded_models import coded_tensors, said_by, silent, write_model
+from ...helpers.coded_models import QUICK, coded_tensors, said_by, silent, write_model
 
 Parts = dict[str, torch.Tensor]
 ONE, LAYER = "model.layers.3.mlp.up_proj", "model.layers.3."
@@ -52,8 +52,7 @@ def test_zero_points_of_another_format_are_said(
     }
     path = write_model(Path("m"), changed, settings)
     usual, own = (7, 8) if step > 0 else (8, 7)
-    assert silent(path, f"qzeros that are all {own}, although those of") == []
-    assert silent(path, f"{UNLIKE_OTHERS}{usual}: perhaps") == []
+    assert silent(path, f"qzeros that are all {own}, although those of", f"{UNLIKE_OTHERS}{usual}: perhaps") == []
     assert not [note for note in cs.inspect(path).notes if "for each weight, as version" in note]
 
 
@@ -64,15 +63,15 @@ def test_those_of_half_of_a_matrix_are_said(encode: Encode, settings: dict[str, 
     zeros = state[f"{ONE}.qzeros"].clone()
     zeros.narrow(axis, 0, zeros.shape[axis] // 2).add_(step)
     path = write_model(Path("m"), {**state, f"{ONE}.qzeros": zeros}, settings)
-    assert silent(path, "1 quantised tensor has different qzeros, although those of 41 similar tensors") == []
-    assert silent(path, f"{ONE}.weight") == []
+    said = "1 quantised tensor has different qzeros, although those of 41 similar tensors"
+    assert said_by(path, said, f"{ONE}.weight") == [*QUICK]
 
 
 def test_half_of_a_matrix_is_no_other_version_of_the_format() -> None:
     state = coded_tensors(gptq)
     state[f"{ONE}.qzeros"][0] += STEP
     said = cs.inspect(write_model(Path("m"), state, SETTINGS["gptq"])).notes
-    assert [("qzeros that are not the middle" in one, ONE in one) for one in said] == [(True, True)]
+    assert [("qzeros that are not the middle" in one, ONE in one) for one in said if "qzeros" in one] == [(True, True)]
 
 
 def test_zero_points_of_asymmetric_codes_may_differ() -> None:

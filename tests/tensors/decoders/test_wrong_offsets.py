@@ -14,16 +14,20 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.tensors.decoders._scale_tests import lean_of
+from ckptsurgeon.tensors.decoders._scale_tests import lean_of, steps_off
 from ckptsurgeon.tensors.odd_scales import (
     LEANING,
     NO_OFFSET,
     OFF_BY_ONE,
+    ONE_OFF,
+    ONE_STEP,
     OPPOSED,
     SHIFTED,
     UNCENTRED,
+    UNCLEAR,
     WRONG_OFFSETS,
     OddScales,
+    one_off_names,
     shifted_names,
     uncentred_names,
 )
@@ -183,9 +187,70 @@ def test_layers_unlike_their_siblings_are_noted(wrong: int, number: int) -> None
     assert found[0][1][0].startswith(f"m: {number} of 5 decoded matrices {WRONG_OFFSETS}: ")
 
 
-def test_a_single_layer_off_by_one_is_not_noted() -> None:
-    """The mean of a healthy matrix may be as large."""
+def test_the_mean_of_a_single_layer_is_not_noted() -> None:
+    """The mean of a healthy matrix may be as large: only a shift by one step shows wrong zero points."""
     assert not said(model("packed, off by one", 1))
+
+
+def one_step(path: Path) -> list[str]:
+    """The verbs that say that a matrix is shifted by one step."""
+    notes = {
+        "convert": cs.apply(cs.convert(path, dequantize=True), "out.safetensors", force=True).notes,
+        "copy": cs.apply(cs.convert(path), "copy", force=True).notes,
+        "inspect": cs.inspect(path, stats=True).notes,
+        "check": [one.what for one in cs.check(path, skip=["class-tensors"]).row("weight-size").found],
+    }
+    return [verb for verb, told in notes.items() if any(ONE_STEP in one for one in told)]
+
+
+@pytest.mark.parametrize(
+    ("case", "wrong", "is_noted"),
+    [
+        *(("packed, off by one", wrong, 0 < wrong < 3) for wrong in (0, 1, 2, 3)),
+        ("awq", 1, True), ("gptq", 1, True), ("packed, 4 bits", 0, False), ("int8", 1, False), ("mlx, 4 bits", 1, False),
+    ],
+)  # fmt: skip
+def test_a_layer_that_is_one_step_off_is_noted(case: str, wrong: int, is_noted: bool) -> None:
+    """At least three others must not be shifted. Codes of 8 bits have steps that are too small, MLX's biases none."""
+    path = model(case, wrong)
+    assert one_step(path) == (["convert", "copy", "inspect", "check"] if is_noted else [])
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_half_of_a_matrix_that_is_one_step_off_is_noted(axis: int) -> None:
+    coded = {name: packed(weights(at), 4) for at, name in enumerate(LAYERS)}
+    wrong = packed(weights(4), 4, one_off)
+    zeros, other = (one[".weight_zero_point"] for one in (coded[LAYERS[4]], wrong))
+    zeros.narrow(axis, 0, zeros.shape[axis] // 2).copy_(other.narrow(axis, 0, zeros.shape[axis] // 2))
+    path = save_model(Path("m"), compressed(4, "pack-quantized"), coded)
+    assert {"convert", "inspect", "check"} <= {*one_step(path)}
+
+
+def test_shifts_of_several_groups_and_of_few_runs_are_not_measured() -> None:
+    """Columns in the order of GPTQ's act-order have steps of other groups beside them."""
+    one = torch.arange(16) - 7.0
+    rows = one[torch.randint(0, 16, (128, 128), generator=torch.Generator().manual_seed(0))].numpy()
+    assert abs(steps_off(rows) - 0.5) < 0.7
+    assert steps_off(rows + 2) > 2
+    mixed = rows * np.random.default_rng(0).uniform(0.5, 1, 128).astype("f4")
+    assert steps_off(mixed) == 0
+    assert steps_off(rows[:4]) == steps_off(rows[:, :16]) == steps_off(np.zeros((128, 128), "f4")) == 0
+    assert steps_off(np.full((128, 128), np.nan, "f4")) == 0
+
+
+def test_an_unclear_shift_in_a_role_says_nothing() -> None:
+    every = [f"layers.{number}.up" for number in range(5)]
+    assert one_off_names({ONE_OFF: every[:1]}, every) == {every[0]}
+    assert one_off_names({ONE_OFF: every[:2]}, every) == {*every[:2]}
+    assert not one_off_names({ONE_OFF: every[:3]}, every)
+    assert not one_off_names({ONE_OFF: every[:1], UNCLEAR: every[4:]}, every)
+    seen = OddScales()
+    for name, shift in zip(every, (1.0, 0.1, -0.1, 0.2, 0), strict=True):
+        seen.add_size(name, 0.3, lambda: False)
+        seen.add_shift(name, shift)
+    assert any(ONE_STEP in one for one in seen.notes("m"))
+    seen.add_shift(every[1], -2)
+    assert not seen.notes("m")
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore:torch.quantize_per_channel")
@@ -237,7 +302,8 @@ def test_the_real_network_has_groups_around_0(case: str, minilm: Path) -> None:
     keys = [key for key, one in state.items() if one.dim() == 2 and ".layer." in key]
     save_model(Path("m"), settings, {key.removesuffix(".weight"): encode(state[key].float()) for key in keys})
     assert len(keys) == 36
-    assert not [one for one in cs.apply(cs.convert("m", dequantize=True), "out.safetensors").notes if is_meant(one)]
+    notes = cs.apply(cs.convert("m", dequantize=True), "out.safetensors").notes
+    assert not [one for one in notes if is_meant(one) or ONE_STEP in one]
 
 
 def test_siblings_must_be_far_lower_and_several() -> None:

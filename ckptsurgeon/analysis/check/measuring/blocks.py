@@ -81,7 +81,10 @@ def measured_block(checkpoint: Checkpoint, block: Block, work: Workspace) -> Blo
     raw = _read(checkpoint, block, work)
     crc, dtype = crc32(raw), block.info.dtype
     if dtype in BLOCK_SCALES:
-        return BlockFigures(figures_of(_scales(raw, dtype), "float16", work), crc, raw.size)
+        scales = figures_of(_scales(raw, dtype), "float16", work)
+        if scales is not None and scales.zeros:
+            scales.zeros -= _zeros_of_zeros(raw, dtype)
+        return BlockFigures(scales, crc, raw.size)
     if dtype in BLOCK_EXPONENTS:
         return BlockFigures(figures_of(_exponents(raw, dtype), dtype, work), crc, raw.size)
     dtype = PARTS.get(dtype, dtype)
@@ -108,6 +111,26 @@ def _scales(raw: Array, dtype: str) -> Array:
     layout = DTYPES[dtype].block
     assert layout is not None
     return np.ascontiguousarray(raw.reshape(-1, layout[1])[:, begin : begin + 2 * number]).reshape(-1)
+
+
+FEW_CODES = 3
+"""In a block of zeros, the bytes beside the scale have at most so many different values: all codes are equal."""
+
+
+def _zeros_of_zeros(raw: Array, dtype: str) -> int:
+    """Return how many scales are 0 in blocks of zeros, such as those of a padding token's row, where this is right.
+
+    If codes differ, their scale was lost.
+    """
+    begin, number = BLOCK_SCALES[dtype]
+    layout = DTYPES[dtype].block
+    assert layout is not None
+    blocks, end = raw.reshape(-1, layout[1]), begin + 2 * number
+    empty = blocks[(_scales(raw, dtype).view("<f2").reshape(-1, number)[:, 0]) == 0]
+    codes = np.sort(np.concatenate([empty[:, :begin], empty[:, end:]], 1), 1)
+    is_zero = np.count_nonzero(np.diff(codes, axis=1), 1) < FEW_CODES
+    scales = np.ascontiguousarray(empty[is_zero, begin:end]).view("<f2")
+    return scales.size - int(np.count_nonzero(scales))
 
 
 def _exponents(raw: Array, dtype: str) -> Array:

@@ -20,11 +20,15 @@ from ....tensors.odd_scales import (
     NO_OFFSET,
     OF_SIZES,
     OFF_BY_ONE,
+    ONE_OFF,
+    ONE_STEP,
     SHIFTED,
     SMALL,
     UNCENTRED,
+    UNCLEAR,
     USUAL,
     WRONG_OFFSETS,
+    one_off_names,
     shifted_names,
     uncentred_names,
 )
@@ -76,7 +80,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 def _shifted(subject: Subject) -> Iterator[Found]:
     """Yield findings on decoded weights whose means are far from 0, unless another kind of odd scales explains this."""
-    kinds = (*(kind for kind in EXPLAIN if kind != NO_OFFSET), *SHIFTED.values(), UNCENTRED, LEANING)
+    kinds = (*(kind for kind in EXPLAIN if kind != NO_OFFSET), *SHIFTED.values(), UNCENTRED, LEANING, ONE_OFF, UNCLEAR)
     names = {kind: subject.odd.get(kind, ()) for kind in kinds}
     shifted = shifted_names(names, len(subject.decoded))
     if shifted:
@@ -85,6 +89,9 @@ def _shifted(subject: Subject) -> Iterator[Found]:
     if uncentred := uncentred_names(names, {*subject.decoded, *names[UNCENTRED]}) - shifted:
         todo = "Compare with the original (ckpt diff --values)."
         yield of_keys(Status.WARN, sorted(uncentred), f"{_decode(uncentred)} to weights that {WRONG_OFFSETS}", todo)
+    if one_off := one_off_names(names, subject.decoded) - shifted - uncentred:
+        todo = "Compare with the original (ckpt diff --values)."
+        yield of_keys(Status.WARN, sorted(one_off), f"{_decode(one_off)} to matrices that {ONE_STEP}", todo)
 
 
 def _decode(names: Collection[str]) -> str:
