@@ -44,6 +44,10 @@ REORDERED = (
     "a g_idx that is not in the order of the groups, although its quantization_config says desc_act false, so runtimes "
     "may ignore g_idx, and compute wrong weights"
 )
+IN_ORDER = (
+    "a g_idx in the order of the groups, although its quantization_config says desc_act true, so perhaps its order was "
+    "lost, and columns get the scales of other groups"
+)
 UNUSED = "a g_idx without columns of some groups, so that the scales of these groups are not used"
 UNEVEN = (
     "a g_idx in which some groups have more columns than group_size, and others fewer, so that some columns get the "
@@ -123,7 +127,8 @@ def _of_order(data: bytes, groups: int, settings: Mapping[str, Any], *, may_be_u
     """Return what is wrong with the bytes of a ``g_idx``; '' if nothing is."""
     columns = len(data) // 4
     if data == _usual_order(columns, _group_size(columns, groups, settings.get("group_size"))):
-        return ""
+        is_odd = groups > 1 and settings.get("desc_act") is True and settings.get("static_groups") is not True
+        return IN_ORDER if is_odd else ""
     used = set(struct.unpack(f"<{columns}i", data))
     if used == {UNSET}:
         return "" if may_be_unset else OUTSIDE

@@ -142,7 +142,8 @@ def _unigram(name: str, document: dict[str, Any], rows: list[Any]) -> Vocabulary
     added = added or tuple(token for token in beyond if isinstance(token, str))
     scores = scores if len(scores) == len(tokens) else []
     found = checked(name, [*tokens, *added], () if added else scores)
-    return replace(found, piece_scores=tuple(scores))
+    by_score = sorted((place for place, score in enumerate(scores) if score), key=lambda place: -scores[place])
+    return replace(found, piece_scores=tuple(scores), order=rule_order(by_score))
 
 
 def _in_order(name: str, numbers: dict[Any, Any]) -> Vocabulary:

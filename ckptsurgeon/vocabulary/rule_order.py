@@ -1,4 +1,4 @@
-"""Compares the order of BPE's merge rules with the ids of the tokens that they make."""
+"""Compares the ids of tokens with the order in which training numbers them: that of BPE's rules, or of scores."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ __all__ = ["RuleOrder", "rule_order"]
 
 
 class RuleOrder(NamedTuple):
-    """How the ids of the tokens that merge rules make follow the order of the rules.
+    """How the ids of the tokens that merge rules make follow the order of the rules; or those of pieces, their scores.
 
-    ``falls`` is the number of rules whose token has a smaller id than that of the rule before. ``rising`` is the share
-    of the pairs of rules, half of the list apart, in which the later rule's token has the larger id: 1 if tokens are
-    numbered in the order of the rules, and about 0.5 if they are numbered at random.
+    ``number`` is the number of tokens. ``falls`` is the number of rules whose token has a smaller id than that of the
+    rule before. ``rising`` is the share of the pairs of rules, half of the list apart, in which the later rule's token
+    has the larger id: 1 if tokens are numbered in the order of the rules, and about 0.5 if they are numbered at random.
     """
 
+    number: int = 0
     falls: int = 0
     rising: float = 1.0
 
 
 def rule_order(ids: Sequence[int]) -> RuleOrder:
-    """Return the order of the ids of tokens that merge rules make; ``ids`` has them in the order of the rules."""
+    """Compare ids with an order; ``ids`` has them in the order of the merge rules, or of falling scores."""
     later = ids[len(ids) // 2 :]
     rising = sum(map(lt, ids, later)) / len(later) if len(ids) > 1 else 1.0
-    return RuleOrder(sum(map(gt, ids, ids[1:])), rising)
+    return RuleOrder(len(ids), sum(map(gt, ids, ids[1:])), rising)

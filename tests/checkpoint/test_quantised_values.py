@@ -49,11 +49,19 @@ def test_an_order_that_the_settings_deny_is_noted(tmp_path: Path) -> None:
         (SHUFFLED, {"desc_act": True}),
         (SHUFFLED, {}),
         (torch.arange(IN, dtype=torch.int32) // 32, {"desc_act": False}),
-        (torch.arange(IN, dtype=torch.int32) // 32, {"desc_act": True}),
+        (torch.arange(IN, dtype=torch.int32) // 32, {"desc_act": True, "static_groups": True}),
+        (torch.arange(IN, dtype=torch.int32) // 32, {}),
     ],
 )
 def test_other_orders_are_not(order: torch.Tensor, settings: dict[str, Any], tmp_path: Path) -> None:
     assert notes(with_part(BY_NAME["gptq"], ".g_idx", order, **settings), tmp_path / "m") == []
+
+
+def test_an_order_that_was_lost_is_noted(tmp_path: Path) -> None:
+    in_order = torch.arange(IN, dtype=torch.int32) // 32
+    (note,) = notes(with_part(BY_NAME["gptq"], ".g_idx", in_order, desc_act=True), tmp_path / "m")
+    said = "have a g_idx in the order of the groups, although its quantization_config says desc_act true, so perhaps"
+    assert f"2 quantised tensors {said}" in note
 
 
 def zeros(word: int) -> torch.Tensor:

@@ -98,6 +98,8 @@ KINDS = (
     ),
     _kind("layer-sequence", r"has layers up to \d+ but lacks|no tensor of layer \d+", FAIL,
           "Take the missing layers from the source, or renumber the others."),
+    _kind("token-ids", r"^ids (?:of special tokens that are|that belong to other)|_token_id of .* is \d+ \('", WARN,
+          "Correct the ids in the files that this line names."),
     _kind("quantisation", r"which .{1,80} needs: |no scales, and|ha(s|ve) numbers in place of codes"
           r"|\blacks? (?!\S*(?:input|output|act|[kv])_scale).{1,80}, which [\d,]+ similar"
           r"|does not fit the codes|quant_state of .* gives the shape|^the weight_shape of |too few or too many values"
@@ -125,7 +127,8 @@ KINDS = (
     _kind("vocabulary", r"begins with a byte-order mark", WARN, "Save this file as UTF-8 without a byte-order mark."),
     _kind("vocabulary", r": transformers uses only the last id of such a token$|, which share this row$", WARN,
           "Give each token one row of its own, or take the token list of the model's source."),
-    _kind("vocabulary", r"^the ids in \S+ of the tokens that ", WARN, "Take the token list of the model's source."),
+    _kind("vocabulary", r"^the ids in \S+ of (?:the tokens that|its \d+ pieces) ", WARN,
+          "Take the token list of the model's source."),
     _kind("vocabulary", r"pads texts with |cuts texts to ", WARN,
           "Correct this section of tokenizer.json, or take the file of the original model."),
     _kind("token-ids", r"\bpad_token_id of config\.json is .*: there is no row for these ids", FAIL,

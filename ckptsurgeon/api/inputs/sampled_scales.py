@@ -20,7 +20,7 @@ from .sampled_parts import SampledFiles, is_local, middle
 
 __all__ = ["VOCABULARY", "odd_scale_notes_on", "sampled_scale_notes"]
 
-ROLES, LAYERS = 4, 8
+ROLES, LAYERS = 8, 8
 """How many roles (names without numbers) are looked at, and how many tensors of each, at most."""
 ROWS, COLUMNS = 64, 128
 """The rows and columns in the middle of a tensor that are decoded.

@@ -264,10 +264,11 @@ def wrong_nvfp4_scales(
             if dtype != usual and others * 2 > len(dtypes):
                 like = f"{others:,} similar tensors have" if others > 1 else "1 similar tensor has"
                 yield name, end, dtype, f"{like} {usual}"
-    for one in every:
-        dtype = tensors[_beside(one, _NVFP4_SCALE)].dtype
-        if dtype != _E4M3:
-            yield one.name, _NVFP4_SCALE, dtype, f"nvfp4 has {_E4M3}"
+    wrong = {one.name: dtype for one in every if (dtype := tensors[_beside(one, _NVFP4_SCALE)].dtype) != _E4M3}
+    if len(wrong) == len(every) and method_of(settings) == "compressed-tensors":
+        return  # another note says so of all tensors of its format
+    for name, dtype in wrong.items():
+        yield name, _NVFP4_SCALE, dtype, f"nvfp4 has {_E4M3}"
 
 
 def _beside(one: QuantisedTensor, end: str) -> str:

@@ -105,5 +105,5 @@ def test_squared_scales_of_a_layer_are_said(layers: int, number: int) -> None:
     assert said_by(write_model(path, state, settings), said) == []
     assert silent(write_model(path, with_layer(state, number, squared), settings), said) == []
     (note,) = cs.inspect(path).notes
-    assert "4 decoded matrices, all that were looked at of their layers, are less than 1/8 as large" in note
+    assert "7 decoded matrices, all that were looked at of their layers, are less than 1/8 as large" in note
     assert f"model.layers.{number}.mlp.down_proj.weight" in note

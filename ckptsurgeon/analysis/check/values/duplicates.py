@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
+from ....planning.transplant.by_place import vocabulary_keys
+from ....tensors.info import TensorInfo
 from ....util.text import count, escape, listing
 from ..check import SHOWN, Check, without_values
+from ..measuring.figures import Figures
 from ..report import Found, Status
 from ..subject import Subject
 
@@ -20,7 +23,7 @@ ADVICE = "Repeated or tied layers are equal on purpose; otherwise one weight was
 def _run(subject: Subject) -> Iterator[Found]:
     alike: dict[tuple[str, tuple[int, ...], str], list[str]] = defaultdict(list)
     vocabulary = {*subject.embeddings, *subject.heads}
-    for key, info, figures in subject.weights:
+    for key, info, figures in (*subject.weights, *_codes(subject, vocabulary)):
         digest = subject.measured[key].digest
         if digest and info.numel >= FEWEST and figures.low != figures.high and key not in vocabulary:
             alike[info.dtype, info.shape, digest].append(key)
@@ -31,6 +34,19 @@ def _run(subject: Subject) -> Iterator[Found]:
         number = count(len(copies), "weight")
         said = f"{number} are equal to another weight, bit for bit: {listing(pairs, SHOWN)}"
         yield Found(Status.WARN, said, ADVICE, copies, figures={"tensors": len(copies), "groups": len(groups)})
+
+
+def _codes(subject: Subject, vocabulary: Collection[str]) -> Iterator[tuple[str, TensorInfo, Figures]]:
+    """Yield (key, header, figures) of the codes of each quantised weight, except those of a vocabulary."""
+    places = set[object]()
+    for key in subject.measured:
+        if key in subject.codes:
+            info, figures = subject.tensors[key], subject.measured[key].figures
+            place = key if info.place is None else info.place
+            name = key.removesuffix(subject.parts.get(key, ""))
+            if figures is not None and place not in places and not vocabulary_keys([name]) and name not in vocabulary:
+                places.add(place)
+                yield key, info, figures
 
 
 CHECK = Check("duplicates", "no weight is a copy of another", _run, without_values)

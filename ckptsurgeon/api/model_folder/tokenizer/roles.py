@@ -75,6 +75,7 @@ def role_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[st
             yield from _starts_of_t5(fields, file, names, own)
         if generates(folder):
             yield from _forced_padding(fields.get("forced_bos_token_id"), file, names, own)
+        yield from _reserved_start(fields.get(f"{START}_id"), file, places)
         if "eos_token" not in said:
             yield from _unknown_end(fields.get("eos_token_id"), file, names, own)
             yield from _reserved_end(fields.get("eos_token_id"), file, names, places)
@@ -240,6 +241,16 @@ def _reserved_end(value: Any, file: str, names: Mapping[str, str], places: Mappi
         own = listing([f"{row} ({brief_token(token)})" for row, token in reserved.items()], 2, where="")
         what = "reserved tokens" if len(reserved) > 1 else "a reserved token"
         yield f"eos_token_id of {file} is {own}, {what}, while eos_token is {brief_token(end)} ({places[end]})"
+
+
+def _reserved_start(value: Any, file: str, places: Mapping[str, int]) -> Iterator[str]:
+    """Yield a note if ``value``, the id of a decoder's first token, is the id of a reserved token.
+
+    ``file`` is the name of the file with the field, and ``places`` has the id of each token.
+    """
+    token = next((token for token, row in places.items() if row == value and RESERVED.fullmatch(token)), "")
+    if type(value) is int and token:
+        yield f"{START}_id of {file} is {value} ({brief_token(token)}), a reserved token"
 
 
 def _suppressed_languages(fields: Mapping[str, Any], places: Mapping[str, int]) -> Iterator[str]:

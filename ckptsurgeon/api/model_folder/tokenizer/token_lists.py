@@ -20,7 +20,7 @@ from ..documents import BYTE_PAIRS, SECOND, TOKENIZER, VOCABULARIES
 from ..folder import LARGEST, ModelFolder
 from .affixes import affix_notes
 from .around import around_notes, text_notes
-from .changed_lists import order_notes
+from .changed_lists import order_notes, score_notes
 from .decoding import decoding_notes
 from .further_lists import missing_list_notes
 from .spaces import space_notes
@@ -118,9 +118,12 @@ def _few_rules(folder: ModelFolder) -> Iterator[str]:
 
 
 def _order_of_rules(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if the ids of a tokenizer.json's tokens are in alphabetical order or in none, unlike its rules."""
+    """Yield a note if ids in tokenizer.json are in alphabetical order or in none, unlike the merge rules or scores."""
     found = folder.token_list if folder.has_all_tokens and local_tokens(folder) else None
     if found is None or not found.order.falls:
+        return
+    if found.kind == "Unigram":
+        yield from score_notes(BOTH, found.order)
         return
     added = added_tokens(folder)
     longer = (one for one in found.tokens if len(one) > 1 and not is_byte(one) and one not in added)

@@ -164,6 +164,32 @@ def test_ids_that_do_not_follow_the_rules_are_said(made: list[str], is_said: boo
     assert sum(AT_RANDOM in one for one in cs.inspect("m").notes) == is_said
 
 
+@pytest.mark.parametrize(
+    ("order", "is_said"),
+    [("sorted", False), ("drawn", True), ("reversed", True), ("two lists", False), ("equal", False), ("few", False)],
+)
+def test_ids_of_pieces_that_do_not_follow_the_scores_are_said(order: str, is_said: bool) -> None:
+    """A list that was extended by another one has two parts, each by falling score."""
+    tokens = ["<pad>", "</s>", "<unk>", *(MANY[:200] if order == "few" else MANY)]
+    scores = [0.0] * 3 + [-1 - 0.01 * place for place in range(len(tokens) - 3)]
+    if order in ("drawn", "few"):
+        scores[3:] = random.Random(0).sample(scores[3:], len(tokens) - 3)
+    elif order == "reversed":
+        scores[3:] = scores[:2:-1]
+    elif order == "two lists":
+        half = len(MANY) // 2
+        scores[3 + half :] = scores[3 : 3 + half]
+    elif order == "equal":
+        scores[3:] = [-1.0] * len(MANY)
+    model("m", rows=len(tokens), vocab_size=len(tokens), eos_token_id=None, pad_token_id=None)
+    Path("m/vocab.json").unlink(), Path("m/generation_config.json").unlink()
+    section = {"type": "Unigram", "unk_id": 2, "vocab": [list(one) for one in zip(tokens, scores, strict=True)]}
+    Path("m/tokenizer.json").write_text(json.dumps({"added_tokens": [], "model": section}))
+    said = "the ids in tokenizer.json of its 1560 pieces have nothing to do with their scores: training numbers"
+    assert sum(one.startswith(said) for one in cs.inspect("m").notes) == is_said
+    assert sum("their scores" in one for one in cs.inspect("m").notes) == is_said
+
+
 @pytest.mark.parametrize(("made", "is_said"), CASES)
 def test_ids_of_a_gguf_file_that_do_not_follow_the_rules_are_said(made: list[str], is_said: bool) -> None:
     tokens = [*LETTERS, *made, "<|end|>"]

@@ -63,6 +63,13 @@ def test_a_decoder_that_begins_with_an_unknown_token_or_a_mask_is_said(number: i
     assert notes({"decoder_start_token_id": number}, {}, LLAMA) == [own]
 
 
+def test_a_decoder_that_begins_with_a_reserved_token_is_said() -> None:
+    tokens = ["<pad>", "</s>", "<unk>", "<extra_id_0>", "a"]
+    own = "decoder_start_token_id of config.json is 3 ('<extra_id_0>'), a reserved token"
+    assert notes({"decoder_start_token_id": 3, "model_type": "t5"}, None, {}, tokens) == [own]
+    assert notes({"decoder_start_token_id": 0, "model_type": "t5"}, None, {}, tokens) == []
+
+
 def test_padding_of_bert_that_is_its_separator_is_said() -> None:
     own = "pad_token_id of config.json is 7 ('[SEP]', the sep_token of the tokeniser)"
     assert notes({"pad_token_id": 7}, None, BERT) == [f"{own}, while pad_token is '<pad>' (0)"]
