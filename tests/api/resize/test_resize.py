@@ -14,6 +14,8 @@ import ckptsurgeon as cs
 from fixtures.resizing.cases import CASES, CHANGED, EQUAL, TYPES, Case
 from fixtures.resizing.figures import FIGURES, name_of
 
+from ...helpers.depth import FULL
+
 transformers = pytest.importorskip("transformers", minversion="5")
 running = importlib.import_module("fixtures.resizing.running")
 outputs = running.outputs
@@ -51,6 +53,7 @@ def test_every_approximate_change_has_a_figure() -> None:
     assert {(kind, name) for kind, figures in FIGURES.items() for name in figures} == wanted
 
 
+@pytest.mark.skipif(FULL, reason="each way of each network is a case of its own above")
 @pytest.mark.parametrize("kind", ["llama", "whisper"])
 def test_a_network_is_resized_in_every_way(kind: str, source: Callable[[str], Path], tmp_path: Path) -> None:
     for name in CASES[kind]:
