@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, settings
 from .helpers.depth import FULL, evenly_spaced, examples_of
 from .helpers.disk import SYNCS  # noqa: F401  # before they are replaced
 from .helpers.hub.fixtures import hub, naps, other_host
+from .helpers.kept_builds import keep_builds
 from .promises.table import pytest_terminal_summary, tell_promises
 
 # Hundreds of processes would each compile the package, and pytest the tests.
@@ -54,6 +55,10 @@ BEGUN_FIRST = tuple(
     )
 )  # fmt: skip
 """Files that take a minute or more: begun at the end, each would keep one process busy when the others are done."""
+
+
+BUILT_ANEW = ("tests/destinations/", "tests/api/resize/test_cached.py", "tests/storage/test_cached_documents.py")
+"""The tests of how networks are built, and of what is kept of them."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -117,6 +122,15 @@ def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     for name in list(takewhile(lambda name: name != last, reversed(sys.modules))):  # of thousands, with torch
         if str(getattr(sys.modules[name], "__file__", None) or "").startswith((f"{tmp_path}{os.sep}", "./")):
             del sys.modules[name]
+
+
+@pytest.fixture(autouse=True)
+def _built_once(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Build a network of transformers once in this process: thousands of tests use the same few."""
+    if not request.node.nodeid.startswith(BUILT_ANEW):
+        keep_builds(monkeypatch, tmp_path_factory.getbasetemp() / "builds")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 
 import ckptsurgeon as cs
 
+from ..helpers.depth import FULL
 from ..promises.clauses import clause
 
 LOOK = ("inspect", "{}")
@@ -68,13 +69,21 @@ def by_refusal(
     return [Case(name, promise, refusal, make(name)) for refusal, listed in names.items() for name in listed]
 
 
-def each(cases: Iterable[Case], long: Collection[str] = ()) -> Any:
-    """Run a test for each case, marked with the promise that it is of; those in ``long`` are no part of make test."""
+def each(cases: Iterable[Case], long: Collection[str] = (), costly: Collection[str] = ()) -> Any:
+    """Run a test for each case, marked with the promise that it is of; those in ``long`` are no part of make test.
+
+    Those in ``costly`` take a second for each command, all of it in the reader: make test gives them to the first only.
+    """
+
+    def commands(case: Case) -> Sequence[Sequence[str]]:
+        return case.commands if FULL or case.name not in costly else case.commands[:1]
 
     def marks(case: Case) -> list[pytest.MarkDecorator]:
         return [clause(case.clause), *([pytest.mark.long] if case.name in long else [])]
 
-    return pytest.mark.parametrize("case", [pytest.param(c, id=c.name, marks=marks(c)) for c in cases])
+    return pytest.mark.parametrize(
+        "case", [pytest.param(replace(c, commands=commands(c)), id=c.name, marks=marks(c)) for c in cases]
+    )
 
 
 def all_named(cases: Iterable[Case], names: Iterable[str]) -> bool:

@@ -34,7 +34,7 @@ CASES = by_refusal(HDF5, RULES, lambda name: written("x.h5", HOSTILE[name]))
 COPIED = [Case(name, HDF5, broken("hdf5 chunk"), written("x.h5", data), (COPY,)) for name, data in AT_COPYING.items()]
 
 
-@each([*CASES, *COPIED])
+@each([*CASES, *COPIED], costly=["2^60 paths"])
 def test_a_broken_file_is_refused(case: Any, ckpt: Any) -> None:
     held(case, ckpt)
 

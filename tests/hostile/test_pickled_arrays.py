@@ -24,7 +24,7 @@ RULES = {
 CASES = by_refusal(PICKLED, RULES, lambda name: written("x.pkl", HOSTILE[name]))
 
 
-@each(CASES)
+@each(CASES, costly=["dicts that are shared at 40 levels"])
 def test_a_broken_pickle_is_refused(case: Any, ckpt: Any) -> None:
     held(case, ckpt)
 

@@ -31,7 +31,7 @@ RULES = {
 CASES = by_refusal(EXPORT, RULES, lambda name: written("x.pt2", HOSTILE[name]))
 
 
-@each(CASES)
+@each(CASES, costly=["a million dimensions"])
 def test_a_broken_archive_is_refused(case: Any, ckpt: Any) -> None:
     held(case, ckpt)
 

@@ -37,6 +37,7 @@ from ..helpers.adapters import peft_folder
 from ..helpers.hub.server import Hub
 from ..helpers.transformers_models import BERT, saved
 from ..storage.test_signing import write_key
+from ..trainer.conftest import reopen_here
 
 Run = Callable[..., Any]
 
@@ -86,6 +87,7 @@ def answers(ckpt: Run, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     make_files()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    reopen_here(monkeypatch)
     (tmp_path / "home").mkdir()
     hub.repository("org/net", {"model.safetensors": Path("a.safetensors").read_bytes()})
     for command in commands():

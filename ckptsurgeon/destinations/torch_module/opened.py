@@ -217,9 +217,10 @@ def _exchange(functions: Iterable[tuple[str, object, object]]) -> Iterator[tuple
     named: dict[str, list[tuple[object, object]]] = {}
     for name, old, new in functions:
         named.setdefault(name, []).append((old, new))
+    wanted = named.keys()
     for module in list(sys.modules.values()):
-        names = getattr(module, "__dict__", {})
-        if not isinstance(names, dict):
+        names = getattr(module, "__dict__", None)
+        if not isinstance(names, dict) or wanted.isdisjoint(names.keys()):  # most of thousands of modules
             continue
         for name, pairs in named.items():
             if name in names:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ...errors import PatternError
@@ -10,7 +10,7 @@ from ...util.text import count, escape
 from .matcher import KeyMatcher
 from .rules import Rule, parse_rule
 
-__all__ = ["RULESETS", "Renaming", "check_shadowed", "rename", "rules_of_sets"]
+__all__ = ["RULESETS", "Renaming", "check_shadowed", "rename", "rule_matcher", "rules_of_sets"]
 
 # Rules that many users need, by name. Each rule of a set may match or not; it is an error if no rule matches.
 
@@ -97,21 +97,27 @@ def _renamed(rule: Rule, key: str) -> tuple[str, ...]:
     return names
 
 
+def rule_matcher(rules: Sequence[Rule]) -> Callable[[str], list[int]]:
+    """Return a function that returns the indices of the rules that match a key, in order."""
+    matcher = KeyMatcher([rule.pattern for rule in rules if rule.pattern is not None])
+    dotted = [i for i, rule in enumerate(rules) if rule.pattern is not None]
+    always = [i for i, rule in enumerate(rules) if rule.pattern is None]
+    return lambda key: sorted([dotted[i] for i in matcher.match(key)] + always)
+
+
 def rename(keys: Sequence[str], rules: Sequence[Rule]) -> Renaming:
     """Return the new names of ``keys``, each renamed by the first rule that matches it, and by no other rule.
 
     A rule that renames no key is not an error here: it may rename keys of another source. ``check_shadowed`` finds the
     rules that match keys but come too late to rename any.
     """
-    matcher = KeyMatcher([rule.pattern for rule in rules if rule.pattern is not None])
-    dotted = [i for i, rule in enumerate(rules) if rule.pattern is not None]
-    always = [i for i, rule in enumerate(rules) if rule.pattern is None]
+    matching_rules = rule_matcher(rules)
     names: dict[str, tuple[str, ...]] = {}
     by: dict[str, int | None] = {}
     seen: dict[int, int] = dict.fromkeys(range(len(rules)), 0)
     won: set[int] = set()
     for key in keys:
-        matching = sorted([dotted[i] for i in matcher.match(key)] + always)
+        matching = matching_rules(key)
         for index in matching:
             seen[index] += 1
         by[key] = matching[0] if matching else None

@@ -10,7 +10,6 @@ from typing import Any
 from ...errors import PlanError
 from ...util.text import count, escape, listing
 from ..keys.matcher import KeyMatcher
-from ..keys.pattern import KeyPattern
 from ..keys.row_order import HALVES, PAIRS
 from ..operations.operation import parse_operations
 from ..operations.perform import DerivedSource, perform
@@ -249,7 +248,7 @@ def _named(layout: Layout, names: Mapping[str, str], others: Iterable[str], keys
 
 
 def _whole(name: str, keys: Iterable[str]) -> list[str]:
-    pattern = KeyPattern(name)
+    pattern = parsed(name)
     return [key for key in keys if (found := pattern.captures(key)) and not found.rest]
 
 

@@ -15,7 +15,7 @@ from ...util.text import count, escape, listing
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern import KeyPattern
 from ..keys.pattern_hints import deeper_notes, matched, unmatched
-from ..keys.renaming import Renaming, check_shadowed, rename, rules_of_sets
+from ..keys.renaming import Renaming, check_shadowed, rename, rule_matcher, rules_of_sets
 from ..keys.rules import Rule
 from ..operations.perform import Derivation
 from ..plan.files import PlanSource
@@ -213,8 +213,11 @@ def select(views: Sequence[SourceView], options: Options) -> Selection:
     keys = [key for view in views for key in view.names]
     flags = [(str(flag), flag.pattern) for flag in (*options.include, *options.exclude)]
     selection.notes += matched(flags, keys, "source")[1]
-    for rule in options.rules:
-        _check_rule(rule, views, keys, selection)
+    matching_rules = rule_matcher(options.rules)
+    used = {index for key in keys for index in matching_rules(key)}
+    for index, rule in enumerate(options.rules):
+        if index not in used:
+            _check_unused(rule, views, keys, selection)
     if len(options.rules) <= LOOKED_DEEPER:
         rules = [(f"--map {rule.text}", rule.pattern) for rule in options.rules if rule.pattern is not None]
         selection.notes += deeper_notes(rules, keys)
@@ -224,8 +227,9 @@ def select(views: Sequence[SourceView], options: Options) -> Selection:
     return selection
 
 
-def _check_rule(rule: Rule, views: Sequence[SourceView], keys: Sequence[str], selection: Selection) -> None:
-    if rule.pattern is None or KeyMatcher([rule.pattern]).hits(keys)[0]:
+def _check_unused(rule: Rule, views: Sequence[SourceView], keys: Sequence[str], selection: Selection) -> None:
+    """Add a note on a rule that matches no key if it is not needed; otherwise raise PatternError."""
+    if rule.pattern is None:
         return
     for view in views:
         heads = [part for part in view.source.stripped if "*" not in part]
@@ -255,9 +259,10 @@ def _select_one(index: int, view: SourceView, options: Options, selection: Selec
                 index, key, view.tensors[key], rule, view.made.get(key), view.codes.by_key.get(key), view.dtype_of(key)
             )
             selection.origins.setdefault(name, []).append(origin)
+    matching_rules = rule_matcher(options.rules)
     for key, why in dropped.items():
         selection.excluded_keys += 1
-        for name in _names_of(key, view, options.rules):
+        for name in _names_of(key, view, [options.rules[index] for index in matching_rules(key)]):
             selection.excluded.setdefault(name, []).append(ExcludedKey(index, key, why))
     return renaming
 
@@ -331,7 +336,10 @@ def _moved(key: str, view: SourceView) -> str:
 
 
 def _names_of(key: str, view: SourceView, rules: Sequence[Rule]) -> tuple[str, ...]:
-    """Return the names that an excluded key would have had; its own name if its rule cannot be applied."""
+    """Return the names that an excluded key would have had; its own name if its rule cannot be applied.
+
+    ``rules`` are those that match the key.
+    """
     for rule in rules:
         try:
             names = rule.names(key)

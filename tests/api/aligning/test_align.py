@@ -89,9 +89,16 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
     return made
 
 
+GROUPS: dict[str, tuple[list[Group], list[str]]] = {}
+"""What was found of each configuration: many tests ask for the same."""
+
+
 def groups_of(folder: Path) -> tuple[list[Group], list[str]]:
-    with cs.open_checkpoint(folder) as opened:
-        return _groups(_network(opened), None, opened)
+    config = (folder / "config.json").read_text()
+    if config not in GROUPS:
+        with cs.open_checkpoint(folder) as opened:
+            GROUPS[config] = _groups(_network(opened), None, opened)
+    return GROUPS[config]
 
 
 def planted(folder: Path, to: Path, seed: int = 1) -> Path:

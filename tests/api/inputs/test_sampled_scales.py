@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.api.inputs import sampled_scales
@@ -25,18 +28,35 @@ SAID = ("inverse", "times as large as", "quantised tensor")
 
 def write(scheme: str) -> Path:
     """A folder of quantised layers whose sizes differ, as those of trained layers do."""
+    lay("plain", plain_files())
+    lay("coded", coded_files(scheme))
+    return Path("coded")
+
+
+def lay(folder: str, files: dict[str, bytes]) -> None:
+    Path(folder).mkdir()
+    for name, content in files.items():
+        Path(folder, name).write_bytes(content)
+
+
+@cache
+def plain_files() -> dict[str, bytes]:
     draw = torch.Generator().manual_seed(0)
     tensors = {
         f"model.layers.{layer}.{role}.weight": torch.randn(WIDTH, WIDTH, generator=draw) * 0.02 * (1 + layer % 3)
         for layer in range(LAYERS)
         for role in ROLES
     }
-    Path("plain").mkdir()
-    Path("plain/config.json").write_text(json.dumps({"model_type": "llama"}))
-    save_file(tensors, "plain/model.safetensors", {"format": "pt"})
-    cs.apply(cs.convert("plain", quantize=scheme), "coded")
-    Path("coded/ckptsurgeon.json").unlink()
-    return Path("coded")
+    weights: bytes = save(tensors, {"format": "pt"})
+    return {"config.json": json.dumps({"model_type": "llama"}).encode(), "model.safetensors": weights}
+
+
+@cache
+def coded_files(scheme: str) -> dict[str, bytes]:
+    with TemporaryDirectory() as folder, contextlib.chdir(folder):
+        lay("plain", plain_files())
+        cs.apply(cs.convert("plain", quantize=scheme), "coded")
+        return {path.name: path.read_bytes() for path in Path("coded").iterdir() if path.name != "ckptsurgeon.json"}
 
 
 def invert(folder: Path, is_meant: Callable[[str], bool] = lambda key: True) -> None:

@@ -148,7 +148,13 @@ sys.exit(code)
 """
 
 
-@pytest.mark.parametrize("options", [["--set", "hidden_size=96"], ["--as", "mixtral", "--set", "num_local_experts=4"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--set", "hidden_size=96"],
+        pytest.param(["--as", "mixtral", "--set", "num_local_experts=4"], marks=pytest.mark.long),
+    ],
+)
 def test_the_second_command_imports_neither_torch_nor_transformers(options: list[str], source: Saved) -> None:
     def run() -> tuple[str, str]:
         command = [sys.executable, "-P", "-c", CODE, "resize", str(source("llama")), *options, "-n", "--json"]
