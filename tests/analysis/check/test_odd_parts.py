@@ -12,6 +12,9 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 
+from ...helpers.coded_matrices import SETTINGS, awq, gptq, llm_int8, mlx, nf4
+from ...helpers.coded_models import coded_tensors, write_model
+
 Tensors = dict[str, torch.Tensor]
 LAYERS = 6
 ODD = "model.layers.3.self_attn.q_proj"
@@ -280,3 +283,19 @@ def test_a_scale_for_each_column_does_not_fit(number: int, status: str) -> None:
     row = cs.check("m").row("quantisation")
     assert row.status.value == status
     assert all("does not fit the codes" in one.what for one in row.found)
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+@pytest.mark.parametrize("name", ["gptq", "awq", "nf4", "mlx", "llm_int8"])
+def test_codes_of_another_layer_are_a_copy(name: str, is_tied: bool) -> None:
+    """Codes of an output layer that equal those of the embedding are usual."""
+    encode = {"gptq": gptq, "awq": awq, "nf4": nf4, "mlx": mlx, "llm_int8": llm_int8}[name]
+    state = coded_tensors(encode, layers=4, tables=("model.embed_tokens", "lm_head"))
+    first, second = (
+        ("model.embed_tokens.", "lm_head.") if is_tied else (f"model.layers.{n}.mlp.up_proj." for n in (1, 2))
+    )
+    assert "duplicates" not in found(write_model(Path("m"), state, SETTINGS.get(name)))
+    state |= {key.replace(first, second): one.clone() for key, one in state.items() if key.startswith(first)}
+    rows = found(write_model(Path("m"), state, SETTINGS.get(name)))
+    assert ("duplicates" in rows) != is_tied
+    assert is_tied or "equal to another weight, bit for bit: model.layers.2.mlp.up_proj." in rows["duplicates"]

@@ -44,7 +44,8 @@ def _codes(subject: Subject, vocabulary: Collection[str]) -> Iterator[tuple[str,
             info, figures = subject.tensors[key], subject.measured[key].figures
             place = key if info.place is None else info.place
             name = key.removesuffix(subject.parts.get(key, ""))
-            if figures is not None and place not in places and not vocabulary_keys([name]) and name not in vocabulary:
+            is_of_tokens = vocabulary_keys([name, f"{name}.weight"]) or name in vocabulary
+            if figures is not None and place not in places and not is_of_tokens:
                 places.add(place)
                 yield key, info, figures
 
