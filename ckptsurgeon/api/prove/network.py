@@ -40,7 +40,7 @@ from ..model_folder.embedded import embedded_model
 from ..model_folder.folder import model_folder
 from ..transplant.opening import plan_into
 
-__all__ = ["Network", "Rounding", "configuration_of", "open_network"]
+__all__ = ["Network", "Rounding", "configuration_of", "open_network", "rounding_between"]
 
 ROUNDOFF = {
     "float64": 2**-53, "float32": 2**-24, "float16": 2**-11, "bfloat16": 2**-8, "float8_e4m3fn": 2**-4,
@@ -49,6 +49,8 @@ ROUNDOFF = {
 """The largest relative error of rounding to a dtype: half the distance between 1 and the next larger number."""
 CODES = {"int8": 2**-8}
 """The largest rounding error of integer codes, as a share of the largest weight in the row."""
+BLOCK = 1 << 22
+"""Codes are read in parts of this many bytes, to compute their CRC-32."""
 BITS = {name: int(next(filter(str.isdecimal, name))) for name in BLOCKS}
 """The number of bits of a weight in each GGUF type with blocks of codes, read from its name: 4 for ``q4_0``."""
 FOUR_BITS = 2**-4
@@ -151,6 +153,31 @@ class Network:
         relative = max(ROUNDOFF.get(one.dtype, 0.0) for one in leaves(info))
         return Rounding(relative, absolute=relative * _added(info))
 
+    def codes(self, key: str) -> tuple[str, tuple[int, ...], int] | None:
+        """Return the dtype, shape and CRC-32 of the codes of a quantised tensor; None for any other tensor."""
+        step = self.steps.get(key)
+        info = self._source_of(step) if step is not None else None
+        if step is None or step.source is None or info is None or not is_decoded(info):
+            return None
+        codes = _codes_of(info)
+        if codes.storage is None:
+            return None
+        inputs = self.plan.inputs
+        assert isinstance(inputs, PlanInputs)
+        file = inputs.sources[step.source].open_files().get(codes.storage.file)
+        if file is None:
+            return None
+        place, crc = codes.storage.offset + codes.offset, 0
+        for start in range(0, codes.nbytes, BLOCK):
+            crc = zlib.crc32(file.read(place + start, min(BLOCK, codes.nbytes - start)), crc)
+        return codes.dtype, codes.shape, crc
+
+    def rounding_of_scales(self, key: str) -> Rounding:
+        """Return how far rounding may have moved the scales of a quantised tensor."""
+        info = self._source_of(self.steps[key])
+        others = [one for one in leaves(info) if one is not _codes_of(info)] if info is not None else []
+        return Rounding(max((ROUNDOFF.get(one.dtype, 0.0) for one in others), default=0.0))
+
     @property
     def dtypes(self) -> tuple[str, ...]:
         """The dtypes in which the weights are stored; for a quantised weight, the dtype of its largest part."""
@@ -198,11 +225,27 @@ def _added(info: TensorInfo) -> float:
 def _stored_as(info: TensorInfo) -> str:
     if not is_decoded(info):
         return info.dtype
-    return f"{max(leaves(info), key=lambda one: one.numel).dtype} codes"
+    return f"{_codes_of(info).dtype} codes"
+
+
+def _codes_of(info: TensorInfo) -> TensorInfo:
+    """Return the codes of a quantised tensor: its largest part. Scales may be float8, too."""
+    return max(leaves(info), key=lambda one: one.numel)
+
+
+def rounding_between(first: Network, second: Network, key: str) -> Rounding:
+    """Return how far rounding may have moved the values of a tensor apart that both networks have.
+
+    If both store the same codes, only their scales may have been rounded: nothing else explains a difference.
+    """
+    codes = first.codes(key)
+    if codes is not None and codes == second.codes(key):
+        return first.rounding_of_scales(key).coarser(second.rounding_of_scales(key))
+    return first.rounding(key).coarser(second.rounding(key))
 
 
 def _rounding_of_codes(info: TensorInfo) -> Rounding:
-    codes = max(leaves(info), key=lambda one: one.numel).dtype  # not the scales, which may be float8, too
+    codes = _codes_of(info).dtype
     if codes in BITS:
         return Rounding(of_row=2.0 ** -BITS[codes])
     if codes.startswith("float8"):

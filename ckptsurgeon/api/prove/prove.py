@@ -316,6 +316,7 @@ def _allowed(networks: list[Network], inputs: Inputs, plain: Outputs, limit: int
     This error is measured by a second run of the first network. In this run, the tensors that differ between the
     networks are moved as far as rounding may have moved them. ``plain`` has the outputs of the first run.
     """
+    from .network import rounding_between
     from .weights import FACTOR, beyond_rounding, differing
 
     first, second = networks
@@ -326,7 +327,7 @@ def _allowed(networks: list[Network], inputs: Inputs, plain: Outputs, limit: int
         values = first.read(keys)
         for key in apart & values.keys():
             if values[key].is_floating_point():
-                values[key] = first.rounding(key).coarser(second.rounding(key)).moved(key, values[key])
+                values[key] = rounding_between(first, second, key).moved(key, values[key])
         return values
 
     first.load_buffers(moved)

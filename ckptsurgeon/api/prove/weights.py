@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from ...analysis.prove.figures import Distance, distance
 from ...analysis.prove.proof import BlockResult, ChangedTensor
+from .network import Rounding, rounding_between
 
 if TYPE_CHECKING:
     from .blocks import Recording
-    from .network import Network, Rounding
+    from .network import Network
     from .vocabularies import SharedTokens
 
 __all__ = [
@@ -56,7 +57,7 @@ def beyond_rounding(networks: Sequence[Network], shared: SharedTokens | None = N
 
 def _rounding(networks: Sequence[Network], key: str) -> Rounding:
     first, second = networks
-    return first.rounding(key).coarser(second.rounding(key))
+    return rounding_between(first, second, key)
 
 
 def _is_explained(measured: Distance, rounding: Rounding, values: Tensor) -> bool:
