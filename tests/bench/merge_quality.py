@@ -219,7 +219,7 @@ def page(seen: Sequence[Mapping[str, Judged]], steps: int, machine: str) -> str:
     left = listing_of(LEFT_OUT)
     return TEXT.format(
         command="python -m tests.bench --merge-quality", machine=machine, date=date.today().isoformat(), left=left,
-        seeds=len(seen), steps=steps, density=DENSITY, train=TRAIN, test=TEST, rows="\n".join(lines), lambdas=", ".join(map(str, LAMBDAS)),
+        seeds=len(seen), steps=steps, density=f"{100 * DENSITY:.0f} %", train=TRAIN, test=TEST, rows="\n".join(lines), lambdas=", ".join(map(str, LAMBDAS)),
     )  # fmt: skip
 
 
@@ -296,7 +296,7 @@ merged model is tested on {test} examples of each task, with the head of the mod
 different tasks have nothing in common.
 
 The figures are accuracies in percent, means of {seeds} seeds; ± is the standard deviation of the mean between seeds. The columns of
-tasks are for the method's defaults; but methods with a density of 1 by default keep {density:.0%} of the changes, since they
+tasks are for the method's defaults; but methods with a density of 1 by default keep {density} of the changes, since they
 would be the same as `task_arithmetic` otherwise. Where a method has a factor `lambda` for the changes, {lambdas} are tried; the factor that
 is best on other examples counts ("tuned"). "Recovered" is how much of the way from the base to the single models is left.
 Methods in bold are those that cannot be told from the best one: the difference is at most two standard errors.
