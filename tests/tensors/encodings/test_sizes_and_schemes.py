@@ -99,7 +99,9 @@ SOUND = [
             "group_0": {"targets": ["re:.*experts.*"], "weights": INT4},
             "group_1": {"targets": ["Linear"], "weights": FP8}}),
     ),
-    Quantised("gptq-order", "", BY_NAME["gptq"].store, {**GPTQ, "desc_act": True}),
+    Quantised(
+        "gptq-order", "", lambda g: {**BY_NAME["gptq"].store(g), ".g_idx": ORDER.flip(0)}, {**GPTQ, "desc_act": True}
+    ),
     Quantised(
         "gptq-one-group", "",
         lambda g: {".qweight": words(g, IN // 8, OUT), ".qzeros": words(g, 1, OUT // 8),
