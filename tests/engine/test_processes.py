@@ -160,6 +160,7 @@ def test_a_folder_that_is_gone_is_explained_by_the_error_of_the_first_process(mo
     """The first process removes the folder before it says why; the other may notice that first."""
     with monkeypatch.context() as patch:
         patch.setattr(ProcessGroup, "check", lambda self: None)
+        patch.setattr(part_worker, "SEEN_S", 0.5)
         failing("first", cs.OutputError("no space.", hint="Make some."), patch)
         _, its = together(2, transplant, patch)
     assert isinstance(its, cs.OutputError)
