@@ -58,7 +58,7 @@ BEGUN_FIRST = tuple(
 
 
 BUILT_ANEW = ("tests/destinations/", "tests/api/resize/test_cached.py", "tests/storage/test_cached_documents.py")
-"""The tests of how networks are built, and of what is kept of them."""
+"""Tests of the building of networks and of its cache: for these, each network is built anew."""
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from operator import lt
 from typing import Any
 
 from ..errors import ConfigError
@@ -142,7 +143,10 @@ def _unigram(name: str, document: dict[str, Any], rows: list[Any]) -> Vocabulary
     added = added or tuple(token for token in beyond if isinstance(token, str))
     scores = scores if len(scores) == len(tokens) else []
     found = checked(name, [*tokens, *added], () if added else scores)
-    by_score = sorted((place for place, score in enumerate(scores) if score), key=lambda place: -scores[place])
+    by_score = [place for place, score in enumerate(scores) if score]
+    falling = [scores[place] for place in by_score]
+    if any(map(lt, falling, falling[1:])):  # as in few lists
+        by_score.sort(key=lambda place: -scores[place])
     return replace(found, piece_scores=tuple(scores), order=rule_order(by_score))
 
 

@@ -34,14 +34,6 @@ DENSITY = 0.5
 """The share of changes that is kept by methods that keep all of them by default: these would be the same method."""
 STEPS, TRAIN, DEV, TEST = 100, 2000, 60, 120
 """Steps for each task; examples of each task for training, for the choice of a factor, and for the test."""
-LEFT_OUT = {
-    "arcee_fusion": "for one model",
-    "nearswap": "for one model",
-    "nuslerp": "for two models",
-    "passthrough": "for one model",
-    "slerp": "for two models",
-}
-"""Methods that cannot merge three models."""
 STATISTICS = {"fisher": "fisher", "regmean": "gram"}
 """Methods that need statistics of each model, and the option of ``ckpt stats`` that makes them."""
 
@@ -114,7 +106,7 @@ def _prepare(folder: str) -> None:
 
 
 def _of_seed(folder: str, seed: int, steps: int) -> dict[str, Judged]:
-    """Return what was seen of one seed: of the base, of the fine-tuned models, and of each method."""
+    """Train and merge the models of one seed; return the accuracies of the base, of these models and of each merge."""
     single = [_train(folder, (task,), seed, steps) for task in TASKS]
     joint = _train(folder, TASKS, seed, steps * len(TASKS))
     for option in STATISTICS.values():
@@ -125,7 +117,7 @@ def _of_seed(folder: str, seed: int, steps: int) -> dict[str, Judged]:
     files = {"base": "base.safetensors", "all tasks": joint}
     files |= {f"single {task}": path for task, path in zip(TASKS, single, strict=True)}
     tried: dict[str, dict[float, str]] = {}
-    for method in _methods():
+    for method in filter(takes_all, _methods()):
         name = method["name"]
         if name == "tall_mask":  # one output for each task, with its own head
             rows = {f"{name} {task}": f"task={number}" for number, task in enumerate(TASKS, 1)}
@@ -168,11 +160,15 @@ def _train(folder: str, tasks: Sequence[str], seed: int, steps: int) -> str:
 
 
 def _methods() -> Iterator[dict[str, Any]]:
-    """Yield each method that can merge three models, as ``ckpt merge --list --json`` describes it."""
+    """Yield each method, as ``ckpt merge --list --json`` describes it."""
     listed = subprocess.run(ckpt("merge", "--list", "--json"), capture_output=True, text=True, check=True).stdout
-    for one in json.loads(listed)["methods"]:
-        if one["name"] not in LEFT_OUT:
-            yield one
+    yield from json.loads(listed)["methods"]
+
+
+def takes_all(method: Mapping[str, Any]) -> bool:
+    """Return whether a method can merge as many models as there are tasks."""
+    least, most = method["models"]
+    return least <= len(TASKS) and (most is None or most >= len(TASKS))
 
 
 def _merge(folder: str, models: Sequence[str], method: Mapping[str, Any], parameter: str = "") -> str:
@@ -216,19 +212,20 @@ def page(seen: Sequence[Mapping[str, Judged]], steps: int, machine: str) -> str:
     lines = [_row(seen, name, shown, low, high) for name, shown in REFERENCES.items()]
     for name in sorted(_methods_in(seen), key=lambda one: -_mean(_means(seen, one))):
         lines.append(_row(seen, name, f"`{name}`", low, high, tied=_is_tied(seen, name, best)))
-    left = listing_of(LEFT_OUT)
+    left = listing_of([one for one in _methods() if not takes_all(one)])
     return TEXT.format(
         command="python -m tests.bench --merge-quality", machine=machine, date=date.today().isoformat(), left=left,
         seeds=len(seen), steps=steps, density=f"{100 * DENSITY:.0f} %", train=TRAIN, test=TEST, rows="\n".join(lines), lambdas=", ".join(map(str, LAMBDAS)),
     )  # fmt: skip
 
 
-def listing_of(reasons: Mapping[str, str]) -> str:
-    """Return text on the methods that are left out: `a` and `b` (for one model), `c` (for two models)."""
-    groups: dict[str, list[str]] = {}
-    for name, why in reasons.items():
-        groups.setdefault(why, []).append(f"`{name}`")
-    return "; ".join(f"{', '.join(names)} ({why})" for why, names in groups.items())
+def listing_of(methods: Sequence[Mapping[str, Any]]) -> str:
+    """Return text on methods that merge too few models: `a`, `b` (for one model); `c` (for two models)."""
+    groups: dict[int, list[str]] = {}
+    for one in sorted(methods, key=lambda one: one["models"][1]):
+        groups.setdefault(one["models"][1], []).append(f"`{one['name']}`")
+    words = {1: "for one model", 2: "for two models"}
+    return "; ".join(f"{', '.join(names)} ({words[most]})" for most, names in groups.items())
 
 
 def _methods_in(seen: Sequence[Mapping[str, Judged]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Keeps what is known of networks that tests build again and again, as ckpt does for its next process.
+"""Caches the networks that tests build again and again, as ckpt caches them for its next process.
 
 ``tests/api/resize/test_cached.py`` and ``tests/destinations/hf/test_cached_builds.py`` hold that plans and outputs are
 the same. Each process that tests has a folder of its own, so the code that is tested built what is in it.
@@ -16,7 +16,7 @@ VERSIONS = {"torch": "of this process", "transformers": "of this process"}
 
 
 def keep_builds(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Take what ``folder`` has of a network, and keep there what is found out by building one."""
+    """Let ckpt take networks from the cache in ``folder``, and add to it those that it builds."""
     from ckptsurgeon.destinations.hf import cached_build, ignored_keys, resizable
     from ckptsurgeon.storage import cached_documents
 

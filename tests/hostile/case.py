@@ -70,7 +70,7 @@ def by_refusal(
 
 
 def each(cases: Iterable[Case], long: Collection[str] = (), costly: Collection[str] = ()) -> Any:
-    """Run a test for each case, marked with the promise that it is of; those in ``long`` are no part of make test.
+    """Run a test for each case, marked with the promise that it is of; make test leaves out those in ``long``.
 
     Those in ``costly`` take a second for each command, all of it in the reader: make test gives them to the first only.
     """

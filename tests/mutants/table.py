@@ -1374,7 +1374,7 @@ MUTANTS = (
         "checkpoint/values/test_power_scales.py",
     ),
     Mutant(
-        "a block of GGUF whose scale was lost is no block of zeros",
+        "a block of GGUF whose scale was lost is not taken for a block of zeros",
         "np.count_nonzero(np.diff(codes, axis=1), 1) < FEW_CODES",
         "np.count_nonzero(np.diff(codes, axis=1), 1) >= 0",
         "analysis/check/test_blocks_of_zeros.py",

@@ -117,6 +117,8 @@ class Network:
     """The CRC-32 of each tensor that was read, computed from its float32 values."""
     samples: dict[str, Tensor] = field(default_factory=dict)
     """About ``SAMPLED`` values of each tensor that was read, evenly spaced."""
+    code_sums: dict[str, tuple[str, tuple[int, ...], int] | None] = field(default_factory=dict)
+    """The results of ``codes``, by key."""
     opened: ExitStack = field(default_factory=ExitStack)
     """The exit stack that closes the plan and the checkpoints from which the plan reads."""
     progress: Callable[[int], None] = _nothing
@@ -154,7 +156,12 @@ class Network:
         return Rounding(relative, absolute=relative * _added(info))
 
     def codes(self, key: str) -> tuple[str, tuple[int, ...], int] | None:
-        """Return the dtype, shape and CRC-32 of the codes of a quantised tensor; None for any other tensor."""
+        """Return the dtype, shape and CRC-32 of the codes of a quantised tensor, which are read once; else None."""
+        if key not in self.code_sums:
+            self.code_sums[key] = self._read_codes(key)
+        return self.code_sums[key]
+
+    def _read_codes(self, key: str) -> tuple[str, tuple[int, ...], int] | None:
         step = self.steps.get(key)
         info = self._source_of(step) if step is not None else None
         if step is None or step.source is None or info is None or not is_decoded(info):

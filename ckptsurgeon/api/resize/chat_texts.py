@@ -18,7 +18,7 @@ LONGEST = 1 << 20
 
 
 def chat_texts(settings: Any) -> list[str]:
-    """Return the texts that chat templates write into prompts: what is outside of tags, and all strings inside.
+    """Return the texts that chat templates write into prompts: the text outside of tags, and each string in a tag.
 
     ``settings`` is a template, a list of ``{"name": …, "template": …}``, or an object with the templates as its values.
     Strings that a template compares with, such as "system", are also in the result.

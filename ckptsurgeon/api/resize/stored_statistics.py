@@ -64,7 +64,7 @@ class Statistics:
     def influences(self, number: int) -> list[float]:
         """Return the influence of each layer in the list with ``number`` layers.
 
-        Raises ConfigError if there is no such list, or more than one.
+        Raises ConfigError if the file has no such list, or has several.
         """
         lists: dict[str, dict[int, float]] = {}
         for key, values in self.values.items():

@@ -222,7 +222,7 @@ def _own_list(base: Resizable) -> str:
         return tokens_beside(base.path)
     except ConfigError:
         raise ConfigError(
-            f"there is no tokeniser next to {escape(base.path)}, so it is not known which embedding row belongs to "
+            f"there is no tokeniser next to {escape(base.path)}, so ckpt does not know which embedding row belongs to "
             "which token.",
             hint="Put the tokeniser of the model into its folder (tokenizer.json, vocab.txt, tokenizer.model ...).",
         ) from None
