@@ -21,6 +21,7 @@ from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
 from .values.nested_scales import odd_nested_scales
 from .values.power_scales import odd_power_scales
+from .values.sibling_parts import odd_sibling_parts
 from .values.zero_points import odd_zero_points
 
 __all__ = ["ORDERS", "OUTSIDE", "UNSET", "notes_on_values", "quant_states"]
@@ -96,6 +97,10 @@ def notes_on_values(
         *odd_power_scales(codes, tensors, settings, read),
     ):
         found.setdefault(said, []).append(name)
+    known = {name for names in found.values() for name in names}
+    for name, said in odd_sibling_parts(codes, tensors, read):
+        if name not in known:
+            found.setdefault(said, []).append(name)
     for one in codes.tensors:
         for said in _of_bitsandbytes(one, tensors, read, states[one.name]) if one.name in states else ():
             found.setdefault(said, []).append(one.name)

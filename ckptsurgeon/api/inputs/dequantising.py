@@ -53,16 +53,22 @@ def _weight(
 
 def _decoded(checkpoint: Checkpoint, coded: QuantisedTensor, settings: StatedSettings) -> DecodedWeight:
     from ...planning.operations.perform import DecodedWeight
-    from ...tensors.decoders._decoder import UndecodableError, decoded_weight
+    from ...tensors.decoders._decoder import MissingPartError, UndecodableError, decoded_weight
 
     try:
         return DecodedWeight(coded.name, decoded_weight(_request(checkpoint, coded, settings)), coded.keys)
     except UndecodableError as error:
         is_copied = not (coded.codes and checkpoint[coded.codes].opaque)
+        is_missing = isinstance(error, MissingPartError)
+        advice = (
+            "Take it from the quantised model"
+            if is_missing
+            else "Dequantise the model with the package that quantised it"
+        )
         raise PlanError(
             f"the tensor {escape(coded.name)} of {escape(checkpoint.path)} is quantised ({escape(coded.method)}) "
             f"and cannot be decoded: {escape(str(error))}.",
-            hint=f"Dequantise the model with the package that quantised it{', or copy it as it is' * is_copied}.",
+            hint=f"{advice}{', or copy the tensor as it is' * is_copied}.",
             details=list(coded.keys),
         ) from None
 

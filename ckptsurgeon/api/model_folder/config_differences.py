@@ -40,7 +40,7 @@ WINDOWED = ("sliding_window", "max_window_layers")
 """Fields that have no effect if no layer limits attention to a window."""
 ROTARY = re.compile(r"rope|rotary|theta|freq")
 """Matches names of fields that transformers 5 moved into ``rope_parameters``."""
-END = "eos_token_id"
+END, START = "eos_token_id", "decoder_start_token_id"
 UNSAID = "not set"
 LONGEST = 60
 """The largest number of characters of a value, or of two lists, that a note shows in full."""
@@ -110,7 +110,8 @@ def with_config_said(
     for number, (other, theirs) in used.items():
         notes += moved_layer_notes(plan, number, theirs, written, is_own=theirs is ours)
         if theirs is not ours:
-            notes += config_notes(other, theirs, name, ours, by_place=by_place)
+            starts = _with_start(theirs, folders[number]), _with_start(ours, output_folder)
+            notes += config_notes(other, starts[0], name, starts[1], by_place=by_place)
             notes += label_notes(plan, number, theirs, name, ours)
             notes += input_notes(other, folders[number], name, output_folder)
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
@@ -133,6 +134,12 @@ def config_notes(
         lines[MOST:] = [f"and {len(lines) - MOST} more"]
     if lines:
         yield f"{DIFFERENT}: {'; '.join(lines)}"
+
+
+def _with_start(config: Mapping[str, Any], folder: ModelFolder) -> Mapping[str, Any]:
+    """Return a configuration with the ``decoder_start_token_id`` of generation_config.json, if it has none itself."""
+    start = generation_settings(folder).get(START)
+    return config if start is None or config.get(START) is not None else {**config, START: start}
 
 
 def _line(field: str, *pair: tuple[str, str]) -> str:
@@ -207,11 +214,14 @@ def _differing(
 def _decides(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether two models compute with different ids of a field: ``pair`` are its values in ``configs``.
 
-    These are the ids of tokens that stand for images and the like, and the id at which CLIP reads a text. An old id of
-    CLIP, 2, does the same as that of the end token if this is the last row, as it is by default.
+    These are the ids of tokens that stand for images and the like, the id with which a decoder begins (training shifts
+    the labels by it), and the id at which CLIP reads a text. An old id of CLIP, 2, does the same as that of the end
+    token if this is the last row, as it is by default.
     """
     if None in pair or pair[0] == pair[1] or not _is_computed(field):
         return False
+    if field == START:
+        return True
     reads = all(one.get("model_type") in READ_AT_END for one in configs)
     ends, sizes = [one for one in pair if one != LARGEST], [one.get("vocab_size") for one in configs]
     is_last = len(ends) == 1 and not all(type(one) is int and one - 1 != ends[0] for one in sizes)
@@ -221,7 +231,7 @@ def _decides(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, Any
 def _is_computed(path: str) -> bool:
     """Return whether a network may compute with the ids of a field, which is given with its path."""
     field = path.rpartition(".")[2]
-    return field == END or (is_of_ids(field) and is_of_inputs(field) and not is_of_others(field))
+    return field in (END, START) or (is_of_ids(field) and is_of_inputs(field) and not is_of_others(field))
 
 
 def _is_unused(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, Any]]) -> bool:

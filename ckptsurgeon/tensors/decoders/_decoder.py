@@ -13,7 +13,8 @@ from ...util.registry import discover
 from ...util.text import listing
 from ..dtypes import DTYPES
 from ..encodings._encoding import QuantisedTensor
-from ..encodings._methods import family
+from ..encodings._find import WITHOUT_SCALES
+from ..encodings._methods import IN_OTHER_SHARD, UNKNOWN, family
 from ..encodings._parts import UNSCALED
 from ..encodings._settings import QuantisationSettings, Settings, stated_by
 from ..info import Decoded, TensorInfo
@@ -52,6 +53,10 @@ class UndecodableError(Exception):
 
     One such reason is that the stored tensors of the quantised tensor do not fit each other.
     """
+
+
+class MissingPartError(UndecodableError):
+    """A tensor is missing that decodes the codes, such as their scale."""
 
 
 class StatedSettings:
@@ -133,9 +138,11 @@ def decoded_weight(asked: Request) -> TensorInfo:
     """Return the description of the decoded weight (float32) of a quantised tensor; raises UndecodableError."""
     coded = asked.coded
     if coded.method.endswith(UNSCALED):
-        raise UndecodableError(
+        raise MissingPartError(
             f"it has {listing([*asked.parts], 9)}, but a tensor that is needed to decode its codes is missing"
         )
+    if coded.method.endswith(WITHOUT_SCALES):
+        raise MissingPartError("the scale that decodes its codes is missing")
     if not coded.codes:
         raise UndecodableError("its codes are missing, or have a dtype that codes never have")
     for why in _obstacles(asked):
@@ -145,6 +152,12 @@ def decoded_weight(asked: Request) -> TensorInfo:
     if empty := next((end for end, info in asked.parts.items() if "scale" in end and not info.numel), ""):
         raise UndecodableError(f"its {empty.lstrip('._')} has no elements")
     decoder = _decoder_of(family(coded.method))
+    if family(coded.method) == IN_OTHER_SHARD:
+        raise UndecodableError("its scales are in another shard; name the model's folder instead of one file")
+    if family(coded.method) == UNKNOWN:
+        raise UndecodableError(
+            f"no encoding that ckpt knows consists of its tensors ({listing([*asked.parts], 9)}), unless one is missing"
+        )
     if decoder is None or coded.more_codes:
         raise UndecodableError(f"no decoder knows {coded.method}")
     made = decoder.describe(asked)

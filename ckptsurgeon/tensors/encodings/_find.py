@@ -19,7 +19,10 @@ from ._parts import could_be_parts, could_be_words, lone_codes, lone_parts, part
 from ._settings import QuantisationSettings, Settings
 from .torch_quantised import pickled_torchao, stored_bytes
 
-__all__ = ["are_plain_integers", "could_be_codes", "find_codes", "is_named_codes", "unknown"]
+__all__ = ["WITHOUT_SCALES", "are_plain_integers", "could_be_codes", "find_codes", "is_named_codes", "unknown"]
+
+WITHOUT_SCALES = ", without scales"
+"""The end of the name of the encoding of codes that have no scale at all."""
 
 # Codes in unknown encodings are recognised by scales in the same module, or by the settings in their folder.
 
@@ -223,7 +226,7 @@ def _coded(
     is_stem = leaf == "weight" or any(key.startswith(f"{first}_") for key in others)
     is_told = bool(_TELLING.fullmatch(leaf))
     named = f"{above}{dot}weight" if is_told or (module and not is_stem) else first
-    quantisation = method if others else f"{method}, without scales"
+    quantisation = method if others else method + WITHOUT_SCALES
     return QuantisedTensor(named, quantisation, first, parts, None, None, tensors[first].numel, tuple(more))
 
 

@@ -87,6 +87,8 @@ OF_TEXTS = {"model_type": "clip_text_model", "eos_token_id": 5, "vocab_size": 6}
         ({"text_config": OF_TEXTS}, {"text_config": {**OF_TEXTS, "eos_token_id": [2]}},
          "text_config.eos_token_id is [2] in a, 5 in b"),
         ({"eos_token_id": 5}, {"eos_token_id": 3}, ""),
+        ({"decoder_start_token_id": 5}, {"decoder_start_token_id": 3}, "decoder_start_token_id is 3 in a, 5 in b"),
+        ({"decoder_start_token_id": 5}, {}, ""),
         ({"image_token_id": 4}, {"image_token_id": 4, "audio_token_id": 3}, ""),
         ({"audio_stream_bos_id": 4}, {"audio_stream_bos_id": 3}, ""),
     ],
@@ -97,6 +99,15 @@ def test_ids_that_a_network_computes_with_are_compared(verb: str, one: Any, othe
     found = [note for note in notes if "compute different results" in note]
     assert len(found) == bool(said_of)
     assert said_of in "".join(found)
+
+
+def test_first_ids_of_decoders_are_compared_if_only_the_settings_of_generation_have_them() -> None:
+    a, b = model("a", 2.0, decoder_start_token_id=3), model("b")
+    (here := Path("b/generation_config.json")).write_text(json.dumps({"decoder_start_token_id": 5}))
+    (note,) = said(cs.average([b, a]))
+    assert note.endswith("decoder_start_token_id is 3 in a, 5 in b")
+    here.write_text(json.dumps({"decoder_start_token_id": 3}))
+    assert not said(cs.average([b, a]))
 
 
 def test_ids_are_not_compared_if_rows_are_mapped_by_token() -> None:

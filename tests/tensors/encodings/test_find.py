@@ -204,6 +204,10 @@ def test_8_bit_floats_of_a_folder_that_says_it_is_quantised_are_codes_without_sc
     codes = cs.open_checkpoint(folder).codes
     assert {one.method for one in codes.tensors} == {"an unknown encoding (fp8), without scales"}
     assert {one.name for one in codes.tensors} == {f"{layer}.weight" for layer in LAYERS}
+    with pytest.raises(
+        cs.PlanError, match="the scale that decodes its codes is missing. Take it from the quantised model"
+    ):
+        cs.convert(folder, dequantize=True)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ....util.text import escape, listing
+from ....util.text import brief_repr, escape, listing
 from ..documents import TOKENIZER
 from ..folder import ModelFolder
 from .spelling import Spelling, steps_in
@@ -49,10 +49,33 @@ def _is_bare(processor: Any) -> bool:
 
 def text_notes(folder: ModelFolder) -> Iterator[str]:
     """Yield notes on tokens around texts, padding and a largest length that the tokens or the model contradict."""
+    yield from _unusable(folder)
     yield from _around_texts(folder)
     yield from _exchanged(folder)
     yield from _padding(folder)
     yield from _cut(folder)
+
+
+PROCESSORS = ("TemplateProcessing", "Sequence", "ByteLevel", "RobertaProcessing", "BertProcessing")
+"""The types of post-processors that the package tokenizers 0.23 has."""
+
+
+def _unusable(folder: ModelFolder) -> Iterator[str]:
+    """Yield notes on post-processors that the package tokenizers cannot load, or whose tokens have no ids."""
+    for one in steps_in(folder.tokenizer_head.get("post_processor")):
+        if (kind := one.get("type")) not in PROCESSORS:
+            named = escape(brief_repr(kind, 40))
+            yield f"{WHOLE} has a post_processor of the type {named}, which the package tokenizers does not load"
+        special, pieces = one.get("special_tokens"), [*_items(one.get("single")), *_items(one.get("pair"))]
+        if kind == "TemplateProcessing" and isinstance(special, dict):
+            used = [
+                piece["SpecialToken"].get("id") for piece in pieces if isinstance(piece, dict) and _is_special(piece)
+            ]
+            lost = [name for name in dict.fromkeys(map(str, used)) if not special.get(name)]
+            if lost:
+                names = listing([brief_token(name) for name in lost], 3, where="")
+                lacks = "but its special_tokens do not have it: encoding fails"
+                yield f"the post_processor of {WHOLE} adds {names}, {lacks}"
 
 
 def _around_texts(folder: ModelFolder) -> Iterator[str]:
@@ -123,14 +146,19 @@ def _put(processor: Any, *, in_order: bool = False) -> Iterator[tuple[str, int]]
     for field in ("cls", "sep"):
         if isinstance(pair := processor.get(field), list) and len(pair) == 2 and isinstance(pair[0], str):
             yield pair[0], pair[1]
-    pieces = [*_items(processor.get("single")), *(() if in_order else _items(processor.get("pair")))]
-    used = [one["SpecialToken"].get("id") for one in pieces if isinstance(one, dict) and _is_special(one)]
     special = processor.get("special_tokens")
-    for name in dict.fromkeys(one for one in used if isinstance(one, str)):
+    for name in _used_in(processor, ("single",) if in_order else ("single", "pair")):
         one = special.get(name) if isinstance(special, dict) else None
         if isinstance(one, dict):
             pairs = zip(_items(one.get("tokens")), _items(one.get("ids")), strict=False)
             yield from ((token, row) for token, row in pairs if isinstance(token, str) and type(row) is int)
+
+
+def _used_in(template: Mapping[str, Any], fields: Iterable[str]) -> list[str]:
+    """Return the names of the special tokens in these fields of a ``TemplateProcessing``, each once."""
+    pieces = [one for field in fields for one in _items(template.get(field)) if isinstance(one, dict)]
+    names = (one["SpecialToken"].get("id") for one in pieces if _is_special(one))
+    return list(dict.fromkeys(name for name in names if isinstance(name, str)))
 
 
 def _is_special(piece: dict[str, Any]) -> bool:

@@ -176,6 +176,23 @@ def test_other_tokens_around_texts_than_are_named_are_said(processor: dict[str, 
 
 
 @pytest.mark.parametrize(
+    ("processor", "said"),
+    [
+        ({**template(1), "special_tokens": {}},
+         "the post_processor of tokenizer.json adds '<s>', but its special_tokens do not have it: encoding fails"),
+        ({**template(1, is_used=False), "special_tokens": {}}, ""),
+        ({"type": "Sequence", "processors": [{"type": "ByteLevel"}, {"type": "Template"}]},
+         "tokenizer.json has a post_processor of the type 'Template', which the package tokenizers does not load"),
+        ({"cls": ["<s>", 1]},
+         "tokenizer.json has a post_processor of the type None, which the package tokenizers does not load"),
+    ],
+)  # fmt: skip
+def test_a_post_processor_that_cannot_work_is_said(processor: dict[str, Any], said: str) -> None:
+    whole("m", [SPECIAL], post_processor=processor)
+    assert notes() == ([said] if said else [])
+
+
+@pytest.mark.parametrize(
     ("padding", "said"),
     [
         ({"pad_id": 1, "pad_token": "<s>"}, ""),

@@ -1,0 +1,89 @@
+"""Finds parts of a quantised tensor that are unlike those of the tensors with the same inputs, such as q, k and v.
+
+GPTQ sorts the columns of a weight by the inputs of its layer, so q_proj, k_proj and v_proj of a layer get the same
+order (``g_idx``). Writers of nvfp4 give them one global scale, because runtimes compute with one for all three.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from ...tensors.encodings._encoding import QuantisedTensors
+from ...tensors.info import TensorInfo
+
+__all__ = ["odd_sibling_parts"]
+
+Read = Callable[[TensorInfo], bytes]
+PARTS = (".g_idx", ".weight_g_idx", ".weight_global_scale", ".weight_scale_2")
+SIBLINGS = (
+    ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("wq", "wk", "wv"), ("w1", "w3"),
+    ("query", "key", "value"),
+)  # fmt: skip
+"""Names of modules that have the same inputs."""
+TENSORS, BYTES = 2000, 8 << 20
+"""About the most tensors of a part that are looked at, spread over the model, and about the most bytes of them."""
+APART = 1 / 16
+"""The share of its 32-bit words in which a part must differ; two columns with like inputs may be sorted otherwise."""
+FEWEST, MOSTLY = 3, 3 / 4
+"""The fewest layers, and their share of all, in which the parts must be equal."""
+UNLIKE = (
+    "a {part} that differs from that of {others}, which have the same inputs, although the {part} of these layers is "
+    "equal in {number} other modules: perhaps it was changed, or is that of another layer"
+)
+
+
+def odd_sibling_parts(
+    codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read
+) -> Iterator[tuple[str, str]]:
+    """Yield (name of the weight, what it has) for each tensor whose part differs from that of its siblings."""
+    for part in PARTS:
+        found: dict[tuple[tuple[str, ...], str], dict[str, tuple[str, TensorInfo]]] = {}
+        for one in codes.tensors:
+            if part in one.parts and (info := tensors[one.parts[part]]).is_plain:
+                above, _, leaf = one.parts[part].removesuffix(part).rpartition(".")
+                for names in SIBLINGS if info.numel else ():
+                    if leaf in names:
+                        found.setdefault((names, above), {})[leaf] = (one.name, info)
+        for names in SIBLINGS:
+            groups = [group for (own, _), group in found.items() if own == names and len(group) == len(names)]
+            yield from _unlike(part, names, groups, read)
+
+
+def _unlike(
+    part: str, names: Sequence[str], groups: Sequence[Mapping[str, tuple[str, TensorInfo]]], read: Read
+) -> Iterator[tuple[str, str]]:
+    """Yield the tensors whose part differs within a group, if the parts are equal in most of the other groups.
+
+    Each group has (name of the weight, its part) by the name of the module, for all ``names``.
+    """
+    if len(groups) <= FEWEST:
+        return
+    size = sum(info.nbytes for group in groups for _, info in group.values())
+    step = max(len(groups) * len(groups[0]) // TENSORS, size // BYTES) + 1
+    read_ones = [{leaf: (name, read(info)) for leaf, (name, info) in group.items()} for group in groups[::step]]
+    known = [group for group in read_ones if all(data for _, data in group.values())]
+    odd = [group for group in known if _differ(*(data for _, data in group.values()))]
+    number = len(known) - len(odd)
+    if number < max(FEWEST, MOSTLY * len(known)):
+        return
+    for group in odd:
+        values = [data for _, data in group.values()]
+        usual = next((data for data in values if values.count(data) > 1), b"")
+        for leaf, (name, data) in group.items():
+            if not usual or _differ(data, usual):
+                others = " and ".join(other for other in names if other != leaf)
+                yield name, UNLIKE.format(part=part[1:], others=others, number=number)
+
+
+def _differ(first: bytes, *others: bytes) -> bool:
+    """Return whether one of the ``others`` has another length, or other values in many of its words of 32 bits."""
+    words = memoryview(first).cast("I") if len(first) % 4 == 0 else ()
+    for data in others:
+        if data == first:
+            continue
+        if len(data) != len(first) or not words:
+            return True
+        if sum(map(operator.ne, words, memoryview(data).cast("I"))) > APART * len(words):
+            return True
+    return False
