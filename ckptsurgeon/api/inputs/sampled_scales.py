@@ -43,11 +43,15 @@ def sampled_scale_notes(checkpoint: Checkpoint, among: Collection[str] | None = 
     if checkpoint.stored is not None or not checkpoint.codes or not is_local(checkpoint):
         return ()
     every = [one for one in checkpoint.codes.tensors if one.codes and (among is None or one.codes in among)]
-    sample, of_tokens, layers = _Sample(checkpoint), _Sample(checkpoint), list(_chosen(every))
+    roles = _by_role(every)
+    sample, of_tokens, layers = _Sample(checkpoint), _Sample(checkpoint), list(_chosen(roles))
     sample.look_at(layers)
     layers += (doubtful := _doubtful(sample.odd_scales, every, layers))
     sample.look_at(doubtful)
-    tables = [one for one in every if one not in layers and vocabulary_keys([one.name])][:VOCABULARY]
+    known = {one.name for one in layers}
+    tables = [one for some in roles if vocabulary_keys([some[0].name]) for one in some if one.name not in known][
+        :VOCABULARY
+    ]
     of_tokens.look_at(tables)
     chosen, unsound = [*layers, *tables], sample.unsound + of_tokens.unsound
     faults = sample.faults + of_tokens.faults
@@ -122,16 +126,21 @@ def _layer_of(name: str) -> str:
     return name[: found.end()] if found is not None else ""
 
 
-def _chosen(every: Iterable[QuantisedTensor]) -> Iterator[QuantisedTensor]:
+def _by_role(every: Iterable[QuantisedTensor]) -> list[list[QuantisedTensor]]:
+    """Return the quantised tensors of each role, which is their name without numbers."""
+    roles: dict[str, list[QuantisedTensor]] = defaultdict(list)
+    for one in every:
+        roles[NUMBER_IN_KEY.sub("#", one.name)].append(one)
+    return list(roles.values())
+
+
+def _chosen(roles: Iterable[list[QuantisedTensor]]) -> Iterator[QuantisedTensor]:
     """Yield the quantised tensors to look at: some of each of the roles that the most tensors have.
 
     They are of other layers in each role, so that a layer that is out of family is looked at in one of them.
     """
-    roles: dict[str, list[QuantisedTensor]] = defaultdict(list)
-    for one in every:
-        if not is_embedding(one.name):
-            roles[NUMBER_IN_KEY.sub("#", one.name)].append(one)
-    most = sorted(roles.values(), key=len, reverse=True)[:ROLES]
+    layers = [some for some in roles if not is_embedding(some[0].name)]
+    most = sorted(layers, key=len, reverse=True)[:ROLES]
     for role, some in enumerate(most):
         number = min(LAYERS, len(some))
         yield from (some[(at * len(most) + role) * len(some) // (number * len(most))] for at in range(number))

@@ -16,6 +16,8 @@ __all__ = ["is_non_finite_note", "non_finite_notes"]
 
 TENSORS = 64
 """How many small tensors are read, at most."""
+MOST = 64 * TENSORS
+"""About how many small tensors are sorted by role, at most, spread over the model."""
 SAID = "NaN or infinite values"
 BYTES = 32 << 10
 """The largest small tensor: 8192 values in float32."""
@@ -27,8 +29,8 @@ def non_finite_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, Fi
     At most ``TENSORS`` tensors are read, some of each role (name without numbers). ``handles`` maps each
     ``Storage.file`` to the open file; remote files are not read.
     """
-    small = [key for key, info in tensors.items() if _is_small(info) and not is_masked(key)]
-    chosen = list(_spread(small))
+    small = [key for key, info in tensors.items() if _is_small(info)]
+    chosen = list(_spread([key for key in small[:: len(small) // MOST + 1] if not is_masked(key)]))
     found = []
     for key in chosen:
         info = tensors[key]
@@ -51,13 +53,13 @@ def is_non_finite_note(note: str) -> bool:
 
 
 def _is_small(info: TensorInfo) -> bool:
-    return 0 < info.nbytes <= BYTES and bool(size_of_float(info.dtype)) and info.is_plain and info.storage is not None
+    return bool(size_of_float(info.dtype)) and 0 < info.nbytes <= BYTES and info.is_plain and info.storage is not None
 
 
 def _spread(keys: list[str]) -> Iterator[str]:
     """Yield at most ``TENSORS`` keys: as many of each role, spread over its layers."""
     roles: dict[str, list[str]] = {}
-    for key in keys[:: len(keys) // (64 * TENSORS) + 1]:
+    for key in keys:
         roles.setdefault(NUMBER_IN_KEY.sub("#", key), []).append(key)
     each = max(1, TENSORS // max(1, len(roles)))
     for some in [*roles.values()][:TENSORS]:
