@@ -37,6 +37,8 @@ The result maps the ending of each part's key to the header of the part. The fun
 """
 COMPUTED = "float32"
 """The dtype in which weights are computed before they are rounded to codes."""
+COLUMN_ORDERS = (".g_idx", ".weight_g_idx")
+"""The endings of the keys of stored orders of columns."""
 SHARING = "nvfp4"
 """The encoding whose global scale is shared by weights that loaders join (q, k, v), if they are encoded together."""
 
@@ -300,6 +302,9 @@ class _Keeping:
                 coded.name, COMPUTED, step.shape, made.encoding, made.role, made.steps, made.scale_dtype, facts
             )
             more = (moved[end],) if end in moved else step.more
+            if part.is_ordered:
+                order = next(coded.parts[name] for name in COLUMN_ORDERS if name in coded.parts)
+                more = (*more, Input(self._owner, order, owner.tensors[order].dtype, owner.tensors[order].shape))
             yield replace(step, key=key, dtype=info.dtype, shape=info.shape, tied_to=tied, coded=part, more=more)
 
     def _decoding(self, step: Step) -> Step:

@@ -64,6 +64,8 @@ def _carried(plan: Plan, sources: Sequence[QuantisedTensors]) -> list[_CarriedCo
     anew = {step.key for step in plan.steps if step.coded is not None}
     for step in plan.steps:
         for one in step.inputs if step.policy != STORED_ROWS else ():
+            if one is step.column_order:
+                continue
             coded = sources[one.source].by_key.get(one.key)
             if coded is not None and not (step.key == one.key and coded.codes in anew):  # settings beside new codes
                 entry = found.setdefault(id(coded), _CarriedCodes(plan.sources[one.source].name, coded))

@@ -265,7 +265,8 @@ class Decoded:
 class Encoded:
     """One stored tensor of a quantised tensor (its codes, scales or zero points), computed from the values.
 
-    ``of`` is the tensor that is quantised, followed by the tensors that share its global scale. ``encoding`` is the
+    ``of`` is the tensor that is quantised, followed by the tensors that share its global scale or, if ``facts`` has
+    ``ordered``, by the order of its columns (``g_idx``: the number of the group of each column). ``encoding`` is the
     name of the module of ``tensors.encoders`` that rounds it. ``role`` says which stored tensor this is: codes, scale,
     bias, zero (zero points), nested (scales of the scales), whole (global scale) or shape. ``steps`` is how many
     elements along each dimension share a scale. ``scale_dtype`` is the dtype in which scales are stored, '' if they are

@@ -1541,4 +1541,22 @@ MUTANTS = (
         "elif rules >= _MANY:",
         "api/model_folder/tokenizer/test_changed_lists.py",
     ),
+    Mutant(
+        "codes of columns in another order are stored in that order",
+        "            codes[..., columns] = ordered",
+        "            codes[...] = ordered",
+        "api/inputs/test_kept_codes.py",
+    ),
+    Mutant(
+        "the order of columns is not taken for codes that a plan computes on",
+        "            if one is step.column_order:",
+        "            if one is step.column_order and step.op != 'lora':",
+        "api/inputs/test_kept_codes.py",
+    ),
+    Mutant(
+        "a part of v that is unlike those of q and k is named alone",
+        "            if not usual or _differ(data, usual):",
+        "            if data:",
+        "checkpoint/values/test_sibling_parts.py",
+    ),
 )  # fmt: skip

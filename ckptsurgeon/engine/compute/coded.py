@@ -33,8 +33,9 @@ def part_of(step: Step) -> TensorInfo:
     """
     part = step.coded
     assert part is not None
-    weight = TensorInfo(part.dtype, part.shape)
-    made = Encoded((weight,), part.encoding, part.role, part.steps, part.scale_dtype, part.facts, part.key)
+    order = step.column_order
+    of = (TensorInfo(part.dtype, part.shape), *([TensorInfo(order.dtype, order.shape)] if order is not None else []))
+    made = Encoded(of, part.encoding, part.role, part.steps, part.scale_dtype, part.facts, part.key)
     return TensorInfo(step.dtype, part_shape(made, step.shape), made=made)
 
 
@@ -43,7 +44,7 @@ def fits(step: Step, part: CodedPart) -> bool:
 
     This may be false if a user has edited the plan.
     """
-    if not _is_encoding(part):
+    if not _is_encoding(part) or not _has_order(step, part):
         return False
     info = part_of(step)
     assert isinstance(info.made, Encoded)
@@ -55,11 +56,22 @@ def fits(step: Step, part: CodedPart) -> bool:
     return prod(step.shape) == few.get(part.role, prod(info.shape))
 
 
+def _has_order(step: Step, part: CodedPart) -> bool:
+    """Return whether the step has an order of columns as its last input, if it needs one."""
+    if not dict(part.facts).get("ordered"):
+        return True
+    order = step.column_order
+    is_order = order is not None and order.dtype in ("int32", "int64") and order.shape == part.shape[-1:]
+    return is_order and part.encoding in ORDERED and len(part.shape) == 2
+
+
+ORDERED = ("gptq", "packed")
+"""The encodings whose groups may be other than adjacent columns."""
 ROLES = ("codes", "scale", "bias", "nested", "zero", "whole", "shape")
 """The roles of the parts of a quantised tensor that an encoder can compute."""
 OF_WEIGHTS = ("float32", "float64")
 """The dtypes in which weights are computed before they are rounded to codes."""
-LIMITS = {"bits": (1, 8), "width": (1, 8), "nested": (1, 1 << 20), "zeros_packed": (0, 2)}
+LIMITS = {"bits": (1, 8), "width": (1, 8), "nested": (1, 1 << 20), "zeros_packed": (0, 2), "ordered": (0, 1)}
 """The allowed minimum and maximum of the numbers that describe an encoding (``CodedPart.facts``), by name."""
 
 
@@ -95,13 +107,20 @@ def _is_reshaped(step: Step, part: CodedPart, info: TensorInfo) -> bool:
     return step.shape == info.shape or (may and prod(step.shape) == prod(info.shape))
 
 
-def coding_of(step: Step, weight: Blockwise, places: Sequence[OutputBlock], context: MergeContext) -> Blockwise:
+def coding_of(
+    step: Step,
+    weight: Blockwise,
+    places: Sequence[OutputBlock],
+    context: MergeContext,
+    order: Array | None = None,
+) -> Blockwise:
     """Return a function that computes a block of a step's output, which is a part of a quantised tensor.
 
     Such a part contains, for example, the codes or the scales. ``weight`` is a function that computes each of the
-    blocks ``places`` of the weight that is quantised.
+    blocks ``places`` of the weight that is quantised. ``order`` has the values of ``step.column_order``.
     """
-    info, source, roundings = part_of(step), ComputedWeight(step.coded, places, weight), context.roundings
+    info, roundings = part_of(step), context.roundings
+    source = ComputedWeight(step.coded, places, weight, order)
     strips = in_strips(info, source.read, roundings, context.spread)
     if strips is not None:
         return strips
@@ -116,11 +135,14 @@ class ComputedWeight:
     """A weight that is computed block by block when a part of it is read; several threads may read.
 
     The function ``compute`` computes one of the blocks ``places``, which follow each other in the weight. The blocks
-    that were computed last are cached.
+    that were computed last are cached. ``order`` is the order of the columns, if there is one.
     """
 
-    def __init__(self, part: CodedPart | None, places: Sequence[OutputBlock], compute: Blockwise) -> None:
+    def __init__(
+        self, part: CodedPart | None, places: Sequence[OutputBlock], compute: Blockwise, order: Array | None = None
+    ) -> None:
         assert part is not None
+        self._order, self._shape = order, part.shape
         self._places, self._compute, self._dtype = places, compute, raw_dtype(part.dtype)
         self._stride = contiguous_stride(part.shape)
         self._begins = [place.offset // self._dtype.itemsize for place in places]
@@ -128,7 +150,9 @@ class ComputedWeight:
         self._lock = Lock()
 
     def read(self, info: TensorInfo, box: Box) -> Array:
-        """Return the part ``box`` of the weight."""
+        """Return the part ``box`` of the weight, or of the order of its columns."""
+        if self._order is not None and info.shape != self._shape:
+            return self._order[slice(*box[0])]
         found = list(self._overlapping(box))
         if len(found) == 1 and found[0][1] == box:
             number = found[0][0]

@@ -207,9 +207,12 @@ def blockwise(step: Step, parts: Sequence[Part], context: MergeContext) -> Block
     """
     if step.coded is not None:
         check_memory(step, (), context)
-        numbers = step.numbers
+        numbers, order = step.numbers, None
+        if step.column_order is not None:
+            *parts, (info, source) = parts
+            order = read_part(source, info, ((0, info.shape[0]),))
         weight = blockwise(numbers, parts, context)
-        coded = coding_of(step, weight, block_places(numbers, parts, context), context)
+        coded = coding_of(step, weight, block_places(numbers, parts, context), context, order)
         return copying_rows(step, parts[1], coded) if step.copies_rows else coded
     check_memory(step, block_places(step, parts, context), context)
     parts = [(info, banded(info, source)) for info, source in parts]

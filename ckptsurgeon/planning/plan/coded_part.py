@@ -28,6 +28,11 @@ class CodedPart:
     scale_dtype: str
     facts: tuple[tuple[str, float], ...] = ()
 
+    @property
+    def is_ordered(self) -> bool:
+        """Whether groups are not adjacent columns, so that the step reads the number of the group of each column."""
+        return ("ordered", 1.0) in self.facts
+
     def to_json(self) -> dict[str, Any]:
         """Return the object as plain data, for JSON."""
         return {

@@ -117,7 +117,8 @@ class Step(Brief):
         part = self.coded
         if part is None:
             return self
-        numbers = replace(self, key=part.key, dtype=part.dtype, shape=part.shape, coded=None)
+        more = self.more if self.column_order is None else self.more[:-1]
+        numbers = replace(self, key=part.key, dtype=part.dtype, shape=part.shape, more=more, coded=None)
         if not self.copies_rows or numbers.rows is None:
             return numbers
         return replace(numbers, more=(), rows=numbers.rows.computed)
@@ -125,7 +126,12 @@ class Step(Brief):
     @property
     def copies_rows(self) -> bool:
         """Whether the step computes and encodes only new rows, and copies the others from its second input."""
-        return self.op == "map" and self.coded is not None and bool(self.more)
+        return self.op == "map" and self.coded is not None and len(self.more) > (self.column_order is not None)
+
+    @property
+    def column_order(self) -> Input | None:
+        """The last input, if it is the order in which the codes of this step have their groups (``g_idx``)."""
+        return self.more[-1] if self.coded is not None and self.coded.is_ordered and self.more else None
 
     @property
     def kind(self) -> str:

@@ -1,8 +1,9 @@
 """Arranges a weight so that its groups run along rows: unchanged, as one row, or with rows and columns exchanged.
 
 ``Encoded.facts`` says how: it has ``flat`` if groups run along all elements in row-major order, as in bitsandbytes;
-``across`` if they run along the columns, as in gpt-oss and AWQ. A third name, ``turned``, is about the result: the
-stored tensors are computed from the unchanged weight, and then their rows and columns are exchanged, as in GPTQ.
+``across`` if they run along the columns, as in gpt-oss and AWQ; ``ordered`` if columns are sorted by their group, as
+in GPTQ with ``desc_act``. Another name, ``turned``, is about the result: the stored tensors are computed from the
+unchanged weight, and then their rows and columns are exchanged, as in GPTQ.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ..info import Encoded, TensorInfo
 from ..ops.regions import Array, Box, box_shape, spanned
 from ._extremes import Read
 
-__all__ = ["arranged", "arranged_shape", "is_transposed"]
+__all__ = ["arranged", "arranged_shape", "is_transposed", "sorted_columns"]
 
 
 def arranged_shape(made: Encoded) -> tuple[int, ...]:
@@ -41,12 +42,34 @@ def arranged(made: Encoded, read: Read) -> tuple[Encoded, Read]:
     ``read`` reads parts of the weight before it is arranged.
     """
     facts, shape = dict(made.facts), arranged_shape(made)
+    if facts.get("ordered"):
+        other = TensorInfo(made.of[0].dtype, shape)
+        return replace(made, of=(other, *made.of[1:])), _sorted(read, made.of[0], other, sorted_columns(made, read))
     how = _flattened if facts.get("flat") else _exchanged if facts.get("across") else None
     if how is None:
         return made, read
     weight = made.of[0]
     other = TensorInfo(weight.dtype, shape)
     return replace(made, of=(other, *made.of[1:])), how(read, weight, other)
+
+
+def sorted_columns(made: Encoded, read: Read) -> Array:
+    """Return the indices of the columns of an ``ordered`` weight, sorted by the numbers of their groups.
+
+    ``read`` reads the order of the columns, which is the last tensor of ``made.of``.
+    """
+    order = made.of[-1]
+    return np.argsort(read(order, ((0, order.shape[0]),)), kind="stable")
+
+
+def _sorted(read: Read, weight: TensorInfo, other: TensorInfo, columns: Array) -> Read:
+    def part(info: TensorInfo, box: Box) -> Array:
+        if info is not other:
+            return read(info, box)
+        whole = read(weight, (*box[:-1], (0, weight.shape[-1])))
+        return np.take(whole, columns[slice(*box[-1])], -1)
+
+    return part
 
 
 def _flattened(read: Read, weight: TensorInfo, other: TensorInfo) -> Read:

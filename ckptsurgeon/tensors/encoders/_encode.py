@@ -13,7 +13,7 @@ from ..decoders._decoder import groups_of
 from ..info import Encoded, TensorInfo
 from ..ops.casts import raw_dtype
 from ..ops.regions import Array, Box, blocks, box_shape
-from ._arranged import arranged
+from ._arranged import arranged, sorted_columns
 from ._encoder import Encoder, Scales, encoder_of
 from ._extremes import ELEMENTS, Read, as_float32, elements_of, extremes, shifted
 from ._losses import RoundingLoss, loss_of
@@ -166,7 +166,11 @@ def _codes(
     packing = encoder.packing(made)
     (first, last), size = box[-1], weight.shape[-1]
     begin = first // packing.items * packing.codes
-    elements = (*box[:-1], (begin, min(-(-last // packing.items) * packing.codes, size)))
+    end = min(-(-last // packing.items) * packing.codes, size)
+    columns = sorted_columns(made, read) if dict(made.facts).get("ordered") else None
+    if columns is not None:  # sorted columns are anywhere in the row
+        begin, end = 0, size
+    elements = (*box[:-1], (begin, end))
     groups = tuple(groups_of(span, step) for span, step in zip(elements, made.steps, strict=True))
     raw = read(weight, elements)
     needed = elements_of(_shared(made, groups), made.steps, weight.shape)
@@ -175,13 +179,16 @@ def _codes(
     scales = {role: _numbers(one, made, role) for role, one in stored.items() if role != "nested"}
     items = -(-(elements[-1][1] - begin) // packing.codes) * packing.items
     out = np.zeros((*box_shape(box)[:-1], items), raw_dtype(info.dtype))
-    for sub in blocks(box_shape(elements), ELEMENTS):
+    for sub in blocks(box_shape(elements), ELEMENTS if columns is None else max(ELEMENTS, size)):
         values = as_float32(raw[tuple(slice(*span) for span in sub)], weight.dtype)
         part = shifted(sub, elements)
         spread = {role: _spread(one, made.steps, part, groups) for role, one in scales.items()}
         codes, meant = encoder.codes(made, values, spread, over)
         if measured is not None:
             measured(loss_of(values, meant, made.name))
+        if columns is not None:
+            ordered, codes = codes, np.empty_like(codes)
+            codes[..., columns] = ordered
         at = sub[-1][0] // packing.codes * packing.items
         words = encoder.packed(made, codes).view(out.dtype)
         out[(*(slice(*span) for span in sub[:-1]), slice(at, at + words.shape[-1]))] = words

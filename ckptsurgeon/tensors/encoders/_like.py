@@ -43,7 +43,8 @@ def encoded_like(weight: TensorInfo, asked: Request) -> dict[str, TensorInfo]:
     found = template_of(asked, made, info.shape)
     scale = dict(made.parts).get("scale")
     dtype = scale.dtype if scale is not None else ""
-    template = Encoded((weight,), found.encoding, "codes", found.steps, dtype, found.facts, made.name)
+    order = [part for role, part in made.parts if role == "order" and dict(found.facts).get("ordered")]
+    template = Encoded((weight, *order), found.encoding, "codes", found.steps, dtype, found.facts, made.name)
     return {end: _part(template, end, stored, asked) for end, stored in asked.parts.items()}
 
 
@@ -70,7 +71,15 @@ def _part(template: Encoded, end: str, stored: TensorInfo, asked: Request) -> Te
 
 OF_WEIGHTS = (".weight_amax",)
 """The endings in ``ACTIVATIONS`` of tensors about weights; tensors about inputs and outputs are copied."""
-STAYING = ("g_idx", "weight_format", "quant_map", "nested_quant_map", "bitsandbytes__nf4", "bitsandbytes__fp4")
+STAYING = (
+    "g_idx",
+    "weight_g_idx",
+    "weight_format",
+    "quant_map",
+    "nested_quant_map",
+    "bitsandbytes__nf4",
+    "bitsandbytes__fp4",
+)
 """The last words of the endings of stored tensors that describe the encoding, not the values: they are copied."""
 _ROLES: Mapping[str, str] = {
     **dict.fromkeys(

@@ -14,6 +14,7 @@ from ..decoders._decoder import Request
 from ..dtypes import BLOCKS, ROUNDED
 from ..encodings._settings import values_called
 from ..info import Decoded
+from ..ops.regions import Array
 from . import bitsandbytes
 from ._scale_dtypes import EXPONENTS
 from .fp8 import LARGEST
@@ -98,8 +99,11 @@ def _scaled(asked: _Asked) -> Template | None:
 
 
 def _packed(asked: _Asked) -> Template | None:
-    if "order" in asked.parts:
-        raise UnencodableError("its columns are permuted")
+    ordered: tuple[tuple[str, float], ...] = ()
+    if "order" in asked.parts and not _is_unset(asked):
+        group, ordered = _group_by_order(asked, ".weight_g_idx")
+        if group != asked.along_rows[-1]:
+            raise UnencodableError(f"its weight_g_idx has groups of {group} columns, not of {asked.along_rows[-1]}")
     if "bias" in asked.parts:
         if asked.parts["bias"] != asked.parts["scale"]:
             raise UnencodableError(f"its scales are {asked.parts['scale']}, but its biases are {asked.parts['bias']}")
@@ -107,7 +111,7 @@ def _packed(asked: _Asked) -> Template | None:
             raise UnencodableError("no encoder rounds to 1 bit")
         return Template("affine", asked.along_rows, (("bits", asked.facts["bits"]), ("without_zero", 1.0)))
     zeros = (*asked.zero, ("zeros_packed", 2.0)) if asked.zero else ()
-    return Template("packed", asked.along_rows, (("bits", asked.facts["bits"]), *zeros))
+    return Template("packed", asked.along_rows, (("bits", asked.facts["bits"]), *zeros, *ordered))
 
 
 def _fp4(asked: _Asked) -> Template | None:
@@ -145,25 +149,44 @@ def _bitsandbytes(asked: _Asked) -> Template:
 
 def _gptq(asked: _Asked) -> Template:
     facts, fields, columns = asked.facts, asked.request.settings.fields, asked.shape[-1]
-    group = _group_in_order(asked) if "order" in asked.parts else int(facts["group"])
+    group, ordered = _group_by_order(asked, ".g_idx") if "order" in asked.parts else (int(facts["group"]), ())
     if -(-columns // group) != dict(asked.made.parts)["scale"].shape[0]:
         raise UnencodableError(f"its number of scales does not fit its {columns} columns in groups of {group}")
     # If no setting says sym=false, loaders use kernels for symmetric codes, which do not read zero points.
     asymmetric = asked.zero if set(values_called(fields, "sym")) == {False} else ()
     zeros = (("zeros_packed", 2.0),) if asked.zero else ()
-    found = (("bits", facts["bits"]), ("turned", 1.0), ("plus", facts["plus"]), *asymmetric, *zeros)
+    found = (("bits", facts["bits"]), ("turned", 1.0), ("plus", facts["plus"]), *asymmetric, *zeros, *ordered)
     return Template("gptq", (1, group), found)
 
 
-def _group_in_order(asked: _Asked) -> int:
-    """Return how many columns a group has, from g_idx; raises UnencodableError unless the groups are contiguous."""
-    order, stored = dict(asked.made.parts)["order"], asked.request.stored(".g_idx")
-    if order.dtype in ("int32", "int64") and len(stored) == order.nbytes:
-        numbers = np.frombuffer(stored, "<i4" if order.dtype == "int32" else "<i8")
-        group = max(1, int(np.count_nonzero(numbers == 0)))
-        if np.array_equal(numbers, np.arange(asked.shape[-1]) // group):
-            return group
-    raise UnencodableError("its columns are permuted (g_idx)")
+def _order(asked: _Asked, end: str) -> Array:
+    """Return the number of the group of each column, which is stored under the key ending ``end``."""
+    order, stored = dict(asked.made.parts)["order"], asked.request.stored(end)
+    if order.dtype not in ("int32", "int64") or len(stored) != order.nbytes:
+        raise UnencodableError(f"its {end[1:]} cannot be read")
+    return np.frombuffer(stored, "<i4" if order.dtype == "int32" else "<i8")
+
+
+def _is_unset(asked: _Asked) -> bool:
+    """Return whether a ``weight_g_idx`` of compressed-tensors is not set: all its numbers are -1."""
+    return bool((_order(asked, ".weight_g_idx") == -1).all())
+
+
+def _group_by_order(asked: _Asked, end: str) -> tuple[int, tuple[tuple[str, float], ...]]:
+    """Return how many columns a group has, and the entry ``ordered`` of ``Encoded.facts`` unless groups are adjacent.
+
+    Raises UnencodableError if the groups in ``g_idx`` have different numbers of columns; only the last may be smaller.
+    """
+    numbers = _order(asked, end)
+    group = max(1, int(np.count_nonzero(numbers == 0)))
+    adjacent = np.arange(asked.shape[-1]) // group
+    if np.array_equal(numbers, adjacent):
+        return group, ()
+    if not np.array_equal(np.sort(numbers), adjacent):
+        raise UnencodableError(f"its groups of columns ({end[1:]}) have different sizes")
+    if len(asked.shape) != 2:
+        raise UnencodableError(f"it has an order of columns ({end[1:]}), but is not a matrix")
+    return group, (("ordered", 1.0),)
 
 
 def _awq(asked: _Asked) -> Template:

@@ -17,12 +17,29 @@ from ckptsurgeon.engine.compute import compute, encoding, lora, strips
 from ckptsurgeon.planning.plan.plan import Plan
 from ckptsurgeon.tensors.encoders import _encode, _extremes
 
+from ...helpers.coded_matrices import words as coded_words
 from ...helpers.four_bits import FOUR_BITS
-from ...helpers.zoo import BY_NAME, IN, OUT
+from ...helpers.zoo import BY_NAME, IN, OUT, Quantised
 from ...tensors.decoders.test_parts import exponents_of_one
 from ..quantising.test_quantising import saved
 
-MODELS = {**BY_NAME, **FOUR_BITS, **{name: exponents_of_one(name) for name in ("mxfp4", "mxfp4-quark")}}
+
+def with_order(name: str, end: str, **said: Any) -> Quantised:
+    """A model whose columns are in another order (``desc_act``, ``actorder``), a different one in each tensor."""
+    model = BY_NAME[name]
+
+    def store(draw: torch.Generator) -> dict[str, torch.Tensor]:
+        return {**model.store(draw), end: torch.randperm(IN, generator=draw).int() // 32}
+
+    return replace(model, name=f"{name}-ordered", store=store, settings={**model.settings, **said})
+
+
+ACTORDER = {"group_0": {"weights": {"num_bits": 4, "group_size": 32, "strategy": "group", "actorder": "group"}}}
+IN_ANY_ORDER = {
+    "gptq-ordered": with_order("gptq", ".g_idx", desc_act=True),
+    "int4-packed-ordered": with_order("int4-packed", ".weight_g_idx", config_groups=ACTORDER),
+}
+MODELS = {**IN_ANY_ORDER, **BY_NAME, **FOUR_BITS, **{name: exponents_of_one(name) for name in ("mxfp4", "mxfp4-quark")}}
 
 STEM = "model.layers.0.self_attn.q_proj"
 QUERY, OTHER = f"{STEM}.weight", "model.layers.0.self_attn.k_proj."
@@ -34,6 +51,7 @@ ERRORS = {
     "bnb-nf4-sound": 0.12, "bnb-nf4-nested": 0.12, "bnb-fp4-sound": 0.2, "bnb-fp4-nested": 0.2,
     "mlx": 0.15, "mlx-other-bits": 0.01, "mlx-other-groups": 0.01,
     "nvfp4-modelopt": 0.15, "mxfp4-quark": 0.3, "fp4-deepseek-v4": 0.3,
+    "gptq-ordered": 0.15, "int4-packed-ordered": 0.15,
     "bnb-int8": 0.01, "gptq": 0.15, "gptq-3bit": 0.3, "gptq-plain": 0.01, "awq": 0.15,
 }  # fmt: skip
 """Encodings that are kept, and the largest relative error of rounding to them: fp8 has three bits after the first."""
@@ -202,28 +220,28 @@ def test_a_single_file_says_how_its_codes_are_decoded(tmp_path: Path) -> None:
     assert settings == BY_NAME["fp8-block"].settings
 
 
-def with_act_order(path: Path, seed: int) -> Path:
-    """A GPTQ model whose columns are in another order."""
+def with_uneven_groups(path: Path, seed: int) -> Path:
+    """A GPTQ model in which one group has a column of another."""
     folder = BY_NAME["gptq"].folder(path, seed)
     state = load_file(folder / "model.safetensors")
     for key in state:
         if key.endswith("g_idx"):
-            state[key] = state[key].flip(0)
+            state[key][0] = 1
     save_file(state, folder / "model.safetensors")
     return folder
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_an_encoding_without_an_encoder_is_named(verb: str, tmp_path: Path) -> None:
-    a, b = (with_act_order(tmp_path / one, seed) for seed, one in enumerate("ab"))
-    with pytest.raises(cs.PlanError, match=r"new values cannot be stored that way: .* permuted") as error:
+    a, b = (with_uneven_groups(tmp_path / one, seed) for seed, one in enumerate("ab"))
+    with pytest.raises(cs.PlanError, match="new values cannot be stored that way: its groups of columns") as error:
         VERBS[verb](a, b)
     assert error.value.exit_code == 4
     assert "--encoding dequantize" in error.value.hint
 
 
 def test_codes_that_no_adapter_changes_need_no_encoder(tmp_path: Path) -> None:
-    base, low = with_act_order(tmp_path / "a", 0), adapter(tmp_path / "low")
+    base, low = with_uneven_groups(tmp_path / "a", 0), adapter(tmp_path / "low")
     before = load_file(base / "model.safetensors")
     words, size = before["model.embed_tokens.weight"].shape
     stem = "base_model.model.model.embed_tokens.lora_embedding_"
@@ -233,8 +251,46 @@ def test_codes_that_no_adapter_changes_need_no_encoder(tmp_path: Path) -> None:
     assert [key for key in after if not torch.equal(after[key], before[key])] == ["model.embed_tokens.weight"]
 
 
-def test_a_plan_in_a_file_makes_the_same(tmp_path: Path) -> None:
-    a, b = (BY_NAME["int4-packed"].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
+def codes_of(words: torch.Tensor) -> torch.Tensor:
+    """The codes of 4 bits in words of 32 bits, whose first row has the codes of the first 8 columns."""
+    return (words[:, None, :].long() >> (4 * torch.arange(8)[None, :, None]) & 15).reshape(-1, words.shape[1])
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_columns_in_another_order_get_the_codes_and_scales_that_they_have_in_order(verb: str, tmp_path: Path) -> None:
+    """The same weights with sorted columns, in another folder, are rounded to the same codes."""
+    draw, low = torch.Generator().manual_seed(7), load_file(adapter(tmp_path / "low") / "adapter_model.safetensors")
+    order = torch.randperm(IN, generator=draw)
+    for seed, name in enumerate("ab"):
+        for way in ("sorted", "ordered"):
+            (tmp_path / way).mkdir(exist_ok=True)
+            folder = BY_NAME["gptq"].folder(tmp_path / way / name, seed)
+            state = load_file(folder / "model.safetensors")
+            for key in [key for key in state if way == "ordered" and key.endswith("qweight")]:
+                state[key] = coded_words(codes_of(state[key])[order].T.contiguous()).T.contiguous()
+                state[key.replace("qweight", "g_idx")] = state[key.replace("qweight", "g_idx")][order].contiguous()
+            save_file(state, folder / "model.safetensors")
+    found = {}
+    for way in ("sorted", "ordered"):
+        if verb == "lora merge":
+            given = {key: one[:, order].contiguous() if "lora_A" in key else one for key, one in low.items()}
+            files = adapter(tmp_path / way / "low")
+            save_file(given if way == "ordered" else low, files / "adapter_model.safetensors")
+            plan = cs.lora_merge(tmp_path / way / "a", files)
+        else:
+            plan = VERBS[verb](tmp_path / way / "a", tmp_path / way / "b")
+        checked(plan, tmp_path / way / "out")
+        found[way] = load_file(tmp_path / way / "out/model.safetensors")
+    assert torch.equal(found["ordered"][f"{STEM}.scales"], found["sorted"][f"{STEM}.scales"])
+    assert torch.equal(found["ordered"][f"{STEM}.qzeros"], found["sorted"][f"{STEM}.qzeros"])
+    codes = [codes_of(found[way][f"{STEM}.qweight"]) for way in ("ordered", "sorted")]
+    assert torch.equal(codes[0], codes[1][order])
+    assert not torch.equal(codes[1], codes_of(load_file(tmp_path / "sorted/a/model.safetensors")[f"{STEM}.qweight"]))
+
+
+@pytest.mark.parametrize("name", ["int4-packed", *IN_ANY_ORDER])
+def test_a_plan_in_a_file_makes_the_same(name: str, tmp_path: Path) -> None:
+    a, b = (MODELS[name].folder(tmp_path / one, seed) for seed, one in enumerate("ab"))
     plan = cs.merge([a, b], **MERGED)
     Path("plan.json").write_text(json.dumps(plan.to_json()))
     cs.apply(plan, "out")

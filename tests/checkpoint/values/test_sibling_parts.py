@@ -36,6 +36,7 @@ def test_an_order_of_columns_of_another_layer_is_said() -> None:
     state[f"{ONE}.g_idx"] = state["model.layers.2.self_attn.v_proj.g_idx"].clone()
     said = "1 quantised tensor has a g_idx that differs from that of q_proj and k_proj, which have the same inputs"
     assert said_by(write_model(Path("m"), state, ORDERED), said, f": {ONE}.weight") == [*QUICK]
+    assert said_by(Path("m"), "differs from that of k_proj and v_proj") == []
 
 
 def test_of_two_siblings_both_are_named() -> None:
