@@ -47,10 +47,14 @@ _LAYOUTS = {
 SMALL_FLOATS = frozenset({*_LAYOUTS, _POWERS})
 
 
-def from_small(codes: Array, dtype: str) -> Array:
-    """Return the float32 values of 8-bit floats, which are given as codes (uint8)."""
+def from_small(codes: Array, dtype: str, out: Array | None = None) -> Array:
+    """Return the float32 values of 8-bit floats, which are given as codes (uint8).
+
+    The values are written to ``out``, if it is given and the number of codes is even: a float32 array of that size.
+    """
     if codes.size % 2 == 0 and codes.flags.c_contiguous and codes.ndim:
-        pairs: Array = np.take(_pairs(dtype), codes.reshape(-1).view("<u2"), mode="clip")
+        into = out.view("<u8") if out is not None else None
+        pairs: Array = np.take(_pairs(dtype), codes.reshape(-1).view("<u2"), mode="clip", out=into)
         return pairs.view("<f4").reshape(codes.shape)
     values: Array = np.take(_table(dtype), codes, mode="clip")  # no code is beyond the table: "clip" saves a check
     return values

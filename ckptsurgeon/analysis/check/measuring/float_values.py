@@ -68,7 +68,7 @@ def as_floats(codes: Array, out: Array, layout: FloatLayout) -> Array:
     takes 30 ns to multiply a denormal number.
     """
     if layout.small:
-        return from_small(codes, layout.small)
+        return from_small(codes, layout.small, out.view(np.float32))
     if not layout.shift:
         return codes.view(np.dtype(f"f{layout.codes.itemsize}"))
     bits = out.view(np.int32)
