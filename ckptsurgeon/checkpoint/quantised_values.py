@@ -19,6 +19,7 @@ from ..tensors.encodings._settings import values_called
 from ..tensors.encodings.bitsandbytes import STATE, VALUES
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
+from .values.copied_parts import copied_parts
 from .values.nested_scales import odd_nested_scales
 from .values.power_scales import odd_power_scales
 from .values.sibling_parts import odd_sibling_parts
@@ -98,7 +99,7 @@ def notes_on_values(
     ):
         found.setdefault(said, []).append(name)
     known = {name for names in found.values() for name in names}
-    for name, said in odd_sibling_parts(codes, tensors, read):
+    for name, said in (*odd_sibling_parts(codes, tensors, read), *copied_parts(codes, tensors, read)):
         if name not in known:
             found.setdefault(said, []).append(name)
     for one in codes.tensors:

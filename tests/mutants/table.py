@@ -1559,4 +1559,16 @@ MUTANTS = (
         "            if data:",
         "checkpoint/values/test_sibling_parts.py",
     ),
+    Mutant(
+        "scales of another tensor are noted only if the codes differ",
+        "            if any(_differ(one, first, other, tensors, read) for other in others):",
+        "            if others:",
+        "checkpoint/values/test_copied_parts.py",
+    ),
+    Mutant(
+        "biases that are zeros in several layers are on purpose",
+        "        if len(keys) - len(empty) >= max(FEWEST, MOSTLY * len(keys)):",
+        "        if len(keys) - len(empty) >= FEWEST:",
+        "checkpoint/values/test_unlike_layers.py",
+    ),
 )  # fmt: skip

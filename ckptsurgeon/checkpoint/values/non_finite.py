@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 
 from ...errors import CheckpointError
 from ...storage.read.base import File
@@ -12,7 +13,7 @@ from ...tensors.info import TensorInfo
 from ...tensors.non_finite import has_non_finite, is_masked, size_of_float
 from ...util.text import NUMBER_IN_KEY, count, listing
 
-__all__ = ["is_non_finite_note", "non_finite_notes"]
+__all__ = ["SmallSample", "is_non_finite_note", "non_finite_notes", "sampled_small_tensors"]
 
 TENSORS = 64
 """How many small tensors are read, at most."""
@@ -23,26 +24,37 @@ BYTES = 32 << 10
 """The largest small tensor: 8192 values in float32."""
 
 
-def non_finite_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> Iterator[str]:
-    """Yield a note if small tensors of floats have NaN or infinite values; masks may have infinite values.
+@dataclass(frozen=True)
+class SmallSample:
+    """The bytes of some small tensors of floats, by key, and the number of all small tensors (``of``)."""
 
-    At most ``TENSORS`` tensors are read, some of each role (name without numbers). ``handles`` maps each
-    ``Storage.file`` to the open file; remote files are not read.
+    raw: Mapping[str, bytes]
+    of: int
+
+
+def sampled_small_tensors(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> SmallSample:
+    """Read at most ``TENSORS`` small tensors of floats, some of each role (name without numbers).
+
+    ``handles`` maps each ``Storage.file`` to the open file; remote files are not read.
     """
     small = [key for key, info in tensors.items() if _is_small(info)]
-    chosen = list(_spread([key for key in small[:: len(small) // MOST + 1] if not is_masked(key)]))
-    found = []
-    for key in chosen:
+    found = {}
+    for key in _spread([key for key in small[:: len(small) // MOST + 1] if not is_masked(key)]):
         info = tensors[key]
         assert info.storage is not None
         file = handles.get(info.storage.file)
         if file is None or file.remote or file.closed or isinstance(file, ConsumedFile):
             continue
         with suppress(CheckpointError):  # the command reports it when it reads the values
-            if has_non_finite(info.dtype, file.read(info.storage.offset + info.offset, info.nbytes)):
-                found.append(key)
+            found[key] = file.read(info.storage.offset + info.offset, info.nbytes)
+    return SmallSample(found, len(small))
+
+
+def non_finite_notes(tensors: Mapping[str, TensorInfo], sample: SmallSample) -> Iterator[str]:
+    """Yield a note if small tensors of floats have NaN or infinite values."""
+    found = [key for key, raw in sample.raw.items() if has_non_finite(tensors[key].dtype, raw)]
     if found:
-        of = f" of {len(chosen)} that were looked at, of {len(small):,}" if len(chosen) < len(small) else ""
+        of = f" of {len(sample.raw)} that were looked at, of {sample.of:,}" if len(sample.raw) < sample.of else ""
         have = "has" if len(found) == 1 else "have"
         yield f"{count(len(found), 'small tensor')}{of} {have} {SAID}: {listing(found)}"
 

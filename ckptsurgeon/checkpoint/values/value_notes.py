@@ -15,9 +15,10 @@ from .impossible_values import TENSORS, impossible_value_notes, read_extents, sa
 from .lost_scales import EIGHT_BITS, lost_scale_notes, unlike_other_layers
 from .mislabelled_floats import mislabelled_float_notes
 from .missing_ranks import missing_rank_notes
-from .non_finite import non_finite_notes
+from .non_finite import non_finite_notes, sampled_small_tensors
 from .sampled_matrices import sampled_matrices
 from .shifted_weights import shifted_weight_notes
+from .unlike_layers import unlike_layer_notes
 
 __all__ = ["value_notes"]
 
@@ -32,7 +33,7 @@ def value_notes(
     """Yield notes on values that cannot be right.
 
     These are bytes that were never written, files that are copies of other ranks' files, missing files of ranks, codes
-    without scales, wrong dtypes, shifted weights, impossible values, and NaN.
+    without scales, wrong dtypes, shifted weights, impossible values, NaN, and norms unlike those of other layers.
 
     ``handles`` maps each ``Storage.file`` to the open file; remote files are not read. ``coded`` has the keys of the
     parts of quantised tensors. ``are_described`` is whether a config.json describes the tensors, so that other notes
@@ -55,4 +56,6 @@ def value_notes(
     scales = activation_scales(tensors, coded)
     some, extent = scales[:: len(scales) // TENSORS + 1], read_extents(tensors, handles)
     yield from map(said_of, (*unusable_scales(some, extent), *inverse_scales(some, extent)))
-    yield from non_finite_notes(tensors, handles)
+    small = sampled_small_tensors(tensors, handles)
+    yield from non_finite_notes(tensors, small)
+    yield from unlike_layer_notes(tensors, small)

@@ -1,4 +1,7 @@
-"""No weight matrix and no codes are all zeros. A router or norm may be, if at least half of its family are."""
+"""No weight matrix and no codes are all zeros. A router or norm may be, if at least half of its family are.
+
+A bias may be, if at least a quarter of its family are.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,10 @@ ADVICE = (
     "outputs only zeros."
 )
 
+BIAS = re.compile(r"[._/](?:bias|beta)$")
+"""Matches the ends of the keys of biases."""
+MOSTLY = 3 / 4
+"""At least this share of the biases of a role must have other values than zero."""
 FEWEST, PART = 3, 20
 """The fewest norms of a role, and which part of a norm (a 20th) may be zero by chance."""
 OFFSETS = (".qzeros", ".biases")
@@ -45,9 +52,9 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _alone(subject: Subject) -> Iterator[str]:
-    """Yield the routers and norms that are all zeros, if fewer than half of those with the same role are.
+    """Yield the routers, norms and biases that are all zeros, if fewer than half of those with the same role are.
 
-    If at least half of them are zeros, this may be on purpose, as in new blocks.
+    If at least half of them are zeros, or a quarter of the biases, this may be on purpose, as in new blocks.
     """
     sizes = {key: len(info.shape) for key, info in subject.tensors.items() if key not in subject.parts}
     routers = (key for key, size in sizes.items() if size == 2 and ROUTER.search(key))
@@ -55,6 +62,11 @@ def _alone(subject: Subject) -> Iterator[str]:
     for keys in families((*routers, *norms)).values():
         zero = [key for key in keys if _is_zero(subject, key)]
         if len(zero) * 2 < len(keys):
+            yield from zero
+    biases = (key for key, size in sizes.items() if size == 1 and BIAS.search(key))
+    for keys in families(tuple(biases)).values():
+        zero = [key for key in keys if _is_zero(subject, key)]
+        if len(keys) - len(zero) >= max(FEWEST, MOSTLY * len(keys)):
             yield from zero
 
 

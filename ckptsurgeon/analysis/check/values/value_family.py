@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from math import log2
 
+from ....checkpoint.values.unlike_layers import AROUND_ZERO, MOSTLY, OF_ONE_SIGN
 from ....tensors.layer_groups import larger_layers
 from ....tensors.odd_scales import APART, ZERO, powers_of, unlike_other_layers
 from ....tensors.odd_scales import HUGE as HUGE_SCALES
 from ....util.text import count, escape, listing
 from ..check import SHOWN, Check, of_keys, without_values
-from ..families import families
+from ..families import NORM, families
 from ..report import Found, Status
 from ..subject import Subject
 from .huge_values import HUGE
@@ -56,12 +57,31 @@ ADVICE = (
 
 def _run(subject: Subject) -> Iterator[Found]:
     yield from _out_of_family(_deviations(subject), FACTOR, "standard deviation", "weight")
+    yield from _of_norms(subject)
     unset = {key for key, one in scales_of(subject) if one.number >= UNSET and one.low == one.high == 1}
     found = list(_out_of_family(_sizes_of_scales(subject), SCALES, "mean scale", "tensor", unset))
     if not found and not any(OF_SCALES.run(subject)):  # else these explain the size of decoded weights
         decoded = {name: one.rms for name, one in subject.decoded.items() if one.rms > 0}
         found += list(_out_of_family(decoded, FACTOR, "root mean square", "decoded weight")) or _of_few(subject)
     yield from found
+
+
+def _of_norms(subject: Subject) -> Iterator[Found]:
+    """Yield a finding on norms whose values are around 0, although those of the same norm of other layers are not."""
+    norms = {
+        key: abs(one.figures.total / one.figures.number) / one.figures.rms
+        for key, one in subject.measured.items()
+        if NORM.search(key) and len(subject.tensors[key].shape) == 1 and one.figures is not None and one.figures.rms > 0
+    }
+    odd = []
+    for keys in families(norms).values():
+        even = [key for key in keys if norms[key] > OF_ONE_SIGN]
+        if len(even) >= max(FEWEST, MOSTLY * len(keys)):
+            odd += [key for key in keys if norms[key] < AROUND_ZERO]
+    if odd:
+        has = "has" if len(odd) == 1 else "have"
+        said = f"{count(len(odd), 'norm')} {has} values around 0, but those of other layers are all of one size"
+        yield Found(Status.WARN, f"{said}: {listing(odd, SHOWN)}", ADVICE, tuple(odd), figures={"tensors": len(odd)})
 
 
 def _of_few(subject: Subject) -> Iterator[Found]:

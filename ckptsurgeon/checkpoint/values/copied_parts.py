@@ -1,0 +1,105 @@
+"""Finds quantised tensors whose scales are, bit for bit, those of another tensor, although the codes differ.
+
+Such scales were written in place of the right ones, or the codes were. A few bytes at three places of each tensor are
+read: equal tensors of many different values are no accident.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from math import log2
+
+from ...tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
+from ...tensors.info import TensorInfo
+
+__all__ = ["copied_parts"]
+
+Read = Callable[[TensorInfo], bytes]
+SCALES = frozenset({
+    "weight_scale_inv", "weight_scale", "scale_weight", "weights_scaling_factor", "_scale_inv", "_scale", "_scales",
+    "scales", "absmax", "biases", "SCB", "weight_sf",
+})  # fmt: skip
+"""The last words of the endings of scales of groups, and of biases, which differ from weight to weight."""
+TENSORS, PIECE = 4096, 64
+"""The most quantised tensors that are looked at, spread over the model, and the bytes of each of three pieces."""
+INFORMATION = 48.0
+"""Two parts are equal by chance if the bytes that were read have less information than this, in bits: few scales, or
+nearly constant ones."""
+COPIED = "{part} equal to those of another tensor, bit for bit, but other {rest}: was one written in place of the other"
+
+
+def copied_parts(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read) -> Iterator[tuple[str, str]]:
+    """Yield (the names of both weights, what it has) for each tensor with the scales or codes of another tensor.
+
+    If all parts are equal, nothing is yielded: the weight is a copy, which ``ckpt check`` reports.
+    """
+    every = [one for one in codes.tensors if one.codes and one.codes in tensors]
+    some = every[:: len(every) // TENSORS + 1]
+    alike: dict[tuple[object, ...], list[tuple[QuantisedTensor, str]]] = defaultdict(list)
+    for one in some:
+        for end, key in one.parts.items():
+            if key == one.codes or _last_word(end) in SCALES:
+                info = tensors[key]
+                if info.is_plain and info.numel > 1 and (piece := read(_piece(info, 0))) and len(piece) >= 8:
+                    alike[end, info.dtype, info.shape, piece].append((one, end))
+    for group in alike.values():
+        if len(group) > 1:
+            yield from _copies(group, tensors, read)
+
+
+def _copies(
+    group: list[tuple[QuantisedTensor, str]], tensors: Mapping[str, TensorInfo], read: Read
+) -> Iterator[tuple[str, str]]:
+    """Yield the tensors of a group that share a part but not the others; all their parts begin alike."""
+    by_bytes: dict[bytes, list[tuple[QuantisedTensor, str]]] = defaultdict(list)
+    for one, end in group:
+        by_bytes[_pieces(tensors[one.parts[end]], read)].append((one, end))
+    for data, equal in by_bytes.items():
+        first, end = equal[0]
+        if len(equal) < 2 or _information(data, tensors[first.parts[end]].itemsize) < INFORMATION:
+            continue
+        for one, _ in equal[1:]:
+            is_codes = first.parts[end] == first.codes
+            others = [
+                other for other, key in one.parts.items()
+                if other in first.parts and (_last_word(other) in SCALES if is_codes else key == one.codes)
+            ]  # fmt: skip
+            if any(_differ(one, first, other, tensors, read) for other in others):
+                part, rest = ("codes", "scales") if is_codes else (f"scales ({end.lstrip('._')})", "codes")
+                yield f"{one.name} = {first.name}", COPIED.format(part=part, rest=rest)
+
+
+def _differ(
+    one: QuantisedTensor, other: QuantisedTensor, end: str, tensors: Mapping[str, TensorInfo], read: Read
+) -> bool:
+    return _pieces(tensors[one.parts[end]], read) != _pieces(tensors[other.parts[end]], read)
+
+
+def _last_word(end: str) -> str:
+    return end.rpartition(".")[2]
+
+
+def _pieces(info: TensorInfo, read: Read) -> bytes:
+    """Return the bytes at the beginning, in the middle and at the end of a tensor; all of them if they are few."""
+    number = info.numel
+    if not info.is_plain:
+        return b""
+    if info.nbytes <= 3 * PIECE:
+        return read(_piece(info, 0, number))
+    step = max(1, PIECE // info.itemsize)
+    return b"".join(read(_piece(info, at)) for at in (0, (number - step) // 2, number - step))
+
+
+def _piece(info: TensorInfo, at: int, number: int = 0) -> TensorInfo:
+    """Return a description of some adjacent values of a plain tensor, the first of which has the index ``at``."""
+    number = number or min(info.numel, max(1, PIECE // info.itemsize))
+    return replace(info, shape=(number,), offset=info.offset + at * info.itemsize)
+
+
+def _information(data: bytes, size: int) -> float:
+    """Return the information in values of ``size`` bytes, in bits, as if they were independent of each other."""
+    values = Counter(data[at : at + size] for at in range(0, len(data), size))
+    number = values.total()
+    return sum(times * log2(number / times) for times in values.values())
