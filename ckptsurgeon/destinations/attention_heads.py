@@ -1,4 +1,4 @@
-"""How many heads the attention layers of a network have, by what their modules say."""
+"""Finds the number of heads of each attention layer of a network, from attributes of its modules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NAMES = ("num_heads", "num_attention_heads", "n_heads", "n_head")
 
 
 def attention_heads(target: TargetSpec) -> dict[str, int]:
-    """Return, by the path of a module, its number of heads; modules that do not say it are left out.
+    """Return a map from the path of a module to its number of heads; modules without such an attribute are left out.
 
     The network is built without memory for its parameters. Returns {} if the destination is not built by code.
     """

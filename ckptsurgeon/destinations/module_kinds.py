@@ -1,4 +1,4 @@
-"""Says what shapes cannot tell: of what kind of module a tensor is, and with which numbers a module computes."""
+"""Finds what shapes do not show: the kind of module to which a tensor belongs, and the constants of modules."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SCALE = "embed_scale"
 
 
 class ModuleFacts(NamedTuple):
-    """What the modules of a network are: the kind of each tensor's, and what each has beside its weights.
+    """Facts about the modules of a network: the kind of each tensor's module, and the constants of each module.
 
-    ``kinds`` are by key, as ``planning.resizing.axes.Network`` lists them. ``constants`` has, by the path of a module
-    and a name, the attributes that are numbers, texts, None or true or false, and the buffers that are not saved: a
-    number, or else their shape and a sum over their values. A text is given as its digest.
+    ``kinds`` maps each key to a kind; ``planning.resizing.axes.Network`` lists the kinds. ``constants`` maps the path
+    of a module and a name to the value of an attribute (a number, the digest of a string, None or a boolean), or to a
+    summary of a buffer that is not saved: its number, or its shape and a sum over its values.
     """
 
     kinds: Mapping[str, str]
@@ -30,7 +30,7 @@ class ModuleFacts(NamedTuple):
 
 
 def module_facts(target: TargetSpec) -> ModuleFacts:
-    """Return what the modules of a network are, from the user's cache if it has it; empty if no code builds it.
+    """Return facts about the modules of a network, from the user's cache if it has them; empty if no code builds it.
 
     The network is built without memory for its parameters, which takes 1.3 s for 94 layers with 128 experts; their
     description as a destination takes 14 s.
@@ -42,12 +42,12 @@ def module_facts(target: TargetSpec) -> ModuleFacts:
 
 
 def module_kinds(target: TargetSpec) -> dict[str, str]:
-    """Return, by key, the kind of a tensor's module; {} if the destination is not built by code."""
+    """Return a map from each key to the kind of its module; {} if the destination is not built by code."""
     return dict(module_facts(target).kinds)
 
 
 def _plain(found: ModuleFacts) -> Any:
-    """Return what modules are as JSON, in which a tuple becomes a list."""
+    """Return facts about modules as JSON data, in which a tuple becomes a list."""
     values = [[name, list(one) if isinstance(one, tuple) else one] for name, one in found.constants.items()]
     return {"kinds": dict(found.kinds), "constants": values}
 

@@ -17,10 +17,10 @@ _CLOSE = 1e-4
 
 
 def norm_forms(target: TargetSpec) -> dict[str, NormForm]:
-    """Return, by the path of a module, how each norm computes, from the user's cache if it has it.
+    """Return a map from the path of each norm to how it computes, from the user's cache if it has it.
 
-    A norm is a module whose class is called so. The network is built without memory for its parameters. A norm is
-    called with one vector and a weight of zeros, then of ones: once for each class, size and epsilon.
+    A norm is a module whose class has "norm" in its name. The network is built without memory for its parameters. A
+    norm is called with one vector and a weight of zeros, then of ones: once for each class, size and epsilon.
     """
     if target.build is None:
         return {}

@@ -1,4 +1,4 @@
-"""A configuration in our format whose fields are changed: a network of the user's code, or a bundled one."""
+"""The network of a configuration in our format (the user's code, or a bundled model), built with other field values."""
 
 from __future__ import annotations
 
@@ -92,4 +92,4 @@ class ResizableModel(Resizable):
         """Return notes on the file, which the output does not contain."""
         name = os.path.basename(self.path)
         rows = ", ".join(f"{field}: {overrides[field]}" for field in changed if field in overrides)
-        return [f"the output is of {name} with {rows}: write this into the section model: of the file that you use"]
+        return [f"the output fits {name} with {rows}: write this into the section model: of your copy of the file"]

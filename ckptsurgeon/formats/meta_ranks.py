@@ -24,7 +24,7 @@ __all__ = ["FORMAT"]
 
 _FILE = re.compile(r"consolidated\.(\d{2})\.pth")
 _SPLIT = re.compile(r"(?:^|\.)(?:wq|wk|wv|w1|w3|output|(?P<columns>wo|w2)|(?P<words>tok_embeddings))\.(?:weight|bias)$")
-"""Matches the weights that are split: along their columns, words either way, all others along their rows."""
+"""Matches the weights that are split: group ``columns`` by columns, ``words`` by either, all others by rows."""
 _WHOLE = re.compile(r"norm\b|norm_|_norm|(?:wo|w2)\.bias$|^rope\.freqs$")
 """Matches tensors that each rank has whole. Of others, which may be split, the ranks must have equal bytes."""
 

@@ -43,10 +43,10 @@ class Atoms(Protocol):
 def sparse_sums(vectors: Array, atoms: Atoms, most: int) -> tuple[Array, Array]:
     """Return, for each vector, the indices of at most ``most`` rows of ``atoms`` and the weight of each row.
 
-    ``vectors`` are float64. Both results have ``most`` columns, but no more than a vector has numbers, since so many
-    rows make any vector; one that fewer rows make exactly has the index -1 and the weight 0 in the rest. Of rows with
-    the same product, the first is taken. Products are computed in single precision, and in double precision wherever
-    that decides, so that the choice does not depend on the processor.
+    ``vectors`` are float64. Both results have the shape (vectors, terms); terms is ``most``, but at most the length of
+    a vector, since that many rows suffice for any vector. If fewer rows suffice, the other indices are -1, and their
+    weights 0. Of rows with the same product, the first is taken. Products are computed in single precision; nearly
+    equal ones are computed again in double precision, so that the choice does not depend on the processor.
     """
     number, size = vectors.shape
     most = min(most, size)

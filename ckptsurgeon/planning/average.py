@@ -66,10 +66,10 @@ def decay_weights(shape: str, number: int) -> tuple[float, ...]:
 
 
 def running_weights(steps: Sequence[int]) -> tuple[float, float]:
-    """Return the weights of two running averages of a run that give the average between them.
+    """Return the weights of two running averages of a run whose weighted sum is the average of the steps between them.
 
-    Each is the average of the weights since the first step, after ``steps`` steps: icefall's ``model_avg``. Raises
-    ConfigError unless there are two numbers, of which the second is larger.
+    A running average (icefall's ``model_avg``) is the mean of a model's weights since the first step; ``steps`` has the
+    number of steps of each. Raises ConfigError unless there are two numbers, of which the second is larger.
     """
     if len(steps) != 2 or not 0 <= steps[0] < steps[1]:
         given = ", ".join(map(str, steps))
@@ -146,7 +146,8 @@ def _kept(steps: Sequence[Step], int_buffers: str) -> Iterator[str]:
         if DTYPES[step.dtype].kind in ("int", "uint") and prod(step.shape) > 1 and step.key.endswith(_WEIGHTS)
     ]
     if odd:
-        one = "the maximum is taken" if int_buffers == "max" else f"those of the {int_buffers} checkpoint are taken"
+        own = f"the values of the {int_buffers} checkpoint are taken"
+        one = "the maximum is taken" if int_buffers == "max" else own
         have = "has" if len(odd) == 1 else "have"
         yield (
             f"{count(len(odd), 'weight')} {have} integer values, which have no mean: {one} (--int-buffers); if "

@@ -12,6 +12,6 @@ _COMPUTED = re.compile(r"(?:^|\.)(?:(?:original_)?inv_freq|masked_bias|rotary_em
 def is_computed(key: str) -> bool:
     """Return whether a key is that of a floating-point buffer that a model computes: frequencies, the value of masks.
 
-    Such a buffer has its own dtype, often float32 beside weights in bfloat16, and a mean of two has no meaning.
+    Such a buffer has its own dtype, often float32 while the weights are bfloat16. It must not be averaged.
     """
     return _COMPUTED.search(key) is not None

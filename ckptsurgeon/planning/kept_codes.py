@@ -225,9 +225,9 @@ class _Keeping:
 
     @cached_property
     def _alike(self) -> Mapping[str, QuantisedTensor]:
-        """The quantised tensors of the source whose encodings are used, by the result of ``any_layer`` for their names.
+        """The quantised tensors of the source whose encodings are used, by their names without layer numbers.
 
-        Several layers have the same result; only the first of their tensors is here.
+        Of the tensors of several layers with the same name (see ``any_layer``), only the first is here.
         """
         found: dict[str, QuantisedTensor] = {}
         for one in self._sources[self._owner].codes.tensors if self._owner in self._sources else ():
@@ -235,7 +235,7 @@ class _Keeping:
         return found
 
     def equal(self, pair: EqualKeys) -> EqualKeys:
-        """Return ``pair``; if one of its keys is a quantised weight, the pair's source becomes the decoded copy."""
+        """Return ``pair``, two keys with equal values; if one is quantised, in the decoded copy of the source."""
         if self._coded(pair.source, pair.first) is None and self._coded(pair.source, pair.second) is None:
             return pair
         return replace(pair, source=self._twin(pair.source))

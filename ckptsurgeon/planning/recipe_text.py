@@ -22,7 +22,7 @@ __all__ = ["RecipeText", "parse_recipe"]
 
 
 _TENSORS = ',"tensors":{'
-"""The text in front of a recipe's tensors, which are its last entry but the seal. (Quotes in a string are escaped.)"""
+"""The text before a recipe's tensors; only the seal follows them. (In strings, quotes are escaped.)"""
 
 
 def parse_recipe(text: str, *, tensors: bool = True) -> Recipe:

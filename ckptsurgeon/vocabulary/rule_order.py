@@ -10,7 +10,7 @@ __all__ = ["RuleOrder", "rule_order"]
 
 
 class RuleOrder(NamedTuple):
-    """How the ids of the tokens that merge rules make follow the order of the rules; or those of pieces, their scores.
+    """How well the ids of tokens follow the order of the merge rules that make them, or the ids of pieces their scores.
 
     ``number`` is the number of tokens. ``falls`` is the number of rules whose token has a smaller id than that of the
     rule before. ``rising`` is the share of the pairs of rules, half of the list apart, in which the later rule's token

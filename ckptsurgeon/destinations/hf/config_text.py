@@ -12,7 +12,7 @@ Fields = dict[str, Any]
 GIVEN, INNER, VALUE = 0, 1, 2
 """The kinds of changes: the user's value is kept, an object differs in some of its fields, or the value is new."""
 OWN, FIELDS = "own", "fields"
-"""The names of the only field of what stands for a string of the user, and for an object."""
+"""The names of the only field of the JSON object that stands for a string of the user, and for an object."""
 
 
 def config_text(fields: Mapping[str, Any]) -> str:
@@ -78,7 +78,7 @@ def without_texts(value: Any, given: Any) -> Any:
 
 
 def with_texts(kept: Any, given: Any) -> Any:
-    """Return what ``without_texts`` was given.
+    """Return the value from which ``without_texts`` made ``kept``, with the same ``given``.
 
     Raises LookupError, TypeError or ValueError if ``kept`` is not in its form.
     """

@@ -56,7 +56,7 @@ TOKENIZERS = (
 LICENCES = frozenset(("copying", "licence", "licences", "license", "licenses", "notice", "notices"))
 """Words in the names of files with the terms under which weights may be used and passed on."""
 PLATE = "plate"
-"""A word beside which a licence is not that of the weights: detectors of licence plates have lists of classes."""
+"""If a name has this word, too, the file has no terms of use: detectors of licence plates have lists of classes."""
 TEXTS = ("htm", "html", "md", "pdf", "rst", "txt")
 """Suffixes of texts for people."""
 

@@ -1,4 +1,4 @@
-"""A config.json of transformers whose fields are changed: what the network is with other values of some fields."""
+"""The network that a config.json of transformers describes, built with other values of some fields."""
 
 from __future__ import annotations
 

@@ -101,7 +101,10 @@ def pursuing_of(step: Step, parts: Sequence[Part], memory: int) -> Blockwise:
 
 @dataclass
 class _SharedRows:
-    """The donor's rows ``places`` (ascending). If ``keeps`` is false, they are read again whenever they are needed."""
+    """The donor's rows with the indices ``places``, ascending.
+
+    If ``keeps`` is false, they are read again whenever they are needed.
+    """
 
     part: Part
     places: list[int]
@@ -165,7 +168,7 @@ class _NewRows:
 
     @cached_property
     def _wanted(self) -> dict[int, int]:
-        """Each row of the output that is made here, and its place among them."""
+        """A map from each output row that is made here to its index among the new rows."""
         return {row: place for place, row in enumerate(self.donor.wanted(self.rows))}
 
     def within(self, begin: int, end: int) -> list[int]:
@@ -173,7 +176,7 @@ class _NewRows:
         return [row for row in range(begin, end) if row in self._wanted]
 
     def row(self, row: int) -> Array:
-        """Return a new row as float64; it can be asked for once."""
+        """Return a new row as float64; each row can be returned only once."""
         with self._lock:
             if row not in self._made:
                 self._make(self._wanted[row])

@@ -1,11 +1,11 @@
 """Weight matching of Git Re-Basin (https://arxiv.org/abs/2209.04836, algorithm 1): coordinate descent over groups.
 
-For one group of axes after another, its units are put into the order that makes the sum of the inner products with the
-reference's tensors largest, while all other groups keep their order, until no group gains. Groups are visited in a
-fixed order, and nothing is drawn at random. At the first visit, those tensors count whose other axes have been visited
-before: the others have units in an arbitrary order. If the models are less alike in the end, all tensors count from
-the first visit on, with which the sum cannot fall. A tensor with one group along two axes does not count, because its
-similarity is not linear.
+The groups are visited one after the other, in a fixed order. At each visit, the units of the group are put into the
+order with the largest sum of inner products with the reference's tensors, while all other groups keep their order. The
+matching ends when no visit raises the sum; nothing is drawn at random. The first visit of a group uses only tensors
+whose other axes were visited before, because units along other axes still have an arbitrary order. If the models are
+less alike in the end, the matching is repeated with all tensors from the first visit on: then the sum cannot fall. A
+tensor with one group along two axes is not used, because its similarity is not linear.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ Orders: TypeAlias = dict[int, tuple[Array, Array]]
 class MatchedGroup:
     """A group after the matching: how many units moved, and the cosine of its tensors before and after.
 
-    ``order`` and ``shared`` have, for each place, the index of the unit, or head of queries, that comes there.
+    ``order`` has, for each new position, the old index of the unit that moves there; ``shared`` has the same for query
+    heads that share units.
     """
 
     group: Group
@@ -51,7 +52,7 @@ class MatchedGroup:
 
     @property
     def moved(self) -> int:
-        """How many units, or heads of queries, have another place."""
+        """How many units, or query heads, have a new position."""
         order = self.shared if self.group.sharing > 1 else self.order
         return sum(place != unit for place, unit in enumerate(order))
 
@@ -79,7 +80,7 @@ def _check_memory(group: Group, memory: int) -> None:
         raise PlanError(
             f"the similarities of {units} units ({group}) take {human_bytes(needed)} of memory, more than "
             f"{human_bytes(memory)}.",
-            hint=f"Give more: --memory {-(-needed // (1 << 20)) + 256}MiB.",
+            hint=f"Allow more memory: --memory {-(-needed // (1 << 20)) + 256}MiB.",
         )
 
 
@@ -111,7 +112,10 @@ class _Descent:
         """By how much the sum of all inner products is larger in the end; ``results`` sets it."""
 
     def run(self, *, anchored: bool) -> None:
-        """Visit all groups until none gains; ``anchored`` limits the first visits to tensors with known other axes."""
+        """Visit all groups until no visit raises the sum.
+
+        If ``anchored``, the first visit of a group uses only tensors whose other axes were visited before.
+        """
         linear = {number: self._linear(number) for number in self._orders}
         near = {number: self._near(number) for number in self._orders}
         visited: set[int] = set()
@@ -153,7 +157,7 @@ class _Descent:
         return {group for _, group in dims if also or group != number}
 
     def _near(self, number: int) -> set[int]:
-        """Return the groups that share a tensor with a group."""
+        """Return the indices of the groups that share a tensor with a group."""
         found = set()
         for part in self._groups[number].parts:
             found |= self._others(number, part)
@@ -163,7 +167,7 @@ class _Descent:
         return found - {number}
 
     def _visit(self, number: int, parts: Sequence[Part]) -> bool:
-        """Put the units of a group into their best order; return whether this is another one than before."""
+        """Put the units of a group into their best order; return whether the order changed."""
         group = self._groups[number]
         if not parts:
             return False
@@ -219,7 +223,7 @@ class _Descent:
         return info
 
     def results(self) -> list[MatchedGroup]:
-        """Return what became of each group."""
+        """Return the result for each group: its order, and its cosine before and after."""
         sums: dict[str, tuple[float, float, float, float]] = {}
         for group in self._groups:
             for key in (key for part in group.parts for key in part.keys):

@@ -21,17 +21,17 @@ __all__ = ["LARGE", "TensorPair", "add_products", "dot_products", "matrix_dtype"
 LARGE = 4096
 """Sums for more units than this are in single precision, so that the matrix of them takes half of the memory."""
 ARRAYS = 12
-"""So many arrays of the size of a band are in memory at once: of both models, as stored, cast and reordered.
+"""How many arrays of the size of a band are in memory at once: those of both models, as stored, cast and reordered.
 
-Of columns in another order, up to four times as many are read as are needed."""
+If columns are reordered, up to four times as many are read as are needed."""
 ROWS = 256
-"""So many rows of a matrix of products are computed at once."""
+"""How many rows of a matrix of products are computed at once."""
 LEAST = 1 << 16
 """The least number of elements in a band."""
 
 
 class TensorPair:
-    """Two tensors of the same shape: of the reference, and of the model that is aligned with it.
+    """Two tensors of the same shape: one of the reference, and one of the model that is aligned with it.
 
     ``key`` is the key of the second, for messages. Both may be derived from stored tensors.
     """
@@ -61,7 +61,7 @@ class TensorPair:
 
 
 def matrix_dtype(units: int) -> str:
-    """Return the dtype of the sums for so many units."""
+    """Return the dtype of the sums for this number of units."""
     return "float32" if units > LARGE else "float64"
 
 

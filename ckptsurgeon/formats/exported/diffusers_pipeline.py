@@ -33,7 +33,8 @@ class _Pipeline:
     def sniff(self, source: Source, head: bytes) -> bool:
         """Return whether a folder is a pipeline without weights of its own, with two components of weights or more.
 
-        A component whose file of weights is not clear makes it none: the error for the folder names all components.
+        If it is not clear which file of weights of a component to read, the folder is not read as a pipeline: the error
+        for the folder then names all components.
         """
         if not isinstance(source, Folder) or PIPELINE not in (names := source.names()) or any(map(is_weights, names)):
             return False
@@ -43,11 +44,12 @@ class _Pipeline:
             return False
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return one header, made from those of the components; raises FormatError if one is no state dict."""
+        """Return one header, made from those of the components; raises FormatError if one is not a state dict."""
         assert isinstance(source, Folder)
         parts: dict[str, Header] = {}
         components, others = _components(source)
-        notes = [f"{PIPELINE} does not list {listing(others, 4, where='')}, so not read"] if others else []
+        were = "it was" if len(others) == 1 else "they were"
+        notes = [f"{PIPELINE} does not list {listing(others, 4, where='')}, so {were} not read"] if others else []
         try:
             for component, choice in components.items():
                 inner = source.inside(component)

@@ -61,7 +61,7 @@ _MADE_NAME = re.compile(r"(?:onnx::\w+_\d+|val_\d+|\d+)")
 
 @dataclass
 class _Tensor:
-    """A ``TensorProto`` as it is read; ``places`` has, by the number of a field, the ranges of its bytes."""
+    """A ``TensorProto`` as it is read; ``places`` maps the number of a field to the ranges of its bytes in the file."""
 
     name: str = ""
     dtype: int = 0
@@ -276,7 +276,7 @@ class _Files:
             raise FormatError(f"the tensor {escape(one.name)} has the unknown type {one.dtype}.", rule="onnx type")
         nbytes = prod(shape) * DTYPES[dtype].bits // 8
         if len(one.places) + one.is_external > 1:
-            raise FormatError(f"the tensor {escape(one.name)} has its values twice.", rule="onnx values")
+            raise FormatError(f"the tensor {escape(one.name)} stores its values twice.", rule="onnx values")
         if one.is_external:
             return TensorInfo(dtype, shape, self._external(one, nbytes))
         where = self._place(one, dtype, nbytes)

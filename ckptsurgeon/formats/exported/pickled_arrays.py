@@ -39,7 +39,7 @@ _PROTOCOLS = (2, 3, 4, 5)
 _INSTRUCTIONS = frozenset((*FIXED, *LENGTHS, *LINES))
 _JOBLIB = b"joblib.numpy_pickle"
 _PARTS = ("state_dict", "model_state_dict", "model", "module", "net", "params", "blobs", "weights")
-"""The keys under which programs save a model next to other entries; the dicts below them are joined one by one."""
+"""The keys under which programs save a model next to other entries; only the dicts below these keys are flattened."""
 _CHUNK = 8 << 20
 _OF_PADDLE = (".pdparams", ".pdopt")
 _TUPLES = 8

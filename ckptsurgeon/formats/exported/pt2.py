@@ -42,7 +42,7 @@ _ENTRY = {_WEIGHTS: "state_dict", _CONSTANTS: "constants"}
 _SAVED = ".pt"
 _MODEL = re.compile(r"models/(.+)\.json")
 _OWN = re.compile(r"models/.*|data/(weights|constants|sample_inputs)/.*|archive_\w+|\.data/.*|byteorder|version")
-"""Matches the records that the parts of a program have; all others are the user's, or those of other tools."""
+"""Matches the records of the parts of a program; all other records are from the user or from other tools."""
 _OBJECTS = ("custom_obj_", "opaque_obj_")
 _STRIDED = 7
 _MARK_BYTES = 64
@@ -51,7 +51,7 @@ _DTYPES: Mapping[int, str] = {
     9: "complex32", 10: "complex64", 11: "complex128", 12: "bool", 13: "bfloat16", 28: "uint16", 29: "float8_e4m3fn",
     30: "float8_e5m2", 31: "float8_e4m3fnuz", 32: "float8_e5m2fnuz", 33: "float8_e8m0fnu", 34: "uint32", 35: "uint64",
 }  # fmt: skip
-"""By the number of a dtype in ``ScalarType`` of ``schema.py``, which differs from the numbers in torch's C++."""
+"""torch's dtypes by their number in ``ScalarType`` of ``schema.py``, which differs from the numbers in torch's C++."""
 
 
 class _TorchExport:

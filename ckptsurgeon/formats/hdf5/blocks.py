@@ -1,4 +1,4 @@
-"""Reads blocks of metadata of an HDF5 file, within bounds: none beyond the end, none twice, not too many bytes.
+"""Reads blocks of an HDF5 file's metadata; refuses blocks beyond its end, blocks read before, and too many bytes.
 
 HDF5 File Format Specification 3.0, https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html. Addresses count
 from the superblock, which may follow a user block.
@@ -15,7 +15,7 @@ __all__ = ["BlockReader", "Fields", "cut_short", "malformed"]
 
 _PAGE = 1 << 14
 _PAGES = 64
-"""How many pages of a file are kept in memory, and the bytes of each: metadata lie scattered, but near each other."""
+"""How many pages of a file are kept in memory, and the size of each in bytes: related metadata lie near each other."""
 
 
 def cut_short(what: str) -> FormatError:
@@ -56,8 +56,8 @@ class Fields:
 class BlockReader:
     """Reads blocks of ``file``, whose superblock is at ``base``.
 
-    ``offset_size`` and ``length_size`` are the bytes of an address and of a length. ``blocks`` has the (begin, end) in
-    the file of all blocks that were read.
+    ``offset_size`` and ``length_size`` are the sizes of an address and of a length in bytes. ``blocks`` has the (begin,
+    end) in the file of all blocks that were read.
     """
 
     def __init__(self, file: File, base: int) -> None:
@@ -73,11 +73,11 @@ class BlockReader:
 
     @property
     def undefined(self) -> int:
-        """The address that stands for none."""
+        """The value that stands for "no address"."""
         return (1 << 8 * self.offset_size) - 1
 
     def peek(self, address: int, nbytes: int, what: str) -> bytes:
-        """Return bytes of the part ``what``; raises FormatError if the file has fewer, UnsafeError for too many."""
+        """Return bytes of the part ``what``; raises FormatError if the file has fewer, UnsafeError above the limit."""
         if address + nbytes > self.size:
             raise cut_short(what)
         self._left -= nbytes
@@ -103,7 +103,7 @@ class BlockReader:
         return page
 
     def block(self, address: int, nbytes: int, what: str, magic: bytes = b"") -> Fields:
-        """Return a block that begins with ``magic``, after it; raises FormatError if it was read before.
+        """Return the fields of a block after its ``magic`` bytes; raises FormatError if the block was read before.
 
         Blocks that refer to each other in a circle are found in this way.
         """
@@ -146,7 +146,7 @@ class BlockReader:
         return None if found == self.undefined else found
 
     def needed(self, fields: Fields, what: str) -> int:
-        """Return the next address of a block; raises FormatError if it is undefined: ``what`` must be there."""
+        """Return the next address of a block; raises FormatError if it is undefined; ``what`` is the part with it."""
         found = self.address(fields)
         if found is None:
             raise malformed(what, "has no address")

@@ -22,7 +22,7 @@ class Leaf(NamedTuple):
 
 
 def leaves_of(blocks: BlockReader, address: int, kind: int, key_size: int) -> Iterator[Leaf]:
-    """Yield the entries of level 0 of a tree of version 1; ``key_size`` is the bytes of a key."""
+    """Yield the entries of level 0 of a tree of version 1; ``key_size`` is the size of a key in bytes."""
     what = "a node of a B-tree"
     waiting: list[tuple[int, int | None]] = [(address, None)]
     while waiting:
@@ -44,14 +44,18 @@ def leaves_of(blocks: BlockReader, address: int, kind: int, key_size: int) -> It
 
 
 class Records(NamedTuple):
-    """How the records of a tree of version 2 are stored: the kind of the tree, and the bytes of each record."""
+    """How the records of a tree of version 2 are stored: the kind of the tree, and the size of a record in bytes."""
 
     kind: int
     size: int
 
 
 class _Level(NamedTuple):
-    """The most records of a node at one level, and below it; the bytes of the number of all records below it."""
+    """The limits of one level of a tree of version 2.
+
+    ``most`` is the largest number of records in a node, ``below`` the largest number of records in a node and below it,
+    and ``width`` the number of bytes in which a parent node stores that number.
+    """
 
     most: int
     below: int
@@ -59,9 +63,9 @@ class _Level(NamedTuple):
 
 
 def records_of(blocks: BlockReader, address: int, wanted: int) -> tuple[Records, Iterator[bytes]]:
-    """Return how a tree of version 2 stores its records, and an iterator of the records, which is not in their order.
+    """Return how a tree of version 2 stores its records, and an iterator over the records, in no particular order.
 
-    Raises FormatError if its kind is not ``wanted`` (or the next number: trees of chunks have two kinds).
+    Raises FormatError if its kind is neither ``wanted`` nor ``wanted + 1``: trees of chunks have two kinds.
     """
     what = "the header of a B-tree"
     fields = blocks.checked(address, 22 + blocks.offset_size + blocks.length_size, what, b"BTHD")

@@ -15,7 +15,7 @@ __all__ = ["Found", "Place", "StoredChunk", "element_in", "in_extensible_array",
 
 
 class StoredChunk(NamedTuple):
-    """A chunk: its address, its bytes as stored, and a bit for each filter that was not applied."""
+    """A chunk: its address, its stored size in bytes, and a mask with a bit for each filter that was not applied."""
 
     address: int
     size: int
@@ -28,14 +28,14 @@ Found = Iterator[tuple[Place, StoredChunk]]
 
 
 def element_in(blocks: BlockReader, fields: Fields, width: int, whole: int) -> StoredChunk | None:
-    """Return the next chunk; ``width`` is the bytes of its size, 0 if it has none: the chunk has ``whole`` bytes."""
+    """Return the next chunk; its size is stored in ``width`` bytes, or is ``whole`` if ``width`` is 0."""
     address = blocks.address(fields)
     size, mask = (fields.number(width), fields.number(4)) if width else (whole, 0)
     return None if address is None else StoredChunk(address, size, mask)
 
 
 class _Elements(NamedTuple):
-    """How the chunks are stored in an array: the bytes of one, those of its size, and those of a whole chunk."""
+    """The sizes in bytes of an element of an array, of the size of a chunk in it, and of a whole chunk."""
 
     nbytes: int
     width: int
@@ -61,7 +61,7 @@ class _Bits(NamedTuple):
 
 
 class _Wanted:
-    """The numbers and places of chunks, in ascending order, of which runs are looked up in parts of an array."""
+    """The (number, place in the grid) of each chunk to look up, ascending; ``below`` returns them run by run."""
 
     def __init__(self, wanted: Sequence[tuple[int, Place]]) -> None:
         self._wanted, self._at = wanted, 0
@@ -134,7 +134,7 @@ def in_fixed_array(blocks: BlockReader, address: int, places: Sequence[tuple[int
 
 
 class _Extensible(NamedTuple):
-    """The header of an extensible array: elements in its index block, in the smallest block, in a page; and more."""
+    """The header of an extensible array: how many elements the index block, smallest block and pages have, and more."""
 
     elements: _Elements
     direct: int

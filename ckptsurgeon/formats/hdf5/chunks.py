@@ -81,7 +81,7 @@ def _listed(
 
 
 def _numbering(sides: Sequence[int | None], grid: Sequence[int]) -> Callable[[Sequence[int]], int]:
-    """Return a function of a place in the grid that returns the number of the chunk in an array.
+    """Return a function that returns the number of a chunk in an array, given its place in the grid.
 
     ``sides`` has the largest number of chunks in each dimension. The dimension that is unlimited varies slowest.
     """

@@ -13,7 +13,7 @@ __all__ = ["FractalHeap", "GlobalHeap", "local_heap", "text_in"]
 
 
 _NO_FREE = 1
-"""The offset of free space that says that a local heap has none."""
+"""The offset that stands for "no free space" in a local heap."""
 
 
 def local_heap(blocks: BlockReader, address: int) -> bytes:

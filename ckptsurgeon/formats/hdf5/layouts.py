@@ -25,7 +25,7 @@ __all__ = [
 
 _COMPACT, _CONTIGUOUS, _CHUNKED, _VIRTUAL = 0, 1, 2, 3
 BTREE = 0
-"""The index of the chunks of layouts of version 3; those of version 4 have numbers from 1 on."""
+"""The number for the kind of index that layouts of version 3 use; the kinds of version 4 have numbers from 1 on."""
 _SINGLE, _FIXED, _EXTENSIBLE, _TREE = 1, 3, 4, 5
 _PARAMETERS = {_FIXED: 1, _EXTENSIBLE: 5, _TREE: 6}
 """How many bytes of parameters an index has in the layout message; they are repeated in the index itself."""
@@ -37,9 +37,10 @@ _WHAT = "a layout"
 class StoredLayout(NamedTuple):
     """Where values are: ``kind`` is compact, contiguous, chunked or virtual; ``address`` is None if nothing is stored.
 
-    Chunked values have the shape of a ``chunk`` and are ``found_by`` an index of this number. ``size`` is the bytes of
-    contiguous values, or of the only chunk, which was stored without the filters in ``mask``. If ``whole_edges`` is
-    true, filters are not applied to chunks that reach over the edge.
+    For chunked values, ``chunk`` is the shape of a chunk, and ``found_by`` the kind of index that finds the chunks.
+    ``size`` is the size in bytes of contiguous values, or of the only chunk; ``mask`` has a bit for each filter that
+    was not applied to this chunk. If ``whole_edges`` is true, filters are not applied to chunks that reach over the
+    edge.
     """
 
     kind: str
@@ -53,7 +54,7 @@ class StoredLayout(NamedTuple):
 
 
 class Filter(NamedTuple):
-    """A filter that chunks were stored through: its number, and the bytes of an element for ``SHUFFLE``."""
+    """A filter that was applied to chunks: its number, and for ``SHUFFLE`` the size of an element in bytes."""
 
     number: int
     width: int = 0
@@ -156,5 +157,5 @@ def fill_in(message: HeaderMessage) -> bytes:
 
 
 def chunk_bytes(layout: StoredLayout) -> int:
-    """Return the bytes of a whole chunk."""
+    """Return the size of a whole chunk in bytes."""
     return prod(layout.chunk) * layout.element

@@ -24,7 +24,7 @@ _WHAT = "an object header"
 
 
 class HeaderMessage(NamedTuple):
-    """A message: its number, its bytes, and their address; ``shared`` says that its content is elsewhere."""
+    """A message: its number, its bytes and their address; ``shared`` is true if its content is stored elsewhere."""
 
     kind: int
     data: bytes

@@ -1,6 +1,6 @@
 """Gives the values of chunked datasets as contiguous bytes: chunks are read, and their filters undone, when needed.
 
-Some rows of chunks, a band, are in memory at a time: whole chunks whose values are contiguous in the dataset.
+One band is in memory at a time: some rows of whole chunks, whose values are contiguous in the dataset.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _KEPT = 64 << 20
 class _Division(NamedTuple):
     """How a dataset is divided into bands: along the dimension ``dim``, into ``length`` indices each.
 
-    In the dimensions before it, a chunk has one index, and so has a band.
+    Along the dimensions before ``dim``, a chunk and a band have the size 1.
     """
 
     dim: int
@@ -48,7 +48,7 @@ def _division(shape: Sequence[int], chunk: Sequence[int], element: int) -> _Divi
 
 
 def band_bytes(shape: Sequence[int], chunk: Sequence[int], element: int) -> int:
-    """Return the bytes of the values of a band, of a dataset that has values."""
+    """Return the size in bytes of the values of a band; the dataset must have values."""
     if not shape:
         return element
     dim, length = _division(shape, chunk, element)
@@ -71,10 +71,11 @@ class BandCache:
 
 @dataclass
 class ChunkedValues:
-    """The values of one dataset, a segment of bytes; an element has ``element`` bytes, addresses count from ``begin``.
+    """The values of one chunked dataset, which are read as if their bytes were contiguous.
 
-    ``chunks`` has the stored chunks by their places in the grid; values of others are ``fill``, or zeros if it is
-    empty. ``name`` is the path of the dataset, for messages.
+    An element has ``element`` bytes; addresses in the file count from ``begin``. ``chunks`` has the stored chunks by
+    their places in the grid; in all other chunks, each element is ``fill``, or zero if ``fill`` is empty. ``name`` is
+    the path of the dataset, for messages.
     """
 
     file: File

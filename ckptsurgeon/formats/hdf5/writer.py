@@ -26,7 +26,7 @@ HDF5_RECIPE = "ckptsurgeon.json"
 """The dataset of the root group with the recipe, a text."""
 _ALIGN = 64
 _NONE = (1 << 64) - 1
-"""The address that stands for none."""
+"""The value that stands for "no address"."""
 _SYMBOLS, _CHILDREN = 8, 32
 """The most entries of a node of symbols and of a node of a B-tree: twice the numbers in the superblock."""
 _NO_FREE = 1
@@ -177,7 +177,8 @@ class _Blocks:
     def _tree(self, symbols: Sequence[bytes], places: Sequence[int]) -> int:
         """Append nodes of symbols and the B-tree above them; return the address of its top.
 
-        The key before a child is the place of the last name before it, the key after it that of its own last name.
+        A key is the offset of a name in the heap: before a child, that of the last name before it; after it, its own
+        last name's.
         """
         level, children = 0, []
         for begin in range(0, len(symbols), _SYMBOLS):

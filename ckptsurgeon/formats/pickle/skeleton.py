@@ -80,7 +80,7 @@ def _functions() -> dict[tuple[str, str], Callable[..., object]]:
 
 
 class _Machine(PickleMachine):
-    """Interprets the pickle that remains; ``where`` returns the offset in the file for an offset in this pickle."""
+    """Interprets a pickle without its long strings; ``where`` turns its offsets into offsets in the file."""
 
     where: Callable[[int], int] = staticmethod(int)
 
@@ -94,7 +94,7 @@ class _Machine(PickleMachine):
 
 @dataclass
 class _Instructions:
-    """The instructions of a pickle in ``file``; ``at`` is the offset of the next one, later of the pickle's end.
+    """The instructions of a pickle in ``file``; ``at`` is the offset of the next one, at last that of the pickle's end.
 
     ``pieces`` has the instructions without long strings, whose places are in ``placed``.
     """
@@ -168,7 +168,7 @@ class _Instructions:
         return position, left, done
 
     def _length(self, window: bytes, position: int) -> tuple[int, int] | None:
-        """Return (begin, length) of the string at ``position`` in the window, if it is long and its length is there."""
+        """Return (begin, length) of the string at ``position``, if it is long and its length is in the window."""
         form = LENGTHS[window[position]]
         begin = position + 1 + form.size
         if window[position] not in _BYTES | _TEXT or begin > len(window):
@@ -177,7 +177,7 @@ class _Instructions:
         return (begin, length) if length > INLINE else None
 
     def _place(self, op: int, position: int, found: tuple[int, int], begin: int) -> int:
-        """Put a persistent id in place of a long string; returns the position after the string, from ``begin`` on."""
+        """Replace a long string by a persistent id; return the position after the string, relative to ``begin``."""
         at, length = found
         if begin + at + length > self.file.size:
             remain = self.file.size - begin - at

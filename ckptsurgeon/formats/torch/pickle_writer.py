@@ -40,7 +40,7 @@ class PickleWriter:
         self.out += b"X" + struct.pack("<I", len(raw)) + raw
 
     def shared(self, code: bytes) -> None:
-        """Append the instructions ``code`` the first time; later, append a load of their result from the memo."""
+        """Append the instructions ``code`` the first time; later, append one that loads their result from the memo."""
         if not self.fetched(code):
             self.out += code
             self.kept(code)

@@ -50,8 +50,9 @@ def fisher(
     """Return the mean of the models, each element weighted by its Fisher information in each model.
 
     The mean is sum_i c_i F_i W_i / sum_i c_i F_i, with ``weight`` for c_i. Fisher information below ``floor`` is raised
-    to it; where all is zero, the mean is that of the weights c_i. Tensors that are not trained have no Fisher
-    information and get this mean, too; with ``missing`` "average" so do tensors whose statistics were not collected.
+    to it; in elements where it is zero in all models, the mean has the weights c_i. Tensors that are not trained have
+    no Fisher information and get this mean, too; with ``missing`` "average" so do tensors whose statistics were not
+    collected.
     """
     parts = _parts(weight)
 
@@ -106,11 +107,11 @@ def regmean(
 ) -> Merging | Array:
     """Return the weights of a linear layer whose outputs are nearest to each model's, for that model's own inputs.
 
-    With the Gram matrix G_i of the inputs of model i and its weights W_i (inputs by outputs), the minimum is
-    (sum_i G_i)^-1 sum_i G_i W_i. Each G_i is divided by the number of its inputs and multiplied by ``weight``.
-    ``alpha`` multiplies what is beside its diagonal. ``ridge`` times the mean of the diagonal of the sum is added to
-    the diagonal, so that directions that no input has get the mean of the models. Other tensors get this mean, too;
-    with ``missing`` "average" so do linear layers whose inputs were not collected.
+    With the Gram matrix G_i of the inputs of model i and its weights W_i (inputs by outputs), the minimum is (sum_i
+    G_i)^-1 sum_i G_i W_i. Each G_i is divided by the number of its inputs and multiplied by ``weight``. ``alpha``
+    multiplies its elements outside the diagonal. ``ridge`` times the mean of the diagonal of the sum is added to the
+    diagonal, so that directions that no input has get the mean of the models. Other tensors get this mean, too; with
+    ``missing`` "average" so do linear layers whose inputs were not collected.
     """
     parts = _parts(weight)
     if len(tensors.shape) != 2 or 0 in tensors.shape:
@@ -149,7 +150,7 @@ def _identity(tensors: Tensors, like: Array) -> Array:
 
 
 def _scaled(tensors: Tensors, model: int, alpha: float) -> Array:
-    """Return a model's Gram matrix with ``alpha`` times what is beside its diagonal; PlanError if it is not finite."""
+    """Return a model's Gram matrix, with elements off the diagonal times ``alpha``; PlanError if it is not finite."""
     gram = tensors.gram(model)
     if not bool(tensors.xp.all(tensors.xp.isfinite(gram))):
         raise PlanError(

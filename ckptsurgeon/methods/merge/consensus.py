@@ -45,11 +45,11 @@ def consensus(
     tall_lambda: Annotated[PerModel, Between(0)] = (0.6,),
     lambda_: float = 1.0,
 ) -> Merging:
-    """Return the base plus the sum of the changes, where it matters to at least ``k`` models.
+    """Return the base plus the sum of the changes, in the elements that matter to at least ``k`` models.
 
-    An element matters to a model if its change there is larger than ``tall_lambda`` times what the other models add. So
-    1 leaves out what matters to no model, 2 also what matters to only one; 0 is task arithmetic. ``lambda`` multiplies
-    the change.
+    An element matters to a model if its change there is larger than ``tall_lambda`` times what the other models add.
+    With ``k`` = 1, elements that matter to no model are left out; with 2, also those that matter to only one. 0 is task
+    arithmetic. ``lambda`` multiplies the change.
     """
 
     def merged(at: Slice) -> Array:
@@ -74,7 +74,7 @@ def consensus(
 def tall_mask(
     tensors: Tensors, *, task: Annotated[int, Between(1)], tall_lambda: Annotated[float, Between(0)] = 0.6
 ) -> Merging:
-    """Return the base plus the sum of all changes, where it matters to model ``task``: an approximation of this model.
+    """Return the base plus the sum of all changes, in the elements that matter to model ``task``: this approximates it.
 
     Models are counted from 1, in the order given. An element matters to the model if its change there is larger than
     ``tall_lambda`` times what the other models add.

@@ -58,7 +58,7 @@ def _isotropic(changes: Changes, found: Components) -> Array:
 
 
 def _doubles(rows: int, columns: int, inputs: int) -> int:
-    """Return how many numbers are held: two matrices, all vectors, these in one array, and the orthogonal ones."""
+    """Return how many numbers are in memory: two matrices, all vectors, these in one array, the orthogonal ones."""
     return 2 * rows * columns + 3 * (rows + columns) * min(rows, columns)
 
 

@@ -22,7 +22,7 @@ __all__ = ["METHODS"]
 
 
 def _doubles(rows: int, columns: int, inputs: int) -> int:
-    """Return how many numbers are held: the changes in the shared basis, what TIES makes of them, and what is sorted.
+    """Return how many numbers are in memory: the changes in the shared basis, TIES's results, and what is sorted.
 
     The shared basis is that of a matrix with the columns of all models.
     """

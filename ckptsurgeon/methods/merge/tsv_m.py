@@ -19,7 +19,7 @@ __all__ = ["METHODS"]
 
 
 def _doubles(rows: int, columns: int, inputs: int) -> int:
-    """Return how many numbers are held: all models' vectors, and the orthogonal ones."""
+    """Return how many numbers are in memory: all models' vectors, and the orthogonal ones."""
     models = inputs - 1
     return 2 * (rows + columns) * models * _rank(min(rows, columns), models)
 

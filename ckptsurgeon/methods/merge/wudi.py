@@ -1,4 +1,4 @@
-"""WUDI: merges changes so that each model's own inputs, as its change shows them, see little of the others' changes.
+"""WUDI: merges changes so that the others' changes hardly affect a model's outputs for its own inputs.
 
 The paper minimises L(W) = sum_i |(W - C_i) C_i^T|^2 / |C_i|^2 over the merged change W of a matrix, where C_i is the
 change of model i, and |.| is the Frobenius norm. It starts at S = sum_i C_i and takes 300 steps of Adam. L is a
@@ -26,7 +26,7 @@ _NOTHING = 1e-10
 
 
 def _doubles(rows: int, columns: int, inputs: int) -> int:
-    """Return how many numbers are held: matrices of the tensor's shape, and square ones that LAPACK factorises."""
+    """Return how many numbers are in memory: matrices of the tensor's shape, and square ones that LAPACK factorises."""
     side = _side(rows, columns, inputs - 1)
     return 4 * rows * columns + (7 * side**2 if side == columns else 6 * side**2 + 2 * side * (rows + columns))
 

@@ -1,1 +1,1 @@
-"""Groups of axes of a network that may be permuted together without a change of what it computes."""
+"""Groups of tensor dimensions that can be permuted together without changing what a network computes."""

@@ -1,4 +1,4 @@
-"""Finds the heads of attention layers: which parts of the axes of a network each of them has."""
+"""Finds which rows and columns of a network's tensors belong to each head of its attention layers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["HeadCounts", "heads_along", "heads_by_names", "with_tables"]
 _FUSED = re.compile(
     r"(^|\.)(qkv|qkv_proj|query_key_value|c_attn|Wqkv|W_pack|wqkv|in_proj)(_weight|_bias|\.weight|\.bias)$"
 )
-"""Matches layers with the rows of queries, keys and values."""
+"""Matches the keys of fused projections, which have the rows of queries, keys and values in one tensor."""
 _QUERIES = re.compile(r"(^|\.)(q_proj|query|q_lin|q|to_q)\.weight$")
 _OTHERS = {
     "q_proj": ("k_proj", "v_proj"), "query": ("key", "value"), "q_lin": ("k_lin", "v_lin"), "q": ("k", "v"),
@@ -24,16 +24,17 @@ _OTHERS = {
 }  # fmt: skip
 _OUTPUTS = ("o_proj", "out_proj", "out_lin", "o", "out", "dense", "c_proj", "proj")
 _IN_TURN = ("query_key_value",)
-"""Layers with the queries, keys and values of the first head, then those of the next."""
+"""Names of fused projections with the queries, keys and values of the first head, then those of the next head."""
 _ONE_AFTER_ANOTHER = ("qkv", "in_proj")
-"""Layers with all queries, then all keys, then all values, as GPT-2's ``c_attn`` and those of ``fused.KIND``.
+"""Names of fused projections with all queries, then all keys, then all values.
 
-Layers of other names may have them in another order: CodeGen's ``qkv_proj`` has four parts of each."""
+GPT-2's ``c_attn`` and layers of the kind ``fused.KIND`` have this order, too. Projections with other names may have
+another one: CodeGen's ``qkv_proj`` has four blocks, each with queries, values and keys."""
 
 
 @dataclass(frozen=True)
 class HeadCounts:
-    """The numbers of heads of queries, and of keys and values, and the size of a head."""
+    """The number of query heads, the number of key heads (equal to that of value heads), and the size of a head."""
 
     queries: int
     keys: int
@@ -42,7 +43,7 @@ class HeadCounts:
 
 @dataclass
 class _Attention:
-    """An attention layer: its path, its number of heads, and the parts that have them."""
+    """An attention layer: its path, its number of key heads (``units``), how many query heads share one, its parts."""
 
     path: str
     units: int
@@ -57,10 +58,10 @@ class _Attention:
 def heads_along(
     axes: Sequence[Axis], shared: Iterable[tuple[str, int]], counts: HeadCounts
 ) -> tuple[list[NetworkGroup], list[Axis], list[str]]:
-    """Return (groups, axes that belong to several layers, paths of layers whose heads are not known).
+    """Return (a group of heads for each attention layer, other axes, paths of layers whose order of heads is unknown).
 
-    ``axes`` are those that change with the number of all heads, ``shared`` the keys and dimensions of those that change
-    with the number of heads of queries alone.
+    ``axes`` are dimensions whose size depends on the numbers of heads; ``shared`` has (key, dimension) of those that
+    depend on the number of query heads alone.
     """
     queries = set(shared) if counts.queries != counts.keys else set()
     sharing = counts.queries // counts.keys
@@ -82,7 +83,7 @@ def heads_along(
 
 
 def _parts(axis: Axis, is_query: bool, counts: HeadCounts) -> Iterator[NetworkPart]:
-    """Yield the parts of an axis; nothing if it is not known how the heads stand in it."""
+    """Yield the parts of an axis that consist of heads; nothing if the order of the heads is unknown."""
     key, dim, size = axis.key, axis.dim, counts.size
     if axis.kind == KIND:
         at = 0
@@ -99,9 +100,10 @@ def _parts(axis: Axis, is_query: bool, counts: HeadCounts) -> Iterator[NetworkPa
 
 
 def heads_by_names(network: Network, heads: Mapping[str, int]) -> list[NetworkGroup]:
-    """Return the heads of attention layers that have no field for the size of a head, by the names of their tensors.
+    """Return a group of heads for each attention layer, found by the names of its tensors.
 
-    ``heads`` has the number of heads by the path of a module. All heads have keys and values of their own.
+    This is for configurations without a field for the size of a head. ``heads`` maps the path of a module to its number
+    of heads. Layers in which heads share keys and values are left out.
     """
     found = []
     for key, info in network.tensors.items():
@@ -132,7 +134,7 @@ def heads_by_names(network: Network, heads: Mapping[str, int]) -> list[NetworkGr
 
 
 def _is_known(part: NetworkPart, network: Network, width: int) -> bool:
-    """Return whether it is known how a layer has queries, keys and values, each of ``width`` rows: no heads share."""
+    """Return whether a fused projection has a known order of queries, keys and values, each with ``width`` rows."""
     kind, name = (
         network.kinds.get(part.key),
         part.key.removesuffix("_weight").removesuffix(".weight").rpartition(".")[2],
@@ -143,7 +145,7 @@ def _is_known(part: NetworkPart, network: Network, width: int) -> bool:
 
 
 def _of_heads(part: NetworkPart, network: Network, number: int) -> Iterator[NetworkPart]:
-    """Yield the parts of a projection's weight and bias."""
+    """Yield the parts of a projection's weight and bias in which one head follows the other."""
     bias = f"{part.key.removesuffix('weight')}bias"
     size = network.tensors[part.key].shape[part.dim]
     is_fused = _FUSED.search(part.key) is not None
@@ -156,7 +158,7 @@ def _of_heads(part: NetworkPart, network: Network, number: int) -> Iterator[Netw
 
 
 def _output(parent: str, network: Network, but: set[str]) -> str | None:
-    """Return the key of the layer that reads what heads return, in the attention layer or in the module around it."""
+    """Return the key of the output projection's weight, in the attention layer or in its parent; None without one."""
     for path in (parent, _above(parent)):
         for name in _OUTPUTS:
             for middle in ("", "output"):
@@ -175,7 +177,7 @@ def _above(path: str) -> str:
 
 
 def with_tables(groups: Sequence[NetworkGroup], tables: Sequence[Axis], units: int) -> list[NetworkGroup]:
-    """Return groups of heads of which those that share a table, such as relative positions, are one.
+    """Return the groups, but join those whose heads share a table with an entry for each head (relative positions).
 
     T5 has such a table in its first layer, and uses it in all layers of the same kind. A table outside of the attention
     layers is used by all layers of the module that has it.

@@ -1,8 +1,8 @@
-"""Groups of axes that are permuted together, and the operations that permute them.
+"""Groups of axes (dimensions of tensors) that are permuted together, and the operations that permute them.
 
-In a feed-forward layer the channels may stand in any order, if the layer that makes them and the layer that reads them
-have the same order; so it is with the heads of an attention layer, with experts, and with the numbers that layers pass
-on to each other (the residual stream).
+The channels of a feed-forward layer may have any order if the layer that computes them and the layer that reads them
+use the same order. The same is true of the heads of an attention layer, of experts, and of the channels of the residual
+stream.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ __all__ = [
 RESIDUAL, EXPERTS, HEADS, CHANNELS, OWN = "residual stream", "experts", "heads", "channels", "groups"
 """The kinds of groups, in the order in which they are aligned; ``OWN`` are those that the user lists."""
 STACK = "ckpt-stacked"
-"""The name of experts while they are one tensor, in place of the number of each."""
+"""The segment that replaces the number of an expert in a key while all experts are stacked in one tensor."""
 
 Order = Sequence[int]
-"""A permutation: for each place, the index of the unit that comes there."""
+"""A permutation: for each new position, the old index of the unit that moves there."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of an axis that has the units of a group one after the other, each of ``block`` elements.
+    """A range of an axis with the units of a group (heads, channels) one after the other, each of ``block`` elements.
 
-    It is the dimension ``dim`` of the tensor ``keys[0]`` from the element ``begin`` on. If there are several keys, each
-    tensor is one unit (an expert), and the other fields do not matter. ``is_shared`` is true for heads of queries of
-    which several share each unit, which is then a head of keys.
+    It begins at the element ``begin`` of the dimension ``dim`` of the tensor ``keys[0]``. If there are several keys,
+    each tensor is one unit (an expert), and the other fields do not matter. ``is_shared`` is true for query heads if
+    several of them share one key head; the units are then the key heads.
     """
 
     keys: tuple[str, ...]
@@ -58,7 +58,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Group:
-    """The parts of axes that have the same ``units`` in the same order; ``sharing`` heads of queries share a unit."""
+    """Parts with the same ``units`` in the same order, which must be permuted together.
+
+    ``sharing`` is the number of query heads that share a unit, if the units are key heads.
+    """
 
     name: str
     kind: str
@@ -67,7 +70,7 @@ class Group:
     sharing: int = 1
 
     def size(self, part: Part) -> int:
-        """Return how many units, or heads of queries, a part has."""
+        """Return the number of units in a part, or of query heads if the part has those."""
         return self.units * (self.sharing if part.is_shared else 1)
 
     def __str__(self) -> str:
@@ -75,7 +78,7 @@ class Group:
 
 
 class _Placed(NamedTuple):
-    """A part of an axis, and the group that it belongs to, by its index."""
+    """A part of an axis, and the index of the group that it belongs to."""
 
     group: int
     part: Part
@@ -85,7 +88,7 @@ Places = Mapping[str, Mapping[int, Sequence[_Placed]]]
 
 
 def where(groups: Sequence[Group]) -> dict[str, dict[int, list[_Placed]]]:
-    """Return the parts of all groups by key and dimension; experts in tensors of their own are not among them."""
+    """Return the parts of all groups by key and dimension, without experts that are stored in one tensor each."""
     found: dict[str, dict[int, list[_Placed]]] = {}
     for number, group in enumerate(groups):
         for part in group.parts:
@@ -97,9 +100,10 @@ def where(groups: Sequence[Group]) -> dict[str, dict[int, list[_Placed]]]:
 def order_along(
     size: int, placed: Sequence[_Placed], groups: Sequence[Group], orders: Mapping[int, tuple[Order, Order]]
 ) -> list[int]:
-    """Return the index of the element that comes to each place of an axis of ``size`` elements.
+    """Return, for each new position on an axis of ``size`` elements, the old index of the element that moves there.
 
-    ``orders`` has, by the index of a group, the order of its units and that of the heads of queries that share them.
+    ``placed`` are the parts on this axis. ``orders`` maps the index of a group to the order of its units and the order
+    of the query heads that share them.
     """
     found = list(range(size))
     for number, part in placed:
@@ -118,8 +122,9 @@ def taking(
 ) -> list[dict[str, Any]]:
     """Return the operations that put the units of the groups into new orders; ``tensors`` are those of the model.
 
-    Rows are taken before columns, because the rows that are then read are whole; experts come last. ``ties`` maps each
-    further key of a tensor to its first key; one operation takes from all of them, so that they stay tied.
+    Rows are reordered before columns, because whole rows can then be read; experts come last. ``ties`` maps each
+    further key of a tied tensor to its first key; one operation reorders the tensor under all its keys, so that they
+    stay tied.
     """
     rows: list[dict[str, Any]] = []
     tied: dict[str, list[str]] = {}
@@ -148,7 +153,7 @@ def _any_of(keys: Sequence[str]) -> str:
 
 
 def _block(placed: Sequence[_Placed], size: int) -> int:
-    """Return the number of elements that stay together everywhere along an axis."""
+    """Return the size of the blocks in which an axis is reordered: the elements of one block stay together."""
     blocks = {part.block for _, part in placed}
     block = min(blocks)
     fits = all(one % block == 0 for one in (*blocks, *(part.begin for _, part in placed), size))
@@ -156,7 +161,10 @@ def _block(placed: Sequence[_Placed], size: int) -> int:
 
 
 def _experts(keys: Sequence[str], order: Order) -> Iterator[dict[str, Any]]:
-    """Yield operations that exchange whole tensors: ``keys`` differ in one number, which counts from 0."""
+    """Yield operations that reorder experts stored in one tensor each.
+
+    Their ``keys`` differ in one number, which counts from 0.
+    """
     first, last = keys[0].split("."), keys[-1].split(".")
     at = next(place for place, (one, other) in enumerate(zip(first, last, strict=True)) if one != other)
     before, after = first[:at], first[at + 1 :]

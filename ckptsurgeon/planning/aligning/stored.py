@@ -1,6 +1,6 @@
-"""Finds in a checkpoint the axes that are known for the network that its configuration describes.
+"""Finds the axes of a network, as built from its configuration, in the tensors of its checkpoint.
 
-Both differ if a library renames, stacks or joins tensors when it loads them, as transformers does with experts.
+The tensors differ if a library renames, stacks or joins them when it loads them, as transformers does with experts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["NetworkGroup", "NetworkPart", "StoredTensors"]
 
 
 class NetworkPart(NamedTuple):
-    """A part of an axis of the network, as ``Part`` has them; ``expert`` is the index of one expert, or -1."""
+    """A part of an axis of the network, with the fields of ``Part``; ``expert`` is the index of one expert, or -1."""
 
     key: str
     dim: int
@@ -29,7 +29,7 @@ class NetworkPart(NamedTuple):
 
 
 class NetworkGroup(NamedTuple):
-    """A group of axes of the network, as ``Group`` has them."""
+    """A group of axes of the network, with the fields of ``Group``."""
 
     name: str
     kind: str
@@ -41,9 +41,9 @@ class NetworkGroup(NamedTuple):
 class _Leaf(NamedTuple):
     """A tensor of the checkpoint that is a part of a tensor of the network.
 
-    ``dims`` has for each of its dimensions the dimension of the network's tensor and the index at which it begins
-    there, or None if it has the size 1 and is not there. ``fixed`` has the index along dimensions that only the
-    network's tensor has.
+    ``dims`` has, for each dimension of the checkpoint's tensor, (the network's dimension, the index at which the part
+    begins along it), or None for a dimension of size 1 that the network's tensor lacks. ``fixed`` maps each dimension
+    that only the network's tensor has to the index of the part along it.
     """
 
     key: str
@@ -52,10 +52,11 @@ class _Leaf(NamedTuple):
 
 
 class StoredTensors:
-    """The tensors of a checkpoint as parts of those of a network.
+    """Finds the tensors of a checkpoint that make up each tensor of a network.
 
-    ``source`` are the checkpoint's tensors, ``made`` those that the library makes of them, ``names`` maps keys of these
-    to keys of the network, and ``ties`` maps each further key of a tensor of the network to its first key.
+    ``source`` are the checkpoint's tensors, ``made`` the tensors that the library makes of them when it loads them,
+    ``names`` maps keys of ``made`` to keys of the network, and ``ties`` maps each further key of a tensor of the
+    network to its first key.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class StoredTensors:
             theirs = dict(zip(info.made.dims, dims, strict=True))
             yield from self._walk(info.made.of, tuple(theirs[dim] for dim in range(len(dims))), fixed)
         else:
-            raise _UnknownError("it is computed from others when it is loaded")
+            raise _UnknownError("the library computes it from other tensors when it loads the model")
 
     def group(self, found: NetworkGroup) -> Group:
         """Return a group of axes of the checkpoint; raises PlanError if one of the axes is not in it."""
@@ -134,12 +135,12 @@ class StoredTensors:
             if begin + size <= part.begin or begin >= end:
                 continue
             if begin > part.begin or begin + size < end:
-                raise PlanError(f"{escape(part.key)} is divided into {escape(leaf.key)} and others.")
+                raise PlanError(f"{escape(part.key)} is stored in several tensors, such as {escape(leaf.key)}.")
             parts.append(Part((leaf.key,), dim, part.begin - begin, part.block, part.is_shared))
             covered[leaf.key] = units
         for keys in experts.values():
             if sorted(keys) != list(range(units)):
-                raise PlanError(f"{escape(part.key)} has other experts than the checkpoint.")
+                raise PlanError(f"the checkpoint does not have all {units} experts of {escape(part.key)}.")
             parts.append(Part(tuple(keys[number] for number in range(units))))
         if not parts:
             raise PlanError(f"{escape(part.key)}: it is not in the checkpoint.")
@@ -147,7 +148,7 @@ class StoredTensors:
 
 
 class _UnknownError(Exception):
-    """Raised for a tensor of a network that is not a plain part of the checkpoint."""
+    """Raised for a tensor of a network that is not made of stored tensors by joining, reshaping and permuting alone."""
 
 
 def _place(info: TensorInfo) -> object:
@@ -160,9 +161,9 @@ def _reshaped(
     dims: tuple[tuple[int, int] | None, ...],
     fixed: Mapping[int, int],
 ) -> tuple[tuple[tuple[int, int] | None, ...], dict[int, int]]:
-    """Return ``dims`` and ``fixed`` of a tensor of the shape ``of``, from those of the same in the shape ``shape``.
+    """Return ``dims`` and ``fixed`` (see ``_Leaf``) for the shape ``of``, given those for the shape before a reshape.
 
-    Raises _UnknownError if more than dimensions of size 1 differ.
+    Raises _UnknownError if the shapes differ in other dimensions than those of size 1.
     """
     found: list[tuple[int, int] | None] = []
     more = dict(fixed)

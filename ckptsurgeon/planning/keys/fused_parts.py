@@ -14,13 +14,13 @@ _PARTS = {
     "gate": "gate gate_proj w1 ffn_gate",
     "up": "up up_proj w3 ffn_up",
 }
-"""The modules that compute only one part of a fused projection, by this part."""
+"""The names of modules that compute only one part (q, k, v, gate or up), by this part."""
 _FUSED = {
     "q k v": "c_attn Wqkv wqkv qkv qkv_proj in_proj in_proj_weight in_proj_bias attn_qkv query_key_value linear_qkv",
     "k v": "kv_proj to_kv Wkv wkv",
     "gate up": "gate_up_proj gate_up w13 dense_h_to_4h linear_fc1",
 }
-"""The modules with fused projections, by the order of their parts.
+"""The names of fused projections, by the order of their parts.
 
 If the parts of one head follow those of another, as in query_key_value, this is the order in each head.
 """
@@ -33,7 +33,7 @@ _DEPTH = 4
 
 
 def part_of(key: str) -> str:
-    """Return the part of a fused projection that a tensor is, by the name of its module: q, k, v, gate, up or ''."""
+    """Return which part of a fused projection a tensor has, by its module's name: q, k, v, gate, up, or '' for none."""
     return next((_KINDS[name] for name in _last(key) if name in _KINDS), "")
 
 

@@ -163,7 +163,7 @@ Given = Iterable[str] | None
 
 @dataclass(frozen=True)
 class ChosenKeys:
-    """The keys that the patterns select, in their order, and notes on patterns that may not do what was meant."""
+    """The keys that the patterns select, in their order, and notes on patterns that may not do what the user meant."""
 
     keys: tuple[str, ...]
     notes: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Finds queries and keys whose new names mean another order of rows than their old names.
+"""Finds weights of queries and keys whose new names mean another order of rows than their old names.
 
 The rotary embedding rotates pairs of the values of a head. Meta's Llama, Mistral's own files, torchtune and llama.cpp's
 Llama have the two rows of a pair side by side; transformers has all first rows of a head, then all second rows.
@@ -20,9 +20,10 @@ PAIRS, HALVES = "pairs", "halves"
 
 @dataclass(frozen=True)
 class Spelling:
-    """How a library names queries and keys: ``names`` matches the path of a module, with its ``number`` and ``kind``.
+    """How a library names the modules of queries and keys.
 
-    The library is recognised if any key contains ``mark``, and no key contains ``other``.
+    ``names`` matches the path of a module; its groups are the ``number`` of the layer, and the ``kind``: q or k. The
+    library is recognised if any key contains ``mark``, and no key contains ``other``.
     """
 
     library: str
@@ -33,7 +34,7 @@ class Spelling:
 
 
 _LEAF = re.compile(r"(?:\.lora_[Bb](?:\.\w+)?)?\.[^.]*$")
-"""The end of a key after the path of its module; the rows of a LoRA adapter's B are those of its module."""
+"""Matches the end of a key after its module's path; a LoRA adapter's factor B has the rows of the module's weight."""
 _SPELLINGS = (
     Spelling("Meta", PAIRS, re.compile(r"(?:.*\.)?layers\.(?P<number>\d+)\.attention\.w(?P<kind>[qk])")),
     Spelling("llama.cpp", PAIRS, re.compile(r"blk\.(?P<number>\d+)\.attn_(?P<kind>[qk])")),
@@ -50,7 +51,7 @@ _SPELLINGS = (
 
 @dataclass(frozen=True)
 class Misordered:
-    """Queries and keys that need another order of rows: ``renamed`` maps their old keys to their new keys.
+    """Weights of queries and keys that need another order of rows: ``renamed`` maps their old keys to new keys.
 
     ``libraries`` are the two libraries whose names these are, ``order`` is the order that the new names mean.
     ``modules`` are patterns of the modules in the old spelling, of queries ("q") and of keys ("k").
@@ -73,7 +74,10 @@ class Misordered:
             for module, kind in self.modules.items()
         )
         n = "" if all(kind in heads for kind in self.modules.values()) else ", where N is the number of heads"
-        orders = {PAIRS: "the two rows of each rotated pair side by side", HALVES: "two halves of each head"}
+        orders = {
+            PAIRS: "the two rows of each rotated pair side by side",
+            HALVES: "all first rows of a head's pairs, then all second rows",
+        }
         where = "" if is_llama else "if this is a Llama or Mistral, "
         also = "transformers" if self.order == HALVES else "gguf"
         convert = f" (ckpt convert --layout {also} does both)" if "llama.cpp" in self.libraries else ""

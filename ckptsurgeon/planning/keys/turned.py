@@ -43,7 +43,7 @@ def _place(key: str) -> tuple[str, ...] | None:
 
 
 def turned_note(turned: Sequence[str], square: Sequence[str], option: str = "--operations") -> str:
-    """Return the note on the matrices ``turned``, which --on-mismatch resizes, skips or initialises.
+    """Return the note on the transposed matrices ``turned``, which --on-mismatch resizes, skips or initialises.
 
     ``square`` are square matrices in the same layers that may be transposed, too. ``option`` is the option that takes
     operations.

@@ -1,4 +1,4 @@
-"""The reversible changes of which layouts consist: each is an operation there, and one back."""
+"""Reversible changes from a family's own layout to another: each makes the operations to it and those back from it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ WHAT: Mapping[str, str] = {
     "width": "rows of queries",
     "mlp": "rows of the MLP",
 }
-"""The numbers that shapes do not show, in words."""
+"""How messages describe the numbers that shapes do not show."""
 
 
 @lru_cache(maxsize=4096)
 def parsed(pattern: str) -> KeyPattern:
-    """Return a pattern of a layout; the same ones are needed again and again."""
+    """Return the parsed pattern; it is cached, since layouts use the same patterns again and again."""
     return KeyPattern(pattern)
 
 
@@ -51,7 +51,7 @@ def matched(pattern: str, tensors: Tensors) -> list[str]:
 
 
 class UnknownNumberError(PlanError):
-    """Raised if a change needs a number that shapes do not show, and no configuration has it."""
+    """Raised if a change needs a number (of heads, or of rows) that neither shapes nor a configuration show."""
 
 
 def number_of(name: str, numbers: Numbers) -> int:
@@ -69,8 +69,8 @@ def number_of(name: str, numbers: Numbers) -> int:
 class Fused:
     """``parts`` are joined along dimension 0 into ``made``.
 
-    The sizes of the parts have the ratio of the numbers in ``ratio``, or are equal without it. With ``groups``, the
-    parts of one group stand together: those of the first head, then those of the second.
+    The sizes of the parts have the ratio of the numbers in ``ratio``, or are equal without it. If ``groups`` is the
+    name of a number of heads, the rows of all parts of the first head come first, then those of the second.
     """
 
     parts: tuple[str, ...]
@@ -144,9 +144,10 @@ class Transposed:
 
 @dataclass(frozen=True)
 class Paired:
-    """The rows of queries or keys ``name``: two halves of each head in the family, rotated pairs in the layout.
+    """The rows of queries or keys ``name``, of which the rotary embedding rotates pairs, in another order.
 
-    ``number`` is the name of their number of heads.
+    In the family's own layout, a head has the first rows of all pairs, then all second rows; in the other, the two rows
+    of a pair are side by side. ``number`` is the name of the number of heads.
     """
 
     name: str
@@ -168,7 +169,7 @@ class Paired:
 
 @dataclass(frozen=True)
 class Regrouped:
-    """Queries, keys and values in ``name``: head by head in the family, all queries first in the layout.
+    """Fused queries, keys and values ``name``: head by head in the family's own layout, all queries first in the other.
 
     ``groups`` is the name of the number of heads. Each part has as many rows as the others.
     """

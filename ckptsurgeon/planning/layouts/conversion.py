@@ -27,9 +27,9 @@ _QUANTISED = ("scale", "zeros", "zero_point", "absmax")
 
 @dataclass(frozen=True)
 class LayoutConversion:
-    """The change of a network's layout, between which layouts it is, and notes on what is left out.
+    """A change of a network's layout, the layouts before and after it, and notes on tensors that are left out.
 
-    ``derived`` has the network after the operations of the change, before its rules.
+    ``derived`` has the network's tensors after the operations of the change, and before its renaming rules.
     """
 
     change: LayoutChange
@@ -51,11 +51,11 @@ def conversion(
 ) -> LayoutConversion:
     """Return the conversion of a network, which has the layout ``source``, to one of the layouts ``targets``.
 
-    The target that has names for the most tensors is used: of several, one without a head, or the first. ``config`` has
-    the fields of the model's configuration, as far as it is known. ``label`` is the name of the checkpoint in messages.
-    If ``is_part`` is true, tensors may be missing from layers, and tensors without a name in the target keep their
-    names. Raises PlanError if a tensor has no name there, a layer lacks a tensor that other layers have, or a number
-    that the shapes do not show is missing from ``config``.
+    Of ``targets``, the one with names for the most tensors is used; of equal ones, one without a head, else the first.
+    ``config`` has the fields of the model's configuration, as far as it is known. ``label`` is the name of the
+    checkpoint in messages. If ``is_part`` is true, tensors may be missing from layers, and tensors without a name in
+    the target keep their names. Raises PlanError if a tensor has no name in the target, a layer lacks a tensor that
+    other layers have, or a number that the shapes do not show is missing from ``config``.
     """
     tensors = network.tensors
     if source in targets:
@@ -76,9 +76,9 @@ def conversion(
 
 
 def _distinct(targets: Sequence[Layout]) -> list[Layout]:
-    """Return the layouts without those that differ only in what they are recognised by.
+    """Return the layouts, each only once if several would write the same tensors.
 
-    Forms that are only read count if there is no other: a destination of a transplant may have one.
+    Layouts with ``only_read`` are left out if there are others; the destination of a transplant may have such a layout.
     """
     found: dict[Hashable, Layout] = {}
     for one in [one for one in targets if not one.only_read] or targets:
@@ -93,14 +93,14 @@ def _check_named(odd: Sequence[str], family: Family, source: Layout, target: Lay
         has = "has" if len(odd) == 1 else "have"
         raise PlanError(
             f"{count(len(odd), 'tensor')} of {escape(label)} {has} no name in the layout {target.name} of the family "
-            f"{family.name}: {listing(odd)}; the others have its layout {source.name}.",
+            f"{family.name}: {listing(odd)}; the other tensors have the layout {source.name}.",
             hint=_hint(odd),
             details=odd,
         )
 
 
 def _check_rotated(rows: Sequence[Row], family: Family, config: Mapping[str, Any], label: str) -> None:
-    """Raise PlanError if rows of queries and keys would be reordered that may not be rotated as in this family."""
+    """Raise PlanError if rows of queries and keys would be reordered that the model may not rotate like the family."""
     if not any(order in row for row in rows for order in (HALVES, PAIRS)):
         return
     kind, rope = config.get("model_type"), config.get("rope_parameters")
@@ -113,7 +113,7 @@ def _check_rotated(rows: Sequence[Row], family: Family, config: Mapping[str, Any
         return
     raise PlanError(
         f"the rows of queries and keys of {escape(label)} cannot be reordered: {why}, and its rotary embedding may "
-        f"rotate other rows than that of {' and '.join(family.rotated)}.",
+        f"rotate other rows than those of {' and '.join(family.rotated)} models.",
         hint="Rename the tensors with rules, and reorder rows with --operations (halves, pairs) if that is right.",
     )
 
@@ -125,10 +125,10 @@ def _hint(odd: Sequence[str]) -> str:
 
 
 class _Conversion:
-    """The operations and rules from one layout to another, and the keys, ``odd``, that have no name there.
+    """The operations and rules from one layout to another, and the keys (``odd``) that have no name in the target.
 
-    ``unnamed`` is the number of tensors that have no name there, those included that only training uses. ``derived``
-    has the network after the operations. ``unknown`` are keys that the source's layout has no name for.
+    ``unnamed`` is the number of tensors that have no name in the target, including tensors that only training uses.
+    ``derived`` has the network after the operations. ``unknown`` are keys that the source's layout has no name for.
     """
 
     def __init__(
@@ -176,8 +176,8 @@ class _Conversion:
             now, of = self._at(name), self._at(other)
             if matched(now, self._now) and name in target.doubled:
                 yield (
-                    f"{escape(now)} and {escape(of)} are one tensor in {target.library}; if they differ, the output "
-                    "computes something else"
+                    f"{escape(now)} and {escape(of)} are one tensor in {target.library}; if they differ in the source, "
+                    "the output computes something else"
                 )
             elif matched(of, self._now) and not matched(now, self._now):
                 self._do([{"copy": of, "into": [of, now]}])
@@ -223,9 +223,9 @@ class _Conversion:
 
 
 def _rules(spelled: Mapping[str, str], hits: Mapping[str, Collection[str]]) -> Iterable[str]:
-    """Yield a rule for each pattern of ``spelled`` that is spelled in another way, and that renames keys of its own.
+    """Yield a rule FROM=TO for each pattern in ``spelled`` (FROM to TO) that renames keys which no earlier one renames.
 
-    ``hits`` has the keys that each pattern matches: two patterns may match the same ones, of which the first is used.
+    ``hits`` has the keys that each pattern matches. If two patterns match the same keys, the first is used.
     """
     renamed: set[str] = set()
     for now, theirs in spelled.items():
@@ -237,8 +237,8 @@ def _rules(spelled: Mapping[str, str], hits: Mapping[str, Collection[str]]) -> I
 def _named(layout: Layout, names: Mapping[str, str], others: Iterable[str], keys: Collection[str]) -> set[str]:
     """Return the keys that a layout has names for, or that match ``others``.
 
-    ``names`` has the pattern of each name of the family. Where that name is a whole key, such as
-    ``text_projection.weight``, a longer key does not count: it has no name.
+    ``names`` has the pattern of each name of the family. If a family's name is a whole key, such as
+    ``text_projection.weight``, it does not name longer keys.
     """
     made = [change.made for change in layout.changes if change.made]
     found = {key for hit in _hits((*made, *others), keys) for key in hit}

@@ -1,4 +1,4 @@
-"""Finds tensors that are missing from one layer or module although those of the same kind have them."""
+"""Finds tensors that are missing from a layer or module, although others of the same kind have them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_even(family: Family, layout: Layout, tensors: Tensors, label: str) -> 
 
 
 def _layers(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
-    """Yield the tensors that a layer lacks, although others of the same stack have them."""
+    """Yield the tensors that a layer lacks, although other layers of the same stack have them."""
     layers: defaultdict[tuple[str, int, str], dict[str, str]] = defaultdict(dict)
     stacks: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
     groups = {ours: place for place, group in enumerate(family.some) for ours in group}
@@ -49,7 +49,7 @@ def _layers(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
 
 
 def _modules(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
-    """Yield the tensors that a module lacks, although others of its group in ``alike`` or in ``some`` have them."""
+    """Yield the tensors that a module lacks, although other modules of its group (``alike`` or ``some``) have them."""
     if not family.alike:
         return
     left = {ours for group in family.some for ours in group}
@@ -66,7 +66,7 @@ def _modules(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
 
 
 def _below(tensors: Tensors) -> Mapping[str, list[str]]:
-    """Return, for each module and key, what follows its name in the keys of its tensors: ``.weight``, or '' itself."""
+    """Return, for each module, the ends of its tensors' keys after its name (``.weight``); '' for a whole key."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     for key in tensors:
         end = len(key)
@@ -77,7 +77,7 @@ def _below(tensors: Tensors) -> Mapping[str, list[str]]:
 
 
 def _spelled(module: str, names: Mapping[str, str], left: Collection[str]) -> dict[str, str]:
-    """Return the names in a layout of what is in a module, by what follows the module's name: ``.conv1``, or ''."""
+    """Return a layout's names of the modules inside ``module``, by the end of the family's name: ``.conv1``, or ''."""
     inner = {ours.removeprefix(module): theirs for ours, theirs in names.items() if ours.startswith(f"{module}.")}
     if inner:
         return {tail: theirs for tail, theirs in inner.items() if module + tail not in left}

@@ -17,7 +17,7 @@ _WIDTH = ("hidden_size", "dim")
 FREQUENCIES = "rope.freqs"
 """The frequencies of the rotary embedding in Meta's files: one for each pair of rows of a head."""
 PROJECTIONS = ("layers.0.attention.w{}", "layers.0.attn.{}_proj", "model.layers.0.self_attn.{}_proj")
-"""The first queries (q) and keys (k) in the layouts of Meta, torchtune and transformers."""
+"""The modules of the first layer's queries (q) and keys (k) in the layouts of Meta, torchtune and transformers."""
 
 
 def heads_in(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
@@ -49,7 +49,8 @@ def heads_of_decoder(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
             raise PlanError(
                 f"{escape(queries)} has {rows[0]} rows and {escape(keys)} has {rows[1]}, which do not fit "
                 f"{stated['heads']} heads of queries and {stated['keys']} of keys with {size} rows each.",
-                hint="Correct the numbers of heads. If the file is one of several ranks, join them first.",
+                hint="Correct the numbers of heads. If the file is the part of one tensor-parallel rank, join the "
+                "files of all ranks first.",
             )
     return stated
 
@@ -60,5 +61,5 @@ def _stated(config: Mapping[str, Any], names: tuple[str, ...]) -> int:
 
 
 def _first(kind: str, tensors: Tensors) -> str:
-    """Return the key of the first queries ("q") or keys ("k"); '' if there are none."""
+    """Return the key of the first layer's weight of queries ("q") or keys ("k"); '' if there is none."""
     return next((key for one in PROJECTIONS if (key := f"{one.format(kind)}.weight") in tensors), "")

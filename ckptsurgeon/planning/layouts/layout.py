@@ -19,7 +19,7 @@ NO_NUMBERS: Numbers = {}
 
 
 class Change(Protocol):
-    """A reversible change of values between the names of the family and a layout.
+    """A reversible change of tensors between the family's own layout and another.
 
     ``there`` returns the operations that make the layout's tensors, ``back`` the operations that reverse them; none if
     ``tensors`` has no tensor to change. ``at`` translates a name of the family into the name that the tensor has now.
@@ -30,10 +30,10 @@ class Change(Protocol):
         """The pattern of the tensors that the change makes for this layout; '' if it makes no new names."""
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operations from the family's names to the layout."""
+        """Return the operations that make the other layout's tensors."""
 
     def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operations from the layout to the family's names."""
+        """Return the operations that make the tensors of the family's own layout."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,20 @@ class Layout:
 
     ``name`` is the value of ``--layout``, ``library`` says whose layout it is, and ``tested`` names the code, with its
     version, with which it was compared. ``names`` maps the family's names, which are patterns of modules or keys, to
-    those of the library; a name that is absent does not exist there, unless one of the ``changes`` makes another tensor
-    of it. ``marks`` are keys that every state dict in this layout has. ``computed`` are patterns of tensors that the
-    library computes itself, so that other layouts do without them. ``tied`` maps each name of the family that is stored
-    only once here to the name of the tensor that it is tied to; ``doubled`` maps each name that is stored here although
-    its tensor is always equal to another one to the name of that one, and ``needed`` maps each name that must be stored
-    here to the name of the tensor that it equals if other layouts leave it out. ``training`` are patterns of tensors
-    that only training uses: other layouts that have no name for them do without them. ``aside`` maps patterns of other
-    tensors without which other layouts do to the reason, which completes "left out: …, ". ``is_bare`` is true for a
-    form without a head, or without the prefix of a component; it is written if no tensor needs another form. A layout
-    with ``only_read`` is not written if another fits; one with ``only_written`` is written, but never recognised.
-    ``omits`` maps patterns of tensors that are not written to the reason; a pattern may be in any layout of the family.
-    ``fits`` says of tensors with all marks whether their shapes are those of this layout. ``settings`` says what no
-    tensor shows: how the library's network differs from transformers' unless its config.json says so. ``written`` is
-    a note on tensors that get this layout.
+    those of the library; a module that is absent does not exist in the library, unless one of the ``changes`` makes
+    another tensor of it. ``marks`` are keys that every state dict in this layout has. ``computed`` are patterns of
+    tensors that the library computes itself, so that other layouts need not have them. ``tied`` maps each name of the
+    family that is stored only once here to the name of the tensor that it is tied to; ``doubled`` maps each name that
+    is stored here although its tensor is always equal to another one to the name of that one, and ``needed`` maps each
+    name that must be stored here to the name of the tensor that it equals if other layouts leave it out. ``training``
+    are patterns of tensors that only training uses; they are left out if another layout has no name for them. ``aside``
+    maps patterns of further tensors that other layouts do not need to the reason, which completes "left out: …, ".
+    ``is_bare`` is true for a form without a head, or without the prefix of a component; it is written if no tensor
+    needs another form. A layout with ``only_read`` is not written if another fits; one with ``only_written`` is
+    written, but never recognised. ``omits`` maps patterns of tensors that are not written to the reason; a pattern may
+    be in any layout of the family. ``fits`` says of tensors with all marks whether their shapes are those of this
+    layout. ``settings`` is a note on a difference that no tensor shows: how the library's network differs from that of
+    transformers, which config.json may have to say. ``written`` is a note on tensors that get this layout.
     """
 
     name: str
@@ -80,21 +80,22 @@ class Layout:
 
     @property
     def left(self) -> tuple[str, ...]:
-        """The patterns of tensors that other layouts may do without: nothing of them is lost silently."""
+        """The patterns of tensors that other layouts may lack; a note says which tensors are left out."""
         return (*self.computed, *self.training, *self.aside)
 
 
 @dataclass(frozen=True)
 class Family:
-    """Networks that compute the same, and their ``layouts``.
+    """A family of networks that compute the same, and the ``layouts`` in which libraries store them.
 
     The first layout has the family's own names; the others have names for the same modules and keys, or for some.
 
     A library with several forms, such as a model with and without its head, has several layouts of one name.
-    ``numbers`` finds what shapes do not show, from the tensors and the fields of a configuration. Each of
-    the groups ``some`` exists in some layers only: a layer has all tensors of a group that other layers have, or none.
-    All other tensors of a layer exist in all layers. ``rotated`` are the values of ``model_type`` in config.json with
-    which changes may reorder the rows of queries and keys: other networks with the same names may rotate other rows.
+    ``numbers`` is a function that finds the numbers that shapes do not show, from the tensors and the fields of a
+    configuration. Each of the groups ``some`` exists in some layers only: a layer has all tensors of a group that other
+    layers have, or none. All other tensors of a layer exist in all layers. ``rotated`` are the values of ``model_type``
+    in config.json with which changes may reorder the rows of queries and keys: other networks with the same names may
+    rotate other rows.
 
     Each group in ``alike`` has modules, by the family's names, that have the same tensors, except those in ``some``.
     If names depend on the structure of a network, as those of a U-Net depend on its number of levels, ``shaped``
@@ -117,7 +118,7 @@ class Family:
         return self.shaped(tensors) if self.shaped is not None else self
 
     def named(self, name: str) -> list[Layout]:
-        """Return the layouts with a name, in their order."""
+        """Return the layouts called ``name``, in their order."""
         return [layout for layout in self.layouts if layout.name == name]
 
 

@@ -47,7 +47,7 @@ def recognised(tensors: Tensors) -> list[tuple[Family, Layout]]:
 
 
 def _known(layout: Layout, keys: Collection[str]) -> int:
-    """Return how many keys have names in a layout."""
+    """Return the number of keys for which a layout has a name."""
     made = [change.made for change in layout.changes if change.made]
     texts = dict.fromkeys((*layout.names.values(), *made, *layout.left))
     patterns = [KeyPattern(text) for text in texts]

@@ -152,7 +152,7 @@ def check_tensors(
 
 
 def split(sizes: DeepseekSizes) -> Regrouping:
-    """Return how llama.cpp's matrices of keys and of values are made from the one matrix of transformers."""
+    """Return the operations that make llama.cpp's matrices of keys and of values from transformers' one matrix."""
     key, parts = f"{KEYS_AND_VALUES}.weight", [sizes.plain, sizes.value]
     into = [f"{name}.weight" for name in PARTS]
     operations: tuple[Mapping[str, Any], ...] = (
@@ -164,7 +164,7 @@ def split(sizes: DeepseekSizes) -> Regrouping:
 
 
 def joined(sizes: DeepseekSizes) -> Regrouping:
-    """Return how the one matrix of transformers is made from llama.cpp's matrices of keys and of values."""
+    """Return the operations that make transformers' one matrix from llama.cpp's matrices of keys and of values."""
     key, parts = f"{KEYS_AND_VALUES}.weight", [f"{name}.weight" for name in PARTS]
     operations: tuple[Mapping[str, Any], ...] = (
         {"permute": parts[0], "dims": [0, 2, 1]},

@@ -68,8 +68,8 @@ def plan_lora_concat(
     """Return the plan of an adapter of PEFT with the change ``sum of weight * scale * B A`` of all ``adapters``.
 
     The factors A are stacked, and the factors B, times weight and scale, are put side by side, so that the new scale is
-    1. ``base`` is the model that kohya's names are names of. ``alike`` returns what two names of a base must have in
-    common. ``dtype`` is the dtype of all factors; '' keeps that of the adapters.
+    1. ``base`` is the model whose keys show where kohya's names with underscores have dots. ``alike`` returns the same
+    value for two names of one base model. ``dtype`` is the dtype of all factors; '' keeps that of the adapters.
 
     Raises PlanError if the adapters cannot be joined exactly, PatternError for a pattern that matches nothing.
     """

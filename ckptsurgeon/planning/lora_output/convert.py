@@ -31,7 +31,7 @@ from .spellings import SPELLINGS, TITLES, AdapterFiles, written
 __all__ = ["adapter_plan", "check_spelling", "copied_settings", "plan_lora_convert", "whole_steps"]
 
 FULL = ("exclude_modules", "layers_to_transform", "layers_pattern")
-"""Fields that select modules, and are of no use beside the full names of all."""
+"""Fields of a configuration that select modules; the output lists the full names of its modules instead."""
 
 
 def check_spelling(to: str) -> None:
@@ -53,9 +53,9 @@ def plan_lora_convert(
 ) -> Plan:
     """Return the plan of the adapter ``one`` with the names of the toolkit ``to``.
 
-    ``base`` is the model that kohya's names are names of, ``component`` the model of a pipeline that the adapter is
-    for. ``dtype`` is the dtype of all factors; '' keeps theirs. Raises PlanError for what the toolkit cannot store,
-    PatternError for a pattern that matches nothing.
+    ``base`` is the model whose keys show where kohya's names with underscores have dots, ``component`` the model of a
+    pipeline that the adapter is for. ``dtype`` is the dtype of all factors; '' keeps the dtype of each. Raises
+    PlanError for what the toolkit cannot store, PatternError for a pattern that matches nothing.
     """
     overlooked = check_excluded([one], exclude)
     chosen, left = chosen_modules(one, exclude)

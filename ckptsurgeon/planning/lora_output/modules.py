@@ -45,7 +45,8 @@ COMFY = "diffusion_model"
 class FactorSource:
     """How a factor of a new adapter is made: its inputs, put one after the other, each times its weight.
 
-    ``weights`` may be empty: all are 1. If ``factor`` is given, the factor is that of a smaller product instead.
+    ``weights`` may be empty: all are 1. If ``factor`` is given, the result is instead a factor of lower rank, which is
+    computed from the product of the inputs A and B.
     """
 
     inputs: tuple[Input, ...]
@@ -174,17 +175,17 @@ def common_dtype(dtypes: Iterable[str]) -> str:
 
 
 def is_exact(times: float, dtype: str) -> bool:
-    """Return whether a multiple of a number of ``dtype`` is surely a number of ``dtype``, except out of its range.
+    """Return whether numbers of ``dtype`` times ``times`` are numbers of ``dtype`` without rounding.
 
-    It is for multiples by a power of two. The range of float16 is so small that factors often leave it.
+    They are if ``times`` is a power of two, unless they leave the range of the dtype, as often in float16.
     """
     return times == 1 or (dtype != "float16" and abs(frexp(times)[0]) == 0.5)
 
 
 def folded(module: NewModule, scale: float) -> NewModule:
-    """Return a module with the same product and another scale: its factor B is multiplied by what the scale lacks.
+    """Return a module with another scale: its factor B is multiplied, so that scale times product stays the same.
 
-    If the multiples may not be numbers of the dtype of B, and this has 16 bits, B becomes float32.
+    If B has 16 bits and cannot store the multiplied values without rounding, it becomes float32.
     """
     if module.scale == scale:  # both may be 0
         return module

@@ -17,7 +17,7 @@ __all__ = ["CONFIG", "FIELDS", "WEIGHTS", "companion", "peft_fields", "peft_step
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 TWICE = ".base_layer.out_proj."
-"""In the key of a factor of torch's attention, whose output layer PEFT adapts twice."""
+"""A part of the keys of factors in torch's MultiheadAttention, whose output layer PEFT wraps twice."""
 
 FIELDS: Mapping[str, Any] = {
     "peft_type": "LORA", "base_model_name_or_path": None, "task_type": None, "inference_mode": True, "bias": "none",
@@ -35,7 +35,7 @@ def peft_steps(modules: Iterable[NewModule]) -> list[Step]:
 
 
 def _key(module: NewModule, part: str) -> str:
-    """Return PEFT's name of a factor; it has the wrappers of the layer that the source's name has."""
+    """Return PEFT's name of a factor, with the same wrappers around the layer as in the source's name."""
     found = _NAMED.search(module.origin) if module.origin.startswith(PREFIX) else None
     if found is not None:
         return f"{module.origin[: found.start()]}{found[1][:-1]}{part}{found[2] or ''}"

@@ -53,11 +53,11 @@ def plan_lora_resize(
     metadata: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """Return the plan of the adapter ``one`` with smaller ranks; ``ranks`` has that of each module, by its factor A.
+    """Return the plan of the adapter ``one`` with smaller ranks; ``ranks`` maps each module's factor A to its new rank.
 
-    A module is copied if its rank is not larger than that. Scales stay. The output has the names of the same toolkit,
-    if it can store several ranks. ``dtype`` is the dtype of all factors; '' keeps theirs. ``metadata`` are those of the
-    adapter's file.
+    A module is copied if its rank is not larger than the new one. Scales stay. The output has the names of the same
+    toolkit, if it can store several ranks. ``dtype`` is the dtype of all factors; '' keeps the dtype of each.
+    ``metadata`` are those of the adapter's file.
     """
     refuse_resizing(one)
     placed, _ = named_modules(one, one.adapter.modules, None)

@@ -43,8 +43,8 @@ _OF_KOHYA = {
 class AdapterFiles:
     """An adapter in the names of a toolkit: its steps, its other files, its metadata, and notes.
 
-    ``weights`` is the name that the file of tensors must have, '' if any. ``operations`` make the tensors of the first
-    source that hold the alphas.
+    ``weights`` is the name that the file of tensors must have, '' if any. ``operations`` are those of the first source;
+    they make the tensors with the alphas.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -101,7 +101,7 @@ def _placed(modules: Sequence[NewModule], component: str) -> list[NewModule]:
 
 
 def _component(one: NewModule) -> str:
-    """Return the name of a module's component in diffusers; kohya's prefix stays at names with underscores."""
+    """Return the name of a module's component in diffusers; names with underscores keep kohya's prefix."""
     return one.component if one.joined else _OF_KOHYA.get(one.component, one.component)
 
 
@@ -173,10 +173,11 @@ def _diffusers(modules: Sequence[NewModule]) -> AdapterFiles:
 
 
 def _no_component(module: NewModule, to: str) -> PlanError:
-    has = f"{escape(module.component)} is no model that it knows" if module.component else "the adapter does not say it"
+    model = escape(module.component)
+    has = f"{TITLES[to]} has no model {model}" if model else "the adapter does not name it"
     return PlanError(
         f"the names of {TITLES[to]} begin with the model of the pipeline that an adapter is for, and {has}.",
-        hint="Give it, as in --component unet.",
+        hint="Name the model, as in --component unet.",
     )
 
 

@@ -24,8 +24,9 @@ NAMES = {FISHER: "Fisher information", GRAM: "Gram matrix"}
 class ModelStatistics:
     """Statistics of one kind of a model's tensors, in a file that is the source ``source`` of the plan.
 
-    ``keys`` maps keys of the model to keys of the file. The inputs of the layers of the weights ``turned`` belong to
-    the weights' rows. ``lacking`` are tensors whose statistics the file should have, but which were not collected.
+    ``keys`` maps keys of the model to keys of the file. ``turned`` are weights stored as (in, out), whose rows belong
+    to the inputs of their layers. ``lacking`` are tensors whose statistics the file should have, but which were not
+    collected.
     """
 
     source: int
@@ -35,7 +36,7 @@ class ModelStatistics:
     lacking: frozenset[str] = frozenset()
 
     def kind_of(self, key: str) -> str:
-        """Return the kind of the statistics of a tensor, one of those of ``Merge``."""
+        """Return the kind of the statistics of a tensor, one of the values of ``Merge.statistics``."""
         return TURNED_GRAM if key in self.turned else self.kind
 
 
@@ -50,7 +51,7 @@ class StepStatistics:
     plain: list[str] = field(default_factory=list)
     resized: list[str] = field(default_factory=list)
     ridged: dict[float, list[str]] = field(default_factory=dict)
-    """The keys of weights whose Gram matrices get something added, by what is added."""
+    """The keys of weights to the diagonals of whose Gram matrices ridge is added, by the value of ridge."""
 
     def of(
         self, key: str, inputs: Sequence[Input], parameters: Mapping[str, Any], *, fitted: bool

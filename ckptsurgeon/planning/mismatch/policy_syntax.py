@@ -85,7 +85,7 @@ def moving_fault(policy: str, source: Shape, destination: Shape) -> str:
 
 
 def parts_fault(policy: Policy, source: Shape, destination: Shape) -> str:
-    """Return why the policy pad cannot pad each of its parts; '' if it can, or has no parts."""
+    """Return why the policy pad cannot pad each part of a tensor (``parts=``); '' if it can, or there are no parts."""
     parts, dim = _parts(policy)
     if not policy.arguments:
         return ""
@@ -177,7 +177,7 @@ class Policy:
 
 @lru_cache(maxsize=256)
 def parse_policy(text: str) -> Policy:
-    """Return the policy in a text such as ``pad`` or ``positions-2d:prefix=1``; raises ConfigError."""
+    """Return the policy in a text such as ``pad`` or ``positions-2d:prefix=1``; raises ConfigError for other texts."""
     name, colon, rest = text.partition(":")
     if name not in MISMATCH_POLICIES:
         begun = _BEGUN.match(name)

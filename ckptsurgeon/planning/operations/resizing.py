@@ -95,7 +95,7 @@ def resized(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
 
 
 def noised(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
-    """Return a tensor with random noise, of which the sum over the copies of each element along a dimension is 0."""
+    """Return a tensor plus random noise; over the copies of one original element along a dimension, it sums to 0."""
     dim = dimension(operation, operation.fields["dim"], key, len(info.shape))
     block = operation.fields["block"]
     runs = [(begin * block, end * block) for begin, end in indices_of(operation.fields["of"])]

@@ -159,7 +159,7 @@ class Step(Brief):
 
     @property
     def repeats(self) -> int:
-        """How many times each row of an initialised tensor is there, one after the other; 1 for other tensors."""
+        """The number of equal copies of each row of an initialised tensor, one after the other; 1 for other tensors."""
         verb, _, times = self.policy.partition(":") if self.op == "init" else ("", "", "")
         return int(times) if verb == REPEAT and times.isdecimal() and len(times) < DIGITS else 1
 

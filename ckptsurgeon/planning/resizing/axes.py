@@ -1,8 +1,8 @@
 """Finds the axes of tensors that a field of the configuration changes, and what a layer does along each of them.
 
-Two configurations are compared that differ in the field. An axis that differs is of a layer's outputs ("out") or of its
-inputs ("in"): the classes of the modules tell which. If the outputs of one layer are repeated, a layer that has them as
-inputs has to count each of them less.
+The shapes of two networks are compared whose configurations differ in the field. An axis of another size belongs to the
+outputs of a layer ("out") or to its inputs ("in"), as the class of the layer shows. If the outputs of a layer are
+repeated, the weights of the layers that read them are divided, so that sums stay the same.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _SIDES: Mapping[str, tuple[str, ...]] = {
     "queries, keys and values": ("out", "in"),
     "queries, keys and values of each group": ("out", "in"),
 }
-"""{kind of module: what its weight has along the first dimensions}"""
+"""{kind of module: the sides to which the first dimensions of its weight belong}"""
 _FUSED = ("gate_up_proj", "gate_up_proj_bias", "Wi", "gate_and_up_proj")
-"""Names of weights and biases that have the rows of two layers: those of the gate, and those of the values."""
+"""Names of weights and biases with the rows of two layers: gate projection and up projection."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Network:
     Kinds are "linear", "conv", "transposed conv", "transposed linear" (GPT-2's Conv1D), "embedding", "scaled
     embedding", "norm", "router", "queries, keys and values" (of all heads in one tensor; or "of each group"), "experts"
     (the weights of all experts in one tensor), "interleaved experts" (gpt-oss: inputs before outputs, rows of gate and
-    values in turn) and "other". ``ties`` maps each further key of a tensor to its first key.
+    up projection alternate) and "other". ``ties`` maps each further key of a tensor to its first key.
     """
 
     tensors: Mapping[str, TensorInfo]
@@ -57,8 +57,8 @@ class Network:
 class Axis:
     """A dimension of a tensor whose size changes from ``before`` to ``after``; ``side`` is "out" or "in".
 
-    ``parts`` is how many layers have their rows one after the other in it (2: gate and values); ``block`` is 2 if
-    their rows stand in turn.
+    ``parts`` is the number of layers whose rows follow each other along it (2: gate and up projection); ``block`` is 2
+    if the rows of the two layers alternate.
     """
 
     key: str
@@ -72,7 +72,7 @@ class Axis:
 
 
 def changed_axes(role: str, field: str, before: Network, after: Network) -> list[Axis]:
-    """Return the axes that the field ``field`` changes; ``role`` is what the field counts.
+    """Return the axes that the field ``field`` changes; ``role`` is what the field counts (see ``role_of``).
 
     Raises PlanError if the field adds or removes tensors, or if it is not known what a layer does along an axis.
     """

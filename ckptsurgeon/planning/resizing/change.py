@@ -1,4 +1,4 @@
-"""What one field changes: operations on the source's tensors, and what is said about them."""
+"""What the new value of one field needs: operations on the source's tensors, and a note about them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ __all__ = ["Change"]
 
 @dataclass
 class Change:
-    """The operations that one field needs, and what else the transplant of the results needs.
+    """The operations that the new value of a field needs, and the options with which their results are transplanted.
 
     ``rows`` are operations on single keys, in order; ``after`` are operations on patterns, which follow. ``renamed``
-    are rules for the results, and ``left`` are patterns of tensors that are left out. ``policies`` has the policy for
-    shapes of keys whose rest is initialised. ``said`` is what was done; ``is_exact`` is true if the network computes
-    the same afterwards, up to rounding, and None if this is not known; ``equal`` says which of its outputs are then the
-    same. ``repeated`` has keys of initialised tensors of which each row is there so many times.
+    are rules that rename the results, and ``left`` are patterns of tensors that are left out. ``policies`` maps keys of
+    tensors of which only a part comes from the source to the policy that initialises the rest. ``said`` is the text of
+    the note on what was done; ``is_exact`` is true if the network computes the same afterwards, up to rounding, and
+    None if this is not known; ``equal`` names the outputs that are then the same. ``repeated`` maps keys of initialised
+    tensors to the number of copies of each row.
     """
 
     said: str

@@ -28,11 +28,11 @@ __all__ = [
 ]
 
 INFLUENTIAL = "influential"
-"""The word for the layers that change their input most, which statistics tell."""
+"""The value of ``--layers`` that keeps the layers that change their input most, according to statistics."""
 WAYS = ("repeat", "interleave", "identity", "evenly", "first")
-"""The words that ``--layers`` understands instead of a list of layers."""
+"""The values of ``--layers`` that are not lists of layers."""
 NEW = "resized"
-"""A part of the names that layers have until they get their new numbers."""
+"""A segment in the temporary keys of layers, until they get their new numbers."""
 _RANGE = re.compile(r"([0-9]{1,6})(?:\.\.([0-9]{1,6}))?")
 _OUTPUTS = re.compile(
     r"(^|\.)(o_proj|out_proj|c_proj|down_proj|fc2|wo|o|w2|lin2|out_lin|dense_4h_to_h|output_dense|output_linear|output\.dense"
@@ -41,7 +41,7 @@ _OUTPUTS = re.compile(
 """Matches the keys of the layers whose outputs are added to the residual stream, in transformers' networks."""
 _ADDED = ("linear", "transposed linear", "experts", "interleaved experts")
 NORM_AFTER = re.compile(r"(attention\.output\.LayerNorm|sa_layer_norm|output_layer_norm)\.weight$")
-"""Matches norms of the sum of a layer's input and what it adds, as BERT has them."""
+"""Matches the norms of layers that normalise after the residual sum (post-norm), as BERT's do."""
 
 
 class Layer(NamedTuple):
@@ -207,7 +207,7 @@ def changed_depth(
 
 
 def _of_one_layer(path: str, layers: Sequence[Layer], before: Network, after: Network) -> Iterator[str]:
-    """Yield the keys, before they are renamed, of copies of tensors that a layer at the new place does not have."""
+    """Yield the temporary keys of copies that the output does not need: its layer at that position lacks the tensor."""
     for number, layer in enumerate(layers):
         own = f"{path}.{layer.source}."
         for key in before.tensors:
@@ -276,7 +276,7 @@ def _is_in(key: str, path: str) -> bool:
 
 
 def _output_projections(path: str, number: int, layers: Sequence[Layer], before: Network) -> list[str]:
-    """Return the keys, with their names before they are renamed, that make a layer add nothing if they are zero."""
+    """Return the temporary keys of tensors; if they are zero, the layer adds nothing to its input."""
     own = f"{path}.{layers[number].source}."
     keys = [key for key in before.tensors if key.startswith(own)]
     found = [key for key in keys if before.kinds.get(key) in _ADDED and _OUTPUTS.search(key)]
@@ -291,7 +291,7 @@ def _output_projections(path: str, number: int, layers: Sequence[Layer], before:
 
 
 def _parts_without(found: Sequence[str], keys: Sequence[str], own: str, before: Network) -> str:
-    """Return a part of a layer with several matrices of which none becomes zero; "" if there is none."""
+    """Return a module of a layer that has several matrices, of which none is in ``found``; "" if there is none."""
     matrices: dict[str, set[str]] = {}
     for key in keys:
         if before.kinds.get(key) in _ADDED and not key.endswith("bias"):

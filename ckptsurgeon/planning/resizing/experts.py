@@ -1,4 +1,4 @@
-"""Turns feed-forward layers into experts, each a copy of its layer, or one expert of each layer into such a layer.
+"""Turns each feed-forward layer into experts that are copies of it, or one expert of each layer into such a layer.
 
 Sparse upcycling (https://arxiv.org/abs/2212.05055): if the weights of the chosen experts sum to 1, the network computes
 the same at first, because all experts of a layer are equal.
@@ -25,7 +25,7 @@ _PARTS = {
     "gate_proj": "gate", "w1": "gate", "up_proj": "up", "w3": "up", "down_proj": "down", "w2": "down",
     "gate_up_proj": "gate_up",
 }  # fmt: skip
-"""{name of a layer: the part of a feed-forward layer with a gate that it is}"""
+"""{name of a linear layer: its role in a feed-forward layer with a gate}"""
 _FORMS = ({"gate", "up", "down"}, {"gate_up", "down"})
 _ROUTING = ("router", "experts")
 _ONLY_PLAIN = (
@@ -40,9 +40,9 @@ Parts = Mapping[str, str]
 def upcycled(before: Network, after: Network) -> Change:
     """Return the change of a dense network to one with experts, each a copy of the feed-forward layer.
 
-    What else is new is initialised: routers, and shared experts, whose output projections are zero. The fields
-    ``said`` and ``is_exact`` are left to the caller. Raises PlanError if the networks differ in another tensor, or a
-    feed-forward layer is not known.
+    What else is new is initialised: routers, and shared experts, whose output projections are zero. The caller sets the
+    fields ``said`` and ``is_exact``. Raises PlanError if the networks differ in another tensor, or a feed-forward layer
+    is not known.
     """
     change = Change("", True)
     layers = _different_layers(before, after)
@@ -62,7 +62,8 @@ def upcycled(before: Network, after: Network) -> Change:
 def expert_alone(before: Network, after: Network, number: int) -> Change:
     """Return the change of a network with experts to a dense one, with the expert ``number`` of each layer.
 
-    ``said`` is left to the caller. Raises ConfigError if there is no such expert, and PlanError as ``upcycled`` does.
+    The caller sets the field ``said``. Raises ConfigError if there is no such expert, and PlanError as ``upcycled``
+    does.
     """
     change = Change("", False)
     layers = _different_layers(before, after)
@@ -85,7 +86,7 @@ def expert_alone(before: Network, after: Network, number: int) -> Change:
 def _different_layers(before: Network, after: Network) -> dict[str, tuple[list[str], list[str]]]:
     """Return, by layer, the keys that only ``before`` has and those that only ``after`` has.
 
-    Raises PlanError if a tensor has another shape, or one outside the layers has no equal.
+    Raises PlanError if a tensor of both has different shapes, or only one of them has a tensor outside the layers.
     """
     shared = [key for key in before.tensors if key in after.tensors]
     other = [key for key in shared if before.tensors[key].shape != after.tensors[key].shape]
@@ -124,7 +125,7 @@ def _layer(key: str) -> str:
 
 
 def _plain(keys: Iterable[str]) -> dict[str, str]:
-    """Return the parts of a dense feed-forward layer by what they are; raises PlanError if there is anything else."""
+    """Return the keys of a dense feed-forward layer by role ("gate", "up", "down"); raises PlanError for others."""
     found: dict[str, str] = {}
     for key in keys:
         module, _, name = key.rpartition(".")
@@ -138,7 +139,7 @@ def _plain(keys: Iterable[str]) -> dict[str, str]:
 
 
 def _stacked(keys: Sequence[str], network: Network) -> dict[str, str]:
-    """Return the keys of the experts of a layer: "gate_up" and "down"; raises PlanError if they are not stacked so."""
+    """Return the keys of a layer's stacked experts by role ("gate_up", "down"); raises PlanError for other forms."""
     kinds = {key: network.kinds.get(key, "other") for key in keys}
     found = {_PARTS.get(key.rpartition(".")[2], key): key for key, kind in kinds.items() if "experts" in kind}
     if found.keys() != {"gate_up", "down"} or {kinds[key] for key in found.values()} != {"experts"}:
@@ -179,7 +180,7 @@ def _routers(layers: Mapping[str, tuple[Sequence[str], Sequence[str]]], after: N
 
 
 class _Own:
-    """Returns keys of one layer as patterns: of all layers that are changed alike, or of this layer alone."""
+    """Turns the key of one layer into a pattern: for all layers that are changed alike, or for this layer alone."""
 
     def __init__(self, *, is_one: bool) -> None:
         self._is_one = is_one
@@ -189,7 +190,7 @@ class _Own:
 
 
 def _alike(layers: Mapping[str, Parts], network: Network) -> list[tuple[_Own, str]]:
-    """Return one layer for all if the tensors of all layers of ``network`` change; otherwise, each layer by itself."""
+    """Return one layer that stands for all if all layers of ``network`` change alike; otherwise, each layer."""
     changed = {key for parts in layers.values() for key in parts.values()}
     patterns = {numberless(key) for key in changed}
     matched = {key for key in network.tensors if numberless(key) in patterns}
@@ -236,9 +237,9 @@ def _copies(
 
 
 def _beside(new: Sequence[str], after: Network) -> list[str]:
-    """Return the keys of the output projections of new modules beside the experts, such as a shared expert.
+    """Return the keys of the output projections of other new modules, such as a shared expert.
 
-    Raises PlanError if something else is new that is not for routing.
+    Raises PlanError if a layer has a new tensor that is neither in such a module nor for routing.
     """
     linear = [key for key in new if after.kinds.get(key) not in _ROUTING]
     found = [key for key in linear if _PARTS.get(_module(key)) == "down"]

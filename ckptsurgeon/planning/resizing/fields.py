@@ -26,7 +26,7 @@ _NAMES: Mapping[str, Iterable[str]] = {
     "vocabulary": ("vocab_size",),
 }  # fmt: skip
 ORDER = tuple(_NAMES)
-"""What the fields count, in the order in which they are changed: layers are copied when all else has its new size.
+"""What fields count, in the order in which sizes are changed: layers are copied after all else has its new size.
 
 The rows of a vocabulary are mapped last, when the results are made.
 """
@@ -41,12 +41,11 @@ USED_EXPERTS = (
 
 
 def role_of(field: str) -> str:
-    """Return what a field counts.
+    """Return what a field counts, '' if it is not one of the following.
 
-    It counts "channels" (of feed-forward layers), "experts", "width", "heads", "kv_heads" (of keys, values), "depth" or
-    "vocabulary".
+    These are "channels" (of feed-forward layers), "experts", "width", "heads", "kv_heads" (of keys and values), "depth"
+    and "vocabulary".
 
-    ``field`` may be the path of a field in a part of the configuration (``text_config.hidden_size``). Returns "" for a
-    field that counts none of these.
+    ``field`` may be the path of a field in a part of the configuration (``text_config.hidden_size``).
     """
     return _ROLES.get(field.rpartition(".")[2], "")

@@ -1,7 +1,7 @@
 """Queries, keys and values in one tensor, as in Phi-3 and Falcon: they are changed as three tensors, and joined again.
 
-In one kind of layer they follow each other as wholes; in another, as in Falcon-40B, the queries of each group of heads
-are followed by the key and the value that they share.
+In one kind of layer, all queries come first, then all keys, then all values. In another, as in Falcon-40B, the queries
+of each group of heads are followed by the key and the value that they share.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ __all__ = ["GROUPED", "KIND", "Heads", "fused_keys", "joins", "separated", "spli
 KIND = "queries, keys and values"
 """The kind of a layer with the rows of all queries, then those of keys, then those of values."""
 GROUPED = "queries, keys and values of each group"
-"""The kind of a layer with the rows of the queries that share a key, then those of the key, then of its value."""
+"""The kind of a layer in which each group of queries is followed by the key and the value that it shares."""
 KINDS = (KIND, GROUPED)
 _PARTS = ("q_proj", "k_proj", "v_proj")
 
 
 class Heads(NamedTuple):
-    """The number of heads of queries, and of keys and values."""
+    """The number of query heads, and the number of key heads, which is also that of value heads."""
 
     queries: int
     keys: int
@@ -46,7 +46,7 @@ def separated(network: Network, heads: Heads) -> Network:
 
 
 def splits(network: Network, heads: Heads) -> list[dict[str, Any]]:
-    """Return the operations that make the tensors of ``separated`` of those that a checkpoint has."""
+    """Return the operations that split a checkpoint's fused tensors into the tensors that ``separated`` returns."""
     rows: list[dict[str, Any]] = []
     for pattern, key in _fused(network).items():
         groups = _groups(network, key, heads)
@@ -57,7 +57,7 @@ def splits(network: Network, heads: Heads) -> list[dict[str, Any]]:
 
 
 def joins(network: Network, heads: Heads) -> list[dict[str, Any]]:
-    """Return the operations that undo ``splits``, after the parts were changed; there are ``heads`` then."""
+    """Return the operations that join the parts again; ``heads`` are the numbers of heads after the change."""
     rows: list[dict[str, Any]] = []
     for pattern, key in _fused(network).items():
         groups = _groups(network, key, heads)
@@ -67,7 +67,7 @@ def joins(network: Network, heads: Heads) -> list[dict[str, Any]]:
 
 
 def _fused(network: Network) -> dict[str, str]:
-    """Return, by the pattern of their keys, the first tensor of each that has queries, keys and values."""
+    """Return a map from each pattern that matches fused projections to the first key that it matches."""
     found: dict[str, str] = {}
     for key in network.tensors:
         if network.kinds.get(key) in KINDS:
@@ -80,7 +80,7 @@ def _groups(network: Network, key: str, heads: Heads) -> int:
 
 
 def fused_keys(network: Network) -> Mapping[str, str]:
-    """Return, by the key of each part, the key of the tensor that it is a part of."""
+    """Return a map from the key of each part to the key of the fused tensor."""
     return {name: key for key, kind in network.kinds.items() if kind in KINDS for name in _names(key)}
 
 

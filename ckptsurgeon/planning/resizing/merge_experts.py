@@ -1,8 +1,9 @@
 """Fewer experts, each the mean of a group of the source's, as in M-SMoE (https://arxiv.org/abs/2310.01334).
 
-The experts with the highest scores are kept as the heads of groups, and each other expert joins the head whose row of
-the router is most similar to its own. An expert counts in the mean as often as it is used, if this is known. The rows
-of the router are averaged alike. The paper also aligns the channels of experts before; this is not done here.
+Each expert with one of the highest scores becomes the head of a group, and each other expert joins the head whose row
+of the router is most similar to its own. In the mean, the weight of an expert is how often it is used, if this is
+known. The rows of the router are averaged with the same weights. The paper also aligns the channels of experts before;
+this is not done here.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def similar_groups(similarity: Sequence[Sequence[float]], heads: Sequence[int], 
     """Return a group for each of the experts ``heads``, in order, with the other experts that are most similar to it.
 
     ``similarity`` has, for each expert, how similar each other expert is to it. ``within`` is the number of equal parts
-    of the experts, each of which has a head: no group has experts of several parts.
+    into which the experts are divided: all experts of a group are of one part.
     """
     size = len(similarity) // within
     groups = {head: [head] for head in heads}
@@ -49,10 +50,10 @@ def merged(
     numbers: tuple[int, int],
     by: str,
 ) -> Change:
-    """Return the change to merged experts; ``groups`` and ``weights`` are those of each of the ``layers``.
+    """Return the change to merged experts; ``groups`` and ``weights`` have an entry for each of the ``layers``.
 
-    Weights are [] if all experts count alike. ``by`` says how the groups were chosen. Raises PlanError if a tensor does
-    not have one element for each expert.
+    The weights of a layer are [] if all its experts count alike. ``by`` says how the groups were chosen. Raises
+    PlanError if a tensor does not have one element for each expert.
     """
     old, new = numbers
     rows: list[dict[str, Any]] = []
@@ -71,7 +72,7 @@ def merged(
 
 
 def _usable(counts: Sequence[float], groups: Groups) -> list[float]:
-    """Return weights of experts; those of a group that is never used are all 1."""
+    """Return the weights of experts; in a group that is never used, each weight is 1."""
     found = list(counts)
     for group in groups:
         if not sum(counts[at] for at in group):

@@ -1,9 +1,9 @@
 """Makes a width larger by dimensions that are 0 at first; the new width need not be a multiple of the old one.
 
-Along the width, everything that is made is padded with zeros, and what reads the new numbers is initialised, which is
-multiplied by 0 at first. A norm that divides by the root of a mean square (RMSNorm, https://arxiv.org/abs/1910.07467)
-sees a mean that is old / new times as large. It computes the same if its epsilon is multiplied by old / new, too, and
-its weight by the root of that. A norm that subtracts the mean (LayerNorm) would move the new numbers away from 0.
+Weights that compute the new dimensions are zero. Weights that read them are initialised; they are multiplied by 0 at
+first. A norm that divides by the root of a mean square (RMSNorm, https://arxiv.org/abs/1910.07467) sees a mean that is
+old / new times as large. It computes the same if its epsilon is multiplied by old / new, too, and its weight by the
+root of that. A norm that subtracts the mean (LayerNorm) would make the new dimensions differ from 0.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class NormForm(NamedTuple):
     """How a norm computes: over how many numbers, with which epsilon, and what it does with its weight.
 
     ``size`` is 0 if it is not known, and ``epsilon`` None. ``offset`` is the number that is added to its weight (1 for
-    those of Gemma). ``kind`` is "rms", "mean" if the mean is subtracted, "bare" if it has no weight, or "" if it is not
-    known.
+    those of Gemma). ``kind`` is "rms" (RMSNorm), "mean" if the mean is subtracted, "bare" if it has no weight, or "" if
+    it is not known.
     """
 
     size: int
@@ -132,11 +132,11 @@ def _impossible(field: str, numbers: tuple[int, int], why: str) -> PlanError:
 def with_epsilons(
     change: Change, before: Norms, after: Norms, numbers: tuple[int, int], network: Network, heads: Mapping[str, int]
 ) -> Change:
-    """Return a change that makes up for norms with a wrong epsilon, or whose note says that they change the outputs.
+    """Return ``change`` with operations that correct the effect of wrong epsilons, or with a note that outputs change.
 
-    The epsilon has to be old / new times as large over the width, and as it was over anything else. If it is another
-    over the queries or keys of a head, their projection is scaled, so that the norm computes the same. ``heads`` has
-    the number of "heads" and "kv_heads".
+    In a norm over the width, epsilon must become old / new times as large; in other norms, it must stay the same. If it
+    changes in a norm over the queries or keys of a head, their projection is scaled, so that the norm computes the
+    same. ``heads`` has the numbers of "heads" and "kv_heads".
     """
     old, new = numbers
     apart = []
@@ -158,7 +158,7 @@ def with_epsilons(
 
 
 def _projection(path: str, size: int, network: Network, heads: Mapping[str, int]) -> list[str]:
-    """Return the keys of the projection whose outputs a norm of heads takes, and nothing else does; [] if none does."""
+    """Return the keys of the projection whose outputs only a norm over heads reads; [] if there is none."""
     parent, _, name = path.rpartition(".")
     if name not in _PROJECTIONS:
         return []

@@ -1,10 +1,10 @@
 """Adds heads, channels, experts or width by repeating those that exist; pools heads of keys and values to fewer.
 
-Where outputs of a layer are repeated, the layers that have them as inputs count each of them less, so the network
-computes the same: HyperCloning (https://arxiv.org/abs/2409.12903) for the width, Net2Net
-(https://arxiv.org/abs/1511.05641) for channels. Copies that are all alike learn the same; noise on what reads them, of
-which the sum over the copies is 0, makes them differ while the network still computes the same. Keys and values are
-pooled as in https://arxiv.org/abs/2305.13245.
+If outputs of a layer are repeated, the weights of the layers that read them are divided by the number of copies, so the
+network computes the same: HyperCloning (https://arxiv.org/abs/2409.12903) for the width, Net2Net
+(https://arxiv.org/abs/1511.05641) for channels. Equal copies learn the same; so noise that sums to 0 over the copies
+can be added to the weights that read them: the copies then differ, and the network still computes the same. Keys and
+values are pooled as in https://arxiv.org/abs/2305.13245.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Noise(NamedTuple):
 
     @property
     def said(self) -> str:
-        """The words on this noise in the note on a change; '' without noise."""
-        return f", with noise of up to {self.by:g} of a weight on what reads them" if self.by else ""
+        """The end of the note on a change, which describes this noise; '' without noise."""
+        return f", with noise of up to {self.by:g} of a weight on the weights that read them" if self.by else ""
 
 
 NO_NOISE = Noise()
@@ -50,9 +50,9 @@ def repeated(
 ) -> Change:
     """Return the change that repeats each unit along each axis as often as the field grows.
 
-    A unit is a head, an expert, or as many elements as a head has, so that heads and width are repeated alike:
-    ``unit`` elements, or as many as the axis has for each of the ``numbers[0]``. Raises PlanError if a size is no
-    multiple of the old one.
+    ``numbers`` are the old and the new value of the field. A unit has ``unit`` elements (for the width: as many as a
+    head, so that heads and width are repeated alike). Without ``unit``, an axis consists of ``numbers[0]`` units, such
+    as heads or experts. Raises PlanError if a new size is not a multiple of the old one.
     """
     old, new = numbers
     times, rest = divmod(new, old)
@@ -73,7 +73,7 @@ def repeated(
         rows.append(taken(axis, [(index, index + 1) for index in range(units) for _ in range(times)], size))
         rows += noise.rows(axis, rows[-1])
     rows += [{"scale": axis.key, "by": 1 / times} for axis in axes if axis.side == "in"]
-    return Change(f"{field} {old} to {new}: each repeated {count(times, 'time')}{noise.said}", True, rows)
+    return Change(f"{field} {old} to {new}: each of the {old} repeated {count(times, 'time')}{noise.said}", True, rows)
 
 
 def _has_heads_in_turn(axis: Axis, width: int) -> bool:
@@ -86,8 +86,8 @@ def widened_channels(
 ) -> Change:
     """Return the change to more channels of feed-forward layers; ``way`` is "copy" or "init".
 
-    With "copy", channels are repeated, and what each of them contributes is divided by how often it is there. With
-    "init", new channels are initialised and contribute nothing at first.
+    With "copy", channels are repeated, and the weights that read a channel are divided by the number of its copies.
+    With "init", new channels are initialised and contribute nothing at first.
     """
     old, new = numbers
     is_normed = any(axis.kind == "norm" for axis in axes)  # BitNet normalises over the channels

@@ -1,7 +1,7 @@
 """Fewer heads, channels or experts: those with the largest weights are kept, or those that a list names.
 
-Without data, a head, channel or expert counts as much as its weights: the product, over the layers that make it and
-those that use it, of their sums of squares.
+Without data, the score of a head, channel or expert is computed from its weights: the sum of squares of its weights in
+each layer that computes it or reads it, multiplied over these layers.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _layer(key: str) -> str:
 def check_channels(field: str, groups: Sequence[Sequence[Axis]]) -> None:
     """Raise PlanError if layers that belong together do not have equally many channels.
 
-    One of them may then hold the rows of gate and values, in an order that is not known.
+    One of them may then have the rows of both gate and up projection, in an unknown order.
     """
     for axes in groups:
         sizes = {axis.before // axis.parts // axis.block: axis.key for axis in axes}
@@ -68,7 +68,7 @@ def check_channels(field: str, groups: Sequence[Sequence[Axis]]) -> None:
 def largest(scores: Iterable[float], keep: int, within: int = 1) -> list[int]:
     """Return the indices of the ``keep`` largest scores, in order; of equal scores, the first are kept.
 
-    ``within`` is the number of equal parts of the scores, of each of which equally many are kept.
+    ``within`` is the number of equal parts into which the scores are divided; equally many are kept in each part.
     """
     found = list(scores)
     if not all(map(isfinite, found)):
@@ -113,7 +113,7 @@ def selected(
 
 
 def scores_by_weights(sums: Mapping[str, Sequence[float]]) -> list[float]:
-    """Return the score of each unit: the product of its sums of squares in all tensors; ``sums`` has them by key."""
+    """Return the score of each unit: the product, over all tensors, of its sums of squares, which are in ``sums``."""
     scores = [1.0] * len(next(iter(sums.values())))
     for own in sums.values():
         mean = sum(own) / len(own) or 1.0  # so that no product overflows

@@ -18,9 +18,9 @@ BEGUN, DONE, FAILED = "begun", "done", "failed"
 
 @dataclass
 class Trial:
-    """A trial: its number from 1, its values, and its score; None if it failed, for the reason ``why``, or has no end.
+    """A trial: its number from 1, its values, and its score (None if it failed or is not done).
 
-    ``merge_s`` and ``evaluate_s`` are the seconds of its two parts.
+    ``why`` is the reason why it failed. ``merge_s`` and ``evaluate_s`` are the times of its two parts in seconds.
     """
 
     number: int

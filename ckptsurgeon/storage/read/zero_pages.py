@@ -5,15 +5,15 @@ from __future__ import annotations
 __all__ = ["GRID", "PAGE", "zero_page"]
 
 PAGE = 4096
-"""The number of zeros that are noticed."""
+"""The size of a page of zeros in bytes."""
 GRID = 1 << 15
-"""The distance of the places of a block that are looked at: so many zeros, and a page, are noticed anywhere."""
+"""The distance between the places of a block that are looked at: a run of ``GRID + PAGE`` zeros is always noticed."""
 _WORDS, _HEAD = GRID // 8, 64
 _PAGE = bytes(PAGE)
 
 
 def zero_page(view: memoryview) -> int | None:
-    """Return the offset of the first page of zeros at a place of ``GRID`` of a block; None if there is none.
+    """Return the offset of the first page of zeros in a block, at a multiple of ``GRID``; None if there is none.
 
     A block of 1 MiB takes about 2 microseconds, because only 8 bytes are looked at unless they are zeros.
     """

@@ -52,7 +52,7 @@ RECORD = ".rename"
 
 
 class NewHeader(NamedTuple):
-    """The beginning of a file, the length of its header and the header: as it is (``old``), and as it is to become."""
+    """The beginning of a file, with the length of its header and the header: as it is (``old``), and as it will be."""
 
     path: str
     old: bytes
@@ -131,13 +131,13 @@ def replace_headers(
 
 
 def check_alone(path: str) -> None:
-    """Raise OutputError if the header of a file cannot be replaced in place: it has other names, or others read it."""
+    """Raise OutputError if the header of a file cannot be replaced in place: it has hard links, or others read it."""
     with suppress(FileNotFoundError), _open_alone(path):
         pass
 
 
 def settle_interrupted(path: str) -> list[str]:
-    """Finish or undo the changes of headers, in the file or folder ``path``, that runs began which are over.
+    """Finish or undo the changes of headers that interrupted runs have begun in the file or folder ``path``.
 
     Returns notes on them. Raises OutputError if a run is still at work, or if the files cannot be written.
     """

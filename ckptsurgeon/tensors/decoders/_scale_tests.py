@@ -129,8 +129,8 @@ def are_exchanged(smallest: float, scales: float, biases: float) -> bool:
 def lean_of(values: Array) -> float:
     """Return the median of |mean| / deviation of runs of weights along rows; 0 if there are too few runs.
 
-    At most twice ``RUNS`` runs are looked at, spread over all rows and columns. A step between two codes is taken off
-    each mean: in a group with an outlier, all other weights may have one code, which is the nearest to 0.
+    At most twice ``RUNS`` runs are looked at, spread over all rows and columns. A step between two codes is subtracted
+    from each |mean|: in a group with an outlier, all other weights may have one code, which is the nearest to 0.
     """
     rows, in_row = values.reshape(-1, values.shape[-1]), values.shape[-1] // RUN
     at = np.arange(0, len(rows) * in_row, len(rows) * in_row // RUNS | 1)

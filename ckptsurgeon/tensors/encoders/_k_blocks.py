@@ -28,9 +28,10 @@ _NOTHING = _F(1e-15)
 
 
 class _Search(NamedTuple):
-    """The scales that a group with a minimum tries: ``codes - 1 + first``, then steps of 0.1, over its range.
+    """The scales to try for a group that has a minimum.
 
-    ``is_absolute`` says that errors are compared as sizes, not as squares.
+    The first is the range of the group divided by ``codes - 1 + first``; for each of the ``steps`` that follow, the
+    divisor grows by 0.1. If ``is_absolute`` is true, errors are summed as magnitudes, not as squares.
     """
 
     codes: int
@@ -183,7 +184,7 @@ def _symmetric(values: Array, most: int) -> tuple[Array, Array]:
 def _symmetric_by_exchange(values: Array, most: int) -> tuple[Array, Array]:
     """Return a scale for each group, and codes from ``-most`` to ``most - 1`` (``make_q3_quants``).
 
-    Five times, each number in turn gets the code that is best for the scale that the others have.
+    Five times, each number in turn gets the code that is best for the scale that all other numbers of its group give.
     """
     extreme, is_empty = _extremes(values)
     codes = _nearest(-_F(most) / extreme * values, -most, most - 1)

@@ -89,7 +89,7 @@ def test_a_network_of_own_code_computes_the_same(
     said = "the outputs may change (--prove compares them)" if is_equal else "the outputs change"
     assert any(note.endswith(said) for note in plan.notes), plan.notes
     rows = ", ".join(f"{name}: {value}" for name, value in fields.items())
-    assert any(note.startswith(f"the output is of net.yaml with {rows}: ") for note in plan.notes), plan.notes
+    assert any(note.startswith(f"the output fits net.yaml with {rows}: ") for note in plan.notes), plan.notes
     cs.apply(plan, "out.safetensors")
     assert cs.verify("out.safetensors").ok
     before, after = outputs(net, "net.safetensors"), outputs(net, "out.safetensors", **fields)

@@ -110,7 +110,7 @@ def test_which_file_of_a_component_was_read_and_which_folders_were_not() -> None
     with cs.open_checkpoint("sd") as found:
         assert [*found] == ["unet.a", "vae.a"]
         assert any(note.startswith(f"unet: read {OTHER}; also in the folder: ") for note in found.notes)
-        assert "model_index.json does not list vae_1_0, so not read" in found.notes
+        assert "model_index.json does not list vae_1_0, so it was not read" in found.notes
 
 
 def test_a_component_that_changed_after_the_plan_is_an_error() -> None:

@@ -242,8 +242,8 @@ Held: TypeAlias = Callable[[tuple[int, ...], int, int, Mapping[str, Any]], int]
 def held_by(doubles: Callable[[int, int, int], int]) -> Held:
     """Return a function of a tensor and parameters that returns the bytes of memory for factorising it.
 
-    ``doubles`` returns how many numbers in double precision the method holds, for a matrix of so many rows and columns
-    and so many inputs, in addition to the inputs, one change, and what LAPACK needs for its decomposition.
+    ``doubles(rows, columns, inputs)`` returns how many numbers in double precision the method has in memory for a
+    matrix of this shape, in addition to the inputs, one change, and what LAPACK needs for its decomposition.
     """
 
     def held(shape: tuple[int, ...], inputs: int, itemsize: int, parameters: Mapping[str, Any]) -> int:

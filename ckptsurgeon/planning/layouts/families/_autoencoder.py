@@ -17,7 +17,7 @@ __all__ = ["ATTENTION", "OLDER", "Autoencoder", "autoencoder_in", "autoencoder_n
 class Autoencoder:
     """The number of residual blocks of each level of the encoder and of the decoder, in the order of computing.
 
-    ``is_quantised`` is true if there are convolutions around the latents, as Flux's autoencoder does not have.
+    ``is_quantised`` is true if the autoencoder has ``quant_conv`` and ``post_quant_conv``, which Flux's lacks.
     """
 
     down: tuple[int, ...]
@@ -51,13 +51,13 @@ def _levels(keys: Collection[str], module: str, block: str) -> tuple[int, ...]:
 
 
 def _number(keys: Collection[str], modules: str) -> int:
-    """Return how many numbered modules have a convolution, the first or the second, since one may be missing."""
+    """Return the number of residual blocks; a block of which one convolution is missing counts, too."""
     parts = ("conv1.weight", "conv2.weight")
     return sum(1 for _ in takewhile(lambda n: any(f"{modules.format(n)}.{part}" in keys for part in parts), count()))
 
 
 def autoencoder_names(vae: Autoencoder, prefix: str, theirs: str) -> dict[str, str]:
-    """Return the names in the original, which begin with ``theirs``, by those in diffusers, with ``prefix``."""
+    """Return a map from diffusers' names (beginning with ``prefix``) to the original's (beginning with ``theirs``)."""
     names = dict(zip(_AROUND, _AROUND, strict=True)) if vae.is_quantised else {}
     for part in ("encoder", "decoder"):
         names |= {f"{part}.{ours}": f"{part}.{name}" for ours, name in _ENDS.items()}

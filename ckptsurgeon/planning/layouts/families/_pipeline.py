@@ -34,13 +34,13 @@ class Pipeline:
 
     @property
     def components(self) -> dict[str, str]:
-        """What the keys of each network begin with in the original, by what they begin with in diffusers."""
+        """For each network, the prefix of its keys in diffusers, mapped to their prefix in the original."""
         found = {UNET: THEIR_UNET} if self.unet else {}
         found |= {VAE: THEIR_VAE} if self.vae else {}
         return found | {text.ours: text.theirs for text in self.texts}
 
     def names(self) -> dict[str, str]:
-        """Return the names in the original by those in diffusers."""
+        """Return a map from diffusers' names to the original's."""
         names = unet_names(self.unet, UNET, THEIR_UNET) if self.unet else {}
         names |= autoencoder_names(self.vae, VAE, THEIR_VAE) if self.vae else {}
         for text in self.texts:
@@ -48,7 +48,7 @@ class Pipeline:
         return names
 
     def alike(self) -> tuple[tuple[str, ...], ...]:
-        """Return the modules in diffusers that have the same tensors."""
+        """Return groups of modules, by diffusers' names; the modules of a group have the same tensors."""
         groups = alike_in_unet(self.unet, UNET) if self.unet else ()
         groups += alike_in_autoencoder(self.vae, VAE) if self.vae else ()
         norms = tuple(text.last_norm for text in self.texts)

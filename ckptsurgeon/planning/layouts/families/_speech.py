@@ -54,7 +54,7 @@ _FAIRSEQ_NORMS = (
 
 
 def within(ours: str, theirs: str, names: Names) -> dict[str, str]:
-    """Return names with the module ``ours`` before the family's, and ``theirs`` before those of a library."""
+    """Return ``names`` with the prefixes ``ours`` (of the family's names) and ``theirs`` (of the library's names)."""
     return {f"{ours}{name}": f"{theirs}{spelled}" for name, spelled in names.items()}
 
 
@@ -62,10 +62,10 @@ def in_transformers(
     name: str, library: str, ours: str, before: str, heads: Names, *, more: Names | None = None,
     training: tuple[str, ...] = (), marks: tuple[str, ...] = (),
 ) -> list[Layout]:  # fmt: skip
-    """Return transformers' layouts with the module ``before``, in both spellings of the weight norm.
+    """Return transformers' layouts, in both spellings of the weight norm; their keys begin with ``before``.
 
-    ``ours`` is the module in the family's own names, ``more`` are further names in the module, ``heads`` those beside
-    it. ``training`` and ``marks`` are further names of these kinds.
+    ``ours`` is the prefix of the family's names. ``more`` are further names after the prefix, ``heads`` names without
+    it. ``training`` and ``marks`` are added to these fields of the layouts.
     """
     same = {one: one for one in (*CORE, *(more or {}), _ONE_NORM, NORMS)}
     return [
@@ -82,9 +82,9 @@ def in_fairseq(
     name: str, library: str, tested: str, ours: str, before: str, heads: Names, *, more: Names | None = None,
     training: tuple[str, ...] = (), marks: tuple[str, ...] = (),
 ) -> list[Layout]:  # fmt: skip
-    """Return fairseq's layouts with the module ``before``: with one norm of the convolutions, and with one for each.
+    """Return fairseq's layouts: with one norm for all convolutions, and with a norm for each.
 
-    The arguments are those of ``in_transformers``; the names in ``training`` are in the module.
+    The arguments are those of ``in_transformers``; the names in ``training`` have no prefix.
     """
     names = {**CORE, **(more or {}), **_FAIRSEQ_POSITIONS}
     return [
@@ -103,7 +103,8 @@ def in_torchaudio(
 ) -> list[Layout]:
     """Return torchaudio's layouts, in both spellings of the weight norm.
 
-    ``more`` are names that replace or add to those of ``CORE``; a tensor whose name is '' there does not exist.
+    ``more`` are names that replace those of ``CORE`` or are added; a tensor whose name is '' does not exist in
+    torchaudio.
     """
     names = {**{one: one for one in (*CORE, _ONE_NORM, NORMS) if one != MASK}, **more}
     return [
@@ -118,6 +119,6 @@ def in_torchaudio(
 
 
 def _in_encoder(name: str) -> str:
-    """Return a name with the modules that torchaudio has around the encoder and before it."""
+    """Return a name with the prefix that torchaudio puts before the modules of the encoder."""
     module, _, rest = name.partition(".")
     return {"encoder": f"encoder.transformer.{rest}", "feature_projection": f"encoder.{name}"}.get(module, name)

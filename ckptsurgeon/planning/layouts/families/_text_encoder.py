@@ -22,7 +22,7 @@ _COMPARED = "which only a comparison of texts and images uses"
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A text encoder: what its keys begin with in diffusers, and in the original.
+    """A text encoder: the prefix of its keys in diffusers (``ours``), and in the original (``theirs``).
 
     ``is_open`` is true if the original has open_clip's names, which are those of OpenAI's code, else transformers'.
     """
@@ -32,17 +32,17 @@ class TextEncoder:
     is_open: bool
 
     def names(self) -> dict[str, str]:
-        """Return the names in the original by those in diffusers, without those of matrices that are joined."""
+        """Return a map from diffusers' names to the original's, without matrices that the original joins into one."""
         if not self.is_open:
             return {f"{self.ours}{name}": f"{self.theirs}{name}" for name in (*self._own, *_PARTS)}
         return {f"{self.ours}{name}": f"{self.theirs}{TEXT[name]}" for name in self._own}
 
     def parts(self) -> list[str]:
-        """Return the names in diffusers of what the original has joined."""
+        """Return diffusers' names of the modules that the original joins into one."""
         return [f"{self.ours}{name}" for name in _PARTS] if self.is_open else []
 
     def changes(self) -> tuple[Change, ...]:
-        """Return what is changed besides names."""
+        """Return the changes besides names: matrices that are joined or transposed."""
         if not self.is_open:
             return ()
         attention = joined(f"{self.ours}{TEXT_LAYER}", f"{self.theirs}transformer.resblocks.{{n}}")
@@ -54,9 +54,9 @@ class TextEncoder:
         return [f"{self.theirs}attn_mask"] if self.is_open else [ids, without_wrapper(ids)]
 
     def aside(self) -> dict[str, str]:
-        """Return the patterns of further tensors in the original that diffusers does without, and why.
+        """Return a map from patterns of the original's tensors that diffusers does not need to the reason.
 
-        Those of the last layer are, besides its own, the names of the parts into which its matrices are split.
+        The last layer has two patterns: its own, and that of the matrices into which its joined matrices are split.
         """
         outer = self.theirs[:-1].rpartition(".")[0]
         scale = dict.fromkeys((f"{self.theirs}logit_scale", f"{outer}.logit_scale"), _COMPARED)
@@ -70,12 +70,12 @@ class TextEncoder:
 
     @property
     def last_norm(self) -> str:
-        """The norm behind the layers in diffusers."""
+        """Diffusers' name of the norm after the last layer."""
         return f"{self.ours}{_WRAPPER}final_layer_norm"
 
     @property
     def matrices(self) -> list[str]:
-        """The modules outside the layers in diffusers that have a weight alone."""
+        """Diffusers' names of modules outside the layers that have a weight and no bias."""
         found = [name.removesuffix(".weight") for name in self._own if "embeddings" in name or name == _PROJECTION]
         return [f"{self.ours}{name}" for name in found]
 
@@ -108,7 +108,7 @@ _REFINER = (TextEncoder(_SECOND, "conditioner.embedders.0.model.", is_open=True)
 def without_wrapper(name: str) -> str:
     """Return a name of the first text encoder as transformers has it since version 5.6: without ``text_model.``.
 
-    It wraps the second one, which has a projection, as before.
+    The second text encoder, which has a projection, still has this prefix.
     """
     return name.replace(_WRAPPER, "", 1) if not name.startswith((_SECOND, SDXL[1].theirs)) else name
 
@@ -125,8 +125,8 @@ def their_encoders_in(tensors: Tensors) -> tuple[TextEncoder, ...]:
 def encoders_in(tensors: Tensors, projection: str) -> tuple[TextEncoder, ...]:
     """Return the text encoders of a pipeline of diffusers, with their names in the original.
 
-    Stable Diffusion 2 has open_clip's encoder, and linear layers around the attention of its U-Net, unlike 1, which has
-    convolutions: ``projection`` is the key of one of them.
+    Stable Diffusion 2 has open_clip's encoder, and linear layers around the attention of its U-Net; version 1 has
+    convolutions there. ``projection`` is the key of the weight of such a layer or convolution.
     """
     first, second = (
         f"{one}{_WRAPPER}{_TOKENS}" in tensors or f"{one}{_TOKENS}" in tensors for one in (_FIRST, _SECOND)

@@ -113,10 +113,10 @@ def _embedding_in(keys: Collection[str], prefix: str) -> str:
 
 
 def _their_embedding(keys: Collection[str], prefix: str, levels: Levels) -> str:
-    """Return the embedding in diffusers that ``label_emb`` in the original is; '' if there is none.
+    """Return diffusers' name of the embedding that the original calls ``label_emb``; '' if there is none.
 
-    The embeddings of sizes and of images have one name there: only SDXL, which has the former, has several transformer
-    blocks behind one residual block.
+    The original uses this name for the embedding of sizes and for that of images. Only SDXL, which embeds sizes, has
+    several transformer blocks behind one residual block.
     """
     if f"{prefix}label_emb.weight" in keys:
         return TABLE
@@ -126,7 +126,7 @@ def _their_embedding(keys: Collection[str], prefix: str, levels: Levels) -> str:
 
 
 def unet_names(unet: UNet, prefix: str, theirs: str) -> dict[str, str]:
-    """Return the names in the original, which begin with ``theirs``, by those in diffusers, with ``prefix``."""
+    """Return a map from diffusers' names (beginning with ``prefix``) to the original's (beginning with ``theirs``)."""
     names = {**_OUTER, **_embedding(unet.embedding)}
     number = 1
     for level, depths in enumerate(unet.down):

@@ -1,7 +1,8 @@
 """Flux.1: the transformer of diffusers, and that of Black Forest Labs' files, which ComfyUI reads.
 
-The original has queries, keys and values in one matrix, in its single blocks with the first layer of the MLP, and the
-last modulation has the shift first, in diffusers the scale. https://github.com/black-forest-labs/flux
+The original has queries, keys and values in one matrix; in single blocks, this matrix contains the first layer of the
+MLP, too. Its last modulation has the shift before the scale, that of diffusers the scale before the shift.
+https://github.com/black-forest-labs/flux
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ _TIED = {"lm_head": "transformer.wte"}
 
 
 def _joined(key: str, dim: int) -> Callable[[Tensors], bool]:
-    """Return a test whether dimension ``dim`` of a matrix has queries, keys and values, so is three times the other."""
+    """Return a function that tests whether dimension ``dim`` of the fused matrix has queries, keys and values."""
 
     def fits(tensors: Tensors) -> bool:
         shape = tensors[key].shape

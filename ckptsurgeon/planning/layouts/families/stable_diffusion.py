@@ -27,14 +27,14 @@ _SCHEDULE = (
     "sqrt_alphas_cumprod", "sqrt_one_minus_alphas_cumprod", "sqrt_recip_alphas_cumprod", "sqrt_recipm1_alphas_cumprod",
     "scale_factor", "denoiser.sigmas",
 )  # fmt: skip
-"""The noise schedule, which the original stores beside the weights."""
+"""Keys of the noise schedule, which the original stores with the weights."""
 _SETTINGS = (
     "the noise schedule, and what the network predicts (noise or velocity), are in scheduler_config.json of a pipeline "
     "of diffusers: no tensor shows them"
 )
 _WHOLE = (
-    "all components are in one file, as ckpt reads a pipeline; diffusers reads a file in the folder of each, which "
-    "--layout diffusers-unet and its like write"
+    "all components of the pipeline are in one file; diffusers reads a file in the folder of each component, which "
+    "--layout diffusers-unet (or the layout of another component) writes"
 )
 _SHORTER = (
     "the text encoder has no layer 23, which diffusers leaves out: Stable Diffusion 2 does not use it, but strict "
@@ -75,7 +75,7 @@ def family_of(pipeline: Pipeline) -> Family:
 
 
 def _forms(part: object) -> tuple[bool, ...]:
-    """Return whether names have their first form (False) or the second; without the part there is only the first."""
+    """Return the forms that the names of ``part`` may have: False (the first) and True; only False if it is missing."""
     return (False, True) if part else (False,)
 
 

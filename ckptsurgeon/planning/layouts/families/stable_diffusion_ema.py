@@ -1,7 +1,7 @@
-"""The averages of Stable Diffusion's weights, which some original files have beside the weights: ``model_ema``.
+"""The moving averages of Stable Diffusion's weights that some original files have in addition: ``model_ema``.
 
-Their keys are those of the weights without dots. A user chooses them by the name of the layout: ``diffusers-ema``.
-https://github.com/CompVis/latent-diffusion/blob/main/ldm/modules/ema.py
+The key of an average is that of the weight without dots. A user chooses them by the name of the layout:
+``diffusers-ema``. https://github.com/CompVis/latent-diffusion/blob/main/ldm/modules/ema.py
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _tails(module: str, keys: Sequence[str]) -> list[str]:
 
 
 def _written(layout: Layout, tails: Mapping[str, Sequence[str]]) -> Layout:
-    """Return a layout of diffusers whose names of the U-Net are whole keys."""
+    """Return a layout of diffusers with a name for each key of the U-Net, instead of names of modules."""
     names = {f"{ours}{tail}": f"{layout.names[ours]}{tail}" for ours, found in tails.items() for tail in found}
     others = {ours: name for ours, name in layout.names.items() if ours not in tails}
     return replace(layout, name="diffusers-ema", names={**names, **others}, only_written=True)
