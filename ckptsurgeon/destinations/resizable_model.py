@@ -61,19 +61,19 @@ class ResizableModel(Resizable):
         return {**self._defaults(), **given}
 
     def main_name(self, path: str) -> str:
-        """Return the name itself: fields have one name."""
+        """Return the name itself: a field of a section ``model:`` has only one name."""
         return path
 
     def main_name_in(self, model_type: str, name: str) -> str:
-        """Raise ConfigError: there are no model types."""
+        """Raise ConfigError: only networks of transformers have a model type."""
         raise self._no_types()
 
     def names_in(self, model_type: str) -> dict[str, Any]:
-        """Raise ConfigError: there are no model types."""
+        """Raise ConfigError: only networks of transformers have a model type."""
         raise self._no_types()
 
     def as_type(self, model_type: str, changes: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        """Raise ConfigError: there are no model types."""
+        """Raise ConfigError: only networks of transformers have a model type."""
         raise self._no_types()
 
     def _no_types(self) -> ConfigError:

@@ -36,7 +36,7 @@ class Atoms(Protocol):
         ...
 
     def rows(self, indices: Sequence[int]) -> Array:
-        """Return rows as float64."""
+        """Return the rows with the given indices, as float64."""
         ...
 
 

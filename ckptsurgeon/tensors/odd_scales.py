@@ -49,13 +49,14 @@ SAID = {
 ZERO_BLOCKS = "zero blocks"
 """The kind of a part of a GGUF tensor in which all scales are 0, for codes that differ.
 
-Blocks of tiny numbers have such scales, too. So this is odd only if no part of the tensor has a size.
+Blocks of tiny numbers have such scales, too. So this is odd only if no part of the tensor has a size class.
 """
 LARGE, SMALL, USUAL = "large", "small", "usual"
-"""The sizes of decoded matrices: above, below or within ``DECODED``. The parts of a matrix may have different sizes."""
+"""The size classes of decoded matrices: above, below or within ``DECODED``. The parts of a matrix may have different
+classes."""
 INVERSE = "inverse"
-"""The size of a matrix whose factor is between ``RISING`` and the upper limit in ``DECODED``, if its codes are larger
-where its scales are larger: this is so only for inverse scales."""
+"""The size class of a matrix whose factor is between ``RISING`` and the upper limit in ``DECODED``, if its codes are
+larger where its scales are larger: this is so only for inverse scales."""
 DECODED = (0.02, 50.0)
 """The smallest and the largest plausible factor by which a layer changes the size of its inputs, as a median.
 
@@ -139,7 +140,7 @@ class OddScales:
         self.names[kind][name] = None
 
     def add_size(self, name: str, factor: float, is_inverse: Callable[[], bool]) -> None:
-        """Record the size of a matrix; its layer makes outputs that are ``factor`` times as large as its inputs.
+        """Record the size class of a matrix; its layer makes outputs that are ``factor`` times as large as its inputs.
 
         ``is_inverse`` compares codes with scales; it is called only for factors that are large for a network.
         """
@@ -151,11 +152,11 @@ class OddScales:
         self._powers.setdefault(name, []).append(log2(factor))
 
     def add_lean(self, name: str, lean: float) -> None:
-        """Record the median of |mean| / deviation of the groups in a part of a matrix; its smallest part counts."""
+        """Record the median |mean| / deviation of groups in a part of a matrix; the part with the smallest counts."""
         self._leans[name] = min(lean, self._leans.get(name, lean))
 
     def add_shift(self, name: str, steps: float) -> None:
-        """Record by how many steps between codes a part of a matrix is shifted; its largest shift counts."""
+        """Record how many code steps a part of a matrix is shifted; of all parts, the largest shift counts."""
         self._shifts[name] = max(steps, self._shifts.get(name, 0.0), key=abs)
 
     def add_all_but_sizes(self, other: OddScales) -> None:
@@ -254,9 +255,10 @@ def _on_single_layers(path: str, powers: Mapping[str, float]) -> Iterator[str]:
 
 
 def shifted_names(names: Mapping[str, Collection[str]], number: int) -> set[str]:
-    """Return the matrices with a mean far from 0 if most of ``number`` matrices have one of the same sign, else none.
+    """Return the matrices whose mean is far from 0, if most of ``number`` matrices have such a mean, with one sign.
 
-    ``names`` are the names of matrices by kind. There are none if words are ``ROUNDED``, which shifts weights, too.
+    Otherwise, the set is empty; also if packed words were rounded (``ROUNDED``), which shifts weights, too. ``names``
+    has the names of matrices by kind.
     """
     if names.get(ROUNDED):
         return set()

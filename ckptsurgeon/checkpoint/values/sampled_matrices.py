@@ -76,7 +76,8 @@ def _chosen(
 def _spread(keys: list[str], number: int) -> list[str]:
     """Return at most ``number`` keys: of each layer another role, so that as many layers as possible are looked at.
 
-    Every few keys would be the same roles of some layers: a layer that none of them is in would never be looked at.
+    Every n-th key could have the same role each time, and be in a few layers only: the other layers would never be
+    looked at.
     """
     if len(keys) <= number:
         return keys

@@ -38,7 +38,7 @@ class Places:
 
     @cached_property
     def all(self) -> list[Place]:
-        """All places, by their offsets."""
+        """The places of all tensors of the file, sorted by offset."""
         return sorted(self._by_file().get(self._name, ()))
 
     def at(self, offset: int) -> Place | None:
@@ -48,7 +48,7 @@ class Places:
         return place if place is not None and place.row and offset < place.end else None
 
     def within(self, begin: int, end: int) -> list[Place]:
-        """Return the places that are wholly in a range."""
+        """Return the places that lie wholly between two offsets of the file."""
         first = bisect_left(self.all, begin, key=itemgetter(0))
         last = bisect_left(self.all, end, key=itemgetter(0))
         return [place for place in self.all[first:last] if place.end <= end]

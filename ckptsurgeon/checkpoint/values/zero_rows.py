@@ -108,7 +108,7 @@ def _is_long(rows: _Rows) -> bool:
 def _is_lost(
     files: Files, partly: Sequence[_Rows], likes: Sequence[bool | None], whole: Sequence[_Rows], run: tuple[int, int]
 ) -> bool:
-    """Return whether rows are lost; ``likes`` says for each whether it is unlike others, None if there are none."""
+    """Return whether rows are lost; ``likes`` has the result of ``_is_unlike_others`` for each in ``partly``."""
     if len(partly) > 1:
         return True
     (one,) = partly

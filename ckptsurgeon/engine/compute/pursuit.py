@@ -136,7 +136,7 @@ class _SharedRows:
             at = end
 
     def rows(self, indices: Sequence[int]) -> Array:
-        """Return rows as float64."""
+        """Return the rows with the given indices, as float64."""
         return _read_rows(self.part, [self.places[index] for index in indices])
 
 

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 RESIDUAL, EXPERTS, HEADS, CHANNELS, OWN = "residual stream", "experts", "heads", "channels", "groups"
-"""The kinds of groups, in the order in which they are aligned; ``OWN`` are those that the user lists."""
+"""The kinds of groups, in the order in which they are aligned; ``OWN`` is the kind of groups that the user lists."""
 STACK = "ckpt-stacked"
 """The segment that replaces the number of an expert in a key while all experts are stacked in one tensor."""
 

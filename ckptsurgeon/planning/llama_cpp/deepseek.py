@@ -89,7 +89,7 @@ def _others(sizes: DeepseekSizes) -> Shapes:
 
 
 def shapes_of(sizes: DeepseekSizes) -> Shapes:
-    """Return the shape of each tensor in transformers."""
+    """Return the shape of each tensor of the model, by its key in transformers."""
     found = {f"{name}.weight": shape for name, shape in _others(sizes).items()}
     for layer in range(sizes.layers):
         for module, shape in _modules(sizes, is_dense=layer < sizes.dense).items():
@@ -102,7 +102,10 @@ def shapes_of(sizes: DeepseekSizes) -> Shapes:
 
 
 def stored_as(sizes: DeepseekSizes, *, is_split: bool) -> Shapes:
-    """Return the shape of each tensor in llama.cpp; ``is_split`` is true if keys and values have separate matrices."""
+    """Return the shape of each tensor of the model, by its key in llama.cpp.
+
+    ``is_split`` is true if keys and values have separate matrices.
+    """
     names, experts = ARCHITECTURES[DEEPSEEK].names, ARCHITECTURES[DEEPSEEK].experts
     found = {f"{names[name]}.weight": shape for name, shape in _others(sizes).items()}
     for layer in range(sizes.layers):

@@ -88,7 +88,7 @@ def check_component(component: str) -> None:
 
 
 def _placed(modules: Sequence[NewModule], component: str) -> list[NewModule]:
-    """Return the modules with the names of their components in diffusers; ``component`` is for all of them."""
+    """Return the modules with diffusers' names of their components; a given ``component`` is set in all of them."""
     check_component(component)
     found = {module.component for module in modules}
     if component and len(found) > 1:

@@ -97,7 +97,7 @@ def input_of(views: Sequence[SourceView], place: SourceKey) -> Input:
 
 
 def _alike(one: Shape, other: Shape) -> bool:
-    """Return whether two shapes fit each other without a policy."""
+    """Return whether tensors of these two shapes can be merged without a policy."""
     return one == other or is_reshape(one, other)
 
 

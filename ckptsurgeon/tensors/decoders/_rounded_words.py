@@ -14,7 +14,7 @@ __all__ = ["have_rounded_words"]
 PACKED = ("packed", "gptq", "awq", "fp4")
 """The encodings whose codes may be stored in words of 32 bits. The words of MLX's fp4 are read as bytes."""
 SAMPLED, FEWEST = 8192, 256
-"""About how many words of each decoded part are looked at, and the fewest that show how they end."""
+"""About how many words of each decoded part are examined, and the fewest words from which rounding can be judged."""
 ROUNDED = 1 << 27
 """From this size, float32 keeps only multiples of 16, so that the lowest 4 bits of a word are 0."""
 ALL, SOME = 0.99, 0.5

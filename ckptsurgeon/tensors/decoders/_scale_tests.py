@@ -77,7 +77,7 @@ def are_negative(scale: Array) -> bool:
 
 
 def should_be_mixed(values: Array) -> bool:
-    """Return whether about half of the scales of such values are negative, if any are.
+    """Return whether, for these values, either none or about half of the scales are negative.
 
     This is not so if most values have one sign, or if the largest and the smallest value of most blocks have the same
     magnitude, as in ternary weights: then AutoRound makes the scale negative.

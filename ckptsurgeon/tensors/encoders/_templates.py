@@ -46,7 +46,7 @@ class _Asked:
 
     @property
     def parts(self) -> Mapping[str, str]:
-        """The dtypes of its stored tensors, by role."""
+        """The dtypes of the tensor's stored parts, by role."""
         return {role: info.dtype for role, info in self.made.parts}
 
     @property

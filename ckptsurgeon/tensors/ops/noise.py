@@ -74,7 +74,7 @@ def _copies(runs: tuple[tuple[int, int], ...]) -> tuple[Array, Array, Array]:
 
 
 def _uniform(places: Array, seed: int) -> Array:
-    """Return a random number from -1 to 1 for each place: SplitMix64 of its number."""
+    """Return a random number from -1 to 1 for each index in ``places``: SplitMix64 of index and seed."""
     mixed = places * np.uint64(_STEP)
     mixed += np.array(seed, np.uint64)
     for shift, times in ((30, _FIRST), (27, _SECOND)):

@@ -165,7 +165,7 @@ def _resnet(ours: str, theirs: str) -> dict[str, str]:
 
 
 def groups_alike(unet: UNet, prefix: str) -> tuple[tuple[str, ...], ...]:
-    """Return the modules in diffusers that have the same tensors: residual blocks, transformer blocks, and so on."""
+    """Return groups of modules, by diffusers' names; all modules of a group have the same tensors."""
     places = [("down", *one) for one in _places(unet.down)] + [("up", *one) for one in _places(unet.up)]
     blocks = [f"{way}_blocks.{level}.resnets.{number}" for way, level, number, _ in places]
     depths = {f"{way}_blocks.{level}.attentions.{number}": depth for way, level, number, depth in places if depth}
