@@ -60,6 +60,6 @@ def _may_have(one: QuantisedTensor, tensors: Mapping[str, TensorInfo], columns: 
 
 
 def _fits_the_layer(one: QuantisedTensor, names: Mapping[str, QuantisedTensor]) -> bool:
-    """Return whether the weight before has as many rows: then the layer itself is narrower or wider than others."""
+    """Return whether the weight that makes the inputs has as many rows: then the layer itself has another width."""
     before = [names.get(one.name.replace(part, other)) for part, other in BEFORE.items() if part in one.name]
     return any(other is not None and other.shape and other.shape[-2] == _columns(one) for other in before)

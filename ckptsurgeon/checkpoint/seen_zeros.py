@@ -29,7 +29,7 @@ def take_zeros(checkpoints: Iterable[Checkpoint]) -> SeenZeros:
 def seen_zero_notes(
     checkpoints: Iterable[Checkpoint], every: Iterable[SeenZeros] | None = None, said: Collection[str] = ()
 ) -> Iterator[str]:
-    """Yield notes on zeros that were read where a part of a file is perhaps missing, as ``ckpt check`` has them.
+    """Yield the notes of ``ckpt check`` on zeros that were read, where a part of a file is perhaps missing.
 
     ``every`` is what was taken from the files before, None to take it now. Notes that are in one of ``said`` are left
     out.

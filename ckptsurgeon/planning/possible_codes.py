@@ -86,7 +86,7 @@ def _uses(plan: Plan, source: int, known: QuantisedTensors) -> Iterator[_Use]:
 
 
 def _inputs(plan: Plan, source: int, known: QuantisedTensors) -> Iterator[tuple[Step, Input]]:
-    """Yield (step, input) for each input from a source that is not in a known encoding."""
+    """Yield (step, input) for each input from ``source`` that is not part of a tensor in a known encoding."""
     for step in plan.steps:
         for one in step.inputs:
             if one.source == source and one.key not in known.by_key:

@@ -94,7 +94,7 @@ STEPS = {UNCLEAR: 0.35, ONE_OFF: 0.7}
 """A matrix has one of these kinds if its shift, in steps, is above this number. If zero points are off by one, most
 shifts are between 0.9 and 1.2."""
 MOST_STEPS = 1.4
-"""A larger shift is unclear, too."""
+"""A shift of more steps than this is of the kind ``UNCLEAR``, too."""
 EXPLAIN = (ROUNDED, NO_OFFSET, SIGNED_CODES, EXCHANGED, OPPOSED, NARROW)
 """The kinds of odd scales and codes that also shift the mean: their matrices get no further note on the mean."""
 APART = 5
@@ -136,7 +136,7 @@ class OddScales:
         self._shifts: dict[str, float] = {}
 
     def add(self, kind: str, name: str) -> None:
-        """Record the tensor ``name`` under ``kind``, a kind of odd scales or a size."""
+        """Record the tensor ``name`` under ``kind``, a kind of odd scales or a size class."""
         self.names[kind][name] = None
 
     def add_size(self, name: str, factor: float, is_inverse: Callable[[], bool]) -> None:
@@ -169,7 +169,7 @@ class OddScales:
         return any(self.names.values())
 
     def of(self, names: Iterable[str]) -> dict[str, list[str]]:
-        """Return {kind of odd scales, or size: names of tensors}; only names in ``names`` are returned."""
+        """Return {kind of odd scales, or size class: names of tensors}; only names in ``names`` are returned."""
         some = set(names)
         return {kind: sorted(some & own.keys(), key=natural_key) for kind, own in self._kinds().items()}
 

@@ -22,7 +22,7 @@ _ENDS = ("BertProcessing", "RobertaProcessing")
 
 @dataclass(frozen=True)
 class KeptTokens:
-    """The tokens that are kept, in the order of their old ids, and how many of them are of which group.
+    """The tokens that are kept, in the order of their old ids, and how many of them belong to each group.
 
     A token is counted in the first group that it is in: special and added tokens, bytes, tokens of the texts, and the
     pieces and letters of these.

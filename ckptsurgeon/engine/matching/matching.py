@@ -134,7 +134,7 @@ class _Descent:
                     due |= near[number] & (visited | due)
 
     def _linear(self, number: int) -> list[Part]:
-        """Return the parts of a group that both models have, and whose tensors do not have it along two axes."""
+        """Return the parts of a group that both models have, and whose tensors do not have the group along two axes."""
         return [
             part
             for part in self._groups[number].parts

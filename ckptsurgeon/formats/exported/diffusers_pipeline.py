@@ -44,7 +44,7 @@ class _Pipeline:
             return False
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return one header, made from those of the components; raises FormatError if one is not a state dict."""
+        """Return one header for all components; raises FormatError if a component is not a state dict."""
         assert isinstance(source, Folder)
         parts: dict[str, Header] = {}
         components, others = _components(source)

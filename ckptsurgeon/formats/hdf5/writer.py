@@ -177,8 +177,8 @@ class _Blocks:
     def _tree(self, symbols: Sequence[bytes], places: Sequence[int]) -> int:
         """Append nodes of symbols and the B-tree above them; return the address of its top.
 
-        A key is the offset of a name in the heap: before a child, that of the last name before it; after it, its own
-        last name's.
+        A key is the offset of a name in the heap. The key before a child is that of the previous child's last name, the
+        key after a child that of its own last name.
         """
         level, children = 0, []
         for begin in range(0, len(symbols), _SYMBOLS):

@@ -92,8 +92,9 @@ class OpaqueResult:
 class PlacedBytes:
     """A long byte string of a pickle that was not read: its place in the file.
 
-    ``kind`` is "bytes", or "text" for a string in UTF-8, or "encoded" if the bytes are those of this string in Latin-1,
-    whose number is only known when they are read: ``nbytes`` is the number of bytes in the file.
+    ``kind`` is "bytes", or "text" for a string in UTF-8, or "encoded" for the Latin-1 bytes of a string that the file
+    has in UTF-8. ``nbytes`` is the number of bytes in the file; how many Latin-1 bytes there are is known only when
+    they are read.
     """
 
     __slots__ = ("kind", "nbytes", "offset")
@@ -108,7 +109,7 @@ class PlacedBytes:
         return PlacedBytes(self.offset, self.nbytes, "encoded")
 
     def fits(self, nbytes: int) -> bool:
-        """Return whether these may be ``nbytes`` bytes; a character of Latin-1 has one or two bytes in UTF-8."""
+        """Return whether ``encoded`` may have ``nbytes`` bytes: a Latin-1 character has one or two bytes in UTF-8."""
         return nbytes == self.nbytes if self.kind == "bytes" else nbytes <= self.nbytes <= 2 * nbytes
 
     def __repr__(self) -> str:

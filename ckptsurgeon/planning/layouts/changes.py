@@ -67,7 +67,7 @@ def number_of(name: str, numbers: Numbers) -> int:
 
 @dataclass(frozen=True)
 class Fused:
-    """``parts`` are joined along dimension 0 into ``made``.
+    """A change that joins the tensors ``parts`` along dimension 0 into ``made``.
 
     The sizes of the parts have the ratio of the numbers in ``ratio``, or are equal without it. If ``groups`` is the
     name of a number of heads, the rows of all parts of the first head come first, then those of the second.
@@ -113,7 +113,7 @@ class Fused:
 
 @dataclass(frozen=True)
 class Stacked:
-    """The tensors ``parts``, whose pattern captures ``{i}``, are stacked along a new first dimension into ``made``."""
+    """A change that stacks the tensors ``parts`` (a pattern with ``{i}``) along a new first dimension into ``made``."""
 
     parts: str
     made: str
@@ -130,7 +130,7 @@ class Stacked:
 
 @dataclass(frozen=True)
 class Transposed:
-    """The matrices ``name`` are transposed."""
+    """A change that transposes the matrices ``name``."""
 
     name: str
     made: str = ""
@@ -144,7 +144,7 @@ class Transposed:
 
 @dataclass(frozen=True)
 class Paired:
-    """The rows of queries or keys ``name``, of which the rotary embedding rotates pairs, in another order.
+    """A change of the order of the rows of queries or keys ``name``, of which the rotary embedding rotates pairs.
 
     In the family's own layout, a head has the first rows of all pairs, then all second rows; in the other, the two rows
     of a pair are side by side. ``number`` is the name of the number of heads.
@@ -159,7 +159,7 @@ class Paired:
         return self._ordered(PAIRS, tensors, numbers, at)
 
     def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operation that makes two halves of each head."""
+        """Return the operation that puts all first rows of a head's pairs before all second rows."""
         return self._ordered(HALVES, tensors, numbers, at)
 
     def _ordered(self, order: str, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
@@ -169,7 +169,7 @@ class Paired:
 
 @dataclass(frozen=True)
 class Regrouped:
-    """Fused queries, keys and values ``name``: head by head in the family's own layout, all queries first in the other.
+    """A change of fused queries, keys and values ``name``: from head by head (the family's order) to all queries first.
 
     ``groups`` is the name of the number of heads. Each part has as many rows as the others.
     """
@@ -205,7 +205,7 @@ class Regrouped:
 
 @dataclass(frozen=True)
 class Squeezed:
-    """The tensors ``name`` have further dimensions of size 1 in the family, at the indices ``dims``."""
+    """A change that removes the dimensions ``dims``, of size 1, which only the family's tensors ``name`` have."""
 
     name: str
     dims: tuple[int, ...]
@@ -239,7 +239,7 @@ class Squeezed:
 
 
 class Unsqueezed(Squeezed):
-    """The tensors ``name`` have further dimensions of size 1 in the layout, at the indices ``dims``."""
+    """A change that adds dimensions of size 1, at the indices ``dims``, which the family's tensors ``name`` lack."""
 
     def there(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
         """Return the operations that add the dimensions."""
@@ -252,7 +252,7 @@ class Unsqueezed(Squeezed):
 
 @dataclass(frozen=True)
 class Swapped:
-    """The first and the second half of the rows of ``name`` change places."""
+    """A change that swaps the first and the second half of the rows of ``name``."""
 
     name: str
     made: str = ""

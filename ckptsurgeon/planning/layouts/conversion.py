@@ -51,11 +51,11 @@ def conversion(
 ) -> LayoutConversion:
     """Return the conversion of a network, which has the layout ``source``, to one of the layouts ``targets``.
 
-    Of ``targets``, the one with names for the most tensors is used; of equal ones, one without a head, else the first.
-    ``config`` has the fields of the model's configuration, as far as it is known. ``label`` is the name of the
-    checkpoint in messages. If ``is_part`` is true, tensors may be missing from layers, and tensors without a name in
-    the target keep their names. Raises PlanError if a tensor has no name in the target, a layer lacks a tensor that
-    other layers have, or a number that the shapes do not show is missing from ``config``.
+    Of ``targets``, the one with names for the most tensors is used; if several have equally many, one without a head,
+    else the first of them. ``config`` has the fields of the model's configuration, as far as it is known. ``label`` is
+    the name of the checkpoint in messages. If ``is_part`` is true, tensors may be missing from layers, and tensors
+    without a name in the target keep their names. Raises PlanError if a tensor has no name in the target, a layer lacks
+    a tensor that other layers have, or a number that the shapes do not show is missing from ``config``.
     """
     tensors = network.tensors
     if source in targets:

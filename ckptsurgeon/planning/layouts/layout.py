@@ -53,9 +53,9 @@ class Layout:
     ``is_bare`` is true for a form without a head, or without the prefix of a component; it is written if no tensor
     needs another form. A layout with ``only_read`` is not written if another fits; one with ``only_written`` is
     written, but never recognised. ``omits`` maps patterns of tensors that are not written to the reason; a pattern may
-    be in any layout of the family. ``fits`` says of tensors with all marks whether their shapes are those of this
-    layout. ``settings`` is a note on a difference that no tensor shows: how the library's network differs from that of
-    transformers, which config.json may have to say. ``written`` is a note on tensors that get this layout.
+    have the names of any layout of the family. ``fits`` says of tensors with all marks whether their shapes are those
+    of this layout. ``settings`` is a note on a difference that no tensor shows: how the library's network differs from
+    that of transformers, which config.json may have to say. ``written`` is a note on tensors that get this layout.
     """
 
     name: str

@@ -62,7 +62,7 @@ def written(
 
     What a toolkit cannot store, such as several scales, is multiplied into the factors B. ``settings`` are fields of
     PEFT's configuration that do not follow from the modules. ``component`` is the model of a pipeline that the modules
-    are for, if they do not say. Raises PlanError for what the toolkit cannot store at all.
+    are for, if their names do not show it. Raises PlanError for what the toolkit cannot store at all.
     """
     modules = _placed(modules, component)
     if to == "peft":
@@ -88,7 +88,7 @@ def check_component(component: str) -> None:
 
 
 def _placed(modules: Sequence[NewModule], component: str) -> list[NewModule]:
-    """Return the modules with diffusers' names of their components; a given ``component`` is set in all of them."""
+    """Return the modules, each with diffusers' name of its component, or with ``component`` if this is given."""
     check_component(component)
     found = {module.component for module in modules}
     if component and len(found) > 1:
@@ -211,7 +211,7 @@ def _diffusers_notes(modules: Sequence[NewModule]) -> list[str]:
     number = f"{count(len(found), 'module')} {'has' if len(found) == 1 else 'have'}"
     return [
         f"{number} names of diffusers' layout, and ComfyUI does not find them under {COMFY}: --to kohya or --to "
-        f"diffusers writes names that it maps to its own: {listing(found, where='')}"
+        f"diffusers writes names that ComfyUI maps to its own: {listing(found, where='')}"
     ]
 
 

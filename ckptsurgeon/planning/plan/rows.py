@@ -53,7 +53,7 @@ class DonorRows(Brief):
 
     @staticmethod
     def from_json(data: Any, rows: int) -> DonorRows | None:
-        """Return the rows that ``data`` describes for a destination of ``rows`` rows, or None if ``data`` is None.
+        """Return what ``data`` describes, None if it is None; ``rows`` is the number of rows of the destination.
 
         Raises TypeError, ValueError or KeyError for wrong data.
         """

@@ -72,7 +72,7 @@ def merged(
 
 
 def _usable(counts: Sequence[float], groups: Groups) -> list[float]:
-    """Return the weights of experts; in a group that is never used, each weight is 1."""
+    """Return ``counts`` as the weights of the experts, but 1 for each expert of a group that is never used."""
     found = list(counts)
     for group in groups:
         if not sum(counts[at] for at in group):

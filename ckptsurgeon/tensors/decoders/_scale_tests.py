@@ -62,7 +62,8 @@ RUN, RUNS = 32, 64
 MANY_RUNS = 256
 """About how many runs show a shift by one step: a run of 32 weights has half a step of it by chance."""
 SAME, EVEN = 1e-3, 0.05
-"""Weights are equal if they differ by less than this share of the largest, and multiples of a step up to ``EVEN``."""
+"""Weights count as equal if they differ by less than the share ``SAME`` of the largest, and as multiples of a step if
+they are within ``EVEN`` steps of one."""
 FEWEST_RUNS = 16
 """The fewest runs, other than those of equal weights, whose median is computed."""
 OPPOSING = 1 / 16

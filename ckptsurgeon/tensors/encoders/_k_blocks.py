@@ -253,17 +253,17 @@ def _recoded(values: Array, codes: Array, scales: Array, least: Array | None, sp
 
 
 def _groups(blocks: Array, size: int) -> Array:
-    """Return the numbers of groups in the shape (numbers in a group, groups)."""
+    """Return the numbers of all groups as an array of shape (numbers in a group, groups)."""
     return np.ascontiguousarray(blocks.reshape(-1, size).T)
 
 
 def _by_block(found: Array, number: int) -> Array:
-    """Return a number of each group in the shape (blocks, groups in a block)."""
+    """Return an array that has one number per group, reshaped to (blocks, groups in a block)."""
     return found.reshape(-1, number)
 
 
 def _in_blocks(codes: Array) -> Array:
-    """Return codes of groups in the shape (blocks, codes of a block)."""
+    """Return the codes of groups as an array of shape (blocks, codes of a block)."""
     return np.ascontiguousarray(codes.T).reshape(-1, _SIZE)
 
 

@@ -80,7 +80,7 @@ class Changes:
 
     @property
     def xp(self) -> ModuleType:
-        """The library of the arrays."""
+        """The array library: numpy, or torch on a device."""
         return self.at.xp
 
     def __len__(self) -> int:

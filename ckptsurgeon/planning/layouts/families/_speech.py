@@ -37,7 +37,7 @@ CORE: Names = {
     f"{LAYERS}final_layer_norm": f"{LAYERS}final_layer_norm",
     "encoder.layer_norm": "encoder.layer_norm",
 }
-"""What all these networks have, in transformers' layout and in fairseq's."""
+"""The modules that all these networks have: transformers' names, mapped to fairseq's."""
 _POSITIONS = "encoder.pos_conv_embed.conv."
 _BIAS, _NORM, _DIRECTION = (
     f"{_POSITIONS}{part}" for part in ("bias", "parametrizations.weight.original0", "parametrizations.weight.original1")

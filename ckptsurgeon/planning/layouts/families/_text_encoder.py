@@ -54,7 +54,7 @@ class TextEncoder:
         return [f"{self.theirs}attn_mask"] if self.is_open else [ids, without_wrapper(ids)]
 
     def aside(self) -> dict[str, str]:
-        """Return a map from patterns of the original's tensors that diffusers does not need to the reason.
+        """Return patterns of those of the original's tensors that diffusers does not need, each mapped to the reason.
 
         The last layer has two patterns: its own, and that of the matrices into which its joined matrices are split.
         """
