@@ -1,4 +1,7 @@
-"""Notes on missing token lists, and on lists that are not the model's main one: of a target language, of entities."""
+"""Notes on missing token lists, and on lists that are not the model's main one.
+
+The latter are those of a target language, of entities, and older files beside a tokenizer.json.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,16 @@ import re
 from collections.abc import Iterator, Sequence
 
 from ....destinations.hf.files import is_of_tokenizer
+from ....errors import ConfigError, SourceError
+from ....storage.read.uri import scheme_of
 from ....util.text import count, escape, listing
+from ....vocabulary.vocabulary import Vocabulary
 from ..documents import VOCABULARIES
-from ..folder import ModelFolder
+from ..folder import LARGEST, ModelFolder
 from ..weights.shape_checks import DescribedTensor
-from .tokenizer_files import object_in
+from .tokenizer_files import added_tokens, brief_token, object_in
 
-__all__ = ["further_list_notes", "missing_list_notes"]
+__all__ = ["further_list_notes", "missing_list_notes", "older_list_notes"]
 
 SETTINGS = "tokenizer_config.json"
 DECODER = r"(^|\.)decoder\.embed_tokens\.weight$"
@@ -46,6 +52,47 @@ def _beyond(what: str, number: int, tensors: Sequence[DescribedTensor], pattern:
     own = next((one for one in tensors if len(one.shape) == 2 and re.search(pattern, one.key)), None)
     if own is not None and number > own.shape[0]:
         yield f"{what} has ids up to {number - 1}, but {escape(own.key)} has {count(own.shape[0], 'row')}"
+
+
+# Older files beside a tokenizer.json: other programs than transformers 5 may read them.
+
+MERGES, OLDER = "merges.txt", "vocab.json"
+COMPARED, FEW = 512, 0.02
+"""About how many merge rules are compared, and the share of rules or tokens that may differ without a note."""
+
+
+def older_list_notes(folder: ModelFolder) -> Iterator[str]:
+    """Yield notes on a merges.txt or vocab.json that is of another tokeniser, or cut, beside a BPE tokenizer.json."""
+    there = {one.name for one in folder.files if not scheme_of(one.path)}
+    found = folder.token_list if folder.vocabulary == WHOLE and there & {MERGES, OLDER} else None
+    if found is None or found.kind != "BPE" or not found.rules:
+        return
+    if MERGES in there:
+        yield from _other_rules(folder, found)
+    tokens = object_in(folder, OLDER) if OLDER in there else {}
+    own = len(found.tokens) - len(added_tokens(folder).intersection(found.tokens))
+    if tokens and len(tokens) < own * (1 - FEW):
+        lacks = f"{OLDER} has {count(len(tokens), 'token')}, but {WHOLE} has {own:,} without added tokens"
+        yield f"{lacks}: programs that read {OLDER} lack the others"
+
+
+def _other_rules(folder: ModelFolder, found: Vocabulary) -> Iterator[str]:
+    """Yield a note if merges.txt has another number of rules than tokenizer.json, or rules for other tokens."""
+    try:
+        lines = folder.read(MERGES, LARGEST).split(b"\n")
+    except (ConfigError, SourceError):
+        return
+    rules = [line for line in lines if line.strip() and not line.startswith(b"#version")]
+    sample = [rule.decode(errors="replace").split() for rule in rules[:: len(rules) // COMPARED + 1]]
+    known = frozenset(found.tokens)
+    other = [one for rule in sample if (one := "".join(rule)) not in known]
+    if len(other) > FEW * len(sample):
+        makes = f"{len(other)} of {count(len(sample), 'merge rule')} of {MERGES} that were compared make tokens"
+        examples = listing([brief_token(one) for one in other], 3, where="")
+        yield f"{makes} that {WHOLE} lacks: programs that read {MERGES} split texts into other tokens: {examples}"
+    elif abs(len(rules) - found.rules) > FEW * found.rules:
+        has = f"{MERGES} has {count(len(rules), 'merge rule')}, but {WHOLE} has {found.rules:,}"
+        yield f"{has}: programs that read {MERGES} split texts into other tokens"
 
 
 # Token lists that are missing, so that the tokeniser cannot be loaded.

@@ -16,6 +16,7 @@ from .tokenizer_files import (
     NAMES,
     WHOLE,
     added_in,
+    added_tokens,
     brief_token,
     is_ctc,
     local_tokens,
@@ -166,13 +167,16 @@ def _added(folder: ModelFolder, size: int) -> frozenset[str]:
 def name_notes(folder: ModelFolder) -> Iterator[str]:
     """Yield a note if ``special_tokens_map.json`` has other special tokens than ``tokenizer_config.json``.
 
-    If transformers does not read ``special_tokens_map.json``, there is a note only if two tokens are swapped.
+    If transformers does not read ``special_tokens_map.json``, there is a note only if two tokens are swapped, or if the
+    tokeniser lacks a token of the file.
     """
     said = object_in(folder, TOKENIZER)
     there, here = roles_in(object_in(folder, MAP)), roles_in(said)
     other = [name for name in here if name in there and here[name] != there[name]]
     is_swapped = any(there[name] == here[one] and there[one] == here[name] for name in other for one in other)
-    if other and (is_swapped or MORE not in said):
+    tokens = frozenset(local_tokens(folder) if folder.has_all_tokens else ()) | added_tokens(folder)
+    is_unknown = len(tokens) > len(other) and any(there[name] not in tokens for name in other)
+    if other and (is_swapped or is_unknown or MORE not in said):
         named = listing(
             [f"{name} {brief_token(there[name])} and {brief_token(here[name])}" for name in other], 3, where=""
         )

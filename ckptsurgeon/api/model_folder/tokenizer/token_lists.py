@@ -22,7 +22,7 @@ from .affixes import affix_notes
 from .around import around_notes, text_notes
 from .changed_lists import order_notes, score_notes
 from .decoding import decoding_notes
-from .further_lists import missing_list_notes
+from .further_lists import missing_list_notes, older_list_notes
 from .spaces import space_notes
 from .spelling import spelling_of
 from .tokenizer_files import SPECIAL, WHOLE, added_in, added_tokens, brief_token, local_tokens, object_in
@@ -186,6 +186,7 @@ def token_list_notes(folder: ModelFolder) -> Iterator[str]:
     yield from text_notes(folder)
     yield from merge_rule_notes(folder)
     yield from missing_list_notes(folder)
+    yield from older_list_notes(folder)
     yield from _own_rules(folder)
     yield from _few_rules(folder)
     yield from _order_of_rules(folder)

@@ -154,3 +154,35 @@ def test_tokenizers_agrees_on_tokenizer_json(merges: Any) -> None:
     with pytest.raises(Exception, match="out of vocabulary"):
         tokenizers.Tokenizer.from_file("m/tokenizer.json")
     assert own_rules("m")
+
+
+OWN = ["Ġ a", "b c", "Ġa bc"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        (OWN, ""),
+        (["#version: 0.2", *OWN, ""], ""),
+        (OWN[:2], "merges.txt has 2 merge rules, but tokenizer.json has 3: programs that read merges.txt split texts"),
+        ([*OWN, *OWN], "merges.txt has 6 merge rules, but tokenizer.json has 3: "),
+        (["Ġ a", "b c", "d d"], "1 of 3 merge rules of merges.txt that were compared make tokens that tokenizer.json lacks: "
+         "programs that read merges.txt split texts into other tokens: 'dd'"),
+        (["not a rule at all"], "1 of 1 merge rule of merges.txt that were compared"),
+    ],
+)  # fmt: skip
+def test_a_merges_file_of_another_tokeniser_beside_tokenizer_json_is_noted(rules: list[str], said: str) -> None:
+    in_one_file(OWN)
+    Path("m/merges.txt").write_text("\n".join(rules))
+    assert len(notes("m")) == bool(said)
+    assert all(note.startswith(said) for note in notes("m"))
+
+
+@pytest.mark.parametrize(("number", "is_said"), [(len(LIST), False), (len(LIST) // 2, True)])
+def test_a_token_list_that_was_cut_beside_tokenizer_json_is_noted(number: int, is_said: bool) -> None:
+    in_one_file(OWN)
+    Path("m/vocab.json").write_text(json.dumps({token: row for row, token in enumerate(LIST[:number])}))
+    said = f"vocab.json has {number} tokens, but tokenizer.json has {len(LIST)} without added tokens"
+    assert [note for note in cs.inspect("m").notes if "vocab.json" in note] == (
+        [f"{said}: programs that read vocab.json lack the others"] if is_said else []
+    )

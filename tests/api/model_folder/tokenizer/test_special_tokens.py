@@ -245,6 +245,8 @@ FILE = "special_tokens_map.json"
         ({**NAMES, "added_tokens_decoder": {}}, {"eos_token": "<s>", "bos_token": "</s>"},
          f"bos_token '</s>' and '<s>', {SWAP}: transformers before 4.34 uses {FILE}"),
         ({**NAMES, "added_tokens_decoder": {}}, {"eos_token": "<unk>"}, ""),
+        ({**NAMES, "added_tokens_decoder": {}}, {"eos_token": "<|im_end|>"},
+         f"eos_token '<|im_end|>' and '</s>': transformers before 4.34 uses {FILE}"),
         (NAMES, {"eos_token": {"content": "</s>", "lstrip": False}, "pad_token": None}, ""),
         ({}, NAMES, ""),
         (NAMES | {"eos_token": ""}, NAMES, ""),
