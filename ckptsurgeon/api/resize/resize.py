@@ -20,6 +20,7 @@ from ...planning.plan.plan import Plan
 from ...planning.plan.step import REPEAT
 from ...planning.resizing.axes import grouped, numberless
 from ...planning.resizing.change import Change
+from ...planning.resizing.depth import final_keys
 from ...planning.resizing.fields import role_of
 from ...planning.resizing.repeat import Noise
 from ...planning.target import TargetSpec
@@ -247,7 +248,7 @@ def resize(
     notes = [change.note(is_tested=stages.is_tested) for change in changes]
     notes += base.said(list(stages.overrides), stages.overrides)
     notes += [f"{escape(alias)} is a copy of {escape(owner)}, to which it was tied" for owner, alias in freed]
-    others = [note for note in plan.notes if not note.startswith(DIFFERENT)]  # that is what was asked for
+    others = [final_keys(note) for note in plan.notes if not note.startswith(DIFFERENT)]  # that is what was asked for
     target = replace(plan.target, overrides=stages.overrides)
     plan = replace(plan, verb="resize", target=target, notes=(*notes, *stages.said, *others))
     return with_metadata(plan, metadata)

@@ -91,7 +91,7 @@ def renumbered(
     by_default = [one for one in moved.lost if told is not None and one.field.rpartition(".")[2] not in told]
     lost = [one for one in moved.lost if one not in by_default]
     if lost:
-        raise _lost(name, lost, new, remedy)
+        raise _lost(name, lost, new, remedy, has_tokens=numbers.words)
     moved = replace(moved, changed={**moved.changed, **{tuple(one.field.split(".")): None for one in by_default}})
     notes = []
     if moved.changed:
@@ -152,14 +152,17 @@ def _object(one: Companion) -> dict[str, Any]:
     return data
 
 
-def _lost(name: str, lost: Sequence[LostId], new: str, remedy: str) -> ConfigError:
+def _lost(name: str, lost: Sequence[LostId], new: str, remedy: str, *, has_tokens: bool) -> ConfigError:
     first = lost[0]
     token = f" ({escape(brief_repr(first.token))})" if first.token else ""
-    more = f"; the same is true of {listing([one.field for one in lost[1:]], 4)}" if len(lost) > 1 else ""
+    others = list(dict.fromkeys(one.field for one in lost if one.field != first.field))
+    more = f"; the same is true of {listing(others, 4)}" if others else ""
+    is_unknown = has_tokens and not token  # then the old vocabulary has fewer tokens
+    why = "which no token of the old vocabulary has" if is_unknown else f"which is not in {escape(new)}"
     part = f"--token-map '{escape(first.token)}=TOKEN' replaces it by another token; or " if token else ""
     hint = remedy.format(part=part, field=_last(first))
     return ConfigError(
-        f"{escape(first.field)} of {name} is {first.number}{token}, which is not in {escape(new)}{more}.",
+        f"{escape(first.field)} of {name} is {first.number}{token}, {why}{more}.",
         hint=f"{hint[0].upper()}{hint[1:]}.",
         details=[f"{one.field}: {one.number} {one.token}".rstrip() for one in lost],
     )

@@ -22,6 +22,7 @@ __all__ = [
     "WAYS",
     "Layer",
     "changed_depth",
+    "final_keys",
     "has_final_norm",
     "layers_of",
     "lists_of",
@@ -42,6 +43,11 @@ _OUTPUTS = re.compile(
 _ADDED = ("linear", "transposed linear", "experts", "interleaved experts")
 NORM_AFTER = re.compile(r"(attention\.output\.LayerNorm|sa_layer_norm|output_layer_norm)\.weight$")
 """Matches the norms of layers that normalise after the residual sum (post-norm), as BERT's do."""
+
+
+def final_keys(text: str) -> str:
+    """Return a note with the final keys of layers in place of temporary ones."""
+    return text.replace(f".{NEW}.", ".")
 
 
 class Layer(NamedTuple):

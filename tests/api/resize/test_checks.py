@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.api.resize.checks import check_heads, check_ties, layers_apart, numbers_apart
 from ckptsurgeon.planning.resizing.axes import Network
-from ckptsurgeon.planning.resizing.depth import Layer, has_final_norm
+from ckptsurgeon.planning.resizing.depth import Layer, final_keys, has_final_norm
 from ckptsurgeon.tensors.info import TensorInfo
 
 from .test_another_type import Saved
@@ -94,3 +95,17 @@ def test_a_norm_follows_layers_that_do_not_normalise_their_results(keys: tuple[s
     network = Network(dict.fromkeys(names, TensorInfo("float32", (2,))), kinds, {})
     path = next(key.partition(".layers.")[0] for key in keys if ".layers." in key) + ".layers"
     assert has_final_norm([path], network) is expected
+
+
+def test_notes_name_the_final_keys_of_layers(source: Saved, tmp_path: Path) -> None:
+    assert final_keys("5 matrices are zeros: model.layers.resized.2.a, b.resized.c") == (
+        "5 matrices are zeros: model.layers.2.a, b.c"
+    )
+    folder = Path(shutil.copytree(source("llama"), tmp_path / "m"))
+    state = load_file(folder / "model.safetensors")
+    norm = next(key for key in state if key.endswith("layers.0.input_layernorm.weight"))
+    state[norm][0] = float("nan")
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    notes = cs.resize(folder, set={"num_hidden_layers": 1}, layers="first").notes
+    assert not [note for note in notes if "resized" in note]
+    assert [note for note in notes if norm in note]

@@ -293,3 +293,15 @@ def test_an_id_whose_token_is_gone_is_an_error_that_names_the_option(english: Mo
     plan = cs.resize(english("llama"), tokenizer=tmp_path, set={"eos_token_id": 1})
     cs.apply(plan, tmp_path / "out")
     assert field(tmp_path / "out", "llama", "eos_token_id") == 1
+
+
+def test_an_id_that_the_old_tokeniser_never_had_is_not_said_to_be_missing_in_the_new_one(
+    english: Models, german: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(english("llama"), tmp_path / "m"))
+    ids = {"bos_token_id": 345, "eos_token_id": [2, 345, 346]}
+    (folder / "generation_config.json").write_text(json.dumps(ids))
+    with pytest.raises(cs.ConfigError) as error:
+        cs.resize(folder, tokenizer=german)
+    said = "bos_token_id of generation_config.json is 345, which no token of the old vocabulary has"
+    assert error.value.message == f"{said}; the same is true of eos_token_id."

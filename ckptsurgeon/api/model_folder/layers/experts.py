@@ -158,6 +158,13 @@ def _numbered(
             "transformers cannot load this model"
         )
         return
+    if field and max(map(len, sets.values())) not in declared:
+        place, most = max(sets.items(), key=lambda one: len(one[1]))
+        yield (
+            f"config.json says {config[field]} ({field}), but {escape(place)}experts has {count(len(most), 'expert')}, "
+            "unlike the other layers: transformers cannot load this model"
+        )
+        return
     every = set[int]().union(*sets.values())
     short = {name: every - one.keys() for name, one in sets.items() if len(one) < len(every)}
     if field and short and len(short) < len(sets):

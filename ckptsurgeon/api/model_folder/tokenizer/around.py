@@ -66,12 +66,9 @@ def _unusable(folder: ModelFolder) -> Iterator[str]:
         if (kind := one.get("type")) not in PROCESSORS:
             named = escape(brief_repr(kind, 40))
             yield f"{WHOLE} has a post_processor of the type {named}, which the package tokenizers does not load"
-        special, pieces = one.get("special_tokens"), [*_items(one.get("single")), *_items(one.get("pair"))]
+        special = one.get("special_tokens")
         if kind == "TemplateProcessing" and isinstance(special, dict):
-            used = [
-                piece["SpecialToken"].get("id") for piece in pieces if isinstance(piece, dict) and _is_special(piece)
-            ]
-            lost = [name for name in dict.fromkeys(map(str, used)) if not special.get(name)]
+            lost = [name for name in _used_in(one, ("single", "pair")) if not special.get(name)]
             if lost:
                 names = listing([brief_token(name) for name in lost], 3, where="")
                 lacks = "but its special_tokens do not have it: encoding fails"

@@ -112,6 +112,16 @@ def test_numbers_that_no_tensor_has_are_said(name: str, fields: dict[str, Any], 
     assert said(cs.inspect("m").notes) == [note.format(MIXTRAL["num_local_experts"])]
 
 
+def test_a_layer_with_more_experts_than_the_others_is_named_itself() -> None:
+    sizes = {0: 4, 1: 8, 2: 4}
+    tensors = [
+        DescribedTensor(f"model.layers.{layer}.mlp.experts.{n}.up_proj.weight", "float32", (4, 4))
+        for layer, size in sizes.items() for n in range(size)
+    ]  # fmt: skip
+    (note,) = (one for one in part_notes(tensors, {"model_type": "qwen3_moe", "num_experts": 4}) if "experts" in one)
+    assert note.startswith("config.json says 4 (num_experts), but model.layers.1.mlp.experts has 8 experts, unlike the")
+
+
 @pytest.mark.parametrize(("zero", "said"), [(2, False), (None, True), (1, True)])
 def test_experts_that_compute_nothing_count_too(zero: int | None, said: bool) -> None:
     tensors = [DescribedTensor(f"model.layers.0.mlp.experts.{n}.up_proj.weight", "float32", (4, 4)) for n in range(6)]
