@@ -109,6 +109,7 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(5_000)
     sys.dont_write_bytecode = True
 
 

@@ -15,7 +15,7 @@ import ckptsurgeon as cs
 
 from .coded_matrices import Encode
 
-__all__ = ["LAYERS", "QUICK", "VERBS", "coded_tensors", "said_by", "silent", "write_model"]
+__all__ = ["LAYERS", "QUICK", "coded_tensors", "said_by", "silent", "write_model"]
 
 State = dict[str, torch.Tensor]
 LAYERS, WIDTH, INNER, TOKENS = 6, 128, 256, 256
@@ -67,22 +67,22 @@ def write_model(
     return folder
 
 
-def _verified(folder: Path, *, dequantize: bool) -> list[str]:
-    cs.apply(cs.convert(folder, dequantize=dequantize), "verified", force=True)
-    return [note.why for note in cs.verify("verified").notes]
+def _copied(folder: Path, verb: str = "convert", *, dequantize: bool = False) -> dict[str, Sequence[str]]:
+    """What a conversion says that changes nothing, or decodes all, and what is said of its output."""
+    receipt = cs.apply(cs.convert(folder, dequantize=dequantize), verb, force=True)
+    return {verb: receipt.notes, f"verify {verb}": [note.why for note in cs.verify(verb).notes]}
 
 
-def _patched(folder: Path, verb: str) -> Sequence[str]:
-    """What ``verb`` of a patch that changes nothing but a norm says of the new model."""
+def _patched(folder: Path) -> dict[str, Sequence[str]]:
+    """What is said of the new model by a patch that changes nothing but a norm, and by what is done with it."""
     old = Path(shutil.copytree(folder, "old", dirs_exist_ok=True))
     state = load_file(old / "model.safetensors")
     state["model.norm.weight"] += 1
     save_file(state, old / "model.safetensors", {"format": "pt"})
     made = cs.make_patch(old, folder, "x.patch", force=True)
-    if verb == "make":
-        return made.notes
     applied = cs.apply_patch(old, "x.patch", "patched", force=True)
-    return applied.notes if verb == "apply" else [note.why for note in cs.verify("patched", patch="x.patch").notes]
+    verified = [note.why for note in cs.verify("patched", patch="x.patch").notes]
+    return {"patch make": made.notes, "patch apply": applied.notes, "verify --patch": verified}
 
 
 def _checked(folder: Path) -> list[str]:
@@ -90,34 +90,39 @@ def _checked(folder: Path) -> list[str]:
     return [f"{one.what}: {', '.join(one.keys)}" for row in rows for one in row.found]
 
 
-VERBS: Mapping[str, Callable[[Path], Sequence[str]]] = {
-    "inspect": lambda folder: cs.inspect(folder).notes,
+QUICK: Mapping[str, Callable[[Path], Sequence[str]]] = {
     "inspect --stats": lambda folder: cs.inspect(folder, stats=True).notes,
     "convert": lambda folder: cs.apply(cs.convert(folder), "copy", force=True).notes,
-    "dequantise": lambda folder: cs.apply(cs.convert(folder, dequantize=True), "plain", force=True).notes,
-    "filter": lambda folder: cs.apply(cs.filter(folder, exclude="model.norm.weight"), "part", force=True).notes,
-    "average": lambda folder: cs.apply(cs.average([folder, folder], encoding="dequantize"), "mean", force=True).notes,
-    "diff": lambda folder: cs.diff(folder, folder).notes,
-    "verify": lambda folder: _verified(folder, dequantize=False),
-    "verify a decoded output": lambda folder: _verified(folder, dequantize=True),
-    "patch make": lambda folder: _patched(folder, "make"),
-    "patch apply": lambda folder: _patched(folder, "apply"),
-    "verify --patch": lambda folder: _patched(folder, "verify"),
     "check": _checked,
 }
-"""The verbs that look at a model, and the notes that each of them gives."""
+"""The verbs that look at most, of which each looks in another way, and the notes that each of them gives."""
 
 
-QUICK = ("inspect --stats", "convert", "check")
-"""The verbs that look at most, of which each looks in another way."""
+def _every_note(folder: Path) -> dict[str, Sequence[str]]:
+    """The notes of all verbs that look at a model."""
+    return {
+        "inspect": cs.inspect(folder).notes,
+        "inspect --stats": cs.inspect(folder, stats=True).notes,
+        **_copied(folder),
+        **_copied(folder, "dequantise", dequantize=True),
+        "filter": cs.apply(cs.filter(folder, exclude="model.norm.weight"), "part", force=True).notes,
+        "average": cs.apply(cs.average([folder, folder], encoding="dequantize"), "mean", force=True).notes,
+        "diff": cs.diff(folder, folder).notes,
+        **_patched(folder),
+        "check": _checked(folder),
+    }
 
 
-def said_by(folder: Path, *texts: str, verbs: Sequence[str] = QUICK) -> list[str]:
-    """Those of the ``verbs`` that say all ``texts`` in one note."""
-    return [verb for verb in verbs if any(all(text in one for text in texts) for one in VERBS[verb](folder))]
+def _without(notes: Mapping[str, Sequence[str]], texts: Sequence[str]) -> list[str]:
+    return [verb for verb, said in notes.items() if not any(all(text in one for text in texts) for one in said)]
+
+
+def said_by(folder: Path, *texts: str) -> list[str]:
+    """Those of the ``QUICK`` verbs that say all ``texts`` in one note."""
+    notes = {verb: notes_of(folder) for verb, notes_of in QUICK.items()}
+    return [verb for verb in QUICK if verb not in _without(notes, texts)]
 
 
 def silent(folder: Path, *texts: str) -> list[str]:
     """The verbs, of all, that do not say all ``texts`` in one note."""
-    found = said_by(folder, *texts, verbs=list(VERBS))
-    return [verb for verb in VERBS if verb not in found]
+    return _without(_every_note(folder), texts)
