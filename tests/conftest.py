@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ os.environ["CKPTSURGEON_NO_BUILDS"] = "1"  # nothing that one run builds may cha
 import pytest
 from hypothesis import HealthCheck, settings
 
-from .helpers.depth import FULL, evenly_spaced, examples_of
+from .helpers.depth import FULL, evenly_spaced, examples_of, in_array
 from .helpers.disk import SYNCS  # noqa: F401  # before they are replaced
 from .helpers.hub.fixtures import hub, naps, other_host
 from .helpers.kept_builds import keep_builds
@@ -72,11 +73,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Tell the cases of promises, begin with the longest files, and leave some cases to ``make test-all``."""
     items.sort(key=lambda item: not item.nodeid.startswith(BEGUN_FIRST))
     tell_promises(config, items)
-    if FULL or "not long" not in str(config.getoption("markexpr", "") or ""):
+    if FULL:
+        kept = {index for index, item in enumerate(items) if _is_tried(item)}
+    elif "not long" in str(config.getoption("markexpr", "") or ""):
+        kept = evenly_spaced([item.nodeid if _is_a_rule(item) else item.nodeid.partition("[")[0] for item in items])
+    else:
         return
-    kept = evenly_spaced([item.nodeid if _is_a_rule(item) else item.nodeid.partition("[")[0] for item in items])
     config.hook.pytest_deselected(items=[item for index, item in enumerate(items) if index not in kept])
     items[:] = [item for index, item in enumerate(items) if index in kept]
+
+
+def _is_tried(item: pytest.Item) -> bool:
+    """Return whether a case is none of a product of lists that repeats what others try (``in_array``)."""
+    lists = [mark.args for mark in item.iter_markers("parametrize")]
+    if _is_a_rule(item) or len(lists) < 2 or not isinstance(item, pytest.Function):
+        return True
+    number = item.callspec.indices.get(re.split(r"\W+", str(lists[0][0]).strip("([\"' "))[0], 0)
+    strength = 1 if item.get_closest_marker("each_value") else 2
+    return in_array(number, [len(values) for _, values, *_ in lists], strength)
 
 
 def _is_a_rule(item: pytest.Item) -> bool:

@@ -88,6 +88,7 @@ def test_a_transplant_takes_the_name(tmp_path: Path) -> None:
     assert parts(tmp_path / "out", f"{ATTENTION}.k_proj") == parts(second, f"{ATTENTION}.k_proj")
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 @pytest.mark.parametrize("model", ZOO, ids=lambda one: one.name)
 def test_a_dtype_never_keeps_codes_without_a_word(model: Quantised, dtype: str, tmp_path: Path) -> None:

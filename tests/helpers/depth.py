@@ -1,19 +1,24 @@
-"""How deep the tests go: ``make test-all`` sets CKPT_TESTS=full, and tries every case; ``make test`` tries fewer of some.
+"""How deep the tests go: ``make test-all`` sets CKPT_TESTS=full, and tries almost every case; ``make test`` tries fewer.
 
 What is tried fewer times is what chance or counting makes more of: examples of a property, positions of a flipped bit,
 moments of a kill. Each rule has its cases in both. Of a test with many cases ``make test`` tries four, evenly spaced.
+Of a test with three lists of parameters or more, ``make test-all`` tries each pair of values, not each combination.
 """
 
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Sequence
-from typing import TypeVar
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from itertools import count
+from typing import Any, TypeVar
 
+import pytest
 from hypothesis import settings
 
-__all__ = ["CASES", "FULL", "SHARE", "evenly_spaced", "examples_of", "some_of", "times"]
+__all__ = [
+    "CASES", "FULL", "SHARE", "each_in_turn", "evenly_spaced", "examples_of", "in_array", "shared_out", "some_of", "times",
+]  # fmt: skip
 
 FULL = os.environ.get("CKPT_TESTS") == "full"
 SHARE = 8
@@ -23,6 +28,8 @@ CASES = 4
 """How many cases of one test ``make test`` tries at most."""
 
 One = TypeVar("One")
+Test = TypeVar("Test", bound=Callable[..., Any])
+Pair = TypeVar("Pair", bound=tuple[Any, ...])
 
 
 def times(full: int) -> int:
@@ -38,6 +45,56 @@ def examples_of(full: int) -> settings:
 def some_of(cases: Sequence[One], first: int = 0) -> list[One]:
     """Return all cases, or each so many-th from ``first`` on."""
     return list(cases) if FULL else list(cases[first % max(len(cases), 1) :: SHARE])
+
+
+def shared_out(cases: Sequence[Pair], alike: Callable[[Pair], Hashable], share: int = 3) -> list[Pair]:
+    """Return a third of the pairs that are alike, at least one: those whose first element is in the fewest others so far.
+
+    For a product of two lists, such as networks and ways to change them, of which many pairs run the same code: each
+    kind of pair stays, and each element of both lists. ``make test`` takes four of all pairs, as of any cases.
+    """
+    if not FULL:
+        return list(cases)
+    groups = defaultdict[Hashable, list[Pair]](list)
+    for case in cases:
+        groups[alike(case)].append(case)
+    used: Counter[Hashable] = Counter()
+    kept = []
+    for group in sorted(groups.values(), key=len):
+        for case in sorted(group, key=lambda case: used[case[0]])[: -(-len(group) // share)]:
+            used[case[0]] += 1
+            kept.append(case)
+    return [case for case in cases if case in kept]
+
+
+def each_in_turn(name: str, cases: Sequence[Any], share: int = 3) -> Callable[[Test], Test]:
+    """Return a decorator that gives a test a third of the cases, and the next test another third: all in ``make test``.
+
+    For many tests of the same cases, as of all verbs with all encodings: each verb gets some, and each case many verbs.
+    """
+    number = count()
+
+    def decorate(test: Test) -> Test:
+        some = list(cases)[next(number) % share :: share] if FULL else list(cases)
+        decorated: Test = pytest.mark.parametrize(name, some, ids=lambda one: one.name)(test)
+        return decorated
+
+    return decorate
+
+
+def in_array(number: int, sizes: Sequence[int], strength: int = 2) -> bool:
+    """Return whether to try a case of a product of lists: each pair of values is in one of those that are tried.
+
+    ``number`` is that of the case, whose last list changes first. Of three lists or more, of which one has two values,
+    each second case is tried, else each third. Of two lists all are tried, as each case is another pair; with a
+    ``strength`` of 1, each value of both is in a case that is tried.
+    """
+    chosen = []
+    for size in reversed(sizes):
+        number, index = divmod(number, size)
+        chosen.append(index)
+    sizes = [size for size in sizes if size > 1]
+    return number != 0 or len(sizes) <= strength or sum(chosen) % min(3, *sizes) == 0
 
 
 def evenly_spaced(names: Sequence[str], most: int = CASES) -> set[int]:

@@ -651,7 +651,7 @@ def test_few_values_are_held_against_exact_bounds(number: int, draw: Any) -> Non
     """Of 16 values four times as wide and shifted, nothing was seen."""
     torch.manual_seed(number)
     others = [draw(number) for _ in range(32)]
-    assert max(z_score(draw(number), others) for _ in range(300)) < MAX_Z
+    assert max(z_score(draw(number), others) for _ in range(100)) < MAX_Z
     spread = torch.stack(others).std()
     assert z_score(draw(number) + 12 * spread, others) > MAX_Z
     if number >= 5:

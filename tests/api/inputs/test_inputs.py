@@ -119,6 +119,7 @@ def test_what_is_said_is_the_same_whatever_stands_for_the_checkpoint(way: str, v
     assert SAID[verb](WAYS[way](net)) == SAID[verb]("a.pth")
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("verb", [*PLANS, *SAID])
 @pytest.mark.parametrize("of", ["a file", "a dict"])
 def test_an_open_checkpoint_stays_its_owner_s(of: str, verb: str, net: Net) -> None:

@@ -109,6 +109,7 @@ VERBS: dict[str, Callable[[Path, Path], Plan]] = {
 }
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("name", ERRORS)
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_output_is_quantised_as_its_first_source(verb: str, name: str, tmp_path: Path) -> None:
@@ -154,6 +155,7 @@ def test_experts_in_one_tensor_stay_encoded(
     assert distance(plain(tmp_path / "out")[EXPERTS], wanted) < 0.3
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("name", ERRORS)
 @pytest.mark.parametrize("verb", ["lora merge", "average"])
 def test_blocks_of_any_size_give_the_same_parts(

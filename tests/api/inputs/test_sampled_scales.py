@@ -93,6 +93,7 @@ def found(notes: list[str]) -> list[str]:
     return [note for note in notes if any(one in note for one in SAID)]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_inverse_scales_are_noted_by_copies(scheme: str, verb: str) -> None:

@@ -102,6 +102,7 @@ def least_memory(method: str) -> int:
 
 
 @pytest.mark.long
+@pytest.mark.each_value
 @EVERY
 @pytest.mark.parametrize("shape", [(1000, 1000), (400, 2500), (2500, 400)])
 def test_no_more_memory_is_taken_than_is_said(method: str, shape: tuple[int, int]) -> None:

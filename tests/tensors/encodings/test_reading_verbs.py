@@ -16,11 +16,11 @@ from ckptsurgeon.tensors.encodings.bitsandbytes import VALUES
 from ckptsurgeon.util.text import natural_key
 
 from ...analysis.page.made import data_of
+from ...helpers.depth import each_in_turn
 from ...helpers.zoo import BY_NAME, IN, OUT, ZOO, Quantised
 
 Run = Callable[..., Any]
-
-each_encoding = pytest.mark.parametrize("model", ZOO, ids=lambda one: one.name)
+each_encoding = each_in_turn("model", ZOO)
 PLAIN_PARAMETERS = 10 * IN + IN
 WITHOUT_FLOATS = (
     "mxfp8",

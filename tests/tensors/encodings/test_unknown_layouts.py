@@ -89,6 +89,7 @@ SHAPES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("one", ZOO, ids=lambda one: one.name)
 def test_parts_of_any_shape_are_no_bug(one: Quantised, shape: str, tmp_path: Path) -> None:

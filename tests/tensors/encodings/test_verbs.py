@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 
+from ...helpers.depth import each_in_turn
 from ...helpers.zoo import BY_NAME, IN, KEPT, LAYERS, OUT, PLAIN, ZOO, Quantised
 
-each_encoding = pytest.mark.parametrize("model", ZOO, ids=lambda one: one.name)
-each_refused = pytest.mark.parametrize("model", [one for one in ZOO if one.name not in KEPT], ids=lambda one: one.name)
+each_encoding = each_in_turn("model", ZOO)
+each_refused = each_in_turn("model", [one for one in ZOO if one.name not in KEPT])
 ALONE = ("unknown-alone", "bytes-of-llama.cpp")
 """Codes with nothing beside them that decodes them."""
 OF_MODULES = [one for one in ZOO if "experts" not in one.layers[0]]
@@ -147,7 +148,7 @@ def test_lora_merge_into_codes_is_refused(model: Quantised, tmp_path: Path) -> N
     refused(error, model)
 
 
-@pytest.mark.parametrize("model", [one for one in ZOO if one.name not in KEPT], ids=lambda one: one.name)
+@each_refused
 def test_lora_extract_from_codes_is_refused(model: Quantised, tmp_path: Path) -> None:
     folder, base = model.folder(tmp_path / "m"), plain(tmp_path / "b.safetensors", model.layers)
     for pair in ((folder, model.folder(tmp_path / "other", 1)), (folder, base), (base, folder)):
