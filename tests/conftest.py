@@ -76,7 +76,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if FULL:
         kept = {index for index, item in enumerate(items) if _is_tried(item)}
     elif "not long" in str(config.getoption("markexpr", "") or ""):
-        kept = evenly_spaced([item.nodeid if _is_a_rule(item) else item.nodeid.partition("[")[0] for item in items])
+        names = [item.nodeid if _is_a_rule(item) else item.nodeid.partition("[")[0] for item in items]
+        costly = {name for item, name in zip(items, names, strict=True) if item.get_closest_marker("costly")}
+        kept = evenly_spaced(names, costly)
     else:
         return
     config.hook.pytest_deselected(items=[item for index, item in enumerate(items) if index not in kept])

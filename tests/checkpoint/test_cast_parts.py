@@ -36,6 +36,7 @@ def said(notes: Any) -> list[str]:
     return [one for one in notes if SAID in one]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize(("name", "part", "wanted"), PARTS)
 def test_scales_and_tables_of_bitsandbytes(name: str, part: str, wanted: str, dtype: str, tmp_path: Path) -> None:

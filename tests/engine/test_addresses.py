@@ -23,7 +23,10 @@ from ..helpers.hub.server import Hub
 from .sharded import SHARD, VERBS, files, write_sources
 
 KINDS = ("memory", "disk", "s3", "hub")
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of huggingface_hub's own uploads
+pytestmark = [
+    pytest.mark.costly,
+    pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning"),  # of huggingface_hub's own uploads
+]
 
 OTHER = {".gitattributes": b"*.safetensors filter=lfs\n"}
 """What the repository of a hub has from the beginning."""

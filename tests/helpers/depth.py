@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Container, Hashable, Sequence
 from itertools import count
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ import pytest
 from hypothesis import settings
 
 __all__ = [
-    "CASES", "FULL", "SHARE", "each_in_turn", "evenly_spaced", "examples_of", "in_array", "shared_out", "some_of", "times",
+    "CASES", "COSTLY_CASES", "FULL", "SHARE", "each_in_turn", "evenly_spaced", "examples_of", "in_array", "shared_out", "some_of", "times",
 ]  # fmt: skip
 
 FULL = os.environ.get("CKPT_TESTS") == "full"
@@ -26,6 +26,9 @@ SHARE = 8
 
 CASES = 4
 """How many cases of one test ``make test`` tries at most."""
+
+COSTLY_CASES = 2
+"""How many cases of a test that is marked ``costly``: one whose cases take a quarter of a second or more."""
 
 One = TypeVar("One")
 Test = TypeVar("Test", bound=Callable[..., Any])
@@ -97,13 +100,20 @@ def in_array(number: int, sizes: Sequence[int], strength: int = 2) -> bool:
     return number != 0 or len(sizes) <= strength or sum(chosen) % min(3, *sizes) == 0
 
 
-def evenly_spaced(names: Sequence[str], most: int = CASES) -> set[int]:
-    """Return the indices of the cases to try: of those with one name at most so many, from the first to the last."""
+def evenly_spaced(names: Sequence[str], costly: Container[str] = ()) -> set[int]:
+    """Return the indices of the cases to try: of those with one name at most ``CASES``, from the first to the last.
+
+    Of those with a costly name two are tried: of the next such name the two behind them, and so on.
+    """
     found = defaultdict[str, list[int]](list)
     for index, name in enumerate(names):
         found[name].append(index)
-    return {
-        of[place * (len(of) - 1) // max(min(len(of), most) - 1, 1)]
-        for of in found.values()
-        for place in range(min(len(of), most))
-    }
+    kept, turns = set[int](), count()
+    for name, of in found.items():
+        if name in costly:
+            half = max(1, len(of) // COSTLY_CASES)
+            kept |= {*of[next(turns) % half :: half][:COSTLY_CASES]}
+        else:
+            number = min(len(of), CASES)
+            kept |= {of[place * (len(of) - 1) // max(number - 1, 1)] for place in range(number)}
+    return kept

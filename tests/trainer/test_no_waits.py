@@ -79,6 +79,7 @@ def pretraining(monkeypatch: pytest.MonkeyPatch, attention: str, **fields: Any) 
     return OnMeta(monkeypatch, task, model, [batch_of(task, 6400, 6400), batch_of(task, 6400, 6000)])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("fields", [{}, LAYER_NORM], ids=["group norm", "layer norm"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_pre_training_reads_nothing_of_the_device(attention: str, fields: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,7 @@ def model(minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 SCHEMES = {"mxfp4": "_scale", "int4-group128": "_scale", "int8": "_scale", "fp8-channel": "_scale"}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_inverse_scales_of_all_layers_are_found(scheme: str, model: Path) -> None:
     cs.apply(cs.convert(model, quantize=scheme), "coded")
@@ -65,6 +66,7 @@ def test_inverse_scales_of_all_layers_are_found(scheme: str, model: Path) -> Non
     assert ("times as large as inputs" in warned(Path("coded"))) is not by_scales
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_squared_scales_of_all_layers_are_found(scheme: str, model: Path) -> None:
     cs.apply(cs.convert(model, quantize=scheme), "coded")

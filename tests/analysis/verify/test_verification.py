@@ -86,6 +86,7 @@ def test_what_was_written_is_sound(name: str) -> None:
     assert (found.nan, found.inf) == (0, 0)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_a_flipped_bit_anywhere_is_found(name: str) -> None:
     """Every byte of a safetensors file, 500 of a .pth, or of each file of a folder every fourth, one bit each.

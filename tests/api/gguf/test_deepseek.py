@@ -36,6 +36,7 @@ def changed(**fields: Any) -> None:
     place.write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_transformers_opens_the_way_back_with_the_same_values(kind: str, dtype: str) -> None:

@@ -155,6 +155,7 @@ def test_experts_in_one_tensor_stay_encoded(
     assert distance(plain(tmp_path / "out")[EXPERTS], wanted) < 0.3
 
 
+@pytest.mark.costly
 @pytest.mark.each_value
 @pytest.mark.parametrize("name", ERRORS)
 @pytest.mark.parametrize("verb", ["lora merge", "average"])

@@ -93,6 +93,7 @@ def found(notes: list[str]) -> list[str]:
     return [note for note in notes if any(one in note for one in SAID)]
 
 
+@pytest.mark.costly
 @pytest.mark.each_value
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("scheme", SCHEMES)

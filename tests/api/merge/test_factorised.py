@@ -60,6 +60,7 @@ def test_tensors_of_all_kinds_are_merged_and_verified(method: str, dtype: torch.
     assert (found.ok, found.near) == (True, 0)
 
 
+@pytest.mark.costly
 @EVERY
 def test_the_memory_is_known_before_anything_is_read(method: str, ckpt: Run) -> None:
     save((600, 900))

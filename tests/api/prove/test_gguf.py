@@ -57,6 +57,7 @@ def as_gguf(folder: str, path: str = "model.gguf", **options: Any) -> str:
     return path
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("model_type", MODELS)
 def test_a_gguf_computes_what_its_model_computes(model_type: str) -> None:
     folder = made(model_type)

@@ -205,6 +205,7 @@ FAMILIES = {
 }  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", FAMILIES)
 def test_inputs_of_many_kinds_are_drawn(name: str) -> None:
     import transformers

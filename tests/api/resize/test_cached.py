@@ -73,6 +73,7 @@ def plan_text(folder: Path, fields: dict[str, Any], more: dict[str, Any]) -> str
     return json.dumps(cs.resize(folder, set=fields, **more).to_json())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("kind", "fields", "more"), WAYS)
 def test_the_second_plan_is_the_same_and_builds_nothing(
     kind: str,

@@ -24,6 +24,7 @@ KEY = "model.layers.{}.self_attn.qkv_proj.weight"
 WIDE = {"hidden_size": 128, "num_attention_heads": 8}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("fields", "more"),
     [
@@ -57,6 +58,7 @@ SHARING: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", SHARING)
 def test_heads_that_share_keys_become_wider(name: str, tmp_path: Path) -> None:
     kind, fields = SHARING[name]

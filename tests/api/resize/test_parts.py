@@ -43,6 +43,7 @@ def config_of(folder: Path) -> Any:
     return json.loads((folder / "config.json").read_text())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_vocabulary_of_a_part_changes_and_nothing_else(kind: str, tmp_path: Path) -> None:
     source = built(KINDS[kind], tmp_path / kind)

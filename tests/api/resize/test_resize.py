@@ -44,6 +44,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return saved
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("kind", "name"), ALL)
 def test_a_network_of_another_size_loads_and_computes_as_it_is_said(
     kind: str, name: str, source: Callable[[str], Path], tmp_path: Path
@@ -64,8 +65,10 @@ def test_every_approximate_change_has_a_figure() -> None:
 @pytest.mark.skipif(FULL, reason="each way of each network is a case of its own above")
 @pytest.mark.parametrize("kind", ["llama", "whisper"])
 def test_a_network_is_resized_in_every_way(kind: str, source: Callable[[str], Path], tmp_path: Path) -> None:
-    for name in CASES[kind]:
-        check(kind, name, source(kind), tmp_path / name)
+    """Whisper in those that Llama is not resized in, and in each second of the others."""
+    for number, name in enumerate(CASES[kind]):
+        if kind == "llama" or name not in CASES["llama"] or number % 2:
+            check(kind, name, source(kind), tmp_path / name)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "bert", "whisper", "t5"])

@@ -153,6 +153,7 @@ def of_experts(model: Any) -> dict[str, dict[str, torch.Tensor]]:
     return found
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", WITH_EXPERTS)
 def test_experts_are_kept_that_contribute_most(kind: str, tmp_path: Path) -> None:
     model = with_experts(kind, tmp_path)

@@ -56,6 +56,7 @@ def file_of(folder: Path) -> Any:
     return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_smaller_vocabulary_encodes_and_computes_the_corpus_as_before(
     kind: str, models: Models, corpus: Path, tmp_path: Path
@@ -229,6 +230,7 @@ OWN = {
 """{class of transformers: (kind, type of network, special tokens, number of tokens that the class adds)}"""
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("keep_special", [True, False])
 @pytest.mark.parametrize("name", OWN)
 def test_the_classes_of_transformers_open_the_smaller_tokeniser(

@@ -116,6 +116,7 @@ def field(folder: Path, kind: str, name: str = "vocab_size") -> Any:
 # Another number of rows.
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_are_added_at_the_end_and_cut_off_again(kind: str, english: Models, tmp_path: Path) -> None:
     name = "text_config.vocab_size" if kind == "clip" else "vocab_size"
@@ -168,6 +169,7 @@ def test_added_rows_are_the_mean_of_the_rows_of_tokens(english: Models, tmp_path
 # Another tokeniser.
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_network_gets_another_tokeniser_and_computes_the_same_for_kept_tokens(
     kind: str, english: Models, german: Path, tmp_path: Path

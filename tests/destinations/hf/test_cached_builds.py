@@ -92,6 +92,7 @@ def source_of(destination: str) -> str:
     return "src.safetensors"
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("architecture", MODELS)
 def test_plans_and_outputs_are_the_same_byte_for_byte(
     architecture: str, monkeypatch: pytest.MonkeyPatch, never_built: Callable[[], None]

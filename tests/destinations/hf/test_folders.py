@@ -43,6 +43,7 @@ MODELS = {
 Run = Callable[..., Any]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("architecture", MODELS)
 def test_a_folder_opens_with_nothing_missing_unexpected_or_mismatched(architecture: str) -> None:
     source = saved("source", MODELS[architecture], architecture)

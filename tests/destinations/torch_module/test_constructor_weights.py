@@ -76,6 +76,7 @@ def body(how: str) -> None:
         safetensors.torch.save_file(BODY, "body.bin")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("how", LOADS)
 def test_what_a_constructor_loads_is_copied_from_its_file(how: str, ckpt: Any) -> None:
     body(how)

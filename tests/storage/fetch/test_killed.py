@@ -35,6 +35,7 @@ def temps() -> list[Path]:
     return [path for path in Path("out").rglob("*") if ".ckpt-tmp" in path.name]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("where", ["web", "hub"])
 @pytest.mark.parametrize("seed", range(times(4)))
 def test_after_a_kill_at_any_moment_the_next_run_leaves_one_whole_file(hub: Hub, where: str, seed: int) -> None:

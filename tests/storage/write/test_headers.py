@@ -114,6 +114,7 @@ def killed(name: str, args: tuple[Any, ...], *, half: bool) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("half", [False, True], ids=["before the call", "in the middle of a write"])
 @pytest.mark.parametrize("shards", [1, 3])
 def test_killed_at_each_call_a_file_is_old_or_new_or_refused_and_settled_afterwards(

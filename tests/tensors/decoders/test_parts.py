@@ -57,6 +57,7 @@ def test_any_part_is_that_of_the_whole(model: Quantised, tmp_path: Path) -> None
     assert torch.equal(made.tensor(key), torch.from_numpy(whole))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("model", MODELS, ids=lambda one: one.name)
 def test_convert_writes_the_weights_and_takes_the_settings_away(model: Quantised, tmp_path: Path) -> None:
     folder = model.folder(tmp_path / "m")

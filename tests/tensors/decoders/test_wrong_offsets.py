@@ -293,6 +293,7 @@ def test_those_of_torchao_are_noted(off: int, is_noted: bool) -> None:
     assert any(OFF_BY_ONE in one for one in told) is is_noted
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "case", ["packed, 2 bits", "packed, 4 bits", "packed, 8 bits", "awq", "gptq", "mlx, 2 bits", "new mlx"]
 )
