@@ -79,7 +79,7 @@ def each_in_turn(name: str, cases: Sequence[Any], share: int = 3) -> Callable[[T
 
     def decorate(test: Test) -> Test:
         some = list(cases)[next(number) % share :: share] if FULL else list(cases)
-        decorated: Test = pytest.mark.parametrize(name, some, ids=lambda one: one.name)(test)
+        decorated: Test = pytest.mark.parametrize(name, some, ids=lambda one: getattr(one, "name", str(one)))(test)
         return decorated
 
     return decorate

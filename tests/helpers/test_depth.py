@@ -8,7 +8,7 @@ from itertools import combinations, product
 import pytest
 
 from . import depth
-from .depth import in_array, shared_out
+from .depth import evenly_spaced, in_array, shared_out
 
 
 def tried(sizes: tuple[int, ...], strength: int = 2) -> list[tuple[int, ...]]:
@@ -34,6 +34,13 @@ def test_or_each_value_alone_is_tried(sizes: tuple[int, ...]) -> None:
     found = tried(sizes, strength=1)
     assert len(found) <= sizes[0] * sizes[1] / 2
     assert [{case[one] for case in found} for one in (0, 1)] == [set(range(size)) for size in sizes]
+
+
+def test_of_costly_tests_two_cases_are_tried_of_the_next_one_two_others() -> None:
+    names = [name for name in "abcd" for _ in range(8)]
+    kept = evenly_spaced([*names, "e", "f", "f"], costly="abce")
+    assert [index % 8 for index in sorted(kept) if index < 24] == [0, 4, 1, 5, 2, 6]
+    assert [index for index in sorted(kept) if index >= 24] == [24, 26, 28, 31, 32, 33, 34]
 
 
 def test_of_cases_that_are_alike_a_third_is_tried_of_each_first_element_as_many(

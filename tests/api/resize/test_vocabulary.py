@@ -16,12 +16,12 @@ import ckptsurgeon as cs
 from fixtures.resizing.cases import VOCABULARIES
 from fixtures.resizing.networks import NETWORKS
 
-from ...helpers.depth import FULL
+from ...helpers.depth import FULL, each_in_turn
 from ...helpers.small_tokenizers import ENGLISH, GERMAN, SPECIAL, saved_tokenizer, tokenizer
 
 transformers = pytest.importorskip("transformers", minversion="5")
 
-KINDS = VOCABULARIES if FULL else ("bert", "gpt2", "llama", "whisper")
+each_kind = each_in_turn("kind", VOCABULARIES if FULL else ("bert", "gpt2", "llama", "whisper"), share=2)
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 Models = Callable[..., Path]
 
@@ -117,7 +117,7 @@ def field(folder: Path, kind: str, name: str = "vocab_size") -> Any:
 
 
 @pytest.mark.costly
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_rows_are_added_at_the_end_and_cut_off_again(kind: str, english: Models, tmp_path: Path) -> None:
     name = "text_config.vocab_size" if kind == "clip" else "vocab_size"
     plan = cs.resize(english(kind), set={name: 384}, new_tokens="zero")
@@ -170,7 +170,7 @@ def test_added_rows_are_the_mean_of_the_rows_of_tokens(english: Models, tmp_path
 
 
 @pytest.mark.costly
-@pytest.mark.parametrize("kind", KINDS)
+@each_kind
 def test_a_network_gets_another_tokeniser_and_computes_the_same_for_kept_tokens(
     kind: str, english: Models, german: Path, tmp_path: Path
 ) -> None:
