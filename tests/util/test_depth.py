@@ -16,5 +16,5 @@ def test_of_many_cases_four_are_tried(number: int, kept: int) -> None:
 
 def test_each_test_has_its_own() -> None:
     names = [f"{name}" for name in "abc" for _ in range(20)]
-    found = evenly_spaced(names, 3)
-    assert {name: sum(names[index] == name for index in found) for name in "abc"} == dict.fromkeys("abc", 3)
+    found = evenly_spaced(names)
+    assert {name: sum(names[index] == name for index in found) for name in "abc"} == dict.fromkeys("abc", CASES)

@@ -16,7 +16,7 @@ __all__ = ["LIBRARIES", "is_stock", "only_installed", "versions"]
 
 LIBRARIES = ("torch", "transformers")
 _CODE = (".py", ".pyc", ".so")
-_SYSTEM = ("/proc/", "/sys/", "/dev/")
+_SYSTEM, _MEMORY = ("/proc/", "/sys/", "/dev/"), "/dev/shm/"
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -92,9 +92,11 @@ def only_installed(files: Iterable[str]) -> bool:
     import sysconfig  # imported late: plans from the cache do not need it
 
     names = ("stdlib", "platstdlib", "purelib", "platlib")
-    folders = (*{os.path.realpath(sysconfig.get_path(name)) + os.sep for name in names}, *_SYSTEM)
-    others = (path for path in files if not path.endswith(_CODE) and os.path.exists(path))
-    return all(os.path.realpath(path).startswith(folders) for path in others)
+    folders = tuple({os.path.realpath(sysconfig.get_path(name)) + os.sep for name in names})
+    others = (os.path.realpath(path) for path in files if not path.endswith(_CODE) and os.path.exists(path))
+    return all(
+        path.startswith(folders) or (path.startswith(_SYSTEM) and not path.startswith(_MEMORY)) for path in others
+    )
 
 
 def is_stock(modules: Collection[Any]) -> bool:

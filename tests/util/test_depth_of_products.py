@@ -7,8 +7,8 @@ from itertools import combinations, product
 
 import pytest
 
-from . import depth
-from .depth import evenly_spaced, in_array, shared_out
+from ..helpers import depth
+from ..helpers.depth import evenly_spaced, in_array, shared_out
 
 
 def tried(sizes: tuple[int, ...], strength: int = 2) -> list[tuple[int, ...]]:
