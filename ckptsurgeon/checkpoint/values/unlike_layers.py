@@ -28,8 +28,13 @@ in a matrix, have less than the second."""
 FORMATS = {"float32": "f", "float16": "e", "float64": "d"}
 
 
-def unlike_layer_notes(tensors: Mapping[str, TensorInfo], sample: SmallSample) -> Iterator[str]:
-    """Yield notes on the norms and biases in a sample that are zeros or random, unlike those of other layers."""
+def unlike_layer_notes(
+    tensors: Mapping[str, TensorInfo], sample: SmallSample, *, are_zeros_said: bool = False
+) -> Iterator[str]:
+    """Yield notes on the norms and biases in a sample that are zeros or random, unlike those of other layers.
+
+    With ``are_zeros_said``, another note says that a part of the file is zeros; then there is none on zeros.
+    """
     roles: dict[str, list[str]] = defaultdict(list)
     for key in sample.raw:
         if NORM.search(key) or BIAS.search(key):
@@ -46,7 +51,7 @@ def unlike_layer_notes(tensors: Mapping[str, TensorInfo], sample: SmallSample) -
             even = [key for key, ratio in ratios.items() if ratio > OF_ONE_SIGN]
             if len(even) >= max(FEWEST, MOSTLY * len(keys)):
                 random += [key for key, ratio in ratios.items() if ratio < AROUND_ZERO]
-    if zeros:
+    if zeros and not are_zeros_said:
         are = "is" if len(zeros) == 1 else "are"
         yield (
             f"{count(len(zeros), 'norm or bias', 'norms or biases')} {are} all zeros, unlike the same tensor of other "

@@ -40,7 +40,8 @@ def value_notes(
     compare the two.
     """
     yield from unwritten_notes(tensors, handles)
-    yield from zero_run_notes(tensors, handles)
+    runs = list(zero_run_notes(tensors, handles))
+    yield from runs
     yield from doubled_file_notes(tensors, handles)
     yield from missing_rank_notes(tensors)
     others = {key: info for key, info in tensors.items() if key not in coded} if coded else tensors
@@ -58,4 +59,4 @@ def value_notes(
     yield from map(said_of, (*unusable_scales(some, extent), *inverse_scales(some, extent)))
     small = sampled_small_tensors(tensors, handles)
     yield from non_finite_notes(tensors, small)
-    yield from unlike_layer_notes(tensors, small)
+    yield from unlike_layer_notes(tensors, small, are_zeros_said=bool(runs))

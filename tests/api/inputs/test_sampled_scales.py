@@ -236,7 +236,8 @@ def test_healthy_codes_of_gguf_have_no_note(kind: str) -> None:
 @pytest.mark.parametrize("layers", [2, 8, 16, 24, 32])
 def test_other_layers_are_decoded_in_each_role(layers: int, number: int) -> None:
     names = (f"layers.{layer}.{role}" for layer in range(layers) for role in "abcdef"[:number])
-    chosen = [one.name for one in sampled_scales._chosen(QuantisedTensor(name, "", "", {}, None) for name in names)]
+    by_role = sampled_scales._by_role(QuantisedTensor(name, "", "", {}, None) for name in names)
+    chosen = [one.name for one in sampled_scales._chosen(by_role)]
     most, roles = sampled_scales.LAYERS, min(sampled_scales.ROLES, number)
     assert len(chosen) == len(set(chosen)) == min(most, layers) * roles
     assert len({name.split(".")[1] for name in chosen}) == min(layers, most * roles)
