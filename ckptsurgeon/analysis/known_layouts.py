@@ -1,4 +1,4 @@
-"""What ``layouts`` answers: the layouts of each family of networks, and which of them a checkpoint has."""
+"""The result of ``layouts``: the layouts of each family of networks, and which of them a checkpoint has."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LayoutRow:
 
 @dataclass(frozen=True)
 class KnownFamily:
-    """A family of networks and its layouts; a network in one of these layouts can get each of the others."""
+    """A family of networks and its layouts; a network in one of these layouts can be converted to the others."""
 
     name: str
     layouts: tuple[LayoutRow, ...]
@@ -37,7 +37,7 @@ class KnownFamily:
 
 @dataclass(frozen=True)
 class FoundLayout:
-    """A layout that a checkpoint may have, and the layouts of its family, ``targets``, that it can get."""
+    """A layout that a checkpoint may have, and the layouts of its family, ``targets``, to which it can be converted."""
 
     family: str
     layout: str

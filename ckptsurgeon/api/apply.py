@@ -221,7 +221,7 @@ def _index_left(path: str) -> str:
 
 
 def _check_memory(plan: Plan, plugins: tuple[Method, ...], memory: int) -> None:
-    """Raise PlanError if a plan needs more than ``memory`` bytes."""
+    """Raise PlanError if carrying out a plan takes more memory than ``memory`` bytes."""
     from .inputs.memory_budget import with_costs  # imports numpy
 
     with_costs(plan, memory, plugins)
@@ -274,7 +274,7 @@ def check_output(
 
 
 def _makes_adapter(plan: Plan) -> bool:
-    """Return whether a plan extracts an adapter, or writes an adapter_config.json that it has as text."""
+    """Return whether the output of a plan is an adapter: extracted, or with an adapter_config.json in the plan."""
     is_described = any(one.name == ADAPTER and one.text for one in plan.target.companions)
     return is_described or plan.verb in ADAPTER_VERBS or any(step.op == "factor" for step in plan.steps)
 

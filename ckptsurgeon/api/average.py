@@ -124,7 +124,10 @@ def _weights(ema: float | None, decay: str | None, running: str | None, number: 
     given = {"--ema": ema, "--decay": decay, "--running": running}
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
-        raise ConfigError(f"{' and '.join(names)} cannot be used together.", hint="Each of them gives the weights.")
+        raise ConfigError(
+            f"{' and '.join(names)} cannot be used together.",
+            hint="Use only one of them: each determines the weights of the checkpoints.",
+        )
     if number < 2:
         return ()
     if decay is not None:

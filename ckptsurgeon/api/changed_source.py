@@ -103,7 +103,7 @@ def changed_source(stored: Checkpoint, folder: ModelFolder, options: Options, ch
 
 
 def _layout_named(changes: Changes, source: OperatedCheckpoint, folder: ModelFolder) -> NamedLayout:
-    """Return what gives the tensors the layout of ``changes``; no changes for None or "keep"."""
+    """Return the change of layout that ``changes`` ask for; if the layout is None or "keep", it changes nothing."""
     if changes.layout is None or changes.layout == KEEP:
         return NamedLayout()
     from .layouts.layout_named import layout_named  # imports all layouts, which most commands do not need

@@ -81,7 +81,7 @@ def _is_explained(subject: Subject) -> bool:
 
 
 def _subject(path: str, opened: Opened, base: CheckpointLike | None, progress: Progress | None) -> Subject:
-    """Return the facts that the checks look at; this reads all values and measures them."""
+    """Return the facts on a checkpoint that the checks examine; all values are read and measured for this."""
     checkpoint = opened.checkpoint
     if checkpoint is None:
         return Subject(shown(path), "safetensors", {}, {}, opened.shards, opened.index, fault=DAMAGED)

@@ -44,7 +44,7 @@ def class_notes(checkpoint: Checkpoint) -> list[str]:
 
 
 def class_findings(checkpoint: Checkpoint) -> list[ClassFinding]:
-    """Return the notes of ``class_notes``, each with its kind (such as "missing" or "shape")."""
+    """Return the notes of ``class_notes`` as findings, each with its kind (such as "missing" or "shape")."""
     folder = model_folder(checkpoint)
     if not_compared(checkpoint, folder):
         return []
@@ -171,7 +171,7 @@ def _differences(plan: Plan, checkpoint: Checkpoint, name: str) -> Iterator[Clas
 
 
 def _of_other_shapes(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]], name: str) -> ClassFinding:
-    """Return the finding that tensors have other shapes in the checkpoint than in the class ``name``.
+    """Return the finding that tensors have other shapes in the checkpoint than in the transformers class ``name``.
 
     ``shapes`` maps the keys of these tensors to their shapes in the class.
     """
@@ -183,9 +183,9 @@ def _of_other_shapes(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...
 
 
 def _nothing_of_class(checkpoint: Checkpoint, folder: ModelFolder, hint: str) -> ClassFinding:
-    """Return the finding that no tensor of a model can be loaded into its class: the shapes differ, or the keys.
+    """Return the finding that no tensor of a model can be loaded into its class, because all keys or shapes differ.
 
-    ``hint`` is the hint of the transplant into the class, which failed; it says how the keys differ.
+    ``hint`` is the hint in the error of a planned transplant into the class; it says how the keys differ.
     """
     name = escape(_architecture(folder))
     shapes = {key: one.shape for key, one in _plain_class(folder).tensors.items() if key in checkpoint}

@@ -155,7 +155,7 @@ def _compared(
 
 
 def _on_scales(*opened: Checkpoint) -> list[str]:
-    """Return the notes on odd scales of quantised tensors; if nothing was decoded, on those of a sample."""
+    """Return the notes on odd scales of quantised tensors that were decoded; if none was, on those of a sample."""
     from .inputs.sampled_scales import odd_scale_notes_on
 
     return [note for one in opened if one.codes for note in odd_scale_notes_on(one)]
@@ -186,7 +186,7 @@ def _is_large(given: CheckpointLike) -> bool:
 
 
 def _of_large(first: Path, second: Path, root: str | None, include: Patterns, exclude: Patterns) -> Difference:
-    """Compare two headers; another process reads the second."""
+    """Compare the headers of two large files; another process reads the second header."""
     with no_collection(), beside(lambda: _outline(second, root).to_plain()) as other:
         here = _outline(first, root)
         plain = other()

@@ -136,7 +136,7 @@ def _folder_of(place: CheckpointLike, target: TargetSpec) -> ModelFolder:
 
 
 def _model_notes(fit: Fit, checkpoint: Checkpoint, ours: ModelFolder, target: TargetSpec) -> Iterator[str]:
-    """Yield notes on differences of two models other than keys and shapes; ``ours`` is the destination's folder."""
+    """Yield notes on how two models differ besides keys and shapes; ``ours`` is the destination's folder."""
     theirs = model_folder(checkpoint)
     if theirs.files and ours.files:
         from .folder_differences import folder_difference_notes
@@ -157,5 +157,5 @@ def _model_notes(fit: Fit, checkpoint: Checkpoint, ours: ModelFolder, target: Ta
     if theirs.config and not theirs.is_tied:
         for key, owner in target.ties.items():
             if key in checkpoint and owner in checkpoint and (HEAD.search(key) or HEAD.search(owner)):
-                apart = f"{escape(fit.first)} has both {escape(key)} and {escape(owner)}, and does not tie them"
-                yield f"{apart}, but {escape(fit.second)} does: one of the two tensors replaces the other"
+                apart = f"{escape(fit.first)} stores both {escape(key)} and {escape(owner)} as separate tensors"
+                yield f"{apart}, but {escape(fit.second)} ties them: only one of the two tensors is used after loading"

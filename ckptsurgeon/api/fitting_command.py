@@ -28,7 +28,7 @@ from .transplant.transplant import transplant
 __all__ = ["with_command"]
 
 MOST_PATTERNS = 6
-"""The largest number of ``--on-mismatch`` options in a command; more of them are replaced by ``--ignore-mismatch``."""
+"""The largest number of ``--on-mismatch`` options in a command; if more are needed, it has ``--ignore-mismatch``."""
 SURE = ("same name", "prefix", "name")
 """The kinds of evidence of ``match`` that are reliable enough for a proposed command."""
 

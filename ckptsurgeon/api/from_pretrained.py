@@ -50,7 +50,7 @@ def with_loader(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Fit:
 
 
 def _notes(name: str, converter: str, made: Sequence[str], unused: Sequence[str]) -> Iterator[str]:
-    """Yield notes on what ``from_pretrained`` converts, makes itself (``made``) and ignores (``unused``).
+    """Yield notes on tensors that ``from_pretrained`` converts, initialises itself (``made``) or ignores (``unused``).
 
     ``converter`` is the library that converts the layout of the checkpoint; '' if it converts only a few tensors.
     """

@@ -103,8 +103,8 @@ def model_summary(checkpoint: Checkpoint, folder: ModelFolder | None) -> ModelSu
 def token_rows(checkpoint: Checkpoint, folder: ModelFolder) -> TokenRows | None:
     """Return the number of tokens in a folder's tokeniser, and the number of rows for tokens in the weights.
 
-    If several tensors have a row for each token, such as embedding and output layer, the one with the most rows counts.
-    Returns None if one of the two numbers is not known.
+    If several tensors have a row for each token, such as embedding and output layer, the largest number of rows is
+    returned. Returns None if one of the two numbers is not known.
     """
     from .model_folder.codes.logical_tensors import logical_tensors
     from .model_folder.weights.embedding_checks import of_tokens
@@ -187,7 +187,7 @@ def _declared(checkpoint: Checkpoint, output: str | None) -> dict[str, Any]:
     if opaque:
         info = checkpoint[opaque[0]]
         what = "cannot be described in a configuration"
-        leave = f"Leave it out first: ckpt filter --exclude {escape(opaque[0])}."
+        leave = f"First leave this tensor out: ckpt filter --exclude {escape(opaque[0])}."
         raise opaque_error(opaque[0], checkpoint.path, info, what, verb="init", leave=leave, details=opaque)
     coded = {key for one in checkpoint.codes.tensors for key in one.keys}
     return declare(checkpoint, checkpoint.ties, coded, {} if checkpoint.in_memory else _values(checkpoint, output))
@@ -205,7 +205,7 @@ def _values(checkpoint: Checkpoint, output: str | None) -> dict[str, str]:
 
 
 def _adopted(path: str, output: str | None, task: str | None) -> tuple[dict[str, Any], str]:
-    """Return a destination configuration that refers to a toolkit's configuration, and comments for its beginning.
+    """Return a destination configuration that refers to a toolkit's configuration, and comment lines for its beginning.
 
     ``path`` is the path of the toolkit's configuration.
     """

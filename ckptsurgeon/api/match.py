@@ -36,11 +36,12 @@ def match(
         found = propose(shown(path_of(source)), checkpoint, shown(path_of(destination)), target.tensors)
         notes = [*checkpoint_notes(checkpoint), *target.notes, *destination_notes(destination, target), *found.notes]
         if checkpoint.stripped:
-            notes.append(f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}")
+            notes.append(f"the prefix {', '.join(checkpoint.stripped)} was removed from the keys of {checkpoint.path}")
         if between := layouts_between(checkpoint, target.tensors):
             family, here, there = between
             notes.append(
-                f"no rules are needed: both are networks of the family {family.name}, and ckpt transplant converts the "
+                f"no --map rules are needed: both are networks of the family {family.name}, and ckpt transplant "
+                f"converts the "
                 f"layout {here.name} to {there.name}"
             )
         beside = ModelFolder("", target.companions)

@@ -85,7 +85,7 @@ def make_patch(
         size, left_out = writer.size, folders_in(os.fspath(new))
         on_models = _on_models(before, after)
     if left_out:
-        notes.append(f"not in the patch, because they are folders: {listing(left_out, where='')}")
+        notes.append(f"subfolders, which are not stored in the patch: {listing(left_out, where='')}")
     if _listed(signs) and not index.errors:
         notes.append("no tensor is approximated: the patterns select no matrix of floats whose changes need much space")
     return replace(described(path, index, size, time.perf_counter() - began), notes=(*notes, *on_models))
@@ -94,7 +94,7 @@ def make_patch(
 def _on_models(old: Checkpoint, new: Checkpoint) -> list[str]:
     """Return the notes of ``inspect`` on both checkpoints, and on zeros that were read in place of missing parts.
 
-    Notes that both have are given for the new one: the patch neither makes nor mends what they are about.
+    Notes that both have are given for the new one: the patch does not change what these notes describe.
     """
     from .inputs.fitting_notes import checkpoint_notes
 
@@ -109,12 +109,15 @@ def _listed(patterns: Patterns) -> list[str]:
 
 
 def _approximated(new: Checkpoint, signs: Sequence[str], exact: Sequence[str]) -> tuple[set[str], list[str]]:
-    """Return the keys of the tensors to approximate, and notes on patterns that match fewer keys than meant.
+    """Return the keys of the tensors to approximate, and notes on patterns that match fewer keys than expected.
 
     Tied tensors are approximated if ``signs`` selects one of them and ``exact`` none.
     """
     if exact and not signs:
-        raise ConfigError("--exact needs --signs.", hint="Without --signs, all tensors are stored exactly.")
+        raise ConfigError(
+            "--exact needs --signs.",
+            hint="Add --signs, or leave --exact out: without --signs, all tensors are stored exactly.",
+        )
     keys, notes = [*new], list[str]()
     owners: list[set[str]] = []
     for flag, patterns in (("--signs", signs), ("--exact", exact)):
@@ -125,7 +128,7 @@ def _approximated(new: Checkpoint, signs: Sequence[str], exact: Sequence[str]) -
 
 
 def _files_of(checkpoint: Checkpoint) -> Iterator[tuple[int, int]]:
-    """Yield the (device, inode) of each file of a checkpoint and, if the checkpoint is a folder, of all its entries."""
+    """Yield (device, inode) of each file of a checkpoint and, if it is a folder, of all entries of the folder."""
     yield from identities(checkpoint.open_files().values())
     if os.path.isdir(checkpoint.path):
         for entry in os.scandir(checkpoint.path):
@@ -191,7 +194,7 @@ def _on_output(path: str) -> tuple[str, ...]:
 
 
 def _checked_output(path: str, index: PatchIndex, taken: Sequence[tuple[int, int]], *, force: bool) -> str:
-    """Return the path of an output, with symbolic links resolved if the patch ``index`` is for a folder.
+    """Return the path of an output, with symbolic links resolved if the patch with the index ``index`` is for a folder.
 
     ``taken`` are the device and inode numbers of all inputs. Raises OutputError if the output cannot be written, or is
     an input.
@@ -208,7 +211,7 @@ def _checked_output(path: str, index: PatchIndex, taken: Sequence[tuple[int, int
 
 @contextmanager
 def _staged(path: str, index: PatchIndex, *, force: bool) -> Iterator[dict[str, StagedFile]]:
-    """Yield the temporary files of an output by name; after the ``with`` block they replace an earlier output."""
+    """Yield {name: temporary file} for an output; after the ``with`` block, the files replace an earlier output."""
     from ..engine.output.companions import stale_companions
     from ..engine.output.existing import existing_checkpoint
 
@@ -232,7 +235,7 @@ def _staged(path: str, index: PatchIndex, *, force: bool) -> Iterator[dict[str, 
 
 @checked
 def read_patch(path: Path) -> Patch:
-    """Return a description of a patch, from its index; raises FormatError if it is not a valid patch."""
+    """Return a description of a patch, from the index in the file; raises FormatError if it is not a valid patch."""
     from ..engine.patch.patch_file import open_patch
 
     with closing(open_patch(os.fspath(path))) as patch:

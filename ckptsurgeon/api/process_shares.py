@@ -1,4 +1,4 @@
-"""``sharing``: estimates how an output is divided among several processes."""
+"""``sharing``: estimates how the writing of an output is divided among several processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST = 4096
 def sharing(
     plan: Plan, processes: int, *, output: str | None = None, to: str | None = None, max_shard_size: str | None = None
 ) -> Sharing:
-    """Return which parts of the output each of ``processes`` processes would write, and the time that this would take.
+    """Return the parts of the output that each of ``processes`` processes would write, and the estimated time.
 
     Nothing is written: a sample of the output is computed in memory to measure the speed. The other arguments are those
     of ``apply``. The inputs of the plan must be open, as they are when a verb returns the plan. Raises ConfigError if

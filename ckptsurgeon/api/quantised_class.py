@@ -1,4 +1,4 @@
-"""Compares a quantised model with its class: the modules, the vectors, and the layers that are not quantised."""
+"""Compares a quantised model with its transformers class: its modules, vectors, and layers without quantisation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..util.text import count, escape, listing, shape_text
 __all__ = ["ClassFinding", "Kind", "has_names_of", "kept_plain", "quantised_findings"]
 
 Kind: TypeAlias = Literal["missing", "optional", "shape", "unused", "plain", "unbuilt", "refused"]
-"""What a finding is about.
+"""The kind of a finding.
 
 "missing": tensors that the weights lack; "optional": the same, but many models lack these tensors. "shape": tensors
 that have another shape than in the class. "unused": tensors that the class does not use. "plain": layers that are not
@@ -32,14 +32,14 @@ fields of config.json, although no newer version of transformers wrote this file
 
 @dataclass(frozen=True)
 class ClassFinding:
-    """A difference of a model from its class, in words."""
+    """A difference between a model and its transformers class: its kind, and a text."""
 
     kind: Kind
     said: str
 
 
 NOT_BY_CLASS = ("mxfp4", MODELOPT)
-"""Methods whose weights transformers does not look for in layers of the class Linear: mxfp4 is of experts alone."""
+"""Methods whose weights are not in layers of the class Linear: mxfp4 is only used for experts."""
 NAMES = {"awq": "AWQ", "gptq": "GPTQ"}
 """{``quant_method`` of config.json: name of the method in messages}, if they differ."""
 
@@ -86,7 +86,7 @@ def _by_class_name(checkpoint: Checkpoint, target: TargetSpec) -> dict[str, str]
 
 
 def _other_modules(named: Mapping[str, str], target: TargetSpec, name: str) -> Iterator[ClassFinding]:
-    """Yield findings on modules of the class that the checkpoint lacks, and on modules that the class lacks.
+    """Yield findings on modules of the class that the checkpoint lacks, and on modules that only the checkpoint has.
 
     Modules are compared instead of tensors, because quantised tensors have other names and shapes than the tensors of
     the class. All experts of a layer are one module.
@@ -111,8 +111,8 @@ def _plain_tensors(
 ) -> Iterator[ClassFinding]:
     """Yield findings on biases, norms and other vectors of a class that the checkpoint lacks, or whose shapes differ.
 
-    No method quantises such tensors, so they must have the names and shapes of the class. Modules that lack all tensors
-    are not reported here: ``_other_modules`` reports them.
+    No method quantises such tensors, so they must have the names and shapes of the class. Modules of which the
+    checkpoint has no tensor are not reported here: ``_other_modules`` reports them.
     """
     own, coded = {_module(key) for key in named}, {one.name for one in checkpoint.codes.tensors}
     ignored = ignored_keys(name, target.cache_key)
@@ -137,7 +137,7 @@ def _plain_tensors(
 
 
 def _is_vector(key: str, dimensions: int, coded: Collection[str]) -> bool:
-    """Return whether the tensor ``key`` of a class is never quantised: a vector, or the stacked biases of experts.
+    """Return whether the tensor ``key`` of a class is of a kind that is never quantised: a vector, or stacked biases.
 
     ``coded`` are the names of the quantised weights. The stacked biases for a quantised weight ``NAME`` have the key
     ``NAME_bias``.
@@ -148,7 +148,7 @@ def _is_vector(key: str, dimensions: int, coded: Collection[str]) -> bool:
 def _left_plain(checkpoint: Checkpoint, target: TargetSpec, settings: object) -> Iterator[ClassFinding]:
     """Yield a finding on linear layers that are not quantised although the settings in config.json say that they are.
 
-    Only layers in a stack that also has quantised layers are reported: an image encoder may be plain as a whole.
+    Only layers in a stack that also has quantised layers are reported: an image encoder may have no quantised layer.
     """
     import torch
 
@@ -166,14 +166,17 @@ def _left_plain(checkpoint: Checkpoint, target: TargetSpec, settings: object) ->
         own = [name for name in plain if _before_layer(name) in beside]
         found = [name for name in own if not leaves_out(modules, settings, name)]
         if found:
-            said = f"{count(len(found), 'linear layer')} with plain weights: {listing(found, 3, where='')}"
+            said = (
+                f"{count(len(found), 'linear layer')} with weights that are not quantised: "
+                f"{listing(found, 3, where='')}"
+            )
             method = NAMES.get(str(settings["quant_method"]), escape(str(settings["quant_method"])))
             why = f"the settings of {method} do not exclude them, so transformers expects them to be quantised"
             yield ClassFinding("plain", f"{said}: {why}")
 
 
 def kept_plain(model: Any) -> set[str]:
-    """Return the linear layers of a model that transformers never quantises, because it keeps them in float32."""
+    """Return the linear layers that transformers never quantises, because it keeps them in float32."""
     words = getattr(model, "_keep_in_fp32_modules", None) or ()
     return {name for name, _ in model.named_modules() for word in words if f".{word}." in f".{name}."}
 

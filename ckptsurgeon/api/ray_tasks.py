@@ -33,7 +33,7 @@ NAME = "ray"
 
 
 class RayTasks:
-    """The Ray tasks that write the parts of one output; this process writes no part, and publishes the output."""
+    """The Ray tasks that write the parts of one output; this process only moves the finished output to its path."""
 
     def __init__(self, ray: Any, plan: Plan, options: OutputOptions, memory: int) -> None:
         self._ray, self._options = ray, options
@@ -113,7 +113,7 @@ def ray_tasks(engine: str, plan: Plan, inputs: PlanInputs, options: OutputOption
 
 
 _WORKERS: dict[str, PartWorker] = {}
-"""The worker for the output that this Ray process writes, by the output's identity. All parts share its open inputs."""
+"""{identity of the output that this Ray process writes: its worker}; all parts share the worker's open inputs."""
 
 
 def _write_part(

@@ -1,4 +1,4 @@
-"""Recipes: YAML files with a verb and its arguments. A recipe gives the same plan as the command with these options."""
+"""Recipes: YAML files with a verb and its arguments. A recipe makes the same plan as the command with these options."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ _VERBS: Mapping[str, Callable[..., Plan]] = {
     "lora convert": lora_convert,
     "lora resize": lora_resize,
 }
-"""The function of each verb, by its name on the command line."""
+"""{verb on the command line: its function}"""
 _OUTPUT = ("output", "to", "max_shard_size")
-"""The fields with the output and the options for writing it."""
+"""The fields of a recipe that name the output, and have the options for writing it."""
 _SHARED: dict[str, type] = {"ranks": int, "axis": list, "mesh": str}
 """The fields for formats that write one file for each rank, and their types."""
 _PATHS = (
@@ -148,14 +148,14 @@ def load_order(path: Path, *, run_code: bool = True) -> CompiledRecipe:
 
 
 def _notes_of_code(plan: Plan) -> Iterator[str]:
-    """Yield a note on the user's code that applying a plan will run, or on the reason why applying it will fail."""
+    """Yield a note on the user's code that applying a plan runs, or on the reason why applying it will fail."""
     try:
         code = code_of(plan)
     except ConfigError as error:
         yield f"applying the plan will fail: {error.message.rstrip('.')}"
     else:
         if code:
-            yield f"applying the plan runs {listing(code, where='')} of {escape(plan.target.config)}"
+            yield f"applying the plan runs code: {listing(code, where='')} of {escape(plan.target.config)}"
 
 
 def _check_runs_nothing(name: str, given: Mapping[str, Any]) -> None:
@@ -290,7 +290,7 @@ def _check_asserted(name: str, wanted: Any, plan: Plan) -> list[str]:
 
 
 def _unmet(pattern: str, expected: Any, plan: Plan, hits: set[str]) -> Sequence[tuple[str, str]]:
-    """Return the differences between a plan and an assertion, as pairs; [] if the plan meets the assertion.
+    """Return the differences between a plan and an assertion, as pairs (keys, difference); [] if the plan meets it.
 
     Examples of a pair are ("ctc.*", "3 tensors, not 2") and ("ctc.bias", "copied, not initialised").
 

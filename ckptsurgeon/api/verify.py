@@ -77,8 +77,8 @@ def verify(
             expected = expected_of_plan(planned, found, absent, context)
         else:
             raise ConfigError(
-                f"{escape(path_of(output))} has no recipe, so it is not known how it was made: ckptsurgeon did not "
-                "write it, or wrote it by ckpt patch apply.",
+                f"{escape(path_of(output))} has no recipe, so it cannot be verified: ckptsurgeon did not write it, or "
+                f"wrote it with ckpt patch apply.",
                 hint="Compare it with a plan, --plan FILE, or with the patch that made it, --patch FILE.",
             )
         result = verify_output(
@@ -94,7 +94,7 @@ def verify(
 
 
 def _of_patch(output: CheckpointLike, patch: Path, others: Sequence[str], progress: Progress | None) -> Verification:
-    """Compare the files of an output with a patch; ``others`` are further options, which do not apply.
+    """Compare the files of an output with a patch; ``others`` are further options, which have no effect here.
 
     Raises ConfigError for such options, and for an output in memory.
     """
@@ -134,7 +134,7 @@ def _of_decoded(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterat
 
 
 def _of_zeros(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:
-    """Yield notes on zeros that were read where a part of a file of the output, or of a source, is perhaps missing."""
+    """Yield notes on zeros that were read because a part of a file of the output, or of a source, may be missing."""
     for one in (checkpoint, *sources):
         for said in seen_zero_notes([one], said=one.notes):
             yield Note(one.path, said.removeprefix(f"{escape(one.path)}: "))

@@ -50,7 +50,7 @@ def view(
     """Return an HTML page about a checkpoint, a training run, or the differences of two or more checkpoints.
 
     The page is one self-contained HTML file; if ``output`` is given, the page is written there. If ckptsurgeon wrote
-    the checkpoint, the page shows its recipe: what became of each tensor. ``stats`` reads all values for statistics and
+    the checkpoint, the page shows its recipe: how each tensor was made. ``stats`` reads all values for statistics and
     histograms. The values of two checkpoints are compared, including tensors that have another name; if ``values`` is
     False, only their headers are compared. With three or more checkpoints, the first is the base. The page then shows
     how each of the others has changed from the base, and whether their changes agree. With ``check``, the page shows
@@ -188,7 +188,7 @@ def _described(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _with_path(checkpoint: Checkpoint, notes: Sequence[str], checkpoints: int) -> list[str]:
-    """Return the notes on a checkpoint, each after its path if the page is about more than one of ``checkpoints``."""
+    """Return the notes on a checkpoint, each preceded by its path if the page shows several ``checkpoints``."""
     return [f"{escape(checkpoint.path)}: {note}" if checkpoints > 1 else note for note in notes]
 
 

@@ -76,7 +76,7 @@ ORDER = (
     "train", "transcribe", "demo_data",
 )  # fmt: skip
 GROUPS = {
-    "lora": "Merge low-rank adapters into their base, extract them, join them, convert them, make them smaller.",
+    "lora": "Merge low-rank adapters into their base, extract, join or convert them, or reduce their ranks.",
     "patch": "Store what changed between two checkpoints, bit for bit, and apply it.",
 }
 TIMEOUT = "--timeout"
@@ -84,7 +84,7 @@ PACKAGE = "ckptsurgeon.cli.verbs"
 
 
 class Verb(TyperCommand):
-    """A command whose usage line shows the arguments without their types."""
+    """A command whose usage line shows the names of arguments without their types."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the pieces of the usage line: ``[OPTIONS]`` and the names of the arguments."""

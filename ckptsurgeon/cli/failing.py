@@ -171,7 +171,7 @@ def is_for_memory(error: BaseException | None) -> bool:
 
 
 def _is_out_of_descriptors() -> bool:
-    """Return whether the process can open no more files, which makes imports fail with many different errors."""
+    """Return whether the process can open no more files: then imports fail with many different errors."""
     try:
         os.close(os.dup(2))
     except OSError as error:

@@ -23,7 +23,7 @@ OPTIONS = {
 
 
 def prepare_in_place(source: str, writing: Writing) -> None:
-    """Settle interrupted runs on the source; raises ConfigError if an option for a new file is given."""
+    """Settle interrupted renamings of the source; raises ConfigError if an option for a new file is given."""
     from ..api.in_place.settle import settle
     from ..errors import ConfigError
 

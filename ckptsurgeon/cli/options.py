@@ -82,7 +82,7 @@ Layout = Annotated[
         "--layout",
         metavar="LAYOUT",
         help="Write the tensors with the names, order and shapes of another library, such as transformers, openai or "
-        "gguf (llama.cpp); ckpt layouts lists them. keep changes nothing.",
+        "gguf (llama.cpp); ckpt layouts lists them. keep leaves the layout as it is.",
     ),
 ]
 Heads = Annotated[
@@ -184,7 +184,8 @@ Prove = Annotated[
     bool,
     typer.Option(
         "--prove",
-        help="Run the networks of source and output afterwards: exit with 1 if they compute different things.",
+        help="Run the networks of source and output after writing; exit with 1 if their outputs differ by more than "
+        "rounding explains.",
     ),
 ]
 OutputUnlessDry = Annotated[
@@ -273,7 +274,7 @@ class StateDict:
 
 @dataclass(frozen=True)
 class StateDictAndExtras(StateDict):
-    """The group of options for the state dict of a source, and for entries beside it."""
+    """The group of options for the state dict of a source, and for other entries of its file."""
 
     keep_extras: KeepExtras = False
 

@@ -139,14 +139,14 @@ class Searching:
 
 
 def check_soup(*, greedy: bool, given: Mapping[str, object], others: Mapping[str, object], writing: Writing) -> None:
-    """Raise ConfigError if an option is only for --greedy, which was not given, or one that is not possible with it.
+    """Raise ConfigError if an option needs --greedy, which was not given, or cannot be used with it.
 
     ``given`` are the options for the evaluation, and ``others`` those of other averages, with their values.
     """
     if not greedy:
         wrong = [name for name, value in given.items() if value]
         if wrong:
-            raise ConfigError(f"{wrong[0]} is only for --greedy.", hint="Add --greedy, or leave it out.")
+            raise ConfigError(f"{wrong[0]} is only for --greedy.", hint="Add --greedy, or leave {wrong[0]} out.")
         return
     wrong = [name for name, value in {**others, **writing.more}.items() if value]
     if wrong:

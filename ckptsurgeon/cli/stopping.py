@@ -117,7 +117,7 @@ def _stop(number: int, _: object) -> None:
 
 
 def _unraisable(found: Any) -> None:
-    """Raise StoppedBySignal again, a moment later, if Python ignored it because a finaliser or a callback was running.
+    """Raise StoppedBySignal again a moment later, if Python ignored it because a finaliser or a callback was running.
 
     This is set as ``sys.unraisablehook``; any other exception is reported as usual.
     """

@@ -45,7 +45,7 @@ __all__ = ["AdapterWriting", "Writing", "show_explained", "show_plan"]
 
 @dataclass(frozen=True)
 class RankChoices:
-    """The group of options for formats that have one file for each rank."""
+    """The group of options for formats that write one file for each rank."""
 
     ranks: Ranks = None
     axis: Axis = None
@@ -123,7 +123,7 @@ class Writing:
         from ..errors import ConfigError
 
         if self.yes and not self.consume:
-            raise ConfigError("--yes is only for --consume.", hint="Leave it out: only --consume asks.")
+            raise ConfigError("--yes is only for --consume.", hint="Leave --yes out: only --consume asks a question.")
         if self.consume and not (self.yes or self.dry_run):
             from .consuming import check_can_ask
 

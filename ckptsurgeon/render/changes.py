@@ -152,7 +152,7 @@ def _summary(found: Changes) -> RenderableType:
     number = len(found.tensors)
     by_several = sum(len(one.sums.changed_by) > 1 for one in found.tensors)
     by_none = sum(not one.sums.changed_by for one in found.tensors)
-    words = [count(number, "tensor"), f"{by_several} changed by several models", f"{by_none} by none"]
+    words = [count(number, "tensor"), f"{by_several} changed by several models", f"{by_none} by no model"]
     words += [f"{found.left_out} left out"] if found.left_out else []
     words += [f"{found.total.not_finite} values not finite, left out of all figures"] if found.total.not_finite else []
     return Hanging(Text("  "), Text(", ".join(words), style="" if found.differs else "green"))

@@ -148,7 +148,7 @@ class Hanging:
 
 
 class SpacedWords:
-    """Words after a label, with two blanks between them; lines are broken only between words."""
+    """Words after a label, separated by two blanks; lines are broken only between words."""
 
     def __init__(self, label: Text, words: Sequence[str | Text]) -> None:
         self._label, self._words = label, [word if isinstance(word, Text) else Text(word) for word in words]
@@ -165,7 +165,7 @@ class SpacedWords:
 
 
 def notes_view(notes: Iterable[str]) -> RenderableType:
-    """Return notes, one per line; those that ``ckpt check`` reports as failures are warnings."""
+    """Return notes, one per line; notes that ``ckpt check`` reports as failures are shown as warnings."""
     from ..analysis.check.note_kinds import is_serious  # its patterns take 10 ms, and most commands have no notes
 
     labels = {False: Text("note: ", "yellow"), True: Text("warning: ", "bold yellow")}

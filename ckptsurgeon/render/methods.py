@@ -34,7 +34,7 @@ def methods_view(found: MergeMethods) -> RenderableType:
 
 
 def _origins(method: Method) -> Iterator[list[str]]:
-    """Yield rows with the paper of a method, and with that to which the tests compare its results."""
+    """Yield rows with the paper of a method, and with the implementation to which the tests compare its results."""
     yield ["", method.paper]
     if method.compared:
         yield ["", f"compared with {method.compared}"]

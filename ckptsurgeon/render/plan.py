@@ -29,7 +29,7 @@ MADE_OF = 3
 
 @dataclass
 class _Branch:
-    """The tensors of one module in a plan: how many have each class, and how many values come from a source."""
+    """The tensors of one module in a plan: how many are in each class, and how many values come from a source."""
 
     name: str
     classes: Counter[str] = field(default_factory=Counter)
@@ -53,9 +53,10 @@ class _Branch:
 
 
 def _values(step: Step) -> int:
-    """Return the number of values in a tensor: of quantised ones, the numbers that codes mean, not bytes or words.
+    """Return the number of values in a tensor; for quantised tensors, the values that codes decode to, not bytes.
 
-    Scales that a step stores beside codes count as no values. Packed codes that are copied as they are count as words.
+    Scales that a step stores in addition to codes are not counted. Packed codes that are copied unchanged are counted
+    as stored words.
     """
     if step.coded is not None:
         return prod(step.coded.shape) if step.coded.role == "codes" else 0
@@ -76,7 +77,7 @@ def _share(step: Step) -> float:
 
 
 def rows_said(rows: VocabularyRows) -> str:
-    """Return what becomes of the rows of tokens: ``19 of 30 tokens kept (7 moved), 11 new, 2 rows of padding``."""
+    """Return what happens to the rows of tokens: ``19 of 30 tokens kept (7 moved), 11 new, 2 rows of padding``."""
     moved = f" ({rows.moved} moved)" if rows.moved else ""
     more = [f"{rows.composed} composed"] if rows.composed else []
     more += [f"{rows.fresh - rows.padded} new"] if rows.fresh > rows.padded else []

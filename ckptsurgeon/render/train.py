@@ -1,4 +1,4 @@
-"""Shows a training run, during and after it."""
+"""Shows a training run, while it runs and after it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 TITLES = {"before": "before the first step", "during": "while it trained", "after": "after the last step"}
 STYLES = {"PASS": "green", "WARN": "yellow", "FAIL": "bold red", "NOT RUN": "dim"}
 WIDTH = 33
-"""The width of the names of checks; it is fixed so that consecutive tables are aligned."""
+"""The width of the column with the names of checks; it is fixed so that consecutive tables are aligned."""
 HEADS = {True: "body frozen", False: "all parts trained"}
 WAYS = {
     "unchecked": "not done: the checks after the last step have not run; --resume runs them (--controls too)",
@@ -42,9 +42,9 @@ WAYS = {
     "collapsed": "stopped: the model has collapsed and cannot learn any more",
     "failed": "not started: a check failed before the first step; --keep-going trains nevertheless",
     "lost": "stopped: another of its processes ended",
-    "SIGTERM": "terminated; it finished its step and saved",
-    "SIGHUP": "hung up; it finished its step and saved",
-    "SIGINT": "interrupted; it finished its step and saved",
+    "SIGTERM": "terminated by a signal, after it finished its step and saved",
+    "SIGHUP": "stopped when its terminal closed, after it finished its step and saved",
+    "SIGINT": "interrupted, after it finished its step and saved",
     "prepared": "prepared; nothing was trained",
     "evaluated": "evaluated; nothing was trained",
 }

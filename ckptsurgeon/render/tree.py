@@ -118,7 +118,7 @@ def _free(node: Branch, name: str) -> str:
 
 
 def _sign(node: Branch, signatures: dict[object, Signature], of_infos: dict[int, Signature]) -> Signature:
-    """Set the attribute ``make`` of a node and of everything under it; return the ``make`` of the node.
+    """Set the attribute ``make`` of a node and of all nodes under it; return the ``make`` of the node.
 
     ``make`` is a number that is the same for equal contents; ``signatures`` maps contents to the numbers given so far.
     ``of_infos`` maps the ``id`` of a ``TensorInfo``, which many tensors may share, to its number.

@@ -343,7 +343,7 @@ def test_which_dtype_comes_of_several_is_said(names: list[str], first: str, wide
     assert note.endswith(f"the output has the dtype of the first checkpoint, {first}: w")
     (note,) = cs.merge(paths, method="linear", weights=[1.0] * len(paths)).notes
     assert note == f"1 tensor with different dtypes in the models: the output has {widest}, which holds all values: w"
-    assert cs.average([paths[0], paths[0]]).notes == (f"{paths[0]} is given twice, and counts twice",)
+    assert cs.average([paths[0], paths[0]]).notes == (f"{paths[0]} is given twice, so its weights count twice",)
 
 
 def test_wrapped_keys_are_met_with_the_option_that_unwraps_them() -> None:
@@ -375,7 +375,10 @@ def test_moving_averages_among_other_weights_are_said(roots: tuple[str, str], sa
         state = {"w": torch.full((2, 2), float(number)), "b": torch.ones(2)}
         torch.save({root: state} if root else state, f"{number}.pth")
     notes = [note for note in cs.average(["0.pth", "1.pth"]).notes if "mixed" in note]
-    head, tail = "moving averages are mixed with other weights: ", "; --root reads the same path in each input"
+    head, tail = (
+        "moving averages are mixed with other weights: ",
+        "; --root PATH reads the state dict at the same dotted path in each input",
+    )
     assert notes == ([f"{head}{said}{tail}"] if said else [])
 
 
@@ -385,7 +388,7 @@ def test_a_checkpoint_that_is_given_twice_is_said() -> None:
     shutil.copy("a.safetensors", "c.safetensors")
     os.link("b.safetensors", "d.safetensors")
     assert not cs.average(["a.safetensors", "b.safetensors"]).notes
-    assert cs.average(["a.safetensors"] * 2).notes == ("a.safetensors is given twice, and counts twice",)
+    assert cs.average(["a.safetensors"] * 2).notes == ("a.safetensors is given twice, so its weights count twice",)
     assert cs.average([f"{name}.safetensors" for name in "abcd"]).notes == (
         "c.safetensors has the same weights as a.safetensors, so these weights count twice",
         "d.safetensors has the same weights as b.safetensors, so these weights count twice",
@@ -398,7 +401,7 @@ def test_an_adapter_that_is_given_twice_is_said() -> None:
     peft_folder("b", {"q.lora_A.weight": torch.ones(2, 4), "q.lora_B.weight": torch.zeros(4, 2)})
     assert not cs.lora_merge("base.safetensors", ["a", "b"]).notes
     (note,) = cs.lora_merge("base.safetensors", ["a", "b", "a"]).notes
-    assert note.endswith("is given twice, and counts twice")
+    assert note.endswith("is given twice, so its weights count twice")
 
 
 @pytest.mark.parametrize("shape", DECAYS)

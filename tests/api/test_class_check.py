@@ -176,7 +176,7 @@ def test_the_modules_of_a_quantised_model_are_compared() -> None:
     assert notes("net") == [
         "net: 2 weights are not quantised in any layer, although its quantization_config does not exclude them: "
         "model.layers.0.mlp.down_proj.weight, model.layers.1.mlp.down_proj.weight",
-        "2 linear layers with plain weights: model.layers.0.mlp.down_proj, model.layers.1.mlp.down_proj: the settings "
+        "2 linear layers with weights that are not quantised: model.layers.0.mlp.down_proj, model.layers.1.mlp.down_proj: the settings "
         "of GPTQ do not exclude them, so transformers expects them to be quantised",
     ]
     left_out = {"modules_in_block_to_quantize": [["self_attn.q_proj", "mlp.up_proj"]]}
@@ -208,7 +208,7 @@ def in_blocks(path: str, *, attention: bool = True, **settings: Any) -> None:
 @pytest.mark.parametrize("left_out", [["lm_head"], None])
 def test_attention_that_is_plain_among_blocks_is_not_that_of_the_class(left_out: Any) -> None:
     in_blocks("net", attention=False, modules_to_not_convert=left_out)
-    said = "8 linear layers with plain weights: model.layers.0.self_attn.q_proj, model.layers.0.self_attn.k_proj, "
+    said = "8 linear layers with weights that are not quantised: model.layers.0.self_attn.q_proj, model.layers.0.self_attn.k_proj, "
     assert any(one.startswith(said) for one in notes("net")), notes("net")
     cs.apply(cs.convert("net"), "out")
     assert any(one.why.startswith(said) for one in cs.verify("out").notes)

@@ -400,7 +400,7 @@ def test_cut_values_do_not_hide_a_nan_in_an_average() -> None:
     torch.save({"w": torch.tensor([torch.nan, 448.0]).to(torch.float8_e4m3fn)}, "s.pth")
     notes = cs.apply(cs.average(["s.pth", "s.pth"]), "out.safetensors").notes
     twice, note = (one for one in notes if "small tensor" not in one)
-    assert twice == "s.pth is given twice, and counts twice"
+    assert twice == "s.pth is given twice, so its weights count twice"
     assert note == "NaN and infinite values come from the inputs: w (1 value)"
 
 

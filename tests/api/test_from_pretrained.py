@@ -235,7 +235,7 @@ def test_an_own_output_layer_in_a_model_that_ties_it_is_said() -> None:
     saved("a", {**LLAMA, "tie_word_embeddings": False}, "LlamaForCausalLM")
     saved("b", {**LLAMA, "tie_word_embeddings": True}, "LlamaForCausalLM")
     (note,) = cs.fits("a", "b").notes
-    assert "a has both lm_head.weight and model.embed_tokens.weight, and does not tie them, but b" in note
+    assert "a stores both lm_head.weight and model.embed_tokens.weight as separate tensors, but b" in note
     assert not cs.fits("b", "a").fits
 
 
@@ -246,6 +246,6 @@ def test_other_labels_of_a_classifier_are_said() -> None:
     (note,) = cs.fits("a", "b").notes
     assert (
         note
-        == "row 0 of classifier.weight has the label bad in a and neutral in b/config.json (id2label); 1 other row too"
+        == "row 0 of classifier.weight has different labels (id2label): bad in a, neutral in b/config.json; 1 other row too"
     )
     assert cs.fits("a", "c").notes == ()

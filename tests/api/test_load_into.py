@@ -293,7 +293,8 @@ def test_labels_of_a_live_model_are_compared_with_those_of_the_folder() -> None:
     ours = model_of(BERT, "BertForSequenceClassification", id2label={0: "pos", 1: "neg"})
     (note,) = cs.load_into(ours, "a").notes
     assert (
-        "row 0 of classifier.weight has the label neg in a and pos in BertForSequenceClassification (id2label)" in note
+        "row 0 of classifier.weight has different labels (id2label): neg in a, pos in BertForSequenceClassification"
+        in note
     )
 
 

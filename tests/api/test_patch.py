@@ -373,7 +373,7 @@ def test_folders_in_the_new_folder_are_named() -> None:
     write(tuned(), "new")
     Path("new/original").mkdir()
     first, *others = cs.make_patch("old", "new", "d.ckptpatch").notes
-    assert first == "not in the patch, because they are folders: original"
+    assert first == "subfolders, which are not stored in the patch: original"
     assert all(one.startswith("new: ") for one in others)  # notes on the model itself
 
 
@@ -712,7 +712,7 @@ def test_an_output_of_a_patch_without_the_patch_says_how_it_is_verified(ckpt: Ca
     cs.make_patch("old.safetensors", "new.safetensors", "d.ckptpatch")
     cs.apply_patch("old.safetensors", "d.ckptpatch", "out.safetensors")
     done = ckpt("verify", "out.safetensors")
-    assert (done.code, "or wrote it by ckpt patch apply" in done.err, "--patch FILE" in done.err) == (2, True, True)
+    assert (done.code, "or wrote it with ckpt patch apply" in done.err, "--patch FILE" in done.err) == (2, True, True)
     done = ckpt("verify", "out.safetensors", "--patch", "d.ckptpatch", "--sample", "1")
     assert (done.code, "so --sample has no effect" in done.err) == (2, True)
     with pytest.raises(cs.ConfigError, match="tensors in memory have none"):

@@ -66,7 +66,7 @@ def test_notes_travel_with_a_plan() -> None:
     torch.save({"module.a": torch.ones(2)}, "src.pth")
     Path("dst.yaml").write_text("model: {tensors: {a: {shape: [2]}}}")
     made = cs.transplant("src.pth", "dst.yaml")
-    assert any("stripped module" in note for note in made.notes)
+    assert any("the prefix module" in note for note in made.notes)
     assert cs.Plan.from_json(made.to_json()).notes == made.notes
 
 

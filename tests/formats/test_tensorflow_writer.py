@@ -192,5 +192,5 @@ def test_an_alphabet_of_another_size_is_named() -> None:
     for_coqui()
     (Path("torch") / "alphabet.txt").write_text("a\nb\n")
     plan = cs.rename("torch", ruleset="coqui-stt-tensorflow")
-    assert "alphabet.txt has 2 labels and the blank, but layer_6.bias has 7 values" in plan.notes
+    assert "alphabet.txt has 2 labels, to which CTC adds a blank, but layer_6.bias has 7 values" in plan.notes
     assert any("2 labels" in note for note in cs.inspect("torch").notes)

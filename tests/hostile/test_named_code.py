@@ -152,7 +152,7 @@ def test_a_plan_that_is_looked_at_says_what_carrying_it_out_would_run(ckpt: Run)
     CANARY.unlink()
     done = ckpt("apply", "plan.json", "-n")
     assert done.code == 0, done
-    assert "note: applying the plan runs evil.Net of dst.yaml" in flat(done.err)
+    assert "note: applying the plan runs code: evil.Net of dst.yaml" in flat(done.err)
     assert not CANARY.exists()
     Path("dst.yaml").unlink()
     assert "note: applying the plan will fail: the destination dst.yaml cannot be read" in flat(

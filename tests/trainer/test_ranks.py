@@ -93,7 +93,7 @@ def test_a_run_of_two_is_that_of_one_and_goes_on_with_one() -> None:
 
     begun = train("toy.yaml", "--run", "ended-by-one", FAULT="1 5 SIGTERM")
     assert [one.code for one in begun] == [143, 0], begun
-    assert "terminated; it finished its step and saved" in begun[0].out
+    assert "terminated by a signal, after it finished its step and saved" in begun[0].out
     assert os.readlink("ended-by-one/last") == "steps/6"
     shutil.copytree("ended-by-one", "ended-by-two", symlinks=True)
     gone_on = train("--run", "ended-by-one", "--resume", size=1)[0]

@@ -157,7 +157,7 @@ def test_a_terminated_process_exits_with_143_and_says_how_to_go_on(init: str) ->
     code, out, err = process.ended(), process.out, process.err
     assert code == 143, err
     assert out.rstrip().endswith("next: ckpt train --resume")
-    assert "terminated; it finished its step and saved" in out
+    assert "terminated by a signal, after it finished its step and saved" in out
     assert "Traceback" not in err
     step = int(os.path.basename(os.readlink("run/last")))
     assert json.loads(Path("run/result.json").read_text())["step"] == step > 0

@@ -23,7 +23,7 @@ __all__ = ["Checksums", "RecipeSums", "checked_sums", "recipe_sums"]
 
 @dataclass(frozen=True)
 class Checksums:
-    """The number of records with a stored checksum, and the names of those whose bytes do not match it (``bad``)."""
+    """The number of records with a stored checksum, and the names of records whose bytes do not match it (``bad``)."""
 
     number: int = 0
     bad: tuple[str, ...] = ()

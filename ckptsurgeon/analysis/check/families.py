@@ -13,7 +13,7 @@ from ...util.text import NUMBER_IN_KEY
 __all__ = ["NORM", "families", "is_scale", "is_weight", "role_of"]
 
 _WEIGHT = re.compile(r"(?:weight|kernel|_proj|_[wW]|\bw\d?|[AB])$")
-"""Matches the ends of the keys of weights, also of those that contain several experts in one tensor."""
+"""Matches the ends of the keys of weights, including weights that contain several experts in one tensor."""
 _OTHER = re.compile(
     r"norm|(?:^|[._])(?:ln|bn|rms)(?:[._\d]|$)|bias|mask|running_|rotary|inv_freq|pos(?:ition)?(?:al|s)?_?(?:emb|bias)"
     r"|relative|scale|gamma|beta|lora_|token_type|cls_token|buffer|running|(?:^|\.)gate\.weight|router",

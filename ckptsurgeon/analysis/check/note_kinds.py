@@ -34,7 +34,7 @@ def _kind(id: str, pattern: str, status: Status, todo: str) -> NoteKind:
 
 
 FAIL, WARN = Status.FAIL, Status.WARN
-CODES = "Take these tensors from the quantised model again, or quantise it again."
+CODES = "Copy these tensors from the quantised model again, or quantise the model again."
 """The advice for faulty parts of quantised tensors."""
 
 KINDS = (
@@ -54,7 +54,7 @@ KINDS = (
     _kind("weight-size", r"perhaps they were decoded with wrong zero points", WARN,
           "Decode the quantised model again, or compare with the original (ckpt diff --values)."),
     _kind("impossible-values", r"of running variances ha(s|ve) negative values", FAIL,
-          "Take these statistics from the source."),
+          "Copy these statistics from the source."),
     _kind("dtype-family", r"may be from another copy|are of one kind", WARN, "Cast the whole model to one dtype."),
     _kind("configuration", r"\((?:torch_)?dtype\), but (?:nearly )?all weights are ", WARN,
           "Set this field to the dtype of the weights, or cast the weights (ckpt convert --dtype)."),
@@ -68,7 +68,7 @@ KINDS = (
     _kind("shard", r"in the parts of tensors that are split between them", FAIL,
           "Fetch or save the file of this rank again."),
     _kind("other-notes", r"^\S+ has other weights than ", WARN,
-          "Remove the copy that is out of date: which one is loaded depends on the program."),
+          "Remove the copy that is out of date: it depends on the program which copy is loaded."),
     _kind("shard", r"has the weights of one rank of", FAIL, "Fetch the files of all ranks into one folder."),
     _kind("shard", r"zeros begin or end in the middle of a row|^\d+ matrices are all zeros, one after", WARN,
           "Fetch the file again."),
@@ -81,13 +81,13 @@ KINDS = (
     _kind("adapter-config", r"lora merge cannot use it$", FAIL, "Correct adapter_config.json."),
     _kind("adapter-config", r"base_model_name_or_path|\(auto_mapping\)|are not the norms of the base's weights", WARN,
           "Give the base that this adapter was trained on."),
-    _kind("adapter-config", r"times as large as the weights of the base: perhaps its alpha", WARN,
+    _kind("adapter-config", r"times as large as the weights of the base: perhaps the adapter's alpha", WARN,
           "Compare lora_alpha and r in adapter_config.json with the adapter's training."),
     _kind("adapter-config", r"(?:^|: )(?:target_modules selects \d+ modules? without"
           r"|modules_to_save lists .* the base's are|bias is \w+, but the adapter has no)", WARN,
           "Give the base that this adapter was trained on, or check whether factors were lost during saving."),
     _kind("adapter-config", r"so ckpt cannot use the adapter|, which changed the base model: ", WARN,
-          "Give the adapter to PEFT, with the base that it was trained on; ckpt lora merge refuses it."),
+          "Load the adapter with PEFT, with the base that it was trained on; ckpt lora merge cannot use it."),
     _kind("adapter-config", r"^adapter_config\.json: (?!it )", WARN, "Correct adapter_config.json."),
     _kind(
         "unreadable-files",
@@ -97,8 +97,8 @@ KINDS = (
         "Fetch or write this file again.",
     ),
     _kind("layer-sequence", r"has layers up to \d+ but lacks|no tensor of layer \d+", FAIL,
-          "Take the missing layers from the source, or renumber the others."),
-    _kind("token-ids", r"^ids (?:of special tokens that are|that belong to other)|_token_id of .* is \d+ \('", WARN,
+          "Copy the missing layers from the source, or renumber the others."),
+    _kind("token-ids", r"^ids (?:of special tokens that are|in fields that are meant)|_token_id of .* is \d+ \('", WARN,
           "Correct the ids in the files that this line names."),
     _kind("quantisation", r"which .{1,80} needs: |no scales, and|ha(s|ve) numbers in place of codes"
           r"|\blacks? (?!\S*(?:input|output|act|[kv])_scale).{1,80}, which [\d,]+ similar"
@@ -112,12 +112,12 @@ KINDS = (
     _kind("quantisation", r"quantis|quantiz|codes|quant_method|quant_algo|bitmask|plain weight|weights? (is|are) plain",
           WARN, "Correct the settings of quantisation in config.json, or the tensors."),
     _kind("vocabulary", r"the last tokens have no row|has more tokens|has no rows? for", FAIL,
-          "Resize the embedding, or take the tokeniser that this model was trained with."),
+          "Resize the embedding, or use the tokeniser that this model was trained with."),
     _kind("configuration", r"cannot load this model|transformers refuses|cannot be run", FAIL,
-          "Correct config.json, or take the weights that belong to it."),
+          "Correct config.json, or use the weights that belong to it."),
     _kind("missing-tensors", r"^every key begins with ", FAIL, "Remove the prefix: ckpt rename --unwrap."),
     _kind("missing-tensors", r"initialises|transformers ignores|but there is no output layer", FAIL,
-          "Take what is missing from the source, or correct config.json."),
+          "Copy what is missing from the source, or correct config.json."),
     _kind("vocabulary", r": the tokeniser cannot be loaded$", WARN,
           "Fetch or save the missing files of the tokeniser again."),
     _kind("configuration", r"^(?:\w+ of )?\w*processor_config\.json (?:says|has no) ", WARN,
@@ -125,12 +125,12 @@ KINDS = (
     _kind("vocabulary", r"^tokenizer\.ggml\.\w+ has ", WARN,
           "Convert the model again from the files of its tokeniser."),
     _kind("vocabulary", r"begins with a byte-order mark", WARN, "Save this file as UTF-8 without a byte-order mark."),
-    _kind("vocabulary", r": transformers uses only the last id of such a token$|, which share this row$", WARN,
-          "Give each token one row of its own, or take the token list of the model's source."),
+    _kind("vocabulary", r": transformers uses only the last id of such a token$|: they share one embedding row$", WARN,
+          "Give each token one row of its own, or use the token list of the model's source."),
     _kind("vocabulary", r"^the ids in \S+ of (?:the tokens that|its \d+ pieces) ", WARN,
-          "Take the token list of the model's source."),
-    _kind("vocabulary", r"pads texts with |cuts texts to ", WARN,
-          "Correct this section of tokenizer.json, or take the file of the original model."),
+          "Use the token list of the model's source."),
+    _kind("vocabulary", r"as padding, but pads with the id |cuts texts to ", WARN,
+          "Correct this section of tokenizer.json, or use the file of the original model."),
     _kind("token-ids", r"\bpad_token_id of config\.json is .*: there is no row for these ids", FAIL,
           "Correct the ids in the files that are named: an embedding cannot be made with such a padding row."),
     _kind("token-ids", r"\bids?\b|^forced_decoder_ids of ", WARN, "Correct the ids in the files that this line names."),

@@ -28,7 +28,7 @@ class Status(Enum):
 
 @dataclass(frozen=True, repr=False)
 class Found(Brief):
-    """A finding of a check. ``what`` is its message, ``todo`` the advice.
+    """A finding of a check: ``what`` is its message, ``todo`` the advice.
 
     ``keys`` are the tensors that the finding is about, ``file`` is the file if it is about one file. ``figures`` are
     the numbers in the message, by name.

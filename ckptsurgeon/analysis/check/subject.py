@@ -73,7 +73,7 @@ class WeightSize:
 
     @property
     def factor(self) -> float:
-        """By how much the layer multiplies the size of its inputs, if weights and inputs are independent."""
+        """The factor by which the layer multiplies the size of its inputs, if weights and inputs are independent."""
         return self.rms * sqrt(self.inputs)
 
 

@@ -126,7 +126,7 @@ def _checked(source: Checkpoint, sums: _Sums) -> Seen:
 
 
 def _same_place(first: Checkpoint, second: Checkpoint, key: str) -> bool:
-    """Return whether both checkpoints take a tensor from the same bytes of the same file.
+    """Return whether both checkpoints store a tensor in the same bytes of the same file.
 
     If the dtypes differ, or one of the tensors is not stored contiguously as plain bytes, it returns False.
     """

@@ -69,7 +69,8 @@ def decoding_differences(first: Outline, second: Outline) -> list[str]:
     found = disagreements(here, first.quantisation, second.quantisation)
     found += [(name, b, a) for name, a, b in disagreements(there, second.quantisation, first.quantisation)]
     return [
-        f"the same codes mean other numbers: {name} is {escape(a)} in {escape(first.path)}, {escape(b)} in "
+        f"quantised codes mean different numbers in the two checkpoints: {name} is {escape(a)} in "
+        f"{escape(first.path)}, {escape(b)} in "
         f"{escape(second.path)}"
         for name, a, b in dict.fromkeys(found)
     ]

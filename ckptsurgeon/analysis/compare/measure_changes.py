@@ -26,7 +26,7 @@ __all__ = ["compare_changes"]
 
 @dataclass(frozen=True)
 class _Source:
-    """A tensor of a checkpoint."""
+    """A tensor and the open checkpoint that stores it."""
 
     checkpoint: Checkpoint
     info: TensorInfo

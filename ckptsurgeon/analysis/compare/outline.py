@@ -57,7 +57,7 @@ def beside(work: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
 
 
 def _work_and_end(work: Callable[[], Any], write: int, blocked: set[Any]) -> None:
-    """Do the work in the child process, write its result to a pipe, and exit without a message, also after an error.
+    """Do the work in the child process, write its result to a pipe, and exit without a message, even after an error.
 
     ``write`` is the descriptor of the pipe, ``blocked`` the signals that were blocked before the fork.
     """
@@ -117,7 +117,7 @@ class Outline:
 
 def outline_of(checkpoint: Checkpoint) -> Outline:
     """Return the outline of an open checkpoint: its keys, shapes, dtypes, codes and notes, without values."""
-    stripped = [f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}"]
+    stripped = [f"the prefix {', '.join(checkpoint.stripped)} was removed from the keys of {checkpoint.path}"]
     notes = (*checkpoint.notes, *(stripped if checkpoint.stripped else []))
     codes = checkpoint.codes
     said = checkpoint.quantisation if codes else {}

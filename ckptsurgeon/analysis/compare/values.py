@@ -140,7 +140,10 @@ def with_changed_codes(
         try:
             numbers, within = measure(pair, first, second, tolerance)
         except FormatError as error:
-            notes.append(f"{escape(pair.key)} is compared by its codes alone: {error.message.rstrip('.')}")
+            notes.append(
+                f"{escape(pair.key)} is compared only by its codes, because it cannot be decoded: "
+                f"{error.message.rstrip('.')}"
+            )
         else:
             (close if within and tolerance != Tolerance() else decoded).append(replace(pair, numbers=numbers))
     names = by_name(first)

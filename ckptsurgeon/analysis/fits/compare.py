@@ -16,7 +16,7 @@ __all__ = ["compared", "layer_notes", "tied_keys"]
 
 
 COUNTER = "num_batches_tracked"
-"""The last segment of the key that torch 0.4.1 added to batch norm."""
+"""The last segment of the key of batch norm's counter, which torch has since 0.4.1."""
 
 
 def compared(
@@ -117,12 +117,12 @@ def tied_keys(source: Collection[str], target: TargetSpec) -> Iterator[tuple[str
 def layer_notes(fit: Fit, source: Collection[str], wanted: Collection[str]) -> Iterator[str]:
     """Yield a note for each list of layers that has different lengths in the source and in the destination.
 
-    ``source`` and ``wanted`` are the keys of the two.
+    ``source`` and ``wanted`` are the keys of the source and of the destination.
     """
     here, there = _layers(source), _layers(wanted)
     for name in sorted(here.keys() & there.keys(), key=natural_key):
         if here[name] != there[name]:
-            numbers = f"{count(here[name], 'layer')} in {escape(fit.first)}, {there[name]} in {escape(fit.second)}"
+            numbers = f"{count(here[name], 'layer')} in {escape(fit.first)}, but {there[name]} in {escape(fit.second)}"
             yield f"{escape(name)} has {numbers}"
 
 

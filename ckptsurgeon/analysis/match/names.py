@@ -46,7 +46,7 @@ _COMPOUND = {
 }  # fmt: skip
 
 ROUNDING = 1e-6
-"""An upper bound of the rounding errors of a sum of word weights."""
+"""An upper bound of the rounding error of a sum of word weights."""
 
 
 @lru_cache(maxsize=65536)
@@ -183,7 +183,7 @@ def _moves(first: Sequence[Unit], there: Mapping[str, Unit], old: str, new: str)
 
 
 def _against(other: Moves, best: Moves) -> Moves:
-    """Return the pairs of ``other`` in which at least one module has a different partner in ``best``."""
+    """Return the pairs of ``other`` that contradict ``best``: at least one module has a different partner there."""
     taken = {b: a for a, b in best.items()}
     return {a: b for a, b in other.items() if best.get(a, b) is not b or taken.get(b, a) is not a}
 

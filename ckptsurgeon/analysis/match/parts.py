@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 __all__ = ["NOTHING", "Parts", "agree", "parts_of"]
 
 Parts = frozenset[str]
-"""The parts that a module may be; empty if its name is unknown."""
+"""A set of the parts of a transformer block that a module may be; empty if its name is unknown."""
 
 NOTHING: Parts = frozenset()
 FIRST: Parts = frozenset({"gate", "up"})
@@ -68,7 +68,7 @@ def parts_of(keys: Iterable[str]) -> dict[str, Parts]:
 
 
 def agree(one: Parts, other: Parts) -> bool:
-    """Return whether two modules may be the same part: also true if the name of one of them is unknown."""
+    """Return whether two modules may be the same part; also true if the name of one of them is not known."""
     return not one or not other or not one.isdisjoint(other)
 
 

@@ -65,7 +65,7 @@ class _Matcher:
         self._near = None
 
     def _left(self, side: int) -> dict[str, TensorInfo]:
-        """Return the unmatched tensors of the source (``side`` is 0) or of the destination (``side`` is 1)."""
+        """Return the unmatched tensors of the source (if ``side`` is 0) or of the destination (if ``side`` is 1)."""
         taken = {key for a, b, _ in self.matched for pair in _names(a, b).items() for key in pair[side : side + 1]}
         tensors = (self._source, self._destination)[side]
         return {key: info for key, info in tensors.items() if key not in taken}
@@ -103,7 +103,7 @@ class _Matcher:
         yield from ((a, b, "prefix") for a, b in moved(self.fitting.first, self.fitting.second).items())
 
     def _only_one(self) -> Pairs:
-        """Yield the pairs of modules that fit each other, by parts, tensor names and shapes, and fit no other module.
+        """Yield the pairs of modules that fit each other (in part, tensor names and shapes), and fit no other module.
 
         If the parts of both are known, they are the evidence.
         """

@@ -66,7 +66,7 @@ def _is_turned(here: TensorInfo, there: TensorInfo) -> bool:
 
 
 def _turned(unit: Unit, has_kernels: bool) -> Iterator[Unit]:
-    """Yield the tensor groups that ``unit`` would be if its tensors were stored transposed.
+    """Yield the tensor groups that would result from ``unit`` if its tensors were stored transposed.
 
     A kernel is yielded as a weight. A weight is yielded as a kernel, if the other state dict ``has_kernels``, and as a
     transposed weight, if it is a matrix.
@@ -110,7 +110,7 @@ class _Rivals:
                 self._made[module].append(unit)
 
     def of(self, unit: Unit, words: Collection[str]) -> list[Unit]:
-        """Return the groups that fit ``unit``, or only those of them that have one of ``words`` (if there are any)."""
+        """Return the groups that fit ``unit``; if ``words`` are given, only the groups with one of these words."""
         alike = [self._made[module] for module in _made(unit) if module in self._made]
         near = [self._having[word] for word in words if word in self._having]
         fewer = min(alike, near if words else alike, key=lambda lists: sum(map(len, lists)))

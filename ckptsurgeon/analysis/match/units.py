@@ -88,7 +88,7 @@ def _common(leaf: str, module: str, tensors: Mapping[str, TensorInfo]) -> str:
 
 
 def _of_kernel(key: str, info: TensorInfo) -> str:
-    """Return "kernel" for a kernel of two or more dimensions, so that it is matched only with kernels; else ""."""
+    """Return "kernel" for a TensorFlow or JAX kernel of two or more dimensions, which only fits kernels; else ""."""
     return KERNEL if key.rpartition(".")[2] == KERNEL and len(info.shape) > 1 else ""
 
 
@@ -239,7 +239,7 @@ class FreeUnits:
         return table[np.ix_([row_of[a] for a in rows], [column_of[b] for b in columns])]
 
     def _joined(self) -> list[int]:
-        """Return a kind of the first state dict for each of its kinds: the same one for all kinds of a subset."""
+        """Return, for each kind of the first state dict, one kind that stands for all kinds of its subset."""
         above = list(range(len(self._first.free)))
 
         def top(kind: int) -> int:

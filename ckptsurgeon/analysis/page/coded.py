@@ -1,4 +1,4 @@
-"""The quantised weights of a page: the weight that each row of codes stores, and the rows with its scales."""
+"""The quantised weights of a page: which weight each row of codes stores, and which rows have its scales."""
 
 from __future__ import annotations
 

@@ -128,7 +128,9 @@ def _linked(link: str, path: str, home: str) -> FoundFile:
     if not os.path.exists(target):
         return FoundFile(path, "it is a link to a file that does not exist")
     if not _belongs(target, home):
-        return FoundFile(path, f"it is a link out of the folder, to {target}: scan the target by its own path")
+        return FoundFile(
+            path, f"it is a link to {target}, outside the scanned folder: scan this target by its own path"
+        )
     why = (
         "it is a link to a folder within the scanned folder: such links are not followed"
         if os.path.isdir(target)

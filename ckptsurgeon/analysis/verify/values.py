@@ -103,7 +103,7 @@ def _compare_product(check: Check, key: str, step: Step, origins: Origins) -> No
 
 
 def _gone(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> Iterator[str]:
-    """Yield a reason for each missing source of a tensor."""
+    """Yield the reasons why the sources of a tensor are missing: one for each missing source."""
     over = check.expected.keeper if _step(key, made, info, rows=check.expected.rows, inputs=()).overlays else None
     for index in (made.source, *(source for source, _ in made.more), over):
         if index is not None and index not in check.expected.sources:
@@ -166,7 +166,7 @@ def check_values(check: Check, key: str) -> None:
     storage = info.storage
     whole_record = storage is not None and info.is_plain and info.nbytes == storage.nbytes
     if storage is not None and whole_record and storage.crc32 not in (None, crc):
-        check.fail(key, "does not match the checksum that the file stores for its record")
+        check.fail(key, "does not match the checksum that the file stores for it")
         return
     compare(check, key, info, made)
     check.advance(info.nbytes)

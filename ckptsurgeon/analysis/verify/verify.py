@@ -91,7 +91,7 @@ def _by_content(candidates: Sequence[Named]) -> dict[bytes, Named]:
 
 
 def _probe(source: Checkpoint, info: TensorInfo) -> bytes:
-    """Return a digest of a tensor's first bytes; b'' if they cannot be read, an error that other code reports."""
+    """Return a digest of a tensor's first bytes; b'' if they cannot be read, which is reported elsewhere."""
     if not info.opaque:
         with suppress(CheckpointError):
             data = reader(source, info)(0, min(PROBE, info.nbytes))

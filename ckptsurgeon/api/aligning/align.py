@@ -31,7 +31,7 @@ TESTED = (
 CONFIG = "config.json"
 PAPER = "Git Re-Basin, arXiv 2209.04836"
 FEW = 24
-"""So many groups have a note each; more have one for each kind."""
+"""Up to this number of changed groups, each has its own note; otherwise there is one note for each kind of group."""
 
 
 def align(
@@ -41,12 +41,13 @@ def align(
     groups: Mapping[str, Any] | None = None,
     memory: int = 0,
 ) -> AlignedModels:
-    """Return models of which all are aligned with the one at the index ``reference``; reads their weights.
+    """Return the models, aligned with the model at the index ``reference``; reads the weights of all of them.
 
-    ``groups`` are groups of axes that the user lists, as ``group_fields`` returns them; otherwise the network is that
-    of the reference's config.json. ``memory`` is the limit in bytes; 0 is the default.
+    ``groups`` are the groups of axes that the user lists, as ``group_fields`` returns them; without them, the groups
+    are found from the network that the reference's config.json describes. ``memory`` is the limit in bytes; 0 is the
+    default.
 
-    Raises ConfigError if the network is not known, PlanError if the models have other shapes or NaN values.
+    Raises ConfigError if the network is not known, PlanError if the shapes of the models differ or weights are NaN.
     """
     from ...engine.matching.matching import match
 
@@ -79,12 +80,12 @@ def align(
 
 
 def _name(checkpoint: Checkpoint) -> str:
-    """Return the path of a checkpoint for messages: without the secrets of an address."""
+    """Return the path of a checkpoint for messages; passwords and tokens in a URL are hidden."""
     return escape(shown(checkpoint.path))
 
 
 def _config_of(checkpoint: Checkpoint) -> str:
-    """Return the path of the config.json beside a checkpoint; "" if there is none."""
+    """Return the path of the config.json in the folder of a checkpoint; "" if there is none."""
     path = checkpoint.path
     if checkpoint.in_memory or "://" in path:
         return ""
@@ -93,7 +94,7 @@ def _config_of(checkpoint: Checkpoint) -> str:
 
 
 def _check_network(network: NetworkGroups, model: Checkpoint, reference: Checkpoint) -> None:
-    """Raise PlanError if a model's config.json has other sizes than the reference's, although its tensors may fit."""
+    """Raise PlanError if the sizes in a model's config.json are not the reference's, even if all shapes fit."""
     config = _config_of(model)
     if not config:
         return
@@ -108,7 +109,7 @@ def _check_network(network: NetworkGroups, model: Checkpoint, reference: Checkpo
 
 
 def _network(reference: Checkpoint) -> NetworkGroups:
-    """Return the groups of the network of a checkpoint; raises ConfigError if it is not known."""
+    """Return the network of a checkpoint, in which groups of axes are found; raises ConfigError if it is not known."""
     hint = "List the axes that change together: --align-groups FILE.yaml."
     config = _config_of(reference)
     if not config:
@@ -127,7 +128,7 @@ def _network(reference: Checkpoint) -> NetworkGroups:
 def _groups(
     network: NetworkGroups | None, groups: Mapping[str, Any] | None, model: Checkpoint
 ) -> tuple[list[Group], list[str]]:
-    """Return the groups of axes of a model's tensors, and what is left as it is and why."""
+    """Return the groups of axes of a model's tensors that may be permuted, and reasons why others keep theirs."""
     if network is None:
         return own_groups(groups or {}, model, model.path), []
     made, names, known = dict(model), {key: key for key in model}, network.first.recognise
@@ -148,7 +149,7 @@ def _groups(
         for kind, each in lost.items()
     ]
     if not found:
-        why = next(iter([*left, *network.left]), f"its keys do not fit {CONFIG}")
+        why = next(iter([*left, *network.left]), f"its keys are not those of the network that {CONFIG} describes")
         raise PlanError(
             f"it is not known which axes of {_name(model)} may be permuted: {why}.",
             hint="List them: --align-groups FILE.yaml.",
@@ -169,7 +170,7 @@ def _of(names: Sequence[str]) -> str:
 
 
 def _check_shapes(reference: Checkpoint, model: Checkpoint, groups: Sequence[Group]) -> None:
-    """Raise PlanError if an axis of a group has another size in the reference."""
+    """Raise PlanError if an axis of a group has another size in the reference than in the model."""
     for group in groups:
         for part in group.parts:
             for key in part.keys:
@@ -178,14 +179,14 @@ def _check_shapes(reference: Checkpoint, model: Checkpoint, groups: Sequence[Gro
                     continue
                 if len(other.shape) != len(model[key].shape) or other.shape[part.dim] != model[key].shape[part.dim]:
                     raise PlanError(
-                        f"{_name(model)} cannot be aligned with {_name(reference)}: {escape(key)} has "
-                        "another shape there.",
+                        f"{_name(model)} cannot be aligned with {_name(reference)}: the shapes of {escape(key)} "
+                        f"differ.",
                         hint="Only models of the same sizes can be aligned.",
                     )
 
 
 def _notes(model: Checkpoint, reference: Checkpoint, results: Sequence[Any]) -> Iterator[str]:
-    """Yield notes on what moved in a model."""
+    """Yield notes on the groups of axes of a model whose order changed."""
     moved = [one for one in results if one.moved]
     name, other = _name(model), _name(reference)
     if not moved:
@@ -203,12 +204,12 @@ def _notes(model: Checkpoint, reference: Checkpoint, results: Sequence[Any]) -> 
         if len(moved) <= FEW:
             for one in own:
                 number = one.group.units * one.group.sharing
-                said = f"{one.moved} of {number} moved, similarity {one.before:.3f} to {one.after:.3f}"
+                said = f"{one.moved} of {number} moved, similarity {one.before:.3f} before and {one.after:.3f} after"
                 yield f"{name}: {one.group}: {said}"
             continue
         numbers = sum(one.group.units * one.group.sharing for one in own)
         before, after = [one.before for one in own], [one.after for one in own]
         yield (
             f"{name}: {kind} of {count(len(own), 'group')}: {sum(one.moved for one in own)} of {numbers} moved, "
-            f"similarity {min(before):.3f}..{max(before):.3f} to {min(after):.3f}..{max(after):.3f}"
+            f"similarity {min(before):.3f}..{max(before):.3f} before and {min(after):.3f}..{max(after):.3f} after"
         )

@@ -13,7 +13,7 @@ __all__ = ["AlignedModels"]
 
 @dataclass
 class AlignedModels:
-    """Models after an alignment: the checkpoints, and the operations by the index of a model that was changed."""
+    """Models after an alignment: the checkpoints, and the operations that changed them, by the index of the model."""
 
     checkpoints: list[Checkpoint]
     operations: dict[int, list[Mapping[str, Any]]] = field(default_factory=dict)

@@ -30,12 +30,12 @@ __all__ = ["NetworkGroups", "sizes_of"]
 _HEAD_SIZE = ("head_dim", "d_kv")
 _GROUPS_OF_EXPERTS = "n_group"
 UNUSED = "changes the shape of no tensor"
-"""A part of the error about a field that changes nothing."""
+"""Part of the error message about a configuration field whose value changes no shape."""
 _ALIBI = "slopes of ALiBi"
 
 
 class NetworkGroups:
-    """The groups of axes of a network; ``found`` also sets ``left``: the axes that keep their order, and why."""
+    """The groups of axes of a network that may be permuted; ``found`` also fills ``left``: why others may not."""
 
     def __init__(self, base: Resizable) -> None:
         self._base = base
@@ -78,7 +78,7 @@ class NetworkGroups:
         return found
 
     def _paths(self, role: str) -> list[str]:
-        """Return the dotted paths of the fields that count ``role``."""
+        """Return the dotted paths of the configuration fields with the role ``role``, such as "heads" or "width"."""
         return [path for path in _paths(self._fields) if role_of(path) == role]
 
     def _beside(self, path: str) -> Mapping[str, Any]:
@@ -174,9 +174,10 @@ class NetworkGroups:
         return module_facts(self.first).constants
 
     def _head_size(self, path: str) -> str:
-        """Return the field with the size of a head beside a field; "" if there is none.
+        """Return the field with the size of a head, in the same section as the field ``path``; "" if there is none.
 
-        Some networks read it although their configuration does not declare it: this is tried.
+        Some networks read such a field although their configuration class does not declare it: this is found out by
+        building the network with the field set.
         """
         inside, part = path.rpartition(".")[0], self._beside(path)
         if inside not in self._sizes:
@@ -201,7 +202,7 @@ class NetworkGroups:
         return True
 
     def _pinned(self, path: str) -> dict[str, Any]:
-        """Return the field that has the size of a head, with its present value, by its path."""
+        """Return the field that sets the size of a head, as {dotted path: present value}; {} without a field."""
         name, part = self._head_size(path), self._beside(path)
         if not name:
             return {}
@@ -236,13 +237,13 @@ class NetworkGroups:
         return with_tables(groups, tables, number)
 
     def _keys_of_width(self, path: str) -> set[str]:
-        """Return the keys of the tensors that change with the width beside a field."""
+        """Return the keys of the tensors whose shapes change with the width in the same section as ``path``."""
         inside = path.rpartition(".")[0]
         widths = [one for one in self._paths("width") if one.rpartition(".")[0] == inside]
         return {axis.key for one in widths for axis in self._wider(one)[0]}
 
     def _norms_apart(self, group: NetworkGroup, counts: HeadCounts, wider: Collection[str]) -> Iterator[str]:
-        """Yield norms over all heads of an attention layer whose size comes from the width, as in OLMoE."""
+        """Yield norms over all heads of an attention layer together (as in OLMoE): their size depends on the width."""
         sizes = {counts.queries * counts.size, counts.keys * counts.size} - {counts.size}
         own = {part.key for part in group.parts}
         for key, info in self.first.tensors.items():
@@ -251,7 +252,7 @@ class NetworkGroups:
                 yield key
 
     def _named_heads(self) -> list[NetworkGroup]:
-        """Return the heads of all attention layers without a field for their size."""
+        """Return the groups of attention heads, if the network's configuration has no field for the size of a head."""
         if self._by_names:
             return []  # of another field with a number of heads
         self._by_names = heads_by_names(self._before, attention_heads(self.first))

@@ -16,7 +16,7 @@ from ...util.text import brief_repr, escape
 __all__ = ["group_fields", "own_groups"]
 
 AXES, UNITS = "axes", "units"
-EXAMPLE = "As in hidden: {fc1.weight: 0, fc1.bias: 0, fc2.weight: 1}."
+EXAMPLE = "For example, hidden: {fc1.weight: 0, fc1.bias: 0, fc2.weight: 1}."
 
 
 def group_fields(given: str | os.PathLike[str] | Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -85,13 +85,14 @@ def own_groups(fields: Mapping[str, Any], tensors: Mapping[str, TensorInfo], pat
                 raise ConfigError(
                     f"--align-groups: {escape(name)} is divided into {units} units, but dimension {dim} of "
                     f"{escape(key)} has size {size}, which is not a multiple of {units}.",
-                    hint="List the axes that change together, and no others.",
+                    hint="List only axes that are permuted together; if an axis has several elements for each unit, "
+                    "set units.",
                 )
             if (key, dim) in seen:
                 raise ConfigError(
                     f"--align-groups: dimension {dim} of {escape(key)} is in {escape(seen[key, dim])} and in "
                     f"{escape(name)}.",
-                    hint="An axis belongs to one group.",
+                    hint="List each axis in one group only.",
                 )
             seen[key, dim] = name
         parts = [Part((key,), dim, 0, size // units) for (key, dim), size in zip(axes, sizes, strict=True)]

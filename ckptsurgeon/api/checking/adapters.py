@@ -98,7 +98,7 @@ def _matches(targets: object, modules: Sequence[str]) -> dict[str, int]:
 
 
 def _unnamed(names: Mapping[str, int], modules: Sequence[str]) -> int:
-    """Return the number of modules that none of ``names`` matches; 0 if there are no names."""
+    """Return the number of modules that no entry of ``names`` matches; 0 if there are no entries."""
     return sum(names.keys().isdisjoint(_ends(one)) for one in modules) if names else 0
 
 

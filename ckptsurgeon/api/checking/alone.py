@@ -37,7 +37,7 @@ _OF_FILES = re.compile(
 
 
 def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:
-    """Return ``subject`` with the notes on its checkpoint, which is not in a model's folder."""
+    """Return ``subject`` with the notes on its checkpoint added, for a checkpoint that is not in a model's folder."""
     from ..model_folder.codes.described_shapes import described_shape_notes
     from ..model_folder.layers.holes import gap_notes
 

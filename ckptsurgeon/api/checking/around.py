@@ -40,7 +40,7 @@ __all__ = ["with_folder"]
 CARD = "README.md"
 MERGING = (LARGER, OTHER_NORMS, *STAYS)
 """Texts in the notes of ``lora merge`` on changes that are too large, on magnitudes of DoRA that are not the norms of
-the base, and on what should change but has no factors."""
+the base, and on modules that should change but have no LoRA factors."""
 WRAPPERS = ("module.", "_orig_mod.")
 """The prefixes that DistributedDataParallel and torch.compile add to every key."""
 _FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
@@ -100,7 +100,7 @@ def _notes(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike | N
 
 
 def _merging_notes(adapter: Checkpoint, base: CheckpointLike) -> Iterator[str]:
-    """Yield those notes of ``lora merge`` on an adapter that only its base shows: see ``MERGING``."""
+    """Yield the notes that merging an adapter into its base would give, if they match ``MERGING``."""
     from ..lora.merge import lora_merge  # imports all that planning needs
 
     with suppress(CheckpointError):  # other checks report an adapter that cannot be merged
@@ -120,7 +120,7 @@ def _wrapped(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
         return
     for prefix in WRAPPERS:
         if len(checkpoint) and all(checkpoint.stored_key(key).startswith(prefix) for key in checkpoint):
-            yield f"every key begins with {prefix}: from_pretrained finds none of them"
+            yield f"every key begins with {prefix}: from_pretrained loads none of these tensors"
 
 
 def _adapter(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike | None) -> AdapterFacts | None:

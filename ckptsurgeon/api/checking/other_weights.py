@@ -21,7 +21,7 @@ COPIES = (
     ("model.safetensors", "pytorch_model.bin"), ("adapter_model.safetensors", "adapter_model.bin"),
     ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
 )  # fmt: skip
-"""The names of files of which libraries load one: each pair has the same weights, and each may have an index."""
+"""Pairs of weight files with the same weights, of which libraries load only one; each file may have an index."""
 INDEX = ".index.json"
 TENSORS, BYTES = 64, 4096
 """How many tensors are compared, and how many bytes in the middle of each, at most."""
@@ -48,7 +48,7 @@ def other_weight_notes(checkpoint: Checkpoint, folder: Folder) -> Iterator[str]:
 
 
 def _copies(read: set[str], folder: Folder) -> Iterator[str]:
-    """Yield the names of files, or of indexes, that hold a second copy of the weights in the files ``read``."""
+    """Yield the names of files, or of indexes, with a second copy of the weights in the files ``read``."""
     names = set(folder.names())
     for pair in COPIES:
         for name, other in (pair, pair[::-1]):
@@ -68,7 +68,7 @@ def _form(info: TensorInfo) -> tuple[str, tuple[int, ...]]:
 
 
 def _differ(one: Checkpoint, other: Checkpoint, key: str) -> bool:
-    """Return whether some bytes in the middle of a tensor differ."""
+    """Return whether a tensor differs in the two checkpoints, in some bytes of its middle."""
     return _middle(one, one[key]) != _middle(other, other[key])
 
 

@@ -36,7 +36,7 @@ FEWEST = 4
 
 
 def is_whole_model(keys: Iterable[str], metadata: Mapping[str, str]) -> bool:
-    """Return whether a file should have all tensors of a model: it is not one of several files, and not an adapter."""
+    """Return whether a file should have all tensors of a model: false for one of several files, and for an adapter."""
     is_single = metadata.get("split.count", "1") in ("", "0", "1")
     is_model = metadata.get("general.type", "model") in ("", "model")
     return is_single and is_model and not any(key.endswith(".lora_a") for key in keys)
@@ -45,8 +45,8 @@ def is_whole_model(keys: Iterable[str], metadata: Mapping[str, str]) -> bool:
 def lacking_notes(keys: Collection[str], metadata: Mapping[str, str]) -> Iterator[str]:
     """Yield notes on tensors that a whole model lacks. ``metadata`` maps the names of entries to their values.
 
-    Of an architecture that ckpt knows, blocks of the same kind (dense, or with experts) have the same tensors. Of any
-    other architecture, a block is noted only if it is the only one that lacks a tensor.
+    In an architecture that ckpt knows, all blocks of the same kind (dense, or with experts) have the same tensors. In
+    any other architecture, a block is noted only if it is the only one that lacks a tensor.
     """
     architecture = metadata.get("general.architecture", "")
     blocks = _blocks(keys)
@@ -127,7 +127,7 @@ def _odd_block(blocks: Blocks) -> Iterator[str]:
 
 
 def _note(lacking: Sequence[int], lost: Sequence[str], blocks: int) -> str:
-    """Return the note on tensors ``lost`` in the blocks ``lacking``; ``blocks`` is the number of such blocks."""
+    """Return the note that the blocks ``lacking``, among ``blocks`` blocks of one kind, lack the tensors ``lost``."""
     names = listing([f"blk.{one}" for one in lacking], 4, where="")
-    have = f"{blocks - len(lacking)} of {count(blocks, 'such block')} have"
+    have = f"{blocks - len(lacking)} of {count(blocks, 'block')} of this kind have"
     return f"{names} {'lacks' if len(lacking) == 1 else 'lack'} {listing(lost, 4, where='')}, which {have}"

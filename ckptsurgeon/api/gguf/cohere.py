@@ -1,4 +1,4 @@
-"""The metadata entries that llama.cpp has only for Cohere's Command R."""
+"""Makes the metadata entries of GGUF that only Cohere's Command R and Aya have."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCALE = 0.0625
 
 
 def cohere_entries(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the entries, without the architecture as prefix; raises PlanError for fields that llama.cpp cannot handle.
+    """Return the entries, without the architecture as prefix; raises PlanError for what llama.cpp cannot compute.
 
     Aya and Command R were trained on ``model_max_length`` positions, which is more than ``max_position_embeddings``.
     """

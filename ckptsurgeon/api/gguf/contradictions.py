@@ -82,7 +82,7 @@ def _of_missing(architecture: str, metadata: Mapping[str, str]) -> Iterator[str]
     """Yield a note on entries that llama.cpp needs; none if the entries belong to another architecture."""
     lost = [one for name in _REQUIRED.get(architecture, ()) if (one := f"{architecture}.{name}") not in metadata]
     if lost and not any(f"{name}.block_count" in metadata for name in ARCHITECTURES if name != architecture):
-        yield f"the metadata lack {listing(lost, where='')}, which llama.cpp needs: llama.cpp cannot load the file"
+        yield f"the metadata lack {listing(lost, where='')}: llama.cpp cannot load the file without these entries"
 
 
 def _of_rows(shape: Sequence[int], architecture: str, number: int, is_of_tokens: bool) -> Iterator[str]:
@@ -97,7 +97,7 @@ def _of_tokens(metadata: Mapping[str, str], tokens: int, stated: int | None) -> 
     beyond = [f"{key} is {metadata[key]}" for key in ids if _is_number(metadata[key]) and int(metadata[key]) >= tokens]
     beyond += [f"{metadata['general.architecture']}.vocab_size is {stated}"] if stated not in (None, tokens) else []
     if tokens and beyond:
-        yield f"the file has {count(tokens, 'token')}, but {listing(beyond, where='')}"
+        yield f"the file has {count(tokens, 'token')}, which contradicts other metadata: {listing(beyond, where='')}"
 
 
 def shape_of_values(dtype: str, shape: Sequence[int]) -> tuple[int, ...]:
@@ -137,7 +137,7 @@ def _of_shapes(shapes: Mapping[str, Sequence[int]], architecture: str, sizes: Ma
 
 
 def _of_rotation(architecture: str, sizes: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if a rotary embedding of llama rotates only a part of a head, which llama.cpp refuses."""
+    """Yield a note if a rotary embedding of llama rotates only a part of each head: llama.cpp refuses this."""
     head = sizes.get("attention.key_length") or sizes.get(WIDTH, 0) // (sizes.get(HEADS, 0) or 1)
     turned = sizes.get("rope.dimension_count", head)
     if architecture == "llama" and head and turned != head:
@@ -145,7 +145,7 @@ def _of_rotation(architecture: str, sizes: Mapping[str, int]) -> Iterator[str]:
 
 
 def _of_positive(architecture: str, metadata: Mapping[str, str]) -> Iterator[str]:
-    """Yield a note on each number of a known architecture that must be above 0 and is not."""
+    """Yield a note on each metadata number that must be above 0 and is not; only for known architectures."""
     for entry, why in _POSITIVE.items() if architecture in ARCHITECTURES else ():
         said = metadata.get(f"{architecture}.{entry}", "")
         if said and not _value(said) > 0:

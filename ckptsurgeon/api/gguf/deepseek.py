@@ -17,7 +17,7 @@ __all__ = ["DEFAULTS", "deepseek_entries", "groups_note", "sizes_in_config", "si
 
 V2 = "deepseek_v2"
 SOFTMAX, SIGMOID = 1, 2
-"""llama.cpp's numbers of the functions that compute the scores of experts."""
+"""llama.cpp's numbers for the functions that turn the router's outputs into scores of experts."""
 GREEDY, OF_GROUPS, WITH_BIAS = "greedy", "group_limited_greedy", "noaux_tc"
 DEFAULTS: Mapping[str, tuple[int, int]] = {
     "vocab_size": (102400, 129280), "first_k_dense_replace": (0, 3), "kv_lora_rank": (512, 512),

@@ -55,7 +55,7 @@ def _predicting(checkpoint: Checkpoint, sizes: DeepseekSizes) -> list[int]:
             first = next(key for key in checkpoint if key.startswith(f"{LAYERS}{number}."))
             raise PlanError(
                 f"config.json gives num_hidden_layers as {sizes.layers}, but {escape(checkpoint.path)} has "
-                f"{escape(first)}.",
+                f"{escape(first)}, of a further layer.",
                 hint="Correct config.json.",
             )
     return behind
@@ -67,7 +67,7 @@ def _notes_on_left(keys: Sequence[str], without: Sequence[int]) -> tuple[str, ..
     if not layers:
         return ()
     return (
-        f"left out: {listing(layers)} ({count(number, 'tensor')}), layers that predict a second token, which "
+        f"left out: {listing(layers)} ({count(number, 'tensor')}), layers for multi-token prediction, which "
         f"llama.cpp's {DEEPSEEK} does not have; generated texts stay the same",
     )
 

@@ -92,7 +92,7 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
 
 
 def _said(entry: Typed) -> str:
-    """Return a number of 32 bits, a truth value or a short string as text; '' for any other value."""
+    """Return an integer of 32 bits, a boolean or a short string as text; '' for any other value."""
     if entry.kind == TEXT and len(entry.raw) <= LONGEST:
         return entry.raw[8:].decode("utf-8", "replace")
     if entry.kind == BOOL:
@@ -103,7 +103,7 @@ def _said(entry: Typed) -> str:
 
 
 def _described_by(plan: Plan, inputs: PlanInputs, given: Mapping[str, str]) -> Checkpoint | None:
-    """Return the GGUF file whose metadata the output gets: the destination, or else one of the sources.
+    """Return the GGUF file whose metadata the output gets as a start: the destination, or else one of the sources.
 
     Of the GGUF sources, it is the first that has the same metadata as the plan; entries that the user sets (``given``)
     are not compared. If no source has the same metadata, it is the first GGUF source, or None if there is none.
@@ -159,7 +159,7 @@ def _of_source(plan: Plan, source: Checkpoint, given: Mapping[str, str]) -> dict
 
 
 def _file_type(plan: Plan) -> Iterator[tuple[str, Typed]]:
-    """Yield the entries ``general.file_type`` and ``general.quantization_version``, as far as they apply to a plan.
+    """Yield the entries ``general.file_type`` and ``general.quantization_version``, each if the plan's output needs it.
 
     The file type is llama.cpp's number for the dtype of most matrices. The version is for tensors in blocks of codes.
     """

@@ -26,7 +26,7 @@ def number_in(fields: Mapping[str, Any], name: str, default: float | None = None
 
 
 def check_only(fields: Mapping[str, Any], name: str, *allowed: Any) -> None:
-    """Raise PlanError if a field is set to a value other than ``allowed``, the values that llama.cpp computes with."""
+    """Raise PlanError if a field has a value that is not in ``allowed``, the values that llama.cpp can compute with."""
     value = fields.get(name)
     if value is not None and value not in allowed:
         raise PlanError(
@@ -43,5 +43,5 @@ def check_activation(config: Mapping[str, Any]) -> None:
 
 
 def defaults_of(config: Mapping[str, Any]) -> Defaults:
-    """Return transformers' defaults for fields that a configuration lacks."""
+    """Return transformers' default values of the fields that a configuration lacks."""
     return DEFAULTS[config["model_type"]]

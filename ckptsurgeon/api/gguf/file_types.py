@@ -53,8 +53,8 @@ def file_type_notes(
 ) -> Iterator[str]:
     """Yield a note if no matrix of any block has a type that files of the stated type have.
 
-    Files of most types also have tensors of other types, so the number of tensors says nothing. ``shapes`` are counted
-    in values.
+    Files of most types also have tensors of other types, so the share of each type is not compared. ``shapes`` are
+    counted in values.
     """
     said = metadata.get(FILE_TYPE, "")
     stated = TYPES.get(int(said) % GUESSED) if said.isascii() and said.isdigit() and len(said) < 6 else None
@@ -66,4 +66,7 @@ def file_type_notes(
     if not found.keys() & {*stated.types, *(stated.instead if is_uneven else ())}:
         usual, number = found.most_common(1)[0]
         most = "all" if number == len(matrices) else "most"
-        yield f"{FILE_TYPE} is {said} ({stated.name}), but no matrix is {' or '.join(stated.types)}: {most} are {usual}"
+        yield (
+            f"{FILE_TYPE} is {said} ({stated.name}), but no matrix of any block has the type "
+            f"{' or '.join(stated.types)}: {most} have {usual}"
+        )

@@ -47,7 +47,7 @@ def rope_note(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def decoded_experts(checkpoint: Checkpoint) -> Checkpoint | None:
-    """Return a checkpoint with its experts decoded, if they are mxfp4 and no other tensor is quantised, else None."""
+    """Return a checkpoint with its experts decoded if only they are quantised, and to mxfp4; otherwise None."""
     if not checkpoint.codes or any(
         one.method != CODES or not one.name.endswith((".gate_up_proj", ".down_proj"))
         for one in checkpoint.codes.tensors
@@ -78,9 +78,9 @@ def experts_of_folder(config: Mapping[str, Any], checkpoint: Checkpoint) -> tupl
 
 
 def _check_shapes(checkpoint: Checkpoint, width: int, inner: int) -> None:
-    """Raise PlanError for a matrix of another shape than (experts, in, out), whose values would get other places.
+    """Raise PlanError for a matrix whose shape is not (experts, in, out): its values would be read in the wrong order.
 
-    Codes that were packed without the transpose decode to (experts, out, in), which has as many values.
+    Codes that were packed without transposing the matrix decode to (experts, out, in), which has as many values.
     """
     for end, sizes in ((BOTH, (width, 2 * inner)), (DOWN, (inner, width))):
         keys = [key for key in checkpoint if key.endswith(end.rpartition("}")[2])]

@@ -165,7 +165,7 @@ def _from_gguf(checkpoint: Checkpoint) -> NamedLayout:
         )
     left = [one for one in change.exclude if one in PARTS]
     if left:
-        notes.append(f"left out: {listing(left)}, whose values are also in attn_kv_b")
+        notes.append(f"left out: {listing(left)}, whose values the output already has from attn_kv_b")
     if _is_untied(architecture) and is_whole_model(checkpoint, checkpoint.metadata):
         notes += [] if OUTPUT in checkpoint else [NO_OUTPUT]
     return NamedLayout(change, None, tuple(notes), without=(ARCHITECTURE,))

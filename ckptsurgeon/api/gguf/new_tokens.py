@@ -26,7 +26,7 @@ REMEDY = (
 
 
 def maps_by_token(plan: Plan) -> bool:
-    """Return whether a plan moves rows of an embedding or output layer to the places of their tokens in a new list."""
+    """Return whether a plan moves rows of an embedding or output layer to the ids of their tokens in a new list."""
     return any(step.op == "map" or step.vocabularies for step in plan.steps)
 
 
@@ -35,10 +35,10 @@ def with_new_tokens(
 ) -> tuple[dict[str, Typed], tuple[str, ...]]:
     """Return the entries of an output whose rows are mapped by token, and notes.
 
-    ``found`` are the entries of the GGUF file ``embedded``. They are not changed if this file already has the new
-    tokens, or if the plan has no other list and this file is the destination (``is_kept``). Otherwise the entries of
-    the tokeniser are made from the plan's files. ``rows`` is the number of rows of the embedding. Raises PlanError if
-    the entries cannot be made.
+    ``found`` are the entries of the GGUF file ``embedded``. They are returned unchanged if this file already has the
+    new tokens, or if the plan has no other token list and this file is the destination (``is_kept``). Otherwise the
+    entries of the tokeniser are made from the plan's files. ``rows`` is the number of rows of the embedding. Raises
+    PlanError if the entries cannot be made.
     """
     made = ModelFolder("", tuple(Companion(one.name, one.path, one.text) for one in plan.target.companions))
     tokens = _tokens_of(made)

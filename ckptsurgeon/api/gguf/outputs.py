@@ -35,7 +35,7 @@ def check_given(given: Mapping[str, str]) -> None:
 
 
 def check_names(plan: Plan, inputs: PlanInputs, architecture: str) -> tuple[str, ...]:
-    """Return a note on a GGUF output whose tensors do not have llama.cpp's names, else ().
+    """Return a note on a GGUF output whose tensors do not have llama.cpp's names, and otherwise ().
 
     ``architecture`` is the architecture in the output's metadata, '' if there is none. Raises PlanError if llama.cpp
     has this architecture, but the tensors have the names of transformers.

@@ -1,4 +1,4 @@
-"""Finds llama.cpp's name for the way in which a tokeniser splits texts before it merges bytes."""
+"""Finds llama.cpp's name of a pre-tokeniser, which splits texts before byte-level BPE merges bytes."""
 
 from __future__ import annotations
 

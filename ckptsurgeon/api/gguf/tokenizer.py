@@ -136,7 +136,7 @@ def _listed(tokens: Tokens, number: int) -> dict[str, Typed]:
 
 
 def _unused(tokens: Tokens, number: int) -> tuple[str, ...]:
-    """Return a note on the ids below ``number`` without a token, which ``_listed`` names; () if all have a token."""
+    """Return a note on ids below ``number`` without a token, which ``_listed`` gives names; () if there are none."""
     rows = [place for place in range(number) if not tokens.get(place)]
     if not rows:
         return ()
@@ -184,7 +184,7 @@ def _first(stated: Any) -> int | None:
 
 
 def _begins_with(document: Mapping[str, Any], token: str) -> bool:
-    """Return whether the post-processor of tokenizer.json adds ``token`` before each text."""
+    """Return whether the post-processor of tokenizer.json puts ``token`` at the beginning of each text."""
     for one in sections(document.get("post_processor")):
         single = one.get("single")
         head = single[0] if isinstance(single, list) and single else None

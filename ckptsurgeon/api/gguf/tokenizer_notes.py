@@ -27,7 +27,7 @@ MODEL, TOKENS, KINDS, MERGES, SCORES = (
 NORMAL, CONTROL = 1, 3
 """llama.cpp's numbers for tokens of ordinary texts, and for tokens such as the end of a text."""
 ROLES = ("eos_token_id", "bos_token_id", "padding_token_id", "eot_token_id", "seperator_token_id", "cls_token_id")
-"""Entries with the id of a token that is not text; llama.cpp spells "separator" so."""
+"""Entries with the id of a token that is not text ("seperator" is llama.cpp's spelling)."""
 BEGUN = ("llama3", "llama-v3", "llama-bpe", "falcon3")
 """Values of ``tokenizer.ggml.pre`` with which llama.cpp adds ``bos_token_id`` if ``add_bos_token`` is missing."""
 LETTERS = 256
@@ -113,10 +113,10 @@ def _of_rules(tokens: int, read: Read, *, has_kinds: bool) -> Iterator[str]:
 
 
 def _order_of_rules(read: Read) -> Iterator[str]:
-    """Yield a note if the ids of the tokens that merge rules make are in alphabetical order or in none.
+    """Yield a note if the ids of the tokens that merge rules make do not follow the order of the rules.
 
-    The lists are read only if the tokens at the beginning of theirs are in alphabetical order, or if they are not those
-    that the first rules make.
+    The whole lists are read only if the first tokens are in alphabetical order, or are not those that the first merge
+    rules make.
     """
     first = [one for one in _first_texts(read) if _is_longer(one)]
     if not are_sorted(first):
@@ -133,7 +133,7 @@ def _order_of_rules(read: Read) -> Iterator[str]:
 
 
 def _result(rule: str) -> str:
-    """Return the token that a merge rule makes: its text without the space between the parts, which may begin so."""
+    """Return the token that a merge rule makes: its two parts without the space between them."""
     return rule[:1] + rule[1:].replace(" ", "", 1)
 
 
@@ -142,7 +142,7 @@ def _is_longer(token: str) -> bool:
 
 
 def _first_texts(read: Read, entry: str = TOKENS) -> Iterator[str]:
-    """Yield the whole texts in the first bytes of a list: of the tokens, or of the merge rules."""
+    """Yield the complete texts at the beginning of a list: the list of tokens, or of merge rules."""
     raw, place = read(entry, HEAD, PROBE), 0
     while place + 8 <= len(raw):
         start = place + 8
@@ -152,7 +152,7 @@ def _first_texts(read: Read, entry: str = TOKENS) -> Iterator[str]:
 
 
 def _of_kinds(metadata: Mapping[str, str], tokens: int, read: Read) -> Iterator[str]:
-    """Yield a note if no token is a control token, although a role (``eos_token_id``) has a token such as ``</s>``."""
+    """Yield a note if no token is a control token, although a token such as ``</s>`` has a role (``eos_token_id``)."""
     for name in ROLES:
         said = metadata.get(f"{OWN}{name}", "")
         if not (said.isdecimal() and len(said) <= DIGITS and int(said) < tokens):
@@ -171,7 +171,7 @@ def _of_kinds(metadata: Mapping[str, str], tokens: int, read: Read) -> Iterator[
 
 
 def _letters(read: Read) -> str:
-    """Return text for a note if more tokens begin with byte-level BPE's space than with sentencepiece's; else ''."""
+    """Return the reason for a note, if more tokens begin with byte-level BPE's space than sentencepiece's; or ''."""
     known = _texts(read)
     number = sum(one.startswith(SPACE) for one in known)
     return f"tokens begin with {SPACE}" if number > sum(one.startswith("\u2581") for one in known) else ""

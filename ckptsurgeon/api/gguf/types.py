@@ -20,7 +20,7 @@ _MATRICES = (
 
 
 def check_type(name: str | None) -> None:
-    """Raise ConfigError if ``name`` is not None and not a type or mixture of GGUF to which numbers can be rounded."""
+    """Raise ConfigError if ``name`` is neither None nor a type, or mixture of types, of GGUF that ckpt can write."""
     if name is not None and name not in ROUNDED and name not in MIXTURES:
         raise ConfigError(
             f"--gguf-type {name!r:.60} is unknown.",
@@ -29,7 +29,7 @@ def check_type(name: str | None) -> None:
 
 
 def rounded(kind: str | None, keys: Collection[str]) -> list[Mapping[str, Any]]:
-    """Return the operation that rounds matrices to the type or mixture ``kind``; [] if it is None.
+    """Return the operation that rounds matrices to the type or mixture of types ``kind``; [] if ``kind`` is None.
 
     Norms, biases and routers (which choose experts) are not rounded.
     """

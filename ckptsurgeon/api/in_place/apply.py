@@ -22,7 +22,7 @@ def apply_in_place(plan: Plan, *, wait: float | None = None) -> Receipt:
     Only headers are written, all of them or none; after a run that was killed, ``ckpt check`` finishes or undoes the
     change. The plan is written next to the source, as ``FILE.rename.json``. ``wait`` is how many seconds to wait for
     another run that writes the same file. Raises PlanError if the plan changes more than names or a new header is
-    longer than the old one, and OutputError if a file has other names (links) or is open elsewhere.
+    longer than the old one, and OutputError if a file has further hard links or is open in another program.
     """
     began = time.monotonic()
     made = _closed(plan)
@@ -43,7 +43,7 @@ def check_in_place(plan: Plan) -> tuple[str, ...]:
 
 
 def _closed(plan: Plan) -> NewNames:
-    """Return what is to be written for a plan, and close its source, which a run that changes it must not hold open."""
+    """Return the headers to write for a plan, and close its source: a file must not be open while it is changed."""
     inputs = inputs_of(plan)
     try:
         return prepared(plan, inputs.sources[0])

@@ -49,7 +49,7 @@ def prepared(plan: Plan, source: Checkpoint) -> NewNames:
     folder, name = os.path.split(os.path.abspath(path))
     if index is not None and os.path.lexists(os.path.join(folder, RECIPE_FILE)):
         raise PlanError(
-            f"{escape(folder)} has the recipe of an earlier run ({RECIPE_FILE}), which would not fit the new names.",
+            f"{escape(folder)} has the recipe of an earlier run ({RECIPE_FILE}), which lists the old names.",
             hint=f"{ORDINARY} Or move the recipe to another folder.",
         )
     of = shard_index(name, source.around).name if index is None else ""
@@ -88,7 +88,7 @@ def prepared(plan: Plan, source: Checkpoint) -> NewNames:
 
 
 def _names(plan: Plan, source: Checkpoint) -> Mapping[str, str]:
-    """Return the new name of each tensor of the file; raises PlanError if the plan changes more than names."""
+    """Return the new name of each tensor of a file; raises PlanError if the plan changes more than names."""
     if source.format not in ("safetensors", "sharded safetensors"):
         raise PlanError(
             f"{escape(source.path)} is {source.format}, and only safetensors can be renamed in place.", hint=ORDINARY
@@ -119,7 +119,7 @@ def _local(file: File) -> LocalFile:
 
 
 def _new_header(file: LocalFile, old: bytes, names: Mapping[str, str]) -> tuple[bytes, str]:
-    """Return a header with the new names, as long as the old one, and the recipe that the old one had."""
+    """Return the header with the new names, padded to the length of the old one, and the recipe in the old header."""
     try:
         text, recipe = renamed_header(old[8:], names)
     except UnicodeEncodeError:
@@ -142,7 +142,7 @@ def _new_index(file: LocalFile, names: Mapping[str, str]) -> bytes:
 
 
 def _free(path: str) -> str:
-    """Return a name for the record of a change that no file next to ``path`` has."""
+    """Return a file name for the record of a change, next to ``path``, that is not in use."""
     name, number = f"{os.path.basename(path)}{RECORD}.json", 1
     while os.path.lexists(os.path.join(os.path.dirname(path), name)):
         number += 1
@@ -151,7 +151,7 @@ def _free(path: str) -> str:
 
 
 def _left(folder: str, name: str, recipes: Mapping[str, str]) -> list[str]:
-    """Return notes on what described the file with its former names."""
+    """Return notes on files and entries that describe the file with its old names."""
     there = [one for one in (CONFIG, ADAPTER) if os.path.lexists(os.path.join(folder, one))]
     notes = [f"{one} is not changed, even if it contains old names" for one in there]
     if recipes:

@@ -285,7 +285,7 @@ def check_types(
 
 
 def path_hint(value: Any) -> str:
-    """Return what to do with a checkpoint that was given in place of a path; '' for any other value."""
+    """Return a hint if a checkpoint was given although a path is needed; '' for any other value."""
     if isinstance(value, Checkpoint):
         return "This function is about files, not tensors: give the path of the checkpoint."
     if not holds_tensors(value):

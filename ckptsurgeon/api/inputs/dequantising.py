@@ -81,8 +81,8 @@ def encoded_by(checkpoint: Checkpoint) -> Callable[[QuantisedTensor, TensorInfo]
     """Return a function that encodes a new weight in the same way as a quantised tensor of the checkpoint.
 
     The arguments of the function are the quantised tensor and the new weight. It returns the tensors to store, such as
-    codes and scales, by the endings of their keys. It raises ``UnencodableError`` if no encoder can encode the weight
-    in this way.
+    codes and scales, as a map from the endings of their keys. It raises ``UnencodableError`` if no encoder can encode
+    the weight in this way.
     """
     settings = cache(partial(_settings, checkpoint))
 
@@ -95,7 +95,7 @@ def encoded_by(checkpoint: Checkpoint) -> Callable[[QuantisedTensor, TensorInfo]
 
 
 def with_stated_shapes(checkpoint: Checkpoint, codes: QuantisedTensors) -> QuantisedTensors:
-    """Return ``codes`` with the shapes that bitsandbytes states in the ``quant_state`` of each 4-bit weight.
+    """Return ``codes`` with the shapes of the weights that the ``quant_state`` of bitsandbytes gives (4 bits).
 
     A shape that does not fit the number of codes is left out.
     """
@@ -122,7 +122,7 @@ def _fitting_shape(coded: QuantisedTensor, shape: object) -> tuple[int, ...] | N
 
 
 def _stored(checkpoint: Checkpoint, coded: QuantisedTensor, ending: str) -> bytes:
-    """Return the bytes of a stored tensor that belongs to a quantised tensor, such as its ``g_idx``.
+    """Return the bytes of the tensor, such as ``g_idx``, that is stored with a quantised weight.
 
     ``ending`` is the ending of the stored tensor's key. Returns b"" if there is no such tensor, or if it is large.
     """

@@ -33,7 +33,7 @@ DEQUANTIZE: Mapping[str, Any] = {"dequantize": "**"}
 
 
 def check_encoding(encoding: str) -> None:
-    """Raise ConfigError if ``encoding`` is unknown."""
+    """Raise ConfigError if ``encoding`` is neither "keep" nor "dequantize"."""
     if encoding not in ENCODINGS:
         raise ConfigError(f"--encoding {escape(encoding)} is unknown.", hint=f"Use {' or '.join(ENCODINGS)}.")
 
@@ -74,7 +74,7 @@ def with_decoding(
 
 
 def encoding_said(encoding: str) -> dict[str, str]:
-    """Return the argument ``encoding`` as it is recorded in the recipe; {} for the default."""
+    """Return the argument ``encoding`` in the form in which a recipe records it; {} if it is the default."""
     return {} if encoding == ENCODINGS[0] else {"encoding": encoding}
 
 

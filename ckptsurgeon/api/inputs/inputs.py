@@ -74,7 +74,7 @@ def twice_notes(opened: Sequence[Checkpoint]) -> list[str]:
         found = first.setdefault(_outline(one), one)
         name = escape(one.path)
         if found is not one and found.path == one.path:
-            notes.append(f"{name} is given twice, and counts twice")
+            notes.append(f"{name} is given twice, so its weights count twice")
         elif found is not one and _is_copy(found, one):
             said = f"{name} has the same weights as {escape(found.path)}, so these weights count twice"
             notes += _decoded_otherwise(found, one) or [said]
@@ -95,7 +95,7 @@ def base_notes(base: Checkpoint, models: Sequence[Checkpoint]) -> list[str]:
     """Return notes on models that are the base itself, or copies of it, for methods that merge differences from it."""
     if base.in_memory:
         return []
-    outline, zero = _outline(base), "its difference from the base is zero, which only makes the merged change smaller"
+    outline, zero = _outline(base), "its change from the base is zero, so it only makes the merged change smaller"
     notes = []
     for one in models:
         if one.in_memory or _outline(one) != outline:
@@ -113,10 +113,10 @@ def _settings(one: Checkpoint) -> Mapping[str, Any]:
 
 
 def _outline(one: Checkpoint) -> Hashable:
-    """Return a value that is equal for two checkpoints that may be copies of each other.
+    """Return a value that is equal for two checkpoints if they may be copies of each other.
 
-    If a file is remote or deleted after use (``consume``), the value is the path and the root. If a file is larger than
-    ``LARGEST``, it is the real paths of the files and the root.
+    If a file is remote or deleted after use (``consume``), the value is the path and the root (the dotted path of the
+    state dict). If a file is larger than ``LARGEST``, it is the real paths of the files and the root.
     """
     files = one.open_files()
     if any(isinstance(file, ConsumedFile) for file in files.values()):  # only its header can be read
@@ -139,7 +139,7 @@ def _is_copy(one: Checkpoint, other: Checkpoint) -> bool:
 
 
 def _holds(one: File, other: File) -> bool:
-    """Return whether two files of the same size have the same bytes."""
+    """Return whether two files of the same size have the same contents."""
     if _real_path(one) == _real_path(other):
         return True
     places = range(0, one.size, BLOCK)
@@ -168,7 +168,7 @@ def left_notes(names: Sequence[str], opened: Sequence[Checkpoint]) -> list[str]:
     A list or tuple of tensors in the state dict has a note of its own, since the tensors may be weights.
     """
     lists = [f"{extra.key} ({extra.type})" for one in opened for extra in one.extras if _is_list_of_tensors(extra, one)]
-    notes = [f"left out: {listing(names)}"] if names else []
+    notes = [f"entries that are not tensors are left out: {listing(names)}"] if names else []
     if lists:
         said = listing(list(dict.fromkeys(lists)))
         notes.append(f"tensors in lists are not entries of a state dict, and are left out: {said}")
@@ -181,16 +181,16 @@ def _is_list_of_tensors(extra: Extra, one: Checkpoint) -> bool:
 
 
 def _root_notes(opened: Sequence[Checkpoint]) -> list[str]:
-    """Return a note if some inputs are moving averages of weights and others are not.
+    """Return a note if some inputs are moving averages (EMA) of weights and others are not.
 
-    The path of the state dict, such as ``model.ema``, shows this.
+    The dotted path of the state dict, such as ``model.ema``, shows this.
     """
     roots = {one.root: one for one in opened}
     if len({_AVERAGED.search(root) is None for root in roots}) < 2:
         return []
     each = [f"{f'{escape(root)} of' if root else 'the top of'} {escape(one.path)}" for root, one in roots.items()]
     mixed = f"moving averages are mixed with other weights: {listing(each, where='')}"
-    return [f"{mixed}; --root reads the same path in each input"]
+    return [f"{mixed}; --root PATH reads the state dict at the same dotted path in each input"]
 
 
 def notes_on(one: Checkpoint, of: int) -> list[str]:
@@ -208,7 +208,7 @@ def notes_on(one: Checkpoint, of: int) -> list[str]:
 
 
 def extras_left(checkpoint: Checkpoint) -> list[str]:
-    """Return the names of a checkpoint's entries that are not tensors, except the alphabet and flags of Coqui STT."""
+    """Return the names of a checkpoint's entries that are not tensors, except those that ckpt reads for Coqui STT."""
     return [extra.key for extra in checkpoint.extras if extra.key not in (ALPHABET, FLAGS)]
 
 

@@ -45,9 +45,10 @@ def keeping_codes(
 
 
 def _notes_on_copies(plan: Plan, sources: Mapping[int, Checkpoint]) -> Iterator[str]:
-    """Yield notes on odd scales of codes that a plan copies unread; what is decoded gets its notes then.
+    """Yield notes on odd scales of quantised tensors that a plan copies without decoding them.
 
-    ``sources`` are the sources with quantised tensors, by their index in the plan.
+    Tensors that are decoded get these notes when they are decoded. ``sources`` are the sources with quantised tensors,
+    by their index in the plan.
     """
     from .sampled_scales import sampled_scale_notes
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["merged_adapters", "merged_notes", "tail_of"]
 
 TAIL = 1 << 16
-"""The number of bytes at the end of an adapter's file by which adapters with equal headers are distinguished."""
+"""The number of bytes at the end of an adapter's file that are compared to distinguish adapters with equal headers."""
 VERB = "lora merge"
 MOST = 1000
 """The largest number of adapters that are read from a recipe. More would take long, as each is compared with all."""
@@ -74,7 +74,7 @@ def merged_adapters(plan: Plan, inputs: PlanInputs) -> tuple[MergedAdapter, ...]
 
 
 def _add(found: list[MergedAdapter], one: MergedAdapter) -> None:
-    """Add an adapter to a list, or its weight to that of the same adapter in the list."""
+    """Add an adapter to a list; if the list has the same adapter already, add its weight to the weight there."""
     at = next((at for at, other in enumerate(found) if _is_same(one, other)), None)
     if at is None:
         found.append(one)
@@ -93,7 +93,7 @@ def _plain(file: FilePrint) -> FilePrint:
 
 
 def tail_of(one: Checkpoint) -> str:
-    """Return the SHA-256 of the last bytes of a checkpoint's files; '' if they are remote, or cannot be read."""
+    """Return the SHA-256 of the last bytes of a checkpoint's files; '' if the files are remote or cannot be read."""
     files = one.open_files().values()
     if any(file.remote or isinstance(file, ConsumedFile) for file in files):
         return ""
@@ -129,7 +129,7 @@ def _recorded(one: Checkpoint) -> list[MergedAdapter]:
 
 
 def _older(recipe: Recipe) -> list[MergedAdapter]:
-    """Return the adapters that were merged, from a recipe of an older version, which has no list of adapters."""
+    """Return the merged adapters from a recipe of an older version of ckptsurgeon, which has no list of them."""
     if recipe.verb != VERB:
         return []
     rows = recipe.sources[1:]

@@ -27,7 +27,7 @@ __all__ = ["OperatedCheckpoint", "asked_conversions", "operate", "operations_fil
 class OperatedCheckpoint:
     """A checkpoint after operations such as split and concat.
 
-    ``stored`` is the checkpoint before them, ``derived`` has what they made of it.
+    ``stored`` is the checkpoint before the operations, and ``derived`` has the tensors that they made.
     """
 
     checkpoint: Checkpoint
@@ -35,7 +35,7 @@ class OperatedCheckpoint:
     derived: DerivedSource
 
     def further(self, rows: Sequence[Mapping[str, Any]], derived: DerivedSource | None = None) -> OperatedCheckpoint:
-        """Return the checkpoint after the operations ``rows`` too; ``derived`` is their result, if it is known."""
+        """Return the checkpoint after the further operations ``rows``; ``derived`` is their result, if it is known."""
         if not rows:
             return self
         if derived is None:

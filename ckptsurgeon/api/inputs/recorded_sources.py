@@ -19,7 +19,7 @@ COPIES, MIXES = ("convert", "filter", "rename"), ("average", "merge")
 
 
 def counted_notes(opened: Sequence[Checkpoint]) -> list[str]:
-    """Return notes on inputs that count twice, since another input was made from them, according to its recipe.
+    """Return notes on inputs whose weights count twice, because another input was made from them, says its recipe.
 
     The base of a merge is not counted as a source, because the output of a merge is often interpolated with the base.
     """
@@ -27,8 +27,8 @@ def counted_notes(opened: Sequence[Checkpoint]) -> list[str]:
     told = [(one, recipe) for one, recipe in recipes if recipe.verb in (*COPIES, *MIXES)]
     return list(
         dict.fromkeys(
-            f"{escape(source.path)} is also a source of {escape(one.path)}, according to the recipe there: it counts "
-            "twice"
+            f"{escape(source.path)} is also a source of {escape(one.path)}, according to the recipe there: its "
+            f"weights count twice"
             for one, recipe in told
             for source in opened
             if source is not one and _is_source(source, one, recipe) and not changed_tensor(one)
@@ -47,8 +47,8 @@ def swapped_notes(tuned: Checkpoint, base: Checkpoint) -> list[str]:
         return []
     ours, theirs = escape(tuned.path), escape(base.path)
     return [
-        f"{theirs} was made from {ours} by {recipe.verb}, according to its recipe: the adapter undoes that "
-        f"change; to extract the change, write {theirs} first, then {ours}"
+        f"{theirs} was made from {ours} by {recipe.verb}, according to its recipe: the adapter would undo that "
+        f"change; for an adapter that makes it, give {theirs} as the tuned model and {ours} as the base"
     ]
 
 
@@ -63,7 +63,7 @@ def _is_made(made: Checkpoint, base: Checkpoint, recipe: Recipe) -> bool:
 
 
 def _is_source(source: Checkpoint, one: Checkpoint, recipe: Recipe) -> bool:
-    """Return whether an input is a source of ``one``, apart from the base of a merge, according to the recipe.
+    """Return whether the recipe of ``one`` says that an input is one of its sources, other than a merge's base.
 
     The result is False for a merge by a recipe of mergekit, because it may use only some layers of a model.
     """

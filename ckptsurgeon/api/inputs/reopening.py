@@ -55,7 +55,7 @@ __all__ = [
 # Fingerprints of the other files in the sources' folders: these files must not change before the plan is applied.
 
 LARGEST = 256 << 20
-"""A larger file, in bytes, is not read to find out whether it has changed: it counts as changed."""
+"""The largest file, in bytes, that is read to find out whether it has changed; a larger one counts as changed."""
 
 
 def with_model_files_pinned(plan: Plan, folders: Sequence[ModelFolder]) -> Plan:
@@ -74,7 +74,7 @@ def with_model_files_pinned(plan: Plan, folders: Sequence[ModelFolder]) -> Plan:
 
 
 def _lacking(folder: ModelFolder) -> Iterator[FilePrint]:
-    """Yield fingerprints without a digest for vocabulary files that do not exist, but would be used if they did.
+    """Yield fingerprints without a digest of vocabulary files that do not exist, but would be used if they did.
 
     With these fingerprints, applying the plan fails if such a file has been added since the plan was made.
     """
@@ -106,10 +106,12 @@ def check_model_files(source: PlanSource, checkpoint: Checkpoint) -> None:
 
 
 def changed_model_files(sources: Sequence[PlanSource], found: Mapping[int, Checkpoint]) -> Iterator[Note]:
-    """Yield a note for each recorded file in the folder of a source that has changed since the output was made."""
+    """Yield a note for each recorded file in the folder of a source that has changed since the output was written."""
     for index, checkpoint in found.items():
         for name in _changed(sources[index], checkpoint):
-            yield Note(name, f"in the folder of {escape(sources[index].name)}, has changed since the output was made")
+            yield Note(
+                name, f"in the folder of {escape(sources[index].name)}, has changed since the output was written"
+            )
 
 
 def _changed(source: PlanSource, checkpoint: Checkpoint) -> Iterator[str]:
@@ -160,7 +162,7 @@ def read_plan(path: Path) -> Plan:
 def code_of(plan: Plan) -> tuple[str, ...]:
     """Return the names of the user's code that runs when a plan is applied; () if none runs.
 
-    This is the code of the model's class, if the class is built to draw initial values.
+    It is the code of the destination's model class, if this class is built to draw initial values.
     """
     from ...destinations._load import code_named
 
@@ -242,7 +244,7 @@ def reopen(source: PlanSource, given: CheckpointLike | None = None) -> Checkpoin
 
 
 def _check_prints(source: PlanSource, checkpoint: Checkpoint) -> None:
-    """Raise PlanError if a file of a source, or the tensors of a source in memory, are not those of the plan."""
+    """Raise PlanError if a source's files, or its tensors in memory, have changed since the plan was made."""
     if source.memory:
         _check_memory(source, memory_print(checkpoint))
         return
@@ -255,17 +257,17 @@ def _check_prints(source: PlanSource, checkpoint: Checkpoint) -> None:
 def _check_memory(source: PlanSource, found: FilePrint) -> None:
     (file,) = source.files or (found,)
     if found.size != file.size:
-        raise PlanError(f"its tensors have {found.size:,} bytes, not {file.size:,}.")
+        raise PlanError(f"its tensors have {found.size:,} bytes now, not {file.size:,}.")
     if source.files != (found,):  # a digest of all three: which of them differs is not known
-        raise PlanError("its tensors have as many bytes, but other keys, dtypes or shapes.")
+        raise PlanError("its tensors have the recorded number of bytes, but their keys, dtypes or shapes have changed.")
 
 
 def _change(file: FilePrint, found: FilePrint | None) -> str:
-    """Return how a file differs from its recorded fingerprint ``file``; "" if it does not, or may not, differ."""
+    """Return how a file differs from its recorded fingerprint ``file``; "" if no difference is found."""
     if found is None:
         return "the file is missing"
     if found.size != file.size:
-        return f"it has {found.size:,} bytes, not {file.size:,}"
+        return f"it has {found.size:,} bytes now, not {file.size:,}"
     if found.sha256 != file.sha256:
         return "its header is different"
     if file.mtime_ns is not None and found.mtime_ns != file.mtime_ns:
@@ -303,8 +305,8 @@ def find_sources(
     """Open the sources of an output that still exist and have not changed; ``stack`` closes them.
 
     Paths of sources are relative to ``folder``, the folder of the output. ``moved`` maps names of sources to new paths
-    or to tensors. Returns two dicts by the index of the source: the open sources, and the reasons why the others are
-    not open. Raises ConfigError for an unknown name in ``moved``, SourceError if a new path does not exist.
+    or to tensors. Returns two dicts, {index of a source: open source} and {index of a source: reason why it is not
+    open}. Raises ConfigError for an unknown name in ``moved``, SourceError if a new path does not exist.
     """
     names = {source.name for source in sources}
     for name in moved:
@@ -321,7 +323,8 @@ def find_sources(
             continue
         if source.memory and source.name not in moved:
             absent[index] = (
-                f"{source.name} was in memory; --source '{source.name}=FILE' compares with a file of the same tensors"
+                f"{source.name} was in memory; --source '{source.name}=FILE' compares the output with a file of the "
+                f"same tensors"
             )
             continue
         given = moved[source.name] if source.name in moved else os.path.join(folder, source.path)
@@ -336,7 +339,7 @@ def find_sources(
             absent[index] = f"{source.name} is a different file now: {error.message.rstrip('.')}"
         else:
             if any(isinstance(file, ConsumedFile) for file in checkpoint.open_files().values()):
-                absent[index] = f"{source.name} was consumed: its files were deleted after use"
+                absent[index] = f"the files of {source.name} were deleted while the output was written (--consume)"
             else:
                 found[index] = checkpoint
     return found, absent

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["SampledFiles", "is_local", "is_sampled", "middle", "numbers", "spread"]
 
 ROWS, COLUMNS, ALIGNED = 16, 128, 256
-"""The rows and columns in the middle of a matrix that are read, and a multiple of which the first column is.
+"""How many rows and columns in the middle of a matrix are read; the first column is a multiple of the third number.
 
 Of a layer with 4096 inputs in 16 bits, at most 128 kB are read: the stored rows between the first and the last.
 """
@@ -29,7 +29,7 @@ SMALLEST = 64
 
 @dataclass
 class SampledFiles:
-    """The open files of a checkpoint, with odd scales of their own: those of the checkpoint are what a verb decodes."""
+    """The open files of a checkpoint; odd scales in samples are recorded here, not among those of the checkpoint."""
 
     checkpoint: Checkpoint
     odd_scales: OddScales = field(default_factory=OddScales)
@@ -46,7 +46,7 @@ def is_local(checkpoint: Checkpoint) -> bool:
 
 
 def is_sampled(info: TensorInfo) -> bool:
-    """Return whether a tensor is a matrix of real numbers that is large enough for a sample, or a stack of such."""
+    """Return whether a tensor is a matrix of real numbers, or a stack of them, that is large enough for a sample."""
     dtype = DTYPES[info.dtype]
     is_large = 2 <= len(info.shape) <= 3 and min(info.shape[-2:]) >= SMALLEST and info.shape[0] > 0
     return is_large and dtype.kind == "float" and not dtype.is_packed and not info.opaque
@@ -59,7 +59,7 @@ def spread(keys: Sequence[str], most: int) -> list[str]:
 
 
 def middle(shape: Sequence[int], rows: int = ROWS, columns: int = COLUMNS) -> Box:
-    """Return a box in the middle of a matrix; for stacked matrices, of the first one."""
+    """Return the slices of a box in the middle of a matrix; for stacked matrices, in the middle of the first one."""
     *lead, height, width = shape
     row = max(0, height - rows) // 2
     column = max(0, width - columns) // 2 // ALIGNED * ALIGNED  # groups of quantised weights begin there

@@ -1,4 +1,4 @@
-"""Notes on scales that make weights of an impossible size, from a sample, for verbs that copy codes unread."""
+"""Notes on scales that make weights far too large or small, from a sample, for verbs that do not decode codes."""
 
 from __future__ import annotations
 
@@ -21,24 +21,26 @@ from .sampled_parts import SampledFiles, is_local, middle
 __all__ = ["VOCABULARY", "odd_scale_notes_on", "sampled_scale_notes"]
 
 ROLES, LAYERS = 8, 8
-"""How many roles (names without numbers) are looked at, and how many tensors of each, at most."""
+"""At most how many roles (names without layer numbers) are sampled, and how many tensors of each role."""
 ROWS, COLUMNS = 64, 128
 """The rows and columns in the middle of a tensor that are decoded.
 
 A layer with 4096 inputs and outputs costs at most 256 kB, as stored rows between the first and the last are read."""
 UNSURE = (ZERO_BLOCKS, NO_OFFSET)
-"""The kinds of odd scales that only a whole tensor shows."""
+"""The kinds of odd scales that cannot be found in a part of a tensor."""
 VOCABULARY = 4
-"""How many embeddings and output layers are looked at. Only their own scales are judged: their sizes are not those of
-layers."""
+"""How many embeddings and output layers are sampled.
+
+The sizes of their values are not compared with those of layers.
+"""
 
 
 def sampled_scale_notes(checkpoint: Checkpoint, among: Collection[str] | None = None) -> tuple[str, ...]:
     """Return notes on quantised tensors whose scales are odd, or make weights far too large or too small.
 
-    They are those that a verb gives which decodes all tensors; here, a part of at most ``ROLES`` * ``LAYERS`` tensors
-    is decoded, and of ``VOCABULARY`` more, of those whose codes have a key in ``among`` (by default all). There are no
-    notes if weights are already decoded by the verb, or if files are remote or are deleted after use.
+    A verb that decodes all tensors gives the same notes. Here, parts of at most ``ROLES`` * ``LAYERS`` tensors of
+    layers and ``VOCABULARY`` others are decoded. ``among`` has the keys of the codes to consider, by default all. There
+    are no notes if weights are already decoded by the verb, or if files are remote or are deleted after use.
     """
     if checkpoint.stored is not None or not checkpoint.codes or not is_local(checkpoint):
         return ()
@@ -73,7 +75,7 @@ def sampled_scale_notes(checkpoint: Checkpoint, among: Collection[str] | None = 
 
 
 class _Sample(SampledFiles):
-    """Decodes parts of quantised tensors; ``unsound`` are the names of those with NaN, ``faults`` what is wrong."""
+    """Decodes parts of quantised tensors; ``unsound`` has the names of those with NaN or inf, ``faults`` the errors."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__(checkpoint)
@@ -81,7 +83,7 @@ class _Sample(SampledFiles):
         self._weight_of = weights_of(checkpoint)
 
     def look_at(self, tensors: Iterable[QuantisedTensor]) -> None:
-        """Decode the middle of each tensor, and record what is odd."""
+        """Decode the middle of each tensor, and record NaN, infinite values, odd scales and errors."""
         from ...engine.compute.reading import read_part  # imports numpy
 
         for one in tensors:
@@ -99,16 +101,17 @@ class _Sample(SampledFiles):
 
 
 def odd_scale_notes_on(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Return notes on odd scales of what was decoded of a checkpoint; if there are none, on those of a sample."""
+    """Return notes on odd scales found while a checkpoint was decoded; if there are none, those on a sample of it."""
     return checkpoint.odd_scales.notes(checkpoint.path) or sampled_scale_notes(checkpoint)
 
 
 def _doubtful(
     odd: OddScales, every: Iterable[QuantisedTensor], looked_at: Sequence[QuantisedTensor]
 ) -> list[QuantisedTensor]:
-    """Return further tensors of those layers in which one was far larger or smaller than in the other layers.
+    """Return further tensors of each layer in which a sampled tensor is far larger or smaller than in other layers.
 
-    In a large model, only one tensor of each layer is in the sample. If all tensors of a layer are so, they are wrong.
+    In a large model, only one tensor of each layer is in the sample. If all tensors of a layer are far larger or
+    smaller, their scales are wrong.
     """
     powers = powers_of([odd.of(one.name for one in looked_at)])
     layers = {_layer_of(name) for names in outlying_layers(powers, LAYER, fewest=1) for name in names}
@@ -135,9 +138,9 @@ def _by_role(every: Iterable[QuantisedTensor]) -> list[list[QuantisedTensor]]:
 
 
 def _chosen(roles: Iterable[list[QuantisedTensor]]) -> Iterator[QuantisedTensor]:
-    """Yield the quantised tensors to look at: some of each of the roles that the most tensors have.
+    """Yield the quantised tensors to sample: some of each of the roles that have the most tensors.
 
-    They are of other layers in each role, so that a layer that is out of family is looked at in one of them.
+    Each role is sampled in different layers, so that more layers are covered.
     """
     layers = [some for some in roles if not is_embedding(some[0].name)]
     most = sorted(layers, key=len, reverse=True)[:ROLES]

@@ -1,4 +1,4 @@
-"""Reads the recipes in inputs, and finds those that belong to other weights than the input has now."""
+"""Reads the recipes in inputs, and finds recipes that do not describe the weights that the input has now."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BLOCK = 1 << 20
 
 
 def stored_recipe(one: Checkpoint) -> Recipe | None:
-    """Return the recipe in a checkpoint, without its tensors; None if it has none, or a damaged one.
+    """Return the recipe in a checkpoint, without its list of tensors; None if the recipe is missing or damaged.
 
     ``ckpt verify`` reports a damaged recipe.
     """
@@ -34,7 +34,7 @@ def stored_recipe(one: Checkpoint) -> Recipe | None:
 
 
 def weights_of(arguments: Mapping[str, Any], number: int) -> list[float]:
-    """Return the weight of each of ``number`` adapters, from the arguments of ``lora merge``; [] if these are wrong."""
+    """Return the weights of ``number`` adapters, from the arguments in a recipe of ``lora merge``; [] if invalid."""
     with suppress(ValueError, TypeError):
         return list(map(float, arguments.get("weights") or [1.0] * number))
     return []
@@ -85,8 +85,8 @@ def _checksum(stored: Checkpoint, info: TensorInfo) -> int:
 
 
 def stale_note(one: Checkpoint, key: str) -> str:
-    """Return a note that a checkpoint's recipe describes other weights: the tensor ``key`` has another checksum."""
+    """Return a note that a checkpoint's recipe describes other weights than those in the file: ``key`` differs."""
     return (
         f"the recipe of {escape(one.path)} is not used, because the weights have been replaced since it was written: "
-        f"{escape(key)} does not have the checksum in the recipe"
+        f"{escape(key)} does not have the checksum that the recipe records"
     )

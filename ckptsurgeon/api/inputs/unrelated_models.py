@@ -15,14 +15,14 @@ from .sampled_parts import is_local, is_sampled, middle, numbers, spread
 __all__ = ["SAME", "unrelated_notes"]
 
 MATRICES, FEWEST = 8, 3
-"""How many matrices are looked at, at most, and the fewest that make a note."""
+"""At most how many matrices are compared, and the fewest unrelated ones for a note."""
 DIFFERENCE, COSINE = 0.6, 0.5
-"""A matrix is unrelated if its difference from the base is larger than this part of the base, and its cosine smaller.
+"""A matrix is unrelated to the base's if the relative difference is above ``DIFFERENCE``, the cosine below ``COSINE``.
 
 Fine-tuning changes weights by some per cent; two models that were trained apart have a cosine of about 0.
 """
 SAME, WITHOUT_BASE = "the same model as ", 0.2
-"""The words before the name of a model that is merged, in place of a base; and the cosine for such models.
+"""The words before the name of the model that others are compared with if there is no base, and the cosine used then.
 
 The cosine is smaller, because checkpoints of one training may be far apart.
 """
@@ -44,13 +44,13 @@ def unrelated_notes(base: Checkpoint, models: Iterable[Checkpoint], called: str 
             difference, cosine = apart[len(apart) // 2]
             yield (
                 f"{escape(one.path)} was perhaps not trained from {called}{escape(base.path)}: {len(apart)} of "
-                f"{len(found)} matrices that were compared differ by about {percent(difference)} of the norm of the "
+                f"{len(found)} compared matrices differ by about {percent(difference)} of the norm of the "
                 f"matrix in {escape(base.path)}, with a cosine of {cosine:.2f}"
             )
 
 
 def _differences(base: Checkpoint, model: Checkpoint) -> Iterator[tuple[float, float]]:
-    """Yield (size of the difference as a part of the base's size, cosine) for some matrices of both models."""
+    """Yield (norm of the difference / norm of the base's matrix, cosine) for some matrices of both models."""
     import numpy as np
 
     for key in spread(_shared(base, model), MATRICES):
@@ -63,7 +63,7 @@ def _differences(base: Checkpoint, model: Checkpoint) -> Iterator[tuple[float, f
 
 
 def _shared(base: Checkpoint, model: Checkpoint) -> Sequence[str]:
-    """Return the keys of matrices that both models have in the same shape, without those of embeddings and heads."""
+    """Return the keys of matrices that both models have in the same shape, except embeddings and output layers."""
     return [
         key
         for key, info in base.items()

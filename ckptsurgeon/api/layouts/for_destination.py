@@ -32,12 +32,13 @@ def layout_for(
     *,
     reads_older: bool = False,
 ) -> KnownLayout | None:
-    """Return the operations and new names that give a source the layout ``name``; None if nothing is to be changed.
+    """Return the operations and new names that give a source the layout ``name``; None if no change is needed.
 
     ``name`` "auto" is the layout of the destination, whose tensors are ``wanted``, if both are of one family and their
     layouts differ. ``config`` and ``theirs`` return the fields of the configurations of the source and of the
-    destination, ``heads`` is the value of ``--heads``. If ``reads_older`` is true, the destination itself converts what
-    files in the layout of transformers have, so nothing is done for them. Raises the errors of ``changed_layout``.
+    destination, ``heads`` is the value of ``--heads``. If ``reads_older`` is true, the destination's
+    ``from_pretrained`` itself converts older layouts of transformers, so ckpt does not convert them. Raises the errors
+    of ``changed_layout``.
     """
     if name == KEEP:
         return None
@@ -56,7 +57,7 @@ def layout_for(
 def _with_numbers(
     ours: Mapping[str, Any], theirs: Mapping[str, Any], family: Family, checkpoint: Checkpoint
 ) -> tuple[Mapping[str, Any], list[str]]:
-    """Return the source's fields, completed by the destination's if they lack the numbers of heads, and notes."""
+    """Return the source's fields, and notes; numbers of heads that they lack are taken from the destination's."""
     stated, there = family.numbers(checkpoint, ours), family.numbers({}, theirs)
     if there and not stated:
         return {**theirs, **ours}, [
@@ -74,7 +75,7 @@ def _said(numbers: Numbers) -> str:
 def layouts_between(
     source: Mapping[str, TensorInfo], wanted: Mapping[str, TensorInfo], *, reads_older: bool = False
 ) -> tuple[Family, Layout, Layout] | None:
-    """Return the family of two networks, and their layouts if these differ; None if it is not known or they do not.
+    """Return (family, the two layouts) of two networks whose layouts differ; None if they are equal or not known.
 
     ``reads_older`` is as in ``layout_for``.
     """
@@ -89,7 +90,7 @@ def layouts_between(
 
 
 def _is_older(here: Layout, target: Layout) -> bool:
-    """Return whether transformers itself converts one layout to the other when it loads."""
+    """Return whether transformers itself converts the first layout to the second when it loads a checkpoint."""
     return here.name == TRANSFORMERS and target.library.startswith(TRANSFORMERS)
 
 

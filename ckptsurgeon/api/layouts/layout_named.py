@@ -1,4 +1,4 @@
-"""Changes a checkpoint's layout as ``--layout`` asks for: to llama.cpp's, or to that of a library of its family."""
+"""Changes a checkpoint's layout as ``--layout`` asks: to llama.cpp's layout, or to another layout of its family."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def changed_layout(name: str, operated: OperatedCheckpoint, config: Mapping[str,
 
 
 def said_of(found: LayoutConversion) -> str:
-    """Return the note on a conversion."""
+    """Return the note that says from which layout to which layout the tensors are converted."""
     if found.source is found.target:
         return f"the tensors already have the layout {found.target.name}"
     return f"the tensors are converted from the layout of {found.source.library} to that of {found.target.library}"
@@ -66,7 +66,7 @@ def _family(name: str, checkpoint: Checkpoint) -> tuple[Family, Layout]:
         both = listing([f"{layout.name} of {family.name}" for family, layout in known], where="")
         raise PlanError(
             f"the tensors of {escape(checkpoint.path)} fit several layouts: {both}.",
-            hint="Rename them with rules and operations.",
+            hint="Rename the tensors with --map and --operations instead.",
         )
     if found:
         family, layout = found[0]
@@ -74,7 +74,7 @@ def _family(name: str, checkpoint: Checkpoint) -> tuple[Family, Layout]:
         raise PlanError(
             f"the tensors of {escape(checkpoint.path)} ({family.name}, layout {layout.name}) cannot be converted to "
             f"the layout {name}: models of the family {family.name} do not have it.",
-            hint=f"Use one of {others}.",
+            hint=f"Use one of the layouts {others}.",
         )
     raise PlanError(
         f"the layout of {escape(checkpoint.path)} is not known.",
@@ -85,12 +85,13 @@ def _family(name: str, checkpoint: Checkpoint) -> tuple[Family, Layout]:
 
 
 def _wrapped(checkpoint: Checkpoint) -> str:
-    """Return the hint for a network in a known layout whose keys begin with those of wrappers; '' for others."""
+    """Return the hint for a network in a known layout whose keys begin with wrapper prefixes (``module.``); else ''."""
     plain = unwrap(checkpoint)
     if not plain.stripped or not recognised({key: checkpoint[stored] for key, stored in plain.stored.items()}):
         return ""
     rulesets = dict.fromkeys("ddp" if wrapper == DDP else "compile" for wrapper in plain.stripped)
     options = " ".join(f"--ruleset {name}" for name in rulesets)
     return (
-        f"Its keys begin with {plain.stripped[0]}, which training added: first remove it, with ckpt rename {options}."
+        f"The keys begin with {plain.stripped[0]}, a prefix that training added: first remove it with ckpt rename "
+        f"{options}."
     )

@@ -23,8 +23,8 @@ def layouts(source: CheckpointLike | None = None, *, root: str | None = None) ->
     """Return the families of networks whose layouts are known, and the layout of a checkpoint, if one is given.
 
     Each layout has the name that ``convert(…, layout=NAME)`` accepts. The layout of ``source`` is recognised by its
-    keys; only its header is read, and the layouts that it can get are listed. ``root`` is the dotted path of its state
-    dict. Raises what ``open_checkpoint`` raises.
+    keys; only its header is read, and the result lists the layouts that it can be converted to. ``root`` is the dotted
+    path of its state dict. Raises what ``open_checkpoint`` raises.
     """
     known = tuple(
         KnownFamily(
@@ -42,7 +42,7 @@ def layouts(source: CheckpointLike | None = None, *, root: str | None = None) ->
 
 
 def _targets(checkpoint: Checkpoint, family: Family, source: Layout) -> tuple[str, ...]:
-    """Return the names of the other layouts in which all tensors of a checkpoint have a name."""
+    """Return the names of the other layouts to which all tensors of a checkpoint can be converted."""
     whole = DerivedSource(dict(checkpoint))
     settings = settings_of(checkpoint, model_folder(checkpoint).config)
     found = []

@@ -1,4 +1,4 @@
-"""The values of ``--layout``, and what a change of layout does to a checkpoint."""
+"""The values of ``--layout``, and the result of changing a checkpoint's layout."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class NamedLayout:
 
 
 def check_layout(name: str | None, heads: str | None = None, *, is_ruled: bool = False) -> None:
-    """Raise ConfigError if ``name`` is not None and not the name of a layout, or ``heads`` are not numbers of heads.
+    """Raise ConfigError if ``name`` is neither None nor the name of a layout, or ``heads`` are not numbers of heads.
 
-    ``is_ruled`` is true if rules are given, which a layout excludes.
+    ``is_ruled`` is true if renaming rules are given, which cannot be combined with a layout.
     """
     if is_ruled and name not in (None, KEEP):
         raise ConfigError(
@@ -56,5 +56,5 @@ def check_layout(name: str | None, heads: str | None = None, *, is_ruled: bool =
 
 
 def layout_arguments(name: str | None, heads: str | None) -> dict[str, str]:
-    """Return the arguments ``layout`` and ``heads`` for the recipe, those that the user gave."""
+    """Return the arguments ``layout`` and ``heads`` that the user gave, as the recipe records them."""
     return {key: value for key, value in (("layout", name), ("heads", heads)) if value is not None}

@@ -1,4 +1,4 @@
-"""Finds what a change of layout needs to know besides shapes: the fields of a configuration, and ``--heads``."""
+"""Finds what a change of layout needs besides shapes: the fields of a configuration, and the value of ``--heads``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ...storage.read.uri import read_small
 __all__ = ["check_heads", "settings_of"]
 
 PARAMETERS = "params.json"
-"""The configuration in Meta's and Mistral's own folders."""
+"""The name of the configuration file in folders in Meta's and Mistral's own formats."""
 _HEADS = re.compile(r"([1-9][0-9]{0,5})(?:/([1-9][0-9]{0,5}))?")
 
 
 def settings_of(checkpoint: Checkpoint, config: Mapping[str, Any], heads: str = "") -> Mapping[str, Any]:
-    """Return the fields of ``config``, the config.json of a checkpoint, or else of the params.json beside the weights.
+    """Return the fields of ``config`` (a checkpoint's config.json) or, if empty, of the params.json in its folder.
 
     The numbers of heads are those of ``heads``, the value of ``--heads``, if it is given.
     """
@@ -33,7 +33,7 @@ def settings_of(checkpoint: Checkpoint, config: Mapping[str, Any], heads: str = 
 
 
 def check_heads(heads: str) -> tuple[int, int]:
-    """Return the numbers of heads of queries and of keys in "32/8", or twice the one in "32"; raises ConfigError."""
+    """Return the numbers of heads of queries and of keys: (32, 8) for "32/8", (32, 32) for "32"; raises ConfigError."""
     found = _HEADS.fullmatch(heads)
     if found is None:
         raise ConfigError(

@@ -109,7 +109,7 @@ def other_base_notes(base: Checkpoint, *adapters: Checkpoint) -> Iterator[str]:
 
 
 def _folders(uri: str) -> list[str]:
-    """Return the absolute path of a local folder, and the same path without links; an address as it is."""
+    """Return the absolute path of a local folder, and the same path with links resolved; for a URL, the URL itself."""
     return [uri.rstrip("/")] if scheme_of(uri) else [os.path.abspath(uri), os.path.realpath(uri)]
 
 

@@ -1,4 +1,4 @@
-"""The steps that verbs with an adapter as output share: the dtype, the opened adapters, and the inputs of the plan."""
+"""The steps that verbs with an adapter as output share: check the dtype, open the adapters, add inputs to the plan."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ALLOWED = ("float32", "bfloat16", "float16", "float64")
 
 
 def factor_dtype(dtype: str | torch.dtype | None) -> str:
-    """Return the name of a dtype for factors, '' for None; raises ConfigError for one that factors cannot have."""
+    """Return the name of a dtype for LoRA factors, '' for None; raises ConfigError for a dtype they cannot have."""
     found = Options.of(dtype=str(dtype) if dtype is not None else None).dtype
     if found not in ("", *ALLOWED):
         raise ConfigError(f"--dtype {found} is not a valid dtype for factors.", hint=f"Use {', '.join(ALLOWED)}.")
@@ -41,14 +41,14 @@ def factor_dtype(dtype: str | torch.dtype | None) -> str:
 
 @dataclass(frozen=True)
 class OpenAdapters:
-    """Open adapters, the paths of their configurations, and the model whose keys kohya's names are names of."""
+    """Open adapters, the paths of their configurations, and the base whose keys the names in kohya's files refer to."""
 
     adapters: Sequence[AdapterView]
     paths: tuple[str, ...]
     model: SourceView | None
 
     def finished(self, plan: Plan, opened: list[Checkpoint], memory: int = 0) -> Plan:
-        """Return the plan of an adapter with its inputs; the first of them gets the tensors of its constants.
+        """Return the plan of an adapter with its inputs added; the plan's constants become tensors of the first input.
 
         ``memory`` is the limit in bytes, 0 for the default.
         """

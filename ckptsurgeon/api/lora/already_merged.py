@@ -20,7 +20,7 @@ SAMPLE = 1 << 16
 
 
 def already_merged_notes(plan: Plan, opened: Sequence[Checkpoint], views: Sequence[AdapterView]) -> Iterator[str]:
-    """Yield a note on each adapter whose modules in modules_to_save all have the bytes that the base has, too.
+    """Yield a note on each adapter whose modules_to_save all have exactly the bytes of the base's tensors.
 
     Modules in modules_to_save are trained as a whole, so an unmerged base has other values. The weights of other
     modules do not show whether the adapter was merged. ``opened`` is the base, followed by the adapters; ``views`` are
@@ -42,7 +42,7 @@ def already_merged_notes(plan: Plan, opened: Sequence[Checkpoint], views: Sequen
 
 
 def _replaced(plan: Plan, number: int, one: AdapterView, base: Checkpoint) -> dict[str, str]:
-    """Return {key of the base: key of the adapter} for all tensors of modules_to_save; {} if the base lacks any.
+    """Return {key of the base: key of the adapter} for the tensors of modules_to_save; {} if the base lacks one.
 
     ``number`` is the index of the adapter in the plan's sources.
     """

@@ -35,11 +35,12 @@ def lora_concat(
     """Plan one PEFT adapter whose change is the sum of weight * scale * B A over all ``adapters``, exactly.
 
     The factors A are stacked along the rank, and the factors B are put side by side, each times its weight and scale;
-    the new scale is 1 (lora_alpha is r). A module that only some adapters have keeps the sum of their ranks.
+    the new scale is 1 (lora_alpha is r). A module that only some adapters have gets the sum of the ranks of these
+    adapters.
 
     Adapters are PEFT folders, single files with kohya's or diffusers' key names, or dicts of an adapter's tensors.
     ``weights`` has a weight for each adapter, by default 1; ``exclude`` leaves out modules. For kohya's names, ``base``
-    is the model that they are names of; only its keys are read. ``dtype`` is the dtype of the factors, by default that
+    is the model whose modules they name; only its keys are read. ``dtype`` is the dtype of the factors, by default that
     of the adapters; B becomes float32 if weight and scale cannot be multiplied into 16 bits exactly.
 
     Raises PlanError if the adapters cannot be joined (DoRA, modules_to_save, two biases, different bases or shapes),

@@ -35,9 +35,10 @@ def lora_convert(
     """Plan the same adapter with the names and the layout of another toolkit: its change of each weight is the same.
 
     ``to`` is "peft" or "mlx" (a folder), "kohya", "diffusers" or "comfy" (one file). The adapter is a PEFT or mlx-lm
-    folder, or a file with kohya's, diffusers' or ComfyUI's names. ``base`` is the model that kohya's names are names
-    of; only its keys are read. ``component`` is the model of a pipeline that the adapter is for ("unet"), if its names
-    do not say. ``exclude`` leaves out modules. ``dtype`` is the dtype of the factors, by default theirs.
+    folder, or a file with kohya's, diffusers' or ComfyUI's names. ``base`` is the model whose modules kohya's names
+    refer to; only its keys are read. ``component`` is the part of a diffusers pipeline that the adapter is for
+    ("unet"), if the names do not show it. ``exclude`` leaves out modules. ``dtype`` is the dtype of the factors, by
+    default that of the adapter.
 
     A scale that the toolkit cannot store is multiplied into the factors B, with a note. If 16 bits cannot store the
     products exactly, they become float32. Names of modules are kept: the layers of one network may have other names
@@ -69,9 +70,9 @@ def lora_convert(
 
 
 def _metadata_notes(one: Checkpoint) -> list[str]:
-    """Return a note on metadata that the new adapter does not get, except those that its scales are from."""
+    """Return a note on metadata that are not copied to the new adapter, except entries that determine its scales."""
     left = [name for name in one.metadata if name not in ("format", METADATA)]
     if not left:
         return []
     entries = count(len(left), "entry", "entries")
-    return [f"{entries} of the metadata of {escape(one.path)} not copied, such as {escape(left[0])}"]
+    return [f"{entries} of the metadata of {escape(one.path)} are not copied, such as {escape(left[0])}"]

@@ -38,7 +38,7 @@ def differences(tensors: Mapping[str, TensorInfo], data: object) -> tuple[str, .
         return (f"{ADAPTER} does not fit the tensors: {error.message}",)
     selected = [one for one in _without_factors([one.name for one in adapter.modules]) if _selects(config, one)]
     selects = f"target_modules selects {count(len(selected), 'module')}"
-    lost = f"{selects} without factors, although such a module has factors in most other layers"
+    lost = f"{selects} without factors, although the same module has factors in most other layers"
     notes = (
         *adapter.notes,
         *_few(config, [one.name for one in adapter.modules]),

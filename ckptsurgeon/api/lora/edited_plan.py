@@ -23,7 +23,7 @@ MADE = ("lora concat", "lora convert", "lora resize")
 def check_edited_adapter(plan: Plan, keys: Collection[str]) -> None:
     """Raise PlanError if the adapter that a plan makes does not fit its configuration.
 
-    ``keys`` are those of the first source: for ``lora extract``, the tuned network.
+    ``keys`` are the keys of the plan's first source, which is the tuned model for ``lora extract``.
     """
     if plan.verb not in MADE:
         check_adapter(plan, keys)

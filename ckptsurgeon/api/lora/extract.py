@@ -85,7 +85,7 @@ def lora_extract(
         rank, alpha, options.include, options.exclude, embeddings, fan_in_fan_out, save_modules, options.dtype, seed,
     )  # fmt: skip
     check_extraction(asked)
-    check_place(vocab, "rows of the two embeddings are subtracted by position.", EXTRACTED)
+    check_place(vocab, "rows with the same number are subtracted, whatever their tokens.", EXTRACTED)
     most = memory_bytes(memory)
     opened: list[Checkpoint] = []
     with KeptOpen(opened):
@@ -140,7 +140,7 @@ def lora_extract(
 
 
 def _tied(folders: Sequence[ModelFolder], opened: Sequence[Checkpoint]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return two dicts, for the tuned model and for the base, with the tied output layer that the model does not store.
+    """Return two dicts, for the tuned model and for the base: output layers that are not stored because they are tied.
 
     Each dict maps the key of the output layer to the key of the embedding; it is empty if there is no such layer.
     """

@@ -1,4 +1,4 @@
-"""Makes notes on adapters whose changes are far larger than the weights of the base, by a sample of both."""
+"""Makes notes on adapters whose changes are far larger than the base's weights, found in a sample of the weights."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 __all__ = ["LARGER", "large_change_notes"]
 
 MODULES, FEWEST = 16, 2
-"""How many modules of each adapter are looked at, at most, and the fewest that make a note."""
+"""At most how many modules of each adapter are sampled, and the fewest with too large changes for a note."""
 LARGEST = 10.0
 """The largest plausible change of a weight, as a multiple of the weight; training changes weights by some per cent."""
-LARGER = "times as large as the weights of the base: perhaps its alpha or its weight is wrong"
+LARGER = "times as large as the weights of the base: perhaps the adapter's alpha or its weight in the merge is wrong"
 
 
 def large_change_notes(plan: Plan, opened: Sequence[Checkpoint]) -> Iterator[str]:
     """Yield a note on each adapter that changes most weights by more than ``LARGEST`` times their size.
 
-    ``opened`` is the base, followed by the adapters. Parts of the same rows and columns of at most ``MODULES`` weights
-    are read, with all of the factors that change these rows and columns. Changes by DoRA do not make weights larger,
-    and are left out. Remote files are not read.
+    ``opened`` is the base, followed by the adapters. Of at most ``MODULES`` weights, some rows and columns are read,
+    and the parts of the factors that change them. DoRA modules are left out, because DoRA does not make weights larger.
+    Remote files are not read.
     """
     if not all(map(is_local, opened)):
         return
@@ -48,13 +48,13 @@ def large_change_notes(plan: Plan, opened: Sequence[Checkpoint]) -> Iterator[str
         if len(large) >= FEWEST and 2 * len(large) > len(found):
             times = sorted(large.values())[len(large) // 2]
             yield (
-                f"in {len(large)} of {len(found)} weights that were compared, the changes by "
+                f"in {len(large)} of {len(found)} compared weights, the changes by "
                 f"{escape(plan.sources[number].name)} are about {times:,.3g} {LARGER}: {listing([*large])}"
             )
 
 
 def _changes(plan: Plan, base: Checkpoint) -> dict[int, list[tuple[Step, LoraTerm, Sequence[Input]]]]:
-    """Return the products of factors that adapters add to matrices, by the index of the adapter in ``plan.sources``."""
+    """Return the products of factors that adapters add to matrices, by the adapter's index in ``plan.sources``."""
     found: dict[int, list[tuple[Step, LoraTerm, Sequence[Input]]]] = defaultdict(list)
     for step in plan.steps:
         if (
@@ -71,7 +71,7 @@ def _changes(plan: Plan, base: Checkpoint) -> dict[int, list[tuple[Step, LoraTer
 
 
 def _times(base: Checkpoint, adapter: Checkpoint, step: Step, term: LoraTerm, factors: Sequence[Input]) -> float | None:
-    """Return how many times as large as a part of a weight its change is; None if the weight is zero or not finite."""
+    """Return (size of a change) / (size of the part of a weight that it changes); None if that is 0 or not finite."""
     a, b = factors
     box = middle(step.source_shape)
     rows, columns = box if not term.transposed else box[::-1]

@@ -1,4 +1,4 @@
-"""Makes a note on a DoRA adapter whose magnitudes are not the norms of the base's weights, by a sample of both."""
+"""Makes a note on a DoRA adapter whose magnitudes do not fit the norms of the base's weights, in a sample of both."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ..inputs.sampled_parts import is_local, is_sampled, numbers
 __all__ = ["OTHER_NORMS", "magnitude_notes"]
 
 MODULES, ROWS, FEWEST = 8, 64, 2
-"""How many modules of each adapter are looked at, how many rows of each, at most, and the fewest modules for a note.
+"""At most how many modules of each adapter are sampled, how many rows of each, and the fewest modules for a note.
 
 Of a layer with 4096 inputs in 16 bits, 512 kB are read."""
 APART, ALIKE = 0.2, 0.5
-"""Magnitudes are those of other weights if they differ from the norms by more than this share (median), and their
+"""Magnitudes belong to other weights if they differ from the norms by more than this share (median), and their
 correlation is lower than this. PEFT begins with the norms of the rows, and training changes these by some per cent."""
 OTHER_NORMS = "are not the norms of the base's weights: perhaps the adapter was trained on another base"
 
@@ -46,7 +46,7 @@ def magnitude_notes(plan: Plan, opened: Sequence[Checkpoint]) -> Iterator[str]:
         if len(other) >= FEWEST and 2 * len(other) > len(found):
             apart = sorted(other.values())[len(other) // 2]
             yield (
-                f"for {len(other)} of {count(len(found), 'weight')} that were compared, the magnitudes in "
+                f"for {len(other)} of {count(len(found), 'weight')} in the sample, the magnitudes in "
                 f"{escape(plan.sources[number].name)} differ by {percent(apart)} (median): they {OTHER_NORMS}: "
                 f"{listing([*other])}"
             )
@@ -69,7 +69,7 @@ def _has_norms_of_rows(term: LoraTerm, step: Step, inputs: Sequence[Input]) -> b
 
 
 def _apart(base: Checkpoint, adapter: Checkpoint, step: Step, magnitude: Input) -> float:
-    """Return by which share magnitudes differ from the norms of their rows, as a median; 0 if they rise together."""
+    """Return the median relative difference between magnitudes and norms of their rows; 0 if they are correlated."""
     import numpy as np
 
     height, width = step.source_shape

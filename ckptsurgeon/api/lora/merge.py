@@ -76,7 +76,7 @@ def lora_merge(
     """
     given = adapters_of(adapters)
     check_encoding(encoding)
-    check_place(vocab, "an adapter is added to the rows of the base by position.", ADAPTED)
+    check_place(vocab, "row n of the adapter is added to row n of the base, whatever their tokens.", ADAPTED)
     counts, most = weights_of_adapters(weights, given), memory_bytes(memory)
     options = Options.of(exclude=exclude, dtype=str(dtype) if dtype is not None else None)
     opened: list[Checkpoint] = []
@@ -124,5 +124,5 @@ def lora_merge(
 
 
 def _counted(opened: Sequence[Checkpoint], weights: Sequence[float]) -> list[str]:
-    """Return notes on adapters that would be added twice; ``opened`` is the base, followed by the adapters."""
+    """Return notes on adapters that would be added a second time; ``opened`` is the base, followed by the adapters."""
     return [*twice_notes(opened[1:]), *merged_notes(opened[0], opened[1:], weights)]

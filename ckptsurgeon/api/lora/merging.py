@@ -1,4 +1,4 @@
-"""Reads the arguments that verbs with several adapters share: the adapters and their weights."""
+"""Reads the arguments that all verbs with several adapters have: the adapters and their weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["adapters_of", "weights_of_adapters"]
 
 
 def adapters_of(adapters: Sources) -> list[CheckpointLike]:
-    """Return the adapters as a list, also if only one is given, without a list."""
+    """Return the adapters as a list; a single adapter may be given without a list."""
     if is_given(adapters):
         return [cast("CheckpointLike", adapters)]
     return list(cast("Sequence[CheckpointLike]", adapters))
@@ -38,7 +38,7 @@ def weights_of_adapters(weights: Sequence[float] | None, adapters: Sequence[obje
 
 
 def _number(value: float) -> float:
-    """Return a number as a float; an integer that is too large becomes infinite."""
+    """Return a number as a float; an integer that is too large for a float becomes infinite."""
     try:
         return float(value)
     except OverflowError:

@@ -63,7 +63,7 @@ def open_adapter(given: CheckpointLike, name: str, weight: float, opened: list[C
 
 
 def _opened(given: CheckpointLike) -> tuple[Checkpoint, File | None]:
-    """Return an adapter's open weights, and the file of its configuration; None if it has no configuration."""
+    """Return an adapter's open weights, and the file of its configuration (None if there is no such file)."""
     place = place_of(given)
     if not place:
         return open_checkpoint(given, unwrap=False, called="adapter"), None
@@ -128,9 +128,9 @@ def _number(checkpoint: Checkpoint, key: str) -> float:
 
 
 def _within(checkpoint: Checkpoint) -> Mapping[str, AdapterConfig]:
-    """Return the adapter configurations in a diffusers file's metadata, by the pipeline's model (such as ``unet``).
+    """Return the adapter configurations in a diffusers file's metadata, by the name of the pipeline's part (``unet``).
 
-    The configuration of a file for one model has the key ''.
+    If the file is for one model without a name, the key is ''.
     """
     text = checkpoint.metadata.get(METADATA)
     if text is None:

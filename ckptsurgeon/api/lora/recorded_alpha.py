@@ -19,7 +19,7 @@ OF_DIFFUSERS = "lora_adapter_metadata"
 
 
 def recorded_alpha_notes(checkpoint: Checkpoint) -> Iterator[str]:
-    """Yield a note if factors have no alpha, and so the scale 1, although the metadata of their file give another."""
+    """Yield a note if factors have no alpha (so their scale is 1), but the file's metadata give another scale."""
     alpha, rank = (_number(checkpoint.metadata.get(name)) for name in (ALPHA, RANK))
     if not alpha or not rank or alpha == rank or OF_DIFFUSERS in checkpoint.metadata:
         return
@@ -31,7 +31,7 @@ def recorded_alpha_notes(checkpoint: Checkpoint) -> Iterator[str]:
     number = sum("A" in parts and "alpha" not in parts for parts in modules.values())
     if number:
         scale = f"{alpha / rank:g} ({ALPHA} {alpha:g} / {RANK} {rank:g})"
-        have = f"{count(number, 'module')} {'has' if number == 1 else 'have'} no alpha, and so the scale 1"
+        have = f"{count(number, 'module')} {'has' if number == 1 else 'have'} no alpha tensor, so that the scale is 1"
         yield (
             f"{have}, although the metadata give {scale}: to apply this alpha, run lora merge --weights "
             f"{alpha / rank:g}"
@@ -39,7 +39,7 @@ def recorded_alpha_notes(checkpoint: Checkpoint) -> Iterator[str]:
 
 
 def _number(text: str | None) -> float:
-    """Return the number above 0 that a text gives; 0 for any other text."""
+    """Return the number in a text if it is above 0; 0 for any other text."""
     with suppress(ValueError):
         value = float(text or 0)
         return value if isfinite(value) and value > 0 else 0.0

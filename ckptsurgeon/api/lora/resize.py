@@ -1,4 +1,4 @@
-"""``lora_resize``: gives an adapter smaller ranks, by the singular values of its products."""
+"""``lora_resize``: reduces the ranks of an adapter, by the singular values of its products B A."""
 
 from __future__ import annotations
 
@@ -36,14 +36,15 @@ def lora_resize(
     With ``energy`` (0.95), each module gets the smallest rank that keeps this share of its squared singular values, at
     most ``rank`` if both are given; for this, the values of the factors are read. Factors are replaced by an
     orthonormal basis and a small triangular matrix (QR), so that no product is ever in memory. A module whose rank is
-    no larger already is copied; scales stay. The receipt of ``apply`` has the error of each module.
+    already small enough is copied; scales (lora_alpha / r) do not change. The receipt of ``apply`` has the error of
+    each module.
 
-    The adapter is a PEFT or mlx-lm folder, or a file with kohya's, diffusers' or ComfyUI's names, which the output
-    keeps; that of mlx-lm is a PEFT folder. ``dtype`` is the dtype of the factors, by default theirs. ``memory``
-    ("512MB") limits the memory of the computation.
+    The adapter is a PEFT or mlx-lm folder, or a file with kohya's, diffusers' or ComfyUI's names, and the output is of
+    the same kind; for mlx-lm, it is a PEFT folder. ``dtype`` is the dtype of the factors, by default that of the
+    adapter. ``memory`` ("512MB") limits the memory of the computation.
 
-    Raises PlanError for a DoRA or values that are not finite, ConfigError for an invalid rank or share or an adapter of
-    another kind, and what ``open_checkpoint`` raises.
+    Raises PlanError for DoRA and for values that are not finite, ConfigError for an invalid ``rank`` or ``energy`` and
+    for an adapter of another kind, and what ``open_checkpoint`` raises.
     """
     share = float(energy) if energy is not None else None
     check_sizes(rank, share)

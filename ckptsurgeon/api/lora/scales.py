@@ -1,4 +1,4 @@
-"""Compares the scales (lora_alpha / r) of adapters: copied factors must keep their scale in the output's folder."""
+"""Compares the scales (lora_alpha / r) of adapters: factors that are copied must have the same scale in the output."""
 
 from __future__ import annotations
 
@@ -48,8 +48,9 @@ def _check_scales(one: ModelFolder, donor: ModelFolder, keys: Iterable[str]) -> 
         raise PlanError(
             f"the factors of {escape(apart[0])} are scaled by {theirs.scale_of(apart[0]):g} in the {ADAPTER} of "
             f"{escape(one.path)}, but by {ours.scale_of(apart[0]):g} in the {ADAPTER} of {escape(donor.path)}, which "
-            "the output gets.",
-            hint="Set lora_alpha (alpha_pattern, use_rslora) of the destination to that of the source, and plan again.",
+            f"is copied to the output.",
+            hint="Set lora_alpha (alpha_pattern, use_rslora) of the destination to that of the source, and make a new "
+            "plan.",
             details=apart,
         )
 

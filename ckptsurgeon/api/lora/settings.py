@@ -26,13 +26,16 @@ OFF_BY_DEFAULT = (
     "target_parameters", "trainable_token_indices", "alora_invocation_tokens", "use_qalora", "use_bdlora", "bias",
     "r", "lora_alpha", "feedforward_modules", START,
 )  # fmt: skip
-"""Fields that are also compared if one of two files lacks them, which then means null, false, empty or "none".
+"""Fields that are also compared if a file lacks them: a missing field equals null, false, empty or "none".
 
 All other fields are compared only if both files have a value: an older file lacks newer fields, and null as the base or
-the task means that it is not known.
+the task means "not known".
 """
 LONGEST = 200
-"""Longer values of settings are shortened in notes. The number is large, as two paths may differ only at their ends."""
+"""Longer values of settings are shortened in notes.
+
+The limit is large, because two paths may differ only at their ends.
+"""
 MOST = 6
 """The largest number of settings that a note lists."""
 
@@ -42,7 +45,7 @@ def other_settings(donor: ModelFolder, models: Iterable[ModelFolder]) -> list[st
 
     ``donor`` is the folder whose adapter_config.json is copied to the output.
     """
-    ends = f"the output gets {ADAPTER} of {escape(donor.path)}"
+    ends = f"the output gets the {ADAPTER} of {escape(donor.path)}"
     notes = (setting_notes(one.path, one.adapter, donor.path, donor.adapter) for one in models)
     return [f"{note}; {ends}" for each in notes for note in each]
 
@@ -72,7 +75,7 @@ def _differ(field: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> boo
 
 
 def _meant(field: str, value: Any) -> Any:
-    """Return a value in a form for comparisons; null, false, empty and "none" are all None."""
+    """Return a value in a form that can be compared; null, false, empty and "none" all become None."""
     if field == BASE and isinstance(value, str):
         return base_name(value)
     if field == START:

@@ -28,7 +28,7 @@ MOST = 16
 NEEDED = {"weight": 1.0, "t": 0.5}
 """The values of parameters without a default: equal weights, and the middle between two models."""
 BASES = ("required", "optional")
-"""What ``Method.base`` says of methods that merge changes from a base."""
+"""The value of ``Method.base`` for methods that merge the models' changes from a base."""
 
 
 def explain_merge(plan: Plan, patterns: Sequence[str]) -> ExplainedMerge:
@@ -69,9 +69,9 @@ def _explained(plan: Plan, step: Step) -> MergeExplanation:
 
 
 def _not_compared(step: Step) -> str:
-    """Return why the changes of the models cannot be compared; "" if they can."""
+    """Return why the changes of the models cannot be compared for a tensor; "" if they can be compared."""
     if step.merge is None:
-        return "it is not merged"
+        return "the tensor is not merged"
     if step.coded is not None:
         return "this tensor is a part of a quantised weight (--encoding dequantize merges the decoded weights)"
     if step.policy:
@@ -82,14 +82,14 @@ def _not_compared(step: Step) -> str:
 
 
 def _copied(plan: Plan, step: Step, one: Input, path: str) -> str:
-    """Write one input of a step to the file ``path``, under the key of the output."""
+    """Write one input tensor of a step to the file ``path``, under the key that it has in the output."""
     copy = Step(step.key, "copy", one.dtype, one.shape, one.source, one.key, one.dtype, one.shape)
     apply(replace(plan, steps=(copy,), metadata={}, notes=()), path)
     return path
 
 
 def _outcomes(plan: Plan, step: Step, paths: Sequence[str], folder: str) -> Iterator[MergeOutcome]:
-    """Yield the result of the plan's method for a tensor, then that of each other method with its defaults."""
+    """Yield the result of the plan's merge method for a tensor, then that of each other method with its defaults."""
     assert step.merge is not None
     path = os.path.join(folder, "planned.safetensors")
     apply(replace(plan, steps=(step,), metadata={}, notes=()), path)

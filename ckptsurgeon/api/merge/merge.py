@@ -112,7 +112,7 @@ def check_number(method: Method, number: int, base: CheckpointLike | None) -> No
             hint="Give more models.",
         )
     if number == 1 and base is None and method.needs_others:
-        hint = "Give another model, or a base with --base." if method.base == "optional" else "Give another model."
+        hint = "Add a second model, or a base with --base." if method.base == "optional" else "Give another model."
         raise ConfigError("only one model is given, so there is nothing to merge it with.", hint=hint)
     if most is not None and merged > most:
         raise ConfigError(
@@ -162,13 +162,13 @@ def merge(
     method starts. ``parameters`` are those of the method, by name; each can also be given as an argument
     (``density=0.5``). A value is a number, a list with a number for each model, a map from key patterns to values, or
     ``{"gradient": [0, 1]}`` for values from the first layer to the last. ``weights`` is the parameter ``weight`` for
-    all keys. ``statistics`` maps each model to a file that ``stats`` made of it, for the methods that use one
-    ("regmean", "fisher"); it may be strings MODEL=FILE.
+    all keys. ``statistics`` maps each model to the file that the verb ``stats`` made from it, for the methods that use
+    such files ("regmean", "fisher"); it may also be strings MODEL=FILE.
 
     ``on_missing`` decides about a tensor that some models lack: "error"; "base" (the base's tensor replaces it); "skip"
-    (the output does not have the tensor); "any" (the models that have it are merged). ``on_mismatch`` decides about a
-    tensor whose shape differs from that of the base or, without a base, of the first model: "error"; "skip" (the
-    model's tensor is ignored); "slice" (its leading part is merged); "overlap" (the part that all models have is
+    (the output does not get the tensor); "any" (it is merged from the models that have it). ``on_mismatch`` decides
+    about a tensor whose shape differs from that of the base or, without a base, of the first model: "error"; "skip"
+    (the model's tensor is ignored); "slice" (its leading part is merged); "overlap" (the part that all models have is
     merged, the rest is that of the base or first model). ``on_mismatch`` is one policy for all tensors, or a map from
     pattern to policy.
 
@@ -177,11 +177,12 @@ def merge(
     has none; ``vocab_keys`` lists the tensors with a row for each token (GLOB, GLOB=AXIS), if their sizes do not show
     this. ``int_buffers`` ("last", "first", "max") chooses the values of integer tensors.
 
-    With ``align``, each model is first aligned with the base or, without a base, with the first model: its channels,
-    heads, experts and the numbers of its residual stream are put into the order in which its weights are most like
-    theirs, which does not change what it computes (Git Re-Basin, arXiv 2209.04836). All weights are read for this when
-    the plan is made. The axes are those of the network in config.json; for other models, ``align_groups`` lists them,
-    as a map from names of groups to axes (``{"hidden": {"fc1.weight": 0, "fc2.weight": 1}}``), or as a YAML file.
+    With ``align``, each model is first aligned with the base or, without a base, with the first model (Git Re-Basin,
+    arXiv 2209.04836): its channels, heads, experts and the dimensions of its residual stream are permuted so that its
+    weights become as similar as possible to those of that model. The aligned model computes the same as before. All
+    weights are read for this when the plan is made. The axes are those of the network in config.json; for other models,
+    ``align_groups`` lists them, as a map from names of groups to axes (``{"hidden": {"fc1.weight": 0, "fc2.weight":
+    1}}``), or as a YAML file.
 
     Quantised models are decoded before the merge; the result is quantised like the base or first model, or stored as
     plain numbers if ``encoding`` is "dequantize". ``dtype`` is the dtype of the output, by default the widest of the
@@ -189,8 +190,8 @@ def merge(
     that draw random numbers. ``plugin`` is a Python file with your own merge methods; it is run. ``memory`` (such as
     "512MB") limits the memory of the computation. ``device`` is "cpu" or "cuda"; on "cuda", torch computes.
 
-    ``unwrap`` removes a wrapper's prefix, such as ``module.``, from all keys; ``root`` is the entry of each file that
-    contains the tensors, as ``model.ema``. ``metadata`` sets entries of the metadata, as in ``convert``. If the base,
+    ``unwrap`` removes a wrapper's prefix, such as ``module.``, from all keys; ``root`` is the dotted path of the state
+    dict in each file, such as ``model.ema``. ``metadata`` sets entries of the metadata, as in ``convert``. If the base,
     or else the first model, is a transformers folder, the output gets its configuration and tokeniser.
 
     Raises ConfigError for an unknown method or parameter, PlanError if the models differ or ``memory`` is too small,
@@ -254,7 +255,7 @@ def _plan_models(
 ) -> Plan:
     """Return the plan that merges models tensor by tensor, with the configuration and tokeniser for an output folder.
 
-    ``settings`` are the parameters of the method, and ``asked`` has the further arguments of ``merge``.
+    ``settings`` are the parameters of the method, and ``asked`` has the other arguments of ``merge``.
     """
     ordered = models if base is None else [*models, base]
     names, donor = names_of(list(map(path_of, ordered))), 0 if base is None else len(models)
@@ -309,7 +310,7 @@ def _plan_models(
 
 
 def _repeated(opened: Sequence[Checkpoint], models: int, method: Method) -> list[str]:
-    """Return notes on models that are given twice, that are also the base, or that were not trained from it.
+    """Return notes on models that are given twice, that are also the base, or that were not trained from the base.
 
     ``opened`` has the models, whose number is ``models``, and then the base, if there is one.
     """
@@ -323,7 +324,7 @@ def _repeated(opened: Sequence[Checkpoint], models: int, method: Method) -> list
 def _views(
     names: Sequence[str], opened: Sequence[Checkpoint], operations: Mapping[int, Sequence[Mapping[str, Any]]]
 ) -> list[SourceView]:
-    """Return the open models in the form that planners read; ``operations`` are those of models that were aligned."""
+    """Return the open models in the form that planners read; ``operations`` are those that aligned the models."""
     named = enumerate(zip(names, opened, strict=True))
     return [
         view_of(plan_source(name, checkpoint, operations=operations.get(index, ())), checkpoint)

@@ -61,7 +61,8 @@ def found(one: ModelReference, folder: str) -> str:
                 return path
     if one.lora:
         raise ConfigError(
-            f"{escape(one.written)} is a model with an adapter: first merge the adapter into the model.",
+            f"{escape(one.written)} is a model with an adapter, which cannot be merged directly: first merge the "
+            f"adapter into the model.",
             hint=f"Run ckpt lora merge {escape(one.path)} {escape(one.lora)} -o merged/.",
         )
     raise SourceError(
@@ -144,7 +145,7 @@ class RecipeModels:
         )
 
     def _lender(self, method: Method) -> int | None:
-        """Return the index of the base if its rows replace the rows of tokens that a model lacks; None otherwise.
+        """Return the index of the base if tokens that a model lacks get the base's rows; None otherwise.
 
         As in mergekit, this is the case if the method itself uses no base, but the recipe has a base, and every slice
         of the output contains this base as a model.
@@ -166,8 +167,8 @@ class RecipeModels:
         """Return the plan of the merge, with the configuration and tokeniser for an output folder.
 
         ``tokens`` are the token lists of the models and of the output; None if rows are not merged by token.
-        ``arguments`` are recorded in the recipe of the output. ``statistics`` opens those of the models with the given
-        indices; ``self.statistics`` then has them.
+        ``arguments`` are recorded in the recipe of the output. ``statistics`` is a function that opens the statistics
+        of the models with the given indices; the result is stored in ``self.statistics``.
         """
         counts = [layer_counts(one.config) for one in self.folders]
         layout = pieces_of_configuration(
@@ -192,13 +193,13 @@ class RecipeModels:
         return merged_folder(plan, self.folders[self.donor], self.folders, config=config, files=files, tokens=tokens)
 
     def given_statistics(self, asked: Rules) -> Rules:
-        """Return the statistics of the models by name, those in the recipe or those in the arguments (``asked``).
+        """Return the statistics of the models by name: those in the recipe, or those in the arguments (``asked``).
 
         Raises ConfigError if there are both, SourceError for a file of the recipe that does not exist.
         """
         written = self._configuration.statistics
         if written and asked:
-            raise ConfigError("both --statistics and the recipe give statistics.", hint="Leave one out.")
+            raise ConfigError("both --statistics and the recipe name files with statistics.", hint="Leave one out.")
         if not written:
             return asked
         return {self.names[self._numbers[one]]: _statistics_file(path, self._folder) for one, path in written.items()}
@@ -210,8 +211,8 @@ class RecipeModels:
     def _config(self, layout: MergeLayout) -> tuple[Mapping[str, Any], list[str], list[str]]:
         """Return (configuration for the output, notes, faults).
 
-        The configuration is that of the donor, changed for the new list of layers. Each fault is something about these
-        layers that no field can state.
+        The configuration is that of the donor, changed for the new list of layers. Each fault names a property of these
+        layers that no field of config.json can express.
         """
         folder, notes, faults = self.folders[self.donor], list[str](), list[str]()
         config: Mapping[str, Any] = folder.config
@@ -280,16 +281,18 @@ def read_recipe(path: str) -> dict[str, Any]:
 def check_alone(recipe: str, **given: Any) -> None:
     """Raise ConfigError if ``recipe`` is not the path of a recipe, or if an argument in ``given`` has a value.
 
-    ``given`` are the arguments of ``merge`` that a recipe itself contains, such as the method.
+    ``given`` are the values of those arguments of ``merge`` that a recipe itself contains, such as the method.
     """
     if not is_recipe(recipe):
         raise ConfigError(
-            f"{escape(recipe)} is not a recipe.", hint="Give a recipe of mergekit (.yaml), or a list of models."
+            f"{escape(recipe)} is not a recipe of mergekit.",
+            hint="Give a recipe of mergekit (.yaml), or a list of models.",
         )
     doubled = next((name for name, value in given.items() if value not in (None, (), [], {})), "")
     if doubled:
         raise ConfigError(
-            f"the argument {escape(doubled)} cannot be given with a recipe.", hint="Write it into the recipe."
+            f"the argument {escape(doubled)} cannot be given with a recipe.",
+            hint="Write its value into the recipe instead.",
         )
 
 
@@ -297,8 +300,8 @@ def plan_configuration(path: str, document: Mapping[str, Any], method: Method, a
     """Return the plan of the recipe ``document``, which was read from ``path``.
 
     Paths in the recipe are relative to the working directory, or else to the recipe's folder. ``asked`` has the
-    arguments of ``merge`` other than models, method and parameters. Raises ConfigError for a wrong field, PlanError if
-    the models cannot be merged in this way.
+    arguments of ``merge`` other than models, method and parameters. Raises ConfigError for an invalid field of the
+    recipe, PlanError if the models cannot be merged in this way.
     """
     folder = os.path.dirname(path)
     try:

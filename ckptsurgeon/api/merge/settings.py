@@ -57,7 +57,7 @@ class MergeRequest:
     align_groups: Mapping[str, Any] | None = None
 
     def aligned(self, opened: Sequence[Checkpoint], reference: int) -> AlignedModels:
-        """Return the open models, aligned with the one at the index ``reference`` if this was asked for."""
+        """Return the open models; with ``--align``, all are aligned with the model at the index ``reference``."""
         if not self.align:
             return AlignedModels(list(opened))
         from ..aligning.align import align
@@ -85,7 +85,7 @@ class MergeRequest:
         return [*source_notes(opened, unwrap=self.unwrap), *encoding_notes(opened, self.encoding)]
 
     def carried(self, plan: Plan, opened: Sequence[Checkpoint], *others: str, donor: int) -> Plan:
-        """Return ``plan`` with its estimated cost, and with ``opened`` as its inputs, which stay open for ``apply``.
+        """Return ``plan`` with its estimated cost, and ``opened`` as its inputs, which stay open until ``apply``.
 
         ``others`` are paths of further files that were read, which the output must not overwrite. ``donor`` is the
         index of the model whose configuration the output gets.
@@ -142,7 +142,7 @@ def _settings(name: str, value: Any, *, by_model: bool) -> list[ParameterSetting
 
 def _pattern(name: str, text: object) -> str:
     if not isinstance(text, str) or not text:
-        raise ConfigError(f"the parameter {escape(name)} has {brief_repr(text, 40)} instead of a pattern of keys.")
+        raise ConfigError(f"the parameter {escape(name)} has {brief_repr(text, 40)} where a pattern of keys is needed.")
     return text
 
 

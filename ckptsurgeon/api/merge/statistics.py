@@ -1,4 +1,4 @@
-"""The statistics of the models of a merge: files of ``ckpt stats``, each checked to be of its model."""
+"""The statistics of the models of a merge: files that ``ckpt stats`` wrote, each checked to belong to its model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ ROLE = "statistics"
 class MergeStatistics:
     """The open files with statistics of the models of a merge, in the order of the models, and their views.
 
-    ``by_model`` maps the index of each model to its statistics. ``notes`` are on statistics of few inputs.
+    ``by_model`` maps the index of each model to its statistics. ``notes`` name statistics that were made from too few
+    inputs.
     """
 
     opened: Sequence[Checkpoint] = ()
@@ -49,9 +50,9 @@ def opened_statistics(
 ) -> MergeStatistics:
     """Open the statistics that a merge method needs of each model; ``stack`` closes them.
 
-    ``given`` is the argument ``statistics``: strings MODEL=FILE, or a map. ``models`` are the models by their index in
-    ``views``, the sources of the plan, whose ``paths`` may stand for their names. Raises ConfigError if statistics are
-    missing, superfluous, or of another model.
+    ``given`` is the argument ``statistics``: strings MODEL=FILE, or a map. ``models`` are the indices of the models in
+    ``views``, the sources of the plan; the argument may name a model by its path in ``paths``. Raises ConfigError if
+    statistics are missing, superfluous, or of another model.
     """
     if not method.statistics:
         if given:
@@ -71,8 +72,9 @@ def opened_statistics(
         said = said_in(checkpoint)
         if models[model].in_memory:
             raise ConfigError(
-                f"the model {escape(views[model].source.name)} is in memory, but statistics are of a model in a file.",
-                hint="Give the path of the model.",
+                f"the model {escape(views[model].source.name)} is in memory, but statistics can only be used for a "
+                f"model in a file.",
+                hint="Write the model to a file, and give its path.",
             )
         check_belongs(said, checkpoint.path, models[model].stored or models[model])
         found[model] = _statistics(method, said, checkpoint, views[model], len(views) + len(opened))
@@ -139,7 +141,7 @@ def _check_all(
 def _statistics(
     method: Method, said: Mapping[str, Any], file: Checkpoint, view: SourceView, source: int
 ) -> ModelStatistics:
-    """Return the statistics of the kind that a method needs, which an open file has of the model ``view``."""
+    """Return the statistics of the kind that a method needs, from an open file that belongs to the model ``view``."""
     kind, path = method.statistics, escape(file.path)
     about = said.get(kind)
     if not isinstance(about, Mapping):
@@ -164,7 +166,7 @@ def _statistics(
 
 
 def _few(said: Mapping[str, Any], file: Checkpoint, found: ModelStatistics, name: str) -> Iterator[str]:
-    """Yield a note on Gram matrices that are singular, since there were fewer inputs than a layer has channels."""
+    """Yield a note on Gram matrices that are singular: they were made from fewer inputs than a layer has channels."""
     rows = said[found.kind].get("rows")
     number = {key: one for key, one in rows.items() if isinstance(one, int)} if isinstance(rows, Mapping) else {}
     few = [key for key, own in found.keys.items() if number.get(key, sys.maxsize) < max(file[own].shape, default=0)]

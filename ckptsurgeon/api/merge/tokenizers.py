@@ -89,7 +89,8 @@ def _with_tokenizer(donor: ModelFolder, other: ModelFolder, where: str) -> tuple
     if not other.tokenizer and (other.embedded is not None or other.path.lower().endswith(".gguf")):
         raise ConfigError(
             f"{where} is {escape(other.path)}, whose tokeniser is inside the GGUF file.",
-            hint="Write this model as base_model, or first: a GGUF output gets the tokeniser of that model.",
+            hint="Make this model the base_model, or the first model, of the recipe: a GGUF output gets that model's "
+            "tokeniser.",
         )
     if not other.tokenizer:
         raise ConfigError(
@@ -100,7 +101,7 @@ def _with_tokenizer(donor: ModelFolder, other: ModelFolder, where: str) -> tuple
 
 
 def _template(said: str, folders: Sequence[ModelFolder]) -> str:
-    """Return the chat template for ``said``, the field ``chat_template`` of a recipe; '' if there is none.
+    """Return the text of the chat template for ``said``, the field ``chat_template`` of a recipe; '' if there is none.
 
     "auto" is the template that most models have. Other values are the name of a built-in template, or the text of a
     template.
@@ -138,7 +139,7 @@ class RowsRequest:
     base: int | None = None
 
     def added(self, tokens: Sequence[str]) -> tuple[str, ...]:
-        """Return the tokens in the recipe that are not in the list ``tokens``."""
+        """Return the tokens in the recipe that are not in the token list ``tokens``."""
         known = set(tokens)
         return tuple(one.token for one in self.tokens if one.token not in known)
 
@@ -146,10 +147,10 @@ class RowsRequest:
 def chosen_rows(
     asked: RowsRequest, every: Sequence[VocabularyRows], lists: Sequence[Vocabulary], tokens: Sequence[str]
 ) -> tuple[tuple[VocabularyRows, ...], list[str]]:
-    """Return (for each model, its row for each of the output's ``tokens``; notes), as the recipe chooses.
+    """Return (for each model, its row numbers for the output's ``tokens``; notes), with the choices of the recipe.
 
-    ``asked`` has the choices of the recipe, ``every`` the rows of each model without these choices, and ``lists`` the
-    token list of each model. Raises ConfigError if the recipe chooses a row that does not exist.
+    ``asked`` has the choices of the recipe, ``every`` the row numbers of each model before these choices, and ``lists``
+    the token list of each model. Raises ConfigError if the recipe chooses a row that does not exist.
     """
     places = {token: place for place, token in enumerate(tokens)}
     needed = [one for one in asked.tokens if one.force or _is_lacking(every, places[one.token])]
@@ -172,7 +173,7 @@ def _lent(
     lists: Sequence[Vocabulary],
 ) -> TokenRowOverride:
     if not one.source:
-        has = "force: true, but no source" if one.force else "no source, but not all models have the token"
+        has = "force: true, but no source" if one.force else "no source, although some models lack the token"
         raise ConfigError(
             f"the entry {escape(one.where)} of the recipe has {has}.",
             hint="Write source: and a model, {kind: zero} or {kind: model_token, …}.",
@@ -208,7 +209,7 @@ def _row(one: TokenRow, rows: VocabularyRows, tokens: Vocabulary) -> int:
 
 
 def _of_base(every: Sequence[VocabularyRows], base: int, spoken: set[int]) -> Iterator[TokenRowOverride]:
-    """Yield the base's row for each token that another model lacks and that is not in the recipe.
+    """Yield the base's row for each token that another model lacks, except tokens that are in the recipe.
 
     ``every`` has the rows of each model, and ``base`` is the index of the base. ``spoken`` are the indices of the
     output rows whose tokens are in the recipe.

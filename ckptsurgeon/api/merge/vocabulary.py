@@ -56,12 +56,12 @@ class VocabularyRequest:
 
     @property
     def is_by_place(self) -> bool:
-        """Whether row n of each model is merged into row n of the output, even if their tokens differ."""
+        """Whether row n of the output is merged from row n of each model, even if their tokens differ."""
         return self.vocab is not None and self.vocab.lower() == PLACE
 
     @property
     def said(self) -> dict[str, Any]:
-        """The request as arguments that the output's recipe records; of a path, only the file name is recorded."""
+        """The request's arguments as the output's recipe records them; of a path, only the file name is recorded."""
         known = self.vocab is None or self.vocab.lower() in (UNION, BASE, PLACE)
         return {"vocab": self.vocab if known else os.path.basename(str(self.vocab)), "vocab_keys": self.keys}
 
@@ -153,7 +153,7 @@ def merge_vocabulary(
 
 
 def _list_notes(model: InputModel, given: tuple[Sequence[str], str]) -> Iterator[str]:
-    """Yield notes if ``given``, the tokens and path of a list in ``--tokens``, is not the list of the model."""
+    """Yield notes if a list in ``--tokens`` (``given``: its tokens and its path) is not the token list of the model."""
     name = model.view.source.name
     if not model.folder.vocabulary:
         yield from given_list_notes(model.folder, given, name)
@@ -162,7 +162,7 @@ def _list_notes(model: InputModel, given: tuple[Sequence[str], str]) -> Iterator
 
 
 def _is_beside(path: str, model: InputModel) -> bool:
-    """Return whether the token list at ``path`` is in the folder of the model, whose files other checks compare."""
+    """Return whether the token list at ``path`` is in the folder of the model: such lists are compared elsewhere."""
     return os.path.realpath(os.path.dirname(path) or os.curdir) == os.path.realpath(model.folder.path)
 
 

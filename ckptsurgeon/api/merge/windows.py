@@ -1,4 +1,4 @@
-"""``average_windows``: the means of every few checkpoints in a row, as moving averages of a run."""
+"""``average_windows``: the means of all windows of consecutive checkpoints of a run (a moving average)."""
 
 from __future__ import annotations
 
@@ -36,14 +36,13 @@ def average_windows(
     key: Path | None = None,
     progress: Progress | None = None,
 ) -> list[Receipt]:
-    """Write the mean of every ``window`` checkpoints in a row, each to its own file in the folder ``output``.
+    """Write the mean of every ``window`` consecutive checkpoints, each to its own file in the folder ``output``.
 
-    Of ten checkpoints and a window of four, these are seven means: of the first to the fourth, the second to the
-    fifth, and so on. Each has the name of the last checkpoint in it; a name without the suffix of a format that can be
-    written, such as that of a folder, gets ".safetensors". Each mean is an output of its own, with a recipe that
+    With ten checkpoints and a window of four, seven means are written: of the first to the fourth, the second to the
+    fifth, and so on. Each is named after the last checkpoint in its window; a name without the suffix of a format that
+    can be written, such as that of a folder, gets ".safetensors". Each mean is an output of its own, with a recipe that
     ``verify`` computes again; it is computed from its checkpoints, not from the mean before it, whose rounding it would
-    inherit. The other arguments are those of ``average`` and ``apply``. Returns the receipts in
-    the order of the means.
+    inherit. The other arguments are those of ``average`` and ``apply``. Returns the receipts in the order of the means.
 
     Raises ConfigError for a window that is not between 2 and the number of checkpoints, OutputError if a file exists
     (without ``force``), and what ``average`` and ``apply`` raise.
@@ -57,7 +56,7 @@ def average_windows(
     paths = [os.fspath(one) for one in sources]
     if not 2 <= window <= len(paths):
         raise ConfigError(
-            f"--window {window} does not fit {count(len(paths), 'checkpoint')}.",
+            f"--window {window} is not possible with {count(len(paths), 'checkpoint')}.",
             hint="Give a number from 2 to the number of checkpoints.",
         )
     folder = os.fspath(output)
@@ -93,7 +92,7 @@ def _file_name(name: str) -> str:
 
 
 def _make(folder: str, names: Sequence[str], *, force: bool) -> None:
-    """Make the folder of the outputs; raises OutputError if it cannot be made, or has one of them already."""
+    """Create the folder of the outputs; raises OutputError if this fails, or if one of the outputs exists already."""
     check_is_path(folder)
     try:
         os.makedirs(folder, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A note on an adapter in the folder of a complete model: transformers also loads the adapter if PEFT is installed."""
+"""A note on an adapter in the folder of a complete model: if PEFT is installed, transformers also loads the adapter."""
 
 from __future__ import annotations
 

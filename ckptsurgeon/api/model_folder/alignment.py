@@ -1,4 +1,4 @@
-"""Compares Whisper's ``alignment_heads`` with config.json, and removes the heads of layers that are left out.
+"""Compares Whisper's ``alignment_heads`` with config.json, and removes the entries of layers that are left out.
 
 ``alignment_heads`` are the [layer, head] pairs of the decoder from which word timestamps are computed.
 """

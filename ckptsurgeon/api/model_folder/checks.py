@@ -40,8 +40,8 @@ def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[str]
     """Return notes on layers of a source that lack tensors, or have other tensors than its configuration implies.
 
     There are no notes if the source is a single shard. If the folder has no configuration, the only notes are on layers
-    without any tensor, and on quantised tensors whose stored shape contradicts their codes. Token lists that were
-    changed since they were written with the weights are noted as well.
+    without any tensor, and on quantised tensors whose stored shape contradicts their codes. There are also notes on
+    token lists that were changed after they were written together with the weights.
     """
     if checkpoint.elsewhere:
         return []
@@ -64,10 +64,10 @@ def _is_configured(folder: ModelFolder) -> bool:
 
 
 def with_layers_said(plan: Plan, layers: Sequence[str], path: str, config: Mapping[str, Any]) -> Plan:
-    """Return a plan with additional notes, ``layers``: ``source_layer_notes`` returned them for a source of the plan.
+    """Return a plan with the notes ``layers`` added, which ``source_layer_notes`` returned for one of its sources.
 
-    ``path`` is the path of this source, and ``config`` its configuration. A note that is true of the source, but not
-    of the output, gets the path as prefix.
+    ``path`` is the path of this source, and ``config`` its configuration. A note that applies to the source, but not to
+    the output, gets the path as prefix.
     """
     if not layers:
         return plan

@@ -42,7 +42,7 @@ AFTER_PADDING = frozenset((
     "longformer", "luke", "m2m_100", "markuplm", "nllb-moe", "roberta", "roberta-prelayernorm", "xlm-roberta",
     "xlm-roberta-xl", "xmod",
 ))  # fmt: skip
-"""Model types that count positions from ``pad_token_id`` on: another id gives each token another position."""
+"""Model types whose position ids begin at ``pad_token_id`` + 1: another id gives each token another position."""
 
 # Whether a model of transformers uses its embedding as output layer if config.json lacks ``tie_word_embeddings``.
 
@@ -93,7 +93,7 @@ OF_MODELS = ("float32", "bfloat16", "float16", "float64")
 DTYPE = ("dtype", "torch_dtype")
 """The name of the field with the dtype, and its name before transformers 4.56."""
 Path = tuple[str, ...]
-"""The names that lead to a field, the outermost first."""
+"""The names of the sections that lead to a field, the outermost first, and of the field."""
 
 
 def counted_layers(config: Mapping[str, Any], above: Path = ()) -> Iterator[tuple[Path, int]]:

@@ -33,7 +33,7 @@ ALIKE = {
     "gelu_fast": "gelu_pytorch_tanh",
     "gelu_python": "gelu",
 }
-"""Names of activation functions, each with another name of the same function."""
+"""{name of an activation function: another name of the same function}"""
 OF_GEMMA = ("gemma", "paligemma")
 """Model types that ignore their older field ``hidden_act`` and use another activation."""
 WINDOWED = ("sliding_window", "max_window_layers")
@@ -78,7 +78,7 @@ def with_config_said(
     donor: int = 0,
     given: tuple[Mapping[str, Any], str, ModelFolder] | None = None,
 ) -> Plan:
-    """Return a plan with notes on sources whose configuration differs from the output's in a way that changes results.
+    """Return a plan with notes on sources whose configuration gives equal weights other results than the output's.
 
     ``folders`` are the folders of the sources. The output gets the configuration of the source at index ``donor`` or,
     if this source has none, of the first source that has one. If the output gets the configuration of a destination
@@ -123,7 +123,7 @@ def config_notes(
     """Yield one note that lists the fields in which the configurations of two models differ, if there are any.
 
     ``other`` is the name of the model with the configuration ``theirs``, and ``name`` that of the model with ``ours``.
-    ``by_place`` is false if rows are mapped by token, so that a token may have another id in the other model.
+    ``by_place`` is false if rows are mapped by token; then a token may have different ids in the two models.
     """
     pair = _parts_of_one_kind(theirs, ours)
     differing = _differing(*pair, is_part=pair != (theirs, ours)) if ours else ()
@@ -212,11 +212,11 @@ def _differing(
 
 
 def _decides(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether two models compute with different ids of a field: ``pair`` are its values in ``configs``.
+    """Return whether a difference in a field with token ids affects results; ``pair`` are its values in ``configs``.
 
     These are the ids of tokens that stand for images and the like, the id with which a decoder begins (training shifts
-    the labels by it), and the id at which CLIP reads a text. An old id of CLIP, 2, does the same as that of the end
-    token if this is the last row, as it is by default.
+    the labels by it), and the id at which CLIP reads a text. In CLIP, the id 2 in
+    old configurations has the same effect as the id of the end token if this is the last row, as it is by default.
     """
     if None in pair or pair[0] == pair[1] or not _is_computed(field):
         return False
@@ -229,7 +229,7 @@ def _decides(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, Any
 
 
 def _is_computed(path: str) -> bool:
-    """Return whether a network may compute with the ids of a field, which is given with its path."""
+    """Return whether a network may use the token ids in a field in its computation; the path of the field is given."""
     field = path.rpartition(".")[2]
     return field in (END, START) or (is_of_ids(field) and is_of_inputs(field) and not is_of_others(field))
 
@@ -277,7 +277,7 @@ def _said_in(config: Mapping[str, Any], field: str) -> str:
 
 
 def _said_apart(theirs: Mapping[str, Any], ours: Mapping[str, Any], field: str) -> tuple[str, str]:
-    """Return a field's two values as text; of long lists, the first element that differs and how many more differ."""
+    """Return a field's two values as text; for long lists, the first elements that differ, and how many more differ."""
     one, here = theirs.get(field), ours.get(field)
     if not (isinstance(one, list) and isinstance(here, list) and len(repr((one, here))) > LONGEST):
         return _said_in(theirs, field), _said_in(ours, field)

@@ -77,7 +77,7 @@ IGNORED_PARTS = frozenset((
     "quantization_config",
     "rope_parameters", "rope_scaling", "task_specific_params",
 ))  # fmt: skip
-"""Fields whose value is an object that is not the configuration of a nested model, or that other code compares."""
+"""Fields whose value is a dict, but not the configuration of a nested model or not compared here."""
 _NAMES = frozenset((
     # of the file, of loading and running
     "architectures", "attn_impl", "attn_implementation", "dtype", "finetuning_task", "framework", "freeze",
@@ -171,7 +171,7 @@ def is_ignored(field: str) -> bool:
 
 
 def is_derived(field: str) -> bool:
-    """Return whether transformers derives a field from other fields of a configuration if this field is not set."""
+    """Return whether transformers derives the value of a field from other fields if the field is not set."""
     return _DERIVED.search(field) is not None
 
 
@@ -227,7 +227,7 @@ def label_differences(
         their_label, our_label = (
             f"{escape(labels[row])} in {escape(name)}" for labels, name in ((there, one[0]), (here, other[0]))
         )
-        yield f"row {row} of {escape(keys[0])} has the label {their_label} and {our_label} (id2label){also}"
+        yield f"row {row} of {escape(keys[0])} has different labels (id2label): {their_label}, {our_label}{also}"
 
 
 def _labels(config: Mapping[str, Any]) -> dict[int, str]:

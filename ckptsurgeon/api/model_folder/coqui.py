@@ -26,14 +26,14 @@ _BYTES = "bytes_output_mode"
 def alphabet_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield a note if the number of labels in a folder's alphabet does not fit the output layer of the network.
 
-    ``read`` is the same folder, or one with the same alphabet, which may be loaded already.
+    ``read`` is the same folder, or another folder with the same alphabet, whose alphabet may be loaded already.
     """
     rows = next((one.shape[0] for one in tensors if one.key == _OUTPUT and len(one.shape) == 1), 0)
     if not rows or folder.vocabulary != ALPHABET or _is_of_bytes(folder):
         return
     if read.tokens is not None and len(read.tokens) != rows:
         labels = count(len(read.tokens) - 1, "label")
-        yield f"{ALPHABET} has {labels} and the blank, but {_OUTPUT} has {rows} values"
+        yield f"{ALPHABET} has {labels}, to which CTC adds a blank, but {_OUTPUT} has {rows} values"
 
 
 def _is_of_bytes(folder: ModelFolder) -> bool:
@@ -47,7 +47,7 @@ def tensorflow_notes(plan: Plan) -> Iterator[str]:
     """Yield notes on a plan whose output is in TensorFlow's format: whether Coqui STT can load it, or what it lacks."""
     tensors = {step.key: TensorInfo(step.dtype, step.shape) for step in plan.steps}
     if is_network(tensors):
-        yield "for Coqui STT, the output also has the state of an Adam optimizer before its first step"
+        yield "the output also gets the state of an Adam optimizer before its first step, which Coqui STT expects"
         files = tuple(Companion(one.name, one.path, one.text) for one in plan.target.companions)
         if all(one.name != ALPHABET for one in files) and not _is_of_bytes(ModelFolder("", files)):
             yield f"the output's folder has no {ALPHABET}: Coqui STT needs such a file for --alphabet_config_path"

@@ -49,7 +49,7 @@ VOCABULARIES = (
 )
 """Files that may hold a tokeniser's vocabulary; the first that exists is used."""
 SECOND = ("dict.txt", "vocab-tgt.json", "target_vocab.json", "entity_vocab.json")
-"""Further token lists that a tokeniser may have: for the target language, or for entities."""
+"""Files with further token lists that a tokeniser may have: for the target language, or for entities."""
 
 
 def json_text(document: Mapping[str, Any]) -> str:

@@ -23,17 +23,17 @@ IGNORED = (
     "block_count", "context_length", "embedding_length", "expert_count", "expert_feed_forward_length",
     "expert_shared_feed_forward_length", "feed_forward_length", "leading_dense_block_count", "vocab_size",
 )  # fmt: skip
-"""Entries of an architecture that do not change what weights of the same shapes compute."""
+"""Metadata entries (without the architecture) that do not change what weights of the same shapes compute."""
 DEFAULTS = {
     "attention.sliding_window": "0", "rope.freq_base": "10000.0", "rope.scaling.factor": "1.0",
     "rope.scaling.type": "none",
 }  # fmt: skip
-"""The values with which llama.cpp computes if a file lacks the entry; other entries are compared if both have them."""
+"""{entry: value that llama.cpp uses if a file lacks it}; other entries are compared only if both files have them."""
 OF_TEXTS = (
     "model", "pre", "merges", "scores", "token_type", "add_bos_token", "add_eos_token", "add_space_prefix",
     "remove_extra_whitespaces",
 )  # fmt: skip
-"""Entries ``tokenizer.ggml.`` that decide how a text becomes tokens."""
+"""Entries that decide how a text is split into tokens; their names begin with ``tokenizer.ggml.``."""
 UNSAID = "not set"
 LONGEST = 60
 """The largest number of characters of a value that a note shows."""
@@ -70,7 +70,7 @@ class EmbeddedModel:
         return self.file.read(entry.offset, entry.nbytes)
 
     def part(self, key: str, begin: int, number: int) -> bytes:
-        """Return ``number`` bytes of an entry's value, fewer at its end; ``begin`` is the position of the first."""
+        """Return ``number`` bytes of an entry's value from position ``begin`` on; fewer if the value ends before."""
         entry = self.stored[key]
         return self.file.read(entry.offset + begin, max(0, min(number, entry.nbytes - begin)))
 
@@ -111,7 +111,7 @@ def embedded_notes(models: Sequence[tuple[str, EmbeddedModel | None]], donor: in
 
 
 def entry_notes(other: str, theirs: EmbeddedModel, name: str, ours: EmbeddedModel) -> Iterator[str]:
-    """Yield notes on metadata of two GGUF files that differ and so change results of equal weights, or tokens of texts.
+    """Yield notes on metadata of two GGUF files whose differences change results of equal weights, or tokens of texts.
 
     ``other`` is the name of the model with the metadata ``theirs``, and ``name`` that of the model with ``ours``.
     """
@@ -138,7 +138,7 @@ def entry_notes(other: str, theirs: EmbeddedModel, name: str, ours: EmbeddedMode
         if theirs.digest(key) != ours.digest(key)
     ]
     if others:
-        yield f"texts become other tokens, because the metadata of the GGUF files differ: {'; '.join(others)}"
+        yield f"texts are split into other tokens, because the metadata of the GGUF files differ: {'; '.join(others)}"
 
 
 def other_template(one: str, first: str, other: str, second: str) -> Iterator[str]:
@@ -153,7 +153,7 @@ def other_template(one: str, first: str, other: str, second: str) -> Iterator[st
 
 
 def _line(key: str, pair: tuple[str | None, str | None], names: tuple[str, str]) -> str:
-    """Return text with an entry's values in two files; if they are too long, it only says that the values differ."""
+    """Return text with the values of a metadata entry in two files; if they are long, only that they differ."""
     if None in pair:
         return f"{escape(key)} differs between {names[0]} and {names[1]}"
     one, here = (escape(str(value), LONGEST) for value in pair)

@@ -70,10 +70,10 @@ class ModelFolder:
     ``files`` is empty for a single file of weights, and for a folder without a configuration. ``linked`` has the names
     of configuration and tokeniser files that are symbolic links to files outside the folder; they are not copied.
     ``licences`` are the files with terms of use, and ``cards`` the names of model cards, which are not copied. ``left``
-    has the names of all other files. ``unlisted`` is true for a web address: a web server does not list its folders. If
-    the folder of a complete model also has an adapter_config.json, ``adapter_beside`` is the name of the file with the
-    adapter's weights, '' if this file is missing; else it is None. ``embedded`` has the metadata inside the file of
-    weights, if this is a GGUF file.
+    has the names of all other files, which are not copied either. ``unlisted`` is true for a web address, whose folder
+    cannot be listed. If the folder of a complete model also has an adapter_config.json, ``adapter_beside`` is the name
+    of the file with the adapter's weights, '' if this file is missing; else it is None. ``embedded`` has the metadata
+    inside the file of weights, if this is a GGUF file.
     """
 
     path: str
@@ -175,7 +175,7 @@ class ModelFolder:
 
     @property
     def has_a_row_for_each_token(self) -> bool:
-        """Whether the vocabulary size is the number of tokens; also true if one of the two is unknown."""
+        """Whether the vocabulary size equals the number of tokens; also true if one of the two is unknown."""
         if not self.rows or not self.vocabulary or self.tokens is None:
             return True
         return self.rows == len(self.tokens)
@@ -284,7 +284,7 @@ class ModelFolder:
         return tuple(self._prints[name] for name in sorted(self._prints))
 
     def knowing(self, prints: Iterable[FilePrint]) -> ModelFolder:
-        """Record ``prints``, the fingerprints of the files that this folder was made from; return this folder."""
+        """Record ``prints``, the fingerprints of the files from which this folder was derived; return this folder."""
         self._prints.update((one.name, one) for one in prints)
         return self
 

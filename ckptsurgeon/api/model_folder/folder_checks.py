@@ -104,7 +104,7 @@ def file_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
 
 
 SUPPRESSED = ("begin_suppress_tokens", "forced_decoder_ids", "suppress_tokens")
-"""Fields of config.json, with defaults of Whisper, that transformers reads only without generation_config.json."""
+"""Fields of config.json with Whisper's defaults; transformers reads them only if generation_config.json is missing."""
 TYPE = ("architectures", "model_type")
 """Fields of config.json with the type of the model."""
 
@@ -118,9 +118,9 @@ def output_file_notes(
 ) -> list[str]:
     """Return notes on the files of a plan's output folder that contradict its weights or cannot be read.
 
-    ``tensors`` are the tensors of the output. ``former`` are the same tensors, but with their keys in the source.
-    ``folder`` has the files of the output, which are copied from the folder ``origin``. The vocabulary is
-    taken from ``read``. If ``origin`` and ``folder`` have the same tokeniser files, ``read`` is ``origin``, because its
+    ``tensors`` are the tensors of the output. ``former`` are the same tensors under the keys that they have in the
+    source. ``folder`` has the files of the output, which are copied from the folder ``origin``. The vocabulary is taken
+    from ``read``. If ``origin`` and ``folder`` have the same tokeniser files, ``read`` is ``origin``, because its
     vocabulary may be loaded already; otherwise it is ``folder``.
     """
     code = own_code_notes(origin) if origin is not None and any(one.name == CONFIG for one in folder.files) else ()
@@ -172,9 +172,9 @@ def weights_notes(
 ) -> list[str]:
     """Return notes on the files of a folder that contradict the tensors of its weights.
 
-    ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already. ``codes`` are the
-    quantised tensors in ``tensors``; None to search for them. ``written`` is true if these files are written to an
-    output.
+    The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that has loaded it already.
+    ``codes`` are the quantised tensors in ``tensors``; None to search for them. ``written`` is true if these files are
+    written to an output.
     """
     config = {} if any(one.name == ADAPTER for one in folder.files) else folder.config
     coded = codes_of(tensors, folder.config) if codes is None else codes
@@ -221,7 +221,7 @@ def _rows_of_decoder(config: Mapping[str, Any]) -> int:
 
 
 def _beyond(folder: ModelFolder, *, written: bool = False) -> list[str]:
-    """Return a note on the token ids in config.json and generation_config.json that are not below ``vocab_size``.
+    """Return a note on token ids in config.json and generation_config.json that are ``vocab_size`` or larger.
 
     If these files are ``written`` to an output, the note says that the ids are not changed.
     """

@@ -23,9 +23,9 @@ POSITIONS = ("max_target_positions", "max_position_embeddings", "n_positions")
 LENGTHS = (("min_length", "max_length"), ("min_new_tokens", "max_new_tokens"))
 ABOVE_0, UP_TO_1 = "is not above 0", "is not from 0 to 1"
 SAMPLED = {"temperature": ABOVE_0, "top_k": "is below 0", "min_p": UP_TO_1}
-"""Fields that are read only for sampling (``do_sample``), each with the values that generation refuses."""
+"""Fields that are read only for sampling (``do_sample``), each with the fault of values that ``generate`` refuses."""
 ALWAYS = {"repetition_penalty": ABOVE_0, "num_beams": ABOVE_0, "max_new_tokens": ABOVE_0}
-"""Fields that generation always reads, each with the values that it refuses."""
+"""Fields that generation always reads, each with the fault of values that ``generate`` refuses."""
 
 
 def generation_notes(folder: ModelFolder) -> Iterator[str]:
@@ -43,7 +43,7 @@ def generation_notes(folder: ModelFolder) -> Iterator[str]:
 
 
 def _start(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if a model like T5 has no start token of the decoder: ``config`` and ``settings`` both lack it.
+    """Yield a note if an encoder-decoder like T5 has no start token of the decoder, in ``config`` or in ``settings``.
 
     ``settings`` has the fields of generation_config.json.
     """
@@ -70,11 +70,11 @@ def _lengths(name: str, fields: Mapping[str, Any], config: Mapping[str, Any]) ->
         pair = fields.get(least), fields.get(most)
         is_overruled = least == "min_length" and fields.get("max_new_tokens") is not None
         if type(pair[0]) is int and type(pair[1]) is int and pair[0] > pair[1] > 0 and not is_overruled:
-            yield f"{name} says {pair[0]} ({least}), but {pair[1]} ({most}): no text can end by itself"
+            yield (f"{name} says {pair[0]} ({least}), but {pair[1]} ({most}): no text can end by itself")
 
 
 def _is_stretched(config: Mapping[str, Any]) -> bool:
-    """Return whether rotary embeddings are scaled, so that texts may be longer than in training."""
+    """Return whether rotary embeddings are scaled, so that texts may be longer than ``max_position_embeddings``."""
     rope = config.get("rope_parameters")
     parts = [rope, *rope.values()] if isinstance(rope, dict) else []
     types = [one.get("rope_type", "default") for one in parts if isinstance(one, dict)]
@@ -82,7 +82,7 @@ def _is_stretched(config: Mapping[str, Any]) -> bool:
 
 
 def _refused(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on values with which transformers cannot generate."""
+    """Yield notes on values in generation_config.json with which ``generate`` fails."""
     samples = bool(settings.get("do_sample"))
     for field, why in {**ALWAYS, **(SAMPLED if samples else {})}.items():
         value = settings.get(field)
@@ -92,8 +92,10 @@ def _refused(settings: Mapping[str, Any]) -> Iterator[str]:
     texts, beams = settings.get("num_return_sequences"), settings.get("num_beams")
     beams = beams if type(beams) is int else 1
     if type(texts) is int and texts > 1 and texts > beams > 0 and (beams > 1 or not samples):
-        most = f"num_beams is {beams}" if beams > 1 else "without beams or do_sample there is only one"
-        yield f"{GENERATION} asks for {texts} texts (num_return_sequences), but {most}: transformers refuses the model"
+        most = f"num_beams is {beams}" if beams > 1 else "without num_beams or do_sample, a prompt has only one result"
+        yield (
+            f"{GENERATION} asks for {texts} texts (num_return_sequences), but {most}: transformers refuses the model"
+        )
 
 
 def _is_valid(value: Any, why: str) -> bool:

@@ -48,7 +48,7 @@ ABBREVIATIONS = {"image": ("img",), "video": ("vid",), "audio": ("aud",)}
 def input_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield notes on files that prepare inputs of other sizes, or with other tokens, than the model expects.
 
-    ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already.
+    The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that has loaded it already.
     """
     made = object_in(folder, PREPROCESSOR)
     yield from _of_another_model(made, folder.config)
@@ -68,7 +68,7 @@ def input_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
 
 
 def _of_another_model(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if the feature extractor makes the wrong kind of input: a spectrogram instead of a waveform, say."""
+    """Yield a note if the feature extractor makes the wrong kind of input: a spectrogram, not a waveform, say."""
     kind, name = config.get("model_type"), made.get("feature_extractor_type")
     wanted = next((one for one, kinds in EXTRACTORS.items() if kind in kinds), "")
     if wanted and isinstance(name, str) and name in EXTRACTORS and name != wanted:
@@ -83,7 +83,7 @@ def _mel_bins(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[st
 
 
 def _frames(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if the frames to which Whisper's audio is padded are not twice as many as the encoder positions."""
+    """Yield a note if Whisper's feature extractor does not make twice as many frames as the encoder has positions."""
     seconds, positions = made.get("chunk_length", 30), config.get("max_source_positions", 1500)
     rate, hop = made.get("sampling_rate", 16000), made.get("hop_length", 160)
     if config.get("model_type") != "whisper" or made.get("feature_extractor_type") != "WhisperFeatureExtractor":
@@ -93,7 +93,7 @@ def _frames(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]
         if frames != 2 * positions:
             wanted = f"config.json says {positions} (max_source_positions), for {2 * positions} frames"
             makes = f"{PREPROCESSOR} makes {frames} frames (chunk_length {seconds})"
-            yield f"{makes}, but {wanted}: transformers refuses them"
+            yield f"{makes}, but {wanted}: transformers refuses such inputs"
 
 
 def _image_sizes(section: Section, config: Mapping[str, Any]) -> Iterator[str]:
@@ -130,9 +130,9 @@ def _size(made: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
 
 
 def _placeholders(folder: ModelFolder, tokens: tuple[str, ...], added: set[str]) -> Iterator[tuple[str, str]]:
-    """Yield (field, note) on each placeholder whose id is that of another token, although a token has the right name.
+    """Yield (field, note) for each placeholder id that belongs to another token, although a token has the right name.
 
-    Tokens to which other fields refer, such as ``image_start_id``, have another purpose.
+    Tokens to which other fields refer, such as ``image_start_id``, are not counted as right.
     """
     for field, number in folder.config.items():
         match = PLACEHOLDER.fullmatch(field)
@@ -149,7 +149,7 @@ def _placeholders(folder: ModelFolder, tokens: tuple[str, ...], added: set[str])
 
 
 def _of_other_fields(folder: ModelFolder, tokens: tuple[str, ...]) -> set[str]:
-    """Return the tokens to which fields refer that are not for placeholders, such as ``image_start_id``."""
+    """Return the tokens whose ids are in fields that are not for placeholders, such as ``image_start_id``."""
     found = ids_by_field(folder.config, Renumbering.of(tokens, tokens))
     ids = (one for field, some in found.items() if not PLACEHOLDER.fullmatch(field) for one in some)
     return {tokens[one] for one in ids if 0 <= one < len(tokens)}

@@ -19,7 +19,7 @@ __all__ = ["left_there"]
 
 
 def left_there(output: str, written: Collection[str], planned: Sequence[PlanCompanion]) -> tuple[str, ...]:
-    """Return notes on older files in the folder of an output, and on how they contradict its weights.
+    """Return notes on older files in the folder of an output, and on contradictions between them and its weights.
 
     ``output`` is the path of the output. ``written`` has the names of the files that were written in addition to the
     weights. ``planned`` has the files that an output folder would get; existing files with the same content are not
@@ -38,7 +38,11 @@ def left_there(output: str, written: Collection[str], planned: Sequence[PlanComp
         where = escape(os.path.dirname(output.rstrip("/")) if os.path.isfile(output) else output.rstrip("/")) or "."
         return (
             *([f"{where} still has files of an earlier model: {listing(stay, 12, where='')}"] if stay else ()),
-            *([f"{where} still has files that were there before: {listing(others, 12, where='')}"] if others else ()),
+            *(
+                [f"{where} still has other files from before this run: {listing(others, 12, where='')}"]
+                if others
+                else ()
+            ),
             *checkpoint.quantisation_notes,
             *notes_beside(checkpoint),
         )

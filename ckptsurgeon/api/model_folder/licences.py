@@ -22,7 +22,7 @@ def with_licences(plan: Plan, folders: Sequence[ModelFolder]) -> Plan:
     """Return a plan whose output, if it is a folder, gets the terms of use of the first folder that has any.
 
     ``folders`` are the folders of all models from which the output is made, the base first. A note names the models
-    with other terms, whose files are not copied.
+    with different terms, whose files are not copied.
     """
     having = [one for one in folders if one.licences]
     if not having:
@@ -37,14 +37,15 @@ def with_licences(plan: Plan, folders: Sequence[ModelFolder]) -> Plan:
 
 
 def _other_terms(first: ModelFolder, other: ModelFolder) -> Iterator[str]:
-    """Yield a note if ``other`` has terms of use that are not those of ``first``."""
+    """Yield a note if the terms of use in ``other`` differ from those in ``first``."""
     ours = set(map(_digest, first.licences))
     theirs = [one.name for one in other.licences if _digest(one) not in ours]
     if theirs:
         gets = f"whose {listing([one.name for one in first.licences], 6, where='')} the output gets"
         yield (
-            f"{escape(other.path)} has other terms of use ({listing(theirs, 6, where='')}) than {escape(first.path)}, "
-            f"{gets}: read both"
+            f"{escape(other.path)} has different terms of use ({listing(theirs, 6, where='')}) than "
+            f"{escape(first.path)}, "
+            f"{gets}: read the terms of both"
         )
 
 

@@ -35,7 +35,7 @@ OF_ADAPTER = (
 )
 """The same hint if the new vocabulary is that of an adapter."""
 
-OWN_HEAD = "the output layer has its own weights, so config.json does not tie it to the embedding"
+OWN_HEAD = "the output layer has its own weights, so config.json gets tie_word_embeddings: false"
 
 
 def merged_folder(
@@ -83,8 +83,8 @@ def _with_names(
 ) -> tuple[tuple[Companion, ...], list[str]]:
     """Return (files, notes): generation_config.json gets the languages and tasks of the other models, with their ids.
 
-    ``files`` are those of the output, whose vocabulary is that of ``tokens``. A map that the output's file lacks is not
-    added: other settings, such as ``is_multilingual``, go with it.
+    ``files`` are those of the output, whose vocabulary is that of ``tokens``. A map (such as ``lang_to_id``) that the
+    output's file lacks is not added, because it needs other settings, such as ``is_multilingual``.
     """
     own = next((one for one in files if one.name == GENERATION and one.text), None)
     if own is None:
@@ -99,7 +99,7 @@ def _with_names(
                 notes.append(f"{GENERATION} has no {field}, but that of {of} has: {said}")
                 continue
             fields[field] = {**fields[field], **ids}
-            notes.append(f"{field} of {GENERATION} gets the names that only {of} has: {said}")
+            notes.append(f"{field} of {GENERATION} also gets the names that only {of} has: {said}")
     made = Companion(GENERATION, text=json_text(fields))
     return tuple(made if one is own else one for one in files), notes
 
@@ -128,7 +128,8 @@ def lora_folder(
         if base.tokenizer and not theirs:
             files = tuple(one for one in files if one not in base.tokenizer)
             notes.append(
-                "the base's tokeniser is not copied: an adapter has rows for another vocabulary, but no tokeniser"
+                "the base's tokeniser is not copied: an adapter has an embedding for another vocabulary, but no "
+                "tokeniser"
             )
     if theirs is not None:
         files = (*(one for one in files if one not in base.tokenizer), *theirs.tokenizer)
@@ -163,7 +164,7 @@ def _of_new_rows(
 
 
 def _brings_rows(plan: Plan, source: int) -> bool:
-    """Return whether the adapter at index ``source`` replaces an embedding or output layer as a whole."""
+    """Return whether the adapter at index ``source`` replaces a whole embedding or output layer."""
     return any(
         is_of_tokens(step.key, len(step.shape))
         and any(one.source == source and one.shape == step.shape for one in step.inputs)

@@ -115,7 +115,7 @@ def _with_new_names(plan: Plan, file: Companion, folder: ModelFolder) -> Compani
 
 
 def _taken(plan: Plan, ties: Mapping[str, str]) -> set[str]:
-    """Return the keys of the source's tensors that are in the output, including all keys tied to such a tensor."""
+    """Return the keys of the source's tensors that the output has, including all keys tied to such a tensor."""
     keys = {step.source_key for step in plan.steps}
     owners = {ties.get(key, key) for key in keys}
     return {*keys, *owners, *(key for key, owner in ties.items() if owner in owners)}
@@ -129,7 +129,7 @@ def _why(renamed: Sequence[Step], left: Sequence[str]) -> str:
     made = f"{escape(first.source_key)} is renamed to {escape(first.key)}"
     made = f"{escape(first.key)} is made by {first.operation}" if first.operation else made
     more = f", and {len(renamed) - 1} more" if len(renamed) > 1 else ""
-    return f"it describes other keys ({made}{more})"
+    return f"it describes the old keys ({made}{more})"
 
 
 def _fewer_layers(
@@ -166,7 +166,7 @@ def _recast(
     notes: Sequence[str],
     files: Sequence[Companion] | None = None,
 ) -> Plan:
-    """Return a plan whose output gets the files of a folder; if the weights are cast, config.json gets their dtype.
+    """Return a plan whose output gets the files of a folder; config.json gets the dtype of the weights.
 
     ``config`` and ``files``, if not None, are used instead of the folder's configuration and files.
     """
@@ -218,7 +218,7 @@ def kept_folder(plan: Plan, folder: ModelFolder, target: TargetSpec, change: New
 
 
 def _new_token_files(folder: ModelFolder, change: NewVocabulary | None) -> tuple[Companion, ...]:
-    """Return the files of the new tokeniser for a GGUF file that has other tokens; () if nothing changes.
+    """Return the files of the new tokeniser for a GGUF file that has other tokens; () if its tokens do not change.
 
     If the new token list has no tokeniser, the result is the token list alone.
     """
@@ -236,7 +236,7 @@ def with_config(files: Sequence[Companion], fields: Mapping[str, Any]) -> tuple[
 def with_folder_refused(plan: Plan, faults: Sequence[str]) -> Plan:
     """Return a plan that refuses to write a folder if there are ``faults``.
 
-    Each fault is something about the layers of the output that no config.json can describe.
+    Each fault names a property of the output's layers that no config.json can describe.
     """
     if not faults:
         return plan

@@ -1,4 +1,4 @@
-"""Checks that quantised weights keep the quantisation settings with which they must be decoded."""
+"""Checks that quantised weights in an output keep the quantisation settings with which they must be decoded."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MARKER = "scaled_fp8"
 def folder_of(checkpoint: Checkpoint) -> ModelFolder:
     """Return the configuration and tokeniser files in a checkpoint's folder.
 
-    If the checkpoint's weights are decoded when they are read, quantisation settings are removed from these files.
+    If the checkpoint's weights are decoded while they are read, quantisation settings are removed from these files.
     """
     folder = model_folder(checkpoint)
     return folder if checkpoint.stored is None else without_quantisation(folder)
@@ -85,7 +85,7 @@ def decoded_dtype(checkpoint: Checkpoint) -> str:
 
 
 def parts_elsewhere(checkpoint: Checkpoint) -> list[str]:
-    """Return a note if a single shard was opened and quantised tensors in it have codes or scales in other shards."""
+    """Return a note if a single shard was opened, and other shards have codes or scales of its quantised tensors."""
     if not checkpoint.elsewhere or not checkpoint.codes:
         return []
     names = {one.name.removesuffix(".weight"): one.name for one in checkpoint.codes.tensors}
@@ -174,9 +174,9 @@ def check_settings(
             other = escape(plan.sources[place].name)
             if place == first and not given:
                 raise SettingsError(
-                    f"the settings of quantisation of {other} do not fit the new names of its modules: {field} is "
+                    f"the quantisation settings of {other} do not apply to modules under their new names: {field} is "
                     f"{escape(theirs)} under the old name, {escape(here)} under the new one.",
-                    hint="Keep the names of these modules, or leave these modules out of the output.",
+                    hint="Do not rename these modules, or leave them out of the output.",
                     details=[one.name for one in tensors],
                 )
             raise SettingsError(
@@ -188,7 +188,7 @@ def check_settings(
 
 
 def _decoded(plan: Plan, place: int, codes: Mapping[str, QuantisedTensor]) -> Iterator[QuantisedModule]:
-    """Yield the quantised modules that a plan copies from the source at index ``place``, with their new names.
+    """Yield the quantised modules, under their new names, that a plan copies from the source at index ``place``.
 
     ``codes`` maps each key of the source to the quantised tensor that it is a part of.
     """

@@ -1,4 +1,4 @@
-"""Compares config.json with the settings of a GGUF file that are still in the metadata of the weights made from it."""
+"""Compares config.json with the settings in metadata that weights keep if they were converted from a GGUF file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEADS, FEW = "num_attention_heads", "num_key_value_heads"
 
 
 def recorded_setting_notes(metadata: Mapping[str, str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if config.json has other heads, epsilon or rotary base than the GGUF file of the weights.
+    """Yield a note if config.json has other heads, epsilon or rotary base than the GGUF file that the weights are from.
 
     ``metadata`` are the metadata of the weights. If they name an architecture, they describe tensors in the layout of
     llama.cpp, and are not compared. Those of DeepSeek are not compared either: their numbers of heads mean something
@@ -35,11 +35,14 @@ def recorded_setting_notes(metadata: Mapping[str, str], config: Mapping[str, Any
     ]
     if lines:
         other = f"{CONFIG} may be of another model than the weights"
-        yield f"{other}, whose metadata have the settings of their GGUF file: {'; '.join(lines)}"
+        yield (
+            f"{other}, whose metadata record the settings of the GGUF file that they were converted from: "
+            f"{'; '.join(lines)}"
+        )
 
 
 def _stated(config: Mapping[str, Any], model_type: str, architecture: str) -> Iterator[tuple[str, Any, str]]:
-    """Yield (field, value, entry): each setting in config.json, and the name of the entry with the same setting."""
+    """Yield (field, value, entry): each setting in config.json, and the name of the same setting in the metadata."""
     norm = DEFAULTS[model_type].norm
     rope = config.get("rope_parameters")
     base = rope.get("rope_theta") if isinstance(rope, Mapping) else None

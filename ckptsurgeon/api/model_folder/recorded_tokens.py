@@ -46,7 +46,7 @@ class RecordedList:
     trained: bool = False
 
     def is_list(self, path: str, tokens: Sequence[str]) -> bool:
-        """Return whether a list at ``path`` with these tokens is the recorded list."""
+        """Return whether a list with the path ``path`` and these tokens is the recorded list."""
         if self.tokens is not None or self.trained:
             return self.tokens == tokens or (self.trained and self.digest == digest_of_tokens(tokens))
         with suppress(CheckpointError, OSError):
@@ -62,7 +62,7 @@ def with_recorded_tokens_said(
     change: NewVocabulary | None = None,
     destination: ModelFolder | None = None,
 ) -> Plan:
-    """Return the plan with a note on each source whose rows get other tokens than it was made or trained for.
+    """Return the plan with a note on each source whose rows get other tokens than those it was made or trained for.
 
     Without ``change``, these are rows that are copied by position to a destination with another token list. With
     ``change``, the source's list in ``--vocab`` is compared with the recorded list, unless the source's folder has a
@@ -88,7 +88,7 @@ def with_recorded_tokens_said(
 
 
 def with_other_lists_said(plan: Plan, sources: Sequence[Checkpoint]) -> Plan:
-    """Return the plan of an average or a merge by position, with a note on models made or trained for other tokens.
+    """Return the plan of an average or merge by position, with notes on models made or trained for other tokens.
 
     The models are compared with the first of ``sources`` whose list is recorded.
     """
@@ -106,7 +106,7 @@ def with_other_lists_said(plan: Plan, sources: Sequence[Checkpoint]) -> Plan:
 
 
 def _alike(one: RecordedList, other: RecordedList) -> bool:
-    """Return whether two lists have the same tokens; also true if this cannot be known."""
+    """Return whether two lists have the same tokens; also true if that is not known."""
     if one.tokens is not None and other.tokens is not None:
         return one.tokens == other.tokens
     digests = [digest_of_tokens(found) if (found := each.tokens) else each.digest for each in (one, other)]
@@ -128,7 +128,7 @@ def _other_list(
     target: TargetSpec,
     destination: ModelFolder | None,
 ) -> str:
-    """Return a note if the source's list in ``--vocab`` is not the recorded list; '' if it is, or none is known."""
+    """Return a note if the source's list in ``--vocab`` is not the recorded list; '' if it is, or none is recorded."""
     old, new = zip(change.paths, (change.source.tokens, change.new.tokens), strict=True)
     if recorded is None or any(recorded.is_list(*one) for one in _lists_at(*old)):
         return ""
@@ -141,14 +141,14 @@ def _other_list(
 
 
 def _lists_at(path: str, tokens: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
-    """Yield the list at ``path`` with the added tokens of other files beside it (``tokens``), and without them."""
+    """Yield the list at ``path`` with the added tokens of other files in its folder (``tokens``), and without them."""
     yield path, tokens
     with suppress(CheckpointError, OSError):
         yield path, read_vocabulary(path).tokens
 
 
 def other_tokens(recipe: Recipe | None, path: str, target: TargetSpec) -> str:
-    """Return how the token list of a checkpoint differs from that of a destination, and a remedy; '' if it does not.
+    """Return how the token list of a checkpoint differs from a destination's, and what to do; '' if they are equal.
 
     ``recipe`` is the recipe of the checkpoint at ``path``. It records the SHA-256 of the token list, as the
     lineage.json of a run of ``ckpt train`` does, so the lists are compared even if the checkpoint's list no longer
@@ -168,13 +168,13 @@ def other_tokens(recipe: Recipe | None, path: str, target: TargetSpec) -> str:
 
 
 def _list_of(target: TargetSpec) -> str:
-    """Return the path of a destination's token list; '' if it is not known, or if --vocab gives another list."""
+    """Return the path of a destination's token list; '' if it is not known, or if --vocab names another list."""
     files = [file for file in target.files if file != target.config]
     return files[0] if len(files) == 1 and target.vocabulary and not target.lists else ""
 
 
 def _recorded(recipe: Recipe | None, path: str) -> RecordedList | None:
-    """Return the list in the recipe of the checkpoint at ``path`` or in its run's lineage.json; None without a list."""
+    """Return the token list in the recipe of the checkpoint at ``path`` or its run's lineage.json; None without one."""
     name = os.path.basename(path)
     if recipe is None:
         run = trained_list(path)
@@ -205,13 +205,13 @@ def _is_unchanged(path: str, recorded: FilePrint) -> bool:
 
 
 def _for(recorded: RecordedList) -> str:
-    """Return what a list was for the checkpoint, to follow the name of the list."""
+    """Return a phrase that follows the name of a list: "with which X was trained" or "for which X was made"."""
     name = escape(recorded.model)
     return f"with which {name} was trained" if recorded.trained else f"for which {name} was made"
 
 
 def _told(recorded: RecordedList, given: tuple[str, Sequence[str]]) -> str:
-    """Return the difference of the recorded list from another list, in words; ``given`` is its path and its tokens."""
+    """Return a clause on how the recorded list differs from another list; ``given`` is (path, tokens) of the other."""
     names, tokens = [os.path.basename(one) for one in (recorded.path, given[0])], given[1]
     there, here = map(escape, names if names[0] != names[1] else map(_short, (recorded.path, given[0])))
     name = escape(recorded.model)
@@ -228,7 +228,7 @@ def _told(recorded: RecordedList, given: tuple[str, Sequence[str]]) -> str:
 
 
 def _short(path: str) -> str:
-    """Return a path relative to the working directory if it is below that, else the path as it is."""
+    """Return a path relative to the working directory if it is inside that, else the path unchanged."""
     relative = os.path.relpath(path)
     return path if relative.startswith(os.pardir) else relative
 

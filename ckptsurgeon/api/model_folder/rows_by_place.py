@@ -1,6 +1,6 @@
 """Refuses to copy embedding rows by position from a model with another tokeniser, unless the user asks for it.
 
-"By position", or "by place", means that row n of a source becomes row n of the output, whatever its token.
+"By position" (``--vocab place``) means that row n of a source becomes row n of the output, whatever its token.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ ADAPTED = (
 BROKEN = "the tokeniser of "
 """Beginning of the message about a tokeniser that cannot be read."""
 _BY_TOKEN = ("map", "init", "keep")
-"""Operations of steps that do not copy rows by position."""
+"""The operations of plan steps that do not copy rows by position."""
 
 
 def check_place(vocab: str | None, why: str, remedy: str) -> None:
-    """Raise ConfigError, with the reason ``why`` and the hint ``remedy``, if ``vocab`` is neither None nor "place"."""
+    """Raise ConfigError if ``vocab`` is neither None nor "place"; ``why`` is the reason, ``remedy`` the hint."""
     if vocab not in (None, PLACE):
         raise ConfigError(f"--vocab is {brief_repr(vocab, 40)}, and only 'place' is valid here: {why}", hint=remedy)
 
@@ -129,7 +129,7 @@ def checked_lists(
 def with_new_list_checked(plan: Plan, change: NewVocabulary) -> Plan:
     """Return a plan with a note if token ids in the output's configuration contradict the new token list.
 
-    The plan is unchanged if the output gets a tokeniser: other checks compare the ids with it.
+    The plan is returned unchanged if the output gets a tokeniser: other checks compare the ids with this tokeniser.
     """
     made = _made(plan)
     given = (change.new.tokens, change.paths[1])
@@ -138,7 +138,7 @@ def with_new_list_checked(plan: Plan, change: NewVocabulary) -> Plan:
 
 
 def _made(plan: Plan) -> ModelFolder:
-    """Return the folder that the output of a plan gets."""
+    """Return the folder with the files that the output of a plan gets."""
     return ModelFolder("", tuple(Companion(one.name, one.path, one.text) for one in plan.target.companions))
 
 
@@ -161,7 +161,7 @@ def other_list_notes(given: tuple[Sequence[str], str], own: Sequence[str], model
 def token_note(tuned: ModelFolder, base: ModelFolder, names: tuple[str, str], *, whole: bool) -> list[str]:
     """Return a note if a fine-tuned model has other tokens than its base; ``names`` are the names of both.
 
-    ``whole`` is true if the adapter stores the fine-tuned embedding as a whole, and not as a low-rank difference.
+    ``whole`` is true if the adapter stores the complete fine-tuned embedding, not a low-rank difference.
     """
     if not tuned.vocabulary or not base.vocabulary or tuned.has_tokens_of(base):
         return []
@@ -193,15 +193,15 @@ def difference(one: tuple[ModelFolder, str], other: tuple[ModelFolder, str], row
     lists = ((folder.tokens, name), (output.tokens, its_name))
     (short, its_short), (long, its_long) = sorted(lists, key=lambda one: len(one[0]))
     if len(short) < min(len(long), rows):
-        return f"{its_short} has no token from row {len(short)} on, but {its_long} has {_token(long[len(short)])}"
+        return f"{its_short} has no tokens from row {len(short)} on, but {its_long} has {_token(long[len(short)])}"
     return ""
 
 
 def by_place(plan: Plan, source: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield key and shape of each tensor in which a plan copies row n of the source to row n of the output.
 
-    Tensors that are resized because of ``on_mismatch`` are omitted, since another note is about them. For the factors
-    of an adapter, key and shape are those of the tensor whose change they approximate.
+    Tensors that are resized because of ``on_mismatch`` are omitted, because there is another note on them. For the
+    factors of an adapter, key and shape are those of the tensor whose change they approximate.
     """
     stored = stored_sources(plan)
     for step in (one.numbers for one in plan.steps):

@@ -28,9 +28,10 @@ DEEPEST = 3
 
 @dataclass(frozen=True)
 class TrainedList:
-    """The token list of a run: the SHA-256 of its tokens, and its path, '' if the run's configuration names none.
+    """The token list of a run: the SHA-256 of its tokens, and its path ('' if the run's configuration names none).
 
-    ``tokens`` is None if the list is gone or has changed since. ``kind`` is the kind of the run's destination.
+    ``tokens`` is None if the list is gone or has changed since. ``kind`` is the kind of the destination that the run
+    trained.
     """
 
     digest: str
@@ -40,7 +41,7 @@ class TrainedList:
 
 
 def trained_list(path: str) -> TrainedList | None:
-    """Return the token list of the run in whose folder the checkpoint at ``path`` is; None if there is none."""
+    """Return the token list of the run in whose folder the checkpoint at ``path`` is; None if there is no run."""
     for folder in _folders(path):
         lineage = _lineage(os.path.join(folder, LINEAGE))
         if not lineage or not OF_RUN.fullmatch(os.path.relpath(path, folder)):

@@ -1,6 +1,6 @@
 """Notes on token ids in a destination's files that were probably copied from the source by mistake.
 
-In the new vocabulary of the destination, such an id belongs to another token.
+In the destination's new vocabulary, such an id belongs to another token.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROLES = {
     "bos": ("bos", "<s>"), "cls": ("cls",), "eos": ("eos", "</s>"), "mask": ("mask",), "pad": ("pad",),
     "sep": ("sep", "</s>"), "unk": ("unk",),
 }  # fmt: skip
-"""Texts that a special token usually contains, by the beginning of the name of the field with its id."""
+"""{beginning of a field's name: texts that the special token with the field's id usually contains}"""
 
 
 def with_unmoved_ids_noted(
@@ -66,6 +66,6 @@ def _unmoved(before: Mapping[str, Any], after: Mapping[str, Any], change: NewVoc
 
 
 def _is_for(field: str, token: str) -> bool:
-    """Return whether a token's text shows that it belongs to ``field``, as "<pad>" belongs to ``pad_token_id``."""
+    """Return whether a token's text shows that it is meant for ``field``, as "<pad>" is for ``pad_token_id``."""
     texts = ROLES.get(field.rpartition(".")[2].partition("_")[0], ())
     return any(text in token.lower() for text in texts)

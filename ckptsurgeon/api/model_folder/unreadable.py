@@ -1,4 +1,4 @@
-"""Finds files in a model's folder whose content is not what their names say, and the reasons."""
+"""Finds files in a model's folder whose content does not have the format that their names promise, and the reasons."""
 
 from __future__ import annotations
 
@@ -29,15 +29,18 @@ PAGES = range(100, 1 << 20)
 
 
 def unreadable_notes(folder: ModelFolder, read: ModelFolder | None = None) -> list[str]:
-    """Return a note on each file of a folder whose content is not what its name says.
+    """Return a note on each file of a folder whose content does not have the format that its name promises.
 
-    ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already.
+    The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that has loaded it already.
     """
-    return [f"{name} is copied unchanged: {why}" for name, why in unreadable_files(folder, read or folder)]
+    return [
+        f"{name} cannot be read, and is copied unchanged: {why}"
+        for name, why in unreadable_files(folder, read or folder)
+    ]
 
 
 def unreadable_files(folder: ModelFolder, read: ModelFolder) -> list[tuple[str, str]]:
-    """Return (name, reason) of each file in a folder whose content is not what its name says."""
+    """Yield (name, reason) for each file in a folder whose content does not have the format that its name promises."""
     found = {name: json_fault(folder, name) for name in _documents(folder)}
     broken = "it is not a complete sentencepiece model"
     found |= {name: broken for name, pieces in read.pieces.items() if pieces is None}
@@ -72,7 +75,7 @@ def vocabulary_fault(folder: ModelFolder) -> str:
 
 
 def _list_fault(folder: ModelFolder) -> str:
-    """Return why a vocab.json is not a token list, or has none for the tokeniser's language; '' for other files."""
+    """Return why a vocab.json is not a token list, or lacks the tokeniser's language; '' for valid and other files."""
     if folder.vocabulary != BY_LANGUAGE or json_fault(folder, TOKENIZER):
         return ""
     settings = folder.document(TOKENIZER) if any(one.name == TOKENIZER for one in folder.files) else {}
@@ -126,5 +129,5 @@ def json_fault(folder: ModelFolder, name: str) -> str:
 
 
 def is_elsewhere(folder: ModelFolder) -> bool:
-    """Return whether the tokeniser of a folder is at a remote address."""
+    """Return whether the tokeniser files of a folder are at a remote address."""
     return any(scheme_of(one.path) for one in folder.tokenizer)

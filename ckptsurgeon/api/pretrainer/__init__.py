@@ -1,1 +1,1 @@
-"""A class with the interface of SpeechBrain's ``Pretrainer``, implemented with our planner."""
+"""A class with the interface of SpeechBrain's ``Pretrainer`` that loads checkpoints like ``load_into``."""

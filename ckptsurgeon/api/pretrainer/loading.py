@@ -1,4 +1,4 @@
-"""Loads each collected file of a ``Pretrainer``, by a hook or by our planner."""
+"""Loads each file that a ``Pretrainer`` collected: with a hook function, or, for modules, like ``load_into``."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _CHECKPOINTS = "speechbrain.utils.checkpoints"
 
 
 def hook_of(name: str, thing: object, custom: Mapping[str, Any]) -> Hook | None:
-    """Return the function that loads a file into the object ``thing``; None for a module, which the planner loads.
+    """Return the function that loads a file into the object ``thing``; None for a module (see ``load_into``).
 
     The hook for ``name`` in ``custom`` comes first. Otherwise it is the hook that SpeechBrain has registered for the
     object's class or a base class, else ``load`` of a SentencePieceProcessor, else ``load_state_dict``. Raises
@@ -78,7 +78,7 @@ def _registered(table: str, kind: type) -> Any:
 
 
 def _is_module_class(kind: type) -> bool:
-    """Return whether a class is ``torch.nn.Module`` itself; does not import torch."""
+    """Return whether a class is ``torch.nn.Module`` itself, without importing torch."""
     return kind.__module__ == "torch.nn.modules.module" and kind.__name__ == "Module"
 
 
@@ -91,7 +91,7 @@ def _not_at_end_of_epoch(hook: Any) -> Hook:
 
 
 def _load_state_dict(thing: Any, path: str) -> None:
-    """Load an optimizer, scheduler or scaler; only plain data is read."""
+    """Load an optimizer, scheduler or scaler; only plain data in the file is read."""
     import torch
 
     thing.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -121,7 +121,7 @@ class Pretrained(Brief):
 
     @property
     def counts(self) -> dict[str, int]:
-        """The number of tensors in all modules that were copied, cast, kept and so on, by class."""
+        """The number of tensors in each class (copied, cast, kept and so on), over all modules."""
         found: Counter[str] = Counter()
         for plan in self.plans.values():
             found.update(plan.counts)
@@ -145,7 +145,11 @@ class Pretrained(Brief):
 def _leftovers(plan: Plan) -> list[str]:
     missing = [step.key for step in plan.steps if step.reason == "missing"]
     unused = [key for _, key in plan.unexpected]
-    said = [f"{count(len(missing), 'tensor')} kept, not in the file: {_listed(missing)}"] if missing else []
+    said = (
+        [f"{count(len(missing), 'tensor')} kept their values, because they are not in the file: {_listed(missing)}"]
+        if missing
+        else []
+    )
     return said + ([f"{count(len(unused), 'key')} not used: {_listed(unused)}"] if unused else [])
 
 

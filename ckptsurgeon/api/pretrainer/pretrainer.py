@@ -1,4 +1,4 @@
-"""A ``Pretrainer`` with the interface of ``speechbrain.utils.parameter_transfer`` 1.1.2 that uses our planner."""
+"""A ``Pretrainer`` with the interface of ``speechbrain.utils.parameter_transfer`` 1.1.2, and our loading rules."""
 
 from __future__ import annotations
 
@@ -191,11 +191,13 @@ class Pretrainer:
                     near = difflib.get_close_matches(str(name), self.loadables, n=1)
                     there = f"Use {listing([*self.loadables], where='')}." if self.loadables else ""
                     hint = f"Did you mean {escape(near[0])}?" if near else there
-                    raise ConfigError(f"{what} has an entry {brief_repr(name)}, which is not in loadables.", hint=hint)
+                    raise ConfigError(
+                        f"{what} has an entry for {brief_repr(name)}, which is not in loadables.", hint=hint
+                    )
 
 
 class _Default:
-    """The path of an object for which the user gave no path: a file of the default source."""
+    """A marker for the path of an object for which the user gave none: a file of the default source."""
 
     def __init__(self, source: object, file: str) -> None:
         self.source = source

@@ -18,7 +18,7 @@ OUTPUT = ""
 CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 """Modules that only contain other modules or parameters: their ``forward`` is never called."""
 Place = tuple[str, int, int]
-"""Identifies a tensor: the name of a block, the index of the block's call, and the tensor's index in the output."""
+"""The key of a recorded tensor: (name of a block, index of the block's call, index of the tensor in the output)."""
 Outputs = dict[Place, Tensor]
 """Tensors by their ``Place``, in the order in which the blocks finished their forward pass."""
 MOST = 64
@@ -64,7 +64,7 @@ class Recording:
     def reaches(self, key: str) -> bool:
         """Return whether the module that contains the parameter ``key`` was called in the run.
 
-        If calls of this module are not recorded, the innermost module around it in ``watched`` is used.
+        If calls of this module are not recorded, the innermost module in ``watched`` that contains it is used.
         """
         path = key.rpartition(".")[0]
         parts = path.split(".")
@@ -104,7 +104,7 @@ def _record(found: Outputs, name: str, module: nn.Module, args: Any, output: Any
 
 
 def tensors_in(output: Any) -> Iterator[Tensor]:
-    """Yield the floating-point tensors in a module's output; if it has logits, they are first."""
+    """Yield the floating-point tensors in a module's output; logits come first."""
     logits = getattr(output, "logits", None)
     if isinstance(logits, Tensor):
         yield logits

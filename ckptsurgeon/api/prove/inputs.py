@@ -1,4 +1,4 @@
-"""The inputs on which two networks run: random inputs that fit the network, or the user's."""
+"""The inputs on which two networks run: random inputs that fit the networks, or inputs from the user's file."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ MOST = 1 << 27
 
 @dataclass(frozen=True)
 class Inputs:
-    """The arguments of a network's ``forward`` by name, and a description of them (``said``)."""
+    """Inputs for a network: the arguments of ``forward`` by name, and a text that describes them (``said``)."""
 
     arguments: Mapping[str, Tensor]
     said: str
 
     def token_ids(self) -> set[int]:
-        """Return the ids of all tokens in the inputs."""
+        """Return all token ids in the inputs, as one tensor."""
         found = (value for name, value in self.arguments.items() if name.endswith("input_ids"))
         return {one for value in found for one in value.flatten().tolist()}
 
@@ -81,7 +81,7 @@ def _drawn_text(drawn: Mapping[str, Tensor], seed: int) -> str:
 
 def _noise(chance: torch.Generator, *shape: int) -> Tensor:
     if math.prod(shape) > MOST:
-        raise ValueError("inputs of this size are too large to be made at random")
+        raise ValueError("random inputs of the size that this network needs are too large")
     return torch.randn(*shape, generator=chance)
 
 
@@ -143,7 +143,7 @@ DRAWN: Mapping[str, Callable[[Any, torch.Generator, Sequence[int] | None], Tenso
     "input_ids": _ids, "input_values": _waves, "input_features": _features, "pixel_values": _images,
     "decoder_input_ids": _decoder_ids,
 }  # fmt: skip
-"""The function that makes a random value for each argument of ``forward``, from (configuration, generator, tokens)."""
+"""{argument of ``forward``: function of (configuration, generator, tokens) that returns a random value for it}"""
 
 
 def given_inputs(path: str, module: nn.Module, folder: str) -> Inputs:
@@ -179,7 +179,7 @@ def given_inputs(path: str, module: nn.Module, folder: str) -> Inputs:
             hint=f"Its arguments are {listing(list(known), 8, where='')}.",
         )
     said = ", ".join(f"{name} {shape_text(tuple(value.shape))}" for name, value in arguments.items())
-    return Inputs(arguments, f"{said}, of {escape(os.path.basename(path))}")
+    return Inputs(arguments, f"{said} from {escape(os.path.basename(path))}")
 
 
 def _tensors(path: str) -> dict[str, Tensor]:

@@ -54,9 +54,9 @@ BLOCK = 1 << 22
 BITS = {name: int(next(filter(str.isdecimal, name))) for name in BLOCKS}
 """The number of bits of a weight in each GGUF type with blocks of codes, read from its name: 4 for ``q4_0``."""
 FOUR_BITS = 2**-4
-"""The largest rounding error of codes of 4 bits, and of all dtypes of codes that are not in ``CODES`` or ``BITS``."""
+"""The largest rounding error of codes of 4 bits, and of all dtypes of codes not in ``CODES`` and ``BITS``."""
 USUAL = 0.7
-"""Values are moved by at most this share of the largest rounding error, because most rounding errors are smaller.
+"""Values are changed by at most this share of the largest rounding error, because most rounding errors are smaller.
 
 The relative error is largest for values just above a power of two, and half as large just below the next power of two.
 """
@@ -66,7 +66,7 @@ SAMPLED = 4096
 
 @dataclass(frozen=True)
 class Rounding:
-    """How far rounding may have moved the values of a tensor.
+    """The largest change of a tensor's values by rounding.
 
     ``relative`` is a share of each value, ``of_row`` a share of the largest absolute value in the row, and ``absolute``
     a distance that is the same for all values. ``absolute`` is needed for norms of Gemma: GGUF stores each weight plus
@@ -78,12 +78,12 @@ class Rounding:
     absolute: float = 0.0
 
     def coarser(self, other: Rounding) -> Rounding:
-        """Return a Rounding that has, in each field, the larger of the two values."""
+        """Return a Rounding with, in each field, the larger of the two values."""
         both = zip(astuple(self), astuple(other), strict=True)
         return Rounding(*map(max, both))
 
     def moved(self, key: str, values: Tensor) -> Tensor:
-        """Return ``values`` moved by random amounts, as far as rounding may move them; ``key`` decides the seed."""
+        """Return ``values`` with random changes as large as those by rounding may be; ``key`` decides the seed."""
         chance = torch.Generator().manual_seed(zlib.crc32(key.encode()))
         by = (torch.rand(values.shape, generator=chance) * 2 - 1) * USUAL
         found = values + values * by * self.relative + by * self.absolute
@@ -112,13 +112,13 @@ class Network:
     tokens: tuple[str, ...] = ()
     """The token list inside the checkpoint, if it is a GGUF file; () if there is none."""
     is_converted: bool = False
-    """Whether the checkpoint is a GGUF file, whose tensors have other names than those from which the plan reads."""
+    """Whether the checkpoint is a GGUF file, whose tensors do not have transformers' names, as those of the plan."""
     digests: dict[str, int] = field(default_factory=dict)
-    """The CRC-32 of each tensor that was read, computed from its float32 values."""
+    """{key of a tensor that was read: CRC-32 of its float32 values}"""
     samples: dict[str, Tensor] = field(default_factory=dict)
     """About ``SAMPLED`` values of each tensor that was read, evenly spaced."""
     code_sums: dict[str, tuple[str, tuple[int, ...], int] | None] = field(default_factory=dict)
-    """The results of ``codes``, by key."""
+    """{key: result of ``codes``}"""
     opened: ExitStack = field(default_factory=ExitStack)
     """The exit stack that closes the plan and the checkpoints from which the plan reads."""
     progress: Callable[[int], None] = _nothing
@@ -126,7 +126,7 @@ class Network:
 
     @cached_property
     def steps(self) -> Mapping[str, Step]:
-        """The step of the plan that reads each tensor, by the tensor's key in the module."""
+        """{key of a tensor in the module: step of the plan that reads it}."""
         return {step.key: step for step in self.plan.steps}
 
     def read(self, keys: Sequence[str]) -> dict[str, Tensor]:
@@ -146,7 +146,7 @@ class Network:
         return values
 
     def rounding(self, key: str) -> Rounding:
-        """Return how far rounding may have moved a tensor's values when they were stored in their dtype or codes."""
+        """Return how much rounding may have changed a tensor's values when they were stored in their dtype or codes."""
         info = self._source_of(self.steps[key]) if key in self.steps else None
         if info is None:
             return Rounding()
@@ -156,7 +156,7 @@ class Network:
         return Rounding(relative, absolute=relative * _added(info))
 
     def codes(self, key: str) -> tuple[str, tuple[int, ...], int] | None:
-        """Return the dtype, shape and CRC-32 of the codes of a quantised tensor, which are read once; else None."""
+        """Return (dtype, shape, CRC-32) of the codes of a quantised tensor, which are read once; else None."""
         if key not in self.code_sums:
             self.code_sums[key] = self._read_codes(key)
         return self.code_sums[key]
@@ -180,25 +180,25 @@ class Network:
         return codes.dtype, codes.shape, crc
 
     def rounding_of_scales(self, key: str) -> Rounding:
-        """Return how far rounding may have moved the scales of a quantised tensor."""
+        """Return how much rounding may have changed the scales of a quantised tensor."""
         info = self._source_of(self.steps[key])
         others = [one for one in leaves(info) if one is not _codes_of(info)] if info is not None else []
         return Rounding(max((ROUNDOFF.get(one.dtype, 0.0) for one in others), default=0.0))
 
     @property
     def dtypes(self) -> tuple[str, ...]:
-        """The dtypes in which the weights are stored; for a quantised weight, the dtype of its largest part."""
+        """The dtypes in which the weights are stored; for a quantised weight, the dtype of its codes."""
         infos = [self._source_of(step) for step in self.plan.steps]
         return tuple(dict.fromkeys(_stored_as(info) for info in infos if info is not None))
 
     def _source_of(self, step: Step) -> TensorInfo | None:
-        """Return the tensor of the checkpoint that a step reads; None for a step that reads no tensor."""
+        """Return the tensor of the checkpoint that a step of the plan reads; None if the step reads no tensor."""
         inputs = self.plan.inputs
         assert isinstance(inputs, PlanInputs)
         return None if step.source is None else inputs.sources[step.source][step.source_key]
 
     def stores(self, step: Step) -> bool:
-        """Return whether the tensor that a step reads is in the checkpoint as it is, or as codes of the same key."""
+        """Return whether the checkpoint stores the tensor that a step reads, plainly or as codes with the same key."""
         info = self._source_of(step)
         return info is not None and (info.made is None or is_decoded(info)) and not self.is_converted
 
@@ -225,7 +225,7 @@ def _as_float32(values: Tensor) -> Tensor:
 
 
 def _added(info: TensorInfo) -> float:
-    """Return the absolute value of the number that is added to all stored values of a tensor; 0 if there is none."""
+    """Return the absolute value of the number that GGUF adds to all values of a tensor (a norm); 0 if none is added."""
     return abs(info.made.by) if isinstance(info.made, Shifted) else 0.0
 
 
@@ -236,12 +236,12 @@ def _stored_as(info: TensorInfo) -> str:
 
 
 def _codes_of(info: TensorInfo) -> TensorInfo:
-    """Return the codes of a quantised tensor: its largest part. Scales may be float8, too."""
+    """Return the codes of a quantised tensor: the largest of its stored tensors, because scales may be float8, too."""
     return max(leaves(info), key=lambda one: one.numel)
 
 
 def rounding_between(first: Network, second: Network, key: str) -> Rounding:
-    """Return how far rounding may have moved the values of a tensor apart that both networks have.
+    """Return how much rounding may make a tensor that both networks have differ.
 
     If both store the same codes, only their scales may have been rounded: nothing else explains a difference.
     """

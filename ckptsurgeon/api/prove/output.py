@@ -1,4 +1,4 @@
-"""Proves that an output computes the same as its source."""
+"""Proves that a written output computes the same as its source."""
 
 from __future__ import annotations
 
@@ -95,9 +95,14 @@ def require_proof(plan: Plan, output: str | os.PathLike[str], wanted: str) -> st
     if found.verdict in SATISFIES[wanted]:
         return found.verdict
     where = f" from {escape(found.drift.name)} on" if found.drift is not None and found.drift.name else ""
-    what = "computes something else" if found.verdict == DIFFERENT else "computes the same only up to rounding"
+    what = (
+        "computes something else"
+        if found.verdict == DIFFERENT
+        else "computes the same as its source only up to rounding"
+    )
     name = escape(shown(os.fspath(output)))
     raise VerifyError(
-        f"{name} is written, but {what}{where}: the recipe asserts {wanted}, and the verdict is {found.verdict}.",
+        f"{name} is written, but {what}{where}: the recipe asserts the verdict {wanted}, but the verdict is "
+        f"{found.verdict}.",
         hint=f"ckpt prove {escape(found.first.path)} {name} shows the difference after each block.",
     )

@@ -1,4 +1,4 @@
-"""``prove``: runs two networks on the same inputs, and says whether they compute the same."""
+"""``prove``: runs two networks on the same inputs, and says whether their outputs are equal."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ Pair: TypeAlias = tuple[T, T]
 MEMORY = 1 << 30
 """The default of ``memory``, in bytes."""
 MAIN = ("", 0, 0)
-"""The ``Place`` of the main output of the whole network."""
+"""The ``Place`` (key in the recorded outputs) of the main output of the whole network."""
 STRICT = 1.25
-"""The allowed error is this multiple of the measured rounding error if a tensor differs by more than rounding explains.
+"""The allowed error of outputs, as a multiple of the measured one, if a tensor differs more than by rounding.
 
 Otherwise the multiple is ``weights.FACTOR``.
 """
 FEW = 8.0
-"""For an output of n numbers, the multiple above grows by the factor 1 + FEW / sqrt(n): small outputs vary more.
+"""For an output of n numbers, the multiple above is multiplied by 1 + FEW / sqrt(n): small outputs vary more.
 
 The ratio of two sums of n squares has the distribution F(n, n). The factor is about the square root of the 99.9 %
 quantile of this distribution: 3.5 for 8 numbers, 1.5 for 64, 1.1 for 1000.
@@ -66,9 +66,9 @@ def prove(
     networks run in float32, whatever the stored dtypes. Weights are in memory only while their module runs, up to
     ``memory`` (by default 1 GiB) at once.
 
-    If the outputs differ, the first network runs again with its weights moved at random, as far as rounding to the
-    stored dtypes may have moved them. The allowed error follows from the effect of this on the outputs.
-    ``progress`` is called with (parameters read, parameters in total).
+    If the outputs differ, the first network runs again with random changes of its weights, as large as rounding to the
+    stored dtypes may have made. The change of the outputs determines the allowed error. ``progress`` is called with
+    (parameters read, parameters in total).
 
     Raises ConfigError if there is no configuration or if no inputs can be made for the network, PlanError if a
     checkpoint lacks weights of its network.
@@ -115,7 +115,7 @@ def _networks(
 
 
 def _report(networks: list[Network], progress: Progress) -> None:
-    """Make the networks report to ``progress`` how many parameters they have read.
+    """Make both networks report to ``progress`` how many parameters they have read.
 
     The total includes the first network twice, because a third run may read it again.
     """
@@ -136,7 +136,7 @@ def _parameters(network: Network) -> int:
 
 
 def _inputs(networks: list[Network], path: Path | None, seed: int) -> tuple[list[Inputs], SharedTokens | None]:
-    """Return the inputs for both networks, and the tokens that the networks share.
+    """Return the inputs for both networks, and the tokens that both have (a SharedTokens).
 
     The tokens are None if the token lists are the same, or if the inputs are the tensors of a file.
     """
@@ -237,7 +237,7 @@ def _compared(
 
 
 def _with_unseen(proof: Proof, networks: list[Network], shared: SharedTokens | None, inputs: Inputs) -> Proof:
-    """Add the tensors that differ by more than rounding explains to ``proof``, although the outputs in it agree.
+    """Add the tensors that differ by more than rounding explains to ``proof``, although the outputs agree.
 
     If the inputs cannot show the effect of such a tensor, for example because they do not use the values that differ,
     the tensor is in ``unused_differing`` of the result. A note lists the other tensors.
@@ -272,9 +272,9 @@ def _output_notes(pairs: Mapping[Place, Pair[Tensor]]) -> Iterator[str]:
 
 
 def _pairs(first: Outputs, second: Outputs, shared: SharedTokens | None, notes: list[str]) -> dict[Place, Pair[Tensor]]:
-    """Return the outputs of the two networks in pairs, in the order of the run.
+    """Return pairs of outputs of the two networks, by the ``Place`` in the first network, in the order of the run.
 
-    Each pair is under the name and position of the output in the first network. The output of a block is left out if
+    The output of a block is left out if
     the other network lacks it, or has it in another shape; then a note is appended to ``notes``. If the networks have
     no block name in common, outputs are paired in the order of the run.
     """
@@ -287,7 +287,9 @@ def _pairs(first: Outputs, second: Outputs, shared: SharedTokens | None, notes: 
         notes.append("the blocks of the two networks have different names: they are compared in the order of the run")
     elif len(common) < max(len(first), len(second)):
         alone = [place[0] or "the output" for place in first.keys() ^ second.keys()]
-        notes.append(f"only one of the networks has {listing(sorted(set(alone)), SHOWN, where='')}: not compared")
+        notes.append(
+            f"only one of the networks has {listing(sorted(set(alone)), SHOWN, where='')}, so it is not compared"
+        )
     found, other = {}, []
     for place, there in names.items():
         pair = first[place], second[there]
@@ -297,7 +299,10 @@ def _pairs(first: Outputs, second: Outputs, shared: SharedTokens | None, notes: 
         elif place[0] != OUTPUT:
             other.append(place[0])
     if other:
-        notes.append(f"not compared, because their outputs have different shapes: {listing(other, SHOWN, where='')}")
+        notes.append(
+            f"blocks that are not compared, because their outputs have different shapes: "
+            f"{listing(other, SHOWN, where='')}"
+        )
     return found
 
 
@@ -314,7 +319,7 @@ def _allowed(networks: list[Network], inputs: Inputs, plain: Outputs, limit: int
     """Return the allowed error after each block of the first network: the error that rounding may cause.
 
     This error is measured by a second run of the first network. In this run, the tensors that differ between the
-    networks are moved as far as rounding may have moved them. ``plain`` has the outputs of the first run.
+    networks get random changes as large as rounding may have made. ``plain`` has the outputs of the first run.
     """
     from .network import rounding_between
     from .weights import FACTOR, beyond_rounding, differing

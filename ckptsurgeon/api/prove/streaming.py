@@ -14,11 +14,11 @@ from .blocks import CONTAINERS
 __all__ = ["ReadWeights", "streamed", "units_of"]
 
 ReadWeights = Callable[[Sequence[str]], Mapping[str, Tensor]]
-"""A function that returns the values of the parameters with the given keys."""
+"""A function of keys of parameters that returns {key: values}."""
 
 
 def units_of(model: nn.Module, limit: int) -> dict[str, list[str]]:
-    """Return the keys of the parameters that are read together, by the name of the module before which they are read.
+    """Return {name of a module: keys of the parameters that are read together, before this module runs}.
 
     If the parameters of a module have at most ``limit`` bytes in float32, all of them are read before it runs. For a
     larger module, only its direct parameters are read before it runs; its children are treated in the same way.
@@ -51,7 +51,7 @@ def _divide(module: nn.Module, name: str, limit: int, found: dict[str, list[str]
 
 @contextmanager
 def streamed(model: nn.Module, read: ReadWeights, limit: int) -> Iterator[None]:
-    """Give each part of a network on the meta device its weights while this part runs, within the ``with`` block.
+    """Give each part of a network on the meta device its weights while this part runs, during the ``with`` block.
 
     ``read`` is called for the parameters of a unit (see ``units_of``) before its module runs; afterwards they are
     freed.

@@ -27,7 +27,7 @@ class SharedTokens:
     sizes: tuple[int, int]
 
     def translated(self, ids: Tensor) -> Tensor:
-        """Return token ids of the first network as the ids of the same tokens in the second network.
+        """Return token ids of the first network, converted to the ids of the same tokens in the second network.
 
         Raises ConfigError if the second network lacks a token.
         """
@@ -36,13 +36,13 @@ class SharedTokens:
         is_known = bool((ids >= 0).all() and (ids < self.sizes[0]).all())
         if not is_known or bool((table[ids] < 0).any()):
             raise ConfigError(
-                "the inputs have tokens that only one of the networks knows.",
-                hint="Use tokens that both networks know, or a text file (.txt).",
+                "the inputs have tokens that only one of the networks has in its token list.",
+                hint="Use tokens that both networks have, or a text file (.txt).",
             )
         return table[ids]
 
     def columns(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the columns of the shared tokens of two outputs.
+        """Return the columns of two outputs that belong to the shared tokens, in the same order.
 
         Outputs whose last axes are not the vocabularies are returned unchanged.
         """
@@ -52,7 +52,7 @@ class SharedTokens:
 
 
 def tokens_of(own: tuple[str, ...], folder: str) -> tuple[str, ...]:
-    """Return the token list of a network: ``own``, the list in its GGUF file, or else the list in its ``folder``.
+    """Return the token list of a network: ``own`` (that in its GGUF file), or else the one in its ``folder``.
 
     The result is empty if there is none.
     """

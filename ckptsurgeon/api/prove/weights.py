@@ -23,11 +23,11 @@ __all__ = [
 ]  # fmt: skip
 
 FACTOR = 2.0
-"""Rounding does not explain a difference that is larger than this multiple of the rounding error."""
+"""A difference above this multiple of the rounding error is not explained by rounding."""
 COUNTERS = ("num_batches_tracked",)
 """The endings of keys of buffers that are only used in training."""
 NOISY = 0.1
-"""If the allowed error of an output is larger than this, the output cannot show whether weights differ."""
+"""If the allowed relative error of an output is larger than this, the output cannot show whether weights differ."""
 
 
 def differing(networks: Sequence[Network]) -> list[str]:
@@ -69,7 +69,7 @@ def _is_explained(measured: Distance, rounding: Rounding, values: Tensor) -> boo
 def not_reached(networks: Sequence[Network], run: Recording) -> list[str]:
     """Return the keys of the tensors that the first network did not use in the run.
 
-    Tensors that no run has read are now read from both networks, so that their digests can be compared.
+    Tensors that no run has read are read from both networks now, so that their checksums can be compared.
     """
     steps = networks[0].steps
     keys = [key for key, _ in networks[0].module.named_parameters(remove_duplicate=False) if key in steps]
@@ -83,8 +83,8 @@ def not_reached(networks: Sequence[Network], run: Recording) -> list[str]:
 def without_effect(keys: Iterable[str], blocks: Sequence[BlockResult]) -> Iterator[str]:
     """Yield the keys of tensors that differ, but whose difference cannot be seen in the outputs of their block.
 
-    Either the outputs of both networks are equal bit for bit, so the inputs did not use the values that differ. Or
-    rounding may change the outputs so much (``NOISY``) that they show nothing.
+    This is the case if the outputs of both networks are equal bit for bit, so that the inputs did not use the values
+    that differ, or if rounding may change the outputs so much (``NOISY``) that they show nothing.
     """
     for key in keys:
         inner = [one for one in blocks if one.name and key.startswith(f"{one.name}.")]
@@ -138,7 +138,7 @@ def _rows_beyond_rounding(networks: Sequence[Network], key: str, shared: SharedT
 
 
 def changed_in(networks: Sequence[Network], drift: BlockResult | None) -> tuple[ChangedTensor, ...]:
-    """Return the tensors of the block ``drift`` whose values differ, the largest difference first."""
+    """Return the keys of tensors of the block ``drift`` whose values differ, the largest difference first."""
     if drift is None:
         return ()
     inside = [key for key in differing(networks) if key.startswith(f"{drift.name}." if drift.name else "")]

@@ -1,4 +1,4 @@
-"""Checks the value of ``--quantize``."""
+"""Checks the value of ``--quantize``, the name of a quantisation scheme."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check_scheme(
     """
     if name is not None and others:
         raise ConfigError(
-            f"--quantize does not work together with {others[0]}, nor with GGUF output.",
+            f"--quantize cannot be used with {others[0]}, nor with GGUF output.",
             hint="Use --gguf-type q8_0 to quantise for llama.cpp; to quantise a GGUF model, convert it first.",
         )
     if name is None and (include or exclude):

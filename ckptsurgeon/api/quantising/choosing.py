@@ -32,7 +32,7 @@ class ChosenMatrices:
     """The keys of the matrices to quantise, and the matrices that are not quantised.
 
     ``plain`` maps the keys of the matrices that are not quantised to the reason. ``absent`` are linear layers of the
-    model's class whose weight is not stored, such as a tied output layer. ``notes`` are for the user.
+    model's class whose weight is not stored, such as a tied output layer. ``notes`` are the messages for the user.
     """
 
     keys: tuple[str, ...]
@@ -62,7 +62,7 @@ class ChosenMatrices:
 
 
 def _listed(pattern: str, keys: Sequence[str]) -> Iterator[str]:
-    """Yield patterns that match only ``keys``, with lists such as ``{1,2}`` for the numbers of layers and experts.
+    """Yield patterns that match only ``keys``, with lists such as ``{1,2}`` of indices of layers and experts.
 
     ``pattern`` matches these keys and others; it has a ``*`` for each number.
     """
@@ -158,7 +158,8 @@ def _check(checkpoint: Checkpoint, chosen: Mapping[str, str], scheme: Scheme) ->
         more = f"; {count(len(others), 'other')} too: {listing([one for one, _ in others], SHOWN)}" if others else ""
         raise PlanError(
             f"{escape(key)} cannot be quantised to {scheme.name}: {why}{more}.",
-            hint=f"--exclude {escape(key)} leaves it as it is; the schemes fp8-channel, fp8-block and int8 accept any "
+            hint=f"--exclude {escape(key)} leaves it unquantised; the schemes fp8-channel, fp8-block and int8 accept "
+            f"any "
             "size.",
             details=[f"{one}: {text}" for one, text in misfits.items()],
         )
@@ -179,8 +180,8 @@ def _said(
     for key, why in plain.items():
         reasons.setdefault(why, []).append(key)
     for why, keys in reasons.items():
-        yield f"not quantised, {escape(why)}: {listing(keys, SHOWN, where='')}"
+        yield f"not quantised ({escape(why)}): {listing(keys, SHOWN, where='')}"
     if scheme.of_experts and any(".experts." in key for key in chosen):
         yield scheme.of_experts
     if vectors:
-        yield f"not quantised, not a matrix: {count(len(vectors), 'tensor')}"
+        yield f"not quantised (not a matrix): {count(len(vectors), 'tensor')}"

@@ -27,13 +27,13 @@ _EMBEDDINGS = re.compile(r"embed|^(?:wte|wpe|shared|relative_attention_bias|rota
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _LAYER = re.compile(r"\.\d+\.")
 _TURNED = {"c_attn", "c_fc", "c_proj", "q_attn"}
-"""The layers of GPT-2 whose weights have the shape (in, out)."""
+"""The name of the class of GPT-2's layers whose weights have the shape (in, out)."""
 _GPT2 = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
 
 
 @dataclass(frozen=True)
 class LinearLayers:
-    """The kinds of a model's matrices: which are weights of linear layers, and what the others are.
+    """For each matrix of a model, whether it is the weight of a linear layer, and if not, what it is.
 
     ``why`` maps the key of each matrix to the reason why it is not the weight of a linear layer, else ''.
     ``known_by`` is the name of the transformers class from which the kinds are known, '' if they were guessed from the
@@ -75,7 +75,7 @@ class _Facts:
 
     @staticmethod
     def of(build: Callable[[], object] | None) -> _Facts:
-        """Return the facts on the model that ``build`` makes on the meta device; empty facts if it cannot be built."""
+        """Return the facts on the model that ``build`` makes on the meta device; empty if it cannot be built."""
         import torch
 
         facts, model, output = _Facts(), None, None
@@ -109,7 +109,7 @@ def _by_class(keys: Iterable[str], named: Mapping[str, str], facts: _Facts, name
         elif module in facts.heads:
             why[key] = HEAD
         elif module in facts.kept:
-            why[key] = "kept in float32 by its class"
+            why[key] = "its class keeps it in float32"
         else:
             own = _by_name(key)
             why[key] = own if own in (ROUTER, HEAD) else f"{kind} is not Linear" if kind else ""
@@ -120,7 +120,7 @@ def _by_class(keys: Iterable[str], named: Mapping[str, str], facts: _Facts, name
 def _by_name(key: str, *, turned: bool = False) -> str:
     """Return the kind of a matrix, guessed from its key; '' for the weight of a linear layer.
 
-    ``turned`` is true for models with Conv1D layers, as GPT-2 has: their weights have the shape (in, out).
+    ``turned`` is true for models with Conv1D layers (GPT-2): their weights have the shape (in, out).
     """
     *path, leaf = key.split(".")
     layer = path[-1] if path else ""
@@ -140,6 +140,6 @@ def _by_name(key: str, *, turned: bool = False) -> str:
 
 
 def _tied_head(checkpoint: Checkpoint, folder: ModelFolder) -> tuple[str, ...]:
-    """Return the usual name of an output layer, ``lm_head``, if a model's checkpoint stores no such layer."""
+    """Return ``lm_head``, the usual name of an output layer, if a model's checkpoint stores no such layer; else ''."""
     has_one = any(key.split(".")[-2:-1] == ["lm_head"] for key in checkpoint)
     return () if has_one or not folder.config else ("lm_head",)

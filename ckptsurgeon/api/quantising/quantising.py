@@ -26,7 +26,7 @@ class Quantising:
     """The quantisation of a model.
 
     ``row`` is the operation as plain data, and ``settings`` the ``quantization_config`` for config.json. ``notes`` are
-    for the user.
+    the messages for the user.
     """
 
     row: Mapping[str, Any]
@@ -72,11 +72,11 @@ def _check_plain(checkpoint: Checkpoint, folder: ModelFolder) -> None:
         raise PlanError(
             f"{escape(checkpoint.path)} is already quantised: {count(len(coded), 'tensor')}, such as "
             f"{escape(coded[0].name)} ({escape(coded[0].method)}).",
-            hint="Use --dequantize --quantize together to decode and quantise it again in one pass.",
+            hint="Add --dequantize to --quantize to decode and quantise it again in one pass.",
             details=[one.name for one in coded],
         )
     if any(one.name == ADAPTER for one in folder.files):
         raise PlanError(
             f"{escape(checkpoint.path)} is an adapter, and no library loads adapters with quantised weights.",
-            hint="Merge it into its base first: ckpt lora merge.",
+            hint="First merge it into its base with ckpt lora merge.",
         )

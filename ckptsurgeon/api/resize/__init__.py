@@ -1,1 +1,1 @@
-"""The verb resize: another width, depth, or number of heads, experts or channels."""
+"""The verb ``resize``: changes the width, the depth, or the number of heads, experts or channels of a model."""

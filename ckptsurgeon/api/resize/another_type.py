@@ -1,4 +1,4 @@
-"""Changes a dense network to a type with experts, or one expert of each layer to a dense network."""
+"""Converts a dense network to a model type with experts, or one expert of each layer to a dense network."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ __all__ = ["ALIKE", "AnotherType"]
 ALIKE = {
     ("llama", "mixtral"), ("mistral", "mixtral"), ("qwen2", "qwen2_moe"), ("qwen3", "qwen3_moe"),
 }  # fmt: skip
-"""Pairs of types whose networks compute the same outside the feed-forward layers, as the tests compare."""
+"""Pairs of model types that compute the same outside the feed-forward layers; the tests compare their outputs."""
 _SIZE, _SIZES = "intermediate_size", ("moe_intermediate_size", "shared_expert_intermediate_size")
 NORMALISED = "norm_topk_prob"
 """The field that says whether the weights of the chosen experts are divided by their sum."""
 _NORMALISING = ("mixtral",)
-"""Types that always do this."""
+"""Model types that always divide the weights of the chosen experts by their sum."""
 _DERIVED = ("max_window_layers",)
-"""Fields on which nothing but others (``layer_types``) depend."""
+"""Fields that only determine other fields (``layer_types``), and need no note."""
 
 
 class AnotherType:
@@ -69,12 +69,12 @@ class AnotherType:
 
     @property
     def keys(self) -> list[str]:
-        """The keys of the source's tensors."""
+        """The keys of the tensors in the source."""
         return list(self.first.tensors)
 
     @property
     def splits(self) -> list[dict[str, Any]]:
-        """The operations before all changes: none."""
+        """The operations to do before all changes: none."""
         return []
 
     @cached_property
@@ -89,9 +89,9 @@ class AnotherType:
 
     @property
     def said(self) -> list[str]:
-        """Notes on fields of config.json."""
+        """Notes on fields of config.json that were set or left out."""
         own = [f"{name}={brief_repr(value)}" for name, value in self._set.items() if name not in self._given]
-        found = [f"set in config.json, too: {listing(own, where='')}"] if own else []
+        found = [f"fields that are also set in config.json: {listing(own, where='')}"] if own else []
         if self._left_out:
             names = listing(self._left_out, where="")
             unusual = f" (of which {listing(own, where='')} had unusual values)" if (own := self._unusual()) else ""
@@ -106,7 +106,7 @@ class AnotherType:
         types = f"{escape(str(self._before.get('model_type')))} to {escape(self._type)}"
         if self._expert is not None:
             change = expert_alone(before, after, self._expert)
-            change.said = f"{types}: expert {self._expert} of each layer is its feed-forward layer"
+            change.said = f"{types}: expert {self._expert} of each layer becomes its feed-forward layer"
         else:
             change = upcycled(before, after)
             number = next(value for name, value in self.overrides.items() if role_of(name) == "experts")
@@ -120,7 +120,7 @@ class AnotherType:
             self._check_groups(parts)
             change.is_exact = self._is_exact()
             if change.is_exact is False:
-                change.said += "; the weights of the chosen experts do not sum to 1"
+                change.said += "; the weights of a token's experts do not sum to 1"
         yield change
 
     def _check_groups(self, parts: int) -> None:
@@ -129,18 +129,19 @@ class AnotherType:
             used = self.overrides.get(name, self._base.names_in(self._type).get(name))
             if type(used) is int and used % parts:
                 raise ConfigError(
-                    f"each token would use {used} experts ({name}), but {parts} of them are one feed-forward layer.",
-                    hint=f"Use a multiple: --set {name}={parts * max(1, used // parts)}.",
+                    f"each token would use {used} experts ({name}), but {parts} experts together are one copy of the "
+                    f"feed-forward layer.",
+                    hint=f"Use a multiple of {parts}: --set {name}={parts * max(1, used // parts)}.",
                 )
 
     def _is_exact(self) -> bool | None:
-        """Return whether the weights of the chosen experts sum to 1; None if it is not known what else differs."""
+        """Return whether the weights of a token's experts sum to 1; None if the types may also differ otherwise."""
         if not self.overrides.get(NORMALISED, self._type in _NORMALISING or None):
             return False if NORMALISED in self.overrides else None
         return True if self.is_tested and not self._unusual() else None
 
     def _unusual(self) -> list[str]:
-        """Return the fields that are left out although they do not have their default values."""
+        """Return the fields that are left out of config.json although they do not have their default values."""
         usual = self._base.names_in(str(self._before.get("model_type")))
         found = []
         for name in self._left_out:
@@ -152,7 +153,7 @@ class AnotherType:
         return found
 
     def _sizes(self) -> dict[str, Any]:
-        """Return fields of the new type that must have other values than its defaults."""
+        """Return the fields of the new type whose values must differ from its defaults."""
         known = self._base.names_in(self._type)
         if self._expert is not None:
             size = next((self._before[name] for name in _SIZES if self._before.get(name)), None)
@@ -161,7 +162,7 @@ class AnotherType:
         return {**found, **({NORMALISED: True} if NORMALISED in known else {})}
 
     def _check(self) -> None:
-        """Raise ConfigError if a number of experts is missing, or it is not known which expert a dense network gets."""
+        """Raise ConfigError if a number of experts, or the choice of the expert for a dense network, is missing."""
         known = [name for name in self._base.names_in(self._type) if role_of(name) == "experts"]
         experts = next((name for name in self._before if role_of(name) == "experts"), "")
         if known and self._expert is None and not experts:
@@ -176,12 +177,15 @@ class AnotherType:
                 "experts into a dense one.",
             )
         elif self._expert is None:
-            raise ConfigError(f"{escape(self._type)} has no experts.", hint="Choose one of them with --expert N.")
+            raise ConfigError(
+                f"{escape(self._type)} has no experts, so one expert of each layer must be chosen.",
+                hint="Choose one of them with --expert N.",
+            )
 
     def _check_numbers(self, known: list[str]) -> None:
         number = next((self._given[name] for name in known if name in self._given), None)
         if type(number) is not int or number < 1:
-            raise ConfigError("the number of experts is not given.", hint=f"As in --set {known[0]}=8.")
+            raise ConfigError("the number of experts is not given.", hint=f"Set it, for example, --set {known[0]}=8.")
         for name in USED_EXPERTS:
             used = self.overrides.get(name, self._base.names_in(self._type).get(name))
             if type(used) is int and not 0 < used <= number:

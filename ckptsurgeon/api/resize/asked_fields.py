@@ -1,4 +1,4 @@
-"""The fields that the user asks resize to change: checks them, and adds fields that must change or stay with them."""
+"""The fields of config.json that resize shall change: checks them, and adds fields that depend on them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["COPY", "HEAD", "INIT", "TIES", "AskedFields"]
 TIES = "tie_word_embeddings"
 """The field that ties the output layer to the embeddings."""
 COPY, INIT = "copy", "init"
-"""How new channels, or a larger width, are made: as copies, or with initial values that contribute nothing at first."""
+"""The ways to make new channels or a larger width: copies, or initial values that contribute nothing at first."""
 HEAD = "head_dim"
 """The field with the size of a head, which some networks read although their configuration does not declare it."""
 _HEAD_SIZE = (HEAD, "d_kv")
@@ -26,31 +26,31 @@ _EPSILON = re.compile(r"(^|_)eps(ilon)?$")
 
 
 class AskedFields:
-    """The fields of a configuration ``before``, and those of the output that are asked for, ``new``, by dotted path.
+    """The fields of a configuration, ``before``, and {dotted path: new value} of the fields to change, ``new``.
 
-    ``new_width`` is how a larger width is made, if the user chose it.
+    ``new_width`` is the way in which a larger width is made ("copy" or "init"), if the user chose one.
     """
 
     def __init__(self, before: Mapping[str, Any], new: Mapping[str, Any], new_width: str = "") -> None:
         self.before, self.new, self._new_width = before, dict(new), new_width
         self.epsilons: list[str] = []
-        """The fields with an epsilon of norms that change with the width."""
+        """The fields with epsilons of norms that change together with the width."""
         self._with_heads: list[str] = []
         self.undeclared: list[str] = []
         """The fields with the size of a head that the source's configuration does not have, but the output's has."""
 
     def numbers(self, name: str) -> tuple[int, int]:
-        """Return the values of a field that counts something, before and after."""
+        """Return the old and the new value of a field with a number."""
         return at_path(self.before, name), self.new[name]
 
     def check(self, choices: Choices) -> None:
-        """Raise ConfigError for a value, or a choice, that does not fit the configuration."""
+        """Raise ConfigError for a new value, or another choice of the user, that the configuration does not allow."""
         for name, value in list(self.new.items()):
             old = at_path(self.before, name)
             if value == old:
                 raise ConfigError(
                     f"--set {escape(name)}={brief_repr(value)}: it has this value already.",
-                    hint="Leave this field out.",
+                    hint="Leave this --set out.",
                 )
             if role_of(name) and not (type(value) is int and value > 0):
                 raise ConfigError(f"--set {escape(name)}={brief_repr(value)} is not a number above 0.")
@@ -62,7 +62,8 @@ class AskedFields:
         unused = [name for name in choices.kept if name not in self.new]
         if unused:
             raise ConfigError(
-                f"--keep {escape(unused[0])}: this field is not changed.", hint="Set this field with --set."
+                f"--keep {escape(unused[0])} has no effect: this field is not changed.",
+                hint="Set a smaller number with --set.",
             )
         check_ties(TIES, self.before, is_untied=self.new.get(TIES) is False)
         for inside in {name.rpartition(".")[0] for name in (*self.of("heads"), *self.of("kv_heads"))}:
@@ -83,7 +84,7 @@ class AskedFields:
             raise ConfigError("--new-width is only for a larger width.", hint="Leave it out.")
 
     def of(self, role: str) -> list[str]:
-        """Return the fields that count ``role``."""
+        """Return the fields to change whose role is ``role`` ("width", "heads", "experts")."""
         return [name for name in self.new if role_of(name) == role]
 
     def grows(self, name: str) -> bool:
@@ -91,7 +92,7 @@ class AskedFields:
         return bool(self.new[name] > at_path(self.before, name))
 
     def pin_heads(self) -> None:
-        """Keep the size of a head if the width or the number of heads changes, and a field states this size."""
+        """Keep the size of a head if the width or the number of heads changes, and a field has this size."""
         for name in (*self.of("heads"), *self.of("width")):
             for size in _HEAD_SIZE:
                 path, part = name.rpartition(".")[0] + f".{size}" if "." in name else size, self.beside(name)
@@ -99,7 +100,7 @@ class AskedFields:
                     self.new[path] = part[size] or _head_size(part)
 
     def pin_keys(self) -> None:
-        """Set the number of heads of keys to that of heads, if each has its own and no tensor depends on it."""
+        """Set the number of key heads to that of query heads, if they are equal and no tensor depends on it."""
         for name in self.of("heads"):
             part = self.beside(name)
             if keys_by_switch(part) and not part["multi_query"]:
@@ -111,7 +112,7 @@ class AskedFields:
     def pin_undeclared(self, is_read: Callable[[str, int], bool]) -> None:
         """Keep the size of a head if only the number of heads changes, and the size is in a field that is not declared.
 
-        ``is_read`` returns whether the network has other shapes with another value of the field, which it is given.
+        ``is_read`` is a function of a field and a value: whether shapes of the network change with this value.
         """
         widths = {_inside(name) for name in self.of("width")}
         for name in self.of("heads"):
@@ -123,7 +124,7 @@ class AskedFields:
                     self.undeclared.append(path)
 
     def pin_epsilons(self) -> None:
-        """Set the epsilons of norms so that the norms compute the same after zeros are added to the width."""
+        """Set the epsilons of norms so that norms compute the same after dimensions of zeros are added."""
         for name in self.of("width"):
             old, new = self.numbers(name)
             if self.way_of(name) == INIT:
@@ -138,19 +139,19 @@ class AskedFields:
         return [one for one in self.epsilons if _inside(one) == _inside(width)]
 
     def way_of(self, width: str) -> str:
-        """Return how a width is enlarged: "copy", or "init" if the old one does not divide it; "" if it shrinks."""
+        """Return how a width is enlarged: "copy", or "init" if the new one is no multiple; "" if it becomes smaller."""
         old, new = self.numbers(width)
         if new < old:
             return ""
         return self._new_width or (INIT if new % old else COPY)
 
     def is_pinned(self, name: str) -> bool:
-        """Return whether a field next to ``name`` sets the size of a head."""
+        """Return whether a field in the same section as ``name`` sets the size of a head."""
         inside = name.rpartition(".")[0]
         return any((f"{inside}.{size}" if inside else size) in self.new for size in _HEAD_SIZE)
 
     def steps(self) -> Iterator[tuple[str, list[str]]]:
-        """Yield the changes in order: for each, what its fields count, and the fields."""
+        """Yield (role, fields) of each change in order: the role of the fields, and the fields that change together."""
         joined: set[str] = set()
         for role in ORDER:
             for name in self.of(role):
@@ -170,17 +171,17 @@ class AskedFields:
                 yield role_of(beside[0]), beside
 
     def _keys_with(self, fields: Sequence[str]) -> list[str]:
-        """Return the fields with a number of heads of keys that changes as one of heads in ``fields`` does."""
+        """Return the fields with a number of key heads that changes in the same way as a field in ``fields`` does."""
         return [one for one in self.of("kv_heads") if self._heads_beside(one) in fields]
 
     def has_own_keys(self, width: str) -> bool:
-        """Return whether each head of queries beside ``width`` has its own head of keys, before and after."""
+        """Return whether each query head has its own key head, before and after, in the section of ``width``."""
         part, inside = self.beside(width), _inside(width)
         keys = [name for name in part if role_of(name) == "kv_heads" and type(part[name]) is int]
         return not keys or bool(self._keys_with([one for one in self.of("heads") if _inside(one) == inside]))
 
     def _heads_beside(self, name: str) -> str:
-        """Return the field with the number of heads of queries that changes as ``name``, of keys and values, does."""
+        """Return the field with the number of query heads that changes as ``name`` (of key and value heads) does."""
         for heads in self.of("heads"):
             same = heads.rpartition(".")[0] == name.rpartition(".")[0]
             if same and (at_path(self.before, heads), self.new[heads]) == (
@@ -191,7 +192,7 @@ class AskedFields:
         return ""
 
     def _check_heads(self, width: str) -> None:
-        """Raise ConfigError if heads would get another size with the width."""
+        """Raise ConfigError if a change of the width would change the size of each head."""
         if self.is_pinned(width):
             return
         inside = width.rpartition(".")[0]
@@ -205,10 +206,10 @@ class AskedFields:
                 hint = (
                     f"Add --set {path}={int(needed)}." if needed == int(needed) else "Choose a multiple of the width."
                 )
-                raise ConfigError(f"with {width}={self.new[width]}, each head would get another size.", hint=hint)
+                raise ConfigError(f"with {width}={self.new[width]}, the size of each head would change.", hint=hint)
 
     def beside(self, name: str) -> Mapping[str, Any]:
-        """Return the source's fields in the part of the configuration that has the field ``name``."""
+        """Return the source's fields in the section (nested configuration) that has the field ``name``."""
         inside = name.rpartition(".")[0]
         part = at_path(self.before, inside) if inside else self.before
         assert isinstance(part, Mapping)

@@ -14,7 +14,7 @@ STRING = re.compile(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"", re.DOTALL)
 ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 LETTERS = {"n": "\n", "t": "\t", "r": "\r"}
 LONGEST = 1 << 20
-"""The largest number of characters of a template that are read: real ones have some thousand."""
+"""The largest number of characters of a template that are read: real templates have a few thousand."""
 
 
 def chat_texts(settings: Any) -> list[str]:

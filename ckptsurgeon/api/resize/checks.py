@@ -1,4 +1,4 @@
-"""Finds out where a network of another size would compute something else although its weights fit."""
+"""Finds out where a network of another size would compute something else although all weights fit."""
 
 from __future__ import annotations
 
@@ -28,69 +28,69 @@ __all__ = [
 ]
 
 Constants = Mapping[str, object]
-"""The values that modules have beside their weights, by path and name."""
+"""{path of a module and name: value that the module has besides its weights, such as a scale}"""
 _LATENT = "kv_lora_rank"
-"""The field of networks that make keys and values of all heads from one latent vector: each head has its own."""
+"""A field of networks in which one latent vector gives the keys and values of all heads: each head has its own keys."""
 _RELATIVE, _SCALED_IF_TIED = ("relative_attention_num_buckets", "d_kv"), "scale_decoder_outputs"
 _SCALED_TYPES = ("umt5", "switch_transformers", "udop")
 _SIZES_OF_HEADS = ("head_dim", "head_size", "attention_head_size", "key_value_proj_dim")
 _OTHER_SUMS = ("alpha_factor", "zero_expert_num")
-"""Ends of fields of networks whose layers pass their input on otherwise than by adding to it."""
+"""Ends of the names of fields by which layers do not simply add their result to their input."""
 _COUNTS_LAYERS = "scale_attn_by_inverse_layer_idx"
 _SAME = ("initializ", "std", "drop", "layerdrop")
-"""Parts of the names of values that only training needs."""
+"""Parts of the names of values that are only used in training."""
 
 
 def check_values(asked: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
-    """Raise ConfigError if the class of a configuration does not take a value that was asked for."""
+    """Raise ConfigError if the configuration class changes a value that the user set."""
     for name, value in asked.items():
         if at_path(fields, name) != value and at_path(fields, name) is not None:
             raise ConfigError(
                 f"--set {escape(name)}={brief_repr(value)} is not possible: the configuration class of the model "
                 f"changes this value to {brief_repr(at_path(fields, name))}.",
-                hint="Leave this field out.",
+                hint="Leave this --set out.",
             )
 
 
 def check_ties(name: str, before: Mapping[str, Any], *, is_untied: bool) -> None:
     """Raise ConfigError if untying the output layer ``name`` would change what the network computes.
 
-    T5 and its relatives multiply the last hidden states by a number if the two are tied.
+    T5 and similar networks multiply the last hidden states by a number if the output layer is tied.
     """
     if is_untied and all(one in before for one in _RELATIVE) and _SCALED_IF_TIED not in before:
         raise ConfigError(
-            f"--set {name}=false: this network scales its last layer differently if it is not tied.",
-            hint="Leave this field out; the width can grow without it, with --new-width init.",
+            f"--set {name}=false: this network scales the inputs of its output layer differently if it is not tied.",
+            hint="Leave this field out; with --new-width init, the width can grow without it.",
         )
 
 
 def scales_output(before: Mapping[str, Any]) -> bool:
-    """Return whether a network divides the inputs of its output layer by the root of the width, as T5 does."""
+    """Return whether a network divides the inputs of its output layer by the square root of the width, as T5 does."""
     tied = before.get("model_type") in _SCALED_TYPES and before.get("tie_word_embeddings") is True
     return before.get(_SCALED_IF_TIED) is True or tied
 
 
 def check_head_sizes(field: str, before: Constants, after: Constants) -> None:
-    """Raise PlanError if heads get another size with the width, by what the modules of both networks have."""
+    """Raise PlanError if the size of heads changes with the width, according to the modules of both networks."""
     for name, size in before.items():
         other = after.get(name, size)
         if other != size and name.rpartition(".")[2] in _SIZES_OF_HEADS:
             raise PlanError(
-                f"{field}: each head would get another size ({escape(name)} would be {other} instead of {size}).",
-                hint="Leave this field out: this network computes the size of a head from its width.",
+                f"{field}: the size of each head would change ({escape(name)} would be {other} instead of {size}).",
+                hint="Leave this --set out: this network computes the size of a head from its width.",
             )
 
 
 def keys_by_switch(part: Mapping[str, Any]) -> bool:
-    """Return whether a switch says that all heads share one key (Falcon-7B), or that each has its own.
+    """Return whether a field says that all heads share one key head (Falcon-7B), or that each has its own.
 
-    A field with the number of heads of keys then has no effect on tensors, but has to say the same.
+    A field with the number of key heads then has no effect on tensors, but has to agree with it.
     """
     return type(part.get("multi_query")) is bool and not part.get("new_decoder_architecture")
 
 
 def check_heads(part: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """Raise ConfigError if heads of queries and of keys do not fit; ``part`` has all fields, ``new`` the new values."""
+    """Raise ConfigError if numbers of query and key heads do not fit; ``part`` has all fields, ``new`` new values."""
     names = {role: [one for one in part if role_of(one) == role and type(part[one]) is int] for role in _HEADS}
     if not (names["heads"] and names["kv_heads"]) or keys_by_switch(part):
         return
@@ -116,7 +116,7 @@ _MATRICES = ("linear", "transposed linear", "conv")
 
 
 def heads_of_one_size(name: str, numbers: tuple[int, int], axes: Iterable[Axis], width: str) -> PlanError | None:
-    """Return an error if a change of the number of heads alone would only change the size of each head."""
+    """Return an error if changing only the number of heads would change the size of each head, not the weights."""
     weights = [axis for axis in axes if axis.kind in _MATRICES]
     ratios = {axis.after * numbers[0] == axis.before * numbers[1] for axis in weights}
     if ratios == {True} and {axis.side for axis in weights} == {"out", "in"}:
@@ -128,17 +128,17 @@ def heads_of_one_size(name: str, numbers: tuple[int, int], axes: Iterable[Axis],
         f"{name} {numbers[0]} to {numbers[1]}: this network has no field for the size of a head, which is {width} "
         f"divided by {name}; the same weights would be divided into {'more and smaller' if more else 'fewer, larger'} "
         "heads, which compute something else.",
-        hint=f"Set it {also}." if more else f"{others}." if less else "",
+        hint=f"Set it together {also}." if more else f"{others}." if less else "",
     )
 
 
 def has_heads_in_pairs(values: Constants) -> bool:
-    """Return whether a network subtracts heads from each other in pairs, as DiffLlama does: by a lambda."""
+    """Return whether a network subtracts heads from each other in pairs, times a lambda, as DiffLlama does."""
     return any(name.endswith(".lambda_init") for name in values)
 
 
 def check_used(role: str, field: str, axes: Sequence[Axis]) -> None:
-    """Raise PlanError if what heads return has another size than the layer that takes it, or the reverse.
+    """Raise PlanError if the heads' output size differs from the input size of the layer after them.
 
     Helium has ``head_dim``, but the layer after its heads has the size of the width.
     """
@@ -158,27 +158,27 @@ def check_used(role: str, field: str, axes: Sequence[Axis]) -> None:
         else:
             continue
         raise PlanError(
-            f"{field}: the layers of {escape(path)} would not fit together ({last}).",
+            f"{field}: the layers of {escape(path)} would not fit together, because of the shape of {last}.",
             hint="In this network, the number of heads times the size of a head must be the width: do not change the "
             "width or the number of heads.",
         )
 
 
 def check_identity(before: Mapping[str, Any]) -> None:
-    """Raise PlanError if no layer of a network passes its input on by adding nothing to it."""
+    """Raise PlanError if new layers cannot pass their input on unchanged in this network."""
     found = [name for name in before if name.endswith(_OTHER_SUMS) or (name == _COUNTS_LAYERS and before[name])]
     if found:
         raise PlanError(
             f"with {listing(found, where='')}, layers of this network always change their input, so no layers can be "
-            "added that only pass it on.",
-            hint="Repeat layers instead: --layers repeat, or a list.",
+            f"added that pass their input on unchanged.",
+            hint="Repeat layers instead: --layers repeat, or a list of layers.",
         )
 
 
 def numbers_apart(before: Constants, after: Constants, but: Iterable[str] = ()) -> list[str]:
-    """Return the names of numbers in the modules of a network that change with its size, such as a scale.
+    """Return the names of numbers in the modules of a network, such as a scale, that change with its size.
 
-    ``but`` are paths of modules whose numbers are known to differ.
+    ``but`` are paths of modules whose numbers are not compared.
     """
     known = set(but)
     return [
@@ -193,9 +193,9 @@ def numbers_apart(before: Constants, after: Constants, but: Iterable[str] = ()) 
 
 
 def layers_apart(before: Constants, after: Constants, paths: Sequence[str], layers: Sequence[Layer]) -> list[str]:
-    """Return names of values of layers that differ from those of the layers whose weights they get.
+    """Return the names of values in which new layers differ from the layers whose weights they get.
 
-    Values of layers that only pass their input on do not matter.
+    Layers that only pass their input on are not compared.
     """
     found = []
     for path in paths:

@@ -1,4 +1,4 @@
-"""What the user of resize chose besides fields: layers, what to keep, and how to add channels."""
+"""What the user of resize chose besides fields: layers, what to keep, and how channels and width are added."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Choices"]
 
 @dataclass(frozen=True)
 class Choices:
-    """What the user chose: ``layers`` as text, lists of what is ``kept`` by field, how channels and width are added.
+    """The user's choices: ``layers`` as text, ``kept`` = {field: indices to keep}, ways to add channels and width.
 
     ``merge`` is "similar" or groups of experts as text, if experts are merged.
     ``vocabulary`` is the change of the vocabulary, if there is one.
@@ -27,5 +27,5 @@ class Choices:
     merge: str = ""
     by: str = ""
     influences: Callable[[int], list[float]] | None = None
-    """A function that returns the influence of each layer of a list of so many, if statistics are given."""
+    """A function of the number of layers in a list that returns the influence of each layer (from statistics)."""
     vocabulary: VocabularyStep | None = None

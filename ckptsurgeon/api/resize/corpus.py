@@ -15,7 +15,7 @@ from ...util.text import brief_repr, escape
 __all__ = ["check_encodes_alike", "opened_tokenizer", "text_batches", "used_ids"]
 
 PART = 1 << 18
-"""The size, in characters, of the parts of a corpus that are encoded as a whole; each ends with a line."""
+"""The size, in characters, of the parts of a corpus that are encoded as a whole; each part consists of whole lines."""
 LONGEST = 1 << 20
 """A longer line, in characters, is cut."""
 
@@ -38,7 +38,7 @@ def opened_tokenizer(text: str, name: str) -> Any:
 
 
 def used_ids(tokenizer: Any, batches: Iterable[list[str]]) -> set[int]:
-    """Return the ids of the tokens that lists of texts use."""
+    """Return the ids of the tokens that are used by the texts in ``lists`` of texts."""
     found: set[int] = set()
     for texts in batches:
         for one in tokenizer.encode_batch(texts, add_special_tokens=False):
@@ -47,7 +47,7 @@ def used_ids(tokenizer: Any, batches: Iterable[list[str]]) -> set[int]:
 
 
 def check_encodes_alike(first: Any, second: Any, batches: Iterable[list[str]]) -> None:
-    """Raise ConfigError if two tokenisers encode one of the texts in some lists into different tokens."""
+    """Raise ConfigError if two tokenisers encode one of the texts in some lists of texts into different tokens."""
     tokens = first.get_vocab()
     moved = {number: second.token_to_id(token) for token, number in tokens.items()}
     for texts in batches:
@@ -56,15 +56,15 @@ def check_encodes_alike(first: Any, second: Any, batches: Iterable[list[str]]) -
             if [moved[number] for number in old.ids] != new.ids:
                 raise ConfigError(
                     f"the smaller tokeniser would encode {escape(brief_repr(text, 60))} into other tokens.",
-                    hint="Make the smaller tokeniser yourself, and use --tokenizer.",
+                    hint="Make a smaller tokeniser in another way, and name it with --tokenizer.",
                 )
 
 
 def text_batches(paths: Sequence[str]) -> Iterator[list[str]]:
-    """Yield texts of the files in lists: parts of many lines as a whole, and each of their lines alone.
+    """Yield lists of texts from files: parts of many lines as one text, and each of their lines as a text of its own.
 
-    A line may begin with another token if it is a text of its own, and a part has tokens of several line ends. Raises
-    ConfigError if a file cannot be read.
+    Both are needed: a line that is a text of its own may begin with another token, and only parts have tokens for
+    several line ends. Raises ConfigError if a file cannot be read.
     """
     for path in paths:
         for part in _parts(path):

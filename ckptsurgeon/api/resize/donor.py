@@ -1,4 +1,4 @@
-"""Rows of new tokens from a donor: another model whose tokeniser has them (``--new-tokens omp``)."""
+"""Makes rows of new tokens from a donor: another model, whose tokeniser has these tokens (``--new-tokens omp``)."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from ..inputs.kept_open import KeptOpen
 __all__ = ["DonorChoice", "donor_choice", "with_donor"]
 
 PICKS = 64
-"""How many rows of shared tokens make a new row, at most, if the user does not say it: as in mergekit."""
+"""By default, at most this many rows of shared tokens are summed to make a new row, as in mergekit."""
 BLOCK = 16 << 20
 """The bytes of the blocks in which rows are read to look for NaN and zeros, in single precision."""
 INPUT, OUTPUT = "input", "output"
-"""The two embeddings of a network: of the tokens that it reads, and of those that it writes."""
+"""The roles of a network's two embeddings: that of input tokens, and the output layer."""
 _OF = {"embedding": INPUT, "scaled embedding": INPUT, "linear": OUTPUT}
 
 
 @dataclass(frozen=True)
 class DonorChoice:
-    """The folder of the donor, and the most rows of which each new row is made."""
+    """The folder of the donor, and the largest number of rows that are summed to make a new row."""
 
     path: str
     picks: int
@@ -77,11 +77,11 @@ def donor_choice(way: str, tokenizer: str, donor: str, picks: int | None) -> Don
 
 
 def with_donor(plan: Plan, choice: DonorChoice, tokens: Sequence[str], network: TargetSpec) -> Plan:
-    """Return a plan whose new rows are made from those of a donor; ``tokens`` are those of the new vocabulary.
+    """Return a plan whose new rows are made from those of a donor; ``tokens`` are the tokens of the new vocabulary.
 
-    ``network`` is that of the output. The donor's rows, and the source's of shared tokens, are read once, to see that
-    they are finite. Raises ConfigError if the donor lacks tokens, PlanError if its rows cannot be used. If it raises,
-    it closes the plan's inputs.
+    ``network`` is the network of the output. The donor's rows, and the source's rows of shared tokens, are read once to
+    check that they are finite. Raises ConfigError if the donor lacks tokens, PlanError if its rows cannot be used. If
+    it raises, it closes the plan's inputs.
     """
     inputs, rows = plan.inputs, plan.rows
     assert isinstance(inputs, PlanInputs)
@@ -135,7 +135,7 @@ class _Donor:
         self.checkpoint = open_checkpoint(path)
 
     def rows_of(self, tokens: Sequence[str], rows: VocabularyRows, picks: int) -> DonorRows:
-        """Return the donor's rows of the new vocabulary; raises ConfigError, and PlanError if too few are shared."""
+        """Return the donor's rows of the new vocabulary; raises ConfigError, or PlanError if too few are shared."""
         places = {token: row for row, token in enumerate(self._tokens)}
         own = (*(places.get(token) for token in tokens), *[None] * rows.padded)
         lacking = [tokens[at] for at, row in enumerate(own[: len(tokens)]) if row is None and rows.rows[at] is None]
@@ -155,7 +155,9 @@ class _Donor:
             raise PlanError(
                 f"a new row would be a sum of {picks} rows, but the model and {escape(self._path)} share only "
                 f"{count(shared, 'token')}.",
-                hint=f"Use fewer: --omp-k {shared}." if shared else "Name another donor: --donor DIR.",
+                hint=f"Use fewer rows for each new row: --omp-k {shared}."
+                if shared
+                else "Name another donor: --donor DIR.",
             )
         return found
 
@@ -165,7 +167,7 @@ class _Donor:
 
     @cached_property
     def _keys(self) -> Mapping[str, str]:
-        """The keys of the two embeddings; that of the input for both if they are tied."""
+        """The keys of the input embedding and of the output layer; the same key twice if they are tied."""
         network, kinds = self._network, module_kinds(self._network)
         found: dict[str, list[str]] = {INPUT: [], OUTPUT: []}
         for key, axis in network.vocabulary.items():
@@ -193,15 +195,17 @@ class _Donor:
         if info is None or info.shape != wanted or info.opaque or DTYPES[info.dtype].kind != "float":
             what = f"is {info.dtype} {shape_text(info.shape)}" if info is not None else "is missing"
             raise PlanError(
-                f"the donor {escape(self._path)}: its embedding {escape(key)}, {shape_text(wanted)}, {what}.",
+                f"the embedding {escape(key)} of the donor {escape(self._path)}, which must be {shape_text(wanted)}, "
+                f"{what}.",
                 hint="If it is quantised, decode it first: ckpt convert DIR --dequantize -o plain/.",
             )
         return there, info
 
     def inputs_of(self, step: Step, kinds: Mapping[str, str], at: int) -> tuple[Input, ...]:
-        """Return the embedding of the donor, whose index is ``at``, for a tensor with rows of tokens.
+        """Return the donor's embedding as an input for a tensor with rows of tokens; the donor has the index ``at``.
 
-        A tensor with one number for each token has none. Raises PlanError if it is not known which embedding it is.
+        There is none for a tensor with one number for each token. Raises PlanError if it is not known which embedding
+        it is.
         """
         if prod(step.shape) == step.shape[step.axis]:
             return ()
@@ -222,7 +226,7 @@ class _Donor:
 def _checked(
     steps: Sequence[Step], rows: VocabularyRows, sources: Sequence[Checkpoint], tokens: Sequence[str]
 ) -> Iterator[str]:
-    """Yield notes on rows that become zero; raises PlanError for rows with NaN, or if too few are not zero."""
+    """Yield notes on new rows that become zero; raises PlanError for rows with NaN, or if too few rows are not zero."""
     donor = rows.donor
     assert donor is not None
     wanted, places = donor.wanted(rows), {place: at for at, place in enumerate(donor.rows) if place is not None}
@@ -249,7 +253,9 @@ def _zeros_said(
         raise PlanError(
             f"a new row would be a sum of {rows.donor.picks} rows, but only {count(useful, 'row')} of shared tokens "
             f"in {escape(one.key)} of the donor {'is' if useful == 1 else 'are'} not zero.",
-            hint=f"Use fewer: --omp-k {useful}." if useful else "Name another donor: --donor DIR.",
+            hint=f"Use fewer rows for each new row: --omp-k {useful}."
+            if useful
+            else "Name another donor: --donor DIR.",
         )
     empty = [repr(tokens[at]) for at in wanted if at in zeros]
     if empty:
@@ -260,7 +266,7 @@ def _zeros_said(
 
 
 def _zeros(one: Input, source: Checkpoint, places: Mapping[int, int], name: Callable[[int], str]) -> set[int]:
-    """Return which of the rows ``places``, {row: the token's place}, are zero; raises PlanError for NaN or infinity."""
+    """Return which rows are zero; ``places`` is {row: index of its token}. Raises PlanError for NaN or infinity."""
     import numpy as np
 
     from ...engine.compute.reading import read_part

@@ -1,6 +1,6 @@
-"""Collects what each expert of a layer contributes, if the weights of all experts are in one tensor.
+"""Collects how much each expert of a layer contributes, if one module has the weights of all experts.
 
-The module's computation is done again for each expert, and only believed if the sum of all is what the module returned.
+The module's computation is repeated for each expert; the results are only used if their sum equals the module's output.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["ExpertSums", "are_experts"]
 
 TOLERANCE = 1e-3
-"""The largest difference from what the module returned, relative to its largest number."""
+"""The largest allowed difference from the module's output, relative to the largest number in it."""
 
 
 def are_experts(module: nn.Module) -> bool:
@@ -26,11 +26,11 @@ def are_experts(module: nn.Module) -> bool:
 
 @dataclass
 class ExpertSums:
-    """What the experts of a module contributed so far.
+    """Statistics on what the experts of a module have contributed so far.
 
     ``saliency`` has, for each expert, the sum of the lengths of its outputs times the router's weights, and ``used``
-    how often it was used. ``inputs`` has, for each expert, the sum of the squares of the inputs of its last layer times
-    these weights, over ``count`` positions.
+    the number of positions that used it. ``inputs`` has, for each expert, the sum of the squares of the inputs of its
+    last layer times these weights, over ``count`` positions.
     """
 
     saliency: Any = None
@@ -40,7 +40,7 @@ class ExpertSums:
     is_known: bool = True
 
     def results(self) -> Mapping[str, Tensor]:
-        """Return the statistics by the last part of their keys; {} if it is not known how the module computes.
+        """Return {last part of a key: statistics}; {} if it is not known how the module computes.
 
         ``saliency`` is the mean over the positions that use an expert (REAP, https://arxiv.org/abs/2510.13999).
         """
@@ -50,7 +50,7 @@ class ExpertSums:
         return {"saliency": mean.float(), "inputs": (self.inputs / self.count).float()}
 
     def add(self, module: nn.Module, given: Sequence[Any], output: Any, real: Tensor | None) -> None:
-        """Add what a module computed of ``given``; positions where ``real`` is false only fill a batch up."""
+        """Add what a module computed from the inputs ``given``; positions where ``real`` is false are padding."""
         import torch
 
         found = _arguments(given)
@@ -85,14 +85,14 @@ class ExpertSums:
 
 
 def _stacked(module: nn.Module) -> tuple[int, int, int]:
-    """Return the number of experts, the width and the number of channels."""
+    """Return the number of experts, the width and the number of channels of a module."""
     shape: Sequence[int] = module.down_proj.shape  # type: ignore[assignment]
     number, width, size = shape
     return (number, size, width) if getattr(module, "is_transposed", False) else (number, width, size)
 
 
 def _arguments(given: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Return inputs, numbers of the chosen experts, and their weights; None if these are not what is given."""
+    """Return the inputs, the indices of the chosen experts and their weights, from ``given``; None if it has others."""
     import torch
 
     tensors = [one for one in given if isinstance(one, torch.Tensor)]
@@ -107,7 +107,7 @@ def _arguments(given: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor] | None:
 def _by_expert(
     module: Any, hidden: Tensor, chosen: Tensor, weights: Tensor
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
-    """Yield, for each used expert: its number, its positions, their weights, its inner values and its outputs."""
+    """Yield, for each used expert: its index, its positions, their router weights, its inner values and outputs."""
     import torch
 
     number = _stacked(module)[0]
@@ -127,7 +127,7 @@ def _product(module: Any, name: str, expert: int, values: Tensor) -> Tensor:
 
 
 def _is_near(total: Tensor, result: Any) -> bool:
-    """Return whether the sum of all experts is what the module returned."""
+    """Return whether the sum of all experts' outputs is what the module returned."""
     import torch
 
     if not isinstance(result, torch.Tensor) or result.numel() != total.numel():

@@ -1,4 +1,4 @@
-"""The change that one field needs, by what the field counts."""
+"""Finds the change of a network that a changed field needs, by the role of the field (width, heads, experts)."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ __all__ = ["FieldChange"]
 UNTIE = "Untie them: --set tie_word_embeddings=false."
 _LAST_NORM, _OUTPUT_LAYER = "decoder.final_layer_norm.weight", "lm_head.weight"
 _NORM_FIRST = ("do_stable_layer_norm", "do_layer_norm_before")
-"""Fields of wav2vec 2.0 and of OPT that say that layers normalise their input, not what they return."""
+"""Fields of wav2vec 2.0 and OPT that say that layers normalise their inputs, not their outputs."""
 
 
 @dataclass(frozen=True)
 class FieldChange:
-    """Finds the change from the network ``before`` to the network ``after``, in which fields that are asked for differ.
+    """Finds the change from the network ``before`` to ``after``, whose configurations differ in some fields.
 
-    ``constants`` returns the values that the modules of both networks have beside their weights, and ``norms`` how the
-    norms of both networks compute.
+    ``constants`` returns the values that the modules of both networks have besides their weights, and ``norms`` the
+    kinds of the norms of both networks.
     """
 
     asked: AskedFields
@@ -47,7 +47,7 @@ class FieldChange:
     after: Network
 
     def change(self, role: str, name: str) -> Change:
-        """Return the change of the field ``name``, which counts ``role``; raises ConfigError and PlanError."""
+        """Return the change for the field ``name`` with the role ``role``; raises ConfigError and PlanError."""
         numbers, before, after = self.asked.numbers(name), self.before, self.after
         if role == "vocabulary":
             assert self.choices.vocabulary is not None
@@ -90,7 +90,7 @@ class FieldChange:
         return self._fewer(role, name, axes, numbers)
 
     def _check_sizes(self, name: str, numbers: tuple[int, int]) -> None:
-        """Raise PlanError if heads would get another size."""
+        """Raise PlanError if the size of each head would change."""
         try:
             axes = changed_axes("heads", name, self.before, self.after)
         except PlanError:
@@ -102,19 +102,23 @@ class FieldChange:
             raise wrong
 
     def _normalises_after(self, name: str) -> bool:
-        """Return whether each layer normalises the sum of its input and what it adds."""
+        """Return whether each layer normalises the sum of its input and its result."""
         part = self.asked.beside(name)
         return any(part.get(one) is False for one in _NORM_FIRST) or any(map(NORM_AFTER.search, self.before.tensors))
 
     def _check_ties(self, name: str, axes: Sequence[Axis]) -> None:
-        """Raise PlanError if an output layer is tied to embeddings that change otherwise than it has to."""
+        """Raise PlanError if an output layer is tied to embeddings, but would have to change in another way."""
         wider = {axis.key for axis in axes}
         for alias, owner in self.after.ties.items():
             kinds = {self.before.kinds.get(alias), self.before.kinds.get(owner)}
             if wider & {alias, owner} and "linear" in kinds and len(kinds) > 1:
                 is_set = self.asked.new.get(TIES) is False
                 kinds_of_norms = {norm.kind for norm in self.norms()[0].values()}
-                zeros = "" if kinds_of_norms & {"mean", "bare"} else " Or add dimensions that are 0: --new-width init."
+                zeros = (
+                    ""
+                    if kinds_of_norms & {"mean", "bare"}
+                    else " Or add dimensions that are 0 at first: --new-width init."
+                )
                 raise PlanError(
                     f"{name}: {escape(alias)} is tied to {escape(owner)}, so the outputs would be {_times(axes)} times "
                     "as large.",
@@ -141,7 +145,7 @@ class FieldChange:
         return change
 
     def _scales(self, axes: Sequence[Axis]) -> dict[str, float]:
-        """Return by what embeddings have to be multiplied because the network multiplies them by another number."""
+        """Return {key of an embedding: factor} that makes up for another scale by which the network multiplies it."""
         first, last = self.constants()
         found = {}
         for axis in axes:
@@ -152,7 +156,7 @@ class FieldChange:
         return found
 
     def _added(self, name: str, axes: Sequence[Axis], numbers: tuple[int, int], scales: Mapping[str, float]) -> Change:
-        """Return the change to a width with numbers that are 0 at first."""
+        """Return the change to a larger width whose new dimensions are 0 at first."""
         first, last = self.norms()
         check_norms(name, first, last, numbers)
         part = self.asked.beside(name)
@@ -170,10 +174,10 @@ class FieldChange:
         return with_epsilons(change, first, last, numbers, self.before, heads)
 
     def _last_norms(self, name: str, scales: Mapping[str, float], numbers: tuple[int, int]) -> dict[str, float]:
-        """Return factors of the weights of last norms that make up for what the output layer computes otherwise.
+        """Return {key of a last norm: factor of its weights} that makes up for a changed scale before the output layer.
 
-        The output layer is multiplied by a number if it is tied to embeddings that are, or, in T5, by the width. Raises
-        PlanError if it is not known which norm is the last.
+        The scale changes if the output layer is tied to embeddings that are multiplied by a factor or, in T5, with the
+        width. Raises PlanError if it is not known which norm is the last.
         """
         found = {}
         if _OUTPUT_LAYER in self.after.tensors and scales_output(self.asked.before):
@@ -184,7 +188,7 @@ class FieldChange:
                 if norm not in self.after.tensors or owner == norm:
                     raise PlanError(
                         f"{name}: {escape(alias)} is tied to {escape(owner)}, but at the new width the two must be "
-                        "scaled by different factors.",
+                        f"scaled by different factors.",
                         hint=UNTIE,
                     )
                 found[norm] = 1 / scales[owner]
@@ -203,7 +207,7 @@ class FieldChange:
                 )
 
     def _routed(self, change: Change, name: str, numbers: tuple[int, int]) -> Change:
-        """Return the change to repeated experts: it is exact if as many more of them are used."""
+        """Return the change to repeated experts: exact if the number of experts per token grows as much."""
         inside, part = name.rpartition(".")[0], self.asked.beside(name)
         if not any(type(part.get(used)) is int for used in USED_EXPERTS):
             change.is_exact = None  # it is not known how many of them are used
@@ -227,8 +231,8 @@ class FieldChange:
         if listed is not None:
             if len(listed) != new or listed[-1] >= old:
                 raise ConfigError(
-                    f"--keep {name} lists {len(listed)} numbers, up to {listed[-1]}; it must list {new} numbers "
-                    f"below {old}."
+                    f"--keep {name} lists {len(listed)} indices up to {listed[-1]}; it must list "
+                    f"{new} indices below {old}."
                 )
             within = self._heads_of_keys(name, old, new) if role == "heads" else 1
             shares = {sum(index * within // old == part for index in listed) for part in range(within)}
@@ -239,18 +243,18 @@ class FieldChange:
                     hint=f"Each head of keys is shared by {old // within} heads of queries that follow each other: "
                     f"keep {new // within} of them.",
                 )
-            return selected(name, groups, [listed] * len(groups), numbers, f"those of the list are kept ({new})")
+            return selected(name, groups, [listed] * len(groups), numbers, f"those in the list are kept ({new})")
         within = self._heads_of_keys(name, old, new) if role == "heads" else 1
         kept = [largest(self.measures.scores(role, axes, old), new, within) for axes in groups]
         why = (
-            f"those that contribute most in {escape(self.choices.by)}"
+            f"those that contribute most according to {escape(self.choices.by)}"
             if self.choices.by
             else "those with the largest weights"
         )
         return selected(name, groups, kept, numbers, f"{why} are kept")
 
     def _heads_of_keys(self, name: str, old: int, new: int) -> int:
-        """Return the number of heads of keys and values, of each of which equally many heads of queries are kept."""
+        """Return the number of key and value heads if each must keep the same number of query heads; else 1."""
         part = self.asked.beside(name)
         found = next((part[one] for one in part if role_of(one) == "kv_heads" and type(part[one]) is int), 1)
         path = next((one for one in self.asked.new if role_of(one) == "kv_heads"), "")

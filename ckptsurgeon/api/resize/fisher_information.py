@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 __all__ = ["FISHER", "Fisher", "fisher_of"]
 
 FISHER = "fisher"
-"""The last part of the keys."""
+"""The last part of the keys of Fisher information."""
 LABELS = "labels"
 """The argument of ``forward`` with the labels."""
 CAUSAL = ("ForCausalLM", "LMHeadModel")
-"""The ends of the names of the classes of transformers that predict the next token."""
+"""Endings of the names of transformers' classes that predict the next token."""
 IGNORED = -100
-"""The label of positions that do not count, in transformers."""
+"""The label of positions that transformers' losses ignore."""
 
 
 @dataclass(frozen=True)
 class Fisher:
-    """The Fisher information by key, and what the file says about it."""
+    """{key: Fisher information}, and what the file records about it."""
 
     values: Mapping[str, Tensor]
     said: Mapping[str, Any]
@@ -76,13 +76,13 @@ def fisher_of(network: Network, inputs: Inputs, chosen: frozenset[str], *, seed:
 
 
 def _owners(module: nn.Module) -> dict[str, str]:
-    """Return the first name of each parameter, by each of its names."""
+    """Return {name of a parameter: first name of the same parameter}."""
     first: dict[int, str] = {}
     return {name: first.setdefault(id(one), name) for name, one in module.named_parameters(remove_duplicate=False)}
 
 
 def _listed(weights: LayerWeights, owners: Mapping[str, str], wanted: set[str]) -> dict[str, Any]:
-    """Return which tensors of the checkpoint lack Fisher information, and which have that of another key."""
+    """Return the checkpoint's tensors without Fisher information, and {key: tied key whose information it has}."""
     lacking = {key for name in owners.values() if name not in wanted for key in _keys_of(weights, name)}
     tied = {
         weights.keys[name]: weights.keys[owner]
@@ -108,7 +108,7 @@ def _check_memory(network: Network, owners: Mapping[str, str], wanted: set[str],
 
 
 def _loaded(network: Network, owners: Mapping[str, str], wanted: set[str]) -> dict[str, nn.Parameter]:
-    """Give the network all of its weights; return those by their first names."""
+    """Load all weights of the network; return {first name: parameter}."""
     made: dict[str, nn.Parameter] = {}
     for name, owner in owners.items():
         if owner not in made:
@@ -123,7 +123,7 @@ def _loaded(network: Network, owners: Mapping[str, str], wanted: set[str]) -> di
 
 @contextmanager
 def _running(network: Network) -> Iterator[None]:
-    """Turn what the network raises, which may be anything, into a ConfigError; nothing is downloaded."""
+    """Turn any exception of the network into a ConfigError; nothing is downloaded in the ``with`` block."""
     from ...destinations.hf.model import offline
 
     try:
@@ -154,9 +154,9 @@ def _examples(inputs: Inputs) -> Iterator[Inputs]:
 
 
 class _Loss:
-    """The loss of an example: with the labels of the inputs, of the next token, or with labels that are drawn.
+    """The loss of an example: the model's own (labels in the inputs, or the next token), or for drawn labels.
 
-    Labels are drawn from what the model itself predicts, as in https://arxiv.org/abs/2111.09832.
+    Labels are drawn from the model's own predictions, as in https://arxiv.org/abs/2111.09832.
     """
 
     def __init__(self, network: Network, inputs: Inputs, seed: int) -> None:
@@ -172,7 +172,7 @@ class _Loss:
             self.said = f"the negative log-likelihood of labels drawn from the model's own prediction with seed {seed}"
 
     def of(self, example: Inputs, number: int) -> Tensor:
-        """Return the loss of an example; raises ConfigError if it has none, or is not finite."""
+        """Return the loss of an example; raises ConfigError if there is none, or if it is not finite."""
         arguments = example.arguments_for(self._module)
         mask = arguments.get("attention_mask")
         if self._is_causal and LABELS not in arguments:
@@ -192,7 +192,7 @@ class _Loss:
         if not isinstance(logits, Tensor) or logits.dim() < 2 or logits.shape[-1] < 2:
             raise ConfigError(
                 f"{escape(self._network.path)} predicts no classes from which labels could be drawn.",
-                hint="Give labels: an entry labels in the inputs, FILE.safetensors.",
+                hint="Give labels: an entry labels in the file of --inputs (FILE.safetensors).",
             )
         flat = logits.float().reshape(-1, logits.shape[-1])
         labels = torch.multinomial(flat.detach().softmax(-1), 1, generator=self._chance)[:, 0]

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["GRAM", "GramSums", "LayerWeights", "is_linear", "weights_of"]
 
 GRAM = "gram"
-"""The last part of the keys."""
+"""The last part of the keys of Gram matrices."""
 BLOCK = 64 << 20
-"""The bytes of the rows of a Gram matrix that are computed at once, in double precision."""
+"""The rows of a Gram matrix that are computed at once have this many bytes in double precision."""
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -35,13 +35,13 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def is_turned(module: nn.Module) -> bool:
-    """Return whether the weight of a linear layer is (in, out)."""
+    """Return whether the weight of a linear layer has the shape (in, out)."""
     return type(module).__name__ == "Conv1D"
 
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """The parameters of a network, and where the checkpoint has them.
+    """The parameters of a network, and their keys in the checkpoint.
 
     ``keys`` maps each parameter to its key in the checkpoint. ``made`` are keys of the checkpoint from which other
     parameters are made, such as single experts that the network stacks. ``shared`` are parameters with several names.
@@ -95,7 +95,7 @@ class GramSums:
 
     @contextmanager
     def collecting(self, positions: Callable[[Tensor], Tensor]) -> Iterator[None]:
-        """Collect while the ``with`` block runs; ``positions`` returns inputs by position, without those of padding."""
+        """Collect Gram matrices during the ``with`` block; ``positions`` returns inputs by position, unpadded."""
         weights = weights_of(self.network)
         with ExitStack() as hooks:
             for name, module in self.network.module.named_modules():
@@ -116,7 +116,7 @@ class GramSums:
             yield
 
     def values(self) -> dict[str, Tensor]:
-        """Return the matrices by key, in double precision; they are in files that vanish with the process."""
+        """Return {key: Gram matrix}, in double precision, in files that are removed when the process ends."""
         import torch
 
         found = {}
@@ -131,13 +131,13 @@ class GramSums:
 
     @property
     def said(self) -> dict[str, Any]:
-        """Facts for the file: numbers of inputs, weights that are (in, out), and layers without inputs."""
+        """Return facts for the file: numbers of inputs, weights that are (in, out), and layers without inputs."""
         rows = {one.key: one.count for one in self.sums.values() if one.count}
         return {"rows": rows, "turned": self.turned, "lacking": sorted(set(self.lacking))}
 
 
 def _of_experts(model: nn.Module, weights: LayerWeights) -> Iterator[str]:
-    """Yield the keys of weights of all experts in one tensor, whose inputs are not collected."""
+    """Yield the keys of weights of all experts in one tensor; the inputs of such modules are not collected."""
     from .expert_statistics import are_experts
 
     for name, module in model.named_modules():

@@ -1,4 +1,4 @@
-"""The layers that the output has, and the lists of the configuration with an entry for each layer."""
+"""Finds the layers of the output, and changes lists in config.json that have an entry for each layer."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ __all__ = ["chosen_layers", "lists_of_layers"]
 _WITHOUT_EXPERTS = "mlp_only_layers"
 """The field that lists the layers without experts."""
 _DENSE_FIRST = ("first_k_dense_replace", "num_dense_layers")
-"""Fields that say how many of the first layers have no experts."""
+"""Fields with the number of layers at the beginning that have no experts."""
 
 
 def chosen_layers(asked: AskedFields, choices: Choices, name: str) -> list[Layer]:
-    """Return the layers of the output in the list whose length is the field ``name``."""
+    """Return the source's index of each output layer, in the list of layers whose length is the field ``name``."""
     numbers = asked.numbers(name)
     if choices.layers != INFLUENTIAL:
         return layers_of(choices.layers, *numbers)
     if choices.influences is None or numbers[1] > numbers[0]:
         raise ConfigError(
-            f"--layers {INFLUENTIAL} chooses which layers to keep, so it needs fewer layers than before and "
-            "statistics.",
+            f"--layers {INFLUENTIAL} keeps the layers with the largest influence: it needs fewer layers than before, "
+            f"and statistics.",
             hint="Make the statistics with ckpt stats, and give their file with --by.",
         )
     return [Layer(number) for number in largest(choices.influences(numbers[0]), numbers[1])]
 
 
 def lists_of_layers(asked: AskedFields, choices: Choices) -> dict[str, Any]:
-    """Return lists with an entry for each layer (``layer_types``), as long as the new number of layers needs."""
+    """Return {field: list with an entry for each layer} (``layer_types``), adapted to the layers of the output."""
     found: dict[str, Any] = {}
     for name in asked.of("depth"):
         (old, _), inside = asked.numbers(name), name.rpartition(".")[0]
@@ -54,10 +54,10 @@ def lists_of_layers(asked: AskedFields, choices: Choices) -> dict[str, Any]:
 
 
 def _stages(asked: AskedFields, name: str, old: int, layers: Sequence[Layer]) -> dict[str, Any]:
-    """Return the fields that say after which layers a backbone (BEiT, DINOv2) returns its features.
+    """Return the fields that name the layers whose features a backbone (BEiT, DINOv2) returns, adapted to the output.
 
-    A stage is a layer; the stage 0 is before the first. The last one stays the last. Raises ConfigError if the layer of
-    another one is left out.
+    In these fields, stage n is the output of the n-th layer, and stage 0 the input of the first. The last stage stays
+    the last. Raises ConfigError if the layer of another stage is left out.
     """
     part, inside = asked.beside(name), name.rpartition(".")[0]
     stages, indices = part.get("stage_names"), part.get("out_indices")
@@ -72,7 +72,7 @@ def _stages(asked: AskedFields, name: str, old: int, layers: Sequence[Layer]) ->
     if lost:
         raise ConfigError(
             f"the network returns the features after layer {lost[0] - 1} ({paths['out_indices']}), which is left out.",
-            hint=f"Choose it with --layers, or set {paths['out_indices']} and {paths['out_features']}, too.",
+            hint=f"Keep this layer with --layers, or set {paths['out_indices']} and {paths['out_features']}, too.",
         )
     made = [after[index] for index in wanted]
     if made == wanted:

@@ -1,4 +1,4 @@
-"""Chooses which experts of each layer are merged into one."""
+"""Chooses, for each layer, the groups of experts that are merged into one expert."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check_merge(merge: str) -> None:
     if merge != SIMILAR and not groups_of(merge):
         raise ConfigError(
             f"--merge-experts {brief_repr(merge, 60)} is neither {SIMILAR} nor a list of groups of different experts.",
-            hint="As in --merge-experts 0+4,1+5,2+6,3+7.",
+            hint="Write, for example, --merge-experts 0+4,1+5,2+6,3+7.",
         )
 
 
@@ -39,9 +39,9 @@ def merged_groups(
 ) -> Change:
     """Return the change of the field ``name`` to merged experts; raises ConfigError and PlanError.
 
-    The heads of groups are the experts of ``--keep``, or else those with the highest scores. ``parts`` is into how many
-    equal parts the router divides the experts, of which it chooses some (DeepSeek's n_group): equally many of each are
-    heads.
+    Each group is formed around one expert: those of ``--keep``, or else those with the highest scores. ``parts`` is the
+    number of equal parts into which the router divides the experts (DeepSeek's n_group); each part gets equally many
+    groups.
     """
     old, new = numbers
     heads = choices.kept.get(name)
@@ -49,7 +49,7 @@ def merged_groups(
     counted = f", each weighted by how often {escape(choices.by)} says it is used" if any(weights) else ""
     if choices.merge != SIMILAR:
         groups = _listed(name, choices, numbers)
-        return merged(name, layers, [groups] * len(layers), weights, numbers, f"those of the list{counted}")
+        return merged(name, layers, [groups] * len(layers), weights, numbers, f"those in the list{counted}")
     if heads is not None and (len(heads) != new or heads[-1] >= old):
         raise ConfigError(
             f"--keep {name} lists {len(heads)} numbers; it must list {new} different numbers below {old}."
@@ -72,11 +72,13 @@ def merged_groups(
 
 
 def _listed(name: str, choices: Choices, numbers: tuple[int, int]) -> list[list[int]]:
-    """Return the groups that the user lists; raises ConfigError if they are not all experts in the right number."""
+    """Return the groups that the user lists; raises ConfigError if they lack an expert, or their number is wrong."""
     old, new = numbers
     groups = groups_of(choices.merge)
     if name in choices.kept:
-        raise ConfigError(f"--keep {name} and groups of experts are both given.", hint="Leave --keep out.")
+        raise ConfigError(
+            f"--keep {name} and a list of groups of experts cannot be used together.", hint="Leave --keep out."
+        )
     if len(groups) != new:
         raise ConfigError(
             f"--merge-experts lists {count(len(groups), 'group')}, but {name} is {new}.", hint=f"List {new} groups."
@@ -87,6 +89,6 @@ def _listed(name: str, choices: Choices, numbers: tuple[int, int]) -> list[list[
         what = f"there is no expert {wrong[-1]}" if wrong[-1] >= old else f"expert {wrong[0]} is not in any group"
         raise ConfigError(
             f"--merge-experts: {what}; the source has the experts 0 to {old - 1}.",
-            hint="Leave experts out first, in a command of its own.",
+            hint="Every expert must be in one group; to leave experts out, first run another ckpt resize.",
         )
     return groups

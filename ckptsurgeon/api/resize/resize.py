@@ -1,4 +1,4 @@
-"""``resize``: another width, depth, or number of heads, experts or channels, by changing the configuration."""
+"""``resize``: gives a model another width, depth or number of heads, experts or channels, by its configuration."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ __all__ = ["resize"]
 
 CONFIG = "config.json"
 TWICE = "-stored-twice"
-"""The end of the name that a tensor gets, until it is left out, if it is stored under another name, too."""
+"""The suffix of the temporary name of a tensor that is stored under another name, too; it is left out later."""
 NEW_CHANNELS = ("init", "copy")
 _MOMENTS = re.compile(r"(^|\.)(optim\w*|exp_avg(_sq)?|adam_[mv]|momentum_buffer)($|\.)")
-"""Matches roots of what optimizers store."""
+"""Matches dotted paths of the state of an optimizer."""
 
 
 @checked
@@ -83,54 +83,57 @@ def resize(
     root: str | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Plan:
-    """Plan a model of another size: the network of its config.json with other values of some fields.
+    """Plan a model of another size: the network that its config.json describes if some fields have new values.
 
-    Which axes of which tensors a field changes is found by building the network, without storage, at both values.
+    The axes of tensors that a field changes are found by building the network on the meta device with both values.
     ``source`` is the folder of a model of transformers, or a checkpoint with its configuration as ``config``: a
     config.json, or a file in our format that names the user's code or a bundled network. ``set`` maps fields to new
     values, or has strings FIELD=VALUE: the width (hidden_size), the number of layers, of heads, of
     heads of keys and values, of channels of feed-forward layers (intermediate_size) and of experts.
 
-    ``model_type`` is another type for the output: one with experts for a dense network (``set`` then has their number),
-    each a copy of the feed-forward layer, or a dense one with the expert of the number ``expert`` of each layer. The
-    rest of the network must be the same. Fields that both types have are carried over.
+    ``model_type`` is another model type for the output: a type with experts for a dense network (``set`` then has their
+    number, and each expert is a copy of the feed-forward layer), or a dense type that gets expert ``expert`` of each
+    layer as its feed-forward layer. The rest of the network must be the same. Fields that both types have keep their
+    values.
 
-    ``layers`` says which layers the output has: a list of the source's (``0..23,8..31``), or "repeat", "interleave" or
-    "identity" (copies that only pass their input on) for more of them, "first" or "evenly" for fewer. ``keep`` maps a
-    field to the heads, channels or experts that are kept, as ``0..3,6``; by default those with the largest weights, or
-    those that contribute most in the statistics ``by``, a file that ``stats`` made of this model. With it, ``layers``
-    may be "influential": the layers that change their input most.
-    ``merge_experts`` makes fewer experts by merging groups of them: "similar" (each expert that is not kept is merged
-    with the kept one whose row of the router is most similar to its own), or groups, as ``0+4,1+5``. If the statistics
-    ``by`` say how often experts are used, each counts as often.
-    ``new_channels`` is "init" (new channels are initialised and contribute nothing at first) or "copy". ``new_width``
-    is "copy" (the width is repeated, by default if it is a multiple of the old one) or "init": the new numbers are 0 at
-    first, and the epsilon of norms becomes smaller in the configuration. ``noise`` is a share up to 1: each weight that
-    reads copies of a width, of heads or of channels is changed by up to this share of it, at random (``seed``), so that
-    copies learn different things. What the copies contribute together stays the same.
+    ``layers`` says which layers the output has: a list of the source's layers (``0..23,8..31``), or "repeat",
+    "interleave" or "identity" (copies that only pass their input on) for more of them, "first" or "evenly" for fewer.
+    ``keep`` maps a field to the heads, channels or experts that are kept, as ``0..3,6``; by default those with the
+    largest weights, or those that contribute most in the statistics ``by``, a file that ``stats`` made of this model.
+    With ``by``, ``layers`` may be "influential": the layers that change their input most. ``merge_experts`` makes fewer
+    experts by merging groups of them: "similar" (each expert that is not kept is merged with the kept one whose row of
+    the router is most similar to its own), or groups, as ``0+4,1+5``. If the statistics ``by`` say how often experts
+    are used, experts are weighted by this in the merge. ``new_channels`` is "init" (new channels are initialised and
+    contribute nothing at first) or "copy". ``new_width`` is "copy" (the width is repeated, by default if it is a
+    multiple of the old one) or "init": the new dimensions are 0 at first, and the epsilons of norms in the
+    configuration are reduced to fit. ``noise`` is a share up to 1: each weight that reads copies of a width, of heads
+    or of channels is changed by up to this share of it, at random (``seed``), so that copies learn different things.
+    What the copies contribute together stays the same.
 
     ``tokenizer`` is another tokeniser, as a folder or as its file of tokens: the rows of tokens that the model's own
-    tokeniser has too are kept, ``new_tokens`` (init, mean, zero, subword, omp) says how the others are made, and
+    tokeniser has too are kept, ``new_tokens`` (init, mean, zero, subword, omp) says how the other rows are made, and
     ``token_map`` maps tokens to differently written ones, as in ``transplant``. With omp, each new row is the sum of at
     most ``omp_k`` (64) rows of tokens that model and ``donor`` share, with the weights that make the new token's row in
     the donor: the folder of a model that has the new tokens, by default that of the tokeniser.
 
-    With ``trim``, text files, the vocabulary is cut to the tokens that they use, and those that these are made of; if
-    ``keep_special`` is false, unused special tokens are left out, too. In both cases ``vocab_size`` becomes the number
-    of tokens, rounded up to a multiple of ``pad_to``, and token ids in the configuration are mapped. Without them,
-    another ``vocab_size`` adds rows at the end, or cuts rows that have no token.
+    With ``trim``, text files, the vocabulary is cut to the tokens that these texts use, and the tokens from which merge
+    rules make them; if ``keep_special`` is false, unused special tokens are left out, too. With ``tokenizer`` or
+    ``trim``, ``vocab_size`` becomes the number of tokens, rounded up to a multiple of ``pad_to``, and token ids in the
+    configuration are replaced by the new ids. Without both, a new ``vocab_size`` in ``set`` adds rows at the end, or
+    cuts rows that have no token.
 
     ``dtype``, ``seed``, ``root`` and ``metadata`` are as in ``transplant``; by default the dtype of the source is kept.
 
-    Notes of the plan say of each field whether the network computes the same afterwards. Raises ConfigError for a field
-    or value that is not possible, PlanError if it is not known how a tensor changes, and what ``transplant`` raises.
+    The notes of the plan say, for each field, whether the network computes the same afterwards. Raises ConfigError for
+    a field or value that is not possible, PlanError if it is not known how a tensor changes, and what ``transplant``
+    raises.
     """
     check_metadata(metadata)
     check_seed(seed)
     if new_channels is not None and new_channels not in NEW_CHANNELS:
         raise ConfigError(f"--new-channels {escape(new_channels)} is unknown.", hint="Use init or copy.")
     if noise is not None and not 0 <= noise <= 1:
-        raise ConfigError(f"--noise {noise} is not a number from 0 to 1.", hint="As in --noise 0.1.")
+        raise ConfigError(f"--noise {noise} is not a number from 0 to 1.", hint="Write, for example, --noise 0.1.")
     if new_width is not None and new_width not in NEW_CHANNELS:
         raise ConfigError(f"--new-width {escape(new_width)} is unknown.", hint="Use copy or init.")
     if merge_experts is not None:
@@ -138,7 +141,7 @@ def resize(
     if root is not None and _MOMENTS.search(root):
         raise ConfigError(
             f"--root {escape(root)} is the state of an optimizer, which cannot be resized like weights.",
-            hint="Resize the weights alone: training then starts with a new optimizer state.",
+            hint="Resize only the weights: training then starts with a new optimizer state.",
         )
     path = os.fspath(source)
     base = resizable(_config(path, config))
@@ -154,7 +157,9 @@ def resize(
         fields = {base.main_name(name): value for name, value in given.items()}
         vocabulary = vocabulary_step(base, fields, asked)
     elif tokenizer or trim:
-        raise ConfigError("--as changes the type alone, not the vocabulary.", hint="Leave --tokenizer and --trim out.")
+        raise ConfigError(
+            "--as changes only the model type, not the vocabulary.", hint="Leave --tokenizer and --trim out."
+        )
     else:
         donor_choice(new_tokens, "", asked.donor, omp_k)
     with open_checkpoint(path, root) as opened:
@@ -255,7 +260,7 @@ def resize(
 
 
 def _check_known(base: Resizable, asked: VocabularyChoices, model_type: str | None, fields: Mapping[str, Any]) -> None:
-    """Raise ConfigError for what only networks of transformers can get: another type, or another vocabulary."""
+    """Raise ConfigError if another model type or vocabulary is asked for a network that is not of transformers."""
     wanted: dict[str, Any] = {
         "--as": model_type,
         "--tokenizer": asked.tokenizer,
@@ -284,7 +289,7 @@ def _check_same_type(expert: int | None) -> None:
     if expert is not None:
         raise ConfigError(
             "--expert needs --as: it chooses the expert that becomes the feed-forward layer of a dense model.",
-            hint="Name the type with --as, as in --as llama.",
+            hint="Name the type of the dense model, for example, --as llama.",
         )
 
 
@@ -297,13 +302,13 @@ def _config(path: str, config: Path | None) -> str:
         open_checkpoint(path).close()  # if it does not exist, that is the error
         raise ConfigError(
             f"there is no {CONFIG} in the folder of {escape(path)}, and without it the network is not known.",
-            hint="Name it with --config, or fetch the whole folder first.",
+            hint="Name the configuration with --config, or fetch the whole folder first.",
         )
     return found
 
 
 def _computed(source: Mapping[str, Any], network: TargetSpec) -> list[str]:
-    """Return the tensors that the source lacks, and that the class computes when it loads: tables of sines."""
+    """Return tensors that the source lacks because the class computes them when it loads, such as tables of sines."""
     if network.kind != "transformers":
         return []
     absent = [key for key in network.tensors if key not in source and key not in network.ties]
@@ -314,11 +319,11 @@ def _computed(source: Mapping[str, Any], network: TargetSpec) -> list[str]:
 def _as_named(
     source: Checkpoint, first: TargetSpec, computed: Sequence[str]
 ) -> tuple[list[Mapping[str, Any]], list[str]]:
-    """Return operations that give the source's tensors the names and shapes of its network, and what is left out then.
+    """Return operations that give tensors the names and shapes of their network, and tensors to leave out later.
 
-    A tensor that is tied is changed under its first key: if it is stored under another too, that one is left out.
+    A tied tensor is changed under its first key; if it is also stored under another key, the second copy is left out.
 
-    Raises PlanError if the source does not have all tensors of the network of its configuration but for those that are
+    Raises PlanError if the source lacks tensors of the network that its configuration describes, other than those in
     ``computed``.
     """
     rows: list[Mapping[str, Any]] = []
@@ -337,8 +342,8 @@ def _as_named(
     if missing or (wrong and not rows):
         what = f"does not have {listing(missing)}" if missing else f"has other shapes: {listing(wrong)}"
         raise PlanError(
-            f"{escape(source.path)} is not a checkpoint of its configuration: it {what}.",
-            hint="ckpt fits lists the differences.",
+            f"{escape(source.path)} does not fit its configuration: it {what}.",
+            hint="Run ckpt fits, which lists the differences.",
         )
     left = []
     for alias, owner in first.ties.items():

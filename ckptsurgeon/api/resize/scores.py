@@ -21,22 +21,22 @@ BLOCK = 16 << 20
 
 @dataclass(frozen=True)
 class Measures:
-    """Measures heads, channels and experts by the weights of a checkpoint, or by ``statistics`` of what they do.
+    """Measures heads, channels and experts by the weights of a checkpoint, or by ``statistics`` of their activations.
 
-    ``named`` opens the checkpoint with the names of its network.
+    ``named`` is a function that opens the checkpoint with its tensors under the names of the network.
     """
 
     named: Callable[[], Checkpoint]
     statistics: Statistics | None = None
 
     def scores(self, role: str, axes: Sequence[Axis], units: int) -> list[float]:
-        """Return the score of each unit along some axes; ``role`` says what units are ("experts")."""
+        """Return the score of each unit along some axes; ``role`` is the kind of the units ("experts")."""
         if self.statistics is None:
             return scores(axes, units, self.named())
         return scores_by_activations(axes, units, self.named(), self.statistics, are_experts=role == "experts")
 
     def loads(self, axes: Sequence[Axis], units: int) -> list[float]:
-        """Return how often each expert is used; [] if it is not known."""
+        """Return {index: how often it is used} of each expert, as a list; [] if it is not known."""
         found = self.statistics.load([axis.key for axis in axes]) if self.statistics is not None else None
         return list(found) if found is not None and len(found) == units else []
 
@@ -55,7 +55,7 @@ class Measures:
         routers = [axis for axis in others if len(source[axis.key].shape) == 2 and axis.dim == 0]
         if len(routers) != 1:
             raise PlanError(
-                f"it is not known which tensor is the router of {escape(axes[0].key)} and others.",
+                f"it is not known which tensor is the router of the experts in {escape(axes[0].key)} and others.",
                 hint="List the groups of experts: --merge-experts 0+4,1+5.",
             )
         info = source[routers[0].key]
@@ -69,7 +69,7 @@ class Measures:
 
 
 def scores(axes: Sequence[Axis], units: int, source: Checkpoint) -> list[float]:
-    """Return the score of each of the ``units`` units along the axes, from the weights of ``source``."""
+    """Return the score of each of ``units`` units along the axes: the sum of squares of its weights."""
     sums = {axis.key: _sums(axis, units, source) for axis in axes}
     weights = {key: one for key, one in sums.items() if len(source[key].shape) > 1}
     return scores_by_weights(weights or sums)
@@ -114,7 +114,7 @@ def _sums(axis: Axis, units: int, source: Checkpoint, by: Sequence[float] | None
 def scores_by_activations(
     axes: Sequence[Axis], units: int, source: Checkpoint, statistics: Statistics, *, are_experts: bool
 ) -> list[float]:
-    """Return the score of each unit: what it contributes to the layers that use it, as a sum of squares.
+    """Return the score of each unit: its contribution to the layers that use it, as a sum of squares.
 
     This is the mean square of each input times the sum of squares of its weights, as in Wanda
     (https://arxiv.org/abs/2306.11695) for single weights. The score of an expert is the mean length of its outputs
@@ -138,6 +138,6 @@ def scores_by_activations(
         what = "how often experts are used" if are_experts else "the inputs of the layers that use them"
         raise ConfigError(
             f"{escape(statistics.path)} does not have {what}: {escape(keys[0])} and others.",
-            hint="Leave --by out, so that weights decide, or list what is kept with --keep.",
+            hint="Leave --by out, so that what is kept is chosen by its weights, or list it with --keep.",
         )
     return found

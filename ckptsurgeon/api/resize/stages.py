@@ -35,18 +35,19 @@ TESTED = (
     "bert", "clip", "deepseek_v3", "gemma3_text", "gpt2", "gpt_oss", "llama", "mistral", "mixtral", "qwen2",
     "falcon", "gpt_bigcode", "phi3", "qwen2_moe", "qwen3", "qwen3_moe", "t5", "vit", "wav2vec2", "whisper",
 )  # fmt: skip
-"""The types of models whose outputs the tests compare before and after each change that is said to keep them."""
+"""The types of models whose outputs the tests compare before and after each change that should not change them."""
 _OF_HEADS = ("width", "kv_heads", "heads")
-"""What fields count with which queries, keys and values in one tensor change differently."""
+"""The roles of fields that change queries, keys and values differently, so that these must not be in one tensor."""
 _AT_LAST = ("depth", "vocabulary")
-"""What changes after all else, when tensors have the output's names."""
+"""The roles of fields that are changed last, when tensors have the output's names."""
 GENERATION = "generation_config.json"
 
 
 class Stages:
-    """The change of a network from one configuration to another, field by field.
+    """The change of a network from one configuration to another, one field after the other.
 
-    ``fields`` are the new values by dotted path, with their main names. Raises ConfigError and PlanError.
+    ``fields`` has {dotted path of a field: new value}, with the main name of each field. Raises ConfigError and
+    PlanError.
     """
 
     on_missing = "error"
@@ -80,25 +81,25 @@ class Stages:
 
     @cached_property
     def overrides(self) -> dict[str, Any]:
-        """All fields with other values than in the source's config.json, nested."""
+        """All fields whose values differ from those in the source's config.json, as nested dicts."""
         return nested({**self._asked.new, **lists_of_layers(self._asked, self._choices)}, self._asked.before)
 
     @property
     def is_tested(self) -> bool:
-        """Whether the tests compare the outputs of networks of this type."""
+        """Whether the tests compare the outputs of networks of this model type before and after a change."""
         return self._asked.before.get("model_type") in TESTED
 
     @property
     def said(self) -> list[str]:
-        """Notes on fields that are changed without a change of tensors, and on lists of layers."""
+        """Notes on fields that are changed although no tensor changes, and on lists with an entry for each layer."""
         changed = [name for name in self._asked.new if at_path(self._asked.before, name) != self._asked.new[name]]
         own = (TIES, *self._asked.epsilons, *self._asked.undeclared)
         names = [name for name in changed if not role_of(name) and name not in own]
-        found = [f"no tensor depends on {listing(names, where='')}: changed in config.json alone"] if names else []
-        found += [f"set in config.json, too: {name}={self._asked.new[name]}" for name in self._asked.undeclared]
+        found = [f"no tensor depends on {listing(names, where='')}: changed only in config.json"] if names else []
+        found += [f"also set in config.json: {name}={self._asked.new[name]}" for name in self._asked.undeclared]
         ids = [name for name in names if name.endswith("_token_id")]
         if ids and os.path.isfile(os.path.join(self._base.folder, GENERATION)):
-            found.append(f"{GENERATION} also has {listing(ids, where='')}, and generate() uses the values there")
+            found.append(f"{GENERATION} also has {listing(ids, where='')}, which generate() uses; they are not changed")
         lists = listing(list(lists_of_layers(self._asked, self._choices)), where="")
         return [*found, f"changed with the layers in config.json: {lists}"] if lists else found
 
@@ -138,7 +139,7 @@ class Stages:
 
     @cached_property
     def splits(self) -> list[dict[str, Any]]:
-        """The operations before all changes: queries, keys and values in one tensor are separated if heads change."""
+        """The operations before all changes: fused queries, keys and values are separated if head counts change."""
         if not any(self._asked.of(role) for role in _OF_HEADS):
             return []
         return splits(_network(self.first, self._kinds), self._heads({}))
@@ -147,7 +148,7 @@ class Stages:
         return separated(network, self._heads(self._done if done is None else done)) if self.splits else network
 
     def _heads(self, done: Mapping[str, Any]) -> Heads:
-        """Return the numbers of heads in the part of the configuration that changes, after the fields ``done``."""
+        """Return the numbers of heads in the (nested) configuration after the fields ``done`` have changed."""
         name = next(name for role in _OF_HEADS for name in self._asked.of(role))
         part = (
             at_path(self._base.fields(nested(done, self._asked.before)), name.rpartition(".")[0]) if "." in name else {}
@@ -160,13 +161,13 @@ class Stages:
         return Heads(heads, numbers.get("kv_heads", heads))
 
     def _renamed(self, change: Change, network: Network) -> Change:
-        """Return a change whose policies are for the tensors that the output has."""
+        """Return a change whose policies name the tensors as the output names them."""
         fused = fused_keys(network)
         change.policies = {fused.get(key, key): policy for key, policy in change.policies.items()}
         return change
 
     def _constants(self) -> tuple[Mapping[str, object], Mapping[str, object]]:
-        """Return the values that modules have beside their weights, before and after the present change."""
+        """Return the values that modules have besides their weights, before and after the present change."""
         first, last = (self._facts_of(one).constants for one in self._pair)
         return first, last
 
@@ -176,19 +177,19 @@ class Stages:
         return self._facts[id(network)][1]
 
     def _check_norms(self) -> None:
-        """Raise PlanError if zeros cannot be added to the width, before anything is said about heads."""
+        """Raise PlanError early if the network's norms do not allow a width with added zeros."""
         for name in self._asked.of("width"):
             if self._asked.way_of(name) == INIT:
                 norms = norm_forms(self.first)
                 check_norms(name, norms, norms, self._asked.numbers(name))
 
     def _norms(self) -> tuple[Mapping[str, NormForm], Mapping[str, NormForm]]:
-        """Return how norms compute before and after the present change."""
+        """Return the kinds of norms of the network before and after the present change."""
         first, last = self._pair
         return norm_forms(first), norm_forms(last)
 
     def _with_values_compared(self, change: Change, role: str, name: str, before: Network, after: Network) -> Change:
-        """Return a change that says if the network computes with other numbers after it."""
+        """Return a change whose text says whether the network computes with other constants after it."""
         if role == "depth":
             paths = lists_of(before, after, self._asked.numbers(name))
             apart = layers_apart(*self._constants(), paths, chosen_layers(self._asked, self._choices, name))
@@ -201,14 +202,14 @@ class Stages:
             apart = []
         if apart:
             change.is_exact = False
-            change.said += f", but {listing(apart, 3, where='')} {'differs' if len(apart) == 1 else 'differ'}"
+            change.said += f", but {listing(apart, 3, where='')} {'differs' if len(apart) == 1 else 'differ'} then"
         return change
 
     def _target(self) -> TargetSpec:
         return self._base.target(nested(self._done, self._asked.before))
 
     def _others(self, before: Network, kinds: Mapping[str, str]) -> Network:
-        """Apply the fields that count nothing, and return the network; raises PlanError if they change shapes."""
+        """Apply the fields without a role, and return the network; raises PlanError if they change shapes."""
         names = [name for name in self._asked.new if not role_of(name) and name not in self._asked.epsilons]
         self._done.update({name: self._asked.new[name] for name in names})
         if not names:

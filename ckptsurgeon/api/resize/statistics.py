@@ -1,4 +1,4 @@
-"""``stats``: runs a network, and stores what its channels, heads, experts and layers do."""
+"""``stats``: runs a network, and stores statistics of its channels, heads, experts and layers."""
 
 from __future__ import annotations
 
@@ -49,14 +49,13 @@ def stats(
 ) -> Plan:
     """Run the network of a checkpoint on inputs, and return the plan of a file with statistics of its activations.
 
-    The file has, for each linear layer ``L``, the mean square of each of its inputs over all positions
-    (``L.inputs``, float32, as long as the weight is wide); for each router of experts, the share of positions that use
-    each expert (``L.load``); for each module with the weights of all experts, the mean of the length of each expert's
-    output times the router's weight over the positions that use it (``L.saliency``, REAP,
-    https://arxiv.org/abs/2510.13999), and the mean square of each input of each expert's last layer times that weight,
-    over all positions (``L.inputs``, experts by channels); and for each layer of a list, its block influence
-    (``L.influence``, one number): 1 minus the mean cosine of its input and its output (ShortGPT,
-    https://arxiv.org/abs/2403.03853). ``resize`` uses them.
+    The file has, for each linear layer ``L``, the mean square of each of its inputs over all positions (``L.inputs``,
+    float32, one number for each column of the weight); for each router of experts, the share of positions that use each
+    expert (``L.load``); for each module with the weights of all experts, the mean of the length of each expert's output
+    times the router's weight over the positions that use it (``L.saliency``, REAP, https://arxiv.org/abs/2510.13999),
+    and the mean square of each input of each expert's last layer times that weight, over all positions (``L.inputs``,
+    experts by channels); and for each layer of a list, its block influence (``L.influence``, one number): 1 minus the
+    mean cosine of its input and its output (ShortGPT, https://arxiv.org/abs/2403.03853). ``resize`` uses them.
 
     ``merge`` uses further statistics. With ``gram``, each weight K of a linear layer gets the Gram matrix of the
     layer's inputs (``K.gram``, float32): the mean of x x^T over all positions, summed in double precision in temporary
@@ -65,11 +64,12 @@ def stats(
     examples (rows of the inputs) of the squared gradients of the loss, which takes 12 bytes of memory for each
     parameter. The loss is the model's own if the inputs have ``labels``; that of the next token for causal language
     models; otherwise that of labels drawn from the model's own prediction with ``seed``
-    (https://arxiv.org/abs/2111.09832). ``include`` and ``exclude`` choose the tensors that get them.
+    (https://arxiv.org/abs/2111.09832). ``include`` and ``exclude`` choose the tensors for which Gram matrices and
+    Fisher information are computed.
 
     ``inputs``, ``model``, ``seed``, ``root``, ``memory`` and ``progress`` are as in ``prove``: without ``inputs``,
-    random inputs are drawn, which say little about what the model is for. Weights are in memory while their module
-    runs. Raises ConfigError if there is no configuration, or the network does not run on these inputs.
+    random inputs are drawn; statistics of them say little about texts, images or sounds. Weights are in memory while
+    their module runs. Raises ConfigError if there is no configuration, or the network does not run on these inputs.
     """
     import torch
 
@@ -149,17 +149,17 @@ def _chosen(network: Network, include: Patterns, exclude: Patterns) -> tuple[fro
 
 
 def _notes(said: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on Gram matrices and Fisher information: what they are of, and what has none."""
+    """Yield notes on Gram matrices and Fisher information: tensors without them, and the loss that was used."""
     for kind, of in ((GRAM, "Gram matrices of"), ("fisher", "Fisher information of")):
         about = said.get(kind)
         if about is not None and about["lacking"]:
-            yield f"no {of} {listing(about['lacking'])}"
+            yield f"there are no {of} {listing(about['lacking'])}"
     if "fisher" in said:
         yield f"Fisher information of {count(said['fisher']['examples'], 'example')}: {said['fisher']['loss']}"
 
 
 def _real(mask: Tensor | None) -> Tensor | None:
-    """Return where a batch has real positions; None if all are, or if it is not known."""
+    """Return a mask of the positions that are not padding; None if all are real, or if it is not known."""
     return mask.bool() if mask is not None and mask.dim() == 2 and not bool(mask.all()) else None
 
 
@@ -170,7 +170,7 @@ def _added(done: list[int], number: int) -> int:
 
 @dataclass
 class _Mean:
-    """A mean that grows: the sum of what was added, and how many positions it is of."""
+    """A running mean: the sum of the values, and the number of positions that were added."""
 
     sum: Any = None
     count: int = 0
@@ -187,15 +187,15 @@ class _Mean:
 
 class _OfExperts(ExpertSums):
     def by_key(self, name: str) -> Iterator[tuple[str, Tensor]]:
-        """Yield the keys of a module with the weights of all experts, and their statistics."""
+        """Yield (key, statistics) for a module with the weights of all experts."""
         yield from ((f"{name}.{last}", value) for last, value in self.results().items())
 
 
 @contextmanager
 def _collected(model: nn.Module, mask: Tensor | None) -> Iterator[Mapping[str, _Mean | _OfExperts]]:
-    """Collect statistics of a network by key while the ``with`` block runs.
+    """Collect statistics of a network during the ``with`` block, as {key: statistics}.
 
-    Positions where ``mask`` is 0, which only fill a batch up, do not count.
+    Positions where ``mask`` is 0 are padding, and do not count.
     """
     from ..prove.blocks import block_names
 
@@ -226,7 +226,7 @@ def _first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 
 
 def _positions(values: Tensor, real: Tensor | None) -> Tensor:
-    """Return values by position, without positions that only fill a batch up."""
+    """Return values with one row for each position, without padding."""
     flat = values.detach().reshape(-1, values.shape[-1])
     if real is None or len(flat) != real.numel() or values.shape[:-1] not in (real.shape, (real.numel(),)):
         return flat

@@ -1,4 +1,4 @@
-"""Reads files of ``stats``: the statistics in them, and whether they are of a checkpoint."""
+"""Reads files of ``stats``: the statistics in them, and whether they belong to a checkpoint."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ __all__ = [
 ]
 
 NOTE = "ckptsurgeon.stats"
-"""The key of the metadata that says of which model and inputs statistics are."""
+"""The metadata entry that records the model and the inputs of the statistics."""
 PLACES, BYTES = 1024, 32
-"""The number of places of each file that are read to recognise it, and the bytes at each place."""
+"""At how many positions a file is sampled to recognise it, and how many bytes are read at each."""
 INPUTS, LOAD, INFLUENCE, SALIENCY = "inputs", "load", "influence", "saliency"
 """The last part of the keys: mean squares of a layer's inputs, how often experts are used, how much a layer changes its
 input, and how much experts contribute."""
@@ -57,7 +57,7 @@ class Statistics:
         return next((self.values[name] for name in names if name in self.values), None)
 
     def saliency(self, keys: Sequence[str]) -> Sequence[float] | None:
-        """Return how much each expert contributes, from the modules of ``keys``; None if it is not known."""
+        """Return how much each expert contributes, from the modules of ``keys``; None if the file does not have it."""
         names = (f"{key.rpartition('.')[0]}.{SALIENCY}" for key in keys)
         return next((self.values[name] for name in names if name in self.values), None)
 
@@ -74,7 +74,7 @@ class Statistics:
         found = [own for own in lists.values() if sorted(own) == list(range(number))]
         if len(found) != 1:
             raise ConfigError(
-                f"{escape(self.path)} must have the influence of the layers of one list of {number} layers, but it "
+                f"{escape(self.path)} must have the influences of the layers in one list of {number} layers, but it "
                 f"has {len(found) or 'no'} such lists.",
                 hint="List the layers that are kept: --layers 0..7,10.",
             )
@@ -82,7 +82,7 @@ class Statistics:
 
 
 def read_statistics(path: Path, source: Checkpoint) -> Statistics:
-    """Return the statistics in a file that ``stats`` made of ``source``; raises ConfigError if they are of another."""
+    """Return the statistics in a file that ``stats`` made from ``source``; raises ConfigError for another model's."""
     name = os.fspath(path)
     with open_checkpoint(name, unwrap=False) as opened:
         check_belongs(said_in(opened), name, source)
@@ -91,7 +91,7 @@ def read_statistics(path: Path, source: Checkpoint) -> Statistics:
 
 
 def said_in(opened: Checkpoint) -> Mapping[str, Any]:
-    """Return what a file says about the statistics in it; raises ConfigError if it has none."""
+    """Return what a file records about its statistics; raises ConfigError if it has none."""
     try:
         said = json.loads(opened.metadata[NOTE])
         if isinstance(said["weights"], list):
@@ -106,21 +106,22 @@ def check_belongs(said: Mapping[str, Any], name: str, source: Checkpoint) -> Non
     if said["weights"] != prints(source):
         model = escape(shown(source.path))
         raise ConfigError(
-            f"{escape(name)} has statistics of another model: {escape(str(said.get('model')), 80)}, not of {model}.",
-            hint=f"Make them of this one: ckpt stats {model} --inputs FILE -o {escape(name)}.",
+            f"{escape(name)} has the statistics of another model, {escape(str(said.get('model')), 80)}, not of "
+            f"{model}.",
+            hint=f"Make those of this model: ckpt stats {model} --inputs FILE -o {escape(name)}.",
         )
 
 
 def prints(opened: Checkpoint) -> list[str]:
-    """Return what identifies the weights: digests of headers, of the last bytes, and of bytes from everywhere.
+    """Return what identifies the weights: digests of headers, of the last bytes, and of bytes at many positions.
 
-    A fine-tuning may change some layers only. ``PLACES`` places of each file are read.
+    Fine-tuning may change only some layers, so bytes at ``PLACES`` positions of each file are read.
     """
     return [*sorted(one.sha256 for one in opened.files), tail_of(opened), _sample_of(opened)]
 
 
 def _sample_of(opened: Checkpoint) -> str:
-    """Return the SHA-256 of bytes at evenly spread places of a checkpoint's files; '' if they are remote."""
+    """Return the SHA-256 of bytes at evenly spread positions of a checkpoint's files; '' if the files are remote."""
     digest = hashlib.sha256()
     for _, file in sorted(opened.open_files().items()):
         if file.remote:

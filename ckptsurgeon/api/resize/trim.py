@@ -28,24 +28,24 @@ __all__ = ["trimmed"]
 TOKENIZER, SETTINGS, DECODER = "tokenizer.json", "tokenizer_config.json", "added_tokens_decoder"
 CHAT = ("chat_template.jinja", "chat_template.json")
 WITHOUT_TOKENS = ("special_tokens_map.json", *CHAT, "normalizer.json")
-"""Files of a tokeniser that name tokens, if any, by their text: they are copied."""
+"""Files of a tokeniser that name tokens only by their text, so that they can be copied unchanged."""
 
 
 def trimmed(
     base: Resizable, path: str, corpora: Sequence[str], *, keeps_special: bool, largest: bool
 ) -> tuple[NewVocabulary, KeptTokens]:
-    """Return the vocabulary that the corpora need, and its tokens by group.
+    """Return the vocabulary that the corpora need, and the tokens that are kept, in groups.
 
-    ``path`` is the tokenizer.json beside the weights. Special and added tokens are kept if ``keeps_special``, else
-    those that the corpora, the configuration or the tokeniser's settings use. ``largest`` is whether the token with the
-    largest id is needed. The tokens of texts that the chat template writes are kept, too. The corpora are read twice:
-    the smaller tokeniser has to encode them into the same tokens.
-    Raises ConfigError or PlanError.
+    ``path`` is the tokenizer.json in the folder of the weights. Special and added tokens are kept if ``keeps_special``,
+    else those that the corpora, the configuration or the tokeniser's settings use. ``largest`` is true if the token
+    with the largest id must be kept. The tokens of texts that the chat template writes are kept, too. The corpora are
+    read twice: the smaller tokeniser has to encode them into the same tokens. Raises ConfigError or PlanError.
     """
     if os.path.basename(path) != TOKENIZER:
         raise ConfigError(
-            f"--trim can only cut a {TOKENIZER}, but the tokeniser of the model is in {escape(path)}.",
-            hint="Save it with transformers (AutoTokenizer.from_pretrained, save_pretrained), which writes this file.",
+            f"--trim needs a {TOKENIZER}, but the tokeniser of the model is in {escape(path)}.",
+            hint="Save the tokeniser with transformers (AutoTokenizer.from_pretrained, save_pretrained), which writes "
+            "this file.",
         )
     text = read_file(path, VOCABULARY_BYTES).decode("utf-8", "replace")
     vocabulary, document = vocabulary_beside(path), read_json(text)
@@ -81,7 +81,7 @@ def trimmed(
 
 
 def _opened(text: str, name: str, tokens: Sequence[str]) -> Any:
-    """Return a tokeniser; raises PlanError if the package tokenizers gives its tokens other ids than their places."""
+    """Return a tokeniser; raises PlanError if the package tokenizers gives its tokens other ids than the file does."""
     made = opened_tokenizer(text, name)
     if made.get_vocab() != {token: number for number, token in enumerate(tokens)}:
         raise PlanError(
@@ -110,7 +110,7 @@ def _templates(text: str) -> Any:
 
 
 def _settings(path: str) -> dict[str, Any]:
-    """Return the fields of the tokenizer_config.json beside a tokenizer.json; {} if there is none."""
+    """Return the fields of the tokenizer_config.json in the folder of a tokenizer.json; {} if there is none."""
     beside = next((one for one in tokenizer_beside(path) if one.name == SETTINGS), None)
     if beside is None:
         return {}
@@ -141,7 +141,7 @@ def _decoder(settings: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _is_named(token: str, path: str, settings: Mapping[str, Any]) -> bool:
-    """Return whether a token is in a text of the tokeniser's settings, such as its chat template."""
+    """Return whether a token occurs in the tokeniser's settings, such as its chat template."""
     own = [value for name, value in settings.items() if name != DECODER]
     texts = [json.dumps(own, ensure_ascii=False)]
     texts += [
@@ -151,7 +151,7 @@ def _is_named(token: str, path: str, settings: Mapping[str, Any]) -> bool:
 
 
 def _of_ids(base: Resizable, tokens: Sequence[str], kept: set[str]) -> Iterator[str]:
-    """Yield the tokens of the ids that config.json and generation_config.json need, which ``kept`` lacks."""
+    """Yield the tokens whose ids config.json and generation_config.json use, and that are not in ``kept``."""
     numbers = Renumbering.of(tokens, [token for token in tokens if token in kept])
     documents = [base.fields()]
     path = os.path.join(base.folder, GENERATION)

@@ -1,4 +1,4 @@
-"""Another vocabulary for a model: another tokeniser by token, or another number of rows."""
+"""Gives a model another vocabulary: another tokeniser (rows move with their tokens), or another number of rows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FIELD = "vocab_size"
 FILLED = ("init", "mean", "zero")
 """The ways to fill rows that have no token."""
 KEPT = "the outputs for kept tokens"
-"""What stays equal if the rows of some tokens are copied, and the others are new or left out."""
+"""The words for what stays equal if the rows of some tokens are copied, and all others are new or left out."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class VocabularyChoices:
 
 @dataclass(frozen=True)
 class VocabularyStep:
-    """The change of a vocabulary: new values of fields, the planner's options, and what is said about it.
+    """The change of a vocabulary: new values of fields, the planner's options, and the texts of its notes.
 
     ``new`` is the vocabulary that replaces the source's; None if the tokens stay the same. ``lists`` are its files.
     ``donor`` is the model from which new rows are made, if one is.
@@ -72,12 +72,12 @@ def vocabulary_step(base: Resizable, fields: Mapping[str, Any], choices: Vocabul
     """Return the change of the vocabulary that is asked for; None if there is none.
 
     ``fields`` are the fields that the user sets. Raises ConfigError for options that do not fit together or a list that
-    cannot be read, PlanError if a list is not the model's.
+    cannot be read, PlanError if a token list is not the model's.
     """
     if choices.pad_to < 1:
         raise ConfigError(f"--pad-to {choices.pad_to} is not a number above 0.")
     if choices.tokenizer and choices.corpora:
-        raise ConfigError("--tokenizer and --trim are both given.", hint="Leave one of the two out.")
+        raise ConfigError("--tokenizer and --trim cannot be used together.", hint="Leave one of the two out.")
     if not (choices.corpora or choices.keeps_special):
         raise ConfigError("--no-keep-special has no effect without --trim.", hint="Leave it out.")
     if choices.corpora:
@@ -114,7 +114,7 @@ def _by_token(base: Resizable, fields: Mapping[str, Any], choices: VocabularyCho
 
 
 def _by_corpus(base: Resizable, fields: Mapping[str, Any], choices: VocabularyChoices) -> VocabularyStep:
-    """Return the change to the tokens that a corpus uses."""
+    """Return the change to a smaller vocabulary: only the tokens that a corpus uses."""
     if choices.spelled or choices.new not in FILLED or choices.donor or choices.picks is not None:
         raise ConfigError(
             "--trim adds no tokens, so --token-map, --new-tokens subword and omp, --donor and --omp-k have no effect.",
@@ -143,11 +143,11 @@ def _padded(size: int, multiple: int) -> int:
 
 
 def _by_place(base: Resizable, fields: Mapping[str, Any], path: str, new: str) -> VocabularyStep:
-    """Return the change to another number of rows: rows are added at the end, or cut off there."""
+    """Return the change to another number of rows: rows are added or removed at the end."""
     own, old = _field(base)
     size = fields[path]
     if path != own:
-        raise ConfigError(f"--set {escape(path)}: the rows of tokens are counted by {own or 'no field'}.")
+        raise ConfigError(f"--set {escape(path)}: the number of embedding rows is in {own or 'no field'}.")
     if type(size) is not int or size < 1:
         raise ConfigError(f"--set {path}={brief_repr(size)} is not a number above 0.")
     if size == old:
@@ -172,13 +172,17 @@ def _by_place(base: Resizable, fields: Mapping[str, Any], path: str, new: str) -
     )
     said = f"{path} {old} to {size}: {count(more, 'row')} added at the end ({new})"
     if not more:
-        by = f"none has a token, of which there are {listed}" if listed else "by place, because there is no tokeniser"
+        by = (
+            f"none of them has a token: there are {listed}"
+            if listed
+            else "without regard to tokens, because there is no tokeniser"
+        )
         said = f"{path} {old} to {size}: {count(old - size, 'row')} cut off the end ({by})"
     return VocabularyStep({}, VocabularyOptions(rows, own=(True, True)), Change(said, True, equal=KEPT))
 
 
 def _check_cut(base: Resizable, fields: Mapping[str, Any], size: int, old: int, listed: int) -> None:
-    """Raise an error if rows are cut that a token has, or a token id in the configuration."""
+    """Raise an error if a row is cut that belongs to a token, or to a token id in the configuration."""
     if size >= old:
         return
     if size < listed:
@@ -192,7 +196,7 @@ def _check_cut(base: Resizable, fields: Mapping[str, Any], size: int, old: int, 
     if ids:
         raise ConfigError(
             f"{escape(ids[0].field)} is {ids[0].number}, a row that would be cut.",
-            hint=f"Keep more rows, or set it: --set {escape(ids[0].field)}=ID.",
+            hint=f"Keep more rows, or set another id: --set {escape(ids[0].field)}=ID.",
         )
 
 
@@ -229,7 +233,7 @@ def _own_list(base: Resizable) -> str:
 
 
 def _list_of(path: str) -> str:
-    """Return the file with the tokens of a tokeniser, which is given as a folder or as this file."""
+    """Return the file with the tokens of a tokeniser; ``path`` is its folder, or this file."""
     if not os.path.isdir(path):
         return path
     try:
@@ -242,7 +246,7 @@ def _list_of(path: str) -> str:
 
 
 def read_at_largest(base: Resizable) -> str:
-    """Return the path of an ``eos_token_id`` of 2 with which CLIP reads a text at its largest token id; else ''."""
+    """Return the path of an ``eos_token_id`` of 2: CLIP then takes a text's features at its largest id; or ''."""
     given = base.fields()
     found = next((path for path in ("text_config.eos_token_id", "eos_token_id") if at_path(given, path) == LARGEST), "")
     return found if given.get("model_type") in AT_LARGEST else ""
@@ -252,8 +256,8 @@ def _check_ends(base: Resizable, fields: Mapping[str, Any]) -> None:
     path = read_at_largest(base)
     if path and path not in fields:
         raise ConfigError(
-            f"{path} is 2: with this value, {base.fields()['model_type']} reads the features of a text at its "
-            "largest token id. In the new tokeniser, the token that ends a text may not have the largest id.",
+            f"{path} is 2: with this value, {base.fields()['model_type']} takes the features of a text at its largest "
+            f"token id. In the new tokeniser, the token that ends a text may not have the largest id.",
             hint=f"Set it to the new id of the token that ends a text: --set {path}=ID.",
         )
 
@@ -263,7 +267,7 @@ def _check_lists(new: NewVocabulary, rows: int) -> None:
     if new.source.tokens == new.new.tokens:
         raise ConfigError(
             f"{second} has the same tokens in the same order as the model's own {first}.",
-            hint="Name another tokeniser. For more rows alone, use --set vocab_size=N.",
+            hint="Name another tokeniser. To add rows only, use --set vocab_size=N.",
         )
     _check_rows(new, rows)
 
@@ -273,7 +277,7 @@ def _check_rows(new: NewVocabulary, rows: int) -> None:
     old = new.source.tokens
     if len(old) > rows:
         raise PlanError(
-            f"{escape(new.paths[0])} has {count(len(old), 'token')}, but the model has {rows} rows: it is not "
-            "the model's tokeniser.",
+            f"{escape(new.paths[0])} has {count(len(old), 'token')}, but the model has {rows} rows: so it is not the "
+            f"model's tokeniser.",
             hint="Put the model's own tokeniser into its folder.",
         )

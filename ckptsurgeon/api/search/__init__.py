@@ -1,1 +1,1 @@
-"""Searches the parameters of a recipe, and greedy soups, by the score that an evaluation command prints."""
+"""Searches the parameters of a recipe, or a greedy soup of models, by the score that an evaluation command prints."""

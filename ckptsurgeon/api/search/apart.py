@@ -1,4 +1,4 @@
-"""Compares the data of the search with the data of the test: only data that the search never saw are a fair test."""
+"""Compares the data of the search with the data of the test, which is fair only if the search never used them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SHORT = 8
 
 
 def notes_on_data(search: Command, test: Command | None) -> list[str]:
-    """Return notes on what the test command shares with the evaluation command, or that there is no test.
+    """Return notes on data that the test command shares with the evaluation command, or a note that there is no test.
 
     The words of a command that are files are its data, except for the program and, if that is an interpreter, its
-    script: the first word that is a file. What the commands read beside that is not known.
+    script: the first word that is a file. Other files that the commands read are not known.
     """
     if test is None:
         return [
@@ -62,7 +62,7 @@ def _same(one: str, other: str) -> bool:
 
 
 def _overlaps(own: list[str], other: list[str]) -> Iterator[str]:
-    """Yield notes on files with the same bytes, and on lines that are in files of both commands."""
+    """Yield notes on files of both commands with the same bytes, and on lines that occur in files of both."""
     seen: dict[bytes, str] = {}
     whole: dict[bytes, str] = {}
     heads: set[bytes] = set()

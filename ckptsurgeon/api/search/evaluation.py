@@ -1,7 +1,7 @@
 """Runs the user's evaluation command on a model, and reads the score that it prints.
 
 The command runs without a shell, in a process group of its own that is killed when the command has ended, failed or
-run for too long. Whatever goes wrong with it makes one failed trial.
+run for too long. If anything goes wrong with the command, only this trial fails.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from ...util.text import brief_repr, escape
 __all__ = ["MODEL", "Command", "Outcome", "Runner"]
 
 MODEL = "{model}"
-"""What the command has in place of the path of the model."""
+"""The text in the command that stands for the path of the model."""
 KEPT_BYTES = 64 << 10
-"""The most bytes that are kept of each stream of the command: its last ones."""
+"""At most this many bytes, the last ones, are kept of each output stream of the command."""
 LINE = 1000
-"""The most characters of a line that are read: its last ones."""
+"""At most this many characters, the last ones, are read of a line."""
 SAID = 300
-"""The most characters of an error of the command that a trial repeats."""
+"""At most this many characters of the command's error are recorded in a trial."""
 GRACE_S = 5.0
-"""Seconds to read what is still in the pipes when all processes of the command have been killed."""
+"""Seconds to read the rest of the output after all processes of the command have been killed."""
 
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf(?:inity)?)\b"
 # A number with a comma in it is none: 0,5 may be a half, and 1,500 a thousand and a half.
@@ -75,7 +75,7 @@ class Command:
             ) from None
         if not words or not any(MODEL in word for word in words):
             raise ConfigError(
-                f"{option} {brief_repr(text, 200)} has no {MODEL}, so it would not know which model to evaluate.",
+                f"{option} {brief_repr(text, 200)} does not contain {MODEL}, which stands for the path of the model.",
                 hint=f"Write {MODEL} in place of the path of the model: python evaluate.py {MODEL}.",
             )
         if shutil.which(words[0]) is None:
@@ -92,15 +92,16 @@ class Command:
         return [word.replace(MODEL, model) for word in self.words]
 
     def score(self, text: str) -> Outcome:
-        """Return the score in what the command printed, or the reason why there is none.
+        """Return the score in the output of the command, or the reason why there is none.
 
-        It is the value of the last line ``metric: value`` or of a line that is a number alone, or else the last number.
+        The score is the value in the last line ``metric: value``, or in a line that is only a number, or else the last
+        number.
         """
         lines = [line[-LINE:].strip() for line in text.splitlines()]
         if self.metric:
             named = [found for line in lines if (found := _LINE.fullmatch(line)) and found[1].strip() == self.metric]
             if not named:
-                return Outcome(None, f"the command printed no line {escape(self.metric)}: NUMBER")
+                return Outcome(None, f"the command printed no line of the form {escape(self.metric)}: NUMBER")
             return _finite(named[-1][2])
         for line in reversed(lines):
             if found := _LINE.fullmatch(line) or _ALONE.fullmatch(line):
@@ -109,7 +110,9 @@ class Command:
             if numbers := _NUMBERS.findall(line):
                 return _finite(numbers[-1])
         has_comma = re.search(r"\d,\d", text) is not None
-        return Outcome(None, f"the command printed no number{'; one with a comma is not read' if has_comma else ''}")
+        return Outcome(
+            None, f"the command printed no number{'; a number with a comma is not read' if has_comma else ''}"
+        )
 
 
 def _finite(text: str) -> Outcome:
@@ -120,7 +123,7 @@ def _finite(text: str) -> Outcome:
 
 
 class Runner:
-    """Runs commands, several at a time if wanted from several threads; ``stop`` kills all that are running."""
+    """Runs commands, several at a time if called from several threads; ``stop`` kills all running commands."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[bytes]] = set()

@@ -1,4 +1,4 @@
-"""``greedy_soup``: averages those of several models that together score best."""
+"""``greedy_soup``: averages those models, of several, that together have the best score."""
 
 from __future__ import annotations
 
@@ -49,13 +49,14 @@ def greedy_soup(
     key: Path | None = None,
     observe: Observer | None = None,
 ) -> SearchResult:
-    """Average those of several models that together score best, and write the result to ``output``.
+    """Average those of several models that together have the best score, and write the result to ``output``.
 
-    Each model is scored by the command ``evaluate``, as in ``search``. Beginning with the best, one after the other is
-    averaged with those that were kept, and is kept if the score is not worse: https://arxiv.org/abs/2203.05482, recipe
-    1. A model whose own evaluation fails is left out, with a note. ``parallel`` models are scored at the same time; the
-    averages follow one by one. ``int_buffers``, ``vocab`` and ``encoding`` are those of ``average``, the other
-    arguments those of ``search``. The result has a trial for each model and for each average.
+    Each model is scored by the command ``evaluate``, as in ``search``. Beginning with the best model, each model in
+    turn is averaged with the models that were kept, and is kept if the score is not worse:
+    https://arxiv.org/abs/2203.05482, recipe 1. A model whose own evaluation fails is left out, with a note.
+    ``parallel`` models are scored at the same time; the averages follow one by one. ``int_buffers``, ``vocab`` and
+    ``encoding`` are those of ``average``, the other arguments those of ``search``. The result has a trial for each
+    model and for each average.
 
     Raises what ``average`` and ``search`` raise.
     """
@@ -87,9 +88,11 @@ def greedy_soup(
         opened.write(BEST, dump_yaml(soup.recipe(kept)))
         lost = [one.values[MODELS][0] for one in list(opened.trials.values())[: len(names)] if one.score is None]
         notes = [
-            f"{listing(kept)}: {'these are' if len(kept) > 1 else 'this is'} in the output, of {len(names)} models"
+            f"{listing(kept)}: {'these are' if len(kept) > 1 else 'this is'} in the output, out of {len(names)} models"
         ]
-        notes += [f"the evaluation failed, so not in the output: {listing(lost)}"] if lost else []
+        notes += (
+            [f"models that are not in the output, because their evaluation failed: {listing(lost)}"] if lost else []
+        )
         result = SearchResult(
             where, f"{len(kept)} of {len(names)} models", GREEDY, 0, metric or "", maximize, (),
             trials=tuple(opened.trials.values()), best=soup.last or best, recipe=recipe,
@@ -101,7 +104,7 @@ def greedy_soup(
 
 @dataclass
 class _Soup:
-    """The models of a soup by name, and the options of ``average``; ``last`` is the trial of the soup as it is.
+    """The models of a soup by name, and the options of ``average``; ``last`` is the trial of the present soup.
 
     ``known`` are the digests of the models when the first of them was scored.
     """
@@ -113,14 +116,14 @@ class _Soup:
     last: Trial | None = None
 
     def made(self, values: Mapping[str, Any], folder: str) -> Plan | str:
-        """Return the plan of an average, or the path of a model alone."""
+        """Return the plan of the average of several models, or the path of a single one."""
         names = values[MODELS]
         if len(names) == 1:
             return self.paths[names[0]]
         return unchanged(average([self.paths[name] for name in names], **self.options), self.known)
 
     def recipe(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return the ordinary recipe of the average of some models, or of the copy of one."""
+        """Return the ordinary recipe that averages some models, or copies a single one."""
         paths = [self.paths[name] for name in names]
         if len(paths) == 1:
             return {"verb": "convert", "source": paths[0]}
@@ -150,7 +153,7 @@ class _Soup:
 
 
 def _run(study: Study, run: TrialRun, values: Mapping[int, list[str]]) -> None:
-    """Run the trials of these numbers that have no end yet, each of the average of its models."""
+    """Run those of the trials with these numbers that have not ended, each for the average of its models."""
 
     def begun(number: int) -> Trial:
         return study.begin(number, {MODELS: values[number]})

@@ -1,4 +1,4 @@
-"""A recipe with marked parameters: read, filled in with values, and planned as the ordinary recipe that it then is."""
+"""A recipe with marked parameters: it is read, filled in with values, and planned as an ordinary recipe."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = ["MarkedRecipe", "plan_of_recipe", "read_marked_recipe"]
 _OF_MODELS = ("model", "base_model", "path", "tokenizer_source", "source")
 """The fields of a recipe of mergekit that can be the path of a model."""
 _WRITING = ("output", "to", "max_shard_size", "ranks", "axis", "mesh", "assert")
-"""The fields of a recipe of ckptsurgeon that are about one output; a search has many."""
+"""The fields of a recipe of ckptsurgeon that describe its output; a search has many outputs."""
 
 
 @dataclass(frozen=True)
 class MarkedRecipe:
-    """A recipe whose ``space`` is searched: of mergekit, or of ckptsurgeon (``verb: merge`` and others)."""
+    """A recipe with a search ``space``, for mergekit or for ckptsurgeon (``verb: merge`` and others)."""
 
     path: str
     space: SearchSpace
@@ -44,14 +44,15 @@ class MarkedRecipe:
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of what the recipe says; comments and layout do not count."""
+        """The SHA-256 of the content of the recipe; comments and layout do not change it."""
         text = json.dumps(self.space.document, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def filled(self, values: Mapping[str, Value]) -> str:
         """Return the recipe with values in place of the marks, as YAML, with absolute paths.
 
-        Raises ConfigError for a recipe that is not valid with them, SourceError for a model that does not exist.
+        Raises ConfigError for a recipe that is not valid with these values, SourceError for a model that does not
+        exist.
         """
         document = self.space.filled(values)
         if not self.is_mergekit:
@@ -84,7 +85,7 @@ def _with_models(value: Any, models: Mapping[str, str], field: str = "") -> Any:
 
 
 def read_marked_recipe(path: str) -> MarkedRecipe:
-    """Return a recipe and its search space; raises ConfigError if it is not a recipe, or marks nothing."""
+    """Return a recipe and its search space; raises ConfigError if it is not a recipe, or no parameter is marked."""
     if not is_recipe(path):
         raise ConfigError(
             f"{escape(path)} is not a recipe.",
@@ -103,7 +104,7 @@ def read_marked_recipe(path: str) -> MarkedRecipe:
 
 
 def plan_of_recipe(path: str, *, is_mergekit: bool, run_code: bool = True) -> Plan:
-    """Return the plan of a recipe that has been filled in.
+    """Return the plan of a recipe whose marks have been replaced by values.
 
     If ``run_code`` is false, a recipe of ckptsurgeon that refers to code, such as a plugin, raises ConfigError.
     """

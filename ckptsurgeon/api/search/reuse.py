@@ -1,4 +1,4 @@
-"""Copies the tensors of a trial that are those of the trial before it, instead of merging them again."""
+"""Copies tensors of a trial that are equal to those of the trial before it, instead of merging them again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..inputs.inputs import plan_source
 __all__ = ["MadeModel", "equal_steps", "with_copies"]
 
 COMPUTED = ("average", "lora", "max", "merge")
-"""The operations whose results are copied; what is copied anyway stays as it is."""
+"""The operations whose results are copied from the trial before; steps that copy a source are not changed."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def equal_steps(plan: Plan, before: Plan) -> frozenset[str]:
 
 
 def with_copies(plan: Plan, before: MadeModel) -> Plan:
-    """Return ``plan`` with a copy of each tensor that is the same in the model ``before``, unless that was changed."""
+    """Return ``plan`` with copies of the tensors that are equal in the model ``before``, unless that was changed."""
     same = equal_steps(plan, before.plan)
     if not same:
         return plan

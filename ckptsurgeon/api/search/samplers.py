@@ -20,32 +20,32 @@ SAMPLERS = ("cma-es", "tpe", "sobol", "random", "grid")
 OPTUNA = ("cma-es", "tpe")
 """The samplers that need the extra ``search``."""
 LEAST_DIMENSIONS = 2
-"""CMA-ES adapts the covariance of the parameters, of which one parameter has none."""
+"""The fewest parameters for CMA-ES, which adapts their covariance: a single parameter has none."""
 
 
 class Sampler(Protocol):
-    """Proposes values, and is told their scores; trials are numbered from 1.
+    """Proposes the values of trials, and is told their scores; trials are numbered from 1.
 
-    ``most`` is the number of trials after which it would repeat itself, None if it never does.
+    ``most`` is the number of trials after which proposals would repeat, None if they never do.
     """
 
     most: int | None
 
     def ask(self, trial: int) -> dict[str, Value]:
-        """Return the values of a trial, by the name of the parameter."""
+        """Return {name of a parameter: value} for a trial."""
         ...
 
     def tell(self, trial: int, score: float | None) -> None:
-        """Take the score of a trial that was asked for; None if it failed."""
+        """Record the score of a trial whose values this sampler proposed; None if the trial failed."""
         ...
 
     def remember(self, values: Mapping[str, Value], score: float | None) -> None:
-        """Take the score of values that this sampler did not propose."""
+        """Record the score of values that this sampler did not propose."""
         ...
 
 
 def chosen_sampler(name: str, space: SearchSpace) -> tuple[str, str]:
-    """Return the name of the sampler, and a note if ``auto`` cannot be the best one; raises ConfigError.
+    """Return the name of the sampler, and a note if ``auto`` cannot use the best one; raises ConfigError.
 
     ``auto`` is CMA-ES for two or more numbers, TPE for other spaces, and Sobol if optuna is not installed.
     """
@@ -72,7 +72,7 @@ def make_sampler(name: str, space: SearchSpace, *, seed: int, trials: int, maxim
 
 
 class _Spread:
-    """The base of samplers whose proposals depend on the number of the trial only, not on scores."""
+    """The base of samplers whose proposals depend only on the number of the trial, not on scores."""
 
     most: int | None = None
 
@@ -128,7 +128,7 @@ class _Grid(_Spread):
 
 
 def _levels(parameters: Sequence[Parameter], trials: int) -> list[list[Value]]:
-    """Return the values of each parameter in a grid of at most ``trials`` points, both ends of a range among them."""
+    """Return {parameter: its values} for a grid of at most ``trials`` points, including both ends of each range."""
 
     def of(number: int) -> list[list[Value]]:
         return [list(dict.fromkeys(one.choices or _evenly(one, number))) for one in parameters]
@@ -150,7 +150,7 @@ def _evenly(one: Parameter, number: int) -> list[Value]:
 
 
 class _Optuna:
-    """A sampler of optuna, whose state is in memory only: a study tells it again what its trials were."""
+    """A sampler of optuna, whose state is only in memory: a resumed study tells it the earlier trials again."""
 
     most: int | None = None
 

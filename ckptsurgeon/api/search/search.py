@@ -1,4 +1,4 @@
-"""``search``: searches the parameters that a recipe marks, by the score that a command prints."""
+"""``search``: searches for the best values of the parameters that a recipe marks, by the score of a command."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .trials import Observer, Proposals, TrialRun, Trials
 __all__ = ["check_free", "digests", "drawn_best", "model_name", "search", "unchanged", "unfinished", "written"]
 
 ATTEMPTS = 10
-"""The number of points of the space of which one must be possible to merge."""
+"""At most this many points of the space are tried to find one that can be merged, before a search begins."""
 
 
 @checked
@@ -58,14 +58,14 @@ def search(
     begin: Callable[[SearchResult], None] | None = None,
     observe: Observer | None = None,
 ) -> SearchResult:
-    """Search the parameters that a recipe marks, and write the best model to ``output``.
+    """Search for the best values of the parameters that a recipe marks, and write the best model to ``output``.
 
     ``recipe`` is a recipe of mergekit or of ckptsurgeon in which ``{search: [0, 1]}`` stands for a number, or
     ``{choice: [a, b]}`` for a value. For each trial, a model is made and ``evaluate`` is run, a command without a shell
-    in which ``{model}`` is the path of the model. Its score is the last ``metric: value`` or the last number that it
-    prints; ``metric`` chooses the line. If ``maximize`` is true, larger is better. A command that fails, prints no
-    number or runs for more than ``trial_timeout`` seconds makes a failed trial. ``test`` is a command of the same form
-    that is run on the output alone, for data that the search does not see.
+    in which ``{model}`` is the path of the model. The score is the last ``metric: value``, or else the last number,
+    that the command prints; ``metric`` chooses the line. If ``maximize`` is true, larger is better. A command that
+    fails, prints no number or runs for more than ``trial_timeout`` seconds makes a failed trial. ``test`` is a command
+    of the same form that is run on the output alone, for data that the search does not see.
 
     The trials are logged as JSON lines in the folder ``study`` (by default the output's path and ".study"): the same
     call goes on where an earlier one stopped, and ``trials`` counts all of them. ``sampler`` is "cma-es" or "tpe"
@@ -149,7 +149,7 @@ def check_free(path: str, *, force: bool) -> None:
 
 
 def model_name(output: str) -> str:
-    """Return the name for the models of trials, so that they have the format of the output: a file or a folder."""
+    """Return the file name of the models of trials: they have the format of the output, a file or a folder."""
     name = os.path.basename(output.rstrip("/"))
     is_folder = output.endswith("/") or os.path.isdir(output) or not os.path.splitext(name)[1]
     return f"{name}/" if is_folder else name
@@ -162,9 +162,9 @@ def unfinished(study: Study, trials: int) -> list[int]:
 
 
 def _possible_plan(marked: MarkedRecipe, seed: int, *, run_code: bool) -> Plan:
-    """Return the plan of one point of the space, whose files are closed; raises the error if none can be merged.
+    """Return the closed plan of one point of the space; raises the error of the last point if none can be merged.
 
-    So a recipe that is wrong is an error before anything is written, and not a study of failed trials.
+    So a wrong recipe causes an error before anything is written, instead of a study of failed trials.
     """
     draw = random.Random(seed)
     names = [one.name for one in marked.space.parameters]
@@ -183,12 +183,12 @@ def _possible_plan(marked: MarkedRecipe, seed: int, *, run_code: bool) -> Plan:
 
 
 def digests(plan: Plan) -> dict[str, str]:
-    """Return a digest of the files of each source of a plan, by its name: of their sizes, headers and times."""
+    """Return {name of a source: digest of the sizes, headers and times of its files} for a plan."""
     return {one.name: hashlib.sha256(repr(one.files).encode()).hexdigest()[:16] for one in plan.sources}
 
 
 def unchanged(plan: Plan, known: Mapping[str, str]) -> Plan:
-    """Return a plan if its models are as they were when the search began; raises SourceError."""
+    """Return a plan if its models have not changed since the search began; else raises SourceError."""
     changed = [name for name, digest in digests(plan).items() if known.get(name, digest) != digest]
     if changed:
         close_plan(plan)
@@ -212,7 +212,7 @@ def _planned(marked: MarkedRecipe, values: Mapping[str, Any], path: str, *, run_
 
 
 def drawn_best(study: Study, title: str) -> Trial:
-    """Draw the scores of a study, and return its best trial; raises CheckpointError if no trial has a score."""
+    """Print a plot of the scores of a study, and return its best trial; raises CheckpointError if none has a score."""
     trials: Sequence[Trial] = [one for one in study.trials.values() if one.state != BEGUN]
     best = study.best()
     maximize = bool(study.settings["maximize"])
@@ -220,7 +220,7 @@ def drawn_best(study: Study, title: str) -> Trial:
     if best is None:
         last = trials[-1].why if trials else "no trial was run"
         raise CheckpointError(
-            f"none of {count(len(trials), 'trial')} has a score; the last one: {last}.",
+            f"none of {count(len(trials), 'trial')} has a score; reason of the last: {last}.",
             hint=f"{escape(study.path('trials.jsonl'))} has the reason of each trial.",
             details=[f"trial {one.number}: {one.why}" for one in trials],
         )
@@ -243,5 +243,5 @@ def written(
         finally:
             runner.stop()
         score = outcome.score
-        notes += [f"the test has no score: {outcome.why}"] if score is None else []
+        notes += [f"the test command gave no score: {outcome.why}"] if score is None else []
     return replace(result, test=score, receipt=receipt, verification=verification, notes=tuple(notes))

@@ -1,4 +1,4 @@
-"""The folder of a study: what it searches, its trials as JSON lines, their models, and the best recipe."""
+"""The folder of a study: its settings, its trials as JSON lines, their models, and the best recipe."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ MOST_BYTES = 1 << 30
 class Study:
     """An open study: its folder, its settings, and its trials by number, in the order in which they began.
 
-    ``events`` are the begun and ended trials in the order of the lines: (number, whether it is the end).
+    ``events`` has (number of a trial, whether it ended) for each beginning and end of a trial, in the order of the
+    lines.
     """
 
     folder: str
@@ -42,14 +43,14 @@ class Study:
     events: list[tuple[int, bool]] = field(default_factory=list)
 
     def begin(self, number: int, values: Mapping[str, Value | list[str]]) -> Trial:
-        """Return the unfinished trial of this number, or else a new one, which has then been written to the lines."""
+        """Return the unfinished trial with this number, or else a new one, which has been written to the JSON lines."""
         if number not in self.trials:
             self._take(Trial(number, dict(values)))
             self._write(self.trials[number])
         return self.trials[number]
 
     def end(self, trial: Trial) -> None:
-        """Write a trial that has been scored or has failed to the lines; it is on disk when this returns."""
+        """Write the end of a trial (its score or its failure) to the JSON lines; it is on disk when this returns."""
         trial.state = DONE if trial.score is not None else FAILED
         self._take(trial)
         self._write(trial)
@@ -80,7 +81,7 @@ class Study:
 
     @contextmanager
     def room(self, number: int, *, keep: bool) -> Iterator[str]:
-        """Yield an empty folder for the files of a trial, which is removed afterwards unless ``keep`` is set."""
+        """Yield an empty folder for the files of a trial; it is removed afterwards unless ``keep`` is set."""
         path = self.path(TRIALS, f"{number:04}")
         shutil.rmtree(path, ignore_errors=True)
         try:
@@ -104,9 +105,10 @@ class Study:
 
 @contextmanager
 def opened_study(folder: str, settings: Mapping[str, Any], *, wait: float | None = None) -> Iterator[Study]:
-    """Open a study in a folder, or begin it there, while this run holds its lock.
+    """Open a study in a folder, or begin a new one there, and hold its lock during the run.
 
-    Raises ConfigError if the folder has a study of other settings, or other files; OutputError if another run has it.
+    Raises ConfigError if the folder has a study with other settings, or other files; OutputError if another run uses
+    it.
     """
     folder = folder.rstrip("/") or folder
     with output_lock(folder, wait):
@@ -136,7 +138,7 @@ def _read_settings(path: str) -> dict[str, Any]:
     except ValueError as error:
         raise FormatError(f"{escape(path)} is not valid JSON: {escape(str(error))}.") from None
     if not isinstance(found, dict):
-        raise FormatError(f"{escape(path)} is not the settings of a study.")
+        raise FormatError(f"{escape(path)} does not contain the settings of a study.")
     return found
 
 
@@ -147,11 +149,11 @@ _NOUNS = {
 
 
 def _check_same(folder: str, there: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raise ConfigError, which names both, if a study in a folder has other settings than this run."""
+    """Raise ConfigError if a study in a folder has other settings than this run; the error names both."""
     if there.get("sha256") != settings["sha256"]:
         raise ConfigError(
             f"{escape(folder)} is the study of another recipe: of {_said(there)}, not of {_said(settings)}.",
-            hint="Choose another folder with --study, or remove this one.",
+            hint="Choose another folder with --study, or remove this folder.",
         )
     known = there.get("models")
     known = known if isinstance(known, dict) else {}
@@ -160,7 +162,7 @@ def _check_same(folder: str, there: Mapping[str, Any], settings: Mapping[str, An
         raise ConfigError(
             f"{escape(folder)} is a study of other models: {listing(changed)} "
             f"{'has' if len(changed) == 1 else 'have'} changed.",
-            hint="Choose another folder with --study, or remove this one.",
+            hint="Choose another folder with --study, or remove this folder.",
         )
     for name, noun in _NOUNS.items():
         if there.get(name) != settings.get(name):
@@ -168,7 +170,7 @@ def _check_same(folder: str, there: Mapping[str, Any], settings: Mapping[str, An
             raise ConfigError(
                 f"{escape(folder)} is a study with other settings: {noun} was {before}, and is {now} now; its scores "
                 "cannot be compared with new ones.",
-                hint="Choose another folder with --study, or remove this one.",
+                hint="Choose another folder with --study, or remove this folder.",
             )
 
 
@@ -190,7 +192,8 @@ def _read_lines(study: Study) -> None:
         trial = _trial(line)
         if trial is None:
             raise FormatError(
-                f"{escape(path)}: line {place} is not a trial.", hint="Remove the study's folder to begin anew."
+                f"{escape(path)}: line {place} does not describe a trial.",
+                hint="Remove the study's folder to begin anew.",
             )
         study._take(trial)
     if len(whole) < len(data):

@@ -1,4 +1,4 @@
-"""Runs the trials of a study: each is merged, evaluated, and written to the lines; evaluations run in parallel."""
+"""Runs the trials of a study: each model is merged, evaluated and recorded; evaluations run in parallel."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ Observer = Callable[[Trial], None]
 class Proposals:
     """The proposals of a sampler for a study, which may have been interrupted.
 
-    A sampler is told again what it proposed and what came of it, in the order of the lines. If it does not propose the
-    same values again, as another version of its library may do, it is given all earlier results, and ``note`` says so.
+    A sampler is told again its earlier proposals and their scores, in the order of the JSON lines. If it does not
+    propose the same values again, as another version of its library may do, it is given all earlier scores, and
+    ``note`` says so.
     """
 
     def __init__(self, make: Callable[[], Sampler], study: Study) -> None:
@@ -68,7 +69,7 @@ class Proposals:
             self.sampler.remember(trial.values, trial.score)
 
     def begun(self, number: int) -> Trial:
-        """Return the trial of this number, with new values if it is new."""
+        """Return the trial with this number, with newly proposed values if it has not begun before."""
         there = self._study.trials.get(number)
         return there if there is not None else self._study.begin(number, self._ask(number))
 
@@ -82,9 +83,9 @@ class Proposals:
 class TrialRun:
     """How the trials of a study are run.
 
-    ``made`` returns the plan for the values of a trial, given the folder of the trial, or the path of a model that is
-    there already. ``model`` is the name of the model in that folder; it ends in a slash if the model is a folder.
-    ``keep`` is whether models stay there.
+    ``made`` is a function of the values and the folder of a trial that returns the plan of its model, or the path of a
+    model that exists already. ``model`` is the name of the model in that folder; it ends in a slash if the model is a
+    folder. ``keep`` is true if models are not removed.
     """
 
     made: Callable[[Mapping[str, Any], str], Plan | str]
@@ -96,7 +97,7 @@ class TrialRun:
 
 
 class Trials:
-    """Runs trials: one merge at a time, in this thread, and as many evaluations at the same time as are wanted."""
+    """Runs trials: merges one at a time, in this thread, and evaluations in parallel."""
 
     def __init__(self, study: Study, run: TrialRun) -> None:
         self._study, self._run = study, run
@@ -107,7 +108,7 @@ class Trials:
         self._evaluated = set[int]()
 
     def run(self, numbers: Iterable[int], begun: Callable[[int], Trial], ended: Callable[[Trial], None]) -> None:
-        """Run the trials of these numbers; ``begun`` returns each of them, and ``ended`` takes it with its score.
+        """Run the trials with these numbers; ``begun`` returns each of them, and ``ended`` records it with its score.
 
         If this is interrupted, the commands are killed, and the models of unfinished trials are removed.
         """
@@ -138,7 +139,7 @@ class Trials:
                 room.close()
 
     def _merged(self, trial: Trial) -> str:
-        """Merge the model of a trial, and return its path; '' if the merge is impossible with these values."""
+        """Merge the model of a trial, and return its path; '' if the models cannot be merged with these values."""
         room = self._rooms[trial.number] = ExitStack()
         folder = room.enter_context(self._study.room(trial.number, keep=self._run.keep))
         model = os.path.join(os.path.abspath(folder), self._run.model)
@@ -149,16 +150,16 @@ class Trials:
                 return plan
             self._apply(trial.number, plan, model)
         except (ConfigError, PlanError) as error:
-            trial.why = f"the merge is impossible: {error.message}"
+            trial.why = f"the models cannot be merged with these values: {error.message}"
             return ""
         finally:
             trial.merge_s = time.monotonic() - begin
         return model
 
     def _apply(self, number: int, plan: Plan, model: str) -> None:
-        """Write the model of a trial; what does not change from the trial before is copied from there.
+        """Write the model of a trial; tensors that are equal in the trial before are copied from its model.
 
-        The model before is kept until then, unless the first two trials have no such tensor.
+        The model of the trial before is kept for this, unless the first two trials have no equal tensors.
         """
         made, before = plan, self._before
         try:
@@ -173,7 +174,7 @@ class Trials:
             self._close(before.trial)
 
     def _close(self, number: int) -> None:
-        """Remove the files of a trial, if its evaluation has ended, and the next trial does not copy from them."""
+        """Remove the files of a trial if its evaluation has ended, and no later trial copies from them."""
         is_read = self._before is not None and self._before.trial == number
         if number not in self._evaluated or is_read:
             return

@@ -1,4 +1,4 @@
-"""Notes on layers that a transplant's models lack, or whose tensors contradict those of other layers."""
+"""Notes on layers that the models of a transplant lack, or whose tensors contradict those of other layers."""
 
 from __future__ import annotations
 

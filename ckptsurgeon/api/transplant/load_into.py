@@ -1,4 +1,4 @@
-"""``load_into``: loads sources into a live module, or into several: then all modules are loaded, or none is."""
+"""``load_into``: loads sources into one or several live modules; either all modules are loaded, or none is."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ SHOWN = 5
 class ModuleLoading:
     """The module, the sources and the rules of one call of ``load_into``.
 
-    ``name`` is put in front of the messages of errors, ``specs`` are the sources, and ``root`` is the dotted path of
-    the state dict in them.
+    ``name``, the name of the module, is put in front of the messages of errors, ``specs`` are the sources, and ``root``
+    is the dotted path of the state dict in them.
     """
 
     model: nn.Module

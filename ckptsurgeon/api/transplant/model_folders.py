@@ -1,4 +1,4 @@
-"""Compares the files in the folders of a transplant's models, and gives the output the files of the destination."""
+"""Compares the files in the folders of the models of a transplant, and gives the output the destination's files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["with_files_compared", "with_output_files"]
 
 
 def with_output_files(plan: Plan, models: TransplantModels, change: NewVocabulary | None) -> Plan:
-    """Return a plan whose output gets the files of the destination, changed as its weights and tokens are.
+    """Return a plan whose output gets the files of the destination, adapted to the new weights and tokens.
 
     ``change`` is the vocabulary that replaces the destination's. Raises ConfigError for a token id whose token the new
     vocabulary lacks, or PlanError if the source's token list was given as the destination's.
@@ -33,7 +33,8 @@ def with_output_files(plan: Plan, models: TransplantModels, change: NewVocabular
 def with_files_compared(plan: Plan, models: TransplantModels, change: NewVocabulary | None, *, by_place: bool) -> Plan:
     """Return a plan with notes on files of sources that contradict those of the output: settings, tokens, labels.
 
-    If models have different tokens, row n is copied to row n only if ``by_place`` is set; else PlanError is raised.
+    If models have different tokens, rows of embeddings are copied by position only if ``by_place`` is set; else
+    PlanError is raised.
     """
     folders, kept, number = models.folders, models.kept, len(models.opened)
     if folders[-1].adapter:

@@ -108,7 +108,7 @@ def _config_of(target: TargetSpec) -> Mapping[str, Any]:
 
 
 def _under(found: KnownLayout, source: Checkpoint, spec: SourceSpec, target: TargetSpec) -> KnownLayout:
-    """Return the part of a recognised layout that is about the module ``spec.dst`` of the destination.
+    """Return the part of a recognised layout that concerns the module ``spec.dst`` of the destination.
 
     The source is loaded into this module.
     """
@@ -133,7 +133,8 @@ def check_converted(plan: Plan, sources: Sequence[KnownSource]) -> None:
     if lost:
         raise PlanError(
             f"{grouped([(key, unknown[key]) for key in lost], LOST)}.",
-            hint="Convert the source with transformers (from_pretrained, save_pretrained), or --reinit these tensors.",
+            hint="Convert the source with transformers (from_pretrained, save_pretrained), or initialise these "
+            "tensors with --reinit.",
             details=lost,
         )
 
@@ -339,7 +340,7 @@ def _initial(target: TargetSpec, names: list[str], given: list[Checkpoint]) -> l
 
 
 def _used(plan: Plan, views: Sequence[InitialView], given: Sequence[Checkpoint]) -> tuple[Plan, list[Checkpoint]]:
-    """Return (the plan without those files of initial values that no step reads, the files that remain).
+    """Return the plan without files of initial values that no step reads, and the files that remain.
 
     The removed files are closed. A step reads a file if it copies a tensor from it, or if it fills the part of a tensor
     that a smaller source tensor does not cover.
@@ -380,7 +381,7 @@ def _notes(specs: Sequence[SourceSpec], sources: Sequence[KnownSource], target: 
         checkpoint = one.operated.checkpoint
         notes += (*notes_on(checkpoint, len(sources) + bool(target.keeps)), *one.operated.derived.notes)
         if checkpoint.stripped:
-            notes.append(f"stripped {', '.join(checkpoint.stripped)} from the keys of {checkpoint.path}")
+            notes.append(f"the prefix {', '.join(checkpoint.stripped)} was removed from the keys of {checkpoint.path}")
     for one in sources:
         where = f"{escape(one.operated.checkpoint.path)}: " if len(sources) > 1 else ""
         notes += (f"{where}{note}" for note in one.recognised.notes)

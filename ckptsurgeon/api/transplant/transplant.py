@@ -76,8 +76,8 @@ def transplant(
     TO; ``map_file`` is a file with further rules; ``ruleset`` are names of rulesets that ship with ckptsurgeon.
     ``operations`` (split, concat and others, as plain data or as a YAML file) change the sources' tensors before keys
     are selected. ``layout`` is the layout that the sources get, instead of rules; by default it is that of the
-    destination, if both are networks of one known family, and no rules and operations are given; "keep" changes
-    nothing. ``heads`` are the numbers of heads of queries and keys ("32/8"), if no configuration has them.
+    destination, if both are networks of one known family, and no rules and operations are given; "keep" leaves the
+    layout as it is. ``heads`` are the numbers of heads of queries and keys ("32/8"), if no configuration has them.
 
     Vocabularies: ``vocab`` has the token lists of source and destination, as "SRC:DST" or a pair; tokens in both lists
     keep their rows. ``new_tokens`` says how the rows of all other tokens are made (init, mean, zero, subword).

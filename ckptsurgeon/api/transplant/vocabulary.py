@@ -60,7 +60,7 @@ def new_vocabulary(files: Sequence[str], spelled: Rules = ()) -> NewVocabulary |
 
 
 def vocabulary_of_plan(plan: Plan) -> NewVocabulary | None:
-    """Return the change of the vocabulary in a saved plan, None if it has none; raises the errors of new_vocabulary."""
+    """Return the change of vocabulary in a saved plan; None if it has none. Raises the errors of ``new_vocabulary``."""
     lists, spelled = plan.target.lists, plan.arguments.get("token_map", ())
     if len(lists) != 1:
         return new_vocabulary(lists, spelled)

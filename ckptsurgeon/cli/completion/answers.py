@@ -108,7 +108,7 @@ PATIENCE_S = 4.0
 def run(command: Callable[[], Any]) -> int:
     """Read the typed words from stdin, write the candidates to stdout, and return the exit code 0.
 
-    Errors are never shown, because a line is being typed.
+    Errors are never shown, because they would appear in the line that is being typed.
     """
     signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
     signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)

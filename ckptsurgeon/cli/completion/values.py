@@ -27,7 +27,7 @@ __all__ = ["destination_keys", "roots", "segments", "shorten_to_beginnings", "so
 # A file may contain any string as a key; only keys without special characters of shells and patterns are offered.
 
 MAX_CANDIDATES = 400
-"""The largest number of candidates that are offered; if there are more, common prefixes of them are offered instead."""
+"""The largest number of candidates that are offered; if there are more, common prefixes are offered instead."""
 MAX_SOURCES = 4
 """The keys of at most this many sources are read; the sources of a merge or an average usually have the same keys."""
 _PLAIN = re.compile(r"[\w/@%+-]+")

@@ -1,4 +1,4 @@
-"""The command ``ckpt search``: searches the parameters of a recipe by the score of an evaluation command."""
+"""The command ``ckpt search``: searches for the best parameters of a recipe by the score of an evaluation command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command ``ckpt stats``: what the channels, heads, experts and layers of a network do on some inputs."""
+"""The command ``ckpt stats``: stores statistics of a network's channels, heads, experts and layers."""
 
 from __future__ import annotations
 
@@ -72,7 +72,10 @@ def run(
     from ...errors import ConfigError
 
     if writing.prove:
-        raise ConfigError("--prove runs the network of an output, but the output is statistics.", hint="Leave it out.")
+        raise ConfigError(
+            "--prove runs the network of an output, but the output of ckpt stats is statistics, not a network.",
+            hint="Leave it out.",
+        )
     writing.check()
     with writing.printer.working("running", source) as progress:
         plan = stats(

@@ -132,7 +132,7 @@ def test_norms_with_one_value_are_compared_with_those_of_other_layers(
     save_file(tensors, "x.safetensors")
     row = cs.check("x.safetensors").row("constants")
     assert [key for one in row.found for key in one.keys] == [NORMS.format(layer) for layer in found_in]
-    assert all("unlike those of other layers" in one.what for one in row.found)
+    assert all("which the same norms of other layers do not have" in one.what for one in row.found)
 
 
 @pytest.mark.parametrize("name", ["layers.{}.sa_norm.scale", "encoder.layer.{}.ln.gamma", "blk.{}.attn_norm.weight"])

@@ -103,7 +103,10 @@ def test_codes_that_settings_decode_differently_are_compared_by_value(tmp_path: 
     (second / "config.json").write_text(json.dumps(config))
     found = cs.diff(first, second, values=True)
     assert [pair.key for pair in found.decoded] == [KEY, QUERY]
-    assert any("the same codes mean other numbers: checkpoint_format" in note for note in found.notes)
+    assert any(
+        "quantised codes mean different numbers in the two checkpoints: checkpoint_format" in note
+        for note in found.notes
+    )
     a, b = plain(first), plain(second)
     numbers = found.decoded[1].numbers
     assert numbers is not None

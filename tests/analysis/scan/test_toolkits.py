@@ -207,7 +207,7 @@ def test_a_class_across_two_reads_is_found(monkeypatch: pytest.MonkeyPatch) -> N
 def test_hdf5_that_leads_to_other_files_is_noted(name: str) -> None:
     found = cs.scan(str(HDF5_FILES / name))
     assert found.ok
-    assert any("leads to other files" in note for one in found.found for note in one.notes) is name.startswith(
+    assert any("refers to other files" in note for one in found.found for note in one.notes) is name.startswith(
         "outside"
     )
 

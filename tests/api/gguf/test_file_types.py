@@ -41,7 +41,7 @@ def test_a_type_that_no_matrix_has_is_said(number: int, blocks: str | None) -> N
     if str(number) == file_type("x.gguf"):
         return
     made = cs.apply(cs.convert("x.gguf", metadata={FIELD: str(number)}), "y.gguf")
-    note = f"{FIELD} is {number} ({TYPES[number].name}), but no matrix is {TYPES[number].types[0]}: all are"
+    note = f"{FIELD} is {number} ({TYPES[number].name}), but no matrix of any block has the type {TYPES[number].types[0]}: all have"
     for notes in (made.notes, *(verb("y.gguf") for verb in verbs)):
         assert any(note in one for one in notes)
 
@@ -60,7 +60,9 @@ def test_what_llama_cpp_mixes_is_healthy() -> None:
 
 
 def test_only_the_matrices_of_blocks_count() -> None:
-    assert said(7, layers("q4_0", "q4_0", "q4_1")) == [f"{FIELD} is 7 (Q8_0), but no matrix is q8_0: most are q4_0"]
+    assert said(7, layers("q4_0", "q4_0", "q4_1")) == [
+        f"{FIELD} is 7 (Q8_0), but no matrix of any block has the type q8_0: most have q4_0"
+    ]
     assert not said(7, {"token_embd.weight": "q4_0", "v.blk.0.weight": "q4_0"})
 
 

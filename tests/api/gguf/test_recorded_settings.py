@@ -15,7 +15,7 @@ from ckptsurgeon.api.model_folder.recorded_settings import recorded_setting_note
 from .test_layouts import MODELS, model
 from .test_more_models import KINDS, saved
 
-BEGIN = "config.json may be of another model than the weights, whose metadata have the settings of their GGUF file: "
+BEGIN = "config.json may be of another model than the weights, whose metadata record the settings of the GGUF file that they were converted from: "
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "heads": ({"num_attention_heads": 8}, "num_attention_heads is 8, not 4 (llama.attention.head_count)"),
     "keys": ({"num_key_value_heads": 4}, "num_key_value_heads is 4, not 2 (llama.attention.head_count_kv)"),

@@ -404,7 +404,7 @@ def test_equal_codes_that_are_decoded_in_two_ways_are_noted(tmp_path: Path) -> N
     config = json.loads((b / "config.json").read_text())
     config["quantization_config"]["checkpoint_format"] = "gptq_v2"
     (b / "config.json").write_text(json.dumps(config))
-    otherwise = f"the same codes mean other numbers: checkpoint_format is gptq in {a}, gptq_v2 in {b}"
+    otherwise = f"quantised codes mean different numbers in the two checkpoints: checkpoint_format is gptq in {a}, gptq_v2 in {b}"
     for plan in (cs.average([a, b]), cs.merge([a, b], method="linear", weights=[1, 1], encoding="dequantize")):
         assert otherwise in plan.notes
         assert said not in plan.notes

@@ -143,7 +143,10 @@ def test_a_recipe_of_other_weights_is_not_believed(merged: str, output: str) -> 
     save_file(base_state(), f"{output}/model.safetensors")
     note = f"the recipe of {output} is not used, because the weights have been replaced since it was written"
     assert again(output) == [] == again(output, "two")
-    assert f"{note}: layers.0.q.weight does not have the checksum in the recipe" in cs.lora_merge(output, "one").notes
+    assert (
+        f"{note}: layers.0.q.weight does not have the checksum that the recipe records"
+        in cs.lora_merge(output, "one").notes
+    )
     assert not any("recipe" in said for said in cs.lora_merge(output, "two").notes)
     cs.apply(cs.convert(output), "c.safetensors")
     assert not any("recipe" in said for said in cs.lora_merge("c.safetensors", "one").notes)

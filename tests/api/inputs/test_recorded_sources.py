@@ -14,7 +14,7 @@ import ckptsurgeon as cs
 
 from ...helpers.adapters import factors, peft_folder
 
-SAID = "according to the recipe there: it counts twice"
+SAID = "according to the recipe there: its weights count twice"
 
 
 def model(path: str, seed: int) -> str:
@@ -102,7 +102,7 @@ def test_models_in_the_wrong_order_are_noted_by_extract() -> None:
     peft_folder("adapter", {"a.lora_A.weight": a, "a.lora_B.weight": b})
     cs.apply(cs.lora_merge("base", "adapter"), "tuned/")
     (note,) = swapped("base", "tuned")
-    said = "tuned was made from base by lora merge, according to its recipe: the adapter undoes that change"
+    said = "tuned was made from base by lora merge, according to its recipe: the adapter would undo that change"
     assert note == f"{said}; to extract the change, write tuned first, then base"
     assert swapped("tuned", "base") == []
     cs.apply(cs.lora_merge("tuned", "adapter", weights=[-1]), "back/")

@@ -47,7 +47,7 @@ def noted(plan: cs.Plan) -> list[str]:
 @pytest.mark.parametrize("method", ["ties", "task_arithmetic", "dare_linear"])
 def test_a_model_of_another_base_is_noted(method: str) -> None:
     (said,) = noted(cs.merge(["tuned", "other"], base="base", method=method))
-    assert said.startswith(f"other {SAID} the base base: 6 of 6 matrices that were compared differ by about 14")
+    assert said.startswith(f"other {SAID} the base base: 6 of 6 compared matrices differ by about 14")
     assert abs(float(said.rpartition("a cosine of ")[2])) < 0.1
 
 

@@ -79,7 +79,7 @@ def test_wrapped_keys_get_a_hint_that_works(wrapper: str, ruleset: str) -> None:
     torch.save({"model": {f"{wrapper}.{key}": value for key, value in nano.items()}}, "ckpt.pt")
     with pytest.raises(PlanError, match=r"the layout of ckpt\.pt is not known") as caught:
         cs.convert("ckpt.pt", layout="transformers")
-    assert f"Its keys begin with {wrapper}," in caught.value.hint
+    assert f"The keys begin with {wrapper}," in caught.value.hint
     assert f"ckpt rename --ruleset {ruleset}." in caught.value.hint
     cs.apply(cs.rename("ckpt.pt", ruleset=ruleset), "plain.safetensors")
     made, _ = converted_and_noted(load_file("plain.safetensors"), "transformers")

@@ -197,7 +197,7 @@ def three_layers(*lost: str) -> list[str]:
 
 def test_a_layer_without_the_factors_of_a_module_is_noted() -> None:
     (note,) = three_layers("layers.1.attn.q_proj")
-    said = "selects 1 module without factors, although such a module has factors in most other layers: layers.1.attn.q_proj"
+    said = "selects 1 module without factors, although the same module has factors in most other layers: layers.1.attn.q_proj"
     assert note.endswith(said)
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 
-SAID = "times as large as the weights of the base: perhaps its alpha or its weight is wrong"
+SAID = "times as large as the weights of the base: perhaps the adapter's alpha or its weight in the merge is wrong"
 LAYERS, WIDTH, RANK = 4, 128, 8
 
 
@@ -48,7 +48,7 @@ def noted(*given: str, **more: object) -> list[str]:
 def test_changes_far_above_the_weights_are_noted(turned: bool) -> None:
     base()
     (said,) = noted(adapter(16384, turned=turned))
-    assert said.startswith("in 4 of 4 weights that were compared, the changes by adapter are about ")
+    assert said.startswith("in 4 of 4 compared weights, the changes by adapter are about ")
     times = float(said.partition(" about ")[2].partition(" ")[0])
     assert times == pytest.approx(16384 / RANK * RANK**0.5 / 20, rel=0.1)  # A and B have deviations of 1/20 and 1/50
 

@@ -59,7 +59,7 @@ def test_magnitudes_of_another_base(size: float) -> None:
     base("other", 1, size)
     assert noted("own") == []
     (note,) = noted("other")
-    assert note.startswith("for 4 of 4 weights that were compared, the magnitudes in adapter differ by ")
+    assert note.startswith("for 4 of 4 weights in the sample, the magnitudes in adapter differ by ")
     assert not cs.check("adapter").row("adapter-config").found
 
 

@@ -14,7 +14,7 @@ import ckptsurgeon as cs
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": True, "vocab_size": 12}
-APART = "the output layer has its own weights, so config.json does not tie it to the embedding"
+APART = "the output layer has its own weights, so config.json gets tie_word_embeddings: false"
 
 
 def folder(name: str, tensors: dict[str, torch.Tensor], config: dict[str, Any], weights: str = "model") -> None:

@@ -91,7 +91,7 @@ def test_a_tensor_without_changes_to_compare_says_why() -> None:
     plan = cs.merge(MODELS, method="slerp", parameters={"t": 0.3})
     assert "the method slerp has no base" in explained(plan, KEY).tensors[0].why
     plan = cs.merge(MODELS, method="ties", base="base.safetensors")
-    assert explained(plan, "steps").tensors[0].why == "it is not merged"
+    assert explained(plan, "steps").tensors[0].why == "the tensor is not merged"
 
 
 def test_quantised_weights_are_decoded_or_the_reason_is_said() -> None:

@@ -153,7 +153,10 @@ def test_a_model_in_another_basis_is_none_to_transplant_into() -> None:
 
 def test_diff_and_inspect_say_so() -> None:
     notes = cs.diff(folder("a", "fp8 rotated"), folder("b", "fp8")).notes
-    assert "the same codes mean other numbers: transform_config is R1 hadamard in a, none in b" in notes
+    assert (
+        "quantised codes mean different numbers in the two checkpoints: transform_config is R1 hadamard in a, none in b"
+        in notes
+    )
     assert [cs.inspect(name).to_json()["basis"] for name in "ab"] == ["R1 hadamard", None]
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import ckptsurgeon as cs
 from ckptsurgeon.api.inputs import inputs
 
-ZERO = "its difference from the base is zero, which only makes the merged change smaller"
+ZERO = "its change from the base is zero, so it only makes the merged change smaller"
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def test_a_large_model_under_two_paths_is_said(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_base_that_is_merged_like_a_model_counts_twice() -> None:
-    assert notes(["base"], "slerp", t=0.5) == ["base.safetensors is given twice, and counts twice"]
+    assert notes(["base"], "slerp", t=0.5) == ["base.safetensors is given twice, so its weights count twice"]
     assert notes(["a"], "slerp", t=0.5) == []
 
 

@@ -424,7 +424,7 @@ def test_layers_of_a_recipe_have_the_statistics_of_their_layer(tmp_path: Path) -
     own = [model.state_dict()[key] for model, key in zip(models, keys, strict=True)]
     wanted = by_formula(own, [one[key] for one, key in zip(grams, keys, strict=True)], False).float()
     torch.testing.assert_close(load_file(tmp_path / "out/model.safetensors")[UP], wanted, rtol=1e-5, atol=1e-6)
-    with pytest.raises(cs.ConfigError, match="both statistics and the recipe give statistics"):
+    with pytest.raises(cs.ConfigError, match="both --statistics and the recipe name files with statistics"):
         cs.merge(tmp_path / "r.yaml", statistics={"a": "x"})
 
 

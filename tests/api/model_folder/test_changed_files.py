@@ -175,7 +175,7 @@ def test_an_extract_does_not_subtract_rows_of_other_tokens() -> None:
     plan = cs.lora_extract("a", "b", rank=2, embeddings=True, exclude=["lm_head"], vocab="place")
     assert "rows are copied by position, but row 4 is 'a' in b and 'w' in a" in plan.notes
     assert plan.arguments["vocab"] == "place"
-    with pytest.raises(cs.ConfigError, match="subtracted by position"):
+    with pytest.raises(cs.ConfigError, match="rows with the same number are subtracted"):
         cs.lora_extract("a", "b", vocab="union")
 
 

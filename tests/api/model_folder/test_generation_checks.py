@@ -78,7 +78,7 @@ def test_values_that_transformers_refuses_are_said(generation: dict[str, Any], s
     [
         (
             {"num_return_sequences": 3},
-            "3 texts (num_return_sequences), but without beams or do_sample there is only one",
+            "3 texts (num_return_sequences), but without num_beams or do_sample, a prompt has only one result",
         ),
         ({"num_return_sequences": 3, "num_beams": 2}, "3 texts (num_return_sequences), but num_beams is 2"),
         ({"num_return_sequences": 3, "num_beams": 3}, ""),

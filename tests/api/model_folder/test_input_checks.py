@@ -84,7 +84,7 @@ def test_a_word_that_stands_for_images_is_named(number: int, added: list[str], n
 )
 def test_a_chat_template_of_another_tokeniser_is_named(added: list[str], named: bool) -> None:
     said = (
-        "chat_template.jinja writes tokens that the tokeniser lacks, so it splits them: '<|eot_id|>'; the tokeniser has "
+        "chat_template.jinja writes tokens that the tokeniser lacks, so that they are split into pieces: '<|eot_id|>'; the tokeniser has "
         "'<|im_end|>', '<|im_start|>'"
     )
     assert (said in model(*added, config={}, chat="{{ m }}<|eot_id|>")) == named

@@ -290,8 +290,7 @@ def test_no_folder_is_written_whose_configuration_contradicts_its_layers(fields:
     [
         (
             {"model_type": "net", "window_pattern": 2},
-            "config.json is changed, but a field could not be adapted: window_pattern may set the kind of each layer by "
-            "its position, which has changed",
+            "config.json is changed, but a field could not be adapted: window_pattern may set the kind of each layer by its index, and indices have changed",
         ),
         ({"model_type": "net", "window_pattern": 1}, ""),
         ({"model_type": "llama"}, ""),
@@ -385,11 +384,11 @@ def test_a_transplant_into_layers_of_another_kind_is_said(shift: int, is_said: b
     model("n", 6)
     rules = {f"model.layers.{one}": f"model.layers.{one + shift}" for one in range(4)}
     plan = cs.transplant("m", "n", map=rules)
-    notes = [one for one in plan.notes if "a different kind in the output" in one]
+    notes = [one for one in plan.notes if "a different kind (of attention, for example) in the output" in one]
     assert len(notes) == is_said
     for note in notes:
         assert note.startswith(
-            "some layers have a different kind in the output than in m: layers 1, 3 run as full_attention"
+            "some layers have a different kind (of attention, for example) in the output than in m: layers 1, 3 run as full_attention"
         )
 
 

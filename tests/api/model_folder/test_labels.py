@@ -42,7 +42,7 @@ VERBS: dict[str, Callable[[str, str], cs.Plan]] = {
 def test_rows_that_stand_for_other_labels_are_said(verb: str, key: str) -> None:
     a, b = classifier("a", LABELS, 2.0, key), classifier("b", LABELS[::-1], 1.0, key)
     assert said(VERBS[verb](a, b)) == [
-        f"row 0 of {key}.weight has the label neg in a and pos in b (id2label); 1 other row too"
+        f"row 0 of {key}.weight has different labels (id2label): neg in a, pos in b; 1 other row too"
     ]
 
 
@@ -65,5 +65,5 @@ def test_nothing_is_said_of_rows_that_are_not_copied(options: dict[str, Any], no
 def test_rows_that_a_policy_keeps_are_compared_too() -> None:
     a, b = classifier("a", ["x", *LABELS], 2.0), classifier("b", LABELS)
     (note,) = said(cs.transplant(a, b, on_mismatch={"classifier": "slice"}))
-    assert note == "row 0 of classifier.weight has the label x in a and neg in b (id2label); 2 other rows too"
+    assert note == "row 0 of classifier.weight has different labels (id2label): x in a, neg in b; 2 other rows too"
     assert not said(cs.transplant(a, b, on_mismatch={"classifier": "init"}))

@@ -17,7 +17,7 @@ from ..gguf.test_layouts import model as llama
 from .test_model_folders import adapter, model
 
 TERMS = {"LICENSE": b"terms\r\nof  the base\n", "NOTICE.txt": b"\xff notice", "USE_POLICY.md": b"# Policy\n"}
-TERMS_DIFFER = "other terms of use"
+TERMS_DIFFER = "different terms of use"
 
 
 def with_terms(path: str, terms: dict[str, bytes] = TERMS) -> str:
@@ -81,8 +81,7 @@ def test_other_terms_of_a_further_model_are_named(verb: str) -> None:
     (note,) = [note for note in VERBS[verb]().target.notes if TERMS_DIFFER in note]
     other = "lora/adapter_model.safetensors" if verb == "lora merge" else "other"
     assert note == (
-        f"{other} has other terms of use (Notice) than m, whose LICENSE, NOTICE.txt, USE_POLICY.md the output gets: "
-        "read both"
+        f"{other} has different terms of use (Notice) than m, whose LICENSE, NOTICE.txt, USE_POLICY.md the output gets: read the terms of both"
     )
     cs.apply(VERBS[verb](), "out")
     assert not os.path.lexists("out/Notice")
@@ -92,7 +91,9 @@ def test_a_transplant_names_the_terms_of_both() -> None:
     with_terms(model("m"))
     with_terms(model("other", seed=1), {"LICENSE": b"other"})
     (note,) = [note for note in cs.transplant("m", "other").notes if TERMS_DIFFER in note]
-    assert note.startswith("m has other terms of use (LICENSE, NOTICE.txt, USE_POLICY.md) than other, whose LICENSE")
+    assert note.startswith(
+        "m has different terms of use (LICENSE, NOTICE.txt, USE_POLICY.md) than other, whose LICENSE"
+    )
 
 
 def test_a_single_file_gets_no_terms_and_no_note_on_them(ckpt: Callable[..., Any]) -> None:

@@ -145,7 +145,7 @@ def test_match_and_fits_say_it(llama: Any) -> None:
     found = cs.match("meta/consolidated.00.pth", "hf")
     (note,) = notes(found)
     assert f"- {{halves: 'layers.{{n}}.attention.wk', heads: {KEYS}}}" in note
-    assert any("no rules are needed" in other for other in found.notes)
+    assert any("no --map rules are needed" in other for other in found.notes)
     fit = cs.fits("meta/consolidated.00.pth", "hf")
     assert not notes(fit)  # the transplant that makes it fit reorders the rows
     assert fit.command[:2] == ("ckpt", "transplant")
@@ -250,7 +250,10 @@ def test_an_operation_with_other_heads_than_the_configuration_is_noted(llama: An
 def test_an_operation_in_the_wrong_direction_is_noted(llama: Any) -> None:
     plan = cs.transplant("meta/consolidated.00.pth", "hf", map=RULES, operations=of_meta("pairs", "pairs"))
     assert len(said(plan)) == 2
-    assert "puts rows into pairs, but by their old name they are in pairs already; use halves" in said(plan)[0]
+    assert (
+        "puts rows into the order pairs, but tensors with the old name have this order already; use halves"
+        in said(plan)[0]
+    )
     rules = [f"layers.{{n}}.attention.w{p}=encoder.{{n}}.{p}" for p in "qk"]
     assert not said(cs.rename("meta/consolidated.00.pth", map=rules, operations=of_meta()))
     assert len(said(cs.rename("meta/consolidated.00.pth", map=rules, operations=of_meta("pairs")))) == 1
@@ -259,18 +262,19 @@ def test_an_operation_in_the_wrong_direction_is_noted(llama: Any) -> None:
     operations = [{"pairs": "encoder.{n}.q", "heads": HEADS}, {"halves": "encoder.{n}.k", "heads": HEADS}]
     (note,) = said(cs.rename("own.safetensors", map=back, operations=operations))
     assert (
-        "the operation pairs encoder.{n}.q puts rows into pairs, but by their new name they must be in halves" in note
+        "the operation pairs encoder.{n}.q puts rows into the order pairs, but tensors with the new name need the order halves"
+        in note
     )
 
 
 def test_an_operation_that_is_not_needed_or_done_twice_is_noted(llama: Any) -> None:
     operations = [{"halves": "model.layers.{n}.self_attn.q_proj", "heads": HEADS}]
     (note,) = said(cs.transplant("hf", "hf", operations=operations))
-    assert "by their old name they are in halves already; leave it out" in note
+    assert "tensors with the old name have this order already; leave it out" in note
     twice = [*of_meta(), {"halves": "layers.{n}.attention.wq", "heads": HEADS}]
     notes = said(cs.transplant("meta/consolidated.00.pth", "hf", map=RULES, operations=twice))
     assert len(notes) == 2
-    assert all("another operation reorders, too" in note for note in notes)
+    assert all("another operation also reorders" in note for note in notes)
 
 
 def test_operations_on_llama_cpp_s_names_are_judged_by_its_architecture(llama: Any) -> None:
@@ -285,7 +289,7 @@ def test_operations_on_llama_cpp_s_names_are_judged_by_its_architecture(llama: A
     assert not said(cs.rename("hf", map=back, operations=pairs))
     config = json.loads(Path("hf/config.json").read_text())
     Path("hf/config.json").write_text(json.dumps(config | {"model_type": "qwen2"}))
-    assert "by their new name they must be in halves; leave it out" in said(
+    assert "tensors with the new name need the order halves; leave it out" in said(
         cs.rename("hf", map=back, operations=pairs)
     )[0]  # fmt: skip
     Path("hf/config.json").unlink()

@@ -169,7 +169,7 @@ def test_tokens_that_a_list_without_added_tokens_lacks_are_noted() -> None:
         Path(f"{name}/vocab.json").write_text(json.dumps({token: i for i, token in enumerate(TOKENS[:number])}))
     for models, short, long in ((["few", "all"], "the output", "all"), (["all", "few"], "few", "the output")):
         (note,) = [note for note in cs.average(models).notes if "by position" in note]
-        assert note.endswith(f"{short} has no token from row 7 on, but {long} has 'd'")
+        assert note.endswith(f"{short} has no tokens from row 7 on, but {long} has 'd'")
 
 
 def test_where_the_output_has_no_tokeniser_those_of_the_models_are_compared() -> None:
@@ -253,7 +253,7 @@ def test_an_adapter_that_brings_one_side_of_another_vocabulary_is_an_error() -> 
         cs.lora_merge("m", "lora")
     assert "--vocab place" in error.value.hint
     cs.lora_merge("m", "lora", vocab="place")
-    with pytest.raises(cs.ConfigError, match="an adapter is added to the rows of the base by position"):
+    with pytest.raises(cs.ConfigError, match="row n of the adapter is added to row n of the base"):
         cs.lora_merge("m", "lora", vocab="base")
 
 
@@ -310,7 +310,7 @@ def test_lists_are_to_be_swapped_only_if_the_first_is_the_destination_s() -> Non
     Path("third.txt").write_text("\n".join([*TOKENS[:7], "z"]) + "\n")
     assert turned("b.json:a.json") == "Put the source's list first: --vocab a.json:b.json."
     assert turned("third.txt:a.json") == (
-        "third.txt is not the destination's list either (the tokeniser of b has other tokens): give that list, "
+        "third.txt is not the destination's list either (the tokeniser of b has other tokens): give the destination's list: "
         "--vocab a.json:DST_TOKENS."
     )
     assert turned("third.txt:a.json", "a") == "The tokeniser of a has the same tokens: leave --vocab out."
@@ -363,7 +363,7 @@ def test_rows_that_have_a_token_on_one_side_only_are_said(made: Any) -> None:
     model("full")
     model("less", seed=1)
     Path("less/vocab.json").write_text(json.dumps({token: i for i, token in enumerate(TOKENS[:6])}))
-    said = "rows are copied by position, but less has no token from row 6 on, but the output has 'c'"
+    said = "rows are copied by position, but less has no tokens from row 6 on, but the output has 'c'"
     assert [note for note in made().notes if "by position" in note] == [said]
 
 

@@ -39,9 +39,11 @@ def test_the_report_says_what_became_of_each(server: SimpleNamespace, caplog: py
         "labels: loaded by its hook",
         "head: skipped, its condition is false",
     ]
-    assert "enc: 3 tensors kept, not in the file: 0.bias, 2.weight, 2.bias" in report.notes
+    assert (
+        "enc: 3 tensors kept their values, because they are not in the file: 0.bias, 2.weight, 2.bias" in report.notes
+    )
     assert [record.message for record in caplog.records if record.name.startswith("ckptsurgeon")] == [
-        "enc: 3 tensors kept, not in the file: 0.bias, 2.weight, 2.bias",
+        "enc: 3 tensors kept their values, because they are not in the file: 0.bias, 2.weight, 2.bias",
         "enc: 1 key not used: extra.bias",
     ]
 

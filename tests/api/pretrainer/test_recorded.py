@@ -50,9 +50,9 @@ REFUSED_AT_COLLECTION = {
     "hub, no such file": ("SourceError", "has no file encoder.ckpt."),
     "hub, no such revision": ("SourceError", "the hub repository org/repo has no revision v3."),
     "condition a text": ("ConfigError", "the condition of head is 'False'. Give True or False"),
-    "a path of no loadable": ("ConfigError", "paths has an entry 'encc', which is not in loadables. Did you mean enc?"),
-    "a hook of no loadable": ("ConfigError", "custom_hooks has an entry 'encc', which is not in loadables. Did you mean enc?"),
-    "a condition of no loadable": ("ConfigError", "conditions has an entry 'encc', which is not in loadables. Did you mean enc?"),
+    "a path of no loadable": ("ConfigError", "paths has an entry for 'encc', which is not in loadables. Did you mean enc?"),
+    "a hook of no loadable": ("ConfigError", "custom_hooks has an entry for 'encc', which is not in loadables. Did you mean enc?"),
+    "a condition of no loadable": ("ConfigError", "conditions has an entry for 'encc', which is not in loadables. Did you mean enc?"),
 }  # fmt: skip
 REFUSED_AT_LOADING = {
     "never collected": ("ConfigError", "enc was never collected. Call collect_files first, or set collect_in."),

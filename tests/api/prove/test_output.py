@@ -62,7 +62,9 @@ def test_a_recipe_asserts_a_proof() -> None:
     assert receipt.proved == "EQUIVALENT"
     receipt = cs.apply(recipe(**{"assert": {"proved": "EQUIVALENT"}}), force=True)
     assert receipt.proved == "SAME"
-    with pytest.raises(cs.VerifyError, match="b/ is written, but computes the same only up to rounding") as caught:
+    with pytest.raises(
+        cs.VerifyError, match="b/ is written, but computes the same as its source only up to rounding"
+    ) as caught:
         cs.apply(recipe(dtype="float16", **{"assert": {"proved": "SAME"}}), force=True)
     assert caught.value.exit_code == 1
 

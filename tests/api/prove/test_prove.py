@@ -345,7 +345,7 @@ def wider_layers() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("made", "verdict", "note"),
     [
-        (more_layers, "SAME", "only one of the networks has model.layers.3: not compared"),
+        (more_layers, "SAME", "only one of the networks has model.layers.3, so it is not compared"),
         (wider_layers, "EQUIVALENT", "not compared, because their outputs have different shapes: model.embed_tokens,"),
     ],
 )

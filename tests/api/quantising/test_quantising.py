@@ -65,9 +65,9 @@ def test_linear_layers_are_quantised_and_the_folder_says_so(name: str, tmp_path:
     assert written.quantisation == found
     assert json.loads((tmp_path / "q" / "config.json").read_text())["dtype"] == "bfloat16"
     assert f"quantised to {name}: 14 of 16 matrices (linear layers of LlamaForCausalLM)" in plan.notes
-    assert "not quantised, output layer: lm_head.weight" in plan.notes
-    assert "not quantised, embedding: model.embed_tokens.weight" in plan.notes
-    assert "not quantised, not a matrix: 5 tensors" in plan.notes
+    assert "not quantised (output layer): lm_head.weight" in plan.notes
+    assert "not quantised (embedding): model.embed_tokens.weight" in plan.notes
+    assert "not quantised (not a matrix): 5 tensors" in plan.notes
     report = cs.verify(tmp_path / "q")
     assert (report.ok, report.notes) == (True, ())
     scales = {
@@ -127,8 +127,8 @@ def test_patterns_choose(tmp_path: Path) -> None:
     ignored = settings(tmp_path / "q")["ignore"]
     assert {"model.layers.1.self_attn.o_proj", "model.layers.0.mlp.up_proj", "lm_head"} <= {*ignored}
     left = [f"model.layers.{number}.self_attn.o_proj.weight" for number in range(2)]
-    assert f"not quantised, --exclude: {', '.join(left)}" in plan.notes
-    assert any(note.startswith("not quantised, not in --include: ") and "3 more" in note for note in plan.notes)
+    assert f"not quantised (--exclude): {', '.join(left)}" in plan.notes
+    assert any(note.startswith("not quantised (not in --include): ") and "3 more" in note for note in plan.notes)
 
 
 def test_an_output_layer_is_quantised_if_it_is_named(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_tied_output_layer_stays(tmp_path: Path) -> None:
     torch.save({"embed.weight": tied, "lm_head.weight": tied, "a.up.weight": torch.randn(8, 128)}, tmp_path / "t.pth")
     plan = cs.convert(tmp_path / "t.pth", quantize="int8", include=["lm_head", "a"])
     cs.apply(plan, tmp_path / "t.safetensors")
-    assert "not quantised, tied to embed.weight: lm_head.weight" in plan.notes
+    assert "not quantised (tied to embed.weight): lm_head.weight" in plan.notes
     assert load_file(tmp_path / "t.safetensors")["lm_head.weight"].dtype == torch.float32
 
 
@@ -172,7 +172,7 @@ def test_routers_stay_and_experts_do_not(tmp_path: Path) -> None:
     assert sum(".experts." in one for one in found) == 12
     assert "model.layers.0.mlp.gate" not in found
     assert "model.layers.0.mlp.gate" in settings(tmp_path / "q")["modules_to_not_convert"]
-    assert "not quantised, router of experts: model.layers.0.mlp.gate.weight" in plan.notes
+    assert "not quantised (router of experts): model.layers.0.mlp.gate.weight" in plan.notes
     assert any("without their global scales" in note for note in cs.convert(folder, quantize="nvfp4").notes)
 
 
@@ -184,7 +184,7 @@ def test_experts_in_one_tensor_stay(tmp_path: Path) -> None:
     plan = cs.convert(tmp_path / "m.safetensors", quantize="fp8-block")
     stated = json.loads(plan.metadata["quantization_config"])
     assert stated["modules_to_not_convert"] == ["layers.0.mlp.experts"]
-    assert "not quantised, experts in one tensor: layers.0.mlp.experts.gate_up_proj" in plan.notes
+    assert "not quantised (experts in one tensor): layers.0.mlp.experts.gate_up_proj" in plan.notes
 
 
 def test_conv1d_of_gpt2_is_no_linear_layer(tmp_path: Path) -> None:
@@ -206,9 +206,9 @@ def test_without_a_class_names_tell(tmp_path: Path) -> None:
     found = load_file(tmp_path / "q.safetensors")
     assert [key for key, one in found.items() if one.dtype == torch.int8] == ["enc.layers.0.fc1.weight"]
     assert "quantised to int8: 1 of 8 matrices (linear layers, guessed from their names)" in plan.notes
-    assert "not quantised, it is int64: enc.layers.0.idx.weight" in plan.notes
-    assert "not quantised, it has no elements: enc.layers.0.none.weight" in plan.notes
-    assert "not quantised, not the weight of a layer: enc.pos, mask" in plan.notes
+    assert "not quantised (it is int64): enc.layers.0.idx.weight" in plan.notes
+    assert "not quantised (it has no elements): enc.layers.0.none.weight" in plan.notes
+    assert "not quantised (not the weight of a layer): enc.pos, mask" in plan.notes
     assert all(torch.equal(found[key], one) for key, one in state.items() if key != "enc.layers.0.fc1.weight")
 
 
@@ -284,8 +284,8 @@ def test_what_cannot_be_meant_is_said(tmp_path: Path, ckpt: Any) -> None:
     for arguments, code, text in (
         (["--quantize", "int5"], 2, "Use one of fp8-block, fp8-channel, int8, int4-group128, mxfp4, nvfp4."),
         (["--include", "a"], 2, "--include has no effect without --quantize"),
-        (["--quantize", "int8", "--layout", "gguf"], 2, "--quantize does not work together with --layout"),
-        (["--quantize", "int8", "--gguf-type", "q8_0"], 2, "--quantize does not work together with --gguf-type"),
+        (["--quantize", "int8", "--layout", "gguf"], 2, "--quantize cannot be used with --layout"),
+        (["--quantize", "int8", "--gguf-type", "q8_0"], 2, "--quantize cannot be used with --gguf-type"),
         (["--quantize", "int8", "--include", "b"], 2, "--include b matches none of the 1 source key"),
         (["--quantize", "int8", "--exclude", "a"], 4, "has no matrix to quantise"),
     ):

@@ -55,7 +55,7 @@ def test_a_quantised_model_has_to_be_decoded_first(source: Saved, tmp_path: Path
 
 def test_t5_scales_its_last_layer_only_if_it_is_tied() -> None:
     switch = {"relative_attention_num_buckets": 32, "d_kv": 16}
-    with pytest.raises(cs.ConfigError, match="scales its last layer"):
+    with pytest.raises(cs.ConfigError, match="scales the inputs of its output layer"):
         check_ties("tie_word_embeddings", switch, is_untied=True)
     check_ties("tie_word_embeddings", switch, is_untied=False)
     check_ties("tie_word_embeddings", {"d_model": 64}, is_untied=True)

@@ -135,5 +135,5 @@ def test_a_bundled_network_gets_more_layers(ckpt: Any) -> None:
     cs.apply(plan, "out.safetensors")
     Path("deep.yaml").write_text(Path("asr.yaml").read_text().replace("encoder_layers: 2", "encoder_layers: 3"))
     assert cs.fits("out.safetensors", "deep.yaml").strict
-    with pytest.raises(cs.ConfigError, match="each head would get another size"):
+    with pytest.raises(cs.ConfigError, match="the size of each head would change"):
         cs.resize("asr.safetensors", config="asr.yaml", set={"d_model": 64})

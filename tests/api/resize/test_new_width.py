@@ -140,7 +140,7 @@ def test_parts_with_norms_of_their_own_do_not_matter(tmp_path: Path) -> None:
     transformers.LlavaForConditionalGeneration(config).save_pretrained(tmp_path / "in")
     note = cs.resize(tmp_path / "in", set={"text_config.hidden_size": 24}).notes[0]
     assert "text_config.rms_norm_eps becomes 6.667e-07; the outputs should stay equal" in note
-    with pytest.raises(cs.PlanError, match="each head would get another size") as raised:  # it ignores its head_dim
+    with pytest.raises(cs.PlanError, match="the size of each head would change") as raised:  # it ignores its head_dim
         cs.resize(tmp_path / "in", set={"vision_config.hidden_size": 24})
     assert "computes the size of a head from its width" in str(raised.value.hint)
 

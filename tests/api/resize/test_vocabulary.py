@@ -126,7 +126,7 @@ def test_rows_are_added_at_the_end_and_cut_off_again(kind: str, english: Models,
     assert field(tmp_path / "more", kind) == 384
     check_kept(english(kind), tmp_path / "more", kind)
     plan = cs.resize(tmp_path / "more", set=[f"{name}=350"])
-    said = "34 rows cut off the end (none has a token, of which there are 340)"
+    said = "34 rows cut off the end (none of them has a token: there are 340)"
     assert any(said in one for one in plan.notes), plan.notes
     cs.apply(plan, tmp_path / "fewer")
     assert field(tmp_path / "fewer", kind) == 350
@@ -140,7 +140,9 @@ def test_rows_are_added_at_the_end_and_cut_off_again(kind: str, english: Models,
 def test_without_a_tokeniser_rows_are_cut_by_place(tmp_path: Path) -> None:
     folder = built("gpt2", tmp_path / "gpt2", 100)
     plan = cs.resize(folder, set={"vocab_size": 90, "n_layer": 1}, layers="first")
-    assert any("10 rows cut off the end (by place, because there is no tokeniser)" in one for one in plan.notes)
+    assert any(
+        "10 rows cut off the end (without regard to tokens, because there is no tokeniser)" in one for one in plan.notes
+    )
     cs.apply(plan, tmp_path / "out")
     old, new = (
         transformers.GPT2LMHeadModel.from_pretrained(one).transformer.wte.weight for one in (folder, tmp_path / "out")
@@ -190,7 +192,7 @@ def test_a_network_that_reads_a_text_at_its_largest_id_needs_the_id_of_the_end(g
     made = tokenizer("bytes", ENGLISH, 340)
     folder = saved_tokenizer(made, built("clip", tmp_path / "clip", 340, eos_token_id=2))
     with pytest.raises(
-        cs.ConfigError, match=r"text_config.eos_token_id is 2: .*clip reads the features of a text at its largest"
+        cs.ConfigError, match=r"text_config.eos_token_id is 2: .*clip takes the features of a text at its largest"
     ):
         cs.resize(folder, tokenizer=german)
     plan = cs.resize(folder, tokenizer=german, set={"text_config.eos_token_id": 1})

@@ -50,7 +50,7 @@ def test_a_metric_chooses_its_line() -> None:
     by_metric = command("", metric="wer")
     assert by_metric.score("wer: 0.5\ncer: 0.25\n").score == 0.5
     assert by_metric.score("wer: 0.5\nwer: 0.4\ncer: 0.25\n").score == 0.4
-    assert by_metric.score("cer: 0.25\n3\n").why == "the command printed no line wer: NUMBER"
+    assert by_metric.score("cer: 0.25\n3\n").why == "the command printed no line of the form wer: NUMBER"
 
 
 @pytest.mark.parametrize("printed", ["score: nan", "NaN", "inf", "score: -inf", "score: -Infinity", "score is nan"])
@@ -71,7 +71,7 @@ def test_the_model_is_one_word_of_the_command_and_no_shell_reads_it() -> None:
     [
         ("pass", "the command printed no number"),
         ("print('fine')", "the command printed no number"),
-        ("print('accuracy: 0,83')", "the command printed no number; one with a comma is not read"),
+        ("print('accuracy: 0,83')", "the command printed no number; a number with a comma is not read"),
         ("print('score: nan')", "the score is nan, not a finite number"),
         ("print(1); sys.exit(1)", "the command failed with exit status 1"),
         ("print(1); raise ValueError('no data')", "the command failed with exit status 1: ValueError: no data"),

@@ -56,14 +56,16 @@ def test_the_soup_is_that_of_the_paper(evaluation: Evaluation) -> None:
     assert load_file("soup.safetensors")["steps"].item() == load_file("mean.safetensors")["steps"].item()
     assert len(found.trials) == 7
     assert yaml.safe_load(Path(found.recipe).read_text())["verb"] == "average"
-    assert found.notes[0] == "low.safetensors, high.safetensors, mid.safetensors: these are in the output, of 4 models"
+    assert (
+        found.notes[0] == "low.safetensors, high.safetensors, mid.safetensors: these are in the output, out of 4 models"
+    )
 
 
 def test_one_model_that_is_best_alone_is_copied(evaluation: Evaluation) -> None:
     found = cooked(evaluation("print('score:', w[0])"))
     assert found.best.values == {"models": ["far.safetensors"]}
     assert torch.equal(load_file("soup.safetensors")["w"], load_file("far.safetensors")["w"])
-    assert found.notes[0] == "far.safetensors: this is in the output, of 4 models"
+    assert found.notes[0] == "far.safetensors: this is in the output, out of 4 models"
 
 
 def test_a_score_that_stays_equal_keeps_the_model(evaluation: Evaluation) -> None:
@@ -74,7 +76,7 @@ def test_a_score_that_stays_equal_keeps_the_model(evaluation: Evaluation) -> Non
 def test_a_model_whose_evaluation_fails_is_left_out_with_a_note(evaluation: Evaluation) -> None:
     found = cooked(evaluation(f"sys.exit('no') if w[0] > 5 else None\n{NEAR}"))
     assert "far.safetensors" not in found.best.values["models"]
-    assert "the evaluation failed, so not in the output: far.safetensors" in found.notes
+    assert "models that are not in the output, because their evaluation failed: far.safetensors" in found.notes
     with pytest.raises(cs.CheckpointError, match="none of 4 trials has a score"):
         cooked(evaluation("pass", name="none.py"), study="other")
 

@@ -86,7 +86,7 @@ def test_no_score_at_all_is_an_error_that_says_why(evaluation: Evaluation) -> No
     with pytest.raises(cs.CheckpointError) as error:
         searched(evaluation("print('fine')"), trials=2)
     assert type(error.value) is cs.CheckpointError  # exit 1: the answer is no
-    assert error.value.message == "none of 2 trials has a score; the last one: the command printed no number."
+    assert error.value.message == "none of 2 trials has a score; reason of the last: the command printed no number."
     assert error.value.details == ("trial 1: the command printed no number", "trial 2: the command printed no number")
     assert not Path("out.safetensors").exists()
 
@@ -232,9 +232,10 @@ def test_a_merge_that_is_impossible_with_some_values_is_a_failed_trial(evaluatio
     found = searched(evaluation("print(w[0])"), trials=6)
     failed = [one for one in found.trials if one.score is None]
     assert 0 < len(failed) < 6
-    assert all(one.why.startswith("the merge is impossible: v.weight: the weights sum to zero") for one in failed), (
-        failed[0].why
-    )
+    assert all(
+        one.why.startswith("the models cannot be merged with these values: v.weight: the weights sum to zero")
+        for one in failed
+    ), failed[0].why
 
 
 def test_a_recipe_that_is_wrong_is_an_error_and_no_study(evaluation: Evaluation) -> None:
@@ -386,7 +387,7 @@ def test_the_report_says_that_the_score_is_too_good_or_has_a_test_score(evaluati
     assert not found.notes
     failing = searched(command, test=evaluation("sys.exit(3)", name="test.py"))
     assert failing.test is None
-    assert failing.notes == ("the test has no score: the command failed with exit status 3",)
+    assert failing.notes == ("the test command gave no score: the command failed with exit status 3",)
     same = searched(command, test=command)
     assert same.notes == (
         "--test and --evaluate are the same command: the test score is measured on the data of the search, so it is too "

@@ -257,7 +257,7 @@ def test_any_file_that_stays_in_the_folder_of_an_output_is_said(name: str) -> No
     Path("out", name).write_text("{}")
     Path("out/README.md").write_text("# A model\n")
     Path("out/runs").mkdir()
-    assert f"out still has files that were there before: {name}" in cs.apply(plan, "out", force=True).notes
+    assert f"out still has other files from before this run: {name}" in cs.apply(plan, "out", force=True).notes
 
 
 def test_the_index_of_a_model_that_stays_beside_a_single_file_is_said() -> None:

@@ -424,9 +424,9 @@ def test_a_list_that_contradicts_the_ids_of_a_bare_configuration_is_noted() -> N
     other = ["w5", "q", "z", "y", "k", "[UNK]", "[MASK]", "[SEP]", "[CLS]", "[PAD]", *(f"m{i}" for i in range(15))]
     Path("other.txt").write_text("\n".join(other) + "\n")
     plan = cs.transplant("bert", "bare/config.json", vocab="bert/vocab.txt:new.txt")
-    assert "is it the token list of another model?" not in told(plan)
+    assert "is it the list of another model?" not in told(plan)
     plan = cs.transplant("bert", "bare/config.json", vocab="bert/vocab.txt:other.txt")
-    (note,) = (note for note in plan.notes if note.endswith("is it the token list of another model?"))
+    (note,) = (note for note in plan.notes if note.endswith("is it the list of another model?"))
     assert note.startswith("according to other.txt, ids in config.json of the destination belong to other tokens than")
     assert "pad_token_id is 4 ('k', while '[PAD]' is 9)" in note
 

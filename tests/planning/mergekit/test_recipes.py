@@ -382,7 +382,7 @@ def test_a_tied_model_s_output_layer_is_its_embedding() -> None:
         assert found["lm_head.weight"] == 1 + 3
     rows = [{"model": "b"}, {"model": "a"}]
     plan = cs.merge(recipe(models=rows, parameters={"weight": 1}))
-    assert "does not tie it to the embedding" in " ".join(plan.notes)
+    assert "gets tie_word_embeddings: false" in " ".join(plan.notes)
     cs.apply(plan, "out")
     assert json.loads(Path("out/config.json").read_text())["tie_word_embeddings"] is False
     plan = cs.merge(["b", "a"], method="linear", weights=[1, 1])
@@ -599,7 +599,7 @@ def test_what_a_recipe_says_is_not_said_beside_it(ckpt: Run) -> None:
     for flags in (["--method", "linear"], ["--base", "a"], ["--weights", "1,2"], ["--param", "weight=1"]):
         done = ckpt("merge", recipe(**pair(1)), *flags, "-o", "out")
         assert done.code == 2
-        assert "cannot be given with a recipe. Write it into the recipe." in done.err
+        assert "cannot be given with a recipe. Write its value into the recipe instead." in done.err
     with pytest.raises(cs.ConfigError, match="a.pth is not a"):
         cs.merge("a.pth")
 
@@ -689,7 +689,7 @@ BAD: dict[str, tuple[dict[str, Any], int, str]] = {
     "two in a passthrough": ({**sliced((0, 1)), "merge_method": "passthrough", "parameters": {}}, 2, "slices[0] has 2 models, but passthrough merges 1"),
     "an adapter": (
         {"models": [{"model": "a+adapter"}, {"model": "b"}]}, 2,
-        "a+adapter is a model with an adapter: first merge the adapter into the model. Run ckpt lora merge a adapter -o merged/.",
+        "a+adapter is a model with an adapter, which cannot be merged directly: first merge the adapter into the model. Run ckpt lora merge a adapter -o merged/.",
     ),
     "an adapter as a map": ({"models": [{"model": {"model": "a", "lora": "l"}}, {"model": "b"}]}, 2, "ckpt lora merge a l"),
     "a model of the hub": (

@@ -265,7 +265,7 @@ def test_codes_are_not_put_under_settings_that_decode_them_otherwise(
     with pytest.raises(cs.PlanError, match=why):
         cs.transplant(a, b)
     assert cs.transplant(a, b, exclude=list(LAYERS)).counts["copied"] == len(PLAIN)
-    assert any("the same codes mean other numbers" in note for note in cs.diff(a, b).notes)
+    assert any("quantised codes mean different numbers in the two checkpoints" in note for note in cs.diff(a, b).notes)
 
 
 @pytest.mark.parametrize(

@@ -256,7 +256,7 @@ def test_codes_under_another_format_are_refused_and_diff_says_so(tmp_path: Path)
     other = CONTRADICTIONS[0][0].folder(tmp_path / "b")
     with pytest.raises(PlanError, match="format is nvfp4-pack-quantized in a, pack-quantized in b"):
         cs.transplant(sound, other)
-    note = "the same codes mean other numbers: format is nvfp4-pack-quantized in "
+    note = "quantised codes mean different numbers in the two checkpoints: format is nvfp4-pack-quantized in "
     assert any(note in one for one in cs.diff(sound, other).notes)
 
 

@@ -8,12 +8,12 @@ __all__ = ["no_adapter", "no_base"]
 
 
 def no_adapter(subject: Subject) -> str:
-    """Return the reason if a check of adapters cannot be run: the checkpoint is not an adapter. Else return ''."""
+    """Return the reason why no check of adapters can be run: the checkpoint is not an adapter. '' if it is one."""
     return "" if subject.adapter is not None and subject.adapter.factors else "it is not an adapter"
 
 
 def no_base(subject: Subject) -> str:
-    """Return the reason if no comparison with a base is possible: no adapter, or no base was given. Else return ''."""
+    """Return the reason why no comparison with a base can be made: no adapter, or no base was given. Else ''."""
     if why := no_adapter(subject):
         return why
     return "" if subject.adapter is not None and subject.adapter.has_base else "no base is given (--base BASE)"

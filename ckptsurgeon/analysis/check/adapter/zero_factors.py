@@ -14,10 +14,12 @@ from ._against import no_adapter
 
 __all__ = ["CHECK"]
 
-ADVICE = "The adapter changes nothing: was it saved before training, or before sharded weights were gathered?"
+ADVICE = (
+    "The adapter changes nothing. Check whether it was saved before training, or before sharded weights were gathered."
+)
 SOME = "These modules were not trained: check whether they got gradients."
 MAGNITUDES = (
-    "Take the magnitudes from the training of the adapter again: where a magnitude is zero, the merged row would be "
+    "Save the adapter again with the magnitudes from its training: where a magnitude is zero, the merged row would be "
     "zero."
 )
 

@@ -23,7 +23,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _of_recipe(subject: Subject) -> Iterator[Found]:
-    """Yield a finding if tensors do not have the checksums in the recipe, or if it is of other weights.
+    """Yield a finding if tensors do not have the checksums in the recipe, or if the recipe describes other weights.
 
     If all tensors are right, its seal, a digest of all other bytes, is compared.
     """

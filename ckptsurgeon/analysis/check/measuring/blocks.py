@@ -114,11 +114,11 @@ def _scales(raw: Array, dtype: str) -> Array:
 
 
 FEW_CODES = 3
-"""In a block of zeros, the bytes beside the scale have at most so many different values: all codes are equal."""
+"""In a block of zeros, all codes are equal: the bytes other than the scale have at most this many different values."""
 
 
 def _zeros_of_zeros(raw: Array, dtype: str) -> int:
-    """Return how many scales are 0 in blocks of zeros, such as those of a padding token's row, where this is right.
+    """Return how many scales are 0 in blocks whose weights are all zero (as in a padding token's row): no fault.
 
     If codes differ, their scale was lost.
     """

@@ -34,7 +34,7 @@ class FloatLayout:
 
     @property
     def sign(self) -> int:
-        """The code with only the sign bit set."""
+        """The code in which only the sign bit is set."""
         return 1 << (8 * self.codes.itemsize - 1)
 
     @property

@@ -167,7 +167,7 @@ def _with_aliases(
 ) -> dict[str, Measured]:
     """Return the figures in the order of the tensors; an alias gets the figures of the tensor with the same bytes.
 
-    ``first`` maps a place in the file to the first key whose tensor is there. ``measured`` has the figures of these
+    ``first`` maps a position in a file to the first key whose tensor is there. ``measured`` has the figures of these
     keys.
     """
     return {

@@ -15,7 +15,7 @@ from ._noted import damaged, unless_noted
 __all__ = ["CHECK"]
 
 ID = "quantisation"
-UNSETTLED = "its config.json has no quantization_config for"
+UNSETTLED = "config.json has no quantization_config for"
 ADVICE = (
     "Add the quantization_config of the model to config.json: without it, loaders use the codes as if they were "
     "weights."

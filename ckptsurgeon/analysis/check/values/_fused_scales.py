@@ -12,11 +12,14 @@ __all__ = ["APART", "unlike_fused"]
 
 NVFP4 = "nvfp4"
 APART = 11
-"""The smallest ratio that is reported. Exporters make the scales of fused modules equal; others differ by less."""
+"""The smallest ratio of scales that is reported.
+
+Exporters make the scales of fused modules equal; scales of other modules usually differ by less.
+"""
 
 
 def unlike_fused(subject: Subject, scales: Mapping[str, Figures]) -> list[str]:
-    """Return the keys of global scales of nvfp4 that are over ``APART`` times apart within modules that are fused.
+    """Return the keys of global scales of nvfp4 that differ by a factor of over ``APART`` within fused modules.
 
     ``scales`` are the global scales of weights. vLLM takes the largest for the whole fused module, so the weights of
     the others are decoded too small or too large by the ratio.

@@ -18,7 +18,7 @@ __all__ = ["CHECK"]
 ROUTER = re.compile(r"(?:^|\.)(?:gate|router)(?:\.(?:layer|classifier|wg))?\.weight$")
 """Matches the ends of the keys of routers, the weights that select experts."""
 ADVICE = (
-    "If these tensors should not be zero (new blocks may start at zero), take them from the source: a layer of zeros "
+    "If these tensors should not be zero (new blocks may start at zero), copy them from the source: a layer of zeros "
     "outputs only zeros."
 )
 
@@ -27,10 +27,10 @@ BIAS = re.compile(r"[._/](?:bias|beta)$")
 MOSTLY = 3 / 4
 """At least this share of the biases of a role must have other values than zero."""
 FEWEST, PART = 3, 20
-"""The fewest norms of a role, and which part of a norm (a 20th) may be zero by chance."""
+"""The fewest norms with the same role that are compared; the share of a norm (a 20th) that may be zero by chance."""
 OFFSETS = (".qzeros", ".biases")
 """Ends of the keys of zero points and biases, which belong to unsigned codes."""
-CODES = "Take these codes from the quantised model again, or quantise it again."
+CODES = "Copy these codes from the quantised model again, or quantise it again."
 
 
 def _run(subject: Subject) -> Iterator[Found]:
@@ -73,8 +73,9 @@ def _alone(subject: Subject) -> Iterator[str]:
 def _last_norms(subject: Subject, found: Sequence[str]) -> Iterator[str]:
     """Yield the norms that are zeros, wholly or in part, although no norm of the layers around them has a zero.
 
-    Such a norm has no others of its role, like the norm after the last layer. The norms of another part of the network
-    say nothing: those of a new language model that computes 1 + weight are zeros, those of its vision tower are ones.
+    Such a norm has no others of its role, like the norm after the last layer. The norms of other parts of the network
+    are not compared: those of a new language model that computes 1 + weight are zeros, those of its vision tower are
+    ones.
     """
     norms = [
         key for key, info in subject.tensors.items() if len(info.shape) == 1 and NORM.search(key) and key not in found
@@ -87,7 +88,7 @@ def _last_norms(subject: Subject, found: Sequence[str]) -> Iterator[str]:
 
 
 def _around(key: str, zeros: Mapping[str, int], lone: Collection[str]) -> list[str]:
-    """Return the norms of the smallest part of the network around ``key`` that has a few; ``key`` if there is none.
+    """Return the norms of the smallest part of the network that contains ``key`` and a few norms; else only ``key``.
 
     ``zeros`` has the number of zeros of each norm. A smaller part decides if one of its other norms has zeros, too. If
     a few norms have a role that several layers have, only these are returned.

@@ -11,9 +11,9 @@ from ..subject import Subject
 
 __all__ = ["CHECK"]
 
-ADVICE = "These weights were perhaps never initialised or loaded: take them from the source."
+ADVICE = "These weights were perhaps never initialised or loaded: copy them from the source."
 NORMS = (
-    "These layers were perhaps never loaded or trained: if so, take them from the source. This is normal for new "
+    "These layers were perhaps never loaded or trained: if so, copy them from the source. This is normal for new "
     "layers that are not trained yet, such as those that ckpt transplant adds to a deeper model."
 )
 FEWEST, VALUES = 2, 8
@@ -35,7 +35,12 @@ def _run(subject: Subject) -> Iterator[Found]:
         )
     if norms := [*_norms_unlike_others(subject)]:
         has = "has" if len(norms) == 1 else "have"
-        yield of_keys(Status.WARN, norms, f"{has} the same value in every element, unlike those of other layers", NORMS)
+        yield of_keys(
+            Status.WARN,
+            norms,
+            f"{has} the same value in every element, which the same norms of other layers do not have",
+            NORMS,
+        )
 
 
 def _norms_unlike_others(subject: Subject) -> Iterator[str]:

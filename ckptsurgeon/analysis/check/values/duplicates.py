@@ -17,7 +17,10 @@ __all__ = ["CHECK"]
 
 FEWEST = 64
 """Only weights with at least this many elements are compared: smaller weights may be equal by chance."""
-ADVICE = "Repeated or tied layers are equal on purpose; otherwise one weight was written in place of the other."
+ADVICE = (
+    "Check whether these weights should be equal, as in repeated or tied layers; if not, one was written in "
+    "place of the other."
+)
 
 
 def _run(subject: Subject) -> Iterator[Found]:

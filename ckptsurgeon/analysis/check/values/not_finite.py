@@ -14,7 +14,7 @@ from ..subject import Subject
 
 __all__ = ["CHECK"]
 
-ADVICE = "Take these tensors from an earlier checkpoint; find out which step or which conversion made them so."
+ADVICE = "Copy these tensors from an earlier checkpoint, and find out which training step or conversion caused this."
 
 
 def _run(subject: Subject) -> Iterator[Found]:

@@ -43,7 +43,10 @@ MIXED = re.compile(r"GPTQ|AWQ|int\d|packed", re.IGNORECASE)
 """Encodings of integers that may come from AutoRound, which makes about half of the scales negative."""
 ODD = (NEGATIVE, NEGATED, OPPOSED, NARROW, NESTED, SIGNED_CODES)
 """Kinds of scales that only the decoded weights show."""
-DECODE = "Take these tensors from the quantised model again, or quantise it again: the codes decode to unusable values."
+DECODE = (
+    "Copy these tensors from the quantised model again, or quantise the model again: the codes decode to "
+    "unusable values."
+)
 
 
 def _run(subject: Subject) -> Iterator[Found]:
@@ -71,13 +74,13 @@ def _run(subject: Subject) -> Iterator[Found]:
             exchanged,
             Status.WARN,
             "of scales that are larger than the biases of the same weight: perhaps scales and biases are swapped",
-            "Swap scales and biases, or take these tensors from the original again.",
+            "Swap scales and biases, or copy these tensors from the original again.",
         ),
         (
             some,
             Status.WARN,
             "of scales with zeros",
-            "With a scale of zero, all weights of its group become zero: compare them with the original.",
+            "A scale of zero makes all weights of its group zero: compare them with the original.",
         ),
     ):
         if keys:

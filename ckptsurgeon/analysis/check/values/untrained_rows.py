@@ -21,7 +21,7 @@ SMALL = 0.1
 """A row counts as never trained if its root mean square is below this share of the median of non-zero rows."""
 TRAINED = 0.5
 """A row without a token counts as trained if it is larger than this share of the median of rows with tokens."""
-OTHER_TOKENS = "Take the tokeniser that was saved with these weights: this one seems to lack tokens."
+OTHER_TOKENS = "Use the tokeniser that was saved with these weights: the present one seems to lack tokens."
 ADVICE = (
     "The model gives unpredictable results for tokens of these rows: train these rows, or remove the tokens from the "
     "tokeniser."

@@ -22,7 +22,7 @@ from .scales import is_global_or_activation, is_global_weight_scale, scales_of
 __all__ = ["CHECK"]
 
 FEWEST, MANY = 3, 4
-"""A family (tensors with the same role) needs ``FEWEST`` tensors to have an outlier, ``MANY`` to count as large."""
+"""The fewest tensors of a family (the same role in all layers) with outliers, and the fewest of a large family."""
 FACTOR = 3.0
 """The largest allowed ratio of a standard deviation to the median of its family, as a power of two: a factor of 8."""
 SCALES = 5.0
@@ -36,8 +36,9 @@ OF_FEW = log2(100)
 It is large, because two other layers are weak evidence.
 """
 UNSET = 16
-"""A tensor of at least this many scales that are all 1 was perhaps never set. For such a tensor, ``FACTOR`` and half of
-``SPREADS`` apply, so that it is an outlier at a smaller distance from the median."""
+"""A tensor of at least this many scales, all of them 1, was perhaps never set. For such a tensor, ``FACTOR`` and half
+of ``SPREADS`` apply, so that it is an outlier at a smaller distance from the median.
+"""
 HALVES = 3.5
 """If the standard deviations of a role form two groups at least this far apart (in powers of two: a factor of 11), they
 are not of one network. This finds half of the layers, where the median tells nothing."""

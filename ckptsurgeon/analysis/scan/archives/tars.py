@@ -77,7 +77,9 @@ def members_of(place: ScanItem, faults: list[Fault]) -> Iterator[Member]:
             faults.append(_corrupt(f"a member's header has a wrong checksum (at byte {at})"))
             return
         if kind in _SPARSE:
-            faults.append(Fault("unreadable", "it has a sparse file: this and the members after it are not read"))
+            faults.append(
+                Fault("unreadable", "it contains a sparse file: this file and all members after it are not read")
+            )
             return
         begin, size = at + BLOCK, _sized(head, more, size, faults)
         if begin + size > file.size:
@@ -117,7 +119,7 @@ def _sized(head: bytes, more: _More, size: int, faults: list[Fault]) -> int:
     told = more.fields.get(b"size", b"")
     if told.isdigit() and int(told[:20]) != size:
         if int(told[:20]) < _OCTAL_SIZES:
-            faults.append(_corrupt("a member has one size in its header and another in its pax header"))
+            faults.append(_corrupt("a member has different sizes in its header and in its pax header"))
         size = int(told[:20])
     kind = head[156:157]
     is_folder = kind == _FOLDER or (kind == b"\0" and _name(head).endswith("/"))
@@ -133,19 +135,19 @@ def _sized(head: bytes, more: _More, size: int, faults: list[Fault]) -> int:
 
 def _read_more(more: _More, kind: bytes, raw: bytes, size: int, faults: list[Fault]) -> None:
     if size > _LONGEST:
-        faults.append(Fault("unreadable", f"it has a header of over {_LONGEST} bytes"))
+        faults.append(Fault("unreadable", f"it contains a header of over {_LONGEST} bytes"))
     if kind in _NAMES:
         more.fields[b"path" if kind == b"L" else b"linkpath"] = raw
         return
     found = _pax(raw)
     if found is None:
-        faults.append(_corrupt("it has a pax header that cannot be read"))
+        faults.append(_corrupt("it contains a pax header that cannot be read"))
     elif kind in _MORE:
         more.fields.update(found)
     elif _FIELDS & set(found):
         faults.append(_corrupt("a pax header sets one name or size for all members"))
     if found and any(key.startswith(b"GNU.sparse") for key in found):
-        faults.append(Fault("unreadable", "it has a sparse file, whose parts are not reassembled"))
+        faults.append(Fault("unreadable", "it contains a sparse file, whose parts are not reassembled"))
 
 
 def _pax(raw: bytes) -> dict[bytes, bytes] | None:
@@ -206,7 +208,7 @@ class _Tar:
         """Record a member, and its faults: for example a name that points outside the archive."""
         name, path = member.name, posixpath.normpath(member.name).casefold()
         if path.startswith("/") or ".." in name.split("/"):
-            self._corrupt(f"{name} leads out of the archive's folder")
+            self._corrupt(f"{name} is outside of the archive's folder")
         if self._is_under_link(path):
             is_deep = path.count("/") >= _DEEP
             self._corrupt(

@@ -136,12 +136,12 @@ def look_at_hdf5(place: ScanItem) -> None:
 
 
 def _leads_out(place: ScanItem) -> Iterator[str]:
-    """Yield a note if an HDF5 file has links to other files, or values in them, which the library opens."""
+    """Yield a note if an HDF5 file has links to other files, or external values: the library opens these files."""
     try:
         HDF5.read(FileSlice(place.file, 0, place.file.size))
     except CheckpointError as error:
         if isinstance(error, FormatError) and error.rule == OUTSIDE:
-            yield "it leads to other files, which the HDF5 library opens by itself"
+            yield "it refers to other files, which the HDF5 library opens by itself"
 
 
 def _why(key: bytes, raw: bytes) -> Iterator[str]:

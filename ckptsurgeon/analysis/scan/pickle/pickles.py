@@ -116,7 +116,7 @@ def _decoded(file: File, at: int, budget: Budget) -> Machine:
 
 
 def _believed(machine: Machine, found: Pickles, kind: KindByName, *, sure: bool) -> bool:
-    """Return whether decoded data is a pickle, and not other data that looks like a pickle.
+    """Return whether decoded data is really a pickle, and not other data that looks like a pickle.
 
     ``found`` has the pickles before this data in the file. ``kind`` is the kind of the file by its name. ``sure`` is as
     in ``look_at_pickles``.

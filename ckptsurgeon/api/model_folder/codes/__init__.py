@@ -1,1 +1,1 @@
-"""Quantised tensors as the plain tensors that they decode to, and notes on their stored shapes."""
+"""Describes quantised tensors as the plain tensors that they decode to, and makes notes on their stored shapes."""

@@ -24,7 +24,7 @@ __all__ = ["described_shape_notes"]
 
 SHAPE, ZEROS = ".weight_shape", ".qzeros"
 INTEGERS = ("int64", "int32")
-"""The dtypes of a ``weight_shape``."""
+"""The dtypes that a tensor ``weight_shape`` may have."""
 MOST = 2000
 """The largest number of weights whose stored shape is read. A model of 70 billion parameters has 560 such weights."""
 DIGITS = 60
@@ -41,8 +41,8 @@ def described_shape_notes(checkpoint: Checkpoint, config: Mapping[str, Any] | No
 
     bitsandbytes stores a ``quant_state`` (JSON in a tensor) with the shape of a weight and its block size, which is the
     number of values that share a scale. compressed-tensors stores a ``weight_shape``. In GPTQ, the zero points of
-    symmetric weights depend on the version of the format. All these are values of tensors, not parts of a header, and
-    far apart in the files. So they are read from local files only, and only for the first ``MOST`` weights.
+    symmetric weights depend on the version of the format. All these are values of small tensors that are far apart in
+    the files. So they are read only from local files, and only for the first ``MOST`` weights.
     """
     if scheme_of(checkpoint.path):
         return []
@@ -114,7 +114,7 @@ def _of_shape(checkpoint: Checkpoint, one: QuantisedTensor, config: Mapping[str,
 def _unlike_shapes(
     checkpoint: Checkpoint, described: Sequence[QuantisedTensor], said: Collection[str]
 ) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Yield (key of the codes, reason) for each ``weight_shape`` that is unlike those of most other layers.
+    """Yield (key of the codes, reason) for each ``weight_shape`` that differs from those of most other layers.
 
     Only weights that have the same name in different layers, and parts of the same dtypes and shapes, are compared. The
     keys in ``said`` are left out, because they have other notes.
@@ -140,7 +140,7 @@ def _stored_shape(checkpoint: Checkpoint, one: QuantisedTensor) -> tuple[int, ..
 
 
 def _of_zeros(checkpoint: Checkpoint, one: QuantisedTensor) -> Iterator[tuple[str, str]]:
-    """Yield (field, reason) if the zero points of a symmetric weight are of another GPTQ version than the settings say.
+    """Yield (field, reason) if zero points of a symmetric weight contradict the GPTQ version in the settings.
 
     Version 1 stores the middle of the range of codes minus 1 (7 for 4 bits). Version 2 ("gptq_v2") stores the middle.
     """

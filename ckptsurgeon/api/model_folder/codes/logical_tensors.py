@@ -77,7 +77,7 @@ def logical_tensors(
 
 
 def columns_of(key: str, config: Mapping[str, Any]) -> tuple[int, str]:
-    """Return the number of columns of a weight, and the field of ``config`` that says it; (0, "") if unknown."""
+    """Return the number of columns of a weight, and the field of ``config`` that determines it; (0, "") if unknown."""
     if config.get("model_type") in LLAMA:
         field = next((field for pattern, field in _WIDTHS if pattern.search(key)), "")
         width = config.get(field)
@@ -87,7 +87,7 @@ def columns_of(key: str, config: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def whole_shape(key: str, shape: tuple[int, ...], config: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return ``shape``; if it is only a number of parameters, (n,), compute the shape from the model's width.
+    """Return ``shape``; if it is (n,), only the number of parameters, compute the real shape from the model's width.
 
     For 4-bit weights of bitsandbytes, which are stored flat, headers contain only the number of parameters. If the
     shape cannot be computed, ``shape`` is returned.

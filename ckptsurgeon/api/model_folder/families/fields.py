@@ -56,7 +56,7 @@ class Fields:
         return size
 
     def says(self, name: str) -> Any:
-        """Return the value of a field that is not a size; None if it is missing."""
+        """Return the value of a field that is not a size, such as a string or a boolean; None if it is missing."""
         return self._value(name)
 
     def _value(self, name: str) -> Any:

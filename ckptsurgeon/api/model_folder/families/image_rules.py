@@ -21,8 +21,8 @@ def _patch(c: Fields, above: str = "") -> Shape:
 def images(prefix: str, above: str, more: int) -> dict[str, Callable[[Fields, int], Shape]]:
     """Return the rules of an image encoder whose tensor names begin with ``prefix``.
 
-    ``above`` is the prefix of its fields (``vision_config.``, or ''). ``more`` is the number of positions in addition
-    to those of the patches, such as 1 for a class token.
+    ``above`` is the prefix of its fields in config.json (``vision_config.``, or ''). ``more`` is the number of
+    positions in addition to those of the patches, such as 1 for a class token.
     """
     positions = f"{prefix}embeddings.position_embedding.weight"
     return {

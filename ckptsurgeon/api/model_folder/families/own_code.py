@@ -29,7 +29,7 @@ def own_code_notes(folder: ModelFolder) -> Iterator[str]:
         if lacking:
             said = f"auto_map of {name} refers to {listing([escape(one) for one in lacking], 3, where='')}"
             are = "which is" if len(lacking) == 1 else "which are"
-            yield f"{said}, {are} not in the folder: transformers can load the model only without this code"
+            yield f"{said}, {are} not in the folder: transformers can load the model only if it does not need this code"
 
 
 def _files_of(auto_map: Any) -> list[str]:

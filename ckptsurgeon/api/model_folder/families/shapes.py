@@ -80,7 +80,7 @@ def family_shape_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, 
 
 
 def _end(key: str) -> str:
-    """Return the last two segments of a name, without numbers."""
+    """Return the last two segments of a tensor's name, without those that are numbers."""
     return ".".join(part for part in key.split(".")[-2:] if not part.isdecimal() and part != "#")
 
 

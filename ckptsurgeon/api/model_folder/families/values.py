@@ -43,7 +43,7 @@ _NUMBERS = frozenset({
     "moe_intermediate_size", "n_heads", "n_layers", "num_decoder_layers", "num_heads", "num_layers", "rms_norm_eps",
     "type_vocab_size",
 })  # fmt: skip
-"""Fields that are numbers in every model type that has them. Of other fields, this is not known."""
+"""Fields that are numbers in every model type that has them; other fields are not checked."""
 _EPSILON = re.compile(r"(?:^|_)eps(?:ilon)?$")
 _DIVIDED = (
     (("gemma2", "gemma3_text", "gpt_neox", "llama", "opt", "phi", "stablelm"), "hidden_size", "num_attention_heads"),
@@ -72,7 +72,7 @@ def value_notes(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _dtypes(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if ``dtype`` and ``torch_dtype``, the older name of this field, have different values."""
+    """Yield a note if ``dtype`` and its older name, ``torch_dtype``, have different values."""
     new, old = (str(value).removeprefix("torch.") if (value := config.get(name)) else "" for name in DTYPE)
     if new and old and new != old and "auto" not in (new, old):
         said = f"config.json says {escape(new, 40)} ({DTYPE[0]}), but {escape(old, 40)} ({DTYPE[1]})"
@@ -80,7 +80,7 @@ def _dtypes(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _unknown_names(config: Mapping[str, Any], kind: str) -> Iterator[str]:
-    """Yield notes on names of activation functions or types of rotary embeddings that transformers does not know."""
+    """Yield notes on activation functions and types of rotary embeddings that transformers does not know."""
     for field in _FUNCTIONS:
         name = config.get(field)
         if isinstance(name, str) and name not in ACTIVATIONS:

@@ -60,8 +60,8 @@ def layer_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
 def _gaps(lists: Sequence[LayerList], gaps: Mapping[str, Set[int]], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if the layer indices in the keys have gaps or do not begin at 0.
 
-    There is no note if some list of modules has the declared number of layers and no gaps: then the gaps in another
-    list are modules without weights.
+    There is no note if some list of modules has the declared number of layers and no gaps: gaps in other lists are then
+    modules without weights.
     """
     declared = set(declared_layers(config).values())
     if not declared - {one.count for one in lists}:
@@ -70,12 +70,12 @@ def _gaps(lists: Sequence[LayerList], gaps: Mapping[str, Set[int]], config: Mapp
         if is_stack(prefix):
             first = next(number for number in range(max(numbers)) if number not in numbers)
             lost = count(max(numbers) + 1 - len(numbers), "layer")
-            has = f"{escape(prefix)} has layers up to {max(numbers)} but lacks {lost}, the first is {first}"
+            has = f"{escape(prefix)} has layers up to {max(numbers)} but lacks {lost}, of which the first is {first}"
             yield f"{has}: transformers initialises what is missing"
             return
 
 
 def _more_layers(config: Mapping[str, Any]) -> int:
-    """Return how many layers for multi-token prediction follow the declared layers (DeepSeek-V3, GLM-4.5)."""
+    """Return the number of layers for multi-token prediction after the declared layers (DeepSeek-V3, GLM-4.5)."""
     more = config.get("num_nextn_predict_layers")
     return more if type(more) is int else 0

@@ -1,6 +1,6 @@
-"""Properties of layers that depend on the depth of the layer, and that no list in config.json can set.
+"""Properties of layers that follow from the index of the layer alone, and that no list in config.json can set.
 
-A layer that is moved to another depth computes something else, even with the same weights.
+A layer that is moved to another index computes something else, even with the same weights.
 For example, DiffLlama subtracts two attentions with a factor that follows from the index of the layer.
 Source: ``modeling_*.py`` of transformers 5.23.
 """
@@ -17,7 +17,7 @@ __all__ = ["depth_rules"]
 
 
 def depth_rules(config: Fields, kind: str) -> Iterator[tuple[str, Derive]]:
-    """Yield (name, rule) of each property that depends on the depth of a layer, for the model type ``kind``.
+    """Yield (name, rule) of each property that depends on the index of a layer, for the model type ``kind``.
 
     A rule is a function. For a configuration and a number of layers, it returns a text for each layer.
     """
@@ -31,7 +31,7 @@ def _lambda_init(_: Fields, number: int) -> list[Any]:
 
 
 def _decay(config: Fields, number: int) -> list[Any]:
-    """Return text on the decay in each layer with linear attention; it depends on index and number of layers."""
+    """Return, for each layer, text on the decay of its linear attention; it depends on index and number of layers."""
     kinds = config.get("layer_types") or RULES["layer_types"]["minimax"](config, number)
     return [f"decay {one}/{number - 1}" if kinds[one] == LINEAR else kinds[one] for one in range(number)]
 
@@ -60,7 +60,7 @@ _OF_TYPES: Mapping[str, tuple[str, Derive]] = {
     "inkling2_text": ("n_layers_per_attn_res_block", _block_boundary),
     "minimax": ("slope_rate", _decay),
 }
-"""The name and the rule of the property that depends on the depth, by model type."""
+"""The name and the rule of the property that depends on the index of a layer, by model type."""
 
 _BY_FIELD: Mapping[str, Derive] = {"scale_attn_by_inverse_layer_idx": _inverse_index}
-"""The rules of properties that any model type has if its configuration sets the field of this name."""
+"""{field: (property, rule)} for properties that any model type has if its configuration sets the field."""

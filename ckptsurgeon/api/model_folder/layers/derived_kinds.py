@@ -29,7 +29,7 @@ class LayerKinds:
 
     ``fields`` are all fields that determine the property, and ``name`` is the best known of them. For a configuration
     and a number of layers, ``kinds`` returns the property of each layer. ``ways`` does the reverse: for the wanted
-    property of each layer, it yields {field: value} that may lead to it.
+    property of each layer, it yields {field: value} that may produce these properties.
     """
 
     name: str
@@ -38,7 +38,7 @@ class LayerKinds:
     ways: Callable[[Sequence[Any]], Iterable[dict[str, Any]]]
 
     def said(self, config: Fields, wanted: Sequence[Any]) -> dict[str, Any] | None:
-        """Return {field: value} that gives layers the properties ``wanted``; None if no value of any field does.
+        """Return {field: value} by which the layers get the properties ``wanted``; None if there is no such field.
 
         The result is empty if the layers have these properties already.
         """
@@ -93,7 +93,7 @@ def layer_kinds(config: Fields, kind: str) -> Iterator[LayerKinds]:
 
 
 def _lists(kind: str) -> Iterator[LayerKinds]:
-    """Yield the properties for which a model type has a list with an entry for each layer, such as ``layer_types``."""
+    """Yield the properties that are entries of a list for each layer in the model type, such as ``layer_types``."""
     for name, rules in RULES.items():
         if kind in rules:
             ends_in_full = name == "layer_types" and kind in ENDS_IN_FULL
@@ -125,9 +125,9 @@ def _are_indices(value: Any) -> bool:
 
 
 def _indices(name: str, derive: Callable[[Fields, int], Iterable[int]] | None = None) -> LayerKinds:
-    """Return the property of a layer that is "listed" if the field ``name`` lists its index, else "unlisted".
+    """Return a property of layers: "listed" for the layers whose indices are in the field ``name``, else "unlisted".
 
-    If the field is not set, ``derive`` returns the indices.
+    If the field is not set, the function ``derive`` returns the indices.
     """
 
     def kinds(config: Fields, number: int) -> list[str]:
@@ -152,9 +152,9 @@ def _interleaved(config: Fields, number: int) -> Iterable[int]:
 
 
 def _first(name: str, usual: int, *, before: str = "dense", after: str = "sparse") -> LayerKinds:
-    """Return a property that distinguishes the first layers, whose number is in the field ``name``, from the others.
+    """Return a property that the first layers have, as many as the field ``name`` says; the others have another value.
 
-    ``usual`` is the default of the field. ``before`` is the property of the first layers, ``after`` that of the others.
+    ``usual`` is the default of the field. ``before`` is the value for the first layers, ``after`` that for the others.
     """
 
     def kinds(config: Fields, number: int) -> list[str]:
@@ -167,8 +167,8 @@ def _first(name: str, usual: int, *, before: str = "dense", after: str = "sparse
 def _periodic(names: tuple[str, str], usual: tuple[int, int], inside: str, outside: str) -> LayerKinds:
     """Return a property that one layer in each period has: the layer at a certain offset in the period.
 
-    ``names`` are the fields with the period and the offset, and ``usual`` are their defaults. ``inside`` is the
-    property of the layers at the offset, ``outside`` that of the others.
+    ``names`` are the fields with the period and the offset, and ``usual`` are their defaults. ``inside`` is the value
+    for the layers at the offset, ``outside`` that for the others.
     """
 
     def kinds(config: Fields, number: int) -> list[str]:
@@ -185,7 +185,7 @@ def _periodic(names: tuple[str, str], usual: tuple[int, int], inside: str, outsi
 
 
 def _sparse(first_dense: Sequence[int] = ()) -> LayerKinds:
-    """Return the property of a layer that is "sparse" if the layer has experts, else "dense", as in Qwen.
+    """Return a property of layers: "sparse" for the layers with experts, else "dense", as in Qwen.
 
     ``first_dense`` is the default of ``mlp_only_layers``.
     """
@@ -259,7 +259,7 @@ _OF_TYPES: Mapping[str, Sequence[LayerKinds]] = {
     "gpt_neo": (LayerKinds("attention_types", ("attention_types",), _gpt_neo, _gpt_neo_ways),),
     "recurrent_gemma": (LayerKinds("block_types", ("block_types",), _griffin, partial(_as_list, "block_types")),),
 }  # fmt: skip
-"""The properties of layers that follow from indices, by model type."""
+"""{model type: properties that follow from the indices of layers}"""
 
 
 def _shared(config: Fields, number: int) -> list[str]:
@@ -299,4 +299,4 @@ _BY_FIELD = (
         lambda kinds: [{"hybrid_override_pattern": "".join(map(str, kinds))}],
     ),
 )  # fmt: skip
-"""Properties of any model type whose configuration sets the field of this name."""
+"""{field: property} for properties that any model type has if its configuration sets the field."""

@@ -13,7 +13,7 @@ __all__ = ["ENDS_IN_FULL", "FULL", "LINEAR", "PERIODS", "RULES", "Derive", "Fiel
 
 Fields = Mapping[str, Any]
 Derive = Callable[[Fields, int], list[Any]]
-"""Returns the entry of each layer, for a configuration and a number of layers."""
+"""A function (configuration, number of layers) that returns the entry of each layer."""
 
 FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
 INDEXED, CONV, WINDOW = "indexed_attention", "conv", "window_attention"
@@ -29,7 +29,7 @@ def positive(config: Fields, *names: str, usual: int) -> int:
 
 
 def _last(usual: int, field: str = "", *, rare: str = FULL, common: str = SLIDING, at_end: bool = False) -> Derive:
-    """Return the rule by which the last layer of each period is of the kind ``rare``, and the others are ``common``.
+    """Return a rule by which the last layer of each period is of the kind ``rare``, and the others are ``common``.
 
     ``usual`` is the period, unless the field ``field`` sets another one. With ``at_end``, the last layer of the model
     is of the kind ``rare`` too.
@@ -43,7 +43,7 @@ def _last(usual: int, field: str = "", *, rare: str = FULL, common: str = SLIDIN
 
 
 def _first(usual: int, field: str = "") -> Derive:
-    """Return the rule by which the first layer of each period has full attention, and the others a sliding window.
+    """Return a rule by which the first layer of each period has full attention, and the others a sliding window.
 
     ``usual`` is the period, unless the field ``field`` sets another one.
     """
@@ -56,12 +56,12 @@ def _first(usual: int, field: str = "") -> Derive:
 
 
 def _where(is_rare: Callable[[int, int], bool], rare: str = FULL, common: str = SLIDING) -> Derive:
-    """Return the rule by which a layer is ``rare`` if ``is_rare(index, number of layers)`` is true, else ``common``."""
+    """Return a rule by which a layer is ``rare`` if ``is_rare(index, number of layers)`` is true, else ``common``."""
     return lambda _, number: [rare if is_rare(one, number) else common for one in range(number)]
 
 
 def _windowed(first: int = 28, *, switched: bool = True, window: int | None = 4096) -> Derive:
-    """Return the rule for models whose later layers have a sliding window, from index ``max_window_layers`` on.
+    """Return a rule for models whose layers have a sliding window from the index ``max_window_layers`` on.
 
     ``first`` is the default of this field, ``window`` that of ``sliding_window``. If ``switched``, layers have a window
     only if ``use_sliding_window`` is true.
@@ -214,14 +214,14 @@ _LAYER_TYPES: Mapping[str, Derive] = {
     "deepseek_v4": _deepseek_v4,
     "minimax_m3_vl_text": _minimax_m3,
 }  # fmt: skip
-"""How the class of each model type derives ``layer_types``."""
+"""{model type: rule by which its class derives ``layer_types``}"""
 
 ENDS_IN_FULL = ("diffusion_gemma_text", "embedding_gemma2_text", "gemma4_text", "gemma4_unified_text")
 """Model types whose last layer has full attention, whatever ``layer_types`` says."""
 
 
 def _dense(usual: int, field: str = "first_k_dense_replace", first: str = "dense", rest: str = "sparse") -> Derive:
-    """Return the rule by which the first layers, whose number is in ``field`` (by default ``usual``), have no experts.
+    """Return a rule by which the first layers have no experts; ``field`` (by default ``usual``) says how many.
 
     ``first`` and ``rest`` are the entries for the first layers and for the others.
     """
@@ -234,7 +234,7 @@ def _dense(usual: int, field: str = "first_k_dense_replace", first: str = "dense
 
 
 def _stepped(usual: int) -> Derive:
-    """Return the rule by which ``first_k_dense_replace`` and ``moe_layer_freq`` determine the layers with experts.
+    """Return a rule by which ``first_k_dense_replace`` and ``moe_layer_freq`` determine the layers with experts.
 
     The first ``first_k_dense_replace`` layers (by default ``usual``) have none. Of the others, ``moe_layer_freq``
     selects some: it is a step (multiples of it have experts), or a list with an entry for each layer.
@@ -269,7 +269,7 @@ _MLP_TYPES: Mapping[str, Derive] = {
     "inkling_text": _dense(0, "dense_mlp_idx"),
     "step3p5": _step3,
 }  # fmt: skip
-"""How the class of each model type derives ``mlp_layer_types``: which layers have experts."""
+"""{model type: rule by which its class derives ``mlp_layer_types``, that is, which layers have experts}"""
 
 
 def _unrotated(config: Fields, number: int) -> list[int]:

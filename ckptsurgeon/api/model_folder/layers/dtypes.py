@@ -1,4 +1,4 @@
-"""Notes on dtypes: tensors with another dtype than in other layers, and a ``dtype`` in which no model is computed."""
+"""Notes on dtypes: tensors with another dtype than in other layers, and a ``dtype`` in which no model computes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .holes import pairs_in_layers
 
 __all__ = ["dtype_notes"]
 
-CASTS = "and transformers casts all to one dtype"
+CASTS = "and transformers casts all weights to one dtype"
 HALVES = ("float16", "bfloat16")
 PLAIN = (*HALVES, "float32")
 """The dtypes of weights that are not quantised. (In a quantised model, scales may be float16 and weights bfloat16.)"""
 
 
 def dtype_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on tensors with another dtype than similar tensors, and on a ``dtype`` that no model computes in."""
+    """Yield notes on tensors with another dtype than similar tensors, and on a ``dtype`` in which no model computes."""
     yield from _stated(config)
     if not config.get("quantization_config") and all(one.dtype in PLAIN for one in tensors if len(one.shape) > 1):
         yield from (*_half_notes(tensors), *_outside_layers(tensors))
@@ -57,7 +57,7 @@ def _half_notes(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
 
 
 def _outside_layers(tensors: Sequence[DescribedTensor]) -> Iterator[str]:
-    """Yield a note if all layers have one 16-bit dtype, and a tensor outside the layers has the other 16-bit dtype."""
+    """Yield a note if all layers are float16 and a tensor outside the layers is bfloat16, or the reverse."""
     inner, outside = dict[str, str](), list[DescribedTensor]()
     for one in tensors:
         if one.dtype in HALVES and any(map(str.isdecimal, one.key.split("."))):
@@ -102,7 +102,7 @@ def _is_odd(key: str, other: str, dtypes: Mapping[str, str]) -> bool:
 
 
 def _outside(dtypes: Mapping[str, str]) -> dict[str, str]:
-    """Return {key of a weight that is not floating-point: key of a weight that is floating-point}.
+    """Return {key of a weight outside the layers that is not floating-point: key of a weight that is}.
 
     The dict is empty if most weights are not floating-point.
     """

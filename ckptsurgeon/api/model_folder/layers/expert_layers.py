@@ -1,4 +1,4 @@
-"""Notes on layers with experts where config.json says that there are none, and the reverse."""
+"""Notes on layers that have experts although config.json says that they have none, and the reverse."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _FIELDS = (
     "expert_layer_period", "first_k_dense_replace", "mlp_layer_types", "mlp_only_layers", "moe_layer_interval",
     "moe_layers", "num_dense_layers",
 )  # fmt: skip
-"""The names of those ``LayerKinds`` that say which layers have experts."""
+"""The names of the layer properties (``LayerKinds``) that say which layers have experts."""
 _SPARSE = ("hash_moe", "listed", "moe", "sparse")
 """The values of these properties for layers with experts."""
 _MLP = re.compile(
     r"(?:(?:mlp|feed_forward|block_sparse_moe)\.)?(experts)\.|(?:mlp|feed_forward)\.(?:gate_up|gate|up|down)_proj\b"
 )
-"""Matches names in a layer by which it has experts (then group 1 is set) or an MLP without experts."""
+"""Matches tensor names in a layer that show that it has experts (then group 1 is set), or an MLP without experts."""
 DENSE_NAMES = frozenset(
     f"{module}.{name}_proj.weight" for module in ("mlp", "feed_forward") for name in ("gate", "up", "down")
 )
@@ -64,7 +64,7 @@ def expert_layer_notes(lists: Sequence[LayerList], keys: Sequence[str], config: 
 
 
 def _have_experts(stack: LayerList, keys: Sequence[str]) -> dict[int, bool]:
-    """Return, by the index of the layer, whether it has experts; layers without a known MLP are left out."""
+    """Return {index of a layer: whether it has experts}; layers without a known MLP are left out."""
     found: dict[int, bool] = {}
     for number, rests in layers_of(stack, keys).items():
         matches = [match for rest in rests if (match := _MLP.match(rest))]

@@ -21,13 +21,13 @@ _ROUTER = re.compile(r"(gate|router)(\.\w+)?\.weight$")
 _OTHER_ROWS = ("inkling_text", "zaya")
 """Model types whose router does not have one row for each expert."""
 _DIGIT = 9
-"""The largest number with one digit. Up to 9, numbers that are sorted as text are in numerical order."""
+"""The largest number with one digit. Numbers up to 9 are in numerical order even if they are sorted as text."""
 NUMBERS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 """Fields of config.json with the number of experts in a layer."""
 
 
 def without_like_experts(tensors: Sequence[DescribedTensor]) -> list[DescribedTensor]:
-    """Return ``tensors`` without those whose key differs from an earlier key only in the index of the expert.
+    """Return ``tensors`` with only one tensor of those whose keys differ only in the index of the expert.
 
     A layer may have 256 experts; a check of names or sizes needs only one of them.
     """
@@ -74,7 +74,7 @@ def expert_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
 
 
 _Place: TypeAlias = tuple[str, str, str]
-"""The parts of an expert's key: the part before ``experts.``, the index of the expert, the part after the index."""
+"""An expert's key in three parts: the text before ``experts.``, the index of the expert, the text after it."""
 
 
 def _place_of(key: str) -> _Place | None:
@@ -170,7 +170,7 @@ def _numbered(
     if field and short and len(short) < len(sets):
         place, lost = next(iter(short.items()))
         those = f"{'expert' if len(lost) == 1 else 'experts'} {listing([str(one) for one in sorted(lost)], 3)}"
-        yield f"{escape(place)}experts lacks {those}, unlike the other layers: {INITIALISED}"
+        yield f"{escape(place)}experts lacks {those}, which the other layers have: {INITIALISED}"
     if len(declared) < 2 and not short:
         yield from _with_gaps(sets)
     for place, experts in sets.items() if len(declared) < 2 else ():
@@ -178,7 +178,7 @@ def _numbered(
         odd = next((one for one, own in experts.items() if own != whole), None)
         if odd is not None:
             parts = listing(sorted(whole - experts[odd]), 3)
-            yield f"{escape(place)}experts.{odd} lacks {parts}, unlike the other experts: {INITIALISED}"
+            yield f"{escape(place)}experts.{odd} lacks {parts}, which the other experts have: {INITIALISED}"
             return
     yield from _routers(tensors, sets, number, also=declared)
 
@@ -189,7 +189,7 @@ def _with_gaps(sets: Mapping[str, Collection[int]]) -> Iterator[str]:
         lost = max(numbers) + 1 - len(numbers)
         if lost:
             first = next(number for number in range(max(numbers)) if number not in numbers)
-            lacks = f"lacks {count(lost, 'expert')}, the first is {first}"
+            lacks = f"lacks {count(lost, 'expert')}, of which the first is {first}"
             yield f"{escape(place)}experts has experts up to {max(numbers)} but {lacks}: {INITIALISED}"
             return
 
@@ -224,15 +224,18 @@ def _routers(
     without = [place for place in sets if place not in found]
     if found and without:
         name = next(iter(found.values())).key.removeprefix(next(iter(found)))
-        yield f"{escape(without[0])}{escape(name)} is missing, unlike in the other layers: {INITIALISED}"
+        yield f"{escape(without[0])}{escape(name)} is missing, although the other layers have it: {INITIALISED}"
     numbers = {number, *also}
     other = [one for one in found.values() if len(one.shape) == 2 and is_number(one) and numbers.isdisjoint(one.shape)]
     if other and len(other) == len(found):
-        yield f"{escape(other[0].key)} has {count(other[0].shape[0], 'row')}, but there are {count(number, 'expert')}"
+        yield (
+            f"{escape(other[0].key)} has {count(other[0].shape[0], 'row')}, but each layer has "
+            f"{count(number, 'expert')}"
+        )
 
 
 def _uneven(found: Sequence[tuple[DescribedTensor, _Place]]) -> Iterator[str]:
-    """Yield a note on an expert's tensor that has another shape than in most other experts of its layer.
+    """Yield a note on an expert's tensor whose shape differs from that in most other experts of its layer.
 
     ``found`` has the tensors of experts, each with the parts of its key.
     """
@@ -250,5 +253,5 @@ def _uneven(found: Sequence[tuple[DescribedTensor, _Place]]) -> Iterator[str]:
         odd = next((key for key, shape in shapes.items() if shape != usual), "")
         if others and number * 2 > len(shapes):
             is_, like = shape_text(shapes[odd]), shape_text(usual)
-            yield f"{escape(odd)} is {is_}, but in the other experts it is {like}: {UNLOADED}"
+            yield f"{escape(odd)} is {is_}, but the same tensor of the other experts is {like}: {UNLOADED}"
             return

@@ -35,7 +35,7 @@ Settings = Mapping[str, Any]
 
 
 def settings_of(source: Checkpoint) -> Settings:
-    """Return what is known about a source's model: the fields of config.json, params.json and the metadata of GGUF."""
+    """Return what is known about a source's model: the fields of config.json, params.json and GGUF's metadata."""
     start = f"{source.metadata.get(ARCHITECTURE, '')}.attention."
     stored = {name.removeprefix(start): value for name, value in source.metadata.items()}
     return {**_parameters(source.path), **stored, **model_folder(source).config}
@@ -64,7 +64,7 @@ def has_own_order(libraries: Sequence[str], settings: Sequence[Settings]) -> boo
 
 
 def rotates_pairs(settings: Sequence[Settings]) -> bool:
-    """Return whether transformers rotates pairs of adjacent rows in the model's heads, not pairs from two halves."""
+    """Return whether transformers rotates pairs of adjacent rows of a head, not pairs of a row in each half."""
     return any(str(one.get("model_type")) in IN_PAIRS for one in settings)
 
 

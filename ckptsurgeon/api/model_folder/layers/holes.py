@@ -88,7 +88,7 @@ def hole_notes(
                 number = min(found)
                 more = f"; {count(len(found) - 1, 'other layer')} too" if len(found) > 1 else ""
                 lacks = f"{escape(one.key(number, ''))} lacks {together(found[number], 3)}"
-                yield f"{lacks}, unlike the other layers: transformers initialises what is missing{more}"
+                yield f"{lacks}, which the other layers have: transformers initialises what is missing{more}"
 
 
 def gap_notes(keys: Sequence[str]) -> Iterator[str]:
@@ -128,7 +128,10 @@ def uneven_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
         for first, other in pairs_in_layers(sizes):
             if sizes[first] == sizes[other]:
                 continue
-            why = f"layers of {escape(str(config['model_type']))} are alike, so one of the two is from another model"
+            why = (
+                f"all layers of {escape(str(config['model_type']))} have the same shapes, so one of the two is from "
+                f"another model"
+            )
             yield f"{escape(first)} {sizes[first]}, but {escape(other)} {sizes[other]}: {why}"
             return
 
@@ -158,7 +161,7 @@ def _rows_of_codes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]
 
 
 def is_stack(prefix: str) -> bool:
-    """Return whether numbered modules below this prefix are the layers of a model, not modules inside a layer."""
+    """Return whether the numbered modules below a prefix are the layers of a model, not modules inside a layer."""
     if prefix.endswith("reassemble_stage.layers"):  # these layers of DPT differ: each resizes by another factor
         return False
     return prefix.rpartition(".")[2] in STACKS and not any(map(str.isdigit, prefix.split(".")))
@@ -193,7 +196,7 @@ def _lone(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
 
 
 def _lost(own: Collection[str], usual: Sequence[str], counts: Mapping[str, int]) -> list[str]:
-    """Return the ``usual`` tensors that a layer lacks.
+    """Return the ``usual`` tensors (those of most layers) that a layer lacks.
 
     ``own`` has the tensors of the layer. ``counts`` has, for each tensor, the number of layers that have it. The result
     is empty if the layer has a tensor that no other layer has: then the layer is of another kind.
@@ -222,7 +225,7 @@ def _is_coded(rest: str, own: Collection[str]) -> bool:
 
 
 def _of_kinds(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
-    """Return, by the index of the layer, the tensors that a module lacks although it has them in other layers.
+    """Return {index of a layer: tensors that one of its modules lacks, although the module has them in other layers}.
 
     For each module, only layers that have this module are compared, and a tensor counts if at least half of them have
     it. An MLP with a router or experts is another module than an MLP without them, even if both have the same name.
@@ -260,7 +263,7 @@ def _module_and_pattern(rest: str) -> tuple[str, str]:
 
 
 def _is_elsewhere(rest: str, own: Collection[str]) -> bool:
-    """Return whether a tensor need not be reported as missing: it exists, plain or quantised, or other notes report it.
+    """Return whether a tensor need not be reported as missing: it exists in another form, or other notes report it.
 
     ``rest`` is the tensor's name in the layer, and ``own`` has the names of the layer's tensors. Other notes report
     routers and parts of quantised tensors.
@@ -278,7 +281,7 @@ def _is_elsewhere(rest: str, own: Collection[str]) -> bool:
 
 
 def _essential(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
-    """Return, by the index of the layer, each missing projection whose module has its other projections.
+    """Return {index of a layer: missing projections of modules whose other projections exist}.
 
     Only the output projection of attention and the three matrices of an MLP, plain or quantised, are reported: layers
     may share the projections of queries, keys and values. A projection is reported only if most of the layers with the

@@ -24,7 +24,10 @@ WHOLE = ("attention", "full_attention", "sliding_attention", "chunked_attention"
 MIXES = re.compile(
     r"^(?!.*norm).*(att|conv|delta|gru|lstm|mamba|mixer|recurrent|retention|rnn|ssm|temporal)", re.IGNORECASE
 )
-"""Matches names of modules that show the kind of a layer. Norms and experts may differ for other reasons."""
+"""Matches names of modules that show the kind of a layer.
+
+It does not match norms and experts, which may differ for other reasons.
+"""
 ATTENTION = re.compile(r"(self_?)?att(ention|n)(_layer)?", re.IGNORECASE)
 
 
@@ -66,7 +69,7 @@ def _stated(config: Mapping[str, Any], prefix: str) -> tuple[str, list[Any]]:
 
 
 def _mixers(layers: Mapping[int, Sequence[str]]) -> dict[int, frozenset[str]]:
-    """Return, by layer, the names of the modules that mix tokens (such as attention).
+    """Return {layer: names of its modules that mix tokens (such as attention)}.
 
     Modules that all layers have are left out.
     """
@@ -79,7 +82,7 @@ def _mixers(layers: Mapping[int, Sequence[str]]) -> dict[int, frozenset[str]]:
 
 
 def _is_of_another(own: frozenset[str], kind: str, usual: Mapping[str, frozenset[str]]) -> bool:
-    """Return whether a layer has the usual modules of another kind, and not the usual modules of its own kind.
+    """Return whether a layer has the typical modules of another kind, and not those of its own kind.
 
     ``own`` are the modules of the layer, and ``kind`` is its kind. ``usual`` has, for each kind, the set of modules
     that most layers of this kind have.

@@ -30,7 +30,7 @@ def written_config(plan: Plan) -> dict[str, Any]:
 
 
 def moved_layer_notes(plan: Plan, source: int, theirs: Fields, ours: Fields, *, is_own: bool) -> Iterator[str]:
-    """Yield a note if layers of a source run as another kind in the output, because they have another index there.
+    """Yield a note if layers of a source run as another kind in the output, because their index is different there.
 
     ``theirs`` is the configuration of the source at index ``source``, and ``ours`` that of the output. ``is_own`` is
     true if the output's configuration is made from that of this source. Then layers that keep their index are compared
@@ -44,7 +44,10 @@ def moved_layer_notes(plan: Plan, source: int, theirs: Fields, ours: Fields, *, 
     ]
     if found:
         of = escape(plan.sources[source].name)
-        yield f"some layers have a different kind in the output than in {of}: {reasons(found, MOST)}"
+        yield (
+            f"some layers have a different kind (of attention, for example) in the output than in {of}: "
+            f"{reasons(found, MOST)}"
+        )
 
 
 def _reasons(

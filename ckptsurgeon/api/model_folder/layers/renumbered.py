@@ -51,7 +51,8 @@ class RenumberedConfig:
 
     ``is_counted`` is true if it has a field for the number of layers. The kind of a layer, such as sliding attention,
     may follow from its index. ``added`` are the fields that were set so that layers keep their kinds at their new
-    indices. ``faults`` say which layers change their kind, because no field can state it.
+    indices. ``faults`` are sentences on layers whose kind changes, because no field of the configuration can express
+    it.
     """
 
     fields: dict[str, Any]
@@ -132,7 +133,7 @@ def _keep_kinds(made: RenumberedConfig, inner: dict[str, Any], before: _Part, or
 
 
 def _entry(found: Sequence[Any], number: int, known: Sequence[Any]) -> Any:
-    """Return entry ``number`` of ``found``, or else of ``known``, or else the last of ``known``."""
+    """Return entry ``number`` of the list ``found``, or else of ``known``, or else the last entry of ``known``."""
     found = found if number < len(found) else known
     return found[min(number, len(found) - 1)]
 
@@ -193,9 +194,9 @@ def not_by_layer(
             field_path = ".".join((*above, name))
             if _is_about_layers(name, value, old.count, kept):
                 is_certain = is_about_them and len(value) == old.count and NAMES_LAYERS.search(name) is not None
-                yield Reason(f"{field_path} still describes all {old.count} layers", is_certain)
+                yield Reason(f"{field_path} still has values for all {old.count} layers", is_certain)
             elif is_moved and is_about_them and not _is_known(part) and _is_by_position(name, value):
-                yield Reason(f"{field_path} may set the kind of each layer by its position, which has changed")
+                yield Reason(f"{field_path} may set the kind of each layer by its index, and indices have changed")
 
 
 def _is_known(part: _Part) -> bool:
@@ -237,7 +238,7 @@ def _of_layer(config: Mapping[str, Any], path: Path, number: int, known: Sequenc
 
 
 def _chosen(paths: Sequence[Path], prefix: str) -> Sequence[Path]:
-    """Return the fields in ``paths`` that describe the layers with this key prefix.
+    """Return those of ``paths``, fields with a number of layers, that are about the layers with this key prefix.
 
     The prefix tells whether the layers are of a vision, audio or text model, and of an encoder or a decoder.
     """

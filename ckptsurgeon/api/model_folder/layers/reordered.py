@@ -1,4 +1,4 @@
-"""Notes on operations ``halves`` and ``pairs`` that contradict the tensors' names or the model's configuration."""
+"""Notes on operations ``halves`` and ``pairs`` (orders of rotary rows) that contradict names or the configuration."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class _Reordered:
 def reordering_notes(
     plan: Plan, number: int, source: Checkpoint, keys: Collection[str], config: Settings
 ) -> Iterator[str]:
-    """Yield notes on operations of a plan's source ``number`` that reorder queries and keys in a wrong way.
+    """Yield notes on operations of a plan's source ``number`` that reorder rows of queries and keys in a wrong way.
 
     ``source`` has the tensors of this source as the plan's operations leave them. ``keys`` are all keys of the output,
     and ``config`` are the fields of the destination's configuration.
@@ -102,14 +102,14 @@ def _order(spelling: Spelling | None, settings: Sequence[Settings]) -> str:
 
 
 def _faults(row: Mapping[str, Any], one: _Reordered, heads: Mapping[str, int]) -> Iterator[str]:
-    """Yield what is wrong with the operation ``row`` on queries or keys; ``heads`` are the known numbers of heads."""
+    """Yield the faults of the operation ``row`` on queries or keys; ``heads`` are the known numbers of heads."""
     verb, stated = _verb(row), heads.get(one.kind)
     use = f"use {one.after}" if one.after not in ("", one.before, verb) else "leave it out"
     if len(one.operations) > 1:
-        yield "reorders rows that another operation reorders, too; use one of them"
+        yield "reorders rows that another operation also reorders; use only one of the two"
     elif one.before == verb:
-        yield f"puts rows into {verb}, but by their old name they are in {verb} already; {use}"
+        yield f"puts rows into the order {verb}, but tensors with the old name have this order already; {use}"
     elif one.after not in ("", verb):
-        yield f"puts rows into {verb}, but by their new name they must be in {one.after}; {use}"
+        yield f"puts rows into the order {verb}, but tensors with the new name need the order {one.after}; {use}"
     if stated is not None and row["heads"] != stated:
         yield f"has heads: {row['heads']}, but the configuration has {stated} heads for {_KINDS[one.kind]}"

@@ -1,4 +1,4 @@
-"""Compares rotary embeddings in two configurations, and has defaults of fields with the kind of each layer."""
+"""Compares rotary embeddings in two configurations; has the defaults of fields with the kind of each layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .derived_lists import PERIODS
 __all__ = ["factor_notes", "rope_settings", "rotary_differences", "with_order"]
 
 _PATTERN = ("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers")
-"""Fields that override the period in ``PERIODS``."""
+"""Fields with the period of full attention; they override ``PERIODS``."""
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _BASES = {
     "gemma3_text": (("rope_theta", 1e6), ("rope_local_base_freq", 1e4)),

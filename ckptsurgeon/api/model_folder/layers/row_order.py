@@ -1,4 +1,4 @@
-"""Notes on tensors that rules rename although their new names mean another order of rows, or a transposed matrix."""
+"""Notes on tensors whose new names imply another order of rows than the old ones, or a transposed matrix."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TURN = ("transpose", "permute", "reshape")
 
 
 def with_row_order_said(plan: Plan, sources: Sequence[Checkpoint], config: Settings) -> Plan:
-    """Return the plan with notes on tensors whose new names mean another order of rows, or a transposed matrix.
+    """Return the plan with notes on tensors whose new names imply another order of rows, or a transposed matrix.
 
     There are also notes on operations that reorder rows in another way than the names and the configuration say.
     ``sources`` are the sources after all operations, before rules rename their tensors. ``config`` are the fields of
@@ -46,7 +46,7 @@ def with_row_order_said(plan: Plan, sources: Sequence[Checkpoint], config: Setti
 def renaming_notes(
     names: Collection[tuple[str, str]], source: Checkpoint, destination: Collection[str], config: Settings
 ) -> Iterator[str]:
-    """Yield notes on tensors whose new names mean another layout; ``names`` are pairs of an old and a new key.
+    """Yield notes on tensors whose new names imply another layout; ``names`` are pairs (old key, new key).
 
     ``destination`` are all keys of the destination, ``config`` are the fields of its configuration.
     """
@@ -57,7 +57,7 @@ def renaming_notes(
 def _row_order_notes(
     names: Collection[tuple[str, str]], source: Checkpoint, destination: Collection[str], config: Settings
 ) -> Iterator[str]:
-    """Yield the note on queries and keys that are renamed."""
+    """Yield the note on queries and keys whose new names imply another order of rows."""
     found = misordered(names, (list(source), destination)) if names else None
     if found is not None:
         settings = config, settings_of(source)

@@ -1,1 +1,1 @@
-"""Notes on the files of processors, which must agree with the network that gets the inputs that processors make."""
+"""Notes on the files of processors (which prepare images, audio and texts) that contradict the network."""

@@ -1,4 +1,4 @@
-"""Notes on numbers of processors that differ from the same numbers in config.json.
+"""Notes on numbers in processor files that differ from the same numbers in config.json.
 
 The fields are compared in pairs, for the model types in which they must be equal: in transformers 5.23, the processor
 counts the tokens of an image with one field of a pair, and the network computes the features of the image with the
@@ -27,9 +27,9 @@ VISION = {
     **dict.fromkeys(OMNI, "thinker_config.vision_config"),
     "colqwen2": "vlm_config.vision_config",
 }
-"""Where the configuration of the image tower is, by model type."""
+"""{model type: dotted path of the configuration of its image encoder}"""
 GRID = {"patch_size": "patch_size", "temporal_patch_size": "temporal_patch_size", "merge_size": "spatial_merge_size"}
-"""The fields of a grid in the processor, each with the field of the image tower."""
+"""{field of the processor on the grid of patches: field of the image encoder}"""
 OF_PROCESSORS = {
     **{kind: {"num_query_tokens": "num_query_tokens"} for kind in ("blip-2", "instructblip", "instructblipvideo")},
     **{kind: {"image_seq_length": "mm_tokens_per_image"} for kind in ("gemma3", "shieldgemma2")},
@@ -40,18 +40,18 @@ OF_PROCESSORS = {
     "mistral3": {"spatial_merge_size": "spatial_merge_size"},
     "perception_lm": {"pooling_ratio": "projector_pooling_ratio"},
 }  # fmt: skip
-"""Fields of processor_config.json by model type, each with its field in config.json."""
+"""{model type: {field of processor_config.json: field of config.json with the same number}}"""
 OF_IMAGES = {
     "cohere2_vision": {"downsample_factor": "downsample_factor", "patch_size": "vision_config.patch_size"},
     "lfm2_vl": {"downsample_factor": "downsample_factor", "encoder_patch_size": "vision_config.patch_size"},
 }
-"""Fields of the processor of images by model type, each with its field in config.json."""
+"""{model type: {field of the image processor: field of config.json with the same number}}"""
 OF_LARGER_PATCHES = ("aya_vision",)
 """Model types whose processor has the size of joined patches, which is not the ``patch_size`` of the network."""
 
 
 def agreement_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note on each number of a processor that is not that of config.json."""
+    """Yield a note on each number in a processor's files that differs from the number in config.json."""
     config = folder.config
     kind = config.get("model_type")
     whole, images = processor_section(folder), image_section(folder)
@@ -75,7 +75,7 @@ def _differing(section: Section, config: Mapping[str, Any], pairs: Mapping[str, 
 def _patches(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     """Yield notes if a processor's ``patch_size`` is not the model's, or the ``vision_feature_layer`` does not exist.
 
-    ``made`` has the fields of the processor, and ``config`` those of the model.
+    ``made`` has the fields of the processor, and ``config`` those of config.json.
     """
     vision = config.get("vision_config")
     part = vision if isinstance(vision, dict) else {}

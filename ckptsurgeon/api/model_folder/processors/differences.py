@@ -1,4 +1,4 @@
-"""Notes on inputs that two combined or compared models prepare differently, by the files of their processors."""
+"""Notes on inputs (images, audio) that two models prepare differently, according to their processor files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -
 
 
 def _differ(one: Any, here: Any) -> bool:
-    """Return whether two values of the same kind differ; a number and an object are not compared.
+    """Return whether two values of the same type differ; a number and an object are not compared.
 
     Sizes of images are numbers in older files, and objects in newer files.
     """
@@ -61,7 +61,7 @@ def _differ(one: Any, here: Any) -> bool:
 
 
 def _fields(folder: ModelFolder, file: str) -> Mapping[str, Any]:
-    """Return the fields of a processor's file or, if the folder lacks it, of its sections in processor_config.json.
+    """Return the fields of a processor's file or, if it is missing, those of its sections in processor_config.json.
 
     Of processor_config.json itself, only the fields outside of sections are returned. The result is empty if the file
     is missing, unreadable or remote.

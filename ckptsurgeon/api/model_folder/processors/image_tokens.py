@@ -1,4 +1,4 @@
-"""Notes on processors that give an image more or fewer tokens than the network makes features of it.
+"""Notes on processors that give an image another number of tokens than the network has features of the image.
 
 transformers then refuses the image: "Image features and image tokens do not match".
 """
@@ -16,26 +16,26 @@ __all__ = ["image_token_notes"]
 
 STRATEGY, ADDITIONAL = "vision_feature_select_strategy", "num_additional_image_tokens"
 DEFAULT, FULL = "default", "full"
-"""Strategies: with ``default``, the network leaves out the first feature of an image, and the processor one token."""
+"""Values of ``vision_feature_select_strategy``: ``default`` leaves out an image's first feature, and one token."""
 STRATEGIES = {
     "llava": DEFAULT, "llava_next": DEFAULT, "llava_next_video": DEFAULT, "llava_onevision": FULL,
     "video_llava": DEFAULT, "vipllava": DEFAULT,
 }  # fmt: skip
-"""The strategy of a network whose config.json has none, by model type."""
+"""{model type: strategy of a network whose config.json has none}"""
 ADDED = {"clip_vision_model": 1, "siglip_vision_model": 0}
-"""How many features an image tower adds to those of the patches, by model type: CLIP has one of the whole image."""
+"""{model type of an image encoder: number of features besides those of patches}; CLIP's is of the whole image."""
 OF_VIDEO_LLAVA = {STRATEGY: DEFAULT, ADDITIONAL: 1}
-"""The defaults of Video-LLaVA's processor. By default, the other processors have no strategy, and add no tokens."""
+"""The defaults of Video-LLaVA's processor. The other processors have no strategy by default, and add no tokens."""
 COUNTED = {
     "idefics3": ("image_seq_len", "scale_factor"),
     "internvl": ("image_seq_length", "downsample_ratio"),
     "janus": ("num_image_tokens", ""),
     "smolvlm": ("image_seq_len", "scale_factor"),
 }
-"""By model type, the field with the number of tokens for an image, and the field with the factor that joins patches."""
+"""{model type: (field with the number of tokens for an image, field with the factor by which patches are joined)}"""
 
 LARGEST = 1_000_000
-"""Larger sizes and numbers of tokens get no note."""
+"""Sizes and numbers of tokens above this get no note."""
 
 
 def image_token_notes(folder: ModelFolder) -> Iterator[str]:
@@ -65,7 +65,10 @@ def _with_strategy(fields: Mapping[str, Any], config: Mapping[str, Any]) -> Iter
     extra = more - (used == DEFAULT) - (ADDED[tower] - (given == DEFAULT))
     if not extra:
         return
-    told = f"transformers gives an image {count(abs(extra), 'token')} {'more' if extra > 0 else 'fewer'} than it has"
+    told = (
+        f"transformers gives an image {count(abs(extra), 'token')} {'more' if extra > 0 else 'fewer'} than the "
+        f"model has"
+    )
     if used != given:
         value = escape(brief_repr(used, 24) if not isinstance(used, str) else used[:24])
         source = "config.json says" if own else f"{kind} models use"
@@ -92,9 +95,10 @@ def _onevision(whole: Section, config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _counted(section: Section, field: str, config: Mapping[str, Any], factor: str) -> Iterator[str]:
-    """Yield a note if a processor's number of tokens for an image is not that of the features of the network.
+    """Yield a note if a processor's number of tokens for an image differs from the number of the network's features.
 
-    ``factor`` is the field of config.json with the side of the squares of patches that are joined, or its inverse.
+    ``factor`` is the field of config.json that says how many patches, along each side, are joined to one feature (or
+    its inverse).
     """
     number, side, patch = section.fields.get(field), *(_side(config, name) for name in ("image_size", "patch_size"))
     joined = config.get(factor) if factor else 1
@@ -113,7 +117,7 @@ def _counted(section: Section, field: str, config: Mapping[str, Any], factor: st
 
 
 def _side(config: Mapping[str, Any], name: str) -> int:
-    """Return a size of the image tower, which may be a number or two equal numbers; 0 if it is neither."""
+    """Return a size of the image encoder, stored as a number or as two equal numbers; 0 if it is neither."""
     value = at_path(config, f"vision_config.{name}")
     sides = value if isinstance(value, list) else [value]
     return sides[0] if sides and all(type(one) is int and LARGEST > one == sides[0] > 0 for one in sides) else 0

@@ -1,4 +1,4 @@
-"""Notes on placeholders of images and videos: tokens that the tokeniser lacks, or with another id than the model's."""
+"""Notes on placeholder tokens of images and videos that the tokeniser lacks, or gives another id than config.json."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OF_TOKENIZERS = (
     "qwen2_5_vl", "qwen2_vl", "qwen3_5", "qwen3_5_moe", "qwen3_omni_moe", "qwen3_vl", "qwen3_vl_moe", "smolvlm",
     "video_llava", "vipllava",
 )  # fmt: skip
-"""Model types whose processors take the placeholder from the tokeniser, if its files name one (``image_token``)."""
+"""Model types whose processors take the placeholder from the tokeniser, if its files name it (``image_token``)."""
 OF_PROCESSORS = ("llava", "llava_next", "llava_next_video", "llava_onevision", "mistral3", "video_llava", "vipllava")
 """Model types whose processors take the placeholder from processor_config.json, if the tokeniser has none."""
 OWN = ("PixtralProcessor",)
@@ -28,7 +28,7 @@ NAMES = ("image_token", "video_token")
 
 
 def placeholder_notes(folder: ModelFolder, tokens: tuple[str, ...], known: set[str]) -> Iterator[tuple[str, str]]:
-    """Yield (field of config.json, note) on each placeholder whose id is not the number in this field.
+    """Yield (field of config.json, note) for each placeholder token whose id differs from the number in this field.
 
     If the tokeniser lacks the placeholder, the field is "". ``tokens`` are the tokens of the tokeniser, and ``known``
     the tokens that its files add.
@@ -49,7 +49,8 @@ def placeholder_notes(folder: ModelFolder, tokens: tuple[str, ...], known: set[s
             id = f"the id of {said} is {found}"
             yield (
                 field,
-                f"{id}, but {escape(field)} of config.json is {number}: the model does not find the {name[:5]}s",
+                f"{id}, but {escape(field)} of config.json is {number}: the model does not find the {name[:5]}s in "
+                f"the text",
             )
 
 
@@ -70,13 +71,13 @@ def _extra(folder: ModelFolder) -> Mapping[str, Any]:
 
 
 def _of_tokenizer(fields: Mapping[str, Any], name: str) -> str:
-    """Return a token that transformers makes an attribute of the tokeniser, from the fields of its configuration."""
+    """Return a special token that the fields of a tokeniser's configuration name, such as ``image_token``."""
     named = (fields, *(fields.get(one) for one in ("model_specific_special_tokens", "extra_special_tokens")))
     return next((text for one in named if isinstance(one, dict) and (text := text_of(one.get(name)))), "")
 
 
 def _id(config: Mapping[str, Any], name: str) -> tuple[str, int | None]:
-    """Return the field with the id of a placeholder, and the id; None if there is none."""
+    """Return the field of config.json with the id of a placeholder token, and this id; None if there is none."""
     for part in ("", "thinker_config."):
         for field in (f"{part}{name}_id", f"{part}{name.removesuffix('_token')}_token_index"):
             number = at_path(config, field)

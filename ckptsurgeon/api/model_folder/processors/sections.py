@@ -16,24 +16,24 @@ VIDEO = "video_preprocessor_config.json"
 
 
 class Section(NamedTuple):
-    """The fields of a processor, and where they are, for messages."""
+    """The fields of a processor, and the file (and section) that has them, as text for messages."""
 
     where: str
     fields: Mapping[str, Any]
 
 
 def processor_section(folder: ModelFolder) -> Section:
-    """Return the fields of the processor as a whole, such as the number of tokens for an image."""
+    """Return the fields of the whole processor, such as the number of tokens for an image."""
     return Section(PROCESSOR, object_in(folder, PROCESSOR))
 
 
 def image_section(folder: ModelFolder) -> Section:
-    """Return the fields of the processor of images; transformers 5 saves them in processor_config.json."""
+    """Return the fields of the image processor; transformers 5 saves them in processor_config.json."""
     return _section(folder, "image_processor", PREPROCESSOR)
 
 
 def video_section(folder: ModelFolder) -> Section:
-    """Return the fields of the processor of videos; transformers 5 saves them in processor_config.json."""
+    """Return the fields of the video processor; transformers 5 saves them in processor_config.json."""
     return _section(folder, "video_processor", VIDEO)
 
 

@@ -1,4 +1,4 @@
-"""Notes on ids of special tokens for which the embedding has a row, but the tokeniser has no token."""
+"""Notes on ids of special tokens that have a row in the embedding, but no token in the tokeniser."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ INPUTS = ("image", "video", "audio", "vision")
 
 
 def absent_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield notes on ids of special tokens in configurations for which there is an embedding row, but no token.
+    """Yield notes on ids of special tokens in configurations that have an embedding row, but no token.
 
     An embedding often has more rows than there are tokens, for speed or for later tokens. There are also notes on
-    special tokens that the vocabulary lacks, if transformers gives them the id of a row without a token. A tokeniser
-    with custom code gets no notes, because it may have further tokens. ``read`` is the same folder, or one with the
-    same tokeniser whose vocabulary is loaded already.
+    special tokens that the vocabulary lacks, if transformers gives them a new id for which there is a row. A tokeniser
+    with custom code gets no notes, because it may have further tokens. The vocabulary is taken from ``read``: this
+    folder, or one with the same tokeniser that has loaded it already.
     """
     tokens = local_tokens(read) if folder.config else ()
     if not tokens or folder.rows < len(tokens) or not _is_whole(folder, read):
@@ -51,12 +51,12 @@ def absent_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     found += [f"{field} of {CONFIG} is {row}" for field, row in _of_inputs(folder) if absent([row])]
     if found:
         has = f"{escape(folder.vocabulary)} has {count(len(tokens), 'token')}"
-        yield f"no token has these ids of special tokens ({has}): {listing(found, 4, where='')}"
+        yield f"these ids of special tokens belong to no token ({has}): {listing(found, 4, where='')}"
     yield from _renamed(folder, tokens, names, new)
 
 
 def _of_inputs(folder: ModelFolder) -> Iterator[tuple[str, int]]:
-    """Yield (field, id) for each placeholder token in config.json, which marks an image, a video or audio in a text."""
+    """Yield (field, id) for each placeholder token (of an image, a video or audio) in config.json."""
     for field, value in folder.config.items():
         if field.startswith(INPUTS) and field.endswith(("_token_id", "_token_index")) and type(value) is int:
             yield field, value

@@ -26,7 +26,7 @@ def affix_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
         yield from _other_prefix(prefix, spelling)
     elif found.kind == "BPE":
         if prefix and isinstance(prefix, str) and not _has(spelling, prefix, at_end=False):
-            yield _none(PREFIX, prefix, "begins", "what follows the first character of a word is lost or unknown")
+            yield _none(PREFIX, prefix, "begins", "all characters of a word after the first are lost or unknown")
         if suffix and isinstance(suffix, str) and not _has(spelling, suffix, at_end=True):
             yield _none(SUFFIX, suffix, "ends", "the last character of each word is lost or unknown")
         if not suffix and not _mentions(folder, END):
@@ -42,7 +42,7 @@ def _none(field: str, affix: str, begins: str, what: str) -> str:
 
 
 def _other_prefix(prefix: str, spelling: Spelling) -> Iterator[str]:
-    """Yield a note if WordPiece tokens begin with ``##``, and none begins with ``prefix``, which is configured."""
+    """Yield a note if the configured prefix of WordPiece is on no token, but tokens begin with ``##``."""
     if spelling.mark == INSIDE and prefix != INSIDE and not (prefix and _has(spelling, prefix, at_end=False)):
         has = f"{count(len(spelling.marked), 'token')} begin with {INSIDE}"
         none = " and none with this prefix" if prefix else ""
@@ -50,7 +50,7 @@ def _other_prefix(prefix: str, spelling: Spelling) -> Iterator[str]:
 
 
 def _mentions(folder: ModelFolder, mark: str) -> bool:
-    """Return whether the normaliser or the pre-tokeniser may insert ``mark``, because their settings contain it."""
+    """Return whether the normaliser or the pre-tokeniser may insert ``mark``: whether their settings contain it."""
     return any(mark in json.dumps(folder.tokenizer_head.get(name)) for name in ("normalizer", "pre_tokenizer"))
 
 
@@ -58,4 +58,4 @@ def _unread(spelling: Spelling) -> Iterator[str]:
     ending = [one for one in spelling.tokens if one.endswith(END) and one != END]
     if len(ending) * SHARE > len(spelling.tokens):
         has = f"{WHOLE} has {count(len(ending), 'token')} that end with {END} ({brief_token(ending[0])})"
-        yield f"{has}, but no {SUFFIX}: the tokeniser never produces them"
+        yield f"{has}, but no {SUFFIX}: the tokeniser never produces these tokens"

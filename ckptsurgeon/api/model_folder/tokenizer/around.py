@@ -1,4 +1,4 @@
-"""Notes on what a tokenizer.json does to a whole text: tokens around it, its length, and padding."""
+"""Notes on settings in tokenizer.json for a whole text: special tokens around it, its largest length, and padding."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ OF_ENCODERS = frozenset((
 ROLES = (("cls_token", "[CLS]"), ("sep_token", "[SEP]"))
 PAIRS = (("cls_token", "sep_token"), ("bos_token", "eos_token"))
 ENDS = {"</s>": "<s>", "[SEP]": "[CLS]"}
-"""Tokens that end a text, each with the token that begins it. (OPT begins a text with ``</s>``, too.)"""
+"""{token that ends a text: token that begins it} (OPT begins a text with ``</s>``, too.)"""
 
 
 def around_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield a note if a tokeniser for a model like BERT has tokens for both ends of a text but does not add them."""
+    """Yield a note if the tokeniser of a model like BERT has tokens for both ends of a text but does not add them."""
     head, said = folder.tokenizer_head, object_in(folder, TOKENIZER)
     kind = folder.config.get("model_type")
     if kind not in OF_ENCODERS or said.get("auto_map") or "post_processor" not in head:
@@ -35,7 +35,7 @@ def around_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
     ends = [token for role, usual in ROLES if (token := names.get(role, usual)) in spelling.tokens]
     if len(ends) == len(ROLES) and _is_bare(head["post_processor"]):
         both = " and ".join(map(brief_token, ends))
-        yield f"{WHOLE} adds no {both} to a text (post_processor), but {escape(str(kind))} models expect them"
+        yield f"{WHOLE} does not add {both} to a text (post_processor), but {escape(str(kind))} models expect them"
 
 
 def _is_bare(processor: Any) -> bool:
@@ -48,7 +48,7 @@ def _is_bare(processor: Any) -> bool:
 
 
 def text_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield notes on tokens around texts, padding and a largest length that the tokens or the model contradict."""
+    """Yield notes on special tokens around texts, padding and a largest length that contradict tokens or model."""
     yield from _unusable(folder)
     yield from _around_texts(folder)
     yield from _exchanged(folder)
@@ -76,7 +76,7 @@ def _unusable(folder: ModelFolder) -> Iterator[str]:
 
 
 def _around_texts(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if the post-processor in tokenizer.json adds special tokens with ids that other tokens have."""
+    """Yield a note if the post-processor in tokenizer.json adds special tokens with the ids of other tokens."""
     places = {token: row for row, token in enumerate(local_tokens(folder) if folder.has_all_tokens else ())}
     found = [one for one in _put(folder.tokenizer_head.get("post_processor")) if places.get(one[0], one[1]) != one[1]]
     if found and places:
@@ -86,7 +86,7 @@ def _around_texts(folder: ModelFolder) -> Iterator[str]:
 
 
 def _exchanged(folder: ModelFolder) -> Iterator[str]:
-    """Yield notes on files that exchange the first and the last token of a text, such as ``<s>`` and ``</s>``."""
+    """Yield notes on files in which the first and the last token of a text (``<s>`` and ``</s>``) are exchanged."""
     names = named_tokens(folder)
     for first, last in PAIRS:
         if ENDS.get(names.get(first, "")) == names.get(last, ""):
@@ -112,7 +112,7 @@ def _padding(folder: ModelFolder) -> Iterator[str]:
         return
     is_row = f"which is {brief_token(tokens[row])}" if 0 <= row < len(tokens) else "which no token has"
     is_token = f"its id is {tokens.index(token)}" if token in tokens else "which it does not list"
-    yield f"{WHOLE} pads texts with {brief_token(token)} ({is_token}), but with the id {row}, {is_row} (padding)"
+    yield f"{WHOLE} names {brief_token(token)} ({is_token}) as padding, but pads with the id {row}, {is_row}"
 
 
 BY_POSITION = frozenset((

@@ -23,23 +23,23 @@ __all__ = ["are_sorted", "changed_list_notes", "order_notes", "score_notes"]
 _MOST = 4 * SMALL_BYTES
 """The largest token list, in bytes, that is read."""
 _FEWEST, _FIRST = 100, 500
-"""The smallest number of tokens whose order tells something, and the number of those that are compared first."""
+"""The fewest tokens whose order is judged, and how many of them are compared first."""
 _SORTED, _FALLS = 0.95, 0.25
 """The smallest share of neighbours in alphabetical order, and of rules whose token has a smaller id than the last.
 
-Of lists that the library tokenizers trained, up to 0.69 are in this order with texts, and 0.94 with random letters; but
-there, tokens have ids in the order of the rules. RoBERTa's are in the order of their frequency, as those of BART are.
+In lists that the library tokenizers trained on texts, the share of such neighbours is up to 0.69, and on random letters
+0.94; but there, the ids follow the order of the rules. The ids of RoBERTa and BART follow the frequency of the tokens.
 """
 _MANY, _AT_RANDOM = 300, 0.6
-"""The smallest number of rules that tell whether ids are at random, and the largest ``RuleOrder.rising`` of such ids.
+"""The fewest merge rules by which random ids are recognised, and the largest ``RuleOrder.rising`` of random ids.
 
-Of 300 random ids, the share was 0.37 to 0.62 in 300 draws, and of 1000, 0.44 to 0.55. Tokens by frequency are far
-above, as early rules make the frequent ones.
+Of 300 random ids, the share was 0.37 to 0.62 in 300 draws, and of 1000, 0.44 to 0.55. If ids follow the frequency of
+tokens, it is far larger, because early rules make the frequent tokens.
 """
 
 
 def changed_list_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
-    """Yield a note on each token list that is not the file which the recipe in the folder says was written there.
+    """Yield a note on each token list that differs from the file that was written there, says the recipe in the folder.
 
     The settings of a tokeniser (tokenizer_config.json, chat templates) are left out, as they are often edited.
     """
@@ -53,15 +53,15 @@ def changed_list_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[
         with suppress(CheckpointError, OSError):
             if hashlib.sha256(folder.read(name, _MOST)).hexdigest() != written[name]:
                 is_not = f"{escape(name)} is not the list that was written with these weights ({RECIPE_FILE})"
-                yield f"{is_not}: if it has other tokens, rows and tokens do not belong together"
+                yield f"{is_not}: if its tokens differ, embedding rows belong to other tokens"
 
 
 def order_notes(name: str, made: Iterable[str], rules: int, order: RuleOrder) -> Iterator[str]:
-    """Yield a note if the tokens that merge rules make are in alphabetical or random order, as no training writes them.
+    """Yield a note if the tokens of merge rules are in alphabetical or random order, which no training produces.
 
     ``made`` are these tokens in the order of their ids, and ``rules`` is the number of merge rules. ``order`` compares
-    the ids with the rules: a list that was made in alphabetical order, with its rules, has no falls. Most lists need no
-    look at the tokens, and most others one at the first 500.
+    the ids with the order of the rules; if both are alphabetical, the ids never fall, and there is no note. For most
+    lists, no tokens are read, and for most others only the first 500.
     """
     if rules < _FEWEST or order.falls < rules * _FALLS:
         return
@@ -74,13 +74,13 @@ def order_notes(name: str, made: Iterable[str], rules: int, order: RuleOrder) ->
         yield (
             f"the {len(tokens)} tokens of {name} that merge rules make are in alphabetical order, such as "
             f"{examples}: no training of a tokeniser produces this order, so perhaps the tokens were renumbered, and "
-            "each has the row of another token"
+            f"each token has the embedding row of another"
         )
     elif rules >= _MANY and order.rising < _AT_RANDOM:
         yield (
             f"the ids in {name} of the tokens that {rules} merge rules make have nothing to do with the order of the "
-            "rules: no training of a tokeniser produces this, so perhaps the tokens were renumbered, and each has the "
-            "row of another token"
+            "rules: no training of a tokeniser produces this, so perhaps the tokens were renumbered, and each token "
+            "has the embedding row of another"
         )
 
 
@@ -89,10 +89,11 @@ def score_notes(name: str, order: RuleOrder) -> Iterator[str]:
     if order.number >= _MANY and order.falls >= order.number * _FALLS and order.rising < _AT_RANDOM:
         yield (
             f"the ids in {name} of its {order.number} pieces have nothing to do with their scores: training numbers "
-            "pieces by falling score, so perhaps the tokens were renumbered, and each has the row of another token"
+            "pieces by falling score, so perhaps the tokens were renumbered, and each token has the embedding row of "
+            "another"
         )
 
 
 def are_sorted(tokens: list[str]) -> bool:
-    """Return whether there are many tokens, and nearly each is before the next in the order of their characters."""
+    """Return whether there are many tokens, and nearly all of them are in alphabetical order."""
     return len(tokens) >= _FEWEST and sum(map(lt, tokens, tokens[1:])) >= _SORTED * (len(tokens) - 1)

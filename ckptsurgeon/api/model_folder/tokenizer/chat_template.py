@@ -30,28 +30,31 @@ GENERATION = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 
 
 def chat_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield a note if a chat template cannot be parsed, or writes none of the control tokens of the tokeniser.
+    """Yield a note if a chat template cannot be parsed, or writes control tokens, but none that the tokeniser has.
 
-    ``folder`` has the template. ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded
-    already.
+    ``folder`` has the template. The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that
+    has loaded it already.
     """
     template = ""
     with suppress(ConfigError, SourceError):  # an unreadable file is reported by other notes
         template = folder.chat_template
     where = CHAT if any(one.name == CHAT for one in folder.files) else f"chat_template of {TOKENIZER}"
     if fault := template_fault(template):
-        yield f"{where} cannot be parsed, so no chat can be written with it: {fault}"
+        yield f"{where} cannot be parsed, so no chat can be formatted with it: {fault}"
     named = sorted({*CONTROL.findall(template)})
     tokens = {*local_tokens(read), *added_tokens(folder)} if named and local_tokens(read) else set[str]()
     others = sorted(one for one in tokens if CONTROL.fullmatch(one))
     if named and others and not tokens.intersection(named):
         names = listing([brief_token(one) for one in named], 3, where="")
         has = listing([brief_token(one) for one in others], 3, where="")
-        yield f"{where} writes tokens that the tokeniser lacks, so it splits them: {names}; the tokeniser has {has}"
+        yield (
+            f"{where} writes tokens that the tokeniser lacks, so that they are split into pieces: {names}; the "
+            f"tokeniser has {has}"
+        )
 
 
 def template_fault(template: str) -> str:
-    """Return text on the first statement of a chat template without an end or without a beginning; "" if there is none.
+    """Return text on the first statement of a chat template whose end or beginning is missing; "" if there is none.
 
     jinja2 is imported only to confirm such a fault, since the import takes a quarter of the time of ``ckpt inspect``.
     So other syntax errors are not found here; they are raised when the template is used.

@@ -1,4 +1,4 @@
-"""Notes on tokenisers of wav2vec 2.0 that make letters or word delimiters of texts that their lists do not have."""
+"""Notes on tokenisers of wav2vec 2.0 that put letters or word delimiters into texts that their lists do not have."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["ctc_notes"]
 CLASS = "Wav2Vec2CTCTokenizer"
 LOWERS, DELIMITER = "do_lower_case", "word_delimiter_token"
 FEWEST = 20
-"""If a list has fewer letters with two cases (Latin, Greek, Cyrillic), its texts may have no spaces between words."""
+"""With fewer letters of scripts with capitals (Latin, Greek, Cyrillic), texts may have no spaces between words."""
 
 
 def ctc_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield notes on characters that a tokeniser of wav2vec 2.0 makes of all texts, and that its list lacks.
+    """Yield notes on characters that a tokeniser of wav2vec 2.0 puts into all texts, and that its list lacks.
 
-    These are capital letters (its ``do_lower_case`` makes them, whatever the name says), and the word delimiter, which
-    replaces spaces. ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already. A
-    list of phonemes, or of a script without spaces, gets no note on the delimiter.
+    These are capital letters (``do_lower_case`` of this tokeniser upper-cases texts), and the word delimiter, which
+    replaces spaces. The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that has loaded
+    it already. A list of phonemes, or of a script without spaces, gets no note on the delimiter.
     """
     settings = object_in(folder, TOKENIZER)
     if settings.get("tokenizer_class") != CLASS:

@@ -1,4 +1,4 @@
-"""Notes on end tokens that cannot work: an id that no token has, a suppressed end, an ordinary word as eos_token."""
+"""Notes on end tokens that cannot work: an id that no token has, a suppressed token, an ordinary word."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ IDS = (END, "decoder_start_token_id")
 SUPPRESSED = "suppress_tokens"
 AT_FIRST = "begin_suppress_tokens"
 TURNS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|eot|>", "<|end_of_turn|>")
-"""Tokens with which chat templates end a turn."""
+"""Tokens with which chat templates end a turn (a message)."""
 BEGINS = re.compile(r"start|begin", re.IGNORECASE)
 
 
 def end_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield notes on end tokens (``eos_token``) that generation cannot reach.
+    """Yield notes on end tokens (``eos_token``) that do not end generated texts.
 
-    ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already. A CTC model, which
-    has no end token, gets no notes.
+    The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that has loaded it already. A CTC
+    model, which has no end token, gets no notes.
     """
     if is_ctc(folder):
         return
@@ -76,7 +76,7 @@ def _no_ids(fields: Mapping[str, Any], file: str) -> Iterator[str]:
     """Yield a note on an id of an end or start token that is not an integer.
 
     ``file`` is the name of the file with the ``fields``. In generation_config.json, only strings get a note, because
-    2.0 does the same as 2 there.
+    2.0 has the same effect as 2 there.
     """
     for field in IDS:
         ids = _listed(fields.get(field))
@@ -94,7 +94,7 @@ def _negative(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str
     """Yield a note if the id of the end token or of the decoder's start token is negative.
 
     For the end token, there is a note only if the tokeniser has an end token.
-    ``names`` has the tokeniser's special tokens by role, and ``places`` the id of each token.
+    ``names`` has {role (``eos_token``): special token}, and ``places`` the id of each token.
     """
     meant = names.get("eos_token", "")
     for field in IDS:
@@ -106,12 +106,12 @@ def _negative(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str
 
 
 def _of_turns(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if the chat template writes none of the tokens at which generation ends.
+    """Yield a note if generation ends at none of the tokens that the chat template writes at the end of a turn.
 
     There is a note only if the template ends turns with the ``eos_token`` of the tokeniser, or if it ends them with a
-    token in ``TURNS`` and ``eos_token_id`` has several ids. If ``eos_token_id`` has one id, a token in ``TURNS`` is
-    normal: base models, which have not learned to end turns, are published in this way. ``names`` has the tokeniser's
-    special tokens by role, and ``places`` the id of each token.
+    token in ``TURNS`` and ``eos_token_id`` has several ids. If ``eos_token_id`` has only one id, there is no note on a
+    token in ``TURNS``: base models, which have not learned to end turns, are published in this way. ``names`` has {role
+    (``eos_token``): special token}, and ``places`` the id of each token.
     """
     template, end = _template(folder), names.get("eos_token", "")
     text = folder.config.get("text_config")
@@ -134,11 +134,11 @@ def _of_turns(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str
 
 
 def _kept_in_texts(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if a token that ends turns is added as an ordinary token, so that decoded answers end with it.
+    """Yield a note if a token that ends turns is added as an ordinary token, so that decoded answers contain it.
 
     A token gets no note if it has a role in tokenizer_config.json, is an additional special token there or is marked as
-    special: whether decoded texts keep such a token depends on the version of transformers. ``names`` has the
-    tokeniser's special tokens by role, and ``places`` the id of each token.
+    special: whether decoded texts keep such a token depends on the version of transformers. ``names`` has
+    {role (``eos_token``): special token}, and ``places`` the id of each token.
     """
     more = object_in(folder, TOKENIZER)
     listed = [
@@ -183,10 +183,10 @@ def _suppressed(fields: Mapping[str, Any]) -> Iterator[str]:
 def _ordinary(
     folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int], tokens: tuple[str, ...]
 ) -> Iterator[str]:
-    """Yield a note if the tokeniser's end token is a word or its unk_token, but a configuration has a special token.
+    """Yield a note if the tokeniser's end token is a word or its unk_token, but a configuration names a special token.
 
-    There is no note on two different special tokens, which chat models have (``<|im_end|>``). ``names`` has the
-    tokeniser's special tokens by role, ``tokens`` all tokens in the order of their ids, and ``places`` the id of each
+    There is no note on two different special tokens, which chat models have (``<|im_end|>``). ``names`` has {role
+    (``eos_token``): special token}, ``tokens`` all tokens in the order of their ids, and ``places`` the id of each
     token.
     """
     end = names.get("eos_token", "")
@@ -206,11 +206,12 @@ def _ordinary(
 def _suppressed_at_first(
     folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int], tokens: tuple[str, ...]
 ) -> Iterator[str]:
-    """Yield notes if Whisper's ``begin_suppress_tokens`` lacks the end token or has words.
+    """Yield notes if Whisper's ``begin_suppress_tokens`` lacks the end token, or has the ids of words.
 
-    Without the end token, a generated text may be empty; and no text can begin with the words. A correct list has the
-    space and the end token. An empty list, which suppresses nothing, gets no note. ``names`` has the tokeniser's
-    special tokens by role, ``tokens`` all tokens in the order of their ids, and ``places`` the id of each token.
+    If the end token is not suppressed, a generated text may be empty; if words are, no text can begin with them. A
+    correct list has the space and the end token. An empty list, which suppresses nothing, gets no note. ``names`` has
+    {role (``eos_token``): special token}, ``tokens`` all tokens in the order of their ids, and ``places`` the id of
+    each token.
     """
     lists = {file: _listed(object_in(folder, file).get(AT_FIRST)) for file in (CONFIG, GENERATION)}
     file = GENERATION if lists[GENERATION] else CONFIG

@@ -21,7 +21,7 @@ SECTIONS = {
     ADDED: "", "normalizer": "normalise texts", "pre_tokenizer": "normalise texts",
     "post_processor": "add different special tokens", "decoder": "decode texts", "truncation": "", "padding": "",
 }  # fmt: skip
-"""Sections of a tokenizer.json, each with words of the other note on a difference in it."""
+"""{section of tokenizer.json: words of the other note on a difference in this section}"""
 ELSEWHERE = frozenset((WHOLE, TOKENIZER, CHAT))
 """Files that are not compared byte by byte, but by their content."""
 IGNORED = frozenset(
@@ -42,8 +42,8 @@ def tokenizer_differences(
     """Yield notes on local tokeniser files of two folders that differ: at most one on each section and on each file.
 
     ``first`` is the name of the model in the folder ``one``, and ``second`` that of the model in ``other``. ``told``
-    are the other notes on the two tokenisers: a section that they are about is left out, and so are the
-    ids of added tokens, and tokens that only one of the models has, if another note says that the token lists differ.
+    are the other notes on the two tokenisers: sections that they mention are left out, and so are the ids of added
+    tokens, and tokens that only one of the models has, if another note says that the token lists differ.
     """
     here, there = one.tokenizer_head, other.tokenizer_head
     is_alike = one.has_tokens_of(other)
@@ -106,7 +106,7 @@ def _by_token(value: Any) -> Any:
 
 
 def _shared(one: Any, other: Any) -> Any:
-    """Return the added tokens in ``one`` that ``other`` has, too, without ids; any other value unchanged."""
+    """Return the added tokens in ``one`` that ``other`` also has, without their ids; any other value unchanged."""
     if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
         return one
     rows = {token: row for token, row in one.items() if token in other}
@@ -137,7 +137,7 @@ def _names(folder: ModelFolder) -> set[str]:
 
 
 def _has_more(name: str, one: ModelFolder, other: ModelFolder) -> bool:
-    """Return whether a file with the tokens may differ although the tokens are the same: a sentencepiece model."""
+    """Return whether a tokeniser file has more than tokens (sentencepiece): it may differ although tokens are equal."""
     return name.endswith(".model") and one.has_tokens_of(other)
 
 

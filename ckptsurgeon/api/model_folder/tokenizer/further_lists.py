@@ -35,7 +35,7 @@ ALPHABET, CTC = "alphabet.json", r"^lm_head\.weight$"
 
 
 def further_list_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
-    """Yield a note for each further token list with ids beyond the rows of its embedding or output layer."""
+    """Yield a note for each further token list with ids for which its embedding or output layer has no row."""
     for name, pattern in LISTS.items():
         ids = [value for value in object_in(folder, name).values() if type(value) is int]  # several names may share one
         yield from _beyond(name, 1 + max(ids, default=-1), tensors, pattern)
@@ -110,7 +110,7 @@ TOGETHER = {
     "Speech2Text": ("vocab.json", "sentencepiece.bpe.model"),
     "XLM": ("vocab.json", "merges.txt"),
 }
-"""Files that a tokeniser needs without tokenizer.json, by the name of transformers' class without ``Tokenizer``."""
+"""{name of transformers' class without ``Tokenizer``: files that the tokeniser needs if there is no tokenizer.json}"""
 WITH_LIST = frozenset((
     *TOGETHER, "Albert", "Bart", "Barthez", "Bert", "BigBird", "Blenderbot", "Bloom", "CLIP", "Camembert", "CodeGen",
     "CodeLlama", "Cohere", "Deberta", "DebertaV2", "DistilBert", "Electra", "Esm", "GPT2", "GPTNeoX", "Gemma",
@@ -127,7 +127,7 @@ PIECES = {"source.spm", "target.spm"}
 OTHER_LISTS = ("vocab.bpe", "vocab-tgt.json", "bpe.codes", "byte_maps.json", "target.spm")
 """Further files with tokens or with merge rules, from which a tokeniser may be loaded."""
 ELSEWHERE = re.compile(r"token|vocab|spm|sentencepiece|bpe|\.model$", re.IGNORECASE)
-"""Matches names of files and subfolders that may have a tokeniser which only the model's own code reads."""
+"""Matches names of files and subfolders that may belong to a tokeniser of the model's own code."""
 
 
 def missing_list_notes(folder: ModelFolder) -> Iterator[str]:
@@ -153,7 +153,10 @@ def missing_list_notes(folder: ModelFolder) -> Iterator[str]:
         need = f"{kind}Tokenizer needs {listing(lacking, 3, where='')} for its tokens, and the folder has only {has}"
         yield f"{escape(need)}: the tokeniser cannot be loaded"
     elif SETTINGS in names and not lists and kind in WITH_LIST:
-        yield f"{SETTINGS} is there, but no list of tokens ({WHOLE}, {_examples(kind)}): the tokeniser cannot be loaded"
+        yield (
+            f"the folder has {SETTINGS}, but no list of tokens ({WHOLE}, {_examples(kind)}): the tokeniser cannot "
+            f"be loaded"
+        )
 
 
 def _examples(kind: str) -> str:

@@ -1,4 +1,4 @@
-"""A note on a token list given for a model without a tokeniser, if the token ids in its configuration contradict it."""
+"""A note on a token list that the user gave for a model without a tokeniser, if configured token ids contradict it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ OTHERS = {
     "unk_token": ("bos_token", "eos_token", "pad_token"),
     "mask_token": (),
 }
-"""Fields (without ``_id``), each with further roles: the id of a token with such a role is valid in the field, too."""
+"""{field without ``_id``: further roles (such as pad_token) whose token is also valid in this field}"""
 WEAK = {"bos_token_id", "unk_token_id"}
-"""Fields that valid models leave at the default of their class."""
+"""Fields that valid models often leave at the default of their class: they alone make no note."""
 FIRST = "[<|｜_"
 """The characters that special tokens begin with."""
 SPACES = frozenset(" \t\r\nĠĉčĊ▁")
@@ -55,11 +55,11 @@ def given_list_notes(folder: ModelFolder, given: tuple[Sequence[str], str], mode
         if not {field.removeprefix(TEXT) for field in wrong} <= WEAK:
             ids = f"ids in {file} of {escape(model)} belong to other tokens than their fields say"
             said = listing([f"{escape(field)} is {text}" for field, text in wrong.items()], 4, where="")
-            yield f"according to {escape(path)}, {ids}: {said}: is it the token list of another model?"
+            yield f"according to the token list {escape(path)}, {ids}: {said}: is it the list of another model?"
 
 
 def _tokens_by_role(tokens: Sequence[str], *, is_ctc: bool) -> Mapping[str, Mapping[int, str]]:
-    """Return the tokens that look like a role (``<pad>`` for ``pad_token``), by role and id."""
+    """Return {role: {id: token}} of the tokens that look like those of a role (``<pad>`` for ``pad_token``)."""
     special = {row: token for row, token in enumerate(tokens) if token[:1] in FIRST and token}
     found = {
         role: {row: token for row, token in special.items() if like.fullmatch(token)} for role, like in LIKE.items()
@@ -93,14 +93,14 @@ def _contradictions(
 
 
 def _right(role: str, known: Mapping[str, Mapping[int, str]]) -> str:
-    """Return the role whose token a field should have; for a decoder's start token, the first that the list has."""
+    """Return the role that the token of a field should have; for a decoder's start token, the first one in the list."""
     if role != START:
         return role.removeprefix("forced_")
     return next((one for one in ("bos_token", "pad_token", "eos_token", "cls_token") if known[one]), "")
 
 
 def _is_other(row: int, token: str, valid: set[str], known: Mapping[str, Mapping[int, str]]) -> bool:
-    """Return whether a token is a word or a sign, or looks like roles of which none is in ``valid``."""
+    """Return whether a token is a word or a sign, or looks like tokens of roles that are not in ``valid``."""
     roles = {role for role, found in known.items() if row in found}
     if roles:
         return roles.isdisjoint(valid)

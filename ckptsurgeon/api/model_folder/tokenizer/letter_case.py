@@ -29,9 +29,9 @@ OF_PIECES = {
     "flaubert": "do_lowercase",
     "xlm": "do_lowercase_and_remove_accent",
 }
-"""Names of transformers' tokenisers for BPE and Unigram, each with its field in tokenizer_config.json."""
+"""{name of a transformers tokeniser for BPE or Unigram: its field for lower-casing in tokenizer_config.json}"""
 ON_PURPOSE = ("rembert", "siglip", "tipsv2", "videoprism")
-"""How the names of tokenisers or model types begin that may lower-case texts over a vocabulary with capital letters.
+"""Beginnings of names of tokenisers or model types that may lower-case texts although tokens have capital letters.
 
 SigLIP 2 was trained in this way with Gemma's tokeniser. The lists of the others are not known to be lower-case.
 """
@@ -48,9 +48,9 @@ def case_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield a note if a tokeniser lower-cases texts although its vocabulary has capital letters, or the reverse.
 
     A vocabulary for lower-cased texts has capital letters in special tokens only, or, in byte-level BPE, as single
-    letters, which stand for bytes. ``read`` is the same folder, or one with the same tokeniser whose vocabulary is
-    loaded already. A vocabulary that lacks a letter from a to z may be for another script, and gets no note on missing
-    capital letters; nor does one for BPE or Unigram.
+    letters, which stand for bytes. The vocabulary is taken from ``read``: this folder, or one with the same tokeniser
+    that has loaded it already. A vocabulary that lacks a letter from a to z may be for another script, and gets no note
+    on missing capital letters; nor does one for BPE or Unigram.
     """
     said, is_of_words = list(_said(folder, read)), _is_of_words(read)
     if not any(lowers or is_of_words for _, lowers in said):
@@ -65,7 +65,10 @@ def case_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
         if by and lowers and len(capitals) * LEAST > len(words):
             which = "words" if is_of_words else "tokens of several characters"
             has = f"{len(capitals)} of {len(words)} {which} in {name} have capital letters"
-            yield f"{by} lower-cases texts, but {has}, so the tokeniser never produces them: {_examples(capitals)}"
+            yield (
+                f"{by} lower-cases texts, but {has}, so the tokeniser never produces these tokens: "
+                f"{_examples(capitals)}"
+            )
         elif by and not lowers and is_of_words and not capitals and _has_letters(words):
             unknown = "words with capital letters become unknown"
             yield f"{by} keeps capital letters, but no word in {name} has one: {unknown}"
@@ -80,7 +83,7 @@ def _has_letters(words: Sequence[str]) -> bool:
 
 
 def _is_of_words(read: ModelFolder) -> bool:
-    """Return whether a vocabulary is one for WordPiece, by its file."""
+    """Return whether a vocabulary is for WordPiece, by the file that has it."""
     if read.has_all_tokens:
         return read.token_list is not None and read.token_list.kind == KIND
     return read.vocabulary == LINES

@@ -1,4 +1,4 @@
-"""Notes on token ids in configurations that belong to another role: the pad_token as ``eos_token_id``, for example."""
+"""Notes on token ids in configurations that belong to a token with another role, such as the pad_token."""
 
 from __future__ import annotations
 
@@ -40,11 +40,14 @@ SHARED = {
     "pad_token": ("bos_token", "eos_token", "unk_token"),
     "sep_token": ("eos_token", "bos_token"),
 }
-"""Fields (without ``_id``), each with further roles: the id of a token with such a role is valid in the field, too."""
+"""{field without ``_id``: further roles whose token is also valid in this field}"""
 OF_T5 = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
 """Model types whose decoder begins with the padding token. (BART's decoder begins with the end token.)"""
 OF_GENERATION = ("eos_token", "bos_token", "forced_eos_token", "forced_bos_token", START)
-"""Fields that an encoder does not use. In valid encoders (Nystromformer), they may have any default of the class."""
+"""Fields that an encoder does not use.
+
+In valid encoders (Nystromformer), they may have the default of the class, whatever it is.
+"""
 GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSpeechSeq2Seq")
 TRANSCRIPT, TRANSLATE = "<|startoftranscript|>", "<|translate|>"
 """Whisper's start token and the token of its first task. The ids of the language tokens are between their ids."""
@@ -56,7 +59,7 @@ RESERVED = re.compile(r"[<\[|]*(reserved|unused|placeholder|extra_id|madeupword)
 def role_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
     """Yield notes on fields such as ``eos_token_id`` whose id belongs to a token with another role, such as pad_token.
 
-    ``names`` has the tokeniser's special tokens by role (``eos_token``), and ``places`` the id of each token.
+    ``names`` has {role (``eos_token``): special token}, and ``places`` the id of each token.
     """
     if is_ctc(folder):
         return
@@ -85,7 +88,7 @@ def role_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[st
 
 
 def _sections(folder: ModelFolder) -> dict[str, Mapping[str, Any]]:
-    """Return the fields of config.json, of its section ``decoder``, and of generation_config.json, by where they are.
+    """Yield (name, fields) of config.json, of its section ``decoder``, and of generation_config.json.
 
     The section's fields are used if config.json lacks them, unless there is a generation_config.json: as in TrOCR.
     """
@@ -114,8 +117,8 @@ def _of_other_role(
 ) -> Iterator[str]:
     """Yield a note if an id in ``field`` is the id of a token with another role, and the field lacks the right id.
 
-    ``value`` is the field's id or list of ids, and ``file`` the file with the field. ``names`` has the tokeniser's
-    special tokens by role, and ``own`` their ids.
+    ``value`` is the field's id or list of ids, and ``file`` the file with the field. ``names`` has {role
+    (``eos_token``): special token}, and ``own`` their ids.
     """
     wanted = _wanted(field, names)
     ids = [one for one in (value if isinstance(value, list) else [value]) if type(one) is int]
@@ -138,7 +141,7 @@ def _starts_of_t5(
 ) -> Iterator[str]:
     """Yield notes if a T5 model pads with its unknown token, or if its decoder does not begin with padding.
 
-    ``file`` is the name of the file with the ``fields``. ``names`` has the tokeniser's special tokens by role, and
+    ``file`` is the name of the file with the ``fields``. ``names`` has {role (``eos_token``): special token}, and
     ``own`` has their ids.
     """
     pad = own.get("pad_token")
@@ -155,9 +158,9 @@ def _starts_of_t5(
 
 
 def _forced_padding(value: Any, file: str, names: Mapping[str, str], own: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if ``value``, a ``forced_bos_token_id``, is the padding token and the tokeniser has no bos_token.
+    """Yield a note if ``forced_bos_token_id`` (``value``) is the padding token, and the tokeniser has no bos_token.
 
-    ``file`` is the name of the file with the field. ``names`` has the tokeniser's special tokens by role, and ``own``
+    ``file`` is the name of the file with the field. ``names`` has {role (``eos_token``): special token}, and ``own``
     has their ids.
     """
     padding = names.get("pad_token", "")
@@ -171,16 +174,16 @@ def _shared(field: str, names: Mapping[str, str]) -> tuple[str, ...]:
     """Return the other roles whose token is also valid for a field, such as "pad_token".
 
     A model may pad with its unknown token, as Vicuna does with ``<unk>``, but not if it has BERT's ``[PAD]`` and
-    ``[UNK]``. ``names`` has the tokeniser's special tokens by role.
+    ``[UNK]``. ``names`` has {role (``eos_token``): special token}.
     """
     is_of_bert = field == "pad_token" and (names.get("pad_token"), names.get("unk_token")) == ("[PAD]", "[UNK]")
     return tuple(role for role in SHARED[field] if not (is_of_bert and role == "unk_token"))
 
 
 def _wanted(field: str, names: Mapping[str, str]) -> str:
-    """Return the role whose token a field should have; for a decoder's start token, the first role that exists.
+    """Return the role that a field's token should have; for a decoder's start token, the first role that exists.
 
-    ``names`` has the tokeniser's special tokens by role.
+    ``names`` has {role (``eos_token``): special token}.
     """
     if field == START:
         return next((role for role in ("bos_token", "eos_token", "cls_token") if role in names), "")
@@ -192,9 +195,9 @@ def _is_spelled(token: str, roles: list[str]) -> bool:
 
 
 def _unknown_end(value: Any, file: str, names: Mapping[str, str], own: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if ``value``, an ``eos_token_id``, is the unknown token, and the tokeniser has another end token.
+    """Yield a note if ``eos_token_id`` (``value``) is the unknown token, and the tokeniser has another end token.
 
-    ``file`` is the name of the file with the field. ``names`` has the tokeniser's special tokens by role, and ``own``
+    ``file`` is the name of the file with the field. ``names`` has {role (``eos_token``): special token}, and ``own``
     has their ids.
     """
     end, unknown = own.get("eos_token"), own.get("unk_token")
@@ -207,11 +210,11 @@ def _unknown_end(value: Any, file: str, names: Mapping[str, str], own: Mapping[s
 def _end_and_padding(
     fields: Mapping[str, Any], file: str, names: Mapping[str, str], own: Mapping[str, int]
 ) -> Iterator[str]:
-    """Yield a note if neither ``eos_token_id`` nor ``pad_token_id`` is the id of the tokeniser's token.
+    """Yield a note if neither ``eos_token_id`` nor ``pad_token_id`` is the id of the tokeniser's own token.
 
     One of them alone may differ on purpose: chat models end with a token of their own, and many models pad with the end
     token. Ids of tokens with another role have notes of their own. ``file`` is the name of the file with the
-    ``fields``. ``names`` has the tokeniser's special tokens by role, and ``own`` has their ids.
+    ``fields``. ``names`` has {role (``eos_token``): special token}, and ``own`` has their ids.
     """
     value, pad = fields.get("eos_token_id"), fields.get("pad_token_id")
     ends = value if isinstance(value, list) else [value]
@@ -228,11 +231,11 @@ def _end_and_padding(
 
 
 def _reserved_end(value: Any, file: str, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if all ids in ``value``, an ``eos_token_id``, are reserved tokens, but ``eos_token`` is not.
+    """Yield a note if all ids in ``eos_token_id`` (``value``) are reserved tokens, but the eos_token is not reserved.
 
     Reserved tokens are kept for later use. Other tokens, such as ``<|im_end|>``, get no note: chat models may have an
     end token that is not the ``eos_token`` of the tokeniser. ``file`` is the name of the file with the field. ``names``
-    has the tokeniser's special tokens by role, and ``places`` the id of each token.
+    has {role (``eos_token``): special token}, and ``places`` the id of each token.
     """
     ids = value if isinstance(value, list) else [value]
     end = names.get("eos_token", "")
@@ -244,7 +247,7 @@ def _reserved_end(value: Any, file: str, names: Mapping[str, str], places: Mappi
 
 
 def _reserved_start(value: Any, file: str, places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if ``value``, the id of a decoder's first token, is the id of a reserved token.
+    """Yield a note if the id of a decoder's first token (``value``) is the id of a reserved token.
 
     ``file`` is the name of the file with the field, and ``places`` has the id of each token.
     """
@@ -254,7 +257,7 @@ def _reserved_start(value: Any, file: str, places: Mapping[str, int]) -> Iterato
 
 
 def _suppressed_languages(fields: Mapping[str, Any], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if Whisper's ``suppress_tokens`` has language tokens: the ids may be for another version.
+    """Yield a note if Whisper's ``suppress_tokens`` has language tokens: the ids may be those of another version.
 
     ``fields`` are those of generation_config.json, and ``places`` has the id of each token.
     """

@@ -13,15 +13,15 @@ from .tokenizer_files import brief_token, local_tokens
 __all__ = ["sentinel_notes"]
 
 OF_T5 = ("t5", "mt5", "umt5", "longt5", "switch_transformers")
-"""Model types whose sentinels have ids that count down: ``<extra_id_0>`` is the last token."""
+"""Model types in which the ids of the sentinels count down: ``<extra_id_0>`` has the largest id."""
 SENTINEL = re.compile(r"<extra_id_(\d{1,6})>")
 
 
 def sentinel_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield a note if the token list lacks the sentinels, and transformers gives them ids in the wrong order.
 
-    The wrong order is that of their names: ``<extra_id_0>`` first. ``read`` is the same folder, or one with the same
-    tokeniser whose vocabulary is loaded already.
+    The wrong order is that of their names: ``<extra_id_0>`` first. The vocabulary is taken from ``read``: this folder,
+    or one with the same tokeniser that has loaded it already.
     """
     tokens = local_tokens(read)
     if folder.config.get("model_type") not in OF_T5 or not tokens or folder.rows < len(tokens):

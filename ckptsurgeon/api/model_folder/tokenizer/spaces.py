@@ -27,24 +27,24 @@ STEPS = ("normalizer", "pre_tokenizer")
 NORMALISE = frozenset((
     "BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled", "Strip", "StripAccents",
 ))  # fmt: skip
-"""Normalisers that do not replace spaces by a mark and do not split words."""
+"""Normalisers that neither replace spaces by a mark nor split words."""
 SPLIT = frozenset((
     "BertPreTokenizer", "ByteLevel", "CharDelimiterSplit", "Digits", "Punctuation", "Split", "UnicodeScripts",
     "Whitespace", "WhitespaceSplit",
 ))  # fmt: skip
 """Pre-tokenisers that do not write a space as ▁."""
 REMOVE = frozenset(("BertPreTokenizer", "Whitespace", "WhitespaceSplit"))
-"""Pre-tokenisers that split texts at spaces and remove these."""
+"""Pre-tokenisers that split texts at spaces and remove the spaces."""
 OF_SPACES = re.compile(r"(?: |\\s|\[ \]|\[\\s\])[+*]?")
-"""Matches patterns that match spaces only."""
+"""Matches a regular expression that matches spaces only."""
 NEGATED = re.compile(r"\[\^(?:\\.|[^\]\\])*\]")
-"""Matches a class of all characters but some in a pattern."""
+"""Matches a negated character class, [^…], in a regular expression."""
 WITH_SPACES = re.compile(r"(?<!\\)\.| |\\[sWDPSX]|\\x|\[:")
-"""Matches what may match a space in a pattern, outside such classes."""
+"""Matches parts of a regular expression, outside such classes, that may match a space."""
 
 
 def space_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield a note if the tokens have another mark for a space than the normaliser and the pre-tokeniser write."""
+    """Yield a note if the tokens have another mark for spaces than the normaliser and the pre-tokeniser write."""
     head = folder.tokenizer_head
     if head.keys().isdisjoint(STEPS):
         return
@@ -53,7 +53,7 @@ def space_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
     if spelling.mark == BYTES and "ByteLevel" not in types:
         yield (
             f"{WHOLE} has byte-level tokens ({_examples(spelling)}), but no step of it "
-            f"is ByteLevel ({others}): spaces and other characters are lost or become wrong tokens"
+            f"is ByteLevel ({others}): spaces and non-ASCII characters are lost or become wrong tokens"
         )
     elif spelling.mark == SPACES and "ByteLevel" in types:
         yield f"{_begin(spelling)}, but its ByteLevel step writes a space as {BYTES}: words become other tokens"
@@ -103,7 +103,7 @@ def _writes_spaces(head: Mapping[str, Any]) -> bool:
 def _removes(head: Mapping[str, Any]) -> str:
     """Return the type of a step that removes the spaces of texts before a later step writes them as marks; else "".
 
-    ByteLevel and Metaspace may also put a mark before each word that they get. Then the spaces are not needed.
+    ByteLevel and Metaspace may also put a mark before each word that they get: then the result is "".
     """
     for step in steps_in(head.get("normalizer")):
         kind = step.get("type")
@@ -130,7 +130,7 @@ def _marks_words(head: Mapping[str, Any]) -> bool:
 
 
 def _cuts_out(step: Mapping[str, Any]) -> bool:
-    """Return whether a Split step removes all spaces, in their own right or because only words are kept."""
+    """Return whether a Split step removes all spaces, because it removes spaces or because it keeps only words."""
     pattern = step.get("pattern")
     if step.get("type") != "Split" or str(step.get("behavior")).lower() != "removed" or not isinstance(pattern, dict):
         return False

@@ -1,4 +1,4 @@
-"""Notes on fields such as ``eos_token_id`` in configurations, if the id belongs to an ordinary word."""
+"""Notes on fields such as ``eos_token_id`` in configurations whose id belongs to an ordinary word."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .used_ids import used_id_notes
 __all__ = ["WORD", "ids_of_roles", "special_id_notes"]
 
 STARTS = ("decoder_start_token", "forced_bos_token", "forced_eos_token", "no_timestamps_token", "prev_sot_token")
-"""Special tokens whose ids are in configurations, but which have no role in the files of a tokeniser."""
+"""Special tokens whose ids are in configurations, but which tokeniser files do not name by a role."""
 TEXT = "text_config"
 NESTED = ("decoder", "generator", TEXT)
 """Nested configurations whose fields generation uses if the outer configuration lacks them."""
@@ -39,10 +39,10 @@ OLD = "clip"
 
 
 def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield notes on fields such as ``eos_token_id`` in configurations, if the id belongs to an ordinary word.
+    """Yield notes on fields such as ``eos_token_id`` in configurations whose id belongs to an ordinary word.
 
-    Further notes are on ids of tokens with another role. ``read`` is the same folder, or one with the same tokeniser
-    whose vocabulary is loaded already.
+    Further notes are on ids of tokens with another role. The vocabulary is taken from ``read``: this folder, or one
+    with the same tokeniser that has loaded it already.
     """
     size, tokens = folder.rows, local_tokens(read) if folder.config else ()
     if not tokens or size < len(tokens):
@@ -58,7 +58,7 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     ]
     named_so += _other_bounds(folder, tokens, places)
     if named_so:
-        yield f"ids that belong to other tokens than their fields say: {listing(named_so, 4, where='')}"
+        yield f"ids in fields that are meant for other tokens: {listing(named_so, 4, where='')}"
     yield from _blank(folder, names, tokens, places)
     yield from _letter_as_blank(folder, names, tokens, places)
     yield from _padding(folder, names, tokens, places)
@@ -85,9 +85,9 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
 
 
 def _other_bounds(folder: ModelFolder, tokens: tuple[str, ...], places: dict[str, int]) -> Iterator[str]:
-    """Yield text on each field such as ``vision_start_token_id`` in config.json that has the id of another token.
+    """Yield text on each field such as ``vision_start_token_id`` of config.json whose id belongs to another token.
 
-    These fields have the ids of the tokens before and after images, videos or audio: here that of ``<|vision_start|>``.
+    These fields have the ids of the tokens before and after images, videos or audio, such as ``<|vision_start|>``.
     ``tokens`` has all tokens in the order of their ids, and ``places`` the id of each token.
     """
     for field, number in folder.config.items():
@@ -103,7 +103,7 @@ def _blank(
     """Yield a note if the blank of a CTC model is not the pad_token of the tokeniser but another special token.
 
     Words get a note from ``special_id_notes``, unless the tokeniser adds them to its list, as it does the word
-    delimiter '|'. ``names`` has the tokeniser's special tokens by role, ``tokens`` all tokens in the order of their
+    delimiter '|'. ``names`` has {role (``eos_token``): special token}, ``tokens`` all tokens in the order of their
     ids, and ``places`` the id of each token.
     """
     number, blank = folder.config.get("pad_token_id"), names.get("pad_token", "")
@@ -120,8 +120,8 @@ def _letter_as_blank(
 ) -> Iterator[str]:
     """Yield a note if the blank of a CTC model is a letter or a word, and its tokeniser names no other blank.
 
-    The word delimiter '|' is reported only if the list has a blank. ``names`` has the tokeniser's special tokens by
-    role, ``tokens`` all tokens in the order of their ids, and ``places`` the id of each token.
+    The word delimiter '|' is reported only if the list has a blank. ``names`` has {role (``eos_token``): special
+    token}, ``tokens`` all tokens in the order of their ids, and ``places`` the id of each token.
     """
     number = folder.config.get(PADDING)
     if not is_ctc(folder) or type(number) is not int or not 0 <= number < len(tokens):
@@ -141,8 +141,8 @@ def _padding(
     """Yield a note if ``pad_token_id`` is not the padding token of the tokeniser, and the model computes with it.
 
     A classifier on a decoder-only model classifies by the last token that is not ``pad_token_id``, and models such as
-    RoBERTa count positions from it on. ``names`` has the tokeniser's special tokens by role, ``tokens`` all tokens in
-    the order of their ids, and ``places`` the id of each token.
+    RoBERTa count positions from this id on. ``names`` has {role (``eos_token``): special token}, ``tokens`` all tokens
+    in the order of their ids, and ``places`` the id of each token.
     """
     number, padding = folder.config.get(PADDING), names.get("pad_token", "")
     classes = folder.config.get("architectures")
@@ -153,8 +153,8 @@ def _padding(
     if 0 <= number < len(tokens) and tokens[number] != padding:
         own = f"{PADDING} of {CONFIG} is {number} ({brief_token(tokens[number])})"
         meant = f"pad_token of {TOKENIZER} is {brief_token(padding)} ({places[padding]})"
-        classified = "a text that is padded may be classified by its padding"
-        yield f"{own}, and {meant}: {'each token gets another position' if counts else classified}"
+        classified = "a padded text may be classified by its padding"
+        yield f"{own}, and {meant}: {'each token gets a wrong position' if counts else classified}"
 
 
 def _forbidden(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:
@@ -171,12 +171,12 @@ def _forbidden(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:
         words = [one for one in alone if type(one) is int and 0 <= one < len(tokens) and _is_word(tokens[one])]
         if words and padding not in alone:
             named = f"{words[0]} ({brief_token(tokens[words[0]])})"
-            must = f"for Marian it must forbid the padding, {padding}"
+            must = f"for Marian it must forbid the padding token, {padding}"
             yield f"bad_words_ids of {file} forbids the word {named}, but {must}"
 
 
 def _unlisted_languages(folder: ModelFolder, read: ModelFolder, file: str, tokens: tuple[str, ...]) -> Iterator[LostId]:
-    """Yield the ids in ``lang_to_id`` of ``file`` whose language token the tokeniser lacks.
+    """Yield the entries of ``lang_to_id`` in ``file`` whose language token the tokeniser lacks.
 
     Nothing is yielded if the vocabulary file may lack added tokens.
     """
@@ -205,7 +205,7 @@ def _words_among_ends(folder: ModelFolder, names: dict[str, str], tokens: tuple[
     """Yield a note if ``eos_token_id`` lists an ordinary word in addition to the right token.
 
     Generation would stop at this word. Line ends and other signs get no note: models that write one line stop there
-    (BLIP-2). ``names`` has the tokeniser's special tokens by role, and ``tokens`` all tokens in the order of their ids.
+    (BLIP-2). ``names`` has {role (``eos_token``): special token}, and ``tokens`` all tokens in the order of their ids.
     """
     for file in (CONFIG, GENERATION):
         ids = object_in(folder, file).get("eos_token_id")
@@ -223,7 +223,7 @@ def _lost_end(folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...
     """Yield a note if generation stops at an ordinary token instead of a special token in config.json's eos_token_id.
 
     This happens with the generation_config.json of another version of a model: that of Gemma 2 with Gemma 3. ``names``
-    has the tokeniser's special tokens by role, and ``tokens`` all tokens in the order of their ids.
+    has {role (``eos_token``): special token}, and ``tokens`` all tokens in the order of their ids.
     """
     lists = [object_in(folder, file).get("eos_token_id") for file in (CONFIG, GENERATION)]
     ours, theirs = ([one for one in ids if _is_row(one, tokens)] if isinstance(ids, list) else [] for ids in lists)
@@ -250,7 +250,7 @@ def _is_row(number: Any, tokens: tuple[str, ...]) -> bool:
 def _without_names(folder: ModelFolder, names: dict[str, str]) -> tuple[str, ...]:
     """Return the roles whose id must not be an ordinary word, even if the tokeniser has no token for the role.
 
-    ``names`` has the tokeniser's special tokens by role.
+    ``names`` has {role (``eos_token``): special token}.
     """
     is_default = folder.config.get("model_type") in SEPARATED
     return STARTS if is_default or "sep_token" in names else (*STARTS, "sep_token")
@@ -270,10 +270,10 @@ def ids_of_roles(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
 
 
 def _ends_of_part(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
-    """Yield the ``eos_token_id`` of a nested configuration, if the outer one has none.
+    """Yield the ``eos_token_id`` of a nested configuration, if the outer configuration has none.
 
-    Generation uses it if no other configuration has one (``GenerationConfig.from_model_config`` of transformers). The
-    one of ``text_config`` counts even beside a generation_config.json, as that of config.json does: other programs
+    Generation uses it if no other configuration has one (``GenerationConfig.from_model_config`` of transformers). That
+    of ``text_config`` is yielded even if there is a generation_config.json, as that of config.json is: other programs
     (vLLM, converters to GGUF) read it, and it may be left from another model.
     """
     if folder.config.get("eos_token_id") is not None:
@@ -289,9 +289,9 @@ def _ends_of_part(folder: ModelFolder) -> Iterator[tuple[str, str, list[int]]]:
 
 
 def _is_of_words(one: tuple[str, str, list[int]], names: dict[str, str], tokens: tuple[str, ...]) -> bool:
-    """Return whether no id in ``one``, (role, file, ids), belongs to a special token or to the token of the role.
+    """Return whether no id in ``one`` = (role, file, ids) belongs to a special token, or to the token of this role.
 
-    ``names`` has the tokeniser's special tokens by role, and ``tokens`` all tokens in the order of their ids.
+    ``names`` has {role (``eos_token``): special token}, and ``tokens`` all tokens in the order of their ids.
     """
     field, _, ids = one
     own = [tokens[number] if 0 <= number < len(tokens) else "" for number in ids]

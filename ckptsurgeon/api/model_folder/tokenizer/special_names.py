@@ -45,7 +45,7 @@ OLDER = VOCABULARIES[1]
 def added_beyond(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
     """Yield a note on the first file of a tokeniser that adds tokens with ids of ``rows`` or more.
 
-    ``has`` is text on the tensor with these rows: "KEY has 8 rows". Tokens of a readable vocabulary are checked
+    ``has`` is a clause on the tensor with these rows: "KEY has 8 rows". Tokens of a readable vocabulary are checked
     elsewhere.
     """
     named = {one.name for one in folder.files}
@@ -65,9 +65,9 @@ def needless(folder: ModelFolder) -> set[str]:
 
 
 def listed_beyond(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
-    """Yield a note on a vocab.json that skips ids, so that some tokens have an id without a row: ``rows`` or more.
+    """Yield a note on a vocab.json that skips ids, so that some ids are ``rows`` or more, for which there is no row.
 
-    ``has`` is text on the tensor with these rows: "KEY has 8 rows".
+    ``has`` is a clause on the tensor with these rows: "KEY has 8 rows".
     """
     if folder.vocabulary != OLDER or folder.tokens is not None:
         return
@@ -85,8 +85,8 @@ EXTRA = ("extra_special_tokens", "additional_special_tokens")
 def unlisted_names(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
     """Yield a note on special tokens that a vocabulary lacks, so that they get ids of ``rows`` or more.
 
-    ``has`` is text on the tensor with these rows: "KEY has 8 rows". A tokeniser with custom code gets no note: it may
-    have these tokens.
+    ``has`` is a clause on the tensor with these rows: "KEY has 8 rows". A tokeniser with custom code gets no note: it
+    may have these tokens.
     """
     found = new_ids(folder, local_tokens(folder))
     for file in (TOKENIZER, MAP):
@@ -101,7 +101,7 @@ def unlisted_names(folder: ModelFolder, rows: int, has: str) -> Iterator[str]:
 
 
 class NewId(NamedTuple):
-    """The id that transformers gives to a token that the vocabulary lacks, and the file and field with this token."""
+    """The id that transformers gives to a token that the vocabulary lacks; the file and the field with this token."""
 
     number: int
     file: str
@@ -178,19 +178,19 @@ def name_notes(folder: ModelFolder) -> Iterator[str]:
     is_unknown = len(tokens) > len(other) and any(there[name] not in tokens for name in other)
     if other and (is_swapped or is_unknown or MORE not in said):
         named = listing(
-            [f"{name} {brief_token(there[name])} and {brief_token(here[name])}" for name in other], 3, where=""
+            [f"{name} is {brief_token(there[name])} and {brief_token(here[name])}" for name in other], 3, where=""
         )
         wins = f"transformers{' before 4.34' if MORE in said else ''} uses {MAP}"
         yield f"{MAP} and {TOKENIZER} have different special tokens: {named}: {wins}"
 
 
 def added_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
-    """Yield a note on tokens of added_tokens.json that tokenizer.json lacks and that get other ids in transformers.
+    """Yield a note on tokens of added_tokens.json that tokenizer.json lacks and to which transformers gives other ids.
 
     transformers gives them the ids after the last token, in the order of their ids in the file. It drops a token with
     the id of an added token of tokenizer.json (``_from_pretrained`` of transformers 5.23). There is no note if
-    tokenizer_config.json has all added tokens. ``read`` is the same folder, or one with the same tokeniser whose
-    vocabulary is loaded already.
+    tokenizer_config.json has all added tokens. The vocabulary is taken from ``read``: this folder, or one with the same
+    tokeniser that has loaded it already.
     """
     said, tokens = object_in(folder, TOKENIZER), local_tokens(read) if read.has_all_tokens else ()
     if not tokens or MORE in said or said.get("auto_map") or all(one.name != ADDED for one in folder.files):
@@ -201,8 +201,9 @@ def added_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     other = {token: (row, places.get(row)) for row, token in lacking.items() if places.get(row) != row}
     if other:
         named = [
-            f"{brief_token(token)} is {row} in the file and {'not added' if place is None else f'gets {place}'}"
+            f"{brief_token(token)} has the id {row} in the file and "
+            f"{'is not added' if place is None else f'gets {place}'}"
             for token, (row, place) in sorted(other.items(), key=lambda one: one[1][0])
         ]
-        which = f"{count(len(other), 'token')} that {WHOLE} lacks, and transformers changes the ids"
+        which = f"{count(len(other), 'token')} that {WHOLE} lacks, but transformers does not keep their ids"
         yield f"{ADDED} adds {which}: {listing(named, 3, where='')}"

@@ -1,4 +1,4 @@
-"""Finds the mark of spaces or parts of words in tokens: that of byte-level BPE, of sentencepiece or of WordPiece."""
+"""Finds the mark of spaces or word parts in tokens: of byte-level BPE (Ġ), sentencepiece (▁) or WordPiece (##)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BYTES, SPACES, INSIDE = "Ġ", "▁", "##"
 """The marks: byte-level BPE writes a space as Ġ, sentencepiece as ▁. In WordPiece, a token that continues a word begins
 with ##."""
 SHARE = 20
-"""A mark counts as that of a token list if more than one token in 20 begins with it."""
+"""A token list uses a mark if more than one token in 20 begins with it."""
 PARTS = ("normalizers", "pretokenizers", "decoders", "processors")
 
 

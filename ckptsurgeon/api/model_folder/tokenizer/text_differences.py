@@ -27,7 +27,7 @@ FIELDS = (
 )  # fmt: skip
 """Fields of tokenizer_config.json on how a text is normalised before it is split into tokens."""
 SAID_BY = {"lowercase": "do_lower_case", "add_prefix_space": "add_prefix_space"}
-"""Settings in tokenizer.json (see ``normalising_steps``), each with the same setting in tokenizer_config.json."""
+"""{setting in tokenizer.json (see ``normalising_steps``): the same setting in tokenizer_config.json}"""
 OPTIONS = ("byte_fallback", "dropout", "ignore_merges")
 """Settings on bytes and merges in tokenizer.json. A missing setting is equal to false, 0 and null."""
 AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
@@ -134,7 +134,7 @@ def _score_note(other: str, theirs: Vocabulary, name: str, ours: Vocabulary) -> 
 
 
 def _rule_note(other: str, theirs: Vocabulary, name: str, ours: Vocabulary) -> Iterator[str]:
-    """Yield a note if two BPE models have the same tokens, but other merge rules, or these in another order.
+    """Yield a note if two BPE models have the same tokens, but their merge rules or the order of these differ.
 
     ``other`` is the name of the model with the token list ``theirs``, and ``name`` that of the model with ``ours``.
     """

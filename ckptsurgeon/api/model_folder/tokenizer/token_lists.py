@@ -41,7 +41,7 @@ BY_PIECES = {
     ),
     **dict.fromkeys(("mt5", "t5", "umt5"), "spiece.model"),
 }
-"""Model types whose tokens have the same ids as the pieces of their sentencepiece model, with the name of its file."""
+"""{model type whose tokens have the ids of the pieces of its sentencepiece model: name of this model's file}"""
 MERGES, TOKENS, BOTH = "merges.txt", "vocab.json", "tokenizer.json"
 SPACE, PIECE, END = "Ġ", "▁", "</w>"
 """The first character of tokens after a space, in byte-level BPE and sentencepiece, and CLIP's mark of a word's end."""
@@ -50,7 +50,7 @@ FEWEST, FEW = 20, 0.05
 
 
 def merge_rule_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if there is a byte-level ``vocab.json`` without ``merges.txt``, or with one for another vocabulary.
+    """Yield a note if a byte-level ``vocab.json`` has no ``merges.txt``, or one that is for another vocabulary.
 
     There are no notes on files that would have to be downloaded or that cannot be read.
     """
@@ -79,8 +79,8 @@ def _unlisted(made: Sequence[str], tokens: frozenset[str]) -> Iterator[str]:
     if unlisted:
         examples = listing([brief_repr(token, 24) for token in unlisted], 3, where="")
         yield (
-            f"{len(unlisted)} of {count(len(made), 'rule')} in {MERGES} make tokens that {TOKENS} does not list, "
-            f"so the tokeniser cannot be loaded: {examples}"
+            f"{len(unlisted)} of {count(len(made), 'rule')} in {MERGES} make tokens that {TOKENS} does not list, so "
+            f"the tokeniser cannot be loaded: {examples}"
         )
     longer = {token for token in tokens if len(token) > 1 and not is_byte(token)}
     unmade = sorted(longer.difference(made))
@@ -91,7 +91,7 @@ def _unlisted(made: Sequence[str], tokens: frozenset[str]) -> Iterator[str]:
 
 
 def _own_rules(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note on merge rules in tokenizer.json that join or make tokens that its vocabulary lacks."""
+    """Yield a note on merge rules in tokenizer.json that need or make tokens that its vocabulary lacks."""
     if not folder.has_all_tokens or not local_tokens(folder) or folder.token_list is None:
         return
     if unlisted := folder.token_list.unlisted:
@@ -118,7 +118,7 @@ def _few_rules(folder: ModelFolder) -> Iterator[str]:
 
 
 def _order_of_rules(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if ids in tokenizer.json are in alphabetical order or in none, unlike the merge rules or scores."""
+    """Yield a note if ids in tokenizer.json are alphabetical or random, and do not follow the merge rules or scores."""
     found = folder.token_list if folder.has_all_tokens and local_tokens(folder) else None
     if found is None or not found.order.falls:
         return
@@ -145,11 +145,14 @@ def _other_class(folder: ModelFolder) -> Iterator[str]:
     kind = KINDS.get(re.sub("Tokenizer(Fast)?$", "", named)) if isinstance(named, str) else None
     found = folder.token_list if folder.has_all_tokens and local_tokens(folder) else None
     if kind is not None and found is not None and found.kind and found.kind != kind:
-        yield f"tokenizer_config.json says {escape(str(named))}, which is for {kind}, but {BOTH} is {found.kind}"
+        yield (
+            f"tokenizer_config.json says {escape(str(named))}, which is a class for {kind}, but the kind of {BOTH} "
+            f"is {found.kind}"
+        )
 
 
 def _results(folder: ModelFolder) -> list[str]:
-    """Return the token that each rule in merges.txt makes, in the order of the file; [] if it cannot be read."""
+    """Return the token that each rule in merges.txt makes, in the order of the rules; [] if the file cannot be read."""
     try:
         lines = folder.read(MERGES, LARGEST).decode().split("\n")
     except (ConfigError, SourceError, UnicodeDecodeError):
@@ -167,13 +170,13 @@ READERS = {
     "dict.txt": "fairseq and transformers do",
     "alphabet.txt": "Coqui STT does",
 }
-"""Text files with a token or a rule on each line, and the libraries that read them; none skips a byte-order mark."""
+"""{text file with a token or merge rule on each line: libraries that read it without skipping a byte-order mark}"""
 SHARED, AGAIN = "has two tokens with the id", "occurs twice"
 """Parts of the messages about two tokens with one id, and about a key that occurs twice in a JSON object."""
 
 
 def token_list_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield notes on a tokeniser's files that do not fit together: token lists, merge rules, steps of tokenizer.json.
+    """Yield notes on contradictions between a tokeniser's files: token lists, merge rules, steps of tokenizer.json.
 
     Files that would have to be downloaded, or that cannot be read, are not compared.
     """
@@ -248,7 +251,7 @@ def _moved_pieces(folder: ModelFolder, name: str, pieces: Sequence[str]) -> Iter
 
 
 def _of_targets(folder: ModelFolder) -> frozenset[str]:
-    """Return the tokens of a second token list (of the target language, say), if the folder has one on this machine."""
+    """Return the tokens of a second token list (of the target language, say); empty if the folder has no local one."""
     for one in folder.files:
         if one.name in SECOND and not scheme_of(one.path):
             with suppress(ConfigError, SourceError):
@@ -259,15 +262,15 @@ def _of_targets(folder: ModelFolder) -> frozenset[str]:
 def _marks(folder: ModelFolder) -> Iterator[str]:
     """Yield a note on each list in a text file that begins with a byte-order mark, which its library does not skip.
 
-    Beside a tokenizer.json, these lists are not used. The first bytes of each are read; those of merges.txt only if the
-    token list has marks of byte-level BPE or of CLIP.
+    If there is a tokenizer.json, these lists are not used. The first bytes of each are read; those of merges.txt only
+    if the token list has marks of byte-level BPE or of CLIP.
     """
     files = {one.name: one for one in folder.files if one.name != MERGES or _are_merged(folder)}
     for name, reader in READERS.items() if WHOLE not in files else ():
         if name in files and (start := _start(files[name])).startswith(MARK):
             first = "".join(start[len(MARK) :].decode(errors="replace").splitlines()[:1])
             skips = f"{name} begins with a byte-order mark, which {reader} not skip"
-            yield f"{skips}: its first line is not {brief_token(first)} there"
+            yield f"{skips}: they do not read its first line as {brief_token(first)}"
 
 
 def _are_merged(folder: ModelFolder) -> bool:
@@ -277,7 +280,7 @@ def _are_merged(folder: ModelFolder) -> bool:
 
 
 def _start(one: Companion) -> bytes:
-    """Return the first bytes of a local file, without a fingerprint in a plan; b"" if it is remote or unreadable."""
+    """Return the first bytes of a local file, without recording its fingerprint; b"" if it is remote or unreadable."""
     if one.text:
         return one.text[:FIRST].encode()
     with suppress(OSError, SourceError):  # an unreadable file is reported when it is copied
@@ -288,14 +291,14 @@ def _start(one: Companion) -> bytes:
 
 
 def _doubles(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if a vocab.txt or vocab.json gives a token two rows, or a row two tokens."""
+    """Yield a note if a vocab.txt or vocab.json has a token twice, or two tokens with the same id."""
     if folder.vocabulary not in (LINES, OLDER) or scheme_of(_path(folder, folder.vocabulary)):
         return
     why = folder.unread_tokens.rstrip(".").replace(" is not valid JSON: key ", ": token ")
     if TWICE in why or AGAIN in why:
         yield f"{why}: transformers uses only the last id of such a token"
     elif SHARED in why:
-        yield f"{why}, which share this row"
+        yield f"{why}: they share one embedding row"
 
 
 def _added_elsewhere(folder: ModelFolder) -> Iterator[str]:

@@ -50,7 +50,7 @@ NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 SPECIAL = re.compile(r"▁?(<.*>|\[.*\]|\|.*\||__\w+__|[a-z]{2,3}_[A-Z]\w+|)", re.DOTALL)
 """Matches tokens that look like special or language tokens, not like words."""
 UNUSED = ("ForCTC",)
-"""Suffixes of the names of classes that use no special token except the blank, which is their pad_token."""
+"""Suffixes of the names of CTC classes: they use no special token except the blank, which is their pad_token."""
 
 
 def local_tokens(folder: ModelFolder) -> tuple[str, ...]:

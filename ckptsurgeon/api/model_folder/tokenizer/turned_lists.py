@@ -1,4 +1,4 @@
-"""The error for a source's token list that stands second in ``--vocab``, and advice on the first list."""
+"""The error for a source's token list that was given second in ``--vocab``, and advice on the first list."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["turned_error"]
 def turned_error(plan: Plan, change: NewVocabulary, why: str, destination: ModelFolder | None) -> PlanError:
     """Return the error that the second list of ``change`` is the source's; ``why`` says how this is known.
 
-    ``destination`` is the folder of a destination that is a checkpoint; None for a configuration, which is built with
-    the second list, so that its rows tell nothing. The hint is to swap the lists only if the first is the
+    ``destination`` is the folder of a destination that is a checkpoint; None for a configuration: its model is built
+    for the second list, so that its rows show nothing. The hint is to swap the lists only if the first is the
     destination's, by its tokeniser or, without one, by its number of rows.
     """
     first, second = map(escape, change.paths)
@@ -41,11 +41,14 @@ def turned_error(plan: Plan, change: NewVocabulary, why: str, destination: Model
 
 
 def _neither(first: str, second: str, why: str) -> str:
-    return f"{first} is not the destination's list either ({why}): give that list, --vocab {second}:DST_TOKENS."
+    return (
+        f"{first} is not the destination's list either ({why}): give the destination's list: --vocab "
+        f"{second}:DST_TOKENS."
+    )
 
 
 def _rows(plan: Plan) -> dict[str, int]:
-    """Return the number of rows of each tensor of the destination whose rows are mapped by token."""
+    """Return {key: number of rows} of the destination's tensors whose rows are mapped by token."""
     return {
         step.key: step.shape[step.axis]
         for step in plan.steps

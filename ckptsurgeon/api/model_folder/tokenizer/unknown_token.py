@@ -1,4 +1,4 @@
-"""Notes on settings in the section ``model`` of a tokenizer.json for unknown text, bytes, scores and dropout."""
+"""Notes on settings in ``model`` of a tokenizer.json: unknown token, tokens for bytes, scores and dropout."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FAILS = "texts with a character that the list lacks cannot be encoded"
 FEWEST = 20
 """Fewer pieces with equal scores get no note, because test models have only a few pieces."""
 ALL = 240
-"""This many byte tokens, or more, count as all 256: some lists lack impossible bytes, or have a character instead."""
+"""This many byte tokens, or more, count as all 256: some lists lack bytes that are not in UTF-8, or have characters."""
 
 
 def unknown_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
@@ -52,12 +52,12 @@ def chance_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
     scored = {one for one, token in zip(found.piece_scores, spelling.tokens, strict=False) if len(token) > 1}
     if len(scored) == 1 and len(found.piece_scores) >= FEWEST:
         yield (
-            f"all pieces of {WHOLE} have the same score, {scored.pop():g}: Unigram chooses pieces by their scores, and "
-            "every way to split a text is as good as another"
+            f"all pieces of {WHOLE} have the same score, {scored.pop():g}: Unigram chooses pieces by their scores, so "
+            f"all ways to split a text are equally good"
         )
     chance = found.model.get("dropout")
     if isinstance(chance, (int, float)) and 0 < chance <= 1:
-        yield f"dropout of {WHOLE} is {chance:g}: merges are left out at random, and a text has other tokens each time"
+        yield f"dropout of {WHOLE} is {chance:g}: merges are left out at random, so a text gets other tokens each time"
 
 
 def _needs(found: Vocabulary, tokens: tuple[str, ...]) -> bool:
@@ -85,7 +85,7 @@ def _unigram(folder: ModelFolder, found: Vocabulary, spelling: Spelling) -> Iter
 
 
 def _word(folder: ModelFolder, tokens: tuple[str, ...], number: int) -> Iterator[str]:
-    """Yield a note if the unknown token, at index ``number``, is a word, and the list has a real unknown token."""
+    """Yield a note if the unknown token, at index ``number``, is a word, although the list has a real unknown token."""
     token, named = tokens[number], named_tokens(folder).get("unk_token", "")
     meant = named if named in tokens else next((one for one in tokens if UNKNOWN.fullmatch(one)), "")
     if meant and token != meant and not SPECIAL.fullmatch(token) and token not in added_tokens(folder):

@@ -1,4 +1,4 @@
-"""Notes on token ids that a network computes with: where CLIP reads a text, and the first tokens of decoders."""
+"""Notes on token ids that a network uses in its computation: CLIP's end of a text, and the first tokens of decoders."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["AT_LARGEST", "LARGEST", "READ_AT_END", "used_id_notes"]
 
 AT_LARGEST = ("clip", "clip_text_model", "clipseg", "clipseg_text_model", "groupvit", "groupvit_text_model", "xclip",
               "xclip_text_model")  # fmt: skip
-"""Model types that read a text at its largest token id if ``eos_token_id`` is ``LARGEST``."""
+"""Model types that take the features of a text at its largest token id if ``eos_token_id`` is ``LARGEST``."""
 READ_AT_END = (*AT_LARGEST, "aimv2", "aimv2_text_model", "metaclip_2", "metaclip_2_text_model")
 """Model types that take the features of a text at its first token with the id ``eos_token_id``."""
 ALWAYS = ("owlv2", "owlv2_text_model", "owlvit", "owlvit_text_model")
-"""Model types that read a text at its largest token id, whatever ``eos_token_id`` is."""
+"""Model types that take the features of a text at its largest token id, whatever ``eos_token_id`` is."""
 LANGUAGE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}")
 """Matches mBART's tokens of languages, such as ``ro_RO``."""
 LARGEST = 2
@@ -28,9 +28,9 @@ LARGEST = 2
 
 
 def used_id_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield notes on wrong token ids with which a network would compute wrong results.
+    """Yield notes on wrong token ids that a network uses in its computation, so that its results are wrong.
 
-    ``names`` has the tokeniser's special tokens by role (``eos_token``), and ``places`` the id of each token.
+    ``names`` has {role (``eos_token``): special token}, and ``places`` the id of each token.
     """
     yield from _read_elsewhere(folder, names, places)
     yield from _read_at_largest(folder, names, places)
@@ -39,7 +39,7 @@ def used_id_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping
 
 
 def _read_elsewhere(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if a CLIP model reads texts at another token than the one with which its tokeniser ends them."""
+    """Yield a note if a CLIP model takes a text's features at another token than the one with which texts end."""
     if folder.config.get("model_type") not in READ_AT_END:
         return
     value, path = _said_end(folder)
@@ -51,7 +51,7 @@ def _read_elsewhere(folder: ModelFolder, names: Mapping[str, str], places: Mappi
     which = f" ({brief_token(token)})" if token is not None else ""
     yield (
         f"{path}eos_token_id is {value}{which} in config.json, but the tokeniser ends texts with "
-        f"{brief_token(names['eos_token'])} ({end}): the features of a text are read at the first token with this id, "
+        f"{brief_token(names['eos_token'])} ({end}): the features of a text are taken at the first token with this id, "
         "or at its beginning if it has none"
     )
 
@@ -64,9 +64,9 @@ def _said_end(folder: ModelFolder) -> tuple[Any, str]:
 
 
 def _read_at_largest(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if a CLIP model reads texts at their largest token id, and tokens have ids above the end token's.
+    """Yield a note if a CLIP model takes a text's features at its largest id, and some ids are above the end token's.
 
-    Each such token draws the reading to itself: one of textual inversion, say, or a padding token that was added.
+    In a text with such a token (of textual inversion, say, or added for padding), the features are taken there.
     """
     kind, end = folder.config.get("model_type"), places.get(names.get("eos_token", ""))
     value, path = _said_end(folder)
@@ -77,8 +77,8 @@ def _read_at_largest(folder: ModelFolder, names: Mapping[str, str], places: Mapp
         higher = f"{count(len(above), 'token')} {'has an id' if len(above) == 1 else 'have ids'} above the end token"
         ends = f"{brief_token(names['eos_token'])} ({end}), for example {brief_token(above[0])}"
         yield (
-            f"{why}, so the features of a text are read at its largest token id; but {higher}, {ends}: in a text "
-            "with such a token, they are read at the wrong position"
+            f"{why}, so the features of a text are taken at its largest token id; but {higher}, {ends}: in a text "
+            "with such a token, they are taken at the wrong position"
         )
 
 
@@ -104,7 +104,7 @@ def _begun_otherwise(fields: Mapping[str, Any], places: Mapping[str, int]) -> It
 
 
 def _other_language(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if mBART's decoder begins with another language than the one that its tokeniser translates to."""
+    """Yield a note if mBART's decoder begins with another language than the one that its tokeniser is set to."""
     target = object_in(folder, TOKENIZER).get("tgt_lang")
     if folder.config.get("model_type") != "mbart" or not isinstance(target, str) or target not in places:
         return

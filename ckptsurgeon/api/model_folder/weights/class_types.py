@@ -1,4 +1,4 @@
-"""A note on a class in ``architectures`` that belongs to another model type than the ``model_type`` beside it."""
+"""A note on a class in ``architectures`` that belongs to another model type than ``model_type`` in config.json."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .required_parts import classes_of, types_with
 __all__ = ["class_type_notes", "loaded_class"]
 
 _PURPOSE = re.compile(r"(?:For[A-Z]\w*|LMHeadModel|DoubleHeadsModel|(?<!LMHead)Model)$")
-"""Matches the end of a class's name that says what the class is for."""
+"""Matches the end of a class's name that says what the class is for, such as ForCausalLM."""
 _TEXTS = ("ForCausalLM", "LMHeadModel")
 """Ends of the names of classes that generate texts."""
 
@@ -21,8 +21,8 @@ def class_type_notes(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if the class in ``architectures`` is not one of the model type in ``model_type``.
 
     transformers' Auto classes choose a class by ``model_type``; runtimes such as vLLM choose by ``architectures``.
-    A class or a type that is not in the table gets no note. Neither does a class for a part of a model, such as
-    CLIPTextModel (of ``clip_text_model``) in a configuration of ``clip``.
+    There is no note on a class or a type that is not in the table of transformers' classes. Neither does a class for a
+    part of a model, such as CLIPTextModel (of ``clip_text_model``) in a configuration of ``clip``.
     """
     kind, name = config.get("model_type"), _class_of(config)
     other = _other_type(config)
@@ -56,13 +56,13 @@ def _other_type(config: Mapping[str, Any]) -> str:
 
 
 def _is_part(kind: str, other: str) -> bool:
-    """Return whether one of two model types is the type of a part of the other, by their names."""
+    """Return whether one of two model types is the type of a part of the other's models, by their names."""
     one, longer = sorted((re.sub(r"\W", "_", kind), re.sub(r"\W", "_", other)), key=len)
     return longer.startswith(f"{one}_")
 
 
 def _counterpart(name: str, own: Collection[str]) -> str:
-    """Return the class among ``own`` with the purpose of the class ``name``; '' if there is none."""
+    """Return the class in ``own`` that has the same purpose as the class ``name``; '' if there is none."""
     purpose = _PURPOSE.search(name)
     ends = () if purpose is None else (_TEXTS if purpose[0] in _TEXTS else (purpose[0],))
     found = [one for one in own if (match := _PURPOSE.search(one)) and match[0] in ends]

@@ -1,4 +1,4 @@
-"""A note on a ``dtype`` in config.json that is not the dtype of the weights beside it."""
+"""A note on a ``dtype`` in config.json that is not the dtype of the weights in the same folder."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ from ..config import DTYPE, OF_MODELS
 __all__ = ["declared_dtype_notes"]
 
 LOADED = {"safetensors", "torch zip", "torch legacy", "torch tar"}
-"""The formats that transformers casts to ``dtype``. (Weights of Flax and TensorFlow often stay float32 beside it.)"""
+"""The formats that transformers casts to ``dtype``. (Weights of Flax and TensorFlow often stay float32.)"""
 NEARLY = 0.99
-"""The part of all floating-point bytes that has one dtype. Norms, routers and states may be float32 in any model."""
+"""The smallest share of all floating-point bytes that must have one dtype for a note.
+
+Norms, routers and states may be float32 in any model.
+"""
 
 
 def declared_dtype_notes(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if config.json states a dtype, but (nearly) all weights have one other dtype.
 
-    The ``dtype`` of a quantised model is that of computations, so such models get no note. Nested configurations are
-    not compared: transformers takes the outer ``dtype`` for all parts. Only headers are read.
+    The ``dtype`` of a quantised model is the dtype of its computations, so such models get no note. Nested
+    configurations are not compared: transformers takes the outer ``dtype`` for all parts. Only headers are read.
     """
     field = next((name for name in DTYPE if config.get(name)), "")
     stated = str(config.get(field)).removeprefix("torch.")

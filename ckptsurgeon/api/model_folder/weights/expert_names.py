@@ -1,4 +1,4 @@
-"""A note on experts under the names of another family of models, such as those of Mixtral in a Qwen-MoE."""
+"""A note on experts whose names are those of another family of models, such as Mixtral's names in a Qwen-MoE model."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _EXPERTS = re.compile(r"(?:^|\.)(\w+)\.experts\.")
 
 
 def expert_name_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if all experts have names that no model of this type has, but that models of another family have.
+    """Yield a note if all experts have names that no model of this type has, but that models of another type have.
 
-    ``keys`` are the keys that all tensors would have if none was quantised. There are no notes for types whose experts
+    ``keys`` are the keys of all tensors, as if none was quantised. There are no notes for types whose experts
     are always stacked, and for configurations that refer to custom code (``auto_map``).
     """
     kind = str(config.get("model_type"))

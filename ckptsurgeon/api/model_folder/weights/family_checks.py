@@ -1,4 +1,4 @@
-"""Notes on weights of another model type than config.json says. The type is recognised by the names in the layers."""
+"""Notes on weights of another model type than config.json says, recognised by the names of tensors in layers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _PARTS = tuple(
         ("self_attn.q_proj.bias", r"\d\.self_attn\.q_proj\.bias$", ("qwen2",), ("mistral", "mixtral")),
     )
 )  # fmt: skip
-"""Tensors of layers: short name, pattern, model types that always have them, and types that never have them."""
+"""Tensors of layers: (short name, pattern, model types that always have them, model types that never have them)."""
 _LAYER = re.compile(r"\d\.self_attn\.(q|qkv|o)_proj\.weight$")
 """Matches the weights by which layers are recognised: every layer of a Llama-like model has one of them."""
 _BIASES = {
@@ -75,7 +75,7 @@ _OF_TOKENS = re.compile(r"(ForCausalLM|LMHeadModel|ForMaskedLM)$")
 _OF_LABELS = re.compile(r"For(Sequence|Token|Image|Audio)Classification$")
 """Matches names of transformers' classes whose output layer has a row for each label."""
 _ELSEWHERE = (("deepseek_v2", "mlp_bias"), ("granite_speech5_encoder", "attention_bias"))
-"""Model types, each with a field of ``_BIASES`` that is about other modules in this type."""
+"""{model type: field in ``_BIASES`` that refers to other modules in this type}"""
 
 
 def family_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
@@ -92,7 +92,7 @@ def family_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
         other = next(_of_others(keys, kind), "")
         if other:
             has = f"no {kind} model has {escape(other)}"
-            yield f"config.json says {kind} (model_type), but {has}: the weights are not loaded"
+            yield f"config.json says {kind} (model_type), but {has}: transformers does not load the weights"
             return
         yield from _parts(keys, kind)
     yield from _biases(tensors, config)
@@ -120,7 +120,7 @@ def _is_of_known(key: str) -> bool:
 
 
 def _of_others(keys: Sequence[str], kind: str) -> Iterator[str]:
-    """Yield the keys that only other model types than ``kind`` have; nothing if any key is typical of ``kind``."""
+    """Yield the keys that only other model types than ``kind`` have; nothing if some key is typical of ``kind``."""
     own = [pattern for pattern, kinds in _FAMILIES if kind in kinds]
     if any(pattern.search(key) for key in keys for pattern in own):
         return
@@ -140,7 +140,7 @@ def _parts(keys: Sequence[str], kind: str) -> Iterator[str]:
 
 
 def _biases(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on biases that exist although the configuration says that there are none, and the reverse."""
+    """Yield notes on biases that exist although the configuration turns them off, and the reverse."""
     kind, keys = config.get("model_type"), {one.key for one in tensors}
     for field, pattern in _BIASES.items():
         flag = config.get(field, False if field == "attention_bias" and kind in _UNBIASED else None)
@@ -170,7 +170,7 @@ _SWITCHES = (
 
 
 def _switched(keys: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note on a module that exists although its field does not turn it on, or the reverse."""
+    """Yield a note on a module that exists although its field in config.json does not turn it on, or the reverse."""
     for kinds, field, on, module, base in _SWITCHES:
         if config.get("model_type") not in kinds or field not in config:
             continue

@@ -1,4 +1,4 @@
-"""Notes on modules that a model type should have but the weights lack: norms, heads, experts, encoder or decoder."""
+"""Notes on modules that a model type needs but the weights lack: norms, heads, experts, encoder or decoder."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ _HEADS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (("electra",), "ForMaskedLM", "the output layer (generator_predictions)", r"generator_predictions\."),
     (("distilbert",), "ForMaskedLM", "the output layer (vocab_transform)", r"vocab_transform\."),
 )
-"""Output layers of some classes: (model types, suffix of the class name, name in messages, pattern of keys)."""
+"""Output layers of some classes: (model types, suffix of the class name, name of the layer, pattern of keys)."""
 _WHOLE = re.compile(
     r".*\d\.(?:input_layernorm|post_attention_layernorm|ln_1|attention\.output\.LayerNorm|layer\.0\.layer_norm|self_attn_layer_norm|layer_norm"
     r"|sa_layer_norm)\."
@@ -83,7 +83,7 @@ _QKV = {"q", "k", "v", "o"}
 def part_notes(
     tensors: Sequence[DescribedTensor], config: Mapping[str, Any], coded: QuantisedTensors | None = None
 ) -> Iterator[str]:
-    """Yield notes on modules that the weights lack but the model type has, and on wrong numbers of layers or experts.
+    """Yield notes on modules of the model type that the weights lack, and on wrong numbers of layers or experts.
 
     There are no notes if the configuration refers to custom code (``auto_map``). ``coded`` are the quantised tensors in
     ``tensors``; None to search for them.
@@ -128,7 +128,7 @@ def _lacking(keys: Sequence[str], kind: str, classes: Sequence[str], config: Map
 
 
 def _is_of_other_side(pattern: str, classes: Sequence[str]) -> bool:
-    """Return whether a pattern of keys is for the encoder and the classes have only a decoder, or the reverse."""
+    """Return whether a pattern is for keys of the encoder and the classes have only a decoder, or the reverse."""
     if not classes:
         return "coder" in pattern
     if "decoder" in pattern:

@@ -1,7 +1,7 @@
 """Notes on tensors that every model of a class has but the weights lack.
 
-They use a table that was recorded from transformers, ``required_parts.jsonl``. For each model type and class, it has
-patterns of keys, without tensors that a field of the configuration can turn off.
+They use ``required_parts.jsonl``, a table of transformers' classes. For each model type and class, it has patterns of
+the keys that every such model has; tensors that a field of the configuration can turn off are not in it.
 ``tests/api/model_folder/record_required_parts.py`` makes this table.
 """
 
@@ -43,9 +43,9 @@ BUFFER = re.compile(
 )
 """Matches buffers that only some versions of transformers save."""
 PROJECTION = ".embeddings_project."
-"""Part of the keys of a linear layer between an embedding and wider layers, in ELECTRA, ConvBERT and RoFormer."""
+"""Part of the keys of the linear layer between a narrow embedding and the layers, in ELECTRA, ConvBERT and RoFormer."""
 _FEWEST = 4
-"""A whole model is recognised by a layer only if the class has at least this many patterns for the layer."""
+"""A layer shows that weights are a whole model only if the class has at least this many patterns for a layer."""
 
 
 def pattern_of(key: str) -> str:
@@ -59,8 +59,8 @@ def required_part_notes(keys: Sequence[str], config: Mapping[str, Any]) -> Itera
     """Yield a note on tensors that every model of the class in ``config`` has, but that these weights lack.
 
     ``keys`` are the keys of the weights. A tensor in layers is reported only if all layers lack it. There is no note if
-    any key is unknown to the class, because then the weights may have the same tensors under other names. Missing
-    output layers, which may be tied, are reported by ``head_notes`` instead.
+    the class does not have some key of the weights, because then they may have the same tensors under other names.
+    Missing output layers, which may be tied, are reported by ``head_notes`` instead.
     """
     name, kind = _class_of(config), str(config.get("model_type"))
     if not name or config.get("auto_map") or any("experts" in field and not config[field] for field in config):
@@ -87,7 +87,7 @@ def _class_of(config: Mapping[str, Any]) -> str:
 def _has_whole_layer(own: Collection[str], form: Collection[str]) -> bool:
     """Return whether the weights have at least half of the tensors of a layer, so that they are more than a fragment.
 
-    ``own`` has the patterns of the weights' keys, and ``form`` those of a complete model.
+    ``own`` has the patterns of the weights' keys, and ``form`` the patterns of a complete model.
     """
     wanted, there = (
         Counter(one.partition("#")[0] for one in some if "#" in one) for some in (form, set(own) & set(form))
@@ -97,7 +97,7 @@ def _has_whole_layer(own: Collection[str], form: Collection[str]) -> bool:
 
 @lru_cache(maxsize=4)
 def _of_class(kind: str, name: str) -> tuple[frozenset[str], list[frozenset[str]], list[tuple[str, str]]]:
-    """Return what the table says about the class ``name`` of the model type ``kind``; empty for an unknown type.
+    """Return the table's entries for the class ``name`` of the model type ``kind``; empty for an unknown type.
 
     The result has three parts: the patterns of all keys of the type; for each variant of the class, the patterns that
     it always has; the pairs of tied patterns, as (key, source).
@@ -129,7 +129,7 @@ def classes_of(kind: str) -> frozenset[str]:
 
 
 def types_with(name: str) -> list[str]:
-    """Return the model types that have a class of this name, the one after which the class is named first.
+    """Return the model types that have a class of this name; first the type after which the class is named.
 
     The lines of the table, 1 MB, are searched as text: about 1 ms.
     """
@@ -139,7 +139,7 @@ def types_with(name: str) -> list[str]:
 
 
 def _decoded(coded: Sequence[Any]) -> list[str]:
-    """Return the keys that a compact list encodes with two entries for each key.
+    """Return the keys in a compressed list, which has two entries for each key.
 
     The first entry is the number of characters at the start of the key that are also at the start of the previous key.
     The second entry is the rest of the key.
@@ -170,7 +170,7 @@ ADAPTER = re.compile(r"\.(?:base_layer|lora_[AB])\.")
 WRAPPERS = ("_orig_mod.", "module.")
 """Prefixes of the keys of a model that was wrapped by torch.compile or for data parallelism."""
 MOSTLY = 0.8
-"""The share of a class's names that the weights must have; else unknown names are not compared with missing names."""
+"""If weights have less than this share of a class's names, unknown names are not compared with missing names."""
 IGNORED = "transformers ignores them, and initialises the missing weights"
 AND_SO = "transformers ignores the unknown tensor and initialises the missing one"
 
@@ -195,7 +195,7 @@ def unknown_key_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, A
     adapters = [one.key for one in unknown if ADAPTER.search(one.key)]
     if adapters:
         others = f" and {count(len(adapters) - 1, 'other tensor')}" if len(adapters) > 1 else ""
-        yield (f"{escape(adapters[0])}{others} are of an adapter that is not merged: {IGNORED}")
+        yield (f"{escape(adapters[0])}{others} belong to an adapter that is not merged: {IGNORED}")
         return
     wrapped = [one.key for one in tensors if one.key.startswith(WRAPPERS)] if unknown else []
     if 0 < len(wrapped) < len(tensors):
@@ -222,7 +222,7 @@ def _leaf(key: str) -> str:
 def _in_layers(
     tensors: Sequence[DescribedTensor], unknown: Sequence[DescribedTensor], known: Collection[str]
 ) -> Iterator[_Renamed]:
-    """Yield each unknown name in a layer, with the missing name that it seems to replace.
+    """Yield each tensor in a layer with an unknown name, and the missing name that it seems to replace.
 
     A name is missing if another layer has a tensor of this name. The two tensors must have the same shape.
     ``unknown`` are the tensors whose name no model of the type has, and ``known`` the patterns of the last three
@@ -251,7 +251,7 @@ def _in_all(
     forms: Sequence[frozenset[str]],
     config: Mapping[str, Any],
 ) -> Iterator[_Renamed]:
-    """Yield each unknown name, with a missing name that it seems to replace: both have the same last segment.
+    """Yield each tensor with an unknown name, and a missing name with the same last segment that it may replace.
 
     ``unknown`` are the tensors whose name no model of the type has. ``forms`` are the patterns that the class always
     has, for each variant of the class. Nothing is yielded if the weights have all of one variant.
@@ -277,7 +277,7 @@ def _in_all(
 def _fits(missing: str, one: DescribedTensor, tensors: Sequence[DescribedTensor]) -> bool:
     """Return whether the tensor ``one`` could be the tensor with the key ``missing``.
 
-    An output layer must have the shape of an embedding. No shape is known for other tensors.
+    An output layer must have the shape of an embedding. The shapes of other tensors are not known, so they always fit.
     """
     if not HEAD.search(missing):
         return True

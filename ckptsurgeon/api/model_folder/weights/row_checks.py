@@ -1,4 +1,4 @@
-"""Notes on tensors with a row for each token, position or label, if config.json contradicts their number of rows."""
+"""Notes on tensors with a row for each token, position or label, if config.json has another number of rows."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def output_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
 
 
 def _is_padded(number: int, known: Collection[int]) -> bool:
-    """Return whether ``number`` may be the number of rows of a vocabulary that was padded for a quantisation kernel.
+    """Return whether ``number`` rows may be those of a vocabulary that was padded for a quantisation kernel.
 
     ``known`` has the vocabulary sizes that the configuration states.
     """
@@ -74,7 +74,7 @@ def _rows(one: DescribedTensor, widths: set[int], classes: Sequence[str]) -> int
 
 
 class _Size(NamedTuple):
-    """A field of config.json with a size of some tensors: their dimension ``axis`` is the field's value plus ``more``.
+    """A field of config.json that determines a size: axis ``axis`` of some tensors is the field's value plus ``more``.
 
     ``pattern`` matches the modules of these tensors, and ``kinds`` has the model types that have them.
     """
@@ -106,13 +106,13 @@ _SIZES = (
     _Size("num_mel_bins", ("whisper",), r"encoder\.conv1", axis=1),
 )
 _UNUSED = {**dict.fromkeys(_ROBERTA, 2), "mpnet": 2, **dict.fromkeys(_BART, 2)}
-"""The number of first rows of a position embedding that no token uses, by model type."""
+"""{model type: number of rows at the beginning of its position embedding that no token uses}"""
 _NO_LIMIT = 10**6
 """A ``model_max_length`` of at least this means that there is no limit; transformers writes 1e30."""
 
 
 def position_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:
-    """Yield notes if config.json or the tokeniser contradicts the number of positions, token types and the like."""
+    """Yield notes if config.json or the tokeniser contradicts the number of positions, token types or channels."""
     config = folder.config
     if has_parts(config) or config.get("auto_map"):
         return
@@ -149,7 +149,7 @@ def _too_long(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterat
     positions = rows[0].shape[0] - _UNUSED.get(str(folder.config.get("model_type")), 0)
     if longest > positions:
         has = f"{escape(rows[0].key)} has positions for {count(positions, 'token')}"
-        yield f"{TOKENIZER} says {longest} (model_max_length), but {has}: longer texts fail, even if they are truncated"
+        yield f"{TOKENIZER} says {longest} (model_max_length), but {has}: longer texts fail, even with truncation=True"
 
 
 # Labels: the classifier has a row for each label.
@@ -225,18 +225,18 @@ def has_more_rows(folder: ModelFolder) -> bool:
 
 
 SPARE, SHARE = 127, 25
-"""A model may have this many rows without a token: 127 (padding to a multiple of 128), or 1 for every 25 tokens.
+"""Up to this many rows of an embedding may have no token: 127 (padding to a multiple of 128), or 1 for every 25 tokens.
 
 Such rows are added for speed or for later tokens. Of published models, Phi-2 has most: 51,200 rows for 50,295 tokens.
 """
 EIGHT, HUNDREDTH, FEW = 8, 100, 2
-"""A number of rows that is not a multiple of 8 was not padded: then at most 2 rows, or 1 in 100, may have no token."""
+"""If the number of rows is not a multiple of 8, they were not padded: at most 2, or 1 in 100, may have no token."""
 
 
 def token_count(folder: ModelFolder, read: ModelFolder) -> int:
     """Return the number of tokens of a tokeniser on this machine; 0 if its files may not list all of them.
 
-    ``read`` is the same folder, or one with the same tokeniser whose vocabulary is loaded already.
+    The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that has loaded it already.
     """
     tokens = local_tokens(read) if read.token_list is not None and read.token_list.is_whole else ()
     if folder.vocabulary in BYTE_PAIRS or not tokens:
@@ -247,8 +247,8 @@ def token_count(folder: ModelFolder, read: ModelFolder) -> int:
 def without_token_notes(folder: ModelFolder, read: ModelFolder, most: DescribedTensor) -> Iterator[str]:
     """Yield a note if too many rows of an embedding, or any rows of a CTC output layer, have no token.
 
-    ``most`` is the embedding or output layer with most rows. ``read`` is the same folder, or one with the same
-    tokeniser whose vocabulary is loaded already.
+    ``most`` is the embedding or output layer with most rows. The vocabulary is taken from ``read``: this folder, or one
+    with the same tokeniser that has loaded it already.
     """
     known = token_count(folder, read)
     if not known or has_more_rows(folder):

@@ -34,7 +34,7 @@ KEY_HEADS = ("key_value_heads", "kv_heads", "query_groups")
 USUAL = (64, 96, 128, 256)
 """Default sizes of attention heads in some classes."""
 UNLOADED = "transformers cannot load this model"
-UNFIT = "one of the two is from another model"
+UNFIT = "config.json or the weights are from another model"
 BY_LAYER = ("block_configs", "multi_query", "per_layer_config")
 """Fields of config.json that show that the layers of the model may have different sizes."""
 
@@ -73,7 +73,7 @@ def shape_notes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -
 
 
 def follows(one: DescribedTensor) -> str:
-    """Return the end of a note on a tensor whose size contradicts config.json: what follows from the contradiction.
+    """Return the end of a note on a tensor whose size contradicts config.json: the consequence, with a colon before it.
 
     For a plain tensor, the text says that transformers cannot load the model. It does not say this for a quantised
     tensor, because not all libraries compare its size.
@@ -106,7 +106,7 @@ def _feed_forward(weights: Mapping[str, DescribedTensor], config: Mapping[str, A
 
 
 def _fits_up(weights: Mapping[str, DescribedTensor], keys: Iterable[str], known: Collection[int]) -> bool:
-    """Return whether an ``up_proj`` in the module of a quantised ``down_proj`` has a number of rows from config.json.
+    """Return whether the ``up_proj`` beside a quantised ``down_proj`` has a number of rows that config.json allows.
 
     ``keys`` are the keys of ``down_proj``, and ``known`` has the inner widths in config.json. The inner width is also
     the number of columns of ``down_proj``; but if this tensor is quantised, that number may be only a guess.
@@ -163,7 +163,7 @@ def _attention(weights: Mapping[str, DescribedTensor], config: Mapping[str, Any]
 
 
 def _numbers(config: Mapping[str, Any], words: Sequence[str]) -> Iterator[int]:
-    """Yield the whole numbers in fields whose name contains one of the words, including numbers in lists."""
+    """Yield the integers in fields whose name contains one of the words; those in lists, too."""
     for name, value in config.items():
         if any(word in name for word in words):
             yield from (one for one in (value if isinstance(value, list) else [value]) if type(one) is int)
@@ -173,7 +173,7 @@ def _numbers(config: Mapping[str, Any], words: Sequence[str]) -> Iterator[int]:
 
 
 class _Product(NamedTuple):
-    """Tensors whose dimension ``axis`` is the product of ``factors``; each factor is the sum of some fields.
+    """Tensors whose dimension ``axis`` has the size (product of ``factors``); each factor is the sum of some fields.
 
     ``kinds`` has the model types of which this is true, and ``pattern`` matches the end of the tensors' keys.
     """
@@ -226,12 +226,12 @@ _DIVIDED = (
     (_BART, "d_model", "encoder_attention_heads"),
     (_BART, "d_model", "decoder_attention_heads"),
 )
-"""Model types, the field of a width, and the field of a number of heads that must divide this width."""
+"""(model types, field of a width, field of a number of heads that must divide this width)"""
 _CONVOLUTION = re.compile(r"(?:^|\.)feature_extractor\.conv_layers\.(\d{1,9})\.conv\.weight$")
 
 
 def _undivided(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if the number of heads does not divide a width, as it must in every model of this type."""
+    """Yield a note if the number of heads does not divide a width, as it must in every model of the type."""
     for kinds, width, heads in _DIVIDED:
         size, number = config.get(width), config.get(heads)
         if config.get("model_type") not in kinds or type(size) is not int or type(number) is not int:

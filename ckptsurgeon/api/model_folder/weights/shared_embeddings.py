@@ -12,7 +12,7 @@ from .shape_checks import DescribedTensor
 __all__ = ["shared_embedding_notes"]
 
 OWN = re.compile(r"^(.*\.)?(?:encoder|decoder)\.embed_tokens\.weight$")
-"""Matches the key of an embedding that BART, T5 and their kin tie to ``shared.weight``; group 1 is the prefix."""
+"""Matches the key of an embedding that BART, T5 and similar models tie to ``shared.weight``; group 1 is the prefix."""
 
 
 def shared_embedding_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> Iterator[str]:

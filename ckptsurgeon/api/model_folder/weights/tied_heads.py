@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 UNSHARED = ("bigbird_pegasus", "csm", "flava", "luke", "pop2piano")
-"""Model types with classes whose output layer is separate, although the configuration says that it is tied."""
+"""Model types with classes whose output layer is not tied, although the configuration says that it is."""
 HEADED = re.compile(r"(ForCausalLM|LMHeadModel)$")
 """Matches names of transformers' classes with an output layer over the vocabulary."""
 ANY_HEAD = re.compile(r"^\D*(head|out|logits|decoder\.weight$)")
@@ -58,8 +58,8 @@ def _notes(plan: Plan, number: int, folder: ModelFolder, keys: Collection[str], 
     unused = next((key for source, key in plan.unexpected if source == number and HEAD.search(key)), "")
     if unused and not heads and tied:
         yield (
-            f"the output uses its embedding as output layer ({TIES}); {escape(unused)} of {name} is not used, "
-            "though its values may differ"
+            f"the output uses its embedding as output layer ({TIES}); {escape(unused)} of {name}, whose values may "
+            f"differ, is not used"
         )
     if folder.said_tied and not any(map(HEAD.search, keys)):
         for step in heads:

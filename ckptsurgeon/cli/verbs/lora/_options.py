@@ -23,6 +23,6 @@ KeysOf = Annotated[
     typer.Option(
         "--base",
         metavar="MODEL",
-        help="The model of the adapter, for adapters with kohya's names; only its keys are read.",
+        help="The base model, for adapters with kohya's names of modules; only its keys are read.",
     ),
 ]

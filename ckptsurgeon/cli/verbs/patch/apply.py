@@ -29,7 +29,9 @@ cannot be written.
 
 def run(
     old: Annotated[str, typer.Argument(metavar="OLD", help="The checkpoint that the first patch was made from.")],
-    patches: Annotated[list[str], typer.Argument(metavar="PATCH…", help="The patches, in the order to apply them.")],
+    patches: Annotated[
+        list[str], typer.Argument(metavar="PATCH…", help="The patches, in the order in which to apply them.")
+    ],
     output: OutputHere = None,
     force: Force = False,
     wait: Wait = None,

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 import ckptsurgeon as cs
 
 OWN = {"AutoConfig": "configuration_own.OwnConfig", "AutoModel": "modeling_own.OwnModel"}
-WITHOUT = "not in the folder: transformers can load the model only without this code"
+WITHOUT = "not in the folder: transformers can load the model only if it does not need this code"
 
 
 def folder(auto_map: Any, *code: str, of_tokenizer: Any = None) -> list[str]:

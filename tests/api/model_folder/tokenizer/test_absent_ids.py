@@ -47,7 +47,7 @@ def notes(
     return found
 
 
-BEGIN = "no token has these ids of special tokens ({} has 12 tokens): "
+BEGIN = "these ids of special tokens belong to no token ({} has 12 tokens): "
 END = ", while eos_token is '</s>' (2)"
 
 
@@ -128,7 +128,7 @@ def test_a_named_token_that_gets_a_row_of_its_own_is_said(names: Any, config: An
 def test_every_verb_says_so(verb: str) -> None:
     padded("sound", {}, {}, LLAMA, "tokenizer.json")
     padded("m", {"eos_token_id": 13}, {"eos_token_id": 13}, LLAMA, "tokenizer.json", seed=1)
-    assert any("no token has these ids" in note for note in verbs_of("m")[verb]().notes)
+    assert any("ids of special tokens belong to no token" in note for note in verbs_of("m")[verb]().notes)
 
 
 def test_transformers_agrees() -> None:

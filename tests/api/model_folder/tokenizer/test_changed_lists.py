@@ -17,7 +17,7 @@ from ckptsurgeon.formats.ggml.values import TEXT, array
 
 from ..test_model_folders import TOKENS, model, verbs_of
 
-SAID = "vocab.json is not the list that was written with these weights (ckptsurgeon.json): if it has other tokens"
+SAID = "vocab.json is not the list that was written with these weights (ckptsurgeon.json): if its tokens differ"
 
 
 @pytest.fixture

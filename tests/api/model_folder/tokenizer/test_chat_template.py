@@ -65,14 +65,14 @@ def without_jinja2(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("template", BROKEN)
 def test_a_template_that_cannot_be_parsed_is_said(template: str) -> None:
     pytest.importorskip("jinja2")
-    said = f"cannot be parsed, so no chat can be written with it: {BROKEN[template]}"
+    said = f"cannot be parsed, so no chat can be formatted with it: {BROKEN[template]}"
     assert notes(template) == [f"chat_template.jinja {said}"]
 
 
 def test_one_in_the_settings_is_said() -> None:
     found = notes("", chat_template=[{"name": "default", "template": QWEN[:70]}])
     assert found == [
-        "chat_template of tokenizer_config.json cannot be parsed, so no chat can be written with it: for in line 1 has no end"
+        "chat_template of tokenizer_config.json cannot be parsed, so no chat can be formatted with it: for in line 1 has no end"
     ]
 
 
@@ -120,7 +120,7 @@ def test_a_whole_template_costs_no_import_of_jinja2() -> None:
     ],
 )
 def test_a_template_of_another_tokeniser_is_said(template: str, added: list[str], said: str) -> None:
-    text = f"chat_template.jinja writes tokens that the tokeniser lacks, so it splits them: {said}"
+    text = f"chat_template.jinja writes tokens that the tokeniser lacks, so that they are split into pieces: {said}"
     assert notes(template, *added) == ([text] if said else [])
 
 

@@ -83,7 +83,7 @@ def test_a_list_that_the_ids_of_the_model_contradict_is_said(
     tokens: list[str], config: dict[str, Any], said: str
 ) -> None:
     ids = f"according to old.json, ids in config.json of m {OF_OTHER}"
-    assert notes(tokens, config) == [f"{ids}: {said}: is it the token list of another model?"]
+    assert notes(tokens, config) == [f"{ids}: {said}: is it the list of another model?"]
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,7 @@ def found(said: str, path: str = "m") -> list[str]:
     return [note for note in cs.inspect(path).notes if said in note]
 
 
-MARKED = (
-    "vocab.txt begins with a byte-order mark, which transformers does not skip: its first line is not '[PAD]' there"
-)
+MARKED = "vocab.txt begins with a byte-order mark, which transformers does not skip: they do not read its first line as '[PAD]'"
 DOUBLED = "vocab.txt has tokens twice: 'a': transformers uses only the last id of such a token"
 
 
@@ -83,7 +81,7 @@ def test_other_lists_in_text_files_are_said_too(name: str, reader: str, token: s
     Path("m", name).write_text("#version: 0.2\na b\n")
     assert not found("byte-order")
     Path("m", name).write_text(f"{MARK}#version: 0.2\na b\n", encoding="utf-8")
-    said = found(f"a byte-order mark, which {reader} not skip: its first line is not '#version: 0.2' there")
+    said = found(f"a byte-order mark, which {reader} not skip: they do not read its first line as '#version: 0.2'")
     assert said[0] in [one.what for one in cs.check("m").row("vocabulary").found]
 
 
@@ -101,7 +99,10 @@ def test_a_list_that_is_not_read_is_not() -> None:
             ', "a": 2}',
             "vocab.json: token a occurs twice, the second time in line 1: transformers uses only the last id",
         ),
-        (', "new": 2}', f"vocab.json has two tokens with the id 2: {TOKENS[2]!r} and 'new', which share this row"),
+        (
+            ', "new": 2}',
+            f"vocab.json has two tokens with the id 2: {TOKENS[2]!r} and 'new': they share one embedding row",
+        ),
     ],
 )
 def test_a_list_in_json_with_doubles_is_said(more: str, said: str) -> None:

@@ -15,9 +15,7 @@ from ..test_model_folders import model
 END = ": the tokeniser cannot be loaded"
 MARIAN = {"tokenizer_class": "MarianTokenizer"}
 M2M = {"tokenizer_class": "M2M100Tokenizer"}
-NO_LIST = (
-    "tokenizer_config.json is there, but no list of tokens (tokenizer.json, vocab.json, vocab.txt, tokenizer.model)"
-)
+NO_LIST = "the folder has tokenizer_config.json, but no list of tokens (tokenizer.json, vocab.json, vocab.txt, tokenizer.model)"
 NEEDS = "for its tokens, and the folder has only"
 
 
@@ -51,7 +49,7 @@ def said(path: Path) -> list[str]:
         (None, ["source.spm", "vocab.json"], f"MarianTokenizer needs target.spm {NEEDS} source.spm, vocab.json"),
         (M2M, ["vocab.json"], f"M2M100Tokenizer needs sentencepiece.bpe.model {NEEDS} vocab.json"),
         (M2M, ["added_tokens.json", "special_tokens_map.json"],
-         "tokenizer_config.json is there, but no list of tokens (tokenizer.json, vocab.json, sentencepiece.bpe.model)"),
+         "the folder has tokenizer_config.json, but no list of tokens (tokenizer.json, vocab.json, sentencepiece.bpe.model)"),
         ({"tokenizer_class": "LlamaTokenizerFast"}, ["added_tokens.json"], NO_LIST),
         ({"tokenizer_class": "PreTrainedTokenizerFast"}, ["special_tokens_map.json"], NO_LIST),
         ({"tokenizer_class": "BertTokenizer", "model_max_length": 64}, [], NO_LIST),

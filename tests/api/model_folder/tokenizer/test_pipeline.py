@@ -109,7 +109,7 @@ def test_texts_that_are_bytes_need_no_unknown_token() -> None:
         ([*WORDS, "@@b"], {"type": "WordPiece", "continuing_subword_prefix": "@@"}, ""),
         (["[UNK]", "a", "b"], {"type": "WordPiece", "continuing_subword_prefix": "##"}, ""),  # characters
         (["<unk>", "a", "b"], {"type": "BPE", "continuing_subword_prefix": "##"}, "continuing_subword_prefix of "
-         "tokenizer.json is '##', but no token begins with it: what follows the first character of a word is lost or unknown"),
+         "tokenizer.json is '##', but no token begins with it: all characters of a word after the first are lost or unknown"),
         (SPACES, {"type": "BPE", "end_of_word_suffix": "</w>"}, "end_of_word_suffix of tokenizer.json is '</w>', "
          "but no token ends with it: the last character of each word is lost or unknown"),
         (SUFFIXED, {"type": "BPE", "end_of_word_suffix": "</w>"}, ""),
@@ -197,7 +197,7 @@ def test_an_encoder_without_special_tokens_around_a_text_is_said(
 ) -> None:
     whole("m", WORDS, {"post_processor": processor}, {"type": "WordPiece"}, kind=kind)
     Path("m/tokenizer_config.json").write_text(json.dumps(names))
-    text = f"tokenizer.json adds no {said} to a text (post_processor), but {kind} models expect them"
+    text = f"tokenizer.json does not add {said} to a text (post_processor), but {kind} models expect them"
     assert [one for one in cs.inspect("m").notes if "post_processor" in one] == ([text] if said else [])
 
 

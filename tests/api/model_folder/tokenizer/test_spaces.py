@@ -17,7 +17,7 @@ SPACES = ["<unk>", "<s>", "</s>", "a", "▁a", "▁b", "b", "▁c"]
 LEVEL = {"type": "ByteLevel", "add_prefix_space": False}
 META = {"type": "Metaspace", "replacement": "▁"}
 SPLIT = {"type": "Split", "pattern": {"Regex": "x"}}
-LOST = "spaces and other characters are lost or become wrong tokens"
+LOST = "spaces and non-ASCII characters are lost or become wrong tokens"
 
 
 @pytest.mark.parametrize(

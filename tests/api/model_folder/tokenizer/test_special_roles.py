@@ -200,7 +200,7 @@ def test_ids_of_another_version_of_whisper_are_said(stale: bool) -> None:
     found = notes({}, {**ids, "suppress_tokens": [0, 4, 7 - shift, 8 - shift]}, {}, OF_WHISPER)
     assert found == (
         [
-            "ids that belong to other tokens than their fields say: no_timestamps_token_id of generation_config.json "
+            "ids in fields that are meant for other tokens: no_timestamps_token_id of generation_config.json "
             "is 8 ('<|startofprev|>'), prev_sot_token_id of generation_config.json is 7 ('<|translate|>')",
             "suppress_tokens of generation_config.json has 6 ('<|yue|>'), a language of the tokeniser",
         ]
@@ -221,7 +221,7 @@ def test_ids_of_another_version_of_whisper_are_said(stale: bool) -> None:
 def test_a_classifier_that_looks_for_another_padding_is_said(number: Any, classes: list[str], is_said: bool) -> None:
     found = notes({"pad_token_id": number, "architectures": classes}, None, LLAMA)
     own = "pad_token_id of config.json is 2 ('</s>'), and pad_token of tokenizer_config.json is '<pad>' (0)"
-    note = f"{own}: a text that is padded may be classified by its padding"
+    note = f"{own}: a padded text may be classified by its padding"
     assert [one for one in found if "classified" in one] == ([note] if is_said else [])
 
 
@@ -252,9 +252,7 @@ def test_a_word_that_marian_may_not_write_in_place_of_its_padding_is_said(
     kind: str, forbidden: Any, is_said: bool
 ) -> None:
     found = notes({"model_type": kind, "pad_token_id": 0}, {"bad_words_ids": forbidden, "eos_token_id": 2}, LLAMA)
-    note = (
-        "bad_words_ids of generation_config.json forbids the word 4 ('a'), but for Marian it must forbid the padding, 0"
-    )
+    note = "bad_words_ids of generation_config.json forbids the word 4 ('a'), but for Marian it must forbid the padding token, 0"
     assert [one for one in found if "bad_words" in one] == ([note] if is_said else [])
 
 
@@ -311,7 +309,7 @@ def test_padding_from_which_positions_are_counted_is_that_of_the_tokeniser(
     own = (
         f"pad_token_id of config.json is {number} ('{TOKENS[number or 0]}'), and pad_token of tokenizer_config.json is"
     )
-    assert found == ([f"{own} '<pad>' (0): each token gets another position"] if is_said else [])
+    assert found == ([f"{own} '<pad>' (0): each token gets a wrong position"] if is_said else [])
 
 
 @pytest.mark.parametrize(("kind", "is_said"), [("xlm-roberta", True), ("bert", False)])

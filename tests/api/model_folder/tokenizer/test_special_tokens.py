@@ -273,9 +273,7 @@ def test_ids_of_other_tokens_than_they_are_called_by_are_said(number: int, is_sa
     named("m", {}), named("a", {}, tokens=TOKENS[::-1])
     Path("m/generation_config.json").write_text(json.dumps({"lang_to_id": {"a": number, "x": 7}}))
     told = "lang_to_id.a of generation_config.json is 5 ('b')"
-    assert cs.inspect("m").notes == (
-        (f"ids that belong to other tokens than their fields say: {told}",) if is_said else ()
-    )
+    assert cs.inspect("m").notes == ((f"ids in fields that are meant for other tokens: {told}",) if is_said else ())
     plan = cs.transplant("m", "m", vocab="m/vocab.json:a/vocab.json", vocab_keys=["lm_head", "model.embed_tokens"])
     assert bool([note for note in plan.notes if "lang_to_id.a was 5 ('b')" in note]) == is_said
     cs.apply(plan, "out")
@@ -329,7 +327,7 @@ UNKNOWN = ("eos_token_id of config.json is 3 ('<unk>', the unk_token of the toke
            "'</s>' (2)")  # fmt: skip
 OTHER = "ids of special tokens that are ordinary words in the tokeniser: "
 FORCED = "forced_decoder_ids of config.json are ids of ordinary words in the tokeniser: 4 ('a'), 5 ('b')"
-LANGUAGES = "ids that belong to other tokens than their fields say: lang_to_id.<|fr|> of config.json is 7 ('<|de|>')"
+LANGUAGES = "ids in fields that are meant for other tokens: lang_to_id.<|fr|> of config.json is 7 ('<|de|>')"
 
 
 @pytest.mark.parametrize(

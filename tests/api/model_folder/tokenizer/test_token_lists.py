@@ -196,9 +196,15 @@ def test_a_post_processor_that_cannot_work_is_said(processor: dict[str, Any], sa
     ("padding", "said"),
     [
         ({"pad_id": 1, "pad_token": "<s>"}, ""),
-        ({"pad_id": 0, "pad_token": "<s>"}, "'<s>' (its id is 1), but with the id 0, which is "),
-        ({"pad_id": 0, "pad_token": "[PAD]"}, "'[PAD]' (which it does not list), but with the id 0, which is "),
-        ({"pad_id": 900, "pad_token": "<s>"}, "'<s>' (its id is 1), but with the id 900, which no token has"),
+        ({"pad_id": 0, "pad_token": "<s>"}, "'<s>' (its id is 1) as padding, but pads with the id 0, which is "),
+        (
+            {"pad_id": 0, "pad_token": "[PAD]"},
+            "'[PAD]' (which it does not list) as padding, but pads with the id 0, which is ",
+        ),
+        (
+            {"pad_id": 900, "pad_token": "<s>"},
+            "'<s>' (its id is 1) as padding, but pads with the id 900, which no token has",
+        ),
         ({"pad_id": "0", "pad_token": 3}, ""),
         (None, ""),
     ],
@@ -238,12 +244,12 @@ def test_texts_that_are_cut_to_more_tokens_than_there_are_positions_are_said(
     [
         ({"d": 7, "a": 17}, ""),  # tokenizer.json has both
         ({"<x>": 8, "<y>": 9}, ""),
-        ({"<y>": 5, "<x>": 4}, "2 tokens that tokenizer.json lacks, and transformers changes the ids: "
-         "'<x>' is 4 in the file and gets 8, '<y>' is 5 in the file and gets 9"),
-        ({"<x>": 8, "<y>": 6}, "2 tokens that tokenizer.json lacks, and transformers changes the ids: "
-         "'<y>' is 6 in the file and gets 8, '<x>' is 8 in the file and gets 9"),
-        ({"<x>": 1}, "1 token that tokenizer.json lacks, and transformers changes the ids: "
-         "'<x>' is 1 in the file and not added"),
+        ({"<y>": 5, "<x>": 4}, "2 tokens that tokenizer.json lacks, but transformers does not keep their ids: "
+         "'<x>' has the id 4 in the file and gets 8, '<y>' has the id 5 in the file and gets 9"),
+        ({"<x>": 8, "<y>": 6}, "2 tokens that tokenizer.json lacks, but transformers does not keep their ids: "
+         "'<y>' has the id 6 in the file and gets 8, '<x>' has the id 8 in the file and gets 9"),
+        ({"<x>": 1}, "1 token that tokenizer.json lacks, but transformers does not keep their ids: "
+         "'<x>' has the id 1 in the file and not added"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("is_read", [True, False])
@@ -298,7 +304,7 @@ def test_an_id_of_another_sign_than_its_field_is_called_by_is_said(number: int) 
     signs = [*TOKENS[:5], "<|vision_start|>", *TOKENS[6:]]
     model("m", tokens=signs, vision_start_token_id=number), model("a", tokens=signs, vision_start_token_id=5)
     told = "vision_start_token_id of config.json is 4 ('a'), while '<|vision_start|>' is 5"
-    note = f"ids that belong to other tokens than their fields say: {told}"
+    note = f"ids in fields that are meant for other tokens: {told}"
     for found in (cs.inspect("m"), cs.convert("m"), cs.filter("m", include="**.weight")):
         assert [one for one in found.notes if "vision" in one] == ([note] if number == 4 else [])
     assert [one for one in cs.diff("a", "m").notes if "m: " in one] == ([f"m: {note}"] if number == 4 else [])

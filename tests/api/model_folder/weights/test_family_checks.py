@@ -36,8 +36,8 @@ def described(found: list[str]) -> list[DescribedTensor]:
     return [DescribedTensor(key, "float32", (4, 4)) for key in found]
 
 
-LACKS = "model.layers.2 lacks mlp.up_proj.weight, unlike the other layers: transformers initialises what is missing"
-MIXED = "config.json says llama (model_type), but no llama model has h.0.attn.c_attn.weight: the weights are not loaded"
+LACKS = "model.layers.2 lacks mlp.up_proj.weight, which the other layers have: transformers initialises what is missing"
+MIXED = "config.json says llama (model_type), but no llama model has h.0.attn.c_attn.weight: transformers does not load the weights"
 VERBS = {
     "convert": cs.convert, "inspect": cs.inspect, "average": lambda path: cs.average([path, path]),
     "merge": lambda path: cs.merge([path, path], method="linear", weights=[1, 1]),
@@ -224,8 +224,8 @@ DENSE = ("self_attn.q_proj.weight", "self_attn.o_proj.weight", "mlp.up_proj.weig
 @pytest.mark.parametrize(
     ("lost", "said"),
     [
-        (["0.self_attn.o_proj.weight"], "model.layers.0 lacks self_attn.o_proj.weight, unlike the other layers"),
-        (["3.self_attn.o_proj.weight"], "model.layers.3 lacks self_attn.o_proj.weight, unlike the other layers"),
+        (["0.self_attn.o_proj.weight"], "model.layers.0 lacks self_attn.o_proj.weight, which the other layers have"),
+        (["3.self_attn.o_proj.weight"], "model.layers.3 lacks self_attn.o_proj.weight, which the other layers have"),
         (["1.self_attn.o_proj.weight", "2.self_attn.o_proj.weight"], "initialises what is missing; 1 other layer too"),
         (["2.self_attn.sinks"], "model.layers.2 lacks self_attn.sinks"),
         (["3.mlp.experts.gate_up_proj_bias"], "model.layers.3 lacks mlp.experts.gate_up_proj_bias"),

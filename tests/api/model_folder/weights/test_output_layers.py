@@ -68,7 +68,7 @@ def test_a_head_that_an_adapter_brings_is_not_tied_again(stored: bool) -> None:
     config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["q"], "modules_to_save": ["lm_head"]}
     Path("adapter/adapter_config.json").write_text(json.dumps(config))
     plan = cs.lora_merge("tied", ["adapter"])
-    assert "the output layer has its own weights, so config.json does not tie it to the embedding" in notes(plan)
+    assert "the output layer has its own weights, so config.json gets tie_word_embeddings: false" in notes(plan)
     cs.apply(plan, "out")
     assert json.loads(Path("out/config.json").read_text())["tie_word_embeddings"] is False
 
@@ -266,7 +266,7 @@ def test_an_average_says_that_tensors_come_apart_that_one_file_ties(order: list[
     torch.save({EMBED: value, "lm_head.weight": value.clone()}, "two.pth")
     said = f"{EMBED} and lm_head.weight are one tensor in one.pth, and two in the output"
     assert said in cs.average(order).notes
-    assert cs.average(["one.pth", "one.pth"]).notes == ("one.pth is given twice, and counts twice",)
+    assert cs.average(["one.pth", "one.pth"]).notes == ("one.pth is given twice, so its weights count twice",)
 
 
 @pytest.mark.parametrize("verb", ["average", "merge"])

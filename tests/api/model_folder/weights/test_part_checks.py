@@ -79,13 +79,13 @@ LACKS = "but this one does not: transformers initialises what is missing"
         ("whisper", ["encoder.conv1"], f"every whisper model has encoder.conv1, {LACKS}"),
         ("mixtral", ["gate.weight"], f"every mixtral model has the router (gate), {LACKS}"),
         ("mixtral", ["layers.1.block_sparse_moe.gate.weight"],
-         "model.layers.1.block_sparse_moe.gate.weight is missing, unlike in the other layers: transformers initialises "
+         "model.layers.1.block_sparse_moe.gate.weight is missing, although the other layers have it: transformers initialises "
          "what is missing"),
         ("mixtral", ["layers.1.block_sparse_moe.experts.1."],
-         "model.layers.1.block_sparse_moe.experts lacks expert 1, unlike the other layers: transformers initialises "
+         "model.layers.1.block_sparse_moe.experts lacks expert 1, which the other layers have: transformers initialises "
          "what is missing"),
         ("mixtral", ["experts.1.w2"],
-         "model.layers.0.block_sparse_moe.experts.1 lacks w2, unlike the other experts: transformers initialises what "
+         "model.layers.0.block_sparse_moe.experts.1 lacks w2, which the other experts have: transformers initialises what "
          "is missing"),
     ],
 )  # fmt: skip

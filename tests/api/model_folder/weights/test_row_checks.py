@@ -127,7 +127,7 @@ def test_a_tokeniser_that_truncates_to_more_tokens_than_there_are_positions_is_s
     path = folder({key: (8, 4)}, {"model_max_length": longest}, model_type=kind)
     note = (
         f"tokenizer_config.json says {longest} (model_max_length), but {key} has positions for {positions} "
-        "tokens: longer texts fail, even if they are truncated"
+        "tokens: longer texts fail, even with truncation=True"
     )
     assert [note for note in said(path) if "max_length" in note] == ([note] if positions else [])
 
