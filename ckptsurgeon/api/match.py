@@ -41,7 +41,7 @@ def match(
             family, here, there = between
             notes.append(
                 f"no --map rules are needed: both are networks of the family {family.name}, and ckpt transplant "
-                f"converts the "
+                "converts the "
                 f"layout {here.name} to {there.name}"
             )
         beside = ModelFolder("", target.companions)

@@ -78,7 +78,7 @@ def verify(
         else:
             raise ConfigError(
                 f"{escape(path_of(output))} has no recipe, so it cannot be verified: ckptsurgeon did not write it, or "
-                f"wrote it with ckpt patch apply.",
+                "wrote it with ckpt patch apply.",
                 hint="Compare it with a plan, --plan FILE, or with the patch that made it, --patch FILE.",
             )
         result = verify_output(

@@ -146,7 +146,7 @@ def check_soup(*, greedy: bool, given: Mapping[str, object], others: Mapping[str
     if not greedy:
         wrong = [name for name, value in given.items() if value]
         if wrong:
-            raise ConfigError(f"{wrong[0]} is only for --greedy.", hint="Add --greedy, or leave {wrong[0]} out.")
+            raise ConfigError(f"{wrong[0]} is only for --greedy.", hint=f"Add --greedy, or leave {wrong[0]} out.")
         return
     wrong = [name for name, value in {**others, **writing.more}.items() if value]
     if wrong:

@@ -201,8 +201,8 @@ def _apart(group: Sequence[_Row]) -> str:
     words = [f"max {_largest(finite)}"] if finite else []
     words += [f"rel {max(relative):.2g}"] if relative else []
     words += [f"cos {min(cosine):.5f}"] if cosine else []
-    words += [f"{nan} NaN in only one"] if nan else []
-    words += [f"{inf} Inf in only one"] if inf else []
+    words += [f"{nan} NaN in one of them"] if nan else []
+    words += [f"{inf} Inf in one of them"] if inf else []
     return "  ".join(words)
 
 

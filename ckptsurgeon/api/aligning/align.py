@@ -180,7 +180,7 @@ def _check_shapes(reference: Checkpoint, model: Checkpoint, groups: Sequence[Gro
                 if len(other.shape) != len(model[key].shape) or other.shape[part.dim] != model[key].shape[part.dim]:
                     raise PlanError(
                         f"{_name(model)} cannot be aligned with {_name(reference)}: the shapes of {escape(key)} "
-                        f"differ.",
+                        "differ.",
                         hint="Only models of the same sizes can be aligned.",
                     )
 

@@ -28,7 +28,7 @@ def counted_notes(opened: Sequence[Checkpoint]) -> list[str]:
     return list(
         dict.fromkeys(
             f"{escape(source.path)} is also a source of {escape(one.path)}, according to the recipe there: its "
-            f"weights count twice"
+            "weights count twice"
             for one, recipe in told
             for source in opened
             if source is not one and _is_source(source, one, recipe) and not changed_tensor(one)

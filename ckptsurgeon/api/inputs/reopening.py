@@ -324,7 +324,7 @@ def find_sources(
         if source.memory and source.name not in moved:
             absent[index] = (
                 f"{source.name} was in memory; --source '{source.name}=FILE' compares the output with a file of the "
-                f"same tensors"
+                "same tensors"
             )
             continue
         given = moved[source.name] if source.name in moved else os.path.join(folder, source.path)

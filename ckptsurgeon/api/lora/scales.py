@@ -48,7 +48,7 @@ def _check_scales(one: ModelFolder, donor: ModelFolder, keys: Iterable[str]) -> 
         raise PlanError(
             f"the factors of {escape(apart[0])} are scaled by {theirs.scale_of(apart[0]):g} in the {ADAPTER} of "
             f"{escape(one.path)}, but by {ours.scale_of(apart[0]):g} in the {ADAPTER} of {escape(donor.path)}, which "
-            f"is copied to the output.",
+            "is copied to the output.",
             hint="Set lora_alpha (alpha_pattern, use_rslora) of the destination to that of the source, and make a new "
             "plan.",
             details=apart,

@@ -62,7 +62,7 @@ def found(one: ModelReference, folder: str) -> str:
     if one.lora:
         raise ConfigError(
             f"{escape(one.written)} is a model with an adapter, which cannot be merged directly: first merge the "
-            f"adapter into the model.",
+            "adapter into the model.",
             hint=f"Run ckpt lora merge {escape(one.path)} {escape(one.lora)} -o merged/.",
         )
     raise SourceError(

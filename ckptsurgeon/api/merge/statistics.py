@@ -73,7 +73,7 @@ def opened_statistics(
         if models[model].in_memory:
             raise ConfigError(
                 f"the model {escape(views[model].source.name)} is in memory, but statistics can only be used for a "
-                f"model in a file.",
+                "model in a file.",
                 hint="Write the model to a file, and give its path.",
             )
         check_belongs(said, checkpoint.path, models[model].stored or models[model])

@@ -33,10 +33,7 @@ def unreadable_notes(folder: ModelFolder, read: ModelFolder | None = None) -> li
 
     The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that has loaded it already.
     """
-    return [
-        f"{name} cannot be read, and is copied unchanged: {why}"
-        for name, why in unreadable_files(folder, read or folder)
-    ]
+    return [f"{name} is copied unchanged: {why}" for name, why in unreadable_files(folder, read or folder)]
 
 
 def unreadable_files(folder: ModelFolder, read: ModelFolder) -> list[tuple[str, str]]:

@@ -300,7 +300,7 @@ def _pairs(first: Outputs, second: Outputs, shared: SharedTokens | None, notes: 
             other.append(place[0])
     if other:
         notes.append(
-            f"blocks that are not compared, because their outputs have different shapes: "
+            "blocks that are not compared, because their outputs have different shapes: "
             f"{listing(other, SHOWN, where='')}"
         )
     return found

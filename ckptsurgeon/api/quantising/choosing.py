@@ -159,7 +159,7 @@ def _check(checkpoint: Checkpoint, chosen: Mapping[str, str], scheme: Scheme) ->
         raise PlanError(
             f"{escape(key)} cannot be quantised to {scheme.name}: {why}{more}.",
             hint=f"--exclude {escape(key)} leaves it unquantised; the schemes fp8-channel, fp8-block and int8 accept "
-            f"any "
+            "any "
             "size.",
             details=[f"{one}: {text}" for one, text in misfits.items()],
         )

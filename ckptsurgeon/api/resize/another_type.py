@@ -130,7 +130,7 @@ class AnotherType:
             if type(used) is int and used % parts:
                 raise ConfigError(
                     f"each token would use {used} experts ({name}), but {parts} experts together are one copy of the "
-                    f"feed-forward layer.",
+                    "feed-forward layer.",
                     hint=f"Use a multiple of {parts}: --set {name}={parts * max(1, used // parts)}.",
                 )
 

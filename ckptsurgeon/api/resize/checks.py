@@ -170,7 +170,7 @@ def check_identity(before: Mapping[str, Any]) -> None:
     if found:
         raise PlanError(
             f"with {listing(found, where='')}, layers of this network always change their input, so no layers can be "
-            f"added that pass their input on unchanged.",
+            "added that pass their input on unchanged.",
             hint="Repeat layers instead: --layers repeat, or a list of layers.",
         )
 

@@ -188,7 +188,7 @@ class FieldChange:
                 if norm not in self.after.tensors or owner == norm:
                     raise PlanError(
                         f"{name}: {escape(alias)} is tied to {escape(owner)}, but at the new width the two must be "
-                        f"scaled by different factors.",
+                        "scaled by different factors.",
                         hint=UNTIE,
                     )
                 found[norm] = 1 / scales[owner]

@@ -27,7 +27,7 @@ def chosen_layers(asked: AskedFields, choices: Choices, name: str) -> list[Layer
     if choices.influences is None or numbers[1] > numbers[0]:
         raise ConfigError(
             f"--layers {INFLUENTIAL} keeps the layers with the largest influence: it needs fewer layers than before, "
-            f"and statistics.",
+            "and statistics.",
             hint="Make the statistics with ckpt stats, and give their file with --by.",
         )
     return [Layer(number) for number in largest(choices.influences(numbers[0]), numbers[1])]

@@ -257,7 +257,7 @@ def _check_ends(base: Resizable, fields: Mapping[str, Any]) -> None:
     if path and path not in fields:
         raise ConfigError(
             f"{path} is 2: with this value, {base.fields()['model_type']} takes the features of a text at its largest "
-            f"token id. In the new tokeniser, the token that ends a text may not have the largest id.",
+            "token id. In the new tokeniser, the token that ends a text may not have the largest id.",
             hint=f"Set it to the new id of the token that ends a text: --set {path}=ID.",
         )
 
@@ -277,7 +277,7 @@ def _check_rows(new: NewVocabulary, rows: int) -> None:
     old = new.source.tokens
     if len(old) > rows:
         raise PlanError(
-            f"{escape(new.paths[0])} has {count(len(old), 'token')}, but the model has {rows} rows: so it is not the "
-            f"model's tokeniser.",
+            f"{escape(new.paths[0])} has {count(len(old), 'token')}, but the model has {rows} rows, so it is not the "
+            "model's tokeniser.",
             hint="Put the model's own tokeniser into its folder.",
         )

@@ -49,7 +49,7 @@ def test_what_changes_results_is_said(one: dict[str, Any], other: dict[str, Any]
     note = f"the adapters differ, according to adapter_config.json: {said}"
     assert note in cs.diff("a", "b", values=True).notes
     assert note in cs.fits("a", "b").notes
-    assert f"{note}; the output gets adapter_config.json of b" in cs.average(["b", "a"]).notes
+    assert f"{note}; the output gets the adapter_config.json of b" in cs.average(["b", "a"]).notes
     files = [f"{name}/adapter_model.safetensors" for name in ("a", "b")]
     named = note.replace(" in a, ", f" in {files[0]}, ").removesuffix(" in b") + f" in {files[1]}"
     assert named in cs.diff(*files, values=True).notes

@@ -202,7 +202,7 @@ def test_fisher_information_has_its_memory(tmp_path: Path, ckpt: Ckpt) -> None:
 def test_statistics_of_another_model_are_an_error_that_names_both(tmp_path: Path) -> None:
     models = saved(tmp_path, llama, "a", "b", gram=True)
     swapped = {"a": tmp_path / "b.stats.safetensors", "b": tmp_path / "a.stats.safetensors"}
-    with pytest.raises(cs.ConfigError, match="statistics of another model: b, not of .*a"):
+    with pytest.raises(cs.ConfigError, match="statistics of another model, b, not of .*a"):
         cs.merge([tmp_path / "a", tmp_path / "b"], method="regmean", statistics=swapped)
     with torch.no_grad():
         models[0].model.layers[0].self_attn.q_proj.weight.mul_(1.5)
@@ -358,7 +358,7 @@ def test_statistics_for_merges_leave_those_for_resizing(tmp_path: Path) -> None:
     for key, value in load_file(tmp_path / "plain.safetensors").items():
         assert torch.equal(value, both[key])
     plan = cs.resize(tmp_path / "a", set={"intermediate_size": 10}, by=tmp_path / "a.stats.safetensors")
-    assert "contribute most in a.stats.safetensors" in plan.notes[0]
+    assert "contribute most according to a.stats.safetensors" in plan.notes[0]
 
 
 def test_a_model_that_is_there_twice_has_one_file(tmp_path: Path) -> None:
@@ -424,7 +424,7 @@ def test_layers_of_a_recipe_have_the_statistics_of_their_layer(tmp_path: Path) -
     own = [model.state_dict()[key] for model, key in zip(models, keys, strict=True)]
     wanted = by_formula(own, [one[key] for one, key in zip(grams, keys, strict=True)], False).float()
     torch.testing.assert_close(load_file(tmp_path / "out/model.safetensors")[UP], wanted, rtol=1e-5, atol=1e-6)
-    with pytest.raises(cs.ConfigError, match="both --statistics and the recipe name files with statistics"):
+    with pytest.raises(cs.ConfigError, match="both statistics and the recipe name files with statistics"):
         cs.merge(tmp_path / "r.yaml", statistics={"a": "x"})
 
 

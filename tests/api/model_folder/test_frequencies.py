@@ -68,8 +68,8 @@ def test_every_verb_says_frequencies_of_another_base(verb: str) -> None:
         (powers(10000), {"rope_theta": None}, ""),
         (powers(500000), {"rope_theta": None}, "but the default of its model type is 10,000 (rope_theta)"),
         (powers(500000).bfloat16(), {}, "a base of"),
-        (powers(10000) / 4, {}, "does not have the powers of any base, but config.json says 10,000"),
-        (torch.zeros(8), {}, "does not have the powers of any base"),
+        (powers(10000) / 4, {}, "does not have the frequencies of any base, but config.json says 10,000"),
+        (torch.zeros(8), {}, "does not have the frequencies of any base"),
         (powers(10000) / 4, {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}, ""),  # scaled, so not compared
         (powers(500000), {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, ""),
         (powers(500000), {"model_type": "my_own"}, ""),

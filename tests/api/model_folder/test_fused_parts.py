@@ -44,7 +44,7 @@ def test_queries_keys_and_values_in_another_order_are_noted(names: Sequence[str]
 def test_up_before_gate_is_noted() -> None:
     save("a.pth", GATE_UP)
     (note,) = notes(cs.rename("a.pth", operations=[split(GATE_UP, ("up_proj", "gate_proj"), 4, 4)]))
-    assert "makes up, gate, but in l.0.mlp.gate_up_proj.weight they normally have the order gate, up" in note
+    assert "makes up, gate, but the name l.0.mlp.gate_up_proj.weight means the order gate, up" in note
     assert not notes(cs.rename("a.pth", operations=[split(GATE_UP, ("gate_proj", "up_proj"), 4, 4)]))
 
 
@@ -67,7 +67,7 @@ def test_parts_that_are_joined_in_another_order_are_noted() -> None:
     save("a.pth", *(f"l.{{n}}.self_attn.{name}" for name in parts))
     assert not notes(cs.rename("a.pth", operations=[join(QKV, parts)]))
     (note,) = notes(cs.rename("a.pth", operations=[join(QKV, (*parts[1:], parts[0]))]))
-    assert "joins k, v, q, but in l.0.self_attn.qkv_proj.weight they normally have the order q, k, v" in note
+    assert "joins k, v, q, but the name l.0.self_attn.qkv_proj.weight means the order q, k, v" in note
 
 
 def test_the_usual_order_codegen_s_and_unknown_names_are_not_said() -> None:

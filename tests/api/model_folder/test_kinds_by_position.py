@@ -265,7 +265,10 @@ def test_a_nested_configuration_without_a_type_is_of_the_outer_type() -> None:
             {"model_type": "gemma4_text", "layer_types": [FULL, SLIDING, FULL, FULL]},
             "layer 4 runs as full_attention, not sliding_attention (layer_types)",
         ),
-        ({"model_type": "net", "layer_kinds": ["a", "b", "a", "b"]}, "its layer_kinds still describes all 4 layers"),
+        (
+            {"model_type": "net", "layer_kinds": ["a", "b", "a", "b"]},
+            "its layer_kinds still has values for all 4 layers",
+        ),
     ],
 )
 def test_no_folder_is_written_whose_configuration_contradicts_its_layers(fields: dict[str, Any], said: str) -> None:

@@ -158,7 +158,7 @@ def test_a_configuration_that_speaks_of_layers_otherwise_does_not_go_along(field
     cs.apply(plan, "out")
     assert beside("out") == BESIDE - {"config.json"}
     (note,) = (note for note in plan.notes if "config.json" in note)
-    assert f"its {next(iter(fields))} still describes all 3 layers" in note
+    assert f"its {next(iter(fields))} still has values for all 3 layers" in note
 
 
 def test_a_configuration_whose_lists_are_known_is_cut_with_the_layers() -> None:
@@ -342,7 +342,7 @@ def test_adapters_that_are_scaled_otherwise_are_said_to_be() -> None:
     adapter("b", lora_alpha=8, base_model_name_or_path="x")
     (note,) = (note for note in cs.average(["a", "b"]).notes if "adapter_config" in note)
     said = "the adapters differ, according to adapter_config.json: lora_alpha is 8 in b, 4 in a"
-    assert note == f"{said}; the output gets adapter_config.json of a"
+    assert note == f"{said}; the output gets the adapter_config.json of a"
     assert not any("adapter_config" in note for note in cs.average(["a", "a/adapter_model.safetensors"]).notes)
 
 
@@ -363,7 +363,7 @@ def test_adapters_that_are_scaled_otherwise_are_said_to_be() -> None:
 def test_factors_do_not_go_beside_another_scale(ours: dict[str, Any], numbers: str) -> None:
     adapter("a")
     adapter("b", 3.0, **ours)
-    with pytest.raises(cs.PlanError, match=f"the factors of a are {re.escape(numbers)}, which the output gets"):
+    with pytest.raises(cs.PlanError, match=f"the factors of a are {re.escape(numbers)}, which is copied to the output"):
         cs.transplant("a", "b")
 
 
@@ -371,7 +371,7 @@ def test_what_else_adapters_count_otherwise_by_is_said_of_a_transplant() -> None
     adapter("a", use_dora=False, r=2)
     adapter("b", 3.0, fan_in_fan_out=True)
     (note,) = (note for note in cs.transplant("a", "b").notes if "adapter_config" in note)
-    assert "fan_in_fan_out is null in a, true in b; the output gets adapter_config.json of b" in note
+    assert "fan_in_fan_out is null in a, true in b; the output gets the adapter_config.json of b" in note
     adapter("c", 3.0, alpha_pattern={}, use_rslora=False)
     assert not [note for note in cs.transplant("a", "c").notes if "adapter_config" in note]
 

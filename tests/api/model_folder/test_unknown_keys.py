@@ -69,7 +69,7 @@ def test_so_is_one_in_all_layers_or_in_most() -> None:
 
 def test_adapters_that_are_not_merged_are_noted() -> None:
     (note,) = notes(lambda key: key.replace("q_proj.weight", "q_proj.base_layer.weight"))
-    assert "q_proj.base_layer.weight and 2 other tensors belong to an adapter that is not merged" in note
+    assert "q_proj.base_layer.weight and 2 other tensors are of an adapter that is not merged" in note
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_channels_are_kept_that_contribute_most(llama: Any, tmp_path: Path) -> N
     values, weights = made(tmp_path), load_file(tmp_path / "llama/model.safetensors")
     plan = cs.resize(tmp_path / "llama", set={"intermediate_size": 10}, by=tmp_path / "stats.safetensors")
     assert plan.notes[0].startswith(
-        "intermediate_size 24 to 10: those that contribute most in stats.safetensors are kept"
+        "intermediate_size 24 to 10: those that contribute most according to stats.safetensors are kept"
     )
     cs.apply(plan, tmp_path / "out")
     after = load_file(tmp_path / "out/model.safetensors")
@@ -240,7 +240,7 @@ def test_statistics_of_another_model_are_an_error(llama: Any, tmp_path: Path) ->
     with torch.no_grad():
         llama.model.norm.weight.add_(1)  # as a fine-tuning may: the header stays the same
     llama.save_pretrained(tmp_path / "tuned")
-    with pytest.raises(cs.ConfigError, match="statistics of another model: llama"):
+    with pytest.raises(cs.ConfigError, match="statistics of another model, llama"):
         cs.resize(tmp_path / "tuned", set={"intermediate_size": 10}, by=tmp_path / "stats.safetensors")
     with pytest.raises(cs.ConfigError, match="has no statistics"):
         cs.resize(tmp_path / "llama", set={"intermediate_size": 10}, by=tmp_path / "batch.safetensors")
@@ -260,7 +260,7 @@ def test_the_command_writes_the_statistics_and_resize_reads_them(
     assert ckpt("stats", tmp_path / "llama", "--inputs", tmp_path / "batch.safetensors", "-o", stats).code == 0
     done = ckpt("resize", tmp_path / "llama", "--set", "num_attention_heads=2", "--by", stats, "-o", tmp_path / "out")
     assert done.code == 0, done.err
-    assert "contribute most in stats.safetensors" in " ".join(done.err.split())
+    assert "contribute most according to stats.safetensors" in " ".join(done.err.split())
 
 
 def test_positions_that_fill_a_batch_up_do_not_count(llama: Any, tmp_path: Path) -> None:

@@ -419,7 +419,7 @@ def test_lists_of_layers_that_nobody_knows_are_said_to_be_as_they_were() -> None
     write(config={"sliding_windows": [4, 4, 8]})
     plan = cs.merge(recipe(**sliced((0, 2), (1, 3))))
     assert (
-        "config.json is changed, but a field could not be adapted: sliding_windows still describes all 3 layers"
+        "config.json is changed, but a field could not be adapted: sliding_windows still has values for all 3 layers"
         in plan.notes
     )
     assert not any("layers as they were" in note for note in cs.merge(recipe(**sliced((0, 2), (2, 3)))).notes)

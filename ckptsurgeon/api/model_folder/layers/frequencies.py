@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 __all__ = ["frequency_notes", "unlike_frequency_notes"]
 
 _STORED = re.compile(r"^(?:model\.|gpt_neox\.)?(?:layers\.\d+\.(?:self_attn|attention)\.)?rotary_emb\.inv_freq$")
-"""Matches the keys of the frequencies of a text model, in its layers or outside them."""
+"""Matches the keys of the frequencies of a text model, in its layers or beside them."""
 _BASE, _OLDER_BASE = "rope_theta", "rotary_emb_base"
 _KINDS = (
     "cohere", "deepseek_v2", "deepseek_v3", "falcon", "gemma", "gemma2", "glm", "glm4", "gpt_neox", "granite", "llama",
     "mistral", "mixtral", "olmo", "olmo2", "persimmon", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe",
     "stablelm", "starcoder2",
 )  # fmt: skip
-"""Model types whose frequencies are powers of one base in all layers, unless config.json scales them."""
+"""Model types whose frequencies are powers of one base, the same in all layers, unless they are scaled."""
 MOST = 1024
 """The largest number of frequencies that are read; a head of 128 numbers has 64."""
 NEAR, TINY = 0.01, 1e-7
@@ -54,12 +54,12 @@ def frequency_notes(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Iterat
         if field
         else f"the default of its model type is {base:,.10g} ({_BASE})"
     )
-    has = f"has the frequencies of a base of {own:,.10g}" if own else "does not have the powers of any base"
+    has = f"has the frequencies of a base of {own:,.10g}" if own else "does not have the frequencies of any base"
     yield f"{escape(key)} {has}, but {said}: transformers 5 and llama.cpp compute with that base"
 
 
 def unlike_frequency_notes(plan: Plan, opened: Sequence[Checkpoint]) -> Iterator[str]:
-    """Yield a note if a merge copies the frequencies of one model, and another model has other frequencies.
+    """Yield a note if a merge takes the frequencies of one model, and another model has other frequencies.
 
     ``opened`` are the sources of the plan, in its order. One tensor of each model is read.
     """

@@ -17,7 +17,7 @@ __all__ = ["fused_notes"]
 
 
 BY_HEAD = ("bloom", "gpt_neox", "gpt_neox_japanese", "persimmon")
-"""Model types whose query_key_value has the rows of the first head (queries, keys, values), then of the second."""
+"""Model types whose query_key_value has the queries, keys and values of one head after those of another."""
 
 
 def fused_notes(plan: Plan, number: int, source: Checkpoint) -> Iterator[str]:
@@ -30,7 +30,7 @@ def fused_notes(plan: Plan, number: int, source: Checkpoint) -> Iterator[str]:
     for said in dict.fromkeys(said for _, said in wrong):
         keys = [fused for fused, one in wrong if one == said]
         yield (
-            f"{said}, but in {escape(keys[0])} they normally have the order {', '.join(order_of_parts(keys[0]))} "
+            f"{said}, but the name {escape(keys[0])} means the order {', '.join(order_of_parts(keys[0]))} "
             f"({count(len(keys), 'fused projection')}): the model would compute something else"
         )
     settings = settings_of(source)
@@ -39,7 +39,7 @@ def fused_notes(plan: Plan, number: int, source: Checkpoint) -> Iterator[str]:
 
 
 def _split(steps: list[Step], source: Mapping[str, TensorInfo]) -> Iterator[tuple[str, str]]:
-    """Yield (key, text) for each fused projection that an operation splits into parts in a wrong order."""
+    """Yield (key, text) of each fused projection that operations split into parts in a wrong order."""
     parts: dict[tuple[str, ...], dict[int, Step]] = {}
     for step in steps:
         if all(map(order_of_parts, step.made_of)) and _part(step) and step.source_key in source:
@@ -47,15 +47,11 @@ def _split(steps: list[Step], source: Mapping[str, TensorInfo]) -> Iterator[tupl
     for (fused, *_), found in parts.items():
         order = [_part(found[begin]) for begin in sorted(found)]
         if wrong_order(fused, order):
-            yield (
-                fused,
-                f"the operation {escape(next(iter(found.values())).operation)} makes the parts "
-                f"{', '.join(order)} in this order",
-            )
+            yield fused, f"the operation {escape(next(iter(found.values())).operation)} makes {', '.join(order)}"
 
 
 def _blocks(steps: list[Step], source: Mapping[str, TensorInfo], model_type: str) -> Iterator[str]:
-    """Yield a note if a ``query_key_value`` is split into three blocks of rows, although it is stored head by head.
+    """Yield a note if a ``query_key_value`` is split into three blocks of rows, although it has one head after another.
 
     In such a projection, the queries, keys and values of a head are next to each other.
     """
@@ -67,19 +63,19 @@ def _blocks(steps: list[Step], source: Mapping[str, TensorInfo], model_type: str
     ]
     if wrong:
         yield (
-            f"{count(len(wrong), 'tensor is a block', 'tensors are blocks')} of consecutive rows of query_key_value "
-            f"({escape(wrong[0].key)}), but {model_type} stores queries, keys and values head by head: "
+            f"{count(len(wrong), 'tensor is a block', 'tensors are blocks')} of the rows of query_key_value "
+            f"({escape(wrong[0].key)}), but {model_type} has the queries, keys and values of one head after another: "
             "the model would compute something else; reshape to (heads, 3, size, width) before the split"
         )
 
 
 def _joined(steps: list[Step]) -> Iterator[tuple[str, str]]:
-    """Yield (key, text) for each fused projection that an operation joins from parts in a wrong order."""
+    """Yield (key, text) of each fused projection that operations make of parts in a wrong order."""
     for step in steps:
         order = list(dict.fromkeys(map(part_of, step.made_of)))
         fused = step.key if order_of_parts(step.key) else step.source_key
         if wrong_order(fused, order):
-            yield fused, f"the operation {escape(step.operation)} joins the parts {', '.join(order)} in this order"
+            yield fused, f"the operation {escape(step.operation)} joins {', '.join(order)}"
 
 
 def _part(step: Step) -> str:

@@ -130,7 +130,7 @@ def uneven_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
                 continue
             why = (
                 f"all layers of {escape(str(config['model_type']))} have the same shapes, so one of the two is from "
-                f"another model"
+                "another model"
             )
             yield f"{escape(first)} {sizes[first]}, but {escape(other)} {sizes[other]}: {why}"
             return

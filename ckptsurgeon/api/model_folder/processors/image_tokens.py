@@ -67,7 +67,7 @@ def _with_strategy(fields: Mapping[str, Any], config: Mapping[str, Any]) -> Iter
         return
     told = (
         f"transformers gives an image {count(abs(extra), 'token')} {'more' if extra > 0 else 'fewer'} than the "
-        f"model has"
+        "model has"
     )
     if used != given:
         value = escape(brief_repr(used, 24) if not isinstance(used, str) else used[:24])

@@ -50,7 +50,7 @@ def placeholder_notes(folder: ModelFolder, tokens: tuple[str, ...], known: set[s
             yield (
                 field,
                 f"{id}, but {escape(field)} of config.json is {number}: the model does not find the {name[:5]}s in "
-                f"the text",
+                "the text",
             )
 
 

@@ -74,7 +74,7 @@ def order_notes(name: str, made: Iterable[str], rules: int, order: RuleOrder) ->
         yield (
             f"the {len(tokens)} tokens of {name} that merge rules make are in alphabetical order, such as "
             f"{examples}: no training of a tokeniser produces this order, so perhaps the tokens were renumbered, and "
-            f"each token has the embedding row of another"
+            "each token has the embedding row of another"
         )
     elif rules >= _MANY and order.rising < _AT_RANDOM:
         yield (

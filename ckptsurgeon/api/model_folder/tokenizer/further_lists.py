@@ -155,7 +155,7 @@ def missing_list_notes(folder: ModelFolder) -> Iterator[str]:
     elif SETTINGS in names and not lists and kind in WITH_LIST:
         yield (
             f"the folder has {SETTINGS}, but no list of tokens ({WHOLE}, {_examples(kind)}): the tokeniser cannot "
-            f"be loaded"
+            "be loaded"
         )
 
 

@@ -145,10 +145,7 @@ def _other_class(folder: ModelFolder) -> Iterator[str]:
     kind = KINDS.get(re.sub("Tokenizer(Fast)?$", "", named)) if isinstance(named, str) else None
     found = folder.token_list if folder.has_all_tokens and local_tokens(folder) else None
     if kind is not None and found is not None and found.kind and found.kind != kind:
-        yield (
-            f"tokenizer_config.json says {escape(str(named))}, which is a class for {kind}, but the kind of {BOTH} "
-            f"is {found.kind}"
-        )
+        yield (f"tokenizer_config.json says {escape(str(named))}, which is for {kind}, but {BOTH} is {found.kind}")
 
 
 def _results(folder: ModelFolder) -> list[str]:

@@ -53,7 +53,7 @@ def chance_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
     if len(scored) == 1 and len(found.piece_scores) >= FEWEST:
         yield (
             f"all pieces of {WHOLE} have the same score, {scored.pop():g}: Unigram chooses pieces by their scores, so "
-            f"all ways to split a text are equally good"
+            "all ways to split a text are equally good"
         )
     chance = found.model.get("dropout")
     if isinstance(chance, (int, float)) and 0 < chance <= 1:

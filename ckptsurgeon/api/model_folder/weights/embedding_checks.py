@@ -65,7 +65,7 @@ def embedding_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, rea
         return
     if folder.vocabulary and read.tokens is not None and {*read.tokens[most.shape[0] :]} - needless(folder):
         tokens = count(len(read.tokens), "token")
-        yield f"{escape(folder.vocabulary)} has {tokens}, but {has}: the last tokens have no row in it"
+        yield f"{escape(folder.vocabulary)} has {tokens}, but {has}: the last tokens have no row"
         return
     yield from without_token_notes(folder, read, most)
     yield from listed_beyond(read, most.shape[0], has)

@@ -195,7 +195,7 @@ def unknown_key_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, A
     adapters = [one.key for one in unknown if ADAPTER.search(one.key)]
     if adapters:
         others = f" and {count(len(adapters) - 1, 'other tensor')}" if len(adapters) > 1 else ""
-        yield (f"{escape(adapters[0])}{others} belong to an adapter that is not merged: {IGNORED}")
+        yield (f"{escape(adapters[0])}{others} are of an adapter that is not merged: {IGNORED}")
         return
     wrapped = [one.key for one in tensors if one.key.startswith(WRAPPERS)] if unknown else []
     if 0 < len(wrapped) < len(tensors):

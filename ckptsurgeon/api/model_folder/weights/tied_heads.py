@@ -59,7 +59,7 @@ def _notes(plan: Plan, number: int, folder: ModelFolder, keys: Collection[str], 
     if unused and not heads and tied:
         yield (
             f"the output uses its embedding as output layer ({TIES}); {escape(unused)} of {name}, whose values may "
-            f"differ, is not used"
+            "differ, is not used"
         )
     if folder.said_tied and not any(map(HEAD.search, keys)):
         for step in heads:
