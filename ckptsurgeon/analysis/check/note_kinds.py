@@ -129,7 +129,7 @@ KINDS = (
           "Give each token one row of its own, or use the token list of the model's source."),
     _kind("vocabulary", r"^the ids in \S+ of (?:the tokens that|its \d+ pieces) ", WARN,
           "Use the token list of the model's source."),
-    _kind("vocabulary", r"as padding, but pads with the id |cuts texts to ", WARN,
+    _kind("vocabulary", r"pads texts with |cuts texts to ", WARN,
           "Correct this section of tokenizer.json, or use the file of the original model."),
     _kind("token-ids", r"\bpad_token_id of config\.json is .*: there is no row for these ids", FAIL,
           "Correct the ids in the files that are named: an embedding cannot be made with such a padding row."),

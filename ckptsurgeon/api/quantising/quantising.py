@@ -72,7 +72,7 @@ def _check_plain(checkpoint: Checkpoint, folder: ModelFolder) -> None:
         raise PlanError(
             f"{escape(checkpoint.path)} is already quantised: {count(len(coded), 'tensor')}, such as "
             f"{escape(coded[0].name)} ({escape(coded[0].method)}).",
-            hint="Add --dequantize to --quantize to decode and quantise it again in one pass.",
+            hint="Use --dequantize --quantize together to decode and quantise it again in one pass.",
             details=[one.name for one in coded],
         )
     if any(one.name == ADAPTER for one in folder.files):

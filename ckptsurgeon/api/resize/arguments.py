@@ -1,4 +1,4 @@
-"""Reads the arguments of resize: fields of config.json with their new values, and lists of what is kept."""
+"""Reads the arguments of resize: fields with their new values, and lists of what is kept."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["at_path", "fields_of", "kept_of", "nested"]
 
 
 def fields_of(given: Mapping[str, Any] | Sequence[str] | str, *, is_needed: bool = True) -> dict[str, Any]:
-    """Return {dotted path of a field: new value}, also from strings ``FIELD=VALUE`` (with the value in YAML).
+    """Return the new values of fields by their dotted paths; strings have the form ``FIELD=VALUE``, a value in YAML.
 
-    Raises ConfigError if a string has another form, or if there is no field although ``is_needed`` is true.
+    Raises ConfigError if nothing is given but ``is_needed``, or a string has another form.
     """
     if isinstance(given, Mapping):
         found = {str(name): value for name, value in given.items()}
@@ -25,20 +25,17 @@ def fields_of(given: Mapping[str, Any] | Sequence[str] | str, *, is_needed: bool
         for text in [given] if isinstance(given, str) else given:
             name, equals, value = text.partition("=")
             if not (name.strip() and equals and value.strip()):
-                raise ConfigError(
-                    f"--set {escape(text)} does not have the form FIELD=VALUE.",
-                    hint="Write, for example, --set num_hidden_layers=12.",
-                )
+                raise ConfigError(f"--set {escape(text)} is not FIELD=VALUE.", hint="As in --set num_hidden_layers=12.")
             if name.strip() in found:
                 raise ConfigError(f"--set {escape(name)} is given twice.", hint="Leave one of the two out.")
             found[name.strip()] = read_yaml(value, "--set")
     if not found and is_needed:
-        raise ConfigError("no field to change is given.", hint="Write, for example, --set num_hidden_layers=12.")
+        raise ConfigError("no field is given.", hint="As in --set num_hidden_layers=12.")
     return found
 
 
 def kept_of(given: Mapping[str, Any] | Sequence[str] | None) -> dict[str, list[int]]:
-    """Return {field: indices that are kept}, from ``FIELD=0..3,8``; raises ConfigError for an invalid list."""
+    """Return the indices that are kept by field, from ``FIELD=0..3,8``; raises ConfigError if a list is wrong."""
     rows = given.items() if isinstance(given, Mapping) else (text.partition("=")[::2] for text in given or ())
     found = {}
     for name, value in rows:
@@ -49,18 +46,17 @@ def kept_of(given: Mapping[str, Any] | Sequence[str] | None) -> dict[str, list[i
             raise ConfigError(
                 f"--keep {escape(str(name))}={escape(text)}: {brief_repr(text, 60)} is not a list of different numbers "
                 "in ascending order.",
-                hint="Write, for example, --keep num_local_experts=0..3,6.",
+                hint="As in --keep num_local_experts=0..3,6.",
             )
         found[str(name).strip()] = kept
     return found
 
 
 def nested(fields: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """Return {dotted path: value} as nested dicts, such as ``{"text_config": {"hidden_size": 64}}``.
+    """Return fields by their dotted paths as nested fields: ``{"text_config": {"hidden_size": 64}}``.
 
-    ``before`` are all fields of the configuration. If a changed field is inside an object such as ``rope_parameters``,
-    the result has the whole object with its other entries, because it replaces the old object; a nested configuration,
-    which has a model type, has only the changed fields.
+    ``before`` are all fields of the configuration. A field whose value is an object, such as ``rope_parameters``, is
+    replaced as a whole, so it keeps what it had; nested configurations, which have a model type, need not.
     """
     found: dict[str, Any] = {}
     for path, value in fields.items():

@@ -231,8 +231,8 @@ class FieldChange:
         if listed is not None:
             if len(listed) != new or listed[-1] >= old:
                 raise ConfigError(
-                    f"--keep {name} lists {len(listed)} indices up to {listed[-1]}; it must list "
-                    f"{new} indices below {old}."
+                    f"--keep {name} lists {len(listed)} numbers, up to {listed[-1]}; it must list "
+                    f"{new} numbers below {old}."
                 )
             within = self._heads_of_keys(name, old, new) if role == "heads" else 1
             shares = {sum(index * within // old == part for index in listed) for part in range(within)}

@@ -75,7 +75,7 @@ class Command:
             ) from None
         if not words or not any(MODEL in word for word in words):
             raise ConfigError(
-                f"{option} {brief_repr(text, 200)} does not contain {MODEL}, which stands for the path of the model.",
+                f"{option} {brief_repr(text, 200)} has no {MODEL}, which stands for the path of the model.",
                 hint=f"Write {MODEL} in place of the path of the model: python evaluate.py {MODEL}.",
             )
         if shutil.which(words[0]) is None:

@@ -192,7 +192,7 @@ def _read_lines(study: Study) -> None:
         trial = _trial(line)
         if trial is None:
             raise FormatError(
-                f"{escape(path)}: line {place} does not describe a trial.",
+                f"{escape(path)}: line {place} is not a trial.",
                 hint="Remove the study's folder to begin anew.",
             )
         study._take(trial)

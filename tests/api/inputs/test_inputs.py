@@ -343,7 +343,7 @@ def test_verify_finds_what_has_changed_in_memory(net: Net) -> None:
     )
     state["decoder.other"] = state.pop("decoder.bias")
     other = cs.verify("out.safetensors", sources={"<dict>": state})
-    said = "<dict> is a different file now: its tensors have the recorded number of bytes, but their keys, dtypes or shapes"
+    said = "<dict> is a different file now: its tensors have the recorded number of bytes, but their keys, dtypes or shapes have changed"
     assert said in (other.not_compared or {}).values()
 
 

@@ -322,7 +322,7 @@ def test_a_hint_in_python_has_the_arguments_of_resize(made: Path) -> None:
     with pytest.raises(cs.ConfigError) as raised:
         cs.resize(made, set=[])
     assert str(raised.value).endswith('As in set="num_hidden_layers=12".')
-    assert raised.value.hint == "Write, for example, --set num_hidden_layers=12."
+    assert raised.value.hint == "As in --set num_hidden_layers=12."
 
 
 def test_numbers_of_a_layer_that_depend_on_its_place_are_compared(tmp_path: Path) -> None:

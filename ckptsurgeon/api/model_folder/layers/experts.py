@@ -228,10 +228,7 @@ def _routers(
     numbers = {number, *also}
     other = [one for one in found.values() if len(one.shape) == 2 and is_number(one) and numbers.isdisjoint(one.shape)]
     if other and len(other) == len(found):
-        yield (
-            f"{escape(other[0].key)} has {count(other[0].shape[0], 'row')}, but each layer has "
-            f"{count(number, 'expert')}"
-        )
+        yield (f"{escape(other[0].key)} has {count(other[0].shape[0], 'row')}, but there are {count(number, 'expert')}")
 
 
 def _uneven(found: Sequence[tuple[DescribedTensor, _Place]]) -> Iterator[str]:
@@ -253,5 +250,5 @@ def _uneven(found: Sequence[tuple[DescribedTensor, _Place]]) -> Iterator[str]:
         odd = next((key for key, shape in shapes.items() if shape != usual), "")
         if others and number * 2 > len(shapes):
             is_, like = shape_text(shapes[odd]), shape_text(usual)
-            yield f"{escape(odd)} is {is_}, but the same tensor of the other experts is {like}: {UNLOADED}"
+            yield f"{escape(odd)} is {is_}, but in the other experts it is {like}: {UNLOADED}"
             return

@@ -128,10 +128,7 @@ def uneven_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
         for first, other in pairs_in_layers(sizes):
             if sizes[first] == sizes[other]:
                 continue
-            why = (
-                f"all layers of {escape(str(config['model_type']))} have the same shapes, so one of the two is from "
-                "another model"
-            )
+            why = f"layers of {escape(str(config['model_type']))} are alike, so one of the two is from another model"
             yield f"{escape(first)} {sizes[first]}, but {escape(other)} {sizes[other]}: {why}"
             return
 

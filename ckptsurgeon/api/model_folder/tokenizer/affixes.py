@@ -58,4 +58,4 @@ def _unread(spelling: Spelling) -> Iterator[str]:
     ending = [one for one in spelling.tokens if one.endswith(END) and one != END]
     if len(ending) * SHARE > len(spelling.tokens):
         has = f"{WHOLE} has {count(len(ending), 'token')} that end with {END} ({brief_token(ending[0])})"
-        yield f"{has}, but no {SUFFIX}: the tokeniser never produces these tokens"
+        yield f"{has}, but no {SUFFIX}: the tokeniser never produces them"

@@ -112,7 +112,7 @@ def _padding(folder: ModelFolder) -> Iterator[str]:
         return
     is_row = f"which is {brief_token(tokens[row])}" if 0 <= row < len(tokens) else "which no token has"
     is_token = f"its id is {tokens.index(token)}" if token in tokens else "which it does not list"
-    yield f"{WHOLE} names {brief_token(token)} ({is_token}) as padding, but pads with the id {row}, {is_row}"
+    yield f"{WHOLE} pads texts with {brief_token(token)} ({is_token}), but with the id {row}, {is_row} (padding)"
 
 
 BY_POSITION = frozenset((

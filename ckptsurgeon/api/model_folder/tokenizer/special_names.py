@@ -178,7 +178,7 @@ def name_notes(folder: ModelFolder) -> Iterator[str]:
     is_unknown = len(tokens) > len(other) and any(there[name] not in tokens for name in other)
     if other and (is_swapped or is_unknown or MORE not in said):
         named = listing(
-            [f"{name} is {brief_token(there[name])} and {brief_token(here[name])}" for name in other], 3, where=""
+            [f"{name} {brief_token(there[name])} and {brief_token(here[name])}" for name in other], 3, where=""
         )
         wins = f"transformers{' before 4.34' if MORE in said else ''} uses {MAP}"
         yield f"{MAP} and {TOKENIZER} have different special tokens: {named}: {wins}"
@@ -201,9 +201,8 @@ def added_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     other = {token: (row, places.get(row)) for row, token in lacking.items() if places.get(row) != row}
     if other:
         named = [
-            f"{brief_token(token)} has the id {row} in the file and "
-            f"{'is not added' if place is None else f'gets {place}'}"
+            f"{brief_token(token)} is {row} in the file and {'not added' if place is None else f'gets {place}'}"
             for token, (row, place) in sorted(other.items(), key=lambda one: one[1][0])
         ]
-        which = f"{count(len(other), 'token')} that {WHOLE} lacks, but transformers does not keep their ids"
+        which = f"{count(len(other), 'token')} that {WHOLE} lacks, and transformers changes the ids"
         yield f"{ADDED} adds {which}: {listing(named, 3, where='')}"

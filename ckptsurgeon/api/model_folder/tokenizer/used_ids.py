@@ -51,7 +51,7 @@ def _read_elsewhere(folder: ModelFolder, names: Mapping[str, str], places: Mappi
     which = f" ({brief_token(token)})" if token is not None else ""
     yield (
         f"{path}eos_token_id is {value}{which} in config.json, but the tokeniser ends texts with "
-        f"{brief_token(names['eos_token'])} ({end}): the features of a text are taken at the first token with this id, "
+        f"{brief_token(names['eos_token'])} ({end}): the features of a text are read at the first token with this id, "
         "or at its beginning if it has none"
     )
 
@@ -77,8 +77,8 @@ def _read_at_largest(folder: ModelFolder, names: Mapping[str, str], places: Mapp
         higher = f"{count(len(above), 'token')} {'has an id' if len(above) == 1 else 'have ids'} above the end token"
         ends = f"{brief_token(names['eos_token'])} ({end}), for example {brief_token(above[0])}"
         yield (
-            f"{why}, so the features of a text are taken at its largest token id; but {higher}, {ends}: in a text "
-            "with such a token, they are taken at the wrong position"
+            f"{why}, so the features of a text are read at its largest token id; but {higher}, {ends}: in a text "
+            "with such a token, they are read at the wrong position"
         )
 
 

@@ -92,7 +92,7 @@ def family_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) 
         other = next(_of_others(keys, kind), "")
         if other:
             has = f"no {kind} model has {escape(other)}"
-            yield f"config.json says {kind} (model_type), but {has}: transformers does not load the weights"
+            yield f"config.json says {kind} (model_type), but {has}: the weights are not loaded"
             return
         yield from _parts(keys, kind)
     yield from _biases(tensors, config)

@@ -58,8 +58,8 @@ def _notes(plan: Plan, number: int, folder: ModelFolder, keys: Collection[str], 
     unused = next((key for source, key in plan.unexpected if source == number and HEAD.search(key)), "")
     if unused and not heads and tied:
         yield (
-            f"the output uses its embedding as output layer ({TIES}); {escape(unused)} of {name}, whose values may "
-            "differ, is not used"
+            f"the output uses its embedding as output layer ({TIES}); {escape(unused)} of {name} is not used, "
+            "though its values may differ"
         )
     if folder.said_tied and not any(map(HEAD.search, keys)):
         for step in heads:

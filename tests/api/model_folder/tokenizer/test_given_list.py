@@ -82,7 +82,7 @@ def notes(tokens: list[str], config: dict[str, Any], generation: dict[str, Any] 
 def test_a_list_that_the_ids_of_the_model_contradict_is_said(
     tokens: list[str], config: dict[str, Any], said: str
 ) -> None:
-    ids = f"according to old.json, ids in config.json of m {OF_OTHER}"
+    ids = f"according to the token list old.json, ids in config.json of m {OF_OTHER}"
     assert notes(tokens, config) == [f"{ids}: {said}: is it the list of another model?"]
 
 

@@ -196,15 +196,9 @@ def test_a_post_processor_that_cannot_work_is_said(processor: dict[str, Any], sa
     ("padding", "said"),
     [
         ({"pad_id": 1, "pad_token": "<s>"}, ""),
-        ({"pad_id": 0, "pad_token": "<s>"}, "'<s>' (its id is 1) as padding, but pads with the id 0, which is "),
-        (
-            {"pad_id": 0, "pad_token": "[PAD]"},
-            "'[PAD]' (which it does not list) as padding, but pads with the id 0, which is ",
-        ),
-        (
-            {"pad_id": 900, "pad_token": "<s>"},
-            "'<s>' (its id is 1) as padding, but pads with the id 900, which no token has",
-        ),
+        ({"pad_id": 0, "pad_token": "<s>"}, "'<s>' (its id is 1), but with the id 0, which is "),
+        ({"pad_id": 0, "pad_token": "[PAD]"}, "'[PAD]' (which it does not list), but with the id 0, which is "),
+        ({"pad_id": 900, "pad_token": "<s>"}, "'<s>' (its id is 1), but with the id 900, which no token has"),
         ({"pad_id": "0", "pad_token": 3}, ""),
         (None, ""),
     ],
@@ -244,12 +238,12 @@ def test_texts_that_are_cut_to_more_tokens_than_there_are_positions_are_said(
     [
         ({"d": 7, "a": 17}, ""),  # tokenizer.json has both
         ({"<x>": 8, "<y>": 9}, ""),
-        ({"<y>": 5, "<x>": 4}, "2 tokens that tokenizer.json lacks, but transformers does not keep their ids: "
-         "'<x>' has the id 4 in the file and gets 8, '<y>' has the id 5 in the file and gets 9"),
-        ({"<x>": 8, "<y>": 6}, "2 tokens that tokenizer.json lacks, but transformers does not keep their ids: "
-         "'<y>' has the id 6 in the file and gets 8, '<x>' has the id 8 in the file and gets 9"),
-        ({"<x>": 1}, "1 token that tokenizer.json lacks, but transformers does not keep their ids: "
-         "'<x>' has the id 1 in the file and not added"),
+        ({"<y>": 5, "<x>": 4}, "2 tokens that tokenizer.json lacks, and transformers changes the ids: "
+         "'<x>' is 4 in the file and gets 8, '<y>' is 5 in the file and gets 9"),
+        ({"<x>": 8, "<y>": 6}, "2 tokens that tokenizer.json lacks, and transformers changes the ids: "
+         "'<y>' is 6 in the file and gets 8, '<x>' is 8 in the file and gets 9"),
+        ({"<x>": 1}, "1 token that tokenizer.json lacks, and transformers changes the ids: "
+         "'<x>' is 1 in the file and not added"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("is_read", [True, False])

@@ -79,7 +79,7 @@ def test_an_old_end_that_tokenisers_end_texts_with_draws_the_reading_too() -> No
     """Tokens above an end token with the id 2 are read, although the id in config.json is that of the end token."""
     found = notes({"model_type": "clip", "eos_token_id": 2}, {}, NAMES, ["a", "<|startoftext|>", "<|endoftext|>", "b"])
     assert found[0].endswith(
-        "'<|endoftext|>' (2), for example 'b': in a text with such a token, they are taken at the wrong position"
+        "'<|endoftext|>' (2), for example 'b': in a text with such a token, they are read at the wrong position"
     )
 
 
@@ -135,18 +135,19 @@ def test_tokens_that_are_forced_are_those_of_the_file(forced: Any, maps: dict[st
     ("note", "check"),
     [
         ("forced_decoder_ids of generation_config.json has 8", "token-ids"),
-        ("text_config.eos_token_id is 1 in config.json: texts are taken at the first token with this id", "token-ids"),
+        ("text_config.eos_token_id is 1 in config.json: texts are read at the first token with this id", "token-ids"),
         (
-            "text_config.eos_token_id is 2 in config.json, so the features of a text are taken at its largest token id; but 2 tokens have ids above the end token, '</s>' (3), for example 'a': in a text with such a token, they are taken at the wrong position",
+            "text_config.eos_token_id is 2 in config.json, so the features of a text are read at its largest "
+            "token id; but 2 tokens have ids above the end token, '</s>' (3), for example 'a': in a text with such a token, they are read at the wrong position",
             "token-ids",
         ),
         (
-            "the model is owlvit, so the features of a text are taken at its largest token id; but 1 token has an "
-            "id above the end token, '</s>' (3), for example 'a': in a text with such a token, they are taken at the wrong position",
+            "the model is owlvit, so the features of a text are read at its largest token id; but 1 token has an "
+            "id above the end token, '</s>' (3), for example 'a': in a text with such a token, they are read at the wrong position",
             "token-ids",
         ),
         (
-            "tokenizer.json names '<s>' (its id is 1) as padding, but pads with the id 0, which is '<pad>'",
+            "tokenizer.json pads texts with '<s>' (its id is 1), but with the id 0, which is '<pad>' (padding)",
             "vocabulary",
         ),
         ("tokenizer.json cuts texts to 512 tokens (truncation), but the model has 130 positions", "vocabulary"),

@@ -114,6 +114,4 @@ def test_an_expert_with_swapped_projections_is_noted() -> None:
     config = {"model_type": "mixtral", "num_local_experts": 4}
     assert not [note for note in notes(shapes, config) if "in the other experts" in note]
     said = [note for note in notes({**shapes, odd: (4, 8)}, config) if "in the other experts" in note]
-    assert said == [
-        f"{odd} is (4, 8), but the same tensor of the other experts is (8, 4): transformers cannot load this model"
-    ]
+    assert said == [f"{odd} is (4, 8), but in the other experts it is (8, 4): transformers cannot load this model"]

@@ -37,7 +37,7 @@ def described(found: list[str]) -> list[DescribedTensor]:
 
 
 LACKS = "model.layers.2 lacks mlp.up_proj.weight, which the other layers have: transformers initialises what is missing"
-MIXED = "config.json says llama (model_type), but no llama model has h.0.attn.c_attn.weight: transformers does not load the weights"
+MIXED = "config.json says llama (model_type), but no llama model has h.0.attn.c_attn.weight: the weights are not loaded"
 VERBS = {
     "convert": cs.convert, "inspect": cs.inspect, "average": lambda path: cs.average([path, path]),
     "merge": lambda path: cs.merge([path, path], method="linear", weights=[1, 1]),
