@@ -82,7 +82,7 @@ def _of_missing(architecture: str, metadata: Mapping[str, str]) -> Iterator[str]
     """Yield a note on entries that llama.cpp needs; none if the entries belong to another architecture."""
     lost = [one for name in _REQUIRED.get(architecture, ()) if (one := f"{architecture}.{name}") not in metadata]
     if lost and not any(f"{name}.block_count" in metadata for name in ARCHITECTURES if name != architecture):
-        yield f"the metadata lack {listing(lost, where='')}: llama.cpp cannot load the file without these entries"
+        yield f"the metadata lack {listing(lost, where='')}, which llama.cpp needs: llama.cpp cannot load the file"
 
 
 def _of_rows(shape: Sequence[int], architecture: str, number: int, is_of_tokens: bool) -> Iterator[str]:
@@ -97,7 +97,7 @@ def _of_tokens(metadata: Mapping[str, str], tokens: int, stated: int | None) -> 
     beyond = [f"{key} is {metadata[key]}" for key in ids if _is_number(metadata[key]) and int(metadata[key]) >= tokens]
     beyond += [f"{metadata['general.architecture']}.vocab_size is {stated}"] if stated not in (None, tokens) else []
     if tokens and beyond:
-        yield f"the file has {count(tokens, 'token')}, which contradicts other metadata: {listing(beyond, where='')}"
+        yield f"the file has {count(tokens, 'token')}, but {listing(beyond, where='')}"
 
 
 def shape_of_values(dtype: str, shape: Sequence[int]) -> tuple[int, ...]:

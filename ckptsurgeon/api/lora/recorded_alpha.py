@@ -31,7 +31,7 @@ def recorded_alpha_notes(checkpoint: Checkpoint) -> Iterator[str]:
     number = sum("A" in parts and "alpha" not in parts for parts in modules.values())
     if number:
         scale = f"{alpha / rank:g} ({ALPHA} {alpha:g} / {RANK} {rank:g})"
-        have = f"{count(number, 'module')} {'has' if number == 1 else 'have'} no alpha tensor, so that the scale is 1"
+        have = f"{count(number, 'module')} {'has' if number == 1 else 'have'} no alpha tensor, so the scale is 1"
         yield (
             f"{have}, although the metadata give {scale}: to apply this alpha, run lora merge --weights "
             f"{alpha / rank:g}"

@@ -266,8 +266,8 @@ def test_links_are_followed_inside_a_folder_and_to_a_hub_caches_blobs_only() -> 
     os.symlink(".", "hub/snapshots/abc/round")
     os.mkfifo("hub/snapshots/abc/fifo")
     found = cs.scan("hub/snapshots/abc")
-    assert [one.fault.why[:20] if one.fault else "" for one in found.found] == [
-        "it is not a regular ", "it is a link out of ", "it is a link to a fo",
+    assert [one.fault.why[:20].partition(os.sep)[0] if one.fault else "" for one in found.found] == [
+        "it is not a regular ", "it is a link to ", "it is a link to a fo",
     ]  # fmt: skip
     assert found.verdict is cs.Verdict.PLAIN
 

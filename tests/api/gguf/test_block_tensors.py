@@ -72,7 +72,7 @@ def test_a_bias_that_other_blocks_have_is_said(gone: str) -> None:
     cs.apply(cs.convert("model", layout="gguf"), "x.gguf")
     cs.apply(cs.filter("x.gguf", exclude=gone), "y.gguf")
     block, _, rest = gone.partition(".attn")
-    assert said(cs.inspect("y.gguf").notes) == [f"{block} lacks attn{rest}, which 1 of 2 such blocks have"]
+    assert said(cs.inspect("y.gguf").notes) == [f"{block} lacks attn{rest}, which 1 of 2 blocks of this kind have"]
 
 
 @pytest.mark.parametrize("gguf_type", [None, "q8_0"])
@@ -95,7 +95,7 @@ def test_experts_that_one_block_lacks_are_said() -> None:
     test_experts.written("mixtral")
     cs.apply(cs.convert("model", layout="gguf"), "x.gguf")
     cs.apply(cs.filter("x.gguf", exclude=["blk.1.ffn_up_exps"]), "y.gguf")
-    assert said(cs.inspect("y.gguf").notes) == ["blk.1 lacks ffn_up_exps.weight, which 1 of 2 such blocks have"]
+    assert said(cs.inspect("y.gguf").notes) == ["blk.1 lacks ffn_up_exps.weight, which 1 of 2 blocks of this kind have"]
     cs.apply(cs.filter("x.gguf", exclude=["blk.1.ffn_*_exps", "blk.1.ffn_gate_inp"]), "z.gguf")
     assert said(cs.inspect("z.gguf").notes)[0].startswith("the file lacks blk.1.ffn_gate.weight")
 
@@ -113,7 +113,7 @@ def test_one_block_of_an_unknown_architecture_that_lacks_a_tensor_is_said() -> N
     keys = blocks(6, *DENSE)
     assert not notes_on(keys, general__architecture="other")
     keys.remove("blk.2.attn_k.weight")
-    note = "blk.2 lacks attn_k.weight, which 5 of 6 such blocks have"
+    note = "blk.2 lacks attn_k.weight, which 5 of 6 blocks of this kind have"
     assert notes_on(keys, general__architecture="other") == [note]
 
 

@@ -13,7 +13,7 @@ import ckptsurgeon as cs
 from ...helpers.adapters import base_state, factors
 
 SAID = (
-    "1 module has no alpha tensor, so that the scale is 1, although the metadata give 2 (ss_network_alpha 4 / ss_network_dim 2): "
+    "1 module has no alpha tensor, so the scale is 1, although the metadata give 2 (ss_network_alpha 4 / ss_network_dim 2): "
     "to apply this alpha, run lora merge --weights 2"
 )
 

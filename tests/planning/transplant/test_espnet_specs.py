@@ -70,7 +70,7 @@ OURS: dict[str, Ours | tuple[Ours | None, Ours | None]] = {
     "toy + nothing.pth": refuses(3, "nothing.pth does not exist"),
     # Files that are not a bare state dict.
     "toy + checkpoint.pth": loads(12),
-    "toy + wrapped.pth": loads(12, "stripped module from the keys of wrapped.pth"),
+    "toy + wrapped.pth": loads(12, "the prefix module was removed from the keys of wrapped.pth"),
     "toy + epoch.pth": (loads(12), None),
     # Shapes. (1,) and 0-d are one number.
     "toy + one.pth": (None, loads(12)),
