@@ -77,7 +77,7 @@ IGNORED_PARTS = frozenset((
     "quantization_config",
     "rope_parameters", "rope_scaling", "task_specific_params",
 ))  # fmt: skip
-"""Fields whose value is a dict, but not the configuration of a nested model or not compared here."""
+"""Fields whose value is a dict that is not the configuration of a nested model, or that other code compares."""
 _NAMES = frozenset((
     # of the file, of loading and running
     "architectures", "attn_impl", "attn_implementation", "dtype", "finetuning_task", "framework", "freeze",

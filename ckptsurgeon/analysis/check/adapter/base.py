@@ -21,7 +21,7 @@ def _run(subject: Subject) -> Iterator[Found]:
         said = (
             f"{count(len(lost), 'module')} of the adapter {'is' if len(lost) == 1 else 'are'} not in the base: {named}"
         )
-        todo = "Give the base that this adapter was trained on with --base."
+        todo = "With --base, give the base that this adapter was trained on."
         yield Found(Status.FAIL, said, todo, tuple(lost), figures={"modules": len(lost)})
 
 

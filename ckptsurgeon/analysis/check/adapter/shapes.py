@@ -14,7 +14,7 @@ from ._against import no_adapter, no_base
 __all__ = ["CHECK"]
 
 SAVE_AGAIN = "Save the adapter again: its factors contradict each other."
-ADVICE = "Give the base that this adapter was trained on with --base, or train the adapter again on the given base."
+ADVICE = "With --base, give the base that this adapter was trained on, or train the adapter again on the given base."
 
 
 def _run(subject: Subject) -> Iterator[Found]:
