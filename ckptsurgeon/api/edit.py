@@ -292,7 +292,7 @@ def _carried(checkpoint: Checkpoint, keep: bool) -> tuple[CarriedEntries, list[s
         return CarriedEntries(), [], left_notes(extras_left(checkpoint), [checkpoint])
     entries = checkpoint.to_carry()
     rest = [(entry.name, entry.why) for entry in entries if entry.why]
-    notes = [f"entries that are not copied to the output: {grouped(rest, where='')}"] if rest else []
+    notes = [f"not copied to the output: {grouped(rest, where='')}"] if rest else []
     path = checkpoint.root_names
     if not entries or path is None:
         return CarriedEntries(), [], notes

@@ -40,7 +40,7 @@ def match(
         if between := layouts_between(checkpoint, target.tensors):
             family, here, there = between
             notes.append(
-                f"no --map rules are needed: both are networks of the family {family.name}, and ckpt transplant "
+                f"no --map is needed: both are networks of the family {family.name}, and ckpt transplant "
                 "converts the "
                 f"layout {here.name} to {there.name}"
             )

@@ -48,13 +48,13 @@ NUMBERS = frozenset((
 ))  # fmt: skip
 """Arguments whose value is a number or a list of numbers."""
 WORDS = frozenset((
-    "a", "adds", "all", "alone", "and", "are", "as", "asks", "at", "begins", "both", "by", "can", "changes", "compares",
-    "continues", "contradict", "copies", "cuts", "do", "does", "finds", "fits", "for", "from", "gives", "go",
-    "goes", "has", "have", "if", "in", "initialises", "instead", "is", "it", "keeps", "leaves", "lists", "loads",
-    "makes", "maps", "match", "means", "must", "names", "need", "needs", "of", "on", "only", "or", "out", "prints",
-    "reads", "renames", "replaces", "runs", "saves", "says", "sets", "shows", "stands", "strips", "takes", "than",
-    "that", "the", "them", "then", "to", "too", "turns", "uses", "was", "were", "will", "with", "works", "would",
-    "writes", "wrote",
+    "a", "adds", "all", "alone", "and", "are", "as", "asks", "at", "begins", "both", "by", "can", "cannot",
+    "changes", "choose", "compares", "continues", "contradict", "copies", "cuts", "do", "does", "finds", "fits",
+    "for", "from", "gives", "go", "goes", "has", "have", "if", "in", "initialises", "instead", "is", "it", "keeps",
+    "leaves", "lists", "loads", "makes", "maps", "match", "matches", "means", "must", "names", "need", "needs",
+    "of", "on", "only", "or", "out", "prints", "reads", "renames", "replaces", "runs", "saves", "says", "sets",
+    "shows", "stands", "strips", "takes", "than", "that", "the", "them", "then", "to", "too", "turns", "uses",
+    "was", "were", "will", "with", "works", "would", "writes", "wrote",
 ))  # fmt: skip
 """Words after an option that continue the sentence; any other word after an option is its value."""
 

@@ -76,7 +76,7 @@ def test_integers_under_the_name_of_a_weight_are_noted(key: str) -> None:
         torch.save({**state, key: torch.arange(12).reshape(3, 4)}, name)
     (note,) = (one for one in cs.average(PATHS).notes if "integer values" in one)
     assert note == (
-        "1 weight has integer values, which have no mean: those of the last checkpoint are taken (--int-buffers); if "
+        "1 weight has integer values, which have no mean: the values of the last checkpoint are taken (--int-buffers); if "
         f"these are codes of quantised weights, the output is wrong: {key}"
     )
     torch.save({**state, "l.weight": torch.ones(3, 4, dtype=torch.int32)}, "0.pth")

@@ -210,7 +210,7 @@ def test_matrices_that_are_transposed_under_other_names_are_said() -> None:
 def test_other_numbers_of_layers_are_said(net: Callable[..., nn.Module]) -> None:
     torch.save(net(layers=5).state_dict(), "src.pth")
     net(layers=3)
-    assert "layers has 5 layers in src.pth, 3 in dst.yaml" in cs.fits("src.pth", "dst.yaml").notes
+    assert "layers has 5 layers in src.pth, but 3 in dst.yaml" in cs.fits("src.pth", "dst.yaml").notes
 
 
 def test_no_command_is_proposed_if_nothing_would_be_loaded(net: Callable[..., nn.Module]) -> None:

@@ -168,7 +168,7 @@ def left_notes(names: Sequence[str], opened: Sequence[Checkpoint]) -> list[str]:
     A list or tuple of tensors in the state dict has a note of its own, since the tensors may be weights.
     """
     lists = [f"{extra.key} ({extra.type})" for one in opened for extra in one.extras if _is_list_of_tensors(extra, one)]
-    notes = [f"entries that are not tensors are left out: {listing(names)}"] if names else []
+    notes = [f"left out: {listing(names)}"] if names else []
     if lists:
         said = listing(list(dict.fromkeys(lists)))
         notes.append(f"tensors in lists are not entries of a state dict, and are left out: {said}")

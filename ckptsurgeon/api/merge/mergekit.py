@@ -285,7 +285,7 @@ def check_alone(recipe: str, **given: Any) -> None:
     """
     if not is_recipe(recipe):
         raise ConfigError(
-            f"{escape(recipe)} is not a recipe of mergekit.",
+            f"{escape(recipe)} is not a recipe.",
             hint="Give a recipe of mergekit (.yaml), or a list of models.",
         )
     doubled = next((name for name, value in given.items() if value not in (None, (), [], {})), "")

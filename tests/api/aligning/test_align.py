@@ -475,7 +475,7 @@ def test_models_of_other_sizes_are_an_error(saved: Saved, tmp_path: Path) -> Non
         cs.merge([saved("llama"), other], method="linear", weights=[0, 1], align=True)
     alone = tmp_path / "alone.safetensors"
     alone.write_bytes((other / "model.safetensors").read_bytes())
-    with pytest.raises(cs.PlanError, match="cannot be aligned with .* has another shape there"):
+    with pytest.raises(cs.PlanError, match="cannot be aligned with .*: the shapes of .* differ"):
         cs.merge([saved("llama"), alone], method="linear", weights=[0, 1], align=True)
 
 

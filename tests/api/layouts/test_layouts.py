@@ -200,9 +200,7 @@ def test_a_transplant_converts_sources_of_the_destination_s_family() -> None:
 def test_match_says_that_no_rules_are_needed() -> None:
     save_file(recorded("llama", "meta"), "meta.safetensors")
     save_file(recorded("llama", "transformers"), "hf.safetensors")
-    said = (
-        "no --map rules are needed: both are networks of the family llama, and ckpt transplant converts the layout meta"
-    )
+    said = "no --map is needed: both are networks of the family llama, and ckpt transplant converts the layout meta"
     assert any(said in note for note in cs.match("meta.safetensors", "hf.safetensors").notes)
     assert not any("no rules" in note for note in cs.match("meta.safetensors", "meta.safetensors").notes)
 

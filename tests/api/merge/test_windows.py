@@ -62,7 +62,7 @@ def test_wrong_windows_and_outputs_that_exist_are_errors() -> None:
     for window in (0, 1, 6):
         with pytest.raises(cs.ConfigError) as error:
             cs.average_windows(PATHS, "means", window=window)
-        assert error.value.message == f"--window {window} does not fit 5 checkpoints."
+        assert error.value.message == f"--window {window} is not possible with 5 checkpoints."
     assert not Path("means").exists()
     cs.average_windows(PATHS, "means", window=4)
     with pytest.raises(cs.OutputError, match=r"means/epoch-3\.pth exists"):

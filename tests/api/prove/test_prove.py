@@ -69,7 +69,7 @@ def test_the_output_is_what_transformers_computes() -> None:
     assert found.output.distance.largest == pytest.approx(float((logits[0] - logits[1]).abs().max()), rel=1e-4)
     assert found.drift is not None
     assert found.drift.name == "model.layers.1"
-    assert found.inputs == "input_ids (1, 6), of ids.safetensors"
+    assert found.inputs == "input_ids (1, 6) from ids.safetensors"
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -346,7 +346,11 @@ def wider_layers() -> dict[str, Any]:
     ("made", "verdict", "note"),
     [
         (more_layers, "SAME", "only one of the networks has model.layers.3, so it is not compared"),
-        (wider_layers, "EQUIVALENT", "not compared, because their outputs have different shapes: model.embed_tokens,"),
+        (
+            wider_layers,
+            "EQUIVALENT",
+            "blocks that are not compared, because their outputs have different shapes: model.embed_tokens,",
+        ),
     ],
 )
 def test_networks_of_other_sizes_are_compared_by_what_they_share(

@@ -286,7 +286,7 @@ def test_what_cannot_be_cut_is_an_error(models: Models, corpus: Path, tmp_path: 
         cs.resize(source, trim=tmp_path / "weights.txt")
     with pytest.raises(cs.ConfigError, match=r"corpus .*missing.txt cannot be read"):
         cs.resize(source, trim=[str(corpus), str(tmp_path / "missing.txt")])
-    with pytest.raises(cs.ConfigError, match="are both given"):
+    with pytest.raises(cs.ConfigError, match="tokenizer and trim cannot be used together"):
         cs.resize(source, trim=corpus, tokenizer=source)
     with pytest.raises(cs.ConfigError, match="adds no tokens"):
         cs.resize(source, trim=corpus, new_tokens="subword")

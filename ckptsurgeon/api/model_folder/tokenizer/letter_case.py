@@ -65,10 +65,7 @@ def case_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
         if by and lowers and len(capitals) * LEAST > len(words):
             which = "words" if is_of_words else "tokens of several characters"
             has = f"{len(capitals)} of {len(words)} {which} in {name} have capital letters"
-            yield (
-                f"{by} lower-cases texts, but {has}, so the tokeniser never produces these tokens: "
-                f"{_examples(capitals)}"
-            )
+            yield (f"{by} lower-cases texts, but {has}, so the tokeniser never produces them: {_examples(capitals)}")
         elif by and not lowers and is_of_words and not capitals and _has_letters(words):
             unknown = "words with capital letters become unknown"
             yield f"{by} keeps capital letters, but no word in {name} has one: {unknown}"

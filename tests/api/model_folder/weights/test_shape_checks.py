@@ -132,7 +132,7 @@ def test_sizes_of_quantised_layers_are_held_against_the_configuration(
 ) -> None:
     tensors, config = quantised(method, **fields)
     notes = list(shape_notes(logical_tensors(tensors, config), config))
-    assert notes == ([f"{note}: one of the two is from another model"] if note else [])
+    assert notes == ([f"{note}: config.json or the weights are from another model"] if note else [])
 
 
 def test_output_layers_of_codes_may_be_filled_up() -> None:
