@@ -299,7 +299,7 @@ def test_what_cannot_be_cut_is_an_error(models: Models, corpus: Path, tmp_path: 
     for name in ("config.json", "model.safetensors"):
         shutil.copy(source / name, tmp_path / "list" / name)
     (tmp_path / "list/vocab.json").write_text(json.dumps(made.get_vocab()))
-    with pytest.raises(cs.ConfigError, match=r"--trim needs a tokenizer.json"):
+    with pytest.raises(cs.ConfigError, match=r"trim needs a tokenizer.json"):
         cs.resize(tmp_path / "list", trim=corpus)
 
 
