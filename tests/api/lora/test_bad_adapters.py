@@ -101,7 +101,7 @@ def test_wrong_usage_is_said(arguments: list[str], code: int, why: str, ckpt: An
 @pytest.mark.parametrize(
     ("dtype", "hint"),
     [
-        (torch.uint8, "Dequantise the model with the package that quantised it"),
+        (torch.uint8, "or dequantise the model with the package that quantised it"),
         (torch.int16, "Merge into the model before it was quantised."),  # without scales these may be any integers
     ],
 )

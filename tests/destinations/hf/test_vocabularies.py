@@ -427,7 +427,9 @@ def test_a_list_that_contradicts_the_ids_of_a_bare_configuration_is_noted() -> N
     assert "is it the list of another model?" not in told(plan)
     plan = cs.transplant("bert", "bare/config.json", vocab="bert/vocab.txt:other.txt")
     (note,) = (note for note in plan.notes if note.endswith("is it the list of another model?"))
-    assert note.startswith("according to other.txt, ids in config.json of the destination belong to other tokens than")
+    assert note.startswith(
+        "according to the token list other.txt, ids in config.json of the destination belong to other tokens than"
+    )
     assert "pad_token_id is 4 ('k', while '[PAD]' is 9)" in note
 
 
