@@ -110,8 +110,8 @@ def with_config_said(
     for number, (other, theirs) in used.items():
         notes += moved_layer_notes(plan, number, theirs, written, is_own=theirs is ours)
         if theirs is not ours:
-            starts = _with_start(theirs, folders[number]), _with_start(ours, output_folder)
-            notes += config_notes(other, starts[0], name, starts[1], by_place=by_place)
+            pair = _with_starts((theirs, folders[number]), (ours, output_folder))
+            notes += config_notes(other, pair[0], name, pair[1], by_place=by_place)
             notes += label_notes(plan, number, theirs, name, ours)
             notes += input_notes(other, folders[number], name, output_folder)
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
@@ -136,10 +136,19 @@ def config_notes(
         yield f"{DIFFERENT}: {'; '.join(lines)}"
 
 
-def _with_start(config: Mapping[str, Any], folder: ModelFolder) -> Mapping[str, Any]:
-    """Return a configuration with the ``decoder_start_token_id`` of generation_config.json, if it has none itself."""
-    start = generation_settings(folder).get(START)
-    return config if start is None or config.get(START) is not None else {**config, START: start}
+def _with_starts(*models: tuple[Mapping[str, Any], ModelFolder]) -> list[Mapping[str, Any]]:
+    """Return configurations, with the ``decoder_start_token_id`` of generation_config.json if they have none.
+
+    generation_config.json is read only if one of the models has a decoder that needs this id.
+    """
+    configs = [config for config, _ in models]
+    if not any(config.get(START) is not None or config.get("is_encoder_decoder") is True for config in configs):
+        return configs
+    starts = [generation_settings(folder).get(START) for _, folder in models]
+    return [
+        config if start is None or config.get(START) is not None else {**config, START: start}
+        for config, start in zip(configs, starts, strict=True)
+    ]
 
 
 def _line(field: str, *pair: tuple[str, str]) -> str:
