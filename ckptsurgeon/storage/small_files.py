@@ -13,7 +13,16 @@ from importlib.machinery import SourceFileLoader
 
 from ..util.text import human_bytes
 
-__all__ = ["SMALL_BYTES", "CodeLoader", "IrregularError", "open_file", "open_regular", "read_file", "read_text"]
+__all__ = [
+    "SMALL_BYTES",
+    "CodeLoader",
+    "IrregularError",
+    "is_of_system",
+    "open_file",
+    "open_regular",
+    "read_file",
+    "read_text",
+]
 
 SMALL_BYTES = 16 << 20
 """The usual limit for the size of a file in bytes; configurations that people write are smaller."""
@@ -24,6 +33,11 @@ _KINDS = {
     stat.S_IFBLK: "a block device",
     stat.S_IFSOCK: "a socket",
 }
+
+
+def is_of_system(path: str) -> bool:
+    """Return whether the system makes the file at an absolute path; /dev/shm is memory in which users keep files."""
+    return path.startswith(("/proc/", "/sys/", "/dev/")) and not path.startswith("/dev/shm/")
 
 
 class IrregularError(OSError):

@@ -10,7 +10,7 @@ from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...util.text import NUMBER_IN_KEY
 
-__all__ = ["NORM", "families", "is_scale", "is_weight", "role_of"]
+__all__ = ["families", "is_scale", "is_weight", "role_of"]
 
 _WEIGHT = re.compile(r"(?:weight|kernel|_proj|_[wW]|\bw\d?|[AB])$")
 """Matches the ends of the keys of weights, including weights that contain several experts in one tensor."""
@@ -21,8 +21,6 @@ _OTHER = re.compile(
 )
 """Matches parts of the keys of norms, biases, buffers and adapter factors, which may be constant."""
 _SCALE = re.compile(r"scale|absmax|SCB", re.IGNORECASE)
-NORM = re.compile(r"(?:norm|ln|LayerNorm)[\w.]*[./](?:weight|gamma|scale)(?::0)?$")
-"""Matches the ends of the keys of the weights of norms; torchtune, Flax and Keras name them scale or gamma."""
 
 
 def role_of(key: str) -> str:

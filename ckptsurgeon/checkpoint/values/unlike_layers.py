@@ -12,10 +12,10 @@ from ...tensors.info import TensorInfo
 from ...util.text import NUMBER_IN_KEY, count, listing
 from .non_finite import SmallSample
 
-__all__ = ["unlike_layer_notes"]
+__all__ = ["AROUND_ZERO", "BIAS", "MOSTLY", "NORM", "OF_ONE_SIGN", "unlike_layer_notes"]
 
-NORM = re.compile(r"(?:norm|ln|LayerNorm)[\w.]*[./](?:weight|gamma|scale)$")
-"""Matches the ends of the keys of the weights of norms."""
+NORM = re.compile(r"(?:norm|ln|LayerNorm)[\w.]*[./](?:weight|gamma|scale)(?::0)?$")
+"""Matches the ends of the keys of the weights of norms; torchtune, Flax and Keras name them scale or gamma."""
 BIAS = re.compile(r"[._/](?:bias|beta)$")
 """Matches the ends of the keys of biases."""
 FEWEST, MOSTLY = 3, 3 / 4

@@ -10,13 +10,13 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Any
 
+from ...storage.small_files import is_of_system
 from ...util.version import __version__
 
 __all__ = ["LIBRARIES", "is_stock", "only_installed", "versions"]
 
 LIBRARIES = ("torch", "transformers")
 _CODE = (".py", ".pyc", ".so")
-_SYSTEM, _MEMORY = ("/proc/", "/sys/", "/dev/"), "/dev/shm/"
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -94,9 +94,7 @@ def only_installed(files: Iterable[str]) -> bool:
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     folders = tuple({os.path.realpath(sysconfig.get_path(name)) + os.sep for name in names})
     others = (os.path.realpath(path) for path in files if not path.endswith(_CODE) and os.path.exists(path))
-    return all(
-        path.startswith(folders) or (path.startswith(_SYSTEM) and not path.startswith(_MEMORY)) for path in others
-    )
+    return all(path.startswith(folders) or is_of_system(path) for path in others)
 
 
 def is_stock(modules: Collection[Any]) -> bool:

@@ -22,6 +22,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint
 from ...errors import CheckpointError, ConfigError, FormatError
 from ...planning.target import InitialFile, Undrawable
+from ...storage.small_files import is_of_system
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...util.text import escape
@@ -42,14 +43,9 @@ _OTHERS = (
 def weights_opened(paths: Iterable[str]) -> Iterator[str]:
     """Yield the paths that may be files of weights; a path inside the working directory becomes relative to it."""
     for path in dict.fromkeys(map(os.path.abspath, paths)):
-        if not path.lower().endswith(_OTHERS) and not _is_of_system(path) and _is_file(path):
+        if not path.lower().endswith(_OTHERS) and not is_of_system(path) and _is_file(path):
             near = os.path.relpath(path)
             yield path if near.startswith("..") else near
-
-
-def _is_of_system(path: str) -> bool:
-    """Return whether the system made a file: /dev/shm is memory in which users keep weights."""
-    return path.startswith(("/proc/", "/sys/", "/dev/")) and not path.startswith("/dev/shm/")
 
 
 def _is_file(path: str) -> bool:

@@ -14,6 +14,7 @@ from ...planning.plan.coded_part import CodedPart
 from ...planning.plan.step import Step
 from ...tensors.dtypes import BLOCKS, DTYPES, ROUNDED, contiguous_stride
 from ...tensors.encoders._encoder import is_computed_in, is_encoder, part_shape
+from ...tensors.encoders._extremes import Read
 from ...tensors.info import Encoded, TensorInfo
 from ...tensors.ops.casts import CastLosses, raw_dtype
 from ...tensors.ops.regions import Array, Box, box_shape
@@ -120,29 +121,42 @@ def coding_of(
     blocks ``places`` of the weight that is quantised. ``order`` has the values of ``step.column_order``.
     """
     info, roundings = part_of(step), context.roundings
-    source = ComputedWeight(step.coded, places, weight, order)
-    strips = in_strips(info, source.read, roundings, context.spread)
+    read = _reader(info, ComputedWeight(step.coded, places, weight), order)
+    strips = in_strips(info, read, roundings, context.spread)
     if strips is not None:
         return strips
 
     def block(place: OutputBlock, seen: Seen | None = None) -> tuple[Array, CastLosses]:
-        return np.ascontiguousarray(measured_block(info, source.read, place, roundings)), CastLosses()
+        return np.ascontiguousarray(measured_block(info, read, place, roundings)), CastLosses()
 
     return block
+
+
+def _reader(info: TensorInfo, weight: ComputedWeight, order: Array | None) -> Read:
+    """Return a function that reads the tensors of which ``info`` is computed: the weight, and the order of its columns.
+
+    ``order`` has the values of the latter, the last tensor of ``info.made.of``.
+    """
+    if order is None:
+        return weight.read
+    assert isinstance(info.made, Encoded)
+    columns, values = info.made.of[-1], order
+
+    def read(one: TensorInfo, box: Box) -> Array:
+        return values[slice(*box[0])] if one is columns else weight.read(one, box)
+
+    return read
 
 
 class ComputedWeight:
     """A weight that is computed block by block when a part of it is read; several threads may read.
 
     The function ``compute`` computes one of the blocks ``places``, which follow each other in the weight. The blocks
-    that were computed last are cached. ``order`` is the order of the columns, if there is one.
+    that were computed last are cached.
     """
 
-    def __init__(
-        self, part: CodedPart | None, places: Sequence[OutputBlock], compute: Blockwise, order: Array | None = None
-    ) -> None:
+    def __init__(self, part: CodedPart | None, places: Sequence[OutputBlock], compute: Blockwise) -> None:
         assert part is not None
-        self._order, self._shape = order, part.shape
         self._places, self._compute, self._dtype = places, compute, raw_dtype(part.dtype)
         self._stride = contiguous_stride(part.shape)
         self._begins = [place.offset // self._dtype.itemsize for place in places]
@@ -150,9 +164,7 @@ class ComputedWeight:
         self._lock = Lock()
 
     def read(self, info: TensorInfo, box: Box) -> Array:
-        """Return the part ``box`` of the weight, or of the order of its columns."""
-        if self._order is not None and info.shape != self._shape:
-            return self._order[slice(*box[0])]
+        """Return the part ``box`` of the weight."""
         found = list(self._overlapping(box))
         if len(found) == 1 and found[0][1] == box:
             number = found[0][0]

@@ -13,9 +13,8 @@ from ...util.registry import discover
 from ...util.text import listing
 from ..dtypes import DTYPES
 from ..encodings._encoding import QuantisedTensor
-from ..encodings._find import WITHOUT_SCALES
 from ..encodings._methods import IN_OTHER_SHARD, UNKNOWN, family
-from ..encodings._parts import UNSCALED
+from ..encodings._parts import UNSCALED, WITHOUT_SCALES
 from ..encodings._settings import QuantisationSettings, Settings, stated_by
 from ..info import Decoded, TensorInfo
 from ..odd_scales import OddScales

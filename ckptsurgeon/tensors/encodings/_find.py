@@ -15,14 +15,11 @@ from ..info import TensorInfo
 from ..possible_scales import decodes_nothing, fits_as_scale
 from ._encoding import NO_CODES, Encoding, LogicalTensor, Parts, QuantisedTensor, QuantisedTensors
 from ._methods import UNKNOWN
-from ._parts import could_be_parts, could_be_words, lone_codes, lone_parts, part_endings
+from ._parts import WITHOUT_SCALES, could_be_parts, could_be_words, lone_codes, lone_parts, part_endings
 from ._settings import QuantisationSettings, Settings
 from .torch_quantised import pickled_torchao, stored_bytes
 
-__all__ = ["WITHOUT_SCALES", "are_plain_integers", "could_be_codes", "find_codes", "is_named_codes", "unknown"]
-
-WITHOUT_SCALES = ", without scales"
-"""The end of the name of the encoding of codes that have no scale at all."""
+__all__ = ["are_plain_integers", "could_be_codes", "find_codes", "is_named_codes", "unknown"]
 
 # Codes in unknown encodings are recognised by scales in the same module, or by the settings in their folder.
 

@@ -16,6 +16,7 @@ __all__ = [
     "OF_CACHE",
     "UNCODED",
     "UNSCALED",
+    "WITHOUT_SCALES",
     "IncompleteTensors",
     "broken_partners",
     "could_be_parts",
@@ -30,6 +31,9 @@ UNCODED = "without its codes"
 """The end of the name of the encoding of tensors whose codes are missing, or were replaced by plain numbers."""
 UNSCALED = "without some of its scales"
 """The end of such a name if the codes exist, but not all tensors that decode them, so that no known encoding fits."""
+
+WITHOUT_SCALES = ", without scales"
+"""The end of such a name if codes have no scale at all."""
 
 # Quantised tensors that are split over shards: scales in one, codes in another.
 

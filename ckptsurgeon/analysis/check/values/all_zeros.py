@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from ....checkpoint.values.unlike_layers import BIAS, MOSTLY, NORM
 from ..check import Check, of_keys, without_values
-from ..families import NORM, families
+from ..families import families
 from ..report import Found, Status
 from ..subject import Subject
 
@@ -22,10 +23,6 @@ ADVICE = (
     "outputs only zeros."
 )
 
-BIAS = re.compile(r"[._/](?:bias|beta)$")
-"""Matches the ends of the keys of biases."""
-MOSTLY = 3 / 4
-"""At least this share of the biases of a role must have other values than zero."""
 FEWEST, PART = 3, 20
 """The fewest norms with the same role that are compared; the share of a norm (a 20th) that may be zero by chance."""
 OFFSETS = (".qzeros", ".biases")

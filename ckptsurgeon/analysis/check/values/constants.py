@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ....checkpoint.values.unlike_layers import NORM
 from ..check import Check, of_keys, without_values
-from ..families import NORM, families
+from ..families import families
 from ..report import Found, Status
 from ..subject import Subject
 

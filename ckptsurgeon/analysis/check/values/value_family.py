@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from math import log2
 
-from ....checkpoint.values.unlike_layers import AROUND_ZERO, MOSTLY, OF_ONE_SIGN
+from ....checkpoint.values.unlike_layers import AROUND_ZERO, MOSTLY, NORM, OF_ONE_SIGN
 from ....tensors.layer_groups import larger_layers
 from ....tensors.odd_scales import APART, ZERO, powers_of, unlike_other_layers
 from ....tensors.odd_scales import HUGE as HUGE_SCALES
 from ....util.text import count, escape, listing
 from ..check import SHOWN, Check, of_keys, without_values
-from ..families import NORM, families
+from ..families import families
 from ..report import Found, Status
 from ..subject import Subject
 from .huge_values import HUGE

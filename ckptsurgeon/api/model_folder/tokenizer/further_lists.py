@@ -18,7 +18,7 @@ from ..folder import LARGEST, ModelFolder
 from ..weights.shape_checks import DescribedTensor
 from .tokenizer_files import added_tokens, brief_token, object_in
 
-__all__ = ["further_list_notes", "missing_list_notes", "older_list_notes"]
+__all__ = ["further_list_notes", "missing_list_notes", "other_rule_notes", "shorter_list_notes"]
 
 SETTINGS = "tokenizer_config.json"
 DECODER = r"(^|\.)decoder\.embed_tokens\.weight$"
@@ -61,38 +61,53 @@ COMPARED, FEW = 512, 0.02
 """About how many merge rules are compared, and the share of rules or tokens that may differ without a note."""
 
 
-def older_list_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield notes on a merges.txt or vocab.json that is of another tokeniser, or cut, beside a BPE tokenizer.json."""
-    there = {one.name for one in folder.files if not scheme_of(one.path)}
-    found = folder.token_list if folder.vocabulary == WHOLE and there & {MERGES, OLDER} else None
-    if found is None or found.kind != "BPE" or not found.rules:
-        return
-    if MERGES in there:
-        yield from _other_rules(folder, found)
-    tokens = object_in(folder, OLDER) if OLDER in there else {}
-    own = len(found.tokens) - len(added_tokens(folder).intersection(found.tokens))
-    if tokens and len(tokens) < own * (1 - FEW):
-        lacks = f"{OLDER} has {count(len(tokens), 'token')}, but {WHOLE} has {own:,} without added tokens"
+def shorter_list_notes(folder: ModelFolder, number: int) -> Iterator[str]:
+    """Yield a note if a vocab.json of ``number`` tokens lacks many of those in the BPE tokenizer.json beside it."""
+    found = _rules_in_whole(folder)
+    own = len(found.tokens) - len(added_tokens(folder).intersection(found.tokens)) if found is not None else 0
+    if number < own * (1 - FEW):
+        lacks = f"{OLDER} has {count(number, 'token')}, but {WHOLE} has {own:,} without added tokens"
         yield f"{lacks}: programs that read {OLDER} lack the others"
 
 
-def _other_rules(folder: ModelFolder, found: Vocabulary) -> Iterator[str]:
-    """Yield a note if merges.txt has another number of rules than tokenizer.json, or rules for other tokens."""
+def other_rule_notes(folder: ModelFolder) -> Iterator[str]:
+    """Yield a note if a merges.txt has another number of rules than tokenizer.json, or rules for other tokens."""
+    found = _rules_in_whole(folder)
+    if found is None or all(one.name != MERGES or scheme_of(one.path) for one in folder.files):
+        return
     try:
-        lines = folder.read(MERGES, LARGEST).split(b"\n")
+        data = folder.read(MERGES, LARGEST).strip()
     except (ConfigError, SourceError):
         return
-    rules = [line for line in lines if line.strip() and not line.startswith(b"#version")]
-    sample = [rule.decode(errors="replace").split() for rule in rules[:: len(rules) // COMPARED + 1]]
-    known = frozenset(found.tokens)
-    other = [one for rule in sample if (one := "".join(rule)) not in known]
-    if len(other) > FEW * len(sample):
-        makes = f"{len(other)} of {count(len(sample), 'merge rule')} of {MERGES} that were compared make tokens"
-        examples = listing([brief_token(one) for one in other], 3, where="")
+    number = data.count(b"\n") + bool(data) - data.startswith(b"#version")
+    sample = _sampled_rules(data)
+    made = {"".join(rule) for rule in sample}
+    other = made.difference(found.tokens)
+    if len(other) > FEW * len(made):
+        makes = f"{len(other)} of {count(len(made), 'merge rule')} of {MERGES} that were compared make tokens"
+        examples = listing([brief_token(one) for one in sorted(other)], 3, where="")
         yield f"{makes} that {WHOLE} lacks: programs that read {MERGES} split texts into other tokens: {examples}"
-    elif abs(len(rules) - found.rules) > FEW * found.rules:
-        has = f"{MERGES} has {count(len(rules), 'merge rule')}, but {WHOLE} has {found.rules:,}"
+    elif abs(number - found.rules) > FEW * found.rules:
+        has = f"{MERGES} has {count(number, 'merge rule')}, but {WHOLE} has {found.rules:,}"
         yield f"{has}: programs that read {MERGES} split texts into other tokens"
+
+
+def _rules_in_whole(folder: ModelFolder) -> Vocabulary | None:
+    """Return the token list of tokenizer.json if it has merge rules."""
+    found = folder.token_list if folder.vocabulary == WHOLE else None
+    return found if found is not None and found.kind == "BPE" and found.rules else None
+
+
+def _sampled_rules(data: bytes) -> list[list[str]]:
+    """Return merge rules, each as its two parts, of lines that are spread over a merges.txt; few are decoded."""
+    found, step = [], len(data) // COMPARED + 1
+    for at in range(0, len(data), step):
+        begin = data.rfind(b"\n", 0, at) + 1
+        end = data.find(b"\n", at)
+        rule = data[begin : end if end >= 0 else len(data)]
+        if not rule.startswith(b"#version"):
+            found.append(rule.decode(errors="replace").split())
+    return found
 
 
 # Token lists that are missing, so that the tokeniser cannot be loaded.

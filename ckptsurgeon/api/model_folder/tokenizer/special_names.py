@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ....util.text import count, escape, listing
@@ -174,14 +174,18 @@ def name_notes(folder: ModelFolder) -> Iterator[str]:
     there, here = roles_in(object_in(folder, MAP)), roles_in(said)
     other = [name for name in here if name in there and here[name] != there[name]]
     is_swapped = any(there[name] == here[one] and there[one] == here[name] for name in other for one in other)
-    tokens = frozenset(local_tokens(folder) if folder.has_all_tokens else ()) | added_tokens(folder)
-    is_unknown = len(tokens) > len(other) and any(there[name] not in tokens for name in other)
-    if other and (is_swapped or is_unknown or MORE not in said):
+    if other and (is_swapped or MORE not in said or _are_unknown(folder, [there[name] for name in other])):
         named = listing(
             [f"{name} {brief_token(there[name])} and {brief_token(here[name])}" for name in other], 3, where=""
         )
         wins = f"transformers{' before 4.34' if MORE in said else ''} uses {MAP}"
         yield f"{MAP} and {TOKENIZER} have different special tokens: {named}: {wins}"
+
+
+def _are_unknown(folder: ModelFolder, tokens: Sequence[str]) -> bool:
+    """Return whether the tokeniser, whose whole token list is known, lacks one of the tokens."""
+    listed = local_tokens(folder) if folder.has_all_tokens else ()
+    return bool(listed) and not {*listed, *added_tokens(folder)}.issuperset(tokens)
 
 
 def added_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:

@@ -22,7 +22,7 @@ from .affixes import affix_notes
 from .around import around_notes, text_notes
 from .changed_lists import order_notes, score_notes
 from .decoding import decoding_notes
-from .further_lists import missing_list_notes, older_list_notes
+from .further_lists import missing_list_notes, other_rule_notes, shorter_list_notes
 from .spaces import space_notes
 from .spelling import spelling_of
 from .tokenizer_files import SPECIAL, WHOLE, added_in, added_tokens, brief_token, local_tokens, object_in
@@ -186,7 +186,7 @@ def token_list_notes(folder: ModelFolder) -> Iterator[str]:
     yield from text_notes(folder)
     yield from merge_rule_notes(folder)
     yield from missing_list_notes(folder)
-    yield from older_list_notes(folder)
+    yield from other_rule_notes(folder)
     yield from _own_rules(folder)
     yield from _few_rules(folder)
     yield from _order_of_rules(folder)
@@ -201,6 +201,8 @@ def _other_tokens(folder: ModelFolder, older: str) -> Iterator[str]:
     theirs: tuple[str, ...] = ()
     with suppress(ConfigError, SourceError):
         theirs = vocabulary_of(older, folder.read(older, LARGEST)).tokens
+    if older == TOKENS and theirs:
+        yield from shorter_list_notes(folder, len(theirs))
     pairs = list(zip(theirs, folder.tokens, strict=False))
     other = [row for row, (one, two) in enumerate(pairs) if one != two]
     if len(other) * 2 <= len(pairs):
