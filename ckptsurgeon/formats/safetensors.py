@@ -28,6 +28,8 @@ __all__ = ["FORMAT"]
 
 _DEEPEST = 127
 """How many levels of nested arrays and objects the reference implementation accepts (serde_json)."""
+_TRUNCATED = "Fetch or save this file again. ckpt check shows how much of it is missing, and which tensors are lost."
+"""The hint for a file that is shorter than its header requires."""
 
 
 class _Safetensors:
@@ -66,8 +68,8 @@ class _Safetensors:
         )
 
 
-def _fail(file: File, rule: str, why: str) -> FormatError:
-    return FormatError(f"{escape(file.uri)} is not a valid safetensors file: {why}.", rule=rule)
+def _fail(file: File, rule: str, why: str, hint: str = "") -> FormatError:
+    return FormatError(f"{escape(file.uri)} is not a valid safetensors file: {why}.", hint=hint, rule=rule)
 
 
 def _raw_header(file: File) -> bytes:
@@ -88,6 +90,7 @@ def _raw_header(file: File) -> bytes:
             file,
             "InvalidHeaderLength",
             f"its header has {length} bytes, but the file only {file.size}: it is truncated",
+            _TRUNCATED,
         )
     return file.read(8, length)
 
@@ -181,9 +184,8 @@ def _tensor(file: File, key: str, entry: Any, stored: Storage) -> TensorInfo:
     except EntryError as error:
         raise _fail(file, error.rule, f"the tensor {escape(key)} {error.why}") from None
     if entry["data_offsets"][1] > stored.nbytes:
-        raise _fail(
-            file, "InvalidOffset", f"the tensor {escape(key)} ends beyond the end of the file, which is truncated"
-        )
+        why = f"the tensor {escape(key)} ends beyond the end of the file, which is truncated"
+        raise _fail(file, "InvalidOffset", why, _TRUNCATED)
     return info
 
 

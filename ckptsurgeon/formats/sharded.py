@@ -162,8 +162,8 @@ def _check_count(index: File, folder: Folder, shards: Mapping[str, Header], tota
         return
     raise FormatError(
         f"{said}, although the names of the shards imply more: a part of the checkpoint is missing.",
-        hint="Fetch the whole checkpoint, or pass the path of a shard to read it alone. "
-        f"If the rest was left out on purpose, set total_size = {size} in the index.",
+        hint="Fetch the whole checkpoint, or pass the path of a shard to read it alone. If the others were left out on "
+        f'purpose, write the size of the listed ones into the index: "total_size": {size}.',
         details=missing_shards(shards, most=1000)[0],
         rule="missing shard",
     )

@@ -106,6 +106,13 @@ def test_the_reason_is_the_rule_that_was_broken(name: str, why: str) -> None:
         read(HOSTILE[name])
 
 
+@pytest.mark.parametrize("name", ["offsets beyond the file", "hole"])
+def test_only_a_truncated_file_has_the_hint_to_fetch_it_again(name: str) -> None:
+    with pytest.raises(cs.FormatError) as caught:
+        read(HOSTILE[name])
+    assert ("ckpt check" in caught.value.hint) == (name != "hole")
+
+
 def test_the_reference_takes_the_last_of_two_equal_keys_and_we_refuse() -> None:
     assert len(deserialize(HOSTILE["duplicate key"])) == 1
 

@@ -313,7 +313,7 @@ def test_an_index_that_names_fewer_shards_than_they_count_says_the_way_out(total
     parts(["model-00001-of-00002.safetensors"], total)
     with pytest.raises(cs.FormatError) as error:
         cs.inspect(".")
-    size = re.search(r"total_size = (\d+)", error.value.hint)
+    size = re.search(r'"total_size": (\d+)', error.value.hint)
     parts(["model-00001-of-00002.safetensors"], int(size[1]) if size else None)
     assert cs.inspect(".").notes
 
