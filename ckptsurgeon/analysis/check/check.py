@@ -54,7 +54,8 @@ class Check:
 def of_keys(status: Status, keys: Sequence[str], what: str, todo: str, **figures: int | float | str) -> Found:
     """Return a finding on the tensors ``keys``; ``figures`` are the numbers in its message, by name.
 
-    ``what`` is the predicate of the message, which begins with "3 tensors" or "1 tensor". ``todo`` is the advice.
+    The message begins with the number of tensors, such as "3 tensors"; ``what`` is the rest, such as "are all zeros".
+    ``todo`` is the advice.
     """
     number = count(len(keys), "tensor")
     named = listing([escape(key) for key in keys], SHOWN)

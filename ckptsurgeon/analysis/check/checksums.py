@@ -23,17 +23,17 @@ __all__ = ["Checksums", "RecipeSums", "checked_sums", "recipe_sums"]
 
 @dataclass(frozen=True)
 class Checksums:
-    """The number of records with a stored checksum, and the names of records whose bytes do not match it (``bad``)."""
+    """The number of records (such as zip entries) with a stored checksum; ``bad`` names those that do not match it."""
 
     number: int = 0
     bad: tuple[str, ...] = ()
 
 
 def checked_sums(checkpoint: Checkpoint, measured: Mapping[str, Measured]) -> Checksums:
-    """Compare all stored checksums with the bytes.
+    """Compare the checksums that the checkpoint's files store with the bytes, and return the result.
 
-    ``measured`` has the CRC-32 of each tensor. For a record that consists of one tensor, this CRC-32 is used. Other
-    records are read again.
+    ``measured`` has the CRC-32 of each tensor. For a record (such as a zip entry) that consists of one tensor, this
+    CRC-32 is used. Other records are read again.
     """
     seen: dict[Storage, bool] = {}
     for key, info in checkpoint.items():
@@ -65,8 +65,8 @@ class RecipeSums:
     tensors whose CRC-32 differs from the recipe's; ``file`` is the file with all of these tensors, '' if they are in
     several. ``more`` are keys that the recipe lacks, ``fewer`` keys that only the recipe has. ``is_other`` is true if
     the recipe seems to describe other weights, so that its checksums say nothing about damage. ``is_unsealed`` is true
-    if all tensors are those of the recipe, but its seal shows that other bytes have changed. ``fault`` is the reason if
-    the recipe cannot be read.
+    if all tensors match the recipe, but the bytes outside the tensors do not match its seal (a digest of these bytes).
+    ``fault`` is the reason if the recipe cannot be read.
     """
 
     place: str = ""
@@ -81,10 +81,11 @@ class RecipeSums:
 
 
 def recipe_sums(checkpoint: Checkpoint, measured: Mapping[str, Measured]) -> RecipeSums:
-    """Compare the CRC-32 of each tensor in ``measured`` with the one in the recipe of the checkpoint, and the seal.
+    """Compare a checkpoint with the checksums in its recipe: a CRC-32 of each tensor, and a seal.
 
-    The recipe of a shard that is opened alone is in its folder. Nothing is compared if there is no recipe, or if the
-    file has several state dicts.
+    The seal is a digest of all bytes outside the tensors. ``measured`` has the CRC-32 of each tensor. The recipe of a
+    shard that is opened alone is in its folder. Nothing is compared if there is no recipe, or if the file has several
+    state dicts.
     """
     beside = _recipe_beside(checkpoint)
     text = beside if checkpoint.recipe is None and checkpoint.elsewhere else checkpoint.recipe
@@ -106,7 +107,7 @@ def recipe_sums(checkpoint: Checkpoint, measured: Mapping[str, Measured]) -> Rec
 def _compared(checkpoint: Checkpoint, made: Mapping[str, RecipeEntry], measured: Mapping[str, Measured]) -> RecipeSums:
     """Compare the CRC-32 of the tensors in ``measured`` with those in ``made``, the entries of a recipe.
 
-    If a shard is opened alone, the recipe may have more tensors than the shard; these do not count as ``fewer``.
+    If a shard is opened alone, the recipe may have more tensors than the shard; these are not listed in ``fewer``.
     """
     sums = {key: one.crc32 for key, one in made.items() if not one.implied}
     here = {checkpoint.stored_key(key): one.crc32 for key, one in measured.items()}

@@ -153,7 +153,7 @@ class Subject:
 
     @cached_property
     def by_weight(self) -> Mapping[str, Mapping[str, str]]:
-        """{common beginning of the keys: {ending: key}} of the parts of each quantised weight."""
+        """{prefix: {ending: key}}: the parts of each quantised weight, by the prefix that all their keys share."""
         found: dict[str, dict[str, str]] = {}
         for key, end in self.parts.items():
             found.setdefault(key.removesuffix(end), {})[end] = key

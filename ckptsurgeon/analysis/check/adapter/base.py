@@ -1,4 +1,4 @@
-"""Every module that an adapter changes is in the base model."""
+"""Checks that every module that an adapter changes is in the base model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""adapter_config.json describes the factors: ranks, modules, settings."""
+"""Checks that adapter_config.json describes the factors: ranks, modules, settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An adapter has factors for every layer and every expert, unless its configuration selects layers."""
+"""Checks that an adapter has factors for every layer and every expert, unless its configuration selects layers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,10 @@ def _gaps(numbers: set[int], missing: int) -> str:
 
 
 def _sequences(modules: list[str]) -> dict[str, set[int]]:
-    """Return a mapping from each list of modules, such as ``model.layers``, to its indices in the paths ``modules``."""
+    """Return a mapping from each list of modules, such as ``model.layers``, to the indices that occur in ``modules``.
+
+    ``modules`` are paths of modules, such as ``model.layers.0.self_attn.q_proj``.
+    """
     found: dict[str, set[int]] = defaultdict(set)
     for module in modules:
         for part in _NUMBER.finditer(module):

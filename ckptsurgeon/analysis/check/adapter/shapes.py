@@ -1,4 +1,4 @@
-"""The factors A and B of each module of an adapter fit each other, and fit the weight in the base model."""
+"""Checks that the factors A and B of each module of an adapter fit each other and the weight in the base model."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Every entry of an adapter's ``target_modules`` matches a module with factors.
+"""Checks that every entry of an adapter's ``target_modules`` matches a module with factors.
 
-An entry that matches no module changes nothing. It is a fault only if no other entry matches some of the factors: then
-PEFT ignores these factors.
+An entry that matches no module changes nothing, so it is only a warning. It is a failure if some modules with factors
+match no entry at all, because PEFT ignores their factors.
 """
 
 from __future__ import annotations

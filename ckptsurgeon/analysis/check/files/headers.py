@@ -1,4 +1,4 @@
-"""No shard is missing, and the header of each shard can be read."""
+"""Checks that no shard is missing, and that the header of each shard can be read."""
 
 from __future__ import annotations
 

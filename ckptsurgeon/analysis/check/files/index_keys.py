@@ -1,4 +1,4 @@
-"""The index and the headers of its shards list the same tensors, each once."""
+"""Checks that the index and the headers of its shards list the same tensors, each once."""
 
 from __future__ import annotations
 

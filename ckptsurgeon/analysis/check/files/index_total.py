@@ -1,4 +1,4 @@
-"""The ``total_size`` of an index is the size of the tensors."""
+"""Checks that the ``total_size`` of an index is the size of the tensors."""
 
 from __future__ import annotations
 

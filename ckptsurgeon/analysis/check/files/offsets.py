@@ -1,4 +1,4 @@
-"""Every byte of a file belongs to exactly one tensor, and every tensor has the bytes of its shape."""
+"""Checks that every byte of a file belongs to exactly one tensor, and that no tensor has too few or too many bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The index lists all files in its folder that are named like shards."""
+"""Checks that the index lists all files in its folder that are named like shards."""
 
 from __future__ import annotations
 

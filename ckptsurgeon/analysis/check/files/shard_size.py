@@ -1,4 +1,4 @@
-"""Every file is as long as its header says."""
+"""Checks that every file is as long as its header says."""
 
 from __future__ import annotations
 

@@ -118,9 +118,10 @@ FEW_CODES = 3
 
 
 def _zeros_of_zeros(raw: Array, dtype: str) -> int:
-    """Return how many scales are 0 in blocks whose weights are all zero (as in a padding token's row): no fault.
+    """Return the number of scales that are 0 because all weights of their block are 0, as in a padding token's row.
 
-    If codes differ, their scale was lost.
+    ``raw`` are the bytes of GGUF blocks. A block of zeros has equal codes. A scale of 0 in a block whose codes differ
+    is not counted: the right scale was lost.
     """
     begin, number = BLOCK_SCALES[dtype]
     layout = DTYPES[dtype].block

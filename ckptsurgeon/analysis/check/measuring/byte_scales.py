@@ -36,7 +36,10 @@ def with_byte_scales(checkpoint: Checkpoint) -> Mapping[str, TensorInfo]:
 
 
 def _dtype(one: QuantisedTensor, modes: tuple[str, ...]) -> str:
-    """Return the dtype of the scales of a quantised tensor whose scales are bytes; "" if it is not known."""
+    """Return the dtype of the numbers that a quantised tensor's scales, stored as bytes, encode; "" if not known.
+
+    ``modes`` are the quantisation modes in MLX's settings, such as mxfp4.
+    """
     if _OF_POWERS.search(one.method):
         return EXPONENTS
     is_mlx = one.method.startswith("MLX") and ".biases" not in one.parts

@@ -94,7 +94,10 @@ def figures_of(raw: Array, dtype: str, work: Workspace, *, in_order: bool = True
 
 
 def _floats(raw: Array, work: Workspace, layout: FloatLayout, *, in_order: bool) -> Figures:
-    """Return the figures of floats. Zeros, denormals, infinities and NaN are counted only if a block has any."""
+    """Return the figures of floats.
+
+    The extremes show whether there are any zeros, denormals, infinities or NaN. They are only counted if there are.
+    """
     codes = raw.view(layout.codes)
     convert = as_floats if in_order else as_floats_in_any_order
     values = work.floats = convert(codes, work.wide[: codes.size], layout)
@@ -109,14 +112,14 @@ def _floats(raw: Array, work: Workspace, layout: FloatLayout, *, in_order: bool)
 
 
 def _magnitudes(codes: Array, work: Workspace, layout: FloatLayout) -> Array:
-    """Return the codes without their sign bits."""
+    """Return the codes (floats as unsigned integers of the same bits) without their sign bits."""
     mask = codes.dtype.type(layout.sign - 1)
     magnitudes: Array = np.bitwise_and(codes, mask, out=work.codes.view(codes.dtype)[: codes.size])
     return magnitudes
 
 
 def _count_small(found: Figures, magnitudes: Array, work: Workspace, layout: FloatLayout) -> None:
-    """Count zeros and denormals."""
+    """Set the numbers of zeros and denormals in ``found``; ``magnitudes`` are the codes without their sign bits."""
     found.zeros = magnitudes.size - int(np.count_nonzero(magnitudes))
     small = np.less(magnitudes, layout.normal, out=work.truths[: magnitudes.size])
     found.denormals = int(np.count_nonzero(small)) - found.zeros
@@ -190,7 +193,10 @@ def _rare(raw: Array, dtype: str) -> Figures:
 
 @cache
 def _values_of_codes(dtype: str) -> Array:
-    """Return the values of the 256 codes of an 8-bit dtype, or of the exponents of a type of GGUF, which has no NaN."""
+    """Return the values of the 256 codes of an 8-bit dtype.
+
+    If ``dtype`` is a GGUF type with exponents as scales, the values are those of the exponents: powers of two, no NaN.
+    """
     if dtype in BLOCK_EXPONENTS:
         return np.exp2(np.arange(256, dtype=np.float64) - ONE_E8M0)
     values, _ = cast(np.arange(256, dtype=np.uint8), dtype, "float64")

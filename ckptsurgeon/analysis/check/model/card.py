@@ -1,4 +1,4 @@
-"""The model card (README.md) has front matter with a license, which the hub asks for.
+"""Checks that the model card (README.md) has front matter with a license, which the hub asks for.
 
 https://huggingface.co/docs/hub/model-cards#model-card-metadata
 """

@@ -1,4 +1,4 @@
-"""The model class that config.json names has the same tensors, in the same shapes, as the weights."""
+"""Checks that the model class that config.json names has the same tensors, in the same shapes, as the weights."""
 
 from __future__ import annotations
 

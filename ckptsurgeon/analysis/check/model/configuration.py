@@ -1,4 +1,4 @@
-"""config.json describes these weights: sizes, heads, experts, classes."""
+"""Checks that config.json describes these weights: sizes, heads, experts, classes."""
 
 from __future__ import annotations
 

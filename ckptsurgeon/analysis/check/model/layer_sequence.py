@@ -1,4 +1,4 @@
-"""The numbers of the layers have no gaps."""
+"""Checks that the numbers of the layers have no gaps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weights have all tensors that config.json implies, and no others."""
+"""Checks that the weights have all tensors that config.json implies, and no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The notes of ckpt inspect that no other check reports: other contradictions between the files of the folder."""
+"""Reports the notes of ckpt inspect that no other check reports: other contradictions between files of the folder."""
 
 from __future__ import annotations
 

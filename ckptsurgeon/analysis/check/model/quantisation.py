@@ -1,4 +1,4 @@
-"""The settings of quantisation describe the tensors, and no part of a quantised tensor is missing."""
+"""Checks that the quantisation settings describe the tensors, and that no part of a quantised tensor is missing."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _failed(found: Found) -> Found:
 
 
 def _has_float_codes(subject: Subject) -> bool:
-    """Return whether any codes are 8-bit floats: loaders take them as weights, because they have a weight's shape."""
+    """Return whether any codes are 8-bit floats: a loader may take such codes for weights, as they have their shape."""
     return any(subject.tensors[key].dtype.startswith("float8_") for key in subject.codes if key in subject.tensors)
 
 

@@ -1,4 +1,7 @@
-"""The file is a whole model; a shard that is checked alone has the tensors that its index lists for it."""
+"""Checks that the file is a whole model, not a shard or a file with missing parts.
+
+If the file is a shard that is checked alone, also checks that it has the tensors that its index lists for it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ids of special tokens agree with the tokeniser, and are below the number of rows of the embedding."""
+"""Checks that the ids of special tokens agree with the tokeniser, and that the embedding has rows for these ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every file in the folder of the weights can be read in the format of its name, such as JSON."""
+"""Checks that every file in the folder of the weights can be read in the format of its name, such as JSON."""
 
 from __future__ import annotations
 

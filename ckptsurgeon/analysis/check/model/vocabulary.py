@@ -1,4 +1,4 @@
-"""Every token of the tokeniser has a row in the embedding, and every row has a token."""
+"""Checks that every token of the tokeniser has a row in the embedding, and that every row has a token."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""No weight matrix and no codes are all zeros. A router or norm may be, if at least half of its family are.
+"""Checks that no weight matrix and no codes are all zeros, and few routers, norms and biases.
 
-A bias may be, if at least a quarter of its family are.
+A router or norm may be all zeros if at least half of those with the same role in other layers are, a bias if more than
+a quarter are.
 """
 
 from __future__ import annotations
@@ -49,9 +50,10 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _alone(subject: Subject) -> Iterator[str]:
-    """Yield the routers, norms and biases that are all zeros, if fewer than half of those with the same role are.
+    """Yield the routers, norms and biases that are all zeros although most of those with the same role are not.
 
-    If at least half of them are zeros, or a quarter of the biases, this may be on purpose, as in new blocks.
+    If at least half of the routers or norms are zeros, or more than a quarter of the biases, this may be on purpose,
+    as in new blocks: these are left out.
     """
     sizes = {key: len(info.shape) for key, info in subject.tensors.items() if key not in subject.parts}
     routers = (key for key, size in sizes.items() if size == 2 and ROUTER.search(key))
@@ -85,10 +87,11 @@ def _last_norms(subject: Subject, found: Sequence[str]) -> Iterator[str]:
 
 
 def _around(key: str, zeros: Mapping[str, int], lone: Collection[str]) -> list[str]:
-    """Return the norms of the smallest part of the network that contains ``key`` and a few norms; else only ``key``.
+    """Return the norms to compare ``key`` with: those of the smallest part of the network that has enough others.
 
-    ``zeros`` has the number of zeros of each norm. A smaller part decides if one of its other norms has zeros, too. If
-    a few norms have a role that several layers have, only these are returned.
+    Enough are ``FEWEST`` other norms, or one with zeros. ``zeros`` has the number of zeros of each norm, ``lone`` the
+    norms whose role few layers have. If enough of the norms are not in ``lone``, only these are returned. If no part
+    has enough norms, only ``key`` is returned.
     """
     part = key
     while part:

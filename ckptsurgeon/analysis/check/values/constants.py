@@ -1,4 +1,7 @@
-"""No weight matrix has the same value everywhere; biases and buffers may, and norms if those of most layers do."""
+"""Checks that no weight matrix has the same value everywhere.
+
+Biases and buffers may have one value everywhere, and norms if those of most layers do.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Few values of a weight are denormal. Denormal values have less precision and are slow on some processors."""
+"""Checks that few values of a weight are denormal: these have less precision and are slow on some processors."""
 
 from __future__ import annotations
 

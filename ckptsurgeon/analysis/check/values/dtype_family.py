@@ -1,4 +1,4 @@
-"""A tensor has the same dtype as the tensors with the same role in the other layers."""
+"""Checks that a tensor has the same dtype as the tensors with the same role in the other layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No two weights are copies of each other, except tied weights."""
+"""Checks that no two weights are copies of each other, except tied weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No weight has a finite value so large that a flipped bit or a wrong cast must be the cause."""
+"""Checks that no weight has a finite value so large that a flipped bit or a wrong cast must be the cause."""
 
 from __future__ import annotations
 

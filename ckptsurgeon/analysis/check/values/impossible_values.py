@@ -1,4 +1,4 @@
-"""Statistics of batch norms, scales of logits and of activations, and decays have possible values."""
+"""Finds impossible values of batch norms (a negative variance), of scales of logits or activations, and of decays."""
 
 from __future__ import annotations
 

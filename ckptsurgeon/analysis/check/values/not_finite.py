@@ -1,4 +1,4 @@
-"""No value is NaN or infinite, except in masks."""
+"""Checks that no value is NaN or infinite, except in masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scales of quantised tensors are finite, not zero, not negative, and not too large for weights."""
+"""Checks that the scales of quantised tensors are finite, not zero, not negative, and not too large for weights."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def scales_of(subject: Subject) -> Iterator[tuple[str, Figures]]:
 
 
 def _of_exponents(one: Figures) -> Figures:
-    """Return the figures of scales that are stored as exponents, with 0 for ``SMALLEST``, the scale of zero blocks."""
+    """Return the figures of scales that are stored as exponents, with ``SMALLEST`` (scales of zero blocks) as 0."""
     low, high = (0.0 if value == SMALLEST else value for value in (one.low, one.high))
     return replace(one, low=low, high=high, total=one.total if high else 0.0)
 
@@ -186,9 +186,10 @@ def _is_signed(subject: Subject, key: str) -> bool:
 
 
 def _of_mixed_signs(subject: Subject, found: Mapping[str, Figures]) -> set[str]:
-    """Return the scales of integers that have both signs, if those of most tensors have both, as AutoRound makes them.
+    """Return the keys of scales with both positive and negative values, if most scales of integer codes have both.
 
-    If the scales of only a few tensors have both signs, the result is empty: their negative scales are then reported.
+    AutoRound makes such scales. If only a few tensors have scales of both signs, the result is empty, so that their
+    negative scales are reported. ``found`` has the figures of all scales, by key.
     """
     whole = [key for key in found if MIXED.search(subject.methods.get(key, ""))]
     mixed = {key for key in whole if found[key].low < 0 < found[key].high}
@@ -196,7 +197,7 @@ def _of_mixed_signs(subject: Subject, found: Mapping[str, Figures]) -> set[str]:
 
 
 def _is_exchanged(subject: Subject, key: str, scales: Figures) -> bool:
-    """Return whether the scales ``key`` seem to be exchanged with the biases of the same tensor of MLX.
+    """Return whether the scales ``key`` seem to be exchanged with the biases of the same MLX tensor.
 
     Tensors with 1-bit codes are not checked.
     """

@@ -1,4 +1,4 @@
-"""If the configuration ties the output layer to the embedding, but both are stored, they are equal."""
+"""Checks that tied tensors that are stored separately are equal, such as the embedding and the output layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of an embedding that have tokens were trained: few are zero, equal to others, or far smaller than most."""
+"""Checks that the embedding rows of tokens were trained: few are zero, equal to others, or far smaller than most."""
 
 from __future__ import annotations
 

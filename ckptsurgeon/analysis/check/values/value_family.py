@@ -1,4 +1,4 @@
-"""Weights with the same role in different layers have similar standard deviations, and scales similar means."""
+"""Checks that weights with one role in different layers have similar standard deviations, and scales similar means."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ def _of_norms(subject: Subject) -> Iterator[Found]:
 
 
 def _of_few(subject: Subject) -> Iterator[Found]:
-    """Yield findings on decoded weights far larger or smaller than those of other layers, even if these are few.
+    """Yield findings on decoded weights far larger or smaller than those of other layers, even if there are few layers.
 
-    ``odd_scale_notes`` has the same notes for verbs.
+    Other verbs report the same with ``odd_scale_notes``.
     """
     names = {kind: subject.odd.get(kind, ()) for kind in (HUGE_SCALES, ZERO)}
     large, small = unlike_other_layers(powers_of([subject.odd]), names)
@@ -155,7 +155,9 @@ def _odd(stds: dict[str, float], factor: float, unset: Collection[str]) -> dict[
 
 
 def _upper_half(logs: Mapping[str, float], apart: float) -> Sequence[str]:
-    """Return the keys with the larger values if the values form two groups with at least a third of them in each.
+    """Return the keys with the larger values if the values form two groups, each with at least a third of them.
+
+    ``logs`` has the binary logarithms of the values.
 
     The gap between the groups is at least ``apart``, and three times as wide as each group.
     """

@@ -1,4 +1,4 @@
-"""The weights of all layers together are neither too large nor too small: outputs are about as large as inputs.
+"""Checks that the weights of all layers together have a usual size: outputs are about as large as inputs.
 
 A layer multiplies the size of its inputs by about the root mean square of its weights, times the square root of the
 number of its inputs. In trained and in new networks, the median of this factor over all layers is between about 0.1 and
