@@ -24,8 +24,8 @@ def compare_outlines(
 ) -> Difference:
     """Return the difference of two checkpoints by their headers: keys, shapes and dtypes.
 
-    ``values`` says whether the caller compares the values next. ``include`` and ``exclude`` are patterns that select
-    keys. Raises PatternError for a pattern that matches nothing.
+    ``values`` only sets the field of this name in the result: it is true if the caller compares the values next.
+    ``include`` and ``exclude`` are patterns that select keys. Raises PatternError for a pattern that matches nothing.
     """
     every = dict.fromkeys((*first.tensors, *second.tensors))
     names = {**second.names, **first.names}

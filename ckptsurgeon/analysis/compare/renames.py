@@ -69,7 +69,7 @@ def _in_order(keys: Iterable[str]) -> tuple[str, ...]:
 
 
 def _to_remove(replaced: Set[str]) -> Iterator[str]:
-    """Yield a note if the rules reuse the names of ``replaced``, tensors that are not in the second checkpoint."""
+    """Yield a note if the rules reuse the names ``replaced``, whose tensors are not in the second checkpoint."""
     if replaced:
         named = f"{escape(min(replaced, key=natural_key))}{' and others' if len(replaced) > 1 else ''}"
         number = count(len(replaced), "removed tensor")

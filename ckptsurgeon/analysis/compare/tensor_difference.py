@@ -24,7 +24,11 @@ ELEMENTS = 1 << 16
 
 @dataclass(frozen=True)
 class _Figures:
-    """Sums over the blocks of two tensors: of their difference, of each tensor, and of their product."""
+    """Sums over the elements of two tensors, from which their distance is computed.
+
+    ``gap``, ``first`` and ``second`` are the sums of the squares of the difference and of each tensor, ``product`` is
+    that of the products of the two. ``within`` is whether all differences are within the tolerance.
+    """
 
     differing: int = 0
     nan: int = 0

@@ -68,7 +68,7 @@ def with_values(
 
 
 def _codes(first: Checkpoint, second: Checkpoint, key: str) -> str:
-    """Return the quantisation method if a tensor of one or both checkpoints holds quantised codes, "" if none does."""
+    """Return the quantisation method if the tensor ``key`` of either checkpoint holds quantised codes; else ''."""
     found = (one.codes for one in (first, second) if not one.codes.has_numbers(key, one[key]))
     return next((codes.by_key[key].method for codes in found), "")
 
@@ -95,10 +95,11 @@ def with_decoded(
     keys: Iterable[str],
     tolerance: Tolerance,
 ) -> Difference:
-    """Return ``found`` with the distances of those tensors in ``keys`` that two checkpoints encode differently.
+    """Return ``found`` with the distances of those weights in ``keys`` that two checkpoints encode differently.
 
-    If the user gave a tolerance, tensors within it are in ``close``, the others in ``decoded``. Pickled tensors of
-    torch or torchao count as identical if their values are equal; their bytes are not compared.
+    ``otherwise`` has all weights that they encode differently. If the user gave a tolerance, weights within it are in
+    ``close``, the others in ``decoded``. Pickled tensors of torch or torchao count as identical if their values are
+    equal; their bytes are not compared.
     """
     chosen = [key for key in keys if key in otherwise.pairs]
     refused = {key: otherwise.refused[key] for key in chosen if key in otherwise.refused}
