@@ -64,8 +64,9 @@ def words_of(path: str) -> tuple[str, ...]:
 class Likeness:
     """Compares the names of module groups of two state dicts by their words; rare words have more weight.
 
-    The words are those of the paths, and the parts of a transformer block that the modules may be. A word's weight
-    depends on its inverse frequency. ``first`` and ``second`` are all groups of the two state dicts.
+    The words are those of a group's path, and one more for each part of a transformer block that its modules may be.
+    The fewer groups contain a word, the more weight it has. ``first`` and ``second`` are all groups of the two state
+    dicts.
     """
 
     def __init__(self, first: Sequence[Unit], second: Sequence[Unit]) -> None:
@@ -114,7 +115,7 @@ class Likeness:
 
 
 def by_word(units: Iterable[Unit]) -> dict[str, list[Unit]]:
-    """Return a mapping from each word to the units whose names contain it."""
+    """Return a mapping from each word to the units (groups of modules) whose names contain it."""
     found: dict[str, list[Unit]] = defaultdict(list)
     for unit in units:
         for word in set(_words(unit)):

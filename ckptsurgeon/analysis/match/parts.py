@@ -62,7 +62,10 @@ _FURTHER_NORMS = {"pre_feedforward_layernorm", "post_feedforward_layernorm"}
 
 
 def parts_of(keys: Iterable[str]) -> dict[str, Parts]:
-    """Return, for each key of a state dict, which part of a transformer block its module is by its name."""
+    """Return {key: the parts of a transformer block that the key's module may be}, judged by the names of modules.
+
+    The set of parts is empty if the name is not known.
+    """
     neighbours = _Neighbours(keys)
     return {key: neighbours.part(module) for key, module in neighbours.modules.items()}
 
@@ -84,7 +87,7 @@ class _Neighbours:
                 self._inside[path[:end]].add(path[end])
 
     def part(self, path: tuple[str, ...]) -> Parts:
-        """Return which part of a transformer block a module may be, by its name and the names of its neighbours."""
+        """Return which parts of a transformer block a module may be, judged by its name and those of its neighbours."""
         if path not in self._known:
             self._known[path] = self._of(path) if path else NOTHING
         return self._known[path]
@@ -106,7 +109,10 @@ class _Neighbours:
         )
 
     def _norm(self, above: tuple[str, ...], name: str) -> Parts:
-        """Return which norm of a numbered block with attention a module is."""
+        """Return which norm a module is, if it is directly in a numbered block with attention; else an empty set.
+
+        ``above`` are the names of the modules that contain it.
+        """
         if name == "LayerNorm" and above[-1:] == ("output",):  # BERT
             return _NORMS["attn_norm" if above[-2:-1] == ("attention",) else "ffn_norm"]
         beside = self._inside[above]
@@ -121,7 +127,10 @@ class _Neighbours:
         return _NORMS.get(name, NOTHING)
 
     def _in_attention(self, above: tuple[str, ...], name: str) -> Parts:
-        """Return which part of attention a module is; cross attention has parts of its own."""
+        """Return which part of attention a module may be; cross attention has parts of its own.
+
+        ``above`` are the names of the modules that contain it. Also handles the two layers of BERT's MLP.
+        """
         around = _nearest(above)
         if name == "dense" and above[-1:] == ("output",) and "intermediate" in self._inside[above[:-1]]:
             return _ANYWHERE["fc2"]  # BERT's block has attention, intermediate and output
@@ -149,7 +158,10 @@ class _Neighbours:
 
 
 def _gated(name: str, beside: Set[str]) -> Parts:
-    """Return which layer of an MLP a module is, for names whose meaning depends on whether the MLP has a gate."""
+    """Return which layer of an MLP a module is, if the meaning of its name depends on whether the MLP has a gate.
+
+    Returns an empty set for any other name. ``beside`` are the names of all modules in the same parent.
+    """
     if {"w1", "w2"} <= beside and "v1" not in beside and name in ("w1", "w2", "w3"):
         return {"w1": _ANYWHERE["gate_proj"] if "w3" in beside else FIRST, "w3": _ANYWHERE["wi_1"]}.get(
             name, _ANYWHERE["fc2"]
@@ -161,9 +173,10 @@ def _gated(name: str, beside: Set[str]) -> Parts:
 
 
 def _at_top(path: Sequence[str], beside: Collection[str]) -> Parts:
-    """Return whether a module is the output layer of a Llama with Meta's or llama.cpp's names: ``output`` at the top.
+    """Return {"head"} if a module is the output layer of a Llama with Meta's or llama.cpp's names; else an empty set.
 
-    These models name their embedding ``tok_embeddings`` or ``token_embd``.
+    This is a module ``output`` at the top level, beside an embedding ``tok_embeddings`` or ``token_embd``. ``beside``
+    are the names of all modules at the top level.
     """
     is_output = tuple(path) == ("output",) and not {"tok_embeddings", "token_embd"}.isdisjoint(beside)
     return _ANYWHERE["lm_head"] if is_output else NOTHING

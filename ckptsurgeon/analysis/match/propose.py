@@ -103,9 +103,9 @@ class _Matcher:
         yield from ((a, b, "prefix") for a, b in moved(self.fitting.first, self.fitting.second).items())
 
     def _only_one(self) -> Pairs:
-        """Yield the pairs of modules that fit each other (in part, tensor names and shapes), and fit no other module.
+        """Yield the pairs of modules that fit each other, by part of a block, tensor names and shapes, and no others.
 
-        If the parts of both are known, they are the evidence.
+        The evidence is "name" if the names of both show which part of a block they are, else "shape".
         """
         yield from ((a, b, "name" if a.parts and b.parts else "shape") for a, b in self.fitting.only_ones())
 

@@ -141,7 +141,7 @@ def _is_closer(a: Unit, b: Unit, rivals: tuple[_Rivals, _Rivals], likeness: Like
 def transposed_note(turned: Mapping[str, str], names: Mapping[str, str], source: Tensors) -> str:
     """Return the note on transposed matrices, and on square ones, whose shapes do not show whether they are transposed.
 
-    ``names`` are the proposed names.
+    ``turned`` maps source keys to destination keys of the transposed matrices, ``names`` those of the proposed pairs.
     """
     is_same = all(key == new for key, new in turned.items())
     shown = [key if key == new else f"{key} ({new})" for key, new in turned.items()]
