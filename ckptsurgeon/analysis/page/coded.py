@@ -11,7 +11,7 @@ __all__ = ["coded_of"]
 
 
 def coded_of(found: Inspection, places: Places) -> dict[str, Any] | None:
-    """Return the quantised weights as plain data; None if there are none.
+    """Return the quantised weights as plain data; None if there are none. ``places`` maps each key to its row.
 
     ``weights`` has, for each row of codes, the index of its method in ``methods``, and the shape of the decoded weight
     (None if it is not known). ``parts`` has, for each row of scales and other parts, the row of the codes.

@@ -78,7 +78,7 @@ class Table:
 
 
 def kind_of(info: TensorInfo, parameters: int) -> tuple[object, ...]:
-    """Return a tensor's dtype, shape, bytes, parameters, and why its values cannot be read ('' if they can)."""
+    """Return a tensor's dtype, shape, size in bytes, ``parameters``, and why it cannot be read ('' if it can)."""
     return info.dtype, info.shape, info.nbytes, parameters, info.opaque
 
 
@@ -175,7 +175,8 @@ def changes_of(found: Changes, coded: Mapping[str, str], places: Places) -> dict
 
     For each model: the relative change, and the share of values that it changed. For each pair: the cosine, the share
     of values that moved in the same direction, and the share of values that both changed. ``coded`` maps the names of
-    quantised weights to the keys of their codes, whose rows have the changes of the weights.
+    quantised weights to the keys of their codes, whose rows have the changes of the weights. ``places`` maps each key
+    to its row.
     """
     pairs = list(found.total.pairs)
     rows = [(places.get(coded.get(one.key, one.key)), one.sums) for one in found.tensors]
@@ -262,7 +263,7 @@ def difference_of(found: Difference, table: Table) -> dict[str, Any]:
 
 
 def _pairs(found: Difference) -> Iterable[Pair]:
-    """Return all pairs of tensors with measures, one for each key.
+    """Return all pairs of tensors whose difference was measured, one pair for each key.
 
     If a dequantised weight and its codes have the same key, the pair of the dequantised weight is returned.
     """

@@ -80,7 +80,7 @@ NOTHING = RecipeEntry("", "")
 
 
 def _parts(recipe: Recipe, made: Iterable[RecipeEntry], tensors: Iterable[TensorInfo]) -> Iterator[tuple[int, float]]:
-    """Yield (row, share) for the rows whose values may come only partly from a source; the share is from 0 to 1."""
+    """Yield (index, share) of each tensor that may come only partly from a source; 1 means that all of it does."""
     for row, (one, info) in enumerate(zip(made, tensors, strict=True)):
         elements = prod(info.shape)
         if one.kind == "kept":
@@ -227,7 +227,7 @@ def _ties(shown: PageContents) -> dict[str, str]:
 
 
 def _stats(about: Sequence[Inspection]) -> Mapping[str, Stats | None] | None:
-    """Return the statistics for each row of the page's table, which shows one tensor in a row.
+    """Return the statistics of the tensors of one or two checkpoints, by key; None if none were computed.
 
     For a tensor with codes of a quantised weight, they are the statistics of the dequantised weight.
     """
