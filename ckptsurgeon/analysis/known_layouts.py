@@ -12,7 +12,7 @@ __all__ = ["FoundLayout", "KnownFamily", "KnownLayouts", "LayoutRow"]
 
 @dataclass(frozen=True)
 class LayoutRow:
-    """A layout of a family: its name (``--layout NAME``), whose layout it is, and with which version it was tested."""
+    """A layout of a family: its name (``--layout NAME``), the library that uses it, and the version that was tested."""
 
     name: str
     library: str

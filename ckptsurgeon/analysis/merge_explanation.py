@@ -20,8 +20,8 @@ class MergeOutcome(Brief):
     """The tensor that a merge method makes: how far it is from the base, and how much of each model's change it has.
 
     ``is_planned`` is whether it is the method of the plan, with the plan's parameters; other methods have their
-    defaults. ``change`` is the change of the result from the base; ``agreements`` are those of each model's change
-    (first) and the change of the result (second). If the method cannot merge this tensor, ``why`` is the reason.
+    defaults. ``change`` is the change of the result from the base; ``agreements`` compare the change of each model
+    (first) with that of the result (second). If the method cannot merge this tensor, ``why`` is the reason.
     """
 
     method: str

@@ -1,1 +1,1 @@
-"""Whether a checkpoint loads into a destination."""
+"""Finds out whether a checkpoint loads into a destination, by keys and shapes."""

@@ -24,9 +24,9 @@ SHOWN = 1000
 
 
 def missing_notes(found: Mapping[str, Open]) -> Iterator[str]:
-    """Yield a note for each folder that lacks shards of a checkpoint, because these shards were not scanned.
+    """Yield a note for each folder that lacks shards of a checkpoint: it says that these shards were not scanned.
 
-    ``found`` maps the path of each file that is scanned to a function that opens it.
+    ``found`` maps the path of each scanned file to a function that opens it.
     """
     folders: dict[str, dict[str, Open]] = {}
     for path, opening in found.items():

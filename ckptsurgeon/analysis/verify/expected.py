@@ -53,7 +53,7 @@ class Expected:
 
 
 def difference_of(made: RecipeEntry) -> tuple[Any, ...]:
-    """Return a value that identifies the weight difference that a low-rank factor was extracted from."""
+    """Return a value that is equal for the low-rank factors A and B that were extracted from one weight difference."""
     assert made.factor is not None
     return made.source, made.source_key, made.more, made.factor.rank, made.factor.transposed
 

@@ -72,7 +72,10 @@ def compare(check: Check, key: str, info: TensorInfo, made: RecipeEntry) -> None
 
 
 def _is_factorised(step: Step, context: MergeContext) -> bool:
-    """Return whether a step merges whole matrices by their singular values, which LAPACK computes."""
+    """Return whether a step merges whole matrices by their singular values.
+
+    LAPACK computes these, and may round the last bits differently on another computer.
+    """
     return step.merge is not None and factorising_bytes(step.numbers, context) > 0
 
 
