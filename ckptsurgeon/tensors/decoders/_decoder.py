@@ -108,11 +108,11 @@ class Decoder(Protocol):
     """The families of encodings that this decoder decodes."""
 
     def describe(self, asked: Request) -> TensorInfo:
-        """Return the description of the decoded weight (float32); raises UndecodableError."""
+        """Return the description of a decoded weight (float32); raises UndecodableError if it cannot be decoded."""
         ...
 
     def boxes(self, made: Decoded, box: Box) -> Mapping[str, Box]:
-        """Return, by role, the part of each stored tensor that is needed to decode the part ``box`` of the weight."""
+        """Return, by role (such as ``scale``), the parts of stored tensors that decoding the part ``box`` needs."""
         ...
 
     def values(self, made: Decoded, arrays: Mapping[str, Array], box: Box) -> Array:
@@ -134,7 +134,7 @@ def _decoder_of(named: str) -> Decoder | None:
 
 
 def decoded_weight(asked: Request) -> TensorInfo:
-    """Return the description of the decoded weight (float32) of a quantised tensor; raises UndecodableError."""
+    """Return the description of a decoded weight (float32); raises UndecodableError if it cannot be decoded."""
     coded = asked.coded
     if coded.method.endswith(UNSCALED):
         raise MissingPartError(

@@ -183,9 +183,9 @@ makes scales no lower than -``ROUNDING`` times the largest scale."""
 
 
 def _are_often_negative(made: Decoded, arrays: Mapping[str, Array]) -> bool:
-    """Return whether many quantised scales of bitsandbytes are negative with the offset that is added to them.
+    """Return whether many quantised scales of bitsandbytes are negative after the offset is added to them.
 
-    The offset is the mean of the scales: with 0, or with the offset of another tensor, the smaller scales become
+    The right offset is the mean of the scales. With 0, or with the offset of another tensor, the smaller scales become
     negative. The second-level scales differ by little, so their mean stands for each of them.
     """
     facts, codes = dict(made.facts), arrays["scale"].reshape(-1)
@@ -208,10 +208,10 @@ or more have at least 0.35 at an end and up to 0.13 in the middle."""
 
 
 def have_signed_codes(made: Decoded, words: Array) -> bool:
-    """Return whether packed codes of 4 or 8 bits are distributed as signed numbers without an offset are.
+    """Return whether the distribution of packed codes (of 4 or 8 bits) shows that the offset was not added to them.
 
-    Weights near 0 are the most frequent, and their codes are in the middle of the range. In two's complement, the codes
-    of small numbers are at both ends: 0, 1, 2 and 15, 14. At most about 8192 words are looked at.
+    Weights near 0 are the most frequent. With the offset, their codes are in the middle of the range. Without it, they
+    are at both ends, in two's complement: 0, 1, 2 and 15, 14. At most about 8192 words are looked at.
     """
     bits = int(dict(made.facts).get("bits", 4))
     if made.encoding not in PACKED or bits not in (4, 8):
@@ -241,7 +241,7 @@ def _copied(arrays: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _hides_codes(arrays: Mapping[str, Array], decode: Callable[[Mapping[str, Array]], Array]) -> bool:
-    """Return whether codes whose scale is 0 differ from each other. In a block of zeros, all codes are equal."""
+    """Return whether codes whose scale is 0 differ from each other: in a block of zeros, all codes would be equal."""
     is_zero = arrays["scale"] == 0
     if not is_zero.any():
         return False
@@ -264,7 +264,10 @@ def _whole_scale(arrays: Mapping[str, Array]) -> Array:
 def _makes_zeros(
     made: Decoded, arrays: Mapping[str, Array], is_zero: Array, decode: Callable[[Mapping[str, Array]], Array]
 ) -> bool:
-    """Return whether a code that is not 0 has a scale of 0 (``is_zero``), in an encoding in which this is odd."""
+    """Return whether a code that is not 0 has a scale of 0; False if the encoding allows this.
+
+    ``is_zero`` says for each scale whether it is 0.
+    """
     if made.encoding not in WITH_ZEROS or not is_zero.any():
         return False
     parts = {role: one for role, one in _copied(arrays).items() if role not in ("times", "over")}

@@ -25,8 +25,8 @@ in either of their two highest codes of 4 bits, which every float keeps."""
 def have_rounded_words(made: Decoded, words: Array) -> bool:
     """Return whether the packed codes ``words`` look like integers that were cast to floats and back.
 
-    Healthy codes have no reason to differ by their place in a word: codes that are nearly all 0 at the lowest place
-    are so at the others. Words that float32 holds exactly are left out.
+    Rounding sets the lowest bits of a word to 0. So the result is true if the lowest codes of nearly all words are 0,
+    but the highest codes are not. Words that float32 holds exactly are left out.
     """
     if made.encoding not in PACKED or words.nbytes % 4 or words.shape[-1] * words.itemsize % 4:
         return False

@@ -78,10 +78,10 @@ def are_negative(scale: Array) -> bool:
 
 
 def should_be_mixed(values: Array) -> bool:
-    """Return whether, for these values, either none or about half of the scales are negative.
+    """Return whether a quantiser makes either none or about half of the scales of these values negative.
 
-    This is not so if most values have one sign, or if the largest and the smallest value of most blocks have the same
-    magnitude, as in ternary weights: then AutoRound makes the scale negative.
+    If not, all scales may be negative on purpose: AutoRound makes such scales if most values have one sign, or if the
+    largest and the smallest value of most blocks have the same magnitude, as in ternary weights.
     """
     below, above = int(np.count_nonzero(values < 0)), int(np.count_nonzero(values > 0))
     return min(below, above) > MIXED * (below + above) and have_many_values(values)
@@ -113,7 +113,7 @@ def odd_biases(bits: int, scale: Array, bias: Array) -> Iterator[str]:
 
 
 def _are_narrow(bits: int, scale: Array, bias: Array) -> bool:
-    """Return whether the weights of most groups hardly differ, although those of different groups do."""
+    """Return whether, in most groups, the weights hardly differ from each other, although the groups differ."""
     if not np.std(bias) > VARIED * np.mean(bias):
         return False
     return bool(np.mean(scale * (2**bits - 1) < SPAN * bias) > MOST)
@@ -175,7 +175,10 @@ def steps_off(values: Array) -> float:
 
 
 def rise_with_scales(values: Array, codes: Array | None) -> bool:
-    """Return whether codes are larger where scales are larger; ``values`` are codes times scales."""
+    """Return whether codes are larger where scales are larger; False if ``codes`` is None.
+
+    ``values`` are codes times scales.
+    """
     if codes is None:
         return False
     step = values.size // LOOKED_AT | 1  # odd, so that values of all columns are looked at

@@ -154,7 +154,10 @@ def _table(parts: Mapping[str, TensorInfo], end: str, number: int) -> TensorInfo
 
 
 def _of_nested(state: Mapping[str, Any], scales: TensorInfo, outer: TensorInfo) -> tuple[int, float]:
-    """Return how many quantised scales share a scale, and their offset; raises UndecodableError if they do not fit."""
+    """Return how many quantised ``scales`` share a scale in ``outer``, and the offset to be added to them.
+
+    Raises UndecodableError if the two do not fit the ``quant_state``, which is ``state``.
+    """
     nested, offset = state.get("nested_blocksize"), state.get("nested_offset")
     if type(nested) is not int or not 1 <= nested <= MOST_VALUES:
         raise UndecodableError(
