@@ -213,7 +213,8 @@ def _numbers(stored: Array, made: Encoded, role: str) -> Array:
 def _spread(scale: Array, steps: Sequence[int], part: Box, groups: Box) -> Array:
     """Return the scales of the elements in ``part``, in a shape that numpy broadcasts to the shape of the elements.
 
-    ``scale`` contains the scales of the groups in the box ``groups``.
+    ``scale`` contains the scales of the groups in the box ``groups``. ``steps`` is the size of a group along each
+    dimension.
     """
     for dim, ((begin, end), step, (first, _)) in enumerate(zip(part, steps, groups, strict=True)):
         near = slice(begin // step - first, -(-end // step) - first)

@@ -94,7 +94,7 @@ def part_shape(made: Encoded, stored: Sequence[int]) -> tuple[int, ...]:
 
 
 def is_computed_in(made: Encoded, dtype: str) -> bool:
-    """Return whether ``encode`` computes the stored tensor ``made`` in ``dtype``, its dtype in the file."""
+    """Return whether ``encode`` can compute the stored tensor ``made`` in ``dtype``, which is its dtype in the file."""
     if made.role in ("whole", "nested"):
         return dtype == "float32"
     if made.role == "shape":

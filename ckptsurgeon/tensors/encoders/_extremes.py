@@ -37,7 +37,10 @@ def shifted(box: Box, origin: Box) -> Box:
 
 
 def elements_of(groups: Box, steps: Sequence[int], shape: Sequence[int]) -> Box:
-    """Return the box of the elements in a box of groups; the last group along a dimension may have fewer elements."""
+    """Return the box of the elements in a box of groups; the last group along a dimension may have fewer elements.
+
+    ``steps`` is the size of a group along each dimension, ``shape`` the shape of the tensor.
+    """
     spans = zip(groups, steps, shape, strict=True)
     return tuple((begin * step, min(end * step, size)) for (begin, end), step, size in spans)
 

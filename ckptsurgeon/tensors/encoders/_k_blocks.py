@@ -30,8 +30,9 @@ _NOTHING = _F(1e-15)
 class _Search(NamedTuple):
     """The scales to try for a group that has a minimum.
 
-    The first is the range of the group divided by ``codes - 1 + first``; for each of the ``steps`` that follow, the
-    divisor grows by 0.1. If ``is_absolute`` is true, errors are summed as magnitudes, not as squares.
+    The first two are the range of the group divided by ``codes - 1`` and by ``codes - 1 + first``; for each of the
+    ``steps`` that follow, the divisor grows by 0.1. If ``is_absolute`` is true, errors are summed as magnitudes, not as
+    squares.
     """
 
     codes: int
@@ -123,7 +124,8 @@ class _Found(NamedTuple):
 def _with_minimum(values: Array, weights: Array, search: _Search) -> _Found:
     """Return scales and minima so that ``codes * scale - least`` is near the values (``make_qkx2_quants``).
 
-    Each try rounds values to codes, then fits the scale and the minimum to these codes by weighted least squares.
+    Each try rounds values to codes, then fits the scale and the minimum to these codes by least squares, weighted with
+    ``weights``. The result with the smallest error is returned.
     """
     top = _F(search.codes - 1)
     offset, highest = np.minimum(values.min(0), 0), values.max(0)
@@ -162,7 +164,7 @@ def _error(differences: Array, weights: Array, search: _Search) -> Array:
 def _symmetric(values: Array, most: int) -> tuple[Array, Array]:
     """Return a scale for each group, and codes from ``-most`` to ``most - 1`` (``make_qx_quants``).
 
-    The number farthest from 0 gets a code near ``-most``: 19 scales around that are tried.
+    The number farthest from 0 gets a code near ``-most``. 19 scales are tried, near the one that makes it ``-most``.
     """
     extreme, is_empty = _extremes(values)
     weights = values * values
@@ -217,9 +219,9 @@ def _extremes(values: Array) -> tuple[Array, Array]:
 
 
 def _rounded_sizes(found: Array, most: int) -> tuple[Array, Array]:
-    """Return the scales (or minima) of each block as whole numbers up to ``most``, and the float16 of the block.
+    """Return the scales (or minima) of each block as whole numbers up to ``most``, and the float16 to multiply them by.
 
-    The float16 is two bytes, in the shape (blocks, 2). Scales below 0 do not count.
+    The float16 is two bytes, in the shape (blocks, 2). Scales below 0 become 0.
     """
     largest = np.maximum(found.max(1, keepdims=True), 0)
     over = np.where(largest > 0, _F(most) / largest, _F(0))
@@ -227,7 +229,7 @@ def _rounded_sizes(found: Array, most: int) -> tuple[Array, Array]:
 
 
 def _rounded_signed(found: Array, most: int) -> tuple[Array, Array]:
-    """Return the scales of each block as whole numbers from ``-most``, and the float16 of the block as two bytes."""
+    """Return scales as whole numbers from ``-most``, and the float16 (two bytes) of each block to multiply them by."""
     at = np.abs(found).argmax(1)[:, None]
     extreme = np.take_along_axis(found, at, 1)
     over = np.where(extreme == 0, _F(0), -_F(most) / extreme)
@@ -246,7 +248,10 @@ def _times(half: Array, scales: Array) -> Array:
 
 
 def _recoded(values: Array, codes: Array, scales: Array, least: Array | None, span: tuple[int, int]) -> Array:
-    """Return codes, counted from 0, for the rounded scales; a group whose scale is 0 keeps the codes of the search."""
+    """Return the codes of values for the rounded scales and minima; a group whose scale is 0 keeps its old ``codes``.
+
+    ``span`` is the lowest and the highest code; the lowest is subtracted, so that the returned codes begin at 0.
+    """
     above = values if least is None else values + least
     new = _nearest(above / np.where(scales == 0, _F(1), scales), *span)
     return (np.where(scales == 0, codes, new) - _F(span[0])).astype("u1")
@@ -276,8 +281,8 @@ def _nearest(numbers: Array, least: float, most: float) -> Array:
 def _total(rows: Array) -> Array:
     """Return the sum of the numbers of each group, added from the first to the last.
 
-    numpy adds whole rows in this order. (Along the rows it would add in pairs, which rounds in another way: so it would
-    for a single group, but a block has at least eight.)
+    numpy adds whole rows in this order. It would add the numbers of a single group in pairs, which rounds in another
+    way, but a block has at least eight groups.
     """
     total: Array = np.add.reduce(rows)
     return total

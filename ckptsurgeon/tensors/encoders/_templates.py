@@ -173,7 +173,7 @@ def _is_unset(asked: _Asked) -> bool:
 
 
 def _group_by_order(asked: _Asked, end: str) -> tuple[int, tuple[tuple[str, float], ...]]:
-    """Return how many columns a group has, and the entry ``ordered`` of ``Encoded.facts`` unless groups are adjacent.
+    """Return how many columns a group has, and the entry ``ordered`` for ``Encoded.facts``; () if groups are adjacent.
 
     Raises UnencodableError if the groups in ``g_idx`` have different numbers of columns; only the last may be smaller.
     """

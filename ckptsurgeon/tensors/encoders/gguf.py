@@ -114,7 +114,10 @@ def _q5_1(blocks: Array) -> Array:
 
 
 def _above_minimum(blocks: Array, most: int) -> tuple[Array, Array, Array]:
-    """Return the scale and the minimum of each block, and codes from 0 to ``most`` of steps above the minimum."""
+    """Return the scale and the minimum of each block, and codes from 0 to ``most``.
+
+    A code is the number of steps, each as large as the scale, by which a number is above the minimum.
+    """
     least = blocks.min(1, keepdims=True)
     scales = (blocks.max(1, keepdims=True) - least) / np.float32(most)
     codes = np.trunc((blocks - least) * _over(scales) + np.float32(0.5))
@@ -138,7 +141,7 @@ _BIAS, _LARGEST = 127, 2
 
 
 def _mxfp4(blocks: Array) -> Array:
-    """Return the exponent of the power of two of each block, and codes of a sign and three bits."""
+    """Return the bytes of mxfp4 blocks: the exponent of a power of two, then codes of a sign and three bits."""
     sizes = np.abs(blocks)
     largest = sizes.max(1, keepdims=True)
     exponents = np.where(largest > 0, np.frexp(largest)[1] - 1 - _LARGEST + _BIAS, 0).clip(0, 254)
