@@ -75,8 +75,8 @@ def contradictions(
 
     The shapes of the tensors in ``unfit`` (names) are not compared, since their codes and scales do not fit each other.
     ``elsewhere`` are the keys in shards that are not read. A missing tensor such as ``g_idx`` contradicts a setting
-    only if no other weight has such a tensor, here or in these shards; ``weight_g_idx`` and ``weight_zero_point`` of
-    compressed-tensors, which one config group may need, must only be missing in these shards.
+    only if no weight has such a tensor, here or in these shards. If ``weight_g_idx`` or ``weight_zero_point`` of
+    compressed-tensors is missing, weights that have it here do not matter: only one config group may need it.
     """
     found = dict[Contradiction, list[str]]()
     if not settings:
@@ -135,7 +135,7 @@ def _is_there(fact: Contradiction, stored: Collection[str], elsewhere: Sequence[
     """Return whether ``fact`` says that a weight lacks a tensor (such as ``g_idx``) that other weights have.
 
     Then the fault is in the file, and not only in the settings; ``broken_partners`` finds it for the tensors in
-    ``ALWAYS``. ``stored`` are the endings of the keys in the file.
+    ``ALWAYS``. ``stored`` are the endings of the keys in the file, ``elsewhere`` the keys in other shards.
     """
     part = fact.found.removeprefix("no ")
     lacks = fact.verb == "have" and part != fact.found
@@ -240,7 +240,7 @@ def basis_of(settings: Settings) -> str:
 
 
 def _other_basis(theirs: Settings, ours: Settings) -> Iterator[Fact]:
-    """Yield ``transform_config`` if the weights of two models are stored in different bases."""
+    """Yield ``transform_config`` if the weights of two models were stored after different transforms."""
     bases = basis_of(theirs), basis_of(ours)
     if any(bases) and theirs.get("transform_config") != ours.get("transform_config"):
         here = bases[1] or "none"

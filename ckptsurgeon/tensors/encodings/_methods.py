@@ -78,7 +78,7 @@ WITHOUT_BLOCKS = ("fp8", "fbgemm_fp8", "compressed-tensors")
 
 
 def is_stored_by(method: str, coded: QuantisedTensor) -> bool:
-    """Return whether a method in ``METHODS`` stores tensors in this encoding under keys with these endings."""
+    """Return whether a method in ``METHODS`` stores tensors in the encoding of ``coded``, with its endings of keys."""
     return family(coded.method) in METHODS[method] and not (
         method in WITHOUT_BLOCKS and any(end in coded.parts for end in BLOCKS)
     )

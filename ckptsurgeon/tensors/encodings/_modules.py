@@ -116,7 +116,7 @@ class Modules:
         return f"{_DYNAMIC} ({first})" if first[:2] == "-:" and module not in self._names else ""
 
     def may_leave_out(self, module: str) -> bool:
-        """Return whether the settings leave a module unquantised, perhaps under another name of the model's parts."""
+        """Return whether the settings leave a module unquantised, or may do so under another prefix of its name."""
         return bool(self.left_out(module)) or self._excluded.may_name(module)
 
     def meets(self, pattern: re.Pattern[str], module: str, *, whole: bool = False) -> bool:
@@ -185,9 +185,10 @@ class Modules:
 
 
 class _ExcludedModules:
-    """The modules that ModelOpt does not quantise: names, of which each also means its submodules, some with wildcards.
+    """The entries of ModelOpt's settings that exclude modules: names, some with wildcards.
 
-    ``unread`` are entries with wildcards that are not compared with names: they are too long, or too many.
+    An entry also excludes all submodules. ``unread`` are entries with wildcards that are not compared with names: they
+    are too long, or too many.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -210,7 +211,10 @@ class _ExcludedModules:
         return f"{self._fields[found]} ({found})" if found else ""
 
     def may_name(self, module: str) -> bool:
-        """Return whether an entry may mean a module whose name has another beginning, up to the number of its layer."""
+        """Return whether an entry means a module if everything before the number of the layer is ignored.
+
+        For example, ``model.layers.3.mlp`` may mean ``decoder.blocks.3.mlp``.
+        """
         ends = (re.sub(r"^.*?\.(?=\d+(?:\.|$))", "", one).strip("*.") for one in self._fields)
         return any(end and f".{end}." in f".{module}." for end in ends)
 

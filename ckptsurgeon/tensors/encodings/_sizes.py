@@ -50,7 +50,7 @@ def unfit_sizes(
 
 
 def _gptq(one: QuantisedTensor, parts: Parts, stated: StatedValues) -> Iterator[str]:
-    """Yield ``.g_idx`` or ``.qzeros`` if the order of columns and the zero points of GPTQ imply different bits.
+    """Yield ``.g_idx`` or ``.qzeros`` of GPTQ, whichever is wrong, if the two imply different numbers of bits.
 
     The bits in the settings decide which of the two is wrong.
     """

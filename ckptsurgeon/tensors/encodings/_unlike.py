@@ -112,7 +112,10 @@ def unfit_parts(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> I
 
 
 def _is_like(one: QuantisedTensor, usual: str, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Return whether a weight in an unknown encoding has parts of the encoding ``usual``, a family in ``ALIKE``."""
+    """Return whether a weight that is not recognised has parts of the family ``usual``, so that its shapes are wrong.
+
+    False if ``usual`` is not in ``ALIKE``.
+    """
     if usual == "MLX":  # other notes are more exact if scales are missing, or if codes have another dtype
         return ".scales" in one.parts and not is_mlx_of_signed(one, tensors)
     if usual == "nvfp4" and _NVFP4_SCALE in one.parts and tensors[one.parts[_NVFP4_SCALE]].dtype != _E4M3:
@@ -247,8 +250,9 @@ def wrong_nvfp4_scales(
 ) -> Iterator[tuple[str, str, str, str]]:
     """Yield (name, ending of the scale, its dtype, what it should be) of each nvfp4 weight whose scales were cast.
 
-    Weights are nvfp4 if the settings say so, or if most weights with two such scales are. Scales of whole weights are
-    compared with those of the other weights: loaders cast them.
+    Weights with scales of blocks and a scale of the whole weight are nvfp4 if the settings say so, or if most of them
+    are recognised as nvfp4. The scale of a whole weight may have any dtype, because loaders cast it: it is yielded only
+    if its dtype differs from that of most weights.
     """
     if modelopt_of(settings) and not method_of(settings):
         return
