@@ -22,8 +22,9 @@ Part = tuple[Array, str]
 def average(parts: Iterable[Part], weights: Sequence[float]) -> Part:
     """Return the mean or the weighted sum of arrays in double precision, and the dtype of the result.
 
-    If ``weights`` is empty, the result is the mean. Arrays are added one after the other, so that an iterator needs
-    only one array in memory at a time. The arrays must be all real or all complex.
+    ``parts`` are pairs (array, dtype of its values). If ``weights`` is empty, the result is the mean. Arrays are added
+    one after the other, so that an iterator needs only one array in memory at a time. The arrays must be all real or
+    all complex.
     """
     total, wide, number = np.empty(0), "float64", 0
     for values, dtype in parts:
@@ -41,7 +42,10 @@ def average(parts: Iterable[Part], weights: Sequence[float]) -> Part:
 
 
 def largest(parts: Iterable[Part]) -> Part:
-    """Return the element-wise maximum of several integer arrays, and the widest of their dtypes."""
+    """Return the element-wise maximum of several integer arrays, and the widest of their dtypes.
+
+    ``parts`` are pairs (array, dtype of its values).
+    """
     found: Part | None = None
     for values, dtype in parts:
         if found is None:
@@ -123,7 +127,7 @@ def scaled(values: Array, dtype: str, factor: float) -> Array:
 
 
 def _is_exact_in_single(dtype: str, factor: float) -> bool:
-    """Return whether a product in float32, rounded to ``dtype``, has the bits of one in double precision.
+    """Return whether a value times ``factor``, rounded to ``dtype``, is the same in float32 as in double precision.
 
     A product of two float32 numbers is exact in double precision, so it is rounded once either way. In the narrower
     types of 16 bits, a power of two near 1 only changes the exponent.
@@ -135,9 +139,10 @@ def _is_exact_in_single(dtype: str, factor: float) -> bool:
 
 
 def added(parts: Sequence[Array], dtype: str, *, is_mean: bool = False, weights: Sequence[float] = ()) -> Array:
-    """Return the sum of arrays of one dtype, each times its weight if there are any, or the mean, in this dtype.
+    """Return the sum of arrays of the dtype ``dtype``, or their mean if ``is_mean``, rounded to this dtype.
 
-    Raises PlanError if a value becomes infinite.
+    In a sum, each array is multiplied by its weight, if there are ``weights``. Raises PlanError if a value becomes
+    infinite.
     """
     factors = () if is_mean else weights or [1.0] * len(parts)
     flat = [values.reshape(-1) for values in parts]

@@ -63,7 +63,11 @@ def _only(at: int, dims: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=8)
 def _copies(runs: tuple[tuple[int, int], ...]) -> tuple[Array, Array, Array]:
-    """Return, for each index, the index of which it is a copy, the number of copies before it, and of all copies."""
+    """Return three arrays with an entry for each index.
+
+    They are the index of which it is a copy, the number of copies of that index before it, and the number of all of
+    them.
+    """
     original = np.concatenate([np.arange(begin, end) for begin, end in runs])
     order = np.argsort(original, kind="stable")
     number = np.bincount(original)
