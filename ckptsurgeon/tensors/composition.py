@@ -115,7 +115,7 @@ def take(info: TensorInfo, dim: int, runs: Sequence[tuple[int, int]]) -> TensorI
 
 
 def merged_runs(runs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return ranges of indices (first, index after the last) with those joined that follow each other."""
+    """Return ranges of indices (begin, end); two ranges are joined if the second begins at the end of the first."""
     merged: list[tuple[int, int]] = []
     for begin, end in runs:
         if merged and merged[-1][1] == begin:
@@ -165,9 +165,10 @@ def shift(info: TensorInfo, by: float) -> TensorInfo:
 
 
 def noisy(info: TensorInfo, dim: int, runs: Sequence[tuple[int, int]], by: float, seed: int) -> TensorInfo:
-    """Return a floating-point tensor with noise; the sum of the noise over all copies of an element along ``dim`` is 0.
+    """Return a floating-point tensor multiplied by random factors, so that copies of an element differ.
 
-    ``runs`` are ranges of indices. They give, for each index along ``dim``, the index of which it is a copy.
+    The mean of the factors of all copies of an element is 1. ``runs`` are ranges of indices. They give, for each index
+    along ``dim``, the index of which it is a copy. ``tensors.ops.noise`` computes the factors from ``by`` and ``seed``.
     """
     return _made(info, info.shape, Noisy(info, dim, tuple(merged_runs(runs)), by, seed))
 

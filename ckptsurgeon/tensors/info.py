@@ -137,7 +137,7 @@ class TensorInfo:
 
     @property
     def _quantiser(self) -> tuple[Hashable, ...] | None:
-        """A key for the scales and zero points of a tensor that torch quantised; None for any other tensor."""
+        """A value that is equal for tensors that torch quantised with the same scales and zero points; else None."""
         found = self.parts[0] if self.parts and DTYPES[self.dtype].kind == "quantized" else None
         if not isinstance(found, tuple) or not all(isinstance(one, (int, float, TensorInfo)) for one in found[1:]):
             return None

@@ -17,18 +17,20 @@ LAYERS, ROLES = 4, 3
 def larger_layers(sizes: Mapping[str, float], apart: float) -> list[str]:
     """Return the keys of the tensors in the group of layers with the larger sizes, if there are two groups; else [].
 
-    ``sizes`` are logarithms by key. In a model, the sizes of one role may differ between layers, but not those of all
-    roles in the same layers. So all roles (keys without numbers) of a list of layers must be at least ``apart`` in the
-    two groups, with at least a third of the layers in each. One layer may be in both groups: two files may share it.
+    ``sizes`` are logarithms by key. In a healthy model, the sizes of one role (key without numbers) may differ between
+    layers, but not those of all roles between the same layers. So the gap between the groups must be at least
+    ``apart`` in all roles of a list of layers, and each group must have at least a third of the layers. One layer may
+    be in both groups: two files may share it.
     """
     return [key for roles in _lists(sizes) for key in _larger(roles, apart)]
 
 
 def outlying_layers(sizes: Mapping[str, float], apart: float, fewest: int = ROLES) -> tuple[list[str], list[str]]:
-    """Return the keys of the tensors of layers that are far larger than all others in all roles, and far smaller.
+    """Return two lists of keys: of tensors in layers that are far larger than all others, and far smaller.
 
-    These are less than a third of the layers. In each role that such a layer has, at least ``fewest``, its sizes (given
-    as logarithms by key) are more than ``apart`` above, or below, those of all other layers.
+    ``sizes`` are logarithms by key. In each role (key without numbers) that such a layer has, its sizes are more than
+    ``apart`` above, or below, those of all other layers. A layer must have at least ``fewest`` roles, and less than a
+    third of the layers can be in a list.
     """
     lists = _lists(sizes)
     return (
@@ -42,7 +44,7 @@ def _negated(sizes: Mapping[str, float]) -> dict[str, float]:
 
 
 def _outlying(roles: Sequence[Mapping[str, float]], apart: float, fewest: int) -> list[str]:
-    """Return the keys of the layers that are larger than the others in all of their roles."""
+    """Return the keys of the tensors in the layers that are larger than the others in all of their roles."""
     above, numbers = dict[str, list[list[str]]](), Counter[str]()
     for sizes in roles:
         by_layer = _by_layer(sizes)

@@ -33,12 +33,12 @@ def is_masked(key: str) -> bool:
 
 
 def size_of_float(dtype: str) -> int:
-    """Return the bytes of a value of a dtype that ``has_non_finite`` reads; 0 for other dtypes."""
+    """Return the size in bytes of a value of ``dtype``; 0 for a dtype that ``has_non_finite`` cannot read."""
     return 1 if dtype in _EIGHT_BITS else _EXPONENTS[dtype][0] if dtype in _EXPONENTS else 0
 
 
 def has_non_finite(dtype: str, raw: bytes) -> bool:
-    """Return whether little-endian values of a dtype, for which ``size_of_float`` is not 0, have NaN or infinity.
+    """Return whether a NaN or an infinity is among little-endian values; ``size_of_float(dtype)`` must not be 0.
 
     A block of 64 kB takes 50 microseconds.
     """

@@ -258,7 +258,7 @@ def shifted_names(names: Mapping[str, Collection[str]], number: int) -> set[str]
     """Return the matrices whose mean is far from 0, if most of ``number`` matrices have such a mean, with one sign.
 
     Otherwise, the set is empty; also if packed words were rounded (``ROUNDED``), which shifts weights, too. ``names``
-    has the names of matrices by kind.
+    has the names of matrices by kind; those with a kind in ``EXPLAIN`` are left out.
     """
     if names.get(ROUNDED):
         return set()
@@ -272,10 +272,10 @@ def shifted_names(names: Mapping[str, Collection[str]], number: int) -> set[str]
 def uncentred_names(names: Mapping[str, Collection[str]], every: Collection[str]) -> set[str]:
     """Return the matrices whose groups have means far from 0, if they are most of ``every``, or unlike their siblings.
 
-    Siblings are the matrices of other layers with the same role, the name without numbers. At least ``SIBLINGS`` of
-    them, or one and at least ``FEWEST`` matrices of all roles, must have groups with means near 0, and none may be
-    ``LEANING`` or shifted. A matrix without siblings, such as an output layer, is compared with all other matrices, of
-    which there must be ``AROUND``. ``names`` are the names of matrices by kind.
+    Siblings are the matrices of other layers with the same role, the name without numbers. A matrix is unlike them if
+    at least ``SIBLINGS`` siblings have groups with means near 0, or one sibling and at least ``FEWEST`` matrices of all
+    roles; none of these may be ``LEANING`` or shifted. A matrix without siblings, such as an output layer, is compared
+    with all other matrices, of which there must be ``AROUND``. ``names`` are the names of matrices by kind.
     """
     if names.get(ROUNDED):
         return set()
@@ -321,12 +321,18 @@ AROUND = 8
 
 
 def _are_centred(others: Collection[str], leaning: Container[str], fewest: int) -> bool:
-    """Return whether there are enough other matrices, and the groups of all of them have means near 0."""
+    """Return whether there are at least ``fewest`` other matrices, and none of them is in ``leaning``.
+
+    The groups of weights in these other matrices have means near 0.
+    """
     return len(others) >= fewest and not any(one in leaning for one in others)
 
 
 def powers_of(every: Iterable[Mapping[str, Collection[str]]]) -> dict[str, float]:
-    """Return the largest power of two of each decoded matrix, by name; ``every`` has names by kind."""
+    """Return {name of a decoded matrix: binary logarithm of the largest factor by which its layer scales inputs}.
+
+    ``every`` has names by kind; a kind such as ``2^1.5`` contains the logarithm.
+    """
     found: dict[str, float] = {}
     for one in every:
         for kind, names in one.items():
@@ -337,10 +343,12 @@ def powers_of(every: Iterable[Mapping[str, Collection[str]]]) -> dict[str, float
 
 
 def unlike_other_layers(powers: Mapping[str, float], names: Mapping[str, Collection[str]]) -> tuple[set[str], set[str]]:
-    """Return the matrices that are far too large, and far too small, beside matrices of the same role in other layers.
+    """Return two sets of matrices: those far larger, and far smaller, than the same matrices of other layers.
 
-    The role is the name without numbers. The factors of a role are divided at their widest gap. Which of the two
-    parts is wrong shows in the factors themselves. Small experts are left out: an expert that is never chosen shrinks.
+    ``powers`` has the binary logarithm of the factor by which each matrix scales its inputs, ``names`` names by kind.
+    The matrices of a role (name without numbers) are divided at the widest gap between their factors, if this gap is at
+    least ``APART``. The larger ones are returned if their factors are too large for a network; otherwise the smaller
+    ones if theirs are too small, except experts: an expert that is never chosen shrinks.
     """
     roles: dict[str, list[str]] = {}
     for name in powers:

@@ -73,7 +73,7 @@ def _by_channel(shape: tuple[int, ...], scheme: str, scale: Any, zero: Any, axis
 
 
 def codes_of(info: TensorInfo) -> TensorInfo | None:
-    """Return a tensor that torch quantised as if it were not opaque, so that its codes can be copied like plain bytes.
+    """Return the description of a tensor that torch quantised, with ``opaque`` empty: its codes can then be copied.
 
     The dtype stays the same. Returns None for a tensor that torch did not quantise, and for invalid parameters: then
     the tensor cannot be copied.
