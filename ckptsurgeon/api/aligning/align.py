@@ -44,8 +44,8 @@ def align(
     """Return the models, aligned with the model at the index ``reference``; reads the weights of all of them.
 
     ``groups`` are the groups of axes that the user lists, as ``group_fields`` returns them; without them, the groups
-    are found from the network that the reference's config.json describes. ``memory`` is the limit in bytes; 0 is the
-    default.
+    are found from the network that the reference's config.json describes. ``memory`` is the largest number of bytes
+    that matching may use; 0 is the default limit.
 
     Raises ConfigError if the network is not known, PlanError if the shapes of the models differ or weights are NaN.
     """
@@ -128,7 +128,10 @@ def _network(reference: Checkpoint) -> NetworkGroups:
 def _groups(
     network: NetworkGroups | None, groups: Mapping[str, Any] | None, model: Checkpoint
 ) -> tuple[list[Group], list[str]]:
-    """Return the groups of axes of a model's tensors that may be permuted, and reasons why others keep theirs."""
+    """Return the groups of axes of a model's tensors that may be permuted, and reasons why other axes may not.
+
+    ``groups`` are those that the user lists; without them, the groups are those of ``network``.
+    """
     if network is None:
         return own_groups(groups or {}, model, model.path), []
     made, names, known = dict(model), {key: key for key in model}, network.first.recognise
@@ -186,7 +189,7 @@ def _check_shapes(reference: Checkpoint, model: Checkpoint, groups: Sequence[Gro
 
 
 def _notes(model: Checkpoint, reference: Checkpoint, results: Sequence[Any]) -> Iterator[str]:
-    """Yield notes on the groups of axes of a model whose order changed."""
+    """Yield notes on the groups of axes of a model whose order changed; ``results`` has the result for each group."""
     moved = [one for one in results if one.moved]
     name, other = _name(model), _name(reference)
     if not moved:

@@ -1,4 +1,4 @@
-"""The result of an alignment, in a file of its own, so that a merge without an alignment need not load the rest."""
+"""The result of an alignment. It has a file of its own, so that merges without alignment need not load the others."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Finds which axes of a network may be permuted together, by building it at two values of fields of its configuration.
+"""Finds which axes of a network may be permuted together: it builds the network with two values of each size field.
 
-The axes that a field changes belong to it, as in ``resize``; this module divides them into those of each layer.
+As in ``resize``, an axis belongs to a field if its size changes with the value. The axes of a field are then divided
+into groups, such as one for each layer.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ _ALIBI = "slopes of ALiBi"
 
 
 class NetworkGroups:
-    """The groups of axes of a network that may be permuted; ``found`` also fills ``left``: why others may not."""
+    """The groups of axes of a network that may be permuted (``found``).
+
+    When ``found`` is computed, the reasons why other axes may not be permuted are added to ``left``.
+    """
 
     def __init__(self, base: Resizable) -> None:
         self._base = base
@@ -186,7 +190,11 @@ class NetworkGroups:
         return self._sizes[inside]
 
     def _is_read(self, inside: str, part: Mapping[str, Any]) -> bool:
-        """Return whether a network reads the size of a head from a field that its configuration does not declare."""
+        """Return whether a network reads the size of a head from a field that its configuration does not declare.
+
+        ``part`` has the fields of the section at the path ``inside``. If the result is true, the network is built with
+        this field from now on.
+        """
         heads = [name for name, value in part.items() if role_of(name) == "heads" and type(value) is int]
         if len(heads) != 1:
             return False
@@ -243,7 +251,10 @@ class NetworkGroups:
         return {axis.key for one in widths for axis in self._wider(one)[0]}
 
     def _norms_apart(self, group: NetworkGroup, counts: HeadCounts, wider: Collection[str]) -> Iterator[str]:
-        """Yield norms over all heads of an attention layer together (as in OLMoE): their size depends on the width."""
+        """Yield the keys of norms over all heads of an attention layer together, as in OLMoE.
+
+        ``group`` are the heads of the layer. ``wider`` has the keys of the tensors whose sizes depend on the width.
+        """
         sizes = {counts.queries * counts.size, counts.keys * counts.size} - {counts.size}
         own = {part.key for part in group.parts}
         for key, info in self.first.tensors.items():
@@ -272,7 +283,10 @@ class NetworkGroups:
     # The residual stream.
 
     def _wider(self, path: str) -> tuple[list[Axis], TargetSpec]:
-        """Return the axes that change with a width while heads keep their size, and the wider network."""
+        """Return the axes that change if the width in the field ``path`` is doubled, and the wider network.
+
+        The size of each head stays the same.
+        """
         part, inside = self._beside(path), path.rpartition(".")[0]
         changes: dict[str, Any] = {path: 2 * at_path(self._fields, path), **self._pinned(path)}
         for name, value in part.items():
@@ -297,7 +311,10 @@ class NetworkGroups:
         yield NetworkGroup(path.rpartition(".")[0], RESIDUAL, width, parts)
 
     def _residual(self, path: str, width: int, axes: Sequence[Axis], after: TargetSpec) -> list[Axis]:
-        """Return the axes along the residual stream; raises PlanError if a permutation may change the outputs."""
+        """Return those of ``axes`` that are dimensions of the residual stream, which has the size ``width``.
+
+        ``after`` is the network with another width. Raises PlanError if a permutation may change the outputs.
+        """
         name = class_of(self.first)
         if not (self._has_sized_heads or self._by_names):
             raise PlanError("the network has no attention, so it is not known how it mixes these dimensions.")
@@ -329,7 +346,7 @@ class NetworkGroups:
 
 
 def sizes_of(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that determine the sizes of what is aligned, and the model type, by their dotted paths."""
+    """Return the fields that determine the sizes of the axes that are aligned, and the model type, by dotted path."""
     paths = [path for path in _paths(fields) if role_of(path) not in ("vocabulary", "depth")]
     inside = dict.fromkeys(path.rpartition(".")[0] for path in paths)
     more = [f"{one}.{name}" if one else name for one in inside for name in (*_HEAD_SIZE, _GROUPS_OF_EXPERTS)]
@@ -345,7 +362,10 @@ def _paths(fields: Mapping[str, Any], before: str = "") -> Iterator[str]:
 
 
 def _channels(axes: Sequence[Axis], network: Network) -> Iterator[NetworkGroup]:
-    """Yield the group of the axes of one feed-forward layer, or one for each expert."""
+    """Yield the group of the channels of a feed-forward layer; if the layer has experts, one group for each expert.
+
+    ``axes`` are the axes of the layer's tensors that change with the number of channels.
+    """
     units = axes[0].before // axes[0].parts // axes[0].block
     reader = next(axis for axis in axes if axis.side == "in")
     is_one = "experts" in reader.kind
