@@ -98,7 +98,10 @@ def _matches(targets: object, modules: Sequence[str]) -> dict[str, int]:
 
 
 def _unnamed(names: Mapping[str, int], modules: Sequence[str]) -> int:
-    """Return the number of modules that no entry of ``names`` matches; 0 if there are no entries."""
+    """Return the number of modules that no entry of ``target_modules`` matches; 0 if there are no entries.
+
+    ``names`` maps each entry to the number of modules that it matches.
+    """
     return sum(names.keys().isdisjoint(_ends(one)) for one in modules) if names else 0
 
 

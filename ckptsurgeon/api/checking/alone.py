@@ -37,7 +37,7 @@ _OF_FILES = re.compile(
 
 
 def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:
-    """Return ``subject`` with the notes on its checkpoint added, for a checkpoint that is not in a model's folder."""
+    """Return ``subject`` with notes on its checkpoint, which is not in a model's folder."""
     from ..model_folder.codes.described_shapes import described_shape_notes
     from ..model_folder.layers.holes import gap_notes
 
@@ -47,7 +47,10 @@ def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:
 
 
 def notes_without_folder(checkpoint: Checkpoint) -> Iterator[str]:
-    """Yield the notes on files and their bytes, on quantised tensors, and on the metadata of a GGUF file."""
+    """Yield the notes on a checkpoint that need no other files of its folder.
+
+    They are on incomplete or deleted files, on quantised tensors, and on the metadata of a GGUF file.
+    """
     yield from (note for note in checkpoint.notes if _OF_FILES.search(note))
     yield from checkpoint.quantisation_notes
     yield from consumed_notes(checkpoint.open_files().values())

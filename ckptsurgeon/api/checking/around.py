@@ -48,7 +48,7 @@ _FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILIN
 
 
 def with_folder(subject: Subject, checkpoint: Checkpoint, base: CheckpointLike | None) -> Subject:
-    """Return ``subject`` with the facts added on the checkpoint's folder; ``base`` is the base model of an adapter.
+    """Return ``subject`` with facts on the checkpoint's folder; ``base`` is the base model of an adapter.
 
     Raises ConfigError if a base is given, but the checkpoint is not an adapter.
     """
@@ -100,7 +100,7 @@ def _notes(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike | N
 
 
 def _merging_notes(adapter: Checkpoint, base: CheckpointLike) -> Iterator[str]:
-    """Yield the notes that merging an adapter into its base would give, if they match ``MERGING``."""
+    """Yield those notes of ``lora merge`` that show that an adapter does not fit its base (see ``MERGING``)."""
     from ..lora.merge import lora_merge  # imports all that planning needs
 
     with suppress(CheckpointError):  # other checks report an adapter that cannot be merged

@@ -45,9 +45,11 @@ def decoded_sizes(checkpoint: Checkpoint) -> dict[str, WeightSize]:
 
 
 def odd_scales_of(checkpoint: Checkpoint, decoded: Collection[str]) -> dict[str, list[str]]:
-    """Return the names of the tensors with odd scales, by kind: those in ``decoded``, embeddings and output layers.
+    """Return {kind of odd scales: names of the quantised tensors that have them}.
 
-    The sizes of embeddings are not compared with those of layers, so they have no kind of size.
+    The tensors are those in ``decoded``, which have been decoded already, and embeddings and output layers, of which
+    samples are decoded here. These samples are not reported as too large or too small, because the values of embeddings
+    have other magnitudes than those of layers.
     """
     found, files = OddScales(), SampledFiles(checkpoint)
     names = [one for one in checkpoint.codes.tensors if one.codes and vocabulary_keys([one.name])]

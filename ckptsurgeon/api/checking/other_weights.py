@@ -48,7 +48,10 @@ def other_weight_notes(checkpoint: Checkpoint, folder: Folder) -> Iterator[str]:
 
 
 def _copies(read: set[str], folder: Folder) -> Iterator[str]:
-    """Yield the names of files, or of indexes, with a second copy of the weights in the files ``read``."""
+    """Yield the names of files, or of indexes, that may have a second copy of the weights.
+
+    ``read`` are the names of the files from which the weights were read.
+    """
     names = set(folder.names())
     for pair in COPIES:
         for name, other in (pair, pair[::-1]):
