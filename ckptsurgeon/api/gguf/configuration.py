@@ -37,9 +37,9 @@ def described(
 ) -> dict[str, str]:
     """Return the entries of the metadata, with their values as strings.
 
-    ``layers`` is the number of layers in the weights, and ``size`` the size of an attention head. ``experts`` is the
-    set of the numbers of experts in the layers; normally, all layers have the same number. Raises PlanError for a field
-    that llama.cpp needs and config.json lacks, or for a value that GGUF has no entry for.
+    ``layers`` is the number of layers in the weights, and ``size`` the size of an attention head. ``experts`` is a set:
+    how many experts each layer has; normally it has one element. Raises PlanError for a field that llama.cpp needs and
+    config.json lacks, or for a value that GGUF has no entry for.
     """
     if architecture == "olmo2":
         check_only(config, "attention_bias", False)

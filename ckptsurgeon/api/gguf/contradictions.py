@@ -86,7 +86,10 @@ def _of_missing(architecture: str, metadata: Mapping[str, str]) -> Iterator[str]
 
 
 def _of_rows(shape: Sequence[int], architecture: str, number: int, is_of_tokens: bool) -> Iterator[str]:
-    """Yield a note if the embedding of a known architecture has another number of rows than ``number``."""
+    """Yield a note if the embedding of a known architecture has another number of rows than ``number``.
+
+    ``number`` is the number of tokens in the file (``is_of_tokens``), or else the entry ``vocab_size``; 0 if unknown.
+    """
     if architecture in ARCHITECTURES and len(shape) == 2 and number and shape[0] != number:
         has = f"the file has {count(number, 'token')}" if is_of_tokens else f"{architecture}.vocab_size is {number}"
         yield f"{EMBEDDING} has {count(shape[0], 'row')}, but {has}: llama.cpp cannot load the file"

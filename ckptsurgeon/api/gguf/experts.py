@@ -24,8 +24,8 @@ _SIZES = {
 def expert_entries(config: Mapping[str, Any], architecture: str, numbers: Set[int]) -> dict[str, str]:
     """Return the entries on experts, without the architecture as prefix; none for a model without experts.
 
-    ``numbers`` is the set of the numbers of experts in the layers; normally, all layers have the same number. Raises
-    PlanError if config.json contradicts ``numbers``, or if the model chooses experts in another way than llama.cpp.
+    ``numbers`` is a set: how many experts each layer has; normally it has one element. Raises PlanError if config.json
+    contradicts ``numbers``, or if the model chooses experts in another way than llama.cpp.
     """
     if not numbers:
         return {}

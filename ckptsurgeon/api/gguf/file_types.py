@@ -18,7 +18,11 @@ OTHERS = frozenset({"gpt-oss"})
 
 
 class _FileType(NamedTuple):
-    """A file type: its name in llama.cpp, types of which the file has one, and what replaces them (see ``BLOCK``)."""
+    """A file type of llama.cpp, and the types of the matrices in such a file.
+
+    At least one matrix in a layer has a type in ``types``. If the number of columns of a matrix is not a multiple of
+    ``BLOCK``, llama.cpp uses a type in ``instead`` for it.
+    """
 
     name: str
     types: tuple[str, ...]
@@ -51,10 +55,10 @@ TYPES = {
 def file_type_notes(
     shapes: Mapping[str, Sequence[int]], dtypes: Mapping[str, str], metadata: Mapping[str, str]
 ) -> Iterator[str]:
-    """Yield a note if no matrix of any block has a type that files of the stated type have.
+    """Yield a note if no matrix of any layer has a type that ``general.file_type`` implies.
 
-    Files of most types also have tensors of other types, so the share of each type is not compared. ``shapes`` are
-    counted in values.
+    Files of most file types also have tensors of other types, so it is not compared how many tensors have each type.
+    ``shapes`` maps keys to shapes, counted in values, and ``dtypes`` maps keys to types.
     """
     said = metadata.get(FILE_TYPE, "")
     stated = TYPES.get(int(said) % GUESSED) if said.isascii() and said.isdigit() and len(said) < 6 else None

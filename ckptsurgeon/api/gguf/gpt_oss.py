@@ -67,7 +67,7 @@ def with_codes(change: LayoutChange) -> LayoutChange:
 
 
 def experts_of_folder(config: Mapping[str, Any], checkpoint: Checkpoint) -> tuple[Regrouping, set[int]]:
-    """Return how the experts of a transformers model are split, and the set of the numbers of experts in its layers.
+    """Return how to split the stacked experts of a transformers model, and a set: how many experts each layer has.
 
     Raises PlanError if the matrices of experts do not have the sizes in ``config``.
     """
@@ -96,7 +96,7 @@ def _check_shapes(checkpoint: Checkpoint, width: int, inner: int) -> None:
 
 
 def experts_in_file(checkpoint: Checkpoint) -> Regrouping:
-    """Return how the experts of a model of llama.cpp are joined; raises PlanError for quantised tensors."""
+    """Return how to join the experts of a GGUF file as transformers stacks them; raises PlanError if quantised."""
     if checkpoint.codes:
         raise PlanError(
             "the weights are in blocks of codes, which cannot be split or joined.", hint="--dequantize decodes them."

@@ -1,4 +1,4 @@
-"""Gives a GGUF output whose rows are mapped by token the tokeniser of its new token list."""
+"""Makes the tokeniser entries of a GGUF output whose embedding rows are mapped by token to a new token list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notes on the tokeniser in the metadata of a GGUF file: lists that do not fit its kind, and odd special tokens.
+"""Notes on the tokeniser in a GGUF file's metadata: lists that contradict its kind, and odd special tokens.
 
 llama.cpp reads these entries in its ``src/llama-vocab.cpp``.
 """
@@ -48,10 +48,11 @@ Read = Callable[[str, int, int], bytes]
 
 
 def tokenizer_notes(metadata: Mapping[str, str], tokens: int, read: Read) -> Iterator[str]:
-    """Yield notes on a tokeniser whose lists do not fit its kind, or whose special tokens are ordinary ones.
+    """Yield notes on a tokeniser whose lists contradict its kind (BPE, sentencepiece), or its special tokens.
 
     ``metadata`` maps the names of all entries to their values as text, '' if they are too long. ``tokens`` is the
-    number of tokens. ``read`` is called for whole lists only if they may be wrong.
+    number of tokens. ``read`` returns bytes of an entry's value (see ``Read``); a whole list is read only if the list
+    may be wrong.
     """
     if not tokens:
         return
@@ -171,14 +172,17 @@ def _of_kinds(metadata: Mapping[str, str], tokens: int, read: Read) -> Iterator[
 
 
 def _letters(read: Read) -> str:
-    """Return the reason for a note, if more tokens begin with byte-level BPE's space than sentencepiece's; or ''."""
+    """Return a text if more tokens begin with the space of byte-level BPE (Ġ) than with sentencepiece's (▁); else ''.
+
+    The text is the reason why the tokeniser is of another kind than the metadata say.
+    """
     known = _texts(read)
     number = sum(one.startswith(SPACE) for one in known)
     return f"tokens begin with {SPACE}" if number > sum(one.startswith("\u2581") for one in known) else ""
 
 
 def _ordinary(id: int, read: Read) -> str:
-    """Return the text of token ``id`` if it is an ordinary token, but other tokens are special; '' otherwise."""
+    """Return the text of token ``id`` if it is an ordinary token, although the file has special tokens; else ''."""
     if read(KINDS, HEAD + 4 * id, 4) != struct.pack("<I", NORMAL):
         return ""
     if CONTROL not in _kinds(read):
