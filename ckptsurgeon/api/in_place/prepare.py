@@ -1,4 +1,4 @@
-"""Finds what is to be written to rename a safetensors file in place: its new headers, its new index, a record."""
+"""Finds what must be written to rename tensors in place: new headers, a new index, and a record of the change."""
 
 from __future__ import annotations
 
@@ -151,7 +151,10 @@ def _free(path: str) -> str:
 
 
 def _left(folder: str, name: str, recipes: Mapping[str, str]) -> list[str]:
-    """Return notes on files and entries that describe the file with its old names."""
+    """Return notes on what still describes the old names: configurations, signatures, and recipes in headers.
+
+    ``name`` is the name of the renamed file or index in ``folder``. ``recipes`` are the recipes in the old headers.
+    """
     there = [one for one in (CONFIG, ADAPTER) if os.path.lexists(os.path.join(folder, one))]
     notes = [f"{one} is not changed, even if it contains old names" for one in there]
     if recipes:

@@ -270,7 +270,7 @@ def check_types(
 ) -> None:
     """Raise ConfigError if one of the ``given`` arguments has another type than the function ``call`` declares.
 
-    ``name`` is the name of the verb or recipe in the message, and ``kinds`` has the types by annotation.
+    ``name`` is the name of the verb or recipe in the message. ``kinds`` maps the annotations of parameters to types.
     """
     known = inspect.signature(call).parameters
     rest = next((one for one in known.values() if one.kind is one.VAR_KEYWORD), None)

@@ -106,20 +106,24 @@ def tail_of(one: Checkpoint) -> str:
 
 
 def _is_same(one: MergedAdapter, other: MergedAdapter) -> bool:
-    """Return whether two adapters are the same: by their content or, if a tail is not known, by their path."""
+    """Return whether two adapters are the same.
+
+    Sizes and header digests of their files are compared, and then the digests of their last bytes (``tail``). If one of
+    these is not known, their paths are compared instead.
+    """
     if [(file.size, file.sha256) for file in one.files] != [(file.size, file.sha256) for file in other.files]:
         return False
     return one.tail == other.tail if one.tail and other.tail else one.path == other.path
 
 
 def _in_weights(one: Checkpoint) -> list[MergedAdapter]:
-    """Return the adapters in a checkpoint; none if its recipe does not describe the weights that it has now."""
+    """Return the adapters merged into a checkpoint; none if its recipe does not describe its present weights."""
     found = _recorded(one)
     return [] if found and changed_tensor(one) else found
 
 
 def _recorded(one: Checkpoint) -> list[MergedAdapter]:
-    """Return the adapters in a checkpoint, according to its recipe; their paths are absolute, or addresses."""
+    """Return the adapters merged into a checkpoint, according to its recipe; their paths are absolute, or addresses."""
     recipe = stored_recipe(one)
     if recipe is None:
         return []
@@ -129,7 +133,7 @@ def _recorded(one: Checkpoint) -> list[MergedAdapter]:
 
 
 def _older(recipe: Recipe) -> list[MergedAdapter]:
-    """Return the merged adapters from a recipe of an older version of ckptsurgeon, which has no list of them."""
+    """Return the merged adapters from the sources of an older recipe, which has no list of merged adapters."""
     if recipe.verb != VERB:
         return []
     rows = recipe.sources[1:]

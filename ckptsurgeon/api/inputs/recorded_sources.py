@@ -19,7 +19,7 @@ COPIES, MIXES = ("convert", "filter", "rename"), ("average", "merge")
 
 
 def counted_notes(opened: Sequence[Checkpoint]) -> list[str]:
-    """Return notes on inputs whose weights count twice, because another input was made from them, says its recipe.
+    """Return notes on inputs whose weights count twice: the recipe of another input says that it was made from them.
 
     The base of a merge is not counted as a source, because the output of a merge is often interpolated with the base.
     """
@@ -77,8 +77,8 @@ def _is_source(source: Checkpoint, one: Checkpoint, recipe: Recipe) -> bool:
 def _is_source_of(source: Checkpoint, one: Checkpoint, recorded: PlanSource) -> bool:
     """Return whether an input is the source ``recorded`` in the recipe of ``one``.
 
-    The source is recognised by the paths, sizes and fingerprints of its files. Models of one architecture have equal
-    fingerprints. So a file that was written after ``one``, such as the newest checkpoint of a run, does not count.
+    The paths, sizes and header digests of the files are compared. A run that overwrites its newest checkpoint does not
+    change these, so the result is False if a file of the input is newer than the files of ``one``.
     """
     if source.in_memory or not recorded.path or source.root != recorded.root or _is_newer(source, one):
         return False
@@ -93,7 +93,7 @@ def _prints(path: str, files: Sequence[FilePrint], folder: str) -> list[tuple[st
 
 
 def _is_newer(source: Checkpoint, one: Checkpoint) -> bool:
-    """Return whether a file of ``source`` was modified after the last file of ``one``."""
+    """Return whether a file of ``source`` was modified after all files of ``one``."""
     times = [file.mtime_ns for file in source.files if file.mtime_ns is not None]
     made = [file.mtime_ns for file in one.files if file.mtime_ns is not None]
     return bool(times and made) and max(times) > max(made)

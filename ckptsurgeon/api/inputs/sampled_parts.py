@@ -29,7 +29,10 @@ SMALLEST = 64
 
 @dataclass
 class SampledFiles:
-    """The open files of a checkpoint; odd scales in samples are recorded here, not among those of the checkpoint."""
+    """The open files of a checkpoint, for reading samples of its tensors.
+
+    Odd scales in the samples are recorded in this object, not in the checkpoint.
+    """
 
     checkpoint: Checkpoint
     odd_scales: OddScales = field(default_factory=OddScales)

@@ -101,7 +101,10 @@ class _Sample(SampledFiles):
 
 
 def odd_scale_notes_on(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Return notes on odd scales found while a checkpoint was decoded; if there are none, those on a sample of it."""
+    """Return the notes on odd scales that were found when quantised tensors of a checkpoint were decoded.
+
+    If there are none, a sample of its quantised tensors is decoded, and the notes on this sample are returned.
+    """
     return checkpoint.odd_scales.notes(checkpoint.path) or sampled_scale_notes(checkpoint)
 
 
