@@ -34,11 +34,11 @@ def layout_for(
 ) -> KnownLayout | None:
     """Return the operations and new names that give a source the layout ``name``; None if no change is needed.
 
-    ``name`` "auto" is the layout of the destination, whose tensors are ``wanted``, if both are of one family and their
-    layouts differ. ``config`` and ``theirs`` return the fields of the configurations of the source and of the
-    destination, ``heads`` is the value of ``--heads``. If ``reads_older`` is true, the destination's
-    ``from_pretrained`` itself converts older layouts of transformers, so ckpt does not convert them. Raises the errors
-    of ``changed_layout``.
+    ``wanted`` are the tensors of the destination. If ``name`` is "auto", the source gets the layout of the destination,
+    if both are networks of one known family. ``config`` is a function that returns the fields of the source's
+    configuration, and ``theirs`` returns those of the destination's. ``heads`` is the value of ``--heads``. If
+    ``reads_older`` is true, the destination's ``from_pretrained`` itself converts older layouts of transformers, so
+    ckpt does not convert them. Raises the errors of ``changed_layout``.
     """
     if name == KEEP:
         return None
@@ -57,7 +57,10 @@ def layout_for(
 def _with_numbers(
     ours: Mapping[str, Any], theirs: Mapping[str, Any], family: Family, checkpoint: Checkpoint
 ) -> tuple[Mapping[str, Any], list[str]]:
-    """Return the source's fields, and notes; numbers of heads that they lack are taken from the destination's."""
+    """Return the fields of the source's configuration (``ours``) with numbers of heads, and notes.
+
+    If ``ours`` has no numbers of heads, they are taken from ``theirs``, the fields of the destination's configuration.
+    """
     stated, there = family.numbers(checkpoint, ours), family.numbers({}, theirs)
     if there and not stated:
         return {**theirs, **ours}, [
@@ -75,7 +78,7 @@ def _said(numbers: Numbers) -> str:
 def layouts_between(
     source: Mapping[str, TensorInfo], wanted: Mapping[str, TensorInfo], *, reads_older: bool = False
 ) -> tuple[Family, Layout, Layout] | None:
-    """Return (family, the two layouts) of two networks whose layouts differ; None if they are equal or not known.
+    """Return (family, layout of ``source``, layout of ``wanted``); None if the layouts are equal or not known.
 
     ``reads_older`` is as in ``layout_for``.
     """

@@ -21,7 +21,7 @@ class NamedLayout:
 
     ``is_gguf`` is true if the new layout is llama.cpp's. ``without`` has the names of metadata entries that are left
     out, because they do not describe the changed tensors. ``derived`` has the checkpoint after the operations of the
-    change, if they were performed to find its rules.
+    change, if these were already performed on the headers to find the renaming rules.
     """
 
     change: LayoutChange = field(default_factory=lambda: LayoutChange((), (), ()))

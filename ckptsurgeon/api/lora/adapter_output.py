@@ -41,16 +41,20 @@ def factor_dtype(dtype: str | torch.dtype | None) -> str:
 
 @dataclass(frozen=True)
 class OpenAdapters:
-    """Open adapters, the paths of their configurations, and the base whose keys the names in kohya's files refer to."""
+    """Open adapters, the paths of their configurations, and the base (``model``), if it was given.
+
+    The names in kohya's files are derived from the base's keys, so its keys are needed to read them.
+    """
 
     adapters: Sequence[AdapterView]
     paths: tuple[str, ...]
     model: SourceView | None
 
     def finished(self, plan: Plan, opened: list[Checkpoint], memory: int = 0) -> Plan:
-        """Return the plan of an adapter with its inputs added; the plan's constants become tensors of the first input.
+        """Return the plan of an adapter with its open inputs, which are needed to apply it.
 
-        ``memory`` is the limit in bytes, 0 for the default.
+        Some plans use constant tensors, which no file has: these are added to the first checkpoint in ``opened``.
+        ``memory`` is the memory limit of the computation in bytes, 0 for the default.
         """
         folders = list(map(folder_of, opened[: len(self.adapters)]))
         constants = [row for row in plan.sources[0].operations if "constant" in row]
@@ -65,7 +69,7 @@ def open_adapters(
     opened: list[Checkpoint],
     base: CheckpointLike | None = None,
 ) -> OpenAdapters:
-    """Return opened adapters, each with its weight, and ``base``; append their checkpoints to ``opened``.
+    """Open the adapters ``given``, whose weights are ``weights``, and ``base``; append their checkpoints to ``opened``.
 
     Raises the errors of ``open_adapter`` and ``open_checkpoint``.
     """

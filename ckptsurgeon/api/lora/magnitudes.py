@@ -69,7 +69,10 @@ def _has_norms_of_rows(term: LoraTerm, step: Step, inputs: Sequence[Input]) -> b
 
 
 def _apart(base: Checkpoint, adapter: Checkpoint, step: Step, magnitude: Input) -> float:
-    """Return the median relative difference between magnitudes and norms of their rows; 0 if they are correlated."""
+    """Return the median relative difference between DoRA's magnitudes and the norms of the base's rows, in a sample.
+
+    The result is 0 if the two are correlated, or if a norm or magnitude is not finite or a norm is 0.
+    """
     import numpy as np
 
     height, width = step.source_shape

@@ -141,7 +141,11 @@ def _check_all(
 def _statistics(
     method: Method, said: Mapping[str, Any], file: Checkpoint, view: SourceView, source: int
 ) -> ModelStatistics:
-    """Return the statistics of the kind that a method needs, from an open file that belongs to the model ``view``."""
+    """Return the statistics of the kind that a method needs, from the open file of the model ``view``.
+
+    ``said`` is what the file records about its statistics, and ``source`` is the index of the model. Raises ConfigError
+    if the file lacks this kind, or has statistics of tensors that the model does not have.
+    """
     kind, path = method.statistics, escape(file.path)
     about = said.get(kind)
     if not isinstance(about, Mapping):
@@ -166,7 +170,10 @@ def _statistics(
 
 
 def _few(said: Mapping[str, Any], file: Checkpoint, found: ModelStatistics, name: str) -> Iterator[str]:
-    """Yield a note on Gram matrices that are singular: they were made from fewer inputs than a layer has channels."""
+    """Yield a note on Gram matrices that are singular: they were made from fewer inputs than a layer has channels.
+
+    ``said`` is what ``file`` records about its statistics ``found``, and ``name`` is the name of the model.
+    """
     rows = said[found.kind].get("rows")
     number = {key: one for key, one in rows.items() if isinstance(one, int)} if isinstance(rows, Mapping) else {}
     few = [key for key, own in found.keys.items() if number.get(key, sys.maxsize) < max(file[own].shape, default=0)]

@@ -310,7 +310,10 @@ def _without(own: Collection[str]) -> list[str]:
 
 
 def _extended(chosen: ModelTokens) -> str | None:
-    """Return the first tokenizer.json with the other models' tokens added, as text; None if this is impossible."""
+    """Return a tokenizer.json with the tokens of all models, as text; None if this is impossible.
+
+    It is that of the model whose tokens come first in the output, with the other models' tokens added.
+    """
     paths = dict.fromkeys((chosen.begins, *chosen.paths))
     if any(os.path.basename(path) != TOKENIZER for path in paths):
         return None

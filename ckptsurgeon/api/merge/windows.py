@@ -40,9 +40,9 @@ def average_windows(
 
     With ten checkpoints and a window of four, seven means are written: of the first to the fourth, the second to the
     fifth, and so on. Each is named after the last checkpoint in its window; a name without the suffix of a format that
-    can be written, such as that of a folder, gets ".safetensors". Each mean is an output of its own, with a recipe that
-    ``verify`` computes again; it is computed from its checkpoints, not from the mean before it, whose rounding it would
-    inherit. The other arguments are those of ``average`` and ``apply``. Returns the receipts in the order of the means.
+    can be written, such as that of a folder, gets ".safetensors". Each mean has its own recipe, so ``verify`` can check
+    it. It is computed from its checkpoints, not from the mean before it, whose rounding it would inherit. The other
+    arguments are those of ``average`` and ``apply``. Returns the receipts in the order of the means.
 
     Raises ConfigError for a window that is not between 2 and the number of checkpoints, OutputError if a file exists
     (without ``force``), and what ``average`` and ``apply`` raise.
@@ -71,9 +71,9 @@ def average_windows(
 
 
 def window_names(paths: Sequence[str]) -> list[str]:
-    """Return a file name for each checkpoint: its own name, or its folder's if several have the same name.
+    """Return a file name for each checkpoint: its own or, if several checkpoints have the same, that of its folder.
 
-    Raises ConfigError if neither is different for all.
+    Raises ConfigError if several of their folders have the same name, too.
     """
     for level in (1, 2):
         names = [_file_name(os.path.normpath(path).split(os.sep)[-level:][0]) for path in paths]

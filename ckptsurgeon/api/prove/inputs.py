@@ -37,7 +37,7 @@ class Inputs:
     said: str
 
     def token_ids(self) -> set[int]:
-        """Return all token ids in the inputs, as one tensor."""
+        """Return all token ids in the inputs."""
         found = (value for name, value in self.arguments.items() if name.endswith("input_ids"))
         return {one for value in found for one in value.flatten().tolist()}
 

@@ -274,9 +274,9 @@ def _output_notes(pairs: Mapping[Place, Pair[Tensor]]) -> Iterator[str]:
 def _pairs(first: Outputs, second: Outputs, shared: SharedTokens | None, notes: list[str]) -> dict[Place, Pair[Tensor]]:
     """Return pairs of outputs of the two networks, by the ``Place`` in the first network, in the order of the run.
 
-    The output of a block is left out if
-    the other network lacks it, or has it in another shape; then a note is appended to ``notes``. If the networks have
-    no block name in common, outputs are paired in the order of the run.
+    The output of a block is left out if the other network lacks this block, or if the two outputs have different
+    shapes; then a note is appended to ``notes``. If the networks have no block name in common, outputs are paired in
+    the order of the run. If the token lists differ (``shared``), logits are reduced to the shared tokens.
     """
     from .blocks import OUTPUT
 

@@ -138,7 +138,10 @@ def _rows_beyond_rounding(networks: Sequence[Network], key: str, shared: SharedT
 
 
 def changed_in(networks: Sequence[Network], drift: BlockResult | None) -> tuple[ChangedTensor, ...]:
-    """Return the keys of tensors of the block ``drift`` whose values differ, the largest difference first."""
+    """Return the tensors whose values differ between the networks, the largest difference first.
+
+    Only tensors of ``drift`` are returned: the first block whose outputs differ; None if there is no such block.
+    """
     if drift is None:
         return ()
     inside = [key for key in differing(networks) if key.startswith(f"{drift.name}." if drift.name else "")]

@@ -140,6 +140,9 @@ def _by_name(key: str, *, turned: bool = False) -> str:
 
 
 def _tied_head(checkpoint: Checkpoint, folder: ModelFolder) -> tuple[str, ...]:
-    """Return ``lm_head``, the usual name of an output layer, if a model's checkpoint stores no such layer; else ''."""
+    """Return ``("lm_head",)``, the usual name of an output layer, if a model does not store this layer; else ().
+
+    The result is also () for a checkpoint without a config.json.
+    """
     has_one = any(key.split(".")[-2:-1] == ["lm_head"] for key in checkpoint)
     return () if has_one or not folder.config else ("lm_head",)
