@@ -124,7 +124,10 @@ class AnotherType:
         yield change
 
     def _check_groups(self, parts: int) -> None:
-        """Raise ConfigError if a token would not use whole copies of the feed-forward layer."""
+        """Raise ConfigError if the experts of a token are not whole copies of the feed-forward layer.
+
+        ``parts`` is the number of experts that together are one copy.
+        """
         for name in USED_EXPERTS:
             used = self.overrides.get(name, self._base.names_in(self._type).get(name))
             if type(used) is int and used % parts:
@@ -135,7 +138,10 @@ class AnotherType:
                 )
 
     def _is_exact(self) -> bool | None:
-        """Return whether the weights of a token's experts sum to 1; None if the types may also differ otherwise."""
+        """Return whether the outputs stay the same: True if the weights of a token's experts sum to 1, False if not.
+
+        Returns None if that is not known, or if the two types may also differ in other ways.
+        """
         if not self.overrides.get(NORMALISED, self._type in _NORMALISING or None):
             return False if NORMALISED in self.overrides else None
         return True if self.is_tested and not self._unusual() else None
@@ -153,7 +159,7 @@ class AnotherType:
         return found
 
     def _sizes(self) -> dict[str, Any]:
-        """Return the fields of the new type whose values must differ from its defaults."""
+        """Return {field: value} for the fields of the new type that must be set, such as the size of experts."""
         known = self._base.names_in(self._type)
         if self._expert is not None:
             size = next((self._before[name] for name in _SIZES if self._before.get(name)), None)
@@ -162,7 +168,10 @@ class AnotherType:
         return {**found, **({NORMALISED: True} if NORMALISED in known else {})}
 
     def _check(self) -> None:
-        """Raise ConfigError if a number of experts, or the choice of the expert for a dense network, is missing."""
+        """Raise ConfigError if the number of experts is missing or, for a dense output, the expert that it gets.
+
+        Also raises ConfigError if both types have experts, or neither has.
+        """
         known = [name for name in self._base.names_in(self._type) if role_of(name) == "experts"]
         experts = next((name for name in self._before if role_of(name) == "experts"), "")
         if known and self._expert is None and not experts:

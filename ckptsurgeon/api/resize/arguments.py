@@ -14,9 +14,9 @@ __all__ = ["at_path", "fields_of", "kept_of", "nested"]
 
 
 def fields_of(given: Mapping[str, Any] | Sequence[str] | str, *, is_needed: bool = True) -> dict[str, Any]:
-    """Return the new values of fields by their dotted paths; strings have the form ``FIELD=VALUE``, a value in YAML.
+    """Return {dotted path of a field: new value}, from such a map or from strings ``FIELD=VALUE`` (value in YAML).
 
-    Raises ConfigError if nothing is given but ``is_needed``, or a string has another form.
+    Raises ConfigError if no field is given although one ``is_needed``, or if a string has another form.
     """
     if isinstance(given, Mapping):
         found = {str(name): value for name, value in given.items()}
@@ -53,10 +53,11 @@ def kept_of(given: Mapping[str, Any] | Sequence[str] | None) -> dict[str, list[i
 
 
 def nested(fields: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """Return fields by their dotted paths as nested fields: ``{"text_config": {"hidden_size": 64}}``.
+    """Return {dotted path: value} as nested dicts: ``{"text_config": {"hidden_size": 64}}``.
 
-    ``before`` are all fields of the configuration. A field whose value is an object, such as ``rope_parameters``, is
-    replaced as a whole, so it keeps what it had; nested configurations, which have a model type, need not.
+    ``before`` are all present fields of the configuration. The result replaces objects such as ``rope_parameters`` as a
+    whole, so their other entries are added from ``before``. Nested configurations, which have a model type, are updated
+    entry by entry, so nothing is added to them.
     """
     found: dict[str, Any] = {}
     for path, value in fields.items():

@@ -100,7 +100,10 @@ class AskedFields:
                     self.new[path] = part[size] or _head_size(part)
 
     def pin_keys(self) -> None:
-        """Set the number of key heads to that of query heads, if they are equal and no tensor depends on it."""
+        """Set the number of key heads to the new number of query heads if each query head has its own key head.
+
+        This is done for networks in which a switch says so (``multi_query`` is false): no tensor depends on the number.
+        """
         for name in self.of("heads"):
             part = self.beside(name)
             if keys_by_switch(part) and not part["multi_query"]:
@@ -112,7 +115,7 @@ class AskedFields:
     def pin_undeclared(self, is_read: Callable[[str, int], bool]) -> None:
         """Keep the size of a head if only the number of heads changes, and the size is in a field that is not declared.
 
-        ``is_read`` is a function of a field and a value: whether shapes of the network change with this value.
+        ``is_read`` is a function of a field and a value that returns whether this value changes shapes of the network.
         """
         widths = {_inside(name) for name in self.of("width")}
         for name in self.of("heads"):
@@ -139,7 +142,10 @@ class AskedFields:
         return [one for one in self.epsilons if _inside(one) == _inside(width)]
 
     def way_of(self, width: str) -> str:
-        """Return how a width is enlarged: "copy", or "init" if the new one is no multiple; "" if it becomes smaller."""
+        """Return how a width is made larger, "copy" or "init"; "" if it becomes smaller.
+
+        If the user did not choose, it is "copy" if the new width is a multiple of the old one, else "init".
+        """
         old, new = self.numbers(width)
         if new < old:
             return ""
@@ -171,7 +177,7 @@ class AskedFields:
                 yield role_of(beside[0]), beside
 
     def _keys_with(self, fields: Sequence[str]) -> list[str]:
-        """Return the fields with a number of key heads that changes in the same way as a field in ``fields`` does."""
+        """Return the fields for key heads whose old and new numbers are those of a query-head field in ``fields``."""
         return [one for one in self.of("kv_heads") if self._heads_beside(one) in fields]
 
     def has_own_keys(self, width: str) -> bool:
@@ -181,7 +187,10 @@ class AskedFields:
         return not keys or bool(self._keys_with([one for one in self.of("heads") if _inside(one) == inside]))
 
     def _heads_beside(self, name: str) -> str:
-        """Return the field with the number of query heads that changes as ``name`` (of key and value heads) does."""
+        """Return the field for query heads with the same old and new number as ``name``, the field for key heads.
+
+        Returns "" if there is no such field in the same section.
+        """
         for heads in self.of("heads"):
             same = heads.rpartition(".")[0] == name.rpartition(".")[0]
             if same and (at_path(self.before, heads), self.new[heads]) == (

@@ -1,4 +1,4 @@
-"""Finds out where a network of another size would compute something else although all weights fit."""
+"""Checks whether a network of another size would compute something else although all its weights fit."""
 
 from __future__ import annotations
 
@@ -71,7 +71,10 @@ def scales_output(before: Mapping[str, Any]) -> bool:
 
 
 def check_head_sizes(field: str, before: Constants, after: Constants) -> None:
-    """Raise PlanError if the size of heads changes with the width, according to the modules of both networks."""
+    """Raise PlanError if the modules of a wider network have heads of another size.
+
+    ``field`` is the field with the width. ``before`` and ``after`` are the numbers in the modules of both networks.
+    """
     for name, size in before.items():
         other = after.get(name, size)
         if other != size and name.rpartition(".")[2] in _SIZES_OF_HEADS:
@@ -116,7 +119,11 @@ _MATRICES = ("linear", "transposed linear", "conv")
 
 
 def heads_of_one_size(name: str, numbers: tuple[int, int], axes: Iterable[Axis], width: str) -> PlanError | None:
-    """Return an error if changing only the number of heads would change the size of each head, not the weights."""
+    """Return an error if another number of heads would only divide the same weights into heads of another size.
+
+    This is the case if no field has the size of a head. ``name`` is the field with the number of heads, ``numbers`` are
+    its old and its new value, and ``width`` is the field with the width. ``axes`` are the axes that change.
+    """
     weights = [axis for axis in axes if axis.kind in _MATRICES]
     ratios = {axis.after * numbers[0] == axis.before * numbers[1] for axis in weights}
     if ratios == {True} and {axis.side for axis in weights} == {"out", "in"}:
@@ -133,7 +140,7 @@ def heads_of_one_size(name: str, numbers: tuple[int, int], axes: Iterable[Axis],
 
 
 def has_heads_in_pairs(values: Constants) -> bool:
-    """Return whether a network subtracts heads from each other in pairs, times a lambda, as DiffLlama does."""
+    """Return whether heads are used in pairs, as in DiffLlama: one head minus lambda times the other."""
     return any(name.endswith(".lambda_init") for name in values)
 
 
@@ -176,9 +183,9 @@ def check_identity(before: Mapping[str, Any]) -> None:
 
 
 def numbers_apart(before: Constants, after: Constants, but: Iterable[str] = ()) -> list[str]:
-    """Return the names of numbers in the modules of a network, such as a scale, that change with its size.
+    """Return the names of numbers, such as a scale, that differ between the modules of two sizes of a network.
 
-    ``but`` are paths of modules whose numbers are not compared.
+    ``before`` and ``after`` map these names to the numbers. ``but`` are paths of modules that are not compared.
     """
     known = set(but)
     return [
@@ -193,7 +200,7 @@ def numbers_apart(before: Constants, after: Constants, but: Iterable[str] = ()) 
 
 
 def layers_apart(before: Constants, after: Constants, paths: Sequence[str], layers: Sequence[Layer]) -> list[str]:
-    """Return the names of values in which new layers differ from the layers whose weights they get.
+    """Return the names of numbers in the modules of new layers that differ from the layers whose weights they get.
 
     Layers that only pass their input on are not compared.
     """

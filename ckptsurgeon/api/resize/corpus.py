@@ -38,7 +38,7 @@ def opened_tokenizer(text: str, name: str) -> Any:
 
 
 def used_ids(tokenizer: Any, batches: Iterable[list[str]]) -> set[int]:
-    """Return the ids of the tokens that are used by the texts in ``lists`` of texts."""
+    """Return the ids of the tokens that encode the texts; ``batches`` are lists of texts."""
     found: set[int] = set()
     for texts in batches:
         for one in tokenizer.encode_batch(texts, add_special_tokens=False):
@@ -47,7 +47,7 @@ def used_ids(tokenizer: Any, batches: Iterable[list[str]]) -> set[int]:
 
 
 def check_encodes_alike(first: Any, second: Any, batches: Iterable[list[str]]) -> None:
-    """Raise ConfigError if two tokenisers encode one of the texts in some lists of texts into different tokens."""
+    """Raise ConfigError if two tokenisers encode a text into different tokens; ``batches`` are lists of texts."""
     tokens = first.get_vocab()
     moved = {number: second.token_to_id(token) for token, number in tokens.items()}
     for texts in batches:
@@ -61,9 +61,9 @@ def check_encodes_alike(first: Any, second: Any, batches: Iterable[list[str]]) -
 
 
 def text_batches(paths: Sequence[str]) -> Iterator[list[str]]:
-    """Yield lists of texts from files: parts of many lines as one text, and each of their lines as a text of its own.
+    """Yield a list of texts for each part of a file: first the whole part, with many lines, and then each of its lines.
 
-    Both are needed: a line that is a text of its own may begin with another token, and only parts have tokens for
+    Both are needed: a line may begin with another token if it is encoded alone, and only whole parts have tokens for
     several line ends. Raises ConfigError if a file cannot be read.
     """
     for path in paths:

@@ -135,7 +135,11 @@ class _Donor:
         self.checkpoint = open_checkpoint(path)
 
     def rows_of(self, tokens: Sequence[str], rows: VocabularyRows, picks: int) -> DonorRows:
-        """Return the donor's rows of the new vocabulary; raises ConfigError, or PlanError if too few are shared."""
+        """Return the row that the donor has for each of ``tokens``, the new vocabulary.
+
+        ``rows`` has the rows of the model that is resized, and ``picks`` is the number of rows that are summed. Raises
+        ConfigError if neither model has a token, or no token is new; PlanError if they share fewer than ``picks``.
+        """
         places = {token: row for row, token in enumerate(self._tokens)}
         own = (*(places.get(token) for token in tokens), *[None] * rows.padded)
         lacking = [tokens[at] for at, row in enumerate(own[: len(tokens)]) if row is None and rows.rows[at] is None]
@@ -184,7 +188,7 @@ class _Donor:
         return {INPUT: inputs[0], OUTPUT: outputs[0] if outputs else inputs[0]}
 
     def _info(self, key: str) -> tuple[str, TensorInfo]:
-        """Return the stored key and the header of a tensor of the donor's network; raises PlanError."""
+        """Return the stored key and the header of a tensor of the donor; raises PlanError if it cannot be used."""
         stored, network = self.checkpoint, self._network
         names = {key, *(alias for alias, owner in network.ties.items() if owner == key)}
         if network.recognise is not None:
@@ -202,10 +206,10 @@ class _Donor:
         return there, info
 
     def inputs_of(self, step: Step, kinds: Mapping[str, str], at: int) -> tuple[Input, ...]:
-        """Return the donor's embedding as an input for a tensor with rows of tokens; the donor has the index ``at``.
+        """Return the donor's embedding or output layer as a further input of ``step``, which makes the same tensor.
 
-        There is none for a tensor with one number for each token. Raises PlanError if it is not known which embedding
-        it is.
+        ``at`` is the index of the donor in the plan's sources. Returns () if the tensor has only one number for each
+        token, as a bias has. Raises PlanError if the tensor is neither an embedding nor an output layer.
         """
         if prod(step.shape) == step.shape[step.axis]:
             return ()

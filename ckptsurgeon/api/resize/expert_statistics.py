@@ -92,7 +92,10 @@ def _stacked(module: nn.Module) -> tuple[int, int, int]:
 
 
 def _arguments(given: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Return the inputs, the indices of the chosen experts and their weights, from ``given``; None if it has others."""
+    """Return (inputs, indices of the chosen experts, their weights) from ``given``, the arguments of a module.
+
+    Returns None if the arguments are not these three tensors.
+    """
     import torch
 
     tensors = [one for one in given if isinstance(one, torch.Tensor)]

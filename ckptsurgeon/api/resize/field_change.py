@@ -107,7 +107,7 @@ class FieldChange:
         return any(part.get(one) is False for one in _NORM_FIRST) or any(map(NORM_AFTER.search, self.before.tensors))
 
     def _check_ties(self, name: str, axes: Sequence[Axis]) -> None:
-        """Raise PlanError if an output layer is tied to embeddings, but would have to change in another way."""
+        """Raise PlanError if an output layer is tied to embeddings: repeating the width would make outputs larger."""
         wider = {axis.key for axis in axes}
         for alias, owner in self.after.ties.items():
             kinds = {self.before.kinds.get(alias), self.before.kinds.get(owner)}
@@ -145,7 +145,10 @@ class FieldChange:
         return change
 
     def _scales(self, axes: Sequence[Axis]) -> dict[str, float]:
-        """Return {key of an embedding: factor} that makes up for another scale by which the network multiplies it."""
+        """Return {key of an embedding: factor by which its values are multiplied}.
+
+        Some networks multiply embeddings by a scale that depends on the width. The factor is old scale / new scale.
+        """
         first, last = self.constants()
         found = {}
         for axis in axes:
@@ -174,10 +177,10 @@ class FieldChange:
         return with_epsilons(change, first, last, numbers, self.before, heads)
 
     def _last_norms(self, name: str, scales: Mapping[str, float], numbers: tuple[int, int]) -> dict[str, float]:
-        """Return {key of a last norm: factor of its weights} that makes up for a changed scale before the output layer.
+        """Return {key of the last norm: factor for its weights} that keeps the scale of the output layer's inputs.
 
-        The scale changes if the output layer is tied to embeddings that are multiplied by a factor or, in T5, with the
-        width. Raises PlanError if it is not known which norm is the last.
+        The scale would change if the output layer is tied to embeddings that are multiplied by a factor (``scales``)
+        and, in T5, with the width. Raises PlanError if it is not known which norm is the last.
         """
         found = {}
         if _OUTPUT_LAYER in self.after.tensors and scales_output(self.asked.before):
@@ -207,7 +210,10 @@ class FieldChange:
                 )
 
     def _routed(self, change: Change, name: str, numbers: tuple[int, int]) -> Change:
-        """Return the change to repeated experts: exact if the number of experts per token grows as much."""
+        """Return ``change``, which repeats experts, with the statement whether the outputs stay the same.
+
+        They do if the number of experts that each token uses grows by the same factor.
+        """
         inside, part = name.rpartition(".")[0], self.asked.beside(name)
         if not any(type(part.get(used)) is int for used in USED_EXPERTS):
             change.is_exact = None  # it is not known how many of them are used
@@ -254,7 +260,10 @@ class FieldChange:
         return selected(name, groups, kept, numbers, f"{why} are kept")
 
     def _heads_of_keys(self, name: str, old: int, new: int) -> int:
-        """Return the number of key and value heads if each must keep the same number of query heads; else 1."""
+        """Return the number of key heads if each of them must keep equally many query heads, else 1.
+
+        ``name`` is the field for query heads, which changes from ``old`` to ``new``.
+        """
         part = self.asked.beside(name)
         found = next((part[one] for one in part if role_of(one) == "kv_heads" and type(part[one]) is int), 1)
         path = next((one for one in self.asked.new if role_of(one) == "kv_heads"), "")

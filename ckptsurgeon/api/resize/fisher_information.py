@@ -76,13 +76,18 @@ def fisher_of(network: Network, inputs: Inputs, chosen: frozenset[str], *, seed:
 
 
 def _owners(module: nn.Module) -> dict[str, str]:
-    """Return {name of a parameter: first name of the same parameter}."""
+    """Return {name of a parameter: first name of this parameter}; tied parameters have several names."""
     first: dict[int, str] = {}
     return {name: first.setdefault(id(one), name) for name, one in module.named_parameters(remove_duplicate=False)}
 
 
 def _listed(weights: LayerWeights, owners: Mapping[str, str], wanted: set[str]) -> dict[str, Any]:
-    """Return the checkpoint's tensors without Fisher information, and {key: tied key whose information it has}."""
+    """Return what the file records about keys, as ``lacking`` and ``tied``.
+
+    ``lacking`` are the keys of the checkpoint's tensors without Fisher information. ``tied`` maps a tied key to the key
+    under which their common information is stored. ``owners`` is the result of ``_owners``, and ``wanted`` has the
+    names of the parameters with information.
+    """
     lacking = {key for name in owners.values() if name not in wanted for key in _keys_of(weights, name)}
     tied = {
         weights.keys[name]: weights.keys[owner]
@@ -154,9 +159,10 @@ def _examples(inputs: Inputs) -> Iterator[Inputs]:
 
 
 class _Loss:
-    """The loss of an example: the model's own (labels in the inputs, or the next token), or for drawn labels.
+    """The loss of an example: the model's own loss, or the loss for labels that are drawn.
 
-    Labels are drawn from the model's own predictions, as in https://arxiv.org/abs/2111.09832.
+    The model's own loss is used if the inputs have labels, or if the model predicts the next token. Otherwise, labels
+    are drawn from the model's own predictions, as in https://arxiv.org/abs/2111.09832.
     """
 
     def __init__(self, network: Network, inputs: Inputs, seed: int) -> None:

@@ -95,7 +95,10 @@ class GramSums:
 
     @contextmanager
     def collecting(self, positions: Callable[[Tensor], Tensor]) -> Iterator[None]:
-        """Collect Gram matrices during the ``with`` block; ``positions`` returns inputs by position, unpadded."""
+        """Collect Gram matrices during the ``with`` block.
+
+        ``positions`` is a function that turns the input of a layer into rows, one for each position, without padding.
+        """
         weights = weights_of(self.network)
         with ExitStack() as hooks:
             for name, module in self.network.module.named_modules():
@@ -137,7 +140,7 @@ class GramSums:
 
 
 def _of_experts(model: nn.Module, weights: LayerWeights) -> Iterator[str]:
-    """Yield the keys of weights of all experts in one tensor; the inputs of such modules are not collected."""
+    """Yield the keys of tensors that stack the weights of all experts; their modules' inputs are not collected."""
     from .expert_statistics import are_experts
 
     for name, module in model.named_modules():

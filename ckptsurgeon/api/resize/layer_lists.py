@@ -20,7 +20,10 @@ _DENSE_FIRST = ("first_k_dense_replace", "num_dense_layers")
 
 
 def chosen_layers(asked: AskedFields, choices: Choices, name: str) -> list[Layer]:
-    """Return the source's index of each output layer, in the list of layers whose length is the field ``name``."""
+    """Return, for each layer of the output, the layer of the source that it is made from.
+
+    ``name`` is the field with the number of these layers; a model may have several lists of layers.
+    """
     numbers = asked.numbers(name)
     if choices.layers != INFLUENTIAL:
         return layers_of(choices.layers, *numbers)

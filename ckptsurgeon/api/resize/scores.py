@@ -36,7 +36,7 @@ class Measures:
         return scores_by_activations(axes, units, self.named(), self.statistics, are_experts=role == "experts")
 
     def loads(self, axes: Sequence[Axis], units: int) -> list[float]:
-        """Return {index: how often it is used} of each expert, as a list; [] if it is not known."""
+        """Return how often each of ``units`` experts is used, by index; [] if the statistics do not say this."""
         found = self.statistics.load([axis.key for axis in axes]) if self.statistics is not None else None
         return list(found) if found is not None and len(found) == units else []
 

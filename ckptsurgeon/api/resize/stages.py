@@ -189,7 +189,11 @@ class Stages:
         return norm_forms(first), norm_forms(last)
 
     def _with_values_compared(self, change: Change, role: str, name: str, before: Network, after: Network) -> Change:
-        """Return a change whose text says whether the network computes with other constants after it."""
+        """Return ``change``; if modules use other constants after it, its text says so, and it is not exact.
+
+        ``role`` and ``name`` are those of the changed field. ``before`` and ``after`` are the network before and after
+        the change.
+        """
         if role == "depth":
             paths = lists_of(before, after, self._asked.numbers(name))
             apart = layers_apart(*self._constants(), paths, chosen_layers(self._asked, self._choices, name))
@@ -209,7 +213,10 @@ class Stages:
         return self._base.target(nested(self._done, self._asked.before))
 
     def _others(self, before: Network, kinds: Mapping[str, str]) -> Network:
-        """Apply the fields without a role, and return the network; raises PlanError if they change shapes."""
+        """Set the fields that have no role (such as "width"), and return the network that results.
+
+        ``before`` is the network without these changes. Raises PlanError if they change shapes.
+        """
         names = [name for name in self._asked.new if not role_of(name) and name not in self._asked.epsilons]
         self._done.update({name: self._asked.new[name] for name in names})
         if not names:

@@ -201,7 +201,7 @@ def _check_cut(base: Resizable, fields: Mapping[str, Any], size: int, old: int, 
 
 
 def _field(base: Resizable) -> tuple[str, int]:
-    """Return the path of the field with the number of rows, and its value; "" if there is none."""
+    """Return the path of the field with the number of rows, and its value; ("", 0) if there is none."""
     given = base.fields()
     names = (f"text_config.{FIELD}", base.main_name(FIELD))  # with a text_config, PaliGemma's own field has no effect
     path = next((name for name in names if type(at_path(given, name)) is int), "")
@@ -209,7 +209,10 @@ def _field(base: Resizable) -> tuple[str, int]:
 
 
 def _size(base: Resizable, fields: Mapping[str, Any], option: str) -> tuple[str, int]:
-    """Return the path of the field with the number of rows, and its value; raises ConfigError."""
+    """Return the path of the field with the number of rows, and its value.
+
+    Raises ConfigError, which names ``option``, if there is no such field, or if the user sets it.
+    """
     path, rows = _field(base)
     if not path:
         raise ConfigError(f"config.json has no field {FIELD}, so {option} has no effect.", hint=f"Leave {option} out.")
@@ -246,7 +249,10 @@ def _list_of(path: str) -> str:
 
 
 def read_at_largest(base: Resizable) -> str:
-    """Return the path of an ``eos_token_id`` of 2: CLIP then takes a text's features at its largest id; or ''."""
+    """Return the path of the field ``eos_token_id`` of a CLIP model if its value is 2; else ''.
+
+    With the value 2, CLIP takes the features of a text at the token with the largest id, not at the end token.
+    """
     given = base.fields()
     found = next((path for path in ("text_config.eos_token_id", "eos_token_id") if at_path(given, path) == LARGEST), "")
     return found if given.get("model_type") in AT_LARGEST else ""
