@@ -104,9 +104,10 @@ def greedy_soup(
 
 @dataclass
 class _Soup:
-    """The models of a soup by name, and the options of ``average``; ``last`` is the trial of the present soup.
+    """The models from which a soup is made, by name, and the options of ``average``.
 
-    ``known`` are the digests of the models when the first of them was scored.
+    ``last`` is the trial whose model is the best soup so far. ``known`` are the digests of the models when the search
+    began.
     """
 
     paths: Mapping[str, str]
@@ -153,7 +154,10 @@ class _Soup:
 
 
 def _run(study: Study, run: TrialRun, values: Mapping[int, list[str]]) -> None:
-    """Run those of the trials with these numbers that have not ended, each for the average of its models."""
+    """Run a trial for the average of some models; ``values`` maps the number of each trial to the names of its models.
+
+    Trials that have ended already are not run again.
+    """
 
     def begun(number: int) -> Trial:
         return study.begin(number, {MODELS: values[number]})

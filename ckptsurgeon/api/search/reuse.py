@@ -37,7 +37,7 @@ class MadeModel:
 def equal_steps(plan: Plan, before: Plan) -> frozenset[str]:
     """Return the keys of the tensors that both plans compute in the same way: from the same files, with equal values.
 
-    The parts of a tensor that is stored quantised are left out, and so are tied tensors, whose first key decides.
+    Left out are tensors that are stored quantised, and tied keys: their tensor is stored under the first key alone.
     """
     if plan.sources != before.sources or plan.seed != before.seed or plan.vocabularies != before.vocabularies:
         return frozenset()
@@ -50,7 +50,10 @@ def equal_steps(plan: Plan, before: Plan) -> frozenset[str]:
 
 
 def with_copies(plan: Plan, before: MadeModel) -> Plan:
-    """Return ``plan`` with copies of the tensors that are equal in the model ``before``, unless that was changed."""
+    """Return ``plan``, in which the tensors that are equal in the model ``before`` are copied from its files.
+
+    If these files have changed, ``plan`` is returned unchanged.
+    """
     same = equal_steps(plan, before.plan)
     if not same:
         return plan

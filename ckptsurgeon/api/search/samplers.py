@@ -115,7 +115,7 @@ class _Random(_Spread):
 
 
 class _Grid(_Spread):
-    """Every combination of evenly spaced values: as many values of each range as the number of trials allows."""
+    """All combinations of the parameters' values; of a range, evenly spaced values, as many as ``trials`` allows."""
 
     def __init__(self, space: SearchSpace, seed: int, trials: int) -> None:
         super().__init__(space, seed, trials)
@@ -128,7 +128,10 @@ class _Grid(_Spread):
 
 
 def _levels(parameters: Sequence[Parameter], trials: int) -> list[list[Value]]:
-    """Return {parameter: its values} for a grid of at most ``trials`` points, including both ends of each range."""
+    """Return the values of each parameter for a grid of at most ``trials`` points; they include both ends of a range.
+
+    Raises ConfigError if the grid cannot be so small.
+    """
 
     def of(number: int) -> list[list[Value]]:
         return [list(dict.fromkeys(one.choices or _evenly(one, number))) for one in parameters]

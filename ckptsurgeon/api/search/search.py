@@ -72,8 +72,7 @@ def search(
     (which need the extra "search"), "sobol", "random", "grid", or "auto". ``parallel`` evaluations run at the same
     time; merges run one after the other. Models of trials are removed unless ``keep_models`` is set. ``begin`` is
     called with the result as it is before the first trial, and ``observe`` with each trial that has ended. With zero
-    ``trials``, nothing is run or written. ``force``, ``wait`` and
-    ``key`` are those of ``apply``.
+    ``trials``, nothing is run or written. ``force``, ``wait`` and ``key`` are those of ``apply``.
 
     Raises ConfigError for a wrong mark, command or argument, and for a folder with the study of another recipe;
     CheckpointError if no trial has a score; and what ``merge`` and ``apply`` raise.
