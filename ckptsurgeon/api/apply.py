@@ -171,9 +171,9 @@ def apply(
 def _tasks(
     engine: str, plan: Plan, inputs: PlanInputs, options: OutputOptions, group: ProcessGroup | None
 ) -> AbstractContextManager[RayTasks]:
-    """Return the context manager for the Ray tasks; raises ConfigError if torchrun has started several processes too.
+    """Return the context manager for the Ray tasks; raises ConfigError if ``--processes`` is used as well.
 
-    ``group`` are the processes of torchrun.
+    ``group`` are the processes that torchrun has started; None without ``--processes``.
     """
     if group is not None:
         raise ConfigError("--engine and torchrun both divide the output into parts.", hint="Use only one of them.")
@@ -274,7 +274,7 @@ def check_output(
 
 
 def _makes_adapter(plan: Plan) -> bool:
-    """Return whether the output of a plan is an adapter: extracted, or with an adapter_config.json in the plan."""
+    """Return whether a plan makes an adapter: it extracts one, or its output gets an adapter_config.json."""
     is_described = any(one.name == ADAPTER and one.text for one in plan.target.companions)
     return is_described or plan.verb in ADAPTER_VERBS or any(step.op == "factor" for step in plan.steps)
 

@@ -31,8 +31,9 @@ class Quantisation(NamedTuple):
 class Changes:
     """The changes to the tensors of a source, in the order in which they are made; by default none.
 
-    ``rows`` are operations as plain data. ``layout`` is the name of a layout ("gguf"), ``heads`` are the numbers of
-    heads that the user gave for it ("32/8"), and ``gguf_type`` is the name of a GGUF quantisation type ("q8_0").
+    ``rows`` are operations (split, concat and others) as plain data, one dict for each. ``layout`` is the name of a
+    layout ("gguf"), and ``heads`` are the numbers of query and key heads that the user gave for it ("32/8").
+    ``gguf_type`` is the name of a GGUF quantisation type ("q8_0").
     """
 
     rows: Sequence[Mapping[str, Any]] = ()

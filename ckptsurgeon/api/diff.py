@@ -155,7 +155,10 @@ def _compared(
 
 
 def _on_scales(*opened: Checkpoint) -> list[str]:
-    """Return the notes on odd scales of quantised tensors that were decoded; if none was, on those of a sample."""
+    """Return the notes on odd scales that were found when quantised tensors of the checkpoints were decoded.
+
+    If there are none for a checkpoint, the notes are on a sample of its quantised tensors.
+    """
     from .inputs.sampled_scales import odd_scale_notes_on
 
     return [note for one in opened if one.codes for note in odd_scale_notes_on(one)]

@@ -157,9 +157,10 @@ def _candidates(
 
 
 def _sure_rules(found: Proposal, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Return the rules of ``match`` for the keys whose names support the match, and for other keys of the same layers.
+    """Return the rules FROM=TO of the proposal ``found`` for keys that are matched by name, not by shape alone.
 
-    A match by shape alone is not enough: different modules, such as a pooler and a head, can have the same shapes.
+    Different modules, such as a pooler and a head, can have the same shapes. A key that is matched by shape alone is
+    included if another key of its layer is matched by name.
     """
     sure = {key: name for key, name in found.names.items() if found.evidence[key] in SURE or _has_like_name(key, name)}
     layers = {(_layer(key)[0], _layer(name)[0]) for key, name in sure.items()} - {("", "")}
@@ -179,7 +180,10 @@ def _has_like_name(key: str, name: str) -> bool:
 
 
 def _layer(key: str) -> tuple[str, str]:
-    """Split a key after its last number, such as ``layers.3`` and ``.mlp.weight``; without a number: '' and the key."""
+    """Return the two parts of a key that is split after its last number, such as ``layers.3`` and ``.mlp.weight``.
+
+    For a key without a number, the parts are '' and the key.
+    """
     found = list(NUMBER_IN_KEY.finditer(key))
     end = found[-1].end() if found else 0
     return key[:end], key[end:]
@@ -198,9 +202,9 @@ def _token_lists(first: str, second: str) -> str:
 
 
 def _mismatches(keys: Sequence[str]) -> list[str]:
-    """Return the words of the options that initialise ``keys``, whose shapes differ.
+    """Return the command-line options that initialise the tensors ``keys``, whose shapes differ, split into words.
 
-    There is one ``--on-mismatch`` option for the same tensor in all layers.
+    A tensor that is in many layers gets one ``--on-mismatch`` option for all of them.
     """
     patterns = dict.fromkeys(NUMBER_IN_KEY.sub("*", quoted(key)) for key in keys)
     if len(patterns) > MOST_PATTERNS:

@@ -1,6 +1,7 @@
 """Says whether ``from_pretrained`` loads a checkpoint, and what it does that ``load_state_dict(strict=True)`` does not.
 
-It converts older layouts, such as one tensor for each expert, and makes or ignores some tensors of a class.
+``from_pretrained`` converts older layouts, such as one tensor for each expert. It initialises some tensors of a class
+itself, and ignores others.
 """
 
 from __future__ import annotations

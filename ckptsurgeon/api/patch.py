@@ -44,7 +44,7 @@ def make_patch(
     wait: float | None = None,
     progress: Progress | None = None,
 ) -> Patch:
-    """Write to the file ``output`` a patch that turns the checkpoint ``old`` into ``new``, bit for bit.
+    """Write a patch to the file ``output``: it turns ``old`` into ``new``, bit for bit unless ``signs`` is given.
 
     Both checkpoints are files or folders; the other files of a folder (configuration, tokeniser) are in the patch too.
     Unchanged tensors are not stored. For each other tensor, the XOR with the old tensor of the same name and dtype is
@@ -52,11 +52,11 @@ def make_patch(
     is as in ``apply``.
 
     The patterns ``signs`` select tensors of the new checkpoint whose changes are stored approximately: the sign of each
-    change, and the mean size of the changes for each 4 MiB (BitDelta, https://arxiv.org/abs/2402.10193, which has one
-    scale for each matrix, and trains it). Only matrices of bfloat16, float16 or float32 with the dtype and shape of the
-    old matrix are approximated. A block is stored exactly if the signs would take more than half of the space of the
-    exact changes. ``exact`` selects tensors that are not approximated. The patch then makes files that differ from
-    ``new`` in the approximated tensors.
+    change, and the mean size of the changes in each block of 4 MiB. (BitDelta, https://arxiv.org/abs/2402.10193, has
+    one size for each matrix instead, and trains it.) The patch then makes files that differ from ``new`` in these
+    tensors. Only matrices of bfloat16, float16 or float32 with the dtype and shape of the old matrix are approximated.
+    A block is stored exactly if its signs would take more than half of the space of the exact changes. ``exact``
+    selects tensors that are stored exactly although ``signs`` selects them.
 
     Raises what ``open_checkpoint`` raises, PatternError for a pattern that matches nothing, ConfigError without the
     package zstandard, OutputError if the patch cannot be written.
@@ -72,10 +72,10 @@ def make_patch(
     with ExitStack() as stack:
         before = stack.enter_context(open_checkpoint(old))
         after = stack.enter_context(open_checkpoint(new))
-        taken = [*_files_of(before), *_files_of(after)]
-        check_output(path, taken, force=force, folder=False)
+        inputs = [*_files_of(before), *_files_of(after)]
+        check_output(path, inputs, force=force, folder=False)
         stack.enter_context(output_lock(path, wait))
-        check_output(path, taken, force=force, folder=False)
+        check_output(path, inputs, force=force, folder=False)
         file = stack.enter_context(staged_file(path, None, force=force))
         writer = PatchWriter(file)
         chosen, notes = _approximated(after, _listed(signs), _listed(exact))
@@ -92,9 +92,9 @@ def make_patch(
 
 
 def _on_models(old: Checkpoint, new: Checkpoint) -> list[str]:
-    """Return the notes of ``inspect`` on both checkpoints, and on zeros that were read in place of missing parts.
+    """Return the notes of ``inspect`` on both checkpoints, and notes on zeros that were read in place of missing parts.
 
-    Notes that both have are given for the new one: the patch does not change what these notes describe.
+    A note that applies to both checkpoints is returned once, for the new one.
     """
     from .inputs.fitting_notes import checkpoint_notes
 
@@ -170,14 +170,14 @@ def apply_patch(
         before = stack.enter_context(open_checkpoint(old))
         opened = [stack.enter_context(closing(open_patch(os.fspath(one)))) for one in given]
         first, last = opened[0].index, opened[-1]
-        taken = [*_files_of(before), *identities(one.file for one in opened)]
-        path = _checked_output(path, last.index, taken, force=force)
+        inputs = [*_files_of(before), *identities(one.file for one in opened)]
+        path = _checked_output(path, last.index, inputs, force=force)
         base: OldCheckpoint | PatchedCheckpoint = OldCheckpoint(before, os.fspath(old))
         for number, one in enumerate(opened):
             base = PatchedCheckpoint(base, opened[number - 1]) if number else base
             check_base(base, one)
         stack.enter_context(output_lock(path, wait))
-        _checked_output(path, last.index, taken, force=force)
+        _checked_output(path, last.index, inputs, force=force)
         write_files(base, last, stack.enter_context(_staged(path, last.index, force=force)), progress)
         index, nbytes = replace(last.index, old=first.old), sum(one.file.size for one in opened)
     found = described(os.fspath(output), index, nbytes, time.perf_counter() - began)
@@ -193,18 +193,18 @@ def _on_output(path: str) -> tuple[str, ...]:
     return ()
 
 
-def _checked_output(path: str, index: PatchIndex, taken: Sequence[tuple[int, int]], *, force: bool) -> str:
-    """Return the path of an output, with symbolic links resolved if the patch with the index ``index`` is for a folder.
+def _checked_output(path: str, index: PatchIndex, inputs: Sequence[tuple[int, int]], *, force: bool) -> str:
+    """Return the path of an output; if the output is a folder, symbolic links in the path are resolved.
 
-    ``taken`` are the device and inode numbers of all inputs. Raises OutputError if the output cannot be written, or is
-    an input.
+    ``index`` is the index of the patch that makes the output, and ``inputs`` are the (device, inode) of all input
+    files. Raises OutputError if the output cannot be written, or is an input.
     """
     if not index.folder and path.endswith("/"):
         raise OutputError(
             f"the output of this patch is one file, but {escape(path)} is a folder.", hint="Give the path of a file."
         )
     path = os.path.realpath(path) if index.folder else path
-    check_output(path, taken, force=force, folder=index.folder)
+    check_output(path, inputs, force=force, folder=index.folder)
     check_space(os.path.dirname(os.path.abspath(path)), sum(file.size for file in index.files), path)
     return path
 
