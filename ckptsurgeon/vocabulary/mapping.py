@@ -144,7 +144,10 @@ def map_tokens(
 def _check_spelled(
     spelled: Mapping[str, str], source: tuple[Vocabulary, str], destination: tuple[Vocabulary, str]
 ) -> None:
-    """Raise ConfigError for a pair of which a list lacks a token; each list has its name in messages."""
+    """Raise ConfigError for a pair whose first token is not in ``source``, or whose second is not in ``destination``.
+
+    Also raises it if two tokens are mapped to the same token. Each vocabulary comes with its name for messages.
+    """
     for token, target in spelled.items():
         for one, (vocabulary, name) in ((token, source), (target, destination)):
             if one not in vocabulary.tokens:

@@ -58,9 +58,9 @@ def read_vocabulary(path: str) -> Vocabulary:
 
 
 def read_lists(paths: Sequence[str], read: Callable[[str], Vocabulary]) -> list[Vocabulary]:
-    """Return the vocabularies that ``read`` returns for ``paths``.
+    """Return the vocabularies that the function ``read`` returns for ``paths``.
 
-    Raises its ConfigError, with the whole path in the message if another of the files has the same name.
+    Raises the ConfigError of ``read``; if several of the files have the same name, its message has the whole path.
     """
     found, names = [], Counter(map(os.path.basename, dict.fromkeys(paths)))
     for path in paths:

@@ -69,25 +69,26 @@ def with_added_tokens(
 class NewVocabulary:
     """The vocabulary ``new`` that a model gets in place of ``source``; ``paths`` are the files of the two lists.
 
-    ``parts`` maps tokens of the source to new tokens with the same role but another name. If the new tokeniser was made
-    from the source's, ``files`` are its files, and both ``paths`` are that of the source's list.
+    ``spelled`` maps tokens of the source to new tokens with the same role but another name. If the new tokeniser was
+    made from the source's, ``files`` are the files of the new tokeniser, and both ``paths`` are that of the source's
+    list.
     """
 
     source: Vocabulary
     new: Vocabulary
     paths: tuple[str, str]
-    parts: Mapping[str, str] = field(default_factory=dict)
+    spelled: Mapping[str, str] = field(default_factory=dict)
     files: tuple[Companion, ...] = ()
 
     @staticmethod
-    def at(paths: Sequence[str], parts: Mapping[str, str] | None = None) -> NewVocabulary:
+    def at(paths: Sequence[str], spelled: Mapping[str, str] | None = None) -> NewVocabulary:
         """Return the NewVocabulary for ``paths``, the files of the source's token list and of the new token list.
 
         Added tokens in other files of the same folders are included. Raises ConfigError if a list cannot be read.
         """
         source, new = paths
         old_list, new_list = read_lists((source, new), _whole)
-        return NewVocabulary(old_list, new_list, (source, new), parts or {})
+        return NewVocabulary(old_list, new_list, (source, new), spelled or {})
 
     @property
     def lists(self) -> tuple[str, ...]:
@@ -107,11 +108,11 @@ class NewVocabulary:
         """
         if own is not None:
             same = own.tokens == self.new.tokens
-            return None if same else Renumbering.of(own.tokens, self.new.tokens, self.parts)
+            return None if same else Renumbering.of(own.tokens, self.new.tokens, self.spelled)
         if rows == len(self.new.tokens):
             return None
         if rows == len(self.source.tokens):
-            return Renumbering.of(self.source.tokens, self.new.tokens, self.parts)
+            return Renumbering.of(self.source.tokens, self.new.tokens, self.spelled)
         raise LookupError(
             "the folder of the configuration has no token list, and the vocabulary size of the configuration, "
             f"{rows}, is that of neither {escape(self.paths[0])} ({len(self.source.tokens)}) nor "

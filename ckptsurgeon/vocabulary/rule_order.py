@@ -10,11 +10,12 @@ __all__ = ["RuleOrder", "rule_order"]
 
 
 class RuleOrder(NamedTuple):
-    """How well the ids of tokens follow the order of the merge rules that make them, or the ids of pieces their scores.
+    """How well the ids of tokens follow the order of the merge rules that make them; for Unigram, of falling scores.
 
-    ``number`` is the number of tokens. ``falls`` is the number of rules whose token has a smaller id than that of the
-    rule before. ``rising`` is the share of the pairs of rules, half of the list apart, in which the later rule's token
-    has the larger id: 1 if tokens are numbered in the order of the rules, and about 0.5 if they are numbered at random.
+    ``number`` is the number of tokens. ``falls`` is the number of rules whose token has a smaller id than the token of
+    the rule before. For ``rising``, each rule is compared with the rule that comes half of the list later: it is the
+    share of these pairs in which the later rule's token has the larger id. It is 1 if tokens are numbered in the order
+    of the rules, and about 0.5 if they are numbered at random.
     """
 
     number: int = 0
@@ -23,7 +24,7 @@ class RuleOrder(NamedTuple):
 
 
 def rule_order(ids: Sequence[int]) -> RuleOrder:
-    """Compare ids with an order; ``ids`` has them in the order of the merge rules, or of falling scores."""
+    """Return how well ids rise; ``ids`` are those of tokens in the order of their merge rules, or of falling scores."""
     later = ids[len(ids) // 2 :]
     rising = sum(map(lt, ids, later)) / len(later) if len(ids) > 1 else 1.0
     return RuleOrder(len(ids), sum(map(gt, ids, ids[1:])), rising)

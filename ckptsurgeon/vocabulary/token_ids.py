@@ -53,19 +53,20 @@ _SPECIAL = re.compile(r"<.+>|\[.+\]")
 class Renumbering:
     """Maps token ids of an old vocabulary to ids of a new one.
 
-    ``old`` has the old tokens in the order of their ids, and ``new`` maps new tokens to their ids. ``parts`` maps old
-    tokens to new tokens with another name. If ``words`` is False, only the number of the old tokens is known.
+    ``old`` has the old tokens in the order of their ids, and ``new`` maps new tokens to their ids. ``spelled`` maps old
+    tokens to new tokens with another name. If ``has_texts`` is False, only the number of tokens in ``old`` and ``new``
+    is known, not their texts.
     """
 
     old: Sequence[str]
     new: Mapping[str, int]
-    parts: Mapping[str, str]
-    words: bool = True
+    spelled: Mapping[str, str]
+    has_texts: bool = True
 
     @staticmethod
-    def of(old: Sequence[str], new: Sequence[str], parts: Mapping[str, str] | None = None) -> Renumbering:
+    def of(old: Sequence[str], new: Sequence[str], spelled: Mapping[str, str] | None = None) -> Renumbering:
         """Return the renumbering from one list of tokens to another."""
-        return Renumbering(old, {token: place for place, token in enumerate(new)}, parts or {})
+        return Renumbering(old, {token: place for place, token in enumerate(new)}, spelled or {})
 
     @staticmethod
     def first(rows: int, of: int) -> Renumbering:
@@ -73,22 +74,22 @@ class Renumbering:
 
         Ids below ``rows`` do not change, and neither do ids that are beyond the old vocabulary.
         """
-        return Renumbering([""] * of, {str(number): number for number in range(rows)}, {}, words=False)
+        return Renumbering([""] * of, {str(number): number for number in range(rows)}, {}, has_texts=False)
 
     def token(self, number: int) -> str:
         """Return the token that has the id ``number`` in the old vocabulary; "" if it is not known."""
-        return self.old[number] if self.words and 0 <= number < len(self.old) else ""
+        return self.old[number] if self.has_texts and 0 <= number < len(self.old) else ""
 
     def moved(self, number: int) -> int | None:
         """Return the new id of the token with the old id ``number``; None if the new vocabulary lacks the token."""
-        if not self.words:
+        if not self.has_texts:
             return number if number < len(self.new) or number >= len(self.old) else None
         token = self.token(number)
         return self.place_of(token) if token else None
 
     def place_of(self, token: str) -> int | None:
         """Return the new id of a token; None if the new vocabulary lacks the token."""
-        return self.new.get(self.parts.get(token, token))
+        return self.new.get(self.spelled.get(token, token))
 
 
 @dataclass(frozen=True)
@@ -235,8 +236,9 @@ def _parts(fields: Mapping[str, Any], above: Path = ()) -> Iterator[tuple[Path, 
 def _ids(fields: Mapping[str, Any], sizes: frozenset[int]) -> Iterator[tuple[Path, Any]]:
     """Yield (path, value) of each field with token ids, but not in nested configurations for another vocabulary.
 
-    In these, the ids of tokens that mark other inputs are still yielded if they are too large for the other vocabulary:
-    ``talker_config.image_token_index`` of Qwen2.5-Omni is an id of its text tokens, and the codes are fewer.
+    There is one exception: the ids of tokens that mark images and other inputs are yielded if they are too large for
+    the other vocabulary. For example, ``talker_config`` of Qwen2.5-Omni is for a smaller vocabulary of audio codes, but
+    its ``image_token_index`` is the id of a text token.
     """
     for path, value, other in _fields(fields, sizes):
         if is_of_ids(path[-1]) and value is not None and (not other or _is_beyond(path[-1], value, other)):
@@ -244,10 +246,10 @@ def _ids(fields: Mapping[str, Any], sizes: frozenset[int]) -> Iterator[tuple[Pat
 
 
 def _unsure(fields: Mapping[str, Any], sizes: frozenset[int]) -> Iterator[tuple[Path, int]]:
-    """Yield (path, number) of each number that may be a token id: the name of its field, or its vocabulary, is unclear.
+    """Yield (path, number) of each number that may be an id of this vocabulary, or not.
 
-    In a configuration with another vocabulary, these are the ids of tokens for other inputs that are small enough for
-    both vocabularies.
+    The name of its field leaves open whether it is a token id. In a configuration with another vocabulary, it is the id
+    of a token that marks other inputs, and is small enough for both vocabularies.
     """
     for path, value, other in _fields(fields, sizes):
         name = path[-1]
@@ -297,7 +299,7 @@ class _Mover:
 
     def __init__(self, numbers: Renumbering) -> None:
         self._numbers = numbers
-        self._known = frozenset(numbers.old) if numbers.words else frozenset[str]()
+        self._known = frozenset(numbers.old) if numbers.has_texts else frozenset[str]()
         self.lost: list[LostId] = []
         self.dropped: list[str] = []
         self.stale: list[LostId] = []

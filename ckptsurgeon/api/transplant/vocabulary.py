@@ -99,7 +99,7 @@ def vocabulary_options(
             "--new-tokens omp works only with ckpt resize --tokenizer: it needs a donor, a model with the new tokens.",
             hint="Use init, mean, zero or subword.",
         )
-    rows = map_tokens(change.source, change.new, spelled=change.parts, new=new, names=change.names)
+    rows = map_tokens(change.source, change.new, spelled=change.spelled, new=new, names=change.names)
     own = _are_beside(change.paths, *models)
     if not any(own) and change.source.tokens != change.new.tokens and all(_are_beside(change.paths[::-1], *models)):
         first, second = map(escape, change.paths)

@@ -91,7 +91,7 @@ def renumbered(
     by_default = [one for one in moved.lost if told is not None and one.field.rpartition(".")[2] not in told]
     lost = [one for one in moved.lost if one not in by_default]
     if lost:
-        raise _lost(name, lost, new, remedy, has_tokens=numbers.words)
+        raise _lost(name, lost, new, remedy, has_tokens=numbers.has_texts)
     moved = replace(moved, changed={**moved.changed, **{tuple(one.field.split(".")): None for one in by_default}})
     notes = []
     if moved.changed:
