@@ -90,21 +90,21 @@ def with_config_said(
     """
     plan = replace(plan, notes=(*plan.notes, *_factor_notes(plan)))
     stored = stored_sources(plan)
-    taken = {stored[one.source] for step in plan.steps for one in step.inputs}
+    read = {stored[one.source] for step in plan.steps for one in step.inputs}
     models = [(source.name, folder.config) for source, folder in zip(plan.sources, folders, strict=False)]
-    used = {number: model for number, model in enumerate(models) if number in taken and model[1]}
+    used = {number: model for number, model in enumerate(models) if number in read and model[1]}
     if given is None or not given[0]:
         name, ours = next(iter([one for one in models[donor : donor + 1] if one[1]] or used.values()), ("", {}))
         output_folder = next((one for one in folders if one.config is ours), ModelFolder(""))
     else:
         ours, name, output_folder = given
     whose = donor if given is None else -1
-    faults = (one.fault for number, one in enumerate(folders) if number in taken and number != whose and one.fault)
+    faults = (one.fault for number, one in enumerate(folders) if number in read and number != whose and one.fault)
     notes = [
         f"{fault.removesuffix('.')}: this file is not compared with the output's" for fault in dict.fromkeys(faults)
     ]
     inside = [(source.name, one.embedded) for source, one in zip(plan.sources, folders, strict=False)]
-    notes += embedded_notes(inside, donor, taken)
+    notes += embedded_notes(inside, donor, read)
     written = written_config(plan) or ours
     by_place = all(step.rows is None and not step.vocabularies for step in plan.steps)
     for number, (other, theirs) in used.items():
@@ -223,9 +223,9 @@ def _differing(
 def _decides(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether a difference in a field with token ids affects results; ``pair`` are its values in ``configs``.
 
-    These are the ids of tokens that stand for images and the like, the id with which a decoder begins (training shifts
-    the labels by it), and the id at which CLIP reads a text. In CLIP, the id 2 in
-    old configurations has the same effect as the id of the end token if this is the last row, as it is by default.
+    Three kinds of ids do: those of tokens that stand for images and the like, the id with which a decoder begins, and
+    the end token at which CLIP takes the features of a text. The id 2 in old configurations of CLIP has the same effect
+    as the id of the end token, if the end token has the last row, as it has by default.
     """
     if None in pair or pair[0] == pair[1] or not _is_computed(field):
         return False

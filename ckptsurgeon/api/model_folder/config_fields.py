@@ -205,21 +205,23 @@ def label_notes(
     ``theirs`` is the configuration of the source at index ``source``. ``ours`` is the output's configuration, which
     comes from the model ``name``.
     """
-    taken = [(step.key, one.shape) for step in plan.steps for one in step.inputs if one.source == source]
-    yield from label_differences(taken, (plan.sources[source].name, theirs), (name, ours))
+    shapes = [(step.key, one.shape) for step in plan.steps for one in step.inputs if one.source == source]
+    yield from label_differences(shapes, (plan.sources[source].name, theirs), (name, ours))
 
 
 def label_differences(
-    taken: Iterable[tuple[str, Sequence[int]]], one: tuple[str, Mapping[str, Any]], other: tuple[str, Mapping[str, Any]]
+    shapes: Iterable[tuple[str, Sequence[int]]],
+    one: tuple[str, Mapping[str, Any]],
+    other: tuple[str, Mapping[str, Any]],
 ) -> Iterator[str]:
-    """Yield a note on the first classifier in ``taken`` whose rows have different labels in two models.
+    """Yield a note on the first classifier whose rows have different labels in two models.
 
-    ``taken`` has pairs (key, shape) of tensors that both models have. ``one`` and ``other`` are the models, each as
+    ``shapes`` has (key, shape) of each tensor that may be a classifier. ``one`` and ``other`` are the models, each as
     (name, configuration).
     """
     there, here = _labels(one[1]), _labels(other[1])
     rows = [row for row in sorted(there.keys() & here.keys()) if there[row].casefold() != here[row].casefold()]
-    keys = [key for key, shape in taken if is_of_labels(key) and tuple(shape[:1]) == (len(there),)]
+    keys = [key for key, shape in shapes if is_of_labels(key) and tuple(shape[:1]) == (len(there),)]
     keys.sort(key=lambda key: not key.endswith("weight"))
     if rows and keys:
         row, more = rows[0], len(rows) - 1

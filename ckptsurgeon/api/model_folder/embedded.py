@@ -94,19 +94,19 @@ def embedded_model(checkpoint: Checkpoint) -> EmbeddedModel | None:
     return EmbeddedModel(checkpoint.metadata, stored, checkpoint.open_files()[checkpoint.files[0].name])
 
 
-def embedded_notes(models: Sequence[tuple[str, EmbeddedModel | None]], donor: int, taken: set[int]) -> Iterator[str]:
+def embedded_notes(models: Sequence[tuple[str, EmbeddedModel | None]], donor: int, read: set[int]) -> Iterator[str]:
     """Yield notes on GGUF sources of a plan whose metadata differ from the output's in a way that changes results.
 
     ``models`` has (name, metadata) of each source; the metadata are None if the source is not GGUF. The output gets the
-    metadata of the source at index ``donor`` or, if this source is not GGUF, of the first GGUF source. ``taken`` has
-    the indices of the sources whose tensors are used.
+    metadata of the source at index ``donor`` or, if this source is not GGUF, of the first GGUF source. ``read`` has the
+    indices of the sources whose tensors the plan reads.
     """
     known = {number: (name, model) for number, (name, model) in enumerate(models) if model is not None}
     if not known:
         return
     whose = donor if donor in known else min(known)
     for number, (name, model) in known.items():
-        if number != whose and number in taken:
+        if number != whose and number in read:
             yield from entry_notes(name, model, *known[whose])
 
 

@@ -120,7 +120,7 @@ def _two_templates(folder: ModelFolder) -> Iterator[str]:
 
 
 def _size(made: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
-    """Return the field of a processor with its image size, and this size as (height, width); () if it is unknown."""
+    """Return (field of a processor with its image size, this size as (height, width) or () if it is unknown)."""
     field = "crop_size" if "crop_size" in made and made.get("do_center_crop") is not False else "size"
     if field == "size" and made.get("do_resize") is False:
         return field, ()
@@ -130,9 +130,11 @@ def _size(made: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
 
 
 def _placeholders(folder: ModelFolder, tokens: tuple[str, ...], added: set[str]) -> Iterator[tuple[str, str]]:
-    """Yield (field, note) for each placeholder id that belongs to another token, although a token has the right name.
+    """Yield (field, note) for each placeholder id that belongs to a wrong token, although a suitable token exists.
 
-    Tokens to which other fields refer, such as ``image_start_id``, are not counted as right.
+    A token is suitable for ``image_token_id``, say, if it is a special token with "image" in its text, and no field
+    such as ``image_start_id`` has its id. ``tokens`` are all tokens in the order of their ids, and ``added`` those that
+    the tokeniser's files add.
     """
     for field, number in folder.config.items():
         match = PLACEHOLDER.fullmatch(field)

@@ -159,9 +159,10 @@ def other_list_notes(given: tuple[Sequence[str], str], own: Sequence[str], model
 
 
 def token_note(tuned: ModelFolder, base: ModelFolder, names: tuple[str, str], *, whole: bool) -> list[str]:
-    """Return a note if a fine-tuned model has other tokens than its base; ``names`` are the names of both.
+    """Return a note for ``lora extract`` if a fine-tuned model has other tokens than its base.
 
-    ``whole`` is true if the adapter stores the complete fine-tuned embedding, not a low-rank difference.
+    ``names`` are the names of both. ``whole`` is true if the extracted adapter stores the complete fine-tuned
+    embedding, not a low-rank difference.
     """
     if not tuned.vocabulary or not base.vocabulary or tuned.has_tokens_of(base):
         return []
@@ -212,15 +213,15 @@ def by_place(plan: Plan, source: int) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _rows(
-    taken: Iterable[tuple[str, tuple[int, ...]]], size: int, tokens: Sequence[str], declared: Mapping[str, int]
+    shapes: Iterable[tuple[str, tuple[int, ...]]], size: int, tokens: Sequence[str], declared: Mapping[str, int]
 ) -> Iterator[tuple[str, int]]:
-    """Yield (key, number of rows) of each tensor in ``taken`` that has a row for each token.
+    """Yield (key, number of rows) of each tensor in ``shapes`` that has a row for each token.
 
-    ``taken`` has pairs (key, shape). ``declared`` maps the keys of some of these tensors to their vocabulary axis.
+    ``shapes`` has pairs (key, shape). ``declared`` maps the keys of some of these tensors to their vocabulary axis.
     Other tensors are recognised by their name and their size. ``size`` is the vocabulary size, and ``tokens`` are the
     tokens of the tokeniser.
     """
-    for key, shape in taken:
+    for key, shape in shapes:
         axis = declared.get(key, 0)
         if axis < len(shape) and (key in declared or is_of_tokens(key, len(shape))):
             rows = shape[axis]

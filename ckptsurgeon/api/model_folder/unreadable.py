@@ -37,7 +37,7 @@ def unreadable_notes(folder: ModelFolder, read: ModelFolder | None = None) -> li
 
 
 def unreadable_files(folder: ModelFolder, read: ModelFolder) -> list[tuple[str, str]]:
-    """Yield (name, reason) for each file in a folder whose content does not have the format that its name promises."""
+    """Return (name, reason) for each file in a folder whose content does not have the format that its name promises."""
     found = {name: json_fault(folder, name) for name in _documents(folder)}
     broken = "it is not a complete sentencepiece model"
     found |= {name: broken for name, pieces in read.pieces.items() if pieces is None}

@@ -81,7 +81,7 @@ def derived_lists(config: Fields) -> dict[str, list[Any]]:
 
 
 def layer_kinds(config: Fields, kind: str) -> Iterator[LayerKinds]:
-    """Yield the properties that the class of model type ``kind`` derives from positions, for this configuration."""
+    """Yield the properties of layers that the class of the model type ``kind`` derives from the layers' indices."""
     known = _OF_TYPES.get(kind, ())
     yield from _lists(kind)
     yield from known
@@ -93,7 +93,10 @@ def layer_kinds(config: Fields, kind: str) -> Iterator[LayerKinds]:
 
 
 def _lists(kind: str) -> Iterator[LayerKinds]:
-    """Yield the properties that are entries of a list for each layer in the model type, such as ``layer_types``."""
+    """Yield the properties that models of the type ``kind`` have in a list with an entry for each layer.
+
+    ``layer_types`` is an example of such a list.
+    """
     for name, rules in RULES.items():
         if kind in rules:
             ends_in_full = name == "layer_types" and kind in ENDS_IN_FULL

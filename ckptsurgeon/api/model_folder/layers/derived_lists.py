@@ -221,9 +221,9 @@ ENDS_IN_FULL = ("diffusion_gemma_text", "embedding_gemma2_text", "gemma4_text", 
 
 
 def _dense(usual: int, field: str = "first_k_dense_replace", first: str = "dense", rest: str = "sparse") -> Derive:
-    """Return a rule by which the first layers have no experts; ``field`` (by default ``usual``) says how many.
+    """Return a rule by which the first layers have no experts; the field ``field`` says how many layers.
 
-    ``first`` and ``rest`` are the entries for the first layers and for the others.
+    ``usual`` is the default of this field. ``first`` and ``rest`` are the entries for the first layers and the others.
     """
 
     def derive(config: Fields, number: int) -> list[Any]:
@@ -236,8 +236,9 @@ def _dense(usual: int, field: str = "first_k_dense_replace", first: str = "dense
 def _stepped(usual: int) -> Derive:
     """Return a rule by which ``first_k_dense_replace`` and ``moe_layer_freq`` determine the layers with experts.
 
-    The first ``first_k_dense_replace`` layers (by default ``usual``) have none. Of the others, ``moe_layer_freq``
-    selects some: it is a step (multiples of it have experts), or a list with an entry for each layer.
+    The first ``first_k_dense_replace`` layers have none; ``usual`` is the default of this field. Of the others,
+    ``moe_layer_freq`` selects some: it is a step, of which the index is a multiple, or a list with an entry for each
+    layer.
     """
 
     def derive(config: Fields, number: int) -> list[Any]:

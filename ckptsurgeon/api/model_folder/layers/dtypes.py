@@ -97,7 +97,10 @@ def _kind_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -
 
 
 def _is_odd(key: str, other: str, dtypes: Mapping[str, str]) -> bool:
-    """Return whether the dtype of ``key`` is not in ``PLAIN``, although that of ``other``, from another layer, is."""
+    """Return whether ``key`` does not have a usual floating-point dtype (``PLAIN``), although ``other`` has.
+
+    ``other`` is the key of the same tensor in another layer. ``dtypes`` maps keys to dtypes.
+    """
     return dtypes[other] in PLAIN and dtypes[key] not in PLAIN
 
 

@@ -57,14 +57,20 @@ def architecture_of(settings: Settings) -> str:
 
 
 def has_own_order(libraries: Sequence[str], settings: Sequence[Settings]) -> bool:
-    """Return whether both libraries are known to store the rows of a model's queries and keys in the same order."""
+    """Return whether two libraries are known to store the rows of queries and keys in the same order for this model.
+
+    ``settings`` has what is known about the model: the settings of the source and those of the destination.
+    """
     architectures = [ARCHITECTURES[name] for name in map(architecture_of, settings) if name]
     in_llama_cpp = "llama.cpp" in libraries and any(not one.pairs for one in architectures)
     return in_llama_cpp or rotates_pairs(settings)
 
 
 def rotates_pairs(settings: Sequence[Settings]) -> bool:
-    """Return whether transformers rotates pairs of adjacent rows of a head, not pairs of a row in each half."""
+    """Return whether transformers rotates adjacent rows of a head as pairs for this model type.
+
+    For most types, a pair has one row in the first half of the head, and one in the second half.
+    """
     return any(str(one.get("model_type")) in IN_PAIRS for one in settings)
 
 

@@ -94,12 +94,12 @@ class _Part:
 
     @property
     def kind(self) -> str:
-        """Its model type; '' if it is not known."""
+        """The model type of this configuration; '' if it is not known."""
         return model_type_in(self.config, self.path[0] if self.path[1:] else "")
 
     @property
     def inner(self) -> Fields:
-        """Its fields."""
+        """The fields of this configuration, which may be nested in ``config``."""
         inner = self.config.get(self.path[0]) if self.path[1:] else self.config
         return inner if isinstance(inner, Mapping) else {}
 

@@ -1,4 +1,4 @@
-"""Compares rotary embeddings in two configurations; has the defaults of fields with the kind of each layer."""
+"""Compares the rotary embeddings of two configurations, and adds omitted lists with the kind of each layer."""
 
 from __future__ import annotations
 

@@ -55,7 +55,10 @@ def placeholder_notes(folder: ModelFolder, tokens: tuple[str, ...], known: set[s
 
 
 def _token(folder: ModelFolder, name: str) -> tuple[str, str]:
-    """Return a placeholder and the file that names it; "" if no file does, or the model type is not known."""
+    """Return (placeholder token, file that names it); both are "" if no file names it, or the model type is unknown.
+
+    ``name`` is the field that names the token, such as ``image_token``.
+    """
     kind, made = folder.config.get("model_type"), processor_section(folder).fields
     is_own = kind == "mistral3" or made.get("processor_class") in OWN
     if kind in OF_TOKENIZERS and not is_own:
@@ -77,7 +80,7 @@ def _of_tokenizer(fields: Mapping[str, Any], name: str) -> str:
 
 
 def _id(config: Mapping[str, Any], name: str) -> tuple[str, int | None]:
-    """Return the field of config.json with the id of a placeholder token, and this id; None if there is none."""
+    """Return (field of config.json with the id of a placeholder token, this id); ("", None) if there is none."""
     for part in ("", "thinker_config."):
         for field in (f"{part}{name}_id", f"{part}{name.removesuffix('_token')}_token_index"):
             number = at_path(config, field)

@@ -39,9 +39,10 @@ tokens, it is far larger, because early rules make the frequent tokens.
 
 
 def changed_list_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
-    """Yield a note on each token list that differs from the file that was written there, says the recipe in the folder.
+    """Yield a note on each token list in a folder that is not the file that was written together with the weights.
 
-    The settings of a tokeniser (tokenizer_config.json, chat templates) are left out, as they are often edited.
+    The recipe of the weights has the digests of the written files. The settings of a tokeniser (tokenizer_config.json,
+    chat templates) are left out, as they are often edited.
     """
     if checkpoint.recipe is None or not folder.files:
         return
@@ -59,9 +60,9 @@ def changed_list_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[
 def order_notes(name: str, made: Iterable[str], rules: int, order: RuleOrder) -> Iterator[str]:
     """Yield a note if the tokens of merge rules are in alphabetical or random order, which no training produces.
 
-    ``made`` are these tokens in the order of their ids, and ``rules`` is the number of merge rules. ``order`` compares
-    the ids with the order of the rules; if both are alphabetical, the ids never fall, and there is no note. For most
-    lists, no tokens are read, and for most others only the first 500.
+    ``made`` are these tokens in the order of their ids, and ``rules`` is the number of merge rules. ``order`` says how
+    well the ids follow the order of the rules; if the ids never fall, there is no note, even if tokens and rules are in
+    alphabetical order. For most lists, ``made`` is not read, and for most others only its first 500 tokens.
     """
     if rules < _FEWEST or order.falls < rules * _FALLS:
         return

@@ -71,7 +71,10 @@ def _told(file: str, found: tuple[str, Any, Any] | None, first: str, second: str
 
 
 def _on_fields(one: Mapping[str, Any], other: Mapping[str, Any], first: str, second: str) -> Iterator[str]:
-    """Yield a note on the fields of tokenizer_config.json that differ: the values of the first, the names of others."""
+    """Yield a note on the fields of tokenizer_config.json that differ between two models.
+
+    It has both values of the first field that differs, and the names of the other fields.
+    """
     for said in _told(TOKENIZER, _first_difference("", one, other), first, second):
         more = [name for name in dict.fromkeys((*one, *other)) if one.get(name) != other.get(name)][1:]
         named = listing([name[:LONGEST] for name in more], 3, where="")

@@ -93,7 +93,10 @@ def _contradictions(
 
 
 def _right(role: str, known: Mapping[str, Mapping[int, str]]) -> str:
-    """Return the role that the token of a field should have; for a decoder's start token, the first one in the list."""
+    """Return the role that the token of a field should have; "" if it is not known.
+
+    A decoder's start token should have the first of the roles bos, pad, eos and cls that a token of the list has.
+    """
     if role != START:
         return role.removeprefix("forced_")
     return next((one for one in ("bos_token", "pad_token", "eos_token", "cls_token") if known[one]), "")

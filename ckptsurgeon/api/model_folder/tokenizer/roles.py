@@ -88,9 +88,10 @@ def role_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[st
 
 
 def _sections(folder: ModelFolder) -> dict[str, Mapping[str, Any]]:
-    """Yield (name, fields) of config.json, of its section ``decoder``, and of generation_config.json.
+    """Return {name: fields} of config.json, of its section ``decoder``, and of generation_config.json.
 
-    The section's fields are used if config.json lacks them, unless there is a generation_config.json: as in TrOCR.
+    Of the section ``decoder`` (as in TrOCR), these are the fields that config.json itself lacks; none if there is a
+    generation_config.json, because generation then reads this file instead.
     """
     config, generation = (object_in(folder, file) for file in (CONFIG, GENERATION))
     decoder = config.get("decoder") if not generation else None

@@ -14,9 +14,9 @@ __all__ = ["turned_error"]
 def turned_error(plan: Plan, change: NewVocabulary, why: str, destination: ModelFolder | None) -> PlanError:
     """Return the error that the second list of ``change`` is the source's; ``why`` says how this is known.
 
-    ``destination`` is the folder of a destination that is a checkpoint; None for a configuration: its model is built
-    for the second list, so that its rows show nothing. The hint is to swap the lists only if the first is the
-    destination's, by its tokeniser or, without one, by its number of rows.
+    ``destination`` is the folder of a destination that is a checkpoint, else None. The hint is to swap the lists if the
+    first list is the destination's, according to its tokeniser or, without a tokeniser, to its number of rows. The rows
+    of a configuration do not show this, because its model is built for the second list: then the hint names both cases.
     """
     first, second = map(escape, change.paths)
     swapped = f"--vocab {second}:{first}"

@@ -83,7 +83,10 @@ def _read_at_largest(folder: ModelFolder, names: Mapping[str, str], places: Mapp
 
 
 def _begun_otherwise(fields: Mapping[str, Any], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if Whisper's ``forced_decoder_ids`` has ids that this file does not give to a language or task."""
+    """Yield a note if Whisper's ``forced_decoder_ids`` has ids of no language or task, according to the same file.
+
+    ``fields`` are those of generation_config.json: ``lang_to_id`` and ``task_to_id`` have the ids.
+    """
     forced, last = fields.get("forced_decoder_ids"), fields.get("no_timestamps_token_id")
     maps = [fields.get(name) for name in ("lang_to_id", "task_to_id")]
     if type(last) is not int or not isinstance(forced, list) or not all(isinstance(one, dict) for one in maps):

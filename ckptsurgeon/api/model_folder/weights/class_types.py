@@ -21,8 +21,8 @@ def class_type_notes(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield a note if the class in ``architectures`` is not one of the model type in ``model_type``.
 
     transformers' Auto classes choose a class by ``model_type``; runtimes such as vLLM choose by ``architectures``.
-    There is no note on a class or a type that is not in the table of transformers' classes. Neither does a class for a
-    part of a model, such as CLIPTextModel (of ``clip_text_model``) in a configuration of ``clip``.
+    There is no note on a class or a type that is not in the table of transformers' classes, and none on a class for a
+    part of the model, such as CLIPTextModel (of ``clip_text_model``) in a configuration of ``clip``.
     """
     kind, name = config.get("model_type"), _class_of(config)
     other = _other_type(config)
