@@ -117,7 +117,9 @@ def average(
 
 
 def _weights(ema: float | None, decay: str | None, running: str | None, number: int) -> tuple[float, ...]:
-    """Return the weights of the checkpoints; () for equal weights, and for ``running``, whose weights are in the files.
+    """Return the weights of ``number`` checkpoints; () for equal weights, and if ``running`` is given.
+
+    The weights for ``running`` are computed later, from entries of the files.
 
     Raises ConfigError if several of the options are given, or one is not valid.
     """

@@ -127,7 +127,7 @@ def _encoding_notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Ite
 
 
 def _folder_of(place: CheckpointLike, target: TargetSpec) -> ModelFolder:
-    """Return the configuration and tokeniser files of a destination."""
+    """Return the configuration and tokeniser files of a destination: the checkpoint ``place``, or a configuration."""
     if target.companions:
         return ModelFolder("", target.companions)
     if isinstance(place, (str, os.PathLike)) and os.path.isdir(place):

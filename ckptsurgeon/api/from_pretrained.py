@@ -65,7 +65,10 @@ def _notes(name: str, converter: str, made: Sequence[str], unused: Sequence[str]
 
 
 def _converted(checkpoint: Checkpoint, known: KnownLayout) -> Mapping[str, TensorInfo]:
-    """Return the tensors of a checkpoint after the operations and renamings that ``from_pretrained`` applies to it."""
+    """Return the tensors of a checkpoint after the operations and renamings of ``known``.
+
+    ``known`` is the layout that was recognised in the checkpoint: ``from_pretrained`` converts it in the same way.
+    """
     made: Mapping[str, TensorInfo] = checkpoint
     if known.operations:
         made = operate([checkpoint], known.operations)[0].checkpoint

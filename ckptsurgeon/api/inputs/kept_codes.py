@@ -61,5 +61,5 @@ def _notes_on_copies(plan: Plan, sources: Mapping[int, Checkpoint]) -> Iterator[
 
 
 def is_decoded_only(source: PlanSource, read: Checkpoint) -> bool:
-    """Return whether decoding is the only operation on a source."""
+    """Return whether decoding is the only operation on a source; ``read`` is the source as ``read_as`` returned it."""
     return read.stored is not None and list(source.operations) == [DEQUANTIZE]

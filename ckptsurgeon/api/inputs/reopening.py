@@ -106,7 +106,10 @@ def check_model_files(source: PlanSource, checkpoint: Checkpoint) -> None:
 
 
 def changed_model_files(sources: Sequence[PlanSource], found: Mapping[int, Checkpoint]) -> Iterator[Note]:
-    """Yield a note for each recorded file in the folder of a source that has changed since the output was written."""
+    """Yield a note for each recorded file in a source's folder that has changed since the output was written.
+
+    ``found`` has the open sources that still exist, by their index in ``sources``.
+    """
     for index, checkpoint in found.items():
         for name in _changed(sources[index], checkpoint):
             yield Note(

@@ -111,10 +111,11 @@ def odd_scale_notes_on(checkpoint: Checkpoint) -> tuple[str, ...]:
 def _doubtful(
     odd: OddScales, every: Iterable[QuantisedTensor], looked_at: Sequence[QuantisedTensor]
 ) -> list[QuantisedTensor]:
-    """Return further tensors of each layer in which a sampled tensor is far larger or smaller than in other layers.
+    """Return further tensors to decode: those of each layer in which a sampled tensor is far too large or too small.
 
     In a large model, only one tensor of each layer is in the sample. If all tensors of a layer are far larger or
-    smaller, their scales are wrong.
+    smaller than those of other layers, their scales are wrong. ``every`` are all quantised tensors, ``looked_at`` those
+    in the sample, and ``odd`` is what was found in them.
     """
     powers = powers_of([odd.of(one.name for one in looked_at)])
     layers = {_layer_of(name) for names in outlying_layers(powers, LAYER, fewest=1) for name in names}

@@ -62,7 +62,10 @@ def changed_tensor(one: Checkpoint) -> str:
 
 
 def _by_size(stored: Checkpoint, made: Mapping[str, RecipeEntry]) -> Iterator[tuple[str, TensorInfo, int]]:
-    """Yield (key, header, recorded checksum) of local tensors: computed ones, then copied ones, each by size."""
+    """Yield (key, header, recorded checksum) of local tensors: first the computed ones, then the copied ones.
+
+    In both groups, smaller tensors come first. ``made`` maps the keys to their entries in the recipe.
+    """
     local = {key: info for key, info in stored.items() if info.is_plain and info.nbytes and _is_local(stored, info)}
     known = {key: made[key] for key in local if key in made and not made[key].implied}
     for key in sorted(known, key=lambda key: (known[key].op == "copy", local[key].nbytes)):

@@ -71,7 +71,10 @@ def _changes(plan: Plan, base: Checkpoint) -> dict[int, list[tuple[Step, LoraTer
 
 
 def _times(base: Checkpoint, adapter: Checkpoint, step: Step, term: LoraTerm, factors: Sequence[Input]) -> float | None:
-    """Return (size of a change) / (size of the part of a weight that it changes); None if that is 0 or not finite."""
+    """Return (size of a change) / (size of the weight that it changes), in a sample; None if this is not a number.
+
+    ``step`` makes the changed weight, and ``factors`` are the factors A and B of the change.
+    """
     a, b = factors
     box = middle(step.source_shape)
     rows, columns = box if not term.transposed else box[::-1]

@@ -87,7 +87,7 @@ def opened_statistics(
 def _files(
     given: Rules, models: Mapping[int, Checkpoint], views: Sequence[SourceView], paths: Sequence[str]
 ) -> dict[int, str]:
-    """Return the path of the statistics of each model, in the order of the models."""
+    """Return {index of a model: path of its statistics}; the arguments are those of ``opened_statistics``."""
     names = {views[number].source.name: number for number in models}
     for place, path in enumerate(paths):
         if place in models:

@@ -56,7 +56,7 @@ def _stated(config: Mapping[str, Any], model_type: str, architecture: str) -> It
 
 
 def _differ(value: Any, said: str) -> bool:
-    """Return whether a number differs from one in the metadata, which was rounded to single precision."""
+    """Return whether a number differs from ``said``, a number in the metadata, by more than single precision rounds."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     with suppress(ValueError, OverflowError):

@@ -37,7 +37,10 @@ def unreadable_notes(folder: ModelFolder, read: ModelFolder | None = None) -> li
 
 
 def unreadable_files(folder: ModelFolder, read: ModelFolder) -> list[tuple[str, str]]:
-    """Return (name, reason) for each file in a folder whose content does not have the format that its name promises."""
+    """Return (name, reason) for each file in a folder whose content does not have the format that its name promises.
+
+    The vocabulary is taken from ``read``: this folder, or one with the same tokeniser that has loaded it already.
+    """
     found = {name: json_fault(folder, name) for name in _documents(folder)}
     broken = "it is not a complete sentencepiece model"
     found |= {name: broken for name, pieces in read.pieces.items() if pieces is None}

@@ -230,7 +230,7 @@ def _inside(name: str) -> str:
 
 
 def _has_head_size(part: Mapping[str, Any]) -> bool:
-    """Return whether the size of a head is the width divided by the number of heads."""
+    """Return whether the size of a head can be computed: ``part`` has fields for the width and the number of heads."""
     return all(any(role_of(one) == role and type(part[one]) is int for one in part) for role in ("width", "heads"))
 
 

@@ -42,7 +42,10 @@ _SAME = ("initializ", "std", "drop", "layerdrop")
 
 
 def check_values(asked: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
-    """Raise ConfigError if the configuration class changes a value that the user set."""
+    """Raise ConfigError if the configuration class changes a value that the user set (``asked``).
+
+    ``fields`` are the fields of the configuration that the class made.
+    """
     for name, value in asked.items():
         if at_path(fields, name) != value and at_path(fields, name) is not None:
             raise ConfigError(
@@ -53,9 +56,10 @@ def check_values(asked: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
 
 
 def check_ties(name: str, before: Mapping[str, Any], *, is_untied: bool) -> None:
-    """Raise ConfigError if untying the output layer ``name`` would change what the network computes.
+    """Raise ConfigError if the output layer is untied (``is_untied``), and this changes what the network computes.
 
-    T5 and similar networks multiply the last hidden states by a number if the output layer is tied.
+    T5 and similar networks multiply the last hidden states by a number if the output layer is tied. ``name`` is the
+    field that unties it, and ``before`` are the fields of the source.
     """
     if is_untied and all(one in before for one in _RELATIVE) and _SCALED_IF_TIED not in before:
         raise ConfigError(

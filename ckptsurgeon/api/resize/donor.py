@@ -230,7 +230,10 @@ class _Donor:
 def _checked(
     steps: Sequence[Step], rows: VocabularyRows, sources: Sequence[Checkpoint], tokens: Sequence[str]
 ) -> Iterator[str]:
-    """Yield notes on new rows that become zero; raises PlanError for rows with NaN, or if too few rows are not zero."""
+    """Yield notes on new rows that become zero, because the donor's row is zero.
+
+    Raises PlanError for rows with NaN, or if fewer rows of shared tokens than ``--omp-k`` are not zero.
+    """
     donor = rows.donor
     assert donor is not None
     wanted, places = donor.wanted(rows), {place: at for at, place in enumerate(donor.rows) if place is not None}
@@ -270,7 +273,10 @@ def _zeros_said(
 
 
 def _zeros(one: Input, source: Checkpoint, places: Mapping[int, int], name: Callable[[int], str]) -> set[int]:
-    """Return which rows are zero; ``places`` is {row: index of its token}. Raises PlanError for NaN or infinity."""
+    """Return the indices of the tokens whose rows are zero; ``places`` is {row: index of its token}.
+
+    Raises PlanError if one of these rows has NaN or infinite values; ``name`` returns the text of a token by its index.
+    """
     import numpy as np
 
     from ...engine.compute.reading import read_part

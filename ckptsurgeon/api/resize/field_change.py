@@ -90,7 +90,10 @@ class FieldChange:
         return self._fewer(role, name, axes, numbers)
 
     def _check_sizes(self, name: str, numbers: tuple[int, int]) -> None:
-        """Raise PlanError if the size of each head would change."""
+        """Raise PlanError if ``name``, a new number of heads, would change the size of each head.
+
+        ``numbers`` are the old and the new number.
+        """
         try:
             axes = changed_axes("heads", name, self.before, self.after)
         except PlanError:
@@ -159,7 +162,10 @@ class FieldChange:
         return found
 
     def _added(self, name: str, axes: Sequence[Axis], numbers: tuple[int, int], scales: Mapping[str, float]) -> Change:
-        """Return the change to a larger width whose new dimensions are 0 at first."""
+        """Return the change to a larger width whose new dimensions are 0 at first.
+
+        ``numbers`` are the old and the new width, and ``scales`` is the result of ``_scales``.
+        """
         first, last = self.norms()
         check_norms(name, first, last, numbers)
         part = self.asked.beside(name)

@@ -37,11 +37,12 @@ def merged_groups(
     measures: Measures,
     parts: int,
 ) -> Change:
-    """Return the change of the field ``name`` to merged experts; raises ConfigError and PlanError.
+    """Return the change of the field ``name``, the number of experts, to fewer experts by merging groups of them.
 
-    Each group is formed around one expert: those of ``--keep``, or else those with the highest scores. ``parts`` is the
-    number of equal parts into which the router divides the experts (DeepSeek's n_group); each part gets equally many
-    groups.
+    The user lists the groups, or each group is formed around one expert: those of ``--keep``, or else those with the
+    highest scores. ``numbers`` are the old and the new number of experts, and ``layers`` has the axes of the experts of
+    each layer. ``parts`` is the number of equal parts into which the router divides the experts (DeepSeek's n_group);
+    each part gets equally many groups. Raises ConfigError and PlanError.
     """
     old, new = numbers
     heads = choices.kept.get(name)

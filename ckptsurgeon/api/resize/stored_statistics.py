@@ -102,7 +102,10 @@ def said_in(opened: Checkpoint) -> Mapping[str, Any]:
 
 
 def check_belongs(said: Mapping[str, Any], name: str, source: Checkpoint) -> None:
-    """Raise ConfigError if the statistics in the file ``name`` are of another model than ``source``."""
+    """Raise ConfigError if the statistics in the file ``name`` are of another model than ``source``.
+
+    ``said`` is what the file records about the model: the result of ``said_in``.
+    """
     if said["weights"] != prints(source):
         model = escape(shown(source.path))
         raise ConfigError(

@@ -182,7 +182,10 @@ def _by_place(base: Resizable, fields: Mapping[str, Any], path: str, new: str) -
 
 
 def _check_cut(base: Resizable, fields: Mapping[str, Any], size: int, old: int, listed: int) -> None:
-    """Raise an error if a row is cut that belongs to a token, or to a token id in the configuration."""
+    """Raise PlanError if a row of a token would be cut, ConfigError if a row of a token id in the configuration would.
+
+    ``size`` is the new number of rows, ``old`` the old one, and ``listed`` the number of tokens.
+    """
     if size >= old:
         return
     if size < listed:

@@ -62,7 +62,10 @@ def _same(one: str, other: str) -> bool:
 
 
 def _overlaps(own: list[str], other: list[str]) -> Iterator[str]:
-    """Yield notes on files of both commands with the same bytes, and on lines that occur in files of both."""
+    """Yield notes on files of both commands with the same bytes, and on lines that occur in files of both.
+
+    ``own`` are the paths of the files of the evaluation command, ``other`` those of the test command.
+    """
     seen: dict[bytes, str] = {}
     whole: dict[bytes, str] = {}
     heads: set[bytes] = set()

@@ -161,9 +161,10 @@ def unfinished(study: Study, trials: int) -> list[int]:
 
 
 def _possible_plan(marked: MarkedRecipe, seed: int, *, run_code: bool) -> Plan:
-    """Return the closed plan of one point of the space; raises the error of the last point if none can be merged.
+    """Return the closed plan for some values of the parameters with which the models can be merged.
 
-    So a wrong recipe causes an error before anything is written, instead of a study of failed trials.
+    If there are none after several attempts, raises the error of the first attempt. So a wrong recipe causes an error
+    before anything is written, instead of a study of failed trials.
     """
     draw = random.Random(seed)
     names = [one.name for one in marked.space.parameters]
@@ -187,7 +188,10 @@ def digests(plan: Plan) -> dict[str, str]:
 
 
 def unchanged(plan: Plan, known: Mapping[str, str]) -> Plan:
-    """Return a plan if its models have not changed since the search began; else raises SourceError."""
+    """Return a plan if its models have not changed since the search began; else raises SourceError.
+
+    ``known`` are the digests of the models when the search began.
+    """
     changed = [name for name, digest in digests(plan).items() if known.get(name, digest) != digest]
     if changed:
         close_plan(plan)

@@ -149,7 +149,7 @@ _NOUNS = {
 
 
 def _check_same(folder: str, there: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raise ConfigError if a study in a folder has other settings than this run; the error names both."""
+    """Raise ConfigError if a study in a folder has other settings (``there``) than this run; the error names both."""
     if there.get("sha256") != settings["sha256"]:
         raise ConfigError(
             f"{escape(folder)} is the study of another recipe: of {_said(there)}, not of {_said(settings)}.",

@@ -288,7 +288,7 @@ def _views(sources: Sequence[KnownSource], specs: Sequence[SourceSpec]) -> list[
 
 
 def _idle_encoding(sources: Sequence[KnownSource], kept: Sequence[Checkpoint], encoding: str) -> list[str]:
-    """Return a note if decoding was asked for, but neither a source nor the destination is quantised."""
+    """Return a note if decoding was asked for, but neither a source nor the destination (``kept``) is quantised."""
     return encoding_notes([*(one.operated.checkpoint for one in sources), *kept], encoding)
 
 

@@ -271,7 +271,7 @@ def _shared(config: Fields, number: int) -> list[str]:
 
 
 def _of_layer(config: Fields, number: int) -> list[Any]:
-    """Return the settings of each layer in ``per_layer_config``; None for a layer without settings.
+    """Return the settings of each of ``number`` layers in ``per_layer_config``; None for a layer without settings.
 
     If the field has settings for layers that do not exist, the list has one entry more than there are layers, so that
     it equals no valid list.

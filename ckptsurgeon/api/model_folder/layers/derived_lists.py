@@ -110,7 +110,7 @@ def _cohere2_moe(config: Fields, number: int) -> list[Any]:
 
 
 def _of_rotation(config: Fields, number: int) -> list[bool]:
-    """Return whether each layer of Llama 4 or SmolLM3 has rotary embeddings."""
+    """Return, for each of ``number`` layers of Llama 4 or SmolLM3, whether it has rotary embeddings."""
     given, step = config.get("no_rope_layers"), positive(config, "no_rope_layer_interval", usual=4)
     return [bool(one) for one in given][:number] if given else [(one + 1) % step != 0 for one in range(number)]
 

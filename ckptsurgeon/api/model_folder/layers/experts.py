@@ -184,7 +184,10 @@ def _numbered(
 
 
 def _with_gaps(sets: Mapping[str, Collection[int]]) -> Iterator[str]:
-    """Yield a note on the first module whose expert indices have gaps or do not begin at 0."""
+    """Yield a note on the first module whose expert indices have gaps or do not begin at 0.
+
+    ``sets`` maps the prefix of each module to the indices of its experts.
+    """
     for place, numbers in sets.items():
         lost = max(numbers) + 1 - len(numbers)
         if lost:

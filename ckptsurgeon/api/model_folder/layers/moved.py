@@ -55,8 +55,8 @@ def _reasons(
 ) -> Iterator[str]:
     """Yield a sentence on each group of layers of one list that run as another kind in the output than in the source.
 
-    ``prefixes`` are the key prefix of the list in the source and that in the output. ``places`` maps the index of each
-    layer in the output to its index in the source.
+    ``theirs``, ``ours`` and ``is_own`` are as in ``moved_layer_notes``. ``prefixes`` are the key prefix of the list in
+    the source and that in the output. ``places`` maps the index of each layer in the output to its index in the source.
     """
     there, here = part_of(theirs, prefixes[0]), part_of(ours, prefixes[1])
     if there is None or here is None or there.kind != here.kind:

@@ -71,7 +71,11 @@ def _reordered(
     sides: tuple[Collection[str], Collection[str]],
     settings: Sequence[Settings],
 ) -> Iterator[_Reordered]:
-    """Yield the queries and keys that the operations ``rows`` reorder; ``sides`` are all old and all new keys."""
+    """Yield the queries and keys of source ``number`` that the operations ``rows`` reorder.
+
+    ``sides`` are (all keys of the source, all keys of the output). ``settings`` has what is known about the source's
+    and the destination's model.
+    """
     matcher = KeyMatcher([KeyPattern.given(row[_verb(row)], "") for row in rows])
     known = [known_spellings(side) for side in sides]
     for step in plan.steps:

@@ -67,7 +67,7 @@ def _row_order_notes(
 
 
 def _renamed(plan: Plan, number: int, verbs: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the old and the new key of each tensor of a source that a rule renames, but no operation changes.
+    """Yield (old key, new key) of each tensor of source ``number`` that a rule renames, but no operation changes.
 
     Only the operations ``verbs``, such as "transpose", are considered.
     """
@@ -79,7 +79,10 @@ def _renamed(plan: Plan, number: int, verbs: Sequence[str]) -> Iterator[tuple[st
 
 
 def _forgotten(plan: Plan, number: int) -> Iterator[str]:
-    """Yield a note on square matrices that are not transposed, although all other matrices of their layers are."""
+    """Yield a note on square matrices of source ``number`` that are not transposed, although all other matrices are.
+
+    Only matrices of the same layers are compared.
+    """
     transposes = _matcher(plan.sources[number].operations, ("transpose", "permute"))
     steps = [step for step in plan.steps if step.source == number and step.op == "copy" and len(step.shape) == 2]
     turned = [step.source_key for step in steps if any(map(transposes.match, _keys(step)))]

@@ -74,7 +74,8 @@ def _contradictions(
 ) -> Iterator[tuple[str, str]]:
     """Yield (field, text on its id) for each field of ``file`` that contradicts the token list.
 
-    Of CTC models, only the blank is compared, which is their ``pad_token_id``.
+    ``known`` is the result of ``_tokens_by_role``. Of CTC models, only the blank is compared, which is their
+    ``pad_token_id``.
     """
     of_bert = "[PAD]" in known["pad_token"].values() and "[UNK]" in known["unk_token"].values()
     for field, ids in ids_by_field(object_in(folder, file), Renumbering.of(tokens, tokens)).items():
@@ -103,7 +104,10 @@ def _right(role: str, known: Mapping[str, Mapping[int, str]]) -> str:
 
 
 def _is_other(row: int, token: str, valid: set[str], known: Mapping[str, Mapping[int, str]]) -> bool:
-    """Return whether a token is a word or a sign, or looks like tokens of roles that are not in ``valid``."""
+    """Return whether a token is a word or a sign, or looks like tokens of roles that are not in ``valid``.
+
+    ``row`` is the id of the token, and ``known`` the result of ``_tokens_by_role``.
+    """
     roles = {role for role, found in known.items() if row in found}
     if roles:
         return roles.isdisjoint(valid)

@@ -39,7 +39,10 @@ def used_id_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping
 
 
 def _read_elsewhere(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if a CLIP model takes a text's features at another token than the one with which texts end."""
+    """Yield a note if a CLIP model takes a text's features at another token than the one with which texts end.
+
+    ``names`` has {role (``eos_token``): special token}, and ``places`` the id of each token.
+    """
     if folder.config.get("model_type") not in READ_AT_END:
         return
     value, path = _said_end(folder)
@@ -67,6 +70,7 @@ def _read_at_largest(folder: ModelFolder, names: Mapping[str, str], places: Mapp
     """Yield a note if a CLIP model takes a text's features at its largest id, and some ids are above the end token's.
 
     In a text with such a token (of textual inversion, say, or added for padding), the features are taken there.
+    ``names`` has {role (``eos_token``): special token}, and ``places`` the id of each token.
     """
     kind, end = folder.config.get("model_type"), places.get(names.get("eos_token", ""))
     value, path = _said_end(folder)
@@ -85,7 +89,8 @@ def _read_at_largest(folder: ModelFolder, names: Mapping[str, str], places: Mapp
 def _begun_otherwise(fields: Mapping[str, Any], places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if Whisper's ``forced_decoder_ids`` has ids of no language or task, according to the same file.
 
-    ``fields`` are those of generation_config.json: ``lang_to_id`` and ``task_to_id`` have the ids.
+    ``fields`` are those of generation_config.json: ``lang_to_id`` and ``task_to_id`` have the ids. ``places`` has the
+    id of each token.
     """
     forced, last = fields.get("forced_decoder_ids"), fields.get("no_timestamps_token_id")
     maps = [fields.get(name) for name in ("lang_to_id", "task_to_id")]
@@ -107,7 +112,10 @@ def _begun_otherwise(fields: Mapping[str, Any], places: Mapping[str, int]) -> It
 
 
 def _other_language(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if mBART's decoder begins with another language than the one that its tokeniser is set to."""
+    """Yield a note if mBART's decoder begins with another language than the one that its tokeniser is set to.
+
+    ``places`` has the id of each token.
+    """
     target = object_in(folder, TOKENIZER).get("tgt_lang")
     if folder.config.get("model_type") != "mbart" or not isinstance(target, str) or target not in places:
         return

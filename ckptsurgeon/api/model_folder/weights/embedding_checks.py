@@ -44,7 +44,8 @@ def of_tokens(tensors: Sequence[DescribedTensor], folder: ModelFolder) -> list[D
 def embedding_notes(tensors: Sequence[DescribedTensor], folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     """Yield notes if the shape of an embedding contradicts config.json, or if it has fewer rows than there are tokens.
 
-    For a CTC model without an embedding, the output layer over the vocabulary is checked instead.
+    For a CTC model without an embedding, the output layer over the vocabulary is checked instead. The vocabulary is
+    taken from ``read``: this folder, or one with the same tokeniser that has loaded it already.
     """
     found = of_tokens(tensors, folder)
     if not found:

@@ -160,7 +160,10 @@ _DEFAULT = re.compile(r"LABEL_\d+")
 
 
 def label_notes(tensors: Sequence[DescribedTensor], classes: Sequence[str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on labels that contradict the rows of the classifier, or each other."""
+    """Yield notes on labels that contradict the rows of the classifier, or each other.
+
+    ``classes`` are the names in ``architectures``; there are no notes if one of them is not a classifier.
+    """
     if not classes or not all(map(_OF_LABELS.search, classes)):
         return
     found = [
