@@ -133,13 +133,15 @@ def heads_of_one_size(name: str, numbers: tuple[int, int], axes: Iterable[Axis],
     if ratios == {True} and {axis.side for axis in weights} == {"out", "in"}:
         return None
     more, less = numbers[1] > numbers[0], numbers[1] < numbers[0]
-    also = f"with --set {width}=… that grows as much" if more else ""
-    others = "Leave out channels (intermediate_size) or layers, or pool heads of keys (num_key_value_heads)"
+    wider = f"Add --set {width}=N, a width that grows by the same factor."
+    others = (
+        "To make the model smaller, remove channels (intermediate_size), layers or key heads (num_key_value_heads)."
+    )
     return PlanError(
         f"{name} {numbers[0]} to {numbers[1]}: this network has no field for the size of a head, which is {width} "
         f"divided by {name}; the same weights would be divided into {'more and smaller' if more else 'fewer, larger'} "
         "heads, which compute something else.",
-        hint=f"Set it together {also}." if more else f"{others}." if less else "",
+        hint=wider if more else others if less else "",
     )
 
 
