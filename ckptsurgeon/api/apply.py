@@ -171,9 +171,9 @@ def apply(
 def _tasks(
     engine: str, plan: Plan, inputs: PlanInputs, options: OutputOptions, group: ProcessGroup | None
 ) -> AbstractContextManager[RayTasks]:
-    """Return the context manager for the Ray tasks; raises ConfigError if ``--processes`` is used as well.
+    """Return the context manager for the Ray tasks; raises ConfigError if processes of torchrun share the work as well.
 
-    ``group`` are the processes that torchrun has started; None without ``--processes``.
+    ``group`` are the processes that torchrun has started; None if there is only one process.
     """
     if group is not None:
         raise ConfigError("--engine and torchrun both divide the output into parts.", hint="Use only one of them.")
