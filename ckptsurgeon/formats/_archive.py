@@ -44,10 +44,11 @@ class _Place(NamedTuple):
 
 
 def archive_folder(file: Source, head: bytes) -> ArchiveFolder | None:
-    """Return the folder of the archive ``file`` that has a checkpoint; None if none can be read without unpacking.
+    """Return the folder in the archive ``file`` that contains a checkpoint; None if no folder has one.
 
-    ``head`` has the first bytes of the file. A folder that contains nothing but one subfolder is replaced by this
-    subfolder. Raises FormatError or UnsafeError if the archive is damaged.
+    Also returns None if the checkpoint would have to be unpacked first. ``head`` has the first bytes of the file. A
+    folder that contains nothing but one subfolder is replaced by this subfolder. Raises FormatError or UnsafeError if
+    the archive is damaged.
     """
     folder = _whole(file, head) if isinstance(file, File) and not isinstance(file, Member) else None
     if folder is None:

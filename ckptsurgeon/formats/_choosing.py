@@ -47,8 +47,8 @@ _KINDS = (
 def chosen_of_run(names: Sequence[str]) -> tuple[str, str]:
     """Return (file name, reason) of the checkpoint to read in an ESPnet run; ('', '') if the choice is not clear.
 
-    ``names`` has the names of the run's checkpoints. The choice is not clear if none of them matches a pattern in
-    ``_KINDS``, or if several match the best pattern.
+    ``names`` has the names of the run's checkpoints. ``_KINDS`` lists patterns of names, the best first. The choice is
+    not clear if no name matches a pattern, or if several names match the best pattern that any name matches.
     """
     for pattern, why in _KINDS:
         found = [name for name in names if pattern.fullmatch(name)]
@@ -58,7 +58,7 @@ def chosen_of_run(names: Sequence[str]) -> tuple[str, str]:
 
 
 def broken_link_of_run(names: Sequence[str], broken: Sequence[str]) -> str:
-    """Return a broken link that would be chosen over the files ``names`` if its target existed; '' if there is none.
+    """Return the broken link that would be chosen instead of the files ``names`` if its target existed; '' if none.
 
     ``broken`` has the names of all broken links. A link is preferred over a file if ``_KINDS`` ranks the name of
     the link at least as high as the name of the file.
@@ -73,7 +73,7 @@ def broken_link_of_run(names: Sequence[str], broken: Sequence[str]) -> str:
 
 
 def example_of_run(names: Sequence[str]) -> str:
-    """Return the best of several checkpoint names, as an example for a hint."""
+    """Return the best of several checkpoint names, which a hint shows as an example of a file to pass."""
     found = [name for pattern, _ in _KINDS for name in names if pattern.fullmatch(name)]
     return (found or list(names))[0]
 

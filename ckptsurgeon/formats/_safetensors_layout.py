@@ -140,9 +140,10 @@ def take_recipe(metadata: dict[str, str]) -> str | None:
 
 
 def renamed_header(header: bytes, names: Mapping[str, str]) -> tuple[bytes, str]:
-    """Return the JSON of a valid header with new names, without a recipe, and the text of the recipe ('': none).
+    """Return (JSON of a header with its tensors renamed and its recipe removed, text of the recipe, '' if none).
 
-    ``names`` has the new name of each tensor. Raises UnicodeEncodeError for a name that UTF-8 cannot store.
+    ``header`` is the JSON of a valid header. ``names`` maps the old name of each tensor to the new one. Raises
+    UnicodeEncodeError for a name that UTF-8 cannot store.
     """
     entries = json.loads(header)
     metadata = entries.pop(METADATA, None) or {}

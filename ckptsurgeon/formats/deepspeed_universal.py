@@ -139,11 +139,12 @@ def _weight(folder: Folder, name: str, opened: list[StateFile]) -> TensorInfo:
 def _add_states(
     folder: Folder, tag: str, names: Sequence[str], *, weights: dict[str, TensorInfo], opened: list[StateFile]
 ) -> dict[str, Any]:
-    """Add to ``weights`` what only the model states contain, and return the entries to show next to the weights.
+    """Add the tensors that only the model states contain to ``weights``; return the states' entries in ``_BESIDE``.
 
     Added are buffers, frozen parameters and further names of tied parameters. Weights that are stored as vectors get
-    their shapes. ``names`` has the names of the files with model states. If there are several, each has only a part of
-    the model: they are not read, and {} is returned.
+    their shapes. The returned entries, such as the number of steps, are shown next to the weights. ``names`` has the
+    names of the files with model states. If there are several, each has only a part of the model: they are not read,
+    and {} is returned.
     """
     if names != [_FIRST]:
         return {}
@@ -171,7 +172,10 @@ def _add_states(
 
 
 def _parts_unread(states: Sequence[str]) -> list[str]:
-    """Return a list with a note if there are model states of several ranks, which are not read; else []."""
+    """Return [note] if there are model states of several ranks, which are not read; else [].
+
+    ``states`` has the names of the files with model states.
+    """
     if states in ([], [_FIRST]):
         return []
     return [
@@ -181,7 +185,10 @@ def _parts_unread(states: Sequence[str]) -> list[str]:
 
 
 def _left_out(folder: Folder, zero: str, parameters: Sequence[str]) -> str:
-    """Return the end of a note, with the optimizer states that were left out; '' if there are none."""
+    """Return the end of a note, which lists the optimizer states that were left out; '' if there are none.
+
+    ``zero`` is the path of the folder that has a subfolder for each parameter, ``parameters`` has their names.
+    """
     names = folder.inside(f"{zero}/{parameters[0]}").names() if parameters else []
     others = [name.removesuffix(".pt") for name in names if name != _WEIGHT and name.endswith(".pt")]
     return f"; left out of the optimizer: {listing(others, 6, where='')}" if others else ""

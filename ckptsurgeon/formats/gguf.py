@@ -88,7 +88,7 @@ def _recipe(file: File, entry: StoredEntry) -> str:
 
 
 def _parts(found: GgufHeader) -> int:
-    """Return the number of files of a model."""
+    """Return the number of files into which a model is split; ``found`` is the header of one of them."""
     said = found.metadata.get(SPLIT_COUNT, "1")
     number = 1 if (stated := number_in(said)) is None else stated
     if number > limits.SHARDS:
@@ -99,7 +99,10 @@ def _parts(found: GgufHeader) -> int:
 
 
 def _names(found: GgufHeader, parts: int) -> list[str]:
-    """Return the file names of a split model; raises FormatError unless ``found`` is its first file."""
+    """Return the names of the ``parts`` files of a split model.
+
+    Raises FormatError unless ``found`` is the header of the first of these files.
+    """
     ending = f"-00001-of-{parts:05d}.gguf"
     number = found.metadata.get(SPLIT_NUMBER)
     why = (

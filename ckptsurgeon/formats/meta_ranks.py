@@ -121,9 +121,10 @@ def _joined(files: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], list[str
 
 
 def _check_number(first: StateFile, width: int, ranks: int) -> None:
-    """Raise FormatError if the queries and outputs of a rank show that the model has more ranks than ``ranks``.
+    """Raise FormatError if the attention weights of a rank show that the model has more than ``ranks`` ranks.
 
-    The heads of all of Meta's models together are as wide as the model.
+    In each of Meta's models, the heads of all ranks together are as wide as the model (``width``). So the width of one
+    rank's heads gives the number of ranks.
     """
     infos = [first.header.tree.get(f"layers.0.attention.{name}.weight") for name in ("wq", "wo")]
     shapes = [info.shape for info in infos if isinstance(info, TensorInfo) and len(info.shape) == 2]

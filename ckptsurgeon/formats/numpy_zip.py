@@ -64,7 +64,11 @@ class _NumpyZip:
 
 
 def _frame(archive: Archive, tree: Mapping[str, object], recipe: str) -> str:
-    """Return the digest of all bytes of a file except the values of its arrays, as if its recipe had no seal."""
+    """Return the digest of all bytes of a file except the values of its arrays.
+
+    ``recipe`` is the text of the recipe in the file, which contains this digest (its seal). The digest is computed as
+    if the recipe contained zeros instead.
+    """
     stored = [(one.storage, one.offset) for one in tree.values() if isinstance(one, TensorInfo) and one.storage]
     payload = sorted((storage.offset + begin, storage.offset + storage.nbytes) for storage, begin in stored)
     return digest_outside(archive.file, payload, archive.without_seal(NPZ_RECIPE, recipe))

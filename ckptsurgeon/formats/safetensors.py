@@ -163,7 +163,10 @@ def _metadata(file: File, metadata: Any) -> dict[str, str]:
 
 
 def _tensors(file: File, entries: dict[str, Any], stored: Storage) -> dict[str, TensorInfo]:
-    """Return the headers of all tensors, and remove their ``entries``; raises FormatError if an entry is not valid."""
+    """Return the headers of all tensors, and empty the dict ``entries``, which has the JSON of each header.
+
+    Raises FormatError if an entry is not valid, or if the tensors do not fill the bytes after the header exactly.
+    """
     shapes: dict[tuple[int, ...], tuple[int, ...]] = {}
     tensors: dict[str, TensorInfo] = {}
     places: list[tuple[int, int, str]] = []

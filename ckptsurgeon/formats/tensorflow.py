@@ -146,7 +146,10 @@ class _Shards:
 
 
 def _tree(bundle: Bundle, shards: _Shards) -> dict[str, Any]:
-    """Return {name: state dict} of the variables, with an extra entry for each variable that is not plain numbers."""
+    """Return the state dicts of the variables, as ``folder.tree_of`` does, and a stand-in for each other variable.
+
+    Stand-ins, such as those of strings, are next to the state dicts, under the keys of their variables.
+    """
     slices = {slice_key(key, part) for key, entry in bundle.entries.items() for part in entry.slices}
     variables: dict[str, TensorInfo] = {}
     others: dict[str, Any] = {}

@@ -164,7 +164,10 @@ def _locate(
 
 
 def _counts(file: File, declared: dict[str, tuple[str, int]], keys: list[str], at: int) -> Iterator[tuple[int, int]]:
-    """Yield (begin, end) of the number of elements in front of each storage, computed from ``declared``."""
+    """Yield the byte range (begin, end) of the int64 in front of each storage, the number of its elements.
+
+    The ranges are computed from the numbers in ``declared``; the arguments are those of ``_locate``.
+    """
     for key in keys:
         dtype, numel = declared.get(key, ("", 0))
         if not dtype or at + 8 > file.size:

@@ -203,7 +203,10 @@ def _fields(value: Any, number: int) -> tuple[Any, ...]:
 
 
 def _key(value: Any) -> str:
-    """Return a key, an integer or its digits, as a string: the author of a file cannot predict the hash of a string."""
+    """Return a key, which is an integer or a string of its digits, as a string.
+
+    As dict keys, integers could be chosen so that their hashes collide; the hashes of strings cannot be predicted.
+    """
     if type(value) is int and 0 <= value < 1 << 64:
         return str(value)
     if type(value) is str and value.isascii() and value.isdigit() and len(value) <= 20:

@@ -57,7 +57,10 @@ class _TorchZip:
 
 
 def _script_note(archive: Archive, root: str) -> str:
-    """Return the note on a TorchScript archive; a module that is frozen in part has weights among its constants."""
+    """Return the note on a TorchScript archive, of which only the tensors of the module are read.
+
+    If the module was frozen in part, its program has further weights as constants: the note counts them.
+    """
     constants = sum(name.startswith(f"{root}constants/") for name in archive.entries)
     also = f", and not {count(constants, 'tensor')} that its program has as constants" if constants else ""
     return f"read the tensors of a TorchScript module, not its program{also}"
