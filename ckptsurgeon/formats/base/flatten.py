@@ -15,7 +15,7 @@ __all__ = ["flattened", "holds_tensors"]
 
 
 class _Allowed:
-    """Counts the values that may still be visited, since a pickle may share containers at many levels."""
+    """Limits the number of values that are visited: by sharing containers, a small pickle can describe a huge tree."""
 
     def __init__(self) -> None:
         self._left = limits.TREE_NODES
@@ -64,7 +64,10 @@ def flattened(tree: Any) -> dict[str, Any]:
 def _leaves(
     tree: Any, prefix: str, depth: int, allowed: _Allowed, holding: dict[int, bool]
 ) -> Iterator[tuple[str, Any]]:
-    """Yield the keys and values in ``tree``; ``holding`` says of each container that was seen if it has tensors."""
+    """Yield (dotted key, value) of each value in ``tree``; containers without tensors are yielded whole.
+
+    ``holding`` maps the ``id`` of each container seen so far to whether it contains tensors.
+    """
     for name, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
         allowed.take(depth)
         nested = isinstance(value, (dict, list, tuple))

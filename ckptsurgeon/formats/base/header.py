@@ -132,7 +132,7 @@ class Format(Protocol):
 
 
 class ChannelNumbers(NamedTuple):
-    """A number for each channel of a tensor that torch quantised: the dtype, and the bytes, little-endian."""
+    """The scales or zero points of a tensor that torch quantised per channel: dtype, and little-endian bytes."""
 
     dtype: str
     data: bytes

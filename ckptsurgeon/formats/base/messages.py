@@ -70,9 +70,10 @@ class Messages:
             at += used + length
 
     def numbers(self, one: Field, most: int) -> array[int]:
-        """Return the numbers in a field, which contains one or, packed, several.
+        """Return the numbers in a field: one number, or several if the field is packed.
 
-        Raises FormatError for more than ``most``, UnsafeError if all fields have more than ``limits.MESSAGE_NUMBERS``.
+        Raises FormatError for more than ``most`` numbers, UnsafeError if all packed fields that were read so far have
+        more than ``limits.MESSAGE_NUMBERS``.
         """
         if one.is_number:
             return array("Q", [one.value])

@@ -17,10 +17,10 @@ Nested: TypeAlias = "dict[str, Nested | OutTensor]"
 
 
 def nested(tensors: Sequence[OutTensor], separator: str, writer: str) -> Nested:
-    """Return the outermost group; ``separator`` stands between the names of a key.
+    """Return the outermost group, with each tensor in the groups that its key names.
 
-    Raises OutputError if a key is the beginning of another key, or has too many names; ``writer`` is the name of the
-    format.
+    ``separator`` stands between the names in a key. ``writer`` is the name of the format, for messages. Raises
+    OutputError if the key of a tensor is also the path of a group, or has too many names.
     """
     tree: Nested = {}
     for tensor in tensors:
@@ -51,7 +51,7 @@ def _tensor_and_group(short: str, long: str, writer: str) -> OutputError:
 
 
 def leaves(tree: Nested) -> Iterator[OutTensor]:
-    """Yield the tensors of a group and of the groups in it."""
+    """Yield the tensors of a group and of all groups inside it."""
     for one in tree.values():
         if isinstance(one, dict):
             yield from leaves(one)

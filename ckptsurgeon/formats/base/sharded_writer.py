@@ -207,9 +207,9 @@ class IndexedShards:
 
 
 class OneFile:
-    """Refuses to write several files: a checkpoint of the format ``name`` is always one file, ``NAME.suffix``.
+    """Refuses to write several files, for a format whose checkpoints are always one file.
 
-    The suffix is the name of the format, unless ``suffix`` is given.
+    ``name`` is the name of the format. ``suffix`` is the suffix of its files; '' if it is the same as the name.
     """
 
     def __init__(self, name: str, suffix: str = "") -> None:
