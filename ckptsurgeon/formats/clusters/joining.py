@@ -25,10 +25,11 @@ COMPARED = 256 << 10
 
 
 def equal_bytes(one: TensorInfo, other: TensorInfo, handles: Mapping[str, File] | None = None) -> bool | None:
-    """Return whether two tensors have equal bytes; None if this is unknown.
+    """Return whether two tensors have the same dtype, shape and bytes; None if the bytes cannot be compared.
 
     The CRC-32 checksums in the directory of an archive are compared. If there are none, the bytes are read from
-    ``handles``, the open files by ``Storage.file``: of large tensors only the first and last ``COMPARED`` bytes.
+    ``handles``, the open files by ``Storage.file``, and compared: of a large tensor only the first and the last
+    ``COMPARED`` bytes.
     """
     if (one.dtype, one.shape) != (other.dtype, other.shape):
         return False
