@@ -137,7 +137,10 @@ def _array_head(tensor: OutTensor) -> bytes:
 
 
 def _sized(number: int, short: int, wide: int) -> bytes:
-    """Return the first bytes of a map or list with ``number`` items."""
+    """Return the first bytes of a map or list with ``number`` items.
+
+    ``short`` is msgpack's code for fewer than 16 items, ``wide`` its code for a number of items in 16 bits.
+    """
     if number < 16:
         return bytes([short | number])
     return struct.pack(">BH", wide, number) if number <= 0xFFFF else struct.pack(">BI", wide + 1, number)

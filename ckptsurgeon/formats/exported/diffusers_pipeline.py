@@ -31,10 +31,10 @@ class _Pipeline:
     magic: tuple[bytes, ...] = ()
 
     def sniff(self, source: Source, head: bytes) -> bool:
-        """Return whether a folder is a pipeline without weights of its own, with two components of weights or more.
+        """Return whether a folder is a pipeline: it has no weights itself, but at least two components with weights.
 
-        If it is not clear which file of weights of a component to read, the folder is not read as a pipeline: the error
-        for the folder then names all components.
+        Returns False if it is not clear which file of a component to read: the error for the folder then names all
+        components.
         """
         if not isinstance(source, Folder) or PIPELINE not in (names := source.names()) or any(map(is_weights, names)):
             return False
@@ -82,9 +82,10 @@ class _Pipeline:
 
 
 def _components(folder: Folder) -> tuple[dict[str, Choice], list[str]]:
-    """Return the file to read of each component with weights, and the other subfolders with weights.
+    """Return {component: the file to read} of all components with weights, and the other subfolders with weights.
 
-    Raises FormatError if the file of a component is not clear, or there are too many subfolders.
+    The index of the pipeline does not list these other subfolders. Raises FormatError if it is not clear which file of
+    a component to read, or if there are too many subfolders.
     """
     inside, index = folder.folders(), pipeline_index(folder)
     if len(inside) > _MOST:
@@ -103,7 +104,10 @@ def _components(folder: Folder) -> tuple[dict[str, Choice], list[str]]:
 
 
 def _tensors(folder: Folder, component: str, header: Header) -> list[tuple[str, TensorInfo]]:
-    """Return the tensors of a component with their new keys, in files whose names begin with that of its folder."""
+    """Return (key, tensor) of a component; its name is put in front of all keys and of all file names in storages.
+
+    Raises FormatError if the component is not a state dict of plain tensors.
+    """
     if not isinstance(header.tree, Mapping) or not all(map(_is_plain, header.tree.values())):
         raise FormatError(
             f"{escape(folder.uri)} cannot be read as one model: its component {escape(component)} is not a state dict "

@@ -194,7 +194,11 @@ class _Reader:
         return None if self.recipe is None else self._file.read(*self.recipe).decode("utf-8", "replace")
 
     def frame(self, recipe: str) -> str:
-        """Return the digest of all bytes of the file except its arrays, as if ``recipe`` had no seal."""
+        """Return the digest of all bytes of the file except its arrays.
+
+        ``recipe`` is the text of the recipe in the file, which contains this digest (its seal). The digest is computed
+        as if the recipe contained zeros instead.
+        """
         patches = []
         if self.recipe is not None and (sealed := seal_of(recipe).encode()):
             begin, length = self.recipe
@@ -283,7 +287,7 @@ def _described(head: bytes, at: int) -> _Item:
 
 
 def _joined(found: Mapping[str, Any]) -> TensorInfo:
-    """Return the array that a map of chunks describes: its ``shape``, and ``chunks`` of its elements in order."""
+    """Return the array that ``found``, a map, describes: ``shape``, and ``chunks``, the array's elements in order."""
     sizes, chunks = found.get("shape"), found.get("chunks")
     shape: Any = tuple(sizes.get(str(number)) for number in range(len(sizes))) if isinstance(sizes, dict) else None
     check_sizes(shape, "shape")

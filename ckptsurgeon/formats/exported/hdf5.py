@@ -59,7 +59,11 @@ def _text(file: File, place: tuple[int, int] | None) -> str | None:
 
 
 def _frame(file: File, content: HdfContent, recipe: str) -> str:
-    """Return the digest of all bytes of a file except its values, as if its recipe had no seal."""
+    """Return the digest of all bytes of a file except the values of its datasets.
+
+    ``recipe`` is the text of the recipe in the file, which contains this digest (its seal). The digest is computed as
+    if the recipe contained zeros instead.
+    """
     patches = []
     if content.recipe is not None and (sealed := seal_of(recipe).encode()):
         begin, end = content.recipe

@@ -161,7 +161,7 @@ def _model(messages: Messages) -> _Found:
 
 
 def _pair(messages: Messages, of: Field) -> tuple[str, str]:
-    """Return the two fields of a message, 1 and 2, as text; a number is returned as its digits."""
+    """Return fields 1 and 2 of the message ``of``, such as key and value, as texts; a number becomes its digits."""
     found = {1: "", 2: ""}
     for one in messages.fields(of.begin, of.end):
         if one.number in found:
@@ -227,7 +227,7 @@ def _tensor(messages: Messages, of: Field) -> _Tensor:
 
 
 class _Numbers:
-    """Bytes in memory: values that the file stores as numbers of variable length."""
+    """The values of tensors that the file stores as numbers of variable length, as bytes in memory."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -302,7 +302,7 @@ class _Files:
         return self.own, ranges[0][0]
 
     def _kept(self, one: _Tensor, dtype: str, nbytes: int) -> int:
-        """Return the offset of values in memory: those that the file stores as numbers of variable length."""
+        """Keep the values of a tensor, stored as numbers of variable length, in memory; return their offset there."""
         size = DTYPES[dtype].bits // 8
         if size * len(one.numbers) != nbytes:
             raise FormatError(

@@ -104,7 +104,7 @@ def _rest(file: File, end: int) -> list[str]:
 
 
 def _joined(tree: Any, name: str) -> Any:
-    """Return the tree with the keys of nested dicts and lists joined; ``name`` is the key of a single array."""
+    """Return the tree with the keys of nested dicts and lists joined; a single array becomes ``{name: array}``."""
     if isinstance(tree, TensorInfo):
         return {name: tree}
     if not isinstance(tree, (dict, list, tuple)):
@@ -121,7 +121,7 @@ def _joined_part(tree: Any) -> Any:
 
 
 def _has_texts(tree: Any) -> bool:
-    """Return whether the keys are strings, or indices: other keys stay as they are."""
+    """Return whether ``tree`` is a list, or a dict whose keys are all strings: only then are nested keys joined."""
     return not isinstance(tree, dict) or all(isinstance(key, str) for key in tree)
 
 

@@ -227,7 +227,10 @@ class _Reader:
         return entry
 
     def _value(self, folder: str, said: Any) -> object:
-        """Return the tensor that an entry of a configuration describes, or a stand-in for an object."""
+        """Return the tensor that ``said``, an entry of a configuration, describes; a stand-in if it is an object.
+
+        ``folder`` is the folder in the archive with the record that the entry refers to.
+        """
         path = said.get("path_name") if isinstance(said, dict) else None
         if not isinstance(path, str) or type(said.get("use_pickle")) is not bool:
             raise FormatError("its description has no path_name or no use_pickle.", rule="pt2 config")
@@ -306,7 +309,7 @@ class _Reader:
     def _compiled_programs(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the name and the weights of each compiled program whose weights are records of the archive.
 
-        Programs that contain their weights are added to ``_compiled``.
+        All other compiled programs contain their weights in themselves: their names are added to ``_compiled``.
         """
         end = "/weights_config.json"
         inner = [name.removeprefix(self.root) for name in self.archive.entries]
