@@ -19,7 +19,7 @@ _STRING, _VARIABLE = 3, 9
 def texts_of(
     blocks: BlockReader, heap: GlobalHeap, messages: Sequence[HeaderMessage], long: list[str]
 ) -> dict[str, str]:
-    """Return the attributes of an object that are single texts; the names of longer ones are added to ``long``."""
+    """Return the attributes of an object that are single short texts; the names of long texts are added to ``long``."""
     found: dict[str, str] = {}
     for message in messages:
         if message.kind == ATTRIBUTE and not message.shared:
@@ -32,7 +32,7 @@ def texts_of(
 
 
 def has_attribute_heap(blocks: BlockReader, messages: Sequence[HeaderMessage]) -> bool:
-    """Return whether an object has attributes in a heap, as it has if they are many or long: these are not read."""
+    """Return whether an object has attributes in a heap, since they are many or long; such attributes are not read."""
     info = one_of(messages, ATTRIBUTES)
     if info is None:
         return False
@@ -43,7 +43,7 @@ def has_attribute_heap(blocks: BlockReader, messages: Sequence[HeaderMessage]) -
 
 
 def _text(blocks: BlockReader, heap: GlobalHeap, fields: Fields) -> Iterator[tuple[str, str | None]]:
-    """Yield the name and the text of an attribute, None if the text is too long; nothing if it is not a single text."""
+    """Yield (name, text) of an attribute that is a single text, (name, None) if it is too long; else nothing."""
     version, flags = fields.number(1), fields.number(1)
     if not 1 <= version <= 3:
         raise malformed("an attribute", "has an unknown version")

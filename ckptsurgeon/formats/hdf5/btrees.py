@@ -1,4 +1,4 @@
-"""Reads the two kinds of B-trees, version 1 and version 2 (specification, III.A): their leaves, in order."""
+"""Reads the two kinds of B-trees (specification, III.A): the leaves of version 1, and the records of version 2."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ class Leaf(NamedTuple):
 
 
 def leaves_of(blocks: BlockReader, address: int, kind: int, key_size: int) -> Iterator[Leaf]:
-    """Yield the entries of level 0 of a tree of version 1; ``key_size`` is the size of a key in bytes."""
+    """Yield the entries of level 0 of a tree of version 1.
+
+    ``kind`` is the kind that the tree has to be of, ``GROUP`` or ``CHUNKS``; ``key_size`` is the size of a key in
+    bytes. Raises FormatError if the tree is of another kind.
+    """
     what = "a node of a B-tree"
     waiting: list[tuple[int, int | None]] = [(address, None)]
     while waiting:

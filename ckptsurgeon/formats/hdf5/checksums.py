@@ -50,7 +50,10 @@ def _final(a: int, b: int, c: int) -> int:
 
 
 def fletcher32(data: bytes) -> int:
-    """Return the checksum of a chunk; both halves are 0xFFFF and not 0 unless all bytes are zero."""
+    """Return Fletcher's checksum of a chunk: two sums modulo 0xFFFF, each in 16 bits.
+
+    As in the HDF5 library, a sum that is a multiple of 0xFFFF becomes 0xFFFF; only zero itself becomes 0.
+    """
     import numpy as np
 
     words = np.frombuffer(data + b"\0" * (len(data) % 2), ">u2")

@@ -28,14 +28,20 @@ Found = Iterator[tuple[Place, StoredChunk]]
 
 
 def element_in(blocks: BlockReader, fields: Fields, width: int, whole: int) -> StoredChunk | None:
-    """Return the next chunk; its size is stored in ``width`` bytes, or is ``whole`` if ``width`` is 0."""
+    """Return the chunk in the next element of ``fields``; None if the chunk is not stored.
+
+    Its size is stored in ``width`` bytes; if ``width`` is 0, the size is ``whole``, that of a chunk without filters.
+    """
     address = blocks.address(fields)
     size, mask = (fields.number(width), fields.number(4)) if width else (whole, 0)
     return None if address is None else StoredChunk(address, size, mask)
 
 
 class _Elements(NamedTuple):
-    """The sizes in bytes of an element of an array, of the size of a chunk in it, and of a whole chunk."""
+    """How the elements of an array are stored: each has ``nbytes`` bytes, ``width`` of them for the size of its chunk.
+
+    If ``width`` is 0, no sizes are stored: each chunk has ``whole`` bytes.
+    """
 
     nbytes: int
     width: int
@@ -50,7 +56,7 @@ def _elements(blocks: BlockReader, client: int, nbytes: int, whole: int) -> _Ele
 
 
 class _Bits(NamedTuple):
-    """The bits of ``data``, the highest of a byte first, from the bit ``begin`` on."""
+    """A bitmap: the bits of ``data`` from the bit ``begin`` on; in each byte, the highest bit comes first."""
 
     data: bytes
     begin: int = 0
@@ -61,13 +67,16 @@ class _Bits(NamedTuple):
 
 
 class _Wanted:
-    """The (number, place in the grid) of each chunk to look up, ascending; ``below`` returns them run by run."""
+    """The chunks to look up, as (number in the array, place in the grid) in ascending order.
+
+    ``below`` returns them in runs, from the first to the last.
+    """
 
     def __init__(self, wanted: Sequence[tuple[int, Place]]) -> None:
         self._wanted, self._at = wanted, 0
 
     def below(self, end: int) -> list[tuple[int, Place]]:
-        """Return those with a number below ``end`` that were not returned yet."""
+        """Return the chunks with a number below ``end`` that were not returned yet."""
         begin = self._at
         while self._at < len(self._wanted) and self._wanted[self._at][0] < end:
             self._at += 1
@@ -75,14 +84,17 @@ class _Wanted:
 
     @property
     def next(self) -> int | None:
-        """The next number, None at the end."""
+        """The number of the next chunk to return; None if all were returned."""
         return self._wanted[self._at][0] if self._at < len(self._wanted) else None
 
 
 def _picked(
     blocks: BlockReader, elements: _Elements, data: bytes, first: int, wanted: Iterable[tuple[int, Place]]
 ) -> Found:
-    """Yield the wanted chunks in a run of elements; ``first`` is the number of the first element."""
+    """Yield the chunks of ``wanted`` that are stored; ``data`` has a run of elements with all their numbers.
+
+    ``first`` is the number of the first element in ``data``.
+    """
     for number, place in wanted:
         fields = Fields(data, "an array of chunks", (number - first) * elements.nbytes)
         chunk = element_in(blocks, fields, elements.width, elements.whole)
@@ -100,7 +112,11 @@ def _in_pages(
     used: _Bits,
     wanted: _Wanted,
 ) -> Found:
-    """Yield the wanted chunks in the pages of a block; ``used`` says which pages were written."""
+    """Yield the wanted chunks in the pages of a block; the first page is at ``address``.
+
+    The block has ``number`` elements, beginning with element ``first`` of the array; each page but the last has
+    ``page`` elements. ``used`` has a bit for each page, which is set if the page was written.
+    """
     what = "a page of an array of chunks"
     for at in range(-(-number // page)):
         size = min(page, number - at * page)
@@ -112,7 +128,11 @@ def _in_pages(
 
 
 def in_fixed_array(blocks: BlockReader, address: int, places: Sequence[tuple[int, Place]], whole: int) -> Found:
-    """Yield the chunks in a fixed array; ``places`` has their numbers, ascending, and ``whole`` is the bytes of one."""
+    """Yield the chunks in a fixed array.
+
+    ``places`` has (number in the array, place in the grid) of each chunk, in ascending order; ``whole`` is the size in
+    bytes of a chunk without filters.
+    """
     what, wanted = "an array of chunks", _Wanted(places)
     fields = blocks.checked(address, 12 + blocks.length_size + blocks.offset_size, what, b"FAHD")
     version, client, nbytes, bits = (fields.number(1) for _ in range(4))
@@ -134,7 +154,12 @@ def in_fixed_array(blocks: BlockReader, address: int, places: Sequence[tuple[int
 
 
 class _Extensible(NamedTuple):
-    """The header of an extensible array: how many elements the index block, smallest block and pages have, and more."""
+    """The header of an extensible array.
+
+    ``direct``, ``smallest`` and ``page`` are the numbers of elements in the index block, in the smallest block and in a
+    page. ``pointers`` is the smallest number of blocks in a super block that is stored apart, ``supers`` the number of
+    super blocks. ``wide`` is the number of bytes in which a block's offset in the array is stored.
+    """
 
     elements: _Elements
     direct: int
@@ -152,7 +177,8 @@ class _Extensible(NamedTuple):
 def in_extensible_array(blocks: BlockReader, address: int, places: Sequence[tuple[int, Place]], whole: int) -> Found:
     """Yield the chunks in an extensible array, which has an index block, blocks, and super blocks of blocks.
 
-    ``places`` has the numbers of the chunks in ascending order, ``whole`` the bytes of a chunk.
+    ``places`` has (number in the array, place in the grid) of each chunk, in ascending order; ``whole`` is the size in
+    bytes of a chunk without filters.
     """
     what, wanted = "an array of chunks", _Wanted(places)
     fields = blocks.checked(address, 16 + 6 * blocks.length_size + blocks.offset_size, what, b"EAHD")
@@ -216,7 +242,11 @@ def _in_blocks(
     blocks: BlockReader, array: _Extensible, number: int, found: Sequence[int | None], first: int,
     used: Sequence[_Bits | None], wanted: _Wanted,
 ) -> Found:  # fmt: skip
-    """Yield the wanted chunks in the blocks of one super block."""
+    """Yield the wanted chunks in the blocks of the super block ``number``.
+
+    ``found`` has the address of each block (None: not stored). ``first`` is the number of the first element. ``used``
+    has, for each block, a bit for each of its pages that is set if the page was written; None if it has no pages.
+    """
     what, (_, size) = "an array of chunks", array.blocks_in(number)
     begin = 6 + blocks.offset_size + array.wide
     for address, pages in zip(found, used, strict=True):

@@ -1,8 +1,8 @@
 """Finds the chunks of a dataset through the index of its layout (specification, III.A and VII).
 
-An index gives each chunk an address, and if filters were applied, its stored size. Four kinds are those of files that
-were written for HDF5 1.10 or newer (``libver="latest"``): one chunk, implicit, fixed arrays and extensible arrays. The
-B-trees of version 1 are those of all other files, those of version 2 of datasets that may grow in several dimensions.
+An index has the address of each chunk, and if filters were applied, its stored size. Files that were written for HDF5
+1.10 or newer (``libver="latest"``) have five kinds of index: a single chunk, implicit, fixed array, extensible array,
+and for datasets that may grow in several dimensions a B-tree of version 2. All other files have B-trees of version 1.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def chunks_of(
 ) -> dict[tuple[int, ...], StoredChunk]:
     """Return the stored chunks of a dataset by their indices in the grid of chunks.
 
-    ``most`` has the largest size of each dimension, None if it is unlimited. Raises FormatError if an index is not
-    valid, if a chunk occurs twice or is outside the file.
+    ``most`` has the largest size of each dimension, None if it is unlimited. ``filtered`` is true if filters were
+    applied to the chunks. Raises FormatError if an index is not valid, if a chunk occurs twice or is outside the file.
     """
     grid, found = _grid_of(shape, layout.chunk), dict[tuple[int, ...], StoredChunk]()
     if layout.address is None or not prod(grid):
@@ -98,7 +98,7 @@ def _numbering(sides: Sequence[int | None], grid: Sequence[int]) -> Callable[[Se
 
 
 def _of_tree(blocks: BlockReader, layout: StoredLayout, address: int) -> Found:
-    """Yield the chunks in a B-tree of version 1, whose keys have offsets in elements."""
+    """Yield the chunks in a B-tree of version 1; a key has the index of the chunk's first element in each dimension."""
     for leaf in leaves_of(blocks, address, CHUNKS, 8 + 8 * (len(layout.chunk) + 1)):
         fields = Fields(leaf.key, "the place of a chunk")
         size, mask = fields.number(4), fields.number(4)
@@ -110,7 +110,10 @@ def _of_tree(blocks: BlockReader, layout: StoredLayout, address: int) -> Found:
 
 
 def _of_records(blocks: BlockReader, address: int, rank: int, whole: int) -> Found:
-    """Yield the chunks in a B-tree of version 2, whose records have places in the grid."""
+    """Yield the chunks in a B-tree of version 2; a record has the indices of the chunk in the grid of chunks.
+
+    ``rank`` is the number of dimensions, ``whole`` the size in bytes of a chunk without filters.
+    """
     records, found = records_of(blocks, address, _TREE_RECORDS)
     filtered = records.kind > _TREE_RECORDS
     width = records.size - blocks.offset_size - 8 * rank - 4 if filtered else 0

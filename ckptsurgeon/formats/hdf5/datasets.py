@@ -67,7 +67,7 @@ class DatasetReader:
         return f"{self._within} (chunks)"
 
     def read(self, name: str, messages: Sequence[HeaderMessage], texts: Mapping[str, str]) -> TensorInfo | OpaqueResult:
-        """Return the header of a dataset; one that has no numbers is only named.
+        """Return the header of a dataset; a stand-in if it is empty, has strings, or its type is stored elsewhere.
 
         ``texts`` has its attributes. Raises FormatError or UnsafeError if the dataset is not valid.
         """
@@ -90,9 +90,9 @@ class DatasetReader:
         return TensorInfo(found.dtype, dataset.shape, storage, opaque=unread)
 
     def text_range(self, name: str, messages: Sequence[HeaderMessage]) -> tuple[int, int]:
-        """Return the range (begin, end) in the file of a text of fixed length, in one piece: a recipe.
+        """Return the byte range (begin, end) in the file of a dataset that is a recipe.
 
-        Raises FormatError if the dataset is another one.
+        A recipe is a text of fixed length, stored in one piece. Raises FormatError for any other dataset.
         """
         kind, layout = (one_of(messages, one) for one in (TYPE, CONTIGUITY))
         if kind is not None and layout is not None and not kind.shared:
@@ -106,7 +106,7 @@ class DatasetReader:
         )
 
     def _storage(self, one: _Dataset) -> tuple[Storage | None, str]:
-        """Return the storage of a dataset; if it is not read, None and the reason."""
+        """Return (storage of a dataset, ''); (None, the reason) if its values cannot be read."""
         self._check_here(one)
         if one.layout.kind == "virtual":
             return None, "its values are those of other datasets (a virtual dataset)"
@@ -132,7 +132,10 @@ class DatasetReader:
             )
 
     def _plain(self, one: _Dataset, address: int, *, is_header: bool = False) -> Storage:
-        """Return the storage of values that are contiguous in the file; those in an object header have no own range."""
+        """Return the storage of values that are contiguous in the file, and add their byte range to ``values``.
+
+        If ``is_header`` is true, they are inside an object header, which is metadata: no range is added.
+        """
         begin = self._blocks.base + address
         if address + one.nbytes > self._blocks.size:
             raise cut_short(f"the tensor {escape(one.name)}")
@@ -169,7 +172,10 @@ class DatasetReader:
         chunks: Mapping[tuple[int, ...], StoredChunk],
         filters: Sequence[Filter] = (),
     ) -> Storage:
-        """Return the storage of values that are put together when they are read."""
+        """Return the storage of values that are put together when they are read.
+
+        ``chunk`` is the shape of a chunk, ``chunks`` has the stored chunks by their places in the grid.
+        """
         _check_expansion(one.name, one.nbytes, sum(stored.size for stored in chunks.values()))
         fill = _fill(one)
         if not one.nbytes:

@@ -30,7 +30,10 @@ def local_heap(blocks: BlockReader, address: int) -> bytes:
 
 
 def text_in(heap: bytes, at: int) -> bytes:
-    """Return the text at an offset in a local heap, without the zero at its end; raises FormatError if it has none."""
+    """Return the text at the offset ``at`` of a local heap, up to the next zero byte.
+
+    Raises FormatError if the offset is outside the heap, or no zero byte follows.
+    """
     end = heap.find(b"\0", at)
     if at >= len(heap) or end < 0:
         raise malformed("a local heap", "lacks a name")
@@ -45,7 +48,10 @@ class GlobalHeap:
         self._collections: dict[int, dict[int, bytes]] = {}
 
     def object(self, address: int, index: int, nbytes: int) -> bytes:
-        """Return the first ``nbytes`` bytes of an object; raises FormatError if there is none of this size."""
+        """Return the first ``nbytes`` bytes of an object; raises FormatError if it is missing or shorter.
+
+        ``address`` is that of a collection, ``index`` the number of the object in it.
+        """
         if address not in self._collections:
             self._collections[address] = dict(self._objects(address))
         found = self._collections[address].get(index)
@@ -109,7 +115,10 @@ class FractalHeap:
         return self._start << max(0, row - 1)
 
     def _found(self, root: int, rows: int) -> Iterator[_Block]:
-        """Yield the direct blocks; ``rows`` is the number of rows of the root, 0 if it is a direct block."""
+        """Yield the direct blocks, which contain the objects; ``root`` is the address of the root block.
+
+        ``rows`` is the number of rows of the root block, 0 if it is a direct block itself.
+        """
         if not rows:
             yield _Block(0, self._start, root)
             return

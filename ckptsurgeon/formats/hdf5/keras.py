@@ -1,4 +1,4 @@
-"""Reads what Keras stores beside the weights in a ``.keras`` archive: its version."""
+"""Reads the metadata that Keras stores next to the weights in a ``.keras`` archive: its version and the date."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _ENTRIES = ("keras_version", "date_saved")
 
 
 def keras_metadata(folder: Folder) -> dict[str, str]:
-    """Return the texts in ``metadata.json`` of an unpacked or packed Keras model; empty if the folder is none."""
+    """Return the texts in ``metadata.json`` of a Keras model; {} if the folder is not a Keras model.
+
+    ``folder`` is the model's archive or its unpacked folder.
+    """
     found: object = None
     if {_METADATA, _WEIGHTS} <= {*folder.names()}:
         with suppress(CheckpointError, ValueError):

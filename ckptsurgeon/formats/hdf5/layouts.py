@@ -114,7 +114,7 @@ def _check_rank(rank: int) -> None:
 
 
 def filters_in(message: HeaderMessage) -> tuple[list[Filter], str]:
-    """Return the filters in the order of writing, and the name of one that is not read, or ''."""
+    """Return the filters in the order in which they were applied, and the name of one that cannot be undone, or ''."""
     fields = message.fields
     version, number = fields.number(1), fields.number(1)
     if version not in (1, 2) or number > 32:
@@ -140,7 +140,7 @@ def _filter(fields: Fields, version: int) -> Filter:
 
 
 def fill_in(message: HeaderMessage) -> bytes:
-    """Return the bytes of an element that was never written, as a message says; b'' stands for zeros."""
+    """Return the bytes of an element that was never written, from a fill value message; b'' stands for zeros."""
     fields = message.fields
     if message.kind == FILL_OLD:
         return fields.take(fields.number(4))
@@ -157,5 +157,5 @@ def fill_in(message: HeaderMessage) -> bytes:
 
 
 def chunk_bytes(layout: StoredLayout) -> int:
-    """Return the size of a whole chunk in bytes."""
+    """Return the size in bytes of a chunk without filters."""
     return prod(layout.chunk) * layout.element

@@ -103,7 +103,10 @@ def _later(blocks: BlockReader, address: int, waiting: list[tuple[int, int]]) ->
 
 
 def _of_block(fields: Fields, address: int, order: int) -> Iterator[HeaderMessage]:
-    """Yield the messages of a block; ``order`` is the size of the number of each message, 0 if they have none."""
+    """Yield the messages of a block, which is at ``address``.
+
+    ``order`` is the size in bytes of the number that each message has after its flags; 0 if messages have no numbers.
+    """
     while fields.left >= 4 + order:
         kind, nbytes, flags = fields.number(1), fields.number(2), fields.number(1)
         fields.take(order)

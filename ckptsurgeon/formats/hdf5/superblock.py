@@ -82,7 +82,10 @@ def _later(blocks: BlockReader) -> Superblock:
 
 
 def _check_end(blocks: BlockReader, fields: Fields, first: int) -> None:
-    """Raise FormatError if the content reaches beyond the file; ``first`` is where the writer had the superblock."""
+    """Raise FormatError if the content reaches beyond the end of the file.
+
+    ``first`` is the address of the superblock as the writer stored it.
+    """
     end = blocks.needed(fields, "its end") - first
     if end > blocks.size:
         raise cut_short(f"its content of {end:,} bytes")

@@ -81,7 +81,11 @@ def _float(fields: Fields, bits: int, size: int) -> ElementType:
 
 
 def _enumeration(fields: Fields, members: int, size: int, *, padded: bool) -> ElementType:
-    """Return bool for the enumeration that h5py writes for it; another is not read."""
+    """Return bool for the enumeration that h5py writes for booleans; for another one, a type that is not read.
+
+    ``members`` is the number of names, ``size`` the size of an element in bytes. If ``padded`` is true, each name is
+    padded to a multiple of 8 bytes.
+    """
     unread = ElementType("", size, unread="enumeration")
     base = element_type(fields)
     if members != 2 or base.dtype not in ("int8", "uint8") or size != 1:

@@ -1,6 +1,6 @@
 """Gives the values of chunked datasets as contiguous bytes: chunks are read, and their filters undone, when needed.
 
-One band is in memory at a time: some rows of whole chunks, whose values are contiguous in the dataset.
+Values are unpacked band by band. A band is some rows of whole chunks; its values are contiguous in the dataset.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _KEPT = 64 << 20
 
 
 class _Division(NamedTuple):
-    """How a dataset is divided into bands: along the dimension ``dim``, into ``length`` indices each.
+    """How a dataset is divided into bands: a band has at most ``length`` indices of the dimension ``dim``.
 
-    Along the dimensions before ``dim``, a chunk and a band have the size 1.
+    Of each earlier dimension, it has one index (chunks have the size 1 there); of each later dimension, all indices.
     """
 
     dim: int
@@ -48,7 +48,10 @@ def _division(shape: Sequence[int], chunk: Sequence[int], element: int) -> _Divi
 
 
 def band_bytes(shape: Sequence[int], chunk: Sequence[int], element: int) -> int:
-    """Return the size in bytes of the values of a band; the dataset must have values."""
+    """Return the size in bytes of the values of a band; the dataset must not be empty.
+
+    ``shape`` and ``chunk`` are the shapes of the dataset and of a chunk, ``element`` is the bytes of an element.
+    """
     if not shape:
         return element
     dim, length = _division(shape, chunk, element)
@@ -111,7 +114,8 @@ class ChunkedValues:
     def _place(self, division: _Division, offset: int) -> tuple[tuple[int, int], int]:
         """Return the band that has the byte at ``offset``, and the position of the byte in the band.
 
-        A band is (number of the indices before ``division.dim``, first index in ``division.dim``).
+        The band is given as (position in the flattened dimensions before ``division.dim``, first index in
+        ``division.dim``).
         """
         if not self.shape:
             return (0, 0), offset
@@ -121,7 +125,10 @@ class ChunkedValues:
         return (outer, first), rest - first * row
 
     def _unpacked(self, division: _Division, outer: int, first: int) -> bytes:
-        """Return the values of a band: its chunks put together, without what is outside the dataset."""
+        """Return the values of a band: its chunks put together, without elements outside the dataset.
+
+        ``_place`` returns ``outer`` and ``first``.
+        """
         import numpy as np
 
         dim, length = division
@@ -174,7 +181,7 @@ class ChunkedValues:
 
 
 class _DamagedError(Exception):
-    """A chunk is damaged; the text says in which way, after the name of the chunk."""
+    """Raised for a damaged chunk; the message says what is wrong, and is shown after the name of the chunk."""
 
 
 def _without_checksum(data: bytes) -> bytes:
@@ -185,7 +192,7 @@ def _without_checksum(data: bytes) -> bytes:
 
 
 def _inflated(data: bytes, most: int) -> bytes:
-    """Return deflated bytes unpacked; no more than ``most`` bytes are made."""
+    """Return the bytes that ``data`` unpacks to; raises _DamagedError if these are more than ``most``."""
     inflater = zlib.decompressobj()
     try:
         plain = inflater.decompress(data, most + 1)
@@ -197,7 +204,10 @@ def _inflated(data: bytes, most: int) -> bytes:
 
 
 def _unshuffled(data: bytes, width: int) -> bytes:
-    """Return bytes in the order of elements: the first bytes of all elements were stored first, and so on."""
+    """Return the bytes of elements of ``width`` bytes, one element after another.
+
+    ``data`` has the first bytes of all elements, then all second bytes, and so on.
+    """
     import numpy as np
 
     number = len(data) // width

@@ -139,7 +139,7 @@ class _Blocks:
     def group(self, tree: Nested, recipe: int = 0) -> tuple[int, int, int]:
         """Append a group and all that is in it; return the addresses of its header, its B-tree and its heap.
 
-        If ``recipe`` is not 0, the group also has the recipe, a text of so many bytes.
+        If ``recipe`` is not 0, the group also has the recipe: ``recipe`` is the size of its text in bytes.
         """
         links = {name: self._object(one) for name, one in tree.items()}
         if recipe:
@@ -177,8 +177,9 @@ class _Blocks:
     def _tree(self, symbols: Sequence[bytes], places: Sequence[int]) -> int:
         """Append nodes of symbols and the B-tree above them; return the address of its top.
 
-        A key is the offset of a name in the heap. The key before a child is that of the previous child's last name, the
-        key after a child that of its own last name.
+        ``symbols`` has the symbol of each link, ``places`` the offset of its name in the heap. The keys of the B-tree
+        are such offsets: before each child is the key of the previous child's last name, after it that of its own last
+        name.
         """
         level, children = 0, []
         for begin in range(0, len(symbols), _SYMBOLS):
@@ -191,7 +192,10 @@ class _Blocks:
         return children[0][0]
 
     def _level(self, level: int, children: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Append the nodes of one level of a B-tree; return the address and the last key of each."""
+        """Append the nodes of one level of a B-tree; return (address, last key) of each node.
+
+        ``children`` has (address, last key) of each node one level below.
+        """
         size = 24 + 8 * (2 * _CHILDREN + 1)
         parts = [children[begin : begin + _CHILDREN] for begin in range(0, len(children), _CHILDREN)]
         first, made = len(self.data), []
