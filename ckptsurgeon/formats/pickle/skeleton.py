@@ -1,8 +1,9 @@
 """Reads a pickle with large byte strings without reading these strings: each is replaced by its place in the file.
 
-The arrays of a pickle are strings of its bytes, so a pickle of a model has as many bytes as the model. ``load_placed``
-goes through the instructions in a window, skips each long string, and puts an instruction in its place that makes a
-``PlacedBytes``. What remains is small, and is interpreted by ``PickleMachine``. Frames are checked and left out.
+A pickle contains the bytes of each array as a string, so a pickle of a model has as many bytes as the model.
+``load_placed`` goes through the instructions in a window, skips each long string, and puts an instruction in its place
+that makes a ``PlacedBytes``. What remains is small, and is interpreted by ``PickleMachine``. Frames are checked and
+left out.
 """
 
 from __future__ import annotations
@@ -66,7 +67,10 @@ def load_placed(file: File) -> PlacedPickle:
 
 
 def _functions() -> dict[tuple[str, str], Callable[..., object]]:
-    """Return the functions that rebuild plain data and arrays; text that is encoded as Latin-1 keeps its place."""
+    """Return the functions that rebuild plain data and arrays, by (module, name) of the function that each replaces.
+
+    If a pickle encodes a long string as Latin-1, the result is a PlacedBytes, too: the string is not read.
+    """
     table: dict[tuple[str, str], Callable[..., object]] = {**NUMPY, **plain_functions(CopyBudget())}
     plain = table["_codecs", "encode"]
 
@@ -94,9 +98,9 @@ class _Machine(PickleMachine):
 
 @dataclass
 class _Instructions:
-    """The instructions of a pickle in ``file``; ``at`` is the offset of the next one, at last that of the pickle's end.
+    """The instructions of a pickle in ``file``; ``at`` is the offset of the next one, after ``collect`` of the end.
 
-    ``pieces`` has the instructions without long strings, whose places are in ``placed``.
+    ``pieces`` has the bytes of all instructions, without the long strings; ``placed`` has the places of these strings.
     """
 
     file: File
@@ -109,7 +113,7 @@ class _Instructions:
     _edge: int = NO_EDGE
 
     def where(self, position: int) -> int:
-        """Return the offset in the file of the instruction at an offset of the joined ``pieces``."""
+        """Return the offset in the file of the instruction that is at ``position`` in the joined ``pieces``."""
         index = max(0, bisect_right(self._begins, position) - 1)
         return self._sources[index] + position - self._begins[index] if self._begins else position
 
@@ -128,7 +132,11 @@ class _Instructions:
                 raise UnsafeError(f"the pickle has a line over {limits.PICKLE_BYTES} bytes long.", rule="pickle size")
 
     def _window(self, window: bytes, begin: int, left: int) -> tuple[int, int, bool]:
-        """Go through the instructions in a window; return (bytes used, instructions left, whether STOP was reached)."""
+        """Go through the instructions in ``window``, which begins at the offset ``begin`` of the file.
+
+        ``left`` is how many instructions are still allowed. Returns (bytes used of the window, instructions that are
+        then still allowed, whether STOP was reached).
+        """
         kept = position = 0
         done = False
         try:
@@ -168,7 +176,10 @@ class _Instructions:
         return position, left, done
 
     def _length(self, window: bytes, position: int) -> tuple[int, int] | None:
-        """Return (begin, length) of the string at ``position``, if it is long and its length is in the window."""
+        """Return (begin, length) of the string in the instruction at ``position``; None if it is not a long string.
+
+        All positions count from the start of the window. Also returns None if the window ends before the string.
+        """
         form = LENGTHS[window[position]]
         begin = position + 1 + form.size
         if window[position] not in _BYTES | _TEXT or begin > len(window):
@@ -177,7 +188,11 @@ class _Instructions:
         return (begin, length) if length > INLINE else None
 
     def _place(self, op: int, position: int, found: tuple[int, int], begin: int) -> int:
-        """Replace a long string by a persistent id; return the position after the string, relative to ``begin``."""
+        """Replace a long string by a persistent id; return the position after the string.
+
+        The instruction ``op`` is at ``position``; ``found`` has (begin, length) of its string. Positions count from
+        the start of the window, which is at the offset ``begin`` of the file.
+        """
         at, length = found
         if begin + at + length > self.file.size:
             remain = self.file.size - begin - at

@@ -92,9 +92,9 @@ class OpaqueResult:
 class PlacedBytes:
     """A long byte string of a pickle that was not read: its place in the file.
 
-    ``kind`` is "bytes", or "text" for a string in UTF-8, or "encoded" for the Latin-1 bytes of a string that the file
-    has in UTF-8. ``nbytes`` is the number of bytes in the file; how many Latin-1 bytes there are is known only when
-    they are read.
+    ``kind`` is "bytes" for bytes, "text" for a string, which the file has in UTF-8, and "encoded" if the value is such
+    a string encoded as Latin-1. ``nbytes`` is the number of bytes in the file; the number of Latin-1 bytes is known
+    only when they are read.
     """
 
     __slots__ = ("kind", "nbytes", "offset")
@@ -105,7 +105,7 @@ class PlacedBytes:
         self.kind = kind
 
     def encoded(self) -> PlacedBytes:
-        """Return the bytes of this string in Latin-1."""
+        """Return the stand-in for this string encoded as Latin-1."""
         return PlacedBytes(self.offset, self.nbytes, "encoded")
 
     def fits(self, nbytes: int) -> bool:
