@@ -20,7 +20,10 @@ PARAMETERS = (".scales", ".zero_points")
 
 
 def parameters_of(tensor: OutTensor) -> Iterator[tuple[str, ChannelNumbers]]:
-    """Yield the ending of each record with parameters of a quantised tensor, and the numbers in it."""
+    """Yield (ending of the record's name, numbers in the record) for each parameter of a quantised tensor.
+
+    The parameters are the scales and zero points of its channels; each has a record of its own.
+    """
     if tensor.quantiser is not None:
         for ending, numbers in zip(PARAMETERS, (tensor.quantiser.scale, tensor.quantiser.zero), strict=True):
             if isinstance(numbers, ChannelNumbers):
