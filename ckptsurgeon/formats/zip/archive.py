@@ -72,9 +72,10 @@ class Archive:
         return data
 
     def without_seal(self, name: str, recipe: str) -> list[tuple[int, bytes]]:
-        """Return (offset, bytes) of what changes if the seal of ``recipe``, the text of a record, is all zeros.
+        """Return the changes to the file, as (offset, bytes), that would replace the seal of a recipe by zeros.
 
-        The checksum of the record changes, too. The list is empty if the recipe has no seal.
+        ``recipe`` is the text of the record ``name``; the seal is a digest at its end. The checksum of the record
+        changes, too. Returns [] if the recipe has no seal.
         """
         sealed = seal_of(recipe)
         if not sealed:
