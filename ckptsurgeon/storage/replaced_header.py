@@ -1,4 +1,4 @@
-"""The length that a safetensors file states for its header while this is replaced in place."""
+"""Defines the mark of a safetensors file whose header is being replaced in place: an impossible header length."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ PREDICATE = "https://model_signing/signature/v1.0"
 
 
 def signature_of(path: str, *, folder: bool) -> str:
-    """Return the path of an output's signature: in its folder, or next to the file."""
+    """Return the path of the signature of the output ``path``: inside it if it is a folder, else next to the file."""
     return os.path.join(path, MODEL_SIGNATURE) if folder else f"{path}.sig"
 
 

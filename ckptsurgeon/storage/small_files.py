@@ -36,7 +36,10 @@ _KINDS = {
 
 
 def is_of_system(path: str) -> bool:
-    """Return whether the system makes the file at an absolute path; /dev/shm is memory in which users keep files."""
+    """Return whether an absolute path is in a folder that the kernel fills: /proc, /sys or /dev, but not /dev/shm.
+
+    In /dev/shm, users keep files of their own in memory.
+    """
     return path.startswith(("/proc/", "/sys/", "/dev/")) and not path.startswith("/dev/shm/")
 
 
