@@ -20,7 +20,7 @@ __all__ = ["UploadedFolder", "scratch_path", "uploaded_folder"]
 
 
 def scratch_path(uri: str) -> str:
-    """Return a path in the folder for temporary files that is unique for an address.
+    """Return the path that belongs to an address, in the folder for temporary files; each address has another one.
 
     The names of all temp files and folders for this address are made from this path.
     """
