@@ -129,7 +129,8 @@ def blob_of(path: str) -> str:
 def remove_kept(path: str) -> None:
     """Remove a file of a snapshot in the cache, and the blob that the file links to.
 
-    Then no other commit in the cache has these bytes. Nothing is removed if a folder in ``path`` is a link.
+    Without the blob, no other commit in the cache can use these bytes either. Nothing is removed if a folder in
+    ``path`` is a link.
     """
     folder = os.path.dirname(path)
     for name in filter(None, (blob_of(path), path)) if os.path.realpath(folder) == folder else ():

@@ -212,7 +212,8 @@ def copy_file(source: str, path: str, how: FileCollector, origin: FetchOrigin, *
 def collect_file(origin: FetchOrigin, path: str | None, how: FileCollector) -> str:
     """Link, copy or download the file ``origin`` to ``path``; return the path at which the file is then.
 
-    If ``path`` is None, a local file stays where it is, and a file of the hub stays in the cache.
+    If ``path`` is None, or the strategy of ``how`` is "no_link", a local file stays where it is, and a file of the hub
+    stays in the cache.
     """
     kinds = {"local": _local, "url": _address, "store": _address, "hub": _hub}
     place = path if origin.kind in ("url", "store") or how.strategy != "no_link" else None

@@ -42,7 +42,7 @@ def entries(path: str) -> Iterator[str]:
 
 
 def entry_of(path: str) -> str:
-    """Return a path whose folders have all links resolved; the file itself may still be a link."""
+    """Return ``path`` with all links among its folders resolved; its last part may still be a link."""
     folder, name = os.path.split(path)
     return os.path.join(os.path.realpath(folder or "."), name)
 

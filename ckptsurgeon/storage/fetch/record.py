@@ -119,9 +119,9 @@ _MOST = 1 << 16
 class FetchRecord:
     """The record of a fetched file: where it came from, and its size, time and digest when it was put in place.
 
-    A record contains no secrets.
-    ``origin_sha256`` identifies the origin (``FetchOrigin.sha256``). ``fingerprint`` is the size and time of a local
-    file that was copied. ``link`` is the target of a symbolic link. ``etag`` is the ETag of a file from a web address.
+    A record contains no secrets. ``origin_sha256`` identifies the origin (``FetchOrigin.sha256``). ``fingerprint`` is
+    the size and time of a local file that was copied. ``link`` is the target of a symbolic link. ``etag`` is the ETag
+    of a file from a web address.
     """
 
     kind: str
