@@ -127,8 +127,9 @@ class RetryLimits:
 def ask(address: Address, patience: RetryLimits, **headers: str) -> Iterator[httpx2.Response]:
     """Yield the response to a GET request before its body is read, after following redirects.
 
-    If the server is busy or the connection fails, the request is sent again; ``patience`` limits these retries. If the
-    server cannot be reached, there is no retry. Raises SourceError if there is no usable response.
+    The request is sent again if the server is busy, or if a connection stalls or breaks; ``patience`` limits these
+    retries. It is not sent again if the server refuses the connection or does not exist. Raises SourceError if there is
+    no usable response.
     """
     import httpx2
 
@@ -173,7 +174,7 @@ def status_error(address: Address, response: httpx2.Response) -> SourceError:
 
 
 def connection_errors() -> tuple[type[Exception], ...]:
-    """Return the exception types of a connection that fails, stalls or ends too early."""
+    """Return the types of exceptions for a connection that cannot be opened, stalls, breaks or ends too early."""
     import httpx2
 
     return (httpx2.TransportError,)

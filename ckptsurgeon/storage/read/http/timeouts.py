@@ -129,7 +129,8 @@ class ThreadTimeLimits:
     def answered(self, *, again: bool) -> None:
         """Start the time limit of the body, after the head was received.
 
-        If ``again`` is False, the thread's next request gets a new time limit, even if it repeats this request.
+        If the thread then repeats the request, the repetition shares this time limit if ``again`` is True; otherwise it
+        gets a new one.
         """
         pace = getattr(self._kept, "pace", None)
         if pace is not None:
