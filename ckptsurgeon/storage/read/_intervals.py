@@ -1,4 +1,4 @@
-"""Keeps sets of byte ranges of a file, and calls a function for each of many items in several threads."""
+"""Helps to fetch a file in ranges: keeps which bytes are there, cuts ranges for requests, and runs them in threads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Range = tuple[int, int]
 
 
 class Intervals:
-    """A set of byte offsets, kept as sorted ranges that neither overlap nor touch."""
+    """A set of bytes of a file, such as those received so far, kept as sorted ranges that neither overlap nor touch."""
 
     def __init__(self) -> None:
         self._begins: list[int] = []

@@ -51,7 +51,10 @@ def _seek(fd: int, offset: int, whence: int, size: int) -> int:
 
 
 def _reserved(fd: int, size: int) -> list[tuple[int, int]]:
-    """Return the ranges that are only reserved, after the kernel has written cached data of the file to them."""
+    """Return the ranges of a file that are only reserved: they have disk space, but were never written.
+
+    The kernel first writes the cached data of the file to disk, so ranges with such data are not returned.
+    """
     if sys.platform != "linux" or not any(True for _ in _mapped(fd, size, 0)):
         return []
     return list(_mapped(fd, size, _SYNC))
