@@ -283,8 +283,8 @@ def locked_folder(path: str, mode: int = 0o777) -> tuple[str, int]:
 def _taken_over(begun: str, path: str) -> tuple[str, int]:
     """Rename the temp folder of an earlier run, and lock it; returns the new path and its open descriptor.
 
-    On a file system without locks, the earlier run may still be writing. Then it fails, since the folder has a new
-    name.
+    On a file system without locks, the earlier run may still be writing. Then that run fails, since it no longer finds
+    its folder.
     """
     temp = temp_name(path)
     fd = os.open(begun, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""Replaces the headers of safetensors files in place: all of them or none, while no other process has one open.
+"""Replaces the headers of safetensors files in place: all of them or none, while no other process has a file open.
 
 Values may be a million times as large as their header, so they are not written again. Five steps, each on disk before
 the next begins:
@@ -10,8 +10,9 @@ the next begins:
 5. The lengths are written again. The journal is removed.
 
 So no reader ever takes a mixture of two headers for a header. After a run that was killed, ``settle_interrupted``
-finishes the change if the new index is in place, and else writes the old headers back. Meanwhile a lease keeps all
-others out: the kernel grants it if nobody else has the file open or mapped, and whoever opens the file then waits.
+finishes the change if the new index is in place, and else writes the old headers back. During the change, a lease on
+each file keeps other processes out: the kernel grants the lease if no other process has the file open or mapped, and
+a process that opens the file then waits.
 
 Linux man-pages: fcntl(2), "Leases".
 """
@@ -52,7 +53,7 @@ RECORD = ".rename"
 
 
 class NewHeader(NamedTuple):
-    """The beginning of a file, with the length of its header and the header: as it is (``old``), and as it will be."""
+    """A header to replace: the first bytes of the file ``path`` (length and header) now, and after the change."""
 
     path: str
     old: bytes
@@ -61,10 +62,11 @@ class NewHeader(NamedTuple):
 
 @dataclass(frozen=True)
 class _Journal:
-    """The old headers of files in a folder, by name, and what else belongs to one change.
+    """The journal of one change: what is needed to finish it or to undo it.
 
-    ``name`` is the file, or the index, that users name. ``index`` is the SHA-256 of the new index, '' without one.
-    ``record`` is the name of the file that describes the change.
+    ``old`` has the old headers of the files in ``folder``, by name. ``name`` is the name of the file, or of the index,
+    that the user passed. ``index`` is the SHA-256 of the new index, '' if there is no index. ``record`` is the name of
+    the file that describes the change.
     """
 
     folder: str
@@ -102,8 +104,9 @@ def replace_headers(
 ) -> None:
     """Replace the headers of files in one folder, and the index at ``path`` if ``index`` has its new bytes.
 
-    ``record`` is the name and the content of a new file that describes the change. Raises OutputError, after which all
-    files are as they were, unless the message says that they cannot be read now.
+    ``record`` is the name and the content of a new file that describes the change. ``wait`` is how many seconds to wait
+    for another run to finish. Raises OutputError; then all files are as before, unless the message says that they
+    cannot be read now.
     """
     folder, name = os.path.split(os.path.abspath(path))
     old = {os.path.basename(one.path): one.old for one in headers}
@@ -131,7 +134,10 @@ def replace_headers(
 
 
 def check_alone(path: str) -> None:
-    """Raise OutputError if the header of a file cannot be replaced in place: it has hard links, or others read it."""
+    """Raise OutputError if the header of a file cannot be replaced in place.
+
+    The file must have no links, and no other process may have it open.
+    """
     with suppress(FileNotFoundError), _open_alone(path):
         pass
 
@@ -166,7 +172,10 @@ def settle_interrupted(path: str) -> list[str]:
 
 @contextmanager
 def _alone(one: NewHeader) -> Iterator[int]:
-    """Open a file for writing and keep others out of it; raises OutputError if this cannot be, or if it has changed."""
+    """Open a file for writing, and keep other processes out of it during the block.
+
+    Raises OutputError if that is impossible, or if the header is no longer ``one.old``.
+    """
     with _open_alone(one.path) as fd:
         if os.pread(fd, len(one.old), 0) != one.old:
             raise OutputError(f"{escape(one.path)} has changed since it was read.", hint="Make a new plan.")
@@ -191,7 +200,7 @@ def _open_alone(path: str) -> Iterator[int]:
 
 @contextmanager
 def _opened(path: str) -> Iterator[int]:
-    """Open a regular file that has one name; raises OSError, and OutputError for one with several names."""
+    """Open a regular file for writing during the block; raises OutputError if it has hard links, or else OSError."""
     fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         found = os.fstat(fd)
@@ -209,7 +218,7 @@ def _opened(path: str) -> Iterator[int]:
 
 
 def _lease(fd: int, path: str) -> None:
-    """Keep other processes from opening a file until it is closed; raises OutputError if one has it open."""
+    """Keep other processes from opening a file until ``fd`` is closed; raises OutputError if one has it open."""
     if not hasattr(fcntl, "F_SETLEASE"):
         raise _shared(path)
     try:
@@ -256,7 +265,7 @@ def _write_new(path: str, data: bytes) -> None:
 
 
 def _put(path: str, data: bytes) -> None:
-    """Put a file with the bytes ``data`` in the place of another; raises OSError."""
+    """Replace the file ``path``, in one step, by a file with the bytes ``data``; raises OSError."""
     temp = os.path.join(os.path.dirname(os.path.abspath(path)), f"{stem(os.path.basename(path))}ckpt-index")
     with suppress(FileNotFoundError):
         os.unlink(temp)
@@ -266,9 +275,9 @@ def _put(path: str, data: bytes) -> None:
 
 
 def _settle_after(error: BaseException, journal: _Journal, files: dict[str, int]) -> bool:
-    """Undo a change that failed with ``error``, or finish it if the new index is in place; returns which.
+    """Undo a change that failed with ``error``, or finish it if the new index is in place.
 
-    Raises OutputError if that fails too.
+    Returns True if the change was finished. Raises OutputError if undoing or finishing fails, too.
     """
     try:
         return _settle(journal, files, undo=True)
@@ -287,9 +296,10 @@ def _unreadable(journal: _Journal, error: BaseException) -> OutputError:
 
 
 def _settle(journal: _Journal, files: dict[str, int], *, undo: bool) -> bool:
-    """Bring all files to one state, and remove the journal; returns whether that is the new one. Raises OSError.
+    """Finish or undo a change, and remove the journal; returns True if the change was finished. Raises OSError.
 
-    A change with an index is done once the new index is in place; another once the length is written, unless ``undo``.
+    With an index, the change is finished if the new index is in place. Without one, it is finished if the length of the
+    new header is already in the file; if ``undo`` is true, it is undone then, too.
     """
     is_new = bool(journal.index) and _digest(os.path.join(journal.folder, journal.name)) == journal.index
     for name, fd in files.items():
