@@ -33,9 +33,9 @@ NEAR = 1 / 256
 def cast_code_notes(sample: Collection[MatrixSample], coded: Collection[str] = ()) -> Iterator[str]:
     """Yield a note if the values of matrices are those of codes: 8-bit or 4-bit floats, whole numbers, nf4 or fp4.
 
-    A program that casts all tensors of a quantised model, scales included, writes such files. ``coded`` has the keys of
-    the parts of quantised tensors, which are not in the sample: a single matrix of codes has a note if other layers are
-    quantised.
+    A program that casts all tensors of a quantised model, scales included, writes such files. There is no note on a
+    single matrix, unless the same matrix of other layers is quantised or has no codes. ``coded`` has the keys of the
+    parts of quantised tensors, which are not in ``sample``.
     """
     found: dict[str, list[str]] = {}
     for one in sample:

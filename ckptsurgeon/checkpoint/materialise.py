@@ -172,7 +172,7 @@ def _made(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
 
 
 def _with_noise(of: torch.Tensor, info: TensorInfo, made: Noisy) -> torch.Tensor:
-    """Return a tensor with noise: computed and rounded as when it is written."""
+    """Return the tensor ``of`` with noise, computed and rounded as it would be for an output file."""
     from ..tensors.decoders._decoder import whole
     from ..tensors.ops.casts import cast
     from ..tensors.ops.noise import noisy_factors

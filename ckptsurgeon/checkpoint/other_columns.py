@@ -1,4 +1,4 @@
-"""Finds MLX's weights whose settings give them other columns than the same weights of other layers have."""
+"""Finds MLX's weights that, by the settings, have another number of columns than the same weights of other layers."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ SHOWN = 3
 def of_other_columns(path: str, codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
     """Yield a note if the settings of a module (bits, group_size) contradict its codes.
 
-    The number of columns is computed from the settings: 8 bits in groups of 32 make half as many as 4 bits in groups of
-    64. So it is compared with that of the same weight in other layers. There is a note only if other bits and another
-    group size give exactly those columns.
+    The number of columns of a weight is computed from its settings: 8 bits in groups of 32 give half as many columns as
+    4 bits in groups of 64. Wrong settings show if the same weight of other layers has another number of columns. There
+    is a note only if other bits and another group size give the weight exactly that number.
     """
     roles: dict[str, list[QuantisedTensor]] = defaultdict(list)
     for one in codes.tensors:
@@ -60,6 +60,9 @@ def _may_have(one: QuantisedTensor, tensors: Mapping[str, TensorInfo], columns: 
 
 
 def _fits_the_layer(one: QuantisedTensor, names: Mapping[str, QuantisedTensor]) -> bool:
-    """Return whether the weight that makes the inputs has as many rows: then the layer itself has another width."""
+    """Return whether the weight that computes the inputs of ``one`` has as many rows as ``one`` has columns.
+
+    Then the settings are right, and this layer has another width than others. ``names`` has the tensors by name.
+    """
     before = [names.get(one.name.replace(part, other)) for part, other in BEFORE.items() if part in one.name]
     return any(other is not None and other.shape and other.shape[-2] == _columns(one) for other in before)

@@ -51,8 +51,8 @@ class Packing:
     """The packed entries of a state dict.
 
     ``layers`` are the modules whose packed weights are read. ``unread`` maps each packed entry that is not read to the
-    name of its class. ``own`` maps each module that is not a quantised layer, but pickles another state than
-    its attributes, to its class. ``unused`` has the tensors that a packed layer saves, but does not use.
+    name of its class. ``own`` maps each module that defines how it is pickled, and is not a quantised layer, to the
+    name of its class. ``unused`` has the tensors that a packed layer saves, but does not use.
     """
 
     layers: tuple[str, ...] = ()
@@ -86,8 +86,8 @@ def unpacked(entries: Entries, take: Take, *, is_module: bool) -> tuple[Entries,
     """Return a state dict with tensors in place of packed weights, and a description of what was packed.
 
     Each tensor in an entry that cannot be read becomes a tensor without values: so it is counted, and a command that
-    would lose it refuses. ``is_module`` is whether the entries are those of a pickled module; then any object in them
-    is a layer.
+    would lose it refuses. ``take`` counts the values that are visited, and raises UnsafeError if there are too many. If
+    ``is_module`` is true, the entries are those of a pickled module: then each object in them is a layer.
     """
     packed = {key: value for key, value in entries.items() if _is_packed(key, value, is_module=is_module)}
     if not packed:
@@ -110,7 +110,7 @@ def unpacked(entries: Entries, take: Take, *, is_module: bool) -> tuple[Entries,
 
 
 def _is_quantised(key: str, value: object) -> bool:
-    """Return whether a packed entry is one of a quantised layer, by its key or the module of its class."""
+    """Return whether a packed entry belongs to a quantised layer, judged by its key or the module of its class."""
     if is_script_object(value) or not isinstance(value, OpaqueResult) or _module(key) != key:
         return True
     return isinstance(value.name, GlobalName) and ".quantized" in value.name.module
@@ -166,7 +166,7 @@ def _module(key: str) -> str:
 
 
 def _layer(key: str, value: object) -> Tensors:
-    """Return the weight and bias in a packed entry of Linear, a cell, an embedding or a convolution; {} if in none."""
+    """Return the weight and bias in a packed entry of Linear, a cell, an embedding or a convolution; {} for others."""
     content, stem = _content(value), _module(key)
     for end, names in LINEAR.items():
         if f".{key}".endswith(end):
@@ -266,7 +266,10 @@ def _directions(cells: Sequence[Sequence[TensorInfo | None]]) -> int:
 
 
 def _apart(read: Mapping[str, Tensors], entries: Collection[Any]) -> dict[str, Tensors]:
-    """Return the packed entries that have tensors, without those whose tensors would get the key of another entry."""
+    """Return the items of ``read`` that have tensors, without those whose tensors would get the key of another entry.
+
+    ``read`` has the tensors of each packed entry, {} if it cannot be read; ``entries`` has all keys of the state dict.
+    """
     taken, found = set(entries), dict[str, Tensors]()
     for key, tensors in read.items():
         if tensors and taken.isdisjoint(tensors):
@@ -302,7 +305,7 @@ def _inside(node: object) -> Sequence[Any]:
 
 
 def _dtypes(read: Iterable[str], entries: Entries) -> Iterator[str]:
-    """Yield the keys of the dtypes that are stored with packed weights: the weights have the same dtype."""
+    """Yield the keys of entries that only state the dtype of a packed weight; the weight itself shows its dtype."""
     for key in read:
         layer = key.rpartition(".")[0]
         if f".{layer}".endswith(LAYER) and not isinstance(entries.get(f"{layer}.dtype"), TensorInfo):
@@ -310,7 +313,10 @@ def _dtypes(read: Iterable[str], entries: Entries) -> Iterator[str]:
 
 
 def _unused(read: Mapping[str, Tensors], entries: Entries) -> Iterator[tuple[str, TensorInfo]]:
-    """Yield the scale and zero point of each Linear whose weight has 16 bits: torch.ao stores it as plain floats."""
+    """Yield (key, tensor) of the scale and zero point of each Linear whose weight is plain floats, of 16 bits.
+
+    torch.ao saves them for such a layer, too, but does not use them.
+    """
     for key, tensors in read.items():
         if f".{key}".endswith(LAYER) and all(DTYPES[one.dtype].kind == "float" for one in tensors.values()):
             for end in UNUSED:

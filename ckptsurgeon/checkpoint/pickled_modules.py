@@ -51,8 +51,8 @@ def is_module(node: Any) -> bool:
 def module_entries(root: OpaqueResult, allowed: SearchLimit) -> Iterator[tuple[str, Any]]:
     """Yield the entries of ``state_dict()`` of a pickled ``nn.Module``, in its order.
 
-    The values are tensors, and the objects of quantised layers: a submodule that pickles another state than its
-    attributes, or an attribute that is an object of TorchScript.
+    The values are tensors, and objects that may be quantised layers: a submodule that defines how it is pickled, so
+    that its attributes are unknown, or an attribute that is an object of TorchScript.
 
     Raises UnsafeError if there are more modules or tensors than ``allowed``, a module is nested too deeply, or a
     name is too long.

@@ -171,7 +171,7 @@ def _casts(one: QuantisedTensor, tensors: Tensors) -> Iterator[str]:
 
 
 def _nvfp4_scales(path: str, codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes on nvfp4 whose scales have another dtype than the only one, or than those of most other tensors."""
+    """Yield notes on nvfp4 tensors whose scales have a dtype that loaders do not accept, or that most others lack."""
     found: dict[str, list[str]] = {}
     for name, end, dtype, usual in wrong_nvfp4_scales(codes, tensors, settings):
         found.setdefault(f"{end[1:]} in {dtype}, but {usual}", []).append(name)
@@ -183,7 +183,8 @@ def _nvfp4_scales(path: str, codes: QuantisedTensors, tensors: Tensors, settings
 def _turned(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[str]:
     """Yield a note on experts of gpt-oss whose codes (experts, out, blocks, 16) have another ``out`` than their bias.
 
-    The matrix to pack is (experts, in, out); without a transpose, the codes are (experts, in, blocks, 16).
+    Before packing, the matrix (experts, in, out) has to be transposed; otherwise the codes are (experts, in, blocks,
+    16).
     """
     found: dict[str, list[str]] = {}
     for one in codes.tensors:

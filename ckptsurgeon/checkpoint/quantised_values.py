@@ -64,7 +64,8 @@ States = Mapping[str, Mapping[str, Any]]
 def quant_states(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read) -> States:
     """Return the ``quant_state`` of each weight that has one: its shape, block size and so on.
 
-    A ``quant_state`` that cannot be read is left out.
+    ``read`` returns the bytes of a small tensor, b"" if they cannot be read. A ``quant_state`` that cannot be read is
+    left out.
     """
     found = {}
     for one in codes.tensors:
@@ -87,7 +88,11 @@ def notes_on_values(
     read: Read,
     states: States,
 ) -> Iterator[str]:
-    """Yield a note for each kind of contradiction, with the names of the quantised tensors that have it."""
+    """Yield a note for each kind of contradiction, with the names of the quantised tensors that have it.
+
+    ``read`` returns the bytes of a small tensor, b"" if they cannot be read; ``states`` is the result of
+    ``quant_states``.
+    """
     found: dict[str, list[str]] = {}
     for name, data, groups, may_be_unset in _orders(codes, tensors, read):
         if said := _of_order(data, groups, settings, may_be_unset=may_be_unset):

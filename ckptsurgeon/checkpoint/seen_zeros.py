@@ -1,4 +1,4 @@
-"""Notes on zeros that were noticed while a verb read values for another purpose: a part of a file may be missing."""
+"""Makes notes on zeros that a verb came upon when it read values: a part of the file may be missing there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SeenZeros = dict[str, dict[str, list[int]]]
 
 
 def take_zeros(checkpoints: Iterable[Checkpoint]) -> SeenZeros:
-    """Return the pages of zeros that were read from the files of checkpoints; the files forget them."""
+    """Return the pages of zeros that were read from the files of checkpoints so far; the next call omits them."""
     found: SeenZeros = {}
     for one in checkpoints:
         for name, file in one.open_files().items():
@@ -29,10 +29,10 @@ def take_zeros(checkpoints: Iterable[Checkpoint]) -> SeenZeros:
 def seen_zero_notes(
     checkpoints: Iterable[Checkpoint], every: Iterable[SeenZeros] | None = None, said: Collection[str] = ()
 ) -> Iterator[str]:
-    """Yield the notes of ``ckpt check`` on zeros that were read, where a part of a file is perhaps missing.
+    """Yield the notes that ``ckpt check`` has on zeros, for the zeros that were read: a part of a file may be missing.
 
-    ``every`` is what was taken from the files before, None to take it now. Notes that are in one of ``said`` are left
-    out.
+    ``every`` has the results of ``take_zeros``; if it is None, ``take_zeros`` is called now. A note that is a part of
+    one of the notes ``said`` is left out.
     """
     read = list({one.path: one for one in checkpoints}.values())
     seen = [take_zeros(read)] if every is None else list(every)

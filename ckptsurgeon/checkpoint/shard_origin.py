@@ -32,9 +32,9 @@ def damaged_recipe_notes(recipe: str | None, path: str) -> Iterator[str]:
 def other_shard_notes(
     recipe: str | None, tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]
 ) -> Iterator[str]:
-    """Yield a note on shards that are not those that the recipe beside them describes, although other shards are.
+    """Yield a note if some shards fit the recipe in their folder, but others do not: these are of another output.
 
-    A shard of another output may have equal keys and shapes, and so an equal header. Two tensors of each shard are
+    A shard of another output may have equal keys and shapes, and so an equal header. So two tensors of each shard are
     read: its smallest, and its largest of at most ``LARGEST`` bytes. ``tensors`` are the tensors by their keys in the
     files, ``handles`` maps each ``Storage.file`` to the open file.
     """

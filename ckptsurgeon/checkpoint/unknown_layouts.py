@@ -57,10 +57,11 @@ def unknown_layouts(
 def _other_dtypes(
     path: str, codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Yield a note for each dtype that is not one in which a ``format`` of compressed-tensors stores a part.
+    """Yield a note for each part (such as a scale) with a dtype in which its ``format`` never stores this part.
 
-    compressed-tensors computes 2**(number - 127) from a scale that should be an exponent, whatever its dtype; but it
-    uses the values of other parts, such as scales of nvfp4 in bfloat16, in any dtype.
+    The format is the one of compressed-tensors that the settings give. If a scale should be an exponent, there is a
+    note in any case: compressed-tensors computes 2**(number - 127) from it, whatever its dtype. Other parts, such as
+    scales of nvfp4 in bfloat16, have a note only if ckpt cannot decode the tensor: loaders may convert their values.
     """
     stated = stated_by(settings)
     formats = list(dict.fromkeys(scheme.format for scheme in stated.schemes))

@@ -47,7 +47,7 @@ def zero_run_notes(
 
     Zeros that are there on purpose fill whole rows, or the same columns of several rows. So there is a note on zeros
     that begin or end in the middle of a row; on matrices of several roles, one after the other in the file, that are
-    all zeros although those of other layers are not; and on whole rows that other layers do not lack (``lost_rows``).
+    all zeros although those of other layers are not; and on whole rows of zeros that seem to be lost (``lost_rows``).
 
     All bytes of ``keys`` are read. If it is None, ``pages`` has the offsets of pages of zeros in each file, in order.
     If both are None, a few blocks are read at the end of each part in which a file may have been downloaded.
@@ -137,7 +137,7 @@ def _pages(file: File, places: Places, keys: Collection[str] | None, pages: Iter
 
 
 def _zeros(file: File, places: Places, pages: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Yield (begin, end) of ranges of zeros that are in matrices."""
+    """Yield (begin, end) of each range of zeros around one of ``pages`` that is in a matrix."""
     end = 0
     for page in pages:
         if page >= end and places.at(page) is not None and _is_zero(file, page, PAGE):
@@ -180,7 +180,7 @@ def _around(file: File, page: int) -> tuple[int, int]:
 
 
 def _steps(most: int, is_zero: Callable[[int], bool]) -> int:
-    """Return the largest number of steps, up to ``most``, after which a block is zero."""
+    """Return the largest number of steps, up to ``most``, for which ``is_zero`` was found to return True."""
     good, step = 0, 1
     while good + step <= most and is_zero(good + step):
         good, step = good + step, 2 * step
