@@ -1,1 +1,1 @@
-"""Notes that need the values of some tensors: a bounded number of bytes is read from local files."""
+"""Makes notes that need the values of some tensors: a limited number of bytes is read, from local files only."""

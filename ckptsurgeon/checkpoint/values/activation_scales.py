@@ -46,7 +46,7 @@ _ENDS = ("_scale", "scale_input")
 
 
 def unusable_scales(keys: Iterable[str], extent: Extent) -> Iterator[ImpossibleValues]:
-    """Yield which of the scales ``keys`` are 0 or negative."""
+    """Yield a finding on those of the scales ``keys`` that are 0 or negative; ``extent`` reads the values of a key."""
     below = [key for key in keys if (ends := extent(key)) is not None and ends[0] <= 0 and ends[0] != UNSET]
     if below:
         said = (
@@ -56,7 +56,10 @@ def unusable_scales(keys: Iterable[str], extent: Extent) -> Iterator[ImpossibleV
 
 
 def inverse_scales(keys: Iterable[str], extent: Extent) -> Iterator[ImpossibleValues]:
-    """Yield which of the scales ``keys`` seem to be stored as 1 / scale, compared with the scales of other layers."""
+    """Yield a finding on those of the scales ``keys`` that seem to be stored as 1 / scale, unlike other layers' scales.
+
+    ``extent`` reads the values of a key.
+    """
     inverse = _inverse({key: ends[1] for key in keys if (ends := extent(key)) is not None and ends[0] > 0})
     if inverse:
         are, them = ("is", "it") if len(inverse) == 1 else ("are", "them")

@@ -31,9 +31,10 @@ COPIED = "{part} equal to those of another tensor, bit for bit, but other {rest}
 
 
 def copied_parts(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read) -> Iterator[tuple[str, str]]:
-    """Yield (the names of both weights, what it has) for each tensor with the scales or codes of another tensor.
+    """Yield (names of both weights, text) for each tensor with the scales or codes of another tensor.
 
-    If all parts are equal, nothing is yielded: the weight is a copy, which ``ckpt check`` reports.
+    The text says what the tensor has, to follow "has" in a note. ``read`` returns the bytes of a small tensor. If all
+    parts are equal, nothing is yielded: the weight is a copy, which ``ckpt check`` reports.
     """
     every = [one for one in codes.tensors if one.codes and one.codes in tensors]
     some = every[:: len(every) // TENSORS + 1]
@@ -52,7 +53,11 @@ def copied_parts(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], rea
 def _copies(
     group: list[tuple[QuantisedTensor, str]], tensors: Mapping[str, TensorInfo], read: Read
 ) -> Iterator[tuple[str, str]]:
-    """Yield the tensors of a group that share a part but not the others; all their parts begin alike."""
+    """Yield the same pairs as ``copied_parts``, for one group of quantised tensors.
+
+    ``group`` has (tensor, ending of the key of its part) for parts whose first bytes are equal. A tensor is yielded if
+    the whole part equals that of another tensor, but its other parts differ from that tensor's.
+    """
     by_bytes: dict[bytes, list[tuple[QuantisedTensor, str]]] = defaultdict(list)
     for one, end in group:
         by_bytes[_pieces(tensors[one.parts[end]], read)].append((one, end))

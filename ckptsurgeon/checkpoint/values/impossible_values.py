@@ -56,7 +56,7 @@ If no value is negative, the two may be 0 and infinity."""
 
 
 class ImpossibleValues(NamedTuple):
-    """Tensors with impossible values. ``said`` is the predicate of a message, ``todo`` the advice.
+    """A finding: tensors with impossible values. ``said`` ends the sentence "5 tensors …"; ``todo`` is the advice.
 
     ``is_serious`` is whether the model computes NaN with these values.
     """
@@ -74,7 +74,7 @@ def impossible_value_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[s
 
 
 def said_of(one: ImpossibleValues) -> str:
-    """Return a note on values that cannot be right."""
+    """Return a finding as a note."""
     return f"{count(len(one.keys), 'tensor')} {one.said}: {listing([escape(key) for key in one.keys])}"
 
 
@@ -91,7 +91,7 @@ def read_extents(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File])
 
 
 def impossible_values(tensors: Mapping[str, TensorInfo], extent: Extent) -> Iterator[ImpossibleValues]:
-    """Yield findings on tensors whose values are impossible, or very unlikely."""
+    """Yield findings on tensors whose values are impossible, or very unlikely; ``extent`` reads the values of a key."""
     keys = [key for key in tensors if key.endswith(_ENDS)]
     variances = [key for key in keys if VARIANCE.search(key) or FLAX.search(key)]
     yield from _negative_variances(variances, extent)

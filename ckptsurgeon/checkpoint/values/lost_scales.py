@@ -17,7 +17,7 @@ __all__ = ["EIGHT_BITS", "lost_scale_notes", "unlike_other_layers"]
 
 
 class _Format(NamedTuple):
-    """The number of bits of the mantissa, and what is subtracted from the exponent."""
+    """A type of 8-bit floats: the number of bits of the mantissa, and the bias of the exponent."""
 
     mantissa: int
     bias: int
@@ -40,10 +40,12 @@ Scales are chosen so that the largest code of a tensor, a channel or a block is 
 def lost_scale_notes(
     sample: Collection[MatrixSample], unlike: Mapping[str, str], *, are_described: bool = False
 ) -> Iterator[str]:
-    """Yield a note if matrices of 8-bit floats have values as large as codes; none of them belongs to any scales.
+    """Yield a note if matrices of 8-bit floats, which have no scales, have values as large as those of codes.
 
-    One matrix may have any values, except if its key is in ``unlike`` (see ``unlike_other_layers``). The other matrices
-    in ``unlike`` have a note, too, unless tensors ``are_described`` by a config.json: other notes compare the two.
+    ``sample`` has such matrices, ``unlike`` is the result of ``unlike_other_layers``. There is no note on a single
+    matrix, which may have any values, unless it is in ``unlike``. There is also a note on all other matrices in
+    ``unlike``, unless ``are_described`` is true: then a config.json describes the tensors, and other notes compare the
+    two.
     """
     found = [one for one in sample if one.dtype in EIGHT_BITS and _median(one) > MEDIAN]
     if len(found) >= FEWEST or any(one.key in unlike for one in found):
@@ -73,9 +75,11 @@ def _unlike_notes(unlike: Mapping[str, str], said: Container[str]) -> Iterator[s
 def unlike_other_layers(
     plain: Collection[str], tensors: Mapping[str, TensorInfo], coded: Container[str]
 ) -> dict[str, str]:
-    """Return which of ``plain``, the matrices of 8-bit floats without scales, other layers store otherwise, and how.
+    """Return {key: how other layers store the matrix} for those of ``plain`` that most other layers store otherwise.
 
-    More than half of the matrices of the same role (the key without numbers) have scales, or are wider floats.
+    ``plain`` has the keys of the matrices of 8-bit floats without scales, ``coded`` those of quantised tensors. A
+    matrix is returned if more than half of all matrices of its role (the key without numbers) have scales, or are
+    floats of one wider dtype.
     """
     roles = {NUMBER_IN_KEY.sub("#", key) for key in plain}
     ends = tuple({role.rpartition("#")[2] for role in roles})  # saves time: few keys have these ends

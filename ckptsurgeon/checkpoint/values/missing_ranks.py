@@ -15,9 +15,9 @@ WIDTH, ROWS, COLUMNS = "norm.weight", "layers.0.attention.wq.weight", "layers.0.
 
 
 def missing_rank_notes(tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
-    """Yield a note if the rows of queries and the columns of outputs are the same fraction of the model's width.
+    """Yield a note if the rows of the query weight and the columns of the output weight are 1/n of the model's width.
 
-    The heads of all of Meta's models together are as wide as the model.
+    In each of Meta's models, the heads of all ranks together are as wide as the model: so there are n ranks.
     """
     shapes = [tensors[key].shape if key in tensors else () for key in (WIDTH, ROWS, COLUMNS)]
     if [len(shape) for shape in shapes] != [1, 2, 2] or any(tensors[key].made for key in (WIDTH, ROWS, COLUMNS)):

@@ -1,4 +1,4 @@
-"""Notes on scales of bitsandbytes' 4-bit codes that bitsandbytes never makes: another table of values, or one scale.
+"""Finds scales of 4-bit weights that bitsandbytes never makes: with another table of values, or all equal.
 
 With double quantisation, the scales (``absmax``) are codes of 8 bits. Their values are in ``nested_quant_map``, the
 same table for all tensors.
@@ -35,7 +35,10 @@ ONE_SCALE = "an absmax whose values are all equal, although the codes of these b
 def odd_nested_scales(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read
 ) -> Iterator[tuple[str, str]]:
-    """Yield (name of the weight, what it has) for each tensor of bitsandbytes with impossible scales."""
+    """Yield (name of the weight, text) for each tensor of bitsandbytes with impossible scales.
+
+    The text says what the weight has, to follow "has" in a note. ``read`` returns the bytes of a small tensor.
+    """
     every = [one for one in codes.tensors if family(one.method) == "bitsandbytes" and ".absmax" in one.parts]
     for one in every[:: len(every) // TENSORS + 1]:
         if ".nested_quant_map" in one.parts and not _is_dynamic_map(tensors[one.parts[".nested_quant_map"]], read):

@@ -26,7 +26,10 @@ NOT_POWERS = (
 def odd_power_scales(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Mapping[str, Any], read: Read
 ) -> Iterator[tuple[str, str]]:
-    """Yield (name of the weight, what it has) for 8-bit floats whose scales are not powers of two (DeepSeek-V3.1)."""
+    """Yield (name of the weight, text) for 8-bit floats whose scales are not powers of two (DeepSeek-V3.1).
+
+    The text says what the weight has, to follow "has" in a note. ``read`` returns the bytes of a small tensor.
+    """
     if str(settings.get("scale_fmt")).lower() != "ue8m0":
         return
     scales = {

@@ -19,8 +19,8 @@ FEWEST = 8
 def shifted_weight_notes(sample: Collection[MatrixSample]) -> Iterator[str]:
     """Yield a note if the means of most matrices are far from 0, in the same direction.
 
-    Zero points of 4 bits that are off by one shift all weights by about a third of their size, and codes without zero
-    points become weights without a negative one. Trained networks have no such mean in most of their matrices.
+    If 4-bit zero points are wrong by one, all weights are shifted by about a third of their usual size. If codes are
+    decoded without zero points, no weight is negative. In trained networks, most matrices have a mean near 0.
     """
     means = {one.key: _mean(one.numbers()) for one in sample}
     for is_up, way in ((True, "above"), (False, "below")):

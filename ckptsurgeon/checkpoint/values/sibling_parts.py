@@ -36,7 +36,11 @@ UNLIKE = (
 def odd_sibling_parts(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read
 ) -> Iterator[tuple[str, str]]:
-    """Yield (name of the weight, what it has) for each tensor whose part differs from that of its siblings."""
+    """Yield (name of the weight, text) for each tensor with a part that differs from that of its siblings.
+
+    Siblings are the weights of one layer that have the same inputs. The text says what the weight has, to follow "has"
+    in a note. ``read`` returns the bytes of a small tensor.
+    """
     for part in PARTS:
         found: dict[tuple[tuple[str, ...], str], dict[str, tuple[str, TensorInfo]]] = {}
         for one in codes.tensors:
@@ -53,9 +57,10 @@ def odd_sibling_parts(
 def _unlike(
     part: str, names: Sequence[str], groups: Sequence[Mapping[str, tuple[str, TensorInfo]]], read: Read
 ) -> Iterator[tuple[str, str]]:
-    """Yield the tensors whose part differs within a group, if the parts are equal in most of the other groups.
+    """Yield the same pairs as ``odd_sibling_parts`` for the part ``part`` (the ending of its key) of some siblings.
 
-    Each group has (name of the weight, its part) by the name of the module, for all ``names``.
+    Each group has the siblings of one layer: {name of the module, one of ``names``: (name of the weight, its part)}.
+    Nothing is yielded unless the parts are equal within most groups.
     """
     if len(groups) <= FEWEST:
         return

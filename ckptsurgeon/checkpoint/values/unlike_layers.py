@@ -33,7 +33,8 @@ def unlike_layer_notes(
 ) -> Iterator[str]:
     """Yield notes on the norms and biases in a sample that are zeros or random, unlike those of other layers.
 
-    With ``are_zeros_said``, another note says that a part of the file is zeros; then there is none on zeros.
+    If ``are_zeros_said`` is true, another note already says that a part of the file is zeros: then there is no note on
+    zeros here.
     """
     roles: dict[str, list[str]] = defaultdict(list)
     for key in sample.raw:

@@ -1,4 +1,4 @@
-"""Notes on values that cannot be right, from a small part of the bytes of a checkpoint."""
+"""Makes notes on values that cannot be right; only a small part of the bytes of a checkpoint is read for them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def value_notes(
     without scales, wrong dtypes, shifted weights, impossible values, NaN, and norms unlike those of other layers.
 
     ``handles`` maps each ``Storage.file`` to the open file; remote files are not read. ``coded`` has the keys of the
-    parts of quantised tensors. ``are_described`` is whether a config.json describes the tensors, so that other notes
+    parts of quantised tensors. If ``are_described`` is true, a config.json describes the tensors, and other notes
     compare the two.
     """
     yield from unwritten_notes(tensors, handles)

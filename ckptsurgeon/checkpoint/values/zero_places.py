@@ -1,4 +1,4 @@
-"""The places of tensors in their files, for notes on ranges of zeros."""
+"""Finds the tensor at an offset of a file, for notes on ranges of zeros."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class Places:
         return place if place is not None and place.row and offset < place.end else None
 
     def within(self, begin: int, end: int) -> list[Place]:
-        """Return the places that lie wholly between two offsets of the file."""
+        """Return the places that are completely in the range from ``begin`` up to ``end`` (exclusive)."""
         first = bisect_left(self.all, begin, key=itemgetter(0))
         last = bisect_left(self.all, end, key=itemgetter(0))
         return [place for place in self.all[first:last] if place.end <= end]
 
     def between(self, begin: int, end: int) -> Iterator[Place]:
-        """Yield the places that have bytes in the range from ``begin`` to before ``end``."""
+        """Yield the places that have bytes in the range from ``begin`` up to ``end`` (exclusive)."""
         return (place for place in self.all if place.begin < end and begin < place.end)
 
 

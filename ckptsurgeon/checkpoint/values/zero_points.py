@@ -1,4 +1,4 @@
-"""Notes on zero points of GPTQ and AWQ that contradict the settings, or those of the other tensors of the model.
+"""Finds zero points of GPTQ and AWQ that contradict the settings, or the zero points of the model's other tensors.
 
 Symmetric quantisation has one zero point for all codes, the middle of their range, so all zero points of a model are
 equal. GPTQ's first format stores them minus one.
@@ -53,7 +53,10 @@ DIFFERENT = -1
 def odd_zero_points(
     codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Mapping[str, Any], read: Read
 ) -> Iterator[tuple[str, str]]:
-    """Yield (name of the weight, what its zero points are) for each tensor whose zero points cannot be right."""
+    """Yield (name of the weight, text) for each tensor whose zero points cannot be right.
+
+    The text says what the weight has, to follow "has" in a note. ``read`` returns the bytes of a tensor.
+    """
     found = dict(_zero_points(codes, tensors, read))
     said = dict(_asymmetric(found)) if settings.get("sym") is True else {}
     yield from said.items()
@@ -79,7 +82,10 @@ def _zero_points(
 
 
 def _asymmetric(found: Mapping[str, tuple[str, int, bytes]]) -> Iterator[tuple[str, str]]:
-    """Yield each GPTQ tensor whose zero points are not all the middle of the codes."""
+    """Yield (name, text) for each GPTQ tensor whose zero points are not all the middle of the codes.
+
+    ``found`` has the pairs that ``_zero_points`` yields.
+    """
     for name, (kind, bits, data) in found.items():
         middles = MIDDLES.get(bits, b"") if kind == "GPTQ" else b""
         if middles and not any(data.count(middle) == len(data) for middle in middles):
@@ -87,7 +93,10 @@ def _asymmetric(found: Mapping[str, tuple[str, int, bytes]]) -> Iterator[tuple[s
 
 
 def _is_rounded(middle: int, data: bytes) -> bool:
-    """Return whether ``data`` repeats one word: four bytes ``middle``, rounded to float32 or to bfloat16 and back."""
+    """Return whether ``data`` repeats the word of four bytes ``middle`` as it is after rounding.
+
+    The word is an int32 that was converted to float32 or to bfloat16, and back.
+    """
     word = int.from_bytes(bytes([middle] * 4), "little", signed=True)
     step = 1 << (word.bit_length() - 24)
     rounded = [round(word / one) * one for one in (step, step << 16)]
@@ -96,7 +105,10 @@ def _is_rounded(middle: int, data: bytes) -> bool:
 
 
 def _unlike(found: Mapping[str, tuple[str, int, bytes]]) -> Iterator[tuple[str, str]]:
-    """Yield each tensor whose zero points are unlike those of most others, which all have the same one."""
+    """Yield (name, text) for each tensor whose zero points differ from the single value that most other tensors have.
+
+    ``found`` has the pairs that ``_zero_points`` yields.
+    """
     groups: dict[tuple[str, int], dict[str, int]] = {}
     for name, (kind, bits, data) in found.items():
         if len(data) * 8 >= VALUES * bits:

@@ -1,7 +1,7 @@
 """Finds whole rows of zeros that are there because a part of the file was missing, not on purpose.
 
-Rows of zeros on purpose are padding of embeddings, rows that all layers have, and pruned heads and channels, which are
-zeros in several matrices of a layer or in several places of a matrix.
+Rows of zeros may be there on purpose: as padding of embeddings, as rows that are zeros in all layers, and as pruned
+heads and channels, which are zeros in several matrices of a layer or in several places of a matrix.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class _Rows(NamedTuple):
 def lost_rows(files: Files, file: File, places: Places, begin: int, end: int) -> Sequence[LostRows]:
     """Return the rows of matrices in a range of zeros of a file if they seem to be lost; else ().
 
-    These are rows within a matrix that other layers have; the last rows of one matrix and the first rows of the next;
-    and a few rows together with whole matrices that are not zero in other layers.
+    Rows seem to be lost if they are not zeros in the same matrix of other layers; if they are the last rows of one
+    matrix and the first rows of the next; or if whole matrices are zeros with them that are not zeros in other layers.
     """
     found = {place.begin: _rows_of(place, begin, end) for place in places.between(begin, end) if place.row}
     whole = [one for one in found.values() if one.is_whole]
@@ -108,7 +108,11 @@ def _is_long(rows: _Rows) -> bool:
 def _is_lost(
     files: Files, partly: Sequence[_Rows], likes: Sequence[bool | None], whole: Sequence[_Rows], run: tuple[int, int]
 ) -> bool:
-    """Return whether rows are lost; ``likes`` has the result of ``_is_unlike_others`` for each in ``partly``."""
+    """Return whether the rows in the range ``run`` of zeros are lost; they are those of ``partly`` and of ``whole``.
+
+    ``whole`` has the matrices that are completely zero, ``partly`` the rows of other matrices, and ``likes`` the result
+    of ``_is_unlike_others`` for each of ``partly``.
+    """
     if len(partly) > 1:
         return True
     (one,) = partly
@@ -127,9 +131,10 @@ def _has_values_elsewhere(files: Files, rows: _Rows, run: tuple[int, int]) -> bo
 
 
 def _is_unlike_others(files: Files, file: File, places: Places, rows: _Rows, run: tuple[int, int]) -> bool | None:
-    """Return whether the matrix, its layer and most of a few others of its role have no such rows; None if no others.
+    """Return whether only these rows are zeros: no others of the matrix, and not the same rows of similar matrices.
 
-    Matrices with zeros in other rows count as alike, too.
+    Similar matrices are those of the same layer, and a few with the same role in other layers, of which most must have
+    no zeros at all. Returns None if no other layer has the role. ``run`` is the range of zeros around the rows.
     """
     place, (first, last) = rows.place, _span(rows)
     if _has_zeros(file, place, 0, first) or _has_zeros(file, place, last, 1):
@@ -144,7 +149,7 @@ def _is_unlike_others(files: Files, file: File, places: Places, rows: _Rows, run
 
 
 def _span(rows: _Rows) -> tuple[float, float]:
-    """Return where rows begin and end, as parts of the matrix."""
+    """Return where rows begin and end in their matrix, as fractions of its size."""
     size = rows.place.end - rows.place.begin
     return (rows.begin - rows.place.begin) / size, (rows.end - rows.place.begin) / size
 
@@ -156,7 +161,7 @@ def _layer_of(key: str) -> str:
 
 
 def _others(files: Files, place: Place, run: tuple[int, int]) -> list[tuple[File, Place]]:
-    """Return a few other matrices with the same role and size that are not in the range, with their files."""
+    """Return (file, place) of a few other matrices with the same role, shape and dtype that are not in ``run``."""
     info = files.tensors[place.key]
     same = [
         key for key in files.by_role()[role_of(place.key)]
@@ -176,12 +181,15 @@ def _same_file(one: TensorInfo, other: TensorInfo) -> bool:
 
 
 def _has_zeros(file: File, place: Place, first: float, last: float) -> bool:
-    """Return whether any of some probes in a part of a matrix is zero."""
+    """Return whether at least one of some blocks is zero, in the part of a matrix from ``first`` to ``last``.
+
+    ``first`` and ``last`` are fractions of the size of the matrix.
+    """
     return any(not any(one) for one in _probes(file, place, first, last, PROBES))
 
 
 def _is_zero_in(file: File, place: Place, first: float, last: float) -> bool:
-    """Return whether all of a few probes in a part of a matrix are zero."""
+    """Return whether a few blocks are all zero, in the part of a matrix from ``first`` to ``last`` (fractions)."""
     probes = list(_probes(file, place, first, last, LEAST))
     return bool(probes) and not any(map(any, probes))
 
