@@ -163,7 +163,7 @@ def _metadata(file: File, metadata: Any) -> dict[str, str]:
 
 
 def _tensors(file: File, entries: dict[str, Any], stored: Storage) -> dict[str, TensorInfo]:
-    """Return the headers of all tensors, and empty the dict ``entries``, which has the JSON of each header.
+    """Return the headers of all tensors, made from ``entries``, their parsed JSON; removes all entries, to save memory.
 
     Raises FormatError if an entry is not valid, or if the tensors do not fill the bytes after the header exactly.
     """

@@ -20,7 +20,7 @@ __all__ = ["UploadedFolder", "scratch_path", "uploaded_folder"]
 
 
 def scratch_path(uri: str) -> str:
-    """Return the path that belongs to an address, in the folder for temporary files; each address has another one.
+    """Return a path in the folder for temporary files: always the same for one address, another for each address.
 
     The names of all temp files and folders for this address are made from this path.
     """

@@ -136,7 +136,7 @@ def replace_headers(
 def check_alone(path: str) -> None:
     """Raise OutputError if the header of a file cannot be replaced in place.
 
-    The file must have no links, and no other process may have it open.
+    That is possible if it is not a link, has no hard links, and no other process has it open.
     """
     with suppress(FileNotFoundError), _open_alone(path):
         pass
