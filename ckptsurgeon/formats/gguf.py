@@ -131,7 +131,10 @@ def _names(found: GgufHeader, parts: int) -> list[str]:
 
 
 def _joined(first: GgufHeader, names: Sequence[str]) -> Header:
-    """Return one header for all files of a split model; raises FormatError if the files do not fit together."""
+    """Return one header for all files of a split model; raises FormatError if the files do not fit together.
+
+    ``first`` is the header of the first file, ``names`` are the names of all files.
+    """
     with ExitStack() as stack:
         parts = [first, *(_part(first.file, name, number, stack) for number, name in enumerate(names[1:], 1))]
         tree: dict[str, TensorInfo] = {}
@@ -163,7 +166,10 @@ def _joined(first: GgufHeader, names: Sequence[str]) -> Header:
 
 
 def _part(first: File, name: str, number: int, stack: ExitStack) -> GgufHeader:
-    """Return the header of file ``number`` (from 0) of a split model; ``stack`` closes the file if reading fails."""
+    """Return the header of file ``number`` (from 0) of a split model, which is in the folder of the file ``first``.
+
+    The function that closes the file is added to ``stack``.
+    """
     try:
         file = first.folder().file(name)
     except SourceError as error:

@@ -121,7 +121,7 @@ def _joined(files: Sequence[StateFile]) -> tuple[dict[str, TensorInfo], list[str
 
 
 def _check_number(first: StateFile, width: int, ranks: int) -> None:
-    """Raise FormatError if the attention weights of a rank show that the model has more than ``ranks`` ranks.
+    """Raise FormatError if the attention weights of the first rank show that the model has more than ``ranks`` ranks.
 
     In each of Meta's models, the heads of all ranks together are as wide as the model (``width``). So the width of one
     rank's heads gives the number of ranks.
@@ -142,7 +142,7 @@ def _check_number(first: StateFile, width: int, ranks: int) -> None:
 
 
 def _width(first: StateFile) -> int:
-    """Return the width of the model, the size of its last norm; 0 if it has none."""
+    """Return the width of the model, the size of its last norm; 0 if the file of the first rank has no such norm."""
     norm = first.header.tree.get("norm.weight")
     return norm.shape[0] if isinstance(norm, TensorInfo) and len(norm.shape) == 1 else 0
 

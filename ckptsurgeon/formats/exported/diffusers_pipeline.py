@@ -131,7 +131,7 @@ def _handles(parts: Mapping[str, Header]) -> dict[str, File]:
 
 
 def _metadata(parts: Mapping[str, Header]) -> dict[str, str]:
-    """Return the metadata of the components, without entries that differ between two of them."""
+    """Return the metadata of all components ``parts``, without entries that differ between two of them."""
     entries = [entry for header in parts.values() for entry in header.metadata.items()]
     return {key: value for key, value in entries if all(key != other or value == one for other, one in entries)}
 

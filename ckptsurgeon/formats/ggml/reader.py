@@ -121,7 +121,10 @@ def _alignment(stored: Mapping[str, StoredEntry], metadata: Mapping[str, str]) -
 
 
 def _infos(cursor: Cursor, number: int) -> Iterator[tuple[str, str, tuple[int, ...], int]]:
-    """Yield the name, dtype and stored shape of each tensor, and its offset from the first byte of all tensors."""
+    """Yield (name, dtype, stored shape, offset) of each of ``number`` tensors.
+
+    The offset counts from the first byte of all tensors.
+    """
     seen = set[str]()
     for place in range(number):
         key = _name(cursor, f"tensor {place + 1}")

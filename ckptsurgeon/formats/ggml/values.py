@@ -108,7 +108,10 @@ def _array(cursor: Cursor) -> tuple[int, str, str | None]:
 
 
 def text(kind: int, value: Any) -> str:
-    """Return a value as text; a 32-bit float gets only as many digits as are needed to read the same float back."""
+    """Return a value of the type ``kind`` as text.
+
+    A 32-bit float gets only as many digits as are needed to read the same float back.
+    """
     if kind == BOOL:
         return "true" if value else "false"
     if kind != FLOAT32 or not math.isfinite(value):
@@ -125,7 +128,7 @@ def _single(said: str) -> float:
 
 
 def packed(kind: int, value: Any) -> bytes:
-    """Return the bytes of a value that is not an array; raises ``struct.error`` if it does not fit its type."""
+    """Return the bytes of a value, not an array, of the type ``kind``; raises ``struct.error`` if it does not fit."""
     if kind == TEXT:
         data = value if isinstance(value, bytes) else value.encode()
         return struct.pack("<Q", len(data)) + data

@@ -57,7 +57,7 @@ class BlockReader:
     """Reads blocks of ``file``, whose superblock is at ``base``.
 
     ``offset_size`` and ``length_size`` are the sizes of an address and of a length in bytes. ``blocks`` has the (begin,
-    end) in the file of all blocks that were read.
+    end) in the file of all blocks that were read. In the methods, ``what`` is the name of a block for messages.
     """
 
     def __init__(self, file: File, base: int) -> None:

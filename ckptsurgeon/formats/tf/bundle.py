@@ -192,7 +192,10 @@ def _signed(value: int) -> bytes:
 
 
 def join_slices(name: str, entry: BundleEntry, parts: list[TensorInfo]) -> TensorInfo:
-    """Return the tensor of a partitioned variable; raises FormatError if its slices leave a gap or overlap."""
+    """Return the tensor of a partitioned variable, joined from ``parts``, the tensors of its slices.
+
+    ``entry`` is the entry of the variable. Raises FormatError if the slices leave a gap or overlap.
+    """
     dtype = DTYPES[entry.dtype]
     pieces = []
     for part, info in zip(entry.slices, parts, strict=True):

@@ -247,7 +247,10 @@ def _in_order(cuts: Sequence[Sequence[int]], order: Any) -> Iterator[Sequence[in
 
 
 def _sharded_part(whole: TensorInfo, state: Any) -> ShardedPart:
-    """Return the pieces of a ShardedTensor; its state begins with the list of pieces, which have offsets and sizes."""
+    """Return the pieces of a ShardedTensor; its state begins with the list of pieces, which have offsets and sizes.
+
+    ``whole`` is the header of the whole tensor. Raises UnknownDistributedError if a piece does not fit it.
+    """
     shards = state[0] if isinstance(state, tuple) and len(state) == 5 else None
     if not isinstance(shards, list) or len(shards) > limits.DIMENSIONS:
         raise UnknownDistributedError("that does not list its pieces")

@@ -106,8 +106,9 @@ def _wrapped(kind: Any, dtype: Any, size: Any, *_: Any) -> TensorInfo:
 
 
 def _with_attributes(made: Any, kind: Any, state: Any) -> TensorInfo:
-    """Return the header of a tensor subclass, with the name of its class and its simple attributes as ``parts``.
+    """Return ``made``, the header of a tensor, with its subclass and simple attributes as ``parts``.
 
+    ``kind`` is the subclass of torch.Tensor, ``state`` the dict of all attributes.
     ``parts`` is (name of the class, ((name, value) of each attribute, ...)). A value is a tensor, a number, a string,
     or the name of an object.
     """

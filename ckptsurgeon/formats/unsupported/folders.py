@@ -57,7 +57,7 @@ def folder_kind(folder: Folder, names: Sequence[str]) -> UnreadableFile | None:
 
 
 def _pipeline(folder: Folder, inside: Sequence[str]) -> UnreadableFile:
-    """Return the description of a diffusers pipeline, and advice on which component to read."""
+    """Return the description of a diffusers pipeline with the subfolders ``inside``, and which component to read."""
     index = pipeline_index(folder)
     named = [name for name in index if name in inside]
     weights = list(_with_weights(folder, named or inside))
@@ -82,7 +82,7 @@ def pipeline_index(folder: Folder) -> dict[str, Any]:
 
 
 def _with_weights(folder: Folder, inside: Sequence[str]) -> Iterator[str]:
-    """Yield the names of subfolders that have weights; only the first ``_LOOKED_INTO`` subfolders are searched."""
+    """Yield which of the subfolders ``inside`` have weights; only the first ``_LOOKED_INTO`` of them are searched."""
     for name in inside[:_LOOKED_INTO]:
         with suppress(CheckpointError):
             names = folder.inside(name).names()

@@ -179,7 +179,10 @@ def _find_directory(file: File) -> tuple[int, int, int]:
 
 
 def _end64(file: File, where: int, end: int) -> tuple[int, ...]:
-    """Return the zip64 end record at ``where``: (disk, first disk, entries on this disk, entries, bytes, offset)."""
+    """Return the zip64 end record at ``where``: (disk, first disk, entries on this disk, entries, bytes, offset).
+
+    Raises FormatError unless the record ends exactly at the offset ``end``.
+    """
     if where + _END64.size != end:
         raise FormatError(f"{escape(file.uri)} has its zip64 end record at the wrong position.", rule="zip64")
     magic, _, _, _, *rest = _END64.unpack(file.read(where, _END64.size))
@@ -189,7 +192,7 @@ def _end64(file: File, where: int, end: int) -> tuple[int, ...]:
 
 
 def _listed(file: File, directory: bytes, number: int) -> list[Listed]:
-    """Return a tuple for each entry of the directory.
+    """Return a tuple for each of the ``number`` entries of the directory.
 
     It has: name, offset of the local header, size as stored, size after decompression, CRC-32, compression method,
     flags, offset of the entry in the directory.

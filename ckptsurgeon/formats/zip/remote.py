@@ -59,7 +59,11 @@ def _spot(row: Listed, end: int) -> RecordOffsets | None:
 
 
 def _around(rows: list[Listed], directory: int) -> list[tuple[int, int]]:
-    """Return (begin, end) around each local header, including the preceding bytes, which may be a descriptor."""
+    """Return a byte range (begin, end) around the local header of each record in ``rows``, the directory's entries.
+
+    The range begins before the header, since the descriptor of the previous record may be there. ``directory`` is the
+    offset of the directory.
+    """
     return [(max(0, row[1] - 24), min(directory, row[1] + _LOCAL_BYTES + len(row[0].encode()) + 64)) for row in rows]
 
 
