@@ -151,7 +151,7 @@ def check_replaceable(path: str, how: FileCollector, digest: Callable[[], str]) 
     """Raise OutputError if the file ``path`` must not be replaced: it was not fetched, or was changed after that.
 
     A link may be replaced. A file may also be replaced if its SHA-256 is ``digest()``, the SHA-256 of the new file. If
-    the setting ``overwrite`` is True, every file may be replaced.
+    the setting ``overwrite`` of ``how.config`` is True, every file may be replaced.
     """
     if os.path.islink(path) or not os.path.lexists(path) or how.config.overwrite:
         return

@@ -125,7 +125,10 @@ def _local_files(order: _FetchRequest, at: FetchOrigin, path: str, blobs: Mappin
 def _copy_into_folder(
     order: _FetchRequest, folder: str, at: FetchOrigin, blobs: Mapping[str, CachedFile]
 ) -> dict[str, str]:
-    """Copy all files into a folder, or none if one copy fails; return {name: path of the copy}."""
+    """Copy all files into a folder, or none if one copy fails; return {name: path of the copy}.
+
+    ``at`` is the origin of the files, and ``blobs`` is {name: file}.
+    """
     with collect(folder, "copy", order.config) as how:
         how.anyway = ANYWAY
         paths = {name: _place(folder, name, how.make_folder) for name in blobs}

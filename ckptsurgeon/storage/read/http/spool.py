@@ -25,7 +25,10 @@ EVERY = 16 << 20
 
 
 def free_bytes(found: os.statvfs_result) -> int | None:
-    """Return how many bytes can be written to a file system, minus the bytes that must stay free; None if unknown."""
+    """Return how many bytes can be written to a file system, minus the bytes that must stay free; None if unknown.
+
+    ``found`` is the result of ``os.statvfs``.
+    """
     if not found.f_blocks:
         return None
     left = min(LEFT, int(found.f_blocks * found.f_frsize * SHARE))
