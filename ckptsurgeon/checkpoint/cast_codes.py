@@ -51,7 +51,10 @@ def cast_code_notes(sample: Collection[MatrixSample], coded: Collection[str] = (
 
 
 def _is_unlike_others(key: str, sample: Collection[MatrixSample], found: Mapping[str, Collection[str]]) -> bool:
-    """Return whether some matrices of the same role (the key without numbers) were looked at, and none has codes."""
+    """Return whether some matrices of the same role (the key without numbers) were looked at, and none has codes.
+
+    ``found`` has, for each kind of codes, the keys of the matrices with such codes.
+    """
     role = NUMBER_IN_KEY.sub("#", key)
     others = [one.key for one in sample if one.key != key and NUMBER_IN_KEY.sub("#", one.key) == role]
     return len(others) >= FEWEST and not any(one in keys for one in others for keys in found.values())

@@ -98,7 +98,10 @@ def _pieces(info: TensorInfo, read: Read) -> bytes:
 
 
 def _piece(info: TensorInfo, at: int, number: int = 0) -> TensorInfo:
-    """Return a description of some adjacent values of a plain tensor, the first of which has the index ``at``."""
+    """Return the header of ``number`` adjacent values of a plain tensor, the first of which has the index ``at``.
+
+    If ``number`` is 0, these are as many values as fit in ``PIECE`` bytes.
+    """
     number = number or min(info.numel, max(1, PIECE // info.itemsize))
     return replace(info, shape=(number,), offset=info.offset + at * info.itemsize)
 

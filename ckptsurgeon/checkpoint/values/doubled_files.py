@@ -49,7 +49,7 @@ def doubled_file_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, 
 
 
 def _parts(tensors: Mapping[str, TensorInfo]) -> dict[str, dict[Place, Storage]]:
-    """Return, by file, the parts of some tensors that are split between files."""
+    """Return {file: {place: part}} for the parts of some tensors that are split between files."""
     split = [info for info in tensors.values() if info.made is not None]
     found: dict[str, dict[Place, Storage]] = {}
     for info in split[:: len(split) // TENSORS + 1]:
@@ -61,7 +61,7 @@ def _parts(tensors: Mapping[str, TensorInfo]) -> dict[str, dict[Place, Storage]]
 
 
 def _numbers(found: Mapping[str, Mapping[Place, Storage]]) -> dict[Place, int]:
-    """Return how many files have a part at each place."""
+    """Return how many files have a part at each place; ``found`` is the result of ``_parts``."""
     numbers: dict[Place, int] = {}
     for parts in found.values():
         for place in parts:
