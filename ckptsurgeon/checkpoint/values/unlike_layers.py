@@ -23,7 +23,7 @@ FEWEST, MOSTLY = 3, 3 / 4
 VALUES = 256
 """How many values of a tensor are looked at, at most, to find its mean."""
 OF_ONE_SIGN, AROUND_ZERO = 0.8, 0.3
-"""The values of a norm are of one size if |mean| / root mean square is above the first number. Values around zero, as
+"""The values of a norm are about equal if |mean| / root mean square is above the first number. Values around zero, as
 in a matrix, have less than the second."""
 FORMATS = {"float32": "f", "float16": "e", "float64": "d"}
 
@@ -61,8 +61,8 @@ def unlike_layer_notes(
     if random:
         has = "has" if len(random) == 1 else "have"
         yield (
-            f"{count(len(random), 'norm')} {has} values around 0, but those of other layers are all of one size: "
-            f"perhaps the bytes are those of other tensors: {listing(random)}"
+            f"{count(len(random), 'norm')} {has} values around 0, but in other layers such norms have "
+            f"about equal values: perhaps the bytes are those of other tensors: {listing(random)}"
         )
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 import ckptsurgeon as cs
 
 ZEROS = "1 norm or bias is all zeros, unlike the same tensor of other layers: "
-AROUND = "1 norm has values around 0, but those of other layers are all of one size"
+AROUND = "1 norm has values around 0, but in other layers such norms have about equal values"
 BIAS, NORM = "layers.2.attn.k_proj.bias", "layers.2.input_layernorm.weight"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 

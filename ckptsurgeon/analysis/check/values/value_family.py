@@ -81,7 +81,8 @@ def _of_norms(subject: Subject) -> Iterator[Found]:
             odd += [key for key in keys if norms[key] < AROUND_ZERO]
     if odd:
         has = "has" if len(odd) == 1 else "have"
-        said = f"{count(len(odd), 'norm')} {has} values around 0, but those of other layers are all of one size"
+        said = f"{count(len(odd), 'norm')} {has} values around 0, but in other layers such norms have about equal"
+        said += " values"
         yield Found(Status.WARN, f"{said}: {listing(odd, SHOWN)}", ADVICE, tuple(odd), figures={"tensors": len(odd)})
 
 
