@@ -54,9 +54,9 @@ DECAYS: Mapping[str, Callable[[float], float]] = {
 def decay_weights(shape: str, number: int) -> tuple[float, ...]:
     """Return the weights of ``number`` checkpoints of a run with a constant learning rate, the oldest first.
 
-    Their average approximates the result of a run whose learning rate decays along the curve ``shape`` from the first
-    checkpoint on: each change from one checkpoint to the next is multiplied by the curve's value at the end of the
-    change. For a linear decay, all weights are equal.
+    Their average approximates the result of a run whose learning rate decays along the curve ``shape`` (a name in
+    ``DECAYS``) from the first checkpoint on. It is the oldest checkpoint plus each change from one checkpoint to the
+    next, multiplied by the curve's value at the time of the later one. For a linear decay, all weights are equal.
     WSM, https://arxiv.org/abs/2507.17634. Raises ConfigError for an unknown curve.
     """
     if shape not in DECAYS:
@@ -66,10 +66,10 @@ def decay_weights(shape: str, number: int) -> tuple[float, ...]:
 
 
 def running_weights(steps: Sequence[int]) -> tuple[float, float]:
-    """Return the weights of two running averages of a run whose weighted sum is the average of the steps between them.
+    """Return two weights with which a run's two running averages sum to the average of the steps between them.
 
-    A running average (icefall's ``model_avg``) is the mean of a model's weights since the first step; ``steps`` has the
-    number of steps of each. Raises ConfigError unless there are two numbers, of which the second is larger.
+    A running average (icefall's ``model_avg``) is the mean of a model's weights since the first step; ``steps`` has
+    the number of steps of each. Raises ConfigError unless there are two numbers, of which the second is larger.
     """
     if len(steps) != 2 or not 0 <= steps[0] < steps[1]:
         given = ", ".join(map(str, steps))
@@ -97,8 +97,9 @@ def plan_average(
     weight. ``int_buffers`` decides the value of integer tensors: the last checkpoint's, the first's, or the maximum.
     Buffers that a model computes, such as ``inv_freq``, are copied from the first checkpoint.
 
-    Raises ConfigError for fewer than two checkpoints or an unknown ``int_buffers``; PlanError if keys, shapes or kinds
-    of numbers differ, or a tensor is quantised; FormatError if the values of a tensor are not plain bytes.
+    Raises ConfigError for fewer than two checkpoints or an unknown ``int_buffers``; PlanError if keys or shapes
+    differ, if a tensor is, say, float in one and integer in another, or if it is quantised; FormatError if the values
+    of a tensor are not plain bytes.
     """
     if len(views) < 2:
         found = "only one checkpoint is given" if views else "there are no checkpoints to average"
@@ -139,7 +140,7 @@ def _mixed(steps: Sequence[Step], views: Sequence[SourceView]) -> Iterator[str]:
 
 
 def _kept(steps: Sequence[Step], int_buffers: str) -> Iterator[str]:
-    """Yield a note on tensors that are named like weights but are integers, which have no mean and may be codes."""
+    """Yield a note on integer tensors that are named like weights: they have no mean, and may be quantised weights."""
     odd = [
         step.key
         for step in steps
@@ -177,7 +178,7 @@ def _check_keys(views: Sequence[SourceView]) -> None:
 
 
 def _are_wrapped(views: Sequence[SourceView]) -> bool:
-    """Return whether all checkpoints have the same keys if wrappers such as ``module.`` are left out."""
+    """Return whether all checkpoints have the same keys once wrappers such as ``module.`` are removed from the keys."""
     return len({frozenset(map(without_wrappers, view.tensors)) for view in views}) == 1
 
 

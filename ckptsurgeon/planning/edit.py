@@ -36,12 +36,12 @@ def plan_edit(
     """Return the plan of an output with the tensors of the source ``view`` that the options select, in source order.
 
     ``verb`` is the name of the command. ``carried`` are the entries outside the source's state dict that the output
-    keeps (--keep-extras). ``among`` are the keys in the state dict whose values are not tensors. ``decoded_dtype`` is
-    the dtype of decoded weights if the options set none.
+    keeps (--keep-extras). ``among`` are the keys of entries among the tensors of the state dict that are not tensors.
+    ``decoded_dtype`` is the dtype of decoded weights if the options set none.
 
-    Raises PatternError for patterns and rules that match nothing; PlanError if two tensors get the same name, a tensor
-    gets a name in ``among``, all tensors are excluded, or a cast would lose information; FormatError if a tensor cannot
-    be copied.
+    Raises PatternError for patterns and rules that match nothing; PlanError if two tensors get the same name, a
+    tensor gets a name in ``among``, all tensors are excluded, or a cast would lose information; FormatError if a
+    tensor cannot be copied.
     """
     selection = select([view], options)
     chosen = {name: origins[0] for name, origins in selection.origins.items()}
@@ -72,8 +72,8 @@ def plan_edit(
 def _first_names(chosen: Mapping[str, TensorOrigin]) -> dict[str, TensorInfo]:
     """Return the chosen tensors by their new names, with one new name for each source key.
 
-    If a rule copies a source key to several names, only the first of them is in the result. It is used to find the ties
-    of the output, since the copies that a rule makes are not tied to each other.
+    If a rule copies a source key to several names, only the first of them is in the result. The caller finds the tied
+    tensors of the output in it; the copies that a rule makes are not tied to each other.
     """
     first: dict[str, str] = {}
     return {name: origin.info for name, origin in chosen.items() if first.setdefault(origin.key, name) == name}
@@ -143,7 +143,7 @@ def _check_apart(chosen: Mapping[str, TensorOrigin], among: Collection[str]) -> 
 
 
 def check_casts(steps: Sequence[Step]) -> None:
-    """Raise PlanError if a step casts a tensor to a dtype that cannot hold its kind of numbers."""
+    """Raise PlanError if a step casts a tensor to a dtype of another kind of numbers, such as complex to float."""
     faults = [(s.key, f"{s.source_dtype}: {why}") for s in steps if (why := cast_fault(s.source_dtype, s.dtype))]
     if faults:
         raise PlanError(

@@ -47,9 +47,10 @@ SHARING = "nvfp4"
 class CodedSource:
     """A source of a plan that has quantised tensors.
 
-    ``stored`` describes the source as it is stored, ``tensors`` are all its stored tensors, and ``codes`` its quantised
-    tensors. The plan was made with their decoded weights. ``settings`` is the ``quantization_config``. ``encoded``
-    returns the parts that store a new weight in the same encoding; it raises ``unencodable`` if there is no encoder.
+    ``stored`` is the plan's entry for the source as stored, ``tensors`` are all its stored tensors, and ``codes`` its
+    quantised tensors. The plan was made with their decoded weights. ``settings`` is the ``quantization_config``. The
+    function ``encoded`` returns the parts that store a new weight in the same encoding; it raises the exception class
+    ``unencodable`` if there is no encoder.
     """
 
     stored: PlanSource
@@ -112,7 +113,10 @@ class _Keeping:
         self._plan, self._sources, self._owner, self._dtype = plan, sources, owner, dtype
 
     def notes(self) -> Iterator[str]:
-        """Yield notes on weights that are moved or encoded again, on a dtype without effect, and on unequal scales."""
+        """Yield notes on weights that are moved or encoded again, on a dtype without effect, and on global scales.
+
+        Loaders use one global scale for weights that they join; here each weight gets its own.
+        """
         for method, names in self._moved.items():
             yield (
                 f"the rows of {count(len(names), 'weight')} are moved as they are stored ({method}), with their "
@@ -225,9 +229,9 @@ class _Keeping:
 
     @cached_property
     def _alike(self) -> Mapping[str, QuantisedTensor]:
-        """The quantised tensors of the source whose encodings are used, by their names without layer numbers.
+        """The quantised tensors of the source whose encodings the output gets, by their names without layer numbers.
 
-        Of the tensors of several layers with the same name (see ``any_layer``), only the first is here.
+        If the tensors of several layers have the same name then (see ``any_layer``), only the first of them is here.
         """
         found: dict[str, QuantisedTensor] = {}
         for one in self._sources[self._owner].codes.tensors if self._owner in self._sources else ():
@@ -235,13 +239,16 @@ class _Keeping:
         return found
 
     def equal(self, pair: EqualKeys) -> EqualKeys:
-        """Return ``pair``, two keys with equal values; if one is quantised, in the decoded copy of the source."""
+        """Return ``pair``, two keys with equal values; if one is quantised, the keys in the source's decoded copy."""
         if self._coded(pair.source, pair.first) is None and self._coded(pair.source, pair.second) is None:
             return pair
         return replace(pair, source=self._twin(pair.source))
 
     def unexpected(self, source: int, key: str) -> list[tuple[int, str]]:
-        """Return (source, stored key) for each stored part of ``key``, a tensor that the plan does not use."""
+        """Return (source, key) for each stored part of a tensor that the plan does not use.
+
+        If the tensor is not quantised, its own key is the only one.
+        """
         coded = self._coded(source, key)
         return [(source, key)] if coded is None else [(source, part) for part in coded.keys]
 

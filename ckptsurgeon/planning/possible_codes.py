@@ -65,7 +65,7 @@ def _note(found: Sequence[_Use], source: str) -> str:
 
 
 def _uses(plan: Plan, source: int, known: QuantisedTensors) -> Iterator[_Use]:
-    """Yield, for each matrix of a source that may be codes, the first use of it or of its scales as numbers."""
+    """Yield each matrix that may be codes and is used as numbers, or whose scales are, with the first such use."""
     doing: dict[str, str] = {}
     modules = {_module(one.key): dict[str, Input]() for _, one in _inputs(plan, source, known) if _could_be_codes(one)}
     for step, one in _inputs(plan, source, known) if modules else ():  # most models have no such matrix
@@ -115,10 +115,11 @@ def _leaf(key: str) -> str:
 
 
 def _scales(tensors: Iterable[Input], doing: Mapping[str, str]) -> dict[tuple[int, ...], tuple[Input, str]]:
-    """Return the floats that may be scales, by shape: the first tensor of each shape, and the key of the first in use.
+    """Return the float tensors of a module that may be scales, by shape.
 
-    A tensor is in use if the plan computes with it; the key is '' if none is in use. ``tensors`` are the tensors of one
-    module. ``doing`` maps the key of each to what the plan computes with it; '' if the plan only copies it.
+    For each shape, the value is (the first tensor of this shape, the key of the first one that the plan computes
+    with). The key is '' if the plan computes with none. ``tensors`` are all tensors of the module. ``doing`` maps the
+    key of each to what the plan computes with it, in words; '' if the plan only copies it.
     """
     found: dict[tuple[int, ...], tuple[Input, str]] = {}
     for one in tensors:

@@ -106,7 +106,7 @@ def computation(verb: str, step: Step, one: Input) -> str:
 def computing(found: Sequence[tuple[str, QuantisedTensor, str]], remedy: str) -> PlanError:
     """Return the error for quantised tensors whose codes would be used as numbers.
 
-    ``found`` has for each the name of its source, the quantised tensor, and the operation on it in words. ``remedy`` is
+    ``found`` has (name of the source, quantised tensor, the operation on it in words) for each of them. ``remedy`` is
     the hint, without a full stop.
     """
     once = {(name, id(coded)): (name, coded, doing) for name, coded, doing in reversed(found)}
@@ -270,7 +270,8 @@ def _meant(coded: QuantisedTensor, name: str) -> str:
 def refuse_codes(views: Sequence[SourceView], doing: str, keys: Set[str] | None = None) -> None:
     """Raise PlanError if a source has quantised tensors; if ``keys`` is given, only those with these keys are checked.
 
-    ``doing`` is the command, for the message. The command computes with all tensors, so it would use codes as numbers.
+    ``doing`` is the name of the command, for the message. The command computes with all tensors, so it would use
+    codes as numbers.
     """
     for view in views:
         coded = view.codes.tensors

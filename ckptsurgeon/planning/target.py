@@ -65,9 +65,10 @@ class KnownLayout(Brief):
     """The changes that fit a source to a destination that recognises the source's layout or older names.
 
     The changes are made without an option. The ``operations``, in the form in which users write them, are applied
-    first. ``names`` then maps the resulting keys to the destination's keys; ``by`` says whose names the resulting keys
-    are. ``unknown`` maps each key of the destination that the source cannot provide to the reason. ``derived`` has the
-    source after the operations, if they were performed to find the names.
+    first. ``names`` then maps the resulting keys to the destination's keys; ``by`` says in words whose names the
+    resulting keys are, such as a library's. ``unknown`` maps each key of the destination that the source cannot
+    provide to the reason. ``derived`` is the source after the operations, or None if they were not performed to find
+    the names.
     """
 
     operations: tuple[Mapping[str, Any], ...] = ()
