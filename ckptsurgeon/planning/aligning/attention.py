@@ -43,7 +43,10 @@ class HeadCounts:
 
 @dataclass
 class _Attention:
-    """An attention layer: its path, its number of key heads (``units``), how many query heads share one, its parts."""
+    """An attention layer that is being collected: its path, its heads, and the parts of tensors that consist of heads.
+
+    ``units`` is the number of key heads, ``sharing`` the number of query heads that share a key head.
+    """
 
     path: str
     units: int
@@ -60,8 +63,9 @@ def heads_along(
 ) -> tuple[list[NetworkGroup], list[Axis], list[str]]:
     """Return (a group of heads for each attention layer, other axes, paths of layers whose order of heads is unknown).
 
-    ``axes`` are dimensions whose size depends on the numbers of heads; ``shared`` has (key, dimension) of those that
-    depend on the number of query heads alone.
+    ``axes`` are dimensions of tensors whose size depends on the numbers of heads. ``shared`` has the (key, dimension)
+    of those that depend on the number of query heads alone. The other axes are those outside attention layers, and
+    those of embeddings.
     """
     queries = set(shared) if counts.queries != counts.keys else set()
     sharing = counts.queries // counts.keys
@@ -157,13 +161,16 @@ def _of_heads(part: NetworkPart, network: Network, number: int) -> Iterator[Netw
                 yield NetworkPart(key, dim, at * size // times, size // times // number)
 
 
-def _output(parent: str, network: Network, but: set[str]) -> str | None:
-    """Return the key of the output projection's weight, in the attention layer or in its parent; None without one."""
+def _output(parent: str, network: Network, inputs: set[str]) -> str | None:
+    """Return the key of the output projection's weight, in the attention layer ``parent`` or in its parent, or None.
+
+    The result is not in ``inputs``, the keys of the weights of queries, keys and values.
+    """
     for path in (parent, _above(parent)):
         for name in _OUTPUTS:
             for middle in ("", "output"):
                 key = _joined(path, middle, name, "weight")
-                if key in network.tensors and key not in but and network.kinds.get(key, "").endswith("linear"):
+                if key in network.tensors and key not in inputs and network.kinds.get(key, "").endswith("linear"):
                     return key
     return None
 
@@ -177,10 +184,11 @@ def _above(path: str) -> str:
 
 
 def with_tables(groups: Sequence[NetworkGroup], tables: Sequence[Axis], units: int) -> list[NetworkGroup]:
-    """Return the groups, but join those whose heads share a table with an entry for each head (relative positions).
+    """Return the groups of heads after joining those whose layers use the same table.
 
-    T5 has such a table in its first layer, and uses it in all layers of the same kind. A table outside of the attention
-    layers is used by all layers of the module that has it.
+    Each of ``tables`` is the axis of a table of relative positions that has an entry for each of the ``units`` heads.
+    The table becomes a part of the joined group. T5 has such a table in its first layer, and uses it in all layers of
+    the same kind. A table outside the attention layers is used by all attention layers inside the module that has it.
     """
     found = list(groups)
     for table in tables:

@@ -88,7 +88,10 @@ Places = Mapping[str, Mapping[int, Sequence[_Placed]]]
 
 
 def where(groups: Sequence[Group]) -> dict[str, dict[int, list[_Placed]]]:
-    """Return the parts of all groups by key and dimension, without experts that are stored in one tensor each."""
+    """Return the parts of all groups, by the key of their tensor and by dimension.
+
+    Experts that are stored in one tensor each are left out.
+    """
     found: dict[str, dict[int, list[_Placed]]] = {}
     for number, group in enumerate(groups):
         for part in group.parts:
@@ -120,8 +123,9 @@ def taking(
     tensors: Mapping[str, TensorInfo],
     ties: Mapping[str, str],
 ) -> list[dict[str, Any]]:
-    """Return the operations that put the units of the groups into new orders; ``tensors`` are those of the model.
+    """Return the operations that put the units of the groups into new orders.
 
+    ``orders`` maps the index of a group to its new orders (see ``order_along``), ``tensors`` are those of the model.
     Rows are reordered before columns, because whole rows can then be read; experts come last. ``ties`` maps each
     further key of a tied tensor to its first key; one operation reorders the tensor under all its keys, so that they
     stay tied.

@@ -86,7 +86,11 @@ class StoredTensors:
     def _walk(
         self, info: TensorInfo, dims: tuple[tuple[int, int] | None, ...], fixed: Mapping[int, int]
     ) -> Iterator[_Leaf]:
-        """Yield the tensors of the checkpoint that ``info`` is made of; raises _UnknownError for what is computed."""
+        """Yield the tensors of the checkpoint that ``info``, a tensor of the library, is made of.
+
+        ``dims`` and ``fixed`` say where ``info`` is in the network's tensor (see ``_Leaf``). Raises _UnknownError if
+        the library computes values.
+        """
         if keys := self._known.get(_place(info)):
             for key in keys:
                 yield _Leaf(key, *_reshaped(info.shape, self._source[key].shape, dims, fixed))
@@ -106,7 +110,7 @@ class StoredTensors:
             raise _UnknownError("the library computes it from other tensors when it loads the model")
 
     def group(self, found: NetworkGroup) -> Group:
-        """Return a group of axes of the checkpoint; raises PlanError if one of the axes is not in it."""
+        """Return the checkpoint's group for a group of the network; raises PlanError if an axis is not in it."""
         parts = [part for one in found.parts for part in self._parts(found, one)]
         return Group(found.name, found.kind, found.units, tuple(dict.fromkeys(parts)), found.sharing)
 
