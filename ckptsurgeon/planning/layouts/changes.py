@@ -1,4 +1,4 @@
-"""Reversible changes from a family's own layout to another: each makes the operations to it and those back from it."""
+"""Reversible changes between a family's own layout and another: each makes the operations there and those back."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ class UnknownNumberError(PlanError):
 
 
 def number_of(name: str, numbers: Numbers) -> int:
-    """Return a number that shapes do not show; raises UnknownNumberError if it is not known."""
+    """Return the number called ``name``, such as "heads", which shapes do not show.
+
+    Raises UnknownNumberError if ``numbers`` lacks it.
+    """
     if name not in numbers:
         raise UnknownNumberError(
             f"the number of {WHAT[name]} is not known, and the shapes of the tensors do not show it.",
@@ -69,8 +72,9 @@ def number_of(name: str, numbers: Numbers) -> int:
 class Fused:
     """A change that joins the tensors ``parts`` along dimension 0 into ``made``.
 
-    The sizes of the parts have the ratio of the numbers in ``ratio``, or are equal without it. If ``groups`` is the
-    name of a number of heads, the rows of all parts of the first head come first, then those of the second.
+    The numbers of rows of the parts have the ratio of the numbers called ``ratio``; without it, they are equal.
+    ``groups`` is the name of a number of heads: if given, the rows of all parts of the first head come first, then
+    those of the second.
     """
 
     parts: tuple[str, ...]
@@ -124,7 +128,7 @@ class Stacked:
         return [{"stack": parts, "into": self.made}] if matched(parts, tensors) else []
 
     def back(self, tensors: Tensors, numbers: Numbers, at: Callable[[str], str]) -> list[Row]:
-        """Return the operation that makes a tensor of each index."""
+        """Return the operation that splits the stacked tensor: one tensor for each index of the first dimension."""
         return [{"unstack": self.made, "into": self.parts}] if matched(self.made, tensors) else []
 
 
@@ -144,10 +148,10 @@ class Transposed:
 
 @dataclass(frozen=True)
 class Paired:
-    """A change of the order of the rows of queries or keys ``name``, of which the rotary embedding rotates pairs.
+    """A change of the order of the rows of the queries or keys ``name``: the rotary embedding rotates pairs of rows.
 
-    In the family's own layout, a head has the first rows of all pairs, then all second rows; in the other, the two rows
-    of a pair are side by side. ``number`` is the name of the number of heads.
+    In the family's own layout, a head has the first rows of all pairs, then all second rows; in the other, the two
+    rows of a pair are side by side. ``number`` is the name of the number of heads.
     """
 
     name: str
@@ -169,9 +173,11 @@ class Paired:
 
 @dataclass(frozen=True)
 class Regrouped:
-    """A change of fused queries, keys and values ``name``: from head by head (the family's order) to all queries first.
+    """A change of the fused tensor ``name`` of queries, keys and values: the rows of each head, or all queries first.
 
-    ``groups`` is the name of the number of heads. Each part has as many rows as the others.
+    In the family's own layout, the queries, keys and values of one head follow each other; in the other, all queries
+    come first, then all keys, then all values. ``groups`` is the name of the number of heads. There are as many rows
+    of queries as of keys and of values.
     """
 
     name: str

@@ -51,11 +51,12 @@ def conversion(
 ) -> LayoutConversion:
     """Return the conversion of a network, which has the layout ``source``, to one of the layouts ``targets``.
 
-    Of ``targets``, the one with names for the most tensors is used; if several have equally many, one without a head,
-    else the first of them. ``config`` has the fields of the model's configuration, as far as it is known. ``label`` is
-    the name of the checkpoint in messages. If ``is_part`` is true, tensors may be missing from layers, and tensors
-    without a name in the target keep their names. Raises PlanError if a tensor has no name in the target, a layer lacks
-    a tensor that other layers have, or a number that the shapes do not show is missing from ``config``.
+    Of ``targets``, the one with names for the most tensors is used; if several have equally many, one without an
+    output head, else the first of them. ``config`` has the fields of the model's configuration, as far as it is
+    known. ``label`` is the name of the checkpoint in messages. If ``is_part`` is true, tensors may be missing from
+    layers, and tensors without a name in the target keep their names. Raises PlanError if a tensor has no name in the
+    target, a layer lacks a tensor that other layers have, or a number that the shapes do not show is missing from
+    ``config``.
     """
     tensors = network.tensors
     if source in targets:
@@ -100,7 +101,10 @@ def _check_named(odd: Sequence[str], family: Family, source: Layout, target: Lay
 
 
 def _check_rotated(rows: Sequence[Row], family: Family, config: Mapping[str, Any], label: str) -> None:
-    """Raise PlanError if rows of queries and keys would be reordered that the model may not rotate like the family."""
+    """Raise PlanError if ``rows`` would reorder queries and keys, but the model may rotate other rows than the family.
+
+    ``rows`` are operations; ``config`` shows which rows the model's rotary embedding rotates.
+    """
     if not any(order in row for row in rows for order in (HALVES, PAIRS)):
         return
     kind, rope = config.get("model_type"), config.get("rope_parameters")
@@ -210,7 +214,7 @@ class _Conversion:
             )
 
     def _aside(self, tensors: Tensors) -> Iterable[str]:
-        """Yield a note for each reason why tensors of the source are left out."""
+        """Yield a note for each reason why tensors in ``omits`` or ``aside`` of the layouts are left out."""
         reasons: defaultdict[str, dict[str, list[str]]] = defaultdict(dict)
         why = {**self.target.omits, **self.source.aside}
         for one, keys in zip(why, _hits(why, tensors), strict=True):
@@ -235,10 +239,10 @@ def _rules(spelled: Mapping[str, str], hits: Mapping[str, Collection[str]]) -> I
 
 
 def _named(layout: Layout, names: Mapping[str, str], others: Iterable[str], keys: Collection[str]) -> set[str]:
-    """Return the keys that a layout has names for, or that match ``others``.
+    """Return the keys for which a layout has names, and those that match the patterns ``others``.
 
-    ``names`` has the pattern of each name of the family. If a family's name is a whole key, such as
-    ``text_projection.weight``, it does not name longer keys.
+    ``names`` maps each name of the family to a pattern of the present keys. If a family's name is a whole key, such
+    as ``text_projection.weight``, its pattern must match a key as a whole, not only its beginning.
     """
     made = [change.made for change in layout.changes if change.made]
     found = {key for hit in _hits((*made, *others), keys) for key in hit}

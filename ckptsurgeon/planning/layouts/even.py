@@ -66,7 +66,7 @@ def _modules(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
 
 
 def _below(tensors: Tensors) -> Mapping[str, list[str]]:
-    """Return, for each module, the ends of its tensors' keys after its name (``.weight``); '' for a whole key."""
+    """Return, for each module, the rest of the keys of its tensors, such as ``.weight``; '' for a whole key."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     for key in tensors:
         end = len(key)
@@ -77,7 +77,11 @@ def _below(tensors: Tensors) -> Mapping[str, list[str]]:
 
 
 def _spelled(module: str, names: Mapping[str, str], left: Collection[str]) -> dict[str, str]:
-    """Return a layout's names of the modules inside ``module``, by the end of the family's name: ``.conv1``, or ''."""
+    """Return a layout's names of the modules inside ``module``, by the rest of the family's name, such as ``.conv1``.
+
+    If the layout has no names inside it, the result has the layout's name of ``module`` itself, by ''. The family's
+    names in ``left`` are left out.
+    """
     inner = {ours.removeprefix(module): theirs for ours, theirs in names.items() if ours.startswith(f"{module}.")}
     if inner:
         return {tail: theirs for tail, theirs in inner.items() if module + tail not in left}

@@ -21,8 +21,9 @@ NO_NUMBERS: Numbers = {}
 class Change(Protocol):
     """A reversible change of tensors between the family's own layout and another.
 
-    ``there`` returns the operations that make the layout's tensors, ``back`` the operations that reverse them; none if
-    ``tensors`` has no tensor to change. ``at`` translates a name of the family into the name that the tensor has now.
+    ``there`` returns the operations that make the layout's tensors, ``back`` the operations that reverse them; none
+    if ``tensors`` has no tensor to change. ``numbers`` has the numbers that shapes do not show, by name. ``at``
+    translates a name of the family into the name that the tensor has now.
     """
 
     @property
@@ -90,16 +91,17 @@ class Family:
 
     The first layout has the family's own names; the others have names for the same modules and keys, or for some.
 
-    A library with several forms, such as a model with and without its head, has several layouts of one name.
+    A library with several forms, such as a model with and without its output head, has several layouts of one name.
     ``numbers`` is a function that finds the numbers that shapes do not show, from the tensors and the fields of a
-    configuration. Each of the groups ``some`` exists in some layers only: a layer has all tensors of a group that other
-    layers have, or none. All other tensors of a layer exist in all layers. ``rotated`` are the values of ``model_type``
-    in config.json with which changes may reorder the rows of queries and keys: other networks with the same names may
-    rotate other rows.
+    configuration. Each of the groups ``some`` exists in some layers only: a layer has all tensors of a group that
+    other layers have, or none. All other tensors of a layer exist in all layers. ``rotated`` are the values of
+    ``model_type`` in config.json with which changes may reorder the rows of queries and keys: other networks with the
+    same names may rotate other rows.
 
     Each group in ``alike`` has modules, by the family's names, that have the same tensors, except those in ``some``.
-    If names depend on the structure of a network, as those of a U-Net depend on its number of levels, ``shaped``
-    returns the family with the names for the network in the given tensors; None if it is not such a network.
+    If names depend on the structure of a network, as those of a U-Net depend on its number of levels, ``shaped`` is a
+    function that returns the family with the names for the network in the given tensors; None if it is not such a
+    network.
     """
 
     name: str
@@ -111,7 +113,7 @@ class Family:
     shaped: Callable[[Tensors], Family | None] | None = None
 
     def of(self, tensors: Tensors) -> Family | None:
-        """Return the family with the names for the network in ``tensors``; None if ``shaped`` finds another network.
+        """Return the family with the names for the network in ``tensors``; None if this is a network of another family.
 
         A family without ``shaped`` has the same names for all networks, and is returned as it is.
         """
