@@ -51,7 +51,10 @@ def _levels(keys: Collection[str], module: str, block: str) -> tuple[int, ...]:
 
 
 def _number(keys: Collection[str], modules: str) -> int:
-    """Return the number of residual blocks; a block of which one convolution is missing counts, too."""
+    """Return the number of residual blocks; a block still counts if one of its two convolutions is missing.
+
+    ``modules`` is the name of the blocks, with ``{}`` for their number.
+    """
     parts = ("conv1.weight", "conv2.weight")
     return sum(1 for _ in takewhile(lambda n: any(f"{modules.format(n)}.{part}" in keys for part in parts), count()))
 

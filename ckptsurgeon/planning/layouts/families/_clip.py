@@ -24,7 +24,10 @@ TEXT = {
 
 
 def joined(ours: str, theirs: str) -> tuple[Fused, Fused]:
-    """Return the changes that join queries, keys and values of the layers ``ours`` into one matrix and one bias."""
+    """Return the changes that join queries, keys and values of each layer: one for the matrices, one for the biases.
+
+    ``ours`` is the family's name of the layers, ``theirs`` that of OpenAI's code.
+    """
     weight, bias = (
         Fused(tuple(f"{ours}.self_attn.{kind}_proj.{role}" for kind in "qkv"), f"{theirs}.attn.in_proj_{role}")
         for role in ("weight", "bias")

@@ -54,7 +54,7 @@ _FAIRSEQ_NORMS = (
 
 
 def within(ours: str, theirs: str, names: Names) -> dict[str, str]:
-    """Return ``names`` with the prefixes ``ours`` (of the family's names) and ``theirs`` (of the library's names)."""
+    """Return ``names`` with prefixes: ``ours`` before the family's names, ``theirs`` before the library's."""
     return {f"{ours}{name}": f"{theirs}{spelled}" for name, spelled in names.items()}
 
 
@@ -64,8 +64,8 @@ def in_transformers(
 ) -> list[Layout]:  # fmt: skip
     """Return transformers' layouts, in both spellings of the weight norm; their keys begin with ``before``.
 
-    ``ours`` is the prefix of the family's names. ``more`` are further names after the prefix, ``heads`` names without
-    it. ``training`` and ``marks`` are added to these fields of the layouts.
+    ``name`` and ``library`` are fields of the layouts; ``training`` and ``marks`` are added to these fields. ``ours``
+    is the prefix of the family's names. ``more`` are further names after this prefix, ``heads`` are names without it.
     """
     same = {one: one for one in (*CORE, *(more or {}), _ONE_NORM, NORMS)}
     return [

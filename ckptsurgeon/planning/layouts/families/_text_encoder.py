@@ -24,7 +24,8 @@ _COMPARED = "which only a comparison of texts and images uses"
 class TextEncoder:
     """A text encoder: the prefix of its keys in diffusers (``ours``), and in the original (``theirs``).
 
-    ``is_open`` is true if the original has open_clip's names, which are those of OpenAI's code, else transformers'.
+    If ``is_open`` is true, the original has open_clip's names, which are those of OpenAI's code; otherwise it has
+    those of transformers.
     """
 
     ours: str
@@ -91,7 +92,7 @@ class TextEncoder:
 
     @property
     def _own(self) -> list[str]:
-        """The names without prefix: the first encoder of a pipeline has no projection."""
+        """The names of the family without prefix; only the second encoder of a pipeline has a projection."""
         return [name for name in TEXT if name != _PROJECTION or self.ours == _SECOND]
 
 
@@ -125,8 +126,8 @@ def their_encoders_in(tensors: Tensors) -> tuple[TextEncoder, ...]:
 def encoders_in(tensors: Tensors, projection: str) -> tuple[TextEncoder, ...]:
     """Return the text encoders of a pipeline of diffusers, with their names in the original.
 
-    Stable Diffusion 2 has open_clip's encoder, and linear layers around the attention of its U-Net; version 1 has
-    convolutions there. ``projection`` is the key of the weight of such a layer or convolution.
+    ``projection`` is the key of a weight next to an attention of the U-Net. In Stable Diffusion 2, which has
+    open_clip's encoder, this is the weight of a linear layer; in version 1 it is that of a convolution.
     """
     first, second = (
         f"{one}{_WRAPPER}{_TOKENS}" in tensors or f"{one}{_TOKENS}" in tensors for one in (_FIRST, _SECOND)

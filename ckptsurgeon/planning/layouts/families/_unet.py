@@ -18,10 +18,10 @@ Levels = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class UNet:
-    """The structure of a U-Net: the levels on the way down and up, and the transformer blocks in the middle.
+    """The structure of a U-Net: numbers of transformer blocks, for each residual block of each level down and up.
 
-    ``embedding`` is the module in diffusers that embeds sizes or classes, which the original calls ``label_emb``; '' if
-    there is none.
+    ``middle`` is the number in the middle. ``embedding`` is the module in diffusers that embeds sizes or classes,
+    which the original calls ``label_emb``; '' if there is none.
     """
 
     down: Levels
@@ -70,7 +70,11 @@ def unet_in(keys: Collection[str], prefix: str, *, is_ldm: bool) -> UNet | None:
 
 
 def _levels(keys: Collection[str], module: str, first: int, ends: tuple[str, ...]) -> Levels:
-    """Return the levels of numbered blocks: a block with one of the modules ``ends`` is the last of its level."""
+    """Return the levels of numbered blocks: a block with one of the modules ``ends`` is the last of its level.
+
+    The blocks are ``module.first`` and those that follow it. Each level has, for each residual block, its number of
+    transformer blocks.
+    """
     levels: list[list[int]] = [[]]
     for block in (f"{module}.{number}" for number in count(first)):
         is_resnet, is_end = _has(keys, block, "0.in_layers.0", "0.in_layers.2"), _has(keys, block, *ends)
@@ -97,7 +101,10 @@ def _depth(keys: Collection[str], attention: str) -> int:
 
 
 def _number(keys: Collection[str], modules: str, parts: tuple[str, ...]) -> int:
-    """Return how many numbered modules have one of the parts, so that a missing tensor does not hide a module."""
+    """Return how many of the numbered ``modules`` exist, counting from 0; ``{}`` in the name is the number.
+
+    A module exists if it has the weight of one of ``parts``, so that a missing tensor does not hide it.
+    """
     return sum(1 for _ in takewhile(lambda n: _has(keys, modules.format(n), *parts), count()))
 
 
@@ -106,7 +113,7 @@ def _has(keys: Collection[str], module: str, *parts: str) -> bool:
 
 
 def _embedding_in(keys: Collection[str], prefix: str) -> str:
-    """Return the embedding that a U-Net in diffusers has; '' if there is none."""
+    """Return the name of the embedding of sizes, images or noise levels of a U-Net in diffusers; '' if it has none."""
     if f"{prefix}{TABLE}" in keys:
         return TABLE
     return next((one for one in (SIZES, CLASSES) if _has(keys, f"{prefix}{one}", "linear_1", "linear_2")), "")

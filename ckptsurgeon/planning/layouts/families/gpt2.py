@@ -24,7 +24,10 @@ _TIED = {"lm_head": "transformer.wte"}
 
 
 def _joined(key: str, dim: int) -> Callable[[Tensors], bool]:
-    """Return a function that tests whether dimension ``dim`` of the fused matrix has queries, keys and values."""
+    """Return a function that tests whether dimension ``dim`` of the matrix ``key`` is 3 times the other one.
+
+    Such a matrix contains queries, keys and values.
+    """
 
     def fits(tensors: Tensors) -> bool:
         shape = tensors[key].shape

@@ -39,7 +39,10 @@ def _ours(output: str) -> Layout:
 
 
 def _is_thrice(tensors: Tensors) -> bool:
-    """Return whether there are as many keys and values as queries; other networks with litgpt's names have fewer."""
+    """Return whether there are as many rows of keys and of values as of queries.
+
+    Other networks with litgpt's names have fewer.
+    """
     shape = tensors[_FIRST].shape
     return len(shape) == 2 and shape[0] == 3 * shape[1]
 

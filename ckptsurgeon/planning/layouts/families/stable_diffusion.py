@@ -75,12 +75,16 @@ def family_of(pipeline: Pipeline) -> Family:
 
 
 def _forms(part: object) -> tuple[bool, ...]:
-    """Return the forms that the names of ``part`` may have: False (the first) and True; only False if it is missing."""
+    """Return (False, True) if ``part`` exists, since its names then have two forms, else (False,)."""
     return (False, True) if part else (False,)
 
 
 def _renamed(names: Mapping[str, str], is_flat: bool, is_older: bool) -> dict[str, str]:
-    """Return names in a form of diffusers: of transformers since 5.6 (``is_flat``), of diffusers before 0.18."""
+    """Return the names as diffusers writes them with other versions.
+
+    If ``is_flat`` is true, these are the names with transformers since 5.6; if ``is_older`` is true, those of
+    diffusers before 0.18.
+    """
     older = {f".attentions.0.{now}": f".attentions.0.{before}" for now, before in OLDER.items()}
     found = _flat(names) if is_flat else dict(names)
     if not is_older:
@@ -97,7 +101,7 @@ def _flat(names: Mapping[str, str]) -> dict[str, str]:
 
 
 def _marks(pipeline: Pipeline, names: Mapping[str, str]) -> tuple[str, ...]:
-    """Return one key of each network, which differs between the forms."""
+    """Return one key of each network in this layout; it is one that differs between the forms of the names."""
     found = [f"{UNET}conv_in"] if pipeline.unet else []
     found += [f"{VAE}encoder.mid_block.attentions.0.to_q"] if pipeline.vae else []
     found += [text.token.removesuffix(".weight") for text in pipeline.texts]
@@ -134,7 +138,10 @@ def _ldm(pipeline: Pipeline, names: Mapping[str, str]) -> Layout:
 
 
 def _component(layout: Layout, component: str, others: Mapping[str, str]) -> Layout:
-    """Return the layout with the names of one component of a pipeline alone; ``others`` are those of the original."""
+    """Return the layout with the names of one component of a pipeline alone.
+
+    ``others`` maps the prefix of each component to its prefix in the original; the other components are left out.
+    """
     names = {ours: name.removeprefix(component) for ours, name in layout.names.items() if ours.startswith(component)}
     omits = {
         one.rstrip("."): f"another component: --layout {_layout_of(other)} takes it"
@@ -150,9 +157,9 @@ def _layout_of(component: str) -> str:
 
 
 def _without(layout: Layout, prefix: str, *, is_bare: bool = False) -> Layout:
-    """Return the form of a layout in which the only network has no prefix.
+    """Return the layout without the prefix ``prefix``, for files that contain only this network.
 
-    It is the form that is written, if ``is_bare`` is true: that of an autoencoder alone, and of diffusers.
+    If ``is_bare`` is true, ckpt writes this form, as for an autoencoder alone and for diffusers.
     """
     return replace(
         layout,

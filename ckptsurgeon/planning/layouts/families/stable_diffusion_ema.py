@@ -1,7 +1,7 @@
 """The moving averages of Stable Diffusion's weights that some original files have in addition: ``model_ema``.
 
-The key of an average is that of the weight without dots. A user chooses them by the name of the layout:
-``diffusers-ema``. https://github.com/CompVis/latent-diffusion/blob/main/ldm/modules/ema.py
+The key of an average is the key of its weight without the dots. A user chooses the averages by the name of the
+layout: ``diffusers-ema``. https://github.com/CompVis/latent-diffusion/blob/main/ldm/modules/ema.py
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _WEIGHTS = "the weights of the last step; --layout diffusers takes them in place
 
 
 def averages_of(key: str) -> str:
-    """Return the key of the average of a weight of the U-Net: a buffer, whose name has no dots."""
+    """Return the key of the average of a weight of the U-Net: averages are buffers, whose names have no dots."""
     return f"{_AVERAGES}{key.removeprefix('model.').replace('.', '')}"
 
 
