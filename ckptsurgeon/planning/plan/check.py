@@ -63,7 +63,10 @@ class CheckedPlan(Protocol):
 
 
 def check_plan(plan: CheckedPlan, data: Mapping[str, Any]) -> None:
-    """Raise ConfigError if a plan contradicts itself, or if the counts or classes in its JSON ``data`` are wrong."""
+    """Raise ConfigError if a plan contradicts itself or its JSON ``data``.
+
+    The JSON has the class of each step (copied, initialised, ...), and the number of tensors of each class.
+    """
     if not plan.steps:
         raise _fault("it has no steps")
     if not 0 <= plan.seed < 2**63:

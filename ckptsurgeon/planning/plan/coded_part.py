@@ -30,7 +30,7 @@ class CodedPart:
 
     @property
     def is_ordered(self) -> bool:
-        """Whether groups are not adjacent columns, so that the step reads the number of the group of each column."""
+        """Whether the columns of a group are not adjacent; the step then reads the number of each column's group."""
         return ("ordered", 1.0) in self.facts
 
     def to_json(self) -> dict[str, Any]:

@@ -146,7 +146,8 @@ class Factor:
     def shape(self, of: Sequence[int]) -> tuple[int, ...]:
         """Return the factor's shape: A is (rank, in), B is (out, rank).
 
-        ``of`` is the shape of the inputs of a difference, or of the same factor of a product.
+        For a factor of a difference, ``of`` is the shape of the two inputs; for a factor of a product, the shape of
+        the input A or B that it replaces.
         """
         if self.of == PRODUCT:
             return (self.rank, *of[1:]) if self.part == "A" else (of[0], self.rank, *of[2:])
@@ -226,7 +227,8 @@ class Merge:
 
     The value of a parameter is a tuple if each model has its own value. If ``base`` is true, the last input is the
     base. The method gets values of the dtype ``compute``; ``device`` is the torch device of the computation ("" for
-    numpy). If the method uses ``statistics`` of the models, those of each model follow the tensors of all models.
+    numpy). If the method uses ``statistics`` of the models, the step's inputs are first the tensors of all models,
+    then the statistics of each model.
     """
 
     method: str

@@ -23,8 +23,9 @@ OMP = "omp"
 class DonorRows(Brief):
     """The rows of a donor, another model that has the new tokens; rows of new tokens are made from its rows.
 
-    ``size`` is the donor's number of rows. ``rows`` has its row of each token of the destination, None for padding.
-    Each new row is a weighted sum of at most ``picks`` rows of tokens that source and donor share.
+    ``size`` is the donor's number of rows. ``rows`` has the index of the donor's row for each row of the destination;
+    None if the donor lacks the token, or for padding. Each new row is a weighted sum of at most ``picks`` rows of
+    tokens that source and donor share.
     """
 
     size: int
@@ -32,7 +33,7 @@ class DonorRows(Brief):
     rows: tuple[int | None, ...]
 
     def place(self, row: int) -> int:
-        """Return the donor's row of a token of the destination."""
+        """Return the index of the donor's row for the destination's row ``row``, whose token the donor must have."""
         found = self.rows[row]
         assert found is not None
         return found
@@ -128,7 +129,7 @@ class VocabularyRows(Brief):
 
     @cached_property
     def computed(self) -> VocabularyRows:
-        """A copy of this object in which each row that only copies a source row is replaced by zeros."""
+        """A copy of this object in which rows of zeros replace all rows that only copy a source row."""
         return replace(self, rows=tuple(() if isinstance(row, int) else row for row in self.rows))
 
     def between(self, have: int, want: int) -> VocabularyRows:

@@ -106,7 +106,10 @@ class Step(Brief):
 
     @property
     def combined(self) -> tuple[Input, ...]:
-        """The inputs of a merge without the statistics of the models, which follow the models, one for each."""
+        """The tensors that a merge combines: its inputs without statistics.
+
+        If the method uses statistics, the inputs end with them, one for each model.
+        """
         inputs = self.inputs
         by_statistics = self.merge is not None and self.merge.statistics
         return inputs[: len(inputs) // 2] if by_statistics else inputs
@@ -130,7 +133,7 @@ class Step(Brief):
 
     @property
     def column_order(self) -> Input | None:
-        """The last input, if it is the order in which the codes of this step have their groups (``g_idx``)."""
+        """The last input if it is ``g_idx``, the number of the group of each column of the codes; else None."""
         return self.more[-1] if self.coded is not None and self.coded.is_ordered and self.more else None
 
     @property
