@@ -136,7 +136,8 @@ def _turned(
 ) -> Iterable[Mapping[str, Any]]:
     """Yield operations that view the rows of each head as a grid of ``sizes``, and transpose the grid.
 
-    Each reshape sets all sizes, so that an operation fails for a weight of another shape.
+    ``modules`` maps the name of each module to its number of heads, ``width`` is the number of columns of the
+    weights. Each reshape sets all sizes, so that an operation fails for a weight of another shape.
     """
     for module, heads in modules.items():
         for key, dims in ((f"{module}.weight", [0, 2, 1, 3]), (f"{module}.bias", [0, 2, 1])):

@@ -23,8 +23,8 @@ class Defaults:
     """What transformers and llama.cpp assume about a model type.
 
     ``theta`` (the base of the rotary embedding) and ``epsilon`` (of norms) are transformers' defaults for fields that
-    config.json lacks. ``activations`` are the names of the only activation that llama.cpp has for the model type.
-    ``norm`` is the field that contains the epsilon; if it begins with ``rms``, norms divide by the root mean square.
+    config.json lacks. llama.cpp has only one activation for the model type; ``activations`` are its names. ``norm``
+    is the field that contains the epsilon; if it begins with ``rms``, norms divide by the root mean square.
     """
 
     theta: float = 1e4
