@@ -266,7 +266,7 @@ def _biases(name: str, parts: Sequence[_Part], dtype: str) -> Iterator[Step]:
 
 
 def _notes(modules: Sequence[NewModule]) -> Iterator[str]:
-    """Yield notes on factors that became wider, and on ranks above the sides of a weight."""
+    """Yield notes on factors that got a wider dtype, and on ranks larger than a side of the weight."""
     wider = [one.name for one in modules if any(each.dtype != one.b.dtype for each in one.b.inputs)]
     if wider:
         kind = next(one.b.dtype for one in modules if one.name == wider[0])

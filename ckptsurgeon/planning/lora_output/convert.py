@@ -84,9 +84,9 @@ def adapter_plan(
     arguments: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
 ) -> Plan:
-    """Return the plan of ``verb`` for the adapter ``made``.
+    """Return the plan of the command ``verb`` that writes the adapter ``made``.
 
-    ``left`` has the index of the source and the key of each tensor that is left out.
+    ``left`` has (index of the source, key) for each tensor that is left out.
     """
     first, *others = sources
     first = replace(first, operations=(*first.operations, *made.operations))
@@ -128,7 +128,7 @@ def _module(one: AdapterView, each: NamedModule, dtype: str) -> NewModule:
 def copied_settings(one: AdapterView, names: Sequence[str] | None = None) -> dict[str, Any]:
     """Return the fields of an adapter's configuration that do not follow from its modules; {} if it has none.
 
-    ``names`` are the names of the modules that are left of it, None if all are.
+    ``names`` are the names of the modules that the output still has; None if it has all.
     """
     if one.adapter.config is None:
         return {}

@@ -126,9 +126,10 @@ def named_modules(
 
 
 def _check_shapes(one: AdapterView, module: AdapterModule, key: str, base: SourceView) -> None:
-    """Raise PlanError if the factors of a module do not fit its weight ``key`` in the base, unless this is quantised.
+    """Raise PlanError if the factors of a module do not fit its weight ``key`` in the base.
 
-    A weight and its factors must have the same number of dimensions, too: toolkits load factors by their shapes.
+    Toolkits load factors by their shapes, so they must also have as many dimensions as the weight. A quantised weight
+    is not checked.
     """
     weight = base.tensors[key]
     if DTYPES[weight.dtype].kind != "float" or key in base.codes.by_key:
@@ -175,9 +176,9 @@ def common_dtype(dtypes: Iterable[str]) -> str:
 
 
 def is_exact(times: float, dtype: str) -> bool:
-    """Return whether numbers of ``dtype`` times ``times`` are numbers of ``dtype`` without rounding.
+    """Return whether all numbers of ``dtype`` can be multiplied by ``times`` without rounding.
 
-    They are if ``times`` is a power of two, unless they leave the range of the dtype, as often in float16.
+    They can if ``times`` is a power of two, unless the products leave the range of the dtype, as often in float16.
     """
     return times == 1 or (dtype != "float16" and abs(frexp(times)[0]) == 0.5)
 

@@ -143,7 +143,10 @@ def _peft(modules: Sequence[NewModule], settings: Mapping[str, Any]) -> AdapterF
 
 
 def _diffusers(modules: Sequence[NewModule]) -> AdapterFiles:
-    """Return the adapter with a prefix for each model, whose configurations are in the metadata."""
+    """Return the adapter in diffusers' names, which begin with the name of a model of the pipeline.
+
+    The metadata contains PEFT's configuration for each of these models.
+    """
     _check_dotted(modules, "diffusers")
     made, data = AdapterFiles(), dict[str, Any]()
     groups: dict[str, list[NewModule]] = {}
