@@ -115,7 +115,7 @@ class Decisions:
     """The decisions on all destination tensors.
 
     ``steps`` are in state-dict order. ``equal`` are pairs of source keys whose values must be the same; they are
-    compared before writing. ``used`` are those names of destination tensors that are in a source.
+    compared before writing. ``used`` are the names of destination tensors that a source has, too.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -195,7 +195,7 @@ class _Decider:
     def _is_copied(self, have: TensorInfo, want: TensorInfo) -> bool:
         """Return whether a tensor that torch quantised can be copied, because the destination has one like it.
 
-        A live module keeps its own scales, so that nothing is copied into one.
+        It is never copied into a live module, which would keep its own scales.
         """
         is_alike = (have.dtype, have.shape) == (want.dtype, want.shape)
         return is_alike and not is_uncopied(have) and self.target.kind != "module"

@@ -28,8 +28,8 @@ def few_copied(
     """Yield the note if most tensors of the destination are in no source and most tensors of the sources are not used.
 
     Both conditions must be met. If an encoder is put into a model with a decoder, the second is not met, since all of
-    the encoder is used. If the source has another head than the destination, the first is not met, since its other
-    tensors fill most of the destination. There is no note either if an option leaves out a part of a source.
+    the encoder is used. If the source has another output head than the destination, the first is not met, since its
+    other tensors fill most of the destination. There is no note either if an option leaves out a part of a source.
     """
     if _is_asked(views, options):
         return

@@ -228,7 +228,10 @@ def select(views: Sequence[SourceView], options: Options) -> Selection:
 
 
 def _check_unused(rule: Rule, views: Sequence[SourceView], keys: Sequence[str], selection: Selection) -> None:
-    """Add a note on a rule that matches no key if it is not needed; otherwise raise PatternError."""
+    """Add a note on a rule that matches no key, if the rule is not needed; otherwise raise PatternError.
+
+    It is not needed if it only strips a prefix that is stripped automatically.
+    """
     if rule.pattern is None:
         return
     for view in views:

@@ -83,9 +83,9 @@ def plan_transplant(
 
 
 def _unexpected(selection: Selection, used: set[str]) -> list[TensorOrigin]:
-    """Return the selected tensors that the destination lacks under all their names.
+    """Return the selected tensors of which the destination has none of the names.
 
-    ``used`` are those names of destination tensors that are in a source.
+    ``used`` are the names of destination tensors that a source has, too.
     """
     placed = {(origin.source, origin.key) for name in used for origin in selection.origins.get(name, ())}
     left = {(o.source, o.key): o for name, found in selection.origins.items() if name not in used for o in found}
@@ -99,7 +99,7 @@ def _names(selection: Selection, unexpected: Sequence[TensorOrigin]) -> list[str
 
 
 def _idle_copies(selection: Selection, used: set[str]) -> list[str]:
-    """Return a list with a note on copies of used tensors, made by rules under names that the destination lacks."""
+    """Return a note if rules copy used tensors to names that the destination lacks, else an empty list."""
     placed = {(origin.source, origin.key) for name in used for origin in selection.origins.get(name, ())}
     idle = [
         name

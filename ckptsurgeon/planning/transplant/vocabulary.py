@@ -108,7 +108,7 @@ class VocabularyAxes:
     def rows(self, key: str, axis: int, have: Shape, want: Shape) -> VocabularyRows:
         """Return the rows of a tensor whose vocabulary axis is ``axis``, those of padding included.
 
-        Raises PlanError if tensors differ in the number of these rows.
+        Raises PlanError if the tensor has another number of rows than the tensors before it.
         """
         rows, sizes = self._options.rows, (have[axis], want[axis])
         is_padded = sizes != (rows.size, len(rows.rows))
@@ -224,7 +224,7 @@ class VocabularyAxes:
         return [*self._passed_padding(copied), *(self._passed_axes(axes) if axes else [])]
 
     def _passed_padding(self, steps: Sequence[Step]) -> Iterator[str]:
-        """Yield a note on tensors with as many rows as those that were found to have padding, which stay in order."""
+        """Yield a note on tensors with as many rows as the embedding, padding included, whose rows are not mapped."""
         sizes = self._found
         keys = [
             step.key
@@ -278,7 +278,10 @@ class VocabularyAxes:
 
 
 def _remedy(key: str, axis: int, more: int) -> str:
-    """Return the hint for a tensor that has ``more`` rows than its list has tokens; below 0: fewer, or no such axis."""
+    """Return the hint for a tensor whose number of rows is not that of the tokens of its list.
+
+    ``more`` is the number of rows that have no token; it is not above 0 if rows are missing.
+    """
     padded = f"If its last {count(more, 'row')} are padding, name it: --vocab-keys {escape(key)}={axis}. Or g"
     given = "ive the vocabulary of this model, with its blank and special tokens, or initialise the tensor"
     return f"{padded if more > 0 else 'G'}{given}: --reinit {escape(key)}."
