@@ -129,7 +129,11 @@ def _check_same_keys(field: str, before: Network, after: Network) -> None:
 
 
 def _side(role: str, kind: str, key: str, dim: int, dims: int) -> str:
-    """Return "out" or "in"; raises PlanError if it is not known."""
+    """Return whether dimension ``dim`` of a tensor belongs to the outputs ("out") or the inputs ("in") of its layer.
+
+    ``role`` is what the changed field counts, ``kind`` is the kind of the module, ``dims`` the number of dimensions.
+    Raises PlanError if the side is not known.
+    """
     name = key.rpartition(".")[2]
     if kind in ("experts", "interleaved experts"):
         if dim == 0 or "bias" in name:
@@ -155,7 +159,10 @@ def _is_table(key: str) -> bool:
 
 
 def taken(axis: Axis, runs: Runs, unit: int = 1) -> dict[str, Any]:
-    """Return the operation that takes units of ``unit`` elements along an axis, the same from each of its parts."""
+    """Return the operation that takes the units with the indices ``runs`` along an axis, in each of its parts.
+
+    A unit has ``unit`` elements.
+    """
     size = axis.before // axis.parts // unit
     shifted = [(begin + part * size, end + part * size) for part in range(axis.parts) for begin, end in runs]
     return {"take": axis.key, "dim": axis.dim, "block": unit, "indices": indices_text(shifted)}

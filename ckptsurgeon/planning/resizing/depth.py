@@ -297,7 +297,7 @@ def _output_projections(path: str, number: int, layers: Sequence[Layer], before:
 
 
 def _parts_without(found: Sequence[str], keys: Sequence[str], own: str, before: Network) -> str:
-    """Return a module of a layer that has several matrices, of which none is in ``found``; "" if there is none."""
+    """Return a module of a layer with several matrices, none of them in ``found``; "" if there is none."""
     matrices: dict[str, set[str]] = {}
     for key in keys:
         if before.kinds.get(key) in _ADDED and not key.endswith("bias"):

@@ -190,7 +190,10 @@ class _Own:
 
 
 def _alike(layers: Mapping[str, Parts], network: Network) -> list[tuple[_Own, str]]:
-    """Return one layer that stands for all if all layers of ``network`` change alike; otherwise, each layer."""
+    """Return one layer that stands for all if all layers of ``network`` change alike; otherwise, each layer.
+
+    With each layer is returned the function that turns its keys into patterns.
+    """
     changed = {key for parts in layers.values() for key in parts.values()}
     patterns = {numberless(key) for key in changed}
     matched = {key for key in network.tensors if numberless(key) in patterns}
@@ -206,7 +209,11 @@ def _alike(layers: Mapping[str, Parts], network: Network) -> list[tuple[_Own, st
 def _copies(
     before: Network, dense: Parts, after: Network, experts: Parts, beside: Sequence[str], own: _Own, parts: int
 ) -> list[dict[str, Any]]:
-    """Return operations that make experts, each one of ``parts`` equal parts of the feed-forward layer."""
+    """Return operations that make experts, each one of ``parts`` equal parts of the feed-forward layer.
+
+    ``beside`` are the keys of other new output projections, which get copies of that of the feed-forward layer.
+    ``own`` turns keys into patterns.
+    """
     both, down = own(experts["gate_up"]), own(experts["down"])
     number, rows, width = after.tensors[experts["gate_up"]].shape
     if parts > 1:
@@ -251,7 +258,10 @@ def _beside(new: Sequence[str], after: Network) -> list[str]:
 
 
 def _zeroed(shape: Sequence[int], keys: Sequence[str], after: Network, own: _Own) -> list[dict[str, Any]]:
-    """Return operations that make copies of an output projection zero, of the size that ``after`` has."""
+    """Return operations that set ``keys``, copies of an output projection, to zero, and resize them as in ``after``.
+
+    ``shape`` is the shape of the copied output projection.
+    """
     rows: list[dict[str, Any]] = []
     for key in keys:
         size = after.tensors[key].shape[1]

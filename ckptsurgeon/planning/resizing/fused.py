@@ -33,7 +33,10 @@ class Heads(NamedTuple):
 
 
 def separated(network: Network, heads: Heads) -> Network:
-    """Return a network in which queries, keys and values are tensors of their own; raises PlanError for odd sizes."""
+    """Return the network with separate tensors for queries, keys and values.
+
+    Raises PlanError if the numbers of heads do not fit the rows of a fused tensor.
+    """
     tensors: dict[str, TensorInfo] = {}
     kinds = dict(network.kinds)
     for key, info in network.tensors.items():
@@ -80,7 +83,7 @@ def _groups(network: Network, key: str, heads: Heads) -> int:
 
 
 def fused_keys(network: Network) -> Mapping[str, str]:
-    """Return a map from the key of each part to the key of the fused tensor."""
+    """Return a map from the key of each separate tensor (queries, keys, values) to the key of the fused tensor."""
     return {name: key for key, kind in network.kinds.items() if kind in KINDS for name in _names(key)}
 
 

@@ -53,10 +53,11 @@ Norms = Mapping[str, NormForm]
 
 
 def check_norms(field: str, before: Norms, after: Norms, numbers: tuple[int, int]) -> None:
-    """Raise PlanError if a norm would compute something else with zeros along the width.
+    """Raise PlanError if a norm along the width would compute something else with added zeros.
 
-    ``after`` are the norms at the new width, or those of ``before``, if the network cannot be built at it: then norms
-    of the same size as the width are an error only if all norms of this size are.
+    ``after`` are the norms of the network with the new width. If this network cannot be built, ``after`` is
+    ``before``: then it is not known which norms of the size of the width are along it, and there is only an error if
+    all of them would compute something else.
     """
     own = {path: one for path, one in before.items() if one.size == numbers[0] or (one.kind == "bare" and not one.size)}
     if after is before and not all(one.kind in _WHY for one in own.values()):
@@ -77,9 +78,9 @@ def added_width(
 ) -> Change:
     """Return the change that adds dimensions to the width, which are 0 at first.
 
-    ``norms`` are those of the source. ``more`` has further factors of weights of norms, by key. If the number of heads
-    of queries grows with the width, ``groups`` is the number of heads of keys that they share. Raises PlanError for
-    norms with which this is not possible, and for axes that are not the width alone.
+    ``norms`` are those of the source. ``more`` maps keys of weights of norms to factors by which they are multiplied,
+    too. If the number of heads of queries grows with the width, ``groups`` is the number of heads of keys that they
+    share. Raises PlanError for norms with which this is not possible, and for axes whose size is not just the width.
     """
     old, new = numbers
     change = Change(f"{field} {old} to {new}: {new - old} dimensions are added, which are 0 at first", True)
@@ -104,7 +105,7 @@ def added_width(
 
 
 def _scaled_norm(key: str, offset: float, factor: float) -> list[dict[str, Any]]:
-    """Return operations that multiply ``offset`` plus a weight by ``factor``."""
+    """Return operations that multiply the sum of a weight and ``offset`` by ``factor``."""
     if isclose(factor, 1.0, rel_tol=1e-12):
         return []
     scaled: dict[str, Any] = {"scale": key, "by": factor}

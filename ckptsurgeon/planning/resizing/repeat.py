@@ -29,7 +29,8 @@ class Noise(NamedTuple):
     def rows(self, axis: Axis, taken: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the operation that adds noise along an axis of inputs that the operation ``taken`` has repeated.
 
-        A weight that is normalised (weight norm) gets none: it would be divided by another number.
+        There is none for weights with a weight norm: the noise would change the norm, and with it the layer's
+        outputs.
         """
         if not self.by or axis.side != "in" or ".parametrizations." in axis.key or axis.key.endswith("weight_v"):
             return []
@@ -124,7 +125,10 @@ def _copied(axes: Sequence[Axis], noise: Noise) -> list[dict[str, Any]]:
 
 
 def pooled_heads(field: str, axes: Sequence[Axis], numbers: tuple[int, int]) -> Change:
-    """Return the change to fewer heads of keys and values, each the mean of neighbours; raises PlanError."""
+    """Return the change to fewer heads of keys and values, each the mean of neighbours.
+
+    Raises PlanError if the new number does not divide the old one, or if the heads are not along the first dimension.
+    """
     old, new = numbers
     if old % new:
         raise PlanError(f"{field} {new} is not a divisor of {old}, so heads cannot be pooled evenly.")

@@ -66,7 +66,7 @@ def check_channels(field: str, groups: Sequence[Sequence[Axis]]) -> None:
 
 
 def largest(scores: Iterable[float], keep: int, within: int = 1) -> list[int]:
-    """Return the indices of the ``keep`` largest scores, in order; of equal scores, the first are kept.
+    """Return the indices of the ``keep`` largest scores, in ascending order; of equal scores, the first are kept.
 
     ``within`` is the number of equal parts into which the scores are divided; equally many are kept in each part.
     """
