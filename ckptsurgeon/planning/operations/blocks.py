@@ -82,7 +82,10 @@ def _layer(key: str) -> int | None:
 
 
 def _is_better(at: int, layers: int) -> bool:
-    """Return whether a layer has the better type: in the first or the last eighth, or every third between them."""
+    """Return whether the layer with the index ``at`` gets the better type.
+
+    These are the first and the last eighth of the layers, and every third layer between them.
+    """
     return at < layers // 8 or at >= 7 * layers // 8 or (at - layers // 8) % 3 == 2
 
 

@@ -95,7 +95,7 @@ def resized(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
 
 
 def noised(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
-    """Return a tensor plus random noise; over the copies of one original element along a dimension, it sums to 0."""
+    """Return a tensor plus random noise, which sums to 0 over all copies of the same element along a dimension."""
     dim = dimension(operation, operation.fields["dim"], key, len(info.shape))
     block = operation.fields["block"]
     runs = [(begin * block, end * block) for begin, end in indices_of(operation.fields["of"])]

@@ -47,7 +47,7 @@ def split_by(operation: Operation, key: str, info: TensorInfo) -> dict[str, Tens
 
 
 def _grouped(operation: Operation, key: str, info: TensorInfo, dim: int) -> tuple[TensorInfo, int]:
-    """Return a tensor with a dimension of ``groups`` before ``dim``, and the index that ``dim`` has then.
+    """Return the tensor with ``dim`` reshaped to (groups, rest), and the index of the dimension of the rest.
 
     Without groups, the tensor and its dimension stay as they are.
     """
