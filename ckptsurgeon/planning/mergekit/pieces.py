@@ -212,7 +212,11 @@ class _Builder:
     def _roles(
         self, sources: Sequence[SourceConfig], base: ModelReference | None, where: str, *, whole: bool
     ) -> tuple[list[SourceConfig], SourceConfig | None]:
-        """Return the models that the method merges, in its order, and the base if the method treats it separately."""
+        """Return the models that the method merges, in the order that it expects, and the base.
+
+        The base is None if the method has none, or merges it like the other models. ``whole`` is true if whole models
+        are merged, not slices.
+        """
         method = self._method
         seen: list[tuple[ModelReference, tuple[int, int] | None]] = []
         for one in sources:
