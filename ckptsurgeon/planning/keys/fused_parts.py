@@ -33,7 +33,7 @@ _DEPTH = 4
 
 
 def part_of(key: str) -> str:
-    """Return which part of a fused projection a tensor has, by its module's name: q, k, v, gate, up, or '' for none."""
+    """Return which part of a fused projection a tensor is, by its module's name: q, k, v, gate or up; '' for none."""
     return next((_KINDS[name] for name in _last(key) if name in _KINDS), "")
 
 
