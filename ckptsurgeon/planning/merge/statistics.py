@@ -22,11 +22,11 @@ NAMES = {FISHER: "Fisher information", GRAM: "Gram matrix"}
 
 @dataclass(frozen=True)
 class ModelStatistics:
-    """Statistics of one kind of a model's tensors, in a file that is the source ``source`` of the plan.
+    """The statistics of a model's tensors, all of the kind ``kind``, in a file that is a source of the plan.
 
-    ``keys`` maps keys of the model to keys of the file. ``turned`` are weights stored as (in, out), whose rows belong
-    to the inputs of their layers. ``lacking`` are tensors whose statistics the file should have, but which were not
-    collected.
+    ``source`` is the index of this source. ``keys`` maps keys of the model to keys of the file. ``turned`` are
+    weights stored as (in, out), whose rows belong to the inputs of their layers. ``lacking`` are tensors whose
+    statistics the file should have, but which were not collected.
     """
 
     source: int
@@ -36,7 +36,7 @@ class ModelStatistics:
     lacking: frozenset[str] = frozenset()
 
     def kind_of(self, key: str) -> str:
-        """Return the kind of the statistics of a tensor, one of the values of ``Merge.statistics``."""
+        """Return the kind of the statistics of the tensor ``key``, one of the values of ``Merge.statistics``."""
         return TURNED_GRAM if key in self.turned else self.kind
 
 
@@ -56,10 +56,12 @@ class StepStatistics:
     def of(
         self, key: str, inputs: Sequence[Input], parameters: Mapping[str, Any], *, fitted: bool
     ) -> tuple[str, tuple[Input, ...]]:
-        """Return the kind of the statistics of ``inputs``, and one input for each; ("", ()) if they are averaged.
+        """Return the kind of the statistics of ``inputs``, and the statistics of each input.
 
-        ``key`` is the tensor's key in the output, ``parameters`` are those of the method, and ``fitted`` says whether
-        ``inputs`` are changed to fit the output. Raises PlanError for statistics of another shape.
+        Returns ("", ()) if the inputs are to be averaged without statistics, or if statistics are missing, which
+        ``check`` reports. ``key`` is the tensor's key in the output, ``parameters`` are those of the method, and
+        ``fitted`` says whether ``inputs`` are changed to fit the output. Raises PlanError for statistics of another
+        shape.
         """
         every = [self.models[one.source] for one in inputs]
         have = [one.key in own.keys for one, own in zip(inputs, every, strict=True)]
@@ -101,7 +103,7 @@ class StepStatistics:
         return NAMES.get(self._kind, "")
 
     def check(self) -> None:
-        """Raise PlanError if tensors lack statistics, and ``missing`` does not allow it; the error lists them."""
+        """Raise PlanError if tensors lack statistics and the parameter ``missing`` forbids it; the error lists them."""
         if self.lacking:
             names = [
                 escape(self.views[one.source].source.name)

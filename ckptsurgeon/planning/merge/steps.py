@@ -136,7 +136,10 @@ class MergeSteps:
     def _by_statistics(
         self, piece: MergePiece, fitted: FittedInputs, inputs: list[Input], parameters: Mapping[str, Any]
     ) -> Step:
-        """Return the step that merges ``inputs`` by their statistics, or by their weights alone if there are none."""
+        """Return the step that merges ``inputs`` by their statistics; without statistics, the step that averages them.
+
+        The average has the weights in ``parameters``.
+        """
         weights = parameters["weight"]
         kind, found = self._statistics.of(piece.key, inputs, parameters, fitted=bool(fitted.policy))
         if not found:

@@ -61,11 +61,11 @@ class ModelTies:
         self._owners = [tied_keys(view.tensors) for view in views]
 
     def place(self, place: SourceKey, models: Sequence[SourceKey]) -> SourceKey:
-        """Return ``place``; if the model stores the tensor only under another key, the result has that key.
+        """Return where a model stores the tensor ``place``: the same place, or another key that is tied to it.
 
         A file may store a tied tensor under only one of its names: transformers leaves out that of the output layer.
-        ``models`` has the tensor's key in each model. Another key is only used if it names the same tensor in all
-        models that store their key.
+        ``models`` has the tensor's place in each model. Another key is only used if it is tied to the tensor in every
+        model that stores the tensor under its own key.
         """
         if place.key in self._views[place.source].tensors:
             return place

@@ -150,7 +150,7 @@ class MergeAxes:
     def _check_lenders(self, key: str, inputs: Sequence[Input], lent: Collection[int]) -> None:
         """Raise PlanError if the configuration takes a token's row from a model that this tensor is not merged from.
 
-        ``lent`` are the indices of the output rows for which one of the tensor's ``inputs`` provides the row.
+        There is no error for the rows with an index in ``lent``: one of the tensor's ``inputs`` provides them.
         """
         merged = {one.source for one in inputs}
         for source, rows in enumerate(self._options.rows):
