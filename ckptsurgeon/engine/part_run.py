@@ -238,7 +238,10 @@ def lost_notes(lost: Mapping[str, CastLosses], steps: Sequence[Step]) -> tuple[s
 
 
 def adapter_notes(receipts: Iterable[Mapping[str, Mapping[str, Sequence[str]]]]) -> Iterator[str]:
-    """Yield notes on adapters with zero changes, all or some; ``receipts`` are the ``adapters`` of all PartReceipts."""
+    """Yield notes on adapters of which some or all changes are zero, or whose magnitudes of DoRA are zero.
+
+    ``receipts`` are the ``adapters`` of all PartReceipts.
+    """
     every = list(receipts)
     for path in dict.fromkeys(path for one in every for path in one):
         keys = {kind: [key for one in every if path in one for key in one[path][kind]] for kind in CHANGES}

@@ -197,7 +197,7 @@ class ProcessGroup:
         self._check_alive([0])
 
     def check_soon(self) -> None:
-        """Wait up to ``BYE_S`` seconds for process 0 to end, and raise its error if it has failed."""
+        """Wait up to ``BYE_S`` seconds for the first process to end, and raise its error if it has failed."""
         until = time.monotonic() + BYE_S
         while time.monotonic() < until and not self._has("end"):
             time.sleep(PAUSE_S)

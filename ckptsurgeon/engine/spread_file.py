@@ -1,4 +1,4 @@
-"""Writes the files of several ranks as if they were one file."""
+"""Lets a caller write an output with a file for each rank as if it were a single file."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ BLOCK = 1 << 20
 
 
 class SpreadFile(StagedFile):
-    """The files of all ranks, used as one file: ``write`` writes a tensor's bytes to the files of its ranks.
+    """The files of all ranks; callers use this object as a single file.
 
-    After ``finish``, ``digests`` is {name of a file: SHA-256 of its bytes that belong to no tensor}.
+    ``write`` writes a tensor's bytes to the files of the ranks that have them. After ``finish``, ``digests`` is {name
+    of a file: SHA-256 of its bytes that belong to no tensor}.
     """
 
     def __init__(self, layout: SpreadLayout, folder: StagedFolder) -> None:
