@@ -256,7 +256,7 @@ class FactorCache:
 
 
 def _decomposed(step: Step, factor: Factor, parts: Sequence[Part]) -> tuple[Decomposition, tuple[int, ...]]:
-    """Return the decomposition of the matrix that a step approximates, and the shape of the matrix or weight."""
+    """Return the decomposition of the matrix that a step approximates, and the shape of the (unflattened) weight."""
     if factor.of == PRODUCT:
         a, b = (_matrix(part) for part in parts)
         return decompose_product(b, a, factor.rank), (len(b), *step.source_shape[1:])
@@ -265,7 +265,7 @@ def _decomposed(step: Step, factor: Factor, parts: Sequence[Part]) -> tuple[Deco
 
 
 def rank_with_energy(a: Part, b: Part, energy: float) -> int:
-    """Return the smallest rank of a product with this share of the squared singular values of ``b`` times ``a``."""
+    """Return the smallest rank that keeps the share ``energy`` of the squared singular values of ``b`` times ``a``."""
     squares = singular_values(_matrix(b), _matrix(a)) ** 2
     total = np.cumsum(squares)
     if not total[-1] > 0:

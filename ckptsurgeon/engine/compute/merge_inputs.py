@@ -74,7 +74,7 @@ def _places(shape: tuple[int, ...], limit: int, itemsize: int) -> tuple[OutputBl
 
 
 def _count(step: Step) -> int:
-    """Return how many inputs a slice has: the models, the base, and statistics of single elements."""
+    """Return how many tensors a slice has values of: the models, the base, and statistics of single elements."""
     return len(step.combined if merge_of(step).statistics != FISHER else step.inputs)
 
 
@@ -220,7 +220,7 @@ class MergedTensors:
         return np.array(values).reshape(box_shape(box)), lost
 
     def uniform(self, at: Slice, model: int) -> Array:
-        """Return a random number in [0, 1) for each element of the slice ``at`` of a model.
+        """Return random numbers in [0, 1), one for each element of ``at``, a slice of a model's tensor.
 
         The seed, the key and ``model`` (the index of the model) determine the numbers. They come from the generator
         Philox (https://doi.org/10.1145/2063384.2063405). It is counter-based, so its sequence can start at any

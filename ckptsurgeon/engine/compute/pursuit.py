@@ -136,7 +136,7 @@ class _SharedRows:
             at = end
 
     def rows(self, indices: Sequence[int]) -> Array:
-        """Return the rows with the given indices, as float64."""
+        """Return the rows as float64; ``indices`` are their indices in ``places``."""
         return _read_rows(self.part, [self.places[index] for index in indices])
 
 
@@ -151,10 +151,11 @@ def _read_rows(part: Part, places: Sequence[int]) -> Array:
 
 @dataclass
 class _NewRows:
-    """The rows of new tokens, which are computed many at once, whatever the blocks in which they are asked for.
+    """The rows of new tokens. They are computed in fixed groups, whichever rows a block needs.
 
-    So their values do not depend on the number of threads and processes. ``bases`` are the source's rows of the shared
-    tokens.
+    So their values do not depend on the number of threads and processes. ``atoms`` are the donor's rows of the shared
+    tokens, ``bases`` the indices of the source's rows of the same tokens. ``theirs`` and ``source`` are the two
+    tensors.
     """
 
     rows: VocabularyRows
@@ -172,7 +173,7 @@ class _NewRows:
         return {row: place for place, row in enumerate(self.donor.wanted(self.rows))}
 
     def within(self, begin: int, end: int) -> list[int]:
-        """Return the rows from ``begin`` to before ``end`` that are made here."""
+        """Return the indices of the rows from ``begin`` to before ``end`` that are made here."""
         return [row for row in range(begin, end) if row in self._wanted]
 
     def row(self, row: int) -> Array:
