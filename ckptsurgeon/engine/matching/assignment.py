@@ -16,8 +16,9 @@ __all__ = ["assignment", "value_of"]
 def assignment(values: Array) -> Array:
     """Return for each row the column that it is paired with, so that the sum of ``values`` of the pairs is largest.
 
-    ``values`` is a square matrix of finite numbers, of which one row at a time is in double precision. Time grows with
-    the cube of its size at most; it grows with the square if most rows have their largest value in different columns.
+    ``values`` is a square matrix of finite numbers; only one row at a time is converted to double precision. Time
+    grows with the cube of its size at most; it grows with the square if most rows have their largest value in
+    different columns.
     """
     size = len(values)
     columns = -_largest(values)  # duals: costs are values times -1, and reduced costs are never negative
@@ -35,7 +36,7 @@ def assignment(values: Array) -> Array:
 
 
 def value_of(values: Array, order: Array) -> float:
-    """Return the sum of the pairs of each row with the column in ``order``."""
+    """Return the sum of the elements of ``values`` in each row and the column that ``order`` pairs with the row."""
     return float(values[np.arange(len(values)), order].sum(dtype="float64"))
 
 
@@ -48,7 +49,10 @@ def _costs(values: Array, row: int) -> Array:
 
 
 def _augment(values: Array, free: int, rows: Array, columns: Array, row_of: Array, column_of: Array) -> None:
-    """Pair one more row, by the shortest path of changed pairs from it to a free column; changes the arrays."""
+    """Pair the row ``free`` with a column; the arrays are changed in place.
+
+    Other pairs are changed for this, along the shortest path from the row to a column without a row.
+    """
     size = len(values)
     shortest, via = np.full(size, np.inf), np.full(size, -1)
     done = np.zeros(size, bool)

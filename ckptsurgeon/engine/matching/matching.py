@@ -134,19 +134,28 @@ class _Descent:
                     due |= near[number] & (visited | due)
 
     def _linear(self, number: int) -> list[Part]:
-        """Return the parts of a group that both models have, and whose tensors do not have the group along two axes."""
+        """Return the parts of a group that can be compared.
+
+        Both models have their tensors, and no tensor has the group along two axes.
+        """
         return [
             part
             for part in self._groups[number].parts
-            if number not in self._others(number, part, also=True) and all(map(self._is_shared, part.keys))
+            if number not in self._others(number, part, with_itself=True) and all(map(self._is_shared, part.keys))
         ]
 
     def _is_shared(self, key: str) -> bool:
-        """Return whether both models have a tensor, in the same shape: the rows of other tokens cannot be compared."""
+        """Return whether both models have a tensor, in the same shape.
+
+        Tensors of other shapes, such as embeddings of other vocabularies, cannot be compared.
+        """
         return key in self._reference and self._reference[key].shape == self._model[key].shape
 
-    def _others(self, number: int, part: Part, *, also: bool = False) -> set[int]:
-        """Return the groups along the other axes of a part's tensors; with ``also``, the group itself may be one."""
+    def _others(self, number: int, part: Part, *, with_itself: bool = False) -> set[int]:
+        """Return the groups along the other axes of a part's tensors.
+
+        The group ``number`` itself is left out, unless ``with_itself`` is true.
+        """
         dims = [
             (dim, one.group)
             for key in part.keys
@@ -154,7 +163,7 @@ class _Descent:
             for one in placed
             if len(part.keys) > 1 or dim != part.dim
         ]
-        return {group for _, group in dims if also or group != number}
+        return {group for _, group in dims if with_itself or group != number}
 
     def _near(self, number: int) -> set[int]:
         """Return the indices of the groups that share a tensor with a group."""
@@ -193,7 +202,10 @@ class _Descent:
         return units, queries
 
     def _pair(self, number: int, part: Part) -> TensorPair:
-        """Return the two tensors of a part; in the model's, all other groups are in their current order."""
+        """Return the two tensors that are compared for a part.
+
+        In that of the model, the units of all other groups are in their current order.
+        """
         if len(part.keys) == 1:
             key = part.keys[0]
             first, second = self._reference[self._counterpart(key)], self._ordered(key, but=part.dim)

@@ -61,15 +61,15 @@ class TensorPair:
 
 
 def matrix_dtype(units: int) -> str:
-    """Return the dtype of the sums for this number of units."""
+    """Return the dtype of a matrix of inner products of all pairs of ``units`` units."""
     return "float32" if units > LARGE else "float64"
 
 
 def add_products(to: Array, pair: TensorPair, dim: int, begin: int, block: int, memory: int) -> None:
-    """Add the inner products of each unit of the first tensor (rows) with each of the second (columns) to ``to``.
+    """Add to ``to`` the inner product of each unit of the first tensor (rows) with each of the second (columns).
 
-    The units are along the dimension ``dim`` from ``begin`` on, each of ``block`` elements. Bands of other dimensions
-    are read, each in about ``memory`` bytes.
+    The units are along the dimension ``dim`` from ``begin`` on, each of ``block`` elements. The tensors are divided
+    along other dimensions into bands, which are read one after the other, in about ``memory`` bytes each.
     """
     units = len(to)
     whole: list[tuple[int, int]] = [(0, size) for size in pair.shape]
