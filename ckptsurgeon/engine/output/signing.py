@@ -43,17 +43,19 @@ class OutputSigner:
 
 
 @contextmanager
-def signing(options: OutputOptions, path: str, taken: set[tuple[int, int]], *, folder: bool) -> Iterator[OutputSigner]:
+def signing(
+    options: OutputOptions, path: str, protected: set[tuple[int, int]], *, folder: bool
+) -> Iterator[OutputSigner]:
     """Yield the signer of an output; if the output is a single file, its signature is published after the block.
 
-    ``taken`` are the device and inode numbers of files that must not be overwritten.
+    ``protected`` are the device and inode numbers of files that must not be overwritten.
     """
     if folder or not options.key:
         yield OutputSigner(options, path)
         return
     place = signature_of(path, folder=False)
     made = OutputSigner(options, path)
-    check_output(place, taken, force=options.force, folder=False)
+    check_output(place, protected, force=options.force, folder=False)
     written = False
     try:
         with output_lock(place, options.wait), staged_file(place, None, force=options.force) as file:
