@@ -23,13 +23,16 @@ class Errors(NamedTuple):
 
     @staticmethod
     def between(old: Bytes, new: Bytes, made: Bytes, dtype: str) -> Errors:
-        """Return the errors if ``made`` replaces ``new``; not finite if an element (of ``dtype``) is not finite."""
+        """Return the errors of ``made``, which replaces the block ``new``, and the changes from ``old`` to ``new``.
+
+        The sums are not finite if an element is not finite. Elements are of ``dtype``.
+        """
         before, after, found = (widened(one.view(raw_dtype(dtype)), dtype) for one in (old, new, made))
         with np.errstate(all="ignore"):
             return Errors(_squares(found - after), _squares(after - before), _squares(after))
 
     def plus(self, other: Errors | None) -> Errors:
-        """Return the sums over the elements of both."""
+        """Return the sums over the elements of both objects."""
         return self if other is None else Errors(*(one + two for one, two in zip(self, other, strict=True)))
 
 
