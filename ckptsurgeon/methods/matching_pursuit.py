@@ -43,10 +43,11 @@ class Atoms(Protocol):
 def sparse_sums(vectors: Array, atoms: Atoms, most: int) -> tuple[Array, Array]:
     """Return, for each vector, the indices of at most ``most`` rows of ``atoms`` and the weight of each row.
 
-    ``vectors`` are float64. Both results have the shape (vectors, terms); terms is ``most``, but at most the length of
-    a vector, since that many rows suffice for any vector. If fewer rows suffice, the other indices are -1, and their
-    weights 0. Of rows with the same product, the first is taken. Products are computed in single precision; nearly
-    equal ones are computed again in double precision, so that the choice does not depend on the processor.
+    The sum of the rows times their weights is near the vector. ``vectors`` are float64. Both results have the shape
+    (vectors, terms); terms is ``most``, but at most the length of a vector, since that many rows suffice for any
+    vector. If fewer rows suffice, the other indices are -1, and their weights 0. Of rows with the same product, the
+    first is taken. Products are computed in single precision; nearly equal ones are computed again in double
+    precision, so that the choice does not depend on the processor.
     """
     number, size = vectors.shape
     most = min(most, size)
@@ -79,7 +80,10 @@ def sparse_sums(vectors: Array, atoms: Atoms, most: int) -> tuple[Array, Array]:
 
 
 def _orthogonal(basis: Array, rows: Array) -> tuple[Array, Array]:
-    """Return the part of each row along each vector of its basis, and what is left; done twice, against rounding."""
+    """Return, for each row, its product with each vector of its orthonormal basis, and the rest of the row.
+
+    Both are computed twice, to correct rounding errors.
+    """
     parts, new = np.zeros(basis.shape[:2]), rows
     for _ in range(2):
         more = np.matmul(basis, new[:, :, None])[:, :, 0]
@@ -89,7 +93,10 @@ def _orthogonal(basis: Array, rows: Array) -> tuple[Array, Array]:
 
 
 def _chosen(left: Array, taken: Array, atoms: Atoms) -> Array:
-    """Return the index of the row with the largest product for each vector, none of ``taken``; -1 if all are 0."""
+    """Return, for each residual in ``left``, the index of the row with the largest product; -1 if all products are 0.
+
+    Rows that the vector has already (``taken``) are left out.
+    """
     units = (left / np.linalg.norm(left, axis=1, keepdims=True)).astype("f4")
     best = np.zeros(len(left), "f4")
     found: list[tuple[Array, Array, Array]] = []
@@ -108,7 +115,11 @@ def _chosen(left: Array, taken: Array, atoms: Atoms) -> Array:
 
 
 def _decided(left: Array, vectors: Array, places: Array, products: Array, atoms: Atoms) -> Array:
-    """Return the row of each vector among the nearly equal ``places``; -1 for a vector that has none."""
+    """Return the index of the row for each residual in ``left``; -1 for a residual without candidates.
+
+    The candidates are rows whose products are nearly equal: ``vectors`` has the index of the residual, ``places`` the
+    index of the row, and ``products`` the product of each.
+    """
     order = np.lexsort((places, -products, vectors))
     vectors, places = vectors[order], places[order]
     chosen = np.full(len(left), -1, "i8")
