@@ -204,9 +204,10 @@ def singular_values(left: Array, right: Array) -> Array:
 
 
 def _core(left: Array, right: Array) -> tuple[Array, Array, Array, Array]:
-    """Return a basis of the columns of ``left``, and the singular values and vectors of the product.
+    """Return the singular value decomposition of ``left`` times ``right``, in four parts.
 
-    The singular vectors are those on the left in this basis, and those on the right, as rows.
+    They are a basis of the columns of ``left``, the singular values, the left singular vectors as coordinates in this
+    basis, and the right singular vectors as rows.
     """
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
         raise PlanError("the factors have values that are not finite.", hint="Leave the module out of the adapter.")

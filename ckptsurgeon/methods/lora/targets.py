@@ -68,11 +68,11 @@ class PatternTable:
             )
         self._others.append((number, _compiled(text), value))
 
-    def of(self, module: str, otherwise: Any) -> Any:
-        """Return the value of the first pattern that matches the end of a module's name; ``otherwise`` if none does."""
+    def of(self, module: str, default: Any) -> Any:
+        """Return the value of the first pattern that matches the end of a module's name; ``default`` if none does."""
         tail = module[-MODULE:]
         found = [one[name] for one, name in self._asked(tail) if name in one]
-        first, value = min(found, key=lambda one: one[0]) if found else (None, otherwise)
+        first, value = min(found, key=lambda one: one[0]) if found else (None, default)
         if first is not None:
             self._used.add(first)
         for number, pattern, other in self._others:
