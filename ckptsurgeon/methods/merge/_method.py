@@ -152,13 +152,14 @@ class Method:
 
     ``base`` is "none", "optional", "required", or "model" (the base is merged as the first model). ``models`` are the
     least and the greatest number of models that it merges; a base counts only if it is merged as a model. ``by_rows``
-    asks for slices with whole rows (all of the last dimension), always or for some shapes and parameters. ``passes`` is
-    how often an input of float32 is read at most, including for the merge itself; smaller dtypes need no more.
+    asks for slices with whole rows (all of the last dimension), always or for some shapes and parameters. ``passes``
+    is how often an input of float32 is read at most, including for the merge itself; smaller dtypes need no more.
     ``elementwise`` promises that each element of the result depends only on the inputs' elements at its position,
     always or for some parameters: many small tensors are then merged at once. ``held`` returns the memory of a method
-    that factorises whole matrices, with LAPACK: the last bits of its results may depend on the processor. ``compared``
-    says with what the tests compare its results, and how near these are, relative to the largest value. ``statistics``
-    are those that it needs of each model: "fisher", "gram", or "" for none. Tensors without them are averaged.
+    that factorises whole matrices, with LAPACK: the last bits of its results may depend on the processor.
+    ``compared`` says with what the tests compare its results, and the largest difference, relative to the largest
+    value. ``statistics`` are those that it needs of each model: "fisher", "gram", or "" for none. Tensors without
+    them are averaged.
     """
 
     name: str

@@ -132,9 +132,10 @@ def regmean(
 
 
 def _steps(tensors: Tensors, parts: Sequence[float], alpha: float, ridge: float) -> list[Array]:
-    """Return G_i (sum_j G_j)^-1 for each model i but the first, whose differences to the first are multiplied by it.
+    """Return the matrix G_i (sum_j G_j)^-1 for each model i except the first.
 
-    These products of all models sum to the identity, so a direction in which all models are equal is unchanged.
+    The merged tensor is the first model plus each other model's difference to the first times its matrix. With that
+    of the first model, these matrices sum to the identity, so a direction in which all models are equal is unchanged.
     """
     grams = [_scaled(tensors, model, alpha) * part for model, part in enumerate(parts)]
     inverse = _inverse(tensors, grams, parts, ridge)

@@ -19,7 +19,11 @@ _PAPER = "https://arxiv.org/abs/2405.07813"
 
 
 def _matters(at: Slice, change: Array, total: Array, factor: float) -> Array:
-    """Return where a model's change is larger than ``factor`` times the difference of the sum of all changes to it."""
+    """Return a mask of the elements of a model's ``change`` that matter to the model.
+
+    The magnitude of such an element is larger than ``factor`` times that of ``total``, the sum of all changes, minus
+    the change.
+    """
     mask: Array = at.xp.abs(change) > at.xp.abs(total - change) * factor
     return mask
 
@@ -48,8 +52,8 @@ def consensus(
     """Return the base plus the sum of the changes, in the elements that matter to at least ``k`` models.
 
     An element matters to a model if its change there is larger than ``tall_lambda`` times what the other models add.
-    With ``k`` = 1, elements that matter to no model are left out; with 2, also those that matter to only one. 0 is task
-    arithmetic. ``lambda`` multiplies the change.
+    With ``k`` = 1, elements that matter to no model are left out; with 2, also those that matter to only one. With
+    ``k`` = 0, this is task arithmetic. ``lambda`` multiplies the change.
     """
 
     def merged(at: Slice) -> Array:
@@ -74,7 +78,7 @@ def consensus(
 def tall_mask(
     tensors: Tensors, *, task: Annotated[int, Between(1)], tall_lambda: Annotated[float, Between(0)] = 0.6
 ) -> Merging:
-    """Return the base plus the sum of all changes, in the elements that matter to model ``task``: this approximates it.
+    """Return an approximation of model ``task``: the base plus the sum of all changes, where they matter to the model.
 
     Models are counted from 1, in the order given. An element matters to the model if its change there is larger than
     ``tall_lambda`` times what the other models add.

@@ -58,7 +58,11 @@ def _isotropic(changes: Changes, found: Components) -> Array:
 
 
 def _doubles(rows: int, columns: int, inputs: int) -> int:
-    """Return how many numbers are in memory: two matrices, all vectors, these in one array, the orthogonal ones."""
+    """Return how many numbers ``iso_cts`` has in memory.
+
+    They are two matrices, the singular vectors of all models, first separately and then in one array, and the
+    orthogonal vectors made of these.
+    """
     return 2 * rows * columns + 3 * (rows + columns) * min(rows, columns)
 
 

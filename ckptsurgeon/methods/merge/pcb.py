@@ -69,7 +69,7 @@ class _Span:
     high: float
 
     def held(self, at: Slice, values: Array) -> Array:
-        """Return values, those beyond the range replaced by its ends; NaN stays NaN."""
+        """Return the values clipped to the range; NaN stays NaN."""
         held: Array = at.xp.clip(values, self.low, self.high)
         return held
 
@@ -106,8 +106,8 @@ def _scored(at: Slice, spans: Sequence[_Span]) -> list[Array]:
 def _merged_scores(tensors: Tensors, spans: Sequence[_Span], ratio: float) -> list[_Span]:
     """Return the range of the scores of each model that are merged: the share ``ratio`` of them, the highest ones.
 
-    Thresholds are of magnitudes. So positive scores are searched from the highest on and, if there are too few of them,
-    the others from the one nearest to zero on.
+    ``cuts`` finds thresholds of magnitudes only. So the search begins with the positive scores, from the highest on;
+    if there are too few of them, it goes on with the others, from the one nearest to zero on.
     """
     total = math.prod(tensors.shape)
     number = max(total - int(total * (1 - ratio)), 1)
