@@ -161,9 +161,10 @@ def components(changes: Changes, matrix: Array, rank: int, *, least: float = 0.0
 
 
 def _counted(changes: Changes, squares: Array, least: float = 0.0) -> int | None:
-    """Return how many of some ascending squared singular values do not count as zero, computed from a Gram matrix.
+    """Return how many singular values of a matrix do not count as zero, computed from a Gram matrix.
 
-    Returns None if rounding may have changed them too much.
+    ``squares`` are their squares, ascending: the eigenvalues of the Gram matrix. Values up to ``least`` count as
+    zero, too. Returns None if rounding may have changed the squares too much.
     """
     every = squares.tolist()
     largest = every[-1] if every else 0.0
@@ -240,7 +241,7 @@ Held: TypeAlias = Callable[[tuple[int, ...], int, int, Mapping[str, Any]], int]
 
 
 def held_by(doubles: Callable[[int, int, int], int]) -> Held:
-    """Return a function of a tensor and parameters that returns the bytes of memory for factorising it.
+    """Return the function ``held`` of a merge method, which returns the bytes of memory for factorising a tensor.
 
     ``doubles(rows, columns, inputs)`` returns how many numbers in double precision the method has in memory for a
     matrix of this shape, in addition to the inputs, one change, and what LAPACK needs for its decomposition.
