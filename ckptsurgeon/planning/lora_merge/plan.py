@@ -138,7 +138,7 @@ class BaseChanges:
             raise PlanError(
                 f"the adapter {escape(one.adapter.name)} changes {escape(key)}, which is {kind.name} in "
                 f"{escape(self.base.source.name)}: nothing can be added to it.",
-                hint="Merge into the model before it was quantised.",
+                hint="Merge the adapter into the model from before it was quantised.",
             )
         changes = self.changed.setdefault(key, TensorChanges())
         changes.terms.append(term)

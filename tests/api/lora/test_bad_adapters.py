@@ -102,7 +102,8 @@ def test_wrong_usage_is_said(arguments: list[str], code: int, why: str, ckpt: An
     ("dtype", "hint"),
     [
         (torch.uint8, "or dequantise the model with the package that quantised it"),
-        (torch.int16, "Merge into the model before it was quantised."),  # without scales these may be any integers
+        # without scales these may be any integers
+        (torch.int16, "Merge the adapter into the model from before it was quantised."),
     ],
 )
 def test_a_quantised_base_cannot_be_merged_into(dtype: torch.dtype, hint: str, ckpt: Any) -> None:
