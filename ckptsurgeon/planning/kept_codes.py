@@ -201,7 +201,7 @@ class _Keeping:
         return coded if parts[0] == parts[1] and not disagreements([module], theirs.settings, owner.settings) else None
 
     def _stored(self, step: Step, wanted: QuantisedTensor | None) -> MovedRows | None:
-        """Return how a weight's rows move to another vocabulary without being decoded; None if that is impossible."""
+        """Return how a weight's rows move into ``wanted``, for another vocabulary, undecoded; None if they cannot."""
         coded = self._coded(step.source, step.source_key)
         if step.op != "map" or step.source is None or coded is None or wanted is None:
             return None

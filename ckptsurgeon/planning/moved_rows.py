@@ -78,10 +78,10 @@ class MovedRows:
 
 
 def moved_rows(step: Step, have: StoredWeight, want: StoredWeight) -> MovedRows | None:
-    """Return how a weight's rows move to another vocabulary without being decoded; None if that is impossible.
+    """Return how the rows of ``have`` move into ``want``, a weight for another vocabulary, without being decoded.
 
-    Both weights must have the same parts. These must have the same dtypes and, except for the number of rows, the same
-    shapes.
+    None if that is impossible. Both weights must have the same parts. These must have the same dtypes and, except for
+    the number of rows, the same shapes.
     """
     if step.op != "map" or step.rows is None or step.axis != 0:
         return None
