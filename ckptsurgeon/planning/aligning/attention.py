@@ -149,7 +149,7 @@ def _is_known(part: NetworkPart, network: Network, width: int) -> bool:
 
 
 def _of_heads(part: NetworkPart, network: Network, number: int) -> Iterator[NetworkPart]:
-    """Yield the parts of a projection's weight and bias in which one head follows the other."""
+    """Yield the parts of a projection's weight and bias in which the ``number`` heads follow one another."""
     bias = f"{part.key.removesuffix('weight')}bias"
     size = network.tensors[part.key].shape[part.dim]
     is_fused = _FUSED.search(part.key) is not None

@@ -58,9 +58,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Group:
-    """Parts with the same ``units`` in the same order, which must be permuted together.
+    """Parts of tensors that must be permuted together: each has the same units in the same order.
 
-    ``sharing`` is the number of query heads that share a unit, if the units are key heads.
+    ``units`` is the number of units, ``sharing`` the number of query heads that share a unit, if the units are key
+    heads.
     """
 
     name: str

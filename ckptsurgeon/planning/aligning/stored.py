@@ -165,9 +165,10 @@ def _reshaped(
     dims: tuple[tuple[int, int] | None, ...],
     fixed: Mapping[int, int],
 ) -> tuple[tuple[tuple[int, int] | None, ...], dict[int, int]]:
-    """Return ``dims`` and ``fixed`` (see ``_Leaf``) for the shape ``of``, given those for the shape before a reshape.
+    """Return ``dims`` and ``fixed`` (see ``_Leaf``) of a tensor with the shape ``of`` that is reshaped to ``shape``.
 
-    Raises _UnknownError if the shapes differ in other dimensions than those of size 1.
+    The arguments ``dims`` and ``fixed`` are those of the reshaped tensor. Raises _UnknownError if the shapes differ
+    in other dimensions than those of size 1.
     """
     found: list[tuple[int, int] | None] = []
     more = dict(fixed)
