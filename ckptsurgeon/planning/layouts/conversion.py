@@ -79,7 +79,7 @@ def conversion(
 def _distinct(targets: Sequence[Layout]) -> list[Layout]:
     """Return the layouts, each only once if several would write the same tensors.
 
-    Layouts with ``only_read`` are left out if there are others; the destination of a transplant may have such a layout.
+    Layouts with ``only_read`` are left out, unless there are no others, as for the destination of a transplant.
     """
     found: dict[Hashable, Layout] = {}
     for one in [one for one in targets if not one.only_read] or targets:

@@ -56,7 +56,7 @@ def heads_of_decoder(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
 
 
 def _stated(config: Mapping[str, Any], names: tuple[str, ...]) -> int:
-    """Return the first of these fields that is a whole number above 0; 0 if none is."""
+    """Return the value of the first of the fields ``names`` that is a whole number above 0; 0 if there is none."""
     return next((config[name] for name in names if type(config.get(name)) is int and 0 < config[name] < 1 << 20), 0)
 
 

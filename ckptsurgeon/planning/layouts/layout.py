@@ -41,22 +41,25 @@ class Change(Protocol):
 class Layout:
     """The tensors of a family as one library stores them.
 
-    ``name`` is the value of ``--layout``, ``library`` says whose layout it is, and ``tested`` names the code, with its
-    version, with which it was compared. ``names`` maps the family's names, which are patterns of modules or keys, to
-    those of the library; a module that is absent does not exist in the library, unless one of the ``changes`` makes
-    another tensor of it. ``marks`` are keys that every state dict in this layout has. ``computed`` are patterns of
-    tensors that the library computes itself, so that other layouts need not have them. ``tied`` maps each name of the
-    family that is stored only once here to the name of the tensor that it is tied to; ``doubled`` maps each name that
-    is stored here although its tensor is always equal to another one to the name of that one, and ``needed`` maps each
-    name that must be stored here to the name of the tensor that it equals if other layouts leave it out. ``training``
-    are patterns of tensors that only training uses; they are left out if another layout has no name for them. ``aside``
-    maps patterns of further tensors that other layouts do not need to the reason, which completes "left out: …, ".
-    ``is_bare`` is true for a form without a head, or without the prefix of a component; it is written if no tensor
-    needs another form. A layout with ``only_read`` is not written if another fits; one with ``only_written`` is
-    written, but never recognised. ``omits`` maps patterns of tensors that are not written to the reason; a pattern may
-    have the names of any layout of the family. ``fits`` says of tensors with all marks whether their shapes are those
-    of this layout. ``settings`` is a note on a difference that no tensor shows: how the library's network differs from
-    that of transformers, which config.json may have to say. ``written`` is a note on tensors that get this layout.
+    ``name`` is the value of ``--layout``, ``library`` says whose layout it is, and ``tested`` names the code, with
+    its version, with which it was compared. ``names`` maps the family's names, which are patterns of modules or keys,
+    to those of the library; a module that is absent does not exist in the library, unless one of the ``changes``
+    makes another tensor of it. ``marks`` are keys that every state dict in this layout has. ``computed`` are patterns
+    of tensors that the library computes itself, so that other layouts need not have them.
+
+    ``tied``, ``doubled`` and ``needed`` map a name of the family to the name of the tensor that it equals. A name in
+    ``tied`` is not stored here. A name in ``doubled`` is stored, although the two tensors are always equal. A name in
+    ``needed`` must be stored; if another layout leaves it out, it is a copy of the other tensor.
+
+    ``training`` are patterns of tensors that only training uses; they are left out if another layout has no name for
+    them. ``aside`` maps patterns of further tensors that other layouts do not need to the reason, which completes
+    "left out: …, ". ``is_bare`` is true for a form without an output head, or without the prefix of a component; it
+    is written if no tensor needs another form. A layout with ``only_read`` is not written if another fits; one with
+    ``only_written`` is written, but never recognised. ``omits`` maps patterns of tensors that are not written to the
+    reason; a pattern may have the names of any layout of the family. ``fits`` says of tensors with all marks whether
+    their shapes are those of this layout. ``settings`` is a note on a difference that no tensor shows: how the
+    library's network differs from that of transformers, which config.json may have to say. ``written`` is a note on
+    tensors that get this layout.
     """
 
     name: str

@@ -28,8 +28,9 @@ def layout_names() -> tuple[str, ...]:
 def recognised(tensors: Tensors) -> list[tuple[Family, Layout]]:
     """Return the layouts that a state dict may have, those with names for most of its keys.
 
-    The list is empty if no layout is recognised. Several layouts have names for the same number of keys only if their
-    names are the same; of those of one family and one name, the first is returned.
+    The list is empty if no layout is recognised. It has several layouts if they have names for equally many keys,
+    which are then the same names. If several of them are of one family and have one ``name``, only the first is
+    returned.
     """
     fitting = [
         (family, layout)
