@@ -103,8 +103,8 @@ def in_torchaudio(
 ) -> list[Layout]:
     """Return torchaudio's layouts, in both spellings of the weight norm.
 
-    ``more`` are names that replace those of ``CORE`` or are added; a tensor whose name is '' does not exist in
-    torchaudio.
+    ``ours`` is the prefix of the family's names. ``more`` are names that replace those of ``CORE`` or are added; a
+    tensor whose name is '' does not exist in torchaudio.
     """
     names = {**{one: one for one in (*CORE, _ONE_NORM, NORMS) if one != MASK}, **more}
     return [
