@@ -176,8 +176,8 @@ def in_transformers(keys: Iterable[str]) -> bool:
 def layout_hint(models: Iterable[tuple[str, Collection[str]]], *, convert: str = "") -> str:
     """Return a hint if models have the names of llama.cpp and of transformers; '' if all have the names of one.
 
-    ``models`` are the names and the keys of the models. The hint says how the model ``convert`` gets the names of the
-    others, or by default the first with the names of llama.cpp.
+    ``models`` are the names and the keys of the models. The hint says how to convert one model to the names of the
+    others: the model called ``convert``, or by default the first with the names of llama.cpp.
     """
     given = [(name, any(key.startswith(("blk.", "token_embd.")) for key in keys), keys) for name, keys in models]
     theirs = [name for name, is_theirs, _ in given if is_theirs]
