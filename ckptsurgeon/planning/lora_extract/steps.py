@@ -209,7 +209,11 @@ def rank_of(shape: Sequence[int], asked: ExtractOptions) -> int:
 
 
 def is_transposed(key: str, shape: Sequence[int], asked: ExtractOptions) -> bool:
-    """Return whether a weight is (in, out); an embedding always is, a convolution never."""
+    """Return whether a weight is (in, out).
+
+    An embedding always is, a convolution never. Of other matrices, those of Conv1D layers are, if config.json shows
+    that the model has such layers; else the option decides.
+    """
     if len(shape) != 2 or is_embedding(key):
         return len(shape) == 2
     return asked.model.has_conv1d(key) if asked.model and asked.model.conv1d else asked.transposed
