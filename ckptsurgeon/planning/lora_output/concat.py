@@ -247,7 +247,10 @@ def _pair(part: _Part) -> tuple[Input, Input]:
 
 
 def _biases(name: str, parts: Sequence[_Part], dtype: str) -> Iterator[Step]:
-    """Yield the step of the bias of a module's factor B (``lora_bias``), times weight and scale."""
+    """Yield the step for the bias of a module's factor B (``lora_bias``), if an adapter has one.
+
+    The bias is multiplied by weight and scale.
+    """
     having = [part for part in parts if part.named.module.bias]
     if len(having) > 1:
         raise PlanError(

@@ -26,7 +26,10 @@ HASHES = "sshs_"
 
 
 def check_sizes(rank: int | None, energy: float | None) -> None:
-    """Raise ConfigError unless there is a rank of 1 or more, or a share above 0 and up to 1."""
+    """Raise ConfigError unless ``rank`` is 1 or more, or None, and ``energy`` is above 0 and up to 1, or None.
+
+    At least one of them must be given.
+    """
     if rank is None and energy is None:
         raise ConfigError("no size given.", hint="Give --rank 16, --energy 0.95, or both.")
     if rank is not None and rank < 1:
@@ -96,7 +99,7 @@ def full_rank(one: AdapterView, module: AdapterModule) -> int:
 
 
 def _spelling(one: AdapterView, placed: Sequence[NamedModule]) -> str:
-    """Return the toolkit whose names the output gets: that of the adapter, if it can store several ranks."""
+    """Return the toolkit whose names the output gets: the adapter's if it can store several ranks, else PEFT."""
     components = {each.component for each in placed}
     if one.adapter.spelling == "kohya":
         return "kohya"

@@ -43,8 +43,8 @@ _OF_KOHYA = {
 class AdapterFiles:
     """An adapter in the names of a toolkit: its steps, its other files, its metadata, and notes.
 
-    ``weights`` is the name that the file of tensors must have, '' if any. ``operations`` are those of the first source;
-    they make the tensors with the alphas.
+    ``weights`` is the name that the file of tensors must have, '' if any. ``operations`` are added to those of the
+    plan's first source; they make the tensors with the alphas.
     """
 
     steps: list[Step] = field(default_factory=list)
