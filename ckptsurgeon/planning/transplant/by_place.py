@@ -1,4 +1,7 @@
-"""Finds resized tensors that have a row for each token: their rows keep their positions, whatever the tokens are."""
+"""Finds tensors that have a row for each token and get another number of rows, which then keep their positions.
+
+The notes on them say that the rows are not mapped by token.
+"""
 
 from __future__ import annotations
 

@@ -76,7 +76,8 @@ class VocabularyAxes:
     def axis(self, key: str, names: Sequence[str], have: Shape, want: Shape) -> int | None:
         """Return the vocabulary axis of a tensor, None if it has no such axis.
 
-        ``names`` are all its names. Raises PlanError if sizes contradict the vocabularies or several axes fit.
+        ``names`` are all its names, ``have`` and ``want`` its shapes in source and destination. Raises PlanError if
+        sizes contradict the vocabularies or several axes fit.
         """
         hits = frozenset[int]().union(*(self._matcher.match(name) for name in names))
         declared = next((self._target.vocabulary[n] for n in names if n in self._target.vocabulary), None)
@@ -187,7 +188,7 @@ class VocabularyAxes:
         return axis
 
     def _is_turned(self, axis: int, have: Shape, want: Shape) -> bool:
-        """Return whether the destination's list has the source's number of rows, and the other way round."""
+        """Return whether the two lists seem to be swapped: each has the length of the axis in the other model."""
         sizes = (len(self._options.rows.rows), self._options.rows.size)
         return axis < min(len(have), len(want)) and (have[axis], want[axis]) == sizes
 
