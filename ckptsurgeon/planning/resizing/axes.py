@@ -175,10 +175,10 @@ def indices_text(runs: Runs) -> str:
 
 
 def grouped(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield operations, each on one key of ``rows``, as fewer operations on patterns that match these keys alone.
+    """Yield the operations ``rows``, each on one key, joined into fewer operations on patterns.
 
-    Operations on keys that differ in numbers only, as those of layers do, become one. ``keys`` are all keys of the
-    network. The order of the operations on one key is kept.
+    Operations on keys that differ in numbers only, as those of layers do, become one, on a pattern that matches these
+    keys alone. ``keys`` are all keys of the network. The order of the operations on one key is kept.
     """
     while rows:
         first: dict[str, Mapping[str, Any]] = {}

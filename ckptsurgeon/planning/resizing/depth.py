@@ -176,11 +176,11 @@ def changed_depth(
     *,
     normalises_after: bool,
 ) -> Change:
-    """Return the change of the lists of layers ``paths`` to ``layers``, of the network ``before`` to ``after``.
+    """Return the change of the network ``before`` to ``after``, whose lists of layers ``paths`` have ``layers``.
 
-    ``numbers`` are the values of the field ``field`` in both configurations. ``normalises_after`` is whether each layer
-    normalises the sum of its input and what it adds. Raises PlanError if an added layer cannot pass its input on, if a
-    layer lacks a tensor that is needed at its place, or if a tensor outside the layers changes.
+    ``numbers`` are the values of the field ``field`` in both configurations. ``normalises_after`` is whether each
+    layer normalises the sum of its input and what it adds. Raises PlanError if an added layer cannot pass its input
+    on, if a layer lacks a tensor that is needed at its place, or if a tensor outside the layers changes.
     """
     _check_outside(field, paths, before, after)
     for path in paths:
@@ -213,7 +213,7 @@ def changed_depth(
 
 
 def _of_one_layer(path: str, layers: Sequence[Layer], before: Network, after: Network) -> Iterator[str]:
-    """Yield the temporary keys of copies that the output does not need: its layer at that position lacks the tensor."""
+    """Yield the temporary keys of copied tensors that the output's layer at the new position does not have."""
     for number, layer in enumerate(layers):
         own = f"{path}.{layer.source}."
         for key in before.tensors:
@@ -234,7 +234,7 @@ def _check_outside(field: str, paths: Sequence[str], before: Network, after: Net
 
 
 def _check_places(path: str, layers: Sequence[Layer], before: Network, after: Network) -> None:
-    """Raise PlanError if the output needs a tensor in a layer that is made of one without it."""
+    """Raise PlanError if a layer of the output needs a tensor that the layer from which it is made does not have."""
     had, needed = _names_by_layer(path, before), _names_by_layer(path, after)
     for number, layer in enumerate(layers):
         lacking = sorted(needed.get(number, set()) - had.get(layer.source, set()))
@@ -282,7 +282,7 @@ def _is_in(key: str, path: str) -> bool:
 
 
 def _output_projections(path: str, number: int, layers: Sequence[Layer], before: Network) -> list[str]:
-    """Return the temporary keys of tensors; if they are zero, the layer adds nothing to its input."""
+    """Return the temporary keys of a layer's output projections: if these are zero, it adds nothing to its input."""
     own = f"{path}.{layers[number].source}."
     keys = [key for key in before.tensors if key.startswith(own)]
     found = [key for key in keys if before.kinds.get(key) in _ADDED and _OUTPUTS.search(key)]

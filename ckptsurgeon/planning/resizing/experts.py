@@ -211,8 +211,8 @@ def _copies(
 ) -> list[dict[str, Any]]:
     """Return operations that make experts, each one of ``parts`` equal parts of the feed-forward layer.
 
-    ``beside`` are the keys of other new output projections, which get copies of that of the feed-forward layer.
-    ``own`` turns keys into patterns.
+    ``dense`` and ``experts`` have the keys of the layer by role, before and after. ``beside`` are the keys of other
+    new output projections, which get copies of that of the feed-forward layer. ``own`` turns keys into patterns.
     """
     both, down = own(experts["gate_up"]), own(experts["down"])
     number, rows, width = after.tensors[experts["gate_up"]].shape

@@ -159,7 +159,10 @@ def with_epsilons(
 
 
 def _projection(path: str, size: int, network: Network, heads: Mapping[str, int]) -> list[str]:
-    """Return the keys of the projection whose outputs only a norm over heads reads; [] if there is none."""
+    """Return the keys of the projection whose outputs only the norm ``path`` reads; [] if there is none.
+
+    The norm is one over the queries or keys of each head, and a head has ``size`` elements.
+    """
     parent, _, name = path.rpartition(".")
     if name not in _PROJECTIONS:
         return []
