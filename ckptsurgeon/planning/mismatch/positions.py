@@ -85,7 +85,7 @@ def _grids(policy: Policy, number: int, wanted: int) -> Iterator[tuple[int, Grid
 
 
 def _grid(number: int, named: Grid | None) -> Grid | None:
-    """Return the grid ``named``, a square grid if ``named`` is None; or None if it does not have ``number`` patches."""
+    """Return the grid ``named``, or a square grid if it is None; None if the grid does not have ``number`` patches."""
     if named is not None:
         return named if named[0] * named[1] == number else None
     side = isqrt(max(number, 0))
