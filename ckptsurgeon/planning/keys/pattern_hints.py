@@ -194,7 +194,7 @@ def chosen_keys(
 
 
 class _Names:
-    """Keys, and the names of the tensors of which some of the keys are stored parts."""
+    """Keys, and ``names``, which maps each key that is a stored part of a tensor to the tensor's name."""
 
     def __init__(self, keys: Sequence[str], names: Mapping[str, str]) -> None:
         self.keys, self.names = keys, names

@@ -94,7 +94,7 @@ def _other(order: str) -> str:
 
 
 def misordered(names: Iterable[tuple[str, str]], sides: Sequence[Collection[str]]) -> Misordered | None:
-    """Return the queries and keys whose names change from one order to the other; None if there are none.
+    """Return the queries and keys whose new names mean another order of rows; None if there are none.
 
     ``names`` are pairs of an old and a new key, ``sides`` are all keys of the source and of the destination.
     """
