@@ -123,7 +123,7 @@ def _adapts(step: Step) -> bool:
 
 
 def _factors(step: Step) -> bool:
-    """Return whether a step can compute a low-rank factor of its first input minus its second input."""
+    """Return whether a step can compute a low-rank factor of its inputs' difference or product."""
     return step.factor is not None and _real(step) and step.factor.fits(step.shape, [one.shape for one in step.inputs])
 
 
@@ -134,7 +134,8 @@ def _real(step: Step) -> bool:
 def _concatenates(step: Step) -> bool:
     """Return whether the inputs of a step, times their weights, fill its tensor from the beginning along its axis.
 
-    Inputs are matrices if they are transposed. The rest of the tensor, which is filled with zeros, may be empty.
+    If the step transposes its inputs, they must be matrices. The rest of the tensor, which is filled with zeros, may
+    be empty.
     """
     turned, axis = step.policy == "transpose", step.axis
     shapes = [one.shape[::-1] if turned else one.shape for one in step.inputs]

@@ -36,7 +36,7 @@ class CopyPiece:
     parts: list[tuple[int, int, int]] | None = None
 
     def look_at(self, block: memoryview) -> None:
-        """Look for NaN and infinite values in whole values of the tensor; any thread may call this."""
+        """Look for NaN and infinite values in ``block``, whole values of the tensor; any thread may call this."""
         self.unsound = self.unsound or has_non_finite(self.dtype, bytes(block))
 
     def done(self, begin: int, crc: int, nbytes: int) -> None:
