@@ -58,7 +58,7 @@ def fits(step: Step, part: CodedPart) -> bool:
 
 
 def _has_order(step: Step, part: CodedPart) -> bool:
-    """Return whether the step has an order of columns as its last input, if it needs one."""
+    """Return False if the step needs an order of columns (``g_idx``) as its last input, and has no suitable one."""
     if not dict(part.facts).get("ordered"):
         return True
     order = step.column_order
