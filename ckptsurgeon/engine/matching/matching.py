@@ -252,7 +252,10 @@ class _Descent:
         return found
 
     def _sums(self, key: str) -> tuple[float, float, float, float]:
-        """Return the inner products of a tensor with the reference's before and after, and both sums of squares."""
+        """Return sums over the elements of a tensor and of the reference's, before and after the matching.
+
+        They are the inner product before, the inner product after, and the sums of squares of both tensors.
+        """
         first = TensorPair(self._reference, self._reference[key], self._model, self._model[key], key)
         before, one, other = dot_products(first, self._memory)
         there, ordered = self._counterpart(key), self._ordered(key)
