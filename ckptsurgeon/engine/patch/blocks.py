@@ -136,7 +136,7 @@ class Decoder:
             raise _damaged()
 
     def _add_signs(self, streams: Iterator[tuple[memoryview, bool]], values: npt.NDArray[Any], dtype: str) -> None:
-        """Add the scale to each value, or subtract it, in float32; the sum is rounded to ``dtype``, to the nearest."""
+        """Add the scale to each value, or subtract it, as the signs say, in float32; round the sum to ``dtype``."""
         scale = self._stream(streams, 4).view("<f4")[0]
         signs = np.unpackbits(self._stream(streams, (values.size + 7) // 8), count=values.size).view(bool)
         with np.errstate(all="ignore"):
