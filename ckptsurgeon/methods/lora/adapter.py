@@ -168,9 +168,9 @@ class Adapter:
 
     ``saved`` is for tensors that the adapter saves in full, to replace tensors of the base: it maps their keys in the
     base to their keys in the adapter. ``transposed`` is PEFT's ``fan_in_fan_out``: whether a weight is (in, out), if
-    its shape does not show this. ``spelling`` is the toolkit whose names the tensors have: PEFT, kohya or diffusers.
-    ``config`` is PEFT's configuration, if there is one. ``notes`` are on differences between the configuration and the
-    tensors.
+    its shape does not show this. ``spelling`` is the toolkit whose names the tensors have: PEFT, kohya, diffusers or
+    mlx-lm. ``config`` is PEFT's configuration, if there is one. ``notes`` are on differences between the
+    configuration and the tensors.
     """
 
     name: str

@@ -75,7 +75,7 @@ class AdapterConfig:
 
 
 def selects(name: str, key: str) -> bool:
-    """Return whether ``name`` in modules_to_save selects the module ``key``, or a module that ``key`` is inside of.
+    """Return whether ``name`` in modules_to_save selects the module ``key``, or a module that contains ``key``.
 
     PEFT saves every module whose name ends with ``name``: "norm" selects "layers.0.input_layernorm", too.
     """

@@ -27,7 +27,7 @@ def is_mlx(data: Any) -> bool:
 def check_mlx(tensors: Mapping[str, TensorInfo], data: Mapping[str, Any], name: str) -> float:
     """Return the scale of an adapter; raises ConfigError or FormatError if it is not a LoRA of linear layers.
 
-    ``tensors`` are as they are stored.
+    ``tensors`` are those of the file, not transposed yet; ``data`` is the data of adapter_config.json.
     """
     kind = data.get("fine_tune_type", "lora")
     if kind != "lora":
@@ -67,7 +67,7 @@ def _is_matrix(info: TensorInfo) -> bool:
 
 
 def read_mlx(tensors: Mapping[str, TensorInfo], scale: float, name: str) -> Adapter:
-    """Return the adapter whose transposed ``tensors`` are (rank, in) and (out, rank).
+    """Return the adapter made of ``tensors``, whose factors are already transposed to (rank, in) and (out, rank).
 
     Raises FormatError if the two factors of a module have different ranks.
     """

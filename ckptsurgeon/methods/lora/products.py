@@ -68,10 +68,10 @@ class LowRankChange:
 
 
 def changed(changes: Sequence[LowRankChange], dtype: str, base: Array, begin: int) -> tuple[Array, CastLosses]:
-    """Return rows of a tensor with all changes added in order, as ``dtype``, and the counts of lost values.
+    """Return rows of the base with all changes added in order, as ``dtype``, and the counts of lost values.
 
-    ``base`` has the rows of the base, from the index ``begin`` on. A value is lost if it is finite in the base, and
-    infinite or NaN in the result.
+    ``base`` has these rows before the changes, from the index ``begin`` on. A value is lost if it is finite in the
+    base, and infinite or NaN in the result.
     """
     end = begin + len(base)
     total = base.copy()
@@ -136,7 +136,10 @@ class DoubleProducts:
         self.apart = 2 * (len(self.right) + 8) * UNIT * self.sizes
 
     def changed(self, base: Array, begin: int) -> tuple[Array, CastLosses]:
-        """Return rows of the base plus the products, and the counts of values that became infinite or NaN."""
+        """Return ``base`` with the products of the factors added, and the counts of values that became infinite or NaN.
+
+        ``base`` has rows of the base weight, from the index ``begin`` on. The result is float32.
+        """
         rows = slice(begin, begin + len(base))
         if not float(self.sizes[rows].max()) + max(float(base.max()), -float(base.min())) < FINITE:
             return self._in_order(base, begin)
@@ -150,7 +153,7 @@ class DoubleProducts:
         return made, CastLosses()
 
     def _piece(self, base: Array, begin: int, right: Array) -> Array:
-        """Return ``base`` plus the products, rounded to single precision.
+        """Return ``base`` with the products of the factors added, rounded to single precision.
 
         ``base`` is a part of the base weight, from row ``begin`` on; ``right`` has the columns of the right factors
         that belong to this part.
@@ -164,7 +167,10 @@ class DoubleProducts:
         return made
 
     def _at(self, base: Array, begin: int, right: Array, at: Array) -> Array:
-        """Return the elements of ``_piece``'s result at the flat indices ``at``, with products summed in order."""
+        """Return the elements of the result of ``_piece`` at the flat indices ``at``.
+
+        Their products are summed in order.
+        """
         made = []
         for some in np.array_split(at, -(-at.size * len(right) // SOME)):
             rows, columns = np.divmod(some, base.shape[1])

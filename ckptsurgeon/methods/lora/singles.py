@@ -49,9 +49,9 @@ class SingleProducts:
             self._factors = self._left.astype("<f4"), self._right.astype("<f4")
 
     def changed(self, base: Array, begin: int) -> tuple[Array, CastLosses]:
-        """Return the rows of the base from ``begin`` on, with the product of the factors added to them.
+        """Return ``base`` with the products of the factors added, and the counts of values that became infinite or NaN.
 
-        Also return the counts of values that became infinite or NaN.
+        ``base`` has rows of the base weight, from the index ``begin`` on.
         """
         if not self._is_plain:
             return self._in_order(base, np.arange(begin, begin + len(base)))
@@ -74,6 +74,9 @@ class SingleProducts:
         return whole[begin - first : end - first]
 
     def _in_order(self, base: Array, rows: Array) -> tuple[Array, CastLosses]:
-        """Return the changed rows with the indices ``rows``, summed in order; ``base`` has these rows of the base."""
+        """Return rows with the products of the factors added, summed in order.
+
+        ``rows`` are the indices of the rows, ``base`` has their values in the base.
+        """
         change = LowRankChange("product", 1.0, self._left[rows], self._right)
         return changed([change], self._dtype, base.astype("<f8"), 0)
