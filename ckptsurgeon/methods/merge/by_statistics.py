@@ -166,9 +166,10 @@ def _scaled(tensors: Tensors, model: int, alpha: float) -> Array:
 
 
 def _inverse(tensors: Tensors, grams: Sequence[Array], parts: Sequence[float], ridge: float) -> Array | None:
-    """Return the inverse of the sum of Gram matrices, and add the ridge to each; None if all inputs are zero.
+    """Return the inverse of the sum of the Gram matrices ``grams``; None if all inputs are zero.
 
-    Raises PlanError if the sum has no inverse.
+    Before, the ridge is added to the sum and, with the shares ``parts``, to each of ``grams``, in place. Raises
+    PlanError if the sum has no inverse.
     """
     total = grams[0] + 0.0
     for gram in grams[1:]:

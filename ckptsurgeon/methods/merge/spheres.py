@@ -30,7 +30,7 @@ def multislerp(
     normalize_weights: bool = True,
     eps: Annotated[float, Between(0)] = 1e-8,
 ) -> Merging:
-    """Return the weighted mean of the models' directions, with their weighted mean length; the base is the centre.
+    """Return the weighted mean of the models' directions from the base (or 0), with their weighted mean length.
 
     A single model is returned as it is. The paper's last step, from the tangent space at the mean back to the sphere,
     is left out: the weighted sum of the tangents at the mean is zero.

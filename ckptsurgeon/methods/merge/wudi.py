@@ -74,7 +74,7 @@ def _minimum(changes: Changes, ridge: float) -> Array:
 
 
 def _by_columns(changes: Changes, start: Array, sizes: dict[int, float], damping: float) -> Array:
-    """Return the step to the minimum; the products of all columns are factorised."""
+    """Return the step to the minimum, computed from the inner products of the columns of all changes."""
     xp, columns = changes.xp, start.shape[1]
     slope, gram = xp.zeros_like(start), xp.zeros((columns, columns), dtype=xp.float64)
     for model, size in sizes.items():
@@ -89,7 +89,7 @@ def _by_columns(changes: Changes, start: Array, sizes: dict[int, float], damping
 
 
 def _by_rows(changes: Changes, start: Array, sizes: dict[int, float], damping: float) -> Array:
-    """Return the step to the minimum; the products of all rows of all changes are factorised.
+    """Return the step to the minimum, computed from the inner products of all rows of all changes.
 
     With A = all C_i / |C_i|, one below the other, sum_i G_i = A^T A, and A (A^T A)^+ = (A A^T)^+ A.
     """
