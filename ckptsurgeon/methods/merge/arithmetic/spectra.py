@@ -200,7 +200,7 @@ def _above(values: Array, share: float, least: float = 0.0) -> int:
 
 
 def _gram(matrix: Array, tall: bool) -> Array:
-    """Return the products of all columns of a matrix, if it is ``tall``, or of all rows."""
+    """Return the inner products of all pairs of columns of a matrix if it is ``tall``, else of all pairs of rows."""
     gram: Array = matrix.T @ matrix if tall else matrix @ matrix.T
     return gram
 
