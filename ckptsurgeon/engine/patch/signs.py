@@ -23,7 +23,7 @@ class Errors(NamedTuple):
 
     @staticmethod
     def between(old: Bytes, new: Bytes, made: Bytes, dtype: str) -> Errors:
-        """Return the errors of ``made``, which replaces the block ``new``, and the changes from ``old`` to ``new``.
+        """Return the sums for a block: ``old`` and ``new`` are the exact blocks, ``made`` is used in place of ``new``.
 
         The sums are not finite if an element is not finite. Elements are of ``dtype``.
         """

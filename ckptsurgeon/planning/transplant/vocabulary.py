@@ -281,7 +281,7 @@ class VocabularyAxes:
 def _remedy(key: str, axis: int, more: int) -> str:
     """Return the hint for a tensor whose number of rows is not that of the tokens of its list.
 
-    ``more`` is the number of rows that have no token; it is not above 0 if rows are missing.
+    ``more`` is the number of rows that have no token; it is below 0 if rows, or the axis, are missing.
     """
     padded = f"If its last {count(more, 'row')} are padding, name it: --vocab-keys {escape(key)}={axis}. Or g"
     given = "ive the vocabulary of this model, with its blank and special tokens, or initialise the tensor"

@@ -72,8 +72,8 @@ def unet_in(keys: Collection[str], prefix: str, *, is_ldm: bool) -> UNet | None:
 def _levels(keys: Collection[str], module: str, first: int, ends: tuple[str, ...]) -> Levels:
     """Return the levels of numbered blocks: a block with one of the modules ``ends`` is the last of its level.
 
-    The blocks are ``module.first`` and those that follow it. Each level has, for each residual block, its number of
-    transformer blocks.
+    The blocks are in ``module`` and numbered from ``first`` on. Each level has, for each residual block, its number
+    of transformer blocks.
     """
     levels: list[list[int]] = [[]]
     for block in (f"{module}.{number}" for number in count(first)):
