@@ -39,7 +39,7 @@ class CheckpointError(Exception):
 
     ``message`` says what is wrong and ``hint`` what to do. Both contain options as on the command line (``--vocab``);
     in ``str(error)`` they are replaced by the Python arguments (``vocab``). ``details`` lists every affected key or
-    file. ``rule`` is a short name of the rule of a file format that a file breaks, such as "crc"; else ''.
+    file. If a file breaks a rule of its format, ``rule`` is a short name of this rule, such as "crc"; otherwise ''.
     """
 
     exit_code = 1

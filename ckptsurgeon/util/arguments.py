@@ -67,9 +67,9 @@ _PIECE = re.compile(rf"({_COMMAND})|--([a-z][a-z0-9-]*[a-z0-9])(?:[ =]({_VALUE})
 def as_arguments(text: str, own: Collection[str] = ()) -> str:
     """Return the message ``text`` with each option written as a Python argument: ``--to pth`` becomes ``to="pth"``.
 
-    ``own`` are the arguments of the verb that was called. An option with the name of one of them becomes this argument:
-    ``--set`` becomes ``set`` in ``resize``, but ``sets`` elsewhere. Terminal commands in ``text`` (``ckpt verify out``)
-    stay as they are.
+    ``own`` are the names of the arguments of the called function. They matter for options whose argument has another
+    name in some functions: ``--set`` becomes ``set`` in ``resize``, but ``sets`` elsewhere. Terminal commands in
+    ``text`` (``ckpt verify out``) stay as they are.
     """
     return _PIECE.sub(partial(_argument, own), text) if "--" in text else text
 
@@ -88,5 +88,5 @@ def _argument(own: Collection[str], found: re.Match[str]) -> str:
 
 
 def _number(value: str) -> str:
-    """Return a number, or numbers that are separated by commas, as a Python literal: ``1,2`` becomes ``[1, 2]``."""
+    """Return the text of an option's numbers as a Python literal: ``1`` stays ``1``, and ``1,2`` becomes ``[1, 2]``."""
     return f"[{value.replace(',', ', ')}]" if "," in value else value

@@ -44,14 +44,14 @@ def _common(a: str, b: str) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def did_you_mean(path: str, otherwise: str = "") -> str:
-    """Return a hint for a path that does not exist: a question with similar names, then the sentence ``otherwise``.
+def did_you_mean(path: str, advice: str = "") -> str:
+    """Return a hint for a path that does not exist: "Did you mean …?" with similar paths, then ``advice``.
 
-    The question is left out if no name is similar, or if the path exists.
+    ``advice`` is another sentence for the user. The question is left out if no path is similar, or if ``path`` exists.
     """
     near = _near(path) if not os.path.lexists(path) else []
     question = f"Did you mean {' or '.join(map(escape, near))}?" if near else ""
-    return " ".join(filter(None, (question, otherwise)))
+    return " ".join(filter(None, (question, advice)))
 
 
 def _near(path: str) -> list[str]:
@@ -83,9 +83,9 @@ def _alike(name: str, folder: str) -> list[str]:
 
 
 def _are_stems_alike(one: str, other: str) -> bool:
-    """Return whether two file names are similar if their suffixes are ignored.
+    """Return whether two file names are similar without their suffixes.
 
-    With the same suffix, any two short names would count as similar.
+    If suffixes were compared too, any two short names with the same suffix would count as similar.
     """
     first, second = (os.path.splitext(name)[0].lower() for name in (one, other))
     return difflib.SequenceMatcher(None, first, second).ratio() >= ALIKE

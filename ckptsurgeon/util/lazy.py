@@ -16,8 +16,9 @@ __all__ = ["public_names"]
 def public_names(package: str, file: str) -> tuple[list[str], Callable[[str], Any]]:
     """Return the ``__all__`` and the ``__getattr__`` of a package whose public names are listed in a stub file.
 
-    ``package`` is its ``__name__`` and ``file`` its ``__file__``; the stub is ``__init__.pyi`` in the same folder. The
-    stub consists of statements ``from .module import name as name``, which may list several names in brackets.
+    ``package`` and ``file`` are the ``__name__`` and the ``__file__`` of the package. The stub is ``__init__.pyi`` in
+    the package's folder. It consists of statements ``from .module import name as name``, which may list several names
+    in brackets.
     """
     home_of: dict[str, str] = {}
     home = ""

@@ -40,7 +40,7 @@ class InNotebooks(Brief):
 
 
 def shown_by(find: Callable[[], Views]) -> None:
-    """Set the function that returns the module for showing results; it is called each time that a result is shown."""
+    """Set the function that returns the module for showing results: ``find`` is called whenever a result is shown."""
     global _views
     _views = find
 

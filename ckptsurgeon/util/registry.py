@@ -1,4 +1,4 @@
-"""Finds the plug-ins of a folder: every module in it that defines a given attribute.
+"""Finds the plug-ins in a package: its public modules that define a given attribute, such as ``FORMAT``.
 
 A contributor adds a format, a source or a destination configuration by adding one file; there is no list to extend.
 """
