@@ -42,7 +42,7 @@ def changes_view(found: Changes, *, every: bool = False, depth: int | None = Non
 
 
 def _layer(key: str) -> str:
-    """Return a key up to and with its first number; if it has no number, the key without its last segment."""
+    """Return the layer of a tensor: its key up to its first number (included), or without its last segment if none."""
     parts = key.split(".")
     place = next((at for at, part in enumerate(parts) if number_in(part) is not None), None)
     return ".".join(parts[: place + 1] if place is not None else parts[:-1] or parts)
@@ -85,7 +85,11 @@ def _pair(pair: tuple[int, int]) -> str:
 
 
 def relative_said(one: ModelChange | None) -> str:
-    """Return a change in percent of the norm of the base, without the sign ``%``; "·" for none, "-" if not known."""
+    """Return a change in percent of the norm of the base, without the sign ``%``.
+
+    Returns "·" if nothing changed, "new" if the norm of the base is 0, "?" if the share cannot be computed, and "-" if
+    ``one`` is None.
+    """
     if one is None:
         return "-"
     if not one.changed:
@@ -130,7 +134,7 @@ def _lowest(of: ChangeSums) -> Text:
 
 
 def _exceptions(found: Changes) -> Iterator[RenderableType]:
-    """Yield lines on keys that are not compared in a model."""
+    """Yield lines on keys that a model lacks, adds or has with another shape, and on keys that are not compared."""
     for keys, said in ((found.missing, "lacks"), (found.added, "adds"), (found.reshaped, "has another shape of")):
         for index, some in keys.items():
             if some:

@@ -71,7 +71,7 @@ def _line(row: CheckRow) -> Sequence[str | Text]:
 
 
 def _folded(report: CheckReport) -> Iterator[RenderableType]:
-    """Yield one line with the numbers of checks that found nothing, that do not apply, and that were left out."""
+    """Yield one line on the checks without findings: how many passed, how many do not apply, which were skipped."""
     passed, others = report.counts[Status.PASS], report.counts[Status.NOT_RUN]
     told = [f"{count(passed, 'check')} passed"] if passed else []
     told += [f"{others} {'does' if others == 1 else 'do'} not apply"] if others else []

@@ -173,14 +173,14 @@ def notes_view(notes: Iterable[str]) -> RenderableType:
 
 
 def next_view(commands: Iterable[str]) -> Iterator[RenderableType]:
-    """Yield a line with the next commands; it is never broken, so that it can be copied."""
+    """Yield a line with the commands that the user may run next; it is never broken, so that it can be copied."""
     text = ", ".join(commands)
     if text:
         yield Text(f"  next: {text}", style="dim", no_wrap=True, overflow="ignore")
 
 
 def written_view(output: str, *, next_step: str) -> RenderableType:
-    """Return a message that a small file was written, and the next command."""
+    """Return a message that the file or folder ``output`` was written, and the command that the user may run next."""
     line = Text("  wrote ")
     line.append(escape(output), style="bold")
     return Group(line, *next_view([next_step]))
@@ -190,7 +190,7 @@ def written_view(output: str, *, next_step: str) -> RenderableType:
 
 
 def page_view(page: Page, *, next_step: str) -> RenderableType:
-    """Return the path and size of a written HTML page, its number of tensors, and the next command."""
+    """Return the path and size of a written HTML page, its number of tensors, and a command that may be run next."""
     line = Text(escape(page.output or ""), style="bold")
     line.append(f"  {human_bytes(page.nbytes)}  {count(page.tensors, 'tensor')}", "not bold")
     return Group(Hanging(Text("  wrote "), line), *next_view([next_step]))

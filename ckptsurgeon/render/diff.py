@@ -148,8 +148,8 @@ def _even(group: list[_Row]) -> list[list[_Row]]:
 def _is_even(group: Sequence[_Row]) -> bool:
     """Return whether the keys of a group can be written as one pattern, and their new names as another.
 
-    They can if every combination of the numbers in a pattern occurs. If the new names have another order than the keys,
-    only one number may vary, because a reader can assign keys to new names only by a single list, such as ``{2,1}``.
+    A pattern is possible only if every combination of its numbers occurs. If the new names are in another order than
+    the keys, only one number may vary: then the list ``{2,1}`` shows which key gets which new name.
     """
     places = [list(map(set, zip(*map(numbers_of, texts), strict=True))) for texts in _names(group)]
     if any(math.prod(map(len, each)) != len(set(texts)) for each, texts in zip(places, _names(group), strict=True)):
@@ -181,9 +181,9 @@ def _new_names(group: Sequence[_Row]) -> str:
 
 
 def _least_far(group: Sequence[_Row]) -> tuple[bool, float, float]:
-    """Return a sort key for a group of tensors: the group with the largest difference comes first.
+    """Return a sort key that puts the group of tensors with the largest difference first.
 
-    Groups without figures keep their order.
+    Groups whose differences were not measured keep their order.
     """
     numbers = [row.numbers for row in group if row.numbers is not None]
     infinite = any(one.max_abs is None or one.nan or one.inf for one in numbers)

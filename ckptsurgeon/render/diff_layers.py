@@ -1,4 +1,7 @@
-"""Shows how much each layer has changed: a table with a row for each layer, and a column for each role of a module."""
+"""Shows how much each layer has changed: a table with a row for each layer, and a column for each role.
+
+The role of a tensor is the path of its module within the layer, such as ``self_attn.q_proj``.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +39,9 @@ PARAMETERS = (".weight", ".bias")
 class _Stack:
     """A list of layers: the ``roles`` in it, and the change of each layer's tensors, by layer number and role.
 
-    A change is the norm of the difference divided by the norm of the first tensor; NaN if it is not known. If a role
-    has several tensors, the largest change is used. ``differing`` and ``tensors`` are numbers of tensors, by layer
-    number.
+    A role is the path of a module within its layer, such as ``self_attn.q_proj``. A change is the norm of the
+    difference divided by the norm of the first tensor; NaN if it is not known. If a role has several tensors, the
+    largest change is used. ``tensors`` counts the tensors of each layer, ``differing`` those that differ.
     """
 
     roles: dict[str, None] = field(default_factory=dict)
@@ -56,7 +59,10 @@ class _Stack:
 
 
 def layers_view(found: Difference) -> RenderableType:
-    """Return a table for each list of layers, and the largest changes elsewhere; values must have been compared."""
+    """Return a table for each list of layers, and the largest changes of other tensors.
+
+    ``found`` must be a difference whose values were compared.
+    """
     stacks, elsewhere = _stacks(_changes(found))
     changes = [one for stack in stacks.values() for one in stack.changes.values() if one > 0]
     least, most = min(changes, default=0.0), max(changes, default=0.0)

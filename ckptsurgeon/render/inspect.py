@@ -194,7 +194,7 @@ def _ties(inspection: Inspection) -> Iterator[RenderableType]:
 
 
 def _bits(inspection: Inspection) -> Iterator[str]:
-    """Yield the number of bits per parameter, if rows are stored in blocks of codes and scales."""
+    """Yield the mean number of bits per parameter, if a tensor's dtype stores blocks of codes with their scales."""
     in_blocks = any(DTYPES[info.dtype].block for info in inspection.tensors.values())
     if in_blocks and inspection.parameters:
         yield f"{8 * inspection.nbytes / inspection.parameters:.2f} bits per weight"

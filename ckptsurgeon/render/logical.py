@@ -17,8 +17,8 @@ __all__ = ["LogicalTensors", "logical_tensors"]
 class LogicalTensors:
     """The tensors of a checkpoint, with each quantised tensor as one tensor under the name of its weight.
 
-    The dtype of such a tensor is its encoding in words. ``coded`` maps its name to the quantised tensor and the bytes
-    of its parts.
+    The dtype of such a tensor is its encoding in words. ``coded`` maps its name to the quantised tensor, and to the
+    total size of its parts (codes, scales, zero points) in bytes.
     """
 
     tensors: Mapping[str, TensorInfo]
@@ -34,7 +34,7 @@ class LogicalTensors:
         return self.coded[key][0].parameters is not None if key in self.coded else self.stored.codes.is_counted(key)
 
     def nbytes(self, key: str, info: TensorInfo) -> int:
-        """Return the bytes of a tensor, with all its parts."""
+        """Return the size of a tensor in bytes; for a quantised tensor, the sizes of all its parts together."""
         return self.coded[key][1] if key in self.coded else info.nbytes
 
     @property
@@ -47,7 +47,7 @@ class LogicalTensors:
 def logical_tensors(
     inspection: Inspection, tensors: Mapping[str, TensorInfo], bits: Callable[[QuantisedTensor], float | None]
 ) -> LogicalTensors:
-    """Return ``tensors`` with one tensor instead of the parts of a quantised tensor, if headers show its shape.
+    """Return ``tensors`` with one tensor in place of the parts of each quantised tensor whose shape is known.
 
     ``bits`` returns the bits per weight of a quantised tensor.
     """

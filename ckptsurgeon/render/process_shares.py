@@ -16,7 +16,10 @@ SHOWN = 8
 
 
 def sharing_view(sharing: Sharing, *, every: bool = False) -> RenderableType:
-    """Return a table of the processes, the one that writes most first, and the disk space and time if known."""
+    """Return a table of the processes, then the disk space, and how the times were computed.
+
+    The table begins with the process that writes the most bytes.
+    """
     order = sorted(enumerate(sharing.processes), key=lambda one: -one[1].nbytes_written)
     shown = order if every else order[:SHOWN]
     heads = ("process", "shards", "read", "written", "memory", "time")

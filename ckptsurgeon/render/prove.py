@@ -1,4 +1,7 @@
-"""Shows a proof: the verdict on whether two networks compute the same, and the blocks in which they differ."""
+"""Shows a proof: the verdict on whether two networks compute the same, and the blocks in which they differ.
+
+A block drifts if its outputs in the two networks differ by more than rounding explains.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,7 @@ def _why(proof: Proof) -> str:
 
 
 def _between(proof: Proof) -> str:
-    """Return a text on blocks that drift without an effect on the output; '' if there are none."""
+    """Return a text on blocks that drift, but without an effect on the output; '' if there are none."""
     inside = next((one.name for one in proof.blocks if one.drifts), "")
     return (
         f"; inside the network, blocks from {escape(inside)} on differ by more than rounding explains, but this has "
@@ -105,7 +108,10 @@ def _blocks(proof: Proof, every: bool) -> Iterator[RenderableType]:
 
 
 def _interesting(rows: Sequence[BlockResult], drift: BlockResult | None) -> list[BlockResult]:
-    """Return the first block that drifts, with the block before it and some after it, and the output."""
+    """Return the block ``drift``, which is the first that drifts, the block before it, some after it, and the output.
+
+    If ``drift`` is None, return the block whose difference is nearest to its limit, and the output.
+    """
     if drift is None:
         return [max(rows, key=lambda one: one.distance.error / (one.allowed or 1)), rows[-1]]
     place = rows.index(drift)

@@ -61,5 +61,5 @@ def _said(value: object) -> str:
 
 
 def _short(name: str) -> str:
-    """Return the name of a parameter without words that all have: ``[0].weight`` for models[0].parameters.weight."""
+    """Return the short name of a searched parameter: ``[0].weight`` for ``models[0].parameters.weight``."""
     return escape(name.replace(".parameters.", ".").removeprefix("models"), 60)

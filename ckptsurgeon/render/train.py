@@ -94,7 +94,7 @@ def trained_view(
 
 
 def report_view(found: Trained, *, next_steps: Sequence[str] = (), every: bool = False) -> RenderableType:
-    """Return the report of a run, in the order of its page: state, verdict, warnings, failures, figures, all checks."""
+    """Return the report of a run: state, verdict of the controls, failures, warnings, figures, list of all checks."""
     parts: list[RenderableType] = [*_state(found)]
     if found.controls is not None:
         parts += _controls(found.controls)
@@ -120,15 +120,15 @@ def _state(found: Trained) -> Iterator[RenderableType]:
 
 
 def _tested(found: Trained) -> Iterator[RenderableType]:
-    """Yield the figures on ``test``, if there are any."""
+    """Yield the figures of the evaluation on the split ``test``, if there was one."""
     if found.test_clips:
         yield SpacedWords(Text("  test    "), [count(found.test_clips, "clip"), *figures_said(found.test)])
 
 
 def _controls(found: Controls) -> Iterator[RenderableType]:
-    """Yield the table of the control runs: a row for each kind of initial weights.
+    """Yield the table of the control runs, with a row for each kind of initial weights, and the verdict.
 
-    The table has a column for the runs with a frozen body, and a column for the runs that train the whole model.
+    The table has a column for the runs that train only new tensors, and a column for those that train all tensors.
     """
     ways = list(dict.fromkeys(arm.name for arm in found.arms))
     kinds = [frozen for frozen in (True, False) if any(arm.frozen == frozen for arm in found.arms)]
@@ -186,7 +186,7 @@ def _figure(value: float) -> str:
 
 
 class _Fitting:
-    """Words on one line; if they do not fit, words are left out in the order of ``spared``, which has their indices."""
+    """Words on one line; if the line is too long, the words with the indices ``spared`` are left out, one by one."""
 
     def __init__(self, words: Sequence[str], spared: Sequence[int]) -> None:
         self._words, self._spared = words, spared
@@ -203,7 +203,10 @@ class _Fitting:
 
 
 def step_line(row: Mapping[str, Any], steps: int, left_s: float | None) -> RenderableType:
-    """Return a training step in one line; if it is too long, words are left out, but not the remaining time."""
+    """Return a training step in one line; if it is too long, words are left out, but not the remaining time.
+
+    ``row`` is the step's row of the log, ``steps`` the number of steps of the run, ``left_s`` the remaining seconds.
+    """
     loss, norm = (row[name] for name in ("loss", "grad_norm"))
     rate = max(row["lr"].values(), default=0.0)
     words = [
@@ -236,7 +239,7 @@ def filled_line(row: Mapping[str, Any]) -> Text:
 
 
 def dev_line(row: Mapping[str, Any], steps: int) -> RenderableType:
-    """Return an evaluation on the dev split, in one line if the terminal is wide enough."""
+    """Return the figures of an evaluation on the dev split, in one line if the terminal is wide enough."""
     step = str(row["step"]).rjust(len(str(steps)))
     return SpacedWords(Text(f"  step {step}/{steps}  dev  "), figures_said(row["dev"]))
 

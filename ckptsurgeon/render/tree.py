@@ -66,9 +66,9 @@ def build_tree(
     """Return the tree of a state dict with repeated modules joined; the parameters of ``tied`` keys are not counted.
 
     Siblings with equal contents are joined: numbered ones as ranges, named ones as lists. A module with a single child
-    and this child become one node, such as ``a.b``. The order is that of ``tensors``, or by bytes if ``by_size`` is
-    True. ``parameters`` returns the number of parameters of a tensor, which is only a lower bound if ``is_counted``
-    returns False for its key. ``nbytes`` returns the bytes of a tensor.
+    and this child become one node, such as ``a.b``. The order is that of ``tensors``, or the largest first if
+    ``by_size`` is True. ``parameters`` returns the number of parameters of a tensor, which is only a lower bound if
+    ``is_counted`` returns False for its key. ``nbytes`` returns the size of a tensor in bytes.
     """
     root = Branch("")
     aliases = set(tied)
@@ -98,7 +98,7 @@ def _insert(root: Branch, key: str, tensor: Branch) -> None:
 
 
 def _add_up(node: Branch) -> None:
-    """Set the parameters and bytes of a node and of every module under it to the sums over the tensors in them."""
+    """Set ``parameters`` and ``nbytes`` of a node, and of every module under it, to the sums over their tensors."""
     for child in node.children.values():
         if child.info is None:
             _add_up(child)
@@ -230,10 +230,10 @@ _LONGEST = 18
 
 
 def branch_names(keys: Sequence[str]) -> dict[str, str]:
-    """Return the branch of each key: its first segments, as many as are needed to distinguish branches.
+    """Return the branch of each key: its first segments, as many as are needed so that not all keys share a branch.
 
-    If there are more than ``MAX_BRANCHES``, numbered branches are joined, and the last ones are counted as
-    ``and 5 more``.
+    If there are more than ``MAX_BRANCHES`` branches, those that differ only in a number are joined. If there are still
+    too many, the name of the last ones becomes ``and 5 more``.
     """
     level = 1
     while _is_shared(keys, level) and any(key.count(".") >= level for key in keys):

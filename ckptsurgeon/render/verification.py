@@ -26,7 +26,7 @@ RATE_BYTES, RATE_S = 10_000_000, 1.0
 
 
 def receipt_view(receipt: Receipt, *, next_steps: Sequence[str] = (), every: bool = False) -> RenderableType:
-    """Return a view of the written output and the next command, and of the errors of LoRA factors and codes.
+    """Return the errors of extracted LoRA factors and of quantised tensors, the written output, and next commands.
 
     Only the largest errors are shown, unless ``every`` is set.
     """
@@ -41,7 +41,8 @@ def receipt_view(receipt: Receipt, *, next_steps: Sequence[str] = (), every: boo
 def _fits(fits: Sequence[FactorFit], every: bool) -> list[RenderableType]:
     """Return a table of the errors of extracted LoRA factors, the largest first.
 
-    An error says how far the product of the factors is from the difference of the weights.
+    The error of a module is the distance between the product of its factors and the difference of its weights, as a
+    share of that difference.
     """
     if not fits:
         return []
