@@ -165,7 +165,10 @@ def _add_verbs(app: typer.Typer, word: str) -> None:
 
 
 def _group(app: typer.Typer, groups: dict[str, typer.Typer], name: str) -> typer.Typer:
-    """Return the group of verbs with a name, such as ``lora`` for ``lora merge``; adds it to ``app`` if it is new."""
+    """Return the group of verbs called ``name``, such as ``lora`` (of ``lora merge``); if it is new, add it to ``app``.
+
+    ``groups`` has the groups by name.
+    """
     if name not in groups:
         settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
         groups[name] = typer.Typer(rich_markup_mode=None, no_args_is_help=False, context_settings=settings)

@@ -20,16 +20,16 @@ __all__ = ["ReaderGoneError", "failed", "guarded_streams", "is_for_memory"]
 
 
 class ReaderGoneError(Exception):
-    """The error for a stdout whose reading process has ended, as in ``ckpt ... | head -1``."""
+    """Raised by writing to stdout if the process that reads it has ended, as in ``ckpt ... | head -1``."""
 
 
 @contextmanager
 def guarded_streams() -> Iterator[None]:
     """Make stdout and stderr safe to write to during the block.
 
-    A closed stream is opened on /dev/null, so that no other file gets its descriptor. Characters that the encoding
-    lacks are written as escapes. If stdout was closed or cannot be written, writing to it raises OutputError or
-    ReaderGoneError; errors of stderr are ignored.
+    If a stream is closed, its descriptor is opened on /dev/null, so that no other file gets the descriptor. Characters
+    that the encoding lacks are written as escapes. If stdout was closed or cannot be written, writing to it raises
+    OutputError or ReaderGoneError; errors in writing to stderr are ignored.
     """
     _open_closed()
     with (

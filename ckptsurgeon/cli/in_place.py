@@ -1,4 +1,4 @@
-"""Does the steps of ``rename --in-place``: checks the other options, shows or carries out the plan."""
+"""Renames keys within a file (``rename --in-place``): checks the options, then shows or carries out the plan."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OPTIONS = {
 
 
 def prepare_in_place(source: str, writing: Writing) -> None:
-    """Settle interrupted renamings of the source; raises ConfigError if an option for a new file is given."""
+    """Complete or undo interrupted renamings of the source; raises ConfigError if an option for a new file is given."""
     from ..api.in_place.settle import settle
     from ..errors import ConfigError
 

@@ -94,9 +94,9 @@ def _timeout_of(seconds: str) -> AbstractContextManager[None]:
 
 
 def _search_of_merge(args: Sequence[str]) -> list[str]:
-    """Return the command line with ``search`` for ``merge search`` before a recipe.
+    """Return the command line with ``merge search RECIPE`` replaced by the verb ``search RECIPE``.
 
-    Models that are merged may be called ``search``, but no recipe is merged with a model.
+    If no recipe follows, ``search`` may be the name of a model to merge, and the command line is unchanged.
     """
     head = 0
     while head < len(args) and args[head] in GLOBAL:

@@ -88,7 +88,10 @@ class Searching:
 
     @staticmethod
     def direction(maximize: bool | None) -> bool:
-        """Return whether larger scores are better; raises ConfigError if neither option was given."""
+        """Return whether larger scores are better; raises ConfigError if ``maximize`` is None.
+
+        It is None if neither --maximize nor --minimize was given.
+        """
         if maximize is None:
             raise ConfigError(
                 "it is not known whether a larger or a smaller score is better.",
@@ -139,9 +142,10 @@ class Searching:
 
 
 def check_soup(*, greedy: bool, given: Mapping[str, object], others: Mapping[str, object], writing: Writing) -> None:
-    """Raise ConfigError if an option needs --greedy, which was not given, or cannot be used with it.
+    """Raise ConfigError if an option that needs --greedy is given without it, or an option that --greedy excludes.
 
-    ``given`` are the options for the evaluation, and ``others`` those of other averages, with their values.
+    ``given`` are the options for evaluating a soup, which need --greedy. ``others`` are the options for other kinds of
+    averages, which --greedy excludes. Both map the option's name to its value.
     """
     if not greedy:
         wrong = [name for name, value in given.items() if value]

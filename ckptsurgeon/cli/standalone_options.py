@@ -66,7 +66,10 @@ def show_option(*, as_json: bool) -> Any:
 
 
 def _completion(shell: str, *, path: str = "", start: str = "") -> dict[str, Any]:
-    """Return the script and paths of a completion option as plain data; a path is '' if nothing was written there."""
+    """Return the completion script of a shell as plain data, and the files that were written.
+
+    ``path`` is the file of the script, ``start`` the shell's start-up file; '' if the file was not written.
+    """
     from .completion.installing import program
     from .completion.installing import script as script_completion
 

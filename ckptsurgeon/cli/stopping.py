@@ -188,7 +188,7 @@ def _remains() -> str:
 
 
 def _finished_parts() -> str:
-    """Return a clause with the number of finished parts from which the next run can continue; '' if there are none."""
+    """Return a clause on the finished parts of the output, from which the same command can continue; '' if none."""
     from ..storage.write.journal import unfinished_output
 
     found = unfinished_output(os.path.realpath(_SignalState.output)) if _SignalState.output else None
@@ -198,7 +198,7 @@ def _finished_parts() -> str:
 
 
 def output_in_place() -> str:
-    """Return the path of the output if its file was written or replaced since the start, otherwise ''."""
+    """Return the path of the output if the file there was written or replaced since the work began, otherwise ''."""
     if not _SignalState.output or _identity(_SignalState.output) in (None, _SignalState.before):
         return ""
     from ..util.text import escape

@@ -1,6 +1,6 @@
-"""Shows the progress of a training run: checks, and a status line.
+"""Shows the progress of a training run on stderr: the checks, and a line with the current state.
 
-On a terminal, the status line is updated in place; otherwise a line is printed from time to time.
+On a terminal, this line is updated in place; otherwise a new line is printed from time to time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SMOOTH = 0.9
 class ProgressDisplay:
     """Shows the progress of a training run on stderr; its method ``observe`` is the argument ``observer`` of ``train``.
 
-    ``shown`` has the names of the groups of checks that have been shown, and ``noted`` the notes that have been shown.
+    ``shown`` has the names of the phases whose checks have been shown, and ``noted`` the notes that have been shown.
     """
 
     def __init__(self, printer: Printer) -> None:

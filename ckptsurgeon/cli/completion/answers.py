@@ -72,10 +72,11 @@ def _values(found: ParsedLine, option: Any, text: str) -> Candidates:
 
 
 def _keys(found: dict[str, bool], others: Sequence[str], *, more: bool) -> Candidates:
-    """Return the kind of the candidates, and the candidates: the keys of ``found`` and the words ``others``.
+    """Return the kind of the candidates, and the candidates: the names in ``found`` and the words ``others``.
 
-    ``found`` maps each key to whether it is a module with more segments. If the only candidate is a module, the kind is
-    "partial": the shell adds no blank. With ``more``, ``=`` is appended if the only candidate is a complete key.
+    ``found`` maps the name of each key and module to whether it is a module, after which more segments follow. If the
+    only candidate is a module, the kind is "partial": the shell then adds no blank. With ``more``, ``=`` is appended if
+    the only candidate is a complete key.
     """
     words = shorten_to_beginnings([*found, *others])
     if len(words) > 1 or not words:
@@ -124,7 +125,7 @@ def run(command: Callable[[], Any]) -> int:
 
 
 def answer(command: Callable[[], Any], shell: str, given: bytes) -> str:
-    """Return the answer to a shell that sent the text ``given``: the kind of the candidates, then one per line."""
+    """Return the answer to a shell that sent ``given``, the typed words: a line with the kind, then the candidates."""
     typed = typed_in(shell, os.fsdecode(given))
     if typed is None:
         return ""

@@ -19,9 +19,9 @@ _ESCAPED_IN_QUOTES = '$`"\\\n'
 class TypedLine:
     """A command line that is being typed: the complete words, without the program's name, and the current word.
 
-    ``current`` has its quotes removed. ``kept`` is the beginning of ``current`` up to an equals sign, which bash treats
-    as a separate word and does not replace. ``plain`` is true if nothing is quoted or escaped; a quotation mark at the
-    beginning of ``current`` is allowed.
+    ``current`` has its quotes removed. ``kept`` is the beginning of ``current`` that bash does not replace by the
+    completion: all up to the last character, such as ``=``, at which bash splits words. ``plain`` is true if nothing
+    in ``current`` is quoted or escaped; a quotation mark at its beginning is allowed.
     """
 
     words: tuple[str, ...]
@@ -97,8 +97,9 @@ def _lexed(line: str) -> list[_Word]:
 class ParsedLine:
     """The words before the cursor, parsed. ``wants`` is the option whose value is typed next, or None.
 
-    ``command`` is the click command of a verb or of a group of verbs. ``values`` maps the name of each option
-    (its parameter in the Python API) to the list of its values; the list of a flag is empty.
+    ``command`` is the click command of a verb or of a group of verbs, ``name`` the words that name it. ``values`` maps
+    each given option, by the name of its parameter in the Python API, to the list of its values; the list of a flag is
+    empty.
     """
 
     command: Any

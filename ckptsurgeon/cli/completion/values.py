@@ -57,7 +57,7 @@ def destination_keys(found: ParsedLine) -> list[str]:
 
 
 def roots(found: ParsedLine) -> list[str]:
-    """Return the entries of the first source's file that are state dicts; these are the values of --root."""
+    """Return the possible values of --root: the state dicts in the file of the first source on the command line."""
     for path in (found.values.get("source") or found.arguments)[:1]:
         with closing(_opened(_existing(path), None)) as checkpoint:
             return [root for root in (checkpoint.root, *checkpoint.passed) if _is_plain(root)]
@@ -124,7 +124,10 @@ def _is_plain(segment: str) -> bool:
 
 
 def shorten_to_beginnings(words: Sequence[str]) -> list[str]:
-    """Return the words; if there are more than ``MAX_CANDIDATES``, return the longest common prefixes that fit."""
+    """Return ``words``, or their different beginnings of one length if there are more than ``MAX_CANDIDATES`` words.
+
+    The length is the largest for which there are at most ``MAX_CANDIDATES`` different beginnings.
+    """
     if len(words) <= MAX_CANDIDATES:
         return list(words)
     *_, found = takewhile(

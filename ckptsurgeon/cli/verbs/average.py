@@ -150,7 +150,10 @@ def run(
 def _write_windows(
     sources: list[str], window: int, others: Mapping[str, object], writing: Writing, **arguments: Any
 ) -> None:
-    """Write the means of every ``window`` checkpoints; ``others`` are options that give weights, with their values."""
+    """Write the mean of every ``window`` checkpoints in a row, each to a file in the output.
+
+    ``others`` are the options for weights, with their values; raises ConfigError if one of them is given.
+    """
     from ...api.merge.windows import average_windows
     from ...errors import ConfigError
 

@@ -181,7 +181,10 @@ def _sets(sets: list[str] | None, *, keep_optimizer: bool) -> list[str]:
 
 
 def _check_report(**asked: object) -> None:
-    """Raise ConfigError for --report with an option of training: --report does not train."""
+    """Raise ConfigError if --report, which does not train, is given with an option for training.
+
+    ``asked`` has the options for training by name, with their values.
+    """
     from ...errors import ConfigError
 
     given = [
