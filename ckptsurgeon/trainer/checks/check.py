@@ -1,4 +1,4 @@
-"""One check: its name, its status, and the figure or reason."""
+"""The result of one check: its name, its status, and the figure that decided it, or why the check did not run."""
 
 from __future__ import annotations
 

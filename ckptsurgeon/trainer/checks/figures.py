@@ -17,7 +17,7 @@ NOT_EVALUATED = "nothing was evaluated"
 
 
 def blank_share(figures: Mapping[str, float], *, diverged: bool = False) -> Check:
-    """Fail if a CTC model outputs the blank in at least 99.5 % of frames. Training starts in this state.
+    """Fail if a CTC model outputs the blank in at least 99.5 % of frames, as all CTC models do when training starts.
 
     ``figures`` are the figures of the last evaluation. ``diverged`` is whether NaN or infinity ended the run. If so,
     the check advises another learning rate, but not longer training.
@@ -59,7 +59,8 @@ COLLAPSE = "did not collapse"
 def not_collapsed(state: TrainingState) -> Check:
     """Fail if the run collapsed, that is, can learn no more; warn if the last evaluation's figures are suspicious.
 
-    The task's methods ``collapsed`` and ``doubts`` decide this, and give the reason.
+    The task's method ``collapsed`` decides whether it collapsed, ``doubts`` whether figures are suspicious. Both give
+    the reason.
     """
     task, progress = state.job.task, state.progress
     if getattr(task, "collapsed", None) is None:

@@ -1,4 +1,4 @@
-"""Checks that no tensor or figure is NaN or Inf, and that no tensor is constant that should have random values."""
+"""Checks that no tensor or figure is NaN or Inf, and that no tensor is constant although it should be random."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def finite_tensors(model: nn.Module, average: Mapping[str, Tensor] | None = None
 
 
 def finite_figures(figures: Mapping[str, float], decisive: Collection[str]) -> Check:
-    """Look for NaN and Inf in the figures of an evaluation: fail for a figure in ``decisive``, warn for others."""
+    """Look for NaN and Inf in the figures of an evaluation.
+
+    Fails for a figure whose name is in ``decisive``, such as the loss, and warns for others.
+    """
     name = "figures are numbers"
     if not figures:
         return Check(name, NOT_RUN, "nothing was evaluated")
@@ -43,7 +46,7 @@ def no_constant_tensors(model: nn.Module, target: TargetSpec, seed: int, zeroed:
     """Look for constant tensors of the model whose initialiser, with ``seed``, draws random values.
 
     Fails for a matrix. Only warns for a vector, which may have been set to zeros on purpose. ``zeroed`` are the keys of
-    tensors that the recipe of the init sets to zero.
+    tensors that were set to zero on purpose when the initial weights were made; they are not reported.
     """
     name = "no constant tensors"
     found = {key: tensor for key, tensor in _floating(model).items() if _is_constant(tensor)}

@@ -29,9 +29,9 @@ IGNORED = -100
 def batch_independence(model: nn.Module, task: Task, batch: Batch, *, settings: Settings) -> Check:
     """Check that a few clips have the same loss in one batch, one by one, and in one batch with more padding.
 
-    A clip that runs alone keeps the padding that it has in the batch. The check fails if the losses differ. It only
-    warns if the loss changes with more padding alone, and the model has a layer that sees padding by design, such as a
-    group norm.
+    A clip that runs alone keeps the padding that it has in the batch. The check fails if the losses differ. There is
+    one exception: if only more padding changes the loss, and the model has a layer that does not ignore padding by
+    design, such as a group norm, the check warns.
     """
     size = min(CLIPS, len(batch.names))
     if size < 2:

@@ -129,8 +129,8 @@ def first_loss(model: nn.Module, task: Task, batch: Batch, *, settings: Settings
     """Compare the loss before the first step with the loss that the task computes for uniform outputs.
 
     For CTC over V tokens, the loss of uniform outputs is not ln V, because CTC sums over alignments: in an example, it
-    is 7.64 per label, and ln V is 3.33. ``drawn`` is whether some weights are newly initialised; if none are, a low
-    loss is good.
+    is 7.64 per label, and ln V is 3.33. ``drawn`` is whether some weights are newly initialised. If none are, the model
+    is trained already, and a loss below that of uniform outputs is good.
     """
     name = "first loss"
     found = loss_per_item(model, task, [batch], settings=settings)

@@ -46,7 +46,7 @@ SHARDED = "each process holds a shard of the model (--strategy fsdp)"
 
 
 def collect_checks(when: str, checks: Iterable[Check], tell: Observer) -> tuple[Check, ...]:
-    """Run the ``checks``, which run when they are iterated over; return the results, marked with the phase ``when``.
+    """Run the checks by iterating over ``checks``; return the results, with the phase ``when`` as their ``when``.
 
     Some checks take long, so the observer ``tell`` is called after each check, with the number of checks done.
     """
@@ -61,8 +61,8 @@ def collect_checks(when: str, checks: Iterable[Check], tell: Observer) -> tuple[
 def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Check]:
     """Yield the results of the checks of a model before its first step.
 
-    ``plan`` is the plan by which the job's init was loaded; None without an init. Raises ConfigError if model and task
-    do not fit, or if no figure has the name of the metric.
+    ``plan`` is the plan by which the job's initial weights were loaded (None if there are none). Raises ConfigError if
+    model and task do not fit, or if no figure has the name of the metric.
     """
     task, settings, target = job.task, job.settings, job.target
     batch = first_batch(job.train, settings.seed)
@@ -85,7 +85,7 @@ def checks_before(job: Job, model: nn.Module, plan: Plan | None) -> Iterator[Che
 
 
 def checks_during(loop: TrainingLoop) -> Iterator[Check]:
-    """Yield the results of the checks of what happened in training; ``loop`` has done its last step."""
+    """Yield the results of the checks on how the training went; ``loop`` must have done its last step."""
     state = loop.state
     yield frozen_unchanged(state)
     yield loss_fell(state, loop.folder)
@@ -130,9 +130,9 @@ def _resumed(loop: TrainingLoop) -> Check:
 
 
 def _guarded(names: Sequence[str], make: Callable[[], Iterable[Check]]) -> tuple[Check, ...]:
-    """Return the checks that ``make`` returns, or, if it raises an error, a check for each of ``names``.
+    """Return the checks that ``make`` returns; if it raises an error, return a check NOT RUN for each of ``names``.
 
-    These checks have the status NOT RUN, and the error as the reason.
+    ``names`` are the names of the checks that ``make`` should return. The error is the reason why they did not run.
     """
     try:
         return tuple(make())
@@ -167,7 +167,10 @@ def _last_weights(loop: TrainingLoop) -> SavedWeights | Check:
 
 
 def _best_weights(loop: TrainingLoop) -> SavedWeights | Check:
-    """Return the best weights and their loss (over ``dev``, if there is one), or a check that says what is missing."""
+    """Return the file of the best weights and their loss, over ``dev`` if there is such a split.
+
+    If they cannot be compared after a reload, return a check with the status NOT RUN and the reason.
+    """
     folder, progress = loop.folder, loop.state.progress
     if folder is None or not os.path.exists(folder.best):
         return Check(BEST_REOPENED, NOT_RUN, "no best model was saved")

@@ -113,10 +113,10 @@ def trained_tensors_moved(state: TrainingState) -> Check:
 
 
 def _unused(state: TrainingState, keys: Sequence[str]) -> list[str]:
-    """Return the ``keys`` of tensors that have no influence on the loss of the first batch.
+    """Return those of ``keys`` whose tensors have no influence on the loss of the first batch.
 
-    Only tensors of layers that do not run are returned. Models of Hugging Face have such tensors: a pooler that the
-    task does not use, or a vector for masked frames if no frame is masked. Returns [] if the model is sharded.
+    These are tensors of layers that do not run. Models of Hugging Face have such tensors: a pooler that the task does
+    not use, or a vector for masked frames if no frame is masked. Returns [] if the model is sharded.
     """
     if not keys or state.parallel.is_sharded:
         return []
