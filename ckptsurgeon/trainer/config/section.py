@@ -107,9 +107,10 @@ def _read(kind: Callable[..., Any], section: Any, where: str, path: str) -> Any:
 
 
 def _value_section(one: Any, value: Any, where: str, path: str) -> Any:
-    """Return ``value``, from a section, converted to the type of the dataclass field ``one``; raises ConfigError.
+    """Return ``value``, from a section, converted to the type of the dataclass field ``one``.
 
-    ``where`` is the name of the file, and ``path`` the path of the field in the file, for messages.
+    ``where`` is the name of the file, and ``path`` the path of the field in the file, for messages. Raises ConfigError
+    for a value of another type.
     """
     if one.name in _SECTIONS:
         return _read(_SECTIONS[one.name], value, where, path)
@@ -164,7 +165,10 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _named(value: Any) -> tuple[Named, ...]:
-    """Return the sources of a split as a tuple: paths, or mappings with a field ``hf_dataset`` or ``_target_``."""
+    """Return the value of ``train``, ``dev`` or ``test`` in ``data`` as a tuple of the sources of the split.
+
+    A source is a path, or a mapping with a field ``hf_dataset`` or ``_target_``.
+    """
     several = [value] if isinstance(value, (str, Mapping)) else _sequence(value)
     return tuple(_factory(one) if isinstance(one, Mapping) else _text(one) for one in several)
 

@@ -100,11 +100,11 @@ class Augment:
 class Lora:
     """Low-rank adapters (https://arxiv.org/abs/2106.09685) that are trained instead of the weights.
 
-    ``targets`` are the names of the modules that get an adapter, as PEFT's ``target_modules`` (``all-linear``: every
-    linear layer but the output layer of a language model). If there are none, the weights are trained. ``rank`` is the
-    rank of an adapter. Its output is scaled by ``alpha / rank`` (``alpha`` None: twice the rank). ``dropout`` is the
-    share of an adapter's inputs that are set to zero. ``save`` are the names of modules that are trained as a whole
-    and saved with the adapters, such as a new output layer.
+    ``targets`` are the names of the modules that get an adapter, as in PEFT's ``target_modules`` (``all-linear``: every
+    linear layer but the output layer of a language model). If there are none, the weights themselves are trained.
+    ``rank`` is the rank of an adapter, whose output is scaled by ``alpha / rank`` (``alpha`` None: twice the rank).
+    ``dropout`` is the share of an adapter's inputs that are set to zero. ``save`` are the names of modules that are
+    trained as a whole and saved with the adapters, such as a new output layer.
     """
 
     targets: tuple[str, ...] = ()
@@ -142,9 +142,9 @@ class Settings:
     patterns to the step from which their tensors are trained (None: never), ``lr_scale`` maps key patterns to a factor
     of the learning rate. ``decay`` is whether ``weight_decay`` applies to all parameters or to matrices only.
 
-    ``precision``: ``float32`` is exact, ``tf32`` lets a GPU round the factors of products to 10 bits of mantissa, and
-    ``bf16`` is autocast to bfloat16. ``compile`` is whether torch.compile is used: with ``auto``, it is used on a GPU
-    if all batches have one shape, and for ``wav2vec2_ctc`` if all clips have one length.
+    ``precision`` is ``float32`` (full precision), ``tf32`` (a GPU rounds the factors of products to 10 bits of
+    mantissa) or ``bf16`` (autocast to bfloat16). ``compile`` is whether torch.compile is used: with ``auto``, it is
+    used on a GPU if all batches have the same shape or, for ``wav2vec2_ctc``, if all clips have the same length.
 
     ``final_lr`` is the share of ``lr`` at which a schedule ends, ``hold`` the number of steps in which the schedule
     ``tri_stage`` stays at ``lr``. The schedules ``plateau`` and ``newbob`` multiply the learning rate by ``anneal`` if
