@@ -21,7 +21,7 @@ FILES_OPEN = 256
 
 
 class Cell(NamedTuple):
-    """A cell of a table: the index of a row, and the name of a column whose entries have a field ``bytes``."""
+    """The position of a sound in a table: the index of a row, and the name of a column of structs with ``bytes``."""
 
     column: str
     row: int
@@ -75,7 +75,7 @@ _OFFSETS = {"binary": "i4", "large_binary": "i8"}
 def _buffer(column: Any, row: int) -> Any:
     """Return the field ``bytes`` in a row of a column, as a buffer in the mapped file; None if there are no bytes.
 
-    A scalar of pyarrow would be a copy of the bytes.
+    The buffer is not read through a pyarrow scalar, because that would copy the bytes.
     """
     import numpy as np
 

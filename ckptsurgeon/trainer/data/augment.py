@@ -106,13 +106,13 @@ def _sounds(paths: Sequence[str]) -> Iterator[str]:
 
 
 def _measured(path: str) -> Clip:
-    """Return a file of noise as a Clip with its length; raises SourceError if the file cannot be read."""
+    """Return the file of noise at ``path`` as a Clip that has its length; raises SourceError if it cannot be read."""
     sound = Clip(path, "", "train.augment.noise", 0.0)
     return replace(sound, seconds=sound_seconds(sound))
 
 
 def _span(size: int, most: int) -> tuple[int, int]:
-    """Return the begin and end of a random span of indices below ``size``, of a random length from 0 to ``most``."""
+    """Return the begin and end of a random span within ``range(size)``; its length is random, from 0 to ``most``."""
     width = int(torch.randint(min(most, size) + 1, ()))
     begin = int(torch.randint(size - width + 1, ()))
     return begin, begin + width

@@ -54,7 +54,7 @@ class FeatureCache:
         self._found: dict[Place, _CachedClip] = {}
 
     def pieces(self, clips: Sequence[Clip]) -> list[Sequence[Clip]]:
-        """Return the clips in groups; the features of a group are in one file."""
+        """Divide ``clips`` into groups of successive clips; the cache has one file for the features of each group."""
         made: list[list[Clip]] = [[]]
         seconds = 0.0
         for clip in clips:
@@ -143,7 +143,7 @@ class FeatureCache:
 class _CachedClip(NamedTuple):
     """Where a clip's features are: rows ``begin`` to ``end`` of ``frames``, which is the mapped file ``path``.
 
-    ``frames`` is (frames, width), with the features of all clips of the file; ``crc`` is the CRC-32 of this clip's.
+    ``frames`` (frames, width) has the features of all clips in the file, ``crc`` is the CRC-32 of this clip's rows.
     """
 
     path: str

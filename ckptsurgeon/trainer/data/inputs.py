@@ -32,8 +32,9 @@ class FeatureExtractor:
     ``log_mel``: logarithms of the power under triangular filters on the HTK mel scale, as in the front end of the
     bundled models. Windows are centred on the steps, so the first and last windows reach beyond the sound.
 
-    ``mfcc``: as in Coqui STT (tensorflow/core/kernels/mfcc*.cc, after the HTK book, 5.4 and 5.6). Magnitudes instead of
-    powers are filtered, by 40 filters from 20 Hz up, in complete windows only. The cosine transform is not orthonormal.
+    ``mfcc``: as in Coqui STT (tensorflow/core/kernels/mfcc*.cc, after the HTK book, 5.4 and 5.6). The 40 filters begin
+    at 20 Hz, and are applied to magnitudes, not powers. Windows that reach beyond the sound are left out. The cosine
+    transform is not orthonormal.
     """
 
     def __init__(self, features: Features) -> None:
@@ -83,7 +84,10 @@ class FeatureExtractor:
 
     @torch.no_grad()
     def __call__(self, wave: Tensor) -> Tensor:
-        """Return the features (frames, width) of a wave (samples,); for waves, the wave itself, perhaps centred."""
+        """Return the features (frames, width) of a wave (samples,); if the features are ``waves``, return the wave.
+
+        If the setting ``centred`` is true, the mean is subtracted.
+        """
         kind = self.features.kind
         found = wave if kind == "waves" else self._log_mel(wave) if kind == "log_mel" else self._mfcc(wave)
         if self.features.centred:

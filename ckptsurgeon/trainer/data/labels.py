@@ -142,9 +142,9 @@ class Labels:
         return ids
 
     def _near(self, letter: str) -> str:
-        """Return a hint on a letter that no token begins with, or ''.
+        """Return a hint on a letter that no token begins with: the likely cause, or '' if none is known.
 
-        The token list may have the letter in upper case instead of lower case, or the reverse. Or the text is not in
+        Two causes are known: the token list has the letter only in upper or only in lower case, or the text is not in
         Unicode's form NFC.
         """
         for other in (letter.upper(), letter.lower()):
@@ -166,7 +166,7 @@ class Labels:
         return " ".join(text.replace(PIECE_SPACE, " ").split()) if self._space == PIECE_SPACE else text
 
     def collapse(self, frames: Iterable[int]) -> list[int]:
-        """Return the tokens that a CTC path, with one token for each frame, stands for: repeats merged, blanks removed.
+        """Return the tokens of a CTC path (one token for each frame), with repeats merged and blanks removed.
 
         https://dl.acm.org/doi/10.1145/1143844.1143891
         """

@@ -29,9 +29,10 @@ class BatchSize:
     seconds: float | None = None
 
     def pools(self, places: Sequence[int], lengths: Sequence[float]) -> Iterator[list[int]]:
-        """Yield the clip indices ``places``, in their order, in lists with enough clips for some dozens of batches.
+        """Divide the clip indices ``places``, without changing their order, into lists for some dozens of batches each.
 
-        The last list may be shorter. ``lengths`` are the lengths of all clips in seconds.
+        The clips of a list are then sorted by length and cut into batches. The last list may be shorter. ``lengths``
+        are the lengths of all clips in seconds.
         """
         if self.seconds is None:
             size = POOL * self.clips

@@ -116,9 +116,9 @@ def share_batches(source: BatchSource, ranks: Ranks) -> BatchSource:
 
 
 def whole_batches(source: BatchSource, ranks: Ranks) -> Iterator[tuple[int, Batch]]:
-    """Yield (index in the epoch, batch) for each batch of the first epoch that this rank evaluates.
+    """Yield (index, batch) for the batches of the first epoch that this rank evaluates.
 
-    Each batch goes to one rank and is not divided.
+    The ranks take turns: each whole batch goes to one rank. ``index`` is the position of the batch in the epoch.
     """
     if isinstance(source, Batches):  # it loads only these batches
         numbers = range(ranks.rank, len(source.order(0, 0)), ranks.size)
@@ -130,7 +130,7 @@ def whole_batches(source: BatchSource, ranks: Ranks) -> Iterator[tuple[int, Batc
 
 
 class RankBatches:
-    """The part of each batch of ``source`` that belongs to one rank: every ``size``-th example, from index ``rank`` on.
+    """The part of each batch of ``source`` that one rank gets: every n-th example of n ranks, from index ``rank`` on.
 
     A batch is sorted by length, so every rank has about the same work. If a batch has fewer examples than there are
     ranks, the last ranks run the first example of the batch and ignore the result, because every rank must take part in

@@ -48,7 +48,10 @@ class Split:
         return tuple(min(clip.seconds, self.longest_s) for clip in self.clips)
 
     def cropped(self, seconds: float | None) -> Split:
-        """Return the split with ``longest_s`` set to ``seconds``, or the split itself if ``seconds`` is None."""
+        """Return the split with ``longest_s`` set to ``seconds``: at most this part of a clip is used at a time.
+
+        If ``seconds`` is None, the split itself is returned.
+        """
         return self if seconds is None else replace(self, longest_s=seconds)
 
     def says(self) -> str:
