@@ -33,7 +33,7 @@ PendingStep = tuple[int, dict[str, float], StepResult]
 
 
 def log_rows(pending: list[PendingStep], since: float, *, flops: float, peak: float | None) -> list[dict[str, Any]]:
-    """Return the finished steps ``pending`` as rows of the log; this waits for the device only once.
+    """Return a row of the log for each of the finished steps ``pending``; waits for the device only once.
 
     ``since`` is the time.perf_counter() at which the first of the steps began; each step gets the same share of the
     time since then. ``flops`` is the number of floating-point operations for one time step of one clip in a padded

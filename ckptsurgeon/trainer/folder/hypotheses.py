@@ -1,4 +1,4 @@
-"""The file with the text that a model recognised in each clip of a split, and the transcript; most errors first."""
+"""Makes the file of hypotheses of a split: the recognised text and the transcript of each clip, most errors first."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class RunFolder:
     path: str
 
     def of(self, *names: str) -> str:
-        """Return the path of a file or folder in the run folder; ``names`` lead to it, as in os.path.join."""
+        """Return the path of the run folder joined with ``names``, as by ``os.path.join``."""
         return os.path.join(self.path, *names)
 
     @property
@@ -71,7 +71,7 @@ class RunFolder:
 
     @property
     def holds_a_run(self) -> bool:
-        """Whether a run was saved here, even if it cannot be resumed. If so, no new run may begin here."""
+        """Whether a run has saved a checkpoint or its result here; if so, no new run may begin here."""
         return os.path.lexists(self.of("last")) or bool(complete_steps(self.path)) or self._ended
 
     @property

@@ -136,9 +136,9 @@ def build_job(
 
 
 def with_steps(settings: Settings, job: Job, where: str) -> Settings:
-    """Return settings in which ``steps`` is the number of steps in ``epochs`` epochs of the job's batches.
+    """Return settings in which ``steps`` is computed from ``epochs`` and the number of batches in an epoch of the job.
 
-    Raises ConfigError if other settings do not fit this number of steps. The message begins with ``where``.
+    Raises ConfigError if other settings do not fit this number of steps; its message begins with ``where``.
     """
     batches = sum(job.train.size(epoch) for epoch in range(settings.epochs or 0))
     made = replace(settings, steps=max(1, -(-batches // settings.accumulate)))
@@ -210,10 +210,10 @@ def load_task_data(
 
 
 def task_of(settings: Settings, document: Document, target: TargetSpec) -> tuple[Any, Sequence[str]]:
-    """Return the task that the settings name, before it reads its data, and the token list.
+    """Create the task that the settings name; return the task, which has read no data yet, and the token list.
 
-    If the task has a method ``meet``, this function calls the method with the model on torch's meta device. Raises
-    ConfigError if there is no such task, or if the task cannot be created.
+    If the task has a method ``meet``, the method is called with the model on torch's meta device. Raises ConfigError if
+    there is no such task, or if the task cannot be created.
     """
     kind = load_task(settings.task, document.folder)
     found = resolve_paths(settings, document.folder)

@@ -19,10 +19,10 @@ __all__ = ["InitCheckpoint", "read_init"]
 
 @dataclass(frozen=True)
 class InitCheckpoint:
-    """A checkpoint with the initial weights of a run. Messages call it the init of the run.
+    """A checkpoint with the initial weights of a run, which messages call the init of the run.
 
-    ``keys`` are the keys of its tensors, ``files`` the name, size and SHA-256 of each file. ``recipe`` says from which
-    sources the checkpoint was made; it is None if ckptsurgeon did not write the checkpoint.
+    ``keys`` are the keys of its tensors, ``files`` the name, size and SHA-256 of each of its files. ``recipe`` says
+    from which sources the checkpoint was made; it is None if ckptsurgeon did not write the checkpoint.
     """
 
     path: str
@@ -47,7 +47,7 @@ class InitCheckpoint:
 
     @property
     def zeroed(self) -> frozenset[str]:
-        """The keys of the tensors that an operation of the recipe set to zero, as in blocks that are added."""
+        """The keys of the tensors that an operation of the recipe set to zero, for example in added blocks."""
         if self.recipe is None:
             return frozenset()
         zeros = [

@@ -38,9 +38,9 @@ class Job:
     """The model, the task with its splits, the settings and the initial weights of one training run.
 
     ``dev`` is the split for evaluations during the training, ``test`` the split for an evaluation at the end; each may
-    be None. ``tokens`` is the token list, empty if there is none. If ``init`` is None, the model's initialisers make
-    all weights. ``ranks`` are the processes that train. With the ``strategy`` ``ddp``, each process has the whole
-    model; with ``fsdp``, each has a shard of the model.
+    be None. ``tokens`` is the token list, empty if there is none. ``init`` is the checkpoint of the initial weights; if
+    it is None, the model's initialisers make all weights. ``ranks`` are the processes that train. With the ``strategy``
+    ``ddp``, each process has the whole model; with ``fsdp``, each has a shard of the model.
     """
 
     document: Document
@@ -75,9 +75,10 @@ class Job:
             return self._build()
 
     def model(self) -> tuple[nn.Module, Plan | None]:
-        """Return a new model with its initial values, and the plan by which ``init`` was loaded (None without an init).
+        """Return a new model with its initial values, and the plan by which the checkpoint ``init`` was loaded.
 
-        Raises the errors of ``load_into``, such as PlanError for an init that does not fit the model.
+        The plan is None if the job has no ``init``. Raises the errors of ``load_into``, such as PlanError if ``init``
+        does not fit the model.
         """
         model, plan = self.empty_model(), None
         if self.init is None:
@@ -94,8 +95,8 @@ class Job:
     def parallel_model(self) -> tuple[ParallelModel, Plan | None]:
         """Return the model that all ranks train, with its initial values, and the plan by which ``init`` was loaded.
 
-        The plan is None without an init. With ``fsdp`` each rank reads only its shards of the init; no rank ever holds
-        the whole model.
+        The plan is None if the job has no ``init``. With ``fsdp``, each rank reads only its shards of the initial
+        weights; no rank ever holds the whole model.
         """
         if not self.is_sharded:
             model, plan = self.model()
@@ -123,9 +124,9 @@ class Job:
         return keep_recurrent_in_float32(model) if self.settings.precision == "bf16" else model
 
     def _load(self, model: nn.Module, path: str) -> Plan:
-        """Load the init at ``path`` into the model, and return the plan by which it was loaded.
+        """Load the initial weights at ``path`` into the model, and return the plan by which they were loaded.
 
-        Raises PlanError if the init does not fit the model; its hint is the command that makes an init that fits.
+        Raises PlanError if they do not fit the model; its hint is the command that makes initial weights that fit.
         """
         try:
             return load_into(model, path, strict=True, on_missing="error")
@@ -164,8 +165,8 @@ SAVED_AS = (torch.float32, torch.bfloat16, torch.float16)
 def new_part_masks(job: Job, plan: Plan | None) -> dict[str, Tensor]:
     """Return, by key, a mask for each tensor that has only a part of its values from sources.
 
-    The mask is true for new values, which came from an initialiser. ``plan`` is the plan by which the job's init was
-    loaded. Without an init, the dict is empty.
+    The mask is true for new values, which came from an initialiser. ``plan`` is the plan by which the job's initial
+    weights were loaded. The dict is empty if the job has no initial weights.
     """
     if job.init is None or plan is None:
         return {}
@@ -183,10 +184,10 @@ def new_part_masks(job: Job, plan: Plan | None) -> dict[str, Tensor]:
 def new_part_mask(init: InitCheckpoint, key: str, value: Tensor, own: Tensor) -> Tensor:
     """Return a mask of a tensor's shape that is true for the values that came from an initialiser, not from a source.
 
-    If a vocabulary was mapped, the recipe lists the new rows. Otherwise the values of the source are a block that
-    begins at index 0 of each axis, and all values outside of the block are new. To find the block, this function
-    compares ``value``, the tensor in the init, with ``own``, all values that the tensor's initialiser draws with the
-    seed of the init.
+    If a vocabulary was mapped, the recipe of ``init`` lists the new rows. Otherwise the values of the source are a
+    block that begins at index 0 of each axis, and all values outside of the block are new. To find the block, this
+    function compares ``value``, the tensor ``key`` in ``init``, with ``own``, the tensor as its initialiser draws it
+    with the seed of the recipe.
     """
     assert init.recipe is not None
     made, rows = init.recipe.tensors[key], init.recipe.rows

@@ -19,9 +19,10 @@ LOGGERS = "ckptsurgeon.trainer.loggers"
 
 
 def find_loggers(names: Iterable[str]) -> dict[str, type[Logger]]:
-    """Return the classes of the loggers in ``names``, and of automatic loggers whose package is installed, by name.
+    """Return, by name, the classes of the loggers in ``names``, and of those that are used without being named.
 
-    Raises ConfigError for a name that no logger has.
+    These are the automatic loggers (``is_automatic``) whose package is installed. Raises ConfigError for a name that no
+    logger has.
     """
     known = cast("Mapping[str, type[Logger]]", discover(LOGGERS, "LOGGER"))
     for name in names:

@@ -49,7 +49,7 @@ class MLflow(Logger):
         self.place = shown if not uri else f"the store of MLFLOW_TRACKING_URI, as run {self.id}"
 
     def _found(self, known: str) -> str:
-        """Return ``known``, the id of a resumed run, if the store has this run; else ''."""
+        """Return ``known``, the id under which a resumed run was logged, if the store still has this run; else ''."""
         try:
             self._client.update_run(known, status="RUNNING")
         except self._mlflow.MlflowException as error:
