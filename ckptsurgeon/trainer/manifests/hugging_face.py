@@ -1,4 +1,4 @@
-"""Reads speech from datasets of Hugging Face's `datasets`: a saved dataset, one of its splits, or the cache.
+"""Reads speech from datasets that Hugging Face's `datasets` has stored: saved to a folder, or in its cache.
 
 A configuration has ``{hf_dataset: PATH, split: train, text: sentence, audio: audio}``. PATH is a folder that
 ``save_to_disk`` wrote, or a folder in the cache (``~/.cache/huggingface/datasets/…``). The tables are memory-mapped,
@@ -110,9 +110,10 @@ _OF_CACHE = re.compile(r"(.+?)(?:-(\d{5})-of-(\d{5}))?\.arrow")
 
 
 def _cached(path: str, split: str) -> tuple[str, list[str]]:
-    """Find the only dataset in or below ``path``, a folder in the cache of `datasets`.
+    """Return the folder of the only dataset in or below ``path``, and the paths of the tables of its ``split``.
 
-    Returns the folder of the dataset, and the paths of the tables of the split.
+    ``path`` is a folder in the cache of `datasets`. Raises ConfigError if it contains no dataset or several, or if
+    tables are missing.
     """
     found = sorted(_with_info(path))
     if len(found) != 1:

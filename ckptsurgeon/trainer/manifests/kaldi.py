@@ -100,7 +100,7 @@ def _clip(folder: str, key: str, text: _Entry, *, parts: Mapping[str, _Entry], s
 
 
 def _part(part: _Entry) -> tuple[str, float, float]:
-    """Return what a line of ``segments`` has: the id of the recording, and begin and end of the segment in seconds.
+    """Return the fields of a line of ``segments``: the recording's id, and the begin and end of the segment in seconds.
 
     The end is NaN if the segment lasts until the end of the recording (-1 in the file).
     """

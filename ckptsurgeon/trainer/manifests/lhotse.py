@@ -27,13 +27,13 @@ class _LhotseCuts:
     kind = "lines of JSON with cuts and their supervisions (lhotse)"
 
     def sniff(self, path: str) -> bool:
-        """Return whether lhotse wrote the first line of a file; ``read`` raises ConfigError if it is not a cut."""
+        """Return whether the first line of a file is an entry of lhotse: a cut, or one that ``read`` refuses."""
         fields = fields_of_first_line(path)
         is_cut = "start" in fields and bool(fields & {"supervisions", "recording"})
         return is_cut or "tracks" in fields or _set_of(fields) is not None
 
     def read(self, path: str, *, texts: bool = True) -> list[Clip]:
-        """Return one clip for each cut."""
+        """Return one clip for each cut; raises ConfigError for entries that are not cuts."""
         return [_clip(path, where, entry, texts=texts) for where, entry in read_json_lines(path)]
 
 

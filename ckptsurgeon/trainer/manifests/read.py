@@ -71,7 +71,7 @@ def read_manifests(named: Sequence[Named], faults: ErrorCollector | None = None,
 
 
 def _together(wrong: Sequence[CheckpointError], of: int) -> CheckpointError:
-    """Return one error for the errors of several sounds; ``of`` is the number of all sounds, for the message."""
+    """Return one error for ``wrong``, the errors of some of the sounds; ``of`` is the number of all sounds."""
     first = wrong[0]
     if len(wrong) == 1:
         return first
@@ -108,7 +108,7 @@ def _known() -> str:
 
 
 def _seen(path: str) -> str:
-    """Return what an unknown manifest is, for the end of a message: its first line, or that it is a folder."""
+    """Return the end of the message on a manifest of unknown format: its first line, or that it is a folder."""
     line = first_line(path)
     if line:
         return f": its first line is {escape(line, 80)!r}"

@@ -62,10 +62,10 @@ class DeviceGroup:
             self.abort()
 
     def settle(self) -> bool:
-        """Wait up to ``GRACE_S`` seconds for the GPU to end its work; return whether the GPU's values are right.
+        """Wait up to ``GRACE_S`` seconds for the GPU to end its work, and leave the group.
 
-        This rank then leaves the group. The values are wrong if the work did not end: later operations have used the
-        result of an unfinished sum.
+        Returns whether the values on the GPU are right. They are wrong if the work did not end in time: later
+        operations have then used the result of an unfinished sum.
         """
         until, is_whole = time.monotonic() + GRACE_S, False
         while not (is_whole or self.is_aborted) and time.monotonic() < until:

@@ -34,7 +34,7 @@ class ParallelModel:
 
     @property
     def gradient_scale(self) -> int:
-        """The factor that turns the gradients into sums over the ranks: DDP makes means of them."""
+        """The factor by which the gradients must be multiplied to be sums over the ranks: DDP computes their means."""
         return self.ranks.size
 
     def wrap(self) -> None:
@@ -57,7 +57,7 @@ class ParallelModel:
         self._wrapped = DistributedDataParallel(ForwardProxy(self.module), find_unused_parameters=True, **options)
 
     def __call__(self, function: Callable[[nn.Module], T]) -> T:
-        """Return ``function(module)``; if this is several values, the backward pass must start from the first value."""
+        """Return ``function(module)``; if it returns several values, the backward pass must start from the first."""
         if self._wrapped is None:
             return function(self.module)
         return cast(T, self._wrapped(function))

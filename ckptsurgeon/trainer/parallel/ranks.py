@@ -142,7 +142,7 @@ class Ranks:
     def begin_device_work(self) -> None:
         """Record that the GPUs now get work that they can only complete together, such as sums of gradients.
 
-        Before, a collective call on the CPU must have shown that all ranks are alive.
+        Make a collective call on the CPU before: it shows that all ranks are alive.
         """
         if self.device is not None:
             self.device.begin()
@@ -153,7 +153,7 @@ class Ranks:
             self.device.confirm()
 
     def settle_device(self) -> bool:
-        """Wait until the GPU's work with other GPUs ends, or abort it; return whether the GPU's values are right."""
+        """Wait until the GPU's work with other GPUs ends, or abort it; return whether values on the GPU are right."""
         return self.device is None or self.device.settle()
 
     def watched(self) -> AbstractContextManager[object]:
@@ -171,9 +171,9 @@ class Ranks:
     def find_lost(self, error: Exception) -> dict[int, str]:
         """Return {rank that has ended: the reason that it reported, '' if none}.
 
-        The dict is empty if no rank has ended, so that ``error`` must have another cause.
-        A failed collective call fails on every living rank. So every living rank calls this method, which reports in
-        the store that the rank is alive. A rank that has reported nothing after five seconds has ended.
+        If no rank has ended, the dict is empty, and ``error`` has another cause. A failed collective call fails on
+        every living rank, so every living rank calls this method, which reports in the key-value store that the rank
+        is alive. A rank that has reported nothing after five seconds has ended.
         """
         if self.size == 1 or not is_communication_error(error):
             return {}
@@ -193,7 +193,7 @@ class Ranks:
 
     @contextmanager
     def detect_lost(self) -> Iterator[None]:
-        """Raise LostRanksError in place of an error of the block if another rank has ended.
+        """If the block raises an error because another rank has ended, raise LostRanksError in its place.
 
         After this error, values can be read from the GPU without waiting: its work has ended or was aborted.
         """

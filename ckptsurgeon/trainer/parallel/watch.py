@@ -43,7 +43,7 @@ class RankWatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        """Tell the next rank how the block ended here, and wait for this message from the previous rank."""
+        """Tell the next rank how the block ended here, and wait until the previous rank has told this rank the same."""
         self._left.set()
         self._send(BYE if error is None else GONE)
         self._thread.join()
