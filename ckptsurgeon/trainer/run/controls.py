@@ -1,4 +1,4 @@
-"""Runs the controls: the same training from the init, from scratch, and from the init with permuted weights."""
+"""Runs the controls: the same training from the given initial weights, from scratch, and from permuted weights."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def beats(one: Arm, other: Arm, *, higher: bool = False) -> bool:
 def verdict_of(warm: Arm, scratch: Arm, permuted: Arm, *, higher: bool = False) -> str:
     """Return KNOWLEDGE (warm beats scratch and permuted), SCALE ONLY (warm beats only scratch) or NONE.
 
-    Warm runs start from the init, permuted runs from the init with the values of each tensor permuted. Much of what
-    looks like transfer is only the scale of the weights: from permuted English weights, a Russian model learned better
-    than from torch's default initialisers. If warm beats permuted, but not scratch, the verdict is NONE, because the
-    init is worth nothing.
+    Warm runs start from the given initial weights, permuted runs from these weights with the values of each tensor
+    permuted. Much of what looks like transfer is only the scale of the weights: from permuted English weights, a
+    Russian model learned better than from torch's default initialisers. If warm beats permuted, but not scratch, the
+    verdict is NONE, because the given weights are worth nothing.
     """
     if not beats(warm, scratch, higher=higher):
         return NONE
@@ -100,8 +100,8 @@ LEARNED = 0.95
 class ControlRun:
     """One control run, number ``number`` of ``of``; ``value`` is the metric at the end of the run, None before.
 
-    ``way`` is the kind of initial weights: warm (the init), scratch, or permuted. If ``frozen`` is true, only new
-    tensors are trained.
+    ``way`` is the kind of initial weights: warm (the given weights), scratch, or permuted. If ``frozen`` is true, only
+    new tensors are trained, that is, tensors that are in no source of the given weights.
     """
 
     way: str
@@ -120,7 +120,7 @@ RunObserver = Callable[[ControlRun], None]
 def run_controls(job: Job, *, seeds: int, observer: RunObserver | None = None) -> Controls:
     """Train from each kind of initial weights with each seed, and return the comparison.
 
-    Raises ConfigError if there is no init or nothing to evaluate on.
+    Raises ConfigError if the job has no initial weights, or nothing to evaluate on.
     """
     check_controls(job, seeds)
     assert job.init is not None
@@ -159,7 +159,7 @@ def _runs(job: Job, seeds: int, metric: str) -> list[ControlRun]:
 
 
 def check_controls(job: Job, seeds: int) -> None:
-    """Raise ConfigError if there are no seeds, no init, or no dev split, so that control runs cannot be compared."""
+    """Raise ConfigError if control runs cannot be compared: without seeds, given initial weights, or a dev split."""
     if seeds < 1:
         raise ConfigError(
             f"--seeds is {seeds}: there is nothing to compare.", hint="Pass --seeds 1 or more; 3 is usual."
@@ -214,7 +214,7 @@ def _first_loss(loop: TrainingLoop) -> float:
 
 
 def _loaded_keys(job: Job) -> list[str]:
-    """Return the keys of the tensors that are not new, even in part, and that are not tied to a new tensor."""
+    """Return the keys of the tensors all of whose values come from sources, without those tied to a new tensor."""
     assert job.init is not None
     return [key for key in job.target.tensors if job.target.ties.get(key, key) not in job.init.new]
 

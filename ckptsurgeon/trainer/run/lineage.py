@@ -46,7 +46,7 @@ __all__ = [
 
 
 def data_digests(job: Job) -> dict[str, str]:
-    """Return digests of the data of a run by name; what the run does not use is missing.
+    """Return digests of the data of a run, by name, without data that the run does not use.
 
     The names are ``tokens`` (the token list), ``segmenter`` (the tokeniser), ``train`` and ``dev`` (their clips in
     order), ``lm`` (the language model for decoding) and ``task`` (the file with the user's own task).
@@ -102,7 +102,7 @@ def check_data(job: Job, old: Mapping[str, str], run: str) -> Iterator[str]:
 
 
 def _named(job: Job, name: str) -> str:
-    """Return what the configuration has for ``name`` (tokens, segmenter or a split), such as a path, for a message."""
+    """Return, for a message, the value that the configuration gives ``name`` (tokens, segmenter or a split)."""
     given: Any = getattr(job.settings.data, name)
     if name == "segmenter":
         return str(given)

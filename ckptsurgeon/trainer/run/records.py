@@ -37,8 +37,8 @@ AROUND = 7
 def curves_png(rows: Sequence[Mapping[str, Any]], metric: str, *, title: str = "", best_step: int = 0) -> bytes | None:
     """Return a PNG with the curves of a log; None if matplotlib is not installed or no step has a finite loss.
 
-    ``rows`` are the rows of the log, ``metric`` is the figure of the evaluations to draw. ``title`` is written above
-    the curves. The evaluation after ``best_step`` steps is marked, unless this is 0.
+    ``rows`` are the rows of the log. ``metric`` is the name of the figure that is drawn for each evaluation. ``title``
+    is written above the curves. The evaluation after ``best_step`` steps is marked, unless ``best_step`` is 0.
     """
     steps = [row for row in rows if "loss" in row and row["loss"] is not None]
     if not steps or importlib.util.find_spec("matplotlib") is None:

@@ -37,8 +37,8 @@ class Arm(Brief):
 class Controls(Brief):
     """The verdict of the control runs: whether the knowledge in the initial weights helped.
 
-    Training from the init (warm) is compared with training from scratch, and from the init with permuted weights. The
-    metric on ``dev`` after the last step decides.
+    Training from the given initial weights (warm) is compared with training from scratch, and from the given weights
+    with permuted values. The metric on ``dev`` after the last step decides.
 
     ``verdict`` is KNOWLEDGE, SCALE ONLY or NONE. ``decided_on`` says which runs decide: "frozen" (only new tensors are
     trained) or "unfrozen". ``plateau`` lists the kinds of initial weights with a deciding run that has learned nothing

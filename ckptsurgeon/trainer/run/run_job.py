@@ -302,7 +302,7 @@ def _evaluate_weights(loop: TrainingLoop, weights: str, step: int) -> FinalFigur
 
 
 class _Counted:
-    """A source with the batches of ``source``; ``clips`` counts the clips that were read."""
+    """A source of the same batches as ``source``; its ``clips`` is the number of clips that were read from it."""
 
     def __init__(self, source: BatchSource) -> None:
         self._source, self.clips = source, 0

@@ -29,7 +29,7 @@ LOGGER_IDS = "loggers.json"
 class RunLoggers:
     """The loggers of a run. They are open inside the ``with`` block of ``logging``.
 
-    Call the method ``observe`` in place of ``observer``: it passes everything to ``observer``, and each row of the log
+    ``observe`` takes the place of ``observer``: it passes each row and event to ``observer``, and each row of the log
     also to the open loggers. An error in a logger ends only this logger, and ``observer`` gets a note about the error.
     ``notes`` has all notes on loggers.
     """

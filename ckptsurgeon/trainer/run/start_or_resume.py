@@ -127,8 +127,8 @@ def resume_start(
 ) -> tuple[RunStart, tuple[str, ...]]:
     """Lock the folder of a run to resume; return what the run was started from, and its ``--set`` strings.
 
-    ``sets`` are the strings of this call, which are added. The init is only read if ``controls`` is true. Raises
-    ConfigError if there is no run, or if the init has changed.
+    ``sets`` are the strings of this call, which are added. The initial weights are only read if ``controls`` is true.
+    Raises ConfigError if there is no run, or if the initial weights have changed.
     """
     folder.last_step()
     known = read_lineage(folder)
@@ -180,10 +180,11 @@ MAKES_ONE = "Make an init with ckpt transplant SRC dst.yaml, or give a configura
 
 @dataclass(frozen=True)
 class RunStart:
-    """What a run starts from: a configuration, the init to load, and notes for the user.
+    """What a run starts from: a configuration, the initial weights, and notes for the user.
 
-    ``from_`` is the path of the init from which the run starts or, if it is resumed, was started. ``init`` is this
-    init, or None if it is not needed, as for most resumed runs. ``known`` is the lineage of a resumed run.
+    ``from_`` is the path of the initial weights; for a resumed run, of those with which it was started. ``init`` is the
+    checkpoint at this path, or None if it is not needed, as for most resumed runs. ``known`` is the lineage of a
+    resumed run, None for a new run.
     """
 
     config: str
@@ -194,10 +195,11 @@ class RunStart:
 
 
 def find_start(config: str | None, init: str | None) -> RunStart:
-    """Return what to start from: the given files, or the only init of the working directory and its configuration.
+    """Return what a run starts from: the configuration ``config`` and the initial weights ``init``.
 
-    Raises ConfigError if the working directory has no init or several, or if the configuration of the init is missing,
-    has changed, runs code, or is outside the folder of the init.
+    Without ``config`` and ``init``, ``init`` is the only ``*.init.safetensors`` in the working directory. Without
+    ``config``, it is the configuration to which the recipe of ``init`` refers. Raises ConfigError if there is no such
+    file or are several, or if that configuration has changed, runs code, or is outside the folder of ``init``.
     """
     if config is not None:
         if init is not None:
@@ -221,10 +223,10 @@ def _the_one_init() -> str:
 
 
 def _config_of(init: InitCheckpoint) -> str:
-    """Return the path of the configuration that an init's recipe refers to.
+    """Return the path of the configuration to which the recipe of the checkpoint ``init`` refers.
 
-    Raises ConfigError unless the configuration is in the init's folder, is unchanged, and refers to no code. The recipe
-    may be somebody else's. So it must not lead to files outside the init's folder. And a user who gives a checkpoint
+    Raises ConfigError unless the configuration is in the checkpoint's folder, is unchanged, and refers to no code. The
+    recipe may be somebody else's, so it must not lead to files outside this folder. And a user who gives a checkpoint
     has not agreed to run code that lies in its folder.
     """
     name = escape(init.path)

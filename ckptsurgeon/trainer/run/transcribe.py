@@ -108,7 +108,7 @@ def transcribe(
 
 
 def _decoded(settings: Settings, given: Mapping[str, Any]) -> Settings:
-    """Return settings in which ``given``, values of beam, lm, lm_weight and word_bonus by name, replace the run's.
+    """Return settings in which the values ``given`` for beam, lm, lm_weight and word_bonus replace those of the run.
 
     ``decoding`` becomes ``ctc_beam`` if a language model is given, or if a beam is given for settings without beam
     search. Raises ConfigError for values that have no effect or do not fit.
@@ -151,9 +151,10 @@ def _found(path: str, config: str | None) -> tuple[str, str]:
 
 
 def _init_of(config: str) -> Any:
-    """Return the init of a run that trained adapters: the adapters belong to its weights.
+    """Return the initial weights of a run that trained adapters; the adapters are added to them.
 
-    Raises ConfigError if the folder of the configuration ``config`` has no record of the init.
+    ``config`` is the path of the run's configuration. Raises ConfigError if the record of the run in the same folder is
+    missing, or names no initial weights.
     """
     folder = RunFolder(os.path.dirname(config))
     known = folder.read_json(LINEAGE).get("init") if os.path.exists(folder.of(LINEAGE)) else None

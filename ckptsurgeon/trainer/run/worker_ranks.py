@@ -32,8 +32,8 @@ __all__ = ["run_worker"]
 def run_worker(ranks: Ranks, device: torch.device) -> Trained:
     """Wait for the request of rank 0, train as requested, and return the part of the result that this rank knows.
 
-    Raises an error if the configuration or its data cannot be read. If rank 0 ended and gave a reason, this rank
-    reports nothing.
+    Raises an error if the configuration or its data cannot be read. If another rank ends, LostRanksError is raised only
+    by the rank that has to report this to the user.
     """
     try:
         with ranks.detect_lost():

@@ -238,7 +238,7 @@ def _language(folder: Path, lang: str, words: tuple[str, ...], *, n: int, seed: 
 def _draw(
     words: tuple[str, ...], voice: str, sizes: Mapping[str, int], chance: random.Random
 ) -> dict[str, list[Utterance]]:
-    """Return ``sizes[split]`` random utterances for each split, by variants of the ``voice`` of espeak-ng.
+    """Return ``sizes[split]`` random utterances for each split, to be spoken by variants of espeak-ng's ``voice``.
 
     ``chance`` is the random generator. If there are enough words, no text of a split is in an earlier split.
     """
