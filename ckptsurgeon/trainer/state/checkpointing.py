@@ -69,7 +69,7 @@ class CheckpointWriter:
             self._write(self._newest, partial(_write_checkpoint, folder, step, tensors, values, keep=keep))
 
     def save_alone(self) -> bool:
-        """Write a checkpoint without the other ranks, which have ended or wait; return whether it was written.
+        """Write a checkpoint without the help of other ranks, which have ended or wait; return whether it was written.
 
         With DDP this works, because every rank has the whole model. With FSDP, or before the first step, nothing is
         written.
@@ -124,7 +124,10 @@ class CheckpointWriter:
             self._writing[snapshot] = self._thread.submit(run)
 
     def _save_shards(self, values: Mapping[str, object]) -> None:
-        """Write a checkpoint of all ranks: rank 0 gathers and writes the weights, each rank writes its moments."""
+        """Write a checkpoint of all ranks: rank 0 gathers and writes the weights, each rank writes its moments.
+
+        ``values`` is the ``state_dict`` of the TrainingState, which rank 0 writes.
+        """
         state, folder, ranks = self._state, self.folder, self._state.job.ranks
         with folder.saving(state.progress.step, keep=state.settings.keep) if folder else nullcontext() as staged:
             path = ranks.broadcast(os.path.abspath(staged.path) if staged is not None else "")
@@ -153,7 +156,10 @@ def _write_checkpoint(
 def _write_with_texts(
     folder: RunFolder | None, write: Callable[[], None], rows: Sequence[Mapping[str, Any]], *, dev: object
 ) -> None:
-    """Write the best weights by calling ``write``, and then the hypotheses file: ``rows`` have the texts of ``dev``."""
+    """Write the best weights by calling ``write``, and then the hypotheses file of the split ``dev``.
+
+    ``rows`` have the recognised text and the transcript of each clip, ``dev`` is the source of the split.
+    """
     write()
     if folder is None:
         return

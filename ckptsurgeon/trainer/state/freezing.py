@@ -58,9 +58,9 @@ def _matched(flag: str, text: str, keys: Sequence[str]) -> list[str]:
 class FreezeSchedule:
     """Freezes tensors of a model until the step from which they are trained, and checks that they did not change.
 
-    ``frozen`` are keys that are never trained, whatever the settings are. Buffers can be frozen, too: a module with a
-    frozen buffer, such as the statistics of a batch norm, stays in evaluation mode. A tied tensor is frozen if any of
-    its keys is.
+    The argument ``frozen`` has keys that are never trained, whatever the settings are. Buffers can be frozen, too: a
+    module with a frozen buffer, such as the statistics of a batch norm, stays in evaluation mode. A tied tensor is
+    frozen if any of its keys is.
 
     ``digests_before`` has the digests of all tensors before the first step. ``moved_while_frozen`` has the keys of
     tensors that had already changed when they were unfrozen. Checkpoints contain both.

@@ -63,7 +63,10 @@ def check_lora(lora: Lora, keys: Collection[str], new: Collection[str] = ()) -> 
 
 
 def _of_name(name: str) -> Callable[[str], bool]:
-    """Return a function that returns whether PEFT matches a module's path with ``name``: it is the path or its end."""
+    """Return a function that returns whether PEFT matches a module's path with ``name``.
+
+    PEFT does so if ``name`` is the path, or the last parts of the path.
+    """
     return lambda path: path == name or path.endswith(f".{name}")
 
 

@@ -40,9 +40,9 @@ def state_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 class FullTensors(Mapping[str, Tensor]):
-    """A mapping of ``tensors`` that returns complete tensors: a sharded tensor is gathered when it is read.
+    """A mapping from keys to complete tensors: a sharded tensor in ``tensors`` is gathered when it is read.
 
-    So every rank must read the same tensors in the same order.
+    All ranks take part in gathering, so every rank must read the same tensors in the same order.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -65,7 +65,7 @@ def unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:
 
 
 def own_numbers(model: nn.Module) -> dict[str, int | float]:
-    """Return the attributes of modules that are plain numbers, by ``MODULE.ATTRIBUTE``.
+    """Return the numeric attributes (int or float) of all modules of a model, with ``MODULE.ATTRIBUTE`` as keys.
 
     Some of them are counters that influence how a run continues (``drop_mask_cnt`` of SpeechBrain's LiGRU).
     """

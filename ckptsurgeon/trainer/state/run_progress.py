@@ -22,13 +22,14 @@ class RunProgress:
       value; ``best_loss``: the loss of that evaluation; ``waited``: the number of evaluations since then.
     - ``skipped``: the number of steps that were skipped because loss or gradients were not finite; ``in_a_row``: the
       number of such steps since the last finite step.
-    - ``collapsed``: the number of last steps in a row for which the task's method ``collapsed`` returned a reason;
+    - ``collapsed``: for how many steps in a row, up to the last one, the task's method ``collapsed`` returned a reason;
       ``collapse``: the last reason.
     - ``first_loss``, ``last_loss``: the loss of the first and of the last step.
     - ``figures``: the results of the last evaluation, which was after ``evaluated`` steps.
     - ``ratios``: the norm of each tensor's change in the last step that was measured, relative to the tensor's norm.
     - ``norms``: statistics of the gradient norm: number of steps, how many were clipped, the largest norm, the sum.
-    - ``too_short``: how many of the ``fresh`` clips of the first epoch have too few frames for CTC; None without CTC.
+    - ``fresh``: the number of clips seen in the first epoch; ``too_short``: how many of them have too few frames for
+      CTC (None without CTC).
     - ``lr_scale``: the factor by which evaluations have lowered the learning rate; ``compared``: the metric with which
       the next evaluation is compared; ``stalled``: the number of evaluations that did not
       improve enough (see ``anneal``).

@@ -91,7 +91,10 @@ def load_moments(
 def shard_state(
     state: Mapping[str, Any], average: Mapping[str, Tensor], model: nn.Module, optimizer: Optimizer
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return this rank's shards of an unsharded optimizer state and of unsharded averaged weights."""
+    """Return this rank's shards of the optimizer's state and of the averaged weights.
+
+    ``state`` and ``average`` are unsharded; ``model`` and ``optimizer`` show how they must be sharded.
+    """
     tensors = state_tensors(model)
 
     def part(key: str, value: Tensor) -> Tensor:

@@ -37,9 +37,9 @@ class _Moments:
     """Adam's ``first`` and ``second`` moments in one source, and ``step``, the number of training steps of the source.
 
     Plans may apply operations, such as splits, to the tensors of a source before they are copied. The same operations
-    have been applied to the moments here, and the keys are those after the operations. ``ones`` shows what the
-    operations did: it has tensors that were ones before. If all values of a tensor are still 1, the operations only
-    moved its values.
+    have been applied to the moments here, and the keys are those after the operations. To show what the operations do,
+    they have also been applied to ``ones``, tensors of ones: if all values of a tensor are still 1, the operations only
+    move its values.
     """
 
     name: str
@@ -49,7 +49,7 @@ class _Moments:
     step: int
 
     def has(self, key: str) -> bool:
-        """Return whether the tensor ``key`` has moments, and the operations only moved its values."""
+        """Return whether the tensor ``key`` has moments that can be used: the operations only moved their values."""
         return key in self.first and key in self.second and bool((self.ones.tensor(key) == 1).all())
 
 
@@ -98,7 +98,7 @@ def _like(parameter: Tensor, value: Tensor) -> Tensor:
 
 
 def _open(init: InitCheckpoint, stack: ExitStack) -> dict[int, _Moments]:
-    """Open the moments of the init's sources; return them by the index of the source in the recipe.
+    """Open the moments in the sources of the initial weights; return them by the index of the source in the recipe.
 
     Raises ConfigError if no source has moments.
     """
@@ -118,7 +118,7 @@ def _open(init: InitCheckpoint, stack: ExitStack) -> dict[int, _Moments]:
 def _moments(source: PlanSource, folder: str, stack: ExitStack) -> _Moments | None:
     """Open the moments in a source's files, and apply the source's operations; return None if there are no moments.
 
-    ``folder`` is the folder of the init, to which the source's path is relative.
+    ``folder`` is the folder of the initial weights, to which the source's path is relative.
     """
     path = os.path.join(folder, source.path)
     try:
@@ -133,7 +133,10 @@ def _moments(source: PlanSource, folder: str, stack: ExitStack) -> _Moments | No
 
 
 def _kept(init: InitCheckpoint, found: Mapping[int, _Moments], keys: Collection[str]) -> dict[str, RecipeEntry]:
-    """Return the recipe's entries for those ``keys`` whose tensors are whole copies of source tensors with moments."""
+    """Return the recipe's entries for those of ``keys`` whose tensors are complete copies of a source's tensor.
+
+    Tensors of sources without moments are left out; ``found`` has the moments by the index of the source.
+    """
     assert init.recipe is not None
     made = init.recipe.tensors
     return {key: made[key] for key in keys if key in made and _is_copy(made[key], found)}

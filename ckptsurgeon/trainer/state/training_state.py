@@ -79,7 +79,7 @@ class TrainingState:
         return self.parallel.module
 
     def apply_freezing(self) -> None:
-        """Set which parameters the next step trains; wrap the model again, as DDP reads ``requires_grad`` once."""
+        """Set which parameters the next step trains; wrap the model again, because DDP reads ``requires_grad`` once."""
         self.freezing.apply(self.progress.step)
         self.parallel.wrap()
 
