@@ -38,8 +38,9 @@ def compiled_loss(job: Job, model: nn.Module) -> LossFunction | None:
     """Return the task's loss function, compiled; None if the run is not compiled.
 
     With ``compile: auto``, a run is compiled if it is on a GPU and all batches have the same shape. For tasks with
-    ``by_blocks``, it is enough that all clips have the same length. torch compiles for one shape first, and at the
-    second shape once more, for all sizes. Raises ConfigError if ``compile: on`` is set and the run cannot be compiled.
+    ``by_blocks``, it is enough that all clips have the same length. torch first compiles for one shape; when a second
+    shape occurs, it compiles once more, for all sizes. Raises ConfigError if ``compile: on`` is set and the run cannot
+    be compiled.
     """
     if not _is_wanted(job):
         return None
@@ -127,7 +128,7 @@ def compile_notes(job: Job) -> list[str]:
 
 
 def _lengths(job: Job) -> set[float]:
-    """Return the set of clip lengths in seconds, or an empty set if batch shapes also depend on something else."""
+    """Return the set of clip lengths in seconds; empty if the shapes of batches do not depend on them alone."""
     train = job.train
     if not getattr(job.task, "static", False) or not isinstance(train, Batches):
         return set()

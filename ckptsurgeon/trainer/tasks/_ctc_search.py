@@ -92,10 +92,10 @@ class WordScores:
 
 
 class _Words(NamedTuple):
-    """The words of a text: the ``score`` of the words that have ended, and the tokens of the ``open`` last word.
+    """The words of a text: the ``score`` of its complete words, and the tokens of its last word (``open``).
 
-    ``state`` is the language model's state after the words that have ended. ``pending`` is a penalty if no word of the
-    language model begins with the open word, else 0. When the open word ends, ``gain`` is added to the score, and
+    ``state`` is the language model's state after the complete words. ``pending`` is a penalty if no word of the
+    language model begins with the last word, else 0. When the last word ends, ``gain`` is added to the score, and
     ``after`` is the new state.
     """
 
@@ -230,8 +230,8 @@ class CTCSearch:
     def _chosen(self, beam: _Beam, old: _Beam, letters: Places, grown: Numbers, places: Places) -> _Beam:
         """Return the beam of the prefixes with the indices ``places``.
 
-        The first indices are those of the prefixes of ``beam``. After them come the indices of each prefix plus one of
-        ``letters`` (beam * letters).
+        The first indices stand for the prefixes of ``beam``, whose new log-probabilities are in ``old``. The next
+        beam * letters indices stand for each prefix plus one of ``letters``, with the log-probabilities ``grown``.
         """
         import numpy as np
 

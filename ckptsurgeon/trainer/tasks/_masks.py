@@ -22,10 +22,10 @@ def masks_on_cpu(body: Any, frame_mask: Tensor | None) -> Iterator[None]:
     """Inside the block, let ``body``, a model without its head, draw masks (SpecAugment) without reading from the GPU.
 
     transformers sums the padding mask on the GPU, copies the drawn mask to the GPU, and searches this mask for true
-    elements. It also copies a number from the CPU into the padding mask of the frames. Each of these operations waits
-    for all queued work.
-    ``frame_mask`` (batch, frames), on the CPU, is true for frames that are not padding; it is None if the model gets no
-    padding mask. The random numbers are those that transformers would draw.
+    elements. It also copies a number from the CPU into the padding mask of the frames. Each of these operations makes
+    the CPU wait for all work that is queued on the GPU. ``frame_mask`` (batch, frames), on the CPU, is true for frames
+    that are not padding; it is None if the model gets no padding mask. The random numbers are those that transformers
+    would draw.
     """
     original = getattr(body, "_mask_hidden_states", None)
     draw = getattr(sys.modules[type(body).__module__], "_compute_mask_indices", None)
@@ -123,7 +123,7 @@ def unchecked_positions() -> Iterator[None]:
 
 
 def _no_sequences(position_ids: Tensor) -> None:
-    """Return None, which tells transformers that each row is a single sequence."""
+    """Return None for any position ids, which tells transformers that each row is a single sequence."""
 
 
 @contextmanager

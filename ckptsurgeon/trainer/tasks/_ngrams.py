@@ -70,8 +70,8 @@ class _Order:
 class NGrams:
     """A language model: the probability of a word after other words, https://doi.org/10.1109/TASSP.1987.1165125.
 
-    If the file has no n-gram of the previous words plus the next word, the probability is that after the previous words
-    without the earliest one, times the backoff weight of the previous words.
+    If the file has no n-gram that consists of the previous words and the next word, the earliest previous word is left
+    out: the result is the probability after the other previous words, times the backoff weight of all previous words.
     """
 
     def __init__(self, path: str, words: dict[str, int], orders: list[_Order]) -> None:

@@ -56,7 +56,7 @@ class Batch:
         return bool((self.cpu_lengths < self.inputs.shape[1]).any())
 
     def to(self, device: Any) -> Batch:
-        """Return the batch on a device, with copies of the lengths that stay on the CPU."""
+        """Return the batch on a device; copies of the lengths stay on the CPU."""
         kept = (self.lengths, self.label_lengths) if self.lengths.device.type == "cpu" else self.on_cpu
         return replace(self._each(lambda one: one.to(device, non_blocking=True)), on_cpu=kept)
 

@@ -98,7 +98,10 @@ def _dataset(field: str, maker: Named) -> tuple[str, Any]:
 
 
 def _checked(what: str, make: Callable[[], Any]) -> Any:
-    """Return the dataset that ``make`` returns; raises ConfigError if it is empty or not map-style."""
+    """Return the dataset that ``make`` returns; raises ConfigError if it is empty or not map-style.
+
+    ``what`` is the beginning of the error's message.
+    """
     try:
         dataset = make()
         number = len(dataset) if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") else None

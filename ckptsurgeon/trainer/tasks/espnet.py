@@ -135,7 +135,7 @@ class ESPnet(TranscribedTask):
 
 
 def _first(weight: Any) -> Any:
-    """Return ``weight``, from a model of ESPnet, as a number or a 0-d tensor: ESPnet's tensors are (1,)."""
+    """Return ``weight``, a number or a tensor from a model of ESPnet; a tensor (1,) becomes a 0-d tensor."""
     return weight.reshape(-1).sum() if isinstance(weight, Tensor) else weight
 
 

@@ -30,7 +30,7 @@ BEAM = 4
 
 
 class _HybridLosses(NamedTuple):
-    """A model's output for a batch, its CTC loss and its decoder's loss.
+    """A model's output for a batch, its CTC loss and its decoder's loss, both as sums.
 
     ``asked`` is the number of tokens that the decoder had to predict, ``right`` how many it predicted correctly.
     """
