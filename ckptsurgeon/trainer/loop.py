@@ -249,12 +249,12 @@ def gradient_step(
     model: ParallelModel, task: Task, batches: Sequence[Batch], optimizer: Optimizer, *, settings: Settings,
     unseen: int = 0, signal: Callable[[], str] = str, loss_function: LossFunction | None = None,
 ) -> StepResult:  # fmt: skip
-    """Take one optimizer step on the batches of all ranks, as if they were one batch in one process.
+    """Take one optimizer step on the batches of all ranks; the result is as for one large batch in one process.
 
-    ``unseen`` is how many of this rank's ``batches``, counted from the first, have clips that the run has not seen
-    before. ``signal`` returns the name of the signal that this rank received, or ''. ``loss_function`` is the task's
-    compiled loss (None: ``task.loss``). If an error is raised, parameters and buffers are unchanged. No value is read
-    from a GPU, because such a read waits for all queued work.
+    ``batches`` are this rank's batches. The first ``unseen`` of them have clips that the run has not seen before.
+    ``signal`` returns the name of the signal that this rank received, or ''. ``loss_function`` is the task's compiled
+    loss (None: ``task.loss``). If an error is raised, parameters and buffers are unchanged. No value is read from a
+    GPU, because such a read waits for all queued work.
     """
     device = next(model.module.parameters()).device
     buffers, sums = BufferSnapshot(model.module), LossSums(device)

@@ -23,7 +23,7 @@ class StepCounts:
 
     ``clips`` is the number of clips, ``unseen_clips`` the number of clips that the run had not seen before, and
     ``seconds`` the total length of the clips. ``room`` is the number of time steps in the padded batches, ``used`` the
-    same without padding. ``signal`` is the name of a signal that a rank received, or ''.
+    number of time steps that are not padding. ``signal`` is the name of a signal that a rank received, or ''.
     """
 
     clips: int
