@@ -21,8 +21,8 @@ COUNT, MEAN, DEVIATION = "count", "glob_mean", "glob_std"
 class BrainModules(nn.ModuleDict):
     """The modules of a SpeechBrain ``hyperparams.yaml``, by name. ``make_entries`` makes other entries of that file.
 
-    ``names`` are the names of all entries of the file. ``make`` is a function of a list of entry names. It returns
-    those entries, and the entry ``modules``, as new objects.
+    ``names`` are the names of all entries of the file. ``make`` is a function that gets a list of entry names, and
+    returns these entries and the entry ``modules`` as new objects.
     """
 
     def __init__(

@@ -37,8 +37,8 @@ class Document:
     ``overrides`` are fields with other values than the file has: of a config.json of transformers, or of the section
     ``model:``. If ``model_type`` is one of them, they are all fields of a config.json, and those of the file are not
     used. ``versions`` identify the installed code if they were found before this process imported it; None if they are
-    to be found when they are needed. ``undeclared`` are names of fields that may be set although the configuration's
-    class does not declare them.
+    to be found when they are needed. ``undeclared`` are the names of fields that the user may set, although the
+    configuration's class does not declare them.
     """
 
     path: str
@@ -77,7 +77,10 @@ class Document:
         return os.path.normpath(os.path.join(self.folder, path))
 
     def changed(self, overrides: Mapping[str, Any]) -> Document:
-        """Return a document with other values of fields in the section ``model:``, or of fields in parts of it."""
+        """Return a copy of the document in which ``overrides`` replace values of the section ``model:``.
+
+        If the value of an override is a mapping, it replaces fields of the nested section with this name.
+        """
         return replace(self, model=_merged(self.model, overrides), overrides={})
 
     def fail(self, why: str, hint: str = "") -> ConfigError:

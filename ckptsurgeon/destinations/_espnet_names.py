@@ -42,9 +42,10 @@ _DECODER = ("decoder.embed", "decoder.decoders", "decoder.after_norm", "decoder.
 def vocabulary_of(tensors: Mapping[str, TensorInfo], size: int, decoder: object) -> dict[str, int]:
     """Return, by key, the axis of each tensor that has one row for each of ``size`` tokens.
 
-    If ``decoder`` is "mlm", the result includes tensors with one more row than there are tokens, for the mask token.
-    A token list does not contain that token, so mapping these tensors by token raises an error. If they were not in the
-    result, their rows would be copied by position without a message, even if the order of the tokens differs.
+    If ``decoder``, the name of ESPnet's decoder, is "mlm", the result includes tensors with one more row than there are
+    tokens, for the mask token. A token list does not contain that token, so mapping these tensors by token raises an
+    error. If they were not in the result, their rows would be copied by position without a message, even if the order
+    of the tokens differs.
     """
     sizes = {key: size + (decoder == "mlm" and key in _WITH_MASK) for key in _AXES}
     return {key: axis for key, axis in _AXES.items() if _size(tensors, key, axis) == sizes[key]}

@@ -49,8 +49,8 @@ class Task:
     def lacks(self, entries: frozenset[str], values: Mapping[str, Any]) -> list[str]:
         """Return the names in ``entries`` that the task does not declare.
 
-        If the task declares all of them, return the classes and model options in the configuration ``values`` that the
-        task does not have.
+        If the task declares all of them, return what the configuration ``values`` contains but the task does not have:
+        names of classes, and options of the model.
         """
         if others := sorted(entries - self.entries):
             return others
@@ -135,7 +135,7 @@ def _named(document: Document, name: str, entries: frozenset[str]) -> Task:
 
 
 def _reasons(entries: frozenset[str], values: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a phrase for each of the two tasks that fit best: "asr has no …", with the entries that the task lacks."""
+    """Yield a phrase for each of the two tasks that lack the fewest entries: "asr has no …", with what it lacks."""
     for task in sorted(tasks().values(), key=lambda one: len(entries - one.entries))[:2]:
         yield f"{task.name} has no {listing(task.lacks(entries, values), 6, where='')}"
 

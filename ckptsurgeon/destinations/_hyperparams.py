@@ -210,7 +210,7 @@ def restored() -> Iterator[None]:
 
 @contextmanager
 def calls_kept(hyperpyyaml: Any, ran: list[str]) -> Iterator[None]:
-    """Add to ``ran``, during the block, each name that hyperpyyaml looks up with ``pydoc`` in order to call it."""
+    """During the block, add to ``ran`` the name of each class or function that hyperpyyaml looks up to call it."""
 
     class Kept:
         @staticmethod

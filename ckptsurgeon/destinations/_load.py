@@ -42,7 +42,7 @@ class _Kind(Protocol):
 
 
 class _Toolkit(Protocol):
-    """A toolkit whose own configurations are read; each is the object ``TOOLKIT`` of a file in this folder.
+    """A toolkit whose own configurations are destinations; each is the object ``TOOLKIT`` of a file in this folder.
 
     Toolkits are tried if a configuration has no section ``model:``.
     """
@@ -125,7 +125,7 @@ def target_with(
 
 
 def loaded(document: Document) -> TargetSpec:
-    """Return the destination that a document describes; errors list the code of the user that has already run."""
+    """Return the destination that a document describes; if this fails, the error lists the user's code that has run."""
     if document.model and document.overrides:
         document = document.changed(document.overrides)
     try:
@@ -142,7 +142,7 @@ def loaded(document: Document) -> TargetSpec:
 
 
 def _check_built(path: CheckpointLike) -> None:
-    """Raise ConfigError if no code builds the destination: then there is no constructor that could load weights."""
+    """Raise ConfigError if ``path`` is not a destination that code builds: no constructor could then load weights."""
     if not isinstance(path, (str, os.PathLike)) or not code_named(os.fspath(path)):
         raise ConfigError(
             "--no-constructor-weights needs a model that is built by code: a _target_, or a configuration of ESPnet or "

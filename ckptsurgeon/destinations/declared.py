@@ -237,8 +237,8 @@ def declare(
     with the values of a checkpoint. Tensors with keys in ``coded``, which are parts of quantised tensors, also get
     ``init: like``.
 
-    ``like`` has the fields of the section that refer to this checkpoint: ``values`` (its path) and, if the checkpoint
-    has several state dicts, ``root``. If ``like`` is empty, tensors that would get ``init: like`` get no initialiser.
+    ``like`` has the fields of the section that name this checkpoint: ``values`` (its path) and, if the checkpoint has
+    several state dicts, ``root``. If ``like`` is empty, tensors that would get ``init: like`` get no initialiser.
     """
     rows = {}
     for key, info in tensors.items():

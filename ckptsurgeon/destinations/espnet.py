@@ -187,7 +187,7 @@ def _read(document: Document) -> _Read:
 def _parsed(
     document: Document, parser: ArgumentParser, values: Mapping[str, Any]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return all arguments that ESPnet's parser makes of a configuration, and a note on entries that are ignored.
+    """Return the arguments that ESPnet's parser makes of a configuration, and notes on entries that are ignored.
 
     Raises ConfigError if a recipe's file has an argument that the installed ESPnet lacks; ESPnet refuses it, too. In a
     file that a run wrote, such arguments are ignored, because they may come from another version of ESPnet.

@@ -155,7 +155,10 @@ def instantiated(document: Document, node: Mapping[str, Any]) -> Any:
 
 
 def _instantiate(document: Document, node: Any) -> Any:
-    """Return ``node`` with each ``_target_`` entry in it replaced by the object that it builds, innermost first."""
+    """Return ``node`` with each ``_target_`` entry in it replaced by the object that the entry describes.
+
+    The innermost objects are built first.
+    """
     if isinstance(node, list):
         return [_instantiate(document, value) for value in node]
     if not isinstance(node, Mapping):

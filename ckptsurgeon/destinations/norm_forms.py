@@ -17,10 +17,10 @@ _CLOSE = 1e-4
 
 
 def norm_forms(target: TargetSpec) -> dict[str, NormForm]:
-    """Return a map from the path of each norm to how it computes, from the user's cache if it has it.
+    """Return, by path, how each norm of a network computes; the answer is read from the user's cache if it is there.
 
-    A norm is a module whose class has "norm" in its name. The network is built without memory for its parameters. A
-    norm is called with one vector and a weight of zeros, then of ones: once for each class, size and epsilon.
+    A norm is a module whose class has "norm" in its name. The network is built without memory for its parameters. For
+    each class, size and epsilon, one norm is called with the same vector twice: with a weight of zeros, and of ones.
     """
     if target.build is None:
         return {}
@@ -93,7 +93,10 @@ def _tried(module: Any, size: int, epsilon: float | None) -> NormForm:
 
 
 def _called(module: Any, names: list[str], weight: Any, vector: Any) -> Any:
-    """Return the output of a norm with this weight for a vector; None if the norm cannot be called with one vector."""
+    """Return the output of a norm for ``vector``, if its weight is ``weight`` and its other parameters are zeros.
+
+    ``names`` are the names of all parameters. Returns None if the norm cannot be called with one vector.
+    """
     import torch
 
     values = {name: weight if name == "weight" else torch.zeros_like(weight) for name in names}

@@ -38,7 +38,7 @@ def resizable(path: str) -> Resizable:
 class ResizableModel(Resizable):
     """The network of a configuration in our format; its fields are those of the section ``model:``.
 
-    The user's code that it names is run.
+    The code of the user that the section names is run.
     """
 
     is_known = False
@@ -55,7 +55,7 @@ class ResizableModel(Resizable):
         return False
 
     def fields(self, changes: Mapping[str, Any] = {}, vocabulary: NewVocabulary | None = None) -> dict[str, Any]:
-        """Return the fields of the section ``model:`` with ``changes``, those with default values included."""
+        """Return the fields of the section ``model:`` with ``changes`` applied, including those with default values."""
         document = self._document.changed(changes)
         given = {name: value for name, value in document.model.items() if name not in (_FACTORY, _BUNDLED)}
         return {**self._defaults(), **given}
@@ -89,7 +89,10 @@ class ResizableModel(Resizable):
         return {name: one.default for name, one in parameters.items() if one.default is not inspect.Parameter.empty}
 
     def said(self, changed: Sequence[str], overrides: Mapping[str, Any]) -> list[str]:
-        """Return notes on the file, which the output does not contain."""
+        """Return a note on what to change in a copy of the configuration file, which the output does not contain.
+
+        ``changed`` are the names of the changed fields, ``overrides`` has their values.
+        """
         name = os.path.basename(self.path)
         rows = ", ".join(f"{field}: {overrides[field]}" for field in changed if field in overrides)
         return [f"the output fits {name} with {rows}: write this into the section model: of your copy of the file"]

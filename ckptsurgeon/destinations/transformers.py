@@ -66,7 +66,10 @@ class _Transformers:
 
 
 def _model(document: Document, given: GivenFields) -> object:
-    """Return the live model, and store nothing: it may be built so that its parameters are not tied (on meta)."""
+    """Build and return the model; unlike ``_built``, store nothing in the cache.
+
+    The caller may build it on the meta device, where its parameters are not tied.
+    """
     from .hf.config import describe, library
     from .hf.model import built, offline
 
@@ -76,7 +79,10 @@ def _model(document: Document, given: GivenFields) -> object:
 
 
 def _built(document: Document, given: GivenFields, key: str) -> tuple[TargetSpec, str]:
-    """Build the model and store the destination in the cache under ``key``; return both (key "" if not stored)."""
+    """Build the model, and store its description as a destination in the cache under ``key``.
+
+    Returns the destination and ``key``, or "" in place of ``key`` if nothing could be stored.
+    """
     from .hf.config import describe, library
     from .hf.model import ModelFacts, construct, offline, vocabulary_of
     from .torch_module.module import module_target
