@@ -1,4 +1,4 @@
-"""Stores facts about the modules of a network in the user's cache, so that it is built only once."""
+"""Stores answers to questions about a network or its configuration in the user's cache, so that it is built once."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def cached_answer(
     plain: Callable[[Answer], Any],
     read: Callable[[Any], Answer],
 ) -> Answer:
-    """Return the answer to ``asked`` from the cache; if the cache does not have it, return and store that of ``find``.
+    """Return an answer from the cache; if the cache does not have it, return and store the answer of ``find()``.
 
-    ``asked`` has all on which the answer depends; nothing is stored if it is empty. ``plain`` returns an answer as JSON
-    data, or None if it must not be stored, and ``read`` the answer again; for an entry in another form it raises
-    LookupError, TypeError, ValueError or AttributeError.
+    ``asked`` has everything on which the answer depends; if it is empty, the cache is not used. ``plain`` converts an
+    answer to JSON data for the cache, or to None if the answer must not be stored. ``read`` converts JSON data to the
+    answer; for data of another form, it must raise LookupError, TypeError, ValueError or AttributeError.
     """
     key = document_key(dict(asked)) if asked else ""
     known = cached_document(key)

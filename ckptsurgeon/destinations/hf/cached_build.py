@@ -31,7 +31,10 @@ WITH_STORAGE = "built with its weights in memory, which took "
 
 
 def spec_key(document: Document, given: GivenFields) -> str:
-    """Return the cache key of a destination; "" if the destination depends on more than its fields and the packages."""
+    """Return the cache key of a destination; "" if it must not be cached.
+
+    It must not if it depends on more than the fields of its config.json, the overrides and the installed packages.
+    """
     features = document.train.get("features")
     is_trained = isinstance(features, Mapping) and features.get("kind") == "waves"
     if document.vocabulary is not None or is_trained:
@@ -42,7 +45,7 @@ def spec_key(document: Document, given: GivenFields) -> str:
 
 
 def cached_spec(key: str, document: Document, given: GivenFields) -> TargetSpec | None:
-    """Return the destination that the cache has under ``key``, without fields that are functions; else None."""
+    """Return the destination that the cache has under ``key``, or None; its fields that are functions are not set."""
     document_found = cached_document(key)
     if document_found is None:
         return None
@@ -81,7 +84,7 @@ def _info(dtype: str, shape: list[int]) -> TensorInfo:
 def keep_spec(key: str, spec: TargetSpec, given: GivenFields, known: tuple[str, ...]) -> bool:
     """Store a destination in the cache under ``key``, and return whether the cache now has it.
 
-    Nothing is stored if the entry would contain a string of the user's file; ``known`` are strings that are allowed.
+    Nothing is stored if the entry would contain a string of the user's file that is not in ``known``.
     """
     config = next((one for one in spec.companions if one.name == CONFIG), None)
     if config is None or not set(spec.undrawable.values()) <= {ZERO_DEVIATION}:

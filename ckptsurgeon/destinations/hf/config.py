@@ -108,7 +108,7 @@ _ID_BEYOND = "an integer within the vocabulary"
 
 @contextmanager
 def _without_warning_of_ids() -> Iterator[None]:
-    """Keep transformers from warning of token ids that the vocabulary lacks during the block.
+    """During the block, keep transformers from warning of token ids that the vocabulary does not have.
 
     A configuration with a new vocabulary is built with the old ids at first, and ``files_of`` then changes them.
     """
@@ -131,9 +131,10 @@ _TEXT_FOR_NUMBER = re.compile(r"expected (?:int|float), got (?:str|list|dict)")
 
 
 def _is_of_validator(error: Exception, why: str) -> bool:
-    """Return whether a check of values raised an exception of a configuration class, and not its computations.
+    """Return whether a configuration class raised ``error`` because it checks fields that other versions may accept.
 
-    transformers 5 checks types and values of fields (``huggingface_hub.dataclasses.strict``); 4 did not.
+    transformers 5 checks the types and values of fields (``huggingface_hub.dataclasses.strict``); 4 did not. Returns
+    False if ``why``, the message, shows a value with which no version can compute, such as a string for a number.
     """
     from huggingface_hub.errors import StrictDataclassError
 
@@ -171,9 +172,9 @@ def _architecture(
     """Return the name of the model's class, and notes.
 
     The class is the one in the document, else the one in the config.json, else the one that AutoModel chooses. If the
-    class in the config.json belongs to another model_type, it is replaced by the class with the same purpose of the
-    configuration's model_type.
-    Raises ConfigError if transformers does not have the class, or the class belongs to another model_type.
+    class in the config.json belongs to another model_type than the configuration, it is replaced by the class with the
+    same purpose, such as masked language modelling, for the configuration's model_type. Raises ConfigError if
+    transformers does not have the class, or if the class belongs to another model_type and cannot be replaced.
     """
     listed = fields.get("architectures") or []
     asked = document.model.get("architecture")
@@ -208,11 +209,12 @@ _PRETRAINING, _PRETRAINED = "PRETRAINING", "ForPreTraining"
 
 
 def _class_instead(package: Any, name: str, config_class: Any) -> str:
-    """Return the class of a configuration with the purpose of the class ``name``, which is of another model type.
+    """Return the name of the model class that serves the purpose of the class ``name``, but for ``config_class``.
 
-    Both are in one of the lists of transformers' Auto classes, such as that of AutoModelForCausalLM. Returns '' if no
-    list has both, and for the class of a part of the model (see ``_part``). The list for pretraining has classes of
-    every purpose, so it is used for classes of pretraining alone.
+    ``name`` belongs to another model type. Two classes have the same purpose if one list of transformers' Auto classes
+    has both, such as the list of AutoModelForCausalLM. Returns '' if no list has both, and for the class of a part of
+    the model (see ``_part``). The list for pretraining has classes of every purpose, so it is used only if ``name`` is
+    a class for pretraining.
     """
     if _part(config_class, getattr(package, name).config_class):
         return ""
@@ -230,8 +232,8 @@ def _class_instead(package: Any, name: str, config_class: Any) -> str:
 def _part(config_class: Any, wanted: Any) -> str:
     """Return the hint for a model class that needs only one part of a configuration, '' for other classes.
 
-    ``wanted`` is the configuration class of the model class. For example, CLIPVisionModelWithProjection needs only the
-    field ``vision_config`` of CLIP's configuration.
+    ``config_class`` is the class of the whole configuration, ``wanted`` the class that the model class needs. For
+    example, CLIPVisionModelWithProjection needs only the field ``vision_config`` of CLIP's configuration.
     """
     parts = getattr(config_class, "sub_configs", None) or {}
     field = next((name for name, part in parts.items() if part is wanted), None)

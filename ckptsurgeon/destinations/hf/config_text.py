@@ -1,4 +1,4 @@
-"""Describes a configuration by what the user's file has, so that a cache contains no string of the user."""
+"""Describes JSON data without strings of the user's file: numbers stand for them, so that a cache has none of them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,10 @@ def texts_in(value: Any) -> Iterator[str]:
 
 
 def without_texts(value: Any, given: Any) -> Any:
-    """Return ``value`` with a number in place of each string that ``given`` also has; both are parsed JSON."""
+    """Return ``value`` with a number in place of each string that also occurs in ``given``; both are parsed JSON.
+
+    The number is the index of the string among the different strings in ``given``.
+    """
     places = {text: place for place, text in enumerate(dict.fromkeys(texts_in(given)))}
 
     def stored(one: Any) -> Any:
@@ -80,7 +83,7 @@ def without_texts(value: Any, given: Any) -> Any:
 def with_texts(kept: Any, given: Any) -> Any:
     """Return the value from which ``without_texts`` made ``kept``, with the same ``given``.
 
-    Raises LookupError, TypeError or ValueError if ``kept`` is not in its form.
+    Raises LookupError, TypeError or ValueError if ``without_texts`` cannot have made ``kept``.
     """
     texts = list(dict.fromkeys(texts_in(given)))
 

@@ -1,6 +1,6 @@
-"""The fields of a configuration of transformers as its class understands them, from the user's cache if it has them.
+"""Reads all fields of a configuration of transformers, as its class understands them, with the help of a cache.
 
-A cache entry contains no string of the user's file: numbers stand for them.
+An entry of the user's cache contains no string of the user's file: numbers stand for them.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ _OF_THE_FILE = ("model_type", "architectures", "transformers_version", "torch_dt
 
 
 class DescribedFields(NamedTuple):
-    """All fields of a configuration, those with default values included, and the names of fields with several.
+    """All fields of a configuration, including those with default values, and the main names of fields.
 
-    ``is_alone`` is whether they depend on nothing but the file and the installed packages.
+    Some fields have several names, one of which is the main name. ``names`` maps the path of each nested configuration
+    ("" for the whole) to a map from other names to main names. ``is_alone`` is whether fields and names depend on
+    nothing but the file and the installed packages.
     """
 
     fields: dict[str, Any]
@@ -39,14 +41,17 @@ class DescribedFields(NamedTuple):
 
 
 class TypeFields(NamedTuple):
-    """The fields of a model type with their default values, and the main name of each field with several."""
+    """The fields of a model type with their default values; ``names`` maps other names of fields to the main names."""
 
     fields: dict[str, Any]
     names: Mapping[str, str]
 
 
 def asked_of(document: Document, **said: Any) -> dict[str, Any]:
-    """Return what an answer about a configuration depends on; {} if this is more than its fields and the packages."""
+    """Return everything on which an answer about a configuration depends: ``said`` and the versions of packages.
+
+    Returns {} if the answer depends on more, so that it must not be cached.
+    """
     if not document.versions or document.vocabulary is not None:
         return {}
     return {"format": FORMAT, "versions": dict(document.versions), **said}
@@ -81,7 +86,7 @@ def _described(document: Document, given: GivenFields) -> DescribedFields:
 
 
 def _as_json(fields: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return fields as a config.json has them; None if it cannot have them."""
+    """Return fields as they are after a config.json was written and read; None if they cannot be written as JSON."""
     try:
         return dict(json.loads(json.dumps(fields)))
     except (TypeError, ValueError):
@@ -93,7 +98,10 @@ def _is_stock(config: Any) -> bool:
 
 
 def _names(config: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, str]]]:
-    """Yield the path of each part of a configuration that has fields with several names, and their main names."""
+    """Yield (path, names) for each nested configuration (at first the whole) that has fields with several names.
+
+    ``names`` maps the other names of these fields to their main names.
+    """
     own = getattr(config, "attribute_map", {})
     if own:
         yield path, dict(own)
@@ -123,11 +131,11 @@ def fields_of_type(document: Document, model_type: str) -> TypeFields:
 def fields_as_type(
     document: Document, before: DescribedFields, model_type: str, changes: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return all fields of a configuration as one of another model type, and the names of those left out.
+    """Return the fields of a configuration converted to another model type, and the names of fields left out.
 
-    ``before`` are the fields of the document. Each field that both types have is carried over; ``changes`` are fields
-    of the new type with their values. Only fields that the file has are listed as left out. Raises ConfigError for a
-    type or field that is not known.
+    ``before`` are all fields of the document. Each field that both types have is carried over; ``changes`` are fields
+    of the new type with their values. A field is only listed as left out if the file has it, not if it had its default
+    value. Raises ConfigError for a type or field that is not known.
     """
     content: Mapping[str, Any] = document.content
     asked = asked_of(document, of="another type", type=model_type, fields=dict(content), changes=dict(changes))

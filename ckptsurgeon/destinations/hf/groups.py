@@ -170,8 +170,8 @@ Values: TypeAlias = dict[str, IntermediateTensor]
 class OperationChain:
     """The operations for one group of source tensors, collected in ``rows``.
 
-    ``config`` is the configuration of the model, ``targets`` are the destination's tensors, and ``write`` is the
-    function of a ``Naming`` that writes destination keys.
+    ``config`` is the configuration of the model, and ``targets`` are the destination's tensors. ``write`` is the
+    function of a ``Naming`` that turns a destination key into a key with captures such as ``{n}``.
     """
 
     group: ConversionGroup
@@ -198,14 +198,14 @@ class OperationChain:
         return next(iter(values.items()))
 
     def target(self, values: Values) -> str:
-        """Return the pattern under which the result of an operation on a single tensor is stored in ``Values``."""
+        """Return the pattern under which the result of an operation on the only tensor of ``values`` is stored."""
         patterns = self.group.converter.target_patterns
         return patterns[0] if len(patterns) == 1 else next(iter(values))
 
     def finals(self, values: Values) -> dict[str, str]:
-        """Return the renaming {source key: destination key} of a tensor that no operation changed, {} if there is none.
+        """Return {source key: destination key} of the tensor in ``values`` that no operation changed; {} if none.
 
-        For all other tensors, adds operations that rename them to their destination keys.
+        For all other tensors in ``values``, add operations that rename them to their destination keys.
         """
         wanted = dict(zip(self.group.converter.target_patterns, self.group.outputs(), strict=False))
         last: dict[str, str] = {}

@@ -148,7 +148,7 @@ class KeyConversions:
 
 @dataclass
 class _Converted:
-    """The result of conversions: operations without duplicates, renamings, and the keys of the tensors made."""
+    """The result of conversions: operations without duplicates, renamings, and the keys of the tensors they make."""
 
     rows: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)

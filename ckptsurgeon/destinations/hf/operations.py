@@ -137,7 +137,7 @@ def _permute_for_rope(chain: OperationChain, operation: Any, values: Values) -> 
 
 
 def _turn(chain: OperationChain, value: IntermediateTensor, shape: Sequence[int], dim: int) -> None:
-    """Reshape a tensor to ``shape``, swap two of its dimensions, and reshape it back."""
+    """Add operations: reshape a tensor to ``shape``, swap the dimensions ``dim`` and ``dim + 1``, reshape it back."""
     if math.prod(shape) != math.prod(value.shape):
         raise UnknownConversion("its shape cannot be split evenly")
     chain.rows += [

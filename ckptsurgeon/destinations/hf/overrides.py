@@ -94,9 +94,9 @@ def merged_fields(config_class: Any, fields: Mapping[str, Any], overrides: Mappi
 
 
 class _Part(NamedTuple):
-    """A nested configuration whose fields are overridden: the fields before, and its class; None if not known.
+    """A nested configuration before its fields are overridden: its fields, and its class (None if not known).
 
-    ``is_fixed`` is false if the field ``model_type`` decides which class it is.
+    ``is_fixed`` is false if the field ``model_type`` decides which class the nested configuration has.
     """
 
     fields: Mapping[str, Any]

@@ -67,8 +67,9 @@ def processor_files(
 def _other_tokens(present: Sequence[Companion], tokens: Sequence[str], named: str) -> str:
     """Return a clause for a note: the first difference of vocab.json from the trained tokens; '' if there is none.
 
-    This is the vocab.json in the folder of the configuration. ``named`` is the file of the trained tokens, as the
-    document names it. The blank, the space and the unknown token may be written differently in the two lists.
+    The vocab.json is in ``present``, the files in the folder of the configuration. ``named`` is the file of the trained
+    tokens, as the document names it. The blank, the space and the unknown token may be written differently in the two
+    lists.
     """
     path = next((one.path for one in present if one.name == VOCABULARY and one.path), "")
     spelled = {*BLANKS, *SPACES, "<unk>", "[UNK]"}

@@ -50,24 +50,25 @@ class Resizable:
         return self._document.path
 
     def declaring(self, fields: Mapping[str, Any]) -> Resizable:
-        """Return the same network of a config.json that has ``fields``, too, which its class does not declare."""
+        """Return the network as if its config.json also had ``fields``, which the class does not declare."""
         made = copy(self)
         made._document, made._known = replace(self._document, content=_merged(self._document.content, fields)), {}
         return made
 
     def target(self, changes: Mapping[str, Any], vocabulary: NewVocabulary | None = None) -> TargetSpec:
-        """Return the network with ``changes`` as a destination; a part of the configuration is a dict in it.
+        """Return the network with other values of fields, ``changes``, as a destination.
 
-        ``vocabulary`` replaces the vocabulary of the model; its size is one of the ``changes``.
+        In ``changes``, changes of a nested configuration are a dict. ``vocabulary`` replaces the vocabulary of the
+        model; its size must also be one of the ``changes``.
         """
         changed = replace(self._document, overrides=dict(changes), vocabulary=vocabulary, read=[], ran=[])
         return TOOLKIT.load(changed)
 
     def allow_undeclared(self, name: str, changes: Mapping[str, Any]) -> bool:
-        """Return whether the network has other shapes with ``changes``, which set a field that is not declared.
+        """Return whether ``changes``, which set the undeclared field ``name``, change the shape of a tensor.
 
-        If it has, the field ``name`` may be set from now on. Transformers' networks read some fields, such as the size
-        of a head, if a config.json has them, although the class of the configuration does not list them.
+        If so, the field may be set from now on. Some networks of transformers read fields, such as the size of a head,
+        that the class of their configuration does not declare.
         """
         trial = replace(self._document, undeclared=(*self._document.undeclared, name))
         try:
@@ -81,7 +82,7 @@ class Resizable:
         return reads
 
     def fields(self, changes: Mapping[str, Any] = {}, vocabulary: NewVocabulary | None = None) -> dict[str, Any]:
-        """Return all fields of the configuration with ``changes``, those with default values included."""
+        """Return all fields of the configuration with ``changes`` applied, including those with default values."""
         return dict(self._described(changes, vocabulary).fields)
 
     def main_name(self, path: str) -> str:
@@ -107,15 +108,16 @@ class Resizable:
         return dict(fields_of_type(self._document, model_type).fields)
 
     def as_type(self, model_type: str, changes: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        """Return all fields of the configuration as one of another model type, and the names of those left out.
+        """Return the fields of the configuration converted to another model type, and the names of fields left out.
 
-        Each field that both types have is carried over; ``changes`` are fields of the new type with their values. Only
-        fields that the file has are listed as left out. Raises ConfigError for a type or field that is not known.
+        Each field that both types have is carried over; ``changes`` are fields of the new type with their values. A
+        field is only listed as left out if the file has it, not if it had its default value. Raises ConfigError for a
+        type or field that is not known.
         """
         return fields_as_type(self._document, self._described({}), model_type, changes)
 
     def said(self, changed: Sequence[str], overrides: Mapping[str, Any]) -> list[str]:
-        """Return notes on the configuration: none, because the output has its own."""
+        """Return no notes: the output contains its own config.json, with the changes."""
         return []
 
     @property

@@ -79,13 +79,14 @@ def renumbered(
     fixed: frozenset[str] = frozenset(),
     told: frozenset[str] | None = None,
 ) -> tuple[MovedIds, list[str]]:
-    """Return the new token ids of a file (``MovedIds``), and notes.
+    """Return the new token ids of a file with these ``fields`` (``MovedIds``), and notes.
 
-    ``name`` is the name of the file, and ``new`` is the name of the new token list. The ``fixed`` fields already hold
-    new ids. ``told`` are the fields in the user's file; a field that is not in ``told`` has a default id.
+    ``numbers`` maps old ids to new ones. ``name`` is the name of the file, and ``new`` is the name of the new token
+    list. The ``fixed`` fields already hold new ids. ``told`` are the names of the fields in the user's file; the id of
+    any other field is a default (without ``told``, no id is).
 
-    If the token of an id is not in the new list, ConfigError is raised with the hint ``remedy``; but a default id
-    becomes null. Without ``told``, no id counts as a default.
+    If the token of an id is not in the new list, a default id becomes null; for any other id, ConfigError is raised
+    with the hint ``remedy``.
     """
     moved = moved_ids(fields, numbers, fixed=fixed)
     by_default = [one for one in moved.lost if told is not None and one.field.rpartition(".")[2] not in told]
@@ -181,8 +182,9 @@ def with_tokenizer_of(
 ) -> tuple[tuple[Companion, ...], list[str]]:
     """Return the files of an output folder with the tokeniser that belongs to the token list at ``path``, and notes.
 
-    ``own`` is the token list of the tokeniser in ``files``. If it is equal to the new list, that tokeniser is kept.
-    ``made`` are the files of the new tokeniser if it was made from the old one; then none are read.
+    ``own`` is the token list of the tokeniser in ``files``. If it is equal to the list ``new``, that tokeniser is kept.
+    ``made`` are the files of the new tokeniser if it was made from the old one; then no files next to ``path`` are
+    read.
     """
     if own is not None and own.tokens == new.tokens:
         return tuple(files), []

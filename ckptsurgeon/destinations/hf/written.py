@@ -29,8 +29,8 @@ _OF_THE_LIBRARY = "transformers_version"
 class WrittenConfig:
     """The configuration of a destination, and the fields of the user's file; a change is made in both.
 
-    The written file is usually made from these fields, because ``to_json_string`` of the configuration leaves out
-    fields such as ``suppress_tokens``.
+    The written file is usually made from the fields of the user's file, because ``to_json_string`` of the configuration
+    leaves out fields such as ``suppress_tokens``.
     """
 
     def __init__(self, config: Any, given: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
