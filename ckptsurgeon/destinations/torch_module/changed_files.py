@@ -94,7 +94,7 @@ class ChangedReaders:
         return load
 
     def of_numpy(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a version of ``original``, which is numpy.load, that changes an array, or each array of an archive."""
+        """Return a version of ``original``, which is numpy.load, that returns arrays with changed values."""
 
         def load(file: Any, *args: Any, **kwargs: Any) -> Any:
             found = original(file, *args, **kwargs)
@@ -173,7 +173,7 @@ class _SafeOpen:
 
 
 class _Slice:
-    """A tensor of a safetensors file, read in parts, with changed values: these show which tensors are made from it."""
+    """A tensor of a safetensors file that can be read in parts (``get_slice``); all parts have changed values."""
 
     def __init__(self, file: _SafeOpen, inner: Any) -> None:
         self._of = file

@@ -41,7 +41,7 @@ _OTHERS = (
 
 
 def weights_opened(paths: Iterable[str]) -> Iterator[str]:
-    """Yield the paths that may be files of weights; a path inside the working directory becomes relative to it."""
+    """Yield those of ``paths`` that may be files of weights, relative to the working directory if inside it."""
     for path in dict.fromkeys(map(os.path.abspath, paths)):
         if not path.lower().endswith(_OTHERS) and not is_of_system(path) and _is_file(path):
             near = os.path.relpath(path)
@@ -60,11 +60,11 @@ def holds_tensors(path: str) -> bool:
 def loaded_files(
     paths: Iterable[str], tensors: Mapping[str, TensorInfo], values: Callable[[str], Tensor | None]
 ) -> tuple[list[InitialFile], list[str]]:
-    """Return the files with the same values as tensors of a model, and the paths of all other files with tensors.
+    """Return the files that have the values of tensors of a model, and the paths of all other files with tensors.
 
-    ``values`` is a function that returns the initial values of a key, or None if they are drawn at random. If a folder
-    is a checkpoint and all of its files are in ``paths``, the folder is returned instead of the files. A file with
-    several state dicts is returned once for each state dict that has values of the model.
+    ``tensors`` are the model's. ``values`` is a function that returns the initial values of a key, or None if they are
+    drawn at random. If a folder is a checkpoint and all of its files are in ``paths``, the folder is returned instead
+    of the files. A file with several state dicts is returned once for each state dict that has values of the model.
     """
     found: list[InitialFile] = []
     others: list[str] = []
@@ -83,7 +83,7 @@ def loaded_files(
 
 
 def _with_roots(paths: Iterable[str]) -> Iterator[tuple[str, Sequence[str | None]]]:
-    """Yield (path, names of its state dicts as in ``_roots``) for each file with tensors.
+    """Yield (path, names of its state dicts) for each file with tensors; ``_roots`` defines the names.
 
     If a folder is a checkpoint of several files, and all of them are in ``paths``, the folder is yielded instead of the
     files.
@@ -149,18 +149,18 @@ def _matched(
 
 
 def _agree(key: str, there: str) -> bool:
-    """Return whether the longer of two keys ends with the shorter one; parts between dots are compared as a whole."""
+    """Return whether one of two keys, split at dots, ends with all parts of the other: ``encoder.fc`` and ``fc``."""
     return f".{key}".endswith(f".{there}") or f".{there}".endswith(f".{key}")
 
 
 def _likeness(key: str, there: str) -> int:
-    """Return how many parts between dots two keys have in common, counted from their ends."""
+    """Return how many parts between dots are equal at the ends of two keys; more if one key is the end of the other."""
     pairs = zip(reversed(key.split(".")), reversed(there.split(".")), strict=False)
     return next((number for number, (one, other) in enumerate(pairs) if one != other), len(key))
 
 
 def left_out(path: str) -> Undrawable:
-    """Return the reason why a tensor has no initial values: --no-constructor-weights left out the file ``path``."""
+    """Return the reason why a tensor has no initial values: --no-constructor-weights left out its file, ``path``."""
     return Undrawable(
         f"has a constructor that reads {{keys}} from {_braced(escape(path))}, but --no-constructor-weights leaves its "
         "values out",

@@ -45,8 +45,9 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 class _Built:
     """A constructed module: dtype and shape of each tensor, its ties, and where its values come from.
 
-    ``real`` has the tensors of a module that was constructed with storage. For a module without storage, ``refs`` has
-    the view of each tensor in the recording ``record``, and ``nodes`` the operations that make its values.
+    ``real`` has the tensors of a module that was constructed with storage. For a module without storage, ``record`` is
+    the recording of its construction, ``refs`` has the view of each tensor in it, and ``nodes`` has the recorded
+    operations that make the values of each tensor.
     """
 
     infos: dict[str, TensorInfo]
@@ -108,7 +109,7 @@ class _ModuleSource:
             return _real_tensors(self._build, self.built.seed)[0]
 
     def _unreachable(self, error: Exception, opened: Opened) -> SourceError | None:
-        """Return the error to raise if the constructor failed because a host did not answer; None if all answered."""
+        """Return the error to raise in place of ``error`` if a host did not answer; None if all hosts answered."""
         if not opened.unreachable:
             return None
         return SourceError(
@@ -210,7 +211,7 @@ def _loaded(source: _ModuleSource, known: Collection[str]) -> tuple[list[Initial
 def _zero_deviations(source: _ModuleSource) -> Iterator[str]:
     """Yield the keys of standard deviations and variances that the constructor fills with zeros.
 
-    Models divide by these tensors, so a source must have their values.
+    Models divide by these tensors, so zeros are not usable: a source must provide the values.
     """
     infos = source.built.infos
     keys = [key for key, info in infos.items() if is_deviation(key) and info.numel and info.dtype in FLOATS]
@@ -241,9 +242,10 @@ def _record(build: Build, seed: int) -> _Built:
 
 
 def _streams(nodes: dict[str, list[Node]]) -> Streams:
-    """Return {index of the node of a random operation: (key, index of the operation for this key)}.
+    """Return {number of a random operation in the recording: (its key, its index for this key)}.
 
-    The key is the first one whose tensor depends on the operation. Key and index determine the seed of the operation.
+    ``nodes`` has, by key, the operations on which a tensor depends. The key of an operation is the first one whose
+    tensor depends on it. The index counts the operations with the same key, from 0. Both determine the seed.
     """
     streams: dict[int, tuple[str, int]] = {}
     places: dict[str, int] = {}

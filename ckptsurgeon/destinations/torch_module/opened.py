@@ -188,7 +188,8 @@ def exchanged(*functions: tuple[Any, str, Callable[[Any], Any]]) -> Iterator[Non
     ``functions`` are tuples of an original, its name and ``make``. Only modules that have an original under its name
     are changed. At the end the originals are put back, also in modules that were imported during the block and that
     have a replacement under any name. There can be thousands of modules, so they are gone through once, for all
-    functions. A replacement that code in the block put elsewhere calls the original, and is replaced by the next block.
+    functions. If code in the block stores a replacement elsewhere, it remains there after the block, and calls the
+    original.
     """
     made = [(name, original, make(original)) for original, name, make in functions]
     before = set(sys.modules)
@@ -212,7 +213,8 @@ def exchanged(*functions: tuple[Any, str, Callable[[Any], Any]]) -> Iterator[Non
 def _exchange(functions: Iterable[tuple[str, object, object]]) -> Iterator[tuple[dict[str, Any], str, object, object]]:
     """Replace functions in all modules; ``functions`` are tuples of a name, the old function and the new one.
 
-    Yields each place: the names of a module, the name, the function to put back, and the new one.
+    For each replacement, yields the ``__dict__`` of the module, the name in it, the function to put back at the end,
+    and the new function.
     """
     named: dict[str, list[tuple[object, object]]] = {}
     for name, old, new in functions:
@@ -233,7 +235,7 @@ def _exchange(functions: Iterable[tuple[str, object, object]]) -> Iterator[tuple
 
 
 def _of(function: object) -> object:
-    """Return the original of a replacement, of this block or of one before; return any other object itself."""
+    """Return the original of a replacement that ``exchanged`` made, now or earlier; other objects as they are."""
     while issubclass(type(function), (FunctionType, type)) and _ORIGINAL in vars(function):
         function = vars(function)[_ORIGINAL]
     return function

@@ -35,7 +35,7 @@ def own_bounds(tensor: Tensor) -> tuple[tuple[int, int], ...]:
 
 
 def part_of(values: Tensor, tensor: Tensor) -> Tensor:
-    """Return the part of ``values`` at the bounds of this process's shard of ``tensor``.
+    """Return the part of ``values`` that belongs to this process's shard of ``tensor``.
 
     ``values`` has the shape of the whole tensor.
     """

@@ -99,13 +99,14 @@ def near_attributes(module: object, wanted: str) -> str:
     return _question(wanted, names)
 
 
-def near_modules(wanted: str, otherwise: str) -> str:
-    """Return the hint "Did you mean …?" with similar modules that can be imported; if there are none, ``otherwise``.
+def near_modules(wanted: str, advice: str) -> str:
+    """Return the hint "Did you mean …?" with modules that can be imported and have names similar to ``wanted``.
 
-    For a name that may be mistyped, the hint never suggests pip: a package of an attacker may have that name.
+    If there are none, ``advice`` is returned, such as a pip command. It is not returned for a name that may be
+    mistyped: a package of an attacker may have that name.
     """
     names = {"speechbrain", *(one.name for one in pkgutil.iter_modules())} - {wanted}
-    return _question(wanted, (one for one in names if _is_mistyped(wanted, one))) or otherwise
+    return _question(wanted, (one for one in names if _is_mistyped(wanted, one))) or advice
 
 
 def _is_mistyped(wanted: str, name: str) -> bool:

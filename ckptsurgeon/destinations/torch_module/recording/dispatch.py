@@ -89,8 +89,8 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _stays_real(self, func: Any, args: Any, tensors: list[Tensor], written: list[Tensor]) -> bool:
         """Return whether an operation is run on real tensors and is not recorded.
 
-        This is so if the operation uses no recorded tensor and no random generator, makes at most a small constant, and
-        overwrites nothing.
+        It is if it uses no recorded tensor and no random generator, makes at most a small constant, and overwrites
+        nothing. ``tensors`` are the tensors in its arguments, ``written`` those that it changes.
         """
         if any(self.is_ghost(tensor) for tensor in tensors) or draws(func):
             return False
@@ -114,10 +114,10 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tensor.layout is not torch.strided or self.record.knows(tensor)
 
     def _adopt(self, tensor: Tensor, *, overwritten: bool) -> None:
-        """Add a tensor that was allocated outside the recording, with real memory.
+        """Add to the recording a tensor that was allocated with real memory, without a recorded operation.
 
-        ``torch.Tensor(3, 4)`` makes such a tensor: it allocates memory while operations are recorded, too.
-        ``overwritten`` is true if the next operation overwrites all values of the tensor.
+        ``torch.Tensor(3, 4)`` makes such a tensor. ``overwritten`` is true if the next operation overwrites all values
+        of the tensor, so that its old values are not needed.
         """
         if tensor.layout is not torch.strided:
             raise self.record.lost(f"changes a {tensor.layout} tensor")

@@ -55,8 +55,8 @@ class StorageView(NamedTuple):
 class Node:
     """One operation: its arguments (tensors as StorageView), and the indices of the storages that it reads and writes.
 
-    ``overwrites`` is true if no old value of the written storage remains; ``copies`` is true if values are copied
-    unchanged. ``outputs`` has a StorageView for each returned tensor with a new storage, and None for other tensors.
+    ``overwrites`` is true if the operation replaces all values of the storage that it writes; ``copies`` is true if it
+    only copies values. ``outputs`` has a StorageView for each returned tensor with a new storage, and None for others.
     """
 
     index: int
@@ -243,7 +243,7 @@ def _written(func: Any) -> tuple[tuple[int, str], ...]:
 
 
 def _changed_unsaid(func: Any, args: Any) -> list[Tensor]:
-    """Return the running statistics that a batch norm in training changes although its schema does not declare it."""
+    """Return the running statistics that a batch norm in training changes, which its schema does not declare."""
     if func is not aten.native_batch_norm.default or not args[5]:
         return []
     return tensors_in(args[3:5])

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 def release(record: Recording, seed: int) -> None:
-    """Give values to the recorded tensors that the constructor keeps outside of the module, such as in a cache."""
+    """Give storage and values to recorded tensors that still exist outside of the module, for example in a cache."""
     if any(ghost() is not None for ghost in record.ghosts):
         gc.collect()  # usually only reference cycles keep these tensors
     kept = [tensor for ghost in record.ghosts if (tensor := ghost()) is not None]

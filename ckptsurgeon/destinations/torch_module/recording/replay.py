@@ -1,8 +1,8 @@
 """Runs only the recorded operations that the requested tensors depend on.
 
 Each random operation has a separate seed. It is computed from the user's seed, the first state-dict key whose tensor
-depends on the operation, and the operation's index in the random operations of that key. So the values of a tensor do
-not depend on which other tensors are drawn, or in which order.
+depends on the operation, and the operation's index among those with the same key. So the values of a tensor do not
+depend on which other tensors are drawn, or in which order.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ def deterministic(nodes: Iterable[Node]) -> bool:
 
 
 def evaluate(record: Recording, ref: StorageView) -> Tensor:
-    """Return the values of a tensor during the construction; raises Unrecordable if they depend on a random draw."""
+    """Return the values that the recorded tensor ``ref`` has now, while the module is being constructed.
+
+    Raises Unrecordable if they depend on a random operation.
+    """
     nodes = behind(record, [ref.storage])
     if not deterministic(nodes):
         raise record.lost("reads the values of a tensor that was just drawn")
@@ -111,9 +114,9 @@ def _tensor(record: Recording, real: dict[int, torch.UntypedStorage], ref: Stora
 
 
 def _bind(record: Recording, real: dict[int, torch.UntypedStorage], ref: StorageView, tensor: Tensor) -> None:
-    """Make the values of the result ``tensor`` available to later operations, as the recorded view ``ref``.
+    """Make the result ``tensor`` of an operation available to later operations, which refer to it as ``ref``.
 
-    The storage of ``tensor`` is used itself if its layout is that of ``ref``; otherwise its values are copied.
+    If ``tensor`` has the same layout as ``ref``, its storage is used; otherwise its values are copied.
     """
     same = tensor.stride() == ref.stride and tensor.storage_offset() == ref.offset
     if tensor.dtype != ref.dtype or tuple(tensor.shape) != ref.size:

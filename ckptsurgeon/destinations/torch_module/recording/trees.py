@@ -51,7 +51,7 @@ def _collect(tree: Any, kind: Kind, found: list[Any]) -> None:
 
 
 def replaced(tree: Any, kind: Kind, replace: Callable[[Any], Any]) -> Any:
-    """Return nested arguments in which ``replace(value)`` takes the place of each value of the class ``kind``."""
+    """Return the nested arguments ``tree`` with each value of the class ``kind`` replaced by ``replace(value)``."""
     own = type(tree)
     if own is tuple:
         return tuple([replaced(item, kind, replace) for item in tree])
