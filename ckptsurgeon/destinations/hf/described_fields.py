@@ -20,7 +20,7 @@ from .stock import LIBRARIES, only_installed
 __all__ = ["Names", "TypeFields", "asked_of", "described_fields", "fields_as_type", "fields_of_type"]
 
 Names = Mapping[str, Mapping[str, str]]
-"""By the dotted path of each part of a configuration, "" for the whole: the main name of each field with several."""
+"""By the dotted path of each nested configuration ("" for the whole): a map from fields' other names to main names."""
 _UNDECLARED = ("head_dim",)
 """Fields that networks read although their configuration class does not declare them, as Qwen3-MoE's does."""
 _OF_THE_FILE = ("model_type", "architectures", "transformers_version", "torch_dtype", "_name_or_path")

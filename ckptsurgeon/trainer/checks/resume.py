@@ -50,9 +50,8 @@ def resume_is_exact(job: Job, *, step_s: float) -> Check:
     second.run(until=2 * STEPS)
     wrong = differing(wanted, {**digests(all_tensors(second)), **digests(_generators())})
     if wrong:
-        return Check(
-            RESUMED, FAIL, f"{count(len(wrong), 'tensor')} after {STEPS} + {STEPS} steps: {listing(wrong, where='')}"
-        )
+        differ = count(len(wrong), "tensor differs", "tensors differ")
+        return Check(RESUMED, FAIL, f"{differ} after {STEPS} + {STEPS} steps: {listing(wrong, where='')}")
     return Check(RESUMED, PASS, f"{2 * STEPS} steps = {STEPS} + {STEPS}, bit for bit")
 
 
