@@ -59,9 +59,9 @@ def _size(tensors: Mapping[str, TensorInfo], key: str, axis: int) -> int:
 def layers_of(tensors: Mapping[str, TensorInfo]) -> tuple[str, ...]:
     """Return the names of a model's layers in the order of computation; () if no such order is known.
 
-    No order is known for four kinds of models: models with both a CTC output and a decoder, as neither is the last
-    layer; models without a CTC output and a decoder; models with a transducer's joint network; models whose layers do
-    not have the names of a transformer's layers.
+    No order is known for four kinds of models: models with both a CTC output and a decoder, because neither of them is
+    the last layer; models with neither a CTC output nor a decoder; models with a transducer's joint network; models
+    whose layers do not have the names of a transformer's layers.
     """
     heads = {key.partition(".")[0] for key in tensors}
     if "joint_network" in heads or ("ctc" in heads) == ("decoder" in heads):

@@ -2,6 +2,6 @@
 
 A shell's script (``installing.py``) sets ``_CKPT_COMPLETE`` to the shell's name and passes the typed words on stdin,
 separated by NUL. The words are never passed as arguments, so that no version of the program can run a line that is
-being typed. If there are arguments, the variable is ignored. The output is a line with the kind of the candidates, then
-one candidate per line.
+being typed. If there are arguments, the variable is ignored. The output is a line with the kind of the candidates
+(``words``, ``partial`` or ``files``), then one candidate per line.
 """

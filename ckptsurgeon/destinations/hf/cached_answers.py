@@ -1,4 +1,4 @@
-"""Stores answers to questions about a network or its configuration in the user's cache, so that it is built once."""
+"""Stores facts about a network or its configuration in the user's cache, so that the network is built only once."""
 
 from __future__ import annotations
 

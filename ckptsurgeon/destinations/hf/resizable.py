@@ -20,9 +20,10 @@ __all__ = ["Resizable"]
 
 
 class Resizable:
-    """The network of a config.json, which can be built with other values of some fields; raises ConfigError.
+    """The network of a config.json, which can be built with other values of some fields.
 
-    ``dequantized`` is true for weights that are decoded: then a quantization_config is not an error.
+    Raises ConfigError if the file is not a config.json of transformers, or if it has a quantization_config, which is
+    only allowed if the weights have been decoded (``dequantized``).
     """
 
     is_known = True

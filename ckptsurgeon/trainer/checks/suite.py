@@ -244,7 +244,7 @@ def _check_loss(job: Job, model: nn.Module, batch: Batch) -> None:
 
 
 def _has_items(loss: Loss) -> bool:
-    """Return whether a loss is a sum over one item or more; zero items are valid if clips were too short for CTC."""
+    """Return whether a loss has a valid number of items: 1 or more, or 0 if clips were too short for CTC."""
     items: object = loss.items
     if isinstance(items, Tensor):
         items = int(items) if items.numel() == 1 and not items.is_floating_point() else None

@@ -1,8 +1,8 @@
 """Notices at once that another rank has ended, even while this rank waits for its GPU.
 
 The ranks form a ring. On each rank, a thread waits for a message from the previous rank. During training, no message is
-sent. If a process dies, its connections are closed, and the next rank gets an error instead of a message. This rank
-then sends a message to the next one, and so on round the ring.
+sent. If a process dies, its connections are closed, and the next rank gets an error instead of a message. That next
+rank then sends a message to the rank after it, and so on round the ring.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""A run from its start to its report."""
+"""Starts, resumes, trains, checks and reports runs."""

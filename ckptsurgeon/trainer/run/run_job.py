@@ -258,7 +258,7 @@ class FinalFigures:
 
 
 def has_test_split(loop: TrainingLoop) -> bool:
-    """Return whether a run has a split ``test``, and has ended by itself, so that the split is evaluated."""
+    """Return whether the split ``test`` must be evaluated: the run has one, and no signal or fault ended the run."""
     return loop.job.test is not None and loop.state.progress.ended in (DONE, PATIENCE)
 
 

@@ -120,7 +120,7 @@ def _name(job: Job, folder: RunFolder) -> str:
 
 
 def _config(job: Job, init: str | None) -> dict[str, Any]:
-    """Return the settings of a job as a dict for loggers, plus configuration file, init, device and processes."""
+    """Return the settings of a job as a dict for loggers, plus configuration, initial weights, device, processes."""
     more = {"config": job.document.name, "init": init, "device": job.device.type, "processes": job.ranks.size}
     return {**plain_json(asdict(job.settings)), **more, "ckptsurgeon": __version__}
 

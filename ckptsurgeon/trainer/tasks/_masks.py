@@ -86,7 +86,8 @@ def _uploaded(mask: Any, like: Tensor) -> Tensor:
 def unchecked_padding(body: Any) -> Iterator[None]:
     """Inside the block, keep transformers from checking on the GPU whether a padding mask is true everywhere.
 
-    transformers would drop such a mask. So the caller must pass no mask for a batch without padding.
+    transformers makes this check to drop a mask that is not needed. Without the check, the caller must itself pass no
+    mask if the batch has no padding.
     """
     module = sys.modules[type(body).__module__]
     original: Any = getattr(module, PADDING_MASK, None)
@@ -103,8 +104,8 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 def _unchecked(original: Callable[..., Any], *args: Any, **given: Any) -> Any:
     """Call transformers' function ``original``, but do not let it check the values of a padding mask.
 
-    Without a padding mask, the call is unchanged, and returns None. An expanded mask, even if it is true everywhere,
-    would prevent fast attention kernels; it made a run on an H200 take twice the memory.
+    If the call has no padding mask, it is not changed, so that it returns None. Any other result, even a mask that is
+    true everywhere, would prevent fast attention kernels: with such a mask, a run on an H200 took twice the memory.
     """
     bound = _signature(original).bind(*args, **given)
     if bound.arguments.get("attention_mask") is not None:
