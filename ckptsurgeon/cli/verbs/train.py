@@ -117,7 +117,7 @@ def run(
         ),
     ] = None,
     report: Annotated[
-        bool, typer.Option("--report", help="Print the report of a run: the verdict, then warnings and failures.")
+        bool, typer.Option("--report", help="Print the report of a run: the verdict, then failures and warnings.")
     ] = False,
     *,
     printer: Printer,
