@@ -17,7 +17,7 @@ from ..tensors.encodings._agreement import basis_of
 from ..tensors.encodings._encoding import NO_CODES, QuantisedTensor, QuantisedTensors
 from ..tensors.encodings.torch_quantised import stored_bytes
 from ..tensors.info import TensorInfo
-from ..tensors.ties import tied_keys
+from ..tensors.tied_keys import tied_keys
 from ..util.notebook import InNotebooks
 from ..util.text import count, escape, human_bytes
 from .stats_summary import DecodedStats, StatsSummary, decoded_stats, stored_stats, summary_of

@@ -206,9 +206,9 @@ def _left_there(plan: Plan, options: OutputOptions) -> tuple[str, ...]:
         others = {name for name in names if name.endswith(_OF_MODELS) and not name.endswith(INDEX)} - {RECIPE_FILE}
     if others <= written:
         return index
-    from .model_folder.left_there import left_there
+    from .model_folder.earlier_files import earlier_files_notes
 
-    return (*index, *left_there(options.path, written, plan.target.companions))
+    return (*index, *earlier_files_notes(options.path, written, plan.target.companions))
 
 
 def _index_left(path: str) -> str:

@@ -107,7 +107,7 @@ def _layout_named(changes: Changes, source: OperatedCheckpoint, folder: ModelFol
     """Return the change of layout that ``changes`` ask for; if the layout is None or "keep", it changes nothing."""
     if changes.layout is None or changes.layout == KEEP:
         return NamedLayout()
-    from .layouts.layout_named import layout_named  # imports all layouts, which most commands do not need
+    from .layouts.changed_layout import layout_named  # imports all layouts, which most commands do not need
 
     return layout_named(changes.layout, source, folder, changes.heads)
 

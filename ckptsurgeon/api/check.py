@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
-from ..analysis.check.checksums import checked_sums, recipe_sums
+from ..analysis.check.checked_sums import checked_sums, recipe_sums
 from ..analysis.check.measuring.byte_scales import with_byte_scales
 from ..analysis.check.measuring.passing import measure
 from ..analysis.check.measuring.pickled_scales import pickled_scales
@@ -17,8 +17,8 @@ from ..analysis.check.subject import ClassFacts, Subject, WeightSize
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import CheckpointLike, path_of
 from ..storage.read.uri import shown
-from .checking.alone import embeddings_of, heads_of, no_adapter, with_zero_runs, without_folder
 from .checking.opening import DAMAGED, Opened, open_to_check
+from .checking.without_folder import embeddings_of, heads_of, no_adapter, with_zero_runs, without_folder
 from .inputs.argument_types import Progress
 
 __all__ = ["check"]
@@ -116,6 +116,6 @@ def _subject(path: str, opened: Opened, base: CheckpointLike | None, progress: P
         if base is not None:
             raise no_adapter(shown(path))
         return with_zero_runs(without_folder(subject, checkpoint), checkpoint)
-    from .checking.around import with_folder
+    from .checking.with_folder import with_folder
 
     return with_zero_runs(with_folder(subject, checkpoint, base), checkpoint)

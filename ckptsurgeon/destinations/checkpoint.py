@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..checkpoint.in_memory import CheckpointLike, path_of
 from ..checkpoint.opening import open_checkpoint
-from ..planning.opaque import is_uncopied, opaque_error
+from ..planning.opaque_tensors import is_uncopied, opaque_error
 from ..planning.target import TargetSpec
 from ..tensors.info import TensorInfo
 from ..util.text import brief_repr, escape, notes_about

@@ -15,7 +15,7 @@ from ..planning.target import Recognise, TargetSpec
 from ._document import Document
 
 if TYPE_CHECKING:
-    from .hf.given import GivenFields
+    from .hf.given_fields import GivenFields
     from .torch_module.opened import Opened
 
 __all__ = ["CONFIG", "TOOLKIT"]
@@ -41,7 +41,7 @@ class _Transformers:
         The destination is stored in the user's cache. Later the model is built again only to draw initial values.
         """
         from .hf.cached_build import cached_axes, cached_layouts, cached_spec, spec_key
-        from .hf.given import given_fields
+        from .hf.given_fields import given_fields
         from .hf.growing_axes import GrowingAxes
 
         given = given_fields(document)
@@ -109,7 +109,7 @@ def _built(document: Document, given: GivenFields, key: str) -> tuple[TargetSpec
     vocabulary = vocabulary_of(described, named)
     spec = replace(spec, vocabulary=vocabulary, **facts.fields(spec.tensors, spec.ties))
     from .hf.cached_build import keep_spec
-    from .hf.stock import only_installed
+    from .hf.stock_code import only_installed
 
     alone = described.is_plain and facts.is_stock and not spec.given
     alone = alone and all(not one.hosts and only_installed(one.files) for one in opened)

@@ -1,9 +1,9 @@
 """Deletes shards of the sources while the output is written: for disks without room for a second model (--consume).
 
 A shard is deleted when all files of the output that need it are finished, on disk and recorded in the journal. A small
-file replaces the shard (``storage/read/consumed.py``). If the run is interrupted, the same command can make the plan
-again from this small file, and continue. After a shard was deleted, the finished files of the output are the only copy
-of its values, and no failure removes them.
+file replaces the shard (``storage/read/consumed_shard.py``). If the run is interrupted, the same command can make the
+plan again from this small file, and continue. After a shard was deleted, the finished files of the output are the only
+copy of its values, and no failure removes them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..formats.base.sharded_writer import RECIPE_FILE
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import Step
 from ..storage.json_text import read_json
-from ..storage.read.consumed import CONSUMED
+from ..storage.read.consumed_shard import CONSUMED
 from ..storage.read.local import ConsumedFile, LocalFile
 from ..storage.read.uri import scheme_of
 from ..storage.small_files import read_file

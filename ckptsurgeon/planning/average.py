@@ -8,13 +8,13 @@ from typing import Any
 
 from ..errors import ConfigError, PlanError
 from ..tensors.dtypes import DTYPES
-from ..tensors.ties import tied_keys
+from ..tensors.tied_keys import tied_keys
 from ..util.text import count, escape, listing, shape_text
 from .computed_buffers import is_computed
 from .llama_cpp.names import layout_hint
 from .merge.fitting import UNWRAP, named_keys, without_wrappers
 from .merge.tied_tensors import ModelTies
-from .opaque import opaque_error
+from .opaque_tensors import opaque_error
 from .plan.files import PlanTarget
 from .plan.plan import Plan
 from .plan.step import Input, Step

@@ -8,10 +8,10 @@ from typing import Any
 from ..errors import PlanError
 from ..tensors.dtypes import DTYPES
 from ..tensors.info import Decoded, Encoded, TensorInfo
-from ..tensors.ties import tied_keys
+from ..tensors.tied_keys import tied_keys
 from ..util.text import count, escape, grouped, listing
 from .mismatch.policy_syntax import cast_fault
-from .opaque import is_uncopied, opaque_error
+from .opaque_tensors import is_uncopied, opaque_error
 from .plan.files import PlanTarget
 from .plan.plan import CarriedEntries, Plan
 from .plan.step import Step

@@ -20,7 +20,7 @@ from ..tensors.info import Encoded, Reshaped, TensorInfo
 from ..util.text import count, escape, listing
 from .mixed_layers import DECODED, any_layer
 from .moved_rows import MovedRows, StoredWeight, moved_rows
-from .opaque import is_uncopied, opaque_error
+from .opaque_tensors import is_uncopied, opaque_error
 from .plan.coded_part import CodedPart
 from .plan.files import PlanSource
 from .plan.plan import EqualKeys, Plan

@@ -14,7 +14,7 @@ import torch
 
 from ..storage.small_files import open_file
 from ..storage.write.output_checks import output_error
-from ..storage.write.temp import sync
+from ..storage.write.temp_files import sync
 from .folder.run_folder import RunFolder
 from .step_result import StepResult
 

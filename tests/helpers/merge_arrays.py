@@ -56,7 +56,7 @@ class Arrays:
         self.limit = max(limit, self.shape[-1]) if by_rows and self.shape else limit
         self.threads, self.xp = threads, xp
         self.passes = 0
-        self.grams, self.is_turned = grams, turned
+        self.grams, self.is_transposed = grams, turned
         self.statistics = tuple(statistics) or tuple(_finite(one) ** 2 for one in self.models)
 
     def gram(self, model: int) -> Array:

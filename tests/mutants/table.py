@@ -589,8 +589,8 @@ MUTANTS = (
     ),
     Mutant(
         "rows beyond a list are padding only if the list is the model's own, or the user names the tensor",
-        "if is_turned or (more and not (more > 0 and (asked or own))):",
-        "if is_turned or more < 0:",
+        "if is_transposed or (more and not (more > 0 and (asked or own))):",
+        "if is_transposed or more < 0:",
         "destinations/hf/test_vocabularies.py",
     ),
     Mutant(

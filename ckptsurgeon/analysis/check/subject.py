@@ -8,7 +8,7 @@ from functools import cached_property
 from math import sqrt
 
 from ...tensors.info import TensorInfo
-from .checksums import RecipeSums
+from .checked_sums import RecipeSums
 from .families import is_weight
 from .measuring.figures import Figures
 from .measuring.measured import Measured

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError
 from ...planning.layouts.layout import LayoutChange
-from ...planning.llama_cpp.checks import check_even
+from ...planning.llama_cpp.checks import check_complete
 from ...planning.llama_cpp.deepseek import PARTS
 from ...planning.llama_cpp.layout import (
     COMPUTED_THERE,
@@ -130,7 +130,7 @@ def _named(
         regrouping, experts = experts_of_folder(config, checkpoint)
         notes += rope_note(config)
     change = to_llama_cpp(architecture, keys, heads, tied=folder.is_tied, factors=factors, regrouping=regrouping)
-    check_even(keys)
+    check_complete(keys)
     if folder.is_tied and {f"{HEAD}.weight", f"{EMBEDDING}.weight"} <= checkpoint.keys():
         notes += (TIED,)
     return change, described(config, architecture, layers=layers, size=heads.size, experts=experts), notes

@@ -15,7 +15,7 @@ from ...planning.layouts.recognise import recognised
 from ...planning.target import KnownLayout
 from ...tensors.info import TensorInfo
 from ..inputs.operations import OperatedCheckpoint
-from .layout_named import changed_layout, said_of
+from .changed_layout import changed_layout, said_of
 from .named_layout import AUTO, KEEP, TRANSFORMERS
 from .settings import settings_of
 

@@ -15,7 +15,7 @@ from ...planning.target import Companion
 from ...tensors.encodings._encoding import QuantisedTensors
 from ...tensors.info import TensorInfo
 from ...util.text import escape, listing
-from ...vocabulary.token_ids import ids_beyond
+from ...vocabulary.renumbered_ids import ids_beyond
 from ..lora.differences import differences
 from .adapter_beside import adapter_notes
 from .alignment import alignment_notes

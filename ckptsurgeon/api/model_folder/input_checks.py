@@ -10,7 +10,7 @@ from typing import Any
 from ...destinations.hf.files import PREPROCESSOR
 from ...errors import ConfigError, SourceError
 from ...util.text import escape, listing
-from ...vocabulary.token_ids import Renumbering, ids_by_field
+from ...vocabulary.renumbered_ids import Renumbering, ids_by_field
 from .documents import CHAT, TOKENIZER
 from .folder import ModelFolder
 from .processors.agreement import agreement_notes

@@ -18,8 +18,8 @@ from ...tensors.dtypes import DTYPES
 from ...tensors.encodings._settings import quantisation_of
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing, reasons
+from ...vocabulary.renumbered_ids import Renumbering
 from ...vocabulary.replacement import NewVocabulary, token_file
-from ...vocabulary.token_ids import Renumbering
 from ...vocabulary.vocabulary import Vocabulary
 from ..inputs.inputs import plan_target
 from .alignment import with_heads_left

@@ -23,7 +23,7 @@ from ...vocabulary.vocabulary import digest_of_tokens
 from ..inputs.stored_recipes import stored_recipe
 from .folder import ModelFolder
 from .rows_by_place import by_place
-from .tokenizer.turned_lists import turned_error
+from .tokenizer.swapped_lists import swapped_lists_error
 from .trained_tokens import trained_list
 
 __all__ = ["other_tokens", "with_other_lists_said", "with_recorded_tokens_said"]
@@ -133,7 +133,7 @@ def _other_list(
     if recorded is None or any(recorded.is_list(*one) for one in _lists_at(*old)):
         return ""
     if any(recorded.is_list(*one) for one in _lists_at(*new)):
-        raise turned_error(plan, change, f"the token list {_for(recorded)}", destination)
+        raise swapped_lists_error(plan, change, f"the token list {_for(recorded)}", destination)
     if recorded.tokens is None and not recorded.trained and recorded.kind != target.kind:
         return ""  # the recorded file may not be a token list
     told = _told(recorded, old)

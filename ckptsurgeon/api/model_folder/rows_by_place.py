@@ -20,7 +20,7 @@ from .documents import BYTE_PAIRS
 from .embedded_folder import with_embedded_tokens
 from .folder import ModelFolder
 from .tokenizer.given_list import given_list_notes
-from .tokenizer.turned_lists import turned_error
+from .tokenizer.swapped_lists import swapped_lists_error
 from .unreadable import vocabulary_fault
 
 __all__ = [
@@ -121,7 +121,7 @@ def checked_lists(
             notes += given_list_notes(folder, given, source.name) if theirs is None else ()
             continue
         if theirs == change.new.tokens:
-            raise turned_error(plan, change, f"the token list of the source {escape(source.name)}", destination)
+            raise swapped_lists_error(plan, change, f"the token list of the source {escape(source.name)}", destination)
         notes += other_list_notes(given, theirs, source.name, "--vocab")
     return replace(plan, notes=(*plan.notes, *notes)) if notes else plan
 

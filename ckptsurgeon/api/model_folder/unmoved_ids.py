@@ -12,8 +12,8 @@ from typing import Any
 from ...destinations.hf.files import CONFIG
 from ...planning.plan.plan import Plan
 from ...util.text import brief_repr, escape, listing
+from ...vocabulary.renumbered_ids import Renumbering, ids_by_field
 from ...vocabulary.replacement import NewVocabulary
-from ...vocabulary.token_ids import Renumbering, ids_by_field
 from .alignment import generation_settings
 from .documents import GENERATION
 from .folder import ModelFolder

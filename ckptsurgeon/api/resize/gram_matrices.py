@@ -31,10 +31,10 @@ def is_linear(module: nn.Module) -> bool:
     """Return whether a module multiplies its input by a matrix: torch's Linear, or the Conv1D of GPT-2."""
     from torch import nn
 
-    return isinstance(module, nn.Linear) or is_turned(module)
+    return isinstance(module, nn.Linear) or is_transposed(module)
 
 
-def is_turned(module: nn.Module) -> bool:
+def is_transposed(module: nn.Module) -> bool:
     """Return whether the weight of a linear layer has the shape (in, out)."""
     return type(module).__name__ == "Conv1D"
 
@@ -111,7 +111,7 @@ class GramSums:
                 elif key not in self.chosen:
                     self.lacking.append(key)
                 else:
-                    self.turned += [key] if is_turned(module) else []
+                    self.turned += [key] if is_transposed(module) else []
                     found = self.sums.setdefault(key, _Sum(key))
                     hook = module.register_forward_hook(partial(_take, found, name, positions), with_kwargs=True)
                     hooks.callback(hook.remove)

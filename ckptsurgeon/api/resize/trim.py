@@ -17,8 +17,8 @@ from ...storage.json_text import read_json
 from ...storage.small_files import read_file
 from ...util.text import escape, listing
 from ...vocabulary.read import VOCABULARY_BYTES, vocabulary_beside, vocabulary_of
+from ...vocabulary.renumbered_ids import Renumbering, moved_ids
 from ...vocabulary.replacement import NewVocabulary
-from ...vocabulary.token_ids import Renumbering, moved_ids
 from ...vocabulary.trimmed import KeptTokens, added_in, kept_tokens, trimmed_tokenizer
 from .chat_texts import chat_texts
 from .corpus import check_encodes_alike, opened_tokenizer, text_batches, used_ids

@@ -16,8 +16,8 @@ from ...planning.resizing.fields import role_of
 from ...planning.transplant.vocabulary import VocabularyOptions
 from ...util.text import brief_repr, count, escape
 from ...vocabulary.read import tokens_beside
+from ...vocabulary.renumbered_ids import Renumbering, moved_ids
 from ...vocabulary.replacement import NewVocabulary, tokens_at
-from ...vocabulary.token_ids import Renumbering, moved_ids
 from ..inputs.argument_types import Rules
 from ..model_folder.tokenizer.used_ids import AT_LARGEST, LARGEST
 from ..transplant.vocabulary import new_vocabulary, vocabulary_options

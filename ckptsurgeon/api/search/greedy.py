@@ -17,9 +17,9 @@ from ..average import average
 from ..inputs.argument_types import Path, checked
 from ..inputs.inputs import close_plan, names_of
 from ..recipes import plan_recipe
-from .apart import notes_on_data
 from .evaluation import Command
 from .search import check_free, digests, drawn_best, model_name, unchanged, written
+from .shared_data import notes_on_data
 from .study import BEST, Study, opened_study
 from .trials import Observer, TrialRun, Trials
 

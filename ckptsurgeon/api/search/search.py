@@ -23,10 +23,10 @@ from ..inputs.argument_types import Path, checked
 from ..inputs.arguments import check_seed
 from ..inputs.inputs import close_plan
 from ..verify import verify
-from .apart import notes_on_data
 from .evaluation import Command, Runner
 from .marked_recipe import MarkedRecipe, plan_of_recipe, read_marked_recipe
 from .samplers import AUTO, Sampler, chosen_sampler, make_sampler
+from .shared_data import notes_on_data
 from .study import BEST, PICTURE, Study, opened_study
 from .trials import Observer, Proposals, TrialRun, Trials
 

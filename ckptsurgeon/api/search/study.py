@@ -19,7 +19,7 @@ from ...storage.small_files import read_file
 from ...storage.write.locking import output_lock
 from ...storage.write.output_checks import output_error
 from ...storage.write.staging import write_text
-from ...storage.write.temp import sync
+from ...storage.write.temp_files import sync
 from ...util.text import brief_repr, escape, listing
 
 __all__ = ["BEST", "PICTURE", "Study", "opened_study"]

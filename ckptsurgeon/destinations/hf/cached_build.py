@@ -19,8 +19,8 @@ from .._document import Document
 from .._inits import ZERO_DEVIATION
 from .config_text import changed_fields, config_text, texts_in, with_changes
 from .files import CONFIG, companions
-from .given import GivenFields
-from .stock import versions
+from .given_fields import GivenFields
+from .stock_code import versions
 
 __all__ = ["cached_axes", "cached_layouts", "cached_spec", "keep_spec", "spec_key"]
 

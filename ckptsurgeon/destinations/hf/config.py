@@ -17,10 +17,10 @@ from ...planning.target import Companion
 from ...util.text import brief_repr, escape
 from .._document import Document
 from .files import companions, is_of_tokenizer
-from .given import GivenFields
+from .given_fields import GivenFields
 from .overrides import check_overrides, config_of, merged_fields
 from .processors import processor_files
-from .written import WrittenConfig, files_of, has_fewer_rows, size_of
+from .written_files import WrittenConfig, files_of, has_fewer_rows, size_of
 
 __all__ = ["VALIDATOR", "ModelDescription", "class_of_config", "describe", "library"]
 

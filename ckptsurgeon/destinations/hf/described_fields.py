@@ -14,8 +14,8 @@ from .._document import Document
 from .cached_answers import cached_answer
 from .cached_build import FORMAT
 from .config_text import with_texts, without_texts
-from .given import GivenFields, given_fields
-from .stock import LIBRARIES, only_installed
+from .given_fields import GivenFields, given_fields
+from .stock_code import LIBRARIES, only_installed
 
 __all__ = ["Names", "TypeFields", "asked_of", "described_fields", "fields_as_type", "fields_of_type"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .cached_answers import cached_answer
-from .stock import versions
+from .stock_code import versions
 
 __all__ = ["ignored_keys"]
 

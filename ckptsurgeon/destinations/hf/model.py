@@ -18,7 +18,7 @@ from ..torch_module.user_code import PROCESS_STATE
 from .config import ModelDescription
 from .growing_axes import GrowingAxes, grown_axes
 from .names import KeyConversions
-from .stock import is_stock
+from .stock_code import is_stock
 
 __all__ = ["ModelFacts", "built", "construct", "offline", "vocabulary_of"]
 

@@ -15,11 +15,11 @@ from ...errors import ConfigError, SourceError
 from ...planning.target import Companion
 from ...util.text import brief_repr, escape
 from ...vocabulary.read import read_vocabulary
+from ...vocabulary.renumbered_ids import MovedIds
 from ...vocabulary.spoken import BLANKS, SPACES, first_of
-from ...vocabulary.token_ids import MovedIds
 from .._document import Document
 from .files import PREPROCESSOR
-from .written import WrittenConfig
+from .written_files import WrittenConfig
 
 __all__ = ["processor_files"]
 

@@ -14,7 +14,7 @@ from ...vocabulary.replacement import NewVocabulary
 from .._document import read_document
 from ..transformers import TOOLKIT
 from .described_fields import DescribedFields, described_fields, fields_as_type, fields_of_type
-from .stock import versions
+from .stock_code import versions
 
 __all__ = ["Resizable"]
 

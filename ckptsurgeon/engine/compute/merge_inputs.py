@@ -135,7 +135,7 @@ class MergedTensors:
         self.key, self.shape = step.key, common_shape(step)
         models = len(step.combined)
         self.count, self.has_base = models - merge.base, merge.base
-        self.is_turned = merge.statistics == TURNED_GRAM
+        self.is_transposed = merge.statistics == TURNED_GRAM
         self._sliced = parts[models:] if merge.statistics == FISHER else []
         self._statistics, parts = parts[models:], parts[:models]
         self.library = library(device_of(step, context))

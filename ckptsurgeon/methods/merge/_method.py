@@ -73,7 +73,7 @@ class Tensors(Protocol):
     has_base: bool
     xp: ModuleType
     """The array library, numpy or torch."""
-    is_turned: bool
+    is_transposed: bool
     """Whether the rows of the tensors belong to a layer's inputs, not the columns; False without statistics."""
 
     def map(self, look: Callable[[Slice], T]) -> list[T]:
@@ -126,7 +126,7 @@ class _ShapesOnly:
     count: int
     has_base: bool
     key: str = ""
-    is_turned: bool = False
+    is_transposed: bool = False
     xp: Any = None
 
     def map(self, look: Callable[[Slice], Any]) -> list[Any]:

@@ -124,11 +124,11 @@ def regmean(
             first, *others = at.wide(at.models)
             total = first + 0.0
             for model, step in zip(others, steps, strict=True):
-                total += step.T @ (model - first) if tensors.is_turned else (model - first) @ step
+                total += step.T @ (model - first) if tensors.is_transposed else (model - first) @ step
         made: Array = at.xp.asarray(total, dtype=at.models[0].dtype)
         return made
 
-    return merged(tensors.whole()) if tensors.is_turned else merged
+    return merged(tensors.whole()) if tensors.is_transposed else merged
 
 
 def _steps(tensors: Tensors, parts: Sequence[float], alpha: float, ridge: float) -> list[Array]:

@@ -14,7 +14,7 @@ from ..keys.row_order import HALVES, PAIRS
 from ..operations.operation import parse_operations
 from ..operations.perform import DerivedSource, perform
 from .changes import matched, parsed
-from .even import check_even
+from .incomplete_layers import check_complete
 from .layout import Family, Layout, LayoutChange, Numbers, Row, Tensors
 
 __all__ = ["LayoutConversion", "conversion"]
@@ -65,7 +65,7 @@ def conversion(
     unknown = [key for key in tensors if key not in known]
     if not is_part:
         _check_named(unknown, family, source, targets[0], label)
-        check_even(family, source, tensors, label)
+        check_complete(family, source, tensors, label)
     numbers = family.numbers(tensors, config)
     found = (_Conversion(source, target, numbers, network, unknown) for target in _distinct(targets))
     best = min(found, key=lambda one: (one.unnamed, not one.target.is_bare))

@@ -8,12 +8,12 @@ from collections.abc import Collection, Sequence
 from ...errors import PlanError
 from ...util.text import count, listing, natural_key
 
-__all__ = ["check_even", "check_named"]
+__all__ = ["check_complete", "check_named"]
 
 _OF_ONE_EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
-def check_even(keys: Collection[str]) -> None:
+def check_complete(keys: Collection[str]) -> None:
     """Raise PlanError if a layer of a model of transformers lacks a tensor that other layers have.
 
     The tensors of each expert are not compared: ``experts_of`` counts them.

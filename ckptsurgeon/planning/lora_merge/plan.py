@@ -12,13 +12,13 @@ from ...methods.lora.conv1d import KnownModel
 from ...methods.lora.matching import match_modules
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
-from ...tensors.ties import tied_keys
+from ...tensors.tied_keys import tied_keys
 from ...util.text import escape, shape_text
 from ..edit import check_casts
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern import OptionPattern
 from ..keys.pattern_hints import matched
-from ..opaque import is_uncopied, opaque_error
+from ..opaque_tensors import is_uncopied, opaque_error
 from ..plan.compute import Lora, LoraTerm
 from ..plan.files import PlanTarget
 from ..plan.plan import Plan

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ...errors import PlanError
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape, grouped, listing, shape_text
-from ..keys.turned import is_turned, square_siblings, turned_note
+from ..keys.transposed import is_transposed, square_siblings, transposed_note
 from ..llama_cpp.names import layout_hint
 from ..mismatch.policy_syntax import is_reshape
 from ..plan.step import Input
@@ -132,7 +132,7 @@ class ShapeFitting:
             if axis is not None:
                 shape = (*first.shape[:axis], self._rows, *first.shape[axis + 1 :])
                 return FittedInputs(inputs, own, shape, "vocab", axis)
-        turned = any(is_turned(one.shape, first.shape) for one in every)
+        turned = any(is_transposed(one.shape, first.shape) for one in every)
         self._turned += [piece.key] if turned else []
         self._shapes |= {} if turned else {piece.key: first.shape}
         policy = self._policies.get(piece.key, self._everywhere)
@@ -150,7 +150,7 @@ class ShapeFitting:
         yield from PositionalRows((one for one in self._moved if one.have != one.want), {}).merged()
         if self._turned:
             square = square_siblings(self._turned, self._shapes)
-            yield turned_note(self._turned, square, "ckpt rename --operations")
+            yield transposed_note(self._turned, square, "ckpt rename --operations")
 
     def _fits(self, key: str, first: Input, one: Input, policy: str) -> bool:
         """Return whether ``one`` can be merged with ``first``, as it is or after the policy changed its shape.

@@ -13,7 +13,7 @@ from ...tensors.encodings._encoding import QuantisedTensor
 from ...util.text import escape
 from ..computed_buffers import is_computed
 from ..mismatch.policy_syntax import is_reshape
-from ..opaque import opaque_error
+from ..opaque_tensors import opaque_error
 from ..plan.compute import Merge
 from ..plan.step import Input, Step, with_vocabularies
 from ..quantised import computing

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...tensors.ties import tied_keys
+from ...tensors.tied_keys import tied_keys
 from ...util.text import escape
 from ..plan.step import Step
 from ..transplant.by_place import EMBEDDING, HEAD

@@ -12,7 +12,7 @@ from ...util.text import count, escape, listing, shape_text
 from ..keys.matcher import KeyMatcher
 from ..mismatch.policy_fits import fit
 from ..mismatch.policy_syntax import cast_fault, is_reshape
-from ..opaque import is_uncopied, opaque_error
+from ..opaque_tensors import is_uncopied, opaque_error
 from ..plan.files import PlanSource
 from ..plan.plan import EqualKeys
 from ..plan.step import Step
@@ -21,7 +21,7 @@ from .by_place import PositionalRows, ShapeChange
 from .options import Options
 from .plan_errors import PlanFaults, raise_faults
 from .select import Selection, TensorOrigin, operation_fields
-from .turned import turned_notes
+from .transposed import transposed_notes
 from .vocabulary import VocabularyAxes
 
 __all__ = ["Decisions", "InitialView", "decide", "dropped_layers", "origin_of"]
@@ -366,5 +366,5 @@ def decide(
     decisions.notes += decider.check_mapped(decisions.steps)
     decisions.notes += decider.axes.padding_notes() if decider.axes is not None else []
     decisions.notes += by_place.resized(resized)
-    decisions.notes += turned_notes(decider.changes, owned.values())
+    decisions.notes += transposed_notes(decider.changes, owned.values())
     return decisions

@@ -10,7 +10,7 @@ from ...errors import PatternError, PlanError
 from ...util.text import count, escape, grouped, listing, shape_text
 from ..keys.matcher import KeyMatcher
 from ..keys.pattern_hints import matched, nearest
-from ..keys.turned import is_turned, turned_hint
+from ..keys.transposed import is_transposed, transposed_hint
 from ..llama_cpp.names import layout_hint
 from ..mismatch.policy_fits import fitting_policies
 from ..plan.step import Step
@@ -96,7 +96,7 @@ def _mismatch_error(
     also = f"; {count(len(faults) - 1, 'other')} too: {others}" if others else ""
     fits = fitting_policies(first.source_shape, first.shape, first.source_dtype, first.key)[1:]
     module, source_module = _module(first.key), _module(origin.key)
-    turned = f"{turned_hint(origin.key)}. Or use" if is_turned(first.source_shape, first.shape) else "Use"
+    turned = f"{transposed_hint(origin.key)}. Or use" if is_transposed(first.source_shape, first.shape) else "Use"
     hint = f"{turned} --on-mismatch {escape(module)}=init"
     hint += f" (or {', '.join(fits)})" if fits else ""
     if {_module(step.key) for step, _, _ in faults} != {module}:

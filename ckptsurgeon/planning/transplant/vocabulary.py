@@ -176,13 +176,13 @@ class VocabularyAxes:
             (want, len(rows.rows), self._new, escape(self._target.name), self._options.own[1]),
         ):
             more = shape[axis] - size if axis < len(shape) else -1
-            is_turned = more != 0 and self._is_turned(axis, have, want)
-            if is_turned or (more and not (more > 0 and (asked or own))):
+            is_transposed = more != 0 and self._is_turned(axis, have, want)
+            if is_transposed or (more and not (more > 0 and (asked or own))):
                 raise PlanError(
                     f"the vocabulary {name} has {count(size, 'token')}, but the tensor {escape(key)} is "
                     f"{shape_text(shape)} in {where}.",
                     hint=f"The lists fit in the other order: put the source's list first, {self._new}."
-                    if is_turned
+                    if is_transposed
                     else _remedy(key, axis, more),
                 )
         return axis

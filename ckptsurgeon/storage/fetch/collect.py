@@ -18,7 +18,7 @@ from ..read.base import File
 from ..read.uri import open_source
 from ..write.output_checks import output_error
 from ..write.staging import StagedFile
-from ..write.temp import remove_leftovers
+from ..write.temp_files import remove_leftovers
 from .cache import CachedFile
 from .download import download
 from .hub import commit_of, from_hub, pinned

@@ -11,7 +11,7 @@ from ...errors import OutputError
 from ...util.text import escape
 from ..write.output_checks import check_output, output_error
 from ..write.staging import StagedFile, temp_file
-from ..write.temp import sync_folder, temp_name
+from ..write.temp_files import sync_folder, temp_name
 
 __all__ = ["FileTransaction", "check_no_links", "entries", "entry_of", "is_same_file", "making_folders"]
 

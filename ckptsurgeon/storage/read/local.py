@@ -14,7 +14,7 @@ from ...util.text import escape
 from ..small_files import IrregularError, open_regular
 from ._descriptors import Descriptor, check_name
 from .base import Advance, File, Folder, Source
-from .consumed import CONSUMED, consumed_shard
+from .consumed_shard import CONSUMED, consumed_shard
 from .unwritten import unwritten_ranges
 from .zero_pages import GRID, zero_page
 

@@ -9,10 +9,10 @@ from contextlib import suppress
 
 from ...errors import OutputError
 from ...util.text import escape
-from ..read.consumed import CONSUMED, MAGIC, ConsumedShard
+from ..read.consumed_shard import CONSUMED, MAGIC, ConsumedShard
 from ..read.local import LocalFile
 from .output_checks import output_error
-from .temp import remove_leftovers, sync, sync_folder, temp_name
+from .temp_files import remove_leftovers, sync, sync_folder, temp_name
 
 __all__ = ["check_deletable", "consume", "delete"]
 

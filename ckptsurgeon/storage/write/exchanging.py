@@ -9,7 +9,7 @@ import stat
 
 from ...errors import OutputError
 from ...util.text import escape
-from .temp import exchange, sync_folder, temp_name
+from .temp_files import exchange, sync_folder, temp_name
 
 __all__ = ["check_exchange", "place_folder"]
 

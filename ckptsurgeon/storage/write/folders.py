@@ -14,7 +14,7 @@ from .exchanging import check_exchange, place_folder
 from .journal import JOURNAL, ONLY_COPY, Journal, UnfinishedOutput, only_copies, unfinished_output
 from .output_checks import check_space, output_error
 from .staging import StagedFile
-from .temp import folder_of, lock, remove_leftovers, sync_folder, temp_name
+from .temp_files import folder_of, lock, remove_leftovers, sync_folder, temp_name
 
 __all__ = ["FileStream", "StagedFolder", "check_no_unfinished", "locked_folder", "staged_folder"]
 

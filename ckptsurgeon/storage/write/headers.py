@@ -39,7 +39,7 @@ from ..replaced_header import REPLACED
 from ..small_files import read_file
 from .locking import output_lock
 from .output_checks import output_error
-from .temp import stem, sync, sync_folder
+from .temp_files import stem, sync, sync_folder
 
 __all__ = ["RECORD", "NewHeader", "check_alone", "replace_headers", "settle_interrupted"]
 

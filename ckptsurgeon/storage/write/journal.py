@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from ..json_text import read_json
 from ..small_files import read_file
 from .output_checks import output_error
-from .temp import leftovers, sync, sync_folder
+from .temp_files import leftovers, sync, sync_folder
 
 __all__ = ["JOURNAL", "ONLY_COPY", "Journal", "UnfinishedOutput", "only_copies", "unfinished_output"]
 

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from ...errors import ConfigError, OutputError
 from ...util.text import escape
 from .output_checks import output_error
-from .temp import folder_of, lock, stem
+from .temp_files import folder_of, lock, stem
 
 __all__ = ["check_wait", "output_lock"]
 

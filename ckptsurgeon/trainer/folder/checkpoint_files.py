@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from ...errors import FormatError, OutputError, SourceError
 from ...storage.small_files import open_file, read_file
-from ...storage.write.temp import temp_name
+from ...storage.write.temp_files import temp_name
 from ...util.text import escape, number_in
 
 __all__ = [

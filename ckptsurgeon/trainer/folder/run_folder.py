@@ -21,7 +21,7 @@ from ...storage.small_files import read_file
 from ...storage.write.folders import StagedFolder, staged_folder
 from ...storage.write.output_checks import output_error
 from ...storage.write.staging import staged_file
-from ...storage.write.temp import remove_all_leftovers, sync_folder, temp_name
+from ...storage.write.temp_files import remove_all_leftovers, sync_folder, temp_name
 from ...util.did_you_mean import did_you_mean
 from ...util.text import escape, number_in
 from .checkpoint_files import (

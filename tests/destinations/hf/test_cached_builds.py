@@ -15,7 +15,7 @@ import pytest
 
 import ckptsurgeon as cs
 from ckptsurgeon.destinations import transformers as kind
-from ckptsurgeon.destinations.hf import cached_build, stock
+from ckptsurgeon.destinations.hf import cached_build, stock_code
 from ckptsurgeon.destinations.torch_module.meta import build_on_meta
 
 from ...helpers.transformers_models import (
@@ -296,19 +296,19 @@ def test_a_new_vocabulary_and_fewer_rows_are_not_kept() -> None:
 def test_a_process_that_has_imported_transformers_has_no_versions() -> None:
     import transformers  # noqa: F401
 
-    assert stock.versions() == {}
+    assert stock_code.versions() == {}
 
 
 @pytest.mark.parametrize("name", ["torch", "transformers", "safetensors"])
 def test_versions_are_those_of_the_metadata(name: str) -> None:
-    assert stock._installed(name).split()[0] == f"{name}-{version(name)}.dist-info"
+    assert stock_code._installed(name).split()[0] == f"{name}-{version(name)}.dist-info"
 
 
 def test_a_package_that_is_not_where_pip_installs_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("my_package").mkdir()
     Path("my_package/__init__.py").write_text("")
     monkeypatch.syspath_prepend(os.getcwd())
-    assert stock._installed("my_package") == stock._installed("no_such_package") == ""
+    assert stock_code._installed("my_package") == stock_code._installed("no_such_package") == ""
 
 
 def test_two_installs_of_one_version_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,11 +317,11 @@ def test_two_installs_of_one_version_are_told_apart(monkeypatch: pytest.MonkeyPa
         Path(folder).mkdir()
     Path("my_package/__init__.py").write_text("")
     monkeypatch.syspath_prepend(os.getcwd())
-    assert stock._installed("my_package") == ""
+    assert stock_code._installed("my_package") == ""
     found = set()
     for digest in ("one", "other", "one"):
         Path("my_package-5.24.0.dev0.dist-info/RECORD").write_text(f"my_package/__init__.py,sha256={digest},0\n")
-        found.add(stock._installed("my_package"))
+        found.add(stock_code._installed("my_package"))
     assert len(found) == 2
 
 

@@ -288,7 +288,7 @@ def test_the_notes_of_a_plan_are_those_of_its_file_when_it_is_applied(name: str,
 def test_an_output_that_has_no_model_around_it_is_not_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
     saved("new", BERT, "BertModel")
     Path("vocab.json").write_text("{}")
-    monkeypatch.setattr("ckptsurgeon.api.model_folder.left_there.open_checkpoint", None)
+    monkeypatch.setattr("ckptsurgeon.api.model_folder.earlier_files.open_checkpoint", None)
     for output, options in (("one.safetensors", {}), ("shards", {"max_shard_size": "3KB"}), ("new2", {})):
         cs.apply(cs.convert("new"), output, **options)
     with pytest.raises(TypeError):

@@ -11,7 +11,7 @@ from ....planning.keys.matcher import KeyMatcher
 from ....planning.keys.other_layouts import layout_notes
 from ....planning.keys.pattern import KeyPattern
 from ....planning.keys.row_order import HALVES, PAIRS, misordered
-from ....planning.keys.turned import square_siblings, turned_hint
+from ....planning.keys.transposed import square_siblings, transposed_hint
 from ....planning.plan.plan import Plan
 from ....planning.plan.step import Step
 from ....util.text import count, listing
@@ -96,7 +96,7 @@ def _forgotten(plan: Plan, number: int) -> Iterator[str]:
         yield (
             f"{count(len(square), 'square matrix is', 'square matrices are')} not transposed, although operations "
             f"transpose all other matrices of the same layers ({listing(turned, 3)}): {listing(square, 3)}. The shape "
-            f"of a square matrix does not show its layout. {turned_hint(square[0])}"
+            f"of a square matrix does not show its layout. {transposed_hint(square[0])}"
         )
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from ....vocabulary.huggingface import BYTE
 from ..folder import ModelFolder
-from .around import OF_ENCODERS
 from .spelling import BYTES, INSIDE, SPACES, Spelling, steps_in, types_in
+from .text_settings import OF_ENCODERS
 from .tokenizer_files import WHOLE, brief_token
 
 __all__ = ["decoding_notes", "joins"]

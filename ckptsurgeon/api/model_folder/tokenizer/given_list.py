@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ....destinations.hf.files import CONFIG
 from ....util.text import escape, listing
+from ....vocabulary.renumbered_ids import Renumbering, ids_by_field
 from ....vocabulary.spoken import BLANKS
-from ....vocabulary.token_ids import Renumbering, ids_by_field
 from ..documents import GENERATION
 from ..folder import ModelFolder
 from .roles import OF_GENERATION, SHARED, SPELLED, START, generates

@@ -8,8 +8,8 @@ from typing import Any
 
 from ....destinations.hf.files import CONFIG
 from ....util.text import escape, listing
+from ....vocabulary.renumbered_ids import LostId, stale_ids
 from ....vocabulary.spoken import BLANKS, first_of
-from ....vocabulary.token_ids import LostId, stale_ids
 from ..config import AFTER_PADDING, PADDING
 from ..documents import GENERATION, TOKENIZER
 from ..folder import ModelFolder

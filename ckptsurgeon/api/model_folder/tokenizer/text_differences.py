@@ -14,9 +14,9 @@ from ....vocabulary.vocabulary import Vocabulary
 from ..documents import TOKENIZER
 from ..embedded import other_template
 from ..folder import ModelFolder
-from .around import OF_ENCODERS
 from .decoding import joins
 from .spelling import spelling_of, steps_in, types_in
+from .text_settings import OF_ENCODERS
 from .tokenizer_files import WHOLE, brief_token
 
 __all__ = ["normalising_steps", "text_notes"]

@@ -19,12 +19,12 @@ from ....vocabulary.vocabulary import TWICE
 from ..documents import BYTE_PAIRS, SECOND, TOKENIZER, VOCABULARIES
 from ..folder import LARGEST, ModelFolder
 from .affixes import affix_notes
-from .around import around_notes, text_notes
 from .changed_lists import order_notes, score_notes
 from .decoding import decoding_notes
 from .further_lists import missing_list_notes, other_rule_notes, shorter_list_notes
 from .spaces import space_notes
 from .spelling import spelling_of
+from .text_settings import text_notes, text_setting_notes
 from .tokenizer_files import SPECIAL, WHOLE, added_in, added_tokens, brief_token, local_tokens, object_in
 from .unknown_token import chance_notes, unknown_notes
 
@@ -328,4 +328,4 @@ def _steps(folder: ModelFolder) -> Iterator[str]:
         yield from chance_notes(folder, spelling)
         yield from affix_notes(folder, spelling)
         yield from decoding_notes(folder, spelling)
-        yield from around_notes(folder, spelling)
+        yield from text_setting_notes(folder, spelling)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ..keys.turned import is_turned, square_siblings, turned_note
+from ..keys.transposed import is_transposed, square_siblings, transposed_note
 from ..plan.step import Step
 from .by_place import ShapeChange
 
-__all__ = ["turned_notes"]
+__all__ = ["transposed_notes"]
 
 
-def turned_notes(changes: Iterable[ShapeChange], steps: Iterable[Step]) -> Iterator[str]:
+def transposed_notes(changes: Iterable[ShapeChange], steps: Iterable[Step]) -> Iterator[str]:
     """Yield the note if shapes among ``changes`` are each other's transpose.
 
     ``steps`` are the steps of all tensors; square matrices that they copy may be transposed, too.
     """
-    turned = [one for one in changes if is_turned(one.have, one.want)]
+    turned = [one for one in changes if is_transposed(one.have, one.want)]
     if turned:
         copied = {step.source_key: step.source_shape for step in steps if step.op == "copy"}
         flat = [one.source_key for one in turned if len(one.have) == 2]
-        yield turned_note([one.source_key for one in turned], square_siblings(flat, copied))
+        yield transposed_note([one.source_key for one in turned], square_siblings(flat, copied))

@@ -32,8 +32,8 @@ from ..model_folder.folder import ModelFolder, model_folder
 from ..model_folder.weights.shape_checks import DescribedTensor
 from ..model_folder.weights.tied_heads import stored_heads
 from .adapters import adapter_facts
-from .alone import no_adapter, notes_without_folder, short_notes
 from .other_weights import other_weight_notes
+from .without_folder import no_adapter, notes_without_folder, short_notes
 
 __all__ = ["with_folder"]
 

@@ -11,13 +11,13 @@ from ..keys.matcher import KeyMatcher
 from .changes import Fused, parsed
 from .layout import Family, Layout, Tensors
 
-__all__ = ["LAYER", "check_even"]
+__all__ = ["LAYER", "check_complete"]
 
 LAYER = "{n}"
 """The placeholder of the number of a layer in names."""
 
 
-def check_even(family: Family, layout: Layout, tensors: Tensors, label: str) -> None:
+def check_complete(family: Family, layout: Layout, tensors: Tensors, label: str) -> None:
     """Raise PlanError if a layer or module lacks a tensor that others of the same kind have.
 
     The tensors of a group in ``family.some`` are compared among the layers and modules that have any of them.

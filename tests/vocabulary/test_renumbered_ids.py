@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ckptsurgeon.vocabulary.token_ids import Renumbering, moved_ids
+from ckptsurgeon.vocabulary.renumbered_ids import Renumbering, moved_ids
 
 OLD = ["<pad>", "<s>", "</s>", "<unk>", "a", "b", "c"]
 NEW = ["c", "a", "</s>", "<pad>", "<end>"]

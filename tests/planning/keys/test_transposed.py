@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from ckptsurgeon.planning.keys.turned import is_turned, square_siblings
+from ckptsurgeon.planning.keys.transposed import is_transposed, square_siblings
 
 
 def test_shapes_that_are_each_other_s_transpose() -> None:
-    assert is_turned((4, 6), (6, 4))
-    assert is_turned((2, 4, 6), (2, 6, 4))
-    assert not is_turned((4, 4), (4, 4))
-    assert not is_turned((4, 6), (4, 6))
-    assert not is_turned((4, 6), (6, 5))
-    assert not is_turned((2, 4, 6), (4, 2, 6))
-    assert not is_turned((4,), (6,))
+    assert is_transposed((4, 6), (6, 4))
+    assert is_transposed((2, 4, 6), (2, 6, 4))
+    assert not is_transposed((4, 4), (4, 4))
+    assert not is_transposed((4, 6), (4, 6))
+    assert not is_transposed((4, 6), (6, 5))
+    assert not is_transposed((2, 4, 6), (4, 2, 6))
+    assert not is_transposed((4,), (6,))
 
 
 def test_a_square_matrix_counts_if_all_others_of_its_layers_are_transposed() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ...util.text import NUMBER_IN_KEY, count, escape, listing
 
-__all__ = ["is_turned", "square_siblings", "turned_hint", "turned_note"]
+__all__ = ["is_transposed", "square_siblings", "transposed_hint", "transposed_note"]
 
 _LIST = re.compile(r"^((?:[^.]*\.)*?)\d+\..*?([^.]*)$")
 """Matches a key in a list of layers: what is before the first number, and the last segment."""
@@ -18,7 +18,7 @@ _LIST = re.compile(r"^((?:[^.]*\.)*?)\d+\..*?([^.]*)$")
 Shape = Sequence[int]
 
 
-def is_turned(have: Shape, want: Shape) -> bool:
+def is_transposed(have: Shape, want: Shape) -> bool:
     """Return whether two shapes of a matrix, or of stacked matrices, are each other's transpose and are not equal."""
     return len(have) in (2, 3) and tuple(have) != tuple(want) and (*have[:-2], have[-1], have[-2]) == tuple(want)
 
@@ -42,7 +42,7 @@ def _place(key: str) -> tuple[str, ...] | None:
     return found.groups() if found is not None else None
 
 
-def turned_note(turned: Sequence[str], square: Sequence[str], option: str = "--operations") -> str:
+def transposed_note(turned: Sequence[str], square: Sequence[str], option: str = "--operations") -> str:
     """Return the note on the transposed matrices ``turned``, which --on-mismatch resizes, skips or initialises.
 
     ``square`` are square matrices in the same layers that may be transposed, too. ``option`` is the option that takes
@@ -52,10 +52,10 @@ def turned_note(turned: Sequence[str], square: Sequence[str], option: str = "--o
     return (
         f"{count(len(turned), 'matrix looks', 'matrices look')} transposed, as the numbers of rows and columns are "
         f"swapped between the models; --on-mismatch does not transpose matrices: {listing(turned, 3)}. "
-        f"{turned_hint(turned[0], option)}{also}"
+        f"{transposed_hint(turned[0], option)}{also}"
     )
 
 
-def turned_hint(key: str, option: str = "--operations") -> str:
+def transposed_hint(key: str, option: str = "--operations") -> str:
     """Return a hint: how ``option`` transposes the matrix ``key`` and the matrices of the same name in other layers."""
     return f"Transpose with {option}, as in - {{transpose: '{NUMBER_IN_KEY.sub('*', escape(key))}'}}"

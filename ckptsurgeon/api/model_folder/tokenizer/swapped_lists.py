@@ -8,10 +8,10 @@ from ....util.text import count, escape
 from ....vocabulary.replacement import NewVocabulary
 from ..folder import ModelFolder
 
-__all__ = ["turned_error"]
+__all__ = ["swapped_lists_error"]
 
 
-def turned_error(plan: Plan, change: NewVocabulary, why: str, destination: ModelFolder | None) -> PlanError:
+def swapped_lists_error(plan: Plan, change: NewVocabulary, why: str, destination: ModelFolder | None) -> PlanError:
     """Return the error that the second list of ``change`` is the source's; ``why`` says how this is known.
 
     ``destination`` is the folder of a destination that is a checkpoint, else None. The hint is to swap the lists if the

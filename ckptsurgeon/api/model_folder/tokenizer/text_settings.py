@@ -11,7 +11,7 @@ from ..folder import ModelFolder
 from .spelling import Spelling, steps_in
 from .tokenizer_files import WHOLE, brief_token, local_tokens, named_tokens, object_in
 
-__all__ = ["OF_ENCODERS", "around_notes", "text_notes"]
+__all__ = ["OF_ENCODERS", "text_notes", "text_setting_notes"]
 
 OF_ENCODERS = frozenset((
     "albert", "bert", "big_bird", "camembert", "convbert", "deberta", "deberta-v2", "distilbert", "electra", "ernie",
@@ -25,7 +25,7 @@ ENDS = {"</s>": "<s>", "[SEP]": "[CLS]"}
 """{token that ends a text: token that begins it} (OPT begins a text with ``</s>``, too.)"""
 
 
-def around_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
+def text_setting_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
     """Yield a note if the tokeniser of a model like BERT has tokens for both ends of a text but does not add them."""
     head, said = folder.tokenizer_head, object_in(folder, TOKENIZER)
     kind = folder.config.get("model_type")

@@ -15,10 +15,10 @@ from ...util.text import escape, listing
 from .checks import notes_beside
 from .folder import ModelFolder, model_folder
 
-__all__ = ["left_there"]
+__all__ = ["earlier_files_notes"]
 
 
-def left_there(output: str, written: Collection[str], planned: Sequence[PlanCompanion]) -> tuple[str, ...]:
+def earlier_files_notes(output: str, written: Collection[str], planned: Sequence[PlanCompanion]) -> tuple[str, ...]:
     """Return notes on older files in the folder of an output, and on contradictions between them and its weights.
 
     ``output`` is the path of the output. ``written`` has the names of the files that were written in addition to the

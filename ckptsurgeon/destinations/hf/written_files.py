@@ -9,8 +9,8 @@ from typing import Any
 
 from ...planning.target import Companion
 from ...util.text import count, escape
+from ...vocabulary.renumbered_ids import MovedIds, Renumbering
 from ...vocabulary.replacement import tokens_at
-from ...vocabulary.token_ids import MovedIds, Renumbering
 from ...vocabulary.vocabulary import Vocabulary
 from .._document import Document
 from .config_text import config_text
