@@ -112,9 +112,9 @@ def with_command(
 class _Facts:
     """Facts on a plan: the tensors that do not come from the source, and the renamed keys.
 
-    ``drawn`` is the number of tensors that are initialised or kept. ``mismatched`` has the keys of the tensors whose
-    shapes differ in source and destination. ``renamed`` maps source keys to new keys. ``counts`` has the number of
-    tensors in each class (copied, initialised and others).
+    ``drawn`` is the number of tensors that are initialised or keep the destination's values. ``mismatched`` has the
+    keys of the tensors whose shapes differ in source and destination. ``renamed`` maps source keys to new keys.
+    ``counts`` has the number of tensors in each class (copied, initialised and others).
     """
 
     drawn: int

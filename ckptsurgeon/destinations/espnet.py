@@ -227,7 +227,7 @@ def _file_names(document: Document, values: dict[str, Any], task: Task) -> Itera
         elif tokens is not None and not _are_texts(tokens):
             raise document.fail(
                 f"the field {name} is neither a list of strings nor a file name.",
-                "Quote tokens that look like numbers.",
+                "Put quotation marks around tokens that YAML reads as numbers or truth values.",
             )
     for name in sorted(values):
         conf = values.get(f"{name}_conf")

@@ -72,7 +72,7 @@ def _may_have_checksums(source: Checkpoint) -> bool:
 
 
 def _passes_by(info: TensorInfo) -> bool:
-    """Return whether a tensor can be copied without checking its storage before.
+    """Return whether a tensor can be copied without comparing its storage with a checksum first.
 
     There are two cases: the storage has no checksum, or the tensor is the whole storage and the checksum is a CRC-32,
     which copying itself computes and compares.

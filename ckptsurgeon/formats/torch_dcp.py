@@ -82,7 +82,9 @@ class _TorchDistributed:
 
 
 def _no_storage(pid: Any) -> object:
-    raise FormatError(f"the metadata refers to a storage: {brief(pid)}.", rule="persistent id")
+    raise FormatError(
+        f"the metadata must not contain tensors, but it refers to a storage: {brief(pid)}.", rule="persistent id"
+    )
 
 
 def _attributes(value: Any, kind: str) -> Mapping[Any, Any]:

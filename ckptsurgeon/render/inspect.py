@@ -26,7 +26,7 @@ ALL = 1 << 30
 
 
 def adapter_text(adapter: AdapterSettings, *, full: bool = False) -> str:
-    """Return an adapter's settings: ``LoRA, rank 8, alpha 16, 2 target modules (q_proj, v_proj), base org/model``."""
+    """Return an adapter's settings in a line: ``LoRA, rank 8, alpha 16, 2 target modules (q, v), base org/model``."""
     shown = ALL if full else SHOWN
     words = [_kind(adapter)]
     if adapter.peft_type == "LORA" or adapter.rank is not None:

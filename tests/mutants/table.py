@@ -609,7 +609,7 @@ MUTANTS = (
         "square matrices that stay as they are beside transposed ones get a note",
         "return [key for key, shape in flat.items() if shape[0] == shape[1] and _place(key) in places]",
         "return [key for key, shape in flat.items() if shape[0] != shape[1] and _place(key) in places]",
-        "planning/transplant/test_turned.py",
+        "planning/transplant/test_transposed.py",
     ),
     Mutant(
         "parts of fused projections that operations take for other parts get a note",
@@ -1155,13 +1155,13 @@ MUTANTS = (
         "ids of text tokens in a part with fewer codes are moved",
         "return is_of_inputs(name) and type(value) is int and value >= size",
         "return is_of_inputs(name) and type(value) is int and value < size",
-        "vocabulary/test_token_ids.py",
+        "vocabulary/test_renumbered_ids.py",
     ),
     Mutant(
         "numbers that may be token ids are named",
         "if _SPECIAL.fullmatch(one.token) and numbers.moved(one.number) != one.number]",
         "if _SPECIAL.fullmatch(one.token) and numbers.moved(one.number) == one.number]",
-        "vocabulary/test_token_ids.py",
+        "vocabulary/test_renumbered_ids.py",
     ),
     Mutant(
         "negative running variances are noted",

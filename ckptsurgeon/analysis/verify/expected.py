@@ -53,7 +53,7 @@ class Expected:
 
 
 def difference_of(made: RecipeEntry) -> tuple[Any, ...]:
-    """Return a value that is equal for the low-rank factors A and B that were extracted from one weight difference."""
+    """Return a key of the weight difference from which a factor was extracted: factors A and B of one have the same."""
     assert made.factor is not None
     return made.source, made.source_key, made.more, made.factor.rank, made.factor.transposed
 

@@ -333,7 +333,7 @@ class NetworkGroups:
         both = {axis.key for axis in own if axis.dim == 0} & {axis.key for axis in own if axis.dim == 1}
         unknown = [key for key in both if any(part.isdigit() for part in key.split("."))]
         if unknown:
-            raise PlanError(f"it is not known how {listing(sorted(unknown), 3)} mixes these dimensions.")
+            raise PlanError(f"it is not known which of these dimensions {listing(sorted(unknown), 3)} combines.")
         last = module_facts(after).constants
         apart = [
             name

@@ -39,7 +39,7 @@ _OF = {"embedding": INPUT, "scaled embedding": INPUT, "linear": OUTPUT}
 
 @dataclass(frozen=True)
 class DonorChoice:
-    """The folder of the donor, and the largest number of rows that are summed to make a new row."""
+    """The folder of the donor (see above), and how many rows of shared tokens make up a new token's row at most."""
 
     path: str
     picks: int

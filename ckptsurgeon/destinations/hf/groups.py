@@ -168,10 +168,10 @@ Values: TypeAlias = dict[str, IntermediateTensor]
 
 @dataclass
 class OperationChain:
-    """The operations for one group of source tensors, collected in ``rows``.
+    """Makes the operations for one group of source tensors, and collects them in ``rows``.
 
     ``config`` is the configuration of the model, and ``targets`` are the destination's tensors. ``write`` is the
-    function of a ``Naming`` that turns a destination key into a key with captures such as ``{n}``.
+    function of a ``Naming`` that turns a destination key into a pattern with captures such as ``{n}``.
     """
 
     group: ConversionGroup

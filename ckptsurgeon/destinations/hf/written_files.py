@@ -181,7 +181,7 @@ def _of_fewer_rows(
 
 
 def has_fewer_rows(written: WrittenConfig, fields: Mapping[str, Any]) -> bool:
-    """Return whether the vocabulary of a destination has fewer rows than the vocabulary size in its config.json."""
+    """Return whether a destination's embedding has fewer rows than the vocabulary size in its config.json."""
     rows = _rows(written.config)
     return bool(rows) and rows < size_of(type(written.config), fields)
 

@@ -95,9 +95,9 @@ def _laid_out(state: Mapping[Any, Any], budget: CopyBudget) -> tuple[tuple[int, 
 
 
 def _offset(place: int, axes: Sequence[tuple[int, int]]) -> int:
-    """Return the first position of that part of a larger mesh which contains the position ``place``.
+    """Return the lowest flat index of the sub-mesh that contains the flat index ``place`` of the whole mesh.
 
-    ``axes`` has the (size, stride) of each dimension of a part.
+    ``axes`` has the (size, stride) of each dimension of the sub-mesh; strides count indices of the whole mesh.
     """
     for size, stride in sorted(axes, key=lambda axis: -axis[1]):
         place -= place // stride % size * stride if stride else 0

@@ -32,11 +32,11 @@ _OUTPUTS = ("lm_head.weight", "output.weight", "model.embed_tokens.weight", "tok
 def in_blocks(
     operation: Operation, keys: Sequence[str], tensors: Mapping[str, TensorInfo]
 ) -> tuple[dict[str, TensorInfo], list[str]]:
-    """Return the matrices in ``keys`` rounded to the type or mixture of an operation, and notes.
+    """Return the matrices in ``keys`` rounded to an operation's GGUF type (or to those of its mixture), and notes.
 
-    GGUF stores the values of a row in blocks. A matrix whose rows do not divide into the blocks of its type is rounded
-    to the type in ``OF_SHORT_ROWS``, or left out if there is none or it does not fit; notes say so. Raises PlanError if
-    no matrix can be rounded.
+    GGUF stores the values of a row in blocks. If the rows of a matrix do not divide into the blocks of its type, the
+    matrix is rounded to the type that ``OF_SHORT_ROWS`` has in its place. If there is no such type, or the rows do not
+    divide into its blocks either, the matrix is left out. Notes say so. Raises PlanError if no matrix can be rounded.
     """
     chosen = [key for key in keys if _is_matrix(tensors[key])]
     wanted = _types(operation.fields["to"], chosen, tensors)

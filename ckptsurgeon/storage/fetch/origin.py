@@ -1,4 +1,4 @@
-"""Defines the origin of a file, the settings for fetching it, and what ``ckpt fetch`` accepts."""
+"""Reads the addresses that ``ckpt fetch`` accepts: the origin of each file, and the settings for fetching it."""
 
 from __future__ import annotations
 

@@ -34,12 +34,12 @@ _STEPS = 1_000_000_000
 
 
 class Modules:
-    """The sections of settings for single modules, and the modules that the settings leave unquantised.
+    """The parts of quantisation settings that apply to some modules only, and the modules that are left unquantised.
 
-    A section has an index, its ``place``. Some regular expressions could take long to match. They are not evaluated,
-    and their sections are treated as general settings. ``unread`` are the entries of ``ignore`` that contain one of
-    them; ``is_exact`` is false if a target of a config group contains one. ``is_spent`` becomes true when the
-    comparisons with expressions have used up ``_STEPS``: then no further names are compared.
+    Each such part is called a section; ``place`` is its index. A regular expression that could take very long to match
+    is not evaluated, and its section is treated as if it applied to all modules. ``unread`` are the entries of
+    ``ignore`` with such an expression; ``is_exact`` is false if a target of a config group has one. ``is_spent``
+    becomes true when ``_STEPS`` comparisons with expressions are used up: from then on, no expression matches.
     """
 
     def __init__(self, settings: Settings) -> None:

@@ -132,7 +132,7 @@ def uniform_losses(output: CTCOutput, batch: Batch, blank: int) -> Tensor:
 
 
 def too_short_clips(lengths: Tensor, batch: Batch) -> Tensor:
-    """Return a mask (batch,) of clips with too few frames: CTC needs one per label, and one between equal labels."""
+    """Return a mask (batch,) of clips with too few frames: CTC needs one per label, and one between two equal ones."""
     places = torch.arange(batch.labels.shape[1], device=batch.labels.device)
     inside = places[None] < batch.label_lengths[:, None]
     repeats = ((batch.labels[:, 1:] == batch.labels[:, :-1]) & inside[:, 1:]).sum(1)

@@ -267,7 +267,10 @@ _OF_TYPES: Mapping[str, Sequence[LayerKinds]] = {
 
 def _shared(config: Fields, number: int) -> list[str]:
     shared = positive(config, "num_kv_shared_layers", usual=0)
-    return ["the keys of an earlier layer" if one >= number - shared else "its own keys" for one in range(number)]
+    first = number - shared
+    return [
+        "keys and values of an earlier layer" if one >= first else "its own keys and values" for one in range(number)
+    ]
 
 
 def _of_layer(config: Fields, number: int) -> list[Any]:

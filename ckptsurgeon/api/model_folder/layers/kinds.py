@@ -1,4 +1,4 @@
-"""A note on layers of another kind than config.json says, such as attention instead of Mamba or a convolution."""
+"""A note on layers of another kind than config.json says, such as attention where config.json says Mamba."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def swapped_lists_error(plan: Plan, change: NewVocabulary, why: str, destination
     if own is not None and own == change.new.tokens:
         hint = f"The tokeniser of {name} has the same tokens: leave --vocab out."
     elif own is not None and own != change.source.tokens:
-        hint = _neither(first, second, f"the tokeniser of {name} has other tokens")
+        hint = _neither(first, second, f"the tokeniser of {name} has other tokens than both")
     elif small:
         has = f"{escape(small)} has {count(rows[small], 'row')} in {name}"
         hint = _neither(first, second, f"{has}, but the list has {count(tokens, 'token')}")

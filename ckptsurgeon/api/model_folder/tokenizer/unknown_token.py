@@ -23,7 +23,7 @@ ALL = 240
 
 
 def unknown_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
-    """Yield a note if the model of a tokenizer.json needs an unknown token but has none, or uses a word for it.
+    """Yield a note if the model of a tokenizer.json needs an unknown token but has none, or has an ordinary word.
 
     There is no note on tokenisers that first turn every text into bytes: they need no unknown token.
     """
