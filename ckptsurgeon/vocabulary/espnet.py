@@ -34,7 +34,7 @@ class _ESPnet:
         if not all(isinstance(token, str) for token in tokens):
             raise ConfigError(
                 f"the token_list of {name} has tokens that are not strings.",
-                hint="Quote tokens that look like numbers.",
+                hint="Put quotation marks around tokens that YAML reads as numbers or truth values.",
             )
         return checked(name, tokens)
 

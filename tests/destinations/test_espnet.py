@@ -213,7 +213,7 @@ def test_tokens_that_look_like_numbers_are_tokens_as_espnet_reads_them() -> None
     Path("own.yaml").write_text(Path("conformer.yaml").read_text().replace("'1e5'", "1e5"))
     assert "- 1e5" in Path("own.yaml").read_text()
     assert len(cs.load_target("own.yaml").vocabulary) == 5
-    with pytest.raises(cs.ConfigError, match=r"token_list is neither .* Quote tokens that look like numbers"):
+    with pytest.raises(cs.ConfigError, match=r"token_list is neither .* Put quotation marks around tokens"):
         cs.load_target(config({"token_list": ["<blank>", 1]}))
 
 

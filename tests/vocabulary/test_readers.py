@@ -151,7 +151,7 @@ WRONG: dict[str, tuple[str, str | bytes, str]] = {
     "zero bytes": ("t.txt", b"PK\0\0\nab", "zero bytes, so it is not text"),
     "a list elsewhere": ("config.yaml", "token_list: data/tokens.txt\n", "Give that file"),
     "no token list": ("config.yaml", "encoder: conformer\n", "has no list of tokens (token_list)"),
-    "numbers as tokens": ("config.yaml", "token_list: [a, 1]\n", "Quote tokens"),
+    "numbers as tokens": ("config.yaml", "token_list: [a, 1]\n", "Put quotation marks"),
     "broken YAML": ("config.yaml", "token_list: [a", "config.yaml"),
     "broken JSON": ("vocab.json", "{", "is not valid JSON"),
     "no numbers": ("vocab.json", '{"a": "b"}', "does not map tokens to ids"),

@@ -310,8 +310,8 @@ def test_lists_are_to_be_swapped_only_if_the_first_is_the_destination_s() -> Non
     Path("third.txt").write_text("\n".join([*TOKENS[:7], "z"]) + "\n")
     assert turned("b.json:a.json") == "Put the source's list first: --vocab a.json:b.json."
     assert turned("third.txt:a.json") == (
-        "third.txt is not the destination's list either (the tokeniser of b has other tokens): give the destination's list: "
-        "--vocab a.json:DST_TOKENS."
+        "third.txt is not the destination's list either (the tokeniser of b has other tokens than both): give the "
+        "destination's list: --vocab a.json:DST_TOKENS."
     )
     assert turned("third.txt:a.json", "a") == "The tokeniser of a has the same tokens: leave --vocab out."
     cs.transplant("a", "b", vocab="a.json:b.json", vocab_keys=["model.embed_tokens*=0", "lm_head*=0"])
