@@ -58,4 +58,4 @@ def carry_out_in_place(plan: Plan, writing: Writing) -> None:
     folder = receipt.output.rpartition("/")[0]
     record = f"{folder}/{receipt.beside[0]}" if folder else receipt.beside[0]
     next_steps = [f"ckpt verify {quoted(receipt.output)} --plan {quoted(record)}"]
-    printer.show(receipt_view(replace(receipt, notes=()), next_steps=next_steps, every=printer.verbose))
+    printer.show(receipt_view(receipt, next_steps=next_steps, every=printer.verbose))

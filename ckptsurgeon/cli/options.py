@@ -59,7 +59,10 @@ __all__ = [
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and errors as JSON to stderr.")]
 Quiet = Annotated[
-    bool, typer.Option("-q", "--quiet", help="Print no tables and no notes, only errors and data that you asked for.")
+    bool,
+    typer.Option(
+        "-q", "--quiet", help="Print no tables and no notes, only warnings, errors and data that you asked for."
+    ),
 ]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print more: every tensor, every failure.")]
 Task = Annotated[

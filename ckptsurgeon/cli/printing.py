@@ -102,14 +102,15 @@ class Printer:
         sys.stdout.flush()
 
     def notes(self, notes: Iterable[str]) -> None:
-        """Print notes to stderr, unless -q or --json was given."""
-        if self.quiet or self.json:
+        """Print notes to stderr: with -q only those that are warnings, with --json none, as the JSON has them."""
+        notes = list(notes)
+        if self.json or not notes:
             return
+        from ..analysis.check.note_kinds import is_serious
         from ..render.columns import notes_view
 
-        notes = list(notes)
-        if notes:
-            print_to(sys.stderr, notes_view(notes))
+        if shown := [note for note in notes if not self.quiet or is_serious(note)]:
+            print_to(sys.stderr, notes_view(shown))
 
     @contextmanager
     def working(self, what: str, output: str = "") -> Iterator[Any]:

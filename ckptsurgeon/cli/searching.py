@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -137,8 +136,8 @@ class Searching:
         if found.receipt is not None:
             steps = [f"ckpt verify {quoted(found.receipt.output)}"]
             left = tuple(note for note in found.receipt.notes if note not in (*self._noted, *found.notes))
-            receipt = replace(found.receipt, notes=left)
-            printer.show(receipt_view(receipt, next_steps=steps, every=printer.verbose))
+            printer.notes(left)
+            printer.show(receipt_view(found.receipt, next_steps=steps, every=printer.verbose))
 
 
 def check_soup(*, greedy: bool, given: Mapping[str, object], others: Mapping[str, object], writing: Writing) -> None:

@@ -42,6 +42,10 @@ class ProgressDisplay:
         """Show one event of a training run; ``row`` is the event as plain data."""
         if row.get("event") == "begin":
             set_run_folder(row["folder"])
+        if row.get("event") == "notes":
+            self._sink.notes(row["notes"])
+            self.noted += tuple(row["notes"])
+            return
         if self._sink.quiet or self._sink.json:
             return
         from ..render.train import checks_view, dev_line, filled_line
@@ -53,9 +57,6 @@ class ProgressDisplay:
             self.shown.add("before")
         elif event == "begin":
             self._steps = row["steps"]
-        elif event == "notes":
-            self._sink.notes(row["notes"])
-            self.noted += tuple(row["notes"])
         elif event == "control":
             self._control(row)
         elif event == "progress":

@@ -238,7 +238,6 @@ class Writing:
         shown = self._show(plan)
         self.printer.notes(note for note in receipt.notes if note not in shown)
         next_steps = [f"ckpt verify {quoted(receipt.output)}"]
-        receipt = replace(receipt, notes=())
         self.printer.show(receipt_view(receipt, next_steps=next_steps, every=self.printer.verbose))
 
     def _show(self, plan: Plan) -> tuple[str, ...]:
@@ -293,9 +292,9 @@ def show_plan(printer: Printer, plan: Plan, notes: Sequence[str]) -> None:
     """Show a plan: its notes, its table and, with -v, every step."""
     from ..render.plan import plan_lines, plan_view
 
+    printer.notes(notes)
     if printer.quiet:
         return
-    printer.notes(notes)
     if printer.verbose:
         printer.lines([*plan_lines(plan), ""])
     printer.show(plan_view(plan))

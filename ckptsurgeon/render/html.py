@@ -170,6 +170,7 @@ def _plan(found: Plan) -> Views:
 def _receipt(found: Receipt) -> Views:
     from .verification import counts_line, receipt_view
 
+    yield from _notes(found.notes)
     yield counts_line(found)
     yield receipt_view(found)
 

@@ -25,7 +25,7 @@ def patch_view(patch: Patch, what: str, *, next_steps: Sequence[str] = ()) -> Re
         f"  {human_bytes(patch.nbytes)}, {part} of the {human_bytes(patch.new_nbytes)} of new files", "not bold"
     )
     line.append(f"  {patch.elapsed_s:.1f} s" if patch.elapsed_s else "", "not bold")
-    return Group(*_contents(patch), Hanging(Text(f"  {what} "), line), *_notes(patch), *next_view(next_steps))
+    return Group(*_contents(patch), Hanging(Text(f"  {what} "), line), *next_view(next_steps))
 
 
 def applied_view(patch: Patch, output: str, *, next_steps: Sequence[str] = ()) -> RenderableType:
@@ -39,11 +39,7 @@ def applied_view(patch: Patch, output: str, *, next_steps: Sequence[str] = ()) -
             "checkpoint that it was made from"
         )
     same = Hanging(Text("  bytes "), Text(equal))
-    return Group(*_contents(patch), Hanging(Text("  wrote "), line), same, *_notes(patch), *next_view(next_steps))
-
-
-def _notes(patch: Patch) -> list[RenderableType]:
-    return [Hanging(Text("  note  ", "yellow"), escape(note, 1000)) for note in patch.notes]
+    return Group(*_contents(patch), Hanging(Text("  wrote "), line), same, *next_view(next_steps))
 
 
 def _contents(patch: Patch) -> list[RenderableType]:

@@ -32,10 +32,9 @@ def receipt_view(receipt: Receipt, *, next_steps: Sequence[str] = (), every: boo
     """
     line = Text(escape(receipt.output), style="bold")
     line.append(f"  {human_bytes(receipt.nbytes_written)}  {receipt.elapsed_s:.1f} s{_rate(receipt)}", "not bold")
-    notes = [Hanging(Text("  note  ", "yellow"), escape(note, 1000)) for note in receipt.notes]
     beside = [Hanging(Text("  with  "), listing(receipt.beside, 12, where=""))] if receipt.beside else []
     errors = [*_fits(receipt.fits, every), *_rounded(receipt.rounded, every)]
-    return Group(*errors, Hanging(Text("  wrote "), line), *beside, *notes, *next_view(next_steps))
+    return Group(*errors, Hanging(Text("  wrote "), line), *beside, *next_view(next_steps))
 
 
 def _fits(fits: Sequence[FactorFit], every: bool) -> list[RenderableType]:

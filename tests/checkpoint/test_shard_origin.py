@@ -71,6 +71,15 @@ def test_inspect_warns(mixed: str, ckpt: Any) -> None:
     assert "warning: " + SECOND in " ".join(ckpt("inspect", mixed).err.split())
 
 
+def test_quiet_keeps_warnings_and_hides_other_notes(mixed: str, ckpt: Any) -> None:
+    Path(mixed, "model-00009-of-00009.safetensors").write_bytes(Path(mixed, SECOND).read_bytes())
+    loud, quiet = ckpt("inspect", mixed), ckpt("inspect", mixed, "-q")
+    assert "note: " in loud.err
+    assert quiet.out == ""
+    assert quiet.err.startswith("warning: " + SECOND)
+    assert "note: " not in quiet.err
+
+
 def test_outputs_as_they_were_written_have_no_note() -> None:
     assert not said(str(written("whole", 0)))
     assert not said(f"{written('single', 0)}/{SECOND}")

@@ -84,7 +84,7 @@ def run(
     from ...render.verification import counts_line, receipt_view
 
     printer.notes(receipt.notes)
-    receipt, next_steps = replace(receipt, notes=()), [f"ckpt verify {quoted(receipt.output)}"]
+    next_steps = [f"ckpt verify {quoted(receipt.output)}"]
     printer.show(counts_line(receipt), receipt_view(receipt, next_steps=next_steps))
 
 

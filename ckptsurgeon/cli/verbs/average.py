@@ -176,4 +176,5 @@ def _write_windows(
     from ...render.verification import receipt_view
 
     for receipt in receipts:
+        writing.printer.notes(receipt.notes)
         writing.printer.show(receipt_view(receipt, every=writing.printer.verbose))

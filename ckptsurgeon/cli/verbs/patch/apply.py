@@ -49,4 +49,5 @@ def run(
         made = apply_patch(old, patches, output, force=force, wait=wait, progress=progress)
     if not printer.answer(made):
         check = f"ckpt verify {quoted(shown(output))} --patch {quoted(shown(patches[-1]))}"
+        printer.notes(made.notes)
         printer.show(applied_view(made, output, next_steps=[check]))

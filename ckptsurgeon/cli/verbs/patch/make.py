@@ -77,6 +77,7 @@ def run(
             progress=progress,
         )
     if not printer.answer(made):
+        printer.notes(made.notes)
         printer.show(
             patch_view(made, "wrote", next_steps=[f"ckpt patch apply {quoted(shown(old))} {quoted(output)} -o OUT"])
         )

@@ -33,4 +33,5 @@ def run(
 
     found = read_patch(patch)
     if not printer.answer(found):
+        printer.notes(found.notes)
         printer.show(patch_view(found, "patch"))
