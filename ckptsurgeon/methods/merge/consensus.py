@@ -78,7 +78,7 @@ def consensus(
 def tall_mask(
     tensors: Tensors, *, task: Annotated[int, Between(1)], tall_lambda: Annotated[float, Between(0)] = 0.6
 ) -> Merging:
-    """Return an approximation of model ``task``: the base plus the sum of all changes, where they matter to the model.
+    """Return the base plus the sum of all changes, where they matter to model ``task``: this approximates the model.
 
     Models are counted from 1, in the order given. An element matters to the model if its change there is larger than
     ``tall_lambda`` times what the other models add.
