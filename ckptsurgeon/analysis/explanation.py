@@ -52,7 +52,7 @@ class Alternatives(Brief):
     near: tuple[Candidate, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the alternatives as plain data."""
+        """Return the tensors, rules and policies that were possible but not used, as plain data."""
         return {
             "sources": [one.to_json() for one in self.sources],
             "excluded": [one.to_json() for one in self.excluded],

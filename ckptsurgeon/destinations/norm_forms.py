@@ -1,4 +1,4 @@
-"""Finds out how the norms of a network compute, by trying each of them on one vector."""
+"""Finds out what each norm of a network computes (weight or 1 + weight, say), by trying it on one vector."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class ResizableModel(Resizable):
         return {**self._defaults(), **given}
 
     def main_name(self, path: str) -> str:
-        """Return the name itself: a field of a section ``model:`` has only one name."""
+        """Return ``path`` itself: a field of a section ``model:`` has no second name."""
         return path
 
     def main_name_in(self, model_type: str, name: str) -> str:

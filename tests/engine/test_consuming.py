@@ -343,7 +343,7 @@ def test_small_tensors_are_kept_and_no_hole_is_read() -> None:
 def test_a_file_that_only_has_the_name_is_an_error(wrong: bytes) -> None:
     Path("src/model-00001-of-00005.safetensors").unlink()
     Path("src/model-00001-of-00005.safetensors.consumed").write_bytes(wrong)
-    with pytest.raises(cs.FormatError, match="does not describe a consumed shard"):
+    with pytest.raises(cs.FormatError, match="does not describe the shard that --consume deleted"):
         cs.inspect("src")
 
 

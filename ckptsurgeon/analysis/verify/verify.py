@@ -37,9 +37,9 @@ Kind = tuple[str, tuple[int, ...]]
 def relabelled_notes(check: Check, keys: Iterable[str]) -> Iterator[Note]:
     """Yield a note for each tensor that was drawn according to the recipe, but equals a tensor of a local source.
 
-    Only tensors in ``keys`` are checked. Tensors with the same value everywhere are skipped, because every model has
-    tensors of zeros and ones. Tensors are compared by digests, of their first bytes and then of all bytes, so the cost
-    is linear in their number.
+    Only tensors in ``keys`` are checked. Constant tensors are skipped, because every model has tensors of zeros
+    and ones. Tensors are compared by digests, of their first bytes and then of all bytes, so the cost is linear in
+    their number.
     """
     drawn = [key for key in keys if check.expected.tensors[key].source is None]
     kinds = {_kind(check.output[key]) for key in drawn}

@@ -61,7 +61,7 @@ def _decoded(checkpoint: Checkpoint, coded: QuantisedTensor, settings: StatedSet
         is_copied = not (coded.codes and checkpoint[coded.codes].opaque)
         is_missing = isinstance(error, MissingPartError)
         advice = "dequantise the model with the package that quantised it"
-        advice = f"Take it from the quantised model, or {advice}" if is_missing else f"D{advice[1:]}"
+        advice = f"Copy it from the quantised model, or {advice}" if is_missing else f"D{advice[1:]}"
         raise PlanError(
             f"the tensor {escape(coded.name)} of {escape(checkpoint.path)} is quantised ({escape(coded.method)}) "
             f"and cannot be decoded: {escape(str(error))}.",

@@ -75,7 +75,9 @@ def _not_compared(step: Step) -> str:
     if step.coded is not None:
         return "this tensor is a part of a quantised weight (--encoding dequantize merges the decoded weights)"
     if step.policy:
-        return f"the shapes or vocabularies of the models differ (--on-mismatch or --vocab: {step.policy})"
+        return (
+            f"the shapes or vocabularies of the models differ (made to fit by --on-mismatch or --vocab: {step.policy})"
+        )
     if not step.merge.base:
         return f"the method {step.merge.method} has no base, so the models have no changes to compare"
     return ""

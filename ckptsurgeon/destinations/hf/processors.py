@@ -60,7 +60,7 @@ def processor_files(
     if why:
         return tuple(made), [f"no tokeniser is written for transformers: {escape(named)} {why}"]
     notes = _with_blank(written, tokens) if "pad_token_id" not in document.model else []
-    said = [f"{other}: a tokeniser for {escape(named)} is written in its place"] if other else []
+    said = [f"{other}: instead, a tokeniser for {escape(named)} is written"] if other else []
     return (*made, *_tokenizer(tokens)), [*said, *notes]
 
 

@@ -60,7 +60,7 @@ def check_sizes(values: Any, what: str) -> None:
 
 
 def check_elements(shape: tuple[int, ...]) -> None:
-    """Raise FormatError if the product of the sizes in a shape, except zeros, does not fit in an int64."""
+    """Raise FormatError if the product of the sizes in a shape that are not 0 does not fit in an int64."""
     if prod(size for size in shape if size) > limits.ELEMENTS:
         raise FormatError(f"a tensor of shape {shape} has too many elements.", rule="tensor size")
 

@@ -115,7 +115,10 @@ class MachineState:
         )
 
     def _too_many_calls(self) -> UnsafeError:
-        return UnsafeError(f"the pickle rebuilds more values than the limit of {self.most_calls}.", rule="pickle calls")
+        return UnsafeError(
+            f"the pickle calls functions that make values more often than the limit of {self.most_calls} times.",
+            rule="pickle calls",
+        )
 
     # Operands of instructions.
 

@@ -49,7 +49,7 @@ def _layers(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
 
 
 def _modules(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
-    """Yield the tensors that a module lacks, although other modules of its group (``alike`` or ``some``) have them."""
+    """Yield the keys that a module lacks but others of its group have; a family's groups are ``alike`` and ``some``."""
     if not family.alike:
         return
     left = {ours for group in family.some for ours in group}

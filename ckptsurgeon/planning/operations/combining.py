@@ -37,7 +37,7 @@ def combined(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
 def _mean(
     operation: Operation, info: TensorInfo, dim: int, group: Sequence[int], weights: Sequence[float]
 ) -> TensorInfo:
-    """Return the mean of some elements along a dimension, rounded once to the dtype of the tensor."""
+    """Return the weighted mean of the elements ``group`` along ``dim``, rounded once to the dtype of the tensor."""
     parts = [cut(info, dim, at, 1) for at in group]
     if len(parts) == 1:
         return parts[0]

@@ -155,7 +155,8 @@ class ConsumedFile(LocalFile):
         except (LookupError, TypeError, ValueError, FormatError) as error:
             self.close()
             raise FormatError(
-                f"{escape(uri + CONSUMED)} does not describe a consumed shard.", rule="consumed"
+                f"{escape(uri + CONSUMED)} is damaged: it does not describe the shard that --consume deleted.",
+                rule="consumed",
             ) from error
         self.path, self.name = path, os.path.basename(path)
         self.size, self.mtime_ns, self.unwritten = self.shard.size, self.shard.mtime_ns, ()

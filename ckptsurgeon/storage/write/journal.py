@@ -98,7 +98,7 @@ class UnfinishedOutput(NamedTuple):
 
 
 def unfinished_output(path: str) -> UnfinishedOutput | None:
-    """Return the unfinished output that an earlier run left for ``path``; None if no run has left a finished file.
+    """Return the unfinished output that an earlier run left for ``path``; None if there is none with a finished part.
 
     On file systems without locks there may be several; then the one with the most finished parts is returned.
     """

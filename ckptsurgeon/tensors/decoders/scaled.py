@@ -32,10 +32,10 @@ SCALES = (
 
 
 class _Scaled:
-    """The decoder of codes that are numbers.
+    """The decoder of codes that are numbers, not indices of a table: weight = (code - zero point) * scale.
 
     ``Decoded.facts`` has ``step0``, ``step1`` and so on: how many elements along each dimension share a scale. If it
-    also has ``times``, the product is multiplied by this number. The stored tensors are the codes, the scale and
+    also has ``times``, the weight is multiplied by this number. The stored tensors are the codes, the scale and
     perhaps a zero point, all with as many dimensions as the weight.
     """
 

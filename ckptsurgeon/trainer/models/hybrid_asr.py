@@ -183,7 +183,9 @@ class _HybridASRModel:
 
 def _count_tokens(text: str | None) -> int:
     if text is None:
-        raise ConfigError("hybrid_asr needs a token list.", hint="Write tokens: FILE (one token a line, blank first).")
+        raise ConfigError(
+            "hybrid_asr needs a token list.", hint="Write tokens: FILE (one token a line, the blank in the first)."
+        )
     tokens = [line for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if line]
     twice = {token for token in tokens if tokens.count(token) > 1} if len(set(tokens)) < len(tokens) else set()
     if twice:

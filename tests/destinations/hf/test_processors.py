@@ -143,7 +143,7 @@ def test_a_tokeniser_of_other_tokens_is_replaced_by_one_of_those_that_are_traine
     assert content(spec, "tokenizer_config.json")["pad_token"] == "<pad>"
     (note,) = [note for note in spec.notes if "vocab.json in the folder" in note]
     assert f"has 'x' at row {len(TOKENS)}, and tokens.txt has no such row" in note
-    assert note.endswith("a tokeniser for tokens.txt is written in its place")
+    assert note.endswith("instead, a tokeniser for tokens.txt is written")
 
 
 def test_another_vocabulary_beside_the_configuration_is_said() -> None:

@@ -1,4 +1,4 @@
-"""Divides tensors into blocks, each of which is one read, and computes the figures of a block."""
+"""Divides tensors into blocks, each read in one piece, and computes the statistics of each block."""
 
 from __future__ import annotations
 

@@ -162,9 +162,10 @@ class FastPathMachine(Opcodes):
         return True
 
     def _trusted(self, kind: bytes, location: bytes, hooks: bytes) -> ImportedName | None:
-        """Return the imported OrderedDict if the memo entries of a tensor have the right kinds of values, else None.
+        """Return the import of OrderedDict for a tensor's hooks, if the memo has what every tensor has; else None.
 
-        The arguments are the instructions that read these entries from the memo.
+        Every tensor has a storage class, a location (a string) and hooks (an OrderedDict). The arguments are the
+        instructions that fetch the three from the memo.
         """
         word, storage = self.memo.get(kind[1]), self.memo.get(kind[3])
         where, ordered = self.memo.get(location[1]), self.memo.get(hooks[1])

@@ -94,9 +94,10 @@ def _contradictions(
 
 
 def _right(role: str, known: Mapping[str, Mapping[int, str]]) -> str:
-    """Return the role that the token of a field should have; "" if it is not known.
+    """Return the role that the token should have whose id is in the field of ``role``; "" if that is not known.
 
-    A decoder's start token should have the first of the roles bos, pad, eos and cls that a token of the list has.
+    This is ``role`` itself, but for a decoder's start token the first of bos, pad, eos and cls that a token of the
+    list has. ``known`` has {role: {id: token}} of the list.
     """
     if role != START:
         return role.removeprefix("forced_")

@@ -50,7 +50,7 @@ def on_host(array: Array) -> Array:
 
 
 def like(array: Array, values: Array, at: Slice) -> Array:
-    """Return the numpy array ``values`` in the dtype of ``array`` and on its device."""
+    """Return the numpy array ``values`` in the dtype of ``array`` and on its device, with the library in ``at``."""
     if isinstance(array, np.ndarray):
         return values.astype(array.dtype)
     moved: Array = at.xp.asarray(values, dtype=array.dtype, device=array.device)

@@ -92,7 +92,7 @@ class TextEncoder:
 
     @property
     def _own(self) -> list[str]:
-        """The names of the family without prefix; only the second encoder of a pipeline has a projection."""
+        """The names of the encoder's tensors without prefix; in a pipeline, only the second has a text projection."""
         return [name for name in TEXT if name != _PROJECTION or self.ours == _SECOND]
 
 
