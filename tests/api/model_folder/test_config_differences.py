@@ -438,6 +438,8 @@ METASPACE = {"type": "Metaspace", "replacement": "▁"}
         ({"pre_tokenizer": METASPACE, "normalizer": None},
          {"pre_tokenizer": None, "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}]}},
          ""),  # two versions of one tokeniser
+        ({"normalizer": {"type": "NFKC"}}, {"normalizer": None}, "normalizer is {'type': 'NFKC'} in a, null in b"),
+        ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}]}}, {"normalizer": {"type": "NFC"}}, ""),
     ],
 )  # fmt: skip
 def test_texts_that_two_tokenizer_json_cut_otherwise_are_said(
@@ -450,6 +452,22 @@ def test_texts_that_two_tokenizer_json_cut_otherwise_are_said(
     assert said == (
         [f"the tokenisers normalise texts differently, according to tokenizer.json: {note}"] if note else []
     )
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "lora_extract"])
+def test_a_step_that_splits_texts_in_one_model_only_is_said(verb: str) -> None:
+    digits = {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTES]}
+    for name, steps in (("b", BYTES), ("a", digits)):
+        whole = {
+            "added_tokens": [],
+            "pre_tokenizer": steps,
+            "model": {"type": "WordLevel", "vocab": {"<unk>": 0, "x": 1}},
+        }
+        Path(model(name), "tokenizer.json").write_text(json.dumps(whole))
+    said = [one for one in VERBS[verb]("b", "a").notes if "texts" in one]
+    assert said[0].startswith(
+        "the tokenisers split texts differently, according to tokenizer.json: pre_tokenizer.type is 'Sequence' in a, "
+    ) or said[0].endswith("pre_tokenizer.type is 'ByteLevel' in b, 'Sequence' in a")
 
 
 def around(*tokens: str) -> dict[str, Any]:

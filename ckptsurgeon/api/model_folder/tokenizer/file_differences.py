@@ -11,7 +11,7 @@ from ....storage.read.uri import read_small, scheme_of
 from ....util.text import brief_repr, escape, listing
 from ..documents import CHAT, TOKENIZER
 from ..folder import LARGEST, ModelFolder
-from .text_differences import FIELDS
+from .text_differences import FIELDS, first_difference
 from .tokenizer_files import WHOLE
 
 __all__ = ["tokenizer_differences"]
@@ -48,11 +48,11 @@ def tokenizer_differences(
     here, there = one.tokenizer_head, other.tokenizer_head
     is_alike = one.has_tokens_of(other)
     for section, words in SECTIONS.items() if here and there else ():
-        if not (words and any(words in note for note in told)):
+        if not any((words and words in note) or f"{WHOLE}: {section}" in note for note in told):
             mine, theirs = _by_token(here.get(section)), _by_token(there.get(section))
             if section == ADDED and not is_alike:
                 mine, theirs = _shared(mine, theirs), _shared(theirs, mine)
-            yield from _told(WHOLE, _first_difference(section, mine, theirs), first, second)
+            yield from _told(WHOLE, first_difference(section, mine, theirs), first, second)
     if TOKENIZER in _names(one) & _names(other):
         yield from _on_fields(_fields(one), _fields(other), first, second)
     yield from _only_template(first, one, second, other)
@@ -75,7 +75,7 @@ def _on_fields(one: Mapping[str, Any], other: Mapping[str, Any], first: str, sec
 
     It has both values of the first field that differs, and the names of the other fields.
     """
-    for said in _told(TOKENIZER, _first_difference("", one, other), first, second):
+    for said in _told(TOKENIZER, first_difference("", one, other), first, second):
         more = [name for name in dict.fromkeys((*one, *other)) if one.get(name) != other.get(name)][1:]
         named = listing([name[:LONGEST] for name in more], 3, where="")
         yield f"{said}; {named} {'differs' if len(more) == 1 else 'differ'}, too" if more else said
@@ -114,19 +114,6 @@ def _shared(one: Any, other: Any) -> Any:
         return one
     rows = {token: row for token, row in one.items() if token in other}
     return {token: {field: value for field, value in row.items() if field != "id"} for token, row in rows.items()}
-
-
-def _first_difference(path: str, one: Any, other: Any) -> tuple[str, Any, Any] | None:
-    """Return the path of the first difference between two values of JSON, and the two values there; None if equal."""
-    if one == other:
-        return None
-    if isinstance(one, list) and isinstance(other, list):
-        one, other = dict(enumerate(one)), dict(enumerate(other))
-    if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
-        return path, one, other
-    keys = dict.fromkeys((*one, *other))
-    found = (_first_difference(f"{path}.{key}", one.get(key), other.get(key)) for key in keys)
-    return next((difference for difference in found if difference is not None), (path, len(one), len(other)))
 
 
 def _said(value: Any) -> str:

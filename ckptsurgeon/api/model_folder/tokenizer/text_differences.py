@@ -19,7 +19,7 @@ from .spelling import spelling_of, steps_in, types_in
 from .text_settings import OF_ENCODERS
 from .tokenizer_files import WHOLE, brief_token
 
-__all__ = ["normalising_steps", "text_notes"]
+__all__ = ["FIELDS", "first_difference", "normalising_steps", "text_notes"]
 
 FIELDS = (
     "add_prefix_space", "do_basic_tokenize", "do_lower_case", "keep_accents", "remove_space", "split_by_punct",
@@ -30,6 +30,10 @@ SAID_BY = {"lowercase": "do_lower_case", "add_prefix_space": "add_prefix_space"}
 """{setting in tokenizer.json (see ``normalising_steps``): the same setting in tokenizer_config.json}"""
 OPTIONS = ("byte_fallback", "dropout", "ignore_merges")
 """Settings on bytes and merges in tokenizer.json. A missing setting is equal to false, 0 and null."""
+SECTIONS = {"normalizer": "normalise texts", "pre_tokenizer": "split texts"}
+"""{section of tokenizer.json: what tokenisers do differently if it differs}"""
+MARKING = frozenset(("Metaspace", "Prepend", "Replace"))
+"""Types of steps in these sections that write a space as a mark, such as ▁."""
 AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
 """The prefix and suffix in tokenizer.json for parts of words. A missing one is equal to an empty string and null."""
 LONGEST = 60
@@ -47,7 +51,10 @@ def text_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) ->
     yield from _note(TOKENIZER, differing, (other, there), (name, here))
     there, here = normalising_steps(theirs), normalising_steps(ours)
     steps = [step for step in here if step in there and here[step] != there[step]]
-    yield from _note(WHOLE, [one for one in steps if SAID_BY.get(one) not in differing], (other, there), (name, here))
+    said = list(_note(WHOLE, [one for one in steps if SAID_BY.get(one) not in differing], (other, there), (name, here)))
+    yield from said
+    if not (said or differing):
+        yield from _section_notes(other, theirs, name, ours)
     around = _added_around(theirs), _added_around(ours)
     if None not in around and around[0] != around[1]:
         told = ", ".join(
@@ -56,6 +63,56 @@ def text_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) ->
         yield f"the tokenisers add different special tokens to a text, according to {WHOLE}: {told}"
     yield from _model_notes(other, theirs, name, ours)
     yield from _template_notes(other, theirs, name, ours)
+
+
+def _section_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -> Iterator[str]:
+    """Yield a note on the first difference in each section of two tokenizer.json that changes or splits texts.
+
+    ``other`` is the name of the model in the folder ``theirs``, and ``name`` that of the model in ``ours``. There is no
+    note if a tokeniser writes spaces as a mark: versions of transformers store this in different sections.
+    """
+    there, here = theirs.tokenizer_head, ours.tokenizer_head
+    if not (there and here) or any(
+        MARKING.intersection(types_in(one.get(at))) for one in (there, here) for at in SECTIONS
+    ):
+        return
+    for section, what in SECTIONS.items():
+        if found := _step_difference(section, there.get(section), here.get(section)):
+            told = [(model, {found[0]: value}) for model, value in zip((other, name), found[1:], strict=True)]
+            yield from _note(WHOLE, [found[0]], *told, what=what)
+
+
+def _step_difference(section: str, one: Any, other: Any) -> tuple[str, Any, Any] | None:
+    """Return the path of the first difference between the steps of a section, and both values; None if there is none.
+
+    A field that one of two equal steps lacks is not compared: it has a default value.
+    """
+    steps = list(steps_in(one)), list(steps_in(other))
+    if [step.get("type") for step in steps[0]] != [step.get("type") for step in steps[1]]:
+        return first_difference(section, one, other)
+    fields = ((field, *pair) for pair in zip(*steps, strict=True) for field in pair[0] if field in pair[1])
+    found = (
+        (f"{section}.{field}", mine[field], theirs[field])
+        for field, mine, theirs in fields
+        if mine[field] != theirs[field]
+    )
+    return next(found, None)
+
+
+def first_difference(path: str, one: Any, other: Any) -> tuple[str, Any, Any] | None:
+    """Return the path of the first difference between two values of JSON, and the two values there; None if equal.
+
+    ``path`` is the path of the two values themselves; in a path, keys and indices follow dots.
+    """
+    if one == other:
+        return None
+    if isinstance(one, list) and isinstance(other, list):
+        one, other = dict(enumerate(one)), dict(enumerate(other))
+    if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
+        return path, one, other
+    keys = dict.fromkeys((*one, *other))
+    found = (first_difference(f"{path}.{key}", one.get(key), other.get(key)) for key in keys)
+    return next((difference for difference in found if difference is not None), (path, len(one), len(other)))
 
 
 def _added_around(folder: ModelFolder) -> str | None:

@@ -47,6 +47,8 @@ def put(*path: str | int, value: Any) -> Callable[[Any], None]:
 
 
 ACCORDING = "the tokenisers differ, according to tokenizer.json: "
+NORMALISE = "the tokenisers normalise texts differently, according to tokenizer.json: "
+SPLIT = "the tokenisers split texts differently, according to tokenizer.json: "
 CHANGES: list[tuple[Callable[[Any], None], str]] = [
     (
         lambda one: one["model"]["merges"].reverse(),
@@ -60,12 +62,12 @@ CHANGES: list[tuple[Callable[[Any], None], str]] = [
     (put("model", "vocab", value={**TOKENIZER["model"]["vocab"], "a": 4, "b": 3}),
      "the tokenisers differ: row 3 is 'a' in a and 'b' in b"),
     (put("added_tokens", 2, "special", value=False), f"{ACCORDING}added_tokens.</s>.special is true in a, false in b"),
-    (put("normalizer", "type", value="NFKC"), f"{ACCORDING}normalizer.type is 'NFC' in a, 'NFKC' in b"),
+    (put("normalizer", "type", value="NFKC"), f"{NORMALISE}normalizer.type is 'NFC' in a, 'NFKC' in b"),
     (put("pre_tokenizer", "add_prefix_space", value=True),
-     "the tokenisers normalise texts differently, according to tokenizer.json: add_prefix_space is false in a, true "
-     "in b"),
+     f"{NORMALISE}add_prefix_space is false in a, true in b"),
     (put("pre_tokenizer", "type", value="Whitespace"),
-     f"{ACCORDING}pre_tokenizer.type is 'ByteLevel' in a, 'Whitespace' in b"),
+     f"{SPLIT}pre_tokenizer.type is 'ByteLevel' in a, 'Whitespace' in b"),
+    (put("pre_tokenizer", "use_regex", value=False), f"{ACCORDING}pre_tokenizer.use_regex is null in a, false in b"),
     (put("decoder", value=None), f"{ACCORDING}decoder is {{'type': 'ByteLevel'}} in a, null in b"),
     (put("truncation", value={"max_length": 4}), f"{ACCORDING}truncation is null in a, {{'max_length': 4}} in b"),
 ]  # fmt: skip
