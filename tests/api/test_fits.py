@@ -580,3 +580,18 @@ def test_a_checkpoint_that_does_not_fit_imports_transformers_only_once(
     monkeypatch.setattr(ignored_keys_module, "_patterns", lambda name: pytest.fail("the class is imported again"))
     monkeypatch.setattr(kind, "_built", lambda *given: pytest.fail("the class is built again"))
     assert cs.fits("old.safetensors", "bert/config.json").to_json() == first.to_json()
+
+
+def test_a_quant_state_of_bitsandbytes_fits_at_any_length() -> None:
+    """It is JSON as bytes, whose length depends on the digits of its numbers."""
+    for name, offset in (("a", 0.5), ("b", 0.0321)):
+        state = json.dumps({"blocksize": 64, "nested_offset": offset, "shape": [8, 8], "quant_type": "nf4"})
+        parts = {
+            "": torch.zeros(32, 1, dtype=torch.uint8), ".absmax": torch.ones(1), ".quant_map": torch.zeros(16),
+            ".quant_state.bitsandbytes__nf4": torch.frombuffer(bytearray(state.encode()), dtype=torch.uint8),
+        }  # fmt: skip
+        save_file({f"l.weight{end}": part for end, part in parts.items()}, f"{name}.safetensors")
+    assert cs.fits("a.safetensors", "b.safetensors").fits
+    short = {**load_file("a.safetensors"), "l.weight.absmax": torch.ones(2)}
+    save_file(short, "c.safetensors")
+    assert [pair.key for pair in cs.fits("c.safetensors", "b.safetensors").mismatched] == ["l.weight.absmax"]

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from ...formats.pickle.values import ARRAY
 from ...planning.target import TargetSpec
 from ...tensors.dtypes import DTYPES
+from ...tensors.encodings.bitsandbytes import STATE
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, natural_key, number_in
 from ..compare.results import Pair
@@ -75,11 +76,14 @@ def _counters(wanted: Collection[str]) -> Iterator[str]:
 
 
 def _loads(pair: Pair) -> bool:
-    """Return whether torch loads a pair's first tensor into the second: the shapes are equal, or (1,) and ().
+    """Return whether a pair's first tensor loads into the second: the shapes are equal, or (1,) and ().
 
-    ``Module._load_from_state_dict`` in torch/nn/modules/module.py loads (1,) into () for files of torch 0.3.
+    ``Module._load_from_state_dict`` in torch/nn/modules/module.py loads (1,) into () for files of torch 0.3. The
+    ``quant_state`` of bitsandbytes is JSON as bytes, of any length, which transformers reads.
     """
-    return pair.first.shape == pair.second.shape or (pair.second.shape == () and pair.first.shape == (1,))
+    shapes = pair.first.shape, pair.second.shape
+    is_text = STATE in pair.key and len(shapes[0]) == len(shapes[1]) == 1
+    return is_text or shapes[0] == shapes[1] or shapes == ((1,), ())
 
 
 def _why_not_copied(pair: Pair) -> str:

@@ -301,7 +301,9 @@ def _said_apart(theirs: Mapping[str, Any], ours: Mapping[str, Any], field: str) 
 
 
 def _said_of_rope(value: Any) -> str:
-    return UNSAID if value is None else value_text(None if value == {"rope_type": "default"} else value)
+    if value == {"rope_type": "default"}:  # so are those of a config.json with rope_scaling: null
+        return "without scaling"
+    return UNSAID if value is None else value_text(value)
 
 
 def _meant(value: Any) -> Any:

@@ -135,7 +135,7 @@ def test_a_configuration_that_cannot_be_compared_is_said(verb: str) -> None:
         ({"rms_norm_eps": 1e-5}, "rms_norm_eps is 1e-05 in a, 1e-06 in b"),
         ({"model_type": "mistral"}, "model_type is mistral in a, llama in b"),
         ({"rope_scaling": {"type": "linear", "factor": 4.0}},
-         "rope_scaling is {'factor': 4.0, 'rope_type': 'linear'} in a, null in b"),
+         "rope_scaling is {'factor': 4.0, 'rope_type': 'linear'} in a, without scaling in b"),
         ({"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
          "rope_theta is 500000.0 in a, 10000.0 in b"),
         ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is not set in b, 50.0 in a"),
