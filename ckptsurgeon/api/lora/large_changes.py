@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["LARGER", "large_change_notes"]
 
 MODULES, FEWEST = 16, 2
-"""At most how many modules of each adapter are sampled, and the fewest with too large changes for a note."""
+"""At most how many modules of each adapter are sampled, and the fewest with too large changes for a note, if it has so
+many: the weight of a single module may be small on purpose."""
 LARGEST = 10.0
 """The largest plausible change of a weight, as a multiple of the weight; training changes weights by some per cent."""
 LARGER = "times as large as the weights of the base: perhaps the adapter's alpha or its weight in the merge is wrong"
@@ -45,7 +46,7 @@ def large_change_notes(plan: Plan, opened: Sequence[Checkpoint]) -> Iterator[str
                 if (times := _times(opened[0], opened[number], step, term, factors)) is not None:
                     found[step.key] = times
         large = {key: times for key, times in found.items() if times > LARGEST}
-        if len(large) >= FEWEST and 2 * len(large) > len(found):
+        if len(large) >= min(FEWEST, len(found)) and 2 * len(large) > len(found):
             times = sorted(large.values())[len(large) // 2]
             yield (
                 f"in {len(large)} of {len(found)} compared weights, the changes by "

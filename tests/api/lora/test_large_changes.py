@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 
@@ -84,9 +84,19 @@ def test_dora_is_not() -> None:
     assert not noted(adapter(16384, dora=True))
 
 
-def test_one_module_is_not() -> None:
+@pytest.mark.parametrize("alpha", [8, 16384])
+def test_the_only_module_is_noted_if_its_change_is_too_large(alpha: float) -> None:
     base()
-    assert not noted(adapter(16384, layers=1))
+    assert bool(noted(adapter(alpha, layers=1))) == (alpha > 8)
+
+
+def test_one_of_several_modules_is_not() -> None:
+    base()
+    path = Path(adapter(8), "adapter_model.safetensors")
+    factors = load_file(path)
+    one = next(key for key in factors if "lora_B" in key)
+    save_file({**factors, one: factors[one] * 2000}, path)
+    assert not noted("adapter")
 
 
 def test_a_base_of_zeros_is_not() -> None:
