@@ -10,6 +10,7 @@ from typing import Any
 from ...planning.mixed_layers import stored_sources
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import MERGES
+from ...util.differing_values import UNSAID, texts_apart
 from ...util.text import escape, value_text
 from ...vocabulary.id_fields import is_of_ids, is_of_inputs, is_of_others
 from .alignment import generation_settings
@@ -41,9 +42,6 @@ WINDOWED = ("sliding_window", "max_window_layers")
 ROTARY = re.compile(r"rope|rotary|theta|freq")
 """Matches names of fields that transformers 5 moved into ``rope_parameters``."""
 END, START = "eos_token_id", "decoder_start_token_id"
-UNSAID = "not set"
-LONGEST = 60
-"""The largest number of characters of a value, or of two lists, that a note shows in full."""
 MANY = 256
 """Lists with more values than this are not compared."""
 MOST = 12
@@ -286,18 +284,10 @@ def _said_in(config: Mapping[str, Any], field: str) -> str:
 
 
 def _said_apart(theirs: Mapping[str, Any], ours: Mapping[str, Any], field: str) -> tuple[str, str]:
-    """Return a field's two values as text; for long lists, the first elements that differ, and how many more differ."""
-    one, here = theirs.get(field), ours.get(field)
-    if not (isinstance(one, list) and isinstance(here, list) and len(repr((one, here))) > LONGEST):
-        return _said_in(theirs, field), _said_in(ours, field)
-    places = [place for place, (a, b) in enumerate(zip(one, here, strict=False)) if a != b]
-    if not places:
-        return f"a list of {len(one)} values", f"a list of {len(here)} values"
-    more = f" and {len(places) - 1} more" if places[1:] else ""
-    return (
-        f"{value_text(one[places[0]])} at [{places[0]}]{more}",
-        f"{value_text(here[places[0]])} at [{places[0]}]{more}",
-    )
+    """Return a field's two values as text; of long lists and dicts, the first entries that differ."""
+    if field in theirs and field in ours:
+        return texts_apart(theirs[field], ours[field])
+    return _said_in(theirs, field), _said_in(ours, field)
 
 
 def _said_of_rope(value: Any) -> str:
@@ -325,10 +315,11 @@ def generation_differences(other: str, theirs: ModelFolder, name: str, ours: Mod
     """
     there, here = map(generation_settings, (theirs, ours))
     fields = [one for one in dict.fromkeys((*here, *there)) if not OF_WRITING.search(one)] if there and here else []
+    differing = [field for field in fields if there.get(field) != here.get(field)]
+    values = [_said_apart(there, here, field) for field in differing]
     lines = [
-        _line(escape(field), (_said_in(there, field), escape(other)), (_said_in(here, field), escape(name)))
-        for field in fields
-        if there.get(field) != here.get(field)
+        _line(escape(field), (one, escape(other)), (two, escape(name)))
+        for field, (one, two) in zip(differing, values, strict=True)
     ]
     if len(lines) > MOST_FIELDS:
         lines[MOST_FIELDS:] = [f"and {len(lines) - MOST_FIELDS} more"]

@@ -591,13 +591,21 @@ def test_a_processor_of_transformers_5_is_compared_with_an_older_one() -> None:
     assert not inputs(cs.average(["b", "a"]))
 
 
+def test_of_long_lists_of_processors_the_first_difference_is_said() -> None:
+    model("b"), model("a", 2.0)
+    Path("b/preprocessor_config.json").write_text(json.dumps({"norm_means": [0.5] * 20}))
+    Path("a/preprocessor_config.json").write_text(json.dumps({"norm_means": [0.5] * 19 + [0.25]}))
+    assert inputs(cs.average(["b", "a"]))[0].endswith("norm_means is 0.25 at [19] in a, 0.5 at [19] in b")
+
+
 def test_another_kind_of_problem_is_said_if_both_say_one() -> None:
     (note,) = said(cs.average([model("b", problem_type="regression"), model("a", 2.0, problem_type="multi_label")]))
     assert note.endswith("problem_type is multi_label in a, regression in b")
     assert not said(cs.average(["b", model("c", 3.0)]))
 
 
-GENERATED = {"_from_model_config": True, "transformers_version": "5.0", "eos_token_id": 2, "temperature": 0.6}
+GENERATED = {"_from_model_config": True, "transformers_version": "5.0", "eos_token_id": 2, "temperature": 0.6,
+             "suppress_tokens": [*range(12), 302, 312]}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -606,9 +614,11 @@ GENERATED = {"_from_model_config": True, "transformers_version": "5.0", "eos_tok
         ({**GENERATED, "transformers_version": "4.1", "_from_model_config": False}, ""),
         ({**GENERATED, "eos_token_id": [2, 7]}, "eos_token_id is 2 in a, [2, 7] in b"),
         ({**GENERATED, "top_k": 5, "temperature": 1}, "temperature is 0.6 in a, 1 in b; top_k is not set in a, 5 in b"),
+        ({**GENERATED, "suppress_tokens": [*range(12), 300, 310]},
+         "suppress_tokens is 302 at [12] and 1 more in a, 300 at [12] and 1 more in b"),
         (None, ""),
     ],
-)
+)  # fmt: skip
 def test_diff_names_settings_of_generation_that_differ(other: dict[str, Any] | None, said: str) -> None:
     for name, settings in (("a", GENERATED), ("b", other)):
         Path(name).mkdir()

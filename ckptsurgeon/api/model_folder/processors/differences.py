@@ -10,7 +10,8 @@ from typing import Any
 from ....destinations.hf.files import PREPROCESSOR
 from ....errors import ConfigError, SourceError
 from ....storage.read.uri import scheme_of
-from ....util.text import brief_repr, escape, value_text
+from ....util.differing_values import texts_apart
+from ....util.text import escape
 from ..folder import ModelFolder
 from ..tokenizer.text_differences import text_notes
 from .sections import PROCESSOR, VIDEO
@@ -23,8 +24,6 @@ IGNORED = re.compile(
     r"^_|_(type|class)$|^(return_|use_fast|device|disable_grouping|input_data_format|data_format|chat_template$)"
 )
 """Matches names of fields that do not affect the values of inputs."""
-LONGEST = 60
-"""The largest number of characters of a value that a note shows in full."""
 MOST_FIELDS = 6
 """The largest number of fields that a note lists."""
 
@@ -36,10 +35,11 @@ def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -
     """
     for file in (*FILES, PROCESSOR):
         there, here = _fields(theirs, file), _fields(ours, file)
+        fields = [one for one in here if one in there and not IGNORED.search(one) and _differ(there[one], here[one])]
+        values = [texts_apart(there[one], here[one]) for one in fields]
         differing = [
-            f"{escape(field)} is {_said(there[field])} in {escape(other)}, {value_text(value)} in {escape(name)}"
-            for field, value in here.items()
-            if field in there and not IGNORED.search(field) and _differ(there[field], value)
+            f"{escape(field)} is {one} in {escape(other)}, {two} in {escape(name)}"
+            for field, (one, two) in zip(fields, values, strict=True)
         ]
         if len(differing) > MOST_FIELDS:
             differing[MOST_FIELDS:] = [f"and {len(differing) - MOST_FIELDS} more"]
@@ -76,9 +76,3 @@ def _fields(folder: ModelFolder, file: str) -> Mapping[str, Any]:
         parts = (found.get(part) for part in FILES[file])
         return {name: value for part in parts if isinstance(part, dict) for name, value in part.items()}
     return {}
-
-
-def _said(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return escape(value if isinstance(value, str) else brief_repr(value, LONGEST))
