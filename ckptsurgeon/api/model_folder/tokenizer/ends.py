@@ -1,4 +1,4 @@
-"""Notes on end tokens that cannot work: an id that no token has, a suppressed token, an ordinary word."""
+"""Notes on end tokens that cannot work (no token's id, a suppressed token, an ordinary word), and suppressed words."""
 
 from __future__ import annotations
 
@@ -37,6 +37,15 @@ AT_FIRST = "begin_suppress_tokens"
 TURNS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|eot|>", "<|end_of_turn|>")
 """Tokens with which chat templates end a turn (a message)."""
 BEGINS = re.compile(r"start|begin", re.IGNORECASE)
+LETTER = re.compile(r"[A-Za-z]")
+FEWEST_WORDS = 3
+"""The fewest words in Whisper's ``suppress_tokens`` that get a note; one or two may be there on purpose.
+
+Whisper's own lists have punctuation, musical notes and special tokens. None of the 82 tokens in the list for its
+multilingual vocabulary has a letter, and none of the 84 for the English one; but 53 of these 84 ids belong to words of
+the multilingual vocabulary, and 58 of the 82 to words of the English one. Digits do not count: some programs suppress
+them, so that numbers are written in words.
+"""
 
 
 def end_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
@@ -60,6 +69,7 @@ def end_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     if tokens and folder.rows >= len(tokens):
         yield from _ordinary(folder, names, places, tokens)
         yield from _suppressed_at_first(folder, names, places, tokens)
+        yield from _suppressed_words(folder, tokens)
 
 
 def _endless(folder: ModelFolder) -> Iterator[str]:
@@ -226,3 +236,21 @@ def _suppressed_at_first(
     if places[end] not in ids:
         lacks = f"lacks the end token, {brief_token(end)} ({places[end]})"
         yield f"{AT_FIRST} of {file} {lacks}: generated texts may be empty"
+
+
+def _suppressed_words(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:
+    """Yield a note if Whisper's ``suppress_tokens`` has words: its ids may be those of another vocabulary.
+
+    ``tokens`` has all tokens in the order of their ids.
+    """
+    lists = {file: _listed(object_in(folder, file).get(SUPPRESSED)) for file in (CONFIG, GENERATION)}
+    file = GENERATION if lists[GENERATION] else CONFIG
+    ids = lists[file] if folder.config.get("model_type") == "whisper" else []
+    words = [one for one in ids if type(one) is int and 0 <= one < len(tokens) and LETTER.search(tokens[one])]
+    words = [one for one in words if not SPECIAL.fullmatch(tokens[one])]
+    added = added_tokens(folder) if len(words) >= FEWEST_WORDS else set()
+    words = [one for one in words if tokens[one] not in added]
+    if len(words) >= FEWEST_WORDS:
+        named = listing([f"{one} ({brief_token(tokens[one])})" for one in words], 3, where="")
+        has = f"{SUPPRESSED} of {file} has words of the tokeniser, which no text can contain then"
+        yield f"{has}: {named}; perhaps they are ids of another vocabulary"

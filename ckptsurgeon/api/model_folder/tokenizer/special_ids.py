@@ -15,7 +15,7 @@ from ..documents import GENERATION, TOKENIZER
 from ..folder import ModelFolder
 from .roles import role_notes
 from .tokenizer_files import NAMES, SPECIAL, added_tokens, brief_token, is_ctc, local_tokens, named_tokens, object_in
-from .used_ids import used_id_notes
+from .used_ids import begins_with, forced_word_notes, used_id_notes
 
 __all__ = ["WORD", "ids_of_roles", "special_id_notes"]
 
@@ -24,7 +24,7 @@ STARTS = ("decoder_start_token", "forced_bos_token", "forced_eos_token", "no_tim
 TEXT = "text_config"
 NESTED = ("decoder", "generator", TEXT)
 """Nested configurations whose fields generation uses if the outer configuration lacks them."""
-FORCED, LANGUAGES = "forced_decoder_ids", "lang_to_id"
+LANGUAGES = "lang_to_id"
 SEPARATED = ("big_bird", "longformer")
 """Model types whose ``sep_token_id`` has a default that may not fit the tokeniser."""
 WORD = re.compile(r"[A-Za-z0-9]")
@@ -64,7 +64,7 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     yield from _padding(folder, names, tokens, places)
     yield from _forbidden(folder, tokens)
     yield from role_notes(folder, names, places)
-    yield from _forced_words(folder, tokens)
+    yield from forced_word_notes(folder, tokens)
     yield from _words_among_ends(folder, names, tokens)
     yield from _lost_end(folder, names, tokens)
     found = [one for one in ids_of_roles(folder) if _is_of_words(one, names, tokens)]
@@ -74,9 +74,10 @@ def special_id_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
     words = []
     for field, file, ids in found:
         named = names.get(field, "")
-        if (named in places or field in _without_names(folder, names)) and special.isdisjoint(
-            tokens[one] for one in ids
-        ):
+        is_checked = named in places or field in _without_names(folder, names)
+        if field == "bos_token" and not named:
+            is_checked = begins_with(folder, ids) and all(_is_word(tokens[one]) for one in ids)
+        if is_checked and special.isdisjoint(tokens[one] for one in ids):
             own = listing([f"{one} ({brief_token(tokens[one])})" for one in ids], 2, where="")
             meant = f", while {field} is {brief_token(named)} ({places[named]})" if named else ""
             words.append(f"{field}_id of {file} is {own}{meant}")
@@ -184,21 +185,6 @@ def _unlisted_languages(folder: ModelFolder, read: ModelFolder, file: str, token
     for name, number in languages.items() if isinstance(languages, dict) and read.has_all_tokens else ():
         if name not in known and type(number) is int and 0 <= number < len(tokens) and tokens[number]:
             yield LostId(f"{LANGUAGES}.{name}", number, tokens[number])
-
-
-def _forced_words(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:
-    """Yield a note if the tokens that a decoder is forced to begin with are ordinary words."""
-    for file in (CONFIG, GENERATION):
-        pairs = object_in(folder, file).get(FORCED)
-        rows = [one for one in pairs if isinstance(one, list) and len(one) == 2] if isinstance(pairs, list) else []
-        ids = [one[1] for one in rows if type(one[1]) is int and 0 <= one[1] < len(tokens)]
-        if (
-            ids
-            and not any(SPECIAL.fullmatch(tokens[one]) for one in ids)
-            and added_tokens(folder).isdisjoint(tokens[one] for one in ids)
-        ):
-            examples = listing([f"{one} ({brief_token(tokens[one])})" for one in ids], 3, where="")
-            yield f"{FORCED} of {file} are ids of ordinary words in the tokeniser: {examples}"
 
 
 def _words_among_ends(folder: ModelFolder, names: dict[str, str], tokens: tuple[str, ...]) -> Iterator[str]:

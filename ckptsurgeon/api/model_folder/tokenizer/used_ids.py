@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ....destinations.hf.files import CONFIG
 from ....util.text import count, listing
 from ..documents import GENERATION, TOKENIZER
 from ..folder import ModelFolder
-from .tokenizer_files import brief_token, object_in
+from .roles import generates
+from .tokenizer_files import SPECIAL, added_tokens, brief_token, object_in
 
-__all__ = ["AT_LARGEST", "LARGEST", "READ_AT_END", "used_id_notes"]
+__all__ = ["AT_LARGEST", "LARGEST", "READ_AT_END", "begins_with", "forced_word_notes", "used_id_notes"]
 
 AT_LARGEST = ("clip", "clip_text_model", "clipseg", "clipseg_text_model", "groupvit", "groupvit_text_model", "xclip",
               "xclip_text_model")  # fmt: skip
@@ -23,6 +24,15 @@ ALWAYS = ("owlv2", "owlv2_text_model", "owlvit", "owlvit_text_model")
 """Model types that take the features of a text at its largest token id, whatever ``eos_token_id`` is."""
 LANGUAGE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}")
 """Matches mBART's tokens of languages, such as ``ro_RO``."""
+FORCED = "forced_decoder_ids"
+BY_CLASS = {
+    "falcon": 11,
+    **dict.fromkeys(("codegen", "gpt2", "gpt_bigcode", "gpt_neo", "gptj", "starcoder2"), 50256),
+    **dict.fromkeys(("arcee", "bitnet", "cwm", "smollm3"), 128000),
+}
+"""{model type of a decoder: ``bos_token_id`` that its class has by default, whatever the tokeniser}"""
+LAST = 5
+"""The largest default ``bos_token_id`` of the other decoders that transformers has; most have 0, 1 or 2."""
 LARGEST = 2
 """The ``eos_token_id`` in older config.json files, from before transformers 4.32."""
 
@@ -86,6 +96,21 @@ def _read_at_largest(folder: ModelFolder, names: Mapping[str, str], places: Mapp
         )
 
 
+def forced_word_notes(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:
+    """Yield a note if the tokens that a decoder is forced to begin with are ordinary words."""
+    for file in (CONFIG, GENERATION):
+        pairs = object_in(folder, file).get(FORCED)
+        rows = [one for one in pairs if isinstance(one, list) and len(one) == 2] if isinstance(pairs, list) else []
+        ids = [one[1] for one in rows if type(one[1]) is int and 0 <= one[1] < len(tokens)]
+        if (
+            ids
+            and not any(SPECIAL.fullmatch(tokens[one]) for one in ids)
+            and added_tokens(folder).isdisjoint(tokens[one] for one in ids)
+        ):
+            examples = listing([f"{one} ({brief_token(tokens[one])})" for one in ids], 3, where="")
+            yield f"{FORCED} of {file} are ids of ordinary words in the tokeniser: {examples}"
+
+
 def _begun_otherwise(fields: Mapping[str, Any], places: Mapping[str, int]) -> Iterator[str]:
     """Yield a note if Whisper's ``forced_decoder_ids`` has ids of no language or task, according to the same file.
 
@@ -129,3 +154,16 @@ def _other_language(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[
             is_token = f"{field} of {file} is {number} ({brief_token(token)})"
             yield f"{is_token}, while tgt_lang of {TOKENIZER} is {brief_token(target)} ({places[target]})"
             return
+
+
+def begins_with(folder: ModelFolder, ids: Sequence[int]) -> bool:
+    """Return whether a model begins texts without a prompt with ``ids``, its ``bos_token_id``.
+
+    A decoder behind an encoder begins with ``decoder_start_token_id``, and an encoder alone begins no text. The result
+    is false, too, for the default of the model's class: the tokeniser may have been made without regard to it.
+    """
+    sections = [object_in(folder, file) for file in (CONFIG, GENERATION)]
+    is_behind = any(one.get("decoder_start_token_id") is not None for one in sections)
+    is_behind = is_behind or folder.config.get("is_encoder_decoder") is True
+    usual = BY_CLASS.get(str(folder.config.get("model_type")))
+    return generates(folder) and not is_behind and all(one > LAST and one != usual for one in ids)

@@ -141,6 +141,39 @@ def test_what_whisper_may_not_begin_with_is_checked(config: Any, generation: Any
     assert [one for one in found if "begin_suppress" in one] == said
 
 
+SIGNS = ["</s>", "<|startoftranscript|>", "<|en|>", '"', "(", "--", "♪♪", "Ġ-", "ĠâĻ", "12", "ens", "Ġth", "ig", "re"]
+WORDS = "10 ('ens'), 11 ('Ġth'), 12 ('ig')"
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "said"),
+    [
+        ({}, {"suppress_tokens": [3, 4, 10, 11, 12]}, f"generation_config.json has WORDS: {WORDS}"),
+        ({}, {"suppress_tokens": [*range(3, 14)]}, f"generation_config.json has WORDS: {WORDS}, and 1 more"),
+        ({"suppress_tokens": [10, 11, 12]}, None, f"config.json has WORDS: {WORDS}"),
+        ({"suppress_tokens": [10, 11, 12]}, {"suppress_tokens": [3, 4]}, ""),  # the latter is taken
+        ({}, {"suppress_tokens": [1, 2, *range(3, 10)]}, ""),  # as in Whisper; and digits, for numbers in words
+        ({}, {"suppress_tokens": [3, 4, 10, 11]}, ""),  # perhaps on purpose
+        ({}, {"suppress_tokens": [3, "a", None, -1]}, ""),
+        ({"model_type": "llama"}, {"suppress_tokens": [10, 11, 12]}, ""),  # only Whisper has such a list
+    ],
+)
+def test_words_that_whisper_may_not_write_are_said(config: Any, generation: Any, said: str) -> None:
+    settings = None if generation is None else {"eos_token_id": 0, **generation}
+    names = {"eos_token": "</s>", "pad_token": "</s>"}
+    found = notes({"model_type": "whisper", "eos_token_id": 0, **config}, settings, names, SIGNS)
+    words = "words of the tokeniser, which no text can contain then"
+    text = f"suppress_tokens of {said.replace('WORDS', words)}; perhaps they are ids of another vocabulary"
+    assert [one for one in found if "suppress" in one] == ([text] if said else [])
+
+
+def test_added_tokens_are_no_suppressed_words() -> None:
+    added = {"added_tokens_decoder": {str(row): {"content": SIGNS[row]} for row in (10, 11)}}
+    settings = {"eos_token_id": 0, "suppress_tokens": [10, 11, 12, 13]}
+    found = notes({"model_type": "whisper"}, settings, {"eos_token": "</s>", **added}, SIGNS)
+    assert not [one for one in found if "suppress" in one]
+
+
 WRITES, EOS = "{{ '<|im_start|>' + m }}<|im_end|>\n", "{{ bos_token }}{{ m }}{{ eos_token }}"
 TURN, OTHER = "<|im_end|>", "<|endoftext|>"
 

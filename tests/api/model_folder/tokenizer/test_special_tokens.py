@@ -129,6 +129,38 @@ def test_ids_of_special_tokens_and_of_what_nothing_names_are_not(names: dict[str
     assert not [note for note in notes(named("m", names, **config)) if "that are ordinary words" in note]
 
 
+UNBEGUN = {"eos_token": "</s>", "pad_token": "<pad>"}
+"""The special tokens of a tokeniser without a ``bos_token``, as Qwen2 has it."""
+LONG = ["<pad>", "<s>", "</s>", "x", "y", "z", "ab", "!", "<|endoftext|>", "cd", *(f"w{row}" for row in range(10, 20))]
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "said"),
+    [
+        ({"bos_token_id": 6}, None, "bos_token_id of config.json is 6 ('ab')"),
+        ({"bos_token_id": 8}, {"bos_token_id": 9}, "bos_token_id of generation_config.json is 9 ('cd')"),
+        ({"bos_token_id": 6}, {"bos_token_id": 6},
+         "bos_token_id of config.json is 6 ('ab'), bos_token_id of generation_config.json is 6 ('ab')"),
+        ({"bos_token_id": 8}, {"bos_token_id": 8}, ""),  # a special token
+        ({"bos_token_id": 3}, {"bos_token_id": 3}, ""),  # perhaps the default of the class
+        ({"bos_token_id": 11, "model_type": "falcon"}, None, ""),
+        ({"bos_token_id": 11}, None, "bos_token_id of config.json is 11 ('w11')"),
+        ({"bos_token_id": 7}, None, ""),  # a sign
+        ({"bos_token_id": 99}, None, ""),
+        ({"bos_token_id": 6, "is_encoder_decoder": True}, None, ""),
+        ({"bos_token_id": 6}, {"decoder_start_token_id": 0}, ""),
+        ({"bos_token_id": 6, "architectures": ["BertForMaskedLM"], "model_type": "bert"}, None, ""),
+    ],
+)  # fmt: skip
+def test_a_beginning_that_is_a_word_is_said_though_the_tokeniser_names_none(
+    config: dict[str, Any], generation: Any, said: str
+) -> None:
+    named("m", UNBEGUN, tokens=LONG, **{"architectures": ["LlamaForCausalLM"]} | config)
+    if generation is not None:
+        Path("m/generation_config.json").write_text(json.dumps(generation))
+    assert notes("m") == ([f"ids of special tokens that are ordinary words in the tokeniser: {said}"] if said else [])
+
+
 def test_the_end_that_generation_takes_from_a_nested_configuration_counts() -> None:
     named("m", NAMES, eos_token_id=None, text_config={"eos_token_id": 5, "bos_token_id": 4})
     said = [
