@@ -127,7 +127,7 @@ KINDS = (
     _kind("vocabulary", r"begins with a byte-order mark", WARN, "Save this file as UTF-8 without a byte-order mark."),
     _kind("vocabulary", r": transformers uses only the last id of such a token$|: they share one embedding row$", WARN,
           "Give each token one row of its own, or use the token list of the model's source."),
-    _kind("vocabulary", r"^the ids in \S+ of (?:the tokens that|its \d+ pieces) ", WARN,
+    _kind("vocabulary", r"^the ids in \S+ of (?:the tokens that|its \d+ (?:pieces|tokens)) ", WARN,
           "Use the token list of the model's source."),
     _kind("vocabulary", r"pads texts with |cuts texts to ", WARN,
           "Correct this section of tokenizer.json, or use the file of the original model."),

@@ -11,9 +11,9 @@ from contextlib import suppress
 
 from ...formats.ggml.values import texts_in
 from ...util.text import brief_repr, count, escape
-from ...vocabulary.huggingface import is_byte
+from ...vocabulary.huggingface import byte_letters, is_byte
 from ...vocabulary.rule_order import rule_order
-from ..model_folder.tokenizer.changed_lists import are_sorted, order_notes
+from ..model_folder.tokenizer.changed_lists import are_mixed, are_sorted, byte_order_notes, order_notes
 from ..model_folder.tokenizer.token_lists import FEW, FEWEST
 from ..model_folder.tokenizer.tokenizer_files import SPECIAL as SPECIAL_TOKEN
 
@@ -114,13 +114,14 @@ def _of_rules(tokens: int, read: Read, *, has_kinds: bool) -> Iterator[str]:
 
 
 def _order_of_rules(read: Read) -> Iterator[str]:
-    """Yield a note if the ids of the tokens that merge rules make do not follow the order of the rules.
+    """Yield a note if the ids of tokens do not follow the order of the merge rules; of bytes, any order of training.
 
-    The whole lists are read only if the first tokens are in alphabetical order, or are not those that the first merge
-    rules make.
+    The whole lists are read only if the first tokens are in alphabetical order, are not those that the first merge
+    rules make, or are bytes in no known order.
     """
-    first = [one for one in _first_texts(read) if _is_longer(one)]
-    if not are_sorted(first):
+    begin = list(_first_texts(read))
+    first = [one for one in begin if _is_longer(one)]
+    if not are_sorted(first) and not are_mixed([one for one in begin if one in byte_letters()]):
         by_rules = frozenset(map(_result, _first_texts(read, MERGES)))
         if 2 * sum(one in by_rules for one in first) >= len(first):
             return
@@ -130,7 +131,9 @@ def _order_of_rules(read: Read) -> Iterator[str]:
     ids = [places[one] for one in results if one in places]
     joined = frozenset(results)
     made = (one for one in known if one in joined)
-    yield from order_notes(TOKENS, made, len(rules), rule_order(ids))
+    order = rule_order(ids)
+    yield from order_notes(TOKENS, made, len(rules), order)
+    yield from byte_order_notes(TOKENS, known, order)
 
 
 def _result(rule: str) -> str:

@@ -19,13 +19,13 @@ from ....vocabulary.vocabulary import TWICE
 from ..documents import BYTE_PAIRS, SECOND, TOKENIZER, VOCABULARIES
 from ..folder import LARGEST, ModelFolder
 from .affixes import affix_notes
-from .changed_lists import order_notes, score_notes
+from .changed_lists import byte_order_notes, listed_order_notes, order_notes
 from .decoding import decoding_notes
 from .further_lists import missing_list_notes, other_rule_notes, shorter_list_notes
 from .spaces import space_notes
 from .spelling import spelling_of
 from .text_settings import text_notes, text_setting_notes
-from .tokenizer_files import SPECIAL, WHOLE, added_in, added_tokens, brief_token, local_tokens, object_in
+from .tokenizer_files import SPECIAL, WHOLE, added_in, brief_token, local_tokens, object_in
 from .unknown_token import chance_notes, unknown_notes
 
 __all__ = ["merge_rule_notes", "token_list_notes"]
@@ -71,7 +71,9 @@ def _renumbered(made: Sequence[str], tokens: Sequence[str]) -> Iterator[str]:
     ids = [places[token] for token in made if token in places]
     joined = frozenset(made)
     ordered = (token for token in tokens if token in joined)
-    yield from order_notes(TOKENS, ordered, len(made), rule_order(ids))
+    order = rule_order(ids)
+    yield from order_notes(TOKENS, ordered, len(made), order)
+    yield from byte_order_notes(TOKENS, tokens, order)
 
 
 def _unlisted(made: Sequence[str], tokens: frozenset[str]) -> Iterator[str]:
@@ -115,20 +117,6 @@ def _few_rules(folder: ModelFolder) -> Iterator[str]:
         rules = f"{BOTH} has {count(found.rules, 'merge rule')}"
         never = "the tokeniser never produces them"
         yield f"{rules}, but {found.unmade} tokens of several characters are made by no rule: {never}"
-
-
-def _order_of_rules(folder: ModelFolder) -> Iterator[str]:
-    """Yield a note if ids in tokenizer.json are alphabetical or random, and do not follow the merge rules or scores."""
-    found = folder.token_list if folder.has_all_tokens and local_tokens(folder) else None
-    if found is None or not found.order.falls:
-        return
-    if found.kind == "Unigram":
-        yield from score_notes(BOTH, found.order)
-        return
-    added = added_tokens(folder)
-    longer = (one for one in found.tokens if len(one) > 1 and not is_byte(one) and one not in added)
-    made = (one for one in longer if not SPECIAL.fullmatch(one))
-    yield from order_notes(BOTH, made, found.rules, found.order)
 
 
 KINDS = {
@@ -189,7 +177,7 @@ def token_list_notes(folder: ModelFolder) -> Iterator[str]:
     yield from other_rule_notes(folder)
     yield from _own_rules(folder)
     yield from _few_rules(folder)
-    yield from _order_of_rules(folder)
+    yield from listed_order_notes(folder)
     yield from _other_class(folder)
     yield from _steps(folder)
 

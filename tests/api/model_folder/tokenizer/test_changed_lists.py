@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import patch
 
@@ -81,10 +82,11 @@ def mixed(seed: int = 0) -> list[str]:
 
 
 def byte_pairs(
-    path: str, made: list[str], rules: list[str], *, is_whole: bool = True, added: int = 0, seed: int = 0
-) -> None:
+    path: str, made: list[str], rules: list[str], *, is_whole: bool = True, added: int = 0, seed: int = 0,
+    letters: Sequence[str] = LETTERS,
+) -> None:  # fmt: skip
     """A model with BPE, in tokenizer.json or in two files; ``made`` are the results of ``rules`` by id."""
-    tokens = [*LETTERS, *made]
+    tokens = [*letters, *made]
     model(
         path, seed=seed, rows=len(tokens) + added, vocab_size=len(tokens) + added, eos_token_id=None, pad_token_id=None
     )
@@ -199,6 +201,48 @@ def test_ids_of_a_gguf_file_that_do_not_follow_the_rules_are_said(made: list[str
     with patch.object(tokenizer_notes_module, "PROBE", 3000):
         notes = tokenizer_notes(metadata, len(tokens), lambda name, start, size: raw[name][start : start + size])
         assert sum(AT_RANDOM in one for one in notes) == is_said
+
+
+VISIBLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+HIDDEN = [one for one in range(256) if one not in VISIBLE]
+BYTES = {**{one: chr(one) for one in VISIBLE}, **{one: chr(256 + row) for row, one in enumerate(HIDDEN)}}
+"""{byte: its letter in byte-level BPE}"""
+BY_VALUE = [BYTES[one] for one in range(256)]
+BY_POINT = sorted(BY_VALUE)
+SHUFFLED = random.Random(5).sample(BY_VALUE, 256)
+BYTES_MIXED = "tokens for single bytes are in no known order"
+ORDERS: list[tuple[list[str], list[str], int]] = [
+    (SHUFFLED, mixed(), 256),
+    (SHUFFLED[:80], mixed(), 80),
+    (BY_POINT, mixed(), 0),  # as the library tokenizers and GPT-2 number them
+    (BY_VALUE, mixed(), 0),  # as in tekken
+    ([BYTES[one] for one in (*VISIBLE, *HIDDEN) if one % 3], mixed(), 0),  # some lists lack bytes
+    ([*BY_POINT[9:], *BY_POINT[:9]], mixed(), 0),  # some were appended later
+    (SHUFFLED, mixed(1), 0),  # by frequency, as in RoBERTa
+    (SHUFFLED[:40], mixed(), 0),  # too few
+]
+"""Tokens for bytes and tokens of merge rules in the order of their ids, and the number of mixed bytes, or 0."""
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+@pytest.mark.parametrize(("letters", "made", "number"), ORDERS)
+def test_bytes_in_no_known_order_are_said(letters: list[str], made: list[str], number: int, is_whole: bool) -> None:
+    byte_pairs("m", made, mixed(), is_whole=is_whole, added=3 if is_whole else 0, letters=letters)
+    found = [one for one in cs.inspect("m").notes if "in no known order" in one]
+    name = "tokenizer.json" if is_whole else "vocab.json"
+    assert len(found) == (number > 0) == bool(found and f"the ids in {name} of its {number} {BYTES_MIXED}" in found[0])
+    assert not number or next(one.id for one in KINDS if one.pattern.search(found[0])) == "vocabulary"
+
+
+@pytest.mark.parametrize(("letters", "made", "number"), ORDERS)
+def test_bytes_of_a_gguf_file_in_no_known_order_are_said(letters: list[str], made: list[str], number: int) -> None:
+    lists = {"tokens": [*letters, *made, "<|end|>"], "merges": [" ".join(one) for one in mixed()]}
+    raw = {f"tokenizer.ggml.{name}": array(TEXT, [one.encode() for one in row]) for name, row in lists.items()}
+    metadata = {**dict.fromkeys(raw, ""), "tokenizer.ggml.model": "gpt2"}
+    notes = tokenizer_notes(metadata, len(lists["tokens"]), lambda name, start, size: raw[name][start : start + size])
+    found = [one for one in notes if "in no known order" in one]
+    assert len(found) == (number > 0)
+    assert not found or f"the ids in tokenizer.ggml.tokens of its {number} {BYTES_MIXED}" in found[0]
 
 
 @pytest.mark.parametrize("verb", verbs_of(""))
