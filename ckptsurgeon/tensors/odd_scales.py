@@ -11,6 +11,7 @@ from math import log2
 from typing import TypeAlias
 
 from ..util.text import NUMBER_IN_KEY, count, escape, listing, natural_key, percent
+from .averaged_words import AVERAGED, SPREAD, averaged_names
 from .layer_groups import larger_layers, outlying_layers
 
 __all__ = [
@@ -43,7 +44,7 @@ SAID = {
     SIGNED_CODES: "codes with peaks at both ends of their range and few in its middle: perhaps they are in two's "
     "complement, without the offset that is subtracted from codes",
     ROUNDED: "packed words whose lowest code is nearly always 0, unlike their other codes: were the packed words cast "
-    "to float32 and back?",
+    "to a floating-point dtype and back?",
     NESTED: "scales of scales that are all 0, so that all blocks have the same scale",
 }
 ZERO_BLOCKS = "zero blocks"
@@ -134,6 +135,7 @@ class OddScales:
         self._powers: dict[str, list[float]] = {}
         self._leans: dict[str, float] = {}
         self._shifts: dict[str, float] = {}
+        self._spreads: dict[str, list[float]] = {}
 
     def add(self, kind: str, name: str) -> None:
         """Record the tensor ``name`` under ``kind``, a kind of odd scales or a size class."""
@@ -159,11 +161,16 @@ class OddScales:
         """Record how many code steps a part of a matrix is shifted; of all parts, the largest shift counts."""
         self._shifts[name] = max(steps, self._shifts.get(name, 0.0), key=abs)
 
+    def add_spread(self, name: str, spread: float) -> None:
+        """Record how far the spread of the highest codes of words is outside the spreads of their other codes."""
+        self._spreads.setdefault(name, []).append(spread)
+
     def add_all_but_sizes(self, other: OddScales) -> None:
         """Record what ``other`` has recorded, except sizes: ``other`` is about embeddings, which have other sizes."""
         for kind in SAID:
             self.names[kind] |= other.names[kind]
         self._leans |= other._leans
+        self._spreads |= other._spreads
 
     def __bool__(self) -> bool:
         return any(self.names.values())
@@ -178,10 +185,12 @@ class OddScales:
         return tuple(odd_scale_notes([{path: {kind: [*names] for kind, names in self._kinds().items()}}]))
 
     def _kinds(self) -> dict[str, dict[str, None]]:
-        """Return the names by kind; each matrix also has the kind of its largest power of two."""
+        """Return the names by kind; each matrix also has the kinds of its largest power of two and of its spread."""
         found = dict(self.names)
         for name, powers in self._powers.items():
             found.setdefault(f"{POWER}{max(powers)!r}", {})[name] = None
+        for name, spreads in self._spreads.items():
+            found.setdefault(f"{SPREAD}{sum(spreads) / len(spreads)!r}", {})[name] = None
         for kind, limit in LEANS.items():
             found[kind] = {name: None for name, lean in self._leans.items() if lean > limit}
         shifts = {name: abs(shift) for name, shift in self._shifts.items()}
@@ -209,6 +218,9 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
             if names[kind]:
                 have = f"{count(len(names[kind]), 'quantised tensor')} {'has' if len(names[kind]) == 1 else 'have'}"
                 yield f"{escape(path)}: {have} {said}: {_listed(names[kind])}"
+        if averaged := averaged_names(one[path] for one in every if path in one):
+            have = f"{count(len(averaged), 'quantised tensor')} {'has' if len(averaged) == 1 else 'have'}"
+            yield f"{escape(path)}: {have} {AVERAGED}: {_listed(averaged)}"
         yield from _on_sizes(path, names)
         powers = powers_of(one[path] for one in every if path in one)
         if shifted := shifted_names(names, len(powers)):

@@ -426,6 +426,18 @@ MUTANTS = (
         "tensors/decoders/test_rounded_words.py",
     ),
     Mutant(
+        "averages of packed words get a note",
+        "return alike if abs(mean) > FAR and",
+        "return alike if abs(mean) > 1 and",
+        "tensors/decoders/test_averaged_words.py",
+    ),
+    Mutant(
+        "inputs of different sizes make no note on averages of packed words",
+        "max(0.0, abs(mean) - ERRORS * error)",
+        "max(0.0, abs(mean))",
+        "tensors/decoders/test_averaged_words.py",
+    ),
+    Mutant(
         "packed codes in two's complement get a note",
         "return bool(min(low, high) >= END and middle < MIDDLE)",
         "return bool(min(low, high) >= END and middle < -MIDDLE)",

@@ -30,7 +30,7 @@ ASYMMETRIC = (
 )
 ROUNDED = (
     "qzeros that are the middle of the codes without the lowest bits of each word: were the packed words cast to "
-    "float32 and back?"
+    "a floating-point dtype and back?"
 )
 FORMATS = "(GPTQ stores zero points less 1; gptq_v2 and AWQ as they are)"
 UNLIKE_OTHERS = "similar tensors are all "

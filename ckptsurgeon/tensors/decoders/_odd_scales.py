@@ -33,6 +33,7 @@ from ..odd_scales import (
 from ..ops.casts import widened
 from ..ops.regions import Array
 from ..ops.small_floats import SMALL_FLOATS
+from ._code_places import spread_of_highest
 from ._rounded_words import have_rounded_words
 from ._scale_tests import (
     are_negative,
@@ -147,6 +148,8 @@ def find_odd_scales(
         seen.add(ROUNDED, made.name)
     elif have_signed_codes(made, arrays["codes"]):
         seen.add(SIGNED_CODES, made.name)
+    elif (spread := spread_of_highest(made, arrays["codes"])) is not None:
+        seen.add_spread(made.name, spread)
     if "nested_scale" in arrays:
         if not arrays["nested_scale"].any() and have_many_values(arrays["scale"].astype("<i4") + 1):
             seen.add(NESTED, made.name)

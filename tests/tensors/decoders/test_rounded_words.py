@@ -16,7 +16,7 @@ from ckptsurgeon.tensors.odd_scales import OFF_BY_ONE, ROUNDED, SHIFTED, shifted
 
 from .test_signed_codes import KINDS, WEIGHTS, model
 
-SAID = "were the packed words cast to float32 and back?"
+SAID = "were the packed words cast to a floating-point dtype and back?"
 MIDDLES = "qzeros that are not the middle"
 
 

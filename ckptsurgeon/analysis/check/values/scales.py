@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from ....tensors.averaged_words import AVERAGED, averaged_names
 from ....tensors.decoders._scale_tests import are_exchanged
 from ....tensors.dtypes import DTYPES
 from ....tensors.odd_scales import NARROW, NEGATED, NEGATIVE, NESTED, OPPOSED, ROUNDED, SAID, SIGNED_CODES
-from ....util.text import count
+from ....util.text import count, natural_key
 from ..check import Check, of_keys
 from ..families import is_scale
 from ..measuring.byte_scales import EXPONENTS
@@ -96,6 +97,8 @@ def _run(subject: Subject) -> Iterator[Found]:
         )
     if rounded := subject.odd.get(ROUNDED):
         yield of_keys(Status.FAIL, [*rounded], f"with {SAID[ROUNDED]}", DECODE)
+    if averaged := averaged_names([subject.odd]):
+        yield of_keys(Status.FAIL, sorted(averaged, key=natural_key), f"with {AVERAGED}", DECODE)
     named = {key.removesuffix(subject.parts.get(key, "")) for key in below}
     for kind in ODD:
         names = [one for one in subject.odd.get(kind, ()) if one.removesuffix(".weight") not in named]

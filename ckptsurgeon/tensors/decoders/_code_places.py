@@ -1,0 +1,67 @@
+"""Measures whether the codes in the highest place of packed words are spread as those in the other places.
+
+Which code is in which place of a word has nothing to do with its value, so in a quantised model all places are alike.
+They are not if the packed words of two models were averaged as plain numbers: the highest codes are averaged, but in
+all other places half of a code is added if the sum of the next higher codes is odd.
+"""
+
+from __future__ import annotations
+
+from math import copysign, prod
+
+import numpy as np
+
+from ..info import Decoded
+from ..ops.regions import Array
+
+__all__ = ["spread_of_highest"]
+
+WORDS, BYTES = ("packed", "gptq", "awq"), "bitsandbytes"
+"""The encodings whose codes are stored in words of 32 bits, and the one that has two codes of 4 bits in each byte."""
+SIZES = (2, 4, 8)
+"""The bits of codes that have the same places in each word."""
+ROWS, COLUMNS, FEWEST = 128, 128, (16, 8)
+"""About how many rows and columns of words are examined of each decoded part, and the fewest of each."""
+ERRORS = 2.5
+"""By how many standard errors the measured difference is reduced: inputs of different sizes make places differ, too."""
+
+
+def spread_of_highest(made: Decoded, stored: Array) -> float | None:
+    """Return how much the spread of the highest codes of words differs from that of the other codes, at least.
+
+    The spread is the natural logarithm of the standard deviation. The result is negative if the highest codes have a
+    smaller spread, and 0 if the difference may be by chance. It is None for encodings without words, and for few words.
+    ``stored`` are the packed words, or the bytes of bitsandbytes.
+    """
+    bits = int(dict(made.facts).get("bits", 4))
+    words = _words(made, stored)
+    if words is None or bits not in SIZES:
+        return None
+    rows, columns = words.shape
+    some = words[:: rows // ROWS | 1, :: columns // COLUMNS | 1]
+    places = np.arange(0, 8 * words.itemsize, bits)
+    with np.errstate(divide="ignore"):
+        spreads = np.stack([np.log((some >> at & (1 << bits) - 1).std(0)) for at in places.astype(some.dtype)])
+    spreads = spreads[:, np.isfinite(spreads).all(0)]
+    number = spreads.shape[1]
+    if some.shape[0] < FEWEST[0] or number < FEWEST[1]:
+        return None
+    differences = spreads[-1] - spreads[:-1].mean(0)
+    mean, error = float(differences.mean()), float(differences.std(ddof=3)) / number**0.5  # that of Student's t
+    return copysign(max(0.0, abs(mean) - ERRORS * error), mean)
+
+
+def _words(made: Decoded, stored: Array) -> Array | None:
+    """Return the words as a matrix whose columns contain the codes of the same inputs (AWQ: outputs); None if unknown.
+
+    bitsandbytes stores the rows of a weight one after the other, so that a part of it may begin within a row.
+    """
+    if made.encoding == BYTES:
+        facts = dict(made.facts)
+        width = prod(int(size) for name, size in facts.items() if name.startswith("size") and name != "size0")
+        rows = 2 * stored.size // width
+        return stored.reshape(-1)[: rows * width // 2].reshape(rows, -1) if rows and not width % 2 else None
+    if made.encoding not in WORDS or stored.itemsize != 4 or not stored.size:
+        return None
+    words = np.ascontiguousarray(stored).view("<u4")
+    return words.T if made.encoding == "gptq" else words.reshape(-1, words.shape[-1])
