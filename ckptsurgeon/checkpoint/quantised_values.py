@@ -22,8 +22,9 @@ from ..util.text import count, escape, listing
 from .values.copied_parts import copied_parts
 from .values.nested_scales import odd_nested_scales
 from .values.power_scales import odd_power_scales
+from .values.rounded_zero_points import rounded_zero_points
 from .values.sibling_parts import odd_sibling_parts
-from .values.zero_points import odd_zero_points
+from .values.zero_points import ROUNDED, odd_zero_points
 
 __all__ = ["ORDERS", "OUTSIDE", "UNSET", "notes_on_values", "quant_states"]
 
@@ -97,8 +98,10 @@ def notes_on_values(
     for name, data, groups, may_be_unset in _orders(codes, tensors, read):
         if said := _of_order(data, groups, settings, may_be_unset=may_be_unset):
             found.setdefault(said, []).append(name)
+    zeros = dict(odd_zero_points(codes, tensors, settings, read))
+    rounded = {name: said for name, said in rounded_zero_points(codes, tensors, read) if zeros.get(name) != ROUNDED}
     for name, said in (
-        *odd_zero_points(codes, tensors, settings, read),
+        *{**zeros, **rounded}.items(),
         *odd_nested_scales(codes, tensors, read),
         *odd_power_scales(codes, tensors, settings, read),
     ):

@@ -426,6 +426,12 @@ MUTANTS = (
         "tensors/decoders/test_rounded_words.py",
     ),
     Mutant(
+        "packed zero points that were cast to floats and back get a note",
+        "sum(word & 15 == 0 for word in some) < ALL * len(some)",
+        "sum(word & 15 == 0 for word in some) < 2 * len(some)",
+        "checkpoint/values/test_rounded_zero_points.py",
+    ),
+    Mutant(
         "averages of packed words get a note",
         "return alike if abs(mean) > FAR and",
         "return alike if abs(mean) > 1 and",

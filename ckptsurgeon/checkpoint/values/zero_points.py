@@ -17,7 +17,7 @@ from ...tensors.encodings._settings import values_called
 from ...tensors.info import TensorInfo
 from .row_pieces import first_and_last_rows
 
-__all__ = ["UNLIKE_OTHERS", "odd_zero_points"]
+__all__ = ["ROUNDED", "TENSORS", "UNLIKE_OTHERS", "Read", "odd_zero_points"]
 
 Read = Callable[[TensorInfo], bytes]
 MOST, TENSORS = 8 << 20, 2000
