@@ -24,6 +24,7 @@ from .values.nested_scales import odd_nested_scales
 from .values.power_scales import odd_power_scales
 from .values.rounded_zero_points import rounded_zero_points
 from .values.sibling_parts import odd_sibling_parts
+from .values.whole_floats import whole_floats
 from .values.zero_points import ROUNDED, odd_zero_points
 
 __all__ = ["ORDERS", "OUTSIDE", "UNSET", "notes_on_values", "quant_states"]
@@ -104,6 +105,7 @@ def notes_on_values(
         *{**zeros, **rounded}.items(),
         *odd_nested_scales(codes, tensors, read),
         *odd_power_scales(codes, tensors, settings, read),
+        *whole_floats(codes, tensors, read),
     ):
         found.setdefault(said, []).append(name)
     known = {name for names in found.values() for name in names}

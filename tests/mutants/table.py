@@ -432,6 +432,12 @@ MUTANTS = (
         "checkpoint/values/test_rounded_zero_points.py",
     ),
     Mutant(
+        "8-bit floats that are all whole numbers get a note",
+        "and all(one.is_integer() for one in found)",
+        "and not all(one.is_integer() for one in found)",
+        "checkpoint/values/test_whole_floats.py",
+    ),
+    Mutant(
         "averages of packed words get a note",
         "return alike if abs(mean) > FAR and",
         "return alike if abs(mean) > 1 and",
