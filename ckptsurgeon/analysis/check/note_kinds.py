@@ -104,10 +104,12 @@ KINDS = (
           r"|\blacks? (?!\S*(?:input|output|act|[kv])_scale).{1,80}, which [\d,]+ similar"
           r"|does not fit the codes|quant_state of .* gives the shape|^the weight_shape of |too few or too many values"
           r"|from which no weights can be decoded|loaders take these numbers for exponents"
-          r"|were the packed words cast to|were averaged as plain numbers|were read as int8, and cast"
+          r"|were the packed words cast to|were read as int8, and cast"
           r"|group index outside its groups|\bha(s|ve) weight_shape in |do(?:es)? not fit the bias \(", FAIL, CODES),
     _kind("other-notes", r"ckpt cannot read \d+ modules? that defines? how", WARN,
           "Save the network's state_dict() instead."),
+    _kind("quantisation", r"were averaged as plain numbers", WARN,
+          "Average the models with ckpt average, which decodes the codes."),
     _kind("quantisation", r"packed weights that ckpt does not read", WARN,
           "Check the network from before it was quantised."),
     _kind("quantisation", r"quantis|quantiz|codes|quant_method|quant_algo|bitmask|plain weight|weights? (is|are) plain",

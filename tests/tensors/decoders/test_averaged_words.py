@@ -70,7 +70,7 @@ def test_averages_of_words_are_said(name: str) -> None:
     path = write_model(Path("m"), averaged(state, other), settings)
     assert said_by(path, AVERAGED) == [*QUICK]
     found = [one for row in cs.check(path).rows for one in row.found if AVERAGED in one.what]
-    assert [one.status.name for one in found] == ["FAIL"]
+    assert [one.status.name for one in found] == ["WARN"]
 
 
 @pytest.mark.costly

@@ -98,7 +98,7 @@ def _run(subject: Subject) -> Iterator[Found]:
     if rounded := subject.odd.get(ROUNDED):
         yield of_keys(Status.FAIL, [*rounded], f"with {SAID[ROUNDED]}", DECODE)
     if averaged := averaged_names([subject.odd]):
-        yield of_keys(Status.FAIL, sorted(averaged, key=natural_key), f"with {AVERAGED}", DECODE)
+        yield of_keys(Status.WARN, sorted(averaged, key=natural_key), f"with {AVERAGED}", DECODE)
     named = {key.removesuffix(subject.parts.get(key, "")) for key in below}
     for kind in ODD:
         names = [one for one in subject.odd.get(kind, ()) if one.removesuffix(".weight") not in named]
