@@ -60,9 +60,7 @@ __all__ = [
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and errors as JSON to stderr.")]
 Quiet = Annotated[
     bool,
-    typer.Option(
-        "-q", "--quiet", help="Print no tables and no notes, only warnings, errors and data that you asked for."
-    ),
+    typer.Option("-q", "--quiet", help="Print no tables, and of the notes only warnings."),
 ]
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Print more: every tensor, every failure.")]
 Task = Annotated[

@@ -260,6 +260,7 @@ def _trained(found: Trained) -> Views:
 def _patch(found: Patch) -> Views:
     from .patch import patch_view
 
+    yield from _notes(found.notes)
     yield patch_view(found, "patch")
 
 

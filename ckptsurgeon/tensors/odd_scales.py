@@ -162,7 +162,7 @@ class OddScales:
         self._shifts[name] = max(steps, self._shifts.get(name, 0.0), key=abs)
 
     def add_spread(self, name: str, spread: float) -> None:
-        """Record how far the spread of the highest codes of words is outside the spreads of their other codes."""
+        """Record the logarithm of the spread of words' highest codes / that of their other codes, for a part."""
         self._spreads.setdefault(name, []).append(spread)
 
     def add_all_but_sizes(self, other: OddScales) -> None:

@@ -11,12 +11,16 @@ __all__ = ["UNSAID", "texts_apart"]
 
 UNSAID = "not set"
 """The text of a value that is missing."""
+BEFORE = 10
+"""How many characters of a string are shown before the first that differs."""
 _IN_FULL: dict[type, int] = {list: 6, dict: 4}
 """How many entries of a value ``value_text`` shows."""
 
 
 def texts_apart(one: Any, other: Any, limit: int = 60) -> tuple[str, str]:
     """Return two different values as text; of two long lists or dicts, the first entry in which they differ.
+
+    Of two long strings, it is the part from some characters before the first difference on.
 
     The text also says how many more entries differ. Two lists are compared up to the end of the shorter list: if they
     do not differ up to there, the text is their length. Two values whose text has at most ``limit`` characters are
@@ -31,6 +35,12 @@ def texts_apart(one: Any, other: Any, limit: int = 60) -> tuple[str, str]:
         more = more or (f" and {len(differing) - 1} more" if differing[1:] else "")
         place, (one, other) = differing[0]
         path += f"[{escape(brief_repr(place, 24))}]"
+    if isinstance(one, str) and isinstance(other, str) and max(len(one), len(other)) > limit:
+        same = next(
+            (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+        )
+        begin = max(0, same - BEFORE)
+        one, other = (f"{'…' if begin else ''}{text[begin : begin + limit - 2]}" for text in (one, other))
     return f"{_text(one, limit)}{_at(path, more)}", f"{_text(other, limit)}{_at(path, more)}"
 
 

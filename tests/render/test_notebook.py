@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from rich.text import Text
+from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.inspection import inspection_of
@@ -304,3 +305,13 @@ def test_where_it_runs_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     }.items():
         monkeypatch.setenv(name, value)
     assert cs.open_checkpoint("src.pth")._repr_html_() == before
+
+
+def test_notes_of_receipts_and_patches_are_shown() -> None:
+    save_file({"w": torch.tensor([1.0, float("nan")])}, "a.safetensors")
+    save_file({"w": torch.tensor([2.0, float("nan")])}, "b.safetensors")
+    patch = cs.make_patch("a.safetensors", "b.safetensors", "x.patch")
+    receipt = cs.apply(cs.convert("a.safetensors", dtype="float16"), "out.safetensors")
+    for result in (patch, receipt):
+        assert result.notes
+        assert result.notes[0][:40] in shown(result)

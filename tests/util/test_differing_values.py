@@ -32,3 +32,10 @@ NAMES = {f"<|{one}|>": row for row, one in enumerate(("en", "zh", "de", "es", "r
 def test_two_values_are_told_apart(one: Any, other: Any, texts: tuple[str, str]) -> None:
     assert texts_apart(one, other) == texts
     assert texts_apart(other, one) == texts[::-1]
+
+
+def test_two_long_texts_are_shown_where_they_differ() -> None:
+    one, other = texts_apart("M-" * 40 + "*M" * 9, "M-" * 40 + "MM" * 9)
+    assert one.startswith("…M-M-M-M-M-*M")
+    assert other.startswith("…M-M-M-M-M-MM")
+    assert texts_apart("ab", "a" * 61)[0] == "ab"

@@ -16,7 +16,7 @@ from .report import Found, Status
 if TYPE_CHECKING:
     from .subject import Subject  # it imports numpy, which the notes of most commands do not need
 
-__all__ = ["CODES", "KINDS", "NoteKind", "is_serious", "noted"]
+__all__ = ["AVERAGE", "CODES", "KINDS", "NoteKind", "is_serious", "noted"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,9 @@ def _kind(id: str, pattern: str, status: Status, todo: str) -> NoteKind:
 FAIL, WARN = Status.FAIL, Status.WARN
 CODES = "Copy these tensors from the quantised model again, or quantise the model again."
 """The advice for faulty parts of quantised tensors."""
+
+AVERAGE = "Average the models with ckpt average, which decodes their codes."
+"""The advice for packed words that were averaged."""
 
 KINDS = (
     _kind("other-notes", r"^transformers also applies the adapter", WARN,
@@ -104,12 +107,12 @@ KINDS = (
           r"|\blacks? (?!\S*(?:input|output|act|[kv])_scale).{1,80}, which [\d,]+ similar"
           r"|does not fit the codes|quant_state of .* gives the shape|^the weight_shape of |too few or too many values"
           r"|from which no weights can be decoded|loaders take these numbers for exponents"
-          r"|were the packed words cast to|were read as int8, and cast"
+          r"|were the packed words cast to"
           r"|group index outside its groups|\bha(s|ve) weight_shape in |do(?:es)? not fit the bias \(", FAIL, CODES),
     _kind("other-notes", r"ckpt cannot read \d+ modules? that defines? how", WARN,
           "Save the network's state_dict() instead."),
-    _kind("quantisation", r"were averaged as plain numbers", WARN,
-          "Average the models with ckpt average, which decodes the codes."),
+    _kind("quantisation", r"were averaged as plain numbers", WARN, AVERAGE),
+    _kind("quantisation", r"were read as int8, and cast", WARN, CODES),
     _kind("quantisation", r"packed weights that ckpt does not read", WARN,
           "Check the network from before it was quantised."),
     _kind("quantisation", r"quantis|quantiz|codes|quant_method|quant_algo|bitmask|plain weight|weights? (is|are) plain",

@@ -46,7 +46,7 @@ def large_change_notes(plan: Plan, opened: Sequence[Checkpoint]) -> Iterator[str
                 if (times := _times(opened[0], opened[number], step, term, factors)) is not None:
                     found[step.key] = times
         large = {key: times for key, times in found.items() if times > LARGEST}
-        if len(large) >= min(FEWEST, len(found)) and 2 * len(large) > len(found):
+        if len(large) >= min(FEWEST, len(changes)) and 2 * len(large) > len(found):
             times = sorted(large.values())[len(large) // 2]
             yield (
                 f"in {len(large)} of {len(found)} compared weights, the changes by "

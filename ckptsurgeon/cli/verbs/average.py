@@ -175,6 +175,6 @@ def _write_windows(
         return
     from ...render.verification import receipt_view
 
+    writing.printer.notes(dict.fromkeys(note for receipt in receipts for note in receipt.notes))
     for receipt in receipts:
-        writing.printer.notes(receipt.notes)
         writing.printer.show(receipt_view(receipt, every=writing.printer.verbose))

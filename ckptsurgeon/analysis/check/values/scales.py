@@ -15,6 +15,7 @@ from ..check import Check, of_keys
 from ..families import is_scale
 from ..measuring.byte_scales import EXPONENTS
 from ..measuring.figures import Figures
+from ..note_kinds import AVERAGE
 from ..report import Found, Status
 from ..subject import Subject
 from ._fused_scales import APART, unlike_fused
@@ -98,7 +99,7 @@ def _run(subject: Subject) -> Iterator[Found]:
     if rounded := subject.odd.get(ROUNDED):
         yield of_keys(Status.FAIL, [*rounded], f"with {SAID[ROUNDED]}", DECODE)
     if averaged := averaged_names([subject.odd]):
-        yield of_keys(Status.WARN, sorted(averaged, key=natural_key), f"with {AVERAGED}", DECODE)
+        yield of_keys(Status.WARN, sorted(averaged, key=natural_key), f"with {AVERAGED}", AVERAGE)
     named = {key.removesuffix(subject.parts.get(key, "")) for key in below}
     for kind in ODD:
         names = [one for one in subject.odd.get(kind, ()) if one.removesuffix(".weight") not in named]

@@ -36,7 +36,7 @@ def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -
     for file in (*FILES, PROCESSOR):
         there, here = _fields(theirs, file), _fields(ours, file)
         fields = [one for one in here if one in there and not IGNORED.search(one) and _differ(there[one], here[one])]
-        values = [texts_apart(there[one], here[one]) for one in fields]
+        values = [texts_apart(*_shared(there[one], here[one])) for one in fields]
         differing = [
             f"{escape(field)} is {one} in {escape(other)}, {two} in {escape(name)}"
             for field, (one, two) in zip(fields, values, strict=True)
@@ -46,6 +46,13 @@ def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -
         if differing:
             yield f"the models prepare inputs differently, according to {file}: {'; '.join(differing)}"
     yield from text_notes(other, theirs, name, ours)
+
+
+def _shared(one: Any, here: Any) -> tuple[Any, Any]:
+    """Return two values; of two dicts only the entries that both have, which are compared, if there are any."""
+    if isinstance(one, dict) and isinstance(here, dict) and not one.keys().isdisjoint(here):
+        return {key: one[key] for key in one if key in here}, {key: here[key] for key in one if key in here}
+    return one, here
 
 
 def _differ(one: Any, here: Any) -> bool:

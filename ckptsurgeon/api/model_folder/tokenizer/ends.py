@@ -223,9 +223,8 @@ def _suppressed_at_first(
     {role (``eos_token``): special token}, ``tokens`` all tokens in the order of their ids, and ``places`` the id of
     each token.
     """
-    lists = {file: _listed(object_in(folder, file).get(AT_FIRST)) for file in (CONFIG, GENERATION)}
-    file = GENERATION if lists[GENERATION] else CONFIG
-    ids, end = lists[file], names.get("eos_token", "")
+    file, ids = _own_list(folder, AT_FIRST)
+    end = names.get("eos_token", "")
     if folder.config.get("model_type") != "whisper" or not ids or end not in places:
         return
     words = [one for one in ids if type(one) is int and 0 <= one < len(tokens) and WORD.search(tokens[one])]
@@ -238,14 +237,19 @@ def _suppressed_at_first(
         yield f"{AT_FIRST} of {file} {lacks}: generated texts may be empty"
 
 
+def _own_list(folder: ModelFolder, field: str) -> tuple[str, list[Any]]:
+    """Return the file from which generation takes a list of ids, and the list: generation_config.json if it has one."""
+    file = GENERATION if field in object_in(folder, GENERATION) else CONFIG
+    return file, _listed(object_in(folder, file).get(field))
+
+
 def _suppressed_words(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[str]:
     """Yield a note if Whisper's ``suppress_tokens`` has words: its ids may be those of another vocabulary.
 
     ``tokens`` has all tokens in the order of their ids.
     """
-    lists = {file: _listed(object_in(folder, file).get(SUPPRESSED)) for file in (CONFIG, GENERATION)}
-    file = GENERATION if lists[GENERATION] else CONFIG
-    ids = lists[file] if folder.config.get("model_type") == "whisper" else []
+    file, ids = _own_list(folder, SUPPRESSED)
+    ids = ids if folder.config.get("model_type") == "whisper" else []
     words = [one for one in ids if type(one) is int and 0 <= one < len(tokens) and LETTER.search(tokens[one])]
     words = [one for one in words if not SPECIAL.fullmatch(tokens[one])]
     added = added_tokens(folder) if len(words) >= FEWEST_WORDS else set()

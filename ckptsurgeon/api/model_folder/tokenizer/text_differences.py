@@ -9,6 +9,7 @@ from typing import Any
 
 from ....errors import ConfigError, SourceError
 from ....storage.read.uri import scheme_of
+from ....util.differing_values import texts_apart
 from ....util.text import brief_repr, escape
 from ....vocabulary.vocabulary import Vocabulary
 from ..documents import TOKENIZER
@@ -32,8 +33,10 @@ OPTIONS = ("byte_fallback", "dropout", "ignore_merges")
 """Settings on bytes and merges in tokenizer.json. A missing setting is equal to false, 0 and null."""
 SECTIONS = {"normalizer": "normalise texts", "pre_tokenizer": "split texts"}
 """{section of tokenizer.json: what tokenisers do differently if it differs}"""
+OFFSETS = "trim_offsets"
+"""A field that changes the places of tokens in a text, but not the tokens."""
 MARKING = frozenset(("Metaspace", "Prepend", "Replace"))
-"""Types of steps in these sections that write a space as a mark, such as ▁."""
+"""Types of steps in these sections that may write a space as a mark, such as ▁."""
 AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
 """The prefix and suffix in tokenizer.json for parts of words. A missing one is equal to an empty string and null."""
 LONGEST = 60
@@ -53,7 +56,7 @@ def text_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) ->
     steps = [step for step in here if step in there and here[step] != there[step]]
     said = list(_note(WHOLE, [one for one in steps if SAID_BY.get(one) not in differing], (other, there), (name, here)))
     yield from said
-    if not (said or differing):
+    if not said:
         yield from _section_notes(other, theirs, name, ours)
     around = _added_around(theirs), _added_around(ours)
     if None not in around and around[0] != around[1]:
@@ -90,13 +93,18 @@ def _step_difference(section: str, one: Any, other: Any) -> tuple[str, Any, Any]
     steps = list(steps_in(one)), list(steps_in(other))
     if [step.get("type") for step in steps[0]] != [step.get("type") for step in steps[1]]:
         return first_difference(section, one, other)
-    fields = ((field, *pair) for pair in zip(*steps, strict=True) for field in pair[0] if field in pair[1])
-    found = (
-        (f"{section}.{field}", mine[field], theirs[field])
-        for field, mine, theirs in fields
-        if mine[field] != theirs[field]
-    )
-    return next(found, None)
+    for mine, theirs in zip(*steps, strict=True):
+        for field in mine:
+            values = _effect(mine, field), _effect(theirs, field)
+            if field in theirs and field not in (*SAID_BY, OFFSETS) and values[0] != values[1]:
+                return f"{section}.{field} ({mine.get('type')})", *values
+    return None
+
+
+def _effect(step: Mapping[str, Any], field: str) -> Any:
+    """Return the value of a field of a step; BERT's normaliser strips accents by default if it lower-cases texts."""
+    value = step.get(field)
+    return step.get("lowercase") if field == "strip_accents" and value is None else value
 
 
 def first_difference(path: str, one: Any, other: Any) -> tuple[str, Any, Any] | None:
@@ -220,11 +228,21 @@ def _note(
     file: str, differing: list[str], *models: tuple[str, Mapping[str, Any]], what: str = "normalise texts"
 ) -> Iterator[str]:
     lines = [
-        f"{one} is " + ", ".join(f"{_said(values[one])} in {escape(name)}" for name, values in models)
+        f"{one} is "
+        + ", ".join(
+            f"{text} in {escape(name)}"
+            for text, (name, _) in zip(_texts([values[one] for _, values in models]), models, strict=True)
+        )
         for one in differing
     ]
     if lines:
         yield f"the tokenisers {what} differently, according to {file}: {'; '.join(lines)}"
+
+
+def _texts(values: list[Any]) -> list[str]:
+    """Return two values as text: of long ones that look alike in short, the part where they differ."""
+    texts = [_said(value) for value in values]
+    return list(texts_apart(str(values[0]), str(values[1]))) if texts[0] == texts[1] else texts
 
 
 def _said(value: Any) -> str:

@@ -26,13 +26,20 @@ LANGUAGE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}")
 """Matches mBART's tokens of languages, such as ``ro_RO``."""
 FORCED = "forced_decoder_ids"
 BY_CLASS = {
-    "falcon": 11,
-    **dict.fromkeys(("codegen", "gpt2", "gpt_bigcode", "gpt_neo", "gptj", "starcoder2"), 50256),
-    **dict.fromkeys(("arcee", "bitnet", "cwm", "smollm3"), 128000),
-}
-"""{model type of a decoder: ``bos_token_id`` that its class has by default, whatever the tokeniser}"""
+    "falcon": 11, "git": 101, "gpt_neox_japanese": 31996, "hy_v4": 120000, "kimi_linear": 163584, "lfm3": 124894,
+    "modernbert-decoder": 50281, "phi4_multimodal": 199999, "rembert": 312, "emu3": 151849,
+    **dict.fromkeys(("codegen", "gpt-sw3", "gpt2", "gpt_bigcode", "gpt_neo", "gptj", "starcoder2"), 50256),
+    **dict.fromkeys(("granite_docling", "granite_swa"), 100257),
+    **dict.fromkeys(("arcee", "bitnet", "csm", "cwm", "evolla", "mllama", "smollm3", "youtu"), 128000),
+    **dict.fromkeys(("dots3_note", "qwen2_5_vl", "qwen2_vl"), 151643),
+    **dict.fromkeys(("axk1", "axk2"), 163691), **dict.fromkeys(("minimax_m2", "minimax_m3_vl"), 200034),
+}  # fmt: skip
+"""{model type of a decoder: ``bos_token_id`` that its class, or the class of its text part, has by default}
+
+They are those of transformers 5.23, whatever the tokeniser of a model is.
+"""
 LAST = 5
-"""The largest default ``bos_token_id`` of the other decoders that transformers has; most have 0, 1 or 2."""
+"""The largest default ``bos_token_id`` of the other decoders that transformers 5.23 has; most have 0, 1 or 2."""
 LARGEST = 2
 """The ``eos_token_id`` in older config.json files, from before transformers 4.32."""
 
