@@ -613,8 +613,8 @@ MUTANTS = (
     ),
     Mutant(
         "rows beyond a list are padding only if the list is the model's own, or the user names the tensor",
-        "if is_transposed or (more and not (more > 0 and (asked or own))):",
-        "if is_transposed or more < 0:",
+        "if are_swapped or (more and not (more > 0 and (asked or own))):",
+        "if are_swapped or more < 0:",
         "destinations/hf/test_vocabularies.py",
     ),
     Mutant(

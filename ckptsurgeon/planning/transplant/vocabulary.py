@@ -176,18 +176,18 @@ class VocabularyAxes:
             (want, len(rows.rows), self._new, escape(self._target.name), self._options.own[1]),
         ):
             more = shape[axis] - size if axis < len(shape) else -1
-            is_transposed = more != 0 and self._is_turned(axis, have, want)
-            if is_transposed or (more and not (more > 0 and (asked or own))):
+            are_swapped = more != 0 and self._are_swapped(axis, have, want)
+            if are_swapped or (more and not (more > 0 and (asked or own))):
                 raise PlanError(
                     f"the vocabulary {name} has {count(size, 'token')}, but the tensor {escape(key)} is "
                     f"{shape_text(shape)} in {where}.",
                     hint=f"The lists fit in the other order: put the source's list first, {self._new}."
-                    if is_transposed
+                    if are_swapped
                     else _remedy(key, axis, more),
                 )
         return axis
 
-    def _is_turned(self, axis: int, have: Shape, want: Shape) -> bool:
+    def _are_swapped(self, axis: int, have: Shape, want: Shape) -> bool:
         """Return whether the two lists seem to be swapped: each has the length of the axis in the other model."""
         sizes = (len(self._options.rows.rows), self._options.rows.size)
         return axis < min(len(have), len(want)) and (have[axis], want[axis]) == sizes
