@@ -433,8 +433,8 @@ MUTANTS = (
     ),
     Mutant(
         "8-bit floats that are all whole numbers get a note",
-        "and all(one.is_integer() for one in found)",
-        "and not all(one.is_integer() for one in found)",
+        "if data.translate(None, _OF_INT8):",
+        "if not data.translate(None, _OF_INT8):",
         "checkpoint/values/test_whole_floats.py",
     ),
     Mutant(

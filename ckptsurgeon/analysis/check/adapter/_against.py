@@ -13,7 +13,7 @@ def no_adapter(subject: Subject) -> str:
 
 
 def no_base(subject: Subject) -> str:
-    """Return why an adapter and a base cannot be compared: this is no adapter, or no base was given. Else ''."""
+    """Return why an adapter and a base cannot be compared (not an adapter, no base given); '' if they can."""
     if why := no_adapter(subject):
         return why
     return "" if subject.adapter is not None and subject.adapter.has_base else "no base is given (--base BASE)"
