@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.check.note_kinds import KINDS
+from ckptsurgeon.api.model_folder.tokenizer.used_ids import BY_CLASS, LAST
 
 from ..test_model_folders import model
 
@@ -181,3 +184,22 @@ def test_another_language_than_that_of_the_tokeniser_is_said(
     notes({"model_type": kind, **config}, generation, names, LANGUAGES)
     found = [one for one in cs.inspect("m").notes if "tgt_lang" in one]
     assert found == ([f"{said}, while tgt_lang of tokenizer_config.json is 'ro_RO' (5)"] if said else [])
+
+
+def default_of(kind: str) -> int | None:
+    """The default ``bos_token_id`` of a model type; None if its configuration cannot be made without arguments."""
+    try:
+        config = CONFIG_MAPPING[kind]()
+    except Exception:
+        return None
+    found = getattr(config, "bos_token_id", None)
+    return found if isinstance(found, int) and not getattr(config, "is_encoder_decoder", False) else None
+
+
+@pytest.mark.long
+def test_every_default_above_the_usual_ones_is_in_the_table() -> None:
+    kinds = {kind: default_of(kind) for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if kind in CONFIG_MAPPING}
+    assert len([one for one in kinds.values() if one is not None]) > 100
+    large = {kind.removesuffix("_text"): one for kind, one in kinds.items() if one is not None and one > LAST}
+    large.pop("whisper", None)  # a decoder behind an encoder
+    assert {kind: BY_CLASS.get(kind) for kind in large} == large
