@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from ..util.text import NUMBER_IN_KEY, count, escape, listing, natural_key, percent
 from .averaged_words import AVERAGED, SPREAD, averaged_names
+from .group_codes import ASYMMETRIC, LOST_ZEROS, SYMMETRIC, UNFIT, UNFIT_ZEROS, lost_zero_points, unfit_zero_points
 from .layer_groups import larger_layers, outlying_layers
 
 __all__ = [
@@ -106,7 +107,20 @@ LAYER = 3
 """If all matrices of a layer differ by this power of two (8 times) from those of all other layers, they are wrong."""
 ALL_ROLES = 2
 """If the factors of all roles differ by this power of two (4 times) in two groups of layers, one of them is wrong."""
-KINDS = (*SAID, ZERO_BLOCKS, LARGE, SMALL, USUAL, INVERSE, *SHIFTED.values(), *LEANS, *STEPS)
+KINDS = (
+    *SAID,
+    UNFIT,
+    ASYMMETRIC,
+    SYMMETRIC,
+    ZERO_BLOCKS,
+    LARGE,
+    SMALL,
+    USUAL,
+    INVERSE,
+    *SHIFTED.values(),
+    *LEANS,
+    *STEPS,
+)
 OFF_BY_ONE = (
     f"have a mean of over {percent(SHIFT)} of their size: perhaps the zero points or biases are wrong, such as zero "
     "points that are off by one (checkpoint_format gptq, gptq_v2)"
@@ -218,9 +232,12 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
             if names[kind]:
                 have = f"{count(len(names[kind]), 'quantised tensor')} {'has' if len(names[kind]) == 1 else 'have'}"
                 yield f"{escape(path)}: {have} {said}: {_listed(names[kind])}"
-        if averaged := averaged_names(one[path] for one in every if path in one):
-            have = f"{count(len(averaged), 'quantised tensor')} {'has' if len(averaged) == 1 else 'have'}"
-            yield f"{escape(path)}: {have} {AVERAGED}: {_listed(averaged)}"
+        averaged = averaged_names(one[path] for one in every if path in one)
+        unfit = unfit_zero_points(names, [averaged, *(names[kind] for kind in EXPLAIN)])
+        for some, said in ((averaged, AVERAGED), (lost_zero_points(names), LOST_ZEROS), (unfit, UNFIT_ZEROS)):
+            if some:
+                have = f"{count(len(some), 'quantised tensor')} {'has' if len(some) == 1 else 'have'}"
+                yield f"{escape(path)}: {have} {said}: {_listed(some)}"
         yield from _on_sizes(path, names)
         powers = powers_of(one[path] for one in every if path in one)
         if shifted := shifted_names(names, len(powers)):

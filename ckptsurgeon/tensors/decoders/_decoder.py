@@ -231,7 +231,7 @@ def decode(read: Read, info: TensorInfo, box: Box, odd: OddScales | None = None)
     arrays = _arrays(read, stored, boxes)
     check_scales(made, arrays)
     if odd is not None:
-        find_odd_scales(made, arrays, odd, lambda some: decoder.values(made, some, box))
+        find_odd_scales(made, arrays, box, odd, lambda some, part: decoder.values(made, some, part))
     with np.errstate(all="ignore"):  # infinite values are counted later, when the values are cast
         values: Array = np.ascontiguousarray(decoder.values(made, arrays, box), dtype="<f4")
     if odd is not None:

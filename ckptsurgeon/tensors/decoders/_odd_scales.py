@@ -31,9 +31,10 @@ from ..odd_scales import (
     OddScales,
 )
 from ..ops.casts import widened
-from ..ops.regions import Array
+from ..ops.regions import Array, Box
 from ..ops.small_floats import SMALL_FLOATS
 from ._code_places import spread_of_highest
+from ._group_codes import kind_of_groups
 from ._rounded_words import have_rounded_words
 from ._scale_tests import (
     are_negative,
@@ -133,23 +134,35 @@ def _has_few_zero_points(made: Decoded) -> bool:
 
 
 def find_odd_scales(
-    made: Decoded, arrays: Mapping[str, Array], seen: OddScales, decode: Callable[[Mapping[str, Array]], Array]
+    made: Decoded,
+    arrays: Mapping[str, Array],
+    box: Box,
+    seen: OddScales,
+    decode_part: Callable[[Mapping[str, Array], Box], Array],
 ) -> None:
     """Add the name of a quantised tensor to ``seen`` once for each kind of odd scales or zero points in ``arrays``.
 
-    ``arrays`` contains, by role, the parts of the stored tensors that were read. ``decode`` is a function of such
-    arrays that returns the decoded values; it is called only if a scale is zero, or if all are negative.
+    ``arrays`` contains, by role, the parts of the stored tensors that were read for the part ``box`` of the weight.
+    ``decode_part`` is a function of such arrays and such a box that returns the decoded values. All values are decoded
+    only if a scale is zero, or if all are negative; a few rows, if zero points are compared with codes.
     """
     if "scale" not in arrays:
         return
+
+    def decode(some: Mapping[str, Array]) -> Array:
+        return decode_part(some, box)
+
     if _lacks_offsets(made, arrays):
         seen.add(NO_OFFSET, made.name)
     if have_rounded_words(made, arrays["codes"]):
         seen.add(ROUNDED, made.name)
     elif have_signed_codes(made, arrays["codes"]):
         seen.add(SIGNED_CODES, made.name)
-    elif (spread := spread_of_highest(made, arrays["codes"])) is not None:
-        seen.add_spread(made.name, spread)
+    else:
+        if (spread := spread_of_highest(made, arrays["codes"])) is not None:
+            seen.add_spread(made.name, spread)
+        if (groups := kind_of_groups(made, arrays, box, decode_part)) is not None:
+            seen.add(groups, made.name)
     if "nested_scale" in arrays:
         if not arrays["nested_scale"].any() and have_many_values(arrays["scale"].astype("<i4") + 1):
             seen.add(NESTED, made.name)

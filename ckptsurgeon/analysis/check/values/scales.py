@@ -9,7 +9,8 @@ from dataclasses import replace
 from ....tensors.averaged_words import AVERAGED, averaged_names
 from ....tensors.decoders._scale_tests import are_exchanged
 from ....tensors.dtypes import DTYPES
-from ....tensors.odd_scales import NARROW, NEGATED, NEGATIVE, NESTED, OPPOSED, ROUNDED, SAID, SIGNED_CODES
+from ....tensors.group_codes import LOST_ZEROS, UNFIT_ZEROS, lost_zero_points, unfit_zero_points
+from ....tensors.odd_scales import EXPLAIN, NARROW, NEGATED, NEGATIVE, NESTED, OPPOSED, ROUNDED, SAID, SIGNED_CODES
 from ....util.text import count, natural_key
 from ..check import Check, of_keys
 from ..families import is_scale
@@ -100,6 +101,10 @@ def _run(subject: Subject) -> Iterator[Found]:
         yield of_keys(Status.FAIL, [*rounded], f"with {SAID[ROUNDED]}", DECODE)
     if averaged := averaged_names([subject.odd]):
         yield of_keys(Status.WARN, sorted(averaged, key=natural_key), f"with {AVERAGED}", AVERAGE)
+    if lost := lost_zero_points(subject.odd):
+        yield of_keys(Status.WARN, sorted(lost, key=natural_key), f"with {LOST_ZEROS}", DECODE)
+    if unfit := unfit_zero_points(subject.odd, [averaged, *(subject.odd.get(kind, ()) for kind in EXPLAIN)]):
+        yield of_keys(Status.WARN, sorted(unfit, key=natural_key), f"with {UNFIT_ZEROS}", DECODE)
     named = {key.removesuffix(subject.parts.get(key, "")) for key in below}
     for kind in ODD:
         names = [one for one in subject.odd.get(kind, ()) if one.removesuffix(".weight") not in named]

@@ -1,0 +1,125 @@
+"""Tests whether the codes of groups fit their zero points (with MLX: biases / -scales).
+
+In each group, an asymmetric quantiser gives the smallest weight the lowest code, and the largest the highest code.
+Trained weights have means near 0, so the mean code of a group is near its zero point. A symmetric quantiser has a
+single zero point, and reaches only one end of its codes in most groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from ..group_codes import ASYMMETRIC, SYMMETRIC, UNFIT
+from ..info import Decoded
+from ..ops.regions import Array, Box
+
+__all__ = ["kind_of_groups"]
+
+OUTPUTS = {"gptq": 1, "awq": 1, "packed": 0}
+"""{encoding: the dimension of its codes, scales and zero points that is the outputs}"""
+WORD = 32
+"""The number of bits in a word."""
+PACKED = {"gptq": ("zero",), "awq": ("codes", "zero"), "packed": ("zero",)}
+"""{encoding: the parts that are packed along the outputs}"""
+ROWS, ALIGNED = 64, 32
+"""How many rows of each decoded part are examined; a part must begin at a multiple of ``ALIGNED``, as words do."""
+FEWEST, SMALLEST = 64, 16
+"""The fewest groups that are judged, and the fewest codes in such a group."""
+FAR = 1.2
+"""Zero points do not fit if subtracting them from the mean codes multiplies the variance of these by more than this.
+
+It is multiplied by 0.04 to 0.4 if they fit (RTN and GPTQ, with and without the order of columns, groups of 32 and 128),
+by 1.6 to 5 if zero points or order are those of another tensor.
+"""
+VARIES = 0.3
+"""The smallest standard deviation of zero points, in steps between codes, that is compared."""
+EVEN = 0.93
+"""Codes are not judged if their variance in groups is at least this share of that of equally distributed codes. Such
+codes are random numbers; those of 16 weights that are normally distributed have 0.87 of it, those of 128 have 0.4."""
+BITS, BOTH, SPREAD = 4, 0.58, 2.2
+"""Codes of at least ``BITS`` bits with one zero point are asymmetric if at least the share ``BOTH`` of the groups have
+both the lowest and the highest code, and if the variance of the mean codes is ``SPREAD`` times that of chance.
+
+In MiniLM, symmetric codes have up to 0.51, with clipped scales, and 0.6 to 1.6; asymmetric codes 0.61 to 1, and 2.7 to
+16."""
+
+Decode = Callable[[Mapping[str, Array], Box], Array]
+
+
+def kind_of_groups(made: Decoded, arrays: Mapping[str, Array], box: Box, decode: Decode) -> str | None:
+    """Return the kind of a part of a weight: ``UNFIT``, ``ASYMMETRIC`` (with one zero point) or ``SYMMETRIC``.
+
+    The result is None if the part is too small, if its zero points fit, or for other encodings. ``arrays`` are the
+    stored parts, by role, for the part ``box`` of the weight; ``decode`` decodes such arrays.
+    """
+    *lead, (first, last), inputs = box
+    if made.encoding not in OUTPUTS or first % ALIGNED or (lead and made.encoding != "packed"):
+        return None
+    facts = dict(made.facts)
+    bits, size = int(facts.get("bits", 4)), int(facts["group"])
+    if size < SMALLEST or inputs[0] % size:
+        return None
+    some = (first, min(last, first + ROWS))
+    parts = {role: _rows(made.encoding, role, one, some[1] - first, bits) for role, one in arrays.items()}
+    ones = {"scale": np.ones_like(parts["scale"])}
+    if "bias" in parts:
+        codes = decode({**_copied(parts), **ones, "bias": np.zeros_like(parts["bias"])}, (some, inputs))
+        with np.errstate(all="ignore"):
+            zeros = np.repeat(-parts["bias"].astype("<f8") / parts["scale"], size, 1)[:, : codes.shape[1]]
+    else:
+        zeros = -decode({**_copied(parts), **ones, "codes": np.zeros_like(parts["codes"])}, (some, inputs))
+        codes = decode({**_copied(parts), **ones}, (some, inputs)) + zeros
+    group = np.arange(codes.shape[1]) // size
+    if "order" in parts and (parts["order"] >= 0).all():
+        group = parts["order"].astype(np.intp)
+    return _judged(codes, zeros, group, bits)
+
+
+def _judged(codes: Array, zeros: Array, group: Array, bits: int) -> str | None:
+    """Return the kind of codes (outputs, inputs) whose zero points are ``zeros``; ``group`` has each input's group."""
+    by_group = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.diff(group[by_group], prepend=-1))
+    numbers = np.diff(starts, append=len(group))
+    codes, zero = codes[:, by_group], zeros[:, by_group[starts]]
+    mean = np.add.reduceat(codes, starts, 1) / numbers
+    variance = np.add.reduceat(codes * codes, starts, 1) / numbers - mean * mean
+    wide = np.ix_((variance > 0).all(1) & np.isfinite(zero).all(1), numbers >= SMALLEST)
+    mean, variance, zero = mean[wide], variance[wide], zero[wide]
+    if zero.size < FEWEST or min(zero.shape) < 2 or variance.mean() > EVEN * ((1 << bits) ** 2 - 1) / 12:
+        return None
+    if _spread(zero) > VARIES**2:
+        return UNFIT if _spread(mean - zero) > FAR * _spread(mean) else None
+    if bits < BITS or np.ptp(zero) > 0:
+        return None
+    both = (np.minimum.reduceat(codes, starts, 1) == 0) & (np.maximum.reduceat(codes, starts, 1) == (1 << bits) - 1)
+    is_asymmetric = both[wide].mean() >= BOTH and _spread(mean) > SPREAD * (variance / numbers[wide[1][0]]).mean()
+    return ASYMMETRIC if is_asymmetric else SYMMETRIC
+
+
+def _spread(values: Array) -> float:
+    """Return the variance of a matrix (outputs, groups) without the means of its rows and columns.
+
+    A row may have a mean of its own, which its zero points follow, and so may the columns of a group.
+    """
+    rows, columns = values.shape
+    rest = values - values.mean(1, keepdims=True) - values.mean(0) + values.mean()
+    return float((rest * rest).sum() / ((rows - 1) * (columns - 1)))
+
+
+def _rows(encoding: str, role: str, array: Array, rows: int, bits: int) -> Array:
+    """Return the first ``rows`` outputs of a stored part, which begins with the bits of an output.
+
+    Of stacked matrices, such as those of experts, only the first one is returned.
+    """
+    if role == "order":
+        return array
+    array = array[(0,) * (array.ndim - 2)]
+    end = -(-rows * bits // WORD) if role in PACKED[encoding] else rows
+    return array[:end] if OUTPUTS[encoding] == 0 else array[:, :end]
+
+
+def _copied(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Return copies of arrays, because a decoder may write into them."""
+    return {role: one.copy() for role, one in arrays.items()}

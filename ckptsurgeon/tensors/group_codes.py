@@ -1,0 +1,44 @@
+"""Decides whether the codes of a quantised model were made with other zero points than those stored beside them.
+
+See ``decoders/_group_codes.py`` for what is measured of each tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+__all__ = ["ASYMMETRIC", "LOST_ZEROS", "SYMMETRIC", "UNFIT", "UNFIT_ZEROS", "lost_zero_points", "unfit_zero_points"]
+
+UNFIT = "unfit groups"
+"""The kind of tensors whose zero points are unrelated to the mean codes of their groups."""
+ASYMMETRIC, SYMMETRIC = "asymmetric groups", "symmetric groups"
+"""The kinds of tensors with a single zero point, by whether their codes look asymmetric; some have both kinds."""
+FEWEST, MOSTLY = 4, 0.75
+"""Zero points were lost if more than the share ``MOSTLY`` of at least ``FEWEST`` tensors is asymmetric."""
+UNFIT_ZEROS = (
+    "zero points or biases that are unrelated to the mean codes of their groups: perhaps they, or the order of "
+    "the columns (g_idx), are those of another tensor"
+)
+LOST_ZEROS = (
+    "the same zero point in every group, although most groups use both the lowest and the highest code, as only "
+    "asymmetric quantisation does: perhaps the zero points were lost"
+)
+
+
+def lost_zero_points(names: Mapping[str, Collection[str]]) -> set[str]:
+    """Return the tensors whose codes are asymmetric, but have a single zero point; none unless most tensors are so.
+
+    ``names`` has names of tensors by kind.
+    """
+    symmetric = set(names.get(SYMMETRIC, ()))
+    found = set(names.get(ASYMMETRIC, ())) - symmetric
+    return found if len(found) >= FEWEST and len(found) > MOSTLY * len(found | symmetric) else set()
+
+
+def unfit_zero_points(names: Mapping[str, Collection[str]], explained: Iterable[Collection[str]]) -> set[str]:
+    """Return the tensors whose zero points are those of other codes, except the ``explained`` ones.
+
+    ``names`` has names of tensors by kind; another note says what is wrong with the zero points, scales or codes of
+    the tensors in ``explained``.
+    """
+    return set(names.get(UNFIT, ())).difference(*explained)

@@ -1,0 +1,190 @@
+"""Zero points and column orders that do not belong to the codes of their groups: said, and never of those that do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import ckptsurgeon as cs
+from ckptsurgeon.tensors.decoders._group_codes import _judged
+from ckptsurgeon.tensors.group_codes import (
+    ASYMMETRIC,
+    LOST_ZEROS,
+    SYMMETRIC,
+    UNFIT,
+    UNFIT_ZEROS,
+    lost_zero_points,
+)
+
+from ...helpers.coded_matrices import SETTINGS, Encode, awq, gptq, mlx, old_mlx
+from ...helpers.coded_models import QUICK, coded_tensors, said_by, silent, write_model
+from .test_wrong_offsets import asymmetric, compressed, packed, words
+
+State = dict[str, torch.Tensor]
+GROUP = 32
+ASYMMETRIC_GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": True, "sym": False}
+LOST_GPTQ = {**SETTINGS["gptq"], "group_size": GROUP}
+TEXTS = (UNFIT_ZEROS, LOST_ZEROS)
+
+
+def orders(width: int, draw: torch.Generator) -> torch.Tensor:
+    """A ``g_idx`` of columns that were sorted before they were cut into groups."""
+    return torch.empty(width, dtype=torch.int32).index_copy_(
+        0, torch.randperm(width, generator=draw), torch.arange(width, dtype=torch.int32) // GROUP
+    )
+
+
+def ordered_gptq(weight: torch.Tensor, *, bits: int = 4, is_ordered: bool = True) -> State:
+    """Asymmetric GPTQ, with ``desc_act`` unless ``is_ordered`` is false; zero points are stored less 1."""
+    width = weight.shape[1]
+    order = orders(width, torch.Generator().manual_seed(width)) if is_ordered else torch.arange(width) // GROUP
+    by_group = torch.argsort(order, stable=True)
+    codes, scale, zero = asymmetric(weight[:, by_group].float(), bits, GROUP)
+    codes = torch.empty_like(codes).index_copy_(1, by_group, codes)
+    return {
+        ".qweight": words(codes, bits).T.contiguous(), ".qzeros": words((zero - 1).T.contiguous() % 2**bits, bits),
+        ".scales": scale.T.contiguous().half(), ".g_idx": order.int(),
+    }  # fmt: skip
+
+
+def symmetric_gptq(weight: torch.Tensor, *, clipped: float = 1.0) -> State:
+    """Symmetric GPTQ whose scales are too small by ``clipped``, as a search for the smallest error makes them."""
+    return gptq(
+        weight.clamp(-clipped * weight.abs().amax(1, keepdim=True), clipped * weight.abs().amax(1, keepdim=True))
+    )
+
+
+HEALTHY: dict[str, tuple[Encode, dict[str, Any]]] = {
+    "gptq": (gptq, SETTINGS["gptq"]),
+    "clipped gptq": (partial(symmetric_gptq, clipped=0.8), SETTINGS["gptq"]),
+    "asymmetric gptq": (partial(ordered_gptq, is_ordered=False), {**ASYMMETRIC_GPTQ, "desc_act": False}),
+    "ordered gptq": (ordered_gptq, ASYMMETRIC_GPTQ),
+    "ordered gptq of 8 bits": (partial(ordered_gptq, bits=8), {**ASYMMETRIC_GPTQ, "bits": 8}),
+    "awq": (awq, SETTINGS["awq"]),
+    **{f"mlx of {bits} bits": (partial(mlx, bits=bits), {"group_size": 64, "bits": bits}) for bits in (2, 4, 8)},
+    "old mlx": (old_mlx, SETTINGS["mlx"]),
+    **{f"packed, {bits} bits": (partial(packed, bits=bits), compressed(bits, "pack-quantized")) for bits in (2, 4, 8)},
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_zero_points_that_fit_are_not_said(name: str) -> None:
+    encode, settings = HEALTHY[name]
+    path = write_model(Path("m"), coded_tensors(encode), settings)
+    for text in TEXTS:
+        assert said_by(path, text) == []
+
+
+def exchanged(state: State, end: str) -> State:
+    """Each part with this ending is that of another layer."""
+    keys = [key for key in state if key.endswith(f"down_proj{end}")]
+    return {**state, **{key: state[other] for key, other in zip(keys, [*keys[1:], keys[0]], strict=True)}}
+
+
+def other_order(state: State) -> State:
+    """The column order of another matrix with as many columns."""
+    draw = torch.Generator().manual_seed(7)
+    return {key: orders(len(one), draw) if key.endswith("down_proj.g_idx") else one for key, one in state.items()}
+
+
+def lost(state: State) -> State:
+    """All zero points are 8, as in symmetric quantisation (GPTQ stores 7)."""
+    middles = {".qzeros": 0x77777777, ".weight_zero_point": 0x88888888 - (1 << 32)}
+    return {
+        key: torch.full_like(one, next((word for end, word in middles.items() if key.endswith(end)), 0))
+        if key.endswith(tuple(middles)) else one
+        for key, one in state.items()
+    }  # fmt: skip
+
+
+def lost_in_awq(state: State) -> State:
+    return {
+        key: torch.full_like(one, 0x88888888 - (1 << 32)) if key.endswith("qzeros") else one
+        for key, one in state.items()
+    }
+
+
+WRONG: dict[str, tuple[Encode, dict[str, Any], Callable[[State], State], str]] = {
+    "gptq's zero points of another layer": (
+        partial(ordered_gptq, is_ordered=False), {**ASYMMETRIC_GPTQ, "desc_act": False},
+        partial(exchanged, end=".qzeros"), UNFIT_ZEROS,
+    ),
+    "awq's": (awq, SETTINGS["awq"], partial(exchanged, end=".qzeros"), UNFIT_ZEROS),
+    "packed ones": (
+        partial(packed, bits=4), compressed(4, "pack-quantized"), partial(exchanged, end=".weight_zero_point"),
+        UNFIT_ZEROS,
+    ),
+    "mlx's scales and biases": (
+        mlx, SETTINGS["mlx"], lambda state: exchanged(exchanged(state, ".scales"), ".biases"), UNFIT_ZEROS,
+    ),
+    "the order of another matrix": (ordered_gptq, ASYMMETRIC_GPTQ, other_order, UNFIT_ZEROS),
+    "lost by gptq": (partial(ordered_gptq, is_ordered=False), LOST_GPTQ, lost, LOST_ZEROS),
+    "lost by awq": (awq, SETTINGS["awq"], lost_in_awq, LOST_ZEROS),
+    "lost by packed": (partial(packed, bits=4), compressed(4, "pack-quantized"), lost, LOST_ZEROS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_those_that_do_not_are(name: str) -> None:
+    encode, settings, change, text = WRONG[name]
+    path = write_model(Path("m"), change(coded_tensors(encode)), settings)
+    assert said_by(path, text) == [*QUICK]
+    found = [one for row in cs.check(path).rows for one in row.found if text in one.what]
+    assert [one.status.name for one in found] == ["WARN"]
+
+
+@pytest.mark.costly
+@pytest.mark.parametrize("name", ["gptq's zero points of another layer", "lost by gptq"])
+def test_all_verbs_say_so(name: str) -> None:
+    encode, settings, change, text = WRONG[name]
+    assert silent(write_model(Path("m"), change(coded_tensors(encode)), settings), text) == []
+
+
+def drawn(shape: str, draw: np.random.Generator, rows: int, width: int) -> Any:
+    return {"normal": draw.standard_normal, "heavy": partial(draw.standard_t, 4)}[shape]((rows, width))
+
+
+def judged(weights: Any, size: int, bits: int, *, is_symmetric: bool) -> str | None:
+    """The kind of weights that were quantised to nearest."""
+    groups, top = weights.reshape(len(weights), -1, size), 2**bits - 1
+    low, high = np.minimum(groups.min(-1), 0), np.maximum(groups.max(-1), 0)
+    if is_symmetric:
+        low, high = -np.maximum(-low, high), np.maximum(-low, high)
+    scale = (high - low) / top
+    zero = np.full_like(scale, (top + 1) // 2) if is_symmetric else np.round(-low / scale)
+    codes = np.clip(np.round(groups / scale[..., None]) + zero[..., None], 0, top)
+    return _judged(codes.reshape(weights.shape), np.repeat(zero, size, 1), np.arange(weights.shape[1]) // size, bits)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("size", [16, 32, 64, 128])
+@pytest.mark.parametrize("shape", ["normal", "heavy"])
+def test_weights_of_any_group_size_are_judged_rightly(shape: str, size: int, bits: int) -> None:
+    draw = np.random.default_rng(size + bits)
+    weights = drawn(shape, draw, 64, 512) * np.exp(draw.standard_normal((64, 1)) / 2)
+    assert judged(weights, size, bits, is_symmetric=False) is None
+    assert judged(weights, size, bits, is_symmetric=True) in (SYMMETRIC, None)
+
+
+def test_rows_with_means_of_their_own_are_judged_rightly() -> None:
+    """As in layers whose inputs have means: the zero points of such rows follow their means."""
+    draw = np.random.default_rng(0)
+    weights = draw.standard_normal((64, 512)) + draw.standard_normal((64, 1))
+    assert judged(weights, 64, 4, is_symmetric=False) is None
+    assert judged(weights, 64, 4, is_symmetric=True) == SYMMETRIC
+
+
+def test_most_tensors_have_to_be_asymmetric() -> None:
+    """A tensor of which one part looks symmetric counts as symmetric."""
+    some = [f"layers.{number}" for number in range(8)]
+    assert lost_zero_points({ASYMMETRIC: some[:7], SYMMETRIC: some[7:]}) == {*some[:7]}
+    assert not lost_zero_points({ASYMMETRIC: some[:6], SYMMETRIC: some[6:]})
+    assert not lost_zero_points({ASYMMETRIC: some, SYMMETRIC: some[:2]})
+    assert not lost_zero_points({ASYMMETRIC: some[:3]})
+    assert not lost_zero_points({UNFIT: some})
