@@ -38,7 +38,11 @@ def opaque_error(
         return PlanError(f"{said}.", hint=f"Save the network's state_dict() instead.{other}", details=details)
     if not is_pickled(info):
         return FormatError(f"{said}.", hint=leave, details=details, rule="opaque")
-    why = "does not write tensors whose scale is in the pickle" if is_uncopied(info) else "can only copy it as it is"
+    why = (
+        "cannot write it, as its scale is in the pickle, not in a tensor"
+        if is_uncopied(info)
+        else "can only copy it as it is"
+    )
     return QuantisedError(
         f"{said}, and ckpt {why}.",
         hint=f"{dequantise(verb)}.{other}",

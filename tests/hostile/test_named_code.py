@@ -81,7 +81,7 @@ def test_naming_a_checkpoint_runs_nothing_beside_it(name: str, ckpt: Run, monkey
         told = flat(done.err)
         assert f"error: {config} runs code (" in told
         assert said in told
-        assert told.endswith(f"If it may run, give the file: ckpt train {config} --init {init}.")
+        assert told.endswith(f"If you trust it, name the file: ckpt train {config} --init {init}.")
         assert not CANARY.exists()
         with pytest.raises(cs.ConfigError, match="runs code"):
             cs.train(init=init)

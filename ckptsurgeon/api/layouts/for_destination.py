@@ -82,6 +82,8 @@ def layouts_between(
 
     ``reads_older`` is as in ``layout_for``.
     """
+    if _shapes(source) == _shapes(wanted):
+        return None  # both have the same layouts
     there = recognised(wanted)
     both = [
         (family, here, target)
@@ -90,6 +92,10 @@ def layouts_between(
         if other is family and target.name != here.name and not (reads_older and _is_older(here, target))
     ]
     return both[0] if len(both) == 1 else None
+
+
+def _shapes(tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
+    return {key: info.shape for key, info in tensors.items()}
 
 
 def _is_older(here: Layout, target: Layout) -> bool:

@@ -54,8 +54,8 @@ def _few(config: AdapterConfig, modules: Sequence[str]) -> Iterator[str]:
     """
     kinds = {f".{one}".rpartition(".")[2] for one in modules}
     if config.linear is not None and len(kinds) == 1 and all(LINEAR.search(f".{one}") for one in modules):
-        number = f"{count(len(modules), 'module')} {'has' if len(modules) == 1 else 'have'} factors"
-        yield f"target_modules is all-linear, but only {number}: {listing(modules, 6, where='')}"
+        having = f"{count(len(modules), 'module')} {'has' if len(modules) == 1 else 'have'} factors"
+        yield f"target_modules is all-linear, but only {having}: {listing(modules, 6, where='')}"
 
 
 def _selects(config: AdapterConfig, module: str) -> bool:

@@ -182,7 +182,7 @@ def _graph(messages: Messages, of: Field, found: _Found) -> None:
 
 
 def _constants(messages: Messages, node: Field, depth: int = 0) -> int:
-    """Return how many large tensors are attributes of a node, or of nodes and initialisers in its subgraphs."""
+    """Return how many large tensors a node has: as attributes, and in its subgraphs as initialisers or attributes."""
     total = 0
     attributes = [one for one in messages.fields(node.begin, node.end) if one.number == 5]
     for attribute in attributes:

@@ -142,7 +142,10 @@ class _Arrays:
         self._last = _Decoded()
 
     def handles(self) -> dict[str, File]:
-        """Return the files by their names in storages: the file itself, and the values that are stored as text."""
+        """Return the files that hold the bytes of arrays, by the name that ``Storage.file`` has for each.
+
+        These are the file itself and, in memory, the values that the pickle stores as text.
+        """
         found: dict[str, File] = {self._within: self._file}
         if self._segments:
             found[self._in_memory] = MemoryFile(f"{self._file.uri} (texts)", self._segments)

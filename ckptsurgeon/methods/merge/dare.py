@@ -17,7 +17,7 @@ _PAPER = "https://arxiv.org/abs/2311.03099"
 @merge_method(
     "dare_linear",
     paper=_PAPER,
-    compared="mergekit 0.1.5: equal within 1e-6 if nothing is drawn",
+    compared="mergekit 0.1.5: equal within 1e-6 if no change is dropped at random",
     base="required",
     passes=2,
 )
@@ -43,7 +43,7 @@ def dare_linear(
 @merge_method(
     "dare_ties",
     paper=_PAPER,
-    compared="mergekit 0.1.5: equal within 1e-6 if nothing is drawn",
+    compared="mergekit 0.1.5: equal within 1e-6 if no change is dropped at random",
     base="required",
     passes=2,
 )

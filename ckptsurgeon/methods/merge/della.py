@@ -22,7 +22,7 @@ _PAPER = "https://arxiv.org/abs/2406.11617"
 @merge_method(
     "della",
     paper=_PAPER,
-    compared="mergekit 0.1.5: equal within 1e-6 if nothing is drawn",
+    compared="mergekit 0.1.5: equal within 1e-6 if no change is dropped at random",
     base="required",
     by_rows=True,
     passes=2,
@@ -50,7 +50,7 @@ def della(
 @merge_method(
     "della_linear",
     paper=_PAPER,
-    compared="mergekit 0.1.5: equal within 1e-6 if nothing is drawn",
+    compared="mergekit 0.1.5: equal within 1e-6 if no change is dropped at random",
     base="required",
     by_rows=True,
     passes=2,

@@ -260,7 +260,7 @@ class _Builder:
             counted = " in addition to the base" if self._method.base in ("required", "optional") else ""
             raise fault(
                 where, f"has {count(number, 'model')}{counted}, but {self._method.name} merges {wanted}",
-                "Change the models, or use another method.",
+                "Name another number of models, or use another method.",
             )  # fmt: skip
 
 

@@ -257,7 +257,10 @@ def is_of_tokens(key: str, axes: int) -> bool:
 
 
 def _has_rows(names: Sequence[str], axes: int) -> bool:
-    """Return whether one of a tensor's names means a row for each token; ``axes`` is 2 for a matrix, 1 for a bias."""
+    """Return whether one of the names of a tensor is that of an embedding or output layer, which has a row per token.
+
+    ``axes`` is the number of dimensions of the tensor: 2 for a matrix, 1 for a bias.
+    """
     return axes in (1, 2) and any(_is_of_tokens(name, bias=axes == 1) for name in names)
 
 

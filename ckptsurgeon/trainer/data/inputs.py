@@ -63,7 +63,7 @@ class FeatureExtractor:
         if features.kind == "mfcc" and features.size > CEPSTRAL_BANDS:
             raise ConfigError(
                 f"train.features.size is {features.size}: mfcc has at most {CEPSTRAL_BANDS} features.",
-                hint=f"Write size: {CEPSTRAL_BANDS} or less, or kind: log_mel.",
+                hint=f"Write `size: {CEPSTRAL_BANDS}` or less, or `kind: log_mel`.",
             )
 
     @property

@@ -255,6 +255,7 @@ def _config_of(init: InitCheckpoint) -> str:
     if code:
         raise ConfigError(
             f"{escape(near)} runs code ({listing(code, where='')}). You did not give this file: {name} refers to it.",
-            hint=f"Read the code. If it may run, give the file: ckpt train {escape(near)} --init {name}.", details=code,
+            hint=f"Read the code. If you trust it, name the file: ckpt train {escape(near)} --init {name}.",
+            details=code,
         )  # fmt: skip
     return near

@@ -121,7 +121,10 @@ class _RankSearch:
 
 @dataclass
 class _BitCounts:
-    """How often each pattern of 16 bits follows ``bits`` in the values of the array with the index ``quantity``."""
+    """How many values of an array begin with ``bits``, by the pattern of the 16 bits that follow.
+
+    ``quantity`` is the index of the array. Such counts narrow down the value with a given rank, 16 bits at a time.
+    """
 
     quantity: int
     bits: int
