@@ -450,6 +450,24 @@ MUTANTS = (
         "tensors/decoders/test_averaged_words.py",
     ),
     Mutant(
+        "zero points that are those of another layer get a note",
+        "return UNFIT if _spread(mean - zero) > FAR * _spread(mean) else None",
+        "return UNFIT if _spread(mean - zero) < -FAR * _spread(mean) else None",
+        "tensors/decoders/test_group_codes.py",
+    ),
+    Mutant(
+        "rows with means of their own make no note on zero points",
+        "rest = values - values.mean(1, keepdims=True) - values.mean(0) + values.mean()",
+        "rest = values - values.mean()",
+        "tensors/decoders/test_group_codes.py",
+    ),
+    Mutant(
+        "asymmetric codes without their zero points get a note",
+        "both[wide].mean() >= BOTH and",
+        "both[wide].mean() > 1 and",
+        "tensors/decoders/test_group_codes.py",
+    ),
+    Mutant(
         "packed codes in two's complement get a note",
         "return bool(min(low, high) >= END and middle < MIDDLE)",
         "return bool(min(low, high) >= END and middle < -MIDDLE)",
