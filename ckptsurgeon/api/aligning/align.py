@@ -94,7 +94,10 @@ def _config_of(checkpoint: Checkpoint) -> str:
 
 
 def _check_network(network: NetworkGroups, model: Checkpoint, reference: Checkpoint) -> None:
-    """Raise PlanError if the sizes in a model's config.json are not the reference's, even if all shapes fit."""
+    """Raise PlanError if a size in a model's config.json differs from the reference's, even if all shapes are equal.
+
+    ``network`` is the network of the reference.
+    """
     config = _config_of(model)
     if not config:
         return
@@ -109,7 +112,10 @@ def _check_network(network: NetworkGroups, model: Checkpoint, reference: Checkpo
 
 
 def _network(reference: Checkpoint) -> NetworkGroups:
-    """Return the network of a checkpoint, in which groups of axes are found; raises ConfigError if it is not known."""
+    """Return the network that the config.json of a checkpoint describes; raises ConfigError if it is not known.
+
+    From this network, it is found which axes may be permuted.
+    """
     hint = "List the axes that change together: --align-groups FILE.yaml."
     config = _config_of(reference)
     if not config:

@@ -1,4 +1,4 @@
-"""The result of an alignment. It has a file of its own, so that merges without alignment need not load the others."""
+"""The result of an alignment. It has a file of its own, so that merges without alignment need not import the rest."""
 
 from __future__ import annotations
 

@@ -192,8 +192,8 @@ class NetworkGroups:
     def _is_read(self, inside: str, part: Mapping[str, Any]) -> bool:
         """Return whether a network reads the size of a head from a field that its configuration does not declare.
 
-        ``part`` has the fields of the section at the path ``inside``. If the result is true, the network is built with
-        this field from now on.
+        ``inside`` is the dotted path of a section of the configuration, and ``part`` has the fields of this section. If
+        the result is true, the network is built with the undeclared field from now on.
         """
         heads = [name for name, value in part.items() if role_of(name) == "heads" and type(value) is int]
         if len(heads) != 1:
@@ -210,7 +210,10 @@ class NetworkGroups:
         return True
 
     def _pinned(self, path: str) -> dict[str, Any]:
-        """Return the field that sets the size of a head, as {dotted path: present value}; {} without a field."""
+        """Return {dotted path: present value} of the field with the size of a head; {} if there is no such field.
+
+        The field is searched in the same section as the field ``path``.
+        """
         name, part = self._head_size(path), self._beside(path)
         if not name:
             return {}
@@ -251,9 +254,10 @@ class NetworkGroups:
         return {axis.key for one in widths for axis in self._wider(one)[0]}
 
     def _norms_apart(self, group: NetworkGroup, counts: HeadCounts, wider: Collection[str]) -> Iterator[str]:
-        """Yield the keys of norms over all heads of an attention layer together, as in OLMoE.
+        """Yield the keys of an attention layer's norms that normalise all heads together, not each head (OLMoE).
 
-        ``group`` are the heads of the layer. ``wider`` has the keys of the tensors whose sizes depend on the width.
+        ``group`` are the heads of the layer, and ``counts`` has the numbers and the size of heads. ``wider`` has the
+        keys of the tensors whose sizes depend on the width.
         """
         sizes = {counts.queries * counts.size, counts.keys * counts.size} - {counts.size}
         own = {part.key for part in group.parts}

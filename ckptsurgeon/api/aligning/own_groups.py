@@ -69,11 +69,11 @@ def _are_dims(value: Any) -> bool:
 
 
 def own_groups(fields: Mapping[str, Any], tensors: Mapping[str, TensorInfo], path: str) -> list[Group]:
-    """Return the groups that the user lists; raises ConfigError for axes that a model does not have.
+    """Return the groups of axes that the user lists; raises ConfigError for axes that a model does not have.
 
-    ``tensors`` are those of the model at ``path``. A unit is what is moved as a whole: a channel, or a head. If the
-    user gave no number of units, a group has one for each element of its shortest axis; along longer axes, several
-    elements belong to each unit.
+    ``fields`` are the groups as ``group_fields`` returns them. ``tensors`` are those of the model at ``path``. A unit
+    is what is moved as a whole: a channel, or a head. If the user gave no number of units, a group has one for each
+    element of its shortest axis; along longer axes, several elements belong to each unit.
     """
     found = []
     seen: dict[tuple[str, int], str] = {}

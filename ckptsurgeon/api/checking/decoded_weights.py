@@ -65,7 +65,7 @@ def odd_scales_of(checkpoint: Checkpoint, decoded: Collection[str]) -> dict[str,
 
 
 def _rms(checkpoint: Checkpoint | SampledFiles, info: TensorInfo) -> float:
-    """Return the root mean square of the middle rows of a matrix; for stacked matrices of experts, of the first one."""
+    """Return the root mean square of the middle rows of a matrix; of stacked matrices (experts), the first is used."""
     *lead, rows, columns = info.shape
     several = min(rows, max(1, ELEMENTS // columns))
     begin = (rows - several) // 2

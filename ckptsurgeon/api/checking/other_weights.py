@@ -28,10 +28,11 @@ TENSORS, BYTES = 64, 4096
 
 
 def other_weight_notes(checkpoint: Checkpoint, folder: Folder) -> Iterator[str]:
-    """Yield a note on each second copy of the weights in a local folder that has other tensors or other values.
+    """Yield a note on each file in a local folder with a second copy of the weights that differs from the first.
 
-    transformers loads model.safetensors, but older versions and other programs load pytorch_model.bin. Values are
-    compared if a tensor has the same dtype and shape in both; a copy in another precision has no note.
+    transformers loads model.safetensors, but older versions and other programs load pytorch_model.bin. Tensors that are
+    in both copies are compared: their shapes, and, if dtype and shape are the same, some of their values. A copy in
+    another precision has no note.
     """
     read = {file.name for file in checkpoint.header.files}
     if scheme_of(checkpoint.path) or not read:

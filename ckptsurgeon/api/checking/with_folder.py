@@ -39,8 +39,11 @@ __all__ = ["with_folder"]
 
 CARD = "README.md"
 MERGING = (LARGER, OTHER_NORMS, *STAYS)
-"""Texts in the notes of ``lora merge`` on changes that are too large, on magnitudes of DoRA that are not the norms of
-the base, and on modules that should change but have no LoRA factors."""
+"""Phrases in those notes of ``lora merge`` that show that an adapter does not fit its base.
+
+These notes are on changes that are too large, on magnitudes of DoRA that are not the norms of the base, and on modules
+that should change but have no LoRA factors.
+"""
 WRAPPERS = ("module.", "_orig_mod.")
 """The prefixes that DistributedDataParallel and torch.compile add to every key."""
 _FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)

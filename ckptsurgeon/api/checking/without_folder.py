@@ -33,7 +33,7 @@ _OF_FILES = re.compile(
     r"|perhaps they were decoded with wrong zero points"
     r"|has the weights of one rank of"
 )
-"""Matches those notes of a checkpoint that are on its files and their bytes; the others say how it was opened."""
+"""Matches the notes on a checkpoint's files and their bytes; its other notes say how the checkpoint was opened."""
 
 
 def without_folder(subject: Subject, checkpoint: Checkpoint) -> Subject:
