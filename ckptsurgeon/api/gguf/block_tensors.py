@@ -32,7 +32,7 @@ _OUTSIDE = ("token_embd.weight", "output_norm.weight")
 _PER_BLOCK = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
 """Metadata entries that are lists with a value for each block if the blocks of a model differ on purpose."""
 FEWEST = 4
-"""If the architecture is unknown, a single block that lacks tensors is noted only if there are this many blocks."""
+"""In an unknown architecture, a single block that lacks tensors is noted only if there are this many blocks or more."""
 
 
 def is_whole_model(keys: Iterable[str], metadata: Mapping[str, str]) -> bool:

@@ -15,7 +15,9 @@ SCALE = 0.0625
 
 
 def cohere_entries(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the entries, without the architecture as prefix; raises PlanError for what llama.cpp cannot compute.
+    """Return the metadata entries that only Cohere's models have, without the architecture as prefix.
+
+    Raises PlanError for a field with a value that llama.cpp cannot compute with.
 
     Aya and Command R were trained on ``model_max_length`` positions, which is more than ``max_position_embeddings``.
     """

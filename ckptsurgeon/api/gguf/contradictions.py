@@ -79,7 +79,10 @@ def _of_another(architecture: str, metadata: Mapping[str, str]) -> Iterator[str]
 
 
 def _of_missing(architecture: str, metadata: Mapping[str, str]) -> Iterator[str]:
-    """Yield a note on entries that llama.cpp needs; none if the entries belong to another architecture."""
+    """Yield a note on entries that the file lacks, although llama.cpp needs them.
+
+    There is no note if the entries in the file belong to another architecture.
+    """
     lost = [one for name in _REQUIRED.get(architecture, ()) if (one := f"{architecture}.{name}") not in metadata]
     if lost and not any(f"{name}.block_count" in metadata for name in ARCHITECTURES if name != architecture):
         yield f"the metadata lack {listing(lost, where='')}, which llama.cpp needs: llama.cpp cannot load the file"

@@ -34,14 +34,14 @@ __all__ = ["gguf_entries"]
 FILE_TYPE, VERSION = "general.file_type", "general.quantization_version"
 EMBEDDING = "token_embd.weight"
 LONGEST = 200
-"""Strings whose entries have more bytes than this are not compared with tensors."""
+"""Entries with strings are not compared with the tensors if they have more bytes than this."""
 FILE_TYPES = {
     "float32": 0, "float16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 12,
     "q4_k": 15, "q5_k": 17, "q6_k": 18, "bfloat16": 32, "mxfp4": 38,
 }  # fmt: skip
 """llama.cpp's file type (``enum llama_ftype``), by the dtype of most matrices in the file."""
 UNMIXED_FILE_TYPES = {"q3_k": 11, "q4_k": 14, "q5_k": 16}
-"""The file types, called small by llama.cpp, if no matrix of the file has blocks of another type."""
+"""llama.cpp's file types, such as Q4_K_S (small), for files in which all quantised matrices have the same dtype."""
 _OF_LLAMA_CPP = ("general.", "tokenizer.", *(f"{architecture}." for architecture in ARCHITECTURES))
 """Prefixes of llama.cpp's own entries. The type of a new entry with such a name follows from its name and value."""
 
@@ -92,7 +92,7 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
 
 
 def _said(entry: Typed) -> str:
-    """Return an integer of 32 bits, a boolean or a short string as text; '' for any other value."""
+    """Return an integer or a float of 32 bits, a boolean or a short string as text; '' for any other value."""
     if entry.kind == TEXT and len(entry.raw) <= LONGEST:
         return entry.raw[8:].decode("utf-8", "replace")
     if entry.kind == BOOL:

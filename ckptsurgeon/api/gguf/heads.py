@@ -80,7 +80,10 @@ def fused_heads(checkpoint: Checkpoint, stated: tuple[Any, Any], names: tuple[st
 
 
 def _check_alike(what: str, checkpoint: Checkpoint, rows: Set[int], columns: Set[int]) -> None:
-    """Raise PlanError unless the weights of ``what`` have the same number of rows and of columns in all layers."""
+    """Raise PlanError unless the weights of ``what`` have the same number of rows and of columns in all layers.
+
+    ``rows`` and ``columns`` are the numbers that occur in the layers.
+    """
     for name, found in (("rows", rows), ("columns", columns)):
         if len(found) != 1:
             have = f"{sorted(found)} {name} in different layers" if found else f"no {name}: there is no such tensor"

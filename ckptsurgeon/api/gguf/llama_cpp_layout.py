@@ -172,5 +172,8 @@ def _from_gguf(checkpoint: Checkpoint) -> NamedLayout:
 
 
 def _is_untied(architecture: str) -> bool:
-    """Return whether transformers' models of an architecture have an output layer if config.json does not tie it."""
+    """Return whether models of an architecture have an untied output layer by default.
+
+    This is the default of transformers: it applies if config.json does not contain ``tie_word_embeddings``.
+    """
     return any(untied_by_default({"model_type": one}) for one, theirs in MODEL_TYPES.items() if theirs == architecture)

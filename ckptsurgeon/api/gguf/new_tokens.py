@@ -17,7 +17,7 @@ from .tokenizer import tokenizer_entries
 __all__ = ["maps_by_token", "with_new_tokens"]
 
 LISTS = ("tokens.txt", "vocab.json")
-"""Names of the files of a plan that have a token list but are not the vocabulary of a tokeniser."""
+"""Names of files that have a token list, but do not count as the vocabulary of a tokeniser of transformers."""
 VOCABULARY_SIZE = ".vocab_size"
 REMEDY = (
     "Put the tokenizer.json of the new tokens next to their list, use a GGUF destination that has these tokens, or "

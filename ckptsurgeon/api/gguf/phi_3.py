@@ -88,7 +88,10 @@ def _original(config: Mapping[str, Any], fields: Mapping[str, Any]) -> int:
 
 
 def _rotary(config: Mapping[str, Any], fields: Mapping[str, Any], size: int) -> int:
-    """Return the number of values of a head that the rotary embedding rotates."""
+    """Return how many of the ``size`` values of a head the rotary embedding rotates.
+
+    ``fields`` are the fields of the rotary embedding in ``config``.
+    """
     part = number_in(fields, "partial_rotary_factor", number_in(config, "partial_rotary_factor", 1.0))
     if not 0 < part <= 1:
         raise PlanError(

@@ -44,11 +44,17 @@ SPACE = "Ġ"
 """How byte-level BPE writes a space; sentencepiece writes ▁."""
 
 Read = Callable[[str, int, int], bytes]
-"""A function from an entry's name, a position and a number of bytes to the bytes of the value from this position on."""
+"""A function that returns a part of an entry's value, as bytes.
+
+Its arguments are the name of the entry, the position of the part in the value, and the number of bytes.
+"""
 
 
 def tokenizer_notes(metadata: Mapping[str, str], tokens: int, read: Read) -> Iterator[str]:
-    """Yield notes on a tokeniser whose lists contradict its kind (BPE, sentencepiece), or its special tokens.
+    """Yield notes on faults of a GGUF file's tokeniser.
+
+    The faults are lists that do not fit each other or the tokeniser's kind (BPE, sentencepiece), and special tokens
+    that are marked as ordinary tokens.
 
     ``metadata`` maps the names of all entries to their values as text, '' if they are too long. ``tokens`` is the
     number of tokens. ``read`` returns bytes of an entry's value (see ``Read``); a whole list is read only if the list
@@ -96,10 +102,10 @@ def _of_lists(metadata: Mapping[str, str], read: Read) -> Iterator[str]:
 
 
 def _of_rules(tokens: int, read: Read, *, has_kinds: bool) -> Iterator[str]:
-    """Yield a note if the merge rules of byte-level BPE do not make many of its longer tokens; usually they make all.
+    """Yield a note if many longer tokens of byte-level BPE are not the result of a merge rule; usually, all are.
 
     "Many" is a twentieth of the tokens or more, as for tokenizer.json. The lists are read only if there are so few
-    rules that many tokens may lack one; reading takes about 0.3 s for 100,000 tokens.
+    rules that many tokens may have none; reading takes about 0.3 s for 100,000 tokens.
     """
     few = max(FEWEST, round(FEW * tokens))
     if tokens - LETTERS - int.from_bytes(read(MERGES, 4, 8), "little") < few:
@@ -114,7 +120,7 @@ def _of_rules(tokens: int, read: Read, *, has_kinds: bool) -> Iterator[str]:
 
 
 def _order_of_rules(read: Read) -> Iterator[str]:
-    """Yield a note if the ids of tokens do not follow the order of the merge rules; of bytes, any order of training.
+    """Yield a note if the ids of longer tokens do not follow the merge rules, or those of bytes follow no known order.
 
     The whole lists are read only if the first tokens are in alphabetical order, are not those that the first merge
     rules make, or are bytes in no known order.
@@ -156,7 +162,7 @@ def _first_texts(read: Read, entry: str = TOKENS) -> Iterator[str]:
 
 
 def _of_kinds(metadata: Mapping[str, str], tokens: int, read: Read) -> Iterator[str]:
-    """Yield a note if no token is a control token, although a token such as ``</s>`` has a role (``eos_token_id``)."""
+    """Yield a note if no token is a control token, although ``eos_token_id``, for example, is the id of ``</s>``."""
     for name in ROLES:
         said = metadata.get(f"{OWN}{name}", "")
         if not (said.isdecimal() and len(said) <= DIGITS and int(said) < tokens):
