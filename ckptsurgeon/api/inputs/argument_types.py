@@ -87,7 +87,7 @@ Vocabularies: TypeAlias = str | Sequence[Path] | None
 """The token lists of the source and the destination, as "SRC:DST" or a pair of paths; or "place"."""
 
 AxisGroups: TypeAlias = Path | Mapping[str, Any] | None
-"""Groups of axes: a map from the name of each to its axes, or the path of a YAML file with it."""
+"""Groups of axes: a map from the name of each group to its axes, or the path of a YAML file with this map."""
 
 Mismatch: TypeAlias = str | Mapping[str, str] | Sequence[str] | None
 """One policy for all tensors, a map from pattern to policy, or strings as on the command line."""
@@ -96,7 +96,7 @@ Fields: TypeAlias = Mapping[str, Any] | Sequence[str]
 """New values of fields of a configuration: a map from dotted paths to values, or strings FIELD=VALUE."""
 
 Kept: TypeAlias = Mapping[str, Any] | Sequence[str] | None
-"""Indices by field: a map to lists of numbers or to text as in "0..3,6", or strings FIELD=LIST."""
+"""The indices to keep, by field: a map from fields to lists of numbers or text ("0..3,6"), or strings FIELD=LIST."""
 
 Given: TypeAlias = bool | float | str | Sequence[float] | Mapping[str, Any]
 """A parameter of a merge: a value, a list with a value for each model, a map from patterns to these, or a gradient.

@@ -62,7 +62,10 @@ def _folder_with_config(given: CheckpointLike) -> str:
 
 
 def _on_files(target: TargetSpec) -> list[str]:
-    """Return notes on files of a folder that contradict the tensors of ``target``, which were made from its config."""
+    """Return notes on files in the folder of a config.json that contradict the tensors of the model that it describes.
+
+    ``target`` has these tensors, and the other files of the folder.
+    """
     from ..model_folder.folder_checks import weights_notes  # imports many checks
     from ..model_folder.unreadable import unreadable_files
     from ..model_folder.weights.shape_checks import DescribedTensor

@@ -92,7 +92,7 @@ def _decoded_otherwise(one: Checkpoint, copy: Checkpoint) -> list[str]:
 
 
 def base_notes(base: Checkpoint, models: Sequence[Checkpoint]) -> list[str]:
-    """Return notes on models that are the base itself, or copies of it, for methods that merge differences from it."""
+    """Return notes on models that are the base itself, or copies of it, so that their change from the base is zero."""
     if base.in_memory:
         return []
     outline, zero = _outline(base), "its change from the base is zero, so it only makes the merged change smaller"
@@ -267,7 +267,10 @@ def plan_target(target: TargetSpec) -> PlanTarget:
 
 
 def plan_companion(one: Companion) -> PlanCompanion:
-    """Return the description of a small file for a plan; the file is read when its size or checksum is needed."""
+    """Return the description, for a plan, of a file that the output folder gets besides weights, such as a config.json.
+
+    A file that is copied is read later, when its size or checksum is needed.
+    """
     if one.path:
         return PlanCompanion.copy_of(one.name, one.path, partial(_size_and_digest, one.path))
     data = one.text.encode()

@@ -30,7 +30,7 @@ VERB = "lora merge"
 MOST = 1000
 """The largest number of adapters that are read from a recipe. More would take long, as each is compared with all."""
 NOTHING = 1e-9
-"""If the weights of an adapter add up to less than this, its merge was undone."""
+"""An adapter may be merged several times. If its weights add up to less than this, its merge was undone."""
 
 
 def merged_notes(base: Checkpoint, adapters: Sequence[Checkpoint], weights: Sequence[float]) -> list[str]:
@@ -83,7 +83,7 @@ def _add(found: list[MergedAdapter], one: MergedAdapter) -> None:
 
 
 def _adapter(one: Checkpoint, weight: float) -> MergedAdapter:
-    """Return the description of an open adapter that is merged."""
+    """Return the description of an open adapter that is merged with the weight ``weight``."""
     path = one.path if "://" in one.path else os.path.abspath(one.path)
     return MergedAdapter(path, tuple(map(_plain, one.files)), weight, tail_of(one))
 

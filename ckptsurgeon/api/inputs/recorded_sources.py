@@ -53,7 +53,10 @@ def swapped_notes(tuned: Checkpoint, base: Checkpoint) -> list[str]:
 
 
 def _is_made(made: Checkpoint, base: Checkpoint, recipe: Recipe) -> bool:
-    """Return whether ``made`` is ``base`` plus adapters, or plus the weight changes of other models."""
+    """Return whether ``made`` is ``base`` plus adapters, or plus the weight changes of other models.
+
+    ``recipe`` is the recipe in ``made``.
+    """
     if recipe.verb == "merge":
         named = [one for one in recipe.sources if one.name == recipe.arguments.get("base")]
         return any(_is_source_of(base, made, one) for one in named)
@@ -63,9 +66,10 @@ def _is_made(made: Checkpoint, base: Checkpoint, recipe: Recipe) -> bool:
 
 
 def _is_source(source: Checkpoint, one: Checkpoint, recipe: Recipe) -> bool:
-    """Return whether the recipe of ``one`` says that an input is one of its sources, other than a merge's base.
+    """Return whether ``one`` was made from ``source``, according to the recipe in ``one``.
 
-    The result is False for a merge by a recipe of mergekit, because it may use only some layers of a model.
+    The base of a merge does not count as a source. The result is False if ``one`` was merged by a recipe of mergekit,
+    because such a merge may use only some layers of a model.
     """
     if "recipe" in recipe.arguments:
         return False
@@ -75,10 +79,10 @@ def _is_source(source: Checkpoint, one: Checkpoint, recipe: Recipe) -> bool:
 
 
 def _is_source_of(source: Checkpoint, one: Checkpoint, recorded: PlanSource) -> bool:
-    """Return whether an input is the source ``recorded`` in the recipe of ``one``.
+    """Return whether the input ``source`` is the source ``recorded`` in the recipe of ``one``.
 
-    The paths, sizes and header digests of the files are compared. A run that overwrites its newest checkpoint does not
-    change these, so the result is False if a file of the input is newer than the files of ``one``.
+    The paths, sizes and header digests of the files are compared. A training run may overwrite a checkpoint without
+    changing any of these, so the result is False if a file of the input is newer than the files of ``one``.
     """
     if source.in_memory or not recorded.path or source.root != recorded.root or _is_newer(source, one):
         return False

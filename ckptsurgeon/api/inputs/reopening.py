@@ -74,9 +74,10 @@ def with_model_files_pinned(plan: Plan, folders: Sequence[ModelFolder]) -> Plan:
 
 
 def _lacking(folder: ModelFolder) -> Iterator[FilePrint]:
-    """Yield fingerprints without a digest of vocabulary files that do not exist, but would be used if they did.
+    """Yield a fingerprint for each vocabulary file that does not exist, but would be used if it did.
 
-    With these fingerprints, applying the plan fails if such a file has been added since the plan was made.
+    These fingerprints have no digest. Because of them, applying the plan fails if such a file has been added since the
+    plan was made.
     """
     if not folder.files or scheme_of(folder.path):
         return
@@ -266,7 +267,10 @@ def _check_memory(source: PlanSource, found: FilePrint) -> None:
 
 
 def _change(file: FilePrint, found: FilePrint | None) -> str:
-    """Return how a file differs from its recorded fingerprint ``file``; "" if no difference is found."""
+    """Return how a file differs from its recorded fingerprint ``file``; "" if no difference is found.
+
+    ``found`` is the present fingerprint, None if the file is missing.
+    """
     if found is None:
         return "the file is missing"
     if found.size != file.size:

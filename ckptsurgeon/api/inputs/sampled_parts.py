@@ -43,7 +43,7 @@ class SampledFiles:
 
 
 def is_local(checkpoint: Checkpoint) -> bool:
-    """Return whether all files are local, open, and not deleted while they are read."""
+    """Return whether all files of a checkpoint are local and open, and the run does not delete them (``consume``)."""
     files = checkpoint.open_files().values()
     return not any(one.remote or one.closed or isinstance(one, ConsumedFile) for one in files)
 

@@ -88,7 +88,10 @@ def _checksum(stored: Checkpoint, info: TensorInfo) -> int:
 
 
 def stale_note(one: Checkpoint, key: str) -> str:
-    """Return a note that a checkpoint's recipe describes other weights than those in the file: ``key`` differs."""
+    """Return a note that a checkpoint's recipe describes other weights than the present ones.
+
+    ``key`` is the key of a tensor that differs.
+    """
     return (
         f"the recipe of {escape(one.path)} is not used, because the weights have been replaced since it was written: "
         f"{escape(key)} does not have the checksum that the recipe records"

@@ -15,16 +15,16 @@ from .sampled_parts import is_local, is_sampled, middle, numbers, spread
 __all__ = ["SAME", "unrelated_notes"]
 
 MATRICES, FEWEST = 8, 3
-"""At most how many matrices are compared, and the fewest unrelated ones for a note."""
+"""At most how many matrices are compared, and how many of them must be unrelated for a note."""
 DIFFERENCE, COSINE = 0.6, 0.5
-"""A matrix is unrelated to the base's if the relative difference is above ``DIFFERENCE``, the cosine below ``COSINE``.
+"""Two matrices are unrelated if their relative difference is above ``DIFFERENCE`` and their cosine below ``COSINE``.
 
 Fine-tuning changes weights by some per cent; two models that were trained apart have a cosine of about 0.
 """
 SAME, WITHOUT_BASE = "the same model as ", 0.2
-"""The words before the name of the model that others are compared with if there is no base, and the cosine used then.
+"""The value of ``called`` if there is no base and models are compared with the first one; the limit of the cosine then.
 
-The cosine is smaller, because checkpoints of one training may be far apart.
+This limit replaces ``COSINE``. It is smaller, because checkpoints of one training may be far apart.
 """
 
 
@@ -32,7 +32,7 @@ def unrelated_notes(base: Checkpoint, models: Iterable[Checkpoint], called: str 
     """Yield a note on each model most of whose weights have nothing in common with those of ``base``.
 
     A part of at most ``MATRICES`` matrices of each model is read; files that are remote, or are deleted after use, are
-    not. ``called`` precedes the name of ``base``.
+    not read. In the notes, the words ``called`` precede the name of ``base``.
     """
     if not is_local(base):
         return
