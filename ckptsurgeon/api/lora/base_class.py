@@ -1,4 +1,4 @@
-"""Compares the class of the base that an adapter was trained on with the base that it is used with."""
+"""Finds adapters that were trained on a base of another class than the base with which they are used."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ def other_class_notes(base: Checkpoint, *adapters: Checkpoint) -> Iterator[str]:
 
 
 def _stated(stated: Any) -> tuple[str, str]:
-    """Return the class in ``auto_mapping``, and the folder of its code; two empty strings for other code."""
+    """Return the class of transformers that ``auto_mapping`` names, and the folder of its code in transformers.
+
+    ``stated`` is the value of ``auto_mapping``. Returns two empty strings if it names no class of transformers.
+    """
     if not isinstance(stated, Mapping):
         return "", ""
     name, library = stated.get("base_model_class"), stated.get("parent_library")

@@ -21,7 +21,7 @@ MADE = ("lora concat", "lora convert", "lora resize")
 
 
 def check_edited_adapter(plan: Plan, keys: Collection[str]) -> None:
-    """Raise PlanError if the adapter that a plan makes does not fit its configuration.
+    """Raise PlanError if a plan makes an adapter whose tensors do not fit its adapter_config.json.
 
     ``keys`` are the keys of the plan's first source, which is the tuned model for ``lora extract``.
     """

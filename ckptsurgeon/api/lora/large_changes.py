@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["LARGER", "large_change_notes"]
 
 MODULES, FEWEST = 16, 2
-"""At most how many modules of each adapter are sampled, and the fewest with too large changes for a note, if it has so
-many: the weight of a single module may be small on purpose."""
+"""At most how many modules of each adapter are sampled, and how many must have too large changes for a note.
+
+One is not enough, because the weight of a single module may be small on purpose, unless the adapter has only one.
+"""
 LARGEST = 10.0
 """The largest plausible change of a weight, as a multiple of the weight; training changes weights by some per cent."""
 LARGER = "times as large as the weights of the base: perhaps the adapter's alpha or its weight in the merge is wrong"

@@ -18,7 +18,8 @@ from ..inputs.sampled_parts import is_local, is_sampled, numbers
 __all__ = ["OTHER_NORMS", "magnitude_notes"]
 
 MODULES, ROWS, FEWEST = 8, 64, 2
-"""At most how many modules of each adapter are sampled, how many rows of each, and the fewest modules for a note.
+"""How many modules of each adapter, and rows of each module, are sampled at most; and how many modules must have other
+magnitudes for a note.
 
 Of a layer with 4096 inputs in 16 bits, 512 kB are read."""
 APART, ALIKE = 0.2, 0.5

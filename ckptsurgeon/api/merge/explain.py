@@ -84,14 +84,14 @@ def _not_compared(step: Step) -> str:
 
 
 def _copied(plan: Plan, step: Step, one: Input, path: str) -> str:
-    """Write one input tensor of a step to the file ``path``, under the key that it has in the output."""
+    """Write an input tensor of a step to the file ``path``, under its key in the output; return ``path``."""
     copy = Step(step.key, "copy", one.dtype, one.shape, one.source, one.key, one.dtype, one.shape)
     apply(replace(plan, steps=(copy,), metadata={}, notes=()), path)
     return path
 
 
 def _outcomes(plan: Plan, step: Step, paths: Sequence[str], folder: str) -> Iterator[MergeOutcome]:
-    """Yield the result of the plan's merge method for a tensor, then that of each other method with its defaults."""
+    """Yield the result of the plan's merge method for a tensor, then of each other method with default parameters."""
     assert step.merge is not None
     path = os.path.join(folder, "planned.safetensors")
     apply(replace(plan, steps=(step,), metadata={}, notes=()), path)

@@ -27,10 +27,10 @@ ROLE = "statistics"
 
 @dataclass(frozen=True)
 class MergeStatistics:
-    """The open files with statistics of the models of a merge, in the order of the models, and their views.
+    """The open files with statistics of the models of a merge, in the order of the models.
 
-    ``by_model`` maps the index of each model to its statistics. ``notes`` name statistics that were made from too few
-    inputs.
+    ``views`` describe these files in the form that planners read. ``by_model`` maps the index of each model to its
+    statistics. ``notes`` name statistics that were made from too few inputs.
     """
 
     opened: Sequence[Checkpoint] = ()

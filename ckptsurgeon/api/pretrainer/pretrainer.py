@@ -197,7 +197,7 @@ class Pretrainer:
 
 
 class _Default:
-    """A marker for the path of an object for which the user gave none: a file of the default source."""
+    """Stands for the path of an object for which the user gave no path: its file comes from the default source."""
 
     def __init__(self, source: object, file: str) -> None:
         self.source = source
