@@ -83,7 +83,7 @@ class Rounding:
         return Rounding(*map(max, both))
 
     def moved(self, key: str, values: Tensor) -> Tensor:
-        """Return ``values`` with random changes as large as those by rounding may be; ``key`` decides the seed."""
+        """Return ``values`` after random changes that are as large as rounding may cause; ``key`` decides the seed."""
         chance = torch.Generator().manual_seed(zlib.crc32(key.encode()))
         by = (torch.rand(values.shape, generator=chance) * 2 - 1) * USUAL
         found = values + values * by * self.relative + by * self.absolute
@@ -112,7 +112,7 @@ class Network:
     tokens: tuple[str, ...] = ()
     """The token list inside the checkpoint, if it is a GGUF file; () if there is none."""
     is_converted: bool = False
-    """Whether the checkpoint is a GGUF file, whose tensors do not have transformers' names, as those of the plan."""
+    """Whether the checkpoint is a GGUF file: then its tensors have other names than in the plan and in transformers."""
     digests: dict[str, int] = field(default_factory=dict)
     """{key of a tensor that was read: CRC-32 of its float32 values}"""
     samples: dict[str, Tensor] = field(default_factory=dict)
@@ -156,7 +156,10 @@ class Network:
         return Rounding(relative, absolute=relative * _added(info))
 
     def codes(self, key: str) -> tuple[str, tuple[int, ...], int] | None:
-        """Return (dtype, shape, CRC-32) of the codes of a quantised tensor, which are read once; else None."""
+        """Return (dtype, shape, CRC-32) of the codes of a quantised tensor; None for any other tensor.
+
+        The codes are read only in the first call.
+        """
         if key not in self.code_sums:
             self.code_sums[key] = self._read_codes(key)
         return self.code_sums[key]
@@ -241,9 +244,9 @@ def _codes_of(info: TensorInfo) -> TensorInfo:
 
 
 def rounding_between(first: Network, second: Network, key: str) -> Rounding:
-    """Return how much rounding may make a tensor that both networks have differ.
+    """Return the largest difference between the values of a tensor in two networks that rounding may cause.
 
-    If both store the same codes, only their scales may have been rounded: nothing else explains a difference.
+    If both store the same codes, only the scales may have been rounded, so no other rounding explains a difference.
     """
     codes = first.codes(key)
     if codes is not None and codes == second.codes(key):

@@ -37,18 +37,19 @@ MEMORY = 1 << 30
 MAIN = ("", 0, 0)
 """The ``Place`` (key in the recorded outputs) of the main output of the whole network."""
 STRICT = 1.25
-"""The allowed error of outputs, as a multiple of the measured one, if a tensor differs more than by rounding.
+"""If a tensor differs by more than rounding explains, outputs may differ by this multiple of the measured error.
 
-Otherwise the multiple is ``weights.FACTOR``.
+The measured error is that of a run with weights that were changed at random, by as much as rounding may have changed
+them. If no tensor differs by more than rounding explains, the multiple is ``weights.FACTOR``.
 """
 FEW = 8.0
-"""For an output of n numbers, the multiple above is multiplied by 1 + FEW / sqrt(n): small outputs vary more.
+"""For an output of n numbers, ``STRICT`` or ``FACTOR`` is multiplied by 1 + FEW / sqrt(n): small outputs vary more.
 
 The ratio of two sums of n squares has the distribution F(n, n). The factor is about the square root of the 99.9 %
 quantile of this distribution: 3.5 for 8 numbers, 1.5 for 64, 1.1 for 1000.
 """
 FLOOR = 1e-6
-"""The error that is always allowed, because sums may be computed in another order."""
+"""This number is added to each allowed error, because sums may be computed in another order."""
 SHOWN = 8
 
 
@@ -237,7 +238,7 @@ def _compared(
 
 
 def _with_unseen(proof: Proof, networks: list[Network], shared: SharedTokens | None, inputs: Inputs) -> Proof:
-    """Add the tensors that differ by more than rounding explains to ``proof``, although the outputs agree.
+    """Return ``proof`` with the tensors that differ by more than rounding explains, although the outputs agree.
 
     If the inputs cannot show the effect of such a tensor, for example because they do not use the values that differ,
     the tensor is in ``unused_differing`` of the result. A note lists the other tensors.

@@ -27,7 +27,7 @@ _EMBEDDINGS = re.compile(r"embed|^(?:wte|wpe|shared|relative_attention_bias|rota
 _EXPERT = re.compile(r"\.experts\.\d+\.")
 _LAYER = re.compile(r"\.\d+\.")
 _TURNED = {"c_attn", "c_fc", "c_proj", "q_attn"}
-"""The name of the class of GPT-2's layers whose weights have the shape (in, out)."""
+"""The names of the layers of GPT-2 (Conv1D) whose weights have the shape (in, out)."""
 _GPT2 = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
 
 
