@@ -124,7 +124,7 @@ class AnotherType:
         yield change
 
     def _check_groups(self, parts: int) -> None:
-        """Raise ConfigError if the experts of a token are not whole copies of the feed-forward layer.
+        """Raise ConfigError if the experts that each token uses do not make up whole copies of the feed-forward layer.
 
         ``parts`` is the number of experts that together are one copy.
         """

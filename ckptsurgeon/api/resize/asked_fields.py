@@ -102,7 +102,8 @@ class AskedFields:
     def pin_keys(self) -> None:
         """Set the number of key heads to the new number of query heads if each query head has its own key head.
 
-        This is done for networks in which a switch says so (``multi_query`` is false): no tensor depends on the number.
+        This is needed for networks in which ``multi_query`` is false. There, the number of key heads in the
+        configuration changes no tensor, but must agree with the number of query heads.
         """
         for name in self.of("heads"):
             part = self.beside(name)
@@ -177,11 +178,17 @@ class AskedFields:
                 yield role_of(beside[0]), beside
 
     def _keys_with(self, fields: Sequence[str]) -> list[str]:
-        """Return the fields for key heads whose old and new numbers are those of a query-head field in ``fields``."""
+        """Return the fields for key heads that have the same old and new number as a field for query heads.
+
+        The fields for query heads are among ``fields``.
+        """
         return [one for one in self.of("kv_heads") if self._heads_beside(one) in fields]
 
     def has_own_keys(self, width: str) -> bool:
-        """Return whether each query head has its own key head, before and after, in the section of ``width``."""
+        """Return whether each query head has its own key head, before and after the change.
+
+        Only the section (nested configuration) with the field ``width`` is examined.
+        """
         part, inside = self.beside(width), _inside(width)
         keys = [name for name in part if role_of(name) == "kv_heads" and type(part[name]) is int]
         return not keys or bool(self._keys_with([one for one in self.of("heads") if _inside(one) == inside]))

@@ -30,12 +30,15 @@ __all__ = [
 Constants = Mapping[str, object]
 """{path of a module and name: value that the module has besides its weights, such as a scale}"""
 _LATENT = "kv_lora_rank"
-"""A field of networks in which one latent vector gives the keys and values of all heads: each head has its own keys."""
+"""A field of networks that compute the keys and values of all heads from one latent vector.
+
+In these networks, each head has its own keys.
+"""
 _RELATIVE, _SCALED_IF_TIED = ("relative_attention_num_buckets", "d_kv"), "scale_decoder_outputs"
 _SCALED_TYPES = ("umt5", "switch_transformers", "udop")
 _SIZES_OF_HEADS = ("head_dim", "head_size", "attention_head_size", "key_value_proj_dim")
 _OTHER_SUMS = ("alpha_factor", "zero_expert_num")
-"""Ends of the names of fields by which layers do not simply add their result to their input."""
+"""If the name of a field ends with one of these, the layers do not simply add their result to their input."""
 _COUNTS_LAYERS = "scale_attn_by_inverse_layer_idx"
 _SAME = ("initializ", "std", "drop", "layerdrop")
 """Parts of the names of values that are only used in training."""
@@ -89,9 +92,10 @@ def check_head_sizes(field: str, before: Constants, after: Constants) -> None:
 
 
 def keys_by_switch(part: Mapping[str, Any]) -> bool:
-    """Return whether a field says that all heads share one key head (Falcon-7B), or that each has its own.
+    """Return whether ``multi_query`` decides if all heads share one key head (Falcon-7B), or if each has its own.
 
-    A field with the number of key heads then has no effect on tensors, but has to agree with it.
+    If it does, the field with the number of key heads has no effect on tensors, but must agree with ``multi_query``.
+    ``part`` has the fields of the configuration, or of one of its sections.
     """
     return type(part.get("multi_query")) is bool and not part.get("new_decoder_architecture")
 
@@ -153,7 +157,8 @@ def has_heads_in_pairs(values: Constants) -> bool:
 def check_used(role: str, field: str, axes: Sequence[Axis]) -> None:
     """Raise PlanError if the heads' output size differs from the input size of the layer after them.
 
-    Helium has ``head_dim``, but the layer after its heads has the size of the width.
+    Helium has ``head_dim``, but the layer after its heads has the size of the width. ``role`` and ``field`` are the
+    role and the name of the field that changes, and ``axes`` the axes whose sizes change with it.
     """
     modules: dict[str, list[Axis]] = {}
     for axis in axes:
@@ -206,9 +211,11 @@ def numbers_apart(before: Constants, after: Constants, but: Iterable[str] = ()) 
 
 
 def layers_apart(before: Constants, after: Constants, paths: Sequence[str], layers: Sequence[Layer]) -> list[str]:
-    """Return the names of numbers in the modules of new layers that differ from the layers whose weights they get.
+    """Return the names of numbers in new layers that differ from those in the layers whose weights the new layers get.
 
-    Layers that only pass their input on are not compared.
+    ``before`` and ``after`` map names to the numbers in the modules of the old and of the new network. ``paths`` are
+    the paths of the lists of layers, and ``layers`` says for each new layer from which layer it is made. Layers that
+    only pass their input on are not compared.
     """
     found = []
     for path in paths:

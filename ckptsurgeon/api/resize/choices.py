@@ -27,5 +27,5 @@ class Choices:
     merge: str = ""
     by: str = ""
     influences: Callable[[int], list[float]] | None = None
-    """A function of the number of layers in a list that returns the influence of each layer (from statistics)."""
+    """A function that returns the influence of each layer, from statistics; its argument is their number."""
     vocabulary: VocabularyStep | None = None

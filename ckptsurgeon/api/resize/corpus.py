@@ -21,7 +21,10 @@ LONGEST = 1 << 20
 
 
 def opened_tokenizer(text: str, name: str) -> Any:
-    """Return the tokeniser that a tokenizer.json describes; raises ConfigError if the package tokenizers refuses it."""
+    """Return the tokeniser that a tokenizer.json describes; raises ConfigError if the package tokenizers refuses it.
+
+    ``text`` is the text of the file, and ``name`` its name in messages.
+    """
     try:
         package = importlib.import_module("tokenizers")
     except ImportError as error:

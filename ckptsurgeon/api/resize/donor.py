@@ -39,7 +39,10 @@ _OF = {"embedding": INPUT, "scaled embedding": INPUT, "linear": OUTPUT}
 
 @dataclass(frozen=True)
 class DonorChoice:
-    """The folder of the donor (see above), and how many rows of shared tokens make up a new token's row at most."""
+    """The folder of the donor (``path``), a model whose tokeniser has the new tokens.
+
+    At most ``picks`` rows of shared tokens are summed to make the row of a new token.
+    """
 
     path: str
     picks: int
@@ -138,7 +141,8 @@ class _Donor:
         """Return the row that the donor has for each of ``tokens``, the new vocabulary.
 
         ``rows`` has the rows of the model that is resized, and ``picks`` is the number of rows that are summed. Raises
-        ConfigError if neither model has a token, or no token is new; PlanError if they share fewer than ``picks``.
+        ConfigError if a token is in neither model, or if no token is new; PlanError if the models share fewer than
+        ``picks`` tokens.
         """
         places = {token: row for row, token in enumerate(self._tokens)}
         own = (*(places.get(token) for token in tokens), *[None] * rows.padded)
@@ -206,10 +210,12 @@ class _Donor:
         return there, info
 
     def inputs_of(self, step: Step, kinds: Mapping[str, str], at: int) -> tuple[Input, ...]:
-        """Return the donor's embedding or output layer as a further input of ``step``, which makes the same tensor.
+        """Return the donor's embedding or output layer as a further input of ``step``.
 
-        ``at`` is the index of the donor in the plan's sources. Returns () if the tensor has only one number for each
-        token, as a bias has. Raises PlanError if the tensor is neither an embedding nor an output layer.
+        The step makes the output's tensor with the same role. ``kinds`` maps the keys of the output's tensors to the
+        kinds of their modules, and ``at`` is the index of the donor in the plan's sources. Returns () if the tensor has
+        only one number for each token, as a bias has. Raises PlanError if the tensor is neither an embedding nor an
+        output layer.
         """
         if prod(step.shape) == step.shape[step.axis]:
             return ()
@@ -273,9 +279,10 @@ def _zeros_said(
 
 
 def _zeros(one: Input, source: Checkpoint, places: Mapping[int, int], name: Callable[[int], str]) -> set[int]:
-    """Return the indices of the tokens whose rows are zero; ``places`` is {row: index of its token}.
+    """Return the indices of the tokens whose rows in the tensor ``one`` of ``source`` are zero.
 
-    Raises PlanError if one of these rows has NaN or infinite values; ``name`` returns the text of a token by its index.
+    ``places`` is {row: index of its token}; other rows are not read. Raises PlanError if one of these rows has NaN or
+    infinite values; ``name`` returns the text of a token by its index.
     """
     import numpy as np
 

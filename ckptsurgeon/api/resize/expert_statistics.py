@@ -110,7 +110,7 @@ def _arguments(given: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor] | None:
 def _by_expert(
     module: Any, hidden: Tensor, chosen: Tensor, weights: Tensor
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
-    """Yield, for each used expert: its index, its positions, their router weights, its inner values and outputs."""
+    """Yield (index, positions that use it, the router's weights there, inner values, outputs) for each used expert."""
     import torch
 
     number = _stacked(module)[0]

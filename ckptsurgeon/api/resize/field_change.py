@@ -90,7 +90,7 @@ class FieldChange:
         return self._fewer(role, name, axes, numbers)
 
     def _check_sizes(self, name: str, numbers: tuple[int, int]) -> None:
-        """Raise PlanError if ``name``, a new number of heads, would change the size of each head.
+        """Raise PlanError if the new number of heads in the field ``name`` would change the size of each head.
 
         ``numbers`` are the old and the new number.
         """
@@ -105,7 +105,10 @@ class FieldChange:
             raise wrong
 
     def _normalises_after(self, name: str) -> bool:
-        """Return whether each layer normalises the sum of its input and its result."""
+        """Return whether each layer normalises the sum of its input and its result.
+
+        ``name`` is a field in the section (nested configuration) of these layers.
+        """
         part = self.asked.beside(name)
         return any(part.get(one) is False for one in _NORM_FIRST) or any(map(NORM_AFTER.search, self.before.tensors))
 
@@ -216,9 +219,10 @@ class FieldChange:
                 )
 
     def _routed(self, change: Change, name: str, numbers: tuple[int, int]) -> Change:
-        """Return ``change``, which repeats experts, with the statement whether the outputs stay the same.
+        """Set in ``change``, which repeats experts, whether the outputs stay the same, and return it.
 
-        They do if the number of experts that each token uses grows by the same factor.
+        They stay the same if the number of experts that each token uses grows by the same factor as the number of all
+        experts. ``name`` is the field for the latter, and ``numbers`` are its old and its new value.
         """
         inside, part = name.rpartition(".")[0], self.asked.beside(name)
         if not any(type(part.get(used)) is int for used in USED_EXPERTS):
@@ -266,9 +270,11 @@ class FieldChange:
         return selected(name, groups, kept, numbers, f"{why} are kept")
 
     def _heads_of_keys(self, name: str, old: int, new: int) -> int:
-        """Return the number of key heads if each of them must keep equally many query heads, else 1.
+        """Return into how many groups the query heads are divided; equally many heads of each group must be kept.
 
-        ``name`` is the field for query heads, which changes from ``old`` to ``new``.
+        The heads of a group share a key head. There is only one group if each query head has its own key head and the
+        number of key heads changes too, or if no field has that number. ``name`` is the field for query heads, which
+        changes from ``old`` to ``new``.
         """
         part = self.asked.beside(name)
         found = next((part[one] for one in part if role_of(one) == "kv_heads" and type(part[one]) is int), 1)

@@ -145,7 +145,10 @@ def _running(network: Network) -> Iterator[None]:
 
 
 def _examples(inputs: Inputs) -> Iterator[Inputs]:
-    """Yield each example: one row of all arguments that have as many rows as the first one."""
+    """Yield the inputs of each example: one row of each argument.
+
+    An argument with another number of rows than the first argument is used whole in each example.
+    """
     first = next(iter(inputs.arguments.values()))
     number = len(first) if first.dim() else 1
     for row in range(number):
@@ -178,7 +181,10 @@ class _Loss:
             self.said = f"the negative log-likelihood of labels drawn from the model's own prediction with seed {seed}"
 
     def of(self, example: Inputs, number: int) -> Tensor:
-        """Return the loss of an example; raises ConfigError if there is none, or if it is not finite."""
+        """Return the loss of an example; raises ConfigError if there is none, or if it is not finite.
+
+        ``number`` is the index of the example in the inputs.
+        """
         arguments = example.arguments_for(self._module)
         mask = arguments.get("attention_mask")
         if self._is_causal and LABELS not in arguments:

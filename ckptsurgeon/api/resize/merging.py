@@ -17,7 +17,7 @@ from .scores import Measures
 __all__ = ["SIMILAR", "check_merge", "merged_groups"]
 
 SIMILAR = "similar"
-"""The word for groups of experts with similar rows of the router."""
+"""The value of ``--merge-experts`` for groups of experts whose rows of the router are similar."""
 
 
 def check_merge(merge: str) -> None:
@@ -73,7 +73,10 @@ def merged_groups(
 
 
 def _listed(name: str, choices: Choices, numbers: tuple[int, int]) -> list[list[int]]:
-    """Return the groups that the user lists; raises ConfigError if they lack an expert, or their number is wrong."""
+    """Return the groups of experts that the user lists; raises ConfigError for a wrong number or a missing expert.
+
+    ``numbers`` are the old and the new number of experts; the latter is the number of groups.
+    """
     old, new = numbers
     groups = groups_of(choices.merge)
     if name in choices.kept:

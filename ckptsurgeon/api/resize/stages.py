@@ -46,8 +46,8 @@ GENERATION = "generation_config.json"
 class Stages:
     """The change of a network from one configuration to another, one field after the other.
 
-    ``fields`` has {dotted path of a field: new value}, with the main name of each field. Raises ConfigError and
-    PlanError.
+    ``fields`` has {dotted path of a field: new value}. Of a field with several names, the main name is used. Raises
+    ConfigError and PlanError.
     """
 
     on_missing = "error"
@@ -213,9 +213,10 @@ class Stages:
         return self._base.target(nested(self._done, self._asked.before))
 
     def _others(self, before: Network, kinds: Mapping[str, str]) -> Network:
-        """Set the fields that have no role (such as "width"), and return the network that results.
+        """Change the fields that have no role, and return the network that results; "width" is a role, for example.
 
-        ``before`` is the network without these changes. Raises PlanError if they change shapes.
+        ``before`` is the network without these changes. ``kinds`` maps the keys of its tensors to the kinds of their
+        modules. Raises PlanError if the changes affect shapes.
         """
         names = [name for name in self._asked.new if not role_of(name) and name not in self._asked.epsilons]
         self._done.update({name: self._asked.new[name] for name in names})

@@ -159,7 +159,7 @@ def _notes(said: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _real(mask: Tensor | None) -> Tensor | None:
-    """Return a mask of the positions that are not padding; None if all are real, or if it is not known."""
+    """Return a mask of the positions that are not padding; None if none is padding, or if it is not known."""
     return mask.bool() if mask is not None and mask.dim() == 2 and not bool(mask.all()) else None
 
 
@@ -226,7 +226,10 @@ def _first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
 
 
 def _positions(values: Tensor, real: Tensor | None) -> Tensor:
-    """Return values with one row for each position, without padding."""
+    """Return values with one row for each position, without padding.
+
+    ``real`` is the mask of the positions that are not padding; None if none is.
+    """
     flat = values.detach().reshape(-1, values.shape[-1])
     if real is None or len(flat) != real.numel() or values.shape[:-1] not in (real.shape, (real.numel(),)):
         return flat

@@ -31,7 +31,7 @@ FIELD = "vocab_size"
 FILLED = ("init", "mean", "zero")
 """The ways to fill rows that have no token."""
 KEPT = "the outputs for kept tokens"
-"""The words for what stays equal if the rows of some tokens are copied, and all others are new or left out."""
+"""The phrase that says what stays equal if the rows of some tokens are copied, and all others are new or left out."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,10 @@ def _padded(size: int, multiple: int) -> int:
 
 
 def _by_place(base: Resizable, fields: Mapping[str, Any], path: str, new: str) -> VocabularyStep:
-    """Return the change to another number of rows: rows are added or removed at the end."""
+    """Return the change to another number of rows: rows are added or removed at the end.
+
+    ``path`` is the path of the field with the number of rows, and ``new`` says how added rows are filled.
+    """
     own, old = _field(base)
     size = fields[path]
     if path != own:
