@@ -186,7 +186,7 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _last_line(text: str) -> str:
-    """Return the last line that is not empty, as the end of a sentence; '' if there is none."""
+    """Return a colon and the last line that is not empty, to be put after a message; '' if there is no such line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return f": {escape(lines[-1], SAID)}" if lines else ""
 

@@ -66,7 +66,7 @@ class MarkedRecipe:
         return found if isinstance(found, str) else None
 
     def _models(self, document: Any) -> dict[str, str]:
-        """Return the absolute path of each model, by its text in the document."""
+        """Return {model as it is written in the recipe ``document``: its absolute path}."""
         configuration = read_configuration(document)
         references = list(configuration.references)
         tokenizer = configuration.tokenizer

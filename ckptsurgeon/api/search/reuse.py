@@ -1,4 +1,4 @@
-"""Copies tensors of a trial that are equal to those of the trial before it, instead of merging them again."""
+"""Copies tensors that are equal in a trial's model and in that of the trial before, instead of merging them again."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from .trials import Observer, Proposals, TrialRun, Trials
 __all__ = ["check_free", "digests", "drawn_best", "model_name", "search", "unchanged", "unfinished", "written"]
 
 ATTEMPTS = 10
-"""At most this many points of the space are tried to find one that can be merged, before a search begins."""
+"""Before a search begins, at most this many sets of values are tried to find one with which models can be merged."""
 
 
 @checked
@@ -148,7 +148,7 @@ def check_free(path: str, *, force: bool) -> None:
 
 
 def model_name(output: str) -> str:
-    """Return the file name of the models of trials: they have the format of the output, a file or a folder."""
+    """Return the name of each trial's model: that of the output; it ends with a slash if the output is a folder."""
     name = os.path.basename(output.rstrip("/"))
     is_folder = output.endswith("/") or os.path.isdir(output) or not os.path.splitext(name)[1]
     return f"{name}/" if is_folder else name

@@ -21,8 +21,8 @@ SHORT = 8
 def notes_on_data(search: Command, test: Command | None) -> list[str]:
     """Return notes on data that the test command shares with the evaluation command, or a note that there is no test.
 
-    The words of a command that are files are its data, except for the program and, if that is an interpreter, its
-    script: the first word that is a file. Other files that the commands read are not known.
+    The data of a command are its words that are files, except for the program and its script. The first file is the
+    script if its name ends like a script's (``.py``). Other files that the commands read are not known.
     """
     if test is None:
         return [
@@ -50,7 +50,7 @@ def _data(command: Command) -> list[str]:
 
 
 def _script(command: Command) -> str:
-    """Return the script that an interpreter runs, '' if the program is not an interpreter."""
+    """Return the first word after the program that has the suffix of a script (``.py``); '' if there is none."""
     scripts = (word for word in command.words[1:] if word.endswith((".py", ".sh", ".pl", ".rb", ".js", ".R")))
     return next(scripts, "")
 

@@ -117,9 +117,10 @@ def _are_beside(paths: Sequence[str], sources: Sequence[str], destination: str) 
 
 
 def _is_beside(path: str, model: str) -> bool:
-    """Return whether a token list is in the folder of a model.
+    """Return whether the token list at ``path`` is in the folder of a model.
 
-    A folder with several models is the folder of none of them: the model must be given as a folder, or its config.json.
+    ``model`` is the path of the model: its folder, or the config.json in it. The result is False for any other file,
+    because its folder may have several models.
     """
     is_config = os.path.basename(model) == CONFIG
     if not model or scheme_of(model) or not (is_config or os.path.isdir(model)):
