@@ -52,9 +52,9 @@ def average(
 
     ``decay`` ("linear", "1-sqrt" or "cosine") gives the checkpoints of a run with a constant learning rate the weights
     that replace a decay of the learning rate (https://arxiv.org/abs/2507.17634). With ``running``, the sources are two
-    running averages of one run, such as icefall's ``model_avg``, and the plan is of the average between them;
-    ``running`` is the entry of their files that counts the steps (``batch_idx_train``). Only one of the three can be
-    given, and the order of ``sources`` is oldest first.
+    running averages of one run, such as icefall's ``model_avg``, and the output is the average over the steps between
+    them; ``running`` is the entry of their files that counts the steps (``batch_idx_train``). Only one of ``ema``,
+    ``decay`` and ``running`` can be given, and the order of ``sources`` is oldest first.
 
     Floating and complex tensors are averaged in double precision and keep the dtype of the first checkpoint. Integers
     and booleans, which have no mean, come from the "last" or the "first" checkpoint, or are the "max" of all

@@ -76,7 +76,10 @@ def _notes(opened: Sequence[Checkpoint]) -> Iterator[str]:
 
 
 def _dtype_notes(opened: Sequence[Checkpoint], keys: Sequence[str]) -> Iterator[str]:
-    """Yield a note on each model that stores tensors in a less precise dtype: its changes include the rounding."""
+    """Yield a note on each model that stores tensors in a less precise dtype than the base.
+
+    The changes of such a model include the rounding.
+    """
     base, *models = opened
     for model in models:
         kinds = Counter(

@@ -165,7 +165,7 @@ def _on_scales(*opened: Checkpoint) -> list[str]:
 
 
 def _of_one(a: Checkpoint, b: Checkpoint) -> list[str]:
-    """Return the notes of ``ckpt inspect`` that only one of two checkpoints has; each note begins with its path."""
+    """Return the notes of ``ckpt inspect`` that apply to only one of two checkpoints, each with this one's path."""
     from .model_folder.checks import contradictions
 
     here, there = ([*contradictions(one), *_on_gguf(one)] for one in (a, b))

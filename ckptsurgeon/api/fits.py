@@ -94,7 +94,7 @@ def _destination(given: CheckpointLike) -> tuple[CheckpointLike, list[str]]:
     folder = os.path.dirname(path) or "."
     if os.path.basename(path) == CONFIG and _configuration(path).get("quantization_config") is not None:
         with suppress(CheckpointError), open_checkpoint(folder):
-            said = f"{escape(path)} is of a quantised model: the keys and shapes are those of the weights next to it"
+            said = f"{escape(path)} describes a quantised model: keys and shapes are read from the weights next to it"
             return folder, [said]
     return given, []
 
@@ -127,7 +127,10 @@ def _encoding_notes(fit: Fit, checkpoint: Checkpoint, target: TargetSpec) -> Ite
 
 
 def _folder_of(place: CheckpointLike, target: TargetSpec) -> ModelFolder:
-    """Return the configuration and tokeniser files of a destination: the checkpoint ``place``, or a configuration."""
+    """Return the configuration and tokeniser files of the destination ``place``, which was loaded as ``target``.
+
+    These are the files that an output would get or, if there are none, those in the folder ``place``.
+    """
     if target.companions:
         return ModelFolder("", target.companions)
     if isinstance(place, (str, os.PathLike)) and os.path.isdir(place):

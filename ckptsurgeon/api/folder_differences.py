@@ -1,4 +1,4 @@
-"""Notes on how two model folders differ: in fields that change results, in adapters, inputs and tokens."""
+"""Notes on how two model folders differ: in fields that change results, adapters, processors and tokenisers."""
 
 from __future__ import annotations
 

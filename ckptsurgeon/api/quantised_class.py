@@ -176,7 +176,7 @@ def _left_plain(checkpoint: Checkpoint, target: TargetSpec, settings: object) ->
 
 
 def kept_plain(model: Any) -> set[str]:
-    """Return the linear layers that transformers never quantises, because it keeps them in float32."""
+    """Return the names of the linear layers that transformers never quantises, because it keeps them in float32."""
     words = getattr(model, "_keep_in_fp32_modules", None) or ()
     return {name for name, _ in model.named_modules() for word in words if f".{word}." in f".{name}."}
 

@@ -41,7 +41,10 @@ class RayTasks:
         self._tasks: list[Any] = []
 
     def share_out(self, identity: str, folder: str, parts: Sequence[OutputFile]) -> Sequence[OutputFile]:
-        """Start a task for each part, the largest part first; return [], because this process writes no part itself."""
+        """Start a task for each part, the largest part first; return [], because this process writes no part itself.
+
+        ``identity`` identifies the output, and ``folder`` is its temporary folder.
+        """
         task = self._ray.remote(max_retries=RETRIES, num_cpus=1)(_write_part)
         order = sorted(parts, key=lambda part: -part.layout.size)
         self._tasks = [task.remote(self._work, identity, self._options, folder, part.name) for part in order]

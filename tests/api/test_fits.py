@@ -341,7 +341,7 @@ def test_the_configuration_of_a_quantised_model_stands_for_its_folder(ckpt: Call
     folder = quantised_folder()
     done = ckpt("fits", folder, folder / "config.json")
     assert (done.code, done.out) == (0, "fits: all 19 tensors\n")
-    assert "config.json is of a quantised model: the keys and shapes are those of the weights" in done.err
+    assert "config.json describes a quantised model: keys and shapes are read from the weights" in done.err
     assert ckpt("fits", "plain", folder / "config.json").code == 1
     Path("alone").mkdir()
     shutil.copy(folder / "config.json", "alone")
