@@ -59,7 +59,7 @@ def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[str]
 
 
 def _is_configured(folder: ModelFolder) -> bool:
-    """Return whether a folder has the configuration of a model or of an adapter (which need not have all layers)."""
+    """Return whether a folder has a config.json or an adapter_config.json, even if the file cannot be read."""
     return bool(folder.config) or any(one.name in (CONFIG, ADAPTER) for one in folder.files)
 
 

@@ -42,7 +42,7 @@ AFTER_PADDING = frozenset((
     "longformer", "luke", "m2m_100", "markuplm", "nllb-moe", "roberta", "roberta-prelayernorm", "xlm-roberta",
     "xlm-roberta-xl", "xmod",
 ))  # fmt: skip
-"""Model types whose position ids begin at ``pad_token_id`` + 1: another id gives each token another position."""
+"""Model types that count positions from ``pad_token_id`` + 1 on: a wrong id gives each token a wrong position."""
 
 # Whether a model of transformers uses its embedding as output layer if config.json lacks ``tie_word_embeddings``.
 
@@ -55,7 +55,7 @@ UNTIED = frozenset({
     "nanochat", "nemotron", "olmo", "olmo2", "olmo3", "olmoe", "persimmon", "phi", "phi3", "phimoe", "qwen2",
     "qwen2_moe", "qwen3", "qwen3_moe", "qwen3_next", "rwkv", "seed_oss", "stablelm",
 })  # fmt: skip
-"""Types of language models whose ``tie_word_embeddings`` is false by default; for most other types, it is true."""
+"""Types of language models whose ``tie_word_embeddings`` is false by default. Of other types, it is usually true."""
 
 TIED = frozenset({
     "bloom", "cohere", "cohere2", "ernie4_5", "ernie4_5_moe", "falcon", "falcon_mamba", "gemma", "gemma2",
@@ -63,7 +63,7 @@ TIED = frozenset({
     "minicpm3", "modernbert-decoder", "mpt", "openai-gpt", "opt", "recurrent_gemma", "smollm3", "starcoder2",
     "vaultgemma", "xglm", "zamba", "zamba2",
 })  # fmt: skip
-"""Types of language models whose ``tie_word_embeddings`` is true by default."""
+"""Types of language models whose ``tie_word_embeddings`` is known to be true by default."""
 
 
 def model_type_of(config: Mapping[str, Any]) -> str:
@@ -97,7 +97,10 @@ Path = tuple[str, ...]
 
 
 def counted_layers(config: Mapping[str, Any], above: Path = ()) -> Iterator[tuple[Path, int]]:
-    """Yield each field of a configuration, or of a nested one, that states a number of layers, with this number."""
+    """Yield (path of a field, number of layers) for each field of a configuration that states such a number.
+
+    Fields of nested configurations are included. ``above`` is the path of ``config`` if it is nested itself.
+    """
     for name, value in config.items():
         if name in LAYERS and type(value) is int:
             yield (*above, name), value

@@ -236,7 +236,7 @@ def _decides(field: str, pair: Sequence[Any], configs: Sequence[Mapping[str, Any
 
 
 def _is_computed(path: str) -> bool:
-    """Return whether a network may use the token ids in a field in its computation; the path of the field is given."""
+    """Return whether a network may compute with the token ids in a field; ``path`` is the dotted path of the field."""
     field = path.rpartition(".")[2]
     return field in (END, START) or (is_of_ids(field) and is_of_inputs(field) and not is_of_others(field))
 

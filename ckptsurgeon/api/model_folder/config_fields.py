@@ -77,7 +77,10 @@ IGNORED_PARTS = frozenset((
     "quantization_config",
     "rope_parameters", "rope_scaling", "task_specific_params",
 ))  # fmt: skip
-"""Fields whose value is a dict that is not the configuration of a nested model, or that other code compares."""
+"""Fields with a dict whose entries ``config_differences`` does not compare one by one.
+
+Such a dict is not the configuration of a nested model, or another function compares it.
+"""
 _NAMES = frozenset((
     # of the file, of loading and running
     "architectures", "attn_impl", "attn_implementation", "dtype", "finetuning_task", "framework", "freeze",
@@ -115,7 +118,10 @@ _WORDS = re.compile(
     r"|^num_.*layers$"
     r"|_position_embeddings$|^max_.*positions?$|_seq_len(gth)?$|_version$"
 )
-"""Matches names of fields of training, generation or tokenisers, of values that shapes show, and of limits."""
+"""Matches names of fields that are not compared.
+
+They are about training, generation or tokenisers, have values that the shapes of tensors show, or are limits.
+"""
 _SIZE = re.compile(r"_(size|sizes|dim|dims)$")
 _NOT_SHAPES = re.compile(r"(^|_)(head|heads|rotary|rope|window|chunk|block|local|global|nope|group|attention)_")
 """Matches names of sizes that are not visible in shapes, for instance because one matrix holds all heads."""

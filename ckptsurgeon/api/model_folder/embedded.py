@@ -111,7 +111,7 @@ def embedded_notes(models: Sequence[tuple[str, EmbeddedModel | None]], donor: in
 
 
 def entry_notes(other: str, theirs: EmbeddedModel, name: str, ours: EmbeddedModel) -> Iterator[str]:
-    """Yield notes on metadata of two GGUF files whose differences change results of equal weights, or tokens of texts.
+    """Yield notes on metadata of two GGUF files that differ, so that equal weights or equal texts give other results.
 
     ``other`` is the name of the model with the metadata ``theirs``, and ``name`` that of the model with ``ours``.
     """
@@ -153,7 +153,7 @@ def other_template(one: str, first: str, other: str, second: str) -> Iterator[st
 
 
 def _line(key: str, pair: tuple[str | None, str | None], names: tuple[str, str]) -> str:
-    """Return text with the values of a metadata entry in two files; if they are long, only that they differ."""
+    """Return text on the values ``pair`` of a metadata entry in two files; if they are long, only that they differ."""
     if None in pair:
         return f"{escape(key)} differs between {names[0]} and {names[1]}"
     one, here = (escape(str(value), LONGEST) for value in pair)

@@ -345,7 +345,11 @@ def _settings(folder: Folder) -> Folder:
 
 
 def _folder(path: str, folder: Folder | None, weights: Collection[str] = ()) -> ModelFolder:
-    """Return the configuration and tokeniser files of a folder. ``weights`` has the names of the files with weights."""
+    """Return the configuration and tokeniser files in a folder of weights.
+
+    ``path`` is the path that the user gave, and ``folder`` this folder; None if there is none, or if the name of a file
+    does not show that it has the weights of a model. ``weights`` has the names of the files with the weights.
+    """
     if folder is None:
         return ModelFolder(path)
     if scheme_of(path) in ("http", "https"):

@@ -23,9 +23,9 @@ POSITIONS = ("max_target_positions", "max_position_embeddings", "n_positions")
 LENGTHS = (("min_length", "max_length"), ("min_new_tokens", "max_new_tokens"))
 ABOVE_0, UP_TO_1 = "is not above 0", "is not from 0 to 1"
 SAMPLED = {"temperature": ABOVE_0, "top_k": "is below 0", "min_p": UP_TO_1}
-"""Fields that are read only for sampling (``do_sample``), each with the fault of values that ``generate`` refuses."""
+"""{field that is read only for sampling (``do_sample``): what is wrong with values that ``generate`` refuses}"""
 ALWAYS = {"repetition_penalty": ABOVE_0, "num_beams": ABOVE_0, "max_new_tokens": ABOVE_0}
-"""Fields that generation always reads, each with the fault of values that ``generate`` refuses."""
+"""{field that generation always reads: what is wrong with values that ``generate`` refuses}"""
 
 
 def generation_notes(folder: ModelFolder) -> Iterator[str]:

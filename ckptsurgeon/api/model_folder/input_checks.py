@@ -68,7 +68,10 @@ def input_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:
 
 
 def _of_another_model(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if the feature extractor makes the wrong kind of input: a spectrogram, not a waveform, say."""
+    """Yield a note if the feature extractor makes the wrong kind of input: a spectrogram, not a waveform, say.
+
+    ``made`` has the fields of its file, preprocessor_config.json.
+    """
     kind, name = config.get("model_type"), made.get("feature_extractor_type")
     wanted = next((one for one, kinds in EXTRACTORS.items() if kind in kinds), "")
     if wanted and isinstance(name, str) and name in EXTRACTORS and name != wanted:
@@ -83,7 +86,10 @@ def _mel_bins(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[st
 
 
 def _frames(made: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if Whisper's feature extractor does not make twice as many frames as the encoder has positions."""
+    """Yield a note if Whisper's feature extractor does not make twice as many frames as the encoder has positions.
+
+    ``made`` has the fields of its file, preprocessor_config.json.
+    """
     seconds, positions = made.get("chunk_length", 30), config.get("max_source_positions", 1500)
     rate, hop = made.get("sampling_rate", 16000), made.get("hop_length", 160)
     if config.get("model_type") != "whisper" or made.get("feature_extractor_type") != "WhisperFeatureExtractor":
@@ -120,7 +126,10 @@ def _two_templates(folder: ModelFolder) -> Iterator[str]:
 
 
 def _size(made: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
-    """Return (field of a processor with its image size, this size as (height, width) or () if it is unknown)."""
+    """Return the name of the field with a processor's image size, and this size: (height, width), () if it is unknown.
+
+    ``made`` has the fields of the processor.
+    """
     field = "crop_size" if "crop_size" in made and made.get("do_center_crop") is not False else "size"
     if field == "size" and made.get("do_resize") is False:
         return field, ()

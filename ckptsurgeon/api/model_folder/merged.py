@@ -29,11 +29,11 @@ from .weights.tied_heads import has_new_head, mixed_head_notes
 __all__ = ["lora_folder", "merged_folder"]
 
 UNITED = "choose a vocabulary that has this token, for example --vocab union"
-"""Hint for a token id in a configuration whose token the merged vocabulary lacks."""
+"""Hint of the error if a configuration has the id of a token that the merged vocabulary lacks."""
 OF_ADAPTER = (
     "put a tokeniser that has this token into the adapter's folder; or use --vocab place, which does not change ids"
 )
-"""The same hint if the new vocabulary is that of an adapter."""
+"""Hint of the error if a configuration has the id of a token that the new vocabulary, an adapter's, lacks."""
 
 OWN_HEAD = "the output layer has its own weights, so config.json gets tie_word_embeddings: false"
 

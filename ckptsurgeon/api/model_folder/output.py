@@ -37,7 +37,7 @@ QUANTISED_BY = ("quantize_config.json", "quant_config.json")
 MOST_FAULTS = 8
 """The largest number of faults that the reason for a refusal lists."""
 PARTS = "{part}choose a token list that has this token"
-"""Hint for a token id whose token the new vocabulary lacks, in a transplant into a checkpoint.
+"""Hint of the error if a checkpoint gets a new vocabulary that lacks a token whose id is in the configuration.
 
 ``{part}`` is replaced by text on ``--token-map``, or by ''.
 """

@@ -18,11 +18,11 @@ HEADS, FEW = "num_attention_heads", "num_key_value_heads"
 
 
 def recorded_setting_notes(metadata: Mapping[str, str], config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a note if config.json has other heads, epsilon or rotary base than the GGUF file that the weights are from.
+    """Yield a note if numbers of heads, the epsilon or the rotary base in config.json are not those in ``metadata``.
 
-    ``metadata`` are the metadata of the weights. If they name an architecture, they describe tensors in the layout of
-    llama.cpp, and are not compared. Those of DeepSeek are not compared either: their numbers of heads mean something
-    else than in config.json.
+    ``metadata`` are the metadata of the weights. If the weights were converted from a GGUF file, they record settings
+    of this file. If they name an architecture, they describe tensors in the layout of llama.cpp, and are not compared.
+    Those of DeepSeek are not compared either: their numbers of heads have another meaning than in config.json.
     """
     model_type = str(config.get("model_type"))
     own = MODEL_TYPES.get(model_type, "")
@@ -56,7 +56,10 @@ def _stated(config: Mapping[str, Any], model_type: str, architecture: str) -> It
 
 
 def _differ(value: Any, said: str) -> bool:
-    """Return whether a number differs from ``said``, a number in the metadata, by more than single precision rounds."""
+    """Return whether a number differs from ``said``, a number as text in the metadata, by more than rounding.
+
+    GGUF files have such numbers in single precision. Values that are not numbers are not compared.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     with suppress(ValueError, OverflowError):

@@ -141,7 +141,10 @@ def _other_list(
 
 
 def _lists_at(path: str, tokens: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
-    """Yield the list at ``path`` with the added tokens of other files in its folder (``tokens``), and without them."""
+    """Yield (path, tokens) for the list at ``path``: first with the tokens that other files add, then without them.
+
+    ``tokens`` are the tokens with the added ones.
+    """
     yield path, tokens
     with suppress(CheckpointError, OSError):
         yield path, read_vocabulary(path).tokens

@@ -18,12 +18,12 @@ __all__ = ["codes_of", "columns_of", "logical_tensors", "plain_tensors", "shapes
 
 _DTYPE = "float16"
 _ROWS = re.compile(r"\d\.(?:self_attn\.[qkv]_proj|mlp\.(?:gate|up)_proj)\.weight$")
-"""Matches weights whose number of columns is the width of the model."""
+"""Matches the names of weights whose rows are as long as the model is wide (``hidden_size``)."""
 _COLUMNS = re.compile(r"\d\.(?:self_attn\.o_proj|mlp\.down_proj)\.weight$")
-"""Matches weights whose number of rows is the width of the model."""
+"""Matches the names of weights whose columns are as long as the model is wide (``hidden_size``)."""
 
 _WIDTHS = ((_ROWS, "hidden_size"), (re.compile(r"\blayers\.\d+\.mlp\.down_proj\.weight$"), "intermediate_size"))
-"""Patterns of weights, each with the field that has their number of columns."""
+"""(pattern of the names of weights, field of config.json with the number of columns of these weights)"""
 
 
 def codes_of(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -> QuantisedTensors:
@@ -87,10 +87,10 @@ def columns_of(key: str, config: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def whole_shape(key: str, shape: tuple[int, ...], config: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return ``shape``; if it is (n,), only the number of parameters, compute the real shape from the model's width.
+    """Return the real shape of a weight, computed from the model's width if ``shape`` is (number of parameters,).
 
-    For 4-bit weights of bitsandbytes, which are stored flat, headers contain only the number of parameters. If the
-    shape cannot be computed, ``shape`` is returned.
+    Headers contain only this number for 4-bit weights of bitsandbytes, which are stored flat. ``shape`` is returned if
+    it is the real shape already, or if the real shape cannot be computed.
     """
     width = config.get("hidden_size")
     if (

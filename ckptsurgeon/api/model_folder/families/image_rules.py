@@ -35,7 +35,10 @@ def images(prefix: str, above: str, more: int) -> dict[str, Callable[[Fields, in
 
 
 def _layers(prefix: str, above: str) -> dict[str, Callable[[Fields, int], Shape]]:
-    """Return the rules of the layers of an image or text encoder."""
+    """Return the rules of the layers of an image or text encoder.
+
+    ``prefix`` begins the names of its tensors, and ``above`` is the prefix of its fields in config.json.
+    """
     layer = f"{prefix}encoder.layers.#."
     projections = " ".join(f"{layer}self_attn.{one}_proj.weight" for one in ("q", "k", "v", "out"))
     return {

@@ -122,7 +122,10 @@ def _no_sizes(config: Mapping[str, Any], kind: str) -> Iterator[str]:
 
 
 def _no_padding(config: Mapping[str, Any], kind: str) -> Iterator[str]:
-    """Yield a note if ``pad_token_id`` is null in a model that counts positions from it on; the default is an id."""
+    """Yield a note if ``pad_token_id`` is null in a model that counts positions from this id on.
+
+    If the field is missing, there is no note, because the class of the model has an id by default.
+    """
     if kind in AFTER_PADDING and PADDING in config and config[PADDING] is None:
         yield f"config.json says null ({PADDING}), from which {kind} counts positions: the model cannot be run"
 

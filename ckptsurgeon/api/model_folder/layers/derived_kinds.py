@@ -155,9 +155,9 @@ def _interleaved(config: Fields, number: int) -> Iterable[int]:
 
 
 def _first(name: str, usual: int, *, before: str = "dense", after: str = "sparse") -> LayerKinds:
-    """Return a property that the first layers have, as many as the field ``name`` says; the others have another value.
+    """Return a property of layers that has the value ``before`` for the first layers, and ``after`` for the others.
 
-    ``usual`` is the default of the field. ``before`` is the value for the first layers, ``after`` that for the others.
+    The field ``name`` says how many layers are the first ones, and ``usual`` is its default.
     """
 
     def kinds(config: Fields, number: int) -> list[str]:
@@ -168,7 +168,7 @@ def _first(name: str, usual: int, *, before: str = "dense", after: str = "sparse
 
 
 def _periodic(names: tuple[str, str], usual: tuple[int, int], inside: str, outside: str) -> LayerKinds:
-    """Return a property that one layer in each period has: the layer at a certain offset in the period.
+    """Return a property of layers that one layer in each period has: the layer at a certain offset in the period.
 
     ``names`` are the fields with the period and the offset, and ``usual`` are their defaults. ``inside`` is the value
     for the layers at the offset, ``outside`` that for the others.

@@ -236,9 +236,9 @@ def _dense(usual: int, field: str = "first_k_dense_replace", first: str = "dense
 def _stepped(usual: int) -> Derive:
     """Return a rule by which ``first_k_dense_replace`` and ``moe_layer_freq`` determine the layers with experts.
 
-    The first ``first_k_dense_replace`` layers have none; ``usual`` is the default of this field. Of the others,
-    ``moe_layer_freq`` selects some: it is a step, of which the index is a multiple, or a list with an entry for each
-    layer.
+    The first ``first_k_dense_replace`` layers have no experts; ``usual`` is the default of this field. If
+    ``moe_layer_freq`` is a number, those of the other layers have experts whose index is a multiple of it. If it is a
+    list with an entry for each layer, those have experts whose entry is not 0.
     """
 
     def derive(config: Fields, number: int) -> list[Any]:

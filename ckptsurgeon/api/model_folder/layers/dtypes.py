@@ -105,9 +105,9 @@ def _is_odd(key: str, other: str, dtypes: Mapping[str, str]) -> bool:
 
 
 def _outside(dtypes: Mapping[str, str]) -> dict[str, str]:
-    """Return {key of a weight outside the layers that is not floating-point: key of a weight that is}.
+    """Return {key of a weight outside the layers that is not floating-point: key of a weight that is floating-point}.
 
-    The dict is empty if most weights are not floating-point.
+    The result is empty if most weights are not floating-point. ``dtypes`` maps keys to dtypes.
     """
     weights = [key for key in dtypes if key.endswith(".weight")]
     floats = [key for key in weights if dtypes[key] in PLAIN]

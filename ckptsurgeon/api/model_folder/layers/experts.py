@@ -90,7 +90,10 @@ def _place_of(key: str) -> _Place | None:
 
 
 def _by_number(sets: Mapping[str, Mapping[str, set[str]]]) -> dict[str, dict[int, set[str]]]:
-    """Return ``sets`` with the index of each expert as an integer instead of text."""
+    """Return ``sets`` with the indices of experts as integers; in ``sets``, they are text.
+
+    ``sets`` is {prefix of the module with the experts: {index of an expert: names of its parts}}.
+    """
     found: dict[str, dict[int, set[str]]] = {}
     for module, experts in sets.items():
         of_module = found[module] = dict[int, set[str]]()

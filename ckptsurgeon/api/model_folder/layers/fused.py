@@ -17,7 +17,7 @@ __all__ = ["fused_notes"]
 
 
 BY_HEAD = ("bloom", "gpt_neox", "gpt_neox_japanese", "persimmon")
-"""Model types whose query_key_value has the queries, keys and values of one head after those of another."""
+"""Model types whose query_key_value has the queries, keys and values of one head, then those of the next head."""
 
 
 def fused_notes(plan: Plan, number: int, source: Checkpoint) -> Iterator[str]:
@@ -51,9 +51,9 @@ def _split(steps: list[Step], source: Mapping[str, TensorInfo]) -> Iterator[tupl
 
 
 def _blocks(steps: list[Step], source: Mapping[str, TensorInfo], model_type: str) -> Iterator[str]:
-    """Yield a note if a ``query_key_value`` is split into three blocks of rows, although it has one head after another.
+    """Yield a note if a ``query_key_value`` is split into three blocks of rows, although its rows are sorted by head.
 
-    In such a projection, the queries, keys and values of a head are next to each other.
+    Such a projection has the queries, keys and values of one head, then those of the next head.
     """
     wrong = [
         step
@@ -64,8 +64,9 @@ def _blocks(steps: list[Step], source: Mapping[str, TensorInfo], model_type: str
     if wrong:
         yield (
             f"{count(len(wrong), 'tensor is a block', 'tensors are blocks')} of the rows of query_key_value "
-            f"({escape(wrong[0].key)}), but {model_type} has the queries, keys and values of one head after another: "
-            "the model would compute something else; reshape to (heads, 3, size, width) before the split"
+            f"({escape(wrong[0].key)}), but {model_type} has the queries, keys and values of one head, then "
+            "those of the next: the model would compute something else; reshape to (heads, 3, size, width) before the "
+            "split"
         )
 
 

@@ -149,7 +149,7 @@ def pairs_in_layers(keys: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _rows_of_codes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> dict[str, str]:
-    """Return text with the number of rows of each quantised tensor, by the key that it would have if stored plainly.
+    """Return {key that a quantised tensor would have if stored plainly: text with its number of rows}.
 
     If headers do not contain the shape, the text has the number of parameters instead.
     """
@@ -243,7 +243,7 @@ def _of_kinds(layers: Mapping[int, Collection[str]]) -> dict[int, list[str]]:
 def _modules(rests: Collection[str]) -> dict[tuple[str, bool], dict[str, None]]:
     """Return the tensors of a layer, grouped by (name of their module, whether this module has experts).
 
-    Tensors of modules without submodules, such as norms, are under the name ''.
+    ``rests`` are their names in the layer. Tensors of modules without submodules (norms) are under the name ''.
     """
     found: dict[str, dict[str, None]] = {"": {}}
     for rest in rests:

@@ -38,7 +38,7 @@ _SIDES = {"vision": ("vis", "image"), "audio": ("audio",)}
 class Reason(NamedTuple):
     """A reason why a configuration does not describe a new list of layers.
 
-    ``is_certain`` is false if the configuration may nevertheless describe it.
+    ``said`` is the reason as text. ``is_certain`` is false if the configuration may nevertheless describe the list.
     """
 
     said: str
@@ -104,7 +104,7 @@ class _Part:
         return inner if isinstance(inner, Mapping) else {}
 
     def of(self, one: LayerKinds) -> list[Any]:
-        """Return a property of each layer; empty if the number of layers is not known."""
+        """Return the property ``one`` of each layer; empty if the number of layers is not known."""
         number = self.inner.get(self.path[-1])
         return one.of(self.inner, number) if type(number) is int else []
 

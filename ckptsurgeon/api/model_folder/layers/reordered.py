@@ -96,7 +96,10 @@ def _verb(row: Mapping[str, Any]) -> str:
 
 
 def _order(spelling: Spelling | None, settings: Sequence[Settings]) -> str:
-    """Return the order in which a library stores the rows of queries and keys of this model; '' if it is not known."""
+    """Return the order in which a library stores the rows of queries and keys of a model; '' if it is not known.
+
+    ``spelling`` are the names that the library gives to such tensors, and ``settings`` what is known about the model.
+    """
     if spelling is None or rotates_pairs(settings):
         return "" if spelling is None else PAIRS
     if spelling.library != "llama.cpp":
@@ -106,7 +109,10 @@ def _order(spelling: Spelling | None, settings: Sequence[Settings]) -> str:
 
 
 def _faults(row: Mapping[str, Any], one: _Reordered, heads: Mapping[str, int]) -> Iterator[str]:
-    """Yield the faults of the operation ``row`` on queries or keys; ``heads`` are the known numbers of heads."""
+    """Yield what is wrong with the operation ``row``, which reorders the rows of the queries or keys ``one``.
+
+    ``heads`` has the numbers of heads of queries ("q") and of keys ("k"), if they are known.
+    """
     verb, stated = _verb(row), heads.get(one.kind)
     use = f"use {one.after}" if one.after not in ("", one.before, verb) else "leave it out"
     if len(one.operations) > 1:

@@ -9,7 +9,7 @@ __all__ = ["has_window", "is_one_network"]
 
 WINDOW, POSITIONS = "sliding_window", "max_position_embeddings"
 DEFAULTS = {"mistral": {WINDOW: 4096, POSITIONS: 131072}}
-"""Values of fields that a config.json of these model types does not set."""
+"""{model type: {field: default, which applies if a config.json does not set the field}}"""
 BIASES = ("attention_bias", "mlp_bias")
 
 

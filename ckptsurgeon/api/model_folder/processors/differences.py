@@ -49,7 +49,10 @@ def input_notes(other: str, theirs: ModelFolder, name: str, ours: ModelFolder) -
 
 
 def _shared(one: Any, here: Any) -> tuple[Any, Any]:
-    """Return two values; of two dicts only the entries that both have, which are compared, if there are any."""
+    """Return the two values to show in a note: of two dicts with common keys, only the entries under these keys.
+
+    Other values are returned unchanged.
+    """
     if isinstance(one, dict) and isinstance(here, dict) and not one.keys().isdisjoint(here):
         return {key: one[key] for key in one if key in here}, {key: here[key] for key in one if key in here}
     return one, here

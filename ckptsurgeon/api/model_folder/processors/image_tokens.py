@@ -16,7 +16,7 @@ __all__ = ["image_token_notes"]
 
 STRATEGY, ADDITIONAL = "vision_feature_select_strategy", "num_additional_image_tokens"
 DEFAULT, FULL = "default", "full"
-"""Values of ``vision_feature_select_strategy``: ``default`` leaves out an image's first feature, and one token."""
+"""Values of ``vision_feature_select_strategy``: with ``default``, an image has one feature and one token fewer."""
 STRATEGIES = {
     "llava": DEFAULT, "llava_next": DEFAULT, "llava_next_video": DEFAULT, "llava_onevision": FULL,
     "video_llava": DEFAULT, "vipllava": DEFAULT,
@@ -85,7 +85,10 @@ def _says(field: str, value: object, fields: Mapping[str, Any]) -> str:
 
 
 def _onevision(whole: Section, config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield notes if LLaVA-OneVision's processor has another strategy or number of tokens than the network."""
+    """Yield notes if LLaVA-OneVision's processor has another strategy or number of tokens than the network.
+
+    ``whole`` has the fields of processor_config.json.
+    """
     used, given = whole.fields.get(STRATEGY), config.get(STRATEGY, FULL)
     if at_path(config, "vision_config.model_type") != "siglip_vision_model" or given not in (DEFAULT, FULL):
         return
@@ -97,8 +100,8 @@ def _onevision(whole: Section, config: Mapping[str, Any]) -> Iterator[str]:
 def _counted(section: Section, field: str, config: Mapping[str, Any], factor: str) -> Iterator[str]:
     """Yield a note if a processor's number of tokens for an image differs from the number of the network's features.
 
-    ``factor`` is the field of config.json that says how many patches, along each side, are joined to one feature (or
-    its inverse).
+    ``field`` is the field of ``section`` with the number of tokens. ``factor`` is the field of config.json that says
+    how many patches, along each side, are joined to one feature (or its inverse); '' if none are joined.
     """
     number, side, patch = section.fields.get(field), *(_side(config, name) for name in ("image_size", "patch_size"))
     joined = config.get(factor) if factor else 1

@@ -27,25 +27,28 @@ _MOST = 4 * SMALL_BYTES
 _FEWEST, _FIRST = 100, 500
 """The fewest tokens whose order is judged, and how many of them are compared first."""
 _SORTED, _FALLS = 0.95, 0.25
-"""The smallest share of neighbours in alphabetical order, and of rules whose token has a smaller id than the last.
+"""In a sorted list, ``_SORTED`` of all neighbouring tokens, or more, are in alphabetical order.
 
-In lists that the library tokenizers trained on texts, the share of such neighbours is up to 0.69, and on random letters
-0.94; but there, the ids follow the order of the rules. The ids of RoBERTa and BART follow the frequency of the tokens.
+A fall is a merge rule whose token has a smaller id than the token of the rule before. If fewer than ``_FALLS`` of all
+rules are falls, the ids follow the order of the rules. In lists that the library tokenizers trained on texts, up to
+0.69 of the neighbours are in alphabetical order. On random letters, 0.94 are, but there the ids follow the order of the
+rules. The ids of RoBERTa and BART follow the frequency of the tokens.
 """
 _MANY, _AT_RANDOM = 300, 0.6
-"""The fewest merge rules by which random ids are recognised, and the largest ``RuleOrder.rising`` of random ids.
+"""Ids are random if ``RuleOrder.rising`` is below ``_AT_RANDOM``; fewer merge rules than ``_MANY`` do not show this.
 
-Of 300 random ids, the share was 0.37 to 0.62 in 300 draws, and of 1000, 0.44 to 0.55. If ids follow the frequency of
-tokens, it is far larger, because early rules make the frequent tokens.
+For 300 random ids, ``rising`` was 0.37 to 0.62 in 300 draws; for 1000, it was 0.44 to 0.55. If ids follow the frequency
+of tokens, it is far larger, because early rules make the frequent tokens.
 """
 _SPACE = "Ġ"
 """The first character of tokens after a space, in byte-level BPE."""
 _BYTES, _RISING = 64, 0.75
-"""The fewest tokens for bytes whose order is judged, and the smallest share of neighbours that rise in known orders.
+"""The fewest tokens for bytes whose order is judged, and the smallest share of rising neighbours in a known order.
 
-The library tokenizers numbers these tokens by the code point of their letter, and so does GPT-2's table, in which
-printable bytes come first. In lists by the value of the byte (of tekken), all neighbours but three rise, too. Of 256
-tokens in random order, 44 to 56 % rise (1000 draws), and of 64, 37 to 64 % (5000 draws).
+Two tokens with successive ids are neighbours; they rise if the letter of the second has the larger code point. The
+library tokenizers numbers these tokens by code point, and so does GPT-2's table, in which printable bytes come first.
+In lists by the value of the byte (of tekken), all neighbours but three rise, too. Of 256 tokens in random order, 44 to
+56 % of the neighbours rise (1000 draws), and of 64, 37 to 64 % (5000 draws).
 """
 
 
@@ -69,7 +72,7 @@ def changed_list_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[
 
 
 def listed_order_notes(folder: ModelFolder) -> Iterator[str]:
-    """Yield notes on ids in tokenizer.json that follow neither merge rules nor scores, and on ids of bytes."""
+    """Yield notes on ids in tokenizer.json that follow neither merge rules nor scores, or that mix up the bytes."""
     found = folder.token_list if folder.has_all_tokens and local_tokens(folder) else None
     if found is None:
         return
@@ -130,7 +133,10 @@ def byte_order_notes(name: str, tokens: Iterable[str], order: RuleOrder) -> Iter
 
 
 def are_mixed(letters: list[str]) -> bool:
-    """Return whether there are many letters of byte-level BPE, and they are in none of the orders of training."""
+    """Return whether there are many tokens for bytes, ``letters``, in an order that no training produces.
+
+    The tokens are in the order of their ids.
+    """
     return len(letters) >= _BYTES and sum(map(lt, letters, letters[1:])) < _RISING * (len(letters) - 1)
 
 

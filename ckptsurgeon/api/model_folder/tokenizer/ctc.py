@@ -1,4 +1,4 @@
-"""Notes on tokenisers of wav2vec 2.0 that put letters or word delimiters into texts that their lists do not have."""
+"""Notes on tokenisers of wav2vec 2.0 that put letters or word delimiters into texts, but have no such tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ctc_notes"]
 CLASS = "Wav2Vec2CTCTokenizer"
 LOWERS, DELIMITER = "do_lower_case", "word_delimiter_token"
 FEWEST = 20
-"""With fewer letters of scripts with capitals (Latin, Greek, Cyrillic), texts may have no spaces between words."""
+"""A list with fewer letters of scripts that have capitals (Latin, Greek, Cyrillic) may be for texts without spaces."""
 
 
 def ctc_notes(folder: ModelFolder, read: ModelFolder) -> Iterator[str]:

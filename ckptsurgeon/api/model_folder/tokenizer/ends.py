@@ -238,7 +238,10 @@ def _suppressed_at_first(
 
 
 def _own_list(folder: ModelFolder, field: str) -> tuple[str, list[Any]]:
-    """Return the file from which generation takes a list of ids, and the list: generation_config.json if it has one."""
+    """Return (file, list of ids in the field ``field``) for the file from which generation takes this list.
+
+    The file is generation_config.json if it has the field, else config.json.
+    """
     file = GENERATION if field in object_in(folder, GENERATION) else CONFIG
     return file, _listed(object_in(folder, file).get(field))
 

@@ -21,7 +21,7 @@ SECTIONS = {
     ADDED: "", "normalizer": "normalise texts", "pre_tokenizer": "normalise texts",
     "post_processor": "add different special tokens", "decoder": "decode texts", "truncation": "", "padding": "",
 }  # fmt: skip
-"""{section of tokenizer.json: words of the other note on a difference in this section}"""
+"""{section of tokenizer.json: words in each other note on a difference in this section; '' if there is no such note}"""
 ELSEWHERE = frozenset((WHOLE, TOKENIZER, CHAT))
 """Files that are not compared byte by byte, but by their content."""
 IGNORED = frozenset(
@@ -127,7 +127,10 @@ def _names(folder: ModelFolder) -> set[str]:
 
 
 def _has_more(name: str, one: ModelFolder, other: ModelFolder) -> bool:
-    """Return whether a tokeniser file has more than tokens (sentencepiece): it may differ although tokens are equal."""
+    """Return whether a file is a sentencepiece model and both folders have the same tokens.
+
+    Such a file has more than tokens, so it may differ nevertheless.
+    """
     return name.endswith(".model") and one.has_tokens_of(other)
 
 

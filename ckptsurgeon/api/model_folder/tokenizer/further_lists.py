@@ -99,7 +99,10 @@ def _rules_in_whole(folder: ModelFolder) -> Vocabulary | None:
 
 
 def _sampled_rules(data: bytes) -> list[list[str]]:
-    """Return merge rules, each as its two parts, of lines that are spread over a merges.txt; few are decoded."""
+    """Return merge rules, each as a list of its two parts, from some lines that are spread evenly over a merges.txt.
+
+    ``data`` is the content of the file. To save time, the other lines are not decoded.
+    """
     found, step = [], len(data) // COMPARED + 1
     for at in range(0, len(data), step):
         begin = data.rfind(b"\n", 0, at) + 1

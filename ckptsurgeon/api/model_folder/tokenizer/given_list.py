@@ -59,7 +59,10 @@ def given_list_notes(folder: ModelFolder, given: tuple[Sequence[str], str], mode
 
 
 def _tokens_by_role(tokens: Sequence[str], *, is_ctc: bool) -> Mapping[str, Mapping[int, str]]:
-    """Return {role: {id: token}} of the tokens that look like those of a role (``<pad>`` for ``pad_token``)."""
+    """Return {role: {id: token}} of the tokens that look like those of a role (``<pad>`` for ``pad_token``).
+
+    If ``is_ctc``, names of the CTC blank, such as ``<blank>``, look like a ``pad_token``, too.
+    """
     special = {row: token for row, token in enumerate(tokens) if token[:1] in FIRST and token}
     found = {
         role: {row: token for row, token in special.items() if like.fullmatch(token)} for role, like in LIKE.items()
@@ -94,10 +97,10 @@ def _contradictions(
 
 
 def _right(role: str, known: Mapping[str, Mapping[int, str]]) -> str:
-    """Return the role that the token should have whose id is in the field of ``role``; "" if that is not known.
+    """Return the role of the token that a field for ``role`` should name, such as "pad_token"; "" if it is not known.
 
-    This is ``role`` itself, but for a decoder's start token the first of bos, pad, eos and cls that a token of the
-    list has. ``known`` has {role: {id: token}} of the list.
+    This is ``role`` itself, without ``forced_``. For a decoder's start token, it is the first role of bos, pad,
+    eos and cls for which the list has a token. ``known`` has {role: {id: token}} of the list.
     """
     if role != START:
         return role.removeprefix("forced_")

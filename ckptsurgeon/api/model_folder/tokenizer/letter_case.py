@@ -80,7 +80,7 @@ def _has_letters(words: Sequence[str]) -> bool:
 
 
 def _is_of_words(read: ModelFolder) -> bool:
-    """Return whether a vocabulary is for WordPiece, by the file that has it."""
+    """Return whether a vocabulary is for WordPiece: a vocab.txt, or a tokenizer.json of this kind."""
     if read.has_all_tokens:
         return read.token_list is not None and read.token_list.kind == KIND
     return read.vocabulary == LINES

@@ -91,7 +91,10 @@ def _begin(spelling: Spelling) -> str:
 
 
 def _writes_spaces(head: Mapping[str, Any]) -> bool:
-    """Return whether a step may write a space as ▁; an unknown step may do so."""
+    """Return whether a step of the tokenizer.json with the sections ``head`` may write a space as ▁.
+
+    A step of an unknown type may do so.
+    """
     for step in (one for name in STEPS for one in steps_in(head.get(name))):
         kind = step.get("type")
         written = step.get({"Metaspace": "replacement", "Prepend": "prepend", "Replace": "content"}.get(str(kind), ""))
@@ -103,7 +106,8 @@ def _writes_spaces(head: Mapping[str, Any]) -> bool:
 def _removes(head: Mapping[str, Any]) -> str:
     """Return the type of a step that removes the spaces of texts before a later step writes them as marks; else "".
 
-    ByteLevel and Metaspace may also put a mark before each word that they get: then the result is "".
+    ``head`` has the sections of a tokenizer.json. ByteLevel and Metaspace may also put a mark before each word that
+    they get: then the result is "".
     """
     for step in steps_in(head.get("normalizer")):
         kind = step.get("type")
@@ -119,7 +123,7 @@ def _removes(head: Mapping[str, Any]) -> str:
 
 
 def _marks_words(head: Mapping[str, Any]) -> bool:
-    """Return whether a pre-tokeniser may put a mark before each word; an unknown step may do so."""
+    """Return whether the pre-tokeniser in ``head`` may put a mark before each word; an unknown step may do so."""
     for step in steps_in(head.get("pre_tokenizer")):
         kind, puts = step.get("type"), step.get("add_prefix_space", True) is not False
         if kind == "Metaspace" and step.get("prepend_scheme", "always" if puts else "never") != "never":

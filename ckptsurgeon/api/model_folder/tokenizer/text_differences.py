@@ -36,7 +36,7 @@ SECTIONS = {"normalizer": "normalise texts", "pre_tokenizer": "split texts"}
 OFFSETS = "trim_offsets"
 """A field that changes the places of tokens in a text, but not the tokens."""
 MARKING = frozenset(("Metaspace", "Prepend", "Replace"))
-"""Types of steps in these sections that may write a space as a mark, such as ▁."""
+"""Types of steps of a normaliser or pre-tokeniser that may write a space as a mark, such as ▁."""
 AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
 """The prefix and suffix in tokenizer.json for parts of words. A missing one is equal to an empty string and null."""
 LONGEST = 60
@@ -102,7 +102,10 @@ def _step_difference(section: str, one: Any, other: Any) -> tuple[str, Any, Any]
 
 
 def _effect(step: Mapping[str, Any], field: str) -> Any:
-    """Return the value of a field of a step; BERT's normaliser strips accents by default if it lower-cases texts."""
+    """Return the value of a step's field; for ``strip_accents``, if it is not set, the value of ``lowercase``.
+
+    BERT's normaliser strips accents by default if it lower-cases texts.
+    """
     value = step.get(field)
     return step.get("lowercase") if field == "strip_accents" and value is None else value
 
@@ -240,7 +243,10 @@ def _note(
 
 
 def _texts(values: list[Any]) -> list[str]:
-    """Return two values as text: of long ones that look alike in short, the part where they differ."""
+    """Return two values as text, which is shortened if they are long.
+
+    If the shortened texts are equal, the parts in which the values differ are returned instead.
+    """
     texts = [_said(value) for value in values]
     return list(texts_apart(str(values[0]), str(values[1]))) if texts[0] == texts[1] else texts
 

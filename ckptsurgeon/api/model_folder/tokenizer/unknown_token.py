@@ -19,7 +19,10 @@ FAILS = "texts with a character that the list lacks cannot be encoded"
 FEWEST = 20
 """Fewer pieces with equal scores get no note, because test models have only a few pieces."""
 ALL = 240
-"""This many byte tokens, or more, count as all 256: some lists lack bytes that are not in UTF-8, or have characters."""
+"""This many tokens for bytes, or more, count as all 256.
+
+Some lists lack the bytes that never occur in UTF-8, or the bytes of characters that are tokens themselves.
+"""
 
 
 def unknown_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
@@ -61,7 +64,7 @@ def chance_notes(folder: ModelFolder, spelling: Spelling) -> Iterator[str]:
 
 
 def _needs(found: Vocabulary, tokens: tuple[str, ...]) -> bool:
-    """Return whether a tokeniser of this kind needs an unknown token (``unk_token``) for some texts.
+    """Return whether the tokeniser with the list ``found`` needs an unknown token (``unk_token``) for some texts.
 
     WordPiece and BPE do; BPE with byte_fallback only if tokens of bytes are missing. WordLevel does only if its list
     has a token such as [UNK]: otherwise its words may be all words that occur.

@@ -17,7 +17,7 @@ __all__ = ["AT_LARGEST", "LARGEST", "READ_AT_END", "begins_with", "forced_word_n
 
 AT_LARGEST = ("clip", "clip_text_model", "clipseg", "clipseg_text_model", "groupvit", "groupvit_text_model", "xclip",
               "xclip_text_model")  # fmt: skip
-"""Model types that take the features of a text at its largest token id if ``eos_token_id`` is ``LARGEST``."""
+"""Model types that take the features of a text at its largest token id if ``eos_token_id`` is ``LARGEST`` (2)."""
 READ_AT_END = (*AT_LARGEST, "aimv2", "aimv2_text_model", "metaclip_2", "metaclip_2_text_model")
 """Model types that take the features of a text at its first token with the id ``eos_token_id``."""
 ALWAYS = ("owlv2", "owlv2_text_model", "owlvit", "owlvit_text_model")

@@ -56,7 +56,10 @@ def _other_type(config: Mapping[str, Any]) -> str:
 
 
 def _is_part(kind: str, other: str) -> bool:
-    """Return whether one of two model types is the type of a part of the other's models, by their names."""
+    """Return whether one of two model types is that of a part of the other, as ``clip_text_model`` is of ``clip``.
+
+    The name of the part begins with that of the whole.
+    """
     one, longer = sorted((re.sub(r"\W", "_", kind), re.sub(r"\W", "_", other)), key=len)
     return longer.startswith(f"{one}_")
 

@@ -40,7 +40,7 @@ _FAMILIES = tuple(
         (r"layers?\.\d+\.attention\.(?:attention\.query|q_proj)", ("deit", "vit")),
     )
 )
-"""Patterns of module names in layers, each with the model types that have such modules; no other type here has them."""
+"""(pattern of module names in layers, all model types of this table that have such modules)"""
 _KNOWN = frozenset[str]().union(*(kinds for _, kinds in _FAMILIES))
 _PARTS = tuple(
     (name, re.compile(pattern), frozenset(having), frozenset(lacking))
@@ -75,7 +75,7 @@ _OF_TOKENS = re.compile(r"(ForCausalLM|LMHeadModel|ForMaskedLM)$")
 _OF_LABELS = re.compile(r"For(Sequence|Token|Image|Audio)Classification$")
 """Matches names of transformers' classes whose output layer has a row for each label."""
 _ELSEWHERE = (("deepseek_v2", "mlp_bias"), ("granite_speech5_encoder", "attention_bias"))
-"""{model type: field in ``_BIASES`` that refers to other modules in this type}"""
+"""(model type, field) if the field is about other modules in this model type than ``_BIASES`` says."""
 
 
 def family_notes(tensors: Sequence[DescribedTensor], config: Mapping[str, Any]) -> Iterator[str]:

@@ -45,7 +45,7 @@ BUFFER = re.compile(
 PROJECTION = ".embeddings_project."
 """Part of the keys of the linear layer between a narrow embedding and the layers, in ELECTRA, ConvBERT and RoFormer."""
 _FEWEST = 4
-"""A layer shows that weights are a whole model only if the class has at least this many patterns for a layer."""
+"""The fewest tensors that a layer must have if it is to show that weights are a whole model, not a fragment."""
 
 
 def pattern_of(key: str) -> str:

@@ -74,7 +74,7 @@ def _rows(one: DescribedTensor, widths: set[int], classes: Sequence[str]) -> int
 
 
 class _Size(NamedTuple):
-    """A field of config.json that determines a size: axis ``axis`` of some tensors is the field's value plus ``more``.
+    """A field of config.json that determines a size of some tensors: axis ``axis`` has the field's value plus ``more``.
 
     ``pattern`` matches the modules of these tensors, and ``kinds`` has the model types that have them.
     """

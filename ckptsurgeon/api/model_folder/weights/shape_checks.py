@@ -73,7 +73,7 @@ def shape_notes(tensors: Iterable[DescribedTensor], config: Mapping[str, Any]) -
 
 
 def follows(one: DescribedTensor) -> str:
-    """Return the end of a note on a tensor whose size contradicts config.json: the consequence, with a colon before it.
+    """Return what follows if the size of a tensor contradicts config.json, as the end of a note.
 
     For a plain tensor, the text says that transformers cannot load the model. It does not say this for a quantised
     tensor, because not all libraries compare its size.
