@@ -14,11 +14,15 @@ __all__ = ["cast_code_notes"]
 LOW_BITS = {"bfloat16": 4, "float16": 7, "float32": 20}
 """How many more bits the mantissas of a dtype have than those of 8-bit floats (e4m3, with three bits)."""
 FEWEST = 2
-"""The fewest matrices of codes for a note, or of other values in the same role if only one matrix has codes."""
-DIFFERENT, LARGEST, INTEGER = 24, 32.0, 128.0
-"""Codes of 8 bits have at least this many different magnitudes, up to at least 32; those of int8 have none above 128.
+"""The fewest matrices with codes for a note.
 
-Decoded weights may have as few bits, if scales are powers of two, but they are not as large.
+A single one gets a note, too, if at least this many matrices of the same role have no codes.
+"""
+DIFFERENT, LARGEST, INTEGER = 24, 32.0, 128.0
+"""Codes of 8 bits have at least ``DIFFERENT`` different magnitudes, and the largest is at least ``LARGEST``.
+
+Codes of int8 have no magnitude above ``INTEGER``. Decoded weights may have as few bits if scales are powers of two, but
+they are not as large.
 """
 SMALL, MOST = 5, 15
 """Whole numbers are codes of 4 bits if the largest magnitude is from 5 to 15, and most smaller ones occur, too."""
@@ -51,7 +55,7 @@ def cast_code_notes(sample: Collection[MatrixSample], coded: Collection[str] = (
 
 
 def _is_unlike_others(key: str, sample: Collection[MatrixSample], found: Mapping[str, Collection[str]]) -> bool:
-    """Return whether some matrices of the same role (the key without numbers) were looked at, and none has codes.
+    """Return whether ``FEWEST`` other matrices of the same role (the key without numbers), or more, all have no codes.
 
     ``found`` has, for each kind of codes, the keys of the matrices with such codes.
     """
@@ -68,7 +72,7 @@ def _is_coded_elsewhere(key: str, coded: Collection[str]) -> bool:
 
 
 def _kind(one: MatrixSample) -> str:
-    """Return what the values are if they seem to be codes, else ''."""
+    """Return the kind of codes that the values of a matrix seem to be, such as "4-bit floats"; '' for other values."""
     values = {abs(value) for value in one.numbers()}
     largest = max(values)
     for kind, levels in LEVELS.items():

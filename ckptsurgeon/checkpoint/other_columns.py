@@ -1,4 +1,4 @@
-"""Finds MLX's weights that, by the settings, have another number of columns than the same weights of other layers."""
+"""Finds MLX's weights whose settings give them another number of columns than the same weights of other layers have."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["of_other_columns"]
 BITS, GROUPS = (2, 3, 4, 5, 6, 8), (16, 32, 64, 128)
 """The numbers of bits and the group sizes of MLX."""
 MOSTLY, FEWEST = 2 / 3, 3
-"""The share of the layers that must have the same columns, and the fewest layers."""
+"""The share of the layers in which a weight must have the same number of columns, and the fewest layers."""
 BEFORE = {".down_proj.": ".up_proj.", ".o_proj.": ".q_proj."}
-"""{part of a name: the same part for the weight of the layer whose outputs are the inputs}."""
+"""{part of a weight's name: the part in its place in the name of the weight that computes the inputs}."""
 SHOWN = 3
 
 
@@ -54,7 +54,7 @@ def _columns(one: QuantisedTensor) -> int:
 
 
 def _may_have(one: QuantisedTensor, tensors: Mapping[str, TensorInfo], columns: int) -> bool:
-    """Return whether other bits and another group size give a tensor this number of columns."""
+    """Return whether some number of bits and some group size of MLX would give the tensor ``one`` so many columns."""
     words, groups = (tensors[one.parts[end]].shape[-1] for end in (".weight", ".scales"))
     return any(bits * columns == words * 32 for bits in BITS) and any(size * groups == columns for size in GROUPS)
 

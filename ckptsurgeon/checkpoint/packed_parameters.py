@@ -33,12 +33,12 @@ LINEAR = {
     "._packed_weight_ih": (".weight_ih", ".bias_ih"),
     "._packed_weight_hh": (".weight_hh", ".bias_hh"),
 }
-"""{end of the key of a packed weight and bias: ends of the keys of the two}, for Linear, and cells such as LSTMCell."""
+"""{end of the key of a packed entry: ends of the keys of its weight and bias}, for Linear, and cells like LSTMCell."""
 EMBEDDING = f"{LAYER}._packed_weight"
 RECURRENT = re.compile(r"(.*)\._all_weight_values\.(\d{1,4})\.param")
 """Matches the key of the packed weights of one layer and direction of LSTM or GRU."""
 SCRIPTED = "__torch__"
-"""The beginning of the module of each class of TorchScript, also of torch's C++ classes."""
+"""The beginning of the module name of each class of TorchScript, and of each of torch's C++ classes."""
 OF_CONVOLUTION, ITS_WEIGHT = 15, 10
 """The number of values in the state of a pickled convolution, and the index of its weight; its bias comes next."""
 UNUSED = (".scale", ".zero_point")
@@ -181,7 +181,10 @@ def _named(stem: str, ends: Iterable[str], tensors: Sequence[TensorInfo | None])
 
 
 def _pair(content: Any) -> Sequence[TensorInfo | None]:
-    """Return (weight, bias) of a Linear, () if ``content`` is something else; a sparse Linear adds two sizes."""
+    """Return (weight, bias) of a packed Linear; () if ``content`` is something else.
+
+    ``content`` is this pair; in a sparse Linear, two sizes follow, which are left out.
+    """
     if not isinstance(content, (list, tuple)) or len(content) not in (2, 4):
         return ()
     weight, bias, *sizes = content
@@ -192,7 +195,10 @@ def _pair(content: Any) -> Sequence[TensorInfo | None]:
 
 
 def _embedding(content: Any) -> Sequence[TensorInfo]:
-    """Return (weight,) of an embedding: a tensor, or (version, [tensor], numbers, numbers); else ()."""
+    """Return a sequence with the weight of a packed embedding alone; empty if ``content`` is something else.
+
+    ``content`` is the weight, or a list (version, [weight], numbers, numbers).
+    """
     parts = [content]
     if isinstance(content, (list, tuple)) and len(content) == 4:
         parts = _items(content[1])
@@ -239,7 +245,10 @@ def _recurrent(packed: Entries) -> dict[str, Tensors]:
 
 
 def _cell(value: object) -> Sequence[TensorInfo | None]:
-    """Return the weights for the input and for the hidden state, and their biases; () if they cannot be read."""
+    """Return the weights and biases of one layer and direction of LSTM or GRU; () if they cannot be read.
+
+    The order is: weight for the input, weight for the hidden state, and the biases of these two.
+    """
     content = _content(value)
     parts = _items(content[4]) if isinstance(content, (list, tuple)) and len(content) == 5 else []
     pairs = [_pair(_content(part)) for part in parts]

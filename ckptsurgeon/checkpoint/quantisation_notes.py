@@ -61,7 +61,7 @@ ONE = {"have": "has", "are": "is"}
 WIDE, GATE = re.compile(r"\.\d+\..*\.(?:[qkv]_proj|gate_proj|up_proj)\.weight$"), ".gate_proj."
 """Matches weights with ``hidden_size`` columns, and a part of a name that marks the models for which this holds."""
 BY_SETTINGS = re.compile("MLX|^int\\d+ packed")
-"""Matches methods whose number of columns has to be computed from the codes and the settings (bits per code)."""
+"""Matches names of methods; the number of columns of their weights is computed from codes and settings (bits)."""
 
 
 def unfit(codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any]) -> dict[str, list[str]]:

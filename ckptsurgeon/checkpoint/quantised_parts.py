@@ -29,9 +29,9 @@ SHOWN = 3
 SCB = ".SCB"
 """The key ending of the scales of int8 weights of bitsandbytes."""
 ABSMAX, NESTED = ".absmax", ".nested_absmax"
+"""The key endings of the scales of 4-bit weights of bitsandbytes; and of the scales of these, if they are quantised."""
 TABLES = (".quant_map", NESTED, ".nested_quant_map")
-"""The key endings of the scales of 4-bit weights of bitsandbytes, of their scales if they are quantised too, and of the
-other parts that are always float32."""
+"""The key endings of the parts of 4-bit weights of bitsandbytes that are always float32."""
 SHAPE = ".weight_shape"
 """The key ending of the shape of a weight of compressed-tensors."""
 INTEGERS = frozenset({"int16", "int32", "int64", "uint16", "uint32"})
@@ -203,6 +203,7 @@ def _turned(path: str, codes: QuantisedTensors, tensors: Tensors) -> Iterator[st
 def _is_of_powers(ending: str, info: TensorInfo) -> bool:
     """Return whether a part is a scale of gpt-oss's mxfp4 whose dtype is float8_e8m0fnu instead of uint8.
 
+    ``ending`` is the ending of the part's key.
     The bytes are right, but ``Mxfp4HfQuantizer`` of transformers would convert the values to uint8.
     """
     return ending.endswith(OSS_SCALES) and info.dtype == POWERS

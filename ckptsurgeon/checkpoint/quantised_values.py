@@ -140,7 +140,10 @@ def _orders(
 
 
 def _of_order(data: bytes, groups: int, settings: Mapping[str, Any], *, may_be_unset: bool) -> str:
-    """Return what is wrong with the bytes of a ``g_idx``; '' if nothing is."""
+    """Return what is wrong with ``data``, the bytes of a ``g_idx``; '' if nothing is.
+
+    ``groups`` is the number of groups. If ``may_be_unset`` is true, all entries may be -1.
+    """
     columns = len(data) // 4
     if data == _usual_order(columns, _group_size(columns, groups, settings.get("group_size"))):
         is_odd = groups > 1 and settings.get("desc_act") is True and settings.get("static_groups") is not True

@@ -47,7 +47,7 @@ def refused_settings(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _other_format(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence if the ``format`` of compressed-tensors stores other codes than those of all config groups."""
+    """Yield the rest of a sentence if no config group of compressed-tensors has the codes of the outer ``format``."""
     groups = settings.get("config_groups")
     own = [one.get("format") for one in groups.values() if isinstance(one, dict)] if isinstance(groups, dict) else []
     stated, formats = settings.get("format"), [one for one in own if isinstance(one, str)]

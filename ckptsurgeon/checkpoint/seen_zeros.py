@@ -1,4 +1,4 @@
-"""Makes notes on zeros that a verb came upon when it read values: a part of the file may be missing there."""
+"""Makes notes on zeros that a command found when it read values: a part of the file may be missing there."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def take_zeros(checkpoints: Iterable[Checkpoint]) -> SeenZeros:
 def seen_zero_notes(
     checkpoints: Iterable[Checkpoint], every: Iterable[SeenZeros] | None = None, said: Collection[str] = ()
 ) -> Iterator[str]:
-    """Yield the notes that ``ckpt check`` has on zeros, for the zeros that were read: a part of a file may be missing.
+    """Yield the notes of ``ckpt check`` on zeros that may stand for a missing part of a file, if the zeros were read.
 
     ``every`` has the results of ``take_zeros``; if it is None, ``take_zeros`` is called now. A note that is a part of
     one of the notes ``said`` is left out.

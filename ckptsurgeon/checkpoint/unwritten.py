@@ -32,7 +32,10 @@ def unwritten_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, Fil
 
 
 def _is_in(info: TensorInfo, sparse: Mapping[str, Sequence[tuple[int, int]]]) -> bool:
-    """Return whether a part of a tensor was never written."""
+    """Return whether a part of a tensor was never written.
+
+    ``sparse`` maps the name of a file to the (begin, end) of its unwritten ranges, in order.
+    """
     storage = info.storage
     found = sparse.get(storage.file) if storage is not None else None
     if storage is None or not found:

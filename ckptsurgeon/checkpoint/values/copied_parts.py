@@ -21,12 +21,14 @@ SCALES = frozenset({
     "weight_scale_inv", "weight_scale", "scale_weight", "weights_scaling_factor", "_scale_inv", "_scale", "_scales",
     "scales", "absmax", "biases", "SCB", "weight_sf",
 })  # fmt: skip
-"""The last words of the endings of scales of groups, and of biases, which differ from weight to weight."""
+"""The last words of the keys of parts, scales and biases, that normally differ from weight to weight."""
 TENSORS, PIECE = 4096, 64
 """The most quantised tensors that are looked at, spread over the model, and the bytes of each of three pieces."""
 INFORMATION = 48.0
-"""Two parts are equal by chance if the bytes that were read have less information than this, in bits: few scales, or
-nearly constant ones."""
+"""Equal parts may be equal by chance if the bytes that were read have less information than this, in bits.
+
+This is so for few scales, and for scales that are nearly constant.
+"""
 COPIED = "{part} equal to those of another tensor, bit for bit, but other {rest}: was one written in place of the other"
 
 

@@ -15,7 +15,7 @@ from ...util.text import escape
 __all__ = ["doubled_file_notes"]
 
 TENSORS, FILES, PLACES, BYTES = 64, 256, 16, 512
-"""The largest numbers of split tensors and of files that are compared, of places in a file, and of bytes at a place."""
+"""The most split tensors and the most files that are compared, the most places in a file, and the bytes at a place."""
 
 Place = tuple[int, int]
 """The place of the bytes of a part in its file: offset and size. In a copy of the file, the places are the same."""

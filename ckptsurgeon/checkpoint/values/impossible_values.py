@@ -36,13 +36,13 @@ LOG_DECAY = re.compile(r"(?:^|[._/])A(?:_b)?_logs?$")
 DECAY = re.compile(r"(?:^|\.)ssm_a(?:\.weight)?$")
 """Matches the keys of A in GGUF files, which are -exp(A_log)."""
 FEWEST, LOWEST = 2, -1.5
-"""The smallest number of tensors of decays for a finding; and for A_log, each must have a value below ``LOWEST``.
+"""The fewest tensors of decays for a finding, and a bound: each A_log in a finding has a value below ``LOWEST``.
 
 An A_log is log(1), log(2), ... before training, or the logarithm of a random number from 1 to 16. A trained one may
 have some negative values, but not in all rows of all layers.
 """
 TENSORS, BYTES = 512, 1 << 14
-"""How many tensors a verb reads for these notes, and how many bytes of each, at most."""
+"""How many tensors a command reads for these notes, and how many bytes of each, at most."""
 MANY = 64
 """If a tensor has more values than this, none of them negative, its extremes are not computed: that takes longest."""
 INTEGERS = ("int64", "int32")

@@ -96,7 +96,11 @@ def unlike_other_layers(
 
 
 def _storage(key: str, info: TensorInfo, plain: Collection[str], coded: Container[str]) -> str:
-    """Return how a matrix is stored: with scales, or its dtype; '' for 8-bit floats without scales and for others."""
+    """Return how a matrix is stored: "has scales", or "is float16" for its dtype; '' if it is neither.
+
+    ``plain`` and ``coded`` are as in ``unlike_other_layers``: keys of 8-bit floats without scales, and of quantised
+    tensors.
+    """
     if key in plain or DTYPES[info.dtype].kind != "float":
         return ""
     return "has scales" if key in coded else f"is {info.dtype}" if DTYPES[info.dtype].bits > 8 else ""

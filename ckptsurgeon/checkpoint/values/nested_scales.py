@@ -21,7 +21,7 @@ Read = Callable[[TensorInfo], bytes]
 TENSORS, SAMPLE = 2000, 2048
 """The most tensors that are looked at, and about the most bytes of the scales and of the codes of each."""
 FEWEST, DIFFERENT = 16, 6
-"""If so many scales are equal, although so many different codes belong to them, this is not by chance.
+"""Scales are not equal by chance if there are ``FEWEST`` of them, and ``DIFFERENT`` different codes belong to them.
 
 Ternary weights have only three different codes, and equal scales. In a block of zeros, all codes are equal.
 """

@@ -1,4 +1,4 @@
-"""Finds NaN and infinite values in small tensors, such as norms and scales, for verbs that read only headers."""
+"""Finds NaN and infinite values in small tensors, such as norms and scales, for commands that read only headers."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Finds packed zero points that were cast to floats and back: a float has too few bits for a word of codes.
 
-Symmetric zero points of GPTQ are all equal, and ``zero_points.py`` knows their words; these may be any zero points.
+``zero_points.py`` finds such words if the zero points are symmetric (all equal). Here, they may have any values.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ FEWEST, SAMPLED = 16, 256
 ROUNDED = 1 << 27
 """From this size, float32 keeps only multiples of 16, so that the lowest 4 bits of a word are 0."""
 ALL, SOME = 0.99, 0.5
-"""Words were rounded if at least the first share of them end in four zeros, and less than the second share have zeros
-in either of their two highest codes of 4 bits, which every float keeps."""
+"""Words were rounded if at least ``ALL`` of them have 0 in their lowest 4 bits, which rounding sets to 0.
+
+Rounding keeps the two highest groups of 4 bits: less than ``SOME`` of the words may have 0 in either of them.
+"""
 SAID = (
     "packed {} whose lowest code is nearly always 0, unlike their other codes: were the packed words cast to a "
     "floating-point dtype and back?"

@@ -1,4 +1,4 @@
-"""Reads some values of a few matrices in each file, for notes by verbs that otherwise read headers only."""
+"""Reads some values of a few matrices in each file, for notes of commands that otherwise read only headers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from ...util.text import NUMBER_IN_KEY
 __all__ = ["VALUES", "MatrixSample", "sampled_matrices"]
 
 MATRICES, IN_FILE, FILES, VALUES = 32, 2, 256, 512
-"""How many matrices are read, or how many of each file if that is more; how many files and values of each, at most."""
+"""Of at most ``FILES`` files, ``MATRICES`` matrices in all are read, but at least ``IN_FILE`` of each file.
+
+``VALUES`` values of each matrix are read.
+"""
 KEYS = 32
 """How many keys of a file are considered for each matrix that is read, at most."""
 COLUMNS = 64

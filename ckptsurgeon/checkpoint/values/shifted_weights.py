@@ -13,7 +13,7 @@ __all__ = ["SHIFTED_VALUES", "shifted_weight_notes"]
 
 SHIFTED_VALUES = "perhaps they were decoded with wrong zero points"
 FEWEST = 8
-"""The fewest matrices that must be looked at. The mean of 512 values is up to 13 % of their size by chance."""
+"""The fewest matrices for a note: by chance, the mean of 512 values may be 13 % of their root mean square."""
 
 
 def shifted_weight_notes(sample: Collection[MatrixSample]) -> Iterator[str]:

@@ -24,7 +24,7 @@ SIBLINGS = (
 TENSORS, BYTES = 2000, 8 << 20
 """About the most tensors of a part that are looked at, spread over the model, and about the most bytes of them."""
 APART = 1 / 16
-"""The share of its 32-bit words in which a part must differ; two columns with like inputs may be sorted otherwise."""
+"""The share of its 32-bit words in which a part must differ; two columns with similar inputs may change places."""
 FEWEST, MOSTLY = 3, 3 / 4
 """The fewest layers, and their share of all, in which the parts must be equal."""
 UNLIKE = (

@@ -67,14 +67,20 @@ def unlike_layer_notes(
 
 
 def _evenness(dtype: str, raw: bytes) -> float:
-    """Return |mean| / root mean square of the first values; 1 if they cannot be read."""
+    """Return |mean| / root mean square of the first values of a tensor with the bytes ``raw``.
+
+    Values that are not finite are left out. The result is 1 if all values are 0, or if the dtype is not a float.
+    """
     values = [one for one in _values(dtype, raw) if isfinite(one)]
     squares = sum(one * one for one in values)
     return abs(sum(values)) / sqrt(squares * len(values)) if squares > 0 else 1.0
 
 
 def _values(dtype: str, raw: bytes) -> tuple[float, ...]:
-    """Return the first values; a bfloat16 is the upper half of a float32."""
+    """Return the first values of a tensor with the bytes ``raw``; () if the dtype is not a float.
+
+    A bfloat16 is the upper half of a float32.
+    """
     if dtype == "bfloat16":
         raw = raw[: 2 * VALUES]
         wide = bytearray(2 * len(raw))

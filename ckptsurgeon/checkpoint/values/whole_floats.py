@@ -16,7 +16,10 @@ TENSORS, SAMPLE = 1000, 4096
 FEWEST, DIFFERENT = 1024, 16
 """The fewest codes other than 0 that are judged, and the fewest different magnitudes: ternary weights have only one."""
 LARGE, LARGEST = 32.0, 128.0
-"""The largest of int8 in 8-bit floats is 128; cast bytes are spread over the whole range of int8, so many are large."""
+"""The largest magnitude in cast bytes is from ``LARGE`` to ``LARGEST``, the largest of int8 as an 8-bit float.
+
+Such bytes are spread over the whole range of int8.
+"""
 WHOLE = (
     f"8-bit floats that are all whole numbers up to {LARGEST:g}, although fractions are usual: perhaps their bytes "
     "were read as int8, and cast to float8_e4m3fn"

@@ -124,7 +124,7 @@ def _unlike(found: Mapping[str, tuple[str, int, bytes]]) -> Iterator[tuple[str, 
 
 
 def _only_value(data: bytes, bits: int) -> int:
-    """Return the zero point that all words repeat; ``DIFFERENT`` if there are several."""
+    """Return the zero point of ``bits`` bits that ``data`` repeats; ``DIFFERENT`` if there are several zero points."""
     value = int.from_bytes(data[:4], "little") & ((1 << bits) - 1)
     words = sum(value << at for at in range(0, 32 * bits, bits)).to_bytes(4 * bits, "little")
     return value if data == (words * (len(data) // len(words) + 1))[: len(data)] else DIFFERENT

@@ -18,7 +18,7 @@ from .zero_places import Place, Places, place_of, role_of
 __all__ = ["LEAST", "Files", "LostRows", "lost_rows"]
 
 LEAST, NBYTES = 8, 4096
-"""The fewest rows, and the fewest bytes, that may be missing: a few neurons of a layer may have died."""
+"""The fewest rows, and the fewest bytes, that are judged lost: fewer rows of zeros may be neurons that have died."""
 PROBE, PROBES = 512, 64
 """The number of bytes that are read at each place of a range, and the number of places."""
 EXACT = 64 << 20
