@@ -14,7 +14,7 @@ UNSAID = "not set"
 BEFORE = 10
 """How many characters of a string are shown before the first that differs."""
 _IN_FULL: dict[type, int] = {list: 6, dict: 4}
-"""How many entries of a value ``value_text`` shows."""
+"""The most entries of a list or dict that ``value_text`` shows; a value with more entries is cut off."""
 
 
 def texts_apart(one: Any, other: Any, limit: int = 60) -> tuple[str, str]:

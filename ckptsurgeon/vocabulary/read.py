@@ -74,7 +74,7 @@ def read_lists(paths: Sequence[str], read: Callable[[str], Vocabulary]) -> list[
 
 
 _IN_USE: WeakValueDictionary[tuple[str, bytes], Vocabulary] = WeakValueDictionary()
-"""The vocabularies in use, by file name and digest: a verb opens a folder several times, and lists are megabytes."""
+"""The vocabularies in use, by file name and digest: a command opens a folder several times, and lists are megabytes."""
 
 
 def vocabulary_of(filename: str, data: bytes) -> Vocabulary:

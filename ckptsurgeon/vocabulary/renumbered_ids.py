@@ -46,7 +46,7 @@ _TASKS = "task_specific_params"
 """A field with generation settings for each task, such as those of T5 for translation."""
 _DEEPEST = 6
 _SPECIAL = re.compile(r"<.+>|\[.+\]")
-"""Matches special tokens, which alone are the tokens that a configuration needs."""
+"""Matches special tokens: a number that may be the id of another token is not reported as unsure."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,10 @@ def _sizes(fields: Mapping[str, Any], numbers: Renumbering) -> frozenset[int]:
 
 
 def _parts(fields: Mapping[str, Any], above: Path = ()) -> Iterator[tuple[Path, int | None]]:
-    """Yield (path, vocabulary size) of a configuration and of its nested ones; the size is None if it has none."""
+    """Yield (path, vocabulary size) of a configuration and of its nested ones; the size is None if it is not set.
+
+    ``above`` is the path of the configuration ``fields``.
+    """
     size = fields.get("vocab_size")
     yield above, size if type(size) is int else None
     for name, value in fields.items():

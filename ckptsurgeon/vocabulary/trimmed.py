@@ -135,13 +135,13 @@ def _bytes(document: Mapping[str, Any], model: Mapping[str, Any], listed: Collec
 
 
 def _written(model: Mapping[str, Any], letter: str) -> tuple[str, ...]:
-    """Return a letter as a token, and as the tokens that continue or end a word."""
+    """Return the tokens of one letter: plain, and with the prefix or suffix of tokens that continue or end a word."""
     prefix, suffix = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
     return letter, f"{prefix}{letter}", f"{letter}{suffix}", f"{prefix}{letter}{suffix}"
 
 
 def _parts(model: Mapping[str, Any], used: Collection[str], listed: Mapping[str, float]) -> Iterator[str]:
-    """Yield the letters of the used tokens; for BPE, every piece from which merges make them.
+    """Yield the letters of the used tokens; for BPE, also every piece from which merges make these tokens.
 
     For Unigram, the piece with the lowest score is kept too: the score of an unknown letter depends on it.
     """

@@ -74,6 +74,9 @@ def _row(row: Row, override: TokenRowOverride | None) -> Row:
 
 
 def with_padding(every: Sequence[VocabularyRows], multiple: int) -> tuple[VocabularyRows, ...]:
-    """Return the rows of each model with padding rows added, so that their number is a multiple of ``multiple``."""
+    """Return the rows of each model with padding rows added, so that their number is a multiple of ``multiple``.
+
+    ``every`` has the rows of each model, in the order of the models.
+    """
     more = -len(every[0].rows) % multiple
     return tuple(replace(rows, rows=(*rows.rows, *(None,) * more), padded=more) for rows in every)
