@@ -37,11 +37,11 @@ __all__ = [
 
 _KINDS = (
     (re.compile(r"valid\.acc\.ave\.pth"), "the average that ESPnet decodes with"),
-    (re.compile(r"(?:train|valid)\..+\.ave\.pth"), "the one average"),
-    (re.compile(r"(?:train|valid)\..+\.ave_\d+best\.pth"), "the one average"),
-    (re.compile(r"(?:train|valid)\..+\.best\.pth"), "the one best epoch"),
+    (re.compile(r"(?:train|valid)\..+\.ave\.pth"), "the only average"),
+    (re.compile(r"(?:train|valid)\..+\.ave_\d+best\.pth"), "the only average"),
+    (re.compile(r"(?:train|valid)\..+\.best\.pth"), "the only best epoch"),
 )
-"""(pattern of file names, reason in a note), best first; the first pattern that matches a file decides."""
+"""Pairs, best first: a pattern for file names, and the reason for reading such a file, which a note gives."""
 
 
 def chosen_of_run(names: Sequence[str]) -> tuple[str, str]:
@@ -81,12 +81,13 @@ def example_of_run(names: Sequence[str]) -> str:
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".npz", ".gguf")
 EXPORTED = (".onnx", ".msgpack", ".pt2", ".pdparams")
 _HDF5 = (".h5", ".hdf5", ".keras")
-"""Suffixes of files that are read if a folder has no other checkpoint: exports often stand beside the weights.
+"""Suffixes of files that are read only if a folder has no checkpoint with one of ``SUFFIXES``.
 
-Files of ``_HDF5`` are read if there is no other export, either.
+Such files are often exports of a checkpoint in the same folder. Files with a suffix in ``_HDF5`` are read only if there
+is no file with one in ``EXPORTED``, either.
 """
 _PICKLED = ".pkl"
-"""The suffix of a file that is read if it is the only one in a folder without other checkpoints: it may be anything."""
+"""The suffix of pickles. One is read only if it is the only pickle and no file is a checkpoint: it may be anything."""
 _PREFERRED = (
     "model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors", "adapter_model.safetensors",
     "adapter_model.bin",

@@ -27,7 +27,7 @@ from .zip.archive import names_in as names_in_zip
 __all__ = ["formats", "read_header", "writers"]
 
 _FOLDERS = ("ckptsurgeon.formats", "ckptsurgeon.formats.exported")
-"""The folders with a module for each format."""
+"""The packages that contain the modules of the formats."""
 _ANY_PICKLE = "pickled_arrays"
 _HEAD = 512
 """How many bytes of a file are read to find its format."""
@@ -98,7 +98,10 @@ def _link_note(file: File) -> tuple[str, ...]:
 
 
 def _check_alone(fmt: Format, folder: Folder) -> None:
-    """Raise FormatError if a folder that is itself a checkpoint also contains a file that is a checkpoint."""
+    """Raise FormatError if a folder that is itself a checkpoint also contains a file that is a checkpoint.
+
+    ``fmt`` is the format of the folder.
+    """
     others = [name for name in folder.names() if has_weights([name])]
     if others:
         raise FormatError(

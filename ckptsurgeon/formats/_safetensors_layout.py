@@ -17,7 +17,7 @@ __all__ = ["CODES", "METADATA", "RECIPE_KEY", "SafetensorsWriter", "renamed_head
 
 METADATA = "__metadata__"
 RECIPE_KEY = "ckptsurgeon"
-"""The metadata entry that holds the recipe."""
+"""The key of the metadata entry that holds the recipe."""
 
 CODES = {
     "BOOL": "bool", "F4": "float4_e2m1fn_x2", "F6_E2M3": "float6_e2m3fn", "F6_E3M2": "float6_e3m2fn",

@@ -249,7 +249,7 @@ def _embedding(weights: Mapping[str, TensorInfo]) -> TensorInfo | None:
 
 
 def _first(info: TensorInfo) -> TensorInfo:
-    """Return the first rank's part of a joined tensor; a tensor that was not joined is returned itself."""
+    """Return the first rank's part of the tensor ``info``, or ``info`` itself if it was not joined from parts."""
     of = getattr(info.made, "of", None)
     return of[0] if isinstance(of, tuple) and of else info
 

@@ -146,8 +146,8 @@ def _unnamed(index: File, folder: Folder, shards: Collection[str]) -> Iterator[s
 def _check_count(index: File, folder: Folder, shards: Mapping[str, Header], total: object) -> Iterator[str]:
     """Raise FormatError if the shard names imply more shards than the index lists, since some are missing then.
 
-    If ``total``, the ``total_size`` of the index, is the size of the tensors that were found, the others may have been
-    left out on purpose. Then only a note is yielded.
+    If ``total``, the ``total_size`` of the index, is the size of the tensors that were found, the missing shards may
+    have been left out on purpose. Then only a note is yielded.
     """
     missing, many = missing_shards(shards, most=2)
     if not missing:

@@ -66,7 +66,8 @@ def _leaves(
 ) -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, value) of each value in ``tree``; containers without tensors are yielded whole.
 
-    ``holding`` maps the ``id`` of each container seen so far to whether it contains tensors.
+    ``prefix`` is put in front of each key. ``depth`` is how deeply ``tree`` itself is nested. ``holding`` maps the
+    ``id`` of each container seen so far to whether it contains tensors.
     """
     for name, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
         allowed.take(depth)

@@ -16,9 +16,9 @@ from ...storage.read.base import File
 __all__ = ["UNSEALED", "digest_outside", "seal", "seal_of"]
 
 UNSEALED = "0" * 64
-"""The value of a seal for which the digest is computed, before the digest takes its place."""
+"""The placeholder for a seal: the digest is computed with this value in the recipe, and then takes its place."""
 _SEAL = re.compile(r'"seal":\s*"([0-9a-f]{64})"\s*\}\s*\Z')
-"""Matches the last entry of a recipe; an earlier entry called ``seal`` is part of a user's metadata."""
+"""Matches the seal, the last entry of a recipe; an earlier entry called ``seal`` is part of a user's metadata."""
 
 _CHUNK = 1 << 20
 

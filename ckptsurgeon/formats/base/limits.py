@@ -13,9 +13,9 @@ The limit keeps the time to seconds. An instruction takes up to 100 bytes of mem
 """
 
 PICKLE_RARE = 5_000_000
-"""The most rarely used instructions that one pickle may have: each takes three times as long as a frequent one.
+"""The most instructions of rare kinds in one pickle: each takes three times as long as one of a frequent kind.
 
-State dicts have about 15 of them for each tensor.
+State dicts have about 15 instructions of rare kinds for each tensor.
 """
 
 PICKLE_CALLS = 1_000_000
@@ -58,7 +58,7 @@ DICT_KEY_INT = 2**61 - 1
 """Larger integers, and this one, are never used as dict keys: CPython gives them the hashes of smaller integers."""
 
 TAR_PICKLES_BYTES = 32 << 20
-"""The most bytes of the pickles that describe the storages, or the tensors, of one tar archive: about 70 bytes each."""
+"""The most bytes of all pickles in one member of a tar archive: about 70 for each storage or tensor in the member."""
 
 TAR_RECORDS_BYTES = 1 << 16
 """The most bytes of an extended header in a tar archive; Python writes about 30 bytes."""
@@ -119,13 +119,13 @@ HDF5_MESSAGES = 100_000
 HDF5_CHUNKS = 1_000_000
 """The most chunks of all datasets of one HDF5 file; h5py makes chunks of up to 1 MB."""
 HDF5_BAND = 256 << 20
-"""The most bytes of one chunk of an HDF5 dataset, and of the chunks that are unpacked together.
+"""The most bytes of one chunk of an HDF5 dataset, and of one band: the chunks that are unpacked together.
 
-These are the fewest chunks whose values are contiguous in the dataset; up to four times as many bytes are in memory.
+The values of a band are contiguous in the dataset. While it is unpacked, up to four times as many bytes are in memory.
 """
 HDF5_NAME = 200
 HDF5_TEXT = 1 << 16
-"""The most characters of the name of an attribute, and bytes of its text, that are shown of an HDF5 file."""
+"""The most characters of an attribute's name in an HDF5 file, and the most bytes of its text, that are shown."""
 
 INDEX_BYTES = 256_000_000
 """The most bytes of the index of a sharded checkpoint; 100,000 keys take 10 MB."""
@@ -136,7 +136,7 @@ TABLE_BYTES = 100_000_000
 TABLE_INFLATED = 8 << 20
 """The most bytes that the compressed blocks of a TensorFlow index unpack to, because unpacking them is slow.
 
-TensorFlow compresses no block.
+TensorFlow itself does not compress the blocks.
 """
 
 TABLE_MESSAGES = 10 << 20
@@ -179,9 +179,9 @@ PIECES = 1_000_000
 
 PIECE_PICKLES = 16 << 20
 PIECE_DATA = 4 << 20
-"""Limits for one distributed checkpoint, in bytes: distinct pickles of tensors, and pieces that are not tensors.
+"""The most bytes of the distinct pickles, and of the pieces that are not tensors, in one distributed checkpoint.
 
-Tensors of the same dtype and shape have the same pickle.
+Each piece has a pickle; tensors of the same dtype and shape have the same pickle.
 """
 
 EXPORT_PICKLES = 64 << 20

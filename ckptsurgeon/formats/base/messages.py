@@ -34,7 +34,7 @@ class Field(NamedTuple):
 class Messages:
     """Yields the fields of messages in a file, reading a window of the file at a time.
 
-    ``what`` is what the file should be, for messages: "ONNX model". Raises UnsafeError if more fields than
+    ``what`` is the kind of file, such as "ONNX model", for the texts of errors. Raises UnsafeError if more fields than
     ``limits.MESSAGE_FIELDS`` are read.
     """
 

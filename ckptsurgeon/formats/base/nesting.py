@@ -13,7 +13,7 @@ from .header import OutTensor
 __all__ = ["Nested", "leaves", "nested"]
 
 Nested: TypeAlias = "dict[str, Nested | OutTensor]"
-"""The tensors and groups of a group, by name."""
+"""A group: its tensors and its inner groups, by name."""
 
 
 def nested(tensors: Sequence[OutTensor], separator: str, writer: str) -> Nested:

@@ -53,7 +53,10 @@ _RANK = re.compile(r"(consolidated)\.\d+(\.[a-z]+)", re.IGNORECASE)
 
 
 def shard_name(named: str) -> str:
-    """Return the path of a shard in an index, without redundant parts: ``model.bin`` for ``./model.bin``."""
+    """Return the path of a shard without redundant parts: ``model.bin`` for ``./model.bin``.
+
+    ``named`` is the path as an index gives it.
+    """
     return "/".join(part for number, part in enumerate(named.split("/")) if part != "." and (part or not number))
 
 
@@ -88,7 +91,10 @@ def missing_shards(shards: Collection[str], most: int) -> tuple[list[str], int]:
 
 
 def shards_of(name: str) -> int:
-    """Return the number of shards in a file name: 2 for ``model-00001-of-00002.bin``; 0 if it has no number above 1."""
+    """Return the number of shards in a file name: 2 for ``model-00001-of-00002.bin``.
+
+    Returns 0 if the name has no such number, or if the number is 0 or 1.
+    """
     found = _COUNTED.fullmatch(name)
     return int(found[4]) if found and int(found[4]) > 1 else 0
 
@@ -127,7 +133,7 @@ RECIPE_FILE = "ckptsurgeon.json"
 
 DESCRIBED = 64 << 20
 DESCRIPTION = 128
-"""The most header bytes that a shard gets, and the header bytes that a tensor takes besides its key.
+"""The most bytes of a shard's header, and the bytes that a tensor takes there besides its key.
 
 Readers of safetensors accept a header of at most 100 MB: about 400,000 tensors.
 """
@@ -232,9 +238,10 @@ class OneFile:
 
 
 def folder_frame(folder: Folder, digests: Mapping[str, str]) -> str:
-    """Return one digest for a folder, from the recipe and ``digests``, the digest of each other file.
+    """Return one digest for the files of a folder.
 
-    The digest of the recipe is computed with zeros in place of its seal.
+    ``digests`` has the digest of each file by name, except that of the recipe. It is computed here, with zeros in place
+    of the recipe's seal.
     """
     recipe = _recipe(folder)
     plain = recipe.replace(seal_of(recipe) or UNSEALED, UNSEALED, 1)

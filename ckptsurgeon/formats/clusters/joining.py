@@ -181,7 +181,7 @@ class RankJoiner:
                 )
 
     def _check_ranks(self, key: str, infos: Mapping[int, TensorInfo], wanted: frozenset[int]) -> None:
-        """Raise FormatError if a rank of ``wanted`` lacks the tensor ``key``."""
+        """Raise FormatError if a rank of ``wanted`` lacks the tensor ``key``; ``infos`` has its header on each rank."""
         if wanted <= infos.keys():
             return
         lacking = min(wanted - infos.keys())

@@ -24,12 +24,12 @@ _QKV = re.compile(r"(?:.*\.)?(?:linear_qkv|query_key_value)\.(?:weight|bias)")
 _FC1 = re.compile(r"(?:.*\.)?(?:linear_fc1|dense_h_to_4h)\.(?:weight|bias)")
 _VOCABULARY = re.compile(r"(?:.*\.)?(?:word_embeddings|word_embeddings_for_head|output_layer)\.weight")
 _ROWS = re.compile(r"(?:.*\.)?(?:linear_proj|linear_fc2|dense_4h_to_h|(?:self_)?attention\.dense)\.weight")
-"""Layers whose inputs are split across the ranks: each rank has some columns of the matrix."""
+"""Matches the keys of layers whose inputs are split across the ranks: each rank has some columns of the matrix."""
 _WHOLE = re.compile(
     r"(?:.*\.)?(?:\w*norm\w*\.(?:weight|bias)|layer_norm_(?:weight|bias)|(?:position|tokentype)_embeddings\.weight"
     r"|router\.(?:weight|bias|expert_bias)|(?:linear_proj|linear_fc2|dense_4h_to_h|attention\.dense)\.bias|inv_freq)"
 )
-"""Tensors that are not split: each rank has the whole tensor."""
+"""Matches the keys of tensors that are not split: each rank has the whole tensor."""
 _UNKNOWN = ("quick_geglu", "glu_activation", "use_kan", "heterogeneous_layers_config_path", "multi_latent_attention")
 """Arguments of runs that split layers in ways that this module cannot join."""
 

@@ -23,7 +23,7 @@ __all__ = ["ARRAY", "FLAX_DTYPES", "FLAX_RECIPE", "FlaxWriter"]
 ARRAY = 1
 """The type of an extension that contains an array."""
 FLAX_RECIPE = "ckptsurgeon.json"
-"""The entry with the recipe; Flax ignores it if it restores the arrays of a given tree."""
+"""The key of the entry with the recipe. Flax ignores this entry if it restores the arrays of a given tree."""
 _KINDS = ("float", "int", "uint", "bool", "complex")
 FLAX_DTYPES = frozenset(
     {name for name, dtype in DTYPES.items() if dtype.kind in _KINDS and dtype.bits >= 8} - {"complex32"}
@@ -32,7 +32,7 @@ FLAX_DTYPES = frozenset(
 _LARGEST = 0xFFFFFFFF - 1024
 """The most bytes of an array: msgpack stores the length of an extension, which also has a shape, in 32 bits."""
 _ITEMS = 6
-"""How many values an array with its key has in msgpack, besides the sizes of its shape."""
+"""How many msgpack values an array and its key take; each size in the shape takes one more."""
 
 
 class FlaxWriter:

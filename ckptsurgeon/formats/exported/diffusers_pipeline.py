@@ -104,7 +104,7 @@ def _components(folder: Folder) -> tuple[dict[str, Choice], list[str]]:
 
 
 def _tensors(folder: Folder, component: str, header: Header) -> list[tuple[str, TensorInfo]]:
-    """Return (key, tensor) of a component; its name is put in front of all keys and of all file names in storages.
+    """Return (key, tensor) of a component, with its name in front of each key and of each ``Storage.file``.
 
     Raises FormatError if the component is not a state dict of plain tensors.
     """

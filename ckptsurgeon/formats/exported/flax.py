@@ -31,7 +31,7 @@ from ._flax_writer import ARRAY, FLAX_DTYPES, FLAX_RECIPE, FlaxWriter
 __all__ = ["FORMAT"]
 
 _HEAD = re.compile(rb"(?:[\x81-\x8f]|\xde..|\xdf....)(?:[\xa1-\xbf]|\xd9.)[\x20-\x7e]", re.DOTALL)
-"""Matches a map whose first key is a string."""
+"""Matches the first bytes of a msgpack map whose first key is a string."""
 _PARAMETERS = "params"
 """The entry with the parameters in a training state; other entries are the step, the optimizer and so on."""
 _CHUNKED = "__msgpack_chunked_array__"
@@ -46,9 +46,9 @@ _LENGTHS = {
 
 
 class _Item(NamedTuple):
-    """A value as its first bytes describe it: its kind, a number of items or of bytes, and where its content begins.
+    """What the first bytes of a value tell: its kind, its number of items or bytes, and where its content begins.
 
-    ``value`` is that of a number, a bool or nil; for an extension, it is the type of the extension.
+    For a number, a bool or nil, ``value`` is the value itself; for an extension, it is the type of the extension.
     """
 
     kind: str

@@ -52,9 +52,9 @@ _FITTING = {
     5: {"int32", "int16", "int8", "uint16", "uint8", "bool", "float16", "bfloat16",
         *(name for name in _DTYPES.values() if name.startswith("float8"))},
 }  # fmt: skip
-"""The types whose values a field may contain."""
+"""By the number of a field: the dtypes of tensors whose values it may contain."""
 _LARGE = 1 << 10
-"""A constant of a node is noted if it has at least this many bytes: smaller ones are shapes, axes and the like."""
+"""From this size in bytes on, constants of nodes are counted in a note: smaller ones are shapes, axes and the like."""
 _MADE_NAME = re.compile(r"(?:onnx::\w+_\d+|val_\d+|\d+)")
 """Matches names that torch's exporters make for weights that they have transposed or folded."""
 
@@ -182,7 +182,11 @@ def _graph(messages: Messages, of: Field, found: _Found) -> None:
 
 
 def _constants(messages: Messages, node: Field, depth: int = 0) -> int:
-    """Return how many large tensors a node has: as attributes, and in its subgraphs as initialisers or attributes."""
+    """Return how many large tensors the attributes of a node contain, directly or in subgraphs.
+
+    Tensors in a subgraph are its initialisers, or are in the attributes of its nodes. ``depth`` is the number of
+    subgraphs around ``node``.
+    """
     total = 0
     attributes = [one for one in messages.fields(node.begin, node.end) if one.number == 5]
     for attribute in attributes:
@@ -227,7 +231,7 @@ def _tensor(messages: Messages, of: Field) -> _Tensor:
 
 
 class _Numbers:
-    """The values of tensors that the file stores as numbers of variable length, as bytes in memory."""
+    """Bytes in memory: the values of tensors that the file stores as numbers of variable length."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -245,7 +249,10 @@ class _Numbers:
 
 
 class _Files:
-    """The files that contain values: the model (``own`` is its name in storages), and others, opened when needed."""
+    """The files that contain values of tensors: the model, and other files, which are opened when they are needed.
+
+    ``own`` is the name of the model in ``Storage.file``.
+    """
 
     def __init__(self, model: File, own: str, stack: ExitStack) -> None:
         self.model, self.own = model, own
@@ -254,7 +261,10 @@ class _Files:
         self._numbers = _Numbers()
 
     def handles(self) -> Mapping[str, File]:
-        """Return the open files by their names in storages."""
+        """Return the open files, by the name that ``Storage.file`` has for each.
+
+        Values that are in memory are one of these files, too.
+        """
         found = {self.own: self.model, **self.others}
         if self._numbers.data:
             found[self._in_memory] = MemoryFile(f"{self.model.uri} (numbers)", [self._numbers])
@@ -302,7 +312,10 @@ class _Files:
         return self.own, ranges[0][0]
 
     def _kept(self, one: _Tensor, dtype: str, nbytes: int) -> int:
-        """Keep the values of a tensor, stored as numbers of variable length, in memory; return their offset there."""
+        """Put the values of a tensor into memory, and return their offset there.
+
+        The file stores these values as numbers of variable length.
+        """
         size = DTYPES[dtype].bits // 8
         if size * len(one.numbers) != nbytes:
             raise FormatError(

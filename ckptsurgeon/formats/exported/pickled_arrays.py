@@ -57,7 +57,7 @@ class _PickledArrays:
         return _begins_as_pickle(head) or bool(_OLD.match(head))
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return the header, from the pickle without its long strings; raises FormatError if it has no arrays."""
+        """Return the header of the file, without reading long strings; raises FormatError if it has no arrays."""
         assert isinstance(source, File)
         with naming(source):
             _refuse_joblib(source)
@@ -126,9 +126,10 @@ def _has_texts(tree: Any) -> bool:
 
 
 class _Arrays:
-    """Makes the headers of arrays in ``file``; ``made`` counts them. ``within`` is the file's name in storages.
+    """Makes the headers of arrays in ``file``, and counts them in ``made``.
 
-    ``paddle`` is true if PaddlePaddle wrote the file, as far as is known.
+    ``within`` is the name of the file in ``Storage.file``. ``paddle`` is true if PaddlePaddle wrote the file, as far as
+    is known.
     """
 
     def __init__(self, file: File, within: str) -> None:
@@ -165,7 +166,7 @@ class _Arrays:
     def converted(self, tree: Any) -> Any:
         """Return the tree with a TensorInfo for each array; dicts and lists are changed in place.
 
-        The same array is the same TensorInfo at each of its places. Long strings become stand-ins.
+        An array that occurs several times becomes the same TensorInfo each time. Long strings become stand-ins.
         """
         holder = [tree]
         waiting: list[Any] = [holder]

@@ -34,7 +34,7 @@ __all__ = ["FORMAT"]
 
 _VERSION = "archive_version"
 _OTHERS_FIRST = (b"data.pkl", b".npy")
-"""The ends of the names of the first records in archives of ``torch.save`` and numpy."""
+"""In archives of ``torch.save`` and of numpy, the name of the first record ends with one of these."""
 _WEIGHTS, _CONSTANTS, _COMPILED = "data/weights/", "data/constants/", "data/aotinductor/"
 _CONFIG = {_WEIGHTS: "_weights_config.json", _CONSTANTS: "_constants_config.json"}
 _ENTRY = {_WEIGHTS: "state_dict", _CONSTANTS: "constants"}
@@ -70,10 +70,11 @@ class _TorchExport:
         return False
 
     def read(self, source: Source, name: str = "") -> Header:
-        """Return the header, from the directory and the descriptions of tensors; raises FormatError if it is damaged.
+        """Return the header, from the directory and the descriptions of tensors.
 
         The tree of one program has its parameters and buffers in ``state_dict``, and other tensors in ``constants``. If
-        there are several programs, their trees are by their names.
+        there are several programs, the result has such a tree for each program, by its name. Raises FormatError if the
+        archive is damaged.
         """
         assert isinstance(source, File)
         with naming(source):
@@ -138,7 +139,7 @@ class _Reader:
     _compiled: list[str] = field(default_factory=list)
 
     def programs(self) -> dict[str, dict[str, Any]]:
-        """Return, by the name of each program, its tensors; raises FormatError if there are none in the archive."""
+        """Return {name of a program: tree of its tensors}; raises FormatError if the archive has no such program."""
         self.digest.update(self.archive.directory)
         if self.old:
             return {"": self._old_program()}
@@ -255,7 +256,10 @@ class _Reader:
             return unknown("it is sparse or has another special layout", dtype, sizes)
         known, storage = self._raw.get(name) or (dtype, self._storage(name, DTYPES[dtype].itemsize))
         if known != dtype:  # torch would read all tensors of a record with the dtype of the first
-            raise FormatError(f"its record {escape(name)} also has a tensor of {known}.", rule="pt2 config")
+            raise FormatError(
+                f"its dtype is {dtype}, but its record {escape(name)} is also that of a tensor of {known}.",
+                rule="pt2 config",
+            )
         self._raw[name] = dtype, storage
         if not storage.nbytes and 0 not in sizes:
             return unknown("it was saved without values, from a fake tensor", dtype, sizes)

@@ -144,7 +144,10 @@ def array(kind: int, values: Sequence[Any]) -> bytes:
 
 
 def texts_in(raw: bytes) -> list[str]:
-    """Return the strings in the bytes of an array of strings, as ``array`` makes them; [] for another array."""
+    """Return the strings of an array of strings; [] for an array of other values.
+
+    ``raw`` has the bytes of the array, as the function ``array`` returns them.
+    """
     kind, number = struct.unpack_from("<IQ", raw)
     found, place = list[str](), 12
     for _ in range(number if kind == TEXT else 0):
@@ -180,7 +183,7 @@ _OF_NUMBERS = re.compile(r"general\.(alignment|file_type|quantization_version|\w
 def kind_of(key: str, said: str) -> int:
     """Return the type of a new metadata entry whose value a user wrote as ``said``.
 
-    For example, ``5`` is a number; but it is a string if the values of the key are strings, as for ``general.version``.
+    For example, ``5`` is a number, unless ``key`` is one whose values are always strings, such as ``general.version``.
     """
     if key.startswith(_OF_TEXTS) and not _OF_NUMBERS.fullmatch(key):
         return TEXT

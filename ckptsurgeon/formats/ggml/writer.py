@@ -29,7 +29,7 @@ __all__ = [
 
 ALIGNMENT = "general.alignment"
 RECIPE_KEY = "ckptsurgeon.recipe"
-"""The entry of the metadata that holds the recipe."""
+"""The key of the metadata entry that holds the recipe."""
 SPLIT_NUMBER, SPLIT_COUNT, SPLIT_TENSORS = "split.no", "split.count", "split.tensors.count"
 RESERVED = (RECIPE_KEY, SPLIT_NUMBER, SPLIT_COUNT, SPLIT_TENSORS)
 """The entries that ckptsurgeon and llama.cpp's tools set themselves: users cannot set them."""
@@ -119,7 +119,7 @@ def _info(tensor: OutTensor, offset: int) -> bytes:
 
 
 class GgufWriter:
-    """Writes GGUF files of version 3; ``beside`` in ``layout`` has the metadata entries with their types."""
+    """Writes GGUF files of version 3."""
 
     name = "gguf"
     sharding = OneFile("gguf")

@@ -77,7 +77,10 @@ class BlockReader:
         return (1 << 8 * self.offset_size) - 1
 
     def peek(self, address: int, nbytes: int, what: str) -> bytes:
-        """Return bytes of the part ``what``; raises FormatError if the file has fewer, UnsafeError above the limit."""
+        """Return ``nbytes`` bytes of the part ``what`` of the file, from ``address`` on.
+
+        Raises FormatError if the file has fewer bytes, UnsafeError if more metadata than the limit was read.
+        """
         if address + nbytes > self.size:
             raise cut_short(what)
         self._left -= nbytes
@@ -146,7 +149,10 @@ class BlockReader:
         return None if found == self.undefined else found
 
     def needed(self, fields: Fields, what: str) -> int:
-        """Return the next address of a block; raises FormatError if it is undefined; ``what`` is the part with it."""
+        """Return the next address of a block; raises FormatError if it is undefined.
+
+        ``what`` is the name of the part of the file that contains the address, for the message.
+        """
         found = self.address(fields)
         if found is None:
             raise malformed(what, "has no address")

@@ -91,7 +91,7 @@ class _Wanted:
 def _picked(
     blocks: BlockReader, elements: _Elements, data: bytes, first: int, wanted: Iterable[tuple[int, Place]]
 ) -> Found:
-    """Yield the chunks of ``wanted`` that are stored; ``data`` has a run of elements with all their numbers.
+    """Yield the chunks of ``wanted`` that are stored; ``data`` has consecutive elements of the array, including theirs.
 
     ``first`` is the number of the first element in ``data``.
     """
@@ -157,8 +157,9 @@ class _Extensible(NamedTuple):
     """The header of an extensible array.
 
     ``direct``, ``smallest`` and ``page`` are the numbers of elements in the index block, in the smallest block and in a
-    page. ``pointers`` is the smallest number of blocks in a super block that is stored apart, ``supers`` the number of
-    super blocks. ``wide`` is the number of bytes in which a block's offset in the array is stored.
+    page. ``supers`` is the number of super blocks. Those with at least ``pointers`` blocks are stored on their own. For
+    the others, the index block has the addresses of their blocks. ``wide`` is the number of bytes in which a block's
+    offset in the array is stored.
     """
 
     elements: _Elements
@@ -244,8 +245,9 @@ def _in_blocks(
 ) -> Found:  # fmt: skip
     """Yield the wanted chunks in the blocks of the super block ``number``.
 
-    ``found`` has the address of each block (None: not stored). ``first`` is the number of the first element. ``used``
-    has, for each block, a bit for each of its pages that is set if the page was written; None if it has no pages.
+    ``found`` has the address of each block (None: not stored). ``first`` is the number that the first element of these
+    blocks has in the array. ``used`` has, for each block, a bit for each of its pages, which is set if the page was
+    written; None if the block has no pages.
     """
     what, (_, size) = "an array of chunks", array.blocks_in(number)
     begin = 6 + blocks.offset_size + array.wide

@@ -23,7 +23,7 @@ __all__ = ["HdfContent", "read_content"]
 
 
 def read_content(file: File, within: str) -> HdfContent:
-    """Return what an HDF5 file contains; ``within`` is the name of the file among those of a checkpoint.
+    """Return what an HDF5 file contains; ``within`` is the path of the file within the checkpoint.
 
     Raises FormatError or UnsafeError if the file is not valid, or has no tensors.
     """
@@ -70,7 +70,7 @@ class HdfContent:
         return sorted(self.datasets.values)
 
     def _object(self, address: int) -> list[HeaderMessage]:
-        """Return the messages of an object, which are read once."""
+        """Return the messages of the object at an address, which are read from the file only once."""
         if address not in self._known:
             self._known[address] = messages_at(self.blocks, address)
         found: list[HeaderMessage] = self._known[address]

@@ -43,9 +43,9 @@ class _Dataset:
 
 
 class DatasetReader:
-    """Makes the headers of tensors; ``within`` is the file's name in storages.
+    """Makes the headers of tensors from the headers of datasets.
 
-    ``values`` has the ranges of the file that contain values.
+    ``within`` is the name of the file in ``Storage.file``. ``values`` has the ranges of the file that contain values.
     """
 
     def __init__(self, blocks: BlockReader, heap: GlobalHeap, within: str) -> None:
@@ -56,7 +56,10 @@ class DatasetReader:
         self._bands = BandCache()
 
     def handles(self) -> Mapping[str, File]:
-        """Return the open files by their names in storages: the file, and the values that are not contiguous in it."""
+        """Return the open files, by the name that ``Storage.file`` has for each.
+
+        These are the HDF5 file and, for values that are not contiguous in it, a file in memory.
+        """
         found: dict[str, File] = {self._within: self._blocks.file}
         if self._segments:
             found[self._unpacked] = MemoryFile(f"{self._blocks.file.uri} (chunks)", self._segments)
@@ -90,7 +93,7 @@ class DatasetReader:
         return TensorInfo(found.dtype, dataset.shape, storage, opaque=unread)
 
     def text_range(self, name: str, messages: Sequence[HeaderMessage]) -> tuple[int, int]:
-        """Return the byte range (begin, end) in the file of a dataset that is a recipe.
+        """Return the byte range (begin, end) in the file of the recipe that a dataset contains.
 
         A recipe is a text of fixed length, stored in one piece. Raises FormatError for any other dataset.
         """

@@ -16,7 +16,7 @@ from .objects import LINK, LINKS, TABLE, HeaderMessage, one_of
 __all__ = ["OUTSIDE", "GroupLink", "is_group", "links_of"]
 
 OUTSIDE = "hdf5 external"
-"""The rule that a link to another file breaks, and a dataset whose values are in one."""
+"""The name of the rule in errors about a link to another file, or about a dataset whose values are in another file."""
 _SOFT, _EXTERNAL = 1, 64
 _LINK_NAMES = 5
 """The kind of B-trees (version 2) whose records have the links of a group."""

@@ -166,7 +166,7 @@ class FractalHeap:
         return self._read[block.address]
 
     def _check(self, fields: Fields) -> None:
-        """Check a direct block, whose checksum is after its head, and is computed as if it were zero."""
+        """Raise FormatError if the checksum in a direct block is wrong; it is computed as if the checksum were zero."""
         at = 5 + self._blocks.offset_size + self._wide
         data = fields.data
         self._blocks.check(data[:at] + b"\0\0\0\0" + data[at + 4 :] + data[at : at + 4], self._what)

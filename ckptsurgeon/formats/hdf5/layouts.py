@@ -28,7 +28,7 @@ BTREE = 0
 """The number for the kind of index that layouts of version 3 use; the kinds of version 4 have numbers from 1 on."""
 _SINGLE, _FIXED, _EXTENSIBLE, _TREE = 1, 3, 4, 5
 _PARAMETERS = {_FIXED: 1, _EXTENSIBLE: 5, _TREE: 6}
-"""How many bytes of parameters an index has in the layout message; they are repeated in the index itself."""
+"""{kind of index: bytes of its parameters in the layout message}. The index itself repeats these parameters."""
 DEFLATE, SHUFFLE, FLETCHER = 1, 2, 3
 _FILTERS = {4: "szip", 5: "nbit", 6: "scaleoffset", 32000: "lzf", 32001: "blosc", 32008: "bitshuffle", 32015: "zstd"}
 _WHAT = "a layout"
@@ -39,8 +39,8 @@ class StoredLayout(NamedTuple):
 
     For chunked values, ``chunk`` is the shape of a chunk, and ``found_by`` the kind of index that finds the chunks.
     ``size`` is the size in bytes of contiguous values, or of the only chunk; ``mask`` has a bit for each filter that
-    was not applied to this chunk. If ``whole_edges`` is true, filters are not applied to chunks that reach over the
-    edge.
+    was not applied to this chunk. If ``whole_edges`` is true, filters are not applied to chunks that reach beyond the
+    dataset.
     """
 
     kind: str

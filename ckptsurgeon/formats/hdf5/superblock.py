@@ -13,7 +13,7 @@ __all__ = ["SIGNATURE", "Superblock", "read_superblock", "superblock_at"]
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _FIRST = 512
 _LAST = 1 << 20
-"""The first, and the last, offset of a superblock after a user block: each is twice the one before."""
+"""The first and the last of the offsets that a superblock after a user block can have: 512, 1024, 2048 and so on."""
 _WHAT = "its superblock"
 
 

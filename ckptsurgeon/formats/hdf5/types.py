@@ -101,7 +101,10 @@ def _enumeration(fields: Fields, members: int, size: int, *, padded: bool) -> El
 
 
 def shape_in(blocks: BlockReader, fields: Fields) -> tuple[tuple[int, ...], tuple[int | None, ...]] | None:
-    """Return the shape, and the largest shape (None: unlimited), that a dataspace says; None if it has no elements."""
+    """Return (shape, largest shape) from a dataspace message; None if its dataset has no elements and no shape.
+
+    In the largest shape, None stands for an unlimited dimension.
+    """
     what = "a dataspace"
     version, rank, flags, kind = (fields.number(1) for _ in range(4))
     if version not in (1, 2) or rank > limits.DIMENSIONS or flags & ~3:

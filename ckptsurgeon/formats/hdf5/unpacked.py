@@ -25,7 +25,7 @@ __all__ = ["BandCache", "ChunkedValues", "band_bytes"]
 _BAND = 1 << 20
 """A band has at least about this many bytes: to put a band together takes as long as to copy thousands of bytes."""
 _KEPT = 64 << 20
-"""At most this many bytes of bands of which a part was read are kept in memory, or two bands."""
+"""The most bytes of bands that are kept in memory until their last byte is read; two bands may have more bytes."""
 
 
 class _Division(NamedTuple):

@@ -23,7 +23,7 @@ from .types import TEXT_TYPE, TYPE_MESSAGES
 __all__ = ["HDF5_RECIPE", "Hdf5Writer"]
 
 HDF5_RECIPE = "ckptsurgeon.json"
-"""The dataset of the root group with the recipe, a text."""
+"""The name of the dataset in the root group that contains the recipe as a text."""
 _ALIGN = 64
 _NONE = (1 << 64) - 1
 """The value that stands for "no address"."""
@@ -114,8 +114,8 @@ class _Hdf5Layout:
 class _Blocks:
     """The blocks of metadata, ``data``, after a superblock of 96 bytes.
 
-    ``datasets`` has, for each dataset, the offset of its address and size in ``data``, and the tensor; None stands for
-    the recipe.
+    ``datasets`` has a pair for each dataset: the offset in ``data`` at which its address and size are stored, and its
+    tensor (None for the recipe).
     """
 
     def __init__(self) -> None:
@@ -129,7 +129,7 @@ class _Blocks:
         return address
 
     def closed(self, root: tuple[int, int, int], end: int) -> bytes:
-        """Return all metadata; ``root`` has the addresses that ``group`` returned, ``end`` is the size of the file."""
+        """Return all metadata; ``root`` is what ``group`` returned for the root group, ``end`` the size of the file."""
         numbers = struct.pack("<8B2HI", 0, 0, 0, 0, 0, 8, 8, 0, _SYMBOLS // 2, _CHILDREN // 2, 0)
         addresses = struct.pack("<4Q", 0, _NONE, end, _NONE)
         header, tree, heap = root
@@ -169,7 +169,7 @@ class _Blocks:
         return address
 
     def _header(self, messages: Sequence[tuple[int, bytes]]) -> int:
-        """Append an object header of version 1."""
+        """Append an object header (version 1) with these messages, and return its address."""
         padded = [(kind, data + bytes(-len(data) % 8)) for kind, data in messages]
         body = b"".join(struct.pack("<2HB3x", kind, len(data), 0) + data for kind, data in padded)
         return self._add(struct.pack("<BxH2I4x", 1, len(messages), 1, len(body)) + body)
@@ -178,8 +178,8 @@ class _Blocks:
         """Append nodes of symbols and the B-tree above them; return the address of its top.
 
         ``symbols`` has the symbol of each link, ``places`` the offset of its name in the heap. The keys of the B-tree
-        are such offsets: before each child is the key of the previous child's last name, after it that of its own last
-        name.
+        are such offsets: before each child stands the offset of the previous child's last name, and after it the offset
+        of its own last name.
         """
         level, children = 0, []
         for begin in range(0, len(symbols), _SYMBOLS):

@@ -20,13 +20,13 @@ from .values import GlobalName
 __all__ = ["plain_tensors"]
 
 _INT = rb"(?:K.|M..|J...[\0-\x7f])"
-"""BININT1, BININT2, or BININT with a number that is not negative."""
+"""Matches BININT1, BININT2, or BININT with a number that is not negative."""
 _GET = rb"(h.|j....)"
-"""BINGET, LONG_BINGET."""
+"""Matches BINGET or LONG_BINGET."""
 _PUT = rb"r(....)"
-"""LONG_BINPUT."""
+"""Matches LONG_BINPUT."""
 _TUPLE = rb"(?:\)|(%b(?:\x85|%b(?:\x86|%b\x87))|\(%b{4,8}t)%b)" % (_INT, _INT, _INT, _INT, _PUT)
-"""A tuple of numbers: EMPTY_TUPLE; or up to three numbers and TUPLE1 to TUPLE3; or MARK, more numbers and TUPLE."""
+"""Matches a tuple of numbers: EMPTY_TUPLE; one to three numbers and TUPLE1 to TUPLE3; or MARK, more numbers, TUPLE."""
 
 _TENSOR = re.compile(
     rb"\(\(h(.)%bX(.)\0\0\0([0-9]+)%b%b(%b)t%bQ" % (_GET, _PUT, _GET, _INT, _PUT)  # the storage

@@ -28,7 +28,7 @@ __all__ = ["PlacedPickle", "load_placed"]
 
 _WINDOW = 1 << 16
 INLINE = 4096
-"""Shorter strings stay in the pickle: names, and the values of small arrays."""
+"""Strings of fewer bytes stay in the pickle: names, and the values of small arrays."""
 _BYTES, _TEXT = frozenset(b"CB\x8e\x96TU"), frozenset(b"X\x8c\x8d")
 """The instructions with byte strings, and with strings in UTF-8, as their operands."""
 _NEAR = " (near byte "
@@ -98,8 +98,9 @@ class _Machine(PickleMachine):
 
 @dataclass
 class _Instructions:
-    """The instructions of a pickle in ``file``; ``at`` is the offset of the next one, after ``collect`` of the end.
+    """The instructions of a pickle in ``file``; ``collect`` goes through them.
 
+    ``at`` is the offset of the next instruction or, after ``collect``, the offset of the end of the pickle.
     ``pieces`` has the bytes of all instructions, without the long strings; ``placed`` has the places of these strings.
     """
 

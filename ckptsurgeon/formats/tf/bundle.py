@@ -175,9 +175,9 @@ def slice_key(name: bytes, part: Slice) -> bytes:
 
 
 def _unsigned(value: int) -> bytes:
-    """Return one byte with a number of bytes, then ``value`` in this number of big-endian bytes.
+    """Return ``value`` in as few big-endian bytes as possible, after one byte with the number of these bytes.
 
-    ``value`` is not negative, and takes as few bytes as possible.
+    ``value`` is not negative.
     """
     size = -(-value.bit_length() // 8)
     return bytes([size]) + value.to_bytes(size, "big")

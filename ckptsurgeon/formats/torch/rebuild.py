@@ -82,7 +82,10 @@ def _strided(make: TensorBuilder) -> dict[str, Callable[..., object]]:
 
 
 def _packed(make: TensorBuilder, ref: TypedStorage, offset: Any, size: Any, stride: Any, params: Any) -> TensorInfo:
-    """Return the header of a quantised tensor with several codes per byte; the size of its storage is in bytes."""
+    """Return the header of a quantised tensor with several codes per byte; ``params`` has its scales and zero points.
+
+    ``size`` and ``stride`` are in codes, but the pickle gives the size of the storage in bytes.
+    """
     check_sizes(size, "size")
     check_sizes(stride, "stride")
     check_elements(size)

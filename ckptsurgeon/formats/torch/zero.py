@@ -183,7 +183,10 @@ def _is_shape(shape: Any) -> bool:
 
 
 def flats_of(optimizers: Sequence[StateFile], states: Sequence[Mapping[Any, Any]], name: str) -> list[Flat]:
-    """Return, for each rank, the flat vectors of all groups; ``name`` is their entry in the optimizer ``states``."""
+    """Return, for each rank, the flat vectors of all groups: the entry ``name`` of the rank's optimizer state.
+
+    ``states`` has the optimizer state of each rank. ``optimizers`` has the files of these states, for messages.
+    """
     flats: list[Flat] = []
     for one, state in zip(optimizers, states, strict=True):
         groups = state.get(name)

@@ -57,7 +57,10 @@ def folder_kind(folder: Folder, names: Sequence[str]) -> UnreadableFile | None:
 
 
 def _pipeline(folder: Folder, inside: Sequence[str]) -> UnreadableFile:
-    """Return the description of a diffusers pipeline with the subfolders ``inside``, and which component to read."""
+    """Return a description of a diffusers pipeline, and advice on which component to read.
+
+    ``inside`` has the names of the subfolders.
+    """
     index = pipeline_index(folder)
     named = [name for name in index if name in inside]
     weights = list(_with_weights(folder, named or inside))

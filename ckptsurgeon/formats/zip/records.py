@@ -120,7 +120,10 @@ def _usual_extra(between: bytes, previous: Listed | None, row: Listed, name: byt
 
 
 def check_spot(file: File, row: Listed, spot: RecordOffsets) -> None:
-    """Raise an error if a record's local header or descriptor contradicts the directory or the offsets in ``spot``."""
+    """Raise an error if a record's local header or descriptor contradicts the directory or the offsets in ``spot``.
+
+    ``row`` is the record's entry in the directory.
+    """
     name = row[0]
     raw = file.read(spot.header, _LOCAL.size + len(name.encode()))
     if spot.header + _check_local(file, row, raw) != spot.data:
@@ -149,7 +152,10 @@ class _Window:
 
 
 def _check_local(file: File, row: Listed, raw: bytes) -> int:
-    """Return the length of the local header ``raw``; raises UnsafeError or FormatError if it contradicts ``row``."""
+    """Return the length of a record's local header, whose bytes are ``raw``.
+
+    Raises UnsafeError or FormatError if the header contradicts ``row``, the record's entry in the directory.
+    """
     name, header, stored, size, crc, method, flags, _ = row
     magic, _, local_flags, local_method, _, _, local_crc, local_stored, local_size, n, extra = _LOCAL.unpack_from(raw)
     if magic != b"PK\3\4" or raw[_LOCAL.size :] != name.encode() or n != len(raw) - _LOCAL.size:
@@ -194,7 +200,10 @@ def _check_local(file: File, row: Listed, raw: bytes) -> int:
 
 
 def _check_descriptor(file: File, row: Listed, gap: bytes) -> None:
-    """Raise UnsafeError if ``gap``, the bytes after a record's data, is not the descriptor that ``row`` implies."""
+    """Raise UnsafeError if ``gap``, the bytes after a record's data, is not the descriptor that the record must have.
+
+    The descriptor follows from ``row``, the record's entry in the directory.
+    """
     name, _, stored, size, crc, _, flags, _ = row
     if not flags & _DESCRIPTOR:
         if gap:
