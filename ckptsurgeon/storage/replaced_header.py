@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["REPLACED", "is_replaced"]
 
 REPLACED = b"\xff" * 8
-"""No header is so long: every reader refuses the file, and none reads a header that is half written."""
+"""The mark, in place of the length of the header. No header is so long, so every reader refuses the file meanwhile."""
 
 
 def is_replaced(head: bytes) -> bool:

@@ -151,7 +151,7 @@ MODEL_SIGNATURE = "model.sig"
 """The name of the signature in a folder, as in model-signing."""
 
 SINGLE = "."
-"""The name that the signed statement has for the file if the output is a single file."""
+"""The name of the file in the signed statement if the output is a single file."""
 
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD = "application/vnd.in-toto+json"

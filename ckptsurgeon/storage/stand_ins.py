@@ -12,7 +12,7 @@ __all__ = ["HEAD_BYTES", "error_message", "stand_in"]
 HEAD_BYTES = 1024
 """How many bytes at the beginning of a file ``stand_in`` needs."""
 _POINTER = b"version https://git-lfs.github.com/spec/"
-"""https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md"""
+"""The beginning of a Git LFS pointer: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md"""
 _PAGE = re.compile(rb"<!doctype html|<html[\s>].*</(title|head|body)>", re.IGNORECASE | re.DOTALL)
 _FEW = 3
 """The most fields of an error message in JSON; a configuration with a field ``error`` has more."""

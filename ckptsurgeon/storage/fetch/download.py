@@ -148,7 +148,7 @@ class _Body:
         return DownloadedFile(self._staged, found, self._etag)
 
     def _begin(self, response: httpx2.Response) -> None:
-        """Begin the file again, since an answer starts at byte 0; the bytes that were received before are discarded."""
+        """Start the file again from byte 0, as the answer does; the bytes that were received before are discarded."""
         self._size = content_length(response)
         etag = response.headers.get("ETag") or ""
         self._etag = "" if etag.startswith("W/") else etag

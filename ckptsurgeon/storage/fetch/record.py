@@ -91,7 +91,10 @@ class Fetched(Brief):
 
 
 def fetched_files(blobs: Mapping[str, CachedFile], paths: Mapping[str, str]) -> tuple[FetchedFile, ...]:
-    """Return the fetched files with their sizes and digests; ``blobs`` and ``paths`` have the same names as keys."""
+    """Return the fetched files with their sizes and digests.
+
+    ``blobs`` has each file as it was read, and ``paths`` its path on this machine, both by the name of the file.
+    """
     return tuple(
         FetchedFile(name, paths[name], blob.size, blob.sha256, blob.checked) for name, blob in blobs.items()
     )  # fmt: skip

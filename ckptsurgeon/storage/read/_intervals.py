@@ -1,4 +1,4 @@
-"""Helps to fetch a file in ranges: keeps which bytes are there, cuts ranges for requests, and runs them in threads."""
+"""Helps to fetch a file in ranges: a set of received ranges, functions that join and cut ranges, and threads."""
 
 from __future__ import annotations
 

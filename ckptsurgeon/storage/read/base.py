@@ -11,9 +11,9 @@ from typing import TypeAlias
 __all__ = ["Advance", "File", "Folder", "Progress", "Source", "has_changed"]
 
 Advance = Callable[[int], None]
-"""Called with the number of bytes that were just received, from any thread."""
+"""A function that is called, from any thread, with the number of bytes that were just received."""
 Progress: TypeAlias = Callable[[int, int], None]
-"""Called with (bytes done, bytes in total), from any thread."""
+"""A function that is called, from any thread, with (bytes done, bytes in total)."""
 
 
 class File(ABC):

@@ -23,9 +23,9 @@ __all__ = ["SOURCE", "ConsumedFile", "LocalFile", "LocalFolder", "broken_links",
 INDEX = ".index"
 """The suffix of TensorFlow's index; the path of a TensorFlow checkpoint is the common prefix of its files."""
 BLOCK = 1 << 20
-"""In how many bytes a page of zeros is looked for at once: only the first of each block is remembered."""
+"""Bytes are searched for pages of zeros in blocks of this size; of each block, only the first page is remembered."""
 ZEROS = 1 << 14
-"""The most places of zeros that a file remembers: one for each block of zeros that was read."""
+"""The most pages of zeros whose offsets a LocalFile remembers."""
 
 
 class LocalFile(File):

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator
 __all__ = ["unwritten_ranges"]
 
 _MAP = 0xC020660B
-"""The number of the call that maps a file (FS_IOC_FIEMAP)."""
+"""The number of the ioctl that returns the extents of a file (FS_IOC_FIEMAP)."""
 _SYNC, _RESERVED, _LAST = 1, 0x800, 1
-"""A flag of the call (write cached data first), and two flags of an extent (it is only reserved; it is the last)."""
+"""A flag of the ioctl (write cached data first), and two flags of an extent (it is only reserved; it is the last)."""
 _REQUEST, _EXTENT = struct.Struct("=QQIIII"), struct.Struct("=QQQ16xI12x")
 _EXTENTS = 256
 """How many extents are asked for at once."""
@@ -61,7 +61,10 @@ def _reserved(fd: int, size: int) -> list[tuple[int, int]]:
 
 
 def _mapped(fd: int, size: int, flags: int) -> Iterator[tuple[int, int]]:
-    """Yield the reserved ranges in the file system's map of a file; nothing if it does not provide a map."""
+    """Yield the reserved ranges of a file in order, as the ioctl reports them; nothing if it reports no map.
+
+    ``flags`` are flags of the ioctl.
+    """
     at = 0
     while at < size:
         answer = bytearray(_REQUEST.size + _EXTENTS * _EXTENT.size)

@@ -81,9 +81,11 @@ def file_address(uri: str) -> str:
 
 
 def page_notes(uri: str) -> tuple[str, ...]:
-    """Return a note if ``uri`` is the web page of a file on the hub: the file is read instead of the page."""
+    """Return a note if ``uri`` is the web page of a file on the hub: the file is used instead of the page."""
     address = file_address(uri)
-    return () if address == uri else (f"{escape(shown(uri))} is a web page: read the file {escape(shown(address))}",)
+    if address == uri:
+        return ()
+    return (f"{escape(shown(uri))} is a web page: the file {escape(shown(address))} is used instead",)
 
 
 def open_source(uri: str | os.PathLike[str]) -> Source:

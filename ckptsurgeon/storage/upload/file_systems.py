@@ -87,7 +87,7 @@ class FsspecDestination:
             lost = [name for name in names if self._pending.lost(self._of(name))]
         if lost:
             raise OutputError(
-                f"files that were uploaded to {escape(self.uri)} are no longer there, before they could be "
+                f"files that were uploaded to {escape(self.uri)} are no longer there, so they cannot be "
                 f"published: {listing(lost)}. No existing file has changed.",
                 hint="Another run may write to this address: run the command again when that run has ended.",
             )

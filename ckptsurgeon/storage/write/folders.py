@@ -259,7 +259,7 @@ def _check_not_within(path: str) -> None:
 
 
 def locked_folder(path: str, mode: int = 0o777) -> tuple[str, int]:
-    """Make a temp folder and lock it; returns its path and its open descriptor. Raises OSError.
+    """Make a temp folder for the output ``path`` and lock it; returns its path and its open descriptor. Raises OSError.
 
     Another run may remove the folder as a left-over before it is locked; then a new one is made.
     """
@@ -281,7 +281,7 @@ def locked_folder(path: str, mode: int = 0o777) -> tuple[str, int]:
 
 
 def _taken_over(begun: str, path: str) -> tuple[str, int]:
-    """Rename the temp folder of an earlier run, and lock it; returns the new path and its open descriptor.
+    """Rename ``begun``, the temp folder of an earlier run, and lock it; returns the new path and the open descriptor.
 
     On a file system without locks, the earlier run may still be writing. Then that run fails, since it no longer finds
     its folder.

@@ -49,11 +49,11 @@ KIND, VERSION = "ckpt.headers", 1
 LENGTH = len(REPLACED)
 ORDINARY = "Write a new file with -o."
 RECORD = ".rename"
-"""What follows the name of a file, or of its index, in the name of the file that describes its change."""
+"""The file that describes a change begins its name with that of the changed file, or of its index, and this text."""
 
 
 class NewHeader(NamedTuple):
-    """A header to replace: the first bytes of the file ``path`` (length and header) now, and after the change."""
+    """A header to replace: the first bytes (length and header) that the file ``path`` has now, and its new ones."""
 
     path: str
     old: bytes
@@ -244,7 +244,10 @@ def _shared(path: str) -> OutputError:
 
 
 def _write_each(files: Sequence[tuple[int, bytes]], offset: int) -> None:
-    """Write bytes at an offset of each file, then wait until all are on disk; raises OSError."""
+    """Write bytes at an offset of each file, then wait until all are on disk; raises OSError.
+
+    ``files`` has (descriptor, bytes to write) of each file.
+    """
     for fd, data in files:
         at, left = offset, memoryview(data)
         while left:
@@ -277,7 +280,8 @@ def _put(path: str, data: bytes) -> None:
 def _settle_after(error: BaseException, journal: _Journal, files: dict[str, int]) -> bool:
     """Undo a change that failed with ``error``, or finish it if the new index is in place.
 
-    Returns True if the change was finished. Raises OutputError if undoing or finishing fails, too.
+    ``files`` has a descriptor of each file by name. Returns True if the change was finished. Raises OutputError if
+    undoing or finishing fails, too.
     """
     try:
         return _settle(journal, files, undo=True)
@@ -298,8 +302,8 @@ def _unreadable(journal: _Journal, error: BaseException) -> OutputError:
 def _settle(journal: _Journal, files: dict[str, int], *, undo: bool) -> bool:
     """Finish or undo a change, and remove the journal; returns True if the change was finished. Raises OSError.
 
-    With an index, the change is finished if the new index is in place. Without one, it is finished if the length of the
-    new header is already in the file; if ``undo`` is true, it is undone then, too.
+    A change with an index is finished if the new index is in place; otherwise it is undone. A change without an index
+    is finished if the file already has the new header with its length and ``undo`` is false; otherwise it is undone.
     """
     is_new = bool(journal.index) and _digest(os.path.join(journal.folder, journal.name)) == journal.index
     for name, fd in files.items():

@@ -74,7 +74,7 @@ def _waited_for(folder: int, name: str, path: str, until: float) -> int:
 def _try_lock(folder: int, name: str) -> int | None:
     """Open and lock the lock file ``name``; returns its descriptor, None if another run holds the lock.
 
-    If the file does not exist, it is made. Raises OSError.
+    ``folder`` is a descriptor of its folder. If the file does not exist, it is made. Raises OSError.
     """
     while True:
         fd = _opened(folder, name)

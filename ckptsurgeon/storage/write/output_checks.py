@@ -49,7 +49,7 @@ def check_is_path(path: str) -> None:
 
 
 def check_output(path: str, inputs: Iterable[tuple[int, int]], *, force: bool, folder: bool) -> None:
-    """Raise OutputError if a path must not be written: it is an input, exists already, or has no folder.
+    """Raise OutputError if a path must not be written: it is an input, exists already, or its folder does not exist.
 
     ``inputs`` has (device, inode) of each file that is read.
     """

@@ -329,7 +329,7 @@ def test_a_page_of_the_hub_is_the_file_that_it_shows_and_that_is_said(hub: Hub, 
     torch.save({"w": torch.ones(2)}, "net.pth")
     hub.repository("org/net", {"best/net.pth": Path("net.pth").read_bytes()})
     page = f"{hub.url}/org/net/blob/main/best/net.pth"
-    said = f"{page} is a web page: read the file {hub.url}/org/net/resolve/main/best/net.pth"
+    said = f"{page} is a web page: the file {hub.url}/org/net/resolve/main/best/net.pth is used instead"
     found = cs.inspect(page)
     assert list(found.notes) == [said]
     assert found.path == f"{hub.url}/org/net/resolve/main/best/net.pth"

@@ -39,7 +39,7 @@ __all__ = [
 CONNECT_S = 15.0
 """How many seconds connecting to a server may take."""
 TRIES = 5
-"""After this many failed attempts, a request is given up."""
+"""After this many failed attempts, a request is not sent again."""
 ENOUGH = 64 << 10
 """If an attempt receives at least this many bytes, the count of failures starts again at 0."""
 REDIRECTS = 10
@@ -181,7 +181,7 @@ def connection_errors() -> tuple[type[Exception], ...]:
 
 
 _CREATING = Lock()
-"""Held while the client is created, so that threads that ask at once share one: another would never be closed."""
+"""Held while the HTTP client is created: threads that need it at the same time then share one, which can be closed."""
 
 
 def close_connections() -> None:

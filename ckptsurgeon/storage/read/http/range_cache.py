@@ -21,7 +21,7 @@ from .spool import Journal, Spool
 __all__ = ["KeptSpool", "kept_spool"]
 
 FLUSH = 1 << 20
-"""After this many new bytes, they are flushed to disk and added to the journal; a killed run loses at most as many."""
+"""As soon as this many new bytes were received, they are flushed to disk, and their ranges are added to the journal."""
 OLD_S = 14 * 24 * 3600
 """Files that were not used for this many seconds are removed at the next fetch."""
 _BYTES, _JOURNAL = ".bytes", ".journal"
@@ -83,7 +83,7 @@ class KeptSpool(Spool):
         self._fresh, self._fresh_bytes = Intervals(), 0
 
     def _remove(self) -> None:
-        """Remove both files, the journal first: bytes without a journal are never used."""
+        """Remove the journal and then the file with the bytes, which is never used without a journal."""
         os.unlink(self._path + _JOURNAL)
         os.unlink(self._path + _BYTES)
 

@@ -103,7 +103,8 @@ class HttpRanges:
 def open_http(address: Address, name: str, around: Callable[[], Folder]) -> RemoteFile:
     """Open a file at an address by requesting its first block; a server without support for ranges sends all of it.
 
-    Raises SourceError if the file does not exist or cannot be fetched.
+    ``around`` is a function that returns the file's folder. Raises SourceError if the file does not exist or cannot be
+    fetched.
     """
     patience = RetryLimits(address.shown)
     while True:
@@ -137,7 +138,7 @@ def open_http(address: Address, name: str, around: Callable[[], Folder]) -> Remo
 
 
 def _ranged(wire: HttpRanges, response: httpx2.Response) -> RemoteFile:
-    """Return the file with its first block, which the answer contains; other bytes are requested when they are read."""
+    """Return the file ``wire`` with its first block from the answer; other bytes are requested when they are read."""
     length = min(BLOCK, wire.size)
     wire._check(response, 0, length)
     spool, at = _spool(wire), 0
