@@ -10,8 +10,9 @@ _COMPUTED = re.compile(r"(?:^|\.)(?:(?:original_)?inv_freq|masked_bias|rotary_em
 
 
 def is_computed(key: str) -> bool:
-    """Return whether a key is that of a floating-point buffer that a model computes: frequencies, the value of masks.
+    """Return whether a key is that of a floating-point buffer that a model computes itself, such as ``inv_freq``.
 
-    Such a buffer has its own dtype, often float32 while the weights are bfloat16. It must not be averaged.
+    Such buffers have the frequencies of a rotary embedding, or the number that masks add to scores (``masked_bias``).
+    They have a dtype of their own, often float32 while the weights are bfloat16. They must not be averaged.
     """
     return _COMPUTED.search(key) is not None

@@ -36,7 +36,7 @@ def plan_edit(
     """Return the plan of an output with the tensors of the source ``view`` that the options select, in source order.
 
     ``verb`` is the name of the command. ``carried`` are the entries outside the source's state dict that the output
-    keeps (--keep-extras). ``among`` are the keys of entries among the tensors of the state dict that are not tensors.
+    keeps (--keep-extras). The state dict may have entries that are not tensors: ``among`` are their keys.
     ``decoded_dtype`` is the dtype of decoded weights if the options set none.
 
     Raises PatternError for patterns and rules that match nothing; PlanError if two tensors get the same name, a

@@ -201,7 +201,10 @@ class _Keeping:
         return coded if parts[0] == parts[1] and not disagreements([module], theirs.settings, owner.settings) else None
 
     def _stored(self, step: Step, wanted: QuantisedTensor | None) -> MovedRows | None:
-        """Return how a weight's rows move into ``wanted``, for another vocabulary, undecoded; None if they cannot."""
+        """Return how ``step``, which maps rows to another vocabulary, can move rows of codes without decoding them.
+
+        The result is None if this is impossible. ``wanted`` is the quantised tensor that gets the rows.
+        """
         coded = self._coded(step.source, step.source_key)
         if step.op != "map" or step.source is None or coded is None or wanted is None:
             return None
@@ -239,15 +242,18 @@ class _Keeping:
         return found
 
     def equal(self, pair: EqualKeys) -> EqualKeys:
-        """Return ``pair``, two keys with equal values; if one is quantised, the keys in the source's decoded copy."""
+        """Return ``pair``, two keys of a source whose values must be equal.
+
+        If one of the two tensors is quantised, the returned keys are those of the source's decoded copy.
+        """
         if self._coded(pair.source, pair.first) is None and self._coded(pair.source, pair.second) is None:
             return pair
         return replace(pair, source=self._twin(pair.source))
 
     def unexpected(self, source: int, key: str) -> list[tuple[int, str]]:
-        """Return (source, key) for each stored part of a tensor that the plan does not use.
+        """Return (source, stored key) for each stored part of the tensor ``key``, which the plan does not use.
 
-        If the tensor is not quantised, its own key is the only one.
+        If the tensor is not quantised, its only part is the tensor itself.
         """
         coded = self._coded(source, key)
         return [(source, key)] if coded is None else [(source, part) for part in coded.keys]
@@ -337,7 +343,10 @@ def _dtypes(coded: QuantisedTensor, source: CodedSource) -> dict[str, str]:
 
 
 def _remedy(step: Step) -> str:
-    """Return the hint for a weight that cannot be encoded; for new tokens, other values may do."""
+    """Return the hint for a weight that cannot be encoded.
+
+    If only rows of new tokens have to be computed for it, the hint suggests rows that need no encoding.
+    """
     or_other = "Use --new-tokens mean or zero, or dequantise it" if step.rows is not None and step.draws else ""
     how = "with --encoding dequantize, and quantise the output with the package of the model."
     return f"{or_other or 'Dequantise it'} {how}"

@@ -65,7 +65,10 @@ def _note(found: Sequence[_Use], source: str) -> str:
 
 
 def _uses(plan: Plan, source: int, known: QuantisedTensors) -> Iterator[_Use]:
-    """Yield each matrix that may be codes and is used as numbers, or whose scales are, with the first such use."""
+    """Yield each matrix that may be codes, if the plan computes with it or with a tensor that may be its scale.
+
+    Of several such computations, the first that is found is yielded with the matrix.
+    """
     doing: dict[str, str] = {}
     modules = {_module(one.key): dict[str, Input]() for _, one in _inputs(plan, source, known) if _could_be_codes(one)}
     for step, one in _inputs(plan, source, known) if modules else ():  # most models have no such matrix

@@ -22,7 +22,10 @@ __all__ = ["RecipeText", "parse_recipe"]
 
 
 _TENSORS = ',"tensors":{'
-"""The text before a recipe's tensors; only the seal follows them. (In strings, quotes are escaped.)"""
+"""The text before the tensors in a recipe's JSON. They are followed only by the seal, the digest at its end.
+
+No string of the JSON contains this text, since quotes are escaped in strings.
+"""
 
 
 def parse_recipe(text: str, *, tensors: bool = True) -> Recipe:
@@ -228,7 +231,11 @@ def _source_json(source: PlanSource) -> dict[str, Any]:
 
 
 def _adapters_json(recipe: Recipe) -> dict[str, Any]:
-    """Return the entry with the merged adapters; a merge of adapters has it even if all of them are subtracted."""
+    """Return the entry ``adapters`` of the recipe's JSON, a list of the merged adapters; {} without adapters.
+
+    Adapters that are subtracted, to undo their merge, are not listed: so the list of a recipe of ``lora merge`` may be
+    empty.
+    """
     rows = [one.to_json() for one in recipe.adapters or ()]
     return {"adapters": rows} if rows or recipe.verb == "lora merge" else {}
 

@@ -63,9 +63,9 @@ def heads_along(
 ) -> tuple[list[NetworkGroup], list[Axis], list[str]]:
     """Return (a group of heads for each attention layer, other axes, paths of layers whose order of heads is unknown).
 
-    ``axes`` are dimensions of tensors whose size depends on the numbers of heads. ``shared`` has the (key, dimension)
-    of those that depend on the number of query heads alone. The other axes are those outside attention layers, and
-    those of embeddings.
+    ``axes`` are dimensions of tensors whose size depends on the numbers of heads. ``shared`` has (key,
+    dimension) for each axis that depends on the number of query heads alone. The other axes are those outside
+    attention layers, and those of embeddings.
     """
     queries = set(shared) if counts.queries != counts.keys else set()
     sharing = counts.queries // counts.keys
@@ -149,7 +149,10 @@ def _is_known(part: NetworkPart, network: Network, width: int) -> bool:
 
 
 def _of_heads(part: NetworkPart, network: Network, number: int) -> Iterator[NetworkPart]:
-    """Yield the parts of a projection's weight and bias in which the ``number`` heads follow one another."""
+    """Yield the parts of a projection's weight and bias; each part has ``number`` heads, one after the other.
+
+    A projection that has all queries, then all keys, then all values has three such parts along its outputs.
+    """
     bias = f"{part.key.removesuffix('weight')}bias"
     size = network.tensors[part.key].shape[part.dim]
     is_fused = _FUSED.search(part.key) is not None

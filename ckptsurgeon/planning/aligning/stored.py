@@ -86,7 +86,7 @@ class StoredTensors:
     def _walk(
         self, info: TensorInfo, dims: tuple[tuple[int, int] | None, ...], fixed: Mapping[int, int]
     ) -> Iterator[_Leaf]:
-        """Yield the tensors of the checkpoint that ``info``, a tensor of the library, is made of.
+        """Yield the checkpoint's tensors from which the library makes ``info``: a tensor or an intermediate result.
 
         ``dims`` and ``fixed`` say where ``info`` is in the network's tensor (see ``_Leaf``). Raises _UnknownError if
         the library computes values.
@@ -110,7 +110,10 @@ class StoredTensors:
             raise _UnknownError("the library computes it from other tensors when it loads the model")
 
     def group(self, found: NetworkGroup) -> Group:
-        """Return the checkpoint's group for a group of the network; raises PlanError if an axis is not in it."""
+        """Return the parts of the checkpoint's tensors that make up ``found``, a group of the network.
+
+        Raises PlanError if the checkpoint does not have one of the axes in ``found``, or has it in another form.
+        """
         parts = [part for one in found.parts for part in self._parts(found, one)]
         return Group(found.name, found.kind, found.units, tuple(dict.fromkeys(parts)), found.sharing)
 
@@ -165,10 +168,10 @@ def _reshaped(
     dims: tuple[tuple[int, int] | None, ...],
     fixed: Mapping[int, int],
 ) -> tuple[tuple[tuple[int, int] | None, ...], dict[int, int]]:
-    """Return ``dims`` and ``fixed`` (see ``_Leaf``) of a tensor with the shape ``of`` that is reshaped to ``shape``.
+    """Return the fields ``dims`` and ``fixed`` of a ``_Leaf`` for a tensor before it is reshaped.
 
-    The arguments ``dims`` and ``fixed`` are those of the reshaped tensor. Raises _UnknownError if the shapes differ
-    in other dimensions than those of size 1.
+    ``of`` is its shape before. The arguments ``shape``, ``dims`` and ``fixed`` describe it after it is reshaped. Raises
+    _UnknownError if the two shapes differ in other dimensions than those of size 1.
     """
     found: list[tuple[int, int] | None] = []
     more = dict(fixed)

@@ -207,7 +207,10 @@ class _Names:
         return list(dict.fromkeys((*self.keys, *(self.names[key] for key in self.keys if key in self.names))))
 
     def of(self, hits: Iterable[Sequence[str]]) -> set[str]:
-        """Return the keys in ``hits``, and the keys of the stored parts of the tensors whose names are in ``hits``."""
+        """Return the keys in ``hits``, and the keys of the stored parts of the tensors whose names are in ``hits``.
+
+        Each item of ``hits`` has the keys and the names that one pattern matches.
+        """
         found = {name for hit in hits for name in hit}
         return found | {key for key in self.keys if self.names.get(key) in found} if self.names else found
 

@@ -40,7 +40,10 @@ RULESETS: Mapping[str, tuple[str, ...]] = {
 }
 
 _AGAIN = frozenset({"compile"})
-"""The sets whose rules are applied until they no longer match: each time they strip one of several wrappers."""
+"""The named sets of rules (``--ruleset``) that are applied again and again, until no rule matches a key.
+
+Each time, a rule strips one of several wrappers.
+"""
 
 
 def rules_of_sets(names: Iterable[str], keys: Sequence[str]) -> list[Rule]:

@@ -63,7 +63,9 @@ class Misordered:
     modules: Mapping[str, str]
 
     def note(self, heads: Mapping[str, int], *, is_llama: bool = True) -> str:
-        """Return the note; ``heads`` are the numbers of heads of queries and keys, as far as they are known.
+        """Return the note that says how to reorder the rows.
+
+        ``heads`` has the numbers of heads of queries ("q") and of keys ("k"), as far as they are known.
 
         ``is_llama`` is false if it is not known whether the model is a Llama or Mistral, which llama.cpp stores in
         pairs; the note then begins with this condition.
@@ -130,6 +132,9 @@ def known_spellings(keys: Collection[str]) -> list[Spelling]:
 
 
 def spelled(key: str, spellings: Sequence[Spelling]) -> tuple[Spelling | None, re.Match[str] | None]:
-    """Return the spelling of queries or keys that a key has, and the match of its module's path."""
+    """Return the first of ``spellings`` in which ``key`` belongs to a module of queries or keys, and the match.
+
+    The match is that of the module's path with ``Spelling.names``. The result is (None, None) if no spelling fits.
+    """
     module = _LEAF.sub("", key)
     return next(((one, found) for one in spellings if (found := one.names.fullmatch(module))), (None, None))

@@ -127,7 +127,10 @@ def target_rule(pattern: KeyPattern, target: str, label: str, also: Sequence[str
 
 
 def target_rules(pattern: KeyPattern, target: str, label: str) -> list[Rule]:
-    """Return a rule, as ``target_rule`` does, for each name that the lists and ranges in ``target`` mean."""
+    """Return a rule for each of the names to which the lists and ranges in ``target`` expand.
+
+    The other parameters and the errors are those of ``target_rule``.
+    """
     if not target:
         raise PatternError(f"{label}: a name is empty.", hint="Write the tensor's new name.")
     made = RuleTarget(target, pattern, rule=label)

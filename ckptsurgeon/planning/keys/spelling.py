@@ -36,7 +36,10 @@ def undotted(text: str) -> str:
 
 
 def without_dots(text: str, before: str = "", behind: str = "") -> str:
-    """Return the hint for a pattern or target with a superfluous dot, between the texts ``before`` and ``behind``."""
+    """Return the hint for a pattern or target ``text`` with a superfluous dot: it shows the text without the dot.
+
+    ``before`` and ``behind`` are what the user wrote around the text, such as ``--map``; the hint repeats them.
+    """
     at_ends = text.startswith(".") or text.endswith(".")
     why = "a name has no dot at its ends" if at_ends else "a name has no two dots in a row"
     return f"Write {escape(f'{before}{undotted(text)}{behind}')}: {why}."

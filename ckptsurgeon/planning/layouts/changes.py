@@ -1,4 +1,8 @@
-"""Reversible changes between a family's own layout and another: each makes the operations there and those back."""
+"""Reversible changes between a family's own layout and another one.
+
+Each change returns the operations that convert tensors to the other layout (``there``), and those that convert them to
+the family's own layout (``back``). ``Change`` in ``layout.py`` describes the parameters of the two methods.
+"""
 
 from __future__ import annotations
 
@@ -72,9 +76,9 @@ def number_of(name: str, numbers: Numbers) -> int:
 class Fused:
     """A change that joins the tensors ``parts`` along dimension 0 into ``made``.
 
-    The numbers of rows of the parts have the ratio of the numbers called ``ratio``; without it, they are equal.
-    ``groups`` is the name of a number of heads: if given, the rows of all parts of the first head come first, then
-    those of the second.
+    ``ratio`` has, for each part, the name of a number such as "heads"; the parts' numbers of rows are in the ratio of
+    these numbers. Without ``ratio``, all parts have equally many rows. ``groups`` is the name of a number of heads: if
+    given, the rows of all parts of the first head come first, then those of the second.
     """
 
     parts: tuple[str, ...]

@@ -129,10 +129,11 @@ def _hint(odd: Sequence[str]) -> str:
 
 
 class _Conversion:
-    """The operations and rules from one layout to another, and the keys (``odd``) that have no name in the target.
+    """The operations and rules that convert a network from one layout to another (the target).
 
-    ``unnamed`` is the number of tensors that have no name in the target, including tensors that only training uses.
-    ``derived`` has the network after the operations. ``unknown`` are keys that the source's layout has no name for.
+    ``odd`` are the keys of tensors that have no name in the target and for which no layout gives a reason to leave them
+    out. ``unnamed`` is the number of all tensors that have no name in the target. ``derived`` has the network after the
+    operations. ``unknown`` are keys that the source's layout has no name for.
     """
 
     def __init__(

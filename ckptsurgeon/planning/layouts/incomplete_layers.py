@@ -66,7 +66,10 @@ def _modules(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
 
 
 def _below(tensors: Tensors) -> Mapping[str, list[str]]:
-    """Return, for each module, the rest of the keys of its tensors, such as ``.weight``; '' for a whole key."""
+    """Return, for each module, the ends of the keys of its tensors after the module's name, such as ``.weight``.
+
+    Each whole key is in the map too, with the end ''.
+    """
     found: defaultdict[str, list[str]] = defaultdict(list)
     for key in tensors:
         end = len(key)
@@ -77,10 +80,10 @@ def _below(tensors: Tensors) -> Mapping[str, list[str]]:
 
 
 def _spelled(module: str, names: Mapping[str, str], left: Collection[str]) -> dict[str, str]:
-    """Return a layout's names of the modules inside ``module``, by the rest of the family's name, such as ``.conv1``.
+    """Return a map from names inside ``module`` as the family has them, such as ``.conv1``, to a layout's names.
 
-    If the layout has no names inside it, the result has the layout's name of ``module`` itself, by ''. The family's
-    names in ``left`` are left out.
+    ``names`` are all names of the layout, by the family's. If the layout has no names inside ``module``, the result
+    maps '' to the layout's name of ``module`` itself. The family's names in ``left`` are left out.
     """
     inner = {ours.removeprefix(module): theirs for ours, theirs in names.items() if ours.startswith(f"{module}.")}
     if inner:

@@ -209,10 +209,10 @@ def rank_of(shape: Sequence[int], asked: ExtractOptions) -> int:
 
 
 def is_transposed(key: str, shape: Sequence[int], asked: ExtractOptions) -> bool:
-    """Return whether a weight is (in, out).
+    """Return whether a weight is stored as (in, out).
 
-    An embedding always is, a convolution never. Of other matrices, those of Conv1D layers are, if config.json shows
-    that the model has such layers; else the option decides.
+    An embedding always is, a convolution never. If config.json shows that the model has Conv1D layers, their weights
+    are (in, out), and all other matrices are not. Otherwise ``asked.transposed`` decides.
     """
     if len(shape) != 2 or is_embedding(key):
         return len(shape) == 2

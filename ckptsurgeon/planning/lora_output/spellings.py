@@ -219,7 +219,7 @@ def _diffusers_notes(modules: Sequence[NewModule]) -> list[str]:
 
 
 def _alpha(module: NewModule) -> float | None:
-    """Return the alpha that gives a module's scale, exactly, if float32 can store it; else None."""
+    """Return the alpha for which alpha / rank is exactly the module's scale; None if float32 cannot store it."""
     for text in (f"{module.scale * module.rank:.15g}", repr(module.scale * module.rank)):
         try:
             (alpha,) = struct.unpack("<f", struct.pack("<f", float(text)))

@@ -51,7 +51,7 @@ class StepStatistics:
     plain: list[str] = field(default_factory=list)
     resized: list[str] = field(default_factory=list)
     ridged: dict[float, list[str]] = field(default_factory=dict)
-    """The keys of weights to the diagonals of whose Gram matrices ridge is added, by the value of ridge."""
+    """For each value of the parameter ``ridge`` that is not 0: the keys of the weights merged with this value."""
 
     def of(
         self, key: str, inputs: Sequence[Input], parameters: Mapping[str, Any], *, fitted: bool
@@ -138,4 +138,4 @@ _OF_NO_KIND = {
     FISHER: "no parameters of the network",
     GRAM: "no weights of linear layers",
 }
-"""Why tensors have no statistics of a kind, although all were collected."""
+"""For each kind of statistics: what tensors are that have none, although nothing is missing from the files."""

@@ -204,7 +204,7 @@ class MergeSteps:
     def _integers(self, piece: MergePiece, fitted: FittedInputs, kind: str) -> Step:
         """Return the step of a tensor of integers or booleans, which have no mean: --int-buffers decides its values.
 
-        ``kind`` is the kind of numbers; PlanError is raised for complex numbers.
+        ``kind`` is the kind of the tensor's dtype, such as "uint" or "bool". If it is "complex", PlanError is raised.
         """
         inputs = list(fitted.inputs.values())
         if kind == "complex":

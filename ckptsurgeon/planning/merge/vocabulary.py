@@ -182,7 +182,10 @@ class MergeAxes:
         )
 
     def notes(self) -> Iterator[str]:
-        """Yield notes on how the vocabularies are joined, and on tensors of equal length whose rows are not mapped."""
+        """Yield notes on how the vocabularies are joined, and on tensors whose rows are not mapped by token.
+
+        The latter are tensors with an axis as long as the token lists, which may be a vocabulary.
+        """
         yield from self._overlooked
         if not self._found:
             return

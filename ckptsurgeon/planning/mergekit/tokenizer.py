@@ -134,7 +134,7 @@ def _source(where: str, data: Any) -> str | ModelReference:
 
 
 def _multiple(data: Any) -> int:
-    """Return ``pad_to_multiple_of``, to a multiple of which the output's rows are padded; 1 if they are not padded."""
+    """Return the value of ``pad_to_multiple_of``: the number of rows is padded to a multiple of it; 1 if not set."""
     if data is None or (type(data) is int and data == 0):
         return 1
     if type(data) is not int or data < 0:

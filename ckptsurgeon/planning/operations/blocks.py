@@ -23,7 +23,7 @@ _LAYER = re.compile(r"(?:model\.layers|blk)\.(\d+)\.")
 _FINER = re.compile(
     r"(?:[\w.]*\.)?(?:v_proj|attn_v|down_proj|mlp\.c_proj|ffn_down|ffn_down_exps|ffn_down_shexp)(?:\.weight)?"
 )
-"""Matches the values of attention and the last feed-forward matrix, after the number of the layer."""
+"""Matches names of two kinds of matrices in a layer: the projection of values, and the last feed-forward matrix."""
 _FUSED = re.compile(r"(?:self_attn\.qkv_proj|attn_qkv)\.weight")
 _OUTPUTS = ("lm_head.weight", "output.weight", "model.embed_tokens.weight", "token_embd.weight")
 """The output layer, and the embedding that takes its place if they are tied."""

@@ -159,7 +159,10 @@ def _blocked(result: DerivedSource, operation: Operation, keys: Sequence[str]) -
 
 
 def _operated(tensors: Mapping[str, TensorInfo], operation: Operation, hits: Sequence[Sequence[str]]) -> Made:
-    """Return the tensors that an operation on plain tensors makes; raises the errors of ``_check_operable``."""
+    """Return the tensors that an operation on plain tensors makes; ``hits`` has the keys that each pattern matched.
+
+    Raises the errors of ``_check_operable`` for each matched tensor.
+    """
     for key in (key for keys in hits for key in keys):
         _check_operable(key, tensors[key], operation)
     return _made(tensors, operation, hits)

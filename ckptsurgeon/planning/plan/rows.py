@@ -16,7 +16,7 @@ Row: TypeAlias = "int | tuple[int, ...] | None"
 
 
 OMP = "omp"
-"""The value of ``new`` for rows that are made from those of a donor."""
+"""The value of ``VocabularyRows.new`` if rows of new tokens are made from rows of another model, the donor."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,7 +91,7 @@ class VocabularyRows(Brief):
     padded: int = 0
     """The number of rows at the end that have no token; a merge fills them with the mean of each model's other rows."""
     unlisted: int = 0
-    """The number of rows at the end of the source that have no token: padding, which is in no mean of all rows."""
+    """The number of rows at the end of the source that have no token: a mean of all rows leaves this padding out."""
     donor: DonorRows | None = None
     """With ``omp``: the rows of the model from which new rows are made. Rows of padding are the mean of all rows."""
     means: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -207,9 +207,9 @@ class VocabularyRows(Brief):
 
 
 NEW = ("init", "mean", "zero", OMP)
-"""Values of ``new`` for rows that are None, except in merges."""
+"""Values of ``VocabularyRows.new``, for tokens that the source lacks, except in merges."""
 OF_MERGES = ("others", "others or zero")
-"""Values of ``new`` for rows that are None in a merge."""
+"""Values of ``VocabularyRows.new`` in a merge, for tokens that a model lacks."""
 
 
 def _row(row: Any, size: int, *, empty: bool) -> Row:

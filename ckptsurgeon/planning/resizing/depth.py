@@ -46,7 +46,7 @@ NORM_AFTER = re.compile(r"(attention\.output\.LayerNorm|sa_layer_norm|output_lay
 
 
 def final_keys(text: str) -> str:
-    """Return a note with the final keys of layers in place of temporary ones."""
+    """Return the note ``text`` with the final keys of layers in place of temporary ones."""
     return text.replace(f".{NEW}.", ".")
 
 
@@ -213,7 +213,7 @@ def changed_depth(
 
 
 def _of_one_layer(path: str, layers: Sequence[Layer], before: Network, after: Network) -> Iterator[str]:
-    """Yield the temporary keys of copied tensors that the output's layer at the new position does not have."""
+    """Yield the temporary key of each copied tensor that a layer of the output with this number does not have."""
     for number, layer in enumerate(layers):
         own = f"{path}.{layer.source}."
         for key in before.tensors:
@@ -297,7 +297,10 @@ def _output_projections(path: str, number: int, layers: Sequence[Layer], before:
 
 
 def _parts_without(found: Sequence[str], keys: Sequence[str], own: str, before: Network) -> str:
-    """Return a module of a layer with several matrices, none of them in ``found``; "" if there is none."""
+    """Return the path of a module of a layer that has several matrices, none of which is in ``found``; "" for none.
+
+    ``keys`` are all keys of the layer, ``own`` is their common beginning, and ``found`` its output projections.
+    """
     matrices: dict[str, set[str]] = {}
     for key in keys:
         if before.kinds.get(key) in _ADDED and not key.endswith("bias"):

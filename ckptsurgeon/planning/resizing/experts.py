@@ -212,7 +212,7 @@ def _copies(
     """Return operations that make experts, each one of ``parts`` equal parts of the feed-forward layer.
 
     ``dense`` and ``experts`` have the keys of the layer by role, before and after. ``beside`` are the keys of other
-    new output projections, which get copies of that of the feed-forward layer. ``own`` turns keys into patterns.
+    new output projections; each gets a copy of the feed-forward layer's. ``own`` turns keys into patterns.
     """
     both, down = own(experts["gate_up"]), own(experts["down"])
     number, rows, width = after.tensors[experts["gate_up"]].shape

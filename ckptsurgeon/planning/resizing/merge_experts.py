@@ -72,7 +72,10 @@ def merged(
 
 
 def _usable(counts: Sequence[float], groups: Groups) -> list[float]:
-    """Return ``counts`` as the weights of the experts, but 1 for each expert of a group that is never used."""
+    """Return the weights of the experts in the means of their groups: how often each expert is used (``counts``).
+
+    If none of a group's experts is ever used, each of them gets the weight 1.
+    """
     found = list(counts)
     for group in groups:
         if not sum(counts[at] for at in group):

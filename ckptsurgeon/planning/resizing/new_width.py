@@ -56,8 +56,8 @@ def check_norms(field: str, before: Norms, after: Norms, numbers: tuple[int, int
     """Raise PlanError if a norm along the width would compute something else with added zeros.
 
     ``after`` are the norms of the network with the new width. If this network cannot be built, ``after`` is
-    ``before``: then it is not known which norms of the size of the width are along it, and there is only an error if
-    all of them would compute something else.
+    ``before``. A norm that is as long as the width may then be along another dimension of the same size, so there is
+    only an error if all norms of this size would compute something else.
     """
     own = {path: one for path, one in before.items() if one.size == numbers[0] or (one.kind == "bare" and not one.size)}
     if after is before and not all(one.kind in _WHY for one in own.values()):

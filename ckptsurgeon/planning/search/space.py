@@ -15,7 +15,7 @@ __all__ = ["Parameter", "SearchSpace", "Value", "search_space"]
 Value = float | int | str | bool
 SEARCH, CHOICE = "search", "choice"
 FIELDS = (SEARCH, CHOICE, "log", "whole", "name")
-"""The fields of a mark."""
+"""The fields of a mark, such as ``{search: [0, 1], log: true}``, in a recipe."""
 
 
 @dataclass(frozen=True)

@@ -285,7 +285,7 @@ def _is_of_tokens(name: str, *, bias: bool) -> bool:
 
 
 def _is_surely_of_tokens(name: str) -> bool:
-    """Return whether the name of a matrix means with certainty that it has a row for each token."""
+    """Return whether a matrix with this name certainly has a row for each token."""
     words = _words(name.lower().split(".")[-3:-1])
     is_one = EMBEDDING.search(name) is not None or name.endswith(("lm_head.weight", "embed_out.weight"))
     return words.isdisjoint(_OTHERS) and (is_one or not words.isdisjoint(_SURE))

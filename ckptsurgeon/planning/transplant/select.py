@@ -334,7 +334,7 @@ def _spec_rule(view: SourceView, key: str, name: str) -> str:
 
 
 def _moved(key: str, view: SourceView) -> str:
-    """Return the new name of a key that no rule renames: the name that the view knows, else by src_key and dst_key."""
+    """Return the new name of a key that no rule renames: its name in ``view.known``, else by src_key and dst_key."""
     return view.known[key] if key in view.known else renamed_by_spec(key, view.src, view.dst)
 
 

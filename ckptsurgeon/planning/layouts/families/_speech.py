@@ -84,7 +84,8 @@ def in_fairseq(
 ) -> list[Layout]:  # fmt: skip
     """Return fairseq's layouts: with one norm for all convolutions, and with a norm for each.
 
-    The arguments are those of ``in_transformers``; the names in ``training`` have no prefix.
+    The arguments are those of ``in_transformers``; ``tested`` is a field of the layouts, too, and the names in
+    ``training`` have no prefix.
     """
     names = {**CORE, **(more or {}), **_FAIRSEQ_POSITIONS}
     return [

@@ -38,7 +38,10 @@ _THEIR_TEXT, _THEIR_VISION = "transformer.resblocks.0.attn.in_proj_weight", "vis
 
 
 def _ours(names: dict[str, str], marks: tuple[str, ...], tower: str = "") -> Layout:
-    """Return a form of transformers' layout: with the names of both towers, or those of one without its prefix."""
+    """Return a form of transformers' layout: for both towers or, if ``tower`` is given, for this tower alone.
+
+    In a file of one tower, names lack its prefix, such as ``text_model.``. ``marks`` is a field of the layout.
+    """
     spelled = {
         name: name.removeprefix(f"{tower}.") for name in (*names, *_PARTS) if not tower or name.startswith(f"{tower}.")
     }

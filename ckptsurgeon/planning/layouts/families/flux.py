@@ -68,7 +68,10 @@ _MARKS = ("double_blocks.0.img_mod.lin.weight", "single_blocks.0.linear1.weight"
 
 
 def _widths(tensors: Tensors, config: Mapping[str, Any]) -> Numbers:
-    """Return the rows of queries and of the MLP: the columns of a single block's last layer are the sum of both."""
+    """Return how many rows queries have ("width") and the MLP has ("mlp"), found from the last layer of a single block.
+
+    This layer has as many rows as queries have, and as many columns as queries and MLP together have rows.
+    """
     keys = (f"{prefix}{name.format(n=0)}" for name in _LAST for prefix in ("", _COMFY))
     shape = next((tensors[key].shape for key in keys if key in tensors), ())
     return {"width": shape[0], "mlp": shape[1] - shape[0]} if len(shape) == 2 and shape[1] > shape[0] else NO_NUMBERS

@@ -75,12 +75,16 @@ def family_of(pipeline: Pipeline) -> Family:
 
 
 def _forms(part: object) -> tuple[bool, ...]:
-    """Return (False, True) if ``part`` exists, since its names then have two forms, else (False,)."""
+    """Return the values of ``is_flat`` or ``is_older`` (see ``_renamed``) with which the names differ.
+
+    They are (False, True) if the pipeline has ``part``, the network with two forms of names. Otherwise all names have
+    one form, and the result is (False,).
+    """
     return (False, True) if part else (False,)
 
 
 def _renamed(names: Mapping[str, str], is_flat: bool, is_older: bool) -> dict[str, str]:
-    """Return the names as diffusers writes them with other versions.
+    """Return a map from diffusers' present names, the keys of ``names``, to the names that other versions write.
 
     If ``is_flat`` is true, these are the names with transformers since 5.6; if ``is_older`` is true, those of
     diffusers before 0.18.
@@ -101,7 +105,10 @@ def _flat(names: Mapping[str, str]) -> dict[str, str]:
 
 
 def _marks(pipeline: Pipeline, names: Mapping[str, str]) -> tuple[str, ...]:
-    """Return one key of each network in this layout; it is one that differs between the forms of the names."""
+    """Return a key of each network of the pipeline, as the layout with ``names`` spells it, to recognise the layout.
+
+    If the names of a network have several forms, such as ``to_q`` and ``query``, its key is one that differs in them.
+    """
     found = [f"{UNET}conv_in"] if pipeline.unet else []
     found += [f"{VAE}encoder.mid_block.attentions.0.to_q"] if pipeline.vae else []
     found += [text.token.removesuffix(".weight") for text in pipeline.texts]

@@ -58,7 +58,10 @@ def _tails(module: str, keys: Sequence[str]) -> list[str]:
 
 
 def _written(layout: Layout, tails: Mapping[str, Sequence[str]]) -> Layout:
-    """Return a layout of diffusers with a name for each key of the U-Net, instead of names of modules."""
+    """Return a layout of diffusers with a name for each key of the U-Net, instead of names of modules.
+
+    ``tails`` has, for each module of the U-Net, the rest of the keys of its tensors, such as ``.weight``.
+    """
     names = {f"{ours}{tail}": f"{layout.names[ours]}{tail}" for ours, found in tails.items() for tail in found}
     others = {ours: name for ours, name in layout.names.items() if ours not in tails}
     return replace(layout, name="diffusers-ema", names={**names, **others}, only_written=True)
