@@ -21,15 +21,15 @@ TIE = 1e-3
 CANDIDATES = 16
 """The most rows whose products are compared in double precision, for each vector and step."""
 SMALLEST = np.float32(1e-38)
-"""A product below this is zero."""
+"""A product below this counts as zero."""
 EXACT = 1e-9
-"""If the residual is at most this share of the vector, the vector counts as equal to the sum."""
+"""If the length of the residual is at most this share of the vector's length, no further row is added to the sum."""
 DEPENDENT = 1e-8
-"""If what is new in a row is this share of it or less, the row is a sum of those that were taken before."""
+"""A row counts as a weighted sum of the rows taken so far if at most this share of it is orthogonal to all of them."""
 
 
 class Atoms(Protocol):
-    """The rows of which vectors are made, which need not be in memory together."""
+    """The rows of a matrix whose weighted sums replace vectors; they need not be in memory all at once."""
 
     def bands(self) -> Iterator[tuple[int, Array]]:
         """Yield ranges of rows, in order: the index of the first row, and the rows as float32."""
@@ -80,9 +80,10 @@ def sparse_sums(vectors: Array, atoms: Atoms, most: int) -> tuple[Array, Array]:
 
 
 def _orthogonal(basis: Array, rows: Array) -> tuple[Array, Array]:
-    """Return, for each row, its product with each vector of its orthonormal basis, and the rest of the row.
+    """Return the products of each row with the vectors of a basis, and what is left of the row without their parts.
 
-    Both are computed twice, to correct rounding errors.
+    Each row has an orthonormal basis of its own: ``basis`` is (rows, vectors, length). The products are computed twice,
+    to correct rounding errors.
     """
     parts, new = np.zeros(basis.shape[:2]), rows
     for _ in range(2):
@@ -95,7 +96,7 @@ def _orthogonal(basis: Array, rows: Array) -> tuple[Array, Array]:
 def _chosen(left: Array, taken: Array, atoms: Atoms) -> Array:
     """Return, for each residual in ``left``, the index of the row with the largest product; -1 if all products are 0.
 
-    Rows that the vector has already (``taken``) are left out.
+    ``taken`` has, for each residual, the indices of the rows that are already in its sum; these are left out.
     """
     units = (left / np.linalg.norm(left, axis=1, keepdims=True)).astype("f4")
     best = np.zeros(len(left), "f4")
@@ -115,10 +116,11 @@ def _chosen(left: Array, taken: Array, atoms: Atoms) -> Array:
 
 
 def _decided(left: Array, vectors: Array, places: Array, products: Array, atoms: Atoms) -> Array:
-    """Return the index of the row for each residual in ``left``; -1 for a residual without candidates.
+    """Return, for each residual in ``left``, the index of the candidate with the largest product; -1 for none.
 
-    The candidates are rows whose products are nearly equal: ``vectors`` has the index of the residual, ``places`` the
-    index of the row, and ``products`` the product of each.
+    The candidates of a residual are rows whose products with it are nearly equal, so they are computed again in double
+    precision. For each candidate, ``vectors`` has the index of the residual, ``places`` the index of the row, and
+    ``products`` their product in single precision.
     """
     order = np.lexsort((places, -products, vectors))
     vectors, places = vectors[order], places[order]

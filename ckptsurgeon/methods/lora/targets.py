@@ -90,9 +90,10 @@ class PatternTable:
         return value
 
     def _asked(self, tail: str) -> list[tuple[dict[str, tuple[int, Any]], str]]:
-        """Return pairs (table of names, name to look up in it) for a module whose name ends with ``tail``.
+        """Return where to look up a module whose name ends with ``tail``, as pairs (table, name to look up in it).
 
-        A name that ends with a newline is also looked up without it, because ``$`` matches before a newline at the end.
+        A table maps the patterns that are plain names to values: one has whole names, the other ends of names. A name
+        that ends with a newline is also looked up without it, because ``$`` matches before a newline at the end.
         """
         asked = []
         for name in {tail, tail.removesuffix("\n")}:

@@ -16,7 +16,10 @@ from .arithmetic.products import combination, gram, lengths
 __all__ = ["METHODS"]
 
 _SHORT, _SINGULAR = 1e-6, 1e-6
-"""Limits of divisors: a smaller product of norms is replaced by the first; below the second, the quotient becomes 0."""
+"""The smallest divisors: of a cosine (a smaller product of two norms is replaced by this), and of the ratio.
+
+If the divisor of the ratio, which says how far to go from the base, is smaller, the ratio is 0.
+"""
 
 
 _PAPER = "https://arxiv.org/abs/2403.19522"

@@ -22,7 +22,7 @@ from .arithmetic.spectra import Changes, factorised, held_by, is_matrix, mean_of
 __all__ = ["METHODS"]
 
 _NOTHING = 1e-10
-"""The share of the largest eigenvalue below which one counts as zero; rounding errors are 1e-6 of W there."""
+"""Eigenvalues up to this share of the largest one count as zero. Near this share, rounding errors are 1e-6 of W."""
 
 
 def _doubles(rows: int, columns: int, inputs: int) -> int:
@@ -74,7 +74,10 @@ def _minimum(changes: Changes, ridge: float) -> Array:
 
 
 def _by_columns(changes: Changes, start: Array, sizes: dict[int, float], damping: float) -> Array:
-    """Return the step to the minimum, computed from the inner products of the columns of all changes."""
+    """Return the step from ``start`` to the minimum, computed from the inner products of the columns of all changes.
+
+    ``sizes`` maps the index of each model to |C_i|, and ``damping`` is added to the eigenvalues.
+    """
     xp, columns = changes.xp, start.shape[1]
     slope, gram = xp.zeros_like(start), xp.zeros((columns, columns), dtype=xp.float64)
     for model, size in sizes.items():
@@ -89,7 +92,7 @@ def _by_columns(changes: Changes, start: Array, sizes: dict[int, float], damping
 
 
 def _by_rows(changes: Changes, start: Array, sizes: dict[int, float], damping: float) -> Array:
-    """Return the step to the minimum, computed from the inner products of all rows of all changes.
+    """Return what ``_by_columns`` returns, computed from the inner products of all rows of all changes.
 
     With A = all C_i / |C_i|, one below the other, sum_i G_i = A^T A, and A (A^T A)^+ = (A A^T)^+ A.
     """

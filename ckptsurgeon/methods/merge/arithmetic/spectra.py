@@ -39,12 +39,12 @@ A Gram matrix has the squares of the singular values, so its rounding error of 1
 the smallest one, or less. It is two to four times faster: LAPACK factorises a symmetric matrix of the shorter side."""
 
 _ROUNDED = 1e-13
-"""The share of the largest eigenvalue that rounding leaves of one that is zero."""
+"""By rounding, an eigenvalue that should be 0 may be as large as this share of the largest eigenvalue."""
 
 _NOTHING = {4: 1e-6, 8: 1e-12}
-"""{bytes of the dtype of computation: the share of the largest singular value below which one counts as zero}.
+"""{bytes of the dtype of computation: share of the largest singular value up to which other singular values are zero}.
 
-Its vectors are noise: what rounding left of models with the same weights, or beside a change of low rank."""
+The vectors of such values are only rounding errors: of models with the same weights, or of a change of low rank."""
 
 
 def is_matrix(shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:

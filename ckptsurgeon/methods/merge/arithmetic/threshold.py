@@ -107,7 +107,10 @@ class _RankSearch:
         self.alike = int(np.count_nonzero(values == self.bits))
 
     def follow(self, counts: Array) -> None:
-        """Find the next 16 bits of the value; ``counts`` has the number of values for each of 65,536 possible bits."""
+        """Find the next 16 bits of the value.
+
+        ``counts`` has, for each of the 65,536 patterns of 16 bits, how many values continue ``bits`` with this pattern.
+        """
         ends = np.cumsum(counts)
         found = int(np.searchsorted(ends, self.index, side="right"))
         self.index -= int(ends[found] - counts[found])
