@@ -1,6 +1,7 @@
-"""Decides whether the packed words of a quantised model are averages of words: their highest codes are spread unlike.
+"""Decides whether the packed words of a quantised model are averages of the words of several models.
 
-See ``decoders/_code_places.py`` for what is measured of each tensor.
+In averages, the highest code of each word has another spread than the other codes: ``decoders/_code_places.py``
+measures the difference for each tensor.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from math import fsum
 __all__ = ["AVERAGED", "SPREAD", "averaged_names"]
 
 SPREAD = "spread^"
-"""The beginning of a kind such as ``spread^-0.1``: tensors whose highest codes have so much less spread than others."""
+"""The beginning of a kind such as ``spread^-0.1``; the number is the measured difference between the spreads."""
 FAR, FEWEST, MOSTLY = 0.02, 6, 0.75
-"""Words are averages if the mean of the tensors' differences is farther than ``FAR`` from 0, with the same sign in more
-than the share ``MOSTLY`` of at least ``FEWEST`` tensors.
+"""Words are averages if the mean of all tensors' differences in spread is farther than ``FAR`` from 0, and if more than
+the share ``MOSTLY`` of at least ``FEWEST`` tensors have a difference of the same sign.
 
 In averages of a model and its fine-tuned version, the mean is -0.03 (nf4) or -0.04 to -0.3 (words of 32 bits), and 89 %
 of the tensors or more have its sign. In quantised models, the difference is 0 in at least 95 % of the tensors. Averages
@@ -27,9 +28,10 @@ AVERAGED = (
 
 
 def averaged_names(every: Iterable[Mapping[str, Collection[str]]]) -> set[str]:
-    """Return the tensors whose packed words seem to be averages; none unless most tensors in ``every`` are so.
+    """Return the tensors whose packed words seem to be averages; an empty set unless most tensors seem so.
 
-    ``every`` has names of tensors by kind; a kind such as ``spread^-0.1`` contains what was measured.
+    Each map in ``every`` has names of tensors by kind. A kind such as ``spread^-0.1`` contains the number that was
+    measured for the tensor.
     """
     found: dict[str, list[float]] = {}
     for one in every:

@@ -26,9 +26,9 @@ LOST_ZEROS = (
 
 
 def lost_zero_points(names: Mapping[str, Collection[str]]) -> set[str]:
-    """Return the tensors whose codes are asymmetric, but have a single zero point; none unless most tensors are so.
+    """Return the tensors whose codes look asymmetric, although they have a single zero point.
 
-    ``names`` has names of tensors by kind.
+    The set is empty unless most tensors with a single zero point look so. ``names`` has names of tensors by kind.
     """
     symmetric = set(names.get(SYMMETRIC, ()))
     found = set(names.get(ASYMMETRIC, ())) - symmetric
@@ -36,9 +36,9 @@ def lost_zero_points(names: Mapping[str, Collection[str]]) -> set[str]:
 
 
 def unfit_zero_points(names: Mapping[str, Collection[str]], explained: Iterable[Collection[str]]) -> set[str]:
-    """Return the tensors whose zero points are those of other codes, except the ``explained`` ones.
+    """Return the tensors whose zero points do not fit their codes, except those in ``explained``.
 
-    ``names`` has names of tensors by kind; another note says what is wrong with the zero points, scales or codes of
-    the tensors in ``explained``.
+    ``names`` has names of tensors by kind. For the tensors in ``explained``, another note says what is wrong with their
+    zero points, scales or codes.
     """
     return set(names.get(UNFIT, ())).difference(*explained)

@@ -97,7 +97,7 @@ class TensorInfo:
 
     @property
     def parameters(self) -> int:
-        """The number of parameters: 0 unless the type is floating-point; an element that packs two counts as 2."""
+        """The number of parameters: 0 unless the type is a float; an element that packs two numbers counts as 2."""
         dtype = DTYPES[self.dtype]
         return self.numel * dtype.values if dtype.is_floating else 0
 

@@ -102,7 +102,7 @@ EXPLAIN = (ROUNDED, NO_OFFSET, SIGNED_CODES, EXCHANGED, OPPOSED, NARROW)
 APART = 5
 """Matrices of one role whose factors differ by this power of two (32 times) do not belong to one network."""
 SUSPECT = 3
-"""If the factors of a role differ so (``APART``), the larger ones are wrong if they are over this power of two (8)."""
+"""Of factors of one role that differ by ``APART``, the larger ones are wrong if they are over this power of two (8)."""
 LAYER = 3
 """If all matrices of a layer differ by this power of two (8 times) from those of all other layers, they are wrong."""
 ALL_ROLES = 2
@@ -168,7 +168,10 @@ class OddScales:
         self._powers.setdefault(name, []).append(log2(factor))
 
     def add_lean(self, name: str, lean: float) -> None:
-        """Record the median |mean| / deviation of groups in a part of a matrix; the part with the smallest counts."""
+        """Record the median of |mean| / deviation of the groups in a part of a matrix.
+
+        Of all parts of a matrix, the smallest median counts.
+        """
         self._leans[name] = min(lean, self._leans.get(name, lean))
 
     def add_shift(self, name: str, steps: float) -> None:
@@ -176,7 +179,10 @@ class OddScales:
         self._shifts[name] = max(steps, self._shifts.get(name, 0.0), key=abs)
 
     def add_spread(self, name: str, spread: float) -> None:
-        """Record the logarithm of the spread of words' highest codes / that of their other codes, for a part."""
+        """Record by how much the spread of the highest codes of words differs from that of the others in a part.
+
+        ``spread_of_highest`` in ``decoders`` measures it.
+        """
         self._spreads.setdefault(name, []).append(spread)
 
     def add_all_but_sizes(self, other: OddScales) -> None:
@@ -284,10 +290,11 @@ def _on_single_layers(path: str, powers: Mapping[str, float]) -> Iterator[str]:
 
 
 def shifted_names(names: Mapping[str, Collection[str]], number: int) -> set[str]:
-    """Return the matrices whose mean is far from 0, if most of ``number`` matrices have such a mean, with one sign.
+    """Return the matrices whose mean is far from 0, if most matrices have such a mean, and these have the same sign.
 
-    Otherwise, the set is empty; also if packed words were rounded (``ROUNDED``), which shifts weights, too. ``names``
-    has the names of matrices by kind; those with a kind in ``EXPLAIN`` are left out.
+    Otherwise the set is empty. It is also empty if packed words were rounded (``ROUNDED``), since this shifts weights,
+    too. ``number`` is the number of all matrices. ``names`` has the names of matrices by kind; those with a kind in
+    ``EXPLAIN`` are left out.
     """
     if names.get(ROUNDED):
         return set()
@@ -299,12 +306,12 @@ def shifted_names(names: Mapping[str, Collection[str]], number: int) -> set[str]
 
 
 def uncentred_names(names: Mapping[str, Collection[str]], every: Collection[str]) -> set[str]:
-    """Return the matrices whose groups have means far from 0, if they are most of ``every``, or unlike their siblings.
+    """Return the matrices whose groups have means far from 0, if most of ``every`` are such, or if others are centred.
 
-    Siblings are the matrices of other layers with the same role, the name without numbers. A matrix is unlike them if
-    at least ``SIBLINGS`` siblings have groups with means near 0, or one sibling and at least ``FEWEST`` matrices of all
-    roles; none of these may be ``LEANING`` or shifted. A matrix without siblings, such as an output layer, is compared
-    with all other matrices, of which there must be ``AROUND``. ``names`` are the names of matrices by kind.
+    The others of a matrix are those with the same role (name without numbers) and without such means. They are centred
+    if there are at least ``SIBLINGS`` of them, and none is ``LEANING`` or shifted. If there is only one, the matrices
+    of all roles without such means must be centred, and there must be ``FEWEST`` of them; the same holds for a matrix
+    that is alone in its role, such as an output layer, but with ``AROUND`` of them. ``names`` has names by kind.
     """
     if names.get(ROUNDED):
         return set()

@@ -1,4 +1,4 @@
-"""Measures whether the codes in the highest place of packed words are spread as those in the other places.
+"""Measures whether the codes in the highest place of packed words have the same spread as those in the other places.
 
 Which code is in which place of a word has nothing to do with its value, so in a quantised model all places are alike.
 They are not if the packed words of two models were averaged as plain numbers: the highest codes are averaged, but in
@@ -19,15 +19,15 @@ __all__ = ["spread_of_highest"]
 WORDS, BYTES = ("packed", "gptq", "awq"), "bitsandbytes"
 """The encodings whose codes are stored in words of 32 bits, and the one that has two codes of 4 bits in each byte."""
 SIZES = (2, 4, 8)
-"""The bits of codes that have the same places in each word."""
+"""The numbers of bits of codes that have the same places in every word: no code is divided between two words."""
 ROWS, COLUMNS, FEWEST = 128, 128, (16, 8)
 """About how many rows and columns of words are examined of each decoded part, and the fewest of each."""
 ERRORS = 2.5
-"""By how many standard errors the measured difference is reduced: inputs of different sizes make places differ, too."""
+"""How many standard errors are subtracted from a measured difference: places also differ because inputs differ."""
 
 
 def spread_of_highest(made: Decoded, stored: Array) -> float | None:
-    """Return how much the spread of the highest codes of words differs from that of the other codes, at least.
+    """Return by how much, at least, the spread of the highest codes of words differs from that of the other codes.
 
     The spread is the natural logarithm of the standard deviation. The result is negative if the highest codes have a
     smaller spread, and 0 if the difference may be by chance. It is None for encodings without words, and for few words.

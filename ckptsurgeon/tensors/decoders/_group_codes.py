@@ -28,22 +28,24 @@ ROWS, ALIGNED = 64, 32
 FEWEST, SMALLEST = 64, 16
 """The fewest groups that are judged, and the fewest codes in such a group."""
 FAR = 1.2
-"""Zero points do not fit if subtracting them from the mean codes multiplies the variance of these by more than this.
+"""Zero points do not fit if the variance of (mean code - zero point) is more than this times that of the mean codes.
 
-It is multiplied by 0.04 to 0.4 if they fit (RTN and GPTQ, with and without the order of columns, groups of 32 and 128),
-by 1.6 to 5 if zero points or order are those of another tensor.
+It is 0.04 to 0.4 times as large if they fit (RTN and GPTQ, with and without the order of columns, groups of 32 and
+128), and 1.6 to 5 times if zero points or order are those of another tensor.
 """
 VARIES = 0.3
 """The smallest standard deviation of zero points, in steps between codes, that is compared."""
 EVEN = 0.93
-"""Codes are not judged if their variance in groups is at least this share of that of equally distributed codes. Such
-codes are random numbers; those of 16 weights that are normally distributed have 0.87 of it, those of 128 have 0.4."""
+"""Codes are not judged if they look like random numbers: if their variance in groups is more than this share of the
+variance of equally distributed codes. Normally distributed weights have the share 0.87 in groups of 16, and 0.4 in
+groups of 128."""
 BITS, BOTH, SPREAD = 4, 0.58, 2.2
 """Codes of at least ``BITS`` bits with one zero point are asymmetric if at least the share ``BOTH`` of the groups have
-both the lowest and the highest code, and if the variance of the mean codes is ``SPREAD`` times that of chance.
+both the lowest and the highest code, and if the variance of the mean codes is over ``SPREAD`` times as large as by
+chance.
 
-In MiniLM, symmetric codes have up to 0.51, with clipped scales, and 0.6 to 1.6; asymmetric codes 0.61 to 1, and 2.7 to
-16."""
+In MiniLM, the two numbers are up to 0.51 (with clipped scales) and 0.6 to 1.6 for symmetric codes, 0.61 to 1 and 2.7 to
+16 for asymmetric codes."""
 
 Decode = Callable[[Mapping[str, Array], Box], Array]
 
@@ -99,9 +101,9 @@ def _judged(codes: Array, zeros: Array, group: Array, bits: int) -> str | None:
 
 
 def _spread(values: Array) -> float:
-    """Return the variance of a matrix (outputs, groups) without the means of its rows and columns.
+    """Return the variance of a matrix (outputs, groups) after the means of its rows and of its columns are subtracted.
 
-    A row may have a mean of its own, which its zero points follow, and so may the columns of a group.
+    Such means are no sign of wrong zero points: all codes of an output or of a group may be larger than others.
     """
     rows, columns = values.shape
     rest = values - values.mean(1, keepdims=True) - values.mean(0) + values.mean()
@@ -109,9 +111,10 @@ def _spread(values: Array) -> float:
 
 
 def _rows(encoding: str, role: str, array: Array, rows: int, bits: int) -> Array:
-    """Return the first ``rows`` outputs of a stored part, which begins with the bits of an output.
+    """Return the first ``rows`` outputs of ``array``, the part with the role ``role``; the order of columns as it is.
 
-    Of stacked matrices, such as those of experts, only the first one is returned.
+    The array must begin with the first bit of an output. Of stacked matrices, such as those of experts, only the first
+    one is returned.
     """
     if role == "order":
         return array

@@ -27,14 +27,15 @@ AutoRound and llama.cpp choose the sign of each scale so that the value of the l
 largest magnitude, which is negative. So about half of their scales are negative.
 """
 MIXED = 1 / 3
-"""If more than this share of a weight's values has the rarer sign, none or about half of its scales are negative."""
+"""If more than this share of a weight's values has the rarer of the two signs, quantisers make either none or about
+half of its scales negative."""
 DIFFERENT = 3
 """If codes have at least this many different values other than 0, they are not all codes of the number 0.
 
 The number 0 has one code, or two by rounding.
 """
 RISES = 0.1
-"""The smallest slope of the logarithm of codes on that of scales that shows inverse scales.
+"""Scales are inverse if codes are larger where scales are larger: log(codes) over log(scales) has at least this slope.
 
 A scale is the largest magnitude of its block, divided by a constant. So in a block with an outlier the scale is larger
 and the other codes are smaller: the slope is negative (-0.9 to -0.03 in all matrices of MiniLM), that of inverse scales
@@ -60,14 +61,14 @@ be nearly constant, as those of norms are."""
 RUN, RUNS = 32, 64
 """How many weights a run (a group or a part of it) has, and about how many runs are taken from a part of a matrix."""
 MANY_RUNS = 256
-"""About how many runs show a shift by one step: a run of 32 weights has half a step of it by chance."""
+"""About how many runs are needed to see a shift by one step: by chance, a single run is shifted by half a step."""
 SAME, EVEN = 1e-3, 0.05
 """Weights count as equal if they differ by less than the share ``SAME`` of the largest, and as multiples of a step if
 they are within ``EVEN`` steps of one."""
 FEWEST_RUNS = 16
 """The fewest runs, other than those of equal weights, whose median is computed."""
 OPPOSING = 1 / 16
-"""The share of negative scales with negative biases from which on signs were changed: MLX makes no such scales."""
+"""If more than this share of scales are negative like their biases, signs were changed: MLX writes no such scales."""
 FEW = 4
 """If fewer scales than this are compared with biases, or are negative like their biases, nothing is reported."""
 
@@ -120,7 +121,7 @@ def _are_narrow(bits: int, scale: Array, bias: Array) -> bool:
 
 
 def are_exchanged(smallest: float, scales: float, biases: float) -> bool:
-    """Return whether scales are larger than biases, and some scales are negative: then they must be the biases.
+    """Return whether MLX's scales and biases were exchanged: the scales are larger, and some of them are negative.
 
     ``smallest`` is the smallest scale; ``scales`` and ``biases`` are mean squares.
     """
@@ -152,8 +153,9 @@ def steps_off(values: Array) -> float:
     """Return by how many steps between codes most runs of weights are shifted; 0 if there are too few runs.
 
     Each half of the rows, and of the columns, is looked at for itself, and the largest shift counts: zero points may be
-    wrong in a half of a matrix. About ``MANY_RUNS`` runs are looked at, except those of several groups, whose steps
-    differ. In MiniLM, the shift is at most 0.22, and at least 0.91 if the zero points are off by one.
+    wrong in a half of a matrix. About ``MANY_RUNS`` runs are looked at; a run in which the steps differ, because it has
+    weights of several groups, is left out. In MiniLM, the shift is at most 0.22, and at least 0.91 if the zero points
+    are off by one.
     """
     rows, in_row = values.reshape(-1, values.shape[-1]), values.shape[-1] // RUN
     at = np.arange(0, len(rows) * in_row, len(rows) * in_row // MANY_RUNS + 1)

@@ -132,7 +132,10 @@ def _words(columns: int, bits: int) -> tuple[int, int]:
 
 
 def _shape(asked: Request) -> tuple[int, ...]:
-    """Return the shape of a weight of compressed-tensors; raises UndecodableError for floats that may be rounded."""
+    """Return the shape of a weight of compressed-tensors, as its ``weight_shape`` has it.
+
+    Raises UndecodableError if the values of ``weight_shape`` were cast to floats, and may have been rounded.
+    """
     assert asked.coded.shape is not None
     stored = asked.parts.get(".weight_shape")
     data = asked.stored(".weight_shape")

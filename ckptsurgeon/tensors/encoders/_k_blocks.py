@@ -186,7 +186,7 @@ def _symmetric(values: Array, most: int) -> tuple[Array, Array]:
 def _symmetric_by_exchange(values: Array, most: int) -> tuple[Array, Array]:
     """Return a scale for each group, and codes from ``-most`` to ``most - 1`` (``make_q3_quants``).
 
-    Five times, each number in turn gets the code that is best for the scale that all other numbers of its group give.
+    Five times, each number in turn gets a new code: the best one for the scale that fits the group's other numbers.
     """
     extreme, is_empty = _extremes(values)
     codes = _nearest(-_F(most) / extreme * values, -most, most - 1)
@@ -273,7 +273,7 @@ def _in_blocks(codes: Array) -> Array:
 
 
 def _nearest(numbers: Array, least: float, most: float) -> Array:
-    """Return the nearest whole numbers between two bounds; halves go to even numbers."""
+    """Return the nearest whole numbers between two bounds; halves are rounded to even numbers."""
     whole: Array = np.rint(numbers)
     return np.clip(whole, least, most, out=whole)
 

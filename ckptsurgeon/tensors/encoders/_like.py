@@ -70,7 +70,7 @@ def _part(template: Encoded, end: str, stored: TensorInfo, asked: Request) -> Te
 
 
 OF_WEIGHTS = (".weight_amax",)
-"""The endings in ``ACTIVATIONS`` of tensors about weights; tensors about inputs and outputs are copied."""
+"""The endings in ``ACTIVATIONS`` that belong to the weight: the other tensors, of inputs and outputs, are copied."""
 STAYING = (
     "g_idx",
     "weight_g_idx",

@@ -56,17 +56,17 @@ KNOWN = frozenset(family for families in METHODS.values() for family in families
 """All families in ``METHODS``, and ``TORCH``."""
 UNKNOWN = "an unknown encoding"
 IN_OTHER_SHARD = "codes whose scales are in another shard"
-"""Names of the encodings of codes that no known encoding describes, and of codes whose scales were not read."""
+"""What ``QuantisedTensor.method`` begins with if no known encoding fits, or if the scales of codes were not read."""
 STORING = ("gptq", "awq", "fp8", "mxfp4", "bitsandbytes", "compressed-tensors")
 """Methods of transformers that always store quantised weights; others may quantise plain weights while loading."""
 TOLD = KNOWN - {"EXL2", "EXL3", "Quanto", "SqueezeLLM", "QTIP", TORCH}
 """Families that loaders recognise only by settings; loaders recognise other families by keys, or by another file."""
 GENERAL = ("fp8", "int8", "mxfp4", "mxfp8", "nvfp4", "BitNet")
-"""Families in ``TOLD`` that some programs recognise without settings, if scales have the names these programs use."""
+"""Families in ``TOLD`` that loaders recognise only by settings if a scale has an ending in ``SCALES``."""
 SCALES = frozenset({
     ".weight_scale", ".weight_scale_inv", ".weight_scale_2", ".weight_sf", "_scale_inv", "_scale", "_scales",
 })  # fmt: skip
-"""Endings of scales that do not let a program recognise the codes without settings."""
+"""Endings of scales by which no program recognises codes without settings; scales with other endings suffice."""
 OWN = frozenset({".comfy_quant", ".meta.scale", ".meta.scale_q", ".embedding_scale"})
 """Endings by which a program (ComfyUI, HQQ) recognises codes without settings."""
 

@@ -16,7 +16,10 @@ __all__ = ["GENERAL", "SKIPPED", "Modules", "expression_of", "module_of", "renam
 GENERAL = -1
 """The index of the general settings, which apply to modules without their own section."""
 SKIPPED = ("modules_to_not_convert", "llm_int8_skip_modules", "ignored_layers")
-"""Fields of transformers that list modules; a name means a module, its submodules, and modules whose names end so."""
+"""Fields of transformers that list names of modules that are not quantised.
+
+A name in them stands for the module, for its submodules, and for all modules whose names end with it.
+"""
 _IGNORED, _DYNAMIC, _EXTRA, _GROUPS = "ignore", "dynamic", "extra_config", "config_groups"
 """Fields of compressed-tensors (the first and the last), of GPTQModel (``dynamic``) and of AutoRound."""
 _EXCLUDED = "exclude_modules"
@@ -211,9 +214,10 @@ class _ExcludedModules:
         return f"{self._fields[found]} ({found})" if found else ""
 
     def may_name(self, module: str) -> bool:
-        """Return whether an entry means a module if everything before the number of the layer is ignored.
+        """Return whether an entry may be the name of a module in another version of the model.
 
-        For example, ``model.layers.3.mlp`` may mean ``decoder.blocks.3.mlp``.
+        Everything before the number of the layer is ignored: the entry ``model.layers.3.mlp`` may be the name of
+        ``decoder.blocks.3.mlp``.
         """
         ends = (re.sub(r"^.*?\.(?=\d+(?:\.|$))", "", one).strip("*.") for one in self._fields)
         return any(end and f".{end}." in f".{module}." for end in ends)

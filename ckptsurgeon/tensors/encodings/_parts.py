@@ -28,12 +28,12 @@ __all__ = [
 ]
 
 UNCODED = "without its codes"
-"""The end of the name of the encoding of tensors whose codes are missing, or were replaced by plain numbers."""
+"""The end of ``QuantisedTensor.method`` if the codes of the tensor are missing, or were replaced by plain numbers."""
 UNSCALED = "without some of its scales"
-"""The end of such a name if the codes exist, but not all tensors that decode them, so that no known encoding fits."""
+"""The end of ``QuantisedTensor.method`` if there are codes, but not all tensors that decode them: no encoding fits."""
 
 WITHOUT_SCALES = ", without scales"
-"""The end of such a name if codes have no scale at all."""
+"""The end of ``QuantisedTensor.method`` if codes have no scale at all."""
 
 # Quantised tensors that are split over shards: scales in one, codes in another.
 

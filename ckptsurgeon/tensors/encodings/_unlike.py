@@ -242,7 +242,7 @@ def _scale_names(settings: Settings) -> tuple[str, str]:
 
 _NVFP4_SCALE, _E4M3 = ".weight_scale", "float8_e4m3fn"
 _NVFP4_WHOLE = (".weight_scale_2", ".weight_global_scale")
-"""The endings of the scales of the blocks of nvfp4, which have one dtype, and of the scales of whole weights."""
+"""Endings of nvfp4's scales: those of blocks, which always have the dtype ``_E4M3``, and those of whole weights."""
 
 
 def wrong_nvfp4_scales(
