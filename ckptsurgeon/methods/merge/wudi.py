@@ -34,7 +34,7 @@ def _doubles(rows: int, columns: int, inputs: int) -> int:
 @merge_method(
     "wudi",
     paper="https://arxiv.org/abs/2503.08099",
-    compared="FusionBench 0.2.33, which approaches it in steps",
+    compared="FusionBench 0.2.33, which takes small steps towards the minimum",
     base="required",
     passes=2,
     held=held_by(_doubles),

@@ -200,7 +200,7 @@ class VocabularyRows(Brief):
             )
         donor = DonorRows.from_json(data.get("donor"), len(rows))
         if (new == OMP) != (donor is not None):
-            raise ValueError(f"new tokens are {new!r:.40}, {'with' if donor else 'without'} a donor")
+            raise ValueError(f"new is {new!r:.40}, but there is {'a' if donor else 'no'} donor")
         return VocabularyRows(
             str(data["source"]), str(data["destination"]), size, rows, new, lent, padded, unlisted, donor
         )

@@ -155,7 +155,7 @@ def decoded_weight(asked: Request) -> TensorInfo:
         raise UndecodableError("its scales are in another shard; name the model's folder instead of one file")
     if family(coded.method) == UNKNOWN:
         raise UndecodableError(
-            f"no encoding that ckpt knows consists of its tensors ({listing([*asked.parts], 9)}), unless one is missing"
+            f"its tensors ({listing([*asked.parts], 9)}) fit no encoding that ckpt knows; perhaps one is missing"
         )
     if decoder is None or coded.more_codes:
         raise UndecodableError(f"no decoder knows {coded.method}")

@@ -328,7 +328,7 @@ def check_scales(made: Decoded, arrays: Mapping[str, Array]) -> None:
         if name in arrays and arrays[name].dtype.kind == "f" and not np.isfinite(arrays[name]).all():
             raise FormatError(f"a scale of the quantised tensor {escape(made.name)} is NaN or infinite.", rule="scale")
     if "over" in arrays and not arrays["over"].all():
-        raise FormatError(f"a scale that the quantised tensor {escape(made.name)} is divided by is 0.", rule="scale")
+        raise FormatError(f"a scale by which codes of {escape(made.name)} are divided is 0.", rule="scale")
 
 
 SCALES = ("scale", "bias", "nested_scale", "times", "over")

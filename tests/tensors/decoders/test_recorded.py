@@ -73,7 +73,7 @@ def test_the_decoded_weight_has_values_and_zeros(recorded):
 
 
 UNDECODED = {
-    "compressed-mxfp6": "no encoding that ckpt knows consists of its tensors",
+    "compressed-mxfp6": "fit no encoding that ckpt knows",
     "compressed-int3-channel-padded": "packed with gaps",
     "torchao-mxfp8-swizzled": "in the order of a GPU kernel",
 }
