@@ -218,7 +218,10 @@ class _Keeping:
         return moved_rows(step, have, StoredWeight(wanted, owner.tensors, self._owner))
 
     def _check_plain(self, step: Step, owner: CodedSource) -> None:
-        """Raise PlanError if a weight would be stored plain although the owner's settings say that it is quantised."""
+        """Raise PlanError if ``step`` would store a plain weight, although the settings of ``owner`` say otherwise.
+
+        The output gets these settings. They say that the weight is quantised.
+        """
         alike = self._alike.get(any_layer(step.key))
         is_decoded = any(self._coded(one.source, one.key) is not None for one in step.inputs)
         if not is_decoded and (alike is None or len(step.shape) != len(alike.shape or ())):

@@ -75,7 +75,7 @@ def _origin(plan: Plan, source: int) -> str:
 
 
 def _coded(plan: Plan, sources: Sequence[QuantisedTensors], owner: int) -> Iterator[_Weight]:
-    """Yield the quantised weights of the output: those that are copied, and those that are encoded as in ``owner``."""
+    """Yield the quantised weights of the output: copied ones, and those that are encoded as the source ``owner`` is."""
     found = set[int]()
     for step in plan.steps:
         for one in step.inputs:

@@ -65,7 +65,7 @@ class MovedRows:
         return {end: self.have.input(end) for end, kind in self.kinds.items() if kind == "rows"}
 
     def steps(self) -> Iterator[Step]:
-        """Yield the steps that move the rows of each stored part; not for a step that ``computes`` rows."""
+        """Yield the steps that move the rows of each stored part; call this only if ``computes`` is false."""
         for end, key in self.want.coded.parts.items():
             of = self.want if self.kinds[end] == "description" else self.have
             info, moves = of.part(end), self.kinds[end] == "rows"

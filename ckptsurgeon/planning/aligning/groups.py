@@ -71,7 +71,7 @@ class Group:
     sharing: int = 1
 
     def size(self, part: Part) -> int:
-        """Return the number of units in a part, or of query heads if the part has those."""
+        """Return the number of units in a part; the number of query heads if several of them share a unit there."""
         return self.units * (self.sharing if part.is_shared else 1)
 
     def __str__(self) -> str:

@@ -47,7 +47,10 @@ class Token:
 
     @property
     def globs(self) -> tuple[str, ...]:
-        """The token in fnmatch's syntax, one string for each alternative; ``_SHIELD`` replaces special characters."""
+        """The token in fnmatch's syntax, one string for each alternative.
+
+        Characters that are special in fnmatch are replaced by private-use characters, as ``_SHIELD`` maps them.
+        """
         if self.kind in ("text", "choice"):
             return tuple(word.translate(_SHIELD) for word in self.words)
         if self.kind == "class":

@@ -49,7 +49,10 @@ def _layers(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
 
 
 def _modules(family: Family, layout: Layout, tensors: Tensors) -> Iterator[str]:
-    """Yield the keys that a module lacks but others of its group have; a family's groups are ``alike`` and ``some``."""
+    """Yield the keys that a module lacks, although other modules of its group have them.
+
+    The groups are those in the family's fields ``alike`` and ``some``.
+    """
     if not family.alike:
         return
     left = {ours for group in family.some for ours in group}

@@ -60,7 +60,10 @@ class DeepseekSizes:
 
 
 def _modules(sizes: DeepseekSizes, *, is_dense: bool) -> Shapes:
-    """Return the shapes of a layer's weights by their modules in transformers; an expert is ``experts.{i}``."""
+    """Return the shapes of a layer's weights by their modules in transformers; an expert is ``experts.{i}``.
+
+    ``is_dense`` is true for a layer without experts.
+    """
     key = sizes.heads * (sizes.plain + sizes.rotary)
     width, queries = sizes.width, sizes.query_rank
     found: Shapes = {"input_layernorm": (width,), "post_attention_layernorm": (width,)}

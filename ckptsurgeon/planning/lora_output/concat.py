@@ -196,7 +196,7 @@ def _settings(adapters: Sequence[AdapterView], alike: Callable[[str], str]) -> d
 def _targets(given: Sequence[Mapping[str, Any]]) -> list[str] | None:
     """Return the target modules of all configurations together; None if they are not plain lists of names.
 
-    A module that the union selects is selected by one of the lists, and so has factors.
+    Each module that the joined list selects is also selected by one of the given lists, so it has factors.
     """
     lists = [data.get("target_modules") for data in given]
     limits = ("exclude_modules", "layers_to_transform")

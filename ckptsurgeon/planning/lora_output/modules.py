@@ -98,7 +98,10 @@ def chosen_modules(one: AdapterView, exclude: Sequence[OptionPattern]) -> tuple[
 
 
 def check_excluded(adapters: Sequence[AdapterView], exclude: Sequence[OptionPattern]) -> Sequence[str]:
-    """Return notes on patterns; raises PatternError for one that matches no module of any of the adapters."""
+    """Return notes on patterns in ``exclude`` that may match fewer modules than meant.
+
+    Raises PatternError for a pattern that matches no module of any of the adapters.
+    """
     every = [named(module) for one in adapters for module in one.adapter.modules]
     return matched([(str(flag), flag.pattern) for flag in exclude], every, "module")[1]
 

@@ -109,7 +109,10 @@ def _spelling(one: AdapterView, placed: Sequence[NamedModule]) -> str:
 
 
 def _metadata(modules: Sequence[NewModule], given: Mapping[str, str]) -> dict[str, str]:
-    """Return the metadata of the output: kohya's have the new rank and alpha, and no hashes of the former file."""
+    """Return the metadata of the output: ``given``, those of the adapter's file, without the hashes of that file.
+
+    If kohya's scripts recorded a rank and an alpha in them, these get their new values.
+    """
     kept = {name: value for name, value in given.items() if not name.startswith(HASHES)}
     for name, values in (
         (DIM, {module.rank for module in modules}),

@@ -53,7 +53,7 @@ def _gates(order: str) -> list[str]:
 
 
 def _tensorflow(inputs: int, hidden: int, outputs: int) -> Shapes:
-    """Return the variables of the network in TensorFlow, with their shapes."""
+    """Return the variables of Coqui STT's network in TensorFlow, with their shapes."""
     dense = {1: (inputs, hidden), **dict.fromkeys((2, 3, 5), (hidden, hidden)), 6: (hidden, outputs)}
     weights: Shapes = {f"layer_{n}.weights": shape for n, shape in dense.items()}
     biases: Shapes = {f"layer_{n}.bias": shape[1:] for n, shape in dense.items()}

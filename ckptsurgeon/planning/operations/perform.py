@@ -117,7 +117,10 @@ def perform(
 
 
 def _add(result: DerivedSource, operation: Operation) -> None:
-    """Add the tensor of a constant after all others; raises PlanError if its name exists already."""
+    """Add the tensor that ``operation``, a constant, makes; raises PlanError if another tensor has its name.
+
+    The new tensor comes after all others.
+    """
     if operation.name in result.tensors:
         raise PlanError(f"{operation}: a tensor has this name already.", hint="Give one of the two another name.")
     _put(result, operation.name, given(operation.fields["values"]), operation, of=operation.name)

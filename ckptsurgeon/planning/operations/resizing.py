@@ -116,7 +116,10 @@ def _seed_of(seed: int, key: str) -> int:
 
 
 def scaled_part(operation: Operation, key: str, info: TensorInfo) -> TensorInfo:
-    """Return a tensor multiplied by ``by``: all of it, or the elements ``begin`` to ``end`` along ``dim``."""
+    """Return a tensor multiplied by a number: all of it, or the elements from ``begin`` to ``end`` along ``dim``.
+
+    The number (``by``), ``begin``, ``end`` and ``dim`` are fields of the operation.
+    """
     factor = float(operation.fields["by"])
     begin, end, given = operation.fields["begin"], operation.fields["end"], operation.fields["dim"]
     if (begin, end, given) == (0, ALL, 0):

@@ -44,7 +44,10 @@ class DonorRows(Brief):
         return sorted((own, row) for own, row in pairs if own is not None and isinstance(row, int))
 
     def wanted(self, rows: VocabularyRows) -> list[int]:
-        """Return the rows of the destination that are made, those of tokens that the donor has and the source lacks."""
+        """Return the rows of the destination that are made from rows of the donor.
+
+        They are the rows of tokens that the donor has and the source lacks.
+        """
         pairs = enumerate(zip(self.rows, rows.rows, strict=True))
         return [place for place, (own, row) in pairs if own is not None and row is None]
 

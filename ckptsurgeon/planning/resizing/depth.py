@@ -213,7 +213,7 @@ def changed_depth(
 
 
 def _of_one_layer(path: str, layers: Sequence[Layer], before: Network, after: Network) -> Iterator[str]:
-    """Yield the temporary key of each copied tensor that a layer of the output with this number does not have."""
+    """Yield the temporary key of each copied tensor that the output does not have in the layer with the new number."""
     for number, layer in enumerate(layers):
         own = f"{path}.{layer.source}."
         for key in before.tensors:
@@ -222,7 +222,7 @@ def _of_one_layer(path: str, layers: Sequence[Layer], before: Network, after: Ne
 
 
 def _check_outside(field: str, paths: Sequence[str], before: Network, after: Network) -> None:
-    """Raise PlanError if a tensor outside the lists of layers has another shape with another number of layers."""
+    """Raise PlanError if the shape of a tensor outside the lists of layers depends on the number of layers."""
     for key, info in before.tensors.items():
         other = after.tensors.get(key, info)
         if info.shape != other.shape and not any(_is_in(key, path) for path in paths):

@@ -99,7 +99,10 @@ def _names(selection: Selection, unexpected: Sequence[TensorOrigin]) -> list[str
 
 
 def _idle_copies(selection: Selection, used: set[str]) -> list[str]:
-    """Return a note if rules copy used tensors to names that the destination lacks, else an empty list."""
+    """Return a note on tensors that the destination has under one name, while rules copy them to a name that it lacks.
+
+    Returns an empty list if there are none. ``used`` are the names of destination tensors that a source has, too.
+    """
     placed = {(origin.source, origin.key) for name in used for origin in selection.origins.get(name, ())}
     idle = [
         name

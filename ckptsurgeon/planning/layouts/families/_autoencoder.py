@@ -15,7 +15,7 @@ __all__ = ["ATTENTION", "OLDER", "Autoencoder", "autoencoder_in", "autoencoder_n
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """The number of residual blocks of each level of the encoder and of the decoder, in the order of computing.
+    """How many residual blocks each level has, in the encoder and in the decoder; levels in the order of computing.
 
     ``is_quantised`` is true if the autoencoder has ``quant_conv`` and ``post_quant_conv``, which Flux's lacks.
     """

@@ -92,7 +92,10 @@ class TextEncoder:
 
     @property
     def _own(self) -> list[str]:
-        """The names of the encoder's tensors without prefix; in a pipeline, only the second has a text projection."""
+        """The names of the encoder's tensors without prefix.
+
+        Only the second text encoder of a pipeline has a text projection.
+        """
         return [name for name in TEXT if name != _PROJECTION or self.ours == _SECOND]
 
 
