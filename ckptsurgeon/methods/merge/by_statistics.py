@@ -190,7 +190,7 @@ def _inverse(tensors: Tensors, grams: Sequence[Array], parts: Sequence[float], r
 
 
 def _norm(matrix: Array) -> float:
-    """Return the largest sum of magnitudes of a column."""
+    """Return the 1-norm of a matrix: the largest sum of the magnitudes in a column."""
     return float(abs(matrix).sum(0).max())
 
 

@@ -74,7 +74,10 @@ class _Span:
         return held
 
     def share(self, at: Slice, values: Array) -> Array:
-        """Return where values lie in the range, from 0 to 1; if it is a single value above zero, 1 at this value."""
+        """Return where values lie in the range, from 0 (at ``low``) to 1 (at ``high``).
+
+        If both are equal, the result is 1 for values that reach ``high``, provided that ``high`` is above 0; else 0.
+        """
         if not self.high > self.low:
             single: Array = at.xp.asarray(values >= self.high, dtype=values.dtype) * (self.high > 0) + values * 0
             return single

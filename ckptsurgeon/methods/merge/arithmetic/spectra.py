@@ -48,7 +48,10 @@ The vectors of such values are only rounding errors: of models with the same wei
 
 
 def is_matrix(shape: tuple[int, ...], parameters: Mapping[str, Any]) -> bool:
-    """Return whether a tensor is merged as a matrix: it has two dimensions, values, and ``matrices`` is not off."""
+    """Return whether a tensor is merged as a matrix.
+
+    It is if it has two dimensions and at least one value, and if the parameter ``matrices`` is not off.
+    """
     return len(shape) == 2 and 0 not in shape and bool(parameters.get("matrices", True))
 
 
