@@ -65,7 +65,7 @@ def _outlying(roles: Sequence[Mapping[str, float]], apart: float, fewest: int) -
 
 
 def _lists(sizes: Mapping[str, float]) -> list[list[dict[str, float]]]:
-    """Return, for each list of layers, the sizes by key of each of its roles."""
+    """Return the roles of each list of layers; a role is a map from the keys of its tensors to their sizes."""
     lists: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for key, size in sizes.items():
         if found := NUMBER_IN_KEY.search(key):

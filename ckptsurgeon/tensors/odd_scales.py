@@ -205,7 +205,10 @@ class OddScales:
         return tuple(odd_scale_notes([{path: {kind: [*names] for kind, names in self._kinds().items()}}]))
 
     def _kinds(self) -> dict[str, dict[str, None]]:
-        """Return the names by kind; each matrix also has the kinds of its largest power of two and of its spread."""
+        """Return the names by kind.
+
+        Some kinds contain the number that was measured for a matrix: its power of two (``POWER``), its ``SPREAD``.
+        """
         found = dict(self.names)
         for name, powers in self._powers.items():
             found.setdefault(f"{POWER}{max(powers)!r}", {})[name] = None
@@ -226,9 +229,9 @@ Found: TypeAlias = Mapping[str, Mapping[str, Sequence[str]]]
 def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
     """Yield notes on the tensors in ``found``: one for each checkpoint and each kind of odd scales in it.
 
-    There is also a note if most decoded matrices of a checkpoint are too large or too small, or if some are far larger
-    or smaller than the same matrices of other layers, in one role or, by less, in all roles. The names of one
-    checkpoint may be spread over several items of ``found``.
+    There is also a note if most decoded matrices of a checkpoint are too large or too small. Another note is on
+    matrices that are far larger or smaller than the same matrices of other layers; if all matrices of a layer are, a
+    smaller difference is enough. The names of one checkpoint may be spread over several items of ``found``.
     """
     every = list(found)
     for path in dict.fromkeys(path for one in every for path in one):

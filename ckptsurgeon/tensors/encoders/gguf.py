@@ -76,14 +76,17 @@ def _codes(blocks: Array, scales: Array, middle: int) -> Array:
 
 
 def _block(*parts: Array) -> Array:
-    """Return the bytes of blocks: float32 numbers are stored as float16, and bytes as they are."""
+    """Return the bytes of blocks, joined from ``parts``: float32 numbers become float16, and bytes stay as they are."""
     return np.concatenate(
         [one if one.dtype == np.uint8 else np.ascontiguousarray(one.astype("<f2")).view("u1") for one in parts], 1
     )
 
 
 def _low(codes: Array) -> Array:
-    """Return the lower four bits of codes, two codes in a byte: the lower bits are from the first half of a block."""
+    """Return the lower four bits of codes, two codes in a byte.
+
+    The lower half of each byte has a code of the first half of a block, the upper half one of the second half.
+    """
     return bits_together(codes & np.uint8(15), 4, SIZE // 2)
 
 

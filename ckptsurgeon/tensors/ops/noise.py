@@ -63,10 +63,9 @@ def _only(at: int, dims: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=8)
 def _copies(runs: tuple[tuple[int, int], ...]) -> tuple[Array, Array, Array]:
-    """Return three arrays with an entry for each index.
+    """Return three arrays with an entry for each index along the dimension, which is a copy of an original index.
 
-    They are the index of which it is a copy, the number of copies of that index before it, and the number of all of
-    them.
+    The entries are the original index, how many copies of it come before this one, and how many copies it has in all.
     """
     original = np.concatenate([np.arange(begin, end) for begin, end in runs])
     order = np.argsort(original, kind="stable")
