@@ -19,7 +19,7 @@ INDEPENDENT = "independent of batch and padding"
 CLIPS = 4
 TOLERANCE = 1e-3
 TOLERANCE_BF16 = 3e-2
-"""The largest relative difference of losses that count as equal; the second one is for ``bf16``."""
+"""Losses count as equal up to the relative difference ``TOLERANCE``, or ``TOLERANCE_BF16`` in a run with ``bf16``."""
 MORE_PADDING = 0.5
 """The length of the added padding, as a share of the length of the batch."""
 IGNORED = -100

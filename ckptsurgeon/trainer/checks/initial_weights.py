@@ -51,8 +51,9 @@ def z_score(value: Tensor, others: Sequence[Tensor]) -> float:
 
 
 def _of_few(mine: Tensor, theirs: Tensor) -> Tensor:
-    """Return the z-scores of a small tensor's mean, standard deviation and furthest value, as a tensor (3,).
+    """Return three z-scores of a small tensor, as a tensor (3,).
 
+    They are those of its mean, its standard deviation, and the value that is furthest from the mean of ``theirs``.
     ``mine`` are the values of the tensor, ``theirs`` the values of all other draws. The scores are exact for values
     from a normal distribution: the variance of n such values follows a chi-squared distribution with ``n - 1`` degrees
     of freedom. For uniform values, the scores are smaller.
@@ -100,11 +101,12 @@ DRAW_LIMIT_S = 3.0
 def initialised_tensors(
     model: nn.Module, target: TargetSpec, keys: Collection[str], seed: int, *, parts: Mapping[str, Tensor] | None = None
 ) -> Check:
-    """Check that new tensors have the mean, deviation and bounds of what their initialisers draw with other seeds.
+    """Check that the values of new tensors look as if their initialisers had drawn them.
 
-    ``keys`` are the keys of the new tensors, which were drawn with ``seed``. Constants must be equal; random values
-    must differ between seeds. ``parts`` maps the keys of tensors that are only partly new to masks: only the values
-    whose mask is true are compared.
+    Each initialiser is run again with other seeds. The results must have about the same mean, standard deviation and
+    bounds as the new tensor. Constants must be equal, but random values must differ. ``keys`` are the keys of the new
+    tensors, which were drawn with ``seed``. ``parts`` maps the keys of tensors that are only partly new to masks: only
+    the values whose mask is true are compared.
     """
     parts = {key: part for key, part in (parts or {}).items() if part.any()}
     wanted = [key for key in target.tensors if (key in keys or key in parts) and target.tensors[key].numel]

@@ -42,7 +42,7 @@ from .updates import finite_steps, frozen_unchanged, gradient_norm, trained_tens
 __all__ = ["checks_after", "checks_before", "checks_during", "collect_checks", "smoke_test"]
 
 SHARDED = "each process holds a shard of the model (--strategy fsdp)"
-"""Why checks that need the whole model in one process do not run."""
+"""The reason why some checks do not run: they need the whole model in one process."""
 
 
 def collect_checks(when: str, checks: Iterable[Check], tell: Observer) -> tuple[Check, ...]:

@@ -21,7 +21,10 @@ FILES_OPEN = 256
 
 
 class Cell(NamedTuple):
-    """The position of a sound in a table: the index of a row, and the name of a column of structs with ``bytes``."""
+    """The position of a sound in a table: the index of a row, and the name of a column.
+
+    The values of the column are structs, whose field ``bytes`` has the sound.
+    """
 
     column: str
     row: int

@@ -29,10 +29,10 @@ class BatchSize:
     seconds: float | None = None
 
     def pools(self, places: Sequence[int], lengths: Sequence[float]) -> Iterator[list[int]]:
-        """Divide the clip indices ``places``, without changing their order, into lists for some dozens of batches each.
+        """Divide the clip indices ``places`` into lists; each has the clips of some dozens of batches.
 
-        The clips of a list are then sorted by length and cut into batches. The last list may be shorter. ``lengths``
-        are the lengths of all clips in seconds.
+        The order of the indices stays the same. The caller sorts the clips of each list by length and cuts them into
+        batches. The last list may be shorter. ``lengths`` are the lengths of all clips in seconds.
         """
         if self.seconds is None:
             size = POOL * self.clips

@@ -20,7 +20,7 @@ from .sound import Clip
 __all__ = ["Split", "read_split", "resolve_paths"]
 
 TOO_SHORT = "with fewer frames than tokens"
-"""The reason for which CTC cannot learn from a clip; https://www.cs.toronto.edu/~graves/icml_2006.pdf."""
+"""Describes clips that are left out because CTC cannot align them; https://www.cs.toronto.edu/~graves/icml_2006.pdf."""
 
 
 @dataclass(frozen=True)

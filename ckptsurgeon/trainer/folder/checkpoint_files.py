@@ -120,7 +120,8 @@ def damage_error(
 ) -> FormatError:
     """Return the error for the damaged file ``path`` of the checkpoint in ``folder``.
 
-    Its hint says how to resume from the last of ``others``, the folders of other complete checkpoints.
+    ``why`` is the end of its message. Its hint says how to resume from the last of ``others``, the folders of other
+    complete checkpoints.
     """
     if not others:
         return FormatError(f"{escape(path)} is damaged: {why}.", hint="No other checkpoint of the run is complete.")

@@ -1,1 +1,1 @@
-"""The loggers, which get the figures of a run in addition to its log. Each is a module with the name of the logger."""
+"""Loggers, such as TensorBoard: they get a copy of a run's log. Each is a module whose name is the logger's name."""

@@ -56,7 +56,10 @@ class WeightsAndBiases(Logger):
         self._run.finish(exit_code=summary.exit_code)
 
     def _place(self, mode: str) -> str:
-        """Return where the figures are, for the user: the web address of the run, or a folder and how to send it."""
+        """Return where the user finds the figures: the web address of the run, or a folder and how to send it.
+
+        ``mode`` is the mode of the client, such as ``offline``.
+        """
         if mode != OFFLINE:
             return self._run.url or f"nowhere, because WANDB_MODE is {mode}"
         folder = os.path.relpath(os.path.dirname(self._run.dir))

@@ -231,7 +231,10 @@ def describe_lost_rank(rank: int, reason: str) -> str:
 
 
 def is_communication_error(error: Exception) -> bool:
-    """Return whether an error may mean that a rank has ended: gloo's RuntimeErrors mention source files of gloo."""
+    """Return whether an error may mean that a rank has ended, by its class and message.
+
+    Messages of gloo's errors, which are RuntimeErrors, contain the names of gloo's source files.
+    """
     from torch import distributed
 
     if isinstance(error, distributed.DistError):

@@ -26,10 +26,10 @@ __all__ = ["ShardedModel"]
 T = TypeVar("T")
 
 CHECKED_PASSES = 3
-"""In this many first forward passes, the ranks check before each layer that all of them use the same layer.
+"""In the first forward passes, this many, the ranks check before each layer that all of them use the same layer.
 
-This takes time, so later passes are checked only at their end. A model that drops layers at random most likely does so
-in the first passes.
+These checks take time. So in later passes, the ranks compare the layers that they used only after the backward pass. A
+model that drops layers at random most likely does so in the first passes.
 """
 
 SAME_LAYERS = (

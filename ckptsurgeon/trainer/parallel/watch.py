@@ -20,7 +20,7 @@ from .device_group import GRACE_S
 __all__ = ["RankWatch"]
 
 GONE, BYE = 0, 1
-"""Messages: GONE means that a rank died or had an error, BYE that the sender left the block without an error."""
+"""Messages: GONE: a rank died or had an error. BYE: the sender left the block of ``RankWatch`` without an error."""
 
 
 class RankWatch:

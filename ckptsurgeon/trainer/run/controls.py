@@ -214,7 +214,7 @@ def _first_loss(loop: TrainingLoop) -> float:
 
 
 def _loaded_keys(job: Job) -> list[str]:
-    """Return the keys of the tensors all of whose values come from sources, without those tied to a new tensor."""
+    """Return the keys of the tensors whose values all come from sources; tensors tied to a new one are left out."""
     assert job.init is not None
     return [key for key in job.target.tensors if job.target.ties.get(key, key) not in job.init.new]
 

@@ -50,7 +50,10 @@ def check_known_settings(lineage: Mapping[str, Any], config: str, folder: RunFol
 
 
 def _given(settings: Any) -> dict[str, Any]:
-    """Return settings without those that are None, also in nested settings; None stands for a default or infinity."""
+    """Return settings without those that are None, also in nested sections.
+
+    In recorded settings, None stands for a default or for infinity.
+    """
     return {
         name: {key: one for key, one in value.items() if one is not None}
         if isinstance(value, Mapping) and name not in ("freeze", "lr_scale")

@@ -102,7 +102,7 @@ def check_data(job: Job, old: Mapping[str, str], run: str) -> Iterator[str]:
 
 
 def _named(job: Job, name: str) -> str:
-    """Return, for a message, the value that the configuration gives ``name`` (tokens, segmenter or a split)."""
+    """Return the value of a field of ``data`` as text for a message; ``name`` is tokens, segmenter or a split."""
     given: Any = getattr(job.settings.data, name)
     if name == "segmenter":
         return str(given)

@@ -41,7 +41,7 @@ WRITTEN = (
     "config.yaml", LINEAGE, "log.jsonl", "checks.json", "result.json", "curves.png", BEST, ADAPTER, "events", "steps",
     "last", "dev.hypotheses.jsonl", "test.hypotheses.jsonl", LOGGER_IDS,
 )  # fmt: skip
-"""The names that a run writes in its folder."""
+"""The names of the files and folders that a run writes into its folder."""
 BY_LOGGERS = ("wandb", "mlruns")
 """The folders that loggers write into the folder of a run; they may contain files of other runs or of the user."""
 
@@ -159,9 +159,10 @@ def _same_init(path: str, files: Sequence[dict[str, object]]) -> InitCheckpoint:
 
 
 def check_overfitting(start: RunStart, asked: bool, folder: RunFolder) -> bool:
-    """Return whether the run trains on one batch only: for a new run ``asked``, for a resumed run its own record.
+    """Return whether the run trains on one batch only.
 
-    Raises ConfigError if ``asked`` is true, but the resumed run was started on all of its data.
+    ``asked`` is whether the user asks for this now. It decides for a new run; for a resumed run, the record of its
+    start decides. Raises ConfigError if ``asked`` is true, but the resumed run was started on all of its data.
     """
     if start.known is None:
         return asked

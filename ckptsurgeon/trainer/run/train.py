@@ -177,7 +177,11 @@ def train(
 def _check_modes(
     check_only: bool, preprocess_only: bool, resume: bool, evaluate: str | None, *, controls: bool, overfit: bool
 ) -> None:
-    """Raise ConfigError if an option that does not train is given with an option that contradicts it."""
+    """Raise ConfigError if ``check_only``, ``preprocess_only`` or ``evaluate`` is combined with another mode.
+
+    Each of the three replaces training, so each excludes the other two, and the options for training that are
+    arguments here.
+    """
     if evaluate is not None and evaluate not in SPLITS:
         raise ConfigError(f"there is no split {escape(evaluate)} to evaluate.", hint=f"Use {' or '.join(SPLITS)}.")
     modes = (("--check-only", check_only), ("--preprocess-only", preprocess_only), ("--evaluate", evaluate))

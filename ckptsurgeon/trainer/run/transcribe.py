@@ -192,7 +192,7 @@ def _texts(job: Job, model: torch.nn.Module, clips: Sequence[Clip], batch_size: 
 
 
 def _read(task: Any, model: torch.nn.Module, batch: Batch) -> list[str]:
-    """Return the text of each clip of a batch."""
+    """Return the text of each clip of a batch, by the task's method ``read`` or, without it, ``measure``."""
     if hasattr(task, "read"):
         return list(task.read(model, batch))
     return [row["hypothesis"] for row in task.measure(model, batch)]

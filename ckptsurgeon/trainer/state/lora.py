@@ -27,7 +27,10 @@ PREFIX = "base_model.model."
 
 
 def _modules_hint(keys: Collection[str]) -> str:
-    """Return a hint that lists the modules with a weight by name (the last part of the path), each name once."""
+    """Return a hint that lists the names of a model's modules with a weight; ``keys`` are the keys of the model.
+
+    A name is the last part of a module's path. Equal names are listed once.
+    """
     names = [key.rpartition(".")[0].rpartition(".")[2] for key in keys if key.endswith(".weight")]
     named = [name for name in dict.fromkeys(names) if name and not name.isdigit()]
     return f"The model's modules are {listing(named, 8, where='')}." if named else ""

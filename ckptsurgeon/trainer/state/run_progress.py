@@ -10,7 +10,10 @@ __all__ = ["COLLAPSED", "DONE", "FAILED", "LOST", "NONFINITE", "PATIENCE", "RunP
 
 DONE, PATIENCE, NONFINITE, COLLAPSED, LOST = "done", "patience", "nonfinite", "collapsed", "lost"
 FAILED = "failed"
-"""These are the reasons why a run may end, besides signals. FAILED means that a check failed before the first step."""
+"""The reason why a run ended, as for the names above: a check before the first step failed.
+
+A signal may also end a run; the reason is then the name of the signal.
+"""
 
 
 @dataclass

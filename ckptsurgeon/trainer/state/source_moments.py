@@ -100,7 +100,7 @@ def _like(parameter: Tensor, value: Tensor) -> Tensor:
 def _open(init: InitCheckpoint, stack: ExitStack) -> dict[int, _Moments]:
     """Open the moments in the sources of the initial weights; return them by the index of the source in the recipe.
 
-    Raises ConfigError if no source has moments.
+    ``stack`` closes the files when it is closed. Raises ConfigError if no source has moments.
     """
     assert init.recipe is not None
     sources, folder = init.recipe.sources, os.path.dirname(os.path.abspath(init.path))
@@ -118,7 +118,8 @@ def _open(init: InitCheckpoint, stack: ExitStack) -> dict[int, _Moments]:
 def _moments(source: PlanSource, folder: str, stack: ExitStack) -> _Moments | None:
     """Open the moments in a source's files, and apply the source's operations; return None if there are no moments.
 
-    ``folder`` is the folder of the initial weights, to which the source's path is relative.
+    ``folder`` is the folder of the initial weights, to which the source's path is relative. ``stack`` closes the files
+    when it is closed.
     """
     path = os.path.join(folder, source.path)
     try:

@@ -101,7 +101,7 @@ _RECURRENT = {
 
 
 def _convolution_backward(args: tuple[Any, ...]) -> int:
-    """Return the operations of a convolution's backward pass from the operator's ``args``.
+    """Return the number of floating-point operations in a convolution's backward pass, from the operator's ``args``.
 
     Each gradient that is wanted, of the input or of the weight, takes as many operations as a forward pass. torch's own
     formula ignores groups: for the positional convolution of wav2vec 2.0, it counts 16 times too many.
@@ -112,7 +112,10 @@ def _convolution_backward(args: tuple[Any, ...]) -> int:
 
 
 def _recurrent(args: tuple[Any, ...]) -> int:
-    """Return the operations of a recurrent layer from the operator's ``args``: two per matrix element and time step."""
+    """Return the number of floating-point operations in a recurrent layer, from the operator's ``args``.
+
+    There are two for each element of a matrix, in each time step of each clip.
+    """
     weights = args[1] if isinstance(args[1], (list, tuple)) else args[1:5]
     matrices = [one for one in weights if isinstance(one, Tensor) and one.dim() == 2]
     return 2 * int(math.prod(args[0].shape[:-1])) * sum(one.numel() for one in matrices)

@@ -49,7 +49,10 @@ def _ignore_stop_signals(worker: int) -> None:
 
 
 def _exit_for(parent: int) -> None:
-    """Receive stop signals, and end the process at a SIGTERM from the process with the id ``parent``."""
+    """Wait for stop signals, for ever; end the process at a SIGTERM from the process with the id ``parent``.
+
+    All other stop signals are ignored.
+    """
     while True:
         found = signal.sigwaitinfo(SIGNALS)
         if found.si_signo == signal.SIGTERM and found.si_pid == parent:

@@ -70,7 +70,7 @@ class WordScores:
         return self._words(0.0, self._ngrams.begin(), ())
 
     def extend(self, words: _Words, token: int) -> _Words:
-        """Return the _Words of the text of ``words`` with one more token."""
+        """Return the _Words of a text that consists of the text of ``words`` and one more token."""
         if token not in self.breaks:
             return self._words(words.score, words.state, (*words.open, token))
         return self._words(words.score + words.gain, words.after, () if token in self._spaces else (token,))
@@ -197,9 +197,10 @@ class CTCSearch:
     def _join(self, beam: _Beam, frame: Numbers, letters: Places, label: Numbers, grown: Numbers) -> None:
         """Add up the probabilities of texts that are both in the beam and in ``grown``, in place.
 
-        ``label`` (beam,) has the log-probabilities of the prefixes in the beam, ``grown`` (beam, letters) those of each
-        prefix plus one of ``letters``. If the beam has a prefix and its parent, the parent plus one token is the same
-        text as the prefix. The probability of this text in ``grown`` is added to ``label``, and then set to 0.
+        ``letters`` are the indices of the next tokens that are tried. ``label`` (beam,) has the log-probabilities of
+        the prefixes in the beam, ``grown`` (beam, letters) those of each prefix plus one of these tokens. If the beam
+        has a prefix and its parent, the parent plus one token is the same text as the prefix. The probability of this
+        text in ``grown`` is added to ``label``, and then set to 0.
         """
         import numpy as np
 
@@ -217,7 +218,10 @@ class CTCSearch:
                 grown[parent, columns[one.token]] = -np.inf
 
     def _gains(self, beam: _Beam, letters: Places) -> Any:
-        """Return the scores (beam, letters) of the words in each prefix plus one of ``letters``."""
+        """Return the scores (beam, letters) of the words in each text that is a prefix of the beam plus one token.
+
+        ``letters`` are the indices of these tokens.
+        """
         import numpy as np
 
         if self._scores is None:
@@ -231,7 +235,8 @@ class CTCSearch:
         """Return the beam of the prefixes with the indices ``places``.
 
         The first indices stand for the prefixes of ``beam``, whose new log-probabilities are in ``old``. The next
-        beam * letters indices stand for each prefix plus one of ``letters``, with the log-probabilities ``grown``.
+        beam * letters indices stand for each prefix plus one of the tokens ``letters``; ``grown`` has their
+        log-probabilities.
         """
         import numpy as np
 

@@ -234,9 +234,9 @@ class _Reader:
         return found
 
     def _numbers(self, size: int, keys: Integers, longer: int) -> Integers:
-        """Return the indices of the n-grams of ``size`` words with these ``keys``; longer n-grams begin with them.
+        """Return the index of each n-gram of ``size`` words whose key is in ``keys``.
 
-        Raises FormatError if one is missing; ``longer`` is the number of words of the longer n-grams, for the message.
+        Each of them is the beginning of an n-gram of ``longer`` words. Raises FormatError if one is not in the file.
         """
         known = self._orders[size - 1].keys
         places = known.searchsorted(keys)
