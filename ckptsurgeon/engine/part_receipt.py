@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 __all__ = ["CHANGES", "EVERY", "NO_MAGNITUDE", "ZERO", "ZERO_DORA", "PartReceipt"]
 
 CHANGES = EVERY, ZERO, ZERO_DORA, NO_MAGNITUDE = "every", "zero", "zero DoRA", "no magnitude"
-"""The kinds of tensors that an adapter changes: every tensor; those whose change is zero, as a factor is; those of DoRA
-with such a factor, whose magnitudes may still change them; those of DoRA in which a magnitude is zero."""
+"""Names of groups of the tensors for which an adapter has factors.
+
+EVERY: all of these tensors. ZERO: those that do not change, because a factor is zero. ZERO_DORA: those with a zero
+factor that the magnitudes of DoRA may still change. NO_MAGNITUDE: those for which a magnitude of DoRA is zero.
+"""
 
 
 @dataclass
@@ -28,9 +31,9 @@ class PartReceipt:
     tensor is looked at. ``negative`` counts variances that became negative.
 
     ``odd_scales`` is {path of a source: {kind of suspicious scale: names of quantised tensors}}. ``adapters`` is {path
-    of an adapter: {kind in ``CHANGES``: keys of the tensors}}. ``zeros`` is {path of a source: {name of its file: the
-    offsets of pages of zeros that were read}}. ``digest`` is the SHA-256 of all bytes of the file that
-    do not belong to a tensor.
+    of an adapter: {name of a group in ``CHANGES``: keys of the tensors}}. ``zeros`` is {path of a source: {name of its
+    file: the offsets of pages of zeros that were read}}. ``digest`` is the SHA-256 of all bytes of the file that do not
+    belong to a tensor.
     """
 
     name: str

@@ -52,7 +52,10 @@ def _holds(box: Box) -> bool:
 
 
 def aligns(step: Step) -> bool:
-    """Return whether the policy of a merge can align all its inputs with the output, and its statistics fit."""
+    """Return whether the policy of a merge can align all inputs with the output.
+
+    If the merge uses statistics of the models, such as Gram matrices, their shapes must fit the output, too.
+    """
     if step.merge is not None and step.merge.statistics and not _fits_statistics(step, step.merge):
         return False
     shapes = [shape_in(step, one) for one in step.combined]
@@ -68,7 +71,10 @@ def aligns(step: Step) -> bool:
 
 
 def _fits_statistics(step: Step, merge: Merge) -> bool:
-    """Return whether a step has statistics for each of its models, in the shape that belongs to its tensor."""
+    """Return whether a step has statistics for each of its models, in the shape that the merge method needs.
+
+    The shape depends on the shape of the merged tensor.
+    """
     statistics = step.inputs[len(step.combined) :]
     alike = len(statistics) == len(step.combined) and not step.policy and not merge.base
     return alike and merge.fits(step.shape, [one.shape for one in statistics])
@@ -187,6 +193,9 @@ class MissingRowFiller:
 
 
 def _lent(rows: VocabularyRows) -> VocabularyRows:
-    """Return the rows of a model that other models use for tokens that they lack; all other rows become None."""
+    """Return ``rows``, the rows of one model, with None in place of most rows.
+
+    Only those rows remain that are given to other models, for tokens that the other models lack.
+    """
     lent = dict(rows.lent)
     return replace(rows, rows=tuple(lent.get(place) for place in range(len(rows.rows))))

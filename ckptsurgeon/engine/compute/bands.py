@@ -24,7 +24,7 @@ BAND_BYTES = 1 << 20
 KEPT = 2
 """How many bands of each matrix are cached: threads that compute adjacent blocks need the same band or the next."""
 WIDE = 4
-"""A strip is read from a band if the matrix has more than this many times as many columns as the strip."""
+"""A strip of columns is read from a cached band if the matrix is more than this many times as wide as the strip."""
 
 
 class OpenFiles(Protocol):

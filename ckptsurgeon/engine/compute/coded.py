@@ -58,7 +58,10 @@ def fits(step: Step, part: CodedPart) -> bool:
 
 
 def _has_order(step: Step, part: CodedPart) -> bool:
-    """Return False if the step needs an order of columns (``g_idx``) as its last input, and has no suitable one."""
+    """Return whether a step has the order of columns (``g_idx``) that it needs; True if it needs none.
+
+    The order is the last input of the step. ``part`` is the part of a quantised tensor that the step makes.
+    """
     if not dict(part.facts).get("ordered"):
         return True
     order = step.column_order
@@ -133,9 +136,10 @@ def coding_of(
 
 
 def _reader(info: TensorInfo, weight: ComputedWeight, order: Array | None) -> Read:
-    """Return a function that reads the tensors of which ``info`` is computed: the weight, and the order of its columns.
+    """Return a function that reads the tensors from which ``info`` is computed.
 
-    ``order`` has the values of the latter, the last tensor of ``info.made.of``.
+    These are the weight and, as the last tensor of ``info.made.of``, the order of the weight's columns. ``order`` has
+    the values of this last tensor; it is None if ``info`` is computed from the weight alone.
     """
     if order is None:
         return weight.read

@@ -65,7 +65,7 @@ ARRAYS = {"float32": 5, "float64": 10}
 It is needed for the base, sums, products of the adapters, and rounded values."""
 
 KEPT = 3
-"""The most arrays of a factor's size that are in memory at once for each factor: as read, and times its weight."""
+"""For each factor, at most this many arrays of its size are in memory at once, such as the factor times its weight."""
 
 
 def adapting_places(step: Step) -> list[OutputBlock]:
@@ -97,15 +97,18 @@ def adapting_passes(step: Step) -> int:
 
 @dataclass
 class AdapterChanges:
-    """Records the tensors that each adapter changes, and those that its factors or magnitudes leave without a change.
+    """Records the tensors that each adapter changes, and those whose change is zero because of a factor or magnitude.
 
-    ``keys`` is {index of the adapter among the sources: {kind: keys of tensors}}; the kinds are ``CHANGES``.
+    ``keys`` is {index of the adapter among the sources: {name of a group in ``CHANGES``: keys of tensors}}.
     """
 
     keys: dict[int, dict[str, list[str]]] = field(default_factory=dict)
 
     def add(self, step: Step, changes: Sequence[LowRankChange]) -> None:
-        """Record the changes of a step; the product of two factors is zero if one of them is."""
+        """Record what the adapters change in the tensor of a step.
+
+        A change is zero if one of its two factors is zero, because the change is their product.
+        """
         for (_, own), one in zip(_lora(step).parted(step.inputs), changes, strict=True):
             of = self.keys.setdefault(own[-1].source, {kind: [] for kind in CHANGES})
             factors = [factor for factor in (one.left, one.right) if factor is not None]

@@ -74,7 +74,10 @@ def _places(shape: tuple[int, ...], limit: int, itemsize: int) -> tuple[OutputBl
 
 
 def _count(step: Step) -> int:
-    """Return how many tensors a slice has values of: the models, the base, and statistics of single elements."""
+    """Return how many tensors have values in a slice: those of the models and the base, and perhaps statistics.
+
+    Statistics are in a slice only if they have one value for each element, as Fisher information has.
+    """
     return len(step.combined if merge_of(step).statistics != FISHER else step.inputs)
 
 
@@ -178,7 +181,7 @@ class MergedTensors:
         return Slice(tuple(values), base, place.offset, place.index, self.library.xp, self._statistics_in(place.box))
 
     def _statistics_in(self, box: Box) -> tuple[Array, ...]:
-        """Return the part ``box`` of the statistics of each model, if they are of single elements."""
+        """Return the part ``box`` of each model's statistics, if these have one value for each element; else ()."""
         read = (self._widened(read_as(source, info, box), info.dtype, box) for info, source in self._sliced)
         return tuple(map(self.library.put, read))
 

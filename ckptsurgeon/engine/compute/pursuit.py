@@ -32,7 +32,10 @@ BASIS_BYTES = 128 << 20
 TOGETHER = 256
 """The most new tokens that are computed together."""
 BAND_BYTES, BAND_ROWS = 16 << 20, 8192
-"""The most rows of the donor that are read at once: in bytes in single precision, and in number."""
+"""The largest size and the largest number of rows of the donor that are read at once.
+
+The size is that of the rows in single precision, in bytes.
+"""
 ARRAYS = 6
 """How many arrays in double precision, with a row for each token that is computed together, are in memory at once."""
 

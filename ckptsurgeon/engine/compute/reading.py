@@ -157,11 +157,17 @@ def _overlapping(made: Concatenated, box: Box) -> Iterator[tuple[TensorInfo, Box
 
 
 FEW = 8
-"""Up to this many runs of indices are read one by one; more are read with what is between them, if that is little."""
+"""Up to this many runs of indices are read one by one.
+
+More runs are read together, with the elements between them, unless there are too many of these elements.
+"""
 
 
 def _taken(read: Read, made: Taken, box: Box) -> Array:
-    """Return the part ``box`` of the elements that ``made`` takes from a tensor."""
+    """Return the part ``box`` of a tensor that consists of elements of another tensor.
+
+    ``made`` says which elements, by runs of indices along one dimension. ``read`` returns a part of the other tensor.
+    """
     dim, (first, last) = made.dim, box[made.dim]
     pieces, at = [], 0
     for begin, end in made.runs:

@@ -28,7 +28,10 @@ ELEMENTS = 1 << 18
 """How many elements are read at once to compute the mean of all rows."""
 
 NEAR = 8
-"""Rows are read at once if the range that contains them has at most this many times as many rows as are needed."""
+"""Rows along an axis other than the first are read at once, as one range, if the range is not too long.
+
+It may have at most this many times as many rows as are needed.
+"""
 
 
 def mapped_boxes(step: Step, limit: int) -> Iterator[Box]:

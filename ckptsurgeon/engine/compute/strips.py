@@ -47,7 +47,10 @@ def coding_boxes(info: TensorInfo) -> Iterator[Box]:
 
 
 def held_bytes(info: TensorInfo) -> int:
-    """Return the size in bytes of a matrix of the part ``info``; 0 if the part is not computed in strips of columns."""
+    """Return the bytes of a matrix that is in memory until all its strips of columns are computed.
+
+    ``info`` is the part of a quantised tensor that has the matrix. Returns 0 if it is not computed in strips.
+    """
     return prod(info.shape[-2:]) * raw_dtype(info.dtype).itemsize if _is_transposed(info) else 0
 
 

@@ -136,7 +136,7 @@ class _Descent:
     def _linear(self, number: int) -> list[Part]:
         """Return the parts of a group that can be compared.
 
-        Both models have their tensors, and no tensor has the group along two axes.
+        A part can be compared if both models have its tensors, and no tensor has the group along two axes.
         """
         return [
             part
@@ -202,9 +202,9 @@ class _Descent:
         return units, queries
 
     def _pair(self, number: int, part: Part) -> TensorPair:
-        """Return the two tensors that are compared for a part.
+        """Return the two tensors that are compared for a part: one of the reference, and one of the model.
 
-        In that of the model, the units of all other groups are in their current order.
+        In the model's tensor, the units of all other groups than the group ``number`` are in their current order.
         """
         if len(part.keys) == 1:
             key = part.keys[0]
@@ -270,7 +270,11 @@ def _stacked(infos: Sequence[TensorInfo]) -> TensorInfo:
 
 
 def _best(units: Array, queries: Array | None, sharing: int) -> tuple[Array, Array]:
-    """Return the best order of units, and of the heads of queries that share them."""
+    """Return the best order of the units of a group, and the best order of the query heads that share the units.
+
+    ``units`` and ``queries`` are the matrices of inner products of all pairs of units, and of all pairs of query heads.
+    ``queries`` is None if no query heads share the units. ``sharing`` is how many query heads share one unit.
+    """
     if queries is None:
         return assignment(units), np.arange(0)
     number = len(units)

@@ -201,7 +201,10 @@ def _is_of_folders(writer: Writer) -> bool:
 
 
 def _names_of_writers(fits: Callable[[Writer], bool]) -> list[str]:
-    """Return the names of the formats whose writer ``fits``: those of ``USUAL`` first, those of folders last."""
+    """Return the names of the formats for whose writer ``fits`` returns true.
+
+    The formats in ``USUAL`` come first, the formats whose outputs are always folders last.
+    """
     found = [writer.name for writer in sorted(writers().values(), key=_is_of_folders) if fits(writer)]
     return [name for name in USUAL if name in found] + [name for name in found if name not in USUAL]
 

@@ -23,9 +23,10 @@ class Errors(NamedTuple):
 
     @staticmethod
     def between(old: Bytes, new: Bytes, made: Bytes, dtype: str) -> Errors:
-        """Return the sums for a block: ``old`` and ``new`` are the exact blocks, ``made`` is used in place of ``new``.
+        """Return the sums for one block of elements of ``dtype``; they are not finite if an element is not finite.
 
-        The sums are not finite if an element is not finite. Elements are of ``dtype``.
+        ``old`` and ``new`` are the exact bytes of the block in both checkpoints. ``made`` are the bytes that the patch
+        makes: they approximate ``new``.
         """
         before, after, found = (widened(one.view(raw_dtype(dtype)), dtype) for one in (old, new, made))
         with np.errstate(all="ignore"):

@@ -122,7 +122,8 @@ def resampled(have: int, want: int, method: str, *, antialias: bool) -> Interpol
 def _plain(place: int, have: int, scale: float, method: str) -> Row:
     """Return the indices of the two or four inputs nearest to the output at the index ``place``, and their weights.
 
-    Beyond the ends of the axis, the first or the last input is used.
+    Beyond the ends of the axis, the first or the last input is used. ``have`` is the number of inputs, ``scale`` the
+    number of inputs for each output.
     """
     centre = (place + 0.5) * scale - 0.5
     if method == "bilinear":
@@ -137,7 +138,8 @@ def _plain(place: int, have: int, scale: float, method: str) -> Row:
 def _widened(place: int, have: int, scale: float, method: str) -> Row:
     """Return the indices of all inputs under the antialiasing kernel of the output at ``place``, and their weights.
 
-    The kernel is wider if the output is smaller than the input.
+    The kernel is wider if the output is smaller than the input. ``have`` is the number of inputs, ``scale`` the number
+    of inputs for each output.
     """
     kernel, radius = _KERNELS[method]
     wide = max(scale, 1.0)
