@@ -17,7 +17,7 @@ HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_atten
 KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads")
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k_experts")
-"""For each size, the names that different configurations give its field; the first name that exists is used."""
+"""This constant and those above list, for each size, the possible names of its field; the first that exists is used."""
 MOST = 2**31
 """Numbers from this one on are not plausible as sizes, and are left out."""
 

@@ -64,9 +64,9 @@ def words_of(path: str) -> tuple[str, ...]:
 class Likeness:
     """Compares the names of module groups of two state dicts by their words; rare words have more weight.
 
-    The words are those of a group's path, and one more for each part of a transformer block that its modules may be.
-    The fewer groups contain a word, the more weight it has. ``first`` and ``second`` are all groups of the two state
-    dicts.
+    The words of a group are those of its path, and one for each part of a transformer block that its modules may be,
+    such as ``part gate``. The fewer groups have a word, the more weight the word has. ``first`` and ``second`` are all
+    groups of the two state dicts.
     """
 
     def __init__(self, first: Sequence[Unit], second: Sequence[Unit]) -> None:
@@ -87,9 +87,10 @@ class Likeness:
         return np.divide(shared, whole, out=np.ones_like(shared), where=whole > 0)
 
     def telling(self, unit: Unit, least: float) -> set[str]:
-        """Return words of ``unit``: each group with a similarity of at least ``least`` to ``unit`` has one of them.
+        """Return the rarer words of ``unit``, one or more of which each group with a similar name must have.
 
-        The words that are left out are the most frequent ones. Together they weigh too little for this similarity.
+        A name is similar if its similarity to ``unit`` is at least ``least``. The words that are left out are the most
+        frequent ones: all of them together weigh too little for such a similarity.
         """
         words = sorted(_words(unit), key=self._weights.__getitem__)
         spare = least * sum(map(self._weights.__getitem__, words)) - ROUNDING
@@ -124,7 +125,10 @@ def by_word(units: Iterable[Unit]) -> dict[str, list[Unit]]:
 
 
 def _words(unit: Unit) -> tuple[str, ...]:
-    """Return the words of a module group's path, and one more for each part of a block that the modules may be."""
+    """Return the words of a module group's path, and words for the parts of a transformer block that it may be.
+
+    Such a word is, for example, ``part gate`` for the gate of an MLP.
+    """
     return (*words_of(unit.path), *(f"part {part}" for part in sorted(unit.parts)))
 
 

@@ -119,7 +119,7 @@ class _Rivals:
 
 
 def _made(unit: Unit) -> Iterator[object]:
-    """Yield the modules of a group: the numbers in the path, and the shape of each tensor."""
+    """Yield, for each module of a group, the numbers in its path and the shapes of its tensors."""
     return ((index, frozenset(leaves.items())) for index, leaves in unit.makes.items())
 
 

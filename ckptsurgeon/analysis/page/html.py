@@ -87,14 +87,14 @@ PATTERNS = (
     "patterns/patterns.js", "patterns/segments.js", "patterns/walk.js", "patterns/matching.js",
     "patterns/expressions.js",
 )  # fmt: skip
-"""The files that parse and match key patterns; they need no other file of the program."""
+"""The JavaScript files that parse and match key patterns; they need no other JavaScript file of the page."""
 
 PROGRAM = (
     "words.js", "shades.js", "blocks.js", *PATTERNS, "model.js", "search.js", "colours.js", "treemap.js", "map.js",
     "tree.js", "charts.js", "overview.js", "panel.js", "finder.js", "network.js", "layers.js", "receipt.js", "clips.js",
     "run.js", "checked.js", "about.js", "app.js",
 )  # fmt: skip
-"""The files of the program, in such an order that each needs only earlier ones."""
+"""All JavaScript files of the page, in such an order that each needs only earlier ones."""
 
 
 def page_html(data: Mapping[str, Any], title: str, *, plays: bool = False) -> str:

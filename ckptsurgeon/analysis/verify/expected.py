@@ -44,7 +44,7 @@ class Expected:
 
     @cached_property
     def factors(self) -> Mapping[Any, Mapping[str, str]]:
-        """{result of ``difference_of``: {"A": key, "B": key}} of the low-rank factors of each weight difference."""
+        """The keys of the low-rank factors, as {difference: {"A": key, "B": key}}; see ``difference_of``."""
         pairs: dict[Any, dict[str, str]] = {}
         for key, made in self.tensors.items():
             if made.factor is not None:
@@ -53,7 +53,10 @@ class Expected:
 
 
 def difference_of(made: RecipeEntry) -> tuple[Any, ...]:
-    """Return a key of the weight difference from which a factor was extracted: factors A and B of one have the same."""
+    """Return a value that identifies the weight difference from which a low-rank factor was extracted.
+
+    The value is the same for the two factors A and B of one difference. ``made`` is the recipe's entry for the factor.
+    """
     assert made.factor is not None
     return made.source, made.source_key, made.more, made.factor.rank, made.factor.transposed
 

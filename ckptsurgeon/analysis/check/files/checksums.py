@@ -25,7 +25,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 def _of_recipe(subject: Subject) -> Iterator[Found]:
     """Yield a finding if tensors do not have the checksums in the recipe, or if the recipe describes other weights.
 
-    If all tensors are right, also yield one if other bytes do not match the recipe's seal, a digest of these bytes.
+    If the tensors match the recipe, yield a finding if other bytes do not match its seal, a digest of those bytes.
     """
     found = subject.recipe
     if found.fault:

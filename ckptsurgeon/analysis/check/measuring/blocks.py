@@ -114,14 +114,14 @@ def _scales(raw: Array, dtype: str) -> Array:
 
 
 FEW_CODES = 3
-"""In a block of zeros, all codes are equal: the bytes other than the scale have at most this many different values."""
+"""If all codes of a GGUF block are equal, the bytes outside its scale have at most this many different values."""
 
 
 def _zeros_of_zeros(raw: Array, dtype: str) -> int:
     """Return the number of scales that are 0 because all weights of their block are 0, as in a padding token's row.
 
-    ``raw`` are the bytes of GGUF blocks. A block of zeros has equal codes. A scale of 0 in a block whose codes differ
-    is not counted: the right scale was lost.
+    ``raw`` are the bytes of GGUF blocks. In a block of zeros, all codes are equal. A scale of 0 in a block whose codes
+    differ is not counted, because the right scale was lost.
     """
     begin, number = BLOCK_SCALES[dtype]
     layout = DTYPES[dtype].block

@@ -96,7 +96,8 @@ def figures_of(raw: Array, dtype: str, work: Workspace, *, in_order: bool = True
 def _floats(raw: Array, work: Workspace, layout: FloatLayout, *, in_order: bool) -> Figures:
     """Return the figures of floats.
 
-    The extremes show whether there are any zeros, denormals, infinities or NaN. They are only counted if there are.
+    The smallest and the largest magnitude show whether there are any zeros, denormals, infinities or NaN. Only if there
+    are some, a second step counts them.
     """
     codes = raw.view(layout.codes)
     convert = as_floats if in_order else as_floats_in_any_order

@@ -19,10 +19,10 @@ Exporters make the scales of fused modules equal; scales of other modules usuall
 
 
 def unlike_fused(subject: Subject, scales: Mapping[str, Figures]) -> list[str]:
-    """Return the keys of global scales of nvfp4 that differ by a factor of over ``APART`` within fused modules.
+    """Return the keys of global scales of nvfp4 that differ by a factor of over ``APART`` within a fused module.
 
-    ``scales`` are the global scales of weights. vLLM takes the largest for the whole fused module, so the weights of
-    the others are decoded too small or too large by the ratio.
+    ``scales`` are the global scales of weights. For a fused module (such as queries, keys and values), vLLM uses only
+    the largest of the scales. So weights with another scale are decoded too small or too large, by the ratio of both.
     """
     groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for key, one in scales.items():

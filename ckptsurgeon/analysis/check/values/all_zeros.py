@@ -1,7 +1,7 @@
-"""Checks that no weight matrix and no codes are all zeros, and few routers, norms and biases.
+"""Checks that no weight matrix, codes, router, norm or bias is all zeros, with exceptions.
 
-A router or norm may be all zeros if at least half of those with the same role in other layers are, a bias if more than
-a quarter are.
+A router or a norm may be all zeros if at least half of the tensors with the same role in other layers are, too. A bias
+may be all zeros if more than a quarter of the biases with the same role are.
 """
 
 from __future__ import annotations
@@ -87,11 +87,11 @@ def _last_norms(subject: Subject, found: Sequence[str]) -> Iterator[str]:
 
 
 def _around(key: str, zeros: Mapping[str, int], lone: Collection[str]) -> list[str]:
-    """Return the norms to compare ``key`` with: those of the smallest part of the network that has enough others.
+    """Return the norms with which the norm ``key`` is compared; only ``key`` itself if there are none.
 
-    Enough are ``FEWEST`` other norms, or one with zeros. ``zeros`` has the number of zeros of each norm, ``lone`` the
-    norms whose role few layers have. If enough of the norms are not in ``lone``, only these are returned. If no part
-    has enough norms, only ``key`` is returned.
+    They are the other norms of the smallest part of the network that has at least ``FEWEST`` of them, or one with
+    zeros. If at least ``FEWEST`` of them are not in ``lone``, those in ``lone`` are left out. ``zeros`` has the number
+    of zeros of each norm, ``lone`` the norms whose role few layers have.
     """
     part = key
     while part:

@@ -1,6 +1,6 @@
 """Checks that no weight matrix has the same value everywhere.
 
-Biases and buffers may have one value everywhere, and norms if those of most layers do.
+Biases and buffers may have one value everywhere. A norm may, if the same norm of most other layers does, too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ NORMS = (
     "layers that are not trained yet, such as those that ckpt transplant adds to a deeper model."
 )
 FEWEST, VALUES = 2, 8
-"""The fewest norms of a role that must have different values, and the fewest values of a norm."""
+"""A norm with the same value everywhere is reported only if it has at least ``VALUES`` values.
+
+Also, at least ``FEWEST`` norms with the same role must have different values.
+"""
 
 
 def _run(subject: Subject) -> Iterator[Found]:

@@ -45,7 +45,7 @@ SIGNED = ("MLX", "q4_0", "q5_0", "q3_k", "q6_k", "iq")
 MIXED = re.compile(r"GPTQ|AWQ|int\d|packed", re.IGNORECASE)
 """Encodings of integers that may come from AutoRound, which makes about half of the scales negative."""
 ODD = (NEGATIVE, NEGATED, OPPOSED, NARROW, NESTED, SIGNED_CODES)
-"""Kinds of scales that only the decoded weights show."""
+"""Kinds of odd scales that cannot be recognised by the scales themselves, but only by the weights that they decode."""
 DECODE = (
     "Copy these tensors from the quantised model again, or quantise the model again: the codes decode to "
     "unusable values."

@@ -40,11 +40,16 @@ UNSET = 16
 of ``SPREADS`` apply, so that it is an outlier at a smaller distance from the median.
 """
 HALVES = 3.5
-"""If the standard deviations of a role form two groups at least this far apart (in powers of two: a factor of 11), they
-are not of one network. This finds half of the layers, where the median tells nothing."""
+"""If the standard deviations of a role form two groups at least this far apart, the layers are not of one network.
+
+The distance is in powers of two: 3.5 is a factor of 11. This is needed if about half of the layers are wrong, because
+then the median may belong to either group.
+"""
 ALL_ROLES = 2.0
-"""If the weights of all roles are at least this far apart (in powers of two: a factor of 4) in two groups of layers,
-these groups are not of one network. Different roles of a network differ in different layers."""
+"""If two groups of layers are at least this far apart in every role, the groups are not of one network.
+
+The distance is in powers of two: 2 is a factor of 4. In a single network, not all roles differ in the same layers.
+"""
 SPREADS = 8.0
 """An outlier must also be this many times as far from the median as the median tensor of its family.
 
