@@ -24,7 +24,10 @@ __all__ = ["layers_view"]
 SHADES = " ░▒▓█"
 """Shades from no change to the largest change of all layers."""
 WIDE = 300.0
-"""If the largest change is over this many times the smallest, a shade stands for ten times the change before."""
+"""If the largest change is over this many times the smallest, each shade is for changes ten times as large as the last.
+
+Otherwise, the factor between two shades is smaller, so that all shades are used.
+"""
 NARROW = 1.15
 """The smallest factor between two shades: smaller differences between layers are not shown."""
 COLOURS = ("", "dim", "yellow", "bold yellow", "bold red")

@@ -81,7 +81,7 @@ def _predicted(proof: Proof) -> str:
 def _share(value: float) -> str:
     """Return a share as a percentage with two significant digits; ``∞ %`` if it is infinite.
 
-    A change is infinite if all values before it are zero.
+    The share of a change is infinite if all values were zero before the change.
     """
     return f"{percent_number(value)} %" if math.isfinite(value) else "∞ %"
 

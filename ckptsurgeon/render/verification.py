@@ -163,7 +163,7 @@ def _not_compared(found: Verification, without_recipe: bool) -> Iterator[Row]:
 def _notes(found: Verification, full: bool) -> Iterator[Row]:
     """Yield a table row for each text of notes, with the names of its tensors; with ``full``, nothing is left out.
 
-    Rows of notes on the output as a whole have no name: the last line shows the output's path.
+    A note on the output as a whole has no name in its row, because the line below the table shows the output's path.
     """
     groups: dict[str, list[str]] = {}
     for note in found.notes:
