@@ -1,4 +1,7 @@
-"""Finds out what each norm of a network computes (weight or 1 + weight, say), by trying it on one vector."""
+"""Finds out how each norm of a network computes, by calling it with a vector.
+
+For example, some norms subtract the mean, and some multiply by 1 + weight.
+"""
 
 from __future__ import annotations
 

@@ -33,7 +33,8 @@ WITH_STORAGE = "built with its weights in memory, which took "
 def spec_key(document: Document, given: GivenFields) -> str:
     """Return the cache key of a destination; "" if it must not be cached.
 
-    It must not if it depends on more than the fields of its config.json, the overrides and the installed packages.
+    It must not be cached if it depends on anything but the fields of its config.json, the overrides and the installed
+    packages.
     """
     features = document.train.get("features")
     is_trained = isinstance(features, Mapping) and features.get("kind") == "waves"
@@ -45,7 +46,10 @@ def spec_key(document: Document, given: GivenFields) -> str:
 
 
 def cached_spec(key: str, document: Document, given: GivenFields) -> TargetSpec | None:
-    """Return the destination that the cache has under ``key``, or None; its fields that are functions are not set."""
+    """Return the destination that is stored in the cache under ``key``; None if there is none.
+
+    Fields of the destination that are functions are not set, because the cache cannot store functions.
+    """
     document_found = cached_document(key)
     if document_found is None:
         return None

@@ -12,7 +12,7 @@ Fields = dict[str, Any]
 GIVEN, INNER, VALUE = 0, 1, 2
 """The kinds of changes: the user's value is kept, an object differs in some of its fields, or the value is new."""
 OWN, FIELDS = "own", "fields"
-"""The names of the only field of the JSON object that stands for a string of the user, and for an object."""
+"""``{"own": n}`` stands for the n-th string of the user's file, ``{"fields": [[name, value], …]}`` for an object."""
 
 
 def config_text(fields: Mapping[str, Any]) -> str:

@@ -56,7 +56,7 @@ TOKENIZERS = (
 LICENCES = frozenset(("copying", "licence", "licences", "license", "licenses", "notice", "notices"))
 """Words in the names of files with the terms under which weights may be used and passed on."""
 PLATE = "plate"
-"""If a name has this word, too, the file has no terms of use: detectors of licence plates have lists of classes."""
+"""A file whose name has this word, such as licence_plate.txt, has no terms of use, in spite of the word "licence"."""
 TEXTS = ("htm", "html", "md", "pdf", "rst", "txt")
 """Suffixes of texts for people."""
 

@@ -198,14 +198,18 @@ class OperationChain:
         return next(iter(values.items()))
 
     def target(self, values: Values) -> str:
-        """Return the pattern under which the result of an operation on the only tensor of ``values`` is stored."""
+        """Return the pattern under which the result of an operation is stored, if the operation makes one tensor.
+
+        It is the target pattern of the conversion, if there is only one; else the first pattern in ``values``.
+        """
         patterns = self.group.converter.target_patterns
         return patterns[0] if len(patterns) == 1 else next(iter(values))
 
     def finals(self, values: Values) -> dict[str, str]:
-        """Return {source key: destination key} of the tensor in ``values`` that no operation changed; {} if none.
+        """Give the tensors in ``values``, which are the results of the conversion, their destination keys.
 
-        For all other tensors in ``values``, add operations that rename them to their destination keys.
+        For a tensor that an operation made, an operation that renames it is added to ``rows``. For a source tensor that
+        no operation has changed, returns {source key: destination key}; returns {} if there is none.
         """
         wanted = dict(zip(self.group.converter.target_patterns, self.group.outputs(), strict=False))
         last: dict[str, str] = {}

@@ -82,8 +82,8 @@ def renumbered(
     """Return the new token ids of a file with these ``fields`` (``MovedIds``), and notes.
 
     ``numbers`` maps old ids to new ones. ``name`` is the name of the file, and ``new`` is the name of the new token
-    list. The ``fixed`` fields already hold new ids. ``told`` are the names of the fields in the user's file; the id of
-    any other field is a default (without ``told``, no id is).
+    list. The ``fixed`` fields already hold new ids. ``told`` are the names of the fields in the user's file: the ids of
+    all other fields are defaults. If ``told`` is None, no id counts as a default.
 
     If the token of an id is not in the new list, a default id becomes null; for any other id, ConfigError is raised
     with the hint ``remedy``.
