@@ -70,7 +70,10 @@ def _from(step: Step) -> str:
 
 
 def _resizes(step: Step) -> bool:
-    """Return whether the step's operation is the one that its policy chooses for the shapes of source and output."""
+    """Return whether a step has the right operation for its policy, which says what to do if shapes differ.
+
+    The policy and the shapes of source and output determine the operation.
+    """
     found = fit(step.policy, step.source_shape, step.shape, step.source_dtype)
     return found.op == step.op and found.op != "init"
 

@@ -76,7 +76,10 @@ class _SliceChecksums:
 
 
 def _look_at(piece: CopyPiece, begin: int, part: memoryview) -> None:
-    """Look for NaN and infinite values in the first bytes that a task copies of a tensor, ``LOOKED_AT`` at most."""
+    """Look for NaN and infinite values in the first bytes of ``part``, at most ``LOOKED_AT`` bytes.
+
+    ``part`` are the bytes of the tensor ``piece`` from the offset ``begin`` on.
+    """
     size = size_of_float(piece.dtype)
     skipped = -begin % size
     piece.look_at(part[skipped : skipped + min(LOOKED_AT, (len(part) - skipped) // size * size)])

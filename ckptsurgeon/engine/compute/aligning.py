@@ -188,7 +188,10 @@ class MissingRowFiller:
         return row.reshape([-1 if d == self._axis else 1 for d in range(dimensions)])
 
     def _across(self, box: Box) -> tuple[slice, ...]:
-        """Return the slices of a mean row for the part ``box``: a mean row has size 1 along the vocabulary's axis."""
+        """Return the slices that select the values for the part ``box`` from a mean row.
+
+        A mean row has the size 1 along the vocabulary's axis.
+        """
         return tuple(slice(0, 1) if d == self._axis else slice(*ends) for d, ends in enumerate(box))
 
 

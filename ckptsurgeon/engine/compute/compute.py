@@ -110,7 +110,11 @@ def memory_need(step: Step, places: Sequence[OutputBlock], context: MergeContext
 
 
 def _with_matrix(need: MemoryNeed | None, part: TensorInfo) -> MemoryNeed | None:
-    """Return the memory for computing a part of a quantised tensor; ``need`` is the memory for computing the weight."""
+    """Return the memory for computing ``part``, a part of a quantised tensor such as its codes.
+
+    It is ``need``, the memory for computing the weight, and the memory for a whole matrix of the part, if such a matrix
+    is in memory until all its strips of columns are computed.
+    """
     held = held_bytes(part)
     if not held:
         return need

@@ -243,7 +243,7 @@ def _note_negative(run: PartRun, step: Step, parts: Sequence[Part], number: int)
 
 
 class _RecordChecksum:
-    """Computes the CRC-32 of consecutive blocks of bytes, which several threads add with their index in any order."""
+    """Computes the CRC-32 of a sequence of blocks of bytes; several threads may add the blocks, in any order."""
 
     def __init__(self) -> None:
         self.crc = 0

@@ -132,7 +132,7 @@ def _these(box: Box, axis: int, rows: list[int]) -> tuple[slice | list[int], ...
 
 
 def _mean(step: Step, info: TensorInfo, source: OpenFiles) -> Array:
-    """Return the mean of all rows of a source tensor but those of padding; the mean is cached in ``step.rows``."""
+    """Return the mean of all rows of a source tensor except rows of padding; the mean is cached in ``step.rows``."""
     rows = _rows(step)
     known = (step.source, step.source_key)
     if known not in rows.means:
@@ -206,7 +206,7 @@ def _moved(box: Box, dim: int, by: int) -> Box:
 
 
 def _from_source(step: Step, info: TensorInfo, box: Box) -> Iterator[tuple[Box, Box]]:
-    """Yield the parts of ``box`` that the source has, each with its place in the source."""
+    """Yield each part of ``box`` that has values of the source, as a pair: the part, and its region in the source."""
     parts, dim = parts_of(step.policy)
     sizes = [size // parts if d == dim else size for d, size in enumerate(info.shape)]
     for part in range(parts):

@@ -38,8 +38,9 @@ Orders: TypeAlias = dict[int, tuple[Array, Array]]
 
 @dataclass(frozen=True)
 class MatchedGroup:
-    """A group after the matching: how many units moved, and the cosine of its tensors before and after.
+    """A group of units (channels, heads or experts) after the matching: their order, and cosines of its tensors.
 
+    ``before`` and ``after`` are the cosines between the tensors of both models, before and after the matching.
     ``order`` has, for each new position, the old index of the unit that moves there; ``shared`` has the same for query
     heads that share units.
     """
@@ -60,7 +61,8 @@ class MatchedGroup:
 def match(reference: Checkpoint, model: Checkpoint, groups: Sequence[Group], memory: int) -> list[MatchedGroup]:
     """Return the order of the units of each group in which ``model`` is most like ``reference``.
 
-    Raises PlanError for NaN or infinite values, and if ``memory``, in bytes, is too small for a matrix of similarities.
+    Units are channels, heads or experts. Raises PlanError for NaN or infinite values, and if ``memory``, in bytes, is
+    too small for a matrix of similarities.
     """
     for group in groups:
         _check_memory(group, memory)
@@ -85,7 +87,10 @@ def _check_memory(group: Group, memory: int) -> None:
 
 
 def _matrix_bytes(group: Group) -> int:
-    """Return the bytes of the similarities of a group, and of those of the heads of queries that share its units."""
+    """Return the bytes of memory for the similarities of all pairs of units of a group.
+
+    If several query heads share a unit, the similarities of all pairs of query heads are included.
+    """
     queries = group.units * group.sharing
     each = sum(number * number for number in {group.units, queries})
     return each * np.dtype(matrix_dtype(queries)).itemsize

@@ -153,7 +153,7 @@ def as_written(plan: Plan, options: OutputOptions) -> Plan:
 
 
 def _without_settings(plan: Plan) -> Plan:
-    """Return the plan; remove its metadata on quantisation if a companion file has the same quantisation settings."""
+    """Return the plan, without its metadata on quantisation if a companion file has the same settings."""
     if SETTINGS not in plan.metadata:
         return plan
     files = {one.name: one for one in plan.target.companions}

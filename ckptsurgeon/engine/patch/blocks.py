@@ -151,7 +151,7 @@ class Decoder:
         return joined.reshape(-1).view(f"<u{size}")
 
     def _stream(self, streams: Iterator[tuple[memoryview, bool]], size: int) -> Bytes:
-        """Return the next stream, of ``size`` bytes."""
+        """Return the next stream, decompressed; raises FormatError if it does not have ``size`` bytes."""
         data, plain = next(streams, (memoryview(b""), True))
         try:
             if not plain and size and self._size_of(data) != size:  # the library would allocate this many bytes
