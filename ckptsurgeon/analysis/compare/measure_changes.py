@@ -67,7 +67,7 @@ def compare_changes(
 
 
 def _is_tied(key: str, base: Checkpoint, models: Sequence[Checkpoint]) -> bool:
-    """Return whether a key shares the tensor of an earlier key, in the base and in each model that has it."""
+    """Return whether ``key`` is tied to the same earlier key in the base and in each model that has ``key``."""
     having = (base, *(one for one in models if key in one))
     return key in base.ties and all(one.ties.get(key) == base.ties[key] for one in having)
 

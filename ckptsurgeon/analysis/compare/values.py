@@ -78,7 +78,10 @@ def _opaque(first: Checkpoint, second: Checkpoint, key: str) -> str:
 
 
 def _are_pickled(pair: Pair, first: Checkpoint, second: Checkpoint) -> bool:
-    """Return whether two weights are pickled tensors of the same torchao class, or of the same dtype and scale."""
+    """Return whether both checkpoints store a weight as the same kind of quantised tensor in a pickle.
+
+    Both tensors have the same class of torchao, or are torch's own quantised tensors with the same dtype and scale.
+    """
     here, there = (one.get(pair.key) for one in (first, second))
     if here is None or there is None or not (is_pickled(here) and is_pickled(there)):
         return False

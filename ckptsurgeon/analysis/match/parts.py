@@ -183,7 +183,7 @@ def _at_top(path: Sequence[str], beside: Collection[str]) -> Parts:
 
 
 def _nearest(above: Sequence[str]) -> str:
-    """Return the innermost of the modules ``above`` whose name says attention or MLP; '' if there is none."""
+    """Return the innermost of the modules ``above`` whose name is one for attention or for an MLP; '' if none is."""
     return next((name for name in reversed(above) if _ATTENTION.search(name) or _MLP.search(name)), "")
 
 

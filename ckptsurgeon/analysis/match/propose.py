@@ -29,7 +29,11 @@ Pairs = Iterator[tuple[Unit, Unit, str]]
 
 
 class _Matcher:
-    """Matches two state dicts; ``parts`` says for the keys of each which parts of a block their modules may be."""
+    """Matches the modules of two state dicts.
+
+    ``parts`` has two mappings, one for each state dict: from a key to the parts of a transformer block that the key's
+    module may be.
+    """
 
     def __init__(
         self,

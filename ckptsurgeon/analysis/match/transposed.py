@@ -100,7 +100,10 @@ def _with(unit: Unit, shapes: Mapping[tuple[int, ...], Shape], leaf: str) -> Uni
 
 
 class _Rivals:
-    """Finds tensor groups of one state dict that fit a group of the other as they are, and have a similar name."""
+    """Finds the tensor groups of one state dict that fit a group of the other without transposing.
+
+    ``units`` are the groups of the first state dict.
+    """
 
     def __init__(self, units: Sequence[Unit]) -> None:
         self._having = by_word(units)

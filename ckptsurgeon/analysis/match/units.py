@@ -88,7 +88,10 @@ def _common(leaf: str, module: str, tensors: Mapping[str, TensorInfo]) -> str:
 
 
 def _of_kernel(key: str, info: TensorInfo) -> str:
-    """Return "kernel" for a TensorFlow or JAX kernel of two or more dimensions, which only fits kernels; else ""."""
+    """Return "kernel" for a TensorFlow or JAX kernel of two or more dimensions, else "".
+
+    Such a kernel can only correspond to another kernel.
+    """
     return KERNEL if key.rpartition(".")[2] == KERNEL and len(info.shape) > 1 else ""
 
 

@@ -49,7 +49,10 @@ def _failed(found: Found) -> Found:
 
 
 def _has_float_codes(subject: Subject) -> bool:
-    """Return whether any codes are 8-bit floats: a loader may take such codes for weights, as they have their shape."""
+    """Return whether any codes are 8-bit floats.
+
+    A loader may take such codes for weights, because they have the shape of the weights.
+    """
     return any(subject.tensors[key].dtype.startswith("float8_") for key in subject.codes if key in subject.tensors)
 
 

@@ -174,7 +174,10 @@ def scales_of(subject: Subject) -> Iterator[tuple[str, Figures]]:
 
 
 def _of_exponents(one: Figures) -> Figures:
-    """Return the figures of scales that are stored as exponents, with ``SMALLEST`` (scales of zero blocks) as 0."""
+    """Return the figures ``one`` of scales that are stored as exponents; extremes of ``SMALLEST`` are set to 0.
+
+    Scales of ``SMALLEST`` belong to blocks of zeros.
+    """
     low, high = (0.0 if value == SMALLEST else value for value in (one.low, one.high))
     return replace(one, low=low, high=high, total=one.total if high else 0.0)
 
