@@ -208,8 +208,8 @@ class OperationChain:
     def finals(self, values: Values) -> dict[str, str]:
         """Give the tensors in ``values``, which are the results of the conversion, their destination keys.
 
-        For a tensor that an operation made, an operation that renames it is added to ``rows``. For a source tensor that
-        no operation has changed, returns {source key: destination key}; returns {} if there is none.
+        For a tensor that an operation made under another name, an operation that renames it is added to ``rows``. For a
+        source tensor that no operation has changed, returns {source key: destination key}; else returns {}.
         """
         wanted = dict(zip(self.group.converter.target_patterns, self.group.outputs(), strict=False))
         last: dict[str, str] = {}

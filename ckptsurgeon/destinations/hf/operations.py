@@ -35,7 +35,7 @@ def rows_of(
 
 
 def _merge(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """``MergeModulelist``: the tensors of each list are stacked into one."""
+    """Translate ``MergeModulelist``, which stacks the tensors of each list into one tensor."""
     made: Values = {}
     for pattern, value in values.items():
         name, into = (pattern, chain.fresh()) if len(values) > 1 else (chain.target(values), "")
@@ -51,7 +51,7 @@ def _is_last(chain: OperationChain, operation: Any) -> bool:
 
 
 def _concatenate(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """``Concatenate``: the tensors are joined in the order of the conversion's patterns."""
+    """Translate ``Concatenate``, which joins tensors in the order of the conversion's patterns."""
     lacking = [pattern for pattern in chain.group.converter.source_patterns if pattern not in values]
     if lacking:
         raise UnknownConversion(f"the source has no tensor that matches {lacking[0]}")
@@ -66,7 +66,7 @@ def _concatenate(chain: OperationChain, operation: Any, values: Values) -> Value
 
 
 def _chunk(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """``Chunk``: a tensor is split into equal parts."""
+    """Translate ``Chunk``, which splits a tensor into equal parts."""
     patterns = chain.group.converter.target_patterns
     if getattr(operation, "num_shards_attribute", None) is not None:
         raise UnknownConversion("it splits a tensor, and only the model's configuration says into how many parts")
@@ -74,7 +74,7 @@ def _chunk(chain: OperationChain, operation: Any, values: Values) -> Values:
 
 
 def _pieces(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """``Split``: a tensor is split into parts with the sizes that the destination has."""
+    """Translate ``Split``, which splits a tensor into parts of the sizes that the destination has."""
     patterns = chain.group.converter.target_patterns
     outputs = chain.group.outputs()
     sizes = [chain.targets[name].shape[operation.dim] for name in outputs if name in chain.targets]
@@ -97,7 +97,7 @@ def _split(
 
 
 def _transpose(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """``Transpose``: two dimensions are swapped; with ``check_dims`` only if the shape is not right yet."""
+    """Translate ``Transpose``, which swaps two dimensions; with ``check_dims`` only if the shape is not right yet."""
     pattern, value = chain.only(values)
     wanted = chain.targets.get(chain.group.target)
     if not (getattr(operation, "check_dims", False) and wanted is not None and wanted.shape == value.shape):
@@ -110,7 +110,7 @@ def _transpose(chain: OperationChain, operation: Any, values: Values) -> Values:
 
 
 def _interleave(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """``Interleave``: move rows with even indices before rows with odd indices, or the inverse."""
+    """Translate ``Interleave``, which moves rows with even indices before rows with odd indices, or the inverse."""
     pattern, value = chain.only(values)
     dim = operation.dim % len(value.shape)
     half = value.shape[dim] // 2
@@ -120,7 +120,7 @@ def _interleave(chain: OperationChain, operation: Any, values: Values) -> Values
 
 
 def _permute_for_rope(chain: OperationChain, operation: Any, values: Values) -> Values:
-    """``PermuteForRope``: in each head, move rows with even indices before rows with odd indices, or the inverse."""
+    """Translate ``PermuteForRope``, which does in each head what ``Interleave`` does in the whole tensor."""
     if not hasattr(operation, "subconfig_key"):
         raise UnknownConversion("ckptsurgeon does not know PermuteForRope as it is in this version of transformers")
     config = getattr(chain.config, operation.subconfig_key or "", chain.config)

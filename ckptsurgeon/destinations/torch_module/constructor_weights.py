@@ -154,7 +154,10 @@ def _agree(key: str, there: str) -> bool:
 
 
 def _likeness(key: str, there: str) -> int:
-    """Return how many parts between dots are equal at the ends of two keys; more if one key is the end of the other."""
+    """Return a score for how alike two keys are: the number of equal parts at their ends, if split at dots.
+
+    The score is higher than any such number if one key is the end of the other.
+    """
     pairs = zip(reversed(key.split(".")), reversed(there.split(".")), strict=False)
     return next((number for number, (one, other) in enumerate(pairs) if one != other), len(key))
 
