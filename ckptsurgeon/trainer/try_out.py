@@ -62,7 +62,10 @@ def _total(task: Task, batch: Batch, module: nn.Module) -> Tensor:
 
 
 def _moments(state: TrainingState) -> list[Tensor]:
-    """Return empty tensors that take as much GPU memory as the optimizer's state will; [] if the state exists."""
+    """Return uninitialised tensors that take as much GPU memory as the optimizer's state will take.
+
+    Returns [] if this state exists already, and on a CPU.
+    """
     optimizer = state.optimizer
     if state.job.device.type == "cpu" or optimizer.inner.state:
         return []
