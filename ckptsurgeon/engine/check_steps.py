@@ -189,4 +189,7 @@ _FITS: Mapping[str, Callable[[Step], bool]] = {
     "merge": _merges_by_method,
     "max": _takes_the_largest,
 }
-"""The check of a step, by its operation. All other operations are policies for shapes: ``_resizes`` checks them."""
+"""The function that checks a step, by the step's operation.
+
+All other operations are policies for shapes that differ: ``_resizes`` checks them.
+"""

@@ -20,7 +20,7 @@ from ...tensors.ops.regions import Array, Box, box_shape
 __all__ = ["BandedFiles", "OpenFiles", "banded"]
 
 BAND_BYTES = 1 << 20
-"""The size in bytes of a band: of a range of columns that is read from a matrix at once."""
+"""The size in bytes of a band, that is, of a range of columns that is read from a matrix at once."""
 KEPT = 2
 """How many bands of each matrix are cached: threads that compute adjacent blocks need the same band or the next."""
 WIDE = 4

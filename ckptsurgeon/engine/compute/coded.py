@@ -70,7 +70,7 @@ def _has_order(step: Step, part: CodedPart) -> bool:
 
 
 ORDERED = ("gptq", "packed")
-"""The encodings whose groups may be other than adjacent columns."""
+"""The encodings in which columns of one group, which share a scale, need not be adjacent."""
 ROLES = ("codes", "scale", "bias", "nested", "zero", "whole", "shape")
 """The roles of the parts of a quantised tensor that an encoder can compute."""
 OF_WEIGHTS = ("float32", "float64")
@@ -206,7 +206,7 @@ class ComputedWeight:
 
 
 KEPT_BYTES = 8 << 20
-"""How many bytes of computed blocks are cached, so that the codes and scales of the same rows need one computation."""
+"""How many bytes of computed blocks are cached, so that rows are computed only once for both their codes and scales."""
 
 
 def _within(part: Box, of: Box) -> tuple[slice, ...]:

@@ -145,7 +145,10 @@ BLOCK_BYTES = 2 << 20
 """The approximate bytes of an output block, or of its input if that is larger; each thread has one block in memory."""
 
 MADE_BYTES = 16 << 20
-"""``BLOCK_BYTES`` for derived tensors: larger, since a block of a transposed tensor needs all rows of the source."""
+"""Takes the place of ``BLOCK_BYTES`` for derived tensors.
+
+It is larger, because a block of a transposed tensor needs all rows of the source.
+"""
 
 LOOKED_UP = max(1 << 19, min(1 << 20, (1 << 21) // THREADS))
 """How many elements a block has if codes are decoded by look-up in a table.

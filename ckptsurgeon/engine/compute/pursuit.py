@@ -28,7 +28,7 @@ from .rows import mapped_block
 __all__ = ["is_pursuit", "pursuing_of", "pursuit_bytes", "pursuit_passes"]
 
 BASIS_BYTES = 128 << 20
-"""The most bytes of vectors, in double precision, that are kept for the new tokens that are computed together."""
+"""The most bytes that the basis vectors, in double precision, of all tokens that are computed together may take."""
 TOGETHER = 256
 """The most new tokens that are computed together."""
 BAND_BYTES, BAND_ROWS = 16 << 20, 8192

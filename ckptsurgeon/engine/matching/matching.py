@@ -29,9 +29,9 @@ from .similarity import TensorPair, add_products, dot_products, matrix_dtype
 __all__ = ["MatchedGroup", "match"]
 
 SWEEPS = 100
-"""The most visits of a group."""
+"""The largest number of times that a group is visited."""
 GAIN = 1e-5
-"""A new order must raise the sum by more than this part of it: less is rounding."""
+"""A new order must raise the sum by more than this share of the sum: smaller gains may come from rounding."""
 
 Orders: TypeAlias = dict[int, tuple[Array, Array]]
 
