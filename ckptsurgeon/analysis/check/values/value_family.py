@@ -22,16 +22,19 @@ from .scales import is_global_or_activation, is_global_weight_scale, scales_of
 __all__ = ["CHECK"]
 
 FEWEST, MANY = 3, 4
-"""The fewest tensors of a family (the same role in all layers) with outliers, and the fewest of a large family."""
+"""A family is the tensors with one role in all layers. In a family of fewer than ``FEWEST``, nothing is an outlier.
+
+From ``MANY`` tensors on, a family counts as large.
+"""
 FACTOR = 3.0
-"""The largest allowed ratio of a standard deviation to the median of its family, as a power of two: a factor of 8."""
+"""The largest allowed ratio of a standard deviation to the median of its family, as a logarithm: 3 is a factor of 8."""
 SCALES = 5.0
-"""The largest allowed ratio of a mean scale to the median of its family, as a power of two: a factor of 32.
+"""The largest allowed ratio of a mean scale to the median of its family, as a logarithm: 5 is a factor of 32.
 
 It is larger than ``FACTOR``, since scales depend on the largest weight, which varies more than the standard deviation.
 """
 OF_FEW = log2(100)
-"""The largest allowed ratio in a family of fewer than ``MANY``, for standard deviations and scales: a factor of 100.
+"""The largest allowed ratio in a family of fewer than ``MANY``, for both figures: a factor of 100.
 
 It is large, because two other layers are weak evidence.
 """
