@@ -14,7 +14,7 @@ from .hf.cached_answers import cached_answer
 __all__ = ["ModuleFacts", "module_facts", "module_kinds"]
 
 SCALE = "embed_scale"
-"""The attribute of an embedding whose rows are multiplied by a number."""
+"""The attribute with the number by which some embeddings multiply their rows."""
 
 
 class ModuleFacts(NamedTuple):

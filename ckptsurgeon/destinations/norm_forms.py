@@ -14,7 +14,7 @@ from .hf.cached_answers import cached_answer
 __all__ = ["norm_forms"]
 
 _EPSILONS = ("eps", "variance_epsilon", "epsilon")
-"""Names of the attribute of a norm that is added to the mean square."""
+"""Possible names of the attribute with the small number that a norm adds to the mean square."""
 _CLOSE = 1e-4
 """The largest error by rounding, relative to the largest element of a vector."""
 

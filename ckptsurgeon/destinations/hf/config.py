@@ -205,7 +205,7 @@ def _architecture(
 
 
 _PRETRAINING, _PRETRAINED = "PRETRAINING", "ForPreTraining"
-"""A part of the name of the list for pretraining, and the end of the names of classes for pretraining."""
+"""A part of the name of transformers' list of model classes for pretraining, and the ending of such classes' names."""
 
 
 def _class_instead(package: Any, name: str, config_class: Any) -> str:

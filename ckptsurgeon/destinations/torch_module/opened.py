@@ -27,7 +27,7 @@ from .user_code import PROCESS_STATE
 __all__ = ["Opened", "OwnThreads", "exchanged", "stand_in", "watched", "writes"]
 
 _ORIGINAL = "_ckptsurgeon_original"
-"""The attribute of a replacement that has what it replaces."""
+"""The attribute in which a replacement stores the function or class that it replaces."""
 
 READERS: tuple[tuple[Any, str], ...] = ((safetensors, "safe_open"), (torch.jit, "load"))
 

@@ -66,7 +66,10 @@ _LOOKS = {
     torch.Tensor.is_cpu.__get__: True,  # type: ignore[attr-defined]
     torch.Tensor.device.__get__: CPU,
 }
-"""The answers of a ghost about its device: the CPU, because constructors do not initialise meta tensors."""
+"""What a ghost (a recorded tensor without values) says about its device: that it is on the CPU.
+
+Constructors do not initialise tensors on the meta device.
+"""
 
 _SHOWS = {torch.Tensor.tolist, torch.Tensor.__repr__, torch.Tensor.__format__}
 _ARRAYS: set[Any] = {torch.Tensor.numpy, torch.Tensor.__array__}
