@@ -34,7 +34,10 @@ from .parts import steps_of_parts
 __all__ = ["SourceConsumer", "consumable_files", "source_consumer"]
 
 END = ""
-"""The name of an imaginary output file that is never finished: shards that it needs are deleted at the end of the run."""
+"""The name of an imaginary output file that is never finished.
+
+Shards that it needs are therefore deleted only at the end of the run.
+"""
 SAFETENSORS = ".safetensors"
 INDEX = ".safetensors.index.json"
 

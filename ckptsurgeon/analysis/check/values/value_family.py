@@ -27,14 +27,14 @@ FEWEST, MANY = 3, 4
 From ``MANY`` tensors on, a family counts as large.
 """
 FACTOR = 3.0
-"""The largest allowed ratio of a standard deviation to the median of its family, as a logarithm: 3 is a factor of 8."""
+"""The largest allowed ratio of a standard deviation to its family's median, as a binary logarithm: a factor of 8."""
 SCALES = 5.0
-"""The largest allowed ratio of a mean scale to the median of its family, as a logarithm: 5 is a factor of 32.
+"""The largest allowed ratio of a mean scale to its family's median, as a binary logarithm: a factor of 32.
 
 It is larger than ``FACTOR``, since scales depend on the largest weight, which varies more than the standard deviation.
 """
 OF_FEW = log2(100)
-"""The largest allowed ratio in a family of fewer than ``MANY``, for both figures: a factor of 100.
+"""In a family of fewer than ``MANY`` tensors, this ratio is allowed: a factor of 100, as a binary logarithm.
 
 It is large, because two other layers are weak evidence.
 """
