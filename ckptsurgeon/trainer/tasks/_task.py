@@ -144,7 +144,7 @@ class Task(Protocol):
 
 
 class ClipTask(Task, Protocol):
-    """A task whose batches ``Batches`` makes, of clips from manifests or of examples from a dataset."""
+    """A task whose batches are made by the class ``Batches``, from clips of manifests or examples of a dataset."""
 
     def example(self, clip: Clip) -> dict[str, Any]:
         """Return the tensors of one clip: ``input`` (time, …) and ``label``."""
