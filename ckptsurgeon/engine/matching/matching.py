@@ -157,7 +157,7 @@ class _Descent:
         return key in self._reference and self._reference[key].shape == self._model[key].shape
 
     def _others(self, number: int, part: Part, *, with_itself: bool = False) -> set[int]:
-        """Return the groups along the other axes of a part's tensors.
+        """Return the indices of the groups whose units are along the other axes of a part's tensors.
 
         The group ``number`` itself is left out, unless ``with_itself`` is true.
         """
