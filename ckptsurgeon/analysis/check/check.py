@@ -16,7 +16,7 @@ SHOWN = 3
 
 
 def nothing_against(subject: Subject) -> str:
-    """Return '', because the check applies to every checkpoint."""
+    """Return '', the value of ``against`` for a check that can be run on every checkpoint."""
     return ""
 
 

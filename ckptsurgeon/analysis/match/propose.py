@@ -103,7 +103,7 @@ class _Matcher:
                 yield unit, other, "same name"
 
     def _moved(self) -> Pairs:
-        """Yield the pairs of modules whose paths become equal by the prefix change of most of the model."""
+        """Yield the pairs of modules whose paths become equal by the change of prefix that fits most of the model."""
         yield from ((a, b, "prefix") for a, b in moved(self.fitting.first, self.fitting.second).items())
 
     def _only_one(self) -> Pairs:

@@ -22,7 +22,7 @@ class SpentError(Exception):
 
 
 class Budget:
-    """The remaining amounts of the limits for scanning one file, such as the bytes that may still be unpacked."""
+    """What remains of each limit for scanning one file, such as the number of bytes that may still be unpacked."""
 
     def __init__(self) -> None:
         self.ops = limits.SCAN_OPS

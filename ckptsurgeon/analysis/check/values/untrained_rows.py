@@ -51,7 +51,7 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 
 def _without_token(key: str, rows: Rows, tokens: int) -> Iterator[Found]:
-    """Yield a finding on rows after the last token that are as large as those of tokens; rows of padding are small."""
+    """Yield a finding on rows without a token that are as large as rows with one; rows of padding should be small."""
     sizes = np.sqrt(rows.squares)
     if not 0 < tokens < len(sizes):
         return
