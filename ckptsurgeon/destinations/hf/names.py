@@ -98,7 +98,10 @@ class KeyConversions:
     def _converted(
         self, tensors: Mapping[str, TensorInfo], groups: Mapping[str, ConversionGroup]
     ) -> tuple[_Converted, dict[str, str]]:
-        """Return the operations for all groups, and the reason for each tensor whose conversion is unknown."""
+        """Return the operations for all groups, and {destination key: reason} for tensors that cannot be converted.
+
+        The reason is that our operations cannot express what the conversion does.
+        """
         made, unknown = _Converted(), dict[str, str]()
         alike: dict[Any, list[ConversionGroup]] = {}
         for group in groups.values():

@@ -41,7 +41,10 @@ _OTHERS = (
 
 
 def weights_opened(paths: Iterable[str]) -> Iterator[str]:
-    """Yield those of ``paths`` that may be files of weights, relative to the working directory if inside it."""
+    """Yield those of ``paths`` that may be files of weights.
+
+    Paths inside the working directory are made relative to it.
+    """
     for path in dict.fromkeys(map(os.path.abspath, paths)):
         if not path.lower().endswith(_OTHERS) and not is_of_system(path) and _is_file(path):
             near = os.path.relpath(path)
