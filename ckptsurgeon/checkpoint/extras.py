@@ -173,7 +173,8 @@ def names_to(tree: Any, keys: Sequence[Any]) -> tuple[str, ...] | None:
 def entries_to_carry(entries: Iterable[tuple[tuple[str, ...], Any, Any]]) -> Iterator[ExtraEntry]:
     """Yield an ExtraEntry for each (place, key, value); ``why`` is set if it cannot be written into another file.
 
-    All entries together have one limit of searched values, because entries may share values.
+    Entries may share values, which are searched once for each of them. So the number of values that are searched is
+    limited for all entries together.
     """
     look = _SearchLimit()
     for number, (place, key, value) in enumerate(entries):

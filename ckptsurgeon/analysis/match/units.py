@@ -161,9 +161,9 @@ class FreeUnits:
                 self._options[b].append(a)
 
     def _near(self) -> Iterator[tuple[int, int]]:
-        """Yield the pairs of kinds that share a module: the same numbers, tensor names and shapes.
+        """Yield pairs (a, b): kinds of units, as indices, of the first and the second state dict that may correspond.
 
-        A kind is given by its index. No other pairs can correspond.
+        Both kinds have a module with the same layer numbers, tensor names and shapes.
         """
         having: dict[object, list[int]] = defaultdict(list)
         for kind, items in enumerate(self._first.items):

@@ -192,7 +192,7 @@ def _is_adapter(files: Sequence[Companion]) -> bool:
 
 
 def kept_folder(plan: Plan, folder: ModelFolder, target: TargetSpec, change: NewVocabulary | None) -> Plan:
-    """Return the plan of a transplant into a checkpoint; an output folder gets the files in that checkpoint's folder.
+    """Return a plan of a transplant into a checkpoint, by which an output folder also gets the files beside it.
 
     If the vocabulary changes (``change``), the output gets the new tokeniser, and token ids in the configuration are
     replaced by new ids. Raises ConfigError for an id whose token the new vocabulary lacks.

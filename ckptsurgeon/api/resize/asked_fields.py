@@ -220,7 +220,9 @@ class AskedFields:
             if self.new.get(path, part[name]) != part[name] * times:
                 needed = part[name] * times
                 hint = (
-                    f"Add --set {path}={int(needed)}." if needed == int(needed) else "Choose a multiple of the width."
+                    f"Add --set {path}={int(needed)}."
+                    if needed == int(needed)
+                    else "Choose a multiple of the old width."
                 )
                 raise ConfigError(f"with {width}={self.new[width]}, the size of each head would change.", hint=hint)
 

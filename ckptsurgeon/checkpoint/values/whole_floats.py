@@ -27,10 +27,10 @@ WHOLE = (
 
 
 def whole_floats(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], read: Read) -> Iterator[tuple[str, str]]:
-    """Yield (name of the weight, text) for 8-bit floats (e4m3) that are whole numbers, as int8 has them.
+    """Yield (name of the weight, text) for e4m3 weights of whole numbers: probably int8 values that were cast to fp8.
 
-    In quantised weights, 2 % of the codes or more have fractions, and the largest of most blocks is 448. The text says
-    what the weight has, to follow "has" in a note. ``read`` returns the bytes of a tensor.
+    In weights that were quantised to e4m3, 2 % of the codes or more have fractions, and the largest of most blocks is
+    448. The text says what the weight has, to follow "has" in a note. ``read`` returns the bytes of a tensor.
     """
     every = [one for one in codes.tensors if one.codes and tensors[one.codes].dtype == "float8_e4m3fn"]
     for one in every[:: len(every) // TENSORS + 1]:

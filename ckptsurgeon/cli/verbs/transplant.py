@@ -83,7 +83,7 @@ def run(
         typer.Option(
             "--vocab",
             metavar="SRC:DST|place",
-            help="Copy rows by token, with the token lists of the source and of the destination in any toolkit's "
+            help="Copy rows by token: give the token lists of the source and of the destination, in any toolkit's "
             "format; place: copy row n to row n even if the tokenisers differ.",
         ),
     ] = None,

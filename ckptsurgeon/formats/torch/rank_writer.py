@@ -197,7 +197,7 @@ class FsdpWriter:
         recipe: Sequence[str],
         beside: ExtraEntries | None = None,
     ) -> OutputLayout:
-        """Return the layout of the only file if there is a single rank."""
+        """Return the layout of one file with all tensors, for a single rank; ``spread`` lays out several ranks."""
         return self.spread(tensors, metadata, RankShares(1, {})).files[self.sharding.names(1)[0]]
 
     def spread(self, tensors: Sequence[OutTensor], metadata: Mapping[str, str], shares: RankShares) -> SpreadLayout:

@@ -237,7 +237,7 @@ class _Builder:
             self._check_number(len(every), where)
             return every, None
         if len(bases) != 1:
-            why = "is not one of its sources" if not bases else "is in its sources more than once"
+            why = "is not one of its sources" if not bases else "is listed more than once in its sources"
             raise fault(where, f"has base_model {base.written}, which {why}", "List it once, with its layer_range.")
         others = [one for one in every if one is not bases[0]]
         if method.base == "model":

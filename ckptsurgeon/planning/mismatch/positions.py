@@ -64,7 +64,10 @@ def positions_of(policy: Policy, have: Shape, want: Shape) -> Positions | str:
 def _line(policy: Policy, axis: int, number: int, wanted: int) -> Positions | str:
     prefix = policy.number("prefix") or 0
     if prefix >= min(number, wanted):
-        return f"{number} and {wanted} positions leave none after {prefix} prefix tokens"
+        return (
+            f"the source has {number} positions and the destination {wanted}, so that one of them has none after the "
+            f"{prefix} prefix tokens"
+        )
     return Positions(axis, prefix, (number - prefix,), (wanted - prefix,), policy.given(prefix=str(prefix)))
 
 

@@ -99,7 +99,7 @@ def _names(selection: Selection, unexpected: Sequence[TensorOrigin]) -> list[str
 
 
 def _idle_copies(selection: Selection, used: set[str]) -> list[str]:
-    """Return a note on tensors that the destination has under one name, while rules copy them to a name that it lacks.
+    """Return a note on tensors that rules copy to a second name that the destination lacks, so that nothing uses it.
 
     Returns an empty list if there are none. ``used`` are the names of destination tensors that a source has, too.
     """

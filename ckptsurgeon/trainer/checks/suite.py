@@ -224,7 +224,7 @@ def _check_loss(job: Job, model: nn.Module, batch: Batch) -> None:
     """Raise ConfigError if the task's method ``loss`` does not return a Loss of one item or more for the batch."""
     with evaluation_mode(model), autocast(job.settings, job.device):
         loss: object = job.task.loss(model, batch.to(job.device))
-    name = f"the method loss of the task {escape(job.settings.task)}"
+    name = f"the method loss() of the task {escape(job.settings.task)}"
     if not isinstance(loss, Loss):
         raise ConfigError(
             f"{name} returns {brief_repr(loss)}, not a Loss.",

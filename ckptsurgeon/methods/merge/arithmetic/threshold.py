@@ -240,9 +240,10 @@ def _lanes(values: Array) -> Array:
 
 
 def _following(lanes: Array, bits: int, level: int) -> Array:
-    """Return the next 16 bits of all values that begin with ``bits``, without the sign bit.
+    """Return the 16 bits that follow ``bits`` in each value that begins with ``bits``; sign bits are ignored.
 
-    ``lanes`` has the bits of the values, ``level`` is the number of 16-bit parts in ``bits``.
+    ``lanes`` has a row for each value: its parts of 16 bits, the lowest first. ``level`` is the number of parts of
+    which ``bits`` consists; if it is 0, all values match.
     """
     top: Array = lanes[:, -1]
     if not level:
