@@ -26,6 +26,8 @@ TENSORS = 64
 """The largest number of quantised tensors that are decoded. They are evenly spread over the model."""
 ELEMENTS = 1 << 16
 """The approximate number of values that are decoded of each tensor."""
+ALIGNED = 32
+"""The first decoded row is a multiple of this, so that a word of packed zero points begins there."""
 
 
 def decoded_sizes(checkpoint: Checkpoint) -> dict[str, WeightSize]:
@@ -68,7 +70,7 @@ def _rms(checkpoint: Checkpoint | SampledFiles, info: TensorInfo) -> float:
     """Return the root mean square of the middle rows of a matrix; of stacked matrices (experts), the first is used."""
     *lead, rows, columns = info.shape
     several = min(rows, max(1, ELEMENTS // columns))
-    begin = (rows - several) // 2
+    begin = (rows - several) // 2 // ALIGNED * ALIGNED
     box: Box = (*((0, 1) for _ in lead), (begin, begin + several), (0, columns))
     values = read_part(checkpoint, info, box).astype(np.float64)
     return sqrt(float(np.square(values).sum()) / prod(values.shape))

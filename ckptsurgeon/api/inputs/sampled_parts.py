@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SampledFiles", "is_local", "is_sampled", "middle", "numbers", "spread"]
 
-ROWS, COLUMNS, ALIGNED = 16, 128, 256
-"""How many rows and columns in the middle of a matrix are read; the first column is a multiple of the third number.
+ROWS, COLUMNS, ALIGNED, WORDS = 16, 128, 256, 32
+"""How many rows and columns in the middle of a matrix are read; the first column is a multiple of the third number, and
+the first row of the fourth.
 
 Of a layer with 4096 inputs in 16 bits, at most 128 kB are read: the stored rows between the first and the last.
 """
@@ -64,7 +65,7 @@ def spread(keys: Sequence[str], most: int) -> list[str]:
 def middle(shape: Sequence[int], rows: int = ROWS, columns: int = COLUMNS) -> Box:
     """Return the slices of a box in the middle of a matrix; for stacked matrices, in the middle of the first one."""
     *lead, height, width = shape
-    row = max(0, height - rows) // 2
+    row = max(0, height - rows) // 2 // WORDS * WORDS  # words of packed zero points begin there
     column = max(0, width - columns) // 2 // ALIGNED * ALIGNED  # groups of quantised weights begin there
     return (*((0, 1) for _ in lead), (row, min(height, row + rows)), (column, min(width, column + columns)))
 

@@ -11,6 +11,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...errors import CheckpointError
 from ...planning.transplant.by_place import is_embedding, vocabulary_keys
 from ...tensors.encodings._encoding import QuantisedTensor
+from ...tensors.info import Decoded, TensorInfo
 from ...tensors.layer_groups import outlying_layers
 from ...tensors.non_finite import has_non_finite
 from ...tensors.odd_scales import LAYER, NO_OFFSET, ZERO_BLOCKS, OddScales, powers_of
@@ -26,6 +27,10 @@ ROWS, COLUMNS = 64, 128
 """The rows and columns in the middle of a tensor that are decoded.
 
 A layer with 4096 inputs and outputs costs at most 256 kB, as stored rows between the first and the last are read."""
+WITH_ZEROS = ("gptq", "awq", "packed")
+GROUPS, WIDEST = 2, 512
+"""The encodings with zero points or biases, which are compared with the codes of several groups of a row; how many
+groups are decoded for that, if these have at most so many columns."""
 UNSURE = (ZERO_BLOCKS, NO_OFFSET)
 """The kinds of odd scales that cannot be found in a part of a tensor."""
 VOCABULARY = 4
@@ -93,11 +98,20 @@ class _Sample(SampledFiles):
             if weight is None or len(weight.info.shape) < 2 or not weight.info.numel:
                 continue
             try:
-                values = read_part(self, weight.info, middle(weight.info.shape, ROWS, COLUMNS))
+                values = read_part(self, weight.info, middle(weight.info.shape, ROWS, _columns(weight.info)))
                 if has_non_finite(weight.info.dtype, values.tobytes()):
                     self.unsound.append(one.name)
             except CheckpointError as error:
                 self.faults.append(error.message)
+
+
+def _columns(weight: TensorInfo) -> int:
+    """Return how many columns of a quantised weight are decoded."""
+    made = weight.made
+    if not isinstance(made, Decoded) or made.encoding not in WITH_ZEROS:
+        return COLUMNS
+    wanted = GROUPS * int(dict(made.facts)["group"])
+    return wanted if COLUMNS < wanted <= WIDEST else COLUMNS
 
 
 def odd_scale_notes_on(checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from ckptsurgeon.tensors.group_codes import (
     lost_zero_points,
 )
 
+from ...helpers import coded_matrices, coded_models
 from ...helpers.coded_matrices import SETTINGS, Encode, awq, gptq, mlx, old_mlx
 from ...helpers.coded_models import QUICK, coded_tensors, said_by, silent, write_model
 from .test_wrong_offsets import asymmetric, compressed, packed, words
@@ -137,6 +138,17 @@ def test_those_that_do_not_are(name: str) -> None:
     assert said_by(path, text) == [*QUICK]
     found = [one for row in cs.check(path).rows for one in row.found if text in one.what]
     assert [one.status.name for one in found] == ["WARN"]
+
+
+@pytest.mark.costly
+def test_groups_of_128_are_compared_in_samples_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sample of a wide matrix has two groups of each row, and its first row begins a word of zero points."""
+    monkeypatch.setattr(coded_matrices, "GROUP", 128)
+    monkeypatch.setattr(coded_models, "ROLES", {"mlp.down_proj": (328, 1024)})
+    settings = {**SETTINGS["awq"], "group_size": 128}
+    state = coded_tensors(awq)
+    assert said_by(write_model(Path("m"), state, settings), UNFIT_ZEROS) == []
+    assert said_by(write_model(Path("m"), exchanged(state, ".qzeros"), settings), UNFIT_ZEROS) == [*QUICK]
 
 
 @pytest.mark.costly
