@@ -187,7 +187,7 @@ class OddScales:
 
     def add_all_but_sizes(self, other: OddScales) -> None:
         """Record what ``other`` has recorded, except sizes: ``other`` is about embeddings, which have other sizes."""
-        for kind in SAID:
+        for kind in (*SAID, UNFIT, ASYMMETRIC, SYMMETRIC):
             self.names[kind] |= other.names[kind]
         self._leans |= other._leans
         self._spreads |= other._spreads

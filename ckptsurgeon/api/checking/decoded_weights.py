@@ -61,16 +61,20 @@ def odd_scales_of(checkpoint: Checkpoint, decoded: Collection[str]) -> dict[str,
             weight = weight_of(one.codes)
             if weight is not None and len(weight.info.shape) > 1 and weight.info.numel:
                 _rms(files, weight.info)
+                _rms(files, weight.info, is_end=True)
     found.add_all_but_sizes(files.odd_scales)
     both = checkpoint.odd_scales.of(decoded), found.of(one.name for one in names)
     return {kind: [*both[0].get(kind, ()), *both[1].get(kind, ())] for kind in {**both[0], **both[1]}}
 
 
-def _rms(checkpoint: Checkpoint | SampledFiles, info: TensorInfo) -> float:
-    """Return the root mean square of the middle rows of a matrix; of stacked matrices (experts), the first is used."""
+def _rms(checkpoint: Checkpoint | SampledFiles, info: TensorInfo, *, is_end: bool = False) -> float:
+    """Return the root mean square of some rows of a matrix; of stacked matrices (experts), the first is used.
+
+    The rows are those in the middle or, if ``is_end`` is true, the last ones.
+    """
     *lead, rows, columns = info.shape
     several = min(rows, max(1, ELEMENTS // columns))
-    begin = (rows - several) // 2 // ALIGNED * ALIGNED
+    begin = (rows - several) // (1 if is_end else 2) // ALIGNED * ALIGNED
     box: Box = (*((0, 1) for _ in lead), (begin, begin + several), (0, columns))
     values = read_part(checkpoint, info, box).astype(np.float64)
     return sqrt(float(np.square(values).sum()) / prod(values.shape))

@@ -62,10 +62,13 @@ def spread(keys: Sequence[str], most: int) -> list[str]:
     return [keys[at * len(keys) // number] for at in range(number)]
 
 
-def middle(shape: Sequence[int], rows: int = ROWS, columns: int = COLUMNS) -> Box:
-    """Return the slices of a box in the middle of a matrix; for stacked matrices, in the middle of the first one."""
+def middle(shape: Sequence[int], rows: int = ROWS, columns: int = COLUMNS, *, is_end: bool = False) -> Box:
+    """Return the slices of a box in the middle of a matrix; for stacked matrices, in the middle of the first one.
+
+    If ``is_end`` is true, the rows are some of the last ones.
+    """
     *lead, height, width = shape
-    row = max(0, height - rows) // 2 // WORDS * WORDS  # words of packed zero points begin there
+    row = max(0, height - rows) // (1 if is_end else 2) // WORDS * WORDS  # words of packed zero points begin there
     column = max(0, width - columns) // 2 // ALIGNED * ALIGNED  # groups of quantised weights begin there
     return (*((0, 1) for _ in lead), (row, min(height, row + rows)), (column, min(width, column + columns)))
 

@@ -60,6 +60,7 @@ def sampled_scale_notes(checkpoint: Checkpoint, among: Collection[str] | None = 
         :VOCABULARY
     ]
     of_tokens.look_at(tables)
+    of_tokens.look_at(tables, is_end=True)  # if a token was cut out of some parts only, the rows after it are wrong
     chosen, unsound = [*layers, *tables], sample.unsound + of_tokens.unsound
     faults = sample.faults + of_tokens.faults
     sample.odd_scales.add_all_but_sizes(of_tokens.odd_scales)
@@ -87,8 +88,8 @@ class _Sample(SampledFiles):
         self.unsound, self.faults = list[str](), list[str]()
         self._weight_of = weights_of(checkpoint)
 
-    def look_at(self, tensors: Iterable[QuantisedTensor]) -> None:
-        """Decode the middle of each tensor, and record NaN, infinite values, odd scales and errors."""
+    def look_at(self, tensors: Iterable[QuantisedTensor], *, is_end: bool = False) -> None:
+        """Decode the middle of each tensor, or its last rows; record NaN, infinite values, odd scales and errors."""
         from ...engine.compute.reading import read_part  # imports numpy
 
         for one in tensors:
@@ -98,8 +99,9 @@ class _Sample(SampledFiles):
             if weight is None or len(weight.info.shape) < 2 or not weight.info.numel:
                 continue
             try:
-                values = read_part(self, weight.info, middle(weight.info.shape, ROWS, _columns(weight.info)))
-                if has_non_finite(weight.info.dtype, values.tobytes()):
+                box = middle(weight.info.shape, ROWS, _columns(weight.info), is_end=is_end)
+                values = read_part(self, weight.info, box)
+                if has_non_finite(weight.info.dtype, values.tobytes()) and one.name not in self.unsound:
                     self.unsound.append(one.name)
             except CheckpointError as error:
                 self.faults.append(error.message)

@@ -7,7 +7,7 @@ single zero point, and reaches only one end of its codes in most groups.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from ..group_codes import ASYMMETRIC, SYMMETRIC, UNFIT
 from ..info import Decoded
 from ..ops.regions import Array, Box
 
-__all__ = ["kind_of_groups"]
+__all__ = ["kinds_of_groups"]
 
 OUTPUTS = {"gptq": 1, "awq": 1, "packed": 0}
 """{encoding: the dimension of its codes, scales and zero points that is the outputs}"""
@@ -24,7 +24,10 @@ WORD = 32
 PACKED = {"gptq": ("zero",), "awq": ("codes", "zero"), "packed": ("zero",)}
 """{encoding: the parts that are packed along the outputs}"""
 ROWS, ALIGNED = 64, 32
-"""How many rows of each decoded part are examined; a part must begin at a multiple of ``ALIGNED``, as words do."""
+"""How many of the first and of the last rows of each decoded part are examined.
+
+They begin at a multiple of ``ALIGNED``, where words begin, too.
+"""
 FEWEST, SMALLEST = 64, 16
 """The fewest groups that are judged, and the fewest codes in such a group."""
 FAR = 1.2
@@ -50,33 +53,36 @@ In MiniLM, the two numbers are up to 0.51 (with clipped scales) and 0.6 to 1.6 f
 Decode = Callable[[Mapping[str, Array], Box], Array]
 
 
-def kind_of_groups(made: Decoded, arrays: Mapping[str, Array], box: Box, decode: Decode) -> str | None:
-    """Return the kind of a part of a weight: ``UNFIT``, ``ASYMMETRIC`` (with one zero point) or ``SYMMETRIC``.
+def kinds_of_groups(made: Decoded, arrays: Mapping[str, Array], box: Box, decode: Decode) -> Iterator[str]:
+    """Yield kinds of a part of a weight: ``UNFIT``, ``ASYMMETRIC`` (with one zero point) or ``SYMMETRIC``.
 
-    The result is None if the part is too small, if its zero points fit, or for other encodings. ``arrays`` are the
-    stored parts, by role, for the part ``box`` of the weight; ``decode`` decodes such arrays.
+    The first and the last rows are judged. They have no kind if they are too few, if their zero points fit, or in other
+    encodings. ``arrays`` are the stored parts, by role, for the part ``box`` of the weight; ``decode`` decodes such
+    arrays.
     """
     *lead, (first, last), inputs = box
     if made.encoding not in OUTPUTS or first % ALIGNED or (lead and made.encoding != "packed"):
-        return None
+        return
     facts = dict(made.facts)
     bits, size = int(facts.get("bits", 4)), int(facts["group"])
     if size < SMALLEST or inputs[0] % size:
-        return None
-    some = (first, min(last, first + ROWS))
-    parts = {role: _rows(made.encoding, role, one, some[1] - first, bits) for role, one in arrays.items()}
-    ones = {"scale": np.ones_like(parts["scale"])}
-    if "bias" in parts:
-        codes = decode({**_copied(parts), **ones, "bias": np.zeros_like(parts["bias"])}, (some, inputs))
-        with np.errstate(all="ignore"):
-            zeros = np.repeat(-parts["bias"].astype("<f8") / parts["scale"], size, 1)[:, : codes.shape[1]]
-    else:
-        zeros = -decode({**_copied(parts), **ones, "codes": np.zeros_like(parts["codes"])}, (some, inputs))
-        codes = decode({**_copied(parts), **ones}, (some, inputs)) + zeros
-    group = np.arange(codes.shape[1]) // size
-    if "order" in parts and (parts["order"] >= 0).all():
-        group = parts["order"].astype(np.intp)
-    return _judged(codes, zeros, group, bits)
+        return
+    for some in {(first, min(last, first + ROWS)), (max(first, (last - ROWS) // ALIGNED * ALIGNED), last)}:
+        span = (some[0] - first, some[1] - first)
+        parts = {role: _rows(made.encoding, role, one, span, bits) for role, one in arrays.items()}
+        ones = {"scale": np.ones_like(parts["scale"])}
+        if "bias" in parts:
+            codes = decode({**_copied(parts), **ones, "bias": np.zeros_like(parts["bias"])}, (some, inputs))
+            with np.errstate(all="ignore"):
+                zeros = np.repeat(-parts["bias"].astype("<f8") / parts["scale"], size, 1)[:, : codes.shape[1]]
+        else:
+            zeros = -decode({**_copied(parts), **ones, "codes": np.zeros_like(parts["codes"])}, (some, inputs))
+            codes = decode({**_copied(parts), **ones}, (some, inputs)) + zeros
+        group = np.arange(codes.shape[1]) // size
+        if "order" in parts and (parts["order"] >= 0).all():
+            group = parts["order"].astype(np.intp)
+        if (kind := _judged(codes, zeros, group, bits)) is not None:
+            yield kind
 
 
 def _judged(codes: Array, zeros: Array, group: Array, bits: int) -> str | None:
@@ -110,17 +116,18 @@ def _spread(values: Array) -> float:
     return float((rest * rest).sum() / ((rows - 1) * (columns - 1)))
 
 
-def _rows(encoding: str, role: str, array: Array, rows: int, bits: int) -> Array:
-    """Return the first ``rows`` outputs of ``array``, the part with the role ``role``; the order of columns as it is.
+def _rows(encoding: str, role: str, array: Array, span: tuple[int, int], bits: int) -> Array:
+    """Return some outputs of a stored part, counted from its first one; ``span`` begins where a word begins.
 
-    The array must begin with the first bit of an output. Of stacked matrices, such as those of experts, only the first
-    one is returned.
+    Of stacked matrices, such as those of experts, only the first one is returned.
     """
     if role == "order":
         return array
     array = array[(0,) * (array.ndim - 2)]
-    end = -(-rows * bits // WORD) if role in PACKED[encoding] else rows
-    return array[:end] if OUTPUTS[encoding] == 0 else array[:, :end]
+    begin, end = span
+    if role in PACKED[encoding]:
+        begin, end = begin * bits // WORD, -(-end * bits // WORD)
+    return array[begin:end] if OUTPUTS[encoding] == 0 else array[:, begin:end]
 
 
 def _copied(arrays: Mapping[str, Array]) -> dict[str, Array]:

@@ -34,7 +34,7 @@ from ..ops.casts import widened
 from ..ops.regions import Array, Box
 from ..ops.small_floats import SMALL_FLOATS
 from ._code_places import spread_of_highest
-from ._group_codes import kind_of_groups
+from ._group_codes import kinds_of_groups
 from ._rounded_words import have_rounded_words
 from ._scale_tests import (
     are_negative,
@@ -161,8 +161,8 @@ def find_odd_scales(
     else:
         if (spread := spread_of_highest(made, arrays["codes"])) is not None:
             seen.add_spread(made.name, spread)
-        if (groups := kind_of_groups(made, arrays, box, decode_part)) is not None:
-            seen.add(groups, made.name)
+        for kind in kinds_of_groups(made, arrays, box, decode_part):
+            seen.add(kind, made.name)
     if "nested_scale" in arrays:
         if not arrays["nested_scale"].any() and have_many_values(arrays["scale"].astype("<i4") + 1):
             seen.add(NESTED, made.name)

@@ -1,4 +1,4 @@
-"""Global scales of nvfp4 that are far apart in modules that vLLM fuses: ``ckpt check`` warns."""
+"""Scales of modules that vLLM fuses, far apart (nvfp4) or made equal (fp8, int8): ``ckpt check`` warns."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def model(sizes: dict[str, float], *, packed: bool = False) -> Path:
         blocks = (torch.rand(32, 2) + 0.5).to(torch.float8_e4m3fn)
         codes = torch.randint(0, 256, (32, 16), dtype=torch.uint8)
         if packed:
-            state |= {f"{module}.weight_packed": codes, f"{module}.weight_global_scale": 1 / scale.reshape(1)}
+            state |= {f"{module}.weight_packed": codes, f"{module}.weight_global_scale": 1 / scale.reshape(1).clone()}
         else:
             state |= {f"{module}.weight": codes, f"{module}.weight_scale_2": scale}
         state[f"{module}.weight_scale"] = blocks
@@ -40,7 +40,7 @@ def model(sizes: dict[str, float], *, packed: bool = False) -> Path:
 def said(folder: Path) -> list[str]:
     row = cs.check(folder).row("scales")
     assert row.looked_at
-    return [one.what for one in row.found if "vLLM fuses" in one.what]
+    return [one.what for one in row.found if "global scales" in one.what]
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -64,3 +64,55 @@ def test_global_scales_that_are_far_apart_are_a_warning(module: str, number: int
 )
 def test_others_are_not(sizes: dict[str, float], packed: bool) -> None:
     assert not said(model(sizes, packed=packed))
+
+
+LARGEST = {torch.float8_e4m3fn: 448.0, torch.int8: 127.0}
+DTYPES = pytest.mark.parametrize("dtype", LARGEST)
+
+
+def with_one_scale(dtype: torch.dtype, *, equal: bool, again: bool, inputs: bool = False) -> Path:
+    """Write weights with one scale each, perhaps made equal in fused modules, and perhaps quantised again with it."""
+    draw = torch.Generator().manual_seed(0)
+    state: dict[str, torch.Tensor] = {}
+    for layer in range(4):
+        for names in (FUSED[:3], FUSED[3:], OTHERS[:1], OTHERS[1:]):
+            weights = [torch.randn(64, 64, generator=draw) * (1 + at / 2) / 8 for at in range(len(names))]
+            scales = [one.abs().max() / LARGEST[dtype] for one in weights]
+            for name, weight, own in zip(names, weights, scales, strict=True):
+                scale = max(scales) if equal else own
+                codes = weight / (scale if again else own)
+                module = f"model.layers.{layer}.{name}"
+                state[f"{module}.weight"] = (codes if dtype.is_floating_point else codes.round()).to(dtype)
+                state[f"{module}.weight_scale"] = scale.reshape(1).clone()
+                if inputs:
+                    state[f"{module}.input_scale"] = torch.tensor([0.02 * (layer + 1)])
+    folder = Path("m")
+    folder.mkdir(exist_ok=True)
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    kind = "float" if dtype.is_floating_point else "int"
+    scheme = {"num_bits": 8, "type": kind, "symmetric": True, "strategy": "tensor"}
+    settings = {
+        "quant_method": "compressed-tensors", "format": f"{kind}-quantized", "quantization_status": "compressed",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": scheme}},
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": settings}))
+    return folder
+
+
+def shared(folder: Path) -> list[str]:
+    return [one.what for one in cs.check(folder).row("scales").found if "scales in modules that vLLM fuses" in one.what]
+
+
+@DTYPES
+def test_scales_that_were_made_equal_are_a_warning(dtype: torch.dtype) -> None:
+    (found,) = shared(with_one_scale(dtype, equal=True, again=False))
+    assert found.startswith("20 tensors of equal scales in modules that vLLM fuses")
+
+
+@DTYPES
+@pytest.mark.parametrize(("equal", "again"), [(False, False), (True, True)])
+@pytest.mark.parametrize("inputs", [False, True])
+def test_scales_of_their_own_and_codes_that_were_made_again_are_not(
+    dtype: torch.dtype, equal: bool, again: bool, inputs: bool
+) -> None:
+    assert not shared(with_one_scale(dtype, equal=equal, again=again, inputs=inputs))

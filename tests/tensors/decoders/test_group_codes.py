@@ -140,6 +140,19 @@ def test_those_that_do_not_are(name: str) -> None:
     assert [one.status.name for one in found] == ["WARN"]
 
 
+TABLE = "model.embed_tokens"
+
+
+@pytest.mark.parametrize("begin", [0, 180])
+def test_rows_of_a_table_with_the_scales_of_the_next_rows_are_said(begin: int) -> None:
+    """A token was cut out of the codes, but not of scales and biases: all rows after it are wrong."""
+    state = coded_tensors(mlx, tables=(TABLE,))
+    assert said_by(write_model(Path("m"), state, SETTINGS["mlx"]), UNFIT_ZEROS) == []
+    for end in (".scales", ".biases"):
+        state[TABLE + end] = torch.cat([state[TABLE + end][:begin], state[TABLE + end][begin:].roll(-1, 0)])
+    assert said_by(write_model(Path("m"), state, SETTINGS["mlx"]), UNFIT_ZEROS) == [*QUICK]
+
+
 @pytest.mark.costly
 def test_groups_of_128_are_compared_in_samples_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The sample of a wide matrix has two groups of each row, and its first row begins a word of zero points."""

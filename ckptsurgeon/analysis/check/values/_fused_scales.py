@@ -1,14 +1,15 @@
-"""Finds weights of nvfp4 that runtimes fuse, but whose global scales are far apart."""
+"""Finds wrong scales of weights that runtimes such as vLLM fuse into one: queries, keys and values; gate and up."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
+from ....tensors.decoders._odd_scales import LARGEST
 from ....tensors.encoders._schemes import JOINED
 from ..measuring.figures import Figures
 from ..subject import Subject
 
-__all__ = ["APART", "unlike_fused"]
+__all__ = ["APART", "shared_by_fused", "unlike_fused"]
 
 NVFP4 = "nvfp4"
 APART = 11
@@ -16,6 +17,8 @@ APART = 11
 
 Exporters make the scales of fused modules equal; scales of other modules usually differ by less.
 """
+FEWEST, MOSTLY = 2, 0.75
+"""The fewest groups of modules with one scale that are judged, and the share of them that has to be wrong."""
 
 
 def unlike_fused(subject: Subject, scales: Mapping[str, Figures]) -> list[str]:
@@ -24,14 +27,47 @@ def unlike_fused(subject: Subject, scales: Mapping[str, Figures]) -> list[str]:
     ``scales`` are the global scales of weights. For a fused module (such as queries, keys and values), vLLM uses only
     the largest of the scales. So weights with another scale are decoded too small or too large, by the ratio of both.
     """
-    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for key, one in scales.items():
-        outer, _, leaf = key.removesuffix(subject.parts[key]).rstrip(".").rpartition(".")
-        joined = next((names for names in JOINED if leaf in names), None)
-        if joined is not None and subject.methods.get(key) == NVFP4 and one.number == 1 and one.low > 0:
-            groups.setdefault((outer, joined), []).append(key)
-    found = (keys for keys in groups.values() if _ratio([scales[key].low for key in keys]) > APART)
+    some = (key for key in scales if subject.methods.get(key) == NVFP4)
+    found = (keys for keys in _fused(subject, some, scales) if _ratio([scales[key].low for key in keys]) > APART)
     return [key for keys in found for key in keys]
+
+
+def shared_by_fused(subject: Subject, scales: Mapping[str, Figures]) -> list[str]:
+    """Return the keys of scales that are equal within a fused module, although the codes of each weight need their own.
+
+    The scale of a whole weight is chosen so that its largest value gets the largest code, 448 or 127. If several
+    weights get the largest of their scales, and are quantised again, only one of them still has the largest code. If
+    all of them have it, the codes were left as they were. The result is empty unless this is so in most of the fused
+    modules with equal scales. ``scales`` are scales of weights, not of activations, which fused modules may share.
+    """
+    equal = [
+        keys
+        for keys in _fused(subject, scales, scales)
+        if len(keys) > 1 and _ratio([scales[key].low for key in keys]) == 1
+    ]
+    found = [keys for keys in equal if all(_has_largest_code(subject, key) for key in keys)]
+    return [key for keys in found for key in keys] if len(found) >= max(FEWEST, MOSTLY * len(equal)) else []
+
+
+def _has_largest_code(subject: Subject, key: str) -> bool:
+    """Return whether the codes that belong to the scale ``key`` have the largest code of their dtype."""
+    parts = subject.by_weight.get(key.removesuffix(subject.parts.get(key, "")), {})
+    for one in parts.values():
+        if one in subject.codes and one in subject.measured and (figures := subject.measured[one].figures) is not None:
+            largest = LARGEST.get(subject.tensors[one].dtype)
+            return largest is not None and figures.largest >= (127 if largest == 128 else largest)
+    return False
+
+
+def _fused(subject: Subject, keys: Iterable[str], scales: Mapping[str, Figures]) -> Iterator[list[str]]:
+    """Yield the keys of scales of whole weights, one list for each fused module."""
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for key in keys:
+        outer, _, leaf = key.removesuffix(subject.parts.get(key, "")).rstrip(".").rpartition(".")
+        joined = next((names for names in JOINED if leaf in names), None)
+        if joined is not None and scales[key].number == 1 and scales[key].low > 0:
+            groups.setdefault((outer, joined), []).append(key)
+    yield from groups.values()
 
 
 def _ratio(sizes: list[float]) -> float:

@@ -19,7 +19,7 @@ from ..measuring.figures import Figures
 from ..note_kinds import AVERAGE
 from ..report import Found, Status
 from ..subject import Subject
-from ._fused_scales import APART, unlike_fused
+from ._fused_scales import APART, shared_by_fused, unlike_fused
 
 __all__ = ["CHECK", "is_global_or_activation", "is_global_weight_scale", "scales_of"]
 
@@ -97,6 +97,13 @@ def _run(subject: Subject) -> Iterator[Found]:
         yield of_keys(
             Status.WARN, fused, what, "Quantise again, with one global scale for q, k and v, and one for gate and up."
         )
+    own = {key: one for key, one in found.items() if not is_global_or_activation(subject, key)}
+    if shared := shared_by_fused(subject, own):
+        what = (
+            "of equal scales in modules that vLLM fuses, although each of these weights has the largest code, as with "
+            "a scale of its own: perhaps the scales were made equal, and the weights not quantised again"
+        )
+        yield of_keys(Status.WARN, shared, what, DECODE)
     if rounded := subject.odd.get(ROUNDED):
         yield of_keys(Status.FAIL, [*rounded], f"with {SAID[ROUNDED]}", DECODE)
     if averaged := averaged_names([subject.odd]):
