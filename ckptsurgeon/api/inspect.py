@@ -157,6 +157,7 @@ def initial_config(
 ) -> tuple[str, list[str]]:
     """Do the same as ``init_config``, but return both the text and the notes on the checkpoint."""
     from ..destinations._load import is_configuration
+    from .inputs.inputs import notes_on
     from .model_folder.checks import contradictions
 
     source, target = place_of(path), None if output is None else os.fspath(output)
@@ -170,7 +171,7 @@ def initial_config(
         raise ConfigError("--task is only for configurations of ESPnet.", hint="Leave --task out.")
     with open_checkpoint(path, root) as checkpoint:
         document = {"model": _declared(checkpoint, target)}
-        notes = [*checkpoint.notes, *contradictions(checkpoint)]
+        notes = [*notes_on(checkpoint, 1), *contradictions(checkpoint)]
         kept = (
             [f"tensors with init: like keep the values of {escape(checkpoint.path)}"]
             if "values" in document["model"]

@@ -1356,6 +1356,12 @@ MUTANTS = (
         "tensors/decoders/test_odd_sizes.py",
     ),
     Mutant(
+        "prove and stats have the notes on values that they decode",
+        "        return (*odd, *seen_zero_notes(sources, said=self.notes))",
+        "        return (*seen_zero_notes(sources, said=self.notes),)",
+        "api/prove/test_odd_scales.py",
+    ),
+    Mutant(
         "sampled scales are noted by verbs that decode nothing",
         "return checkpoint.odd_scales.notes(checkpoint.path) or sampled_scale_notes(checkpoint)",
         "return checkpoint.odd_scales.notes(checkpoint.path)",

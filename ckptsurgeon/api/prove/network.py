@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.in_memory import path_of
 from ...checkpoint.opening import open_checkpoint
+from ...checkpoint.seen_zeros import seen_zero_notes
 from ...destinations._load import target_with
 from ...destinations.torch_module.meta import build_on_meta
 from ...engine.inputs import PlanInputs
@@ -217,6 +218,15 @@ class Network:
         own = {key: buffer for key, buffer in self.module.named_buffers() if key in self.steps}
         for key, value in (read or self.read)(list(own)).items():
             own[key].copy_(value)
+
+    def value_notes(self) -> tuple[str, ...]:
+        """Return notes on the values that were read so far: odd scales, and zeros that may stand for a missing part.
+
+        A later call leaves out the zeros that an earlier call has noted.
+        """
+        sources = inputs_of(self.plan).sources
+        odd = [note for one in sources for note in one.odd_scales.notes(one.path)]
+        return (*odd, *seen_zero_notes(sources, said=self.notes))
 
     def close(self) -> None:
         """Close the checkpoint."""

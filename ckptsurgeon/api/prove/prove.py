@@ -308,7 +308,9 @@ def _pairs(first: Outputs, second: Outputs, shared: SharedTokens | None, notes: 
 
 
 def _network_notes(networks: list[Network], shared: SharedTokens | None) -> Iterator[str]:
-    notes = [[note.removeprefix(f"{one.path}: ") for note in one.notes] for one in networks]
+    notes = [
+        [note.removeprefix(f"{escape(one.path)}: ") for note in (*one.notes, *one.value_notes())] for one in networks
+    ]
     yield from (f"both: {note}" for note in notes[0] if note in notes[1])
     for network, own, others in zip(networks, notes, reversed(notes), strict=True):
         yield from (f"{network.path}: {note}" for note in own if note not in others)

@@ -130,6 +130,7 @@ def stats(
             information = fisher_of(network, given, chosen, seed=seed, limit=limit)
             values |= information.values
             said[FISHER] = information.said
+        found_in_values = network.value_notes()
     if not values:
         raise ConfigError(
             f"with these inputs, no linear layer of the network of {escape(shown(path))} runs.",
@@ -137,7 +138,7 @@ def stats(
         )
     with open_checkpoint(path, root) as opened:
         said |= {"model": os.path.basename(path.rstrip("/")), "weights": prints(opened), "inputs": given.said}
-        of_model = dict.fromkeys((*opened.notes, *notes_beside(opened)))
+        of_model = dict.fromkeys((*opened.notes, *notes_beside(opened), *found_in_values))
     plan = convert(values, dtype="float32" if gram else None, metadata={NOTE: json.dumps(said, sort_keys=True)})
     return replace(plan, notes=(*of_model, *notes, *_notes(said), *plan.notes))
 

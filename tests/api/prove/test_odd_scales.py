@@ -1,0 +1,42 @@
+"""Verbs that run or describe a quantised network say the same of its scales and zero points as ``inspect`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+import ckptsurgeon as cs
+from ckptsurgeon.api.inspect import initial_config
+from ckptsurgeon.tensors.odd_scales import ONE_STEP
+
+from ...helpers.coded_matrices import SETTINGS, gptq
+from ...helpers.coded_models import coded_tensors, write_model
+
+pytest.importorskip("transformers", minversion="5")
+
+VERBS: dict[str, Callable[[Path], Sequence[str]]] = {
+    "prove": lambda path: cs.prove(path, path).notes,
+    "stats": lambda path: cs.stats(path).notes,
+    "init": lambda path: initial_config(path)[1],
+}
+
+
+def noted(off: int) -> list[str]:
+    """The verbs that say that a layer's matrices are shifted by one step; ``off`` is added to its zero points."""
+    state = coded_tensors(gptq, layers=5)
+    for key, one in state.items():
+        if key.startswith("model.layers.3.") and key.endswith(".qzeros"):
+            state[key] = (one.long() + 0x11111111 * off).to(torch.int32)
+    path = write_model(Path("m"), state, SETTINGS["gptq"])
+    return [verb for verb, notes in VERBS.items() if sum(ONE_STEP in note for note in notes(path)) == 1]
+
+
+def test_zero_points_of_another_format_are_noted_once() -> None:
+    assert noted(1) == list(VERBS)
+
+
+def test_right_zero_points_are_not_noted() -> None:
+    assert noted(0) == []
