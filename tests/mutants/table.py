@@ -1356,6 +1356,12 @@ MUTANTS = (
         "tensors/decoders/test_odd_sizes.py",
     ),
     Mutant(
+        "prove fills only missing tensors that the class computes",
+        "    lacking = [key for key in missing if key not in first or first[key] != second[key]]",
+        "    lacking = [key for key in missing if key not in first]",
+        "api/prove/test_computed_tensors.py",
+    ),
+    Mutant(
         "prove and stats have the notes on values that they decode",
         "        return (*odd, *seen_zero_notes(sources, said=self.notes))",
         "        return (*seen_zero_notes(sources, said=self.notes),)",

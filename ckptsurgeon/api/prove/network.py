@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -23,7 +24,9 @@ from ...engine.live_modules import stage_tensors
 from ...errors import ConfigError, PlanError
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
+from ...planning.target import TargetSpec
 from ...planning.transplant.options import Options
+from ...planning.transplant.plan_errors import missing_text
 from ...storage.read.uri import shown
 from ...tensors.composition import is_decoded, leaves
 from ...tensors.dtypes import BLOCKS, DTYPES
@@ -61,6 +64,8 @@ USUAL = 0.7
 
 The relative error is largest for values just above a power of two, and half as large just below the next power of two.
 """
+SEEDS = (0, 1)
+"""Initial values are computed, not drawn, if they are the same with these two seeds."""
 SAMPLED = 4096
 """The approximate number of values that are kept of each tensor as a sample."""
 
@@ -114,6 +119,8 @@ class Network:
     """The token list inside the checkpoint, if it is a GGUF file; () if there is none."""
     is_converted: bool = False
     """Whether the checkpoint is a GGUF file: then its tensors have other names than in the plan and in transformers."""
+    computed: Mapping[str, Tensor] = field(default_factory=dict)
+    """The tensors that the checkpoint lacks and the class computes, by key, in the dtype in which it computes them."""
     digests: dict[str, int] = field(default_factory=dict)
     """{key of a tensor that was read: CRC-32 of its float32 values}"""
     samples: dict[str, Tensor] = field(default_factory=dict)
@@ -136,7 +143,8 @@ class Network:
         owners = {key: steps[key].tied_to or key for key in keys if key in steps}
         chosen = tuple(steps[key] for key in dict.fromkeys(owners.values()))
         inputs = inputs_of(self.plan)
-        found, _ = stage_tensors(replace(self.plan, steps=chosen), inputs)
+        staged, _ = stage_tensors(replace(self.plan, steps=chosen), inputs)
+        found = {**self.computed, **staged}
         values = {key: _as_float32(found[owner]) for key, owner in owners.items()}
         for key, value in values.items():
             self.progress(value.numel())
@@ -148,6 +156,8 @@ class Network:
 
     def rounding(self, key: str) -> Rounding:
         """Return how much rounding may have changed a tensor's values when they were stored in their dtype or codes."""
+        if key in self.computed:
+            return Rounding(ROUNDOFF.get(str(self.computed[key].dtype).removeprefix("torch."), 0.0))
         info = self._source_of(self.steps[key]) if key in self.steps else None
         if info is None:
             return Rounding()
@@ -294,7 +304,7 @@ def open_network(
             f"{escape(spec.name)} describes only tensors, not a network that can run.",
             hint="Give the configuration of a model: --model config.json, or a YAML file with _target_.",
         )
-    options = Options.of(on_missing="error", dtype="float32")
+    options = Options.of(dtype="float32")
     with ExitStack() as opened:
         given, inner = source, root
         conversion = _to_transformers(source, root)
@@ -306,6 +316,9 @@ def open_network(
             plan = plan_into(
                 specs_of(given), spec, options, seed=0, arguments={}, root=inner, by_place=True, encoding=ENCODINGS[1]
             )
+            opened.callback(close_plan, plan)
+            module = _built(spec.build)
+            computed = _computed(spec, module, [step.key for step in plan.steps if step.reason == "missing"])
         except PlanError as error:
             name = escape(shown(path_of(source)))
             raise PlanError(
@@ -314,16 +327,33 @@ def open_network(
                 "shape.",
                 details=error.details,
             ) from error
-        opened.callback(close_plan, plan)
-        module = _built(spec.build)
         path = path_of(source)
         folder = path if os.path.isdir(path) else os.path.dirname(path) or os.curdir
         network = Network(shown(path), module, plan, folder, _notes(source, root), _tokens(source, root))
-        network.is_converted = conversion is not None
+        network.is_converted, network.computed = conversion is not None, computed
         if read_buffers:
             network.load_buffers()
         network.opened = opened.pop_all()
     return network
+
+
+def _computed(spec: TargetSpec, module: nn.Module, missing: Sequence[str]) -> dict[str, Tensor]:
+    """Return the values of the tensors ``missing``, by key; the class of ``module`` computes them.
+
+    Sinusoidal positions are an example. Raises PlanError for tensors that ``from_pretrained`` does not accept to be
+    missing, and for those with random initial values.
+    """
+    patterns = getattr(module, "_keys_to_ignore_on_load_missing", None) or ()
+    keys = [key for key in missing if any(re.search(pattern, key) for pattern in patterns)]
+    first, second = ({key: bytes(data) for key, data in spec.initial(keys, seed)} for seed in SEEDS)
+    lacking = [key for key in missing if key not in first or first[key] != second[key]]
+    if lacking:
+        raise PlanError(missing_text(lacking), details=lacking)
+    return {key: _as_tensor(data, spec.tensors[key]) for key, data in first.items()}
+
+
+def _as_tensor(data: bytes, info: TensorInfo) -> Tensor:
+    return torch.frombuffer(bytearray(data), dtype=getattr(torch, info.dtype)).reshape(info.shape)
 
 
 def _to_transformers(source: CheckpointLike, root: str | None) -> Plan | None:

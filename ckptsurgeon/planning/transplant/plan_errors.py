@@ -22,7 +22,7 @@ from .options import Options
 from .select import Selection, SourceView, TensorOrigin
 from .vocabulary import VocabularyAxes
 
-__all__ = ["PlanFaults", "check_destination_patterns", "check_plan", "check_prefixes", "raise_faults"]
+__all__ = ["PlanFaults", "check_destination_patterns", "check_plan", "check_prefixes", "missing_text", "raise_faults"]
 
 # Mismatches, casts and tensors that cannot be drawn, collected to be reported at once.
 
@@ -138,6 +138,12 @@ def check_prefixes(views: Sequence[SourceView], target: TargetSpec) -> None:
             )
 
 
+def missing_text(keys: Sequence[str]) -> str:
+    """Return the message of an error on tensors of a destination that are in no source."""
+    are = "is" if len(keys) == 1 else "are"
+    return f"{count(len(keys), 'tensor')} of the destination {are} in no source: {listing(keys)}."
+
+
 def check_plan(
     steps: Sequence[Step],
     unexpected: Sequence[TensorOrigin],
@@ -157,8 +163,7 @@ def check_plan(
     missing = [step.key for step in steps if step.reason == "missing"]
     if options.on_missing == "error" and missing:
         raise PlanError(
-            f"{count(len(missing), 'tensor')} of the destination {'is' if len(missing) == 1 else 'are'} in no source: "
-            f"{listing(missing)}.",
+            missing_text(missing),
             hint="Leave out --on-missing error to initialise these tensors.",
             details=missing,
         )
