@@ -1625,4 +1625,10 @@ MUTANTS = (
         "        if len(keys) - len(empty) >= FEWEST:",
         "checkpoint/values/test_unlike_layers.py",
     ),
+    Mutant(
+        "rows of zeros of special, added and reserved tokens are no fault",
+        "        if not (one in padding or token in others or SPECIAL.fullmatch(token) or is_placeholder(token)):\n",
+        "        if True:\n",
+        "api/model_folder/weights/test_last_rows.py",
+    ),
 )  # fmt: skip

@@ -17,6 +17,7 @@ from .layers.checks import layer_notes
 from .layers.frequencies import frequency_notes, unlike_frequency_notes
 from .layers.holes import gap_notes
 from .tokenizer.changed_lists import changed_list_notes
+from .weights.last_rows import last_row_notes
 from .weights.shape_checks import DescribedTensor
 
 if TYPE_CHECKING:
@@ -41,12 +42,13 @@ def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[str]
 
     There are no notes if the source is a single shard. If the folder has no configuration, the only notes are on layers
     without any tensor, and on quantised tensors whose stored shape contradicts their codes. There are also notes on
-    token lists that were changed after they were written together with the weights.
+    token lists that were changed after they were written together with the weights, or that the embedding contradicts.
     """
     if checkpoint.elsewhere:
         return []
     shapes = described_shape_notes(checkpoint, folder.config) if checkpoint.codes or checkpoint.stored else []
-    shapes = [*changed_list_notes(checkpoint, folder), *frequency_notes(checkpoint, folder.config), *shapes]
+    lists = (*changed_list_notes(checkpoint, folder), *last_row_notes(checkpoint, folder))
+    shapes = [*lists, *frequency_notes(checkpoint, folder.config), *shapes]
     if not _is_configured(folder):
         return [*gap_notes(list(checkpoint)), *shapes]
     from .weights.part_checks import part_notes
@@ -119,7 +121,8 @@ def with_sources_said(plan: Plan, opened: Sequence[Checkpoint], folders: Sequenc
             notes = [*layers, *source_file_notes(checkpoint, folder), *adapter]
         found |= dict.fromkeys(f"{escape(checkpoint.path)}: {note}" for note in notes)
     found |= dict.fromkeys(unlike_frequency_notes(plan, opened) if plan.verb in ("average", "merge") else ())
-    return replace(plan, notes=(*plan.notes, *found)) if found else plan
+    new = [note for note in found if note not in plan.notes]
+    return replace(plan, notes=(*plan.notes, *new)) if new else plan
 
 
 def folder_notes(plan: Plan, folder: ModelFolder, origin: ModelFolder | None = None) -> list[str]:
@@ -165,4 +168,4 @@ def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> l
         return gaps if checkpoint.folder is not None and folder.path == checkpoint.folder.uri else shapes
     from .folder_checks import file_notes
 
-    return list(dict.fromkeys((*gaps, *file_notes(checkpoint, folder))))
+    return list(dict.fromkeys((*gaps, *file_notes(checkpoint, folder), *last_row_notes(checkpoint, folder))))
