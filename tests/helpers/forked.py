@@ -5,8 +5,10 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
+import pickle
 import select
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -14,9 +16,10 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import IO, NoReturn
 
-__all__ = ["Forked", "as_ckpt", "ckpt_forked"]
+__all__ = ["Forked", "as_ckpt", "ckpt_forked", "in_a_small_process"]
 
 LONGEST_S, SOON_S, LOOK_S = 120, 60, 0.005
 """After so long a process that has not ended, and one that has not come to a point, are at fault."""
@@ -96,6 +99,22 @@ class Forked:
 
     def _read(self) -> list[str]:
         return [os.pread(file.fileno(), 1 << 24, 0).decode() for file in self._files]
+
+
+def in_a_small_process(work: Callable[..., None], *args: object) -> None:
+    """Call a function of a module in a new process, which forks a hundred others: each takes as long as it has memory.
+
+    With torch and all tests in it a process takes 50 ms or more to fork, and one without takes 5 ms.
+    """
+    code = "import pickle, sys\nwork, args = pickle.load(sys.stdin.buffer)\nwork(*args)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=pickle.dumps((work, args)),
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        timeout=LONGEST_S,
+    )
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def ckpt_forked(*args: object, environment: Mapping[str, str] | None = None) -> Forked:

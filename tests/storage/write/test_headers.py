@@ -20,7 +20,7 @@ from ckptsurgeon.storage.replaced_header import REPLACED
 from ckptsurgeon.storage.write import headers as module
 from ckptsurgeon.storage.write.headers import NewHeader, check_alone, replace_headers, settle_interrupted
 
-from ...helpers.forked import Forked
+from ...helpers.forked import Forked, in_a_small_process
 
 PWRITE = os.pwrite
 CALLS = ("open", "pwrite", "fsync", "unlink", "replace")
@@ -120,9 +120,14 @@ def killed(name: str, args: tuple[Any, ...], *, half: bool) -> None:
 def test_killed_at_each_call_a_file_is_old_or_new_or_refused_and_settled_afterwards(
     shards: int, half: bool, tmp_path: Path
 ) -> None:
+    in_a_small_process(kill_at_each_call, shards, half, tmp_path)
+
+
+def kill_at_each_call(shards: int, half: bool, folder: Path) -> None:
+    os.fsync = lambda fd: None
     seen = set()
     for number in range(1, 200):
-        place = Place(tmp_path / str(number), shards)
+        place = Place(folder / str(number), shards)
 
         def work(place: Place = place, number: int = number) -> None:
             with fault(number, lambda name, args: killed(name, args, half=half)):
