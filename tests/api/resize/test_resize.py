@@ -28,7 +28,7 @@ def definition(pair: tuple[str, str]) -> str:
     return f"{name} {sorted(case.set.items())} {sorted(case.more.items())} {case.expected}"
 
 
-ALL = shared_out([(kind, name) for kind, cases in CASES.items() for name in cases], definition)
+ALL = shared_out([(kind, name) for kind, cases in CASES.items() for name in cases], definition, share=5)
 
 
 @pytest.fixture(scope="module")

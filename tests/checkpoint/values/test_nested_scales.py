@@ -91,6 +91,7 @@ def squared(one: torch.Tensor) -> torch.Tensor:
     return one * one
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("layers", [6, pytest.param(24, marks=pytest.mark.long)])
 @pytest.mark.parametrize("number", [0, 3])
 def test_squared_scales_of_a_layer_are_said(layers: int, number: int) -> None:

@@ -74,6 +74,7 @@ def test_averages_of_words_are_said(name: str) -> None:
 
 
 @pytest.mark.costly
+@pytest.mark.each_value
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("name", ENCODERS)
 def test_inputs_of_different_sizes_are_not(name: str, seed: int) -> None:
