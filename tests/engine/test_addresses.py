@@ -153,6 +153,7 @@ def test_a_checkpoint_there_is_refused_without_force(place: Place) -> None:
     check_clean(place)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("old", "new"), [("", SHARD), (SHARD, ""), (SHARD, "3MB"), (SHARD, SHARD)])
 def test_force_replaces_the_checkpoint_and_leaves_other_files(place: Place, old: str, new: str) -> None:
     cs.apply(cs.convert("a.safetensors"), place.uri, max_shard_size=old or None)
@@ -164,6 +165,7 @@ def test_force_replaces_the_checkpoint_and_leaves_other_files(place: Place, old:
     check_clean(place)
 
 
+@pytest.mark.costly
 def test_force_replaces_a_single_file(place: Place) -> None:
     cs.apply(cs.convert("a.safetensors"), f"{place.uri}/x.safetensors")
     cs.apply(convert(), f"{place.uri}/x.safetensors", force=True)
@@ -172,6 +174,7 @@ def test_force_replaces_a_single_file(place: Place) -> None:
     check_clean(place)
 
 
+@pytest.mark.costly
 def test_files_of_the_earlier_model_go_if_they_are_as_they_were_written(place: Place) -> None:
     cs.apply(cs.convert("a.safetensors"), "tuned", max_shard_size=SHARD)
     for name in ("config.json", "vocab.json", "merges.txt"):
@@ -186,6 +189,7 @@ def test_files_of_the_earlier_model_go_if_they_are_as_they_were_written(place: P
     )
 
 
+@pytest.mark.costly
 def test_a_failure_leaves_what_was_there(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     cs.apply(cs.convert("a.safetensors"), place.uri, max_shard_size=SHARD)
     before, frame, done = place.files(), staged_output.write_frame, []
@@ -346,6 +350,7 @@ def test_a_hub_that_is_not_to_be_asked(hub: Hub, monkeypatch: pytest.MonkeyPatch
     assert not hub.requests
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("place", ["memory", "disk", "s3"], indirect=True)
 def test_uploads_that_another_machine_took_for_left_overs_change_nothing(
     place: Place, monkeypatch: pytest.MonkeyPatch

@@ -56,6 +56,7 @@ KEYS = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name == "safetensors" else pytest.mark.long) for name in FORMATS]

@@ -192,6 +192,7 @@ def test_an_output_that_exists_is_an_error_of_all(monkeypatch: pytest.MonkeyPatc
     assert isinstance(together(2, transplant, monkeypatch, force=True)[0], cs.Receipt)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("error", [cs.OutputError("no space."), MemoryError(), KeyboardInterrupt(), OSError(5, "x")])
 def test_another_number_of_processes_goes_on(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:

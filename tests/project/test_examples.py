@@ -62,6 +62,7 @@ RUN = [page for page in PAGES if name_of(page) not in ELSEWHERE and any(map(is_r
 RUNNING = [pytest.param(page, marks=pytest.mark.long if page.stem in LONG else (), id=page.stem) for page in RUN]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("page", RUNNING)
 def test_the_examples_of_a_page_run(
     page: Path, ckpt: Run, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch

@@ -333,6 +333,7 @@ def test_bf16_gathers_layers_in_bfloat16_and_keeps_float32() -> None:
         assert one == pytest.approx(other, rel=0.03)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("seed", ["1", "2", "5"])
 def test_processes_that_use_other_layers_are_an_error(seed: str) -> None:
     """Not a mixture of the parts of two layers, and not an abort where one uses more of them."""

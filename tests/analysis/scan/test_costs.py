@@ -65,6 +65,7 @@ LONG = ("doubled", "nested archives without directories", "xz bomb", "tuples in 
 """Those that take longest; each has one of its kind that is quicker."""
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.long if name in LONG else ()) for name in STREAMS]
 )

@@ -119,6 +119,7 @@ def test_what_is_said_is_the_same_whatever_stands_for_the_checkpoint(way: str, v
     assert SAID[verb](WAYS[way](net)) == SAID[verb]("a.pth")
 
 
+@pytest.mark.costly
 @pytest.mark.each_value
 @pytest.mark.parametrize("verb", [*PLANS, *SAID])
 @pytest.mark.parametrize("of", ["a file", "a dict"])
@@ -436,6 +437,7 @@ def test_an_error_says_which_of_several_dicts_it_is_of(name: str) -> None:
     assert error.value.message.startswith(f"{place}, a dict, has several state dicts: m (2 tensors)")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", PLANS)
 def test_the_inputs_of_a_plan_stay_open_until_it_is_applied(verb: str, net: Net) -> None:
     plan = PLANS[verb]("a.pth")

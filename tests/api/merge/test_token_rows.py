@@ -119,6 +119,7 @@ def test_without_a_configuration_the_tensors_are_named(ckpt: Run) -> None:
     assert cs.verify("out.safetensors").ok
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("source", ["base", "union", "a"])
 def test_a_recipe_with_a_tokeniser_cuts_to_its_tokens_and_one_without_keeps_all(source: str) -> None:
     pad("a", 8)

@@ -33,6 +33,7 @@ def verified(ckpt: Run, *flags: str) -> tuple[int, str]:
     return done.code, " ".join((done.out + done.err).split())
 
 
+@pytest.mark.costly
 def test_a_sample_is_found_equal_where_the_sources_lie(names: tuple[str, ...], ckpt: Run) -> None:
     code, said = verified(ckpt)
     assert (code, "NOT COMPARED" in said) == (0, False), said

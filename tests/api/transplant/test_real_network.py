@@ -64,6 +64,7 @@ def test_every_variety_opens_at_its_model(source: Path, name: str) -> None:
     assert found.parameters == 22_713_216
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", WRITERS)
 def test_it_goes_into_a_smaller_classifier(
     source: Path, minilm: Path, name: str, monkeypatch: pytest.MonkeyPatch

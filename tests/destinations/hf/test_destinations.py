@@ -153,6 +153,7 @@ def test_the_vocabulary_axes_are_those_of_embeddings_and_output_layers() -> None
         assert cs.load_target("config.json").vocabulary == axes, architecture
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("architecture", "fields", "some"),
     [

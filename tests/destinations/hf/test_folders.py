@@ -72,6 +72,7 @@ def test_an_output_layer_that_is_tied_and_not_stored_is_not_said_to_be() -> None
     assert not any("is stored too" in note for note in receipt.notes)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("architecture", MODELS)
 def test_a_folder_has_the_names_that_save_pretrained_writes_for_ties(architecture: str) -> None:
     model = saved("source", MODELS[architecture], architecture)

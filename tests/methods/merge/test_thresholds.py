@@ -64,6 +64,7 @@ def test_a_cut_is_where_a_sort_says(dtype: str, largest: bool, limit: int) -> No
             assert np.array_equal(held(values, rank, limit) | indifferent(values), sorted_out(values, rank)), count
 
 
+@pytest.mark.costly
 @MANY
 @given(data=st.data())
 @examples_of(40)

@@ -37,6 +37,7 @@ VERBS = {
 }  # fmt: skip
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("fault", SLOW, ids=lambda fault: fault.name)
 def test_a_server_that_never_comes_to_an_end_is_given_up(hub: Hub, fault: Fault, verb: str, ckpt: Run) -> None:
@@ -49,6 +50,7 @@ def test_a_server_that_never_comes_to_an_end_is_given_up(hub: Hub, fault: Fault,
     assert len(hub.requests) <= 5  # one that is stuck is tried once more, and then no other part is asked for
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("uri", ["hf://org/net", "hf://org/net/net.pth"])
 @pytest.mark.parametrize("fault", SLOW, ids=lambda fault: fault.name)
 @pytest.mark.parametrize("on", ["/api/*", "/org/net/resolve/*"])

@@ -43,6 +43,7 @@ def said(path: Path) -> list[str]:
 CASES = [(algorithm, place) for algorithm in KINDS for place in ("config.json", "hf_quant_config.json")]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("algorithm", "place"), CASES)
 def test_an_excluded_module_with_codes_is_said(algorithm: str, place: str) -> None:
     state = coded_tensors(KINDS[algorithm][0])
@@ -56,6 +57,7 @@ def test_an_excluded_module_with_codes_is_said(algorithm: str, place: str) -> No
     assert silent(path, note.partition(": ")[2]) == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("algorithm", "place"), CASES)
 def test_a_plain_module_that_is_not_excluded_is_said(algorithm: str, place: str) -> None:
     state = plain(coded_tensors(KINDS[algorithm][0]), ONE)
@@ -81,6 +83,7 @@ def test_of_mixed_precision_nothing_is_said() -> None:
     assert said(model(state, "FP8", "config.json", quant_algo="MIXED_PRECISION", quantized_layers={})) == []
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("algorithm", "place"), CASES)
 def test_lost_scales_of_inputs_are_said(algorithm: str, place: str) -> None:
     state = coded_tensors(KINDS[algorithm][0])

@@ -63,6 +63,7 @@ def test_scales_of_blocks_in_another_dtype_are_said(case: str, dtype: torch.dtyp
     assert any(f"42 quantised tensors have weight_scale in {name}" in one for one in said(all_of_them))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_scale_of_a_whole_weight_unlike_the_others_is_said(case: str, dtype: torch.dtype) -> None:
