@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import logging
 import os
 import re
 import signal
@@ -24,6 +25,7 @@ from .helpers.depth import FULL, evenly_spaced, examples_of, in_array
 from .helpers.disk import SYNCS  # noqa: F401  # before they are replaced
 from .helpers.hub.fixtures import hub, naps, other_host
 from .helpers.kept_builds import keep_builds
+from .helpers.processes import pytest_xdist_make_scheduler, tell_less
 from .promises.table import pytest_terminal_summary, tell_promises
 
 # Hundreds of processes would each compile the package, and pytest the tests.
@@ -48,7 +50,7 @@ FINE = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile("untimed", examples_of(100), deadline=None, suppress_health_check=FINE)
 settings.load_profile("untimed")
 
-__all__ = ["hub", "naps", "other_host", "pytest_terminal_summary"]
+__all__ = ["hub", "naps", "other_host", "pytest_terminal_summary", "pytest_xdist_make_scheduler"]
 
 
 RULES = ("tests/analysis/check/test_faults.py", "tests/formats/", "tests/hostile/", "tests/api/lora/test_peft.py")
@@ -71,10 +73,14 @@ BUILT_ANEW = ("tests/destinations/", "tests/api/resize/test_cached.py", "tests/s
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide a GPU from all tests but those that are asked for as ``gpu``: a command that names no device takes it."""
+    """Hide a GPU from all tests but those that are asked for as ``gpu``: a command that names no device takes it.
+
+    And let processes that test together tell less of what passes.
+    """
     wanted = str(config.getoption("markexpr", "") or "")
     if "gpu" not in wanted.replace("not gpu", ""):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    tell_less(config)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -182,6 +188,17 @@ def _one_parser() -> Iterator[None]:
             patched.setattr(module, "application", once)
         patched.setattr(typer.main, "get_command", cache(typer.main.get_command))
         yield
+
+
+@pytest.fixture
+def logged() -> Iterator[list[logging.LogRecord]]:
+    """The warnings that are logged. Pytest's ``caplog`` is off: for each test it went through all loggers six times."""
+    records = list[logging.LogRecord]()
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = records.append  # type: ignore[method-assign]
+    logging.getLogger().addHandler(handler)
+    yield records
+    logging.getLogger().removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

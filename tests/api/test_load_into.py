@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from logging import LogRecord
 from pathlib import Path
 from typing import Any
 
@@ -64,23 +65,23 @@ def test_what_no_source_gives_keeps_its_values() -> None:
     assert torch.equal(ours.norm.running_mean, theirs.norm.running_mean)  # type: ignore[arg-type]
 
 
-def test_what_no_source_gives_is_named_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_no_source_gives_is_named_and_logged(logged: list[LogRecord]) -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     torch.save({"0.weight": torch.ones(2, 2), "0.bias": torch.ones(2)}, "one.pth")
     said = "2 tensors of Sequential are in no source and keep their values: 1.weight, 1.bias"
     plan = cs.load_into(net, "one.pth")
     assert plan.notes == (said,)
-    assert [record.getMessage() for record in caplog.records] == [said]
+    assert [record.getMessage() for record in logged] == [said]
     assert "not in the source: 1.weight, 1.bias" in repr(plan)
     assert plan.absent == ("1.weight", "1.bias")
 
 
-def test_what_options_leave_out_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_options_leave_out_is_not_logged(logged: list[LogRecord]) -> None:
     source()
     plan = cs.load_into(Net(), "src.pth", exclude=["encoder"])
     assert not any("in no source" in note for note in plan.notes)
     assert not plan.absent
-    assert not caplog.records
+    assert not logged
     assert "not in the source" not in repr(plan)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import os
 from collections.abc import Callable
+from logging import LogRecord
 from pathlib import Path
 from typing import Any
 
@@ -144,23 +144,22 @@ def test_all_that_is_wrong_with_the_data_is_in_one_error(ckpt: Run) -> None:
 
 @pytest.mark.long
 @pytest.mark.usefixtures("sounds", "cheap")
-def test_damaged_features_are_computed_anew(ckpt: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_features_are_computed_anew(ckpt: Run, logged: list[LogRecord]) -> None:
     sets = ["data.cache=features"]
     whole = cs.train("x.yaml", run="whole", device="cpu", sets=sets)
     (path,) = Path("features").iterdir()
     data = bytearray(path.read_bytes())
     data[-100] ^= 64
     path.write_bytes(data)
-    with caplog.at_level(logging.WARNING):
-        again = cs.train("x.yaml", run="again", device="cpu", sets=sets)
-    assert [record.getMessage() for record in caplog.records] == [
+    again = cs.train("x.yaml", run="again", device="cpu", sets=sets)
+    assert [record.getMessage() for record in logged] == [
         f"train.csv, line 7: its features in {path} are damaged, and are computed again"
     ]
     assert again.last_loss == whole.last_loss
     assert Path("again/last/model.safetensors").read_bytes() == Path("whole/last/model.safetensors").read_bytes()
-    caplog.clear()
+    logged.clear()
     cs.train("x.yaml", run="third", device="cpu", sets=sets)
-    assert not caplog.records
+    assert not logged
 
 
 OWN = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from logging import LogRecord
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +25,7 @@ def test_a_device_is_taken_as_speechbrain_took_it_before_version_1(server: Simpl
         ours.load_collected(3)
 
 
-def test_the_report_says_what_became_of_each(server: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_report_says_what_became_of_each(server: SimpleNamespace, logged: list[LogRecord]) -> None:
     enc, labels = CASES.encoder(), dict[str, Any]()
     ours = cs.Pretrainer(
         "collected", {"enc": enc, "labels": labels, "head": CASES.head()},
@@ -42,7 +43,7 @@ def test_the_report_says_what_became_of_each(server: SimpleNamespace, caplog: py
     assert (
         "enc: 3 tensors kept their values, because they are not in the file: 0.bias, 2.weight, 2.bias" in report.notes
     )
-    assert [record.message for record in caplog.records if record.name.startswith("ckptsurgeon")] == [
+    assert [record.getMessage() for record in logged if record.name.startswith("ckptsurgeon")] == [
         "enc: 3 tensors kept their values, because they are not in the file: 0.bias, 2.weight, 2.bias",
         "enc: 1 key not used: extra.bias",
     ]
