@@ -151,7 +151,7 @@ def _compared(
         )  # fmt: skip
         odd = _on_scales(a, b)
         notes = [*_of_one(a, b), *odd, *seen_zero_notes((a, b), said=found.notes), *folder_differences(a, b)]
-    return replace(found, notes=(*found.notes, *notes)) if notes else found
+    return replace(found, notes=tuple(dict.fromkeys((*found.notes, *notes)))) if notes else found
 
 
 def _on_scales(*opened: Checkpoint) -> list[str]:

@@ -5,7 +5,7 @@ Scales and zero points are odd if no quantisation method writes them, such as ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import pairwise
 from math import log2
 from typing import TypeAlias
@@ -122,15 +122,15 @@ KINDS = (
     *STEPS,
 )
 OFF_BY_ONE = (
-    f"have a mean of over {percent(SHIFT)} of their size: perhaps the zero points or biases are wrong, such as zero "
+    f"a mean of over {percent(SHIFT)} of their size: perhaps the zero points or biases are wrong, such as zero "
     "points that are off by one (checkpoint_format gptq, gptq_v2)"
 )
 ONE_STEP = (
-    "have weights that are shifted by about one step between codes, unlike the same matrix of other layers: perhaps "
+    "weights that are shifted by about one step between codes, unlike the same matrix of other layers: perhaps "
     "the zero points are off by one (GPTQ stores them less 1; gptq_v2 and AWQ as they are)"
 )
 WRONG_OFFSETS = (
-    "have weights that are not centred at 0: in most groups, the mean is larger than the standard deviation: perhaps "
+    "weights that are not centred at 0: in most groups, the mean is larger than the standard deviation: perhaps "
     "the zero points or biases are wrong"
 )
 SHOWN = 3
@@ -250,15 +250,12 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
         yield from _on_sizes(path, names)
         powers = powers_of(one[path] for one in every if path in one)
         if shifted := shifted_names(names, len(powers)):
-            yield f"{escape(path)}: {len(shifted)} of {len(powers)} decoded matrices {OFF_BY_ONE}: {_listed(shifted)}"
+            yield f"{escape(path)}: {_of_matrices(shifted, powers)} {OFF_BY_ONE}: {_listed(shifted)}"
         matrices = {*powers, *names[UNCENTRED]}
         if uncentred := uncentred_names(names, matrices) - shifted:
-            yield (
-                f"{escape(path)}: {len(uncentred)} of {len(matrices)} decoded matrices {WRONG_OFFSETS}: "
-                f"{_listed(uncentred)}"
-            )
+            yield (f"{escape(path)}: {_of_matrices(uncentred, matrices)} {WRONG_OFFSETS}: {_listed(uncentred)}")
         if one_off := one_off_names(names, powers) - shifted - uncentred:
-            yield f"{escape(path)}: {len(one_off)} of {len(matrices)} decoded matrices {ONE_STEP}: {_listed(one_off)}"
+            yield f"{escape(path)}: {_of_matrices(one_off, matrices)} {ONE_STEP}: {_listed(one_off)}"
         large, small = unlike_other_layers(powers, names)
         for unlike, as_large in ((large, f"at least {1 << APART} times"), (small, f"at most 1/{1 << APART}")):
             if unlike:
@@ -277,6 +274,11 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
             )
         elif not (large or small):
             yield from _on_single_layers(path, powers)
+
+
+def _of_matrices(some: Sized, every: Sized) -> str:
+    """Return "1 of 6 decoded matrices has" or "2 of 6 decoded matrices have"."""
+    return f"{len(some)} of {len(every)} decoded matrices {'has' if len(some) == 1 else 'have'}"
 
 
 def _on_single_layers(path: str, powers: Mapping[str, float]) -> Iterator[str]:

@@ -47,7 +47,7 @@ def compare_outlines(
             retyped.append(Pair(key, info, other))
     added = [key for key in there if key not in here]
     said = [note for one in (first, second) for note in notes_about(one.path, one.notes)]
-    notes = (*said, *chosen.notes, *decoding_differences(first, second))
+    notes = tuple(dict.fromkeys((*said, *chosen.notes, *decoding_differences(first, second))))
     return Difference(
         first.path, second.path, values, _sorted(added), _sorted(removed), tuple(reshaped), tuple(retyped),
         identical=len(same), notes=notes, same=tuple(same),

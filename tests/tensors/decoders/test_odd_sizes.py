@@ -265,7 +265,7 @@ def test_zero_points_that_are_off_by_one_are_noted(version: str, is_noted: bool)
     coded = {f"layers.{number}.up_proj": coded_matrices.gptq(torch.randn(128, 256) / 50) for number in range(LAYERS)}
     path = save_model(Path("m"), {**SETTINGS["gptq"], "checkpoint_format": version}, coded)
     told = cs.apply(cs.convert(path, dequantize=True), "out.safetensors").notes
-    said = f"m: 5 of 5 decoded matrices {OFF_BY_ONE}: layers.0.up_proj.weight, layers.1.up_proj.weight"
+    said = f"m: 5 of 5 decoded matrices have {OFF_BY_ONE}: layers.0.up_proj.weight, layers.1.up_proj.weight"
     assert any(one.startswith(said) for one in told) is is_noted
     found = cs.check(path, skip=["model-card", "class-tensors"]).row("weight-size").found
     assert any(OFF_BY_ONE in one.what for one in found) is is_noted

@@ -184,7 +184,9 @@ def test_layers_unlike_their_siblings_are_noted(wrong: int, number: int) -> None
     for _, told in found:
         assert len(told) == 1
         assert all(f"{name}.weight" in told[0] for name in LAYERS[-wrong:][:1])
-    assert found[0][1][0].startswith(f"m: {number} of 5 decoded matrices {WRONG_OFFSETS}: ")
+    assert found[0][1][0].startswith(
+        f"m: {number} of 5 decoded matrices {'has' if number == 1 else 'have'} {WRONG_OFFSETS}: "
+    )
 
 
 def test_the_mean_of_a_single_layer_is_not_noted() -> None:

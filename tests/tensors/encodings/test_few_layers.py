@@ -64,7 +64,7 @@ FAULTS: dict[Callable[[State], None], str] = {
     rows: "1 quantised tensor has parts of a shape that does not fit the codes: model.layers.1.mlp.up_proj.weight",
     signed: "1 quantised tensor has codes in int32, but MLX accepts only uint32: model.layers.1.mlp.up_proj.weight",
     all_signed: "8 quantised tensors have codes in int32, but MLX accepts only uint32",
-    no_biases: "1 of 8 decoded matrices have weights that are not centred at 0: in most groups, the mean is larger than the standard deviation",
+    no_biases: "1 of 8 decoded matrices has weights that are not centred at 0: in most groups, the mean is larger than the standard deviation",
     inverse: "1 decoded matrix is at least 32 times as large as that of other layers",
 }
 

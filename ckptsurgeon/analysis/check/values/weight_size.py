@@ -85,13 +85,15 @@ def _shifted(subject: Subject) -> Iterator[Found]:
     shifted = shifted_names(names, len(subject.decoded))
     if shifted:
         todo = "Compare with the original, or (GPTQ) with the same model under the other checkpoint_format."
-        yield of_keys(Status.WARN, sorted(shifted), f"{_decode(shifted)} to weights that {OFF_BY_ONE}", todo)
+        yield of_keys(Status.WARN, sorted(shifted), f"{_decode(shifted)} to weights that have {OFF_BY_ONE}", todo)
     if uncentred := uncentred_names(names, {*subject.decoded, *names[UNCENTRED]}) - shifted:
         todo = "Compare with the original (ckpt diff --values)."
-        yield of_keys(Status.WARN, sorted(uncentred), f"{_decode(uncentred)} to weights that {WRONG_OFFSETS}", todo)
+        yield of_keys(
+            Status.WARN, sorted(uncentred), f"{_decode(uncentred)} to weights that have {WRONG_OFFSETS}", todo
+        )
     if one_off := one_off_names(names, subject.decoded) - shifted - uncentred:
         todo = "Compare with the original (ckpt diff --values)."
-        yield of_keys(Status.WARN, sorted(one_off), f"{_decode(one_off)} to matrices that {ONE_STEP}", todo)
+        yield of_keys(Status.WARN, sorted(one_off), f"{_decode(one_off)} to matrices that have {ONE_STEP}", todo)
 
 
 def _decode(names: Collection[str]) -> str:
