@@ -130,14 +130,21 @@ def _of_decoded(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterat
             continue
         odd = source.odd_scales.notes(one.path) or sampled_scale_notes(one)
         notes = (*one.quantisation_notes, *odd, *described_shape_notes(one, model_folder(one).config))
-        yield from (Note(one.path, said.removeprefix(f"{escape(one.path)}: ")) for said in notes)
+        place = _without_dots(one.path)
+        yield from (Note(place, said.removeprefix(f"{escape(one.path)}: ")) for said in notes)
+
+
+def _without_dots(path: str) -> str:
+    """Return a path without ``..``, for messages; unchanged if it would be that of another file, due to a link."""
+    plain = path if "://" in path else os.path.normpath(path)
+    return plain if os.path.realpath(plain) == os.path.realpath(path) else path
 
 
 def _of_zeros(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:
     """Yield notes on zeros that were read because a part of a file of the output, or of a source, may be missing."""
     for one in (checkpoint, *sources):
         for said in seen_zero_notes([one], said=one.notes):
-            yield Note(one.path, said.removeprefix(f"{escape(one.path)}: "))
+            yield Note(_without_dots(one.path), said.removeprefix(f"{escape(one.path)}: "))
 
 
 def _of_model(checkpoint: Checkpoint) -> Iterator[Note]:

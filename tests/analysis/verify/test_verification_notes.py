@@ -15,7 +15,10 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.verify import verify as relabelled
+from ckptsurgeon.api.verify import _without_dots
 
+from ...helpers.coded_matrices import SETTINGS, gptq
+from ...helpers.coded_models import coded_tensors, write_model
 from ...helpers.declare import declare
 from ...helpers.four_bits import FOUR_BITS
 from ...helpers.hub.server import Hub
@@ -249,3 +252,22 @@ def test_those_that_another_note_names_are_not_said_again() -> None:
     save_file({"a": torch.full((8, 8), torch.nan)}, "unsound.safetensors")
     cs.apply(cs.convert("unsound.safetensors"), "copied.safetensors")
     assert [note.why for note in cs.verify("copied.safetensors").notes] == [*cs.inspect("copied.safetensors").notes]
+
+
+def test_the_path_of_a_source_has_no_dots() -> None:
+    state = coded_tensors(gptq, layers=5)
+    state["model.layers.3.mlp.up_proj.qzeros"] += 0x11111111
+    write_model(Path("models/m"), state, SETTINGS["gptq"])
+    Path("runs/q").mkdir(parents=True)
+    cs.apply(cs.convert("models/m", dequantize=True), "runs/q/out")
+    (note,) = [one for one in cs.verify("runs/q/out").notes if "one step" in one.why]
+    assert os.path.samefile(note.name, "models/m")
+    assert ".." not in note.name
+
+
+def test_a_path_through_a_link_keeps_its_dots() -> None:
+    Path("a/b").mkdir(parents=True)
+    os.symlink("a/b", "runs")
+    assert _without_dots("runs/../models/m") == "runs/../models/m"
+    assert _without_dots("a/b/../models/m") == "a/models/m"
+    assert _without_dots("hf://a/../b") == "hf://a/../b"
