@@ -1631,4 +1631,10 @@ MUTANTS = (
         "        if True:\n",
         "api/model_folder/weights/test_last_rows.py",
     ),
+    Mutant(
+        "copied rows are not taken for a chunk that was written twice",
+        "        return self._begins_in_row(begin, distance) or self._ends_in_row(end, distance)",
+        "        return True",
+        "analysis/check/test_repeats.py",
+    ),
 )  # fmt: skip

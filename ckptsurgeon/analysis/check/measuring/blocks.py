@@ -15,6 +15,7 @@ from ....tensors.dtypes import BLOCK_EXPONENTS, BLOCK_SCALES, DTYPES
 from ....tensors.info import TensorInfo
 from ....tensors.ops.regions import Array, Box, blocks
 from .figures import BLOCK, Figures, Workspace, figures_of
+from .repeats import Words, words_of
 
 __all__ = ["Block", "BlockFigures", "blocks_of", "is_measured", "measured_block"]
 
@@ -28,7 +29,8 @@ class Block:
 
     ``box`` is set for tensors that are not stored as contiguous plain bytes.
 
-    ``columns`` is the number of columns if the rows of a matrix are measured, else 0.
+    ``columns`` is the number of columns if the rows of a matrix are measured, else 0. ``step`` is the number of bytes
+    from one word to the next if words of the block are kept (see ``repeats``), else 0.
     """
 
     key: str
@@ -37,6 +39,7 @@ class Block:
     nbytes: int = 0
     box: Box | None = None
     columns: int = 0
+    step: int = 0
 
 
 @dataclass(slots=True)
@@ -48,6 +51,7 @@ class BlockFigures:
     nbytes: int
     totals: Array | None = None
     squares: Array | None = None
+    words: Words | None = None
 
 
 def is_measured(info: TensorInfo) -> bool:
@@ -58,7 +62,7 @@ def is_measured(info: TensorInfo) -> bool:
     return info.is_plain or not (dtype.is_packed or dtype.kind in ("bits", "quantized"))
 
 
-def blocks_of(key: str, info: TensorInfo, *, by_row: bool) -> Iterator[Block]:
+def blocks_of(key: str, info: TensorInfo, *, by_row: bool, step: int = 0) -> Iterator[Block]:
     """Yield the blocks of a tensor.
 
     With ``by_row``, a matrix whose rows fit into a block is divided into whole rows, and each row is measured.
@@ -73,12 +77,19 @@ def blocks_of(key: str, info: TensorInfo, *, by_row: bool) -> Iterator[Block]:
     unit = columns * info.itemsize or unit
     size, begin = BLOCK // unit * unit, info.storage.offset + info.offset
     for at in range(0, info.nbytes, size):
-        yield Block(key, info, begin + at, min(size, info.nbytes - at), columns=columns)
+        yield Block(key, info, begin + at, min(size, info.nbytes - at), columns=columns, step=step)
 
 
 def measured_block(checkpoint: Checkpoint, block: Block, work: Workspace) -> BlockFigures:
     """Read a block and return its figures; raises SourceError if the file ends before the end of the block."""
     raw = _read(checkpoint, block, work)
+    words = words_of(raw, block.offset, block.step) if block.step else None
+    found = _measured(raw, block, work)
+    found.words = words
+    return found
+
+
+def _measured(raw: Array, block: Block, work: Workspace) -> BlockFigures:
     crc, dtype = crc32(raw), block.info.dtype
     if dtype in BLOCK_SCALES:
         scales = figures_of(_scales(raw, dtype), "float16", work)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ....tensors.ops.regions import Array
 from .figures import Figures
+from .repeats import Repeat
 
 __all__ = ["Measured", "Rows"]
 
@@ -25,7 +26,8 @@ class Measured:
     ``figures`` is None if the values are not numbers. ``digest`` is the BLAKE2b digest of the bytes if another tensor
     has the same size and CRC-32; else ''. ``is_of_scales`` is true for a tensor of GGUF codes, whose figures are
     those of the scales in its blocks. ``dtype`` is the dtype of the measured numbers: scales that are stored as uint8
-    are measured as the numbers that the bytes stand for.
+    are measured as the numbers that the bytes stand for. ``repeats`` are the ranges of bytes, from this tensor
+    on, that repeat earlier bytes of the file.
     """
 
     figures: Figures | None
@@ -35,3 +37,4 @@ class Measured:
     rows: Rows | None = None
     is_of_scales: bool = False
     dtype: str = ""
+    repeats: tuple[Repeat, ...] = ()

@@ -23,6 +23,7 @@ from .blocks import Block, BlockFigures, blocks_of, is_measured, measured_block
 from .byte_scales import EXPONENTS
 from .figures import Workspace, added
 from .measured import Measured, Rows
+from .repeats import has_words, repeats, step_of
 
 __all__ = ["measure"]
 
@@ -49,9 +50,23 @@ def measure(
         from ....engine.prefetch import fetch_keys
 
         fetch_keys(checkpoint, own)
-    cut = (one for key, info in own.items() for one in blocks_of(key, info, by_row=_has_rows(key, info, by_row)))
+    step, codes = step_of(whole), {one.codes for one in checkpoint.codes.tensors}
+    cut = (
+        one
+        for key, info in own.items()
+        for one in blocks_of(
+            key,
+            info,
+            by_row=_has_rows(key, info, by_row),
+            step=step if has_words(info, is_code=key in codes) else 0,
+        )
+    )
     found = _in_threads(checkpoint, cut, _counter(progress, whole))
     measured = {key: _together(checkpoint, own[key], found[key]) for key in own}
+    words = {key: [one.words for one in some if one.words is not None] for key, some in found.items()}
+    for repeat in repeats(checkpoint, own, words, step):
+        key = repeat.keys[0]
+        measured[key] = replace(measured[key], repeats=(*measured[key].repeats, repeat))
     return _with_aliases(tensors, first, _with_digests(checkpoint, own, measured))
 
 

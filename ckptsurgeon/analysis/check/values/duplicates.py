@@ -1,4 +1,7 @@
-"""Checks that no two weights are copies of each other, except tied weights."""
+"""Checks that no two weights are copies of each other, except tied weights, and no part of a file is there twice.
+
+A part of a file that repeats an earlier part is reported if it begins or ends in the middle of a row.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,8 @@ ADVICE = (
     "place of the other."
 )
 
+AGAIN = "Fetch or save this file again, or compare it with its source (ckpt diff --values)."
+
 
 def _run(subject: Subject) -> Iterator[Found]:
     alike: dict[tuple[str, tuple[int, ...], str], list[str]] = defaultdict(list)
@@ -37,6 +42,20 @@ def _run(subject: Subject) -> Iterator[Found]:
         number = count(len(copies), "weight")
         said = f"{number} are equal to another weight, bit for bit: {listing(pairs, SHOWN)}"
         yield Found(Status.WARN, said, ADVICE, copies, figures={"tensors": len(copies), "groups": len(groups)})
+    yield from _repeats(subject)
+
+
+def _repeats(subject: Subject) -> Iterator[Found]:
+    """Yield a finding for each part of a file that repeats an earlier part, from the middle of a row or to it."""
+    for one in dict.fromkeys(one for measured in subject.measured.values() for one in measured.repeats):
+        begin, end = one.begin - one.distance, one.end - one.distance
+        said = (
+            f"bytes {one.begin:,} to {one.end - 1:,} of {escape(one.file)} repeat bytes {begin:,} to {end - 1:,}, from "
+            "or to the middle of a row (was a part of a download written twice?): "
+            f"{listing([escape(key) for key in one.keys], SHOWN)}"
+        )
+        figures = {"tensors": len(one.keys), "begin": one.begin, "bytes": one.end - one.begin, "distance": one.distance}
+        yield Found(Status.WARN, said, AGAIN, one.keys, one.file, figures)
 
 
 def _codes(subject: Subject, vocabulary: Collection[str]) -> Iterator[tuple[str, TensorInfo, Figures]]:
