@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["is_placeholder"]
+__all__ = ["is_placeholder", "is_reserved"]
 
-_PLACEHOLDER = re.compile(
+_RESERVED = re.compile(
     r"(?:^|[^a-z])(?:unused|reserved|dummy|made_?up|place\W?holder|empty|filler|extra|spare|padding|pad|null)"
     r"(?:[ _.-]?(?:special|control|word|token|tok|id|no))*[^a-z0-9]*\d+",
     re.IGNORECASE,
@@ -15,5 +15,10 @@ _WHOLE = re.compile(r"\W*_*(?:pad|padding|null|blank|unused|unk|dummy|filler)_*\
 
 
 def is_placeholder(token: str) -> bool:
-    """Return whether a token is a placeholder or a padding token by its text: a word such as "unused" and a number."""
-    return _PLACEHOLDER.search(token) is not None or _WHOLE.fullmatch(token) is not None
+    """Return whether a token is reserved (see ``is_reserved``), or a padding, blank or unknown token, by its text."""
+    return is_reserved(token) or _WHOLE.fullmatch(token) is not None
+
+
+def is_reserved(token: str) -> bool:
+    """Return whether a token is reserved for later use by its text: a word such as "unused" and a number."""
+    return _RESERVED.search(token) is not None

@@ -1637,4 +1637,10 @@ MUTANTS = (
         "        return True",
         "analysis/check/test_repeats.py",
     ),
+    Mutant(
+        "rare words without training are no sign of another list if placeholders are not trained either",
+        " or np.count_nonzero(is_small[free]) > SHARE * len(free):",
+        ":",
+        "analysis/check/test_other_list.py",
+    ),
 )  # fmt: skip

@@ -104,8 +104,9 @@ class Subject:
     mean squares of some weights that quantised tensors encode, by name. ``odd`` has the names of those weights that
     have odd scales, by kind (see ``tensors.odd_scales``). ``tied`` are pairs of an embedding and an output layer that
     are both stored, although the configuration ties them. ``embeddings`` are the keys of token embeddings, ``heads``
-    the keys of their output layers. ``tokens`` is the number of tokens, 0 if it is not known. ``padding`` is the row of
-    the padding token, None if another token has the same id.
+    the keys of their output layers. ``tokens`` is the number of tokens, 0 if it is not known. ``names`` are the tokens
+    in the order of their rows, () if this order is not known. ``padding`` is the row of the padding token, None if
+    another token has the same id.
 
     ``checksums`` is the number of records with a stored checksum. ``bad_checksums`` are the names of the records whose
     bytes do not match their checksum. ``recipe`` is the comparison with the checksums in ckptsurgeon's recipe.
@@ -132,6 +133,7 @@ class Subject:
     embeddings: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     tokens: int = 0
+    names: tuple[str, ...] = field(default=(), repr=False)
     padding: int | None = None
     checksums: int = 0
     bad_checksums: tuple[str, ...] = ()

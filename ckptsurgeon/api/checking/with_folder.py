@@ -29,6 +29,7 @@ from ..lora.large_changes import LARGER
 from ..lora.magnitudes import OTHER_NORMS
 from ..model_folder.checks import contradictions
 from ..model_folder.folder import ModelFolder, model_folder
+from ..model_folder.tokenizer.tokenizer_files import local_tokens
 from ..model_folder.weights.shape_checks import DescribedTensor
 from ..model_folder.weights.tied_heads import stored_heads
 from .adapters import adapter_facts
@@ -62,6 +63,7 @@ def with_folder(subject: Subject, checkpoint: Checkpoint, base: CheckpointLike |
         notes=tuple(short_notes(checkpoint, _notes(checkpoint, folder, base))),
         tied=_ties(checkpoint, folder),
         tokens=tokens.tokens if tokens is not None else 0,
+        names=_names(folder),
         padding=_padding(folder.config),
         has_configuration=_has_configuration(folder),
         card=_card(checkpoint, folder),
@@ -134,6 +136,12 @@ def _adapter(checkpoint: Checkpoint, folder: ModelFolder, base: CheckpointLike |
     if found is None:
         raise no_adapter(checkpoint.path)
     return found
+
+
+def _names(folder: ModelFolder) -> tuple[str, ...]:
+    """Return the tokens of a local tokeniser in the order of their rows; () if this order is not known."""
+    tokens = local_tokens(folder)
+    return tokens if folder.token_list is not None and folder.token_list.is_whole else ()
 
 
 def _padding(config: Mapping[str, Any]) -> int | None:

@@ -12,6 +12,7 @@ from ..check import Check
 from ..measuring.measured import Rows
 from ..report import Found, Status
 from ..subject import Subject
+from ._other_list import other_list
 
 __all__ = ["CHECK"]
 
@@ -35,6 +36,7 @@ def _run(subject: Subject) -> Iterator[Found]:
             continue
         width = subject.tensors[key].shape[1]
         yield from _without_token(key, measured.rows, subject.tokens)
+        yield from other_list(key, measured.rows.squares, subject.names)
         zero, equal, small = (
             _without(rows, subject.padding) for rows in _untrained(measured.rows, subject.tokens, width)
         )
