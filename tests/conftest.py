@@ -155,13 +155,13 @@ def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
             del sys.modules[name]
 
 
-@pytest.fixture(autouse=True)
-def _built_once(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _built_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Build a network of transformers once in this process: thousands of tests use the same few."""
-    if not request.node.nodeid.startswith(BUILT_ANEW):
-        keep_builds(monkeypatch, tmp_path_factory.getbasetemp() / "builds")
+    with pytest.MonkeyPatch.context() as patched:
+        if not request.node.nodeid.startswith(BUILT_ANEW):
+            keep_builds(patched, tmp_path_factory.getbasetemp() / "builds")
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
