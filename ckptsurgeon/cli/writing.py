@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -191,14 +191,15 @@ class Writing:
             raise
         if proof is not None:
             receipt = replace(receipt, proved=proof.verdict)
+        shown: tuple[str, ...] = ()
         try:
-            self._show_receipt(plan, receipt)
+            shown = self._show_receipt(plan, receipt)
         except Exception as error:
             if not is_for_memory(error):
                 raise
             say(f"note: {escape(self.output)} is written, but there is not enough memory to show the receipt.")
         if proof is not None:
-            self._show_proof(proof)
+            self._show_proof(proof, shown)
 
     def _proof(self, plan: Plan, output: str) -> Proof | None:
         """Compare the networks of source and output, and return the result; None without --prove."""
@@ -209,13 +210,13 @@ class Writing:
         with self.printer.working("proving"):
             return prove_output(plan, output)
 
-    def _show_proof(self, proof: Proof) -> None:
-        """Show a proof below the receipt; exit with 1 if the networks are different."""
+    def _show_proof(self, proof: Proof, shown: Collection[str]) -> None:
+        """Show a proof, and those of its notes that are not in ``shown``; exit with 1 if the networks are different."""
         if not self.printer.json:
             from ..render.prove import proof_view
 
             self.printer.show("", proof_view(proof, every=self.printer.verbose))
-            self.printer.notes(proof.notes)
+            self.printer.notes(note for note in proof.notes if note not in shown)
         if proof.verdict == "DIFFERENT":
             raise typer.Exit(1)
 
@@ -229,16 +230,17 @@ class Writing:
             self._show(plan)
             self.printer.show(sharing_view(found, every=self.printer.verbose))
 
-    def _show_receipt(self, plan: Plan, receipt: Receipt) -> None:
-        """Show the plan and its receipt, or print only the receipt if --json is given."""
+    def _show_receipt(self, plan: Plan, receipt: Receipt) -> tuple[str, ...]:
+        """Show the plan and its receipt, or print only the receipt if --json is given; return the notes shown."""
         if self.printer.answer(receipt):
-            return
+            return ()
         from ..render.verification import receipt_view
 
         shown = self._show(plan)
         self.printer.notes(note for note in receipt.notes if note not in shown)
         next_steps = [f"ckpt verify {quoted(receipt.output)}"]
         self.printer.show(receipt_view(receipt, next_steps=next_steps, every=self.printer.verbose))
+        return (*shown, *receipt.notes)
 
     def _show(self, plan: Plan) -> tuple[str, ...]:
         """Show the plan; return the notes that were shown."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,13 +25,18 @@ VERBS: dict[str, Callable[[Path], Sequence[str]]] = {
 }
 
 
-def noted(off: int) -> list[str]:
-    """The verbs that say that a layer's matrices are shifted by one step; ``off`` is added to its zero points."""
+def model(off: int) -> Path:
+    """A folder of GPTQ; ``off`` is added to the zero points of one layer."""
     state = coded_tensors(gptq, layers=5)
     for key, one in state.items():
         if key.startswith("model.layers.3.") and key.endswith(".qzeros"):
             state[key] = (one.long() + 0x11111111 * off).to(torch.int32)
-    path = write_model(Path("m"), state, SETTINGS["gptq"])
+    return write_model(Path("m"), state, SETTINGS["gptq"])
+
+
+def noted(off: int) -> list[str]:
+    """The verbs that say that a layer's matrices are shifted by one step."""
+    path = model(off)
     return [verb for verb, notes in VERBS.items() if sum(ONE_STEP in note for note in notes(path)) == 1]
 
 
@@ -49,3 +55,10 @@ def test_a_note_on_a_model_is_given_once_if_it_is_compared_with_itself() -> None
     Path("m").rename("other")
     noted(1)
     assert len([note for note in cs.diff("m", "other").notes if ONE_STEP in note]) == 2
+
+
+def test_what_a_conversion_said_its_proof_does_not_repeat(ckpt: Any) -> None:
+    done = ckpt("convert", model(1), "--dequantize", "-o", "out/", "--prove")
+    assert done.code == 0, done
+    assert "EQUIVALENT" in done.out
+    assert " ".join(done.err.split()).count(ONE_STEP) == 1
