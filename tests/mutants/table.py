@@ -451,8 +451,14 @@ MUTANTS = (
     ),
     Mutant(
         "zero points that are those of another layer get a note",
-        "return UNFIT if _spread(mean - zero) > FAR * _spread(mean) else None",
-        "return UNFIT if _spread(mean - zero) < -FAR * _spread(mean) else None",
+        "return bool(both > FAR * codes and",
+        "return bool(both < -FAR * codes and",
+        "tensors/decoders/test_group_codes.py",
+    ),
+    Mutant(
+        "groups with means of their own make no note on zero points",
+        "abs(correlation) < largest and are_like and is_inside)",
+        "abs(correlation) <= 1)",
         "tensors/decoders/test_group_codes.py",
     ),
     Mutant(

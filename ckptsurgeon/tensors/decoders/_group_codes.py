@@ -34,14 +34,27 @@ FAR = 1.2
 """Zero points do not fit if the variance of (mean code - zero point) is more than this times that of the mean codes.
 
 It is 0.04 to 0.4 times as large if they fit (RTN and GPTQ, with and without the order of columns, groups of 32 and
-128), and 1.6 to 5 times if zero points or order are those of another tensor.
+128), and 1.6 to 5 times if zero points or order are those of another tensor. But it is also large if the weights of
+each group have a mean of their own, as in filters of images and sounds; the next constants exclude these.
 """
+LIKE, ALONE = 2.2, 1.4
+"""Zero points of another tensor vary at most ``LIKE`` times as much as the mean codes, those of such filters usually
+more. Mean codes of columns in a wrong order vary at most ``ALONE`` times as much as by chance."""
+ERRORS, RELATED = 3, 0.3
+"""The largest correlation of zero points with mean codes of another tensor: ``ERRORS`` standard errors, and at most
+``RELATED``."""
+INSIDE = 0.9
+"""Of the zero points of another tensor, more than this share lie between the lowest and the highest code; those of
+filters are often at the ends, or beyond."""
 VARIES = 0.3
 """The smallest standard deviation of zero points, in steps between codes, that is compared."""
 EVEN = 0.93
 """Codes are not judged if they look like random numbers: if their variance in groups is more than this share of the
 variance of equally distributed codes. Normally distributed weights have the share 0.87 in groups of 16, and 0.4 in
 groups of 128."""
+EQUAL = 0.25
+"""If more than this share of the scales equal the previous one of their row, the part is not judged: its weights were
+clipped at one value, or have few values, as those of BitNet."""
 BITS, BOTH, SPREAD = 4, 0.58, 2.2
 """Codes of at least ``BITS`` bits with one zero point are asymmetric if at least the share ``BOTH`` of the groups have
 both the lowest and the highest code, and if the variance of the mean codes is over ``SPREAD`` times as large as by
@@ -70,6 +83,8 @@ def kinds_of_groups(made: Decoded, arrays: Mapping[str, Array], box: Box, decode
     for some in {(first, min(last, first + ROWS)), (max(first, (last - ROWS) // ALIGNED * ALIGNED), last)}:
         span = (some[0] - first, some[1] - first)
         parts = {role: _rows(made.encoding, role, one, span, bits) for role, one in arrays.items()}
+        if _has_equal_scales(parts["scale"] if OUTPUTS[made.encoding] == 0 else parts["scale"].T):
+            continue
         ones = {"scale": np.ones_like(parts["scale"])}
         if "bias" in parts:
             codes = decode({**_copied(parts), **ones, "bias": np.zeros_like(parts["bias"])}, (some, inputs))
@@ -97,13 +112,32 @@ def _judged(codes: Array, zeros: Array, group: Array, bits: int) -> str | None:
     mean, variance, zero = mean[wide], variance[wide], zero[wide]
     if zero.size < FEWEST or min(zero.shape) < 2 or variance.mean() > EVEN * ((1 << bits) ** 2 - 1) / 12:
         return None
+    chance = float((variance / numbers[wide[1][0]]).mean())
     if _spread(zero) > VARIES**2:
-        return UNFIT if _spread(mean - zero) > FAR * _spread(mean) else None
+        return UNFIT if _are_unrelated(mean, zero, chance, (1 << bits) - 1) else None
     if bits < BITS or np.ptp(zero) > 0:
         return None
     both = (np.minimum.reduceat(codes, starts, 1) == 0) & (np.maximum.reduceat(codes, starts, 1) == (1 << bits) - 1)
-    is_asymmetric = both[wide].mean() >= BOTH and _spread(mean) > SPREAD * (variance / numbers[wide[1][0]]).mean()
+    is_asymmetric = both[wide].mean() >= BOTH and _spread(mean) > SPREAD * chance
     return ASYMMETRIC if is_asymmetric else SYMMETRIC
+
+
+def _are_unrelated(mean: Array, zero: Array, chance: float, top: int) -> bool:
+    """Return whether the zero points of groups are unrelated to the mean codes, both of the shape (outputs, groups).
+
+    ``chance`` is the variance that the mean codes of groups without means of their own have; ``top`` the highest code.
+    """
+    codes, zeros, both = _spread(mean), _spread(zero), _spread(mean - zero)
+    correlation = (codes + zeros - both) / 2 / max(codes * zeros, np.finfo(float).tiny) ** 0.5
+    largest = min(RELATED, ERRORS / ((mean.shape[0] - 1) * (mean.shape[1] - 1)) ** 0.5)
+    is_inside = ((zero > 0.5) & (zero < top - 0.5)).mean() > INSIDE
+    are_like = zeros < LIKE * codes or codes < ALONE * chance
+    return bool(both > FAR * codes and abs(correlation) < largest and are_like and is_inside)
+
+
+def _has_equal_scales(scales: Array) -> bool:
+    """Return whether many of the scales (outputs, groups) equal the previous one of the same output."""
+    return scales.shape[1] > 1 and float((scales[:, 1:] == scales[:, :-1]).mean()) > EQUAL
 
 
 def _spread(values: Array) -> float:

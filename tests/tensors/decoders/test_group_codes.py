@@ -175,14 +175,17 @@ def drawn(shape: str, draw: np.random.Generator, rows: int, width: int) -> Any:
     return {"normal": draw.standard_normal, "heavy": partial(draw.standard_t, 4)}[shape]((rows, width))
 
 
-def judged(weights: Any, size: int, bits: int, *, is_symmetric: bool) -> str | None:
-    """The kind of weights that were quantised to nearest."""
+def judged(weights: Any, size: int, bits: int, *, is_symmetric: bool = False, has_biases: bool = False) -> str | None:
+    """The kind of weights that were quantised to nearest; with biases, 0 need not be between the ends of a group."""
     groups, top = weights.reshape(len(weights), -1, size), 2**bits - 1
-    low, high = np.minimum(groups.min(-1), 0), np.maximum(groups.max(-1), 0)
+    low, high = groups.min(-1), groups.max(-1)
+    if not has_biases:
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
     if is_symmetric:
         low, high = -np.maximum(-low, high), np.maximum(-low, high)
     scale = (high - low) / top
-    zero = np.full_like(scale, (top + 1) // 2) if is_symmetric else np.round(-low / scale)
+    zero = np.full_like(scale, (top + 1) // 2) if is_symmetric else -low / scale
+    zero = zero if has_biases else np.round(zero)
     codes = np.clip(np.round(groups / scale[..., None]) + zero[..., None], 0, top)
     return _judged(codes.reshape(weights.shape), np.repeat(zero, size, 1), np.arange(weights.shape[1]) // size, bits)
 
@@ -203,6 +206,46 @@ def test_rows_with_means_of_their_own_are_judged_rightly() -> None:
     weights = draw.standard_normal((64, 512)) + draw.standard_normal((64, 1))
     assert judged(weights, 64, 4, is_symmetric=False) is None
     assert judged(weights, 64, 4, is_symmetric=True) == SYMMETRIC
+
+
+def structured(shape: str, size: int) -> Any:
+    """Weights whose groups have means of their own: of all rows, by row, or filters that are smooth along a row."""
+    draw = np.random.default_rng(size)
+    weights = draw.standard_normal((64, 1024))
+    means = np.repeat(draw.standard_normal((1, 1024 // size)), size, 1)
+    if shape == "smooth":
+        parts = np.fft.rfft(weights, axis=1)
+        return np.fft.irfft(parts / (1 + np.arange(parts.shape[1]) / 10), axis=1)
+    signs = {"rank 1": draw.standard_normal((64, 1)), "patches": np.repeat(draw.standard_normal((64, 64)), 16, 1)}
+    return weights + 2 * signs[shape] * (means if shape == "rank 1" else 1)
+
+
+@pytest.mark.parametrize("has_biases", [False, True])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("size", [16, 32, 64, 128])
+@pytest.mark.parametrize("shape", ["rank 1", "smooth", "patches"])
+def test_groups_with_means_of_their_own_are_not_said(shape: str, size: int, bits: int, has_biases: bool) -> None:
+    """As in filters of images or sounds: the zero points follow the means, the mean codes do not."""
+    assert judged(structured(shape, size), size, bits, has_biases=has_biases) is None
+
+
+CLIPPED: dict[str, tuple[Encode, dict[str, Any]]] = {name: HEALTHY[name] for name in ("gptq", "awq", "mlx of 4 bits")}
+
+
+@pytest.mark.parametrize("name", CLIPPED)
+@pytest.mark.parametrize("levels", [0, 2])
+def test_weights_that_are_clipped_at_one_value_are_not_said(name: str, levels: int) -> None:
+    """Symmetric codes of such weights have both ends in each group; some have few values, as those of BitNet."""
+    encode, settings = CLIPPED[name]
+
+    def clipped(weight: torch.Tensor) -> State:
+        means = torch.randn(len(weight), weight.shape[1] // 64, generator=torch.Generator().manual_seed(1)) / 3
+        unit = (weight / weight.std() + means.repeat_interleave(64, 1)).clamp(-1, 1)
+        return encode(torch.round(unit * levels) / levels if levels else unit)
+
+    path = write_model(Path("m"), coded_tensors(clipped), settings)
+    for text in TEXTS:
+        assert said_by(path, text) == []
 
 
 def test_most_tensors_have_to_be_asymmetric() -> None:
