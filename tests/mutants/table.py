@@ -468,6 +468,12 @@ MUTANTS = (
         "tensors/decoders/test_group_codes.py",
     ),
     Mutant(
+        "clipped weights of a fused module may have one scale",
+        "figures.largest > TAIL * sqrt(2 * log(2 * figures.number)) * _spread(figures)",
+        "True",
+        "analysis/check/test_fused_scales.py",
+    ),
+    Mutant(
         "asymmetric codes without their zero points get a note",
         "both[wide].mean() >= BOTH and",
         "both[wide].mean() > 1 and",

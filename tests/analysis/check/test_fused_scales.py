@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,17 +71,32 @@ LARGEST = {torch.float8_e4m3fn: 448.0, torch.int8: 127.0}
 DTYPES = pytest.mark.parametrize("dtype", LARGEST)
 
 
-def with_one_scale(dtype: torch.dtype, *, equal: bool, again: bool, inputs: bool = False) -> Path:
-    """Write weights with one scale each, perhaps made equal in fused modules, and perhaps quantised again with it."""
+def with_one_scale(
+    dtype: torch.dtype,
+    *,
+    equal: bool,
+    again: bool,
+    inputs: bool = False,
+    change: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    rounded: bool = False,
+) -> Path:
+    """Write weights with one scale each, perhaps made equal in fused modules, and perhaps quantised again with it.
+
+    ``change`` is applied to the normally distributed weights; ``rounded`` scales are powers of two.
+    """
     draw = torch.Generator().manual_seed(0)
     state: dict[str, torch.Tensor] = {}
     for layer in range(4):
         for names in (FUSED[:3], FUSED[3:], OTHERS[:1], OTHERS[1:]):
-            weights = [torch.randn(64, 64, generator=draw) * (1 + at / 2) / 8 for at in range(len(names))]
+            weights = [torch.randn(128, 128, generator=draw) * (1 + at / 2) / 8 for at in range(len(names))]
+            if change is not None:
+                weights = [change(one) for one in weights]
             scales = [one.abs().max() / LARGEST[dtype] for one in weights]
+            if rounded:
+                scales = [torch.exp2(one.log2().floor()) for one in scales]
             for name, weight, own in zip(names, weights, scales, strict=True):
                 scale = max(scales) if equal else own
-                codes = weight / (scale if again else own)
+                codes = (weight / (scale if again else own)).clamp(-LARGEST[dtype], LARGEST[dtype])
                 module = f"model.layers.{layer}.{name}"
                 state[f"{module}.weight"] = (codes if dtype.is_floating_point else codes.round()).to(dtype)
                 state[f"{module}.weight_scale"] = scale.reshape(1).clone()
@@ -116,3 +132,28 @@ def test_scales_of_their_own_and_codes_that_were_made_again_are_not(
     dtype: torch.dtype, equal: bool, again: bool, inputs: bool
 ) -> None:
     assert not shared(with_one_scale(dtype, equal=equal, again=again, inputs=inputs))
+
+
+EXACT: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "clipped": lambda weight: weight.clamp(-0.2, 0.2),
+    "equally distributed": lambda weight: torch.linspace(-0.1, 0.1, weight.numel()).reshape(weight.shape),
+    "ternary": lambda weight: torch.where(weight.abs() > 0.05, weight.sign() * 0.03, 0),
+}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "change"),
+    [(one, name) for one in LARGEST for name in EXACT if one.is_floating_point or name != "ternary"],
+)
+def test_weights_with_the_same_largest_value_may_have_one_scale(dtype: torch.dtype, change: str) -> None:
+    assert not shared(with_one_scale(dtype, equal=True, again=True, change=EXACT[change]))
+
+
+@DTYPES
+def test_rounded_scales_may_be_equal(dtype: torch.dtype) -> None:
+    """All weights are between 2**n and 2**(n + 1) times the largest code, and saturate."""
+    assert not shared(
+        with_one_scale(
+            dtype, equal=True, again=True, rounded=True, change=lambda weight: weight / weight.abs().max() * 0.7
+        )
+    )

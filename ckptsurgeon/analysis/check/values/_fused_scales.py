@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from math import frexp, inf, log, pi, sqrt
 
 from ....tensors.decoders._odd_scales import LARGEST
 from ....tensors.encoders._schemes import JOINED
@@ -19,6 +20,12 @@ Exporters make the scales of fused modules equal; scales of other modules usuall
 """
 FEWEST, MOSTLY = 2, 0.75
 """The fewest groups of modules with one scale that are judged, and the share of them that has to be wrong."""
+TAIL = 0.65
+"""Codes are not judged if the largest is less than this share of what it would be if they were normally distributed.
+
+Such weights were clipped, are equally distributed or have few values, so that all of a module may have the largest
+code.
+"""
 
 
 def unlike_fused(subject: Subject, scales: Mapping[str, Figures]) -> list[str]:
@@ -38,25 +45,40 @@ def shared_by_fused(subject: Subject, scales: Mapping[str, Figures]) -> list[str
     The scale of a whole weight is chosen so that its largest value gets the largest code, 448 or 127. If several
     weights get the largest of their scales, and are quantised again, only one of them still has the largest code. If
     all of them have it, the codes were left as they were. The result is empty unless this is so in most of the fused
-    modules with equal scales. ``scales`` are scales of weights, not of activations, which fused modules may share.
+    modules with equal scales. Scales that are powers of two are not judged: such rounded scales are often equal.
+    ``scales`` are scales of weights, not of activations, which fused modules may share.
     """
     equal = [
         keys
         for keys in _fused(subject, scales, scales)
-        if len(keys) > 1 and _ratio([scales[key].low for key in keys]) == 1
+        if len(keys) > 1 and _ratio([scales[key].low for key in keys]) == 1 and frexp(scales[keys[0]].low)[0] != 0.5
     ]
     found = [keys for keys in equal if all(_has_largest_code(subject, key) for key in keys)]
     return [key for keys in found for key in keys] if len(found) >= max(FEWEST, MOSTLY * len(equal)) else []
 
 
 def _has_largest_code(subject: Subject, key: str) -> bool:
-    """Return whether the codes that belong to the scale ``key`` have the largest code of their dtype."""
+    """Return whether the codes that belong to the scale ``key`` have the largest code of their dtype, in a tail of few.
+
+    The largest of ``n`` normally distributed numbers is about ``sqrt(2 * log(2 * n))`` times as large as their root
+    mean square; that of trained weights is usually larger.
+    """
     parts = subject.by_weight.get(key.removesuffix(subject.parts.get(key, "")), {})
     for one in parts.values():
         if one in subject.codes and one in subject.measured and (figures := subject.measured[one].figures) is not None:
             largest = LARGEST.get(subject.tensors[one].dtype)
-            return largest is not None and figures.largest >= (127 if largest == 128 else largest)
+            if largest is None or figures.largest < (127 if largest == 128 else largest):
+                return False
+            return figures.largest > TAIL * sqrt(2 * log(2 * figures.number)) * _spread(figures)
     return False
+
+
+def _spread(codes: Figures) -> float:
+    """Return the root mean square of codes; of integers it is not measured, but follows from the share of zeros.
+
+    The share of normally distributed integers that are 0 is ``1 / sqrt(2 * pi)``, divided by their root mean square.
+    """
+    return codes.rms or (codes.number / codes.zeros / sqrt(2 * pi) if codes.zeros else inf)
 
 
 def _fused(subject: Subject, keys: Iterable[str], scales: Mapping[str, Figures]) -> Iterator[list[str]]:
