@@ -6,17 +6,20 @@ import re
 
 __all__ = ["is_placeholder", "is_reserved"]
 
-_RESERVED = re.compile(
-    r"(?:^|[^a-z])(?:unused|reserved|dummy|made_?up|place\W?holder|empty|filler|extra|spare|padding|pad|null)"
-    r"(?:[ _.-]?(?:special|control|word|token|tok|id|no))*[^a-z0-9]*\d+",
+_WORDS = r"unused|reserved|dummy|made_?up|place\W?holder|empty|filler|extra|spare|padding|pad|null"
+_NUMBERED = r"(?:^|[^a-z])(?:{})(?:[ _.-]?(?:special|control|word|token|tok|id|no))*[^a-z0-9]*\d+"
+_RESERVED = re.compile(_NUMBERED.format(_WORDS), re.IGNORECASE)
+_PLACEHOLDER = re.compile(_NUMBERED.format(f"{_WORDS}|token|tok"), re.IGNORECASE)
+_WHOLE = re.compile(
+    r"\W*_*(?:pad|padding|null|blank|unused|reserved|unk|dummy|filler|made_?up|mask)"
+    r"(?:_?(?:token|word))?(?:_[a-z]|\d+)?_*\W*",
     re.IGNORECASE,
 )
-_WHOLE = re.compile(r"\W*_*(?:pad|padding|null|blank|unused|unk|dummy|filler)_*\W*", re.IGNORECASE)
 
 
 def is_placeholder(token: str) -> bool:
-    """Return whether a token is reserved (see ``is_reserved``), or a padding, blank or unknown token, by its text."""
-    return is_reserved(token) or _WHOLE.fullmatch(token) is not None
+    """Return whether a token is a placeholder or a padding token by its text, such as "unused" or "token_12"."""
+    return _PLACEHOLDER.search(token) is not None or _WHOLE.fullmatch(token) is not None
 
 
 def is_reserved(token: str) -> bool:

@@ -111,6 +111,7 @@ def test_more_rows_of_zeros_than_are_read_are_said_unless_half_of_all_are(share:
 PLACEHOLDERS = [
     *("<|reserved_special_token_7|>", "[unused12]", "<extra_id_0>", "madeupword0000", "UNUSED_TOKEN_145", "<pad>"),
     *("reserved_106", ">>UNUSED_3<<", "<unused5>", "[PAD]", "|extratoken_9|", "<0x0A>", "dummy_1", "pad"),
+    *("RESERVED", "unused_a", "token_83", "new_token_0", "unk2", "madeupword", "pad_token", "[MASK]", "mask"),
 ]
 
 
