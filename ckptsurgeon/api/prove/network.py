@@ -343,6 +343,8 @@ def _computed(spec: TargetSpec, module: nn.Module, missing: Sequence[str]) -> di
     Sinusoidal positions are an example. Raises PlanError for tensors that ``from_pretrained`` does not accept to be
     missing, and for those with random initial values.
     """
+    if not missing:
+        return {}  # some networks are built again for each seed
     patterns = getattr(module, "_keys_to_ignore_on_load_missing", None) or ()
     keys = [key for key in missing if any(re.search(pattern, key) for pattern in patterns)]
     first, second = ({key: bytes(data) for key, data in spec.initial(keys, seed)} for seed in SEEDS)
