@@ -115,7 +115,8 @@ def _judged(codes: Array, zeros: Array, group: Array, bits: int) -> str | None:
     chance = float((variance / numbers[wide[1][0]]).mean())
     if _spread(zero) > VARIES**2:
         return UNFIT if _are_unrelated(mean, zero, chance, (1 << bits) - 1) else None
-    if bits < BITS or np.ptp(zero) > 0:
+    middle = 1 << (bits - 1)
+    if bits < BITS or np.ptp(zero) > 0 or not middle - 1 <= zero[0, 0] <= middle:
         return None
     both = (np.minimum.reduceat(codes, starts, 1) == 0) & (np.maximum.reduceat(codes, starts, 1) == (1 << bits) - 1)
     is_asymmetric = both[wide].mean() >= BOTH and _spread(mean) > SPREAD * chance

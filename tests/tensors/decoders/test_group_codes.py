@@ -248,6 +248,15 @@ def test_weights_that_are_clipped_at_one_value_are_not_said(name: str, levels: i
         assert said_by(path, text) == []
 
 
+def test_weights_that_are_all_positive_have_not_lost_their_zero_points() -> None:
+    """Their zero points are all 0, and all groups have the lowest and the highest code."""
+    codes = np.clip(np.random.default_rng(0).gamma(2, 1.5, (64, 512)).round(), 0, 15)
+    codes[:, ::64], codes[:, 1::64] = 0, 15
+    group = np.arange(512) // 64
+    assert _judged(codes, np.zeros_like(codes), group, 4) is None
+    assert _judged(codes, np.full_like(codes, 8), group, 4) in (ASYMMETRIC, SYMMETRIC)
+
+
 def test_most_tensors_have_to_be_asymmetric() -> None:
     """A tensor of which one part looks symmetric counts as symmetric."""
     some = [f"layers.{number}" for number in range(8)]
