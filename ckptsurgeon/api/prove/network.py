@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -24,9 +23,7 @@ from ...engine.live_modules import stage_tensors
 from ...errors import ConfigError, PlanError
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
-from ...planning.target import TargetSpec
 from ...planning.transplant.options import Options
-from ...planning.transplant.plan_errors import missing_text
 from ...storage.read.uri import shown
 from ...tensors.composition import is_decoded, leaves
 from ...tensors.dtypes import BLOCKS, DTYPES
@@ -43,6 +40,7 @@ from ..model_folder.checks import contradictions
 from ..model_folder.embedded import embedded_model
 from ..model_folder.folder import model_folder
 from ..transplant.opening import plan_into
+from .computed_tensors import computed_tensors
 
 __all__ = ["Network", "Rounding", "configuration_of", "open_network", "rounding_between"]
 
@@ -64,8 +62,6 @@ USUAL = 0.7
 
 The relative error is largest for values just above a power of two, and half as large just below the next power of two.
 """
-SEEDS = (0, 1)
-"""Initial values are computed, not drawn, if they are the same with these two seeds."""
 SAMPLED = 4096
 """The approximate number of values that are kept of each tensor as a sample."""
 
@@ -318,7 +314,7 @@ def open_network(
             )
             opened.callback(close_plan, plan)
             module = _built(spec.build)
-            computed = _computed(spec, module, [step.key for step in plan.steps if step.reason == "missing"])
+            computed = computed_tensors(spec, module, [step.key for step in plan.steps if step.reason == "missing"])
         except PlanError as error:
             name = escape(shown(path_of(source)))
             raise PlanError(
@@ -335,27 +331,6 @@ def open_network(
             network.load_buffers()
         network.opened = opened.pop_all()
     return network
-
-
-def _computed(spec: TargetSpec, module: nn.Module, missing: Sequence[str]) -> dict[str, Tensor]:
-    """Return the values of the tensors ``missing``, by key; the class of ``module`` computes them.
-
-    Sinusoidal positions are an example. Raises PlanError for tensors that ``from_pretrained`` does not accept to be
-    missing, and for those with random initial values.
-    """
-    if not missing:
-        return {}  # some networks are built again for each seed
-    patterns = getattr(module, "_keys_to_ignore_on_load_missing", None) or ()
-    keys = [key for key in missing if any(re.search(pattern, key) for pattern in patterns)]
-    first, second = ({key: bytes(data) for key, data in spec.initial(keys, seed)} for seed in SEEDS)
-    lacking = [key for key in missing if key not in first or first[key] != second[key]]
-    if lacking:
-        raise PlanError(missing_text(lacking), details=lacking)
-    return {key: _as_tensor(data, spec.tensors[key]) for key, data in first.items()}
-
-
-def _as_tensor(data: bytes, info: TensorInfo) -> Tensor:
-    return torch.frombuffer(bytearray(data), dtype=getattr(torch, info.dtype)).reshape(info.shape)
 
 
 def _to_transformers(source: CheckpointLike, root: str | None) -> Plan | None:
