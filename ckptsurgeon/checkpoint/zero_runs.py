@@ -153,11 +153,15 @@ def _pages_at_ends(file: File) -> Iterator[int]:
 
 
 def _pages_of(file: File, places: Places, keys: Collection[str]) -> Iterator[int]:
-    """Yield the offset of each page in the tensors ``keys`` that contains only zeros."""
+    """Yield the offset of each page in the tensors ``keys`` that contains only zeros.
+
+    Pages begin at multiples of ``PAGE`` in the file, as the parts that are lost do, and in the middle between these.
+    """
+    zeros = bytes(PAGE)
     for place in places.all:
-        for at in range(place.begin, place.end, BLOCK) if place.key in keys else ():
+        for at in range(-(-place.begin // PAGE) * PAGE, place.end, BLOCK) if place.key in keys else ():
             block = file.read(at, min(BLOCK, place.end - at))
-            yield from (at + one for one in range(0, len(block) - PAGE + 1, PAGE) if block.startswith(bytes(PAGE), one))
+            yield from (at + one for one in range(0, len(block) - PAGE + 1, PAGE // 2) if block.startswith(zeros, one))
 
 
 def _is_zero(file: File, begin: int, nbytes: int) -> bool:
@@ -191,6 +195,17 @@ def _steps(most: int, is_zero: Callable[[int], bool]) -> int:
     return good
 
 
+def _are_lost_pages(one: Place, begin: int, end: int) -> bool:
+    """Return whether the zeros from ``begin`` to ``end`` in a matrix fill whole pages of the file.
+
+    Zeros on purpose begin and end with rows or columns, which have other offsets: the matrix must not begin with a page
+    itself.
+    """
+    ends = [(at - one.begin) % one.row for at in (begin, end)]
+    is_inside = all(NEAR <= column <= one.row - NEAR for column in ends) and end < one.end
+    return begin % PAGE == end % PAGE == 0 != one.begin % PAGE and is_inside
+
+
 def _cut_row(file: File, places: Places, begin: int, end: int) -> str:
     """Return the key of the matrix in which a run of zeros begins or ends in the middle of a row; '' if there is none.
 
@@ -198,6 +213,8 @@ def _cut_row(file: File, places: Places, begin: int, end: int) -> str:
     otherwise the matrix may have been enlarged by columns of zeros.
     """
     one = places.at(begin)
+    if one is not None and _are_lost_pages(one, begin, end):
+        return one.key
     if one is not None:
         column = (begin - one.begin) % one.row
         rest, above = one.row - column, begin - one.row

@@ -96,6 +96,18 @@ def test_check_finds_zeros_anywhere() -> None:
     assert warning_of("x.safetensors").count("middle of a row") == 1
 
 
+@pytest.mark.parametrize("width", [300, 3000])
+def test_check_finds_a_single_page_of_the_file(width: int) -> None:
+    """The page is lost within a few rows, or within one."""
+    content = save({key: value.repeat(1, width // 300) if value.ndim > 1 else value for key, value in model().items()})
+    begin = (len(content) // 2 - 50_000) // 4096 * 4096
+    assert warning_of(with_zeros("x.safetensors", content, begin, begin + 4096)).startswith(
+        f"1 tensor is zeros, wholly or in part: {SAID}"
+    )
+    for shifted in (begin + 64, begin + 1000):  # no page of the file: perhaps on purpose
+        assert warning_of(with_zeros("x.safetensors", content, shifted, shifted + 4096)) == ""
+
+
 def test_torch_files_and_shards_have_the_note_too() -> None:
     torch.save(model(), "x.pth")
     content = Path("x.pth").read_bytes()
