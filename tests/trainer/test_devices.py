@@ -258,7 +258,9 @@ def test_the_gpu_is_emptied_before_another_process_shares_it(monkeypatch: pytest
 )
 def test_tests_see_a_gpu_only_if_they_are_asked_for(marks: str, hidden: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    config: Any = SimpleNamespace(getoption=lambda name, default: marks)
+    config: Any = SimpleNamespace(
+        getoption=lambda name, default: marks, pluginmanager=SimpleNamespace(get_plugins=list)
+    )
     pytest_configure(config)
     assert (os.environ.get("CUDA_VISIBLE_DEVICES") == "") == hidden
 

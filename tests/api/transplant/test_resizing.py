@@ -122,7 +122,7 @@ REFUSED: dict[str, tuple[list[int], list[int], str]] = {
     "positions-2d:from=4x5": ([1, 17, 6], [1, 50, 6], "are not 4x5 and a square"),
     "positions-2d:method=bicubic": ([1, 9, 6], [1, 14, 6], "prefix=5 would fit"),
     "positions-1d": ([1, 17, 6], [1, 50, 8], "the width is 6 in the source and 8 in the destination"),
-    "positions-1d:prefix=17": ([17, 6], [50, 6], "leave none"),
+    "positions-1d:prefix=17": ([17, 6], [50, 6], "none after the 17 prefix tokens"),
     "patch": ([4, 3, 8, 8], [4, 1, 6, 6], "the channels differ"),
     "channels": ([4, 5, 3, 3], [4, 7, 3, 3], "1 or 3 input channels; 5 cannot become 7"),
     "center": ([4, 3, 3, 3], [4, 3, 4, 3], "3 cannot be centred in 4"),
