@@ -83,8 +83,8 @@ EXPORTED = (".onnx", ".msgpack", ".pt2", ".pdparams")
 _HDF5 = (".h5", ".hdf5", ".keras")
 """Suffixes of files that are read only if a folder has no checkpoint with one of ``SUFFIXES``.
 
-Such files are often exports of a checkpoint in the same folder. Files with a suffix in ``_HDF5`` are read only if there
-is no file with one in ``EXPORTED``, either.
+Such files are often exports of a checkpoint in the same folder. Files with a suffix in ``_HDF5`` are read only if the
+folder has no file with a suffix in ``EXPORTED`` either.
 """
 _PICKLED = ".pkl"
 """The suffix of pickles. One is read only if it is the only pickle and no file is a checkpoint: it may be anything."""

@@ -1453,7 +1453,7 @@ MUTANTS = (
     ),
     Mutant(
         "sampled scales are those of a part of each tensor",
-        "box = middle(weight.info.shape, ROWS, _columns(weight.info), is_end=is_end)",
+        "box = middle(weight.info.shape, ROWS, _columns(weight.info), multiple=WORDS, is_end=is_end)",
         "box = tuple((0, size) for size in weight.info.shape)",
         "api/inputs/test_sampled_scales.py",
     ),

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SampledFiles", "is_local", "is_sampled", "middle", "numbers", "spread"]
 
-ROWS, COLUMNS, ALIGNED, WORDS = 16, 128, 256, 32
-"""How many rows and columns in the middle of a matrix are read; the first column is a multiple of the third number, and
-the first row of the fourth.
+ROWS, COLUMNS, ALIGNED = 16, 128, 256
+"""How many rows and columns in the middle of a matrix are read; the first column is a multiple of the third number.
 
 Of a layer with 4096 inputs in 16 bits, at most 128 kB are read: the stored rows between the first and the last.
 """
@@ -62,13 +61,15 @@ def spread(keys: Sequence[str], most: int) -> list[str]:
     return [keys[at * len(keys) // number] for at in range(number)]
 
 
-def middle(shape: Sequence[int], rows: int = ROWS, columns: int = COLUMNS, *, is_end: bool = False) -> Box:
+def middle(
+    shape: Sequence[int], rows: int = ROWS, columns: int = COLUMNS, *, multiple: int = 1, is_end: bool = False
+) -> Box:
     """Return the slices of a box in the middle of a matrix; for stacked matrices, in the middle of the first one.
 
-    If ``is_end`` is true, the rows are some of the last ones.
+    The first row is a multiple of ``multiple``. If ``is_end`` is true, the rows are some of the last ones.
     """
     *lead, height, width = shape
-    row = max(0, height - rows) // (1 if is_end else 2) // WORDS * WORDS  # words of packed zero points begin there
+    row = max(0, height - rows) // (1 if is_end else 2) // multiple * multiple
     column = max(0, width - columns) // 2 // ALIGNED * ALIGNED  # groups of quantised weights begin there
     return (*((0, 1) for _ in lead), (row, min(height, row + rows)), (column, min(width, column + columns)))
 

@@ -27,6 +27,8 @@ ROWS, COLUMNS = 64, 128
 """The rows and columns in the middle of a tensor that are decoded.
 
 A layer with 4096 inputs and outputs costs at most 256 kB, as stored rows between the first and the last are read."""
+WORDS = 32
+"""The first decoded row is a multiple of this, so that a word of packed zero points begins there."""
 WITH_ZEROS = ("gptq", "awq", "packed")
 GROUPS, WIDEST = 2, 512
 """The encodings with zero points or biases, which are compared with the codes of several groups of a row; how many
@@ -99,7 +101,7 @@ class _Sample(SampledFiles):
             if weight is None or len(weight.info.shape) < 2 or not weight.info.numel:
                 continue
             try:
-                box = middle(weight.info.shape, ROWS, _columns(weight.info), is_end=is_end)
+                box = middle(weight.info.shape, ROWS, _columns(weight.info), multiple=WORDS, is_end=is_end)
                 values = read_part(self, weight.info, box)
                 if has_non_finite(weight.info.dtype, values.tobytes()) and one.name not in self.unsound:
                     self.unsound.append(one.name)

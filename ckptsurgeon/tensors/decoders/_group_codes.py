@@ -144,7 +144,7 @@ def _has_equal_scales(scales: Array) -> bool:
 def _spread(values: Array) -> float:
     """Return the variance of a matrix (outputs, groups) after the means of its rows and of its columns are subtracted.
 
-    Such means are no sign of wrong zero points: all codes of an output or of a group may be larger than others.
+    Such means do not show that zero points are wrong: all codes of an output or of a group may be larger than others.
     """
     rows, columns = values.shape
     rest = values - values.mean(1, keepdims=True) - values.mean(0) + values.mean()

@@ -51,7 +51,7 @@ def test_changes_far_above_the_weights_are_noted(turned: bool) -> None:
     assert said.startswith("in 4 of 4 compared weights, the changes by adapter are about ")
     times = float(said.partition(" about ")[2].partition(" ")[0])
     expected = 16384 / RANK * RANK**0.5 / 20  # A and B have deviations of 1/20 and 1/50
-    assert times == pytest.approx(expected, rel=0.2)  # 16 rows are looked at
+    assert times == pytest.approx(expected, rel=0.1)
 
 
 def test_the_check_of_the_adapter_warns_if_the_base_is_given() -> None:
