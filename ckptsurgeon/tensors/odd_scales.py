@@ -16,21 +16,21 @@ from .group_codes import ASYMMETRIC, LOST_ZEROS, SYMMETRIC, UNFIT, UNFIT_ZEROS, 
 from .layer_groups import larger_layers, outlying_layers
 
 __all__ = [
-    "APART", "DECODED", "EXCHANGED", "EXPLAIN", "FEWEST", "HUGE", "INVERSE", "LARGE", "LAYER", "LEANING", "NARROW",
-    "NEGATED", "NEGATIVE", "NESTED", "NO_OFFSET", "OFF_BY_ONE", "OF_SIZES", "ONE_OFF", "ONE_STEP", "OPPOSED",
-    "RISING", "ROUNDED", "SAID", "SHIFT", "SHIFTED", "SIGNED_CODES", "SMALL", "UNCENTRED", "UNCLEAR", "UNSET",
-    "USUAL", "WRONG_OFFSETS", "ZERO", "ZERO_BLOCKS", "OddScales", "odd_scale_notes", "one_off_names", "powers_of",
+    "APART", "CLIPPED", "DECODED", "EXCHANGED", "EXPLAIN", "FEWEST", "HUGE", "INVERSE", "LARGE", "LAYER", "LEANING",
+    "NARROW", "NEGATED", "NEGATIVE", "NESTED", "NO_OFFSET", "OFF_BY_ONE", "OF_SIZES", "ONE_OFF", "ONE_STEP", "OPPOSED",
+    "RISING", "ROUNDED", "SAID", "SHIFT", "SHIFTED", "SIGNED_CODES", "SMALL", "UNCENTRED", "UNCLEAR", "UNSET", "USUAL",
+    "WRONG_OFFSETS", "ZERO", "ZERO_BLOCKS", "OddScales", "odd_scale_notes", "one_off_names", "powers_of",
     "shifted_names", "uncentred_names", "unlike_other_layers",
 ]  # fmt: skip
 
 ZERO, NEGATIVE, HUGE, NO_OFFSET = "zero", "negative", "huge", "no offset"
 """The kinds of odd scales: 0, negative, too large. The last kind is zero points or biases that are all 0."""
 NEGATED, EXCHANGED, OPPOSED, NARROW, NESTED, UNSET = "negated", "exchanged", "opposed", "narrow", "nested", "unset"
-SIGNED_CODES, ROUNDED = "signed codes", "rounded"
+SIGNED_CODES, CLIPPED, ROUNDED = "signed codes", "clipped", "rounded"
 """Further kinds: scales that are all negative; MLX's scales in place of its biases; MLX's scales with the sign of its
 biases; MLX's scales that are too small for its biases; second-level scales (double quantisation) that are 0; scales of
 bitsandbytes, the largest weights of blocks, that are all 1; codes of which most are at the ends of their range;
-packed words without their lowest bits."""
+codes of which too many are the lowest or the highest one; packed words without their lowest bits."""
 SAID = {
     ZERO: "scales of 0 for codes that are not zero, so that these weights become 0",
     HUGE: "scales that make weights larger than 10,000: perhaps they are inverse scales, or those of another layer",
@@ -44,6 +44,8 @@ SAID = {
     UNSET: "scales that are all exactly 1: perhaps they were never set",
     SIGNED_CODES: "codes with peaks at both ends of their range and few in its middle: perhaps they are in two's "
     "complement, without the offset that is subtracted from codes",
+    CLIPPED: "codes of which the lowest and the highest are far more frequent than those next to them: perhaps larger "
+    "weights were clipped, because the scales were too small when the codes were made",
     ROUNDED: "packed words whose lowest code is nearly always 0, unlike their other codes: were the packed words cast "
     "to a floating-point dtype and back?",
     NESTED: "scales of scales that are all 0, so that all blocks have the same scale",

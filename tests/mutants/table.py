@@ -481,9 +481,15 @@ MUTANTS = (
     ),
     Mutant(
         "packed codes in two's complement get a note",
-        "return bool(min(low, high) >= END and middle < MIDDLE)",
-        "return bool(min(low, high) >= END and middle < -MIDDLE)",
+        "return bool(min(low, high) >= END and middle < MIDDLE and falls)",
+        "return bool(min(low, high) >= END and middle < -MIDDLE and falls)",
         "tensors/decoders/test_signed_codes.py",
+    ),
+    Mutant(
+        "codes that were clipped by too small scales get a note",
+        "return all(end > max(most, TIMES * other) for end, other in",
+        "return all(end > max(1, TIMES * other) for end, other in",
+        "tensors/decoders/test_clipped_codes.py",
     ),
     Mutant(
         "stored frequencies of another base than config.json get a note",

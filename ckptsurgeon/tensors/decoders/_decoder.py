@@ -17,9 +17,10 @@ from ..encodings._methods import IN_OTHER_SHARD, UNKNOWN, family
 from ..encodings._parts import UNSCALED, WITHOUT_SCALES
 from ..encodings._settings import QuantisationSettings, Settings, stated_by
 from ..info import Decoded, TensorInfo
-from ..odd_scales import OddScales
+from ..odd_scales import CLIPPED, OddScales
 from ..ops.casts import widened
 from ..ops.regions import Array, Box
+from ._code_ends import have_clipped_codes
 from ._odd_scales import add_size, are_usual, check_scales, find_odd_blocks, find_odd_scales
 from ._tables import looked_up, may_be_looked_up, products
 
@@ -279,8 +280,11 @@ def _looked_up(
     if table is None:
         return None
     steps = [int(dict(made.facts)[f"step{dim}"]) for dim in range(len(box))]
-    values = looked_up(np.ascontiguousarray(read(stored["codes"], box)), table, scale.shape, box, steps)
+    codes = np.ascontiguousarray(read(stored["codes"], box))
+    values = looked_up(codes, table, scale.shape, box, steps)
     if odd is not None:
+        if have_clipped_codes(made, codes, scale.size):
+            odd.add(CLIPPED, made.name)
         add_size(info, values, dtype, odd)
     return values
 

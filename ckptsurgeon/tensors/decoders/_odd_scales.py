@@ -16,6 +16,7 @@ from ...util.text import escape
 from ..dtypes import BLOCK_SCALES, BLOCKS
 from ..info import Decoded, TensorInfo
 from ..odd_scales import (
+    CLIPPED,
     HUGE,
     NEGATED,
     NEGATIVE,
@@ -33,6 +34,7 @@ from ..odd_scales import (
 from ..ops.casts import widened
 from ..ops.regions import Array, Box
 from ..ops.small_floats import SMALL_FLOATS
+from ._code_ends import have_clipped_codes, have_signed_codes
 from ._code_places import spread_of_highest
 from ._group_codes import kinds_of_groups
 from ._rounded_words import have_rounded_words
@@ -158,6 +160,8 @@ def find_odd_scales(
         seen.add(ROUNDED, made.name)
     elif have_signed_codes(made, arrays["codes"]):
         seen.add(SIGNED_CODES, made.name)
+    elif have_clipped_codes(made, arrays["codes"], arrays["scale"].size):
+        seen.add(CLIPPED, made.name)
     else:
         if (spread := spread_of_highest(made, arrays["codes"])) is not None:
             seen.add_spread(made.name, spread)
@@ -210,37 +214,6 @@ def _are_often_negative(made: Decoded, arrays: Mapping[str, Array]) -> bool:
     outer = float(np.abs(arrays["nested_scale"].astype("<f8")).mean())
     scale = arrays["nested_values"].astype("<f8")[codes] * outer + facts["offset"]
     return bool((scale < -ROUNDING * np.abs(scale).max()).mean() > OFTEN)
-
-
-PACKED = ("packed", "gptq", "awq")
-"""The encodings whose codes are unsigned numbers of few bits in words of 32 bits."""
-CODES, DISTINCT = 2048, 9
-"""The fewest codes whose distribution is judged, and the fewest different codes in it: ternary weights have only 3."""
-END, MIDDLE = 0.28, 0.15
-"""Most codes are at the ends of their range if each end, a quarter of it, has at least the share ``END`` of them, and
-the middle quarter less than the share ``MIDDLE``. Equally distributed weights have up to 0.28 at an end and at least
-0.23 in the middle; normal weights have up to 0.2 and at least 0.33. Without the offset, normal weights in groups of 32
-or more have at least 0.35 at an end and up to 0.13 in the middle."""
-
-
-def have_signed_codes(made: Decoded, words: Array) -> bool:
-    """Return whether the distribution of packed codes (of 4 or 8 bits) shows that the offset was not added to them.
-
-    Weights near 0 are the most frequent. With the offset, their codes are in the middle of the range. Without it, they
-    are at both ends, in two's complement: 0, 1, 2 and 15, 14. At most about 8192 words are looked at.
-    """
-    bits = int(dict(made.facts).get("bits", 4))
-    if made.encoding not in PACKED or bits not in (4, 8):
-        return False
-    flat = words.reshape(-1)
-    octets = np.ascontiguousarray(flat[:: flat.size // 8192 | 1]).view("u1")
-    codes = np.concatenate([octets & 15, octets >> 4]) if bits == 4 else octets
-    counts = np.bincount(codes, minlength=1 << bits)
-    if codes.size < CODES or np.count_nonzero(counts) < DISTINCT:
-        return False
-    eighths = counts.reshape(8, -1).sum(1) / codes.size
-    low, middle, high = eighths[:2].sum(), eighths[3:5].sum(), eighths[6:].sum()
-    return bool(min(low, high) >= END and middle < MIDDLE)
 
 
 def _lacks_offsets(made: Decoded, arrays: Mapping[str, Array]) -> bool:

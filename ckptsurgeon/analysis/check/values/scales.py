@@ -10,7 +10,18 @@ from ....tensors.averaged_words import AVERAGED, averaged_names
 from ....tensors.decoders._scale_tests import are_exchanged
 from ....tensors.dtypes import DTYPES
 from ....tensors.group_codes import LOST_ZEROS, UNFIT_ZEROS, lost_zero_points, unfit_zero_points
-from ....tensors.odd_scales import EXPLAIN, NARROW, NEGATED, NEGATIVE, NESTED, OPPOSED, ROUNDED, SAID, SIGNED_CODES
+from ....tensors.odd_scales import (
+    CLIPPED,
+    EXPLAIN,
+    NARROW,
+    NEGATED,
+    NEGATIVE,
+    NESTED,
+    OPPOSED,
+    ROUNDED,
+    SAID,
+    SIGNED_CODES,
+)
 from ....util.text import count, natural_key
 from ..check import Check, of_keys
 from ..families import is_scale
@@ -44,7 +55,7 @@ SIGNED = ("MLX", "q4_0", "q5_0", "q3_k", "q6_k", "iq")
 """Encodings whose scales may be negative."""
 MIXED = re.compile(r"GPTQ|AWQ|int\d|packed", re.IGNORECASE)
 """Encodings of integers that may come from AutoRound, which makes about half of the scales negative."""
-ODD = (NEGATIVE, NEGATED, OPPOSED, NARROW, NESTED, SIGNED_CODES)
+ODD = (NEGATIVE, NEGATED, OPPOSED, NARROW, NESTED, SIGNED_CODES, CLIPPED)
 """Kinds of odd scales that cannot be recognised by the scales themselves, but only by the weights that they decode."""
 DECODE = (
     "Copy these tensors from the quantised model again, or quantise the model again: the codes decode to "

@@ -1,0 +1,103 @@
+"""Tells from the share of codes at the ends of the range whether codes are signed, or whether weights were clipped."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..info import Decoded
+from ..ops.casts import widened
+from ..ops.regions import Array
+
+__all__ = ["have_clipped_codes", "have_signed_codes"]
+
+PACKED = ("packed", "gptq", "awq")
+"""The encodings whose codes are unsigned numbers of few bits in words of 32 bits."""
+SAMPLED = 8192
+"""About how many words, or codes of 8 bits, are looked at in each decoded part."""
+CODES, DISTINCT = 2048, 9
+"""The fewest codes whose distribution is judged, and the fewest different codes in it: ternary weights have only 3."""
+END, MIDDLE = 0.28, 0.15
+"""Most codes are at the ends of their range if each end, a quarter of it, has at least the share ``END`` of them, and
+the middle quarter less than the share ``MIDDLE``. Equally distributed weights have up to 0.28 at an end and at least
+0.23 in the middle; normal weights have up to 0.2 and at least 0.33. Without the offset, normal weights in groups of 32
+or more have at least 0.35 at an end and up to 0.13 in the middle."""
+UNPACKED = ("int8", "uint8", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")
+"""The dtypes of codes of 8 bits that are not packed."""
+POWERS = "float8_e8m0fnu"
+"""The dtype of scales that are powers of two. They are often rounded down, so that some weights are clipped."""
+MANY, FEW_CLIPPED, MANY_CLIPPED = 64, 0.1, 0.01
+"""Weights were clipped if each of the two outermost codes has more than the share ``FEW_CLIPPED`` of all codes; if
+there are more than ``MANY`` different codes, as with 8 bits, more than ``MANY_CLIPPED``.
+
+Methods that search for the scale with the smallest error clip fewer weights.
+"""
+PER_SCALE = 1.5
+"""How many codes at each end are expected for each scale, because a group of weights reaches its ends."""
+TIMES = 3
+"""The outermost codes must be more than this many times as frequent as the codes next to them. Without clipping, they
+are rarer: a range ends in the middle of the numbers that are rounded to its last code."""
+
+
+def have_signed_codes(made: Decoded, words: Array) -> bool:
+    """Return whether the distribution of packed codes (of 4 or 8 bits) shows that the offset was not added to them.
+
+    Weights near 0 are the most frequent. With the offset, their codes are in the middle of the range. Without it, they
+    are at both ends, in two's complement: 0, 1, 2 and 15, 14. Clipped weights are at the outermost codes only.
+    """
+    if made.encoding not in PACKED or (codes := _unpacked(made, words)) is None:
+        return False
+    counts = np.bincount(codes, minlength=1 << _bits(made))
+    if codes.size < CODES or np.count_nonzero(counts) < DISTINCT:
+        return False
+    eighths = counts.reshape(8, -1).sum(1) / codes.size
+    low, middle, high = eighths[:2].sum(), eighths[3:5].sum(), eighths[6:].sum()
+    near, size = counts.size // 8, counts.size // 4
+    usual = counts[(counts.size - size) // 2 :][:size].mean()
+    falls = min(counts[1 : near + 1].mean(), counts[-near - 1 : -1].mean()) > 2 * usual
+    return bool(min(low, high) >= END and middle < MIDDLE and falls)
+
+
+def have_clipped_codes(made: Decoded, codes: Array, scales: int) -> bool:
+    """Return whether the lowest and the highest code are both far more frequent than the codes next to them.
+
+    A scale is chosen so that only the largest weight of its group gets the outermost code. If the scale is too small,
+    all larger weights get this code, too. ``codes`` are the stored codes of a part of a weight, and ``scales`` is how
+    many scales this part has. Codes that are floats may be given as bytes or as numbers.
+    """
+    if made.encoding in PACKED:
+        some = _unpacked(made, codes)
+        number = codes.size * codes.itemsize * 8 // _bits(made)
+    else:
+        dtype, number = dict(made.parts)["codes"].dtype, codes.size
+        some = _some(codes) if dtype in UNPACKED else None
+        if some is not None and codes.dtype.kind != "f":
+            some = widened(some, dtype)
+    if some is None or some.size < CODES:
+        return False
+    counts = np.bincount(some) if some.dtype == np.uint8 else np.unique(some, return_counts=True)[1]
+    counts = counts[counts > 0] / some.size
+    if counts.size < DISTINCT:
+        return False
+    is_fine = counts.size > MANY and dict(made.parts)["scale"].dtype != POWERS
+    most = (MANY_CLIPPED if is_fine else FEW_CLIPPED) + PER_SCALE * scales / number
+    return all(end > max(most, TIMES * other) for end, other in ((counts[0], counts[1]), (counts[-1], counts[-2])))
+
+
+def _unpacked(made: Decoded, words: Array) -> Array | None:
+    """Return some of the unsigned codes in words, in any order; None unless codes have 4 or 8 bits."""
+    bits = _bits(made)
+    if bits not in (4, 8):
+        return None
+    octets = np.ascontiguousarray(_some(words)).view("u1")
+    return np.concatenate([octets & 15, octets >> 4]) if bits == 4 else octets
+
+
+def _bits(made: Decoded) -> int:
+    return int(dict(made.facts).get("bits", 4))
+
+
+def _some(stored: Array) -> Array:
+    """Return about ``SAMPLED`` elements, at equal distances; the distance is odd, so that all columns are looked at."""
+    flat = stored.reshape(-1)
+    some: Array = flat[:: flat.size // SAMPLED | 1]
+    return some
