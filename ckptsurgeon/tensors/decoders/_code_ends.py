@@ -75,12 +75,12 @@ def have_clipped_codes(made: Decoded, codes: Array, scales: int) -> bool:
     if some is None or some.size < CODES:
         return False
     counts = np.bincount(some) if some.dtype == np.uint8 else np.unique(some, return_counts=True)[1]
-    counts = counts[counts > 0] / some.size
-    if counts.size < DISTINCT:
+    shares = counts[counts > 0] / some.size
+    if shares.size < DISTINCT:
         return False
-    is_fine = counts.size > MANY and dict(made.parts)["scale"].dtype != POWERS
+    is_fine = shares.size > MANY and dict(made.parts)["scale"].dtype != POWERS
     most = (MANY_CLIPPED if is_fine else FEW_CLIPPED) + PER_SCALE * scales / number
-    return all(end > max(most, TIMES * other) for end, other in ((counts[0], counts[1]), (counts[-1], counts[-2])))
+    return all(end > max(most, TIMES * other) for end, other in ((shares[0], shares[1]), (shares[-1], shares[-2])))
 
 
 def _unpacked(made: Decoded, words: Array) -> Array | None:

@@ -26,7 +26,8 @@ class Figures:
     """Counts over all values, and extremes and sums over the finite values.
 
     ``number`` is the number of finite values, ``total`` their sum, ``squares`` the sum of their squares. ``low`` and
-    ``high`` are their extremes; if there are no finite values, ``low`` is inf and ``high`` is -inf.
+    ``high`` are their extremes; if there are no finite values, ``low`` is inf and ``high`` is -inf. ``negative_zeros``
+    are counted only for the usual 8-bit floats (e4m3fn, e5m2).
     """
 
     number: int = 0
@@ -38,6 +39,7 @@ class Figures:
     denormals: int = 0
     nan: int = 0
     inf: int = 0
+    negative_zeros: int = 0
 
     @property
     def std(self) -> float:
@@ -63,7 +65,7 @@ def added(one: Figures, other: Figures) -> Figures:
     return Figures(
         one.number + other.number, min(one.low, other.low), max(one.high, other.high), one.total + other.total,
         one.squares + other.squares, one.zeros + other.zeros, one.denormals + other.denormals, one.nan + other.nan,
-        one.inf + other.inf,
+        one.inf + other.inf, one.negative_zeros + other.negative_zeros,
     )  # fmt: skip
 
 
@@ -87,7 +89,10 @@ def figures_of(raw: Array, dtype: str, work: Workspace, *, in_order: bool = True
     if not raw.size:
         return Figures()
     if dtype in LAYOUTS:
-        return _floats(raw, work, LAYOUTS[dtype], in_order=in_order)
+        found, layout = _floats(raw, work, LAYOUTS[dtype], in_order=in_order), LAYOUTS[dtype]
+        if layout.small:
+            found.negative_zeros = int(np.count_nonzero(np.equal(raw, layout.sign, out=work.truths[: raw.size])))
+        return found
     if dtype.startswith("float8_") or dtype in BLOCK_EXPONENTS:
         return _rare(raw, dtype)
     return _integers(raw.view(np.dtype(dtype))) if DTYPES[dtype].kind in ("int", "uint", "bool") else None

@@ -30,6 +30,7 @@ from ..measuring.figures import Figures
 from ..note_kinds import AVERAGE
 from ..report import Found, Status
 from ..subject import Subject
+from ._fnuz_codes import perhaps_fnuz
 from ._fused_scales import APART, shared_by_fused, unlike_fused
 
 __all__ = ["CHECK", "is_global_or_activation", "is_global_weight_scale", "scales_of"]
@@ -61,6 +62,8 @@ DECODE = (
     "Copy these tensors from the quantised model again, or quantise the model again: the codes decode to "
     "unusable values."
 )
+
+FNUZ = "If so, halve the scales: then these bytes are the right weights under the stated dtype, too."
 
 
 def _run(subject: Subject) -> Iterator[Found]:
@@ -115,6 +118,9 @@ def _run(subject: Subject) -> Iterator[Found]:
             "a scale of its own: perhaps the scales were made equal, and the weights not quantised again"
         )
         yield of_keys(Status.WARN, shared, what, DECODE)
+    fnuz, what = perhaps_fnuz(subject)
+    if fnuz:
+        yield of_keys(Status.WARN, fnuz, what, FNUZ)
     if rounded := subject.odd.get(ROUNDED):
         yield of_keys(Status.FAIL, [*rounded], f"with {SAID[ROUNDED]}", DECODE)
     if averaged := averaged_names([subject.odd]):
