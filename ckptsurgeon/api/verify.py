@@ -86,7 +86,7 @@ def verify(
         )
         said = (
             *changed_model_files(named, found),
-            *_of_decoded(checkpoint, found.values()),
+            *dict.fromkeys(_of_decoded(checkpoint, found.values())),  # a source may be opened twice, as codes too
             *_of_model(checkpoint),
             *_of_zeros(checkpoint, found.values()),
         )
@@ -119,17 +119,21 @@ def _of_patch(output: CheckpointLike, patch: Path, others: Sequence[str], progre
 
 
 def _of_decoded(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:
-    """Yield the notes on quantised sources if the output is not quantised, because decoding may have gone wrong."""
-    from .inputs.sampled_scales import sampled_scale_notes
+    """Yield the notes on quantised sources that were perhaps decoded, because decoding may have gone wrong.
+
+    They were if the output is not quantised, or if its scales are not odd: those of an average are made anew.
+    """
+    from .inputs.sampled_scales import odd_scale_notes_on, sampled_scale_notes
     from .model_folder.codes.described_shapes import described_shape_notes
     from .model_folder.folder import model_folder
 
-    for source in sources if not checkpoint.codes else ():
+    for source in sources if not (checkpoint.codes and odd_scale_notes_on(checkpoint)) else ():
         one = source.stored or source
         if not one.codes:
             continue
         odd = source.odd_scales.notes(one.path) or sampled_scale_notes(one)
-        notes = (*one.quantisation_notes, *odd, *described_shape_notes(one, model_folder(one).config))
+        others = (*one.quantisation_notes, *described_shape_notes(one, model_folder(one).config))
+        notes = (*odd, *(() if checkpoint.codes else others))  # of a quantised output, the same is noted
         place = _without_dots(one.path)
         yield from (Note(place, said.removeprefix(f"{escape(one.path)}: ")) for said in notes)
 

@@ -16,7 +16,7 @@ from ..storage.read.base import File, Folder
 from ..tensors.encodings._encoding import QuantisedTensors
 from ..tensors.encodings._find import find_codes
 from ..tensors.info import Storage, TensorInfo
-from ..tensors.odd_scales import OddScales
+from ..tensors.odd_scales.collected import OddScales
 from ..tensors.tied_keys import tied_keys
 from ..util.notebook import InNotebooks
 from ..util.text import count, escape, listing

@@ -22,7 +22,7 @@ from ..storage.read.base import Progress
 from ..storage.read.uri import scheme_of, shown
 from ..storage.write.locking import output_lock
 from ..storage.write.output_checks import check_output, identities
-from ..tensors.odd_scales import odd_scale_notes
+from ..tensors.odd_scales.notes import odd_scale_notes
 from ..util.text import escape, listing
 from .check_steps import check_step
 from .checksums import recipe_notes

@@ -1437,7 +1437,7 @@ MUTANTS = (
         "single layers are wrong only if all their roles are out of family",
         "if len(keys) == numbers[one] >= fewest",
         "if len(keys) >= 1",
-        "tensors/test_layer_groups.py",
+        "tensors/odd_scales/test_layer_groups.py",
     ),
     Mutant(
         "scales computed anew for scale_fmt ue8m0 are powers of two",

@@ -11,7 +11,7 @@ from ...storage.read.base import File
 from ...storage.read.local import ConsumedFile
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
-from ...tensors.odd_scales import OddScales
+from ...tensors.odd_scales.collected import OddScales
 
 if TYPE_CHECKING:
     from ...tensors.ops.regions import Array, Box  # imports numpy

@@ -12,9 +12,11 @@ from ...errors import CheckpointError
 from ...planning.transplant.by_place import is_embedding, vocabulary_keys
 from ...tensors.encodings._encoding import QuantisedTensor
 from ...tensors.info import Decoded, TensorInfo
-from ...tensors.layer_groups import outlying_layers
 from ...tensors.non_finite import has_non_finite
-from ...tensors.odd_scales import LAYER, NO_OFFSET, ZERO_BLOCKS, OddScales, powers_of
+from ...tensors.odd_scales.collected import OddScales
+from ...tensors.odd_scales.kinds import NO_OFFSET, ZERO_BLOCKS
+from ...tensors.odd_scales.layer_groups import outlying_layers
+from ...tensors.odd_scales.sizes import LAYER, powers_of
 from ...util.text import NUMBER_IN_KEY, count, escape, listing
 from .dequantising import weights_of
 from .sampled_parts import SampledFiles, is_local, middle

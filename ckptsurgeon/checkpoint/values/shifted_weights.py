@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from math import isfinite, sqrt
 
-from ...tensors.odd_scales import MOSTLY, SHIFT
+from ...tensors.odd_scales.shifted import MOSTLY, SHIFT
 from ...util.text import listing, percent
 from .sampled_matrices import VALUES, MatrixSample
 

@@ -17,7 +17,8 @@ from ..encodings._methods import IN_OTHER_SHARD, UNKNOWN, family
 from ..encodings._parts import UNSCALED, WITHOUT_SCALES
 from ..encodings._settings import QuantisationSettings, Settings, stated_by
 from ..info import Decoded, TensorInfo
-from ..odd_scales import CLIPPED, OddScales
+from ..odd_scales.collected import OddScales
+from ..odd_scales.kinds import CLIPPED
 from ..ops.casts import widened
 from ..ops.regions import Array, Box
 from ._code_ends import have_clipped_codes

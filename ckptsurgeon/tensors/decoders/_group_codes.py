@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from ..group_codes import ASYMMETRIC, SYMMETRIC, UNFIT
 from ..info import Decoded
+from ..odd_scales.group_codes import ASYMMETRIC, SYMMETRIC, UNFIT
 from ..ops.regions import Array, Box
 
 __all__ = ["kinds_of_groups"]

@@ -15,7 +15,8 @@ from ...errors import FormatError
 from ...util.text import escape
 from ..dtypes import BLOCK_SCALES, BLOCKS
 from ..info import Decoded, TensorInfo
-from ..odd_scales import (
+from ..odd_scales.collected import OddScales
+from ..odd_scales.kinds import (
     CLIPPED,
     HUGE,
     NEGATED,
@@ -23,14 +24,12 @@ from ..odd_scales import (
     NESTED,
     NO_OFFSET,
     ROUNDED,
-    SHIFT,
-    SHIFTED,
     SIGNED_CODES,
     UNSET,
     ZERO,
     ZERO_BLOCKS,
-    OddScales,
 )
+from ..odd_scales.shifted import SHIFT, SHIFTED
 from ..ops.casts import widened
 from ..ops.regions import Array, Box
 from ..ops.small_floats import SMALL_FLOATS

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..odd_scales import EXCHANGED, NARROW, OPPOSED
+from ..odd_scales.kinds import EXCHANGED, NARROW, OPPOSED
 from ..ops.regions import Array
 
 __all__ = [

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ckptsurgeon.tensors.odd_scales import NARROW, OPPOSED, SAID, UNCENTRED, WRONG_OFFSETS, uncentred_names
+from ckptsurgeon.tensors.odd_scales.kinds import NARROW, OPPOSED, SAID
+from ckptsurgeon.tensors.odd_scales.shifted import UNCENTRED, WRONG_OFFSETS, uncentred_names
 
 from ...helpers.coded_matrices import SETTINGS, Encode, mlx, old_mlx
 from ...helpers.coded_models import TABLES, coded_tensors, said_by, silent, write_model

@@ -11,7 +11,7 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.api.inspect import initial_config
-from ckptsurgeon.tensors.odd_scales import ONE_STEP
+from ckptsurgeon.tensors.odd_scales.shifted import ONE_STEP
 
 from ...helpers.coded_matrices import SETTINGS, gptq
 from ...helpers.coded_models import coded_tensors, write_model

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.tensors.averaged_words import AVERAGED, SPREAD, averaged_names
+from ckptsurgeon.tensors.odd_scales.averaged_words import AVERAGED, SPREAD, averaged_names
 
 from ...helpers.coded_matrices import SETTINGS, Encode, awq, gptq, mlx, nf4
 from ...helpers.coded_models import QUICK, coded_tensors, said_by, silent, write_model

@@ -94,17 +94,17 @@ def mlx(weight: torch.Tensor, share: float) -> tuple[Parts, dict[str, Any]]:
 FORMS = {"fp8": fp8, "fp8 of rows": fp8_of_rows, "mxfp8": mxfp8, "int8": int8, "int4": int4, "gptq": gptq, "mlx": mlx}
 
 
-def model(form: str, kind: str, share: float) -> str:
+def model(form: str, kind: str, share: float, path: str = "m") -> str:
     """Save two layers whose scales are made for weights up to ``share`` times the largest weight of their group."""
     made = torch.Generator().manual_seed(0)
     state, config = {}, {}
     for layer in range(2):
         own, config = FORMS[form](WEIGHTS[kind](made) * 0.02, share)
         state |= {f"model.layers.{layer}.mlp.up_proj.{end}": one for end, one in own.items()}
-    Path("m").mkdir()
-    save_file(state, "m/model.safetensors", {"format": "pt"})
-    Path("m/config.json").write_text(json.dumps({"model_type": "my_own", **config}))
-    return "m"
+    Path(path).mkdir()
+    save_file(state, f"{path}/model.safetensors", {"format": "pt"})
+    Path(path, "config.json").write_text(json.dumps({"model_type": "my_own", **config}))
+    return path
 
 
 def said(notes: Any) -> list[str]:
@@ -134,3 +134,13 @@ def test_codes_with_scales_that_fit_are_not(form: str, kind: str) -> None:
 @pytest.mark.parametrize("form", ["int8", "int4", "gptq"])
 def test_slightly_smaller_scales_that_make_the_error_smallest_are_not(form: str) -> None:
     assert not said(cs.inspect(model(form, "normal", 0.85)).notes)
+
+
+def test_verify_says_it_of_a_source_whose_codes_were_made_anew() -> None:
+    clipped, healthy = model("int8", "normal", 0.25), model("int8", "normal", 1.0, "healthy")
+    cs.apply(cs.average([clipped, healthy]), "mean")
+    assert not said(cs.inspect("mean").notes)
+    (note,) = [one for one in cs.verify("mean").notes if SAID in one.why]
+    assert Path(note.name) == Path("m").resolve()
+    cs.apply(cs.average([healthy, healthy]), "same")
+    assert not [one for one in cs.verify("same").notes if SAID in one.why]

@@ -12,7 +12,7 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.tensors.decoders._scale_tests import odd_biases
-from ckptsurgeon.tensors.odd_scales import EXCHANGED, NARROW, OPPOSED, SAID
+from ckptsurgeon.tensors.odd_scales.kinds import EXCHANGED, NARROW, OPPOSED, SAID
 
 from ...helpers.coded_matrices import SETTINGS, Encode, mlx, old_mlx, save_model
 

@@ -13,7 +13,7 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.tensors.decoders._group_codes import _judged
-from ckptsurgeon.tensors.group_codes import (
+from ckptsurgeon.tensors.odd_scales.group_codes import (
     ASYMMETRIC,
     LOST_ZEROS,
     SYMMETRIC,

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.tensors.odd_scales import HUGE, NO_OFFSET, SAID, UNSET
+from ckptsurgeon.tensors.odd_scales.kinds import HUGE, NO_OFFSET, SAID, UNSET
 
 from ...helpers.quantised import LAYERS, Quantised
 from ...helpers.zoo import BY_NAME

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.tensors.odd_scales import NEGATED, NEGATIVE, NESTED, SAID, ZERO
+from ckptsurgeon.tensors.odd_scales.kinds import NEGATED, NEGATIVE, NESTED, SAID, ZERO
 
 from ...conftest import Result
 from ...helpers import coded_matrices

@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.tensors.decoders._scale_tests import rise_with_scales
-from ckptsurgeon.tensors.odd_scales import INVERSE, LARGE, OF_SIZES, OFF_BY_ONE, SMALL, OddScales
+from ckptsurgeon.tensors.odd_scales.collected import OddScales
+from ckptsurgeon.tensors.odd_scales.shifted import OFF_BY_ONE
+from ckptsurgeon.tensors.odd_scales.sizes import INVERSE, LARGE, OF_SIZES, SMALL
 
 from ...helpers import coded_matrices
 from ...helpers.coded_matrices import SETTINGS, save_model

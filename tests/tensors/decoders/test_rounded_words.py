@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.tensors.odd_scales import OFF_BY_ONE, ROUNDED, SHIFTED, shifted_names
+from ckptsurgeon.tensors.odd_scales.kinds import ROUNDED
+from ckptsurgeon.tensors.odd_scales.shifted import OFF_BY_ONE, SHIFTED, shifted_names
 
 from .test_signed_codes import KINDS, WEIGHTS, model
 

@@ -15,7 +15,7 @@ from ckptsurgeon.tensors.decoders._odd_scales import WITH_MINIMA
 from ckptsurgeon.tensors.decoders.gguf import values_of_blocks
 from ckptsurgeon.tensors.dtypes import BLOCK_SCALES, BLOCKS, ROUNDED
 from ckptsurgeon.tensors.encoders.gguf import _TYPES
-from ckptsurgeon.tensors.odd_scales import OFF_BY_ONE, WRONG_OFFSETS
+from ckptsurgeon.tensors.odd_scales.shifted import OFF_BY_ONE, WRONG_OFFSETS
 
 from ...helpers.gguf_files import STRING, gguf, tensor_info, text
 

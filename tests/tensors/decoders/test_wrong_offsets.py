@@ -15,18 +15,17 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.tensors.decoders._scale_tests import lean_of, steps_off
-from ckptsurgeon.tensors.odd_scales import (
+from ckptsurgeon.tensors.odd_scales.collected import OddScales
+from ckptsurgeon.tensors.odd_scales.kinds import NO_OFFSET, OPPOSED
+from ckptsurgeon.tensors.odd_scales.shifted import (
     LEANING,
-    NO_OFFSET,
     OFF_BY_ONE,
     ONE_OFF,
     ONE_STEP,
-    OPPOSED,
     SHIFTED,
     UNCENTRED,
     UNCLEAR,
     WRONG_OFFSETS,
-    OddScales,
     one_off_names,
     shifted_names,
     uncentred_names,

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from ....tensors.averaged_words import AVERAGED, averaged_names
 from ....tensors.decoders._scale_tests import are_exchanged
 from ....tensors.dtypes import DTYPES
-from ....tensors.group_codes import LOST_ZEROS, UNFIT_ZEROS, lost_zero_points, unfit_zero_points
-from ....tensors.odd_scales import (
+from ....tensors.odd_scales.averaged_words import AVERAGED, averaged_names
+from ....tensors.odd_scales.group_codes import LOST_ZEROS, UNFIT_ZEROS, lost_zero_points, unfit_zero_points
+from ....tensors.odd_scales.kinds import (
     CLIPPED,
     EXPLAIN,
     NARROW,

@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from math import log2
 
 from ....checkpoint.values.unlike_layers import AROUND_ZERO, MOSTLY, NORM, OF_ONE_SIGN
-from ....tensors.layer_groups import larger_layers
-from ....tensors.odd_scales import APART, ZERO, powers_of, unlike_other_layers
-from ....tensors.odd_scales import HUGE as HUGE_SCALES
+from ....tensors.odd_scales.kinds import HUGE as HUGE_SCALES
+from ....tensors.odd_scales.kinds import ZERO
+from ....tensors.odd_scales.layer_groups import larger_layers
+from ....tensors.odd_scales.sizes import APART, powers_of, unlike_other_layers
 from ....util.text import count, escape, listing
 from ..check import SHOWN, Check, of_keys, without_values
 from ..families import families

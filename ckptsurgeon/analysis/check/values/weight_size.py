@@ -10,28 +10,21 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from math import isfinite, prod
 
-from ....tensors.odd_scales import (
-    DECODED,
-    EXPLAIN,
-    FEWEST,
-    INVERSE,
-    LARGE,
+from ....tensors.odd_scales.kinds import EXPLAIN, NO_OFFSET
+from ....tensors.odd_scales.shifted import (
     LEANING,
-    NO_OFFSET,
-    OF_SIZES,
     OFF_BY_ONE,
     ONE_OFF,
     ONE_STEP,
     SHIFTED,
-    SMALL,
     UNCENTRED,
     UNCLEAR,
-    USUAL,
     WRONG_OFFSETS,
     one_off_names,
     shifted_names,
     uncentred_names,
 )
+from ....tensors.odd_scales.sizes import DECODED, FEWEST, INVERSE, LARGE, OF_SIZES, SMALL, USUAL
 from ....util.text import count
 from ..check import Check, of_keys
 from ..note_kinds import noted

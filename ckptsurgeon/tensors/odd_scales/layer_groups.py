@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from ..util.text import NUMBER_IN_KEY
+from ...util.text import NUMBER_IN_KEY
 
 __all__ = ["larger_layers", "outlying_layers"]
 

@@ -1,6 +1,6 @@
 """Decides whether the packed words of a quantised model are averages of the words of several models.
 
-In averages, the highest code of each word has another spread than the other codes: ``decoders/_code_places.py``
+In averages, the highest code of each word has another spread than the other codes: ``tensors/decoders/_code_places.py``
 measures the difference for each tensor.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ckptsurgeon.tensors.layer_groups import outlying_layers
+from ckptsurgeon.tensors.odd_scales.layer_groups import outlying_layers
 
 ROLES = ("q", "k", "up")
 

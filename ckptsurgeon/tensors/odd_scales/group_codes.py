@@ -1,6 +1,6 @@
 """Decides whether the codes of a quantised model were made with other zero points than those stored beside them.
 
-See ``decoders/_group_codes.py`` for what is measured of each tensor.
+See ``tensors/decoders/_group_codes.py`` for what is measured of each tensor.
 """
 
 from __future__ import annotations

@@ -1,0 +1,43 @@
+"""The kinds of odd scales, zero points and codes: those that no quantisation method writes, such as negative scales."""
+
+from __future__ import annotations
+
+__all__ = [
+    "CLIPPED", "EXCHANGED", "EXPLAIN", "HUGE", "NARROW", "NEGATED", "NEGATIVE", "NESTED", "NO_OFFSET", "OPPOSED",
+    "ROUNDED", "SAID", "SIGNED_CODES", "UNSET", "ZERO", "ZERO_BLOCKS",
+]  # fmt: skip
+
+ZERO, NEGATIVE, HUGE, NO_OFFSET = "zero", "negative", "huge", "no offset"
+"""The kinds of odd scales: 0, negative, too large. The last kind is zero points or biases that are all 0."""
+NEGATED, EXCHANGED, OPPOSED, NARROW, NESTED, UNSET = "negated", "exchanged", "opposed", "narrow", "nested", "unset"
+SIGNED_CODES, CLIPPED, ROUNDED = "signed codes", "clipped", "rounded"
+"""Further kinds: scales that are all negative; MLX's scales in place of its biases; MLX's scales with the sign of its
+biases; MLX's scales that are too small for its biases; second-level scales (double quantisation) that are 0; scales of
+bitsandbytes, the largest weights of blocks, that are all 1; codes of which most are at the ends of their range;
+codes of which too many are the lowest or the highest one; packed words without their lowest bits."""
+SAID = {
+    ZERO: "scales of 0 for codes that are not zero, so that these weights become 0",
+    HUGE: "scales that make weights larger than 10,000: perhaps they are inverse scales, or those of another layer",
+    NO_OFFSET: "zero points or biases that are all 0, so that none of these weights is negative",
+    NEGATIVE: "negative scales, which the encoding does not have, so that these weights change their sign",
+    NEGATED: "scales that are all negative: perhaps their signs were changed",
+    EXCHANGED: "scales that are larger than their biases: perhaps scales and biases are swapped",
+    OPPOSED: "scales with the sign of their biases: perhaps the signs of the scales, or of the biases, were changed",
+    NARROW: "scales so small next to their biases that the weights of a group hardly differ: perhaps they belong "
+    "to codes of more bits",
+    UNSET: "scales that are all exactly 1: perhaps they were never set",
+    SIGNED_CODES: "codes with peaks at both ends of their range and few in its middle: perhaps they are in two's "
+    "complement, without the offset that is subtracted from codes",
+    CLIPPED: "codes of which the lowest and the highest are far more frequent than those next to them: perhaps larger "
+    "weights were clipped, because the scales were too small when the codes were made",
+    ROUNDED: "packed words whose lowest code is nearly always 0, unlike their other codes: were the packed words cast "
+    "to a floating-point dtype and back?",
+    NESTED: "scales of scales that are all 0, so that all blocks have the same scale",
+}
+ZERO_BLOCKS = "zero blocks"
+"""The kind of a part of a GGUF tensor in which all scales are 0, for codes that differ.
+
+Blocks of tiny numbers have such scales, too. So this is odd only if no part of the tensor has a size class.
+"""
+EXPLAIN = (ROUNDED, NO_OFFSET, SIGNED_CODES, EXCHANGED, OPPOSED, NARROW)
+"""The kinds of odd scales and codes that also shift the mean: their matrices get no further note on the mean."""

@@ -1,0 +1,145 @@
+"""Makes notes on quantised tensors with odd scales, zero points or codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from typing import TypeAlias
+
+from ...util.text import count, escape, listing, natural_key
+from .averaged_words import AVERAGED, averaged_names
+from .group_codes import ASYMMETRIC, LOST_ZEROS, SYMMETRIC, UNFIT, UNFIT_ZEROS, lost_zero_points, unfit_zero_points
+from .kinds import EXPLAIN, HUGE, SAID, ZERO, ZERO_BLOCKS
+from .layer_groups import larger_layers, outlying_layers
+from .shifted import (
+    LEANS,
+    OFF_BY_ONE,
+    ONE_STEP,
+    SHIFTED,
+    STEPS,
+    UNCENTRED,
+    WRONG_OFFSETS,
+    one_off_names,
+    shifted_names,
+    uncentred_names,
+)
+from .sizes import (
+    ALL_ROLES,
+    APART,
+    FEWEST,
+    INVERSE,
+    LARGE,
+    LAYER,
+    OF_SIZES,
+    SMALL,
+    USUAL,
+    powers_of,
+    unlike_other_layers,
+)
+
+__all__ = ["KINDS", "Found", "odd_scale_notes"]
+
+KINDS = (
+    *SAID,
+    UNFIT,
+    ASYMMETRIC,
+    SYMMETRIC,
+    ZERO_BLOCKS,
+    LARGE,
+    SMALL,
+    USUAL,
+    INVERSE,
+    *SHIFTED.values(),
+    *LEANS,
+    *STEPS,
+)
+SHOWN = 3
+"""The largest number of names in a note."""
+
+Found: TypeAlias = Mapping[str, Mapping[str, Sequence[str]]]
+"""The names of quantised tensors, by the path of their checkpoint, and by kind of odd scales or by size."""
+
+
+def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
+    """Yield notes on the tensors in ``found``: one for each checkpoint and each kind of odd scales in it.
+
+    There is also a note if most decoded matrices of a checkpoint are too large or too small. Another note is on
+    matrices that are far larger or smaller than the same matrices of other layers; if all matrices of a layer are, a
+    smaller difference is enough. The names of one checkpoint may be spread over several items of ``found``.
+    """
+    every = list(found)
+    for path in dict.fromkeys(path for one in every for path in one):
+        names = {kind: {name for one in every for name in one.get(path, {}).get(kind, ())} for kind in KINDS}
+        names[ZERO] |= names[ZERO_BLOCKS] - names[LARGE] - names[SMALL] - names[USUAL] - names[INVERSE]
+        for kind, said in SAID.items():
+            if names[kind]:
+                have = f"{count(len(names[kind]), 'quantised tensor')} {'has' if len(names[kind]) == 1 else 'have'}"
+                yield f"{escape(path)}: {have} {said}: {_listed(names[kind])}"
+        averaged = averaged_names(one[path] for one in every if path in one)
+        unfit = unfit_zero_points(names, [averaged, *(names[kind] for kind in EXPLAIN)])
+        for some, said in ((averaged, AVERAGED), (lost_zero_points(names), LOST_ZEROS), (unfit, UNFIT_ZEROS)):
+            if some:
+                have = f"{count(len(some), 'quantised tensor')} {'has' if len(some) == 1 else 'have'}"
+                yield f"{escape(path)}: {have} {said}: {_listed(some)}"
+        yield from _on_sizes(path, names)
+        powers = powers_of(one[path] for one in every if path in one)
+        if shifted := shifted_names(names, len(powers)):
+            yield f"{escape(path)}: {_of_matrices(shifted, powers)} {OFF_BY_ONE}: {_listed(shifted)}"
+        matrices = {*powers, *names[UNCENTRED]}
+        if uncentred := uncentred_names(names, matrices) - shifted:
+            yield (f"{escape(path)}: {_of_matrices(uncentred, matrices)} {WRONG_OFFSETS}: {_listed(uncentred)}")
+        if one_off := one_off_names(names, powers) - shifted - uncentred:
+            yield f"{escape(path)}: {_of_matrices(one_off, matrices)} {ONE_STEP}: {_listed(one_off)}"
+        large, small = unlike_other_layers(powers, names)
+        for unlike, as_large in ((large, f"at least {1 << APART} times"), (small, f"at most 1/{1 << APART}")):
+            if unlike:
+                number = count(len(unlike), "decoded matrix", "decoded matrices")
+                are, of_others = ("is", "that") if len(unlike) == 1 else ("are", "those")
+                yield (
+                    f"{escape(path)}: {number} {are} {as_large} as large as {of_others} of other layers: the scales "
+                    f"may be those of other codes, or may never have been set: {_listed(unlike)}"
+                )
+        groups = larger_layers(powers, ALL_ROLES) if not (large or small) else []
+        if groups:
+            yield (
+                f"{escape(path)}: in every role, the decoded matrices of some layers are at least {1 << ALL_ROLES} "
+                "times as large as those of the other layers: the scales of some layers may be those of another model: "
+                f"{_listed(groups)} ({len(groups)} of {len(powers)})"
+            )
+        elif not (large or small):
+            yield from _on_single_layers(path, powers)
+
+
+def _of_matrices(some: Sized, every: Sized) -> str:
+    """Return "1 of 6 decoded matrices has" or "2 of 6 decoded matrices have"."""
+    return f"{len(some)} of {len(every)} decoded matrices {'has' if len(some) == 1 else 'have'}"
+
+
+def _on_single_layers(path: str, powers: Mapping[str, float]) -> Iterator[str]:
+    """Yield notes on layers whose matrices are all far larger, or all far smaller, than those of the other layers."""
+    for names, as_large in zip(
+        outlying_layers(powers, LAYER), (f"over {1 << LAYER} times", f"less than 1/{1 << LAYER}"), strict=True
+    ):
+        if names:
+            yield (
+                f"{escape(path)}: {count(len(names), 'decoded matrix', 'decoded matrices')}, all that were looked at "
+                f"of their layers, are {as_large} as large as those of other layers: the scales of these layers may be "
+                f"squared, or those of another model: {_listed(names)}"
+            )
+
+
+def _on_sizes(path: str, names: Mapping[str, set[str]]) -> Iterator[str]:
+    """Yield a note if more than half of the decoded matrices are far too large, or far too small, for a network."""
+    large = names[LARGE] | names[INVERSE]
+    every = large | names[SMALL] | names[USUAL]
+    for size, found, other in ((LARGE, large, names[SMALL]), (SMALL, names[SMALL], large)):
+        alike = found - other - names[USUAL]
+        if len(every) >= FEWEST and len(alike) * 2 > len(every) and not alike <= names[HUGE] | names[ZERO]:
+            said = OF_SIZES[INVERSE if alike & names[INVERSE] else size]
+            yield (
+                f"{escape(path)}: {len(alike)} of {count(len(every), 'decoded matrix', 'decoded matrices')} "
+                f"{said}: the scales may be inverse (1/scale) or squared, or belong to other codes: {_listed(alike)}"
+            )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return listing(sorted(names, key=natural_key), SHOWN)
