@@ -11,8 +11,10 @@ from ...checkpoint.opening import open_checkpoint
 from ...errors import CheckpointError
 from ...storage.read.base import Folder
 from ...storage.read.uri import scheme_of
+from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing
+from ..model_folder.weights.required_parts import BUFFER
 
 __all__ = ["OTHER_WEIGHTS", "other_weight_notes"]
 
@@ -32,7 +34,8 @@ def other_weight_notes(checkpoint: Checkpoint, folder: Folder) -> Iterator[str]:
 
     transformers loads model.safetensors, but older versions and other programs load pytorch_model.bin. Tensors that are
     in both copies are compared: their shapes, and, if dtype and shape are the same, some of their values. A copy in
-    another precision has no note.
+    another precision has no note. If most keys are in both copies, floats that only one has are noted, too, except
+    buffers, and weights that equal another one in their copy, since they may be tied.
     """
     read = {file.name for file in checkpoint.header.files}
     if scheme_of(checkpoint.path) or not read:
@@ -43,9 +46,29 @@ def other_weight_notes(checkpoint: Checkpoint, folder: Folder) -> Iterator[str]:
             shared = sorted(ours & theirs)
             differing = [key for key in shared if checkpoint[key].shape != other[key].shape]
             differing += [key for key in _spread(checkpoint, other, shared) if _differ(checkpoint, other, key)]
-            if differing:
-                number = f"{count(len(differing), 'tensor')} {'differs' if len(differing) == 1 else 'differ'}"
-                yield f"{escape(name)} {OTHER_WEIGHTS} {_named(read)}: {number}: {listing(differing)}"
+            lone = [*_lone(checkpoint, ours - theirs, shared), *_lone(other, theirs - ours, shared)]
+            said = [f"{count(len(differing), 'tensor')} {_are(differing, 'differs', 'differ')}: {listing(differing)}"]
+            said += [f"{count(len(lone), 'tensor')} {_are(lone, 'is', 'are')} in one of them only: {listing(lone)}"]
+            if some := [one for one, keys in zip(said, (differing, lone), strict=True) if keys]:
+                yield f"{escape(name)} {OTHER_WEIGHTS} {_named(read)}: {'; '.join(some)}"
+
+
+def _are(keys: list[str], one: str, several: str) -> str:
+    return one if len(keys) == 1 else several
+
+
+def _lone(checkpoint: Checkpoint, keys: set[str], shared: list[str]) -> list[str]:
+    """Return those of ``keys``, which the other copy lacks, that are separate weights; [] if few keys are shared."""
+    if len(shared) < len(keys):
+        return []
+    weights = [
+        key for key in sorted(keys)
+        if checkpoint[key].is_plain and DTYPES[checkpoint[key].dtype].kind == "float" and not BUFFER.search(key)
+    ]  # fmt: skip
+    forms = {_form(checkpoint[key]) for key in weights}
+    alike = [key for key in shared if checkpoint[key].is_plain and _form(checkpoint[key]) in forms]
+    same = {(_form(checkpoint[key]), _middle(checkpoint, checkpoint[key])) for key in alike}
+    return [key for key in weights if (_form(checkpoint[key]), _middle(checkpoint, checkpoint[key])) not in same]
 
 
 def _copies(read: set[str], folder: Folder) -> Iterator[str]:
