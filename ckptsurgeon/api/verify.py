@@ -62,13 +62,13 @@ def verify(
             checkpoint = stack.enter_context(open_checkpoint(output, unwrap=False))
         except FormatError as error:  # the output is too damaged to be opened
             return Verification(path_of(output), 0, 0, 0, failed=(Failure("", error.said),))
-        folder = folder_of_recipe(path_of(output))
         if checkpoint.recipe is not None:
             try:
                 recipe = parse_recipe(checkpoint.recipe)
             except VerifyError as error:
                 return Verification(path_of(output), 0, 0, 0, failed=(Failure("", error.said),))
             named = recipe.sources
+            folder = folder_of_recipe(path_of(output), (one.path for one in named))
             found, absent = find_sources(named, folder, sources or {}, stack)
             expected = expected_of_recipe(recipe, found, absent, context)
         elif planned is not None:

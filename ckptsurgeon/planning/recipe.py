@@ -140,9 +140,19 @@ def make_recipe(plan: Plan, output: str, version: str, adapters: Iterable[Merged
     )
 
 
-def folder_of_recipe(output: str) -> str:
-    """Return the folder to which the paths in the recipe of an output are relative."""
-    return os.getcwd() if "://" in output else os.path.dirname(os.path.abspath(output.rstrip("/")))
+def folder_of_recipe(output: str, paths: Iterable[str] = ()) -> str:
+    """Return the folder to which the paths in the recipe of an output are relative.
+
+    If ``output`` is a link, this is the folder of the link, or that of the file it links to if only there one of
+    ``paths`` exists.
+    """
+    if "://" in output:
+        return os.getcwd()
+    folder = os.path.dirname(os.path.abspath(output.rstrip("/")))
+    real = os.path.dirname(os.path.realpath(output.rstrip("/")))
+    some = [path for path in paths if path and "://" not in path] if real != folder else []
+    are_there = [any(os.path.exists(os.path.join(place, path)) for path in some) for place in (folder, real)]
+    return real if are_there == [False, True] else folder
 
 
 class StepEntries(Mapping[str, RecipeEntry]):

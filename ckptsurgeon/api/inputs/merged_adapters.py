@@ -127,8 +127,8 @@ def _recorded(one: Checkpoint) -> list[MergedAdapter]:
     recipe = stored_recipe(one)
     if recipe is None:
         return []
-    folder = folder_of_recipe(one.path)
     known = list(recipe.adapters) if recipe.adapters is not None else _older(recipe)
+    folder = folder_of_recipe(one.path, (old.path for old in known))
     return [replace(old, path=_absolute(old.path, folder)) for old in known[:MOST]]
 
 

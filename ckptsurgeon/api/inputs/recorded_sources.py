@@ -86,7 +86,7 @@ def _is_source_of(source: Checkpoint, one: Checkpoint, recorded: PlanSource) -> 
     """
     if source.in_memory or not recorded.path or source.root != recorded.root or _is_newer(source, one):
         return False
-    return _prints(recorded.path, recorded.files, folder_of_recipe(one.path)) == _prints(
+    return _prints(recorded.path, recorded.files, folder_of_recipe(one.path, [recorded.path])) == _prints(
         source.path, source.files, os.getcwd()
     )
 

@@ -185,7 +185,7 @@ def _recorded(recipe: Recipe | None, path: str) -> RecordedList | None:
     listed = _list_of_recipe(recipe)
     if listed is None:
         return None
-    there = os.path.normpath(os.path.join(folder_of_recipe(path), listed.name))
+    there = os.path.normpath(os.path.join(folder_of_recipe(path, [listed.name]), listed.name))
     tokens: Sequence[str] | None = None
     with suppress(CheckpointError, OSError):
         tokens = read_vocabulary(there).tokens if _is_unchanged(there, listed) else None

@@ -20,7 +20,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint
 from ...errors import CheckpointError, ConfigError
 from ...planning.plan.files import PlanSource
-from ...planning.recipe import RecipeEntry
+from ...planning.recipe import RecipeEntry, folder_of_recipe
 from ...util.text import count, escape, listing
 from ..job.init_checkpoint import InitCheckpoint
 from .optimizer import Optimizer
@@ -103,7 +103,8 @@ def _open(init: InitCheckpoint, stack: ExitStack) -> dict[int, _Moments]:
     ``stack`` closes the files when it is closed. Raises ConfigError if no source has moments.
     """
     assert init.recipe is not None
-    sources, folder = init.recipe.sources, os.path.dirname(os.path.abspath(init.path))
+    sources = init.recipe.sources
+    folder = folder_of_recipe(init.path, (one.path for one in sources))
     there, absent = find_sources(sources, folder, {}, stack)
     found = {number: one for number in there if (one := _moments(sources[number], folder, stack)) is not None}
     if not found:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,20 @@ def test_tied_tensors_that_differ_are_found() -> None:
     values = cs.open_checkpoint(output).tensor("out")
     reseal(output, "out", values + 1)
     assert [(f.key, "tied to embed" in f.why) for f in cs.verify(output).failed] == [("out", True)]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+@pytest.mark.parametrize("form", ["safetensors", "pth"])
+def test_a_link_to_an_output_finds_the_sources(form: str) -> None:
+    output = made(form)
+    os.makedirs("elsewhere")
+    os.symlink(os.path.abspath(output), "elsewhere/link")
+    found = cs.verify("elsewhere/link")
+    assert found.ok
+    assert not found.not_compared
+    shutil.move("src.pth", "elsewhere/src.pth")  # as if the output had been written through the link
+    assert not cs.verify("elsewhere/link").not_compared
+    assert cs.verify(output).not_compared
 
 
 def test_sources_that_moved_can_be_named_and_gone_ones_are_said() -> None:
