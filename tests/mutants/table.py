@@ -486,6 +486,12 @@ MUTANTS = (
         "tensors/decoders/test_signed_codes.py",
     ),
     Mutant(
+        "codes that were transposed without their scales get a note",
+        "if reached < SOME * number and number - reached >= LACKING",
+        "if reached < SOME * number and number < reached",
+        "tensors/decoders/test_group_ends.py",
+    ),
+    Mutant(
         "codes that were clipped by too small scales get a note",
         "return all(end > max(most, TIMES * other) for end, other in",
         "return all(end > max(1, TIMES * other) for end, other in",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
-from math import prod, sqrt
+from math import lcm, prod, sqrt
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from ...tensors.info import TensorInfo
 from ...tensors.odd_scales.collected import OddScales
 from ...tensors.ops.regions import Box
 from ..inputs.dequantising import weights_of
-from ..inputs.sampled_parts import SampledFiles
+from ..inputs.sampled_parts import SampledFiles, rows_of_group
 from ..inputs.sampled_scales import VOCABULARY
 
 __all__ = ["decoded_sizes", "odd_scales_of"]
@@ -73,8 +73,9 @@ def _rms(checkpoint: Checkpoint | SampledFiles, info: TensorInfo, *, is_end: boo
     The rows are those in the middle or, if ``is_end`` is true, the last ones.
     """
     *lead, rows, columns = info.shape
-    several = min(rows, max(1, ELEMENTS // columns))
-    begin = (rows - several) // (1 if is_end else 2) // ALIGNED * ALIGNED
+    group = rows_of_group(info)
+    several = min(rows, max(1, group, ELEMENTS // columns))
+    begin = (rows - several) // (1 if is_end else 2) // lcm(ALIGNED, group) * lcm(ALIGNED, group)
     box: Box = (*((0, 1) for _ in lead), (begin, begin + several), (0, columns))
     values = read_part(checkpoint, info, box).astype(np.float64)
     return sqrt(float(np.square(values).sum()) / prod(values.shape))

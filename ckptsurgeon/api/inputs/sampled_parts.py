@@ -10,13 +10,13 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...storage.read.base import File
 from ...storage.read.local import ConsumedFile
 from ...tensors.dtypes import DTYPES
-from ...tensors.info import TensorInfo
+from ...tensors.info import Decoded, TensorInfo
 from ...tensors.odd_scales.collected import OddScales
 
 if TYPE_CHECKING:
     from ...tensors.ops.regions import Array, Box  # imports numpy
 
-__all__ = ["SampledFiles", "is_local", "is_sampled", "middle", "numbers", "spread"]
+__all__ = ["SampledFiles", "is_local", "is_sampled", "middle", "numbers", "rows_of_group", "spread"]
 
 ROWS, COLUMNS, ALIGNED = 16, 128, 256
 """How many rows and columns in the middle of a matrix are read; the first column is a multiple of the third number.
@@ -25,6 +25,9 @@ Of a layer with 4096 inputs in 16 bits, at most 128 kB are read: the stored rows
 """
 SMALLEST = 64
 """The fewest rows and columns of a matrix that is read."""
+
+LARGEST = 256
+"""The most rows of a block of quantised weights that is decoded whole."""
 
 
 @dataclass
@@ -53,6 +56,13 @@ def is_sampled(info: TensorInfo) -> bool:
     dtype = DTYPES[info.dtype]
     is_large = 2 <= len(info.shape) <= 3 and min(info.shape[-2:]) >= SMALLEST and info.shape[0] > 0
     return is_large and dtype.kind == "float" and not dtype.is_packed and not info.opaque
+
+
+def rows_of_group(info: TensorInfo) -> int:
+    """Return how many rows of a quantised matrix share a scale; 1 if they are more than ``LARGEST``, or not known."""
+    facts = dict(info.made.facts) if isinstance(info.made, Decoded) else {}
+    rows = int(facts.get(f"step{len(info.shape) - 2}", 1))
+    return rows if rows <= LARGEST else 1
 
 
 def spread(keys: Sequence[str], most: int) -> list[str]:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
+from math import lcm
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import CheckpointError
@@ -19,7 +20,7 @@ from ...tensors.odd_scales.layer_groups import outlying_layers
 from ...tensors.odd_scales.sizes import LAYER, powers_of
 from ...util.text import NUMBER_IN_KEY, count, escape, listing
 from .dequantising import weights_of
-from .sampled_parts import SampledFiles, is_local, middle
+from .sampled_parts import SampledFiles, is_local, middle, rows_of_group
 
 __all__ = ["VOCABULARY", "odd_scale_notes_on", "sampled_scale_notes"]
 
@@ -35,6 +36,10 @@ WITH_ZEROS = ("gptq", "awq", "packed")
 GROUPS, WIDEST = 2, 512
 """The encodings with zero points or biases, which are compared with the codes of several groups of a row; how many
 groups are decoded for that, if these have at most so many columns."""
+LONGEST = 8192
+"""The longest rows with one scale each that are decoded whole, to see whether they have the largest code.
+
+The stored rows are read in any case, up to 512 kB of a layer."""
 UNSURE = (ZERO_BLOCKS, NO_OFFSET)
 """The kinds of odd scales that cannot be found in a part of a tensor."""
 VOCABULARY = 4
@@ -103,7 +108,9 @@ class _Sample(SampledFiles):
             if weight is None or len(weight.info.shape) < 2 or not weight.info.numel:
                 continue
             try:
-                box = middle(weight.info.shape, ROWS, _columns(weight.info), multiple=WORDS, is_end=is_end)
+                rows = max(ROWS, group := rows_of_group(weight.info))
+                multiple = lcm(WORDS, group)
+                box = middle(weight.info.shape, rows, _columns(weight.info), multiple=multiple, is_end=is_end)
                 values = read_part(self, weight.info, box)
                 if has_non_finite(weight.info.dtype, values.tobytes()) and one.name not in self.unsound:
                     self.unsound.append(one.name)
@@ -114,6 +121,9 @@ class _Sample(SampledFiles):
 def _columns(weight: TensorInfo) -> int:
     """Return how many columns of a quantised weight are decoded."""
     made = weight.made
+    if isinstance(made, Decoded) and made.encoding == "scaled":
+        own = int(dict(made.facts)[f"step{len(weight.shape) - 1}"])
+        return COLUMNS if own > LONGEST else own if own * GROUPS > WIDEST else own * max(GROUPS, COLUMNS // own)
     if not isinstance(made, Decoded) or made.encoding not in WITH_ZEROS:
         return COLUMNS
     wanted = GROUPS * int(dict(made.facts)["group"])

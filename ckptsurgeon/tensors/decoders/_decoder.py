@@ -18,11 +18,9 @@ from ..encodings._parts import UNSCALED, WITHOUT_SCALES
 from ..encodings._settings import QuantisationSettings, Settings, stated_by
 from ..info import Decoded, TensorInfo
 from ..odd_scales.collected import OddScales
-from ..odd_scales.kinds import CLIPPED
 from ..ops.casts import widened
 from ..ops.regions import Array, Box
-from ._code_ends import have_clipped_codes
-from ._odd_scales import add_size, are_usual, check_scales, find_odd_blocks, find_odd_scales
+from ._odd_scales import add_size, are_usual, check_scales, find_odd_blocks, find_odd_codes, find_odd_scales
 from ._tables import looked_up, may_be_looked_up, products
 
 __all__ = [
@@ -284,8 +282,7 @@ def _looked_up(
     codes = np.ascontiguousarray(read(stored["codes"], box))
     values = looked_up(codes, table, scale.shape, box, steps)
     if odd is not None:
-        if have_clipped_codes(made, codes, scale.size):
-            odd.add(CLIPPED, made.name)
+        find_odd_codes(made, codes, scale, box, odd)
         add_size(info, values, dtype, odd)
     return values
 

@@ -36,6 +36,7 @@ from ..ops.small_floats import SMALL_FLOATS
 from ._code_ends import have_clipped_codes, have_signed_codes
 from ._code_places import spread_of_highest
 from ._group_codes import kinds_of_groups
+from ._group_ends import ends_of_groups
 from ._rounded_words import have_rounded_words
 from ._scale_tests import (
     are_negative,
@@ -47,7 +48,7 @@ from ._scale_tests import (
     steps_off,
 )
 
-__all__ = ["add_size", "are_usual", "check_scales", "find_odd_blocks", "find_odd_scales"]
+__all__ = ["add_size", "are_usual", "check_scales", "find_odd_blocks", "find_odd_codes", "find_odd_scales"]
 
 WITH_ZEROS = ("scaled", "fp4", "gptq", "awq", "packed", "torch_quantised")
 """Decoders of encodings in which a scale of 0 is odd if its codes are not zero.
@@ -134,6 +135,27 @@ def _has_few_zero_points(made: Decoded) -> bool:
     return any(role == "zero" for role, _ in made.parts) and dict(made.facts).get("bits", MOST_BITS) <= MOST_BITS
 
 
+HALF = 0.5
+"""What ``frexp`` returns for powers of two, besides their exponents."""
+
+
+def find_odd_codes(made: Decoded, codes: Array, scale: Array, box: Box, seen: OddScales) -> None:
+    """Add what is odd of unpacked codes to ``seen``; ``box`` is the part of the weight they and their scales are of."""
+    if have_clipped_codes(made, codes, scale.size):
+        seen.add(CLIPPED, made.name)
+    else:
+        _add_ends(made, codes, scale, box, seen)
+
+
+def _add_ends(made: Decoded, codes: Array, scale: Array, box: Box, seen: OddScales) -> None:
+    """Record in how many groups the largest code is reached, and whether all scales are powers of two."""
+    mantissas, exponents = np.frexp(scale.reshape(-1)) if scale.dtype.kind == "f" else (scale, scale)
+    are_powers = scale.size > 0 and bool((mantissas == HALF).all())
+    reached, number = ends_of_groups(made, codes, box, are_powers=are_powers)
+    if number:
+        seen.add_ends(made.name, reached, number, (int(exponents.min()), int(exponents.max())) if are_powers else None)
+
+
 def find_odd_scales(
     made: Decoded,
     arrays: Mapping[str, Array],
@@ -159,9 +181,8 @@ def find_odd_scales(
         seen.add(ROUNDED, made.name)
     elif have_signed_codes(made, arrays["codes"]):
         seen.add(SIGNED_CODES, made.name)
-    elif have_clipped_codes(made, arrays["codes"], arrays["scale"].size):
-        seen.add(CLIPPED, made.name)
     else:
+        find_odd_codes(made, arrays["codes"], arrays["scale"], box, seen)
         if (spread := spread_of_highest(made, arrays["codes"])) is not None:
             seen.add_spread(made.name, spread)
         for kind in kinds_of_groups(made, arrays, box, decode_part):

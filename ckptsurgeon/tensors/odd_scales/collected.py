@@ -8,6 +8,7 @@ from math import log2
 from ...util.text import natural_key
 from .averaged_words import SPREAD
 from .group_codes import ASYMMETRIC, SYMMETRIC, UNFIT
+from .group_ends import ENDS, OF_POWERS
 from .kinds import SAID
 from .notes import KINDS, odd_scale_notes
 from .shifted import LEANS, MOST_STEPS, ONE_OFF, STEPS, UNCLEAR
@@ -29,6 +30,7 @@ class OddScales:
         self._leans: dict[str, float] = {}
         self._shifts: dict[str, float] = {}
         self._spreads: dict[str, list[float]] = {}
+        self._ends: dict[str, list[tuple[int, int, tuple[int, int] | None]]] = {}
 
     def add(self, kind: str, name: str) -> None:
         """Record the tensor ``name`` under ``kind``, a kind of odd scales or a size class."""
@@ -64,12 +66,20 @@ class OddScales:
         """
         self._spreads.setdefault(name, []).append(spread)
 
+    def add_ends(self, name: str, reached: int, number: int, powers: tuple[int, int] | None) -> None:
+        """Record that the largest code is the largest possible one in ``reached`` of ``number`` groups of a part.
+
+        ``powers`` are the smallest and the largest exponent of the scales if all are powers of two.
+        """
+        self._ends.setdefault(name, []).append((reached, number, powers))
+
     def add_all_but_sizes(self, other: OddScales) -> None:
         """Record what ``other`` has recorded, except sizes: ``other`` is about embeddings, which have other sizes."""
         for kind in (*SAID, UNFIT, ASYMMETRIC, SYMMETRIC):
             self.names[kind] |= other.names[kind]
         self._leans |= other._leans
         self._spreads |= other._spreads
+        self._ends |= other._ends
 
     def __bool__(self) -> bool:
         return any(self.names.values())
@@ -93,6 +103,12 @@ class OddScales:
             found.setdefault(f"{POWER}{max(powers)!r}", {})[name] = None
         for name, spreads in self._spreads.items():
             found.setdefault(f"{SPREAD}{sum(spreads) / len(spreads)!r}", {})[name] = None
+        for name, some in self._ends.items():
+            reached, number = sum(one for one, _, _ in some), sum(one for _, one, _ in some)
+            exponents = [one for *_, powers in some if powers for one in powers]
+            are_powers = all(powers for *_, powers in some)
+            kind = f"{OF_POWERS}{min(exponents)}:{max(exponents)}^" if are_powers else ENDS
+            found.setdefault(f"{kind}{reached}/{number}", {})[name] = None
         for kind, limit in LEANS.items():
             found[kind] = {name: None for name, lean in self._leans.items() if lean > limit}
         shifts = {name: abs(shift) for name, shift in self._shifts.items()}

@@ -8,6 +8,7 @@ from typing import TypeAlias
 from ...util.text import count, escape, listing, natural_key
 from .averaged_words import AVERAGED, averaged_names
 from .group_codes import ASYMMETRIC, LOST_ZEROS, SYMMETRIC, UNFIT, UNFIT_ZEROS, lost_zero_points, unfit_zero_points
+from .group_ends import MOVED, ROUNDED_UP, moved_codes, rounded_scales
 from .kinds import EXPLAIN, HUGE, SAID, ZERO, ZERO_BLOCKS
 from .layer_groups import larger_layers, outlying_layers
 from .shifted import (
@@ -76,7 +77,12 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
                 yield f"{escape(path)}: {have} {said}: {_listed(names[kind])}"
         averaged = averaged_names(one[path] for one in every if path in one)
         unfit = unfit_zero_points(names, [averaged, *(names[kind] for kind in EXPLAIN)])
-        for some, said in ((averaged, AVERAGED), (lost_zero_points(names), LOST_ZEROS), (unfit, UNFIT_ZEROS)):
+        own = [one[path] for one in every if path in one]
+        moved, rounded = moved_codes(own), rounded_scales(own)
+        for some, said in (
+            (averaged, AVERAGED), (lost_zero_points(names), LOST_ZEROS), (unfit, UNFIT_ZEROS), (moved, MOVED),
+            (rounded, ROUNDED_UP),
+        ):  # fmt: skip
             if some:
                 have = f"{count(len(some), 'quantised tensor')} {'has' if len(some) == 1 else 'have'}"
                 yield f"{escape(path)}: {have} {said}: {_listed(some)}"

@@ -10,6 +10,7 @@ from ....tensors.decoders._scale_tests import are_exchanged
 from ....tensors.dtypes import DTYPES
 from ....tensors.odd_scales.averaged_words import AVERAGED, averaged_names
 from ....tensors.odd_scales.group_codes import LOST_ZEROS, UNFIT_ZEROS, lost_zero_points, unfit_zero_points
+from ....tensors.odd_scales.group_ends import MOVED, ROUNDED_UP, moved_codes, rounded_scales
 from ....tensors.odd_scales.kinds import (
     CLIPPED,
     EXPLAIN,
@@ -127,6 +128,9 @@ def _run(subject: Subject) -> Iterator[Found]:
         yield of_keys(Status.WARN, sorted(averaged, key=natural_key), f"with {AVERAGED}", AVERAGE)
     if lost := lost_zero_points(subject.odd):
         yield of_keys(Status.WARN, sorted(lost, key=natural_key), f"with {LOST_ZEROS}", DECODE)
+    for some_names, said in ((moved_codes([subject.odd]), MOVED), (rounded_scales([subject.odd]), ROUNDED_UP)):
+        if some_names:
+            yield of_keys(Status.WARN, sorted(some_names, key=natural_key), f"with {said}", DECODE)
     if unfit := unfit_zero_points(subject.odd, [averaged, *(subject.odd.get(kind, ()) for kind in EXPLAIN)]):
         yield of_keys(Status.WARN, sorted(unfit, key=natural_key), f"with {UNFIT_ZEROS}", DECODE)
     named = {key.removesuffix(subject.parts.get(key, "")) for key in below}
