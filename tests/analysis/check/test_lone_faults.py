@@ -97,14 +97,36 @@ def test_without_layers_to_compare_the_check_is_not_run() -> None:
 
 @pytest.mark.parametrize(("trained", "said"), [(0, []), (4, ["4 trained rows without a token: 100, 101, 102, 103"])])
 def test_trained_rows_without_a_token_are_found(trained: int, said: list[str]) -> None:
-    draw = torch.Generator().manual_seed(0)
-    rows = torch.randn(128, 64, generator=draw) / 50
+    rows = new_rows()
     rows[100 + trained :] /= 100
+    assert without_token(rows) == said
+
+
+@pytest.mark.parametrize("beyond", ["trained", "new", "new, of the trained size", "equal", "few"])
+def test_rows_that_differ_as_trained_ones_do_are_found_without_small_ones(beyond: str) -> None:
+    rows, varied = new_rows(), torch.linspace(0.7, 1.4, 100)[:, None]
+    rows[:100] *= varied
+    if beyond in ("trained", "few"):
+        rows[100:] *= varied[::3][:28]
+    elif beyond == "new":
+        rows[100:] /= 1.5
+    elif beyond == "equal":
+        rows[100:] = rows[:100].mean(0) + rows[100:] * 1e-4 + 0.01
+    rows = rows[:110] if beyond == "few" else rows
+    assert bool(without_token(rows)) is (beyond == "trained")
+
+
+def new_rows() -> torch.Tensor:
+    return torch.randn(128, 64, generator=torch.Generator().manual_seed(0)) / 50
+
+
+def without_token(rows: torch.Tensor) -> list[str]:
+    """What is said of rows without a token in a model with these rows and 100 tokens."""
     Path("m").mkdir()
     config = {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
-        "vocab_size": 128,
+        "vocab_size": len(rows),
         "tie_word_embeddings": True,
     }
     Path("m/config.json").write_text(json.dumps(config))
@@ -112,7 +134,7 @@ def test_trained_rows_without_a_token_are_found(trained: int, said: list[str]) -
         json.dumps({"model": {"type": "WordLevel", "vocab": {f"w{n}": n for n in range(100)}, "unk_token": "w0"}})
     )
     save_file({"model.embed_tokens.weight": rows}, "m/model.safetensors")
-    assert [one.partition(" has ")[2] for one in found("m", "untrained-rows") if "without a token" in one] == said
+    return [one.partition(" has ")[2] for one in found("m", "untrained-rows") if "without a token" in one]
 
 
 NORMS = "model.layers.{}.input_layernorm.weight"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import sqrt
 
 import numpy as np
 
@@ -22,6 +23,9 @@ SMALL = 0.1
 """A row counts as never trained if its root mean square is below this share of the median of non-zero rows."""
 TRAINED = 0.5
 """A row without a token counts as trained if it is larger than this share of the median of rows with tokens."""
+FEWEST, ERRORS, VARIED = 16, 4, 0.4
+"""The fewest rows without a token whose sizes are compared; by how many standard errors the deviation of these sizes
+must exceed that of new rows, and what share it must have of the deviation of rows with tokens."""
 OTHER_TOKENS = "Use the tokeniser that was saved with these weights: the present one seems to lack tokens."
 ADVICE = (
     "The model gives unpredictable results for tokens of these rows: train these rows, or remove the tokens from the "
@@ -35,7 +39,7 @@ def _run(subject: Subject) -> Iterator[Found]:
         if measured is None or measured.rows is None:
             continue
         width = subject.tensors[key].shape[1]
-        yield from _without_token(key, measured.rows, subject.tokens)
+        yield from _without_token(key, measured.rows, subject.tokens, width)
         yield from other_list(key, measured.rows.squares, subject.names)
         zero, equal, small = (
             _without(rows, subject.padding) for rows in _untrained(measured.rows, subject.tokens, width)
@@ -52,17 +56,35 @@ def _run(subject: Subject) -> Iterator[Found]:
             yield Found(Status.WARN, said, ADVICE, (key,), figures=figures)
 
 
-def _without_token(key: str, rows: Rows, tokens: int) -> Iterator[Found]:
-    """Yield a finding on rows without a token that are as large as rows with one; rows of padding should be small."""
+def _without_token(key: str, rows: Rows, tokens: int, width: int) -> Iterator[Found]:
+    """Yield a finding on rows without a token that are as large as rows with one; rows of padding should be small.
+
+    If there are no small ones beside them, these rows may be padding that was never trained. Then their sizes differ
+    only by chance.
+    """
     sizes = np.sqrt(rows.squares)
     if not 0 < tokens < len(sizes):
         return
     usual, beyond = np.sort(sizes[:tokens])[tokens // 2], sizes[tokens:]
     trained = [tokens + int(row) for row in np.flatnonzero(beyond > TRAINED * usual)]
-    if trained and np.count_nonzero(beyond < SMALL * usual) > len(trained):
+    is_padded = np.count_nonzero(beyond < SMALL * usual) > len(trained)
+    if trained and (is_padded or _vary(sizes[trained], sizes[:tokens], width)):
         named = listing([str(row) for row in trained[:1000]], 5, where="")
         said = f"{escape(key)} has {count(len(trained), 'trained row')} without a token: {named}"
         yield Found(Status.WARN, said, OTHER_TOKENS, (key,), figures={"rows": len(trained)})
+
+
+def _vary(sizes: Array, usual: Array, width: int) -> bool:
+    """Return whether the sizes of rows differ by more than those of new rows, and nearly as much as those of others.
+
+    The sizes of rows of ``width`` normally distributed numbers have a relative deviation of 1 / sqrt(2 * width). That
+    of ``n`` such rows is measured with a relative error of 1 / sqrt(2 * n).
+    """
+    if len(sizes) < FEWEST:
+        return False
+    own, other = (float(np.std(some) / np.mean(some)) for some in (sizes, usual))
+    by_chance = (1 + ERRORS / sqrt(2 * len(sizes))) / sqrt(2 * width)
+    return own > max(by_chance, VARIED * other)
 
 
 def _without(rows: Array, row: int | None) -> Array:
