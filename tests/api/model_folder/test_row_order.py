@@ -294,3 +294,24 @@ def test_operations_on_llama_cpp_s_names_are_judged_by_its_architecture(llama: A
     )[0]  # fmt: skip
     Path("hf/config.json").unlink()
     assert not said(cs.rename("hf/model.safetensors", map=back, operations=pairs))
+
+
+@pytest.mark.parametrize(("architecture", "is_noted"), [("gemma", True), ("gemma3", True), ("qwen2", False)])
+def test_norms_that_llama_cpp_stores_with_1_added_are_noted_under_other_names(
+    architecture: str, is_noted: bool
+) -> None:
+    tensors = {f"blk.{layer}.attn_norm.weight": torch.ones(8) for layer in range(2)}
+    save_file(tensors, "m.safetensors", {"general.architecture": architecture})
+    said = "norms get other names, but not other values: llama.cpp stores the norms of"
+    for rule, is_other in (("blk.{n}.attn_norm=model.layers.{n}.input_layernorm", True), ("blk.{n}=blk.1{n}", False)):
+        notes = [note for note in cs.rename("m.safetensors", map=rule).notes if said in note]
+        assert len(notes) == (is_noted and is_other)
+        assert all(note.startswith("2 norms get") and "--layout transformers" in note for note in notes)
+
+
+def test_gemmas_norms_under_names_of_llama_cpp_are_noted() -> None:
+    Path("g").mkdir()
+    save_file({"model.layers.0.input_layernorm.weight": torch.zeros(8)}, "g/model.safetensors", {"format": "pt"})
+    Path("g/config.json").write_text('{"model_type": "gemma2"}')
+    notes = cs.rename("g", map="model.layers.{n}.input_layernorm=blk.{n}.attn_norm").notes
+    assert any(note.startswith("1 norm gets other names") and "--layout gguf" in note for note in notes)

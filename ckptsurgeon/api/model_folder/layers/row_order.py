@@ -12,11 +12,13 @@ from ....planning.keys.other_layouts import layout_notes
 from ....planning.keys.pattern import KeyPattern
 from ....planning.keys.row_order import HALVES, PAIRS, misordered
 from ....planning.keys.transposed import square_siblings, transposed_hint
+from ....planning.llama_cpp.model_types import MODEL_TYPES
+from ....planning.llama_cpp.names import ARCHITECTURES, in_llama_cpp
 from ....planning.plan.plan import Plan
 from ....planning.plan.step import Step
-from ....util.text import count, listing
+from ....util.text import count, escape, listing
 from .fused import fused_notes
-from .heads import Settings, architecture_of, has_own_order, heads_of, settings_of
+from .heads import ARCHITECTURE, Settings, architecture_of, has_own_order, heads_of, settings_of
 from .reordered import reordering_notes
 
 __all__ = ["renaming_notes", "with_row_order_said"]
@@ -36,6 +38,7 @@ def with_row_order_said(plan: Plan, sources: Sequence[Checkpoint], config: Setti
     notes: list[str] = []
     for number, source in enumerate(sources):
         notes += _row_order_notes(list(_renamed(plan, number, _REORDER)), source, keys, config)
+        notes += _norm_notes(list(_renamed(plan, number, ())), source)
         notes += reordering_notes(plan, number, source, keys, config)
         notes += layout_notes(list(_renamed(plan, number, _TURN)), source)
         notes += _forgotten(plan, number)
@@ -51,6 +54,7 @@ def renaming_notes(
     ``destination`` are all keys of the destination, ``config`` are the fields of its configuration.
     """
     yield from _row_order_notes(names, source, destination, config)
+    yield from _norm_notes(names, source)
     yield from layout_notes(names, source)
 
 
@@ -64,6 +68,24 @@ def _row_order_notes(
         if not has_own_order(found.libraries, settings):
             is_known = "llama.cpp" not in found.libraries or any(map(architecture_of, settings))
             yield found.note(heads_of(found.modules, source, settings), is_llama=is_known)
+
+
+def _norm_notes(names: Collection[tuple[str, str]], source: Checkpoint) -> Iterator[str]:
+    """Yield a note on norms that get the names of transformers or of llama.cpp, if one of them stores 1 more.
+
+    This is so for Gemma: llama.cpp stores norms with 1 added, which transformers adds when it computes.
+    """
+    stated = source.metadata.get(ARCHITECTURE) or MODEL_TYPES.get(str(settings_of(source).get("model_type")), "")
+    if stated not in ARCHITECTURES or not ARCHITECTURES[stated].one_more:
+        return
+    norms = [old for old, new in names if old.endswith("norm.weight") and in_llama_cpp([old]) != in_llama_cpp([new])]
+    if norms:
+        layout, output = ("transformers", "NAME/") if in_llama_cpp(norms) else ("gguf", "NAME.gguf")
+        yield (
+            f"{count(len(norms), 'norm gets', 'norms get')} other names, but not other values: llama.cpp stores the "
+            f"norms of {stated} with 1 added, transformers without: {listing(norms, 3)}. First run "
+            f"ckpt convert {escape(source.path)} --layout {layout} -o {output}"
+        )
 
 
 def _renamed(plan: Plan, number: int, verbs: Sequence[str]) -> Iterator[tuple[str, str]]:
