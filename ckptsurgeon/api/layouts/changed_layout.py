@@ -79,9 +79,18 @@ def _family(name: str, checkpoint: Checkpoint) -> tuple[Family, Layout]:
     raise PlanError(
         f"the layout of {escape(checkpoint.path)} is not known.",
         hint=_wrapped(checkpoint)
+        or _of_llama_cpp(name, checkpoint)
         or f"The known families are {listing([one.name for one in families()], 40, where='')} (ckpt layouts); "
         "convert others with rules and --operations.",
     )
+
+
+def _of_llama_cpp(name: str, checkpoint: Checkpoint) -> str:
+    """Return the hint for a network with llama.cpp's names, which only ``ckpt convert`` changes; else ''."""
+    if name != TRANSFORMERS or not in_llama_cpp(checkpoint):
+        return ""
+    path = escape(checkpoint.path)
+    return f"It has llama.cpp's names: first run ckpt convert {path} --layout {TRANSFORMERS} -o NAME/, and use NAME/."
 
 
 def _wrapped(checkpoint: Checkpoint) -> str:

@@ -306,3 +306,10 @@ def test_a_transplant_into_a_fused_network_converts_too() -> None:
     Path("phi3.json").write_text(json.dumps(Phi3Config(**fields).to_dict() | {"architectures": ["Phi3ForCausalLM"]}))
     plan = cs.transplant("llama.safetensors", "phi3.json")
     assert (plan.counts["copied"], plan.counts["derived"]) == (11, 4)
+
+
+def test_a_network_with_names_of_llama_cpp_is_converted_first() -> None:
+    save_file({"blk.0.attn_norm.weight": torch.ones(4), "token_embd.weight": torch.ones(8, 4)}, "g.safetensors")
+    Path("d.yaml").write_text("model: {tensors: {model.norm.weight: {shape: [4]}}}")
+    with pytest.raises(PlanError, match=r"first run ckpt convert g\.safetensors --layout transformers"):
+        cs.transplant("g.safetensors", "d.yaml", layout="transformers")
