@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
+import io
+import os
+import runpy
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from ..trainer.together import alone
+
 pytestmark = pytest.mark.long
 
-FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
+ROOT = Path(__file__).resolve().parents[2]
 DEMOS = ("minilm", "espnet", "coqui", "speechbrain")
 """All but the one that trains, which takes minutes; tests/trainer has its parts."""
 SHOWN = {
@@ -27,17 +36,25 @@ SHOWN = {
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Everything that the demo prints."""
+    """Everything that the demo prints. Its commands are forked from a process that has imported torch."""
     folder = tmp_path_factory.mktemp("demo")
-    done = subprocess.run(
-        [sys.executable, str(FIXTURES / "demo.py"), "made", *DEMOS],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=folder,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def run(command: Sequence[str], *, cwd: Path, stderr: int) -> SimpleNamespace:
+        assert (command[1:3], stderr) == (["-m", "ckptsurgeon"], subprocess.STDOUT)
+        code, said = alone(*command[3:], folder=cwd, environment=environment)
+        print(said, end="")
+        return SimpleNamespace(returncode=code)
+
+    with pytest.MonkeyPatch.context() as patched, redirect_stdout(io.StringIO()) as out:
+        patched.chdir(folder)
+        patched.syspath_prepend(ROOT / "fixtures")
+        patched.setattr(sys, "argv", ["demo.py", "made", *DEMOS])
+        patched.setattr(
+            importlib.import_module("demos.stage"), "subprocess", SimpleNamespace(run=run, STDOUT=subprocess.STDOUT)
+        )
+        runpy.run_path(str(ROOT / "fixtures" / "demo.py"), run_name="__main__")
+    return out.getvalue()
 
 
 @pytest.mark.parametrize("demo", SHOWN)

@@ -15,7 +15,7 @@ import torch
 from ..helpers.example_files import AT_ADDRESSES, HERE
 from ..helpers.examples import PAGES, ROOT, Example, Reader, commands_of, examples
 from ..helpers.shell import left_out
-from ..trainer.conftest import reopen_here
+from ..trainer.conftest import draw_once, reopen_here
 from . import test_contributing, test_tutorial
 
 Run = Callable[..., Any]
@@ -74,6 +74,7 @@ def test_the_examples_of_a_page_run(
         monkeypatch.setenv("SHELL", "/bin/bash")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # as if activated
     reopen_here(monkeypatch)
+    draw_once(monkeypatch)
     torch.manual_seed(0)
     HERE.get(name, lambda: None)()
     there = AT_ADDRESSES[name](request.getfixturevalue("hub")) if name in AT_ADDRESSES else {}

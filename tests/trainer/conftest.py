@@ -22,7 +22,7 @@ from ckptsurgeon.trainer.run.records import curves_png
 
 from .toy import init, source
 
-__all__ = ["another_process", "cheap", "curves", "init", "reopen_here", "source"]
+__all__ = ["another_process", "cheap", "curves", "draw_once", "init", "reopen_here", "source"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -90,7 +90,12 @@ def curves() -> None:
 def _curves_of_one_kind_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw the curves of one log of each kind, and give others of that kind the same picture, if no ``curves`` are asked."""
     if "curves" not in request.fixturenames:
-        monkeypatch.setattr("ckptsurgeon.trainer.run.records.curves_png", _picture)
+        draw_once(monkeypatch)
+
+
+def draw_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the curves of one log of each kind, and give others of that kind the same picture."""
+    monkeypatch.setattr("ckptsurgeon.trainer.run.records.curves_png", _picture)
 
 
 def _picture(rows: Sequence[Mapping[str, Any]], metric: str, *, title: str = "", best_step: int = 0) -> bytes | None:

@@ -55,7 +55,6 @@ def test_adapters_of_a_model_of_speech_are_those_of_its_linear_layers_and_nothin
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("another_process")
 def test_only_adapters_are_trained_and_what_was_saved_gives_the_same_loss(init: str) -> None:
     found = trained(init)
     checks = {check.name: check for check in found.checks}

@@ -13,6 +13,7 @@ import yaml
 from ckptsurgeon.trainer.speech.demo import demo_data
 
 from ..helpers.examples import ROOT, Reader, examples
+from .conftest import reopen_here
 from .waves import MINIATURE
 
 pytest.importorskip("transformers")
@@ -22,7 +23,10 @@ TOKENS = ["<pad>", "|", *"abcdefghijklmnopqrstuvwxyz'"]
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("another_process")
-def test_it_learns_and_its_body_trains_under_a_new_alphabet(ckpt: Callable[..., Any]) -> None:
+def test_it_learns_and_its_body_trains_under_a_new_alphabet(
+    ckpt: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process opens what pre-training saved, and this one what fine-tuning did."""
     demo_data("demo", ["en"], n=200)
     Path("net.json").write_text(json.dumps(MINIATURE))
     Path("tokens.txt").write_text("\n".join(TOKENS) + "\n")
@@ -51,6 +55,7 @@ def test_it_learns_and_its_body_trains_under_a_new_alphabet(ckpt: Callable[..., 
 
     done = ckpt("transplant", "pre/best.safetensors", "ctc.yaml", "--require", "wav2vec2")
     assert done.code == 0, done
+    reopen_here(monkeypatch)
     done = ckpt("train", "--run", "tuned", "--json")  # takes the one init that lies here
     found = json.loads(done.out)
     checks = {check["name"]: check["status"] for check in found["checks"]}

@@ -284,7 +284,6 @@ def test_statistics_outside_the_state_dict_are_refused() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("another_process")
 def test_statistics_of_a_declared_size_are_tensors_of_the_model() -> None:
     """They are trained, saved, resumed and reopened with it."""
     write_normalised({"norm": 4})
