@@ -510,6 +510,7 @@ CONTRADICTIONS = {
 }  # fmt: skip
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize(
     ("verb", "place"),
     [("fits", "src"), ("fits", "dst"), ("fits", "dst/config.json"), ("match", "src"), ("match", "dst")],

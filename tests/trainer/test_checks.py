@@ -645,6 +645,7 @@ def test_a_new_part_that_was_saved_rounded_is_found(source: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.each_value
 @pytest.mark.parametrize("number", [1, 2, 5, 16, 29])
 @pytest.mark.parametrize("draw", [torch.randn, torch.rand])
 def test_few_values_are_held_against_exact_bounds(number: int, draw: Any) -> None:

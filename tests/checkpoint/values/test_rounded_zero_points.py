@@ -65,6 +65,7 @@ def cast(dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 @pytest.mark.costly
+@pytest.mark.each_value
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", CASES)
 def test_zero_points_that_were_floats_are_said(name: str, dtype: torch.dtype) -> None:

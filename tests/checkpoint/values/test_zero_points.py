@@ -41,6 +41,7 @@ CASES: tuple[tuple[Encode, dict[str, Any], int], ...] = (
 
 
 @pytest.mark.costly
+@pytest.mark.each_value
 @pytest.mark.parametrize("where", [ONE, LAYER])
 @pytest.mark.parametrize(("encode", "settings", "step"), CASES)
 def test_zero_points_of_another_format_are_said(

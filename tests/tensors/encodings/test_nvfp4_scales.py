@@ -64,6 +64,7 @@ def test_scales_of_blocks_in_another_dtype_are_said(case: str, dtype: torch.dtyp
 
 
 @pytest.mark.costly
+@pytest.mark.each_value
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_scale_of_a_whole_weight_unlike_the_others_is_said(case: str, dtype: torch.dtype) -> None:
