@@ -1417,8 +1417,8 @@ MUTANTS = (
     ),
     Mutant(
         "scales of output layers are looked at by verbs that copy codes",
-        "    of_tokens.look_at(tables)\n",
-        "",
+        "        :VOCABULARY\n    ]\n",
+        "        :0\n    ]\n",
         "api/inputs/test_sampled_vocabularies.py",
     ),
     Mutant(
@@ -1465,7 +1465,7 @@ MUTANTS = (
     ),
     Mutant(
         "sampled scales are those of a part of each tensor",
-        "box = middle(weight.info.shape, ROWS, _columns(weight.info), multiple=WORDS, is_end=is_end)",
+        "box = middle(weight.info.shape, rows, _columns(weight.info), multiple=multiple, is_end=is_end)",
         "box = tuple((0, size) for size in weight.info.shape)",
         "api/inputs/test_sampled_scales.py",
     ),
