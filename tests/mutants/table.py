@@ -1590,6 +1590,12 @@ MUTANTS = (
         "api/model_folder/tokenizer/test_used_ids.py",
     ),
     Mutant(
+        "a translation that begins with another language than the tokeniser's target gets a note",
+        "if LANGUAGE.fullmatch(token) and token != target:",
+        "if LANGUAGE.fullmatch(token) and token == target:",
+        "api/model_folder/generation/test_languages.py",
+    ),
+    Mutant(
         "the ids that a network computes with are compared",
         "    if None in pair or pair[0] == pair[1] or not _is_computed(field):",
         "    if field:",

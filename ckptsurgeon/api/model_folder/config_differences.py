@@ -13,12 +13,12 @@ from ...planning.plan.step import MERGES
 from ...util.differing_values import UNSAID, texts_apart
 from ...util.text import escape, value_text
 from ...vocabulary.id_fields import is_of_ids, is_of_inputs, is_of_others
-from .alignment import generation_settings
 from .config import AFTER_PADDING, PADDING
 from .config_fields import IGNORED_PARTS, is_derived, is_ignored, is_usual, label_notes
 from .documents import GENERATION
 from .embedded import embedded_notes
 from .folder import ModelFolder
+from .generation.alignment import generation_settings
 from .layers.moved import moved_layer_notes, written_config
 from .layers.rotary import rotary_differences, with_order
 from .layers.windows import has_window, is_one_network

@@ -18,7 +18,6 @@ from ...util.text import escape, listing
 from ...vocabulary.renumbered_ids import ids_beyond
 from ..lora.differences import differences
 from .adapter_beside import adapter_notes
-from .alignment import alignment_notes
 from .codes.logical_tensors import codes_of, logical_tensors
 from .coqui import alphabet_notes
 from .documents import GENERATION, json_text
@@ -26,7 +25,8 @@ from .families.own_code import own_code_notes
 from .families.shapes import family_shape_notes
 from .families.values import value_notes
 from .folder import ModelFolder
-from .generation_checks import generation_notes
+from .generation.alignment import alignment_notes
+from .generation.checks import generation_notes
 from .input_checks import input_notes
 from .layers.checks import layer_notes
 from .layers.experts import without_like_experts

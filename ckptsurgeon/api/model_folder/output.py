@@ -22,12 +22,12 @@ from ...vocabulary.renumbered_ids import Renumbering
 from ...vocabulary.replacement import NewVocabulary, token_file
 from ...vocabulary.vocabulary import Vocabulary
 from ..inputs.inputs import plan_target
-from .alignment import with_heads_left
 from .checks import folder_notes
 from .config import layer_counts, with_dtype
 from .config_fields import renamed_settings
 from .documents import json_text
 from .folder import ModelFolder
+from .generation.alignment import with_heads_left
 from .layers.renumbered import kinds_stated, not_by_layer, with_layers
 
 __all__ = ["edited_folder", "kept_folder", "with_config", "with_files", "with_folder_refused", "with_new_ids"]

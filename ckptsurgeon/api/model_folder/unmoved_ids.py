@@ -14,9 +14,9 @@ from ...planning.plan.plan import Plan
 from ...util.text import brief_repr, escape, listing
 from ...vocabulary.renumbered_ids import Renumbering, ids_by_field
 from ...vocabulary.replacement import NewVocabulary
-from .alignment import generation_settings
 from .documents import GENERATION
 from .folder import ModelFolder
+from .generation.alignment import generation_settings
 
 __all__ = ["with_unmoved_ids_noted"]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ....destinations.hf.files import CONFIG
 from ....util.text import count, listing
-from ..documents import GENERATION, TOKENIZER
+from ..documents import GENERATION
 from ..folder import ModelFolder
+from ..generation.languages import language_notes
 from .roles import generates
 from .tokenizer_files import SPECIAL, added_tokens, brief_token, object_in
 
@@ -22,8 +22,6 @@ READ_AT_END = (*AT_LARGEST, "aimv2", "aimv2_text_model", "metaclip_2", "metaclip
 """Model types that take the features of a text at its first token with the id ``eos_token_id``."""
 ALWAYS = ("owlv2", "owlv2_text_model", "owlvit", "owlvit_text_model")
 """Model types that take the features of a text at its largest token id, whatever ``eos_token_id`` is."""
-LANGUAGE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}")
-"""Matches mBART's tokens of languages, such as ``ro_RO``."""
 FORCED = "forced_decoder_ids"
 BY_CLASS = {
     "falcon": 11, "git": 101, "gpt_neox_japanese": 31996, "hy_v4": 120000, "kimi_linear": 163584, "lfm3": 124894,
@@ -52,7 +50,7 @@ def used_id_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping
     yield from _read_elsewhere(folder, names, places)
     yield from _read_at_largest(folder, names, places)
     yield from _begun_otherwise(object_in(folder, GENERATION), places)
-    yield from _other_language(folder, places)
+    yield from language_notes(folder, places)
 
 
 def _read_elsewhere(folder: ModelFolder, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
@@ -141,26 +139,6 @@ def _begun_otherwise(fields: Mapping[str, Any], places: Mapping[str, int]) -> It
             f"forced_decoder_ids of {GENERATION} has {listing(found, 3, where='')}, which lang_to_id, task_to_id and "
             "no_timestamps_token_id of this file do not have: are these ids of another version of Whisper?"
         )
-
-
-def _other_language(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if mBART's decoder begins with another language than the one that its tokeniser is set to.
-
-    ``places`` has the id of each token.
-    """
-    target = object_in(folder, TOKENIZER).get("tgt_lang")
-    if folder.config.get("model_type") != "mbart" or not isinstance(target, str) or target not in places:
-        return
-    tokens = {row: token for token, row in places.items()}
-    for field in ("forced_bos_token_id", "decoder_start_token_id"):
-        said = {file: object_in(folder, file).get(field) for file in (GENERATION, CONFIG)}
-        file = next((file for file, value in said.items() if value is not None), "")
-        number = said.get(file)
-        token = tokens.get(number, "") if type(number) is int else ""
-        if LANGUAGE.fullmatch(token) and token != target:
-            is_token = f"{field} of {file} is {number} ({brief_token(token)})"
-            yield f"{is_token}, while tgt_lang of {TOKENIZER} is {brief_token(target)} ({places[target]})"
-            return
 
 
 def begins_with(folder: ModelFolder, ids: Sequence[int]) -> bool:

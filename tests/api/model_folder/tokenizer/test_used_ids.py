@@ -160,32 +160,6 @@ def test_each_note_belongs_to_the_check_whose_advice_helps(note: str, check: str
     assert next(one.id for one in KINDS if one.pattern.search(note)) == check
 
 
-LANGUAGES = ["<s>", "<pad>", "</s>", "a", "en_XX", "ro_RO", "de_DE"]
-
-
-@pytest.mark.parametrize(
-    ("kind", "config", "generation", "said"),
-    [
-        ("mbart", {"decoder_start_token_id": 4}, {}, "decoder_start_token_id of config.json is 4 ('en_XX')"),
-        ("mbart", {"decoder_start_token_id": 5}, {"decoder_start_token_id": 6},
-         "decoder_start_token_id of generation_config.json is 6 ('de_DE')"),
-        ("mbart", {"decoder_start_token_id": 2}, {"forced_bos_token_id": 4},
-         "forced_bos_token_id of generation_config.json is 4 ('en_XX')"),
-        ("mbart", {"decoder_start_token_id": 5}, {}, ""),
-        ("mbart", {"decoder_start_token_id": 2}, {}, ""),
-        ("mbart", {"decoder_start_token_id": None}, {}, ""),
-        ("llama", {"decoder_start_token_id": 4}, {}, ""),
-    ],
-)  # fmt: skip
-def test_another_language_than_that_of_the_tokeniser_is_said(
-    kind: str, config: dict[str, Any], generation: dict[str, Any], said: str
-) -> None:
-    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "tgt_lang": "ro_RO"}
-    notes({"model_type": kind, **config}, generation, names, LANGUAGES)
-    found = [one for one in cs.inspect("m").notes if "tgt_lang" in one]
-    assert found == ([f"{said}, while tgt_lang of tokenizer_config.json is 'ro_RO' (5)"] if said else [])
-
-
 def default_of(kind: str) -> int | None:
     """The default ``bos_token_id`` of a model type; None if its configuration cannot be made without arguments."""
     try:

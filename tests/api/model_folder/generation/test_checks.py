@@ -10,7 +10,7 @@ import pytest
 
 import ckptsurgeon as cs
 
-from .test_model_folders import model
+from ..test_model_folders import model
 
 TOLD = "generation_config.json says "
 LONG = f"{TOLD}40 (max_length), but the model has 32 positions"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...destinations.hf.files import CONFIG
-from ...util.text import brief_repr, count, escape
+from ....destinations.hf.files import CONFIG
+from ....util.text import brief_repr, count, escape
+from ..documents import GENERATION
+from ..folder import ModelFolder
 from .alignment import generation_settings
-from .documents import GENERATION
-from .folder import ModelFolder
 
 __all__ = ["generation_notes"]
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ...errors import ConfigError, SourceError
-from ...planning.target import Companion
-from ...util.text import count, listing
-from .documents import GENERATION, json_text
-from .folder import ModelFolder
+from ....errors import ConfigError, SourceError
+from ....planning.target import Companion
+from ....util.text import count, listing
+from ..documents import GENERATION, json_text
+from ..folder import ModelFolder
 
 __all__ = ["alignment_notes", "generation_settings", "with_heads_left"]
 
