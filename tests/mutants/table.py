@@ -1596,6 +1596,18 @@ MUTANTS = (
         "api/model_folder/generation/test_languages.py",
     ),
     Mutant(
+        "regular expressions of a tokeniser that repeat a group are refused, as they can take long",
+        """            if self.text[self.at : self.at + 1] in ("*", "+", "{"):""",
+        """            if self.text[self.at : self.at + 1] in ("{",):""",
+        "api/model_folder/pre_tokenizers/test_split_tokens.py",
+    ),
+    Mutant(
+        "tokens that the pre-tokeniser splits get a note only if they are most of a kind",
+        "if len(lost) >= FEWEST and len(lost) > SHARE * len(tokens):",
+        "if len(lost) >= FEWEST:",
+        "api/model_folder/pre_tokenizers/test_split_tokens.py",
+    ),
+    Mutant(
         "the ids that a network computes with are compared",
         "    if None in pair or pair[0] == pair[1] or not _is_computed(field):",
         "    if field:",

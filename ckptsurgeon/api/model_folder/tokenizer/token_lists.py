@@ -18,6 +18,7 @@ from ....vocabulary.rule_order import rule_order
 from ....vocabulary.vocabulary import TWICE
 from ..documents import BYTE_PAIRS, SECOND, TOKENIZER, VOCABULARIES
 from ..folder import LARGEST, ModelFolder
+from ..pre_tokenizers.split_tokens import split_token_notes
 from .affixes import affix_notes
 from .changed_lists import byte_order_notes, listed_order_notes, order_notes
 from .decoding import decoding_notes
@@ -177,6 +178,7 @@ def token_list_notes(folder: ModelFolder) -> Iterator[str]:
     yield from other_rule_notes(folder)
     yield from _own_rules(folder)
     yield from _few_rules(folder)
+    yield from split_token_notes(folder)
     yield from listed_order_notes(folder)
     yield from _other_class(folder)
     yield from _steps(folder)
