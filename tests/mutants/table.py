@@ -1608,6 +1608,12 @@ MUTANTS = (
         "api/model_folder/pre_tokenizers/test_split_tokens.py",
     ),
     Mutant(
+        "a shift of rows is said only if pairs are clearly more alike there than at any other",
+        "max(CLEAR * error, LEAST, TIMES * others)",
+        "-math.inf",
+        "api/model_folder/weights/test_shifted_rows.py",
+    ),
+    Mutant(
         "the ids that a network computes with are compared",
         "    if None in pair or pair[0] == pair[1] or not _is_computed(field):",
         "    if field:",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from .layers.holes import gap_notes
 from .tokenizer.changed_lists import changed_list_notes
 from .weights.last_rows import last_row_notes
 from .weights.shape_checks import DescribedTensor
+from .weights.shifted_rows import shifted_row_notes
 
 if TYPE_CHECKING:
     from ...planning.plan.plan import Plan
@@ -47,7 +48,7 @@ def source_layer_notes(checkpoint: Checkpoint, folder: ModelFolder) -> list[str]
     if checkpoint.elsewhere:
         return []
     shapes = described_shape_notes(checkpoint, folder.config) if checkpoint.codes or checkpoint.stored else []
-    lists = (*changed_list_notes(checkpoint, folder), *last_row_notes(checkpoint, folder))
+    lists = (*changed_list_notes(checkpoint, folder), *_row_notes(checkpoint, folder))
     shapes = [*lists, *frequency_notes(checkpoint, folder.config), *shapes]
     if not _is_configured(folder):
         return [*gap_notes(list(checkpoint)), *shapes]
@@ -168,4 +169,10 @@ def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> l
         return gaps if checkpoint.folder is not None and folder.path == checkpoint.folder.uri else shapes
     from .folder_checks import file_notes
 
-    return list(dict.fromkeys((*gaps, *file_notes(checkpoint, folder), *last_row_notes(checkpoint, folder))))
+    return list(dict.fromkeys((*gaps, *file_notes(checkpoint, folder), *_row_notes(checkpoint, folder))))
+
+
+def _row_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
+    """Yield notes on embedding rows that contradict the token list: some rows are read."""
+    yield from last_row_notes(checkpoint, folder)
+    yield from shifted_row_notes(checkpoint, folder)

@@ -17,7 +17,7 @@ from ..documents import BYTE_PAIRS
 from ..folder import ModelFolder
 from ..tokenizer.tokenizer_files import SPECIAL, added_tokens, brief_token, local_tokens, named_tokens
 
-__all__ = ["last_row_notes"]
+__all__ = ["last_row_notes", "token_embedding"]
 
 _MOST = 64
 """The most rows before the end of a token list that are read."""
@@ -36,7 +36,7 @@ def last_row_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]
     if not folder.vocabulary or folder.vocabulary in BYTE_PAIRS or checkpoint.elsewhere:
         return
     with suppress(CheckpointError):
-        found = _embedding(checkpoint)
+        found = token_embedding(checkpoint)
         if found is None or not _is_zero(checkpoint, *found, found[1].shape[0] - 1):
             return
         key, info = found
@@ -52,7 +52,7 @@ def last_row_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]
             yield f"{said}; perhaps tokens were inserted before, so that each later token has the row of another"
 
 
-def _embedding(checkpoint: Checkpoint) -> tuple[str, TensorInfo] | None:
+def token_embedding(checkpoint: Checkpoint) -> tuple[str, TensorInfo] | None:
     """Return the key and the header of the embedding with most rows; None if it is quantised or cannot be read."""
     found = {key: info for key, info in checkpoint.items() if is_embedding(key) and _is_matrix(key, info)}
     if not found:

@@ -1,0 +1,123 @@
+"""A token list that is some rows off the embedding, found in pairs of tokens whose rows are alike."""
+
+from __future__ import annotations
+
+import json
+import random
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.analysis.check.note_kinds import KINDS
+
+KEY = "model.embed_tokens.weight"
+SPECIAL = ["<unk>", "<s>", "</s>"]
+STEMS = ["".join(one) for one in product("bdfg", "aeiou", "lmnr")]
+"""80 syllables, each of which is a token with a mark and one without."""
+
+
+def tokens_of(mark: str) -> list[str]:
+    capital = [one.capitalize() for one in STEMS]
+    first = [f"{mark}{one}" for one in STEMS] if mark else capital
+    fillers = [f"{one}{two}" for one, two in product("xyz", "0123456789")]
+    random.Random(0).shuffle(first)  # in the same order, each row further would be that of another pair
+    return [*SPECIAL, *fillers[:15], *first, *fillers[15:], *STEMS, "zz0", "zz1", "zz2", "zz3", "zz4"]
+
+
+def weights(tokens: list[str], mark: str, alike: float, *, width: int = 48) -> torch.Tensor:
+    """Rows of random numbers, those of a pair with a cosine of about ``alike``."""
+    draw = np.random.default_rng(0)
+    rows = draw.standard_normal((len(tokens), width))
+    places = {token: row for row, token in enumerate(tokens)}
+    for stem in STEMS:
+        other = places[f"{mark}{stem}" if mark else stem.capitalize()]
+        rows[other] = alike * rows[places[stem]] + np.sqrt(1 - alike**2) * rows[other]
+    return torch.from_numpy(rows * 0.02 + 0.01)
+
+
+def shifted(tokens: list[str], by: int, begin: int = 4) -> list[str]:
+    """The list with ``by`` tokens added or left out at ``begin``, and the end cut or filled to the same length."""
+    if by >= 0:
+        return [*tokens[:begin], *(f"new{one}" for one in range(by)), *tokens[begin : len(tokens) - by]]
+    return [*tokens[:begin], *tokens[begin - by :], *(f"new{one}" for one in range(-by))]
+
+
+def notes(
+    tokens: list[str], values: torch.Tensor, *, kind: str = "", file: str = "tokenizer.json", **more: Any
+) -> list[str]:
+    Path("m").mkdir()
+    save_file({KEY: values.to(torch.float32).contiguous(), **more}, "m/model.safetensors")
+    Path("m/config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": len(values)}))
+    numbers = {token: row for row, token in enumerate(tokens)}
+    listed: Any = [[token, -1.0] for token in tokens] if kind == "Unigram" else numbers
+    document = {"model": {"type": kind or "BPE", "vocab": listed, "merges": []}}
+    document = document if file == "tokenizer.json" else numbers
+    Path("m", file).write_text("\n".join(tokens) + "\n" if file == "vocab.txt" else json.dumps(document))
+    found = [one for one in cs.inspect("m").notes if " off " in one]
+    assert [one.removeprefix("m: ") for one in cs.convert("m").notes if " off " in one] == found
+    return found
+
+
+@pytest.mark.parametrize("by", [1, -1, 3, -4])
+@pytest.mark.parametrize(
+    ("mark", "kind", "file"),
+    [("▁", "Unigram", "tokenizer.json"), ("Ġ", "BPE", "tokenizer.json"), ("Ġ", "", "vocab.json"), ("##", "", "vocab.txt"),
+     ("", "BPE", "tokenizer.json")],
+)  # fmt: skip
+def test_a_list_some_rows_off_is_said(mark: str, kind: str, file: str, by: int) -> None:
+    tokens = tokens_of(mark)
+    (note,) = notes(shifted(tokens, by), weights(tokens, mark, 0.6), kind=kind, file=file)
+    rows = "1 row" if abs(by) == 1 else f"{abs(by)} rows"
+    assert note.startswith(f"the tokens of {file} are perhaps {rows} off {KEY}: pairs such as ")
+    assert f") only {rows} {'before' if by > 0 else 'after'} those that the list gives them (" in note
+    assert next(one.id for one in KINDS if one.pattern.search(note)) == "vocabulary"
+
+
+@pytest.mark.parametrize("mark", ["▁", "Ġ", "##", ""])
+@pytest.mark.parametrize(("alike", "by"), [(0.6, 0), (0.2, 0), (0.0, 0), (0.0, 1), (0.6, 6)])
+def test_right_lists_and_untrained_embeddings_are_not(mark: str, alike: float, by: int) -> None:
+    """A list that is further off than the shifts that are tried is like an untrained one."""
+    tokens = tokens_of(mark)
+    assert not notes(shifted(tokens, by), weights(tokens, mark, alike))
+
+
+@pytest.mark.parametrize("values", [torch.zeros, torch.ones])
+def test_rows_without_a_direction_are_not_judged(values: Any) -> None:
+    tokens = tokens_of("Ġ")
+    assert not notes(shifted(tokens, 1), values(len(tokens), 48))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_dtypes_are_read(dtype: torch.dtype) -> None:
+    """Only those of float64 are not: no published embedding has them."""
+    tokens = tokens_of("Ġ")
+    values = weights(tokens, "Ġ", 0.6).to(dtype)
+    Path("m").mkdir()
+    save_file({KEY: values}, "m/model.safetensors")
+    Path("m/config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": len(values)}))
+    Path("m/vocab.json").write_text(json.dumps({token: row for row, token in enumerate(shifted(tokens, 1))}))
+    assert any(" off " in one for one in cs.inspect("m").notes) == (dtype != torch.float64)
+
+
+@pytest.mark.parametrize("more", [float("nan"), float("-inf"), 3e38])
+def test_numbers_that_are_not_finite_are_not_judged(more: float) -> None:
+    tokens = tokens_of("Ġ")
+    values = weights(tokens, "Ġ", 0.6)
+    values[30] = more
+    values[40] = float("inf")
+    assert not notes(shifted(tokens, 1), values)
+
+
+def test_few_pairs_are_not_judged() -> None:
+    tokens = tokens_of("Ġ")
+    values = weights(tokens, "Ġ", 0.6)
+    some = [
+        one if not one.startswith("Ġ") or row % 3 == 0 else f"<{row}>" for row, one in enumerate(shifted(tokens, 1))
+    ]
+    assert not notes(some, values)
