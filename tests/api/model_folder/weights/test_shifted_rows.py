@@ -30,9 +30,9 @@ def tokens_of(mark: str) -> list[str]:
     return [*SPECIAL, *fillers[:15], *first, *fillers[15:], *STEMS, "zz0", "zz1", "zz2", "zz3", "zz4"]
 
 
-def weights(tokens: list[str], mark: str, alike: float, *, width: int = 48) -> torch.Tensor:
+def weights(tokens: list[str], mark: str, alike: float, *, width: int = 48, seed: int = 0) -> torch.Tensor:
     """Rows of random numbers, those of a pair with a cosine of about ``alike``."""
-    draw = np.random.default_rng(0)
+    draw = np.random.default_rng(seed)
     rows = draw.standard_normal((len(tokens), width))
     places = {token: row for row, token in enumerate(tokens)}
     for stem in STEMS:
@@ -85,6 +85,12 @@ def test_right_lists_and_untrained_embeddings_are_not(mark: str, alike: float, b
     """A list that is further off than the shifts that are tried is like an untrained one."""
     tokens = tokens_of(mark)
     assert not notes(shifted(tokens, by), weights(tokens, mark, alike))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_random_embedding_has_a_clear_shift(seed: int) -> None:
+    tokens = tokens_of("Ġ")
+    assert not notes(tokens, weights(tokens, "Ġ", 0.0, seed=seed))
 
 
 @pytest.mark.parametrize("values", [torch.zeros, torch.ones])
