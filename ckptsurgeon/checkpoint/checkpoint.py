@@ -264,8 +264,15 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         """Notes on values that cannot be right, such as bytes that were never written, and codes without scales."""
         if self.stored is not None:
             return self.stored._value_notes
-        are_described = self.folder is not None and bool(configuration(self.folder))
-        return tuple(value_notes(self._shown, self.header.handles, self.codes.by_key, are_described=are_described))
+        config = configuration(self.folder) if self.folder is not None else {}
+        is_gguf = self.format == "gguf"
+        kind = self.metadata.get("general.architecture", "") if is_gguf else config.get("model_type")
+        return tuple(
+            value_notes(
+                self._shown, self.header.handles, self.codes.by_key, are_described=bool(config),
+                kind=str(kind), is_gguf=is_gguf,
+            )
+        )  # fmt: skip
 
     @cached_property
     def quantisation(self) -> Mapping[str, Any]:

@@ -1674,6 +1674,18 @@ MUTANTS = (
         "checkpoint/values/test_unlike_layers.py",
     ),
     Mutant(
+        "norms whose means grow from 0 with depth are sound",
+        "            sure += odd if are_alike else _between(keys, even, odd)",
+        "            sure += odd",
+        "checkpoint/values/test_norm_means.py",
+    ),
+    Mutant(
+        "norms that lack the 1 of Gemma's are above -1",
+        " and min(above) >= ABOVE:",
+        ":",
+        "checkpoint/values/test_norm_means.py",
+    ),
+    Mutant(
         "rows of zeros of special, added and reserved tokens are no fault",
         "        if not (one in padding or token in others or SPECIAL.fullmatch(token) or is_placeholder(token)):\n",
         "        if True:\n",

@@ -56,6 +56,8 @@ KINDS = (
           r"|that were cast without their scales", WARN, CODES),
     _kind("weight-size", r"perhaps they were decoded with wrong zero points", WARN,
           "Decode the quantised model again, or compare with the original (ckpt diff --values)."),
+    _kind("weight-size", r"perhaps the 1 was not added to them", WARN,
+          "Convert the model again with the converter for its class, or add 1 to these weights."),
     _kind("impossible-values", r"of running variances ha(s|ve) negative values", FAIL,
           "Copy these statistics from the source."),
     _kind("dtype-family", r"may be from another copy|are of one kind", WARN, "Cast the whole model to one dtype."),

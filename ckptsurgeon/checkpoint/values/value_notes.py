@@ -16,6 +16,8 @@ from .lost_scales import EIGHT_BITS, lost_scale_notes, unlike_other_layers
 from .mislabelled_floats import mislabelled_float_notes
 from .missing_ranks import missing_rank_notes
 from .non_finite import non_finite_notes, sampled_small_tensors
+from .norm_means import around_zero_notes, without_one_notes
+from .norm_weights import norm_weights
 from .sampled_matrices import sampled_matrices
 from .shifted_weights import shifted_weight_notes
 from .unlike_layers import unlike_layer_notes
@@ -29,15 +31,18 @@ def value_notes(
     coded: Collection[str],
     *,
     are_described: bool = False,
+    kind: str = "",
+    is_gguf: bool = False,
 ) -> Iterator[str]:
     """Yield notes on values that cannot be right.
 
     These are bytes that were never written, files that are copies of other ranks' files, missing files of ranks, codes
-    without scales, wrong dtypes, shifted weights, impossible values, NaN, and norms unlike those of other layers.
+    without scales, wrong dtypes, shifted weights, impossible values, NaN, and norms unlike those of other layers, or of
+    the model's class.
 
     ``handles`` maps each ``Storage.file`` to the open file; remote files are not read. ``coded`` has the keys of the
     parts of quantised tensors. If ``are_described`` is true, a config.json describes the tensors, and other notes
-    compare the two.
+    compare the two. ``kind`` is their ``model_type`` or, if ``is_gguf`` is true, their architecture in llama.cpp.
     """
     yield from unwritten_notes(tensors, handles)
     runs = list(zero_run_notes(tensors, handles))
@@ -60,3 +65,6 @@ def value_notes(
     small = sampled_small_tensors(tensors, handles)
     yield from non_finite_notes(tensors, small)
     yield from unlike_layer_notes(tensors, small, are_zeros_said=bool(runs))
+    norms = norm_weights(others, handles)
+    yield from around_zero_notes(norms)
+    yield from without_one_notes(norms, kind, is_gguf=is_gguf)

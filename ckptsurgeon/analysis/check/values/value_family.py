@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from math import log2
 
-from ....checkpoint.values.unlike_layers import AROUND_ZERO, MOSTLY, NORM, OF_ONE_SIGN
+from ....checkpoint.values.norm_means import norms_around_zero
+from ....checkpoint.values.norm_weights import is_norm
 from ....tensors.odd_scales.kinds import HUGE as HUGE_SCALES
 from ....tensors.odd_scales.kinds import ZERO
 from ....tensors.odd_scales.layer_groups import larger_layers
@@ -78,16 +79,11 @@ def _run(subject: Subject) -> Iterator[Found]:
 
 def _of_norms(subject: Subject) -> Iterator[Found]:
     """Yield a finding on norms whose values are around 0, although those of the same norm of other layers are not."""
-    norms = {
-        key: abs(one.figures.total / one.figures.number) / one.figures.rms
+    odd = norms_around_zero({
+        key: (one.figures.total / one.figures.number, one.figures.rms)
         for key, one in subject.measured.items()
-        if NORM.search(key) and len(subject.tensors[key].shape) == 1 and one.figures is not None and one.figures.rms > 0
-    }
-    odd = []
-    for keys in families(norms).values():
-        even = [key for key in keys if norms[key] > OF_ONE_SIGN]
-        if len(even) >= max(FEWEST, MOSTLY * len(keys)):
-            odd += [key for key in keys if norms[key] < AROUND_ZERO]
+        if key in subject.tensors and is_norm(key, subject.tensors) and one.figures is not None and one.figures.rms > 0
+    })  # fmt: skip
     if odd:
         has = "has" if len(odd) == 1 else "have"
         said = f"{count(len(odd), 'norm')} {has} values around 0, but in other layers such norms have about equal"

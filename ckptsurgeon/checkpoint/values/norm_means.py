@@ -1,0 +1,117 @@
+"""Finds norms whose weights are around 0: they hold the bytes of other tensors, or lack the 1 that is added to them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from math import sqrt
+from operator import mul
+
+from ...util.text import NUMBER_IN_KEY, count, listing
+
+__all__ = ["AROUND_ZERO", "OF_ONE_SIGN", "WITHOUT_ONE", "around_zero_notes", "norms_around_zero", "without_one_notes"]
+
+Weights = Mapping[str, Sequence[float]]
+OF_ONE_SIGN, AROUND_ZERO = 0.8, 0.3
+"""The values of a norm are about equal if |mean| / root mean square is above the first number. Values around zero, as
+in a matrix, have less than the second."""
+FEWEST, MOSTLY = 3, 3 / 4
+"""The fewest other layers, and their share of all, whose norms show by themselves that one norm is wrong."""
+FEW, SHARE, ALIKE = 2, 1 / 3, 3
+"""If fewer layers agree, at least ``FEW`` of them and this share of all must agree, with means that differ by at most
+the factor ``ALIKE``, and at least ``FEW`` norms must be around 0."""
+NEGATIVE, ABOVE = 0.2, 0.97
+"""The share of negative values in a norm w that may be stored in place of 1 + w, and the share of values above -1.
+
+In trained networks, hardly any weight by which a norm multiplies is negative, so that w is above -1."""
+NORMS, VALUES = 4, 256
+"""The fewest norms for a note on all of them, and how many values of a norm are looked at, at most."""
+WITHOUT_ONE = "perhaps the 1 was not added to them that Gemma's norms add"
+TIMES_WEIGHT = frozenset((
+    "deepseek_v2", "deepseek_v3", "granite", "llama", "mistral", "mixtral", "olmo2", "phi3", "qwen2", "qwen2_moe",
+    "qwen3", "qwen3_moe", "smollm3",
+))  # fmt: skip
+"""Each ``model_type`` of transformers whose RMSNorm multiplies by the weight w, known to be near 1 in all layers.
+
+Those of Gemma, Qwen3-Next and Nemotron multiply by 1 + w."""
+TIMES_WEIGHT_IN_GGUF = frozenset((
+    "deepseek2", "gemma", "gemma2", "gemma3", "granite", "llama", "olmo2", "phi3", "qwen2", "qwen2moe", "qwen3",
+    "qwen3moe", "qwen3next", "smollm3",
+))  # fmt: skip
+"""Architectures of llama.cpp with RMSNorm. llama.cpp always multiplies by the stored weight: its converter adds 1 to
+the weights of Gemma, Gemma 2, Gemma 3 and Qwen3-Next (``convert_hf_to_gguf.py``)."""
+
+
+def around_zero_notes(weights: Weights) -> Iterator[str]:
+    """Yield a note if norms of some layers have values around 0, unlike those of other layers."""
+    odd = norms_around_zero({key: _figures(values[:VALUES]) for key, values in weights.items() if any(values[:VALUES])})
+    if odd:
+        has = "has" if len(odd) == 1 else "have"
+        yield (
+            f"{count(len(odd), 'norm')} {has} values around 0, but in other layers such norms have "
+            f"about equal values: perhaps the bytes are those of other tensors: {listing(odd)}"
+        )
+
+
+def _figures(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and the root mean square of values; of values around zero without the largest hundredth.
+
+    A few huge weights of a sound norm can make the root mean square far larger than the mean.
+    """
+    mean, rms = sum(values) / len(values), sqrt(sum(map(mul, values, values)) / len(values))
+    if abs(mean) >= AROUND_ZERO * rms:
+        return mean, rms
+    most = sorted(values, key=abs)[: -(-99 * len(values) // 100)]
+    rms = sqrt(sum(map(mul, most, most)) / len(most))
+    return sum(most) / len(most), rms or 1.0
+
+
+def norms_around_zero(figures: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Return the keys of norms with values around 0, unlike those of other layers.
+
+    ``figures`` has the mean and the root mean square (above 0) of each norm, by key, in the order of the layers.
+    """
+    roles: dict[str, list[str]] = defaultdict(list)
+    for key in figures:
+        roles[NUMBER_IN_KEY.sub("#", key)].append(key)
+    sure, likely = list[str](), list[str]()
+    for keys in roles.values():
+        keys.sort(key=lambda key: [int(one) for one in NUMBER_IN_KEY.findall(key)])
+        ratios = {key: abs(figures[key][0]) / figures[key][1] for key in keys}
+        even = [key for key in keys if ratios[key] > OF_ONE_SIGN]
+        odd = [key for key in keys if ratios[key] < AROUND_ZERO]
+        means = [abs(figures[key][0]) for key in even]
+        are_alike = bool(even) and max(means) <= ALIKE * min(means)
+        if odd and len(even) >= max(FEWEST, MOSTLY * len(keys)):
+            sure += odd if are_alike else _between(keys, even, odd)
+        elif are_alike and len(even) >= max(FEW, SHARE * len(keys)) and len(even) + len(odd) >= MOSTLY * len(keys):
+            likely += odd
+    return [*sure, *likely] if len(sure) + len(likely) >= FEW else sure
+
+
+def _between(keys: Sequence[str], even: Sequence[str], odd: Sequence[str]) -> list[str]:
+    """Return those keys of ``odd`` that are between two of ``even`` in ``keys``.
+
+    If the means of a role grow with depth, as in Llama, where they begin near 0, the first or the last norms may be
+    around 0.
+    """
+    first, last = keys.index(even[0]), keys.index(even[-1])
+    return [key for key in odd if first < keys.index(key) < last]
+
+
+def without_one_notes(weights: Weights, kind: str, *, is_gguf: bool) -> Iterator[str]:
+    """Yield a note if most norms of a model that multiplies by their weights have many negative weights.
+
+    ``kind`` is the ``model_type`` of transformers; if ``is_gguf`` is true, it is the architecture of llama.cpp.
+    """
+    if kind not in (TIMES_WEIGHT_IN_GGUF if is_gguf else TIMES_WEIGHT):
+        return
+    some = {key: values[:VALUES] for key, values in weights.items() if any(values[:VALUES])}
+    odd = [key for key, values in some.items() if sum(one < 0 for one in values) >= NEGATIVE * len(values)]
+    above = [sum(one > -1 for one in some[key]) / len(some[key]) for key in odd]
+    if len(some) >= NORMS and 2 * len(odd) > len(some) and min(above) >= ABOVE:
+        program = "llama.cpp" if is_gguf else f"a model of the type {kind}"
+        yield (
+            f"{len(odd)} of {len(some)} norms have many negative weights, although {program} multiplies by these "
+            f"weights: {WITHOUT_ONE}: {listing(odd)}"
+        )
