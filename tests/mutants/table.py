@@ -1674,6 +1674,18 @@ MUTANTS = (
         "checkpoint/values/test_unlike_layers.py",
     ),
     Mutant(
+        "layers of two networks are noted only if no norm is of one",
+        "        if not borders or len(borders) < len(found):",
+        "        if not borders:",
+        "checkpoint/values/test_foreign_layers.py",
+    ),
+    Mutant(
+        "layers of two networks are noted only if the layers of each correlate clearly",
+        "min(within, default=0) <= CLEAR:",
+        "False:",
+        "checkpoint/values/test_foreign_layers.py",
+    ),
+    Mutant(
         "norms whose means grow from 0 with depth are sound",
         "            sure += odd if are_alike else _between(keys, even, odd)",
         "            sure += odd",

@@ -58,6 +58,8 @@ KINDS = (
           "Decode the quantised model again, or compare with the original (ckpt diff --values)."),
     _kind("weight-size", r"perhaps the 1 was not added to them", WARN,
           "Convert the model again with the converter for its class, or add 1 to these weights."),
+    _kind("shard", r"perhaps they are layers of different networks", WARN,
+          "Fetch all files again from one place, unless the model was merged from these networks."),
     _kind("impossible-values", r"of running variances ha(s|ve) negative values", FAIL,
           "Copy these statistics from the source."),
     _kind("dtype-family", r"may be from another copy|are of one kind", WARN, "Cast the whole model to one dtype."),

@@ -31,7 +31,7 @@ _OF_FILES = re.compile(
     r"|perhaps their scales were lost|8-bit floats without scales, although"
     r"|in the parts of tensors that are split between them|that were cast without their scales"
     r"|perhaps they were decoded with wrong zero points"
-    r"|has the weights of one rank of|perhaps the 1 was not added to them"
+    r"|has the weights of one rank of|perhaps they are layers of different networks|perhaps the 1 was not added to them"
 )
 """Matches the notes on a checkpoint's files and their bytes; its other notes say how the checkpoint was opened."""
 

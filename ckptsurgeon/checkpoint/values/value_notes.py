@@ -11,6 +11,7 @@ from ..unwritten import unwritten_notes
 from ..zero_runs import zero_run_notes
 from .activation_scales import activation_scales, inverse_scales, unusable_scales
 from .doubled_files import doubled_file_notes
+from .foreign_layers import foreign_layer_notes
 from .impossible_values import TENSORS, impossible_value_notes, read_extents, said_of
 from .lost_scales import EIGHT_BITS, lost_scale_notes, unlike_other_layers
 from .mislabelled_floats import mislabelled_float_notes
@@ -67,4 +68,5 @@ def value_notes(
     yield from unlike_layer_notes(tensors, small, are_zeros_said=bool(runs))
     norms = norm_weights(others, handles)
     yield from around_zero_notes(norms)
+    yield from foreign_layer_notes(norms, others)
     yield from without_one_notes(norms, kind, is_gguf=is_gguf)
