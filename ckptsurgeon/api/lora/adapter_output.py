@@ -19,7 +19,7 @@ from ..inputs.argument_types import CheckpointLike
 from ..inputs.inputs import names_of, plan_source, view_of
 from ..inputs.operations import operate
 from ..inputs.reopening import with_model_files_pinned
-from ..model_folder.licences import with_licences
+from ..model_folder.licences import with_left_files_said, with_licences
 from ..model_folder.quantised import folder_of
 from .opening import open_adapter
 
@@ -59,7 +59,8 @@ class OpenAdapters:
         folders = list(map(folder_of, opened[: len(self.adapters)]))
         constants = [row for row in plan.sources[0].operations if "constant" in row]
         opened[0] = operate(opened[:1], constants)[0].checkpoint
-        plan = with_model_files_pinned(with_licences(plan, folders), folders)
+        plan = with_left_files_said(with_licences(plan, folders), folders[0])
+        plan = with_model_files_pinned(plan, folders)
         return replace(plan, inputs=PlanInputs(tuple(opened), None, self.paths, memory=memory))
 
 

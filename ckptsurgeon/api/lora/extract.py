@@ -33,7 +33,7 @@ from ..model_folder.checks import notes_beside, with_sources_said
 from ..model_folder.config_differences import with_config_said
 from ..model_folder.embedded_folder import with_embedded_tokens
 from ..model_folder.folder import ModelFolder
-from ..model_folder.licences import with_licences
+from ..model_folder.licences import with_left_files_said, with_licences
 from ..model_folder.quantised import folder_of
 from ..model_folder.rows_by_place import EXTRACTED, PLACE, check_place, checked_rows, token_note
 from ..model_folder.weights.tied_heads import tied_head
@@ -129,7 +129,7 @@ def lora_extract(
             for one, folder in zip(opened, folders, strict=True)
             for note in notes_beside(one, folder)
         )
-        plan = with_sources_said(with_licences(plan, folders), opened, folders)
+        plan = with_sources_said(with_left_files_said(with_licences(plan, folders), folders[0]), opened, folders)
         plan = replace(plan, notes=tuple(dict.fromkeys((*plan.notes, *beside))))
         whole = any(step.factor is None and is_of_tokens(step.source_key, len(step.shape)) for step in plan.steps)
         listed = [with_embedded_tokens(one) for one in folders]

@@ -91,11 +91,16 @@ class ModelFolder:
         """Notes on files that are not copied, and on an adapter in the folder of a complete model."""
         if self.unlisted:
             return (UNLISTED,)
+        adapter = (f"{escape(self.path)}: {note}" for note in adapter_notes(self.adapter_beside))
+        return (*self.left_notes, *adapter)
+
+    @property
+    def left_notes(self) -> tuple[str, ...]:
+        """Notes on files that are not copied."""
         linked = f"symbolic links to files outside the folder are not copied: {listing(self.linked, 12, where='')}"
         names = (*self.cards, *self.left)
         left = f"files in the folder that are not copied: {listing(names, 12, where='')}"
-        adapter = (f"{escape(self.path)}: {note}" for note in adapter_notes(self.adapter_beside))
-        return (*((linked,) if self.linked else ()), *((left,) if names else ()), *adapter)
+        return (*((linked,) if self.linked else ()), *((left,) if names else ()))
 
     @property
     def config(self) -> Mapping[str, Any]:

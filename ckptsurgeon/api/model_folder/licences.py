@@ -1,4 +1,4 @@
-"""Copies the terms of use of the weights (LICENSE, NOTICE, USE_POLICY.md) to output folders."""
+"""Copies the terms of use of the weights (LICENSE, NOTICE) to output folders, and notes files that are not copied."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+from ...destinations.hf.files import ADAPTER, CONFIG
 from ...errors import CheckpointError
 from ...planning.plan.plan import Plan
 from ...planning.target import Companion
@@ -15,7 +16,7 @@ from ...util.text import escape, listing
 from ..inputs.inputs import plan_companion
 from .folder import LARGEST, ModelFolder
 
-__all__ = ["with_licences"]
+__all__ = ["with_left_files_said", "with_licences"]
 
 
 def with_licences(plan: Plan, folders: Sequence[ModelFolder]) -> Plan:
@@ -30,9 +31,23 @@ def with_licences(plan: Plan, folders: Sequence[ModelFolder]) -> Plan:
     first, *others = having
     there = {one.name for one in plan.target.companions}
     added = tuple(plan_companion(one) for one in first.licences if one.name not in there)
-    notes = tuple(note for one in others for note in _other_terms(first, one))
-    target = plan.target
-    target = replace(target, companions=(*target.companions, *added), notes=(*target.notes, *notes))
+    plan = replace(plan, target=replace(plan.target, companions=(*plan.target.companions, *added)))
+    return _with_notes(plan, [note for one in others for note in _other_terms(first, one)])
+
+
+def with_left_files_said(plan: Plan, folder: ModelFolder) -> Plan:
+    """Return a plan with a note on the files of ``folder`` that its output, if it is a folder, does not get.
+
+    There is no note on the configuration: the plan makes another one.
+    """
+    copied = {one.name for one in plan.target.companions}
+    small = (one.name for one in (*folder.files, *folder.licences) if one.name not in (CONFIG, ADAPTER, *copied))
+    return _with_notes(plan, replace(folder, left=(*small, *folder.left)).left_notes)
+
+
+def _with_notes(plan: Plan, notes: Sequence[str]) -> Plan:
+    """Return a plan with further notes, which are printed only if the output is a folder."""
+    target = replace(plan.target, notes=(*plan.target.notes, *notes))
     return replace(plan, target=target, notes=tuple(dict.fromkeys((*plan.notes, *notes))))
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+
+from ...destinations.hf.files import CONFIG
+from ...formats._choosing import is_weights
+from ...formats.base.sharded_writer import INDEX
 from ...planning.plan.plan import Plan
 from ...vocabulary.replacement import NewVocabulary
 from ..inputs.reopening import with_model_files_pinned
 from ..model_folder.config_differences import with_config_said
 from ..model_folder.config_fields import with_dtype_said
-from ..model_folder.licences import with_licences
+from ..model_folder.folder import model_folder_at
+from ..model_folder.licences import with_left_files_said, with_licences
 from ..model_folder.output import kept_folder
 from ..model_folder.rows_by_place import COPIED, checked_lists, checked_rows, with_new_list_checked
 from ..model_folder.unmoved_ids import with_unmoved_ids_noted
@@ -27,7 +34,33 @@ def with_output_files(plan: Plan, models: TransplantModels, change: NewVocabular
     if models.kept is not None:
         plan = kept_folder(plan, models.destination, models.target, change)
     number = len(models.opened)
-    return with_licences(plan, [*models.folders[number:], *models.folders[:number]])
+    plan = with_licences(plan, [*models.folders[number:], *models.folders[:number]])
+    return plan if models.kept is not None else _with_files_of_config_said(plan, models)
+
+
+def _with_files_of_config_said(plan: Plan, models: TransplantModels) -> Plan:
+    """Return a plan with a note on the files next to the destination's config.json that the output does not get.
+
+    The weights in this folder are not meant, because only its configuration is used.
+    """
+    config = next(
+        (path for path in (models.target.config, *models.target.files) if os.path.basename(path) == CONFIG), ""
+    )
+    if not config or not models.target.companions:
+        return plan
+    place = os.path.dirname(config) or os.curdir
+    own = next((one for one in models.folders if one.files and _is_same(one.path, place)), None)
+    if own is not None:
+        return with_left_files_said(plan, replace(own, files=()))  # another note has what is left of a tokeniser
+    folder = model_folder_at(place)
+    left = tuple(name for name in folder.left if not is_weights(name) and not name.endswith(INDEX))
+    return with_left_files_said(plan, replace(folder, files=(), left=left))
+
+
+def _is_same(path: str, folder: str) -> bool:
+    """Return whether a path is that of a folder, or of a file in it."""
+    path = path if os.path.isdir(path) else os.path.dirname(path) or os.curdir
+    return os.path.realpath(path) == os.path.realpath(folder)
 
 
 def with_files_compared(plan: Plan, models: TransplantModels, change: NewVocabulary | None, *, by_place: bool) -> Plan:

@@ -112,6 +112,70 @@ def test_a_model_card_is_named_only_where_there_is_one() -> None:
     assert cs.convert("m").target.notes == ()
 
 
+LEFT = "files in the folder that are not copied: "
+
+
+@pytest.mark.parametrize("resized", [{"set": {"intermediate_size": 32}}, {"set": {"vocab_size": 32}, "dtype": "bf16"}])
+def test_a_resize_names_the_files_that_it_does_not_copy(resized: dict[str, Any]) -> None:
+    llama("llama", "net")
+    assert not any(LEFT in note for note in cs.resize("net", **resized).notes)
+    for name in ("README.md", "LICENSE", "training_args.bin"):
+        Path("net", name).write_text("x")
+    plan = cs.resize("net", **resized)
+    assert f"{LEFT}README.md, training_args.bin" in plan.notes
+    cs.apply(plan, "out")
+    assert {"config.json", "LICENSE"} <= set(os.listdir("out"))
+    assert not any(LEFT in note for note in cs.apply(plan, "out.safetensors").notes)
+
+
+def test_a_transplant_into_a_configuration_names_the_files_beside_it_that_it_does_not_copy() -> None:
+    for one in ("net", "dst"):
+        llama("llama", one)
+    with_terms("net", {"LICENSE": b"x"})
+    Path("dst.yaml").write_text("model: {transformers: dst/config.json}")
+    for target in ("dst/config.json", "dst.yaml", "net/config.json"):  # the weights there are not meant
+        assert not any(LEFT in note for note in cs.transplant("net", target).notes)
+    for one in ("net", "dst"):
+        Path(one, "README.md").write_text("x")
+        Path(one, "NOTICE").write_text(one)
+    Path("dst/USE_POLICY.md").write_text("x")
+    for target in ("dst/config.json", "dst.yaml"):
+        plan = cs.transplant("net", target)
+        assert plan.target.notes == (f"{LEFT}README.md, USE_POLICY.md",)
+        assert {one.name for one in plan.target.companions} >= {"LICENSE", "NOTICE"}
+    assert cs.transplant("net", "net/config.json").target.notes == (f"{LEFT}README.md",)
+
+
+ADAPTERS: dict[str, Callable[[], cs.Plan]] = {
+    "resize": lambda: cs.lora_resize("lora", rank=1),
+    "concat": lambda: cs.lora_concat(["lora", "lora2"]),
+    "convert": lambda: cs.lora_convert("lora", to="mlx"),
+    "extract": lambda: cs.lora_extract("m", "other", rank=2),
+}
+
+
+@pytest.mark.parametrize("verb", ADAPTERS)
+def test_a_new_adapter_names_the_files_that_it_does_not_get(verb: str) -> None:
+    for seed, one in enumerate(("m", "other")):
+        model(one, seed=seed)
+    for one in ("lora", "lora2"):
+        adapter(one, target="base_model.model.model.layers.0.mlp")
+        os.remove(f"{one}/tokenizer_config.json")
+    for name in os.listdir("m"):
+        if name not in ("config.json", "model.safetensors"):
+            os.remove(f"m/{name}")
+    with_terms("lora")
+    with_terms("m")
+    assert not any(LEFT in note for note in ADAPTERS[verb]().notes)
+    for one in ("lora", "m"):
+        Path(one, "README.md").write_text("x")
+        Path(one, "tokenizer_config.json").write_text("{}")
+    plan = ADAPTERS[verb]()
+    assert f"{LEFT}README.md, tokenizer_config.json" in plan.target.notes
+    cs.apply(plan, "out")
+    assert set(TERMS) <= set(os.listdir("out"))
+
+
 def test_terms_of_an_earlier_output_do_not_stay() -> None:
     with_terms(model("m"))
     model("other", seed=1)
