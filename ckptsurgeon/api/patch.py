@@ -181,15 +181,20 @@ def apply_patch(
         write_files(base, last, stack.enter_context(_staged(path, last.index, force=force)), progress)
         index, nbytes = replace(last.index, old=first.old), sum(one.file.size for one in opened)
     found = described(os.fspath(output), index, nbytes, time.perf_counter() - began)
-    return replace(found, notes=_on_output(os.fspath(output)))
+    return replace(found, notes=_on_output(os.fspath(output), last.index))
 
 
-def _on_output(path: str) -> tuple[str, ...]:
-    """Return the notes of ``inspect`` on an output that a patch made; none if it cannot be opened as a checkpoint."""
+def _on_output(path: str, index: PatchIndex) -> tuple[str, ...]:
+    """Return the notes of ``inspect`` on an output that a patch made, and on older files in its folder.
+
+    There are none if the output cannot be opened as a checkpoint. ``index`` is the index of the patch.
+    """
     from .inputs.fitting_notes import checkpoint_notes
+    from .model_folder.earlier_files import earlier_files_notes
 
     with suppress(CheckpointError), open_checkpoint(path) as checkpoint:
-        return tuple(checkpoint_notes(checkpoint))
+        earlier = earlier_files_notes(path, {file.name for file in index.files}, ()) if index.folder else ()
+        return tuple(dict.fromkeys((*earlier, *checkpoint_notes(checkpoint))))
     return ()
 
 

@@ -30,8 +30,9 @@ def earlier_files_notes(output: str, written: Collection[str], planned: Sequence
         if checkpoint.elsewhere:
             return ()
         same = {one.name for one in planned if one.name not in written and _is_there(folder, one)}
-        stay = [one.name for one in folder.files if one.name not in written and one.name not in same]
-        left = folder.left if os.path.isdir(output) else ()  # a single file may be in any folder
+        there = (*folder.files, *folder.licences)
+        stay = [one.name for one in there if one.name not in written and one.name not in same]
+        left = (*folder.cards, *folder.left) if os.path.isdir(output) else ()  # a single file may be in any folder
         others = [name for name in left if not name.endswith("/") and name not in written]
         if not stay and not others:
             return ()
@@ -51,7 +52,8 @@ def earlier_files_notes(output: str, written: Collection[str], planned: Sequence
 
 def _is_there(folder: ModelFolder, one: PlanCompanion) -> bool:
     """Return whether a folder has a file with the name and the content of a planned file."""
-    path = next((other.path for other in folder.files if other.name == one.name), "")
+    there = (*folder.files, *folder.licences)
+    path = next((other.path for other in there if other.name == one.name), "")
     with suppress(CheckpointError):
         return bool(path) and hashlib.sha256(read_small(path, 256 << 20)).hexdigest() == one.sha256
     return False

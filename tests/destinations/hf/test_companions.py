@@ -257,7 +257,35 @@ def test_any_file_that_stays_in_the_folder_of_an_output_is_said(name: str) -> No
     Path("out", name).write_text("{}")
     Path("out/README.md").write_text("# A model\n")
     Path("out/runs").mkdir()
-    assert f"out still has other files from before this run: {name}" in cs.apply(plan, "out", force=True).notes
+    left = f"out still has other files from before this run: README.md, {name}"
+    assert left in cs.apply(plan, "out", force=True).notes
+
+
+def test_the_card_and_the_terms_of_an_earlier_model_in_the_folder_are_said() -> None:
+    saved("old", BERT, "BertModel")
+    saved("new", BERT, "BertModel")
+    plan = cs.convert("new")
+    Path("old/README.md").write_text("# Old\n")
+    Path("old/LICENSE").write_text("terms")
+    notes = cs.apply(plan, "old", force=True).notes
+    assert "old still has files of an earlier model: LICENSE" in notes
+    assert "old still has other files from before this run: README.md" in notes
+    Path("new/LICENSE").write_text("terms")
+    Path("old/README.md").unlink()
+    assert not any("still has" in note for note in cs.apply(cs.convert("new"), "old", force=True).notes)
+
+
+def test_a_patch_names_the_files_of_an_earlier_model_in_the_folder() -> None:
+    for one in ("a", "b", "old"):
+        saved(one, BERT, "BertModel")
+    cs.make_patch("a", "b", "b.ckptpatch")
+    notes = cs.apply_patch("a", "b.ckptpatch", "old", force=True).notes
+    assert not any("still has" in note for note in notes)
+    Path("old/vocab.txt").write_text("a\nb\n")
+    Path("old/README.md").write_text("# Old\n")
+    notes = cs.apply_patch("a", "b.ckptpatch", "old", force=True).notes
+    assert "old still has files of an earlier model: vocab.txt" in notes
+    assert "old still has other files from before this run: README.md" in notes
 
 
 def test_the_index_of_a_model_that_stays_beside_a_single_file_is_said() -> None:
