@@ -41,12 +41,12 @@ def prepare_in_place(source: str, writing: Writing) -> None:
 def carry_out_in_place(plan: Plan, writing: Writing) -> None:
     """Write the new names into the headers of the source and show the receipt; with --dry-run, only show the plan."""
     from ..api.in_place.apply import apply_in_place, check_in_place
+    from ..api.in_place.prepare import for_place
     from ..render.verification import receipt_view
 
-    printer = writing.printer
+    printer, plan = writing.printer, for_place(plan)
     if writing.dry_run:
-        notes = check_in_place(plan)
-        plan = replace(plan, notes=(*plan.notes, *notes))
+        plan = replace(plan, notes=(*plan.notes, *check_in_place(plan)))
         if not printer.answer(plan):
             show_plan(printer, plan, plan.notes)
         return

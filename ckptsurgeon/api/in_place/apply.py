@@ -10,7 +10,7 @@ from ...storage.write.headers import check_alone, replace_headers
 from ..inputs.argument_types import checked
 from ..inputs.inputs import close_inputs
 from ..inputs.reopening import inputs_of
-from .prepare import NewNames, prepared
+from .prepare import NewNames, for_place, prepared
 
 __all__ = ["apply_in_place", "check_in_place"]
 
@@ -24,7 +24,7 @@ def apply_in_place(plan: Plan, *, wait: float | None = None) -> Receipt:
     another run that writes the same file. Raises PlanError if the plan changes more than names or a new header is
     longer than the old one, and OutputError if a file has further hard links or is open in another program.
     """
-    began = time.monotonic()
+    began, plan = time.monotonic(), for_place(plan)
     made = _closed(plan)
     replace_headers(made.path, made.headers, made.record, made.index, wait=wait)
     written = sum(len(one.new) for one in made.headers) + len(made.index or b"")
@@ -36,7 +36,7 @@ def apply_in_place(plan: Plan, *, wait: float | None = None) -> Receipt:
 
 def check_in_place(plan: Plan) -> tuple[str, ...]:
     """Raise the errors of ``apply_in_place`` without writing anything; returns its notes."""
-    made = _closed(plan)
+    made = _closed(for_place(plan))
     for one in made.headers:
         check_alone(one.path)
     return made.notes

@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.lone_shard import shard_index
@@ -20,7 +20,7 @@ from ...storage.read.local import ConsumedFile, LocalFile
 from ...storage.write.headers import RECORD, NewHeader
 from ...util.text import count, escape, human_bytes
 
-__all__ = ["NewNames", "prepared"]
+__all__ = ["NewNames", "for_place", "prepared"]
 
 ORDINARY = "Write a new file with -o."
 SIGNATURES = (".sig", "model.sig")
@@ -35,6 +35,12 @@ class NewNames:
     index: bytes | None
     record: tuple[str, bytes]
     notes: tuple[str, ...]
+
+
+def for_place(plan: Plan) -> Plan:
+    """Return a plan without the notes on the files that an output folder gets: in place, there is no such folder."""
+    notes = tuple(note for note in plan.notes if note not in plan.target.notes)
+    return replace(plan, target=replace(plan.target, notes=()), notes=notes)
 
 
 def prepared(plan: Plan, source: Checkpoint) -> NewNames:
@@ -75,7 +81,7 @@ def prepared(plan: Plan, source: Checkpoint) -> NewNames:
     notes = [
         f"only {count(len(headers), 'header is', 'headers are')} written, {sizes[0]} of {sizes[1]}; no recipe is "
         f"stored in the file: the plan is saved as {escape(record)}",
-        *_left(folder, name, recipes),
+        *_left(folder, name, recipes, names),
     ]
     data = {**plan.to_json(), **({"recipes": recipes} if recipes else {})}
     return NewNames(
@@ -150,13 +156,21 @@ def _free(path: str) -> str:
     return name
 
 
-def _left(folder: str, name: str, recipes: Mapping[str, str]) -> list[str]:
+def _left(folder: str, name: str, recipes: Mapping[str, str], names: Mapping[str, str]) -> list[str]:
     """Return notes on what still describes the old names: configurations, signatures, and recipes in headers.
 
     ``name`` is the name of the renamed file or index in ``folder``. ``recipes`` are the recipes in the old headers.
+    ``names`` maps each old name to the new one.
     """
-    there = [one for one in (CONFIG, ADAPTER) if os.path.lexists(os.path.join(folder, one))]
-    notes = [f"{one} is not changed, even if it contains old names" for one in there]
+    changed = [f"{escape(old)} is now {escape(new)}" for old, new in names.items() if old != new]
+    there = [one for one in (CONFIG, ADAPTER) if changed and os.path.lexists(os.path.join(folder, one))]
+    notes = [f"{one} is not changed, even if it contains old names" for one in there if one == ADAPTER]
+    if CONFIG in there:
+        more = f", and {len(changed) - 1} more" if len(changed) > 1 else ""
+        notes.append(
+            f"{CONFIG} stays as it is, and no longer fits if the old names are those of its class "
+            f"({changed[0]}{more}): ckpt inspect --class compares them"
+        )
     if recipes:
         notes.append(f"the recipe of an earlier run ({RECIPE_KEY}) is moved from the header to the file with the plan")
     for one in (f"{name}{SIGNATURES[0]}", SIGNATURES[1]):

@@ -78,7 +78,8 @@ def test_a_folder_of_shards_gets_its_index(ckpt: Run) -> None:
     done = ckpt("rename", "model", "--in-place", "--map", "model=")
     assert done.code == 0
     assert "only 2 headers are written" in done.err
-    assert "config.json is not changed, even if it contains old names" in done.err
+    said = " ".join(done.err.split())
+    assert "config.json stays as it is, and no longer fits if the old names are those of its class (model." in said
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     assert index["metadata"] == {"total_size": 96, "made": "by hand"}
     assert set(index["weight_map"]) == set(RENAMED)
@@ -89,6 +90,26 @@ def test_a_folder_of_shards_gets_its_index(ckpt: Run) -> None:
     with cs.open_checkpoint(folder) as opened:
         assert set(opened) == set(RENAMED)
     assert len(os.listdir(folder)) == 5
+
+
+def test_there_are_no_notes_on_files_of_an_output_folder(ckpt: Run) -> None:
+    """In place, there is none: config.json and README.md stay where they are."""
+    folder = shards()
+    (folder / "config.json").write_text("{}")
+    (folder / "README.md").write_text("x")
+    planned = ckpt("rename", "model", "--map", "model=", "-n")
+    assert all(said in planned.out + planned.err for said in ("README.md", "is not copied into an output folder"))
+    for rules, is_said in (("model=", 1), ("layers=layers", 0)):
+        for options in (["-n"], ["-n", "--json"], ["--json"]):
+            done = ckpt("rename", "model", "--in-place", "--map", rules, *options)
+            assert done.code == 0
+            said = " ".join((done.out + done.err).split())
+            assert [said.count(one) for one in ("README.md", "output folder", "config.json stays as it is")] == [
+                0,
+                0,
+                is_said,
+            ]
+    assert {"config.json", "README.md"} <= set(os.listdir(folder))
 
 
 def test_a_shard_alone_is_refused(ckpt: Run) -> None:
