@@ -284,7 +284,7 @@ def token_files(
         kept = tuple(one for one in files if one.name != TOKENIZER)
         return (*kept, Companion(TOKENIZER, text=text)), []
     name, text = token_file(chosen.output.tokens)
-    return (*rest, Companion(name, text=text)), _without(own)
+    return (*rest, Companion(name, text=text)), _without(own, {name, *(one.name for one in rest)})
 
 
 def _with_list(
@@ -296,17 +296,24 @@ def _with_list(
     """
     theirs = tokenizer_of(chosen.path, chosen.output)
     if not theirs:
-        return (*rest, Companion(os.path.basename(chosen.path), chosen.path)), _without(own)
+        name = os.path.basename(chosen.path)
+        return (*rest, Companion(name, chosen.path)), _without(own, {name, *(one.name for one in rest)})
     kept = {one.name for one in rest}
     missing = listing(sorted(set(own) - kept - {one.name for one in theirs}), 12, where="")
     notes = [f"files left out, because none of them is next to {escape(chosen.path)}: {missing}"] if missing else []
     return (*rest, *(one for one in theirs if one.name not in kept)), notes
 
 
-def _without(own: Collection[str]) -> list[str]:
+def _without(own: Collection[str], kept: Collection[str]) -> list[str]:
+    """Return a note on an output without a tokeniser.
+
+    ``own`` are the names of the files of the donor's tokeniser, and ``kept`` the names of files that the output gets.
+    """
     if not own:
         return []
-    return ["the output has a token list but no tokeniser: create a tokeniser with the same tokens and ids"]
+    left = [name for name in sorted(own) if name not in kept]
+    named = f"; files of the tokeniser that are left out: {listing(left, 12, where='')}" if left else ""
+    return [f"the output has a token list but no tokeniser: create a tokeniser with the same tokens and ids{named}"]
 
 
 def _extended(chosen: ModelTokens) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -288,8 +289,13 @@ def test_added_tokens_join_a_tokeniser_and_words_do_not() -> None:
     words = json.loads(Path("wide/tokenizer.json").read_text())
     words["added_tokens"] = [row for row in words["added_tokens"] if row["content"] != "<|im_end|>"]
     Path("wide/tokenizer.json").write_text(json.dumps(words))
+    for name in ("special_tokens_map.json", "chat_template.jinja"):
+        Path("a", name).write_text("{}")
     plan = cs.merge(["a", "wide"], method="linear", weights=[1, 1], vocab="union")
-    assert "the output has a token list but no tokeniser" in "; ".join(plan.notes)
+    (note,) = (note for note in plan.notes if "the output has a token list but no tokeniser" in note)
+    _, left = note.split("; files of the tokeniser that are left out: ")
+    there = {"special_tokens_map.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json"}
+    assert set(left.split(", ")) == there & set(os.listdir("a"))
     cs.apply(plan, "out2/")
     assert read_vocabulary("out2/tokens.txt").tokens == read_vocabulary("out/tokenizer.json").tokens
     assert not Path("out2/tokenizer.json").exists()
