@@ -18,6 +18,8 @@ from ...errors import ConfigError, PlanError
 from ...planning.keys.spelling import quoted
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import REPEAT
+from ...planning.quantised import computing
+from ...planning.quantised_error import dequantise
 from ...planning.resizing.axes import grouped, numberless
 from ...planning.resizing.change import Change
 from ...planning.resizing.depth import final_keys
@@ -163,6 +165,7 @@ def resize(
     else:
         donor_choice(new_tokens, "", asked.donor, omp_k)
     with open_checkpoint(path, root) as opened:
+        _refuse_codes(opened)
         found = read_statistics(by, opened) if by is not None else None
         name, influences = (os.path.basename(found.path), found.influences) if found is not None else ("", None)
         choices = Choices(
@@ -257,6 +260,13 @@ def resize(
     target = replace(plan.target, overrides=stages.overrides)
     plan = replace(plan, verb="resize", target=target, notes=(*notes, *stages.said, *others))
     return with_metadata(plan, metadata)
+
+
+def _refuse_codes(source: Checkpoint) -> None:
+    """Raise PlanError if weights of ``source`` are quantised; settings of quantisation are refused earlier."""
+    if source.codes:
+        coded = source.codes.tensors
+        raise computing([(source.path, one, "a change of its size") for one in coded], dequantise("resize"))
 
 
 def _check_known(base: Resizable, asked: VocabularyChoices, model_type: str | None, fields: Mapping[str, Any]) -> None:

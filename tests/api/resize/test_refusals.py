@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -348,3 +349,28 @@ def test_what_only_the_first_layer_has_is_not_repeated_and_said_by_its_own_name(
     assert not plan.unexpected
     plan = cs.resize(tmp_path / "mt5", set={"num_layers": 1}, layers="first")
     assert not any("not repeated" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("kind", ["codes under the key of the weight", "codes under another key"])
+@pytest.mark.parametrize(
+    "asked",
+    [{"set": {"num_hidden_layers": 2}, "layers": "first"}, {"set": {"hidden_size": 32}}, {"set": {"vocab_size": 40}}],
+)
+def test_quantised_weights_are_refused_as_such(made: Path, tmp_path: Path, kind: str, asked: dict[str, Any]) -> None:
+    """There is no quantization_config, and nothing else says it."""
+    folder = tmp_path / "coded"
+    shutil.copytree(made, folder)
+    assert cs.resize(folder, **asked).verb == "resize"
+    state = load_file(folder / "model.safetensors")
+    for key in [key for key in state if "mlp" in key]:
+        weight = state.pop(key)
+        if kind == "codes under another key":
+            state |= {f"{key}_packed": torch.zeros(len(weight), weight.shape[1] // 8, dtype=torch.int32)}
+            state |= {f"{key}_scale": torch.ones(len(weight), 1), f"{key}_shape": torch.tensor(weight.shape)}
+        else:
+            state |= {key: weight.to(torch.float8_e4m3fn), key.replace("weight", "scale_weight"): torch.ones(())}
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(cs.PlanError, match=r"is quantised \(.*\): a change of its size would use its codes") as raised:
+        cs.resize(folder, **asked)
+    assert "ckpt convert --dequantize" in raised.value.hint
+    assert ".resized." not in raised.value.message
