@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from ..errors import FormatError
+from ..formats.base.header import naming
 from ..formats.pickle.plain import Array
 from ..formats.pickle.values import ARRAY, META, QUANTISED, SPARSE, GlobalName
 from ..storage.crc32c import crc32c
@@ -200,7 +201,8 @@ def _coded(checkpoint: OpenFiles, key: str, info: TensorInfo) -> torch.Tensor:
         return part
 
     if isinstance(info.made, Decoded):
-        return torch.from_numpy(decode(read, info, whole(info)))
+        with naming(checkpoint.file(info.made.of[0])):
+            return torch.from_numpy(decode(read, info, whole(info)))
     made = torch.from_numpy(encode(read, info, whole(info)).reshape(-1).view("u1"))
     return made.view(info.shape) if info.dtype in BLOCKS else made.view(_dtype(info)).view(info.shape)
 

@@ -42,7 +42,18 @@ from .lora import (
 from .merge_inputs import factorising_bytes, merging_bytes, merging_places
 from .merging import merging_of
 from .pursuit import is_pursuit, pursuing_of, pursuit_bytes
-from .reading import Blockwise, OutputBlock, Part, Seen, cast_for, named, numbered_blocks, read_as, read_part
+from .reading import (
+    Blockwise,
+    OutputBlock,
+    Part,
+    Seen,
+    cast_for,
+    named,
+    naming_scales,
+    numbered_blocks,
+    read_as,
+    read_part,
+)
 from .rows import copying_rows, mapped_block, overlaid_block
 from .strips import STRIP_BYTES, coding_boxes, held_bytes
 
@@ -289,7 +300,8 @@ def _computed(
 def _copied(step: Step, info: TensorInfo, source: OpenFiles, box: Box) -> tuple[Array, CastLosses]:
     """Return the part ``box`` of an input in the dtype of the output, and the counts of values that the cast lost."""
     if isinstance(info.made, Decoded) and DTYPES[step.dtype].kind == "float":
-        found = decode_rounded(partial(read_part, source), info, box, step.dtype, source.odd_scales)
+        with naming_scales(source, info):
+            found = decode_rounded(partial(read_part, source), info, box, step.dtype, source.odd_scales)
         if found is not None:
             return found, CastLosses()
     limit = BLOCK_BYTES // info.itemsize

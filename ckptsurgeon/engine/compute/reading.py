@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -12,9 +13,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...errors import PlanError
+from ...errors import FormatError, PlanError
+from ...formats.base.header import naming
 from ...planning.plan.step import Step
 from ...storage.read.base import File
+from ...tensors.composition import leaves
 from ...tensors.decoders._decoder import decode
 from ...tensors.dtypes import DTYPES, contiguous_stride, reach
 from ...tensors.encoders._encode import encode
@@ -50,6 +53,7 @@ __all__ = [
     "Seen",
     "cast_for",
     "named",
+    "naming_scales",
     "numbered_blocks",
     "read_as",
     "read_derived",
@@ -236,13 +240,26 @@ SMALL_BYTES = 8 << 20
 """A part of a strided tensor is read at once if it spans at most this many bytes."""
 
 
+@contextmanager
+def naming_scales(source: OpenFiles, info: TensorInfo) -> Iterator[None]:
+    """Add the name of the file of ``info`` to an error on its scales that the ``with`` block raises."""
+    try:
+        yield
+    except FormatError as error:
+        if error.rule != "scale":
+            raise
+        with naming(source.file(next(leaves(info)))):
+            raise
+
+
 def read_part(source: OpenFiles, info: TensorInfo, part: Box) -> Array:
     """Return a part of a tensor as a contiguous little-endian array of the type that ``raw_dtype`` returns.
 
     If torch saved the tensor as a conjugated or negated view, the values are conjugated or negated.
     """
     if info.made is not None:
-        return np.ascontiguousarray(read_derived(partial(read_part, source), info, part, source.odd_scales))
+        with naming_scales(source, info):
+            return np.ascontiguousarray(read_derived(partial(read_part, source), info, part, source.odd_scales))
     if isinstance(source, BandedFiles):
         return source.read(info, part, partial(_read_stored, source.file(info), info))
     return _read_stored(source.file(info), info, part)

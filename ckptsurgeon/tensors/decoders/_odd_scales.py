@@ -315,11 +315,20 @@ def find_odd_blocks(made: Decoded, codes: Array, values: Array, seen: OddScales)
             seen.add(NEGATED, made.name)
 
 
+def not_finite(made: Decoded) -> FormatError:
+    """Return the error for a weight with a scale that is NaN or infinite."""
+    return FormatError(
+        f"a scale of the quantised tensor {escape(made.name)} is NaN or infinite.",
+        hint="Fetch the file again, or quantise the model again: its values are lost. ckpt check lists such tensors.",
+        rule="scale",
+    )
+
+
 def check_scales(made: Decoded, arrays: Mapping[str, Array]) -> None:
     """Raise FormatError if a scale is NaN or infinite, or if a scale that codes are divided by is 0."""
     for name in SCALES:
         if name in arrays and arrays[name].dtype.kind == "f" and not np.isfinite(arrays[name]).all():
-            raise FormatError(f"a scale of the quantised tensor {escape(made.name)} is NaN or infinite.", rule="scale")
+            raise not_finite(made)
     if "over" in arrays and not arrays["over"].all():
         raise FormatError(f"a scale by which codes of {escape(made.name)} are divided is 0.", rule="scale")
 

@@ -11,13 +11,12 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from ...errors import FormatError
-from ...util.text import escape
 from ..composition import decoded
 from ..dtypes import BLOCKS
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
 from ._decoder import Request, UndecodableError, groups_of
+from ._odd_scales import not_finite
 
 __all__ = ["DECODER", "values_of_blocks"]
 
@@ -47,7 +46,7 @@ class _Blocks:
         blocks = np.ascontiguousarray(codes).reshape(-1, nbytes)
         values = values_of_blocks(blocks, dtype)
         if not np.isfinite(values).all():
-            raise FormatError(f"a scale of the quantised tensor {escape(made.name)} is NaN or infinite.", rule="scale")
+            raise not_finite(made)
         values = values.reshape(*codes.shape[:-1], codes.shape[-1] // nbytes * numbers)
         first = box[-1][0] // numbers * numbers
         return values[..., box[-1][0] - first : box[-1][1] - first]

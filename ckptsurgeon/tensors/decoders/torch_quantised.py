@@ -12,14 +12,13 @@ from math import isfinite, prod
 
 import numpy as np
 
-from ...errors import FormatError
-from ...util.text import escape
 from ..composition import decoded
 from ..dtypes import DTYPES
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box, box_shape
 from ..torch_quantisers import UnknownQuantiserError, as_float, quantiser_of
 from ._decoder import Request, UndecodableError
+from ._odd_scales import not_finite
 
 __all__ = ["DECODER"]
 
@@ -66,7 +65,7 @@ class _Torch:
     def values(self, made: Decoded, arrays: Mapping[str, Array], box: Box) -> Array:
         facts = dict(made.facts)
         if not isfinite(facts.get("scale", 0)):
-            raise FormatError(f"a scale of the quantised tensor {escape(made.name)} is NaN or infinite.", rule="scale")
+            raise not_finite(made)
         codes = arrays["codes"] if "bits" not in facts else _unpacked(made, arrays["codes"], box)
         if "axis" not in facts:
             values: Array = (codes - facts["zero"]).astype("<f4")

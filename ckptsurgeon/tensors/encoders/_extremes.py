@@ -68,7 +68,8 @@ def extremes(
     if not (np.isfinite(least).all() and np.isfinite(greatest).all()):
         raise PlanError(
             f"{escape(name)} has values that are NaN or infinite, or too large for float32: they cannot be quantised.",
-            hint="ckpt inspect --stats counts such values; --exclude leaves the tensor as it is.",
+            hint="ckpt inspect --stats counts such values. In ckpt convert, --exclude leaves the tensor as it is; ckpt "
+            "filter --exclude leaves it out of a source.",
         )
     return least, greatest
 
