@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import PlanError
 
-__all__ = ["QuantisedError", "dequantise"]
+__all__ = ["QuantisedError", "UndecodableWeightError", "dequantise"]
 
 DECODING = ("average", "lora extract", "lora merge", "merge", "transplant")
 """The commands that have the option ``--encoding dequantize``."""
@@ -18,3 +18,7 @@ def dequantise(verb: str) -> str:
 
 class QuantisedError(PlanError):
     """Raised for a plan that would use codes as numbers, or numbers as codes; decoding the sources may help."""
+
+
+class UndecodableWeightError(PlanError):
+    """Raised for a quantised weight that a verb must decode, but cannot."""

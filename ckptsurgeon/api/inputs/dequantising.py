@@ -9,7 +9,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...errors import PlanError
+from ...planning.quantised_error import UndecodableWeightError
 from ...tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
 from ...tensors.info import TensorInfo
 from ...util.text import escape
@@ -62,7 +62,7 @@ def _decoded(checkpoint: Checkpoint, coded: QuantisedTensor, settings: StatedSet
         is_missing = isinstance(error, MissingPartError)
         advice = "dequantise the model with the package that quantised it"
         advice = f"Copy it from the quantised model, or {advice}" if is_missing else f"D{advice[1:]}"
-        raise PlanError(
+        raise UndecodableWeightError(
             f"the tensor {escape(coded.name)} of {escape(checkpoint.path)} is quantised ({escape(coded.method)}) "
             f"and cannot be decoded: {escape(str(error))}.",
             hint=f"{advice}{', or copy the tensor as it is' * is_copied}.",

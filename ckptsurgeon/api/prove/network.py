@@ -23,6 +23,7 @@ from ...engine.live_modules import stage_tensors
 from ...errors import ConfigError, PlanError
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
+from ...planning.quantised_error import UndecodableWeightError
 from ...planning.transplant.options import Options
 from ...storage.read.uri import shown
 from ...tensors.composition import is_decoded, leaves
@@ -57,6 +58,11 @@ BITS = {name: int(next(filter(str.isdecimal, name))) for name in BLOCKS}
 """The number of bits of a weight in each GGUF type with blocks of codes, read from its name: 4 for ``q4_0``."""
 FOUR_BITS = 2**-4
 """The largest rounding error of codes of 4 bits, and of all dtypes of codes not in ``CODES`` and ``BITS``."""
+DECODE = (
+    "Dequantise the model first, with the package that quantised it. If config.json has no quantization_config, copy "
+    "that of the original model."
+)
+"""The hint for weights that cannot be decoded: the network computes with decoded weights."""
 USUAL = 0.7
 """Values are changed by at most this share of the largest rounding error, because most rounding errors are smaller.
 
@@ -317,10 +323,10 @@ def open_network(
             computed = computed_tensors(spec, module, [step.key for step in plan.steps if step.reason == "missing"])
         except PlanError as error:
             name = escape(shown(path_of(source)))
+            hint = f"ckpt fits {name} {escape(configuration)} lists all tensors that are missing or have another shape."
             raise PlanError(
                 f"{name} does not load into the network of {escape(configuration)}: {error.message}",
-                hint=f"ckpt fits {name} {escape(configuration)} lists all tensors that are missing or have another "
-                "shape.",
+                hint=DECODE if isinstance(error, UndecodableWeightError) else hint,
                 details=error.details,
             ) from error
         path = path_of(source)

@@ -17,6 +17,7 @@ from ...planning.plan.files import PlanSource
 from ...planning.plan.plan import Plan
 from ...planning.possible_codes import with_possible_codes_said
 from ...planning.quantised import check_codes
+from ...planning.quantised_error import UndecodableWeightError
 from ...planning.target import KnownLayout, TargetSpec
 from ...planning.transplant.decide import InitialView
 from ...planning.transplant.options import Options
@@ -165,7 +166,7 @@ def plan_into(
             raise other from None
 
 
-class _UndecodableSourceError(PlanError):
+class _UndecodableSourceError(UndecodableWeightError):
     """Raised if a quantised source cannot be decoded.
 
     The transplant was first planned with copied codes. The error of that plan is reported instead of this one.

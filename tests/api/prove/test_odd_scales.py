@@ -13,7 +13,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.api.inspect import initial_config
 from ckptsurgeon.tensors.odd_scales.shifted import ONE_STEP
 
-from ...helpers.coded_matrices import SETTINGS, gptq
+from ...helpers.coded_matrices import SETTINGS, gptq, mlx
 from ...helpers.coded_models import coded_tensors, write_model
 
 pytest.importorskip("transformers", minversion="5")
@@ -62,3 +62,17 @@ def test_what_a_conversion_said_its_proof_does_not_repeat(ckpt: Any) -> None:
     assert done.code == 0, done
     assert "EQUIVALENT" in done.out
     assert " ".join(done.err.split()).count(ONE_STEP) == 1
+
+
+@pytest.mark.parametrize("verb", ["prove", "stats"])
+def test_codes_that_cannot_be_decoded_get_a_hint_on_decoding(verb: str) -> None:
+    """Not on tensors that are missing; the bits of MLX are only in its settings."""
+    state = coded_tensors(mlx, layers=1)
+    write_model(Path("m"), state, SETTINGS["mlx"])
+    VERBS[verb](Path("m"))
+    write_model(Path("m"), state, None)
+    with pytest.raises(cs.PlanError, match="is quantised .* and cannot be decoded: the bits of its codes") as raised:
+        VERBS[verb](Path("m"))
+    assert "ckpt fits" not in raised.value.hint
+    assert "package that quantised it" in raised.value.hint
+    assert "quantization_config" in raised.value.hint
