@@ -34,6 +34,9 @@ __all__ = ["edited_folder", "kept_folder", "with_config", "with_files", "with_fo
 
 QUANTISED_BY = ("quantize_config.json", "quant_config.json")
 """Files with the quantisation settings of AutoGPTQ and AutoAWQ."""
+FACTOR = ".lora_"
+"""What follows the name of a module in the keys of an adapter."""
+FEWER_MODULES = "adapter_config.json is unchanged: PEFT does not change the modules whose factors are left out"
 MOST_FAULTS = 8
 """The largest number of faults that the reason for a refusal lists."""
 PARTS = "{part}choose a token list that has this token"
@@ -84,6 +87,8 @@ def edited_folder(
     ]
     if not left and not renamed:
         return _recast(plan, folder, None, ())
+    if not renamed and _can_lack(folder, left, plan):
+        return _recast(plan, folder, None, [FEWER_MODULES])
     config, notes, faults = _fewer_layers(folder, list(tensors), left) if not renamed else (None, [], [])
     plan = with_folder_refused(plan, faults)
     if config is not None:
@@ -94,6 +99,20 @@ def edited_folder(
     why = "; ".join([_why(renamed, left), *notes])
     reasons = [f"{listing(settings)} is not copied into an output folder: {why}"] if settings else []
     return with_files(plan, files, [*reasons, *folder.notes], folder)
+
+
+def _can_lack(folder: ModelFolder, left: Sequence[str], plan: Plan) -> bool:
+    """Return whether PEFT loads an adapter without the tensors ``left`` as one that does not change their modules.
+
+    It initialises the factors of these modules; with most initialisations, their product is 0.
+    """
+    settings = folder.adapter
+    if not _is_adapter(folder.files) or settings.get("peft_type") != "LORA":
+        return False
+    if settings.get("init_lora_weights", True) not in (True, "gaussian"):
+        return False
+    kept = {step.key.partition(FACTOR)[0] for step in plan.steps if FACTOR in step.key}
+    return bool(kept) and kept.isdisjoint(key.partition(FACTOR)[0] for key in left)
 
 
 def _is_operated(step: Step, *, is_plain: bool) -> bool:

@@ -389,6 +389,37 @@ def test_an_adapter_stays_one() -> None:
     assert "adapter_config.json" not in os.listdir("renamed")
 
 
+def two_modules(path: str, **settings: Any) -> str:
+    """An adapter of two modules."""
+    adapter(path, target="base_model.model.model.layers.0.mlp", **settings)
+    state = load_file(f"{path}/adapter_model.safetensors")
+    save_file(
+        {key.replace(".0.", f".{n}."): one * (n + 1) for n in (0, 1) for key, one in state.items()},
+        f"{path}/adapter_model.safetensors",
+    )
+    return path
+
+
+def test_an_adapter_without_some_of_its_modules_stays_one() -> None:
+    plan = cs.filter(two_modules("lora"), exclude=["**.layers.1.**"])
+    cs.apply(plan, "out")
+    assert set(os.listdir("out")) == ADAPTER_FOLDER
+    assert cs.verify("out").ok
+    assert Path("out/adapter_config.json").read_bytes() == Path("lora/adapter_config.json").read_bytes()
+    model("m")
+    cs.apply(cs.lora_merge("m", "out"), "merged.safetensors")
+    merged, before = load_file("merged.safetensors"), load_file("m/model.safetensors")
+    assert [key for key in before if not torch.equal(before[key], merged[key])] == ["model.layers.0.mlp.weight"]
+
+
+@pytest.mark.parametrize("init", [False, "pissa", None])
+def test_an_adapter_that_peft_would_complete_with_other_values_does_not_stay_one(init: Any) -> None:
+    """PEFT draws both factors, or takes them from the base; or a module (None) lacks one of its factors."""
+    two_modules("lora", **({} if init is None else {"init_lora_weights": init}))
+    cs.apply(cs.filter("lora", exclude=["**.layers.1.**" if init is not None else "**.layers.1.mlp.lora_B"]), "out")
+    assert "adapter_config.json" not in os.listdir("out")
+
+
 def test_a_toolkit_s_configuration_is_said_not_to_go_along() -> None:
     Path("exp").mkdir()
     torch.save({"w": torch.ones(2)}, "exp/model.pth")
