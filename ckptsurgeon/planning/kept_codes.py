@@ -18,11 +18,11 @@ from ..tensors.encodings._agreement import QuantisedModule, disagreements
 from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.info import Encoded, Reshaped, TensorInfo
 from ..util.text import count, escape, listing
-from .mixed_layers import DECODED, any_layer
+from .mixed_layers import any_layer
 from .moved_rows import MovedRows, StoredWeight, moved_rows
 from .opaque_tensors import is_uncopied, opaque_error
 from .plan.coded_part import CodedPart
-from .plan.files import PlanSource
+from .plan.files import DECODED, PlanSource
 from .plan.plan import EqualKeys, Plan
 from .plan.step import STORED_ROWS, Input, Step
 from .transplant.select import without_names

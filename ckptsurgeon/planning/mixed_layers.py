@@ -10,12 +10,11 @@ from ..errors import PlanError
 from ..tensors.encodings._encoding import QuantisedTensors
 from ..tensors.encodings._methods import family
 from ..util.text import escape
+from .plan.files import DECODED
 from .plan.plan import Plan
 
-__all__ = ["DECODED", "any_layer", "check_mixed_layers", "stored_sources"]
+__all__ = ["any_layer", "check_mixed_layers", "stored_sources"]
 
-DECODED = " (decoded)"
-"""The suffix of the name of a source that is read decoded; the same source, read as stored, has no suffix."""
 GGUF = "GGUF"
 """The family of encodings that may be mixed, since its files contain the type of each tensor."""
 _NUMBER = re.compile(r"\.\d+(?=\.)")

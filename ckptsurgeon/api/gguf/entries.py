@@ -15,6 +15,7 @@ from ...formats.base.header import ExtraEntries
 from ...formats.ggml.values import BOOL, FLOAT32, INT32, TEXT, UINT32, Typed, kind_of, packed, parsed
 from ...formats.ggml.writer import FORMAT_KEY, RESERVED
 from ...planning.llama_cpp.names import ARCHITECTURES
+from ...planning.plan.files import given_sources
 from ...planning.plan.plan import Plan
 from ...tensors.dtypes import DTYPES
 from ...util.text import notes_about
@@ -56,7 +57,7 @@ def gguf_entries(plan: Plan, inputs: PlanInputs, options: OutputOptions) -> tupl
     given: Mapping[str, str] = plan.arguments.get("metadata") or {}
     check_given(given)
     source = _described_by(plan, inputs, given)
-    is_mixed = sum(bool(one.header.stored) for one in inputs.sources) > 1
+    is_mixed = sum(bool(one.header.stored) for one in inputs.sources[: len(given_sources(plan.sources))]) > 1
     planned = {key: said for key, said in plan.metadata.items() if key in given or not is_mixed}
     found = _of_source(replace(plan, metadata=planned), source, given) if source is not None else {}
     for key, said in planned.items():

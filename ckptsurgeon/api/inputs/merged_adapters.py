@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import CheckpointError
 from ...formats.base.header import FilePrint
-from ...planning.plan.files import ADAPTER_VERBS
+from ...planning.mixed_layers import stored_sources
+from ...planning.plan.files import ADAPTER_VERBS, given_sources
 from ...planning.plan.plan import Plan
 from ...planning.recipe import MergedAdapter, Recipe, folder_of_recipe
 from ...storage.read.local import ConsumedFile
@@ -59,13 +60,14 @@ def merged_adapters(plan: Plan, inputs: PlanInputs) -> tuple[MergedAdapter, ...]
     """
     if plan.verb in ADAPTER_VERBS:
         return ()
-    used = {index for step in plan.steps for index in (step.source, *(one.source for one in step.more))}
+    stored, number = stored_sources(plan), len(given_sources(plan.sources))
+    used = {stored[one.source] for step in plan.steps for one in step.inputs}
     adds = plan.verb == VERB
     found: list[MergedAdapter] = []
-    for index, one in enumerate(inputs.sources):
+    for index, one in enumerate(inputs.sources[:number]):
         if adds and index > 0:
             if not one.in_memory:
-                _add(found, _adapter(one, weights_of(plan.arguments, len(plan.sources) - 1)[index - 1]))
+                _add(found, _adapter(one, weights_of(plan.arguments, number - 1)[index - 1]))
         elif index in used:
             for old in _in_weights(one):
                 if adds or not any(_is_same(old, other) for other in found):
@@ -136,7 +138,7 @@ def _older(recipe: Recipe) -> list[MergedAdapter]:
     """Return the merged adapters from the sources of an older recipe, which has no list of merged adapters."""
     if recipe.verb != VERB:
         return []
-    rows = recipe.sources[1:]
+    rows = given_sources(recipe.sources)[1:]
     pairs = zip(rows, weights_of(recipe.arguments, len(rows)), strict=False)
     return [MergedAdapter(row.path, row.files, weight) for row, weight in pairs if row.path]
 

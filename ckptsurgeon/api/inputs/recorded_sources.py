@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...formats.base.header import FilePrint
-from ...planning.plan.files import PlanSource
+from ...planning.plan.files import PlanSource, given_sources
 from ...planning.recipe import Recipe, folder_of_recipe
 from ...util.text import escape
 from .stored_recipes import changed_tensor, stored_recipe, weights_of
@@ -60,7 +60,7 @@ def _is_made(made: Checkpoint, base: Checkpoint, recipe: Recipe) -> bool:
     if recipe.verb == "merge":
         named = [one for one in recipe.sources if one.name == recipe.arguments.get("base")]
         return any(_is_source_of(base, made, one) for one in named)
-    weights = weights_of(recipe.arguments, len(recipe.sources) - 1)
+    weights = weights_of(recipe.arguments, len(given_sources(recipe.sources)) - 1)
     adds = max(weights, default=1.0) > 0  # not if adapters are only subtracted, to undo their merge
     return recipe.verb == "lora merge" and adds and any(_is_source_of(base, made, one) for one in recipe.sources[:1])
 
@@ -74,7 +74,7 @@ def _is_source(source: Checkpoint, one: Checkpoint, recipe: Recipe) -> bool:
     if "recipe" in recipe.arguments:
         return False
     base = recipe.arguments.get("base")
-    rest = [each for each in recipe.sources if each.role == "source" and each.name != base]
+    rest = [each for each in given_sources(recipe.sources) if each.role == "source" and each.name != base]
     return any(_is_source_of(source, one, each) for each in rest)
 
 

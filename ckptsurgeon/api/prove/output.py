@@ -7,7 +7,7 @@ from contextlib import closing
 
 from ...analysis.prove.proof import DIFFERENT, EQUIVALENT, SAME, Proof
 from ...errors import CheckpointError, ConfigError, VerifyError
-from ...planning.plan.files import PlanSource
+from ...planning.plan.files import PlanSource, given_sources
 from ...planning.plan.plan import Plan
 from ...storage.read.uri import shown
 from ...util.text import count, escape
@@ -26,7 +26,7 @@ def check_provable(plan: Plan) -> None:
     """
     from .network import configuration_of
 
-    sources = [one for one in plan.sources if one.role == "source"]
+    sources = [one for one in given_sources(plan.sources) if one.role == "source"]
     if len(sources) != 1:
         raise ConfigError(
             f"a proof compares the output with exactly one source, but this plan has {count(len(sources), 'source')}.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +11,12 @@ from ...formats.base.header import FilePrint
 from ...util.brief import Brief
 from .compute import text, truth
 
-__all__ = ["ADAPTER_VERBS", "FilePrint", "PlanCompanion", "PlanSource", "PlanTarget"]
+__all__ = ["ADAPTER_VERBS", "DECODED", "FilePrint", "PlanCompanion", "PlanSource", "PlanTarget", "given_sources"]
 
 ADAPTER_VERBS = ("lora extract", "lora concat", "lora convert", "lora resize")
 """The verbs whose output is an adapter."""
+DECODED = " (decoded)"
+"""The suffix of the name of a source that is read decoded; the same source, read as stored, has no suffix."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,6 +63,12 @@ class PlanSource(Brief):
             _file_prints(row["files"]), text(row["role"]), tuple(map(dict, row.get("operations", ()))),
             truth(row.get("memory", False)), _file_prints(row.get("beside", ())),
         )  # fmt: skip
+
+
+def given_sources(sources: Sequence[PlanSource]) -> list[PlanSource]:
+    """Return the sources that the user gave: all but decoded copies, which come after all others."""
+    names = {one.name for one in sources}
+    return [one for one in sources if not (one.name.endswith(DECODED) and one.name.removesuffix(DECODED) in names)]
 
 
 @dataclass(frozen=True, repr=False)

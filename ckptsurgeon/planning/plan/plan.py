@@ -19,7 +19,7 @@ from ...util.notebook import InNotebooks
 from ...util.text import count, listing
 from .check import Costs, check_plan
 from .compute import text
-from .files import PlanSource, PlanTarget
+from .files import PlanSource, PlanTarget, given_sources
 from .rows import VocabularyRows, rows_of_each
 from .step import CLASSES, Step, read_step, step_json, step_texts
 
@@ -77,7 +77,7 @@ class Plan(InNotebooks):
     inputs: object = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
-        names = [source.name for source in self.sources if source.role == "source"]
+        names = [source.name for source in given_sources(self.sources) if source.role == "source"]
         return f"<Plan {self.verb} of {listing(names, 3, where='') or 'nothing'}: {self.summary()}>"
 
     @property
