@@ -260,7 +260,7 @@ def _edit(
         )
         plan = with_row_order_said(plan, [checkpoint], {}) if verb == "rename" else plan
         plan = in_float32(plan) if changed.is_gguf else plan
-        check_codes(plan, [checkpoint.codes])
+        check_codes(plan, [checkpoint.codes_before_operations])
         plan = with_possible_codes_said(plan, [checkpoint.codes])
         check_settings(plan, [checkpoint])
         plan = with_left_out_said(with_settings(plan, [checkpoint]), checkpoint)

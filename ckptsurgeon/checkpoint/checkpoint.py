@@ -13,7 +13,7 @@ from ..formats.base.header import FilePrint, Header
 from ..formats.base.sharded_writer import shards_of
 from ..storage.read._memory import MemoryFile
 from ..storage.read.base import File, Folder
-from ..tensors.encodings._encoding import QuantisedTensors
+from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.encodings._find import find_codes
 from ..tensors.info import Storage, TensorInfo
 from ..tensors.odd_scales.collected import OddScales
@@ -61,6 +61,8 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     is the folder of the file; ``folder`` is the same folder if the file has a usual name of model weights, else None.
     If this checkpoint has decoded weights, ``stored`` is the checkpoint with the codes from which they are decoded;
     else None. ``odd_scales`` collects the quantised tensors whose scales were found to be odd when they were decoded.
+    ``operated_parts`` maps keys of tensors that are, or were made by operations from, stored parts of quantised tensors
+    to these quantised tensors of the file.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         self.root = root.path
         self.passed = tuple(other.path for other in passed)
         self.stored: Checkpoint | None = None
+        self.operated_parts: Mapping[str, QuantisedTensor] = {}
         self._is_lent = False
         self._tensors = self._in_files = tensors_of(root)
         check_keys(path, self._tensors)
@@ -227,6 +230,19 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
     def codes(self) -> QuantisedTensors:
         """The quantised tensors: the stored parts of each tensor, and how to decode them."""
         return find_codes(self._shown, lambda: self.quantisation, lambda: self.elsewhere)
+
+    @property
+    def codes_before_operations(self) -> QuantisedTensors:
+        """``codes`` if no operation used parts of quantised tensors; else ``by_key`` has the file's tensors for these.
+
+        An operation may change a part so that the quantised tensor is not recognised any more.
+        """
+        if not self.operated_parts:
+            return self.codes
+        originals = {id(one): one for one in self.operated_parts.values()}
+        return QuantisedTensors(
+            (*self.codes.tensors, *originals.values()), {**self.codes.by_key, **self.operated_parts}
+        )
 
     @cached_property
     def quant_states(self) -> Mapping[str, Mapping[str, Any]]:

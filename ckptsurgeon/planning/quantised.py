@@ -14,13 +14,13 @@ from ..tensors.encodings._find import find_codes
 from ..tensors.encodings._parts import UNCODED
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
+from .operations.operation import COPIED, QUANTISED_NOW
 from .plan.plan import Plan
 from .plan.step import STORED_ROWS, Input, Step
 from .quantised_error import QuantisedError, dequantise
 from .transplant.select import Selection, SourceView
 
 __all__ = [
-    "QUANTISED_NOW",
     "check_codes",
     "check_decoded",
     "check_replaced",
@@ -28,9 +28,6 @@ __all__ = [
     "computing",
     "refuse_codes",
 ]
-
-QUANTISED_NOW = "quantize to "
-"""The beginning of ``Step.operation`` for a step that quantises a weight, and so does not compute with codes."""
 
 
 @dataclass
@@ -69,12 +66,13 @@ def _carried(plan: Plan, sources: Sequence[QuantisedTensors]) -> list[_CarriedCo
             coded = sources[one.source].by_key.get(one.key)
             if coded is not None and not (step.key == one.key and coded.codes in anew):  # settings beside new codes
                 entry = found.setdefault(id(coded), _CarriedCodes(plan.sources[one.source].name, coded))
-                entry.names.setdefault(_ending(coded, one.key), []).append(step.key)
+                part = _part(coded, one.key, step)
+                entry.names.setdefault(_ending(coded, part), []).append(step.key)
                 doing = computation(plan.verb, step, one)
-                if doing and one.key != coded.codes:
-                    doing = f"{doing} of its {_ending(coded, one.key).rpartition('.')[2]}"
+                if doing and part != coded.codes:
+                    doing = f"{doing} of its {_ending(coded, part).rpartition('.')[2]}"
                 if doing and (
-                    id(coded) not in computed or one.key == coded.codes
+                    id(coded) not in computed or part == coded.codes
                 ):  # prefer the operation on the codes themselves
                     computed[id(coded)] = (entry.source, coded, doing)
     if computed:
@@ -83,6 +81,11 @@ def _carried(plan: Plan, sources: Sequence[QuantisedTensors]) -> list[_CarriedCo
             remedy = f"Leave --dtype out, so that codes are copied as they are, or {remedy[0].lower()}{remedy[1:]}"
         raise computing(list(computed.values()), remedy)
     return list(found.values())
+
+
+def _part(coded: QuantisedTensor, key: str, step: Step) -> str:
+    """Return the part of ``coded`` that has the key ``key``, or from which operations made the tensor ``key``."""
+    return key if key in coded.keys else next((one for one in step.made_of if one in coded.keys), coded.keys[0])
 
 
 def _ending(coded: QuantisedTensor, key: str) -> str:
@@ -98,7 +101,7 @@ def computation(verb: str, step: Step, one: Input) -> str:
         return step.rule or verb
     if step.dtype != one.dtype:
         return f"a cast from {one.dtype} to {step.dtype}"
-    if step.operation and not step.operation.startswith(QUANTISED_NOW):
+    if step.operation and not step.operation.startswith((QUANTISED_NOW, COPIED)):
         return f"the operation {step.operation}"
     return ""
 

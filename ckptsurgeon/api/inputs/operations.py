@@ -11,6 +11,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...errors import ConfigError, PatternError
 from ...planning.keys.renaming import RULESETS
 from ...planning.operations.conversions import CONVERSIONS
+from ...planning.operations.operated_parts import operated_parts
 from ...planning.operations.operation import parse_operations
 from ...planning.operations.perform import DerivedSource, perform
 from ...storage.small_files import read_text
@@ -55,10 +56,12 @@ def operate(checkpoints: Sequence[Checkpoint], rows: Sequence[Mapping[str, Any]]
 
 
 def _operated(checkpoint: Checkpoint, result: DerivedSource) -> OperatedCheckpoint:
+    """Return the checkpoint after operations; ``result`` has their tensors, ``checkpoint`` is the one before."""
     after = checkpoint.holding(result.tensors)
     left = (key for key in after.codes.by_key if after[key].dtype not in BLOCKS)  # blocks of GGUF need no settings
     if any("dequantize" in row for row in result.rows) and not any(left):
         after = checkpoint.holding(result.tensors, decoded=True)
+    after.operated_parts = operated_parts(checkpoint, checkpoint.codes, result) if result.by else {}
     return OperatedCheckpoint(after, checkpoint, result)
 
 

@@ -121,7 +121,7 @@ def lora_extract(
                 *swapped_notes(ours, theirs), *unrelated_notes(theirs, [ours]),
             ],
         )  # fmt: skip
-        check_codes(plan, [one.codes for one in opened])
+        check_codes(plan, [one.codes_before_operations for one in opened])
         plan = with_possible_codes_said(plan, [one.codes for one in opened])
         plan = with_config_said(plan, folders, 1)
         beside = (

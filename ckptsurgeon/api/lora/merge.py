@@ -113,7 +113,7 @@ def lora_merge(
         sampled = *large_change_notes(plan, opened), *magnitude_notes(plan, opened)
         plan = replace(plan, notes=(*plan.notes, *merged, *sampled))
         plan, opened[:] = keeping_codes(plan, opened, encoding, dtype=options.dtype)
-        check_codes(plan, [one.codes for one in opened])
+        check_codes(plan, [one.codes_before_operations for one in opened])
         plan = with_possible_codes_said(plan, [one.codes for one in opened])
         plan = with_settings(plan, opened, 0)
         inputs = PlanInputs(tuple(opened), None, tuple(path for _, path in views if path), memory=most)

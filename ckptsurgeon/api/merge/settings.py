@@ -93,7 +93,7 @@ class MergeRequest:
         Raises PlanError if the plan would use codes of quantised tensors as numbers, decode them with wrong settings,
         or mix encodings.
         """
-        check_codes(plan, [one.codes for one in opened])
+        check_codes(plan, [one.codes_before_operations for one in opened])
         plan = with_possible_codes_said(plan, [one.codes for one in opened])
         check_settings(plan, opened, donor)
         check_mixed_layers(plan, [one.codes for one in opened], donor, opened[donor])

@@ -246,7 +246,7 @@ def _planned(
             plan, held = keeping_codes(plan, read, encoding, owner or 0, dtype=options.dtype)
         opened[len(specs) :] = held[len(specs) : len(opened)]
         wanted = opened[-1].codes if owner is not None else wanted
-        check_codes(plan, [one.codes for one in held], wanted)
+        check_codes(plan, [one.codes_before_operations for one in held], wanted)
         plan = with_possible_codes_said(plan, [one.codes for one in held])
         quantised_by = (config or {}).get("quantization_config")
         if any(one.codes for one in held):

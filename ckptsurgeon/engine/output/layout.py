@@ -14,9 +14,9 @@ from ...formats.base.header import ExtraEntries, IndexFile, OutputLayout, OutTen
 from ...formats.base.sharded_writer import split_shards
 from ...formats.base.spread import SpreadLayout
 from ...formats.base.untrusted import most_segments
+from ...planning.operations.operation import QUANTISED_NOW
 from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
-from ...planning.quantised import QUANTISED_NOW
 from ...storage.read.uri import scheme_of
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape

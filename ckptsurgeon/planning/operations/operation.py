@@ -21,7 +21,17 @@ from ...util.text import brief_repr, escape
 from ..keys.pattern import KeyPattern
 from ..keys.rules import Rule, target_rule, target_rules
 
-__all__ = ["ALL", "JOINING", "MIXTURES", "Operation", "groups_of", "indices_of", "parse_operations"]
+__all__ = [
+    "ALL",
+    "COPIED",
+    "JOINING",
+    "MIXTURES",
+    "QUANTISED_NOW",
+    "Operation",
+    "groups_of",
+    "indices_of",
+    "parse_operations",
+]
 
 MOST = 10_000
 """The largest number of operations, and of numbers in a constant."""
@@ -182,6 +192,10 @@ JOINING = ("concat", "stack", "add", "mean")
 """Operations that make one tensor from several tensors."""
 SEVERAL = (*JOINING, "quantize")
 """Operations that accept a list of patterns."""
+COPIED = "copy "
+"""The beginning of the text of an operation that only copies tensors to other names."""
+QUANTISED_NOW = "quantize to "
+"""The beginning of the text of an operation that quantises weights, and so does not compute with codes."""
 INDEX = "i"
 """The placeholder ``{i}`` in the target of an unstack: the index of each new tensor."""
 

@@ -186,7 +186,7 @@ def _put_in_place(result: DerivedSource, operation: Operation, made: Made) -> No
             if key in result.by:
                 after.by[key] = result.by[key]
         elif key in first:
-            by = _made_by(result, said, first[key])
+            by = _made_by(result, said, first[key], is_copy=operation.verb == "copy")
             for name, one in made[first[key]].items():
                 _put(after, name, one, operation, of=next(iter(by.of), name))
                 after.by[name] = by
@@ -223,14 +223,16 @@ def _once(made: Made, tensors: Mapping[str, TensorInfo]) -> Made:
     return made
 
 
-def _made_by(result: DerivedSource, operation: str, inputs: tuple[str, ...]) -> Derivation:
+def _made_by(result: DerivedSource, operation: str, inputs: tuple[str, ...], *, is_copy: bool) -> Derivation:
+    """Return how a tensor is made; a copy of a tensor that operations made is made by their last, not by ``copy``."""
     if result.by.keys().isdisjoint(inputs):
         return Derivation(operation, tuple(dict.fromkeys(inputs)), 1)
     before = [result.by.get(key, Derivation("", (key,), 0)) for key in inputs]
     depth = 1 + max(one.depth for one in before)
     if depth > DEPTH:
         raise PlanError(f"{operation}: more than {DEPTH} operations follow each other on {escape(inputs[0])}.")
-    return Derivation(operation, tuple(dict.fromkeys(key for one in before for key in one.of)), depth)
+    last = before[0].operation if is_copy else operation
+    return Derivation(last, tuple(dict.fromkeys(key for one in before for key in one.of)), depth)
 
 
 def _put(after: DerivedSource, key: str, info: TensorInfo, operation: Operation, *, of: str) -> None:

@@ -1,0 +1,46 @@
+"""Finds out what became of the stored parts of quantised tensors (codes, scales and so on) that operations used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ...tensors.composition import is_decoded
+from ...tensors.dtypes import BLOCKS
+from ...tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
+from ...tensors.info import TensorInfo
+from ...util.text import escape
+from ..quantised_error import QuantisedError
+from .operation import QUANTISED_NOW
+from .perform import DerivedSource
+
+__all__ = ["operated_parts"]
+
+
+def operated_parts(
+    source: Mapping[str, TensorInfo], codes: QuantisedTensors, derived: DerivedSource
+) -> dict[str, QuantisedTensor]:
+    """Return each quantised tensor of which operations copied, changed or used a part, by all keys that it has now.
+
+    ``source`` has the stored tensors and ``codes`` its quantised tensors; ``derived`` are the tensors after the
+    operations. A key of the result is the key of an unchanged part, or of a tensor that was made from parts. Decoded
+    weights are not in the result, nor blocks of GGUF, which contain their own scales.
+
+    Raises QuantisedError if a part was rounded to codes itself.
+    """
+    found: dict[str, QuantisedTensor] = {}
+    for key, by in derived.by.items() if codes else ():
+        for part in by.of:
+            coded = codes.by_key.get(part)
+            if coded is not None and source[part].dtype not in BLOCKS and not is_decoded(derived.tensors[key]):
+                if by.operation.startswith(QUANTISED_NOW):
+                    raise QuantisedError(
+                        f"{by.operation}: {escape(part)} is a part of the tensor {escape(coded.name)}, which is "
+                        f"quantised ({coded.method}): rounding it would change what the codes stand for.",
+                        hint=f"Leave the tensor out, or put an operation - dequantize: {escape(coded.name)} before it.",
+                    )
+                found.setdefault(key, coded)
+    for coded in {id(one): one for one in found.values()}.values():
+        for part in coded.keys:
+            if derived.tensors.get(part) is source[part]:
+                found[part] = coded
+    return found
