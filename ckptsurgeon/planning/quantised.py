@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from ..errors import PlanError
 from ..tensors.encodings._encoding import NO_CODES, QuantisedTensor, QuantisedTensors
 from ..tensors.encodings._find import find_codes
+from ..tensors.encodings._methods import UNKNOWN
 from ..tensors.encodings._parts import UNCODED
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
@@ -159,7 +160,12 @@ def _fit_by_name(one: _CarriedCodes) -> bool:
 
 
 def _found_again(one: _CarriedCodes, steps: Mapping[str, Step]) -> bool:
-    """Return whether the codes and scales, under their new names, are recognised as one tensor of the same encoding."""
+    """Return whether the codes and scales, under their new names, are recognised as one tensor of the same encoding.
+
+    An unknown encoding is recognised only by the names that its parts have, so these must stay.
+    """
+    if one.coded.method.startswith(UNKNOWN):
+        return False
     keys = [key for names in one.names.values() for key in names]
     codes = find_codes({key: TensorInfo(steps[key].dtype, steps[key].shape) for key in keys})
     return [(made.method, set(made.keys)) for made in codes.tensors] == [(one.coded.method, set(keys))]
