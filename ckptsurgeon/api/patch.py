@@ -13,7 +13,7 @@ from ..analysis.patch import Patch, described
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint
 from ..checkpoint.seen_zeros import seen_zero_notes
-from ..errors import CheckpointError, ConfigError, OutputError
+from ..errors import CheckpointError, ConfigError, OutputError, PlanError
 from ..planning.keys.pattern import KeyPattern
 from ..planning.keys.pattern_hints import matched
 from ..planning.plan.files import PlanTarget
@@ -22,7 +22,7 @@ from ..storage.write.folders import staged_folder
 from ..storage.write.locking import output_lock
 from ..storage.write.output_checks import check_output, check_space, identities
 from ..storage.write.staging import StagedFile, staged_file
-from ..util.text import escape, listing
+from ..util.text import count, escape, listing
 from .inputs.argument_types import Path, Patterns, Progress, checked
 
 if TYPE_CHECKING:
@@ -56,10 +56,12 @@ def make_patch(
     one size for each matrix instead, and trains it.) The patch then makes files that differ from ``new`` in these
     tensors. Only matrices of bfloat16, float16 or float32 with the dtype and shape of the old matrix are approximated.
     A block is stored exactly if its signs would take more than half of the space of the exact changes. ``exact``
-    selects tensors that are stored exactly although ``signs`` selects them.
+    selects tensors that are stored exactly although ``signs`` selects them. The codes and scales of quantised weights
+    are always stored exactly; a note says how many ``signs`` selects.
 
-    Raises what ``open_checkpoint`` raises, PatternError for a pattern that matches nothing, ConfigError without the
-    package zstandard, OutputError if the patch cannot be written.
+    Raises what ``open_checkpoint`` raises, PatternError for a pattern that matches nothing, PlanError if ``signs``
+    selects only parts of quantised weights, ConfigError without the package zstandard, OutputError if the patch cannot
+    be written.
     """
     from ..engine.patch.make import make_patch as make
     from ..engine.patch.new_files import folders_in
@@ -79,6 +81,8 @@ def make_patch(
         file = stack.enter_context(staged_file(path, None, force=force))
         writer = PatchWriter(file)
         chosen, notes = _approximated(after, _listed(signs), _listed(exact))
+        chosen, exactly = _without_quantised(chosen, before, after)
+        notes += exactly
         index = make(
             (before, os.fspath(old)), (after, os.fspath(new)), writer, level=level, signs=chosen, progress=progress
         )
@@ -125,6 +129,30 @@ def _approximated(new: Checkpoint, signs: Sequence[str], exact: Sequence[str]) -
         notes += said
         owners.append({new.ties.get(key, key) for hit in hits for key in hit})
     return {key for key in keys if new.ties.get(key, key) in owners[0] - owners[1]}, notes
+
+
+def _without_quantised(chosen: set[str], old: Checkpoint, new: Checkpoint) -> tuple[set[str], list[str]]:
+    """Return the keys of ``chosen`` that store no quantised weight in either checkpoint, and a note on the others.
+
+    Raises PlanError if no key is left. A scale multiplies many codes, and codes may be packed into floats: none of them
+    may be approximated as if it were a weight.
+    """
+    parts = {**old.codes.by_key, **new.codes.by_key}
+    coded = {key: parts[key] for key in new if key in chosen and key in parts}
+    if not coded:
+        return chosen, []
+    names = list(dict.fromkeys(one.name for one in coded.values()))
+    if len(coded) == len(chosen):
+        methods = listing(list(dict.fromkeys(one.method for one in coded.values())), where="")
+        raise PlanError(
+            f"the patterns select only parts of quantised weights ({methods}), which are codes and scales, and not "
+            f"weights: {listing(names, 3)}.",
+            hint="Leave --signs out, or select other tensors: quantised weights are stored exactly.",
+            details=list(coded),
+        )
+    are, them = ("is", "it") if len(names) == 1 else ("are", "them")
+    said = f"{count(len(names), 'quantised weight')} {are} stored exactly, although the patterns select {them}"
+    return chosen - coded.keys(), [f"{said}: {listing(names, 3)}"]
 
 
 def _files_of(checkpoint: Checkpoint) -> Iterator[tuple[int, int]]:

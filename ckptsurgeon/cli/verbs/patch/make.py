@@ -14,7 +14,8 @@ HELP = """Store what changed between two checkpoints in a small file, bit for bi
 
 The patch contains only data that OLD does not have: for tensors that differ, the compressed XOR with the old tensor;
 new tensors and files as they are. `ckpt patch apply OLD PATCH -o NEW` makes the same files again. With --signs, a
-change of a weight takes one bit, and the files that are made differ from NEW; the errors are shown.
+change of a weight takes one bit, and the files that are made differ from NEW; the errors are shown. Quantised weights
+are always stored exactly.
 """
 EXAMPLES = """\b
 Examples:
@@ -23,8 +24,8 @@ Examples:
   ckpt patch make step1000.safetensors step2000.safetensors -o 2000.ckptpatch
 
 \b
-Exit status: 2 a bad option, or the package zstandard is missing; 3 an input is missing or damaged; 5 the patch cannot
-be written.
+Exit status: 2 a bad option, or the package zstandard is missing; 3 an input is missing or damaged; 4 --signs selects
+only quantised weights; 5 the patch cannot be written.
 """
 
 
