@@ -1092,6 +1092,30 @@ MUTANTS = (
         "api/inputs/test_merged_adapters.py",
     ),
     Mutant(
+        "the decoded copy of a quantised base is not one of the merged adapters",
+        "    for index, one in enumerate(inputs.sources[:number]):",
+        "    for index, one in enumerate(inputs.sources):",
+        "api/inputs/test_decoded_copies.py",
+    ),
+    Mutant(
+        "operations on parts of quantised tensors are refused if nothing of the result looks quantised",
+        "        if not self.operated_parts:",
+        "        if self.operated_parts is not None:",
+        "api/inputs/test_operated_parts.py",
+    ),
+    Mutant(
+        "a part of an unknown encoding is not renamed apart from the rest",
+        "    if one.coded.method.startswith(UNKNOWN):",
+        "    if not one.coded.method:",
+        "tensors/encodings/test_apart_by_name.py",
+    ),
+    Mutant(
+        "codes and scales are stored exactly in a patch with signs",
+        "    return chosen - coded.keys(), [",
+        "    return chosen, [",
+        "api/test_patch_quantised.py",
+    ),
+    Mutant(
         "a recipe of other weights is not believed",
         "if _checksum(stored, info) != crc:",
         "if _checksum(stored, info) < 0:",

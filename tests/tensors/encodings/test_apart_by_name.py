@@ -9,7 +9,7 @@ import pytest
 import ckptsurgeon as cs
 
 from ...helpers.quantised import Quantised
-from ...helpers.zoo import ZOO
+from ...helpers.zoo import BY_NAME, ZOO
 
 NAMES = ("xx", "scale_of_weights", "y_scale", "weight_sc", "qq_zeros")
 
@@ -43,3 +43,9 @@ def test_a_module_is_renamed_with_all_its_parts(quantised: Quantised, tmp_path: 
     if is_module:
         plan = cs.rename(folder, map=rules)
         assert len([step for step in plan.steps if "_again" in step.key]) >= len(keys)
+
+
+def test_a_scale_is_not_found_by_its_shape(tmp_path: Path) -> None:
+    folder = BY_NAME["int8-tensorrt"].folder(tmp_path / "a")
+    with pytest.raises(cs.PlanError, match=r"no longer have matching names: .*weights_scaling_factor to .*\.xx"):
+        cs.rename(folder, map=["**.weights_scaling_factor=**.xx"])
