@@ -30,7 +30,7 @@ SHAPES = {
 def tuned_models() -> None:
     """Write the folders base, math and code: configuration, tokeniser, weights."""
     torch.manual_seed(0)
-    base = {key: torch.randn(shape) / 50 for key, shape in SHAPES.items()}
+    base = {key: torch.randn(shape) / 50 + (len(shape) == 1) for key, shape in SHAPES.items()}  # norms are around 1
     tokenizer = {"model": {"type": "BPE", "vocab": {f"t{row}": row for row in range(256)}, "merges": []}}
     for name in ("base", "math", "code"):
         Path(name).mkdir()
