@@ -106,7 +106,7 @@ class Subject:
     are both stored, although the configuration ties them. ``embeddings`` are the keys of token embeddings, ``heads``
     the keys of their output layers. ``tokens`` is the number of tokens, 0 if it is not known. ``names`` are the tokens
     in the order of their rows, () if this order is not known. ``padding`` is the row of the padding token, None if
-    another token has the same id.
+    another token has the same id. ``kind`` is the ``model_type`` of transformers; "" if it is not known.
 
     ``checksums`` is the number of records with a stored checksum. ``bad_checksums`` are the names of the records whose
     bytes do not match their checksum. ``recipe`` is the comparison with the checksums in ckptsurgeon's recipe.
@@ -135,6 +135,7 @@ class Subject:
     tokens: int = 0
     names: tuple[str, ...] = field(default=(), repr=False)
     padding: int | None = None
+    kind: str = ""
     checksums: int = 0
     bad_checksums: tuple[str, ...] = ()
     recipe: RecipeSums = field(default_factory=RecipeSums)

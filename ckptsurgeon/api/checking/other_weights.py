@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
+from typing import TypeAlias
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint
@@ -25,6 +26,8 @@ COPIES = (
 )  # fmt: skip
 """Pairs of weight files with the same weights, of which libraries load only one; each file may have an index."""
 INDEX = ".index.json"
+Content: TypeAlias = tuple[str, tuple[int, ...], bytes]
+"""The dtype and the shape of a tensor, and some bytes of its middle."""
 TENSORS, BYTES = 64, 4096
 """How many tensors are compared, and how many bytes in the middle of each, at most."""
 
@@ -35,7 +38,8 @@ def other_weight_notes(checkpoint: Checkpoint, folder: Folder) -> Iterator[str]:
     transformers loads model.safetensors, but older versions and other programs load pytorch_model.bin. Tensors that are
     in both copies are compared: their shapes, and, if dtype and shape are the same, some of their values. A copy in
     another precision has no note. If most keys are in both copies, floats that only one has are noted, too, except
-    buffers, and weights that equal another one in their copy, since they may be tied.
+    buffers, weights that equal another one in their copy (they may be tied), and those that the other copy has under
+    another name.
     """
     read = {file.name for file in checkpoint.header.files}
     if scheme_of(checkpoint.path) or not read:
@@ -46,11 +50,22 @@ def other_weight_notes(checkpoint: Checkpoint, folder: Folder) -> Iterator[str]:
             shared = sorted(ours & theirs)
             differing = [key for key in shared if checkpoint[key].shape != other[key].shape]
             differing += [key for key in _spread(checkpoint, other, shared) if _differ(checkpoint, other, key)]
-            lone = [*_lone(checkpoint, ours - theirs, shared), *_lone(other, theirs - ours, shared)]
+            mine, its = (
+                {key: _content(one, key) for key in _lone(one, keys, shared)}
+                for one, keys in ((checkpoint, ours - theirs), (other, theirs - ours))
+            )
+            lone = [_without_values(mine, {*its.values()}), _without_values(its, {*mine.values()})]
             said = [f"{count(len(differing), 'tensor')} {_are(differing, 'differs', 'differ')}: {listing(differing)}"]
-            said += [f"{count(len(lone), 'tensor')} {_are(lone, 'is', 'are')} in one of them only: {listing(lone)}"]
-            if some := [one for one, keys in zip(said, (differing, lone), strict=True) if keys]:
+            said += [
+                f"{count(len(keys), 'tensor')} {_are(keys, 'is', 'are')} only in {file}: {listing(keys)}"
+                for keys, file in zip(lone, (_named(read), escape(name)), strict=True)
+            ]
+            if some := [one for one, keys in zip(said, (differing, *lone), strict=True) if keys]:
                 yield f"{escape(name)} {OTHER_WEIGHTS} {_named(read)}: {'; '.join(some)}"
+
+
+def _without_values(contents: Mapping[str, Content], values: Container[Content]) -> list[str]:
+    return [key for key, content in contents.items() if content not in values]
 
 
 def _are(keys: list[str], one: str, several: str) -> str:
@@ -67,8 +82,8 @@ def _lone(checkpoint: Checkpoint, keys: set[str], shared: list[str]) -> list[str
     ]  # fmt: skip
     forms = {_form(checkpoint[key]) for key in weights}
     alike = [key for key in shared if checkpoint[key].is_plain and _form(checkpoint[key]) in forms]
-    same = {(_form(checkpoint[key]), _middle(checkpoint, checkpoint[key])) for key in alike}
-    return [key for key in weights if (_form(checkpoint[key]), _middle(checkpoint, checkpoint[key])) not in same]
+    same = {_content(checkpoint, key) for key in alike}
+    return [key for key in weights if _content(checkpoint, key) not in same]
 
 
 def _copies(read: set[str], folder: Folder) -> Iterator[str]:
@@ -88,6 +103,10 @@ def _spread(one: Checkpoint, other: Checkpoint, keys: list[str]) -> list[str]:
     """Return some of the keys of tensors that have the same dtype and shape in both checkpoints, evenly spread."""
     alike = [key for key in keys if _form(one[key]) == _form(other[key]) and one[key].is_plain and other[key].is_plain]
     return alike[:: len(alike) // TENSORS + 1]
+
+
+def _content(checkpoint: Checkpoint, key: str) -> Content:
+    return *_form(checkpoint[key]), _middle(checkpoint, checkpoint[key])
 
 
 def _form(info: TensorInfo) -> tuple[str, tuple[int, ...]]:

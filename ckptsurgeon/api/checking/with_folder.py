@@ -65,6 +65,7 @@ def with_folder(subject: Subject, checkpoint: Checkpoint, base: CheckpointLike |
         tokens=tokens.tokens if tokens is not None else 0,
         names=_names(folder),
         padding=_padding(folder.config),
+        kind=str(folder.config.get("model_type", "")),
         has_configuration=_has_configuration(folder),
         card=_card(checkpoint, folder),
         adapter=_adapter(checkpoint, folder, base),

@@ -111,6 +111,8 @@ def _can_lack(folder: ModelFolder, left: Sequence[str], plan: Plan) -> bool:
         return False
     if settings.get("init_lora_weights", True) not in (True, "gaussian"):
         return False
+    if not all(FACTOR in key for key in left):  # whole modules and biases: the base's are loaded, or new ones
+        return False
     kept = {step.key.partition(FACTOR)[0] for step in plan.steps if FACTOR in step.key}
     return bool(kept) and kept.isdisjoint(key.partition(FACTOR)[0] for key in left)
 

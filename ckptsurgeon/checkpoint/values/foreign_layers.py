@@ -29,8 +29,9 @@ WIDTH = 128
 """The fewest hidden units: by chance, the correlation of two unrelated layers of this width is up to 0.22."""
 VARIES = 0.01
 """A norm is compared if its standard deviation is above this share of its root mean square."""
-LAYERS, LAYERS_ALONE, PARTS = 2, 3, 3
-"""The fewest successive layers of a network, also if there is only one norm in each layer; and the most such parts."""
+LAYERS, LAYERS_ALONE, SHARE, PARTS = 2, 3, 1 / 4, 3
+"""The fewest successive layers of a network, also if there is only one norm in each layer; the smallest share of all
+layers, since the first or last few of a large network may be unlike the others; and the most such parts."""
 
 
 class _Borders(NamedTuple):
@@ -61,7 +62,7 @@ def foreign_layer_notes(weights: Mapping[str, Sequence[float]], tensors: Mapping
             continue
         fewest = LAYERS if len(found) > 1 else LAYERS_ALONE
         parts = [[number for number in numbers if begin <= number < end] for begin, end in _ranges(first)]
-        if min(map(len, parts)) >= fewest:
+        if min(map(len, parts)) >= max(fewest, SHARE * len(numbers)):
             within, across = min(one.within for one in borders), max(one.across for one in borders)
             yield (
                 f"the weights of norms of successive layers correlate with each other (by {within:.2f} or more) in "
@@ -84,6 +85,7 @@ def _stacks(weights: Mapping[str, Sequence[float]], tensors: Mapping[str, Tensor
         widths[template].add(tensors[key].numel)
         if unit := _unit(values):
             roles[template][number] = unit
+    roles = {one: layers for one, layers in roles.items() if max(layers) - min(layers) < len(layers)}  # successive ones
     stacks: dict[str, list[tuple[int, _Layers]]] = defaultdict(list)
     for template, layers in roles.items():
         if len(widths[template]) == 1:

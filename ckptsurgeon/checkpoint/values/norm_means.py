@@ -26,7 +26,14 @@ NEGATIVE, ABOVE = 0.2, 0.97
 In trained networks, hardly any weight by which a norm multiplies is negative, so that w is above -1."""
 NORMS, VALUES = 4, 256
 """The fewest norms for a note on all of them, and how many values of a norm are looked at, at most."""
-WITHOUT_ONE = "perhaps the 1 was not added to them that Gemma's norms add"
+WITHOUT_ONE = "perhaps the 1 was not added to them that Gemma's norms add, or they are differences between two models"
+ADDS_ONE = frozenset((
+    "gemma", "gemma2", "gemma3", "gemma3_text", "gemma3n", "gemma3n_text", "nemotron", "paligemma", "qwen3_5",
+    "qwen3_next", "recurrent_gemma", "shieldgemma2", "t5gemma", "vaultgemma",
+))  # fmt: skip
+"""Each ``model_type`` of transformers whose norms multiply by 1 + w, as far as known."""
+TINY, HUGE = 1e-30, 1e30
+"""Norms whose largest value is outside this range are not looked at: squares would become 0 or infinite."""
 TIMES_WEIGHT = frozenset((
     "deepseek_v2", "deepseek_v3", "granite", "llama", "mistral", "mixtral", "olmo2", "phi3", "qwen2", "qwen2_moe",
     "qwen3", "qwen3_moe", "smollm3",
@@ -42,15 +49,23 @@ TIMES_WEIGHT_IN_GGUF = frozenset((
 the weights of Gemma, Gemma 2, Gemma 3 and Qwen3-Next (``convert_hf_to_gguf.py``)."""
 
 
-def around_zero_notes(weights: Weights) -> Iterator[str]:
-    """Yield a note if norms of some layers have values around 0, unlike those of other layers."""
-    odd = norms_around_zero({key: _figures(values[:VALUES]) for key, values in weights.items() if any(values[:VALUES])})
+def around_zero_notes(weights: Weights, kind: str) -> Iterator[str]:
+    """Yield a note if norms of some layers have values around 0, unlike those of other layers.
+
+    ``kind`` is the ``model_type`` of transformers; "" for llama.cpp, which always multiplies by the stored weights.
+    """
+    some = {key: values[:VALUES] for key, values in weights.items() if TINY < _largest(values[:VALUES]) < HUGE}
+    odd = norms_around_zero({key: _figures(values) for key, values in some.items()}, kind)
     if odd:
         has = "has" if len(odd) == 1 else "have"
         yield (
             f"{count(len(odd), 'norm')} {has} values around 0, but in other layers such norms have "
             f"about equal values: perhaps the bytes are those of other tensors: {listing(odd)}"
         )
+
+
+def _largest(values: Sequence[float]) -> float:
+    return max(map(abs, values))
 
 
 def _figures(values: Sequence[float]) -> tuple[float, float]:
@@ -66,11 +81,14 @@ def _figures(values: Sequence[float]) -> tuple[float, float]:
     return sum(most) / len(most), rms or 1.0
 
 
-def norms_around_zero(figures: Mapping[str, tuple[float, float]]) -> list[str]:
+def norms_around_zero(figures: Mapping[str, tuple[float, float]], kind: str = "") -> list[str]:
     """Return the keys of norms with values around 0, unlike those of other layers.
 
-    ``figures`` has the mean and the root mean square (above 0) of each norm, by key, in the order of the layers.
+    ``figures`` has the mean and the root mean square (above 0) of each norm, by key, in the order of the layers. The
+    result is empty if models of the type ``kind`` add 1 to the weights of norms, so that these may be around 0.
     """
+    if kind in ADDS_ONE:
+        return []
     roles: dict[str, list[str]] = defaultdict(list)
     for key in figures:
         roles[NUMBER_IN_KEY.sub("#", key)].append(key)
@@ -80,9 +98,10 @@ def norms_around_zero(figures: Mapping[str, tuple[float, float]]) -> list[str]:
         ratios = {key: abs(figures[key][0]) / figures[key][1] for key in keys}
         even = [key for key in keys if ratios[key] > OF_ONE_SIGN]
         odd = [key for key in keys if ratios[key] < AROUND_ZERO]
-        means = [abs(figures[key][0]) for key in even]
-        are_alike = bool(even) and max(means) <= ALIKE * min(means)
-        if odd and len(even) >= max(FEWEST, MOSTLY * len(keys)):
+        means = sorted(figures[key][0] for key in even)
+        have_one_sign = bool(even) and means[0] * means[-1] > 0  # means that cross 0 from layer to layer are sound
+        are_alike = have_one_sign and max(map(abs, means)) <= ALIKE * min(map(abs, means))
+        if odd and have_one_sign and len(even) >= max(FEWEST, MOSTLY * len(keys)):
             sure += odd if are_alike else _between(keys, even, odd)
         elif are_alike and len(even) >= max(FEW, SHARE * len(keys)) and len(even) + len(odd) >= MOSTLY * len(keys):
             likely += odd

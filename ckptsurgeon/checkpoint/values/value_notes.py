@@ -67,6 +67,6 @@ def value_notes(
     yield from non_finite_notes(tensors, small)
     yield from unlike_layer_notes(tensors, small, are_zeros_said=bool(runs))
     norms = norm_weights(others, handles)
-    yield from around_zero_notes(norms)
+    yield from around_zero_notes(norms, "" if is_gguf else kind)
     yield from foreign_layer_notes(norms, others)
     yield from without_one_notes(norms, kind, is_gguf=is_gguf)

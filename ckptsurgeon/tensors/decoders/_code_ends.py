@@ -21,10 +21,10 @@ END, MIDDLE = 0.28, 0.15
 the middle quarter less than the share ``MIDDLE``. Equally distributed weights have up to 0.28 at an end and at least
 0.23 in the middle; normal weights have up to 0.2 and at least 0.33. Without the offset, normal weights in groups of 32
 or more have at least 0.35 at an end and up to 0.13 in the middle."""
+UNPACKED_CODES = ("scaled", "torch_quantised")
+"""The encodings whose codes are not packed."""
 UNPACKED = ("int8", "uint8", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")
 """The dtypes of codes of 8 bits that are not packed."""
-POWERS = "float8_e8m0fnu"
-"""The dtype of scales that are powers of two. They are often rounded down, so that some weights are clipped."""
 MANY, FEW_CLIPPED, MANY_CLIPPED = 64, 0.1, 0.01
 """Weights were clipped if each of the two outermost codes has more than the share ``FEW_CLIPPED`` of all codes; if
 there are more than ``MANY`` different codes, as with 8 bits, more than ``MANY_CLIPPED``.
@@ -57,19 +57,20 @@ def have_signed_codes(made: Decoded, words: Array) -> bool:
     return bool(min(low, high) >= END and middle < MIDDLE and falls)
 
 
-def have_clipped_codes(made: Decoded, codes: Array, scales: int) -> bool:
+def have_clipped_codes(made: Decoded, codes: Array, scales: int, *, are_powers: bool) -> bool:
     """Return whether the lowest and the highest code are both far more frequent than the codes next to them.
 
     A scale is chosen so that only the largest weight of its group gets the outermost code. If the scale is too small,
     all larger weights get this code, too. ``codes`` are the stored codes of a part of a weight, and ``scales`` is how
-    many scales this part has. Codes that are floats may be given as bytes or as numbers.
+    many scales this part has. If scales are powers of two (``are_powers``), they are often rounded down, so that some
+    weights are clipped. Codes that are floats may be given as bytes or as numbers.
     """
     if made.encoding in PACKED:
         some = _unpacked(made, codes)
         number = codes.size * codes.itemsize * 8 // _bits(made)
     else:
         dtype, number = dict(made.parts)["codes"].dtype, codes.size
-        some = _some(codes) if dtype in UNPACKED else None
+        some = _some(codes) if made.encoding in UNPACKED_CODES and dtype in UNPACKED else None
         if some is not None and codes.dtype.kind != "f":
             some = widened(some, dtype)
     if some is None or some.size < CODES:
@@ -78,7 +79,7 @@ def have_clipped_codes(made: Decoded, codes: Array, scales: int) -> bool:
     shares = counts[counts > 0] / some.size
     if shares.size < DISTINCT:
         return False
-    is_fine = shares.size > MANY and dict(made.parts)["scale"].dtype != POWERS
+    is_fine = shares.size > MANY and not are_powers
     most = (MANY_CLIPPED if is_fine else FEW_CLIPPED) + PER_SCALE * scales / number
     return all(end > max(most, TIMES * other) for end, other in ((shares[0], shares[1]), (shares[-1], shares[-2])))
 

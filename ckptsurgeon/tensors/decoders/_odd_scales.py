@@ -140,17 +140,15 @@ HALF = 0.5
 
 
 def find_odd_codes(made: Decoded, codes: Array, scale: Array, box: Box, seen: OddScales) -> None:
-    """Add what is odd of unpacked codes to ``seen``; ``box`` is the part of the weight they and their scales are of."""
-    if have_clipped_codes(made, codes, scale.size):
-        seen.add(CLIPPED, made.name)
-    else:
-        _add_ends(made, codes, scale, box, seen)
+    """Add what is odd of the codes and scales of the part ``box`` of a weight to ``seen``.
 
-
-def _add_ends(made: Decoded, codes: Array, scale: Array, box: Box, seen: OddScales) -> None:
-    """Record in how many groups the largest code is reached, and whether all scales are powers of two."""
+    This is whether weights were clipped; otherwise, in how many groups the largest code is the largest possible one.
+    """
     mantissas, exponents = np.frexp(scale.reshape(-1)) if scale.dtype.kind == "f" else (scale, scale)
     are_powers = scale.size > 0 and bool((mantissas == HALF).all())
+    if have_clipped_codes(made, codes, scale.size, are_powers=are_powers):
+        seen.add(CLIPPED, made.name)
+        return
     reached, number = ends_of_groups(made, codes, box, are_powers=are_powers)
     if number:
         seen.add_ends(made.name, reached, number, (int(exponents.min()), int(exponents.max())) if are_powers else None)

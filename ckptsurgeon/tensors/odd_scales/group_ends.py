@@ -13,9 +13,12 @@ __all__ = ["ENDS", "MOVED", "OF_POWERS", "ROUNDED_UP", "moved_codes", "rounded_s
 ENDS, OF_POWERS = "ends^", "ends of powers^"
 """The beginnings of kinds such as ``ends^63/64``: the largest code is reached in 63 of 64 groups. The second is used if
 all scales are powers of two, with the smallest and the largest exponent: ``ends of powers^-9:-7^63/64``."""
-FEWEST, ALL, SOME, LACKING = 8, 0.99, 0.92, 4
+FEWEST, ALL, SOME, LACKING = 16, 0.99, 0.92, 6
 """The codes of a tensor of at least ``FEWEST`` groups were moved between groups if less than the share ``SOME`` of the
-groups reach the largest code, and at least ``LACKING`` do not, but at least the share ``ALL`` in enough others."""
+groups reach the largest code, and at least ``LACKING`` do not, but at least the share ``ALL`` in enough others.
+
+Experts are left out: of those that are never chosen, weights may become so small that their scales have a lower bound.
+"""
 OTHERS, THIRD = 4, 1 / 3
 """The fewest tensors, and the smallest share of all, that must have the largest code in nearly every group."""
 MANY, MOSTLY = 16, 0.75
@@ -42,7 +45,9 @@ def moved_codes(every: Iterable[Mapping[str, Collection[str]]]) -> set[str]:
     if sum(reached >= ALL * number for reached, number in found.values()) < max(OTHERS, THIRD * len(found)):
         return set()
     return {
-        name for name, (reached, number) in found.items() if reached < SOME * number and number - reached >= LACKING
+        name
+        for name, (reached, number) in found.items()
+        if reached < SOME * number and number - reached >= LACKING and "expert" not in name
     }
 
 

@@ -116,15 +116,24 @@ def test_rows_that_differ_as_trained_ones_do_are_found_without_small_ones(beyond
     assert bool(without_token(rows)) is (beyond == "trained")
 
 
+def test_rows_of_times_without_a_token_are_not_found() -> None:
+    rows = (
+        new_rows()
+        * torch.linspace(0.7, 1.4, 128)[torch.randperm(128, generator=torch.Generator().manual_seed(0))][:, None]
+    )
+    assert without_token(rows)
+    assert not without_token(rows, "whisper")
+
+
 def new_rows() -> torch.Tensor:
     return torch.randn(128, 64, generator=torch.Generator().manual_seed(0)) / 50
 
 
-def without_token(rows: torch.Tensor) -> list[str]:
+def without_token(rows: torch.Tensor, kind: str = "llama") -> list[str]:
     """What is said of rows without a token in a model with these rows and 100 tokens."""
-    Path("m").mkdir()
+    Path("m").mkdir(exist_ok=True)
     config = {
-        "model_type": "llama",
+        "model_type": kind,
         "architectures": ["LlamaForCausalLM"],
         "vocab_size": len(rows),
         "tie_word_embeddings": True,

@@ -50,13 +50,14 @@ def test_another_shape_is_noted() -> None:
 def test_a_weight_that_only_one_copy_has_is_noted() -> None:
     lacking = {key: one for key, one in state().items() if key != "layers.3.weight"}
     (note,) = said(folder({**lacking, "head.weight": state(1)["layers.0.weight"]}))
-    shown = f"pytorch_model.bin {OTHER_WEIGHTS} model.safetensors: 2 tensors are in one of them only"
-    assert note == f"{shown}: layers.3.weight, head.weight"
+    shown = f"pytorch_model.bin {OTHER_WEIGHTS} model.safetensors"
+    only = "1 tensor is only in model.safetensors: layers.3.weight; 1 tensor is only in pytorch_model.bin: head.weight"
+    assert note == f"{shown}: {only}"
 
 
 def test_copies_that_differ_in_both_ways_have_one_note() -> None:
     (note,) = said(folder({**state(), "layers.2.weight": torch.ones(64, 64), "head.weight": torch.zeros(64, 64)}))
-    assert note.endswith("1 tensor differs: layers.2.weight; 1 tensor is in one of them only: head.weight")
+    assert note.endswith("1 tensor differs: layers.2.weight; 1 tensor is only in pytorch_model.bin: head.weight")
 
 
 @pytest.mark.parametrize(
@@ -66,6 +67,7 @@ def test_copies_that_differ_in_both_ways_have_one_note() -> None:
         {**state(), "embeddings.position_ids": torch.arange(64)[None]},
         {**state(), "rotary_emb.inv_freq": torch.ones(8)},
         {f"model.{key}": one for key, one in state(1).items()},
+        {key.replace("s.3.weight", "s.3.gamma"): one for key, one in state().items()},
         {key: one.half() for key, one in state().items()},
         {**state(), "steps": torch.tensor(3)},
         {**state(), "again.weight": state()["layers.0.weight"]},

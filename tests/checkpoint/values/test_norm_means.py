@@ -57,13 +57,26 @@ def test_norms_of_half_the_layers_with_values_of_matrices_are_noted(minilm: Path
         like([0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5], 0.01),
         like([0.7, 0.7, 0.2, 0.1, 0, 0], 0.1),
         like([1, 0, 0, 0, 0, 0, 0]),
+        like([-0.6, -0.5, -0.5, 0.02, 0.5, 0.5, 0.6]),
+        {key: one.double() * 1e-300 for key, one in like([1, 1, 0, 0, 1, 1]).items()},
         like([0, 0, 1, 1], role="layer.{}.norm3.weight")
         | {f"layer.{at}.norm3.running_mean": torch.zeros(192) for at in range(4)},
     ],
-    ids=["grows", "grows slowly", "falls", "one of many", "batch norms"],
+    ids=["grows", "grows slowly", "falls", "one of many", "crosses 0", "tiny", "batch norms"],
 )
 def test_other_norms_are_not(state: dict[str, torch.Tensor]) -> None:
     assert not said(state)
+
+
+@pytest.mark.parametrize(("kind", "is_said"), [("bert", True), ("gemma2", False), ("nemotron", False)])
+def test_models_that_add_1_to_the_weights_of_norms_have_no_note(kind: str, is_said: bool) -> None:
+    Path("m").mkdir()
+    norms = like([0.5, 0.5, 0.5, 0.01, 0.5, 0.5])
+    matrices = {key.replace("LayerNorm", "dense"): torch.randn(64, 64) / 8 for key in norms}
+    save_file(norms | matrices, "m/model.safetensors", {"format": "pt"})
+    Path("m/config.json").write_text(json.dumps({"model_type": kind}))
+    assert any(AROUND in note for note in cs.inspect("m").notes) is is_said
+    assert any(AROUND in one.what for one in cs.check("m").row("value-family").found) is is_said
 
 
 def test_a_sound_norm_with_a_huge_weight_is_not() -> None:

@@ -64,7 +64,7 @@ DECODE = (
     "unusable values."
 )
 
-FNUZ = "If so, halve the scales: then these bytes are the right weights under the stated dtype, too."
+FNUZ = "If so, quantise the model again; halving the scales is enough if no code is NaN under the stated dtype."
 
 
 def _run(subject: Subject) -> Iterator[Found]:

@@ -26,6 +26,8 @@ TRAINED = 0.5
 FEWEST, ERRORS, VARIED = 16, 4, 0.4
 """The fewest rows without a token whose sizes are compared; by how many standard errors the deviation of these sizes
 must exceed that of new rows, and what share it must have of the deviation of rows with tokens."""
+OTHER_ROWS = ("bark", "semantic", "coarse_acoustics", "whisper")
+"""Types of models with trained rows that older tokenisers have no tokens for: timestamps, codes of sound."""
 OTHER_TOKENS = "Use the tokeniser that was saved with these weights: the present one seems to lack tokens."
 ADVICE = (
     "The model gives unpredictable results for tokens of these rows: train these rows, or remove the tokens from the "
@@ -39,7 +41,7 @@ def _run(subject: Subject) -> Iterator[Found]:
         if measured is None or measured.rows is None:
             continue
         width = subject.tensors[key].shape[1]
-        yield from _without_token(key, measured.rows, subject.tokens, width)
+        yield from _without_token(key, measured.rows, subject.tokens, 0 if subject.kind in OTHER_ROWS else width)
         yield from other_list(key, measured.rows.squares, subject.names)
         zero, equal, small = (
             _without(rows, subject.padding) for rows in _untrained(measured.rows, subject.tokens, width)
@@ -60,12 +62,14 @@ def _without_token(key: str, rows: Rows, tokens: int, width: int) -> Iterator[Fo
     """Yield a finding on rows without a token that are as large as rows with one; rows of padding should be small.
 
     If there are no small ones beside them, these rows may be padding that was never trained. Then their sizes differ
-    only by chance.
+    only by chance. ``width`` is the length of a row, or 0 if rows without a token are usual for the model.
     """
     sizes = np.sqrt(rows.squares)
     if not 0 < tokens < len(sizes):
         return
     usual, beyond = np.sort(sizes[:tokens])[tokens // 2], sizes[tokens:]
+    if not 0 < usual < np.inf:
+        return
     trained = [tokens + int(row) for row in np.flatnonzero(beyond > TRAINED * usual)]
     is_padded = np.count_nonzero(beyond < SMALL * usual) > len(trained)
     if trained and (is_padded or _vary(sizes[trained], sizes[:tokens], width)):
@@ -80,7 +84,7 @@ def _vary(sizes: Array, usual: Array, width: int) -> bool:
     The sizes of rows of ``width`` normally distributed numbers have a relative deviation of 1 / sqrt(2 * width). That
     of ``n`` such rows is measured with a relative error of 1 / sqrt(2 * n).
     """
-    if len(sizes) < FEWEST:
+    if len(sizes) < FEWEST or not width:
         return False
     own, other = (float(np.std(some) / np.mean(some)) for some in (sizes, usual))
     by_chance = (1 + ERRORS / sqrt(2 * len(sizes))) / sqrt(2 * width)

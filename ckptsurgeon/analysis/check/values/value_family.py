@@ -83,7 +83,7 @@ def _of_norms(subject: Subject) -> Iterator[Found]:
         key: (one.figures.total / one.figures.number, one.figures.rms)
         for key, one in subject.measured.items()
         if key in subject.tensors and is_norm(key, subject.tensors) and one.figures is not None and one.figures.rms > 0
-    })  # fmt: skip
+    }, subject.kind)  # fmt: skip
     if odd:
         has = "has" if len(odd) == 1 else "have"
         said = f"{count(len(odd), 'norm')} {has} values around 0, but in other layers such norms have about equal"

@@ -18,6 +18,8 @@ TRANSLATING = ("m2m_100", "mbart", "nllb-moe", "seamless_m4t", "seamless_m4t_v2"
 """Model types that begin a translation with the token of its language."""
 LANGUAGE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}|__[a-z]{2,3}(?:_[A-Z][a-z]{3})?__")
 """Matches the tokens of languages: ``ro_RO`` of mBART, ``ron_Latn`` of NLLB, ``__ro__`` of M2M100 and SeamlessM4T."""
+FEWEST = 3
+"""The fewest tokens of languages that a list must have, if it lacks one; a piece of a word may look like one."""
 BEGINS = ("forced_bos_token_id", "decoder_start_token_id")
 """Fields with the id of the token with which a translation begins."""
 WHISPER = (
@@ -58,7 +60,9 @@ def _other_target(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[st
         file = next((file for file, value in said.items() if value is not None), "")
         number = said.get(file)
         token = tokens.get(number, "") if type(number) is int else ""
-        if LANGUAGE.fullmatch(token) and token != target:
+        if token == target:
+            return
+        if LANGUAGE.fullmatch(token):
             is_token = f"{field} of {file} is {number} ({brief_token(token)})"
             yield f"{is_token}, while tgt_lang of {TOKENIZER} is {brief_token(target)} ({places[target]})"
             return
@@ -74,7 +78,7 @@ def _without_token(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[s
     lacking = {name: text for name, text in said.items() if isinstance(text, str) and text and _lacks(text, places)}
     known = [token for token in places if LANGUAGE.fullmatch(token)] if lacking else []
     added = added_tokens(folder) if known else set()
-    for name, text in lacking.items() if known else ():
+    for name, text in lacking.items() if len(known) >= FEWEST else ():
         if text not in added and f"__{text}__" not in added:
             has = f"{escape(folder.vocabulary)} has no such token: its languages are such as {brief_token(known[0])}"
             yield f"{name} of {TOKENIZER} is {brief_token(text)}, but {has}"

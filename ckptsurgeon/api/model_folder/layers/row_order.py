@@ -38,7 +38,7 @@ def with_row_order_said(plan: Plan, sources: Sequence[Checkpoint], config: Setti
     notes: list[str] = []
     for number, source in enumerate(sources):
         notes += _row_order_notes(list(_renamed(plan, number, _REORDER)), source, keys, config)
-        notes += _norm_notes(list(_renamed(plan, number, ())), source)
+        notes += _norm_notes(list(_renamed(plan, number, ("shift",))), source)
         notes += reordering_notes(plan, number, source, keys, config)
         notes += layout_notes(list(_renamed(plan, number, _TURN)), source)
         notes += _forgotten(plan, number)
