@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -20,6 +21,9 @@ from .inputs.argument_types import CheckpointLike, Path, Progress
 from .inputs.reopening import changed_model_files, find_sources, read_plan
 
 __all__ = ["verify"]
+
+_NUMBERS = re.compile(r"\d[\d,.]*|\b(?:has|have|is|are)\b|s\b")
+"""Matches what differs between notes of one kind on one tensor and on several."""
 
 
 def verify(
@@ -88,6 +92,7 @@ def verify(
             *changed_model_files(named, found),
             *dict.fromkeys(_of_decoded(checkpoint, found.values())),  # a source may be opened twice, as codes too
             *_of_model(checkpoint),
+            *dict.fromkeys(_of_values(checkpoint, found.values())),
             *_of_zeros(checkpoint, found.values()),
         )
         return replace(result, notes=(*result.notes, *said))
@@ -142,6 +147,15 @@ def _without_dots(path: str) -> str:
     """Return a path without ``..``, for messages; unchanged if it would be that of another file, due to a link."""
     plain = path if "://" in path else os.path.normpath(path)
     return plain if os.path.realpath(plain) == os.path.realpath(path) else path
+
+
+def _of_values(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:
+    """Yield the notes on values of sources that the output has no such notes on: values computed from them hide it."""
+    own = {_NUMBERS.sub("", said.rpartition(": ")[0]) for said in checkpoint.value_notes}
+    for one in sources:
+        for said in one.value_notes:
+            if _NUMBERS.sub("", said.rpartition(": ")[0]) not in own:
+                yield Note(_without_dots(one.path), said)
 
 
 def _of_zeros(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:

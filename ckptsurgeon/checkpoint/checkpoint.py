@@ -49,7 +49,7 @@ __all__ = ["Checkpoint"]
 
 _SMALL = 1 << 20
 """The largest size, in bytes, of a tensor whose values are read to make notes."""
-_WORKED_OUT = ("_value_notes", "codes", "extras", "metadata", "quant_states", "quantisation_notes", "ties")
+_WORKED_OUT = ("value_notes", "codes", "extras", "metadata", "quant_states", "quantisation_notes", "ties")
 """Cached properties that depend on the tensors: a checkpoint with other keys must compute them again."""
 
 
@@ -185,7 +185,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
                 f"the keys of the destination begin with {lacking}., but the keys of {escape(self.path)} do not: "
                 f"--map ={lacking} adds this prefix"
             )
-        notes += [*self._other_shard_notes, *self._value_notes, *self.quantisation_notes]
+        notes += [*self._other_shard_notes, *self.value_notes, *self.quantisation_notes]
         if not self.passed:
             return tuple(notes)
         where = f"the state dict {self.root}" if self.root else "the top level"
@@ -276,10 +276,10 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         return (*damaged_recipe_notes(recipe, self.path), *others)
 
     @cached_property
-    def _value_notes(self) -> tuple[str, ...]:
+    def value_notes(self) -> tuple[str, ...]:
         """Notes on values that cannot be right, such as bytes that were never written, and codes without scales."""
         if self.stored is not None:
-            return self.stored._value_notes
+            return self.stored.value_notes
         config = configuration(self.folder) if self.folder is not None else {}
         is_gguf = self.format == "gguf"
         kind = self.metadata.get("general.architecture", "") if is_gguf else config.get("model_type")

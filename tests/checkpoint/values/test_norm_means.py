@@ -79,6 +79,20 @@ def test_models_that_add_1_to_the_weights_of_norms_have_no_note(kind: str, is_sa
     assert any(AROUND in one.what for one in cs.check("m").row("value-family").found) is is_said
 
 
+def test_verify_says_it_of_a_source_whose_average_hides_it() -> None:
+    save_file(like([0.5, 0.5, 0.01, 0.01, 0.5, 0.5]), "odd.safetensors")
+    save_file(like([0.5] * 6), "sound.safetensors")
+    cs.apply(cs.average(["odd.safetensors", "sound.safetensors", "sound.safetensors"]), "mean.safetensors")
+    assert not [note for note in cs.inspect("mean.safetensors").notes if AROUND in note]
+    assert [Path(one.name).name for one in cs.verify("mean.safetensors").notes if AROUND in one.why] == [
+        "odd.safetensors"
+    ]
+    cs.apply(cs.rename("odd.safetensors", map="encoder=e"), "copy.safetensors")
+    assert [Path(one.name).name for one in cs.verify("copy.safetensors").notes if AROUND in one.why] == [
+        "copy.safetensors"
+    ]
+
+
 def test_a_sound_norm_with_a_huge_weight_is_not() -> None:
     state = like([1] * 6)
     state[OUTPUT.format(4)][7] = 500
