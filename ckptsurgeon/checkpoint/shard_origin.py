@@ -11,7 +11,7 @@ from contextlib import suppress
 from ..errors import CheckpointError
 from ..formats.base.sharded_writer import RECIPE_FILE
 from ..storage.read.base import File
-from ..storage.read.local import ConsumedFile
+from ..storage.read.local import is_local
 from ..tensors.info import TensorInfo
 from ..util.text import escape, listing, together
 
@@ -64,7 +64,7 @@ def _samples(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> 
     found = {}
     for name, keys in small.items():
         file = handles.get(name)
-        if file is not None and not (file.remote or file.closed or isinstance(file, ConsumedFile)):
+        if is_local(file):
             ordered = sorted(keys, key=lambda key: tensors[key].nbytes)
             found[name] = list(dict.fromkeys((ordered[0], ordered[-1])))
     return found

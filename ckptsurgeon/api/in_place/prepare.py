@@ -38,7 +38,7 @@ class NewNames:
 
 
 def for_place(plan: Plan) -> Plan:
-    """Return a plan without the notes on the files that an output folder gets: in place, there is no such folder."""
+    """Return a plan without the notes on files of an output folder, because a plan in place has no such folder."""
     notes = tuple(note for note in plan.notes if note not in plan.target.notes)
     return replace(plan, target=replace(plan.target, notes=()), notes=notes)
 

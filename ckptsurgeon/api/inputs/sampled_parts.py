@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...storage.read.base import File
-from ...storage.read.local import ConsumedFile
+from ...storage.read.local import is_local as is_local_file
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import Decoded, TensorInfo
 from ...tensors.odd_scales.collected import OddScales
@@ -47,8 +47,7 @@ class SampledFiles:
 
 def is_local(checkpoint: Checkpoint) -> bool:
     """Return whether all files of a checkpoint are local and open, and the run does not delete them (``consume``)."""
-    files = checkpoint.open_files().values()
-    return not any(one.remote or one.closed or isinstance(one, ConsumedFile) for one in files)
+    return all(map(is_local_file, checkpoint.open_files().values()))
 
 
 def is_sampled(info: TensorInfo) -> bool:

@@ -11,7 +11,7 @@ from ...engine.checksums import crc32
 from ...errors import CheckpointError
 from ...planning.recipe import Recipe, RecipeEntry
 from ...planning.recipe_text import parse_recipe
-from ...storage.read.local import ConsumedFile
+from ...storage.read.local import is_local
 from ...tensors.info import TensorInfo
 from ...util.text import escape
 
@@ -66,15 +66,10 @@ def _by_size(stored: Checkpoint, made: Mapping[str, RecipeEntry]) -> Iterator[tu
 
     In both groups, smaller tensors come first. ``made`` maps the keys to their entries in the recipe.
     """
-    local = {key: info for key, info in stored.items() if info.is_plain and info.nbytes and _is_local(stored, info)}
+    local = {key: info for key, info in stored.items() if info.is_plain and info.nbytes and is_local(stored.file(info))}
     known = {key: made[key] for key in local if key in made and not made[key].implied}
     for key in sorted(known, key=lambda key: (known[key].op == "copy", local[key].nbytes)):
         yield key, local[key], known[key].crc32
-
-
-def _is_local(stored: Checkpoint, info: TensorInfo) -> bool:
-    file = stored.file(info)
-    return not (file.remote or file.closed or isinstance(file, ConsumedFile))
 
 
 def _checksum(stored: Checkpoint, info: TensorInfo) -> int:

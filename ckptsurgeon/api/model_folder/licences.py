@@ -38,7 +38,7 @@ def with_licences(plan: Plan, folders: Sequence[ModelFolder]) -> Plan:
 def with_left_files_said(plan: Plan, folder: ModelFolder) -> Plan:
     """Return a plan with a note on the files of ``folder`` that its output, if it is a folder, does not get.
 
-    There is no note on the configuration: the plan makes another one.
+    The configuration gets no note, because the plan writes a new one.
     """
     copied = {one.name for one in plan.target.companions}
     small = (one.name for one in (*folder.files, *folder.licences) if one.name not in (CONFIG, ADAPTER, *copied))

@@ -51,7 +51,7 @@ def _with_files_of_config_said(plan: Plan, models: TransplantModels) -> Plan:
     place = os.path.dirname(config) or os.curdir
     own = next((one for one in models.folders if one.files and _is_same(one.path, place)), None)
     if own is not None:
-        return with_left_files_said(plan, replace(own, files=()))  # another note has what is left of a tokeniser
+        return with_left_files_said(plan, replace(own, files=()))  # another note names the files of the tokeniser
     folder = model_folder_at(place)
     left = tuple(name for name in folder.left if not is_weights(name) and not name.endswith(INDEX))
     return with_left_files_said(plan, replace(folder, files=(), left=left))

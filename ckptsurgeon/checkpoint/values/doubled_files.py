@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from ...errors import CheckpointError
 from ...storage.read.base import File
-from ...storage.read.local import ConsumedFile
+from ...storage.read.local import is_local
 from ...tensors.composition import leaves
 from ...tensors.info import Storage, TensorInfo
 from ...util.text import escape
@@ -34,7 +34,7 @@ def doubled_file_notes(tensors: Mapping[str, TensorInfo], handles: Mapping[str, 
     first: dict[tuple[bytes | None, ...], str] = {}
     for name in list(found)[:FILES]:
         file = handles.get(name)
-        if file is None or file.remote or file.closed or isinstance(file, ConsumedFile):
+        if not is_local(file):
             continue
         with suppress(CheckpointError):  # the command reports it when it reads the values
             some = tuple(_middle(file, found[name][place]) if place in found[name] else None for place in places)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ...errors import CheckpointError
 from ...storage.read.base import File
-from ...storage.read.local import ConsumedFile
+from ...storage.read.local import is_local
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing
 
@@ -170,7 +170,7 @@ def _if_all(keys: Iterable[str], extent: Extent, is_odd: Callable[[float, float]
 def _read_extent(info: TensorInfo, handles: Mapping[str, File]) -> tuple[float, float] | None:
     """Return the lowest and highest value at the beginning of a tensor; None if it cannot be read."""
     file = handles.get(info.storage.file) if info.storage is not None else None
-    if file is None or info.storage is None or file.remote or file.closed or isinstance(file, ConsumedFile):
+    if info.storage is None or not is_local(file):
         return None
     if not info.is_plain or not info.numel or not (info.dtype in DTYPES or info.dtype == "bfloat16"):
         return None

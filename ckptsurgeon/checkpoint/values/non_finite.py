@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ...errors import CheckpointError
 from ...storage.read.base import File
-from ...storage.read.local import ConsumedFile
+from ...storage.read.local import is_local
 from ...tensors.info import TensorInfo
 from ...tensors.non_finite import has_non_finite, is_masked, size_of_float
 from ...util.text import NUMBER_IN_KEY, count, listing
@@ -43,7 +43,7 @@ def sampled_small_tensors(tensors: Mapping[str, TensorInfo], handles: Mapping[st
         info = tensors[key]
         assert info.storage is not None
         file = handles.get(info.storage.file)
-        if file is None or file.remote or file.closed or isinstance(file, ConsumedFile):
+        if not is_local(file):
             continue
         with suppress(CheckpointError):  # the command reports it when it reads the values
             found[key] = file.read(info.storage.offset + info.offset, info.nbytes)

@@ -10,7 +10,7 @@ from math import isfinite
 
 from ...errors import CheckpointError
 from ...storage.read.base import File
-from ...storage.read.local import ConsumedFile
+from ...storage.read.local import is_local
 from ...tensors.info import TensorInfo
 from ...util.text import NUMBER_IN_KEY
 
@@ -44,7 +44,7 @@ def norm_weights(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File])
         info = tensors[key]
         assert info.storage is not None
         file = handles.get(info.storage.file)
-        if file is None or file.remote or file.closed or isinstance(file, ConsumedFile):
+        if not is_local(file):
             continue
         with suppress(CheckpointError):  # the command reports it when it reads the values
             begin, number = info.storage.offset + info.offset, min(info.numel, VALUES)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ...errors import CheckpointError
 from ...storage.read.base import File
-from ...storage.read.local import ConsumedFile
+from ...storage.read.local import is_local
 from ...tensors.info import TensorInfo
 from ...util.text import NUMBER_IN_KEY
 
@@ -70,7 +70,7 @@ def _chosen(
     number = max(IN_FILE, MATRICES // max(1, len(by_file)))
     for name in list(by_file)[:: len(by_file) // FILES + 1]:
         file, keys = handles.get(name), by_file[name]
-        if file is None or file.remote or file.closed or isinstance(file, ConsumedFile):
+        if not is_local(file):
             continue
         some = [key for key in keys[:: len(keys) // (KEYS * number) + 1] if _is_matrix(tensors[key], dtypes)]
         yield from ((key, file) for key in _spread(some, number))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import NoReturn
+from typing import NoReturn, TypeGuard
 
 from ...errors import FormatError, SourceError
 from ...util.did_you_mean import did_you_mean
@@ -18,7 +18,7 @@ from .consumed_shard import CONSUMED, consumed_shard
 from .unwritten import unwritten_ranges
 from .zero_pages import GRID, zero_page
 
-__all__ = ["SOURCE", "ConsumedFile", "LocalFile", "LocalFolder", "broken_links", "contents", "link_of"]
+__all__ = ["SOURCE", "ConsumedFile", "LocalFile", "LocalFolder", "broken_links", "contents", "is_local", "link_of"]
 
 INDEX = ".index"
 """The suffix of TensorFlow's index; the path of a TensorFlow checkpoint is the common prefix of its files."""
@@ -143,6 +143,11 @@ class LocalFile(File):
     def __del__(self) -> None:
         if hasattr(self, "_descriptor"):
             self._descriptor.close()
+
+
+def is_local(file: File | None) -> TypeGuard[File]:
+    """Return whether a file is on this machine and open, and has all its bytes: not a deleted one (``--consume``)."""
+    return file is not None and not (file.remote or file.closed or isinstance(file, ConsumedFile))
 
 
 class ConsumedFile(LocalFile):

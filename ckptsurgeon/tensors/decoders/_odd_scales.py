@@ -140,7 +140,7 @@ HALF = 0.5
 
 
 def find_odd_codes(made: Decoded, codes: Array, scale: Array, box: Box, seen: OddScales) -> None:
-    """Add what is odd of the codes and scales of the part ``box`` of a weight to ``seen``.
+    """Record in ``seen`` whether the codes and scales of the part ``box`` of a weight are odd.
 
     This is whether weights were clipped; otherwise, in how many groups the largest code is the largest possible one.
     """

@@ -71,23 +71,19 @@ def odd_scale_notes(found: Iterable[Found]) -> Iterator[str]:
     for path in dict.fromkeys(path for one in every for path in one):
         names = {kind: {name for one in every for name in one.get(path, {}).get(kind, ())} for kind in KINDS}
         names[ZERO] |= names[ZERO_BLOCKS] - names[LARGE] - names[SMALL] - names[USUAL] - names[INVERSE]
-        for kind, said in SAID.items():
-            if names[kind]:
-                have = f"{count(len(names[kind]), 'quantised tensor')} {'has' if len(names[kind]) == 1 else 'have'}"
-                yield f"{escape(path)}: {have} {said}: {_listed(names[kind])}"
-        averaged = averaged_names(one[path] for one in every if path in one)
-        unfit = unfit_zero_points(names, [averaged, *(names[kind] for kind in EXPLAIN)])
         own = [one[path] for one in every if path in one]
-        moved, rounded = moved_codes(own), rounded_scales(own)
+        averaged = averaged_names(own)
+        unfit = unfit_zero_points(names, [averaged, *(names[kind] for kind in EXPLAIN)])
         for some, said in (
-            (averaged, AVERAGED), (lost_zero_points(names), LOST_ZEROS), (unfit, UNFIT_ZEROS), (moved, MOVED),
-            (rounded, ROUNDED_UP),
+            *((names[kind], said) for kind, said in SAID.items()),
+            (averaged, AVERAGED), (lost_zero_points(names), LOST_ZEROS), (unfit, UNFIT_ZEROS),
+            (moved_codes(own), MOVED), (rounded_scales(own), ROUNDED_UP),
         ):  # fmt: skip
             if some:
                 have = f"{count(len(some), 'quantised tensor')} {'has' if len(some) == 1 else 'have'}"
                 yield f"{escape(path)}: {have} {said}: {_listed(some)}"
         yield from _on_sizes(path, names)
-        powers = powers_of(one[path] for one in every if path in one)
+        powers = powers_of(own)
         if shifted := shifted_names(names, len(powers)):
             yield f"{escape(path)}: {_of_matrices(shifted, powers)} {OFF_BY_ONE}: {_listed(shifted)}"
         matrices = {*powers, *names[UNCENTRED]}

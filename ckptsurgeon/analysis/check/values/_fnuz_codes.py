@@ -28,7 +28,7 @@ SAID = (
 
 
 def perhaps_fnuz(subject: Subject) -> tuple[list[str], str]:
-    """Return the keys of codes that are perhaps of a ``fnuz`` dtype, and what is said of them.
+    """Return the keys of codes that are perhaps of a ``fnuz`` dtype, and the text of the finding.
 
     The list is empty unless all codes of a dtype together have no negative zero although many are expected: the range
     of numbers that are rounded to a negative zero is half as wide as that of each positive or negative denormal.

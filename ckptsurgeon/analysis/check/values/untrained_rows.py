@@ -61,8 +61,8 @@ def _run(subject: Subject) -> Iterator[Found]:
 def _without_token(key: str, rows: Rows, tokens: int, width: int) -> Iterator[Found]:
     """Yield a finding on rows without a token that are as large as rows with one; rows of padding should be small.
 
-    If there are no small ones beside them, these rows may be padding that was never trained. Then their sizes differ
-    only by chance. ``width`` is the length of a row, or 0 if rows without a token are usual for the model.
+    If no rows are small, the rows without a token may be padding that was never trained. Then their sizes differ only
+    by chance. ``width`` is the length of a row, or 0 if rows without a token are usual for the model.
     """
     sizes = np.sqrt(rows.squares)
     if not 0 < tokens < len(sizes):

@@ -49,7 +49,7 @@ def shifted_row_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[s
     """
     if folder.vocabulary not in LISTS or checkpoint.elsewhere:
         return
-    with suppress(CheckpointError, ValueError, OverflowError):  # of infinite numbers there is no mean
+    with suppress(CheckpointError, ValueError, OverflowError):  # infinite numbers have no mean
         found = token_embedding(checkpoint)
         tokens = local_tokens(folder) if found is not None else ()
         if found is None or not tokens or folder.token_list is None or not folder.token_list.is_whole:
