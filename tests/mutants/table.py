@@ -1635,7 +1635,19 @@ MUTANTS = (
         "a shift of rows is said only if pairs are clearly more alike there than at any other",
         "max(CLEAR * error, LEAST, TIMES * others)",
         "-math.inf",
-        "api/model_folder/weights/test_shifted_rows.py",
+        "api/model_folder/weights/test_token_pairs.py",
+    ),
+    Mutant(
+        "a list of tokens is said to be another model's only if rows have others close to them",
+        "return largest if largest > CLOSE * expected * float(np.nanstd(cosines)) else None",
+        "return largest",
+        "api/model_folder/weights/test_token_pairs.py",
+    ),
+    Mutant(
+        "copies of rows are not rows close to others",
+        "cosines[cosines > EQUAL] = np.nan",
+        "cosines[cosines > 1.5] = np.nan",
+        "api/model_folder/weights/test_token_pairs.py",
     ),
     Mutant(
         "the ids that a network computes with are compared",

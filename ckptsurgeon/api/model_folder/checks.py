@@ -19,7 +19,7 @@ from .layers.holes import gap_notes
 from .tokenizer.changed_lists import changed_list_notes
 from .weights.last_rows import last_row_notes
 from .weights.shape_checks import DescribedTensor
-from .weights.shifted_rows import shifted_row_notes
+from .weights.token_pairs import token_pair_notes
 
 if TYPE_CHECKING:
     from ...planning.plan.plan import Plan
@@ -175,4 +175,4 @@ def notes_beside(checkpoint: Checkpoint, folder: ModelFolder | None = None) -> l
 def _row_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]:
     """Yield notes on embedding rows that contradict the token list: some rows are read."""
     yield from last_row_notes(checkpoint, folder)
-    yield from shifted_row_notes(checkpoint, folder)
+    yield from token_pair_notes(checkpoint, folder)

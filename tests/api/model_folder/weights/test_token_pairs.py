@@ -1,4 +1,4 @@
-"""A token list that is some rows off the embedding, found in pairs of tokens whose rows are alike."""
+"""A token list that is not that of the embedding, found in pairs of tokens whose rows should be alike."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def notes(
     document = {"model": {"type": kind or "BPE", "vocab": listed, "merges": []}}
     document = document if file == "tokenizer.json" else numbers
     Path("m", file).write_text("\n".join(tokens) + "\n" if file == "vocab.txt" else json.dumps(document))
-    found = [one for one in cs.inspect("m").notes if " off " in one]
-    assert [one.removeprefix("m: ") for one in cs.convert("m").notes if " off " in one] == found
+    found = [one for one in cs.inspect("m").notes if "the tokens of " in one]
+    assert [one.removeprefix("m: ") for one in cs.convert("m").notes if "the tokens of " in one] == found
     return found
 
 
@@ -127,3 +127,59 @@ def test_few_pairs_are_not_judged() -> None:
         one if not one.startswith("Ġ") or row % 3 == 0 else f"<{row}>" for row, one in enumerate(shifted(tokens, 1))
     ]
     assert not notes(some, values)
+
+
+def another(tokens: list[str]) -> list[str]:
+    """The tokens of a list in another order, as in the list of another model of the same size."""
+    others = tokens[len(SPECIAL) :]
+    random.Random(1).shuffle(others)
+    return [*SPECIAL, *others]
+
+
+def varied(values: torch.Tensor) -> torch.Tensor:
+    """Rows whose norms vary, as those of trained embeddings do: frequent tokens have other norms than rare ones."""
+    return values * torch.linspace(0.5, 1.5, len(values))[:, None]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mark", ["▁", "Ġ", "##", ""])
+def test_the_list_of_another_model_is_said(mark: str, dtype: torch.dtype) -> None:
+    tokens = tokens_of(mark)
+    values = varied(weights(tokens, mark, 0.7)).to(dtype).float()
+    (note,) = notes(another(tokens), values)
+    assert note.startswith(f"the tokens of tokenizer.json are perhaps not those of {KEY}: pairs such as ")
+    assert next(one.id for one in KINDS if one.pattern.search(note)) == "vocabulary"
+
+
+@pytest.mark.parametrize("mark", ["▁", "Ġ", "##", ""])
+def test_a_trained_embedding_with_its_own_list_is_not(mark: str) -> None:
+    tokens = tokens_of(mark)
+    assert not notes(tokens, varied(weights(tokens, mark, 0.7)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_embedding_without_relatives_is_not_judged(seed: int) -> None:
+    """Rows of random numbers have norms that vary if they were scaled, but no row close to them."""
+    tokens = tokens_of("Ġ")
+    assert not notes(tokens, varied(weights(tokens, "Ġ", 0.0, seed=seed)))
+
+
+def test_copies_of_rows_are_not_relatives() -> None:
+    """New rows are often copies of one row, or of the mean of all rows; they say nothing of training."""
+    tokens = tokens_of("Ġ")
+    values = varied(weights(tokens, "Ġ", 0.0))
+    for begin in range(0, len(values) - 1, 2):
+        values[begin + 1] = values[begin] * 1.5
+    assert not notes(tokens, values)
+
+
+def test_norms_of_an_initialisation_are_not_judged() -> None:
+    """An embedding may begin with rows that are alike, such as the codes of words; its norms show no training."""
+    tokens = tokens_of("Ġ")
+    values = weights(tokens, "Ġ", 0.7)
+    assert not notes(another(tokens), values / values.norm(dim=1, keepdim=True))
+
+
+def test_a_longer_list_is_only_said_to_be_longer() -> None:
+    tokens = tokens_of("Ġ")
+    assert not notes([*another(tokens), "zz5"], varied(weights(tokens, "Ġ", 0.7)))

@@ -1,0 +1,129 @@
+"""Reads the first numbers of rows of an embedding, and says how alike rows are."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from operator import mul
+from typing import TYPE_CHECKING
+
+from ....checkpoint.checkpoint import Checkpoint
+from ....tensors.info import TensorInfo
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["WIDE", "Rows", "can_read"]
+
+WIDTH, WIDE = 128, 384
+"""How many numbers of a row are compared: those of a few rows, and those of many (``Rows.closest``)."""
+CODES = {"float32": "f", "float16": "e", "bfloat16": "H"}
+MOST, SOME = 16_384, 96
+"""How many rows are looked at for rows close to them, and for how many of these."""
+EQUAL, CLOSE = 0.95, 1.15
+"""Rows with a larger cosine are copies. Rows are close if the cosine is ``CLOSE`` times what is to be expected.
+
+The expected one is the largest of as many normal numbers of the same deviation: rows of all-MiniLM-L6-v2 reach 1.25
+times as much among 8,192 and 1.61 times among 30,000, random ones 0.98 to 1.01 times.
+"""
+
+
+def can_read(info: TensorInfo) -> bool:
+    """Return whether ``Rows`` reads a tensor: little-endian float32, float16 or bfloat16."""
+    return info.dtype in CODES and (info.storage is None or not info.storage.big_endian)
+
+
+class Rows:
+    """The first numbers of rows of an embedding, each less the mean of its column and divided by its deviation."""
+
+    def __init__(self, checkpoint: Checkpoint, info: TensorInfo, width: int = WIDTH) -> None:
+        self._file = checkpoint.file(info)
+        self._begin = (info.storage.offset if info.storage is not None else 0) + info.offset
+        self._rows, self._size, self._width = info.shape[0], info.nbytes // info.shape[0], min(info.shape[1], width)
+        self._code = f"<{self._width}{CODES[info.dtype]}"
+        self._is_half = info.dtype == "bfloat16"
+        self._means, self._scales = [0.0] * self._width, [1.0] * self._width
+        self._known = dict[int, list[float]]()
+
+    def measure(self, pairs: Sequence[tuple[int, int]]) -> None:
+        """Measure mean and deviation of each column, over the rows of the pairs."""
+        columns = list(zip(*(self._read(row) for pair in pairs for row in pair), strict=True))
+        self._means = [math.fsum(column) / len(column) for column in columns]
+        squares = [
+            math.fsum((one - mean) ** 2 for one in column) for column, mean in zip(columns, self._means, strict=True)
+        ]
+        self._scales = [math.sqrt(len(column) / square) if square else 0.0
+                        for column, square in zip(columns, squares, strict=True)]  # fmt: skip
+
+    def cosine(self, pairs: Sequence[tuple[int, int]], shift: int) -> float:
+        """Return the mean cosine of the rows of pairs, ``shift`` rows further."""
+        return math.fsum(self._cosine(one + shift, two + shift) for one, two in pairs) / len(pairs)
+
+    def unrelated(self, pairs: Sequence[tuple[int, int]]) -> tuple[float, float]:
+        """Return the mean cosine of rows of neighbouring pairs, and its standard error; (0, 0) for bad numbers."""
+        found = [self._cosine(one, two) for (one, _), (_, two) in zip(pairs, (*pairs[1:], pairs[0]), strict=True)]
+        mean = math.fsum(found) / len(found)
+        error = math.sqrt(math.fsum((one - mean) ** 2 for one in found)) / len(found)
+        return (mean, error) if math.isfinite(error) else (0.0, 0.0)
+
+    def spread(self, pairs: Sequence[tuple[int, int]]) -> float:
+        """Return the deviation of the norms of rows, as a multiple of that of rows of normal numbers."""
+        norms = [math.hypot(*self._read(row)) for pair in pairs for row in pair]
+        mean = math.fsum(norms) / len(norms)
+        deviation = math.sqrt(math.fsum((one - mean) ** 2 for one in norms) / len(norms))
+        return deviation / mean * math.sqrt(2 * self._width) if mean else 0.0
+
+    def closest(self, rows: int) -> float | None:
+        """Return the median cosine of a row and the row closest to it, if that is more than chance; else None.
+
+        Up to 16,384 of the first ``rows`` rows are read.
+        """
+        import numpy as np  # so that commands that read headers only do not load it
+
+        count = min(rows, self._rows)
+        chosen = range(0, count, (count - 1) // MOST + 1)
+        values = np.stack([self._array(row) for row in chosen])
+        values = values[np.isfinite(values).all(axis=1) & values.any(axis=1)]
+        if len(values) < SOME:
+            return None
+        values = (values - values.mean(axis=0)) / np.maximum(values.std(axis=0), np.finfo(np.float32).tiny)
+        values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        cosines = values[:: (len(values) - 1) // SOME + 1] @ values.T
+        cosines[cosines > EQUAL] = np.nan
+        largest = float(np.median(np.nanmax(cosines, axis=1)))
+        double = math.sqrt(2 * math.log(len(values)))
+        expected = double - math.log(4 * math.pi * math.log(len(values))) / (2 * double)
+        return largest if largest > CLOSE * expected * float(np.nanstd(cosines)) else None
+
+    def _array(self, row: int) -> np.ndarray:
+        import numpy as np
+
+        data = self._bytes(row)
+        if self._is_half:
+            return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
+        return np.frombuffer(data, f"<{self._code[-1]}").astype(np.float32)
+
+    def _cosine(self, one: int, two: int) -> float:
+        return math.fsum(map(mul, self._unit(one), self._unit(two)))
+
+    def _unit(self, row: int) -> list[float]:
+        found = self._known.get(row)
+        if found is None:
+            scaled = list(
+                map(mul, (x - mean for x, mean in zip(self._read(row), self._means, strict=True)), self._scales)
+            )
+            length = math.sqrt(math.fsum(map(mul, scaled, scaled)))
+            found = self._known[row] = [x / length for x in scaled] if length else scaled
+        return found
+
+    def _read(self, row: int) -> Sequence[float]:
+        numbers = struct.unpack(self._code, self._bytes(row))
+        if self._is_half:
+            numbers = struct.unpack(
+                f"<{self._width}f", struct.pack(f"<{self._width}I", *(one << 16 for one in numbers))
+            )
+        return numbers
+
+    def _bytes(self, row: int) -> bytes:
+        return self._file.read(self._begin + row * self._size, struct.calcsize(self._code))
