@@ -24,7 +24,8 @@ ROWS, TOKENS, TARGETS = 4, 32, 8
 WAVE = 16_000
 """The number of samples of a random waveform: one second at the sample rate of most speech models."""
 
-
+DECODER = "decoder_input_ids"
+"""The argument of ``forward`` with the tokens that the decoder of an encoder-decoder has predicted so far."""
 MOST = 1 << 27
 """The largest number of random numbers in one input; as float32, they take half a gigabyte."""
 
@@ -64,8 +65,8 @@ def drawn_inputs(module: nn.Module, seed: int, tokens: Sequence[int] | None = No
     if config is None or main not in names:
         raise _unknown(module, known)
     chosen = [main, *(["pixel_values"] if main == "input_ids" and hasattr(module, "logit_scale") else [])]
-    if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in known:
-        chosen.append("decoder_input_ids")
+    if getattr(config, "is_encoder_decoder", False) and DECODER in known:
+        chosen.append(DECODER)
     try:
         drawn = {name: DRAWN[name](config, chance, tokens) for name in chosen}
         drawn = {name: value[: len(drawn[main])] for name, value in drawn.items()}
@@ -141,7 +142,7 @@ def _images(config: Any, chance: torch.Generator, tokens: Sequence[int] | None) 
 
 DRAWN: Mapping[str, Callable[[Any, torch.Generator, Sequence[int] | None], Tensor]] = {
     "input_ids": _ids, "input_values": _waves, "input_features": _features, "pixel_values": _images,
-    "decoder_input_ids": _decoder_ids,
+    DECODER: _decoder_ids,
 }  # fmt: skip
 """{argument of ``forward``: function of (configuration, generator, tokens) that returns a random value for it}"""
 
@@ -149,8 +150,9 @@ DRAWN: Mapping[str, Callable[[Any, torch.Generator, Sequence[int] | None], Tenso
 def given_inputs(path: str, module: nn.Module, folder: str) -> Inputs:
     """Return the inputs in a file: arguments of ``forward`` by name (safetensors), lines of text, or audio.
 
-    Text and audio are prepared by the tokeniser or the feature extractor in the model's ``folder``. Raises ConfigError
-    if the file, the tokeniser or the feature extractor is missing, or if ``forward`` lacks an argument in the file.
+    Text and audio are prepared by the tokeniser or the feature extractor in the model's ``folder``. The decoder of an
+    encoder-decoder gets its start token and the same text, or the start token alone for audio. Raises ConfigError if
+    the file, the tokeniser or the feature extractor is missing, or if ``forward`` lacks an argument in the file.
     """
     suffix = os.path.splitext(path)[1].lower()
     if not os.path.isfile(path):
@@ -158,9 +160,9 @@ def given_inputs(path: str, module: nn.Module, folder: str) -> Inputs:
     if suffix == ".safetensors":
         arguments = _tensors(path)
     elif suffix == ".txt":
-        arguments = _texts(path, folder)
+        arguments = _with_decoder(_texts(path, folder), module)
     elif suffix in (".wav", ".flac", ".ogg"):
-        arguments = _sound(path, folder)
+        arguments = _with_decoder(_sound(path, folder), module)
     else:
         raise ConfigError(f"--inputs {escape(path)} has an unknown suffix.", hint="Use .safetensors, .txt or .wav.")
     empty = [name for name, value in arguments.items() if not value.numel()]
@@ -201,6 +203,27 @@ def _texts(path: str, folder: str) -> dict[str, Tensor]:
     return dict(tokenizer(lines, return_tensors="pt", padding=len(lines) > 1, truncation=True, max_length=512))
 
 
+def _with_decoder(arguments: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """Return the arguments with those of the decoder, if the model is an encoder-decoder of transformers."""
+    config: Any = getattr(module, "config", None)
+    needed = getattr(config, "is_encoder_decoder", False) and DECODER in inspect.signature(module.forward).parameters
+    if not needed or not arguments:
+        return arguments
+    start = getattr(config, "decoder_start_token_id", None)
+    if not isinstance(start, int):
+        raise ConfigError(
+            "the decoder of this network begins with a start token, but config.json has no decoder_start_token_id.",
+            hint="Set it, or give the arguments of the model's forward as tensors: --inputs FILE.safetensors.",
+        )
+    ids, mask = arguments.get("input_ids"), arguments.get("attention_mask")
+    if ids is None:
+        rows = len(next(iter(arguments.values())))
+        return {**arguments, DECODER: torch.full((rows, 1), start)}
+    real = torch.ones_like(ids) if mask is None else mask
+    first = torch.nn.functional.one_hot(real.argmax(1), ids.shape[1]).bool()
+    return {**arguments, DECODER: ids.roll(1, 1).masked_fill(first, start), "decoder_attention_mask": real}
+
+
 def _sound(path: str, folder: str) -> dict[str, Tensor]:
     soundfile: Any = import_module("soundfile")
     try:
@@ -226,8 +249,8 @@ def _prepared(folder: str, kind: str) -> Any:
     try:
         return getattr(transformers, kind).from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        first = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(
-            f"{kind} cannot prepare these inputs with the files in {escape(folder)}: {escape(first, 200)}",
+            f"{kind} cannot prepare these inputs with the files in {escape(folder)}: {escape(first, 300)}",
             hint="Give the arguments of the model's forward as tensors: --inputs FILE.safetensors.",
         ) from error

@@ -159,12 +159,13 @@ def _untied_notes(found: SortedKeys, tied: Sequence[Mapping[str, str]]) -> list[
     for head, key in {**tied[0], **tied[1]}.items():
         if head in adapted:
             which = (
-                "both the output layer and the embedding"
+                "the adapter has both, and PEFT unties them"
                 if key in adapted
-                else "the output layer, but not the embedding"
+                else "the adapter has only the output layer, and PEFT unties the two; --embeddings adds the embedding, "
+                "--exclude leaves out the output layer"
             )
             notes.setdefault(which, []).append(f"{escape(head)} ({escape(key)})")
-    return [f"the adapter has {which}, and PEFT unties the two: {listing(pairs)}" for which, pairs in notes.items()]
+    return [f"output layer tied to an embedding, {listing(pairs)}: {which}" for which, pairs in notes.items()]
 
 
 def _check_any(found: SortedKeys, tuned: SourceView, base: SourceView) -> None:

@@ -130,10 +130,9 @@ def test_an_extracted_adapter_has_the_output_layer_beside_the_embedding(options:
     change = torch.randn(12, 2) @ torch.randn(2, 8)
     folder("tuned", {**tensors, EMBEDDING: tensors[EMBEDDING] + change}, CONFIG)
     plan = cs.lora_extract("tuned", "base", rank=2, **options)
-    (note,) = (
-        one for one in plan.notes if "and PEFT unties the two: lm_head.weight (model.embed_tokens.weight)" in one
-    )
-    assert ("both the output layer and the embedding" in note) == bool(keys)
+    (note,) = (one for one in plan.notes if "tied to an embedding, lm_head.weight (model.embed_tokens.weight): " in one)
+    assert ("the adapter has both" in note) == bool(keys)
+    assert ("--embeddings adds the embedding" in note) != bool(keys)
     cs.apply(plan, "ad/")
     assert cs.verify("ad").ok
     made = {
