@@ -93,6 +93,7 @@ def verify(
             *dict.fromkeys(_of_decoded(checkpoint, found.values())),  # a source may be opened twice, as codes too
             *_of_model(checkpoint),
             *dict.fromkeys(_of_values(checkpoint, found.values())),
+            *dict.fromkeys(_of_tokens(checkpoint, found.values())),
             *_of_zeros(checkpoint, found.values()),
         )
         return replace(result, notes=(*result.notes, *said))
@@ -156,6 +157,16 @@ def _of_values(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterato
         for said in one.value_notes:
             if _NUMBERS.sub("", said.rpartition(": ")[0]) not in own:
                 yield Note(_without_dots(one.path), said)
+
+
+def _of_tokens(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:
+    """Yield the notes on sources with the tokens of another model; a union of lists hides it in the output."""
+    from .model_folder.folder import model_folder
+    from .model_folder.weights.token_pairs import token_pair_notes
+
+    if not any(token_pair_notes(checkpoint, model_folder(checkpoint))):
+        for one in sources:
+            yield from (Note(_without_dots(one.path), said) for said in token_pair_notes(one, model_folder(one)))
 
 
 def _of_zeros(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:

@@ -15,6 +15,7 @@ from ..storage.read._memory import MemoryFile
 from ..storage.read.base import File, Folder
 from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.encodings._find import find_codes
+from ..tensors.encodings._parts import broken_partners
 from ..tensors.info import Storage, TensorInfo
 from ..tensors.odd_scales.collected import OddScales
 from ..tensors.tied_keys import tied_keys
@@ -304,9 +305,10 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
         said = list[str]()
         packed = tuple(self._packing.faults(self.path))
         if self.codes:
-            parts = unfit(self.codes, shown, settings)
+            lacking = list(broken_partners(self.codes, shown, frozenset(self.elsewhere)))
+            parts = unfit(self.codes, shown, settings, lacking)
             said += contradictory(self.path, self.codes, shown, settings, parts, self.elsewhere)
-            said += incomplete(self.path, self.codes, shown, self.elsewhere)
+            said += incomplete(self.path, lacking)
             is_whole = bool(self.elsewhere) or not self._shard[1]
             said += notes_on_parts(self.path, self.codes, shown, settings, self.elsewhere, is_whole=is_whole)
             said += notes_on_values(self.path, self.codes, shown, settings, self._small, self.quant_states)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..storage.read.base import Folder
@@ -21,6 +21,7 @@ from ..tensors.encodings._asked import untargeted
 from ..tensors.encodings._encoding import QuantisedTensors
 from ..tensors.encodings._find import are_plain_integers
 from ..tensors.encodings._methods import KNOWN, family, known_by_settings
+from ..tensors.encodings._parts import IncompleteTensors
 from ..tensors.encodings._plain_kinds import plain_kinds
 from ..tensors.encodings._sizes import unfit_sizes
 from ..tensors.encodings._unlike import plain_among_codes, stored_twice, unfit_parts
@@ -56,6 +57,8 @@ SPARSE = ("sparse-bitmask", "sparse-24-bitmask")
 https://github.com/vllm-project/compressed-tensors/blob/main/src/compressed_tensors/config/base.py
 """
 SHOWN = 3
+AS_WEIGHTS = ", so that loaders use the codes as if they were weights"
+"""What happens to codes that are 8-bit floats, which have the shape of the weights, without settings."""
 ONE = {"have": "has", "are": "is"}
 """{verb in the plural: verb in the singular}."""
 WIDE, GATE = re.compile(r"\.\d+\..*\.(?:[qkv]_proj|gate_proj|up_proj)\.weight$"), ".gate_proj."
@@ -64,11 +67,18 @@ BY_SETTINGS = re.compile("MLX|^int\\d+ packed")
 """Matches names of methods; the number of columns of their weights is computed from codes and settings (bits)."""
 
 
-def unfit(codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return {part: names of quantised tensors} for parts, such as ``qzeros``, whose shapes do not fit the codes."""
+def unfit(
+    codes: QuantisedTensors, tensors: Tensors, settings: Mapping[str, Any], lacking: Iterable[IncompleteTensors]
+) -> dict[str, list[str]]:
+    """Return {part: names of quantised tensors} for parts, such as ``qzeros``, whose shapes do not fit the codes.
+
+    Tensors that lack parts (``lacking``) are left out: their other parts are those of no encoding.
+    """
     found: dict[str, list[str]] = {}
+    names = {name for one in lacking if not one.block for name in one.names}
     for part, name in dict.fromkeys((*unfit_parts(codes, tensors), *unfit_sizes(codes, tensors, settings))):
-        found.setdefault(part, []).append(name)
+        if name not in names:
+            found.setdefault(part, []).append(name)
     return found
 
 
@@ -236,9 +246,12 @@ def missing_settings(
         named = [one.name for one in known_by_settings(codes)] if ours and not there else []
         config = configuration(folder) if named else {}
         if config and not _speaks_of_it(config):
+            floats = any(
+                tensors[one.codes].dtype.startswith("float8_") for one in codes.tensors if one.codes in tensors
+            )
             yield (
                 f"{escape(path)}: its config.json has no quantization_config for "
-                f"{count(len(named), 'quantised tensor')}: {listing(named, SHOWN)}"
+                f"{count(len(named), 'quantised tensor')}{AS_WEIGHTS if floats else ''}: {listing(named, SHOWN)}"
             )
         yield from _under_old_name(path, codes, configuration(folder))
         return

@@ -11,7 +11,7 @@ from ..tensors.encodings._asked import static_activations
 from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.encodings._find import is_named_codes
 from ..tensors.encodings._needed import needed_parts
-from ..tensors.encodings._parts import broken_partners
+from ..tensors.encodings._parts import IncompleteTensors
 from ..tensors.encodings._unlike import (
     is_mlx_of_signed,
     odd_ones,
@@ -20,7 +20,7 @@ from ..tensors.encodings._unlike import (
     wrong_nvfp4_scales,
 )
 from ..tensors.info import TensorInfo
-from ..util.text import count, escape, listing
+from ..util.text import count, escape, listing, together
 
 __all__ = ["incomplete", "notes_on_parts"]
 
@@ -216,20 +216,22 @@ def _whole_scale(one: QuantisedTensor, tensors: Tensors) -> str:
     return next((f"{end.rpartition('.')[2].strip('_')} ({tensors[one.parts[end]].dtype})" for end in ends), "")
 
 
-def incomplete(path: str, codes: QuantisedTensors, tensors: Tensors, elsewhere: Sequence[str]) -> Iterator[str]:
+def incomplete(path: str, found: Sequence[IncompleteTensors]) -> Iterator[str]:
     """Yield notes on parts, such as scales, that some quantised tensors lack, although similar tensors have them.
 
-    ``elsewhere`` has the keys of the other shards.
+    Several parts that the same tensors lack are in one note.
     """
-    for one in broken_partners(codes, tensors, frozenset(elsewhere)):
-        number, is_one = count(len(one.names), "quantised tensor"), len(one.names) == 1
-        like = f"{count(one.others, 'similar tensor')} {'has' if one.others == 1 else 'have'}"
-        part = escape(one.part)
-        has = f"{'lacks' if is_one else 'lack'} {part}, which {like}"
-        if one.block:
-            has = f"{'has' if is_one else 'have'} too few or too many values in {part} for blocks of {one.block}"
-            has += f", the block size of {count(one.others, 'similar tensor')}" if one.others else ""
-        yield f"{escape(path)}: {number} {has}: {listing(one.names, SHOWN)}"
+    parts: dict[tuple[tuple[str, ...], int, int], list[str]] = {}
+    for one in found:
+        parts.setdefault((tuple(one.names), one.others, one.block), []).append(escape(one.part))
+    for (names, others, block), lost in parts.items():
+        number, is_one = count(len(names), "quantised tensor"), len(names) == 1
+        like = f"{count(others, 'similar tensor')} {'has' if others == 1 else 'have'}"
+        has = f"{'lacks' if is_one else 'lack'} {together(lost)}, which {like}"
+        if block:
+            has = f"{'has' if is_one else 'have'} too few or too many values in {together(lost)} for blocks of {block}"
+            has += f", the block size of {count(others, 'similar tensor')}" if others else ""
+        yield f"{escape(path)}: {number} {has}: {listing(names, SHOWN)}"
 
 
 def _scaleless(

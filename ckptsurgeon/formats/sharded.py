@@ -157,8 +157,9 @@ def _check_count(index: File, folder: Folder, shards: Mapping[str, Header], tota
     said = f"{escape(index.name)} lists {count(len(shards), 'shard')}, but not {', '.join(map(escape, missing))}"
     said += f" and {many - len(missing):,} more" if many > len(missing) else ""
     if total == size:
-        rest = "they are in its folder, but not read" if are_there else "they are missing, or were left out on purpose"
-        yield f"{said}; its total_size is the size of the shards that it lists, not of the others: {rest}"
+        which = "which are" if many > 1 else "which is"
+        own = "its total_size is that of the listed shards alone, so the others were perhaps left out on purpose"
+        yield f"{said}, {which} " + ("in its folder, but not read" if are_there else f"not in its folder either; {own}")
         return
     raise FormatError(
         f"{said}, although the names of the shards imply more: a part of the checkpoint is missing.",

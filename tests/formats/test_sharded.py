@@ -335,7 +335,7 @@ def test_a_shard_in_the_middle_is_missed_too() -> None:
 def test_shards_that_were_only_named_so_are_a_note() -> None:
     parts(["model-00001-of-00002.safetensors"], 16)
     (note,) = cs.inspect(".").notes
-    assert "its total_size is the size of the shards that it lists, not of the others: they are missing, or" in note
+    assert "model-00002-of-00002.safetensors, which is not in its folder either; its total_size is that of" in note
 
 
 def test_a_shard_that_is_there_is_not_called_missing() -> None:
@@ -343,7 +343,7 @@ def test_a_shard_that_is_there_is_not_called_missing() -> None:
     shutil.copy("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
     first, second = cs.inspect(".").notes
     assert first.endswith("does not list model-00002-of-00002.safetensors, so it was not read")
-    assert second.endswith("not of the others: they are in its folder, but not read")
+    assert second.endswith("but not model-00002-of-00002.safetensors, which is in its folder, but not read")
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,9 @@ KINDS = (
           "Merge the adapter into the model (ckpt lora merge), or move its files to a folder of their own."),
     _kind("other-notes", r"^the folder has an adapter_config\.json, but no", FAIL,
           "Remove adapter_config.json, or add the adapter's weights."),
-    _kind("other-notes", r": llama\.cpp cannot load the file|^with [\w.-]+\.\w+ \d+[ ,].* must have"
+    _kind("other-notes", r": llama\.cpp cannot load the file|^llama\.cpp will not load the output", FAIL,
+          "Correct the metadata (ckpt convert --set-metadata), or convert the model again."),
+    _kind("other-notes", r"^with [\w.-]+\.\w+ \d+[ ,].* must have"
           r"|^\w+\.\S+ is \S+, which is not above 0|^general\.file_type is ", WARN,
           "Correct the metadata (ckpt convert --set-metadata), or convert the model again."),
     _kind("other-notes", r"\(ss_network_alpha ", WARN,
@@ -113,6 +115,12 @@ KINDS = (
           r"|from which no weights can be decoded|loaders take these numbers for exponents"
           r"|were the packed words cast to"
           r"|group index outside its groups|\bha(s|ve) weight_shape in |do(?:es)? not fit the bias \(", FAIL, CODES),
+    _kind("quantisation", r"so that loaders use the codes as if they were weights", FAIL,
+          "Add the quantization_config of the model to config.json."),
+    _kind("quantisation", r"although other layers are, and its quantization_config does not exclude"
+          r"|says bits \d+, but the shapes of .* say|loaders look for \S+: "
+          r"|says quant_method (?!bitsandbytes|torchao)\S+, but no tensor is quantised", FAIL,
+          "Correct the settings of quantisation in config.json, or the tensors."),
     _kind("other-notes", r"ckpt cannot read \d+ modules? that defines? how", WARN,
           "Save the network's state_dict() instead."),
     _kind("quantisation", r"were averaged as plain numbers", WARN, AVERAGE),

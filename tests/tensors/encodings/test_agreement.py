@@ -162,7 +162,7 @@ TOLD = ("gptq", "awq", "fp8-block", "bnb-nf4", "int4-packed", "mxfp4")
 def test_codes_of_which_config_json_says_nothing_are_said(name: str, verb: str, tmp_path: Path) -> None:
     folder = replace(BY_NAME[name], settings={}).folder(tmp_path / "m")
     notes = VERBS[verb](folder).notes
-    number = "1 quantised tensor:" if len(BY_NAME[name].layers) == 1 else "2 quantised tensors:"
+    number = "1 quantised tensor" if len(BY_NAME[name].layers) == 1 else "2 quantised tensors"
     assert any(f"its config.json has no quantization_config for {number}" in one for one in notes)
     for beside, content in (("quantize_config.json", BY_NAME[name].settings), ("config.json", {"quip_params": {}})):
         Path(folder, beside).write_text(json.dumps(content))
@@ -182,7 +182,7 @@ UNKNOWN = {one.name for one in ZOO if "unknown encoding" in one.method} | {"unkn
 @pytest.mark.parametrize("one", ZOO, ids=lambda one: one.name)
 def test_every_encoding_is_said_if_config_json_has_lost_its_settings(one: Quantised, tmp_path: Path) -> None:
     folder = replace(one, settings={}).folder(tmp_path / "m")
-    number = "1 quantised tensor: " if len(one.layers) == 1 else "2 quantised tensors: "
+    number = "1 quantised tensor" if len(one.layers) == 1 else "2 quantised tensors"
     wanted = f"{folder}: its config.json has no quantization_config for {number}"
     assert [wanted in note for note in said(cs.inspect(folder))] == ([] if one.name in TELL_THEMSELVES else [True])
 
@@ -300,11 +300,11 @@ def test_codes_without_settings_of_their_own_are_said(name: str, tmp_path: Path)
     notes = [
         one
         for one in cs.transplant(tmp_path / "a" / "codes.safetensors", folder).notes
-        if "decoded with the settings of" in one
+        if "loaders use the settings of" in one
     ]
     assert len(notes) == 1
     assert all("codes.safetensors has no settings for 2 quantised tensors of" in note for note in notes)
-    assert not any("decoded with the settings of" in one for one in cs.transplant(folder, folder).notes)
+    assert not any("loaders use the settings of" in one for one in cs.transplant(folder, folder).notes)
 
 
 class Live(torch.nn.Module):

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.analysis.check.note_kinds import is_serious
 
 from ...helpers.zoo import BY_NAME, IN, OUT, ZOO, Quantised
 from .test_agreement import VERBS
@@ -63,6 +64,47 @@ def test_a_part_that_those_like_it_have_is_said(name: str, end: str, tmp_path: P
     part = end.removeprefix(".") if end.startswith(".") else f"up_proj{end}"
     why = f"1 quantised tensor lacks {part}, which 2 similar tensors have: {THREE[0]}"
     assert [why in note for note in said(cs.inspect(folder))].count(True) == 1
+
+
+def test_parts_that_one_tensor_lacks_are_said_once_and_no_shape_is(tmp_path: Path) -> None:
+    """The parts that are left are of no encoding, so their shapes fit none."""
+
+    def edit(state: State) -> None:
+        for end in (".scales", ".g_idx"):
+            del state[f"{THREE[0]}{end}"]
+
+    (note,) = said(cs.inspect(folder_of("gptq", tmp_path, edit)))
+    assert note == f"1 quantised tensor lacks g_idx and scales, which 2 similar tensors have: {THREE[0]}.qweight"
+    assert is_serious(note)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words", "serious"),
+    [
+        (
+            "fp8-block",
+            None,
+            "no quantization_config for 3 quantised tensors, so that loaders use the codes as if",
+            True,
+        ),
+        ("int4-packed", None, "no quantization_config for 3 quantised tensors: ", False),  # no weight has this shape
+        (
+            "gptq",
+            {**BY_NAME["gptq"].settings, "bits": 8},
+            "says bits 8, but the shapes of 3 quantised tensors say",
+            True,
+        ),
+    ],
+)
+def test_settings_with_which_codes_are_decoded_wrong_are_a_warning(
+    name: str, settings: dict[str, object] | None, words: str, serious: bool, tmp_path: Path
+) -> None:
+    folder = folder_of(name, tmp_path, lambda state: None)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = settings
+    (folder / "config.json").write_text(json.dumps({key: one for key, one in config.items() if one is not None}))
+    (note,) = [one for one in cs.inspect(folder).notes if words in one]
+    assert is_serious(note) is serious
 
 
 @pytest.mark.parametrize("verb", VERBS)

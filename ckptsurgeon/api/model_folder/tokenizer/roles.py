@@ -10,6 +10,7 @@ from ....destinations.hf.files import CONFIG
 from ....util.text import listing
 from ..documents import GENERATION
 from ..folder import ModelFolder
+from ..generation.whisper_ids import TRANSCRIPT, whisper_id_notes
 from .tokenizer_files import brief_token, is_ctc, object_in
 
 __all__ = ["OF_GENERATION", "SPELLED", "generates", "role_notes"]
@@ -49,9 +50,6 @@ OF_GENERATION = ("eos_token", "bos_token", "forced_eos_token", "forced_bos_token
 In valid encoders (Nystromformer), they may have the default of the class, whatever it is.
 """
 GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSpeechSeq2Seq")
-TRANSCRIPT, TRANSLATE = "<|startoftranscript|>", "<|translate|>"
-"""Whisper's start token and the token of its first task. The ids of the language tokens are between their ids."""
-SUPPRESSED = "suppress_tokens"
 RESERVED = re.compile(r"[<\[|]*(reserved|unused|placeholder|extra_id|madeupword)\w*?\d+[|>\]]*", re.IGNORECASE)
 """Matches tokens that are reserved for later use, in Llama 3, Gemma, BERT, Phi-3, T5 and XGLM."""
 
@@ -82,9 +80,9 @@ def role_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[st
         if "eos_token" not in said:
             yield from _unknown_end(fields.get("eos_token_id"), file, names, own)
             yield from _reserved_end(fields.get("eos_token_id"), file, names, places)
-            yield from _end_and_padding(fields, file, names, own)
+    yield from _moved_ids(folder, names, own)
     yield from _starts(folder, places)
-    yield from _suppressed_languages(object_in(folder, GENERATION), places)
+    yield from whisper_id_notes(folder, places)
 
 
 def _sections(folder: ModelFolder) -> dict[str, Mapping[str, Any]]:
@@ -208,27 +206,45 @@ def _unknown_end(value: Any, file: str, names: Mapping[str, str], own: Mapping[s
         yield f"eos_token_id of {file} is {unknown} ({named}), while eos_token is {meant}"
 
 
-def _end_and_padding(
-    fields: Mapping[str, Any], file: str, names: Mapping[str, str], own: Mapping[str, int]
-) -> Iterator[str]:
-    """Yield a note if neither ``eos_token_id`` nor ``pad_token_id`` is the id of the tokeniser's own token.
+def _moved_ids(folder: ModelFolder, names: Mapping[str, str], own: Mapping[str, int]) -> Iterator[str]:
+    """Yield notes if two of ``eos_token_id``, ``pad_token_id`` and ``bos_token_id`` are ids of another tokeniser.
+
+    ``names`` has {role (``eos_token``): special token}, and ``own`` has their ids.
+    """
+    found: dict[tuple[str, ...], list[str]] = {}
+    for file, fields in _sections(folder).items():
+        if roles := _moved_roles(fields, own):
+            ids = (", ".join(map(str, _ids_of(fields, role))) for role in roles)
+            found.setdefault((*roles, *ids), []).append(file)
+    for (one, two, first, second), files in found.items():
+        has = f"{one}_id of {' and of '.join(files)} is {first}, and {two}_id is {second}"
+        meant = " and ".join(f"{role} is {brief_token(names[role])} ({own[role]})" for role in (one, two))
+        yield f"{has}, while {meant}: perhaps they are the ids of another tokeniser"
+
+
+def _moved_roles(fields: Mapping[str, Any], own: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the two roles whose ids in ``fields`` are not the tokeniser's (``own``): eos and pad, or eos and bos.
 
     One of them alone may differ on purpose: chat models end with a token of their own, and many models pad with the end
-    token. Ids of tokens with another role have notes of their own. ``file`` is the name of the file with the
-    ``fields``. ``names`` has {role (``eos_token``): special token}, and ``own`` has their ids.
+    token. The beginning token may have the default of a class; so both ids must be moved by as much. Ids of tokens with
+    another role have notes of their own.
     """
-    value, pad = fields.get("eos_token_id"), fields.get("pad_token_id")
-    ends = value if isinstance(value, list) else [value]
-    wanted = [own.get("eos_token"), own.get("pad_token")]
-    ids = [*ends, pad]
-    if None in wanted or len(ids) < 2 or not all(type(one) is int for one in ids) or pad in ends:
-        return
-    if wanted[0] != wanted[1] and not set(ids).intersection(own.values()):
-        meant = " and ".join(
-            f"{role} is {brief_token(names[role])} ({own[role]})" for role in ("eos_token", "pad_token")
-        )
-        has = f"eos_token_id of {file} is {', '.join(map(str, ends))}, and pad_token_id is {pad}"
-        yield f"{has}, while {meant}: perhaps they are the ids of another tokeniser"
+    if any(type(one) is not int for role in ("eos_token", "pad_token") for one in _ids_of(fields, role)):
+        return ()
+    end, begin, padding = (_ids_of(fields, role) for role in ("eos_token", "bos_token", "pad_token"))
+    first, last, pad = own.get("bos_token"), own.get("eos_token"), own.get("pad_token")
+    if last is None or not end or set(end).intersection(own.values()):
+        return ()
+    if pad not in (None, last) and padding and not {*padding}.intersection((*own.values(), *end)):
+        return "eos_token", "pad_token"
+    is_moved = first is not None and len(begin) == len(end) == 1 and type(begin[0]) is int
+    return ("eos_token", "bos_token") if is_moved and begin[0] != end[0] and first - begin[0] == last - end[0] else ()
+
+
+def _ids_of(fields: Mapping[str, Any], role: str) -> list[Any]:
+    """Return the ids of a role in a configuration; [] if there are none."""
+    value = fields.get(f"{role}_id")
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _reserved_end(value: Any, file: str, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:
@@ -255,22 +271,6 @@ def _reserved_start(value: Any, file: str, places: Mapping[str, int]) -> Iterato
     token = next((token for token, row in places.items() if row == value and RESERVED.fullmatch(token)), "")
     if type(value) is int and token:
         yield f"{START}_id of {file} is {value} ({brief_token(token)}), a reserved token"
-
-
-def _suppressed_languages(fields: Mapping[str, Any], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if Whisper's ``suppress_tokens`` has language tokens: the ids may be those of another version.
-
-    ``fields`` are those of generation_config.json, and ``places`` has the id of each token.
-    """
-    first, last = places.get(TRANSCRIPT), places.get(TRANSLATE)
-    listed = fields.get(SUPPRESSED)
-    if first is None or last is None or not isinstance(listed, list):
-        return
-    tokens = {row: token for token, row in places.items() if first < row < last}
-    found = [f"{one} ({brief_token(tokens[one])})" for one in listed if type(one) is int and one in tokens]
-    if found:
-        what = "languages" if len(found) > 1 else "a language"
-        yield f"{SUPPRESSED} of {GENERATION} has {listing(found, 3, where='')}, {what} of the tokeniser"
 
 
 def _starts(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:

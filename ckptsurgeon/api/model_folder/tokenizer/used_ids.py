@@ -49,7 +49,6 @@ def used_id_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping
     """
     yield from _read_elsewhere(folder, names, places)
     yield from _read_at_largest(folder, names, places)
-    yield from _begun_otherwise(object_in(folder, GENERATION), places)
     yield from language_notes(folder, places)
 
 
@@ -114,31 +113,6 @@ def forced_word_notes(folder: ModelFolder, tokens: tuple[str, ...]) -> Iterator[
         ):
             examples = listing([f"{one} ({brief_token(tokens[one])})" for one in ids], 3, where="")
             yield f"{FORCED} of {file} are ids of ordinary words in the tokeniser: {examples}"
-
-
-def _begun_otherwise(fields: Mapping[str, Any], places: Mapping[str, int]) -> Iterator[str]:
-    """Yield a note if Whisper's ``forced_decoder_ids`` has ids of no language or task, according to the same file.
-
-    ``fields`` are those of generation_config.json: ``lang_to_id`` and ``task_to_id`` have the ids. ``places`` has the
-    id of each token.
-    """
-    forced, last = fields.get("forced_decoder_ids"), fields.get("no_timestamps_token_id")
-    maps = [fields.get(name) for name in ("lang_to_id", "task_to_id")]
-    if type(last) is not int or not isinstance(forced, list) or not all(isinstance(one, dict) for one in maps):
-        return
-    known = {row for one in maps if isinstance(one, dict) for row in one.values()} | {last}
-    pairs = [one for one in forced if isinstance(one, list) and len(one) == 2 and type(one[1]) is int]
-    tokens = {row: token for token, row in places.items()}
-    found = [
-        f"{row} ({brief_token(tokens[row])})" if row in tokens else str(row)
-        for _, row in pairs
-        if row not in known and row < last
-    ]
-    if found:
-        yield (
-            f"forced_decoder_ids of {GENERATION} has {listing(found, 3, where='')}, which lang_to_id, task_to_id and "
-            "no_timestamps_token_id of this file do not have: are these ids of another version of Whisper?"
-        )
 
 
 def begins_with(folder: ModelFolder, ids: Sequence[int]) -> bool:

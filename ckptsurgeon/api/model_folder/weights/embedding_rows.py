@@ -6,6 +6,7 @@ import math
 import struct
 from collections.abc import Sequence
 from operator import mul
+from statistics import median
 from typing import TYPE_CHECKING
 
 from ....checkpoint.checkpoint import Checkpoint
@@ -57,15 +58,15 @@ class Rows:
                         for column, square in zip(columns, squares, strict=True)]  # fmt: skip
 
     def cosine(self, pairs: Sequence[tuple[int, int]], shift: int) -> float:
-        """Return the mean cosine of the rows of pairs, ``shift`` rows further."""
-        return math.fsum(self._cosine(one + shift, two + shift) for one, two in pairs) / len(pairs)
+        """Return the median cosine of the rows of pairs, ``shift`` rows further."""
+        return median(self._cosine(one + shift, two + shift) for one, two in pairs)
 
     def unrelated(self, pairs: Sequence[tuple[int, int]]) -> tuple[float, float]:
-        """Return the mean cosine of rows of neighbouring pairs, and its standard error; (0, 0) for bad numbers."""
+        """Return the median cosine of rows of neighbouring pairs, and its standard error; (0, 0) for bad numbers."""
         found = [self._cosine(one, two) for (one, _), (_, two) in zip(pairs, (*pairs[1:], pairs[0]), strict=True)]
         mean = math.fsum(found) / len(found)
-        error = math.sqrt(math.fsum((one - mean) ** 2 for one in found)) / len(found)
-        return (mean, error) if math.isfinite(error) else (0.0, 0.0)
+        error = math.sqrt(math.pi / 2 * math.fsum((one - mean) ** 2 for one in found)) / len(found)
+        return (median(found), error) if math.isfinite(error) else (0.0, 0.0)
 
     def spread(self, pairs: Sequence[tuple[int, int]]) -> float:
         """Return the deviation of the norms of rows, as a multiple of that of rows of normal numbers."""

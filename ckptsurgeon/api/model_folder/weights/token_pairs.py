@@ -1,7 +1,8 @@
 """A note on a token list that is not that of the embedding, found in pairs of tokens such as ``▁the`` and ``the``.
 
 The rows of such a pair are alike in a trained embedding. If the list was read from a wrong line on, they are alike only
-at a distance from the ids of the list; if it is that of another model, they are alike nowhere.
+at a distance from the ids of the list; if it is that of another model, they are alike nowhere. Medians are compared,
+since a part of the list may be right: lists of one kind begin with the same tokens.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ FIRST, TRIED = 20_000, 4_000
 FURTHEST = 4
 """The largest shift that is tried, in rows."""
 CLEAR, LEAST, TIMES, OWN_TIMES = 6.0, 0.1, 2.0, 3.0
-"""Pairs are alike if their mean cosine is ``CLEAR`` standard errors above that of tokens that do not belong together.
+"""Pairs are alike if their median cosine is ``CLEAR`` standard errors above that of tokens that do not belong together.
 
 A shift must also be ``LEAST`` above that, ``TIMES`` as far as any other shift, and ``OWN_TIMES`` as far as the rows of
 the list. For 92 pairs of all-MiniLM-L6-v2, ``x`` and ``##x``, it is 20 standard errors, and 5 at most at other shifts.
 """
 MANY, UNRELATED = 64, 2.5
-"""Pairs are not alike if at least ``MANY`` have a mean cosine less than ``UNRELATED`` standard errors above others."""
+"""``MANY`` pairs or more are not alike if their median cosine is under ``UNRELATED`` errors above that of others."""
 SPREAD = 1.5
 """The norms of trained rows vary more than those of as many normal numbers, by this factor at least."""
 
@@ -72,16 +73,16 @@ def token_pair_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[st
             apart = f"{count(abs(shift), 'row')} {'after' if shift > 0 else 'before'}"
             said = f"the tokens of {escape(folder.vocabulary)} are perhaps {count(abs(shift), 'row')} off {escape(key)}"
             yield (
-                f"{said}: pairs such as {one} and {two} have rows that are alike (mean cosine {means[shift]:.2f}) only "
-                f"{apart} those that the list gives them ({own:.2f}), so each token has the row of another"
+                f"{said}: pairs such as {one} and {two} have rows that are alike (median cosine {means[shift]:.2f}) "
+                f"only {apart} those that the list gives them ({own:.2f}), so each token has the row of another"
             )
         elif len(pairs) >= MANY and own - base < UNRELATED * error and len(tokens) <= info.shape[0]:
             near = Rows(checkpoint, info, WIDE).closest(len(tokens)) if rows.spread(pairs) > SPREAD else None
             if near is not None:
                 yield (
                     f"the tokens of {escape(folder.vocabulary)} are perhaps not those of {escape(key)}: pairs such as "
-                    f"{one} and {two} have rows that are no more alike than any two (mean cosine {own:.2f}), although "
-                    f"most rows of this embedding have another close to them ({near:.2f}), as after training"
+                    f"{one} and {two} have rows that are no more alike than any two (median cosine {own:.2f}), "
+                    f"although most rows of this embedding have another close to them ({near:.2f}), as after training"
                 )
 
 

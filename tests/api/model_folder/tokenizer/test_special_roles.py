@@ -352,3 +352,67 @@ def test_end_and_padding_that_are_both_others_are_noted(eos: Any, pad: Any, is_n
     )
     assert (said in found) is is_noted, found
     assert is_noted or not [one for one in found if "another tokeniser" in one]
+
+
+FOUR = ["<{user}>", "<|bot|>", "<tool>", "<sys>", "<s>", "</s>", "a", "b"]
+"""A list to which four tokens were added at its beginning."""
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_noted"),
+    [
+        ({"bos_token_id": 0, "eos_token_id": 1}, True),
+        ({"bos_token_id": 0, "eos_token_id": [1]}, True),
+        ({"bos_token_id": 4, "eos_token_id": 1}, False),  # an end of its own
+        ({"bos_token_id": 1, "eos_token_id": 3}, False),  # moved by other numbers
+        ({"bos_token_id": 0, "eos_token_id": [1, 5]}, False),
+        ({"bos_token_id": 0, "eos_token_id": 0}, False),  # one token for both
+        ({"bos_token_id": 0, "eos_token_id": True}, False),
+        ({"eos_token_id": 1}, False),
+    ],
+)
+def test_beginning_and_end_that_are_moved_alike_are_noted(fields: dict[str, Any], is_noted: bool) -> None:
+    found = notes(fields, fields, {"bos_token": "<s>", "eos_token": "</s>"}, FOUR)
+    said = (
+        "eos_token_id of config.json and of generation_config.json is 1, and bos_token_id is 0, while eos_token is "
+        "'</s>' (5) and bos_token is '<s>' (4): perhaps they are the ids of another tokeniser"
+    )
+    assert ([one for one in found if "another tokeniser" in one] == [said]) is is_noted, found
+
+
+SPEECH = [
+    WHISPER,
+    "<|en|>",
+    "<|yue|>",
+    "<|translate|>",
+    "<|transcribe|>",
+    "<|nospeech|>",
+    "<|notimestamps|>",
+    "<|0.00|>",
+]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"forced_decoder_ids": [[1, 1], [2, 4], [3, 6]], "suppress_tokens": [5]}, ""),
+        ({"forced_decoder_ids": [[1, None], [2, 3]]}, ""),
+        ({"forced_decoder_ids": [[1, 1], [2, 3], [3, 7]]}, ""),  # a timestamp
+        ({"forced_decoder_ids": None, "suppress_tokens": None}, ""),
+        ({"forced_decoder_ids": [[1, 1], [2, 5]]}, "forced_decoder_ids of config.json has 5 ('<|nospeech|>'), which"),
+        ({"suppress_tokens": [7, 2]}, "suppress_tokens of config.json has 2 ('<|yue|>'), a language"),
+    ],
+)
+@pytest.mark.parametrize("generation", [None, {}, {"forced_decoder_ids": [[1, 1], [2, 4]]}])
+def test_ids_of_another_whisper_are_said_of_config_json(
+    fields: dict[str, Any], said: str, generation: dict[str, Any] | None
+) -> None:
+    model("m", tokens=SPEECH, **{"model_type": "whisper", **fields})
+    Path("m/generation_config.json").unlink()
+    if generation is not None:
+        Path("m/generation_config.json").write_text(json.dumps(generation))
+    Path("m/tokenizer_config.json").write_text("{}")
+    words = ("which is neither a language nor a task", "a language of the tokeniser")
+    found = [one for one in cs.inspect("m").notes if any(word in one for word in words)]
+    assert [one.startswith(said) for one in found] == [True] * bool(said), found
+    assert [one for one in cs.convert("m").notes if any(word in one for word in words)] == found

@@ -48,17 +48,21 @@ def shifted(tokens: list[str], by: int, begin: int = 4) -> list[str]:
     return [*tokens[:begin], *tokens[begin - by :], *(f"new{one}" for one in range(-by))]
 
 
-def notes(
-    tokens: list[str], values: torch.Tensor, *, kind: str = "", file: str = "tokenizer.json", **more: Any
-) -> list[str]:
-    Path("m").mkdir()
-    save_file({KEY: values.to(torch.float32).contiguous(), **more}, "m/model.safetensors")
-    Path("m/config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": len(values)}))
+def write(
+    folder: str, tokens: list[str], values: torch.Tensor, *, kind: str = "", file: str = "tokenizer.json"
+) -> None:
+    Path(folder).mkdir()
+    save_file({KEY: values.to(torch.float32).contiguous()}, f"{folder}/model.safetensors")
+    Path(folder, "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": len(values)}))
     numbers = {token: row for row, token in enumerate(tokens)}
     listed: Any = [[token, -1.0] for token in tokens] if kind == "Unigram" else numbers
     document = {"model": {"type": kind or "BPE", "vocab": listed, "merges": []}}
     document = document if file == "tokenizer.json" else numbers
-    Path("m", file).write_text("\n".join(tokens) + "\n" if file == "vocab.txt" else json.dumps(document))
+    Path(folder, file).write_text("\n".join(tokens) + "\n" if file == "vocab.txt" else json.dumps(document))
+
+
+def notes(tokens: list[str], values: torch.Tensor, *, kind: str = "", file: str = "tokenizer.json") -> list[str]:
+    write("m", tokens, values, kind=kind, file=file)
     found = [one for one in cs.inspect("m").notes if "the tokens of " in one]
     assert [one.removeprefix("m: ") for one in cs.convert("m").notes if "the tokens of " in one] == found
     return found
@@ -151,6 +155,21 @@ def test_the_list_of_another_model_is_said(mark: str, dtype: torch.dtype) -> Non
     assert next(one.id for one in KINDS if one.pattern.search(note)) == "vocabulary"
 
 
+def test_the_list_of_another_model_is_said_if_its_beginning_is_right() -> None:
+    """Lists of one kind begin with the same bytes and the most frequent merges."""
+    tokens = tokens_of("Ġ")
+    half = len(tokens) // 2
+    assert any(one.startswith("Ġ") for one in tokens[:half])
+    later = tokens[half:]
+    random.Random(2).shuffle(later)
+    places = {token: row for row, token in enumerate(tokens)}
+    values = varied(weights(tokens, "Ġ", 0.7))
+    kept = [one for one in STEMS if tokens[places[one]] == [*tokens[:half], *later][places[one]]]
+    assert len(kept) < len(STEMS) / 2
+    (note,) = notes([*tokens[:half], *later], values)
+    assert "perhaps not those of" in note
+
+
 @pytest.mark.parametrize("mark", ["▁", "Ġ", "##", ""])
 def test_a_trained_embedding_with_its_own_list_is_not(mark: str) -> None:
     tokens = tokens_of(mark)
@@ -183,3 +202,15 @@ def test_norms_of_an_initialisation_are_not_judged() -> None:
 def test_a_longer_list_is_only_said_to_be_longer() -> None:
     tokens = tokens_of("Ġ")
     assert not notes([*another(tokens), "zz5"], varied(weights(tokens, "Ġ", 0.7)))
+
+
+def test_verify_says_it_of_a_source_whose_list_the_output_joins_with_another() -> None:
+    tokens = tokens_of("Ġ")
+    values = varied(weights(tokens, "Ġ", 0.7))
+    write("m", another(tokens), values)
+    write("right", tokens, values)
+    cs.apply(cs.merge(["m", "right"], method="linear", vocab="union", weights=[0.5, 0.5]), "out/")
+    found = [note for note in cs.verify("out").notes if "perhaps not those of" in note.why]
+    assert [Path(note.name).name for note in found] in (["m"], ["out"])
+    cs.apply(cs.convert("right"), "copy/")
+    assert not [note for note in cs.verify("copy").notes if "perhaps not those of" in note.why]

@@ -1,0 +1,91 @@
+"""Notes on token ids in the configurations of Whisper that are those of another version of its token list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ....destinations.hf.files import CONFIG
+from ....util.text import listing
+from ..documents import GENERATION
+from ..folder import ModelFolder
+from ..tokenizer.tokenizer_files import brief_token, object_in
+
+__all__ = ["TRANSCRIPT", "whisper_id_notes"]
+
+TRANSCRIPT, TRANSLATE = "<|startoftranscript|>", "<|translate|>"
+"""Whisper's start token and the token of its first task. The ids of the language tokens are between their ids."""
+TASKS = (TRANSLATE, "<|transcribe|>", "<|notimestamps|>")
+FORCED, SUPPRESSED = "forced_decoder_ids", "suppress_tokens"
+
+
+def whisper_id_notes(folder: ModelFolder, places: Mapping[str, int]) -> Iterator[str]:
+    """Yield notes on ids that are forced or suppressed in config.json or generation_config.json.
+
+    ``places`` has the id of each token.
+    """
+    begin, end = places.get(TRANSCRIPT), places.get(TRANSLATE)
+    settings = object_in(folder, GENERATION)
+    yield from _unlike_maps(settings, places)
+    if begin is None or end is None:
+        return
+    languages = {row: token for token, row in places.items() if begin < row < end}
+    for file, fields in ((CONFIG, object_in(folder, CONFIG)), (GENERATION, settings)):
+        yield from _suppressed_languages(fields, file, languages)
+        if file == CONFIG:
+            yield from _forced_others(fields, file, languages, places)
+
+
+def _suppressed_languages(fields: Mapping[str, Any], file: str, languages: Mapping[int, str]) -> Iterator[str]:
+    """Yield a note if ``suppress_tokens`` has tokens of languages, which must not be suppressed."""
+    listed = fields.get(SUPPRESSED)
+    listed = listed if isinstance(listed, list) else []
+    found = [f"{one} ({brief_token(languages[one])})" for one in listed if type(one) is int and one in languages]
+    if found:
+        what = "languages" if len(found) > 1 else "a language"
+        yield f"{SUPPRESSED} of {file} has {listing(found, 3, where='')}, {what} of the tokeniser"
+
+
+def _forced_others(
+    fields: Mapping[str, Any], file: str, languages: Mapping[int, str], places: Mapping[str, int]
+) -> Iterator[str]:
+    """Yield a note if ``forced_decoder_ids`` has tokens that are neither a language nor a task nor a timestamp."""
+    known = {*languages, *(places[token] for token in TASKS if token in places)}
+    tokens = {row: token for token, row in places.items() if row < places.get(TASKS[-1], 0)}
+    found = [f"{row} ({brief_token(tokens[row])})" for row in _forced(fields) if row in tokens and row not in known]
+    if found:
+        yield (
+            f"{FORCED} of {file} has {listing(found, 3, where='')}, which is neither a language nor a task of the "
+            "tokeniser: are these ids of another version of Whisper?"
+        )
+
+
+def _unlike_maps(fields: Mapping[str, Any], places: Mapping[str, int]) -> Iterator[str]:
+    """Yield a note if ``forced_decoder_ids`` has ids of no language or task, according to the same file.
+
+    ``fields`` are those of generation_config.json: ``lang_to_id`` and ``task_to_id`` have the ids. ``places`` has the
+    id of each token.
+    """
+    last = fields.get("no_timestamps_token_id")
+    maps = [fields.get(name) for name in ("lang_to_id", "task_to_id")]
+    if type(last) is not int or not all(isinstance(one, dict) for one in maps):
+        return
+    known = {row for one in maps if isinstance(one, dict) for row in one.values()} | {last}
+    tokens = {row: token for token, row in places.items()}
+    found = [
+        f"{row} ({brief_token(tokens[row])})" if row in tokens else str(row)
+        for row in _forced(fields)
+        if row not in known and row < last
+    ]
+    if found:
+        yield (
+            f"{FORCED} of {GENERATION} has {listing(found, 3, where='')}, which lang_to_id, task_to_id and "
+            "no_timestamps_token_id of this file do not have: are these ids of another version of Whisper?"
+        )
+
+
+def _forced(fields: Mapping[str, Any]) -> list[int]:
+    """Return the ids in ``forced_decoder_ids``, a list of pairs (position, id)."""
+    forced = fields.get(FORCED)
+    pairs = forced if isinstance(forced, list) else []
+    return [one[1] for one in pairs if isinstance(one, list) and len(one) == 2 and type(one[1]) is int]
