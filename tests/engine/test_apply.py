@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.engine.compute import compute
 
 from ..helpers.declare import declare
+from ..helpers.nursery import run_apart
 from ..helpers.torch_files import bytes_of, saved, variety
 
 OPAQUE = ("sparse", "csr", "quantised", "per_channel", "meta")
@@ -396,7 +395,8 @@ def test_memory_does_not_grow_with_the_model() -> None:
         torch.save({k: torch.zeros(1000, rows).t() if k == "t" else torch.zeros(rows, 1000) for k in "acst"}, "src.pth")
         shapes = {"a": (rows, 1000), "c": (F16, (rows, 1000)), "s": (rows, 900), "t": (rows, 1000)}
         declare("dst.yaml", shapes)
-        done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
+        done = run_apart(PEAK)
+        assert not done.returncode, done.stderr
         peak, torch_loaded = done.stdout.split()
         assert torch_loaded == "False"
         peaks.append(int(peak) / 1024)

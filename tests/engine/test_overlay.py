@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,8 @@ import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.engine.compute import compute, rows
+
+from ..helpers.nursery import run_apart
 
 PROGRAM = """
 import sys
@@ -39,7 +39,7 @@ def test_memory_does_not_grow_with_the_tensor(way: str) -> None:
     lists(3000, 4000)
     torch.save({"w": torch.ones(3000, 10_000)}, "src.pth")
     torch.save({"w": torch.zeros(4000, 10_000)}, "dst.pth")
-    done = subprocess.run([sys.executable, "-c", PROGRAM, repr(WAYS[way])], capture_output=True, text=True)
+    done = run_apart(PROGRAM, repr(WAYS[way]))
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 128, f"{done.stdout} MB for tensors of 120 and 160 MB"
 

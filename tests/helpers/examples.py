@@ -16,7 +16,8 @@ from torch.distributed.run import get_args_parser
 
 from ..cli.completion.asked import told
 from ..conftest import Result
-from ..trainer.together import MAIN, together
+from ..trainer.together import together
+from .nursery import COMMAND
 from .shell import installed, left_out
 
 __all__ = ["PAGES", "ROOT", "Example", "Reader", "commands_of", "examples"]
@@ -92,7 +93,7 @@ def _forked(words: Sequence[str]) -> Result:
     asked = get_args_parser().parse_args(words[1:])
     assert (asked.training_script, asked.module) == ("ckptsurgeon", True), words
     rest = asked.training_script_args
-    ended = together(MAIN, *rest, size=int(asked.nproc_per_node))
+    ended = together(COMMAND, *rest, size=int(asked.nproc_per_node))
     code = next((one.code for one in ended if one.code), 0)
     return Result(code, ended[0].out, "".join(one.err for one in ended))
 

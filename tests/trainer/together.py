@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import os
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +12,9 @@ import torch
 import torch.distributed
 from safetensors.torch import load_file
 
+from ..helpers.nursery import COMMAND, ROOT, with_torch
 from . import toy
 
-ROOT = str(Path(__file__).parents[2])
 SAME: dict[str, Any] = {"model": {"norm": False, "dropout": 0.0}, "batch_size": 16, "steps": 8, "warmup": 2}
 """A toy whose steps do not depend on how a batch is shared out."""
 
@@ -83,7 +79,7 @@ def together(
         }
         for rank in range(size)
     ]  # fmt: skip
-    codes = _started().carry_out(orders)
+    codes = with_torch().carry_out(orders)
     said = [(Path(order["folder"], order["out"]), Path(order["folder"], order["err"])) for order in orders]
     return [Ended(code, out.read_text(), err.read_text()) for code, (out, err) in zip(codes, said, strict=True)]
 
@@ -93,10 +89,10 @@ def alone(*words: str, folder: Path, environment: Mapping[str, str]) -> tuple[in
     said = Path("said.txt").absolute()
     said.unlink(missing_ok=True)
     order = {
-        "program": MAIN, "arguments": ["ckpt", *words], "folder": str(folder), "environment": dict(environment),
+        "program": COMMAND, "arguments": ["ckpt", *words], "folder": str(folder), "environment": dict(environment),
         "out": str(said), "err": str(said),
     }  # fmt: skip
-    (code,) = _started().carry_out([order], seconds=600)
+    (code,) = with_torch().carry_out([order], seconds=600)
     return code, said.read_text()
 
 
@@ -104,8 +100,6 @@ def train(*arguments: str, size: int = 2, **others: Any) -> list[Ended]:
     """Run ``ckpt train`` as so many processes, without what takes long beside: checks after the run, and pictures."""
     return together(TRAIN, "train", *arguments, size=size, **others)
 
-
-MAIN = "import sys\nfrom ckptsurgeon.__main__ import main\nsys.exit(main())"
 
 TRAIN = """
 import os, sys
@@ -126,85 +120,6 @@ from ckptsurgeon.trainer.state.checkpointing import CheckpointWriter
 CheckpointWriter.__enter__, CheckpointWriter.__exit__ = (lambda self: self), (lambda self, *error: None)
 """
 """Checkpoints are written by no thread: a process that is killed has written what it saved before."""
-
-NURSERY = """
-import faulthandler, functools, gc, importlib, json, os, pkgutil, select, signal, sys, time, traceback
-import fsspec, numpy.fft, numpy.random, pydoc, rich.console, rich.progress, safetensors.torch, typer, yaml
-import torch, torch._dynamo, torch._functorch.aot_autograd, torch.distributed.checkpoint, torch.distributed.fsdp
-import torch.distributed.tensor, torch.nn.parallel, torch.profiler
-import ckptsurgeon.__main__, ckptsurgeon.cli.run, ckptsurgeon.destinations, ckptsurgeon.render.train, ckptsurgeon.trainer
-
-for package in (ckptsurgeon.destinations, ckptsurgeon.trainer):
-    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        importlib.import_module(found.name)
-ckptsurgeon.cli.run.application = functools.cache(ckptsurgeon.cli.run.application)
-typer.main.get_command = functools.cache(typer.main.get_command)
-typer.main.get_command(ckptsurgeon.cli.run.application(as_json=False))
-gc.collect()
-gc.freeze()  # each process that ends looks for garbage of its own alone
-
-def born(order):
-    os.environ.clear()
-    os.environ.update(order["environment"])
-    os.chdir(order["folder"])
-    for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND), number)
-    faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
-    sys.argv = order["arguments"]
-    sys.path.insert(0, "")
-    try:
-        exec(order["program"], {"__name__": "__main__"})
-    except SystemExit as error:
-        return error.code or 0
-    except BaseException:
-        traceback.print_exc()
-        return 99
-    return 0
-
-def ended(pid, until):
-    handle = os.pidfd_open(pid)
-    if not select.select([handle], [], [], max(until - time.monotonic(), 0))[0]:
-        os.kill(pid, signal.SIGUSR1)  # it says where it hangs
-        select.select([handle], [], [], 1)
-        os.kill(pid, 9)
-    os.close(handle)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-for line in sys.stdin:
-    asked = json.loads(line)
-    pids, until = [], time.monotonic() + asked["seconds"]
-    for order in asked["orders"]:
-        pid = os.fork()
-        if not pid:
-            code = born(order)
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        pids.append(pid)
-    print(json.dumps([ended(pid, until) for pid in pids]), flush=True)
-"""
-"""A process that has imported what takes seconds, and forks those that are asked for."""
-
-
-class _Nursery:
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"},  # as ckpt train sets it
-        )  # fmt: skip
-
-    def carry_out(self, orders: Sequence[Mapping[str, Any]], seconds: int = 200) -> list[int]:
-        """Run what is ordered, all of it at once, and no longer than so many seconds; returns the exit codes."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"orders": orders, "seconds": seconds}) + "\n")
-        self._process.stdin.flush()
-        return list(json.loads(self._process.stdout.readline()))
-
-
-@functools.cache
-def _started() -> _Nursery:
-    return _Nursery()
 
 
 def write(task: str = "Faulty", **settings: Any) -> str:

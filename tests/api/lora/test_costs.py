@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import ckptsurgeon as cs
 
 from ...helpers.adapters import base_state, factors, peft_folder
+from ...helpers.nursery import run_apart
 
 PEAK = """
 import sys
@@ -40,10 +40,8 @@ def write(rows: int, columns: int, rank: int) -> None:
 
 
 def peak(plan: str, memory: int) -> int:
-    """The most memory, in bytes, of a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK.replace("PLAN", plan), str(memory)], capture_output=True, timeout=120
-    )
+    """The most memory, in bytes, of a small process of its own."""
+    done = run_apart(PEAK.replace("PLAN", plan), memory)
     assert not done.returncode, done.stderr
     for path in Path("out").iterdir():
         path.unlink()

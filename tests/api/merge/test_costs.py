@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -26,6 +24,7 @@ from fixtures.fusionbench_cases import CASES as FUSIONBENCH
 from fixtures.mergekit_cases import CASES, models
 
 from ...helpers.merge_arrays import METHODS, Arrays, merge
+from ...helpers.nursery import run_apart
 
 Run = Callable[..., Any]
 
@@ -152,11 +151,9 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
 
 
 def peak(models: list[str], memory: str, method: str, more: str) -> int:
-    """The most memory, in bytes, of a process of its own."""
+    """The most memory, in bytes, of a small process of its own."""
     code = PEAK.replace("METHOD", method).replace("MORE", more)
-    done = subprocess.run(
-        [sys.executable, "-c", code, *models, memory, "o.safetensors"], capture_output=True, timeout=120
-    )
+    done = run_apart(code, *models, memory, "o.safetensors")
     assert not done.returncode, done.stderr
     Path("o.safetensors").unlink()
     return int(done.stdout) << 10

@@ -20,6 +20,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.methods.merge.arithmetic import spectra
 
 from ...helpers.merge_arrays import METHODS, merge
+from ...helpers.nursery import run_apart
 
 Run = Callable[..., Any]
 
@@ -87,10 +88,9 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
 """
 
 
-def merged_apart(outputs: dict[str, str], **environment: str) -> int:
-    """Merge by each method in one process of their own, and return its most memory in bytes."""
-    command = [sys.executable, "-c", MERGE, json.dumps(outputs)]
-    done = subprocess.run(command, capture_output=True, env={**os.environ, **environment}, timeout=300)
+def merged_apart(outputs: dict[str, str]) -> int:
+    """Merge by each method in one small process of their own, with one thread, and return its most memory in bytes."""
+    done = run_apart(MERGE, json.dumps(outputs))
     assert not done.returncode, done.stderr
     return int(done.stdout) << 10
 
@@ -117,10 +117,12 @@ def test_no_more_memory_is_taken_than_is_said(method: str, shape: tuple[int, int
 
 def test_the_number_of_threads_makes_no_difference() -> None:
     save((300, 400), torch.float64)  # in float32, nearly all values are rounded to the same
-    for threads in ("1", "2"):
+    names = {threads: {method: f"{threads}/{method}.safetensors" for method in SPECTRAL} for threads in ("1", "2")}
+    for threads in names:
         Path(threads).mkdir()
-        outputs = {method: f"{threads}/{method}.safetensors" for method in SPECTRAL}
-        merged_apart(outputs, OMP_NUM_THREADS=threads, OPENBLAS_NUM_THREADS=threads)
+    merged_apart(names["1"])
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}  # which are read at import
+    subprocess.run([sys.executable, "-c", MERGE, json.dumps(names["2"])], env=environment, check=True, timeout=300)
     for method in SPECTRAL:
         one, two = (load_file(f"{threads}/{method}.safetensors")["w"] for threads in ("1", "2"))
         assert torch.equal(one, two), method

