@@ -196,15 +196,16 @@ def run_apart(
     *arguments: object,
     out: str = "",
     err: str = "",
+    folder: str = ".",
     streams: bool = False,
     nursery: Nursery | None = None,
     **environment: str,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program in a small process of its own, which has not imported torch; returns what it printed and said."""
-    with tempfile.TemporaryDirectory() as folder:
-        said = [Path(folder, "out"), Path(folder, "err")]
+    """Run a program in a process of its own, a small one unless a nursery is named; returns what it printed and said."""
+    with tempfile.TemporaryDirectory() as there:
+        said = [Path(there, "out"), Path(there, "err")]
         order = {
-            "program": program, "arguments": ["ckpt", *map(str, arguments)], "folder": os.getcwd(), "streams": streams,
+            "program": program, "arguments": ["ckpt", *map(str, arguments)], "folder": os.path.abspath(folder), "streams": streams,
             "environment": {**os.environ, **environment}, "out": out or str(said[0]), "err": err or str(said[1]),
         }  # fmt: skip
         (code,) = (nursery or _small()).carry_out([order])

@@ -20,9 +20,10 @@ import pytest
 from ckptsurgeon.trainer.checks.check import Check
 from ckptsurgeon.trainer.run.records import curves_png
 
+from ..helpers.nursery import run_apart, with_torch
 from .toy import init, source
 
-__all__ = ["another_process", "cheap", "curves", "draw_once", "init", "reopen_here", "source"]
+__all__ = ["another_process", "cheap", "curves", "draw_once", "init", "new_process", "reopen_here", "source"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -41,14 +42,29 @@ def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def another_process() -> None:
+def new_process() -> None:
     """Let the check of what was saved start the process that it starts, which begins by importing torch."""
+
+
+@pytest.fixture
+def another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let another process say what is in saved weights: one that is forked, and knows nothing of this one."""
+    there = SimpleNamespace(run=_apart, TimeoutExpired=subprocess.TimeoutExpired)
+    monkeypatch.setattr("ckptsurgeon.trainer.checks.reload.subprocess", there)
+
+
+def _apart(command: list[str], *, input: str, cwd: str | None, **_: Any) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m ckptsurgeon.trainer.checks.reload`` in a process that has imported torch already."""
+    name = "ckptsurgeon.trainer.checks.reload"
+    assert command == [sys.executable, "-m", name]
+    program = f"import io, sys\nfrom {name} import main\nsys.stdin = io.StringIO({input!r})\nmain()"
+    return run_apart(program, folder=cwd or ".", nursery=with_torch())
 
 
 @pytest.fixture(autouse=True)
 def _reopened_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let this process say what another would of saved weights, where a test does not ask for ``another_process``."""
-    if "another_process" not in request.fixturenames:
+    """Let this process say what another would of saved weights, where a test does not ask for another one."""
+    if not {"another_process", "new_process"} & {*request.fixturenames}:
         reopen_here(monkeypatch)
 
 

@@ -222,7 +222,7 @@ def with_graph(graphs: list[bool]) -> Callable[..., None]:
     return hook
 
 
-@pytest.mark.usefixtures("another_process")
+@pytest.mark.usefixtures("new_process")
 @pytest.mark.parametrize(
     ("said", "status"),
     [
@@ -241,7 +241,7 @@ def test_a_gpu_without_room_for_the_reopened_model_is_not_a_failure(
     assert check.status == status, check
 
 
-@pytest.mark.usefixtures("another_process")
+@pytest.mark.usefixtures("new_process")
 def test_the_gpu_is_emptied_before_another_process_shares_it(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("emptied"))

@@ -33,7 +33,7 @@ def flat(text: str) -> str:
     return " ".join(text.split())
 
 
-@pytest.mark.usefixtures("another_process", "curves")
+@pytest.mark.usefixtures("new_process", "curves")
 def test_a_whole_run(ckpt: Run, init: str) -> None:
     done = ckpt("train", *toy.START, "--device", "cpu")
     assert done.code == 0, done
