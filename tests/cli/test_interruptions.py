@@ -20,6 +20,8 @@ import ckptsurgeon as cs
 from ckptsurgeon.cli import main
 from ckptsurgeon.render import verification as receipt
 
+from ..helpers.nursery import BROKEN, CLOSED, COMMAND, run_apart
+
 Run = Callable[..., Any]
 TRANSPLANT = ("transplant", "best.pth", "ru.yaml", "--ignore-mismatch", "-o", "out.safetensors")
 CONVERT = ("convert", "best.pth", "-o", "out.safetensors")
@@ -51,6 +53,11 @@ def program(setup: str, *args: str, number: int = signal.SIGINT) -> subprocess.C
     """Run ``ckpt`` as its console script does, with something prepared."""
     code = PROGRAM.format(number=int(number), setup=setup, args=list(args))
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+def prepared(setup: str, *args: str, number: int = signal.SIGINT) -> subprocess.CompletedProcess[str]:
+    """Run ``ckpt`` in the same way, but forked: for what happens when it has started."""
+    return run_apart(PROGRAM.format(number=int(number), setup=setup, args=list(args)))
 
 
 def left() -> list[str]:
@@ -128,21 +135,21 @@ staging.StagedFile.write = write
 def test_a_signal_while_it_writes_leaves_nothing(
     files: object, number: signal.Signals, command: tuple[str, ...]
 ) -> None:
-    done = program(WRITING.format(do="stop(); signal.pause()"), *command, number=number)
+    done = prepared(WRITING.format(do="stop(); signal.pause()"), *command, number=number)
     assert (done.returncode, left()) == (128 + number, [])
     assert done.stderr == f"error: {STOPS[number]}; no incomplete file was left.\n"
 
 
 def test_a_signal_that_a_finaliser_swallows_stops_all_the_same(files: object) -> None:
     code = "class Last:\n    def __del__(self):\n        stop()\n"
-    done = program(code + WRITING.format(do="last = Last(); del last; signal.pause()"), *CONVERT)
+    done = prepared(code + WRITING.format(do="last = Last(); del last; signal.pause()"), *CONVERT)
     assert done.stderr == "error: interrupted; no incomplete file was left.\n"
     assert (done.returncode, left()) == (130, [])
 
 
 def test_a_signal_that_becomes_another_error_is_still_a_signal(files: object) -> None:
     do = "\n    try:\n        stop()\n        signal.pause()\n    except BaseException:\n        raise RuntimeError('wrapped')"
-    done = program(WRITING.format(do=do), *CONVERT)
+    done = prepared(WRITING.format(do=do), *CONVERT)
     assert done.stderr == "error: interrupted; no incomplete file was left.\n"
     assert (done.returncode, left()) == (130, [])
 
@@ -153,7 +160,7 @@ SWALLOWED = "\n    try:\n        stop()\n    except BaseException:\n        pass
 @pytest.mark.long
 def test_a_signal_that_something_swallows_for_good_is_still_told(files: object) -> None:
     once = "\n    staging.StagedFile.write = real"
-    done = program(WRITING.format(do=once + SWALLOWED), *CONVERT)
+    done = prepared(WRITING.format(do=once + SWALLOWED), *CONVERT)
     assert done.stderr == "error: interrupted; out.safetensors was already written.\n"
     assert (done.returncode, left()) == (130, ["out.safetensors"])
 
@@ -161,17 +168,17 @@ def test_a_signal_that_something_swallows_for_good_is_still_told(files: object) 
 @pytest.mark.long
 def test_whoever_insists_gets_out_at_once_and_is_told_what_stays(files: object) -> None:
     setup = "from ckptsurgeon.cli import stopping\nstopping.IMPATIENT_S = 0\n"
-    done = program(setup + WRITING.format(do=SWALLOWED + "\n    stop(); signal.pause()"), *CONVERT)
+    done = prepared(setup + WRITING.format(do=SWALLOWED + "\n    stop(); signal.pause()"), *CONVERT)
     assert done.stderr == "error: interrupted; a temp file may be left; the next run removes it.\n"
     assert done.returncode == 130
-    assert shell(f"ckpt {' '.join(CONVERT)}").returncode == 0
+    assert run_apart(COMMAND, *CONVERT).returncode == 0
     assert left() == ["out.safetensors"]
 
 
 def test_an_impatient_second_signal_does_not_disturb_the_cleaning_up(files: object) -> None:
     setup = WRITING.format(do="stop(); signal.pause()") + "unlink = os.unlink\n"
     setup += "def twice(path, **more):\n    stop()\n    unlink(path, **more)\nos.unlink = twice\n"
-    done = program(setup, *CONVERT)
+    done = prepared(setup, *CONVERT)
     assert (done.returncode, left()) == (130, [])
 
 
@@ -180,7 +187,7 @@ def test_an_impatient_second_signal_does_not_disturb_the_cleaning_up(files: obje
 def test_a_signal_behind_the_rename_says_that_the_output_is_there(files: object, output: str) -> None:
     setup = "from ckptsurgeon.storage.write import exchanging, staging\n"
     setup += "exchanging.sync_folder = staging.sync_folder = lambda path: path.endswith('tmp') or stop()\n"
-    done = program(setup, *CONVERT[:-1], output)
+    done = prepared(setup, *CONVERT[:-1], output)
     assert done.stderr == f"error: interrupted; {output} was already written.\n"
     assert (done.returncode, left()) == (130, [output])
 
@@ -193,7 +200,7 @@ def test_a_signal_behind_the_last_word_changes_nothing(files: object) -> None:
 @pytest.mark.long
 def test_what_was_told_to_ignore_the_terminal_goes_on_without_it(files: object) -> None:
     setup = "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n" + WRITING.format(do="stop()")
-    done = program(setup, *CONVERT, number=signal.SIGHUP)
+    done = prepared(setup, *CONVERT, number=signal.SIGHUP)
     assert (done.returncode, left()) == (0, ["out.safetensors"])
 
 
@@ -221,13 +228,24 @@ def shell(command: str, *, stdout: int = subprocess.PIPE, **environment: str) ->
     return subprocess.run(["bash", "-c", ckpt], stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60, env=env)
 
 
+def streaming(rest: str, *, out: str = "", err: str = "") -> subprocess.CompletedProcess[str]:
+    """Run ``ckpt`` with a stream that is closed, or another file: started by a shell if it inspects, otherwise forked."""
+    if rest == "inspect best.pth":
+        return shell(f"ckpt {rest}" + "".join(f" {n}>{_to(name)}" for n, name in ((1, out), (2, err)) if name))
+    return run_apart(COMMAND, *rest.split(), out=out, err=err, streams=True)
+
+
+def _to(name: str) -> str:
+    return "&-" if name == CLOSED else name
+
+
 @pytest.mark.long
 @pytest.mark.usefixtures("_buffering")
 @pytest.mark.parametrize(
     "rest", ["inspect best.pth", "-h", "inspect best.pth --json", "merge --list", " ".join(CONVERT)]
 )
 def test_a_closed_stdout_loses_no_answer_without_a_word(files: object, rest: str) -> None:
-    done = shell(f"ckpt {rest} >&-")
+    done = streaming(rest, out=CLOSED)
     assert (done.returncode, done.stdout) == (5, "")
     assert done.stderr.count("error: cannot write the result to stdout: ") + done.stderr.count('"exit_code": 5') == 1
     assert done.stderr.endswith("out.safetensors was written.\n") == ("-o" in rest)
@@ -235,21 +253,21 @@ def test_a_closed_stdout_loses_no_answer_without_a_word(files: object, rest: str
 
 @pytest.mark.long
 def test_a_closed_stdout_is_no_fault_where_nothing_is_to_be_said(files: object) -> None:
-    done = shell(f"ckpt {' '.join(CONVERT)} -q >&-")
+    done = streaming(f"{' '.join(CONVERT)} -q", out=CLOSED)
     assert (done.returncode, done.stderr, left()) == (0, "", ["out.safetensors"])
 
 
 @pytest.mark.long
 def test_a_closed_stdout_never_lends_its_number_to_an_output(files: object) -> None:
     assert shell(f"ckpt {' '.join(CONVERT)} -v <&- >&- 2>&-").returncode == 5
-    assert shell("ckpt verify out.safetensors").returncode == 0
+    assert cs.verify("out.safetensors").ok
 
 
 @pytest.mark.usefixtures("_buffering")
-@pytest.mark.parametrize("to", ["&-", "/dev/full"])
+@pytest.mark.parametrize("to", [CLOSED, "/dev/full"])
 @pytest.mark.parametrize(("rest", "code"), [("inspect nothing", 3), ("inspect best.pth", 0), ("nonsense", 2)])
 def test_a_broken_stderr_keeps_the_exit_code(files: object, to: str, rest: str, code: int) -> None:
-    assert shell(f"ckpt {rest} 2>{to}").returncode == code
+    assert streaming(rest, err=to).returncode == code
 
 
 @pytest.mark.usefixtures("_buffering")
@@ -257,7 +275,7 @@ def test_a_broken_stderr_keeps_the_exit_code(files: object, to: str, rest: str, 
     "rest", ["inspect best.pth", "inspect best.pth --keys", "init best.pth", "-h", "inspect -h", "--version", "inspect best.pth --json"]
 )  # fmt: skip
 def test_a_full_stdout_is_an_output_that_cannot_be_written(files: object, rest: str) -> None:
-    done = shell(f"ckpt {rest} >/dev/full")
+    done = streaming(rest, out="/dev/full")
     assert done.returncode == 5
     assert done.stderr.count("cannot write the result to stdout: No space left on device.") == 1
     assert done.stderr.count("\n") == 1
@@ -266,7 +284,7 @@ def test_a_full_stdout_is_an_output_that_cannot_be_written(files: object, rest: 
 @pytest.mark.long
 @pytest.mark.usefixtures("_buffering")
 def test_a_full_stdout_does_not_hide_that_the_output_was_written(files: object) -> None:
-    done = shell(f"ckpt {' '.join(CONVERT)} >/dev/full")
+    done = streaming(" ".join(CONVERT), out="/dev/full")
     assert done.returncode == 5
     assert done.stderr.endswith("device. out.safetensors was written.\n")
     assert left() == ["out.safetensors"]
@@ -275,12 +293,15 @@ def test_a_full_stdout_does_not_hide_that_the_output_was_written(files: object) 
 @pytest.mark.usefixtures("_buffering")
 @pytest.mark.parametrize("rest", ["inspect best.pth", "inspect best.pth --keys", "-h", "--version"])
 def test_a_closed_pipe_is_quiet_and_141(files: object, rest: str) -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    try:
-        done = shell(f"ckpt {rest}", stdout=writing)
-    finally:
-        os.close(writing)
+    if rest == "inspect best.pth":
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            done = shell(f"ckpt {rest}", stdout=writing)
+        finally:
+            os.close(writing)
+    else:
+        done = streaming(rest, out=BROKEN)
     assert (done.returncode, done.stderr) == (141, "")
 
 
@@ -289,10 +310,16 @@ def test_what_an_encoding_lacks_is_written_in_another_way(encoding: str) -> None
     import torch
 
     torch.save({f"слой{i}.weight_number_{i}": torch.ones(2) for i in range(9)}, "net.pth")
-    done = shell("ckpt inspect net.pth; ckpt inspect ничего.pth; ckpt init net.pth", PYTHONIOENCODING=encoding)
-    assert "Traceback" not in done.stderr
-    assert "bug" not in done.stderr
-    assert ("\\u0441" in done.stdout) or encoding == "utf-8"
+    for words in (("inspect", "net.pth"), ("inspect", "ничего.pth"), ("init", "net.pth")):
+        if (encoding, *words) == ("ascii", "inspect", "net.pth"):
+            done = shell("ckpt inspect net.pth", PYTHONIOENCODING=encoding)
+        else:
+            done = run_apart(COMMAND, *words, streams=True, PYTHONIOENCODING=encoding)
+        assert done.returncode == (3 if words[1] == "ничего.pth" else 0)
+        assert "Traceback" not in done.stderr
+        assert "bug" not in done.stderr
+        said = done.stdout + done.stderr
+        assert "\\u0441" in said or "\\u043d" in said or encoding == "utf-8"
 
 
 # What else may go wrong.
