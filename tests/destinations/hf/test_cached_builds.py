@@ -18,6 +18,7 @@ from ckptsurgeon.destinations import transformers as kind
 from ckptsurgeon.destinations.hf import cached_build, stock_code
 from ckptsurgeon.destinations.torch_module.meta import build_on_meta
 
+from ...helpers.nursery import run_apart
 from ...helpers.transformers_models import (
     BERT,
     CLIP,
@@ -342,12 +343,14 @@ def test_the_second_command_imports_neither_torch_nor_transformers() -> None:
     source = source_of(config)
 
     def run(*args: str) -> tuple[str, str]:
-        command = [sys.executable, "-P", "-c", CODE, *args]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        done = run_apart(CODE, *args)
+        assert done.returncode == 0, done.stderr
         return done.stdout, done.stderr.splitlines()[-1]
 
-    planned, imported = run("transplant", source, config, "-n", "--json")
-    assert imported == "['torch', 'transformers']"
+    command = [sys.executable, "-P", "-c", CODE, "transplant", source, config, "-n", "--json"]
+    first = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    planned = first.stdout
+    assert first.stderr.splitlines()[-1] == "['torch', 'transformers']"
     assert json.loads(planned)["counts"] == {"copied": len(cs.load_target(config).tensors)}  # stdout has nothing else
     again, imported = run("transplant", source, config, "-n", "--json")
     assert (again, imported) == (planned, "[]")
