@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,27 @@ FILES = dict(re.findall(r"^```\w+ (\S+\.\w+)\n(.*?)```", PAGE, re.S | re.M))
 COMMANDS = re.findall(r"^    \$ ckpt (.*)$", PAGE, re.M)
 
 RUN = """
-import contextlib, io, json, shlex, sys
+import contextlib, io, json, shlex, subprocess, sys, types
 from ckptsurgeon.cli import main
+
+def reopen_here():
+    from ckptsurgeon.trainer.checks import reload
+    from ckptsurgeon.trainer.system.random_state import preserve_random_state
+
+    def again(command, *, input, **_):
+        sys.stdin = io.StringIO(input)
+        with preserve_random_state(), contextlib.redirect_stdout(io.StringIO()) as out:
+            reload.main()
+        return subprocess.CompletedProcess(command, 0, out.getvalue(), "")
+
+    reload.subprocess = types.SimpleNamespace(run=again, TimeoutExpired=subprocess.TimeoutExpired)
+
 outcomes = []
 for command in sys.argv[1:]:
     with contextlib.redirect_stdout(io.StringIO()) as out:
         outcomes.append((main(shlex.split(command)), out.getvalue()))
+    if command.startswith("train "):
+        reopen_here()  # what the first run saved, a new process has opened
 print(json.dumps(outcomes))
 """
 
@@ -48,7 +64,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("here")
     made = re.search(r"```python\n(.*?)```", PAGE, re.S)
     assert made
-    subprocess.run([sys.executable, "-c", made[1]], cwd=folder, check=True)
+    with chdir(folder):
+        exec(compile(made[1], "CONTRIBUTING.md", "exec"), {})  # noqa: S102 - our own page
     for name, text in FILES.items():
         if not name.startswith("ckptsurgeon/"):
             (folder / name).write_text(text)
