@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from torch.distributed.run import get_args_parser
 from ..cli.completion.asked import told
 from ..conftest import Result
 from ..trainer.together import together
+from .forked import as_ckpt, forked_torchrun
 from .nursery import COMMAND
 from .shell import installed, left_out
 
@@ -83,9 +83,12 @@ def commands_of(example: Example) -> list[str]:
     return [line.removeprefix("$ ") for line in joined.splitlines() if line.strip()]
 
 
-def _by_torchrun(words: Sequence[str]) -> bool:
-    """Whether torchrun itself starts a command: once for ``train``; tests/engine/test_processes.py does for others."""
-    return "train" in words and "--strategy" not in words
+def _by_torchrun(words: Sequence[str]) -> Result:
+    """Run a command by torchrun, whose processes are forked; tests/engine/test_processes.py has some that it starts."""
+    asked = get_args_parser().parse_args(words[1:])
+    assert (asked.training_script, asked.module) == ("ckptsurgeon", True), words
+    done = forked_torchrun(["--standalone", *words[1:]], lambda: as_ckpt(*asked.training_script_args))
+    return Result(done.ended(), done.out, done.err)
 
 
 def _forked(words: Sequence[str]) -> Result:
@@ -136,11 +139,10 @@ class Reader:
         words = shlex.split(line)
         if words[0] == "ckpt" and "$(" not in line:
             done = self.ckpt(*words[1:])
-        elif words[0] == "torchrun" and not _by_torchrun(words):
-            done = _forked(words)
+        elif words[0] == "torchrun":
+            once = "train" in words and "--strategy" not in words
+            done = _by_torchrun(words) if once else _forked(words)
         else:
-            program = f"{shlex.quote(sys.executable)} -m torch.distributed.run --standalone"
-            line = line.replace("torchrun", program, 1) if words[0] == "torchrun" else line
             found = subprocess.run(
                 ["bash", "-c", line], env=installed(ROOT), capture_output=True, text=True, timeout=300
             )

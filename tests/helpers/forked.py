@@ -16,10 +16,11 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, NoReturn
 
-__all__ = ["Forked", "as_ckpt", "ckpt_forked", "in_a_small_process"]
+__all__ = ["Forked", "as_ckpt", "ckpt_forked", "forked_torchrun", "in_a_small_process"]
 
 LONGEST_S, SOON_S, LOOK_S = 120, 60, 0.005
 """After so long a process that has not ended, and one that has not come to a point, are at fault."""
@@ -129,6 +130,24 @@ def as_ckpt(*args: object) -> int:
 
     sys.argv = ["ckpt", *map(str, args)]
     return main()
+
+
+def forked_torchrun(
+    words: Sequence[str], work: Callable[[], int], *, environment: Mapping[str, str] | None = None
+) -> Forked:
+    """Start a process that is torchrun with these words, but forks the processes that it starts: none has to import torch."""
+    from torch.distributed import run
+    from torch.distributed.launcher.api import elastic_launch
+
+    def one() -> None:
+        if code := work():
+            sys.exit(code)
+
+    def all_of_them() -> None:
+        run.elastic_launch = lambda config, **_: lambda *_: elastic_launch(replace(config, start_method="fork"), one)()
+        run.main([*words])
+
+    return Forked(all_of_them, environment=environment)
 
 
 def _live(work: Callable[[], int | None], environment: Mapping[str, str], files: Sequence[IO[bytes]]) -> None:
