@@ -27,7 +27,7 @@ COMMAND = "import sys\nfrom ckptsurgeon.__main__ import main\nsys.exit(main())"
 """The program that ``ckpt`` is."""
 
 NURSERY = """
-import faulthandler, functools, gc, io, json, os, select, signal, sys, time, traceback
+import faulthandler, functools, gc, io, json, os, select, signal, sys, time, traceback, types
 import typer
 import ckptsurgeon.__main__, ckptsurgeon.cli.run
 
@@ -82,8 +82,11 @@ def born(order):
         faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
     sys.argv = order["arguments"]
     sys.path.insert(0, "")
+    program = types.ModuleType("__main__")
+    if order["streams"]:
+        sys.modules["__main__"] = program  # what it leaves open is there until Python ends
     try:
-        exec(order["program"], {"__name__": "__main__"})
+        exec(order["program"], program.__dict__)
     except SystemExit as error:
         return error.code or 0
     except BaseException:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +19,10 @@ from ckptsurgeon.storage.read.http.spool import Journal, Spool
 from ckptsurgeon.storage.read.remote import RemoteFile
 from ckptsurgeon.storage.read.uri import open_source
 
+from ...helpers.forked import Forked, ckpt_forked
 from ...helpers.hub import faults
 from ...helpers.hub.server import Hub
+from ...helpers.nursery import COMMAND, run_apart, with_torch
 from ...helpers.waiting import wait_until
 from .test_bytes_fetched import encoded, model
 
@@ -40,9 +39,8 @@ def spool() -> Spool:
     return kept_spool("memory://x", "content")
 
 
-def process(url: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "ckptsurgeon", FILTER[0], url, *FILTER[1:]]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def process(url: str) -> Forked:
+    return ckpt_forked(FILTER[0], url, *FILTER[1:])
 
 
 @pytest.mark.long
@@ -59,14 +57,12 @@ def test_a_killed_run_is_gone_on_with(hub: Hub, where: str) -> None:
     wait_until(lambda: [one.sent for one in hub.asked(path)].count(2_000_000) == remote.CONNECTIONS)
     before = hub.sent
     wait_until(lambda: sum(file.stat().st_blocks * 512 for file in PARTS.glob("*.bytes")) >= before)
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
+    first.kill()
     assert not Path("out.safetensors").exists()
     assert len(kept()) == 2
     hub.mend()
     second = process(url)
-    said = second.communicate()[0]
-    assert second.returncode == 0, said
+    assert second.ended() == 0, second.err
     both = sum(one.sent for one in hub.asked(path))
     hub.forget()
     cs.apply(cs.filter(url, include=["decoder"]), "one.safetensors")
@@ -142,12 +138,15 @@ def test_only_what_is_pinned_is_kept(hub: Hub, etag: str | None, files: int) -> 
 
 
 @pytest.mark.long
-def test_looking_leaves_nothing(hub: Hub, ckpt_process: Callable[..., object]) -> None:
+def test_looking_leaves_nothing(hub: Hub) -> None:
+    """A command, and a program that ends with a checkpoint open."""
     url = hub.file("net.pth", encoded("pth"))
-    done = ckpt_process("inspect", url)
-    assert done.code == 0, done
     code = f"import ckptsurgeon as cs; ckpt = cs.open_checkpoint({url!r}); ckpt.tensor('encoder.0.weight')"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    for done in (
+        run_apart(COMMAND, "inspect", url, streams=True),
+        run_apart(code, streams=True, nursery=with_torch()),
+    ):
+        assert done.returncode == 0, done.stderr
     assert PARTS.exists()
     assert not kept()
 
