@@ -39,9 +39,8 @@ def spread_of_highest(made: Decoded, stored: Array) -> float | None:
         return None
     rows, columns = words.shape
     some = words[:: rows // ROWS | 1, :: columns // COLUMNS | 1]
-    places = np.arange(0, 8 * words.itemsize, bits)
-    with np.errstate(divide="ignore"):
-        spreads = np.stack([np.log((some >> at & (1 << bits) - 1).std(0)) for at in places.astype(some.dtype)])
+    places = np.arange(0, 8 * words.itemsize, bits, dtype=some.dtype)
+    spreads = _log_spreads(some >> places[:, None, None] & (1 << bits) - 1)
     spreads = spreads[:, np.isfinite(spreads).all(0)]
     number = spreads.shape[1]
     if some.shape[0] < FEWEST[0] or number < FEWEST[1]:
@@ -49,6 +48,20 @@ def spread_of_highest(made: Decoded, stored: Array) -> float | None:
     differences = spreads[-1] - spreads[:-1].mean(0)
     mean, error = float(differences.mean()), float(differences.std(ddof=3)) / number**0.5  # that of Student's t
     return copysign(max(0.0, abs(mean) - ERRORS * error), mean)
+
+
+def _log_spreads(codes: Array) -> Array:
+    """Return the logarithms of the standard deviations of codes (places, rows, columns) over the rows.
+
+    A code is at most 255, and there are fewer than 2 * ``ROWS`` rows: no sum of squares exceeds 2**24, up to which
+    float32 has all integers.
+    """
+    numbers = codes.astype("<f4")
+    sums, squares = numbers.sum(1, dtype="<f8"), np.einsum("prc,prc->pc", numbers, numbers).astype("<f8")
+    rows = codes.shape[1]
+    with np.errstate(divide="ignore"):
+        found: Array = np.log(rows * squares - sums * sums) / 2 - np.log(rows)
+    return found
 
 
 def _words(made: Decoded, stored: Array) -> Array | None:
