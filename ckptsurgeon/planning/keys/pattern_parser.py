@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise, product
 from math import prod
 
@@ -153,12 +153,28 @@ DOUBLE = Segment("**", ())
 MAX_ALTERNATIVES = 10_000
 """The most alternatives that the braces of one segment may have."""
 
+LONG = 64
+"""Segments with more characters than this are not kept for other patterns."""
 _CLOSES = {"[": "]", "{": "}"}
 
 
 def parse_segments(text: str) -> tuple[Segment, ...]:
     """Return the segments of a pattern; raises PatternError if the text is not a pattern."""
-    return tuple(_segment(text, part) for part in _split(text))
+    return tuple(_common(part) or _segment(text, part) for part in _split(text))
+
+
+@lru_cache(1024)
+def _common(part: str) -> Segment | None:
+    """Return a segment that many patterns have, such as ``layers`` or ``{n}``; None for lists, ranges and errors.
+
+    Lists and ranges would take much memory: they have up to ``MAX_ALTERNATIVES`` words.
+    """
+    if len(part) > LONG or "," in part or ".." in part:
+        return None
+    try:
+        return _segment(part, part)
+    except PatternError:  # the error has to quote the whole pattern
+        return None
 
 
 def _fail(text: str, why: str, hint: str = "") -> PatternError:
