@@ -28,7 +28,7 @@ CASES: tuple[tuple[Encode, str, Change, str], ...] = (
 def test_wrong_scales_or_biases_of_a_table_are_said(
     encode: Encode, end: str, change: Change, said: str, name: str
 ) -> None:
-    state = coded_tensors(encode, tables=TABLES)
+    state = coded_tensors(encode, layers=4, tables=TABLES)
     assert said_by(write_model(Path("m"), state, SETTINGS["mlx"]), said) == []
     state[f"{name}{end}"] = change(state[f"{name}{end}"])
     path = write_model(Path("m"), state, SETTINGS["mlx"])

@@ -63,8 +63,8 @@ def averaged(one: State, other: State) -> State:
 @pytest.mark.parametrize("name", ENCODERS)
 def test_averages_of_words_are_said(name: str) -> None:
     encode, settings = ENCODERS[name]
-    state = coded_tensors(encode)
-    other = coded_tensors(tuned(encode, 0.2, torch.Generator().manual_seed(1)))
+    state = coded_tensors(encode, layers=4)
+    other = coded_tensors(tuned(encode, 0.2, torch.Generator().manual_seed(1)), layers=4)
     for healthy in (state, other):
         assert said_by(write_model(Path("m"), healthy, settings), AVERAGED) == []
     path = write_model(Path("m"), averaged(state, other), settings)
@@ -82,7 +82,7 @@ def test_inputs_of_different_sizes_are_not(name: str, seed: int) -> None:
     encode, settings = ENCODERS[name]
     draw = torch.Generator().manual_seed(seed)
     sizes = {width: torch.exp(torch.randn(width, generator=draw) * 0.3) for width in (128, 256)}
-    state = coded_tensors(lambda weight: encode(weight * sizes[weight.shape[1]]))
+    state = coded_tensors(lambda weight: encode(weight * sizes[weight.shape[1]]), layers=4)
     assert said_by(write_model(Path("m"), state, settings), AVERAGED) == []
 
 
@@ -100,6 +100,6 @@ def test_most_tensors_have_to_be_alike() -> None:
 
 
 def test_all_verbs_say_so() -> None:
-    state = coded_tensors(gptq)
-    other = coded_tensors(tuned(gptq, 0.2, torch.Generator().manual_seed(1)))
+    state = coded_tensors(gptq, layers=4)
+    other = coded_tensors(tuned(gptq, 0.2, torch.Generator().manual_seed(1)), layers=4)
     assert silent(write_model(Path("m"), averaged(state, other), SETTINGS["gptq"]), AVERAGED) == []

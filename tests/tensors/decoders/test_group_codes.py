@@ -77,7 +77,7 @@ HEALTHY: dict[str, tuple[Encode, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", HEALTHY)
 def test_zero_points_that_fit_are_not_said(name: str) -> None:
     encode, settings = HEALTHY[name]
-    path = write_model(Path("m"), coded_tensors(encode), settings)
+    path = write_model(Path("m"), coded_tensors(encode, layers=4), settings)
     for text in TEXTS:
         assert said_by(path, text) == []
 
@@ -134,7 +134,7 @@ WRONG: dict[str, tuple[Encode, dict[str, Any], Callable[[State], State], str]] =
 @pytest.mark.parametrize("name", WRONG)
 def test_those_that_do_not_are(name: str) -> None:
     encode, settings, change, text = WRONG[name]
-    path = write_model(Path("m"), change(coded_tensors(encode)), settings)
+    path = write_model(Path("m"), change(coded_tensors(encode, layers=4)), settings)
     assert said_by(path, text) == [*QUICK]
     found = [one for row in cs.check(path).rows for one in row.found if text in one.what]
     assert [one.status.name for one in found] == ["WARN"]
@@ -146,7 +146,7 @@ TABLE = "model.embed_tokens"
 @pytest.mark.parametrize("begin", [0, 180])
 def test_rows_of_a_table_with_the_scales_of_the_next_rows_are_said(begin: int) -> None:
     """A token was cut out of the codes, but not of scales and biases: all rows after it are wrong."""
-    state = coded_tensors(mlx, tables=(TABLE,))
+    state = coded_tensors(mlx, layers=4, tables=(TABLE,))
     assert said_by(write_model(Path("m"), state, SETTINGS["mlx"]), UNFIT_ZEROS) == []
     for end in (".scales", ".biases"):
         state[TABLE + end] = torch.cat([state[TABLE + end][:begin], state[TABLE + end][begin:].roll(-1, 0)])
@@ -159,7 +159,7 @@ def test_groups_of_128_are_compared_in_samples_too(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(coded_matrices, "GROUP", 128)
     monkeypatch.setattr(coded_models, "ROLES", {"mlp.down_proj": (328, 1024)})
     settings = {**SETTINGS["awq"], "group_size": 128}
-    state = coded_tensors(awq)
+    state = coded_tensors(awq, layers=4)
     assert said_by(write_model(Path("m"), state, settings), UNFIT_ZEROS) == []
     assert said_by(write_model(Path("m"), exchanged(state, ".qzeros"), settings), UNFIT_ZEROS) == [*QUICK]
 
@@ -168,7 +168,7 @@ def test_groups_of_128_are_compared_in_samples_too(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("name", ["gptq's zero points of another layer", "lost by gptq"])
 def test_all_verbs_say_so(name: str) -> None:
     encode, settings, change, text = WRONG[name]
-    assert silent(write_model(Path("m"), change(coded_tensors(encode)), settings), text) == []
+    assert silent(write_model(Path("m"), change(coded_tensors(encode, layers=4)), settings), text) == []
 
 
 def drawn(shape: str, draw: np.random.Generator, rows: int, width: int) -> Any:
@@ -243,7 +243,7 @@ def test_weights_that_are_clipped_at_one_value_are_not_said(name: str, levels: i
         unit = (weight / weight.std() + means.repeat_interleave(64, 1)).clamp(-1, 1)
         return encode(torch.round(unit * levels) / levels if levels else unit)
 
-    path = write_model(Path("m"), coded_tensors(clipped), settings)
+    path = write_model(Path("m"), coded_tensors(clipped, layers=4), settings)
     for text in TEXTS:
         assert said_by(path, text) == []
 
