@@ -21,7 +21,8 @@ from ...helpers.small_tokenizers import ENGLISH, GERMAN, SPECIAL, saved_tokenize
 
 transformers = pytest.importorskip("transformers", minversion="5")
 
-each_kind = each_in_turn("kind", VOCABULARIES if FULL else ("bert", "gpt2", "llama", "whisper"), share=2)
+each_kind = each_in_turn("kind", VOCABULARIES if FULL else ("bert", "gpt2", "llama", "whisper"))
+"""Of three networks each test takes another, and ``test_donor.py`` the third."""
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 Models = Callable[..., Path]
 
@@ -60,9 +61,15 @@ def german(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved_tokenizer(made, tmp_path_factory.mktemp("german"), chat_template="{{ messages }}")
 
 
+TOKENS: dict[tuple[bytes, ...], dict[str, int]] = {}
+"""The tokens of each tokeniser as transformers reads it: many networks have the same one."""
+
+
 def tokens_of(folder: Path) -> dict[str, int]:
-    found: dict[str, int] = transformers.AutoTokenizer.from_pretrained(folder).get_vocab()
-    return found
+    key = tuple((folder / name).read_bytes() for name in ("tokenizer.json", "tokenizer_config.json"))
+    if key not in TOKENS:
+        TOKENS[key] = transformers.AutoTokenizer.from_pretrained(folder).get_vocab()
+    return TOKENS[key]
 
 
 def outputs(folder: Path, kind: str, ids: torch.Tensor) -> torch.Tensor:
