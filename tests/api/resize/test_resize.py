@@ -28,7 +28,9 @@ def definition(pair: tuple[str, str]) -> str:
     return f"{name} {sorted(case.set.items())} {sorted(case.more.items())} {case.expected}"
 
 
-ALL = shared_out([(kind, name) for kind, cases in CASES.items() for name in cases], definition, share=5)
+ALL = shared_out([(kind, name) for kind, cases in CASES.items() for name in cases], definition, share=8)
+VERIFIED = {name: kind for kind, name in reversed(ALL)}
+"""One network of each way: what verify builds of an output is what transformers opens, in all cases."""
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +98,8 @@ def check(kind: str, name: str, folder: Path, output: Path) -> None:
     assert any(note.endswith(said) for note in plan.notes), plan.notes
     assert not [key for _, key in plan.unexpected if "resized" in key]
     cs.apply(plan, output)
-    assert not cs.verify(output).failed
+    if not FULL or VERIFIED[name] == kind:
+        assert not cs.verify(output).failed
     compare(outputs_of_source(folder, kind), outputs(output, kind), case, FIGURES.get(kind, {}).get(name))
 
 
