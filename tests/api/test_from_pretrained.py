@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ def tiny(kind: str) -> tuple[Any, str]:
 
 @pytest.mark.long
 def test_every_type_whose_weights_transformers_converts_fits_as_it_is_saved() -> None:
+    """Every conversion: of the two dozen types that Qwen2-MoE's conversion is used for, a third."""
     transformers = pytest.importorskip("transformers")
     from transformers import conversion_mapping as conversions
     from transformers.core_model_loading import WeightConverter
@@ -83,8 +85,14 @@ def test_every_type_whose_weights_transformers_converts_fits_as_it_is_saved() ->
     named = conversions._MODEL_TO_CONVERSION_PATTERN
     mapping = conversions._build_checkpoint_conversion_mapping()
     seen = set()
-    for kind in sorted({*mapping, *named} & {*transformers.CONFIG_MAPPING}):
-        if not any(isinstance(one, WeightConverter) for one in mapping.get(named.get(kind, kind)) or ()):
+    kinds = sorted({*mapping, *named} & {*transformers.CONFIG_MAPPING}, key=lambda kind: (kind not in FAMILIES, kind))
+    met = Counter[str]()
+    for kind in kinds:
+        conversion = named.get(kind, kind)
+        if not any(isinstance(one, WeightConverter) for one in mapping.get(conversion) or ()):
+            continue
+        met[conversion] += 1
+        if kind not in FAMILIES and met[conversion] > 3 and met[conversion] % 3:
             continue
         try:
             config, name = tiny(kind)
@@ -95,7 +103,7 @@ def test_every_type_whose_weights_transformers_converts_fits_as_it_is_saved() ->
         assert cs.fits(kind, f"{kind}/config.json").fits, kind
         assert not opened(name, kind)[1], kind
         shutil.rmtree(kind)
-    assert len(seen) > 40
+    assert len(seen) > 30
     assert {*FAMILIES} <= seen
 
 
