@@ -20,7 +20,7 @@ from ckptsurgeon.tensors.encodings._encoding import QuantisedTensor
 
 from ...helpers.coded_matrices import SETTINGS, Encode, auto_round, awq, gptq, llm_int8, mlx, nf4, old_mlx, save_model
 
-LAYERS, WIDTH = 10, 512
+LAYERS, WIDTH = 10, 256
 ROLES = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj")
 SCHEMES = ("fp8-block", "fp8-channel", "int8", "int4-group128", "mxfp4", "nvfp4")
 SAID = ("inverse", "times as large as", "quantised tensor")
