@@ -57,7 +57,9 @@ def test_one_code_for_all_scales_is_said(value: int) -> None:
     state = coded_tensors(nested_nf4)
     key = f"{ONE}.absmax"
     path = write_model(Path("m"), {**state, key: fill(value)(state[key])}, SETTINGS["nf4"])
-    assert silent(path, f"1 quantised tensor has {ONE_SCALE}: {ONE}") == []
+    assert said_by(path, f"1 quantised tensor has {ONE_SCALE}: {ONE}") == [*QUICK]
+    if value == 255:
+        assert silent(path, f"1 quantised tensor has {ONE_SCALE}: {ONE}") == []
 
 
 @pytest.mark.parametrize("first", [0, 8192])
@@ -104,7 +106,10 @@ def test_squared_scales_of_a_layer_are_said(layers: int, number: int) -> None:
     path, said = Path("m"), "of other layers"
     settings: dict[str, Any] = SETTINGS["nf4"]
     assert said_by(write_model(path, state, settings), said) == []
-    assert silent(write_model(path, with_layer(state, number, squared), settings), said) == []
+    write_model(path, with_layer(state, number, squared), settings)
+    assert said_by(path, said) == [*QUICK]
+    if layers == 6:
+        assert silent(path, said) == []
     (note,) = cs.inspect(path).notes
     assert "7 decoded matrices, all that were looked at of their layers, are less than 1/8 as large" in note
     assert f"model.layers.{number}.mlp.down_proj.weight" in note
