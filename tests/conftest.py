@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, settings
 from .helpers.depth import FULL, evenly_spaced, examples_of, in_array
 from .helpers.disk import SYNCS  # noqa: F401  # before they are replaced
 from .helpers.hub.fixtures import hub, naps, other_host
-from .helpers.kept_builds import keep_builds
+from .helpers.kept_builds import keep_builds, search_few_modules
 from .helpers.processes import pytest_xdist_make_scheduler, tell_less
 from .promises.table import pytest_terminal_summary, tell_promises
 
@@ -161,6 +161,14 @@ def _built_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     with pytest.MonkeyPatch.context() as patched:
         if not request.node.nodeid.startswith(BUILT_ANEW):
             keep_builds(patched, tmp_path_factory.getbasetemp() / "builds")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _searched_once() -> Iterator[None]:
+    """Search the thousands of installed modules once, not for each of the thousands of networks that are built."""
+    with pytest.MonkeyPatch.context() as patched:
+        search_few_modules(patched)
         yield
 
 

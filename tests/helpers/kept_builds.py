@@ -6,12 +6,16 @@ the same. Each process that tests has a folder of its own, so the code that is t
 
 from __future__ import annotations
 
+import sys
+import sysconfig
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-__all__ = ["keep_builds"]
+__all__ = ["keep_builds", "search_few_modules"]
 
+REPLACED = {"load", "safe_open", "save"}
 VERSIONS = {"torch": "of this process", "transformers": "of this process"}
 
 
@@ -25,3 +29,28 @@ def keep_builds(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setattr(cached_documents, "_sweep", lambda folder: None)
     for module in (cached_build, ignored_keys, resizable):
         monkeypatch.setattr(module, "versions", lambda: VERSIONS)
+
+
+def search_few_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ckpt search an installed module once for the functions that it replaces while it builds a network.
+
+    It searches all modules for each network: 10,000, when hundreds of networks of transformers were built. Modules of
+    tests are always searched.
+    """
+    from ckptsurgeon.destinations.torch_module import opened
+
+    installed = sysconfig.get_path("purelib")
+    without = set[str]()
+
+    def has_none(module: object) -> bool:
+        if not isinstance(module, ModuleType):
+            return False
+        names = vars(module)
+        return str(names.get("__file__")).startswith(installed) and REPLACED.isdisjoint(names)
+
+    def imported() -> list[object]:
+        found = {name: module for name, module in list(sys.modules.items()) if name not in without}
+        without.update(name for name, module in found.items() if has_none(module))
+        return list(found.values())
+
+    monkeypatch.setattr(opened, "_imported", imported)

@@ -220,7 +220,7 @@ def _exchange(functions: Iterable[tuple[str, object, object]]) -> Iterator[tuple
     for name, old, new in functions:
         named.setdefault(name, []).append((old, new))
     wanted = named.keys()
-    for module in list(sys.modules.values()):
+    for module in _imported():
         names = getattr(module, "__dict__", None)
         if not isinstance(names, dict) or wanted.isdisjoint(names.keys()):  # most of thousands of modules
             continue
@@ -232,6 +232,11 @@ def _exchange(functions: Iterable[tuple[str, object, object]]) -> Iterator[tuple
                     before = found if any(found is old for old, _ in pairs) else _of(found)
                     names[name] = new
                     yield names, name, before, new
+
+
+def _imported() -> list[object]:
+    """Return all imported modules."""
+    return list(sys.modules.values())
 
 
 def _of(function: object) -> object:

@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy
 import torch
@@ -53,11 +54,17 @@ def python_random(seed: int) -> Iterator[list[bool]]:
         python, array = random.getstate(), numpy.random.get_state()
         random.seed(seed)
         numpy.random.seed(seed % 2**32)
-        mine = random.getstate(), repr(numpy.random.get_state())
+        seeded = random.getstate(), _numpy_state()
         used: list[bool] = []
         try:
             yield used
         finally:
-            used.append(random.getstate() != mine[0] or repr(numpy.random.get_state()) != mine[1])
+            used.append((random.getstate(), _numpy_state()) != seeded)
             random.setstate(python)
             numpy.random.set_state(array)
+
+
+def _numpy_state() -> tuple[Any, ...]:
+    """Return the state of numpy's random generator as values that ``==`` can compare."""
+    name, keys, *others = numpy.random.get_state()
+    return name, keys.tobytes(), *others
