@@ -6,14 +6,18 @@ import copy
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
+from unittest import mock
 
 from ...errors import ConfigError
 from ...tensors.info import TensorInfo
+from ..torch_module.meta import build_on_meta
 from ..torch_module.module import module_target
+from ..torch_module.seeding import drawing, python_random
+from ..torch_module.state import infos_of, state_of
 from ..torch_module.user_code import PROCESS_STATE
 from .config import ModelDescription
 from .growing_axes import GrowingAxes, grown_axes
@@ -134,10 +138,35 @@ def _grown(described: ModelDescription, tensors: Mapping[str, TensorInfo]) -> di
     if larger is None:
         return {}
     try:
-        other = module_target(lambda: built(larger), kind="transformers", name=described.name)
+        return grown_axes(tensors, _shapes_of(larger))
     except ConfigError:  # this model cannot have that many tokens: the axes stay unknown, and are not guessed
         return {}
-    return grown_axes(tensors, other.tensors)
+
+
+def _shapes_of(described: ModelDescription) -> Mapping[str, TensorInfo]:
+    """Return dtype and shape of each tensor of a model; raises ConfigError if it cannot be built."""
+    try:
+        with python_random(0), drawing(), _without_values():
+            return infos_of(state_of(build_on_meta(lambda: built(described)))[0])
+    except Exception:  # its constructor reads the values of its parameters
+        return module_target(lambda: built(described), kind="transformers", name=described.name).tensors
+
+
+@contextmanager
+def _without_values() -> Iterator[None]:
+    """Prevent torch and transformers from drawing initial values during the block.
+
+    Most of the time in which a model without memory is built is spent on them.
+    """
+    from torch.nn import init
+    from transformers import PreTrainedModel
+
+    names = [name for name in vars(init) if name.endswith("_") and not name.startswith("_")]
+    with PROCESS_STATE, ExitStack() as stack:
+        for name in names:
+            stack.enter_context(mock.patch.object(init, name, lambda tensor, *_, **__: tensor))
+        stack.enter_context(mock.patch.object(PreTrainedModel, "initialize_weights"))
+        yield
 
 
 def _larger(described: ModelDescription) -> ModelDescription | None:

@@ -66,5 +66,5 @@ def python_random(seed: int) -> Iterator[list[bool]]:
 
 def _numpy_state() -> tuple[Any, ...]:
     """Return the state of numpy's random generator as values that ``==`` can compare."""
-    name, keys, *others = numpy.random.get_state()
-    return name, keys.tobytes(), *others
+    name, keys, *others = numpy.random.get_state(legacy=True)
+    return name, numpy.asarray(keys).tobytes(), *others
