@@ -18,6 +18,30 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "the start token of a decoder takes the place of the first token of a text, after padding on the left",
+        "one_hot(real.argmax(1), ids.shape[1])",
+        "one_hot(0 * real.argmax(1), ids.shape[1])",
+        "api/prove/test_decoder_inputs.py",
+    ),
+    Mutant(
+        "a decoder gets its start token before the text",
+        "ids.roll(1, 1).masked_fill(first, start)",
+        "ids.roll(1, 1)",
+        "api/prove/test_decoder_inputs.py",
+    ),
+    Mutant(
+        "the start token of a decoder may be in generation_config.json alone",
+        "places = [_fields(config), _generation(folder), *",
+        "places = [_fields(config), *",
+        "api/prove/test_decoder_inputs.py",
+    ),
+    Mutant(
+        "a network that makes the tokens of its decoder with the last token of a text gets none",
+        "if start is None and _starts_with_last(module):",
+        "if False:",
+        "api/prove/test_decoder_inputs.py",
+    ),
+    Mutant(
         "scales of quantised weights are not taken for weights",
         "{key: info for key, info in tensors.items() if key not in coded} if coded else tensors",
         "tensors",

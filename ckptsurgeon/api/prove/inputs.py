@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigError
 from ...util.text import escape, listing, shape_text
+from .decoder_inputs import DECODER, with_decoder
 from .espnet_inputs import espnet_inputs
 
 __all__ = ["Inputs", "drawn_inputs", "given_inputs"]
@@ -24,18 +25,20 @@ ROWS, TOKENS, TARGETS = 4, 32, 8
 WAVE = 16_000
 """The number of samples of a random waveform: one second at the sample rate of most speech models."""
 
-DECODER = "decoder_input_ids"
-"""The argument of ``forward`` with the tokens that the decoder of an encoder-decoder has predicted so far."""
 MOST = 1 << 27
 """The largest number of random numbers in one input; as float32, they take half a gigabyte."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Inputs for a network: the arguments of ``forward`` by name, and a text that describes them (``said``)."""
+    """Inputs for a network: the arguments of ``forward`` by name, and a text that describes them (``said``).
+
+    ``hint`` is what to do if the network does not run on them.
+    """
 
     arguments: Mapping[str, Tensor]
     said: str
+    hint: str = "Give inputs that fit the network: --inputs FILE.safetensors."
 
     def token_ids(self) -> set[int]:
         """Return all token ids in the inputs."""
@@ -151,18 +154,19 @@ def given_inputs(path: str, module: nn.Module, folder: str) -> Inputs:
     """Return the inputs in a file: arguments of ``forward`` by name (safetensors), lines of text, or audio.
 
     Text and audio are prepared by the tokeniser or the feature extractor in the model's ``folder``. The decoder of an
-    encoder-decoder gets its start token and the same text, or the start token alone for audio. Raises ConfigError if
-    the file, the tokeniser or the feature extractor is missing, or if ``forward`` lacks an argument in the file.
+    encoder-decoder gets its start token and the same text, or the start token alone for audio, unless ``forward`` makes
+    its tokens. Raises ConfigError if the file, the tokeniser or the feature extractor is missing, or if ``forward``
+    lacks an argument in the file.
     """
     suffix = os.path.splitext(path)[1].lower()
     if not os.path.isfile(path):
         raise ConfigError(f"--inputs {escape(path)} is not a file.", hint="Give a .safetensors, .txt or .wav file.")
     if suffix == ".safetensors":
-        arguments = _tensors(path)
+        arguments, hint = _tensors(path), ""
     elif suffix == ".txt":
-        arguments = _with_decoder(_texts(path, folder), module)
+        arguments, hint = with_decoder(_texts(path, folder), module, folder)
     elif suffix in (".wav", ".flac", ".ogg"):
-        arguments = _with_decoder(_sound(path, folder), module)
+        arguments, hint = with_decoder(_sound(path, folder), module, folder)
     else:
         raise ConfigError(f"--inputs {escape(path)} has an unknown suffix.", hint="Use .safetensors, .txt or .wav.")
     empty = [name for name, value in arguments.items() if not value.numel()]
@@ -181,7 +185,7 @@ def given_inputs(path: str, module: nn.Module, folder: str) -> Inputs:
             hint=f"Its arguments are {listing(list(known), 8, where='')}.",
         )
     said = ", ".join(f"{name} {shape_text(tuple(value.shape))}" for name, value in arguments.items())
-    return Inputs(arguments, f"{said} from {escape(os.path.basename(path))}")
+    return Inputs(arguments, f"{said} from {escape(os.path.basename(path))}", hint or Inputs.hint)
 
 
 def _tensors(path: str) -> dict[str, Tensor]:
@@ -201,27 +205,6 @@ def _texts(path: str, folder: str) -> dict[str, Tensor]:
     if len(lines) > 1 and tokenizer.pad_token is None:  # any token serves, since the attention mask leaves padding out
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     return dict(tokenizer(lines, return_tensors="pt", padding=len(lines) > 1, truncation=True, max_length=512))
-
-
-def _with_decoder(arguments: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
-    """Return the arguments with those of the decoder, if the model is an encoder-decoder of transformers."""
-    config: Any = getattr(module, "config", None)
-    needed = getattr(config, "is_encoder_decoder", False) and DECODER in inspect.signature(module.forward).parameters
-    if not needed or not arguments:
-        return arguments
-    start = getattr(config, "decoder_start_token_id", None)
-    if not isinstance(start, int):
-        raise ConfigError(
-            "the decoder of this network begins with a start token, but config.json has no decoder_start_token_id.",
-            hint="Set it, or give the arguments of the model's forward as tensors: --inputs FILE.safetensors.",
-        )
-    ids, mask = arguments.get("input_ids"), arguments.get("attention_mask")
-    if ids is None:
-        rows = len(next(iter(arguments.values())))
-        return {**arguments, DECODER: torch.full((rows, 1), start)}
-    real = torch.ones_like(ids) if mask is None else mask
-    first = torch.nn.functional.one_hot(real.argmax(1), ids.shape[1]).bool()
-    return {**arguments, DECODER: ids.roll(1, 1).masked_fill(first, start), "decoder_attention_mask": real}
 
 
 def _sound(path: str, folder: str) -> dict[str, Tensor]:

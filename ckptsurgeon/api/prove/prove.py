@@ -207,7 +207,7 @@ def run_network(network: Network, inputs: Inputs, limit: int, read: ReadWeights 
             is_empty = "meta" in said
             raise ConfigError(
                 f"the network of {escape(network.path)} does not run: {escape(said, 300)}",
-                hint=hint if is_empty else "Give inputs that fit the network: --inputs FILE.safetensors.",
+                hint=hint if is_empty else inputs.hint,
             ) from error
 
 

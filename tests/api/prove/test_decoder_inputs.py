@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import wave
 from pathlib import Path
 from typing import Any
@@ -26,26 +27,150 @@ def t5(**fields: Any) -> Any:
     return model
 
 
-def tokeniser(side: str = "right") -> None:
+BART = {
+    "vocab_size": 8, "d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "max_position_embeddings": 16,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 5, "forced_eos_token_id": 5,
+}  # fmt: skip
+
+
+def edit(name: str = "config.json", drop: str = "", **fields: Any) -> None:
+    path = Path("a", name)
+    found = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({key: value for key, value in {**found, **fields}.items() if key != drop}))
+
+
+def tokeniser(side: str = "right", text: str = "the cat\nthe cat sat\n", **fields: Any) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = {word: row for row, word in enumerate(["[PAD]", "[UNK]", "the", "cat", "sat"])}
     found = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     found.pre_tokenizer = pre_tokenizers.Whitespace()
     transformers.PreTrainedTokenizerFast(
-        tokenizer_object=found, unk_token="[UNK]", pad_token="[PAD]", padding_side=side
+        tokenizer_object=found, unk_token="[UNK]", pad_token="[PAD]", padding_side=side, **fields
     ).save_pretrained("a")
-    Path("texts.txt").write_text("the cat\nthe cat sat\n")
+    Path("texts.txt").write_text(text)
 
 
-@pytest.mark.parametrize(("side", "first"), [("right", [START, 2]), ("left", [START, 2])])
-def test_a_decoder_gets_its_start_token_and_the_text(side: str, first: list[int]) -> None:
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_decoder_gets_its_start_token_and_the_text(side: str) -> None:
     model = t5()
     tokeniser(side)
     given = given_inputs("texts.txt", model, "a").arguments
     assert torch.equal(given["decoder_attention_mask"], given["attention_mask"])
     rows = zip(given["decoder_input_ids"], given["attention_mask"].bool(), strict=True)
-    assert [row[real].tolist() for row, real in rows] == [first, [START, 2, 3]]
+    assert [row[real].tolist() for row, real in rows] == [[START, 2], [START, 2, 3]]
+
+
+def test_one_text_without_a_mask_starts_at_its_first_token() -> None:
+    model = t5()
+    tokeniser(text="the cat sat", model_input_names=["input_ids"])
+    given = given_inputs("texts.txt", model, "a").arguments
+    assert given["decoder_input_ids"].tolist() == [[START, 2, 3]]
+    assert given["decoder_attention_mask"].tolist() == [[1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("file", "fields"),
+    [
+        ("generation_config.json", {"decoder_start_token_id": START}),
+        ("generation_config.json", {"bos_token_id": START}),
+        ("config.json", {"bos_token_id": START}),
+        ("config.json", {"decoder": {"decoder_start_token_id": START}}),
+        ("config.json", {"decoder": {"bos_token_id": START}}),
+    ],
+)
+def test_a_start_token_is_found_where_generation_finds_it(file: str, fields: dict[str, Any]) -> None:
+    model = t5(decoder_start_token_id=None)
+    for name, value in fields.items() if file == "config.json" else ():
+        setattr(model.config, name, transformers.T5Config(**value) if name == "decoder" else value)
+    Path("a/generation_config.json").unlink(missing_ok=True)
+    tokeniser()
+    if file == "generation_config.json":
+        edit(file, **fields)
+    assert set(given_inputs("texts.txt", model, "a").arguments["decoder_input_ids"][:, 0].tolist()) == {START}
+
+
+def test_config_json_says_where_a_decoder_starts_before_generation_config_json() -> None:
+    model = t5(bos_token_id=1)
+    tokeniser()
+    edit("generation_config.json", decoder_start_token_id=3)
+    assert given_inputs("texts.txt", model, "a").arguments["decoder_input_ids"][0, 0] == START
+
+
+def test_verbs_run_t5_whose_start_token_is_in_generation_config_json() -> None:
+    t5()
+    tokeniser()
+    edit(drop="decoder_start_token_id")
+    assert cs.prove("a", "a", inputs="texts.txt").verdict == "SAME"
+
+
+@pytest.mark.parametrize("kind", ["MBart", "PLBart"])
+def test_a_class_that_starts_with_the_last_token_makes_its_tokens(kind: str) -> None:
+    """It moves the token of the language to the front; with a start token, the decoder gets this one."""
+    torch.manual_seed(0)
+    of = getattr(transformers, f"{kind}Config"), getattr(transformers, f"{kind}ForConditionalGeneration")
+    of[1](of[0](**BART)).save_pretrained("a")
+    tokeniser()
+    found = cs.prove("a", "a", inputs="texts.txt")
+    assert (found.verdict, "decoder" in found.inputs) == ("SAME", False)
+    edit(decoder_start_token_id=START)
+    assert "decoder_input_ids" in cs.prove("a", "a", inputs="texts.txt").inputs
+
+
+def test_bart_without_a_start_token_starts_with_the_first_of_a_text() -> None:
+    model = transformers.BartForConditionalGeneration(transformers.BartConfig(**BART, decoder_start_token_id=None))
+    tokeniser()
+    assert given_inputs("texts.txt", model, "a").arguments["decoder_input_ids"][0, 0] == 1
+
+
+def test_a_decoder_of_audio_in_channels_makes_its_tokens() -> None:
+    torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 4,
+        "intermediate_size": 8, "max_position_embeddings": 16,
+    }  # fmt: skip
+    cross = {
+        "cross_num_attention_heads": 2, "cross_num_key_value_heads": 2, "cross_head_dim": 4, "cross_hidden_size": 8,
+        "num_channels": 2, "bos_token_id": 3, "eos_token_id": 2, "pad_token_id": 1,
+    }  # fmt: skip
+    config = transformers.DiaConfig(
+        encoder_config={**sizes, "vocab_size": 8}, decoder_config={**sizes, **cross, "vocab_size": 8},
+        delay_pattern=[0, 1],
+    )  # fmt: skip
+    transformers.DiaForConditionalGeneration(config).save_pretrained("a")
+    tokeniser()
+    found = cs.prove("a", "a", inputs="texts.txt")
+    assert (found.verdict, "decoder" in found.inputs) == ("SAME", False)
+
+
+def test_a_decoder_gets_a_mask_only_if_its_class_takes_one() -> None:
+    class Own(torch.nn.Module):
+        config = transformers.T5Config(decoder_start_token_id=START)
+
+        def forward(self, input_ids: Any, attention_mask: Any, decoder_input_ids: Any) -> None: ...
+
+    t5()
+    tokeniser()
+    assert [*given_inputs("texts.txt", Own(), "a").arguments][-1] == "decoder_input_ids"
+
+
+@pytest.mark.parametrize("tokens", [4, 3])
+def test_tokens_that_the_decoder_lacks_are_an_error(tokens: int) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    encoder = transformers.BertConfig(vocab_size=8, **sizes)
+    decoder = transformers.BertConfig(vocab_size=tokens, is_decoder=True, add_cross_attention=True, **sizes)
+    config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    config.decoder_start_token_id, config.pad_token_id = 1, 0
+    transformers.EncoderDecoderModel(config).save_pretrained("a")
+    tokeniser()
+    if tokens == 4:
+        assert cs.prove("a", "a", inputs="texts.txt").verdict == "SAME"
+        return
+    with pytest.raises(cs.ConfigError, match="have token 3, but the decoder of this network has 3 tokens") as caught:
+        cs.prove("a", "a", inputs="texts.txt")
+    assert "--inputs FILE.safetensors" in caught.value.hint
 
 
 def test_verbs_run_an_encoder_decoder_on_texts() -> None:
@@ -61,8 +186,9 @@ def test_verbs_run_an_encoder_decoder_on_texts() -> None:
 def test_a_decoder_without_a_start_token_is_an_error() -> None:
     t5(decoder_start_token_id=None)
     tokeniser()
-    with pytest.raises(cs.ConfigError, match="no decoder_start_token_id"):
+    with pytest.raises(cs.ConfigError, match="the network of a does not run") as caught:
         cs.prove("a", "a", inputs="texts.txt")
+    assert caught.value.hint.startswith("Neither config.json nor generation_config.json has the token")
 
 
 def test_a_decoder_of_sound_gets_its_start_token() -> None:

@@ -1,0 +1,104 @@
+"""The arguments for the decoder of an encoder-decoder of transformers: its start token, and the text of the encoder."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...destinations.hf.files import CONFIG, GENERATION
+from ...errors import ConfigError
+
+__all__ = ["DECODER", "NO_START", "with_decoder"]
+
+DECODER, MASK = "decoder_input_ids", "decoder_attention_mask"
+"""The arguments of ``forward`` with the tokens that the decoder has predicted so far, and with the mask of padding."""
+START, BEGIN = "decoder_start_token_id", "bos_token_id"
+
+TENSORS = "give the arguments of the model's forward as tensors: --inputs FILE.safetensors."
+NO_START = (
+    f"Neither {CONFIG} nor {GENERATION} has the token with which the decoder begins ({START}): set it, or {TENSORS}"
+)
+"""The hint if a network does not run because the start token of its decoder is not known."""
+
+
+def with_decoder(arguments: dict[str, Tensor], module: nn.Module, folder: str) -> tuple[dict[str, Tensor], str]:
+    """Return (arguments with those of the decoder, if the model is an encoder-decoder of transformers; a hint).
+
+    They stay as they are if there is no start token, if ``forward`` needs none, or if the decoder predicts codes of
+    audio in several channels. The hint is for the case that the network does not run; "" if there is none. Raises
+    ConfigError if the decoder has too few tokens for the text.
+    """
+    config: Any = getattr(module, "config", None)
+    known = inspect.signature(module.forward).parameters
+    if not arguments or not getattr(config, "is_encoder_decoder", False) or DECODER not in known:
+        return arguments, ""
+    sections = [config, *(getattr(config, name, None) for name in ("decoder", "decoder_config", "text_config"))]
+    if any(hasattr(one, name) for one in sections[1:3] for name in ("num_channels", "num_codebooks")):
+        return arguments, ""
+    places = [_fields(config), _generation(folder), *(_fields(one) for one in sections[1:])]
+    start = _first(places, START)
+    if start is None and _starts_with_last(module):
+        return arguments, ""
+    start = start if start is not None else _first(places, BEGIN)
+    if start is None:
+        return arguments, NO_START
+    ids, mask = arguments.get("input_ids"), arguments.get("attention_mask")
+    if ids is None:
+        rows = len(next(iter(arguments.values())))
+        return {**arguments, DECODER: torch.full((rows, 1), start)}, ""
+    real = torch.ones_like(ids) if mask is None else mask
+    first = torch.nn.functional.one_hot(real.argmax(1), ids.shape[1]).bool()
+    shifted = ids.roll(1, 1).masked_fill(first, start)
+    _check_tokens(shifted, module)
+    return {**arguments, DECODER: shifted, **({MASK: real} if MASK in known else {})}, ""
+
+
+def _fields(config: Any) -> Mapping[str, Any]:
+    return {name: getattr(config, name, None) for name in (START, BEGIN)}
+
+
+def _generation(folder: str) -> Mapping[str, Any]:
+    """Return the fields of generation_config.json; {} if it is missing or cannot be read."""
+    from ...storage.json_text import read_json
+    from ...storage.small_files import read_text
+
+    with suppress(OSError, ValueError):
+        fields = read_json(read_text(os.path.join(folder, GENERATION)))
+        return fields if isinstance(fields, dict) else {}
+    return {}
+
+
+def _first(places: list[Mapping[str, Any]], name: str) -> int | None:
+    values = [one.get(name) for one in places]
+    return next((value for value in values if isinstance(value, int)), None)
+
+
+def _starts_with_last(module: nn.Module) -> bool:
+    """Return whether ``forward`` itself makes the decoder's tokens, and begins with the last token of each text.
+
+    MBart and PLBart do so, since the last token is the language: their ``shift_tokens_right`` takes no start token.
+    """
+    shift = getattr(sys.modules.get(type(module).__module__), "shift_tokens_right", None)
+    return shift is not None and START not in inspect.signature(shift).parameters
+
+
+def _check_tokens(ids: Tensor, module: nn.Module) -> None:
+    """Raise ConfigError if the decoder's embedding has too few rows for the tokens."""
+    try:
+        size = int(module.get_decoder().get_input_embeddings().num_embeddings)  # type: ignore[operator]
+    except (AttributeError, NotImplementedError, TypeError):
+        return  # the network itself has to say it
+    largest = int(ids.max())
+    if largest >= size:
+        raise ConfigError(
+            f"these inputs have token {largest}, but the decoder of this network has {size} tokens: the tokens of its "
+            "encoder are others.",
+            hint=f"G{TENSORS[1:]}",
+        )
