@@ -14,8 +14,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 __all__ = ["BROKEN", "CLOSED", "COMMAND", "ROOT", "Nursery", "run_apart", "with_torch"]
 
@@ -88,7 +89,10 @@ def born(order):
     try:
         exec(order["program"], program.__dict__)
     except SystemExit as error:
-        return error.code or 0
+        if order["streams"] or error.code is None or isinstance(error.code, int):
+            return error.code or 0
+        print(error.code, file=sys.stderr)  # as Python does
+        return 1
     except BaseException:
         traceback.print_exc()
         return 99
@@ -178,9 +182,24 @@ class Nursery:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         asked = [{"streams": False, **order} for order in orders]
-        self._process.stdin.write(json.dumps({"orders": asked, "seconds": seconds}) + "\n")
-        self._process.stdin.flush()
-        return list(json.loads(self._process.stdout.readline()))
+        line = ""
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps({"orders": asked, "seconds": seconds}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        if not line:
+            self._fail()
+        return list(json.loads(line))
+
+    def _fail(self) -> NoReturn:
+        """Say how this process ended; the next test starts another one."""
+        for kept in (with_torch, _small):
+            if kept.cache_info().currsize and kept() is self:
+                kept.cache_clear()
+        atexit.unregister(self._process.communicate)
+        with suppress(BrokenPipeError):
+            self._process.communicate()
+        raise AssertionError(f"the process that forks those of tests has ended with {self._process.returncode}")
 
 
 @functools.cache
