@@ -18,6 +18,12 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
+        "a zip archive counts records in zip64 as soon as they do not fit in 16 bits",
+        "wide = number >= 0xFFFF or",
+        "wide = number == 0xFFFF or",
+        "formats/zip/test_directory.py",
+    ),
+    Mutant(
         "the start token of a decoder takes the place of the first token of a text, after padding on the left",
         "one_hot(real.argmax(1), ids.shape[1])",
         "one_hot(0 * real.argmax(1), ids.shape[1])",

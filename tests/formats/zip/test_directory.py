@@ -16,6 +16,7 @@ import ckptsurgeon as cs
 from ckptsurgeon.formats._open import writers
 from ckptsurgeon.formats.base import limits
 from ckptsurgeon.formats.base.header import OutTensor
+from ckptsurgeon.formats.zip import layout as written
 
 from ...helpers.torch_files import rezipped, saved, write
 
@@ -150,6 +151,15 @@ def test_as_many_records_as_fit_in_16_bits_and_one_more(records: int) -> None:
     assert len(zipfile.ZipFile("x.pth").namelist()) == records
     assert (b"PK\6\6" in Path("x.pth").read_bytes()) is (records >= 65_535)
     assert len(cs.open_checkpoint("x.pth")) == records - 5
+
+
+@pytest.mark.parametrize("records", [0xFFFF - 1, 0xFFFF, 0xFFFF + 1])
+def test_more_records_than_fit_in_16_bits_are_counted_in_zip64(records: int) -> None:
+    data = written._end(records, 46 * records, 0)
+    fits = records < 0xFFFF
+    assert data.startswith(b"PK\5\6" if fits else b"PK\6\6")
+    assert struct.unpack("<2H", data[-14:-10]) == (min(records, 0xFFFF),) * 2
+    assert fits or struct.unpack("<2Q", data[24:40]) == (records, records)
 
 
 def test_a_view_is_refused_when_its_storage_was_changed_elsewhere() -> None:
