@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from ckptsurgeon.trainer.system.random_state import preserve_random_state
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 FILES = dict(re.findall(r"^```\w+ (\S+\.\w+)\n(.*?)```", PAGE, re.S | re.M))
@@ -64,7 +66,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("here")
     made = re.search(r"```python\n(.*?)```", PAGE, re.S)
     assert made
-    with chdir(folder):
+    with chdir(folder), preserve_random_state():  # the page calls torch.manual_seed
         exec(compile(made[1], "CONTRIBUTING.md", "exec"), {})  # noqa: S102 - our own page
     for name, text in FILES.items():
         if not name.startswith("ckptsurgeon/"):

@@ -6,7 +6,7 @@ import gc
 import inspect
 import json
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,15 @@ class Net(nn.Module):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _others_are_not_looked_at() -> None:
-    """Leave what is there before these tests out of garbage collection: each one looked at millions of objects."""
+def _others_are_not_looked_at() -> Iterator[None]:
+    """Leave what is there before these tests out of garbage collection: each one looked at millions of objects.
+
+    Afterwards, what has become garbage goes, and the rest is left out as it was when the tests were collected.
+    """
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
 
