@@ -1662,6 +1662,36 @@ MUTANTS = (
         "api/model_folder/pre_tokenizers/test_split_tokens.py",
     ),
     Mutant(
+        "ids of end and beginning are those of another tokeniser only if both are moved by the same number",
+        "begin[0] != end[0] and first - begin[0] == last - end[0] else ()",
+        "begin[0] != end[0] and first != begin[0] else ()",
+        "api/model_folder/tokenizer/test_special_roles.py",
+    ),
+    Mutant(
+        "ids of the end token that chat models had before are not those of another tokeniser",
+        "    return any(row in ids and ENDS.fullmatch(token) for token, row in places.items())\n",
+        "    return False\n",
+        "api/model_folder/tokenizer/test_special_roles.py",
+    ),
+    Mutant(
+        "ids that the class of an encoder has by default are not those of another tokeniser",
+        'if not roles or ("bos_token" in roles and not generates)',
+        "if not roles",
+        "api/model_folder/tokenizer/test_special_roles.py",
+    ),
+    Mutant(
+        "forced ids of Whisper that are neither a language nor a task are noted",
+        "for row in _forced(fields, places) if row in tokens and row not in known)",
+        "for row in _forced(fields, places) if row not in tokens)",
+        "api/model_folder/tokenizer/test_special_roles.py",
+    ),
+    Mutant(
+        "ids that Whisper's config.json suppresses are not judged if generation_config.json is read instead",
+        "file, fields = (GENERATION, settings) if has_settings else (CONFIG, object_in(folder, CONFIG))",
+        "file, fields = (CONFIG, object_in(folder, CONFIG))",
+        "api/model_folder/tokenizer/test_special_roles.py",
+    ),
+    Mutant(
         "a shift of rows is said only if pairs are clearly more alike there than at any other",
         "max(CLEAR * error, LEAST, TIMES * others)",
         "-math.inf",

@@ -30,10 +30,10 @@ def whisper_id_notes(folder: ModelFolder, places: Mapping[str, int]) -> Iterator
     if begin is None or end is None:
         return
     languages = {row: token for token, row in places.items() if begin < row < end}
-    for file, fields in ((CONFIG, object_in(folder, CONFIG)), (GENERATION, settings)):
-        yield from _suppressed_languages(fields, file, languages)
-        if file == CONFIG:
-            yield from _forced_others(fields, file, languages, places)
+    yield from _forced_others(object_in(folder, CONFIG), CONFIG, languages, places)
+    has_settings = any(one.name == GENERATION for one in folder.files)  # then generation suppresses what they say only
+    file, fields = (GENERATION, settings) if has_settings else (CONFIG, object_in(folder, CONFIG))
+    yield from _suppressed_languages(fields, file, languages)
 
 
 def _suppressed_languages(fields: Mapping[str, Any], file: str, languages: Mapping[int, str]) -> Iterator[str]:
@@ -49,15 +49,15 @@ def _suppressed_languages(fields: Mapping[str, Any], file: str, languages: Mappi
 def _forced_others(
     fields: Mapping[str, Any], file: str, languages: Mapping[int, str], places: Mapping[str, int]
 ) -> Iterator[str]:
-    """Yield a note if ``forced_decoder_ids`` has tokens that are neither a language nor a task nor a timestamp."""
+    """Yield a note if ``forced_decoder_ids`` has tokens that are neither languages nor tasks nor timestamps."""
     known = {*languages, *(places[token] for token in TASKS if token in places)}
     tokens = {row: token for token, row in places.items() if row < places.get(TASKS[-1], 0)}
-    found = [f"{row} ({brief_token(tokens[row])})" for row in _forced(fields) if row in tokens and row not in known]
+    others = dict.fromkeys(row for row in _forced(fields, places) if row in tokens and row not in known)
+    found = [f"{row} ({brief_token(tokens[row])})" for row in others]
     if found:
-        yield (
-            f"{FORCED} of {file} has {listing(found, 3, where='')}, which is neither a language nor a task of the "
-            "tokeniser: are these ids of another version of Whisper?"
-        )
+        which = "which are neither languages nor tasks" if len(found) > 1 else "which is neither a language nor a task"
+        asks = f"{'are these ids' if len(found) > 1 else 'is this an id'} of another version of Whisper?"
+        yield f"{FORCED} of {file} has {listing(found, 3, where='')}, {which} of the tokeniser: {asks}"
 
 
 def _unlike_maps(fields: Mapping[str, Any], places: Mapping[str, int]) -> Iterator[str]:
@@ -74,7 +74,7 @@ def _unlike_maps(fields: Mapping[str, Any], places: Mapping[str, int]) -> Iterat
     tokens = {row: token for token, row in places.items()}
     found = [
         f"{row} ({brief_token(tokens[row])})" if row in tokens else str(row)
-        for row in _forced(fields)
+        for row in _forced(fields, places)
         if row not in known and row < last
     ]
     if found:
@@ -84,8 +84,9 @@ def _unlike_maps(fields: Mapping[str, Any], places: Mapping[str, int]) -> Iterat
         )
 
 
-def _forced(fields: Mapping[str, Any]) -> list[int]:
-    """Return the ids in ``forced_decoder_ids``, a list of pairs (position, id)."""
+def _forced(fields: Mapping[str, Any], places: Mapping[str, int]) -> list[int]:
+    """Return the ids in ``forced_decoder_ids``, a list of pairs (position, id), but not the start token at 0."""
     forced = fields.get(FORCED)
     pairs = forced if isinstance(forced, list) else []
-    return [one[1] for one in pairs if isinstance(one, list) and len(one) == 2 and type(one[1]) is int]
+    start = [0, places.get(TRANSCRIPT)]
+    return [one[1] for one in pairs if isinstance(one, list) and len(one) == 2 and type(one[1]) is int and one != start]

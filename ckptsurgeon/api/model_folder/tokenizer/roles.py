@@ -10,6 +10,7 @@ from ....destinations.hf.files import CONFIG
 from ....util.text import listing
 from ..documents import GENERATION
 from ..folder import ModelFolder
+from ..generation.moved_ids import moved_id_notes
 from ..generation.whisper_ids import TRANSCRIPT, whisper_id_notes
 from .tokenizer_files import brief_token, is_ctc, object_in
 
@@ -80,7 +81,7 @@ def role_notes(folder: ModelFolder, names: Mapping[str, str], places: Mapping[st
         if "eos_token" not in said:
             yield from _unknown_end(fields.get("eos_token_id"), file, names, own)
             yield from _reserved_end(fields.get("eos_token_id"), file, names, places)
-    yield from _moved_ids(folder, names, own)
+    yield from moved_id_notes(_sections(folder), names, places, generates=generates(folder))
     yield from _starts(folder, places)
     yield from whisper_id_notes(folder, places)
 
@@ -204,47 +205,6 @@ def _unknown_end(value: Any, file: str, names: Mapping[str, str], own: Mapping[s
         named = f"{brief_token(names['unk_token'])}, the unk_token of the tokeniser"
         meant = f"{brief_token(names['eos_token'])} ({end})"
         yield f"eos_token_id of {file} is {unknown} ({named}), while eos_token is {meant}"
-
-
-def _moved_ids(folder: ModelFolder, names: Mapping[str, str], own: Mapping[str, int]) -> Iterator[str]:
-    """Yield notes if two of ``eos_token_id``, ``pad_token_id`` and ``bos_token_id`` are ids of another tokeniser.
-
-    ``names`` has {role (``eos_token``): special token}, and ``own`` has their ids.
-    """
-    found: dict[tuple[str, ...], list[str]] = {}
-    for file, fields in _sections(folder).items():
-        if roles := _moved_roles(fields, own):
-            ids = (", ".join(map(str, _ids_of(fields, role))) for role in roles)
-            found.setdefault((*roles, *ids), []).append(file)
-    for (one, two, first, second), files in found.items():
-        has = f"{one}_id of {' and of '.join(files)} is {first}, and {two}_id is {second}"
-        meant = " and ".join(f"{role} is {brief_token(names[role])} ({own[role]})" for role in (one, two))
-        yield f"{has}, while {meant}: perhaps they are the ids of another tokeniser"
-
-
-def _moved_roles(fields: Mapping[str, Any], own: Mapping[str, int]) -> tuple[str, ...]:
-    """Return the two roles whose ids in ``fields`` are not the tokeniser's (``own``): eos and pad, or eos and bos.
-
-    One of them alone may differ on purpose: chat models end with a token of their own, and many models pad with the end
-    token. The beginning token may have the default of a class; so both ids must be moved by as much. Ids of tokens with
-    another role have notes of their own.
-    """
-    if any(type(one) is not int for role in ("eos_token", "pad_token") for one in _ids_of(fields, role)):
-        return ()
-    end, begin, padding = (_ids_of(fields, role) for role in ("eos_token", "bos_token", "pad_token"))
-    first, last, pad = own.get("bos_token"), own.get("eos_token"), own.get("pad_token")
-    if last is None or not end or set(end).intersection(own.values()):
-        return ()
-    if pad not in (None, last) and padding and not {*padding}.intersection((*own.values(), *end)):
-        return "eos_token", "pad_token"
-    is_moved = first is not None and len(begin) == len(end) == 1 and type(begin[0]) is int
-    return ("eos_token", "bos_token") if is_moved and begin[0] != end[0] and first - begin[0] == last - end[0] else ()
-
-
-def _ids_of(fields: Mapping[str, Any], role: str) -> list[Any]:
-    """Return the ids of a role in a configuration; [] if there are none."""
-    value = fields.get(f"{role}_id")
-    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _reserved_end(value: Any, file: str, names: Mapping[str, str], places: Mapping[str, int]) -> Iterator[str]:

@@ -120,6 +120,7 @@ MAPS = {
         ([[1, 3], [2, 6], [3, 9]], MAPS, ""),
         ([[1, None], [2, 5]], MAPS, ""),
         ([[1, 3], [2, 6], [3, 10]], MAPS, ""),  # a timestamp
+        ([[0, 2], [1, 3], [2, 6], [3, 9]], MAPS, ""),  # the start token
         ([[1, 3], [2, 5], [3, 8]], MAPS, "8 ('<|nospeech|>')"),
         ([[1, 2], [2, 7]], MAPS, "2 ('<|startoftranscript|>') and 7 ('<|startofprev|>')"),
         ([[1, 8]], {}, ""),

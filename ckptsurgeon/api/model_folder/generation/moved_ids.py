@@ -1,0 +1,71 @@
+"""Notes on ids of the end token and of another one that are both those of another tokeniser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..tokenizer.tokenizer_files import brief_token
+
+__all__ = ["moved_id_notes"]
+
+ENDS = re.compile(r"[\[<|｜]+(/s|eo[a-z](_id)?|(im_|turn_)?end|end[_▁ ]?of.*|return)[\]>|｜]+", re.IGNORECASE)
+"""Matches tokens with which texts or messages end, such as ``</s>``, ``<|eot_id|>`` and ``<|im_end|>``."""
+
+
+def moved_id_notes(
+    sections: Mapping[str, Mapping[str, Any]], names: Mapping[str, str], places: Mapping[str, int], *, generates: bool
+) -> Iterator[str]:
+    """Yield notes if ``eos_token_id`` and one of ``pad_token_id`` and ``bos_token_id`` are ids of another tokeniser.
+
+    ``sections`` has {name: fields} of each configuration. ``names`` has {role (``eos_token``): special token}, and
+    ``places`` the id of each token. If the model ``generates`` no text, end and beginning are not compared: encoders do
+    not use them, and may have the ids of their class.
+    """
+    own = {name: places[token] for name, token in names.items() if token in places}
+    found: dict[tuple[str, ...], list[str]] = {}
+    for file, fields in sections.items():
+        roles = _moved_roles(fields, own)
+        if not roles or ("bos_token" in roles and not generates) or _is_end(_ids_of(fields, roles[0]), places):
+            continue
+        ids = (", ".join(map(str, _ids_of(fields, role))) for role in roles)
+        found.setdefault((*roles, *ids), []).append(file)
+    for (one, two, first, second), files in found.items():
+        has = f"{one}_id of {' and of '.join(files)} is {first}, and {two}_id is {second}"
+        meant = " and ".join(f"{role} is {brief_token(names[role])} ({own[role]})" for role in (one, two))
+        yield f"{has}, while {meant}: perhaps they are the ids of another tokeniser"
+
+
+def _is_end(ids: list[Any], places: Mapping[str, int]) -> bool:
+    """Return whether one of ``ids`` is that of a token with which texts end, according to its name.
+
+    Such ids are those of this tokeniser: when a model is trained to chat, its tokeniser may get other special tokens
+    (``<|im_start|>`` and ``<|im_end|>``), while the configuration keeps the ids of ``<s>`` and ``</s>``.
+    """
+    return any(row in ids and ENDS.fullmatch(token) for token, row in places.items())
+
+
+def _moved_roles(fields: Mapping[str, Any], own: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the two roles whose ids in ``fields`` are not the tokeniser's (``own``): eos and pad, or eos and bos.
+
+    One of them alone may differ on purpose: chat models end with a token of their own, and many models pad with the end
+    token. The beginning token may have the default of a class; so both ids must be moved by the same number. An end id
+    that is the id of a token with a role is this tokeniser's.
+    """
+    if any(type(one) is not int for role in ("eos_token", "pad_token") for one in _ids_of(fields, role)):
+        return ()
+    end, begin, padding = (_ids_of(fields, role) for role in ("eos_token", "bos_token", "pad_token"))
+    first, last, pad = own.get("bos_token"), own.get("eos_token"), own.get("pad_token")
+    if last is None or not end or set(end).intersection(own.values()):
+        return ()
+    if pad not in (None, last) and padding and not {*padding}.intersection((*own.values(), *end)):
+        return "eos_token", "pad_token"
+    is_moved = first is not None and len(begin) == len(end) == 1 and type(begin[0]) is int
+    return ("eos_token", "bos_token") if is_moved and begin[0] != end[0] and first - begin[0] == last - end[0] else ()
+
+
+def _ids_of(fields: Mapping[str, Any], role: str) -> list[Any]:
+    """Return the ids of a role in a configuration; [] if there are none."""
+    value = fields.get(f"{role}_id")
+    return value if isinstance(value, list) else [] if value is None else [value]
