@@ -16,6 +16,7 @@ from ..checkpoint.seen_zeros import seen_zero_notes
 from ..errors import CheckpointError, ConfigError, FormatError, VerifyError
 from ..planning.plan.plan import Plan
 from ..planning.plan.receipt import Failure, Note, Verification
+from ..storage.read.uri import scheme_of
 from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, Path, Progress
 from .inputs.reopening import changed_model_files, find_sources, read_plan
@@ -88,12 +89,13 @@ def verify(
         result = verify_output(
             checkpoint, expected, plan=planned, sample=sample, key_file=os.fspath(key or ""), progress=progress
         )
+        of_model = tuple(_of_model(checkpoint))
         said = (
             *changed_model_files(named, found),
             *dict.fromkeys(_of_decoded(checkpoint, found.values())),  # a source may be opened twice, as codes too
-            *_of_model(checkpoint),
+            *of_model,
             *dict.fromkeys(_of_values(checkpoint, found.values())),
-            *dict.fromkeys(_of_tokens(checkpoint, found.values())),
+            *dict.fromkeys(_of_tokens(of_model, found.values())),
             *_of_zeros(checkpoint, found.values()),
         )
         return replace(result, notes=(*result.notes, *said))
@@ -159,14 +161,19 @@ def _of_values(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterato
                 yield Note(_without_dots(one.path), said)
 
 
-def _of_tokens(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:
-    """Yield the notes on sources with the tokens of another model; a union of lists hides it in the output."""
-    from .model_folder.folder import model_folder
-    from .model_folder.weights.token_pairs import token_pair_notes
+def _of_tokens(said: Iterable[Note], sources: Iterable[Checkpoint]) -> Iterator[Note]:
+    """Yield the notes on local sources with the tokens of another model; a union of lists hides it in the output.
 
-    if not any(token_pair_notes(checkpoint, model_folder(checkpoint))):
-        for one in sources:
-            yield from (Note(_without_dots(one.path), said) for said in token_pair_notes(one, model_folder(one)))
+    There are none if the output has such a note, too: ``said`` are the notes on its model.
+    """
+    from .model_folder.folder import model_folder
+    from .model_folder.weights.token_pairs import is_token_pair_note, token_pair_notes
+
+    if any(is_token_pair_note(one.why) for one in said):
+        return
+    for one in sources:
+        if not scheme_of(one.path):
+            yield from (Note(_without_dots(one.path), why) for why in token_pair_notes(one, model_folder(one)))
 
 
 def _of_zeros(checkpoint: Checkpoint, sources: Iterable[Checkpoint]) -> Iterator[Note]:

@@ -1699,8 +1699,38 @@ MUTANTS = (
     ),
     Mutant(
         "a list of tokens is said to be another model's only if rows have others close to them",
-        "return largest if largest > CLOSE * expected * float(np.nanstd(cosines)) else None",
-        "return largest",
+        "least, median = CLOSE * expected * deviation, float(np.median(nearest))",
+        "least, median = -1.0, float(np.median(nearest))",
+        "api/model_folder/weights/test_token_pairs.py",
+    ),
+    Mutant(
+        "pairs with a token that was never trained say nothing of a list",
+        "[pair for pair in pairs if near.issuperset(pair)]",
+        "list(pairs)",
+        "api/model_folder/weights/test_token_pairs.py",
+    ),
+    Mutant(
+        "a list may be that of the embedding with fewer rows",
+        "[key for key in found if checkpoint[key].shape[0] >= len(tokens)] or found[:1]:",
+        "found[:1]:",
+        "api/model_folder/weights/test_token_pairs.py",
+    ),
+    Mutant(
+        "a list is said to be another model's only if the norms of rows vary as after training",
+        "or rows.spread(pairs) <= SPREAD:",
+        "or rows.spread(pairs) < 0:",
+        "api/model_folder/weights/test_token_pairs.py",
+    ),
+    Mutant(
+        "a list with more tokens than rows is not said to be another model's",
+        "or len(tokens) > info.shape[0] or",
+        "or",
+        "api/model_folder/weights/test_token_pairs.py",
+    ),
+    Mutant(
+        "verify says of a source that its list is another model's",
+        "        if not scheme_of(one.path):\n            yield from (Note(_without_dots(one.path), why) for",
+        "        if scheme_of(one.path):\n            yield from (Note(_without_dots(one.path), why) for",
         "api/model_folder/weights/test_token_pairs.py",
     ),
     Mutant(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["WIDE", "Rows", "can_read"]
 
 WIDTH, WIDE = 128, 384
-"""How many numbers of a row are compared: those of a few rows, and those of many (``Rows.closest``)."""
+"""How many numbers of a row are compared: those of a few rows, and those of many (``Rows.related``)."""
 CODES = {"float32": "f", "float16": "e", "bfloat16": "H"}
 MOST, SOME = 16_384, 96
 """How many rows are looked at for rows close to them, and for how many of these."""
@@ -28,6 +28,9 @@ EQUAL, CLOSE = 0.95, 1.15
 The expected one is the largest of as many normal numbers of the same deviation: rows of all-MiniLM-L6-v2 reach 1.25
 times as much among 8,192 and 1.61 times among 30,000, random ones 0.98 to 1.01 times.
 """
+
+
+Pair = tuple[int, int]
 
 
 def can_read(info: TensorInfo) -> bool:
@@ -75,27 +78,38 @@ class Rows:
         deviation = math.sqrt(math.fsum((one - mean) ** 2 for one in norms) / len(norms))
         return deviation / mean * math.sqrt(2 * self._width) if mean else 0.0
 
-    def closest(self, rows: int) -> float | None:
-        """Return the median cosine of a row and the row closest to it, if that is more than chance; else None.
+    def related(self, rows: int, pairs: Sequence[Pair]) -> tuple[float, list[Pair]] | None:
+        """Return how alike a row and the row closest to it are, and those pairs of which both rows have a close one.
 
-        Up to 16,384 of the first ``rows`` rows are read.
+        The first is the median cosine. None is returned if it is not more than chance. Up to 16,384 of the first
+        ``rows`` rows are read, and those of ``pairs``.
         """
         import numpy as np  # so that commands that read headers only do not load it
 
         count = min(rows, self._rows)
-        chosen = range(0, count, (count - 1) // MOST + 1)
+        chosen = sorted({*range(0, count, (count - 1) // MOST + 1), *(row for pair in pairs for row in pair)})
         values = np.stack([self._array(row) for row in chosen])
-        values = values[np.isfinite(values).all(axis=1) & values.any(axis=1)]
+        is_usable = np.isfinite(values).all(axis=1) & values.any(axis=1)
+        values, kept = values[is_usable], [row for row, usable in zip(chosen, is_usable, strict=True) if usable]
         if len(values) < SOME:
             return None
-        values = (values - values.mean(axis=0)) / np.maximum(values.std(axis=0), np.finfo(np.float32).tiny)
+        with np.errstate(over="ignore", invalid="ignore"):  # squares of float32 above 1e19
+            deviations = values.std(axis=0)
+        if not np.isfinite(deviations).all():
+            return None
+        values = (values - values.mean(axis=0)) / np.maximum(deviations, np.finfo(np.float32).tiny)
         values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-        cosines = values[:: (len(values) - 1) // SOME + 1] @ values.T
-        cosines[cosines > EQUAL] = np.nan
-        largest = float(np.median(np.nanmax(cosines, axis=1)))
+        nearest, deviation = _nearest(values, range(0, len(values), (len(values) - 1) // SOME + 1))
         double = math.sqrt(2 * math.log(len(values)))
         expected = double - math.log(4 * math.pi * math.log(len(values))) / (2 * double)
-        return largest if largest > CLOSE * expected * float(np.nanstd(cosines)) else None
+        least, median = CLOSE * expected * deviation, float(np.median(nearest))
+        if not median > least:
+            return None
+        places = {row: place for place, row in enumerate(kept)}
+        asked = [row for row in {row for pair in pairs for row in pair} if row in places]
+        close = _nearest(values, [places[row] for row in asked])[0] > least
+        near = {row for row, is_close in zip(asked, close, strict=True) if is_close}
+        return median, [pair for pair in pairs if near.issuperset(pair)]
 
     def _array(self, row: int) -> np.ndarray:
         import numpy as np
@@ -128,3 +142,12 @@ class Rows:
 
     def _bytes(self, row: int) -> bytes:
         return self._file.read(self._begin + row * self._size, struct.calcsize(self._code))
+
+
+def _nearest(values: np.ndarray, places: Sequence[int]) -> tuple[np.ndarray, float]:
+    """Return the largest cosine of each row of ``places`` with a row that is no copy, and the deviation of cosines."""
+    import numpy as np
+
+    cosines = values[list(places)] @ values.T
+    cosines[cosines > EQUAL] = np.nan
+    return np.nanmax(cosines, axis=1, initial=-1.0), float(np.nanstd(cosines))

@@ -17,7 +17,7 @@ from ..documents import BYTE_PAIRS
 from ..folder import ModelFolder
 from ..tokenizer.tokenizer_files import SPECIAL, added_tokens, brief_token, local_tokens, named_tokens
 
-__all__ = ["last_row_notes", "token_embedding"]
+__all__ = ["is_readable", "last_row_notes", "token_embedding", "token_embeddings"]
 
 _MOST = 64
 """The most rows before the end of a token list that are read."""
@@ -54,16 +54,24 @@ def last_row_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[str]
 
 def token_embedding(checkpoint: Checkpoint) -> tuple[str, TensorInfo] | None:
     """Return the key and the header of the embedding with most rows; None if it is quantised or cannot be read."""
-    found = {key: info for key, info in checkpoint.items() if is_embedding(key) and _is_matrix(key, info)}
-    if not found:
-        return None
-    key = max(found, key=lambda one: found[one].shape[0])
-    info = found[key]
+    found = token_embeddings(checkpoint)
+    return (found[0], checkpoint[found[0]]) if found and is_readable(checkpoint, found[0]) else None
+
+
+def token_embeddings(checkpoint: Checkpoint) -> list[str]:
+    """Return the keys of all embeddings, those with most rows first."""
+    found = {key: info.shape[0] for key, info in checkpoint.items() if is_embedding(key) and _is_matrix(key, info)}
+    return sorted(found, key=lambda one: -found[one])
+
+
+def is_readable(checkpoint: Checkpoint, key: str) -> bool:
+    """Return whether single rows of a matrix can be read: it is not quantised, and in a local file."""
+    info = checkpoint[key]
     coded = any(key in one.parts.values() for one in checkpoint.codes.tensors)
     if coded or not info.is_plain or info.nbytes % info.shape[0] or info.nbytes // info.shape[0] > _WIDEST:
-        return None
+        return False
     file = checkpoint.file(info)
-    return None if file.remote or file.closed else (key, info)
+    return not (file.remote or file.closed)
 
 
 def _is_matrix(key: str, info: TensorInfo) -> bool:
