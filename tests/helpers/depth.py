@@ -1,7 +1,7 @@
 """How deep the tests go: ``make test-all`` sets CKPT_TESTS=full, and tries almost every case; ``make test`` tries fewer.
 
 What is tried fewer times is what chance or counting makes more of: examples of a property, positions of a flipped bit,
-moments of a kill. Each rule has its cases in both. Of a test with many cases ``make test`` tries four, evenly spaced.
+moments of a kill. Each rule has its cases in both. Of a test with many cases ``make test`` tries three, evenly spaced.
 Of a test with three lists of parameters or more, ``make test-all`` tries each pair of values, not each combination.
 """
 
@@ -24,7 +24,7 @@ FULL = os.environ.get("CKPT_TESTS") == "full"
 SHARE = 8
 """Of how many cases ``make test`` tries one."""
 
-CASES = 4
+CASES = 3
 """How many cases of one test ``make test`` tries at most."""
 
 COSTLY_CASES = 2
@@ -54,7 +54,7 @@ def shared_out(cases: Sequence[Pair], alike: Callable[[Pair], Hashable], share: 
     """Return a third of the pairs that are alike, at least one: those whose first element is in the fewest others so far.
 
     For a product of two lists, such as networks and ways to change them, of which many pairs run the same code: each
-    kind of pair stays, and each element of both lists. ``make test`` takes four of all pairs, as of any cases.
+    kind of pair stays, and each element of both lists. ``make test`` takes three of all pairs, as of any cases.
     """
     if not FULL:
         return list(cases)

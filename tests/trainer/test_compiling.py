@@ -272,6 +272,7 @@ torch._inductor.config.cpp.vec_isa_ok = False
 """The compiler of a machine without vector instructions: else it begins with a program for each kind, to see if it runs."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("how", "section"),
     [
@@ -280,7 +281,6 @@ torch._inductor.config.cpp.vec_isa_ok = False
             ("--strategy", "fsdp"),
             {"gradient_checkpointing": True, "accumulate": 2},
             id="fsdp, checkpointed",
-            marks=pytest.mark.long,
         ),
     ],
 )

@@ -151,13 +151,8 @@ sys.exit(code)
 """
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--set", "hidden_size=96"],
-        pytest.param(["--as", "mixtral", "--set", "num_local_experts=4"], marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("options", [["--set", "hidden_size=96"], ["--as", "mixtral", "--set", "num_local_experts=4"]])
 def test_the_second_command_imports_neither_torch_nor_transformers(options: list[str], source: Saved) -> None:
     words = ["resize", str(source("llama")), *options, "-n", "--json"]
     if "--as" in options:
