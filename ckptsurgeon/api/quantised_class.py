@@ -11,9 +11,8 @@ from typing import Any, Literal, TypeAlias
 from ..checkpoint.checkpoint import Checkpoint
 from ..destinations.hf.ignored_keys import ignored_keys
 from ..planning.target import TargetSpec
-from ..tensors.encodings._modules import Modules
 from ..tensors.encodings._parts import OF_CACHE
-from ..tensors.encodings._plain_kinds import by_kind, leaves_out
+from ..tensors.encodings._plain_kinds import PossibleExclusions, by_kind
 from ..tensors.encodings._unlike import MODELOPT, method_of
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing, shape_text
@@ -161,11 +160,11 @@ def _left_plain(checkpoint: Checkpoint, target: TargetSpec, settings: object) ->
         kept = kept_plain(model)
         linear = [name for name, one in model.named_modules() if type(one) is torch.nn.Linear and name not in kept]
         beside = {_before_layer(one.name) for one in checkpoint.codes.tensors if one.codes} - {""}
-        modules, codes = Modules(settings), checkpoint.codes.by_key
+        exclusions, codes = PossibleExclusions(settings), checkpoint.codes.by_key
         plain = [name for name in linear if f"{name}.weight" in checkpoint and f"{name}.weight" not in codes]
         own = [name for name in plain if _before_layer(name) in beside]
-        found = [name for name in own if not leaves_out(modules, settings, name)]
-        if found:
+        found = [name for name in own if not exclusions.cover(name)]
+        if found and not exclusions.is_spent:
             said = (
                 f"{count(len(found), 'linear layer')} with weights that are not quantised: "
                 f"{listing(found, 3, where='')}"

@@ -312,7 +312,7 @@ class Checkpoint(InNotebooks, Mapping[str, TensorInfo]):
             is_whole = bool(self.elsewhere) or not self._shard[1]
             said += notes_on_parts(self.path, self.codes, shown, settings, self.elsewhere, is_whole=is_whole)
             said += notes_on_values(self.path, self.codes, shown, settings, self._small, self.quant_states)
-            said += unlike_others(self.path, self.codes, shown, settings, parts)
+            said += unlike_others(self.path, self.codes, shown, settings, parts, self.folder)
             said = said or list(unknown_layouts(self.path, self.codes, shown, settings))  # other notes are more exact
         if settings:
             said += of_other_width(self.path, self.codes, self.folder)

@@ -22,9 +22,9 @@ from ..tensors.encodings._encoding import QuantisedTensors
 from ..tensors.encodings._find import are_plain_integers
 from ..tensors.encodings._methods import KNOWN, family, known_by_settings
 from ..tensors.encodings._parts import IncompleteTensors
-from ..tensors.encodings._plain_kinds import plain_kinds
+from ..tensors.encodings._plain_kinds import plain_among_codes, plain_kinds
 from ..tensors.encodings._sizes import unfit_sizes
-from ..tensors.encodings._unlike import plain_among_codes, stored_twice, unfit_parts
+from ..tensors.encodings._unlike import stored_twice, unfit_parts
 from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing
 from .quantisation import SETTINGS, configuration, quantisation_settings, settings_by_file
@@ -61,6 +61,9 @@ AS_WEIGHTS = ", so that loaders use the codes as if they were weights"
 """What happens to codes that are 8-bit floats, which have the shape of the weights, without settings."""
 ONE = {"have": "has", "are": "is"}
 """{verb in the plural: verb in the singular}."""
+IN_LAYER, LAYERS = re.compile(r"(?:^|\.)layers\.(\d{1,9})\."), "num_hidden_layers"
+OF_TEXT = ("text_config", "llm_config", "language_config")
+"""The sections of config.json that describe the language model of a larger model."""
 WIDE, GATE = re.compile(r"\.\d+\..*\.(?:[qkv]_proj|gate_proj|up_proj)\.weight$"), ".gate_proj."
 """Matches weights with ``hidden_size`` columns, and a part of a name that marks the models for which this holds."""
 BY_SETTINGS = re.compile("MLX|^int\\d+ packed")
@@ -157,19 +160,23 @@ def unlike_others(
     tensors: Tensors,
     settings: Mapping[str, Any],
     unfit: Mapping[str, Sequence[str]],
+    folder: Folder | None,
 ) -> Iterator[str]:
     """Yield notes on weights that are stored unlike similar weights.
 
     They are weights that are not quantised although similar weights are; weights that are stored twice, quantised and
-    not quantised; and quantised weights with parts that do not fit, as returned by the function ``unfit``.
+    not quantised; and quantised weights with parts that do not fit, as returned by the function ``unfit``. Layers for
+    multi-token prediction may be left plain.
     """
     twice = stored_twice(codes, tensors)
     plain = [name for name in plain_among_codes(codes, tensors, settings) if name not in twice]
+    plain = _within_network(plain, folder)
     if plain:
         are = f"{count(len(plain), 'weight')} {'is' if len(plain) == 1 else 'are'} not quantised"
         said = "although other layers are, and its quantization_config does not exclude"
         yield f"{escape(path)}: {are}, {said} {'it' if len(plain) == 1 else 'them'}: {listing(plain, SHOWN)}"
-    if kinds := [name for name in plain_kinds(codes, tensors, settings) if name not in twice]:
+    kinds = [name for name in plain_kinds(codes, tensors, settings) if name not in twice]
+    if kinds := _within_network(kinds, folder):
         are = f"{count(len(kinds), 'weight')} {'is' if len(kinds) == 1 else 'are'} not quantised in any layer"
         said = "although its quantization_config does not exclude"
         yield f"{escape(path)}: {are}, {said} {'it' if len(kinds) == 1 else 'them'}: {listing(kinds, SHOWN)}"
@@ -179,6 +186,20 @@ def unlike_others(
     for part, names in unfit.items():
         has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'} {escape(part)}"
         yield f"{escape(path)}: {has} of a shape that does not fit the codes: {listing(names, SHOWN)}"
+
+
+def _within_network(names: list[str], folder: Folder | None) -> list[str]:
+    """Return the names without those of layers from ``num_hidden_layers`` on.
+
+    These layers predict further tokens (``num_nextn_predict_layers``): transformers does not load them, and programs
+    that quantise the network leave them plain.
+    """
+    config = configuration(folder) if names and folder is not None else {}
+    numbers = [part.get(LAYERS) for part in (*(config.get(one) for one in OF_TEXT), config) if isinstance(part, dict)]
+    number = next((one for one in numbers if type(one) is int and one > 0), None)
+    if number is None:
+        return names
+    return [name for name in names if not ((match := IN_LAYER.search(name)) and int(match[1]) >= number)]
 
 
 def disagreeing_files(

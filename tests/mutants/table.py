@@ -1841,4 +1841,34 @@ MUTANTS = (
         ":",
         "analysis/check/test_other_list.py",
     ),
+    Mutant(
+        "an expression that is not evaluated may exclude any module from quantisation",
+        "if exclusions is None or exclusions.unread:",
+        "if exclusions is None:",
+        "tensors/encodings/test_possible_exclusions.py",
+    ),
+    Mutant(
+        "AWQ excludes modules by a part of their names",
+        "(self._is_awq and any(one in name for one in self._skipped))",
+        "False",
+        "tensors/encodings/test_possible_exclusions.py",
+    ),
+    Mutant(
+        "an entry that names a module of the model excludes no other module",
+        'if f".{one}." not in every)',
+        'if f".{one}." is not every)',
+        "tensors/encodings/test_possible_exclusions.py",
+    ),
+    Mutant(
+        "an entry may have another prefix than the keys",
+        "        if (match := _IN_MODEL.fullmatch(name)) is not None and match[1] in _HEADS:",
+        "        if (match := _IN_MODEL.fullmatch(name)) is not None and not _HEADS:",
+        "tensors/encodings/test_possible_exclusions.py",
+    ),
+    Mutant(
+        "layers for multi-token prediction may be plain",
+        "and int(match[1]) >= number)]",
+        "and int(match[1]) > number)]",
+        "tensors/encodings/test_possible_exclusions.py",
+    ),
 )  # fmt: skip

@@ -18,7 +18,8 @@ GENERAL = -1
 SKIPPED = ("modules_to_not_convert", "llm_int8_skip_modules", "ignored_layers")
 """Fields of transformers that list names of modules that are not quantised.
 
-A name in them stands for the module, for its submodules, and for all modules whose names end with it.
+A name in them stands for the module, for its submodules, and for all modules whose names end with it. If there is a
+dot at its end, it stands for the module and its submodules.
 """
 _IGNORED, _DYNAMIC, _EXTRA, _GROUPS = "ignore", "dynamic", "extra_config", "config_groups"
 """Fields of compressed-tensors (the first and the last), of GPTQModel (``dynamic``) and of AutoRound."""
@@ -28,7 +29,9 @@ _BLOCKS = "modules_in_block_to_quantize"
 """The field of GPTQ that lists the modules in a layer that are quantised, as a list of lists."""
 _IN_LAYER = re.compile(r"\.\d+\.")
 _OF_MLX = ("bits", "group_size", "mode")
-_PLAIN = re.compile(r"\^?(?:[\w\-/]|(?:\\[.d\-_]|\.|\[[\w\-]+\])[*+]?\??|\((?:\?:)?[\w|.\\\-]+\)\??)*\$?")
+_PLAIN = re.compile(
+    r"\^?(?:[\w\-/]|(?:\\[.d\-_]|\.|\[[\w\-]+\])[*+]?\??|\((?:\?[:=!])?(?:[\w|.\\\-]|\[[\w\-]+\])+\)\??)*\$?"
+)
 """Matches those regular expressions in settings that are safe to evaluate, since they repeat no group."""
 _REPEATED, _GROUPED, _LONGEST, _MOST = 3, 2, 200, 200
 """Limits: unlimited repetitions and groups in an expression, characters of an expression or name, entries of a list."""
@@ -40,9 +43,10 @@ class Modules:
     """The parts of quantisation settings that apply to some modules only, and the modules that are left unquantised.
 
     Each such part is called a section; ``place`` is its index. A regular expression that could take very long to match
-    is not evaluated, and its section is treated as if it applied to all modules. ``unread`` are the entries of
-    ``ignore`` with such an expression; ``is_exact`` is false if a target of a config group has one. ``is_spent``
-    becomes true when ``_STEPS`` comparisons with expressions are used up: from then on, no expression matches.
+    is not evaluated, and its section is treated as if it applied to all modules. ``unread`` are the entries with such
+    an expression in the fields that leave modules out: they may leave out any module. ``is_exact`` is false if a target
+    of a config group has such an expression. ``is_spent`` becomes true when ``_STEPS`` comparisons with expressions are
+    used up: from then on, no expression matches.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -50,7 +54,7 @@ class Modules:
         self._names: dict[str, int] = {}
         self._patterns: list[tuple[re.Pattern[str], int, str]] = []
         self._general, self._steps, self.is_exact = settings, 0, True
-        self.is_spent = False
+        self.is_spent, self.unread = False, frozenset[str]()
         if not isinstance(settings.get("quant_method"), str):
             self._add_named(settings, settings)
         if isinstance(extra := settings.get(_EXTRA), dict):
@@ -64,10 +68,11 @@ class Modules:
         self._ignored = frozenset(ignored)
         self._only = _within_blocks(settings)
         self._ignoring = _expressions([one for one in ignored if one[:3] == "re:"], start=3)
-        self.unread = frozenset(one for one in ignored if one[:3] == "re:") - self._ignoring.keys()
         self._excluded = _ExcludedModules(modelopt_of(settings))
-        self.unread |= self._excluded.unread
-        self._skipping = _expressions([one for one in self._skipped if not re.fullmatch(r"[\w.\-]*", one)])
+        wild = [one for one in self._skipped if not re.fullmatch(r"[\w.\-]*", one)]
+        self._skipping = _expressions(wild)
+        given = {*wild, *(one for one in ignored if one[:3] == "re:")}
+        self.unread |= (given - self._skipping.keys() - self._ignoring.keys()) | self._excluded.unread
 
     def place(self, module: str) -> int:
         """Return the index of the section for a module; ``GENERAL`` if there is no such section."""
@@ -100,6 +105,7 @@ class Modules:
             words = module.split(".")
             around = [".".join(words[:end]) for end in range(len(words), 0, -1)]
             ends = [".".join(words[start:]) for start in range(1, len(words))]
+            around = [one for name in around for one in (name, f"{name}.")]
             for name in (*around, *ends):
                 if name in self._skipped:
                     return f"{self._skipped[name]} ({name})"
@@ -150,11 +156,12 @@ class Modules:
         The first expression that matches the beginning of a module's name applies to the module.
         """
         given = self._settings.get(_DYNAMIC)
-        if not isinstance(given, dict) or len(given) > _MOST:
+        if not isinstance(given, dict):
             return
-        found = {entry: expression_of(re.sub(r"^[+-]:", "", entry)) for entry in given}
+        found = {entry: expression_of(re.sub(r"^[+-]:", "", entry)) for entry in given} if len(given) <= _MOST else {}
         rest = {name: one for name, one in self._settings.items() if name != _DYNAMIC}
-        if not all(found.values()):
+        if not found or not all(found.values()):
+            self.unread = frozenset(given)
             return
         self._general = rest
         for entry, one in given.items():

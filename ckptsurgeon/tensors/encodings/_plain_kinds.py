@@ -1,17 +1,17 @@
-"""Finds kinds of modules that are unquantised in every layer, although the settings say that they are quantised."""
+"""Finds weights that are unquantised in one layer or in every layer, although the settings say that they are not."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ..info import TensorInfo
 from ._encoding import QuantisedTensors
-from ._modules import SKIPPED, Modules, module_of
+from ._modules import GENERAL, SKIPPED, Modules, module_of
 from ._settings import QuantisationSettings, Settings
-from ._unlike import MODELOPT, WHOLE, is_number, method_of, targets_of, without_numbers
+from ._unlike import WHOLE, is_number, method_of, targets_of, without_numbers
 
-__all__ = ["by_kind", "leaves_out", "plain_kinds"]
+__all__ = ["PossibleExclusions", "by_kind", "plain_among_codes", "plain_kinds"]
 
 _IN_LAYER = re.compile(r"(.*?)\.\d+\.")
 _LINEAR = re.compile(
@@ -23,23 +23,33 @@ _EXPERTS = re.compile(r"\.experts\.(?:gate_up_proj|down_proj)(?:\.weight)?$")
 """Matches tensors with the weights of all experts of a layer."""
 _OF_EXPERTS = ("fp8", "mxfp4")
 """Methods that quantise all experts of a layer in one tensor; mxfp4 quantises nothing else."""
-_TOGETHER = (re.compile(r"\b[qkv]_proj$"), "qkv_proj"), (re.compile(r"\b(?:gate|up)_proj$"), "gate_up_proj")
-"""Modules that vLLM joins, and the name of the joined module: settings may contain either name."""
 
 
 def by_kind(settings: Settings) -> bool:
     """Return whether the method quantises all linear layers except those that its settings exclude.
 
-    This is false for compressed-tensors if there are other targets than "Linear", or if an expression in ``ignore`` is
-    not evaluated because it could take long to match.
+    This is false for compressed-tensors if there are other targets than "Linear". It is false if an expression in the
+    settings is not evaluated because it could take long to match.
+    """
+    if method_of(settings) == "compressed-tensors" and targets_of(settings) != {"Linear"}:
+        return False
+    return method_of(settings) in WHOLE and not Modules(settings).unread
+
+
+def plain_among_codes(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> list[str]:
+    """Return the weights that are stored plainly, although the same module of another layer is quantised.
+
+    Weights that the settings exclude, or may exclude, from quantisation are not returned.
     """
     method = method_of(settings)
-    if method == "compressed-tensors":
-        return targets_of(settings) == {"Linear"} and not Modules(settings).unread
-    if method == MODELOPT and Modules(settings).unread:
-        return False
-    has_sections = "dynamic" not in settings or Modules(settings).has_sections
-    return method in WHOLE and has_sections
+    if method not in WHOLE or (method == "compressed-tensors" and targets_of(settings) - {"Linear"}):
+        return []
+    named = {one.name for one in codes.tensors}
+    plain = [key for key, info in tensors.items() if key not in codes.by_key and key not in named and is_number(info)]
+    patterns = {key: without_numbers(key) for key in plain}
+    ends = tuple({pattern.rpartition("#")[2] for pattern in patterns.values()})  # saves time: few codes have these ends
+    forms = {without_numbers(one.name) for one in codes.tensors if one.codes and one.name.endswith(ends)}
+    return _not_excluded([key for key in plain if patterns[key] in forms], tensors, settings)
 
 
 def plain_kinds(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> list[str]:
@@ -55,14 +65,21 @@ def plain_kinds(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], sett
         return []
     forms = {without_numbers(one.name) for one in codes.tensors}
     stacks = {match[1] for one in codes.tensors if one.codes and (match := _IN_LAYER.match(one.name))}
-    modules = Modules(settings)
     found = [
         key
         for key in plain
-        if (match := _IN_LAYER.match(key)) is not None and match[1] in stacks
-        and without_numbers(key) not in forms and not leaves_out(modules, settings, module_of(key))
-    ]  # fmt: skip
-    return [] if modules.is_spent else found
+        if (match := _IN_LAYER.match(key)) is not None and match[1] in stacks and without_numbers(key) not in forms
+    ]
+    return _not_excluded(found, tensors, settings)
+
+
+def _not_excluded(plain: Sequence[str], tensors: Mapping[str, TensorInfo], settings: Settings) -> list[str]:
+    """Return those of the keys ``plain`` that no setting may exclude; none if expressions could not all be compared."""
+    exclusions = PossibleExclusions(settings, tensors) if plain else None
+    if exclusions is None or exclusions.unread:
+        return []
+    found = [key for key in plain if not exclusions.cover(module_of(key))]
+    return [] if exclusions.is_spent else found
 
 
 def _plain(tensors: Mapping[str, TensorInfo], method: str) -> Iterator[str]:
@@ -74,23 +91,96 @@ def _plain(tensors: Mapping[str, TensorInfo], method: str) -> Iterator[str]:
                 yield key
 
 
-def leaves_out(modules: Modules, settings: Settings, module: str) -> bool:
-    """Return whether the settings may leave a module unquantised, possibly under another name of the module.
+# Says which modules the settings may exclude. transformers, vLLM and AutoAWQ compare the same entries with other names
+# of modules, and in other ways.
 
-    The settings list modules under the names of transformers or vLLM. A name may have another prefix than in the file,
-    or be the name of a module that vLLM makes by joining several modules.
+_TOGETHER = (
+    (re.compile(r"\b[qkv]_proj$"), ("qkv_proj",)),
+    (re.compile(r"\b(?:gate_proj|up_proj|w[13])$"), ("gate_up_proj",)),
+    (re.compile(r"\b(?:q_a_proj|kv_a_proj_with_mqa)$"), ("fused_qkv_a_proj",)),
+    (re.compile(r"\bqkv_proj$"), ("q_proj", "k_proj", "v_proj")),
+    (re.compile(r"\bgate_up_proj$"), ("gate_proj", "up_proj")),
+)
+"""Modules that vLLM joins, and the name of the joined module, or its parts: settings may contain either name."""
+_HEADS = ("", "model", "language_model", "model.language_model", "language_model.model")
+"""What may precede ``layers`` in the names of a language model, alone or with an image encoder, in any version."""
+_IN_MODEL = re.compile(r"(.*?)\.?\b(layers\.\d+\..*)")
+_BEFORE_NUMBER = re.compile(r"^.*?\.(?=\d+(?:\.|$))")
+_WITHOUT_CODES = 16
+"""Weights of a section with so many bits are not quantised."""
+
+
+class PossibleExclusions:
+    """The modules that settings leave unquantised, or may leave unquantised by the rule of some loader.
+
+    ``keys`` are the keys of the model. An entry that names a module of the model stands for this module alone; any
+    other entry may be a name from another version of the model, with another prefix. ``unread`` is true if the settings
+    contain an expression that is not evaluated, ``is_spent`` if later expressions were not evaluated because the
+    previous ones could have taken too long.
     """
-    names = [module, *(joined.sub(name, module) for joined, name in _TOGETHER if joined.search(module))]
-    words = [name.split(".") for name in names]
-    if any(modules.left_out(".".join(one[start:])) for one in words for start in range(len(one))):
-        return True
-    if any(map(modules.may_leave_out, names)):
-        return True
-    ends = {re.sub(r"^.*?\.(?=\d+(?:\.|$))", "", entry) for entry in _entries(settings)}
-    return any(f".{end}." in f".{name}." for end in ends for name in names)
+
+    def __init__(self, settings: Settings, keys: Iterable[str] = ()) -> None:
+        self._modules = Modules(settings)
+        entries = {one.strip(".") for one in _texts(settings, *SKIPPED, "ignore")}
+        self._entries = frozenset(entries - {""})
+        every = "\n".join(f".{key}." for key in keys) if entries else ""
+        renamed = (one for one in self._entries if f".{one}." not in every)
+        self._tails = frozenset(_BEFORE_NUMBER.sub("", one) for one in renamed)
+        self._skipped = tuple(_texts(settings, *SKIPPED))
+        self._is_awq = QuantisationSettings(settings).method == "awq"
+
+    @property
+    def unread(self) -> bool:
+        """Whether an expression in the settings is not evaluated: it may exclude any module."""
+        return bool(self._modules.unread)
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether expressions were not compared, because all comparisons together could have taken too long."""
+        return self._modules.is_spent
+
+    def cover(self, module: str) -> bool:
+        """Return whether the settings exclude a module, or may do so under another name of it."""
+        names = _names(module)
+        return any(self._exclude(name) for name in names) or any(map(self._may_name, names))
+
+    def _exclude(self, name: str) -> bool:
+        """Return whether the settings exclude a module with this name, or with an end of it."""
+        place = self._modules.place(name)
+        bits = self._modules.settings(place).get("bits") if place != GENERAL else None
+        if (isinstance(bits, int) and bits >= _WITHOUT_CODES) or self._modules.may_leave_out(name):
+            return True
+        words = name.split(".")
+        return any(self._modules.left_out(".".join(words[start:])) for start in range(1, len(words)))
+
+    def _may_name(self, name: str) -> bool:
+        """Return whether an entry without wildcards may stand for a module with this name, or for a part of the name.
+
+        transformers compares the end of the name with an entry, AutoAWQ and vLLM's AWQ any part of it.
+        """
+        if name.endswith(self._skipped) or (self._is_awq and any(one in name for one in self._skipped)):
+            return True
+        words, tail = name.split("."), _BEFORE_NUMBER.sub("", name).split(".")
+        ends = range(1, len(words) + 1)
+        runs = {".".join(words[start:end]) for end in ends for start in range(end)}
+        first = {".".join(tail[:end]) for end in range(1, len(tail) + 1)}
+        return not runs.isdisjoint(self._entries) or not first.isdisjoint(self._tails)
 
 
-def _entries(settings: Settings) -> Iterator[str]:
-    for field in (*SKIPPED, "ignore"):
+def _names(module: str) -> list[str]:
+    """Return the names that a module may have in the settings: its own, that of the joined module, other prefixes."""
+    names = [module]
+    for joined, others in _TOGETHER:
+        if joined.search(module):
+            names += [joined.sub(one, module) for one in others]
+    for name in list(names):
+        if (match := _IN_MODEL.fullmatch(name)) is not None and match[1] in _HEADS:
+            names += [f"{head}.{match[2]}".lstrip(".") for head in _HEADS if head != match[1]]
+    return names
+
+
+def _texts(settings: Settings, *fields: str) -> Iterator[str]:
+    """Yield the strings in lists of the settings."""
+    for field in fields:
         value = settings.get(field)
         yield from (one for one in value if isinstance(one, str) and one) if isinstance(value, list) else ()

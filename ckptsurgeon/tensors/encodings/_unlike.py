@@ -25,7 +25,6 @@ __all__ = [
     "method_of",
     "odd_ones",
     "of_another_scale",
-    "plain_among_codes",
     "plain_with_scales",
     "stored_twice",
     "targets_of",
@@ -43,23 +42,6 @@ _NUMBER = re.compile(r"\.\d+(?=\.)")
 def without_numbers(name: str) -> str:
     """Return a name in which ``#`` replaces each number between dots, so that it is the same in all layers."""
     return _NUMBER.sub(".#", name)
-
-
-def plain_among_codes(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> list[str]:
-    """Return the weights that are stored plainly, although the same module of another layer is quantised.
-
-    Weights that the settings exclude from quantisation are not returned.
-    """
-    method = method_of(settings)
-    if method not in WHOLE or (method == "compressed-tensors" and targets_of(settings) - {"Linear"}):
-        return []
-    named = {one.name for one in codes.tensors}
-    plain = [key for key, info in tensors.items() if key not in codes.by_key and key not in named and is_number(info)]
-    patterns = {key: without_numbers(key) for key in plain}
-    ends = tuple({pattern.rpartition("#")[2] for pattern in patterns.values()})  # saves time: few codes have these ends
-    forms = {without_numbers(one.name) for one in codes.tensors if one.codes and one.name.endswith(ends)}
-    modules = Modules(settings)
-    return [key for key in plain if patterns[key] in forms and not modules.may_leave_out(module_of(key))]
 
 
 def method_of(settings: Settings) -> str:

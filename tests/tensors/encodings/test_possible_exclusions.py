@@ -1,0 +1,146 @@
+"""Plain layers of a quantised model that settings exclude by the rule of some loader, or may exclude."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.analysis.check.report import Status
+
+from .test_missing_parts import THREE, State, folder_of
+from .test_unlike import changed
+
+SAID = "not quantised, although other layers are"
+FEW = {f"-:model.(a|b)({n}|c)(d|e).*": {} for n in range(2)}
+"""Expressions with more groups than are evaluated: they may exclude any module."""
+
+
+def failures(folder: Path) -> list[str]:
+    """Return what ``check`` says of plain weights among quantised ones; it is always a failure."""
+    found = [one for row in cs.check(folder).rows for one in row.found if SAID in one.what]
+    assert all(one.status is Status.FAIL for one in found)
+    return [one.what.rpartition(": ")[2] for one in found]
+
+
+def with_settings(folder: Path, settings: dict[str, Any], **fields: Any) -> Path:
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] |= settings
+    (folder / "config.json").write_text(json.dumps({**config, **fields}))
+    return folder
+
+
+EXCLUDED = [
+    ("awq", "modules_to_not_convert", "model.layers.{}."),
+    ("awq", "modules_to_not_convert", "layers.{}"),
+    ("awq", "modules_to_not_convert", "layers.{}.mlp"),
+    ("awq", "modules_to_not_convert", "ers.{}.mlp.up"),
+    ("bnb-nf4", "llm_int8_skip_modules", "model.layers.{}."),
+    ("fp8-block", "modules_to_not_convert", "model.layers.{}."),
+    ("fp8-block", "modules_to_not_convert", r"model\.layers\.({}|7)\."),
+    ("fp8-block", "modules_to_not_convert", r"model\.layers\.({0}|[7-8])\.mlp"),
+    ("fp8-block", "modules_to_not_convert", ".{}.mlp.up_proj"),
+    ("fp8-block", "ignored_layers", "model.layers.{}.mlp.gate_up_proj"),
+    ("int4-packed", "ignore", "model.layers.{}.mlp.gate_up_proj"),
+    ("int4-packed", "ignore", r"re:model\.layers\.([{0}-{0}])\..*"),
+    ("int4-packed", "ignore", r"re:.*layers\.(?={})\d+\..*"),
+    ("int4-packed", "ignore", r"re:.*layers\.{}\..*gate_up_proj"),
+]
+each_rule = pytest.mark.parametrize(("name", "field", "entry"), EXCLUDED)
+
+
+@each_rule
+def test_what_some_loader_takes_for_excluded_is_not_said(name: str, field: str, entry: str, tmp_path: Path) -> None:
+    folder = folder_of(name, tmp_path)
+    changed(folder, 1)
+    assert failures(with_settings(folder, {field: ["lm_head", entry.format(1)]})) == []
+
+
+@each_rule
+def test_entries_for_another_layer_exclude_nothing_else(name: str, field: str, entry: str, tmp_path: Path) -> None:
+    folder = folder_of(name, tmp_path)
+    changed(folder, 1)
+    assert failures(with_settings(folder, {field: ["lm_head", entry.format(2)]})) == [f"{THREE[1]}.weight"]
+
+
+EXPRESSIONS = [r"-:.*\.([{0}-{0}])\..*", r"-:^model\.layers\.(?!0|{1}).*", r"-:.*\.(?:{0}|[7-9])\.mlp.*"]
+
+
+@pytest.mark.parametrize("entry", EXPRESSIONS)
+def test_expressions_of_gptqmodel_exclude_the_layers_that_they_match(entry: str, tmp_path: Path) -> None:
+    folder = folder_of("gptq", tmp_path)
+    changed(folder, 1)
+    assert failures(with_settings(folder, {"dynamic": {entry.format(1, 2): {}}})) == []
+    assert failures(with_settings(folder, {"dynamic": {entry.format(2, 1): {}}})) == [f"{THREE[1]}.weight"]
+    assert failures(with_settings(folder, {"dynamic": {}})) == [f"{THREE[1]}.weight"]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("gptq", {"dynamic": FEW}),
+        ("gptq", {"dynamic": {f"-:other{number}": {} for number in range(201)}}),
+        ("gptq", {"dynamic": {r"+:.*\.1\..*": {"bits": 16}}}),
+        ("int4-packed", {"ignore": ["re:(a|b)(c|d)(e|f)(.*)up_proj"]}),
+        ("fp8-block", {"modules_to_not_convert": ["(a+)+$"]}),
+    ],
+)
+def test_expressions_that_are_not_evaluated_may_exclude_anything(
+    name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = folder_of(name, tmp_path)
+    changed(folder, 1)
+    assert failures(folder) == [f"{THREE[1]}.weight"]
+    assert failures(with_settings(folder, settings)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "entry"),
+    [
+        ("fp8-block", "modules_to_not_convert", THREE[1]),
+        ("fp8-block", "modules_to_not_convert", r"model\.layers\.[1]\..*"),
+        ("int4-packed", "ignore", THREE[1]),
+        ("int4-packed", "ignore", r"re:model\.layers\.1\..*"),
+        ("gptq", "dynamic", r"-:model\.layers\.1\..*"),
+    ],
+)
+def test_entries_may_have_another_prefix_than_the_keys(name: str, field: str, entry: str, tmp_path: Path) -> None:
+    def edit(state: State) -> None:
+        for key in [one for one in state if one.startswith("model.layers.")]:
+            state[key.replace("model.", "model.language_model.", 1)] = state.pop(key)
+
+    folder = folder_of(name, tmp_path)
+    changed(folder, 1)
+    state = load_file(folder / "model.safetensors")
+    edit(state)
+    save_file(state, folder / "model.safetensors")
+    key = f"{THREE[1].replace('model.', 'model.language_model.', 1)}.weight"
+    assert failures(folder) == [key]
+    assert failures(with_settings(folder, {field: {entry: {}} if field == "dynamic" else [entry]})) == []
+
+
+def test_an_entry_that_names_a_module_of_the_model_excludes_no_other(tmp_path: Path) -> None:
+    """The image encoder of Qwen2.5-VL has modules with the same names within a layer as the language model."""
+    visual = "visual.blocks.1.mlp.up_proj"
+    entry = {"modules_to_not_convert": [visual]}
+    folder = with_settings(folder_of("fp8-block", tmp_path), entry)
+    changed(folder, 1)
+    assert failures(folder) == []  # perhaps a name from another version of the model
+    state = load_file(folder / "model.safetensors")
+    save_file({**state, f"model.{visual}.weight": torch.ones(64, 64)}, folder / "model.safetensors")
+    assert failures(folder) == [f"{THREE[1]}.weight"]
+
+
+@pytest.mark.parametrize("section", ["", "text_config"])
+@pytest.mark.parametrize("name", ["gptq", "fp8-block"])
+def test_layers_for_multi_token_prediction_may_be_plain(name: str, section: str, tmp_path: Path) -> None:
+    folder = folder_of(name, tmp_path)
+    changed(folder, 2)
+    for number, found in ((2, []), (3, [f"{THREE[2]}.weight"])):
+        fields = {"num_hidden_layers": number, "num_nextn_predict_layers": 1}
+        assert failures(with_settings(folder, {}, **({section: fields} if section else fields))) == found
