@@ -25,6 +25,9 @@ from .unsupported.text import json_kind, not_a_checkpoint
 
 __all__ = ["FORMAT"]
 
+_COUNTED_SHARDS = 10_000
+"""The most missing shards that are looked for in the folder."""
+
 
 class _Sharded:
     name = "sharded"
@@ -153,13 +156,10 @@ def _check_count(index: File, folder: Folder, shards: Mapping[str, Header], tota
     if not missing:
         return
     size = sum(info.nbytes for header in shards.values() for info in header.tree.values())
-    are_there = set(missing) <= set(folder.names())
     said = f"{escape(index.name)} lists {count(len(shards), 'shard')}, but not {', '.join(map(escape, missing))}"
     said += f" and {many - len(missing):,} more" if many > len(missing) else ""
     if total == size:
-        which = "which are" if many > 1 else "which is"
-        own = "its total_size is that of the listed shards alone, so the others were perhaps left out on purpose"
-        yield f"{said}, {which} " + ("in its folder, but not read" if are_there else f"not in its folder either; {own}")
+        yield f"{said}, {_places(shards, folder, many)}"
         return
     raise FormatError(
         f"{said}, although the names of the shards imply more: a part of the checkpoint is missing.",
@@ -168,6 +168,18 @@ def _check_count(index: File, folder: Folder, shards: Mapping[str, Header], tota
         details=missing_shards(shards, most=1000)[0],
         rule="missing shard",
     )
+
+
+def _places(shards: Collection[str], folder: Folder, many: int) -> str:
+    """Return a clause that says how many of the ``many`` missing shards are in the folder of the index."""
+    there = len(set(missing_shards(shards, most=_COUNTED_SHARDS)[0]) & set(folder.names()))
+    which = "which are" if many > 1 else "which is"
+    if there == many:
+        return f"{which} in its folder, but not read"
+    if there:
+        return f"of which {there:,} {'is' if there == 1 else 'are'} in its folder, but not read"
+    own = "its total_size is that of the listed shards alone, so the others were perhaps left out on purpose"
+    return f"{which} not in its folder either; {own}"
 
 
 def _other_size(index: File, shards: Mapping[str, Header], total: object) -> Iterator[str]:

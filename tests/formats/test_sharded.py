@@ -346,6 +346,22 @@ def test_a_shard_that_is_there_is_not_called_missing() -> None:
     assert second.endswith("but not model-00002-of-00002.safetensors, which is in its folder, but not read")
 
 
+@pytest.mark.parametrize(("there", "words"), [
+    ([], "which are not in its folder either; its total_size is that of the listed shards alone, so the others were "
+         "perhaps left out on purpose"),
+    ([4], "of which 1 is in its folder, but not read"),
+    ([2, 3], "of which 2 are in its folder, but not read"),
+    ([2, 3, 4, 5, 6], "which are in its folder, but not read"),
+])  # fmt: skip
+def test_only_shards_that_are_in_the_folder_are_said_to_be_there(there: list[int], words: str) -> None:
+    parts(["model-00001-of-00006.safetensors"], 16)
+    for number in there:
+        shutil.copy("model-00001-of-00006.safetensors", f"model-{number:05}-of-00006.safetensors")
+    (note,) = [one for one in cs.inspect(".").notes if " lists " in one]
+    two = "model-00002-of-00006.safetensors, model-00003-of-00006.safetensors"
+    assert note.endswith(f" lists 1 shard, but not {two} and 3 more, {words}")
+
+
 @pytest.mark.parametrize(
     "names",
     [

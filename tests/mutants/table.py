@@ -1871,4 +1871,10 @@ MUTANTS = (
         "and int(match[1]) > number)]",
         "tensors/encodings/test_possible_exclusions.py",
     ),
+    Mutant(
+        "only shards that are in the folder are said to be there",
+        "    there = len(set(missing_shards(shards, most=_COUNTED_SHARDS)[0]) & set(folder.names()))",
+        "    there = many * (set(missing_shards(shards, most=2)[0]) <= set(folder.names()))",
+        "formats/test_sharded.py",
+    ),
 )  # fmt: skip
