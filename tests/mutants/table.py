@@ -1872,6 +1872,24 @@ MUTANTS = (
         "tensors/encodings/test_possible_exclusions.py",
     ),
     Mutant(
+        "check fails on settings of quantisation without any quantised tensor",
+        'r"|says quant_method (?!bitsandbytes)\\S+, but no tensor is quantised", FAIL,',
+        'r"|says quant_method (?!bitsandbytes)\\S+, but no tensor is quantised", WARN,',
+        "analysis/check/test_settings_notes.py",
+    ),
+    Mutant(
+        "check fails on scales of another name than loaders look for",
+        'but the shapes of .* say|loaders look for \\S+: "',
+        'but the shapes of .* say"',
+        "analysis/check/test_settings_notes.py",
+    ),
+    Mutant(
+        "check fails on a missing part that is named after others",
+        "(?:[^:\\s]+ ){0,40}?(?!and |\\S*(?:input|output|act|[kv])_scale)",
+        "(?!and |\\S*(?:input|output|act|[kv])_scale)",
+        "analysis/check/test_settings_notes.py",
+    ),
+    Mutant(
         "only shards that are in the folder are said to be there",
         "    there = len(set(missing_shards(shards, most=_COUNTED_SHARDS)[0]) & set(folder.names()))",
         "    there = many * (set(missing_shards(shards, most=2)[0]) <= set(folder.names()))",

@@ -110,7 +110,8 @@ KINDS = (
     _kind("token-ids", r"^ids (?:of special tokens that are|in fields that are meant)|_token_id of .* is \d+ \('", WARN,
           "Correct the ids in the files that this line names."),
     _kind("quantisation", r"which .{1,80} needs: |no scales, and|ha(s|ve) numbers in place of codes"
-          r"|\blacks? (?!\S*(?:input|output|act|[kv])_scale).{1,80}, which [\d,]+ similar"
+          r"|\blacks? (?:[^:\s]+ ){0,40}?(?!and |\S*(?:input|output|act|[kv])_scale)[^:\s]+,? (?:[^:\s]+ ){0,40}?"
+          r"which [\d,]+ similar"
           r"|does not fit the codes|quant_state of .* gives the shape|^the weight_shape of |too few or too many values"
           r"|from which no weights can be decoded|loaders take these numbers for exponents"
           r"|were the packed words cast to"
@@ -119,7 +120,7 @@ KINDS = (
           "Add the quantization_config of the model to config.json."),
     _kind("quantisation", r"although other layers are, and its quantization_config does not exclude"
           r"|says bits \d+, but the shapes of .* say|loaders look for \S+: "
-          r"|says quant_method (?!bitsandbytes|torchao)\S+, but no tensor is quantised", FAIL,
+          r"|says quant_method (?!bitsandbytes)\S+, but no tensor is quantised", FAIL,
           "Correct the settings of quantisation in config.json, or the tensors."),
     _kind("other-notes", r"ckpt cannot read \d+ modules? that defines? how", WARN,
           "Save the network's state_dict() instead."),

@@ -73,6 +73,9 @@ def test_entries_with_which_llama_cpp_loads_nothing_are_said(entries: dict[str, 
     receipt = cs.apply(cs.convert("x.gguf", metadata=entries), "y.gguf")
     for notes in (receipt.notes, cs.inspect("y.gguf").notes):
         assert f"{said}: llama.cpp cannot load the file" in notes
+    row = cs.check("y.gguf").row("other-notes")
+    assert ("FAIL", f"{said}: llama.cpp cannot load the file") in [(one.status.value, one.what) for one in row.found]
+    assert cs.check("x.gguf").row("other-notes").status.value == "PASS"
 
 
 @pytest.mark.parametrize(

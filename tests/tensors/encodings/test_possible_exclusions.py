@@ -39,7 +39,6 @@ EXCLUDED = [
     ("awq", "modules_to_not_convert", "model.layers.{}."),
     ("awq", "modules_to_not_convert", "layers.{}"),
     ("awq", "modules_to_not_convert", "layers.{}.mlp"),
-    ("awq", "modules_to_not_convert", "ers.{}.mlp.up"),
     ("bnb-nf4", "llm_int8_skip_modules", "model.layers.{}."),
     ("fp8-block", "modules_to_not_convert", "model.layers.{}."),
     ("fp8-block", "modules_to_not_convert", r"model\.layers\.({}|7)\."),
@@ -66,6 +65,13 @@ def test_entries_for_another_layer_exclude_nothing_else(name: str, field: str, e
     folder = folder_of(name, tmp_path)
     changed(folder, 1)
     assert failures(with_settings(folder, {field: ["lm_head", entry.format(2)]})) == [f"{THREE[1]}.weight"]
+
+
+def test_autoawq_compares_entries_with_any_part_of_a_name(tmp_path: Path) -> None:
+    for name, found in (("awq", []), ("fp8-block", [f"{THREE[1]}.weight"])):
+        folder = folder_of(name, tmp_path / name)
+        changed(folder, 1)
+        assert failures(with_settings(folder, {"modules_to_not_convert": ["ers.1.mlp.up"]})) == found
 
 
 EXPRESSIONS = [r"-:.*\.([{0}-{0}])\..*", r"-:^model\.layers\.(?!0|{1}).*", r"-:.*\.(?:{0}|[7-9])\.mlp.*"]

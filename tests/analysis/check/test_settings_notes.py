@@ -1,0 +1,115 @@
+"""Contradictions between quantisation settings and tensors: which of them ``check`` reports as failures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import ckptsurgeon as cs
+from ckptsurgeon.analysis.check.note_kinds import is_serious
+
+from ...tensors.encodings.test_missing_parts import IN, OUT, THREE, WEIGHTS, folder_of
+
+METHODS = ["gptq", "awq", "fp8-block", "int4-packed"]
+
+
+def found(path: Path, words: str) -> list[str]:
+    """Return the statuses of the findings that contain ``words``."""
+    return [one.status.value for row in cs.check(path).rows for one in row.found if words in one.what]
+
+
+def without_codes(folder: Path) -> Path:
+    state = load_file(folder / WEIGHTS)
+    plain = {f"{stem}.weight": torch.randn(OUT, IN).bfloat16() for stem in THREE}
+    save_file({key: one for key, one in state.items() if not key.startswith(THREE)} | plain, folder / WEIGHTS)
+    return folder
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_without_any_quantised_tensor_fail(name: str, tmp_path: Path) -> None:
+    folder, words = folder_of(name, tmp_path), "no tensor is quantised"
+    config = json.loads((folder / "config.json").read_text())
+    if name == "int4-packed":
+        weights = {"num_bits": 4, "type": "int", "group_size": 32, "strategy": "group", "symmetric": True}
+        config["quantization_config"]["config_groups"] = {"group_0": {"targets": ["Linear"], "weights": weights}}
+        (folder / "config.json").write_text(json.dumps(config))
+    assert found(folder, words) == []
+    assert found(without_codes(folder), words) == ["FAIL"]
+
+
+@pytest.mark.parametrize(("method", "statuses"), [("bitsandbytes", ["WARN"]), ("torchao", []), ("hqq", [])])
+def test_methods_that_quantise_while_loading_may_have_plain_weights(
+    method: str, statuses: list[str], tmp_path: Path
+) -> None:
+    folder = without_codes(folder_of("gptq", tmp_path))
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": method, "load_in_4bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert found(folder, "no tensor is quantised") == statuses
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [("fp8-block", ".weight_scale_inv", ".weight_scale"), ("fp8-channel", ".weight_scale", ".weight_scale_inv")],
+)
+def test_scales_of_another_name_than_loaders_look_for_fail(name: str, old: str, new: str, tmp_path: Path) -> None:
+    assert found(folder_of(name, tmp_path / "healthy"), "loaders look for") == []
+
+    def rename(state: dict[str, torch.Tensor]) -> None:
+        state[f"{THREE[1]}{new}"] = state.pop(f"{THREE[1]}{old}")
+
+    assert found(folder_of(name, tmp_path, rename), "loaders look for") == ["FAIL"]
+
+
+def test_weights_that_are_plain_in_every_layer_are_a_warning(tmp_path: Path) -> None:
+    """Whether their class is one that the method quantises is not certain, unlike that of a module of other layers."""
+    plain = {f"model.layers.{layer}.self_attn.q_proj.weight": torch.randn(OUT, IN) for layer in range(3)}
+    folder = folder_of("fp8-block", tmp_path, lambda state: state.update(plain))
+    assert found(folder, "not quantised in any layer") == ["WARN"]
+    assert found(folder, "although other layers are") == []
+
+
+PARTS = [f".weight.{end}" for end in ("absmax", "quant_map", "nested_absmax", "nested_quant_map")]
+PARTS.append(".weight.quant_state.bitsandbytes__nf4")
+
+
+@pytest.mark.parametrize("number", [0, 1, 4, 5])
+def test_parts_of_bitsandbytes_that_are_missing_fail_however_many(number: int, tmp_path: Path) -> None:
+    def remove(state: dict[str, torch.Tensor]) -> None:
+        for end in PARTS[:number]:
+            del state[f"{THREE[0]}{end}"]
+
+    assert found(folder_of("bnb-nf4", tmp_path, remove), " similar tensors have: ") == ["FAIL"] * (number > 0)
+
+
+@pytest.mark.parametrize(
+    ("parts", "serious"),
+    [
+        ("input_scale", False),
+        ("k_scale and v_scale", False),
+        ("act_scale, input_scale and output_scale", False),
+        ("input_scale and weight_scale", True),
+        ("input_scale, k_scale and weight_scale_2", True),
+        ("weight_scale and input_scale", True),
+    ],
+)
+def test_the_parts_that_loaders_can_do_without_are_those_of_activations(parts: str, serious: bool) -> None:
+    assert is_serious(f"net: 1 quantised tensor lacks {parts}, which 2 similar tensors have: a.weight") is serious
+
+
+def settings_of(folder: Path, **fields: Any) -> Path:
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] |= fields
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_bits_that_the_shapes_contradict_fail(tmp_path: Path) -> None:
+    folder = folder_of("gptq", tmp_path)
+    assert found(folder, "says bits") == []
+    assert found(settings_of(folder, bits=8), "says bits 8, but the shapes of 3 quantised tensors say") == ["FAIL"]
