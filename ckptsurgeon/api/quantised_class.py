@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 from ..checkpoint.checkpoint import Checkpoint
 from ..destinations.hf.ignored_keys import ignored_keys
 from ..planning.target import TargetSpec
+from ..tensors.encodings._modules import module_of
 from ..tensors.encodings._parts import OF_CACHE
 from ..tensors.encodings._plain_kinds import PossibleExclusions, by_kind
 from ..tensors.encodings._unlike import MODELOPT, method_of
@@ -160,11 +161,13 @@ def _left_plain(checkpoint: Checkpoint, target: TargetSpec, settings: object) ->
         kept = kept_plain(model)
         linear = [name for name, one in model.named_modules() if type(one) is torch.nn.Linear and name not in kept]
         beside = {_before_layer(one.name) for one in checkpoint.codes.tensors if one.codes} - {""}
-        exclusions, codes = PossibleExclusions(settings), checkpoint.codes.by_key
+        codes = checkpoint.codes.by_key
+        quantised = [module_of(one.name) for one in checkpoint.codes.tensors if one.codes]
+        exclusions = PossibleExclusions(settings, checkpoint, quantised)
         plain = [name for name in linear if f"{name}.weight" in checkpoint and f"{name}.weight" not in codes]
         own = [name for name in plain if _before_layer(name) in beside]
-        found = [name for name in own if not exclusions.cover(name)]
-        if found and not exclusions.is_spent:
+        found = [name for name in own if not exclusions.may_exclude(name)]
+        if found and not exclusions.unread and not exclusions.is_spent:
             said = (
                 f"{count(len(found), 'linear layer')} with weights that are not quantised: "
                 f"{listing(found, 3, where='')}"

@@ -22,7 +22,7 @@ from ..tensors.encodings._encoding import QuantisedTensors
 from ..tensors.encodings._find import are_plain_integers
 from ..tensors.encodings._methods import KNOWN, family, known_by_settings
 from ..tensors.encodings._parts import IncompleteTensors
-from ..tensors.encodings._plain_kinds import plain_among_codes, plain_kinds
+from ..tensors.encodings._plain_kinds import HEADS, plain_among_codes, plain_kinds
 from ..tensors.encodings._sizes import unfit_sizes
 from ..tensors.encodings._unlike import stored_twice, unfit_parts
 from ..tensors.info import TensorInfo
@@ -61,7 +61,8 @@ AS_WEIGHTS = ", so that loaders use the codes as if they were weights"
 """What happens to codes that are 8-bit floats, which have the shape of the weights, without settings."""
 ONE = {"have": "has", "are": "is"}
 """{verb in the plural: verb in the singular}."""
-IN_LAYER, LAYERS = re.compile(r"(?:^|\.)layers\.(\d{1,9})\."), "num_hidden_layers"
+IN_LAYER, LAYERS = re.compile(r"(?:(.*?)\.)??layers\.(\d{1,9})\..*"), "num_hidden_layers"
+FURTHER = "num_nextn_predict_layers"
 OF_TEXT = ("text_config", "llm_config", "language_config")
 """The sections of config.json that describe the language model of a larger model."""
 WIDE, GATE = re.compile(r"\.\d+\..*\.(?:[qkv]_proj|gate_proj|up_proj)\.weight$"), ".gate_proj."
@@ -169,14 +170,17 @@ def unlike_others(
     multi-token prediction may be left plain.
     """
     twice = stored_twice(codes, tensors)
-    plain = [name for name in plain_among_codes(codes, tensors, settings) if name not in twice]
-    plain = _within_network(plain, folder)
-    if plain:
+    plain, undecided = plain_among_codes(codes, tensors, settings)
+    if plain := _to_be_quantised(plain, twice, folder):
         are = f"{count(len(plain), 'weight')} {'is' if len(plain) == 1 else 'are'} not quantised"
         said = "although other layers are, and its quantization_config does not exclude"
         yield f"{escape(path)}: {are}, {said} {'it' if len(plain) == 1 else 'them'}: {listing(plain, SHOWN)}"
-    kinds = [name for name in plain_kinds(codes, tensors, settings) if name not in twice]
-    if kinds := _within_network(kinds, folder):
+    if undecided := _to_be_quantised(undecided, twice, folder):
+        are = f"{count(len(undecided), 'weight')} {'is' if len(undecided) == 1 else 'are'} not quantised"
+        said = "although other layers are; some expressions of its quantization_config, which may exclude"
+        them = "it" if len(undecided) == 1 else "them"
+        yield f"{escape(path)}: {are}, {said} {them}, are not evaluated: {listing(undecided, SHOWN)}"
+    if kinds := _to_be_quantised(plain_kinds(codes, tensors, settings), twice, folder):
         are = f"{count(len(kinds), 'weight')} {'is' if len(kinds) == 1 else 'are'} not quantised in any layer"
         said = "although its quantization_config does not exclude"
         yield f"{escape(path)}: {are}, {said} {'it' if len(kinds) == 1 else 'them'}: {listing(kinds, SHOWN)}"
@@ -188,18 +192,26 @@ def unlike_others(
         yield f"{escape(path)}: {has} of a shape that does not fit the codes: {listing(names, SHOWN)}"
 
 
-def _within_network(names: list[str], folder: Folder | None) -> list[str]:
-    """Return the names without those of layers from ``num_hidden_layers`` on.
+def _to_be_quantised(names: list[str], twice: Iterable[str], folder: Folder | None) -> list[str]:
+    """Return the names without those in ``twice``, and without those of layers for multi-token prediction.
 
-    These layers predict further tokens (``num_nextn_predict_layers``): transformers does not load them, and programs
-    that quantise the network leave them plain.
+    These layers (``num_nextn_predict_layers``) follow those of the network: transformers does not load them, and
+    programs that quantise the network leave them plain.
     """
+    names = [name for name in names if name not in twice]
     config = configuration(folder) if names and folder is not None else {}
-    numbers = [part.get(LAYERS) for part in (*(config.get(one) for one in OF_TEXT), config) if isinstance(part, dict)]
-    number = next((one for one in numbers if type(one) is int and one > 0), None)
-    if number is None:
+    parts = [part for part in (*(config.get(one) for one in OF_TEXT), config) if isinstance(part, dict)]
+    part = next((one for one in parts if LAYERS in one), {})
+    first, more = part.get(LAYERS), part.get(FURTHER, config.get(FURTHER))
+    if type(first) is not int or type(more) is not int:
         return names
-    return [name for name in names if not ((match := IN_LAYER.search(name)) and int(match[1]) >= number)]
+    return [name for name in names if not first <= _layer_of(name) < first + more]
+
+
+def _layer_of(name: str) -> int:
+    """Return the number of the layer of a language model to which a tensor belongs; -1 if it belongs to none."""
+    match = IN_LAYER.fullmatch(name)
+    return int(match[2]) if match is not None and (match[1] or "") in HEADS else -1
 
 
 def disagreeing_files(

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from ._settings import Settings, modelopt_of
 
-__all__ = ["GENERAL", "SKIPPED", "Modules", "expression_of", "module_of", "renamed_modules"]
+__all__ = [
+    "BEFORE_NUMBER", "GENERAL", "SKIPPED", "Modules", "expression_of", "module_of", "parts_of", "renamed_modules",
+]  # fmt: skip
 
 GENERAL = -1
 """The index of the general settings, which apply to modules without their own section."""
@@ -27,10 +30,13 @@ _EXCLUDED = "exclude_modules"
 """The field of hf_quant_config.json (ModelOpt) with the modules that are not quantised; ``ignore`` in config.json."""
 _BLOCKS = "modules_in_block_to_quantize"
 """The field of GPTQ that lists the modules in a layer that are quantised, as a list of lists."""
+BEFORE_NUMBER = re.compile(r"^.*?\.(?=\d+(?:\.|$))")
+"""Matches everything before the first number of a name."""
 _IN_LAYER = re.compile(r"\.\d+\.")
 _OF_MLX = ("bits", "group_size", "mode")
 _PLAIN = re.compile(
-    r"\^?(?:[\w\-/]|(?:\\[.d\-_]|\.|\[[\w\-]+\])[*+]?\??|\((?:\?[:=!])?(?:[\w|.\\\-]|\[[\w\-]+\])+\)\??)*\$?"
+    r"(?:\(\?i\))?\^?(?:[\w\-/]|\\b|(?:\\[.d\-_]|\.|\[\^?[\w\-.]+\])(?:[*+]|\{\d(?:,\d)?\})?\??"
+    r"|\((?:\?[:=!])?(?:[\w|.\\\-]|\[[\w\-]+\])+\)\??)*\$?"
 )
 """Matches those regular expressions in settings that are safe to evaluate, since they repeat no group."""
 _REPEATED, _GROUPED, _LONGEST, _MOST = 3, 2, 200, 200
@@ -71,8 +77,8 @@ class Modules:
         self._excluded = _ExcludedModules(modelopt_of(settings))
         wild = [one for one in self._skipped if not re.fullmatch(r"[\w.\-]*", one)]
         self._skipping = _expressions(wild)
-        given = {*wild, *(one for one in ignored if one[:3] == "re:")}
-        self.unread |= (given - self._skipping.keys() - self._ignoring.keys()) | self._excluded.unread
+        given = {*wild, *(one for one in ignored if one[:3] == "re:")} - self._skipping.keys() - self._ignoring.keys()
+        self.unread |= {one for one in given if _is_valid(one.removeprefix("re:"))} | self._excluded.unread
 
     def place(self, module: str) -> int:
         """Return the index of the section for a module; ``GENERAL`` if there is no such section."""
@@ -131,8 +137,12 @@ class Modules:
     def meets(self, pattern: re.Pattern[str], module: str, *, whole: bool = False) -> bool:
         """Return whether an expression matches the beginning of a module's name, or the whole name if ``whole``.
 
-        Returns False for long names, and as soon as all comparisons together could take too many steps.
+        Returns False for long names, and as soon as all comparisons together could take too many steps. A name without
+        all words of the expression needs no comparison.
         """
+        for word in _words(pattern.pattern):
+            if word not in module:
+                return False
         self._steps += len(module) ** _repeated(pattern.pattern)
         if len(module) > _LONGEST or self._steps > _STEPS:
             self.is_spent = True
@@ -208,6 +218,8 @@ class _ExcludedModules:
         self.unread = frozenset(wild) - frozenset(usable)
         self._patterns = {one: _with_wildcards(one) for one in usable}
         self._any = re.compile("|".join(self._patterns.values()))
+        ends = (BEFORE_NUMBER.sub("", one).strip("*.") for one in self._fields)
+        self._ends = frozenset(one for one in ends if one)
 
     def __bool__(self) -> bool:
         return bool(self._fields)
@@ -226,8 +238,14 @@ class _ExcludedModules:
         Everything before the number of the layer is ignored: the entry ``model.layers.3.mlp`` may be the name of
         ``decoder.blocks.3.mlp``.
         """
-        ends = (re.sub(r"^.*?\.(?=\d+(?:\.|$))", "", one).strip("*.") for one in self._fields)
-        return any(end and f".{end}." in f".{module}." for end in ends)
+        return bool(self._ends) and not self._ends.isdisjoint(parts_of(module))
+
+
+def parts_of(module: str) -> set[str]:
+    """Return all sequences of words in a module's name: ``a.b.c`` has the parts a, b, c, a.b, b.c and a.b.c."""
+    words = module.split(".")
+    ends = range(1, len(words) + 1)
+    return {".".join(words[start:end]) for end in ends for start in range(end)}
 
 
 def _with_wildcards(entry: str) -> str:
@@ -308,9 +326,27 @@ def _expressions(entries: Sequence[str], start: int = 0) -> dict[str, re.Pattern
 
 
 def _repeated(text: str) -> int:
-    """Return how many unlimited repetitions (``*``, ``+``) an expression has, not counting one at its end."""
+    """Return how many repetitions (``*``, ``+``, ``{1,2}``) an expression has, not counting one at its end."""
     text = text.removesuffix("$").removesuffix(".*")
-    return text.count("*") + text.count("+")
+    return text.count("*") + text.count("+") + text.count("{")
+
+
+@cache
+def _words(text: str) -> tuple[str, ...]:
+    """Return words that each name has which the expression matches; none for one with alternatives or classes."""
+    plain = re.sub(r"\\.", " ", text)
+    return () if re.search(r"[(\[{?|]|[^.\s]\*", plain) else tuple(re.findall(r"\w+", plain))
+
+
+def _is_valid(text: str) -> bool:
+    """Return whether a text may be a regular expression. A loader cannot use one that is not: it excludes nothing."""
+    if len(text) > _LONGEST:
+        return True
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError):
+        return False
+    return True
 
 
 def expression_of(text: str) -> re.Pattern[str] | None:

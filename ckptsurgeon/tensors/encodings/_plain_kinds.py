@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from ..info import TensorInfo
 from ._encoding import QuantisedTensors
-from ._modules import GENERAL, SKIPPED, Modules, module_of
+from ._modules import BEFORE_NUMBER, GENERAL, SKIPPED, Modules, module_of, parts_of
 from ._settings import QuantisationSettings, Settings
 from ._unlike import WHOLE, is_number, method_of, targets_of, without_numbers
 
-__all__ = ["PossibleExclusions", "by_kind", "plain_among_codes", "plain_kinds"]
+__all__ = ["HEADS", "PlainWeights", "PossibleExclusions", "by_kind", "plain_among_codes", "plain_kinds"]
 
 _IN_LAYER = re.compile(r"(.*?)\.\d+\.")
 _LINEAR = re.compile(
@@ -36,20 +37,31 @@ def by_kind(settings: Settings) -> bool:
     return method_of(settings) in WHOLE and not Modules(settings).unread
 
 
-def plain_among_codes(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> list[str]:
+class PlainWeights(NamedTuple):
+    """Weights that are not quantised although the settings say that they are.
+
+    ``names`` are those that the settings do not exclude. Whether they exclude the weights ``undecided`` is not known,
+    as expressions in the settings were not evaluated.
+    """
+
+    names: list[str]
+    undecided: list[str]
+
+
+def plain_among_codes(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> PlainWeights:
     """Return the weights that are stored plainly, although the same module of another layer is quantised.
 
     Weights that the settings exclude, or may exclude, from quantisation are not returned.
     """
     method = method_of(settings)
     if method not in WHOLE or (method == "compressed-tensors" and targets_of(settings) - {"Linear"}):
-        return []
+        return PlainWeights([], [])
     named = {one.name for one in codes.tensors}
     plain = [key for key, info in tensors.items() if key not in codes.by_key and key not in named and is_number(info)]
     patterns = {key: without_numbers(key) for key in plain}
     ends = tuple({pattern.rpartition("#")[2] for pattern in patterns.values()})  # saves time: few codes have these ends
     forms = {without_numbers(one.name) for one in codes.tensors if one.codes and one.name.endswith(ends)}
-    return _not_excluded([key for key in plain if patterns[key] in forms], tensors, settings)
+    return _not_excluded([key for key in plain if patterns[key] in forms], codes, tensors, settings)
 
 
 def plain_kinds(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> list[str]:
@@ -70,16 +82,19 @@ def plain_kinds(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], sett
         for key in plain
         if (match := _IN_LAYER.match(key)) is not None and match[1] in stacks and without_numbers(key) not in forms
     ]
-    return _not_excluded(found, tensors, settings)
+    return _not_excluded(found, codes, tensors, settings).names
 
 
-def _not_excluded(plain: Sequence[str], tensors: Mapping[str, TensorInfo], settings: Settings) -> list[str]:
-    """Return those of the keys ``plain`` that no setting may exclude; none if expressions could not all be compared."""
-    exclusions = PossibleExclusions(settings, tensors) if plain else None
-    if exclusions is None or exclusions.unread:
-        return []
-    found = [key for key in plain if not exclusions.cover(module_of(key))]
-    return [] if exclusions.is_spent else found
+def _not_excluded(
+    plain: Sequence[str], codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
+) -> PlainWeights:
+    """Return those of the keys ``plain`` that no setting may exclude."""
+    if not plain:
+        return PlainWeights([], [])
+    quantised = [module_of(one.name) for one in codes.tensors if one.codes]
+    exclusions = PossibleExclusions(settings, tensors, quantised)
+    found = [key for key in plain if not exclusions.may_exclude(module_of(key))]
+    return PlainWeights([], found) if exclusions.unread or exclusions.is_spent else PlainWeights(found, [])
 
 
 def _plain(tensors: Mapping[str, TensorInfo], method: str) -> Iterator[str]:
@@ -91,21 +106,21 @@ def _plain(tensors: Mapping[str, TensorInfo], method: str) -> Iterator[str]:
                 yield key
 
 
-# Says which modules the settings may exclude. transformers, vLLM and AutoAWQ compare the same entries with other names
-# of modules, and in other ways.
+# transformers, vLLM and AutoAWQ compare the entries of settings with other names of modules, and in other ways.
 
 _TOGETHER = (
     (re.compile(r"\b[qkv]_proj$"), ("qkv_proj",)),
     (re.compile(r"\b(?:gate_proj|up_proj|w[13])$"), ("gate_up_proj",)),
     (re.compile(r"\b(?:q_a_proj|kv_a_proj_with_mqa)$"), ("fused_qkv_a_proj",)),
+    (re.compile(r"\bin_proj_(?:qkv|z)$"), ("in_proj_qkvz",)),
+    (re.compile(r"\bin_proj_[ab]$"), ("in_proj_ba",)),
     (re.compile(r"\bqkv_proj$"), ("q_proj", "k_proj", "v_proj")),
     (re.compile(r"\bgate_up_proj$"), ("gate_proj", "up_proj")),
 )
 """Modules that vLLM joins, and the name of the joined module, or its parts: settings may contain either name."""
-_HEADS = ("", "model", "language_model", "model.language_model", "language_model.model")
+HEADS = ("", "model", "language_model", "model.language_model", "language_model.model")
 """What may precede ``layers`` in the names of a language model, alone or with an image encoder, in any version."""
 _IN_MODEL = re.compile(r"(.*?)\.?\b(layers\.\d+\..*)")
-_BEFORE_NUMBER = re.compile(r"^.*?\.(?=\d+(?:\.|$))")
 _WITHOUT_CODES = 16
 """Weights of a section with so many bits are not quantised."""
 
@@ -113,21 +128,25 @@ _WITHOUT_CODES = 16
 class PossibleExclusions:
     """The modules that settings leave unquantised, or may leave unquantised by the rule of some loader.
 
-    ``keys`` are the keys of the model. An entry that names a module of the model stands for this module alone; any
-    other entry may be a name from another version of the model, with another prefix. ``unread`` is true if the settings
-    contain an expression that is not evaluated, ``is_spent`` if later expressions were not evaluated because the
-    previous ones could have taken too long.
+    ``keys`` are the keys of the model, ``quantised`` the names of its quantised modules. By the rules of its loader an
+    entry excludes none of these: a rule by which it would is not the one that the file was written for. An entry that
+    names a module of the model stands for this module alone; any other entry may be a name from another version of the
+    model, with another prefix. ``unread`` is true if the settings contain an expression that is not evaluated,
+    ``is_spent`` if later expressions were not evaluated because the previous ones could have taken too long.
     """
 
-    def __init__(self, settings: Settings, keys: Iterable[str] = ()) -> None:
-        self._modules = Modules(settings)
-        entries = {one.strip(".") for one in _texts(settings, *SKIPPED, "ignore")}
-        self._entries = frozenset(entries - {""})
+    def __init__(self, settings: Settings, keys: Iterable[str] = (), quantised: Iterable[str] = ()) -> None:
+        self._modules, self._by_end = Modules(settings), dict[str, bool]()
+        skipped = [one for one in _texts(settings, *SKIPPED) if one.strip(".")]
+        entries = {one.strip(".") for one in (*skipped, *_texts(settings, "ignore"))} - {""}
+        coded = "\n".join(("", *(f".{name}." for name in quantised), "")) if entries else "\n"
         every = "\n".join(f".{key}." for key in keys) if entries else ""
-        renamed = (one for one in self._entries if f".{one}." not in every)
-        self._tails = frozenset(_BEFORE_NUMBER.sub("", one) for one in renamed)
-        self._skipped = tuple(_texts(settings, *SKIPPED))
-        self._is_awq = QuantisationSettings(settings).method == "awq"
+        self._entries = frozenset(one for one in entries if f".{one}." not in coded)
+        self._ends = tuple(one for one in skipped if f"{one}.\n" not in coded)
+        self._starts = tuple(one for one in skipped if f"\n.{one}" not in coded)
+        is_awq = QuantisationSettings(settings).method == "awq"
+        self._inside = tuple(one for one in skipped if one not in coded) if is_awq else ()
+        self._tails = _tails([one for one in entries if f".{one}." not in every], coded)
 
     @property
     def unread(self) -> bool:
@@ -139,32 +158,52 @@ class PossibleExclusions:
         """Whether expressions were not compared, because all comparisons together could have taken too long."""
         return self._modules.is_spent
 
-    def cover(self, module: str) -> bool:
+    def may_exclude(self, module: str) -> bool:
         """Return whether the settings exclude a module, or may do so under another name of it."""
         names = _names(module)
-        return any(self._exclude(name) for name in names) or any(map(self._may_name, names))
+        if any(map(self._may_name, names)) or any(map(self._excludes, names)):
+            return True
+        words = module.split(".")
+        return any(self._leaves_out(".".join(words[start:])) for start in range(1, len(words)))
 
-    def _exclude(self, name: str) -> bool:
-        """Return whether the settings exclude a module with this name, or with an end of it."""
+    def _leaves_out(self, end: str) -> bool:
+        """Return whether the settings exclude a module with this name, the end of another: many names have this end."""
+        if end not in self._by_end:
+            self._by_end[end] = bool(self._modules.left_out(end))
+        return self._by_end[end]
+
+    def _excludes(self, name: str) -> bool:
+        """Return whether the settings exclude a module with this name."""
         place = self._modules.place(name)
         bits = self._modules.settings(place).get("bits") if place != GENERAL else None
-        if (isinstance(bits, int) and bits >= _WITHOUT_CODES) or self._modules.may_leave_out(name):
-            return True
-        words = name.split(".")
-        return any(self._modules.left_out(".".join(words[start:])) for start in range(1, len(words)))
+        return (isinstance(bits, int) and bits >= _WITHOUT_CODES) or self._modules.may_leave_out(name)
 
     def _may_name(self, name: str) -> bool:
         """Return whether an entry without wildcards may stand for a module with this name, or for a part of the name.
 
-        transformers compares the end of the name with an entry, AutoAWQ and vLLM's AWQ any part of it.
+        transformers compares the end or, before version 5, the beginning of the name with an entry, AutoAWQ and vLLM's
+        AWQ any part of it.
         """
-        if name.endswith(self._skipped) or (self._is_awq and any(one in name for one in self._skipped)):
+        if name.endswith(self._ends) or name.startswith(self._starts) or any(one in name for one in self._inside):
             return True
-        words, tail = name.split("."), _BEFORE_NUMBER.sub("", name).split(".")
-        ends = range(1, len(words) + 1)
-        runs = {".".join(words[start:end]) for end in ends for start in range(end)}
+        tail = BEFORE_NUMBER.sub("", name).split(".") if self._tails else []
         first = {".".join(tail[:end]) for end in range(1, len(tail) + 1)}
-        return not runs.isdisjoint(self._entries) or not first.isdisjoint(self._tails)
+        if not first.isdisjoint(self._tails):
+            return True
+        return bool(self._entries) and not self._entries.isdisjoint(parts_of(name))
+
+
+def _tails(entries: Sequence[str], coded: str) -> frozenset[str]:
+    """Return the parts of entries from their first number on, by which they may name modules with another prefix.
+
+    Entries with one prefix are taken or left together: one of them may be the part of a quantised module's name.
+    ``coded`` has the names of the quantised modules.
+    """
+    found: dict[str, set[str]] = {}
+    for entry in entries:
+        tail = BEFORE_NUMBER.sub("", entry)
+        found.setdefault(entry.removesuffix(tail), set()).add(tail)
+    return frozenset().union(*(some for some in found.values() if not any(f".{one}." in coded for one in some)))
 
 
 def _names(module: str) -> list[str]:
@@ -174,8 +213,8 @@ def _names(module: str) -> list[str]:
         if joined.search(module):
             names += [joined.sub(one, module) for one in others]
     for name in list(names):
-        if (match := _IN_MODEL.fullmatch(name)) is not None and match[1] in _HEADS:
-            names += [f"{head}.{match[2]}".lstrip(".") for head in _HEADS if head != match[1]]
+        if (match := _IN_MODEL.fullmatch(name)) is not None and match[1] in HEADS:
+            names += [f"{head}.{match[2]}".lstrip(".") for head in HEADS if head != match[1]]
     return names
 
 

@@ -128,7 +128,7 @@ def test_settings_that_are_those_of_the_codes_are_not_faulted(
 
 
 def test_nothing_is_said_of_targets_that_are_not_evaluated(tmp_path: Path) -> None:
-    one = replace(model(packed, aimed((4, "re:.*k_proj"))), layers=(*LAYERS, f"model.{'a' * 200}.up_proj"))
+    one = replace(model(packed, aimed((4, "re:.*k_proj"))), layers=(*LAYERS, f"model.{'a' * 200}.k_proj"))
     assert said(one.folder(tmp_path / "m")) == []
 
 

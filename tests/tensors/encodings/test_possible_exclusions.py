@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.check.report import Status
+from ckptsurgeon.tensors.encodings import _modules
+from ckptsurgeon.tensors.encodings._plain_kinds import PossibleExclusions
 
 from .test_missing_parts import THREE, State, folder_of
 from .test_unlike import changed
 
-SAID = "not quantised, although other layers are"
+SAID = "not quantised, although other layers are, and"
+UNDECIDED = "which may exclude it, are not evaluated"
 FEW = {f"-:model.(a|b)({n}|c)(d|e).*": {} for n in range(2)}
 """Expressions with more groups than are evaluated: they may exclude any module."""
 
@@ -25,6 +29,13 @@ def failures(folder: Path) -> list[str]:
     """Return what ``check`` says of plain weights among quantised ones; it is always a failure."""
     found = [one for row in cs.check(folder).rows for one in row.found if SAID in one.what]
     assert all(one.status is Status.FAIL for one in found)
+    return [one.what.rpartition(": ")[2] for one in found]
+
+
+def undecided(folder: Path) -> list[str]:
+    """Return the weights of which ``check`` says that settings may exclude them; it is always a warning."""
+    found = [one for row in cs.check(folder).rows for one in row.found if UNDECIDED in one.what]
+    assert all(one.status is Status.WARN for one in found)
     return [one.what.rpartition(": ")[2] for one in found]
 
 
@@ -91,7 +102,6 @@ def test_expressions_of_gptqmodel_exclude_the_layers_that_they_match(entry: str,
     [
         ("gptq", {"dynamic": FEW}),
         ("gptq", {"dynamic": {f"-:other{number}": {} for number in range(201)}}),
-        ("gptq", {"dynamic": {r"+:.*\.1\..*": {"bits": 16}}}),
         ("int4-packed", {"ignore": ["re:(a|b)(c|d)(e|f)(.*)up_proj"]}),
         ("fp8-block", {"modules_to_not_convert": ["(a+)+$"]}),
     ],
@@ -101,8 +111,83 @@ def test_expressions_that_are_not_evaluated_may_exclude_anything(
 ) -> None:
     folder = folder_of(name, tmp_path)
     changed(folder, 1)
-    assert failures(folder) == [f"{THREE[1]}.weight"]
-    assert failures(with_settings(folder, settings)) == []
+    assert (failures(folder), undecided(folder)) == ([f"{THREE[1]}.weight"], [])
+    with_settings(folder, settings)
+    assert (failures(folder), undecided(folder)) == ([], [f"{THREE[1]}.weight"])
+
+
+def test_weights_of_a_section_with_16_bits_are_plain(tmp_path: Path) -> None:
+    folder = folder_of("gptq", tmp_path)
+    changed(folder, 1)
+    for bits, found in ((16, []), (8, [f"{THREE[1]}.weight"])):
+        with_settings(folder, {"dynamic": {r"+:.*\.1\..*": {"bits": bits}}})
+        assert (failures(folder), undecided(folder)) == (found, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "entries"),
+    [
+        ("fp8-block", "modules_to_not_convert", ["proj"]),
+        ("fp8-block", "modules_to_not_convert", ["model.layer"]),
+        ("awq", "modules_to_not_convert", [".0.mlp", "up_pro"]),
+        ("awq", "modules_to_not_convert", ["up"]),
+        ("fp8-block", "modules_to_not_convert", [f"visual.blocks.{layer}.mlp.up_proj" for layer in range(9)]),
+        ("fp8-block", "modules_to_not_convert", ["*lm_head"]),
+        ("int4-packed", "ignore", [f"visual.blocks.{layer}.mlp.up_proj" for layer in range(9)]),
+    ],
+)
+def test_a_rule_by_which_quantised_modules_would_be_excluded_is_not_the_loader_s(
+    name: str, field: str, entries: list[str], tmp_path: Path
+) -> None:
+    """The last but one is no regular expression: a loader cannot use it."""
+    folder = folder_of(name, tmp_path)
+    changed(folder, 1)
+    with_settings(folder, {field: entries})
+    assert (failures(folder), undecided(folder)) == ([f"{THREE[1]}.weight"], [])
+
+
+def test_before_version_5_transformers_compared_the_beginning_of_a_name(tmp_path: Path) -> None:
+    folder = folder_of("fp8-block", tmp_path)
+    changed(folder, 1)
+    state = load_file(folder / "model.safetensors")
+    moved = {key.replace(".layers.1.", ".layers.10."): one for key, one in state.items()}
+    save_file(moved, folder / "model.safetensors")
+    for entry, found in (("model.layers.1", []), ("model.layers.2", [f"{THREE[1].replace('.1.', '.10.')}.weight"])):
+        assert failures(with_settings(folder, {"modules_to_not_convert": [entry]})) == found
+
+
+@pytest.mark.parametrize(
+    "entry", [r"re:.*\.layers\.\d{1,2}\.mlp.*", r"re:(?i).*MLP\.up.*", r"re:.*\bup_proj\b", r"re:.*\.[^.]+\.up_proj$"]
+)
+def test_ordinary_expressions_are_evaluated(entry: str, tmp_path: Path) -> None:
+    folder = folder_of("int4-packed", tmp_path)
+    changed(folder, 1)
+    other = re.sub("up|mlp|MLP", "other", entry)
+    for given, found in ((entry, []), (other, [f"{THREE[1]}.weight"])):
+        with_settings(folder, {"ignore": [given]})
+        assert (failures(folder), undecided(folder)) == (found, [])
+
+
+def test_many_modules_and_expressions_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only names that have all words of an expression are compared with it."""
+    settings = {"quant_method": "gptq", "dynamic": {"-:.*mlp.*shared.*gate.*": {}}}
+    exclusions = PossibleExclusions(settings)
+    names = [f"model.layers.3.mlp.experts.{expert}.up_proj" for expert in range(2000)]
+    assert not any(map(exclusions.may_exclude, names))
+    assert exclusions.may_exclude("model.layers.3.mlp.shared_expert.gate")
+    assert not exclusions.is_spent
+    monkeypatch.setattr(_modules, "_STEPS", 1000)
+    assert not exclusions.may_exclude("model.layers.3.mlp.shared_expert.gate")
+    assert exclusions.is_spent
+
+
+def test_if_not_all_could_be_compared_this_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of("gptq", tmp_path)
+    changed(folder, 1)
+    with_settings(folder, {"dynamic": {r"-:.*\.7\..*up.*": {}, r"-:.*\.(7)\..*up.*": {}}})
+    assert (failures(folder), undecided(folder)) == ([f"{THREE[1]}.weight"], [])
+    monkeypatch.setattr(_modules, "_STEPS", 1)
+    assert (failures(folder), undecided(folder)) == ([], [f"{THREE[1]}.weight"])
 
 
 @pytest.mark.parametrize(
@@ -147,6 +232,17 @@ def test_an_entry_that_names_a_module_of_the_model_excludes_no_other(tmp_path: P
 def test_layers_for_multi_token_prediction_may_be_plain(name: str, section: str, tmp_path: Path) -> None:
     folder = folder_of(name, tmp_path)
     changed(folder, 2)
-    for number, found in ((2, []), (3, [f"{THREE[2]}.weight"])):
-        fields = {"num_hidden_layers": number, "num_nextn_predict_layers": 1}
+    plain = [f"{THREE[2]}.weight"]
+    for number, more, found in ((2, 1, []), (3, 1, plain), (1, 1, plain), (1, 2, []), (2, 0, plain), (2, None, plain)):
+        fields = {"num_hidden_layers": number, "num_nextn_predict_layers": more}
         assert failures(with_settings(folder, {}, **({section: fields} if section else fields))) == found
+
+
+def test_layers_of_an_encoder_are_not_for_multi_token_prediction(tmp_path: Path) -> None:
+    folder = folder_of("fp8-block", tmp_path)
+    changed(folder, 2)
+    state = load_file(folder / "model.safetensors")
+    tower = "model.vision_tower.encoder."
+    save_file({key.replace("model.", tower, 1): one for key, one in state.items()}, folder / "model.safetensors")
+    fields = {"num_hidden_layers": 2, "num_nextn_predict_layers": 1}
+    assert failures(with_settings(folder, {}, **fields)) == [f"{THREE[2].replace('model.', tower, 1)}.weight"]
