@@ -31,14 +31,20 @@ MUTANTS = (
     ),
     Mutant(
         "a decoder gets its start token before the text",
-        "ids.roll(1, 1).masked_fill(first, start)",
+        "ids.roll(1, 1).masked_fill(first, start.token)",
         "ids.roll(1, 1)",
         "api/prove/test_decoder_inputs.py",
     ),
     Mutant(
         "the start token of a decoder may be in generation_config.json alone",
-        "places = [_fields(config), _generation(folder), *",
-        "places = [_fields(config), *",
+        "places = [(CONFIG, _fields(config)), (GENERATION, _generation(folder)), *",
+        "places = [(CONFIG, _fields(config)), *",
+        "api/prove/test_decoder_inputs.py",
+    ),
+    Mutant(
+        "only a number that may be an id is the start token of a decoder",
+        "if type(value) is int and 0 <= value < 1 << 31)",
+        "if isinstance(value, int))",
         "api/prove/test_decoder_inputs.py",
     ),
     Mutant(

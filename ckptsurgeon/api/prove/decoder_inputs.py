@@ -7,13 +7,14 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ...destinations.hf.files import CONFIG, GENERATION
 from ...errors import ConfigError
+from ...util.text import count
 
 __all__ = ["DECODER", "NO_START", "with_decoder"]
 
@@ -28,12 +29,20 @@ NO_START = (
 """The hint if a network does not run because the start token of its decoder is not known."""
 
 
+class _Start(NamedTuple):
+    """The token with which a decoder begins, and the field and the file that have it."""
+
+    token: int
+    field: str
+    file: str
+
+
 def with_decoder(arguments: dict[str, Tensor], module: nn.Module, folder: str) -> tuple[dict[str, Tensor], str]:
     """Return (arguments with those of the decoder, if the model is an encoder-decoder of transformers; a hint).
 
     They stay as they are if there is no start token, if ``forward`` needs none, or if the decoder predicts codes of
     audio in several channels. The hint is for the case that the network does not run; "" if there is none. Raises
-    ConfigError if the decoder has too few tokens for the text.
+    ConfigError if the decoder has too few tokens for the start token or the text.
     """
     config: Any = getattr(module, "config", None)
     known = inspect.signature(module.forward).parameters
@@ -42,21 +51,24 @@ def with_decoder(arguments: dict[str, Tensor], module: nn.Module, folder: str) -
     sections = [config, *(getattr(config, name, None) for name in ("decoder", "decoder_config", "text_config"))]
     if any(hasattr(one, name) for one in sections[1:3] for name in ("num_channels", "num_codebooks")):
         return arguments, ""
-    places = [_fields(config), _generation(folder), *(_fields(one) for one in sections[1:])]
+    nested = [(CONFIG, _fields(one)) for one in sections[1:]]
+    places = [(CONFIG, _fields(config)), (GENERATION, _generation(folder)), *nested]
     start = _first(places, START)
     if start is None and _starts_with_last(module):
         return arguments, ""
     start = start if start is not None else _first(places, BEGIN)
     if start is None:
         return arguments, NO_START
+    size = _tokens_of_decoder(module)
+    _check_start(start, size)
     ids, mask = arguments.get("input_ids"), arguments.get("attention_mask")
     if ids is None:
         rows = len(next(iter(arguments.values())))
-        return {**arguments, DECODER: torch.full((rows, 1), start)}, ""
+        return {**arguments, DECODER: torch.full((rows, 1), start.token)}, ""
     real = torch.ones_like(ids) if mask is None else mask
     first = torch.nn.functional.one_hot(real.argmax(1), ids.shape[1]).bool()
-    shifted = ids.roll(1, 1).masked_fill(first, start)
-    _check_tokens(shifted, module)
+    shifted = ids.roll(1, 1).masked_fill(first, start.token)
+    _check_tokens(shifted.masked_fill(first, 0), size)
     return {**arguments, DECODER: shifted, **({MASK: real} if MASK in known else {})}, ""
 
 
@@ -75,9 +87,11 @@ def _generation(folder: str) -> Mapping[str, Any]:
     return {}
 
 
-def _first(places: list[Mapping[str, Any]], name: str) -> int | None:
-    values = [one.get(name) for one in places]
-    return next((value for value in values if isinstance(value, int)), None)
+def _first(places: list[tuple[str, Mapping[str, Any]]], name: str) -> _Start | None:
+    """Return the first id in a field with this name; values that are no id are passed over."""
+    values = [(file, one.get(name)) for file, one in places]
+    found = ((file, value) for file, value in values if type(value) is int and 0 <= value < 1 << 31)
+    return next((_Start(value, name, file) for file, value in found), None)
 
 
 def _starts_with_last(module: nn.Module) -> bool:
@@ -89,14 +103,27 @@ def _starts_with_last(module: nn.Module) -> bool:
     return shift is not None and START not in inspect.signature(shift).parameters
 
 
-def _check_tokens(ids: Tensor, module: nn.Module) -> None:
-    """Raise ConfigError if the decoder's embedding has too few rows for the tokens."""
-    try:
-        size = int(module.get_decoder().get_input_embeddings().num_embeddings)  # type: ignore[operator]
-    except (AttributeError, NotImplementedError, TypeError):
-        return  # the network itself has to say it
+def _tokens_of_decoder(module: nn.Module) -> int | None:
+    """Return the number of rows of the decoder's embedding; None if it is not known: the network has to say it."""
+    with suppress(AttributeError, NotImplementedError, TypeError):
+        return int(module.get_decoder().get_input_embeddings().num_embeddings)  # type: ignore[operator]
+    return None
+
+
+def _check_start(start: _Start, size: int | None) -> None:
+    """Raise ConfigError if the decoder's embedding, with ``size`` rows, has no row for the start token."""
+    if size is not None and start.token >= size:
+        raise ConfigError(
+            f"{start.field} of {start.file} is {start.token}, but the decoder of this network has "
+            f"{count(size, 'token')}.",
+            hint=f"Correct {start.field}, or {TENSORS}",
+        )
+
+
+def _check_tokens(ids: Tensor, size: int | None) -> None:
+    """Raise ConfigError if the decoder's embedding, with ``size`` rows, has too few for the tokens."""
     largest = int(ids.max())
-    if largest >= size:
+    if size is not None and largest >= size:
         raise ConfigError(
             f"these inputs have token {largest}, but the decoder of this network has {size} tokens: the tokens of its "
             "encoder are others.",

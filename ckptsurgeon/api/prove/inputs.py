@@ -162,11 +162,11 @@ def given_inputs(path: str, module: nn.Module, folder: str) -> Inputs:
     if not os.path.isfile(path):
         raise ConfigError(f"--inputs {escape(path)} is not a file.", hint="Give a .safetensors, .txt or .wav file.")
     if suffix == ".safetensors":
-        arguments, hint = _tensors(path), ""
+        arguments = _tensors(path)
     elif suffix == ".txt":
-        arguments, hint = with_decoder(_texts(path, folder), module, folder)
+        arguments = _texts(path, folder)
     elif suffix in (".wav", ".flac", ".ogg"):
-        arguments, hint = with_decoder(_sound(path, folder), module, folder)
+        arguments = _sound(path, folder)
     else:
         raise ConfigError(f"--inputs {escape(path)} has an unknown suffix.", hint="Use .safetensors, .txt or .wav.")
     empty = [name for name, value in arguments.items() if not value.numel()]
@@ -175,6 +175,7 @@ def given_inputs(path: str, module: nn.Module, folder: str) -> Inputs:
             f"{escape(path)} has no inputs{f': {escape(empty[0])} has no elements' if empty else ''}.",
             hint="A text file needs a line with text, a .safetensors file the arguments of the model's forward.",
         )
+    arguments, hint = (arguments, "") if suffix == ".safetensors" else with_decoder(arguments, module, folder)
     known = inspect.signature(module.forward).parameters
     takes_all = any(one.kind is one.VAR_KEYWORD for one in known.values())
     unknown = [name for name in arguments if name not in known and not takes_all]

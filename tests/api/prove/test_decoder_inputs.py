@@ -91,6 +91,62 @@ def test_a_start_token_is_found_where_generation_finds_it(file: str, fields: dic
     assert set(given_inputs("texts.txt", model, "a").arguments["decoder_input_ids"][:, 0].tolist()) == {START}
 
 
+@pytest.mark.parametrize("value", [2**70, 2**31, -1, True, 3.0])
+def test_a_value_that_is_no_id_is_not_a_start_token(value: Any) -> None:
+    model = t5()
+    model.config.decoder_start_token_id = value
+    tokeniser()
+    edit("generation_config.json", decoder_start_token_id=value, bos_token_id=5)
+    assert given_inputs("texts.txt", model, "a").arguments["decoder_input_ids"][0, 0] == 5
+
+
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_a_verb_says_what_to_do_if_the_start_token_is_no_id(file: str) -> None:
+    t5()
+    tokeniser()
+    for name in ("config.json", "generation_config.json"):
+        edit(name, drop="decoder_start_token_id")
+    edit(file, decoder_start_token_id=2**70)
+    with pytest.raises(cs.ConfigError) as caught:
+        cs.prove("a", "a", inputs="texts.txt")
+    assert "has the token with which the decoder begins" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("file", "field"),
+    [
+        ("config.json", "decoder_start_token_id"),
+        ("generation_config.json", "decoder_start_token_id"),
+        ("generation_config.json", "bos_token_id"),
+    ],
+)
+@pytest.mark.parametrize("start", [8, 1_000_000])
+def test_a_start_token_that_the_decoder_lacks_is_named(file: str, field: str, start: int) -> None:
+    t5()
+    tokeniser()
+    for name in ("config.json", "generation_config.json"):
+        edit(name, drop="decoder_start_token_id")
+    edit(file, **{field: start})
+    said = f"{field} of {file} is {start}, but the decoder of this network has 8 tokens."
+    with pytest.raises(cs.ConfigError, match=said) as caught:
+        cs.prove("a", "a", inputs="texts.txt")
+    assert caught.value.hint.startswith(f"Correct {field}, or give the arguments")
+
+
+@pytest.mark.parametrize("text", ["...\n", "...\n...\n"])
+def test_texts_without_tokens_are_an_error(text: str) -> None:
+    """The normaliser of the tokeniser may remove all of a text."""
+    t5()
+    tokeniser(text=text)
+    document = json.loads(Path("a/tokenizer.json").read_text())
+    document["normalizer"] = {"type": "Replace", "pattern": {"String": "."}, "content": ""}
+    Path("a/tokenizer.json").write_text(json.dumps(document))
+    with pytest.raises(cs.ConfigError, match="has no inputs: input_ids has no elements"):
+        cs.prove("a", "a", inputs="texts.txt")
+    Path("texts.txt").write_text(f"{text}the cat\n")
+    assert cs.prove("a", "a", inputs="texts.txt").verdict == "SAME"
+
+
 def test_config_json_says_where_a_decoder_starts_before_generation_config_json() -> None:
     model = t5(bos_token_id=1)
     tokeniser()
@@ -206,3 +262,9 @@ def test_a_decoder_of_sound_gets_its_start_token() -> None:
     found = cs.prove("a", "a", inputs="a.wav")
     assert found.verdict == "SAME"
     assert "decoder_input_ids (1, 1)" in found.inputs
+    edit(decoder_start_token_id=16)
+    with pytest.raises(cs.ConfigError, match="decoder_start_token_id of config.json is 16, but the decoder of"):
+        cs.prove("a", "a", inputs="a.wav")
+    edit(decoder_start_token_id=2**70)
+    edit("generation_config.json", decoder_start_token_id=START)
+    assert cs.prove("a", "a", inputs="a.wav").verdict == "SAME"
