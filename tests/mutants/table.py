@@ -1675,8 +1675,14 @@ MUTANTS = (
     ),
     Mutant(
         "ids of the end token that chat models had before are not those of another tokeniser",
-        "    return any(row in ids and ENDS.fullmatch(token) for token, row in places.items())\n",
+        "    return any(row in asked and ENDS.fullmatch(token) for token, row in places.items())\n",
         "    return False\n",
+        "api/model_folder/tokenizer/test_special_roles.py",
+    ),
+    Mutant(
+        "the token at the end of an image is not an end token that chat models had before",
+        "end[_▁ ]?of[_▁ ]?({WHOLE})(_id)?",
+        "end[_▁ ]?of.*",
         "api/model_folder/tokenizer/test_special_roles.py",
     ),
     Mutant(

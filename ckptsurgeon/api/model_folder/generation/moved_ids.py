@@ -10,7 +10,11 @@ from ..tokenizer.tokenizer_files import brief_token
 
 __all__ = ["moved_id_notes"]
 
-ENDS = re.compile(r"[\[<|｜]+(/s|eo[a-z](_id)?|(im_|turn_)?end|end[_▁ ]?of.*|return)[\]>|｜]+", re.IGNORECASE)
+WHOLE = "text|turn|sentence|utterance|message|document"
+"""What ends with a token: a text, or a part of one. An image, a thought or a prompt is followed by more of the text."""
+ENDS = re.compile(
+    rf"[\[<|｜]+(/s|eo[stdmp](_id)?|(im_|turn_)?end|end[_▁ ]?of[_▁ ]?({WHOLE})(_id)?|return)[\]>|｜]+", re.IGNORECASE
+)
 """Matches tokens with which texts or messages end, such as ``</s>``, ``<|eot_id|>`` and ``<|im_end|>``."""
 
 
@@ -43,7 +47,8 @@ def _is_end(ids: list[Any], places: Mapping[str, int]) -> bool:
     Such ids are those of this tokeniser: when a model is trained to chat, its tokeniser may get other special tokens
     (``<|im_start|>`` and ``<|im_end|>``), while the configuration keeps the ids of ``<s>`` and ``</s>``.
     """
-    return any(row in ids and ENDS.fullmatch(token) for token, row in places.items())
+    asked = {one for one in ids if type(one) is int}
+    return any(row in asked and ENDS.fullmatch(token) for token, row in places.items())
 
 
 def _moved_roles(fields: Mapping[str, Any], own: Mapping[str, int]) -> tuple[str, ...]:

@@ -215,8 +215,9 @@ def _reserved_end(value: Any, file: str, names: Mapping[str, str], places: Mappi
     has {role (``eos_token``): special token}, and ``places`` the id of each token.
     """
     ids = value if isinstance(value, list) else [value]
+    asked = {one for one in ids if type(one) is int}
     end = names.get("eos_token", "")
-    reserved = {row: token for token, row in places.items() if row in ids and RESERVED.fullmatch(token)}
+    reserved = {row: token for token, row in places.items() if row in asked and RESERVED.fullmatch(token)}
     if reserved and end in places and len(reserved) == len(ids) and places[end] not in reserved:
         own = listing([f"{row} ({brief_token(token)})" for row, token in reserved.items()], 2, where="")
         what = "reserved tokens" if len(reserved) > 1 else "a reserved token"

@@ -405,6 +405,36 @@ def test_ids_of_the_first_end_of_a_chat_model_are_not(begin: str, end: str, pad:
     assert "ids of another tokeniser" in str(notes(fields, fields if has_settings else None, names, tokens))
 
 
+TEXT_ENDS = [
+    "</s>", "[/s]", "<eos>", "<|eot_id|>", "<|eom_id|>", "<EOD>", "<|eop|>", "<end_of_turn>", "<|end_of_turn|>",
+    "<|endoftext|>", "<|end_of_text|>", "<end_of_utterance>", "<|end_of_message|>", "<|end_of_sentence|>",
+    "<|end_of_document|>", "<|im_end|>", "<|turn_end|>", "<|end|>", "<|return|>", "<｜end▁of▁sentence｜>",
+]  # fmt: skip
+"""Tokens with which published models end texts or messages."""
+PART_ENDS = [
+    "<end_of_image>", "<eoi>", "<|endofprompt|>", "<|end_of_box|>", "<|end_of_role|>", "<|end_of_thought|>",
+    "<|end_of_textbook|>",
+]  # fmt: skip
+"""Tokens with which only a part of a text ends."""
+
+
+@pytest.mark.parametrize(
+    ("end", "is_noted"), [*((one, False) for one in TEXT_ENDS), *((one, True) for one in PART_ENDS)]
+)
+def test_only_a_token_that_ends_a_text_is_the_first_end_of_a_chat_model(end: str, is_noted: bool) -> None:
+    tokens = ["<unk>", "<s>", end, "<pad>", *"abcdefgh", "<|im_start|>", "<|im_ended|>"]
+    fields = {"bos_token_id": 1, "eos_token_id": 2, "architectures": ["MistralForCausalLM"]}
+    names = {"bos_token": "<|im_start|>", "eos_token": "<|im_ended|>"}
+    assert ("ids of another tokeniser" in str(notes(fields, None, names, tokens))) is is_noted
+
+
+@pytest.mark.parametrize("value", [True, [[3]], [3.0], {"a": 3}, [None, 3], "3"])
+def test_ids_of_the_end_that_are_no_numbers_are_not_compared(value: Any) -> None:
+    tokens = ["<unk>", "<unused1>", "<s>", "<unused3>", "</s>", "a"]
+    assert not [one for one in notes({"eos_token_id": value}, None, {"eos_token": "</s>"}, tokens) if "reserved" in one]
+    assert "a reserved token" in str(notes({"eos_token_id": [3]}, None, {"eos_token": "</s>"}, tokens))
+
+
 @pytest.mark.parametrize(
     ("kind", "is_noted"), [("AlbertForMaskedLM", False), ("ModernBertForTokenClassification", False), ("BertLMHeadModel", True)]
 )  # fmt: skip
