@@ -81,7 +81,8 @@ class Rows:
     def related(self, rows: int, pairs: Sequence[Pair]) -> tuple[float, list[Pair]] | None:
         """Return how alike a row and the row closest to it are, and those pairs of which both rows have a close one.
 
-        The first is the median cosine. None is returned if it is not more than chance. Up to 16,384 of the first
+        The first is the median cosine. None is returned if it is not more than chance, or if all rows of the pairs are
+        zeros or have numbers that are not finite. Up to 16,384 of the first
         ``rows`` rows are read, and those of ``pairs``.
         """
         import numpy as np  # so that commands that read headers only do not load it
@@ -107,6 +108,8 @@ class Rows:
             return None
         places = {row: place for place, row in enumerate(kept)}
         asked = [row for row in {row for pair in pairs for row in pair} if row in places]
+        if not asked:
+            return None
         close = _nearest(values, [places[row] for row in asked])[0] > least
         near = {row for row, is_close in zip(asked, close, strict=True) if is_close}
         return median, [pair for pair in pairs if near.issuperset(pair)]

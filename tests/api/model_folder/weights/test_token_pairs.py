@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.check.note_kinds import KINDS
+from ckptsurgeon.api.model_folder.weights.embedding_rows import Rows
+from ckptsurgeon.checkpoint.opening import open_checkpoint
 
 KEY = "model.embed_tokens.weight"
 SPECIAL = ["<unk>", "<s>", "</s>"]
@@ -224,6 +226,22 @@ def test_large_numbers_are_not_judged() -> None:
     tokens = tokens_of("Ġ")
     values = varied(weights(tokens, "Ġ", 0.7))
     assert not notes(another(tokens), values / values.abs().max() * 1e30)
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_pairs_of_rows_without_usable_numbers_are_not_judged(value: float) -> None:
+    tokens = tokens_of("Ġ")
+    values = varied(weights(tokens, "Ġ", 0.7))
+    places = {token: row for row, token in enumerate(tokens)}
+    pairs = [(places[f"Ġ{one}"], places[one]) for one in STEMS]
+    values[[*pairs[0], *pairs[1]]] = value
+    write("m", tokens, values)
+    with open_checkpoint("m") as opened:
+        rows = Rows(opened, opened[KEY])
+        assert rows.related(len(tokens), pairs[:2]) is None
+        found = rows.related(len(tokens), pairs)
+    assert found is not None
+    assert len(found[1]) > len(pairs) / 2
 
 
 @pytest.mark.parametrize("seed", range(4))
