@@ -1723,8 +1723,14 @@ MUTANTS = (
     ),
     Mutant(
         "a list may be that of the embedding with fewer rows",
-        "[key for key in found if checkpoint[key].shape[0] >= len(tokens)] or found[:1]:",
-        "found[:1]:",
+        "[key for key in found if checkpoint[key].shape[0] >= len(tokens)] or found[:1]",
+        "found[:1]",
+        "api/model_folder/weights/test_token_pairs.py",
+    ),
+    Mutant(
+        "embeddings that cannot be read say nothing of a list",
+        "for key in [key for key in large if _has_rows(checkpoint, key)]:",
+        "for key in large if all(_has_rows(checkpoint, key) for key in large) else []:",
         "api/model_folder/weights/test_token_pairs.py",
     ),
     Mutant(

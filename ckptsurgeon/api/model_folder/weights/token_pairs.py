@@ -62,22 +62,24 @@ def token_pair_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[st
 
     There is a note, too, if they are alike nowhere, although the embedding is trained: its rows have close relatives,
     which those of an untrained one do not have. Of most models, a part of 192 rows is read. A model may have several
-    embeddings with a list each (``EncoderDecoderModel``): there is no note if the list fits one of them.
+    embeddings with a list each (``EncoderDecoderModel``): there is no note if the list fits one of them. Those whose
+    rows cannot be read, as they are quantised, float64 or very wide, say nothing of the list.
     """
     if folder.vocabulary not in LISTS or checkpoint.elsewhere:
         return
     with suppress(CheckpointError, ValueError, OverflowError):  # infinite numbers have no mean
         found = token_embeddings(checkpoint)
-        tokens = local_tokens(folder) if any(is_readable(checkpoint, key) for key in found) else ()
+        tokens = local_tokens(folder) if any(_has_rows(checkpoint, key) for key in found) else ()
         if not tokens or folder.token_list is None or not folder.token_list.is_whole:
             return
         verdicts = list[Verdict]()
-        for key in [key for key in found if checkpoint[key].shape[0] >= len(tokens)] or found[:1]:
+        large = [key for key in found if checkpoint[key].shape[0] >= len(tokens)] or found[:1]
+        for key in [key for key in large if _has_rows(checkpoint, key)]:
             verdicts.append(_verdict(checkpoint, key, tokens, folder.vocabulary))
             if verdicts[-1].fits:
                 return
         off = next((one.off for one in verdicts if one.off), "")
-        if off or all(one.other for one in verdicts):
+        if off or (verdicts and all(one.other for one in verdicts)):
             yield off or verdicts[0].other
 
 
@@ -86,10 +88,15 @@ def is_token_pair_note(note: str) -> bool:
     return note.startswith("the tokens of ") and ": pairs such as " in note
 
 
+def _has_rows(checkpoint: Checkpoint, key: str) -> bool:
+    """Return whether the rows of an embedding can be read, as numbers that are compared."""
+    return is_readable(checkpoint, key) and can_read(checkpoint[key])
+
+
 def _verdict(checkpoint: Checkpoint, key: str, tokens: Sequence[str], name: str) -> Verdict:
     """Return what the rows of an embedding say about the tokens of the list with this file name."""
     info = checkpoint[key]
-    every = _pairs(tokens, info.shape[0]) if is_readable(checkpoint, key) and can_read(info) else []
+    every = _pairs(tokens, info.shape[0])
     pairs = _spaced(every, MOST)
     if len(pairs) < FEWEST:
         return Verdict()

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.check.note_kinds import KINDS
+from ckptsurgeon.api.model_folder.weights import last_rows
 from ckptsurgeon.api.model_folder.weights.embedding_rows import Rows
 from ckptsurgeon.checkpoint.opening import open_checkpoint
 
@@ -211,6 +212,29 @@ def test_the_list_of_one_of_two_embeddings_is_not(more: int) -> None:
     assert not two_sided(values, varied(weights(others, "Ġ", 0.7, seed=5)))
     (note,) = two_sided(varied(weights(another(tokens), "Ġ", 0.7)), varied(weights(others, "Ġ", 0.7, seed=5)))
     assert "perhaps not those of" in note
+
+
+@pytest.mark.parametrize("kind", ["float64", "codes", "wide"])
+@pytest.mark.parametrize("is_right", [False, True])
+def test_embeddings_that_cannot_be_read_say_nothing_of_a_list(
+    kind: str, is_right: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = tokens_of("Ġ")
+    values = varied(weights(tokens, "Ġ", 0.7)).float()
+    write("m", tokens if is_right else another(tokens), values)
+    other = values.double() if kind == "float64" else values.to(torch.float8_e4m3fn)
+    state = {"encoder.embed_tokens.weight": values, OTHER_KEY: other}
+    if kind == "codes":
+        state[f"{OTHER_KEY}_scale"] = torch.ones(len(values), 1)
+    if kind == "wide":
+        monkeypatch.setattr(last_rows, "_WIDEST", 4 * values.shape[1])
+        state[OTHER_KEY] = torch.cat([values, values], 1)
+    save_file(state, "m/model.safetensors")
+    found = [one for one in cs.inspect("m").notes if "the tokens of " in one]
+    said = " are perhaps not those of encoder.embed_tokens.weight: "
+    assert [said in one for one in found] == ([] if is_right else [True])
+    save_file({OTHER_KEY: state[OTHER_KEY]}, "m/model.safetensors")
+    assert not [one for one in cs.inspect("m").notes if "the tokens of " in one]
 
 
 def test_a_list_off_one_of_two_embeddings_is_said() -> None:
