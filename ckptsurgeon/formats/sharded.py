@@ -171,13 +171,19 @@ def _check_count(index: File, folder: Folder, shards: Mapping[str, Header], tota
 
 
 def _places(shards: Collection[str], folder: Folder, many: int) -> str:
-    """Return a clause that says how many of the ``many`` missing shards are in the folder of the index."""
+    """Return a clause that says how many of the ``many`` missing shards are in the folder of the index.
+
+    Only the first ``_COUNTED_SHARDS`` are looked for; if there are more, the clause says no more than that.
+    """
     there = len(set(missing_shards(shards, most=_COUNTED_SHARDS)[0]) & set(folder.names()))
     which = "which are" if many > 1 else "which is"
     if there == many:
         return f"{which} in its folder, but not read"
+    least = "at least " if many > _COUNTED_SHARDS else ""
     if there:
-        return f"of which {there:,} {'is' if there == 1 else 'are'} in its folder, but not read"
+        return f"of which {least}{there:,} {'is' if there == 1 else 'are'} in its folder, but not read"
+    if least:
+        return f"of which the first {_COUNTED_SHARDS:,} are not in its folder"
     own = "its total_size is that of the listed shards alone, so the others were perhaps left out on purpose"
     return f"{which} not in its folder either; {own}"
 

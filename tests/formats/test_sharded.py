@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
+from ckptsurgeon.formats import sharded
 from ckptsurgeon.formats.base.header import OutTensor
 from ckptsurgeon.formats.base.sharded_writer import split_shards
 
@@ -344,6 +345,25 @@ def test_a_shard_that_is_there_is_not_called_missing() -> None:
     first, second = cs.inspect(".").notes
     assert first.endswith("does not list model-00002-of-00002.safetensors, so it was not read")
     assert second.endswith("but not model-00002-of-00002.safetensors, which is in its folder, but not read")
+
+
+@pytest.mark.parametrize(("there", "words"), [
+    ([], "of which the first 3 are not in its folder"),
+    ([6], "of which the first 3 are not in its folder"),
+    ([2], "of which at least 1 is in its folder, but not read"),
+    ([2, 3, 4], "of which at least 3 are in its folder, but not read"),
+    ([2, 3, 4, 5, 6], "of which at least 3 are in its folder, but not read"),
+])  # fmt: skip
+def test_of_many_missing_shards_only_some_are_looked_for(
+    there: list[int], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts(["model-00001-of-00006.safetensors"], 16)
+    for number in there:
+        shutil.copy("model-00001-of-00006.safetensors", f"model-{number:05}-of-00006.safetensors")
+    monkeypatch.setattr(sharded, "_COUNTED_SHARDS", 3)
+    assert str(cs.inspect(".").notes[-1]).endswith(f" and 3 more, {words}")
+    monkeypatch.setattr(sharded, "_COUNTED_SHARDS", 5)
+    assert "at least" not in str(cs.inspect(".").notes[-1])
 
 
 @pytest.mark.parametrize(("there", "words"), [
