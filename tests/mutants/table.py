@@ -30,6 +30,12 @@ MUTANTS = (
         "api/prove/test_decoder_inputs.py",
     ),
     Mutant(
+        "the random state is saved when no other thread draws",
+        "with PROCESS_STATE, torch.random.fork_rng(devices=()):",
+        "with torch.random.fork_rng(devices=()):",
+        "api/prove/test_random_state.py",
+    ),
+    Mutant(
         "a decoder gets its start token before the text",
         "ids.roll(1, 1).masked_fill(first, start.token)",
         "ids.roll(1, 1)",

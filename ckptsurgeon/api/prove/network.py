@@ -18,6 +18,7 @@ from ...checkpoint.opening import open_checkpoint
 from ...checkpoint.seen_zeros import seen_zero_notes
 from ...destinations._load import target_with
 from ...destinations.torch_module.meta import build_on_meta
+from ...destinations.torch_module.user_code import PROCESS_STATE
 from ...engine.inputs import PlanInputs
 from ...engine.live_modules import stage_tensors
 from ...errors import ConfigError, PlanError
@@ -371,8 +372,11 @@ def _notes(source: CheckpointLike, root: str | None) -> tuple[str, ...]:
 
 
 def _built(build: Callable[[], object]) -> nn.Module:
-    """Build a module on the meta device, in float32 and evaluation mode; the global random state does not change."""
-    with torch.random.fork_rng(devices=()):
+    """Build a module on the meta device, in float32 and evaluation mode; the global random state does not change.
+
+    The state is saved when no other thread draws: else the state of the other thread would be put back.
+    """
+    with PROCESS_STATE, torch.random.fork_rng(devices=()):
         module = build_on_meta(lambda: _module(build()))
     return module.float().eval().requires_grad_(False)
 
