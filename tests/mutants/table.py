@@ -1932,6 +1932,12 @@ MUTANTS = (
         "analysis/check/test_settings_notes.py",
     ),
     Mutant(
+        "models that other threads build while axes are looked for get their values",
+        "return tensor if threading.get_ident() in builders else",
+        "return tensor if builders else",
+        "destinations/hf/test_growing_axes.py",
+    ),
+    Mutant(
         "only shards that are in the folder are said to be there",
         "    there = len(set(missing_shards(shards, most=_COUNTED_SHARDS)[0]) & set(folder.names()))",
         "    there = many * (set(missing_shards(shards, most=2)[0]) <= set(folder.names()))",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import re
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import replace
 from importlib.util import find_spec
@@ -148,25 +149,36 @@ def _shapes_of(described: ModelDescription) -> Mapping[str, TensorInfo]:
     try:
         with python_random(0), drawing(), _without_values():
             return infos_of(state_of(build_on_meta(lambda: built(described)))[0])
-    except Exception:  # its constructor reads the values of its parameters
+    except Exception:  # its constructor reads the values of its parameters, or it cannot have that many tokens
         return module_target(lambda: built(described), kind="transformers", name=described.name).tensors
 
 
 @contextmanager
 def _without_values() -> Iterator[None]:
-    """Prevent torch and transformers from drawing initial values during the block.
+    """Prevent torch and transformers from drawing initial values in this thread during the block.
 
-    Most of the time in which a model without memory is built is spent on them.
+    Most of the time in which a model without memory is built is spent on them. Models that other threads build
+    meanwhile get their values.
     """
     from torch.nn import init
     from transformers import PreTrainedModel
 
     names = [name for name in vars(init) if name.endswith("_") and not name.startswith("_")]
+    builders = {threading.get_ident()}
     with PROCESS_STATE, ExitStack() as stack:
-        for name in names:
-            stack.enter_context(mock.patch.object(init, name, lambda tensor, *_, **__: tensor))
-        stack.enter_context(mock.patch.object(PreTrainedModel, "initialize_weights"))
+        stack.callback(builders.clear)  # another thread may put a replacement back after the block
+        for place, name in [*((init, name) for name in names), (PreTrainedModel, "initialize_weights")]:
+            stack.enter_context(mock.patch.object(place, name, _idle_for(builders, getattr(place, name))))
         yield
+
+
+def _idle_for(builders: Collection[int], original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a version of a function of a tensor or a model that does nothing in the threads with these numbers."""
+
+    def called(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        return tensor if threading.get_ident() in builders else original(tensor, *args, **kwargs)
+
+    return called
 
 
 def _larger(described: ModelDescription) -> ModelDescription | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import GPT2Config, GPT2Model, PreTrainedModel
 
 from ckptsurgeon.destinations._load import load_target
 from ckptsurgeon.destinations.hf import model
@@ -47,10 +48,56 @@ def test_the_shapes_are_those_of_the_model_with_values(config: dict[str, Any], m
 
 
 def test_a_model_that_reads_its_initial_values_is_built_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert axes(GPT2) == {"wte.weight": 0}
+    """A tensor without memory has no values, and a constructor that reads one fails."""
+    build: Callable[..., None] = GPT2Model.__init__
+    read = list[float]()
+    failed = list[str]()
 
-    def refuses(build: object) -> None:
-        raise RuntimeError("Tensor.item() cannot be called on meta tensors")
+    def reads(made: Any, config: Any) -> None:
+        build(made, config)
+        try:
+            read.append(made.wte.weight[0, 0].item())
+        except RuntimeError as error:
+            failed.append(str(error))
+            raise
 
-    monkeypatch.setattr(model, "build_on_meta", refuses)
+    monkeypatch.setattr(GPT2Model, "__init__", reads)
     assert axes(GPT2) == {"wte.weight": 0}
+    assert any("meta" in one for one in failed)
+    assert read
+    assert 0 not in read
+
+
+def test_a_model_that_cannot_have_more_tokens_has_no_known_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    build: Callable[..., None] = GPT2Model.__init__
+
+    def refuses(made: Any, config: Any) -> None:
+        if config.vocab_size > GPT2["vocab_size"]:
+            raise ValueError("too many tokens")
+        build(made, config)
+
+    monkeypatch.setattr(GPT2Model, "__init__", refuses)
+    assert axes(GPT2) == {}
+
+
+def test_models_that_other_threads_build_get_their_values() -> None:
+    """The functions that draw values are replaced for all threads, but are idle only in the one that builds."""
+    config = GPT2Config(vocab_size=40, n_positions=8, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
+
+    def elsewhere() -> tuple[list[float], torch.Tensor, torch.Tensor]:
+        linear = torch.nn.Linear(8, 8)
+        torch.nn.init.constant_(linear.weight, 3.0)
+        return (
+            torch.nn.init.ones_(torch.zeros(2)).tolist(),
+            linear.weight.detach(),
+            GPT2Model(config).wte.weight.detach(),
+        )
+
+    with ThreadPoolExecutor(1) as other, model._without_values():
+        assert torch.nn.init.ones_(torch.zeros(2)).tolist() == [0, 0]
+        ones, linear, embedding = other.submit(elsewhere).result()
+        replaced = torch.nn.init.ones_
+    assert ones == [1, 1]
+    assert linear.eq(3).all()
+    assert 0.015 < float(embedding.std()) < 0.025  # initialize_weights of GPT-2 draws with a deviation of 0.02
+    assert replaced(torch.zeros(2)).tolist() == [1, 1]
