@@ -6,12 +6,17 @@ import os
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 
 import ckptsurgeon as cs
 from ckptsurgeon.destinations import transformers as kind
+from ckptsurgeon.destinations.torch_module.opened import exchanged
 from ckptsurgeon.storage import cached_documents
 
 from ..helpers.transformers_models import GPT2, write_config
+
+SAVE = torch.save
 
 
 def test_a_network_is_built_once(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,6 +25,17 @@ def test_a_network_is_built_once(tmp_path_factory: pytest.TempPathFactory, monke
     monkeypatch.setattr(kind, "_built", lambda *given: pytest.fail("built again"))
     assert cs.load_target(config).tensors == first.tensors
     assert Path(cached_documents.FOLDER).parent == tmp_path_factory.getbasetemp()
+
+
+def test_only_functions_whose_modules_are_searched_are_replaced() -> None:
+    with exchanged((torch.save, "save", lambda save: lambda *args: save(*args))):
+        assert torch.save is not SAVE
+    assert torch.save is SAVE
+    with (
+        pytest.raises(AssertionError, match=r"ckpt also replaces \['save_file'\]"),
+        exchanged((safetensors.torch.save_file, "save_file", lambda save: lambda *args: save(*args))),
+    ):
+        pass
 
 
 def test_commands_that_are_started_keep_nothing() -> None:
