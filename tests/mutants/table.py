@@ -1722,7 +1722,7 @@ MUTANTS = (
         "api/model_folder/weights/test_token_pairs.py",
     ),
     Mutant(
-        "pairs with a token that was never trained say nothing of a list",
+        "pairs with a token that was never trained are not compared",
         "[pair for pair in pairs if near.issuperset(pair)]",
         "list(pairs)",
         "api/model_folder/weights/test_token_pairs.py",
@@ -1734,7 +1734,7 @@ MUTANTS = (
         "api/model_folder/weights/test_token_pairs.py",
     ),
     Mutant(
-        "embeddings that cannot be read say nothing of a list",
+        "embeddings that cannot be read are not compared with a list",
         "for key in [key for key in large if _has_rows(checkpoint, key)]:",
         "for key in large if all(_has_rows(checkpoint, key) for key in large) else []:",
         "api/model_folder/weights/test_token_pairs.py",

@@ -88,7 +88,7 @@ def _generation(folder: str) -> Mapping[str, Any]:
 
 
 def _first(places: list[tuple[str, Mapping[str, Any]]], name: str) -> _Start | None:
-    """Return the first id in a field with this name; values that are no id are passed over."""
+    """Return the first id in a field with this name; values that are not ids are ignored."""
     values = [(file, one.get(name)) for file, one in places]
     found = ((file, value) for file, value in values if type(value) is int and 0 <= value < 1 << 31)
     return next((_Start(value, name, file) for file, value in found), None)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from ...analysis.prove.figures import Prediction, distance, prediction
 from ...analysis.prove.proof import BlockResult, Proof, ProvedNetwork
 from ...checkpoint.in_memory import path_of
+from ...checkpoint.opening import open_checkpoint
 from ...errors import CheckpointError, ConfigError, PlanError
 from ...storage.read.uri import shown
 from ...util.text import count, escape, listing, percent
@@ -107,6 +108,7 @@ def _networks(
     named = str(model) if model is not None else next(filter(None, own), "")
     for source, configuration, root in zip(sources, own, roots, strict=True):
         if not (configuration or named):
+            open_checkpoint(source, root).close()  # a source that does not exist has no configuration either
             raise ConfigError(
                 f"there is no config.json in the folder of {escape(shown(path_of(source)))}, so the architecture of "
                 "the model is not known.",

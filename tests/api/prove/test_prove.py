@@ -626,3 +626,11 @@ def test_tensors_of_other_shapes_are_not_said_to_hide_a_difference() -> None:
     found = cs.prove("a", "b")
     assert found.verdict == "EQUIVALENT"
     assert not [note for note in found.notes if "do not show it" in note]
+
+
+def test_a_source_that_does_not_exist_is_said_before_its_configuration() -> None:
+    save_file({"a": torch.ones(2)}, "m.safetensors")
+    with pytest.raises(cs.SourceError, match=r"^none\.safetensors does not exist"):
+        cs.prove("none.safetensors", "m.safetensors")
+    with pytest.raises(cs.ConfigError, match="no config.json in the folder of m.safetensors"):
+        cs.prove("m.safetensors", "none.safetensors")

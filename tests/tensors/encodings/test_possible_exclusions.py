@@ -139,7 +139,7 @@ def test_weights_of_a_section_with_16_bits_are_plain(tmp_path: Path) -> None:
 def test_a_rule_by_which_quantised_modules_would_be_excluded_is_not_the_loader_s(
     name: str, field: str, entries: list[str], tmp_path: Path
 ) -> None:
-    """The last but one is no regular expression: a loader cannot use it."""
+    """The last but one is not a valid regular expression: a loader cannot use it."""
     folder = folder_of(name, tmp_path)
     changed(folder, 1)
     with_settings(folder, {field: entries})

@@ -82,8 +82,8 @@ class Rows:
         """Return how alike a row and the row closest to it are, and those pairs of which both rows have a close one.
 
         The first is the median cosine. None is returned if it is not more than chance, or if all rows of the pairs are
-        zeros or have numbers that are not finite. Up to 16,384 of the first
-        ``rows`` rows are read, and those of ``pairs``.
+        zeros or have numbers that are not finite. Up to 16,384 of the first ``rows`` rows are read, and those of
+        ``pairs``.
         """
         import numpy as np  # so that commands that read headers only do not load it
 
@@ -148,7 +148,7 @@ class Rows:
 
 
 def _nearest(values: np.ndarray, places: Sequence[int]) -> tuple[np.ndarray, float]:
-    """Return the largest cosine of each row of ``places`` with a row that is no copy, and the deviation of cosines."""
+    """Return each row's largest cosine with a row that is not a copy, for ``places``, and the deviation of cosines."""
     import numpy as np
 
     cosines = values[list(places)] @ values.T

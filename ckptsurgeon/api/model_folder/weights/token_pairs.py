@@ -63,7 +63,7 @@ def token_pair_notes(checkpoint: Checkpoint, folder: ModelFolder) -> Iterator[st
     There is a note, too, if they are alike nowhere, although the embedding is trained: its rows have close relatives,
     which those of an untrained one do not have. Of most models, a part of 192 rows is read. A model may have several
     embeddings with a list each (``EncoderDecoderModel``): there is no note if the list fits one of them. Those whose
-    rows cannot be read, as they are quantised, float64 or very wide, say nothing of the list.
+    rows cannot be read, because they are quantised, float64 or very wide, are not compared with the list.
     """
     if folder.vocabulary not in LISTS or checkpoint.elsewhere:
         return
