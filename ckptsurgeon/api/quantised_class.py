@@ -167,13 +167,15 @@ def _left_plain(checkpoint: Checkpoint, target: TargetSpec, settings: object) ->
         plain = [name for name in linear if f"{name}.weight" in checkpoint and f"{name}.weight" not in codes]
         own = [name for name in plain if _before_layer(name) in beside]
         found = [name for name in own if not exclusions.may_exclude(name)]
-        if found and not exclusions.unread and not exclusions.is_spent:
+        if found:
             said = (
                 f"{count(len(found), 'linear layer')} with weights that are not quantised: "
                 f"{listing(found, 3, where='')}"
             )
             method = NAMES.get(str(settings["quant_method"]), escape(str(settings["quant_method"])))
             why = f"the settings of {method} do not exclude them, so transformers expects them to be quantised"
+            if exclusions.unread or exclusions.is_spent:
+                why = f"some expressions of the settings of {method}, which may exclude them, are not evaluated"
             yield ClassFinding("plain", f"{said}: {why}")
 
 

@@ -170,26 +170,29 @@ def unlike_others(
     multi-token prediction may be left plain.
     """
     twice = stored_twice(codes, tensors)
-    plain, undecided = plain_among_codes(codes, tensors, settings)
-    if plain := _to_be_quantised(plain, twice, folder):
-        are = f"{count(len(plain), 'weight')} {'is' if len(plain) == 1 else 'are'} not quantised"
-        said = "although other layers are, and its quantization_config does not exclude"
-        yield f"{escape(path)}: {are}, {said} {'it' if len(plain) == 1 else 'them'}: {listing(plain, SHOWN)}"
-    if undecided := _to_be_quantised(undecided, twice, folder):
-        are = f"{count(len(undecided), 'weight')} {'is' if len(undecided) == 1 else 'are'} not quantised"
-        said = "although other layers are; some expressions of its quantization_config, which may exclude"
-        them = "it" if len(undecided) == 1 else "them"
-        yield f"{escape(path)}: {are}, {said} {them}, are not evaluated: {listing(undecided, SHOWN)}"
-    if kinds := _to_be_quantised(plain_kinds(codes, tensors, settings), twice, folder):
-        are = f"{count(len(kinds), 'weight')} {'is' if len(kinds) == 1 else 'are'} not quantised in any layer"
-        said = "although its quantization_config does not exclude"
-        yield f"{escape(path)}: {are}, {said} {'it' if len(kinds) == 1 else 'them'}: {listing(kinds, SHOWN)}"
+    for found, where, but in (
+        (plain_among_codes(codes, tensors, settings), ", although other layers are", "and"),
+        (plain_kinds(codes, tensors, settings), " in any layer", "although"),
+    ):
+        plain, undecided = (_to_be_quantised(one, twice, folder) for one in found)
+        are = f"{escape(path)}: {_weights(plain or undecided)} not quantised{where}"
+        them = "it" if len(plain or undecided) == 1 else "them"
+        if plain:
+            yield f"{are}, {but} its quantization_config does not exclude {them}: {listing(plain, SHOWN)}"
+        if undecided:
+            said = f"some expressions of its quantization_config, which may exclude {them}, are not evaluated"
+            yield f"{are}; {said}: {listing(undecided, SHOWN)}"
     if twice:
-        are = f"{count(len(twice), 'weight')} {'is' if len(twice) == 1 else 'are'} stored twice"
-        yield f"{escape(path)}: {are}, quantised and not quantised, and a loader uses only one: {listing(twice, SHOWN)}"
+        are = f"{escape(path)}: {_weights(twice)} stored twice"
+        yield f"{are}, quantised and not quantised, and a loader uses only one: {listing(twice, SHOWN)}"
     for part, names in unfit.items():
         has = f"{count(len(names), 'quantised tensor')} {'has' if len(names) == 1 else 'have'} {escape(part)}"
         yield f"{escape(path)}: {has} of a shape that does not fit the codes: {listing(names, SHOWN)}"
+
+
+def _weights(names: Sequence[str]) -> str:
+    """Return the number of weights and a verb: ``2 weights are``."""
+    return f"{count(len(names), 'weight')} {'is' if len(names) == 1 else 'are'}"
 
 
 def _to_be_quantised(names: list[str], twice: Iterable[str], folder: Folder | None) -> list[str]:

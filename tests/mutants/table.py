@@ -43,14 +43,14 @@ MUTANTS = (
     ),
     Mutant(
         "the start token of a decoder may be in generation_config.json alone",
-        "places = [(CONFIG, _fields(config)), (GENERATION, _generation(folder)), *",
-        "places = [(CONFIG, _fields(config)), *",
+        "places = [(CONFIG, given), (GENERATION, _document(folder, GENERATION)), *",
+        "places = [(CONFIG, given), *",
         "api/prove/test_decoder_inputs.py",
     ),
     Mutant(
         "only a number that may be an id is the start token of a decoder",
-        "if type(value) is int and 0 <= value < 1 << 31)",
-        "if isinstance(value, int))",
+        "if type(value) is not int or not 0 <= value < 1 << 31:",
+        "if not isinstance(value, int):",
         "api/prove/test_decoder_inputs.py",
     ),
     Mutant(
@@ -1687,7 +1687,7 @@ MUTANTS = (
     ),
     Mutant(
         "the token at the end of an image is not an end token that chat models had before",
-        "end[_▁ ]?of[_▁ ]?({WHOLE})(_id)?",
+        "end[_▁ ]?of[_▁ ]?({WHOLE})",
         "end[_▁ ]?of.*",
         "api/model_folder/tokenizer/test_special_roles.py",
     ),
@@ -1870,6 +1870,45 @@ MUTANTS = (
         "if exclusions.unread or exclusions.is_spent else PlainWeights(found, [])",
         "if exclusions.is_spent else PlainWeights(found, [])",
         "tensors/encodings/test_possible_exclusions.py",
+    ),
+    Mutant(
+        "the default of a class is the start token of a decoder only if no file has one",
+        "if not read or name in read}",
+        "if True}",
+        "api/prove/test_decoder_inputs.py",
+    ),
+    Mutant(
+        "an expression that matches the end of a quantised module's name excludes no other module by an end",
+        "any(self._meets(expression, end) for end in ends)",
+        "False",
+        "tensors/encodings/test_possible_exclusions.py",
+    ),
+    Mutant(
+        "modules_in_block_to_quantize of GPTQ is compared with whole names",
+        "ends = [end for name in names for end in _ends_of(name) if end != module]",
+        "ends = [end for name in names for end in _ends_of(name) if end != module]\n"
+        "        if any(map(self._modules.left_out, ends)):\n            return True",
+        "tensors/encodings/test_possible_exclusions.py",
+    ),
+    Mutant(
+        "entries of ModelOpt exclude no module by another prefix if quantised modules were excluded too",
+        'self._entries = frozenset(one for one in entries if f".{one}." not in coded)',
+        "self._entries = frozenset(entries)",
+        "tensors/encodings/test_modelopt.py",
+    ),
+    Mutant(
+        "weights of a kind that an expression may exclude are said, even if it is not evaluated",
+        (
+            "        if undecided:\n            said = f\"some expressions of its quantization_config"
+        ),
+        "        if undecided and not 0:\n            return\n            said = f\"some expressions of its quantization_config",
+        "tensors/encodings/test_plain_kinds.py",
+    ),
+    Mutant(
+        "functions that another thread put in place of those without values stay",
+        "    if getattr(place, name) is replacement:\n        setattr(place, name, original)",
+        "    setattr(place, name, original)",
+        "destinations/hf/test_growing_axes.py",
     ),
     Mutant(
         "AWQ excludes modules by a part of their names",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...destinations.hf.files import CONFIG, GENERATION
 from ...errors import ConfigError
-from ...util.text import count
+from ...util.text import count, escape
 
 __all__ = ["DECODER", "NO_START", "with_decoder"]
 
@@ -30,11 +30,10 @@ NO_START = (
 
 
 class _Start(NamedTuple):
-    """The token with which a decoder begins, and the field and the file that have it."""
+    """The token with which a decoder begins, and the field that has it: "decoder_start_token_id of config.json"."""
 
     token: int
     field: str
-    file: str
 
 
 def with_decoder(arguments: dict[str, Tensor], module: nn.Module, folder: str) -> tuple[dict[str, Tensor], str]:
@@ -42,7 +41,7 @@ def with_decoder(arguments: dict[str, Tensor], module: nn.Module, folder: str) -
 
     They stay as they are if there is no start token, if ``forward`` needs none, or if the decoder predicts codes of
     audio in several channels. The hint is for the case that the network does not run; "" if there is none. Raises
-    ConfigError if the decoder has too few tokens for the start token or the text.
+    ConfigError if the start token is not an id, or if the decoder has too few tokens for it or for the text.
     """
     config: Any = getattr(module, "config", None)
     known = inspect.signature(module.forward).parameters
@@ -51,8 +50,11 @@ def with_decoder(arguments: dict[str, Tensor], module: nn.Module, folder: str) -
     sections = [config, *(getattr(config, name, None) for name in ("decoder", "decoder_config", "text_config"))]
     if any(hasattr(one, name) for one in sections[1:3] for name in ("num_channels", "num_codebooks")):
         return arguments, ""
-    nested = [(CONFIG, _fields(one)) for one in sections[1:]]
-    places = [(CONFIG, _fields(config)), (GENERATION, _generation(folder)), *nested]
+    read, own = _document(folder, CONFIG), [_fields(one) for one in sections]
+    nested = [(CONFIG, one) for one in own[1:]]
+    given = {name: value for name, value in own[0].items() if not read or name in read}
+    own_class = f"{type(config).__name__} ({CONFIG} has none)"
+    places = [(CONFIG, given), (GENERATION, _document(folder, GENERATION)), *nested, (own_class, own[0])]
     start = _first(places, START)
     if start is None and _starts_with_last(module):
         return arguments, ""
@@ -76,22 +78,29 @@ def _fields(config: Any) -> Mapping[str, Any]:
     return {name: getattr(config, name, None) for name in (START, BEGIN)}
 
 
-def _generation(folder: str) -> Mapping[str, Any]:
-    """Return the fields of generation_config.json; {} if it is missing or cannot be read."""
+def _document(folder: str, name: str) -> Mapping[str, Any]:
+    """Return the fields of a JSON file in the folder; {} if it is missing or cannot be read."""
     from ...storage.json_text import read_json
     from ...storage.small_files import read_text
 
     with suppress(OSError, ValueError):
-        fields = read_json(read_text(os.path.join(folder, GENERATION)))
+        fields = read_json(read_text(os.path.join(folder, name)))
         return fields if isinstance(fields, dict) else {}
     return {}
 
 
 def _first(places: list[tuple[str, Mapping[str, Any]]], name: str) -> _Start | None:
-    """Return the first id in a field with this name; values that are not ids are ignored."""
-    values = [(file, one.get(name)) for file, one in places]
-    found = ((file, value) for file, value in values if type(value) is int and 0 <= value < 1 << 31)
-    return next((_Start(value, name, file) for file, value in found), None)
+    """Return the id in the first field with this name and a value; raises ConfigError if the value is not an id."""
+    file, value = next(((file, one[name]) for file, one in places if one.get(name) is not None), ("", None))
+    if value is None:
+        return None
+    if isinstance(value, list) and len(set(map(repr, value))) == 1:  # generation may have one for each text
+        value = value[0]
+    if type(value) is not int or not 0 <= value < 1 << 31:
+        raise ConfigError(
+            f"{name} of {file} is {escape(repr(value))}: this is not a token id.", hint=f"Correct {name}, or {TENSORS}"
+        )
+    return _Start(value, f"{name} of {file}")
 
 
 def _starts_with_last(module: nn.Module) -> bool:
@@ -114,9 +123,8 @@ def _check_start(start: _Start, size: int | None) -> None:
     """Raise ConfigError if the decoder's embedding, with ``size`` rows, has no row for the start token."""
     if size is not None and start.token >= size:
         raise ConfigError(
-            f"{start.field} of {start.file} is {start.token}, but the decoder of this network has "
-            f"{count(size, 'token')}.",
-            hint=f"Correct {start.field}, or {TENSORS}",
+            f"{start.field} is {start.token}, but the decoder of this network has {count(size, 'token')}.",
+            hint=f"Correct {start.field.partition(' ')[0]}, or {TENSORS}",
         )
 
 

@@ -374,7 +374,7 @@ def _notes(source: CheckpointLike, root: str | None) -> tuple[str, ...]:
 def _built(build: Callable[[], object]) -> nn.Module:
     """Build a module on the meta device, in float32 and evaluation mode; the global random state does not change.
 
-    The state is saved when no other thread draws: else the state of the other thread would be put back.
+    The state is saved while no other thread draws; otherwise the other thread's state would be put back.
     """
     with PROCESS_STATE, torch.random.fork_rng(devices=()):
         module = build_on_meta(lambda: _module(build()))

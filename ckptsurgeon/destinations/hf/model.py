@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
-from unittest import mock
 
 from ...errors import ConfigError
 from ...tensors.info import TensorInfo
@@ -168,8 +167,17 @@ def _without_values() -> Iterator[None]:
     with PROCESS_STATE, ExitStack() as stack:
         stack.callback(builders.clear)  # another thread may put a replacement back after the block
         for place, name in [*((init, name) for name in names), (PreTrainedModel, "initialize_weights")]:
-            stack.enter_context(mock.patch.object(place, name, _idle_for(builders, getattr(place, name))))
+            original = getattr(place, name)
+            idle = _idle_for(builders, original)
+            setattr(place, name, idle)
+            stack.callback(_put_back, place, name, idle, original)
         yield
+
+
+def _put_back(place: object, name: str, replacement: object, original: object) -> None:
+    """Put an original back, if the replacement is still there: transformers may have put its own function there."""
+    if getattr(place, name) is replacement:
+        setattr(place, name, original)
 
 
 def _idle_for(builders: Collection[int], original: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 from ._settings import Settings, modelopt_of
 
 __all__ = [
-    "BEFORE_NUMBER", "GENERAL", "SKIPPED", "Modules", "expression_of", "module_of", "parts_of", "renamed_modules",
+    "BEFORE_NUMBER", "GENERAL", "SKIPPED", "Expression", "Modules", "expression_of", "module_of", "parts_of",
+    "renamed_modules",
 ]  # fmt: skip
 
 GENERAL = -1
@@ -39,10 +41,22 @@ _PLAIN = re.compile(
     r"|\((?:\?[:=!])?(?:[\w|.\\\-]|\[[\w\-]+\])+\)\??)*\$?"
 )
 """Matches those regular expressions in settings that are safe to evaluate, since they repeat no group."""
+_COSTLY = re.compile(r"[^\x00-\x7f]|\\[xuUN0-9]|\[\[|--|&&|~~|\|\|")
+"""Matches texts that are not compiled as expressions: they may have long ranges of characters, or Python may warn."""
 _REPEATED, _GROUPED, _LONGEST, _MOST = 3, 2, 200, 200
 """Limits: unlimited repetitions and groups in an expression, characters of an expression or name, entries of a list."""
 _STEPS = 1_000_000_000
 """How many steps all expressions in settings may take in the worst case: this many take seconds."""
+
+
+class Expression(NamedTuple):
+    """An expression in the settings that excludes modules.
+
+    It matches the beginning of a module's name; with ``whole``, it matches the name of the module or of one around it.
+    """
+
+    pattern: re.Pattern[str]
+    whole: bool
 
 
 class Modules:
@@ -77,8 +91,10 @@ class Modules:
         self._excluded = _ExcludedModules(modelopt_of(settings))
         wild = [one for one in self._skipped if not re.fullmatch(r"[\w.\-]*", one)]
         self._skipping = _expressions(wild)
-        given = {*wild, *(one for one in ignored if one[:3] == "re:")} - self._skipping.keys() - self._ignoring.keys()
-        self.unread |= {one for one in given if _is_valid(one.removeprefix("re:"))} | self._excluded.unread
+        given = dict.fromkeys([*wild, *(one for one in ignored if one[:3] == "re:")])
+        left = [one for one in given if one not in self._skipping and one not in self._ignoring]
+        valid = {one for one in islice(left, _MOST) if _is_valid(one.removeprefix("re:"))}
+        self.unread |= valid | set(left[_MOST:]) | self._excluded.unread
 
     def place(self, module: str) -> int:
         """Return the index of the section for a module; ``GENERAL`` if there is no such section."""
@@ -98,6 +114,20 @@ class Modules:
         """Whether an entry of the settings could leave a module unquantised; if not, ``left_out`` always returns ""."""
         named = (self._skipped, self._ignored, self._ignoring, self._only, self._patterns, self._excluded)
         return any(named) or any(value is False for value in self._settings.values())
+
+    @property
+    def names(self) -> list[str]:
+        """The names of excluded modules in those settings that are compared with whole names: MLX's and ModelOpt's."""
+        is_of_mlx = not isinstance(self._settings.get("quant_method"), str)
+        own = [name for name, value in self._settings.items() if value is False] if is_of_mlx else []
+        return [*own, *self._excluded.names]
+
+    @property
+    def expressions(self) -> list[Expression]:
+        """The expressions that exclude modules from quantisation."""
+        started = [*self._ignoring.values(), *(one for one, _, entry in self._patterns if entry[:2] == "-:")]
+        whole = [*self._skipping.values(), *self._excluded.patterns]
+        return [*(Expression(one, whole=False) for one in started), *(Expression(one, whole=True) for one in whole)]
 
     def settings(self, place: int) -> Settings:
         """Return the settings for the modules of a section, in the form of a ``quantization_config``."""
@@ -129,10 +159,6 @@ class Modules:
             return _BLOCKS
         first = next((entry for one, _, entry in self._patterns if self.meets(one, module)), "")
         return f"{_DYNAMIC} ({first})" if first[:2] == "-:" and module not in self._names else ""
-
-    def may_leave_out(self, module: str) -> bool:
-        """Return whether the settings leave a module unquantised, or may do so under another prefix of its name."""
-        return bool(self.left_out(module)) or self._excluded.may_name(module)
 
     def meets(self, pattern: re.Pattern[str], module: str, *, whole: bool = False) -> bool:
         """Return whether an expression matches the beginning of a module's name, or the whole name if ``whole``.
@@ -218,11 +244,19 @@ class _ExcludedModules:
         self.unread = frozenset(wild) - frozenset(usable)
         self._patterns = {one: _with_wildcards(one) for one in usable}
         self._any = re.compile("|".join(self._patterns.values()))
-        ends = (BEFORE_NUMBER.sub("", one).strip("*.") for one in self._fields)
-        self._ends = frozenset(one for one in ends if one)
 
     def __bool__(self) -> bool:
         return bool(self._fields)
+
+    @property
+    def names(self) -> list[str]:
+        """The entries without dots and wildcards at their beginning and end."""
+        return [name for entry in self._fields if (name := entry.strip("*."))]
+
+    @property
+    def patterns(self) -> list[re.Pattern[str]]:
+        """The entries with wildcards as regular expressions, without those in ``unread``."""
+        return [re.compile(one) for one in self._patterns.values()]
 
     def by(self, module: str) -> str:
         """Return the field and the entry that excludes a module; "" if there is none."""
@@ -231,14 +265,6 @@ class _ExcludedModules:
         if not found and self._patterns and len(module) <= _LONGEST and self._any.fullmatch(module):
             found = next(one for one, pattern in self._patterns.items() if re.fullmatch(pattern, module))
         return f"{self._fields[found]} ({found})" if found else ""
-
-    def may_name(self, module: str) -> bool:
-        """Return whether an entry may be the name of a module in another version of the model.
-
-        Everything before the number of the layer is ignored: the entry ``model.layers.3.mlp`` may be the name of
-        ``decoder.blocks.3.mlp``.
-        """
-        return bool(self._ends) and not self._ends.isdisjoint(parts_of(module))
 
 
 def parts_of(module: str) -> set[str]:
@@ -340,21 +366,20 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _is_valid(text: str) -> bool:
     """Return whether a text may be a regular expression. A loader cannot use one that is not: it excludes nothing."""
-    if len(text) > _LONGEST:
-        return True
-    try:
-        re.compile(text)
-    except (re.error, OverflowError, RecursionError):
-        return False
-    return True
+    return len(text) > _LONGEST or bool(_COSTLY.search(text)) or _compiled(text) is not None
 
 
 def expression_of(text: str) -> re.Pattern[str] | None:
-    """Return a compiled regular expression; None if it is not valid or could take long to match."""
+    """Return a compiled regular expression; None if it is not valid or could take long to compile or to match."""
     is_short = len(text) <= _LONGEST and text.count("(") <= _GROUPED
-    if not is_short or _repeated(text) > _REPEATED or not _PLAIN.fullmatch(text):
+    if not is_short or _repeated(text) > _REPEATED or not _PLAIN.fullmatch(text) or _COSTLY.search(text):
         return None
+    return _compiled(text)
+
+
+def _compiled(text: str) -> re.Pattern[str] | None:
+    """Return a compiled regular expression; None if it is not valid."""
     try:
         return re.compile(text)
-    except re.error:
+    except (re.error, ValueError, OverflowError, RecursionError):  # ValueError: flags that contradict each other
         return None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ..info import TensorInfo
 from ._encoding import QuantisedTensors
-from ._modules import BEFORE_NUMBER, GENERAL, SKIPPED, Modules, module_of, parts_of
+from ._modules import BEFORE_NUMBER, GENERAL, SKIPPED, Expression, Modules, module_of, parts_of
 from ._settings import QuantisationSettings, Settings
 from ._unlike import WHOLE, is_number, method_of, targets_of, without_numbers
 
@@ -29,12 +29,10 @@ _OF_EXPERTS = ("fp8", "mxfp4")
 def by_kind(settings: Settings) -> bool:
     """Return whether the method quantises all linear layers except those that its settings exclude.
 
-    This is false for compressed-tensors if there are other targets than "Linear". It is false if an expression in the
-    settings is not evaluated because it could take long to match.
+    This is false for compressed-tensors if there are other targets than "Linear".
     """
-    if method_of(settings) == "compressed-tensors" and targets_of(settings) != {"Linear"}:
-        return False
-    return method_of(settings) in WHOLE and not Modules(settings).unread
+    method = method_of(settings)
+    return method in WHOLE and (method != "compressed-tensors" or targets_of(settings) == {"Linear"})
 
 
 class PlainWeights(NamedTuple):
@@ -64,17 +62,17 @@ def plain_among_codes(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo]
     return _not_excluded([key for key in plain if patterns[key] in forms], codes, tensors, settings)
 
 
-def plain_kinds(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> list[str]:
+def plain_kinds(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> PlainWeights:
     """Return the plain weights of linear layers (such as ``q_proj``) that are not quantised in any layer of the model.
 
     They are returned only if other weights in the same stack of layers are quantised. Weights that the settings exclude
     from quantisation are not returned.
     """
     if not codes.tensors or not by_kind(settings):
-        return []
+        return PlainWeights([], [])
     plain = [key for key in _plain(tensors, QuantisationSettings(settings).method) if key not in codes.by_key]
     if not plain:
-        return []
+        return PlainWeights([], [])
     forms = {without_numbers(one.name) for one in codes.tensors}
     stacks = {match[1] for one in codes.tensors if one.codes and (match := _IN_LAYER.match(one.name))}
     found = [
@@ -82,7 +80,7 @@ def plain_kinds(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], sett
         for key in plain
         if (match := _IN_LAYER.match(key)) is not None and match[1] in stacks and without_numbers(key) not in forms
     ]
-    return _not_excluded(found, codes, tensors, settings).names
+    return _not_excluded(found, codes, tensors, settings)
 
 
 def _not_excluded(
@@ -93,8 +91,14 @@ def _not_excluded(
         return PlainWeights([], [])
     quantised = [module_of(one.name) for one in codes.tensors if one.codes]
     exclusions = PossibleExclusions(settings, tensors, quantised)
-    found = [key for key in plain if not exclusions.may_exclude(module_of(key))]
+    found = [key for key in plain if not any(map(exclusions.may_exclude, _modules_of(key)))]
     return PlainWeights([], found) if exclusions.unread or exclusions.is_spent else PlainWeights(found, [])
+
+
+def _modules_of(key: str) -> list[str]:
+    """Return the modules that settings may exclude for a weight: all experts of a layer are one module."""
+    module = module_of(key)
+    return [module, module.rpartition(".")[0]] if _EXPERTS.search(key) else [module]
 
 
 def _plain(tensors: Mapping[str, TensorInfo], method: str) -> Iterator[str]:
@@ -135,10 +139,13 @@ class PossibleExclusions:
     ``is_spent`` if later expressions were not evaluated because the previous ones could have taken too long.
     """
 
-    def __init__(self, settings: Settings, keys: Iterable[str] = (), quantised: Iterable[str] = ()) -> None:
-        self._modules, self._by_end = Modules(settings), dict[str, bool]()
+    def __init__(self, settings: Settings, keys: Iterable[str] = (), quantised: Sequence[str] = ()) -> None:
+        self._modules, self._quantised = Modules(settings), quantised
+        self._expressions = self._modules.expressions
+        self._by_end, self._refuted = dict[str, list[Expression]](), dict[Expression, bool]()
         skipped = [one for one in _texts(settings, *SKIPPED) if one.strip(".")]
-        entries = {one.strip(".") for one in (*skipped, *_texts(settings, "ignore"))} - {""}
+        listed = (*skipped, *_texts(settings, "ignore"), *self._modules.names)
+        entries = {one.strip(".") for one in listed} - {""}
         coded = "\n".join(("", *(f".{name}." for name in quantised), "")) if entries else "\n"
         every = "\n".join(f".{key}." for key in keys) if entries else ""
         self._entries = frozenset(one for one in entries if f".{one}." not in coded)
@@ -161,22 +168,38 @@ class PossibleExclusions:
     def may_exclude(self, module: str) -> bool:
         """Return whether the settings exclude a module, or may do so under another name of it."""
         names = _names(module)
-        if any(map(self._may_name, names)) or any(map(self._excludes, names)):
+        if self._modules.left_out(module) or any(map(self._is_plain, names)) or any(map(self._may_name, names)):
             return True
-        words = module.split(".")
-        return any(self._leaves_out(".".join(words[start:])) for start in range(1, len(words)))
+        ends = [end for name in names for end in _ends_of(name) if end != module]
+        return any(not self._is_refuted(one) for end in ends for one in self._matching(end))
 
-    def _leaves_out(self, end: str) -> bool:
-        """Return whether the settings exclude a module with this name, the end of another: many names have this end."""
-        if end not in self._by_end:
-            self._by_end[end] = bool(self._modules.left_out(end))
-        return self._by_end[end]
-
-    def _excludes(self, name: str) -> bool:
-        """Return whether the settings exclude a module with this name."""
+    def _is_plain(self, name: str) -> bool:
+        """Return whether the settings have a section for a module with this name whose weights are not quantised."""
         place = self._modules.place(name)
         bits = self._modules.settings(place).get("bits") if place != GENERAL else None
-        return (isinstance(bits, int) and bits >= _WITHOUT_CODES) or self._modules.may_leave_out(name)
+        return isinstance(bits, int) and bits >= _WITHOUT_CODES
+
+    def _matching(self, end: str) -> list[Expression]:
+        """Return the expressions that match a name, the end of another: many names have this end."""
+        if end not in self._by_end:
+            self._by_end[end] = [one for one in self._expressions if self._meets(one, end)]
+        return self._by_end[end]
+
+    def _meets(self, expression: Expression, name: str) -> bool:
+        """Return whether an expression matches a name."""
+        pattern, whole = expression
+        if not whole:
+            return self._modules.meets(pattern, name)
+        words = name.split(".")
+        around = (".".join(words[:end]) for end in range(len(words), 0, -1))
+        return any(self._modules.meets(pattern, one, whole=True) for part in around for one in (part, f"{part}."))
+
+    def _is_refuted(self, expression: Expression) -> bool:
+        """Return whether an expression matches another name of a quantised module, or the end of one of its names."""
+        if expression not in self._refuted:
+            ends = (end for module in self._quantised for name in _names(module) for end in _ends_of(name))
+            self._refuted[expression] = any(self._meets(expression, end) for end in ends)
+        return self._refuted[expression]
 
     def _may_name(self, name: str) -> bool:
         """Return whether an entry without wildcards may stand for a module with this name, or for a part of the name.
@@ -204,6 +227,12 @@ def _tails(entries: Sequence[str], coded: str) -> frozenset[str]:
         tail = BEFORE_NUMBER.sub("", entry)
         found.setdefault(entry.removesuffix(tail), set()).add(tail)
     return frozenset().union(*(some for some in found.values() if not any(f".{one}." in coded for one in some)))
+
+
+def _ends_of(name: str) -> Iterator[str]:
+    """Yield a name and its ends: ``a.b.c``, ``b.c`` and ``c``."""
+    words = name.split(".")
+    yield from (".".join(words[start:]) for start in range(len(words)))
 
 
 def _names(module: str) -> list[str]:

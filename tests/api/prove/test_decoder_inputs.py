@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import wave
 from pathlib import Path
 from typing import Any
@@ -91,25 +92,53 @@ def test_a_start_token_is_found_where_generation_finds_it(file: str, fields: dic
     assert set(given_inputs("texts.txt", model, "a").arguments["decoder_input_ids"][:, 0].tolist()) == {START}
 
 
-@pytest.mark.parametrize("value", [2**70, 2**31, -1, True, 3.0])
-def test_a_value_that_is_no_id_is_not_a_start_token(value: Any) -> None:
+@pytest.mark.parametrize("value", [2**70, 2**31, -1, True, 3.0, [], [1, 2], "1", {"a": 1}])
+def test_a_value_that_is_no_id_is_an_error(value: Any) -> None:
+    """Another field is not taken instead: what the decoder begins with would not be what the file says."""
     model = t5()
     model.config.decoder_start_token_id = value
     tokeniser()
-    edit("generation_config.json", decoder_start_token_id=value, bos_token_id=5)
-    assert given_inputs("texts.txt", model, "a").arguments["decoder_input_ids"][0, 0] == 5
+    edit("generation_config.json", bos_token_id=5)
+    said = f"decoder_start_token_id of config.json is {value!r}: this is not a token id."
+    with pytest.raises(cs.ConfigError, match=re.escape(said)) as caught:
+        given_inputs("texts.txt", model, "a")
+    assert caught.value.hint.startswith("Correct decoder_start_token_id, or give the arguments")
 
 
-@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
-def test_a_verb_says_what_to_do_if_the_start_token_is_no_id(file: str) -> None:
+@pytest.mark.parametrize("field", ["decoder_start_token_id", "bos_token_id"])
+def test_a_value_of_generation_config_json_that_is_no_id_is_an_error(field: str) -> None:
     t5()
     tokeniser()
     for name in ("config.json", "generation_config.json"):
         edit(name, drop="decoder_start_token_id")
-    edit(file, decoder_start_token_id=2**70)
-    with pytest.raises(cs.ConfigError) as caught:
+    edit("generation_config.json", **{field: 2**70})
+    with pytest.raises(cs.ConfigError, match=f"{field} of generation_config.json is {2**70}: this is not a token id"):
         cs.prove("a", "a", inputs="texts.txt")
-    assert "has the token with which the decoder begins" in caught.value.hint
+
+
+def test_generation_may_have_the_start_token_once_for_each_text() -> None:
+    t5()
+    tokeniser()
+    edit(drop="decoder_start_token_id")
+    edit("generation_config.json", decoder_start_token_id=[START, START])
+    assert cs.prove("a", "a", inputs="texts.txt").verdict == "SAME"
+
+
+def test_the_default_of_a_class_comes_last() -> None:
+    """That of Marian's class is 58100; its models have it in config.json, or in generation_config.json alone."""
+    torch.manual_seed(0)
+    found = transformers.MarianConfig(**{**BART, "decoder_start_token_id": 7})
+    transformers.MarianMTModel(found).save_pretrained("a")
+    tokeniser()
+    edit(drop="decoder_start_token_id")
+    edit("generation_config.json", decoder_start_token_id=3)
+    assert "decoder_input_ids" in cs.prove("a", "a", inputs="texts.txt").inputs
+    edit("generation_config.json", drop="decoder_start_token_id")
+    said = (
+        "decoder_start_token_id of MarianConfig (config.json has none) is 58100, but the decoder of this network has 8"
+    )
+    with pytest.raises(cs.ConfigError, match=re.escape(said)):
+        cs.prove("a", "a", inputs="texts.txt")
 
 
 @pytest.mark.parametrize(
@@ -265,6 +294,6 @@ def test_a_decoder_of_sound_gets_its_start_token() -> None:
     edit(decoder_start_token_id=16)
     with pytest.raises(cs.ConfigError, match="decoder_start_token_id of config.json is 16, but the decoder of"):
         cs.prove("a", "a", inputs="a.wav")
-    edit(decoder_start_token_id=2**70)
+    edit(drop="decoder_start_token_id")  # the default of the class is 50257
     edit("generation_config.json", decoder_start_token_id=START)
     assert cs.prove("a", "a", inputs="a.wav").verdict == "SAME"

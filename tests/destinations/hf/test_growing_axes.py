@@ -80,6 +80,19 @@ def test_a_model_that_cannot_have_more_tokens_has_no_known_axes(monkeypatch: pyt
     assert axes(GPT2) == {}
 
 
+def test_functions_that_another_thread_puts_there_meanwhile_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers has versions of its own, which it puts in place while it initialises a model."""
+    own = torch.nn.init.ones_
+    monkeypatch.setattr(torch.nn.init, "ones_", own)
+    with model._without_values():
+        torch.nn.init.ones_ = other = lambda tensor: tensor.fill_(2)
+    assert torch.nn.init.ones_ is other
+    torch.nn.init.ones_ = own
+    with model._without_values():
+        assert torch.nn.init.ones_ is not own
+    assert torch.nn.init.ones_ is own
+
+
 def test_models_that_other_threads_build_get_their_values() -> None:
     """The functions that draw values are replaced for all threads, but are idle only in the one that builds."""
     config = GPT2Config(vocab_size=40, n_positions=8, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)

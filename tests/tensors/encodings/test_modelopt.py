@@ -77,6 +77,20 @@ def test_a_plain_module_that_is_not_excluded_is_said(algorithm: str, place: str)
         assert said(model(plain(state, *others), algorithm, place, ("lm_head", entry))) == []
 
 
+VISUAL = tuple(f"visual.blocks.{number}.mlp.up_proj" for number in range(6))
+
+
+@pytest.mark.parametrize(
+    "entries", [VISUAL, ("model.layers.2.*",), ("*.experts.3.*",), ("mlp*",), ("layers.2", "up_proj")]
+)
+@each_case
+def test_entries_for_other_modules_exclude_nothing(algorithm: str, place: str, entries: tuple[str, ...]) -> None:
+    """Entries with another prefix may name modules of this model, but not if quantised modules were excluded too."""
+    state = plain(coded_tensors(KINDS[algorithm][0]), ONE)
+    found = said(model(state, algorithm, place, ("lm_head", *entries)))
+    assert [one for one in found if "1 weight is not quantised, although other layers are, and" in one]
+
+
 @each_case
 def test_modules_that_are_plain_in_all_layers_are_said(algorithm: str, place: str) -> None:
     names = [f"model.layers.{number}.mlp.up_proj" for number in range(6)]
@@ -84,7 +98,8 @@ def test_modules_that_are_plain_in_all_layers_are_said(algorithm: str, place: st
     (note,) = said(model(state, algorithm, place))
     assert "6 weights are not quantised in any layer, although its quantization_config does not exclude them" in note
     assert said(model(state, algorithm, place, ("lm_head", "*up_proj"))) == []
-    assert said(model(state, algorithm, place, ("lm_head", "*" * 201))) == []  # too long to be compared
+    (note,) = said(model(state, algorithm, place, ("lm_head", "*" * 201)))  # too long to be compared
+    assert "which may exclude them, are not evaluated" in note
 
 
 def test_of_mixed_precision_nothing_is_said() -> None:

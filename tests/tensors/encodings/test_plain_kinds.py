@@ -55,10 +55,21 @@ def test_what_the_settings_leave_out_is_not(name: str, entries: list[str], tmp_p
     assert not said(cs.inspect(beside(name, tmp_path, "self_attn.q_proj", **{field: entries})))
 
 
-@pytest.mark.parametrize("entry", ["re:.*self_attn.*", "re:.*q_proj", "re:model.layers.\\d+.self_attn.[qkv]_proj",
-                                   "re:" + "(a|b)(c|d)(e|f)(.*)q_proj"])  # fmt: skip
-def test_expressions_that_leave_out_or_cannot_be_read_are_heeded(entry: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("entry", ["re:.*self_attn.*", "re:.*q_proj", "re:model.layers.\\d+.self_attn.[qkv]_proj"])
+def test_expressions_that_leave_modules_out_are_heeded(entry: str, tmp_path: Path) -> None:
     assert not said(cs.inspect(beside("int4-packed", tmp_path, "self_attn.q_proj", ignore=["lm_head", entry])))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("number", [3, 1])
+def test_kinds_that_an_expression_may_leave_out_are_said(number: int, verb: str, tmp_path: Path) -> None:
+    """It has more groups than are evaluated."""
+    ignore = ["lm_head", "re:(a|b)(c|d)(e|f)(.*)q_proj", *(WHERE.format(n, "self_attn.q_proj")[:-7] for n in range(3))]
+    folder = beside("int4-packed", tmp_path, "self_attn.q_proj", ignore=ignore[: 5 - number])
+    (note,) = said(VERBS[verb](folder))
+    are, them = ("3 weights are", "them") if number == 3 else ("1 weight is", "it")
+    may = f"some expressions of its quantization_config, which may exclude {them}, are not evaluated: "
+    assert f"{are} not quantised in any layer; {may}" in note
 
 
 @pytest.mark.parametrize("module", ["mlp.gate", "mlp.router", "input_layernorm", "self_attn.indexer.weights_proj"])

@@ -146,6 +146,49 @@ def test_a_rule_by_which_quantised_modules_would_be_excluded_is_not_the_loader_s
     assert (failures(folder), undecided(folder)) == ([f"{THREE[1]}.weight"], [])
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("gptq", {"dynamic": {"-:mlp": {}}}),
+        ("gptq", {"dynamic": {"-:layers.\\d+.mlp": {}}}),
+        ("gptq", {"modules_in_block_to_quantize": [["mlp.up_proj", "mlp.down_proj", "self_attn.q_proj"]]}),
+        ("fp8-block", {"modules_to_not_convert": ["mlp.*"]}),
+        ("fp8-block", {"modules_to_not_convert": ["[l]ayers.*"]}),
+        ("fp8-block", {"modules_to_not_convert": ["(?a)(?u)x"]}),
+        ("int4-packed", {"ignore": ["re:mlp.up.*"]}),
+        ("int4-packed", {"ignore": ["re:.*gate_up_proj"]}),
+    ],
+)
+def test_a_reading_of_an_entry_that_excludes_quantised_modules_is_not_the_loader_s(
+    name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """An expression may match the end of a name, or the name of a joined module, in some loader."""
+    folder = folder_of(name, tmp_path)
+    changed(folder, 1)
+    with_settings(folder, settings)
+    assert (failures(folder), undecided(folder)) == ([f"{THREE[1]}.weight"], [])
+
+
+@pytest.mark.parametrize("entry", ["[[x]", "[a--b]", "(?i)[\x01-\U0010fffe]", "(?i)[\\x01-\\U0010fffe]", "[a-\u4e00]"])
+def test_costly_and_doubtful_expressions_are_not_compiled(
+    entry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python warns of the first two, and takes very long for many such ranges. Warnings are errors in tests."""
+    folder = folder_of("fp8-block", tmp_path)
+    changed(folder, 1)
+    monkeypatch.setattr(_modules, "_compiled", lambda text: pytest.fail(f"{text} is compiled"))
+    with_settings(folder, {"modules_to_not_convert": ["lm_head", entry]})
+    assert (failures(folder), undecided(folder)) == ([], [f"{THREE[1]}.weight"])
+
+
+def test_of_very_many_expressions_the_first_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    monkeypatch.setattr(_modules, "_compiled", tried.append)
+    entries = [f"(a|b)(c|d)(e|f){number}" for number in range(1000)]
+    assert len(_modules.Modules({"quant_method": "fp8", "modules_to_not_convert": entries}).unread) == 800
+    assert len(tried) == 200
+
+
 def test_before_version_5_transformers_compared_the_beginning_of_a_name(tmp_path: Path) -> None:
     folder = folder_of("fp8-block", tmp_path)
     changed(folder, 1)

@@ -10,10 +10,10 @@ from ..tokenizer.tokenizer_files import brief_token
 
 __all__ = ["moved_id_notes"]
 
-WHOLE = "text|turn|sentence|utterance|message|document"
+WHOLE = "text|turn|sentence|sequence|utterance|message|response|reply|answer|document"
 """What ends with a token: a text, or a part of one. An image, a thought or a prompt is followed by more of the text."""
 ENDS = re.compile(
-    rf"[\[<|｜]+(/s|eo[stdmp](_id)?|(im_|turn_)?end|end[_▁ ]?of[_▁ ]?({WHOLE})(_id)?|return)[\]>|｜]+", re.IGNORECASE
+    rf"[\[<|｜]+(/s|eo[stdmp]|(im_|turn_)?end|end[_▁ ]?of[_▁ ]?({WHOLE})|return)(_id|_token)?[\]>|｜]+", re.IGNORECASE
 )
 """Matches tokens with which texts or messages end, such as ``</s>``, ``<|eot_id|>`` and ``<|im_end|>``."""
 

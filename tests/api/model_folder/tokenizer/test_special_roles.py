@@ -408,7 +408,7 @@ def test_ids_of_the_first_end_of_a_chat_model_are_not(begin: str, end: str, pad:
 TEXT_ENDS = [
     "</s>", "[/s]", "<eos>", "<|eot_id|>", "<|eom_id|>", "<EOD>", "<|eop|>", "<end_of_turn>", "<|end_of_turn|>",
     "<|endoftext|>", "<|end_of_text|>", "<end_of_utterance>", "<|end_of_message|>", "<|end_of_sentence|>",
-    "<|end_of_document|>", "<|im_end|>", "<|turn_end|>", "<|end|>", "<|return|>", "<｜end▁of▁sentence｜>",
+    "<|end_of_document|>", "<|END_OF_TURN_TOKEN|>", "<|end_of_response|>", "<|end_of_sequence|>", "<EOS_TOKEN>", "<|im_end|>", "<|turn_end|>", "<|end|>", "<|return|>", "<｜end▁of▁sentence｜>",
 ]  # fmt: skip
 """Tokens with which published models end texts or messages."""
 PART_ENDS = [
