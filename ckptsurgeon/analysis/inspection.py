@@ -13,10 +13,10 @@ from ..checkpoint.extras import Extra
 from ..formats.base.header import FilePrint
 from ..planning.keys.pattern_hints import chosen_keys
 from ..tensors.composition import leaves
-from ..tensors.encodings._agreement import basis_of
-from ..tensors.encodings._encoding import NO_CODES, QuantisedTensor, QuantisedTensors
 from ..tensors.encodings.torch_quantised import stored_bytes
 from ..tensors.info import TensorInfo
+from ..tensors.quantised.agreement import basis_of
+from ..tensors.quantised.encoding import NO_CODES, QuantisedTensor, QuantisedTensors
 from ..tensors.tied_keys import tied_keys
 from ..util.notebook import InNotebooks
 from ..util.text import count, escape, human_bytes

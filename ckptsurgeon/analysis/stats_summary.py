@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..errors import FormatError, PlanError
-from ..tensors.encodings._encoding import QuantisedTensors
 from ..tensors.info import TensorInfo
+from ..tensors.quantised.encoding import QuantisedTensors
 
 if TYPE_CHECKING:
     from ..planning.operations.perform import Weights

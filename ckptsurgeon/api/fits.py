@@ -20,7 +20,7 @@ from ..planning.transplant.by_place import HEAD
 from ..storage.json_text import read_json
 from ..storage.read.uri import shown
 from ..storage.small_files import read_file
-from ..tensors.encodings._find import find_codes
+from ..tensors.find_codes import find_codes
 from ..util.text import escape, notes_about
 from .diff import folder_differences
 from .inputs.argument_types import CheckpointLike

@@ -18,7 +18,7 @@ from ..planning.keys.infer_rules import rules_for
 from ..planning.keys.spelling import quoted
 from ..planning.plan.plan import Plan
 from ..planning.target import TargetSpec
-from ..tensors.encodings._find import find_codes
+from ..tensors.find_codes import find_codes
 from ..util.text import NUMBER_IN_KEY
 from ..vocabulary.read import tokens_beside
 from .inputs.argument_types import CheckpointLike

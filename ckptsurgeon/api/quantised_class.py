@@ -11,11 +11,12 @@ from typing import Any, Literal, TypeAlias
 from ..checkpoint.checkpoint import Checkpoint
 from ..destinations.hf.ignored_keys import ignored_keys
 from ..planning.target import TargetSpec
-from ..tensors.encodings._modules import module_of
-from ..tensors.encodings._parts import OF_CACHE
-from ..tensors.encodings._plain_kinds import PossibleExclusions, by_kind
-from ..tensors.encodings._unlike import MODELOPT, method_of
 from ..tensors.info import TensorInfo
+from ..tensors.quantised.exclusions import PossibleExclusions
+from ..tensors.quantised.modules import module_of
+from ..tensors.quantised.parts import OF_CACHE
+from ..tensors.quantised.plain_weights import by_kind
+from ..tensors.quantised.unlike import MODELOPT, method_of
 from ..util.text import count, escape, listing, shape_text
 
 __all__ = ["ClassFinding", "Kind", "has_names_of", "kept_plain", "quantised_findings"]

@@ -13,11 +13,11 @@ from ..formats.base.header import FilePrint, Header
 from ..formats.base.sharded_writer import shards_of
 from ..storage.read._memory import MemoryFile
 from ..storage.read.base import File, Folder
-from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
-from ..tensors.encodings._find import find_codes
-from ..tensors.encodings._parts import broken_partners
+from ..tensors.find_codes import find_codes
 from ..tensors.info import Storage, TensorInfo
 from ..tensors.odd_scales.collected import OddScales
+from ..tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
+from ..tensors.quantised.parts import broken_partners
 from ..tensors.tied_keys import tied_keys
 from ..util.notebook import InNotebooks
 from ..util.text import count, escape, listing

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
-from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
-from ..tensors.encodings._methods import family
 from ..tensors.info import TensorInfo
+from ..tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
+from ..tensors.quantised.methods import family
 from ..util.text import NUMBER_IN_KEY, count, escape, listing
 
 __all__ = ["of_other_columns"]

@@ -10,7 +10,7 @@ from ..errors import CheckpointError
 from ..formats._choosing import has_weights
 from ..storage.json_text import read_json
 from ..storage.read.base import Folder, Source
-from ..tensors.encodings._settings import quantisation_of
+from ..tensors.quantised.settings import quantisation_of
 
 __all__ = [
     "SETTINGS",

@@ -9,7 +9,9 @@ from typing import Any
 from ..storage.read.base import Folder
 from ..storage.read.uri import scheme_of
 from ..tensors.dtypes import DTYPES
-from ..tensors.encodings._agreement import (
+from ..tensors.find_codes import are_plain_integers
+from ..tensors.info import TensorInfo
+from ..tensors.quantised.agreement import (
     QuantisedModule,
     contradictions,
     disagreements,
@@ -17,15 +19,14 @@ from ..tensors.encodings._agreement import (
     plain_heads,
     stores_codes,
 )
-from ..tensors.encodings._asked import untargeted
-from ..tensors.encodings._encoding import QuantisedTensors
-from ..tensors.encodings._find import are_plain_integers
-from ..tensors.encodings._methods import KNOWN, family, known_by_settings
-from ..tensors.encodings._parts import IncompleteTensors
-from ..tensors.encodings._plain_kinds import HEADS, plain_among_codes, plain_kinds
-from ..tensors.encodings._sizes import unfit_sizes
-from ..tensors.encodings._unlike import stored_twice, unfit_parts
-from ..tensors.info import TensorInfo
+from ..tensors.quantised.config_groups import untargeted
+from ..tensors.quantised.encoding import QuantisedTensors
+from ..tensors.quantised.exclusions import HEADS
+from ..tensors.quantised.methods import KNOWN, family, known_by_settings
+from ..tensors.quantised.parts import IncompleteTensors
+from ..tensors.quantised.plain_weights import plain_among_codes, plain_kinds
+from ..tensors.quantised.sizes import unfit_sizes
+from ..tensors.quantised.unlike import stored_twice, unfit_parts
 from ..util.text import count, escape, listing
 from .quantisation import SETTINGS, configuration, quantisation_settings, settings_by_file
 

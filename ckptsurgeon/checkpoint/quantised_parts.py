@@ -6,20 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from ..tensors.encodings._agreement import stores_codes
-from ..tensors.encodings._asked import static_activations
-from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
-from ..tensors.encodings._find import is_named_codes
-from ..tensors.encodings._needed import needed_parts
-from ..tensors.encodings._parts import IncompleteTensors
-from ..tensors.encodings._unlike import (
+from ..tensors.find_codes import is_named_codes
+from ..tensors.info import TensorInfo
+from ..tensors.quantised.agreement import stores_codes
+from ..tensors.quantised.config_groups import static_activations
+from ..tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
+from ..tensors.quantised.needed_parts import needed_parts
+from ..tensors.quantised.parts import IncompleteTensors
+from ..tensors.quantised.unlike import (
     is_mlx_of_signed,
     odd_ones,
     of_another_scale,
     plain_with_scales,
     wrong_nvfp4_scales,
 )
-from ..tensors.info import TensorInfo
 from ..util.text import count, escape, listing, together
 
 __all__ = ["incomplete", "notes_on_parts"]

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
-from ..tensors.encodings._methods import family
-from ..tensors.encodings._settings import values_called
 from ..tensors.encodings.bitsandbytes import STATE, VALUES
 from ..tensors.info import TensorInfo
+from ..tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
+from ..tensors.quantised.methods import family
+from ..tensors.quantised.settings import values_called
 from ..util.text import count, escape, listing
 from .values.copied_parts import copied_parts
 from .values.nested_scales import odd_nested_scales

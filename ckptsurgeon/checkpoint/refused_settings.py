@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..tensors.encodings._facts import STORED_BY
-from ..tensors.encodings._settings import values_called
+from ..tensors.quantised.contradictions import STORED_BY
+from ..tensors.quantised.settings import values_called
 from ..util.text import escape, listing
 
 __all__ = ["refused_settings"]

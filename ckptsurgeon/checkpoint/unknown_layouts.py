@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..tensors.encodings._encoding import QuantisedTensors
-from ..tensors.encodings._methods import UNKNOWN, family
-from ..tensors.encodings._settings import stated_by
 from ..tensors.info import TensorInfo
+from ..tensors.quantised.encoding import QuantisedTensors
+from ..tensors.quantised.methods import UNKNOWN, family
+from ..tensors.quantised.settings import stated_by
 from ..util.text import count, escape, listing, shape_text
 
 __all__ = ["unknown_layouts"]

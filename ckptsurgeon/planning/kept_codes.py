@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 
 from ..errors import PlanError
 from ..tensors.encoders._schemes import together
-from ..tensors.encodings._agreement import QuantisedModule, disagreements
-from ..tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.info import Encoded, Reshaped, TensorInfo
+from ..tensors.quantised.agreement import QuantisedModule, disagreements
+from ..tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
 from ..util.text import count, escape, listing
 from .mixed_layers import any_layer
 from .moved_rows import MovedRows, StoredWeight, moved_rows

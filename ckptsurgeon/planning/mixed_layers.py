@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from ..errors import PlanError
-from ..tensors.encodings._encoding import QuantisedTensors
-from ..tensors.encodings._methods import family
+from ..tensors.quantised.encoding import QuantisedTensors
+from ..tensors.quantised.methods import family
 from ..util.text import escape
 from .plan.files import DECODED
 from .plan.plan import Plan

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from ..tensors.encodings._encoding import QuantisedTensor
-from ..tensors.encodings._methods import family
 from ..tensors.info import TensorInfo
+from ..tensors.quantised.encoding import QuantisedTensor
+from ..tensors.quantised.methods import family
 from .plan.step import STORED_ROWS, Input, Step
 
 __all__ = ["MovedRows", "StoredWeight", "moved_rows"]

@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ..tensors.dtypes import DTYPES
-from ..tensors.encodings._encoding import QuantisedTensors
 from ..tensors.possible_scales import CODES, decodes_nothing, fits_as_scale
+from ..tensors.quantised.encoding import QuantisedTensors
 from ..util.text import count, escape
 from .plan.plan import Plan
 from .plan.step import Input, Step

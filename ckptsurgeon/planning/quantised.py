@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from ..errors import PlanError
-from ..tensors.encodings._encoding import NO_CODES, QuantisedTensor, QuantisedTensors
-from ..tensors.encodings._find import find_codes
-from ..tensors.encodings._methods import UNKNOWN
-from ..tensors.encodings._parts import UNCODED
+from ..tensors.find_codes import find_codes
 from ..tensors.info import TensorInfo
+from ..tensors.quantised.encoding import NO_CODES, QuantisedTensor, QuantisedTensors
+from ..tensors.quantised.methods import UNKNOWN
+from ..tensors.quantised.parts import UNCODED
 from ..util.text import count, escape, listing
 from .operations.operation import COPIED, QUANTISED_NOW
 from .plan.plan import Plan

@@ -14,8 +14,8 @@ import torch
 import ckptsurgeon as cs
 from ckptsurgeon.checkpoint.quantised_values import notes_on_values
 from ckptsurgeon.tensors.encoders.bitsandbytes import FP4
-from ckptsurgeon.tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
 from ckptsurgeon.tensors.info import TensorInfo
+from ckptsurgeon.tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
 
 from ..helpers.four_bits import FOUR_BITS
 from ..helpers.quantised import IN, LAYERS, OUT, Quantised

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from ...checkpoint.checkpoint import Checkpoint
 from ...planning.keys.pattern_hints import chosen_keys
 from ...planning.operations.perform import Weights
-from ...tensors.encodings._agreement import QuantisedModule, disagreements
+from ...tensors.quantised.agreement import QuantisedModule, disagreements
 from ...util.text import escape, natural_key, notes_about
 from .logical import EncodedOtherwise, coded_in_both, encoded_otherwise
 from .outline import Outline, outline_of

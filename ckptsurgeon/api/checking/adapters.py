@@ -12,7 +12,7 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...methods.lora.matching import match_modules
 from ...methods.lora.names import peft_key_parts
 from ...methods.lora.targets import ALL, MODULE, bounded
-from ...tensors.encodings._sizes import logical_shapes
+from ...tensors.quantised.sizes import logical_shapes
 from ..inputs.dequantising import with_stated_shapes
 from ..inputs.encoding import ENCODINGS, read_as
 from ..model_folder.folder import ModelFolder, model_folder

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...planning.quantised_error import UndecodableWeightError
-from ...tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
 from ...tensors.info import TensorInfo
+from ...tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
 from ...util.text import escape
 
 if TYPE_CHECKING:

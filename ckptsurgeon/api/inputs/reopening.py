@@ -26,7 +26,7 @@ from ...storage.read._descriptors import leads_out
 from ...storage.read.local import ConsumedFile
 from ...storage.read.uri import scheme_of
 from ...storage.small_files import read_file
-from ...tensors.encodings._encoding import NO_CODES
+from ...tensors.quantised.encoding import NO_CODES
 from ...util.did_you_mean import did_you_mean
 from ...util.text import escape, listing
 from ..model_folder.documents import VOCABULARIES

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...planning.computed_buffers import is_computed
 from ...tensors.dtypes import DTYPES
-from ...tensors.encodings._find import find_codes
-from ...tensors.encodings._settings import quantisation_of
+from ...tensors.find_codes import find_codes
 from ...tensors.info import TensorInfo
+from ...tensors.quantised.settings import quantisation_of
 
 if TYPE_CHECKING:
     from ...planning.plan.plan import Plan

@@ -13,7 +13,8 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...planning.plan.files import PlanCompanion
 from ...planning.transplant.by_place import is_of_labels
 from ...tensors.dtypes import DTYPES
-from ...tensors.encodings._modules import Modules, renamed_modules
+from ...tensors.quantised.modules import Modules
+from ...tensors.quantised.renamed_modules import renamed_modules
 from ...util.text import count, escape
 from .config import float_dtypes
 

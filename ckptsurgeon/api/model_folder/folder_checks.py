@@ -12,8 +12,8 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...destinations.hf.files import ADAPTER, CONFIG
 from ...errors import ConfigError
 from ...planning.target import Companion
-from ...tensors.encodings._encoding import QuantisedTensors
 from ...tensors.info import TensorInfo
+from ...tensors.quantised.encoding import QuantisedTensors
 from ...util.text import escape, listing
 from ...vocabulary.renumbered_ids import ids_beyond
 from ..lora.differences import differences

@@ -15,8 +15,8 @@ from ...planning.plan.plan import Plan
 from ...planning.plan.step import Step
 from ...planning.target import Companion, TargetSpec
 from ...tensors.dtypes import DTYPES
-from ...tensors.encodings._settings import quantisation_of
 from ...tensors.info import TensorInfo
+from ...tensors.quantised.settings import quantisation_of
 from ...util.text import count, escape, listing, reasons
 from ...vocabulary.renumbered_ids import Renumbering
 from ...vocabulary.replacement import NewVocabulary, token_file

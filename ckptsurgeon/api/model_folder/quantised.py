@@ -15,9 +15,9 @@ from ...errors import CheckpointError, PlanError
 from ...planning.plan.plan import Plan
 from ...planning.quantised_error import dequantise
 from ...planning.target import Companion
-from ...tensors.encodings._agreement import QuantisedModule, disagreements
-from ...tensors.encodings._encoding import QuantisedTensor
-from ...tensors.encodings._methods import is_known_by_settings
+from ...tensors.quantised.agreement import QuantisedModule, disagreements
+from ...tensors.quantised.encoding import QuantisedTensor
+from ...tensors.quantised.methods import is_known_by_settings
 from ...util.text import count, escape, listing
 from .config_fields import renamed_settings
 from .documents import json_text

@@ -25,7 +25,7 @@ from ...planning.transplant.select import PlanningInputs, SourceView, renamed_by
 from ...planning.transplant.transplant import plan_transplant
 from ...storage.read.spec import SourceSpec
 from ...tensors.composition import is_decoded
-from ...tensors.encodings._find import find_codes
+from ...tensors.find_codes import find_codes
 from ...tensors.info import TensorInfo
 from ...util.text import escape, grouped
 from ...vocabulary.replacement import NewVocabulary

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from math import log2
 
-from ...tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
 from ...tensors.info import TensorInfo
+from ...tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
 
 __all__ = ["copied_parts"]
 

@@ -10,9 +10,9 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 
-from ...tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
-from ...tensors.encodings._methods import family
 from ...tensors.info import TensorInfo
+from ...tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
+from ...tensors.quantised.methods import family
 from .row_pieces import first_and_last_rows
 
 __all__ = ["odd_nested_scales"]

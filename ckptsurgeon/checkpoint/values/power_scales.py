@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ...tensors.encodings._encoding import QuantisedTensors
-from ...tensors.encodings._methods import family
 from ...tensors.info import TensorInfo
+from ...tensors.quantised.encoding import QuantisedTensors
+from ...tensors.quantised.methods import family
 from .row_pieces import first_and_last_rows
 
 __all__ = ["odd_power_scales"]

@@ -9,8 +9,8 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from ...tensors.encodings._encoding import QuantisedTensors
 from ...tensors.info import TensorInfo
+from ...tensors.quantised.encoding import QuantisedTensors
 
 __all__ = ["odd_sibling_parts"]
 

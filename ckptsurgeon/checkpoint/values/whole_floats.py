@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ...tensors.encodings._encoding import QuantisedTensors
 from ...tensors.info import TensorInfo
+from ...tensors.quantised.encoding import QuantisedTensors
 from .row_pieces import first_and_last_rows
 from .zero_points import Read
 

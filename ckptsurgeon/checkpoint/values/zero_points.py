@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import repeat
 from typing import Any
 
-from ...tensors.encodings._encoding import QuantisedTensors
-from ...tensors.encodings._methods import family
-from ...tensors.encodings._settings import values_called
 from ...tensors.info import TensorInfo
+from ...tensors.quantised.encoding import QuantisedTensors
+from ...tensors.quantised.methods import family
+from ...tensors.quantised.settings import values_called
 from .row_pieces import first_and_last_rows
 
 __all__ = ["ROUNDED", "TENSORS", "UNLIKE_OTHERS", "Read", "odd_zero_points"]

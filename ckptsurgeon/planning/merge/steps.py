@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import PlanError
 from ...methods.merge._method import Method
 from ...tensors.dtypes import DTYPES
-from ...tensors.encodings._encoding import QuantisedTensor
+from ...tensors.quantised.encoding import QuantisedTensor
 from ...util.text import escape
 from ..computed_buffers import is_computed
 from ..mismatch.policy_syntax import is_reshape

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from ...tensors.composition import is_decoded
 from ...tensors.dtypes import BLOCKS
-from ...tensors.encodings._encoding import QuantisedTensor, QuantisedTensors
 from ...tensors.info import TensorInfo
+from ...tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
 from ...util.text import escape
 from ..quantised_error import QuantisedError
 from .operation import QUANTISED_NOW

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from ...errors import PatternError, PlanError
 from ...tensors.composition import is_decoded
-from ...tensors.encodings._encoding import NO_CODES, QuantisedTensor, QuantisedTensors
 from ...tensors.info import TensorInfo
+from ...tensors.quantised.encoding import NO_CODES, QuantisedTensor, QuantisedTensors
 from ...util.brief import Brief
 from ...util.text import count, escape, listing
 from ..keys.matcher import KeyMatcher

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...tensors.dtypes import DTYPES
-from ...tensors.encodings._encoding import NO_CODES, QuantisedTensors
+from ...tensors.quantised.encoding import NO_CODES, QuantisedTensors
 from ...util.text import count, human_bytes, listing
 from ..plan.files import PlanSource, PlanTarget
 from ..plan.plan import Plan

@@ -12,14 +12,14 @@ import numpy as np
 from ...util.registry import discover
 from ...util.text import listing
 from ..dtypes import DTYPES
-from ..encodings._encoding import QuantisedTensor
-from ..encodings._methods import IN_OTHER_SHARD, UNKNOWN, family
-from ..encodings._parts import UNSCALED, WITHOUT_SCALES
-from ..encodings._settings import QuantisationSettings, Settings, stated_by
 from ..info import Decoded, TensorInfo
 from ..odd_scales.collected import OddScales
 from ..ops.casts import widened
 from ..ops.regions import Array, Box
+from ..quantised.encoding import QuantisedTensor
+from ..quantised.methods import IN_OTHER_SHARD, UNKNOWN, family
+from ..quantised.parts import UNSCALED, WITHOUT_SCALES
+from ..quantised.settings import QuantisationSettings, Settings, stated_by
 from ._odd_scales import add_size, are_usual, check_scales, find_odd_blocks, find_odd_codes, find_odd_scales
 from ._tables import looked_up, may_be_looked_up, products
 

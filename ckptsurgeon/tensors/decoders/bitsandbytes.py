@@ -18,10 +18,10 @@ import numpy as np
 
 from ...util.text import brief_repr
 from ..composition import decoded, reshape
-from ..encodings._facts import STORAGE, cast_from
 from ..encodings.bitsandbytes import STATE
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
+from ..quantised.contradictions import STORAGE, cast_from
 from ._decoder import Request, UndecodableError, groups_of, whole
 
 __all__ = ["DECODER"]

@@ -13,10 +13,10 @@ from math import prod
 import numpy as np
 
 from ..composition import decoded, reshape
-from ..encodings._methods import family
-from ..encodings._settings import BLOCK_SETTINGS
 from ..info import Decoded, TensorInfo
 from ..ops.regions import Array, Box
+from ..quantised.methods import family
+from ..quantised.settings import BLOCK_SETTINGS
 from ._decoder import Request, UndecodableError, as_exponents, groups_of
 from ._torchao import torchao_weight
 

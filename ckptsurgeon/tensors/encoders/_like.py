@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from ..composition import reshape
 from ..decoders._decoder import Request, decoded_weight
-from ..encodings._encoding import ACTIVATIONS
 from ..info import Decoded, Encoded, TensorInfo
+from ..quantised.encoding import ACTIVATIONS
 from ._encoder import is_computed_in, part_shape
 from ._templates import UnencodableError, template_of
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from ..decoders._decoder import Request
 from ..dtypes import BLOCKS, ROUNDED
-from ..encodings._settings import values_called
 from ..info import Decoded
 from ..ops.regions import Array
+from ..quantised.settings import values_called
 from . import bitsandbytes
 from ._scale_dtypes import EXPONENTS
 from .fp8 import LARGEST

@@ -5,8 +5,8 @@ https://github.com/bitsandbytes-foundation/bitsandbytes (``QuantState.as_dict``,
 
 from __future__ import annotations
 
-from ._encoding import Encoding, LogicalTensor, Parts, same_shape
-from ._settings import QuantisationSettings
+from ..quantised.encoding import Encoding, LogicalTensor, Parts, same_shape
+from ..quantised.settings import QuantisationSettings
 
 __all__ = ["ENCODINGS", "STATE", "VALUES"]
 

@@ -8,8 +8,8 @@ TensorRT-LLM, and ``weight_descale`` elsewhere. Without scales, 8-bit floats are
 
 from __future__ import annotations
 
-from ._encoding import Encoding, LogicalTensor, Parts
-from ._settings import BLOCK_SETTINGS, QuantisationSettings
+from ..quantised.encoding import Encoding, LogicalTensor, Parts
+from ..quantised.settings import BLOCK_SETTINGS, QuantisationSettings
 
 __all__ = ["ENCODINGS"]
 

@@ -6,8 +6,8 @@ https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/ggml-common.h
 from __future__ import annotations
 
 from ..dtypes import BLOCKS
-from ._encoding import Encoding, LogicalTensor, Parts
-from ._settings import QuantisationSettings
+from ..quantised.encoding import Encoding, LogicalTensor, Parts
+from ..quantised.settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
 

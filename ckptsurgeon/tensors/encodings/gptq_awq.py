@@ -8,8 +8,8 @@ https://github.com/ModelCloud/GPTQModel, https://github.com/casper-hansen/AutoAW
 
 from __future__ import annotations
 
-from ._encoding import Encoding, LogicalTensor, Parts
-from ._settings import QuantisationSettings
+from ..quantised.encoding import Encoding, LogicalTensor, Parts
+from ..quantised.settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
 

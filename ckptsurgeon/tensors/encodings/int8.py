@@ -5,8 +5,8 @@ https://github.com/vllm-project/compressed-tensors
 
 from __future__ import annotations
 
-from ._encoding import Encoding, LogicalTensor, Parts, same_shape, some
-from ._settings import QuantisationSettings
+from ..quantised.encoding import Encoding, LogicalTensor, Parts, same_shape, some
+from ..quantised.settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
 

@@ -9,8 +9,8 @@ https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-fina
 
 from __future__ import annotations
 
-from ._encoding import Encoding, LogicalTensor, Parts
-from ._settings import QuantisationSettings
+from ..quantised.encoding import Encoding, LogicalTensor, Parts
+from ..quantised.settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
 

@@ -6,8 +6,8 @@ compressed-tensors stores ``weight_packed``, ``weight_scale`` and ``weight_globa
 
 from __future__ import annotations
 
-from ._encoding import Encoding, LogicalTensor, Parts
-from ._settings import QuantisationSettings
+from ..quantised.encoding import Encoding, LogicalTensor, Parts
+from ..quantised.settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 
-from ._encoding import Encoding, LogicalTensor, Parts, same_shape, some
-from ._facts import BYTES
-from ._settings import QuantisationSettings
+from ..quantised.contradictions import BYTES
+from ..quantised.encoding import Encoding, LogicalTensor, Parts, same_shape, some
+from ..quantised.settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
 

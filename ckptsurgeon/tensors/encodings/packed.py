@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ._encoding import Encoding, LogicalTensor, Parts, some
-from ._settings import QuantisationSettings
+from ..quantised.encoding import Encoding, LogicalTensor, Parts, some
+from ..quantised.settings import QuantisationSettings
 
 __all__ = ["ENCODINGS"]
 

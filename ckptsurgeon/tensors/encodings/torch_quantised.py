@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from ...util.text import listing
 from ..dtypes import DTYPES
 from ..info import Decoded, TensorInfo
+from ..quantised.encoding import Encoding, LogicalTensor, Parts, same_shape
+from ..quantised.settings import QuantisationSettings
 from ..torch_quantisers import as_float
-from ._encoding import Encoding, LogicalTensor, Parts, same_shape
-from ._settings import QuantisationSettings
 
 __all__ = [
     "ENCODINGS",

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save, save_file
 import ckptsurgeon as cs
 from ckptsurgeon.api.inputs import sampled_scales
 from ckptsurgeon.storage.read.local import LocalFile
-from ckptsurgeon.tensors.encodings._encoding import QuantisedTensor
+from ckptsurgeon.tensors.quantised.encoding import QuantisedTensor
 
 from ...helpers.coded_matrices import SETTINGS, Encode, auto_round, awq, gptq, llm_int8, mlx, nf4, old_mlx, save_model
 

@@ -18,8 +18,8 @@ from ckptsurgeon.checkpoint.checkpoint import Checkpoint
 from ckptsurgeon.engine.compute.reading import read_part
 from ckptsurgeon.errors import PlanError
 from ckptsurgeon.tensors.decoders._decoder import Request, StatedSettings, UndecodableError, decoded_weight
-from ckptsurgeon.tensors.encodings._encoding import QuantisedTensor
 from ckptsurgeon.tensors.info import Storage, TensorInfo
+from ckptsurgeon.tensors.quantised.encoding import QuantisedTensor
 
 
 def quantised() -> Iterator[tuple[str, torch.Tensor]]:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.tensors.encodings._find import find_codes
+from ckptsurgeon.tensors.find_codes import find_codes
 from ckptsurgeon.tensors.info import TensorInfo
 
 from ...helpers.zoo import LAYERS, PLAIN, ZOO, Quantised

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.tensors.encodings._modules import Modules
-from ckptsurgeon.tensors.encodings._settings import modelopt_of
+from ckptsurgeon.tensors.quantised.modules import Modules
+from ckptsurgeon.tensors.quantised.settings import modelopt_of
 
 from ...helpers.coded_models import coded_tensors, silent, write_model
 from ...helpers.depth import each_in_turn

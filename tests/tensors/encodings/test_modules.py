@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.tensors.encodings._modules import Modules
+from ckptsurgeon.tensors.quantised.modules import Modules
 
 from ...helpers.zoo import BY_NAME, IN, LAYERS, Quantised
 

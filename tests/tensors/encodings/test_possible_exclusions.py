@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.check.report import Status
-from ckptsurgeon.tensors.encodings import _modules
-from ckptsurgeon.tensors.encodings._plain_kinds import PossibleExclusions
+from ckptsurgeon.tensors.quantised import expressions, modules
+from ckptsurgeon.tensors.quantised.exclusions import PossibleExclusions
 
 from .test_missing_parts import THREE, State, folder_of
 from .test_unlike import changed
@@ -176,16 +176,16 @@ def test_costly_and_doubtful_expressions_are_not_compiled(
     """Python warns of the first two, and takes very long for many such ranges. Warnings are errors in tests."""
     folder = folder_of("fp8-block", tmp_path)
     changed(folder, 1)
-    monkeypatch.setattr(_modules, "_compiled", lambda text: pytest.fail(f"{text} is compiled"))
+    monkeypatch.setattr(expressions, "_compiled", lambda text: pytest.fail(f"{text} is compiled"))
     with_settings(folder, {"modules_to_not_convert": ["lm_head", entry]})
     assert (failures(folder), undecided(folder)) == ([], [f"{THREE[1]}.weight"])
 
 
 def test_of_very_many_expressions_the_first_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
-    monkeypatch.setattr(_modules, "_compiled", tried.append)
+    monkeypatch.setattr(expressions, "_compiled", tried.append)
     entries = [f"(a|b)(c|d)(e|f){number}" for number in range(1000)]
-    assert len(_modules.Modules({"quant_method": "fp8", "modules_to_not_convert": entries}).unread) == 800
+    assert len(modules.Modules({"quant_method": "fp8", "modules_to_not_convert": entries}).unread) == 800
     assert len(tried) == 200
 
 
@@ -219,7 +219,7 @@ def test_many_modules_and_expressions_are_compared(monkeypatch: pytest.MonkeyPat
     assert not any(map(exclusions.may_exclude, names))
     assert exclusions.may_exclude("model.layers.3.mlp.shared_expert.gate")
     assert not exclusions.is_spent
-    monkeypatch.setattr(_modules, "_STEPS", 1000)
+    monkeypatch.setattr(modules, "_STEPS", 1000)
     assert not exclusions.may_exclude("model.layers.3.mlp.shared_expert.gate")
     assert exclusions.is_spent
 
@@ -229,7 +229,7 @@ def test_if_not_all_could_be_compared_this_is_said(tmp_path: Path, monkeypatch: 
     changed(folder, 1)
     with_settings(folder, {"dynamic": {r"-:.*\.7\..*up.*": {}, r"-:.*\.(7)\..*up.*": {}}})
     assert (failures(folder), undecided(folder)) == ([f"{THREE[1]}.weight"], [])
-    monkeypatch.setattr(_modules, "_STEPS", 1)
+    monkeypatch.setattr(modules, "_STEPS", 1)
     assert (failures(folder), undecided(folder)) == ([], [f"{THREE[1]}.weight"])
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.errors import PlanError
-from ckptsurgeon.tensors.encodings._sizes import logical_shapes
+from ckptsurgeon.tensors.quantised.sizes import logical_shapes
 
 from ...helpers.four_bits import FOUR_BITS
 from ...helpers.quantised import eight_bits, fp8, scales, words

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ....checkpoint.checkpoint import Checkpoint
-from ....tensors.encodings._encoding import QuantisedTensor
-from ....tensors.encodings._settings import stated_by
 from ....tensors.info import TensorInfo
+from ....tensors.quantised.encoding import QuantisedTensor
+from ....tensors.quantised.settings import stated_by
 from ..families import is_scale
 
 __all__ = ["EXPONENTS", "with_byte_scales"]

@@ -14,9 +14,9 @@ from ....checkpoint.values.row_pieces import first_and_last_rows
 from ....checkpoint.values.zero_points import UNLIKE_OTHERS
 from ....formats.base.limits import ELEMENTS
 from ....storage.read.uri import scheme_of
-from ....tensors.encodings._encoding import QuantisedTensor
-from ....tensors.encodings._methods import family
 from ....tensors.encodings.bitsandbytes import STATE
+from ....tensors.quantised.encoding import QuantisedTensor
+from ....tensors.quantised.methods import family
 from ....util.text import NUMBER_IN_KEY, brief_repr, count, escape, listing
 from .logical_tensors import columns_of, whole_shape
 

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ....tensors.encodings._encoding import QuantisedTensors
-from ....tensors.encodings._find import find_codes
-from ....tensors.encodings._settings import quantisation_of
-from ....tensors.encodings._sizes import logical_shapes
+from ....tensors.find_codes import find_codes
 from ....tensors.info import TensorInfo
+from ....tensors.quantised.encoding import QuantisedTensors
+from ....tensors.quantised.settings import quantisation_of
+from ....tensors.quantised.sizes import logical_shapes
 from ..weights.family_checks import LLAMA
 from ..weights.shape_checks import DescribedTensor, is_number
 

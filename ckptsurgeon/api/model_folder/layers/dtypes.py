@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ....tensors.dtypes import DTYPES
-from ....tensors.encodings._find import find_codes
-from ....tensors.encodings._settings import quantisation_of
+from ....tensors.find_codes import find_codes
 from ....tensors.info import TensorInfo
+from ....tensors.quantised.settings import quantisation_of
 from ....util.text import count, escape
 from ..weights.shape_checks import DescribedTensor
 from .holes import pairs_in_layers

@@ -9,7 +9,7 @@ from typing import Any
 
 from ....checkpoint.checkpoint import Checkpoint
 from ....tensors.dtypes import DTYPES
-from ....tensors.encodings._settings import quantisation_of
+from ....tensors.quantised.settings import quantisation_of
 from ....util.text import escape
 from ..config import DTYPE, OF_MODELS
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ....tensors.encodings._encoding import QuantisedTensors
+from ....tensors.quantised.encoding import QuantisedTensors
 from ....util.text import count, escape, listing
 from ..codes.logical_tensors import codes_of, plain_tensors
 from ..config import TIES, has_parts, untied_by_default

@@ -9,9 +9,9 @@ from dataclasses import replace
 from ....planning.plan.plan import Plan
 from ....planning.plan.step import Step
 from ....planning.transplant.by_place import EMBEDDING, HEAD
-from ....tensors.encodings._find import find_codes
-from ....tensors.encodings._settings import quantisation_of
+from ....tensors.find_codes import find_codes
 from ....tensors.info import TensorInfo
+from ....tensors.quantised.settings import quantisation_of
 from ....util.text import escape, listing
 from ..config import TIES, model_type_of, tied_by_default, untied_by_default
 from ..folder import ModelFolder

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from ..dtypes import DTYPES
 from ..info import TensorInfo
-from ._encoding import Parts, QuantisedTensor
-from ._settings import BLOCK_SETTINGS, Scheme, StatedValues
+from .encoding import Parts, QuantisedTensor
+from .settings import BLOCK_SETTINGS, Scheme, StatedValues
 
 __all__ = [
     "BYTES",

@@ -16,6 +16,7 @@ __all__ = [
     "modelopt_of",
     "quantisation_of",
     "stated_by",
+    "strings_in",
     "values_called",
 ]
 
@@ -37,6 +38,11 @@ def quantisation_of(config: Any) -> Settings:
     top = _map(config)
     places = (_map(one.get(name)) for one in (top, *(_map(top.get(part)) for part in _PARTS)) for name in _NAMES)
     return next((found for found in places if found), {})
+
+
+def strings_in(value: object) -> list[str]:
+    """Return the strings in a value of the settings that should be a list of strings; empty ones are left out."""
+    return [one for one in value if isinstance(one, str) and one] if isinstance(value, list) else []
 
 
 class QuantisationSettings:

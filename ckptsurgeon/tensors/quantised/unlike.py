@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from ..dtypes import DTYPES
 from ..info import TensorInfo
-from ._agreement import stores_codes
-from ._encoding import QuantisedTensor, QuantisedTensors
-from ._methods import KNOWN, UNKNOWN, family
-from ._modules import Modules, module_of
-from ._parts import OF_ACTIVATIONS, is_of_codes_only
-from ._settings import QuantisationSettings, Settings, modelopt_of, values_called
+from .agreement import stores_codes
+from .encoding import QuantisedTensor, QuantisedTensors
+from .methods import KNOWN, UNKNOWN, family
+from .modules import Modules, module_of
+from .parts import OF_ACTIVATIONS, is_of_codes_only
+from .settings import QuantisationSettings, Settings, modelopt_of, values_called
 
 __all__ = [
     "MODELOPT",

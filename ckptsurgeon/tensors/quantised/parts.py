@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ..info import TensorInfo
-from ._encoding import ACTIVATIONS, Encoding, QuantisedTensor, QuantisedTensors
-from ._methods import IN_OTHER_SHARD, UNKNOWN, family
-from ._settings import QuantisationSettings
+from .encoding import ACTIVATIONS, Encoding, QuantisedTensor, QuantisedTensors
+from .methods import IN_OTHER_SHARD, UNKNOWN, family
+from .settings import QuantisationSettings
 
 __all__ = [
     "OF_CACHE",

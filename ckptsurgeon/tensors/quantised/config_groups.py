@@ -11,12 +11,13 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from ._encoding import QuantisedTensor, QuantisedTensors
-from ._facts import TYPES
-from ._methods import family
-from ._modules import GENERAL, Modules, expression_of, module_of
-from ._needed import NeededPart
-from ._settings import Settings, modelopt_of
+from .contradictions import TYPES
+from .encoding import QuantisedTensor, QuantisedTensors
+from .expressions import expression_of
+from .methods import family
+from .modules import GENERAL, Modules, module_of
+from .needed_parts import NeededPart
+from .settings import Settings, modelopt_of
 
 __all__ = ["static_activations", "untargeted"]
 

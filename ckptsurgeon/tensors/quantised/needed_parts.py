@@ -13,10 +13,10 @@ from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass
 
 from ..info import TensorInfo
-from ._encoding import QuantisedTensor, QuantisedTensors
-from ._parts import ALWAYS, FLOATS, OF_ACTIVATIONS
-from ._settings import Settings, stated_by
-from ._unlike import is_number
+from .encoding import QuantisedTensor, QuantisedTensors
+from .parts import ALWAYS, FLOATS, OF_ACTIVATIONS
+from .settings import Settings, stated_by
+from .unlike import is_number
 
 __all__ = ["NeededPart", "needed_parts"]
 

@@ -9,15 +9,15 @@ from dataclasses import replace
 from functools import cache
 from typing import cast
 
-from ...util.registry import discover
-from ..dtypes import DTYPES
-from ..info import TensorInfo
-from ..possible_scales import decodes_nothing, fits_as_scale
-from ._encoding import NO_CODES, Encoding, LogicalTensor, Parts, QuantisedTensor, QuantisedTensors
-from ._methods import UNKNOWN
-from ._parts import WITHOUT_SCALES, could_be_parts, could_be_words, lone_codes, lone_parts, part_endings
-from ._settings import QuantisationSettings, Settings
-from .torch_quantised import pickled_torchao, stored_bytes
+from ..util.registry import discover
+from .dtypes import DTYPES
+from .encodings.torch_quantised import pickled_torchao, stored_bytes
+from .info import TensorInfo
+from .possible_scales import decodes_nothing, fits_as_scale
+from .quantised.encoding import NO_CODES, Encoding, LogicalTensor, Parts, QuantisedTensor, QuantisedTensors
+from .quantised.methods import UNKNOWN
+from .quantised.parts import WITHOUT_SCALES, could_be_parts, could_be_words, lone_codes, lone_parts, part_endings
+from .quantised.settings import QuantisationSettings, Settings
 
 __all__ = ["are_plain_integers", "could_be_codes", "find_codes", "is_named_codes", "unknown"]
 

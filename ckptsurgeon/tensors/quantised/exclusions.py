@@ -1,114 +1,14 @@
-"""Finds weights that are unquantised in one layer or in every layer, although the settings say that they are not."""
+"""Finds the modules that settings exclude from quantisation, or may exclude by the rule of some loader."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
 
-from ..info import TensorInfo
-from ._encoding import QuantisedTensors
-from ._modules import BEFORE_NUMBER, GENERAL, SKIPPED, Expression, Modules, module_of, parts_of
-from ._settings import QuantisationSettings, Settings
-from ._unlike import WHOLE, is_number, method_of, targets_of, without_numbers
+from .modules import BEFORE_NUMBER, GENERAL, IGNORED, SKIPPED, Expression, Modules
+from .settings import QuantisationSettings, Settings, strings_in
 
-__all__ = ["HEADS", "PlainWeights", "PossibleExclusions", "by_kind", "plain_among_codes", "plain_kinds"]
-
-_IN_LAYER = re.compile(r"(.*?)\.\d+\.")
-_LINEAR = re.compile(
-    r"\.(?:[qkvo]_proj|out_proj|qkv_proj|gate_proj|up_proj|down_proj|gate_up_proj|query_key_value|fc[12]|w[123]"
-    r"|dense_h_to_4h|dense_4h_to_h)\.weight$"
-)
-"""Matches weights of layers whose class is Linear in every model; routers and gates may have other classes."""
-_EXPERTS = re.compile(r"\.experts\.(?:gate_up_proj|down_proj)(?:\.weight)?$")
-"""Matches tensors with the weights of all experts of a layer."""
-_OF_EXPERTS = ("fp8", "mxfp4")
-"""Methods that quantise all experts of a layer in one tensor; mxfp4 quantises nothing else."""
-
-
-def by_kind(settings: Settings) -> bool:
-    """Return whether the method quantises all linear layers except those that its settings exclude.
-
-    This is false for compressed-tensors if there are other targets than "Linear".
-    """
-    method = method_of(settings)
-    return method in WHOLE and (method != "compressed-tensors" or targets_of(settings) == {"Linear"})
-
-
-class PlainWeights(NamedTuple):
-    """Weights that are not quantised although the settings say that they are.
-
-    ``names`` are those that the settings do not exclude. Whether they exclude the weights ``undecided`` is not known,
-    as expressions in the settings were not evaluated.
-    """
-
-    names: list[str]
-    undecided: list[str]
-
-
-def plain_among_codes(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> PlainWeights:
-    """Return the weights that are stored plainly, although the same module of another layer is quantised.
-
-    Weights that the settings exclude, or may exclude, from quantisation are not returned.
-    """
-    method = method_of(settings)
-    if method not in WHOLE or (method == "compressed-tensors" and targets_of(settings) - {"Linear"}):
-        return PlainWeights([], [])
-    named = {one.name for one in codes.tensors}
-    plain = [key for key, info in tensors.items() if key not in codes.by_key and key not in named and is_number(info)]
-    patterns = {key: without_numbers(key) for key in plain}
-    ends = tuple({pattern.rpartition("#")[2] for pattern in patterns.values()})  # saves time: few codes have these ends
-    forms = {without_numbers(one.name) for one in codes.tensors if one.codes and one.name.endswith(ends)}
-    return _not_excluded([key for key in plain if patterns[key] in forms], codes, tensors, settings)
-
-
-def plain_kinds(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> PlainWeights:
-    """Return the plain weights of linear layers (such as ``q_proj``) that are not quantised in any layer of the model.
-
-    They are returned only if other weights in the same stack of layers are quantised. Weights that the settings exclude
-    from quantisation are not returned.
-    """
-    if not codes.tensors or not by_kind(settings):
-        return PlainWeights([], [])
-    plain = [key for key in _plain(tensors, QuantisationSettings(settings).method) if key not in codes.by_key]
-    if not plain:
-        return PlainWeights([], [])
-    forms = {without_numbers(one.name) for one in codes.tensors}
-    stacks = {match[1] for one in codes.tensors if one.codes and (match := _IN_LAYER.match(one.name))}
-    found = [
-        key
-        for key in plain
-        if (match := _IN_LAYER.match(key)) is not None and match[1] in stacks and without_numbers(key) not in forms
-    ]
-    return _not_excluded(found, codes, tensors, settings)
-
-
-def _not_excluded(
-    plain: Sequence[str], codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
-) -> PlainWeights:
-    """Return those of the keys ``plain`` that no setting may exclude."""
-    if not plain:
-        return PlainWeights([], [])
-    quantised = [module_of(one.name) for one in codes.tensors if one.codes]
-    exclusions = PossibleExclusions(settings, tensors, quantised)
-    found = [key for key in plain if not any(map(exclusions.may_exclude, _modules_of(key)))]
-    return PlainWeights([], found) if exclusions.unread or exclusions.is_spent else PlainWeights(found, [])
-
-
-def _modules_of(key: str) -> list[str]:
-    """Return the modules that settings may exclude for a weight: all experts of a layer are one module."""
-    module = module_of(key)
-    return [module, module.rpartition(".")[0]] if _EXPERTS.search(key) else [module]
-
-
-def _plain(tensors: Mapping[str, TensorInfo], method: str) -> Iterator[str]:
-    """Yield the keys of plain weights in layers of a class that ``method`` quantises."""
-    for key, info in tensors.items():
-        if is_number(info):
-            is_linear = len(info.shape) == 2 and method != "mxfp4" and bool(_LINEAR.search(key))
-            if is_linear or (len(info.shape) == 3 and method in _OF_EXPERTS and _EXPERTS.search(key)):
-                yield key
-
+__all__ = ["HEADS", "PossibleExclusions"]
 
 # transformers, vLLM and AutoAWQ compare the entries of settings with other names of modules, and in other ways.
 
@@ -143,8 +43,9 @@ class PossibleExclusions:
         self._modules, self._quantised = Modules(settings), quantised
         self._expressions = self._modules.expressions
         self._by_end, self._refuted = dict[str, list[Expression]](), dict[Expression, bool]()
-        skipped = [one for one in _texts(settings, *SKIPPED) if one.strip(".")]
-        listed = (*skipped, *_texts(settings, "ignore"), *self._modules.names)
+        given = (one for field in SKIPPED for one in strings_in(settings.get(field)))
+        skipped = [one for one in given if one.strip(".")]
+        listed = (*skipped, *strings_in(settings.get(IGNORED)), *self._modules.names)
         entries = {one.strip(".") for one in listed} - {""}
         coded = "\n".join(("", *(f".{name}." for name in quantised), "")) if entries else "\n"
         every = "\n".join(f".{key}." for key in keys) if entries else ""
@@ -213,7 +114,7 @@ class PossibleExclusions:
         first = {".".join(tail[:end]) for end in range(1, len(tail) + 1)}
         if not first.isdisjoint(self._tails):
             return True
-        return bool(self._entries) and not self._entries.isdisjoint(parts_of(name))
+        return bool(self._entries) and not self._entries.isdisjoint(_parts_of(name))
 
 
 def _tails(entries: Sequence[str], coded: str) -> frozenset[str]:
@@ -247,8 +148,8 @@ def _names(module: str) -> list[str]:
     return names
 
 
-def _texts(settings: Settings, *fields: str) -> Iterator[str]:
-    """Yield the strings in lists of the settings."""
-    for field in fields:
-        value = settings.get(field)
-        yield from (one for one in value if isinstance(one, str) and one) if isinstance(value, list) else ()
+def _parts_of(module: str) -> set[str]:
+    """Return all sequences of words in a module's name: ``a.b.c`` has the parts a, b, c, a.b, b.c and a.b.c."""
+    words = module.split(".")
+    ends = range(1, len(words) + 1)
+    return {".".join(words[start:end]) for end in ends for start in range(end)}

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from math import prod
 
 from ..info import TensorInfo
-from ._encoding import Parts, QuantisedTensor, QuantisedTensors
-from ._methods import family
-from ._settings import Settings, StatedValues, stated_by
+from .encoding import Parts, QuantisedTensor, QuantisedTensors
+from .methods import family
+from .settings import Settings, StatedValues, stated_by
 
 __all__ = ["logical_shapes", "unfit_sizes"]
 

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeGuard
 from ...util.text import escape
 from ..dtypes import DTYPES
 from ..info import TensorInfo
-from ._encoding import QuantisedTensors
-from ._facts import (
+from .contradictions import (
     COLUMNS_FIRST,
     FORMATS,
     GROUPED,
@@ -21,10 +20,11 @@ from ._facts import (
     contradicted,
     is_of_fused,
 )
-from ._methods import KNOWN, METHODS, STORING, UNKNOWN, family, is_stored_by
-from ._modules import GENERAL, Modules, module_of
-from ._parts import ALWAYS
-from ._settings import QuantisationSettings, Settings, StatedValues, stated_by
+from .encoding import QuantisedTensors
+from .methods import KNOWN, METHODS, STORING, UNKNOWN, family, is_stored_by
+from .modules import GENERAL, Modules, module_of
+from .parts import ALWAYS
+from .settings import QuantisationSettings, Settings, StatedValues, stated_by
 
 __all__ = ["QuantisedModule", "basis_of", "contradictions", "disagreements", "left_out", "plain_heads", "stores_codes"]
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from ..dtypes import DTYPES
 from ..info import TensorInfo
-from ._settings import QuantisationSettings
+from .settings import QuantisationSettings
 
 __all__ = [
     "ACTIVATIONS",

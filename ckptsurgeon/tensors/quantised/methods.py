@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-from ._encoding import QuantisedTensor, QuantisedTensors
+from .encoding import QuantisedTensor, QuantisedTensors
 
 __all__ = [
     "IN_OTHER_SHARD",

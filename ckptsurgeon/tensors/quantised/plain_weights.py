@@ -1,0 +1,111 @@
+"""Finds weights that are unquantised in one layer or in every layer, although the settings say that they are not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from ..info import TensorInfo
+from .encoding import QuantisedTensors
+from .exclusions import PossibleExclusions
+from .modules import module_of
+from .settings import QuantisationSettings, Settings
+from .unlike import WHOLE, is_number, method_of, targets_of, without_numbers
+
+__all__ = ["PlainWeights", "by_kind", "plain_among_codes", "plain_kinds"]
+
+_IN_LAYER = re.compile(r"(.*?)\.\d+\.")
+_LINEAR = re.compile(
+    r"\.(?:[qkvo]_proj|out_proj|qkv_proj|gate_proj|up_proj|down_proj|gate_up_proj|query_key_value|fc[12]|w[123]"
+    r"|dense_h_to_4h|dense_4h_to_h)\.weight$"
+)
+"""Matches weights of layers whose class is Linear in every model; routers and gates may have other classes."""
+_EXPERTS = re.compile(r"\.experts\.(?:gate_up_proj|down_proj)(?:\.weight)?$")
+"""Matches tensors with the weights of all experts of a layer."""
+_OF_EXPERTS = ("fp8", "mxfp4")
+"""Methods that quantise all experts of a layer in one tensor; mxfp4 quantises nothing else."""
+
+
+def by_kind(settings: Settings) -> bool:
+    """Return whether the method quantises all linear layers except those that its settings exclude.
+
+    This is false for compressed-tensors if there are other targets than "Linear".
+    """
+    method = method_of(settings)
+    return method in WHOLE and (method != "compressed-tensors" or targets_of(settings) == {"Linear"})
+
+
+class PlainWeights(NamedTuple):
+    """Weights that are not quantised although the settings say that they are.
+
+    ``names`` are those that the settings do not exclude. Whether they exclude the weights ``undecided`` is not known,
+    as expressions in the settings were not evaluated.
+    """
+
+    names: list[str]
+    undecided: list[str]
+
+
+def plain_among_codes(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> PlainWeights:
+    """Return the weights that are stored plainly, although the same module of another layer is quantised.
+
+    Weights that the settings exclude, or may exclude, from quantisation are not returned.
+    """
+    method = method_of(settings)
+    if method not in WHOLE or (method == "compressed-tensors" and targets_of(settings) - {"Linear"}):
+        return PlainWeights([], [])
+    named = {one.name for one in codes.tensors}
+    plain = [key for key, info in tensors.items() if key not in codes.by_key and key not in named and is_number(info)]
+    patterns = {key: without_numbers(key) for key in plain}
+    ends = tuple({pattern.rpartition("#")[2] for pattern in patterns.values()})  # saves time: few codes have these ends
+    forms = {without_numbers(one.name) for one in codes.tensors if one.codes and one.name.endswith(ends)}
+    return _not_excluded([key for key in plain if patterns[key] in forms], codes, tensors, settings)
+
+
+def plain_kinds(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> PlainWeights:
+    """Return the plain weights of linear layers (such as ``q_proj``) that are not quantised in any layer of the model.
+
+    They are returned only if other weights in the same stack of layers are quantised. Weights that the settings exclude
+    from quantisation are not returned.
+    """
+    if not codes.tensors or not by_kind(settings):
+        return PlainWeights([], [])
+    plain = [key for key in _plain(tensors, QuantisationSettings(settings).method) if key not in codes.by_key]
+    if not plain:
+        return PlainWeights([], [])
+    forms = {without_numbers(one.name) for one in codes.tensors}
+    stacks = {match[1] for one in codes.tensors if one.codes and (match := _IN_LAYER.match(one.name))}
+    found = [
+        key
+        for key in plain
+        if (match := _IN_LAYER.match(key)) is not None and match[1] in stacks and without_numbers(key) not in forms
+    ]
+    return _not_excluded(found, codes, tensors, settings)
+
+
+def _not_excluded(
+    plain: Sequence[str], codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings
+) -> PlainWeights:
+    """Return those of the keys ``plain`` that no setting may exclude."""
+    if not plain:
+        return PlainWeights([], [])
+    quantised = [module_of(one.name) for one in codes.tensors if one.codes]
+    exclusions = PossibleExclusions(settings, tensors, quantised)
+    found = [key for key in plain if not any(map(exclusions.may_exclude, _modules_of(key)))]
+    return PlainWeights([], found) if exclusions.unread or exclusions.is_spent else PlainWeights(found, [])
+
+
+def _modules_of(key: str) -> list[str]:
+    """Return the modules that settings may exclude for a weight: all experts of a layer are one module."""
+    module = module_of(key)
+    return [module, module.rpartition(".")[0]] if _EXPERTS.search(key) else [module]
+
+
+def _plain(tensors: Mapping[str, TensorInfo], method: str) -> Iterator[str]:
+    """Yield the keys of plain weights in layers of a class that ``method`` quantises."""
+    for key, info in tensors.items():
+        if is_number(info):
+            is_linear = len(info.shape) == 2 and method != "mxfp4" and bool(_LINEAR.search(key))
+            if is_linear or (len(info.shape) == 3 and method in _OF_EXPERTS and _EXPERTS.search(key)):
+                yield key
