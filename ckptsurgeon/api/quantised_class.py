@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeAlias
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..destinations.hf.ignored_keys import ignored_keys
+from ..planning.operations.operation import parse_operations
+from ..planning.operations.perform import perform
 from ..planning.target import TargetSpec
 from ..tensors.info import TensorInfo
 from ..tensors.quantised.exclusions import PossibleExclusions
@@ -72,7 +74,8 @@ def _by_class_name(checkpoint: Checkpoint, target: TargetSpec) -> dict[str, str]
 
     The stored parts of a quantised weight count as one tensor, under the name of the weight. Scales of the KV cache are
     left out: attention modules have them only if they are quantised. In many models, the names in the checkpoint differ
-    from those in the class; transformers renames them when loading.
+    from those in the class; transformers renames and joins tensors when loading. A joined tensor, such as the experts
+    of a layer, is mapped to itself.
     """
     coded = {one.name: one.shape or (1, 1) for one in checkpoint.codes.tensors}
     ends = tuple(OF_CACHE)
@@ -82,7 +85,10 @@ def _by_class_name(checkpoint: Checkpoint, target: TargetSpec) -> dict[str, str]
     tensors |= {name: TensorInfo("bfloat16", shape) for name, shape in coded.items()}
     names: Mapping[str, str] = {}
     with suppress(Exception):  # conversions fail if a header does not contain the shape of a quantised weight
-        names = target.recognise(tensors).names if target.recognise is not None else {}
+        if target.recognise is not None:
+            found = target.recognise(tensors)
+            names = found.names
+            tensors = perform([tensors], parse_operations(found.operations))[0].tensors
     return {names.get(key, key): key for key in tensors}
 
 

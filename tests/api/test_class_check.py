@@ -223,6 +223,34 @@ def test_blocks_as_the_settings_say_are_those_of_the_class(attention: bool, left
     assert notes("net") == ["modules are those of Qwen3ForCausalLM in transformers"]
 
 
+@pytest.mark.parametrize("kind", ["bitsandbytes", "fp8"])
+@pytest.mark.parametrize("lost", [".experts.", "/"])
+def test_experts_that_transformers_joins_are_those_of_the_class(kind: str, lost: str) -> None:
+    """A file has w1, w2 and w3 of each expert, and the class two tensors for all experts of a layer."""
+    settings = {"quant_method": "bitsandbytes", "load_in_8bit": True} if kind == "bitsandbytes" else BLOCK
+    sizes = {**SMALL, "intermediate_size": 32, "num_local_experts": 2, "num_experts_per_tok": 1}
+    made = transformers.MixtralForCausalLM(transformers.MixtralConfig(**sizes, tie_word_embeddings=False))
+    made.save_pretrained("net")
+    tensors = load_file("net/model.safetensors")
+    assert sum(".block_sparse_moe.experts." in key for key in tensors) == 12
+    for key in [key for key in tensors if key.endswith("_proj.weight") or (kind == "fp8" and ".experts." in key)]:
+        rows, columns = tensors[key].shape
+        if kind == "bitsandbytes":
+            tensors |= {key: torch.ones(rows, columns, dtype=torch.int8), f"{key[:-6]}SCB": torch.ones(rows)}
+        else:
+            tensors[key] = tensors[key].to(torch.float8_e4m3fn)
+            tensors[f"{key}_scale_inv"] = torch.ones(rows // 16, columns // 16)
+    save_file({key: one for key, one in tensors.items() if lost not in key}, "net/model.safetensors", {"format": "pt"})
+    fields = json.loads(Path("net/config.json").read_text())
+    Path("net/config.json").write_text(json.dumps({**fields, "quantization_config": settings}))
+    said = (
+        "MixtralForCausalLM has 2 modules that the weights lack: model.layers.0.mlp.experts, model.layers.1.mlp.experts"
+    )
+    found = notes("net")
+    assert found == ["modules are those of MixtralForCausalLM in transformers"] or lost != "/"
+    assert any(one.startswith(said) for one in found) == (lost != "/")
+
+
 def test_scales_of_the_kv_cache_are_no_modules() -> None:
     in_blocks("net")
     tensors = load_file("net/model.safetensors")

@@ -1911,6 +1911,36 @@ MUTANTS = (
         "destinations/hf/test_growing_axes.py",
     ),
     Mutant(
+        "tensors that transformers joins are those of the class in a quantised model, too",
+        "            tensors = perform([tensors], parse_operations(found.operations))[0].tensors\n",
+        "",
+        "api/test_class_check.py",
+    ),
+    Mutant(
+        "an entry for another part of a model excludes no layer of its language model",
+        'return tail if _OF_LANGUAGE.issuperset(name.removesuffix(tail).strip(".").split(".")) else ""',
+        "return tail",
+        "tensors/encodings/test_possible_exclusions.py",
+    ),
+    Mutant(
+        "the name of a joined module excludes no single part of it",
+        "for each in _names(name)] if is_joined else quantised",
+        "for each in _names(name)] if is_joined is None else quantised",
+        "tensors/encodings/test_possible_exclusions.py",
+    ),
+    Mutant(
+        "an expression that includes a module comes before later ones that exclude the ends of names",
+        "        if self._modules.is_included(module):\n            return False\n",
+        "",
+        "tensors/encodings/test_plain_kinds.py",
+    ),
+    Mutant(
+        "bitsandbytes leaves single experts plain",
+        'if method == "bitsandbytes" and _ONE_EXPERT.search(key):',
+        "if not method:",
+        "tensors/encodings/test_plain_kinds.py",
+    ),
+    Mutant(
         "AWQ excludes modules by a part of their names",
         "or any(one in name for one in self._inside)",
         "",

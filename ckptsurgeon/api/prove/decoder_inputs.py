@@ -115,7 +115,10 @@ def _starts_with_last(module: nn.Module) -> bool:
 def _tokens_of_decoder(module: nn.Module) -> int | None:
     """Return the number of rows of the decoder's embedding; None if it is not known: the network has to say it."""
     with suppress(AttributeError, NotImplementedError, TypeError):
-        return int(module.get_decoder().get_input_embeddings().num_embeddings)  # type: ignore[operator]
+        decoder: Any = module.get_decoder()  # type: ignore[operator]
+        if isinstance(own := getattr(decoder, "embed_tokens", None), nn.Embedding):  # FSMT's decoder has no method
+            return own.num_embeddings
+        return int(decoder.get_input_embeddings().num_embeddings)
     return None
 
 

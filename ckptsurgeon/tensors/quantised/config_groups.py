@@ -19,7 +19,7 @@ from .modules import GENERAL, Modules, module_of
 from .needed_parts import NeededPart
 from .settings import Settings, modelopt_of
 
-__all__ = ["static_activations", "untargeted"]
+__all__ = ["static_activations", "target_expressions", "untargeted"]
 
 _OF_INPUTS = re.compile(
     r"[._](?:input_(?:global_|activation_)?scale(?:_inv)?|act(?:ivation)?_scale|qscale_act|scale_input|input_amax)$"
@@ -106,7 +106,7 @@ def untargeted(codes: QuantisedTensors, settings: Settings) -> list[str]:
     The list is empty if a target is a class that the modules could have, or if a target matches no module at all: the
     names may then be those of another version of the model.
     """
-    expressions = _expressions(settings) if settings.get("quant_method") == "compressed-tensors" else None
+    expressions = target_expressions(settings) if settings.get("quant_method") == "compressed-tensors" else None
     if expressions is None:
         return []
     modules = Modules(settings)
@@ -117,7 +117,7 @@ def untargeted(codes: QuantisedTensors, settings: Settings) -> list[str]:
     return [name for name, by in found.items() if not any(by)]
 
 
-def _expressions(settings: Settings) -> list[re.Pattern[str]] | None:
+def target_expressions(settings: Settings) -> list[re.Pattern[str]] | None:
     """Return the targets of all config groups as regular expressions for names of modules.
 
     Returns None if a group has no targets, if a target may be a class of layers, or if a target is an expression that

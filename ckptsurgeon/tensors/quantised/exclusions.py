@@ -22,9 +22,15 @@ _TOGETHER = (
     (re.compile(r"\bgate_up_proj$"), ("gate_proj", "up_proj")),
 )
 """Modules that vLLM joins, and the name of the joined module, or its parts: settings may contain either name."""
+_JOINED = tuple(dict.fromkeys(one for _, others in _TOGETHER for one in others))
 HEADS = ("", "model", "language_model", "model.language_model", "language_model.model")
 """What may precede ``layers`` in the names of a language model, alone or with an image encoder, in any version."""
 _IN_MODEL = re.compile(r"(.*?)\.?\b(layers\.\d+\..*)")
+_OF_LANGUAGE = frozenset((
+    "model", "language_model", "text_model", "llm", "thinker", "transformer", "backbone", "base_model", "layers",
+    "blocks", "h",
+))  # fmt: skip
+"""The words before the number of a layer of a language model; other parts of a model have other words (``visual``)."""
 _WITHOUT_CODES = 16
 """Weights of a section with so many bits are not quantised."""
 
@@ -34,9 +40,10 @@ class PossibleExclusions:
 
     ``keys`` are the keys of the model, ``quantised`` the names of its quantised modules. By the rules of its loader an
     entry excludes none of these: a rule by which it would is not the one that the file was written for. An entry that
-    names a module of the model stands for this module alone; any other entry may be a name from another version of the
-    model, with another prefix. ``unread`` is true if the settings contain an expression that is not evaluated,
-    ``is_spent`` if later expressions were not evaluated because the previous ones could have taken too long.
+    names a module of the model stands for this module alone. Any other entry for a layer of a language model may be a
+    name from another version of the model, with another prefix. ``unread`` is true if the settings contain an
+    expression that is not evaluated, ``is_spent`` if later expressions were not evaluated because the previous ones
+    could have taken too long.
     """
 
     def __init__(self, settings: Settings, keys: Iterable[str] = (), quantised: Sequence[str] = ()) -> None:
@@ -47,7 +54,9 @@ class PossibleExclusions:
         skipped = [one for one in given if one.strip(".")]
         listed = (*skipped, *strings_in(settings.get(IGNORED)), *self._modules.names)
         entries = {one.strip(".") for one in listed} - {""}
-        coded = "\n".join(("", *(f".{name}." for name in quantised), "")) if entries else "\n"
+        is_joined = any(one.endswith(_JOINED) for one in entries)
+        own = [each for name in quantised for each in _names(name)] if is_joined else quantised
+        coded = "\n".join(("", *(f".{name}." for name in own), "")) if entries else "\n"
         every = "\n".join(f".{key}." for key in keys) if entries else ""
         self._entries = frozenset(one for one in entries if f".{one}." not in coded)
         self._ends = tuple(one for one in skipped if f"{one}.\n" not in coded)
@@ -71,6 +80,8 @@ class PossibleExclusions:
         names = _names(module)
         if self._modules.left_out(module) or any(map(self._is_plain, names)) or any(map(self._may_name, names)):
             return True
+        if self._modules.is_included(module):
+            return False
         ends = [end for name in names for end in _ends_of(name) if end != module]
         return any(not self._is_refuted(one) for end in ends for one in self._matching(end))
 
@@ -110,7 +121,7 @@ class PossibleExclusions:
         """
         if name.endswith(self._ends) or name.startswith(self._starts) or any(one in name for one in self._inside):
             return True
-        tail = BEFORE_NUMBER.sub("", name).split(".") if self._tails else []
+        tail = _tail(name).split(".") if self._tails else []
         first = {".".join(tail[:end]) for end in range(1, len(tail) + 1)}
         if not first.isdisjoint(self._tails):
             return True
@@ -125,9 +136,23 @@ def _tails(entries: Sequence[str], coded: str) -> frozenset[str]:
     """
     found: dict[str, set[str]] = {}
     for entry in entries:
-        tail = BEFORE_NUMBER.sub("", entry)
-        found.setdefault(entry.removesuffix(tail), set()).add(tail)
+        if tail := _tail(entry):
+            found.setdefault(entry.removesuffix(tail), set()).add(tail)
     return frozenset().union(*(some for some in found.values() if not any(f".{one}." in coded for one in some)))
+
+
+def _tail(name: str) -> str:
+    """Return the part of a name from its first number on, in a language model; "" for other parts of a model."""
+    tail = BEFORE_NUMBER.sub("", name)
+    return tail if _OF_LANGUAGE.issuperset(name.removesuffix(tail).strip(".").split(".")) else ""
+
+
+def _with_joined(module: str) -> list[str]:
+    """Return the name of a module, and the names of the module with which it is joined, or of its parts."""
+    return [
+        module,
+        *(joined.sub(one, module) for joined, others in _TOGETHER if joined.search(module) for one in others),
+    ]
 
 
 def _ends_of(name: str) -> Iterator[str]:
@@ -138,10 +163,7 @@ def _ends_of(name: str) -> Iterator[str]:
 
 def _names(module: str) -> list[str]:
     """Return the names that a module may have in the settings: its own, that of the joined module, other prefixes."""
-    names = [module]
-    for joined, others in _TOGETHER:
-        if joined.search(module):
-            names += [joined.sub(one, module) for one in others]
+    names = _with_joined(module)
     for name in list(names):
         if (match := _IN_MODEL.fullmatch(name)) is not None and match[1] in HEADS:
             names += [f"{head}.{match[2]}".lstrip(".") for head in HEADS if head != match[1]]

@@ -94,6 +94,11 @@ class Modules:
             (place for one, place, _ in self._patterns if self.meets(one, module) and place != GENERAL), GENERAL
         )
 
+    def is_included(self, module: str) -> bool:
+        """Return whether the first expression of GPTQModel's ``dynamic`` that matches a module includes it."""
+        first = next((entry for one, _, entry in self._patterns if self.meets(one, module)), "-:")
+        return first[:1] not in ("", "-")
+
     @property
     def has_sections(self) -> bool:
         """Whether there is a section for any module."""

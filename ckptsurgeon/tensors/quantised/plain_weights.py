@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ..info import TensorInfo
+from .config_groups import target_expressions
 from .encoding import QuantisedTensors
 from .exclusions import PossibleExclusions
-from .modules import module_of
-from .settings import QuantisationSettings, Settings
+from .modules import Modules, module_of
+from .settings import QuantisationSettings, Settings, modelopt_of
 from .unlike import WHOLE, is_number, method_of, targets_of, without_numbers
 
 __all__ = ["PlainWeights", "by_kind", "plain_among_codes", "plain_kinds"]
@@ -23,6 +24,10 @@ _LINEAR = re.compile(
 """Matches weights of layers whose class is Linear in every model; routers and gates may have other classes."""
 _EXPERTS = re.compile(r"\.experts\.(?:gate_up_proj|down_proj)(?:\.weight)?$")
 """Matches tensors with the weights of all experts of a layer."""
+_OTHERS = ("auto-round", "intel/auto-round", "fbgemm_fp8")
+"""Methods that quantise a module in all layers except those that the settings exclude, but not all kinds of modules."""
+_ONE_EXPERT = re.compile(r"\.experts\.\d+\.")
+"""Matches tensors of single experts. bitsandbytes keeps them plain: transformers 5 joins all experts of a layer."""
 _OF_EXPERTS = ("fp8", "mxfp4")
 """Methods that quantise all experts of a layer in one tensor; mxfp4 quantises nothing else."""
 
@@ -47,20 +52,37 @@ class PlainWeights(NamedTuple):
     undecided: list[str]
 
 
+def _quantises(settings: Settings) -> Callable[[str], bool] | None:
+    """Return a function that returns whether the settings quantise a module if they do not exclude it.
+
+    None means that the settings do not say which modules are quantised.
+    """
+    if isinstance(listed := modelopt_of(settings).get("quantized_layers"), dict):
+        return listed.__contains__
+    method, targets = method_of(settings), targets_of(settings)
+    if method == "compressed-tensors" and targets and "Linear" not in targets:
+        modules, expressions = Modules(settings), target_expressions(settings)
+        if expressions is None:
+            return None
+        return lambda module: any(modules.meets(one, module) for one in expressions)
+    return (lambda module: True) if method in (*WHOLE, *_OTHERS) else None
+
+
 def plain_among_codes(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> PlainWeights:
     """Return the weights that are stored plainly, although the same module of another layer is quantised.
 
     Weights that the settings exclude, or may exclude, from quantisation are not returned.
     """
-    method = method_of(settings)
-    if method not in WHOLE or (method == "compressed-tensors" and targets_of(settings) - {"Linear"}):
+    quantises = _quantises(settings)
+    if quantises is None:
         return PlainWeights([], [])
     named = {one.name for one in codes.tensors}
     plain = [key for key, info in tensors.items() if key not in codes.by_key and key not in named and is_number(info)]
     patterns = {key: without_numbers(key) for key in plain}
     ends = tuple({pattern.rpartition("#")[2] for pattern in patterns.values()})  # saves time: few codes have these ends
     forms = {without_numbers(one.name) for one in codes.tensors if one.codes and one.name.endswith(ends)}
-    return _not_excluded([key for key in plain if patterns[key] in forms], codes, tensors, settings)
+    found = [key for key in plain if patterns[key] in forms and quantises(module_of(key))]
+    return _not_excluded(found, codes, tensors, settings)
 
 
 def plain_kinds(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> PlainWeights:
@@ -107,5 +129,7 @@ def _plain(tensors: Mapping[str, TensorInfo], method: str) -> Iterator[str]:
     for key, info in tensors.items():
         if is_number(info):
             is_linear = len(info.shape) == 2 and method != "mxfp4" and bool(_LINEAR.search(key))
+            if method == "bitsandbytes" and _ONE_EXPERT.search(key):
+                continue
             if is_linear or (len(info.shape) == 3 and method in _OF_EXPERTS and _EXPERTS.search(key)):
                 yield key

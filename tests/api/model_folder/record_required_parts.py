@@ -28,8 +28,8 @@ from .architectures import built, classes, corpus, described, made
 
 OUTPUT = Path(required_parts.__file__).with_name("required_parts.jsonl")
 DEPTH = 2
-KINDS = "layer_types"
-"""The end of the names of fields that list a kind for each layer; the default may be all of one kind."""
+KINDS = ("layer_types", "block_type", "block_types")
+"""The ends of the names of fields that list a kind for each layer; the default may be all of one kind."""
 NO_SWITCH = (
     "size", "dim", "heads", "_id", "token", "dropout", "prob", "layers", "depth", "eps", "std", "rope", "theta", "length", "output_",
     "return_dict", "use_cache", "label", "torchscript", "checkpointing", "_range", "_factor", "channels", "kernel", "stride", "scal",
@@ -47,12 +47,13 @@ MOST = 0.5
 def variants(config: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield fields of a configuration, nested ones too, with the value that turns off what they turn on, or the reverse."""
     for name, value in list(vars(config).items()):
-        if name.startswith("_") or any(word in name for word in NO_SWITCH):
+        if isinstance(value, list) and name.endswith(KINDS):
+            kinds = dict.fromkeys([*kinds_of_layers(), *value])
+            yield from (((name,), [kind] * len(value)) for kind in kinds if {kind} != set(value))
+        elif name.startswith("_") or any(word in name for word in NO_SWITCH):
             continue
-        if hasattr(value, "to_diff_dict"):
+        elif hasattr(value, "to_diff_dict"):
             yield from (((name, *path), other) for path, other in variants(value))
-        elif isinstance(value, list) and name.endswith(KINDS):
-            yield from (((name,), [kind] * len(value)) for kind in kinds_of_layers() if {kind} != set(value))
         elif isinstance(value, bool):
             yield (name,), not value
         elif isinstance(value, (int, list)) and value:
@@ -101,7 +102,7 @@ def optional(kind: Any) -> tuple[set[str], set[str]]:
             everything, changed = keys_of(kind, path, other)
             added |= everything
             for before, after in zip(forms, changed, strict=True):
-                if len(before - after) <= MOST * len(before):
+                if path[-1].endswith(KINDS) or len(before - after) <= MOST * len(before):
                     gone |= before - after
     return gone, added | known
 

@@ -209,6 +209,24 @@ def test_bart_without_a_start_token_starts_with_the_first_of_a_text() -> None:
     assert given_inputs("texts.txt", model, "a").arguments["decoder_input_ids"][0, 0] == 1
 
 
+def test_a_decoder_without_the_method_for_its_embedding_has_tokens_too() -> None:
+    """FSMT's decoder lacks ``get_input_embeddings``."""
+    sizes = {
+        "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16,
+    }  # fmt: skip
+    config = transformers.FSMTConfig(langs=["en", "de"], src_vocab_size=8, tgt_vocab_size=8, **sizes)
+    model = transformers.FSMTForConditionalGeneration(config)
+    tokeniser()
+    for token in (7, 8):
+        model.config.decoder_start_token_id = token
+        if token == 7:
+            assert given_inputs("texts.txt", model, "a").arguments["decoder_input_ids"][0, 0] == 7
+            continue
+        with pytest.raises(cs.ConfigError, match="is 8, but the decoder of this network has 8 tokens"):
+            given_inputs("texts.txt", model, "a")
+
+
 def test_a_decoder_of_audio_in_channels_makes_its_tokens() -> None:
     torch.manual_seed(0)
     sizes = {

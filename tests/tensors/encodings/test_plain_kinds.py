@@ -114,3 +114,18 @@ def test_plain_experts_beside_codes_of_others_are_said(method: str, is_said: boo
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt_oss", "quantization_config": settings}))
     names = ", ".join(f"model.layers.{layer}.mlp.experts.down_proj" for layer in range(2))
     assert said(cs.inspect(tmp_path)) == ([SAID.format("2 weights are", "them") + names] if is_said else [])
+
+
+@pytest.mark.parametrize(("name", "is_said"), [("bnb-nf4", False), ("fp8-block", True)])
+def test_single_experts_are_not_quantised_by_bitsandbytes(name: str, is_said: bool, tmp_path: Path) -> None:
+    """transformers 5 has all experts of a layer in one tensor, which bitsandbytes keeps; saving splits it again."""
+    modules = [f"mlp.experts.{expert}.{one}_proj" for expert in range(2) for one in ("gate", "up")]
+    assert bool(said(cs.inspect(beside(name, tmp_path, *modules)))) == is_said
+
+
+def test_an_expression_that_includes_a_module_comes_before_later_ones(tmp_path: Path) -> None:
+    included = {r"+:.*\.1\..*q_proj": {"bits": 4}, "-:.*q_proj": {}}
+    folder = beside("gptq", tmp_path, "self_attn.q_proj", dynamic=included)
+    assert said(cs.inspect(folder)) == [SAID.format("1 weight is", "it") + WHERE.format(1, "self_attn.q_proj")]
+    folder = beside("gptq", tmp_path, "self_attn.q_proj", dynamic=dict(reversed(included.items())))
+    assert said(cs.inspect(folder)) == []

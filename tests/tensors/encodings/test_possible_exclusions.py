@@ -259,15 +259,90 @@ def test_entries_may_have_another_prefix_than_the_keys(name: str, field: str, en
 
 
 def test_an_entry_that_names_a_module_of_the_model_excludes_no_other(tmp_path: Path) -> None:
-    """The image encoder of Qwen2.5-VL has modules with the same names within a layer as the language model."""
-    visual = "visual.blocks.1.mlp.up_proj"
-    entry = {"modules_to_not_convert": [visual]}
+    other = "llm.blocks.1.mlp.up_proj"
+    entry = {"modules_to_not_convert": [other]}
     folder = with_settings(folder_of("fp8-block", tmp_path), entry)
     changed(folder, 1)
     assert failures(folder) == []  # perhaps a name from another version of the model
     state = load_file(folder / "model.safetensors")
-    save_file({**state, f"model.{visual}.weight": torch.ones(64, 64)}, folder / "model.safetensors")
+    save_file({**state, f"model.{other}.weight": torch.ones(64, 64)}, folder / "model.safetensors")
     assert failures(folder) == [f"{THREE[1]}.weight"]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "mtp.layers.1.mlp.up_proj", "visual.blocks.1.mlp", "audio_tower.layers.1.mlp.up_proj",
+        "model.encoder.layers.1.mlp.up_proj", "mtp.layers.1",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(("name", "field"), [("fp8-block", "modules_to_not_convert"), ("int4-packed", "ignore")])
+def test_an_entry_for_another_part_of_a_model_excludes_no_layer_of_its_language_model(
+    name: str, field: str, entry: str, tmp_path: Path
+) -> None:
+    """They have modules with the same names within a layer, and may be stored elsewhere."""
+    folder = folder_of(name, tmp_path)
+    changed(folder, 1)
+    assert failures(with_settings(folder, {field: ["lm_head", entry]})) == [f"{THREE[1]}.weight"]
+
+
+GATES = tuple(name.replace("up_proj", "gate_proj") for name in THREE)
+
+
+def with_gates(folder: Path, *plain: str) -> None:
+    """Add quantised projections ``gate_proj`` to all layers; those in the modules ``plain`` are not quantised."""
+    state = {key: one for key, one in load_file(folder / "model.safetensors").items() if "gate_proj" not in key}
+    parts = {key.removeprefix(THREE[0]): one for key, one in state.items() if key.startswith(f"{THREE[0]}.")}
+    for name in GATES:
+        own = {".weight": torch.ones(64, 64)} if name in plain else parts
+        state |= {f"{name}{end}": one.clone() for end, one in own.items()}
+    save_file(state, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("entry", ["gate_up_proj", "model.layers.1.mlp.gate_up_proj", "layers.1.mlp.gate_up_proj"])
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("fp8-block", "modules_to_not_convert"), ("awq", "modules_to_not_convert"), ("int4-packed", "ignore")],
+)
+def test_the_name_of_a_joined_module_excludes_no_single_part(name: str, field: str, entry: str, tmp_path: Path) -> None:
+    folder = folder_of(name, tmp_path)
+    changed(folder, 1)
+    with_gates(folder, GATES[1])
+    with_settings(folder, {field: ["lm_head", entry]})
+    both = f"{GATES[1]}.weight, {THREE[1]}.weight"
+    assert failures(folder) == ([both] if entry == "gate_up_proj" else [])
+    with_gates(folder)
+    assert failures(folder) == [f"{THREE[1]}.weight"]
+
+
+TARGETS = {
+    "targets": ["re:.*mlp.*_proj"],
+    "weights": {"num_bits": 4, "group_size": 32, "type": "int", "strategy": "group"},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "is_said"),
+    [
+        ("gptq", {"quant_method": "auto-round"}, True),
+        ("gptq", {"quant_method": "intel/auto-round"}, True),
+        ("gptq", {"quant_method": "auto-round", "extra_config": {THREE[1]: {"bits": 16}}}, False),
+        ("fp8-channel", {"quant_method": "fbgemm_fp8"}, True),
+        ("int4-packed", {"config_groups": {"a": TARGETS}}, True),
+        ("int4-packed", {"config_groups": {"a": {**TARGETS, "targets": ["re:.*self_attn.*"]}}}, False),
+        ("int4-packed", {"config_groups": {"a": {**TARGETS, "targets": [THREE[0], THREE[2]]}}}, False),
+        ("int4-packed", {"config_groups": {"a": TARGETS, "b": {**TARGETS, "targets": ["Linear"]}}}, True),
+        ("int4-packed", {"config_groups": {"a": {**TARGETS, "targets": ["LlamaMLP"]}}}, False),
+        ("fp8-tensor", {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": dict.fromkeys(THREE)}, True),
+        ("fp8-tensor", {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": {THREE[0]: {}}}, False),
+    ],
+)  # fmt: skip
+def test_plain_layers_are_said_with_all_settings_that_say_which_are_quantised(
+    name: str, settings: dict[str, Any], is_said: bool, tmp_path: Path
+) -> None:
+    folder = folder_of(name, tmp_path)
+    changed(folder, 1)
+    assert failures(with_settings(folder, settings)) == ([f"{THREE[1]}.weight"] if is_said else [])
 
 
 @pytest.mark.parametrize("section", ["", "text_config"])

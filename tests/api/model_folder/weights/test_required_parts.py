@@ -127,6 +127,19 @@ def test_what_every_model_of_the_class_has_is_noted(
     assert any(said in note for note in found), found
 
 
+@pytest.mark.parametrize("kinds", [["mamba", "mlp"], ["mamba", "attention", "moe"], ["attention", "mlp"]])
+def test_a_model_may_lack_the_layers_of_a_kind(kinds: list[str], tmp_path: Path) -> None:
+    sizes = {
+        "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+        "vocab_size": 40, "mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 2,
+        "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1,
+        "moe_shared_expert_intermediate_size": 16, "num_nextn_predict_layers": 0,
+    }  # fmt: skip
+    config = transformers.NemotronHConfig(**sizes, num_hidden_layers=len(kinds), layers_block_type=kinds)
+    transformers.NemotronHForCausalLM(config).save_pretrained(tmp_path)
+    assert not [note for note in cs.inspect(tmp_path).notes if "every NemotronHForCausalLM has" in note]
+
+
 def test_an_embedding_of_the_models_width_is_not_projected(tmp_path: Path) -> None:
     """As in electra-base, while the default configuration, of electra-small, has a projection."""
     sizes = {**PLAIN, "embedding_size": 32}
