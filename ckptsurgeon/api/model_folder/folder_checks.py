@@ -214,9 +214,9 @@ def weights_notes(
 
 
 def _rows_of_decoder(config: Mapping[str, Any]) -> int:
-    """Return the vocabulary size of the decoder in a composite model, such as EncoderDecoderModel; 0 if not known."""
+    """Return the vocabulary size of the decoder in a model with two (EncoderDecoderModel, FSMT); 0 if not known."""
     decoder = config.get("decoder")
-    size = decoder.get("vocab_size") if isinstance(decoder, dict) else None
+    size = decoder.get("vocab_size") if isinstance(decoder, dict) else config.get("tgt_vocab_size")
     return size if type(size) is int else 0
 
 

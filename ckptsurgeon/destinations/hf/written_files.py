@@ -187,12 +187,15 @@ def has_fewer_rows(written: WrittenConfig, fields: Mapping[str, Any]) -> bool:
 
 
 def size_of(config_class: Any, fields: Mapping[str, Any]) -> int:
-    """Return the vocabulary size in ``fields``, else the default of the class; 0 if the model has no vocabulary."""
+    """Return the vocabulary size in ``fields``, else that of the configuration with these fields; 0 if it has none."""
     text = fields.get("text_config")
     for one in (fields, text if isinstance(text, dict) else {}):
         if type(one.get("vocab_size")) is int:
             return int(one["vocab_size"])
-    return _rows(config_class())
+    try:
+        return _rows(config_of(config_class, fields))  # in a field with another name, or in a nested configuration
+    except Exception:  # a class of transformers may raise anything
+        return 0
 
 
 def _rows(config: Any) -> int:

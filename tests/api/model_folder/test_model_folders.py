@@ -836,10 +836,12 @@ def test_a_diff_of_folders_says_that_their_tokens_differ() -> None:
 
 
 @pytest.mark.parametrize(("start", "said"), [(7, ""), (250, "the vocabulary size is 8, but decoder_start_token_id")])
-def test_ids_of_an_encoder_and_a_decoder_are_those_of_the_decoder(start: int, said: str) -> None:
+@pytest.mark.parametrize("kind", ["encoder-decoder", "fsmt"])
+def test_ids_of_an_encoder_and_a_decoder_are_those_of_the_decoder(kind: str, start: int, said: str) -> None:
     os.mkdir("m")
     save_file({"decoder.model.embed_tokens.weight": torch.ones(8, 4)}, "m/model.safetensors", {"format": "pt"})
-    config = {
+    config = {"model_type": kind, "src_vocab_size": 300, "tgt_vocab_size": 8, "decoder_start_token_id": start}
+    config = config if kind == "fsmt" else {
         "model_type": "encoder-decoder", "architectures": ["EncoderDecoderModel"], "decoder_start_token_id": start,
         "encoder": {"model_type": "bert", "vocab_size": 300, "pad_token_id": 299},
         "decoder": {"model_type": "bert", "vocab_size": 8, "pad_token_id": 0},

@@ -258,6 +258,28 @@ def test_a_decoder_gets_a_mask_only_if_its_class_takes_one() -> None:
     assert [*given_inputs("texts.txt", Own(), "a").arguments][-1] == "decoder_input_ids"
 
 
+def test_an_id_without_a_row_in_a_nested_configuration_is_named() -> None:
+    """It is not an id of a vocabulary that a YAML file made smaller."""
+    sizes = {
+        "vocab_size": 8,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+    }
+    encoder = transformers.BertConfig(**sizes)
+    decoder = transformers.BertConfig(is_decoder=True, add_cross_attention=True, **sizes)
+    config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    transformers.EncoderDecoderModel(config).save_pretrained("a")
+    tokeniser()
+    edit(decoder_start_token_id=8, pad_token_id=0)
+    with pytest.raises(cs.ConfigError, match="is 8, but the decoder of this network has 8 tokens") as caught:
+        cs.prove("a", "a", inputs="texts.txt")
+    assert caught.value.hint.startswith("Correct decoder_start_token_id")
+    said = "the vocabulary size is 8, but decoder_start_token_id of config.json is 8: there is no row for these ids"
+    assert any(said in note for note in cs.transplant("a", "a/config.json").notes)
+
+
 @pytest.mark.parametrize("tokens", [4, 3])
 def test_tokens_that_the_decoder_lacks_are_an_error(tokens: int) -> None:
     torch.manual_seed(0)
