@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from .modules import BEFORE_NUMBER, GENERAL, IGNORED, SKIPPED, Expression, Modules
 from .settings import QuantisationSettings, Settings, strings_in
@@ -25,12 +25,19 @@ _TOGETHER = (
 _JOINED = tuple(dict.fromkeys(one for _, others in _TOGETHER for one in others))
 HEADS = ("", "model", "language_model", "model.language_model", "language_model.model")
 """What may precede ``layers`` in the names of a language model, alone or with an image encoder, in any version."""
+_HEADED = tuple(f"{one}." for one in HEADS if one)
 _IN_MODEL = re.compile(r"(.*?)\.?\b(layers\.\d+\..*)")
 _OF_LANGUAGE = frozenset((
     "model", "language_model", "text_model", "llm", "thinker", "transformer", "backbone", "base_model", "layers",
     "blocks", "h",
 ))  # fmt: skip
 """The words before the number of a layer of a language model; other parts of a model have other words (``visual``)."""
+_OTHER_PARTS = (
+    "mtp", "visual", "vision_model", "vision_tower", "audio_model", "audio_tower", "encoder", "decoder", "talker",
+)  # fmt: skip
+"""The first words of names of modules in other parts of a model than its language model."""
+_MOST = 1000
+"""Of how many names of modules it is asked whether they are the beginning, the end or, with AWQ, a part of a name."""
 _WITHOUT_CODES = 16
 """Weights of a section with so many bits are not quantised."""
 
@@ -54,16 +61,20 @@ class PossibleExclusions:
         skipped = [one for one in given if one.strip(".")]
         listed = (*skipped, *strings_in(settings.get(IGNORED)), *self._modules.names)
         entries = {one.strip(".") for one in listed} - {""}
-        is_joined = any(one.endswith(_JOINED) for one in entries)
-        own = [each for name in quantised for each in _names(name)] if is_joined else quantised
-        coded = "\n".join(("", *(f".{name}." for name in own), "")) if entries else "\n"
-        every = "\n".join(f".{key}." for key in keys) if entries else ""
-        self._entries = frozenset(one for one in entries if f".{one}." not in coded)
+        own_parts = _parts_among(keys, entries)
+        has_others = any(one.endswith(_JOINED) or one.startswith(_HEADED) for one in entries - own_parts)
+        own = [each for name in quantised for each in _names(name)] if has_others else quantised
+        tails = {one: _tail(one) for one in entries}
+        coded_parts = _parts_among(own, entries.union(tails.values()))
+        self._entries = frozenset(entries - coded_parts)
+        self._tails = _tails({one: tail for one, tail in tails.items() if tail and one not in own_parts}, coded_parts)
+        self._shortened = _shortened(entries - own_parts, quantised)
+        skipped = skipped[:_MOST]
+        coded = "\n".join(("", *(f".{name}." for name in own), "")) if skipped else "\n"
         self._ends = tuple(one for one in skipped if f"{one}.\n" not in coded)
         self._starts = tuple(one for one in skipped if f"\n.{one}" not in coded)
         is_awq = QuantisationSettings(settings).method == "awq"
         self._inside = tuple(one for one in skipped if one not in coded) if is_awq else ()
-        self._tails = _tails([one for one in entries if f".{one}." not in every], coded)
 
     @property
     def unread(self) -> bool:
@@ -79,6 +90,8 @@ class PossibleExclusions:
         """Return whether the settings exclude a module, or may do so under another name of it."""
         names = _names(module)
         if self._modules.left_out(module) or any(map(self._is_plain, names)) or any(map(self._may_name, names)):
+            return True
+        if self._shortened and not self._shortened.isdisjoint(_around(module)):
             return True
         if self._modules.is_included(module):
             return False
@@ -128,17 +141,40 @@ class PossibleExclusions:
         return bool(self._entries) and not self._entries.isdisjoint(_parts_of(name))
 
 
-def _tails(entries: Sequence[str], coded: str) -> frozenset[str]:
+def _tails(tails: Mapping[str, str], coded: Collection[str]) -> frozenset[str]:
     """Return the parts of entries from their first number on, by which they may name modules with another prefix.
 
-    Entries with one prefix are taken or left together: one of them may be the part of a quantised module's name.
-    ``coded`` has the names of the quantised modules.
+    ``tails`` has this part of each entry. Entries with one prefix are taken or left together: one of them may be in
+    ``coded``, the parts of the quantised modules' names.
     """
     found: dict[str, set[str]] = {}
-    for entry in entries:
-        if tail := _tail(entry):
-            found.setdefault(entry.removesuffix(tail), set()).add(tail)
-    return frozenset().union(*(some for some in found.values() if not any(f".{one}." in coded for one in some)))
+    for entry, tail in tails.items():
+        found.setdefault(entry.removesuffix(tail), set()).add(tail)
+    return frozenset().union(*(some for some in found.values() if not any(one in coded for one in some)))
+
+
+def _shortened(entries: Iterable[str], quantised: Iterable[str]) -> frozenset[str]:
+    """Return the entries without their first word: transformers names modules ``model.visual``, and saves ``visual``.
+
+    Those with the name of a quantised module, or of one around it, are left out.
+    """
+    words = (one.partition(".") for one in entries)
+    found = {rest for first, _, rest in words if rest and first not in _OTHER_PARTS}
+    return frozenset(found.difference(*(_around(name) for name in quantised)) if found else ())
+
+
+def _around(name: str) -> list[str]:
+    """Return a name and those of the modules around it: ``a.b.c``, ``a.b`` and ``a``."""
+    words = name.split(".")
+    return [".".join(words[:end]) for end in range(len(words), 0, -1)]
+
+
+def _parts_among(names: Iterable[str], wanted: Collection[str]) -> set[str]:
+    """Return those of the texts ``wanted`` that are parts of names."""
+    texts, found = frozenset(wanted), set[str]()
+    for name in names if texts else ():
+        found.update(texts.intersection(_parts_of(name)))
+    return found
 
 
 def _tail(name: str) -> str:

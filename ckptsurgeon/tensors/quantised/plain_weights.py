@@ -24,8 +24,10 @@ _LINEAR = re.compile(
 """Matches weights of layers whose class is Linear in every model; routers and gates may have other classes."""
 _EXPERTS = re.compile(r"\.experts\.(?:gate_up_proj|down_proj)(?:\.weight)?$")
 """Matches tensors with the weights of all experts of a layer."""
-_OTHERS = ("auto-round", "intel/auto-round", "fbgemm_fp8")
-"""Methods that quantise a module in all layers except those that the settings exclude, but not all kinds of modules."""
+_FBGEMM = "fbgemm_fp8"
+"""A method that quantises a kind of module in all layers except those that its settings exclude, but not all kinds."""
+_PLAIN_ALGORITHMS = ("NONE", "BF16", "FP16", "FP32")
+"""Values of ``quant_algo`` in ModelOpt's ``quantized_layers`` with which a module is not quantised."""
 _ONE_EXPERT = re.compile(r"\.experts\.\d+\.")
 """Matches tensors of single experts. bitsandbytes keeps them plain: transformers 5 joins all experts of a layer."""
 _OF_EXPERTS = ("fp8", "mxfp4")
@@ -58,14 +60,17 @@ def _quantises(settings: Settings) -> Callable[[str], bool] | None:
     None means that the settings do not say which modules are quantised.
     """
     if isinstance(listed := modelopt_of(settings).get("quantized_layers"), dict):
-        return listed.__contains__
+        kinds = {name: one.get("quant_algo") for name, one in listed.items() if isinstance(one, dict)}
+        return lambda module: isinstance(kind := kinds.get(module), str) and kind.upper() not in _PLAIN_ALGORITHMS
+    if settings.get("block_name_to_quantize"):  # AutoRound, with GPTQ's method
+        return None
     method, targets = method_of(settings), targets_of(settings)
     if method == "compressed-tensors" and targets and "Linear" not in targets:
         modules, expressions = Modules(settings), target_expressions(settings)
         if expressions is None:
             return None
         return lambda module: any(modules.meets(one, module) for one in expressions)
-    return (lambda module: True) if method in (*WHOLE, *_OTHERS) else None
+    return (lambda module: True) if method in (*WHOLE, _FBGEMM) else None
 
 
 def plain_among_codes(codes: QuantisedTensors, tensors: Mapping[str, TensorInfo], settings: Settings) -> PlainWeights:

@@ -96,14 +96,18 @@ def patterns(keys: Iterable[str]) -> set[str]:
 def optional(kind: Any) -> tuple[set[str], set[str]]:
     """Return what some field of the configuration takes away, and all that some field adds."""
     known, forms = keys_of(kind)
-    gone, added = set[str](), set[str]()
+    gone, added, by_kinds = set[str](), set[str](), [forms]
     for path, other in variants(made(kind.config_class, DEPTH)):
         with suppress(Exception):
             everything, changed = keys_of(kind, path, other)
             added |= everything
+            if path[-1].endswith(KINDS):
+                by_kinds.append(changed)
             for before, after in zip(forms, changed, strict=True):
-                if path[-1].endswith(KINDS) or len(before - after) <= MOST * len(before):
+                if len(before - after) <= MOST * len(before):
                     gone |= before - after
+    for each in zip(*by_kinds, strict=True):  # a kind of layer has what others lack
+        gone |= set[str]().union(*each) - each[0].intersection(*each)
     return gone, added | known
 
 

@@ -299,6 +299,20 @@ def with_gates(folder: Path, *plain: str) -> None:
     save_file(state, folder / "model.safetensors")
 
 
+@pytest.mark.parametrize("part", ["vision_tower.encoder", "visual", "decoder", "layers"])
+@pytest.mark.parametrize("first", ["model", "bert"])
+def test_an_entry_may_have_one_more_word_before_the_key(part: str, first: str, tmp_path: Path) -> None:
+    """transformers names the modules of a model ``model.visual``, and saves ``visual``."""
+    folder = folder_of("fp8-block", tmp_path)
+    changed(folder, 1)
+    state = load_file(folder / "model.safetensors")
+    save_file({key.replace("model.layers", part, 1): one for key, one in state.items()}, folder / "model.safetensors")
+    own = THREE[1].replace("model.layers", part, 1)
+    assert failures(with_settings(folder, {"modules_to_not_convert": ["lm_head"]})) == [f"{own}.weight"]
+    assert failures(with_settings(folder, {"modules_to_not_convert": [f"{first}.{own}"]})) == []
+    assert failures(with_settings(folder, {"modules_to_not_convert": [f"{first}.{part}"]})) == [f"{own}.weight"]
+
+
 @pytest.mark.parametrize("entry", ["gate_up_proj", "model.layers.1.mlp.gate_up_proj", "layers.1.mlp.gate_up_proj"])
 @pytest.mark.parametrize(
     ("name", "field"),
@@ -324,17 +338,16 @@ TARGETS = {
 @pytest.mark.parametrize(
     ("name", "settings", "is_said"),
     [
-        ("gptq", {"quant_method": "auto-round"}, True),
-        ("gptq", {"quant_method": "intel/auto-round"}, True),
-        ("gptq", {"quant_method": "auto-round", "extra_config": {THREE[1]: {"bits": 16}}}, False),
+        ("gptq", {"provider": "auto-round"}, True),
+        ("gptq", {"provider": "auto-round", "block_name_to_quantize": ["model.layers.0", "model.layers.2"]}, False),
         ("fp8-channel", {"quant_method": "fbgemm_fp8"}, True),
         ("int4-packed", {"config_groups": {"a": TARGETS}}, True),
         ("int4-packed", {"config_groups": {"a": {**TARGETS, "targets": ["re:.*self_attn.*"]}}}, False),
         ("int4-packed", {"config_groups": {"a": {**TARGETS, "targets": [THREE[0], THREE[2]]}}}, False),
         ("int4-packed", {"config_groups": {"a": TARGETS, "b": {**TARGETS, "targets": ["Linear"]}}}, True),
         ("int4-packed", {"config_groups": {"a": {**TARGETS, "targets": ["LlamaMLP"]}}}, False),
-        ("fp8-tensor", {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": dict.fromkeys(THREE)}, True),
-        ("fp8-tensor", {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": {THREE[0]: {}}}, False),
+        ("fp8-tensor", {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": {key: {"quant_algo": "FP8"} for key in THREE}}, True),
+        ("fp8-tensor", {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": {THREE[0]: {"quant_algo": "FP8"}, THREE[1]: {"quant_algo": "NONE"}}}, False),
     ],
 )  # fmt: skip
 def test_plain_layers_are_said_with_all_settings_that_say_which_are_quantised(

@@ -140,6 +140,13 @@ def test_a_model_may_lack_the_layers_of_a_kind(kinds: list[str], tmp_path: Path)
     assert not [note for note in cs.inspect(tmp_path).notes if "every NemotronHForCausalLM has" in note]
 
 
+@pytest.mark.parametrize("kind", ["recurrent", "attention"])
+def test_all_layers_of_a_model_may_be_of_one_kind(kind: str, tmp_path: Path) -> None:
+    sizes = {**PLAIN, "num_key_value_heads": 1, "head_dim": 8, "lru_width": 32, "block_types": [kind]}
+    transformers.RecurrentGemmaForCausalLM(transformers.RecurrentGemmaConfig(**sizes)).save_pretrained(tmp_path)
+    assert not [note for note in cs.inspect(tmp_path).notes if "every RecurrentGemmaForCausalLM has" in note]
+
+
 def test_an_embedding_of_the_models_width_is_not_projected(tmp_path: Path) -> None:
     """As in electra-base, while the default configuration, of electra-small, has a projection."""
     sizes = {**PLAIN, "embedding_size": 32}
