@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..errors import PatternError
-from ..planning.keys.matcher import KeyMatcher
 from ..planning.keys.pattern import KeyPattern
 from ..planning.keys.pattern_hints import nearest, unmatched
-from ..planning.keys.renaming import rules_of_sets
+from ..planning.keys.renaming import KeyMatcher, rules_of_sets
 from ..planning.mismatch.policy_fits import fitting_policies
 from ..planning.mismatch.policy_syntax import is_reshape
 from ..planning.plan.plan import Plan

@@ -94,7 +94,7 @@ def apply(
     from ..engine.processes import process_group
     from ..planning.recipe import make_recipe
     from ..storage.write.locking import check_wait
-    from .inputs.merged_adapters import merged_adapters
+    from .inputs.stored_recipes import merged_adapters
 
     check_wait(wait)
     from_file, proved = not isinstance(plan, Plan), ""
@@ -184,8 +184,7 @@ def _tasks(
 
 def _left_there(plan: Plan, options: OutputOptions) -> tuple[str, ...]:
     """Return notes on files of an earlier model that are still in the folder of the output."""
-    from ..engine.output.companions import as_written
-    from ..engine.output.existing import existing_checkpoint
+    from ..engine.output.companions import as_written, existing_checkpoint
     from ..engine.output.layout import is_folder
     from ..formats._choosing import has_weights
 

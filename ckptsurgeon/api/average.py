@@ -11,19 +11,18 @@ from ..checkpoint.opening import open_checkpoint
 from ..engine.inputs import PlanInputs
 from ..errors import ConfigError
 from ..planning.average import decay_weights, ema_weights, plan_average, running_weights
+from ..planning.code_notes import with_possible_codes_said
 from ..planning.plan.plan import Plan
-from ..planning.possible_codes import with_possible_codes_said
 from ..util.text import escape
 from .inputs.argument_types import CheckpointLike, checked
-from .inputs.arguments import plain_arguments
+from .inputs.arguments import check_metadata, plain_arguments, with_metadata
 from .inputs.encoding import as_stored, check_encoding, encoding_notes, encoding_said, read_as
 from .inputs.inputs import names_of, plan_source, source_notes, twice_notes, view_of
 from .inputs.kept_codes import keeping_codes
 from .inputs.kept_open import KeptOpen
-from .inputs.metadata import check_metadata, with_metadata
-from .inputs.recorded_sources import counted_notes
 from .inputs.reopening import with_model_files_pinned
-from .inputs.unrelated_models import SAME, unrelated_notes
+from .inputs.sampled_parts import SAME, unrelated_notes
+from .inputs.stored_recipes import counted_notes
 from .model_folder.checks import with_sources_said, without_repeats
 from .model_folder.config_differences import with_config_said
 from .model_folder.merged import merged_folder

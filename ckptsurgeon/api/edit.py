@@ -11,19 +11,18 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.opening import open_checkpoint
 from ..engine.inputs import PlanInputs
 from ..errors import ConfigError
+from ..planning.code_notes import with_possible_codes_said
 from ..planning.edit import plan_edit
 from ..planning.plan.plan import CarriedEntries, Plan
-from ..planning.possible_codes import with_possible_codes_said
 from ..planning.quantised import check_codes
 from ..planning.transplant.options import Options
 from ..util.text import grouped
 from .changed_source import Changes, Quantisation, changed_source
 from .gguf.types import check_type, in_float32
 from .inputs.argument_types import CheckpointLike, Operations, Path, Patterns, Rules, checked
-from .inputs.arguments import plain_arguments, rules_as_text, rules_of
+from .inputs.arguments import check_metadata, merged_metadata, plain_arguments, rules_as_text, rules_of
 from .inputs.encoding import DEQUANTIZE
 from .inputs.inputs import extras_left, left_notes, names_of, plan_source, unwrap_notes, view_of
-from .inputs.metadata import check_metadata, merged_metadata
 from .inputs.operations import asked_conversions, operations_file, operations_of
 from .inputs.reopening import with_settings_pinned
 from .layouts.named_layout import check_layout, layout_arguments

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 from ..analysis.inspection import Inspection, TokenRows, inspection_of
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.in_memory import place_of
-from ..checkpoint.lone_shard import consumed_notes
 from ..checkpoint.opening import open_checkpoint
 from ..checkpoint.seen_zeros import seen_zero_notes
+from ..checkpoint.shard_notes import consumed_notes
 from ..errors import ConfigError
-from ..planning.keys.matcher import KeyMatcher
 from ..planning.keys.pattern import KeyPattern
 from ..planning.keys.pattern_hints import unmatched
+from ..planning.keys.renaming import KeyMatcher
 from ..planning.keys.spelling import quoted
 from ..planning.opaque_tensors import opaque_error
 from ..storage.read.base import File

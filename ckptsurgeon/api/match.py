@@ -13,7 +13,7 @@ from ..destinations._load import load_target
 from ..storage.read.uri import shown
 from .inputs.argument_types import CheckpointLike
 from .inputs.fitting_notes import checkpoint_notes, destination_notes
-from .layouts.for_destination import layouts_between
+from .layouts.changed_layout import layouts_between
 from .model_folder.folder import ModelFolder, model_folder_at
 from .model_folder.layers.row_order import renaming_notes
 

@@ -245,8 +245,7 @@ def _checked_output(path: str, index: PatchIndex, inputs: Sequence[tuple[int, in
 @contextmanager
 def _staged(path: str, index: PatchIndex, *, force: bool) -> Iterator[dict[str, StagedFile]]:
     """Yield {name: temporary file} for an output; after the ``with`` block, the files replace an earlier output."""
-    from ..engine.output.companions import stale_companions
-    from ..engine.output.existing import existing_checkpoint
+    from ..engine.output.companions import existing_checkpoint, stale_companions
 
     size = sum(file.size for file in index.files)
     if not index.folder:

@@ -11,9 +11,9 @@ from typing import Any
 
 from ..destinations._load import code_named
 from ..errors import ConfigError, PlanError
-from ..planning.keys.matcher import KeyMatcher
 from ..planning.keys.pattern import KeyPattern
 from ..planning.keys.pattern_hints import deeper_notes, unmatched
+from ..planning.keys.renaming import KeyMatcher
 from ..planning.plan.plan import Plan
 from ..planning.plan.step import CLASSES
 from ..util.text import brief_repr, count, escape, grouped, listing

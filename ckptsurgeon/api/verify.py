@@ -167,7 +167,7 @@ def _of_tokens(said: Iterable[Note], sources: Iterable[Checkpoint]) -> Iterator[
     There are none if the output has such a note, too: ``said`` are the notes on its model.
     """
     from .model_folder.folder import model_folder
-    from .model_folder.weights.token_pairs import is_token_pair_note, token_pair_notes
+    from .model_folder.weights.token_rows import is_token_pair_note, token_pair_notes
 
     if any(is_token_pair_note(one.why) for one in said):
         return

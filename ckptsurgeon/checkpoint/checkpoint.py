@@ -15,14 +15,13 @@ from ..storage.read._memory import MemoryFile
 from ..storage.read.base import File, Folder
 from ..tensors.find_codes import find_codes
 from ..tensors.info import Storage, TensorInfo
-from ..tensors.odd_scales.collected import OddScales
+from ..tensors.odd_scales.notes import OddScales
 from ..tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
 from ..tensors.quantised.parts import broken_partners
 from ..tensors.tied_keys import tied_keys
 from ..util.notebook import InNotebooks
 from ..util.text import count, escape, listing
 from .extras import NO_NAMES, Extra, ExtraEntry, entries_beside, entries_to_carry, extras_of, names_to
-from .lone_shard import ShardIndex, shard_index, shard_notes
 from .other_columns import of_other_columns
 from .quantisation import configuration, quantisation_settings, settings_by_file, settings_in, without_settings
 from .quantisation_notes import (
@@ -38,7 +37,7 @@ from .quantised_parts import incomplete, notes_on_parts
 from .quantised_values import notes_on_values, quant_states
 from .refused_settings import refused_settings
 from .roots import Root, check_keys, find_root, tensors_of
-from .shard_origin import damaged_recipe_notes, other_shard_notes
+from .shard_notes import ShardIndex, damaged_recipe_notes, other_shard_notes, shard_index, shard_notes
 from .unknown_layouts import unknown_layouts
 from .values.value_notes import value_notes
 from .wrappers import Unwrapping, unwrap, unwrap_as

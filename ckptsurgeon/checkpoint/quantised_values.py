@@ -20,12 +20,10 @@ from ..tensors.quantised.methods import family
 from ..tensors.quantised.settings import values_called
 from ..util.text import count, escape, listing
 from .values.copied_parts import copied_parts
-from .values.nested_scales import odd_nested_scales
-from .values.power_scales import odd_power_scales
-from .values.rounded_zero_points import rounded_zero_points
+from .values.lost_scales import whole_floats
+from .values.scales import odd_nested_scales, odd_power_scales
 from .values.sibling_parts import odd_sibling_parts
-from .values.whole_floats import whole_floats
-from .values.zero_points import ROUNDED, odd_zero_points
+from .values.zero_points import ROUNDED, odd_zero_points, rounded_zero_points
 
 __all__ = ["ORDERS", "OUTSIDE", "UNSET", "notes_on_values", "quant_states"]
 

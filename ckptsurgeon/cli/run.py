@@ -9,8 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import typer
 
-from . import standalone_options as alone
-from .application import GROUPS, TIMEOUT, application
+from .application import COMPLETION, GROUPS, TIMEOUT, application
 from .failing import ReaderGoneError, failed, guarded_streams
 
 __all__ = ["run"]
@@ -148,6 +147,6 @@ def _complete_shell_options(args: Sequence[str]) -> list[str]:
             return [*found, *args[number:]]
         found.append(arg)
         following = args[number + 1 : number + 2]
-        if arg in alone.COMPLETION and (not following or following[0].startswith("-")):
+        if arg in COMPLETION and (not following or following[0].startswith("-")):
             found.append("")
     return found

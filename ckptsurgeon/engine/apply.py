@@ -11,8 +11,7 @@ from typing import TypeVar
 
 from ..checkpoint.seen_zeros import seen_zero_notes
 from ..errors import PlanError
-from ..formats.base.header import ExtraEntries
-from ..formats.base.header_digest import seal
+from ..formats.base.header import ExtraEntries, seal
 from ..formats.base.sharded_writer import RECIPE_FILE, folder_digest
 from ..planning.plan.plan import Plan
 from ..planning.plan.receipt import Receipt

@@ -15,7 +15,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 from ..storage.write.output_checks import output_error
-from ..tensors.non_finite import size_of_float
+from ..tensors.dtypes import size_of_float
 from .checksums import bad_checksum, crc32
 from .copy_ranges import CopyPiece, CopyRange, CopyTask, batched, joined, tasks_of
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..storage.read.base import File
 from ..storage.write.staging import StagedFile
-from ..tensors.non_finite import has_non_finite
+from ..tensors.dtypes import has_non_finite
 from .checksums import combine
 
 __all__ = ["CopyPiece", "CopyRange", "CopyTask", "batched", "joined", "tasks_of"]

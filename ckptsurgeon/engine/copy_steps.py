@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..storage.read.base import File
+from ..tensors.dtypes import is_masked, size_of_float
 from ..tensors.info import Storage, TensorInfo
-from ..tensors.non_finite import is_masked, size_of_float
 from .checksums import check_storage, checkable
 from .copy_bytes import THREADS, copying
 from .copy_ranges import CopyPiece, CopyRange

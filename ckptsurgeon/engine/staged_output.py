@@ -18,7 +18,7 @@ from ..storage.write.staging import StagedFile, staged_file
 from ..util.text import escape, listing
 from .consuming import SourceConsumer
 from .inputs import PlanInputs
-from .output.existing import existing_checkpoint
+from .output.companions import existing_checkpoint
 from .output.layout import OutputFile, OutputOptions, OutputShape
 from .output.signing import check_signable
 from .part_receipt import PartReceipt

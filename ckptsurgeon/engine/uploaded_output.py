@@ -17,7 +17,7 @@ from ..storage.upload.scratch import UploadedFolder, uploaded_folder
 from ..util.text import escape, listing
 from .consuming import SourceConsumer
 from .inputs import PlanInputs
-from .output.existing import INDEX_BYTES, checkpoint_files
+from .output.companions import INDEX_BYTES, checkpoint_files
 from .output.layout import OutputOptions, OutputShape, writer_of
 from .processes import Helpers
 from .staged_output import StagedOutput

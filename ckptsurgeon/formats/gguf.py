@@ -18,8 +18,7 @@ from ..storage.read.base import File, Source
 from ..tensors.info import TensorInfo
 from ..util.text import escape, number_in
 from .base import limits
-from .base.header import FilePrint, Header, StoredEntry, naming
-from .base.header_digest import UNSEALED, digest_outside, seal_of
+from .base.header import UNSEALED, FilePrint, Header, StoredEntry, digest_outside, naming, seal_of
 from .ggml.reader import GgufHeader, read_one
 from .ggml.values import TEXT
 from .ggml.writer import RECIPE_KEY, RESERVED, SPLIT_COUNT, SPLIT_NUMBER, SPLIT_TENSORS, GgufWriter

@@ -15,8 +15,7 @@ from ..util.text import escape, listing
 from ._npy import npy_entry
 from ._npz_writer import NPY_SUFFIX, NPZ_RECIPE, NpzWriter
 from .base import limits
-from .base.header import FilePrint, Header, naming
-from .base.header_digest import digest_outside
+from .base.header import FilePrint, Header, digest_outside, naming
 from .pickle.values import GlobalName, OpaqueResult
 from .zip.archive import Archive, read_archive
 

@@ -20,8 +20,7 @@ from ..util.text import escape
 from ._safetensors_entry import FIELDS, EntryError, tensor_of
 from ._safetensors_layout import SafetensorsWriter, take_recipe
 from .base import limits
-from .base.header import FilePrint, Header
-from .base.header_digest import UNSEALED, digest_outside, seal_of
+from .base.header import UNSEALED, FilePrint, Header, digest_outside, seal_of
 from .base.untrusted import parse_json, unique_keys
 
 __all__ = ["FORMAT"]

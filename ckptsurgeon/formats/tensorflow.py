@@ -18,8 +18,7 @@ from ..tensors.composition import leaves
 from ..tensors.dtypes import DTYPES as SIZES
 from ..tensors.info import Storage, TensorInfo
 from ..util.text import escape
-from .base.header import FilePrint, Header, naming
-from .base.header_digest import digest_outside
+from .base.header import FilePrint, Header, digest_outside, naming
 from .base.sharded_writer import folder_frame, folder_recipe
 from .base.untrusted import check_sizes
 from .pickle.values import GlobalName, OpaqueResult

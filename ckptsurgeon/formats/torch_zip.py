@@ -9,8 +9,7 @@ from __future__ import annotations
 from ..storage.read.base import File, Source
 from ..util.text import count
 from .base import limits
-from .base.header import FilePrint, Header, naming
-from .base.header_digest import digest_outside
+from .base.header import FilePrint, Header, digest_outside, naming
 from .torch.archive import TorchArchive, script_tensors
 from .torch.pickle_writer import PARAMETERS
 from .torch.rebuild import rebuilders

@@ -18,7 +18,7 @@ from ..tensors.info import Encoded, Reshaped, TensorInfo
 from ..tensors.quantised.agreement import QuantisedModule, disagreements
 from ..tensors.quantised.encoding import QuantisedTensor, QuantisedTensors
 from ..util.text import count, escape, listing
-from .mixed_layers import any_layer
+from .code_notes import any_layer
 from .moved_rows import MovedRows, StoredWeight, moved_rows
 from .opaque_tensors import is_uncopied, opaque_error
 from .plan.coded_part import CodedPart

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any, NamedTuple
 
-from ..formats.base.header import FilePrint
-from ..formats.base.header_digest import UNSEALED
+from ..formats.base.header import UNSEALED, FilePrint
 from ..util.brief import Brief
 from .plan.coded_part import CodedPart
 from .plan.compute import Factor, Lora, Merge

@@ -151,7 +151,7 @@ class RecipeText:
             f'{"" if key == first else ","}{_dumps(key)}:{row},"crc32":"{checksums.get(key, 0):08x}"}}'
             for key, row in self._rows.items()
         )
-        # the seal is the last entry, and in the last string: formats/base/header_digest.py looks for it there
+        # the seal is the last entry, and in the last string: formats/base/header.py looks for it there
         tail = f'}},"seal":{_dumps(self._recipe.seal)}}}'
         chunks = iter(lambda: "".join(islice(rows, CHUNK)), "")
         return [f'{_dumps(self._head())[:-1]},"tensors":{{', *chunks, tail]

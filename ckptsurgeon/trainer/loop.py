@@ -23,8 +23,7 @@ from .log import Observer, PendingStep, TrainingLog, log_rows
 from .parallel.parallel_model import ParallelModel
 from .parallel.ranks import LostRanksError
 from .state.checkpointing import CheckpointWriter
-from .state.learning_rate import anneal, lr_factor
-from .state.optimizer import Optimizer
+from .state.optimizer import Optimizer, anneal, lr_factor
 from .state.run_progress import COLLAPSED, DONE, LOST, NONFINITE, PATIENCE
 from .state.training_state import TrainingState
 from .step_result import BufferSnapshot, LossSums, StepCounts, StepResult, detached, places, without_effect

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.checkpoint.values import non_finite
-from ckptsurgeon.tensors.non_finite import has_non_finite, size_of_float
+from ckptsurgeon.checkpoint.values import small_tensors
+from ckptsurgeon.tensors.dtypes import has_non_finite, size_of_float
 
 from ..conftest import Result
 
@@ -76,9 +76,9 @@ def test_few_of_many_small_tensors_are_read_of_every_role(monkeypatch: pytest.Mo
     save_file(state, "model.safetensors")
     reads: list[int] = []
     own = has_non_finite
-    monkeypatch.setattr(non_finite, "has_non_finite", lambda dtype, raw: reads.append(len(raw)) or own(dtype, raw))
+    monkeypatch.setattr(small_tensors, "has_non_finite", lambda dtype, raw: reads.append(len(raw)) or own(dtype, raw))
     notes = cs.inspect("model.safetensors").notes
-    assert len(reads) <= non_finite.TENSORS
+    assert len(reads) <= small_tensors.SAMPLED
     said = next(note for note in notes if "NaN" in note)
     assert f"1 small tensor of {len(reads)} that were looked at, of 801 has NaN or infinite values: head.bias" in said
 

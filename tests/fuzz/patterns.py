@@ -1,9 +1,8 @@
 """Patterns over keys, and rules: what a command or a line of a map file says."""
 
-from ckptsurgeon.planning.keys.matcher import KeyMatcher
 from ckptsurgeon.planning.keys.pattern import KeyPattern
 from ckptsurgeon.planning.keys.pattern_hints import unmatched
-from ckptsurgeon.planning.keys.renaming import rename
+from ckptsurgeon.planning.keys.renaming import KeyMatcher, rename
 from ckptsurgeon.planning.keys.rules import parse_rule, rules_from_lines
 
 from .target import Files, Target

@@ -169,8 +169,8 @@ MUTANTS = (
     ),
     Mutant(
         "a scale of activations that is the inverse of the others is said",
-        "and 1 / NEAR < scales[key] * middle < NEAR",
-        "and 1 / NEAR < scales[key] / middle < NEAR",
+        "and 1 / INVERSE < scales[key] * middle < INVERSE",
+        "and 1 / INVERSE < scales[key] / middle < INVERSE",
         "checkpoint/values/test_activation_scales.py",
     ),
     Mutant(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -248,6 +249,29 @@ def test_a_circle_is_found() -> None:
 def test_modules_form_no_circle() -> None:
     paths = {module_of(path): path for path in ROOT.rglob("*.py")}
     assert not circles({name: modules_imported(path, set(paths)) for name, path in paths.items()})
+
+
+def names_assigned(tree: ast.Module) -> list[str]:
+    """The names that the statements of a module assign, define or import, each as often as that happens."""
+    found = []
+    for node in tree.body:
+        if isinstance(node, ast.Assign):
+            parts = [part for target in node.targets for part in getattr(target, "elts", [target])]
+            found += [part.id for part in parts if isinstance(part, ast.Name)]
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            found.append(node.target.id)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.append(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found += [alias.asname or alias.name for alias in node.names]
+    return found
+
+
+def test_no_module_gives_a_name_two_meanings() -> None:
+    """Functions read a constant when they run: if two halves of a module define it, both use the second."""
+    assert names_assigned(ast.parse("A, B = 1, 2\nB: int = 3\n")) == ["A", "B", "B"]
+    twice = {path: Counter(names_assigned(ast.parse(path.read_text()))) for path in modules() if path.suffix == ".py"}
+    assert not {str(path): name for path, names in twice.items() for name, times in names.items() if times > 1}
 
 
 def test_only_keys_uses_fnmatch2() -> None:

@@ -19,8 +19,8 @@ import pytest
 
 import ckptsurgeon as cs
 from ckptsurgeon.trainer.loggers import _load
+from ckptsurgeon.trainer.loggers._load import LoggerThread
 from ckptsurgeon.trainer.loggers._logger import LoggedRun, Logger, Summary, scalars
-from ckptsurgeon.trainer.loggers._thread import LoggerThread
 from ckptsurgeon.trainer.run import run_loggers
 
 from . import together, toy

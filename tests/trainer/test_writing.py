@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 import ckptsurgeon as cs
 from ckptsurgeon.storage.write.staging import StagedFile
 from ckptsurgeon.trainer.folder.run_folder import RunFolder
+from ckptsurgeon.trainer.state.checkpointing import Snapshot
 from ckptsurgeon.trainer.state.model_tensors import state_tensors
-from ckptsurgeon.trainer.state.snapshot import Snapshot
 
 from . import toy
 

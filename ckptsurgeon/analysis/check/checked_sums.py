@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ...checkpoint.checkpoint import Checkpoint
 from ...engine.checksums import check_storage, checkable
 from ...errors import CheckpointError, FormatError, VerifyError
-from ...formats.base.header_digest import seal_of
+from ...formats.base.header import seal_of
 from ...formats.base.sharded_writer import RECIPE_FILE, folder_recipe
 from ...tensors.info import Storage, TensorInfo
 from .measuring.measured import Measured

@@ -19,9 +19,8 @@ from ...errors import ConfigError, FormatError, VerifyError
 from ...planning.plan.rows import VocabularyRows
 from ...planning.plan.step import MERGES, Input, Step, with_vocabularies
 from ...planning.recipe import RecipeEntry
-from ...tensors.dtypes import DTYPES
+from ...tensors.dtypes import DTYPES, is_masked
 from ...tensors.info import TensorInfo
-from ...tensors.non_finite import is_masked
 from ...tensors.ops.casts import count_special, raw_dtype
 from ...tensors.torch_quantisers import codes_of
 from ...util.text import escape

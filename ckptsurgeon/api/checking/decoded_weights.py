@@ -14,7 +14,7 @@ from ...engine.compute.reading import read_part
 from ...errors import CheckpointError
 from ...planning.transplant.by_place import is_embedding, vocabulary_keys
 from ...tensors.info import TensorInfo
-from ...tensors.odd_scales.collected import OddScales
+from ...tensors.odd_scales.notes import OddScales
 from ...tensors.ops.regions import Box
 from ..inputs.dequantising import weights_of
 from ..inputs.sampled_parts import SampledFiles, rows_of_group

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ...analysis.check.subject import Subject
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.lone_shard import consumed_notes
+from ...checkpoint.shard_notes import consumed_notes
 from ...checkpoint.zero_runs import PAGE, is_zero_run_note, zero_run_notes
 from ...errors import ConfigError
 from ...planning.transplant.by_place import EMBEDDING, HEAD, is_embedding

@@ -7,8 +7,8 @@ from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError
-from ...planning.keys.matcher import KeyMatcher
 from ...planning.keys.pattern import KeyPattern
+from ...planning.keys.renaming import KeyMatcher
 from ...planning.llama_cpp.layout import Heads
 from ...planning.llama_cpp.names import FUSED
 from ...util.text import escape, number_in

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ...checkpoint.checkpoint import Checkpoint
-from ...checkpoint.lone_shard import shard_index
+from ...checkpoint.shard_notes import shard_index
 from ...destinations.hf.files import ADAPTER, CONFIG
 from ...errors import PlanError
 from ...formats._safetensors_layout import METADATA, RECIPE_KEY, renamed_header

@@ -1,21 +1,33 @@
-"""Turns the arguments of verbs into sources, rules and plain data for recipes."""
+"""Turns the arguments of verbs into sources, rules, metadata and plain data for recipes."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...checkpoint.in_memory import check_given, is_given, path_of
 from ...errors import ConfigError
+from ...formats._safetensors_layout import RECIPE_KEY
 from ...planning.keys.rules import rules_from_lines
+from ...planning.plan.plan import Plan
 from ...storage.read.spec import SourceSpec, parse_spec
 from ...storage.small_files import read_text
 from ...util.did_you_mean import did_you_mean
 from ...util.text import brief_repr, escape
 from .argument_types import Path, Rules, Sources
 
-__all__ = ["check_seed", "plain_arguments", "rules_as_text", "rules_of", "specs_of"]
+__all__ = [
+    "check_metadata",
+    "check_seed",
+    "merged_metadata",
+    "plain_arguments",
+    "rules_as_text",
+    "rules_of",
+    "specs_of",
+    "with_metadata",
+]
 
 
 def check_seed(seed: int) -> None:
@@ -92,3 +104,22 @@ def _spec(given: object) -> SourceSpec:
         return parse_spec(os.fspath(given))
     check_given(given)
     return SourceSpec(path_of(given), given=given)
+
+
+def check_metadata(metadata: Mapping[str, str] | None) -> None:
+    """Raise ConfigError if ``metadata`` contains the name of the entry in which ckptsurgeon stores the recipe."""
+    if RECIPE_KEY in (metadata or {}):
+        raise ConfigError(f"the name {RECIPE_KEY} in metadata is reserved for the recipe.", hint="Choose another name.")
+
+
+def merged_metadata(carried: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """Return the metadata ``carried`` from a source, updated with the user's ``given`` entries; '' removes an entry."""
+    return {name: value for name, value in {**carried, **given}.items() if value or name not in given}
+
+
+def with_metadata(plan: Plan, given: Mapping[str, str] | None) -> Plan:
+    """Return a plan whose output has the user's metadata; the entries are also recorded in the plan's arguments."""
+    if not given:
+        return plan
+    arguments = {**plan.arguments, "metadata": {**plan.arguments.get("metadata", {}), **given}}
+    return replace(plan, metadata=merged_metadata(plan.metadata, given), arguments=arguments)

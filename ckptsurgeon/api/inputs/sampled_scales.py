@@ -11,11 +11,11 @@ from math import lcm
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import CheckpointError
 from ...planning.transplant.by_place import is_embedding, vocabulary_keys
+from ...tensors.dtypes import has_non_finite
 from ...tensors.info import Decoded, TensorInfo
-from ...tensors.non_finite import has_non_finite
-from ...tensors.odd_scales.collected import OddScales
 from ...tensors.odd_scales.kinds import NO_OFFSET, ZERO_BLOCKS
 from ...tensors.odd_scales.layer_groups import outlying_layers
+from ...tensors.odd_scales.notes import OddScales
 from ...tensors.odd_scales.sizes import LAYER, powers_of
 from ...tensors.quantised.encoding import QuantisedTensor
 from ...util.text import NUMBER_IN_KEY, count, escape, listing

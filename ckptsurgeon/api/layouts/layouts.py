@@ -13,7 +13,7 @@ from ...planning.layouts.recognise import families, recognised
 from ...planning.operations.perform import DerivedSource
 from ..inputs.argument_types import CheckpointLike, checked
 from ..model_folder.folder import model_folder
-from .settings import settings_of
+from .named_layout import settings_of
 
 __all__ = ["layouts"]
 

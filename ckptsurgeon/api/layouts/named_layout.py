@@ -1,15 +1,33 @@
-"""The values of ``--layout``, and the result of changing a checkpoint's layout."""
+"""The values of ``--layout``, what a change of layout needs besides shapes, and its result."""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
-from ...errors import ConfigError
+from ...checkpoint.checkpoint import Checkpoint
+from ...errors import CheckpointError, ConfigError
 from ...planning.layouts.layout import LayoutChange
 from ...planning.operations.perform import DerivedSource
+from ...storage.json_text import read_json
+from ...storage.read.uri import read_small
 
-__all__ = ["ARCHITECTURE", "AUTO", "GGUF", "KEEP", "TRANSFORMERS", "NamedLayout", "check_layout", "layout_arguments"]
+__all__ = [
+    "ARCHITECTURE",
+    "AUTO",
+    "GGUF",
+    "KEEP",
+    "TRANSFORMERS",
+    "NamedLayout",
+    "check_heads",
+    "check_layout",
+    "layout_arguments",
+    "settings_of",
+]
 
 AUTO, KEEP, GGUF, TRANSFORMERS = "auto", "keep", "gguf", "transformers"
 ARCHITECTURE = "general.architecture"
@@ -43,12 +61,10 @@ def check_layout(name: str | None, heads: str | None = None, *, is_ruled: bool =
             hint="Leave out --map, --map-file and --ruleset, and rename the output in a second run.",
         )
     if heads is not None:
-        from .settings import check_heads
-
         check_heads(heads)
     if name in (None, AUTO, KEEP, GGUF, TRANSFORMERS):
         return
-    from ...planning.layouts.recognise import layout_names  # imports all layouts, which most commands do not need
+    from ...planning.layouts.recognise import layout_names
 
     if name not in layout_names():
         names = dict.fromkeys((AUTO, KEEP, GGUF, *layout_names()))
@@ -58,3 +74,39 @@ def check_layout(name: str | None, heads: str | None = None, *, is_ruled: bool =
 def layout_arguments(name: str | None, heads: str | None) -> dict[str, str]:
     """Return the arguments ``layout`` and ``heads`` that the user gave, as the recipe records them."""
     return {key: value for key, value in (("layout", name), ("heads", heads)) if value is not None}
+
+
+PARAMETERS = "params.json"
+"""The name of the configuration file in folders in Meta's and Mistral's own formats."""
+_HEADS = re.compile(r"([1-9][0-9]{0,5})(?:/([1-9][0-9]{0,5}))?")
+
+
+def settings_of(checkpoint: Checkpoint, config: Mapping[str, Any], heads: str = "") -> Mapping[str, Any]:
+    """Return the fields of ``config`` (a checkpoint's config.json) or, if empty, of the params.json in its folder.
+
+    The numbers of heads are those of ``heads``, the value of ``--heads``, if it is given.
+    """
+    fields = config or _parameters(checkpoint.path)
+    if heads:
+        queries, keys = check_heads(heads)
+        return {**fields, "num_attention_heads": queries, "num_key_value_heads": keys}
+    return fields
+
+
+def check_heads(heads: str) -> tuple[int, int]:
+    """Return the numbers of heads of queries and of keys: (32, 8) for "32/8", (32, 32) for "32"; raises ConfigError."""
+    found = _HEADS.fullmatch(heads)
+    if found is None:
+        raise ConfigError(
+            f"--heads {heads!r:.60} is not a number of heads.",
+            hint="Write 32, or 32/8 for 32 heads of queries and 8 of keys and values.",
+        )
+    return int(found[1]), int(found[2] or found[1])
+
+
+def _parameters(path: str) -> Mapping[str, Any]:
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    with suppress(CheckpointError, OSError, ValueError):
+        fields = read_json(read_small(os.path.join(folder, PARAMETERS)))
+        return fields if isinstance(fields, dict) else {}
+    return {}

@@ -11,7 +11,7 @@ from ...planning.lora_merge.fitting import AdapterView
 from ...planning.plan.plan import Plan
 from ...tensors.info import TensorInfo
 from ...util.text import escape, together
-from ..inputs.merged_adapters import merged_notes
+from ..inputs.stored_recipes import merged_notes
 
 __all__ = ["already_merged_notes"]
 

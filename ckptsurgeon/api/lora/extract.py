@@ -11,11 +11,11 @@ from ...checkpoint.in_memory import path_of, place_of
 from ...checkpoint.opening import open_checkpoint
 from ...engine.inputs import PlanInputs
 from ...errors import PlanError
+from ...planning.code_notes import with_possible_codes_said
 from ...planning.llama_cpp.names import in_llama_cpp, layout_hint
 from ...planning.lora_extract.plan import plan_lora_extract, with_tied
 from ...planning.lora_extract.steps import ExtractOptions, check_extraction, comparable
 from ...planning.plan.plan import Plan
-from ...planning.possible_codes import with_possible_codes_said
 from ...planning.quantised import check_codes, refuse_codes
 from ...planning.transplant.by_place import is_of_tokens
 from ...planning.transplant.options import Options
@@ -26,9 +26,9 @@ from ..inputs.encoding import ENCODINGS, read_as
 from ..inputs.inputs import names_of, notes_on, plan_source, unwrap_notes, view_of
 from ..inputs.kept_open import KeptOpen
 from ..inputs.memory_budget import memory_bytes, with_costs
-from ..inputs.recorded_sources import swapped_notes
 from ..inputs.reopening import with_model_files_pinned
-from ..inputs.unrelated_models import unrelated_notes
+from ..inputs.sampled_parts import unrelated_notes
+from ..inputs.stored_recipes import swapped_notes
 from ..model_folder.checks import notes_beside, with_sources_said
 from ..model_folder.config_differences import with_config_said
 from ..model_folder.embedded_folder import with_embedded_tokens

@@ -10,9 +10,9 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.in_memory import path_of, place_of
 from ...checkpoint.opening import open_checkpoint
 from ...engine.inputs import PlanInputs
+from ...planning.code_notes import with_possible_codes_said
 from ...planning.lora_merge.plan import plan_lora_merge
 from ...planning.plan.plan import Plan
-from ...planning.possible_codes import with_possible_codes_said
 from ...planning.quantised import check_codes
 from ...planning.transplant.options import Options
 from ..inputs.argument_types import CheckpointLike, Patterns, Sources, checked
@@ -22,8 +22,8 @@ from ..inputs.inputs import names_of, plan_source, source_notes, twice_notes, un
 from ..inputs.kept_codes import keeping_codes
 from ..inputs.kept_open import KeptOpen
 from ..inputs.memory_budget import memory_bytes, with_costs
-from ..inputs.merged_adapters import merged_notes
 from ..inputs.reopening import with_model_files_pinned
+from ..inputs.stored_recipes import merged_notes
 from ..model_folder.checks import source_layer_notes, with_layers_said
 from ..model_folder.merged import lora_folder
 from ..model_folder.quantised import folder_of, with_settings

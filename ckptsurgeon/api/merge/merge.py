@@ -35,15 +35,14 @@ from ..inputs.argument_types import (
     Sources,
     checked,
 )
-from ..inputs.arguments import check_seed, plain_arguments
+from ..inputs.arguments import check_metadata, check_seed, plain_arguments, with_metadata
 from ..inputs.encoding import as_stored, check_encoding, encoding_said
 from ..inputs.inputs import base_notes, names_of, plan_source, twice_notes, view_of
 from ..inputs.kept_codes import keeping_codes
 from ..inputs.memory_budget import memory_bytes
-from ..inputs.metadata import check_metadata, with_metadata
-from ..inputs.recorded_sources import counted_notes
 from ..inputs.reopening import with_model_files_pinned
-from ..inputs.unrelated_models import SAME, unrelated_notes
+from ..inputs.sampled_parts import SAME, unrelated_notes
+from ..inputs.stored_recipes import counted_notes
 from ..model_folder.checks import with_sources_said, without_repeats
 from ..model_folder.config_differences import with_config_said
 from ..model_folder.merged import merged_folder

@@ -23,13 +23,13 @@ from ...planning.transplant.select import SourceView
 from ...util.text import brief_repr, escape
 from ...vocabulary.read import tokens_beside
 from ..inputs.argument_types import Rules
+from ..inputs.arguments import with_metadata
 from ..inputs.encoding import ENCODINGS, as_stored
 from ..inputs.inputs import base_notes, names_of, plan_source, view_of
 from ..inputs.kept_codes import keeping_codes
-from ..inputs.metadata import with_metadata
 from ..inputs.recipe_files import is_recipe, read_recipe_file
 from ..inputs.reopening import with_model_files_pinned
-from ..inputs.unrelated_models import unrelated_notes
+from ..inputs.sampled_parts import unrelated_notes
 from ..model_folder.checks import with_sources_said, without_repeats
 from ..model_folder.config import layer_counts
 from ..model_folder.config_differences import with_config_said

@@ -13,12 +13,11 @@ from ...checkpoint.opening import open_checkpoint
 from ...engine.inputs import PlanInputs
 from ...errors import ConfigError
 from ...methods.merge._method import Method
+from ...planning.code_notes import check_mixed_layers, with_possible_codes_said
 from ...planning.keys.pattern import KeyPattern
 from ...planning.merge.options import MergeOptions
 from ...planning.merge.values import ParameterSetting, Settings
-from ...planning.mixed_layers import check_mixed_layers
 from ...planning.plan.plan import Plan
-from ...planning.possible_codes import with_possible_codes_said
 from ...planning.quantised import check_codes
 from ...storage.yaml_text import read_yaml
 from ...util.text import brief_repr, escape

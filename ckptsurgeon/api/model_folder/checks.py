@@ -14,12 +14,11 @@ from ..lora.adapter_files import adapter_of
 from .codes.described_shapes import described_shape_notes
 from .folder import ModelFolder, model_folder
 from .layers.checks import layer_notes
-from .layers.frequencies import frequency_notes, unlike_frequency_notes
 from .layers.holes import gap_notes
+from .layers.rotary import frequency_notes, unlike_frequency_notes
 from .tokenizer.changed_lists import changed_list_notes
-from .weights.last_rows import last_row_notes
 from .weights.shape_checks import DescribedTensor
-from .weights.token_pairs import token_pair_notes
+from .weights.token_rows import last_row_notes, token_pair_notes
 
 if TYPE_CHECKING:
     from ...planning.plan.plan import Plan

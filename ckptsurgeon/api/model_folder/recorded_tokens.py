@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ...checkpoint.checkpoint import Checkpoint
+from ...destinations._document import read_document
 from ...errors import CheckpointError
 from ...formats.base.header import FilePrint
 from ...planning.plan.plan import Plan
 from ...planning.recipe import Recipe, folder_of_recipe
 from ...planning.target import TargetSpec
 from ...planning.transplant.by_place import is_of_tokens
+from ...storage.json_text import read_json
+from ...storage.read.uri import scheme_of
 from ...storage.small_files import read_file
 from ...util.text import brief_repr, escape
 from ...vocabulary.read import VOCABULARY_BYTES, read_vocabulary, vocabulary_of
@@ -24,9 +29,8 @@ from ..inputs.stored_recipes import stored_recipe
 from .folder import ModelFolder
 from .rows_by_place import by_place
 from .tokenizer.swapped_lists import swapped_lists_error
-from .trained_tokens import trained_list
 
-__all__ = ["other_tokens", "with_other_lists_said", "with_recorded_tokens_said"]
+__all__ = ["TrainedList", "other_tokens", "trained_list", "with_other_lists_said", "with_recorded_tokens_said"]
 
 
 @dataclass(frozen=True)
@@ -238,3 +242,73 @@ def _short(path: str) -> str:
 
 def _token(token: str) -> str:
     return escape(brief_repr(token, 24))
+
+
+LINEAGE, CONFIG = "lineage.json", "config.yaml"
+OF_RUN = re.compile(r"\.|best\.safetensors|(adapter|last|steps/\d+)(/.*)?")
+"""Matches the paths of a run's checkpoints, relative to the run's folder."""
+DEEPEST = 3
+"""The number of folders in which the records of a run are searched: the checkpoint's own, and those above it."""
+
+
+@dataclass(frozen=True)
+class TrainedList:
+    """The token list of a run: the SHA-256 of its tokens, and its path ('' if the run's configuration names none).
+
+    ``tokens`` is None if the list is gone or has changed since. ``kind`` is the kind of the destination that the run
+    trained.
+    """
+
+    digest: str
+    path: str
+    tokens: tuple[str, ...] | None
+    kind: str
+
+
+def trained_list(path: str) -> TrainedList | None:
+    """Return the token list of the run in whose folder the checkpoint at ``path`` is; None if there is no run."""
+    for folder in _folders(path):
+        lineage = _lineage(os.path.join(folder, LINEAGE))
+        if not lineage or not OF_RUN.fullmatch(os.path.relpath(path, folder)):
+            continue
+        data, target = (found if isinstance(found := lineage.get(name), dict) else {} for name in ("data", "target"))
+        digest = data.get("tokens")
+        if not isinstance(digest, str):
+            return None
+        list_path = _list_in(os.path.join(folder, CONFIG))
+        with suppress(CheckpointError, OSError):
+            tokens = read_vocabulary(list_path).tokens if list_path else ()
+            if digest_of_tokens(tokens) == digest:
+                return TrainedList(digest, list_path, tokens, str(target.get("kind")))
+        return TrainedList(digest, list_path, None, str(target.get("kind")))
+    return None
+
+
+def _folders(path: str) -> Iterator[str]:
+    """Yield the local folders in which the records of a checkpoint's run may be, the nearest first."""
+    if scheme_of(path) or not os.path.exists(path):
+        return
+    folder = os.path.abspath(path)
+    folder = folder if os.path.isdir(folder) else os.path.dirname(folder)
+    for _ in range(DEEPEST):
+        yield folder
+        folder = os.path.dirname(folder)
+
+
+def _lineage(path: str) -> Mapping[str, Any]:
+    with suppress(CheckpointError, OSError, ValueError):
+        found = read_json(read_file(path))
+        if isinstance(found, dict) and found.get("kind") == "ckpt.lineage":
+            return found
+    return {}
+
+
+def _list_in(config: str) -> str:
+    """Return the path of the token list that a run's configuration names; '' if it names none or cannot be read."""
+    with suppress(CheckpointError, OSError, ValueError):
+        document = read_document(config)
+        data = document.train.get("data")
+        named = data.get("tokens") if isinstance(data, dict) else None
+        named = named or document.model.get("tokens", document.model.get("alphabet"))
+        return document.resolve(named) if isinstance(named, str) else ""
+    return ""

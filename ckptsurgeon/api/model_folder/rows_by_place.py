@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ...errors import ConfigError, PlanError
-from ...planning.mixed_layers import stored_sources
+from ...planning.code_notes import stored_sources
 from ...planning.plan.plan import Plan
 from ...planning.target import Companion
 from ...planning.transplant.by_place import is_of_tokens

@@ -9,9 +9,9 @@ from math import prod
 
 from ...checkpoint.checkpoint import Checkpoint
 from ...errors import PlanError
-from ...planning.keys.matcher import KeyMatcher
 from ...planning.keys.pattern import KeyPattern
 from ...planning.keys.pattern_hints import chosen_keys
+from ...planning.keys.renaming import KeyMatcher
 from ...planning.keys.spelling import quoted
 from ...tensors.encoders._schemes import Scheme, misfit
 from ...tensors.info import TensorInfo

@@ -32,8 +32,7 @@ from ...tensors.dtypes import DTYPES
 from ...util.text import escape, listing
 from ..from_pretrained import class_of
 from ..inputs.argument_types import Fields, Files, Kept, Path, Rules, checked
-from ..inputs.arguments import check_seed, plain_arguments, rules_as_text
-from ..inputs.metadata import check_metadata, with_metadata
+from ..inputs.arguments import check_metadata, check_seed, plain_arguments, rules_as_text, with_metadata
 from ..inputs.operations import operate
 from ..model_folder.config_differences import DIFFERENT
 from ..transplant.opening import plan_into

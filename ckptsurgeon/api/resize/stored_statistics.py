@@ -16,7 +16,7 @@ from ...errors import ConfigError
 from ...storage.read.uri import shown
 from ...util.text import escape
 from ..inputs.argument_types import Path
-from ..inputs.merged_adapters import tail_of
+from ..inputs.stored_recipes import tail_of
 
 __all__ = [
     "INFLUENCE",

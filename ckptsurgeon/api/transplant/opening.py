@@ -12,10 +12,10 @@ from ...checkpoint.checkpoint import Checkpoint
 from ...checkpoint.opening import open_checkpoint
 from ...engine.inputs import PlanInputs
 from ...errors import PatternError, PlanError
+from ...planning.code_notes import with_possible_codes_said
 from ...planning.operations.conversions import layouts_known
 from ...planning.plan.files import PlanSource
 from ...planning.plan.plan import Plan
-from ...planning.possible_codes import with_possible_codes_said
 from ...planning.quantised import check_codes
 from ...planning.quantised_error import UndecodableWeightError
 from ...planning.target import KnownLayout, TargetSpec
@@ -35,13 +35,12 @@ from ..inputs.inputs import names_of, notes_on, plan_source, plan_target
 from ..inputs.kept_codes import keeping_codes
 from ..inputs.kept_open import KeptOpen, check_decodable
 from ..inputs.operations import OperatedCheckpoint, operate
-from ..layouts.for_destination import layout_for
+from ..layouts.changed_layout import layout_for
 from ..layouts.named_layout import AUTO, KEEP
 from ..model_folder.folder import ModelFolder, model_folder, model_folder_at
 from ..model_folder.quantised import SettingsError, check_settings, decoded_dtype, unsettled_notes, with_settings
 from ..model_folder.recorded_tokens import with_recorded_tokens_said
-from .layer_notes import with_layers_noted
-from .models import TransplantModels
+from .models import TransplantModels, with_layers_noted
 
 __all__ = ["KnownSource", "check_converted", "plan_into", "recognised"]
 
@@ -258,7 +257,7 @@ def _planned(
             opened[-1] if owner is not None else None, target, config or {},
         )  # fmt: skip
         if models.have_files:
-            from .model_folders import with_files_compared, with_output_files  # they import checks of tokenisers
+            from .models import with_files_compared, with_output_files  # they import checks of tokenisers
 
             plan = with_output_files(plan, models, change)
         plan = with_layers_noted(plan, models, initial_files)

@@ -21,9 +21,16 @@ from ..inputs.argument_types import (
     Vocabularies,
     checked,
 )
-from ..inputs.arguments import check_seed, plain_arguments, rules_as_text, rules_of, specs_of
+from ..inputs.arguments import (
+    check_metadata,
+    check_seed,
+    plain_arguments,
+    rules_as_text,
+    rules_of,
+    specs_of,
+    with_metadata,
+)
 from ..inputs.encoding import check_encoding, encoding_said
-from ..inputs.metadata import check_metadata, with_metadata
 from ..inputs.operations import asked_conversions, operations_file, operations_of
 from ..layouts.named_layout import check_layout, layout_arguments
 from ..model_folder.rows_by_place import PLACE

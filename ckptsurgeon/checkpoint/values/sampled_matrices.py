@@ -1,20 +1,33 @@
-"""Reads some values of a few matrices in each file, for notes of commands that otherwise read only headers."""
+"""Reads some values of a few matrices in each file, and notes dtypes and zero points that cannot be right.
+
+Commands that otherwise read only headers read these few values too.
+"""
 
 from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from contextlib import suppress
+from math import isfinite, sqrt
 from typing import NamedTuple
 
 from ...errors import CheckpointError
 from ...storage.read.base import File
 from ...storage.read.local import is_local
 from ...tensors.info import TensorInfo
-from ...util.text import NUMBER_IN_KEY
+from ...tensors.odd_scales.shifted import MOSTLY, SHIFT
+from ...util.text import NUMBER_IN_KEY, listing, percent
 
-__all__ = ["VALUES", "MatrixSample", "sampled_matrices"]
+__all__ = [
+    "MISLABELLED",
+    "SHIFTED_VALUES",
+    "VALUES",
+    "MatrixSample",
+    "mislabelled_float_notes",
+    "sampled_matrices",
+    "shifted_weight_notes",
+]
 
 MATRICES, IN_FILE, FILES, VALUES = 32, 2, 256, 512
 """Of at most ``FILES`` files, ``MATRICES`` matrices in all are read, but at least ``IN_FILE`` of each file.
@@ -104,3 +117,76 @@ def _spread(keys: list[str], number: int) -> list[str]:
 def _is_matrix(info: TensorInfo, dtypes: Container[str]) -> bool:
     shape = info.shape
     return len(shape) > 1 and shape[-1] >= COLUMNS and info.numel >= VALUES and info.dtype in dtypes and info.is_plain
+
+
+MISLABELLED = "the dtype in the header is perhaps wrong"
+FEWEST_MISLABELLED = 2
+"""The fewest matrices for a note."""
+DIFFERENT = 24
+"""The fewest different magnitudes among the values of a matrix."""
+USUAL = (1.5, 16.0)
+"""The bounds of the ratio of the third quartile of magnitudes to the first; it is 3.6 for normally distributed values.
+
+A float16 has three bits of its mantissa where a bfloat16 has the last bits of its exponent. So read as bfloat16, this
+ratio gets about its eighth power (28,000), and bfloat16 read as float16 gets the eighth root (1.2).
+"""
+WIDE, NARROW = 500.0, 1.45
+"""The smallest ratio of float16 numbers that are read as bfloat16, and the largest the other way round."""
+SIZES = (1e-5, 2.0)
+"""The bounds of the median magnitude of weights."""
+
+
+def mislabelled_float_notes(sample: Collection[MatrixSample]) -> Iterator[str]:
+    """Yield a note if matrices of one dtype of 16 bits have values that are plausible only in the other dtype."""
+    for dtype, other in (("bfloat16", "float16"), ("float16", "bfloat16")):
+        keys = [one.key for one in sample if one.dtype == dtype and _is_mislabelled(one.raw, dtype, other)]
+        if len(keys) >= FEWEST_MISLABELLED:
+            yield (
+                f"the values of {len(keys)} of {len(sample)} matrices that were looked at are those of weights only if "
+                f"their {dtype} numbers are read as {other}: {MISLABELLED}: {listing(keys)}"
+            )
+
+
+def _is_mislabelled(raw: bytes, dtype: str, other: str) -> bool:
+    codes = sorted(code & 0x7FFF for code in struct.unpack(f"<{VALUES}H", raw))  # in the order of magnitudes in both
+    quartiles = [codes[VALUES * quarter // 4] for quarter in (1, 2, 3)]
+    if not quartiles[0] or len({*codes}) < DIFFERENT:
+        return False
+    low, _, high = (_value(code, dtype) for code in quartiles)
+    first, middle, third = (_value(code, other) for code in quartiles)
+    is_odd = high >= WIDE * low if dtype == "bfloat16" else high <= NARROW * low
+    return is_odd and SIZES[0] <= middle <= SIZES[1] and USUAL[0] * first <= third <= USUAL[1] * first
+
+
+def _value(code: int, dtype: str) -> float:
+    """Return the number that a code of 16 bits stands for."""
+    wide = dtype == "bfloat16"
+    (value,) = struct.unpack("<f" if wide else "<e", struct.pack("<I", code << 16) if wide else struct.pack("<H", code))
+    return float(value)
+
+
+SHIFTED_VALUES = "perhaps they were decoded with wrong zero points"
+FEWEST_SHIFTED = 8
+"""The fewest matrices for a note: by chance, the mean of 512 values may be 13 % of their root mean square."""
+
+
+def shifted_weight_notes(sample: Collection[MatrixSample]) -> Iterator[str]:
+    """Yield a note if the means of most matrices are far from 0, in the same direction.
+
+    If 4-bit zero points are wrong by one, all weights are shifted by about a third of their usual size. If codes are
+    decoded without zero points, no weight is negative. In trained networks, most matrices have a mean near 0.
+    """
+    means = {one.key: _mean(one.numbers()) for one in sample}
+    for is_up, way in ((True, "above"), (False, "below")):
+        keys = [key for key, mean in means.items() if abs(mean) > SHIFT and (mean > 0) is is_up]
+        if len(means) >= FEWEST_SHIFTED and len(keys) > MOSTLY * len(means):
+            yield (
+                f"the values of {len(keys)} of {len(means)} matrices that were looked at have a mean {way} 0 by over "
+                f"{percent(SHIFT)} of their size: {SHIFTED_VALUES}: {listing(keys)}"
+            )
+
+
+def _mean(values: Collection[float]) -> float:
+    """Return the mean of values, relative to their root mean square; 0 for zeros and values that are not finite."""
+    size = sqrt(sum(one * one for one in values) / VALUES)
+    return sum(values) / VALUES / size if size and isfinite(size) else 0.0

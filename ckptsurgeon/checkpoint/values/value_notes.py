@@ -9,19 +9,20 @@ from ...tensors.info import TensorInfo
 from ..cast_codes import cast_code_notes
 from ..unwritten import unwritten_notes
 from ..zero_runs import zero_run_notes
-from .activation_scales import activation_scales, inverse_scales, unusable_scales
-from .doubled_files import doubled_file_notes
 from .foreign_layers import foreign_layer_notes
-from .impossible_values import TENSORS, impossible_value_notes, read_extents, said_of
 from .lost_scales import EIGHT_BITS, lost_scale_notes, unlike_other_layers
-from .mislabelled_floats import mislabelled_float_notes
-from .missing_ranks import missing_rank_notes
-from .non_finite import non_finite_notes, sampled_small_tensors
-from .norm_means import around_zero_notes, without_one_notes
-from .norm_weights import norm_weights
-from .sampled_matrices import sampled_matrices
-from .shifted_weights import shifted_weight_notes
-from .unlike_layers import unlike_layer_notes
+from .norms import around_zero_notes, norm_weights, unlike_layer_notes, without_one_notes
+from .rank_files import doubled_file_notes, missing_rank_notes
+from .sampled_matrices import mislabelled_float_notes, sampled_matrices, shifted_weight_notes
+from .scales import activation_scales, inverse_scales, unusable_scales
+from .small_tensors import (
+    TENSORS,
+    impossible_value_notes,
+    non_finite_notes,
+    read_extents,
+    said_of,
+    sampled_small_tensors,
+)
 
 __all__ = ["value_notes"]
 

@@ -1,4 +1,4 @@
-"""Provides the array library that a merge uses: numpy, or torch on a device.
+"""Provides the array library that a merge uses: numpy, which reuses the memory of one block for the next, or torch.
 
 torch has nearly all functions of the Python array API (https://data-apis.org/array-api/2024.12/), under the same names
 and with the same arguments ``axis`` and ``keepdims``. Functions that differ in torch are defined here.
@@ -7,9 +7,9 @@ and with the same arguments ``axis`` and ``keepdims``. Functions that differ in 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import ModuleType
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from ...errors import ConfigError
 from ...tensors.ops.regions import Array
 from ...util.text import escape
 
-__all__ = ["ArrayLibrary", "check_device", "library"]
+__all__ = ["ArrayLibrary", "check_device", "keep_freed_memory", "library"]
 
 
 @dataclass(frozen=True)
@@ -105,3 +105,21 @@ def _torch() -> ModuleType:
     }
     vars(namespace).update(own)
     return namespace
+
+
+KEPT = 31 << 20
+"""The bytes of the block that is freed; only blocks of up to 32 MB (DEFAULT_MMAP_THRESHOLD_MAX) have an effect."""
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Make glibc keep the memory of freed arrays of up to 31 MB; with other C libraries this has no effect.
+
+    By default, glibc gets the memory for each array of more than 128 KB from the kernel, and returns it when the array
+    is freed. The kernel must clear each page, which took a third of the time of a merge (400,000 page faults for each
+    750 MB). After a larger block was freed, glibc keeps all freed blocks up to the size of that block, and up to twice
+    as many bytes in total (see "dynamic mmap threshold" in mallopt(3)). So it is enough to free one block here; its
+    pages are never used. If a user sets a threshold, for example with MALLOC_MMAP_THRESHOLD_, this has no effect.
+    """
+    with suppress(MemoryError):  # not essential: everything works without it, but slower
+        bytearray(KEPT)

@@ -14,7 +14,7 @@ from typing import Protocol
 from ...storage.read.base import File
 from ...tensors.composition import is_decoded
 from ...tensors.info import TensorInfo
-from ...tensors.odd_scales.collected import OddScales
+from ...tensors.odd_scales.notes import OddScales
 from ...tensors.ops.regions import Array, Box, box_shape
 
 __all__ = ["BandedFiles", "OpenFiles", "banded"]

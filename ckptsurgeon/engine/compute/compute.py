@@ -25,11 +25,11 @@ from ...util.text import escape
 from ..context import MergeContext
 from ..resample.adapt import ADAPTERS, adaptation_box, adapted, centred
 from ..resample.resample import interpolate, interpolation_box
+from .array_backends import keep_freed_memory
 from .bands import OpenFiles, banded
 from .coded import coding_of, part_of
 from .concatenating import concatenated
 from .encoding import Roundings, encoded_block, encoding_boxes
-from .freed_memory import keep_freed_memory
 from .lora import (
     adapting_bytes,
     adapting_of,

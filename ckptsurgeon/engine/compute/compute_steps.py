@@ -27,9 +27,9 @@ from ...util.text import escape
 from ..checksums import bad_checksum, combine, crc32
 from ..context import MEMORY, MergeContext
 from ..part_run import PartRun, checked_on_the_way, has_slot
+from .array_backends import keep_freed_memory
 from .compute import block_places, blockwise, computed_blocks, takes_numbers, threads_of
 from .encoding import Roundings
-from .freed_memory import keep_freed_memory
 from .merge_inputs import device_of, merge_of, method_of
 from .merging import are_variances, count_negative, had_none
 from .reading import OutputBlock, Part, relevant

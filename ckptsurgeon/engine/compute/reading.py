@@ -38,7 +38,7 @@ from ...tensors.info import (
     Taken,
     TensorInfo,
 )
-from ...tensors.odd_scales.collected import OddScales
+from ...tensors.odd_scales.notes import OddScales
 from ...tensors.ops.casts import CastLosses, cast, goes_to_zero, raw_dtype
 from ...tensors.ops.means import added, scaled
 from ...tensors.ops.noise import noisy_factors

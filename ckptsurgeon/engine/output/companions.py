@@ -1,17 +1,18 @@
-"""Writes the companions of an output (small files such as config.json), and finds those of an earlier output."""
+"""Writes the companions of an output (small files such as config.json), and finds the files of an earlier output."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ...checkpoint.quantisation import SETTINGS, settings_among, settings_in
 from ...errors import CheckpointError, PlanError, SourceError
+from ...formats._open import writers
 from ...formats.base.sharded_writer import RECIPE_FILE
 from ...planning.plan.files import ADAPTER_VERBS, PlanCompanion, PlanTarget
 from ...planning.plan.plan import Plan
@@ -27,10 +28,13 @@ from ...util.text import escape, listing
 from .layout import OutputOptions, is_adapter, is_folder, writer_of
 
 __all__ = [
+    "INDEX_BYTES",
     "StaleCompanions",
     "all_checksums",
     "as_written",
+    "checkpoint_files",
     "copy_companions",
+    "existing_checkpoint",
     "implied_notes",
     "recipe_as_written",
     "stale_companions",
@@ -248,3 +252,31 @@ def implied_notes(plan: Plan) -> tuple[str, ...]:
         return ()
     keys = listing(plan.target.implied, 3, where="")
     return (f"not stored, because loaders tie these tensors to other tensors: {keys}",)
+
+
+INDEX_BYTES = 1 << 30
+"""The most bytes that are read of a file of the folder, such as an index."""
+
+
+def existing_checkpoint(path: str) -> list[str]:
+    """Return the names of all checkpoint files in a folder, of any format, and of its recipe."""
+    if not os.path.isdir(path):
+        return []
+    return checkpoint_files(os.listdir(path), lambda name: _content(os.path.join(path, name)))
+
+
+def checkpoint_files(names: Iterable[str], read: Callable[[str], bytes]) -> list[str]:
+    """Return which of the files ``names`` of a folder belong to a checkpoint of any format.
+
+    ``read`` returns the content of a file; it may raise OSError.
+    """
+    present = set(names)
+    found = present & {RECIPE_FILE}
+    for writer in writers().values():
+        found |= writer.sharding.family(present, read)
+    return sorted(found)
+
+
+def _content(path: str) -> bytes:
+    with open_file(path) as file:
+        return file.read(min(os.fstat(file.fileno()).st_size, INDEX_BYTES))  # read(n) allocates n bytes at once

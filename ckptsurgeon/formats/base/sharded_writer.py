@@ -14,8 +14,7 @@ from itertools import islice
 from ...errors import ConfigError, UnsafeError
 from ...storage.read.base import Folder
 from ...util.text import escape
-from .header import IndexFile, OutputLayout, OutTensor
-from .header_digest import UNSEALED, seal_of
+from .header import UNSEALED, IndexFile, OutputLayout, OutTensor, seal_of
 from .limits import RECIPE_BYTES
 
 __all__ = [

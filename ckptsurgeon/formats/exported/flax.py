@@ -21,8 +21,7 @@ from ...tensors.dtypes import DTYPES
 from ...tensors.info import Storage, TensorInfo
 from ...util.text import escape
 from ..base import limits
-from ..base.header import FilePrint, Header, naming
-from ..base.header_digest import UNSEALED, digest_outside, seal_of
+from ..base.header import UNSEALED, FilePrint, Header, digest_outside, naming, seal_of
 from ..base.untrusted import check_elements, check_sizes
 from ..base.window import Window
 from ..pickle.values import GlobalName, OpaqueResult

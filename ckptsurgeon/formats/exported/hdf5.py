@@ -10,8 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...storage.read.base import File, Source
-from ..base.header import FilePrint, Header, naming
-from ..base.header_digest import UNSEALED, digest_outside, seal_of
+from ..base.header import UNSEALED, FilePrint, Header, digest_outside, naming, seal_of
 from ..hdf5.superblock import superblock_at
 from ..hdf5.writer import Hdf5Writer
 

@@ -22,8 +22,7 @@ from ...tensors.dtypes import DTYPES
 from ...tensors.info import Storage, TensorInfo
 from ...util.text import count, escape, number_in
 from ..base import limits
-from ..base.header import FilePrint, Header, naming
-from ..base.header_digest import digest_outside
+from ..base.header import FilePrint, Header, digest_outside, naming
 from ..base.messages import Field, Messages
 from ..base.protobuf import signed
 from ..base.sharded_writer import shard_name

@@ -15,9 +15,8 @@ from typing import Any
 from ...errors import CheckpointError, UnsafeError
 from ..base import limits
 from ._opcodes import TABLE, PickleOpcodes
-from .operands import BARE, TruncatedError, UnknownOpcodeError, bounds
 from .shortcut import plain_tensors
-from .state import NO_EDGE, Rebuild
+from .state import BARE, NO_EDGE, Rebuild, TruncatedError, UnknownOpcodeError, bounds
 from .values import GlobalName
 
 __all__ = ["PickleMachine", "Rebuild", "load"]

@@ -19,9 +19,8 @@ from ...storage.read.base import File
 from ..base import limits
 from ..base.untrusted import CopyBudget
 from .machine import PickleMachine
-from .operands import LENGTHS, MoreError, TruncatedError, UnknownOpcodeError, bounds
 from .plain import NUMPY, plain_functions
-from .state import NO_EDGE
+from .state import LENGTHS, NO_EDGE, MoreError, TruncatedError, UnknownOpcodeError, bounds
 from .values import PlacedBytes
 
 __all__ = ["PlacedPickle", "load_placed"]

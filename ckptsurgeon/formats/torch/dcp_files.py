@@ -12,8 +12,7 @@ from ...storage.read.base import File, Folder
 from ...tensors.info import Storage, TensorInfo
 from ...util.text import escape
 from ..base import limits
-from ..base.header import FilePrint
-from ..base.header_digest import digest_outside
+from ..base.header import FilePrint, digest_outside
 from ..base.slice import FileSlice
 from ..pickle.state import Rebuild
 from .archive import TorchArchive, storages_in

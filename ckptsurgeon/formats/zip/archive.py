@@ -16,7 +16,7 @@ from ...errors import FormatError, UnsafeError
 from ...storage.read.base import File
 from ...util.text import escape
 from ..base import limits
-from ..base.header_digest import UNSEALED, seal_of
+from ..base.header import UNSEALED, seal_of
 from .records import DEFLATED, FULL, Listed, ZipEntry, locate, record_at, wide_sizes
 from .remote import locate_remote
 

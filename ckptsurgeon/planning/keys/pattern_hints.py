@@ -12,8 +12,8 @@ from itertools import islice
 from ...errors import PatternError
 from ...util.did_you_mean import close_names
 from ...util.text import count, escape
-from .matcher import KeyMatcher
 from .pattern import KeyPattern
+from .renaming import KeyMatcher
 
 __all__ = ["ChosenKeys", "chosen_keys", "deeper_notes", "matched", "nearest", "unmatched"]
 

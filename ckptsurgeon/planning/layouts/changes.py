@@ -13,8 +13,8 @@ from functools import lru_cache
 from ...errors import PlanError
 from ...tensors.info import TensorInfo
 from ...util.text import escape
-from ..keys.matcher import KeyMatcher
 from ..keys.pattern import KeyPattern
+from ..keys.renaming import KeyMatcher
 from ..keys.row_order import HALVES, PAIRS
 from .layout import Numbers, Row, Tensors
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import PlanError
 from ...util.text import count, escape, listing
-from ..keys.matcher import KeyMatcher
+from ..keys.renaming import KeyMatcher
 from ..keys.row_order import HALVES, PAIRS
 from ..operations.operation import parse_operations
 from ..operations.perform import DerivedSource, perform

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ...errors import PlanError
 from ...util.text import escape, natural_key
-from ..keys.matcher import KeyMatcher
+from ..keys.renaming import KeyMatcher
 from .changes import Fused, parsed
 from .layout import Family, Layout, Tensors
 

@@ -7,8 +7,8 @@ from functools import cache
 from typing import cast
 
 from ...util.registry import discover
-from ..keys.matcher import KeyMatcher
 from ..keys.pattern import KeyPattern
+from ..keys.renaming import KeyMatcher
 from .layout import Family, Layout, Tensors
 
 __all__ = ["families", "layout_names", "recognised"]

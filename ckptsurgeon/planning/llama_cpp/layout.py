@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..keys.matcher import KeyMatcher
 from ..keys.pattern import KeyPattern
+from ..keys.renaming import KeyMatcher
 from ..layouts.layout import LayoutChange
 from .checks import check_named
 from .names import ARCHITECTURES, ROUTERS, SHARED_GATE

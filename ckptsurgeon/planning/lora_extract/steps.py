@@ -12,8 +12,8 @@ from ...methods.lora.conv1d import KnownModel
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...util.text import shape_text
-from ..keys.matcher import KeyMatcher
 from ..keys.pattern import OptionPattern
+from ..keys.renaming import KeyMatcher
 from ..plan.compute import Factor
 from ..plan.step import Input, Step
 

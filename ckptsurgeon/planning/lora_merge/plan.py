@@ -15,9 +15,9 @@ from ...tensors.info import TensorInfo
 from ...tensors.tied_keys import tied_keys
 from ...util.text import escape, shape_text
 from ..edit import check_casts
-from ..keys.matcher import KeyMatcher
 from ..keys.pattern import OptionPattern
 from ..keys.pattern_hints import matched
+from ..keys.renaming import KeyMatcher
 from ..opaque_tensors import is_uncopied, opaque_error
 from ..plan.compute import Lora, LoraTerm
 from ..plan.files import PlanTarget

@@ -13,9 +13,9 @@ from ...methods.lora.adapter import Adapter, AdapterModule
 from ...methods.lora.matching import match_modules
 from ...tensors.dtypes import DTYPES
 from ...util.text import count, escape, listing, shape_text
-from ..keys.matcher import KeyMatcher
 from ..keys.pattern import OptionPattern
 from ..keys.pattern_hints import matched
+from ..keys.renaming import KeyMatcher
 from ..lora_merge.fitting import AdapterView, check_names, misfit
 from ..lora_merge.plan import named
 from ..plan.compute import Factor, LoraTerm

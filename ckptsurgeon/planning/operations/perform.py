@@ -12,8 +12,8 @@ from ...tensors.dtypes import DTYPES
 from ...tensors.encodings.torch_quantised import is_pickled, notes_on_activations
 from ...tensors.info import Encoded, TensorInfo
 from ...util.text import escape
-from ..keys.matcher import KeyMatcher
 from ..keys.pattern_hints import matched
+from ..keys.renaming import KeyMatcher
 from ..quantised_error import QuantisedError
 from .blocks import in_blocks
 from .operation import JOINING, Operation

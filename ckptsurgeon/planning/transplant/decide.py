@@ -9,7 +9,7 @@ from ...errors import ConfigError, PlanError
 from ...tensors.dtypes import DTYPES
 from ...tensors.info import TensorInfo
 from ...util.text import count, escape, listing, shape_text
-from ..keys.matcher import KeyMatcher
+from ..keys.renaming import KeyMatcher
 from ..mismatch.policy_fits import fit
 from ..mismatch.policy_syntax import cast_fault, is_reshape
 from ..opaque_tensors import is_uncopied, opaque_error
@@ -20,8 +20,8 @@ from ..target import InitialFile, TargetSpec
 from .by_place import PositionalRows, ShapeChange
 from .options import Options
 from .plan_errors import PlanFaults, raise_faults
+from .plan_notes import transposed_notes
 from .select import Selection, TensorOrigin, operation_fields
-from .transposed import transposed_notes
 from .vocabulary import VocabularyAxes
 
 __all__ = ["Decisions", "InitialView", "decide", "dropped_layers", "origin_of"]

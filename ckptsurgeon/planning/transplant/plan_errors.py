@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from ...errors import PatternError, PlanError
 from ...util.text import count, escape, grouped, listing, shape_text
-from ..keys.matcher import KeyMatcher
 from ..keys.pattern_hints import matched, nearest
+from ..keys.renaming import KeyMatcher
 from ..keys.transposed import is_transposed, transposed_hint
 from ..llama_cpp.names import layout_hint
 from ..mismatch.policy_fits import fitting_policies

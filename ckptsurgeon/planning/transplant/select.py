@@ -12,10 +12,9 @@ from ...tensors.info import TensorInfo
 from ...tensors.quantised.encoding import NO_CODES, QuantisedTensor, QuantisedTensors
 from ...util.brief import Brief
 from ...util.text import count, escape, listing
-from ..keys.matcher import KeyMatcher
 from ..keys.pattern import KeyPattern
 from ..keys.pattern_hints import deeper_notes, matched, unmatched
-from ..keys.renaming import Renaming, check_shadowed, rename, rule_matcher, rules_of_sets
+from ..keys.renaming import KeyMatcher, Renaming, check_shadowed, rename, rule_matcher, rules_of_sets
 from ..keys.rules import Rule
 from ..operations.perform import Derivation
 from ..plan.files import PlanSource

@@ -14,9 +14,9 @@ from ..plan.step import Step
 from ..quantised import check_decoded, check_replaced
 from ..target import TargetSpec
 from .decide import InitialView, decide
-from .few_copied import few_copied, other_modules
 from .options import Options
 from .plan_errors import check_destination_patterns, check_plan, check_prefixes
+from .plan_notes import few_copied, other_modules
 from .select import Selection, SourceView, TensorOrigin, select
 
 __all__ = ["plan_transplant"]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from ...errors import PlanError
 from ...util.text import LISTED, count, escape, listing, shape_text
-from ..keys.matcher import KeyMatcher
 from ..keys.pattern import OptionPattern
 from ..keys.pattern_hints import matched
+from ..keys.renaming import KeyMatcher
 from ..plan.rows import VocabularyRows
 from ..plan.step import Step
 from ..target import TargetSpec

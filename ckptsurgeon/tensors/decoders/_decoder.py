@@ -13,7 +13,7 @@ from ...util.registry import discover
 from ...util.text import listing
 from ..dtypes import DTYPES
 from ..info import Decoded, TensorInfo
-from ..odd_scales.collected import OddScales
+from ..odd_scales.notes import OddScales
 from ..ops.casts import widened
 from ..ops.regions import Array, Box
 from ..quantised.encoding import QuantisedTensor

@@ -15,7 +15,6 @@ from ...errors import FormatError
 from ...util.text import escape
 from ..dtypes import BLOCK_SCALES, BLOCKS
 from ..info import Decoded, TensorInfo
-from ..odd_scales.collected import OddScales
 from ..odd_scales.kinds import (
     CLIPPED,
     HUGE,
@@ -29,6 +28,7 @@ from ..odd_scales.kinds import (
     ZERO,
     ZERO_BLOCKS,
 )
+from ..odd_scales.notes import OddScales
 from ..odd_scales.shifted import SHIFT, SHIFTED
 from ..ops.casts import widened
 from ..ops.regions import Array, Box

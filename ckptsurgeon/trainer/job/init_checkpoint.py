@@ -8,7 +8,7 @@ from typing import Any
 
 from ...checkpoint.opening import open_checkpoint
 from ...errors import ConfigError, VerifyError
-from ...planning.keys.matcher import KeyMatcher
+from ...planning.keys.renaming import KeyMatcher
 from ...planning.operations.operation import parse_operations
 from ...planning.recipe import Recipe
 from ...planning.recipe_text import parse_recipe

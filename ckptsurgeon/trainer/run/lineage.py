@@ -21,7 +21,7 @@ from ..data.loader import Batches
 from ..data.sound import Clip
 from ..folder.run_folder import RunFolder
 from ..job.job import Job
-from ..state.learning_rate import lr_factor
+from ..state.optimizer import lr_factor
 from ..state.run_progress import PATIENCE
 from ..tasks._load import task_file
 from .known_settings import known_settings

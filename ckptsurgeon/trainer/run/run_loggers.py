@@ -14,9 +14,8 @@ from ...util.version import __version__
 from ..folder.run_folder import RunFolder
 from ..job.job import Job
 from ..log import Observer
-from ..loggers._load import find_loggers
+from ..loggers._load import LoggerThread, find_loggers
 from ..loggers._logger import LoggedRun, Logger, Summary
-from ..loggers._thread import LoggerThread
 from ..system.signals import SIGNAL_NAMES
 from .result import Trained, plain_json
 

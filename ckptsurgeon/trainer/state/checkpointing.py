@@ -1,4 +1,7 @@
-"""Writes checkpoints of a run in the background: the newest state, to resume from, and the best model."""
+"""Writes checkpoints of a run in the background: the newest state, to resume from, and the best model.
+
+The run's tensors are copied to the CPU, so that they can be written to disk while the run continues.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...destinations.hf.files import ADAPTER, ADAPTER_WEIGHTS
@@ -20,10 +24,9 @@ from ..folder.run_folder import BEST, MODEL, MOMENTS, RunFolder
 from .lora import adapter_config, adapter_tensors
 from .model_tensors import SafetensorsLayout, state_tensors
 from .sharded_state import save_moments
-from .snapshot import Snapshot
 from .training_state import TrainingState
 
-__all__ = ["CheckpointWriter"]
+__all__ = ["CheckpointWriter", "Snapshot"]
 
 
 class CheckpointWriter:
@@ -182,3 +185,56 @@ def _write_best(folder: RunFolder | None, layout: SafetensorsLayout) -> None:
         return
     with staged_file(folder.of(BEST), layout.nbytes, force=True) as staged:
         layout.write(staged)
+
+
+class Snapshot:
+    """Copies tensors to the CPU, into memory that the next snapshot uses again.
+
+    Copies from a GPU go to pinned memory, and ``take`` returns before they are complete. So a thread that reads the
+    copies must call ``wait`` first.
+    """
+
+    def __init__(self) -> None:
+        self._memory: list[Tensor] = []
+        self._copies: dict[int, Tensor] = {}
+        self._copied: torch.cuda.Event | None = None
+
+    @torch.no_grad()
+    def take(self, value: Any) -> Any:
+        """Return ``value`` with all tensors in its dicts, lists and tuples replaced by copies on the CPU.
+
+        A tensor that occurs several times is copied once.
+        """
+        self._copies = {}
+        made = self._copy(value)
+        del self._memory[len(self._copies) :]
+        if any(one.is_pinned() for one in self._memory):
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record()
+        return made
+
+    def wait(self) -> None:
+        """Wait until the GPU has made all copies, so that another thread can read them."""
+        if self._copied is not None:
+            self._copied.synchronize()
+
+    def _copy(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._copy_tensor(value)
+        if isinstance(value, dict):
+            return {name: self._copy(one) for name, one in value.items()}
+        return type(value)(map(self._copy, value)) if type(value) in (list, tuple) else value
+
+    def _copy_tensor(self, tensor: Tensor) -> Tensor:
+        if id(tensor) not in self._copies:
+            place = len(self._copies)
+            memory = self._memory[place] if place < len(self._memory) else None
+            if memory is None or _form(memory) != _form(tensor):
+                memory = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+                self._memory[place : place + 1] = [memory]
+            self._copies[id(tensor)] = memory.copy_(tensor, non_blocking=True)
+        return self._copies[id(tensor)]
+
+
+def _form(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.dtype, tensor.shape, tensor.stride()

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...planning.keys.matcher import KeyMatcher
 from ...planning.keys.pattern import KeyPattern
 from ...planning.keys.pattern_hints import deeper_notes, unmatched
+from ...planning.keys.renaming import KeyMatcher
 from ..config.settings import Settings
 from .model_tensors import digests
 

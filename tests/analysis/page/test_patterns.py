@@ -13,8 +13,8 @@ import pytest
 
 from ckptsurgeon.analysis.page.html import PATTERNS, script_text
 from ckptsurgeon.errors import PatternError
-from ckptsurgeon.planning.keys.matcher import KeyMatcher
 from ckptsurgeon.planning.keys.pattern import KeyPattern
+from ckptsurgeon.planning.keys.renaming import KeyMatcher
 
 from ...planning.keys.cases import CASES
 from .random_patterns import random_key, random_pattern

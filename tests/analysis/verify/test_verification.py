@@ -132,7 +132,7 @@ def reseal(output: str, key: str, values: torch.Tensor) -> None:
     import struct
     import zlib
 
-    from ckptsurgeon.formats.base.header_digest import UNSEALED, seal
+    from ckptsurgeon.formats.base.header import UNSEALED, seal
 
     data = bytearray(Path(output).read_bytes())
     info = cs.open_checkpoint(output)[key]

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.api.model_folder.layers.frequencies import _KINDS
+from ckptsurgeon.api.model_folder.layers.rotary import _KINDS
 
 from .weights.test_family_checks import VERBS
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ckptsurgeon.api.quantising.choosing import ChosenMatrices
-from ckptsurgeon.planning.keys.matcher import KeyMatcher
 from ckptsurgeon.planning.keys.pattern import KeyPattern
+from ckptsurgeon.planning.keys.renaming import KeyMatcher
 from ckptsurgeon.tensors.info import TensorInfo
 
 KEYS = [f"model.layers.{layer}.mlp.experts.{expert}.up_proj.weight" for layer in range(4) for expert in range(8)]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.checkpoint.values.missing_ranks import MISSING_RANKS
+from ckptsurgeon.checkpoint.values.rank_files import MISSING_RANKS
 
 Run = Callable[..., Any]
 

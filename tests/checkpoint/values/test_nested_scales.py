@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.checkpoint.values.nested_scales import ONE_SCALE, OTHER_MAP, _dynamic_map
+from ckptsurgeon.checkpoint.values.scales import ONE_SCALE, OTHER_MAP, _dynamic_map
 from ckptsurgeon.tensors.encoders.bitsandbytes import dynamic_map
 
 from ...helpers.coded_matrices import SETTINGS, nested_nf4, nf4, save_model

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.checkpoint.opening import open_checkpoint
-from ckptsurgeon.checkpoint.values.norm_means import WITHOUT_ONE
+from ckptsurgeon.checkpoint.values.norms import WITHOUT_ONE
 
 from ...helpers.gguf_files import STRING, gguf, tensor_info, text
 

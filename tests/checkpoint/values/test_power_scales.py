@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.checkpoint.values.power_scales import NOT_POWERS
+from ckptsurgeon.checkpoint.values.scales import NOT_POWERS
 
 from ...helpers.coded_models import coded_tensors, said_by, silent, write_model
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ckptsurgeon as cs
-from ckptsurgeon.checkpoint.values.whole_floats import _magnitude
+from ckptsurgeon.checkpoint.values.lost_scales import _magnitude
 
 from ...helpers.coded_models import QUICK, coded_tensors, said_by, silent, write_model
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 import ckptsurgeon as cs
-from ckptsurgeon.formats.base.header_digest import UNSEALED, seal, seal_of
+from ckptsurgeon.formats.base.header import UNSEALED, seal, seal_of
 
 DIGEST = "a" * 64
 RECIPE = '{"kind":"ckpt.recipe","metadata":{"seal":"%s"},"tensors":{},"seal":"%s"}'

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from ckptsurgeon.analysis.scan.pickle import _opcodes as scanned
 from ckptsurgeon.formats.pickle import _opcodes as read
-from ckptsurgeon.formats.pickle import operands
-from ckptsurgeon.formats.pickle.operands import MoreError, TruncatedError, UnknownOpcodeError
+from ckptsurgeon.formats.pickle import state
+from ckptsurgeon.formats.pickle.state import MoreError, TruncatedError, UnknownOpcodeError
 
 from ...helpers.depth import examples_of
 
@@ -34,16 +34,16 @@ def test_instructions_are_cut_as_pickletools_cuts_them(value: Any, protocol: int
     at, ours = 0, []
     while at < len(data):
         ours.append(at)
-        _, at = operands.bounds(data, at, len(data))
+        _, at = state.bounds(data, at, len(data))
     assert ours == starts
 
 
 def test_every_instruction_of_pickletools_is_known_and_none_else() -> None:
-    ours = {*operands.FIXED, *operands.LENGTHS, *operands.LINES}
+    ours = {*state.FIXED, *state.LENGTHS, *state.LINES}
     assert ours == {ord(op.code) for op in pickletools.opcodes}
     for op in pickletools.opcodes:
-        if ord(op.code) in operands.FIXED:
-            assert operands.FIXED[ord(op.code)] == (op.arg.n if op.arg else 0), op.name
+        if ord(op.code) in state.FIXED:
+            assert state.FIXED[ord(op.code)] == (op.arg.n if op.arg else 0), op.name
     assert {*read.TABLE, *scanned.TABLE} <= ours
 
 
@@ -60,12 +60,12 @@ def test_every_instruction_of_pickletools_is_known_and_none_else() -> None:
 )
 def test_an_operand_that_is_cut_short_is_an_error_unless_more_follows(data: bytes, why: str) -> None:
     with pytest.raises(TruncatedError, match=f"^{why}$"):
-        operands.bounds(data, 0, len(data))
+        state.bounds(data, 0, len(data))
     if "negative" not in why:
         with pytest.raises(MoreError):
-            operands.bounds(data, 0, 1000)
+            state.bounds(data, 0, 1000)
 
 
 def test_an_unknown_instruction_is_an_error() -> None:
     with pytest.raises(UnknownOpcodeError):
-        operands.bounds(b"\xff", 0, 1)
+        state.bounds(b"\xff", 0, 1)

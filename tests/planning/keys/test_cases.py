@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ckptsurgeon.errors import PatternError
-from ckptsurgeon.planning.keys.matcher import KeyMatcher
 from ckptsurgeon.planning.keys.pattern import KeyPattern
+from ckptsurgeon.planning.keys.renaming import KeyMatcher
 
 from .cases import CASES, Case
 

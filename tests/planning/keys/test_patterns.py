@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptsurgeon.errors import PatternError
-from ckptsurgeon.planning.keys.matcher import KeyMatcher
 from ckptsurgeon.planning.keys.pattern import KeyPattern
+from ckptsurgeon.planning.keys.renaming import KeyMatcher
 
 from ...helpers.depth import examples_of
 

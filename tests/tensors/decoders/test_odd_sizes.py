@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.tensors.decoders._scale_tests import rise_with_scales
-from ckptsurgeon.tensors.odd_scales.collected import OddScales
+from ckptsurgeon.tensors.odd_scales.notes import OddScales
 from ckptsurgeon.tensors.odd_scales.shifted import OFF_BY_ONE
 from ckptsurgeon.tensors.odd_scales.sizes import INVERSE, LARGE, OF_SIZES, SMALL
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.tensors.decoders._scale_tests import lean_of, steps_off
-from ckptsurgeon.tensors.odd_scales.collected import OddScales
 from ckptsurgeon.tensors.odd_scales.kinds import NO_OFFSET, OPPOSED
+from ckptsurgeon.tensors.odd_scales.notes import OddScales
 from ckptsurgeon.tensors.odd_scales.shifted import (
     LEANING,
     OFF_BY_ONE,

@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from ....checkpoint.values.norm_weights import NORM
-from ....checkpoint.values.unlike_layers import BIAS, MOSTLY
+from ....checkpoint.values.norms import BIAS, MOSTLY, NORM
 from ..check import Check, of_keys, without_values
 from ..families import families
 from ..report import Found, Status

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ....tensors.dtypes import DTYPES
-from ....tensors.non_finite import is_masked
+from ....tensors.dtypes import DTYPES, is_masked
 from ....util.text import count
 from ..check import Check, of_keys, without_values
 from ..families import is_scale

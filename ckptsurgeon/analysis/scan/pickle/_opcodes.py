@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ....formats.pickle.operands import spelling
+from ....formats.pickle.state import spelling
 from .state import NO_EDGE, PickleState, RestartError
 from .values import KEPT, UNKNOWN, ImportedName, is_dict
 

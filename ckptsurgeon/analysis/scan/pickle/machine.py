@@ -13,7 +13,7 @@ import struct
 from operator import length_hint
 
 from ....formats.base import limits
-from ....formats.pickle.operands import MoreError, TruncatedError, bounds, is_marked
+from ....formats.pickle.state import MoreError, TruncatedError, bounds, is_marked
 from ..context import Budget
 from ._opcodes import TABLE
 from .guess import BEGINS, MAGICS, SHORTEST, imports_something, inner_bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ....formats.base import limits
-from ....formats.pickle.operands import MoreError, is_marked
+from ....formats.pickle.state import MoreError, is_marked
 from ....formats.torch_legacy import MAGIC
 from ....storage.read.base import File
 from ....util.text import count

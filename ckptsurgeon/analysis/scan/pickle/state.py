@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from ....formats.base import limits
-from ....formats.pickle.operands import TruncatedError, bounds, is_marked, line_index
+from ....formats.pickle.state import TruncatedError, bounds, is_marked, line_index
 from ..context import Budget
 from ..findings import Verdict
 from .known import CHECKS, KNOWN
@@ -13,7 +13,6 @@ from .texts import call_text, text_at
 from .values import KEPT, SHOWN_CALLS, UNKNOWN, ImportedName, UnmadeCall, Value, is_object, is_state, is_tuple
 
 __all__ = ["NO_EDGE", "Names", "PickleState", "RestartError"]
-
 
 _COMPUTED = "<computed>"
 NO_EDGE = sys.maxsize

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from itertools import islice
 
-from ....formats.pickle.operands import bounds
+from ....formats.pickle.state import bounds
 from ....util.text import escape
 from .values import UNKNOWN, ImportedName, UnmadeCall, Value
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ....formats.pickle.operands import bounds
+from ....formats.pickle.state import bounds
 from ..findings import Use, Verdict
 
 __all__ = [

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....checkpoint.checkpoint import Checkpoint
-from ....planning.keys.matcher import KeyMatcher
 from ....planning.keys.pattern import KeyPattern
+from ....planning.keys.renaming import KeyMatcher
 from ....planning.keys.row_order import HALVES, PAIRS, Spelling, known_spellings, module_pattern, spelled
 from ....planning.llama_cpp.names import ARCHITECTURES
 from ....planning.plan.plan import Plan

@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from ....checkpoint.checkpoint import Checkpoint
-from ....planning.keys.matcher import KeyMatcher
-from ....planning.keys.other_layouts import layout_notes
 from ....planning.keys.pattern import KeyPattern
+from ....planning.keys.renaming import KeyMatcher
 from ....planning.keys.row_order import HALVES, PAIRS, misordered
-from ....planning.keys.transposed import square_siblings, transposed_hint
+from ....planning.keys.transposed import layout_notes, square_siblings, transposed_hint
 from ....planning.llama_cpp.model_types import MODEL_TYPES
 from ....planning.llama_cpp.names import ARCHITECTURES, in_llama_cpp
 from ....planning.plan.plan import Plan

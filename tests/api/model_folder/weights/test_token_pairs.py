@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 import ckptsurgeon as cs
 from ckptsurgeon.analysis.check.note_kinds import KINDS
-from ckptsurgeon.api.model_folder.weights import last_rows
+from ckptsurgeon.api.model_folder.weights import token_rows
 from ckptsurgeon.api.model_folder.weights.embedding_rows import Rows
 from ckptsurgeon.checkpoint.opening import open_checkpoint
 
@@ -227,7 +227,7 @@ def test_embeddings_that_cannot_be_read_say_nothing_of_a_list(
     if kind == "codes":
         state[f"{OTHER_KEY}_scale"] = torch.ones(len(values), 1)
     if kind == "wide":
-        monkeypatch.setattr(last_rows, "_WIDEST", 4 * values.shape[1])
+        monkeypatch.setattr(token_rows, "_WIDEST", 4 * values.shape[1])
         state[OTHER_KEY] = torch.cat([values, values], 1)
     save_file(state, "m/model.safetensors")
     found = [one for one in cs.inspect("m").notes if "the tokens of " in one]

@@ -1,4 +1,7 @@
-"""Finds values that some small tensors cannot have: negative variances, a scale where its logarithm belongs."""
+"""Finds values that small tensors cannot have: NaN, a negative variance, a scale where its logarithm belongs.
+
+Commands that otherwise read only headers read these few values too.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,95 @@ import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from math import exp, inf, isfinite, log
 from typing import NamedTuple
 
 from ...errors import CheckpointError
 from ...storage.read.base import File
 from ...storage.read.local import is_local
+from ...tensors.dtypes import has_non_finite, is_masked, size_of_float
 from ...tensors.info import TensorInfo
-from ...util.text import count, escape, listing
+from ...util.text import NUMBER_IN_KEY, count, escape, listing
 
 __all__ = [
-    "TENSORS", "Extent", "ImpossibleValues", "impossible_value_notes", "impossible_values", "read_extents", "said_of",
-]  # fmt: skip
+    "SAMPLED",
+    "TENSORS",
+    "Extent",
+    "ImpossibleValues",
+    "SmallSample",
+    "impossible_value_notes",
+    "impossible_values",
+    "is_non_finite_note",
+    "non_finite_notes",
+    "read_extents",
+    "said_of",
+    "sampled_small_tensors",
+]
+
+SAMPLED = 64
+"""How many small tensors are read, at most."""
+MOST = 64 * SAMPLED
+"""About how many small tensors are sorted by role, at most, spread over the model."""
+SAID = "NaN or infinite values"
+SMALL = 32 << 10
+"""The largest small tensor: 8192 values in float32."""
+
+
+@dataclass(frozen=True)
+class SmallSample:
+    """The bytes of some small tensors of floats, by key, and the number of all small tensors (``of``)."""
+
+    raw: Mapping[str, bytes]
+    of: int
+
+
+def sampled_small_tensors(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> SmallSample:
+    """Read at most ``SAMPLED`` small tensors of floats, some of each role (name without numbers).
+
+    ``handles`` maps each ``Storage.file`` to the open file; remote files are not read.
+    """
+    small = [key for key, info in tensors.items() if _is_small(info)]
+    found = {}
+    for key in _spread([key for key in small[:: len(small) // MOST + 1] if not is_masked(key)]):
+        info = tensors[key]
+        assert info.storage is not None
+        file = handles.get(info.storage.file)
+        if not is_local(file):
+            continue
+        with suppress(CheckpointError):  # the command reports it when it reads the values
+            found[key] = file.read(info.storage.offset + info.offset, info.nbytes)
+    return SmallSample(found, len(small))
+
+
+def non_finite_notes(tensors: Mapping[str, TensorInfo], sample: SmallSample) -> Iterator[str]:
+    """Yield a note if small tensors of floats have NaN or infinite values."""
+    found = [key for key, raw in sample.raw.items() if has_non_finite(tensors[key].dtype, raw)]
+    if found:
+        of = f" of {len(sample.raw)} that were looked at, of {sample.of:,}" if len(sample.raw) < sample.of else ""
+        have = "has" if len(found) == 1 else "have"
+        yield f"{count(len(found), 'small tensor')}{of} {have} {SAID}: {listing(found)}"
+
+
+def is_non_finite_note(note: str) -> bool:
+    """Return whether a note is from ``non_finite_notes``."""
+    return SAID in note
+
+
+def _is_small(info: TensorInfo) -> bool:
+    return bool(size_of_float(info.dtype)) and 0 < info.nbytes <= SMALL and info.is_plain and info.storage is not None
+
+
+def _spread(keys: list[str]) -> Iterator[str]:
+    """Yield at most ``SAMPLED`` keys: as many of each role, spread over its layers."""
+    roles: dict[str, list[str]] = {}
+    for key in keys:
+        roles.setdefault(NUMBER_IN_KEY.sub("#", key), []).append(key)
+    each = max(1, SAMPLED // max(1, len(roles)))
+    for some in [*roles.values()][:SAMPLED]:
+        number = min(each, len(some))
+        yield from (some[at * len(some) // number] for at in range(number))
+
 
 VARIANCE = re.compile(r"(?:^|[._/])(?:running_var|moving_variance)(?::0)?$")
 """Matches the keys of variances in batch norms, those of Keras too."""

@@ -1,4 +1,4 @@
-"""Notes on transplants in which the sources have unused tensors although the destination lacks tensors.
+"""Notes on the plan of a transplant: unused tensors although others are missing, and matrices that look transposed.
 
 ``few_copied`` is for transplants that fill little of the destination and leave most of the sources unused.
 ``other_modules`` is for modules in layers, such as an MLP with experts in the source and one without experts in the
@@ -12,11 +12,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from ...util.text import count, escape, listing
+from ..keys.transposed import is_transposed, square_siblings, transposed_note
 from ..plan.step import Step
+from .by_place import ShapeChange
 from .options import Options
 from .select import SourceView, TensorOrigin
 
-__all__ = ["few_copied", "other_modules"]
+__all__ = ["few_copied", "other_modules", "transposed_notes"]
 
 _MODULE = re.compile(r"(?:.*?\.)??\d+\.[A-Za-z_]\w*(?:\.\d+\.[A-Za-z_]\w*)?(?=\.)")
 """Matches the beginning of a key up to a module in a layer: ``layers.0.mlp`` or ``block.0.layer.1.DenseReluDense``."""
@@ -84,3 +86,15 @@ def _are_alike(missing: Sequence[Step], unexpected: Sequence[TensorOrigin]) -> b
     wanted = Counter(tuple(sorted(step.shape)) for step in missing)
     there = Counter(tuple(sorted(origin.info.shape)) for origin in unexpected)
     return 2 * (wanted & there).total() >= len(missing)
+
+
+def transposed_notes(changes: Iterable[ShapeChange], steps: Iterable[Step]) -> Iterator[str]:
+    """Yield the note if shapes among ``changes`` are each other's transpose.
+
+    ``steps`` are the steps of all tensors; square matrices that they copy may be transposed, too.
+    """
+    turned = [one for one in changes if is_transposed(one.have, one.want)]
+    if turned:
+        copied = {step.source_key: step.source_shape for step in steps if step.op == "copy"}
+        flat = [one.source_key for one in turned if len(one.have) == 2]
+        yield transposed_note([one.source_key for one in turned], square_siblings(flat, copied))

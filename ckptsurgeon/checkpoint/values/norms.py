@@ -1,22 +1,114 @@
-"""Finds norms whose weights are around 0: they hold the bytes of other tensors, or lack the 1 that is added to them."""
+"""Notes on the weights of norms (LayerNorm, RMSNorm): around 0, lacking the 1 that is added to them, or zeros.
+
+Commands that otherwise read only headers read these few values too.
+"""
 
 from __future__ import annotations
 
+import re
+import struct
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from math import sqrt
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from math import isfinite, sqrt
 from operator import mul
 
+from ...errors import CheckpointError
+from ...storage.read.base import File
+from ...storage.read.local import is_local
+from ...tensors.info import TensorInfo
 from ...util.text import NUMBER_IN_KEY, count, listing
+from .small_tensors import SmallSample
 
-__all__ = ["AROUND_ZERO", "OF_ONE_SIGN", "WITHOUT_ONE", "around_zero_notes", "norms_around_zero", "without_one_notes"]
+__all__ = [
+    "AROUND_ZERO",
+    "BIAS",
+    "MOSTLY",
+    "NORM",
+    "OF_ONE_SIGN",
+    "VALUES",
+    "WITHOUT_ONE",
+    "around_zero_notes",
+    "is_norm",
+    "norm_weights",
+    "norms_around_zero",
+    "unlike_layer_notes",
+    "without_one_notes",
+]
+
+NORM = re.compile(r"(?:norm|ln|LayerNorm)[\w.]*[./](?:weight|gamma|scale)(?::0)?$")
+"""Matches the ends of the keys of the weights of norms; torchtune, Flax and Keras name them scale or gamma."""
+STATISTICS = ("running_mean", "moving_mean", "moving_mean:0")
+"""The last names of tensors that only batch norms have. Their weights are around 0 if channels were pruned."""
+NORMS, VALUES, FEWEST_VALUES = 384, 512, 16
+"""How many norms are read, and how many values of each, at most; and the fewest values of a norm that is read."""
+FORMATS = {"float32": "f", "float16": "e", "float64": "d"}
+
+
+def is_norm(key: str, tensors: Mapping[str, TensorInfo]) -> bool:
+    """Return whether a tensor has the weights of a norm, by its name; batch norms are left out."""
+    if len(tensors[key].shape) != 1 or not NORM.search(key):
+        return False
+    at = max(key.rfind("."), key.rfind("/")) + 1
+    return not any(key[:at] + name in tensors for name in STATISTICS)
+
+
+def norm_weights(tensors: Mapping[str, TensorInfo], handles: Mapping[str, File]) -> dict[str, tuple[float, ...]]:
+    """Return the first ``VALUES`` weights of at most ``NORMS`` norms, by key; of more norms, some of each role.
+
+    ``handles`` maps each ``Storage.file`` to the open file; remote files are not read. Norms that cannot be read, or
+    that have values that are not finite, are left out.
+    """
+    found = {}
+    for key in _spread([key for key, info in tensors.items() if is_norm(key, tensors) and _can_read(info)]):
+        info = tensors[key]
+        assert info.storage is not None
+        file = handles.get(info.storage.file)
+        if not is_local(file):
+            continue
+        with suppress(CheckpointError):  # the command reports it when it reads the values
+            begin, number = info.storage.offset + info.offset, min(info.numel, VALUES)
+            values = _numbers(info.dtype, file.read(begin, number * info.itemsize))
+            if isfinite(sum(values)):
+                found[key] = values
+    return found
+
+
+def _can_read(info: TensorInfo) -> bool:
+    is_float = info.dtype in FORMATS or info.dtype == "bfloat16"
+    return is_float and info.numel >= FEWEST_VALUES and info.is_plain and info.storage is not None
+
+
+def _spread(keys: Collection[str]) -> Iterator[str]:
+    """Yield at most ``NORMS`` keys: as many of each role, spread over its layers."""
+    if len(keys) <= NORMS:
+        yield from keys
+        return
+    roles: dict[str, list[str]] = {}
+    for key in keys:
+        roles.setdefault(NUMBER_IN_KEY.sub("#", key), []).append(key)
+    each = max(1, NORMS // len(roles))
+    for some in [*roles.values()][:NORMS]:
+        number = min(each, len(some))
+        yield from (some[at * len(some) // number] for at in range(number))
+
+
+def _numbers(dtype: str, raw: bytes) -> tuple[float, ...]:
+    """Return little-endian values as Python's floats. A bfloat16 is the upper half of a float32."""
+    if dtype == "bfloat16":
+        wide = bytearray(2 * len(raw))
+        wide[2::4], wide[3::4] = raw[::2], raw[1::2]
+        raw, dtype = bytes(wide), "float32"
+    letter = FORMATS[dtype]
+    return struct.unpack(f"<{len(raw) // struct.calcsize(letter)}{letter}", raw)
+
 
 Weights = Mapping[str, Sequence[float]]
 OF_ONE_SIGN, AROUND_ZERO = 0.8, 0.3
 """The values of a norm are about equal if |mean| / root mean square is above the first number. Values around zero, as
 in a matrix, have less than the second."""
 FEWEST, MOSTLY = 3, 3 / 4
-"""The fewest other layers, and their share of all, whose norms show by themselves that one norm is wrong."""
+"""The fewest other layers, and their share of all, that must agree to show that the norms of a layer are wrong."""
 FEW, SHARE, ALIKE = 2, 1 / 3, 3
 """If fewer layers agree, at least ``FEW`` of them and this share of all must agree, with means that differ by at most
 the factor ``ALIKE``, and at least ``FEW`` norms must be around 0."""
@@ -24,7 +116,7 @@ NEGATIVE, ABOVE = 0.2, 0.97
 """The share of negative values in a norm w that may be stored in place of 1 + w, and the share of values above -1.
 
 In trained networks, hardly any weight by which a norm multiplies is negative, so that w is above -1."""
-NORMS, VALUES = 4, 256
+FEWEST_NORMS, FIRST = 4, 256
 """The fewest norms for a note on all of them, and how many values of a norm are looked at, at most."""
 WITHOUT_ONE = "perhaps the 1 was not added to them that Gemma's norms add, or they are differences between two models"
 ADDS_ONE = frozenset((
@@ -54,7 +146,7 @@ def around_zero_notes(weights: Weights, kind: str) -> Iterator[str]:
 
     ``kind`` is the ``model_type`` of transformers; "" for llama.cpp, which always multiplies by the stored weights.
     """
-    some = {key: values[:VALUES] for key, values in weights.items() if TINY < _largest(values[:VALUES]) < HUGE}
+    some = {key: values[:FIRST] for key, values in weights.items() if TINY < _largest(values[:FIRST]) < HUGE}
     odd = norms_around_zero({key: _figures(values) for key, values in some.items()}, kind)
     if odd:
         has = "has" if len(odd) == 1 else "have"
@@ -125,12 +217,43 @@ def without_one_notes(weights: Weights, kind: str, *, is_gguf: bool) -> Iterator
     """
     if kind not in (TIMES_WEIGHT_IN_GGUF if is_gguf else TIMES_WEIGHT):
         return
-    some = {key: values[:VALUES] for key, values in weights.items() if any(values[:VALUES])}
+    some = {key: values[:FIRST] for key, values in weights.items() if any(values[:FIRST])}
     odd = [key for key, values in some.items() if sum(one < 0 for one in values) >= NEGATIVE * len(values)]
     above = [sum(one > -1 for one in some[key]) / len(some[key]) for key in odd]
-    if len(some) >= NORMS and 2 * len(odd) > len(some) and min(above) >= ABOVE:
+    if len(some) >= FEWEST_NORMS and 2 * len(odd) > len(some) and min(above) >= ABOVE:
         program = "llama.cpp" if is_gguf else f"a model of the type {kind}"
         yield (
             f"{len(odd)} of {len(some)} norms have many negative weights, although {program} multiplies by these "
             f"weights: {WITHOUT_ONE}: {listing(odd)}"
+        )
+
+
+BIAS = re.compile(r"[._/](?:bias|beta)$")
+"""Matches the ends of the keys of biases."""
+
+
+def unlike_layer_notes(
+    tensors: Mapping[str, TensorInfo], sample: SmallSample, *, are_zeros_said: bool = False
+) -> Iterator[str]:
+    """Yield notes on the norms and biases in a sample that are zeros, unlike those of other layers.
+
+    If ``are_zeros_said`` is true, another note already says that a part of the file is zeros: then there is no note on
+    zeros here.
+    """
+    roles: dict[str, list[str]] = defaultdict(list)
+    for key in sample.raw:
+        if NORM.search(key) or BIAS.search(key):
+            roles[NUMBER_IN_KEY.sub("#", key)].append(key)
+    zeros = list[str]()
+    for keys in roles.values():
+        if len(keys) <= FEWEST:
+            continue
+        empty = [key for key in keys if not any(sample.raw[key])]
+        if len(keys) - len(empty) >= max(FEWEST, MOSTLY * len(keys)):
+            zeros += empty
+    if zeros and not are_zeros_said:
+        are = "is" if len(zeros) == 1 else "are"
+        yield (
+            f"{count(len(zeros), 'norm or bias', 'norms or biases')} {are} all zeros, unlike the same tensor of other "
+            f"layers: {listing(zeros)}"
         )

@@ -1,4 +1,4 @@
-"""Finds files of ranks that are copies of other ranks' files, so that parts of split tensors are missing."""
+"""Finds missing files of ranks, each with a part of the tensors: one file alone, or copies of another file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ...storage.read.base import File
 from ...storage.read.local import is_local
 from ...tensors.composition import leaves
 from ...tensors.info import Storage, TensorInfo
-from ...util.text import escape
+from ...util.text import count, escape
 
-__all__ = ["doubled_file_notes"]
+__all__ = ["MISSING_RANKS", "doubled_file_notes", "missing_rank_notes"]
 
 TENSORS, FILES, PLACES, BYTES = 64, 256, 16, 512
 """The most split tensors and the most files that are compared, the most places in a file, and the bytes at a place."""
@@ -74,3 +74,25 @@ def _middle(file: File, storage: Storage) -> bytes:
     size = min(BYTES, storage.nbytes) // 8 * 8
     raw = file.read(storage.offset + (storage.nbytes - size) // 2, size)
     return b"" if raw == raw[:8] * (size // 8) else raw
+
+
+MISSING_RANKS = "has the weights of one rank of"
+WIDTH, ROWS, COLUMNS = "norm.weight", "layers.0.attention.wq.weight", "layers.0.attention.wo.weight"
+"""The keys of Meta's Llama: a norm, which each rank has whole, and two weights, split by rows and by columns."""
+
+
+def missing_rank_notes(tensors: Mapping[str, TensorInfo]) -> Iterator[str]:
+    """Yield a note if the rows of the query weight and the columns of the output weight are 1/n of the model's width.
+
+    In each of Meta's models, the heads of all ranks together are as wide as the model: so there are n ranks.
+    """
+    shapes = [tensors[key].shape if key in tensors else () for key in (WIDTH, ROWS, COLUMNS)]
+    if [len(shape) for shape in shapes] != [1, 2, 2] or any(tensors[key].made for key in (WIDTH, ROWS, COLUMNS)):
+        return
+    (width,), (rows, _), (_, columns) = shapes
+    ranks = width // rows if rows and width % rows == 0 else 0
+    if ranks > 1 and columns * ranks == width:
+        yield (
+            f"the file {MISSING_RANKS} {ranks}: {ROWS} has {count(rows, 'row')}, and {WIDTH} {width} values; the other "
+            f"files (consolidated.01.pth{' and so on' if ranks > 2 else ''}) are needed"
+        )
